@@ -1,0 +1,53 @@
+# `make quickstart` and `make test` work on a fresh clone: they set up .venv first, and do nothing twice.
+
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: help install quickstart test quick lint format bench clean
+
+help:
+	@echo "make quickstart   train a GPT on Python's documentation for about 3 minutes and let it speak"
+	@echo "                  (make quickstart ARGS='my-texts/ --minutes 10' for your own texts)"
+	@echo "make install      put groundup into .venv"
+	@echo "make test         run all tests          make quick    leave out the slow ones"
+	@echo "make lint         ruff and mypy          make format   let ruff format"
+	@echo "make bench        side by side with peers (see bench/README.md)"
+
+install: .venv/installed
+
+.venv/bin/pip:
+	$(PYTHON) -c 'import sys; sys.exit("groundup needs Python 3.11 or newer; try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/pip pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/bin/pip pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch .venv/installed $@
+
+quickstart: .venv/installed
+	$(BIN)/groundup quickstart $(ARGS)
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+quick: .venv/installed-dev
+	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/installed-dev
+	$(BIN)/python -m bench $(ARGS)
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,87 @@
+"""`python -m bench`: measure, print tables, and keep the numbers with --json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from bench import generate, start, train_step
+from bench.measure import Options, Result, gemm_gflops, machine
+from groundup.errors import UsageError
+
+SUBJECTS: dict[str, Callable[[Options], Result]] = {
+    "start": start.run,
+    "train-step": train_step.run,
+    "generate": generate.run,
+}
+
+
+def main() -> int:
+    """0 when all promises held, 1 when one did not, 2 for a mistake in what was asked."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Side-by-side benchmarks; see bench/README.md."
+    )
+    parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help=f"{', '.join(SUBJECTS)}; none means all")
+    parser.add_argument("--nanogpt", type=Path, metavar="DIR", help="a checkout of nanoGPT to compare with")
+    parser.add_argument("--text", type=Path, metavar="FILE", help="text for train-step; none means synthetic")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch (default 2)")
+    parser.add_argument("--rounds", type=int, help="rounds a subject (default: each subject's own)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine and results there")
+    asked = parser.parse_args()
+    if unknown := [name for name in asked.subjects if name not in SUBJECTS]:
+        parser.error(f"{unknown[0]}: no such subject; there are {', '.join(SUBJECTS)}")
+    options = Options(asked.nanogpt, asked.text, asked.threads, asked.rounds)
+    torch.set_num_threads(options.threads)
+    console, facts, results = Console(), machine(), {}
+    console.print("  ".join(f"{name} {value}" for name, value in facts.items()), highlight=False)
+    for name in asked.subjects or SUBJECTS:
+        before = gemm_gflops()
+        try:
+            results[name] = SUBJECTS[name](options)
+        except UsageError as error:
+            parser.error(str(error))
+        results[name].ceiling = [before, gemm_gflops()]
+        show(results[name], console)
+    if asked.json:
+        report = {
+            "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+            "machine": facts,
+            "results": {name: result.as_dict() for name, result in results.items()},
+        }
+        asked.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return int(any(result.failures for result in results.values()))
+
+
+def show(result: Result, console: Console) -> None:
+    """One table, and what else is to be said."""
+    table = Table(title=result.title, title_justify="left", title_style="bold")
+    table.add_column("")
+    for heading in (result.unit, "lowest", "highest", f"x {result.baseline}"):
+        table.add_column(heading, justify="right")
+    for row in result.rows:
+        ratio = result.ratio(row)
+        numbers = [f"{value:,.4g}" for value in (row.median, min(row.values), max(row.values))]
+        table.add_row(row.name, *numbers, "" if ratio is None else f"{ratio:.2f}")
+    console.print()
+    console.print(table)
+    before, after = result.ceiling
+    rounds = len(result.rows[0].values)
+    console.print(
+        f"medians of {rounds} interleaved rounds; fp32 matrix product: {before:.0f} GFLOP/s before, {after:.0f} after"
+    )
+    for note in result.notes:
+        console.print(note, highlight=False)
+    for failure in result.failures:
+        console.print(f"FAILED: {failure}", style="red")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

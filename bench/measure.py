@@ -1,0 +1,115 @@
+"""Timing that stays fair while the machine's speed drifts, and what a reader must know about the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from groundup.training.device import cores
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asked for."""
+
+    nanogpt: Path | None  # a checkout of nanoGPT
+    text: Path | None  # what `train-step` trains on; None means synthetic text
+    threads: int
+    rounds: int | None  # None means as many as the subject thinks right
+
+    def rounds_or(self, default: int) -> int:
+        """Rounds to measure."""
+        return self.rounds or default
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender."""
+
+    name: str
+    values: list[float]  # one a round
+
+    @property
+    def median(self) -> float:
+        """The middle value: a neighbour's burst of work moves it little."""
+        return statistics.median(self.values)
+
+    def ratio(self, other: Row) -> float:
+        """Median over the rounds of this over the other: both sides of each quotient saw the same minute."""
+        return statistics.median(mine / its for mine, its in zip(self.values, other.values, strict=True))
+
+
+@dataclass
+class Result:
+    """What a subject found."""
+
+    title: str
+    unit: str
+    rows: list[Row]
+    baseline: str  # the row that ratios refer to; may be missing
+    notes: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)  # broken promises; any of them makes the exit status 1
+    ceiling: list[float] = field(default_factory=list)  # `gemm_gflops` before and after
+
+    def ratio(self, row: Row) -> float | None:
+        """A row over the baseline; None where that was not measured."""
+        base = next((other for other in self.rows if other.name == self.baseline), None)
+        return row.ratio(base) if base else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json: every single value, and what the table says."""
+        rows = [{"name": r.name, "median": r.median, "ratio": self.ratio(r), "values": r.values} for r in self.rows]
+        return {**vars(self), "rows": rows}
+
+
+def interleaved(contenders: Mapping[str, Callable[[], float]], rounds: int) -> list[Row]:
+    """Let the contenders run in turn, A B A B …; each call returns one measured value."""
+    values: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, measure in contenders.items():
+            values[name].append(measure())
+    return [Row(name, measured) for name, measured in values.items()]
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def gemm_gflops(size: int = 2048, repeats: int = 5) -> float:
+    """GFLOP/s of the fastest of a few large fp32 matrix products: what this machine could do at this moment."""
+    a, b = torch.rand(size, size), torch.rand(size, size)
+    return 2 * size**3 / min(seconds(lambda: a @ b) for _ in range(repeats)) / 1e9
+
+
+def machine() -> dict[str, str | int]:
+    """Facts without which no number here means anything."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": cores(),
+        "load": round(os.getloadavg()[0]) if hasattr(os, "getloadavg") else 0,  # processes that wanted a core before
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "groundup": version("groundup"),
+        "system": platform.system(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

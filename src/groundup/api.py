@@ -1,0 +1,272 @@
+"""The Python API: what the command line does, as functions.
+
+    import groundup
+
+    groundup.prepare(["book.txt"], "data/book", tokenizer="char")
+    result = groundup.train("data/book", "runs/book", overrides={"train": {"max_steps": 500}})
+    print(groundup.evaluate("runs/book").bits_per_byte)
+    for text in groundup.generate("runs/book", "Once", num_samples=3):
+        print(text)
+
+Every function raises a subclass of `groundup.GroundupError` for what a user can mend.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from groundup.build import Data, Result, Training, settle
+from groundup.checkpoint import state
+from groundup.checkpoint.atomic import verify
+from groundup.checkpoint.run import RunFolder, resolve
+from groundup.config import Config, read_yaml
+from groundup.data.shards import Manifest, Tokens
+from groundup.decode import Overrides, changed, decode
+from groundup.errors import ConfigError, DataError, UsageError
+from groundup.evaluation.loss import split_loss
+from groundup.generation.engine import TextStream, stream
+from groundup.generation.sampling import Sampler
+from groundup.model.gpt import GPT, NextTokenLoss
+from groundup.preparation.prepare import prepare_tokens
+from groundup.presets import DEFAULT, preset
+from groundup.report.lines import Lines
+from groundup.report.view import View
+from groundup.text.tokenizer import Tokenizer
+from groundup.training.device import autocast, choose_device
+
+Place = str | Path
+
+# What may change between a run's beginning and its resumption: the rest decides what is being computed.
+RESUMABLE = ("data", "train.max_steps", "train.max_tokens", "train.epochs", "train.budget", "train.log_every")
+RESUMABLE_SECTIONS = ("evaluate.", "checkpoint.")
+
+
+def prepare(
+    sources: Sequence[Place],
+    out: Place,
+    *,
+    tokenizer: str = "gpt2",
+    column: str = "text",
+    errors: Literal["strict", "replace"] = "strict",
+    val_fraction: float = 0.1,
+    progress: Callable[[int], None] | None = None,
+) -> Manifest:
+    """Turn texts into token shards in the folder `out`; it appears whole or not at all.
+
+    `sources`: files (.txt, .md, .jsonl, each also .gz), folders, `-` for standard input, `python-docs`.
+    `tokenizer`: `byte`, `char`, `gpt2` or `bpe:SIZE`. `column` names the text field of .jsonl lines. `val_fraction` of
+    the text is held out. `progress` is told the bytes of text done. Raises DataError, TokenizerError, UsageError.
+    """
+    return prepare_tokens(
+        [str(source) for source in sources],
+        Path(out),
+        tokenizer=tokenizer,
+        column=column,
+        errors=errors,
+        val_fraction=val_fraction,
+        progress=progress,
+    )
+
+
+def configure(
+    data: Place,
+    *,
+    preset_name: str = DEFAULT,
+    files: Sequence[Place] = (),
+    overrides: Mapping[str, Any] | None = None,
+    origin: str = "overrides",
+) -> Config:
+    """Preset, then YAML files, then overrides: one config. Raises ConfigError."""
+    layers = [preset(preset_name), *(Overrides(str(path), read_yaml(Path(path))) for path in files)]
+    return decode([*layers, Overrides(origin, {**(overrides or {}), "data": str(data)})])
+
+
+def train(
+    data: Place,
+    out: Place,
+    *,
+    preset_name: str = DEFAULT,
+    files: Sequence[Place] = (),
+    overrides: Mapping[str, Any] | None = None,
+    view: View | None = None,
+) -> Result:
+    """Train a new GPT on prepared `data` into the run folder `out`.
+
+    `overrides` holds sections, such as `{"model": {"n_layer": 2}, "train": {"budget": "10m"}}`. Without a `view`, lines
+    go to the logger `groundup`. SIGINT and SIGTERM end in a checkpoint. Raises ConfigError, DataError, UsageError.
+    """
+    return begin(
+        configure(data, preset_name=preset_name, files=files, overrides=overrides), Path(out), view or _logged()
+    )
+
+
+def begin(config: Config, out: Path, view: View) -> Result:
+    """Train from a finished config; everything is checked before anything is written."""
+    assert config.data is not None, "configure() sets it"
+    opened = Data.open(Path(config.data))
+    settled, line = settle(config, opened.tokenizer)
+    run = RunFolder(out)
+    training = Training(settled, opened, run, view)
+    run.create(settled)
+    for text in (*training.describe(), line):
+        view.message(text)
+    return training.run()
+
+
+def resume(
+    run: Place, *, data: Place | None = None, overrides: Mapping[str, Any] | None = None, view: View | None = None
+) -> Result:
+    """Go on with a run from its newest whole checkpoint: bit for bit as if it had never stopped.
+
+    Bitwise on the same machine and CPU threads, for horizons in steps, tokens or epochs. `data` names the prepared
+    folder when it has moved; `overrides` may change horizon, evaluation and checkpoints only. A finished run is left
+    as it is. Raises CheckpointError, ConfigError.
+    """
+    folder, view = RunFolder(Path(run)), view or _logged()
+    before = folder.config()
+    moved = {"data": str(data)} if data else {}
+    config = decode(
+        [Overrides(str(folder.path), before.model_dump()), Overrides("resume", {**(overrides or {}), **moved})]
+    )
+    for key in changed(before, config):
+        if key not in RESUMABLE and not key.startswith(RESUMABLE_SECTIONS):
+            raise ConfigError(f"{key}: cannot change when a run is resumed; start a new run with --out")
+    if config.data is None:
+        raise DataError(f"{folder.path}: its config names no data; give the folder with --data")
+    checkpoint, rejected = folder.newest_good()
+    for reason in rejected:
+        view.message(f"rejected: {reason}")
+    training = Training(config, Data.open(Path(config.data)), folder, view)
+    training.restore(checkpoint)
+    if training.done:
+        view.message(f"{folder.path}: finished at step {training.progress.step:,}; a larger --train.max_steps goes on")
+    else:
+        view.message(f"{folder.path}: going on from {checkpoint.name}")
+    return training.run()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model, ready to use."""
+
+    folder: Path
+    config: Config
+    model: GPT
+    tokenizer: Tokenizer
+    device: torch.device
+
+
+def load(path: Place, *, checkpoint: str = "latest", device: str = "auto") -> Checkpoint:
+    """Model and tokenizer from a run or a checkpoint folder, the model in evaluation mode.
+
+    `checkpoint` chooses among a run's: `latest`, or a name such as `step-00001000`.
+    Raises CheckpointError when something is missing, damaged or does not fit.
+    """
+    folder = resolve(Path(path), checkpoint)
+    verify(folder)
+    config, where = state.load_config(folder), choose_device(device)
+    model = GPT(config.model)
+    state.load_model(folder, model)
+    return Checkpoint(folder, config, model.to(where).eval(), state.load_text(folder), where)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model loses on a split."""
+
+    split: str
+    loss: float  # nats a token
+    perplexity: float
+    bits_per_byte: float
+    tokens: int  # scored
+
+
+def evaluate(
+    path: Place,
+    *,
+    data: Place | None = None,
+    split: Literal["train", "val"] = "val",
+    tokens: int | None = None,
+    checkpoint: str = "latest",
+    device: str = "auto",
+) -> Evaluation:
+    """Loss of a run or checkpoint in fp32 over a split of `data` (default: what it was trained on).
+
+    Non-overlapping windows of the model's context; the whole split, or about `tokens` of it.
+    Raises CheckpointError, DataError.
+    """
+    loaded = load(path, checkpoint=checkpoint, device=device)
+    folder = Path(data or loaded.config.data or ".")
+    manifest = Manifest.load(folder)
+    if manifest.tokenizer.fingerprint != loaded.tokenizer.fingerprint:
+        raise DataError(f"{folder}: prepared with another tokenizer than the model's; prepare it with the same one")
+    part = manifest.splits[split]
+    if part.tokens < 2:
+        raise DataError(f"{folder}: its {split} split is empty; prepare it with --val-fraction 0.1")
+    loss = split_loss(
+        NextTokenLoss(loaded.model),
+        Tokens.open(folder, split),
+        loaded.config.model.block_size,
+        device=loaded.device,
+        limit=tokens,
+        rows=loaded.config.micro_rows,
+        autocast=autocast("fp32", loaded.device),
+    )
+    bits = loss.bits_per_byte(part.tokens, part.bytes)
+    return Evaluation(split, loss.nats_per_token, loss.perplexity, bits, loss.scored)
+
+
+def generate(
+    path: Place | Checkpoint,
+    prompt: str = "",
+    *,
+    num_samples: int = 1,
+    max_tokens: int = 100,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    checkpoint: str = "latest",
+    device: str = "auto",
+) -> list[str]:
+    """`num_samples` continuations of `prompt`, the prompt included, each ending at `max_tokens` or the end of text.
+
+    `temperature` 0 is greedy. The same seed gives the same samples. Raises CheckpointError, TokenizerError, UsageError.
+    """
+    loaded = path if isinstance(path, Checkpoint) else load(path, checkpoint=checkpoint, device=device)
+    sampler = Sampler(temperature, top_k, top_p, seed)
+    texts = [prompt] * num_samples
+    for pieces in generate_stream(loaded, prompt, sampler, num_samples=num_samples, max_tokens=max_tokens):
+        texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
+    return texts
+
+
+def generate_stream(
+    loaded: Checkpoint, prompt: str, sampler: Sampler, *, num_samples: int = 1, max_tokens: int = 100
+) -> Iterator[list[str]]:
+    """What each sample gained, token by token; never half a character."""
+    if num_samples < 1 or max_tokens < 0:
+        raise UsageError(f"num_samples {num_samples}, max_tokens {max_tokens}: must be at least 1 and 0")
+    tokenizer = loaded.tokenizer
+    texts = [TextStream(tokenizer.decode_bytes) for _ in range(num_samples)]
+    rows = stream(
+        loaded.model,
+        [int(i) for i in tokenizer.encode(prompt)] or [tokenizer.end_of_text],  # without a prompt: a new document
+        sampler,
+        device=loaded.device,
+        rows=num_samples,
+        max_tokens=max_tokens,
+        end_of_text=tokenizer.end_of_text,
+    )
+    for ids in rows:
+        yield ["" if i is None else text.feed(i) for i, text in zip(ids, texts, strict=True)]
+
+
+def _logged() -> Lines:
+    return Lines(logging.getLogger("groundup").info)

@@ -1,0 +1,277 @@
+"""The composition root: the one place that knows every part, and puts a run together from its config."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+
+from groundup.checkpoint import state
+from groundup.checkpoint.run import Log, RunFolder
+from groundup.config import Config
+from groundup.data.batches import Batches
+from groundup.data.shards import Manifest, Tokens
+from groundup.errors import CheckpointError, ConfigError, DataError
+from groundup.evaluation.loss import Loss, split_loss
+from groundup.generation.engine import TextStream, stream
+from groundup.generation.sampling import Sampler
+from groundup.model.count import flops_per_token, parameters
+from groundup.model.gpt import GPT, NextTokenLoss
+from groundup.optim.rules import build_adamw
+from groundup.optim.schedule import build_schedule
+from groundup.report.panel import human_count, human_time
+from groundup.report.view import View
+from groundup.seeds import mix
+from groundup.text.tokenizer import Tokenizer, load_tokenizer
+from groundup.training.device import autocast, choose_device, choose_precision, cores, reseed
+from groundup.training.feed import Feed
+from groundup.training.guard import Guard
+from groundup.training.hooks import StopSignals, every, finite, log_step
+from groundup.training.horizon import Clock, Steps, build_horizon
+from groundup.training.loop import Hook, Progress, StepInfo, fit
+
+
+@dataclass(frozen=True)
+class Data:
+    """A prepared folder, opened."""
+
+    manifest: Manifest
+    tokenizer: Tokenizer
+    train: Tokens
+    val: Tokens | None  # None: nothing was held out
+
+    @classmethod
+    def open(cls, folder: Path) -> Data:
+        """DataError when the folder is not whole or its tokenizer is not the one its tokens were made with."""
+        manifest = Manifest.load(folder)
+        tokenizer = load_tokenizer(folder / "tokenizer")
+        if tokenizer.fingerprint != manifest.tokenizer.fingerprint:
+            raise DataError(
+                f"{folder / 'tokenizer'}: not the tokenizer that these tokens were made with; prepare the data anew"
+            )
+        val = Tokens.open(folder, "val") if manifest.splits["val"].tokens > 1 else None
+        return cls(manifest, tokenizer, Tokens.open(folder, "train"), val)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What the last evaluation found; None where there was none, or nothing held out."""
+
+    train_loss: float | None = None  # nats a token, dropout off
+    val_loss: float | None = None  # nats a token
+    bits_per_byte: float | None = None  # of the validation text
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a training run ended."""
+
+    run: Path
+    checkpoint: Path
+    step: int
+    tokens: int
+    losses: Losses
+    signal: int | None = None  # what stopped the run before its horizon
+
+
+def settle(config: Config, tokenizer: Tokenizer) -> tuple[Config, str]:
+    """Replace every `auto` and `none` that depends on data and machine; also a line on what was chosen and why.
+
+    The settled config stands in the run's folder, so that a resumed run computes exactly as the first one did.
+    """
+    vocab = config.model.vocab_size or tokenizer.n_vocab
+    if vocab != tokenizer.n_vocab:
+        raise ConfigError(
+            f"model.vocab_size: {vocab}, but the data's tokenizer has {tokenizer.n_vocab} ids; leave it out "
+            "(--model.vocab_multiple pads the embedding)"
+        )
+    device, threads = choose_device(config.train.device), config.train.threads or cores()
+    torch.set_num_threads(threads)
+    precision = choose_precision(config.train.precision, device)
+    model = config.model.model_copy(update={"vocab_size": vocab})
+    train = config.train.model_copy(update={"device": str(device), "threads": threads, "precision": precision.name})
+    line = f"machine  {device}, {threads} threads, {precision.name}: {precision.reason}"
+    return config.model_copy(update={"model": model, "train": train}), line
+
+
+class Training:
+    """One run, put together and ready to go."""
+
+    def __init__(self, config: Config, data: Data, folder: RunFolder, view: View) -> None:
+        """`config` must be settled."""
+        self.config, self.data, self.folder, self.view = config, data, folder, view
+        self.device = torch.device(config.train.device)
+        torch.set_num_threads(config.train.threads or 1)
+        seed = config.batches.seed
+        self.gpt = GPT(config.model).init_weights(torch.Generator().manual_seed(seed)).to(self.device)
+        self.loss_sum = NextTokenLoss(self.gpt)
+        self.optimizer = build_adamw(self.gpt.named_parameters(), config.optimizer)
+        self.windows = Batches(data.train, config.model.block_size, seed)
+        self.horizon: Steps | Clock = build_horizon(config, self.windows.windows)
+        self.progress = Progress()
+        self.autocast = autocast("bf16" if config.train.precision == "bf16" else "fp32", self.device)
+        self.losses = Losses()
+        self.saved: Path | None = None
+        self.resumed_from: Path | None = None
+
+    def describe(self) -> list[str]:
+        """The plan, in a few lines."""
+        c, m = self.config, self.config.model
+        count, micro = parameters(m), -(-c.rows // c.micro_rows)
+        if isinstance(self.horizon, Clock):
+            length = human_time(self.horizon.seconds)
+        else:
+            steps, epochs = self.horizon.total, self.horizon.total * c.rows / self.windows.windows
+            total = steps * c.train.batch_tokens
+            length = (
+                f"{steps:,} steps = {human_count(total)} tokens = {epochs:.2f} epochs, {total / count:.1f} a parameter"
+            )
+        pieces = f" in {micro} micro-batches" if micro > 1 else ""
+        shape = f"{m.n_layer} layers, {m.n_head} heads, {m.n_embd} wide, context {m.block_size}, vocabulary {m.vocab:,}"
+        work = f"{flops_per_token(m) * c.train.batch_tokens / 1e9:,.0f} GFLOP"
+        return [
+            f"model    {shape}: {count:,} parameters",
+            f"step     {c.rows} windows x {m.block_size} = {c.train.batch_tokens:,} tokens{pieces}, {work}",
+            f"horizon  {length}",
+        ]
+
+    def restore(self, checkpoint: Path) -> None:
+        """Go back to where a checkpoint stood; CheckpointError when it belongs to other data."""
+        values = state.load_progress(checkpoint)
+        if values.pop("data") != self.data.manifest.fingerprint:
+            raise CheckpointError(
+                f"{self.config.data}: not the data that this run was trained on; give its folder with --data"
+            )
+        self.progress = Progress(**{field.name: values[field.name] for field in fields(Progress)})
+        state.load_model(checkpoint, self.gpt)
+        state.load_optimizer(checkpoint, self.gpt, self.optimizer)
+        self.saved = self.resumed_from = checkpoint
+
+    @property
+    def done(self) -> bool:
+        """Whether the horizon is reached already."""
+        return self.horizon.reached(self.progress, 0.0)
+
+    def run(self) -> Result:
+        """Train to the horizon, or until a signal; the last thing written is always a whole checkpoint."""
+        config = self.config
+        total = self.horizon.total if isinstance(self.horizon, Steps) else None
+        self.log = Log(self.folder.log)
+        with closing(self.log), StopSignals() as stop:
+            if self.resumed_from:
+                self.log.write("resume", step=self.progress.step, checkpoint=self.resumed_from.name)
+            if not self.done:
+                fit(
+                    self.loss_sum,
+                    self.optimizer,
+                    Feed(self.windows, config.rows, config.micro_rows, self.device),
+                    build_schedule(config.schedule, config.optimizer.learning_rate, total),
+                    self.horizon,
+                    self.progress,
+                    clip=config.optimizer.grad_clip,
+                    autocast=self.autocast,
+                    reseed=self._reseed,
+                    guard=Guard(),
+                    stop=stop,
+                    hooks=self._hooks(),
+                )
+        assert self.saved is not None, "every way out of the loop saves"
+        return Result(
+            self.folder.path, self.saved, self.progress.step, self.progress.tokens, self.losses, stop.received
+        )
+
+    def _hooks(self) -> list[Hook]:
+        """In the order in which they look at a step; saving comes last."""
+        c = self.config
+        return [
+            log_step(self.log.write),
+            self._show,
+            every(c.evaluate.every_steps, self._evaluate),
+            every(c.evaluate.sample_every_steps, self._sample),
+            every(c.checkpoint.every_steps, self._save, when_stopping=True),
+        ]
+
+    def _reseed(self, step: int) -> None:
+        # Dropout is a function of (seed, step), so neither evaluation nor an interruption can shift it.
+        reseed(int(mix(self.config.batches.seed, step)[0]), self.device)
+
+    def _show(self, info: StepInfo) -> None:
+        if not info.applied:
+            self.view.message(f"step {info.step}: loss {info.loss}, gradient norm {info.grad_norm}: not applied")
+        self.view.step(
+            step=info.step,
+            loss=info.loss,
+            lr=info.lr,
+            grad_norm=info.grad_norm,
+            dt=info.dt,
+            tokens_per_s=info.tokens_per_s,
+            tokens=info.tokens,
+            progress=1.0 if info.finished else info.fraction,
+            elapsed=info.elapsed,
+        )
+
+    def _loss(self, tokens: Tokens, limit: int | None) -> Loss:
+        return split_loss(
+            self.loss_sum,
+            tokens,
+            self.config.model.block_size,
+            device=self.device,
+            limit=limit,
+            rows=self.config.micro_rows,
+            autocast=self.autocast,
+        )
+
+    def _evaluate(self, info: StepInfo) -> None:
+        limit, split, val = self.config.evaluate.tokens, self.data.manifest.splits["val"], None
+        if self.data.val is not None:
+            val = self._loss(self.data.val, limit)
+        train = self._loss(self.data.train, val.scored if val else limit or self.windows.block_size * 64)
+        self.losses = Losses(
+            train.nats_per_token,
+            val.nats_per_token if val else None,
+            val.bits_per_byte(split.tokens, split.bytes) if val else None,
+        )
+        self.log.write(
+            "eval", step=info.step, **{k: finite(v) for k, v in asdict(self.losses).items() if v is not None}
+        )
+        if self.losses.val_loss is not None:
+            self.view.evaluation(
+                step=info.step,
+                train_loss=train.nats_per_token,
+                val_loss=self.losses.val_loss,
+                bits_per_byte=self.losses.bits_per_byte,
+            )
+
+    def _sample(self, info: StepInfo) -> None:
+        wanted = self.config.evaluate
+        if not wanted.sample_tokens:
+            return
+        text = sample_text(self.gpt, self.data.tokenizer, wanted.prompt, wanted.sample_tokens, self.device)
+        self.log.write("sample", step=info.step, text=text)
+        self.view.sample(text)
+
+    def _save(self, info: StepInfo) -> None:
+        folder = self.folder.checkpoints / f"step-{info.step:08d}"
+        state.save(
+            folder,
+            config=self.config,
+            tokenizer=self.data.tokenizer,
+            progress={**asdict(self.progress), "data": self.data.manifest.fingerprint},
+            model=self.gpt,
+            optimizer=self.optimizer,
+        )
+        self.log.write("save", step=info.step, checkpoint=folder.name)
+        self.folder.point_latest(folder)
+        self.folder.prune(self.config.checkpoint.keep_last)
+        self.saved = folder
+
+
+def sample_text(gpt: GPT, tokenizer: Tokenizer, prompt: str, n: int, device: torch.device) -> str:
+    """A short continuation at temperature 0.8, the same each time for the same weights."""
+    ids = [int(i) for i in tokenizer.encode(prompt)] or [tokenizer.end_of_text]
+    text = TextStream(tokenizer.decode_bytes)
+    choose = Sampler(t=0.8, k=200, seed=0)
+    rows = stream(gpt, ids, choose, device=device, max_tokens=n, end_of_text=tokenizer.end_of_text)
+    return prompt + "".join(text.feed(row[0]) for row in rows if row[0] is not None)

@@ -1,0 +1,94 @@
+"""Folders that are either whole or not there, and can prove it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from groundup.errors import CheckpointError
+
+SUMS = "SHA256SUMS"  # in the format of sha256sum, so that `sha256sum -c SHA256SUMS` checks a folder by hand
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty sibling of `target` to fill; on leaving, checksum it, flush it to disk and rename it into place.
+
+    A crash at any moment leaves either no `target` or a whole one. An error removes what was begun.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # an earlier attempt was cut off
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        lines = [f"{sha256(path)}  {path.relative_to(partial).as_posix()}\n" for path in _files(partial)]
+        (partial / SUMS).write_text("".join(lines), encoding="utf-8")
+        for path in [*_files(partial), *(p for p in partial.rglob("*") if p.is_dir()), partial]:
+            flush(path)
+        if target.exists():
+            remove_folder(target)  # a damaged one that was rejected, and is now written again
+        partial.rename(target)
+        flush(target.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def verify(folder: Path) -> None:
+    """CheckpointError naming the first file that is missing or not what was written."""
+    sums = folder / SUMS
+    try:
+        lines = sums.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{folder}: no readable {SUMS}, so this is no whole checkpoint; use another one"
+        ) from error
+    for line in lines:
+        digest, _, name = line.partition("  ")
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path}: missing from the checkpoint; use another one")
+        if sha256(path) != digest:
+            raise CheckpointError(f"{path}: damaged (its checksum differs from {SUMS}); use another checkpoint")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a small file so that a crash leaves either the old or the new text."""
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(text, encoding="utf-8")
+    flush(temporary)
+    temporary.replace(path)
+    flush(path.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder under another name first: half-deleted never looks like damaged."""
+    doomed = folder.with_name(f".{folder.name}.deleted")
+    shutil.rmtree(doomed, ignore_errors=True)
+    folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flush(path: Path) -> None:
+    """Wait until a file or folder is on disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows cannot open folders, and orders their changes itself
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,171 @@
+"""A run's folder: its config, its log, its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from groundup.checkpoint.atomic import SUMS, flush, remove_folder, replace_text, verify
+from groundup.config import Config, to_yaml
+from groundup.errors import CheckpointError, UsageError
+
+LIBRARIES = ("groundup", "torch", "numpy", "tokenizers", "tiktoken", "safetensors")
+
+
+class RunFolder:
+    """Paths and files of one run.
+
+    config.yaml        the exact resolved config
+    environment.json   command, versions, machine, git commit
+    log.jsonl          one object a line: steps, evaluations, samples, saves, resumes
+    checkpoints/       step-00001000/ …
+    latest             -> the newest checkpoint
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.log = path / "log.jsonl"
+        self.checkpoints = path / "checkpoints"
+
+    def create(self, config: Config) -> None:
+        """Start a new run here; UsageError when there is one already, or when the place cannot be written."""
+        if (self.path / "config.yaml").exists():
+            raise UsageError(
+                f"{self.path}: holds a run already; go on with `groundup resume {self.path}`, or give another --out"
+            )
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            replace_text(self.path / "environment.json", json.dumps(environment(), indent=2) + "\n")
+            replace_text(self.path / "config.yaml", to_yaml(config))
+        except OSError as error:
+            raise UsageError(f"{self.path}: cannot be written ({error.strerror}); give another --out") from error
+
+    def config(self) -> Config:
+        """The config the run was started with; CheckpointError when this is no run."""
+        path = self.path / "config.yaml"
+        try:
+            return Config.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path}: holds no run (there is no {path.name}); give the folder of one"
+            ) from error
+        except ValueError as error:
+            raise CheckpointError(f"{path}: not a config that this groundup can read ({error})") from error
+
+    def steps(self) -> list[Path]:
+        """Checkpoint folders, oldest first; whole or not."""
+        return sorted(path for path in self.checkpoints.glob("step-*") if path.is_dir())
+
+    def newest_good(self) -> tuple[Path, list[str]]:
+        """The newest checkpoint whose checksums hold, and why each newer one was rejected."""
+        rejected: list[str] = []
+        for folder in reversed(self.steps()):
+            try:
+                verify(folder)
+            except CheckpointError as error:
+                rejected.append(str(error))
+            else:
+                return folder, rejected
+        reasons = "".join(f"\n  {reason}" for reason in rejected)
+        raise CheckpointError(f"{self.path}: there is no whole checkpoint to go on from{reasons}")
+
+    def point_latest(self, checkpoint: Path) -> None:
+        """Let `latest` point to a checkpoint: for people; nothing here depends on it."""
+        link, temporary = self.path / "latest", self.path / ".latest.partial"
+        try:
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(checkpoint.relative_to(self.path), target_is_directory=True)
+            temporary.replace(link)
+            flush(self.path)
+        except (OSError, NotImplementedError):
+            temporary.unlink(missing_ok=True)  # Windows without the privilege to link
+
+    def prune(self, keep: int) -> None:
+        """Delete all but the newest `keep` checkpoints."""
+        for folder in self.steps()[:-keep]:
+            remove_folder(folder)
+
+
+def resolve(path: Path, which: str = "latest") -> Path:
+    """The checkpoint folder meant by a path to a run or to a checkpoint; CheckpointError when there is none."""
+    if (path / SUMS).is_file():
+        return path
+    run = RunFolder(path)
+    if not run.steps():
+        what = "has no checkpoint yet" if (path / "config.yaml").exists() else "is neither a run nor a checkpoint"
+        raise CheckpointError(f"{path}: {what}; give a folder written by `groundup train`")
+    if which == "latest":
+        return run.steps()[-1]
+    folder = run.checkpoints / which
+    if folder not in run.steps():
+        raise CheckpointError(f"{path}: no checkpoint {which!r}; there are {', '.join(p.name for p in run.steps())}")
+    return folder
+
+
+class Log:
+    """Appends records to a run's log.jsonl, one JSON object a line, each line whole before the next begins."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8", buffering=1)  # a line reaches the system when it is complete
+        if _torn(path):
+            self._file.write("\n")  # the process before us was killed in the middle of a line
+
+    def write(self, event: str, **values: Any) -> None:
+        """Append one record."""
+        self._file.write(json.dumps({"event": event, **values}, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        """Flush to disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def _torn(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """All whole records of a log; a line cut off by a crash is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def environment() -> dict[str, Any]:
+    """What a reader of an old run asks first: command, versions, machine, commit."""
+    versions = {name: metadata.version(name) for name in LIBRARIES}
+    return {
+        "command": shlex.join(sys.argv),
+        "python": platform.python_version(),
+        "versions": versions,
+        "machine": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "git": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,148 @@
+"""One checkpoint: what stands in its folder, and how it gets in and out.
+
+step-00001000/
+  config.json           format number and the run's whole configuration
+  tokenizer/            text <-> ids
+  progress.json         step, tokens, cursor, seconds, fingerprint of the data
+  model.safetensors     weights, a tied head once
+  optimizer/state.safetensors   moments, one tensor `parameter|moment` each
+  SHA256SUMS
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from groundup.checkpoint.atomic import atomic_folder
+from groundup.config import Config
+from groundup.errors import CheckpointError
+from groundup.text.tokenizer import Tokenizer, load_tokenizer
+
+FORMAT = 1
+CONFIG, PROGRESS, MODEL = "config.json", "progress.json", "model.safetensors"
+OPTIMIZER, TOKENIZER = "optimizer/state.safetensors", "tokenizer"
+
+
+def save(
+    folder: Path,
+    *,
+    config: Config,
+    tokenizer: Tokenizer,
+    progress: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Write a checkpoint atomically."""
+    with atomic_folder(folder) as partial:
+        write_json(partial / CONFIG, {"format": FORMAT, **config.model_dump()})
+        write_json(partial / PROGRESS, dict(progress))
+        tokenizer.save(partial / TOKENIZER)
+        names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+        save_file({name: parameter.detach().contiguous() for parameter, name in names.items()}, partial / MODEL)
+        (partial / OPTIMIZER).parent.mkdir()
+        moments = {
+            f"{names[parameter]}|{key}": value.contiguous()
+            for parameter, state in optimizer.state.items()
+            for key, value in state.items()
+        }
+        save_file(moments, partial / OPTIMIZER)
+
+
+def load_config(folder: Path) -> Config:
+    """The configuration in a checkpoint; CheckpointError when missing, damaged, or from a newer groundup."""
+    values = read_json(folder / CONFIG)
+    if values.pop("format", None) != FORMAT:
+        raise CheckpointError(
+            f"{folder / CONFIG}: not of format {FORMAT}; it was written by a newer groundup, update it"
+        )
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise CheckpointError(f"{folder / CONFIG}: {error.errors()[0]['msg']}; use another checkpoint") from None
+
+
+def load_progress(folder: Path) -> dict[str, Any]:
+    """Where the run stood."""
+    return read_json(folder / PROGRESS)
+
+
+def load_text(folder: Path) -> Tokenizer:
+    """The checkpoint's tokenizer; CheckpointError when it does not fit the checkpoint's model."""
+    tokenizer = load_tokenizer(folder / TOKENIZER)
+    vocab = load_config(folder).model.vocab_size
+    if tokenizer.n_vocab != vocab:
+        raise CheckpointError(
+            f"{folder / TOKENIZER}: this tokenizer has {tokenizer.n_vocab} ids, the model {vocab}; "
+            "put back the tokenizer that the model was trained with"
+        )
+    return tokenizer
+
+
+@torch.no_grad()
+def load_model(folder: Path, model: nn.Module) -> None:
+    """Copy a checkpoint's weights into `model`; CheckpointError when a tensor is missing, foreign or misshapen."""
+    _copy(folder / MODEL, _read(folder / MODEL), dict(model.named_parameters()))
+
+
+@torch.no_grad()
+def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put a checkpoint's moments back, each beside the parameter it belongs to."""
+    path = folder / OPTIMIZER
+    parameters = dict(model.named_parameters())
+    optimizer.state.clear()
+    for key, value in _read(path).items():
+        name, _, moment = key.partition("|")
+        if name not in parameters or (value.dim() and value.shape != parameters[name].shape):
+            raise CheckpointError(f"{path}: {key} belongs to no parameter of this model; the configs differ")
+        # AdamW keeps its count of steps on the CPU unless it is fused on another device.
+        place = parameters[name].device if value.dim() or optimizer.defaults.get("fused") else value.device
+        optimizer.state[parameters[name]][moment] = value.to(place)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Readable JSON with a final newline."""
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; CheckpointError when there is none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: missing; give the folder of a run or of a whole checkpoint") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); use another checkpoint") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: damaged (no JSON object); use another checkpoint")
+    return values
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: missing; give the folder of a run or of a whole checkpoint") from error
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cut short or damaged ({error}); use another checkpoint") from error
+
+
+def _copy(path: Path, tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:
+    for name in sorted(tensors.keys() ^ parameters.keys()):
+        where = "the file" if name in parameters else "the model"
+        raise CheckpointError(f"{path}: {name} is missing from {where}; weights and config.json do not belong together")
+    for name, parameter in parameters.items():
+        if tensors[name].shape != parameter.shape:
+            raise CheckpointError(
+                f"{path}: {name} is {list(tensors[name].shape)}, the model's {list(parameter.shape)}; "
+                "weights and config.json do not belong together"
+            )
+        parameter.copy_(tensors[name])

@@ -1,0 +1,74 @@
+"""The command line. Only the chosen command's module is imported, so that help and mistakes answer at once."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from groundup.cli.parsing import Parser, normalise
+from groundup.decode import nearest
+from groundup.errors import GroundupError, UsageError
+
+# command -> (module, one line for --help)
+COMMANDS = {
+    "quickstart": ("quickstart", "train a GPT on your text, or on Python's documentation, and let it speak"),
+    "prepare": ("prepare", "turn texts into tokens that training can read"),
+    "train": ("train", "train a GPT on prepared tokens"),
+    "resume": ("resume", "go on with an interrupted run, bit for bit"),
+    "evaluate": ("evaluate", "measure the loss of a run or checkpoint"),
+    "generate": ("generate", "let a run or checkpoint write"),
+}
+
+USAGE = """usage: groundup COMMAND [OPTION…]
+
+Any text in, a GPT of your own out.
+
+commands:
+{commands}
+
+`groundup COMMAND --help` tells all about a command. First steps:
+
+  groundup quickstart                                    # about 3 minutes, no download
+  groundup prepare my-texts/ --out data/mine --tokenizer gpt2
+  groundup train gpt2-micro --data data/mine --out runs/mine
+  groundup generate runs/mine --prompt "Once"
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 training gave up, 2 a mistake in what was asked, 128 + n on signal n."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        status = run(normalise(argv))
+        sys.stdout.flush()
+    except GroundupError as error:
+        print(f"groundup: {error}", file=sys.stderr)
+        status = error.exit_status
+    except KeyboardInterrupt:
+        print("groundup: interrupted", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:  # `groundup generate … | head`
+        sys.stderr.close()
+        status = 141
+    sys.exit(status)
+
+
+def run(argv: list[str]) -> int:
+    """Find the command and run it; returns the exit status."""
+    name = argv[0] if argv else "--help"
+    if name in ("--help", "-h", "help"):
+        commands = "\n".join(f"  {name:<12}{line}" for name, (_, line) in COMMANDS.items())
+        print(USAGE.format(commands=commands), end="")
+        return 0
+    if name in ("--version", "-V"):
+        from groundup import __version__
+
+        print(f"groundup {__version__}")
+        return 0
+    if name not in COMMANDS:
+        raise UsageError(f"{name}: there is no such command; {nearest(name, COMMANDS)}")
+    module, summary = COMMANDS[name]
+    command = import_module(f"groundup.cli.{module}")
+    parser = Parser(prog=f"groundup {name}", description=summary[0].upper() + summary[1:] + ".")
+    command.add_arguments(parser)
+    return command.run(parser.parse_args(argv[1:]))

@@ -1,0 +1,99 @@
+"""Command lines with one way to be wrong: a sentence, and exit status 2.
+
+Options such as `--train.max_steps` are made from the fields of the config sections, and their values go through
+`groundup.decode` like those of a YAML file: both are checked in the same place and refused in the same words.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import types
+import typing
+from typing import Any, Literal, NoReturn
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from groundup.config import Config
+from groundup.decode import nearest
+from groundup.errors import UsageError
+
+UNKNOWN = re.compile(r"unrecognized arguments: (\S+)")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises UsageError, suggests the nearest option, and never guesses abbreviations."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Turn argparse's complaint into ours."""
+        unknown = UNKNOWN.search(message)
+        if unknown and unknown[1].startswith("-"):
+            known = [option for option in self._option_string_actions if option.startswith("--")]
+            option = unknown[1].split("=")[0]
+            message = f"{option}: unknown option; {_suggest(option, known)}"
+        elif unknown:
+            message = f"{unknown[1]}: one argument too many; put text with spaces in quotes"
+        raise UsageError(f"{message} (see `{self.prog} --help`)")
+
+
+def _suggest(option: str, known: list[str]) -> str:
+    hint = nearest(option, known)
+    return hint if hint.startswith("did you mean") else "no option is called anything like it"
+
+
+def normalise(argv: list[str]) -> list[str]:
+    """Dashes inside option names become underscores, so that both spellings work; values stay as they are."""
+    out: list[str] = []
+    for i, word in enumerate(argv):
+        if word == "--":
+            return out + argv[i:]
+        name, equals, value = word.partition("=")
+        out.append("--" + name[2:].replace("-", "_") + equals + value if name.startswith("--") else word)
+    return out
+
+
+def add_config_options(parser: argparse.ArgumentParser, sections: tuple[str, ...] | None = None) -> None:
+    """One `--section.key VALUE` for each field of the config, or of some of its sections."""
+    for name, field in Config.model_fields.items():
+        section = field.annotation
+        if not (isinstance(section, type) and issubclass(section, BaseModel)) or (sections and name not in sections):
+            continue
+        group = parser.add_argument_group(name, (section.__doc__ or "").splitlines()[0])
+        for key, inner in section.model_fields.items():
+            group.add_argument(
+                f"--{name}.{key}",
+                dest=f"{name}.{key}",
+                metavar=_metavar(inner),
+                default=argparse.SUPPRESS,
+                help=f"{inner.description} [{_shown(inner.default)}]".replace("%", "%%"),
+            )
+
+
+def config_overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """The config options that were given, as nested sections; `none` means no value."""
+    tree: dict[str, Any] = {}
+    for dotted, value in vars(args).items():
+        section, dot, key = dotted.partition(".")
+        if dot:
+            tree.setdefault(section, {})[key] = None if value.lower() in ("none", "null") else value
+    return tree
+
+
+def _metavar(field: FieldInfo) -> str:
+    kinds = [field.annotation]
+    if typing.get_origin(kinds[0]) in (typing.Union, types.UnionType):
+        kinds = [kind for kind in typing.get_args(kinds[0]) if kind is not type(None)]
+    kind = kinds[0]
+    while typing.get_origin(kind) is typing.Annotated:
+        kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) is Literal:
+        return "|".join(str(choice) for choice in typing.get_args(kind))
+    return {int: "N", float: "X", bool: "true|false"}.get(typing.cast(type, kind), "TEXT")
+
+
+def _shown(default: Any) -> str:
+    return "none" if default is None else str(default).lower() if isinstance(default, bool) else str(default) or '""'

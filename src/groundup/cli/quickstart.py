@@ -1,0 +1,106 @@
+"""`groundup quickstart`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from groundup.cli.progress import reading
+from groundup.data.sources import PYTHON_DOCS
+from groundup.errors import UsageError
+from groundup.evaluation.baselines import Baseline
+from groundup.report.panel import visible
+
+if TYPE_CHECKING:
+    from groundup.quickstart import Report
+
+BAR = 30  # cells of the longest bar
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.epilog = (
+        "Without a text it learns from the documentation that came with your Python: no download.\n\n"
+        "  groundup quickstart\n"
+        "  groundup quickstart my-book.txt --minutes 10"
+    )
+    parser.add_argument("sources", nargs="*", metavar="TEXT", help="files or folders; as for `groundup prepare`")
+    parser.add_argument("--minutes", type=float, default=3.0, metavar="X", help="time to train [3]")
+    parser.add_argument("--out", metavar="RUN", help="folder for data and run [runs/NAME of the text]")
+    parser.add_argument("--tokenizer", metavar="NAME", help="byte, char, gpt2 or bpe:SIZE [by the size of the text]")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON; progress goes to standard error")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run it, and print what it found."""
+    if not 0 < args.minutes < float("inf"):
+        raise UsageError(f"--minutes {args.minutes}: must be more than 0")
+    from groundup.cli.watch import watching
+    from groundup.quickstart import free_folder, quickstart
+
+    sources = args.sources or [PYTHON_DOCS]
+    out = Path(args.out) if args.out else free_folder(sources)
+    stream = sys.stderr if args.json else sys.stdout
+    found = quickstart(
+        sources,
+        out,
+        minutes=args.minutes,
+        tokenizer=args.tokenizer,
+        say=lambda line: print(line, file=stream, flush=True),
+        reading=partial(reading, "reading", quiet=args.json),
+        watching=partial(watching, plain=args.json),
+    )
+    if args.json:
+        values = {"bits_per_byte": found.bits_per_byte, "baselines": [asdict(b) for b in found.baselines]}
+        losses = asdict(found.result.losses)
+        print(json.dumps({"run": str(out), **losses, **values, "samples": found.samples}, ensure_ascii=False))
+    else:
+        show(found)
+    return 128 + found.result.signal if found.result.signal else 0
+
+
+def show(found: Report) -> None:
+    """The losses beside simpler models, what each number means, three samples, and where to go from here."""
+    console = Console(highlight=False)
+    model = Baseline("this model", found.bits_per_byte, found.how)
+    rows = sorted([model, *found.baselines], key=lambda row: row.bits_per_byte)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("bits a byte of the text held out; less is better")
+    table.add_column(justify="right")
+    table.add_column()
+    for row in rows:
+        style = "bold green" if row is model else ""
+        bar = "█" * max(1, round(row.bits_per_byte / rows[-1].bits_per_byte * BAR))
+        table.add_row(Text(row.name, style), Text(f"{row.bits_per_byte:.3f}", style), Text(bar, style or "dim"))
+    console.print()
+    console.print(table)
+    console.print("\nHow each is computed")
+    for row in [model, *found.baselines]:
+        console.print(Text(f"  {row.name}: {row.how}", "dim"))
+    for i, sample in enumerate(found.samples, 1):
+        console.print(Rule(Text(f"sample {i}", "dim"), align="left", style="dim"))
+        console.print(Text(visible(sample).strip()))
+    console.print(Rule(style="dim"))
+    run, data = found.result.run, found.data
+    ended = f"stopped by signal {found.result.signal}" if found.result.signal else "done"
+    console.print(f"{ended} after {found.result.step:,} steps; run in {run}, tokens in {data}\n\nwhat to try next")
+    for command, effect in (
+        (f'groundup generate {run} --prompt "The" --num_samples 3', "let it write more"),
+        (f"groundup quickstart {' '.join(found.sources)} --minutes 15", "train for longer"),
+        ("groundup quickstart your-text.txt", "your own text, or a folder of texts"),
+        (
+            f"groundup train gpt2-mini --data {data} --out runs/mini",
+            "a larger model",
+        ),
+    ):
+        console.print(Text(f"  {command}\n      {effect}"), soft_wrap=True)

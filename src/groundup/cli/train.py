@@ -1,0 +1,46 @@
+"""`groundup train`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from groundup.cli.parsing import add_config_options, config_overrides
+from groundup.config import read_yaml
+from groundup.decode import Overrides, decode
+from groundup.presets import DEFAULT, PRESETS, preset
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command, and one for each key of the config."""
+    parser.usage = "groundup train [PRESET] --data DIR --out RUN [--config FILE…] [--section.key VALUE…]"
+    parser.epilog = (
+        "A preset gives a model's shape and recipe, a file overrides the preset, an option overrides the file.\n"
+        "In brackets: the value where none of them says anything. Ctrl-C ends in a checkpoint.\n\n"
+        "  groundup train gpt2-mini --data data/book --out runs/book --train.budget 30m --model.dropout 0.1"
+    )
+    parser.add_argument(
+        "preset", nargs="?", default=DEFAULT, metavar="PRESET", help=f"{', '.join(PRESETS)} [{DEFAULT}]"
+    )
+    parser.add_argument("--data", required=True, metavar="DIR", help="folder written by `groundup prepare`")
+    parser.add_argument("--out", required=True, metavar="RUN", help="folder for the run; must not hold one yet")
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="YAML with sections; may be repeated"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON; progress goes to standard error")
+    add_config_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the config, then train. The mistakes that need no torch are found before it is loaded."""
+    files = [Overrides(path, read_yaml(Path(path))) for path in args.config]
+    options = Overrides("command line", {**config_overrides(args), "data": args.data})
+    config = decode([preset(args.preset), *files, options])
+
+    from groundup.api import begin
+    from groundup.cli.watch import finish, watching
+
+    title = f"{args.preset} on {args.data}"
+    with watching(title, config, plain=args.json) as view:
+        result = begin(config, Path(args.out), view)
+    return finish(result, as_json=args.json)

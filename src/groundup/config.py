@@ -1,0 +1,252 @@
+"""One typed definition of a run: frozen, strict, read from presets, YAML files and the command line.
+
+    preset (a row)  <  run.yaml  <  --section.key value  ──▶  Config  ──▶  run's config.yaml, checkpoint's config.json
+
+`decode.py` merges these from left to right and validates once, so every mistake is reported in the same words
+wherever it was made. No torch here: `groundup --help` and validation stay fast.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from groundup.errors import ConfigError
+
+UNITS = {"h": 3600, "m": 60, "s": 1}  # seconds
+
+
+def parse_duration(value: Any) -> float:
+    """Seconds from a number or from text such as `90`, `30m`, `1h30m`; ValueError says what was expected."""
+    text = str(value).strip().lower()
+    if re.fullmatch(r"\d+(\.\d*)?", text):
+        return float(text)
+    if not re.fullmatch(r"(\d+(\.\d+)?[hms])+", text):
+        raise ValueError("expected a duration such as 90s, 30m or 1h30m")
+    return sum(float(number) * UNITS[unit] for number, _, unit in re.findall(r"(\d+(\.\d+)?)([hms])", text))
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, unknown keys refused, the text under a field becomes its help."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class ModelConfig(Section):
+    """The shape of a GPT and the parts it is made of."""
+
+    n_layer: Positive = 4
+    """blocks"""
+    n_head: Positive = 4
+    """attention heads a block; must divide n_embd"""
+    n_embd: Positive = 128
+    """width of the residual stream"""
+    n_inner: Positive | None = None
+    """width of the feed-forward layer; none means 4 x n_embd"""
+    block_size: Annotated[int, Field(ge=2)] = 256
+    """context length in tokens"""
+    vocab_size: Positive | None = None
+    """token ids; none means as many as the data's tokenizer has"""
+    vocab_multiple: Positive = 64
+    """embedding rows are padded to a multiple of this, for speed; padded ids are masked"""
+    bias: bool = True
+    """biases in linear layers and layer norms, as GPT-2 has them"""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """dropout after the embedding, in attention and on both residual branches"""
+    activation: Literal["gelu_tanh", "gelu", "relu"] = "gelu_tanh"
+    """nonlinearity of the feed-forward layer; GPT-2 uses the tanh form of GELU"""
+    tied: bool = True
+    """output head shares the token embedding"""
+    init: Literal["gpt2", "gpt2-released"] = "gpt2"
+    """weights at the start: the paper's scaled residual projections, or the released code's"""
+
+    @property
+    def inner(self) -> int:
+        """Width of the feed-forward layer."""
+        return self.n_inner or 4 * self.n_embd
+
+    @property
+    def vocab(self) -> int:
+        """Number of token ids; the data must have set it."""
+        assert self.vocab_size is not None, "vocab_size is set from the tokenizer before a model is built"
+        return self.vocab_size
+
+    @property
+    def padded_vocab(self) -> int:
+        """Rows of the token embedding: `vocab` rounded up to a multiple of `vocab_multiple`."""
+        return -(-self.vocab // self.vocab_multiple) * self.vocab_multiple
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> ModelConfig:
+        if self.n_embd % self.n_head:
+            fits = [h for h in range(1, self.n_embd + 1) if self.n_embd % h == 0]
+            near = min(fits, key=lambda h: abs(h - self.n_head))
+            raise ValueError(f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}; n_head {near} would fit")
+        return self
+
+
+class BatchesConfig(Section):
+    """How training windows are drawn."""
+
+    seed: int = 1337
+    """order of the windows, initial weights and dropout all follow from it"""
+    micro_batch: Positive | None = None
+    """windows a forward pass; none means as many as make 16,384 tokens; never changes the result's meaning"""
+
+
+class OptimizerConfig(Section):
+    """AdamW (arXiv:1711.05101), decaying only tensors of two or more dimensions."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """peak learning rate"""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """decoupled decay of matrices and embeddings; never of biases and norms"""
+    beta1: Fraction = 0.9
+    """decay of the first moment"""
+    beta2: Fraction = 0.95
+    """decay of the second moment; 0.99 for small batches"""
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    """added to the root of the second moment"""
+    grad_clip: Annotated[float, Field(ge=0)] = 1.0
+    """largest global gradient norm; 0 means no clipping"""
+
+
+class ScheduleConfig(Section):
+    """Learning rate over the run."""
+
+    name: Literal["cosine", "constant"] = "cosine"
+    """shape after the warm-up"""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """steps of linear warm-up"""
+    warmup_fraction: Fraction | None = None
+    """the same as a part of the horizon; give one of the two"""
+    floor: Fraction = 0.1
+    """final learning rate as a part of the peak"""
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> ScheduleConfig:
+        if self.warmup_steps is not None and self.warmup_fraction is not None:
+            raise ValueError("give warmup_steps or warmup_fraction, not both")
+        return self
+
+
+HORIZONS = ("max_steps", "max_tokens", "epochs", "budget")
+
+
+class TrainConfig(Section):
+    """How long, how much at a time, and on what."""
+
+    max_steps: Positive | None = None
+    """horizon in steps"""
+    max_tokens: Positive | None = None
+    """horizon in tokens"""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """horizon in passes over the training split"""
+    budget: Duration | None = None
+    """horizon in wall-clock time, such as 30m; the learning rate ends when the time does"""
+    batch_tokens: Positive = 8192
+    """tokens a step, over all accumulation and all processes"""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    """auto, cpu, cuda, cuda:N or mps"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """arithmetic of matrix products; auto: bf16 where the hardware has it and it is faster"""
+    threads: Positive | None = None
+    """CPU threads; none means one for each core this process may use"""
+    log_every: Positive = 10
+    """steps between printed lines; log.jsonl has every step"""
+
+    @model_validator(mode="after")
+    def _one_horizon(self) -> TrainConfig:
+        given = [name for name in HORIZONS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one horizon, not both {given[0]} and {given[1]}")
+        return self
+
+
+class EvaluateConfig(Section):
+    """Losses and samples during training; none of it touches the training itself."""
+
+    every_steps: Annotated[int, Field(ge=0)] = 250
+    """steps between evaluations; 0 means only at the end"""
+    tokens: Positive | None = None
+    """tokens scored of each split; none means the whole validation split and as much of the training split"""
+    sample_every_steps: Annotated[int, Field(ge=0)] = 500
+    """steps between samples; 0 means only at the end"""
+    sample_tokens: Annotated[int, Field(ge=0)] = 100
+    """length of a sample in tokens; 0 means no samples"""
+    prompt: str = ""
+    """what samples start with; empty means the start of a document"""
+
+
+class CheckpointConfig(Section):
+    """When checkpoints are written, and how many stay."""
+
+    every_steps: Annotated[int, Field(ge=0)] = 1000
+    """steps between checkpoints; 0 means only at the end and on Ctrl-C"""
+    keep_last: Positive = 2
+    """how many checkpoints stay on disk"""
+
+
+class Config(Section):
+    """Everything that defines a run."""
+
+    data: str | None = None
+    """folder of prepared tokens"""
+    model: ModelConfig = ModelConfig()
+    batches: BatchesConfig = BatchesConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @property
+    def rows(self) -> int:
+        """Windows a step: `batch_tokens` over `block_size`."""
+        return self.train.batch_tokens // self.model.block_size
+
+    @property
+    def micro_rows(self) -> int:
+        """Windows a forward pass."""
+        return min(self.rows, self.batches.micro_batch or max(1, 16_384 // self.model.block_size))
+
+    @model_validator(mode="after")
+    def _whole_windows(self) -> Config:
+        tokens, block = self.train.batch_tokens, self.model.block_size
+        if tokens % block:
+            near = max(1, round(tokens / block)) * block
+            raise ValueError(
+                f"train.batch_tokens {tokens} is not a multiple of model.block_size {block}; {near} would fit"
+            )
+        return self
+
+
+def to_yaml(config: Config) -> str:
+    """The config as YAML, complete and readable by `decode`."""
+    return yaml.safe_dump(config.model_dump(), sort_keys=False)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; ConfigError when it is missing or is no mapping of sections."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give an existing YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise ConfigError(f"{path}{line}: not YAML; write `section:` and indented `key: value` lines") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected sections such as `model:` and `train:`, found {type(values).__name__}")
+    return values

@@ -1,0 +1,101 @@
+"""A corpus that every Python brings along: its own documentation, about 2.4 MB of English and code.
+
+It holds the topics of `help()`, the docstrings of the standard library (its files are parsed, never imported), and
+those of the modules written in C. The version of the running Python decides the text.
+"""
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import sys
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from importlib.machinery import ExtensionFileLoader
+from pathlib import Path
+from types import ModuleType
+
+from groundup.errors import DataError
+
+# Folders of the standard library that document nothing a user calls, or that are not part of it.
+SKIPPED_FOLDERS = {
+    *("site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "ensurepip", "turtledemo"),
+    *("pydoc_data", "__phello__", "__pycache__"),
+}
+
+# C modules whose import does something: `_tkinter` wants a display, `readline` writes to the terminal.
+SKIPPED_MODULES = {"_tkinter", "readline"}
+
+
+@cache
+def python_docs() -> tuple[str, ...]:
+    """The texts, one a topic or docstring, each once, in an order that depends on nothing but the Python.
+
+    Raises DataError where a stripped-down Python brings none.
+    """
+    library = Path(sysconfig.get_path("stdlib"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated modules and old escapes are not this program's business
+        texts = dict.fromkeys([*_topics(), *_parsed_docstrings(library), *_c_docstrings()])  # a set that keeps order
+    if not texts:
+        raise DataError(f"python-docs: this Python has no documentation in {library}; give a text of your own")
+    return tuple(texts)
+
+
+def _topics() -> Iterator[str]:
+    try:
+        topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
+    except ImportError:  # some distributions leave it out
+        return
+    yield from (topics[name] for name in sorted(topics))
+
+
+def _parsed_docstrings(library: Path) -> Iterator[str]:
+    for path in sorted(library.rglob("*.py")):
+        folders = path.relative_to(library).parts[:-1]
+        if SKIPPED_FOLDERS.intersection(folders):
+            continue
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (OSError, SyntaxError, ValueError):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                yield from _clean(ast.get_docstring(node))
+
+
+def _c_docstrings() -> Iterator[str]:
+    for name in sorted(sys.stdlib_module_names - SKIPPED_MODULES):
+        if name.startswith(("xx", "_xx")) or "test" in name or not _is_written_in_c(name):
+            continue
+        try:
+            module = importlib.import_module(name)
+        except Exception:  # noqa: S112  # it cannot work here, for want of a library or a device; others can
+            continue
+        yield from _docstrings(module)
+
+
+def _is_written_in_c(name: str) -> bool:
+    spec = importlib.util.find_spec(name)
+    return name in sys.builtin_module_names or (spec is not None and isinstance(spec.loader, ExtensionFileLoader))
+
+
+def _docstrings(module: ModuleType) -> Iterator[str]:
+    """The docstrings of a C module, its functions, its classes and their members."""
+    yield from _clean(inspect.getdoc(module))
+    for _, value in sorted(vars(module).items()):
+        if inspect.isbuiltin(value):
+            yield from _clean(inspect.getdoc(value))
+        elif inspect.isclass(value):
+            yield from _clean(inspect.getdoc(value))
+            for _, member in sorted(vars(value).items()):
+                if inspect.isroutine(member) or inspect.isdatadescriptor(member):
+                    yield from _clean(inspect.getdoc(member))
+
+
+def _clean(text: str | None) -> Iterator[str]:
+    """`text`, unless there is none or it cannot be written as UTF-8."""
+    if text and text.strip() and not any("\ud800" <= char <= "\udfff" for char in text):
+        yield text

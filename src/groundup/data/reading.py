@@ -1,0 +1,163 @@
+"""Bytes on disk to text: decoding that says where it failed, and cuts that no tokenizer notices."""
+
+import codecs
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from io import BufferedIOBase
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeAlias
+
+from groundup.errors import DataError
+
+Errors: TypeAlias = Literal["strict", "replace"]
+
+CHUNK_BYTES = 1 << 20  # read at a time: long enough that the cost of a call vanishes
+
+# Where a text may be cut without changing a single token: between a visible character and the space or line end
+# after it. GPT-2's pattern never joins across such a point, and looks neither before nor beyond it. (What counts as
+# white space is not quite the same everywhere; a space and line ends are, and so is whatever `\S` matches.)
+_LAST_CUT = re.compile(r".*\S(?=[ \r\n])", re.DOTALL)
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BufferedIOBase]:
+    """The bytes of a file, unpacked if it is a `.gz`. What goes wrong while reading becomes a DataError."""
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            yield file
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: damaged or cut short as a gzip file ({error}); get a whole copy of it") from None
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions"
+        ) from None
+
+
+def holds_text(path: Path) -> bool:
+    """Whether there is anything in a file beyond a byte order mark."""
+    with opened(path) as file:
+        return file.read(len(codecs.BOM_UTF8) + 1) not in (b"", codecs.BOM_UTF8)
+
+
+def read_text(path: Path, errors: Errors, chunk_bytes: int = CHUNK_BYTES) -> Iterator[str]:
+    """The text of a file in chunks of about `chunk_bytes`, cut where no tokenizer notices."""
+    with opened(path) as file:
+        yield from cut_unnoticed(_decode(file, path, errors, chunk_bytes))
+
+
+def cut_unnoticed(pieces: Iterable[str]) -> Iterator[str]:
+    """Shift the borders between `pieces` of a text back to where tokens cannot depend on them.
+
+    Memory holds one piece and what follows the last such place; nothing is looked at twice, however long that grows.
+    """
+    held: list[str] = []
+    before = " "  # the character before the piece
+    for piece in pieces:
+        match = _LAST_CUT.match(before + piece)
+        if match:
+            cut = match.end() - len(before)
+            yield "".join([*held, piece[:cut]])
+            held = [piece[cut:]]
+        else:
+            held.append(piece)
+        before = piece[-1:] or before
+    if rest := "".join(held):
+        yield rest
+
+
+def read_jsonl(path: Path, column: str, errors: Errors) -> Iterator[tuple[int, str]]:
+    """The field `column` of each line of a JSON lines file, with the line's byte offset. Empty texts are left out."""
+    offset = 0
+    with opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            record = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            text = _field(record, column, errors, f"{path}:{number}") if record.strip() else ""
+            if text:
+                yield offset, text
+            offset += len(line)
+
+
+def _decode(file: BufferedIOBase, path: Path, errors: Errors, chunk_bytes: int) -> Iterator[str]:
+    """Decode UTF-8 piece by piece, without its byte order mark."""
+    start = file.read(len(codecs.BOM_UTF8))
+    _refuse_utf16(start, str(path))
+    offset, line = 0, 1  # of the next block
+    if start == codecs.BOM_UTF8:
+        offset, start = len(start), b""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors)
+    rest = iter(lambda: file.read(chunk_bytes), b"")
+    for block in chain([start], rest, [b""]):
+        if b"\0" in block:
+            raise DataError(
+                f"{path}: byte {offset + block.index(0)} is NUL, so this is no text file; give text, as UTF-8"
+            )
+        pending, _ = decoder.getstate()  # the beginning of a character that the last block cut
+        try:
+            text = decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            at = line + error.object.count(b"\n", 0, error.start)
+            _refuse_bytes(error, f"{path}: byte {offset - len(pending) + error.start} (line {at})")
+        offset, line = offset + len(block), line + block.count(b"\n")
+        if text:
+            yield text
+
+
+def _field(line: bytes, column: str, errors: Errors, place: str) -> str:
+    """The text in one line of JSON."""
+    _refuse_utf16(line, place)
+    try:
+        record = json.loads(line.decode("utf-8", errors))
+    except UnicodeDecodeError as error:
+        _refuse_bytes(error, f"{place}: byte {error.start} of the line")
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{place}: not valid JSON ({error.msg}, column {error.colno}); mend or remove the line"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{place}: JSON that cannot be read ({error}); mend or remove the line") from None
+    text = _column(record, column, place)
+    if found := _SURROGATE.search(text):
+        if errors == "strict":
+            raise DataError(
+                f"{place}: the text holds U+{ord(found[0]):04X}, half of a surrogate pair, which is not a character; "
+                "mend the line, or replace what is not valid with --errors replace"
+            )
+        text = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+    return text
+
+
+def _column(record: Any, column: str, place: str) -> str:
+    if not isinstance(record, dict):
+        raise DataError(f"{place}: a JSON {type(record).__name__} where an object is due; write {{{column!r}: …}}")
+    if column not in record:
+        near = get_close_matches(column, record, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        fields = ", ".join(map(repr, record)) or "none"
+        raise DataError(f"{place}: no field {column!r}; {hint}fields are {fields}: choose one with --column")
+    text = record[column]
+    if not isinstance(text, str):
+        kind = "null" if text is None else type(text).__name__
+        raise DataError(
+            f"{place}: field {column!r} is not text but {kind}; choose another with --column, or mend the line"
+        )
+    return text
+
+
+def _refuse_utf16(start: bytes, place: str) -> None:
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{place}: this is UTF-16, not UTF-8; convert it with: iconv -f UTF-16 -t UTF-8")
+
+
+def _refuse_bytes(error: UnicodeDecodeError, place: str) -> NoReturn:
+    raise DataError(
+        f"{place} is 0x{error.object[error.start]:02X}, which is not UTF-8 here ({error.reason}); "
+        "convert the text with iconv, or replace what is not valid with --errors replace"
+    ) from None

@@ -1,0 +1,254 @@
+"""Token ids on disk: headerless shards, and a manifest that says what is in them.
+
+    manifest.json         counts, checksums, the tokenizer's fingerprint, how the split was made, the sources
+    train-00000.bin …     little-endian uint16 or uint32 ids, as nanoGPT writes them
+    documents-train.bin   where each document begins: `DOCUMENT` records in order of their start
+
+The same for `val`. Nothing in a folder depends on when, where or by whom it was made.
+"""
+
+import hashlib
+import json
+import os
+from bisect import bisect_right
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+
+from groundup.errors import DataError
+
+FORMAT: Final = 1
+SHARD_TOKENS = 100_000_000  # 200 or 400 MB a file: few files, yet each is quick to copy and to check
+MANIFEST = "manifest.json"
+
+# One document: its first token, its source (an index into the manifest's), its byte offset in that source.
+DOCUMENT = np.dtype([("start", "<u8"), ("source", "<u4"), ("offset", "<u8")])
+
+SplitName: TypeAlias = Literal["train", "val"]
+Dtype: TypeAlias = Literal["uint16", "uint32"]
+Sha256: TypeAlias = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class Shard(_Record):
+    """One file of token ids."""
+
+    file: Annotated[str, Field(pattern=r"^(train|val)-\d{5,}\.bin$")]
+    tokens: PositiveInt
+    sha256: Sha256
+
+
+class Split(_Record):
+    """One half of the data. `bytes` is its text's length in UTF-8: it turns nats a token into bits a byte."""
+
+    tokens: NonNegativeInt
+    bytes: NonNegativeInt
+    documents: NonNegativeInt
+    shards: tuple[Shard, ...]
+
+
+class TokenizerInfo(_Record):
+    """Which tokenizer made the ids."""
+
+    name: str
+    n_vocab: PositiveInt
+    fingerprint: Sha256
+
+
+class SplitRule(_Record):
+    """How the validation text was chosen."""
+
+    rule: Literal["documents by hash", "last part of each document"]
+    val_fraction: float
+
+
+class Manifest(_Record):
+    """What a folder of prepared tokens holds: the contents of its manifest.json."""
+
+    format: Literal[1] = FORMAT
+    dtype: Dtype
+    tokenizer: TokenizerInfo
+    splits: Annotated[dict[SplitName, Split], Field(min_length=2)]  # both, always; `val` may hold nothing
+    split: SplitRule
+    sources: tuple[str, ...]
+
+    @classmethod
+    def load(cls, folder: Path) -> "Manifest":
+        """Read `folder`'s manifest. Raises DataError when it is missing, damaged, foreign, or of a newer groundup."""
+        path = folder / MANIFEST
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError:
+            raise DataError(f"{folder}: no {MANIFEST} here; make such a folder with groundup prepare") from None
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            if where == "format" and isinstance(first["input"], int) and first["input"] > FORMAT:
+                raise DataError(
+                    f"{path}: format {first['input']}, while this groundup reads format {FORMAT}; update it"
+                ) from None
+            raise DataError(
+                f"{path}: not a manifest of groundup ({where}: {first['msg']}); prepare the data again"
+            ) from None
+
+    def save(self, folder: Path) -> None:
+        """Write the manifest into `folder`."""
+        (folder / MANIFEST).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash that two folders share exactly if they hold the same data, in hexadecimal."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def dtype_for(n_vocab: int) -> Dtype:
+    """The narrowest type that holds every id of a vocabulary."""
+    return "uint16" if n_vocab <= 1 << 16 else "uint32"
+
+
+class ShardWriter:
+    """Writes one split of a folder, document by document, in constant memory. Leaving its `with` block closes it."""
+
+    def __init__(self, folder: Path, name: SplitName, dtype: Dtype, shard_tokens: int = SHARD_TOKENS) -> None:
+        self._folder, self._name, self._shard_tokens = folder, name, shard_tokens
+        self._dtype = np.dtype(dtype).newbyteorder("<")
+        self._tokens = self._bytes = self._documents = 0
+        self._shards: list[Shard] = []
+        self._shard: _HashingFile | None = None  # the one being written
+        self._index = _HashingFile(_documents_file(folder, name))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._finish_shard()
+        self._index.close()
+
+    def begin_document(self, source: int, offset: int) -> None:
+        """What is written next belongs to a new document: `offset` bytes into the source of that index."""
+        self._index.write(np.array([(self._tokens, source, offset)], dtype=DOCUMENT).tobytes())
+        self._documents += 1
+
+    def write(self, ids: npt.NDArray[np.integer], n_bytes: int) -> None:
+        """Append ids, which stand for `n_bytes` of text."""
+        self._tokens += len(ids)
+        self._bytes += n_bytes
+        while len(ids):
+            if self._shard is None:
+                self._shard = _HashingFile(self._folder / f"{self._name}-{len(self._shards):05d}.bin")
+            room = self._shard_tokens - self._shard.size // self._dtype.itemsize
+            self._shard.write(ids[:room].astype(self._dtype).tobytes())
+            if len(ids) >= room:
+                self._finish_shard()
+            ids = ids[room:]
+
+    def finish(self) -> Split:
+        """End the last shard; returns the split's entry in the manifest."""
+        self._finish_shard()
+        return Split(tokens=self._tokens, bytes=self._bytes, documents=self._documents, shards=tuple(self._shards))
+
+    def _finish_shard(self) -> None:
+        if self._shard is not None:
+            tokens, digest = self._shard.size // self._dtype.itemsize, self._shard.close()
+            self._shards.append(Shard(file=self._shard.path.name, tokens=tokens, sha256=digest))
+            self._shard = None
+
+
+class _HashingFile:
+    """A new file whose checksum is known once it is written, without reading it again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.size = path, 0
+        self._file, self._hash = path.open("xb"), hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._hash.update(data)
+        self.size += len(data)
+
+    def close(self) -> str:
+        """Wait until the file is on disk; returns its checksum."""
+        with self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        return self._hash.hexdigest()
+
+
+class Tokens:
+    """One split as a single long read-only sequence of ids, wherever the borders of its shards lie."""
+
+    def __init__(self, shards: list[npt.NDArray[np.integer]]) -> None:
+        self._shards = shards
+        self._starts = np.cumsum([0, *map(len, shards)])  # of each shard, and the end of the last
+
+    @classmethod
+    def open(cls, folder: Path, name: SplitName) -> "Tokens":
+        """The split `name` of a prepared folder. Raises DataError when files are missing or cut short."""
+        manifest = Manifest.load(folder)
+        dtype = np.dtype(manifest.dtype).newbyteorder("<")
+        return cls([_map(folder / shard.file, dtype, shard.tokens) for shard in manifest.splits[name].shards])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def read(self, start: int, n: int) -> npt.NDArray[np.int64]:
+        """The `n` ids from `start` on, shape (n,). IndexError where they reach beyond the ends."""
+        if not 0 <= start <= start + n <= len(self):
+            raise IndexError(f"tokens {start} to {start + n} of {len(self)}")
+        return np.concatenate([np.empty(0, np.int64), *self._parts(start, start + n)])
+
+    def _parts(self, start: int, stop: int) -> Iterator[npt.NDArray[np.int64]]:
+        for i in range(bisect_right(self._starts, start) - 1, len(self._shards)):
+            begin = int(self._starts[i])
+            if begin >= stop:
+                return
+            yield self._shards[i][max(start - begin, 0) : stop - begin].astype(np.int64)
+
+
+class DocumentPlace(NamedTuple):
+    """A document's first token, and where its text came from."""
+
+    source: str
+    offset: int  # bytes
+    start: int
+
+
+def documents_at(folder: Path, name: SplitName, start: int, n: int) -> list[DocumentPlace]:
+    """The documents that the `n` tokens from `start` on belong to. Raises DataError when a file is missing or cut."""
+    manifest = Manifest.load(folder)
+    records = _map(_documents_file(folder, name), DOCUMENT, manifest.splits[name].documents)
+    first = max(bisect_right(records, start, key=lambda record: int(record["start"])) - 1, 0)
+    places = []
+    for record in records[first:]:
+        if record["start"] >= start + n:
+            break
+        places.append(DocumentPlace(manifest.sources[record["source"]], int(record["offset"]), int(record["start"])))
+    return places
+
+
+def _documents_file(folder: Path, name: SplitName) -> Path:
+    return folder / f"documents-{name}.bin"
+
+
+def _map(path: Path, dtype: np.dtype[Any], n: int) -> npt.NDArray[Any]:
+    """A file of `n` records, mapped into memory."""
+    due = n * dtype.itemsize
+    try:
+        size = path.stat().st_size
+        if size != due:
+            raise DataError(f"{path}: {size} bytes, but the manifest says {due}; copy it again, or prepare again")
+        return np.memmap(path, dtype, mode="r") if n else np.empty(0, dtype)  # an empty file cannot be mapped
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); copy the folder again, or prepare again") from None

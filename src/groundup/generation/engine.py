@@ -1,0 +1,66 @@
+"""Tokens one after the other, over a cache of keys and values, and text that never shows half a character.
+
+Letters: B rows (samples), T tokens so far.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from groundup.model.context import KVCache
+from groundup.model.gpt import GPT
+
+
+@torch.inference_mode()
+def stream(
+    model: GPT,
+    prompt: Sequence[int],
+    choose: Callable[[Tensor], Tensor],
+    *,
+    device: torch.device,
+    rows: int = 1,
+    max_tokens: int = 100,
+    end_of_text: int | None = None,
+    cached: bool = True,
+) -> Iterator[list[int | None]]:
+    """Continue `prompt` (at least one id) in `rows` ways; yields one id a row, None once a row met `end_of_text`.
+
+    A model sees at most `block_size` tokens. When they are full, the last half stays and is read anew, with the cache
+    as without it, so that both give the same text.
+    """
+    vocab, block_size = model.config.vocab, model.config.block_size
+    ids = torch.tensor([list(prompt)] * rows, device=device)  # (B, T)
+    alive = [True] * rows
+    start, cache = 0, KVCache(model.config.n_layer, block_size)
+    was_training = model.training
+    model.eval()
+    try:
+        for _ in range(max_tokens):
+            if ids.size(1) - start > block_size:
+                start, cache = ids.size(1) - max(1, block_size // 2), KVCache(model.config.n_layer, block_size)
+            unseen = ids[:, start + cache.length :] if cached else ids[:, start:]
+            features = model.features(unseen, cache if cached else None)  # (B, T, C)
+            chosen = choose(model.head(features[:, -1]).float()[:, :vocab])  # (B,)
+            ids = torch.cat([ids, chosen[:, None]], dim=1)
+            alive = [was and token != end_of_text for was, token in zip(alive, chosen.tolist(), strict=True)]
+            if not any(alive):
+                return
+            yield [token if here else None for here, token in zip(alive, chosen.tolist(), strict=True)]
+    finally:
+        model.train(was_training)
+
+
+class TextStream:
+    """Turns token ids into text as they come, holding back the bytes of a character that is not whole yet."""
+
+    def __init__(self, decode_bytes: Callable[[Sequence[int]], bytes]) -> None:
+        self._decode_bytes = decode_bytes
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def feed(self, token: int) -> str:
+        """The text that became certain with this token; may be empty. Bytes that are no UTF-8 become U+FFFD."""
+        return self._decoder.decode(self._decode_bytes([token]))

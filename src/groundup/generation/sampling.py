@@ -1,0 +1,83 @@
+"""How the next token is chosen from its logits: a list of filters, then one draw a row.
+
+Letters: B rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from groundup.errors import UsageError
+from groundup.seeds import mix
+
+Filter = Callable[[Tensor], Tensor]
+"""(B, V) logits -> (B, V) logits"""
+
+
+def temperature(t: float) -> Filter:
+    """Sharper below 1, flatter above."""
+    return lambda logits: logits / t
+
+
+def top_k(k: int) -> Filter:
+    """Only the k likeliest tokens stay."""
+
+    def keep(logits: Tensor) -> Tensor:
+        least = logits.topk(min(k, logits.size(-1))).values[:, -1:]  # (B, 1)
+        return logits.masked_fill(logits < least, -torch.inf)
+
+    return keep
+
+
+def top_p(p: float) -> Filter:
+    """Only the likeliest tokens that together reach probability p stay: nucleus sampling (arXiv:1904.09751)."""
+
+    def keep(logits: Tensor) -> Tensor:
+        ranked, order = logits.sort(descending=True)
+        before = ranked.softmax(-1).cumsum(-1) - ranked.softmax(-1)  # probability of all likelier tokens
+        return logits.masked_fill((before >= p).gather(-1, order.argsort(-1)), -torch.inf)
+
+    return keep
+
+
+class Sampler:
+    """Chooses one token a row.
+
+    Each row draws from a generator of its own, on the CPU: sample i of a seed is the same on every device, and however
+    many samples are made beside it.
+    """
+
+    def __init__(self, t: float = 1.0, k: int | None = None, p: float | None = None, seed: int = 0) -> None:
+        """`t` temperature, 0 for greedy; `k` top-k; `p` top-p. UsageError when out of range."""
+        if t < 0:
+            raise UsageError(f"temperature {t}: must be 0 (greedy) or more")
+        if k is not None and k < 1:
+            raise UsageError(f"top_k {k}: must be 1 or more")
+        if p is not None and not 0 < p <= 1:
+            raise UsageError(f"top_p {p}: must be more than 0 and at most 1")
+        self.greedy, self.seed = t == 0, seed
+        self.filters = [temperature(t)] if t > 0 else []
+        self.filters += [top_k(k)] if k else []
+        self.filters += [top_p(p)] if p else []
+        self._generators: list[torch.Generator] = []
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """(B, V) logits -> (B,) token ids."""
+        if self.greedy:
+            return logits.argmax(-1)
+        for keep in self.filters:
+            logits = keep(logits)
+        mass = logits.double().softmax(-1).cumsum(-1)  # (B, V)
+        drawn = self._uniform(logits.size(0)).to(logits.device) * mass[:, -1]
+        # The first token whose cumulated mass exceeds the draw: filtered tokens add no mass and cannot be hit.
+        return torch.searchsorted(mass, drawn[:, None], right=True)[:, 0].clamp(max=logits.size(-1) - 1)
+
+    def _uniform(self, rows: int) -> Tensor:
+        while len(self._generators) < rows:
+            # Hashed, so that neighbouring seeds share no row; torch's CPU generator heeds only the low 32 bits.
+            seed = int(mix(self.seed, len(self._generators))[0]) & 0xFFFFFFFF
+            self._generators.append(torch.Generator().manual_seed(seed))
+        return torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in self._generators[:rows]])

@@ -1,0 +1,1 @@
+"""What a GPT is: parts, blocks, and the context that attention asks."""

@@ -1,0 +1,83 @@
+"""GPT: embeddings, a stack of blocks, a head.
+
+Letters: B batch, T time, C width (`n_embd`), V vocabulary (`vocab_size`), P padded vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from groundup.config import ModelConfig
+from groundup.model.context import Causal, Context
+from groundup.model.parts import INITS, Block
+
+IGNORED = -1  # a target that is not scored
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer (Radford et al. 2018, 2019) over token ids.
+
+    `config.vocab_size` must be set. The token embedding has `config.padded_vocab` rows; those past the vocabulary
+    never win a probability, so results are those of the unpadded model.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.padded_vocab, config.n_embd)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.drop = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.lm_head = nn.Linear(config.n_embd, config.padded_vocab, bias=False)
+        if config.tied:
+            self.lm_head.weight = self.wte.weight
+        self.causal = Causal()
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> GPT:
+        """Draw all weights anew (`config.init`); norms start at one, biases at zero. Returns itself."""
+        std = INITS[self.config.init]
+        for name, parameter in self.named_parameters():  # a tied weight comes once
+            if parameter.dim() >= 2:
+                parameter.normal_(0.0, std(name, self.config.n_layer), generator=generator)
+            else:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+        return self
+
+    def forward(self, ids: Tensor, context: Context | None = None) -> Tensor:
+        """Logits of the next token after each token: (B, T) -> (B, T, V)."""
+        return self.head(self.features(ids, context))[..., : self.config.vocab]
+
+    def features(self, ids: Tensor, context: Context | None = None) -> Tensor:
+        """What the head reads: (B, T) -> (B, T, C)."""
+        context = context or self.causal
+        positions = context.positions(ids.size(1), ids.device)
+        x = self.drop(self.wte(ids) + self.wpe(positions))  # (B, T, C)
+        for block in self.h:
+            x = block(x, context)
+        return self.ln_f(x)
+
+    def head(self, x: Tensor) -> Tensor:
+        """Logits over the padded vocabulary, pads at -inf: (…, C) -> (…, P)."""
+        logits = self.lm_head(x)
+        logits[..., self.config.vocab :] = -torch.inf
+        return logits
+
+
+class NextTokenLoss(nn.Module):
+    """Summed cross-entropy of a GPT's next-token predictions, in nats: what training minimises.
+
+    A sum, not a mean, so that micro-batches and processes add up to exactly the loss of the whole batch.
+    """
+
+    def __init__(self, gpt: GPT) -> None:
+        super().__init__()
+        self.gpt = gpt
+
+    def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """(B, T) and (B, T) -> scalar; targets equal to `IGNORED` are not scored."""
+        logits = self.gpt.head(self.gpt.features(ids))  # (B, T, P)
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")

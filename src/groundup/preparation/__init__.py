@@ -1,0 +1,1 @@
+"""Text to training data: documents and a tokenizer in, a folder of token shards out."""

@@ -1,0 +1,46 @@
+"""An output folder that is there whole, or not at all."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from groundup.checkpoint.atomic import flush
+from groundup.errors import DataError
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Yield an empty hidden folder beside `out`; it is flushed to disk and renamed to `out` when the block ends well.
+
+    If the block fails it is removed, and if the machine fails the next attempt removes it: in neither case is there
+    an `out`. Raises DataError when `out` already holds something, or cannot be written.
+    """
+    try:
+        target = _free_place(out)
+        partial = target.with_name(f".{target.name}.partial")
+        if partial.exists():  # a former attempt was killed
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            for path in [*partial.rglob("*"), partial]:
+                flush(path)
+            partial.rename(target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        flush(target.parent)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or out}: cannot be written ({error.strerror or error}); choose another place with --out"
+        ) from error
+
+
+def _free_place(out: Path) -> Path:
+    """The full path of `out`, where nothing stands yet but perhaps an empty folder."""
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out}: is a file; choose another folder with --out")
+    if out.is_dir() and any(out.iterdir()):
+        raise DataError(f"{out}: already holds files; choose another folder with --out, or remove this one")
+    return out.resolve()

@@ -1,0 +1,57 @@
+"""The history of GPT as a table of rows. A row holds what differs from the defaults in `config.py`.
+
+Sources: GPT-2 shapes from "Language Models are Unsupervised Multitask Learners" (Radford et al., 2019), table 2,
+where the counts of parameters are wrong (117M and 345M in the paper are 124M and 355M by the released weights).
+That paper gives no learning rates; the rows take GPT-3's (arXiv:2005.14165), table 2.1, and its batch of
+0.5M tokens with 375M tokens of warm-up, as nanoGPT and llm.c do: 715 steps of 524,288 tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from groundup.decode import Overrides, nearest
+from groundup.errors import ConfigError
+
+Row = dict[str, dict[str, Any]]
+
+
+def _gpt2(n_layer: int, n_head: int, n_embd: int, learning_rate: float) -> Row:
+    return {
+        "model": {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "block_size": 1024},
+        "optimizer": {"learning_rate": learning_rate, "weight_decay": 0.1, "beta2": 0.95, "grad_clip": 1.0},
+        "schedule": {"name": "cosine", "warmup_steps": 715, "floor": 0.1},
+        "train": {"batch_tokens": 524_288, "max_steps": 19_073, "log_every": 1},  # 10 billion tokens
+    }
+
+
+def _laptop(n_layer: int, n_head: int, n_embd: int, block_size: int, dropout: float, max_steps: int) -> Row:
+    return {
+        "model": {
+            "n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "block_size": block_size, "dropout": dropout,
+        },
+        "optimizer": {"learning_rate": 1e-3, "beta2": 0.99},  # small batches average the second moment for longer
+        "schedule": {"warmup_steps": 100},
+        "train": {"batch_tokens": 32 * block_size, "max_steps": max_steps},
+    }  # fmt: skip
+
+
+PRESETS: dict[str, Row] = {
+    "gpt2": _gpt2(12, 12, 768, 6e-4),  # 124,439,808 parameters with GPT-2's 50,257 ids
+    "gpt2-medium": _gpt2(24, 16, 1024, 3e-4),  # 354,823,168
+    "gpt2-large": _gpt2(36, 20, 1280, 2.5e-4),  # 774,030,080
+    "gpt2-xl": _gpt2(48, 25, 1600, 2e-4),  # 1,557,611,200
+    # Laptop sizes of the same architecture: minutes on two cores.
+    "gpt2-nano": _laptop(3, 3, 48, 64, 0.0, 2_000),
+    "gpt2-micro": _laptop(4, 4, 128, 128, 0.0, 2_000),
+    "gpt2-mini": _laptop(6, 6, 384, 256, 0.2, 5_000),
+}
+
+DEFAULT = "gpt2-micro"
+
+
+def preset(name: str) -> Overrides:
+    """The row called `name`; ConfigError with the nearest name when there is none."""
+    if name not in PRESETS:
+        raise ConfigError(f"preset {name!r}: there is none; {nearest(name, PRESETS)}")
+    return Overrides(f"preset {name}", PRESETS[name])

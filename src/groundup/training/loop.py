@@ -1,0 +1,131 @@
+"""The whole training loop. Everything it uses is handed in; everything periodic is a hook."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from groundup.training.guard import Guard
+from groundup.training.meter import Meter
+
+
+@dataclass
+class Progress:
+    """Where a run stands; all that resuming needs besides weights and moments."""
+
+    step: int = 0  # optimizer steps finished
+    tokens: int = 0  # tokens trained on
+    cursor: int = 0  # windows drawn
+    elapsed: float = 0.0  # seconds of training, interruptions left out
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What a hook may know about the step just finished."""
+
+    step: int
+    tokens: int
+    cursor: int
+    elapsed: float  # seconds
+    loss: float  # nats a token, mean over the step
+    grad_norm: float  # before clipping
+    lr: float
+    dt: float  # seconds
+    tokens_per_s: float
+    fraction: float  # of the horizon
+    applied: bool  # False: the guard kept this step from the weights
+    finished: bool  # the horizon is reached
+    stopping: bool  # someone asked to stop
+
+
+Hook = Callable[[StepInfo], None]
+MicroBatch = tuple[Tensor, Tensor]  # ids and targets, each (rows, block_size)
+
+
+class Horizon(Protocol):
+    """How far a run goes."""
+
+    def fraction(self, progress: Progress, dt: float) -> float:
+        """Part of the horizon that will be done after the coming step, which takes about `dt` seconds."""
+        ...
+
+    def reached(self, progress: Progress, dt: float) -> bool:
+        """Whether there is no room for another step."""
+        ...
+
+
+class BatchStream(Protocol):
+    """The global batch of each step, as a pure function of the cursor."""
+
+    rows: int  # windows a step
+    scored: int  # targets a step
+
+    def micro_batches(self, cursor: int) -> Iterable[MicroBatch]:
+        """The batch at `cursor`, in pieces that fit the device."""
+        ...
+
+
+def fit(
+    loss_sum: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: BatchStream,
+    schedule: Callable[[int, float], float],
+    horizon: Horizon,
+    progress: Progress,
+    *,
+    clip: float,
+    autocast: Callable[[], AbstractContextManager[object]],
+    reseed: Callable[[int], None],
+    guard: Guard,
+    stop: Callable[[], bool],
+    hooks: Iterable[Hook],
+) -> None:
+    """Train at least one step, until the horizon is reached or `stop` says so; `progress` changes in place.
+
+    `loss_sum(ids, targets)` gives summed nats; dividing by the step's scored targets makes accumulation exact.
+    `reseed(step)` sets the generators that dropout draws from, so that nothing between steps can disturb training.
+    """
+    parameters = [p for p in loss_sum.parameters() if p.requires_grad]
+    hooks, meter = list(hooks), Meter(progress.elapsed)
+    while True:
+        meter.start_step()
+        fraction = horizon.fraction(progress, meter.dt)
+        lr = set_learning_rate(optimizer, schedule(progress.step, fraction))
+        reseed(progress.step)
+        loss_sum.train()
+        total = torch.zeros((), device=parameters[0].device)
+        for ids, targets in batches.micro_batches(progress.cursor):
+            with autocast():
+                loss = loss_sum(ids, targets) / batches.scored
+            loss.backward()
+            total += loss.detach()
+        norm = nn.utils.clip_grad_norm_(parameters, clip or torch.inf)
+        applied = guard.admits(progress.step + 1, total.item(), norm.item())
+        if applied:
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        progress.step += 1
+        progress.tokens += batches.scored
+        progress.cursor += batches.rows
+        progress.elapsed = meter.end_step()
+        info = StepInfo(
+            progress.step, progress.tokens, progress.cursor, progress.elapsed, total.item(), norm.item(), lr, meter.dt,
+            batches.scored / meter.dt, fraction, applied, horizon.reached(progress, meter.dt), stop(),
+        )  # fmt: skip
+        for hook in hooks:
+            hook(info)
+        if info.finished or info.stopping:  # what the hooks were told, so that the last step is always saved
+            return
+        progress.elapsed = meter.elapsed  # evaluations count against a budget too
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> float:
+    """Give every group the same learning rate, and return it."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    return lr

@@ -1,0 +1,86 @@
+"""Our GPT computes what the published ones compute."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from groundup.config import ModelConfig
+from groundup.model.gpt import GPT
+
+TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # transformers keeps these as (in, out)
+
+
+def randomised(model: torch.nn.Module, seed: int = 0) -> None:
+    """Every tensor random, biases and norms included: a swapped or forgotten one cannot hide."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.0, 0.1, generator=generator)
+
+
+def from_transformers(model: GPT, state: dict[str, torch.Tensor]) -> None:
+    """Copy weights under transformers' names; every one of ours must be set."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            key = name if name == "lm_head.weight" else f"transformer.{name}"
+            tensor = state[key].T if name.endswith(TRANSPOSED) else state[key]
+            rows = tensor.size(0)
+            parameter[:rows].copy_(tensor)
+            if name in ("wte.weight", "lm_head.weight"):
+                parameter[rows:].fill_(1e3)  # a padded row that leaked into a result would show
+            else:
+                assert parameter.shape == tensor.shape
+
+
+@pytest.mark.parametrize("n_inner", [None, 96])
+@pytest.mark.parametrize("activation", ["gelu_tanh", "gelu", "relu"])
+def test_logits_equal_transformers(n_inner, activation):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    names = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu"}
+    shape = {"n_layer": 3, "n_head": 4, "n_embd": 64, "n_inner": n_inner, "vocab_size": 301}
+    theirs = GPT2LMHeadModel(GPT2Config(**shape, n_positions=32, activation_function=names[activation])).eval()
+    randomised(theirs)
+    ours = GPT(ModelConfig(**shape, block_size=32, activation=activation)).eval()
+    from_transformers(ours, theirs.state_dict())
+    ids = torch.randint(301, (3, 32), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=1e-4, rtol=0)
+
+
+def test_tiny_random_gpt2_reproduces_its_stored_logits(shared_data):
+    from safetensors.torch import load_file
+
+    folder = shared_data / "tiny-random-gpt2"
+    golden = np.load(folder / "golden_hf_logits.npz")
+    config = json.loads((folder / "config.json").read_text())
+    shape = {key: config[key] for key in ("n_layer", "n_head", "n_embd", "n_inner", "vocab_size")}
+    ours = GPT(ModelConfig(**shape, block_size=config["n_positions"])).eval()
+    from_transformers(ours, load_file(folder / "model.safetensors"))
+    ids, logits = (torch.from_numpy(golden[key]) for key in ("input_ids", "logits"))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), logits, atol=1e-4, rtol=0)
+
+
+def test_a_trained_mingpt_reproduces_every_stored_activation(shared_data):
+    folder = shared_data / "gpt-nano-sort"
+    weights, golden = np.load(folder / "gpt_nano_sort_weights.npz"), np.load(folder / "gpt_nano_sort_partials.npz")
+    model = GPT(ModelConfig(n_layer=3, n_head=3, n_embd=48, vocab_size=3, block_size=11, tied=False)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            key = name if name == "lm_head.weight" else f"transformer.{name}"
+            tensor = torch.from_numpy(weights[key])
+            parameter[: tensor.size(0)].copy_(tensor)
+
+    seen = {}
+    watched = {"block0": "h.0", "block1": "h.1", "block2": "h.2", "ln1": "h.0.ln_1", "qkv": "h.0.attn.c_attn"}
+    watched |= {"yProj": "h.0.attn.c_proj", "ln2": "h.0.ln_2", "fc": "h.0.mlp.c_fc", "mlp": "h.0.mlp", "ln_f": "ln_f"}
+    for key, module in watched.items():
+        model.get_submodule(module).register_forward_hook(lambda _m, _i, out, key=key: seen.setdefault(key, out))
+    with torch.no_grad():
+        logits = model(torch.from_numpy(golden["idx"]).long())
+    for key in watched:
+        torch.testing.assert_close(seen[key], torch.from_numpy(golden[key]), atol=1e-4, rtol=1e-4, msg=key)
+    torch.testing.assert_close(logits, torch.from_numpy(golden["lm_head"]), atol=1e-4, rtol=1e-4)

@@ -1,0 +1,248 @@
+"""A run killed at any moment and resumed ends with the weights of one that was never touched, bit for bit."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import groundup
+from groundup.checkpoint.atomic import SUMS, sha256
+from groundup.checkpoint.run import RunFolder, read_log
+
+STEPS = 60  # more than an epoch of the prepared text
+
+# A child process that kills itself without warning at the n-th call of a function.
+CHILD = """
+import os, signal, sys, importlib, json
+import groundup.api
+module, name, n, action, run, data, overrides = json.loads(sys.argv[1])
+owner = importlib.import_module(module)
+*path, last = name.split(".")
+for part in path:
+    owner = getattr(owner, part)
+original, calls = getattr(owner, last), 0
+def fatal(*args, **kwargs):
+    global calls
+    calls += 1
+    if calls == n:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*args, **kwargs)
+setattr(owner, last, fatal)
+if action == "train":
+    groundup.train(data, run, overrides=overrides)
+else:
+    groundup.resume(run)
+"""
+
+
+def killed(action: str, where: tuple[str, str, int], run: Path, data: Path, overrides: dict) -> None:
+    """Train or resume in a process that dies at the given call; fails when it does not get that far."""
+    arguments = json.dumps([*where, action, str(run), str(data), overrides])
+    done = subprocess.run([sys.executable, "-c", CHILD, arguments], capture_output=True, text=True, timeout=120)
+    assert done.returncode == -9, done.stderr
+
+
+def final(run: Path) -> Path:
+    return RunFolder(run).checkpoints / f"step-{STEPS:08d}"
+
+
+def same_state(a: Path, b: Path) -> bool:
+    """Equal weights and moments, bit for bit, and equal books."""
+    files = ("model.safetensors", "optimizer/state.safetensors")
+    books = [json.loads((folder / "progress.json").read_text()) for folder in (a, b)]
+    for book in books:
+        del book["elapsed"]
+    return books[0] == books[1] and all((a / f).read_bytes() == (b / f).read_bytes() for f in files)
+
+
+@pytest.fixture(scope="module")
+def reference(prepared, tmp_path_factory) -> Path:
+    """The run that nobody touched."""
+    run = tmp_path_factory.mktemp("reference") / "run"
+    groundup.train(prepared, run, overrides=OVERRIDES)
+    return run
+
+
+OVERRIDES = {
+    "model": {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 32, "dropout": 0.1},
+    "batches": {"micro_batch": 9},
+    "optimizer": {"learning_rate": 3e-3},
+    "schedule": {"warmup_steps": 4},
+    "train": {"max_steps": STEPS, "batch_tokens": 1024, "threads": 1, "precision": "fp32", "device": "cpu"},
+    "evaluate": {"every_steps": 10, "tokens": 500, "sample_every_steps": 20, "sample_tokens": 8},
+    "checkpoint": {"every_steps": 9, "keep_last": 3},
+}
+
+PHASES = {
+    "between micro-batches": ("groundup.training.feed", "as_micro_batch", 75),
+    "before the optimizer's step": ("groundup.training.guard", "Guard.admits", 31),
+    "in an evaluation": ("groundup.build", "split_loss", 6),
+    "while a sample is written": ("groundup.build", "sample_text", 2),
+    "while a checkpoint is written": ("groundup.checkpoint.atomic", "sha256", 17),
+    "while a checkpoint is flushed": ("groundup.checkpoint.atomic", "flush", 40),
+    "before old checkpoints are deleted": ("groundup.checkpoint.run", "RunFolder.prune", 3),
+    "while an old checkpoint is deleted": ("groundup.checkpoint.run", "remove_folder", 1),
+    "in the middle of epoch 2": ("groundup.training.guard", "Guard.admits", 50),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", PHASES)
+def test_killed_and_resumed_is_bitwise_the_untouched_run(phase, reference, prepared, tmp_path):
+    run = tmp_path / "run"
+    killed("train", PHASES[phase], run, prepared, OVERRIDES)
+    groundup.resume(run)
+    assert same_state(final(run), final(reference))
+
+
+@pytest.mark.slow
+def test_a_resume_of_a_resume_is_bitwise_too(reference, prepared, tmp_path):
+    run = tmp_path / "run"
+    killed("train", ("groundup.training.guard", "Guard.admits", 14), run, prepared, OVERRIDES)
+    killed("resume", ("groundup.checkpoint.atomic", "flush", 5), run, prepared, OVERRIDES)
+    killed("resume", ("groundup.training.guard", "Guard.admits", 30), run, prepared, OVERRIDES)
+    groundup.resume(run)
+    assert same_state(final(run), final(reference))
+    losses = {r["step"]: r["loss"] for r in read_log(run / "log.jsonl") if r["event"] == "step"}
+    assert losses == {r["step"]: r["loss"] for r in read_log(reference / "log.jsonl") if r["event"] == "step"}
+
+
+def copy_stopped_at(reference: Path, tmp_path: Path, step: int = 54) -> tuple[Path, Path]:
+    """The reference run as it stood at a checkpoint; returns run and checkpoint."""
+    run = tmp_path / "run"
+    shutil.copytree(reference, run, symlinks=True)
+    shutil.rmtree(final(run))
+    return run, RunFolder(run).checkpoints / f"step-{step:08d}"
+
+
+def reseal(checkpoint: Path) -> None:
+    """Make the checksums true again after tampering."""
+    lines = (checkpoint / SUMS).read_text().splitlines()
+    names = [line.partition("  ")[2] for line in lines]
+    (checkpoint / SUMS).write_text("".join(f"{sha256(checkpoint / n)}  {n}\n" for n in names))
+
+
+def drop_moments(checkpoint: Path) -> None:
+    save_file({}, checkpoint / "optimizer/state.safetensors")
+
+
+def drop_one_moment(checkpoint: Path) -> None:
+    tensors = load_file(checkpoint / "optimizer/state.safetensors")
+    tensors["h.0.ln_1.bias|exp_avg"].zero_()
+    save_file(tensors, checkpoint / "optimizer/state.safetensors")
+
+
+def change_progress(**values):
+    def change(checkpoint: Path) -> None:
+        path = checkpoint / "progress.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return change
+
+
+def test_the_tampering_itself_changes_nothing(reference, tmp_path):
+    run, checkpoint = copy_stopped_at(reference, tmp_path)
+    reseal(checkpoint)
+    groundup.resume(run)
+    assert same_state(final(run), final(reference))
+
+
+@pytest.mark.parametrize(
+    "drop",
+    [drop_moments, drop_one_moment, change_progress(cursor=0), change_progress(step=53)],
+    ids=["moments", "one moment", "cursor", "step"],
+)
+def test_a_dropped_piece_of_state_shows(drop, reference, tmp_path):
+    """The negative control: if one piece were not restored, the tests above would fail."""
+    run, checkpoint = copy_stopped_at(reference, tmp_path)
+    drop(checkpoint)
+    reseal(checkpoint)
+    groundup.resume(run)
+    assert not same_state(final(run), final(reference))
+
+
+def test_a_dropout_that_depended_on_the_interruption_would_show(reference, tmp_path, monkeypatch):
+    run, _ = copy_stopped_at(reference, tmp_path)
+    monkeypatch.setattr("groundup.build.reseed", lambda seed, device: None)
+    groundup.resume(run)
+    assert not same_state(final(run), final(reference))
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "delete sums"])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer/state.safetensors", "progress.json", "config.json"])
+def test_a_damaged_checkpoint_is_rejected_by_name_and_the_one_before_it_used(damage, name, reference, tmp_path):
+    run, checkpoint = copy_stopped_at(reference, tmp_path)
+    path = checkpoint / (SUMS if damage == "delete sums" else name)
+    data = path.read_bytes()
+    if damage == "flip":
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    elif damage == "truncate":
+        path.write_bytes(data[: len(data) // 2])
+    else:
+        path.unlink()
+    said = Listener()
+    groundup.resume(run, view=said)
+    assert any("rejected" in line and path.name in line for line in said.lines)
+    assert same_state(final(run), final(reference))
+
+
+class Listener:
+    """A view that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+    def step(self, **values) -> None:
+        pass
+
+    def evaluation(self, **values) -> None:
+        pass
+
+    def sample(self, text: str) -> None:
+        pass
+
+
+def test_no_whole_checkpoint_is_an_error_with_every_reason(reference, tmp_path):
+    run, _ = copy_stopped_at(reference, tmp_path)
+    for folder in RunFolder(run).steps():
+        (folder / SUMS).unlink()
+    with pytest.raises(groundup.CheckpointError, match="no whole checkpoint"):
+        groundup.resume(run)
+
+
+def test_other_data_is_refused(reference, tmp_path):
+    run, _ = copy_stopped_at(reference, tmp_path)
+    (tmp_path / "other.txt").write_text("Some other text entirely.\n" * 200)
+    groundup.prepare([tmp_path / "other.txt"], tmp_path / "other", tokenizer="byte")
+    with pytest.raises(groundup.CheckpointError, match="not the data that this run was trained on"):
+        groundup.resume(run, data=tmp_path / "other")
+
+
+def test_moved_data_is_found_where_it_is_said_to_be(reference, prepared, tmp_path):
+    run, _ = copy_stopped_at(reference, tmp_path)
+    shutil.copytree(prepared, tmp_path / "moved")
+    groundup.resume(run, data=tmp_path / "moved")
+    assert same_state(final(run), final(reference))
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"model": {"n_layer": 3}}, {"optimizer": {"learning_rate": 1.0}}, {"train": {"seed": 1}}]
+)
+def test_what_decides_the_result_cannot_change(overrides, reference, tmp_path):
+    run, _ = copy_stopped_at(reference, tmp_path)
+    with pytest.raises(groundup.ConfigError):
+        groundup.resume(run, overrides=overrides)
+
+
+def test_a_finished_run_is_left_alone_and_a_longer_horizon_goes_on(reference, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(reference, run, symlinks=True)
+    assert groundup.resume(run).step == STEPS
+    assert groundup.resume(run, overrides={"train": {"max_steps": STEPS + 5}}).step == STEPS + 5

@@ -1,0 +1,52 @@
+"""What `import groundup` offers, and what it costs."""
+
+import inspect
+import subprocess
+import sys
+
+import groundup
+
+
+def test_the_public_names_are_these():
+    assert groundup.__all__ == sorted(groundup.__all__)
+    assert {"prepare", "train", "resume", "evaluate", "generate", "load"} <= set(groundup.__all__)
+    for name in groundup.__all__:
+        assert getattr(groundup, name) is not None
+
+
+def test_every_public_function_is_typed_and_documented():
+    for name in ("prepare", "train", "resume", "evaluate", "generate", "load"):
+        function = getattr(groundup, name)
+        assert inspect.getdoc(function), name
+        assert "Raises" in inspect.getdoc(function), f"{name} says what it raises"
+        signature = inspect.signature(function)
+        assert signature.return_annotation is not inspect.Signature.empty
+        assert all(p.annotation is not inspect.Parameter.empty for p in signature.parameters.values()), name
+
+
+def fresh(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_importing_groundup_imports_no_torch_and_configures_no_logging():
+    code = "import groundup, sys, logging; print('torch' in sys.modules, logging.getLogger('groundup').handlers)"
+    assert fresh(code).split() == ["False", "[]"]
+
+
+def test_help_and_mistakes_import_no_torch():
+    code = (
+        "import sys\nfrom groundup.cli import main\n"
+        "for argv in ('--help', 'train --help', 'train --data x --out y --model.n_layer q', 'generate --help'):\n"
+        "    try: main(argv.split())\n    except SystemExit: pass\n"
+        "print('torch' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "False"
+
+
+def test_functions_stay_functions_after_their_packages_were_imported():
+    assert fresh("import groundup.training.loop, groundup; print(callable(groundup.train))").strip() == "True"
+
+
+def test_unknown_names_are_attribute_errors():
+    assert fresh("import groundup\nprint(hasattr(groundup, 'nonsense'))").strip() == "False"

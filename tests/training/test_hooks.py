@@ -1,0 +1,46 @@
+"""When hooks act, and how signals ask for a stop."""
+
+import os
+import signal
+
+import pytest
+
+from groundup.training.hooks import StopSignals, every
+from groundup.training.loop import StepInfo
+
+
+def info(step: int, *, finished: bool = False, stopping: bool = False) -> StepInfo:
+    return StepInfo(step, 0, 0, 0.0, 1.0, 1.0, 0.1, 0.1, 1.0, 0.5, True, finished, stopping)
+
+
+@pytest.mark.parametrize(("n", "due"), [(2, [2, 4, 5]), (0, [5]), (1, [1, 2, 3, 4, 5]), (9, [5])])
+def test_every_n_steps_and_at_the_end(n, due):
+    seen = []
+    hook = every(n, lambda i: seen.append(i.step))
+    for step in range(1, 6):
+        hook(info(step, finished=step == 5))
+    assert seen == due
+
+
+def test_on_a_requested_stop_only_what_must_happen():
+    seen = []
+    every(1, lambda i: seen.append("evaluate"))(info(3, stopping=True))
+    every(0, lambda i: seen.append("save"), when_stopping=True)(info(3, stopping=True))
+    assert seen == ["save"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_asks_for_a_stop_and_the_handlers_come_back(number):
+    before = signal.getsignal(number)
+    with StopSignals() as stop:
+        assert not stop()
+        os.kill(os.getpid(), number)
+        assert stop()
+        assert stop.received == number
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_ctrl_c_interrupts_at_once():
+    with StopSignals(), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)

@@ -1,0 +1,165 @@
+"""Laws of the loop, on models small enough to check by hand."""
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from groundup.config import ModelConfig, OptimizerConfig, ScheduleConfig
+from groundup.data.batches import Batches
+from groundup.errors import TrainingError
+from groundup.model.gpt import GPT, NextTokenLoss
+from groundup.optim.rules import build_adamw
+from groundup.optim.schedule import build_schedule
+from groundup.training.feed import Feed
+from groundup.training.guard import Guard
+from groundup.training.horizon import Clock, Steps
+from groundup.training.loop import Progress, fit
+
+
+class Text:
+    def __init__(self, n: int = 2000) -> None:
+        self.ids = (np.arange(n) // 3 + np.random.default_rng(0).integers(0, 2, n)) % 20  # half noise, half pattern
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def read(self, start: int, n: int) -> np.ndarray:
+        return self.ids[start : start + n].astype(np.int64)
+
+
+def train(
+    steps=5,
+    *,
+    micro=8,
+    dropout=0.0,
+    horizon=None,
+    stop=lambda: False,
+    hooks=(),
+    clip=1.0,
+    prepare=lambda model: None,
+    optimizer=lambda model: build_adamw(model.named_parameters(), OptimizerConfig(learning_rate=0.01)),
+):
+    model = GPT(ModelConfig(n_layer=2, n_head=2, n_embd=16, block_size=8, vocab_size=20, dropout=dropout))
+    model.init_weights(torch.Generator().manual_seed(0))
+    prepare(model)
+    progress, infos = Progress(), []
+    fit(
+        NextTokenLoss(model),
+        optimizer(model),
+        Feed(Batches(Text(), 8, seed=1), rows=8, micro_rows=micro, device=torch.device("cpu")),
+        build_schedule(ScheduleConfig(warmup_steps=2), 0.01, steps),
+        horizon or Steps(steps),
+        progress,
+        clip=clip,
+        autocast=nullcontext,
+        reseed=lambda step: torch.default_generator.manual_seed(step),
+        guard=Guard(limit=3),
+        stop=stop,
+        hooks=[infos.append, *hooks],
+    )
+    return model, infos, progress
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("micro", [1, 3, 4])
+def test_accumulation_equals_the_full_batch_ragged_last_piece_included(micro):
+    whole, infos, _ = train(micro=8)
+    pieces, other, _ = train(micro=micro)
+    assert [i.loss for i in other] == pytest.approx([i.loss for i in infos], abs=1e-5)
+    torch.testing.assert_close(weights(pieces), weights(whole), atol=1e-5, rtol=1e-4)
+
+
+def test_the_loss_falls_and_the_books_are_kept():
+    _, infos, progress = train(steps=60)
+    assert infos[-1].loss < 0.8 * infos[0].loss
+    assert (progress.step, progress.tokens, progress.cursor) == (60, 60 * 64, 60 * 8)
+    assert [i.step for i in infos] == list(range(1, 61))
+    assert [i.finished for i in infos] == [False] * 59 + [True]
+    assert infos[0].loss == pytest.approx(np.log(20), abs=0.1)
+
+
+def test_clipping_bounds_the_step_and_the_log_shows_the_norm_before():
+    class Recorded(torch.optim.SGD):
+        norms = ()
+
+        def step(self):
+            grads = [p.grad.norm() for group in self.param_groups for p in group["params"]]
+            Recorded.norms = (*Recorded.norms, torch.stack(grads).norm().item())
+
+    _, infos, _ = train(steps=2, clip=0.01, optimizer=lambda model: Recorded(model.parameters()))
+    assert Recorded.norms == pytest.approx([0.01, 0.01], rel=1e-3)
+    assert infos[0].grad_norm > 0.1
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_nothing_non_finite_reaches_the_weights(poison):
+    before = {}
+
+    def prepare(model):
+        before["w"] = weights(model)
+
+    def poisoned(model):
+        prepare(model)
+        model.h[0].mlp.c_fc.weight.register_hook(lambda grad: grad * poison)
+
+    with pytest.raises(TrainingError, match="3 steps in a row"):
+        train(prepare=poisoned, hooks=[lambda info: before.setdefault("applied", []).append(info.applied)])
+    assert before["applied"] == [False, False]
+
+
+def test_a_single_bad_step_is_skipped_and_training_goes_on():
+    calls = iter([False, True, False, False, False])
+
+    def once(model):
+        model.h[0].mlp.c_fc.weight.register_hook(lambda grad: grad * float("nan") if next(calls) else grad)
+
+    model, infos, _ = train(prepare=once)
+    assert [i.applied for i in infos] == [True, False, True, True, True]
+    assert weights(model).isfinite().all()
+
+
+def test_hooks_cannot_disturb_training():
+    def meddle(info):
+        torch.manual_seed(99)
+        torch.randn(1000)
+
+    def switch_to_eval(info):
+        meddle.model.eval()
+
+    plain, infos, _ = train(dropout=0.2)
+    disturbed, other, _ = train(
+        dropout=0.2, hooks=[meddle, switch_to_eval], prepare=lambda m: setattr(meddle, "model", m)
+    )
+    assert [i.loss for i in infos] == [i.loss for i in other]
+    assert torch.equal(weights(plain), weights(disturbed))
+
+
+def test_a_stop_during_a_hook_still_gets_a_step_whose_hooks_know():
+    asked = []
+    _, infos, _ = train(
+        steps=50, stop=lambda: bool(asked), hooks=[lambda info: asked.append(1) if info.step == 3 else None]
+    )
+    assert [i.stopping for i in infos] == [False, False, False, True]
+
+
+def test_the_clock_ends_the_run_and_the_last_step_is_told_so():
+    _, infos, progress = train(steps=None, horizon=Clock(0.3))
+    assert infos[-1].finished
+    assert not any(i.finished for i in infos[:-1])
+    assert 0.1 < progress.elapsed < 1.0
+    assert infos[-1].fraction > 0.8
+
+
+def test_time_spent_in_hooks_counts_against_the_clock_and_the_end_is_still_announced():
+    import time
+
+    _, infos, _ = train(
+        steps=None, horizon=Clock(0.2), hooks=[lambda info: time.sleep(0.3) if info.step == 1 else None]
+    )
+    assert [i.finished for i in infos] == [False, True]
