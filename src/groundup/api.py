@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import torch
 
+from groundup import presets
 from groundup.build import Data, Result, Training, settle
 from groundup.checkpoint import state
 from groundup.checkpoint.atomic import verify
@@ -34,7 +35,6 @@ from groundup.generation.engine import TextStream, stream
 from groundup.generation.sampling import Sampler
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.preparation.prepare import prepare_tokens
-from groundup.presets import DEFAULT, preset
 from groundup.report.lines import Lines
 from groundup.report.view import View
 from groundup.text.tokenizer import Tokenizer
@@ -77,13 +77,13 @@ def prepare(
 def configure(
     data: Place,
     *,
-    preset_name: str = DEFAULT,
+    preset: str = presets.DEFAULT,
     files: Sequence[Place] = (),
     overrides: Mapping[str, Any] | None = None,
     origin: str = "overrides",
 ) -> Config:
     """Preset, then YAML files, then overrides: one config. Raises ConfigError."""
-    layers = [preset(preset_name), *(Overrides(str(path), read_yaml(Path(path))) for path in files)]
+    layers = [presets.preset(preset), *(Overrides(str(path), read_yaml(Path(path))) for path in files)]
     return decode([*layers, Overrides(origin, {**(overrides or {}), "data": str(data)})])
 
 
@@ -91,7 +91,7 @@ def train(
     data: Place,
     out: Place,
     *,
-    preset_name: str = DEFAULT,
+    preset: str = presets.DEFAULT,
     files: Sequence[Place] = (),
     overrides: Mapping[str, Any] | None = None,
     view: View | None = None,
@@ -101,9 +101,7 @@ def train(
     `overrides` holds sections, such as `{"model": {"n_layer": 2}, "train": {"budget": "10m"}}`. Without a `view`, lines
     go to the logger `groundup`. SIGINT and SIGTERM end in a checkpoint. Raises ConfigError, DataError, UsageError.
     """
-    return begin(
-        configure(data, preset_name=preset_name, files=files, overrides=overrides), Path(out), view or _logged()
-    )
+    return begin(configure(data, preset=preset, files=files, overrides=overrides), Path(out), view or _logged())
 
 
 def begin(config: Config, out: Path, view: View) -> Result:

@@ -47,10 +47,9 @@ def test_very_long_white_space_is_no_obstacle(space):
 @given(before=st.integers(0, 12), after=st.sampled_from(["", "b", "!", "1"]), space=st.sampled_from(" \n\t\u2003"))
 def test_cutting_long_white_space_changes_no_id(before, after, space):
     text = "a" + space * before + after
-    uncut = gpt2._encoding().encode_ordinary(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpt2, "_LONG_SPACE", gpt2.re.compile(gpt2._LONG_SPACE.pattern.replace("100000", "3")))
-        assert TOKENIZER.encode(text).tolist() == uncut
+        assert np.array_equal(TOKENIZER._encode_apart(text), TOKENIZER.encode(text))
 
 
 def test_a_damaged_package_is_noticed(tmp_path, monkeypatch):

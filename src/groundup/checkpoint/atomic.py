@@ -47,12 +47,14 @@ def verify(folder: Path) -> None:
         raise CheckpointError(
             f"{folder}: no readable {SUMS}, so this is no whole checkpoint; use another one"
         ) from error
-    for line in lines:
-        digest, _, name = line.partition("  ")
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{path}: missing from the checkpoint; use another one")
-        if sha256(path) != digest:
+    listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    present = {path.relative_to(folder).as_posix(): path for path in _files(folder) if path != sums}
+    for name in sorted(present.keys() - listed.keys()):
+        raise CheckpointError(f"{sums}: cut short (it does not list {name}); use another checkpoint")
+    for name in sorted(listed.keys() - present.keys()):
+        raise CheckpointError(f"{folder}: {name} is missing from the checkpoint; use another one")
+    for name, path in present.items():
+        if sha256(path) != listed[name]:
             raise CheckpointError(f"{path}: damaged (its checksum differs from {SUMS}); use another checkpoint")
 
 

@@ -78,8 +78,8 @@ def read_jsonl(path: Path, column: str, errors: Errors) -> Iterator[tuple[int, s
     offset = 0
     with opened(path) as file:
         for number, line in enumerate(file, start=1):
-            record = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            text = _field(record, column, errors, f"{path}:{number}") if record.strip() else ""
+            record = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).rstrip()
+            text = _field(record, column, errors, f"{path}:{number}") if record else ""
             if text:
                 yield offset, text
             offset += len(line)

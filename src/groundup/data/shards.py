@@ -10,7 +10,7 @@ The same for `val`. Nothing in a folder depends on when, where or by whom it was
 import hashlib
 import json
 import os
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeAlias
@@ -229,13 +229,16 @@ def documents_at(folder: Path, name: SplitName, start: int, n: int) -> list[Docu
     """The documents that the `n` tokens from `start` on belong to. Raises DataError when a file is missing or cut."""
     manifest = Manifest.load(folder)
     records = _map(_documents_file(folder, name), DOCUMENT, manifest.splits[name].documents)
-    first = max(bisect_right(records, start, key=lambda record: int(record["start"])) - 1, 0)
-    places = []
-    for record in records[first:]:
-        if record["start"] >= start + n:
-            break
-        places.append(DocumentPlace(manifest.sources[record["source"]], int(record["offset"]), int(record["start"])))
-    return places
+    first = max(bisect_right(records, start, key=_start) - 1, 0)
+    stop = bisect_left(records, start + n, key=_start)
+    return [
+        DocumentPlace(manifest.sources[record["source"]], int(record["offset"]), _start(record))
+        for record in records[first:stop]
+    ]
+
+
+def _start(record: np.void) -> int:
+    return int(record["start"])
 
 
 def _documents_file(folder: Path, name: SplitName) -> Path:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from groundup.checkpoint.atomic import flush
@@ -21,6 +21,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         partial = target.with_name(f".{target.name}.partial")
         if partial.exists():  # a former attempt was killed
             shutil.rmtree(partial)
+        missing = [parent for parent in target.parents if not parent.exists()]
         partial.mkdir(parents=True)
         try:
             yield partial
@@ -29,6 +30,9 @@ def new_folder(out: Path) -> Iterator[Path]:
             partial.rename(target)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
+            with suppress(OSError):  # someone else put something there meanwhile
+                for parent in missing:
+                    parent.rmdir()
             raise
         flush(target.parent)
     except OSError as error:

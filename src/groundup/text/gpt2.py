@@ -24,10 +24,10 @@ MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 
 # The one place where the pattern does backtrack is a run of white space, and the regex engine gives up somewhere
-# below a million characters of it. GPT-2 makes all but the last character of a run a piece of its own, so cutting
-# there beforehand changes no id.
+# below a million characters of it. All but the last character of a run before a word are a piece of their own, so
+# cutting there beforehand changes no id.
 _SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # what the pattern calls \s
-_LONG_SPACE = re.compile(f"([{_SPACE}]{{100000,}})(?=[{_SPACE}])")
+_LONG_SPACE = re.compile(f"(?<![{_SPACE}])([{_SPACE}]{{100000,}})(?=[{_SPACE}][^{_SPACE}])")
 
 
 class GPT2Tokenizer(PieceTokenizer):
@@ -43,10 +43,15 @@ class GPT2Tokenizer(PieceTokenizer):
     def encode(self, text: str) -> Ids:
         """GPT-2's ids of `text`."""
         try:
-            parts = [self._encoding.encode_to_numpy(part, disallowed_special=()) for part in _LONG_SPACE.split(text)]
+            return self._encoding.encode_to_numpy(text, disallowed_special=())
         except UnicodeEncodeError as error:
             refuse_surrogate(error)
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        except ValueError:  # the regex engine gave up
+            return self._encode_apart(text)
+
+    def _encode_apart(self, text: str) -> Ids:
+        parts = _LONG_SPACE.split(text)
+        return np.concatenate([self._encoding.encode_to_numpy(part, disallowed_special=()) for part in parts])
 
     def definition(self) -> Mapping[str, str]:
         """Which merges: their file's checksum."""

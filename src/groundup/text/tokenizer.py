@@ -88,8 +88,9 @@ def choose_tokenizer(spec: str) -> Tokenizer | Learner:
             return Learner(CharTokenizer.learn, needs_all_text=True)
         case ["bpe", size]:
             return Learner(partial(BPETokenizer.learn, n_vocab=_bpe_size(size)), needs_all_text=False)
-    near = get_close_matches(spec.lower(), CHOICES, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}? " if near else ""
+    kinds = {choice.partition(":")[0]: choice for choice in CHOICES}
+    near = get_close_matches(spec.lower(), kinds, n=1)
+    hint = f"did you mean {kinds[near[0]]}? " if near else ""
     raise TokenizerError(f"unknown tokenizer {spec!r}; {hint}choose one of {', '.join(CHOICES)}")
 
 

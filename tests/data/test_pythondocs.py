@@ -1,0 +1,62 @@
+"""The built-in corpus."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from groundup.data import pythondocs
+from groundup.errors import DataError
+
+PRINT_DIGEST = """
+import hashlib
+from groundup.data.pythondocs import python_docs
+print(hashlib.sha256("".join(python_docs()).encode()).hexdigest())
+"""
+
+
+def test_it_is_a_corpus_of_some_megabytes_without_repetitions():
+    texts = pythondocs.python_docs()
+    assert 1_500_000 < sum(len(text.encode()) for text in texts) < 4_000_000
+    assert len(set(texts)) == len(texts) > 5_000
+    assert all(text.strip() for text in texts)
+
+
+def test_it_holds_topics_and_docstrings_from_python_and_from_c():
+    together = "\n".join(pythondocs.python_docs())
+    for words in (
+        'The "with" statement',  # a topic of help()
+        "Serialize ``obj`` to a JSON formatted ``str``",  # json.dumps, in Python
+        "Return the natural logarithm of 1+x",  # math.log1p, in C
+    ):
+        assert words in together
+
+
+@pytest.mark.slow
+def test_it_is_the_same_in_every_process():
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", PRINT_DIGEST],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in "12"
+    }
+    assert len(digests) == 1
+
+
+def test_a_python_without_sources_and_topics_still_has_its_c_modules(tmp_path, monkeypatch):
+    monkeypatch.setattr(pythondocs.sysconfig, "get_path", lambda _: str(tmp_path / "missing"))
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    assert len(pythondocs.python_docs.__wrapped__()) > 500
+
+
+def test_a_python_without_any_documentation_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(pythondocs.sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    monkeypatch.setattr(pythondocs.inspect, "getdoc", lambda _: None)  # as under `python -OO`
+    with pytest.raises(DataError, match="python-docs: this Python has no documentation"):
+        pythondocs.python_docs.__wrapped__()

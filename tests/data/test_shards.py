@@ -1,0 +1,167 @@
+"""Tokens on disk: what is written is what is read, and damage is noticed."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groundup.data.shards import (
+    Manifest,
+    ShardWriter,
+    SplitRule,
+    TokenizerInfo,
+    Tokens,
+    documents_at,
+    dtype_for,
+)
+from groundup.errors import DataError
+
+
+def write(folder, train, val=(), *, shard_tokens=4, n_vocab=257):
+    """A folder whose documents are the given lists of ids; each is written in two pieces."""
+    folder.mkdir(parents=True, exist_ok=True)
+    dtype, splits = dtype_for(n_vocab), {}
+    for name, documents in {"train": train, "val": val}.items():
+        with ShardWriter(folder, name, dtype, shard_tokens) as writer:
+            for i, ids in enumerate(documents):
+                writer.begin_document(source=i % 2, offset=100 * i)
+                writer.write(np.array(ids[:1], np.uint32), 1)
+                writer.write(np.array(ids[1:], np.uint32), len(ids) - 1)
+            splits[name] = writer.finish()
+    info = TokenizerInfo(name="byte", n_vocab=n_vocab, fingerprint="0" * 64)
+    rule = SplitRule(rule="documents by hash", val_fraction=0.1)
+    manifest = Manifest(dtype=dtype, tokenizer=info, splits=splits, split=rule, sources=("even.txt", "odd.txt"))
+    manifest.save(folder)
+    return manifest
+
+
+documents = st.lists(st.lists(st.integers(0, 256), min_size=1, max_size=12), max_size=6)
+
+
+@given(documents=documents, shard_tokens=st.integers(1, 9), data=st.data())
+def test_any_range_reads_as_if_there_were_one_file(tmp_path_factory, documents, shard_tokens, data):
+    folder = tmp_path_factory.mktemp("shards")
+    write(folder, documents, shard_tokens=shard_tokens)
+    ids = [id_ for document in documents for id_ in document]
+    tokens = Tokens.open(folder, "train")
+    start = data.draw(st.integers(0, len(ids)))
+    n = data.draw(st.integers(0, len(ids) - start))
+    read = tokens.read(start, n)
+    assert len(tokens) == len(ids)
+    assert read.dtype == np.int64
+    assert read.tolist() == ids[start : start + n]
+
+
+@given(documents=documents.filter(len), data=st.data())
+def test_documents_at_finds_what_a_scan_finds(tmp_path_factory, documents, data):
+    folder = tmp_path_factory.mktemp("shards")
+    write(folder, documents)
+    owner = [i for i, document in enumerate(documents) for _ in document]
+    start = data.draw(st.integers(0, len(owner) - 1))
+    n = data.draw(st.integers(1, len(owner) - start))
+    firsts = [owner.index(i) for i in sorted(set(owner[start : start + n]))]
+    found = documents_at(folder, "train", start, n)
+    assert [place.start for place in found] == firsts
+    assert all(
+        place.source == ("even.txt", "odd.txt")[owner[place.start] % 2] and place.offset == 100 * owner[place.start]
+        for place in found
+    )
+
+
+@pytest.mark.parametrize(("start", "n"), [(-1, 1), (0, 7), (7, 0), (0, -1)])
+def test_reading_beyond_the_ends_is_an_error(tmp_path, start, n):
+    write(tmp_path, [[1, 2, 3], [4, 5, 6]])
+    with pytest.raises(IndexError):
+        Tokens.open(tmp_path, "train").read(start, n)
+
+
+@pytest.mark.parametrize(("n_vocab", "dtype"), [(1 << 16, "<u2"), ((1 << 16) + 1, "<u4")])
+def test_shards_are_bare_little_endian_ids(tmp_path, n_vocab, dtype):
+    manifest = write(tmp_path, [[n_vocab - 1, 1, 2], [3, 4, 5]], n_vocab=n_vocab)
+    parts = [np.fromfile(tmp_path / name, dtype).tolist() for name in ("train-00000.bin", "train-00001.bin")]
+    assert parts == [[n_vocab - 1, 1, 2, 3], [4, 5]]
+    assert [shard.tokens for shard in manifest.splits["train"].shards] == [4, 2]
+
+
+def test_checksums_are_those_of_the_files(tmp_path):
+    for shard in write(tmp_path, [[1, 2, 3, 4, 5]]).splits["train"].shards:
+        assert shard.sha256 == hashlib.sha256((tmp_path / shard.file).read_bytes()).hexdigest()
+
+
+def test_the_manifest_counts_what_was_written(tmp_path):
+    manifest = write(tmp_path, [[1, 2, 3], [4, 5]], val=[[6]])
+    train, val = manifest.splits["train"], manifest.splits["val"]
+    assert (train.tokens, train.bytes, train.documents) == (5, 5, 2)
+    assert (val.tokens, val.bytes, val.documents) == (1, 1, 1)
+
+
+def test_an_empty_split_is_empty(tmp_path):
+    write(tmp_path, [[1]])
+    assert len(Tokens.open(tmp_path, "val")) == 0
+    assert documents_at(tmp_path, "val", 0, 0) == []
+
+
+def test_a_manifest_comes_back_the_same(tmp_path):
+    manifest = write(tmp_path, [[1, 2, 3]])
+    assert Manifest.load(tmp_path) == manifest
+    assert Manifest.load(tmp_path).fingerprint == manifest.fingerprint
+
+
+def test_one_other_token_is_another_fingerprint(tmp_path):
+    assert write(tmp_path / "a", [[1, 2, 3]]).fingerprint != write(tmp_path / "b", [[1, 2, 4]]).fingerprint
+
+
+def test_a_folder_without_manifest_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"no manifest\.json here; make such a folder with groundup prepare"):
+        Manifest.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"format": 2}, "format 2, while this groundup reads format 1; update it"),
+        ({"dtype": "int8"}, r"not a manifest of groundup \(dtype: "),
+        ({"splits": {}}, r"not a manifest of groundup \(splits: "),
+        ({"colour": "blue"}, r"not a manifest of groundup \(colour: "),
+        ({"sources": None}, r"not a manifest of groundup \(sources: "),
+    ],
+)
+def test_a_manifest_that_is_not_ours_is_refused(tmp_path, changes, said):
+    write(tmp_path, [[1, 2, 3]])
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(DataError, match=said):
+        Manifest.load(tmp_path)
+
+
+def test_a_manifest_that_was_cut_short_is_refused(tmp_path):
+    write(tmp_path, [[1, 2, 3]])
+    path = tmp_path / "manifest.json"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(DataError, match="not a manifest of groundup"):
+        Manifest.load(tmp_path)
+
+
+def test_a_shard_that_was_cut_short_is_refused(tmp_path):
+    write(tmp_path, [[1, 2, 3, 4, 5]])
+    path = tmp_path / "train-00001.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"train-00001\.bin: 1 bytes, but the manifest says 2"):
+        Tokens.open(tmp_path, "train")
+
+
+def test_a_missing_shard_is_refused(tmp_path):
+    write(tmp_path, [[1, 2, 3, 4, 5]])
+    (tmp_path / "train-00000.bin").unlink()
+    with pytest.raises(DataError, match=r"train-00000\.bin: cannot be read \(No such file or directory\)"):
+        Tokens.open(tmp_path, "train")
+
+
+def test_a_missing_index_of_documents_is_refused(tmp_path):
+    write(tmp_path, [[1, 2, 3, 4, 5]])
+    (tmp_path / "documents-train.bin").unlink()
+    with pytest.raises(DataError, match=r"documents-train\.bin: cannot be read"):
+        documents_at(tmp_path, "train", 0, 1)
