@@ -63,6 +63,13 @@ def test_a_pipe_can_be_read_twice(tmp_path):
     writer.join()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are Unicode here")
+def test_a_name_that_is_not_unicode_becomes_text(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.txt")
+    path.write_text("text")
+    assert read(path) == [("caf?.txt", 0, "text")]
+
+
 def test_several_sources_keep_their_order(tmp_path):
     for name in "ba":
         (tmp_path / f"{name}.txt").write_text(name)
@@ -79,6 +86,7 @@ def test_the_built_in_corpus_comes_by_name():
     ("name", "contents", "said"),
     [
         ("inptu.txt", None, r"there is no such file or folder; did you mean input\.txt\?"),
+        ("x" * 300, None, r"cannot be read \(File name too long\); check the path"),
         ("zzz/q", None, "there is no such file or folder; check the path"),
         ("empty.txt", b"", r"empty\.txt: there is no text in it"),
         ("mark.txt", b"\xef\xbb\xbf", "there is no text in it"),

@@ -93,7 +93,8 @@ def open_sources(
         raise DataError("there is nothing to read: name a file, a folder, - for standard input, or python-docs")
 
     def files(paths: Iterable[tuple[str, Path]]) -> Callable[[], Iterator[Document]]:
-        listed = tuple(paths)
+        # On disk a name may be any bytes; in a manifest it must be text.
+        listed = [(name.encode(errors="replace").decode(), path) for name, path in paths]
         return lambda: (doc for name, path in listed for doc in _documents(name, path, column, errors, chunk_bytes))
 
     def source(given: str | Path, spool: Path) -> _Source:
@@ -102,9 +103,13 @@ def open_sources(
         if given == STANDARD_INPUT:
             return _Source("standard input", files([("standard input", _spooled(sys.stdin.buffer, spool))]))
         path = Path(given)
-        if path.is_fifo():  # as the shell's <(…) makes them
-            return _Source(str(path), files([(path.name, _spooled(path.open("rb"), spool))]))
-        return _Source(str(path), files(_folder(path) if path.is_dir() else [(path.name, _file(path))]))
+        try:
+            if path.is_fifo():  # as the shell's <(…) makes them
+                with path.open("rb") as pipe:
+                    return _Source(str(path), files([(path.name, _spooled(pipe, spool))]))
+            return _Source(str(path), files(_folder(path) if path.is_dir() else [(path.name, _file(path))]))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
 
     with TemporaryDirectory(prefix="groundup-") as temporary:
         yield Corpus([source(given, Path(temporary) / f"input-{i}.txt") for i, given in enumerate(sources)])
@@ -131,7 +136,7 @@ def _in_memory(source: str, offset: int, text: str) -> Document:
 
 def _spooled(stream: BinaryIO, spool: Path) -> Path:
     """Copy to disk what can be read only once."""
-    with stream, spool.open("wb") as file:
+    with spool.open("wb") as file:
         shutil.copyfileobj(stream, file)
     return spool
 
