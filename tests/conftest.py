@@ -2,6 +2,7 @@
 
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,14 +21,19 @@ def shared_data() -> Path:
 TEXT = "the a small model reads words and learns what comes next after some time it writes lines of its own"
 
 
-def sentences(n: int, seed: int = 0) -> str:
-    """About 30·n bytes of text with something to learn in it."""
-    rng = random.Random(seed)
-    return "".join(" ".join(rng.choices(TEXT.split(), k=6)).capitalize() + ".\n" for _ in range(n))
+@pytest.fixture(scope="session")
+def sentences() -> Callable[..., str]:
+    """Makes about 30·n bytes of text with something to learn in it."""
+
+    def make(n: int, seed: int = 0) -> str:
+        rng = random.Random(seed)
+        return "".join(" ".join(rng.choices(TEXT.split(), k=6)).capitalize() + ".\n" for _ in range(n))
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory) -> Path:
+def prepared(tmp_path_factory, sentences) -> Path:
     """A folder of byte tokens: some 27,000 to train on, 3,000 held out."""
     import groundup
 

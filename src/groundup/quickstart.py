@@ -22,6 +22,7 @@ from groundup.report.view import View
 from groundup.text.tokenizer import Tokenizer
 
 VAL_BYTES = 500_000  # as much validation text as is worth scoring several times in a few minutes
+LEAST_BYTES = 300
 BPE_FROM = 400_000  # bytes of text from which learning a vocabulary pays
 BPE_SIZE = 2048
 SAMPLES, SAMPLE_TOKENS = 3, 120
@@ -91,6 +92,10 @@ def quickstart(
 ) -> Report:
     """Prepare `sources` (default: Python's documentation), train for `minutes`, measure, sample. All into `out`."""
     size = text_size(sources)
+    if size is not None and size < LEAST_BYTES:
+        raise DataError(
+            f"{', '.join(sources)}: {size} bytes are too little to learn from; give at least a few kilobytes"
+        )
     guess, reason = choose_tokenizer_name(size if size is not None else BPE_FROM)
     chosen = tokenizer or guess
     say(
@@ -109,8 +114,6 @@ def quickstart(
             progress=progress,
         )
     train, val = manifest.splits["train"], manifest.splits["val"]
-    if val.tokens < 2:
-        raise DataError(f"{', '.join(sources)}: too little text to hold any of it out; give at least a few kilobytes")
     say(f"         {train.bytes:,} bytes to train on = {train.tokens:,} tokens; {val.bytes:,} bytes held out")
     config = recipe(minutes, fitting_block_size(train.tokens), out / "data")
     with watching(f"groundup quickstart: {', '.join(sources)}", config) as view:

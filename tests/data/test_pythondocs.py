@@ -23,6 +23,13 @@ def test_it_is_a_corpus_of_some_megabytes_without_repetitions():
     assert all(text.strip() for text in texts)
 
 
+def test_a_paragraph_that_stood_before_is_left_out_and_a_short_one_is_not():
+    long, other = "A paragraph of more than sixty characters, which several topics quote.", "Another one. " * 6
+    texts = [f"{long}\n\nArguments:\n\nfirst", long, f"{long}\n \n{other}\n\nArguments:"]
+    kept = [f"{long}\n\nArguments:\n\nfirst", f"{other}\n\nArguments:"]
+    assert list(pythondocs._without_repeats(texts)) == kept
+
+
 def test_it_holds_topics_and_docstrings_from_python_and_from_c():
     together = "\n".join(pythondocs.python_docs())
     for words in (

@@ -8,10 +8,11 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 import sysconfig
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
@@ -28,20 +29,37 @@ SKIPPED_FOLDERS = {
 # C modules whose import does something: `_tkinter` wants a display, `readline` writes to the terminal.
 SKIPPED_MODULES = {"_tkinter", "readline"}
 
+BLANK_LINES = re.compile(r"\n\s*\n")
+REPEATABLE = 60  # characters; shorter paragraphs, such as "Arguments:", may come as often as they like
+
 
 @cache
 def python_docs() -> tuple[str, ...]:
-    """The texts, one a topic or docstring, each once, in an order that depends on nothing but the Python.
+    """The texts, one a topic or docstring, in an order that depends on nothing but the Python.
+
+    What stands in several of them, whole or a paragraph of it, is kept once: the topics of `help()` quote one another at
+    length, and a text that repeats itself across the split would make memory look like understanding.
 
     Raises DataError where a stripped-down Python brings none.
     """
     library = Path(sysconfig.get_path("stdlib"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated modules and old escapes are not this program's business
-        texts = dict.fromkeys([*_topics(), *_parsed_docstrings(library), *_c_docstrings()])  # a set that keeps order
+        found = [*_topics(), *_parsed_docstrings(library), *_c_docstrings()]
+        texts = tuple(dict.fromkeys(_without_repeats(found)))  # a set that keeps order
     if not texts:
         raise DataError(f"python-docs: this Python has no documentation in {library}; give a text of your own")
-    return tuple(texts)
+    return texts
+
+
+def _without_repeats(texts: Iterable[str]) -> Iterator[str]:
+    """The texts without the paragraphs that an earlier one had."""
+    seen: set[str] = set()
+    for text in texts:
+        paragraphs = BLANK_LINES.split(text)
+        kept = [p for p in paragraphs if len(p) < REPEATABLE or p.strip() not in seen]
+        seen.update(p.strip() for p in paragraphs)
+        yield from _clean("\n\n".join(kept))
 
 
 def _topics() -> Iterator[str]:
