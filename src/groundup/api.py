@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 
 from groundup import presets
-from groundup.build import Data, Result, Training, settle
+from groundup.build import Data, Result, Training, prompt_ids, settle
 from groundup.checkpoint import state
 from groundup.checkpoint.atomic import verify
 from groundup.checkpoint.run import RunFolder, resolve
@@ -255,7 +255,7 @@ def generate_stream(
     texts = [TextStream(tokenizer.decode_bytes) for _ in range(num_samples)]
     rows = stream(
         loaded.model,
-        [int(i) for i in tokenizer.encode(prompt)] or [tokenizer.end_of_text],  # without a prompt: a new document
+        prompt_ids(tokenizer, prompt),
         sampler,
         device=loaded.device,
         rows=num_samples,

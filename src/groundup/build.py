@@ -112,6 +112,7 @@ class Training:
         self.horizon: Steps | Clock = build_horizon(config, self.windows.windows)
         self.progress = Progress()
         self.autocast = autocast("bf16" if config.train.precision == "bf16" else "fp32", self.device)
+        self.prompt = prompt_ids(data.tokenizer, config.evaluate.prompt)
         self.losses = Losses()
         self.saved: Path | None = None
         self.resumed_from: Path | None = None
@@ -125,9 +126,8 @@ class Training:
         else:
             steps, epochs = self.horizon.total, self.horizon.total * c.rows / self.windows.windows
             total = steps * c.train.batch_tokens
-            length = (
-                f"{steps:,} steps = {human_count(total)} tokens = {epochs:.2f} epochs, {total / count:.1f} a parameter"
-            )
+            tokens = f"{human_count(total)} tokens, {total / count:.1f} for each parameter"
+            length = f"{steps:,} steps = {epochs:.2f} epochs = {tokens}"
         pieces = f" in {micro} micro-batches" if micro > 1 else ""
         shape = f"{m.n_layer} layers, {m.n_head} heads, {m.n_embd} wide, context {m.block_size}, vocabulary {m.vocab:,}"
         work = f"{flops_per_token(m) * c.train.batch_tokens / 1e9:,.0f} GFLOP"
@@ -245,33 +245,34 @@ class Training:
             )
 
     def _sample(self, info: StepInfo) -> None:
-        wanted = self.config.evaluate
-        if not wanted.sample_tokens:
+        n, tokenizer = self.config.evaluate.sample_tokens, self.data.tokenizer
+        if not n:
             return
-        text = sample_text(self.gpt, self.data.tokenizer, wanted.prompt, wanted.sample_tokens, self.device)
-        self.log.write("sample", step=info.step, text=text)
-        self.view.sample(text)
+        text = TextStream(tokenizer.decode_bytes)
+        choose = Sampler(t=0.8, k=200, seed=0)  # the same draws each time, so that samples can be compared
+        rows = stream(
+            self.gpt, self.prompt, choose, device=self.device, max_tokens=n, end_of_text=tokenizer.end_of_text
+        )
+        written = self.config.evaluate.prompt + "".join(text.feed(row[0]) for row in rows if row[0] is not None)
+        self.log.write("sample", step=info.step, text=written)
+        self.view.sample(written)
 
     def _save(self, info: StepInfo) -> None:
         folder = self.folder.checkpoints / f"step-{info.step:08d}"
-        state.save(
-            folder,
-            config=self.config,
-            tokenizer=self.data.tokenizer,
-            progress={**asdict(self.progress), "data": self.data.manifest.fingerprint},
-            model=self.gpt,
-            optimizer=self.optimizer,
-        )
+        progress = {**asdict(self.progress), "data": self.data.manifest.fingerprint}
+        try:
+            state.save(folder, self.config, self.data.tokenizer, progress, self.gpt, self.optimizer)
+        except OSError as error:
+            before = self.saved or "there is none yet"
+            raise CheckpointError(
+                f"{folder}: cannot be written ({error.strerror}); last whole checkpoint: {before}"
+            ) from error
         self.log.write("save", step=info.step, checkpoint=folder.name)
         self.folder.point_latest(folder)
         self.folder.prune(self.config.checkpoint.keep_last)
         self.saved = folder
 
 
-def sample_text(gpt: GPT, tokenizer: Tokenizer, prompt: str, n: int, device: torch.device) -> str:
-    """A short continuation at temperature 0.8, the same each time for the same weights."""
-    ids = [int(i) for i in tokenizer.encode(prompt)] or [tokenizer.end_of_text]
-    text = TextStream(tokenizer.decode_bytes)
-    choose = Sampler(t=0.8, k=200, seed=0)
-    rows = stream(gpt, ids, choose, device=device, max_tokens=n, end_of_text=tokenizer.end_of_text)
-    return prompt + "".join(text.feed(row[0]) for row in rows if row[0] is not None)
+def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The ids to continue; without a prompt, those that begin a document. TokenizerError where it cannot be said."""
+    return tokenizer.encode(prompt).tolist() or [tokenizer.end_of_text]

@@ -297,3 +297,34 @@ def test_a_vocabulary_that_contradicts_the_data_is_refused(groundup, prepared):
     done = groundup("train", "gpt2-nano", "--data", prepared, "--out", "run", *FAST, "--model.vocab_size", "300")
     assert done.status == 2
     assert "tokenizer has 257 ids" in done.err
+
+
+def test_a_sample_prompt_that_cannot_be_said_is_refused_before_training(groundup, tmp_path):
+    (tmp_path / "t.txt").write_text("abc " * 500)
+    groundup("prepare", "t.txt", "--out", "d", "--tokenizer", "char")
+    done = groundup("train", "gpt2-nano", "--data", "d", "--out", "run", *FAST, "--evaluate.prompt", "é")
+    assert done.status == 2
+    assert "LATIN SMALL LETTER E WITH ACUTE" in done.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_is_a_sentence_and_the_last_checkpoint_stays_whole(groundup, prepared, tmp_path, monkeypatch):
+    import errno
+
+    from groundup.checkpoint import state
+
+    original, calls = state.save_file, []
+
+    def full(*args):
+        calls.append(1)
+        if len(calls) > 2:  # the first checkpoint takes two files
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(*args)
+
+    monkeypatch.setattr(state, "save_file", full)
+    done = groundup("train", "gpt2-nano", "--data", prepared, "--out", "run", *FAST)
+    assert done.status == 2
+    assert "No space left on device" in done.err
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000006"]
+    monkeypatch.setattr(state, "save_file", original)
+    assert groundup("resume", "run").status == 0

@@ -81,7 +81,7 @@ PHASES = {
     "between micro-batches": ("groundup.training.feed", "as_micro_batch", 75),
     "before the optimizer's step": ("groundup.training.guard", "Guard.admits", 31),
     "in an evaluation": ("groundup.build", "split_loss", 6),
-    "while a sample is written": ("groundup.build", "sample_text", 2),
+    "while a sample is written": ("groundup.generation.engine", "KVCache", 2),
     "while a checkpoint is written": ("groundup.checkpoint.atomic", "sha256", 17),
     "while a checkpoint is flushed": ("groundup.checkpoint.atomic", "flush", 40),
     "before old checkpoints are deleted": ("groundup.checkpoint.run", "RunFolder.prune", 3),

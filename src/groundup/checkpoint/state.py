@@ -34,14 +34,13 @@ OPTIMIZER, TOKENIZER = "optimizer/state.safetensors", "tokenizer"
 
 def save(
     folder: Path,
-    *,
     config: Config,
     tokenizer: Tokenizer,
     progress: Mapping[str, Any],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Write a checkpoint atomically."""
+    """Write a checkpoint atomically; OSError when the disk refuses, and then nothing is left of it."""
     with atomic_folder(folder) as partial:
         write_json(partial / CONFIG, {"format": FORMAT, **config.model_dump()})
         write_json(partial / PROGRESS, dict(progress))

@@ -37,8 +37,8 @@ REPEATABLE = 60  # characters; shorter paragraphs, such as "Arguments:", may com
 def python_docs() -> tuple[str, ...]:
     """The texts, one a topic or docstring, in an order that depends on nothing but the Python.
 
-    What stands in several of them, whole or a paragraph of it, is kept once: the topics of `help()` quote one another at
-    length, and a text that repeats itself across the split would make memory look like understanding.
+    What stands in several of them, whole or a paragraph of it, is kept once: the topics of `help()` quote one another
+    at length, and a text that repeats itself across the split would make memory look like understanding.
 
     Raises DataError where a stripped-down Python brings none.
     """
