@@ -1,0 +1,74 @@
+"""What a checkpoint refuses to load."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from groundup.checkpoint import state
+from groundup.config import Config, ModelConfig, OptimizerConfig
+from groundup.errors import CheckpointError
+from groundup.model.gpt import GPT
+from groundup.optim.rules import build_adamw
+from groundup.text.simple import ByteTokenizer
+
+MODEL = ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=8, vocab_size=257)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    model = GPT(MODEL).init_weights()
+    optimizer = build_adamw(model.named_parameters(), OptimizerConfig())
+    sum(p.sum() for p in model.parameters()).backward()
+    optimizer.step()
+    folder = tmp_path / "step-00000001"
+    state.save(folder, Config(model=MODEL), ByteTokenizer(), {"step": 1}, model, optimizer)
+    return folder, model, optimizer
+
+
+def test_everything_comes_back(checkpoint):
+    folder, model, optimizer = checkpoint
+    other = GPT(MODEL)
+    moments = build_adamw(other.named_parameters(), OptimizerConfig())
+    state.load_model(folder, other)
+    state.load_optimizer(folder, other, moments)
+    assert state.load_config(folder) == Config(model=MODEL)
+    assert state.load_progress(folder) == {"step": 1}
+    assert state.load_text(folder).fingerprint == ByteTokenizer().fingerprint
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+        assert optimizer.state[a].keys() == moments.state[b].keys()
+        assert all(torch.equal(optimizer.state[a][key], moments.state[b][key]) for key in optimizer.state[a])
+
+
+@pytest.mark.parametrize("change", ["missing", "foreign", "misshapen"])
+def test_weights_that_are_not_the_models_are_named(checkpoint, change):
+    folder, model, _ = checkpoint
+    tensors = load_file(folder / "model.safetensors")
+    if change == "missing":
+        del tensors["h.0.ln_1.weight"]
+    elif change == "foreign":
+        tensors["h.1.ln_1.weight"] = torch.ones(8)
+    else:
+        tensors["h.0.ln_1.weight"] = torch.ones(9)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"h\.[01]\.ln_1\.weight"):
+        state.load_model(folder, model)
+
+
+def test_a_newer_format_asks_for_an_update(checkpoint):
+    folder, _, _ = checkpoint
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"format": state.FORMAT + 1}))
+    with pytest.raises(CheckpointError, match="newer groundup"):
+        state.load_config(folder)
+
+
+def test_a_tokenizer_that_does_not_fit_the_model_is_refused(checkpoint):
+    from groundup.text.simple import CharTokenizer
+
+    folder, _, _ = checkpoint
+    CharTokenizer.learn(["abc"]).save(folder / "tokenizer")
+    with pytest.raises(CheckpointError, match="this tokenizer has 4 ids, the model 257"):
+        state.load_text(folder)

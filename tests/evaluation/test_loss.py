@@ -1,0 +1,95 @@
+"""The loss of a split is one number, however it is computed."""
+
+import math
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from groundup.config import ModelConfig
+from groundup.evaluation.loss import Loss, split_loss
+from groundup.model.gpt import GPT, NextTokenLoss
+
+CPU = torch.device("cpu")
+
+
+class Split:
+    def __init__(self, n: int) -> None:
+        self.ids = np.random.default_rng(0).integers(0, 30, n)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def read(self, start: int, n: int) -> np.ndarray:
+        assert start + n <= len(self.ids)
+        return self.ids[start : start + n].astype(np.int64)
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT:
+    config = ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=8, vocab_size=30, dropout=0.5)
+    return GPT(config).init_weights(torch.Generator().manual_seed(0))
+
+
+def loss(model: GPT, n: int, **options) -> Loss:
+    return split_loss(NextTokenLoss(model), Split(n), 8, device=CPU, autocast=nullcontext, **options)
+
+
+@pytest.mark.parametrize("n", [2, 8, 9, 10, 17, 100])
+def test_every_token_but_the_first_is_scored_once_the_ragged_end_included(model, n):
+    model.eval()
+    ids = torch.from_numpy(Split(n).ids)
+    expected = 0.0
+    with torch.no_grad():
+        for start in range(0, n - 1, 8):
+            window = ids[start : start + 9]
+            logits = model(window[None, :-1])[0]
+            expected += F.cross_entropy(logits, window[1:], reduction="sum").item()
+    found = loss(model, n)
+    assert found.scored == n - 1
+    assert found.nats_per_token == pytest.approx(expected / (n - 1), rel=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 50])
+def test_the_batch_size_does_not_matter(model, rows):
+    assert loss(model, 203, rows=rows).nats_per_token == pytest.approx(loss(model, 203).nats_per_token, rel=1e-5)
+
+
+@pytest.mark.parametrize("limit", [1, 8, 40, 100, 199])
+def test_a_limit_scores_about_that_many_tokens_in_whole_windows(model, limit):
+    assert loss(model, 203, limit=limit).scored == max(8, limit // 8 * 8)
+
+
+def test_a_limit_spreads_over_the_whole_split(model):
+    starts = []
+
+    class Spy(Split):
+        def read(self, start: int, n: int) -> np.ndarray:
+            starts.append(start)
+            return super().read(start, n)
+
+    split_loss(NextTokenLoss(model), Spy(805), 8, device=CPU, autocast=nullcontext, limit=80)
+    assert len(set(starts)) == 10
+    assert max(starts) > 600
+
+
+def test_dropout_is_off_and_training_mode_and_randomness_come_back(model):
+    loss_sum = NextTokenLoss(model).train()
+    state = torch.get_rng_state()
+    a, b = (split_loss(loss_sum, Split(99), 8, device=CPU, autocast=nullcontext) for _ in range(2))
+    assert a == b
+    assert loss_sum.training
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_bits_a_byte_by_hand():
+    # 1,000 tokens of 2 nats over 4,000 bytes: 2,000 nats = 2,885.4 bits = 0.72135 bits a byte.
+    assert Loss(2.0, 999).bits_per_byte(1000, 4000) == pytest.approx(0.72135, abs=1e-5)
+
+
+def test_perplexity():
+    assert Loss(math.log(50), 1).perplexity == pytest.approx(50)
