@@ -25,9 +25,13 @@ def test_a_finished_folder_verifies_with_our_tool_and_with_sha256sum(tmp_path):
 
 
 def test_an_error_leaves_neither_target_nor_scraps(tmp_path):
-    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "c") as partial:
-        (partial / "a.txt").write_text("alpha")
-        raise RuntimeError
+    def fail():
+        with atomic_folder(tmp_path / "c") as partial:
+            (partial / "a.txt").write_text("alpha")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -34,7 +34,7 @@ def test_on_a_gpu_the_capability_decides(monkeypatch, capability, name):
 
 def test_bf16_on_an_old_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
-    with pytest.raises(ConfigError, match="compute capability 8, this GPU has 7"):
+    with pytest.raises(ConfigError, match="capability 8 or more, this has 7"):
         choose_precision("bf16", torch.device("cuda"))
 
 
