@@ -68,7 +68,7 @@ def show(result: Result, console: Console) -> None:
         table.add_column(heading, justify="right")
     for row in result.rows:
         ratio = result.ratio(row)
-        numbers = [f"{value:,.4g}" for value in (row.median, min(row.values), max(row.values))]
+        numbers = [readable(value) for value in (row.median, min(row.values), max(row.values))]
         table.add_row(row.name, *numbers, "" if ratio is None else f"{ratio:.2f}")
     console.print()
     console.print(table)
@@ -81,6 +81,11 @@ def show(result: Result, console: Console) -> None:
         console.print(note, highlight=False)
     for failure in result.failures:
         console.print(f"FAILED: {failure}", style="red")
+
+
+def readable(value: float) -> str:
+    """Three figures where there are fractions."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -26,7 +27,7 @@ Speaker = Callable[[int], list[int]]
 
 def run(options: Options) -> Result:
     """Tokens a second of one continuation, the likeliest token each time; all contenders must say the same."""
-    gpt = decided(GPT(SHAPE).eval())
+    gpt = GPT(SHAPE).init_weights(torch.Generator().manual_seed(SEED)).eval()
     speakers: dict[str, Speaker] = {
         "groundup": partial(_ours, gpt, cached=True),
         "groundup, no cache": partial(_ours, gpt, cached=False),
@@ -47,20 +48,12 @@ def run(options: Options) -> Result:
     return result
 
 
-@torch.no_grad()
-def decided(gpt: GPT) -> GPT:
-    """Random weights with which each next token depends on the whole context, and by a clear margin."""
-    generator = torch.Generator().manual_seed(SEED)
-    gpt.init_weights(generator)
-    return gpt
-
-
 def _ours(gpt: GPT, n: int, *, cached: bool) -> list[int]:
     rows = stream(gpt, PROMPT, Sampler(t=0), device=torch.device("cpu"), max_tokens=n, cached=cached)
     return [token for (token,) in rows if token is not None]
 
 
-def _theirs(model: torch.nn.Module, n: int) -> list[int]:
+def _theirs(model: Any, n: int) -> list[int]:
     ids = model.generate(torch.tensor([PROMPT]), n, top_k=1)  # the top one alone leaves nothing to chance
     return ids[0, len(PROMPT) :].tolist()
 

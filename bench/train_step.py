@@ -3,15 +3,17 @@
 The model is the one that nanoGPT's README gives for a machine without a GPU, in fp32 and eager mode. Ours runs as
 `groundup train` runs it: the real loop, batches computed from (seed, cursor), every step written to a log. nanoGPT's
 model and optimizer run in the loop of its train.py, with everything that is not arithmetic left out: it is handed the
-starts of its windows, and it neither logs nor prints.
+starts of its windows, and it neither logs nor prints. Where `train.precision: auto` chooses bf16, as nanoGPT on a CPU
+cannot, that is a row of its own.
 """
 
 from __future__ import annotations
 
 import tempfile
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +31,7 @@ from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.optim.rules import build_adamw
 from groundup.optim.schedule import build_schedule
 from groundup.seeds import mix
-from groundup.training.device import reseed
+from groundup.training.device import Name, autocast, choose_precision, reseed
 from groundup.training.feed import Feed
 from groundup.training.guard import Guard
 from groundup.training.hooks import log_step
@@ -51,40 +53,50 @@ ROUNDS = 9
 
 
 def run(options: Options) -> Result:
-    """Tokens a second of both, their ratio, and the largest difference of their losses."""
+    """Tokens a second, ratios to nanoGPT, and the largest difference of the fp32 losses."""
     rounds = options.rounds_or(ROUNDS)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as logs:
         tokens, vocab_size = _tokens(options.text, Path(folder))
-        gpt = GPT(SHAPE.model_copy(update={"vocab_size": vocab_size}))
-        gpt.init_weights(torch.Generator().manual_seed(SEED))
         batches = Batches(Tokens([tokens]), SHAPE.block_size, SEED)
-        with closing(Log(Path(folder) / "log.jsonl")) as log:
-            contenders: dict[str, Ours | Theirs] = {"groundup": Ours(gpt, batches, log)}
-            if options.nanogpt:
-                starts = batches.starts(0, BATCH * (COMPARED + rounds * STEPS)).reshape(-1, BATCH)
-                contenders["nanoGPT"] = Theirs(twin(gpt, options.nanogpt), tokens, starts)
-            losses = [contender.train(COMPARED) for contender in contenders.values()]
-            rows = interleaved({name: partial(_speed, each) for name, each in contenders.items()}, rounds)
-    result = Result("train-step: 4 layers, 128 wide, 12 x 64 tokens, fp32", "tokens/s", rows, baseline="nanoGPT")
-    share = rows[0].median * flops_per_token(gpt.config) / (gemm_gflops() * 1e9)
-    result.notes.append(f"groundup's arithmetic runs at {share:.0%} of the speed of a large matrix product")
+        config = SHAPE.model_copy(update={"vocab_size": vocab_size})
+
+        def ours(precision: Name) -> Ours:
+            log = logs.enter_context(closing(Log(Path(folder) / f"{precision}.jsonl")))
+            return Ours(_drawn(config), batches, log, precision)
+
+        contenders: dict[str, Ours | Theirs] = {"groundup": ours("fp32")}
+        if options.nanogpt:
+            starts = batches.starts(0, BATCH * (COMPARED + rounds * STEPS)).reshape(-1, BATCH)
+            contenders["nanoGPT"] = Theirs(twin(_drawn(config), options.nanogpt), tokens, starts)
+        if (auto := choose_precision("auto", CPU).name) != "fp32":
+            contenders[f"groundup, {auto}"] = ours(auto)
+        losses = {name: contender.train(COMPARED) for name, contender in contenders.items()}
+        rows = interleaved({name: partial(_speed, each) for name, each in contenders.items()}, rounds)
+    result = Result("train-step: 4 layers, 128 wide, 12 x 64 tokens", "tokens/s", rows, baseline="nanoGPT")
+    share = rows[0].median * flops_per_token(config) / (gemm_gflops() * 1e9)
+    result.notes.append(f"groundup's arithmetic in fp32 runs at {share:.0%} of the speed of a large matrix product")
     if not options.nanogpt:
         result.notes.append(HINT)
         return result
-    apart = float(np.max(np.abs(np.subtract(*losses))))
-    sentence = f"losses of the first {COMPARED} steps differ by {apart:.1e} nats a token at most (bound {BOUND})"
+    apart = float(np.abs(np.subtract(losses["groundup"], losses["nanoGPT"])).max())
+    sentence = f"fp32 losses of the first {COMPARED} steps differ by {apart:.1e} nats a token at most (bound {BOUND})"
     (result.notes if apart < BOUND else result.failures).append(sentence)  # a NaN fails
     return result
+
+
+def _drawn(config: ModelConfig) -> GPT:
+    """The same weights each time."""
+    return GPT(config).init_weights(torch.Generator().manual_seed(SEED))
 
 
 class Ours:
     """A run of groundup that can be carried on."""
 
-    def __init__(self, gpt: GPT, batches: Batches, log: Log) -> None:
+    def __init__(self, gpt: GPT, batches: Batches, log: Log, precision: Name) -> None:
         self.loss_sum = NextTokenLoss(gpt)
         self.optimizer = build_adamw(gpt.named_parameters(), ADAMW)
         self.feed = Feed(batches, BATCH, BATCH, CPU)
-        self.log, self.progress = log, Progress()
+        self.log, self.autocast, self.progress = log, autocast(precision, CPU), Progress()
 
     def train(self, steps: int) -> list[float]:
         """The losses of the next `steps` steps."""
@@ -101,7 +113,7 @@ class Ours:
             Steps(self.progress.step + steps),
             self.progress,
             clip=ADAMW.grad_clip,
-            autocast=nullcontext,
+            autocast=self.autocast,
             reseed=lambda step: reseed(int(mix(SEED, step)[0]), CPU),
             guard=Guard(),
             stop=lambda: False,
@@ -113,7 +125,7 @@ class Ours:
 class Theirs:
     """nanoGPT's model and optimizer in the loop of its train.py, the windows' starts given."""
 
-    def __init__(self, model: nn.Module, tokens: NDArray[np.uint16], starts: NDArray[np.int64]) -> None:
+    def __init__(self, model: Any, tokens: NDArray[np.uint16], starts: NDArray[np.int64]) -> None:
         self.model, self.tokens, self.starts, self.step = model, tokens, starts, 0
         with quiet():
             betas = (ADAMW.beta1, ADAMW.beta2)

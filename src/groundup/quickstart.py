@@ -42,15 +42,19 @@ class Report:
 
 
 def recipe(minutes: float, block_size: int, data: Path) -> Config:
-    """A small GPT-2 that learns much in a few minutes on two cores; the learning rate ends when the time does."""
+    """A small GPT-2 that learns much in a few minutes on two cores; the learning rate ends when the time does.
+
+    In so short a time the number of steps counts most: steps are small, and the model is no larger than they can fill
+    (docs/lab-notes.md has the measurements).
+    """
     values: dict[str, Any] = {
         "data": str(data),
-        "model": {"n_layer": 4, "n_head": 4, "n_embd": 256, "block_size": block_size, "vocab_multiple": 8},
+        "model": {"n_layer": 3, "n_head": 4, "n_embd": 192, "block_size": block_size, "vocab_multiple": 8},
         "optimizer": {"learning_rate": 2e-3, "beta2": 0.99},
         "schedule": {"warmup_fraction": 0.03, "floor": 0.02},
-        "train": {"budget": minutes * 60, "batch_tokens": 16 * block_size},
-        "evaluate": {"every_steps": 250, "tokens": 50_000, "sample_every_steps": 250, "sample_tokens": 80},
-        "checkpoint": {"every_steps": 500, "keep_last": 1},
+        "train": {"budget": minutes * 60, "batch_tokens": 16 * block_size, "log_every": 100},
+        "evaluate": {"every_steps": 500, "tokens": 20_000, "sample_every_steps": 500, "sample_tokens": 80},
+        "checkpoint": {"every_steps": 1000, "keep_last": 1},
     }
     return decode([Overrides("quickstart", values)])
 
@@ -115,15 +119,15 @@ def quickstart(
         )
     train, val = manifest.splits["train"], manifest.splits["val"]
     say(f"         {train.bytes:,} bytes to train on = {train.tokens:,} tokens; {val.bytes:,} bytes held out")
-    config = recipe(minutes, fitting_block_size(train.tokens), out / "data")
+    config = recipe(minutes, fitting_block_size(train.tokens, train.bytes), out / "data")
     with watching(f"groundup quickstart: {', '.join(sources)}", config) as view:
         result = begin(config, out, view)
     return report(sources, result, out / "data")
 
 
-def fitting_block_size(tokens: int, largest: int = 256) -> int:
-    """The largest power of two up to `largest` of which the training split holds several windows."""
-    block_size = largest
+def fitting_block_size(tokens: int, text_bytes: int) -> int:
+    """A context of about 200 bytes, in tokens a power of two, of which the training split holds several."""
+    block_size = 128 if text_bytes < 2 * tokens else 64
     while block_size > 8 and tokens < 4 * block_size:
         block_size //= 2
     return block_size
