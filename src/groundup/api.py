@@ -22,14 +22,14 @@ from typing import Any, Literal
 import torch
 
 from groundup import presets
-from groundup.build import Data, Result, Training, prompt_ids, settle
+from groundup.build import Result, prompt_ids
 from groundup.checkpoint import state
 from groundup.checkpoint.atomic import verify
 from groundup.checkpoint.run import RunFolder, resolve
 from groundup.config import Config, read_yaml
 from groundup.data.shards import Manifest, Tokens
-from groundup.decode import Overrides, changed, decode
-from groundup.errors import ConfigError, DataError, UsageError
+from groundup.decode import Overrides, decode
+from groundup.errors import DataError, UsageError
 from groundup.evaluation.loss import split_loss
 from groundup.generation.engine import TextStream, stream
 from groundup.generation.sampling import Sampler
@@ -37,18 +37,15 @@ from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.preparation.prepare import prepare_tokens
 from groundup.report.lines import Lines
 from groundup.report.view import View
+from groundup.runs import begin, go_on, reconfigure
 from groundup.text.tokenizer import Tokenizer
 from groundup.training.device import autocast, choose_device
 
 Place = str | Path
 
-# What may change between a run's beginning and its resumption: the rest decides what is being computed.
-RESUMABLE = ("data", "train.max_steps", "train.max_tokens", "train.epochs", "train.budget", "train.log_every")
-RESUMABLE_SECTIONS = ("evaluate.", "checkpoint.")
-
 
 def prepare(
-    sources: Sequence[Place],
+    sources: Place | Sequence[Place],
     out: Place,
     *,
     tokenizer: str = "gpt2",
@@ -64,7 +61,7 @@ def prepare(
     the text is held out. `progress` is told the bytes of text done. Raises DataError, TokenizerError, UsageError.
     """
     return prepare_tokens(
-        [str(source) for source in sources],
+        [sources] if isinstance(sources, str | Path) else list(sources),
         Path(out),
         tokenizer=tokenizer,
         column=column,
@@ -101,20 +98,8 @@ def train(
     `overrides` holds sections, such as `{"model": {"n_layer": 2}, "train": {"budget": "10m"}}`. Without a `view`, lines
     go to the logger `groundup`. SIGINT and SIGTERM end in a checkpoint. Raises ConfigError, DataError, UsageError.
     """
-    return begin(configure(data, preset=preset, files=files, overrides=overrides), Path(out), view or _logged())
-
-
-def begin(config: Config, out: Path, view: View) -> Result:
-    """Train from a finished config; everything is checked before anything is written."""
-    assert config.data is not None, "configure() sets it"
-    opened = Data.open(Path(config.data))
-    settled, line = settle(config, opened.tokenizer)
-    run = RunFolder(out)
-    training = Training(settled, opened, run, view)
-    run.create(settled)
-    for text in (*training.describe(), line):
-        view.message(text)
-    return training.run()
+    config = configure(data, preset=preset, files=files, overrides=overrides)
+    return begin(config, Path(out), view or _logged(config))
 
 
 def resume(
@@ -123,30 +108,12 @@ def resume(
     """Go on with a run from its newest whole checkpoint: bit for bit as if it had never stopped.
 
     Bitwise on the same machine and CPU threads, for horizons in steps, tokens or epochs. `data` names the prepared
-    folder when it has moved; `overrides` may change horizon, evaluation and checkpoints only. A finished run is left
-    as it is. Raises CheckpointError, ConfigError.
+    folder when it has moved; `overrides` may change horizon, evaluation, checkpoints, device, threads and micro-batch,
+    and stay with the run. A finished run is left as it is. Raises CheckpointError, ConfigError.
     """
-    folder, view = RunFolder(Path(run)), view or _logged()
-    before = folder.config()
-    moved = {"data": str(data)} if data else {}
-    config = decode(
-        [Overrides(str(folder.path), before.model_dump()), Overrides("resume", {**(overrides or {}), **moved})]
-    )
-    for key in changed(before, config):
-        if key not in RESUMABLE and not key.startswith(RESUMABLE_SECTIONS):
-            raise ConfigError(f"{key}: cannot change when a run is resumed; start a new run with --out")
-    if config.data is None:
-        raise DataError(f"{folder.path}: its config names no data; give the folder with --data")
-    checkpoint, rejected = folder.newest_good()
-    for reason in rejected:
-        view.message(f"rejected: {reason}")
-    training = Training(config, Data.open(Path(config.data)), folder, view)
-    training.restore(checkpoint)
-    if training.done:
-        view.message(f"{folder.path}: finished at step {training.progress.step:,}; a larger --train.max_steps goes on")
-    else:
-        view.message(f"{folder.path}: going on from {checkpoint.name}")
-    return training.run()
+    folder = RunFolder(Path(run))
+    config, keys = reconfigure(folder, {**(overrides or {}), **({"data": str(data)} if data else {})})
+    return go_on(folder, config, keys, view or _logged(config))
 
 
 @dataclass(frozen=True)
@@ -197,11 +164,18 @@ def evaluate(
     """Loss of a run or checkpoint in fp32 over a split of `data` (default: what it was trained on).
 
     Non-overlapping windows of the model's context; the whole split, or about `tokens` of it.
-    Raises CheckpointError, DataError.
+    Raises CheckpointError, DataError, UsageError.
     """
+    if split not in ("train", "val"):
+        raise UsageError(f"split {split!r}: must be train or val")
+    if tokens is not None and tokens < 1:
+        raise UsageError(f"tokens {tokens}: must be 1 or more")
     loaded = load(path, checkpoint=checkpoint, device=device)
     folder = Path(data or loaded.config.data or ".")
-    manifest = Manifest.load(folder)
+    try:
+        manifest = Manifest.load(folder)
+    except DataError as error:
+        raise DataError(f"{error}; or name the prepared folder with --data") from error
     if manifest.tokenizer.fingerprint != loaded.tokenizer.fingerprint:
         raise DataError(f"{folder}: prepared with another tokenizer than the model's; prepare it with the same one")
     part = manifest.splits[split]
@@ -249,8 +223,10 @@ def generate_stream(
     loaded: Checkpoint, prompt: str, sampler: Sampler, *, num_samples: int = 1, max_tokens: int = 100
 ) -> Iterator[list[str]]:
     """What each sample gained, token by token; never half a character."""
-    if num_samples < 1 or max_tokens < 0:
-        raise UsageError(f"num_samples {num_samples}, max_tokens {max_tokens}: must be at least 1 and 0")
+    if num_samples < 1:
+        raise UsageError(f"num_samples {num_samples}: must be 1 or more")
+    if max_tokens < 0:
+        raise UsageError(f"max_tokens {max_tokens}: must be 0 or more")
     tokenizer = loaded.tokenizer
     texts = [TextStream(tokenizer.decode_bytes) for _ in range(num_samples)]
     rows = stream(
@@ -266,5 +242,5 @@ def generate_stream(
         yield ["" if i is None else text.feed(i) for i, text in zip(ids, texts, strict=True)]
 
 
-def _logged() -> Lines:
-    return Lines(logging.getLogger("groundup").info)
+def _logged(config: Config) -> Lines:
+    return Lines(logging.getLogger("groundup").info, config.train.log_every)

@@ -13,7 +13,7 @@ from groundup.checkpoint.run import Log, RunFolder
 from groundup.config import Config
 from groundup.data.batches import Batches
 from groundup.data.shards import Manifest, Tokens
-from groundup.errors import CheckpointError, ConfigError, DataError
+from groundup.errors import CheckpointError, ConfigError, DataError, TrainingError
 from groundup.evaluation.loss import Loss, split_loss
 from groundup.generation.engine import TextStream, stream
 from groundup.generation.sampling import Sampler
@@ -152,17 +152,23 @@ class Training:
     @property
     def done(self) -> bool:
         """Whether the horizon is reached already."""
-        return self.horizon.reached(self.progress, 0.0)
+        return self.horizon.reached(self.progress)
 
     def run(self) -> Result:
         """Train to the horizon, or until a signal; the last thing written is always a whole checkpoint."""
+        signal = None if self.done else self._train()
+        assert self.saved is not None, "every way out of the loop saves"
+        ended_by = None if self.done else signal
+        return Result(self.folder.path, self.saved, self.progress.step, self.progress.tokens, self.losses, ended_by)
+
+    def _train(self) -> int | None:
         config = self.config
         total = self.horizon.total if isinstance(self.horizon, Steps) else None
-        self.log = Log(self.folder.log)
-        with closing(self.log), StopSignals() as stop:
-            if self.resumed_from:
-                self.log.write("resume", step=self.progress.step, checkpoint=self.resumed_from.name)
-            if not self.done:
+        try:
+            self.log = Log(self.folder.log)
+            with closing(self.log), StopSignals(self._say_stopping) as stop:
+                if self.resumed_from:
+                    self.log.write("resume", step=self.progress.step, checkpoint=self.resumed_from.name)
                 fit(
                     self.loss_sum,
                     self.optimizer,
@@ -177,10 +183,21 @@ class Training:
                     stop=stop,
                     hooks=self._hooks(),
                 )
-        assert self.saved is not None, "every way out of the loop saves"
-        return Result(
-            self.folder.path, self.saved, self.progress.step, self.progress.tokens, self.losses, stop.received
-        )
+        except OSError as error:
+            last = self.saved or "none yet"
+            reason = error.strerror or error
+            raise CheckpointError(
+                f"{self.folder.path}: cannot be written ({reason}); last checkpoint: {last}"
+            ) from error
+        except torch.OutOfMemoryError as error:
+            rows = max(1, config.micro_rows // 2)
+            raise TrainingError(
+                f"{self.device}: out of memory; give --batches.micro_batch {rows}, or a smaller model"
+            ) from error
+        return stop.received
+
+    def _say_stopping(self) -> None:
+        self.view.message("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
 
     def _hooks(self) -> list[Hook]:
         """In the order in which they look at a step; saving comes last."""
@@ -260,13 +277,7 @@ class Training:
     def _save(self, info: StepInfo) -> None:
         folder = self.folder.checkpoints / f"step-{info.step:08d}"
         progress = {**asdict(self.progress), "data": self.data.manifest.fingerprint}
-        try:
-            state.save(folder, self.config, self.data.tokenizer, progress, self.gpt, self.optimizer)
-        except OSError as error:
-            before = self.saved or "there is none yet"
-            raise CheckpointError(
-                f"{folder}: cannot be written ({error.strerror}); last whole checkpoint: {before}"
-            ) from error
+        state.save(folder, self.config, self.data.tokenizer, progress, self.gpt, self.optimizer)
         self.log.write("save", step=info.step, checkpoint=folder.name)
         self.folder.point_latest(folder)
         self.folder.prune(self.config.checkpoint.keep_last)

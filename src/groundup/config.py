@@ -33,6 +33,9 @@ def parse_duration(value: Any) -> float:
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+DEVICE_PATTERN = r"auto|cpu|mps|cuda(:\d+)?"
 
 
 class Section(BaseModel):
@@ -97,22 +100,22 @@ class ModelConfig(Section):
 class BatchesConfig(Section):
     """How training windows are drawn."""
 
-    seed: int = 1337
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1337
     """order of the windows, initial weights and dropout all follow from it"""
     micro_batch: Positive | None = None
-    """windows a forward pass; none means as many as make 16,384 tokens; never changes the result's meaning"""
+    """windows a forward pass; none means 16,384 tokens, fewer with a large vocabulary; changes rounding only"""
 
 
 class OptimizerConfig(Section):
     """AdamW (arXiv:1711.05101), decaying only tensors of two or more dimensions."""
 
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
     """peak learning rate"""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """decoupled decay of matrices and embeddings; never of biases and norms"""
-    beta1: Fraction = 0.9
+    beta1: Decay = 0.9
     """decay of the first moment"""
-    beta2: Fraction = 0.95
+    beta2: Decay = 0.95
     """decay of the second moment; 0.99 for small batches"""
     eps: Annotated[float, Field(gt=0)] = 1e-8
     """added to the root of the second moment"""
@@ -155,11 +158,11 @@ class TrainConfig(Section):
     """horizon in wall-clock time, such as 30m; the learning rate ends when the time does"""
     batch_tokens: Positive = 8192
     """tokens a step, over all accumulation and all processes"""
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, Field(pattern=f"^({DEVICE_PATTERN})$")] = "auto"
     """auto, cpu, cuda, cuda:N or mps"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """arithmetic of matrix products; auto: bf16 where the hardware has it and it is faster"""
-    threads: Positive | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """CPU threads; none means one for each core this process may use"""
     log_every: Positive = 10
     """steps between printed lines; log.jsonl has every step"""
@@ -177,14 +180,17 @@ class EvaluateConfig(Section):
 
     every_steps: Annotated[int, Field(ge=0)] = 250
     """steps between evaluations; 0 means only at the end"""
-    tokens: Positive | None = None
-    """tokens scored of each split; none means the whole validation split and as much of the training split"""
+    tokens: Positive | None = 100_000
+    """tokens scored of each split, spread evenly; none means the whole validation split, and as much of the other"""
     sample_every_steps: Annotated[int, Field(ge=0)] = 500
     """steps between samples; 0 means only at the end"""
     sample_tokens: Annotated[int, Field(ge=0)] = 100
     """length of a sample in tokens; 0 means no samples"""
     prompt: str = ""
     """what samples start with; empty means the start of a document"""
+
+
+LOGITS = 2**28  # numbers; 1 GiB in fp32, and the loss needs it about three times
 
 
 class CheckpointConfig(Section):
@@ -217,7 +223,10 @@ class Config(Section):
     @property
     def micro_rows(self) -> int:
         """Windows a forward pass."""
-        return min(self.rows, self.batches.micro_batch or max(1, 16_384 // self.model.block_size))
+        if self.batches.micro_batch:
+            return min(self.rows, self.batches.micro_batch)
+        tokens = min(16_384, LOGITS // self.model.padded_vocab)
+        return min(self.rows, max(1, tokens // self.model.block_size))
 
     @model_validator(mode="after")
     def _whole_windows(self) -> Config:
@@ -241,7 +250,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give an existing YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
         raise ConfigError(f"{path}{line}: not YAML; write `section:` and indented `key: value` lines") from error

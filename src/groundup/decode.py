@@ -38,6 +38,7 @@ def decode(parts: Iterable[Overrides]) -> Config:
     for part in parts:
         for key, value in leaves(part.values):
             _forget_alternatives(merged, key, value)
+        for key, value in leaves(part.values):
             _assign(merged, key, value)
             origins.pop(key, None)
             origins[key] = part.origin  # newest last: it is the one to name

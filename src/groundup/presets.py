@@ -22,6 +22,7 @@ def _gpt2(n_layer: int, n_head: int, n_embd: int, learning_rate: float) -> Row:
         "optimizer": {"learning_rate": learning_rate, "weight_decay": 0.1, "beta2": 0.95, "grad_clip": 1.0},
         "schedule": {"name": "cosine", "warmup_steps": 715, "floor": 0.1},
         "train": {"batch_tokens": 524_288, "max_steps": 19_073, "log_every": 1},  # 10 billion tokens
+        "evaluate": {"tokens": 2_097_152},
     }
 
 

@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from groundup.api import begin, evaluate, generate, load
+from groundup.api import evaluate, generate, load
 from groundup.build import Result
 from groundup.config import Config
 from groundup.data.shards import SplitName, Tokens
@@ -19,9 +19,11 @@ from groundup.errors import DataError
 from groundup.evaluation.baselines import Baseline, baselines
 from groundup.preparation.prepare import prepare_tokens
 from groundup.report.view import View
+from groundup.runs import begin
 from groundup.text.tokenizer import Tokenizer
 
-VAL_BYTES = 500_000  # as much validation text as is worth scoring several times in a few minutes
+VAL_BYTES = 2_000_000  # more validation text takes longer to score than it is worth, in a few minutes
+LEAST_VAL_FRACTION = 0.02  # of 100 documents, the fewest to be held out whole, some will be
 LEAST_BYTES = 300
 BPE_FROM = 400_000  # bytes of text from which learning a vocabulary pays
 BPE_SIZE = 2048
@@ -79,7 +81,7 @@ def text_size(sources: Sequence[str]) -> int | None:
 
 def free_folder(sources: Sequence[str], parent: Path = Path("runs")) -> Path:
     """`runs/NAME`, or `runs/NAME-2` and so on where that is taken."""
-    name = Path(sources[0]).name.split(".")[0] if list(sources) != ["-"] else "text"
+    name = "text" if sources[0] == "-" else Path(sources[0]).resolve().name.split(".")[0] or "text"
     candidates = (parent / (f"{name}-{i}" if i > 1 else name) for i in count(1))
     return next(path for path in candidates if not path.exists())
 
@@ -114,7 +116,7 @@ def quickstart(
             tokenizer=chosen,
             column="text",
             errors="strict",
-            val_fraction=min(0.1, VAL_BYTES / size) if size else 0.1,
+            val_fraction=max(LEAST_VAL_FRACTION, min(0.1, VAL_BYTES / size)) if size else 0.1,
             progress=progress,
         )
     train, val = manifest.splits["train"], manifest.splits["val"]

@@ -77,5 +77,5 @@ def test_step_a_million_of_ten_billion_tokens_opens_at_once():
 
 
 def test_a_split_shorter_than_a_window_is_refused_with_a_block_size_that_fits():
-    with pytest.raises(DataError, match=r"8 tokens.*--model\.block_size 3"):
+    with pytest.raises(DataError, match=r"8 tokens.*--model\.block_size 2"):
         Batches(Counting(8), 8, seed=0)

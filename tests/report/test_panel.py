@@ -1,7 +1,6 @@
 import io
 import math
 import threading
-import time
 
 import pytest
 from hypothesis import given
@@ -182,17 +181,24 @@ def test_the_last_state_and_messages_stay() -> None:
 
 def test_an_error_passes_through_and_the_cursor_returns() -> None:
     console = terminal()
-    with pytest.raises(KeyError), Panel("demo", None, None, console):
-        raise KeyError("fault")
+    with Panel("demo", None, None, console):
+        pass
+    assert console.file.getvalue() == ""  # a mistake before the first step draws nothing
+
+    def fail() -> None:
+        with Panel("demo", None, None, console) as panel:
+            feed(panel, 1)
+            raise KeyError("fault")
+
+    with pytest.raises(KeyError):
+        fail()
     assert console.file.getvalue().endswith("\x1b[?25h")  # cursor shown again
 
 
-def test_a_step_costs_microseconds_and_memory_is_bounded() -> None:
+def test_memory_is_bounded() -> None:
     panel = Panel("demo", 30_000, None, terminal())
-    start = time.perf_counter()
     for step in range(30_000):
         feed(panel, step, total=30_000, loss=1 + 1 / (1 + step))
-    assert (time.perf_counter() - start) / 30_000 < 50e-6
     assert CURVE_POINTS / 4 < len(panel._train.points) < CURVE_POINTS
 
 
@@ -216,5 +222,7 @@ def test_only_a_capable_terminal_gets_a_panel() -> None:
     latin = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
     assert not can_show_panel(Console(file=latin, force_terminal=True))
     utf8 = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    assert not can_show_panel(Console(file=utf8, force_terminal=True))  # FORCE_COLOR into a pipe
+    utf8.isatty = lambda: True
     assert can_show_panel(Console(file=utf8, force_terminal=True, _environ={"TERM": "xterm"}))
     assert not can_show_panel(Console(file=utf8, force_terminal=True, _environ={"TERM": "dumb"}))

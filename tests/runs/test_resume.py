@@ -55,7 +55,7 @@ def same_state(a: Path, b: Path) -> bool:
     files = ("model.safetensors", "optimizer/state.safetensors")
     books = [json.loads((folder / "progress.json").read_text()) for folder in (a, b)]
     for book in books:
-        del book["elapsed"]
+        del book["elapsed"], book["dt"]
     return books[0] == books[1] and all((a / f).read_bytes() == (b / f).read_bytes() for f in files)
 
 
@@ -78,6 +78,7 @@ OVERRIDES = {
 }
 
 PHASES = {
+    "before the first checkpoint": ("groundup.training.guard", "Guard.admits", 3),
     "between micro-batches": ("groundup.training.feed", "as_micro_batch", 75),
     "before the optimizer's step": ("groundup.training.guard", "Guard.admits", 31),
     "in an evaluation": ("groundup.build", "split_loss", 6),
@@ -209,12 +210,75 @@ class Listener:
         pass
 
 
-def test_no_whole_checkpoint_is_an_error_with_every_reason(reference, tmp_path):
+def test_only_damaged_checkpoints_are_an_error_with_every_reason_and_a_remedy(reference, tmp_path):
     run, _ = copy_stopped_at(reference, tmp_path)
     for folder in RunFolder(run).steps():
         (folder / SUMS).unlink()
-    with pytest.raises(groundup.CheckpointError, match="no whole checkpoint"):
+    with pytest.raises(groundup.CheckpointError, match="start a new run") as caught:
         groundup.resume(run)
+    assert all(folder.name in str(caught.value) for folder in RunFolder(run).steps())
+
+
+def test_a_rejected_checkpoint_never_displaces_a_good_one(reference, tmp_path):
+    run, checkpoint = copy_stopped_at(reference, tmp_path)
+    (checkpoint / SUMS).unlink()
+    shorter = {"train": {"max_steps": 50}, "checkpoint": {"keep_last": 1}}
+    groundup.resume(run, overrides=shorter)
+    assert [path.name for path in RunFolder(run).steps()] == ["step-00000050"]
+    assert groundup.resume(run).step == 50  # the one that stayed is whole
+
+
+def test_what_a_resumption_changes_stays_with_the_run(reference, tmp_path):
+    run, _ = copy_stopped_at(reference, tmp_path)
+    groundup.resume(run, overrides={"train": {"max_steps": 58}, "checkpoint": {"every_steps": 2}})
+    assert groundup.resume(run).step == 58
+    assert RunFolder(run).config().checkpoint.every_steps == 2
+
+
+def test_scraps_of_a_crash_are_cleared_away(reference, tmp_path):
+    run, _ = copy_stopped_at(reference, tmp_path)
+    for name in (".step-00000009.deleted", ".step-00000060.partial"):
+        (RunFolder(run).checkpoints / name).mkdir()
+    groundup.resume(run)
+    assert not list(RunFolder(run).checkpoints.glob(".*"))
+
+
+def test_a_resumption_is_logged_and_a_finished_run_logs_nothing(reference, tmp_path):
+    run, _ = copy_stopped_at(reference, tmp_path)
+    groundup.resume(run)
+    assert [r["step"] for r in read_log(run / "log.jsonl") if r["event"] == "resume"] == [54]
+    before = (run / "log.jsonl").read_bytes()
+    groundup.resume(run)
+    assert (run / "log.jsonl").read_bytes() == before
+
+
+def test_a_machine_without_the_runs_device_is_told_what_to_do(reference, tmp_path):
+    run, _ = copy_stopped_at(reference, tmp_path)
+    path = run / "config.yaml"
+    path.write_text(path.read_text().replace("device: cpu", "device: cuda:7"))
+    with pytest.raises(groundup.ConfigError, match="cuda:7 is not on this machine; use auto or cpu"):
+        groundup.resume(run)
+    said = Listener()
+    assert groundup.resume(run, overrides={"train": {"device": "cpu"}}, view=said).step == STEPS
+    assert any("not bit for bit" in line for line in said.lines)
+
+
+@pytest.mark.parametrize("text", ["model: [", "", "model: 3", "nonsense: 1"])
+def test_a_damaged_config_is_one_sentence(text, reference, tmp_path):
+    run, _ = copy_stopped_at(reference, tmp_path)
+    (run / "config.yaml").write_text(text)
+    with pytest.raises(groundup.GroundupError) as caught:
+        groundup.resume(run)
+    assert "\n" not in str(caught.value)
+    assert "config" in str(caught.value)
+
+
+def test_a_finished_budget_run_is_left_alone(prepared, tmp_path):
+    overrides = {**OVERRIDES, "train": {**OVERRIDES["train"], "budget": "1s"}}
+    del overrides["train"]["max_steps"]
+    step = groundup.train(prepared, tmp_path / "run", overrides=overrides).step
+    assert groundup.resume(tmp_path / "run").step == step
+    assert groundup.resume(tmp_path / "run", overrides={"train": {"budget": "1.5s"}}).step > step
 
 
 def test_other_data_is_refused(reference, tmp_path):

@@ -85,7 +85,7 @@ def flush(path: Path) -> None:
     """Wait until a file or folder is on disk."""
     if path.is_dir() and os.name == "nt":
         return  # Windows cannot open folders, and orders their changes itself
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows flushes only what it may write
     try:
         os.fsync(handle)
     finally:

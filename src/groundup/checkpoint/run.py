@@ -6,17 +6,17 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from groundup.checkpoint.atomic import SUMS, flush, remove_folder, replace_text, verify
-from groundup.config import Config, to_yaml
-from groundup.errors import CheckpointError, UsageError
+from groundup.config import Config, read_yaml, to_yaml
+from groundup.decode import Overrides, decode
+from groundup.errors import CheckpointError, ConfigError, UsageError
 
 LIBRARIES = ("groundup", "torch", "numpy", "tokenizers", "tiktoken", "safetensors")
 
@@ -36,37 +36,50 @@ class RunFolder:
         self.log = path / "log.jsonl"
         self.checkpoints = path / "checkpoints"
 
-    def create(self, config: Config) -> None:
-        """Start a new run here; UsageError when there is one already, or when the place cannot be written."""
+    def refuse_existing(self) -> None:
+        """UsageError when there is a run here already."""
         if (self.path / "config.yaml").exists():
             raise UsageError(
                 f"{self.path}: holds a run already; go on with `groundup resume {self.path}`, or give another --out"
             )
+
+    def create(self, config: Config) -> None:
+        """Start a new run here; UsageError when the place cannot be written."""
+        self.refuse_existing()
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             replace_text(self.path / "environment.json", json.dumps(environment(), indent=2) + "\n")
-            replace_text(self.path / "config.yaml", to_yaml(config))
+            self.write_config(config)
         except OSError as error:
             raise UsageError(f"{self.path}: cannot be written ({error.strerror}); give another --out") from error
 
+    def write_config(self, config: Config) -> None:
+        """Make `config` the run's own, from here on."""
+        replace_text(self.path / "config.yaml", to_yaml(config))
+
     def config(self) -> Config:
-        """The config the run was started with; CheckpointError when this is no run."""
+        """The run's config; CheckpointError when this is no run, or its config is damaged."""
         path = self.path / "config.yaml"
+        if not path.exists():
+            raise CheckpointError(f"{self.path}: holds no run (there is no {path.name}); give the folder of one")
+        remedy = "put back the config.yaml that the run was started with"
         try:
-            return Config.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except OSError as error:
-            raise CheckpointError(
-                f"{self.path}: holds no run (there is no {path.name}); give the folder of one"
-            ) from error
-        except ValueError as error:
-            raise CheckpointError(f"{path}: not a config that this groundup can read ({error})") from error
+            config = decode([Overrides(str(path), read_yaml(path))])
+        except ConfigError as error:
+            raise CheckpointError(f"{error}; {remedy}") from error
+        if config.model.vocab_size is None:  # which every run settles: most of the file is gone
+            raise CheckpointError(f"{path}: cut short (it names no model.vocab_size); {remedy}")
+        return config
 
     def steps(self) -> list[Path]:
         """Checkpoint folders, oldest first; whole or not."""
         return sorted(path for path in self.checkpoints.glob("step-*") if path.is_dir())
 
-    def newest_good(self) -> tuple[Path, list[str]]:
-        """The newest checkpoint whose checksums hold, and why each newer one was rejected."""
+    def newest_good(self) -> tuple[Path | None, list[str]]:
+        """The newest checkpoint whose checksums hold, and why each newer one was rejected.
+
+        None where the run was killed before its first checkpoint; CheckpointError where there are only damaged ones.
+        """
         rejected: list[str] = []
         for folder in reversed(self.steps()):
             try:
@@ -75,8 +88,17 @@ class RunFolder:
                 rejected.append(str(error))
             else:
                 return folder, rejected
-        reasons = "".join(f"\n  {reason}" for reason in rejected)
-        raise CheckpointError(f"{self.path}: there is no whole checkpoint to go on from{reasons}")
+        if not rejected:
+            return None, []
+        raise CheckpointError(f"{self.path}: no checkpoint is whole, so start a new run: {'; '.join(rejected)}")
+
+    def go_back_to(self, checkpoint: Path | None) -> None:
+        """Delete the rejected checkpoints after `checkpoint`, which would pass for newer ones, and a crash's scraps."""
+        for folder in self.steps():
+            if checkpoint is None or folder.name > checkpoint.name:
+                remove_folder(folder)
+        for scrap in self.checkpoints.glob(".step-*"):
+            shutil.rmtree(scrap, ignore_errors=True)
 
     def point_latest(self, checkpoint: Path) -> None:
         """Let `latest` point to a checkpoint: for people; nothing here depends on it."""
@@ -141,7 +163,7 @@ def _torn(path: Path) -> bool:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """All whole records of a log; a line cut off by a crash is left out."""
     records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # splitlines would cut at U+2028 too
         try:
             records.append(json.loads(line))
         except ValueError:

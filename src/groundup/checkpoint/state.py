@@ -46,14 +46,14 @@ def save(
         write_json(partial / PROGRESS, dict(progress))
         tokenizer.save(partial / TOKENIZER)
         names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-        save_file({name: parameter.detach().contiguous() for parameter, name in names.items()}, partial / MODEL)
+        _write({name: parameter.detach().contiguous() for parameter, name in names.items()}, partial / MODEL)
         (partial / OPTIMIZER).parent.mkdir()
         moments = {
             f"{names[parameter]}|{key}": value.contiguous()
             for parameter, state in optimizer.state.items()
             for key, value in state.items()
         }
-        save_file(moments, partial / OPTIMIZER)
+        _write(moments, partial / OPTIMIZER)
 
 
 def load_config(folder: Path) -> Config:
@@ -104,12 +104,13 @@ def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimi
             raise CheckpointError(f"{path}: {key} belongs to no parameter of this model; the configs differ")
         # AdamW keeps its count of steps on the CPU unless it is fused on another device.
         place = parameters[name].device if value.dim() or optimizer.defaults.get("fused") else value.device
-        optimizer.state[parameters[name]][moment] = value.to(place)
+        # A copy: what was read is mapped from the file, which is to be deleted some day.
+        optimizer.state[parameters[name]][moment] = value.to(place, copy=True)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Readable JSON with a final newline."""
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -123,6 +124,13 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: damaged (no JSON object); use another checkpoint")
     return values
+
+
+def _write(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # a full disk comes as one of these
+        raise OSError(str(error)) from error
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 
 from groundup.cli.parsing import Parser, normalise
 from groundup.decode import nearest
@@ -42,6 +43,9 @@ def main(argv: list[str] | None = None) -> None:
     # Idle threads sleep instead of spinning: as fast on a quiet machine, and half the time on a shared one, where a
     # spinning thread takes the core from the one it waits for. Must be set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks is shown escaped
     try:
         status = run(normalise(argv))
         sys.stdout.flush()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+
+from groundup.report.panel import visible
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,18 +41,20 @@ def run(args: argparse.Namespace) -> int:
     sampler = Sampler(args.temperature, args.top_k, args.top_p, args.seed)  # refuses bad values before anything loads
     loaded = load(args.path, checkpoint=args.checkpoint, device=args.device)
     texts = [args.prompt] * args.num_samples
-    if not args.json:
-        print(args.prompt, end="", flush=True)
+    # A terminal obeys control characters, and a model may write some; a pipe gets the text as it is.
+    show = visible if sys.stdout.isatty() else str
+    unprinted = args.prompt
     for pieces in generate_stream(
         loaded, args.prompt, sampler, num_samples=args.num_samples, max_tokens=args.max_tokens
     ):
         texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
         if not args.json:
-            print(pieces[0], end="", flush=True)
+            print(show(unprinted + pieces[0]), end="", flush=True)
+            unprinted = ""
     if args.json:
         print(json.dumps({"prompt": args.prompt, "seed": args.seed, "samples": texts}, ensure_ascii=False))
         return 0
-    print()
+    print(show(unprinted))
     for text in texts[1:]:
-        print("─" * 40, text, sep="\n")
+        print("─" * 40, show(text), sep="\n")
     return 0

@@ -18,7 +18,9 @@ from pydantic.fields import FieldInfo
 from groundup.config import Config
 from groundup.decode import nearest
 from groundup.errors import UsageError
+from groundup.presets import PRESETS
 
+OPTION = re.compile(r"--[A-Za-z][\w.-]*")
 UNKNOWN = re.compile(r"unrecognized arguments: (\S+)")
 
 
@@ -41,8 +43,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def _suggest(option: str, known: list[str]) -> str:
-    hint = nearest(option, known)
-    return hint if hint.startswith("did you mean") else "no option is called anything like it"
+    """The nearest option, also by its last part alone: --n_layers means --model.n_layer."""
+    last = {name.removeprefix("--").rpartition(".")[2]: name for name in known if name != "--help"}
+    for hint in (nearest(option, last.values()), nearest(option.lstrip("-").rpartition(".")[2], last)):
+        if hint.startswith("did you mean"):
+            found = hint.removeprefix("did you mean ").removesuffix("?")
+            return f"did you mean {last.get(found, found)}?"
+    return "there is none like it"
 
 
 def normalise(argv: list[str]) -> list[str]:
@@ -52,7 +59,7 @@ def normalise(argv: list[str]) -> list[str]:
         if word == "--":
             return out + argv[i:]
         name, equals, value = word.partition("=")
-        out.append("--" + name[2:].replace("-", "_") + equals + value if name.startswith("--") else word)
+        out.append("--" + name[2:].replace("-", "_") + equals + value if OPTION.fullmatch(name) else word)
     return out
 
 
@@ -69,7 +76,7 @@ def add_config_options(parser: argparse.ArgumentParser, sections: tuple[str, ...
                 dest=f"{name}.{key}",
                 metavar=_metavar(inner),
                 default=argparse.SUPPRESS,
-                help=f"{inner.description} [{_shown(inner.default)}]".replace("%", "%%"),
+                help=f"{inner.description} [{_shown(name, key, inner.default)}]".replace("%", "%%"),
             )
 
 
@@ -95,5 +102,7 @@ def _metavar(field: FieldInfo) -> str:
     return {int: "N", float: "X", bool: "true|false"}.get(typing.cast(type, kind), "TEXT")
 
 
-def _shown(default: Any) -> str:
+def _shown(section: str, key: str, default: Any) -> str:
+    if any(key in row.get(section, {}) for row in PRESETS.values()):
+        return "by preset"
     return "none" if default is None else str(default).lower() if isinstance(default, bool) else str(default) or '""'

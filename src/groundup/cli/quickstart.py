@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from dataclasses import asdict
 from functools import partial
@@ -96,7 +97,7 @@ def show(found: Report) -> None:
     console.print(f"{ended} after {found.result.step:,} steps; run in {run}, tokens in {data}\n\nwhat to try next")
     for command, effect in (
         (f'groundup generate {run} --prompt "The" --num_samples 3', "let it write more"),
-        (f"groundup quickstart {' '.join(found.sources)} --minutes 15", "train for longer"),
+        (f"groundup quickstart {shlex.join(found.sources)} --minutes 15", "train for longer"),
         ("groundup quickstart your-text.txt", "your own text, or a folder of texts"),
         (
             f"groundup train gpt2-mini --data {data} --out runs/mini",

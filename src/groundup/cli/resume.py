@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from groundup.cli.parsing import add_config_options, config_overrides
 
@@ -11,25 +12,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command; of the config only what may change in the middle of a run."""
     parser.usage = "groundup resume RUN [--data DIR] [--section.key VALUE…]"
     parser.epilog = (
-        "Goes on from the newest checkpoint whose checksums hold. Only horizon, evaluation and checkpoints may\n"
-        "change; the rest decides what is being computed.\n\n"
+        "Goes on from the newest checkpoint whose checksums hold. What may change: horizon, evaluation, checkpoints;\n"
+        "and device, threads and micro-batch, which change rounding. The rest decides what is being computed.\n\n"
         "  groundup resume runs/book --train.max_steps 10000"
     )
     parser.add_argument("run", metavar="RUN", help="folder written by `groundup train`")
     parser.add_argument("--data", metavar="DIR", help="the prepared folder, where it has moved")
     parser.add_argument("--json", action="store_true", help="print the result as JSON; progress goes to standard error")
-    add_config_options(parser, ("train", "evaluate", "checkpoint"))
+    add_config_options(parser, ("batches", "train", "evaluate", "checkpoint"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Resume, showing the run as `train` does."""
-    from pathlib import Path
-
-    from groundup.api import resume
     from groundup.checkpoint.run import RunFolder
     from groundup.cli.watch import finish, watching
+    from groundup.runs import go_on, reconfigure
 
-    config = RunFolder(Path(args.run)).config()
+    run = RunFolder(Path(args.run))
+    config, keys = reconfigure(run, config_overrides(args) | ({"data": args.data} if args.data else {}))
     with watching(args.run, config, plain=args.json) as view:
-        result = resume(args.run, data=args.data, overrides=config_overrides(args), view=view)
+        result = go_on(run, config, keys, view)
     return finish(result, as_json=args.json)

@@ -16,13 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "groundup train [PRESET] --data DIR --out RUN [--config FILE…] [--section.key VALUE…]"
     parser.epilog = (
         "A preset gives a model's shape and recipe, a file overrides the preset, an option overrides the file.\n"
-        "In brackets: the value where none of them says anything. Ctrl-C ends in a checkpoint.\n\n"
+        "In brackets: the value where none of them says anything; [by preset] differs. Ctrl-C ends in a checkpoint.\n\n"
         "  groundup train gpt2-mini --data data/book --out runs/book --train.budget 30m --model.dropout 0.1"
     )
     parser.add_argument(
         "preset", nargs="?", default=DEFAULT, metavar="PRESET", help=f"{', '.join(PRESETS)} [{DEFAULT}]"
     )
-    parser.add_argument("--data", required=True, metavar="DIR", help="folder written by `groundup prepare`")
+    parser.add_argument("--data", metavar="DIR", help="folder written by `groundup prepare`")
     parser.add_argument("--out", required=True, metavar="RUN", help="folder for the run; must not hold one yet")
     parser.add_argument(
         "--config", action="append", default=[], metavar="FILE", help="YAML with sections; may be repeated"
@@ -34,13 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check the config, then train. The mistakes that need no torch are found before it is loaded."""
     files = [Overrides(path, read_yaml(Path(path))) for path in args.config]
-    options = Overrides("command line", {**config_overrides(args), "data": args.data})
+    options = Overrides("command line", config_overrides(args) | ({"data": args.data} if args.data else {}))
     config = decode([preset(args.preset), *files, options])
 
-    from groundup.api import begin
     from groundup.cli.watch import finish, watching
+    from groundup.runs import begin
 
-    title = f"{args.preset} on {args.data}"
+    title = f"{args.preset} on {config.data}"
     with watching(title, config, plain=args.json) as view:
         result = begin(config, Path(args.out), view)
     return finish(result, as_json=args.json)

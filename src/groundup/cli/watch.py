@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 
@@ -24,10 +28,18 @@ def watching(title: str, config: Config, *, plain: bool = False) -> Iterator[Vie
     console = Console()
     if plain or not can_show_panel(console):
         stream = sys.stderr if plain else sys.stdout
-        yield Lines(lambda line: print(line, file=stream, flush=True), config.train.log_every)
+        yield Lines(partial(_print_line, stream), config.train.log_every)
         return
     with Panel(title, config.train.max_steps, config.train.budget, console) as panel:
         yield panel
+
+
+def _print_line(stream: TextIO, line: str) -> None:
+    try:
+        print(line, file=stream, flush=True)
+    except BrokenPipeError:  # whoever read has gone: end as on any request to stop, with a checkpoint
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        signal.raise_signal(signal.SIGTERM)
 
 
 def finish(result: Result, *, as_json: bool) -> int:

@@ -53,10 +53,10 @@ class Batches:
     def __init__(self, tokens: TokenSource, block_size: int, seed: int) -> None:
         """DataError when the split is shorter than one window and its target."""
         if len(tokens) < block_size + 1:
-            raise DataError(
-                f"the training split has {len(tokens)} tokens, fewer than a context of {block_size} and one more; "
-                f"give more text, or --model.block_size {max(2, (len(tokens) - 1) // 2)} or less"
-            )
+            fits = 2 ** ((len(tokens) - 1) // 2).bit_length() // 2  # a power of two, twice over
+            remedy = f"give more text, or --model.block_size {fits}" if fits > 1 else "give more text"
+            have = f"the training split has {len(tokens)} tokens"
+            raise DataError(f"{have}, fewer than a context of {block_size} and one more; {remedy}")
         self.tokens, self.block_size, self.seed = tokens, block_size, seed
         # One window less than fit, where there are several: that slack is what lets the cuts shift.
         self.windows = max(1, (len(tokens) - 1) // block_size - 1)  # in an epoch

@@ -92,6 +92,7 @@ def _decode(file: BufferedIOBase, path: Path, errors: Errors, chunk_bytes: int) 
     offset, line = 0, 1  # of the next block
     if start == codecs.BOM_UTF8:
         offset, start = len(start), b""
+    start += file.read(chunk_bytes)  # together, so that a picture is called a picture before its first odd byte
     decoder = codecs.getincrementaldecoder("utf-8")(errors)
     rest = iter(lambda: file.read(chunk_bytes), b"")
     for block in chain([start], rest, [b""]):

@@ -85,8 +85,8 @@ class Manifest(_Record):
         path = folder / MANIFEST
         try:
             text = path.read_bytes()
-        except FileNotFoundError:
-            raise DataError(f"{folder}: no {MANIFEST} here; make such a folder with groundup prepare") from None
+        except (FileNotFoundError, NotADirectoryError):
+            raise DataError(f"{folder}: no {MANIFEST} here; make such a folder with `groundup prepare`") from None
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
         try:

@@ -24,6 +24,8 @@ from groundup.errors import DataError
 PYTHON_DOCS = "python-docs"
 STANDARD_INPUT = "-"
 
+RUN_LOG = "log.jsonl"  # a training run's own, which may lie below the folder that one works in
+
 TEXT_SUFFIXES = (".txt", ".md", ".jsonl")  # what is read from folders, each also with .gz behind it
 
 # Files that are surely not text, and what makes text of them.
@@ -158,6 +160,7 @@ def _folder(folder: Path) -> list[tuple[str, Path]]:
         for relative, path in inside
         if _suffix(path) in TEXT_SUFFIXES
         and not any(part.startswith(".") for part in relative.parts)
+        and path.name != RUN_LOG
         and path.is_file()
     )
     if not files:

@@ -35,7 +35,7 @@ def stream(
     vocab, block_size = model.config.vocab, model.config.block_size
     ids = torch.tensor([list(prompt)] * rows, device=device)  # (B, T)
     alive = [True] * rows
-    start, cache = 0, KVCache(model.config.n_layer, block_size)
+    start, cache = max(0, len(prompt) - block_size), KVCache(model.config.n_layer, block_size)
     was_training = model.training
     model.eval()
     try:
@@ -46,10 +46,11 @@ def stream(
             features = model.features(unseen, cache if cached else None)  # (B, T, C)
             chosen = choose(model.head(features[:, -1]).float()[:, :vocab])  # (B,)
             ids = torch.cat([ids, chosen[:, None]], dim=1)
-            alive = [was and token != end_of_text for was, token in zip(alive, chosen.tolist(), strict=True)]
+            tokens = chosen.tolist()
+            alive = [was and token != end_of_text for was, token in zip(alive, tokens, strict=True)]
             if not any(alive):
                 return
-            yield [token if here else None for here, token in zip(alive, chosen.tolist(), strict=True)]
+            yield [token if here else None for here, token in zip(alive, tokens, strict=True)]
     finally:
         model.train(was_training)
 

@@ -16,6 +16,8 @@ from groundup.seeds import mix
 Filter = Callable[[Tensor], Tensor]
 """(B, V) logits -> (B, V) logits"""
 
+COLDEST = 1e-4  # temperatures below are greedy: divided by less, logits overflow
+
 
 def temperature(t: float) -> Filter:
     """Sharper below 1, flatter above."""
@@ -52,28 +54,31 @@ class Sampler:
 
     def __init__(self, t: float = 1.0, k: int | None = None, p: float | None = None, seed: int = 0) -> None:
         """`t` temperature, 0 for greedy; `k` top-k; `p` top-p. UsageError when out of range."""
-        if t < 0:
+        if not t >= 0:
             raise UsageError(f"temperature {t}: must be 0 (greedy) or more")
         if k is not None and k < 1:
             raise UsageError(f"top_k {k}: must be 1 or more")
         if p is not None and not 0 < p <= 1:
             raise UsageError(f"top_p {p}: must be more than 0 and at most 1")
-        self.greedy, self.seed = t == 0, seed
-        self.filters = [temperature(t)] if t > 0 else []
+        if not 0 <= seed < 2**63:
+            raise UsageError(f"seed {seed}: must be 0 or more and below 2^63")
+        self.greedy, self.seed = t < COLDEST, seed
+        self.filters = [] if self.greedy else [temperature(t)]
         self.filters += [top_k(k)] if k else []
         self.filters += [top_p(p)] if p else []
         self._generators: list[torch.Generator] = []
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """(B, V) logits -> (B,) token ids."""
+        """(B, V) logits -> (B,) token ids on the same device."""
         if self.greedy:
             return logits.argmax(-1)
+        device, logits = logits.device, logits.cpu()  # Apple GPUs have no float64
         for keep in self.filters:
             logits = keep(logits)
         mass = logits.double().softmax(-1).cumsum(-1)  # (B, V)
-        drawn = self._uniform(logits.size(0)).to(logits.device) * mass[:, -1]
+        drawn = self._uniform(logits.size(0)) * mass[:, -1]
         # The first token whose cumulated mass exceeds the draw: filtered tokens add no mass and cannot be hit.
-        return torch.searchsorted(mass, drawn[:, None], right=True)[:, 0].clamp(max=logits.size(-1) - 1)
+        return torch.searchsorted(mass, drawn[:, None], right=True)[:, 0].clamp(max=logits.size(-1) - 1).to(device)
 
     def _uniform(self, rows: int) -> Tensor:
         while len(self._generators) < rows:

@@ -48,12 +48,14 @@ class GPT(nn.Module):
         return self
 
     def forward(self, ids: Tensor, context: Context | None = None) -> Tensor:
-        """Logits of the next token after each token: (B, T) -> (B, T, V)."""
+        """Logits of the next token after each token: (B, T) -> (B, T, V); ValueError when T exceeds `block_size`."""
         return self.head(self.features(ids, context))[..., : self.config.vocab]
 
     def features(self, ids: Tensor, context: Context | None = None) -> Tensor:
         """What the head reads: (B, T) -> (B, T, C)."""
         context = context or self.causal
+        if ids.size(1) > self.config.block_size:
+            raise ValueError(f"{ids.size(1)} tokens exceed the context of {self.config.block_size}")
         positions = context.positions(ids.size(1), ids.device)
         x = self.drop(self.wte(ids) + self.wpe(positions))  # (B, T, C)
         for block in self.h:

@@ -27,6 +27,8 @@ def new_folder(out: Path) -> Iterator[Path]:
             yield partial
             for path in [*partial.rglob("*"), partial]:
                 flush(path)
+            if target.exists():
+                target.rmdir()  # an empty folder; Windows does not rename onto one
             partial.rename(target)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)

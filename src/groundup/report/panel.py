@@ -71,7 +71,12 @@ def visible(text: str) -> str:
 
 def can_show_panel(console: Console) -> bool:
     """Whether `console` is a terminal that can redraw lines and has braille; otherwise print plain lines."""
-    return console.is_terminal and not console.is_dumb_terminal and console.encoding.startswith("utf")
+    return (
+        console.is_terminal
+        and console.file.isatty()
+        and not console.is_dumb_terminal
+        and console.encoding.startswith("utf")
+    )
 
 
 class RunningMean:
@@ -128,11 +133,11 @@ class Panel:
         self._evaluation = _Evaluation()
         self._best = math.inf
         self._sample = ""
-        # Last, because Live asks for a first picture at once.
+        self._entered = False
         self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=REFRESHES)
 
     def __enter__(self) -> Self:
-        self._live.start(refresh=True)
+        self._entered = True
         return self
 
     def __exit__(
@@ -157,6 +162,8 @@ class Panel:
         self._train.add(step, self._loss.add(loss))
         self._now = _Step(step, lr, grad_norm, dt, tokens_per_s, tokens, progress, elapsed)
         self._first = self._first or self._now
+        if self._entered and not self._live.is_started:  # not earlier: a mistake may end the run before it begins
+            self._live.start(refresh=True)
 
     def evaluation(self, *, step: int, train_loss: float | None, val_loss: float, bits_per_byte: float | None) -> None:
         """Take in one evaluation: a point of the chart, and the numbers below it."""

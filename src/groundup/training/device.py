@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -11,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from groundup.config import DEVICE_PATTERN
 from groundup.errors import ConfigError
 
 Name = Literal["fp32", "bf16"]
@@ -25,13 +27,15 @@ class Precision(NamedTuple):
 
 def choose_device(wanted: str) -> torch.device:
     """The device asked for, or the best there is; ConfigError when it is not on this machine."""
+    if not re.fullmatch(DEVICE_PATTERN, wanted):
+        raise ConfigError(f"device: {wanted!r} is not one of auto, cpu, cuda, cuda:N, mps")
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if wanted == "auto":
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")
     device = torch.device(wanted)
     here = {"cpu": True, "cuda": cuda and (device.index or 0) < torch.cuda.device_count(), "mps": mps}
     if not here[device.type]:
-        raise ConfigError(f"train.device: {wanted} is not on this machine; use auto or cpu")
+        raise ConfigError(f"device: {wanted} is not on this machine; use auto or cpu")
     return device
 
 
@@ -79,18 +83,20 @@ def autocast(precision: Name, device: torch.device) -> Callable[[], AbstractCont
     return partial(torch.autocast, device.type, dtype=torch.bfloat16)
 
 
-def bf16_speedup(size: int = 512, repeats: int = 5) -> float:
+def bf16_speedup(size: int = 512, repeats: int = 7) -> float:
     """How much faster this CPU multiplies bf16 matrices than fp32 ones; costs some 30 ms.
 
-    On CPUs without AVX512-BF16 or AMX, bf16 is emulated and slower, so it is timed and never assumed.
+    On CPUs without AVX512-BF16 or AMX, bf16 is emulated and slower, so it is timed and never assumed. On one thread, in
+    turn, the best of each: several threads on a busy machine measure the other programs.
     """
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        a, b = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
-        best = float("inf")
-        for _ in range(repeats + 1):  # the first one warms up
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
+    pairs = {dtype: torch.ones(2, size, size, dtype=dtype) for dtype in best}
+    for _ in range(repeats):
+        for dtype, (a, b) in pairs.items():
             began = time.perf_counter()
             a @ b
-            best = min(best, time.perf_counter() - began)
-        seconds[dtype] = best
-    return seconds[torch.float32] / seconds[torch.bfloat16]
+            best[dtype] = min(best[dtype], time.perf_counter() - began)
+    torch.set_num_threads(threads)
+    return best[torch.float32] / best[torch.bfloat16]

@@ -41,5 +41,5 @@ def as_micro_batch(windows: NDArray[np.int64], device: torch.device) -> MicroBat
     both = torch.from_numpy(windows)
     if device.type == "cuda":
         both = both.pin_memory()  # lets the copy overlap with the arithmetic
-    both = both.to(device, non_blocking=True)
+    both = both.to(device, non_blocking=device.type == "cuda")
     return both[:, :-1].contiguous(), both[:, 1:].contiguous()

@@ -23,6 +23,6 @@ class Guard:
         if self.refused >= self.limit:
             raise TrainingError(
                 f"step {step}: loss {loss} and gradient norm {grad_norm} were not finite, {self.limit} steps in a row; "
-                "start a new run with a lower --optimizer.learning_rate; the last checkpoint is from before"
+                "start a new run with a lower --optimizer.learning_rate"
             )
         return False

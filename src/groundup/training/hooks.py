@@ -47,10 +47,17 @@ def finite(x: float) -> float | None:
     return x if math.isfinite(x) else None
 
 
-class StopSignals:
-    """While entered, SIGINT and SIGTERM ask for an orderly stop; a second SIGINT interrupts at once."""
+STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")  # the last is not on Windows
 
-    def __init__(self) -> None:
+
+class StopSignals:
+    """While entered, SIGINT, SIGTERM and SIGHUP ask for an orderly stop; a second SIGINT interrupts at once.
+
+    `acknowledge` is called at the first, so that nobody presses Ctrl-C again for want of an answer.
+    """
+
+    def __init__(self, acknowledge: Callable[[], None] = lambda: None) -> None:
+        self._acknowledge = acknowledge
         self.received: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -60,7 +67,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         try:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (getattr(signal, name) for name in STOPPING if hasattr(signal, name)):
                 self._before[number] = signal.signal(number, self._note)
         except ValueError:  # not the main thread: whoever runs us handles signals
             self._before.clear()
@@ -73,4 +80,6 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = number
+        first, self.received = self.received is None, number
+        if first:
+            self._acknowledge()

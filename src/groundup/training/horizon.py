@@ -16,11 +16,11 @@ class Steps:
 
     total: int
 
-    def fraction(self, progress: Progress, dt: float) -> float:
+    def fraction(self, progress: Progress) -> float:
         """Part done after the coming step."""
         return (progress.step + 1) / self.total
 
-    def reached(self, progress: Progress, dt: float) -> bool:
+    def reached(self, progress: Progress) -> bool:
         """Whether all steps are done."""
         return progress.step >= self.total
 
@@ -31,13 +31,13 @@ class Clock:
 
     seconds: float
 
-    def fraction(self, progress: Progress, dt: float) -> float:
+    def fraction(self, progress: Progress) -> float:
         """Part of the time gone after the coming step."""
-        return min(1.0, (progress.elapsed + dt) / self.seconds)
+        return min(1.0, (progress.elapsed + progress.dt) / self.seconds)
 
-    def reached(self, progress: Progress, dt: float) -> bool:
+    def reached(self, progress: Progress) -> bool:
         """Whether another step would overrun."""
-        return progress.step > 0 and progress.elapsed + dt > self.seconds
+        return progress.step > 0 and progress.elapsed + progress.dt > self.seconds
 
 
 def build_horizon(config: Config, windows: int) -> Steps | Clock:

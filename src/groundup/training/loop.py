@@ -22,6 +22,7 @@ class Progress:
     tokens: int = 0  # tokens trained on
     cursor: int = 0  # windows drawn
     elapsed: float = 0.0  # seconds of training, interruptions left out
+    dt: float = 0.0  # seconds the last step took, hooks left out
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,11 @@ MicroBatch = tuple[Tensor, Tensor]  # ids and targets, each (rows, block_size)
 class Horizon(Protocol):
     """How far a run goes."""
 
-    def fraction(self, progress: Progress, dt: float) -> float:
-        """Part of the horizon that will be done after the coming step, which takes about `dt` seconds."""
+    def fraction(self, progress: Progress) -> float:
+        """Part of the horizon that will be done after the coming step."""
         ...
 
-    def reached(self, progress: Progress, dt: float) -> bool:
+    def reached(self, progress: Progress) -> bool:
         """Whether there is no room for another step."""
         ...
 
@@ -94,7 +95,7 @@ def fit(
     hooks, meter = list(hooks), Meter(progress.elapsed)
     while True:
         meter.start_step()
-        fraction = horizon.fraction(progress, meter.dt)
+        fraction = horizon.fraction(progress)
         lr = set_learning_rate(optimizer, schedule(progress.step, fraction))
         reseed(progress.step)
         loss_sum.train()
@@ -105,17 +106,18 @@ def fit(
             loss.backward()
             total += loss.detach()
         norm = nn.utils.clip_grad_norm_(parameters, clip or torch.inf)
-        applied = guard.admits(progress.step + 1, total.item(), norm.item())
+        loss_value, norm_value = total.item(), norm.item()
+        applied = guard.admits(progress.step + 1, loss_value, norm_value)
         if applied:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         progress.step += 1
         progress.tokens += batches.scored
         progress.cursor += batches.rows
-        progress.elapsed = meter.end_step()
+        progress.elapsed, progress.dt = meter.end_step()
         info = StepInfo(
-            progress.step, progress.tokens, progress.cursor, progress.elapsed, total.item(), norm.item(), lr, meter.dt,
-            batches.scored / meter.dt, fraction, applied, horizon.reached(progress, meter.dt), stop(),
+            progress.step, progress.tokens, progress.cursor, progress.elapsed, loss_value, norm_value, lr, progress.dt,
+            batches.scored / progress.dt, fraction, applied, horizon.reached(progress), stop(),
         )  # fmt: skip
         for hook in hooks:
             hook(info)

@@ -11,8 +11,6 @@ class Meter:
     def __init__(self, elapsed: float) -> None:
         self._origin = time.perf_counter() - elapsed
         self._step_began = self._origin
-        self.dt = 0.0
-        """seconds the last step took, hooks left out; 0 before the first"""
 
     @property
     def elapsed(self) -> float:
@@ -23,8 +21,7 @@ class Meter:
         """Begin timing a step."""
         self._step_began = time.perf_counter()
 
-    def end_step(self) -> float:
-        """Finish timing a step; returns the seconds trained so far."""
+    def end_step(self) -> tuple[float, float]:
+        """Seconds trained so far, and seconds that this step took."""
         now = time.perf_counter()
-        self.dt = now - self._step_began
-        return now - self._origin
+        return now - self._origin, now - self._step_began
