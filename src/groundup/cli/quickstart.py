@@ -76,7 +76,7 @@ def show(found: Report) -> None:
     model = Baseline("this model", found.bits_per_byte, found.how)
     rows = sorted([model, *found.baselines], key=lambda row: row.bits_per_byte)
     table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("bits a byte of the text held out; less is better")
+    table.add_column("bits a byte held out (less is better)")
     table.add_column(justify="right")
     table.add_column()
     for row in rows:

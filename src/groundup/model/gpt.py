@@ -65,7 +65,8 @@ class GPT(nn.Module):
     def head(self, x: Tensor) -> Tensor:
         """Logits over the padded vocabulary, pads at -inf: (…, C) -> (…, P)."""
         logits = self.lm_head(x)
-        logits[..., self.config.vocab :] = -torch.inf
+        with torch.no_grad():  # a pad's gradient is zero by the softmax; recorded, this would copy all the others
+            logits[..., self.config.vocab :] = -torch.inf
         return logits
 
 
