@@ -142,7 +142,9 @@ def test_a_closed_pipe_is_no_traceback(run):
 def test_whoever_reads_may_leave_and_the_run_ends_in_a_checkpoint(prepared, tmp_path, fast):
     run = tmp_path / "run"
     words = [sys.executable, "-m", "groundup", "train", "gpt2-nano", "--data", prepared, "--out", run, *fast]
-    command = " ".join(map(str, words)) + " --train.max_steps 100000 --checkpoint.every_steps 0 | head -n 3"
+    command = (
+        " ".join(map(str, words)) + " --train.max_steps 100000 --checkpoint.every_steps 0 | head -n 8"
+    )  # four lines of plan, then steps
     subprocess.run(command, shell=True, capture_output=True, timeout=120, check=True)
     deadline = time.monotonic() + 60
     while not RunFolder(run).steps():
