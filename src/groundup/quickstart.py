@@ -124,6 +124,7 @@ def quickstart(
     config = recipe(minutes, fitting_block_size(train.tokens, train.bytes), out / "data")
     with watching(f"groundup quickstart: {', '.join(sources)}", config) as view:
         result = begin(config, out, view)
+    say("measuring what the model has learnt, beside gzip, xz and two models that only count")
     return report(sources, result, out / "data")
 
 
