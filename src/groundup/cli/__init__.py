@@ -15,6 +15,9 @@ from groundup.errors import GroundupError, UsageError
 COMMANDS = {
     "quickstart": ("quickstart", "train a GPT on your text, or on Python's documentation, and let it speak"),
     "prepare": ("prepare", "turn texts into tokens that training can read"),
+    "corpora": ("corpora", "list the corpora that can be prepared by name"),
+    "tokenizer": ("tokenizer", "train a tokenizer, or show how one cuts a text"),
+    "plan": ("plan", "what a run would take: parameters, memory, time, disk"),
     "train": ("train", "train a GPT on prepared tokens"),
     "resume": ("resume", "go on with an interrupted run, bit for bit"),
     "evaluate": ("evaluate", "measure the loss of a run or checkpoint"),

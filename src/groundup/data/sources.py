@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
+from groundup.data.document import Document
 from groundup.data.pythondocs import python_docs
 from groundup.data.reading import CHUNK_BYTES, Errors, holds_text, read_jsonl, read_text
 from groundup.errors import DataError
@@ -43,15 +44,6 @@ NOT_TEXT = {
     ".docx": "convert it with: pandoc -t plain",
     ".bin": "give the text that it was made from",
 }
-
-
-@dataclass(frozen=True)
-class Document:
-    """One text. `chunks()` reads it from its beginning, every time it is called."""
-
-    source: str  # the file it stands in, as a short name
-    offset: int  # bytes from the beginning of that source to the document
-    chunks: Callable[[], Iterator[str]]
 
 
 @dataclass(frozen=True)
