@@ -28,7 +28,7 @@ from groundup.data.batches import Batches
 from groundup.data.shards import Tokens
 from groundup.model.count import flops_per_token
 from groundup.model.gpt import GPT, NextTokenLoss
-from groundup.optim.rules import build_adamw
+from groundup.optim.rules import build_optimizer
 from groundup.optim.schedule import build_schedule
 from groundup.seeds import mix
 from groundup.training.device import Name, autocast, choose_precision, reseed
@@ -94,7 +94,7 @@ class Ours:
 
     def __init__(self, gpt: GPT, batches: Batches, log: Log, precision: Name) -> None:
         self.loss_sum = NextTokenLoss(gpt)
-        self.optimizer = build_adamw(gpt.named_parameters(), ADAMW)
+        self.optimizer = build_optimizer(gpt.named_parameters(), ADAMW)
         self.feed = Feed(batches, BATCH, BATCH, CPU)
         self.log, self.autocast, self.progress = log, autocast(precision, CPU), Progress()
 

@@ -19,7 +19,7 @@ from groundup.generation.engine import TextStream, stream
 from groundup.generation.sampling import Sampler
 from groundup.model.count import flops_per_token, parameters
 from groundup.model.gpt import GPT, NextTokenLoss
-from groundup.optim.rules import build_adamw
+from groundup.optim.rules import build_optimizer
 from groundup.optim.schedule import build_schedule
 from groundup.report.panel import human_count, human_time
 from groundup.report.view import View
@@ -107,7 +107,7 @@ class Training:
         seed = config.batches.seed
         self.gpt = GPT(config.model).init_weights(torch.Generator().manual_seed(seed)).to(self.device)
         self.loss_sum = NextTokenLoss(self.gpt)
-        self.optimizer = build_adamw(self.gpt.named_parameters(), config.optimizer)
+        self.optimizer = build_optimizer(self.gpt.named_parameters(), config.optimizer)
         self.windows = Batches(data.train, config.model.block_size, seed)
         self.horizon: Steps | Clock = build_horizon(config, self.windows.windows)
         self.progress = Progress()

@@ -65,12 +65,28 @@ class ModelConfig(Section):
     """biases in linear layers and layer norms, as GPT-2 has them"""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """dropout after the embedding, in attention and on both residual branches"""
-    activation: Literal["gelu_tanh", "gelu", "relu"] = "gelu_tanh"
-    """nonlinearity of the feed-forward layer; GPT-2 uses the tanh form of GELU"""
+    block: Literal["pre_norm", "post_norm"] = "pre_norm"
+    """where norms stand: before each branch and at the end (GPT-2), or after each sum (GPT-1)"""
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    """rmsnorm: only scaled to unit mean square, without weights"""
+    norm_eps: Annotated[float, Field(gt=0)] = 1e-5
+    """added to the variance or mean square in every norm"""
+    positions: Literal["learned", "rotary"] = "learned"
+    """a vector for each place, added once, or queries and keys rotated by their place (arXiv:2104.09864)"""
+    rotary_base: Annotated[float, Field(gt=1)] = 10_000.0
+    """the slowest rotation turns once in about 6.3 times this many tokens"""
+    qk_norm: bool = False
+    """normalise queries and keys, head by head (arXiv:2302.05442)"""
+    embedding_norm: bool = False
+    """normalise the embedding before the first block"""
+    activation: Literal["gelu_tanh", "gelu", "relu", "relu2"] = "gelu_tanh"
+    """nonlinearity of the feed-forward layer; GPT-1 and GPT-2 use the tanh form of GELU, modern models ReLU squared"""
     tied: bool = True
     """output head shares the token embedding"""
-    init: Literal["gpt2", "gpt2-released"] = "gpt2"
-    """weights at the start: the paper's scaled residual projections, or the released code's"""
+    softcap: Annotated[float, Field(gt=0)] | None = None
+    """logits are squashed into ± this by a tanh; none means they are not"""
+    init: Literal["gpt2", "gpt2-released", "gpt1", "modern"] = "gpt2"
+    """weights at the start; gpt2 scales residual projections by depth, modern begins them and the head at zero"""
 
     @property
     def inner(self) -> int:
@@ -94,6 +110,11 @@ class ModelConfig(Section):
             fits = [h for h in range(1, self.n_embd + 1) if self.n_embd % h == 0]
             near = min(fits, key=lambda h: abs(h - self.n_head))
             raise ValueError(f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}; n_head {near} would fit")
+        if self.positions == "rotary" and self.n_embd // self.n_head % 2:
+            raise ValueError(
+                f"rotary positions turn pairs, but a head is {self.n_embd // self.n_head} wide (n_embd / n_head); "
+                "make that even, or take learned positions"
+            )
         return self
 
 
@@ -107,18 +128,28 @@ class BatchesConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """AdamW (arXiv:1711.05101), decaying only tensors of two or more dimensions."""
+    """AdamW (arXiv:1711.05101), alone or with Muon for the matrices inside the blocks."""
 
+    name: Literal["adamw", "muon"] = "adamw"
+    """muon: matrices move by orthogonalised momentum, all else by AdamW"""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
-    """peak learning rate"""
+    """peak learning rate of AdamW"""
+    matrix_learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.02
+    """peak learning rate of Muon's matrices"""
+    embedding_learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
+    """beside Muon, peak for the embeddings; none means learning_rate"""
+    head_learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
+    """beside Muon, peak for an untied output head; none means learning_rate"""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    """decoupled decay of matrices and embeddings; never of biases and norms"""
+    """decoupled decay of matrices, and with AdamW alone of embeddings; never of biases and norms"""
     beta1: Decay = 0.9
     """decay of the first moment"""
     beta2: Decay = 0.95
     """decay of the second moment; 0.99 for small batches"""
     eps: Annotated[float, Field(gt=0)] = 1e-8
     """added to the root of the second moment"""
+    momentum: Decay = 0.95
+    """decay of Muon's momentum"""
     grad_clip: Annotated[float, Field(ge=0)] = 1.0
     """largest global gradient norm; 0 means no clipping"""
 
@@ -126,8 +157,10 @@ class OptimizerConfig(Section):
 class ScheduleConfig(Section):
     """Learning rate over the run."""
 
-    name: Literal["cosine", "constant"] = "cosine"
-    """shape after the warm-up"""
+    name: Literal["cosine", "constant", "wsd"] = "cosine"
+    """shape after the warm-up; wsd stays at the peak, then falls in a straight line"""
+    cooldown_fraction: Annotated[float, Field(gt=0, le=1)] = 0.4
+    """the part of the horizon over which wsd falls"""
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
     """steps of linear warm-up"""
     warmup_fraction: Fraction | None = None

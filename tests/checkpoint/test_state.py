@@ -10,7 +10,7 @@ from groundup.checkpoint import state
 from groundup.config import Config, ModelConfig, OptimizerConfig
 from groundup.errors import CheckpointError
 from groundup.model.gpt import GPT
-from groundup.optim.rules import build_adamw
+from groundup.optim.rules import build_optimizer
 from groundup.text.simple import ByteTokenizer
 
 MODEL = ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=8, vocab_size=257)
@@ -19,7 +19,7 @@ MODEL = ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=8, vocab_size=257)
 @pytest.fixture
 def checkpoint(tmp_path):
     model = GPT(MODEL).init_weights()
-    optimizer = build_adamw(model.named_parameters(), OptimizerConfig())
+    optimizer = build_optimizer(model.named_parameters(), OptimizerConfig())
     sum(p.sum() for p in model.parameters()).backward()
     optimizer.step()
     folder = tmp_path / "step-00000001"
@@ -30,7 +30,7 @@ def checkpoint(tmp_path):
 def test_everything_comes_back(checkpoint):
     folder, model, optimizer = checkpoint
     other = GPT(MODEL)
-    moments = build_adamw(other.named_parameters(), OptimizerConfig())
+    moments = build_optimizer(other.named_parameters(), OptimizerConfig())
     state.load_model(folder, other)
     state.load_optimizer(folder, other, moments)
     assert state.load_config(folder) == Config(model=MODEL)

@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 
-from groundup.config import ModelConfig
+from groundup.config import ModelConfig, OptimizerConfig
 from groundup.model.count import flops_per_token, parameters
 from groundup.model.gpt import GPT, IGNORED, NextTokenLoss
-from groundup.presets import PRESETS
+from groundup.model.positions import RotaryPositions
+from groundup.optim.rules import build_optimizer
+from groundup.presets import GPT1_PARTS, MODERN_PARTS, PRESETS
 
 SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "vocab_size": 70}
 
@@ -23,17 +25,42 @@ def ids(rows=2, n=16, seed=0) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("gpt2", 124_439_808), ("gpt2-medium", 354_823_168), ("gpt2-large", 774_030_080), ("gpt2-xl", 1_557_611_200)],
+    [
+        ("gpt1", 116_534_784),
+        ("gpt2", 124_439_808),
+        ("gpt2-medium", 354_823_168),
+        ("gpt2-large", 774_030_080),
+        ("gpt2-xl", 1_557_611_200),
+        ("gpt3-small", 125_226_240),
+    ],
 )
-def test_the_four_sizes_have_the_published_number_of_parameters(name, count):
-    config = ModelConfig(**PRESETS[name]["model"], vocab_size=50_257)
+def test_the_known_models_have_the_published_number_of_parameters(name, count):
+    config = ModelConfig(**PRESETS[name]["model"], vocab_size=40_478 if name == "gpt1" else 50_257)
     assert parameters(config) == count
     with torch.device("meta"):
         built = sum(p.numel() for p in GPT(config).parameters())
     assert built - (config.padded_vocab - config.vocab) * config.n_embd == count
 
 
-@pytest.mark.parametrize("changes", [{}, {"bias": False}, {"tied": False}, {"n_inner": 40}, {"vocab_multiple": 1}])
+# GPT-1, a modern model, and mixtures that nobody published: every part goes with every other.
+MIXTURES: dict[str, dict] = {
+    "gpt1": GPT1_PARTS,
+    "modern": MODERN_PARTS,
+    "gpt1, rotary": {**GPT1_PARTS, "positions": "rotary"},
+    "gpt1, rmsnorm and relu2": {**GPT1_PARTS, "norm": "rmsnorm", "activation": "relu2"},
+    "gpt2, qk-norm": {"qk_norm": True},
+    "gpt2, modern start": {"init": "modern", "tied": False},
+    "gpt2, softcap and norm of the embedding": {"softcap": 15.0, "embedding_norm": True},
+    "modern, tied and with biases": {**MODERN_PARTS, "tied": True, "bias": True, "init": "gpt2"},
+    "modern, layernorm, learned positions": {**MODERN_PARTS, "norm": "layernorm", "positions": "learned"},
+    "modern, post-norm": {**MODERN_PARTS, "block": "post_norm"},
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"bias": False}, {"tied": False}, {"n_inner": 40}, {"vocab_multiple": 1}, *MIXTURES.values()],
+)
 def test_the_arithmetic_counts_what_is_built(changes):
     model = small(**changes)
     padding = (model.config.padded_vocab - 70) * 32 * (1 if model.config.tied else 2)
@@ -100,3 +127,56 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(model.train()(ids()), model(ids()))
     assert torch.equal(model.eval()(ids()), model(ids()))
     torch.testing.assert_close(model(ids()), small().eval()(ids()))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("parts", MIXTURES.values(), ids=MIXTURES)
+def test_every_mixture_of_parts_learns(parts, optimizer):
+    model = small(**parts)
+    loss_sum = NextTokenLoss(model)
+    config = OptimizerConfig(name=optimizer, learning_rate=0.01, embedding_learning_rate=0.1, weight_decay=0.0)
+    moving = build_optimizer(model.named_parameters(), config)
+    x = ids(rows=4)
+    first = last = 0.0
+    for step in range(30):
+        loss = loss_sum(x[:, :-1], x[:, 1:]) / 60
+        first, last = first if step else loss.item(), loss.item()
+        loss.backward()
+        moving.step()
+        moving.zero_grad()
+    assert first == pytest.approx(math.log(70), abs=0.6)
+    assert last < 0.5 * first, "four short rows can be learnt by heart"
+
+
+@pytest.mark.parametrize("parts", MIXTURES.values(), ids=MIXTURES)
+def test_every_mixture_of_parts_is_causal(parts):
+    model = small(**parts).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # modern parts begin with a head of zeros, which would hide everything
+            parameter.normal_(0.0, 0.1, generator=torch.Generator().manual_seed(parameter.numel()))
+    changed = ids().clone()
+    changed[:, 9] = (changed[:, 9] + 1) % 70
+    before, after = model(ids()), model(changed)
+    assert torch.equal(before[:, :9], after[:, :9])
+    assert not torch.allclose(before[:, 9:], after[:, 9:])
+
+
+def test_rotary_scores_depend_on_the_distance_alone():
+    rotary = RotaryPositions(ModelConfig(**SMALL, positions="rotary"))
+    q, k = torch.randn(2, 1, 1, 1, 16, generator=torch.Generator().manual_seed(0)).unbind()
+
+    def score(i, j):
+        turned = [rotary.rotation(torch.tensor([place]))(x) for x, place in ((q, i), (k, j))]
+        return (turned[0] * turned[1]).sum()
+
+    torch.testing.assert_close(score(3, 1), score(14, 12))
+    assert not torch.allclose(score(3, 1), score(3, 2))
+    assert not torch.allclose(score(3, 1), score(1, 3)), "before and after are told apart"
+    torch.testing.assert_close(score(0, 0), (q * k).sum())
+
+
+def test_softcap_bounds_logits():
+    model = small(softcap=2.0)
+    with torch.no_grad():
+        model.wte.weight.mul_(1000)
+    assert model(ids()).abs().max() <= 2.0

@@ -8,6 +8,7 @@ import torch
 
 from groundup.config import ModelConfig
 from groundup.model.gpt import GPT
+from groundup.presets import PRESETS
 
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # transformers keeps these as (in, out)
 
@@ -84,3 +85,78 @@ def test_a_trained_mingpt_reproduces_every_stored_activation(shared_data):
     for key in watched:
         torch.testing.assert_close(seen[key], torch.from_numpy(golden[key]), atol=1e-4, rtol=1e-4, msg=key)
     torch.testing.assert_close(logits, torch.from_numpy(golden["lm_head"]), atol=1e-4, rtol=1e-4)
+
+
+def as_openai_gpt(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Transformers' names of GPT-1's tensors in ours."""
+    renamed = {"tokens_embed": "wte", "positions_embed": "wpe"}
+    found = {}
+    for key, tensor in state.items():
+        name = key.removeprefix("transformer.")
+        part = name.split(".")[0]
+        found[name.replace(part, renamed.get(part, part))] = tensor.T if name.endswith(TRANSPOSED) else tensor
+    return found
+
+
+def as_nanochat(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Transformers' names of nanochat's tensors in ours; queries, keys and values are one matrix here."""
+    found = {"wte.weight": state["model.embed_tokens.weight"], "lm_head.weight": state["lm_head.weight"]}
+    for layer in range(sum(key.endswith("fc1.weight") for key in state)):
+        theirs, ours = f"model.layers.{layer}", f"h.{layer}"
+        qkv = [state[f"{theirs}.self_attn.{part}_proj.weight"] for part in "qkv"]
+        found[f"{ours}.attn.c_attn.weight"] = torch.cat(qkv)
+        found[f"{ours}.attn.c_proj.weight"] = state[f"{theirs}.self_attn.o_proj.weight"]
+        found[f"{ours}.mlp.c_fc.weight"] = state[f"{theirs}.mlp.fc1.weight"]
+        found[f"{ours}.mlp.c_proj.weight"] = state[f"{theirs}.mlp.fc2.weight"]
+    return found
+
+
+def copy_all(model: GPT, tensors: dict[str, torch.Tensor]) -> None:
+    """Set every parameter of ours from a tensor of theirs; the rows that pad the vocabulary are made loud."""
+    parameters = dict(model.named_parameters())
+    assert parameters.keys() == tensors.keys() - ({"lm_head.weight"} - parameters.keys())
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            rows = tensors[name].size(0)
+            assert parameter.shape[1:] == tensors[name].shape[1:]
+            parameter[:rows].copy_(tensors[name])
+            parameter[rows:].fill_(1e3)
+            assert rows == parameter.size(0) or name in ("wte.weight", "lm_head.weight")
+
+
+def architecture(preset: str) -> dict:
+    """What a row says about the parts, its sizes left out."""
+    sizes = ("n_layer", "n_head", "n_embd", "block_size")
+    return {key: value for key, value in PRESETS[preset]["model"].items() if key not in sizes}
+
+
+def test_gpt1_equals_transformers_openai_gpt():
+    from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
+
+    shape = {"n_layer": 3, "n_head": 4, "n_embd": 64, "vocab_size": 301}
+    theirs = OpenAIGPTLMHeadModel(OpenAIGPTConfig(**shape, n_positions=32)).eval()
+    randomised(theirs)
+    ours = GPT(ModelConfig(**{**architecture("gpt1"), **shape}, block_size=32)).eval()
+    copy_all(ours, as_openai_gpt(theirs.state_dict()))
+    ids = torch.randint(301, (3, 32), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("n_inner", [None, 96])
+def test_modern_equals_transformers_nanochat(n_inner):
+    from transformers import NanoChatConfig, NanoChatForCausalLM
+
+    shape = {"n_layer": 3, "n_head": 4, "n_embd": 64, "n_inner": n_inner, "vocab_size": 301}
+    theirs = NanoChatForCausalLM(
+        NanoChatConfig(
+            num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4, hidden_size=64, vocab_size=301,
+            intermediate_size=n_inner or 256, max_position_embeddings=32, pad_token_id=0,
+        )
+    ).eval()  # fmt: skip
+    randomised(theirs)
+    ours = GPT(ModelConfig(**{**architecture("modern"), **shape}, block_size=32)).eval()
+    copy_all(ours, as_nanochat(theirs.state_dict()))
+    ids = torch.randint(301, (3, 32), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=1e-4, rtol=0)

@@ -5,7 +5,8 @@ import torch
 
 from groundup.config import ModelConfig, OptimizerConfig
 from groundup.model.gpt import GPT
-from groundup.optim.rules import build_adamw, role
+from groundup.optim.rules import build_optimizer, role
+from groundup.training.loop import set_learning_rate
 
 SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size": 30}
 
@@ -13,13 +14,57 @@ SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size":
 @pytest.mark.parametrize("tied", [True, False])
 def test_groups_partition_the_parameters_and_only_matrices_decay(tied):
     model = GPT(ModelConfig(**SHAPE, tied=tied))
-    groups = build_adamw(model.named_parameters(), OptimizerConfig(weight_decay=0.3)).param_groups
+    groups = build_optimizer(model.named_parameters(), OptimizerConfig(weight_decay=0.3)).param_groups
     grouped = [p for group in groups for p in group["params"]]
     assert {id(p) for p in grouped} == {id(p) for p in model.parameters()}
     assert len(grouped) == len(list(model.parameters()))
     for group in groups:
         for parameter in group["params"]:
             assert group["weight_decay"] == (0.3 if parameter.dim() >= 2 else 0.0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_muon_moves_the_matrices_and_adamw_the_rest(tied):
+    model = GPT(ModelConfig(**SHAPE, tied=tied))
+    config = OptimizerConfig(
+        name="muon", learning_rate=0.01, matrix_learning_rate=0.03, embedding_learning_rate=0.2, weight_decay=0.3
+    )
+    muon, adamw = build_optimizer(model.named_parameters(), config).parts
+    assert isinstance(muon, torch.optim.Muon)
+    assert isinstance(adamw, torch.optim.AdamW)
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = {
+        names[id(p)]: (group["lr"], group["weight_decay"])
+        for part in (muon, adamw)
+        for group in part.param_groups
+        for p in group["params"]
+    }
+    assert found.keys() == {name for name, _ in model.named_parameters()}
+    for name, p in model.named_parameters():
+        expected = {
+            "matrix": (0.03, 0.3), "embedding": (0.2, 0.0), "head": (0.01, 0.0), "vector": (0.01, 0.0),
+        }[role(name, p)]  # fmt: skip
+        assert found[name] == expected, name
+
+
+def test_the_schedule_scales_every_group_alike():
+    config = OptimizerConfig(name="muon", learning_rate=0.01, matrix_learning_rate=0.03)
+    optimizer = build_optimizer(GPT(ModelConfig(**SHAPE)).named_parameters(), config)
+    set_learning_rate(optimizer, 0.001)
+    assert sorted({round(group["lr"], 9) for group in optimizer.param_groups}) == [0.001, 0.003]
+
+
+def test_moments_of_all_parts_can_be_read_and_written():
+    model = GPT(ModelConfig(**SHAPE)).init_weights()
+    optimizer = build_optimizer(model.named_parameters(), OptimizerConfig(name="muon"))
+    model(torch.zeros(1, 8, dtype=torch.long)).logsumexp(-1).sum().backward()
+    optimizer.step()
+    kinds = {key for moments in optimizer.state.values() for key in moments}
+    assert kinds == {"momentum_buffer", "exp_avg", "exp_avg_sq", "step"}
+    assert set(optimizer.state) == set(model.parameters())
+    for moments in optimizer.state.values():
+        moments.clear()
+    assert not any(part.state[p] for part in optimizer.parts for p in part.state)
 
 
 def test_roles():
@@ -32,13 +77,13 @@ def test_roles():
 
 def test_adamw_is_fused_and_takes_the_configured_numbers():
     config = OptimizerConfig(learning_rate=0.01, beta1=0.8, beta2=0.9, eps=1e-6)
-    (decayed, _) = build_adamw(GPT(ModelConfig(**SHAPE)).named_parameters(), config).param_groups
+    (decayed, _) = build_optimizer(GPT(ModelConfig(**SHAPE)).named_parameters(), config).param_groups
     assert (decayed["lr"], decayed["betas"], decayed["eps"], decayed["fused"]) == (0.01, (0.8, 0.9), 1e-6, True)
 
 
 def test_one_step_is_the_formula_of_the_paper():
     weight = torch.nn.Parameter(torch.tensor([[1.0, -2.0]]))
-    optimizer = build_adamw([("w", weight)], OptimizerConfig(learning_rate=0.1, weight_decay=0.5))
+    optimizer = build_optimizer([("w", weight)], OptimizerConfig(learning_rate=0.1, weight_decay=0.5))
     weight.grad = torch.tensor([[3.0, -4.0]])
     optimizer.step()
     # The first step of Adam moves by the sign of the gradient; decay takes lr · decay of the weight before.

@@ -11,7 +11,7 @@ from groundup.config import ModelConfig, OptimizerConfig, ScheduleConfig
 from groundup.data.batches import Batches
 from groundup.errors import TrainingError
 from groundup.model.gpt import GPT, NextTokenLoss
-from groundup.optim.rules import build_adamw
+from groundup.optim.rules import build_optimizer
 from groundup.optim.schedule import build_schedule
 from groundup.training.feed import Feed
 from groundup.training.guard import Guard
@@ -40,7 +40,7 @@ def train(
     hooks=(),
     clip=1.0,
     prepare=lambda model: None,
-    optimizer=lambda model: build_adamw(model.named_parameters(), OptimizerConfig(learning_rate=0.01)),
+    optimizer=lambda model: build_optimizer(model.named_parameters(), OptimizerConfig(learning_rate=0.01)),
 ):
     model = GPT(ModelConfig(n_layer=2, n_head=2, n_embd=16, block_size=8, vocab_size=20, dropout=dropout))
     model.init_weights(torch.Generator().manual_seed(0))

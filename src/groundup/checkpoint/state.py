@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from pydantic import ValidationError
@@ -32,13 +32,22 @@ CONFIG, PROGRESS, MODEL = "config.json", "progress.json", "model.safetensors"
 OPTIMIZER, TOKENIZER = "optimizer/state.safetensors", "tokenizer"
 
 
+class Stateful(Protocol):
+    """An optimizer, as far as its moments go."""
+
+    @property
+    def state(self) -> Mapping[Tensor, dict[str, Any]]:
+        """Each parameter's moments, to be read and written in place."""
+        ...
+
+
 def save(
     folder: Path,
     config: Config,
     tokenizer: Tokenizer,
     progress: Mapping[str, Any],
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Stateful,
 ) -> None:
     """Write a checkpoint atomically; OSError when the disk refuses, and then nothing is left of it."""
     with atomic_folder(folder) as partial:
@@ -93,19 +102,19 @@ def load_model(folder: Path, model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def load_optimizer(folder: Path, model: nn.Module, optimizer: Stateful) -> None:
     """Put a checkpoint's moments back, each beside the parameter it belongs to."""
     path = folder / OPTIMIZER
     parameters = dict(model.named_parameters())
-    optimizer.state.clear()
+    for moments in optimizer.state.values():
+        moments.clear()
     for key, value in _read(path).items():
         name, _, moment = key.partition("|")
         if name not in parameters or (value.dim() and value.shape != parameters[name].shape):
             raise CheckpointError(f"{path}: {key} belongs to no parameter of this model; the configs differ")
-        # AdamW keeps its count of steps on the CPU unless it is fused on another device.
-        place = parameters[name].device if value.dim() or optimizer.defaults.get("fused") else value.device
         # A copy: what was read is mapped from the file, which is to be deleted some day.
-        optimizer.state[parameters[name]][moment] = value.to(place, copy=True)
+        # Counts of steps go along: a fused AdamW keeps them on the device.
+        optimizer.state[parameters[name]][moment] = value.to(parameters[name].device, copy=True)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -7,12 +7,23 @@ from groundup.config import ModelConfig
 
 def parameters(config: ModelConfig) -> int:
     """Parameters of a GPT, padding left out and a tied head counted once: 124,439,808 for GPT-2 small."""
+    return sum(parameters_by_part(config).values())
+
+
+def parameters_by_part(config: ModelConfig) -> dict[str, int]:
+    """The same, for each kind of part; a tied head is no parameter of its own, a norm without weights has none."""
     C, inner, b = config.n_embd, config.inner, int(config.bias)
-    norm = C + b * C
-    attention = 3 * C * C + b * 3 * C + C * C + b * C
-    feed_forward = 2 * C * inner + b * (inner + C)
-    embeddings = config.vocab * C * (1 if config.tied else 2) + config.block_size * C
-    return embeddings + config.n_layer * (2 * norm + attention + feed_forward) + norm
+    norm = C + b * C if config.norm == "layernorm" else 0
+    head_norm = norm // C * (C // config.n_head) if config.qk_norm else 0
+    norms = 2 * config.n_layer + config.embedding_norm + (config.block == "pre_norm")
+    return {
+        "token embedding": config.vocab * C,
+        "positions": config.block_size * C if config.positions == "learned" else 0,
+        "attention": config.n_layer * (4 * C * C + b * 4 * C),
+        "feed-forward": config.n_layer * (2 * C * inner + b * (inner + C)),
+        "norms": norms * norm + config.n_layer * head_norm,
+        "head": 0 if config.tied else config.vocab * C,
+    }
 
 
 def flops_per_token(config: ModelConfig) -> int:

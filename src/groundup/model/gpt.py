@@ -5,13 +5,17 @@ Letters: B batch, T time, C width (`n_embd`), V vocabulary (`vocab_size`), P pad
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundup.config import ModelConfig
 from groundup.model.context import Causal, Context
-from groundup.model.parts import INITS, Block
+from groundup.model.inits import INITS
+from groundup.model.parts import BLOCKS, norm
+from groundup.model.positions import POSITIONS
 
 IGNORED = -1  # a target that is not scored
 
@@ -26,14 +30,17 @@ class GPT(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        block = BLOCKS[config.block]
         self.wte = nn.Embedding(config.padded_vocab, config.n_embd)
-        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.wpe = POSITIONS[config.positions](config)
+        self.ln_e = norm(config, present=config.embedding_norm)
         self.drop = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
-        self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.h = nn.ModuleList(block(config, layer) for layer in range(config.n_layer))
+        self.ln_f = norm(config, present=not block.ends_normed)
         self.lm_head = nn.Linear(config.n_embd, config.padded_vocab, bias=False)
         if config.tied:
             self.lm_head.weight = self.wte.weight
+        self.softcap = partial(_softcapped, cap=config.softcap) if config.softcap else nn.Identity()
         self.causal = Causal()
 
     @torch.no_grad()
@@ -42,7 +49,7 @@ class GPT(nn.Module):
         std = INITS[self.config.init]
         for name, parameter in self.named_parameters():  # a tied weight comes once
             if parameter.dim() >= 2:
-                parameter.normal_(0.0, std(name, self.config.n_layer), generator=generator)
+                parameter.normal_(0.0, std(name, self.config), generator=generator)
             else:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
         return self
@@ -57,17 +64,22 @@ class GPT(nn.Module):
         if ids.size(1) > self.config.block_size:
             raise ValueError(f"{ids.size(1)} tokens exceed the context of {self.config.block_size}")
         positions = context.positions(ids.size(1), ids.device)
-        x = self.drop(self.wte(ids) + self.wpe(positions))  # (B, T, C)
+        x = self.drop(self.ln_e(self.wpe.add(self.wte(ids), positions)))  # (B, T, C)
+        rotate = self.wpe.rotation(positions)
         for block in self.h:
-            x = block(x, context)
+            x = block(x, context, rotate)
         return self.ln_f(x)
 
     def head(self, x: Tensor) -> Tensor:
         """Logits over the padded vocabulary, pads at -inf: (…, C) -> (…, P)."""
-        logits = self.lm_head(x)
+        logits = self.softcap(self.lm_head(x))
         with torch.no_grad():  # a pad's gradient is zero by the softmax; recorded, this would copy all the others
             logits[..., self.config.vocab :] = -torch.inf
         return logits
+
+
+def _softcapped(logits: Tensor, cap: float) -> Tensor:
+    return cap * torch.tanh(logits / cap)
 
 
 class NextTokenLoss(nn.Module):

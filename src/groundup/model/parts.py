@@ -6,7 +6,6 @@ Names of submodules are those of the released GPT-2 weights (c_attn, c_proj, c_f
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 
@@ -15,12 +14,25 @@ from torch import Tensor, nn
 
 from groundup.config import ModelConfig
 from groundup.model.context import Context
+from groundup.model.positions import Rotation
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),  # GPT-2's own form of arXiv:1606.08415
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),  # GPT-1's and GPT-2's own form of arXiv:1606.08415
     "gelu": F.gelu,
     "relu": F.relu,
+    "relu2": lambda x: F.relu(x).square(),  # arXiv:2109.08668
 }
+
+NORMS: dict[str, Callable[[int, ModelConfig], nn.Module]] = {
+    "layernorm": lambda width, config: nn.LayerNorm(width, eps=config.norm_eps, bias=config.bias),
+    "rmsnorm": lambda width, config: nn.RMSNorm(width, eps=config.norm_eps, elementwise_affine=False),
+}
+"""What brings a vector of the given width to unit scale."""
+
+
+def norm(config: ModelConfig, *, width: int | None = None, present: bool = True) -> nn.Module:
+    """`config.norm` over vectors of `width` (default: the residual stream's), or nothing where it is not present."""
+    return NORMS[config.norm](width or config.n_embd, config) if present else nn.Identity()
 
 
 class Attention(nn.Module):
@@ -31,13 +43,15 @@ class Attention(nn.Module):
         self.layer, self.n_head = layer, config.n_head
         self.dropout = config.dropout
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.qk_norm = norm(config, width=config.n_embd // config.n_head, present=config.qk_norm)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, context: Context, rotate: Rotation) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         B, T, C = x.shape
         q, k, v = (part.view(B, T, self.n_head, -1).transpose(1, 2) for part in self.c_attn(x).split(C, dim=2))
         # q, k, v are (B, H, T, D) each. Split before the view: the gradients then join without a copy.
+        q, k = self.qk_norm(rotate(q)), self.qk_norm(rotate(k))
         y = context.attend(self.layer, q, k, v, self.dropout if self.training else 0.0)  # (B, H, T, D)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
@@ -56,32 +70,34 @@ class FeedForward(nn.Module):
         return self.c_proj(self.activation(self.c_fc(x)))  # through (B, T, I)
 
 
-class Block(nn.Module):
-    """Pre-norm: each branch reads a normalised copy of the residual stream and adds to the stream itself."""
+class PreNorm(nn.Module):
+    """GPT-2's block: each branch reads a normalised copy of the residual stream and adds to the stream itself."""
+
+    ends_normed = False  # the stream leaves as it is, so a norm must follow the last block
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.ln_1 = norm(config)
         self.attn = Attention(config, layer)
-        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.ln_2 = norm(config)
         self.mlp = FeedForward(config)
         self.drop = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, context: Context, rotate: Rotation) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        x = x + self.drop(self.attn(self.ln_1(x), context))
+        x = x + self.drop(self.attn(self.ln_1(x), context, rotate))
         return x + self.drop(self.mlp(self.ln_2(x)))
 
 
-def _gpt2_std(name: str, n_layer: int) -> float:
-    # Each block adds to the stream twice, so its variance would grow with depth (GPT-2 paper, section 2.3).
-    return 0.02 / math.sqrt(2 * n_layer) if name.endswith("c_proj.weight") else 0.02
+class PostNorm(PreNorm):
+    """GPT-1's block, and the original transformer's: the sum of stream and branch is normalised."""
+
+    ends_normed = True
+
+    def forward(self, x: Tensor, context: Context, rotate: Rotation) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        x = self.ln_1(x + self.drop(self.attn(x, context, rotate)))
+        return self.ln_2(x + self.drop(self.mlp(x)))
 
 
-def _gpt2_released_std(name: str, n_layer: int) -> float:
-    # OpenAI's published code scales nothing and draws positions from N(0, 0.01) (openai/gpt-2, src/model.py).
-    return 0.01 if name == "wpe.weight" else 0.02
-
-
-INITS: dict[str, Callable[[str, int], float]] = {"gpt2": _gpt2_std, "gpt2-released": _gpt2_released_std}
-"""Standard deviation of a matrix at the start, from its name and the number of blocks."""
+BLOCKS: dict[str, type[PreNorm]] = {"pre_norm": PreNorm, "post_norm": PostNorm}

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from groundup.config import OptimizerConfig
 
 Role = Literal["matrix", "embedding", "head", "vector"]
 
-DECAYED: frozenset[Role] = frozenset({"matrix", "embedding", "head"})  # two or more dimensions
+
+class Rule(NamedTuple):
+    """How the parameters of a role move."""
+
+    algorithm: Literal["adamw", "muon"]
+    learning_rate: str  # the config's field that holds its peak
+    decays: bool
+
+
+# Muon (Keller Jordan et al., kellerjordan.github.io/posts/muon) is meant for the matrices between hidden layers.
+# Embeddings and head are lookups in disguise: AdamW serves them better, and without decay, as in nanochat.
+RULES: dict[str, dict[Role, Rule]] = {
+    "adamw": {
+        "matrix": Rule("adamw", "learning_rate", decays=True),
+        "embedding": Rule("adamw", "learning_rate", decays=True),
+        "head": Rule("adamw", "learning_rate", decays=True),
+        "vector": Rule("adamw", "learning_rate", decays=False),
+    },
+    "muon": {
+        "matrix": Rule("muon", "matrix_learning_rate", decays=True),
+        "embedding": Rule("adamw", "embedding_learning_rate", decays=False),
+        "head": Rule("adamw", "head_learning_rate", decays=False),
+        "vector": Rule("adamw", "learning_rate", decays=False),
+    },
+}
 
 
 def role(name: str, parameter: nn.Parameter) -> Role:
@@ -24,19 +49,53 @@ def role(name: str, parameter: nn.Parameter) -> Role:
     return "head" if name == "lm_head.weight" else "matrix"
 
 
-def build_adamw(named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over all parameters that learn, one group with weight decay and one without; fused where torch can."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+class Optimizers:
+    """Several optimizers, each with parameters of its own, as one.
+
+    Each group's `scale` is its peak learning rate as a multiple of the schedule's.
+    """
+
+    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
+        self.parts = parts
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of all parts."""
+        return [group for part in self.parts for group in part.param_groups]
+
+    @property
+    def state(self) -> dict[Tensor, dict[str, Any]]:
+        """Each parameter's moments; empty before its first step. What is written into them is written into the part."""
+        return {p: part.state[p] for part in self.parts for group in part.param_groups for p in group["params"]}
+
+    def step(self) -> None:
+        """Move every parameter that has a gradient."""
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+
+def build_optimizer(named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> Optimizers:
+    """`config.name`'s rules over all parameters that learn; AdamW is fused where torch can."""
+    members: dict[Rule, list[nn.Parameter]] = defaultdict(list)
     for name, parameter in named_parameters:
         if parameter.requires_grad:
-            (decayed if role(name, parameter) in DECAYED else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    device = next(iter(decayed + plain)).device.type
-    return torch.optim.AdamW(
-        groups,
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        eps=config.eps,
-        fused=device in ("cpu", "cuda", "mps"),
-    )
+            members[RULES[config.name][role(name, parameter)]].append(parameter)
+    groups: dict[str, list[dict[str, Any]]] = {"adamw": [], "muon": []}
+    for rule, parameters in members.items():
+        peak = getattr(config, rule.learning_rate) or config.learning_rate
+        decay = config.weight_decay if rule.decays else 0.0
+        group = {"params": parameters, "lr": peak, "scale": peak / config.learning_rate, "weight_decay": decay}
+        groups[rule.algorithm].append(group)
+    parts: list[torch.optim.Optimizer] = []
+    if groups["muon"]:
+        parts.append(torch.optim.Muon(groups["muon"], momentum=config.momentum))
+    if groups["adamw"]:
+        fused = groups["adamw"][0]["params"][0].device.type in ("cpu", "cuda", "mps")
+        betas = (config.beta1, config.beta2)
+        parts.append(torch.optim.AdamW(groups["adamw"], betas=betas, eps=config.eps, fused=fused))
+    return Optimizers(parts)

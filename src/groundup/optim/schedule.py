@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 from groundup.config import ScheduleConfig
 
@@ -25,7 +26,14 @@ def constant(x: float) -> float:
     return 1.0
 
 
-SHAPES: dict[str, Callable[[float], float]] = {"cosine": cosine, "constant": constant}
+def wsd(x: float, cooldown: float) -> float:
+    """1, and over the last `cooldown` a straight line to 0: warm-up, stable, decay (arXiv:2404.06395)."""
+    return min(1.0, (1.0 - x) / cooldown)
+
+
+def shape_of(config: ScheduleConfig) -> Callable[[float], float]:
+    """The curve that `config.name` stands for, over the part of the horizon after the warm-up."""
+    return {"cosine": cosine, "constant": constant, "wsd": partial(wsd, cooldown=config.cooldown_fraction)}[config.name]
 
 
 def build_schedule(config: ScheduleConfig, peak: float, total_steps: int | None) -> Schedule:
@@ -33,7 +41,7 @@ def build_schedule(config: ScheduleConfig, peak: float, total_steps: int | None)
 
     Where the horizon is a time, `total_steps` is None, and a warm-up in steps overlaps the decay.
     """
-    shape = SHAPES[config.name]
+    shape = shape_of(config)
     if config.warmup_steps is not None:
         steps = config.warmup_steps
         part = min(1.0, steps / total_steps) if total_steps else 0.0

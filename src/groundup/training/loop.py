@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,23 @@ Hook = Callable[[StepInfo], None]
 MicroBatch = tuple[Tensor, Tensor]  # ids and targets, each (rows, block_size)
 
 
+class Optimizer(Protocol):
+    """What moves the parameters: any of torch's optimizers, or several as one."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Groups of parameters, each with its learning rate `lr`."""
+        ...
+
+    def step(self) -> object:
+        """Move every parameter that has a gradient."""
+        ...
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        ...
+
+
 class Horizon(Protocol):
     """How far a run goes."""
 
@@ -73,7 +90,7 @@ class BatchStream(Protocol):
 
 def fit(
     loss_sum: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     batches: BatchStream,
     schedule: Callable[[int, float], float],
     horizon: Horizon,
@@ -126,8 +143,8 @@ def fit(
         progress.elapsed = meter.elapsed  # evaluations count against a budget too
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> float:
-    """Give every group the same learning rate, and return it."""
+def set_learning_rate(optimizer: Optimizer, lr: float) -> float:
+    """Give every group the learning rate, times the group's own `scale` where it has one; returns it."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("scale", 1.0)
     return lr
