@@ -5,9 +5,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.config import Config, parse_duration, to_yaml
+from groundup.config import Config, to_yaml
 from groundup.decode import Overrides, changed, decode
 from groundup.errors import ConfigError
+from groundup.fields import parse_duration
 from groundup.presets import PRESETS, preset
 
 

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 
 from groundup import presets
-from groundup.build import Result, prompt_ids
+from groundup.build import Result
 from groundup.checkpoint import state
 from groundup.checkpoint.atomic import verify
 from groundup.checkpoint.run import RunFolder, resolve
@@ -38,6 +38,7 @@ from groundup.preparation.prepare import prepare_tokens
 from groundup.report.lines import Lines
 from groundup.report.view import View
 from groundup.runs import begin, go_on, reconfigure
+from groundup.settle import prompt_ids
 from groundup.text.tokenizer import Tokenizer
 from groundup.training.device import autocast, choose_device
 
@@ -130,7 +131,7 @@ class Checkpoint:
 def load(path: Place, *, checkpoint: str = "latest", device: str = "auto") -> Checkpoint:
     """Model and tokenizer from a run or a checkpoint folder, the model in evaluation mode.
 
-    `checkpoint` chooses among a run's: `latest`, or a name such as `step-00001000`.
+    `checkpoint` chooses among a run's: `latest`, `best` by validation loss, or a name such as `step-00001000`.
     Raises CheckpointError when something is missing, damaged or does not fit.
     """
     folder = resolve(Path(path), checkpoint)

@@ -12,8 +12,8 @@ from groundup.checkpoint import state
 from groundup.checkpoint.run import Log, RunFolder
 from groundup.config import Config
 from groundup.data.batches import Batches
-from groundup.data.shards import Manifest, Tokens
-from groundup.errors import CheckpointError, ConfigError, DataError, TrainingError
+from groundup.data.shards import Tokens
+from groundup.errors import CheckpointError, ConfigError, TrainingError
 from groundup.evaluation.loss import Loss, split_loss
 from groundup.generation.engine import TextStream, stream
 from groundup.generation.sampling import Sampler
@@ -24,35 +24,14 @@ from groundup.optim.schedule import build_schedule
 from groundup.report.panel import human_count, human_time
 from groundup.report.view import View
 from groundup.seeds import mix
-from groundup.text.tokenizer import Tokenizer, load_tokenizer
-from groundup.training.device import autocast, choose_device, choose_precision, cores, reseed
+from groundup.settle import Data, prompt_ids
+from groundup.training.best import Best, Patient
+from groundup.training.device import autocast, reseed
 from groundup.training.feed import Feed
 from groundup.training.guard import Guard
 from groundup.training.hooks import StopSignals, every, finite, log_step
 from groundup.training.horizon import Clock, Steps, build_horizon
 from groundup.training.loop import Hook, Progress, StepInfo, fit
-
-
-@dataclass(frozen=True)
-class Data:
-    """A prepared folder, opened."""
-
-    manifest: Manifest
-    tokenizer: Tokenizer
-    train: Tokens
-    val: Tokens | None  # None: nothing was held out
-
-    @classmethod
-    def open(cls, folder: Path) -> Data:
-        """DataError when the folder is not whole or its tokenizer is not the one its tokens were made with."""
-        manifest = Manifest.load(folder)
-        tokenizer = load_tokenizer(folder / "tokenizer")
-        if tokenizer.fingerprint != manifest.tokenizer.fingerprint:
-            raise DataError(
-                f"{folder / 'tokenizer'}: not the tokenizer that these tokens were made with; prepare the data anew"
-            )
-        val = Tokens.open(folder, "val") if manifest.splits["val"].tokens > 1 else None
-        return cls(manifest, tokenizer, Tokens.open(folder, "train"), val)
 
 
 @dataclass(frozen=True)
@@ -73,34 +52,17 @@ class Result:
     step: int
     tokens: int
     losses: Losses
+    best: Best  # the lowest validation loss of the run
     signal: int | None = None  # what stopped the run before its horizon
-
-
-def settle(config: Config, tokenizer: Tokenizer) -> tuple[Config, str]:
-    """Replace every `auto` and `none` that depends on data and machine; also a line on what was chosen and why.
-
-    The settled config stands in the run's folder, so that a resumed run computes exactly as the first one did.
-    """
-    vocab = config.model.vocab_size or tokenizer.n_vocab
-    if vocab != tokenizer.n_vocab:
-        raise ConfigError(
-            f"model.vocab_size: {vocab}, but the data's tokenizer has {tokenizer.n_vocab} ids; leave it out "
-            "(--model.vocab_multiple pads the embedding)"
-        )
-    device, threads = choose_device(config.train.device), config.train.threads or cores()
-    torch.set_num_threads(threads)
-    precision = choose_precision(config.train.precision, device)
-    model = config.model.model_copy(update={"vocab_size": vocab})
-    train = config.train.model_copy(update={"device": str(device), "threads": threads, "precision": precision.name})
-    line = f"machine  {device}, {threads} threads, {precision.name}: {precision.reason}"
-    return config.model_copy(update={"model": model, "train": train}), line
 
 
 class Training:
     """One run, put together and ready to go."""
 
     def __init__(self, config: Config, data: Data, folder: RunFolder, view: View) -> None:
-        """`config` must be settled."""
+        """`config` must be settled. ConfigError, DataError where it asks for what this data cannot give."""
+        if config.train.patience and data.val is None:
+            raise ConfigError("train.patience: nothing was held out to measure; prepare with --val-fraction 0.1")
         self.config, self.data, self.folder, self.view = config, data, folder, view
         self.device = torch.device(config.train.device)
         torch.set_num_threads(config.train.threads or 1)
@@ -110,7 +72,7 @@ class Training:
         self.optimizer = build_optimizer(self.gpt.named_parameters(), config.optimizer)
         self.windows = Batches(data.train, config.model.block_size, seed)
         self.horizon: Steps | Clock = build_horizon(config, self.windows.windows)
-        self.progress = Progress()
+        self.progress, self.best = Progress(), Best()
         self.autocast = autocast("bf16" if config.train.precision == "bf16" else "fp32", self.device)
         self.prompt = prompt_ids(data.tokenizer, config.evaluate.prompt)
         self.losses = Losses()
@@ -145,21 +107,26 @@ class Training:
                 f"{self.config.data}: not the data that this run was trained on; give its folder with --data"
             )
         self.progress = Progress(**{field.name: values[field.name] for field in fields(Progress)})
+        self.best = Best(**values.get("best", {}))
         state.load_model(checkpoint, self.gpt)
         state.load_optimizer(checkpoint, self.gpt, self.optimizer)
         self.saved = self.resumed_from = checkpoint
 
     @property
     def done(self) -> bool:
-        """Whether the horizon is reached already."""
-        return self.horizon.reached(self.progress)
+        """Whether there is nothing left to do."""
+        return self._patient().reached(self.progress)
 
     def run(self) -> Result:
         """Train to the horizon, or until a signal; the last thing written is always a whole checkpoint."""
         signal = None if self.done else self._train()
         assert self.saved is not None, "every way out of the loop saves"
         ended_by = None if self.done else signal
-        return Result(self.folder.path, self.saved, self.progress.step, self.progress.tokens, self.losses, ended_by)
+        progress = self.progress
+        return Result(self.folder.path, self.saved, progress.step, progress.tokens, self.losses, self.best, ended_by)
+
+    def _patient(self) -> Patient:
+        return Patient(self.horizon, self.best, self.config.train.patience)
 
     def _train(self) -> int | None:
         config = self.config
@@ -174,7 +141,7 @@ class Training:
                     self.optimizer,
                     Feed(self.windows, config.rows, config.micro_rows, self.device),
                     build_schedule(config.schedule, config.optimizer.learning_rate, total),
-                    self.horizon,
+                    self._patient(),
                     self.progress,
                     clip=config.optimizer.grad_clip,
                     autocast=self.autocast,
@@ -205,8 +172,10 @@ class Training:
         return [
             log_step(self.log.write),
             self._show,
-            every(c.evaluate.every_steps, self._evaluate),
+            # Patience counts evaluations, so a stop must not swallow one.
+            every(c.evaluate.every_steps, self._evaluate, when_stopping=c.train.patience is not None),
             every(c.evaluate.sample_every_steps, self._sample),
+            self._save_best,
             every(c.checkpoint.every_steps, self._save, when_stopping=True),
         ]
 
@@ -260,6 +229,10 @@ class Training:
                 val_loss=self.losses.val_loss,
                 bits_per_byte=self.losses.bits_per_byte,
             )
+            self.best.see(info.step, self.losses.val_loss)
+            if self.best.since == self.config.train.patience:
+                best = f"{self.best.loss:.4f} at step {self.best.step:,}"
+                self.view.message(f"no better validation loss in {self.best.since} evaluations: the best was {best}")
 
     def _sample(self, info: StepInfo) -> None:
         n, tokenizer = self.config.evaluate.sample_tokens, self.data.tokenizer
@@ -274,16 +247,20 @@ class Training:
         self.log.write("sample", step=info.step, text=written)
         self.view.sample(written)
 
+    def _save_best(self, info: StepInfo) -> None:
+        if self.config.checkpoint.best and self.best.step == info.step:
+            self._save(info)
+
     def _save(self, info: StepInfo) -> None:
-        folder = self.folder.checkpoints / f"step-{info.step:08d}"
-        progress = {**asdict(self.progress), "data": self.data.manifest.fingerprint}
+        folder = self.folder.checkpoint(info.step)
+        if folder == self.saved:
+            return
+        progress = {**asdict(self.progress), "best": asdict(self.best), "data": self.data.manifest.fingerprint}
         state.save(folder, self.config, self.data.tokenizer, progress, self.gpt, self.optimizer)
         self.log.write("save", step=info.step, checkpoint=folder.name)
-        self.folder.point_latest(folder)
-        self.folder.prune(self.config.checkpoint.keep_last)
+        self.folder.point("latest", folder)
+        best = self.folder.checkpoint(self.best.step)
+        if self.best.step == info.step:
+            self.folder.point("best", best)
+        self.folder.prune(self.config.checkpoint.keep_last, spared=best)
         self.saved = folder
-
-
-def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The ids to continue; without a prompt, those that begin a document. TokenizerError where it cannot be said."""
-    return tokenizer.encode(prompt).tolist() or [tokenizer.end_of_text]

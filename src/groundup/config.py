@@ -8,40 +8,14 @@ wherever it was made. No torch here: `groundup --help` and validation stay fast.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from groundup.errors import ConfigError
-
-UNITS = {"h": 3600, "m": 60, "s": 1}  # seconds
-
-
-def parse_duration(value: Any) -> float:
-    """Seconds from a number or from text such as `90`, `30m`, `1h30m`; ValueError says what was expected."""
-    text = str(value).strip().lower()
-    if re.fullmatch(r"\d+(\.\d*)?", text):
-        return float(text)
-    if not re.fullmatch(r"(\d+(\.\d+)?[hms])+", text):
-        raise ValueError("expected a duration such as 90s, 30m or 1h30m")
-    return sum(float(number) * UNITS[unit] for number, _, unit in re.findall(r"(\d+(\.\d+)?)([hms])", text))
-
-
-Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
-Positive = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-
-DEVICE_PATTERN = r"auto|cpu|mps|cuda(:\d+)?"
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, unknown keys refused, the text under a field becomes its help."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+from groundup.fields import DEVICE_PATTERN, Decay, Duration, Fraction, Positive, Section
 
 
 class ModelConfig(Section):
@@ -189,6 +163,8 @@ class TrainConfig(Section):
     """horizon in passes over the training split"""
     budget: Duration | None = None
     """horizon in wall-clock time, such as 30m; the learning rate ends when the time does"""
+    patience: Positive | None = None
+    """stop early after this many evaluations without a lower validation loss; none never does"""
     batch_tokens: Positive = 8192
     """tokens a step, over all accumulation and all processes"""
     device: Annotated[str, Field(pattern=f"^({DEVICE_PATTERN})$")] = "auto"
@@ -233,6 +209,8 @@ class CheckpointConfig(Section):
     """steps between checkpoints; 0 means only at the end and on Ctrl-C"""
     keep_last: Positive = 2
     """how many checkpoints stay on disk"""
+    best: bool = True
+    """save at every evaluation that finds the lowest validation loss so far, and keep that checkpoint as well"""
 
 
 class Config(Section):
@@ -260,6 +238,12 @@ class Config(Section):
             return min(self.rows, self.batches.micro_batch)
         tokens = min(16_384, LOGITS // self.model.padded_vocab)
         return min(self.rows, max(1, tokens // self.model.block_size))
+
+    @model_validator(mode="after")
+    def _patience_needs_evaluations(self) -> Config:
+        if self.train.patience and not self.evaluate.every_steps:
+            raise ValueError("train.patience counts evaluations, and evaluate.every_steps is 0; give it a number")
+        return self
 
     @model_validator(mode="after")
     def _whole_windows(self) -> Config:

@@ -1,8 +1,8 @@
 """The history of GPT as a table of rows. A row holds what differs from the defaults in `config.py`.
 
 GPT-1: "Improving Language Understanding by Generative Pre-Training" (Radford et al., 2018), section 4.1, and OpenAI's
-released code: Adam with beta2 0.999 and decay 0.01 on matrices, 2.5e-4 after 2,000 steps of warm-up, cosine to 0, batches
-of 64 x 512 tokens, 100 epochs of BooksCorpus. With its 40,478 ids it has 116,534,784 parameters.
+released code: Adam with beta2 0.999 and decay 0.01 on matrices, 2.5e-4 after 2,000 steps of warm-up, cosine to 0,
+batches of 64 x 512 tokens, 100 epochs of BooksCorpus. With its 40,478 ids it has 116,534,784 parameters.
 
 GPT-2: shapes from "Language Models are Unsupervised Multitask Learners" (Radford et al., 2019), table 2, where the
 counts of parameters are wrong (117M and 345M in the paper are 124M and 355M by the released weights). That paper gives

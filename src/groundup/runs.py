@@ -6,17 +6,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from groundup.build import Data, Result, Training, settle
+from groundup.build import Result, Training
 from groundup.checkpoint.run import RunFolder
 from groundup.config import Config
 from groundup.decode import Overrides, changed, decode
 from groundup.errors import ConfigError
 from groundup.report.view import View
+from groundup.settle import Data, settle
 from groundup.training.horizon import Clock
 
 # What may change between a run's beginning and its resumption; the rest decides what is being computed.
 RESUMABLE_SECTIONS = ("evaluate.", "checkpoint.")
-RESUMABLE = {"data", "train.max_steps", "train.max_tokens", "train.epochs", "train.budget", "train.log_every"}
+RESUMABLE = {
+    "data",
+    "train.patience",
+    "train.max_steps",
+    "train.max_tokens",
+    "train.epochs",
+    "train.budget",
+    "train.log_every",
+}
 ROUNDING = {"train.device", "train.threads", "batches.micro_batch"}  # the same up to rounding, not bit for bit
 
 
@@ -58,7 +67,8 @@ def go_on(run: RunFolder, config: Config, keys: list[str], view: View) -> Result
     if keys:
         run.write_config(config)
     if training.done:
-        option = "--train.budget" if isinstance(training.horizon, Clock) else "--train.max_steps"
+        horizon = "--train.budget" if isinstance(training.horizon, Clock) else "--train.max_steps"
+        option = horizon if training.horizon.reached(training.progress) else "--train.patience"
         view.message(f"{run.path}: finished at step {training.progress.step:,}; a larger {option} goes on")
     else:
         start = checkpoint.name if checkpoint else "the start: it has no checkpoint yet"

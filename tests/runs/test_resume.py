@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import groundup
 from groundup.checkpoint.atomic import SUMS, sha256
 from groundup.checkpoint.run import RunFolder, read_log
+from groundup.presets import GPT1_PARTS, MODERN_PARTS
 
 STEPS = 60  # more than an epoch of the prepared text
 
@@ -110,6 +111,27 @@ def test_a_resume_of_a_resume_is_bitwise_too(reference, prepared, tmp_path):
     assert same_state(final(run), final(reference))
     losses = {r["step"]: r["loss"] for r in read_log(run / "log.jsonl") if r["event"] == "step"}
     assert losses == {r["step"]: r["loss"] for r in read_log(reference / "log.jsonl") if r["event"] == "step"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", ["modern", "gpt1"])
+def test_muon_and_every_part_resume_bitwise_too(parts, prepared, tmp_path):
+    rows = {"modern": MODERN_PARTS, "gpt1": GPT1_PARTS}
+    muon = {"name": "muon", "learning_rate": 0.01, "embedding_learning_rate": 0.1}
+    overrides = {**OVERRIDES, "model": {**OVERRIDES["model"], **rows[parts]}, "optimizer": muon}
+    groundup.train(prepared, tmp_path / "untouched", overrides=overrides)
+    killed("train", ("groundup.training.guard", "Guard.admits", 31), tmp_path / "run", prepared, overrides)
+    shutil.copytree(tmp_path / "run", tmp_path / "tampered", symlinks=True)
+    groundup.resume(tmp_path / "run")
+    assert same_state(final(tmp_path / "run"), final(tmp_path / "untouched"))
+
+    checkpoint = RunFolder(tmp_path / "tampered").steps()[-1]  # the negative control: Muon's momentum is forgotten
+    tensors = load_file(checkpoint / "optimizer/state.safetensors")
+    tensors["h.0.mlp.c_fc.weight|momentum_buffer"].zero_()
+    save_file(tensors, checkpoint / "optimizer/state.safetensors")
+    reseal(checkpoint)
+    groundup.resume(tmp_path / "tampered")
+    assert not same_state(final(tmp_path / "tampered"), final(tmp_path / "untouched"))
 
 
 def copy_stopped_at(reference: Path, tmp_path: Path, step: int = 54) -> tuple[Path, Path]:

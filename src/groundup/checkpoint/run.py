@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from groundup.checkpoint.atomic import SUMS, flush, remove_folder, replace_text, verify
+from groundup.checkpoint.books import PROGRESS, read_json
 from groundup.config import Config, read_yaml, to_yaml
 from groundup.decode import Overrides, decode
 from groundup.errors import CheckpointError, ConfigError, UsageError
@@ -100,9 +101,21 @@ class RunFolder:
         for scrap in self.checkpoints.glob(".step-*"):
             shutil.rmtree(scrap, ignore_errors=True)
 
-    def point_latest(self, checkpoint: Path) -> None:
-        """Let `latest` point to a checkpoint: for people; nothing here depends on it."""
-        link, temporary = self.path / "latest", self.path / ".latest.partial"
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of a step stands, or would stand."""
+        return self.checkpoints / f"step-{step:08d}"
+
+    def best(self) -> Path | None:
+        """The checkpoint with the lowest validation loss, as the newest one remembers it; None where there is none."""
+        for folder in reversed(self.steps()):
+            best = read_json(folder / PROGRESS).get("best") or {}
+            found = self.checkpoint(best.get("step") or 0)
+            return found if found.is_dir() else None
+        return None
+
+    def point(self, name: str, checkpoint: Path) -> None:
+        """Let the link `latest` or `best` point to a checkpoint: for people; nothing here depends on it."""
+        link, temporary = self.path / name, self.path / f".{name}.partial"
         try:
             temporary.unlink(missing_ok=True)
             temporary.symlink_to(checkpoint.relative_to(self.path), target_is_directory=True)
@@ -111,10 +124,11 @@ class RunFolder:
         except (OSError, NotImplementedError):
             temporary.unlink(missing_ok=True)  # Windows without the privilege to link
 
-    def prune(self, keep: int) -> None:
-        """Delete all but the newest `keep` checkpoints."""
+    def prune(self, keep: int, spared: Path) -> None:
+        """Delete all but the newest `keep` checkpoints and one that is spared."""
         for folder in self.steps()[:-keep]:
-            remove_folder(folder)
+            if folder != spared:
+                remove_folder(folder)
 
 
 def resolve(path: Path, which: str = "latest") -> Path:
@@ -127,7 +141,11 @@ def resolve(path: Path, which: str = "latest") -> Path:
         raise CheckpointError(f"{path}: {what}; give a folder written by `groundup train`")
     if which == "latest":
         return run.steps()[-1]
-    folder = run.checkpoints / which
+    folder = run.best() if which == "best" else run.checkpoints / which
+    if folder is None:
+        raise CheckpointError(
+            f"{path}: no best checkpoint is kept (nothing was held out, or checkpoint.best is off); use latest"
+        )
     if folder not in run.steps():
         raise CheckpointError(f"{path}: no checkpoint {which!r}; there are {', '.join(p.name for p in run.steps())}")
     return folder

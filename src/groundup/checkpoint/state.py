@@ -11,7 +11,6 @@ step-00001000/
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,12 +22,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from groundup.checkpoint.atomic import atomic_folder
+from groundup.checkpoint.books import CONFIG, PROGRESS, read_json, write_json
 from groundup.config import Config
 from groundup.errors import CheckpointError
 from groundup.text.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT = 1
-CONFIG, PROGRESS, MODEL = "config.json", "progress.json", "model.safetensors"
+MODEL = "model.safetensors"
 OPTIMIZER, TOKENIZER = "optimizer/state.safetensors", "tokenizer"
 
 
@@ -115,24 +115,6 @@ def load_optimizer(folder: Path, model: nn.Module, optimizer: Stateful) -> None:
         # A copy: what was read is mapped from the file, which is to be deleted some day.
         # Counts of steps go along: a fused AdamW keeps them on the device.
         optimizer.state[parameters[name]][moment] = value.to(parameters[name].device, copy=True)
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Readable JSON with a final newline."""
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; CheckpointError when there is none."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: missing; give the folder of a run or of a whole checkpoint") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}); use another checkpoint") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: damaged (no JSON object); use another checkpoint")
-    return values
 
 
 def _write(tensors: dict[str, Tensor], path: Path) -> None:

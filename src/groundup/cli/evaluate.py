@@ -15,7 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=("train", "val"), default="val", help="which part of it [val]")
     parser.add_argument("--tokens", type=int, metavar="N", help="score about N tokens, spread evenly [all]")
     parser.add_argument(
-        "--checkpoint", default="latest", metavar="NAME", help="latest, or such as step-00001000 [latest]"
+        "--checkpoint",
+        default="latest",
+        metavar="NAME",
+        help="latest, best (by validation loss), or such as step-00001000 [latest]",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps [auto]")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

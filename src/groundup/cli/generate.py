@@ -27,7 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top_p", type=float, metavar="P", help="draw from the likeliest tokens of mass P [all]")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws [0]")
     parser.add_argument(
-        "--checkpoint", default="latest", metavar="NAME", help="latest, or such as step-00001000 [latest]"
+        "--checkpoint",
+        default="latest",
+        metavar="NAME",
+        help="latest, best (by validation loss), or such as step-00001000 [latest]",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps [auto]")
     parser.add_argument("--json", action="store_true", help="print one JSON object when all is written")

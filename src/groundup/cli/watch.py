@@ -44,6 +44,7 @@ def _print_line(stream: TextIO, line: str) -> None:
 
 def finish(result: Result, *, as_json: bool) -> int:
     """Say how a run ended; returns the exit status, 128 + n when signal n stopped it."""
+    best = result.best
     if as_json:
         values = {**asdict(result), **asdict(result.losses)}
         del values["losses"]
@@ -53,5 +54,8 @@ def finish(result: Result, *, as_json: bool) -> int:
         print(f"next: groundup resume {result.run}")
     else:
         print(f"step {result.step:,} saved in {result.checkpoint}")
-        print(f"next: groundup generate {result.run} --prompt TEXT")
+        earlier = best.loss is not None and best.step < result.step
+        if earlier:
+            print(f"best validation loss {best.loss:.4f} at step {best.step:,}: --checkpoint best uses that one")
+        print(f"next: groundup generate {result.run} --prompt TEXT{' --checkpoint best' if earlier else ''}")
     return 128 + result.signal if result.signal else 0

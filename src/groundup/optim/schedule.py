@@ -33,7 +33,12 @@ def wsd(x: float, cooldown: float) -> float:
 
 def shape_of(config: ScheduleConfig) -> Callable[[float], float]:
     """The curve that `config.name` stands for, over the part of the horizon after the warm-up."""
-    return {"cosine": cosine, "constant": constant, "wsd": partial(wsd, cooldown=config.cooldown_fraction)}[config.name]
+    shapes: dict[str, Callable[[float], float]] = {
+        "cosine": cosine,
+        "constant": constant,
+        "wsd": partial(wsd, cooldown=config.cooldown_fraction),
+    }
+    return shapes[config.name]
 
 
 def build_schedule(config: ScheduleConfig, peak: float, total_steps: int | None) -> Schedule:

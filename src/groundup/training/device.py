@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from groundup.config import DEVICE_PATTERN
 from groundup.errors import ConfigError
+from groundup.fields import DEVICE_PATTERN
 
 Name = Literal["fp32", "bf16"]
 

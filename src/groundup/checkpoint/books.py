@@ -1,0 +1,30 @@
+"""The small JSON files of a checkpoint, readable without torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from groundup.errors import CheckpointError
+
+CONFIG, PROGRESS = "config.json", "progress.json"
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Readable JSON with a final newline."""
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; CheckpointError when there is none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: missing; give the folder of a run or of a whole checkpoint") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); use another checkpoint") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: damaged (no JSON object); use another checkpoint")
+    return values

@@ -1,0 +1,34 @@
+"""The kinds of values that a config is made of."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+UNITS = {"h": 3600, "m": 60, "s": 1}  # seconds
+
+
+def parse_duration(value: Any) -> float:
+    """Seconds from a number or from text such as `90`, `30m`, `1h30m`; ValueError says what was expected."""
+    text = str(value).strip().lower()
+    if re.fullmatch(r"\d+(\.\d*)?", text):
+        return float(text)
+    if not re.fullmatch(r"(\d+(\.\d+)?[hms])+", text):
+        raise ValueError("expected a duration such as 90s, 30m or 1h30m")
+    return sum(float(number) * UNITS[unit] for number, _, unit in re.findall(r"(\d+(\.\d+)?)([hms])", text))
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+DEVICE_PATTERN = r"auto|cpu|mps|cuda(:\d+)?"
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, unknown keys refused, the text under a field becomes its help."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)

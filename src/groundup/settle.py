@@ -1,0 +1,61 @@
+"""What a config leaves open is decided by the data and the machine, once, before a run begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from groundup.config import Config
+from groundup.data.shards import Manifest, Tokens
+from groundup.errors import ConfigError, DataError
+from groundup.text.tokenizer import Tokenizer, load_tokenizer
+from groundup.training.device import choose_device, choose_precision, cores
+
+
+@dataclass(frozen=True)
+class Data:
+    """A prepared folder, opened."""
+
+    manifest: Manifest
+    tokenizer: Tokenizer
+    train: Tokens
+    val: Tokens | None  # None: nothing was held out
+
+    @classmethod
+    def open(cls, folder: Path) -> Data:
+        """DataError when the folder is not whole or its tokenizer is not the one its tokens were made with."""
+        manifest = Manifest.load(folder)
+        tokenizer = load_tokenizer(folder / "tokenizer")
+        if tokenizer.fingerprint != manifest.tokenizer.fingerprint:
+            raise DataError(
+                f"{folder / 'tokenizer'}: not the tokenizer that these tokens were made with; prepare the data anew"
+            )
+        val = Tokens.open(folder, "val") if manifest.splits["val"].tokens > 1 else None
+        return cls(manifest, tokenizer, Tokens.open(folder, "train"), val)
+
+
+def settle(config: Config, tokenizer: Tokenizer) -> tuple[Config, str]:
+    """Replace every `auto` and `none` that depends on data and machine; also a line on what was chosen and why.
+
+    The settled config stands in the run's folder, so that a resumed run computes exactly as the first one did.
+    """
+    vocab = config.model.vocab_size or tokenizer.n_vocab
+    if vocab != tokenizer.n_vocab:
+        raise ConfigError(
+            f"model.vocab_size: {vocab}, but the data's tokenizer has {tokenizer.n_vocab} ids; leave it out "
+            "(--model.vocab_multiple pads the embedding)"
+        )
+    device, threads = choose_device(config.train.device), config.train.threads or cores()
+    torch.set_num_threads(threads)
+    precision = choose_precision(config.train.precision, device)
+    model = config.model.model_copy(update={"vocab_size": vocab})
+    train = config.train.model_copy(update={"device": str(device), "threads": threads, "precision": precision.name})
+    line = f"machine  {device}, {threads} threads, {precision.name}: {precision.reason}"
+    return config.model_copy(update={"model": model, "train": train}), line
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The ids to continue; without a prompt, those that begin a document. TokenizerError where it cannot be said."""
+    return tokenizer.encode(prompt).tolist() or [tokenizer.end_of_text]

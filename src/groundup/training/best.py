@@ -1,0 +1,44 @@
+"""The best a run has been, and when to stop waiting for better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from groundup.training.loop import Horizon, Progress
+
+
+@dataclass
+class Best:
+    """The lowest validation loss so far; kept in every checkpoint."""
+
+    loss: float | None = None  # nats a token; None before the first evaluation
+    step: int = 0  # when that was
+    since: int = 0  # evaluations after it, none of them lower
+
+    def see(self, step: int, loss: float) -> None:
+        """Take note of an evaluation; one that is not a number is never the best."""
+        if loss < (float("inf") if self.loss is None else self.loss):
+            self.loss, self.step, self.since = loss, step, 0
+        else:
+            self.since += 1
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A horizon that ends early once `patience` evaluations in a row have brought nothing better; None waits for ever.
+
+    The step after the last of these evaluations is the run's last: a step's hooks learn beforehand whether it is.
+    """
+
+    horizon: Horizon
+    best: Best
+    patience: int | None
+
+    def fraction(self, progress: Progress) -> float:
+        """The horizon's own: no schedule can know that a run will end early."""
+        return self.horizon.fraction(progress)
+
+    def reached(self, progress: Progress) -> bool:
+        """Whether the horizon is reached, or patience at its end."""
+        tired = self.patience is not None and self.best.since >= self.patience
+        return tired or self.horizon.reached(progress)
