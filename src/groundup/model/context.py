@@ -15,6 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+SPELT_OUT = 512  # tokens; up to here the scores fit a core's cache, and plain products win on CPUs
+
+
 class Context(Protocol):
     """What attention needs to know about the tokens before and around it."""
 
@@ -36,7 +39,25 @@ class Causal:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
         """Causal attention within the sequence."""
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        return causal_attention(q, k, v, dropout)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+    """Each token attends to itself and to those before it: three (B, H, T, D) to one."""
+    q, k = q.type_as(v), k.type_as(v)  # under autocast a norm may have given fp32
+    # torch's fused kernel for CPUs has no dropout, and in bf16 it is slower than the products spelt out: 3 times at
+    # T = 256, 7 at 64, equal at 1,024 (docs/lab-notes.md).
+    if q.device.type == "cpu" and (dropout or (q.dtype == torch.bfloat16 and q.size(2) <= SPELT_OUT)):
+        return _spelt_out(q, k, v, dropout)
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+
+
+def _spelt_out(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+    B, H, T, D = q.shape
+    future = torch.full((T, T), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
+    q, k, v = (part.reshape(B * H, T, D) for part in (q, k, v))
+    scores = torch.baddbmm(future, q, k.mT, alpha=D**-0.5)  # (B·H, T, T)
+    return torch.bmm(F.dropout(scores.softmax(-1), dropout), v).view(B, H, T, D)
 
 
 class KVCache:

@@ -72,4 +72,5 @@ def _unrotated(x: Tensor) -> Tensor:
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    cos, sin = cos.type_as(x), sin.type_as(x)
     return x * cos + x.roll(x.size(-1) // 2, -1) * sin

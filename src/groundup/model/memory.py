@@ -1,0 +1,79 @@
+"""Arithmetic about what a training step holds in memory; needs no torch.
+
+What autograd keeps for the backward pass follows from the parts a model is made of. The tests compare these formulas
+with the tensors that torch really keeps.
+
+Letters: T time, C width, H heads, I inner width, P padded vocabulary; e bytes of a matrix product's operand, 4 in fp32
+and 2 in bf16 (where the residual stream stays fp32).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from groundup.config import ModelConfig
+
+Precision = Literal["fp32", "bf16"]
+FP32 = 4  # bytes
+BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2}
+
+
+def activation_bytes(config: ModelConfig, precision: Precision, device: str = "cpu") -> int:
+    """Bytes kept a token of a micro-batch, from the embedding to what the head reads, logits left out.
+
+    A plain GPT-2 block: 2·4·C of residual stream, 2·e·C of normed stream, 3·e·C of q, k, v, e·C of mixed values, and
+    2·e·I around the nonlinearity, which makes 64·C in fp32 and 36·C in bf16 where I = 4·C.
+    `device` is cpu, cuda or mps: with dropout, attention has no fused kernel on CPU and keeps its T x T matrices.
+    """
+    C, e = config.n_embd, BYTES[precision]
+    statistics = FP32 * (2 if config.norm == "layernorm" else 1)  # bytes a normed vector: its scale, and its mean
+    inner = config.inner * e * (1 if config.activation == "relu" else 2)  # ReLU's output is all that its gradient needs
+    block = 2 * FP32 * C + (2 + 3 + 1) * e * C + inner + 2 * statistics
+    block += _position_and_norm_bytes(config, precision) + _dropout_bytes(config, precision, device)
+    if not (config.dropout and device == "cpu"):
+        block += FP32 * config.n_head  # the softmax's normaliser of each query
+    ends = e * C + (FP32 * C + statistics if config.block == "pre_norm" else 0)
+    ends += FP32 * C + statistics if config.embedding_norm else 0
+    ends += _mask_bytes(precision, device) * C if config.dropout else 0
+    return config.n_layer * block + ends
+
+
+def logit_bytes(config: ModelConfig, precision: Precision) -> int:
+    """Bytes a token that logits take at their worst: 3·4·P, in the softmax's backward pass; a softcap keeps e·P more.
+
+    In fp32 whatever the precision: log-probabilities, their gradient, and the gradient of the logits.
+    """
+    return config.padded_vocab * (3 * FP32 + (BYTES[precision] if config.softcap else 0))
+
+
+def weight_copy_bytes(config: ModelConfig, precision: Precision) -> int:
+    """Bytes of the weights in bf16, which autocast keeps beside the fp32 ones for as long as a micro-batch lasts."""
+    if precision == "fp32":
+        return 0
+    C = config.n_embd
+    return BYTES[precision] * (config.n_layer * (4 * C * C + 2 * C * config.inner) + config.padded_vocab * C)
+
+
+def _position_and_norm_bytes(config: ModelConfig, precision: Precision) -> int:
+    C, e = config.n_embd, BYTES[precision]
+    rotary = config.positions == "rotary"
+    if not config.qk_norm:
+        return 2 * e * C if rotary else 0  # q and k, rotated
+    statistics = 2 * config.n_head * FP32 * (2 if config.norm == "layernorm" else 1)
+    inputs = 2 * FP32 * C if rotary or precision == "bf16" else 0  # norms compute in fp32
+    return inputs + 3 * e * C + statistics  # q and k, normed; their layout costs a copy of the mixed values
+
+
+def _dropout_bytes(config: ModelConfig, precision: Precision, device: str) -> int:
+    C, H, T = config.n_embd, config.n_head, config.block_size
+    if not config.dropout:
+        return 0
+    if device != "cpu":
+        return 2 * _mask_bytes(precision, device) * C
+    # Probabilities, noise, and their product, T numbers a head and query; the noise of two residual branches beside
+    # them, and in bf16 copies in fp32.
+    return 3 * FP32 * H * T + (8 if precision == "fp32" else 10) * C
+
+
+def _mask_bytes(precision: Precision, device: str) -> int:
+    return FP32 if device == "cpu" else 1  # CPUs draw noise in the input's own type, the embedding's being fp32
