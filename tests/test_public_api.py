@@ -3,20 +3,22 @@
 import inspect
 import subprocess
 import sys
+from operator import attrgetter
 
 import groundup
 
 
 def test_the_public_names_are_these():
-    assert groundup.__all__ == sorted(groundup.__all__)
+    assert len(set(groundup.__all__)) == len(groundup.__all__)
     assert {"prepare", "train", "resume", "evaluate", "generate", "load"} <= set(groundup.__all__)
+    assert {"GPT", "ModelConfig", "data"} <= set(groundup.__all__)
     for name in groundup.__all__:
         assert getattr(groundup, name) is not None
 
 
 def test_every_public_function_is_typed_and_documented():
-    for name in ("prepare", "train", "resume", "evaluate", "generate", "load"):
-        function = getattr(groundup, name)
+    for name in ("prepare", "train", "resume", "evaluate", "generate", "load", "data.dataset"):
+        function = attrgetter(name)(groundup)
         assert inspect.getdoc(function), name
         assert "Raises" in inspect.getdoc(function), f"{name} says what it raises"
         signature = inspect.signature(function)
@@ -46,6 +48,17 @@ def test_help_and_mistakes_import_no_torch():
 
 def test_functions_stay_functions_after_their_packages_were_imported():
     assert fresh("import groundup.training.loop, groundup; print(callable(groundup.train))").strip() == "True"
+
+
+def test_parts_for_pytorch_load_torch_only_when_they_need_it():
+    code = (
+        "import sys, groundup\n"
+        "groundup.ModelConfig(n_layer=2), groundup.data\n"
+        "print('torch' in sys.modules)\n"
+        "groundup.data.dataset\n"
+        "print('torch' in sys.modules, issubclass(groundup.GPT, sys.modules['torch'].nn.Module))"
+    )
+    assert fresh(code).split() == ["False", "True", "True"]
 
 
 def test_unknown_names_are_attribute_errors():

@@ -20,19 +20,25 @@ from groundup.errors import (
 )
 
 if TYPE_CHECKING:
+    from groundup import data
     from groundup.api import evaluate, generate, load, prepare, resume, train
+    from groundup.config import ModelConfig
+    from groundup.model.gpt import GPT
 
 __version__ = version("groundup")
 
 __all__ = [
+    "GPT",
     "CheckpointError",
     "ConfigError",
     "DataError",
     "GroundupError",
+    "ModelConfig",
     "TokenizerError",
     "TrainingError",
     "UsageError",
     "__version__",
+    "data",
     "evaluate",
     "generate",
     "load",
@@ -41,12 +47,18 @@ __all__ = [
     "train",
 ]
 
-_LAZY = ("evaluate", "generate", "load", "prepare", "resume", "train")
+_HOMES = {
+    "GPT": "groundup.model.gpt",
+    "ModelConfig": "groundup.config",
+    **dict.fromkeys(("evaluate", "generate", "load", "prepare", "resume", "train"), "groundup.api"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module("groundup.api"), name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name == "data":
+        return import_module("groundup.data")
     raise AttributeError(f"module 'groundup' has no attribute {name!r}")
 
 

@@ -38,7 +38,7 @@ from groundup.preparation.prepare import prepare_tokens
 from groundup.report.lines import Lines
 from groundup.report.view import View
 from groundup.runs import begin, go_on, reconfigure
-from groundup.settle import prompt_ids
+from groundup.settle import prompt_ids, prompt_text
 from groundup.text.tokenizer import Tokenizer
 from groundup.training.device import autocast, choose_device
 
@@ -53,13 +53,23 @@ def prepare(
     column: str = "text",
     errors: Literal["strict", "replace"] = "strict",
     val_fraction: float = 0.1,
+    max_tokens: int | None = None,
+    max_documents: int | None = None,
+    clean: str | Sequence[str] = (),
+    threads: int | None = None,
+    overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Manifest:
     """Turn texts into token shards in the folder `out`; it appears whole or not at all.
 
-    `sources`: files (.txt, .md, .jsonl, each also .gz), folders, `-` for standard input, `python-docs`.
-    `tokenizer`: `byte`, `char`, `gpt2` or `bpe:SIZE`. `column` names the text field of .jsonl lines. `val_fraction` of
-    the text is held out. `progress` is told the bytes of text done. Raises DataError, TokenizerError, UsageError.
+    `sources`: text files, source code, .jsonl and .parquet (each text also .gz or .zst), folders, patterns such as
+    `texts/**/*.txt`, `-` for standard input, `shakespeare`, `python-docs`, corpora of the hub. `tokenizer`: `byte`,
+    `char`, `gpt2`, `bpe:SIZE`, or a folder that holds one. `column` names the text field of .jsonl and .parquet rows.
+    `val_fraction` of the text is held out. The first `max_documents` are read, at most `max_tokens` written. `clean`:
+    any of `lowercase`, `digits`, `punctuation`. `progress` is told the bytes of input done.
+
+    A call that was killed goes on when it is repeated, and ends in the same folder; a finished one does nothing;
+    `overwrite` replaces what was made from other sources or otherwise. Raises DataError, TokenizerError, UsageError.
     """
     return prepare_tokens(
         [sources] if isinstance(sources, str | Path) else list(sources),
@@ -68,6 +78,11 @@ def prepare(
         column=column,
         errors=errors,
         val_fraction=val_fraction,
+        max_tokens=max_tokens,
+        max_documents=max_documents,
+        clean=clean,
+        threads=threads,
+        overwrite=overwrite,
         progress=progress,
     )
 
@@ -159,12 +174,14 @@ def evaluate(
     data: Place | None = None,
     split: Literal["train", "val"] = "val",
     tokens: int | None = None,
+    window: int | None = None,
     checkpoint: str = "latest",
     device: str = "auto",
 ) -> Evaluation:
     """Loss of a run or checkpoint in fp32 over a split of `data` (default: what it was trained on).
 
-    Non-overlapping windows of the model's context; the whole split, or about `tokens` of it.
+    Non-overlapping windows of the model's context, or of `window` tokens, which is harder: each window's first tokens
+    have little before them. The whole split, or about `tokens` of it.
     Raises CheckpointError, DataError, UsageError.
     """
     if split not in ("train", "val"):
@@ -172,6 +189,9 @@ def evaluate(
     if tokens is not None and tokens < 1:
         raise UsageError(f"tokens {tokens}: must be 1 or more")
     loaded = load(path, checkpoint=checkpoint, device=device)
+    block_size = loaded.config.model.block_size
+    if window is not None and not 1 <= window <= block_size:
+        raise UsageError(f"window {window}: must be from 1 to the model's context of {block_size}")
     folder = Path(data or loaded.config.data or ".")
     try:
         manifest = Manifest.load(folder)
@@ -185,10 +205,10 @@ def evaluate(
     loss = split_loss(
         NextTokenLoss(loaded.model),
         Tokens.open(folder, split),
-        loaded.config.model.block_size,
+        window or block_size,
         device=loaded.device,
         limit=tokens,
-        rows=loaded.config.micro_rows,
+        rows=loaded.config.micro_rows * (block_size // (window or block_size)),
         autocast=autocast("fp32", loaded.device),
     )
     bits = loss.bits_per_byte(part.tokens, part.bytes)
@@ -214,7 +234,7 @@ def generate(
     """
     loaded = path if isinstance(path, Checkpoint) else load(path, checkpoint=checkpoint, device=device)
     sampler = Sampler(temperature, top_k, top_p, seed)
-    texts = [prompt] * num_samples
+    texts = [prompt_text(loaded.tokenizer, prompt)] * num_samples
     for pieces in generate_stream(loaded, prompt, sampler, num_samples=num_samples, max_tokens=max_tokens):
         texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
     return texts

@@ -24,7 +24,7 @@ from groundup.optim.schedule import build_schedule
 from groundup.report.panel import human_count, human_time
 from groundup.report.view import View
 from groundup.seeds import mix
-from groundup.settle import Data, prompt_ids
+from groundup.settle import Data, prompt_ids, prompt_text
 from groundup.training.best import Best, Patient
 from groundup.training.device import autocast, reseed
 from groundup.training.feed import Feed
@@ -243,7 +243,9 @@ class Training:
         rows = stream(
             self.gpt, self.prompt, choose, device=self.device, max_tokens=n, end_of_text=tokenizer.end_of_text
         )
-        written = self.config.evaluate.prompt + "".join(text.feed(row[0]) for row in rows if row[0] is not None)
+        written = prompt_text(tokenizer, self.config.evaluate.prompt) + "".join(
+            text.feed(row[0]) for row in rows if row[0] is not None
+        )
         self.log.write("sample", step=info.step, text=written)
         self.view.sample(written)
 

@@ -70,7 +70,8 @@ class ModelConfig(Section):
     @property
     def vocab(self) -> int:
         """Number of token ids; the data must have set it."""
-        assert self.vocab_size is not None, "vocab_size is set from the tokenizer before a model is built"
+        if self.vocab_size is None:
+            raise ConfigError("model.vocab_size: not set; give the number of ids of the tokenizer")
         return self.vocab_size
 
     @property

@@ -59,3 +59,8 @@ def settle(config: Config, tokenizer: Tokenizer) -> tuple[Config, str]:
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """The ids to continue; without a prompt, those that begin a document. TokenizerError where it cannot be said."""
     return tokenizer.encode(prompt).tolist() or [tokenizer.end_of_text]
+
+
+def prompt_text(tokenizer: Tokenizer, prompt: str) -> str:
+    """The prompt as a lossy tokenizer lets the model read it, so that what follows fits on; else as it is."""
+    return prompt if tokenizer.lossy is None else tokenizer.decode(tokenizer.encode(prompt).tolist())

@@ -1,13 +1,16 @@
 """Decoding: what is said about bytes that are not text, wherever the blocks happen to end."""
 
 import gzip
+import random
 from itertools import pairwise
 
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.data.reading import cut_unnoticed, read_jsonl, read_text
+from groundup.data.packed import opened
+from groundup.data.reading import CHUNK_BYTES, LONGEST_UNCUT, cut_unnoticed, read_jsonl, read_text
 from groundup.errors import DataError
 
 BLOCKS = [1, 2, 3, 7, 1 << 20]
@@ -58,17 +61,49 @@ def test_utf16_is_recognised(write, codec):
         list(read_text(write("\ufeffabc".encode(codec)), "strict"))
 
 
-def test_gzip_is_unpacked(write):
-    assert "".join(read_text(write(gzip.compress(b"packed"), "a.txt.gz"), "strict")) == "packed"
+PACKERS = {".gz": gzip.compress, ".zst": zstandard.compress}
+
+
+@pytest.mark.parametrize("suffix", PACKERS)
+def test_packed_files_are_unpacked_also_of_several_parts(write, suffix):
+    pack = PACKERS[suffix]
+    path = write(pack(b"packed ") + pack(b"") + pack("zweimal größer ".encode() * 100_000), f"a.txt{suffix}")
+    assert "".join(read_text(path, "strict")) == "packed " + "zweimal größer " * 100_000
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda b: b[:-9], lambda b: b[:3], lambda b: b"no" + b, lambda b: b[:9] + b"\xff" + b]
+    "damage",
+    [lambda b: b[:-9], lambda b: b[:3], lambda b: b"no" + b, lambda b: b[:9] + b"\xff" + b, lambda b: b + b[:5]],
 )
-def test_a_damaged_gzip_file_is_refused(write, damage):
-    packed = gzip.compress(b"some text that is long enough to be cut\n" * 9)
-    with pytest.raises(DataError, match="damaged or cut short as a gzip file"):
-        list(read_text(write(damage(packed), "a.txt.gz"), "strict"))
+@pytest.mark.parametrize("suffix", PACKERS)
+def test_a_damaged_packed_file_is_refused(write, suffix, damage):
+    packed = PACKERS[suffix](b"some text that is long enough to be cut\n" * 9)
+    with pytest.raises(DataError, match=r"damaged or cut short as a (gzip|zstd) file"):
+        list(read_text(write(damage(packed), f"a.txt{suffix}"), "strict"))
+
+
+@pytest.mark.parametrize("missing", [1, 5, 1000, 20_000])
+def test_a_packed_file_is_never_taken_for_whole_when_its_end_is_missing(write, missing):
+    contents = random.Random(0).randbytes(300_000).hex().encode()
+    for suffix, pack in PACKERS.items():
+        with pytest.raises(DataError, match="cut short"):
+            list(read_text(write(pack(contents)[:-missing], f"a.txt{suffix}"), "strict"))
+
+
+def test_what_a_small_packed_file_holds_comes_in_small_pieces(write):
+    bomb = zstandard.ZstdCompressor(level=1).compress(bytes(1) * 0 + b"a b " * 20_000_000)  # 80 MB in a few kB
+    with opened(write(bomb, "a.zst")) as file:
+        pieces = [len(piece) for piece in iter(lambda: file.read1(), b"")]
+    assert sum(pieces) == 80_000_000
+    assert max(pieces) < 1 << 25
+
+
+def test_a_stretch_without_a_place_to_cut_is_cut_at_last():
+    length = LONGEST_UNCUT + 5 * CHUNK_BYTES
+    chunks = list(cut_unnoticed("a" * CHUNK_BYTES for _ in range(length // CHUNK_BYTES)))
+    assert sum(map(len, chunks)) == length
+    assert max(map(len, chunks)) <= LONGEST_UNCUT + CHUNK_BYTES
+    assert len(chunks) == 2
 
 
 @given(st.lists(st.text("ab \n\r\t\u00a0\x1c", min_size=1)))
@@ -115,6 +150,12 @@ def test_each_line_is_a_document_at_its_offset(write):
 def test_a_line_that_is_no_document_is_refused(write, line, said):
     with pytest.raises(DataError, match=said):
         jsonl(write(b'{"text": "good"}\n' + line + b"\n", "a.jsonl"))
+
+
+def test_lines_before_a_place_are_not_looked_at(write):
+    path = write(b'no json\n{"text": "a"}\n{"text": "b"}', "a.jsonl")
+    assert jsonl(path, since=8) == [(8, "a"), (22, "b")]
+    assert jsonl(path, since=9) == [(22, "b")]
 
 
 def test_what_is_not_valid_in_a_line_can_be_replaced(write):

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from groundup.data.shards import (
     Manifest,
-    ShardWriter,
     SplitRule,
     TokenizerInfo,
     Tokens,
     documents_at,
     dtype_for,
 )
+from groundup.data.writer import ShardWriter
 from groundup.errors import DataError
 
 

@@ -6,9 +6,14 @@ import os
 import sys
 import threading
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 
-from groundup.data.sources import open_sources
+from groundup.data import sources
+from groundup.data.document import Document
+from groundup.data.sources import Place, open_sources
 from groundup.errors import DataError
 
 
@@ -30,18 +35,135 @@ def test_lines_of_jsonl_are_documents(tmp_path):
     assert read(tmp_path / "a.jsonl.gz", column="body") == [("a.jsonl.gz", 0, "one"), ("a.jsonl.gz", 29, "two")]
 
 
+def test_rows_of_parquet_are_documents(tmp_path):
+    pq.write_table(pa.table({"body": ["one", None, "", "two"]}), tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet", column="body") == [("a.parquet", 0, "one"), ("a.parquet", 3, "two")]
+
+
+def test_a_source_may_name_its_own_column(tmp_path):
+    pq.write_table(pa.table({"body": ["one"]}), tmp_path / "a.parquet")
+    (tmp_path / "b.jsonl").write_text('{"text": "two"}')
+    (tmp_path / "c#d.jsonl").write_text('{"text": "three"}')
+    found = read(f"{tmp_path}/a.parquet#body", tmp_path / "b.jsonl", tmp_path / "c#d.jsonl")
+    assert [text for _, _, text in found] == ["one", "two", "three"]
+
+
 def test_a_folder_is_read_in_order_of_names_and_without_what_is_hidden_or_unknown(tmp_path):
-    folder = tmp_path / "corpus"
+    folder, said = tmp_path / "corpus", []
     names = ["b.txt", "a/z.md", "a/y.TXT", "a.jsonl", "c.py", ".hidden.txt", ".git/x.txt", "empty.txt", "d.csv.gz"]
-    for name in names:
+    for name in [*names, "e.csv", "picture.png", "log.jsonl", "LICENSE"]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("" if name == "empty.txt" else '{"text": "of a line"}')
-    assert [source for source, _, _ in read(folder)] == [
-        "corpus/a.jsonl",
-        "corpus/a/y.TXT",
-        "corpus/a/z.md",
-        "corpus/b.txt",
+    (folder / "f.rst.zst").write_bytes(zstandard.compress(b"packed"))
+    with open_sources([folder], say=said.append) as corpus:
+        assert [document.source for document in corpus] == [
+            *("corpus/a.jsonl", "corpus/a/y.TXT", "corpus/a/z.md", "corpus/b.txt", "corpus/c.py", "corpus/f.rst.zst")
+        ]
+    reads, leaves_out = said[0].split("; ")
+    assert reads == f"{folder}: reads 3 .txt, 1 .jsonl, 1 .md, 1 .py, 1 .rst"
+    assert leaves_out == "leaves out 2 .csv, 1 without suffix, 1 .png"
+
+
+def test_a_pattern_is_every_file_that_it_matches(tmp_path):
+    for name in ["b/x.txt", "a.txt", "b/c/y.txt", "b/z.md"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert [text for _, _, text in read(f"{tmp_path}/**/*.txt")] == ["a.txt", "b/c/y.txt", "b/x.txt"]
+    assert [source for source, _, _ in read(f"{tmp_path}/b/**/*.txt")] == ["c/y.txt", "x.txt"]
+    with pytest.raises(DataError, match=r"\*\.csv: no file matches this pattern"):
+        read(f"{tmp_path}/*.csv")
+
+
+def test_a_file_with_the_signs_of_a_pattern_in_its_name_is_a_file(tmp_path):
+    (tmp_path / "a[1].txt").write_text("text")
+    assert read(tmp_path / "a[1].txt") == [("a[1].txt", 0, "text")]
+
+
+def test_files_of_the_same_name_are_told_apart(tmp_path):
+    paths = [tmp_path / "x" / "one" / "a.txt", tmp_path / "x" / "two" / "a.txt", tmp_path / "y" / "two" / "a.txt"]
+    for path in [*paths, tmp_path / "b.txt"]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("text")
+    assert [source for source, _, _ in read(*paths, tmp_path / "b.txt")] == [
+        *("one/a.txt", "x/two/a.txt", "y/two/a.txt", "b.txt")
     ]
+
+
+def test_a_file_given_twice_is_read_once_and_that_is_said(tmp_path):
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "b.txt").write_text("two")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "a.txt")
+    said = []
+    given = [tmp_path / "a.txt", tmp_path / "b.txt", f"{tmp_path}/../{tmp_path.name}/a.txt", tmp_path / "link.txt"]
+    with open_sources(given, say=said.append) as corpus:
+        assert [document.source for document in corpus] == ["a.txt", "b.txt"]
+    assert said == [f"{tmp_path}/../{tmp_path.name}/a.txt and 1 more files: given more than once; read once"]
+
+
+@pytest.mark.parametrize("limit", [1, 3, 5, 99])
+def test_only_the_first_documents_may_be_read(tmp_path, limit):
+    (tmp_path / "a.jsonl").write_text('{"text": "1"}\n\n{"text": "2"}\n')
+    (tmp_path / "b.txt").write_text("3")
+    (tmp_path / "c.jsonl").write_text('{"text": "4"}\n{"text": "5"}')
+    given = [tmp_path / name for name in ("a.jsonl", "b.txt", "c.jsonl")]
+    assert [text for _, _, text in read(*given, max_documents=limit)] == list("12345")[:limit]
+
+
+def test_reading_can_begin_at_any_document(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "1"}\n\n{"text": "2"}\n')
+    (tmp_path / "b.txt").write_text("3")
+    pq.write_table(pa.table({"text": [str(i) for i in range(10)]}), tmp_path / "c.parquet", row_group_size=3)
+    (tmp_path / "d.txt").touch()
+    given = [tmp_path / name for name in ("a.jsonl", "b.txt", "c.parquet")]
+    with open_sources(given) as corpus:
+        everything = [(place, "".join(document.chunks())) for place, document in corpus.since(Place())]
+        assert len(everything) == 13
+        for i, (place, _) in enumerate(everything):
+            assert [(p, "".join(d.chunks())) for p, d in corpus.since(place)] == everything[i:]
+            after = Place(place.input, place.documents + 1, place.offset + 1, place.total + 1)
+            assert [(p, "".join(d.chunks())) for p, d in corpus.since(after)] == everything[i + 1 :]
+
+
+def test_how_far_one_has_read_is_known_in_bytes_of_the_files(tmp_path):
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"text": "two"}'))
+    (tmp_path / "c.txt.zst").write_bytes(zstandard.compress(b"three"))
+    pq.write_table(pa.table({"text": ["four"]}), tmp_path / "d.parquet")
+    paths = sorted(tmp_path.iterdir())
+    sizes = [path.stat().st_size for path in paths]
+    with open_sources(paths) as corpus:
+        assert corpus.size == sum(sizes)
+        read_so_far = []
+        for document in corpus:
+            assert list(document.chunks())
+            read_so_far.append(corpus.at)
+        assert read_so_far[:3] == [sum(sizes[:1]), sum(sizes[:2]), sum(sizes[:3])]
+        assert corpus.at == corpus.size
+
+
+def test_the_hub_is_asked_for_what_is_not_skipped(monkeypatch):
+    asked = []
+
+    def documents(source, column, skip):
+        asked.append((source, column, skip))
+        return (Document("part-0", i, lambda: iter(["text"])) for i in range(skip, 4))
+
+    monkeypatch.setattr(sources.hub, "is_named", lambda source: source.startswith("hf:"))
+    monkeypatch.setattr(sources.hub, "hub_identity", lambda source: f"{source}@abc")
+    monkeypatch.setattr(sources.hub, "hub_documents", documents)
+    with open_sources(["hf:some/thing"], column="body") as corpus:
+        assert (corpus.inputs[0].version, corpus.size) == ("hf:some/thing@abc", None)
+        assert [place.documents for place, _ in corpus.since(Place(0, 2, 0, 2))] == [2, 3]
+    assert asked == [("hf:some/thing", "body", 2)]
+
+
+def test_long_texts_of_tables_come_in_chunks(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "' + "word " * 1000 + '"}')
+    with open_sources([tmp_path / "a.jsonl"], chunk_bytes=100) as corpus:
+        [document] = corpus
+        chunks = list(document.chunks())
+    assert max(map(len, chunks)) <= 110
+    assert "".join(chunks) == "word " * 1000
 
 
 def test_a_named_file_is_text_whatever_its_suffix(tmp_path):
@@ -92,11 +214,13 @@ def test_the_built_in_corpus_comes_by_name():
         ("mark.txt", b"\xef\xbb\xbf", "there is no text in it"),
         ("empty.txt.gz", gzip.compress(b""), "there is no text in it"),
         ("a.jsonl", b'\n{"text": ""}\n', "there is no text in it"),
-        ("a.parquet", b"PAR1", "parquet files are not read as text; write its text column as .jsonl"),
-        ("a.zst", b"(", "zst files are not read as text; unpack it with: zstd -d"),
+        ("a.parquet", b"PAR1", "damaged or cut short as a parquet file"),
+        ("a.parquet.gz", b"", "a parquet file is packed inside and read as it is; unpack this one first"),
+        ("a.zst", b"(", "damaged or cut short as a zstd file"),
+        ("empty.zst", b"", "there is no text in it"),
         ("a.tar.gz", b"", "tar files are not read as text; unpack it with: tar"),
         ("a.PDF", b"%PDF", "pdf files are not read as text; convert it with: pdftotext"),
-        ("folder/a.csv", b"a,b", r"folder: no text files in this folder; it may hold \.txt, \.md, \.jsonl"),
+        ("folder/a.csv", b"a,b", r"folder: no text files in this folder; it may hold \.jsonl, \.parquet, \.txt"),
         ("not.gz", b"plain", "damaged or cut short as a gzip file"),
     ],
 )

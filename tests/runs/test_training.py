@@ -6,11 +6,13 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import groundup
 from groundup.build import Training
 from groundup.checkpoint.run import RunFolder, read_log
 from groundup.config import Config, TrainConfig
+from groundup.data.shards import Tokens
 from groundup.errors import ConfigError
 from groundup.training.guard import Guard
 from groundup.training.horizon import Clock, Steps, build_horizon
@@ -189,3 +191,21 @@ def test_a_context_too_long_is_a_sentence(train):
     model = groundup.load(train().path).model
     with pytest.raises(ValueError, match="17 tokens exceed the context of 16"):
         model(torch.zeros(1, 17, dtype=torch.long))
+
+
+def test_shorter_windows_are_scored_as_if_the_context_were_shorter(train, prepared):
+    run = train().path
+    whole = groundup.evaluate(run)
+    assert groundup.evaluate(run, window=16) == whole, "the model's own context is the default"
+    short = groundup.evaluate(run, window=4)
+    assert short.tokens == whole.tokens
+    assert short.loss > whole.loss, "less is known in a shorter window"
+    model = groundup.load(run).model
+    ids = torch.from_numpy(Tokens.open(prepared, "val").read(0, whole.tokens + 1))
+    rows = [(ids[i : i + 4], ids[i + 1 : i + 5]) for i in range(0, whole.tokens, 4)]
+    with torch.no_grad():
+        nats = sum(F.cross_entropy(model(x[None, : len(y)])[0], y, reduction="sum").item() for x, y in rows)
+    assert short.loss == pytest.approx(nats / whole.tokens, abs=1e-4)
+    for window in (0, 17):
+        with pytest.raises(groundup.UsageError, match="from 1 to the model's context of 16"):
+            groundup.evaluate(run, window=window)

@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DIR", help="prepared folder [the run's own]")
     parser.add_argument("--split", choices=("train", "val"), default="val", help="which part of it [val]")
     parser.add_argument("--tokens", type=int, metavar="N", help="score about N tokens, spread evenly [all]")
+    parser.add_argument("--window", type=int, metavar="N", help="score in windows of N tokens [the model's context]")
     parser.add_argument(
         "--checkpoint",
         default="latest",
@@ -29,7 +30,13 @@ def run(args: argparse.Namespace) -> int:
     from groundup.api import evaluate
 
     result = evaluate(
-        args.path, data=args.data, split=args.split, tokens=args.tokens, checkpoint=args.checkpoint, device=args.device
+        args.path,
+        data=args.data,
+        split=args.split,
+        tokens=args.tokens,
+        window=args.window,
+        checkpoint=args.checkpoint,
+        device=args.device,
     )
     if args.json:
         print(json.dumps(asdict(result)))

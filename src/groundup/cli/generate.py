@@ -40,13 +40,14 @@ def run(args: argparse.Namespace) -> int:
     """Generate, streaming the first sample."""
     from groundup.api import generate_stream, load
     from groundup.generation.sampling import Sampler
+    from groundup.settle import prompt_text
 
     sampler = Sampler(args.temperature, args.top_k, args.top_p, args.seed)  # refuses bad values before anything loads
     loaded = load(args.path, checkpoint=args.checkpoint, device=args.device)
-    texts = [args.prompt] * args.num_samples
+    texts = [prompt_text(loaded.tokenizer, args.prompt)] * args.num_samples
     # A terminal obeys control characters, and a model may write some; a pipe gets the text as it is.
     show = visible if sys.stdout.isatty() else str
-    unprinted = args.prompt
+    unprinted = texts[0] if texts else ""
     for pieces in generate_stream(
         loaded, args.prompt, sampler, num_samples=args.num_samples, max_tokens=args.max_tokens
     ):

@@ -9,36 +9,53 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.epilog = (
-        "From 100 documents up, documents are held out whole, chosen by their hash;\n"
-        "below that, the last part of each document is held out.\n\n"
+        "Sources: .txt, .md, source code and any other text, one document a file; .jsonl and .parquet, one document a\n"
+        "row (--column, or FILE#COLUMN); each text also .gz or .zst; folders of all that; patterns such as\n"
+        "'texts/**/*.txt'; - for standard input; shakespeare, python-docs, and what `groundup corpora` lists.\n\n"
+        "From 100 documents up, documents are held out whole, chosen by their hash; below that, the last part of each\n"
+        "document is held out. Interrupted or killed, the same command goes on where it was.\n\n"
         "  groundup prepare book.txt --out data/book --tokenizer char\n"
-        "  cat *.txt | groundup prepare - --out data/all --tokenizer bpe:8000"
+        "  groundup prepare my-code/ --out data/code --tokenizer bpe:8000\n"
+        "  groundup prepare dump.parquet#body --out data/some --max-tokens 10000000\n"
+        "  cat *.txt | groundup prepare - --out data/all"
     )
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="files, folders, patterns, - or names: see below")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument(
-        "sources", nargs="+", metavar="SOURCE",
-        help="a .txt, .md or .jsonl file, also .gz; a folder of them; - for standard input; or python-docs",
+        "--tokenizer", default="gpt2", metavar="NAME",
+        help="byte, char, gpt2, bpe:SIZE to learn one, or a folder that holds one [gpt2]",
     )  # fmt: skip
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; must not hold anything yet")
-    parser.add_argument("--tokenizer", default="gpt2", metavar="NAME", help="byte, char, gpt2 or bpe:SIZE [gpt2]")
     parser.add_argument(
-        "--column", default="text", metavar="NAME", help="field of .jsonl lines that holds the text [text]"
+        "--column", default="text", metavar="NAME", help="field of .jsonl and .parquet that holds the text [text]"
     )
     parser.add_argument(
         "--errors", default="strict", choices=("strict", "replace"),
         help="bytes that are no UTF-8: stop and say where, or replace them by U+FFFD [strict]",
     )  # fmt: skip
     parser.add_argument(
+        "--clean", default="", metavar="STEPS",
+        help="any of lowercase,digits,punctuation: lower the case, drop digits, drop punctuation [none]",
+    )  # fmt: skip
+    parser.add_argument(
         "--val_fraction", type=float, default=0.1, metavar="X", help="part of the text to hold out [0.1]"
+    )
+    parser.add_argument("--max_documents", type=int, metavar="N", help="read only the first N documents [all]")
+    parser.add_argument(
+        "--max_tokens", type=int, metavar="N", help="write at most N tokens, both splits together [all]"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="threads that encode; no effect on the result [cores]")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace what was prepared there from other sources or otherwise"
     )
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON and nothing else")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prepare, with a progress bar on a terminal."""
-    from groundup.cli.progress import reading
+    from groundup.cli.progress import preparing
     from groundup.preparation.prepare import prepare_tokens  # not the API: that would load torch, which takes a second
 
-    with reading("reading", quiet=args.json) as progress:
+    with preparing(quiet=args.json) as watch:
         manifest = prepare_tokens(
             args.sources,
             Path(args.out),
@@ -46,7 +63,12 @@ def run(args: argparse.Namespace) -> int:
             column=args.column,
             errors=args.errors,
             val_fraction=args.val_fraction,
-            progress=progress,
+            max_tokens=args.max_tokens,
+            max_documents=args.max_documents,
+            clean=args.clean,
+            threads=args.threads,
+            overwrite=args.overwrite,
+            progress=watch,
         )
     if args.json:
         print(manifest.model_dump_json())

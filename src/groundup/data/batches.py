@@ -64,9 +64,12 @@ class Batches:
 
     def starts(self, cursor: int, n: int) -> NDArray[np.int64]:
         """First tokens of the `n` windows from `cursor` on; a cursor counts windows since the start of the run."""
-        places = np.arange(cursor, cursor + n)
+        return self.starts_at(np.arange(cursor, cursor + n))
+
+    def starts_at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """First tokens of the windows at any places of the order, same shape."""
         epochs, index = places // self.windows, places % self.windows
-        starts = np.empty(n, dtype=np.int64)
+        starts = np.empty_like(places)
         for epoch in np.unique(epochs):
             here = epochs == epoch
             key = int(mix(self.seed, int(epoch))[0])
@@ -77,4 +80,8 @@ class Batches:
 
     def read(self, cursor: int, n: int) -> NDArray[np.int64]:
         """The `n` windows from `cursor` on, each with its next token: (n, block_size + 1)."""
-        return np.stack([self.tokens.read(int(start), self.block_size + 1) for start in self.starts(cursor, n)])
+        return self.read_at(np.arange(cursor, cursor + n))
+
+    def read_at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The windows at any places (n,) of the order, each with its next token: (n, block_size + 1)."""
+        return np.stack([self.tokens.read(int(start), self.block_size + 1) for start in self.starts_at(places)])

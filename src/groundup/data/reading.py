@@ -1,23 +1,27 @@
 """Bytes on disk to text: decoding that says where it failed, and cuts that no tokenizer notices."""
 
 import codecs
-import gzip
 import json
 import re
-import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from difflib import get_close_matches
 from io import BufferedIOBase
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeAlias
 
+from groundup.data.packed import Gauge, opened
 from groundup.errors import DataError
 
 Errors: TypeAlias = Literal["strict", "replace"]
 
-CHUNK_BYTES = 1 << 20  # read at a time: long enough that the cost of a call vanishes
+# Read at a time: long enough that the cost of a call vanishes. Preparations that were begun with another number cannot
+# go on, since they count such chunks: `FORMAT` in groundup.preparation.journal changes with it.
+CHUNK_BYTES = 1 << 20
+
+# Characters without a single place to cut are cut all the same from this length on: no language writes so, and memory
+# must not depend on what a file holds.
+LONGEST_UNCUT = 1 << 23
 
 # Where a text may be cut without changing a single token: between a visible character and the space or line end
 # after it. GPT-2's pattern never joins across such a point, and looks neither before nor beyond it. (What counts as
@@ -27,61 +31,62 @@ _LAST_CUT = re.compile(r".*\S(?=[ \r\n])", re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[BufferedIOBase]:
-    """The bytes of a file, unpacked if it is a `.gz`. What goes wrong while reading becomes a DataError."""
-    try:
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-            yield file
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: damaged or cut short as a gzip file ({error}); get a whole copy of it") from None
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions"
-        ) from None
-
-
 def holds_text(path: Path) -> bool:
     """Whether there is anything in a file beyond a byte order mark."""
     with opened(path) as file:
         return file.read(len(codecs.BOM_UTF8) + 1) not in (b"", codecs.BOM_UTF8)
 
 
-def read_text(path: Path, errors: Errors, chunk_bytes: int = CHUNK_BYTES) -> Iterator[str]:
+def read_text(path: Path, errors: Errors, chunk_bytes: int = CHUNK_BYTES, gauge: Gauge | None = None) -> Iterator[str]:
     """The text of a file in chunks of about `chunk_bytes`, cut where no tokenizer notices."""
-    with opened(path) as file:
+    with opened(path, gauge) as file:
         yield from cut_unnoticed(_decode(file, path, errors, chunk_bytes))
+
+
+def cut_text(text: str, chunk_chars: int = CHUNK_BYTES) -> Iterator[str]:
+    """A text in memory, in chunks of about `chunk_chars` characters, cut where no tokenizer notices."""
+    return cut_unnoticed(text[i : i + chunk_chars] for i in range(0, len(text), chunk_chars))
 
 
 def cut_unnoticed(pieces: Iterable[str]) -> Iterator[str]:
     """Shift the borders between `pieces` of a text back to where tokens cannot depend on them.
 
-    Memory holds one piece and what follows the last such place; nothing is looked at twice, however long that grows.
+    Memory holds one piece and what follows the last such place, of which nothing is looked at twice; only a stretch of
+    more than `LONGEST_UNCUT` characters without such a place is cut where it happens to be.
     """
     held: list[str] = []
+    length = 0  # of what is held
     before = " "  # the character before the piece
     for piece in pieces:
         match = _LAST_CUT.match(before + piece)
-        if match:
-            cut = match.end() - len(before)
-            yield "".join([*held, piece[:cut]])
-            held = [piece[cut:]]
-        else:
+        cut = match.end() - len(before) if match else len(piece) if length + len(piece) > LONGEST_UNCUT else None
+        if cut is None:
             held.append(piece)
+            length += len(piece)
+        else:
+            if chunk := "".join([*held, piece[:cut]]):
+                yield chunk
+            held, length = [piece[cut:]], len(piece) - cut
         before = piece[-1:] or before
     if rest := "".join(held):
         yield rest
 
 
-def read_jsonl(path: Path, column: str, errors: Errors) -> Iterator[tuple[int, str]]:
-    """The field `column` of each line of a JSON lines file, with the line's byte offset. Empty texts are left out."""
+def read_jsonl(
+    path: Path, column: str, errors: Errors, since: int = 0, gauge: Gauge | None = None
+) -> Iterator[tuple[int, str]]:
+    """The field `column` of each line of a JSON lines file, with the line's byte offset. Empty texts are left out.
+
+    Lines before the byte `since` are passed over without a look.
+    """
     offset = 0
-    with opened(path) as file:
+    with opened(path, gauge) as file:
         for number, line in enumerate(file, start=1):
-            record = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).rstrip()
-            text = _field(record, column, errors, f"{path}:{number}") if record else ""
-            if text:
-                yield offset, text
+            if offset >= since:
+                record = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).rstrip()
+                text = _field(record, column, errors, f"{path}:{number}") if record else ""
+                if text:
+                    yield offset, text
             offset += len(line)
 
 

@@ -3,6 +3,7 @@
     manifest.json         counts, checksums, the tokenizer's fingerprint, how the split was made, the sources
     train-00000.bin …     little-endian uint16 or uint32 ids, as nanoGPT writes them
     documents-train.bin   where each document begins: `DOCUMENT` records in order of their start
+    request.json          what was asked for, and which files it was made from (see `groundup.preparation.request`)
 
 The same for `val`. Nothing in a folder depends on when, where or by whom it was made.
 """
@@ -13,7 +14,7 @@ import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeAlias
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,6 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 from groundup.errors import DataError
 
 FORMAT: Final = 1
-SHARD_TOKENS = 100_000_000  # 200 or 400 MB a file: few files, yet each is quick to copy and to check
 MANIFEST = "manifest.json"
 
 # One document: its first token, its source (an index into the manifest's), its byte offset in that source.
@@ -103,87 +103,28 @@ class Manifest(_Record):
             ) from None
 
     def save(self, folder: Path) -> None:
-        """Write the manifest into `folder`."""
-        (folder / MANIFEST).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        """Write the manifest into `folder`; a crash leaves all of it or none."""
+        temporary = folder / f".{MANIFEST}.partial"
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(self.model_dump_json(indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / MANIFEST)
 
     @property
     def fingerprint(self) -> str:
-        """A hash that two folders share exactly if they hold the same data, in hexadecimal."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """A hash that two folders share exactly if they hold the same tokens, in hexadecimal.
+
+        What the sources are called has no part in it: a training run may go on when they have moved.
+        """
+        tokens = self.model_dump(mode="json", include={"dtype", "tokenizer", "splits"})
+        canonical = json.dumps(tokens, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
 def dtype_for(n_vocab: int) -> Dtype:
     """The narrowest type that holds every id of a vocabulary."""
     return "uint16" if n_vocab <= 1 << 16 else "uint32"
-
-
-class ShardWriter:
-    """Writes one split of a folder, document by document, in constant memory. Leaving its `with` block closes it."""
-
-    def __init__(self, folder: Path, name: SplitName, dtype: Dtype, shard_tokens: int = SHARD_TOKENS) -> None:
-        self._folder, self._name, self._shard_tokens = folder, name, shard_tokens
-        self._dtype = np.dtype(dtype).newbyteorder("<")
-        self._tokens = self._bytes = self._documents = 0
-        self._shards: list[Shard] = []
-        self._shard: _HashingFile | None = None  # the one being written
-        self._index = _HashingFile(_documents_file(folder, name))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._finish_shard()
-        self._index.close()
-
-    def begin_document(self, source: int, offset: int) -> None:
-        """What is written next belongs to a new document: `offset` bytes into the source of that index."""
-        self._index.write(np.array([(self._tokens, source, offset)], dtype=DOCUMENT).tobytes())
-        self._documents += 1
-
-    def write(self, ids: npt.NDArray[np.integer], n_bytes: int) -> None:
-        """Append ids, which stand for `n_bytes` of text."""
-        self._tokens += len(ids)
-        self._bytes += n_bytes
-        while len(ids):
-            if self._shard is None:
-                self._shard = _HashingFile(self._folder / f"{self._name}-{len(self._shards):05d}.bin")
-            room = self._shard_tokens - self._shard.size // self._dtype.itemsize
-            self._shard.write(ids[:room].astype(self._dtype).tobytes())
-            if len(ids) >= room:
-                self._finish_shard()
-            ids = ids[room:]
-
-    def finish(self) -> Split:
-        """End the last shard; returns the split's entry in the manifest."""
-        self._finish_shard()
-        return Split(tokens=self._tokens, bytes=self._bytes, documents=self._documents, shards=tuple(self._shards))
-
-    def _finish_shard(self) -> None:
-        if self._shard is not None:
-            tokens, digest = self._shard.size // self._dtype.itemsize, self._shard.close()
-            self._shards.append(Shard(file=self._shard.path.name, tokens=tokens, sha256=digest))
-            self._shard = None
-
-
-class _HashingFile:
-    """A new file whose checksum is known once it is written, without reading it again."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.size = path, 0
-        self._file, self._hash = path.open("xb"), hashlib.sha256()
-
-    def write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._hash.update(data)
-        self.size += len(data)
-
-    def close(self) -> str:
-        """Wait until the file is on disk; returns its checksum."""
-        with self._file:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        return self._hash.hexdigest()
 
 
 class Tokens:
@@ -228,7 +169,7 @@ class DocumentPlace(NamedTuple):
 def documents_at(folder: Path, name: SplitName, start: int, n: int) -> list[DocumentPlace]:
     """The documents that the `n` tokens from `start` on belong to. Raises DataError when a file is missing or cut."""
     manifest = Manifest.load(folder)
-    records = _map(_documents_file(folder, name), DOCUMENT, manifest.splits[name].documents)
+    records = _map(documents_file(folder, name), DOCUMENT, manifest.splits[name].documents)
     first = max(bisect_right(records, start, key=_start) - 1, 0)
     stop = bisect_left(records, start + n, key=_start)
     return [
@@ -241,7 +182,8 @@ def _start(record: np.void) -> int:
     return int(record["start"])
 
 
-def _documents_file(folder: Path, name: SplitName) -> Path:
+def documents_file(folder: Path, name: SplitName) -> Path:
+    """Where the beginnings of a split's documents stand."""
     return folder / f"documents-{name}.bin"
 
 

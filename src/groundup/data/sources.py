@@ -1,73 +1,105 @@
-"""Where text comes from: files, folders, standard input and the built-in corpus, as a stream of documents.
+"""Where text comes from: files, folders, standard input and corpora known by name, as a stream of documents.
 
-    .txt .md    the file is one document
-    .jsonl      each line is one: its field `--column`
-    ….gz        the same, packed
+    .txt .md .py …      the file is one document
+    .jsonl .parquet     each line or row is one: its field `--column`, or the one named behind `#`
+    ….gz ….zst          the same, packed
 
 Nothing here knows what a token is, and no corpus has to fit into memory.
 """
 
+import hashlib
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
+from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
+from groundup.data import hub
+from groundup.data.cleaning import cleaned
 from groundup.data.document import Document
+from groundup.data.download import SHAKESPEARE, shakespeare
+from groundup.data.files import TABLES, File, below, distinct_names, is_pattern, matching, named, once, suffix
+from groundup.data.packed import Gauge
+from groundup.data.parquet import read_parquet
 from groundup.data.pythondocs import python_docs
-from groundup.data.reading import CHUNK_BYTES, Errors, holds_text, read_jsonl, read_text
+from groundup.data.reading import CHUNK_BYTES, Errors, cut_text, holds_text, read_jsonl, read_text
 from groundup.errors import DataError
+
+__all__ = ["PYTHON_DOCS", "STANDARD_INPUT", "Corpus", "Document", "Input", "Place", "open_sources"]
 
 PYTHON_DOCS = "python-docs"
 STANDARD_INPUT = "-"
 
-RUN_LOG = "log.jsonl"  # a training run's own, which may lie below the folder that one works in
 
-TEXT_SUFFIXES = (".txt", ".md", ".jsonl")  # what is read from folders, each also with .gz behind it
+class Place(NamedTuple):
+    """Where a document stands in a corpus; everything before it has been read."""
 
-# Files that are surely not text, and what makes text of them.
-NOT_TEXT = {
-    ".parquet": "write its text column as .jsonl, for example with pandas' to_json(lines=True, orient='records')",
-    ".arrow": "write its text column as .jsonl",
-    ".zst": "unpack it with: zstd -d",
-    ".xz": "unpack it with: xz -d",
-    ".bz2": "unpack it with: bunzip2",
-    ".zip": "unpack it with: unzip",
-    ".tar": "unpack it with: tar -xf",
-    ".tgz": "unpack it with: tar -xf",
-    ".pdf": "convert it with: pdftotext",
-    ".epub": "convert it with: pandoc -t plain",
-    ".docx": "convert it with: pandoc -t plain",
-    ".bin": "give the text that it was made from",
-}
+    input: int = 0
+    documents: int = 0  # before it in its input
+    offset: int = 0  # its own, or less
+    total: int = 0  # documents before it in the corpus
 
 
 @dataclass(frozen=True)
-class _Source:
-    """What the user named, and how to go through its documents."""
+class Input:
+    """One file, or one corpus known by name."""
 
+    source: str  # as the user named it
     name: str
-    documents: Callable[[], Iterator[Document]]
+    size: int | None  # bytes as it lies on disk
+    version: str  # changes when the text does
+    documents: Callable[[Place], Iterator[Document]]  # from a place in this input on
 
 
 class Corpus:
     """All documents of all sources, in a fixed order, as often as one likes."""
 
-    def __init__(self, sources: Sequence[_Source]) -> None:
-        self._sources = sources
+    def __init__(
+        self, inputs: Sequence[Input], gauge: Gauge, limit: int | None = None, clean: tuple[str, ...] = ()
+    ) -> None:
+        self.inputs = inputs
+        self._gauge, self._limit, self._clean = gauge, limit, clean
+        self._before = [0, *accumulate(each.size or 0 for each in inputs)]  # bytes before each input
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of all inputs as they lie on disk, or None where that is not known beforehand."""
+        return self._before[-1] if all(each.size is not None for each in self.inputs) else None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all documents are read, and not only the first."""
+        return self._limit is None
+
+    @property
+    def at(self) -> int:
+        """How many of these bytes lie before what was read last."""
+        return self._gauge.at
 
     def __iter__(self) -> Iterator[Document]:
-        for source in self._sources:
-            empty = True
-            for document in source.documents():
-                empty = False
-                yield document
-            if empty:
-                raise DataError(f"{source.name}: there is no text in it; give a source that holds some")
+        return (document for _, document in self.since(Place()))
+
+    def since(self, place: Place) -> Iterator[tuple[Place, Document]]:
+        """The documents from `place` on, each with its own. Raises DataError for a source without text."""
+        full = {self.inputs[place.input].source} if place.total else set()  # sources that hold text
+        total = place.total
+        for i, each in enumerate(self.inputs[place.input :], start=place.input):
+            self._gauge.before = self._before[i]
+            self._gauge.follow(lambda: 0)
+            start = place if i == place.input else Place(i)
+            for n, document in enumerate(each.documents(start), start=start.documents):
+                if total == self._limit:
+                    return
+                full.add(each.source)
+                yield Place(i, n, document.offset, total), cleaned(document, self._clean)
+                total += 1
+            ends = i + 1 == len(self.inputs) or self.inputs[i + 1].source != each.source
+            if ends and each.source not in full:
+                raise DataError(f"{each.source}: there is no text in it; give a source that holds some")
 
 
 @contextmanager
@@ -77,98 +109,116 @@ def open_sources(
     column: str = "text",
     errors: Errors = "strict",
     chunk_bytes: int = CHUNK_BYTES,
+    max_documents: int | None = None,
+    clean: tuple[str, ...] = (),
+    say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Corpus]:
-    """The documents of `sources`: paths of files and folders, `-` for standard input, `python-docs`.
+    """The documents of `sources`: paths and patterns of files, folders, `-` for standard input, corpora by name.
 
-    Standard input is kept in a temporary file until the end of the `with` block. Raises DataError for what cannot be
-    read as text: at once where the path tells, otherwise when the iteration comes to it.
+    Only the first `max_documents` are read, each after the steps of `clean` (see `groundup.data.cleaning`). A file
+    that is given more than once is read once; `say` is told so, and what is left out of folders. Standard input is
+    kept in a temporary file until the end of the `with` block. Raises DataError for what cannot be read as text: at
+    once where the path tells, otherwise when the iteration comes to it.
     """
     if not sources:
-        raise DataError("there is nothing to read: name a file, a folder, - for standard input, or python-docs")
-
-    def files(paths: Iterable[tuple[str, Path]]) -> Callable[[], Iterator[Document]]:
-        # On disk a name may be any bytes; in a manifest it must be text.
-        listed = [(name.encode(errors="replace").decode(), path) for name, path in paths]
-        return lambda: (doc for name, path in listed for doc in _documents(name, path, column, errors, chunk_bytes))
-
-    def source(given: str | Path, spool: Path) -> _Source:
-        if given == PYTHON_DOCS:
-            return _Source(PYTHON_DOCS, _python_docs)
-        if given == STANDARD_INPUT:
-            return _Source("standard input", files([("standard input", _spooled(sys.stdin.buffer, spool))]))
-        path = Path(given)
-        try:
-            if path.is_fifo():  # as the shell's <(…) makes them
-                with path.open("rb") as pipe:
-                    return _Source(str(path), files([(path.name, _spooled(pipe, spool))]))
-            return _Source(str(path), files(_folder(path) if path.is_dir() else [(path.name, _file(path))]))
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
-
+        raise DataError(
+            f"there is nothing to read: name a file, a folder, - for standard input, {SHAKESPEARE} or {PYTHON_DOCS}"
+        )
+    reader = _Reader(column, errors, chunk_bytes, Gauge())
     with TemporaryDirectory(prefix="groundup-") as temporary:
-        yield Corpus([source(given, Path(temporary) / f"input-{i}.txt") for i, given in enumerate(sources)])
+        found: list[tuple[str, File, str] | Input] = []
+        for i, given in enumerate(sources):
+            try:
+                found += reader.find(given, Path(temporary) / f"input-{i}.txt", say)
+            except OSError as error:
+                raise DataError(
+                    f"{given}: cannot be read ({error.strerror}); check the path and its permissions"
+                ) from None
+        yield Corpus(reader.inputs(found, say), reader.gauge, max_documents, clean)
 
 
-def _documents(name: str, path: Path, column: str, errors: Errors, chunk_bytes: int) -> Iterator[Document]:
-    if _suffix(path) == ".jsonl":
-        for offset, text in read_jsonl(path, column, errors):
-            yield _in_memory(name, offset, text)
-    elif holds_text(path):
-        yield Document(name, 0, lambda: read_text(path, errors, chunk_bytes))
+@dataclass(frozen=True)
+class _Reader:
+    """How the files of this corpus are to be read."""
 
+    column: str
+    errors: Errors
+    chunk_bytes: int
+    gauge: Gauge
 
-def _python_docs() -> Iterator[Document]:
-    offset = 0
-    for text in python_docs():
-        yield _in_memory(PYTHON_DOCS, offset, text)
-        offset += len(text.encode())
+    def find(
+        self, given: str | Path, spool: Path, say: Callable[[str], None]
+    ) -> Iterable["tuple[str, File, str] | Input"]:
+        """What one source stands for: inputs, and files that are still without a name, with their column."""
+        text = str(given)
+        if text == PYTHON_DOCS:
+            return [Input(text, text, None, sys.version, lambda place: self._python_docs(place))]
+        if text == SHAKESPEARE:
+            return [self._file(text, text, shakespeare(), self.column)]
+        if text == STANDARD_INPUT:
+            return [self._spooled("standard input", sys.stdin.buffer, spool)]
+        if hub.is_named(text):
+            version = getattr(hub, "hub_identity", str)(text)
+            return [Input(text, text, None, version, lambda at: hub.hub_documents(text, self.column, at.documents))]
+        path, column = Path(given), self.column
+        bare, hash_, behind = text.rpartition("#")
+        if hash_ and behind and not path.exists() and suffix(Path(bare)) in TABLES:
+            text, path, column = bare, Path(bare), behind
+        if path.is_fifo():  # as the shell's <(…) makes them
+            with path.open("rb") as pipe:
+                return [self._spooled(path.name, pipe, spool)]
+        if path.is_dir():
+            files, line = below(path)
+            say(line)
+        elif is_pattern(text) and not path.exists():
+            files = matching(text)
+        else:
+            files = [named(path, (PYTHON_DOCS, SHAKESPEARE))]
+        return [(text, file, column) for file in files]
 
+    def inputs(self, found: Sequence["tuple[str, File, str] | Input"], say: Callable[[str], None]) -> list[Input]:
+        """The inputs in order, each file once and with a name of its own."""
+        files = once([(item[0], item[1]) for item in found if not isinstance(item, Input)], say)
+        names = dict(zip([file for _, file in files], distinct_names([file for _, file in files]), strict=True))
+        inputs: list[Input] = []
+        for item in found:
+            if isinstance(item, Input):
+                inputs.append(item)
+            elif name := names.pop(item[1], None):
+                inputs.append(self._file(item[0], name, item[1].path, item[2]))
+        return inputs
 
-def _in_memory(source: str, offset: int, text: str) -> Document:
-    return Document(source, offset, lambda: iter([text]))
+    def _file(self, source: str, name: str, path: Path, column: str) -> Input:
+        found = path.stat()
+        version = str(found.st_mtime_ns)
+        return Input(source, name, found.st_size, version, lambda place: self._documents(name, path, column, place))
 
+    def _spooled(self, name: str, stream: BinaryIO, spool: Path) -> Input:
+        """Copy to disk what can be read only once."""
+        with spool.open("w+b") as file:
+            shutil.copyfileobj(stream, file)
+            file.seek(0)
+            version = hashlib.file_digest(file, "sha256").hexdigest()
+        size = spool.stat().st_size
+        return Input(name, name, size, version, lambda place: self._documents(name, spool, self.column, place))
 
-def _spooled(stream: BinaryIO, spool: Path) -> Path:
-    """Copy to disk what can be read only once."""
-    with spool.open("wb") as file:
-        shutil.copyfileobj(stream, file)
-    return spool
+    def _documents(self, name: str, path: Path, column: str, place: Place) -> Iterator[Document]:
+        kind = suffix(path)
+        if kind in TABLES:
+            rows = (read_jsonl if kind == ".jsonl" else read_parquet)(
+                path, column, self.errors, place.offset, self.gauge
+            )
+            for offset, text in rows:
+                yield self._in_memory(name, offset, text)
+        elif not place.offset and holds_text(path):
+            yield Document(name, 0, lambda: read_text(path, self.errors, self.chunk_bytes, self.gauge))
 
+    def _python_docs(self, place: Place) -> Iterator[Document]:
+        offset = 0
+        for text in python_docs():
+            if offset >= place.offset:
+                yield self._in_memory(PYTHON_DOCS, offset, text)
+            offset += len(text.encode())
 
-def _file(path: Path) -> Path:
-    """A file that the user named. Its suffix may be any but those that are surely not text."""
-    if not path.exists():
-        raise DataError(f"{path}: there is no such file or folder; {_near(path)}")
-    if remedy := NOT_TEXT.get(_suffix(path)):
-        raise DataError(f"{path}: {_suffix(path)} files are not read as text; {remedy}")
-    return path
-
-
-def _folder(folder: Path) -> list[tuple[str, Path]]:
-    """The text files anywhere below a folder, in order of their names, which begin with the folder's own."""
-    inside = [(path.relative_to(folder), path) for path in folder.rglob("*")]
-    files = sorted(
-        (relative.as_posix(), path)
-        for relative, path in inside
-        if _suffix(path) in TEXT_SUFFIXES
-        and not any(part.startswith(".") for part in relative.parts)
-        and path.name != RUN_LOG
-        and path.is_file()
-    )
-    if not files:
-        known = ", ".join(TEXT_SUFFIXES)
-        raise DataError(f"{folder}: no text files in this folder; it may hold {known}, each also with .gz behind it")
-    return [(f"{folder.resolve().name}/{relative}", path) for relative, path in files]
-
-
-def _suffix(path: Path) -> str:
-    """The suffix that tells the format: of `a.jsonl.gz`, it is `.jsonl`."""
-    name = Path(path.name.lower())
-    return Path(name.stem).suffix if name.suffix == ".gz" else name.suffix
-
-
-def _near(path: Path) -> str:
-    """The remedy for a missing file: the nearest name that exists."""
-    neighbours = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = get_close_matches(path.name, [*neighbours, PYTHON_DOCS], n=1)
-    return f"did you mean {near[0]}?" if near else "check the path"
+    def _in_memory(self, source: str, offset: int, text: str) -> Document:
+        return Document(source, offset, lambda: cut_text(text, self.chunk_bytes))

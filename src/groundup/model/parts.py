@@ -16,11 +16,17 @@ from groundup.config import ModelConfig
 from groundup.model.context import Context
 from groundup.model.positions import Rotation
 
+
+def relu_squared(x: Tensor) -> Tensor:
+    """max(0, x)²."""
+    return F.relu(x).square()
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": partial(F.gelu, approximate="tanh"),  # GPT-1's and GPT-2's own form of arXiv:1606.08415
     "gelu": F.gelu,
     "relu": F.relu,
-    "relu2": lambda x: F.relu(x).square(),  # arXiv:2109.08668
+    "relu2": relu_squared,  # arXiv:2109.08668
 }
 
 NORMS: dict[str, Callable[[int, ModelConfig], nn.Module]] = {

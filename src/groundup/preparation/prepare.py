@@ -1,20 +1,34 @@
 """From sources to a folder of tokens: read, split, learn the tokenizer if it must be learnt, encode, write."""
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-
+from groundup.checkpoint.atomic import flush
+from groundup.data.cleaning import choose_cleaning
 from groundup.data.reading import Errors
-from groundup.data.shards import Manifest, ShardWriter, Split, SplitName, TokenizerInfo, dtype_for
-from groundup.data.sources import Corpus, Document, open_sources
+from groundup.data.shards import Manifest, Split, SplitName, TokenizerInfo, dtype_for
+from groundup.data.sources import Corpus, open_sources
+from groundup.data.writer import SHARD_TOKENS
 from groundup.errors import DataError, UsageError
-from groundup.preparation.folder import new_folder
+from groundup.preparation.encoding import encode, in_order, jobs, usable_cores
+from groundup.preparation.learning import learnt
+from groundup.preparation.output import Output
+from groundup.preparation.request import Request, Setting
 from groundup.preparation.splitting import ByHash, LastPart, choose_rule
+from groundup.preparation.watch import Watch
+from groundup.preparation.workplace import TOKENIZER, Workplace, check_place, finished, workplace
 from groundup.text.tokenizer import Learner, Tokenizer, choose_tokenizer
 
 MAX_VAL_FRACTION = 0.5
+
+# Between two entries in the journal. Less work than this is not worth keeping: after a mistake in a small corpus
+# nothing is left behind.
+JOURNAL_SECONDS = 3.0
 
 
 def prepare_tokens(
@@ -25,73 +39,125 @@ def prepare_tokens(
     column: str = "text",
     errors: Errors = "strict",
     val_fraction: float = 0.1,
+    max_tokens: int | None = None,
+    max_documents: int | None = None,
+    clean: str | Iterable[str] = (),
+    threads: int | None = None,
+    overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
+    shard_tokens: int = SHARD_TOKENS,
 ) -> Manifest:
-    """Encode `sources` (see `open_sources`) into the new folder `out`, which appears whole or not at all.
+    """Encode `sources` (see `open_sources`) into the folder `out`, which appears whole or not at all.
 
-    The same text gives the same folder, byte for byte, and takes the same memory however long it is. `progress` is
-    told the bytes of text written so far. Raises DataError, TokenizerError or UsageError.
+    The same text gives the same folder, byte for byte, on any number of `threads` (default: all cores), and takes the
+    same memory however long it is. A process that ends early leaves its work in a hidden folder beside `out`; the same
+    call goes on with it, and ends in the same folder. A finished `out` of the same call is left as it is.
+
+    `max_documents` of the corpus are read; `max_tokens` are written, `val_fraction` of them to validation, each split
+    from its beginning. `clean`: see `groundup.data.cleaning`. `overwrite` replaces what was made from other inputs or
+    with other settings. `progress` is told the bytes of input done; a `Watch` is told the phases as well. Raises
+    DataError, TokenizerError or UsageError.
     """
+    _check(val_fraction, max_tokens, max_documents, threads)
+    steps, watch = choose_cleaning(clean), progress if isinstance(progress, Watch) else Watch(progress)
+    choice = choose_tokenizer(tokenizer)
+    settings: dict[str, Setting] = {
+        "tokenizer": tokenizer if isinstance(choice, Learner) else choice.name,
+        "fingerprint": None if isinstance(choice, Learner) else choice.fingerprint,
+        "column": column,
+        "errors": errors,
+        "val_fraction": float(val_fraction),
+        "max_tokens": max_tokens,
+        "max_documents": max_documents,
+        "clean": ",".join(steps) or None,
+        "shard_tokens": shard_tokens,
+    }
+    opened = partial(open_sources, column=column, errors=errors, max_documents=max_documents, clean=steps)
+    try:
+        check_place(Path(out))
+        with opened(sources, say=watch.say) as corpus:
+            rule = choose_rule(corpus, val_fraction)
+            request = Request.of(corpus, settings | {"split": rule.describe().rule})
+            if manifest := finished(Path(out), request, overwrite=overwrite):
+                watch.say(f"{out}: already prepared from the same inputs in the same way; nothing to do")
+                return manifest
+            learns = isinstance(choice, Learner)
+            with workplace(Path(out), request, learns=learns, overwrite=overwrite, say=watch.say) as work:
+                run = _Preparation(corpus, rule, work, watch, threads or usable_cores())
+                return work.manifest or run.finish(choice, tokenizer, max_tokens, shard_tokens)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or out}: cannot be written ({error.strerror or error}); choose another place with --out"
+        ) from error
+
+
+class _Preparation:
+    """One process's part of a preparation, which others may have begun."""
+
+    def __init__(self, corpus: Corpus, rule: ByHash | LastPart, work: Workplace, watch: Watch, threads: int) -> None:
+        self._corpus, self._rule, self._work, self._watch, self._threads = corpus, rule, work, watch, threads
+        self._noted = time.monotonic()  # the last entry in the journal
+        self._total = corpus.size if corpus.size and corpus.is_whole else None
+
+    def finish(self, choice: Tokenizer | Learner, spec: str, max_tokens: int | None, shard_tokens: int) -> Manifest:
+        """Do what is left to do; the manifest is the last thing written."""
+        folder, journal = self._work.folder, self._work.journal
+        if journal:
+            self._watch.say(f"going on at {journal.done}")
+        tokenizer = self._tokenizer(choice, spec)
+        if lossy := getattr(tokenizer, "lossy", None):
+            self._watch.say(f"tokenizer {tokenizer.name}: {lossy}")
+        with Output(folder, tokenizer, self._rule.val_fraction, max_tokens, shard_tokens, journal) as output:
+            self._note_now_and_then(output)  # a tokenizer that took long to learn is kept
+            self._encode(output, tokenizer)
+            splits = output.finish()
+        _refuse_empty(splits, self._rule)
+        manifest = Manifest(
+            dtype=dtype_for(tokenizer.n_vocab),
+            tokenizer=TokenizerInfo(name=tokenizer.name, n_vocab=tokenizer.n_vocab, fingerprint=tokenizer.fingerprint),
+            splits=splits,
+            split=self._rule.describe(),
+            sources=output.sources,
+        )
+        manifest.save(folder)
+        return manifest
+
+    def _tokenizer(self, choice: Tokenizer | Learner, spec: str) -> Tokenizer:
+        """The tokenizer, which lies in the folder: saved there by a former process, or now."""
+        if self._work.tokenizer:
+            return self._work.tokenizer
+        folder = self._work.folder / TOKENIZER
+        if isinstance(choice, Learner):
+            self._watch.phase(f"learning {spec}", self._total)
+            choice = learnt(choice, self._corpus, self._rule, self._watch)
+        choice.save(folder)
+        for path in [*folder.rglob("*"), folder]:
+            flush(path)
+        return choice
+
+    def _encode(self, output: Output, tokenizer: Tokenizer) -> None:
+        self._watch.phase("encoding", self._total)
+        work = jobs(self._corpus, self._rule, output.place, output.chunks, output.full)
+        with closing(in_order(partial(encode, tokenizer=tokenizer), work, self._threads)) as results:
+            for job, encoded in results:
+                output.write(job, encoded, self._corpus.size)
+                self._watch(job.at if self._total else output.n_bytes)
+                self._note_now_and_then(output)
+                if output.is_full:
+                    break
+
+    def _note_now_and_then(self, output: Output) -> None:
+        if time.monotonic() - self._noted >= JOURNAL_SECONDS:
+            output.journal().save(self._work.folder)
+            self._noted = time.monotonic()
+
+
+def _check(val_fraction: float, max_tokens: int | None, max_documents: int | None, threads: int | None) -> None:
     if not 0 <= val_fraction <= MAX_VAL_FRACTION:
         raise UsageError(f"val_fraction: {val_fraction} is not between 0 and {MAX_VAL_FRACTION}; 0.1 is usual")
-    choice = choose_tokenizer(tokenizer)
-    with new_folder(Path(out)) as folder, open_sources(sources, column=column, errors=errors) as corpus:
-        rule = choose_rule(corpus, val_fraction)
-        encoder = _learnt(choice, corpus, rule) if isinstance(choice, Learner) else choice
-        encoder.save(folder / "tokenizer")
-        manifest = _write(corpus, rule, encoder, folder, progress or (lambda _: None))
-        manifest.save(folder)
-    return manifest
-
-
-def _learnt(learner: Learner, corpus: Corpus, rule: ByHash | LastPart) -> Tokenizer:
-    def texts() -> Iterator[str]:
-        for document in corpus:
-            for split, chunks in rule.parts(document):
-                if split == "train" or learner.needs_all_text:
-                    yield from chunks
-
-    return learner.learn(texts())
-
-
-def _write(
-    corpus: Corpus, rule: ByHash | LastPart, tokenizer: Tokenizer, folder: Path, progress: Callable[[int], None]
-) -> Manifest:
-    dtype = dtype_for(tokenizer.n_vocab)
-    index: dict[str, int] = {}  # source -> its place in the manifest
-    done = 0
-    with ShardWriter(folder, "train", dtype) as train, ShardWriter(folder, "val", dtype) as val:
-        writers: dict[SplitName, ShardWriter] = {"train": train, "val": val}
-        for document in corpus:
-            source = index.setdefault(document.source, len(index))
-            for split, chunks in rule.parts(document):
-                for n_bytes in _encode(writers[split], source, document, chunks, tokenizer):
-                    done += n_bytes
-                    progress(done)
-        splits = {name: writer.finish() for name, writer in writers.items()}
-    _refuse_empty(splits, rule)
-    return Manifest(
-        dtype=dtype,
-        tokenizer=TokenizerInfo(name=tokenizer.name, n_vocab=tokenizer.n_vocab, fingerprint=tokenizer.fingerprint),
-        splits=splits,
-        split=rule.describe(),
-        sources=tuple(index),
-    )
-
-
-def _encode(
-    writer: ShardWriter, source: int, document: Document, chunks: Iterator[str], tokenizer: Tokenizer
-) -> Iterator[int]:
-    """Write a document's part, ended by the end-of-text id; yields the bytes of each chunk. No text, no document."""
-    first = next(chunks, None)
-    if first is None:
-        return
-    writer.begin_document(source, document.offset)
-    for chunk in chain([first], chunks):
-        n_bytes = len(chunk.encode())
-        writer.write(tokenizer.encode(chunk), n_bytes)
-        yield n_bytes
-    writer.write(np.array([tokenizer.end_of_text], dtype=np.uint32), 0)
+    for name, value in {"max_tokens": max_tokens, "max_documents": max_documents, "threads": threads}.items():
+        if value is not None and value < 1:
+            raise UsageError(f"{name}: {value} is less than 1; leave it out for no limit")
 
 
 def _refuse_empty(splits: dict[SplitName, Split], rule: ByHash | LastPart) -> None:

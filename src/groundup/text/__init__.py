@@ -1,4 +1,11 @@
-"""Text to token ids and back: bytes, characters, GPT-2's own BPE, and a BPE trained on one's own text."""
+"""Text to token ids and back.
+
+tokenizer      what a tokenizer is, and how to get one
+simple         bytes and characters
+gpt1, gpt2     OpenAI's own
+bpe            trained on one's own text
+json_file      of another program: any `tokenizer.json`
+"""
 
 from groundup.text.pieces import Ids
 from groundup.text.tokenizer import Learner, Tokenizer, choose_tokenizer, load_tokenizer

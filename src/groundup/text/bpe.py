@@ -5,69 +5,74 @@ Training and encoding are the `tokenizers` library's; the file is the ecosystem'
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from groundup.errors import TokenizerError
 from groundup.text.gpt2 import byte_characters
-from groundup.text.pieces import END_OF_TEXT, Ids, PieceTokenizer, refuse_surrogate
+from groundup.text.library import LibraryTokenizer
+from groundup.text.pieces import END_OF_TEXT
 
 BPE_FILE_NAME = "tokenizer.json"
 SMALLEST_BPE = 257  # the 256 bytes and the end of a text: no merge at all
 
+# The library's learning takes a time that grows with the square of a word's length: longer runs are cut for it.
+_LONG_RUN = re.compile(r"\S{4096}|\s{4096}")
 
-class BPETokenizer(PieceTokenizer):
+
+class BPETokenizer(LibraryTokenizer):
     """A trained byte-level BPE, given as the text of a `tokenizer.json`. Every text can be expressed.
 
-    Raises TokenizerError where the text is not a byte-level BPE with all 256 bytes and `<|endoftext|>`.
+    `special_tokens` are those that no text encodes to, `<|endoftext|>` first. Raises TokenizerError where the text is
+    not a byte-level BPE with all 256 bytes and `<|endoftext|>`.
     """
 
     name = "bpe"
 
     def __init__(self, tokenizer_json: str) -> None:
         try:
-            model = json.loads(tokenizer_json)["model"]
+            contents = json.loads(tokenizer_json)
+            model = contents["model"]
             vocabulary: dict[str, int] = model["vocab"]
             self._merges: list[list[str]] = model["merges"]
-            self._engine = tokenizers.Tokenizer.from_str(tokenizer_json)
+            engine = tokenizers.Tokenizer.from_str(tokenizer_json)
             end_of_text = vocabulary[END_OF_TEXT]
-            pieces = _pieces(vocabulary)
+            self.special_tokens = [END_OF_TEXT] + [
+                token["content"] for token in contents["added_tokens"] if token["content"] != END_OF_TEXT
+            ]
+            pieces = _pieces(vocabulary, self.special_tokens)
         except Exception as error:  # the library raises bare Exception for a file that it cannot use
             raise TokenizerError(
                 f"not a byte-level BPE with {END_OF_TEXT} ({error}); train one with bpe:SIZE"
             ) from None
-        super().__init__(pieces, end_of_text)
-        self._engine.encode_special_tokens = True  # text that spells out a special token is only text
+        super().__init__(engine, pieces, end_of_text)
         self._json = tokenizer_json
 
     @classmethod
-    def learn(cls, texts: Iterable[str], n_vocab: int) -> "BPETokenizer":
-        """Train on `texts` up to `n_vocab` ids; a small corpus may hold fewer merges than that."""
+    def learn(
+        cls, texts: Iterable[str], n_vocab: int, *, min_frequency: int = 1, special_tokens: Sequence[str] = ()
+    ) -> "BPETokenizer":
+        """Train on `texts` up to `n_vocab` ids; a small corpus may hold fewer merges than that.
+
+        A pair of pieces is merged only if it occurs at least `min_frequency` times. The ids of `<|endoftext|>` and of
+        the further `special_tokens` are 0, 1, 2, …
+        """
         engine = tokenizers.Tokenizer(models.BPE())
         engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # applies GPT-2's pattern
         engine.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=n_vocab,
-            special_tokens=[END_OF_TEXT],
+            min_frequency=min_frequency,
+            special_tokens=[END_OF_TEXT, *special_tokens],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        engine.train_from_iterator(texts, trainer)
+        engine.train_from_iterator(_cut_long_runs(texts), trainer)
         return cls(engine.to_str())
-
-    def encode(self, text: str) -> Ids:
-        """The ids that `tokenizers` gives `text`."""
-        try:
-            text.encode("utf-8")  # only to refuse what is not Unicode: the library would speak of a type error
-        except UnicodeEncodeError as error:
-            refuse_surrogate(error)
-        # The fast form of encoding, which keeps no offsets, exists for batches only.
-        [encoded] = self._engine.encode_batch_fast([text], add_special_tokens=False)
-        return np.array(encoded.ids, dtype=np.uint32)
 
     def definition(self) -> Mapping[str, str]:
         """The vocabulary and the merges, as a checksum: `tokenizer.json` holds them in full."""
@@ -80,8 +85,35 @@ class BPETokenizer(PieceTokenizer):
         (folder / BPE_FILE_NAME).write_text(self._json, encoding="utf-8")
 
 
-def _pieces(vocabulary: Mapping[str, int]) -> list[bytes]:
+def check_special_tokens(tokens: Sequence[str]) -> None:
+    """TokenizerError for a special token that a text could become by merges, that is there twice, or is no text.
+
+    Merges never join what GPT-2's pattern cuts apart, so a token that the pattern cuts is safe.
+    """
+    pattern = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    for i, token in enumerate(tokens):
+        if token in (END_OF_TEXT, *tokens[:i]):
+            raise TokenizerError(f"special token {token!r}: it is there already; leave it out")
+        if not token.isprintable():  # also halves of surrogate pairs
+            raise TokenizerError(f"special token {token!r}: not printable; write it in visible characters, as <|pad|>")
+        if len(pattern.pre_tokenize_str(token)) < 2:
+            raise TokenizerError(
+                f"special token {token!r}: an ordinary text could become it; "
+                "let it have both letters and punctuation marks, as <|pad|>"
+            )
+
+
+def _cut_long_runs(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        start = 0
+        for run in _LONG_RUN.finditer(text):
+            yield text[start : run.end()]
+            start = run.end()
+        yield text[start:]
+
+
+def _pieces(vocabulary: Mapping[str, int], special_tokens: Sequence[str]) -> list[bytes]:
     byte_of = byte_characters()
     spelling = {id_: text for text, id_ in vocabulary.items()}
     texts = [spelling[id_] for id_ in range(len(spelling))]
-    return [t.encode() if t == END_OF_TEXT else bytes(byte_of[char] for char in t) for t in texts]
+    return [t.encode() if t in special_tokens else bytes(byte_of[char] for char in t) for t in texts]

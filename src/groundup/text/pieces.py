@@ -49,6 +49,11 @@ class PieceTokenizer(ABC):
         canonical = json.dumps([self.name, self.definition()], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
+    @property
+    def lossy(self) -> str | None:
+        """See `tokenizer.Tokenizer.lossy`."""
+        return None
+
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """See `tokenizer.Tokenizer.decode_bytes`. Raises TokenizerError for an id that does not exist."""
         numbers = np.fromiter(ids, dtype=np.int64)

@@ -1,7 +1,7 @@
 """What a tokenizer is, and the ways to get one: by name, by learning from text, from a folder."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Protocol
 
 from groundup.errors import TokenizerError
-from groundup.text.bpe import BPE_FILE_NAME, SMALLEST_BPE, BPETokenizer
+from groundup.text.bpe import BPE_FILE_NAME, SMALLEST_BPE, BPETokenizer, check_special_tokens
+from groundup.text.contents import FILE_NAME
+from groundup.text.gpt1 import GPT1Tokenizer
 from groundup.text.gpt2 import GPT2Tokenizer
+from groundup.text.json_file import FileTokenizer, read_tokenizer_file
 from groundup.text.pieces import TOKENIZER_FILE, Ids
 from groundup.text.simple import ByteTokenizer, CharTokenizer
 
-CHOICES = ("byte", "char", "gpt2", "bpe:SIZE")
+CHOICES = ("byte", "char", "gpt1", "gpt1:FOLDER", "gpt2", "bpe:SIZE")
 LARGEST_BPE = 1_000_000  # ids; beyond any published vocabulary, so surely a slip
 
 
@@ -27,7 +30,7 @@ class Tokenizer(Protocol):
 
     @property
     def name(self) -> str:
-        """The kind: "byte", "char", "gpt2" or "bpe"."""
+        """The kind: "byte", "char", "gpt1", "gpt2", "bpe" or "json" (another program's file)."""
         ...
 
     @property
@@ -43,6 +46,11 @@ class Tokenizer(Protocol):
     @property
     def fingerprint(self) -> str:
         """A hash of everything that decides which ids a text gets, in hexadecimal."""
+        ...
+
+    @property
+    def lossy(self) -> str | None:
+        """`decoding does not give back upper case, accents`, or whatever it is; None where all comes back."""
         ...
 
     def encode(self, text: str) -> Ids:
@@ -75,23 +83,62 @@ class Learner:
 
 
 def choose_tokenizer(spec: str) -> Tokenizer | Learner:
-    """The tokenizer called `byte` or `gpt2`, or the learner of `char` or `bpe:SIZE`.
+    """The tokenizer that `spec` names, or the learner of one that must first see text.
 
-    Raises TokenizerError for any other name.
+        byte  gpt2                  built in
+        gpt1  gpt1:FOLDER           GPT-1's own, from the hub or from a folder
+        char  bpe:SIZE              learnt from the text
+        PATH                        a `tokenizer.json`, or a folder that holds a tokenizer; see `open_path`
+
+    Raises TokenizerError for anything else, and for files that cannot be used.
     """
     match spec.split(":", 1):
         case ["byte"]:
             return ByteTokenizer()
+        case ["gpt1"]:
+            return GPT1Tokenizer.download()
+        case ["gpt1", folder]:
+            return GPT1Tokenizer.read(Path(folder))
         case ["gpt2"]:
             return GPT2Tokenizer()
         case ["char"]:
             return Learner(CharTokenizer.learn, needs_all_text=True)
         case ["bpe", size]:
-            return Learner(partial(BPETokenizer.learn, n_vocab=_bpe_size(size)), needs_all_text=False)
-    kinds = {choice.partition(":")[0]: choice for choice in CHOICES}
+            return bpe_learner(size)
+    path, end_token = _path_and_token(spec)
+    if path.exists() or path.suffix == ".json" or len(path.parts) > 1:
+        return open_path(path, end_token)
+    kinds = {choice.partition(":")[0]: choice for choice in CHOICES if choice != "gpt1:FOLDER"}
     near = get_close_matches(spec.lower(), kinds, n=1)
     hint = f"did you mean {kinds[near[0]]}? " if near else ""
-    raise TokenizerError(f"unknown tokenizer {spec!r}; {hint}choose one of {', '.join(CHOICES)}")
+    choices = f"{', '.join(CHOICES)}, or the path of a {FILE_NAME}"
+    raise TokenizerError(f"unknown tokenizer {spec!r}; {hint}choose one of {choices}")
+
+
+def bpe_learner(size: str | int, *, min_frequency: int = 1, special_tokens: Sequence[str] = ()) -> Learner:
+    """The learner of a BPE of `size` ids; see `BPETokenizer.learn`. Raises TokenizerError for values out of range."""
+    check_special_tokens(special_tokens)
+    if min_frequency < 1:
+        raise TokenizerError(f"min_frequency {min_frequency}: must be 1 or more; 2 is usual")
+    n_vocab = _bpe_size(str(size), SMALLEST_BPE + len(special_tokens))
+    learn = partial(BPETokenizer.learn, n_vocab=n_vocab, min_frequency=min_frequency, special_tokens=special_tokens)
+    return Learner(learn, needs_all_text=False)
+
+
+def open_path(path: Path, end_token: str | None = None) -> Tokenizer:
+    """The tokenizer of a `tokenizer.json`, or of a folder: one with that file, or any that groundup wrote.
+
+    That is a tokenizer, prepared data, a checkpoint, or a run, whose tokenizer is its latest checkpoint's. `end_token`
+    says how documents end, for another program's file. Raises TokenizerError when there is none, or it is damaged.
+    """
+    if not path.is_dir():
+        return read_tokenizer_file(path, end_token)
+    for folder in (path, path / "tokenizer", path / "latest" / "tokenizer"):
+        if (folder / TOKENIZER_FILE).is_file() and end_token is None:
+            return load_tokenizer(folder)
+        if (folder / FILE_NAME).is_file():
+            return read_tokenizer_file(folder / FILE_NAME, end_token)
+    raise TokenizerError(f"{path}: no tokenizer in this folder; give one that groundup wrote, or a {FILE_NAME}")
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -125,17 +172,35 @@ def _rebuild(saved: dict[str, str], folder: Path) -> Tokenizer:
             return ByteTokenizer()
         case "char":
             return CharTokenizer(saved["characters"])
+        case "gpt1":
+            return GPT1Tokenizer.read(folder)
         case "gpt2":
             return GPT2Tokenizer()
+        case "json":
+            return FileTokenizer((folder / FILE_NAME).read_text(encoding="utf-8"), saved["end_token"])
         case "bpe":
             return BPETokenizer((folder / BPE_FILE_NAME).read_text(encoding="utf-8"))
         case kind:
             raise TokenizerError(f"unknown kind {kind!r}, perhaps of a newer groundup")
 
 
-def _bpe_size(size: str) -> int:
-    if not (size.isdecimal() and len(size) <= len(str(LARGEST_BPE)) and SMALLEST_BPE <= int(size) <= LARGEST_BPE):
+def _path_and_token(spec: str) -> tuple[Path, str | None]:
+    """A path, and what stands behind `#` where the path does not end with that itself."""
+    try:
+        front, hash_, token = spec.rpartition("#")
+        if hash_ and front and token and not Path(spec).exists():
+            return Path(front), token
+        Path(spec).exists()
+    except (OSError, ValueError) as error:  # too long for a name, or not one at all
         raise TokenizerError(
-            f"bpe:{size}: the size must be a whole number of ids from {SMALLEST_BPE} to {LARGEST_BPE}, as in bpe:8192"
+            f"tokenizer {spec[:50]!r}…: no path ({error.__class__.__name__}); give a shorter one"
+        ) from None
+    return Path(spec), None
+
+
+def _bpe_size(size: str, smallest: int) -> int:
+    if not (size.isdecimal() and len(size) <= len(str(LARGEST_BPE)) and smallest <= int(size) <= LARGEST_BPE):
+        raise TokenizerError(
+            f"bpe:{size}: the size must be a whole number of ids from {smallest} to {LARGEST_BPE}, as in bpe:8192"
         )
     return int(size)

@@ -39,6 +39,11 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
+def device_memory(device: torch.device) -> int | None:
+    """Bytes of a GPU's own memory; None where the device uses the machine's."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+
+
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from groundup.config import Config
 from groundup.errors import ConfigError
-from groundup.training.loop import Progress
+
+if TYPE_CHECKING:
+    from groundup.training.loop import Progress  # which needs torch; a plan does without
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,85 @@
+"""`groundup corpora`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from groundup.data.corpora import CORPORA, DOWNLOAD_BYTES_PER_SECOND, TOKENS_PER_SECOND, Corpus
+from groundup.data.hubspec import GRAMMAR
+
+COMMAND = "groundup prepare {name} --out data/{name} --tokenizer gpt2"
+
+NOTE = f"""
+Time: the download at {8 * DOWNLOAD_BYTES_PER_SECOND / 1e6:.0f} Mbit/s (assumed),
+then {TOKENS_PER_SECOND / 1e6:.0f} million tokens a second (measured on two cores).
+`~` is rounded or extrapolated, `?` unknown; --json says where each figure comes from.
+
+Any other data set of the hub: groundup prepare {GRAMMAR} --out DIR
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.epilog = (
+        "Corpora other than python-docs and shakespeare come from the hub and need: pip install 'groundup[data]'\n"
+        "HF_TOKEN, HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE mean what they mean to the hub's own library."
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table."""
+    if args.json:
+        print(json.dumps({"corpora": [_record(name) for name in CORPORA]}))
+        return 0
+    for name, corpus in CORPORA.items():
+        print(f"{name}: {corpus.what}")
+        print(f"  {_figures(corpus)}; licence {corpus.licence}")
+        print(f"  {COMMAND.format(name=name)}")
+    print(NOTE, end="")
+    return 0
+
+
+def _record(name: str) -> dict[str, Any]:
+    corpus = CORPORA[name]
+    return {
+        "name": name,
+        "what": corpus.what,
+        "licence": corpus.licence,
+        "source": corpus.source,
+        "download_bytes": corpus.size,
+        "documents": corpus.documents,
+        "gpt2_tokens": corpus.tokens,
+        "rounded_or_extrapolated": list(corpus.about),
+        "seconds": None if corpus.seconds is None else round(corpus.seconds),
+        "figures": corpus.figures,
+        "command": COMMAND.format(name=name),
+    }
+
+
+def _figures(corpus: Corpus) -> str:
+    documents = "1 document" if corpus.documents == 1 else f"{_count(corpus, 'documents')} documents"
+    size = "nothing" if corpus.size == 0 else "?" if corpus.size is None else _bytes(corpus.size)
+    return f"{size} to download, {documents}, {_count(corpus, 'tokens')} GPT-2 tokens, {_time(corpus.seconds)}"
+
+
+def _count(corpus: Corpus, figure: str) -> str:
+    n = getattr(corpus, figure)
+    if n is None:
+        return "?"
+    return f"~{float(f'{n:.3g}'):,.0f}" if figure in corpus.about else f"{n:,}"
+
+
+def _bytes(n: int) -> str:
+    unit, size = ("GB", 1e9) if n >= 1e9 else ("MB", 1e6)
+    return f"{n / size:.3g} {unit}"
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "time ?"
+    if seconds < 60:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,79 @@
+"""A corpus known by name that is one file: fetched once, checked, and kept in the user's cache folder."""
+
+import hashlib
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+
+from groundup.errors import DataError
+
+SHAKESPEARE = "shakespeare"
+SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+LARGEST = 10_000_000  # bytes; the text has 1,115,394
+TIMEOUT = 20.0  # seconds without an answer
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: `groundup` below `$XDG_CACHE_HOME`, or below `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundup"
+
+
+def shakespeare() -> Path:
+    """Tiny Shakespeare (Karpathy 2015): 40,000 lines of the plays, downloaded unless it is there already.
+
+    Raises DataError where it cannot be had, or is not what it should be.
+    """
+    path = cache_folder() / "tinyshakespeare.txt"
+    try:
+        if path.is_file() and _is_shakespeare(path.read_bytes()):
+            return path
+        text = _get(SHAKESPEARE_URL)
+        if not _is_shakespeare(text):
+            raise DataError(_refusal(f"what {SHAKESPEARE_URL} sent has another checksum than the text"))
+        _keep(path, text)
+    except OSError as error:
+        raise DataError(
+            f"{SHAKESPEARE}: {error.filename or path} cannot be written ({error.strerror}); "
+            "name another folder in the environment variable XDG_CACHE_HOME"
+        ) from None
+    return path
+
+
+def _get(url: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:  # noqa: S310  # the constant above: no file: URL
+            return answer.read(LARGEST)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise DataError(_refusal(f"{url} answered {error.code} {error.reason}")) from None
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        raise DataError(_refusal(f"{url} cannot be reached ({reason})")) from None
+
+
+def _refusal(reason: str) -> str:
+    return (
+        f"{SHAKESPEARE}: {reason}; try again, or get the text in another way and give it as a file: "
+        "groundup prepare input.txt"
+    )
+
+
+def _is_shakespeare(text: bytes) -> bool:
+    return hashlib.sha256(text).hexdigest() == SHAKESPEARE_SHA256
+
+
+def _keep(path: Path, text: bytes) -> None:
+    """Write a file so that nobody ever sees a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(text)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,138 @@
+"""Writing the shards of a split: in constant memory, and so that a killed process can go on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from groundup.data.shards import DOCUMENT, Dtype, Shard, Split, SplitName, documents_file
+from groundup.errors import DataError
+
+SHARD_TOKENS = 100_000_000  # 200 or 400 MB a file: few files, yet each is quick to copy and to check
+CHECK_BYTES = 1 << 20  # hashed at a time
+
+
+class ShardWriter:
+    """Writes one split of a folder, document by document, in constant memory. Leaving its `with` block closes it.
+
+    `done` is what `flush` returned in a process that has ended since: the files are cut back to that state, and go on
+    from there. Raises DataError where they hold less.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: SplitName,
+        dtype: Dtype,
+        shard_tokens: int = SHARD_TOKENS,
+        done: Split | None = None,
+    ) -> None:
+        self._folder, self._name, self._shard_tokens = folder, name, shard_tokens
+        self._dtype = np.dtype(dtype).newbyteorder("<")
+        done = done or Split(tokens=0, bytes=0, documents=0, shards=())
+        self.tokens, self._bytes, self._documents = done.tokens, done.bytes, done.documents
+        self._shards = list(done.shards)
+        check_written(folder, name, dtype, done)
+        for path in set(folder.glob(f"{name}-*.bin")) - {self._path(i) for i in range(len(self._shards) + 1)}:
+            path.unlink()
+        begun = (self.tokens - sum(shard.tokens for shard in self._shards)) * self._dtype.itemsize
+        self._shard: _HashingFile | None = None  # the one being written
+        if begun:
+            self._shard = _HashingFile(self._path(len(self._shards)), begun)
+        else:
+            self._path(len(self._shards)).unlink(missing_ok=True)
+        self._index = _HashingFile(documents_file(folder, name), self._documents * DOCUMENT.itemsize)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shard is not None:
+            self._shard.close()
+        self._index.close()
+
+    def begin_document(self, source: int, offset: int) -> None:
+        """What is written next belongs to a new document: `offset` bytes into the source of that index."""
+        self._index.write(np.array([(self.tokens, source, offset)], dtype=DOCUMENT).tobytes())
+        self._documents += 1
+
+    def write(self, ids: npt.NDArray[np.integer], n_bytes: int) -> None:
+        """Append ids, which stand for `n_bytes` of text."""
+        self.tokens += len(ids)
+        self._bytes += n_bytes
+        while len(ids):
+            if self._shard is None:
+                self._shard = _HashingFile(self._path(len(self._shards)))
+            room = self._shard_tokens - self._shard.size // self._dtype.itemsize
+            self._shard.write(ids[:room].astype(self._dtype).tobytes())
+            if len(ids) >= room:
+                self._finish_shard()
+            ids = ids[room:]
+
+    def finish(self) -> Split:
+        """End the last shard; returns the split's entry in the manifest."""
+        self._finish_shard()
+        return self.flush()
+
+    def flush(self) -> Split:
+        """Wait until all that was written is on disk; returns how much that is, the shards that are whole in full."""
+        if self._shard is not None:
+            self._shard.flush()
+        self._index.flush()
+        return Split(tokens=self.tokens, bytes=self._bytes, documents=self._documents, shards=tuple(self._shards))
+
+    def _path(self, shard: int) -> Path:
+        return self._folder / f"{self._name}-{shard:05d}.bin"
+
+    def _finish_shard(self) -> None:
+        if self._shard is not None:
+            tokens, digest = self._shard.size // self._dtype.itemsize, self._shard.close()
+            self._shards.append(Shard(file=self._shard.path.name, tokens=tokens, sha256=digest))
+            self._shard = None
+
+
+class _HashingFile:
+    """A file whose checksum is known once it is written, without reading it again. Of an old one, `keep` bytes stay."""
+
+    def __init__(self, path: Path, keep: int = 0) -> None:
+        self.path, self.size, self._hash = path, keep, hashlib.sha256()
+        self._file = path.open("r+b" if keep else "wb")
+        for start in range(0, keep, CHECK_BYTES):
+            self._hash.update(self._file.read(min(CHECK_BYTES, keep - start)))
+        self._file.truncate()
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._hash.update(data)
+        self.size += len(data)
+
+    def flush(self) -> None:
+        """Wait until the file is on disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> str:
+        """Close the file once it is on disk; returns its checksum."""
+        with self._file:
+            self.flush()
+        return self._hash.hexdigest()
+
+
+def check_written(folder: Path, name: SplitName, dtype: Dtype, done: Split) -> None:
+    """Raise DataError where the files of a split hold less than `done` says."""
+    width = np.dtype(dtype).itemsize
+    begun = done.tokens - sum(shard.tokens for shard in done.shards)
+    least = {folder / shard.file: shard.tokens * width for shard in done.shards}
+    least[folder / f"{name}-{len(done.shards):05d}.bin"] = begun * width
+    least[documents_file(folder, name)] = done.documents * DOCUMENT.itemsize
+    for path, n_bytes in least.items():
+        size = path.stat().st_size if path.exists() else 0
+        if size < n_bytes:
+            raise DataError(
+                f"{path}: {size} bytes, but {n_bytes} were written; throw the unfinished work away with --overwrite"
+            )

@@ -1,0 +1,140 @@
+"""`groundup prepare` as a user types it: what it says, and where."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from groundup.cli import progress
+from groundup.cli.progress import preparing
+
+
+@pytest.fixture
+def texts(tmp_path, sentences):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text(sentences(100))
+    (tmp_path / "texts" / "b.py").write_text("print(1)\n" * 30)
+    (tmp_path / "texts" / "c.png").write_bytes(b"\x89PNG\0")
+    return tmp_path / "texts"
+
+
+def test_a_folder_says_what_it_reads_on_standard_error(groundup, texts):
+    done = groundup("prepare", "texts", "--out", "d", "--tokenizer", "byte")
+    assert done.status == 0
+    assert done.err == "texts: reads 1 .py, 1 .txt; leaves out 1 .png\n"
+    assert re.match(r"train +2 documents +[\d,]+ bytes +[\d,]+ tokens, 1\.00 bytes a token\nval ", done.out)
+    assert done.out.endswith("next: groundup train gpt2-micro --data d --out runs/d\n")
+
+
+def test_the_same_command_again_says_that_nothing_is_to_be_done(groundup, texts):
+    first = groundup("prepare", "texts", "--out", "d", "--tokenizer", "byte")
+    again = groundup("prepare", "texts", "--out", "d", "--tokenizer", "byte")
+    assert (again.status, again.out) == (0, first.out)
+    assert again.err.endswith("d: already prepared from the same inputs in the same way; nothing to do\n")
+
+
+def test_json_is_the_manifest_and_nothing_else(groundup, texts):
+    done = groundup("prepare", "texts", "--out", "d", "--tokenizer", "byte", "--json")
+    assert done.err == ""
+    assert json.loads(done.out) == json.loads((texts.parent / "d" / "manifest.json").read_text())
+
+
+def test_options_reach_the_work(groundup, texts):
+    words = (
+        "--tokenizer byte --max-tokens 100 --max-documents 1 --clean lowercase,punctuation --threads 1 --val-fraction 0"
+    )
+    groundup("prepare", "texts/*.txt", "--out", "d", *words.split())
+    manifest = json.loads((texts.parent / "d" / "manifest.json").read_text())
+    assert manifest["splits"]["train"]["tokens"] == 100
+    settings = json.loads((texts.parent / "d" / "request.json").read_text())["settings"]
+    assert (settings["max_documents"], settings["clean"]) == (1, "lowercase,punctuation")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["texts/*.csv"], "texts/*.csv: no file matches this pattern"),
+        (["texts", "--clean", "vowels"], "clean: 'vowels' is not one of lowercase, digits, punctuation"),
+        (["texts", "--max-tokens", "0"], "max_tokens: 0 is less than 1; leave it out for no limit"),
+        (["texts", "--max-documents", "-1"], "max_documents: -1 is less than 1"),
+        (["texts", "--threads", "0"], "threads: 0 is less than 1"),
+        (["texts", "--threads", "many"], "'many'"),
+        (["texts/a.txt.zst"], "there is no such file or folder; did you mean a.txt?"),
+        (["tiny.txt"], "no text is left to train on"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(words, sentence, groundup, texts, tmp_path):
+    (tmp_path / "tiny.txt").write_text("x")
+    done = groundup("prepare", *words, "--out", "d", "--tokenizer", "byte")
+    assert done.status == 2
+    assert sentence in done.err.splitlines()[-1]
+    assert "Traceback" not in done.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["texts", "tiny.txt"]
+
+
+SLOW = """
+import sys
+from groundup.preparation import encoding, prepare
+from groundup.cli import main
+prepare.JOURNAL_SECONDS, encoding.JOB_CHARS = 0.0, 2000
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(groundup, tmp_path, sentences):
+    (tmp_path / "long.txt").write_text("")
+    with (tmp_path / "long.txt").open("a") as file:
+        for i in range(30):
+            file.write(sentences(10_000, i))
+    words = ["prepare", "long.txt", "--out", "d", "--tokenizer", "gpt2"]
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as process:
+        journal, deadline = tmp_path / ".d.partial" / "journal.json", time.monotonic() + 60
+        while time.monotonic() < deadline and not (journal.exists() and json.loads(journal.read_text())["share"] > 0.2):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.search(r"^d: what is done so far is kept, \d\d%; the same command goes on from there$", errors, re.M)
+    assert "Traceback" not in errors
+    done = groundup(*words)
+    assert done.status == 0
+    assert re.search(r"^going on at \d\d%$", done.err, re.M)
+    assert not journal.exists()
+
+
+def test_a_log_gets_a_line_now_and_then(capsys, monkeypatch):
+    clock = iter([0.0, 0.0, 5.0, 15.0, 16.0, 30.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with preparing() as watch:
+        watch.phase("encoding", 100_000_000)
+        for done in (0, 15_000_000, 16_000_000, 60_000_000):
+            watch(done)
+        watch.say("[bold]said as it is[/bold]")
+    assert capsys.readouterr().err.splitlines() == [
+        "encoding | 15.0 MB | 1.0 MB/s | 15% | 85 s left",
+        "encoding | 60.0 MB | 2.0 MB/s | 60% | 20 s left",
+        "[bold]said as it is[/bold]",
+    ]
+
+
+def test_a_terminal_gets_a_bar_with_the_phase_and_the_time_left(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    with preparing() as watch:
+        watch.phase("learning bpe:300", 2_000_000)
+        watch(1_000_000)
+        watch._bar.refresh()
+        watch.say("[bold]said as it is[/bold]")
+    shown = capsys.readouterr().err
+    assert "learning bpe:300" in shown
+    assert "1.0/2.0 MB" in shown
+    assert "[bold]said as it is[/bold]" in shown

@@ -1,0 +1,260 @@
+"""Encoding on many threads gives what one gives; a text that cannot be expressed is found in its file."""
+
+import gzip
+import json
+import random
+import threading
+import time
+
+import numpy as np
+import pytest
+from folders import digests
+
+from groundup.data.shards import Manifest, Tokens
+from groundup.data.sources import Place, open_sources
+from groundup.errors import GroundupError, TokenizerError
+from groundup.preparation import encoding, learning
+from groundup.preparation.encoding import in_order, jobs, longest_prefix
+from groundup.preparation.prepare import prepare_tokens
+from groundup.preparation.splitting import choose_rule
+from groundup.preparation.watch import Watch
+from groundup.text.simple import ByteTokenizer, CharTokenizer
+from groundup.text.tokenizer import choose_tokenizer, load_tokenizer
+
+
+def test_results_come_in_order_and_never_far_ahead():
+    begun = []
+
+    def slow(i):
+        time.sleep(random.Random(i).uniform(0, 0.01))
+        return i * i
+
+    def items():
+        for i in range(50):
+            begun.append(i)
+            yield i
+
+    for done, (item, square) in enumerate(in_order(slow, items(), threads=4)):
+        assert (item, square) == (done, done * done)
+        assert len(begun) - done <= 6
+
+
+def test_what_goes_wrong_in_a_thread_ends_the_work():
+    def fail_at_three(i):
+        if i == 3:
+            raise TokenizerError("no")
+        return i
+
+    with pytest.raises(TokenizerError):
+        list(in_order(fail_at_three, iter(range(100)), threads=2))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("groundup")]
+
+
+@pytest.mark.parametrize("tokenizer", ["byte", "gpt2", "bpe:300"])
+def test_the_folder_does_not_depend_on_threads_or_the_size_of_jobs(tmp_path, tokenizer, sentences, monkeypatch):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": sentences(9, i)}) + "\n" for i in range(150)))
+    (tmp_path / "b.txt").write_text(sentences(3000))
+    given = [tmp_path / "a.jsonl", tmp_path / "b.txt"]
+    prepare_tokens(given, tmp_path / "one", tokenizer=tokenizer, threads=1)
+    monkeypatch.setattr(encoding, "JOB_CHARS", 1000)
+    prepare_tokens(given, tmp_path / "four", tokenizer=tokenizer, threads=4)
+    monkeypatch.setattr(encoding, "JOB_PIECES", 1)
+    prepare_tokens(given, tmp_path / "seven", tokenizer=tokenizer, threads=7)
+    assert digests(tmp_path / "one") == digests(tmp_path / "four") == digests(tmp_path / "seven")
+
+
+def test_every_job_says_where_to_go_on(tmp_path, sentences, monkeypatch):
+    monkeypatch.setattr(encoding, "JOB_CHARS", 200)
+    (tmp_path / "a.txt").write_text(sentences(60))
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": sentences(2, i)}) + "\n" for i in range(20)))
+    with open_sources([tmp_path / "a.txt", tmp_path / "b.jsonl"], chunk_bytes=90) as corpus:
+        rule = choose_rule(corpus, 0.1)
+        whole = list(jobs(corpus, rule, Place(), 0, set()))
+        pieces = [piece for job in whole for piece in job.pieces]
+        assert len(whole) > 10
+        for i, job in enumerate(whole):
+            left = [piece for later in jobs(corpus, rule, job.place, job.chunks, set()) for piece in later.pieces]
+            assert left == pieces[sum(len(j.pieces) for j in whole[: i + 1]) :]
+
+
+@pytest.mark.parametrize(
+    ("name", "contents", "place"),
+    [
+        ("a.txt", "a\nb\naé\nb", r"a\.txt, line 3: 'é' \(U\+00E9 "),
+        ("a.txt.gz", gzip.compress("a\n\né".encode()), r"a\.txt\.gz, line 3: 'é'"),
+        ("a.txt", "ab\n" * 300_000 + "é" + "\nab" * 300_000, r"a\.txt, line 300001: 'é'"),
+        ("a.jsonl", '{"text": "a"}\n{"text": "b\\nz"}', r"a\.jsonl, document at 14, line 2: 'z'"),
+    ],
+)
+def test_a_character_that_the_tokenizer_lacks_is_found_in_its_file(tmp_path, name, contents, place):
+    CharTokenizer("\nab").save(tmp_path / "mine")
+    (tmp_path / name).write_bytes(contents if isinstance(contents, bytes) else contents.encode())
+    with pytest.raises(TokenizerError, match=place + ".* is not among the 3 characters of this tokenizer"):
+        prepare_tokens([tmp_path / name], tmp_path / "out", tokenizer=str(tmp_path / "mine"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["mine", name])
+
+
+def text_of(folder, split):
+    tokenizer, tokens = load_tokenizer(folder / "tokenizer"), Tokens.open(folder, split)
+    ids = tokens.read(0, len(tokens))
+    return [tokenizer.decode(part[:-1]) for part in np.split(ids, np.flatnonzero(ids == tokenizer.end_of_text) + 1)][
+        :-1
+    ]
+
+
+@pytest.mark.parametrize("tokenizer", ["byte", "gpt2", "bpe:300"])
+@pytest.mark.parametrize("limit", [20, 500, 3000])
+@pytest.mark.parametrize("many", [False, True])
+def test_at_most_so_many_tokens_come_from_the_beginning_of_each_split(tmp_path, tokenizer, limit, many, sentences):
+    if many:
+        texts = "".join(json.dumps({"text": sentences(1, i)}) + "\n" for i in range(500))
+        (tmp_path / "a.jsonl").write_text(texts)
+    else:
+        (tmp_path / "a.jsonl").write_text(json.dumps({"text": sentences(400)}) + "\n")
+    options = {"tokenizer": tokenizer, "val_fraction": 0.2}
+    prepare_tokens([tmp_path / "a.jsonl"], tmp_path / "all", **options)
+    manifest = prepare_tokens([tmp_path / "a.jsonl"], tmp_path / "some", **options, max_tokens=limit)
+    for split, share in (("train", limit - limit // 5), ("val", limit // 5)):
+        whole, part = text_of(tmp_path / "all", split), text_of(tmp_path / "some", split)
+        assert share - 3 <= manifest.splits[split].tokens <= share
+        assert part[:-1] == whole[: len(part) - 1]
+        assert whole[len(part) - 1].startswith(part[-1])
+        assert manifest.splits[split].bytes == len("".join(part).encode())
+        assert manifest.splits[split].documents == len(part)
+
+
+def test_more_tokens_than_there_are_is_all_of_them(tmp_path, sentences):
+    (tmp_path / "a.txt").write_text(sentences(50))
+    all_ = prepare_tokens([tmp_path / "a.txt"], tmp_path / "all", tokenizer="byte")
+    some = prepare_tokens([tmp_path / "a.txt"], tmp_path / "some", tokenizer="byte", max_tokens=10**9)
+    assert all_ == some
+
+
+def test_only_the_first_documents_decide_the_rule(tmp_path, sentences):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": sentences(3, i)}) + "\n" for i in range(500)))
+    manifest = prepare_tokens([tmp_path / "a.jsonl"], tmp_path / "out", tokenizer="byte", max_documents=7)
+    assert manifest.splits["train"].documents == 7
+    assert manifest.split.rule == "last part of each document"
+
+
+def test_cleaned_text_is_what_becomes_tokens(tmp_path):
+    (tmp_path / "a.txt").write_text("It's 9 O'CLOCK, sir! " * 10)
+    prepare_tokens(
+        [tmp_path / "a.txt"],
+        tmp_path / "out",
+        tokenizer="char",
+        val_fraction=0,
+        clean=["digits", "lowercase", "punctuation"],
+    )
+    assert text_of(tmp_path / "out", "train") == ["its  oclock sir " * 10]
+
+
+def test_a_prefix_is_the_longest_that_fits():
+    text = "naïve 🙂 text " * 20
+    for room in (0, 1, 5, 6, 7, 8, 9, 100, 10_000):
+        prefix = longest_prefix(text, room, ByteTokenizer())
+        assert text.startswith(prefix)
+        assert len(prefix.encode()) <= room
+        assert prefix == text or len(text[: len(prefix) + 1].encode()) > room
+
+
+class Heard(Watch):
+    def __init__(self):
+        super().__init__()
+        self.said, self.phases = [], []
+
+    def say(self, line):
+        self.said.append(line)
+
+    def phase(self, name, total):
+        self.phases.append((name, total))
+
+
+def test_merges_are_learnt_from_all_parts_of_a_long_corpus_but_not_from_all_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(learning, "LEARN_CHARS", 40_000)
+    monkeypatch.setattr(learning, "STRETCH", 500)
+    for i, word in enumerate(["alpha", "bravo", "charlie", "delta"]):
+        (tmp_path / f"{i}.txt").write_text(f"{word} " * 20_000)
+    watch = Heard()
+    texts = sorted(tmp_path.glob("*.txt"))
+    prepare_tokens(texts, tmp_path / "out", tokenizer="bpe:300", val_fraction=0, progress=watch)
+    tokenizer = load_tokenizer(tmp_path / "out" / "tokenizer")
+    assert [len(tokenizer.encode(f" {word}")) for word in ("alpha", "bravo", "charlie", "delta")] == [1, 1, 1, 1]
+    assert watch.said == ["learnt from 0 of 0 million characters, evenly from all of it"]
+    size = sum(path.stat().st_size for path in texts)
+    assert watch.phases == [("learning bpe:300", size), ("encoding", size)]
+    seen = learning._Seen(*corpus_and_rule(texts), everything=False, watch=Watch())
+    assert 40_000 <= sum(map(len, seen.stretches())) <= 41_000
+
+
+def corpus_and_rule(paths):
+    with open_sources(paths) as corpus:
+        return corpus, choose_rule(corpus, 0)
+
+
+def test_a_lossy_tokenizer_is_said_to_be_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(ByteTokenizer, "lossy", "drops nothing, to be true", raising=False)
+    (tmp_path / "a.txt").write_text("some text to be told about")
+    watch = Heard()
+    prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer="byte", progress=watch)
+    assert watch.said == ["tokenizer byte: drops nothing, to be true"]
+
+
+HARD = {
+    "emoji": "👩‍👩‍👧‍👦🙂🏳️‍🌈" * 200,
+    "Chinese": "道可道，非常道。名可名，非常名。" * 100,
+    "code": "def f(x):\n\treturn {'a': [x ** 2 for x in range(10)]}  # ok\n" * 50,
+    "one repeated character": "a" * 100_000,
+    "repeated spaces": " " * 100_000 + "x",
+    "300 bytes": "word " * 60,
+    "CRLF": "one line\r\nanother\r\n\r\n" * 50,
+    "no line end": "x",
+    "one long line": "long " * 400_000,
+    "right to left": "שלום עולם " * 50,
+    "zero bytes in JSON": "a\0b" * 50,
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+@pytest.mark.parametrize("tokenizer", ["byte", "char", "gpt2", "bpe:300", "bpe:5000"])
+def test_whatever_the_text_is_it_comes_back_or_a_sentence_does(tmp_path, name, tokenizer):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": HARD[name]}))
+    try:
+        prepare_tokens([tmp_path / "a.jsonl"], tmp_path / "out", tokenizer=tokenizer)
+    except GroundupError as error:
+        assert name == "no line end"
+        assert "no text is left to train on" in str(error)
+        assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+    else:
+        assert "".join(text_of(tmp_path / "out", "train") + text_of(tmp_path / "out", "val")) == HARD[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tokenizer", ["byte", "gpt2"])
+@pytest.mark.parametrize("word", ["word ", "字"])
+def test_one_line_of_a_hundred_megabytes_is_prepared(tmp_path, tokenizer, word):
+    n = 100_000_000 // len(word.encode())
+    (tmp_path / "a.txt").write_text(word * n)
+    manifest = prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer=tokenizer, val_fraction=0)
+    assert manifest.splits["train"].bytes == n * len(word.encode())
+
+
+def test_an_old_manifest_still_loads(tmp_path):
+    """As the first version wrote it."""
+    old = {
+        "format": 1,
+        "dtype": "uint16",
+        "tokenizer": {"name": "byte", "n_vocab": 257, "fingerprint": choose_tokenizer("byte").fingerprint},
+        "splits": {
+            "train": {"tokens": 2, "bytes": 1, "documents": 1, "shards": [
+                {"file": "train-00000.bin", "tokens": 2, "sha256": "0" * 64}]},
+            "val": {"tokens": 0, "bytes": 0, "documents": 0, "shards": []},
+        },
+        "split": {"rule": "last part of each document", "val_fraction": 0.1},
+        "sources": ["a.txt"],
+    }  # fmt: skip
+    (tmp_path / "manifest.json").write_text(json.dumps(old))
+    manifest = Manifest.load(tmp_path)
+    assert manifest.splits["train"].tokens == 2
+    moved = manifest.model_copy(update={"sources": ("elsewhere/a.txt",)})
+    assert moved.fingerprint == manifest.fingerprint

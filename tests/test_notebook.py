@@ -1,0 +1,78 @@
+"""The example notebook runs from its first cell to its last, in the kernel that people run it in."""
+
+import re
+from copy import deepcopy
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOK = Path(__file__).parents[1] / "examples" / "groundup.ipynb"
+
+# The notebook's settings, made small enough for a test.
+SMALL = {"BLOCK": 32, "BATCH": 16, "EPOCHS": 3, "LAYERS": 1, "HEADS": 2, "WIDTH": 32, "LEARNING_RATE": 0.01}
+
+
+@pytest.fixture(scope="module")
+def notebook():
+    return nbformat.read(NOTEBOOK, as_version=4)
+
+
+def code_of(notebook) -> list[str]:
+    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_it_is_valid_and_holds_no_outputs(notebook):
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None
+
+
+def test_every_step_is_explained_and_short(notebook):
+    kinds = [cell.cell_type for cell in notebook.cells]
+    assert kinds[0] == "markdown"
+    assert all(len(source.splitlines()) <= 40 for source in code_of(notebook))
+    # Only the installation and the settings stand behind one text.
+    bare = [i for i, kind in enumerate(kinds) if kind == "code" and kinds[i - 1] == "code"]
+    assert len(bare) <= 1
+
+
+def test_it_fits_a_t4(notebook):
+    assert notebook.metadata.accelerator == "GPU"
+    assert notebook.metadata.colab.gpuType == "T4"
+    assert not re.search("bf16|bfloat16", "".join(code_of(notebook)))  # a T4 only emulates it
+
+
+def test_it_installs_only_where_it_must(notebook):
+    (source,) = [source for source in code_of(notebook) if "%pip" in source]
+    before, _ = source.split("%pip install --quiet groundup")
+    assert before.endswith('if importlib.util.find_spec("groundup") is None:\n    ')
+
+
+@pytest.mark.slow
+def test_it_runs_and_the_model_learns(notebook, tmp_path, monkeypatch, sentences):
+    text = tmp_path / "text.txt"
+    text.write_text(sentences(900), encoding="utf-8")
+    for name, value in {"SOURCE": text, **SMALL}.items():
+        monkeypatch.setenv(f"NOTEBOOK_{name}", str(value))
+    for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # the numbers below are those of a CPU
+    client = NotebookClient(deepcopy(notebook), timeout=300, resources={"metadata": {"path": str(tmp_path)}})
+    done = client.execute()
+
+    printed = "".join(out.get("text", "") for cell in done.cells for out in cell.get("outputs", []))
+    before, chance = map(float, re.search(r"before training ([\d.]+), ln\(vocabulary\) ([\d.]+)", printed).groups())
+    own, run, loaded = map(float, re.findall(r"held-out loss ([\d.]+)", printed))
+    assert before == pytest.approx(chance, abs=0.1)
+    assert max(own, run, loaded) < before - 1
+    assert loaded == pytest.approx(run, abs=0.03)  # the same model, scored on other windows
+    assert "True held-out loss" in printed
+    assert "\nTrue\n" in printed  # the weights survive a file of PyTorch's
+    assert re.search(r"step +0 of \d+ \| loss", printed)
+    assert re.search(r"step \d+ \| loss [\d.]+ \| dt", printed)  # groundup's own lines
+    assert printed.count("\nThe ") >= 2
+    assert "pip" not in printed
