@@ -17,11 +17,9 @@ from groundup.errors import CheckpointError, ConfigError, TrainingError
 from groundup.evaluation.loss import Loss, split_loss
 from groundup.generation.engine import TextStream, stream
 from groundup.generation.sampling import Sampler
-from groundup.model.count import flops_per_token, parameters
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.optim.rules import build_optimizer
 from groundup.optim.schedule import build_schedule
-from groundup.report.panel import human_count, human_time
 from groundup.report.view import View
 from groundup.seeds import mix
 from groundup.settle import Data, prompt_ids, prompt_text
@@ -78,26 +76,6 @@ class Training:
         self.losses = Losses()
         self.saved: Path | None = None
         self.resumed_from: Path | None = None
-
-    def describe(self) -> list[str]:
-        """The plan, in a few lines."""
-        c, m = self.config, self.config.model
-        count, micro = parameters(m), -(-c.rows // c.micro_rows)
-        if isinstance(self.horizon, Clock):
-            length = human_time(self.horizon.seconds)
-        else:
-            steps, epochs = self.horizon.total, self.horizon.total * c.rows / self.windows.windows
-            total = steps * c.train.batch_tokens
-            tokens = f"{human_count(total)} tokens, {total / count:.1f} for each parameter"
-            length = f"{steps:,} steps = {epochs:.2f} epochs = {tokens}"
-        pieces = f" in {micro} micro-batches" if micro > 1 else ""
-        shape = f"{m.n_layer} layers, {m.n_head} heads, {m.n_embd} wide, context {m.block_size}, vocabulary {m.vocab:,}"
-        work = f"{flops_per_token(m) * c.train.batch_tokens / 1e9:,.0f} GFLOP"
-        return [
-            f"model    {shape}: {count:,} parameters",
-            f"step     {c.rows} windows x {m.block_size} = {c.train.batch_tokens:,} tokens{pieces}, {work}",
-            f"horizon  {length}",
-        ]
 
     def restore(self, checkpoint: Path) -> None:
         """Go back to where a checkpoint stood; CheckpointError when it belongs to other data."""

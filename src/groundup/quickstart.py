@@ -1,32 +1,35 @@
-"""From a text to a talking model with no decision to make: prepare, train by the clock, compare, speak."""
+"""From a text to a talking model with no decision to make: look, prepare, train by the clock, compare, speak."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from groundup.api import evaluate, generate, load
 from groundup.build import Result
+from groundup.choices import Machine, choose_tokenizer, horizon, recipe
 from groundup.config import Config
 from groundup.data.shards import SplitName, Tokens
-from groundup.data.sources import PYTHON_DOCS
-from groundup.decode import Overrides, decode
+from groundup.data.sources import STANDARD_INPUT, open_sources
+from groundup.data.survey import Survey, survey
 from groundup.errors import DataError
 from groundup.evaluation.baselines import Baseline, baselines
+from groundup.evaluation.overlap import Overlap, overlap
 from groundup.preparation.prepare import prepare_tokens
 from groundup.report.view import View
-from groundup.runs import begin
+from groundup.runs import begin, expected_epochs
 from groundup.text.tokenizer import Tokenizer
+from groundup.training.device import choose_device, choose_precision, cores, matmul_flops
 
 VAL_BYTES = 2_000_000  # more validation text takes longer to score than it is worth, in a few minutes
 LEAST_VAL_FRACTION = 0.02  # of 100 documents, the fewest to be held out whole, some will be
 LEAST_BYTES = 300
-BPE_FROM = 400_000  # bytes of text from which learning a vocabulary pays
-BPE_SIZE = 2048
+COMPARED_BYTES = 8_000_000  # of training text that xz reads beforehand, and that samples are looked for in
 SAMPLES, SAMPLE_TOKENS = 3, 120
 
 
@@ -37,46 +40,12 @@ class Report:
     sources: list[str]
     data: Path
     result: Result
+    checkpoint: str  # whose numbers these are
     bits_per_byte: float  # of the whole validation text
     how: str  # that number was computed
     baselines: list[Baseline]
     samples: list[str]
-
-
-def recipe(minutes: float, block_size: int, data: Path) -> Config:
-    """A small GPT-2 that learns much in a few minutes on two cores; the learning rate ends when the time does.
-
-    In so short a time the number of steps counts most: steps are small, and the model is no larger than they can fill
-    (docs/lab-notes.md has the measurements).
-    """
-    values: dict[str, Any] = {
-        "data": str(data),
-        "model": {"n_layer": 3, "n_head": 4, "n_embd": 192, "block_size": block_size, "vocab_multiple": 8},
-        "optimizer": {"learning_rate": 2e-3, "beta2": 0.99},
-        "schedule": {"warmup_fraction": 0.03, "floor": 0.02},
-        "train": {"budget": minutes * 60, "batch_tokens": 16 * block_size, "log_every": 100},
-        "evaluate": {"every_steps": 500, "tokens": 20_000, "sample_every_steps": 500, "sample_tokens": 80},
-        "checkpoint": {"every_steps": 1000, "keep_last": 1},
-    }
-    return decode([Overrides("quickstart", values)])
-
-
-def choose_tokenizer_name(text_bytes: int) -> tuple[str, str]:
-    """A tokenizer for a text of this size, and why."""
-    if text_bytes >= BPE_FROM:
-        return f"bpe:{BPE_SIZE}", f"{BPE_SIZE:,} pieces of words learnt from the text: each token says more"
-    return "byte", "too little text to learn a vocabulary from"
-
-
-def text_size(sources: Sequence[str]) -> int | None:
-    """Bytes of the files and folders named, or None where that is not known beforehand."""
-    total = 0
-    for source in sources:
-        path = Path(source)
-        if not path.exists():
-            return None
-        total += sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
-    return total
+    overlap: Overlap  # of the samples with the training text
 
 
 def free_folder(sources: Sequence[str], parent: Path = Path("runs")) -> Path:
@@ -96,63 +65,89 @@ def quickstart(
     reading: Callable[[], AbstractContextManager[Callable[[int], None]]],
     watching: Callable[[str, Config], AbstractContextManager[View]],
 ) -> Report:
-    """Prepare `sources` (default: Python's documentation), train for `minutes`, measure, sample. All into `out`."""
-    size = text_size(sources)
-    if size is not None and size < LEAST_BYTES:
+    """Look at `sources` and the machine, choose, prepare, train for `minutes`, measure, sample. All into `out`."""
+    given, sources = list(sources), [kept(source, out) for source in sources]
+    with open_sources(sources) as corpus:
+        text = survey(corpus)
+    if text.bytes < LEAST_BYTES:
         raise DataError(
-            f"{', '.join(sources)}: {size} bytes are too little to learn from; give at least a few kilobytes"
+            f"{', '.join(given)}: {text.bytes} bytes are too little to learn from; give at least a few kilobytes"
         )
-    guess, reason = choose_tokenizer_name(size if size is not None else BPE_FROM)
-    chosen = tokenizer or guess
-    say(
-        f"text     {', '.join(sources)}"
-        + ("" if sources != [PYTHON_DOCS] else ": the documentation of your own Python")
-    )
-    say(f"tokens   {chosen}" + ("" if tokenizer else f": {reason}"))
+    say(f"{'text':<10} {', '.join(given)}: {text.size}")
+    if text.distinct == 1:
+        say(f"{'':<10} one character, over and over: there is nothing to learn but that")
+    spec = tokenizer or choose_tokenizer(text).value
+    say(f"{'tokenizer':<10} {spec}: as asked" if tokenizer else str(choose_tokenizer(text)))
     with reading() as progress:
         manifest = prepare_tokens(
-            sources,
-            out / "data",
-            tokenizer=chosen,
-            column="text",
-            errors="strict",
-            val_fraction=max(LEAST_VAL_FRACTION, min(0.1, VAL_BYTES / size)) if size else 0.1,
-            progress=progress,
+            sources, out / "data", tokenizer=spec, val_fraction=val_fraction(text), progress=progress
         )
     train, val = manifest.splits["train"], manifest.splits["val"]
-    say(f"         {train.bytes:,} bytes to train on = {train.tokens:,} tokens; {val.bytes:,} bytes held out")
-    config = recipe(minutes, fitting_block_size(train.tokens, train.bytes), out / "data")
-    with watching(f"groundup quickstart: {', '.join(sources)}", config) as view:
+    say(f"{'':<10} {train.tokens:,} tokens of {train.bytes / train.tokens:.2f} bytes; {val.bytes:,} bytes held out")
+    machine = this_machine()
+    say(f"{'machine':<10} {machine.device}, {machine.threads} threads, {machine.precision}: {machine.reason}")
+    config, choices = recipe(
+        machine, minutes * 60, str(out / "data"), train.tokens, train.bytes, manifest.tokenizer.n_vocab
+    )
+    config, length = horizon(config, expected_epochs(config))
+    for choice in (*choices, length):
+        say(str(choice))
+    with watching(f"groundup quickstart: {', '.join(given)}", config) as view:
         result = begin(config, out, view)
     say("measuring what the model has learnt, beside gzip, xz and two models that only count")
-    return report(sources, result, out / "data")
+    return report(given, result, out / "data")
 
 
-def fitting_block_size(tokens: int, text_bytes: int) -> int:
-    """A context of about 200 bytes, in tokens a power of two, of which the training split holds several."""
-    block_size = 128 if text_bytes < 2 * tokens else 64
-    while block_size > 8 and tokens < 4 * block_size:
-        block_size //= 2
-    return block_size
+def kept(source: str, out: Path) -> str:
+    """The source, or where it was put if it can be read only once."""
+    if source != STANDARD_INPUT:
+        return source
+    file = out / "standard-input.txt"
+    out.mkdir(parents=True, exist_ok=True)
+    with file.open("wb") as text:
+        shutil.copyfileobj(sys.stdin.buffer, text)
+    return str(file)
 
 
-def report(sources: Sequence[str], result: Result, data: Path) -> Report:
-    """Bits a byte of the whole validation text, beside what simpler models need for it, and samples."""
-    loaded = load(result.run)
-    found = evaluate(result.run, data=data)
+def val_fraction(text: Survey) -> float:
+    """A tenth, or less of a long text."""
+    return max(LEAST_VAL_FRACTION, min(0.1, VAL_BYTES / text.bytes))
+
+
+def this_machine() -> Machine:
+    """What there is to learn with; times a few matrix products."""
+    device, threads = choose_device("auto"), cores()
+    precision, reason = choose_precision("auto", device)
+    return Machine(str(device), threads, precision, reason, matmul_flops(device, precision, threads))
+
+
+def report(sources: list[str], result: Result, data: Path) -> Report:
+    """Bits a byte of the whole validation text, beside what simpler models need for it; samples, and whether recited.
+
+    The best checkpoint speaks, which is not the last where the model began to learn the text by heart.
+    """
+    name = "best" if result.best.loss is not None else "latest"
+    loaded = load(result.run, checkpoint=name)
+    found = evaluate(result.run, data=data, checkpoint=name)
     how = (
         f"cross-entropy of the {found.tokens:,} validation tokens, each predicted from those before it in a window of "
         f"{loaded.config.model.block_size}: {found.loss:.4f} nats a token x tokens / bytes / ln 2."
     )
     samples = generate(loaded, num_samples=SAMPLES, max_tokens=SAMPLE_TOKENS, temperature=0.8, top_k=200)
-    train = b"".join(split_text(data, "train", loaded.tokenizer))
-    val = b"".join(split_text(data, "val", loaded.tokenizer))
-    return Report(list(sources), data, result, found.bits_per_byte, how, baselines(train, val), samples)
+    train = split_text(data, "train", loaded.tokenizer, COMPARED_BYTES)
+    val = split_text(data, "val", loaded.tokenizer, COMPARED_BYTES)
+    recited = overlap([sample.encode() for sample in samples], train, val)
+    return Report(sources, data, result, name, found.bits_per_byte, how, baselines(train, val), samples, recited)
 
 
-def split_text(data: Path, split: SplitName, tokenizer: Tokenizer, step: int = 1_000_000) -> Iterator[bytes]:
-    """The text of a prepared split again, documents joined."""
-    tokens = Tokens.open(data, split)
-    for start in range(0, len(tokens), step):
-        ids = tokens.read(start, min(step, len(tokens) - start))
-        yield tokenizer.decode_bytes(ids[ids != tokenizer.end_of_text].tolist())
+def split_text(data: Path, split: SplitName, tokenizer: Tokenizer, limit: int, step: int = 1_000_000) -> bytes:
+    """The text of a prepared split again, documents joined: the last `limit` bytes or a little more."""
+    tokens, pieces, size = Tokens.open(data, split), [], 0
+    for stop in range(len(tokens), 0, -step):
+        start = max(0, stop - step)
+        ids = tokens.read(start, stop - start)
+        pieces.append(tokenizer.decode_bytes(ids[ids != tokenizer.end_of_text].tolist()))
+        size += len(pieces[-1])
+        if size >= limit:
+            break
+    return b"".join(reversed(pieces))

@@ -9,8 +9,14 @@ from typing import Any
 from groundup.build import Result, Training
 from groundup.checkpoint.run import RunFolder
 from groundup.config import Config
+from groundup.data.batches import Batches
 from groundup.decode import Overrides, changed, decode
 from groundup.errors import ConfigError
+from groundup.plan import Data as Sizes
+from groundup.plan import Plan
+from groundup.plan_here import plan_here, with_speed
+from groundup.plan_text import summary, warnings
+from groundup.report.lines import Lines
 from groundup.report.view import View
 from groundup.settle import Data, settle
 from groundup.training.horizon import Clock
@@ -33,13 +39,44 @@ def begin(config: Config, out: Path, view: View) -> Result:
     """Train a new run; everything is checked before anything is written."""
     run = RunFolder(out)
     run.refuse_existing()
-    data = Data.open(_data_folder(config))
-    settled, machine = settle(config, data.tokenizer)
-    training = Training(settled, data, run, view)
-    run.create(settled)
-    for line in (*training.describe(), machine):
+    training, plan, machine = _put_together(config, run, view)
+    run.create(training.config)
+    for line in (*summary(plan), machine):
         view.message(line)
     return training.run()
+
+
+def rehearse(config: Config, out: Path | None, view: View) -> Plan:
+    """All that `begin` does and says before it writes; nothing is written."""
+    run = RunFolder(out or Path())
+    if out:
+        run.refuse_existing()
+    _, plan, machine = _put_together(config, run, view)
+    for line in (*summary(plan), machine):
+        view.message(line)
+    return plan
+
+
+def expected_epochs(config: Config) -> float | None:
+    """How often a run would go through its training split at the speed of this machine; None where unknown."""
+    return _put_together(config, RunFolder(Path()), Lines(lambda line: None, 1))[1].epochs
+
+
+def _put_together(config: Config, run: RunFolder, view: View) -> tuple[Training, Plan, str]:
+    data = Data.open(_data_folder(config))
+    settled, machine = settle(config, data.tokenizer)
+    windows = Batches(data.train, settled.model.block_size, settled.batches.seed)
+    sizes = Sizes(windows.windows, data.manifest.splits["val"].tokens)
+    plan = plan_here(settled, sizes, run.path)
+    _ = plan.horizon  # a run without one is refused before a model is built
+    if not plan.fits:  # said before the model is built, because building it may be the end of us
+        for line in warnings(plan):
+            view.message(f"warning  {line}")
+    training = Training(settled, data, run, view)
+    if plan.fits:
+        ids = windows.read(0, settled.micro_rows)
+        plan = with_speed(plan, training.loss_sum, training.optimizer, ids)
+    return training, plan, machine
 
 
 def reconfigure(run: RunFolder, overrides: Mapping[str, Any]) -> tuple[Config, list[str]]:

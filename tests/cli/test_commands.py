@@ -143,7 +143,7 @@ def test_whoever_reads_may_leave_and_the_run_ends_in_a_checkpoint(prepared, tmp_
     run = tmp_path / "run"
     words = [sys.executable, "-m", "groundup", "train", "gpt2-nano", "--data", prepared, "--out", run, *fast]
     command = (
-        " ".join(map(str, words)) + " --train.max_steps 100000 --checkpoint.every_steps 0 | head -n 8"
+        " ".join(map(str, words)) + " --train.max_steps 100000 --checkpoint.every_steps 0 | head -n 12"
     )  # four lines of plan, then steps
     subprocess.run(command, shell=True, capture_output=True, timeout=120, check=True)
     deadline = time.monotonic() + 60

@@ -71,6 +71,47 @@ def test_documents_at_finds_what_a_scan_finds(tmp_path_factory, documents, data)
     )
 
 
+@given(
+    before=documents,
+    lost=documents,
+    after=documents,
+    shard_tokens=st.integers(1, 9),
+)
+def test_a_writer_goes_on_from_where_another_was_on_disk(tmp_path_factory, before, lost, after, shard_tokens):
+    """What the other one wrote beyond that, and nobody noted, leaves no trace."""
+
+    def append(writer, documents):
+        for ids in documents:
+            writer.begin_document(source=0, offset=len(ids))
+            writer.write(np.array(ids, np.uint32), len(ids))
+
+    cut, whole = tmp_path_factory.mktemp("cut"), tmp_path_factory.mktemp("whole")
+    with ShardWriter(cut, "train", "uint16", shard_tokens) as writer:
+        append(writer, before)
+        done = writer.flush()
+        append(writer, lost)
+    with ShardWriter(cut, "train", "uint16", shard_tokens, done) as writer:
+        append(writer, after)
+        split = writer.finish()
+    with ShardWriter(whole, "train", "uint16", shard_tokens) as writer:
+        append(writer, before + after)
+        assert writer.finish() == split
+    assert {p.name: p.read_bytes() for p in cut.iterdir()} == {p.name: p.read_bytes() for p in whole.iterdir()}
+
+
+def test_a_writer_refuses_to_go_on_with_less_than_was_written(tmp_path):
+    with ShardWriter(tmp_path, "train", "uint16", 4) as writer:
+        writer.begin_document(0, 0)
+        writer.write(np.arange(6), 6)
+        done = writer.flush()
+    for name in ("train-00000.bin", "train-00001.bin", "documents-train.bin"):
+        contents = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(contents[:-1])
+        with pytest.raises(DataError, match=rf"{name}: \d+ bytes, but \d+ were written; throw .* --overwrite"):
+            ShardWriter(tmp_path, "train", "uint16", 4, done)
+        (tmp_path / name).write_bytes(contents)
+
+
 @pytest.mark.parametrize(("start", "n"), [(-1, 1), (0, 7), (7, 0), (0, -1)])
 def test_reading_beyond_the_ends_is_an_error(tmp_path, start, n):
     write(tmp_path, [[1, 2, 3], [4, 5, 6]])

@@ -20,6 +20,7 @@ from groundup.cli.progress import reading
 from groundup.data.sources import PYTHON_DOCS
 from groundup.errors import UsageError
 from groundup.evaluation.baselines import Baseline
+from groundup.evaluation.overlap import Overlap
 from groundup.report.panel import visible
 
 if TYPE_CHECKING:
@@ -31,14 +32,15 @@ BAR = 30  # cells of the longest bar
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.epilog = (
+        "It looks at the text and the machine, chooses tokenizer, model, context, batch and length, and says why.\n"
         "Without a text it learns from the documentation that came with your Python: no download.\n\n"
         "  groundup quickstart\n"
         "  groundup quickstart my-book.txt --minutes 10"
     )
-    parser.add_argument("sources", nargs="*", metavar="TEXT", help="files or folders; as for `groundup prepare`")
+    parser.add_argument("sources", nargs="*", metavar="TEXT", help="files, folders, corpora; as for `groundup prepare`")
     parser.add_argument("--minutes", type=float, default=3.0, metavar="X", help="time to train [3]")
     parser.add_argument("--out", metavar="RUN", help="folder for data and run [runs/NAME of the text]")
-    parser.add_argument("--tokenizer", metavar="NAME", help="byte, char, gpt2 or bpe:SIZE [by the size of the text]")
+    parser.add_argument("--tokenizer", metavar="NAME", help="as for `groundup prepare` [by the text]")
     parser.add_argument("--json", action="store_true", help="print the report as JSON; progress goes to standard error")
 
 
@@ -64,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         values = {"bits_per_byte": found.bits_per_byte, "baselines": [asdict(b) for b in found.baselines]}
         losses = asdict(found.result.losses)
-        print(json.dumps({"run": str(out), **losses, **values, "samples": found.samples}, ensure_ascii=False))
+        values |= {"checkpoint": found.checkpoint, "samples": found.samples, "overlap": asdict(found.overlap)}
+        print(json.dumps({"run": str(out), **losses, **values}, ensure_ascii=False))
     else:
         show(found)
     return 128 + found.result.signal if found.result.signal else 0
@@ -92,16 +95,32 @@ def show(found: Report) -> None:
         console.print(Rule(Text(f"sample {i}", "dim"), align="left", style="dim"))
         console.print(Text(visible(sample).strip()))
     console.print(Rule(style="dim"))
+    console.print(Text(recital(found.overlap)))
     run, data = found.result.run, found.data
     ended = f"stopped by signal {found.result.signal}" if found.result.signal else "done"
-    console.print(f"{ended} after {found.result.step:,} steps; run in {run}, tokens in {data}\n\nwhat to try next")
+    console.print(f"{ended} after {found.result.step:,} steps; run in {run}, tokens in {data}")
+    best, which = found.result.best, ""
+    if best.loss is not None and best.step < found.result.step:
+        which = " --checkpoint best"
+        console.print(f"best at step {best.step:,}, which all of the above is about; after it came no lower loss")
+    console.print("\nwhat to try next")
     for command, effect in (
-        (f'groundup generate {run} --prompt "The" --num_samples 3', "let it write more"),
+        (f'groundup generate {run}{which} --prompt "The" --num_samples 3', "let it write more"),
         (f"groundup quickstart {shlex.join(found.sources)} --minutes 15", "train for longer"),
         ("groundup quickstart your-text.txt", "your own text, or a folder of texts"),
         (
             f"groundup train gpt2-mini --data {data} --out runs/mini",
-            "a larger model",
+            "GPT-2's architecture, and a larger model",
         ),
     ):
         console.print(Text(f"  {command}\n      {effect}"), soft_wrap=True)
+
+
+def recital(found: Overlap) -> str:
+    """Whether the samples are the model's own words."""
+    usual = f"text that it has never seen shares up to {found.usual} bytes in a row with the training text"
+    if found.recites:
+        return (
+            f"It recites: {found.length} bytes stand in the training text word for word, while {usual}: {found.text!r}"
+        )
+    return f"It does not recite: its samples share {found.length} bytes in a row with the training text, and {usual}."

@@ -8,12 +8,14 @@ from pathlib import Path
 from groundup.cli.parsing import add_config_options, config_overrides
 from groundup.config import read_yaml
 from groundup.decode import Overrides, decode
+from groundup.errors import UsageError
 from groundup.presets import DEFAULT, PRESETS, preset
+from groundup.report.lines import Lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command, and one for each key of the config."""
-    parser.usage = "groundup train [PRESET] --data DIR --out RUN [--config FILE…] [--section.key VALUE…]"
+    parser.usage = "groundup train [PRESET] --data DIR --out RUN [--dry-run] [--config FILE…] [--section.key VALUE…]"
     parser.epilog = (
         "A preset gives a model's shape and recipe, a file overrides the preset, an option overrides the file.\n"
         "In brackets: the value where none of them says anything; [by preset] differs. Ctrl-C ends in a checkpoint.\n\n"
@@ -23,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "preset", nargs="?", default=DEFAULT, metavar="PRESET", help=f"{', '.join(PRESETS)} [{DEFAULT}]"
     )
     parser.add_argument("--data", metavar="DIR", help="folder written by `groundup prepare`")
-    parser.add_argument("--out", required=True, metavar="RUN", help="folder for the run; must not hold one yet")
+    parser.add_argument("--out", metavar="RUN", help="folder for the run; must not hold one yet")
+    parser.add_argument("--dry_run", action="store_true", help="print the plan, write nothing, and stop")
     parser.add_argument(
         "--config", action="append", default=[], metavar="FILE", help="YAML with sections; may be repeated"
     )
@@ -37,10 +40,23 @@ def run(args: argparse.Namespace) -> int:
     options = Overrides("command line", config_overrides(args) | ({"data": args.data} if args.data else {}))
     config = decode([preset(args.preset), *files, options])
 
-    from groundup.cli.watch import finish, watching
-    from groundup.runs import begin
+    if args.out is None and not args.dry_run:
+        raise UsageError("--out: say which folder the run should be written to, or give --dry-run for the plan alone")
 
+    from groundup.cli.watch import finish, watching
+    from groundup.plan_text import as_json
+    from groundup.runs import begin, rehearse
+
+    if args.dry_run:
+        plan = rehearse(config, Path(args.out) if args.out else None, Lines(_nothing if args.json else print))
+        if args.json:
+            print(as_json(plan))
+        return 0
     title = f"{args.preset} on {config.data}"
     with watching(title, config, plain=args.json) as view:
         result = begin(config, Path(args.out), view)
     return finish(result, as_json=args.json)
+
+
+def _nothing(line: str) -> None:
+    pass

@@ -1,8 +1,10 @@
 """Where text comes from, and where its tokens are kept.
 
-sources, reading    files, folders and standard input, as a stream of documents
+sources, files      files, folders, patterns and standard input, as a stream of documents
+reading, parquet    bytes to text; `packed` unpacks them, `cleaning` makes the text plainer
 pythondocs          the corpus that every Python brings along
-shards              token ids on disk, and their manifest
+download, hub       corpora known by name
+shards, writer      token ids on disk, and their manifest
 batches             which tokens stand in which training step
 torch_dataset       the same windows for a PyTorch training loop: `groundup.data.dataset`
 """

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 SPELT_OUT = 512  # tokens; up to here the scores fit a core's cache, and plain products win on CPUs
 
 

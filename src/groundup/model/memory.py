@@ -15,6 +15,7 @@ from groundup.config import ModelConfig
 
 Precision = Literal["fp32", "bf16"]
 FP32 = 4  # bytes
+SPELT_OUT = 512  # tokens; context.py's, which needs torch
 BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2}
 
 
@@ -23,18 +24,17 @@ def activation_bytes(config: ModelConfig, precision: Precision, device: str = "c
 
     A plain GPT-2 block: 2·4·C of residual stream, 2·e·C of normed stream, 3·e·C of q, k, v, e·C of mixed values, and
     2·e·I around the nonlinearity, which makes 64·C in fp32 and 36·C in bf16 where I = 4·C.
-    `device` is cpu, cuda or mps: with dropout, attention has no fused kernel on CPU and keeps its T x T matrices.
+    `device` is cpu, cuda or mps: where a CPU spells attention out, its T x T matrices are kept as well.
     """
     C, e = config.n_embd, BYTES[precision]
     statistics = FP32 * (2 if config.norm == "layernorm" else 1)  # bytes a normed vector: its scale, and its mean
     inner = config.inner * e * (1 if config.activation == "relu" else 2)  # ReLU's output is all that its gradient needs
     block = 2 * FP32 * C + (2 + 3 + 1) * e * C + inner + 2 * statistics
-    block += _position_and_norm_bytes(config, precision) + _dropout_bytes(config, precision, device)
-    if not (config.dropout and device == "cpu"):
-        block += FP32 * config.n_head  # the softmax's normaliser of each query
+    block += _position_and_norm_bytes(config, precision, device) + _attention_bytes(config, precision, device)
+    block += 2 * _mask_bytes(e, device) * C if config.dropout else 0  # of both branches
     ends = e * C + (FP32 * C + statistics if config.block == "pre_norm" else 0)
     ends += FP32 * C + statistics if config.embedding_norm else 0
-    ends += _mask_bytes(precision, device) * C if config.dropout else 0
+    ends += _mask_bytes(FP32, device) * C if config.dropout else 0
     return config.n_layer * block + ends
 
 
@@ -54,8 +54,10 @@ def weight_copy_bytes(config: ModelConfig, precision: Precision) -> int:
     return BYTES[precision] * (config.n_layer * (4 * C * C + 2 * C * config.inner) + config.padded_vocab * C)
 
 
-def _position_and_norm_bytes(config: ModelConfig, precision: Precision) -> int:
-    C, e = config.n_embd, BYTES[precision]
+def _position_and_norm_bytes(config: ModelConfig, precision: Precision, device: str) -> int:
+    C = config.n_embd
+    # Attention spelt out copies q, k and v anyway, and then keeps the copies alone.
+    e = 0 if _spelt_out(config, precision, device) else BYTES[precision]
     rotary = config.positions == "rotary"
     if not config.qk_norm:
         return 2 * e * C if rotary else 0  # q and k, rotated
@@ -64,16 +66,16 @@ def _position_and_norm_bytes(config: ModelConfig, precision: Precision) -> int:
     return inputs + 3 * e * C + statistics  # q and k, normed; their layout costs a copy of the mixed values
 
 
-def _dropout_bytes(config: ModelConfig, precision: Precision, device: str) -> int:
-    C, H, T = config.n_embd, config.n_head, config.block_size
-    if not config.dropout:
-        return 0
-    if device != "cpu":
-        return 2 * _mask_bytes(precision, device) * C
-    # Probabilities, noise, and their product, T numbers a head and query; the noise of two residual branches beside
-    # them, and in bf16 copies in fp32.
-    return 3 * FP32 * H * T + (8 if precision == "fp32" else 10) * C
+def _attention_bytes(config: ModelConfig, precision: Precision, device: str) -> int:
+    H, T, e = config.n_head, config.block_size, BYTES[precision]
+    if _spelt_out(config, precision, device):
+        return (3 if config.dropout else 1) * e * H * T  # probabilities; with dropout also noise, and their product
+    return FP32 * H  # a fused kernel keeps the normaliser of each query
 
 
-def _mask_bytes(precision: Precision, device: str) -> int:
-    return FP32 if device == "cpu" else 1  # CPUs draw noise in the input's own type, the embedding's being fp32
+def _spelt_out(config: ModelConfig, precision: Precision, device: str) -> bool:
+    return device == "cpu" and (config.dropout > 0 or (precision == "bf16" and config.block_size <= SPELT_OUT))
+
+
+def _mask_bytes(operand: int, device: str) -> int:
+    return operand if device == "cpu" else 1  # CPUs draw noise in the type of what it falls on

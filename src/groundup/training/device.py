@@ -91,17 +91,34 @@ def autocast(precision: Name, device: torch.device) -> Callable[[], AbstractCont
 def bf16_speedup(size: int = 512, repeats: int = 7) -> float:
     """How much faster this CPU multiplies bf16 matrices than fp32 ones; costs some 30 ms.
 
-    On CPUs without AVX512-BF16 or AMX, bf16 is emulated and slower, so it is timed and never assumed. On one thread, in
-    turn, the best of each: several threads on a busy machine measure the other programs.
+    On CPUs without AVX512-BF16 or AMX, bf16 is emulated and slower, so it is timed and never assumed.
     """
+    best = _matmul_seconds(torch.device("cpu"), (torch.float32, torch.bfloat16), size, repeats)
+    return best[torch.float32] / best[torch.bfloat16]
+
+
+def matmul_flops(device: torch.device, precision: Name, threads: int) -> float:
+    """Operations a second of bare matrix products: 2·n³ each; on a CPU, those of one thread times `threads`."""
+    cpu = device.type == "cpu"
+    size, dtype = 512 if cpu else 4096, torch.bfloat16 if precision == "bf16" else torch.float32
+    best = _matmul_seconds(device, (dtype,), size, repeats=7)
+    return 2.0 * size**3 / best[dtype] * (threads if cpu else 1)
+
+
+def _matmul_seconds(
+    device: torch.device, dtypes: tuple[torch.dtype, ...], size: int, repeats: int
+) -> dict[torch.dtype, float]:
+    """The shortest time of a product in each type, in turn; on one thread, as several measure the other programs."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
-    pairs = {dtype: torch.ones(2, size, size, dtype=dtype) for dtype in best}
+    best = dict.fromkeys(dtypes, float("inf"))
+    pairs = {dtype: torch.ones(2, size, size, dtype=dtype, device=device) for dtype in dtypes}
     for _ in range(repeats):
         for dtype, (a, b) in pairs.items():
             began = time.perf_counter()
             a @ b
+            if device.type != "cpu":
+                torch.accelerator.synchronize()
             best[dtype] = min(best[dtype], time.perf_counter() - began)
     torch.set_num_threads(threads)
-    return best[torch.float32] / best[torch.bfloat16]
+    return best

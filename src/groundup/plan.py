@@ -1,0 +1,267 @@
+"""What a run would take, by arithmetic: parameters, work, memory, length, time, disk. Needs no torch.
+
+Each number stands beside its formula; where one rests on a measurement, a comment says which.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+
+from groundup.checkpoint.run import RunFolder, read_log
+from groundup.config import Config
+from groundup.errors import CheckpointError
+from groundup.model.count import flops_per_token, parameters, parameters_by_part
+from groundup.model.memory import FP32, Precision, activation_bytes, logit_bytes, weight_copy_bytes
+from groundup.training.horizon import Clock, Steps, build_horizon
+
+PROGRAM = 340e6  # bytes of Python, torch and its threads on a CPU: resident memory of a run of a tiny model
+# glibc keeps freed pieces of up to 32 MiB for later, in a heap that fits them badly: measured on CPU runs of 6 and 12
+# layers, about half of what the activations need. Larger pieces go back to the system at once.
+SLACK, SLACK_UP_TO = 0.5, 32 * 2**20  # share; bytes
+LOG_RECORD = 220  # bytes of a step in log.jsonl: 200 in a short run, more with longer numbers
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run would happen, as far as that is known."""
+
+    device: str  # cpu, cuda or mps
+    precision: Precision
+    memory: int | None  # bytes of the device, None where unknown
+    free_disk: int  # bytes
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Training speed, and how it is known."""
+
+    tokens_per_s: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Data:
+    """How much there is to learn from."""
+
+    windows: int  # in an epoch
+    val_tokens: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the device at the worst moment, by what they hold."""
+
+    weights: int
+    gradients: int
+    optimizer: int  # moments: two a weight with AdamW, one with Muon
+    activations: int  # of one micro-batch, weights in bf16 with them
+    logits: int
+    program: int  # interpreter, libraries, and what the allocator cannot fill again
+    accumulates: bool  # several micro-batches a step
+
+    @property
+    def total(self) -> int:
+        """The sum; but a step of one micro-batch has no gradients yet while all activations are alive."""
+        work = self.activations + self.logits
+        step = self.gradients + work if self.accumulates else max(self.gradients, work)
+        return self.weights + self.optimizer + step + self.program
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before it begins. `config.model.vocab_size` must be set; without `data`, epochs are unknown."""
+
+    config: Config
+    machine: Machine
+    data: Data | None = None
+    speed: Speed | None = None
+
+    @cached_property
+    def parts(self) -> dict[str, int]:
+        """Parameters by part, padding left out."""
+        return {name: n for name, n in parameters_by_part(self.config.model).items() if n}
+
+    @cached_property
+    def parameters(self) -> int:
+        """Their sum."""
+        return parameters(self.config.model)
+
+    @property
+    def padding(self) -> int:
+        """Parameters in embedding rows past the vocabulary: memory and work, but nothing learnt."""
+        m = self.config.model
+        return (m.padded_vocab - m.vocab) * m.n_embd * (1 if m.tied else 2)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations a token of training."""
+        return flops_per_token(self.config.model)
+
+    @property
+    def head_share(self) -> float:
+        """The output head's part of the work: 6·P·C of the operations a token."""
+        return 6 * self.config.model.padded_vocab * self.config.model.n_embd / self.flops
+
+    @property
+    def micro_batches(self) -> int:
+        """Forward and backward passes a step."""
+        return -(-self.config.rows // self.config.micro_rows)
+
+    @cached_property
+    def memory(self) -> Memory:
+        """What a step holds."""
+        return self.memory_of(self.config.micro_rows)
+
+    def memory_of(self, micro_rows: int) -> Memory:
+        """The same with another number of windows a forward pass."""
+        m, where = self.config.model, self.machine
+        tokens, weights = micro_rows * m.block_size, FP32 * (self.parameters + self.padding)
+        kept = activation_bytes(m, where.precision, where.device) * tokens
+        program = 0
+        if where.device == "cpu":
+            small = FP32 * m.n_embd * tokens < SLACK_UP_TO
+            program = round(PROGRAM + (SLACK * kept if small else 0))
+        return Memory(
+            weights=weights,
+            gradients=weights,
+            optimizer=self._moment_bytes,
+            activations=kept + weight_copy_bytes(m, where.precision),
+            logits=logit_bytes(m, where.precision) * tokens,
+            program=program,
+            accumulates=micro_rows < self.config.rows,
+        )
+
+    @property
+    def fits(self) -> bool:
+        """Whether memory suffices; True where the machine does not say how much it has."""
+        return self.machine.memory is None or self.memory.total <= self.machine.memory
+
+    @property
+    def _moment_bytes(self) -> int:
+        m = self.config.model
+        matrices = m.n_layer * (4 * m.n_embd * m.n_embd + 2 * m.n_embd * m.inner)  # those that Muon moves
+        both = 2 * FP32 * (self.parameters + self.padding)
+        return both - (FP32 * matrices if self.config.optimizer.name == "muon" else 0)
+
+    @cached_property
+    def horizon(self) -> Steps | Clock | None:
+        """How far the run goes; None where it is given in epochs and there are no data. ConfigError: no horizon."""
+        if self.data is None and self.config.train.epochs is not None:
+            return None
+        return build_horizon(self.config, self.data.windows if self.data else 0)
+
+    @cached_property
+    def steps(self) -> int | None:
+        """Optimizer steps; from a horizon in time only where the speed is known, and then an estimate."""
+        if not isinstance(self.horizon, Clock):
+            return self.horizon.total if self.horizon else None
+        if self.speed is None:
+            return None
+        a_step = self.config.train.batch_tokens + self._evaluation_work / (self.config.evaluate.every_steps or math.inf)
+        return max(1, int(self.horizon.seconds * self.speed.tokens_per_s / a_step))
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens trained on."""
+        return None if self.steps is None else self.steps * self.config.train.batch_tokens
+
+    @property
+    def epochs(self) -> float | None:
+        """Passes over the training split."""
+        if self.data is None or self.steps is None:
+            return self.config.train.epochs
+        return self.steps * self.config.rows / self.data.windows
+
+    @property
+    def tokens_per_parameter(self) -> float | None:
+        """Beside Chinchilla's 20 (arXiv:2203.15556): what a given amount of work is best spent on."""
+        return None if self.tokens is None else self.tokens / self.parameters
+
+    @property
+    def _evaluation_work(self) -> float:
+        """One evaluation as tokens of training: two splits, and a forward pass is a third of the work."""
+        limit, held_out = self.config.evaluate.tokens, self.data.val_tokens if self.data else None
+        known = [n for n in (limit, held_out) if n is not None]
+        return 2 * min(known, default=0) / 3
+
+    @property
+    def evaluation_seconds(self) -> float | None:
+        """Seconds of `seconds` that go into evaluations."""
+        if self.steps is None or self.speed is None:
+            return None
+        return times(self.steps, self.config.evaluate.every_steps) * self._evaluation_work / self.speed.tokens_per_s
+
+    @property
+    def seconds(self) -> float | None:
+        """Time for training and evaluations; saving and sampling left out."""
+        if isinstance(self.horizon, Clock):
+            return self.horizon.seconds
+        if self.tokens is None or self.speed is None or self.evaluation_seconds is None:
+            return None
+        return self.tokens / self.speed.tokens_per_s + self.evaluation_seconds
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """One checkpoint: weights and moments in fp32."""
+        return self.memory.weights + self._moment_bytes
+
+    @property
+    def checkpoints(self) -> int:
+        """The most that are on disk at once: those kept, the best, and one more while it is written."""
+        c = self.config
+        best = c.checkpoint.best and not (self.data and self.data.val_tokens < 2)
+        at_most = c.checkpoint.keep_last + 1 + best
+        if self.steps is None:
+            return at_most
+        saves = times(self.steps, c.checkpoint.every_steps) + best * times(self.steps, c.evaluate.every_steps)
+        return min(at_most, saves)
+
+    @property
+    def log_bytes(self) -> int | None:
+        """The log at the end."""
+        return None if self.steps is None else self.steps * LOG_RECORD
+
+    @property
+    def disk(self) -> int:
+        """The most that the run's folder holds."""
+        return self.checkpoints * self.checkpoint_bytes + (self.log_bytes or 0)
+
+
+def times(steps: int, every: int) -> int:
+    """How often something happens that happens every `every` steps (0: never) and at the end."""
+    return -(-steps // every) if every else 1
+
+
+def speed_of(run: Path, flops: int) -> Speed:
+    """The median speed of a run, scaled to a model of `flops` a token. CheckpointError when it logged no step."""
+    folder = RunFolder(run)
+    model = folder.config().model
+    try:
+        found = [r["tokens_per_s"] for r in read_log(folder.log) if r.get("event") == "step"]
+        speed = median(found) * flops_per_token(model) / flops
+    except (OSError, ValueError, KeyError, TypeError):  # median of nothing is a ValueError
+        raise CheckpointError(f"{folder.log}: no step was logged there; give a run that has trained") from None
+    if speed <= 0:
+        raise CheckpointError(f"{folder.log}: its speed is {speed}; give a run that has trained")
+    scaled = "" if flops_per_token(model) == flops else ", scaled by FLOPs a token"
+    return Speed(speed, f"as in {run}{scaled}")
+
+
+def main_memory() -> int | None:
+    """Bytes of this machine's main memory; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return None
+
+
+def free_disk(place: Path) -> int:
+    """Bytes free where `place` is, or would be."""
+    there = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free

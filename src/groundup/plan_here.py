@@ -1,0 +1,73 @@
+"""A plan on this very machine: its memory, and its speed on a few tokens. The part of planning that needs torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from groundup.config import Config
+from groundup.model.gpt import GPT, NextTokenLoss
+from groundup.model.memory import Precision
+from groundup.optim.rules import Optimizers, build_optimizer
+from groundup.plan import Data, Machine, Plan, Speed, free_disk, main_memory
+from groundup.training.device import autocast, choose_device, choose_precision, cores, device_memory
+from groundup.training.feed import as_micro_batch
+from groundup.training.speed import measure
+
+
+def plan_here(config: Config, data: Data | None, place: Path) -> Plan:
+    """The plan of a settled `config` on this machine, its speed still unknown; `place` is where the run would lie."""
+    device = torch.device(config.train.device)
+    memory = device_memory(device) or main_memory()
+    return Plan(config, Machine(device.type, _precision(config), memory, free_disk(place)), data)
+
+
+def measured(config: Config, data: Data | None) -> Plan:
+    """The plan with this machine's speed on random tokens; without one where the model does not fit.
+
+    `config` need not be settled but for its vocabulary. Raises ConfigError for a device that is not here.
+    """
+    device = choose_device(config.train.device)
+    threads = config.train.threads or cores()
+    torch.set_num_threads(threads)
+    precision = choose_precision(config.train.precision, device).name
+    train = config.train.model_copy(update={"device": str(device), "threads": threads, "precision": precision})
+    config = config.model_copy(update={"train": train})
+    plan = plan_here(config, data, Path())
+    if not plan.fits:
+        return plan
+    gpt = GPT(config.model).init_weights(torch.Generator().manual_seed(config.batches.seed)).to(device)
+    optimizer = build_optimizer(gpt.named_parameters(), config.optimizer)
+    shape = (config.micro_rows, config.model.block_size + 1)
+    ids = np.random.default_rng(config.batches.seed).integers(config.model.vocab, size=shape)
+    return with_speed(plan, NextTokenLoss(gpt), optimizer, ids)
+
+
+def with_speed(plan: Plan, loss_sum: NextTokenLoss, optimizer: Optimizers, ids: NDArray[np.int64]) -> Plan:
+    """The plan with the speed of these parts on `ids`, (rows, T + 1); as it was where memory does not suffice.
+
+    The parts must be fresh, and are afterwards what they were, bit for bit.
+    """
+    config = plan.config
+    device = torch.device(config.train.device)
+    found = measure(
+        loss_sum,
+        optimizer,
+        as_micro_batch(ids, device),
+        step_tokens=config.train.batch_tokens,
+        clip=config.optimizer.grad_clip,
+        autocast=autocast(_precision(config), device),
+    )
+    if found is None:
+        return plan
+    windows = found.tokens / config.model.block_size
+    many = f"{windows:.0f} windows" if windows > 1 else "1 window" if windows == 1 else f"{found.tokens} tokens"
+    return replace(plan, speed=Speed(found.tokens_per_s, f"estimated from {many}"))
+
+
+def _precision(config: Config) -> Precision:
+    return "bf16" if config.train.precision == "bf16" else "fp32"

@@ -1,0 +1,112 @@
+"""`groundup plan`, and the plan that `train` prints."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def test_it_needs_neither_data_nor_torch(tmp_path):
+    code = (
+        "import sys\nfrom groundup.cli import main\n"
+        "try: main(['plan', 'gpt2', '--tokens-per-second', '1e5'])\nexcept SystemExit as e: print(e.code)\n"
+        "print('torch' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "False"
+    for part in ("124,439,808", "38,597,376", "798M", "GPT-2's", "19,073 steps = 10B tokens", "100,000 tokens/s"):
+        assert part in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_is_one_object_with_the_same_numbers(groundup):
+    values = json.loads(groundup("plan", "gpt2", "--json", "--tokens_per_second", "1e5").out)
+    assert values["parameters"] == 124_439_808 == sum(values["parameters_by_part"].values())
+    assert values["memory"]["weights"] == 4 * (values["parameters"] + values["padding"])
+    assert values["seconds"] == pytest.approx(values["tokens"] / 1e5 + values["evaluation_seconds"])
+    assert json.loads(groundup("plan", "gpt2", "--json").out)["seconds"] is None
+
+
+def test_data_give_vocabulary_and_epochs(groundup, prepared):
+    values = json.loads(groundup("plan", "gpt2-nano", "--data", prepared, "--json", "--train.epochs", 2).out)
+    assert values["vocab_size"] == 257
+    assert values["epochs"] == pytest.approx(2, rel=0.05)
+    assert "the data's tokenizer, byte" in groundup("plan", "gpt2-nano", "--data", prepared).out
+
+
+def test_measured_or_like_another_run(groundup, run, prepared, fast):
+    like = json.loads(groundup("plan", "gpt2-nano", "--like", run, "--json", *fast).out)
+    assert like["tokens_per_s"] > 0
+    assert str(run) in like["speed_source"]
+    measured = groundup("plan", "gpt2-nano", "--data", prepared, "--measure", *fast)
+    assert measured.status == 0, measured.err
+    assert "estimated from 16 windows" in measured.out
+
+
+def test_what_does_not_fit_is_not_measured(groundup, monkeypatch):
+    monkeypatch.setattr("groundup.plan_here.main_memory", lambda: 10**6)
+    done = groundup("plan", "gpt2-nano", "--measure", "--train.device", "cpu")
+    assert done.status == 0
+    assert "nothing was measured" in done.out
+    assert "take a smaller model" in done.out
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["gpt5"], "preset 'gpt5': there is none; did you mean gpt"),
+        (["--tokens-per-second", "0"], "--tokens-per-second 0.0: must be more than 0"),
+        (["--tokens-per-second", "nan"], "--tokens-per-second nan"),
+        (["--tokens-per-second", "fast"], "fast"),
+        (["--like", "nowhere"], "nowhere: holds no run"),
+        (["--like", "x", "--measure"], "not allowed with"),
+        (["--data", "nowhere"], "nowhere: no manifest.json here"),
+        (["--config", "empty.yaml", "--train.max_steps", "none"], "no horizon; give --train.max_steps"),
+        (["--measure", "--train.device", "cuda:77"], "cuda:77 is not on this machine"),
+    ],
+)
+def test_a_mistake_is_one_sentence(argv, sentence, groundup, tmp_path):
+    (tmp_path / "empty.yaml").write_text("")
+    done = groundup("plan", *argv)
+    assert done.status == 2
+    assert sentence in done.err
+    assert done.err.count("\n") == 1
+    assert done.out == ""
+
+
+def test_a_vocabulary_that_is_not_the_datas_is_refused(groundup, prepared):
+    done = groundup("plan", "--data", prepared, "--model.vocab_size", 9)
+    assert done.status == 2
+    assert "the data's tokenizer has 257 ids" in done.err
+
+
+def test_a_dry_run_prints_what_train_would_and_writes_nothing(groundup, prepared, tmp_path, fast):
+    dry = groundup("train", "gpt2-nano", "--data", prepared, "--dry-run", *fast)
+    assert dry.status == 0
+    assert list(tmp_path.iterdir()) == []
+    wet = groundup("train", "gpt2-nano", "--data", prepared, "--out", "run", *fast)
+    names = ["model", "step", "horizon", "memory", "time", "disk"]
+    planned = [line for line in dry.out.splitlines() if not line.startswith(("time", "machine"))]
+    assert [line.split()[0] for line in dry.out.splitlines()][:6] == names
+    assert planned == wet.out.splitlines()[:4] + wet.out.splitlines()[5 : len(planned) + 1]
+    again = groundup("train", "gpt2-nano", "--data", prepared, "--dry-run", "--out", "run", *fast)
+    assert again.status == 2
+    assert "holds a run already" in again.err
+
+
+def test_a_dry_run_is_json_too(groundup, prepared, tmp_path, fast):
+    done = groundup("train", "gpt2-nano", "--data", prepared, "--dry-run", "--json", *fast)
+    assert json.loads(done.out)["steps"] == 12
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_measuring_changes_nothing_of_the_run(groundup, prepared, tmp_path, fast, monkeypatch):
+    dropout = ("--model.dropout", 0.1)
+    groundup("train", "gpt2-nano", "--data", prepared, "--out", "with", *fast, *dropout)
+    monkeypatch.setattr("groundup.plan_here.measure", lambda *args, **options: None)
+    done = groundup("train", "gpt2-nano", "--data", prepared, "--out", "without", *fast, *dropout)
+    assert "no speed was measured" in done.out
+    for name in ("model.safetensors", "optimizer/state.safetensors"):
+        a, b = (tmp_path / run / "checkpoints" / "step-00000012" / name for run in ("with", "without"))
+        assert a.read_bytes() == b.read_bytes()

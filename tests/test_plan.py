@@ -1,0 +1,219 @@
+"""A plan's numbers against the model, the tensors, the files and the batches that they speak of."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+import groundup
+from groundup.checkpoint.run import RunFolder
+from groundup.config import Config
+from groundup.errors import CheckpointError, ConfigError
+from groundup.model.gpt import GPT
+from groundup.model.memory import activation_bytes, logit_bytes
+from groundup.optim.rules import build_optimizer
+from groundup.plan import Data, Machine, Plan, Speed, speed_of, times
+from groundup.plan_text import human_bytes, length, summary, warnings
+from groundup.presets import PRESETS
+from groundup.training.horizon import Clock
+
+HERE = Machine("cpu", "fp32", memory=16 * 10**9, free_disk=10**12)
+SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "vocab_size": 300}
+
+
+def plan(data: Data | None = None, machine: Machine = HERE, speed: float | None = None, **sections) -> Plan:
+    values = {"model": SMALL, "train": {"max_steps": 10, "batch_tokens": 64}, "evaluate": {"every_steps": 0}}
+    config = Config.model_validate({**values, **sections})
+    return Plan(config, machine, data, Speed(speed, "as given") if speed else None)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_and_moments_are_those_of_the_model(tied, optimizer):
+    planned = plan(model={**SMALL, "tied": tied}, optimizer={"name": optimizer})
+    gpt = GPT(planned.config.model).init_weights()
+    built = build_optimizer(gpt.named_parameters(), planned.config.optimizer)
+    gpt(torch.zeros(1, 4, dtype=torch.long)).logsumexp(-1).sum().backward()
+    built.step()
+    weights = sum(p.numel() for p in gpt.parameters())
+    assert planned.parameters + planned.padding == weights == sum(planned.parts.values()) + planned.padding
+    assert planned.memory.weights == planned.memory.gradients == 4 * weights
+    moments = [t for state in built.state.values() for t in state.values() if t.dim()]
+    assert planned.memory.optimizer == 4 * sum(t.numel() for t in moments)
+
+
+def test_a_checkpoint_and_a_log_have_the_planned_size(prepared, tmp_path):
+    overrides = {
+        "model": {"n_layer": 2, "n_head": 2, "n_embd": 128, "block_size": 16},
+        "train": {"max_steps": 40, "batch_tokens": 64, "device": "cpu", "threads": 1, "precision": "fp32"},
+        "evaluate": {"every_steps": 0, "sample_tokens": 0, "sample_every_steps": 0, "tokens": 100},
+    }
+    groundup.train(prepared, tmp_path / "run", preset="gpt2-nano", overrides=overrides)
+    run = RunFolder(tmp_path / "run")
+    planned = Plan(run.config(), HERE)
+    written = sum(path.stat().st_size for path in run.steps()[-1].rglob("*") if path.is_file())
+    assert planned.checkpoint_bytes == pytest.approx(written, rel=0.03)
+    assert planned.log_bytes == pytest.approx(run.log.stat().st_size, rel=0.15)
+
+
+def test_horizons_in_steps_tokens_and_epochs_are_the_same_arithmetic():
+    data = Data(windows=100, val_tokens=0)
+    by_steps = plan(data, train={"max_steps": 50, "batch_tokens": 64})
+    assert (by_steps.tokens, by_steps.epochs) == (3200, 2.0)
+    assert plan(data, train={"max_tokens": 3200, "batch_tokens": 64}).steps == 50
+    assert plan(data, train={"epochs": 2, "batch_tokens": 64}).steps == 50
+    assert by_steps.tokens_per_parameter == 3200 / by_steps.parameters
+
+
+def test_a_horizon_in_time_becomes_steps_once_the_speed_is_known():
+    by_time = plan(train={"budget": 100, "batch_tokens": 64})
+    assert isinstance(by_time.horizon, Clock)
+    assert by_time.steps is by_time.tokens is by_time.log_bytes is None
+    assert "1m 40s" in length(by_time)
+    known = replace(by_time, speed=Speed(640.0, "as given"))
+    assert known.steps == 1000
+    assert known.seconds == 100
+    assert "about 1,000 steps" in length(known)
+
+
+def test_evaluations_cost_time():
+    train, often = {"max_steps": 100, "batch_tokens": 64}, {"every_steps": 10, "tokens": 960}
+    without, with_them = (
+        plan(Data(100, 10_000), speed=640.0, train=train, evaluate=evaluate)
+        for evaluate in ({"every_steps": 0, "tokens": 1}, often)
+    )
+    assert without.seconds == pytest.approx(10, rel=0.01)
+    assert with_them.seconds - without.seconds == pytest.approx(10 * 2 * 960 / 3 / 640, rel=0.01)
+    by_time = plan(Data(100, 10_000), speed=640.0, train={"budget": 20, "batch_tokens": 64}, evaluate=often)
+    assert by_time.steps == pytest.approx(100, abs=1)
+
+
+@pytest.mark.parametrize(("steps", "every", "found"), [(10, 0, 1), (10, 5, 2), (11, 5, 3), (3, 5, 1)])
+def test_what_happens_every_n_steps_also_happens_at_the_end(steps, every, found):
+    assert times(steps, every) == found
+
+
+def test_no_horizon_is_refused_and_epochs_without_data_are_left_open():
+    with pytest.raises(ConfigError, match="no horizon"):
+        _ = plan(train={"batch_tokens": 64}).steps
+    open_ended = plan(train={"epochs": 3, "batch_tokens": 64})
+    assert open_ended.steps is None
+    assert "--data" in length(open_ended)
+
+
+def test_huge_shapes_and_lengths_are_planned():
+    values = {**PRESETS["gpt2-xl"], "train": {"batch_tokens": 524_288, "max_tokens": 10**12}}
+    config = Config.model_validate({**values, "model": {**values["model"], "vocab_size": 50_257}})
+    planned = Plan(config, HERE, speed=Speed(1000.0, "as given"))
+    assert planned.parameters == 1_557_611_200
+    assert planned.tokens >= 10**12
+    assert not planned.fits
+    text = "\n".join(summary(planned))
+    assert "1T tokens" in text
+    assert "take a smaller model" in text
+    assert "more than a week" in text
+
+
+@pytest.mark.parametrize(
+    ("sentence", "changes"),
+    [
+        ("give --batches.micro_batch", {"model": {**SMALL, "vocab_size": 10**6}, "memory": 2 * 10**9}),
+        ("take a smaller model", {"memory": 10**6}),
+        ("--checkpoint.keep_last 1", {"free_disk": 1000}),
+        ("the training split 2.0 times over; give --train.batch_tokens 32", {"data": Data(2, 0)}),
+        ("arXiv:2305.16264", {"data": Data(4, 0)}),
+        ("0.018 tokens for each parameter", {}),
+        ("a larger model would learn more", {"train": {"max_tokens": 10**10, "batch_tokens": 64}}),
+        ("of the work is the output head", {"model": {**SMALL, "vocab_size": 50_000}}),
+        ("more than a week", {"speed": 1e-4}),
+    ],
+)
+def test_each_warning_comes_when_it_should_and_only_then(sentence, changes):
+    sane = plan(Data(10**6, 0), speed=1e6, train={"max_tokens": 10**6, "batch_tokens": 64})
+    assert list(warnings(sane)) == []
+    machine = replace(HERE, **{k: changes.pop(k) for k in ("memory", "free_disk") if k in changes})
+    if "memory" in changes or machine.memory == 2 * 10**9:
+        changes["train"] = {"max_steps": 10, "batch_tokens": 16 * 4096}
+        changes["batches"] = {"micro_batch": 4096}
+    found = list(warnings(plan(changes.pop("data", None), machine, changes.pop("speed", None), **changes)))
+    assert any(sentence in line for line in found), found
+
+
+def test_the_micro_batch_it_advises_fits():
+    machine = replace(HERE, memory=2 * 10**9)
+    sections = {"model": {**SMALL, "vocab_size": 50_000}, "train": {"max_steps": 9, "batch_tokens": 16 * 4096}}
+    tight = plan(machine=machine, batches={"micro_batch": 4096}, **sections)
+    (line,) = (line for line in warnings(tight) if "micro_batch" in line)
+    rows = int(line.split()[-1])
+    assert plan(machine=machine, batches={"micro_batch": rows}, **sections).fits
+    assert not plan(machine=machine, batches={"micro_batch": 4 * rows}, **sections).fits
+
+
+def test_a_smaller_share_of_memory_follows_from_bf16_and_from_fewer_windows():
+    many, few = (plan(batches={"micro_batch": n}, train={"max_steps": 1, "batch_tokens": 640}) for n in (40, 4))
+    assert few.memory.activations * 10 == many.memory.activations
+    assert few.memory.logits * 10 == many.memory.logits
+    model = many.config.model
+    assert activation_bytes(model, "bf16") < activation_bytes(model, "fp32")
+    assert logit_bytes(model, "fp32") == 12 * 320
+
+
+def write_run(folder, config: Config, lines: list[str]) -> None:
+    run = RunFolder(folder)
+    run.create(config)
+    run.log.write_text("\n".join(lines))
+
+
+def test_a_run_lends_its_median_speed_scaled_by_work(tmp_path):
+    this, wider = plan(), plan(model={**SMALL, "n_embd": 64})
+    records = [{"event": "step", "tokens_per_s": x} for x in (1, 50, 60, 70, 1000)] + [{"event": "eval"}]
+    write_run(tmp_path / "run", this.config, [json.dumps(r) for r in records])
+    assert speed_of(tmp_path / "run", this.flops).tokens_per_s == 60
+    scaled = speed_of(tmp_path / "run", wider.flops)
+    assert scaled.tokens_per_s == pytest.approx(60 * this.flops / wider.flops)
+    assert "scaled" in scaled.source
+
+
+@pytest.mark.parametrize("lines", [[], ['{"event": "eval"}'], ['{"event": "step"}'], ['{"event": "step", "tok']])
+def test_a_run_that_has_not_trained_lends_no_speed(tmp_path, lines):
+    write_run(tmp_path / "run", plan().config, lines)
+    with pytest.raises(CheckpointError, match="give a run that has trained"):
+        speed_of(tmp_path / "run", 1)
+
+
+def test_bytes_are_said_in_three_figures():
+    assert [human_bytes(n) for n in (0, 812, 10_100, 3_280_000, 25.34e9, 1.2e15)] == [
+        "0 B", "812 B", "10.1 kB", "3.28 MB", "25.3 GB", "1,200 TB",
+    ]  # fmt: skip
+
+
+RESIDENT = """
+import json, sys, torch
+from groundup.config import Config
+from groundup.model.gpt import GPT, NextTokenLoss
+from groundup.optim.rules import build_optimizer
+config = Config.model_validate(json.loads(sys.argv[1]))
+gpt = GPT(config.model).init_weights()
+loss_sum, optimizer = NextTokenLoss(gpt), build_optimizer(gpt.named_parameters(), config.optimizer)
+ids = torch.randint(config.model.vocab, (config.micro_rows, config.model.block_size))
+for _ in range(2):
+    for _ in range(config.rows // config.micro_rows):
+        (loss_sum(ids, ids) / ids.numel()).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak resident memory is read from /proc")
+@pytest.mark.parametrize("vocab", [512, 50_257])
+def test_planned_memory_is_near_what_a_real_step_takes(vocab):
+    model = {"n_layer": 3, "n_head": 6, "n_embd": 384, "block_size": 128, "vocab_size": vocab}
+    planned = plan(model=model, batches={"micro_batch": 8}, train={"max_steps": 1, "batch_tokens": 2 * 8 * 128})
+    command = [sys.executable, "-c", RESIDENT, planned.config.model_dump_json()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert planned.memory.total == pytest.approx(1024 * int(done.stdout), rel=0.25)
