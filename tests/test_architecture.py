@@ -15,7 +15,7 @@ FLOORS: list[tuple[bool, set[str]]] = [
     (True, {"text", "data", "model", "optim", "presets"}),
     (True, {"checkpoint"}),
     (True, {"preparation", "training", "evaluation", "generation", "report"}),
-    (False, {"plan", "plan_text", "plan_here", "settle", "build", "runs", "api", "quickstart"}),
+    (False, {"plan", "plan_text", "plan_here", "choices", "settle", "build", "runs", "api", "quickstart"}),
     (True, {"cli", "serve"}),
 ]
 ROOT = {"__init__", "__main__"}  # the package's face: may name anything, lazily
