@@ -1,54 +1,106 @@
-"""Every command and every line of Python in the README runs, in the order in which it stands there."""
+"""Every command and every line of Python in the documents runs, in the order in which it stands there."""
 
+import json
 import re
 import shlex
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+from groundup.cli import COMMANDS
+from groundup.cli.parsing import Parser, normalise
+from groundup.data.corpora import CORPORA
+from groundup.data.hub import is_named
+from groundup.data.hubspec import parse_spec
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXECUTED = ("README.md", "docs/data.md")
+WRITTEN = ("README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/data.md", "docs/prove.md", "bench/README.md")
 
 # The same commands, made small enough for a test.
 SHRINK = {
+    "quickstart": "--minutes 0.03",
     "train": "--train.max_steps 3 --evaluate.tokens 300 --evaluate.sample_tokens 4 --train.device cpu",
     "resume": "--train.max_steps 4",
     "generate": "--max_tokens 4",
 }
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, document: str = "README.md") -> list[str]:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 def test_it_fits_two_hundred_lines():
     assert len(README.splitlines()) <= 200
 
 
-@pytest.mark.slow
-def test_its_commands_run(tmp_path, sentences):
+@pytest.fixture
+def texts(tmp_path, sentences):
+    """The texts that the documents speak of."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import zstandard
+
     (tmp_path / "book.txt").write_text("Once upon a time.\n" + sentences(2000))
     (tmp_path / "my-texts").mkdir()
     (tmp_path / "my-texts" / "a.md").write_text(sentences(1000, seed=1))
     (tmp_path / "recipe.yaml").write_text("train:\n  batch_tokens: 1024\n")
-    commands = [line for block in blocks("sh") for line in block.splitlines()]
+    rows = [sentences(5, seed=seed) for seed in range(300)]
+    pq.write_table(pa.table({"id": range(300), "body": rows}), tmp_path / "dump.parquet")
+    lines = "".join(json.dumps({"body": row}) + "\n" for row in rows)
+    (tmp_path / "dump.jsonl.zst").write_bytes(zstandard.compress(lines.encode()))
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", EXECUTED)
+def test_its_commands_run(document, texts):
+    commands = [line for block in blocks("sh", document) for line in block.splitlines()]
     assert len(commands) >= 8
     for line in commands:
-        line = re.sub(r"--train\.(budget|max_steps) \S+", "", line)
+        line = re.sub(r"--(train\.(budget|max_steps)|minutes) \S+", "", line)
         for name, options in SHRINK.items():
             line = re.sub(rf"(groundup {name} .*)", rf"\1 {options}", line)
         line = line.replace("groundup ", f"{shlex.quote(sys.executable)} -m groundup ", 1)
-        done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(line, shell=True, cwd=texts, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("document", EXECUTED)
+def test_what_it_quotes_but_a_test_cannot_run_is_a_command_all_the_same(document):
+    """Indented commands need a network, or minutes: their options and the names of their corpora are looked up."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for line in re.findall(r"^ {4}(?:\.venv/bin/)?groundup (.+)$", text, flags=re.MULTILINE):
+        name, *words = shlex.split(line)
+        command = import_module(f"groundup.cli.{COMMANDS[name][0]}")
+        parser = Parser(prog=f"groundup {name}")
+        command.add_arguments(parser)
+        for source in parser.parse_args(normalise(words)).sources:
+            assert source in CORPORA or is_named(source)
+            assert not is_named(source) or parse_spec(source)
+
+
+@pytest.mark.parametrize("document", WRITTEN)
+def test_its_links_lead_somewhere(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        if "://" not in target:
+            assert (ROOT / document).parent.joinpath(target).exists(), target
 
 
 @pytest.mark.slow
 def test_its_python_runs(tmp_path, sentences):
     (tmp_path / "book.txt").write_text("Once upon a time.\n" + sentences(1000))
-    (code,) = blocks("python")
+    code = "\n".join(blocks("python"))
     assert '"max_steps": 200' in code
     code = code.replace('"max_steps": 200', '"max_steps": 3')
+    code += '\nprint(f"last loss {loss.item():.2f} of a model with {windows.vocab_size} ids")\n'
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Once") == 2
+    assert "last loss" in done.stdout

@@ -30,6 +30,8 @@ VAL_BYTES = 2_000_000  # more validation text takes longer to score than it is w
 LEAST_VAL_FRACTION = 0.02  # of 100 documents, the fewest to be held out whole, some will be
 LEAST_BYTES = 300
 COMPARED_BYTES = 8_000_000  # of training text that xz reads beforehand, and that samples are looked for in
+ENOUGH_TOKENS = 30_000_000  # for a few minutes; more of a long text is not even prepared
+TOKENS_A_MINUTE = 10_000_000  # the same for long runs
 SAMPLES, SAMPLE_TOKENS = 3, 120
 
 
@@ -44,6 +46,7 @@ class Report:
     bits_per_byte: float  # of the whole validation text
     how: str  # that number was computed
     baselines: list[Baseline]
+    compared: int  # bytes of the training text, its last, that baselines and overlap look at
     samples: list[str]
     overlap: Overlap  # of the samples with the training text
 
@@ -80,7 +83,12 @@ def quickstart(
     say(f"{'tokenizer':<10} {spec}: as asked" if tokenizer else str(choose_tokenizer(text)))
     with reading() as progress:
         manifest = prepare_tokens(
-            sources, out / "data", tokenizer=spec, val_fraction=val_fraction(text), progress=progress
+            sources,
+            out / "data",
+            tokenizer=spec,
+            val_fraction=val_fraction(text),
+            max_tokens=None if text.whole else max(ENOUGH_TOKENS, round(minutes * TOKENS_A_MINUTE)),
+            progress=progress,
         )
     train, val = manifest.splits["train"], manifest.splits["val"]
     say(f"{'':<10} {train.tokens:,} tokens of {train.bytes / train.tokens:.2f} bytes; {val.bytes:,} bytes held out")
@@ -137,7 +145,8 @@ def report(sources: list[str], result: Result, data: Path) -> Report:
     train = split_text(data, "train", loaded.tokenizer, COMPARED_BYTES)
     val = split_text(data, "val", loaded.tokenizer, COMPARED_BYTES)
     recited = overlap([sample.encode() for sample in samples], train, val)
-    return Report(sources, data, result, name, found.bits_per_byte, how, baselines(train, val), samples, recited)
+    simpler = baselines(train, val)
+    return Report(sources, data, result, name, found.bits_per_byte, how, simpler, len(train), samples, recited)
 
 
 def split_text(data: Path, split: SplitName, tokenizer: Tokenizer, limit: int, step: int = 1_000_000) -> bytes:

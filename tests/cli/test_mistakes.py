@@ -67,7 +67,7 @@ def test_a_mistake_is_one_sentence_and_status_2(argv, sentence, groundup, tmp_pa
         ("number.jsonl", b'{"text": 5}', "text"),
         ("torn.jsonl", b'{"text": "a', "torn.jsonl:1"),
         ("cut.txt.gz", b"\x1f\x8b\x08\x00", "cut.txt.gz"),
-        ("table.parquet", b"PAR1", ".jsonl"),
+        ("table.parquet", b"PAR1", "damaged or cut short as a parquet file"),
     ],
 )
 @pytest.mark.parametrize("tokenizer", ["byte", "char", "gpt2"])

@@ -59,6 +59,7 @@ def test_the_folder_does_not_depend_on_threads_or_the_size_of_jobs(tmp_path, tok
     monkeypatch.setattr(encoding, "JOB_CHARS", 1000)
     prepare_tokens(given, tmp_path / "four", tokenizer=tokenizer, threads=4)
     monkeypatch.setattr(encoding, "JOB_PIECES", 1)
+    monkeypatch.setattr(encoding, "ENCODE_CHARS", 50)
     prepare_tokens(given, tmp_path / "seven", tokenizer=tokenizer, threads=7)
     assert digests(tmp_path / "one") == digests(tmp_path / "four") == digests(tmp_path / "seven")
 

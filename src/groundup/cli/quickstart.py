@@ -91,6 +91,7 @@ def show(found: Report) -> None:
     console.print("\nHow each is computed")
     for row in [model, *found.baselines]:
         console.print(Text(f"  {row.name}: {row.how}", "dim"))
+    console.print(Text(f"  Of the training text, they know the last {found.compared:,} bytes.", "dim"))
     for i, sample in enumerate(found.samples, 1):
         console.print(Rule(Text(f"sample {i}", "dim"), align="left", style="dim"))
         console.print(Text(visible(sample).strip()))

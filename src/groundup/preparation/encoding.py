@@ -23,8 +23,8 @@ from groundup.text import Ids, Tokenizer
 JOB_CHARS = 1 << 18
 JOB_PIECES = 4096
 
-# Characters that a tokenizer gets at a time. Some libraries keep hundreds of bytes for each while they work on them, and
-# are twice as fast where all that fits into the cache of a core.
+# Characters that a tokenizer gets at a time. Some libraries keep hundreds of bytes for each while they work on them,
+# and are twice as fast or more where all that fits into the cache of a core.
 ENCODE_CHARS = 1 << 13
 
 _NONE: Ids = np.empty(0, dtype=np.uint32)
