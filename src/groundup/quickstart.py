@@ -12,7 +12,6 @@ from pathlib import Path
 
 from groundup.api import evaluate, generate, load
 from groundup.build import Result
-from groundup.choices import Machine, choose_tokenizer, horizon, recipe
 from groundup.config import Config
 from groundup.data.shards import SplitName, Tokens
 from groundup.data.sources import STANDARD_INPUT, open_sources
@@ -20,6 +19,7 @@ from groundup.data.survey import Survey, survey
 from groundup.errors import DataError
 from groundup.evaluation.baselines import Baseline, baselines
 from groundup.evaluation.overlap import Overlap, overlap
+from groundup.planning.choices import Machine, choose_tokenizer, horizon, recipe
 from groundup.preparation.prepare import prepare_tokens
 from groundup.report.view import View
 from groundup.runs import begin, expected_epochs

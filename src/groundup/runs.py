@@ -12,10 +12,10 @@ from groundup.config import Config
 from groundup.data.batches import Batches
 from groundup.decode import Overrides, changed, decode
 from groundup.errors import ConfigError
-from groundup.plan import Data as Sizes
-from groundup.plan import Plan
-from groundup.plan_here import plan_here, with_speed
-from groundup.plan_text import summary, warnings
+from groundup.planning.here import plan_here, with_speed
+from groundup.planning.plan import Data as Sizes
+from groundup.planning.plan import Plan
+from groundup.planning.words import summary, warnings
 from groundup.report.lines import Lines
 from groundup.report.view import View
 from groundup.settle import Data, settle

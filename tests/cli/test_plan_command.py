@@ -45,7 +45,7 @@ def test_measured_or_like_another_run(groundup, run, prepared, fast):
 
 
 def test_what_does_not_fit_is_not_measured(groundup, monkeypatch):
-    monkeypatch.setattr("groundup.plan_here.main_memory", lambda: 10**6)
+    monkeypatch.setattr("groundup.planning.here.main_memory", lambda: 10**6)
     done = groundup("plan", "gpt2-nano", "--measure", "--train.device", "cpu")
     assert done.status == 0
     assert "nothing was measured" in done.out
@@ -104,7 +104,7 @@ def test_a_dry_run_is_json_too(groundup, prepared, tmp_path, fast):
 def test_measuring_changes_nothing_of_the_run(groundup, prepared, tmp_path, fast, monkeypatch):
     dropout = ("--model.dropout", 0.1)
     groundup("train", "gpt2-nano", "--data", prepared, "--out", "with", *fast, *dropout)
-    monkeypatch.setattr("groundup.plan_here.measure", lambda *args, **options: None)
+    monkeypatch.setattr("groundup.planning.here.measure", lambda *args, **options: None)
     done = groundup("train", "gpt2-nano", "--data", prepared, "--out", "without", *fast, *dropout)
     assert "no speed was measured" in done.out
     for name in ("model.safetensors", "optimizer/state.safetensors"):

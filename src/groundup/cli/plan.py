@@ -16,7 +16,7 @@ from groundup.presets import DEFAULT, PRESETS, preset
 
 if TYPE_CHECKING:
     from groundup.model.memory import Precision
-    from groundup.plan import Data
+    from groundup.planning.plan import Data
 
 GPT1_VOCAB, GPT2_VOCAB = 40_478, 50_257  # ids of their own tokenizers
 
@@ -65,8 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan and print; torch is loaded for --measure alone."""
-    from groundup.plan import Machine, Plan, Speed, free_disk, main_memory, speed_of
-    from groundup.plan_text import as_json, table
+    from groundup.planning.plan import Machine, Plan, Speed, free_disk, main_memory, speed_of
+    from groundup.planning.words import as_json, table
 
     given = args.tokens_per_second
     if given is not None and not 0 < given < math.inf:
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     config, vocabulary = _with_vocabulary(decode([preset(args.preset), *files, options]), args.preset)
     data = _data(config)
     if args.measure:
-        from groundup.plan_here import measured
+        from groundup.planning.here import measured
 
         plan = measured(config, data)
         assumed = "" if plan.speed else "it does not fit this machine, so nothing was measured"
@@ -118,7 +118,7 @@ def _with_vocabulary(config: Config, name: str) -> tuple[Config, str]:
 def _data(config: Config) -> Data | None:
     from groundup.data.batches import Batches
     from groundup.data.shards import Manifest, Tokens
-    from groundup.plan import Data
+    from groundup.planning.plan import Data
 
     if config.data is None:
         return None

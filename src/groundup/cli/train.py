@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--out: say which folder the run should be written to, or give --dry-run for the plan alone")
 
     from groundup.cli.watch import finish, watching
-    from groundup.plan_text import as_json
+    from groundup.planning.words import as_json
     from groundup.runs import begin, rehearse
 
     if args.dry_run:

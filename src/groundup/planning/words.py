@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from groundup.plan import Plan
+from groundup.planning.plan import Plan
 from groundup.report.panel import human_count, human_time
 from groundup.training.horizon import Clock
 

@@ -15,8 +15,8 @@ from groundup.errors import CheckpointError, ConfigError
 from groundup.model.gpt import GPT
 from groundup.model.memory import activation_bytes, logit_bytes
 from groundup.optim.rules import build_optimizer
-from groundup.plan import Data, Machine, Plan, Speed, speed_of, times
-from groundup.plan_text import human_bytes, length, summary, warnings
+from groundup.planning.plan import Data, Machine, Plan, Speed, speed_of, times
+from groundup.planning.words import human_bytes, length, summary, warnings
 from groundup.presets import PRESETS
 from groundup.training.horizon import Clock
 

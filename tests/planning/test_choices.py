@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.choices import (
+from groundup.data.survey import Survey
+from groundup.planning.choices import (
     LADDER,
     MOST_EPOCHS,
     Machine,
@@ -14,7 +15,6 @@ from groundup.choices import (
     horizon,
     recipe,
 )
-from groundup.data.survey import Survey
 from groundup.text.tokenizer import choose_tokenizer as tokenizer_named
 
 LAPTOP = Machine("cpu", 2, "bf16", "fast", 9e11)

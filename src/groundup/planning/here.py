@@ -13,7 +13,7 @@ from groundup.config import Config
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.model.memory import Precision
 from groundup.optim.rules import Optimizers, build_optimizer
-from groundup.plan import Data, Machine, Plan, Speed, free_disk, main_memory
+from groundup.planning.plan import Data, Machine, Plan, Speed, free_disk, main_memory
 from groundup.training.device import autocast, choose_device, choose_precision, cores, device_memory
 from groundup.training.feed import as_micro_batch
 from groundup.training.speed import measure
