@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench import generate, start, train_step
+from bench import generate, start, time_to_loss, train_step
 from bench.measure import Options, Result, gemm_gflops, machine
 from groundup.errors import UsageError
 
@@ -21,6 +21,7 @@ SUBJECTS: dict[str, Callable[[Options], Result]] = {
     "start": start.run,
     "train-step": train_step.run,
     "generate": generate.run,
+    "time-to-loss": time_to_loss.run,
 }
 
 

@@ -27,7 +27,7 @@ def twin(gpt: GPT, checkout: Path) -> Any:
     assert config.activation == "gelu", "nanoGPT has no other"
     assert config.tied, "nanoGPT always ties its head"
     shape = {name: getattr(config, name) for name in ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias")}
-    module = _load(checkout / "model.py")
+    module = load_module(checkout / "model.py")
     with quiet():
         model = module.GPT(module.GPTConfig(vocab_size=config.vocab, **shape))
     model.load_state_dict(
@@ -44,7 +44,8 @@ def quiet() -> contextlib.AbstractContextManager[object]:
     return contextlib.redirect_stdout(io.StringIO())
 
 
-def _load(path: Path) -> ModuleType:
+def load_module(path: Path) -> ModuleType:
+    """A file of the checkout as a module; UsageError when it is not there."""
     if not path.is_file():
         raise UsageError(f"--nanogpt: there is no {path}; `{CLONE}` makes a checkout")
     spec = importlib.util.spec_from_file_location("nanogpt_model", path)

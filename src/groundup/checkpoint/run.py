@@ -29,7 +29,7 @@ class RunFolder:
     environment.json   command, versions, machine, git commit
     log.jsonl          one object a line: steps, evaluations, samples, saves, resumes
     checkpoints/       step-00001000/ …
-    latest             -> the newest checkpoint
+    latest, best       -> the newest checkpoint, and the one with the lowest validation loss
     """
 
     def __init__(self, path: Path) -> None:

@@ -34,7 +34,7 @@ commands:
 `groundup COMMAND --help` tells all about a command. First steps:
 
   groundup quickstart                                    # about 3 minutes, no download
-  groundup prepare my-texts/ --out data/mine --tokenizer gpt2
+  groundup prepare my-texts/ --out data/mine --tokenizer bpe:4096
   groundup train gpt2-micro --data data/mine --out runs/mine
   groundup generate runs/mine --prompt "Once"
 """

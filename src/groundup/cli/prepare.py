@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+MICRO_VOCAB = 16_384  # ids; with more, the output head of a small model would be most of its work
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
@@ -23,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument(
         "--tokenizer", default="gpt2", metavar="NAME",
-        help="byte, char, gpt2, bpe:SIZE to learn one, or a folder that holds one [gpt2]",
+        help="byte, char, gpt1, gpt2, bpe:SIZE to learn one, a tokenizer.json, or a folder that holds one [gpt2]",
     )  # fmt: skip
     parser.add_argument(
         "--column", default="text", metavar="NAME", help="field of .jsonl and .parquet that holds the text [text]"
@@ -77,5 +79,6 @@ def run(args: argparse.Namespace) -> int:
         ratio = f", {split.bytes / split.tokens:.2f} bytes a token" if split.tokens else ""
         print(f"{name:<6}{split.documents:>10,} documents {split.bytes:>15,} bytes {split.tokens:>14,} tokens{ratio}")
     print(f"tokenizer {manifest.tokenizer.name}, {manifest.tokenizer.n_vocab:,} ids; written to {args.out}")
-    print(f"next: groundup train gpt2-micro --data {args.out} --out runs/{Path(args.out).name}")
+    preset = "gpt2-micro" if manifest.tokenizer.n_vocab <= MICRO_VOCAB else "gpt2"
+    print(f"next: groundup train {preset} --data {args.out} --out runs/{Path(args.out).name}")
     return 0

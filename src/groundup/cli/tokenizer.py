@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--column", default="text", metavar="NAME", help="field of .jsonl lines that holds the text [text]"
+        "--column", default="text", metavar="NAME", help="field of .jsonl and .parquet that holds the text [text]"
     )
     parser.add_argument(
         "--errors", default="strict", choices=("strict", "replace"),

@@ -5,7 +5,7 @@
     documents-train.bin   where each document begins: `DOCUMENT` records in order of their start
     request.json          what was asked for, and which files it was made from (see `groundup.preparation.request`)
 
-The same for `val`. Nothing in a folder depends on when, where or by whom it was made.
+The same for `val`. None of these depends on when, where or by whom they were made.
 """
 
 import hashlib

@@ -10,8 +10,9 @@ from groundup.preparation.splitting import ByHash, LastPart
 from groundup.preparation.watch import Watch
 from groundup.text.tokenizer import Learner, Tokenizer
 
-# Characters that merges are learnt from, at most: taken evenly from the whole corpus, by the place in its files. Twenty
-# times as many characters would hardly change the frequent words, while the counts of rare ones fill the memory.
+# Characters that merges are learnt from, at most: taken evenly from the whole corpus, by the place in its files, or from
+# its beginning where its size is not known. Twenty times as many characters would hardly change the frequent words,
+# while the counts of rare ones fill the memory.
 LEARN_CHARS = 100_000_000
 
 STRETCH = 1 << 14  # characters handed over at a time; the learner's library holds some hundreds of such stretches
@@ -21,7 +22,9 @@ def learnt(learner: Learner, corpus: Corpus, rule: ByHash | LastPart, watch: Wat
     """The tokenizer of the training text, or of all text where the learner needs that."""
     seen = _Seen(corpus, rule, learner.needs_all_text, watch)
     tokenizer = learner.learn(seen.stretches())
-    if seen.passed_over:
+    if seen.enough:
+        watch.say(f"learnt from the first {seen.taken / 1e6:,.0f} million characters")
+    elif seen.passed_over:
         whole = seen.taken + seen.passed_over
         watch.say(
             f"learnt from {seen.taken / 1e6:,.0f} of {whole / 1e6:,.0f} million characters, evenly from all of it"
@@ -36,8 +39,15 @@ class _Seen:
         self._corpus, self._rule, self._everything, self._watch = corpus, rule, everything, watch
         self.taken = self.passed_over = 0  # characters
 
+    @property
+    def enough(self) -> bool:
+        """Whether nothing further will be taken: known beforehand only where the size of the corpus is not."""
+        return not self._everything and not self._corpus.size and self.taken > LEARN_CHARS
+
     def stretches(self) -> Iterator[str]:
         for document in self._corpus:
+            if self.enough:
+                return
             for split, chunks in self._rule.parts(document):
                 if split != "train" and not self._everything:
                     continue
