@@ -64,9 +64,10 @@ def prepare(
 
     `sources`: text files, source code, .jsonl and .parquet (each text also .gz or .zst), folders, patterns such as
     `texts/**/*.txt`, `-` for standard input, `shakespeare`, `python-docs`, corpora of the hub. `tokenizer`: `byte`,
-    `char`, `gpt1`, `gpt2`, `bpe:SIZE`, a `tokenizer.json`, or a folder that holds one. `column` names the text field of .jsonl and .parquet rows.
-    `val_fraction` of the text is held out. The first `max_documents` are read, at most `max_tokens` written. `clean`:
-    any of `lowercase`, `digits`, `punctuation`. `progress` is told the bytes of input done.
+    `char`, `gpt1`, `gpt2`, `bpe:SIZE`, a `tokenizer.json`, or a folder that holds one. `column` names the text field of
+    .jsonl and .parquet rows. `val_fraction` of the text is held out. The first `max_documents` are read, at most
+    `max_tokens` written. `clean`: any of `lowercase`, `digits`, `punctuation`. `progress` is told the bytes of input
+    done.
 
     A call that was killed goes on when it is repeated, and ends in the same folder; a finished one does nothing;
     `overwrite` replaces what was made from other sources or otherwise. Raises DataError, TokenizerError, UsageError.

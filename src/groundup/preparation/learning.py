@@ -10,9 +10,9 @@ from groundup.preparation.splitting import ByHash, LastPart
 from groundup.preparation.watch import Watch
 from groundup.text.tokenizer import Learner, Tokenizer
 
-# Characters that merges are learnt from, at most: taken evenly from the whole corpus, by the place in its files, or from
-# its beginning where its size is not known. Twenty times as many characters would hardly change the frequent words,
-# while the counts of rare ones fill the memory.
+# Characters that merges are learnt from, at most: taken evenly from the whole corpus, by the place in its files, or
+# from its beginning where its size is not known. Twenty times as many characters would hardly change the frequent
+# words, while the counts of rare ones fill the memory.
 LEARN_CHARS = 100_000_000
 
 STRETCH = 1 << 14  # characters handed over at a time; the learner's library holds some hundreds of such stretches
