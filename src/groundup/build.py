@@ -23,7 +23,7 @@ from groundup.optim.schedule import build_schedule
 from groundup.report.view import View
 from groundup.seeds import mix
 from groundup.settle import Data, prompt_ids, prompt_text
-from groundup.training.best import Best, Patient
+from groundup.training.best import Best, EarlyEnd
 from groundup.training.device import autocast, reseed
 from groundup.training.feed import Feed
 from groundup.training.guard import Guard
@@ -93,7 +93,7 @@ class Training:
     @property
     def done(self) -> bool:
         """Whether there is nothing left to do."""
-        return self._patient().reached(self.progress)
+        return self._end().reached(self.progress)
 
     def run(self) -> Result:
         """Train to the horizon, or until a signal; the last thing written is always a whole checkpoint."""
@@ -103,8 +103,8 @@ class Training:
         progress = self.progress
         return Result(self.folder.path, self.saved, progress.step, progress.tokens, self.losses, self.best, ended_by)
 
-    def _patient(self) -> Patient:
-        return Patient(self.horizon, self.best, self.config.train.patience)
+    def _end(self) -> EarlyEnd:
+        return EarlyEnd(self.horizon, self.best, self.config.train.patience, self.config.train.stop_after)
 
     def _train(self) -> int | None:
         config = self.config
@@ -114,12 +114,13 @@ class Training:
             with closing(self.log), StopSignals(self._say_stopping) as stop:
                 if self.resumed_from:
                     self.log.write("resume", step=self.progress.step, checkpoint=self.resumed_from.name)
+                    self._catch_up()
                 fit(
                     self.loss_sum,
                     self.optimizer,
                     Feed(self.windows, config.rows, config.micro_rows, self.device),
                     build_schedule(config.schedule, config.optimizer.learning_rate, total),
-                    self._patient(),
+                    self._end(),
                     self.progress,
                     clip=config.optimizer.grad_clip,
                     autocast=self.autocast,
@@ -150,8 +151,7 @@ class Training:
         return [
             log_step(self.log.write),
             self._show,
-            # Patience counts evaluations, so a stop must not swallow one.
-            every(c.evaluate.every_steps, self._evaluate, when_stopping=c.train.patience is not None),
+            every(c.evaluate.every_steps, lambda info: self._evaluate(info.step)),
             every(c.evaluate.sample_every_steps, self._sample),
             self._save_best,
             every(c.checkpoint.every_steps, self._save, when_stopping=True),
@@ -187,7 +187,13 @@ class Training:
             autocast=self.autocast,
         )
 
-    def _evaluate(self, info: StepInfo) -> None:
+    def _catch_up(self) -> None:
+        """The evaluation that was due when a stop came: which loss was best must not depend on interruptions."""
+        n, step = self.config.evaluate.every_steps, self.progress.step
+        if n and step and step % n == 0 and self.best.seen < step and self.data.val is not None:
+            self._evaluate(step)
+
+    def _evaluate(self, step: int) -> None:
         limit, split, val = self.config.evaluate.tokens, self.data.manifest.splits["val"], None
         if self.data.val is not None:
             val = self._loss(self.data.val, limit)
@@ -197,17 +203,15 @@ class Training:
             val.nats_per_token if val else None,
             val.bits_per_byte(split.tokens, split.bytes) if val else None,
         )
-        self.log.write(
-            "eval", step=info.step, **{k: finite(v) for k, v in asdict(self.losses).items() if v is not None}
-        )
+        self.log.write("eval", step=step, **{k: finite(v) for k, v in asdict(self.losses).items() if v is not None})
         if self.losses.val_loss is not None:
             self.view.evaluation(
-                step=info.step,
+                step=step,
                 train_loss=train.nats_per_token,
                 val_loss=self.losses.val_loss,
                 bits_per_byte=self.losses.bits_per_byte,
             )
-            self.best.see(info.step, self.losses.val_loss)
+            self.best.see(step, self.losses.val_loss)
             if self.best.since == self.config.train.patience:
                 best = f"{self.best.loss:.4f} at step {self.best.step:,}"
                 self.view.message(f"no better validation loss in {self.best.since} evaluations: the best was {best}")
@@ -239,8 +243,8 @@ class Training:
         state.save(folder, self.config, self.data.tokenizer, progress, self.gpt, self.optimizer)
         self.log.write("save", step=info.step, checkpoint=folder.name)
         self.folder.point("latest", folder)
-        best = self.folder.checkpoint(self.best.step)
-        if self.best.step == info.step:
+        best = self.folder.checkpoint(self.best.step) if self.config.checkpoint.best else None
+        if best and best.is_dir():
             self.folder.point("best", best)
         self.folder.prune(self.config.checkpoint.keep_last, spared=best)
         self.saved = folder

@@ -164,6 +164,8 @@ class TrainConfig(Section):
     """horizon in passes over the training split"""
     budget: Duration | None = None
     """horizon in wall-clock time, such as 30m; the learning rate ends when the time does"""
+    stop_after: Duration | None = None
+    """stop in a checkpoint after this much training time, wherever the learning rate stands"""
     patience: Positive | None = None
     """stop early after this many evaluations without a lower validation loss; none never does"""
     batch_tokens: Positive = 8192

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -9,27 +10,32 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from groundup.api import evaluate, generate, load
 from groundup.build import Result
+from groundup.checkpoint.run import RunFolder
 from groundup.config import Config
-from groundup.data.shards import SplitName, Tokens
+from groundup.data.shards import Manifest, SplitName, Tokens
 from groundup.data.sources import STANDARD_INPUT, open_sources
 from groundup.data.survey import Survey, survey
 from groundup.errors import DataError
 from groundup.evaluation.baselines import Baseline, baselines
 from groundup.evaluation.overlap import Overlap, overlap
-from groundup.planning.choices import Machine, choose_tokenizer, horizon, recipe
+from groundup.planning.choices import Choice, Machine, choose_tokenizer, horizon, recipe
 from groundup.preparation.prepare import prepare_tokens
+from groundup.preparation.splitting import ENOUGH_DOCUMENTS
 from groundup.report.view import View
 from groundup.runs import begin, expected_epochs
 from groundup.text.tokenizer import Tokenizer
 from groundup.training.device import choose_device, choose_precision, cores, matmul_flops
 
 VAL_BYTES = 2_000_000  # more validation text takes longer to score than it is worth, in a few minutes
-LEAST_VAL_FRACTION = 0.02  # of 100 documents, the fewest to be held out whole, some will be
+LEAST_VAL_FRACTION = 0.01
+LEAST_VAL_DOCUMENTS = 10  # on average: the chance that none is held out is then 1 in 20,000
 LEAST_BYTES = 300
-COMPARED_BYTES = 8_000_000  # of training text that xz reads beforehand, and that samples are looked for in
+COMPARED_BYTES = 8_000_000  # of training text that xz reads beforehand
+SEARCHED_BYTES = 100_000_000  # of training text that samples are looked for in: more than is prepared in a few minutes
 ENOUGH_TOKENS = 30_000_000  # for a few minutes; more of a long text is not even prepared
 TOKENS_A_MINUTE = 10_000_000  # the same for long runs
 SAMPLES, SAMPLE_TOKENS = 3, 120
@@ -43,17 +49,21 @@ class Report:
     data: Path
     result: Result
     checkpoint: str  # whose numbers these are
+    loss: float  # nats a token, of the whole validation split
     bits_per_byte: float  # of the whole validation text
     how: str  # that number was computed
     baselines: list[Baseline]
     compared: int  # bytes of the training text, its last, that baselines and overlap look at
     samples: list[str]
     overlap: Overlap  # of the samples with the training text
+    prompt: str  # a word of the text
 
 
 def free_folder(sources: Sequence[str], parent: Path = Path("runs")) -> Path:
-    """`runs/NAME`, or `runs/NAME-2` and so on where that is taken."""
-    name = "text" if sources[0] == "-" else Path(sources[0]).resolve().name.split(".")[0] or "text"
+    """`runs/NAME`, or `runs/NAME-2` and so on where that is taken; NAME is made of the first source's letters."""
+    there = Path(sources[0]).resolve().name if Path(sources[0]).exists() else sources[0]
+    words = re.findall(r"[\w-]+", there.removeprefix("hf:").partition(".")[0])
+    name = "-".join(words).strip("-") or "text"
     candidates = (parent / (f"{name}-{i}" if i > 1 else name) for i in count(1))
     return next(path for path in candidates if not path.exists())
 
@@ -69,7 +79,36 @@ def quickstart(
     watching: Callable[[str, Config], AbstractContextManager[View]],
 ) -> Report:
     """Look at `sources` and the machine, choose, prepare, train for `minutes`, measure, sample. All into `out`."""
-    given, sources = list(sources), [kept(source, out) for source in sources]
+    run = RunFolder(out)
+    run.refuse_existing()
+    with TemporaryDirectory(prefix="groundup-") as temporary:
+        readable = [kept(source, Path(temporary)) for source in sources]
+        manifest = prepared(list(sources), readable, out / "data", minutes, tokenizer, say, reading)
+    train = manifest.splits["train"]
+    machine = this_machine()
+    say(f"{'machine':<10} {machine.device}, {machine.threads} threads, {machine.precision}: {machine.reason}")
+    config, choices = recipe(
+        machine, minutes * 60, str(out / "data"), train.tokens, train.bytes, manifest.tokenizer.n_vocab
+    )
+    config, length = horizon(config, expected_epochs(config), train.tokens)
+    for choice in (*choices, length):
+        say(str(choice))
+    with watching(f"groundup quickstart: {', '.join(sources)}", config) as view:
+        result = begin(config, out, view)
+    say("measuring what the model has learnt, beside gzip, xz and two models that only count")
+    return report(list(sources), result, out / "data")
+
+
+def prepared(
+    given: list[str],
+    sources: list[str],
+    data: Path,
+    minutes: float,
+    tokenizer: str | None,
+    say: Callable[[str], None],
+    reading: Callable[[], AbstractContextManager[Callable[[int], None]]],
+) -> Manifest:
+    """Look at the text, choose its tokenizer, and turn it into tokens."""
     with open_sources(sources) as corpus:
         text = survey(corpus)
     if text.bytes < LEAST_BYTES:
@@ -79,47 +118,37 @@ def quickstart(
     say(f"{'text':<10} {', '.join(given)}: {text.size}")
     if text.distinct == 1:
         say(f"{'':<10} one character, over and over: there is nothing to learn but that")
-    spec = tokenizer or choose_tokenizer(text).value
-    say(f"{'tokenizer':<10} {spec}: as asked" if tokenizer else str(choose_tokenizer(text)))
+    chosen = Choice("tokenizer", tokenizer, "as asked") if tokenizer else choose_tokenizer(text)
+    say(str(chosen))
     with reading() as progress:
         manifest = prepare_tokens(
             sources,
-            out / "data",
-            tokenizer=spec,
+            data,
+            tokenizer=chosen.value,
             val_fraction=val_fraction(text),
             max_tokens=None if text.whole else max(ENOUGH_TOKENS, round(minutes * TOKENS_A_MINUTE)),
             progress=progress,
         )
     train, val = manifest.splits["train"], manifest.splits["val"]
     say(f"{'':<10} {train.tokens:,} tokens of {train.bytes / train.tokens:.2f} bytes; {val.bytes:,} bytes held out")
-    machine = this_machine()
-    say(f"{'machine':<10} {machine.device}, {machine.threads} threads, {machine.precision}: {machine.reason}")
-    config, choices = recipe(
-        machine, minutes * 60, str(out / "data"), train.tokens, train.bytes, manifest.tokenizer.n_vocab
-    )
-    config, length = horizon(config, expected_epochs(config))
-    for choice in (*choices, length):
-        say(str(choice))
-    with watching(f"groundup quickstart: {', '.join(given)}", config) as view:
-        result = begin(config, out, view)
-    say("measuring what the model has learnt, beside gzip, xz and two models that only count")
-    return report(given, result, out / "data")
+    return manifest
 
 
-def kept(source: str, out: Path) -> str:
+def kept(source: str, folder: Path) -> str:
     """The source, or where it was put if it can be read only once."""
     if source != STANDARD_INPUT:
         return source
-    file = out / "standard-input.txt"
-    out.mkdir(parents=True, exist_ok=True)
-    with file.open("wb") as text:
-        shutil.copyfileobj(sys.stdin.buffer, text)
+    file = folder / "standard-input.txt"
+    if not file.exists():
+        with file.open("wb") as text:
+            shutil.copyfileobj(sys.stdin.buffer, text)
     return str(file)
 
 
 def val_fraction(text: Survey) -> float:
-    """A tenth, or less of a long text."""
-    return max(LEAST_VAL_FRACTION, min(0.1, VAL_BYTES / text.bytes))
+    """A tenth, or less of a long text, but of many documents enough that some are surely held out."""
+    documents = LEAST_VAL_DOCUMENTS / text.documents if text.documents >= ENOUGH_DOCUMENTS else 0.0
+    return min(0.1, max(LEAST_VAL_FRACTION, VAL_BYTES / text.bytes, documents))
 
 
 def this_machine() -> Machine:
@@ -142,11 +171,22 @@ def report(sources: list[str], result: Result, data: Path) -> Report:
         f"{loaded.config.model.block_size}: {found.loss:.4f} nats a token x tokens / bytes / ln 2."
     )
     samples = generate(loaded, num_samples=SAMPLES, max_tokens=SAMPLE_TOKENS, temperature=0.8, top_k=200)
-    train = split_text(data, "train", loaded.tokenizer, COMPARED_BYTES)
+    train = split_text(data, "train", loaded.tokenizer, SEARCHED_BYTES)
     val = split_text(data, "val", loaded.tokenizer, COMPARED_BYTES)
-    recited = overlap([sample.encode() for sample in samples], train, val)
-    simpler = baselines(train, val)
-    return Report(sources, data, result, name, found.bits_per_byte, how, simpler, len(train), samples, recited)
+    return Report(
+        sources=sources,
+        data=data,
+        result=result,
+        checkpoint=name,
+        loss=found.loss,
+        bits_per_byte=found.bits_per_byte,
+        how=how,
+        baselines=baselines(train[-COMPARED_BYTES:], val),
+        compared=min(len(train), COMPARED_BYTES),
+        samples=samples,
+        overlap=overlap([sample.encode() for sample in samples], train, val),
+        prompt=next(iter(train[:200].decode(errors="ignore").split()), ""),
+    )
 
 
 def split_text(data: Path, split: SplitName, tokenizer: Tokenizer, limit: int, step: int = 1_000_000) -> bytes:

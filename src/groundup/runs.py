@@ -26,6 +26,7 @@ RESUMABLE_SECTIONS = ("evaluate.", "checkpoint.")
 RESUMABLE = {
     "data",
     "train.patience",
+    "train.stop_after",
     "train.max_steps",
     "train.max_tokens",
     "train.epochs",
@@ -105,7 +106,7 @@ def go_on(run: RunFolder, config: Config, keys: list[str], view: View) -> Result
         run.write_config(config)
     if training.done:
         horizon = "--train.budget" if isinstance(training.horizon, Clock) else "--train.max_steps"
-        option = horizon if training.horizon.reached(training.progress) else "--train.patience"
+        option = horizon if training.horizon.reached(training.progress) else "--train.patience or --train.stop_after"
         view.message(f"{run.path}: finished at step {training.progress.step:,}; a larger {option} goes on")
     else:
         start = checkpoint.name if checkpoint else "the start: it has no checkpoint yet"

@@ -1,12 +1,13 @@
 """The best checkpoint is kept, and patience ends a run that has stopped getting better."""
 
 import itertools
-import json
-import shutil
+import os
+import signal
 
 import pytest
 
 import groundup
+from groundup.build import Training
 from groundup.checkpoint.run import RunFolder, read_log
 from groundup.evaluation.loss import Loss
 from groundup.training.best import Best
@@ -35,7 +36,7 @@ def merged(**changes):
 def test_the_best_checkpoint_stays_and_can_be_named(prepared, tmp_path, scripted):
     overrides = merged(train={"max_steps": 35})
     result = groundup.train(prepared, tmp_path / "run", overrides=overrides)
-    assert result.best == Best(loss=1.0, step=15, since=4)
+    assert result.best == Best(loss=1.0, step=15, since=4, seen=35)
     assert [folder.name for folder in RunFolder(tmp_path / "run").steps()] == ["step-00000015", "step-00000035"]
     assert groundup.load(tmp_path / "run", checkpoint="best").folder.name == "step-00000015"
     assert groundup.load(tmp_path / "run").folder.name == "step-00000035"
@@ -60,15 +61,58 @@ def test_patience_ends_the_run_one_step_after_its_last_evaluation(prepared, tmp_
     assert groundup.resume(tmp_path / "run", overrides={"train": {"patience": 50}}).step == 40
 
 
-def test_patience_survives_an_interruption(prepared, tmp_path, scripted):
-    overrides = merged(train={"patience": 3, "max_steps": 22}, checkpoint={"every_steps": 22})
-    groundup.train(prepared, tmp_path / "run", overrides=overrides)
-    (newest,) = [f for f in RunFolder(tmp_path / "run").steps() if f.name == "step-00000022"]
-    assert json.loads((newest / "progress.json").read_text())["best"]["step"] == 15
-    shutil.rmtree(tmp_path / "run" / "latest", ignore_errors=True)
-    result = groundup.resume(tmp_path / "run", overrides={"train": {"max_steps": 40}})
-    assert result.best.step == 15
-    assert result.step < 40
+@pytest.mark.parametrize("stops", [[7], [10], [15], [6, 8, 10, 11], [25, 30], [30]], ids=str)
+def test_stops_change_neither_which_was_best_nor_when_patience_ends(stops, prepared, tmp_path, monkeypatch, curve):
+    """Losses follow from the step, as if trained; SIGTERM comes in the middle of the steps named."""
+    overrides = merged(train={"patience": 3}, checkpoint={"keep_last": 3})
+    groundup.train(prepared, tmp_path / "untouched", overrides=overrides)
+    monkeypatch.setattr("groundup.training.guard.Guard.admits", killing(set(stops)))
+    result = groundup.train(prepared, tmp_path / "run", overrides=overrides)
+    while result.signal:
+        result = groundup.resume(tmp_path / "run")
+    untouched = groundup.resume(tmp_path / "untouched")
+    assert (result.step, result.best) == (untouched.step, untouched.best) == (31, Best(1.0, 15, 4, 31))
+    assert final_losses(tmp_path / "run") == final_losses(tmp_path / "untouched")
+    assert groundup.load(tmp_path / "run", checkpoint="best").folder.name == "step-00000015"
+
+
+@pytest.fixture
+def curve(monkeypatch):
+    """The validation loss is a function of the step: CURVE at every fifth."""
+    original = Training._evaluate
+
+    def evaluate(self, step):
+        value = CURVE[step // 5 - 1] if step % 5 == 0 else 9.0
+        monkeypatch.setattr("groundup.build.split_loss", lambda *args, **kwargs: Loss(value, 100))
+        original(self, step)
+
+    monkeypatch.setattr(Training, "_evaluate", evaluate)
+
+
+def killing(steps: set[int]):
+    """A guard that lets each of these steps be interrupted once."""
+
+    def admits(self, step, loss, grad_norm):
+        if step in steps:
+            steps.remove(step)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return True
+
+    return admits
+
+
+def final_losses(run) -> dict[int, float]:
+    return {r["step"]: r["val_loss"] for r in read_log(run / "log.jsonl") if r["event"] == "eval" and r["step"] <= 30}
+
+
+def test_a_hard_stop_ends_the_run_whatever_the_horizon(prepared, tmp_path):
+    overrides = merged(train={"max_steps": 1_000_000, "stop_after": "1s"}, evaluate={"every_steps": 0})
+    result = groundup.train(prepared, tmp_path / "run", overrides=overrides)
+    assert 1 <= result.step < 1_000_000
+    assert result.signal is None
+    step = groundup.resume(tmp_path / "run").step
+    assert step == result.step, "its time is over"
+    assert groundup.resume(tmp_path / "run", overrides={"train": {"stop_after": "2s"}}).step > step
 
 
 def test_patience_without_anything_to_measure_is_an_error(prepared, tmp_path, sentences):

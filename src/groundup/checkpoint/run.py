@@ -124,8 +124,8 @@ class RunFolder:
         except (OSError, NotImplementedError):
             temporary.unlink(missing_ok=True)  # Windows without the privilege to link
 
-    def prune(self, keep: int, spared: Path) -> None:
-        """Delete all but the newest `keep` checkpoints and one that is spared."""
+    def prune(self, keep: int, spared: Path | None) -> None:
+        """Delete all but the newest `keep` checkpoints and the one that is spared."""
         for folder in self.steps()[:-keep]:
             if folder != spared:
                 remove_folder(folder)

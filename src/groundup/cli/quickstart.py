@@ -64,10 +64,17 @@ def run(args: argparse.Namespace) -> int:
         watching=partial(watching, plain=args.json),
     )
     if args.json:
-        values = {"bits_per_byte": found.bits_per_byte, "baselines": [asdict(b) for b in found.baselines]}
-        losses = asdict(found.result.losses)
-        values |= {"checkpoint": found.checkpoint, "samples": found.samples, "overlap": asdict(found.overlap)}
-        print(json.dumps({"run": str(out), **losses, **values}, ensure_ascii=False))
+        values = {
+            "run": str(out),
+            "steps": found.result.step,
+            "checkpoint": found.checkpoint,
+            "val_loss": found.loss,
+            "bits_per_byte": found.bits_per_byte,
+            "baselines": [asdict(b) for b in found.baselines],
+            "samples": found.samples,
+            "overlap": asdict(found.overlap) | {"recites": found.overlap.recites},
+        }
+        print(json.dumps(values, ensure_ascii=False))
     else:
         show(found)
     return 128 + found.result.signal if found.result.signal else 0
@@ -75,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 def show(found: Report) -> None:
     """The losses beside simpler models, what each number means, three samples, and where to go from here."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # paths and samples may hold brackets
     model = Baseline("this model", found.bits_per_byte, found.how)
     rows = sorted([model, *found.baselines], key=lambda row: row.bits_per_byte)
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -106,11 +113,11 @@ def show(found: Report) -> None:
         console.print(f"best at step {best.step:,}, which all of the above is about; after it came no lower loss")
     console.print("\nwhat to try next")
     for command, effect in (
-        (f'groundup generate {run}{which} --prompt "The" --num_samples 3', "let it write more"),
+        (f"groundup generate {quote(run)}{which} --prompt {quote(found.prompt)} --num_samples 3", "let it write more"),
         (f"groundup quickstart {shlex.join(found.sources)} --minutes 15", "train for longer"),
         ("groundup quickstart your-text.txt", "your own text, or a folder of texts"),
         (
-            f"groundup train gpt2-mini --data {data} --out runs/mini",
+            f"groundup train gpt2-mini --data {quote(data)} --out runs/mini",
             "GPT-2's architecture, and a larger model",
         ),
     ):
@@ -125,3 +132,8 @@ def recital(found: Overlap) -> str:
             f"It recites: {found.length} bytes stand in the training text word for word, while {usual}: {found.text!r}"
         )
     return f"It does not recite: its samples share {found.length} bytes in a row with the training text, and {usual}."
+
+
+def quote(what: object) -> str:
+    """As a shell reads it back."""
+    return shlex.quote(str(what))

@@ -90,8 +90,10 @@ def _runs(places: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
 
 def _shared(stretch: bytes, others: Sequence[bytes], least: int) -> bytes:
     """The longest part of `stretch`, longer than `least`, that stands in one of the others; or nothing."""
-    best, length = b"", least
+    best, length, longest = b"", least, max(map(len, others), default=0)
     for start in range(len(stretch)):
+        if length >= longest:  # as in text that only repeats itself
+            break
         while start + length < len(stretch) and any(stretch[start : start + length + 1] in other for other in others):
             length += 1
             best = stretch[start : start + length]

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from groundup.config import Config, ModelConfig
+from groundup.config import Config
 from groundup.data.survey import Survey
 from groundup.decode import Overrides, decode
 from groundup.model.count import flops_per_token, parameters
@@ -17,20 +17,26 @@ from groundup.presets import MODERN_PARTS
 
 BPE_FROM = 400_000  # bytes of text from which learning a vocabulary pays
 BPE_FROM_WIDE = 30_000  # the same for scripts whose characters take several bytes, which bytes alone would tear apart
-BPE_SIZES = (512, 8192)
+BPE_SIZES = (512, 4096)
+FEW = 8  # different characters, as in a genome
 BYTES_AN_ID = 1_000  # bytes of text for each id of a vocabulary: enough to see most pieces often
 
-CONTEXT_BYTES = 200  # of text that a window holds, about
+CONTEXT_BYTES = 180  # of text that a window holds, about
+LONG_RUN = 120  # seconds; from here on there is time to learn from windows twice as long
+STEP_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 32_768}
 
-# (layers, heads, width), from small to large
+# (layers, heads, width), from small to large: wide and shallow, which learns fastest in minutes
 LADDER = (
-    (2, 2, 64), (3, 3, 96), (4, 4, 128), (4, 5, 160), (4, 6, 192), (6, 4, 256), (6, 6, 384), (8, 8, 512), (12, 6, 768),
+    (2, 2, 64), (2, 3, 96), (2, 4, 128), (2, 4, 160), (2, 4, 192), (3, 4, 192), (3, 4, 256), (4, 4, 256), (6, 4, 256),
+    (6, 6, 384), (8, 8, 512), (12, 6, 768),
 )  # fmt: skip
 SUSTAINED = 0.15  # of the speed of bare matrix products that training reaches, small as these models are
-WORK_A_SQUARE = 14.0  # FLOPs of the whole training for each parameter squared: at 6 FLOPs, 2.3 tokens a parameter …
-# … a small part of Chinchilla's 20: in minutes on small text, steps count for more than the last bit of efficiency.
+WORK_A_SQUARE = 10.0  # FLOPs of the whole training for each parameter of the blocks, squared
 PARAMETERS_A_TOKEN = 4.0  # more can only learn the text by heart
-MOST_EPOCHS = 8  # after that, a model of this size gets worse on text that it has not seen
+MOST_EPOCHS = 8  # after that, a model of this size gets worse on text that it has not seen …
+LEAST_STEPS = 300  # … but it takes some steps to learn anything at all
+STEPS_AN_EPOCH = 32  # at least: of a small text the steps are small, or there would be few of them
+EVALUATIONS = 10  # during the run, to find the best checkpoint; every 250 steps where it is long
 
 
 class Machine(NamedTuple):
@@ -58,6 +64,8 @@ class Choice:
 def choose_tokenizer(text: Survey) -> Choice:
     """A tokenizer for this text."""
     wide = text.bytes_a_character > 1.5
+    if text.distinct <= FEW:
+        return Choice("tokenizer", "byte", f"{text.distinct} different characters are a vocabulary already")
     if text.bytes < (BPE_FROM_WIDE if wide else BPE_FROM):
         return Choice("tokenizer", "byte", "too little text to learn a vocabulary from; every byte is a token")
     size = 2 ** round(math.log2(text.bytes / BYTES_AN_ID))
@@ -66,10 +74,11 @@ def choose_tokenizer(text: Survey) -> Choice:
     return Choice("tokenizer", f"bpe:{size}", f"{size:,} pieces of words learnt from the text; {why}")
 
 
-def choose_context(tokens: int, text_bytes: int) -> tuple[int, Choice]:
+def choose_context(tokens: int, text_bytes: int, seconds: float) -> tuple[int, Choice]:
     """A context of about `CONTEXT_BYTES`, in tokens a power of two, of which the training split holds several."""
     bytes_a_token = max(1.0, text_bytes / max(1, tokens))
-    block_size = 2 ** round(math.log2(CONTEXT_BYTES / bytes_a_token))
+    wanted = CONTEXT_BYTES * (2 if seconds >= LONG_RUN else 1)
+    block_size = max(8, 2 ** math.floor(max(3.0, math.log2(wanted / bytes_a_token))))
     why = f"about {block_size * bytes_a_token:,.0f} bytes; short windows learn fastest in little time"
     while block_size > 8 and tokens < 4 * block_size:
         block_size //= 2
@@ -77,47 +86,54 @@ def choose_context(tokens: int, text_bytes: int) -> tuple[int, Choice]:
     return block_size, Choice("context", f"{block_size} tokens", why)
 
 
-def choose_shape(machine: Machine, seconds: float, tokens: int, vocab: int, block_size: int) -> tuple[Any, Choice]:
-    """The largest model that the time can fill and the text can feed: (layers, heads, width)."""
+def choose_shape(machine: Machine, seconds: float, tokens: int) -> tuple[tuple[int, int, int], str]:
+    """The largest shape, (layers, heads, width), that the time can fill and the text can feed, and what limits it."""
     work = SUSTAINED * machine.flops * seconds
-    best, why = LADDER[0], "the smallest"
-    for shape in LADDER:
-        n = parameters(_model(shape, vocab, block_size))
-        if n > PARAMETERS_A_TOKEN * tokens:
-            why = f"a larger one would learn {tokens:,} tokens by heart"
-            break
-        if WORK_A_SQUARE * n * n > work:
-            why = f"the largest that this machine can teach something in {seconds / 60:g} minutes"
-            break
+    best = LADDER[0]
+    for shape in LADDER[1:]:
+        layers, _, width = shape
+        in_blocks = 12 * layers * width**2
+        if in_blocks > PARAMETERS_A_TOKEN * tokens:
+            return best, f"a larger one would learn {tokens:,} tokens by heart"
+        if WORK_A_SQUARE * in_blocks**2 > work:
+            return best, f"the largest that this machine can teach something in {seconds / 60:g} minutes"
         best = shape
-    layers, heads, width = best
-    model = _model(best, vocab, block_size)
-    each = f"{parameters(model):,} parameters, {flops_per_token(model) / 1e6:,.0f} MFLOP a token"
-    value = f"modern, {layers} layers x {width}, {heads} heads = {each}"
-    return best, Choice("model", value, f"{why}; rotary positions, ReLU² and Muon learn fastest")
+    return best, "the largest that needs no decision of yours"
+
+
+def step_size(machine: Machine, tokens: int, block_size: int) -> int:
+    """Tokens a step, a power of two: what the machine likes, or less of a small text."""
+    most = STEP_TOKENS[machine.device.partition(":")[0]]
+    return max(block_size, min(most, 2 ** int(math.log2(max(1, tokens // STEPS_AN_EPOCH)))))
 
 
 def recipe(
     machine: Machine, seconds: float, data: str, tokens: int, text_bytes: int, vocab: int
 ) -> tuple[Config, list[Choice]]:
     """The whole config of a quickstart, and how it came about."""
-    block_size, context = choose_context(tokens, text_bytes)
-    (layers, heads, width), shape = choose_shape(machine, seconds, tokens, vocab, block_size)
-    rows = 16 if machine.device == "cpu" else 128
-    batch = Choice(
-        "batch", f"{rows} windows = {rows * block_size:,} tokens", "many small steps learn most in little time"
-    )
+    block_size, context = choose_context(tokens, text_bytes, seconds)
+    (layers, heads, width), why = choose_shape(machine, seconds, tokens)
+    step_tokens = step_size(machine, tokens, block_size)
+    model = {"n_layer": layers, "n_head": heads, "n_embd": width, "block_size": block_size, **MODERN_PARTS}
     values: dict[str, Any] = {
         "data": data,
-        "model": {"n_layer": layers, "n_head": heads, "n_embd": width, "block_size": block_size, **MODERN_PARTS},
+        "model": {**model, "vocab_multiple": 8},
         "optimizer": OPTIMIZER,
-        "schedule": {"name": "wsd", "warmup_fraction": 0.01, "cooldown_fraction": 0.6, "floor": 0.0},
-        "train": {"budget": seconds, "batch_tokens": rows * block_size, "log_every": 100},
-        "evaluate": {"every_steps": 500, "tokens": 20_000, "sample_every_steps": 500, "sample_tokens": 80},
+        "schedule": {"name": "wsd", "warmup_fraction": 0.02, "cooldown_fraction": 0.6, "floor": 0.0},
+        "train": {"budget": seconds, "batch_tokens": step_tokens, "log_every": 100},
+        "evaluate": {"tokens": 5 * STEP_TOKENS["cpu"], "sample_tokens": 80},
         "checkpoint": {"every_steps": 1000, "keep_last": 1},
     }
-    values["model"]["vocab_multiple"] = 8
-    return decode([Overrides("quickstart", values)]), [context, shape, batch]
+    config = decode([Overrides("quickstart", values)])
+    sized = config.model.model_copy(update={"vocab_size": vocab})
+    each = f"{parameters(sized):,} parameters, {flops_per_token(sized) / 1e6:,.1f} MFLOP a token"
+    shape = f"modern, {layers} layers x {width}, {heads} heads = {each}"
+    batch = f"{config.rows} windows = {step_tokens:,} tokens"
+    return config, [
+        context,
+        Choice("model", shape, f"{why}; rotary positions, ReLU² and Muon learn fastest"),
+        Choice("batch", batch, "many small steps learn most in little time"),
+    ]
 
 
 OPTIMIZER: dict[str, Any] = {
@@ -126,19 +142,22 @@ OPTIMIZER: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _model(shape: tuple[int, int, int], vocab: int, block_size: int) -> ModelConfig:
-    layers, heads, width = shape
-    return ModelConfig(
-        n_layer=layers, n_head=heads, n_embd=width, block_size=block_size, vocab_size=vocab, **MODERN_PARTS
-    )
-
-
-def horizon(config: Config, epochs: float | None) -> tuple[Config, Choice]:
-    """All of the time; or fewer steps, where the time would hold too many passes over a small text."""
+def horizon(config: Config, epochs: float | None, tokens: int) -> tuple[Config, Choice]:
+    """All of the time, of which `epochs` is what it would hold; or fewer passes over a small text of `tokens`."""
     seconds = config.train.budget or 0.0
-    if epochs is None or epochs <= MOST_EPOCHS:
+    a_pass = max(1.0, tokens / config.train.batch_tokens)  # steps
+    most = max(MOST_EPOCHS, math.ceil(LEAST_STEPS / a_pass))
+    if epochs is None or epochs <= most:
         passes = "" if epochs is None else f" = about {epochs:.2g} passes over the text"
-        return config, Choice("horizon", f"{seconds / 60:g} minutes{passes}", "as asked")
-    train = config.train.model_copy(update={"budget": None, "epochs": float(MOST_EPOCHS)})
-    why = f"the time would hold {epochs:,.0f}, and after {MOST_EPOCHS} a model only learns the text by heart"
-    return config.model_copy(update={"train": train}), Choice("horizon", f"{MOST_EPOCHS} passes over the text", why)
+        choice = Choice(
+            "horizon", f"{seconds / 60:g} minutes{passes}", "as asked; the learning rate ends with the time"
+        )
+    else:
+        train = {"budget": None, "epochs": float(most), "stop_after": seconds}
+        config = config.model_copy(update={"train": config.train.model_copy(update=train)})
+        why = f"the time would hold {epochs:,.0f}; after {most} a model mostly learns by heart"
+        choice = Choice("horizon", f"{most} passes over the text", why)
+    steps = a_pass * min(most, MOST_EPOCHS if epochs is None else epochs)
+    every = min(250, max(1, int(steps / EVALUATIONS)))
+    evaluate = config.evaluate.model_copy(update={"every_steps": every, "sample_every_steps": 2 * every})
+    return config.model_copy(update={"evaluate": evaluate}), choice

@@ -14,9 +14,11 @@ class Best:
     loss: float | None = None  # nats a token; None before the first evaluation
     step: int = 0  # when that was
     since: int = 0  # evaluations after it, none of them lower
+    seen: int = 0  # step of the last evaluation
 
     def see(self, step: int, loss: float) -> None:
         """Take note of an evaluation; one that is not a number is never the best."""
+        self.seen = step
         if loss < (float("inf") if self.loss is None else self.loss):
             self.loss, self.step, self.since = loss, step, 0
         else:
@@ -24,21 +26,24 @@ class Best:
 
 
 @dataclass(frozen=True)
-class Patient:
-    """A horizon that ends early once `patience` evaluations in a row have brought nothing better; None waits for ever.
+class EarlyEnd:
+    """A horizon that may be cut short: by `patience` evaluations in a row without a better one, or by `stop_after`.
 
-    The step after the last of these evaluations is the run's last: a step's hooks learn beforehand whether it is.
+    None means never. The step after the last of these evaluations is the run's last: a step's hooks learn beforehand
+    whether it is.
     """
 
     horizon: Horizon
     best: Best
     patience: int | None
+    stop_after: float | None  # seconds of training
 
     def fraction(self, progress: Progress) -> float:
         """The horizon's own: no schedule can know that a run will end early."""
         return self.horizon.fraction(progress)
 
     def reached(self, progress: Progress) -> bool:
-        """Whether the horizon is reached, or patience at its end."""
+        """Whether the horizon is reached, or patience or time is at its end."""
         tired = self.patience is not None and self.best.since >= self.patience
-        return tired or self.horizon.reached(progress)
+        late = self.stop_after is not None and progress.step > 0 and progress.elapsed + progress.dt > self.stop_after
+        return tired or late or self.horizon.reached(progress)
