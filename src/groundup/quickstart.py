@@ -86,7 +86,8 @@ def quickstart(
         manifest = prepared(list(sources), readable, out / "data", minutes, tokenizer, say, reading)
     train = manifest.splits["train"]
     machine = this_machine()
-    say(f"{'machine':<10} {machine.device}, {machine.threads} threads, {machine.precision}: {machine.reason}")
+    what = f"{machine.device}, {machine.threads} threads, {machine.precision}"
+    say(str(Choice("machine", what, machine.reason)))
     config, choices = recipe(
         machine, minutes * 60, str(out / "data"), train.tokens, train.bytes, manifest.tokenizer.n_vocab
     )

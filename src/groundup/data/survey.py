@@ -33,7 +33,8 @@ class Survey:
         """Bytes, documents and characters in words."""
         more = "" if self.whole else "more than "
         documents = f"in {self.documents:,} documents" if self.documents != 1 else "in 1 document"
-        return f"{more}{self.bytes:,} bytes {documents}, {self.distinct:,} different characters"
+        kinds = f"{self.distinct:,} different characters" if self.distinct != 1 else "all the same character"
+        return f"{more}{self.bytes:,} bytes {documents}, {kinds}"
 
 
 def survey(documents: Iterable[Document], enough: int = ENOUGH) -> Survey:

@@ -58,14 +58,14 @@ class Choice:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.what:<10} {self.value}: {self.reason}"
+        return f"{self.what:<10} {self.value}\n{'':<10} {self.reason}"
 
 
 def choose_tokenizer(text: Survey) -> Choice:
     """A tokenizer for this text."""
     wide = text.bytes_a_character > 1.5
     if text.distinct <= FEW:
-        return Choice("tokenizer", "byte", f"{text.distinct} different characters are a vocabulary already")
+        return Choice("tokenizer", "byte", "so few different characters are a vocabulary already")
     if text.bytes < (BPE_FROM_WIDE if wide else BPE_FROM):
         return Choice("tokenizer", "byte", "too little text to learn a vocabulary from; every byte is a token")
     size = 2 ** round(math.log2(text.bytes / BYTES_AN_ID))
@@ -96,7 +96,7 @@ def choose_shape(machine: Machine, seconds: float, tokens: int) -> tuple[tuple[i
         if in_blocks > PARAMETERS_A_TOKEN * tokens:
             return best, f"a larger one would learn {tokens:,} tokens by heart"
         if WORK_A_SQUARE * in_blocks**2 > work:
-            return best, f"the largest that this machine can teach something in {seconds / 60:g} minutes"
+            return best, f"the largest that this machine can teach something in {minutes(seconds)}"
         best = shape
     return best, "the largest that needs no decision of yours"
 
@@ -128,7 +128,8 @@ def recipe(
     sized = config.model.model_copy(update={"vocab_size": vocab})
     each = f"{parameters(sized):,} parameters, {flops_per_token(sized) / 1e6:,.1f} MFLOP a token"
     shape = f"modern, {layers} layers x {width}, {heads} heads = {each}"
-    batch = f"{config.rows} windows = {step_tokens:,} tokens"
+    windows = f"{config.rows} windows" if config.rows > 1 else "1 window"
+    batch = f"{windows} = {step_tokens:,} tokens"
     return config, [
         context,
         Choice("model", shape, f"{why}; rotary positions, ReLU² and Muon learn fastest"),
@@ -149,9 +150,7 @@ def horizon(config: Config, epochs: float | None, tokens: int) -> tuple[Config, 
     most = max(MOST_EPOCHS, math.ceil(LEAST_STEPS / a_pass))
     if epochs is None or epochs <= most:
         passes = "" if epochs is None else f" = about {epochs:.2g} passes over the text"
-        choice = Choice(
-            "horizon", f"{seconds / 60:g} minutes{passes}", "as asked; the learning rate ends with the time"
-        )
+        choice = Choice("horizon", f"{minutes(seconds)}{passes}", "as asked; the learning rate ends with the time")
     else:
         train = {"budget": None, "epochs": float(most), "stop_after": seconds}
         config = config.model_copy(update={"train": config.train.model_copy(update=train)})
@@ -161,3 +160,8 @@ def horizon(config: Config, epochs: float | None, tokens: int) -> tuple[Config, 
     every = min(250, max(1, int(steps / EVALUATIONS)))
     evaluate = config.evaluate.model_copy(update={"every_steps": every, "sample_every_steps": 2 * every})
     return config.model_copy(update={"evaluate": evaluate}), choice
+
+
+def minutes(seconds: float) -> str:
+    """`1 minute`, `2.5 minutes`."""
+    return "1 minute" if seconds == 60 else f"{seconds / 60:g} minutes"
