@@ -21,8 +21,9 @@ BPE_SIZES = (512, 4096)
 FEW = 8  # different characters, as in a genome
 BYTES_AN_ID = 1_000  # bytes of text for each id of a vocabulary: enough to see most pieces often
 
-CONTEXT_BYTES = 180  # of text that a window holds, about
-LONG_RUN = 120  # seconds; from here on there is time to learn from windows twice as long
+# Tokens in a window, and seconds from which there is time to learn from windows twice as long.
+SHORT_TOKENS = (128, 120)  # where a token is about a byte
+LONG_TOKENS = (64, 600)  # where it is a piece of a word
 STEP_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 32_768}
 
 # (layers, heads, width), from small to large: wide and shallow, which learns fastest in minutes
@@ -75,15 +76,15 @@ def choose_tokenizer(text: Survey) -> Choice:
 
 
 def choose_context(tokens: int, text_bytes: int, seconds: float) -> tuple[int, Choice]:
-    """A context of about `CONTEXT_BYTES`, in tokens a power of two, of which the training split holds several."""
-    bytes_a_token = max(1.0, text_bytes / max(1, tokens))
-    wanted = CONTEXT_BYTES * (2 if seconds >= LONG_RUN else 1)
-    block_size = max(8, 2 ** math.floor(max(3.0, math.log2(wanted / bytes_a_token))))
-    why = f"about {block_size * bytes_a_token:,.0f} bytes; short windows learn fastest in little time"
+    """Tokens in a window, a power of two, of which the training split holds several."""
+    bytes_a_token = text_bytes / max(1, tokens)
+    block_size, long_run = SHORT_TOKENS if bytes_a_token < 1.5 else LONG_TOKENS
+    block_size *= 2 if seconds >= long_run else 1
+    why = "short windows learn fastest in little time"
     while block_size > 8 and tokens < 4 * block_size:
         block_size //= 2
         why = "the text holds only a few windows"
-    return block_size, Choice("context", f"{block_size} tokens", why)
+    return block_size, Choice("context", f"{block_size} tokens = about {block_size * bytes_a_token:,.0f} bytes", why)
 
 
 def choose_shape(machine: Machine, seconds: float, tokens: int) -> tuple[tuple[int, int, int], str]:
@@ -133,7 +134,7 @@ def recipe(
     return config, [
         context,
         Choice("model", shape, f"{why}; rotary positions, ReLU² and Muon learn fastest"),
-        Choice("batch", batch, "many small steps learn most in little time"),
+        Choice("batch", batch, "small steps, and so many of them, learn most in little time"),
     ]
 
 
