@@ -66,6 +66,26 @@ MODERN_OPTIMIZER: dict[str, Any] = {
     "weight_decay": 0.0, "beta1": 0.8, "beta2": 0.95, "eps": 1e-10,
 }  # fmt: skip
 
+# Small batches and small text: a little decay, larger steps for all but the embeddings (docs/lab-notes.md).
+MODERN_SMALL_OPTIMIZER: dict[str, Any] = {
+    "name": "muon", "matrix_learning_rate": 0.03, "learning_rate": 0.006, "embedding_learning_rate": 0.1,
+    "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95,
+}  # fmt: skip
+MODERN_SMALL_SCHEDULE: dict[str, Any] = {
+    "name": "wsd", "warmup_fraction": 0.02, "cooldown_fraction": 0.6, "floor": 0.0,
+}  # fmt: skip
+
+
+def _modern_laptop(n_layer: int, n_head: int, n_embd: int, block_size: int, rows: int, max_steps: int) -> Row:
+    shape = {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "block_size": block_size, "vocab_multiple": 8}
+    return {
+        "model": {**shape, **MODERN_PARTS},
+        "optimizer": MODERN_SMALL_OPTIMIZER,
+        "schedule": MODERN_SMALL_SCHEDULE,
+        "train": {"batch_tokens": rows * block_size, "max_steps": max_steps},
+    }
+
+
 PRESETS: dict[str, Row] = {
     "gpt1": {
         "model": {"n_layer": 12, "n_head": 12, "n_embd": 768, "block_size": 512, "dropout": 0.1, **GPT1_PARTS},
@@ -91,10 +111,12 @@ PRESETS: dict[str, Row] = {
         "train": {"batch_tokens": 524_288, "max_steps": 5_000},
         "evaluate": {"tokens": 2_097_152},
     },
-    # Laptop sizes of the same architecture: minutes on two cores.
+    # Laptop sizes: minutes on two cores, the `mini` ones longer.
     "gpt2-nano": _laptop(3, 3, 48, 64, 0.0, 2_000),
     "gpt2-micro": _laptop(4, 4, 128, 128, 0.0, 2_000),
     "gpt2-mini": _laptop(6, 6, 384, 256, 0.2, 5_000),
+    "modern-micro": _modern_laptop(3, 4, 192, 128, 16, 2_000),
+    "modern-mini": _modern_laptop(6, 6, 384, 256, 32, 5_000),
 }
 
 DEFAULT = "gpt2-micro"

@@ -117,8 +117,8 @@ def show(found: Report) -> None:
         (f"groundup quickstart {shlex.join(found.sources)} --minutes 15", "train for longer"),
         ("groundup quickstart your-text.txt", "your own text, or a folder of texts"),
         (
-            f"groundup train gpt2-mini --data {quote(data)} --out runs/mini",
-            "GPT-2's architecture, and a larger model",
+            f"groundup train modern-mini --data {quote(data)} --out runs/mini",
+            "a larger model, for longer",
         ),
     ):
         console.print(Text(f"  {command}\n      {effect}"), soft_wrap=True)

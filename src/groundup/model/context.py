@@ -47,11 +47,12 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     # torch's fused kernel for CPUs has no dropout, and in bf16 it is slower than the products spelt out: 3 times at
     # T = 256, 7 at 64, equal at 1,024 (docs/lab-notes.md).
     if q.device.type == "cpu" and (dropout or (q.dtype == torch.bfloat16 and q.size(2) <= SPELT_OUT)):
-        return _spelt_out(q, k, v, dropout)
+        return spelt_out(q, k, v, dropout)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
 
 
-def _spelt_out(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+def spelt_out(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+    """The same as two batched products with a softmax between."""
     B, H, T, D = q.shape
     future = torch.full((T, T), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
     q, k, v = (part.reshape(B * H, T, D) for part in (q, k, v))

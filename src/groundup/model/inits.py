@@ -27,6 +27,10 @@ def _modern(name: str, config: ModelConfig) -> float:
     # and every layer starts at the right scale (KellerJordan/modded-nanogpt; karpathy/nanochat, gpt.py).
     if name.endswith("c_proj.weight") or name == "lm_head.weight":
         return 0.0
+    if config.tied and name in ("wte.weight", "wpe.weight"):
+        # A tied head cannot be silent. The stream still is the token's own embedding, normed to length sqrt(C), so a
+        # token's logit for itself is about C times this: 1, where 0.02 would bet e^15 to 1 on it in a width of 768.
+        return 1 / config.n_embd
     return 1.0 if name == "wte.weight" else config.n_embd**-0.5
 
 

@@ -13,7 +13,7 @@ from groundup.config import Config
 from groundup.data.survey import Survey
 from groundup.decode import Overrides, decode
 from groundup.model.count import flops_per_token, parameters
-from groundup.presets import MODERN_PARTS
+from groundup.presets import MODERN_PARTS, MODERN_SMALL_OPTIMIZER, MODERN_SMALL_SCHEDULE
 
 BPE_FROM = 400_000  # bytes of text from which learning a vocabulary pays
 BPE_FROM_WIDE = 30_000  # the same for scripts whose characters take several bytes, which bytes alone would tear apart
@@ -119,8 +119,8 @@ def recipe(
     values: dict[str, Any] = {
         "data": data,
         "model": {**model, "vocab_multiple": 8},
-        "optimizer": OPTIMIZER,
-        "schedule": {"name": "wsd", "warmup_fraction": 0.02, "cooldown_fraction": 0.6, "floor": 0.0},
+        "optimizer": MODERN_SMALL_OPTIMIZER,
+        "schedule": MODERN_SMALL_SCHEDULE,
         "train": {"budget": seconds, "batch_tokens": step_tokens, "log_every": 100},
         "evaluate": {"tokens": 5 * STEP_TOKENS["cpu"], "sample_tokens": 80},
         "checkpoint": {"every_steps": 1000, "keep_last": 1},
@@ -136,12 +136,6 @@ def recipe(
         Choice("model", shape, f"{why}; rotary positions, ReLU² and Muon learn fastest"),
         Choice("batch", batch, "small steps, and so many of them, learn most in little time"),
     ]
-
-
-OPTIMIZER: dict[str, Any] = {
-    "name": "muon", "matrix_learning_rate": 0.03, "learning_rate": 0.006, "embedding_learning_rate": 0.1,
-    "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95,
-}  # fmt: skip
 
 
 def horizon(config: Config, epochs: float | None, tokens: int) -> tuple[Config, Choice]:
