@@ -23,6 +23,7 @@ SUBJECTS: dict[str, Callable[[Options], Result]] = {
     "generate": generate.run,
     "time-to-loss": time_to_loss.run,
 }
+NEEDS_TEXT = {"time-to-loss"}
 
 
 def main() -> int:
@@ -32,33 +33,46 @@ def main() -> int:
     )
     parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help=f"{', '.join(SUBJECTS)}; none means all")
     parser.add_argument("--nanogpt", type=Path, metavar="DIR", help="a checkout of nanoGPT to compare with")
-    parser.add_argument("--text", type=Path, metavar="FILE", help="text for train-step; none means synthetic")
+    parser.add_argument("--text", type=Path, metavar="FILE", help="tinyshakespeare's input.txt; time-to-loss needs it")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch (default 2)")
     parser.add_argument("--rounds", type=int, help="rounds a subject (default: each subject's own)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write machine and results there")
     asked = parser.parse_args()
     if unknown := [name for name in asked.subjects if name not in SUBJECTS]:
         parser.error(f"{unknown[0]}: no such subject; there are {', '.join(SUBJECTS)}")
-    options = Options(asked.nanogpt, asked.text, asked.threads, asked.rounds)
+    options, subjects, skipped = Options(asked.nanogpt, asked.text, asked.threads, asked.rounds), asked.subjects, []
+    try:
+        options.check()
+    except UsageError as error:
+        parser.error(str(error))
+    if missing := [name for name in subjects if name in NEEDS_TEXT and not options.text]:
+        parser.error(f"{missing[0]}: give tinyshakespeare's input.txt with --text")
+    if not subjects:
+        skipped = [] if options.text else sorted(NEEDS_TEXT)
+        subjects = [name for name in SUBJECTS if name not in skipped]
     torch.set_num_threads(options.threads)
     console, facts, results = Console(), machine(), {}
     console.print("  ".join(f"{name} {value}" for name, value in facts.items()), highlight=False)
-    for name in asked.subjects or SUBJECTS:
+    for name in subjects:
         before = gemm_gflops()
-        try:
-            results[name] = SUBJECTS[name](options)
-        except UsageError as error:
-            parser.error(str(error))
+        results[name] = SUBJECTS[name](options)
         results[name].ceiling = [before, gemm_gflops()]
         show(results[name], console)
-    if asked.json:
-        report = {
-            "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
-            "machine": facts,
-            "results": {name: result.as_dict() for name, result in results.items()},
-        }
-        asked.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        if asked.json:  # after each, so that a later one can fail and lose nothing
+            write(asked.json, facts, results)
+    for name in skipped:
+        console.print(f"\n{name}: left out; give tinyshakespeare's input.txt with --text", highlight=False)
     return int(any(result.failures for result in results.values()))
+
+
+def write(path: Path, facts: dict[str, str | int], results: dict[str, Result]) -> None:
+    """All that was measured so far."""
+    report = {
+        "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+        "machine": facts,
+        "results": {name: result.as_dict() for name, result in results.items()},
+    }
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def show(result: Result, console: Console) -> None:

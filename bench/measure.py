@@ -14,7 +14,10 @@ from typing import Any
 
 import torch
 
+from groundup.errors import UsageError
 from groundup.training.device import cores
+
+CLONE = "git clone https://github.com/karpathy/nanoGPT"
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,21 @@ class Options:
     """What the command line asked for."""
 
     nanogpt: Path | None  # a checkout of nanoGPT
-    text: Path | None  # what `train-step` trains on; None means synthetic text
+    text: Path | None  # tinyshakespeare; `train-step` does without
     threads: int
     rounds: int | None  # None means as many as the subject thinks right
+
+    def check(self) -> None:
+        """UsageError, before anything is measured, where what was named is not there, or a number makes no sense."""
+        if self.text and not self.text.is_file():
+            raise UsageError(f"--text: there is no {self.text}")
+        if self.nanogpt:
+            for name in ("model.py", "train.py"):
+                if not (self.nanogpt / name).is_file():
+                    raise UsageError(f"--nanogpt: there is no {self.nanogpt / name}; `{CLONE}` makes a checkout")
+        for option, value in (("threads", self.threads), ("rounds", self.rounds)):
+            if value is not None and value < 1:
+                raise UsageError(f"--{option} {value}: must be 1 or more")
 
     def rounds_or(self, default: int) -> int:
         """Rounds to measure."""

@@ -12,17 +12,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from groundup.errors import UsageError
+from bench.measure import CLONE
 from groundup.model.gpt import GPT
 
-CLONE = "git clone https://github.com/karpathy/nanoGPT"
 HINT = f"without nanoGPT's rows: `{CLONE}` and give its folder with --nanogpt"
 
 PADDED = ("wte.weight", "lm_head.weight")  # ours have rows past the vocabulary; nanoGPT's have none
 
 
 def twin(gpt: GPT, checkout: Path) -> Any:
-    """nanoGPT's model with the shape and the weights of ours. UsageError when `checkout` is none."""
+    """nanoGPT's model with the shape and the weights of ours."""
     config = gpt.config
     assert config.activation == "gelu", "nanoGPT has no other"
     assert config.tied, "nanoGPT always ties its head"
@@ -45,9 +44,7 @@ def quiet() -> contextlib.AbstractContextManager[object]:
 
 
 def load_module(path: Path) -> ModuleType:
-    """A file of the checkout as a module; UsageError when it is not there."""
-    if not path.is_file():
-        raise UsageError(f"--nanogpt: there is no {path}; `{CLONE}` makes a checkout")
+    """A file of the checkout as a module."""
     spec = importlib.util.spec_from_file_location("nanogpt_model", path)
     assert spec is not None, path
     assert spec.loader is not None, path

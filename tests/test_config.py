@@ -58,6 +58,14 @@ def test_dashes_in_keys_are_underscores():
         ({"train": {"precision": "fp8"}}, "layer 0: train.precision: 'fp8' is not one of 'auto', 'fp32' or 'bf16'"),
         ({"train": {"device": "gpu"}}, "layer 0: train.device: 'gpu' is not one of auto, cpu, cuda, cuda:N, mps"),
         ({"train": {"batch_tokens": 1000}}, "train.batch_tokens 1000 is not a multiple of model.block_size 256"),
+        ({"train": {"max_steps": 10**400}}, "is out of range; it must be at most 1e+15"),
+        ({"train": {"epochs": 1e308}}, "layer 0: train.epochs: 1e+308 is out of range; it must be at most 1e+09"),
+        ({"train": {"budget": "9" * 400}}, "layer 0: train.budget"),
+        ({"model": {"n_embd": 3_000_000_001, "n_head": 7}}, "model.n_embd: 3000000001 is out of range; it must be at"),
+        ({"model": {"n_embd": 999_999_937, "n_head": 7}}, "not divisible by n_head 7; n_head 1 would fit"),  # a prime
+        ({"model": {"n_embd": 10**9, "n_head": 10**9 - 1}}, "n_head 1000000000 would fit"),
+        ({"model": {"softcap": 1e308}}, "layer 0: model.softcap: 1e+308 is out of range"),
+        ({"optimizer": {"learning_rate": 1e-320}}, "it must be at least 1e-12"),
         ({"optimizer": {"learning_rate": float("nan")}}, "layer 0: optimizer.learning_rate: nan is not a number"),
     ],
 )

@@ -25,6 +25,7 @@ from groundup.seeds import mix
 from groundup.settle import Data, prompt_ids, prompt_text
 from groundup.training.best import Best, EarlyEnd
 from groundup.training.device import autocast, reseed
+from groundup.training.exhausted import exhausted
 from groundup.training.feed import Feed
 from groundup.training.guard import Guard
 from groundup.training.hooks import StopSignals, every, finite, log_step
@@ -135,7 +136,9 @@ class Training:
             raise CheckpointError(
                 f"{self.folder.path}: cannot be written ({reason}); last checkpoint: {last}"
             ) from error
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not exhausted(error):
+                raise
             rows = max(1, config.micro_rows // 2)
             raise TrainingError(
                 f"{self.device}: out of memory; give --batches.micro_batch {rows}, or a smaller model"

@@ -20,8 +20,16 @@ def parse_duration(value: Any) -> float:
     return sum(float(number) * UNITS[unit] for number, _, unit in re.findall(r"(\d+(\.\d+)?)([hms])", text))
 
 
-Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
-Positive = Annotated[int, Field(ge=1)]
+# Bounds beyond anything that will be trained, and within which no product or quotient leaves the range of a float.
+LONGEST = 1e10  # seconds; three centuries
+MOST = 10**15  # steps or tokens; the largest runs of 2025 saw some 10^13 tokens
+LARGEST = 10**9  # of one dimension of a tensor
+
+Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, le=LONGEST)]
+Positive = Annotated[int, Field(ge=1, le=MOST)]
+Count = Annotated[int, Field(ge=0, le=MOST)]
+Size = Annotated[int, Field(ge=1, le=LARGEST)]
+Rate = Annotated[float, Field(ge=1e-12, le=10)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 

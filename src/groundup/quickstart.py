@@ -26,7 +26,7 @@ from groundup.planning.choices import Choice, Machine, choose_tokenizer, horizon
 from groundup.preparation.prepare import prepare_tokens
 from groundup.preparation.splitting import ENOUGH_DOCUMENTS
 from groundup.report.view import View
-from groundup.runs import begin, expected_epochs
+from groundup.runs import begin, foresee
 from groundup.text.tokenizer import Tokenizer
 from groundup.training.device import choose_device, choose_precision, cores, matmul_flops
 
@@ -91,11 +91,12 @@ def quickstart(
     config, choices = recipe(
         machine, minutes * 60, str(out / "data"), train.tokens, train.bytes, manifest.tokenizer.n_vocab
     )
-    config, length = horizon(config, expected_epochs(config), train.tokens)
+    plan = foresee(config)
+    config, length = horizon(config, plan.epochs, train.tokens)
     for choice in (*choices, length):
         say(str(choice))
     with watching(f"groundup quickstart: {', '.join(sources)}", config) as view:
-        result = begin(config, out, view)
+        result = begin(config, out, view, speed=plan.speed, advise=False)
     say("measuring what the model has learnt, beside gzip, xz and two models that only count")
     return report(list(sources), result, out / "data")
 

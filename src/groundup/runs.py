@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from groundup.build import Result, Training
 from groundup.checkpoint.run import RunFolder
 from groundup.config import Config
 from groundup.data.batches import Batches
 from groundup.decode import Overrides, changed, decode
-from groundup.errors import ConfigError
-from groundup.planning.here import plan_here, with_speed
+from groundup.errors import ConfigError, TrainingError
+from groundup.planning.here import measured, plan_here, with_speed
 from groundup.planning.plan import Data as Sizes
-from groundup.planning.plan import Plan
-from groundup.planning.words import summary, warnings
-from groundup.report.lines import Lines
+from groundup.planning.plan import Plan, Speed
+from groundup.planning.words import summary, too_much_memory
 from groundup.report.view import View
 from groundup.settle import Data, settle
+from groundup.training.exhausted import exhausted
 from groundup.training.horizon import Clock
 
 # What may change between a run's beginning and its resumption; the rest decides what is being computed.
@@ -36,48 +37,87 @@ RESUMABLE = {
 ROUNDING = {"train.device", "train.threads", "batches.micro_batch"}  # the same up to rounding, not bit for bit
 
 
-def begin(config: Config, out: Path, view: View) -> Result:
-    """Train a new run; everything is checked before anything is written."""
+def begin(config: Config, out: Path, view: View, *, speed: Speed | None = None, advise: bool = True) -> Result:
+    """Train a new run; everything is checked before anything is written. A `speed` already known is not measured;
+    without `advise`, only warnings of what cannot go well are given.
+
+    ConfigError for what no memory of this machine can hold; what is only likely not to fit is tried, with a warning.
+    """
     run = RunFolder(out)
     run.refuse_existing()
-    training, plan, machine = _put_together(config, run, view)
+    prepared = _prepare(config, out)
+    _refuse_hopeless(prepared.plan)
+    if not prepared.plan.fits:  # said before the model is built, because building it may be the end of us
+        view.message(f"warning  {too_much_memory(prepared.plan)}")
+    training = _build(prepared.plan.config, prepared.data, run, view)
+    plan = replace(prepared.plan, speed=speed) if speed else _with_speed(prepared, training)
     run.create(training.config)
-    for line in (*summary(plan), machine):
+    for line in (*summary(plan, advise=advise), prepared.machine):
         view.message(line)
     return training.run()
 
 
 def rehearse(config: Config, out: Path | None, view: View) -> Plan:
-    """All that `begin` does and says before it writes; nothing is written."""
+    """All that `begin` checks and says before it writes; nothing is written, and what does not fit is not built."""
     run = RunFolder(out or Path())
     if out:
         run.refuse_existing()
-    _, plan, machine = _put_together(config, run, view)
-    for line in (*summary(plan), machine):
+    prepared = _prepare(config, run.path)
+    plan = prepared.plan
+    if plan.fits:
+        plan = _with_speed(prepared, _build(plan.config, prepared.data, run, view))
+    for line in (*summary(plan), prepared.machine):
         view.message(line)
+    _refuse_hopeless(plan)
     return plan
 
 
-def expected_epochs(config: Config) -> float | None:
-    """How often a run would go through its training split at the speed of this machine; None where unknown."""
-    return _put_together(config, RunFolder(Path()), Lines(lambda line: None, 1))[1].epochs
+def foresee(config: Config) -> Plan:
+    """The plan of a run with the speed of this machine, which `begin` then need not measure; without, if unknown."""
+    prepared = _prepare(config, Path())
+    return measured(prepared.plan.config, prepared.plan.data)
 
 
-def _put_together(config: Config, run: RunFolder, view: View) -> tuple[Training, Plan, str]:
+class Prepared(NamedTuple):
+    """What a run is made from, before anything large is built."""
+
+    data: Data
+    windows: Batches
+    plan: Plan  # of the settled config, its speed unknown
+    machine: str  # a line on what was chosen there
+
+
+def _prepare(config: Config, place: Path) -> Prepared:
     data = Data.open(_data_folder(config))
     settled, machine = settle(config, data.tokenizer)
     windows = Batches(data.train, settled.model.block_size, settled.batches.seed)
-    sizes = Sizes(windows.windows, data.manifest.splits["val"].tokens)
-    plan = plan_here(settled, sizes, run.path)
+    plan = plan_here(settled, Sizes(windows.windows, data.manifest.splits["val"].tokens), place)
     _ = plan.horizon  # a run without one is refused before a model is built
-    if not plan.fits:  # said before the model is built, because building it may be the end of us
-        for line in warnings(plan):
-            view.message(f"warning  {line}")
-    training = Training(settled, data, run, view)
-    if plan.fits:
-        ids = windows.read(0, settled.micro_rows)
-        plan = with_speed(plan, training.loss_sum, training.optimizer, ids)
-    return training, plan, machine
+    return Prepared(data, windows, plan, machine)
+
+
+def _refuse_hopeless(plan: Plan) -> None:
+    if plan.hopeless:
+        raise ConfigError(f"model: {too_much_memory(plan)}")
+
+
+def _build(config: Config, data: Data, run: RunFolder, view: View) -> Training:
+    try:
+        return Training(config, data, run, view)
+    except RuntimeError as error:
+        if not exhausted(error):
+            raise
+        raise TrainingError(
+            f"{config.train.device}: out of memory before the first step; take a smaller model"
+        ) from error
+
+
+def _with_speed(prepared: Prepared, training: Training) -> Plan:
+    plan = prepared.plan
+    if not plan.fits:
+        return plan
+    ids = prepared.windows.read(0, plan.config.micro_rows)
+    return with_speed(plan, training.loss_sum, training.optimizer, ids)
 
 
 def reconfigure(run: RunFolder, overrides: Mapping[str, Any]) -> tuple[Config, list[str]]:
@@ -98,7 +138,7 @@ def go_on(run: RunFolder, config: Config, keys: list[str], view: View) -> Result
     checkpoint, rejected = run.newest_good()
     for reason in rejected:
         view.message(f"rejected: {reason}")
-    training = Training(config, data, run, view)
+    training = _build(config, data, run, view)
     if checkpoint:
         training.restore(checkpoint)
     run.go_back_to(checkpoint)

@@ -6,6 +6,11 @@ import sys
 
 import pytest
 
+from groundup.decode import Overrides, decode
+from groundup.presets import preset
+from groundup.report.lines import Lines
+from groundup.runs import begin, foresee
+
 
 def test_it_needs_neither_data_nor_torch(tmp_path):
     code = (
@@ -56,7 +61,10 @@ def test_what_does_not_fit_is_not_measured(groundup, monkeypatch):
     ("argv", "sentence"),
     [
         (["gpt5"], "preset 'gpt5': there is none; did you mean gpt"),
-        (["--tokens-per-second", "0"], "--tokens-per-second 0.0: must be more than 0"),
+        (["--tokens-per-second", "0"], "--tokens-per-second 0.0: must be between 1e-06 and 1e+15"),
+        (["--tokens-per-second", "1e-320"], "must be between 1e-06 and 1e+15"),
+        (["--train.max_steps", "1" + "0" * 400], "it must be at most 1e+15"),
+        (["--model.n_embd", "3000000001", "--model.n_head", "7"], "it must be at most 1e+09"),
         (["--tokens-per-second", "nan"], "--tokens-per-second nan"),
         (["--tokens-per-second", "fast"], "fast"),
         (["--like", "nowhere"], "nowhere: holds no run"),
@@ -99,6 +107,65 @@ def test_a_dry_run_is_json_too(groundup, prepared, tmp_path, fast):
     done = groundup("train", "gpt2-nano", "--data", prepared, "--dry-run", "--json", *fast)
     assert json.loads(done.out)["steps"] == 12
     assert list(tmp_path.iterdir()) == []
+
+
+HUGE = ("--model.n_embd", 1_048_576, "--model.n_head", 4096)
+
+
+@pytest.mark.parametrize("options", [["--dry-run"], ["--dry-run", "--json"], ["--out", "run"]])
+def test_what_cannot_fit_is_one_sentence(options, groundup, prepared, tmp_path, fast):
+    done = groundup("train", "gpt2-nano", "--data", prepared, *fast, *HUGE, *options)
+    assert done.status == 2
+    assert done.err.startswith("groundup: model: ")
+    assert "TB of memory are more than the" in done.err
+    assert "take a smaller model" in done.err
+    assert done.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def tight(monkeypatch):
+    """Hardly less memory than is planned for, which may be more than is needed."""
+    monkeypatch.setattr("groundup.planning.here.main_memory", lambda: 330_000_000)
+
+
+def test_what_may_not_fit_is_planned_without_being_built(groundup, prepared, fast, tight, monkeypatch):
+    monkeypatch.setattr("groundup.runs.Training", None)
+    done = groundup("train", "gpt2-nano", "--data", prepared, "--dry-run", *fast)
+    assert done.status == 0, done.err
+    assert "warning  3" in done.out
+    assert "of memory are more than the 330 MB of this machine" in done.out
+    assert "no speed was measured" in done.out
+
+
+def test_what_may_not_fit_is_tried(groundup, prepared, tmp_path, fast, tight):
+    done = groundup("train", "gpt2-nano", "--data", prepared, "--out", "run", *fast)
+    assert done.status == 0, done.err
+    assert "of memory are more than the 330 MB of this machine" in done.out
+
+
+def test_weights_that_find_no_memory_are_a_sentence(groundup, prepared, tmp_path, fast, monkeypatch):
+    monkeypatch.setattr("groundup.planning.here.main_memory", lambda: None)
+    done = groundup("train", "gpt2-nano", "--data", prepared, "--out", "run", *fast, *HUGE)
+    assert done.status == 1
+    assert "cpu: out of memory before the first step; take a smaller model" in done.err
+    assert done.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+    measured = groundup("plan", "gpt2-nano", "--measure", *fast, *HUGE)
+    assert measured.status == 0, measured.err
+    assert "nothing was measured" in measured.out
+
+
+def test_a_speed_that_is_known_is_not_measured_again(prepared, tmp_path, monkeypatch):
+    overrides = {"train": {"max_steps": 2, "batch_tokens": 256, "device": "cpu"}, "model": {"block_size": 16}}
+    config = decode([preset("gpt2-nano"), Overrides("test", {"data": str(prepared), **overrides})])
+    plan = foresee(config)
+    assert plan.speed.tokens_per_s > 0
+    assert plan.epochs == pytest.approx(2 * 16 / plan.data.windows)
+    monkeypatch.setattr("groundup.planning.here.measure", None)
+    said = []
+    assert begin(config, tmp_path / "run", Lines(said.append), speed=plan.speed).step == 2
+    assert any(plan.speed.source in line for line in said)
 
 
 def test_measuring_changes_nothing_of_the_run(groundup, prepared, tmp_path, fast, monkeypatch):

@@ -51,7 +51,8 @@ MIXTURES: dict[str, dict] = {
     "gpt2, qk-norm": {"qk_norm": True},
     "gpt2, modern start": {"init": "modern", "tied": False},
     "gpt2, softcap and norm of the embedding": {"softcap": 15.0, "embedding_norm": True},
-    "modern, tied and with biases": {**MODERN_PARTS, "tied": True, "bias": True, "init": "gpt2"},
+    "modern, tied and with biases": {**MODERN_PARTS, "tied": True, "bias": True},
+    "gpt2, modern start, tied": {"init": "modern"},
     "modern, layernorm, learned positions": {**MODERN_PARTS, "norm": "layernorm", "positions": "learned"},
     "modern, post-norm": {**MODERN_PARTS, "block": "post_norm"},
 }
@@ -73,6 +74,15 @@ def test_flops_of_gpt2_small_are_the_published_798_million():
 
 def test_a_new_model_knows_nothing():
     loss = NextTokenLoss(small())(ids(), ids(seed=1)).item() / 32
+    assert loss == pytest.approx(math.log(70), abs=0.05)
+
+
+@pytest.mark.parametrize("softcap", [None, 15.0])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("n_embd", [64, 768])
+def test_a_new_modern_model_knows_nothing_whatever_its_width(n_embd, tied, softcap):
+    model = small(**{**MODERN_PARTS, "n_embd": n_embd, "tied": tied, "softcap": softcap})
+    loss = NextTokenLoss(model)(ids(), ids(seed=1)).item() / 32
     assert loss == pytest.approx(math.log(70), abs=0.05)
 
 

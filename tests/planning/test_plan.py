@@ -1,6 +1,7 @@
 """A plan's numbers against the model, the tensors, the files and the batches that they speak of."""
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,13 +11,14 @@ import torch
 
 import groundup
 from groundup.checkpoint.run import RunFolder
-from groundup.config import Config
+from groundup.config import MUON_ONLY, Config
 from groundup.errors import CheckpointError, ConfigError
+from groundup.fields import LARGEST
 from groundup.model.gpt import GPT
 from groundup.model.memory import activation_bytes, logit_bytes
-from groundup.optim.rules import build_optimizer
-from groundup.planning.plan import Data, Machine, Plan, Speed, speed_of, times
-from groundup.planning.words import human_bytes, length, summary, warnings
+from groundup.optim.rules import RULES, build_optimizer
+from groundup.planning.plan import FASTEST, SLOWEST, Data, Machine, Plan, Speed, speed_of, times
+from groundup.planning.words import as_json, human_bytes, length, summary, table, warnings
 from groundup.presets import PRESETS
 from groundup.training.horizon import Clock
 
@@ -65,6 +67,7 @@ def test_horizons_in_steps_tokens_and_epochs_are_the_same_arithmetic():
     assert (by_steps.tokens, by_steps.epochs) == (3200, 2.0)
     assert plan(data, train={"max_tokens": 3200, "batch_tokens": 64}).steps == 50
     assert plan(data, train={"epochs": 2, "batch_tokens": 64}).steps == 50
+    assert plan(Data(1, 0), train={"epochs": 5e-324, "batch_tokens": 64}).steps == 1  # a run has a step
     assert by_steps.tokens_per_parameter == 3200 / by_steps.parameters
 
 
@@ -129,6 +132,8 @@ def test_huge_shapes_and_lengths_are_planned():
         ("a larger model would learn more", {"train": {"max_tokens": 10**10, "batch_tokens": 64}}),
         ("of the work is the output head", {"model": {**SMALL, "vocab_size": 50_000}}),
         ("more than a week", {"speed": 1e-4}),
+        ("optimizer.embedding_learning_rate: read by Muon alone", {"optimizer": {"embedding_learning_rate": 0.1}}),
+        ("optimizer.momentum: read by Muon alone", {"optimizer": {"momentum": 0.9}}),
     ],
 )
 def test_each_warning_comes_when_it_should_and_only_then(sentence, changes):
@@ -140,6 +145,41 @@ def test_each_warning_comes_when_it_should_and_only_then(sentence, changes):
         changes["batches"] = {"micro_batch": 4096}
     found = list(warnings(plan(changes.pop("data", None), machine, changes.pop("speed", None), **changes)))
     assert any(sentence in line for line in found), found
+
+
+def test_muons_keys_are_those_that_no_rule_of_adamw_reads():
+    read = {rule.learning_rate for rule in RULES["adamw"].values()}
+    rates = {rule.learning_rate for rule in RULES["muon"].values()}
+    assert set(MUON_ONLY) == (rates - read) | {"momentum"}
+    muon = {"name": "muon", **dict.fromkeys(MUON_ONLY, 0.5)}
+    assert not any("Muon" in line for line in warnings(plan(optimizer=muon)))
+
+
+MOST = dict.fromkeys(("n_layer", "n_embd", "n_inner", "block_size", "vocab_size", "vocab_multiple"), LARGEST)
+LEAST = {"n_layer": 1, "n_embd": 1, "n_inner": 1, "block_size": 2, "vocab_size": 1}
+
+
+@pytest.mark.parametrize("speed", [SLOWEST, FASTEST])
+@pytest.mark.parametrize(
+    ("model", "train"),
+    [
+        *((MOST, {"batch_tokens": 10**15, name: 10**15}) for name in ("max_steps", "max_tokens")),
+        *((LEAST, {"batch_tokens": 2, name: 1}) for name in ("max_steps", "max_tokens")),
+        (MOST, {"batch_tokens": 10**15, "epochs": 1e9}),
+        (LEAST, {"batch_tokens": 10**15, "epochs": 5e-324}),
+        (LEAST, {"batch_tokens": 2, "budget": 1e10}),
+        (LEAST, {"batch_tokens": 10**15, "budget": "0." + 320 * "0" + "1"}),
+    ],
+)
+def test_no_number_that_a_config_allows_leaves_the_arithmetic(model, train, speed):
+    data = Data(windows=10**15, val_tokens=10**15)
+    evaluate = {"every_steps": 1, "tokens": None}
+    planned = plan(data, speed=speed, model={**model, "n_head": 1}, train=train, evaluate=evaluate)
+    assert planned.steps >= 1
+    assert all(math.isfinite(x) for x in (planned.seconds, planned.disk, planned.memory.total))
+    assert summary(planned)
+    assert table(planned, "as given", "")
+    assert "Infinity" not in as_json(planned)
 
 
 def test_the_micro_batch_it_advises_fits():
@@ -177,6 +217,13 @@ def test_a_run_lends_its_median_speed_scaled_by_work(tmp_path):
     assert "scaled" in scaled.source
 
 
+@pytest.mark.parametrize("found", ["1e-320", "0", "NaN", "Infinity"])
+def test_a_speed_that_cannot_be_is_not_lent(found, tmp_path):
+    write_run(tmp_path / "run", plan().config, [f'{{"event": "step", "tokens_per_s": {found}}}'])
+    with pytest.raises(CheckpointError, match="give a run that has trained"):
+        speed_of(tmp_path / "run", 1)
+
+
 @pytest.mark.parametrize("lines", [[], ['{"event": "eval"}'], ['{"event": "step"}'], ['{"event": "step", "tok']])
 def test_a_run_that_has_not_trained_lends_no_speed(tmp_path, lines):
     write_run(tmp_path / "run", plan().config, lines)
@@ -192,7 +239,7 @@ def test_bytes_are_said_in_three_figures():
 
 RESIDENT = """
 import json, sys, torch
-from groundup.config import Config
+from groundup.config import MUON_ONLY, Config
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.optim.rules import build_optimizer
 config = Config.model_validate(json.loads(sys.argv[1]))

@@ -92,10 +92,28 @@ def test_pieces_grow_to_the_whole_of_a_micro_batch(rows, length):
     assert all(b <= 2 * a for a, b in pairwise(counts))
 
 
-def test_a_machine_without_the_memory_says_so():
-    class Hungry(Slow):
-        def forward(self, ids, targets):
-            raise torch.OutOfMemoryError
+class Failing(Slow):
+    """Calls something instead of computing."""
 
-    model = Hungry(0, 0)
+    def __init__(self, fail) -> None:
+        super().__init__(0, 0)
+        self.fail = fail
+
+    def forward(self, ids, targets):
+        self.fail()
+
+
+def no_memory_on_a_gpu():
+    raise torch.OutOfMemoryError
+
+
+@pytest.mark.parametrize("fail", [no_memory_on_a_gpu, lambda: torch.empty(10**15)])
+def test_a_machine_without_the_memory_says_so(fail):
+    model = Failing(fail)
     assert run(model, torch.optim.AdamW(model.parameters()), IDS) is None
+
+
+def test_another_failure_is_no_lack_of_memory():
+    model = Failing(lambda: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):
+        run(model, torch.optim.AdamW(model.parameters()), IDS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,12 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan and print; torch is loaded for --measure alone."""
-    from groundup.planning.plan import Machine, Plan, Speed, free_disk, main_memory, speed_of
+    from groundup.planning.plan import FASTEST, SLOWEST, Machine, Plan, Speed, speed_of
+    from groundup.planning.room import free_disk, main_memory
     from groundup.planning.words import as_json, table
 
     given = args.tokens_per_second
-    if given is not None and not 0 < given < math.inf:
-        raise UsageError(f"--tokens-per-second {given}: must be more than 0")
+    if given is not None and not SLOWEST <= given <= FASTEST:
+        raise UsageError(f"--tokens-per-second {given}: must be between {SLOWEST:g} and {FASTEST:g}")
     files = [Overrides(path, read_yaml(Path(path))) for path in args.config]
     options = Overrides("command line", config_overrides(args) | ({"data": args.data} if args.data else {}))
     config, vocabulary = _with_vocabulary(decode([preset(args.preset), *files, options]), args.preset)

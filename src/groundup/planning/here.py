@@ -13,8 +13,10 @@ from groundup.config import Config
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.model.memory import Precision
 from groundup.optim.rules import Optimizers, build_optimizer
-from groundup.planning.plan import Data, Machine, Plan, Speed, free_disk, main_memory
+from groundup.planning.plan import Data, Machine, Plan, Speed
+from groundup.planning.room import free_disk, main_memory
 from groundup.training.device import autocast, choose_device, choose_precision, cores, device_memory
+from groundup.training.exhausted import exhausted
 from groundup.training.feed import as_micro_batch
 from groundup.training.speed import measure
 
@@ -40,7 +42,12 @@ def measured(config: Config, data: Data | None) -> Plan:
     plan = plan_here(config, data, Path())
     if not plan.fits:
         return plan
-    gpt = GPT(config.model).init_weights(torch.Generator().manual_seed(config.batches.seed)).to(device)
+    try:
+        gpt = GPT(config.model).init_weights(torch.Generator().manual_seed(config.batches.seed)).to(device)
+    except RuntimeError as error:
+        if not exhausted(error):
+            raise
+        return plan
     optimizer = build_optimizer(gpt.named_parameters(), config.optimizer)
     shape = (config.micro_rows, config.model.block_size + 1)
     ids = np.random.default_rng(config.batches.seed).integers(config.model.vocab, size=shape)

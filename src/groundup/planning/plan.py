@@ -6,8 +6,6 @@ Each number stands beside its formula; where one rests on a measurement, a comme
 from __future__ import annotations
 
 import math
-import os
-import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +22,8 @@ PROGRAM = 340e6  # bytes of Python, torch and its threads on a CPU: resident mem
 # glibc keeps freed pieces of up to 32 MiB for later, in a heap that fits them badly: measured on CPU runs of 6 and 12
 # layers, about half of what the activations need. Larger pieces go back to the system at once.
 SLACK, SLACK_UP_TO = 0.5, 32 * 2**20  # share; bytes
+CERTAINLY = 1.5  # times the memory there is: so far no estimate was wrong
+SLOWEST, FASTEST = 1e-6, 1e15  # tokens a second; beyond either, the arithmetic of times says nothing
 LOG_RECORD = 220  # bytes of a step in log.jsonl: 200 in a short run, more with longer numbers
 
 
@@ -143,6 +143,11 @@ class Plan:
         return self.machine.memory is None or self.memory.total <= self.machine.memory
 
     @property
+    def hopeless(self) -> bool:
+        """Whether memory cannot suffice, however far the estimate is off."""
+        return self.machine.memory is not None and self.memory.total > CERTAINLY * self.machine.memory
+
+    @property
     def _moment_bytes(self) -> int:
         m = self.config.model
         matrices = m.n_layer * (4 * m.n_embd * m.n_embd + 2 * m.n_embd * m.inner)  # those that Muon moves
@@ -247,21 +252,7 @@ def speed_of(run: Path, flops: int) -> Speed:
         speed = median(found) * flops_per_token(model) / flops
     except (OSError, ValueError, KeyError, TypeError):  # median of nothing is a ValueError
         raise CheckpointError(f"{folder.log}: no step was logged there; give a run that has trained") from None
-    if speed <= 0:
+    if not SLOWEST <= speed <= FASTEST:
         raise CheckpointError(f"{folder.log}: its speed is {speed}; give a run that has trained")
     scaled = "" if flops_per_token(model) == flops else ", scaled by FLOPs a token"
     return Speed(speed, f"as in {run}{scaled}")
-
-
-def main_memory() -> int | None:
-    """Bytes of this machine's main memory; None where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows
-        return None
-
-
-def free_disk(place: Path) -> int:
-    """Bytes free where `place` is, or would be."""
-    there = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
-    return shutil.disk_usage(there).free

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 
+from groundup.config import MUON_ONLY, OptimizerConfig
+from groundup.decode import changed
 from groundup.planning.plan import Plan
 from groundup.report.panel import human_count, human_time
 from groundup.training.horizon import Clock
@@ -16,8 +18,8 @@ EPOCHS = 4  # passes over the same text that are almost as good as new text (arX
 WEEK = 7 * 24 * 3600  # seconds
 
 
-def summary(plan: Plan) -> list[str]:
-    """The plan in six lines, then one for each warning."""
+def summary(plan: Plan, *, advise: bool = True) -> list[str]:
+    """The plan in six lines, then one for each warning; without advice only what cannot go well."""
     c, m = plan.config, plan.config.model
     shape = f"{m.n_layer} layers, {m.n_head} heads, {m.n_embd} wide, context {m.block_size}, vocabulary {m.vocab:,}"
     pieces = f" in {plan.micro_batches} micro-batches" if plan.micro_batches > 1 else ""
@@ -29,7 +31,7 @@ def summary(plan: Plan) -> list[str]:
         f"memory   {memory(plan)}",
         f"time     {duration(plan)}",
         f"disk     {disk(plan)}",
-        *(f"warning  {line}" for line in warnings(plan)),
+        *(f"warning  {line}" for line in (warnings(plan) if advise else _too_large(plan))),
     ]
 
 
@@ -103,18 +105,29 @@ def warnings(plan: Plan) -> Iterator[str]:
             f"{plan.head_share:.0%} of the work is the output head: {m.vocab:,} ids are many for width {m.n_embd}; "
             "prepare the data with a smaller vocabulary, such as --tokenizer bpe:4096"
         )
+    without_effect = [name for name in MUON_ONLY if name in changed(OptimizerConfig(), c.optimizer)]
+    if without_effect and c.optimizer.name != "muon":
+        yield (
+            f"optimizer.{' and '.join(without_effect)}: read by Muon alone, so without effect with {c.optimizer.name}; "
+            "give --optimizer.name muon, or set optimizer.learning_rate"
+        )
     if plan.seconds is not None and plan.seconds > WEEK:
         yield f"{human_time(plan.seconds)} is more than a week; a smaller model, fewer tokens or a GPU shortens it"
 
 
+def too_much_memory(plan: Plan) -> str:
+    """What a plan that does not fit needs, what there is, and the remedy."""
+    room, rows = plan.machine.memory or 0, plan.config.micro_rows
+    while rows > 1 and plan.memory_of(rows).total > room:
+        rows //= 2
+    remedy = f"give --batches.micro_batch {rows}" if plan.memory_of(rows).total <= room else "take a smaller model"
+    need = human_bytes(plan.memory.total)
+    return f"{need} of memory are more than the {human_bytes(room)} of this machine; {remedy}"
+
+
 def _too_large(plan: Plan) -> Iterator[str]:
-    room, need = plan.machine.memory, plan.memory.total
-    if room is not None and not plan.fits:
-        rows = plan.config.micro_rows
-        while rows > 1 and plan.memory_of(rows).total > room:
-            rows //= 2
-        remedy = f"give --batches.micro_batch {rows}" if plan.memory_of(rows).total <= room else "take a smaller model"
-        yield f"{human_bytes(need)} of memory are more than the {human_bytes(room)} of this machine; {remedy}"
+    if not plan.fits:
+        yield too_much_memory(plan)
     if plan.disk > plan.machine.free_disk:
         remedy = "free some, give --checkpoint.keep_last 1, or another --out"
         yield f"{human_bytes(plan.disk)} of disk are more than the {human_bytes(plan.machine.free_disk)} free; {remedy}"

@@ -53,5 +53,5 @@ def build_horizon(config: Config, windows: int) -> Steps | Clock:
     if train.max_tokens is not None:
         return Steps(math.ceil(train.max_tokens / train.batch_tokens))
     if train.epochs is not None:
-        return Steps(math.ceil(train.epochs * windows / config.rows))
+        return Steps(max(1, math.ceil(train.epochs * windows / config.rows)))  # even 5e-324 epochs are a step
     raise ConfigError("train: no horizon; give --train.max_steps, --train.max_tokens, --train.epochs or --train.budget")

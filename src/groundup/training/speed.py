@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from groundup.training.exhausted import exhausted
 from groundup.training.loop import MicroBatch
 from groundup.training.loop import Optimizer as Stepping
 
@@ -87,7 +88,9 @@ def measure(
             timed(step)  # makes the moments
             step_seconds = timed(step)
             timings = _timings(forward_backward, sizes, seconds)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not exhausted(error):
+            raise
         return None
     passes = math.ceil(step_tokens / ids.numel())
     return Measured(step_tokens / (passes * _pass_seconds(timings, ids.numel()) + step_seconds), timings[-1][0])

@@ -1,0 +1,50 @@
+"""What there is room for here: main memory that a process may use, and disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+CGROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
+def main_memory() -> int | None:
+    """Bytes of main memory: the machine's, or what a container or a batch job is held to; None where unknown."""
+    try:
+        machine = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    except (AttributeError, ValueError, OSError):  # Windows
+        machine = []
+    return min([*machine, *cgroup_limits(CGROUPS, MEMBERSHIP)], default=None)
+
+
+def cgroup_limits(root: Path, membership: Path) -> Iterator[int]:
+    """Bytes that each of the control groups around this process allows, in both versions; none where there are none.
+
+    As in Linux's cgroups(7): `membership` lists the groups by path, `root` holds their folders. A group may use no more
+    than those above it. From within a container its own group is the root, and the path may name nothing.
+    """
+    try:
+        lines = membership.read_text(encoding="utf-8").splitlines()
+    except OSError:  # no Linux
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        base, name = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
+        group = PurePosixPath(path.lstrip("/"))
+        for folder in dict.fromkeys([group, *group.parents]):
+            try:
+                limit = (base / folder / name).read_text(encoding="utf-8").strip()
+            except OSError:
+                continue
+            if limit.isdigit():  # or `max`
+                yield int(limit)
+
+
+def free_disk(place: Path) -> int:
+    """Bytes free where `place` is, or would be."""
+    there = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free
