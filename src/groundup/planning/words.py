@@ -161,7 +161,11 @@ def table(plan: Plan, vocabulary: str, machine: str) -> str:
         ("  logits", human_bytes(use.logits), "fp32, with two gradients"),
         *([("  program", human_bytes(use.program), "with the allocator's loss")] if use.program else []),
         ("", "", ""),
-        ("a step", f"{c.train.batch_tokens:,} tokens", f"{c.rows} windows in {plan.micro_batches} micro-batches"),
+        (
+            "a step",
+            f"{c.train.batch_tokens:,} tokens",
+            f"{c.rows} windows in {plan.micro_batches} micro-batch{'es' if plan.micro_batches > 1 else ''}",
+        ),
         ("length", length(plan), ""),
         ("time", duration(plan), ""),
         ("disk", disk(plan), ""),
