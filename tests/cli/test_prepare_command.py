@@ -126,6 +126,15 @@ def test_a_log_gets_a_line_now_and_then(capsys, monkeypatch):
     ]
 
 
+def test_a_first_report_that_comes_late_has_a_speed(capsys, monkeypatch):
+    clock = iter([0.0, 0.0, 20.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with preparing() as watch:
+        watch.phase("encoding", 100_000_000, 40_000_000)  # of work that goes on
+        watch(60_000_000)
+    assert capsys.readouterr().err == "encoding | 60.0 MB | 1.0 MB/s | 60% | 40 s left\n"
+
+
 def test_a_terminal_gets_a_bar_with_the_phase_and_the_time_left(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "120")

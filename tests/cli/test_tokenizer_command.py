@@ -2,12 +2,14 @@
 
 import io
 import json
+import re
 import sys
 
 import pytest
 from rich.console import Console
 
 from groundup.cli import tokenizer as command
+from groundup.preparation import learning
 from groundup.text.tokenizer import choose_tokenizer
 
 TEXT = "The low lower lowest newer newest wide wider widest.\n" * 40
@@ -90,6 +92,24 @@ def test_a_mistake_is_one_sentence_and_status_2(argv, sentence, groundup, text, 
     assert sentence in done.err
     assert done.err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == [text]
+
+
+@pytest.mark.parametrize("spec", ["x" * 5000, "a/" + "x" * 5000, "a/x\0y"])
+def test_a_tokenizer_that_is_no_path_is_one_sentence(groundup, spec):
+    done = groundup("tokenizer", "show", "hi", "--tokenizer", spec)
+    assert (done.status, done.out) == (2, "")
+    assert "no path" in done.err or "there is no such file" in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_it_is_learnt_as_prepare_learns_it(groundup, text, monkeypatch):
+    """The same text in the same stretches, and not more of it."""
+    monkeypatch.setattr(learning, "LEARN_CHARS", 500)
+    monkeypatch.setattr(learning, "STRETCH", 100)
+    done = groundup("tokenizer", "train", text, "--size", "300", "--out", "tok")
+    assert re.search(r"^learnt from \d{3} of 2,120 characters, evenly from all of it$", done.err, re.M)
+    assert groundup("prepare", text, "--tokenizer", "bpe:300", "--val_fraction", "0", "--out", "d").status == 0
+    assert choose_tokenizer("tok").fingerprint == choose_tokenizer("d").fingerprint
 
 
 def test_pieces_stand_above_their_ids(groundup):

@@ -22,12 +22,16 @@ pa = pytest.importorskip("pyarrow", reason="needs the extra `data`")
 pytest.importorskip("datasets", reason="needs the extra `data`")
 
 WORKER = """
-import json, os, socket, sys, time
+import json, logging, os, socket, sys, time
 from types import SimpleNamespace
 from groundup.data import hub, hubaccess, hubfile
 from groundup.errors import GroundupError
 
-hosts, slept, found = set(), [], socket.getaddrinfo
+hosts, slept, told, found = set(), [], [], socket.getaddrinfo
+class Told(logging.Handler):
+    def emit(self, record):
+        told.append(record.getMessage())
+logging.getLogger("groundup").addHandler(Told())
 def remember(host, *more, **options):
     hosts.add(host if isinstance(host, str) else host.decode())
     return found(host, *more, **options)
@@ -43,6 +47,7 @@ for line in sys.stdin:
     os.environ.pop("HF_TOKEN", None)
     os.environ.update(ask.get("env", {}))
     slept.clear()
+    told.clear()
     answer = {}
     try:
         if "identity" in ask:
@@ -54,7 +59,7 @@ for line in sys.stdin:
         ]
     except GroundupError as error:
         answer["error"] = str(error)
-    print(json.dumps({**answer, "slept": slept, "hosts": sorted(hosts)}), flush=True)
+    print(json.dumps({**answer, "slept": slept, "told": told, "hosts": sorted(hosts)}), flush=True)
 """
 
 
@@ -228,17 +233,36 @@ def test_a_stream_that_breaks_is_taken_up_where_it_broke(hub, read, repo):
     assert answer["slept"] == [1]
 
 
-def test_the_first_row_of_a_stream_decides_on_the_column(hub, read, repo):
+def test_the_first_rows_of_a_stream_decide_on_the_column(hub, read, repo):
     rows = [
-        {"n": 1, "story": "s", "note": None},
-        {"n": 2, "story": None, "note": "x"},
-        {"n": 3, "story": "t", "note": "y"},
+        {"n": 1, "story": None},
+        {"n": 2, "story": "s"},
+        {"n": 3, "story": "t"},
     ]
     hub.put(repo, {"train.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()})
     whole, rest = read(f"hf:{repo}", skips=[0, 1])["documents"]
-    assert [text for text, *_ in whole] == ["s", None, "t"]
+    assert [text for text, *_ in whole] == [None, "s", "t"]
     assert rest == whole[1:]
     assert "no column 'n' of text; columns of text are 'story'" in read(f"hf:{repo}#n")["error"]
+
+
+def test_what_a_data_set_says_of_its_columns_counts_before_its_rows(hub, read, repo):
+    card = "---\ndataset_info:\n  features:\n  - name: n\n    dtype: int64\n  - name: story\n    dtype: string\n---\n"
+    rows = [{"n": n, "story": "late" if n == 99 else None} for n in range(100)]
+    hub.put(repo, {
+        "README.md": card.encode(), "train.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()
+    })  # fmt: skip
+    [documents] = read(f"hf:{repo}")["documents"]
+    assert [text for text, *_ in documents] == [None] * 99 + ["late"]
+
+
+def test_two_columns_of_the_same_name_are_refused(hub, read, repo):
+    import pyarrow.parquet as pq
+
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), file)
+    hub.put(repo, {"train.parquet": file.getvalue()})
+    assert f"hf:{repo}: several columns are called 'text'" in read(f"hf:{repo}")["error"]
 
 
 def test_a_text_file_is_one_document_as_it_is_on_disk(hub, read, repo):
@@ -387,6 +411,8 @@ def test_without_a_network_the_sentence_says_how_to_do_without(tmp_path):
     assert f"the connection to {nobody} failed" in answer["error"]
     assert "groundup prepare FOLDER/*.parquet" in answer["error"]
     assert answer["slept"] == [1, 2, 4]
+    assert [line.rpartition("; ")[2] for line in answer["told"]] == ["trying again in 2 s", "trying again in 4 s"]
+    assert answer["told"][0].startswith(f"hf:owner/name: the connection to {nobody} failed")
     assert reader.close() == ""
 
     offline = Reader(nobody, tmp_path, HF_HUB_OFFLINE="1")

@@ -1,11 +1,14 @@
 """Parquet: only the column, only the row groups that are needed, and a sentence for everything else."""
 
+import random
+import subprocess
 import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from groundup.data.packed import Gauge
 from groundup.data.parquet import read_parquet
 from groundup.errors import DataError
 
@@ -67,6 +70,45 @@ def test_a_file_that_was_cut_short_is_refused(write, left):
 def test_a_column_that_is_no_text_is_refused_with_those_there_are(write, column, said):
     with pytest.raises(DataError, match=said):
         read(write({"text": ["a"], "id": [1], "raw": [b"b"]}), column)
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"]), pa.array(["c"])], names=["text", "text", "body"])
+    pq.write_table(twice, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: several columns are called 'text'; .* or choose another"):
+        read(tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet", "body") == [(0, "c")]
+
+
+def test_a_row_counts_as_read_when_it_is_handed_over(write):
+    path, gauge = write({"text": ["a", "b", "c", "d"]}), Gauge()
+    size = path.stat().st_size
+    assert [gauge.at for _ in read_parquet(path, "text", "strict", gauge=gauge)] == [
+        size * n // 4 for n in (1, 2, 3, 4)
+    ]
+
+
+MEASURED = """
+import re, sys
+from pathlib import Path
+from groundup.data.parquet import read_parquet
+print(sum(len(text) for _, text in read_parquet(Path(sys.argv[1]), "text", "strict")))
+print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="no /proc to read the peak memory from")
+def test_memory_does_not_grow_with_the_groups_of_rows(tmp_path):
+    peak, rng = {}, random.Random(0)
+    for rows in (4000, 16_000):
+        texts = [rng.randbytes(8000).hex() for _ in range(rows)]
+        path = tmp_path / f"{rows}.parquet"
+        pq.write_table(pa.table({"text": texts}), path, row_group_size=rows, compression="none", use_dictionary=False)
+        done = subprocess.run([sys.executable, "-c", MEASURED, path], capture_output=True, text=True, check=True)
+        n, peak[rows] = map(int, done.stdout.split())
+        assert n == rows * 16_000
+    assert peak[16_000] - peak[4000] < 40_000, f"peak memory in kB: {peak}"
 
 
 def test_what_is_not_utf8_is_located_or_replaced(write):

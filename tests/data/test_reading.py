@@ -4,14 +4,16 @@ import gzip
 import random
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.data.packed import opened
-from groundup.data.reading import CHUNK_BYTES, LONGEST_UNCUT, cut_unnoticed, read_jsonl, read_text
+from groundup.data.reading import LONGEST_UNCUT, cut_text, cut_unnoticed, read_jsonl, read_text
 from groundup.errors import DataError
+from groundup.text.gpt2 import GPT2Tokenizer
 
 BLOCKS = [1, 2, 3, 7, 1 << 20]
 
@@ -82,6 +84,13 @@ def test_a_damaged_packed_file_is_refused(write, suffix, damage):
         list(read_text(write(damage(packed), f"a.txt{suffix}"), "strict"))
 
 
+def test_a_frame_that_looks_far_back_is_whole_too(write):
+    text = random.Random(0).randbytes(1 << 10).hex().encode() * 9
+    settings = zstandard.ZstdCompressionParameters.from_level(1, window_log=30, enable_ldm=True)
+    packer = zstandard.ZstdCompressor(compression_params=settings).compressobj()  # does not know the size beforehand
+    assert "".join(read_text(write(packer.compress(text) + packer.flush(), "a.txt.zst"), "strict")) == text.decode()
+
+
 @pytest.mark.parametrize("missing", [1, 5, 1000, 20_000])
 def test_a_packed_file_is_never_taken_for_whole_when_its_end_is_missing(write, missing):
     contents = random.Random(0).randbytes(300_000).hex().encode()
@@ -99,20 +108,37 @@ def test_what_a_small_packed_file_holds_comes_in_small_pieces(write):
 
 
 def test_a_stretch_without_a_place_to_cut_is_cut_at_last():
-    length = LONGEST_UNCUT + 5 * CHUNK_BYTES
-    chunks = list(cut_unnoticed("a" * CHUNK_BYTES for _ in range(length // CHUNK_BYTES)))
-    assert sum(map(len, chunks)) == length
-    assert max(map(len, chunks)) <= LONGEST_UNCUT + CHUNK_BYTES
-    assert len(chunks) == 2
+    chunks = list(cut_text("a" * (3 * LONGEST_UNCUT), 1000))
+    assert "".join(chunks) == "a" * (3 * LONGEST_UNCUT)
+    assert max(map(len, chunks)) <= LONGEST_UNCUT + 1000
+    assert len(chunks) == 3
 
 
-@given(st.lists(st.text("ab \n\r\t\u00a0\x1c", min_size=1)))
-def test_cuts_fall_between_a_visible_character_and_the_space_after_it(pieces):
+@pytest.mark.parametrize(("stretch", "ends"), [("字字，」\n", "」"), ("字字字，", "字"), ("ab+/", "b")])
+def test_where_a_cut_is_forced_it_is_at_the_end_of_a_line_or_word(stretch, ends):
+    text = stretch * 60_000
+    chunks = list(cut_text(text, 1000))
+    assert "".join(chunks) == text
+    assert len(chunks) > 2
+    assert all(chunk.endswith(ends) for chunk in chunks[:-1])
+    if "\n" in stretch:
+        assert all(chunk.startswith("\n") for chunk in chunks[1:])
+
+
+def test_a_forced_cut_at_a_better_place_changes_no_id_of_gpt2():
+    for stretch in ("字字，」\n", "naïve.it's/", "12-34"):
+        text = stretch * 20_000
+        parts = [GPT2Tokenizer().encode(chunk) for chunk in cut_text(text, 1000)]
+        assert len(parts) > 1
+        assert np.array_equal(np.concatenate(parts), GPT2Tokenizer().encode(text))
+
+
+@given(st.lists(st.text("ab._ \n\r\t\u00a0\x1c", min_size=1)))
+def test_cuts_fall_before_a_space_after_anything_visible_and_before_a_line_end_after_a_letter(pieces):
     chunks = list(cut_unnoticed(pieces))
     assert "".join(chunks) == "".join(pieces)
     for left, right in pairwise(chunks):
-        assert not left[-1].isspace()
-        assert right[0] in " \n\r"
+        assert (right[0] == " " and not left[-1].isspace()) or (right[0] in "\n\r" and left[-1] in "ab")
 
 
 def test_chunks_stay_short_where_there_is_a_place_to_cut():
@@ -129,6 +155,11 @@ def test_each_line_is_a_document_at_its_offset(write):
     assert jsonl(path) == [(0, "one"), (34, "twö🙂")]
 
 
+def test_a_line_whose_field_is_null_holds_no_text(write):
+    path = write(b'{"text": null}\n{"text": "one"}\n{"text": null}', "a.jsonl")
+    assert jsonl(path) == [(15, "one")]
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -138,7 +169,6 @@ def test_each_line_is_a_document_at_its_offset(write):
             b'{"txt": "a", "id": 1}',
             "2: no field 'text'; did you mean 'txt'.* fields are 'txt', 'id': choose one with --col",
         ),
-        (b'{"text": null}', "2: field 'text' is not text but null"),
         (b'{"text": 5}', "2: field 'text' is not text but int"),
         (b'{"text": "a\\udc00"}', r"2: the text holds U\+DC00, half of a surrogate pair"),
         (b'{"text": "\xff"}', "2: byte 10 of the line is 0xFF, which is not UTF-8"),

@@ -48,6 +48,71 @@ def test_a_source_may_name_its_own_column(tmp_path):
     assert [text for _, _, text in found] == ["one", "two", "three"]
 
 
+def test_columns_of_one_file_are_inputs_of_their_own(tmp_path):
+    pq.write_table(pa.table({"a": ["one"], "b": ["two"], "text": ["three"]}), tmp_path / "ab.parquet")
+    path, said = f"{tmp_path}/ab.parquet", []
+    assert read(f"{path}#a", f"{path}#b", path) == [
+        ("ab.parquet#a", 0, "one"),
+        ("ab.parquet#b", 0, "two"),
+        ("ab.parquet", 0, "three"),
+    ]
+    with open_sources([f"{path}#a", f"{path}#a", path, f"{path}#text"], say=said.append) as corpus:
+        assert [each.name for each in corpus.inputs] == ["ab.parquet#a", "ab.parquet"]
+    assert said == [f"{path} and 1 more files: given more than once; read once"]
+
+
+@pytest.mark.parametrize("name", ["python-docs", "hf:some/thing"])
+def test_a_corpus_of_the_same_name_as_a_path_comes_first_and_that_is_said(tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sources.hub, "hub_identity", lambda source: f"{source}@abc")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    said = []
+    with open_sources([name], say=said.append) as corpus:
+        assert corpus.inputs[0].size is None
+    assert said == [f"{name}: read as the corpus of that name; for the file or folder of that name, write ./{name}"]
+    assert [text for _, _, text in read(f"./{name}")] == ["mine"]
+
+
+def test_folders_that_are_not_entered_are_said(tmp_path):
+    (tmp_path / "corpus" / "sub").mkdir(parents=True)
+    (tmp_path / "corpus" / "sub" / "a.txt").write_text("a")
+    (tmp_path / "corpus" / "linked").symlink_to(tmp_path)
+    said = []
+    with open_sources([tmp_path / "corpus"], say=said.append) as corpus:
+        assert [document.source for document in corpus] == ["corpus/sub/a.txt"]
+    assert said == [f"{tmp_path / 'corpus'}: reads 1 .txt; does not enter linked (a link)"]
+
+
+def test_a_folder_that_may_not_be_read_is_said(tmp_path, monkeypatch):
+    (tmp_path / "corpus" / "closed").mkdir(parents=True)
+    (tmp_path / "corpus" / "a.txt").write_text("a")
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    said = []
+    with open_sources([tmp_path / "corpus"], say=said.append):
+        assert said == [f"{tmp_path / 'corpus'}: reads 1 .txt; does not enter closed (Permission denied)"]
+
+
+def test_a_disk_without_room_for_a_copy_is_named(monkeypatch):
+    class Endless(io.RawIOBase):
+        def readable(self):
+            return True
+
+        def read(self, size=-1):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdin", type("Stream", (), {"buffer": Endless()}))
+    with pytest.raises(DataError, match=r"standard input: a copy of it does not fit into .*TMPDIR"):
+        read("-")
+
+
 def test_a_folder_is_read_in_order_of_names_and_without_what_is_hidden_or_unknown(tmp_path):
     folder, said = tmp_path / "corpus", []
     names = ["b.txt", "a/z.md", "a/y.TXT", "a.jsonl", "c.py", ".hidden.txt", ".git/x.txt", "empty.txt", "d.csv.gz"]

@@ -3,21 +3,29 @@
 import gzip
 import json
 import random
+import string
+import subprocess
+import sys
 import threading
 import time
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import tokenizers
 from folders import digests
 
+from groundup.data import reading
 from groundup.data.shards import Manifest, Tokens
 from groundup.data.sources import Place, open_sources
-from groundup.errors import GroundupError, TokenizerError
+from groundup.errors import DataError, GroundupError, TokenizerError
 from groundup.preparation import encoding, learning
 from groundup.preparation.encoding import in_order, jobs, longest_prefix
 from groundup.preparation.prepare import prepare_tokens
 from groundup.preparation.splitting import choose_rule
 from groundup.preparation.watch import Watch
+from groundup.text.bpe import BPETokenizer
 from groundup.text.simple import ByteTokenizer, CharTokenizer
 from groundup.text.tokenizer import choose_tokenizer, load_tokenizer
 
@@ -167,7 +175,7 @@ class Heard(Watch):
     def say(self, line):
         self.said.append(line)
 
-    def phase(self, name, total):
+    def phase(self, name, total, done=0):
         self.phases.append((name, total))
 
 
@@ -181,16 +189,76 @@ def test_merges_are_learnt_from_all_parts_of_a_long_corpus_but_not_from_all_of_i
     prepare_tokens(texts, tmp_path / "out", tokenizer="bpe:300", val_fraction=0, progress=watch)
     tokenizer = load_tokenizer(tmp_path / "out" / "tokenizer")
     assert [len(tokenizer.encode(f" {word}")) for word in ("alpha", "bravo", "charlie", "delta")] == [1, 1, 1, 1]
-    assert watch.said == ["learnt from 0 of 1 million characters, evenly from all of it"]
+    assert watch.said == ["learnt from 40,488 of 520,000 characters, evenly from all of it"]
     size = sum(path.stat().st_size for path in texts)
     assert watch.phases == [("learning bpe:300", size), ("encoding", size)]
     seen = learning._Seen(*corpus_and_rule(texts), everything=False, watch=Watch())
     assert 40_000 <= sum(map(len, seen.stretches())) <= 41_000
 
 
-def corpus_and_rule(paths):
-    with open_sources(paths) as corpus:
+def corpus_and_rule(paths, **options):
+    with open_sources(paths, **options) as corpus:
         return corpus, choose_rule(corpus, 0)
+
+
+def taken(paths, max_tokens=None, **options):
+    """How many characters a learner sees, and whether that was all it would take."""
+    seen = learning._Seen(*corpus_and_rule(paths, **options), everything=False, watch=Watch(), max_tokens=max_tokens)
+    assert sum(map(len, seen.stretches())) == seen.taken
+    return seen.taken, seen.enough
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_all_of_a_small_corpus_is_learnt_from_whatever_its_format(tmp_path, rows, sentences, monkeypatch):
+    """However much of it stands in its first row."""
+    monkeypatch.setattr(learning, "LEARN_CHARS", 8_000_000)
+    text = sentences(40_000)  # about 1.2 MB
+    pq.write_table(pa.table({"text": [text, *["short"] * (rows - 1)]}), tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in [text] + ["short"] * (rows - 1)))
+    for name in ("a.parquet", "a.jsonl"):
+        assert taken([tmp_path / name]) == (len(text) + 5 * (rows - 1), False)
+
+
+def test_of_the_first_documents_of_a_large_corpus_all_is_learnt_from(tmp_path, sentences, monkeypatch):
+    monkeypatch.setattr(learning, "LEARN_CHARS", 20_000)
+    monkeypatch.setattr(learning, "STRETCH", 500)
+    texts = [sentences(10, i) for i in range(300)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    assert taken([tmp_path / "a.jsonl"], max_documents=20) == (sum(map(len, texts[:20])), False)
+    n, enough = taken([tmp_path / "a.jsonl"], max_documents=200)
+    assert enough
+    assert 20_000 < n < 21_000
+
+
+def test_for_a_few_tokens_only_the_beginning_is_learnt_from(tmp_path, sentences, monkeypatch):
+    monkeypatch.setattr(learning, "STRETCH", 500)
+    (tmp_path / "a.txt").write_text(sentences(20_000))
+    read, cut = [], learning.cut_text
+    monkeypatch.setattr(learning, "cut_text", lambda text, size: (read.append(len(text)), cut(text, size))[1])
+    n, enough = taken([tmp_path / "a.txt"], max_tokens=1000, chunk_bytes=2000)
+    assert enough
+    assert 8000 < n < 9000
+    assert sum(read) < 12_000
+    watch = Heard()
+    prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer="bpe:300", max_tokens=1000, progress=watch)
+    assert watch.said == [f"learnt from the first {n:,} characters"]
+
+
+def test_a_text_of_ever_new_words_is_learnt_from_within_bounds(tmp_path, monkeypatch):
+    """Evenly, as far as that is possible."""
+    monkeypatch.setattr(reading, "LONGEST_UNCUT", 500)
+    monkeypatch.setattr(learning, "LEARN_WORD_BYTES", 40_000)
+    monkeypatch.setattr(learning, "STRETCH", 500)
+    random_ = random.Random(0)
+    (tmp_path / "a.txt").write_text("".join(random_.choices("的一是不了人我在有他这中大来上个国，。", k=100_000)))
+    seen = learning._Seen(*corpus_and_rule([tmp_path / "a.txt"], chunk_bytes=3000), everything=False, watch=Watch())
+    parts = list(seen.stretches())
+    assert 40_000 < sum(len(word.encode()) for word in seen._words) < 60_000
+    assert seen.passed_over == 100_000 - sum(map(len, parts))
+    assert seen.taken < 40_000
+    text = (tmp_path / "a.txt").read_text()
+    assert text.index(parts[len(parts) // 2]) > 20_000
+    assert text.index(parts[-1]) > 90_000
 
 
 def test_a_lossy_tokenizer_is_said_to_be_so(tmp_path, monkeypatch):
@@ -199,6 +267,47 @@ def test_a_lossy_tokenizer_is_said_to_be_so(tmp_path, monkeypatch):
     watch = Heard()
     prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer="byte", progress=watch)
     assert watch.said == ["tokenizer byte: drops nothing, to be true"]
+
+
+def words_tokenizer(path, *known):
+    """A tokenizer.json that knows these words."""
+    vocab = {word: i for i, word in enumerate(("<unk>", "</s>", *known))}
+    engine = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="<unk>"))
+    engine.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    engine.save(str(path))
+    return str(path)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_tokenizer_that_does_not_know_the_text_is_refused(tmp_path, many):
+    few = words_tokenizer(tmp_path / "few.json", "known")
+    text = "known unknowable words. " * (40_000 if many else 10)
+    (tmp_path / "a.txt").write_text(text)
+    with pytest.raises(TokenizerError, match=r"tokenizer json: knows only 24 % of the text's characters, .* byte or"):
+        prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer=few)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "few.json"]
+
+
+def test_a_tokenizer_that_lacks_a_few_characters_gets_a_line(tmp_path):
+    some = words_tokenizer(tmp_path / "some.json", *"a small text of which nearly all is".split())
+    (tmp_path / "a.txt").write_text("a small text of which nearly all is known " * 100)
+    watch = Heard()
+    prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer=some, val_fraction=0, progress=watch)
+    assert watch.said[-1] == "tokenizer json: knows 85.1 % of the text's characters; the rest is lost"
+    words_tokenizer(tmp_path / "some.json", *"a small text of which nearly all is known".split())
+    prepare_tokens([tmp_path / "a.txt"], tmp_path / "out2", tokenizer=some, val_fraction=0, progress=watch)
+    assert watch.said[-1].startswith("tokenizer json: decoding does not give back")
+
+
+@pytest.mark.parametrize(
+    ("options", "split"),
+    [({"max_tokens": 1}, "train"), ({"max_tokens": 5}, "val"), ({"max_tokens": 2, "val_fraction": 0.5}, "train")],
+)
+def test_too_few_tokens_for_a_split_are_named(tmp_path, options, split, sentences):
+    (tmp_path / "a.txt").write_text(sentences(50))
+    with pytest.raises(DataError, match=rf"max_tokens \d: leaves none to the {split} split, .* a larger --max_tokens"):
+        prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer="byte", **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 HARD = {
@@ -227,6 +336,43 @@ def test_whatever_the_text_is_it_comes_back_or_a_sentence_does(tmp_path, name, t
         return
     prepare_tokens([tmp_path / "a.jsonl"], tmp_path / "out", tokenizer=tokenizer)
     assert "".join(text_of(tmp_path / "out", "train") + text_of(tmp_path / "out", "val")) == HARD[name]
+
+
+MEASURED = """
+import re, sys
+from pathlib import Path
+from groundup.preparation.prepare import prepare_tokens
+prepare_tokens([sys.argv[1]], Path(sys.argv[2]), tokenizer=sys.argv[3], threads=2)
+print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="no /proc to read the peak memory from")
+@pytest.mark.parametrize("kind", ["bpe", "json", "gpt2"])
+@pytest.mark.parametrize("alphabet", ["的一是不了人我在有他这中大来上个国，。", string.ascii_letters + string.digits])
+def test_memory_does_not_grow_with_a_text_that_has_no_spaces(tmp_path, kind, alphabet):
+    text = "".join(random.Random(0).choices(alphabet, k=4_000_000))
+    if kind != "gpt2":
+        BPETokenizer.learn([text[:100_000]], n_vocab=400).save(tmp_path / "tokenizer")
+    given = {"bpe": tmp_path / "tokenizer", "json": tmp_path / "tokenizer" / "tokenizer.json", "gpt2": "gpt2"}[kind]
+    peak = {}
+    for n in (200_000, 4_000_000):
+        (tmp_path / f"{n}.txt").write_text(text[:n])
+        command = [sys.executable, "-c", MEASURED, tmp_path / f"{n}.txt", tmp_path / f"out-{n}", str(given)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peak[n] = int(done.stdout) / 1000
+    assert peak[4_000_000] - peak[200_000] < 80, f"peak memory in MB: {peak}"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="no /proc to read the peak memory from")
+def test_memory_for_learning_is_bounded_where_no_two_words_are_the_same(tmp_path):
+    text = "".join(random.Random(0).choices("的一是不了人我在有他这中大来上个国，。", k=12_000_000))
+    (tmp_path / "a.txt").write_text(text)
+    command = [sys.executable, "-c", MEASURED, tmp_path / "a.txt", tmp_path / "out", "bpe:300"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1_200_000, "peak memory in kB; 3,000,000 if all of it were learnt from"
 
 
 @pytest.mark.slow

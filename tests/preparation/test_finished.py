@@ -2,14 +2,20 @@
 
 import json
 import os
+import shutil
+import time
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from folders import digests
 
 from groundup.data.shards import Manifest
 from groundup.errors import DataError
 from groundup.preparation.prepare import prepare_tokens
+from groundup.preparation.request import InputFile, Request
 from groundup.preparation.watch import Watch
+from groundup.text.simple import CharTokenizer
 
 
 class Heard(Watch):
@@ -20,7 +26,7 @@ class Heard(Watch):
     def say(self, line):
         self.said.append(line)
 
-    def phase(self, name, total):
+    def phase(self, name, total, done=0):
         self.phases.append(name)
 
 
@@ -133,6 +139,51 @@ def test_a_finished_folder_that_is_not_whole_is_said_to_be_so(texts, out):
         prepare_tokens([texts], out, tokenizer="byte")
     prepare_tokens([texts], out, tokenizer="byte", overwrite=True)
     assert (out / "train-00000.bin").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda out: shutil.rmtree(out / "tokenizer"), "no tokenizer here"),
+        (lambda out: (out / "documents-val.bin").unlink(), r"documents-val\.bin: cannot be read"),
+        (lambda out: (out / "documents-train.bin").write_bytes(b"short"), r"documents-train\.bin: 5 bytes, but"),
+        (lambda out: (out / "val-00000.bin").write_bytes(b""), r"val-00000\.bin: 0 bytes, but"),
+        (lambda out: CharTokenizer("ab").save(out / "tokenizer"), "is not the tokenizer that made the tokens"),
+    ],
+)
+def test_whatever_is_missing_from_a_finished_folder_it_is_not_whole(texts, out, damage, said):
+    before = digests(out)
+    damage(out)
+    with pytest.raises(DataError, match=rf"out: is not whole, .*{said}.*--overwrite"):
+        prepare_tokens([texts], out, tokenizer="byte")
+    prepare_tokens([texts], out, tokenizer="byte", overwrite=True)
+    assert digests(out) == before
+
+
+def test_a_flipped_bit_is_found_by_who_asks_to_overwrite(texts, out):
+    before, path = digests(out), out / "train-00000.bin"
+    contents = bytearray(path.read_bytes())
+    contents[100] ^= 1
+    path.write_bytes(contents)
+    prepare_tokens([texts], out, tokenizer="byte", overwrite=True)
+    assert digests(out) == before
+
+
+def test_another_column_of_the_same_file_is_another_request(tmp_path):
+    pq.write_table(pa.table({"a": ["one " * 50], "b": ["two " * 50]}), tmp_path / "ab.parquet")
+    prepare_tokens([f"{tmp_path}/ab.parquet#a"], tmp_path / "out", tokenizer="byte")
+    with pytest.raises(DataError, match=r"ab\.parquet#a is no longer among the sources"):
+        prepare_tokens([f"{tmp_path}/ab.parquet#b"], tmp_path / "out", tokenizer="byte")
+
+
+def test_many_inputs_are_compared_in_a_time_that_grows_as_they_do():
+    inputs = [InputFile(name=f"d/{i}.txt", size=1, version="1") for i in range(20_000)]
+    request = Request(settings={}, inputs=tuple(inputs))
+    changed = Request(settings={}, inputs=(*inputs[:-1], inputs[-1].model_copy(update={"version": "2"})))
+    begun = time.process_time()
+    assert request.difference(request) is None
+    assert request.difference(changed) == "d/19999.txt has changed"
+    assert time.process_time() - begun < 2  # with a look at all for each it takes a quarter of a minute
 
 
 def test_a_replacement_that_fails_leaves_the_old_folder(texts, out):

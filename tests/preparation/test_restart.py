@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,11 +19,12 @@ import zstandard
 from folders import digests
 
 from groundup.data.sources import open_sources
-from groundup.errors import DataError, GroundupError
+from groundup.errors import DataError, GroundupError, TokenizerError
 from groundup.preparation import encoding, learning, prepare
 from groundup.preparation.journal import Journal
 from groundup.preparation.prepare import prepare_tokens
 from groundup.preparation.watch import Watch
+from groundup.text.simple import ByteTokenizer
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 
@@ -64,7 +66,7 @@ prepare.prepare_tokens([sys.argv[7]], Path(sys.argv[8]), progress=None, **option
 NEVER = ("os", "abort", "1", "before")
 
 DURING = {
-    "learning": ("groundup.preparation.learning", "_Seen._allowance", "40", "before", "bpe:300"),
+    "learning": ("groundup.preparation.learning", "_Seen._has_room", "40", "before", "bpe:300"),
     "saving the tokenizer": ("groundup.preparation.prepare", "flush", "1", "before", "bpe:300"),
     "the first entry": ("groundup.preparation.journal", "Journal.save", "1", "after", "bpe:300"),
     "encoding": ("groundup.data.writer", "ShardWriter.write", "45", "after", "gpt2"),
@@ -77,7 +79,7 @@ DURING = {
     "all encoded": ("groundup.preparation.output", "Output.finish", "1", "before", "byte"),
     "all flushed": ("groundup.preparation.output", "Output.finish", "1", "after", "char"),
     "finishing, manifest half-way": ("os", "fsync", "LAST", "before", "byte"),
-    "finishing, manifest there": ("groundup.data.shards", "Manifest.save", "1", "after", "bpe:300"),
+    "finishing, manifest there": ("groundup.preparation.prepare", "replace_text", "1", "after", "bpe:300"),
     "finishing, journal gone": ("groundup.preparation.workplace", "flush", "2", "before", "byte"),
     "finishing, before its last step": ("pathlib", "Path.rename", "1", "before", "byte"),
     "finishing, in place": ("pathlib", "Path.rename", "1", "after", "byte"),
@@ -183,7 +185,7 @@ def fsyncs_before_the_manifest(corpus, out, wishes):
     """How many times a run has waited for the disk when it waits for its manifest."""
     count, at_manifest = 0, []
     with pytest.MonkeyPatch.context() as patch:
-        fsync, save = os.fsync, prepare.Manifest.save
+        fsync, save = os.fsync, prepare.replace_text
 
         def counted(handle):
             nonlocal count
@@ -191,7 +193,7 @@ def fsyncs_before_the_manifest(corpus, out, wishes):
             fsync(handle)
 
         patch.setattr(os, "fsync", counted)
-        patch.setattr(prepare.Manifest, "save", lambda self, to: (at_manifest.append(count + 1), save(self, to)))
+        patch.setattr(prepare, "replace_text", lambda path, text: (at_manifest.append(count + 1), save(path, text)))
         prepare_tokens([corpus], out, **wishes)
     return at_manifest[0]
 
@@ -361,7 +363,7 @@ def test_damage_to_unfinished_work_is_a_sentence(damage, interrupted, corpus, un
         shutil.rmtree(path)
     else:
         path.write_bytes(path.read_bytes()[:-9] if damage.endswith("json") else b"")
-    with pytest.raises(GroundupError, match=r"give a folder that groundup wrote|--overwrite"):
+    with pytest.raises(GroundupError, match="--overwrite"):
         prepare_tokens([corpus], tmp_path / "out", **options("byte"))
     prepare_tokens([corpus], tmp_path / "out", **options("byte"), overwrite=True)
     assert digests(tmp_path / "out") == undisturbed(options("byte"))
@@ -380,6 +382,42 @@ def test_two_at_once_are_not_possible(corpus, undisturbed, tmp_path):
     prepare_tokens([corpus], tmp_path / "out", **options("byte"), progress=Second())
     assert told
     assert digests(tmp_path / "out") == undisturbed(options("byte"))
+
+
+def test_another_process_waits_until_the_folder_is_in_place(corpus, undisturbed, tmp_path, monkeypatch):
+    """Also when all is done but for the last step, for which the work could be taken for its own."""
+    told, rename = [], Path.rename
+
+    def come_between(path, target):
+        if path.name == ".out.partial" and not told:
+            with pytest.raises(DataError, match="right now") as error:
+                prepare_tokens([corpus], tmp_path / "out", **options("gpt2"), overwrite=True)
+            told.append(error)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", come_between)
+    prepare_tokens([corpus], tmp_path / "out", **options("byte"))
+    assert told
+    assert digests(tmp_path / "out") == undisturbed(options("byte"))
+
+
+def test_work_of_an_older_groundup_that_cut_elsewhere_is_not_gone_on_with(interrupted, corpus, tmp_path):
+    path = tmp_path / ".out.partial" / "journal.json"
+    path.write_text(path.read_text().replace('"format":2', '"format":1'))
+    with pytest.raises(DataError, match=r"not a journal of groundup \(format: .*--overwrite"):
+        prepare_tokens([corpus], tmp_path / "out", **options("byte"))
+
+
+def test_a_refused_tokenizer_stays_refused(corpus, tmp_path, monkeypatch):
+    """What was known of the text before an interruption counts after it."""
+    monkeypatch.setattr(prepare, "LEAST_KNOWN", 0)
+    monkeypatch.setattr(ByteTokenizer, "lossy", "drops everything")
+    monkeypatch.setattr(encoding, "known_characters", lambda text, decoded: (len(text), 0))
+    interrupt([corpus], tmp_path / "out", options("byte"), entries=17)
+    monkeypatch.setattr(prepare, "LEAST_KNOWN", 0.5)
+    monkeypatch.setattr(encoding, "known_characters", lambda text, decoded: (0, 0))
+    with pytest.raises(TokenizerError, match="knows only 0 % of the text's characters"):
+        prepare_tokens([corpus], tmp_path / "out", **options("byte"))
 
 
 def test_the_lock_of_a_dead_process_does_not_count(corpus, undisturbed, tmp_path):

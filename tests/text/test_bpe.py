@@ -2,13 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 import tokenizers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundup.errors import TokenizerError
 from groundup.text.bpe import BPETokenizer
+from groundup.text.library import LibraryTokenizer
 from groundup.text.tokenizer import bpe_learner, load_tokenizer
 
 CORPUS = ["low lower lowest, new newer newest;\n" * 20, "<|endoftext|> wide wider widest — naïve\r\n" * 20]
@@ -24,6 +26,44 @@ def test_ids_are_those_of_the_saved_file_in_the_library(tmp_path_factory, text):
     theirs.encode_special_tokens = True
     assert TOKENIZER.encode(text).tolist() == theirs.encode(text).ids
     assert TOKENIZER.decode(TOKENIZER.encode(text)) == theirs.decode(theirs.encode(text).ids)
+
+
+@settings(deadline=None)  # it learns many times
+@given(data=st.data(), alphabet=st.sampled_from(["a", "ab", "aaab", "aab ", "的一", "éèé", "ab'.s1 \n"]))
+def test_whatever_the_merges_ids_are_the_librarys(data, alphabet):
+    """Runs and overlaps, where the two ways to apply merges could part."""
+    texts = st.text(st.sampled_from(alphabet), min_size=1, max_size=300)
+    tokenizer = BPETokenizer.learn(data.draw(st.lists(texts, min_size=1, max_size=4)), n_vocab=400)
+    assert tokenizer._encoding is not None
+    for text in data.draw(st.lists(texts, min_size=1, max_size=9)):
+        assert np.array_equal(tokenizer.encode(text), LibraryTokenizer.encode(tokenizer, text))
+
+
+@pytest.mark.slow
+def test_every_character_has_the_librarys_ids():
+    for code in [*range(0xD800), *range(0xE000, 0x110000)]:
+        text = f"lower{chr(code)}lower 12{chr(code)}12 {chr(code)} {chr(code)}'s {chr(code)}"
+        assert np.array_equal(TOKENIZER.encode(text), LibraryTokenizer.encode(TOKENIZER, text)), hex(code)
+
+
+def test_a_real_text_has_the_librarys_ids(shared_data):
+    text = (shared_data / "tinyshakespeare" / "input.txt").read_text()
+    tokenizer = BPETokenizer.learn([text], n_vocab=2000)
+    assert np.array_equal(tokenizer.encode(text), LibraryTokenizer.encode(tokenizer, text))
+
+
+@pytest.mark.parametrize("change", ["order", "pattern"])
+def test_a_file_that_was_changed_is_left_to_the_library(change):
+    contents = json.loads(TOKENIZER._json)
+    if change == "order":
+        merges = contents["model"]["merges"]
+        merges[0], merges[1] = merges[1], merges[0]
+    else:
+        contents["pre_tokenizer"]["add_prefix_space"] = True
+    changed = BPETokenizer(json.dumps(contents))
+    theirs = tokenizers.Tokenizer.from_str(json.dumps(contents))
+    assert changed.encode(CORPUS[0]).tolist() == theirs.encode(CORPUS[0]).ids
+    assert changed._encoding is None
 
 
 def test_frequent_words_become_one_token():

@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from groundup.data.reading import cut_text
 from groundup.data.shards import Manifest
 from groundup.errors import TokenizerError
 from groundup.generation.engine import TextStream
 from groundup.preparation.prepare import prepare_tokens
 from groundup.text.bpe import BPETokenizer
 from groundup.text.json_file import FileTokenizer, read_tokenizer_file
+from groundup.text.lossy import known_characters
 from groundup.text.tokenizer import choose_tokenizer, load_tokenizer
 
 CORPUS = ["low lower lowest, it's the newest </s> naïve Ünder!\n" * 30, "wide wider widest \t 1234 </s>\r\n" * 30]
@@ -29,6 +31,28 @@ def byte_level(prefix):
     engine.train_from_iterator(
         CORPUS,
         trainers.BpeTrainer(vocab_size=330, special_tokens=["</s>"], initial_alphabet=alphabet, show_progress=False),
+    )
+    return engine
+
+
+LLAMA_3 = (  # the pattern of a published tokenizer; others of its time differ in details
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def llama_3():
+    """Byte-level, with a pattern that joins a line end with the punctuation marks before it."""
+    engine = Tokenizer(models.BPE())
+    engine.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(LLAMA_3), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])  # fmt: skip
+    engine.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    engine.train_from_iterator(
+        [text + "the end.\n.\n\n,\r\n" * 30 for text in CORPUS],
+        trainers.BpeTrainer(vocab_size=360, special_tokens=["</s>"], initial_alphabet=alphabet, show_progress=False),
     )
     return engine
 
@@ -94,6 +118,7 @@ ENGINES = {
     "byte-level": byte_level(prefix=False),
     "byte-level with prefix": byte_level(prefix=True),
     "llama": llama(),
+    "llama-3": llama_3(),
     "unigram": unigram(),
     "word-piece": word_piece(),
     "words": words(),
@@ -154,12 +179,19 @@ def test_no_text_ends_a_document(kind, text):
 
 
 @pytest.mark.parametrize("kind", ENGINES)
-@given(before=texts, visible=st.sampled_from("alEé.!1日🙂"), space=st.sampled_from(" \r\n"), after=texts)
-def test_a_cut_before_a_space_changes_no_id(kind, before, visible, space, after):
-    before = "a" + before
-    whole = OURS[kind].encode(before + visible + space + after)
-    parts = OURS[kind].encode(before + visible), OURS[kind].encode(space + after)
-    assert np.array_equal(whole, np.concatenate(parts))
+@given(text=texts)
+def test_a_cut_changes_no_id(kind, text):
+    text = "a" + text
+    parts = [OURS[kind].encode(part) for part in cut_text(text, 1)]
+    assert np.array_equal(OURS[kind].encode(text), np.concatenate(parts))
+
+
+def test_the_line_end_behind_a_mark_is_a_piece_with_it_and_never_cut_off():
+    assert any(piece.endswith(b".\n") for piece in OURS["llama-3"].pieces)
+    text = "the end.\nthe end,\n\nthe end\r\n" * 40
+    parts = list(cut_text(text, 1))
+    assert len(parts) > 100
+    assert np.array_equal(OURS["llama-3"].encode(text), np.concatenate([OURS["llama-3"].encode(p) for p in parts]))
 
 
 @given(text=texts)
@@ -244,6 +276,44 @@ def test_the_end_of_text_may_be_named_or_added(tmp_path):
     saved = tmp_path / "saved" / "tokenizer.json"
     assert Tokenizer.from_file(str(saved)).token_to_id("<|end|>") == n
     assert json.loads(saved.read_text())["added_tokens"][-1]["id"] == n
+
+
+LETTERS = {"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": {}, "merges": []}}
+
+
+def letters(**ids):
+    return json.dumps(LETTERS | {"model": LETTERS["model"] | {"vocab": ids}})
+
+
+def test_an_added_end_never_shares_its_id():
+    with pytest.raises(TokenizerError, match=r"<\|endoftext\|> and 'e' would share the id 5, as not all ids"):
+        FileTokenizer(letters(a=0, b=1, c=2, d=3, e=5), "<|endoftext|>")
+    free = FileTokenizer(letters(a=0, b=1, c=2, d=3, e=6), "<|endoftext|>")
+    assert (free.end_of_text, free.encode("abe").tolist()) == (5, [0, 1, 6])
+    named = FileTokenizer(letters(a=0, b=1, c=2, d=3, e=5), "c")
+    assert (named.end_of_text, named.encode("ae").tolist()) == (2, [0, 5])
+
+
+def test_what_is_unknown_has_an_id_where_the_model_says_so():
+    assert OURS["words"].unknown == 40
+    assert OURS["unigram"].decode([OURS["unigram"].unknown]).strip() == "<unk>"
+    assert OURS["word-piece"].decode([OURS["word-piece"].unknown]).strip() == "[UNK]"
+    assert OURS["byte-level"].unknown is None
+
+
+@pytest.mark.parametrize(
+    ("text", "decoded", "counts"),
+    [
+        ("Él, Ça va?", "el , ca va ?", (8, 8)),  # no case, no accents, other spaces
+        ("ﬁx \u00a0\tno", "fix no", (5, 5)),
+        ("日本🙂", "日", (3, 1)),
+        ("aaab", "abb", (4, 2)),
+        (" \n\t", "", (0, 0)),
+        ("abc", "", (3, 0)),
+    ],
+)
+def test_what_a_tokenizer_drops_on_purpose_is_not_lost(text, decoded, counts):
+    assert known_characters(text, decoded) == counts
 
 
 def without_end(contents):

@@ -47,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads that encode; no effect on the result [cores]")
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace what was prepared there from other sources or otherwise"
+        "--overwrite",
+        action="store_true",
+        help="replace what is there, if prepared from other sources or otherwise, or damaged",
     )
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON and nothing else")
 

@@ -59,9 +59,9 @@ class _Bar(Watch):
     def __call__(self, done: int) -> None:
         self._bar.update(self._task, completed=done)
 
-    def phase(self, name: str, total: int | None) -> None:
+    def phase(self, name: str, total: int | None, done: int = 0) -> None:
         self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(name, total=total)
+        self._task = self._bar.add_task(name, total=total, completed=done)
 
     def say(self, line: str) -> None:
         self._bar.console.print(Text(line), soft_wrap=True)
@@ -75,12 +75,10 @@ class _Lines(Watch):
         self._name = ""
         self._total: int | None = None
         self._begun = self._last = time.monotonic()
-        self._first: int | None = None
+        self._first = 0  # work that goes on does not begin with nothing
 
     def __call__(self, done: int) -> None:
         now = time.monotonic()
-        if self._first is None:  # work that goes on does not begin with nothing
-            self._first = done
         if now - self._last < LINE_SECONDS:
             return
         self._last = now
@@ -90,9 +88,8 @@ class _Lines(Watch):
             line += f" | {done / self._total:.0%} | {(self._total - done) / speed:,.0f} s left"
         self.say(line)
 
-    def phase(self, name: str, total: int | None) -> None:
-        self._name, self._total, self._begun = name, total, time.monotonic()
-        self._first = None
+    def phase(self, name: str, total: int | None, done: int = 0) -> None:
+        self._name, self._total, self._first, self._begun = name, total, done, time.monotonic()
 
     def say(self, line: str) -> None:
         self._console.print(Text(line), soft_wrap=True)

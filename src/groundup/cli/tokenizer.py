@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,17 +112,20 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from groundup.cli.progress import reading
+    from groundup.cli.progress import preparing
     from groundup.data.sources import open_sources
     from groundup.preparation.folder import new_folder
+    from groundup.preparation.learning import learnt
+    from groundup.preparation.splitting import ByHash
 
     learner = bpe_learner(args.size, min_frequency=args.min_frequency, special_tokens=args.special)
     with (
         new_folder(Path(args.out)) as folder,
-        open_sources(args.sources, column=args.column, errors=args.errors) as corpus,
+        preparing(quiet=args.json) as watch,
+        open_sources(args.sources, column=args.column, errors=args.errors, say=watch.say) as corpus,
     ):
-        with reading("learning", quiet=args.json) as progress:
-            tokenizer = learner.learn(_counted(_texts(corpus), progress))
+        watch.phase("learning", corpus.size)
+        tokenizer = learnt(learner, corpus, ByHash(val_fraction=0), watch)
         n_bytes, n_tokens = _measure(tokenizer, _texts(corpus))
         tokenizer.save(folder)
     if args.json:
@@ -164,7 +167,7 @@ def _show(args: argparse.Namespace) -> int:
 
 def _open(spec: str) -> Tokenizer:
     """The tokenizer meant by `--tokenizer`."""
-    if (Path(spec) / "config.yaml").is_file():  # a run
+    if _is_run(spec):
         from groundup.checkpoint.run import resolve
 
         spec = str(resolve(Path(spec)) / "tokenizer")
@@ -175,6 +178,13 @@ def _open(spec: str) -> Tokenizer:
             "give the folder of one that has been, made by `groundup tokenizer train` or `groundup prepare`"
         )
     return choice
+
+
+def _is_run(spec: str) -> bool:
+    try:
+        return (Path(spec) / "config.yaml").is_file()
+    except (OSError, ValueError):  # no path at all, which `choose_tokenizer` has a sentence for
+        return False
 
 
 def _text(args: argparse.Namespace) -> str | None:
@@ -195,20 +205,14 @@ def _texts(corpus: Corpus) -> Iterator[str]:
         yield from document.chunks()
 
 
-def _counted(texts: Iterable[str], progress: Callable[[int], None]) -> Iterator[str]:
-    done = 0
-    for text in texts:
-        yield text
-        done += len(text.encode())
-        progress(done)
-
-
 def _measure(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[int, int]:
     """Bytes and tokens of the beginning of a corpus."""
+    from groundup.preparation.encoding import encode_parts
+
     n_bytes = n_tokens = 0
     for text in texts:
         n_bytes += len(text.encode())
-        n_tokens += len(tokenizer.encode(text))
+        n_tokens += len(encode_parts(text, tokenizer))
         if n_bytes >= MEASURED_BYTES:
             break
     return n_bytes, n_tokens

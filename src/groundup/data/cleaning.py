@@ -10,17 +10,14 @@ Dropped means that nothing comes in their place: `Don't!` becomes `Dont`, `1,024
 import string
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import TypeAlias
 
 from groundup.data.document import Document
 from groundup.data.reading import cut_unnoticed
 from groundup.errors import UsageError
 
 STEPS = ("lowercase", "digits", "punctuation")
-
-Cleaner: TypeAlias = Callable[[Document], Document]
 
 
 def choose_cleaning(steps: str | Iterable[str]) -> tuple[str, ...]:

@@ -91,12 +91,7 @@ def below(folder: Path) -> tuple[list[File], str]:
 
     Hidden files are none of both. A file's name begins with the folder's own. Raises DataError where there is no text.
     """
-    inside = [
-        (path.relative_to(folder), path)
-        for path in folder.rglob("*")
-        if path.name != RUN_LOG and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
-    files = sorted((relative.as_posix(), relative, path) for relative, path in inside if path.is_file())
+    files, closed = _inside(folder)
     texts = [(relative, path) for _, relative, path in files if _is_text(path)]
     if not texts:
         known = ", ".join((*TABLES, *PROSE[:3]))
@@ -105,10 +100,24 @@ def below(folder: Path) -> tuple[list[File], str]:
         )
     left_out = Counter(suffix(path) for _, _, path in files if not _is_text(path))
     line = f"{folder}: reads {_counted(Counter(suffix(path) for _, path in texts))}"
-    return (
-        [File(path, len(relative.parts) + 1) for relative, path in texts],
-        f"{line}; leaves out {_counted(left_out)}" if left_out else line,
-    )
+    line += f"; leaves out {_counted(left_out)}" if left_out else ""
+    line += f"; does not enter {', '.join(closed)}" if closed else ""
+    return [File(path, len(relative.parts) + 1) for relative, path in texts], line
+
+
+def _inside(folder: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:
+    """The files below a folder, each as its name, path from there, and path; and which folders were not entered."""
+    found: list[tuple[str, Path, Path]] = []
+    refused: list[OSError] = []
+    closed: list[str] = []
+    for parent, folders, names in os.walk(folder, onerror=refused.append):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        closed += [f"{name} (a link)" for name in folders if (Path(parent) / name).is_symlink()]
+        for path in (Path(parent) / name for name in names):
+            if path.name != RUN_LOG and not path.name.startswith(".") and path.is_file():
+                relative = path.relative_to(folder)
+                found.append((relative.as_posix(), relative, path))
+    return sorted(found), [*closed, *(f"{Path(error.filename).name} ({error.strerror})" for error in refused)]
 
 
 def _is_text(path: Path) -> bool:
@@ -137,15 +146,15 @@ def distinct_names(files: Sequence[File]) -> list[str]:
         lengths = [n + (name in shared) for n, name in zip(lengths, names, strict=True)]
 
 
-def once(files: Iterable[tuple[str, File]], say: Callable[[str], None]) -> list[tuple[str, File]]:
-    """Pairs of source and file, each file in the first place where it comes; says which ones came again."""
-    kept: dict[Path, tuple[str, File]] = {}
+def once(columns: Iterable[tuple[File, str]], say: Callable[[str], None]) -> list[tuple[File, str]]:
+    """Pairs of a file and a column, each in the first place where it comes; says which files came again."""
+    kept: dict[tuple[Path, str], tuple[File, str]] = {}
     again: list[Path] = []
-    for source, file in files:
+    for file, column in columns:
         real = file.path.resolve()
-        if real in kept:
+        if (real, column) in kept:
             again.append(file.path)
-        kept.setdefault(real, (source, file))
+        kept.setdefault((real, column), (file, column))
     if again:
         others = f" and {len(again) - 1:,} more files" if len(again) > 1 else ""
         say(f"{again[0]}{others}: given more than once; read once")

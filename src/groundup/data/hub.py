@@ -111,10 +111,13 @@ def _streamed_rows(data: DataSet, column: str, skip: int) -> Iterator[Row]:
             rows = None  # a broken generator would say that this was the end
             raise
 
-    first = patiently(data.spec, lambda: next(begin(0), {}))  # the same row decides, wherever one begins
-    chosen = (
-        _choose(data.spec, column, [key for key, value in first.items() if isinstance(value, str)]) if first else ""
-    )
+    texts = _declared(data.builder)
+    if texts is None:
+        first = patiently(data.spec, lambda: list(islice(begin(0), BATCH_ROWS)))  # they decide, wherever one begins
+        if not first:
+            return
+        texts = list(dict.fromkeys(key for row in first for key, value in row.items() if isinstance(value, str)))
+    chosen = _choose(data.spec, column, texts)
     while batch := patiently(data.spec, some):
         for row in batch:
             text = row.get(chosen)
@@ -127,9 +130,19 @@ def _streamed_rows(data: DataSet, column: str, skip: int) -> Iterator[Row]:
             at += 1
 
 
+def _declared(builder: Any) -> list[str] | None:
+    """The columns of text, as far as the data set itself says what its columns hold."""
+    features = builder.info.features
+    if not features:
+        return None
+    return [name for name, feature in features.items() if getattr(feature, "dtype", None) in ("string", "large_string")]
+
+
 def _choose(spec: HubSpec, column: str, texts: Sequence[str]) -> str:
     """The column to read: the one asked for, or else the only one that holds text."""
     wanted = spec.column or column
+    if texts.count(wanted) > 1:
+        raise DataError(f"{spec.text}: several columns are called {wanted!r}; choose another with --column")
     if wanted in texts:
         return wanted
     if spec.column is None and column == DEFAULT_COLUMN and len(texts) == 1:

@@ -11,12 +11,15 @@ from typing import Any, TypeVar
 from groundup.data.hubspec import HubSpec
 from groundup.errors import DataError
 
+log = logging.getLogger("groundup")  # with no handler set up, Python writes its warnings to standard error
+
 T = TypeVar("T")
 
 # Seconds between attempts. A mistake in the name or the network should show soon; a stream of hours should outlive
 # a router's restart.
 FIRST_WAITS: tuple[float, ...] = (1, 2, 4)
 WAITS: tuple[float, ...] = (1, 2, 4, 8, 15, 30, 60)
+SILENT_WAIT = 1  # seconds; whoever waits longer is told why
 LONGEST_WAIT = 300  # seconds; a hub that asks for more is not waited for
 
 
@@ -43,7 +46,10 @@ def patiently(spec: HubSpec, call: Callable[[], T], waits: tuple[float, ...] | N
             failure = _diagnose(error, spec)
         if pause is None or not failure.passing or failure.wait > LONGEST_WAIT:
             raise DataError(f"{spec.text}: {failure.reason}; {failure.remedy}")
-        time.sleep(max(pause, failure.wait))
+        wait = max(pause, failure.wait)
+        if wait > SILENT_WAIT:
+            log.warning("%s: %s; trying again in %.0f s", spec.text, failure.reason, wait)
+        time.sleep(wait)
     raise AssertionError("the last pause is None")
 
 

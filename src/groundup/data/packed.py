@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 PACKED = (".gz", ".zst")
 
+# The farthest that a frame may look back (`zstd --long=31`): the memory that it takes is what its writer asked for.
+ZST_WINDOW = 1 << 31
+
 # Packed bytes given to zstd at a time. Four of them can stand for a block of 128 kB (RFC 8878, section 3.1.1.2), so
 # this bounds what one step unpacks, whatever the file holds, to 32 MB.
 ZST_STEP = 1024
@@ -79,7 +82,7 @@ class _Zst(io.RawIOBase):
         import zstandard
 
         self._raw, self._error = raw, zstandard.ZstdError
-        self._frame = zstandard.ZstdDecompressor().decompressobj
+        self._frame = zstandard.ZstdDecompressor(max_window_size=ZST_WINDOW).decompressobj
         self._unpacker = self._frame()
         self._begun = False  # a frame of which the end is still to come
         self._ready = memoryview(b"")

@@ -15,7 +15,8 @@ from groundup.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BATCH_ROWS = 256  # turned into Python's strings at a time
+BATCH_ROWS = 64  # turned into Python's strings at a time; a row may be a book
+PIECE_BYTES = 4 << 20  # of a column read at a time: memory must not grow with the groups of rows
 
 
 def read_parquet(
@@ -36,11 +37,11 @@ def read_parquet(
         ) from None
 
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, buffer_size=PIECE_BYTES, pre_buffer=False) as file:
             _check_column(file.schema_arrow, column, path)
-            row, rows, size = 0, file.metadata.num_rows, path.stat().st_size
+            row, begun, rows, size = 0, 0, file.metadata.num_rows, path.stat().st_size
             if gauge:
-                gauge.follow(lambda: size * row // rows if rows else size)
+                gauge.follow(lambda: size * begun // rows if rows else size)
             for group in range(file.num_row_groups):
                 end = row + file.metadata.row_group(group).num_rows
                 if end <= since:
@@ -48,6 +49,7 @@ def read_parquet(
                     continue
                 for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=[column]):
                     for value in batch.column(0).cast(pa.large_binary()).to_pylist():
+                        begun = row + 1
                         if value and row >= since:
                             yield row, _decoded(value, errors, f"{path}: row {row}")
                         row += 1
@@ -67,6 +69,10 @@ def _check_column(schema: pa.Schema, column: str, path: Path) -> None:
         near = get_close_matches(column, schema.names, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise DataError(f"{path}: no column {column!r}; {hint}columns are {listed}: choose one with --column")
+    if schema.names.count(column) > 1:
+        raise DataError(
+            f"{path}: several columns are called {column!r}; give each a name of its own, or choose another"
+        )
     kind = schema.field(column).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type

@@ -19,14 +19,19 @@ Errors: TypeAlias = Literal["strict", "replace"]
 # go on, since they count such chunks: `FORMAT` in groundup.preparation.journal changes with it.
 CHUNK_BYTES = 1 << 20
 
-# Characters without a single place to cut are cut all the same from this length on: no language writes so, and memory
-# must not depend on what a file holds.
-LONGEST_UNCUT = 1 << 23
+# Characters without a single place to cut are cut all the same from this length on: what a tokenizer keeps of each may
+# be half a kilobyte, and memory must not depend on what a file holds. Changed like the number above.
+LONGEST_UNCUT = 1 << 16
 
-# Where a text may be cut without changing a single token: between a visible character and the space or line end
-# after it. GPT-2's pattern never joins across such a point, and looks neither before nor beyond it. (What counts as
-# white space is not quite the same everywhere; a space and line ends are, and so is whatever `\S` matches.)
-_LAST_CUT = re.compile(r".*\S(?=[ \r\n])", re.DOTALL)
+# Where a text may be cut without changing a single token: before a space that follows a visible character, and before
+# a line end that follows a letter or a digit. The patterns of published tokenizers never join across such a point, and
+# look neither before nor beyond it; some do join a line end with a punctuation mark before it. (What counts as white
+# space is not quite the same everywhere; a space and line ends are, and so is whatever `\S` matches.)
+_LAST_CUT = re.compile(r".*(?:\S(?= )|[^\W_](?=[\r\n]))", re.DOTALL)
+
+# Where a text without such a place is cut, the best first: before any line end, as GPT-2's pattern allows, and where a
+# word ends at a punctuation mark.
+_FORCED_CUTS = [re.compile(r".*\S(?=[\r\n])", re.DOTALL), re.compile(r".*[^\W_](?=[^\w\s]|_)", re.DOTALL)]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -51,19 +56,19 @@ def cut_text(text: str, chunk_chars: int = CHUNK_BYTES) -> Iterator[str]:
 def cut_unnoticed(pieces: Iterable[str]) -> Iterator[str]:
     """Shift the borders between `pieces` of a text back to where tokens cannot depend on them.
 
-    Memory holds one piece and what follows the last such place, of which nothing is looked at twice; only a stretch of
-    more than `LONGEST_UNCUT` characters without such a place is cut where it happens to be.
+    Memory holds one piece and what follows the last such place, of which nothing is looked at twice; a stretch of
+    more than `LONGEST_UNCUT` characters without such a place is cut at the next best one, or where it happens to be.
     """
     held: list[str] = []
     length = 0  # of what is held
     before = " "  # the character before the piece
     for piece in pieces:
-        match = _LAST_CUT.match(before + piece)
-        cut = match.end() - len(before) if match else len(piece) if length + len(piece) > LONGEST_UNCUT else None
+        cut = _last_cut(before + piece, forced=length + len(piece) > LONGEST_UNCUT)
         if cut is None:
             held.append(piece)
             length += len(piece)
         else:
+            cut -= len(before)
             if chunk := "".join([*held, piece[:cut]]):
                 yield chunk
             held, length = [piece[cut:]], len(piece) - cut
@@ -72,10 +77,19 @@ def cut_unnoticed(pieces: Iterable[str]) -> Iterator[str]:
         yield rest
 
 
+def _last_cut(text: str, *, forced: bool) -> int | None:
+    """The last place to cut `text`, or None; where that is `forced` there always is one."""
+    for pattern in (_LAST_CUT, *(_FORCED_CUTS if forced else ())):
+        if match := pattern.match(text):
+            return match.end()
+    return len(text) if forced else None
+
+
 def read_jsonl(
     path: Path, column: str, errors: Errors, since: int = 0, gauge: Gauge | None = None
 ) -> Iterator[tuple[int, str]]:
-    """The field `column` of each line of a JSON lines file, with the line's byte offset. Empty texts are left out.
+    """The field `column` of each line of a JSON lines file, with the line's byte offset. Lines whose field is empty or
+    null are left out.
 
     Lines before the byte `since` are passed over without a look.
     """
@@ -129,7 +143,7 @@ def _field(line: bytes, column: str, errors: Errors, place: str) -> str:
         ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{place}: JSON that cannot be read ({error}); mend or remove the line") from None
-    text = _column(record, column, place)
+    text = _column(record, column, place) or ""
     if found := _SURROGATE.search(text):
         if errors == "strict":
             raise DataError(
@@ -140,7 +154,7 @@ def _field(line: bytes, column: str, errors: Errors, place: str) -> str:
     return text
 
 
-def _column(record: Any, column: str, place: str) -> str:
+def _column(record: Any, column: str, place: str) -> str | None:
     if not isinstance(record, dict):
         raise DataError(f"{place}: a JSON {type(record).__name__} where an object is due; write {{{column!r}: …}}")
     if column not in record:
@@ -149,10 +163,10 @@ def _column(record: Any, column: str, place: str) -> str:
         fields = ", ".join(map(repr, record)) or "none"
         raise DataError(f"{place}: no field {column!r}; {hint}fields are {fields}: choose one with --column")
     text = record[column]
-    if not isinstance(text, str):
-        kind = "null" if text is None else type(text).__name__
+    if text is not None and not isinstance(text, str):
         raise DataError(
-            f"{place}: field {column!r} is not text but {kind}; choose another with --column, or mend the line"
+            f"{place}: field {column!r} is not text but {type(text).__name__}; choose another with --column, "
+            "or mend the line"
         )
     return text
 

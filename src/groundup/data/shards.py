@@ -10,7 +10,6 @@ The same for `val`. None of these depends on when, where or by whom they were ma
 
 import hashlib
 import json
-import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,15 +101,6 @@ class Manifest(_Record):
                 f"{path}: not a manifest of groundup ({where}: {first['msg']}); prepare the data again"
             ) from None
 
-    def save(self, folder: Path) -> None:
-        """Write the manifest into `folder`; a crash leaves all of it or none."""
-        temporary = folder / f".{MANIFEST}.partial"
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(self.model_dump_json(indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / MANIFEST)
-
     @property
     def fingerprint(self) -> str:
         """A hash that two folders share exactly if they hold the same tokens, in hexadecimal.
@@ -180,6 +170,30 @@ def documents_at(folder: Path, name: SplitName, start: int, n: int) -> list[Docu
 
 def _start(record: np.void) -> int:
     return int(record["start"])
+
+
+def check_files(folder: Path, manifest: Manifest, *, checksums: bool) -> None:
+    """Raise DataError for the first file of a prepared folder that is missing, or not as long as it was.
+
+    With `checksums`, also for a shard that holds anything else than what was written.
+    """
+    for name, split in manifest.splits.items():
+        _map(documents_file(folder, name), DOCUMENT, split.documents)
+        for shard in split.shards:
+            path = folder / shard.file
+            _map(path, np.dtype(manifest.dtype), shard.tokens)
+            if checksums and _sha256(path) != shard.sha256:
+                raise DataError(
+                    f"{path}: damaged (its checksum is not the manifest's); copy it again, or prepare again"
+                )
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); copy the folder again, or prepare again") from None
 
 
 def documents_file(folder: Path, name: SplitName) -> Path:

@@ -7,6 +7,7 @@
 Nothing here knows what a token is, and no corpus has to fit into memory.
 """
 
+import errno
 import hashlib
 import shutil
 import sys
@@ -33,6 +34,7 @@ __all__ = ["PYTHON_DOCS", "STANDARD_INPUT", "Corpus", "Document", "Input", "Plac
 
 PYTHON_DOCS = "python-docs"
 STANDARD_INPUT = "-"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a disk says that takes no more
 
 
 class Place(NamedTuple):
@@ -151,6 +153,8 @@ class _Reader:
     ) -> Iterable["tuple[str, File, str] | Input"]:
         """What one source stands for: inputs, and files that are still without a name, with their column."""
         text = str(given)
+        if (text in (PYTHON_DOCS, SHAKESPEARE) or hub.is_named(text)) and Path(text).exists():
+            say(f"{text}: read as the corpus of that name; for the file or folder of that name, write ./{text}")
         if text == PYTHON_DOCS:
             return [Input(text, text, None, sys.version, lambda place: self._python_docs(place))]
         if text == SHAKESPEARE:
@@ -158,7 +162,7 @@ class _Reader:
         if text == STANDARD_INPUT:
             return [self._spooled("standard input", sys.stdin.buffer, spool)]
         if hub.is_named(text):
-            version = getattr(hub, "hub_identity", str)(text)
+            version = hub.hub_identity(text)
             return [Input(text, text, None, version, lambda at: hub.hub_documents(text, self.column, at.documents))]
         path, column = Path(given), self.column
         bare, hash_, behind = text.rpartition("#")
@@ -177,15 +181,21 @@ class _Reader:
         return [(text, file, column) for file in files]
 
     def inputs(self, found: Sequence["tuple[str, File, str] | Input"], say: Callable[[str], None]) -> list[Input]:
-        """The inputs in order, each file once and with a name of its own."""
-        files = once([(item[0], item[1]) for item in found if not isinstance(item, Input)], say)
-        names = dict(zip([file for _, file in files], distinct_names([file for _, file in files]), strict=True))
+        """The inputs in order, each column of a file once and with a name of its own."""
+        columns = once([(item[1], item[2]) for item in found if not isinstance(item, Input)], say)
+        files = list(dict.fromkeys(file for file, _ in columns))
+        names = dict(zip(files, distinct_names(files), strict=True))
         inputs: list[Input] = []
+        left = set(columns)
         for item in found:
             if isinstance(item, Input):
                 inputs.append(item)
-            elif name := names.pop(item[1], None):
-                inputs.append(self._file(item[0], name, item[1].path, item[2]))
+                continue
+            source, file, column = item
+            if (file, column) in left:
+                left.remove((file, column))
+                name = names[file] if column == self.column else f"{names[file]}#{column}"
+                inputs.append(self._file(source, name, file.path, column))
         return inputs
 
     def _file(self, source: str, name: str, path: Path, column: str) -> Input:
@@ -196,8 +206,16 @@ class _Reader:
     def _spooled(self, name: str, stream: BinaryIO, spool: Path) -> Input:
         """Copy to disk what can be read only once."""
         with spool.open("w+b") as file:
-            shutil.copyfileobj(stream, file)
-            file.seek(0)
+            try:
+                shutil.copyfileobj(stream, file)
+                file.seek(0)
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                raise DataError(
+                    f"{name}: a copy of it does not fit into {spool.parent.parent} ({error.strerror}); name a folder "
+                    "with more room in the environment variable TMPDIR"
+                ) from None
             version = hashlib.file_digest(file, "sha256").hexdigest()
         size = spool.stat().st_size
         return Input(name, name, size, version, lambda place: self._documents(name, spool, self.column, place))

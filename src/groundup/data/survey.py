@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,7 +11,6 @@ import numpy as np
 from groundup.data.document import Document
 
 ENOUGH = 64_000_000  # bytes; what more would tell, the size of the files tells as well
-N_CODE_POINTS = 0x110000  # Unicode's whole range
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Survey:
 
 def survey(documents: Iterable[Document], enough: int = ENOUGH) -> Survey:
     """Read `documents` until `enough` bytes are seen. Raises DataError where they cannot be read."""
-    seen = np.zeros(N_CODE_POINTS, dtype=np.bool_)
+    seen = np.zeros(sys.maxunicode + 1, dtype=np.bool_)
     n_bytes = characters = n_documents = 0
     for document in documents:
         n_documents += 1

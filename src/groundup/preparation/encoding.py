@@ -17,6 +17,7 @@ from groundup.data.sources import Corpus, Place
 from groundup.errors import TokenizerError
 from groundup.preparation.splitting import ByHash, LastPart
 from groundup.text import Ids, Tokenizer
+from groundup.text.lossy import known_characters
 
 # What a thread gets at a time: enough that handing it over costs nothing, little enough that what is under way for all
 # threads together stays far below the memory that Python itself takes.
@@ -26,6 +27,9 @@ JOB_PIECES = 4096
 # Characters that a tokenizer gets at a time. Some libraries keep hundreds of bytes for each while they work on them,
 # and are twice as fast or more where all that fits into the cache of a core.
 ENCODE_CHARS = 1 << 13
+
+# Characters of each job that are decoded again, to know how much of the text a lossy tokenizer loses.
+SAMPLE_CHARS = 1 << 11
 
 _NONE: Ids = np.empty(0, dtype=np.uint32)
 
@@ -55,10 +59,12 @@ class Job(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """The ids of a piece, and the bytes of text they stand for."""
+    """The ids of a piece, and the bytes of text they stand for; of a sample, its characters and how many are known."""
 
     ids: Ids
     n_bytes: int
+    sampled: int = 0
+    known: int = 0
 
 
 def jobs(corpus: Corpus, rule: ByHash | LastPart, place: Place, chunks: int, full: set[SplitName]) -> Iterator[Job]:
@@ -92,13 +98,30 @@ def _pieces(document: Document, rule: ByHash | LastPart) -> Iterator[Piece]:
 
 
 def encode(job: Job, tokenizer: Tokenizer) -> list[Encoded]:
-    """The ids of each piece. Raises TokenizerError, naming source and line, for text that cannot be expressed."""
-    return [Encoded(_ids(piece, tokenizer), len(piece.text.encode())) for piece in job.pieces]
+    """The ids of each piece. Raises TokenizerError, naming source and line, for text that cannot be expressed.
+
+    Of a lossy tokenizer, the first piece is a sample as well.
+    """
+    encoded = [Encoded(_ids(piece, tokenizer), len(piece.text.encode())) for piece in job.pieces]
+    if tokenizer.lossy:
+        sampled, known = _sample(job.pieces[0].text[:SAMPLE_CHARS], tokenizer)
+        encoded[0] = encoded[0]._replace(sampled=sampled, known=known)
+    return encoded
+
+
+def _sample(text: str, tokenizer: Tokenizer) -> tuple[int, int]:
+    ids = (id_ for id_ in tokenizer.encode(text).tolist() if id_ != tokenizer.unknown)
+    return known_characters(text, tokenizer.decode(ids))
+
+
+def encode_parts(text: str, tokenizer: Tokenizer) -> Ids:
+    """The ids of a text of any length, in flat memory: part by part, cut where no tokenizer notices."""
+    return np.concatenate([_NONE, *map(tokenizer.encode, cut_text(text, ENCODE_CHARS))])
 
 
 def _ids(piece: Piece, tokenizer: Tokenizer) -> Ids:
     try:
-        return np.concatenate([_NONE, *map(tokenizer.encode, cut_text(piece.text, ENCODE_CHARS))])
+        return encode_parts(piece.text, tokenizer)
     except TokenizerError as error:
         document = f", document at {piece.offset}" if piece.offset else ""
         line = _line_of_error(piece, tokenizer)

@@ -1,4 +1,4 @@
-"""An output folder that is there whole, or not at all."""
+"""An output folder that is there whole, or not at all, and what must not stand in its place."""
 
 import shutil
 from collections.abc import Iterator
@@ -6,7 +6,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from groundup.checkpoint.atomic import flush
+from groundup.data.shards import MANIFEST
 from groundup.errors import DataError
+
+
+def check_place(out: Path, *, prepared: bool = False) -> None:
+    """Raise DataError where something stands at `out` but an empty folder, or a `prepared` one if that is allowed."""
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out}: is a file; choose another folder with --out")
+    if out.is_dir() and any(out.iterdir()) and not (prepared and (out / MANIFEST).is_file()):
+        raise DataError(f"{out}: already holds files; choose another folder with --out, or remove this one")
 
 
 @contextmanager
@@ -17,7 +26,8 @@ def new_folder(out: Path) -> Iterator[Path]:
     an `out`. Raises DataError when `out` already holds something, or cannot be written.
     """
     try:
-        target = _free_place(out)
+        check_place(out)
+        target = out.resolve()
         partial = target.with_name(f".{target.name}.partial")
         if partial.exists():  # a former attempt was killed
             shutil.rmtree(partial)
@@ -41,12 +51,3 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise DataError(
             f"{error.filename or out}: cannot be written ({error.strerror or error}); choose another place with --out"
         ) from error
-
-
-def _free_place(out: Path) -> Path:
-    """The full path of `out`, where nothing stands yet but perhaps an empty folder."""
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out}: is a file; choose another folder with --out")
-    if out.is_dir() and any(out.iterdir()):
-        raise DataError(f"{out}: already holds files; choose another folder with --out, or remove this one")
-    return out.resolve()

@@ -14,7 +14,7 @@ from groundup.data.writer import check_written
 from groundup.errors import DataError
 
 JOURNAL = "journal.json"
-FORMAT: Final = 1
+FORMAT: Final = 2  # 1 cut texts at other places
 
 
 class Journal(BaseModel):
@@ -22,7 +22,7 @@ class Journal(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     tokenizer: Sha256  # its fingerprint
     dtype: Dtype
     place: Place  # the document to go on with
@@ -31,6 +31,8 @@ class Journal(BaseModel):
     splits: dict[SplitName, Split]
     full: tuple[SplitName, ...]  # splits that have as many tokens as they were meant to
     share: float  # of the input that is done, from 0 to 1; 0 where the whole is not known
+    sampled: int  # characters of samples, and how many of them the tokenizer knows
+    known: int
 
     @classmethod
     def load(cls, folder: Path) -> Journal | None:

@@ -45,6 +45,7 @@ class Output:
             self.full.add("val")
         self.n_bytes = sum(split.bytes for split in journal.splits.values()) if journal else 0  # of text written
         self._share = journal.share if journal else 0.0
+        self._sampled, self._known = (journal.sampled, journal.known) if journal else (0, 0)
         names = journal.sources if journal else ()
         self._sources = {name: i for i, name in enumerate(names)}  # -> their place in the manifest
         self._dtype = dtype_for(tokenizer.n_vocab)
@@ -72,10 +73,20 @@ class Output:
 
     def write(self, job: Job, encoded: list[Encoded], size: int | None) -> None:
         """Append a job's ids; `size` is that of the whole input, if it is known."""
-        for piece, (ids, n_bytes) in zip(job.pieces, encoded, strict=True):
+        for piece, each in zip(job.pieces, encoded, strict=True):
+            self._sampled, self._known = self._sampled + each.sampled, self._known + each.known
             if piece.split not in self.full:
-                self._write(piece, ids, n_bytes)
+                self._write(piece, each.ids, each.n_bytes)
         self.place, self.chunks, self._share = job.place, job.chunks, job.at / size if size else 0.0
+
+    @property
+    def done(self) -> float:
+        """The part of the input that is written, as far as it is known; 0 otherwise."""
+        return self._share
+
+    def known(self, at_least: int = 1) -> float:
+        """The part of the text's characters that the tokenizer knows, from 0 to 1, in `at_least` so many looked at."""
+        return self._known / self._sampled if self._sampled >= at_least else 1.0
 
     def _write(self, piece: Piece, ids: np.ndarray, n_bytes: int) -> None:
         writer, last = self._writers[piece.split], piece.last
@@ -105,6 +116,8 @@ class Output:
             splits={name: writer.flush() for name, writer in self._writers.items()},
             full=tuple(sorted(self.full)),
             share=self._share,
+            sampled=self._sampled,
+            known=self._known,
         )
 
     def finish(self) -> dict[SplitName, Split]:

@@ -8,23 +8,29 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from groundup.checkpoint.atomic import flush
+from groundup.checkpoint.atomic import flush, replace_text
 from groundup.data.cleaning import choose_cleaning
 from groundup.data.reading import Errors
-from groundup.data.shards import Manifest, Split, SplitName, TokenizerInfo, dtype_for
+from groundup.data.shards import MANIFEST, Manifest, Split, SplitName, TokenizerInfo, dtype_for
 from groundup.data.sources import Corpus, open_sources
 from groundup.data.writer import SHARD_TOKENS
-from groundup.errors import DataError, UsageError
+from groundup.errors import DataError, TokenizerError, UsageError
 from groundup.preparation.encoding import encode, in_order, jobs, usable_cores
+from groundup.preparation.folder import check_place
 from groundup.preparation.learning import learnt
 from groundup.preparation.output import Output
 from groundup.preparation.request import Request, Setting
 from groundup.preparation.splitting import ByHash, LastPart, choose_rule
 from groundup.preparation.watch import Watch
-from groundup.preparation.workplace import TOKENIZER, Workplace, check_place, finished, workplace
+from groundup.preparation.workplace import TOKENIZER, Workplace, finished, workplace
 from groundup.text.tokenizer import Learner, Tokenizer, choose_tokenizer
 
 MAX_VAL_FRACTION = 0.5
+
+# Parts of a text's characters that a tokenizer knows: with fewer than these it is a mistake, and with fewer than those
+# worth a line. Rare characters are missing from many a good one.
+LEAST_KNOWN, ALL_KNOWN = 0.5, 0.999
+ENOUGH_CHARS = 20_000  # to judge by before the end; they come from ten places at least
 
 # Between two entries in the journal. Less work than this is not worth keeping: after a mistake in a small corpus
 # nothing is left behind.
@@ -55,8 +61,8 @@ def prepare_tokens(
 
     `max_documents` of the corpus are read; `max_tokens` are written, `val_fraction` of them to validation, each split
     from its beginning. `clean`: see `groundup.data.cleaning`. `overwrite` replaces what was made from other inputs or
-    with other settings. `progress` is told the bytes of input done; a `Watch` is told the phases as well. Raises
-    DataError, TokenizerError or UsageError.
+    with other settings, or is damaged. `progress` is told the bytes of input done; a `Watch` is told the phases as
+    well. Raises DataError, TokenizerError or UsageError.
     """
     _check(val_fraction, max_tokens, max_documents, threads)
     steps, watch = choose_cleaning(clean), progress if isinstance(progress, Watch) else Watch(progress)
@@ -74,7 +80,7 @@ def prepare_tokens(
     }
     opened = partial(open_sources, column=column, errors=errors, max_documents=max_documents, clean=steps)
     try:
-        check_place(Path(out))
+        check_place(Path(out), prepared=True)
         with opened(sources, say=watch.say) as corpus:
             rule = choose_rule(corpus, val_fraction)
             request = Request.of(corpus, settings | {"split": rule.describe().rule})
@@ -104,14 +110,18 @@ class _Preparation:
         folder, journal = self._work.folder, self._work.journal
         if journal:
             self._watch.say(f"going on at {journal.done}")
-        tokenizer = self._tokenizer(choice, spec)
-        if lossy := getattr(tokenizer, "lossy", None):
+        tokenizer = self._tokenizer(choice, spec, max_tokens)
+        if lossy := tokenizer.lossy:
             self._watch.say(f"tokenizer {tokenizer.name}: {lossy}")
         with Output(folder, tokenizer, self._rule.val_fraction, max_tokens, shard_tokens, journal) as output:
             self._note_now_and_then(output)  # a tokenizer that took long to learn is kept
             self._encode(output, tokenizer)
+            self._refuse_unknown(tokenizer, output.known())
             splits = output.finish()
-        _refuse_empty(splits, self._rule)
+        if (known := output.known()) < ALL_KNOWN:
+            share = f"{100 * known:.1f} %"
+            self._watch.say(f"tokenizer {tokenizer.name}: knows {share} of the text's characters; the rest is lost")
+        _refuse_empty(splits, self._rule, max_tokens, output.full)
         manifest = Manifest(
             dtype=dtype_for(tokenizer.n_vocab),
             tokenizer=TokenizerInfo(name=tokenizer.name, n_vocab=tokenizer.n_vocab, fingerprint=tokenizer.fingerprint),
@@ -119,32 +129,40 @@ class _Preparation:
             split=self._rule.describe(),
             sources=output.sources,
         )
-        manifest.save(folder)
+        replace_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
         return manifest
 
-    def _tokenizer(self, choice: Tokenizer | Learner, spec: str) -> Tokenizer:
+    def _tokenizer(self, choice: Tokenizer | Learner, spec: str, max_tokens: int | None) -> Tokenizer:
         """The tokenizer, which lies in the folder: saved there by a former process, or now."""
         if self._work.tokenizer:
             return self._work.tokenizer
         folder = self._work.folder / TOKENIZER
         if isinstance(choice, Learner):
             self._watch.phase(f"learning {spec}", self._total)
-            choice = learnt(choice, self._corpus, self._rule, self._watch)
+            choice = learnt(choice, self._corpus, self._rule, self._watch, max_tokens)
         choice.save(folder)
         for path in [*folder.rglob("*"), folder]:
             flush(path)
         return choice
 
     def _encode(self, output: Output, tokenizer: Tokenizer) -> None:
-        self._watch.phase("encoding", self._total)
+        self._watch.phase("encoding", self._total, round(output.done * self._total) if self._total else output.n_bytes)
         work = jobs(self._corpus, self._rule, output.place, output.chunks, output.full)
         with closing(in_order(partial(encode, tokenizer=tokenizer), work, self._threads)) as results:
             for job, encoded in results:
                 output.write(job, encoded, self._corpus.size)
+                self._refuse_unknown(tokenizer, output.known(at_least=ENOUGH_CHARS))
                 self._watch(job.at if self._total else output.n_bytes)
                 self._note_now_and_then(output)
                 if output.is_full:
                     break
+
+    def _refuse_unknown(self, tokenizer: Tokenizer, known: float) -> None:
+        if known < LEAST_KNOWN:
+            raise TokenizerError(
+                f"tokenizer {tokenizer.name}: knows only {100 * known:.0f} % of the text's characters, and the rest "
+                "would be lost; choose one made for such text, or gpt2, byte or bpe:SIZE, which know every text"
+            )
 
     def _note_now_and_then(self, output: Output) -> None:
         if time.monotonic() - self._noted >= JOURNAL_SECONDS:
@@ -160,7 +178,15 @@ def _check(val_fraction: float, max_tokens: int | None, max_documents: int | Non
             raise UsageError(f"{name}: {value} is less than 1; leave it out for no limit")
 
 
-def _refuse_empty(splits: dict[SplitName, Split], rule: ByHash | LastPart) -> None:
+def _refuse_empty(
+    splits: dict[SplitName, Split], rule: ByHash | LastPart, max_tokens: int | None, full: set[SplitName]
+) -> None:
+    for name, split in splits.items():
+        if max_tokens and not split.tokens and name in full and (rule.val_fraction or name == "train"):
+            raise DataError(
+                f"max_tokens {max_tokens}: leaves none to the {name} split, at a val_fraction of {rule.val_fraction}; "
+                "give a larger --max_tokens"
+            )
     if not splits["train"].tokens:
         raise DataError("no text is left to train on; give more text, or a smaller --val_fraction")
     if not splits["val"].tokens and rule.val_fraction:

@@ -63,14 +63,17 @@ class Request(BaseModel):
 
     def difference(self, now: Request, inputs: int | None = None) -> str | None:
         """What is not the same in the request `now`, or None. Only the first `inputs` inputs count, if given."""
+        if self == now:
+            return None
         for key in {**self.settings, **now.settings}:
             then, new = self.settings.get(key), now.settings.get(key)
             if then != new:
                 return f"{key} was {_shown(then)} and is {_shown(new)}"
+        names = {each.name for each in now.inputs}
         for i in range(max(len(self.inputs), len(now.inputs)) if inputs is None else inputs):
             if i >= len(now.inputs):
                 return f"{self.inputs[i].name} is no longer among the sources"
-            if i >= len(self.inputs) or self.inputs[i].name not in {each.name for each in now.inputs}:
+            if i >= len(self.inputs) or self.inputs[i].name not in names:
                 name = now.inputs[i].name if i >= len(self.inputs) else self.inputs[i].name
                 return f"{name} is {'new' if i >= len(self.inputs) else 'no longer'} among the sources"
             if self.inputs[i].name != now.inputs[i].name:

@@ -13,8 +13,8 @@ class Watch:
         """`done` bytes of this phase's total are done; where that is unknown, so many bytes of text."""
         self._tell(done)
 
-    def phase(self, name: str, total: int | None) -> None:
-        """What comes now is `name`, and takes `total` bytes of input as they lie on disk."""
+    def phase(self, name: str, total: int | None, done: int = 0) -> None:
+        """What comes now is `name`, and takes `total` bytes of input as they lie on disk, of which `done` are done."""
 
     def say(self, line: str) -> None:
         """Something that the user should know."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from groundup.checkpoint.atomic import flush, remove_folder
-from groundup.data.shards import MANIFEST, Manifest, Tokens
+from groundup.data.shards import MANIFEST, Manifest, check_files
 from groundup.errors import DataError, TokenizerError
 from groundup.preparation.journal import JOURNAL, Journal
 from groundup.preparation.request import Request
@@ -24,27 +24,21 @@ LOCK = "lock"
 TOKENIZER = "tokenizer"  # folder of the tokenizer
 
 
-def check_place(out: Path) -> None:
-    """Raise DataError where something stands at `out` that is neither a prepared folder nor an empty one."""
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out}: is a file; choose another folder with --out")
-    if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
-        raise DataError(f"{out}: already holds files; choose another folder with --out, or remove this one")
-
-
 def finished(out: Path, request: Request, *, overwrite: bool) -> Manifest | None:
     """The manifest of `out` if it was made for this very request.
 
-    Where it was not, or where files are missing: None if it may be overwritten, and a DataError otherwise.
+    Where it was not, or where it is not whole: None if it may be overwritten, and a DataError otherwise. Files are
+    looked at for their sizes; who asks to `overwrite` has reason to doubt them, so that checksums are computed as well.
     """
     if not (out / MANIFEST).exists():
         return None
     remedy = "choose another folder with --out, or replace this one with --overwrite"
     try:
         manifest, former = Manifest.load(out), Request.load(out)
-        for split in manifest.splits:
-            Tokens.open(out, split)
-    except DataError as error:
+        check_files(out, manifest, checksums=overwrite)
+        if load_tokenizer(out / TOKENIZER).fingerprint != manifest.tokenizer.fingerprint:
+            raise DataError(f"{out / TOKENIZER}: is not the tokenizer that made the tokens; copy the folder again")
+    except (DataError, TokenizerError) as error:
         if overwrite:
             return None
         raise DataError(f"{out}: is not whole, {error}; or replace it with --overwrite") from None
@@ -53,6 +47,7 @@ def finished(out: Path, request: Request, *, overwrite: bool) -> Manifest | None
     elif found := former.difference(request):
         difference = f"already prepared in another way: {found}; {remedy}"
     else:
+        (out / LOCK).unlink(missing_ok=True)  # of a process that was killed when it had put the folder in place
         return manifest
     if overwrite:
         return None
@@ -116,14 +111,10 @@ def _continued(partial: Path, out: Path, request: Request, *, learns: bool, over
             if journal:
                 _refuse(former.difference(request, None if learns else journal.place.input + 1), out)
                 journal.check(partial)
-                tokenizer = load_tokenizer(partial / TOKENIZER)
-                if tokenizer.fingerprint != journal.tokenizer:
-                    raise DataError(
-                        f"{partial / TOKENIZER}: is not the one it was; throw the work away with --overwrite"
-                    )
+                tokenizer = _same_tokenizer(partial / TOKENIZER, journal.tokenizer)
                 request.save(partial)
                 return Workplace(partial, journal, tokenizer)
-    except (DataError, TokenizerError):
+    except DataError:
         if not overwrite:
             raise
     for path in partial.iterdir():
@@ -132,6 +123,17 @@ def _continued(partial: Path, out: Path, request: Request, *, learns: bool, over
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     request.save(partial)
     return Workplace(partial)
+
+
+def _same_tokenizer(folder: Path, fingerprint: str) -> Tokenizer:
+    remedy = "throw the unfinished work away with --overwrite"
+    try:
+        tokenizer = load_tokenizer(folder)
+    except TokenizerError as error:
+        raise DataError(f"{error}; or {remedy}") from None
+    if tokenizer.fingerprint != fingerprint:
+        raise DataError(f"{folder}: is not the one it was; {remedy}")
+    return tokenizer
 
 
 def _refuse(difference: str | None, out: Path) -> None:
@@ -145,7 +147,6 @@ def _refuse(difference: str | None, out: Path) -> None:
 def _put_in_place(partial: Path, target: Path) -> None:
     """Make a folder with a manifest the finished one. Killed at any moment, the next call does the rest."""
     (partial / JOURNAL).unlink(missing_ok=True)
-    (partial / LOCK).unlink()
     for path in [*partial.rglob("*"), partial]:
         flush(path)
     if target.exists() and any(target.iterdir()):
@@ -153,7 +154,7 @@ def _put_in_place(partial: Path, target: Path) -> None:
     elif target.exists():
         target.rmdir()  # an empty folder; Windows does not rename onto one
     partial.rename(target)
-    (target / LOCK).unlink(missing_ok=True)  # of a process that came between, and is about to find out
+    (target / LOCK).unlink(missing_ok=True)  # only now: before, another process would have taken the work for its own
     flush(target.parent)
 
 
@@ -167,12 +168,15 @@ def _journal_or_none(partial: Path) -> Journal | None:
 def _locked(partial: Path, out: Path) -> Iterator[None]:
     """Hold the folder's lock. The system lets go of it when the process ends, in whatever way."""
     path = partial / LOCK
+    partial.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
     while True:
         partial.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            if fcntl is not None:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(handle, 20).decode("ascii", "replace").strip()
             os.close(handle)

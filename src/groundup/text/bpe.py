@@ -1,6 +1,8 @@
 """A byte-level BPE of one's own: GPT-2's method, with merges learnt from one's own text.
 
-Training and encoding are the `tokenizers` library's; the file is the ecosystem's `tokenizer.json`.
+Training is the `tokenizers` library's, and the file is the ecosystem's `tokenizer.json`. Encoding is tiktoken's, which
+gives the same ids in half the time: it joins the two neighbours whose piece is the oldest, wherever that piece came
+from, while the library joins only pairs that were merged in training. Merges that were learnt leave no difference.
 """
 
 import hashlib
@@ -9,16 +11,19 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import tiktoken
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from groundup.errors import TokenizerError
-from groundup.text.gpt2 import byte_characters
+from groundup.text.contents import FILE_NAME
+from groundup.text.gpt2 import PATTERN, byte_characters, encode_by_rank
 from groundup.text.library import LibraryTokenizer
-from groundup.text.pieces import END_OF_TEXT
+from groundup.text.pieces import END_OF_TEXT, Ids
 
-BPE_FILE_NAME = "tokenizer.json"
 SMALLEST_BPE = 257  # the 256 bytes and the end of a text: no merge at all
+
+_PRE_TOKENIZER = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
 # The library's learning takes a time that grows with the square of a word's length: longer runs are cut for it.
 _LONG_RUN = re.compile(r"\S{4096}|\s{4096}")
@@ -45,12 +50,22 @@ class BPETokenizer(LibraryTokenizer):
                 token["content"] for token in contents["added_tokens"] if token["content"] != END_OF_TEXT
             ]
             pieces = _pieces(vocabulary, self.special_tokens)
+            learnt_here = contents["normalizer"] is None and contents["pre_tokenizer"] == _PRE_TOKENIZER
+            in_order = _are_in_order(vocabulary, self._merges)
         except Exception as error:  # the library raises bare Exception for a file that it cannot use
             raise TokenizerError(
                 f"not a byte-level BPE with {END_OF_TEXT} ({error}); train one with bpe:SIZE"
             ) from None
         super().__init__(engine, pieces, end_of_text)
         self._json = tokenizer_json
+        self._encoding: tiktoken.Encoding | None = None
+        if learnt_here and in_order:
+            ranks = {piece: id_ for id_, piece in enumerate(pieces) if id_ >= len(self.special_tokens)}
+            self._encoding = tiktoken.Encoding("bpe", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
+
+    def encode(self, text: str) -> Ids:
+        """The ids of `text`, shape (T,). Raises TokenizerError where it is not Unicode."""
+        return super().encode(text) if self._encoding is None else encode_by_rank(self._encoding, text)
 
     @classmethod
     def learn(
@@ -82,7 +97,13 @@ class BPETokenizer(LibraryTokenizer):
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json`, which other tools read as well, beside groundup's own small file."""
         super().save(folder)
-        (folder / BPE_FILE_NAME).write_text(self._json, encoding="utf-8")
+        (folder / FILE_NAME).write_text(self._json, encoding="utf-8")
+
+
+def _are_in_order(vocabulary: Mapping[str, int], merges: Sequence[Sequence[str]]) -> bool:
+    """Whether each merge makes a piece of its own, with the next id: then an id is a rank."""
+    made = [vocabulary["".join(pair)] for pair in merges]
+    return made == list(range(len(vocabulary) - len(merges), len(vocabulary)))
 
 
 def check_special_tokens(tokens: Sequence[str]) -> None:

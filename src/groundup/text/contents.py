@@ -48,6 +48,12 @@ def model_ids(contents: Contents) -> dict[str, int]:
     return ids
 
 
+def unknown_id(contents: Contents, vocabulary: dict[str, int]) -> int | None:
+    """The id of what the model does not know, which names either that or the piece; None where there is none."""
+    unk_id, token = (contents["model"].get(key) for key in ("unk_id", "unk_token"))
+    return unk_id if isinstance(unk_id, int) else vocabulary.get(token) if token else None
+
+
 def holds(contents: Contents, token: str) -> bool:
     """Whether `token` is in the vocabulary or among the added tokens."""
     return token in model_ids(contents) or any(token == added["content"] for added in contents["added_tokens"])

@@ -46,7 +46,7 @@ class GPT1Tokenizer(LibraryTokenizer):
             vocabulary: dict[str, int] = json.loads(encoder)
             spelling = {id_: piece for piece, id_ in vocabulary.items()}
             spellings = [spelling[id_] for id_ in range(len(vocabulary))]
-            end_of_text, _ = vocabulary[LINE_BREAK], vocabulary[UNKNOWN]
+            end_of_text, self.unknown = vocabulary[LINE_BREAK], vocabulary[UNKNOWN]
             pairs = _pairs(merges)
             engine = tokenizers.Tokenizer(
                 models.BPE(vocab=vocabulary, merges=pairs, unk_token=UNKNOWN, end_of_word_suffix=WORD_END)

@@ -42,20 +42,26 @@ class GPT2Tokenizer(PieceTokenizer):
 
     def encode(self, text: str) -> Ids:
         """GPT-2's ids of `text`."""
-        try:
-            return self._encoding.encode_to_numpy(text, disallowed_special=())
-        except UnicodeEncodeError as error:
-            refuse_surrogate(error)
-        except ValueError:  # the regex engine gave up
-            return self._encode_apart(text)
-
-    def _encode_apart(self, text: str) -> Ids:
-        parts = _LONG_SPACE.split(text)
-        return np.concatenate([self._encoding.encode_to_numpy(part, disallowed_special=()) for part in parts])
+        return encode_by_rank(self._encoding, text)
 
     def definition(self) -> Mapping[str, str]:
         """Which merges: their file's checksum."""
         return {"merges_sha256": MERGES_SHA256}
+
+
+def encode_by_rank(encoding: tiktoken.Encoding, text: str) -> Ids:
+    """The ids of `text`, shape (T,), by an encoding with GPT-2's pattern. Raises TokenizerError for half surrogates."""
+    try:
+        return encoding.encode_to_numpy(text, disallowed_special=())
+    except UnicodeEncodeError as error:
+        refuse_surrogate(error)
+    except ValueError:  # the regex engine gave up
+        return _encode_apart(encoding, text)
+
+
+def _encode_apart(encoding: tiktoken.Encoding, text: str) -> Ids:
+    parts = _LONG_SPACE.split(text)
+    return np.concatenate([encoding.encode_to_numpy(part, disallowed_special=()) for part in parts])
 
 
 def byte_characters() -> dict[str, int]:

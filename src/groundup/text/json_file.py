@@ -3,8 +3,9 @@
 Ids are the library's own for the bare text: what the file says about truncation, padding, and ids put before or after
 a text, holds for other uses and is left out here, as is a BPE's dropout. A text that begins with a space or a line end
 gets no further space put before it, even by a file that asks for one: such a text goes on where another ended. (Long
-documents are read in parts that begin so. A file that has pieces with a space or line end behind a visible character,
-which published ones do not, may give other ids where two parts meet.)
+documents are read in parts that begin so. A file that joins a space with a visible character before it, or a line end
+with a letter or digit before it, which published ones do not, may give other ids where two parts meet; so may any where
+a text goes on for 65,536 characters without such a place.)
 """
 
 import hashlib
@@ -16,7 +17,17 @@ from pathlib import Path
 import tokenizers
 
 from groundup.errors import TokenizerError
-from groundup.text.contents import FILE_NAME, Contents, bare, find_end, holds, model_ids, parse, without_prefix
+from groundup.text.contents import (
+    FILE_NAME,
+    Contents,
+    bare,
+    find_end,
+    holds,
+    model_ids,
+    parse,
+    unknown_id,
+    without_prefix,
+)
 from groundup.text.library import LibraryTokenizer, encode_with, library_errors
 from groundup.text.lossy import what_is_lost
 from groundup.text.pieces import Ids
@@ -43,7 +54,10 @@ class FileTokenizer(LibraryTokenizer):
             unprefixed = without_prefix(here)
             engine = _engine(here)
             self._inside = engine if unprefixed == here else _engine(unprefixed)
-            end_of_text = (engine.get_vocab() | model_ids(contents))[end_token]
+            vocabulary = engine.get_vocab() | model_ids(contents)
+            end_of_text = vocabulary[end_token]
+            _refuse_shared(vocabulary, end_token)
+            self.unknown = unknown_id(contents, vocabulary)
             pieces = spell_out(engine, contents, end_of_text, end_token)
         super().__init__(engine, pieces, end_of_text)
         self.end_token = end_token
@@ -96,6 +110,16 @@ def _with_token(contents: Contents, token: str) -> Contents:
     new = {"id": _engine(contents).get_vocab_size(), "content": token, "special": True}
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return {**contents, "added_tokens": [*contents["added_tokens"], new | flags]}
+
+
+def _refuse_shared(vocabulary: dict[str, int], end_token: str) -> None:
+    """TokenizerError where another token has the id of `end_token`: a library's guess in a vocabulary with holes."""
+    for token, id_ in vocabulary.items():
+        if id_ == vocabulary[end_token] and token not in (end_token, ""):
+            raise TokenizerError(
+                f"{end_token} and {token!r} would share the id {id_}, as not all ids below its highest are in use; "
+                f"name a token that it holds: {FILE_NAME}#TOKEN"
+            )
 
 
 def _engine(contents: Contents) -> tokenizers.Tokenizer:

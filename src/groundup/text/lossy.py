@@ -1,5 +1,7 @@
 """What a tokenizer does not give back, found by asking it."""
 
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from groundup.errors import TokenizerError
@@ -41,3 +43,19 @@ def what_is_lost(encode: Callable[[str], Ids], decode: Callable[[Iterable[int]],
     if same("a", " a") or same("a", "a "):
         lost.append(ENDS)
     return f"decoding does not give back {', '.join(lost)}" if lost else None
+
+
+def known_characters(text: str, decoded: str) -> tuple[int, int]:
+    """How many characters of `text` there are, and how many of them came back in `decoded`, in whatever order.
+
+    Letters are compared without case and accents, spaces and control characters not at all: what a tokenizer drops of
+    these on purpose does not count as lost.
+    """
+    there, back = Counter(_plain(text)), Counter(_plain(decoded))
+    return there.total(), (there & back).total()
+
+
+def _plain(text: str) -> str:
+    """The letters, digits and marks of a text, in their simplest form."""
+    simple = unicodedata.normalize("NFKD", text).casefold()
+    return "".join(char for char in simple if unicodedata.category(char)[0] not in "CMZ")

@@ -25,6 +25,7 @@ class PieceTokenizer(ABC):
     """
 
     name: str
+    unknown: int | None = None  # the id of what the tokenizer does not know, if it has one
 
     def __init__(self, pieces: Sequence[bytes], end_of_text: int) -> None:
         self.pieces = pieces

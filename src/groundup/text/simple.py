@@ -1,5 +1,6 @@
 """The two tokenizers that can be understood at a glance: one id a byte, one id a character."""
 
+import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import NoReturn
@@ -8,8 +9,6 @@ import numpy as np
 
 from groundup.errors import TokenizerError
 from groundup.text.pieces import END_OF_TEXT, Ids, PieceTokenizer, refuse_surrogate
-
-N_CODE_POINTS = 0x110000  # Unicode's whole range
 
 
 class ByteTokenizer(PieceTokenizer):
@@ -51,7 +50,7 @@ class CharTokenizer(PieceTokenizer):
     @classmethod
     def learn(cls, texts: Iterable[str]) -> "CharTokenizer":
         """The tokenizer of exactly the characters that occur in `texts`."""
-        seen = np.zeros(N_CODE_POINTS, dtype=np.bool_)
+        seen = np.zeros(sys.maxunicode + 1, dtype=np.bool_)
         for text in texts:
             seen[_code_points(text)] = True
         return cls("".join(map(chr, np.flatnonzero(seen))))

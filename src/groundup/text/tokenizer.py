@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from groundup.errors import TokenizerError
-from groundup.text.bpe import BPE_FILE_NAME, SMALLEST_BPE, BPETokenizer, check_special_tokens
+from groundup.text.bpe import SMALLEST_BPE, BPETokenizer, check_special_tokens
 from groundup.text.contents import FILE_NAME
 from groundup.text.gpt1 import GPT1Tokenizer
 from groundup.text.gpt2 import GPT2Tokenizer
@@ -51,6 +51,11 @@ class Tokenizer(Protocol):
     @property
     def lossy(self) -> str | None:
         """`decoding does not give back upper case, accents`, or whatever it is; None where all comes back."""
+        ...
+
+    @property
+    def unknown(self) -> int | None:
+        """The id that stands for whatever is not known, if there is one."""
         ...
 
     def encode(self, text: str) -> Ids:
@@ -179,7 +184,7 @@ def _rebuild(saved: dict[str, str], folder: Path) -> Tokenizer:
         case "json":
             return FileTokenizer((folder / FILE_NAME).read_text(encoding="utf-8"), saved["end_token"])
         case "bpe":
-            return BPETokenizer((folder / BPE_FILE_NAME).read_text(encoding="utf-8"))
+            return BPETokenizer((folder / FILE_NAME).read_text(encoding="utf-8"))
         case kind:
             raise TokenizerError(f"unknown kind {kind!r}, perhaps of a newer groundup")
 
