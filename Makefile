@@ -32,10 +32,10 @@ quickstart: .venv/installed
 	$(BIN)/groundup quickstart $(ARGS)
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 quick: .venv/installed-dev
-	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m 'not slow' $(ARGS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -68,7 +68,7 @@ class Training:
         seed = config.batches.seed
         self.gpt = GPT(config.model).init_weights(torch.Generator().manual_seed(seed)).to(self.device)
         self.loss_sum = NextTokenLoss(self.gpt)
-        self.optimizer = build_optimizer(self.gpt.named_parameters(), config.optimizer)
+        self.optimizer = build_optimizer(self.gpt.named_parameters(), config.optimizer, config.train.precision)
         self.windows = Batches(data.train, config.model.block_size, seed)
         self.horizon: Steps | Clock = build_horizon(config, self.windows.windows)
         self.progress, self.best = Progress(), Best()

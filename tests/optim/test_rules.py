@@ -5,6 +5,7 @@ import torch
 
 from groundup.config import ModelConfig, OptimizerConfig
 from groundup.model.gpt import GPT
+from groundup.optim.muon import Muon
 from groundup.optim.rules import build_optimizer, role
 from groundup.training.loop import set_learning_rate
 
@@ -30,7 +31,7 @@ def test_muon_moves_the_matrices_and_adamw_the_rest(tied):
         name="muon", learning_rate=0.01, matrix_learning_rate=0.03, embedding_learning_rate=0.2, weight_decay=0.3
     )
     muon, adamw = build_optimizer(model.named_parameters(), config).parts
-    assert isinstance(muon, torch.optim.Muon)
+    assert isinstance(muon, Muon)
     assert isinstance(adamw, torch.optim.AdamW)
     names = {id(p): name for name, p in model.named_parameters()}
     found = {

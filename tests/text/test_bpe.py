@@ -41,9 +41,10 @@ def test_whatever_the_merges_ids_are_the_librarys(data, alphabet):
 
 @pytest.mark.slow
 def test_every_character_has_the_librarys_ids():
-    for code in [*range(0xD800), *range(0xE000, 0x110000)]:
-        text = f"lower{chr(code)}lower 12{chr(code)}12 {chr(code)} {chr(code)}'s {chr(code)}"
-        assert np.array_equal(TOKENIZER.encode(text), LibraryTokenizer.encode(TOKENIZER, text)), hex(code)
+    characters = [chr(code) for code in [*range(0xD800), *range(0xE000, 0x110000)]]
+    for first in range(0, len(characters), 256):
+        text = "\n".join(f"lower{c}lower 12{c}12 {c} {c}'s {c}" for c in characters[first : first + 256])
+        assert np.array_equal(TOKENIZER.encode(text), LibraryTokenizer.encode(TOKENIZER, text)), hex(first)
 
 
 def test_a_real_text_has_the_librarys_ids(shared_data):

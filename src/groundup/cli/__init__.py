@@ -43,9 +43,10 @@ commands:
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 training gave up, 2 a mistake in what was asked, 128 + n on signal n."""
     argv = sys.argv[1:] if argv is None else argv
-    # Idle threads sleep instead of spinning: as fast on a quiet machine, and half the time on a shared one, where a
-    # spinning thread takes the core from the one it waits for. Must be set before torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Idle threads spin for some microseconds, then sleep: libgomp's default spins for milliseconds and, on a shared
+    # machine, takes the core from the very thread it waits for. Must be set before torch is loaded.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks is shown escaped

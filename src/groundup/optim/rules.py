@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from groundup.config import OptimizerConfig
+from groundup.optim.muon import Muon
 
 Role = Literal["matrix", "embedding", "head", "vector"]
 
@@ -79,8 +80,15 @@ class Optimizers:
             part.zero_grad(set_to_none)
 
 
-def build_optimizer(named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> Optimizers:
-    """`config.name`'s rules over all parameters that learn; AdamW is fused where torch can."""
+def build_optimizer(
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    config: OptimizerConfig,
+    precision: str = "fp32",
+) -> Optimizers:
+    """`config.name`'s rules over all parameters that learn; AdamW is fused where torch can.
+
+    `precision` is what training computes in: where that is bf16, so are Muon's iterations.
+    """
     members: dict[Rule, list[nn.Parameter]] = defaultdict(list)
     for name, parameter in named_parameters:
         if parameter.requires_grad:
@@ -93,7 +101,8 @@ def build_optimizer(named_parameters: Iterable[tuple[str, nn.Parameter]], config
         groups[rule.algorithm].append(group)
     parts: list[torch.optim.Optimizer] = []
     if groups["muon"]:
-        parts.append(torch.optim.Muon(groups["muon"], momentum=config.momentum))
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        parts.append(Muon(groups["muon"], momentum=config.momentum, dtype=dtype))
     if groups["adamw"]:
         fused = groups["adamw"][0]["params"][0].device.type in ("cpu", "cuda", "mps")
         betas = (config.beta1, config.beta2)

@@ -25,6 +25,7 @@ BYTES_AN_ID = 1_000  # bytes of text for each id of a vocabulary: enough to see 
 SHORT_TOKENS = (128, 120)  # where a token is about a byte
 LONG_TOKENS = (64, 600)  # where it is a piece of a word
 STEP_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 32_768}
+LITTLE_WORK = 6e11  # FLOPs of the whole training; with less, steps and windows half as long leave time for more steps
 
 # (layers, heads, width), from small to large: wide and shallow, which learns fastest in minutes
 LADDER = (

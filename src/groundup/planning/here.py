@@ -48,7 +48,7 @@ def measured(config: Config, data: Data | None) -> Plan:
         if not exhausted(error):
             raise
         return plan
-    optimizer = build_optimizer(gpt.named_parameters(), config.optimizer)
+    optimizer = build_optimizer(gpt.named_parameters(), config.optimizer, config.train.precision)
     shape = (config.micro_rows, config.model.block_size + 1)
     ids = np.random.default_rng(config.batches.seed).integers(config.model.vocab, size=shape)
     return with_speed(plan, NextTokenLoss(gpt), optimizer, ids)
