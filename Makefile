@@ -4,13 +4,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help install quickstart test quick lint format bench clean
+.PHONY: help install quickstart test quick torture lint format bench clean
 
 help:
 	@echo "make quickstart   train a GPT on Python's documentation for about 3 minutes and let it speak"
 	@echo "                  (make quickstart ARGS='my-texts/ --minutes 10' for your own texts)"
 	@echo "make install      put groundup into .venv"
 	@echo "make test         run all tests          make quick    leave out the slow ones"
+	@echo "make torture      kill training runs at moments of chance (make torture ARGS='--kills 200 --seed 1')"
 	@echo "make lint         ruff and mypy          make format   let ruff format"
 	@echo "make bench        side by side with peers (see bench/README.md)"
 
@@ -36,6 +37,9 @@ test: .venv/installed-dev
 
 quick: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 -m 'not slow' $(ARGS)
+
+torture: .venv/installed-dev
+	$(BIN)/python tests/torture $(ARGS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -23,14 +23,15 @@ from torch import nn
 from bench.measure import Options, Result, gemm_gflops, interleaved, seconds
 from bench.nanogpt import HINT, quiet, twin
 from groundup.checkpoint.run import Log
-from groundup.config import ModelConfig, OptimizerConfig, ScheduleConfig
 from groundup.data.batches import Batches
 from groundup.data.shards import Tokens
 from groundup.model.count import flops_per_token
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.optim.rules import build_optimizer
 from groundup.optim.schedule import build_schedule
+from groundup.sections import OptimizerConfig, ScheduleConfig
 from groundup.seeds import mix
+from groundup.shape import ModelConfig
 from groundup.training.device import Name, autocast, choose_precision, reseed
 from groundup.training.feed import Feed
 from groundup.training.guard import Guard
@@ -114,8 +115,10 @@ class Ours:
             self.progress,
             clip=ADAMW.grad_clip,
             autocast=self.autocast,
+            scaler=torch.amp.GradScaler("cpu", enabled=False),
             reseed=lambda step: reseed(int(mix(SEED, step)[0]), CPU),
             guard=Guard(),
+            average=lambda: None,
             stop=lambda: False,
             hooks=[log_step(self.log.write), note],
         )

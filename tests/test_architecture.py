@@ -10,12 +10,32 @@ SOURCE = Path(__file__).parents[1] / "src" / "groundup"
 # From the ground up; on a floor marked True, neighbours must not import one another.
 FLOORS: list[tuple[bool, set[str]]] = [
     (True, {"errors", "seeds", "fields"}),
+    (True, {"shape", "sections"}),
     (True, {"config"}),
     (True, {"decode"}),
     (True, {"text", "data", "model", "optim", "presets"}),
     (True, {"checkpoint"}),
-    (True, {"preparation", "training", "evaluation", "generation", "report"}),
-    (False, {"planning", "settle", "build", "runs", "api", "quickstart"}),
+    (True, {"preparation", "training", "evaluation", "generation", "report", "tracking"}),
+    (
+        False,
+        {
+            "planning",
+            "settle",
+            "moving",
+            "keeping",
+            "examining",
+            "recovery",
+            "telling",
+            "build",
+            "runs",
+            "tuning",
+            "api",
+            "quickstart",
+            "verify",
+            "why",
+            "doctor",
+        },
+    ),
     (True, {"cli", "serve"}),
 ]
 ROOT = {"__init__", "__main__"}  # the package's face: may name anything, lazily
@@ -91,12 +111,15 @@ TORCH_FREE = {
     "errors",
     "seeds",
     "config",
+    "shape",
+    "sections",
     "decode",
     "presets",
     "text",
     "data",
     "preparation",
     "report",
+    "tracking",
 }
 TORCH_FREE_FILES = {("planning", "plan.py"), ("planning", "words.py"), ("planning", "choices.py")}
 

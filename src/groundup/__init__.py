@@ -22,8 +22,8 @@ from groundup.errors import (
 if TYPE_CHECKING:
     from groundup import data
     from groundup.api import evaluate, generate, load, prepare, resume, train
-    from groundup.config import ModelConfig
     from groundup.model.gpt import GPT
+    from groundup.shape import ModelConfig
 
 __version__ = version("groundup")
 

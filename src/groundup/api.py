@@ -147,6 +147,8 @@ class Checkpoint:
 def load(path: Place, *, checkpoint: str = "latest", device: str = "auto") -> Checkpoint:
     """Model and tokenizer from a run or a checkpoint folder, the model in evaluation mode.
 
+    Where the run kept a running average of its weights (`optimizer.ema`), the model computes with that.
+
     `checkpoint` chooses among a run's: `latest`, `best` by validation loss, or a name such as `step-00001000`.
     Raises CheckpointError when something is missing, damaged or does not fit.
     """
@@ -154,7 +156,7 @@ def load(path: Place, *, checkpoint: str = "latest", device: str = "auto") -> Ch
     verify(folder)
     config, where = state.load_config(folder), choose_device(device)
     model = GPT(config.model)
-    state.load_model(folder, model)
+    state.load_model(folder, model, averaged=True)
     return Checkpoint(folder, config, model.to(where).eval(), state.load_text(folder), where)
 
 

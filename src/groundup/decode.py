@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from groundup.config import HORIZONS, Config
+from groundup.config import Config
 from groundup.errors import ConfigError
+from groundup.sections import COOLDOWNS, HORIZONS, WARMUPS
 
 # Ways to say one thing twice: saying it one way replaces what earlier parts said another way.
-ALTERNATIVES = {"train": HORIZONS, "schedule": ("warmup_steps", "warmup_fraction")}
+ALTERNATIVES = {"train": (HORIZONS,), "schedule": (WARMUPS, COOLDOWNS)}
 
 
 class Overrides(NamedTuple):
@@ -88,9 +89,11 @@ def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
 
 def _forget_alternatives(tree: dict[str, Any], dotted: str, value: Any) -> None:
     section, _, name = dotted.partition(".")
-    if value is not None and name in ALTERNATIVES.get(section, ()):
-        for other in ALTERNATIVES[section]:
-            if other != name and isinstance(tree.get(section), dict):
+    if value is None or not isinstance(tree.get(section), dict):
+        return
+    for ways in ALTERNATIVES.get(section, ()):
+        for other in ways:
+            if name in ways and other != name:
                 tree[section].pop(other, None)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from groundup.build import Result, Training
+from groundup.checkpoint.lock import locked
 from groundup.checkpoint.run import RunFolder
 from groundup.config import Config
 from groundup.data.batches import Batches
@@ -19,11 +21,13 @@ from groundup.planning.plan import Plan, Speed
 from groundup.planning.words import summary, too_much_memory
 from groundup.report.view import View
 from groundup.settle import Data, settle
+from groundup.tracking.trackers import check as check_trackers
+from groundup.training.compiling import check as check_compile
 from groundup.training.exhausted import exhausted
 from groundup.training.horizon import Clock
 
 # What may change between a run's beginning and its resumption; the rest decides what is being computed.
-RESUMABLE_SECTIONS = ("evaluate.", "checkpoint.")
+RESUMABLE_SECTIONS = ("evaluate.", "checkpoint.", "guard.", "tracking.")
 RESUMABLE = {
     "data",
     "train.patience",
@@ -34,7 +38,15 @@ RESUMABLE = {
     "train.budget",
     "train.log_every",
 }
-ROUNDING = {"train.device", "train.threads", "batches.micro_batch"}  # the same up to rounding, not bit for bit
+ROUNDING = {
+    "train.device",
+    "train.threads",
+    "batches.micro_batch",
+    "train.compile",
+    "train.activation_checkpointing",
+    "train.float32_matmul_precision",
+    "train.deterministic",
+}  # the same up to rounding, not bit for bit
 
 
 def begin(config: Config, out: Path, view: View, *, speed: Speed | None = None, advise: bool = True) -> Result:
@@ -51,10 +63,11 @@ def begin(config: Config, out: Path, view: View, *, speed: Speed | None = None, 
         view.message(f"warning  {too_much_memory(prepared.plan)}")
     training = _build(prepared.plan.config, prepared.data, run, view)
     plan = replace(prepared.plan, speed=speed) if speed else _with_speed(prepared, training)
-    run.create(training.config)
-    for line in (*summary(plan, advise=advise), prepared.machine):
-        view.message(line)
-    return training.run()
+    with _alone(run, view):
+        run.create(training.config)
+        for line in (*summary(plan, advise=advise), prepared.machine):
+            view.message(line)
+        return training.run()
 
 
 def rehearse(config: Config, out: Path | None, view: View) -> Plan:
@@ -88,6 +101,8 @@ class Prepared(NamedTuple):
 
 
 def _prepare(config: Config, place: Path) -> Prepared:
+    check_compile(config.train.compile)
+    check_trackers(config.tracking)
     data = Data.open(_data_folder(config))
     settled, machine = settle(config, data.tokenizer)
     windows = Batches(data.train, settled.model.block_size, settled.batches.seed)
@@ -117,7 +132,7 @@ def _with_speed(prepared: Prepared, training: Training) -> Plan:
     if not plan.fits:
         return plan
     ids = prepared.windows.read(0, plan.config.micro_rows)
-    return with_speed(plan, training.loss_sum, training.optimizer, ids)
+    return with_speed(plan, training.loss_sum, training.moving.optimizer, ids)
 
 
 def reconfigure(run: RunFolder, overrides: Mapping[str, Any]) -> tuple[Config, list[str]]:
@@ -133,6 +148,13 @@ def reconfigure(run: RunFolder, overrides: Mapping[str, Any]) -> tuple[Config, l
 
 def go_on(run: RunFolder, config: Config, keys: list[str], view: View) -> Result:
     """Train on from the newest whole checkpoint, or from the start where the run was killed before its first."""
+    check_compile(config.train.compile)
+    check_trackers(config.tracking)
+    with _alone(run, view):
+        return _go_on(run, config, keys, view)
+
+
+def _go_on(run: RunFolder, config: Config, keys: list[str], view: View) -> Result:
     data = Data.open(_data_folder(config))
     config, machine = settle(config, data.tokenizer)
     checkpoint, rejected = run.newest_good()
@@ -146,8 +168,10 @@ def go_on(run: RunFolder, config: Config, keys: list[str], view: View) -> Result
         run.write_config(config)
     if training.done:
         horizon = "--train.budget" if isinstance(training.horizon, Clock) else "--train.max_steps"
-        option = horizon if training.horizon.reached(training.progress) else "--train.patience or --train.stop_after"
-        view.message(f"{run.path}: finished at step {training.progress.step:,}; a larger {option} goes on")
+        option = (
+            horizon if training.horizon.reached(training.moving.progress) else "--train.patience or --train.stop_after"
+        )
+        view.message(f"{run.path}: finished at step {training.moving.progress.step:,}; a larger {option} goes on")
     else:
         start = checkpoint.name if checkpoint else "the start: it has no checkpoint yet"
         view.message(f"{run.path}: going on from {start}")
@@ -155,6 +179,15 @@ def go_on(run: RunFolder, config: Config, keys: list[str], view: View) -> Result
     for key in ROUNDING.intersection(keys):
         view.message(f"{key} changed: what follows is the same up to rounding, not bit for bit")
     return training.run()
+
+
+@contextmanager
+def _alone(run: RunFolder, view: View) -> Iterator[None]:
+    """No other process trains this run."""
+    with locked(run.path, "training this run") as guarded:
+        if not guarded:
+            view.message(f"{run.path}: cannot be locked here; see to it that no second process trains this run")
+        yield
 
 
 def _data_folder(config: Config) -> Path:

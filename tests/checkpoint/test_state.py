@@ -7,10 +7,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from groundup.checkpoint import state
-from groundup.config import Config, ModelConfig, OptimizerConfig
+from groundup.config import Config
 from groundup.errors import CheckpointError
 from groundup.model.gpt import GPT
 from groundup.optim.rules import build_optimizer
+from groundup.sections import OptimizerConfig
+from groundup.shape import ModelConfig
 from groundup.text.simple import ByteTokenizer
 
 MODEL = ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=8, vocab_size=257)
@@ -23,7 +25,7 @@ def checkpoint(tmp_path):
     sum(p.sum() for p in model.parameters()).backward()
     optimizer.step()
     folder = tmp_path / "step-00000001"
-    state.save(folder, Config(model=MODEL), ByteTokenizer(), {"step": 1}, model, optimizer)
+    state.save(folder, state.snapshot(Config(model=MODEL), ByteTokenizer(), {"step": 1}, model, optimizer))
     return folder, model, optimizer
 
 

@@ -1,6 +1,7 @@
 """The PyTorch dataset shows exactly the windows that a training run sees, whoever reads them."""
 
 import copy
+import mmap
 import multiprocessing
 import pickle
 import subprocess
@@ -135,11 +136,10 @@ def test_a_pickle_holds_a_path_and_no_tokens(prepared, monkeypatch):
 
 
 def test_the_ids_are_mapped_not_read(prepared, monkeypatch):
-    opened = []
-    mapped = np.memmap.__new__
-    monkeypatch.setattr(np.memmap, "__new__", lambda cls, *a, **k: opened.append(a[0]) or mapped(cls, *a, **k))
+    mapped, original = [], mmap.mmap
+    monkeypatch.setattr(mmap, "mmap", lambda *a, **k: mapped.append(original(*a, **k)) or mapped[-1])
     groundup.data.dataset(prepared, block_size=BLOCK)
-    assert [path.name for path in opened] == ["train-00000.bin"]
+    assert [len(one) for one in mapped] == [(prepared / "train-00000.bin").stat().st_size]
 
 
 def test_a_split_shorter_than_a_window_is_named_with_a_remedy(prepared):

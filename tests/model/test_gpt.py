@@ -5,12 +5,13 @@ import math
 import pytest
 import torch
 
-from groundup.config import ModelConfig, OptimizerConfig
 from groundup.model.count import flops_per_token, parameters
 from groundup.model.gpt import GPT, IGNORED, NextTokenLoss
 from groundup.model.positions import RotaryPositions
 from groundup.optim.rules import build_optimizer
 from groundup.presets import GPT1_PARTS, MODERN_PARTS, PRESETS
+from groundup.sections import OptimizerConfig
+from groundup.shape import ModelConfig
 
 SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "vocab_size": 70}
 

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from groundup.config import ModelConfig
 from groundup.model import context, memory
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.model.memory import activation_bytes, weight_copy_bytes
+from groundup.shape import ModelConfig
 from groundup.training.device import autocast
+from groundup.training.recompute import recompute_blocks
 
 MODERN = {
     "norm": "rmsnorm", "positions": "rotary", "qk_norm": True, "embedding_norm": True, "activation": "relu2",
@@ -16,9 +17,11 @@ MODERN = {
 ROWS = 4
 
 
-def kept_bytes(config: ModelConfig, precision: str) -> int:
+def kept_bytes(config: ModelConfig, precision: str, *, recompute: bool = False) -> int:
     """Bytes of all storages that autograd saves, parameters and constants of the model left out."""
     gpt = GPT(config).init_weights()
+    if recompute:
+        recompute_blocks(gpt)
     own = {t.untyped_storage().data_ptr() for t in (*gpt.parameters(), *gpt.buffers())}
     kept: dict[int, torch.Tensor] = {}
 
@@ -45,10 +48,47 @@ def kept_bytes(config: ModelConfig, precision: str) -> int:
 )  # fmt: skip
 def test_it_is_what_autograd_keeps(parts, precision):
     config = ModelConfig(**{"n_layer": 3, "n_head": 2, "n_embd": 128, "block_size": 128, "vocab_size": 256} | parts)
+    assert planned_bytes(config, precision) == pytest.approx(kept_bytes(config, precision), rel=0.03)
+
+
+def planned_bytes(config: ModelConfig, precision: str) -> float:
     e = 4 if precision == "fp32" else 2
     kept_logits = config.padded_vocab * (4 + (e if config.softcap else 0))
     planned = (activation_bytes(config, precision) + kept_logits) * ROWS * config.block_size
-    assert planned + weight_copy_bytes(config, precision) == pytest.approx(kept_bytes(config, precision), rel=0.03)
+    return planned + weight_copy_bytes(config, precision)
+
+
+@pytest.mark.parametrize("parts", [{}, {"dropout": 0.1}, MODERN], ids=["gpt2", "dropout", "modern"])
+def test_fp16_keeps_what_bf16_keeps(parts):
+    shape = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "vocab_size": 64}  # small: CPUs emulate fp16
+    config = ModelConfig(**shape | parts)
+    assert weight_copy_bytes(config, "fp16") == weight_copy_bytes(config, "bf16") > 0
+    assert planned_bytes(config, "fp16") == pytest.approx(kept_bytes(config, "fp16"), rel=0.03)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "parts",
+    [{}, {"block": "post_norm"}, {"embedding_norm": True}, {"dropout": 0.1}, MODERN],
+    ids=lambda parts: "-".join(map(str, parts)) or "gpt2",
+)
+def test_recomputed_blocks_keep_their_inputs_and_one_block_is_whole_at_a_time(parts, precision):
+    def config(n_layer: int) -> ModelConfig:
+        return ModelConfig(
+            **{"n_head": 2, "n_embd": 128, "block_size": 128, "vocab_size": 64, **parts, "n_layer": n_layer}
+        )
+
+    def planned(n_layer: int, recompute: bool) -> int:
+        return activation_bytes(config(n_layer), precision, recompute=recompute) * ROWS * config(n_layer).block_size
+
+    weights = weight_copy_bytes(config(2), precision) - weight_copy_bytes(config(1), precision)
+    a_block = kept_bytes(config(2), precision) - kept_bytes(config(1), precision) - weights
+    an_input = kept_bytes(config(3), precision, recompute=True) - kept_bytes(config(2), precision, recompute=True)
+    assert an_input < a_block / 8
+    assert planned(3, True) - planned(2, True) == pytest.approx(an_input, rel=0.03)
+    assert planned(3, True) - planned(3, False) == pytest.approx(3 * an_input - 2 * a_block, rel=0.03)
+    ends = kept_bytes(config(3), precision, recompute=True) - 3 * an_input
+    assert planned(3, True) == pytest.approx(3 * an_input + a_block + ends, rel=0.2)  # logits are counted elsewhere
 
 
 def test_attention_is_spelt_out_up_to_the_same_length():

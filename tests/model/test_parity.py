@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from groundup.config import ModelConfig
 from groundup.model.gpt import GPT
 from groundup.presets import PRESETS
+from groundup.shape import ModelConfig
 
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # transformers keeps these as (in, out)
 

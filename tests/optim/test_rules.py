@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from groundup.config import ModelConfig, OptimizerConfig
 from groundup.model.gpt import GPT
 from groundup.optim.muon import Muon
-from groundup.optim.rules import build_optimizer, role
+from groundup.optim.rules import build_optimizer, peaks, role, scaled
+from groundup.sections import OptimizerConfig
+from groundup.shape import ModelConfig
 from groundup.training.loop import set_learning_rate
 
 SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size": 30}
@@ -89,3 +90,56 @@ def test_one_step_is_the_formula_of_the_paper():
     optimizer.step()
     # The first step of Adam moves by the sign of the gradient; decay takes lr · decay of the weight before.
     torch.testing.assert_close(weight.detach(), torch.tensor([[1.0 * 0.95 - 0.1, -2.0 * 0.95 + 0.1]]))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("tied", [True, False])
+def test_sgd_moves_everything_and_vectors_do_not_decay(tied, momentum):
+    model = GPT(ModelConfig(**SHAPE, tied=tied))
+    config = OptimizerConfig(name="sgd", learning_rate=0.05, momentum=momentum, weight_decay=0.3)
+    (part,) = build_optimizer(model.named_parameters(), config).parts
+    assert isinstance(part, torch.optim.SGD)
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = {names[id(p)]: group for group in part.param_groups for p in group["params"]}
+    assert found.keys() == {name for name, _ in model.named_parameters()}
+    for name, p in model.named_parameters():
+        group = found[name]
+        assert (group["lr"], group["momentum"], group["nesterov"]) == (0.05, momentum, momentum > 0)
+        assert group["weight_decay"] == (0.0 if role(name, p) == "vector" else 0.3), name
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_follows_its_formula(momentum):
+    weight = torch.nn.Parameter(torch.tensor([[1.0, -2.0]]))
+    config = OptimizerConfig(name="sgd", learning_rate=0.1, momentum=momentum, weight_decay=0.5)
+    optimizer = build_optimizer([("w", weight)], config)
+    w, v = weight.detach().clone(), torch.zeros(1, 2)
+    for gradient in (torch.tensor([[3.0, -4.0]]), torch.tensor([[-1.0, 2.0]])):
+        weight.grad = gradient.clone()
+        optimizer.step()
+        decayed = gradient + 0.5 * w
+        v = momentum * v + decayed
+        w -= 0.1 * (decayed + momentum * v)
+    torch.testing.assert_close(weight.detach(), w)
+    assert {key for moments in optimizer.state.values() for key in moments} == (
+        {"momentum_buffer"} if momentum else set()
+    )
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "sgd"])
+@pytest.mark.parametrize("embedding", [None, 0.2])
+def test_all_peaks_that_are_read_scale_alike(name, embedding):
+    config = OptimizerConfig(name=name, learning_rate=0.004, embedding_learning_rate=embedding)
+    expected = {"learning_rate": 0.004}
+    if name == "muon":
+        expected |= {"matrix_learning_rate": 0.02} | ({"embedding_learning_rate": 0.2} if embedding else {})
+    assert peaks(config) == expected
+    assert next(iter(peaks(config))) == "learning_rate"
+    assert peaks(scaled(config, 0.002)) == {key: value / 2 for key, value in expected.items()}
+    assert scaled(config, 0.0012345).learning_rate == 0.0012  # what a person can type
+
+    def scales(c: OptimizerConfig) -> list[float]:
+        named = GPT(ModelConfig(**SHAPE, tied=False)).named_parameters()
+        return [group["scale"] for group in build_optimizer(named, c).param_groups]
+
+    assert scales(scaled(config, 0.002)) == pytest.approx(scales(config))

@@ -102,3 +102,11 @@ def test_there_are_steps_enough_and_several_evaluations(tokens, epochs):
     steps = (settled.train.epochs or epochs) * tokens / config.train.batch_tokens
     assert steps >= min(LEAST_STEPS, epochs * tokens / config.train.batch_tokens) - 1
     assert settled.evaluate.every_steps <= max(1, steps / 5)
+
+
+def test_where_little_can_be_done_windows_and_steps_are_short():
+    slow, fast = (Machine("cpu", 2, "fp32", "", flops) for flops in (1e11, 1e12))
+    config, _ = recipe(slow, 12, "d", 1_000_000, 1_000_000, 66)
+    longer, _ = recipe(fast, 12, "d", 1_000_000, 1_000_000, 66)
+    assert (config.model.block_size, config.train.batch_tokens) == (64, 1024)
+    assert (longer.model.block_size, longer.train.batch_tokens) == (128, 2048)

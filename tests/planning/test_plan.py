@@ -11,7 +11,7 @@ import torch
 
 import groundup
 from groundup.checkpoint.run import RunFolder
-from groundup.config import MUON_ONLY, Config
+from groundup.config import Config
 from groundup.errors import CheckpointError, ConfigError
 from groundup.fields import LARGEST
 from groundup.model.gpt import GPT
@@ -20,6 +20,7 @@ from groundup.optim.rules import RULES, build_optimizer
 from groundup.planning.plan import FASTEST, SLOWEST, Data, Machine, Plan, Speed, speed_of, times
 from groundup.planning.words import as_json, human_bytes, length, summary, table, warnings
 from groundup.presets import PRESETS
+from groundup.sections import MUON_ONLY
 from groundup.training.horizon import Clock
 
 HERE = Machine("cpu", "fp32", memory=16 * 10**9, free_disk=10**12)
@@ -32,10 +33,12 @@ def plan(data: Data | None = None, machine: Machine = HERE, speed: float | None 
     return Plan(config, machine, data, Speed(speed, "as given") if speed else None)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(
+    "optimizer", [{"name": "adamw"}, {"name": "muon"}, {"name": "sgd"}, {"name": "sgd", "momentum": 0}], ids=str
+)
 @pytest.mark.parametrize("tied", [True, False])
 def test_weights_and_moments_are_those_of_the_model(tied, optimizer):
-    planned = plan(model={**SMALL, "tied": tied}, optimizer={"name": optimizer})
+    planned = plan(model={**SMALL, "tied": tied}, optimizer=optimizer)
     gpt = GPT(planned.config.model).init_weights()
     built = build_optimizer(gpt.named_parameters(), planned.config.optimizer)
     gpt(torch.zeros(1, 4, dtype=torch.long)).logsumexp(-1).sum().backward()
@@ -45,6 +48,21 @@ def test_weights_and_moments_are_those_of_the_model(tied, optimizer):
     assert planned.memory.weights == planned.memory.gradients == 4 * weights
     moments = [t for state in built.state.values() for t in state.values() if t.dim()]
     assert planned.memory.optimizer == 4 * sum(t.numel() for t in moments)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "sgd"])
+def test_a_running_average_is_the_weights_once_more(name):
+    without, with_it = (plan(optimizer={"name": name, "ema": ema}) for ema in (None, 0.999))
+    assert with_it.memory.optimizer - without.memory.optimizer == without.memory.weights
+    assert with_it.checkpoint_bytes - without.checkpoint_bytes == without.memory.weights
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_activation_checkpointing_is_planned_with(twice):
+    planned = plan(train={"max_steps": 10, "batch_tokens": 64, "activation_checkpointing": twice})
+    a_token = activation_bytes(planned.config.model, "fp32", recompute=twice)
+    assert planned.memory.activations == 64 * a_token
+    assert a_token != activation_bytes(planned.config.model, "fp32", recompute=not twice)
 
 
 def test_a_checkpoint_and_a_log_have_the_planned_size(prepared, tmp_path):
@@ -133,7 +151,11 @@ def test_huge_shapes_and_lengths_are_planned():
         ("of the work is the output head", {"model": {**SMALL, "vocab_size": 50_000}}),
         ("more than a week", {"speed": 1e-4}),
         ("optimizer.embedding_learning_rate: read by Muon alone", {"optimizer": {"embedding_learning_rate": 0.1}}),
-        ("optimizer.momentum: read by Muon alone", {"optimizer": {"momentum": 0.9}}),
+        ("optimizer.momentum: read by Muon and SGD alone", {"optimizer": {"momentum": 0.9}}),
+        (
+            "optimizer.matrix_learning_rate: read by Muon alone, so without effect with sgd",
+            {"optimizer": {"name": "sgd", "momentum": 0.9, "matrix_learning_rate": 0.1}},
+        ),
     ],
 )
 def test_each_warning_comes_when_it_should_and_only_then(sentence, changes):
@@ -152,7 +174,8 @@ def test_muons_keys_are_those_that_no_rule_of_adamw_reads():
     rates = {rule.learning_rate for rule in RULES["muon"].values()}
     assert set(MUON_ONLY) == (rates - read) | {"momentum"}
     muon = {"name": "muon", **dict.fromkeys(MUON_ONLY, 0.5)}
-    assert not any("Muon" in line for line in warnings(plan(optimizer=muon)))
+    for reads in (muon, {"name": "sgd", "momentum": 0.5}):
+        assert not any("Muon" in line for line in warnings(plan(optimizer=reads)))
 
 
 MOST = dict.fromkeys(("n_layer", "n_embd", "n_inner", "block_size", "vocab_size", "vocab_multiple"), LARGEST)
@@ -239,7 +262,8 @@ def test_bytes_are_said_in_three_figures():
 
 RESIDENT = """
 import json, sys, torch
-from groundup.config import MUON_ONLY, Config
+from groundup.config import Config
+from groundup.sections import MUON_ONLY
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.optim.rules import build_optimizer
 config = Config.model_validate(json.loads(sys.argv[1]))

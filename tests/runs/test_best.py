@@ -1,15 +1,14 @@
 """The best checkpoint is kept, and patience ends a run that has stopped getting better."""
 
 import itertools
-import os
 import signal
 
 import pytest
 
 import groundup
-from groundup.build import Training
 from groundup.checkpoint.run import RunFolder, read_log
 from groundup.evaluation.loss import Loss
+from groundup.examining import Examiner
 from groundup.training.best import Best
 
 BASE = {
@@ -26,7 +25,7 @@ CURVE = [3.0, 2.0, 1.0, 1.5, float("nan"), 1.0, 1.2, 0.5]  # validation losses a
 def scripted(monkeypatch):
     """Validation losses come from CURVE, whatever the model does; training losses too, one call later."""
     losses = itertools.chain.from_iterable((loss, loss) for loss in CURVE + CURVE)
-    monkeypatch.setattr("groundup.build.split_loss", lambda *args, **kwargs: Loss(next(losses), 100))
+    monkeypatch.setattr("groundup.examining.split_loss", lambda *args, **kwargs: Loss(next(losses), 100))
 
 
 def merged(**changes):
@@ -79,14 +78,14 @@ def test_stops_change_neither_which_was_best_nor_when_patience_ends(stops, prepa
 @pytest.fixture
 def curve(monkeypatch):
     """The validation loss is a function of the step: CURVE at every fifth."""
-    original = Training._evaluate
+    original = Examiner.evaluate
 
     def evaluate(self, step):
         value = CURVE[step // 5 - 1] if step % 5 == 0 else 9.0
-        monkeypatch.setattr("groundup.build.split_loss", lambda *args, **kwargs: Loss(value, 100))
+        monkeypatch.setattr("groundup.examining.split_loss", lambda *args, **kwargs: Loss(value, 100))
         original(self, step)
 
-    monkeypatch.setattr(Training, "_evaluate", evaluate)
+    monkeypatch.setattr(Examiner, "evaluate", evaluate)
 
 
 def killing(steps: set[int]):
@@ -95,7 +94,7 @@ def killing(steps: set[int]):
     def admits(self, step, loss, grad_norm):
         if step in steps:
             steps.remove(step)
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         return True
 
     return admits

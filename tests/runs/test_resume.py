@@ -14,6 +14,7 @@ from groundup.checkpoint.atomic import SUMS, sha256
 from groundup.checkpoint.run import RunFolder, read_log
 from groundup.presets import GPT1_PARTS, MODERN_PARTS
 
+STATE = ("model.safetensors", "optimizer/state.safetensors", "average.safetensors")
 STEPS = 60  # more than an epoch of the prepared text
 
 # A child process that kills itself without warning at the n-th call of a function.
@@ -53,10 +54,10 @@ def final(run: Path) -> Path:
 
 def same_state(a: Path, b: Path) -> bool:
     """Equal weights and moments, bit for bit, and equal books."""
-    files = ("model.safetensors", "optimizer/state.safetensors")
+    files = [name for name in STATE if (a / name).exists() or (b / name).exists()]
     books = [json.loads((folder / "progress.json").read_text()) for folder in (a, b)]
     for book in books:
-        del book["elapsed"], book["dt"]
+        del book["elapsed"], book["dt"], book["parent"]  # an interruption leaves a checkpoint of its own
     return books[0] == books[1] and all((a / f).read_bytes() == (b / f).read_bytes() for f in files)
 
 
@@ -82,7 +83,7 @@ PHASES = {
     "before the first checkpoint": ("groundup.training.guard", "Guard.admits", 3),
     "between micro-batches": ("groundup.training.feed", "as_micro_batch", 75),
     "before the optimizer's step": ("groundup.training.guard", "Guard.admits", 31),
-    "in an evaluation": ("groundup.build", "split_loss", 6),
+    "in an evaluation": ("groundup.examining", "split_loss", 6),
     "while a sample is written": ("groundup.generation.engine", "KVCache", 2),
     "while a checkpoint is written": ("groundup.checkpoint.atomic", "sha256", 17),
     "while a checkpoint is flushed": ("groundup.checkpoint.atomic", "flush", 40),
@@ -332,3 +333,35 @@ def test_a_finished_run_is_left_alone_and_a_longer_horizon_goes_on(reference, tm
     shutil.copytree(reference, run, symlinks=True)
     assert groundup.resume(run).step == STEPS
     assert groundup.resume(run, overrides={"train": {"max_steps": STEPS + 5}}).step == STEPS + 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": {"ema": 0.9}},
+        {"optimizer": {"name": "sgd", "learning_rate": 0.05}, "schedule": {"name": "onecycle"}},
+        {"checkpoint": {"every_steps": 9, "asynchronous": False}},
+        {"train": {"activation_checkpointing": True}},
+    ],
+    ids=["average", "sgd and onecycle", "synchronous", "recomputed"],
+)
+def test_every_way_to_train_resumes_bitwise(changes, prepared, tmp_path):
+    overrides = {name: {**values, **changes.get(name, {})} for name, values in OVERRIDES.items()}
+    groundup.train(prepared, tmp_path / "untouched", overrides=overrides)
+    killed("train", ("groundup.training.guard", "Guard.admits", 31), tmp_path / "run", prepared, overrides)
+    groundup.resume(tmp_path / "run")
+    assert same_state(final(tmp_path / "run"), final(tmp_path / "untouched"))
+
+
+@pytest.mark.slow
+def test_a_forgotten_average_shows(prepared, tmp_path):
+    overrides = {**OVERRIDES, "optimizer": {**OVERRIDES["optimizer"], "ema": 0.9}}
+    groundup.train(prepared, tmp_path / "reference", overrides=overrides)
+    run, checkpoint = copy_stopped_at(tmp_path / "reference", tmp_path)
+    tensors = load_file(checkpoint / "average.safetensors")
+    tensors["wte.weight"].zero_()
+    save_file(tensors, checkpoint / "average.safetensors")
+    reseal(checkpoint)
+    groundup.resume(run)
+    assert not same_state(final(run), final(tmp_path / "reference"))

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 import groundup
 from groundup.build import Training
 from groundup.checkpoint.run import RunFolder, read_log
-from groundup.config import Config, TrainConfig
+from groundup.config import Config
 from groundup.data.shards import Tokens
 from groundup.errors import ConfigError
+from groundup.sections import TrainConfig
 from groundup.training.guard import Guard
 from groundup.training.horizon import Clock, Steps, build_horizon
 from groundup.training.loop import Progress
@@ -78,7 +79,7 @@ def test_the_seed_decides_weights_order_and_dropout(prepared):
     def first(seed: int, dropout: float) -> tuple[torch.Tensor, list[int], Training]:
         values = merged({"batches": {"seed": seed}, "model": {"dropout": dropout, "vocab_size": 257}})
         training = Training(Config.model_validate({**values, "data": str(prepared)}), data, RunFolder(prepared), None)
-        return training.gpt.wte.weight, training.windows.starts(0, 8).tolist(), training
+        return training.moving.gpt.wte.weight, training.windows.starts(0, 8).tolist(), training
 
     from groundup.build import Data
 
@@ -154,7 +155,7 @@ def test_the_clock_counts_the_step_to_come():
 
 
 def test_a_good_step_ends_a_row_of_bad_ones():
-    guard = Guard(limit=2)
+    guard = Guard(bad_steps=2)
     for step in range(0, 10, 2):
         assert not guard.admits(step, math.nan, 1.0)
         assert guard.admits(step + 1, 1.0, 1.0)

@@ -1,6 +1,5 @@
 """When hooks act, and how signals ask for a stop."""
 
-import os
 import signal
 
 import pytest
@@ -34,7 +33,7 @@ def test_a_signal_asks_for_a_stop_and_the_handlers_come_back(number):
     before = signal.getsignal(number)
     with StopSignals() as stop:
         assert not stop()
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert stop()
         assert stop.received == number
     assert signal.getsignal(number) is before
@@ -42,6 +41,6 @@ def test_a_signal_asks_for_a_stop_and_the_handlers_come_back(number):
 
 def test_a_second_ctrl_c_interrupts_at_once():
     with StopSignals():
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from groundup.config import ModelConfig, OptimizerConfig
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.optim.rules import build_optimizer
+from groundup.sections import OptimizerConfig
+from groundup.shape import ModelConfig
 from groundup.training.speed import _pass_seconds, _sizes, measure
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -74,15 +76,16 @@ class RunFolder:
 
     def steps(self) -> list[Path]:
         """Checkpoint folders, oldest first; whole or not."""
-        return sorted(path for path in self.checkpoints.glob("step-*") if path.is_dir())
+        folders = (path for path in self.checkpoints.glob("step-*") if path.is_dir() and path.name[5:].isdigit())
+        return sorted(folders, key=step_of)
 
-    def newest_good(self) -> tuple[Path | None, list[str]]:
-        """The newest checkpoint whose checksums hold, and why each newer one was rejected.
+    def newest_good(self, before: float = math.inf) -> tuple[Path | None, list[str]]:
+        """The newest checkpoint of a step below `before` whose checksums hold, and why each newer one was rejected.
 
         None where the run was killed before its first checkpoint; CheckpointError where there are only damaged ones.
         """
         rejected: list[str] = []
-        for folder in reversed(self.steps()):
+        for folder in reversed([folder for folder in self.steps() if step_of(folder) < before]):
             try:
                 verify(folder)
             except CheckpointError as error:
@@ -124,11 +127,16 @@ class RunFolder:
         except (OSError, NotImplementedError):
             temporary.unlink(missing_ok=True)  # Windows without the privilege to link
 
-    def prune(self, keep: int, spared: Path | None) -> None:
-        """Delete all but the newest `keep` checkpoints and the one that is spared."""
+    def prune(self, keep: int, spared: Path | None, every: int | None = None) -> None:
+        """Delete all but the newest `keep` checkpoints, the one that is spared, and multiples of `every` steps."""
         for folder in self.steps()[:-keep]:
-            if folder != spared:
+            if folder != spared and not (every and step_of(folder) % every == 0):
                 remove_folder(folder)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint, by its name."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def resolve(path: Path, which: str = "latest") -> Path:
@@ -156,12 +164,15 @@ class Log:
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8", buffering=1)  # a line reaches the system when it is complete
+        self._lock = threading.Lock()  # a checkpoint written in the background is noted from there
         if _torn(path):
             self._file.write("\n")  # the process before us was killed in the middle of a line
 
     def write(self, event: str, **values: Any) -> None:
         """Append one record."""
-        self._file.write(json.dumps({"event": event, **values}, ensure_ascii=False) + "\n")
+        line = json.dumps({"event": event, **values}, ensure_ascii=False) + "\n"
+        with self._lock:
+            self._file.write(line)
 
     def close(self) -> None:
         """Flush to disk."""

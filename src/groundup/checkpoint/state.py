@@ -3,8 +3,9 @@
 step-00001000/
   config.json           format number and the run's whole configuration
   tokenizer/            text <-> ids
-  progress.json         step, tokens, cursor, seconds, fingerprint of the data
+  progress.json         step, tokens, cursor, seconds, fingerprint of the data, the checkpoint before this one
   model.safetensors     weights, a tied head once
+  average.safetensors   their running average, where one is kept
   optimizer/state.safetensors   moments, one tensor `parameter|moment` each
   SHA256SUMS
 """
@@ -12,6 +13,7 @@ step-00001000/
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +30,7 @@ from groundup.errors import CheckpointError
 from groundup.text.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT = 1
-MODEL = "model.safetensors"
+MODEL, AVERAGE = "model.safetensors", "average.safetensors"
 OPTIMIZER, TOKENIZER = "optimizer/state.safetensors", "tokenizer"
 
 
@@ -41,28 +43,55 @@ class Stateful(Protocol):
         ...
 
 
-def save(
-    folder: Path,
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a checkpoint holds."""
+
+    config: Config
+    tokenizer: Tokenizer
+    progress: Mapping[str, Any]
+    model: dict[str, Tensor]
+    average: dict[str, Tensor]  # empty where none is kept
+    moments: dict[str, Tensor]
+
+
+def snapshot(
     config: Config,
     tokenizer: Tokenizer,
     progress: Mapping[str, Any],
     model: nn.Module,
     optimizer: Stateful,
-) -> None:
+    average: Mapping[str, Tensor] | None = None,
+    *,
+    copy: bool = False,
+) -> Snapshot:
+    """What there is to save; with `copy`, in memory of its own, so that training may go on while it is written."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    moments = {
+        f"{names[parameter]}|{key}": value
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+    weights = {name: parameter.detach() for parameter, name in names.items()}
+    own = _copied if copy else dict
+    return Snapshot(config, tokenizer, progress, own(weights), own(average or {}), own(moments))
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+def save(folder: Path, what: Snapshot) -> None:
     """Write a checkpoint atomically; OSError when the disk refuses, and then nothing is left of it."""
     with atomic_folder(folder) as partial:
-        write_json(partial / CONFIG, {"format": FORMAT, **config.model_dump()})
-        write_json(partial / PROGRESS, dict(progress))
-        tokenizer.save(partial / TOKENIZER)
-        names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-        _write({name: parameter.detach().contiguous() for parameter, name in names.items()}, partial / MODEL)
+        write_json(partial / CONFIG, {"format": FORMAT, **what.config.model_dump()})
+        write_json(partial / PROGRESS, dict(what.progress))
+        what.tokenizer.save(partial / TOKENIZER)
+        _write(what.model, partial / MODEL)
+        if what.average:
+            _write(what.average, partial / AVERAGE)
         (partial / OPTIMIZER).parent.mkdir()
-        moments = {
-            f"{names[parameter]}|{key}": value.contiguous()
-            for parameter, state in optimizer.state.items()
-            for key, value in state.items()
-        }
-        _write(moments, partial / OPTIMIZER)
+        _write(what.moments, partial / OPTIMIZER)
 
 
 def load_config(folder: Path) -> Config:
@@ -96,9 +125,18 @@ def load_text(folder: Path) -> Tokenizer:
 
 
 @torch.no_grad()
-def load_model(folder: Path, model: nn.Module) -> None:
-    """Copy a checkpoint's weights into `model`; CheckpointError when a tensor is missing, foreign or misshapen."""
-    _copy(folder / MODEL, _read(folder / MODEL), dict(model.named_parameters()))
+def load_model(folder: Path, model: nn.Module, *, averaged: bool = False) -> None:
+    """Copy a checkpoint's weights into `model`, or with `averaged` their running average where the checkpoint has one.
+
+    CheckpointError when a tensor is missing, foreign or misshapen.
+    """
+    path = folder / AVERAGE if averaged and (folder / AVERAGE).exists() else folder / MODEL
+    _copy(path, _read(path), dict(model.named_parameters()))
+
+
+def load_average(folder: Path) -> dict[str, Tensor]:
+    """The running average of the weights by the names of the parameters; empty where none was kept."""
+    return _read(folder / AVERAGE) if (folder / AVERAGE).exists() else {}
 
 
 @torch.no_grad()
@@ -119,7 +157,7 @@ def load_optimizer(folder: Path, model: nn.Module, optimizer: Stateful) -> None:
 
 def _write(tensors: dict[str, Tensor], path: Path) -> None:
     try:
-        save_file(tensors, path)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
     except SafetensorError as error:  # a full disk comes as one of these
         raise OSError(str(error)) from error
 

@@ -18,10 +18,15 @@ COMMANDS = {
     "corpora": ("corpora", "list the corpora that can be prepared by name"),
     "tokenizer": ("tokenizer", "train a tokenizer, or show how one cuts a text"),
     "plan": ("plan", "what a run would take: parameters, memory, time, disk"),
+    "tune": ("tune", "find a learning rate for your config and data"),
     "train": ("train", "train a GPT on prepared tokens"),
     "resume": ("resume", "go on with an interrupted run, bit for bit"),
+    "fsck": ("fsck", "look for damage in a run, and say where to go on"),
+    "verify-resume": ("verify_resume", "prove on your config and machine that resuming is exact"),
     "evaluate": ("evaluate", "measure the loss of a run or checkpoint"),
     "generate": ("generate", "let a run or checkpoint write"),
+    "why": ("why", "the documents behind any step of a run"),
+    "doctor": ("doctor", "check this machine, runs and prepared data"),
 }
 
 USAGE = """usage: groundup COMMAND [OPTION…]
@@ -69,7 +74,7 @@ def run(argv: list[str]) -> int:
     """Find the command and run it; returns the exit status."""
     name = argv[0] if argv else "--help"
     if name in ("--help", "-h", "help"):
-        commands = "\n".join(f"  {name:<12}{line}" for name, (_, line) in COMMANDS.items())
+        commands = "\n".join(f"  {name:<15}{line}" for name, (_, line) in COMMANDS.items())
         print(USAGE.format(commands=commands), end="")
         return 0
     if name in ("--version", "-V"):

@@ -42,6 +42,19 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see `{self.prog} --help`)")
 
 
+class Action(Parser):
+    """The parser of a command within a command, which answers for its own options."""
+
+    def parse_known_args(  # type: ignore[override]  # three overloads, of which argparse itself calls the first
+        self, args: Any = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Like argparse's, but nothing stays unknown."""
+        parsed, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return parsed, rest
+
+
 def _suggest(option: str, known: list[str]) -> str:
     """The nearest option, also by its last part alone: --n_layers means --model.n_layer."""
     last = {name.removeprefix("--").rpartition(".")[2]: name for name in known if name != "--help"}

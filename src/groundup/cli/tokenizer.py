@@ -8,13 +8,13 @@ import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from groundup.cli.parsing import Parser
+from groundup.cli.parsing import Action
 from groundup.errors import UsageError
 from groundup.report.panel import visible
 from groundup.text.tokenizer import Learner, Tokenizer, bpe_learner, choose_tokenizer
@@ -37,22 +37,9 @@ class Piece:
     bytes: str
 
 
-class _Action(Parser):
-    """The parser of one of the two commands, which answers for its own options."""
-
-    def parse_known_args(  # type: ignore[override]  # three overloads, of which argparse itself calls the first
-        self, args: Any = None, namespace: Any = None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        """Like argparse's, but nothing stays unknown."""
-        parsed, rest = super().parse_known_args(args, namespace)
-        if rest:
-            self.error(f"unrecognized arguments: {' '.join(rest)}")
-        return parsed, rest
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The two commands, and their options."""
-    commands = parser.add_subparsers(dest="action", metavar="train|show", required=True, parser_class=_Action)
+    commands = parser.add_subparsers(dest="action", metavar="train|show", required=True, parser_class=Action)
     train = commands.add_parser(
         "train",
         help="learn a byte-level BPE from texts",

@@ -10,6 +10,7 @@ The same for `val`. None of these depends on when, where or by whom they were ma
 
 import hashlib
 import json
+import mmap
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from pathlib import Path
@@ -208,6 +209,12 @@ def _map(path: Path, dtype: np.dtype[Any], n: int) -> npt.NDArray[Any]:
         size = path.stat().st_size
         if size != due:
             raise DataError(f"{path}: {size} bytes, but the manifest says {due}; copy it again, or prepare again")
-        return np.memmap(path, dtype, mode="r") if n else np.empty(0, dtype)  # an empty file cannot be mapped
+        if not n:
+            return np.empty(0, dtype)  # an empty file cannot be mapped
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); copy the folder again, or prepare again") from None
+    if hasattr(mmap, "MADV_RANDOM"):  # a window is some kilobytes, anywhere in gigabytes: no reading ahead
+        mapped.madvise(mmap.MADV_RANDOM)
+    return np.frombuffer(mapped, dtype)

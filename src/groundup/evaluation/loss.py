@@ -36,6 +36,10 @@ class Loss:
         return self.nats_per_token * tokens / text_bytes / math.log(2)
 
 
+class Interrupted(Exception):  # noqa: N818 - no error: it was asked for
+    """An evaluation was asked to stop before its end."""
+
+
 @torch.inference_mode()
 def split_loss(
     loss_sum: nn.Module,
@@ -46,11 +50,13 @@ def split_loss(
     limit: int | None = None,
     rows: int = 16,
     autocast: Callable[[], AbstractContextManager[object]],
+    stop: Callable[[], bool] = lambda: False,
 ) -> Loss:
     """Mean loss over non-overlapping windows of `block_size` tokens, each token scored once.
 
     The whole split, its ragged end included; or, with `limit`, whole windows of about that many tokens in all, spread
     evenly over the split. The first token of the split has nothing before it and is not scored.
+    Interrupted as soon as `stop()` says so.
     """
     targets = len(tokens) - 1
     starts = np.arange(0, targets, block_size)
@@ -62,6 +68,8 @@ def split_loss(
     try:
         nats, scored = 0.0, 0
         for first in range(0, len(starts), rows):
+            if stop():
+                raise Interrupted
             windows = np.stack([_window(tokens, int(s), block_size) for s in starts[first : first + rows]])
             both = torch.from_numpy(windows).to(device)
             with autocast():

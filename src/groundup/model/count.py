@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from groundup.config import ModelConfig
+from groundup.shape import ModelConfig
 
 
 def parameters(config: ModelConfig) -> int:

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundup.config import ModelConfig
 from groundup.model.context import Causal, Context
 from groundup.model.inits import INITS
 from groundup.model.parts import BLOCKS, norm
 from groundup.model.positions import POSITIONS
+from groundup.shape import ModelConfig
 
 IGNORED = -1  # a target that is not scored
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from groundup.config import ModelConfig
+from groundup.shape import ModelConfig
 
 
 def _gpt2(name: str, config: ModelConfig) -> float:

@@ -4,27 +4,28 @@ What autograd keeps for the backward pass follows from the parts a model is made
 with the tensors that torch really keeps.
 
 Letters: T time, C width, H heads, I inner width, P padded vocabulary; e bytes of a matrix product's operand, 4 in fp32
-and 2 in bf16 (where the residual stream stays fp32).
+and 2 in bf16 and fp16 (where the residual stream stays fp32).
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-from groundup.config import ModelConfig
+from groundup.shape import ModelConfig
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 FP32 = 4  # bytes
 SPELT_OUT = 512  # tokens; context.py's, which needs torch
-BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2}
+BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
-def activation_bytes(config: ModelConfig, precision: Precision, device: str = "cpu") -> int:
+def activation_bytes(config: ModelConfig, precision: Precision, device: str = "cpu", *, recompute: bool = False) -> int:
     """Bytes kept a token of a micro-batch, from the embedding to what the head reads, logits left out.
 
     A plain GPT-2 block: 2·4·C of residual stream, 2·e·C of normed stream, 3·e·C of q, k, v, e·C of mixed values, and
     2·e·I around the nonlinearity, which makes 64·C in fp32 and 36·C in bf16 where I = 4·C.
     `device` is cpu, cuda or mps: where a CPU spells attention out, its T x T matrices are kept as well.
+    With `recompute`, each block keeps its input alone, 4·C, and the backward pass holds one whole block at a time.
     """
     C, e = config.n_embd, BYTES[precision]
     statistics = FP32 * (2 if config.norm == "layernorm" else 1)  # bytes a normed vector: its scale, and its mean
@@ -35,7 +36,7 @@ def activation_bytes(config: ModelConfig, precision: Precision, device: str = "c
     ends = e * C + (FP32 * C + statistics if config.block == "pre_norm" else 0)
     ends += FP32 * C + statistics if config.embedding_norm else 0
     ends += _mask_bytes(FP32, device) * C if config.dropout else 0
-    return config.n_layer * block + ends
+    return (config.n_layer * FP32 * C + block if recompute else config.n_layer * block) + ends
 
 
 def logit_bytes(config: ModelConfig, precision: Precision) -> int:
@@ -47,7 +48,7 @@ def logit_bytes(config: ModelConfig, precision: Precision) -> int:
 
 
 def weight_copy_bytes(config: ModelConfig, precision: Precision) -> int:
-    """Bytes of the weights in bf16, which autocast keeps beside the fp32 ones for as long as a micro-batch lasts."""
+    """Bytes of the weights in bf16 or fp16, which autocast keeps beside the fp32 ones while a micro-batch lasts."""
     if precision == "fp32":
         return 0
     C = config.n_embd
@@ -62,7 +63,7 @@ def _position_and_norm_bytes(config: ModelConfig, precision: Precision, device: 
     if not config.qk_norm:
         return 2 * e * C if rotary else 0  # q and k, rotated
     statistics = 2 * config.n_head * FP32 * (2 if config.norm == "layernorm" else 1)
-    inputs = 2 * FP32 * C if rotary or precision == "bf16" else 0  # norms compute in fp32
+    inputs = 2 * FP32 * C if rotary or precision != "fp32" else 0  # norms compute in fp32
     return inputs + 3 * e * C + statistics  # q and k, normed; their layout costs a copy of the mixed values
 
 

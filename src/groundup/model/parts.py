@@ -12,9 +12,9 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundup.config import ModelConfig
 from groundup.model.context import Context
 from groundup.model.positions import Rotation
+from groundup.shape import ModelConfig
 
 
 def relu_squared(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundup.config import ModelConfig
+from groundup.shape import ModelConfig
 
 Rotation = Callable[[Tensor], Tensor]
 """What happens to queries and keys, (B, H, T, D) -> (B, H, T, D), before they meet."""

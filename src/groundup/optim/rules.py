@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from groundup.config import OptimizerConfig
 from groundup.optim.muon import Muon
+from groundup.sections import OptimizerConfig
 
 Role = Literal["matrix", "embedding", "head", "vector"]
 
@@ -18,7 +18,7 @@ Role = Literal["matrix", "embedding", "head", "vector"]
 class Rule(NamedTuple):
     """How the parameters of a role move."""
 
-    algorithm: Literal["adamw", "muon"]
+    algorithm: Literal["adamw", "muon", "sgd"]
     learning_rate: str  # the config's field that holds its peak
     decays: bool
 
@@ -38,6 +38,12 @@ RULES: dict[str, dict[Role, Rule]] = {
         "head": Rule("adamw", "head_learning_rate", decays=False),
         "vector": Rule("adamw", "learning_rate", decays=False),
     },
+    "sgd": {
+        "matrix": Rule("sgd", "learning_rate", decays=True),
+        "embedding": Rule("sgd", "learning_rate", decays=True),
+        "head": Rule("sgd", "learning_rate", decays=True),
+        "vector": Rule("sgd", "learning_rate", decays=False),
+    },
 }
 
 
@@ -48,6 +54,18 @@ def role(name: str, parameter: nn.Parameter) -> Role:
     if name in ("wte.weight", "wpe.weight"):
         return "embedding"
     return "head" if name == "lm_head.weight" else "matrix"
+
+
+def peaks(config: OptimizerConfig) -> dict[str, float]:
+    """The peaks that the rules of this optimizer read, learning_rate first; those that follow it are left out."""
+    names = dict.fromkeys(["learning_rate", *(rule.learning_rate for rule in RULES[config.name].values())])
+    return {name: value for name in names if (value := getattr(config, name)) is not None}
+
+
+def scaled(config: OptimizerConfig, learning_rate: float) -> OptimizerConfig:
+    """The same with this learning rate, and all other peaks alike; in two figures, so that a person can type them."""
+    factor = learning_rate / config.learning_rate
+    return config.model_copy(update={name: float(f"{factor * value:.1e}") for name, value in peaks(config).items()})
 
 
 class Optimizers:
@@ -85,15 +103,17 @@ def build_optimizer(
     config: OptimizerConfig,
     precision: str = "fp32",
 ) -> Optimizers:
-    """`config.name`'s rules over all parameters that learn; AdamW is fused where torch can.
+    """`config.name`'s rules over all parameters that learn; AdamW and SGD are fused where torch can.
 
-    `precision` is what training computes in: where that is bf16, so are Muon's iterations.
+    `precision` is what training computes in: where that is bf16, so are Muon's iterations. SGD's weight decay is
+    torch's: added to the gradient, and so to the momentum, which Nesterov's rule looks ahead along (Sutskever et al.
+    2013).
     """
     members: dict[Rule, list[nn.Parameter]] = defaultdict(list)
     for name, parameter in named_parameters:
         if parameter.requires_grad:
             members[RULES[config.name][role(name, parameter)]].append(parameter)
-    groups: dict[str, list[dict[str, Any]]] = {"adamw": [], "muon": []}
+    groups: dict[str, list[dict[str, Any]]] = {"adamw": [], "muon": [], "sgd": []}
     for rule, parameters in members.items():
         peak = getattr(config, rule.learning_rate) or config.learning_rate
         decay = config.weight_decay if rule.decays else 0.0
@@ -103,8 +123,11 @@ def build_optimizer(
     if groups["muon"]:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         parts.append(Muon(groups["muon"], momentum=config.momentum, dtype=dtype))
+    fused = all(p.device.type in ("cpu", "cuda", "mps") for moved in members.values() for p in moved)
     if groups["adamw"]:
-        fused = groups["adamw"][0]["params"][0].device.type in ("cpu", "cuda", "mps")
         betas = (config.beta1, config.beta2)
         parts.append(torch.optim.AdamW(groups["adamw"], betas=betas, eps=config.eps, fused=fused))
+    if groups["sgd"]:
+        momentum = config.momentum
+        parts.append(torch.optim.SGD(groups["sgd"], momentum=momentum, nesterov=momentum > 0, fused=fused))
     return Optimizers(parts)

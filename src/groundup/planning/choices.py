@@ -38,6 +38,7 @@ PARAMETERS_A_TOKEN = 4.0  # more can only learn the text by heart
 MOST_EPOCHS = 8  # after that, a model of this size gets worse on text that it has not seen …
 LEAST_STEPS = 300  # … but it takes some steps to learn anything at all
 STEPS_AN_EPOCH = 32  # at least: of a small text the steps are small, or there would be few of them
+EVALUATED = 10_240  # tokens of each split, each time; half where little can be done
 EVALUATIONS = 10  # during the run, to find the best checkpoint; every 250 steps where it is long
 
 
@@ -76,11 +77,11 @@ def choose_tokenizer(text: Survey) -> Choice:
     return Choice("tokenizer", f"bpe:{size}", f"{size:,} pieces of words learnt from the text; {why}")
 
 
-def choose_context(tokens: int, text_bytes: int, seconds: float) -> tuple[int, Choice]:
-    """Tokens in a window, a power of two, of which the training split holds several."""
+def choose_context(tokens: int, text_bytes: int, seconds: float, *, little: bool = False) -> tuple[int, Choice]:
+    """Tokens in a window, a power of two, of which the training split holds several; half as many for `little` work."""
     bytes_a_token = text_bytes / max(1, tokens)
     block_size, long_run = SHORT_TOKENS if bytes_a_token < 1.5 else LONG_TOKENS
-    block_size *= 2 if seconds >= long_run else 1
+    block_size = block_size // 2 if little else block_size * 2 if seconds >= long_run else block_size
     why = "short windows learn fastest in little time"
     while block_size > 8 and tokens < 4 * block_size:
         block_size //= 2
@@ -90,7 +91,7 @@ def choose_context(tokens: int, text_bytes: int, seconds: float) -> tuple[int, C
 
 def choose_shape(machine: Machine, seconds: float, tokens: int) -> tuple[tuple[int, int, int], str]:
     """The largest shape, (layers, heads, width), that the time can fill and the text can feed, and what limits it."""
-    work = SUSTAINED * machine.flops * seconds
+    work = work_of(machine, seconds)
     best = LADDER[0]
     for shape in LADDER[1:]:
         layers, _, width = shape
@@ -103,9 +104,14 @@ def choose_shape(machine: Machine, seconds: float, tokens: int) -> tuple[tuple[i
     return best, "the largest that needs no decision of yours"
 
 
-def step_size(machine: Machine, tokens: int, block_size: int) -> int:
-    """Tokens a step, a power of two: what the machine likes, or less of a small text."""
-    most = STEP_TOKENS[machine.device.partition(":")[0]]
+def work_of(machine: Machine, seconds: float) -> float:
+    """FLOPs that training gets done in the time."""
+    return SUSTAINED * machine.flops * seconds
+
+
+def step_size(machine: Machine, tokens: int, block_size: int, *, little: bool = False) -> int:
+    """Tokens a step, a power of two: what the machine likes, or less of a small text; half for `little` work."""
+    most = STEP_TOKENS[machine.device.partition(":")[0]] // (2 if little else 1)
     return max(block_size, min(most, 2 ** int(math.log2(max(1, tokens // STEPS_AN_EPOCH)))))
 
 
@@ -113,9 +119,10 @@ def recipe(
     machine: Machine, seconds: float, data: str, tokens: int, text_bytes: int, vocab: int
 ) -> tuple[Config, list[Choice]]:
     """The whole config of a quickstart, and how it came about."""
-    block_size, context = choose_context(tokens, text_bytes, seconds)
+    little = work_of(machine, seconds) < LITTLE_WORK
+    block_size, context = choose_context(tokens, text_bytes, seconds, little=little)
     (layers, heads, width), why = choose_shape(machine, seconds, tokens)
-    step_tokens = step_size(machine, tokens, block_size)
+    step_tokens = step_size(machine, tokens, block_size, little=little)
     model = {"n_layer": layers, "n_head": heads, "n_embd": width, "block_size": block_size, **MODERN_PARTS}
     values: dict[str, Any] = {
         "data": data,
@@ -123,7 +130,7 @@ def recipe(
         "optimizer": MODERN_SMALL_OPTIMIZER,
         "schedule": MODERN_SMALL_SCHEDULE,
         "train": {"budget": seconds, "batch_tokens": step_tokens, "log_every": 100},
-        "evaluate": {"tokens": 5 * STEP_TOKENS["cpu"], "sample_tokens": 80},
+        "evaluate": {"tokens": EVALUATED // (2 if little else 1), "sample_tokens": 80},
         "checkpoint": {"every_steps": 1000, "keep_last": 1},
     }
     config = decode([Overrides("quickstart", values)])

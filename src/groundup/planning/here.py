@@ -18,6 +18,7 @@ from groundup.planning.room import free_disk, main_memory
 from groundup.training.device import autocast, choose_device, choose_precision, cores, device_memory
 from groundup.training.exhausted import exhausted
 from groundup.training.feed import as_micro_batch
+from groundup.training.recompute import recompute_blocks
 from groundup.training.speed import measure
 
 
@@ -48,6 +49,8 @@ def measured(config: Config, data: Data | None) -> Plan:
         if not exhausted(error):
             raise
         return plan
+    if config.train.activation_checkpointing:
+        recompute_blocks(gpt)
     optimizer = build_optimizer(gpt.named_parameters(), config.optimizer, config.train.precision)
     shape = (config.micro_rows, config.model.block_size + 1)
     ids = np.random.default_rng(config.batches.seed).integers(config.model.vocab, size=shape)
@@ -77,4 +80,5 @@ def with_speed(plan: Plan, loss_sum: NextTokenLoss, optimizer: Optimizers, ids: 
 
 
 def _precision(config: Config) -> Precision:
-    return "bf16" if config.train.precision == "bf16" else "fp32"
+    wanted = config.train.precision
+    return "fp32" if wanted == "auto" else wanted

@@ -59,8 +59,8 @@ class Memory:
 
     weights: int
     gradients: int
-    optimizer: int  # moments: two a weight with AdamW, one with Muon
-    activations: int  # of one micro-batch, weights in bf16 with them
+    optimizer: int  # moments: two a weight with AdamW, one with Muon and SGD; and the running average, if there is one
+    activations: int  # of one micro-batch, weights in bf16 or fp16 with them
     logits: int
     program: int  # interpreter, libraries, and what the allocator cannot fill again
     accumulates: bool  # several micro-batches a step
@@ -122,7 +122,8 @@ class Plan:
         """The same with another number of windows a forward pass."""
         m, where = self.config.model, self.machine
         tokens, weights = micro_rows * m.block_size, FP32 * (self.parameters + self.padding)
-        kept = activation_bytes(m, where.precision, where.device) * tokens
+        recompute = self.config.train.activation_checkpointing
+        kept = activation_bytes(m, where.precision, where.device, recompute=recompute) * tokens
         program = 0
         if where.device == "cpu":
             small = FP32 * m.n_embd * tokens < SLACK_UP_TO
@@ -149,10 +150,14 @@ class Plan:
 
     @property
     def _moment_bytes(self) -> int:
-        m = self.config.model
+        m, optimizer, weights = self.config.model, self.config.optimizer, self.parameters + self.padding
         matrices = m.n_layer * (4 * m.n_embd * m.n_embd + 2 * m.n_embd * m.inner)  # those that Muon moves
-        both = 2 * FP32 * (self.parameters + self.padding)
-        return both - (FP32 * matrices if self.config.optimizer.name == "muon" else 0)
+        moments = {
+            "adamw": 2 * weights,
+            "muon": 2 * weights - matrices,
+            "sgd": weights if optimizer.momentum else 0,
+        }[optimizer.name]
+        return FP32 * (moments + (weights if optimizer.ema else 0))
 
     @cached_property
     def horizon(self) -> Steps | Clock | None:

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from groundup.config import MUON_ONLY, OptimizerConfig
 from groundup.decode import changed
 from groundup.planning.plan import Plan
 from groundup.report.panel import human_count, human_time
+from groundup.sections import MUON_ONLY, OptimizerConfig
 from groundup.training.horizon import Clock
 
 CHINCHILLA = 20  # tokens a parameter that spend a given amount of work best (arXiv:2203.15556)
@@ -105,10 +105,12 @@ def warnings(plan: Plan) -> Iterator[str]:
             f"{plan.head_share:.0%} of the work is the output head: {m.vocab:,} ids are many for width {m.n_embd}; "
             "prepare the data with a smaller vocabulary, such as --tokenizer bpe:4096"
         )
-    without_effect = [name for name in MUON_ONLY if name in changed(OptimizerConfig(), c.optimizer)]
-    if without_effect and c.optimizer.name != "muon":
+    name, given = c.optimizer.name, changed(OptimizerConfig(), c.optimizer)
+    unread = [] if name == "muon" else [key for key in MUON_ONLY if key in given and (key, name) != ("momentum", "sgd")]
+    if unread:
+        readers = "Muon and SGD" if unread == ["momentum"] else "Muon"
         yield (
-            f"optimizer.{' and '.join(without_effect)}: read by Muon alone, so without effect with {c.optimizer.name}; "
+            f"optimizer.{' and '.join(unread)}: read by {readers} alone, so without effect with {name}; "
             "give --optimizer.name muon, or set optimizer.learning_rate"
         )
     if plan.seconds is not None and plan.seconds > WEEK:

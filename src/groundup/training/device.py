@@ -15,7 +15,11 @@ import torch
 from groundup.errors import ConfigError
 from groundup.fields import DEVICE_PATTERN
 
-Name = Literal["fp32", "bf16"]
+Name = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+BF16_FROM = (8, 0)  # compute capability: Ampere. `is_bf16_supported` says yes to emulation on a T4
+FP16_FROM = (5, 3)  # the first with fp16 arithmetic
 
 PATIENCE = 0.1  # seconds for timing matrix products: an emulated type takes 200 ms for one that fp32 does in 3
 
@@ -64,30 +68,64 @@ def reseed(seed: int, device: torch.device) -> None:
 def choose_precision(wanted: str, device: torch.device) -> Precision:
     """`wanted`, or for `auto` what is fastest here; ConfigError when the device cannot do it."""
     if device.type == "cuda":
-        # `is_bf16_supported` says yes to emulation on a T4; the capability tells the truth.
-        major, _ = torch.cuda.get_device_capability(device)
-        if wanted == "bf16" and major < 8:
-            raise ConfigError(
-                f"train.precision: bf16 needs a GPU of compute capability 8 or more, this has {major}; use fp32"
-            )
-        if wanted == "auto":
-            return (
-                Precision("bf16", "GPU with bf16 units") if major >= 8 else Precision("fp32", "GPU without bf16 units")
-            )
-    if device.type == "mps" and wanted == "auto":
+        return _on_cuda(wanted, torch.cuda.get_device_capability(device))
+    if wanted == "auto" and device.type == "mps":
         return Precision("fp32", "the safe choice on Apple GPUs")
-    if device.type == "cpu" and wanted == "auto":
+    if wanted == "auto":
         speedup = bf16_speedup()
         reason = f"bf16 matrix products run {speedup:.1f}x as fast as fp32 on this CPU"
         return Precision("bf16" if speedup > 1.2 else "fp32", reason)
-    return Precision("bf16" if wanted == "bf16" else "fp32", "as configured")
+    slow = wanted == "fp16" and device.type == "cpu"
+    return _as_configured(wanted, "; slow: most CPUs emulate fp16, hundreds of times slower than fp32" if slow else "")
 
 
-def autocast(precision: Name, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
-    """A context for the forward pass: matrix products in bf16, the rest in fp32; or nothing."""
-    if precision == "fp32":
-        return nullcontext
-    return partial(torch.autocast, device.type, dtype=torch.bfloat16)
+def _on_cuda(wanted: str, capability: tuple[int, int]) -> Precision:
+    major, minor = capability
+    if wanted == "auto":
+        if capability >= BF16_FROM:
+            return Precision("bf16", "GPU with bf16 units")
+        if capability >= FP16_FROM:
+            return Precision("fp16", f"GPU with fp16 but no bf16 units (compute capability {major}.{minor})")
+        return Precision("fp32", f"GPU without bf16 and fp16 units (compute capability {major}.{minor})")
+    first = {"bf16": BF16_FROM, "fp16": FP16_FROM}.get(wanted, capability)
+    if capability < first:
+        least = f"{first[0]}.{first[1]}"
+        remedy = "fp16" if capability >= FP16_FROM else "fp32"
+        raise ConfigError(
+            f"train.precision: {wanted} needs a GPU of compute capability {least} or more, this has {major}.{minor}; "
+            f"use {remedy}"
+        )
+    return _as_configured(wanted)
+
+
+def _as_configured(wanted: str, warning: str = "") -> Precision:
+    names: dict[str, Name] = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
+    if wanted not in names:
+        raise ConfigError(f"train.precision: {wanted!r} is not one of auto, {', '.join(names)}")
+    return Precision(names[wanted], f"as configured{warning}")
+
+
+def autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
+    """A context for the forward pass: matrix products in bf16 or fp16, the rest in fp32; for fp32 nothing."""
+    dtype = DTYPES[precision]
+    return nullcontext if dtype == torch.float32 else partial(torch.autocast, device.type, dtype=dtype)
+
+
+def loss_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
+    """What keeps small fp16 gradients from vanishing (arXiv:1710.03740, section 3.2); nothing in other precisions.
+
+    The loss is enlarged 65,536 times; where a gradient then overflows, the step is left out and the scale halved, and
+    after 2,000 steps without that it doubles. Scale and count belong in every checkpoint: `state_dict`.
+    """
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def set_matmul_precision(wanted: str, device: torch.device) -> None:
+    """What fp32 products on a GPU may round to: `highest` nothing, `high` TF32, `medium` bf16. For the whole process.
+
+    On a CPU always `highest`: there, oneDNN would take the others for leave to compute in bf16.
+    """
+    torch.set_float32_matmul_precision("highest" if device.type == "cpu" else wanted)
 
 
 def bf16_speedup(size: int = 512, repeats: int = 7) -> float:
@@ -102,7 +140,7 @@ def bf16_speedup(size: int = 512, repeats: int = 7) -> float:
 def matmul_flops(device: torch.device, precision: Name, threads: int) -> float:
     """Operations a second of bare matrix products: 2·n³ each; on a CPU, those of one thread times `threads`."""
     cpu = device.type == "cpu"
-    size, dtype = 512 if cpu else 4096, torch.bfloat16 if precision == "bf16" else torch.float32
+    size, dtype = 512 if cpu else 4096, DTYPES[precision]
     best = _matmul_seconds(device, (dtype,), size, repeats=7)
     return 2.0 * size**3 / best[dtype] * (threads if cpu else 1)
 

@@ -28,12 +28,15 @@ class Feed:
     def __init__(self, windows: Windows, rows: int, micro_rows: int, device: torch.device) -> None:
         self.windows, self.rows, self.micro_rows, self.device = windows, rows, micro_rows, device
         self.scored = rows * windows.block_size
+        self.under_way = False  # a batch has been begun, and not all of its pieces are done
 
     def micro_batches(self, cursor: int) -> Iterator[MicroBatch]:
         """Ids and targets of the batch at `cursor`."""
+        self.under_way = True
         for first in range(0, self.rows, self.micro_rows):
             n = min(self.micro_rows, self.rows - first)
             yield as_micro_batch(self.windows.read(cursor + first, n), self.device)
+        self.under_way = False
 
 
 def as_micro_batch(windows: NDArray[np.int64], device: torch.device) -> MicroBatch:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -47,23 +50,58 @@ def finite(x: float) -> float | None:
     return x if math.isfinite(x) else None
 
 
-STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")  # the last is not on Windows
+def every_minutes(minutes: float | None, action: Hook) -> Hook:
+    """Run `action` whenever that much time has passed since it last ran; None: never."""
+    began = time.monotonic()
+
+    def hook(info: StepInfo) -> None:
+        nonlocal began
+        if minutes is not None and time.monotonic() - began >= 60 * minutes:
+            began = time.monotonic()
+            action(info)
+
+    return hook
+
+
+STOPPING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # the last two are not on Windows
+BEFORE_LIMIT = 120.0  # seconds that a checkpoint and the way out may take before SLURM's time limit
+
+
+class StoppedAtOnce(BaseException):
+    """Raised out of work that may be broken off. No Exception: a compiler that catches those must not swallow it."""
 
 
 class StopSignals:
-    """While entered, SIGINT, SIGTERM and SIGHUP ask for an orderly stop; a second SIGINT interrupts at once.
+    """While entered, SIGINT, SIGTERM, SIGHUP and SIGUSR1 ask for an orderly stop; a second SIGINT interrupts at once.
 
-    `acknowledge` is called at the first, so that nobody presses Ctrl-C again for want of an answer.
+    So does SLURM's time limit (`SLURM_JOB_END_TIME`, seconds since 1970), two minutes ahead. `acknowledge` is called
+    at the first, so that nobody presses Ctrl-C again for want of an answer.
     """
 
     def __init__(self, acknowledge: Callable[[], None] = lambda: None) -> None:
         self._acknowledge = acknowledge
         self.received: int | None = None
         self._before: dict[int, Any] = {}
+        self._at_once = False
+        self._limit = _slurm_limit()
 
     def __call__(self) -> bool:
         """Whether to stop after the step under way."""
+        if self.received is None and time.time() > self._limit:
+            self.received = signal.SIGTERM
+            self._acknowledge()
         return self.received is not None
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """While inside, a signal does not wait for the end of a step: it raises StoppedAtOnce."""
+        if self():
+            raise StoppedAtOnce
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
 
     def __enter__(self) -> StopSignals:
         try:
@@ -80,6 +118,20 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        first, self.received = self.received is None, number
+        first = self.received is None
+        self.received = signal.SIGINT if number == signal.SIGINT else number if number == _HUP else signal.SIGTERM
         if first:
             self._acknowledge()
+        if self._at_once:
+            raise StoppedAtOnce
+
+
+_HUP = getattr(signal, "SIGHUP", None)
+
+
+def _slurm_limit() -> float:
+    """When to stop because SLURM will, in seconds since 1970."""
+    try:
+        return float(os.environ["SLURM_JOB_END_TIME"]) - BEFORE_LIMIT
+    except (KeyError, ValueError):
+        return math.inf

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from groundup.training.guard import Guard
 from groundup.training.meter import Meter
 
 
@@ -20,9 +19,17 @@ class Progress:
 
     step: int = 0  # optimizer steps finished
     tokens: int = 0  # tokens trained on
-    cursor: int = 0  # windows drawn
+    cursor: int = 0  # windows drawn, or skipped
     elapsed: float = 0.0  # seconds of training, interruptions left out
     dt: float = 0.0  # seconds the last step took, hooks left out
+    skips: list[tuple[int, int]] = field(default_factory=list)  # windows, from and to, that spoilt the training
+
+    def advance(self, rows: int) -> None:
+        """Move the cursor over the windows of a step, and over those to be skipped."""
+        self.cursor += rows
+        for start, stop in sorted(self.skips):
+            if start <= self.cursor < stop:
+                self.cursor = stop
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class StepInfo:
 
     step: int
     tokens: int
-    cursor: int
+    cursor: int  # the first window of the step
     elapsed: float  # seconds
     loss: float  # nats a token, mean over the step
     grad_norm: float  # before clipping
@@ -77,6 +84,34 @@ class Horizon(Protocol):
         ...
 
 
+class Scaler(Protocol):
+    """What keeps small fp16 gradients from vanishing: `torch.amp.GradScaler`, which does nothing when disabled."""
+
+    def scale(self, outputs: Tensor) -> Tensor:
+        """The loss, enlarged."""
+        ...
+
+    def unscale_(self, optimizer: Any) -> None:
+        """Bring the gradients back to their size."""
+        ...
+
+    def step(self, optimizer: Any) -> object:
+        """Let the optimizer step, unless a gradient overflowed."""
+        ...
+
+    def update(self) -> None:
+        """Choose the scale of the next step."""
+        ...
+
+
+class Judge(Protocol):
+    """Who decides whether a step may touch the weights."""
+
+    def admits(self, step: int, loss: float, grad_norm: float) -> bool:
+        """Whether it may; raises where the run must go back, or cannot go on."""
+        ...
+
+
 class BatchStream(Protocol):
     """The global batch of each step, as a pure function of the cursor."""
 
@@ -98,8 +133,10 @@ def fit(
     *,
     clip: float,
     autocast: Callable[[], AbstractContextManager[object]],
+    scaler: Scaler,
     reseed: Callable[[int], None],
-    guard: Guard,
+    guard: Judge,
+    average: Callable[[], None],
     stop: Callable[[], bool],
     hooks: Iterable[Hook],
 ) -> None:
@@ -107,6 +144,7 @@ def fit(
 
     `loss_sum(ids, targets)` gives summed nats; dividing by the step's scored targets makes accumulation exact.
     `reseed(step)` sets the generators that dropout draws from, so that nothing between steps can disturb training.
+    `average` is called after each step that moved the weights.
     """
     parameters = [p for p in loss_sum.parameters() if p.requires_grad]
     hooks, meter = list(hooks), Meter(progress.elapsed)
@@ -117,28 +155,31 @@ def fit(
         reseed(progress.step)
         loss_sum.train()
         total = torch.zeros((), device=parameters[0].device)
-        for ids, targets in batches.micro_batches(progress.cursor):
+        for ids, targets in batches.micro_batches(cursor := progress.cursor):
             with autocast():
                 loss = loss_sum(ids, targets) / batches.scored
-            loss.backward()
+            torch.autograd.backward(scaler.scale(loss))
             total += loss.detach()
+        scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, clip or torch.inf)
         loss_value, norm_value = total.item(), norm.item()
         applied = guard.admits(progress.step + 1, loss_value, norm_value)
         if applied:
-            optimizer.step()
+            scaler.step(optimizer)
+            average()
+        scaler.update()
         optimizer.zero_grad(set_to_none=True)
         progress.step += 1
         progress.tokens += batches.scored
-        progress.cursor += batches.rows
+        progress.advance(batches.rows)
         progress.elapsed, progress.dt = meter.end_step()
         info = StepInfo(
-            progress.step, progress.tokens, progress.cursor, progress.elapsed, loss_value, norm_value, lr, progress.dt,
+            progress.step, progress.tokens, cursor, progress.elapsed, loss_value, norm_value, lr, progress.dt,
             batches.scored / progress.dt, fraction, applied, horizon.reached(progress), stop(),
         )  # fmt: skip
         for hook in hooks:
             hook(info)
-        if info.finished or info.stopping:  # what the hooks were told, so that the last step is always saved
+        if info.finished or stop():  # asked again: an evaluation may have been broken off
             return
         progress.elapsed = meter.elapsed  # evaluations count against a budget too
 

@@ -1,0 +1,52 @@
+"""How long a checkpoint of GPT-2's smallest size holds up training: weights and AdamW's moments, 1.5 GB.
+
+python -m bench.checkpoint [FOLDER]
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from groundup import presets
+from groundup.checkpoint import state
+from groundup.checkpoint.writer import Writer
+from groundup.decode import Overrides, decode
+from groundup.model.gpt import GPT
+from groundup.optim.rules import build_optimizer
+from groundup.text.simple import ByteTokenizer
+
+ROUNDS = 5
+
+
+def main(folder: Path) -> None:
+    """Print medians: what training waits for, and what goes on beside it."""
+    config = decode([presets.preset("gpt2"), Overrides("bench", {"model": {"vocab_size": 50_257}})])
+    gpt = GPT(config.model).init_weights()
+    optimizer = build_optimizer(gpt.named_parameters(), config.optimizer)
+    for parameter in gpt.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    writer, waits, writes = Writer(asynchronous=True), [], []
+    for step in range(ROUNDS):
+        began = time.perf_counter()
+        what = state.snapshot(config, ByteTokenizer(), {"step": step}, gpt, optimizer, copy=True)
+        target = folder / f"step-{step}"
+        writer.submit(lambda target=target, what=what: state.save(target, what))  # type: ignore[misc]
+        waits.append(time.perf_counter() - began)
+        writer.wait()
+        writes.append(time.perf_counter() - began)
+    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    print(f"checkpoint of {size / 1e9:.2f} GB, medians of {ROUNDS}:")
+    print(f"  training waits {statistics.median(waits):.2f} s (asynchronous), {statistics.median(writes):.2f} s (not)")
+    writer.close()
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as place:
+        main(Path(place))

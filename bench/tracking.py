@@ -1,0 +1,130 @@
+"""Subject `tracking`: what showing a run elsewhere costs the run. `python -m bench.tracking`"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from contextlib import chdir
+from importlib.util import find_spec
+from pathlib import Path
+
+from bench.measure import Options, Result, Row, gemm_gflops
+from groundup.tracking.feeder import Feeder, Limits
+from groundup.tracking.points import Point, Points
+from groundup.tracking.tracker import Kind, Place
+from groundup.tracking.trackers import KINDS, STEPS_PER_S, Trackers
+
+ROUNDS = 5
+RECORDS = 1_000  # a round
+GOAL = 0.01  # of the time of a step, and of a core
+STEP_S = 0.01  # a short step: a model of 100,000 parameters on two cores
+BARE = "no tracker"
+FACTS = {"config": {"model": {"n_layer": 4, "n_embd": 128}, "train": {"device": "cpu"}}, "environment": {"cores": 2}}
+
+
+class Nothing:
+    """A tracker that shows nothing: what is left is our own work."""
+
+    def log(self, point: Point) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def run(options: Options) -> Result:
+    """Microseconds a record: for the caller, and of processor time in this process and its children."""
+    rounds = options.rounds_or(ROUNDS)
+    installed = [kind for name, kind in KINDS.items() if (spec := find_spec(name)) and spec.origin]
+    kinds = [Kind("nothing", lambda _: Nothing(), ""), *installed]
+    rows = [Row(f"{BARE}, caller", [_caller([]) for _ in range(rounds)])]
+    result = Result("tracking: a step's record", "us", rows, baseline="nothing, threads")
+    for kind in kinds:
+        rows.append(Row(f"{kind.name}, caller", []))
+        rows.append(Row(f"{kind.name}, threads", []))
+        for _ in range(rounds):
+            caller, threads = _shown(kind)
+            rows[-2].values.append(caller)
+            rows[-1].values.append(threads)
+    slowest = max((row for row in rows if row.name.endswith("caller")), key=lambda row: row.median)
+    threads = sum(row.median for row in rows if row.name.endswith("threads") and not row.name.startswith("nothing"))
+    _judge(result, slowest.median * 1e-6 / STEP_S, f"of a step of {STEP_S * 1e3:g} ms is the caller's, at most")
+    _judge(
+        result,
+        threads * 1e-6 * STEPS_PER_S,
+        f"of a core take all of {', '.join(k.name for k in installed)} together, at {STEPS_PER_S:g} steps a second",
+    )
+    return result
+
+
+def _judge(result: Result, share: float, what: str) -> None:
+    words = f"{share:.2%} {what}"
+    result.notes.append(words)
+    if share > GOAL:
+        result.failures.append(f"{words}, which is more than {GOAL:.0%}")
+
+
+def _shown(kind: Kind) -> tuple[float, float]:
+    """Microseconds a record in a fresh folder: the caller's wall time; processor time of all threads and children."""
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        place = Place("bench", f"bench-{os.getpid()}-{time.time_ns()}", os.urandom(6).hex(), Path(folder), True, FACTS)
+        feeder = Feeder(kind, place, Points(1e6, 1e12), Limits(queue=2 * RECORDS))
+        _drain(feeder)
+        before = _processor_s()
+        caller = _caller([feeder])
+        _drain(feeder)
+        threads = (_processor_s() - before) / RECORDS * 1e6
+        ending = Trackers([feeder], print)
+        ending.close()
+    return caller, threads
+
+
+def _processor_s() -> float:
+    """Seconds of processor time of this process so far, and where Linux tells, of its children: wandb has one."""
+    spent = time.process_time()
+    for listed in Path("/proc/self/task").glob("*/children"):
+        for child in listed.read_text(encoding="utf-8").split():
+            fields = Path(f"/proc/{child}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            spent += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return spent
+
+
+def _caller(feeders: list[Feeder]) -> float:
+    shown = Trackers(feeders, print, burst=float("inf"))
+    spent = 0.0
+    for n in range(RECORDS):
+        values = {"step": n, "tokens": 8192 * n, "loss": 3.0 + 1 / (n + 1), "lr": 1e-3, "grad_norm": 0.5}
+        values |= {"tokens_per_s": 1e5, "dt": 0.01, "elapsed": 0.01 * n, "cursor": n}
+        began = time.perf_counter()
+        shown.record("step", values)
+        spent += time.perf_counter() - began
+    return spent / RECORDS * 1e6
+
+
+def _drain(feeder: Feeder) -> None:
+    """Wait until a tracker is open and idle, which takes no processor time here."""
+    while not feeder.idle:
+        time.sleep(0.01)
+    time.sleep(1.0)  # the tracker's own threads follow; trackio writes twice a second
+
+
+def main() -> int:
+    """The same on its own: 0 when the goal is met."""
+    from rich.console import Console
+
+    from bench.__main__ import show
+
+    parser = argparse.ArgumentParser(prog="python -m bench.tracking", description=__doc__)
+    parser.add_argument("--rounds", type=int)
+    options = Options(None, None, 1, parser.parse_args().rounds)
+    before = gemm_gflops()
+    result = run(options)
+    result.ceiling = [before, gemm_gflops()]
+    show(result, Console())
+    return int(bool(result.failures))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

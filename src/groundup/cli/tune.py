@@ -1,0 +1,112 @@
+"""`groundup tune`: find a value for a config by short runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from groundup.cli.parsing import Action, add_config_options, config_overrides
+from groundup.config import read_yaml
+from groundup.decode import Overrides, decode
+from groundup.presets import DEFAULT, PRESETS, preset
+from groundup.report.chart import Series, braille_chart
+from groundup.report.lines import Lines
+
+if TYPE_CHECKING:
+    from groundup.tuning import Tuned
+
+CHART = (72, 12)  # cells, lines
+
+EPILOG = """First a range test: one run in which the learning rate grows until the loss rises. Then eight learning rates
+below that point, each half of the next, train for N/4 steps with the configured schedule squeezed into them; the
+better four, by held-out loss, anew for N/2, the better two for N. With Muon, all peaks move alike. About 7 N steps in
+all; on a CPU, the same again for the same --batches.seed. Nothing is written to disk.
+
+Short runs like high learning rates: the longer your own run is to be, the more a larger N is worth.
+
+  groundup tune lr gpt2-micro --data data/mine --steps 200"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What can be tuned, and its options."""
+    what = parser.add_subparsers(dest="what", metavar="lr", required=True, parser_class=Action)
+    lr = what.add_parser(
+        "lr", help="find a learning rate", description="Find a learning rate for your config and data.", epilog=EPILOG
+    )
+    lr.usage = "groundup tune lr [PRESET] --data DIR [--config FILE…] [--section.key VALUE…] [--steps N] [--json]"
+    lr.add_argument("preset", nargs="?", default=DEFAULT, metavar="PRESET", help=f"{', '.join(PRESETS)} [{DEFAULT}]")
+    lr.add_argument("--data", metavar="DIR", help="folder written by `groundup prepare`")
+    lr.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML with sections; may be repeated")
+    lr.add_argument("--steps", type=int, default=100, metavar="N", help="steps of the longest of the short runs [100]")
+    lr.add_argument("--json", action="store_true", help="print one JSON object and nothing else on standard output")
+    add_config_options(lr)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the config, tune, and print what was found; progress goes to standard error."""
+    files = [Overrides(path, read_yaml(Path(path))) for path in args.config]
+    options = Overrides("command line", config_overrides(args) | ({"data": args.data} if args.data else {}))
+    config = decode([preset(args.preset), *files, options])
+
+    from groundup.tuning import tune_learning_rate
+
+    view = Lines(partial(print, file=sys.stderr, flush=True), config.train.log_every)
+    tuned = tune_learning_rate(config, view, steps=args.steps)
+    print(_as_json(tuned)) if args.json else _print(tuned)
+    return 0
+
+
+def _as_json(tuned: Tuned) -> str:
+    return json.dumps(
+        {
+            "learning_rate": tuned.learning_rate,
+            "options": tuned.options,
+            "peaks": tuned.peaks,
+            "diverged_at": tuned.diverged_at,
+            "curve": [{"learning_rate": rate, "loss": loss} for rate, loss in tuned.curve],
+            "rounds": [
+                {
+                    "steps": round_.steps,
+                    "trials": [{"learning_rate": t.learning_rate, "loss": t.loss} for t in round_.trials],
+                }
+                for round_ in tuned.rounds
+            ],
+        }
+    )
+
+
+def _print(tuned: Tuned) -> None:
+    console = Console(highlight=False)
+    if tuned.curve and console.encoding.startswith("utf"):
+        points = [(math.log10(rate), loss) for rate, loss in tuned.curve]
+        edges = math.floor(points[0][0]), math.ceil(points[-1][0])
+        print("smoothed loss over log10 of the learning rate")
+        console.print(braille_chart([Series(points, "cyan")], min(CHART[0], console.width), CHART[1], edges))
+    print(f"the loss rose at {tuned.diverged_at:.2g}\n" if tuned.diverged_at else "the loss never rose\n")
+    for line in _table(tuned):
+        print(line)
+    if tuned.at_the_edge:
+        print("\nthe lowest learning rate was the best: lower ones may be better: tune again with a larger --steps")
+    print(f"\nfor the command line:\n{tuned.options}")
+
+
+def _table(tuned: Tuned) -> list[str]:
+    """Held-out losses, a row for each learning rate and a column for each round."""
+    rates = [trial.learning_rate for trial in tuned.rounds[0].trials]
+    columns = [["learning rate", *(f"{rate:g}" for rate in rates)]]
+    for round_ in tuned.rounds:
+        losses = {t.learning_rate: "diverged" if t.loss is None else f"{t.loss:.4f}" for t in round_.trials}
+        columns.append([f"{round_.steps} steps", *(losses.get(rate, "") for rate in rates)])
+    columns.append(["", *("best" if rate == tuned.learning_rate else "" for rate in rates)])
+    widths = [max(map(len, column)) for column in columns]
+    return [
+        "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in zip(*columns, strict=True)
+    ]

@@ -1,0 +1,85 @@
+"""`groundup verify-resume`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from groundup.cli.parsing import add_config_options, config_overrides
+from groundup.config import read_yaml
+from groundup.decode import Overrides, decode
+from groundup.errors import UsageError
+from groundup.presets import DEFAULT, PRESETS, preset
+
+if TYPE_CHECKING:
+    from groundup.verify import Outcome
+
+STEPS = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command, and one for each key of the config."""
+    parser.usage = (
+        "groundup verify-resume [PRESET] --data DIR [--steps N] [--config FILE…] [--section.key VALUE…] [--json]"
+    )
+    parser.epilog = (
+        "Takes what `groundup train` takes. In a temporary folder it trains N steps, and again with SIGKILL half-way\n"
+        "and a resume, each in a process of its own, and compares weights, moments, averages, scaler, logged losses.\n"
+        "The schedule is that of the whole run; a --train.budget becomes as many steps as would fit into it.\n"
+        "Exit status: 0 bitwise identical, 1 not, 2 a mistake in what was asked.\n\n"
+        "  groundup verify-resume gpt2-mini --data data/book --model.dropout 0.1"
+    )
+    parser.add_argument(
+        "preset", nargs="?", default=DEFAULT, metavar="PRESET", help=f"{', '.join(PRESETS)} [{DEFAULT}]"
+    )
+    parser.add_argument("--data", metavar="DIR", help="folder written by `groundup prepare`")
+    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"steps of each run [{STEPS}]")
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="YAML with sections; may be repeated"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object; progress goes to standard error")
+    add_config_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the config, then verify."""
+    files = [Overrides(path, read_yaml(Path(path))) for path in args.config]
+    options = Overrides("command line", config_overrides(args) | ({"data": args.data} if args.data else {}))
+    config = decode([preset(args.preset), *files, options])
+    if config.data is None:
+        raise UsageError("--data: say which folder of prepared tokens to train on")
+
+    from groundup.verify import verify_resume
+
+    stream = sys.stderr if args.json else sys.stdout
+    outcome = verify_resume(config, steps=args.steps, say=lambda line: print(line, file=stream, flush=True))
+    if args.json:
+        print(json.dumps({**asdict(outcome), "bitwise": outcome.bitwise}))
+    else:
+        print("\n".join(_words(outcome)))
+    return 0 if outcome.bitwise else 1
+
+
+def _words(outcome: Outcome) -> list[str]:
+    if outcome.bitwise:
+        steps = outcome.steps - outcome.killed_after
+        return [f"bitwise identical: {outcome.tensors} tensors, and the losses of {steps} steps after the kill"]
+    lines = ["not bitwise identical"]
+    if not outcome.repeatable:
+        lines.append(
+            "the two runs differed before the kill: this machine does not compute the same twice with this config, "
+            "so resuming is not to blame; try --train.deterministic true"
+        )
+    if outcome.difference:
+        worst = outcome.difference
+        size = "missing, misshapen or not finite" if worst.largest is None else f"{worst.largest:.3g}"
+        lines.append(f"largest difference: {size} in {worst.tensor} of {worst.file}")
+    if outcome.losses_from:
+        lines.append(f"logged losses differ from step {outcome.losses_from} on, after a kill at {outcome.killed_after}")
+    if outcome.books:
+        lines.append(f"progress.json differs in {', '.join(outcome.books)}")
+    return lines

@@ -1,0 +1,129 @@
+"""Losses and samples in the middle of a run; nothing here touches the training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+
+import torch
+
+from groundup.config import Config
+from groundup.data.shards import Tokens
+from groundup.evaluation.loss import Interrupted, Loss, split_loss
+from groundup.generation.engine import TextStream, stream
+from groundup.generation.sampling import Sampler
+from groundup.model.gpt import NextTokenLoss
+from groundup.moving import Moving
+from groundup.report.view import View
+from groundup.settle import Data, prompt_ids, prompt_text
+from groundup.training.exhausted import exhausted
+from groundup.training.hooks import finite
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What an evaluation found; None where there was none, or nothing held out."""
+
+    train_loss: float | None = None  # nats a token, dropout off
+    val_loss: float | None = None  # nats a token
+    bits_per_byte: float | None = None  # of the validation text
+
+
+class Examiner:
+    """Measures a model while it trains, and lets it speak; the running average of its weights where there is one."""
+
+    def __init__(
+        self,
+        config: Config,
+        data: Data,
+        moving: Moving,
+        autocast: Callable[[], AbstractContextManager[object]],
+        view: View,
+        record: Callable[..., None],
+    ) -> None:
+        self.config, self.data, self.moving, self.view, self._record = config, data, moving, view, record
+        self._autocast, self._device = autocast, torch.device(config.train.device)
+        self._loss_sum = NextTokenLoss(moving.gpt)
+        self._rows = config.micro_rows
+        self._prompt = prompt_ids(data.tokenizer, config.evaluate.prompt)
+        self.losses = Losses()
+        self.stop: Callable[[], bool] = lambda: False
+
+    def evaluate(self, step: int) -> None:
+        """Losses of both splits, noted and shown; without them where a stop was asked for before the end."""
+        limit, split, val = self.config.evaluate.tokens, self.data.manifest.splits["val"], None
+        try:
+            with self.moving.average.applied():
+                if self.data.val is not None:
+                    val = self._loss(self.data.val, limit)
+                train = self._loss(self.data.train, val.scored if val else limit or self.config.model.block_size * 64)
+        except Interrupted:
+            return  # what is due when a run goes on again
+        self.losses = Losses(
+            train.nats_per_token,
+            val.nats_per_token if val else None,
+            val.bits_per_byte(split.tokens, split.bytes) if val else None,
+        )
+        self._record("eval", step=step, **{k: finite(v) for k, v in asdict(self.losses).items() if v is not None})
+        if self.losses.val_loss is None:
+            return
+        self.view.evaluation(
+            step=step,
+            train_loss=train.nats_per_token,
+            val_loss=self.losses.val_loss,
+            bits_per_byte=self.losses.bits_per_byte,
+        )
+        best = self.moving.best
+        best.see(step, self.losses.val_loss)
+        if best.since == self.config.train.patience:
+            found = f"{best.loss:.4f} at step {best.step:,}"
+            self.view.message(f"no better validation loss in {best.since} evaluations: the best was {found}")
+
+    def catch_up(self, *, finished: bool = False) -> None:
+        """The evaluation that was due when a stop came: which loss was best must not depend on interruptions."""
+        n, step = self.config.evaluate.every_steps, self.moving.progress.step
+        due = finished or (n and step and step % n == 0)
+        if due and self.moving.best.seen < step and self.data.val is not None:
+            self.evaluate(step)
+
+    def sample(self, step: int) -> None:
+        """Let the model continue the configured prompt."""
+        n, tokenizer = self.config.evaluate.sample_tokens, self.data.tokenizer
+        if not n:
+            return
+        text = TextStream(tokenizer.decode_bytes)
+        choose = Sampler(t=0.8, k=200, seed=0)  # the same draws each time, so that samples can be compared
+        written = prompt_text(tokenizer, self.config.evaluate.prompt)
+        with self.moving.average.applied():
+            for row in stream(
+                self.moving.gpt,
+                self._prompt,
+                choose,
+                device=self._device,
+                max_tokens=n,
+                end_of_text=tokenizer.end_of_text,
+            ):
+                if self.stop():
+                    return
+                written += text.feed(row[0]) if row[0] is not None else ""
+        self._record("sample", step=step, text=written)
+        self.view.sample(written)
+
+    def _loss(self, tokens: Tokens, limit: int | None) -> Loss:
+        while True:
+            try:
+                return split_loss(
+                    self._loss_sum,
+                    tokens,
+                    self.config.model.block_size,
+                    device=self._device,
+                    limit=limit,
+                    rows=self._rows,
+                    autocast=self._autocast,
+                    stop=self.stop,
+                )
+            except RuntimeError as error:
+                if not exhausted(error) or self._rows == 1:
+                    raise
+            self._rows //= 2  # an evaluation must not end a run; how many at a time changes rounding alone

@@ -1,0 +1,73 @@
+"""When a run's checkpoints are written, how, and which of them stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from groundup.checkpoint import state
+from groundup.checkpoint.atomic import SUMS, sha256
+from groundup.checkpoint.run import RunFolder, step_of
+from groundup.checkpoint.writer import Writer
+from groundup.config import Config
+from groundup.moving import Moving
+from groundup.settle import Data
+
+
+class Keeper:
+    """Writes what moves into a run's folder; on a thread beside the training where the config says so."""
+
+    def __init__(self, config: Config, data: Data, folder: RunFolder, record: Callable[..., None]) -> None:
+        """`record(event, **values)` notes a checkpoint once it is whole."""
+        self.config, self.data, self.folder, self._record = config, data, folder, record
+        self._writer = Writer(asynchronous=config.checkpoint.asynchronous)
+        self.saved: Path | None = None  # the newest, which may be under way
+
+    def save(self, moving: Moving, *, wait: bool = False) -> None:
+        """Write a checkpoint of this moment; OSError when this or the one before could not be written."""
+        folder = self.folder.checkpoint(moving.progress.step)
+        if folder != self.saved:
+            self._writer.wait()
+            books = {**moving.books(), "data": self.data.manifest.fingerprint, "parent": self._parent()}
+            what = state.snapshot(
+                self.config,
+                self.data.tokenizer,
+                books,
+                moving.gpt,
+                moving.optimizer,
+                moving.average.tensors(),
+                copy=self.config.checkpoint.asynchronous and not wait,
+            )
+            best = self.folder.checkpoint(moving.best.step) if self.config.checkpoint.best else None
+            self._writer.submit(lambda: self._write(folder, what, best))
+            self.saved = folder
+        if wait:
+            self._writer.wait()
+
+    def newest_before(self, step: float) -> Path | None:
+        """The newest whole checkpoint of a step before this one; those after it are deleted."""
+        self._writer.wait()
+        found, _ = self.folder.newest_good(step)
+        self.folder.go_back_to(found)
+        self.saved = found
+        return found
+
+    def close(self) -> None:
+        """Wait for what is under way."""
+        self._writer.close()
+
+    def _write(self, folder: Path, what: state.Snapshot, best: Path | None) -> None:
+        state.save(folder, what)
+        self._record("save", step=step_of(folder), checkpoint=folder.name)
+        self.folder.point("latest", folder)
+        if best and best.is_dir():
+            self.folder.point("best", best)
+        keep = self.config.checkpoint
+        self.folder.prune(keep.keep_last, spared=best, every=keep.keep_every)
+
+    def _parent(self) -> dict[str, Any] | None:
+        """The checkpoint that training went on from, and what proves that it is the one."""
+        if self.saved is None:
+            return None
+        return {"step": step_of(self.saved), "sha256": sha256(self.saved / SUMS)}

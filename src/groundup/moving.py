@@ -1,0 +1,71 @@
+"""All of a run that moves while it trains, and that a checkpoint therefore holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from groundup.checkpoint import state
+from groundup.errors import CheckpointError
+from groundup.model.gpt import GPT
+from groundup.optim.average import Average, NoAverage
+from groundup.optim.rules import Optimizers
+from groundup.training.best import Best
+from groundup.training.guard import Guard
+from groundup.training.loop import Progress
+
+
+@dataclass
+class Moving:
+    """Weights, moments, their average, and the books beside them."""
+
+    gpt: GPT
+    optimizer: Optimizers
+    average: Average | NoAverage
+    scaler: torch.amp.GradScaler
+    guard: Guard
+    progress: Progress = field(default_factory=Progress)
+    best: Best = field(default_factory=Best)
+
+    def books(self) -> dict[str, Any]:
+        """All but the tensors, as JSON can hold it."""
+        return {
+            **asdict(self.progress),
+            "best": asdict(self.best),
+            "guard": self.guard.books(),
+            "scaler": self.scaler.state_dict(),
+            "averaged": self.average.updates,
+        }
+
+    def restore(self, checkpoint: Path, books: Mapping[str, Any]) -> None:
+        """Be what the checkpoint holds. CheckpointError when it does not fit this model."""
+        known = {name: books[name] for name in (f.name for f in fields(Progress)) if name in books}
+        self.progress = Progress(**known)
+        self.progress.skips = [(start, stop) for start, stop in self.progress.skips]
+        self.best = Best(**books.get("best", {}))
+        self.guard.restore(books.get("guard", {}))
+        if books.get("scaler"):
+            self.scaler.load_state_dict(books["scaler"])
+        state.load_model(checkpoint, self.gpt)
+        state.load_optimizer(checkpoint, self.gpt, self.optimizer)
+        averages = state.load_average(checkpoint)
+        if bool(averages) != isinstance(self.average, Average):
+            raise CheckpointError(
+                f"{checkpoint}: {'holds' if averages else 'lacks'} an average of the weights, unlike what "
+                "optimizer.ema asks for; put back the config.yaml that the run was started with"
+            )
+        self.average.load(averages, books.get("averaged", 0))
+
+    def begin_again(self, seed: int) -> None:
+        """Be what a run begins with, but for the time that has gone by and the data to be skipped."""
+        self.gpt.init_weights(torch.Generator().manual_seed(seed))
+        for moments in self.optimizer.state.values():
+            moments.clear()
+        self.average.load(dict(self.gpt.named_parameters()), 0)
+        self.guard.restore({})
+        self.progress = Progress(elapsed=self.progress.elapsed, skips=self.progress.skips)
+        self.best = Best()

@@ -1,0 +1,28 @@
+"""What a run says about data that it had to leave out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from groundup.data.batches import Batches
+from groundup.data.shards import documents_at
+
+NAMED = 3  # documents in a message; the log has more
+LOGGED = 100  # documents in a record
+
+
+def documents_of(folder: Path, windows: Batches, start: int, stop: int) -> list[str]:
+    """`source:offset` of the documents that the windows from place `start` up to `stop` lie in, each once."""
+    found: dict[str, None] = {}
+    for first in windows.starts(start, stop - start).tolist():
+        for document in documents_at(folder, "train", first, windows.block_size):
+            found[f"{document.source}:{document.offset}"] = None
+            if len(found) == LOGGED:
+                return list(found)
+    return list(found)
+
+
+def named(documents: list[str]) -> str:
+    """The first few, and how many more."""
+    more = f" and {len(documents) - NAMED} more (see log.jsonl)" if len(documents) > NAMED else ""
+    return ", ".join(documents[:NAMED]) + more

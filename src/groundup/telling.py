@@ -1,0 +1,92 @@
+"""What a run tells: its log, its trackers, and whoever watches."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from groundup.checkpoint.run import Log, RunFolder, environment
+from groundup.config import Config
+from groundup.model.count import flops_per_token
+from groundup.report.view import View
+from groundup.tracking.trackers import Trackers, open_trackers
+from groundup.training.device import matmul_flops
+from groundup.training.loop import StepInfo
+
+
+class Teller:
+    """Every record goes to log.jsonl and to the trackers; steps and what is worth a line to the view as well."""
+
+    def __init__(self, config: Config, folder: RunFolder, view: View) -> None:
+        self.config, self.folder, self.view = config, folder, view
+        self._log: Log | None = None
+        self._thread = threading.current_thread()
+        self._waiting: deque[tuple[str, dict[str, Any]]] = deque()  # for the trackers, from other threads
+        self._trackers = Trackers([], view.message if view else print)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """While entered, records are taken."""
+        self._log = Log(self.folder.log)
+        try:
+            self._trackers = open_trackers(self.config.tracking, self.folder.path, self._facts(), self.view.message)
+            yield
+        finally:
+            self._trackers.close()
+            self._log.close()
+
+    def record(self, event: str, **values: Any) -> None:
+        """One line of log.jsonl; from any thread."""
+        assert self._log is not None, "nobody is listening"
+        self._log.write(event, **values)
+        self._waiting.append((event, values))
+        while self._waiting and threading.current_thread() is self._thread:
+            self._trackers.record(*self._waiting.popleft())
+
+    def step(self, info: StepInfo) -> None:
+        """A step, and whether the guard kept it from the weights."""
+        if not info.applied:
+            self.view.message(f"step {info.step}: loss {info.loss}, gradient norm {info.grad_norm}: not applied")
+        self.view.step(
+            step=info.step,
+            loss=info.loss,
+            lr=info.lr,
+            grad_norm=info.grad_norm,
+            dt=info.dt,
+            tokens_per_s=info.tokens_per_s,
+            tokens=info.tokens,
+            progress=1.0 if info.finished else info.fraction,
+            elapsed=info.elapsed,
+        )
+
+    def spike(self, event: str, **values: Any) -> None:
+        """A loss or gradient norm far above the usual."""
+        self.record(event, **values)
+        self.view.message(
+            f"step {values['step']:,}: a spike; loss {values['loss']:.3f} and gradient norm {values['grad_norm']:.3f} "
+            f"are {values['z_loss']:.1f} and {values['z_grad_norm']:.1f} standard deviations above the usual"
+        )
+
+    def stopping(self) -> None:
+        """The answer to a signal."""
+        self.view.message("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
+
+    def _facts(self) -> dict[str, Any]:
+        if not self.config.tracking.to:
+            return {}
+        train = self.config.train
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "environment": environment(),
+            "flops_per_token": flops_per_token(self.config.model),
+            "peak_flops": matmul_flops(torch.device(train.device), _name(train.precision), train.threads or 1),
+        }
+
+
+def _name(precision: str) -> Any:
+    return "fp32" if precision == "auto" else precision

@@ -1,0 +1,67 @@
+"""From a record of log.jsonl to what trackers draw: named numbers and texts at a step."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from groundup.tracking.memory import memory
+
+STEP = ("loss", "lr", "grad_norm", "tokens_per_s", "tokens")  # of a record `step`, all drawn under train/
+EVALUATION = {"train_loss": "train/eval_loss", "val_loss": "val/loss", "bits_per_byte": "val/bits_per_byte"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """What happened at one step."""
+
+    step: int
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)  # plain text
+
+
+class Points:
+    """Turns records into points."""
+
+    def __init__(self, flops_per_token: float | None = None, peak_flops: float | None = None) -> None:
+        """FLOPs to train on one token, and FLOPs a second that the hardware can do at most; None where unknown."""
+        self._used_per_token_s = flops_per_token / peak_flops if flops_per_token and peak_flops else None
+        self._step = 0  # the last one seen, for records that have none
+
+    def of(self, event: str, values: Mapping[str, Any]) -> Point:
+        """The point that a record stands for.
+
+        train/mfu is the model FLOPs utilisation of PaLM (arXiv:2204.02311), appendix B: the tokens a second that were
+        trained on, over those that a machine at its peak would train on,
+
+            MFU = tokens_per_s · flops_per_token / peak_flops
+
+        where flops_per_token counts one forward and one backward pass of the model (6 N + 12 L H Q T in PaLM, without
+        a causal mask's saving), not what activation checkpointing computes again.
+        """
+        step = values.get("step")
+        self._step = step if isinstance(step, int) else self._step
+        if event == "step":
+            numbers = {f"train/{name}": values.get(name) for name in STEP}
+            if self._used_per_token_s and values.get("tokens_per_s") is not None:
+                numbers["train/mfu"] = values["tokens_per_s"] * self._used_per_token_s
+            return Point(self._step, _finite({**numbers, **memory()}))
+        if event == "eval":
+            return Point(self._step, _finite({shown: values.get(name) for name, shown in EVALUATION.items()}))
+        if event == "sample":
+            return Point(self._step, texts={"sample": str(values.get("text", ""))})
+        return Point(self._step, {f"event/{event}": 1.0})  # a mark: save, resume, skip, spike, rollback …
+
+
+def fenced(text: str) -> str:
+    """Any text as a block of Markdown that shows it as it is."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def _finite(numbers: Mapping[str, Any]) -> dict[str, float]:
+    return {k: float(v) for k, v in numbers.items() if isinstance(v, int | float) and math.isfinite(v)}

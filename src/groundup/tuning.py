@@ -1,0 +1,298 @@
+"""A learning rate for a config and its data, found by short runs; nothing is written to disk.
+
+First a range test (Smith 2017, arXiv:1506.01186): one run in which the learning rate grows exponentially until the loss
+rises. Then successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943): candidates below that point train for a
+few steps each, with the configured schedule squeezed into them; the better half trains anew for twice as long, until
+one is left. All start from the same weights and see the same batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from groundup.config import Config
+from groundup.data.batches import Batches
+from groundup.errors import ConfigError, TrainingError, UsageError
+from groundup.evaluation.loss import split_loss
+from groundup.model.gpt import GPT, NextTokenLoss
+from groundup.optim.average import Average, NoAverage
+from groundup.optim.rules import build_optimizer, peaks, scaled
+from groundup.optim.schedule import Schedule, build_schedule, squeezed
+from groundup.planning.here import plan_here
+from groundup.planning.plan import Data as Sizes
+from groundup.planning.words import too_much_memory
+from groundup.report.panel import RunningMean
+from groundup.report.view import View
+from groundup.sections import OptimizerConfig, ScheduleConfig
+from groundup.seeds import mix
+from groundup.settle import Data, settle
+from groundup.training.device import autocast, loss_scaler, reseed
+from groundup.training.exhausted import exhausted
+from groundup.training.feed import Feed
+from groundup.training.horizon import Steps, build_horizon
+from groundup.training.loop import Progress, StepInfo, fit
+from groundup.training.recompute import recompute_blocks
+
+FEWEST, MOST = 8, 1_000_000  # steps of the last round that make sense
+ROUNDS = 3
+CANDIDATES = 2**ROUNDS
+RUNS = 1 + CANDIDATES + CANDIDATES // 2 + CANDIDATES // 4
+APART = 2.0  # a candidate's learning rate over that of the next
+LOWEST = 1e-3  # of the configured peak: where the range test begins
+DECADES = 4  # that it climbs in as many steps as the last round has
+HIGHEST_RATE, LOWEST_RATE = 10.0, 1e-12  # what a config allows
+SMOOTHING = 0.8  # share of the old mean that a step of the range test keeps
+ROSE, CLEARLY = 0.25, 0.05  # diverged: a quarter of what was learnt is lost, and that is 5 % of the first loss
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One short run."""
+
+    learning_rate: float
+    loss: float | None  # nats a token, held out; None: it diverged
+
+
+@dataclass(frozen=True)
+class Round:
+    """Candidates that trained equally long, by falling learning rate."""
+
+    steps: int
+    trials: list[Trial]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was found."""
+
+    peaks: dict[str, float]  # dotted key -> value: the learning rate, and other peaks scaled alike
+    curve: list[tuple[float, float]]  # (learning rate, smoothed loss) of the range test
+    diverged_at: float | None  # learning rate at which the loss rose; None: it never did
+    rounds: list[Round]
+
+    @property
+    def learning_rate(self) -> float:
+        """The best of the candidates."""
+        return self.peaks["optimizer.learning_rate"]
+
+    @property
+    def options(self) -> str:
+        """As the command line takes them."""
+        return " ".join(f"--{key} {value:g}" for key, value in self.peaks.items())
+
+    @property
+    def at_the_edge(self) -> bool:
+        """Whether no lower learning rate was tried."""
+        return self.learning_rate == self.rounds[0].trials[-1].learning_rate
+
+
+class Watcher:
+    """Turns away what is not finite, and then asks to stop; so may others."""
+
+    def __init__(self, scaler: torch.amp.GradScaler) -> None:
+        self._scaler = scaler
+        self.diverged = False
+
+    def admits(self, step: int, loss: float, grad_norm: float) -> bool:
+        """Whether a step may change the weights."""
+        if math.isfinite(loss) and math.isfinite(grad_norm):
+            return True
+        overflow = math.isfinite(loss) and self._scaler.is_enabled() and self._scaler.get_scale() >= 1
+        self.diverged = self.diverged or not overflow  # an overflow is fp16 finding its scale
+        return False
+
+    def stop(self) -> bool:
+        """Whether there is nothing left to learn from this run."""
+        return self.diverged
+
+
+class Bench:
+    """A settled config and its data, to be trained from the same start as often as wanted."""
+
+    def __init__(self, config: Config, data: Data) -> None:
+        self.config, self.data = config, data
+        self.device = torch.device(config.train.device)
+        self.windows = Batches(data.train, config.model.block_size, config.batches.seed)
+        self.autocast = autocast(config.train.precision, self.device)
+
+    def train(
+        self,
+        optimizer: OptimizerConfig,
+        schedule: Schedule,
+        steps: int,
+        see: Callable[[StepInfo, Watcher], None] = lambda info, watcher: None,
+    ) -> float | None:
+        """Held-out loss after so many steps, nats a token; None where the run diverged or `see` said so."""
+        config, seed = self.config, self.config.batches.seed
+        gpt = GPT(config.model).init_weights(torch.Generator().manual_seed(seed)).to(self.device)
+        if config.train.activation_checkpointing:
+            recompute_blocks(gpt)
+        loss_sum, average = NextTokenLoss(gpt), Average(gpt, optimizer.ema) if optimizer.ema else NoAverage()
+        scaler = loss_scaler(config.train.precision, self.device)
+        watcher = Watcher(scaler)
+        fit(
+            loss_sum,
+            build_optimizer(gpt.named_parameters(), optimizer, config.train.precision),
+            Feed(self.windows, config.rows, config.micro_rows, self.device),
+            schedule,
+            Steps(steps),
+            Progress(),
+            clip=optimizer.grad_clip,
+            autocast=self.autocast,
+            scaler=scaler,
+            reseed=lambda step: reseed(int(mix(seed, step)[0]), self.device),
+            guard=watcher,
+            average=average.update,
+            stop=watcher.stop,
+            hooks=[lambda info: see(info, watcher)],
+        )
+        if watcher.diverged:
+            return None
+        with average.applied():
+            loss = self._held_out(loss_sum)
+        return loss if math.isfinite(loss) else None
+
+    def _held_out(self, loss_sum: NextTokenLoss) -> float:
+        """Of the training split, where nothing was held out."""
+        return split_loss(
+            loss_sum,
+            self.data.val or self.data.train,
+            self.config.model.block_size,
+            device=self.device,
+            limit=self.config.evaluate.tokens,
+            rows=self.config.micro_rows,
+            autocast=self.autocast,
+        ).nats_per_token
+
+
+def tune_learning_rate(config: Config, view: View, *, steps: int) -> Tuned:
+    """The learning rate with which `config` learns most in `steps` steps; the same again for the same seed.
+
+    UsageError, ConfigError, DataError for what cannot be tried; TrainingError where nothing learns.
+    """
+    if not FEWEST <= steps <= MOST:
+        raise UsageError(f"--steps {steps}: must be between {FEWEST} and {MOST:,}")
+    if config.data is None:
+        raise ConfigError("data: no prepared folder is named; give one with --data")
+    data = Data.open(Path(config.data))
+    config, machine = settle(config, data.tokenizer)
+    bench = Bench(config, data)
+    schedule = _squeezed(config, bench.windows.windows)
+    plan = plan_here(config, Sizes(bench.windows.windows, data.manifest.splits["val"].tokens), Path())
+    if plan.hopeless:
+        raise ConfigError(f"model: {too_much_memory(plan)}")
+    view.message(machine)
+    about = steps + ROUNDS * CANDIDATES * (steps >> (ROUNDS - 1))  # a round is half as many runs, twice as long
+    view.message(f"length   about {about:,} steps of {config.train.batch_tokens:,} tokens, in {RUNS} runs")
+    if data.val is None:
+        view.message("warning  nothing was held out, so learning rates are compared by the training text")
+    try:
+        curve, diverged_at = range_test(bench, steps, view)
+        rounds = halve(bench, schedule, candidates(config.optimizer, curve, diverged_at), steps, view)
+    except RuntimeError as error:
+        if not exhausted(error):
+            raise
+        rows = max(1, config.micro_rows // 2)
+        raise TrainingError(
+            f"{bench.device}: out of memory; give --batches.micro_batch {rows}, or a smaller model"
+        ) from error
+    best = min(rounds[-1].trials, key=_rank).learning_rate
+    chosen = scaled(config.optimizer, best)
+    return Tuned({f"optimizer.{name}": value for name, value in peaks(chosen).items()}, curve, diverged_at, rounds)
+
+
+def range_test(bench: Bench, steps: int, view: View) -> tuple[list[tuple[float, float]], float | None]:
+    """The smoothed loss at each learning rate of a growing row, and the one at which it rose clearly, if any."""
+    optimizer = bench.config.optimizer
+    low, high = max(_limits(optimizer)[0], LOWEST * optimizer.learning_rate), _limits(optimizer)[1]
+    decades = math.log10(high / low)
+    total = max(1, math.ceil(steps * decades / DECADES))
+    mean, curve, risen = RunningMean(SMOOTHING), list[tuple[float, float]](), list[float]()
+
+    def see(info: StepInfo, watcher: Watcher) -> None:
+        if info.applied:
+            curve.append((info.lr, mean.add(info.loss)))
+            first, least = curve[0][1], min(loss for _, loss in curve)
+            watcher.diverged = mean.value > least + max(ROSE * (first - least), CLEARLY * first)
+        if watcher.diverged:
+            risen.append(info.lr)
+        ends = 1.0 if info.finished or watcher.diverged else info.fraction
+        _show(view, info, ends)
+
+    view.message(f"range    the learning rate grows from {low:.1e}, {steps / DECADES:g} steps a decade")
+    bench.train(optimizer, lambda step, fraction: low * (high / low) ** (step / max(1, total - 1)), total, see)
+    return curve, risen[0] if risen else None
+
+
+def candidates(optimizer: OptimizerConfig, curve: list[tuple[float, float]], diverged_at: float | None) -> list[float]:
+    """Learning rates below the one that diverged, the highest first; around the best of the curve if none did."""
+    least, most = _limits(optimizer)
+    best = min(curve, key=lambda point: point[1])[0] if curve else optimizer.learning_rate
+    top = min(most, diverged_at / APART**2 if diverged_at else best * APART**2)
+    rates = [max(least, top / APART**i) for i in range(CANDIDATES)]
+    return list(dict.fromkeys(scaled(optimizer, rate).learning_rate for rate in rates))
+
+
+def halve(bench: Bench, schedule: ScheduleConfig, rates: list[float], steps: int, view: View) -> list[Round]:
+    """Rounds of ever fewer and longer runs; TrainingError where all of the first diverge."""
+    rounds: list[Round] = []
+    for n in range(ROUNDS):
+        length = steps >> (ROUNDS - 1 - n)
+        view.message(f"round {n + 1}  {len(rates)} learning rates, {length} steps each")
+        trials = []
+        for rate in rates:
+            optimizer = scaled(bench.config.optimizer, rate)
+            trial_schedule = build_schedule(schedule, rate, length, bench.config.train.batch_tokens)
+            trials.append(Trial(rate, bench.train(optimizer, trial_schedule, length)))
+            view.message(f"         {rate:<8g} {said(trials[-1].loss)}")
+        rounds.append(Round(length, trials))
+        if all(trial.loss is None for trial in trials):
+            raise TrainingError(
+                f"optimizer.learning_rate: the loss diverged from {rates[-1]:g} up to {rates[0]:g}; "
+                f"give --optimizer.learning_rate {LOWEST * rates[-1]:.1g}, and tune again from there"
+            )
+        kept = sorted(trials, key=_rank)[: max(1, len(trials) // 2)]
+        rates = sorted((trial.learning_rate for trial in kept), reverse=True)
+    return rounds
+
+
+def said(loss: float | None) -> str:
+    """A loss in words."""
+    return "diverged" if loss is None else f"{loss:.4f}"
+
+
+def _squeezed(config: Config, windows: int) -> ScheduleConfig:
+    """The configured schedule for runs of any length; ConfigError where it, or the horizon, is impossible."""
+    horizon, tokens = build_horizon(config, windows), config.train.batch_tokens
+    total = horizon.total if isinstance(horizon, Steps) else None
+    build_schedule(config.schedule, config.optimizer.learning_rate, total, tokens)  # says what is wrong with it
+    return squeezed(config.schedule, total, tokens)
+
+
+def _limits(optimizer: OptimizerConfig) -> tuple[float, float]:
+    """The lowest and highest learning rate with which all peaks stay within what a config allows."""
+    values = [value / optimizer.learning_rate for value in peaks(optimizer).values()]
+    return LOWEST_RATE / min(values), HIGHEST_RATE / max(values)
+
+
+def _rank(trial: Trial) -> tuple[float, float]:
+    return (math.inf if trial.loss is None else trial.loss, trial.learning_rate)
+
+
+def _show(view: View, info: StepInfo, progress: float) -> None:
+    view.step(
+        step=info.step,
+        loss=info.loss,
+        lr=info.lr,
+        grad_norm=info.grad_norm,
+        dt=info.dt,
+        tokens_per_s=info.tokens_per_s,
+        tokens=info.tokens,
+        progress=progress,
+        elapsed=info.elapsed,
+    )

@@ -1,0 +1,124 @@
+"""Training in fp16: overflows cost a step, never the weights."""
+
+import copy
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from groundup.data.batches import Batches
+from groundup.model.gpt import GPT, NextTokenLoss
+from groundup.optim.rules import build_optimizer
+from groundup.optim.schedule import build_schedule
+from groundup.sections import OptimizerConfig, ScheduleConfig
+from groundup.shape import ModelConfig
+from groundup.training.device import autocast, loss_scaler
+from groundup.training.feed import Feed
+from groundup.training.guard import Guard
+from groundup.training.horizon import Steps
+from groundup.training.loop import Progress, fit
+
+CPU = torch.device("cpu")
+TOO_LARGE = {"scale": 2.0**24, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000}
+
+
+class Text:
+    ids = np.arange(400) // 3 % 10
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def read(self, start: int, n: int) -> np.ndarray:
+        return self.ids[start : start + n].astype(np.int64)
+
+
+def train(precision, steps, *, scaler=None, prepare=lambda model: None, name="adamw"):
+    """Weights before and after each step, the infos of the steps, and the scale after each."""
+    gpt = GPT(ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=8, vocab_size=10, vocab_multiple=2))
+    gpt.init_weights(torch.Generator().manual_seed(0))
+    prepare(gpt)
+    scaler = scaler or loss_scaler(precision, CPU)
+    seen, infos, scales, averaged = [weights(gpt)], [], [], []
+
+    def note(info):
+        infos.append(info)
+        seen.append(weights(gpt))
+        scales.append(scaler.get_scale())
+
+    fit(
+        NextTokenLoss(gpt),
+        build_optimizer(gpt.named_parameters(), OptimizerConfig(name=name, learning_rate=0.01), precision),
+        Feed(Batches(Text(), 8, seed=1), rows=4, micro_rows=3, device=CPU),
+        build_schedule(ScheduleConfig(warmup_steps=0), 0.01, steps),
+        Steps(steps),
+        Progress(),
+        clip=1.0,
+        autocast=autocast(precision, CPU),
+        scaler=scaler,
+        reseed=lambda step: None,
+        guard=Guard(bad_steps=2, overflows=lambda: scaler.is_enabled() and scaler.get_scale() >= 1),
+        average=lambda: averaged.append(None),
+        stop=lambda: False,
+        hooks=[note],
+    )
+    assert len(averaged) == sum(info.applied for info in infos)
+    return seen, infos, scales
+
+
+def weights(model) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_an_overflow_leaves_out_the_step_halves_the_scale_and_training_goes_on(name):
+    scaler = loss_scaler("fp16", CPU)
+    scaler.load_state_dict({**TOO_LARGE, "_growth_tracker": 0})
+    seen, infos, scales = train("fp16", 16, scaler=scaler, name=name)
+    applied = [info.applied for info in infos]
+    assert 2 < applied.index(True) < 12  # more left out in a row than the guard bears
+    assert applied.count(False) < 12  # the scale ends where nothing overflows
+    moved = [not torch.equal(a, b) for a, b in pairwise(seen)]
+    assert moved == applied
+    halved = [after == before / 2 for before, after in pairwise([2.0**24, *scales])]
+    assert halved == [not a for a in applied]
+    assert all(np.isfinite(info.grad_norm) == info.applied for info in infos)
+    assert infos[-1].loss < infos[0].loss - 0.05
+    assert torch.isfinite(seen[-1]).all()
+
+
+def test_one_overflow_among_good_steps():
+    calls = iter([False, False, False, False, True, False, False, False, False, False])  # two pieces a step
+
+    def once(model):
+        model.h[0].mlp.c_fc.weight.register_hook(lambda grad: grad * torch.inf if next(calls) else grad)
+
+    seen, infos, scales = train("fp16", 5, prepare=once)
+    assert [info.applied for info in infos] == [True, True, False, True, True]
+    assert [scale / 2**16 for scale in scales] == [1, 1, 0.5, 0.5, 0.5]
+    assert [torch.equal(a, b) for a, b in pairwise(seen)] == [False, False, True, False, False]
+
+
+def test_it_learns_as_fp32_does_and_norms_are_those_of_the_true_gradients():
+    _, half, _ = train("fp16", 8)
+    _, whole, _ = train("fp32", 8)
+    assert [i.loss for i in half] == pytest.approx([i.loss for i in whole], rel=5e-3)
+    assert half[0].grad_norm == pytest.approx(whole[0].grad_norm, rel=2e-2)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_without_fp16_the_scaler_does_nothing(precision):
+    scaler = loss_scaler(precision, CPU)
+    assert not scaler.is_enabled()
+    assert scaler.state_dict() == {}
+    loss = torch.ones(())
+    assert scaler.scale(loss) is loss
+
+
+def test_the_scale_survives_a_checkpoint():
+    scaler, other = loss_scaler("fp16", CPU), loss_scaler("fp16", CPU)
+    assert scaler.get_scale() == 2**16
+    train("fp16", 2, scaler=scaler, prepare=lambda m: m.wte.weight.register_hook(lambda grad: grad * torch.inf))
+    other.load_state_dict(copy.deepcopy(scaler.state_dict()))
+    assert other.get_scale() == scaler.get_scale() == 2**14
+    assert other.state_dict() == scaler.state_dict()
