@@ -55,7 +55,10 @@ def test_dashes_in_keys_are_underscores():
         ({"model": 3}, "layer 0: model: 3 is not a section; write `model:` and indented keys under it"),
         ({"train": {"max_steps": 0}}, "layer 0: train.max_steps: 0 is out of range; it must be at least 1"),
         ({"train": {"budget": "soon"}}, "layer 0: train.budget: 'soon': expected a duration such as 90s, 30m or 1h30m"),
-        ({"train": {"precision": "fp8"}}, "layer 0: train.precision: 'fp8' is not one of 'auto', 'fp32' or 'bf16'"),
+        (
+            {"train": {"precision": "fp8"}},
+            "layer 0: train.precision: 'fp8' is not one of 'auto', 'fp32', 'bf16' or 'fp16'",
+        ),
         ({"train": {"device": "gpu"}}, "layer 0: train.device: 'gpu' is not one of auto, cpu, cuda, cuda:N, mps"),
         ({"train": {"batch_tokens": 1000}}, "train.batch_tokens 1000 is not a multiple of model.block_size 256"),
         ({"train": {"max_steps": 10**400}}, "is out of range; it must be at most 1e+15"),

@@ -18,8 +18,10 @@ from groundup.data.hubspec import parse_spec
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-EXECUTED = ("README.md", "docs/data.md")
-WRITTEN = ("README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/data.md", "docs/prove.md", "bench/README.md")
+EXECUTED = ("README.md", "docs/data.md", "docs/training.md")
+WRITTEN = ("README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/data.md", "docs/training.md",
+    "docs/tracking.md", "docs/prove.md", "bench/README.md",
+)  # fmt: skip
 
 # The same commands, made small enough for a test.
 SHRINK = {
@@ -27,6 +29,7 @@ SHRINK = {
     "train": "--train.max_steps 3 --evaluate.tokens 300 --evaluate.sample_tokens 4 --train.device cpu",
     "resume": "--train.max_steps 4",
     "generate": "--max_tokens 4",
+    "tune": "--steps 8 --train.device cpu --evaluate.tokens 300",
 }
 
 

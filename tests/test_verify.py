@@ -153,7 +153,7 @@ def test_too_few_steps_are_one_sentence(steps, words, prepared):
 @pytest.mark.slow
 def test_what_train_would_refuse_is_refused_in_its_words(prepared, empty):
     with pytest.raises(UsageError, match=r"no manifest\.json here"):
-        verify_resume(configure(empty / "nothing", overrides=OVERRIDES))
+        verify_resume(configure(empty / "nothing", overrides=OVERRIDES), steps=8)
     assert not list(empty.iterdir())
 
 
@@ -169,6 +169,11 @@ def test_the_kill_comes_half_way_and_between_evaluations(total, steps, half, pre
     short = shortened(configure(prepared, overrides=OVERRIDES), total, steps)
     assert short.checkpoint.every_steps == half
     assert 1 <= short.evaluate.every_steps <= half
+
+
+def test_a_time_that_nobody_can_turn_into_steps_is_refused(prepared):
+    with pytest.raises(UsageError, match="max_steps"):
+        shortened(configure(prepared, overrides=OVERRIDES), None, 8)
 
 
 def test_nothing_is_sent_to_trackers(prepared):

@@ -216,12 +216,14 @@ class Training:
             self._take_less()
 
     def _trial(self, loss_sum: torch.nn.Module) -> None:
-        """One forward and backward pass at full size."""
-        ids, targets = as_micro_batch(self.windows.read(0, self.feed.micro_rows), self.device)
+        """Forward and backward passes at full size, twice, for gradients are then added up; and of the ragged piece."""
+        whole = min(self.feed.rows, self.feed.micro_rows)
         loss_sum.train()
-        with self.autocast():
-            loss = loss_sum(ids, targets) / self.feed.scored
-        torch.autograd.backward(loss)
+        for rows in (whole, whole, self.feed.rows % whole or whole):
+            ids, targets = as_micro_batch(self.windows.read(0, rows), self.device)
+            with self.autocast():
+                loss = loss_sum(ids, targets) / self.feed.scored
+            torch.autograd.backward(loss)
         self.moving.optimizer.zero_grad(set_to_none=True)
 
     def _hooks(self) -> list[Hook]:

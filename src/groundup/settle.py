@@ -11,6 +11,7 @@ from groundup.config import Config
 from groundup.data.shards import Manifest, Tokens
 from groundup.errors import ConfigError, DataError
 from groundup.text.tokenizer import Tokenizer, load_tokenizer
+from groundup.training.compiling import check as check_compile
 from groundup.training.device import choose_device, choose_precision, cores
 
 
@@ -47,6 +48,7 @@ def settle(config: Config, tokenizer: Tokenizer) -> tuple[Config, str]:
             f"model.vocab_size: {vocab}, but the data's tokenizer has {tokenizer.n_vocab} ids; leave it out "
             "(--model.vocab_multiple pads the embedding)"
         )
+    check_compile(config.train.compile)
     device, threads = choose_device(config.train.device), config.train.threads or cores()
     torch.set_num_threads(threads)
     precision = choose_precision(config.train.precision, device)

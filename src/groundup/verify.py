@@ -23,7 +23,6 @@ from groundup.config import Config, to_yaml
 from groundup.decode import changed
 from groundup.errors import TrainingError, UsageError
 
-STEPS = 8
 LOGGED = ("loss", "grad_norm", "lr", "tokens", "cursor")  # of a step's record: all that is no time
 ALL = 1_000_000  # checkpoints to keep: there are a few, and none of them may go
 LOOK = 0.02  # seconds between two looks at a run's folder
@@ -52,7 +51,7 @@ class Outcome:
 def verify_resume(
     config: Config,
     *,
-    steps: int = STEPS,
+    steps: int,
     say: Callable[[str], None] = lambda line: None,
     between: Callable[[Path], None] = lambda run: None,
 ) -> Outcome:
@@ -93,12 +92,14 @@ def verify_resume(
         return _compare(straight, killed, middle, last, same_before, began)
 
 
-def shortened(config: Config, total: int, steps: int) -> Config:
+def shortened(config: Config, total: int | None, steps: int) -> Config:
     """The config as it is run here. The horizon stays, and with it every learning rate, but a horizon in time becomes
     one of `total` steps: how far a run comes in a time is never the same twice.
 
     Checkpoints half-way and at the end of `steps`, evaluations and samples in between, though small ones.
     """
+    if total is None:
+        raise UsageError("train.budget: how many steps fit into it is not known here; give --train.max_steps instead")
     half = min(steps, total) // 2
     if half < 1:
         raise UsageError("train: a run of one step has nothing to resume; give a longer horizon")

@@ -1,12 +1,16 @@
 """Compiling is tried, proved, and never the end of a run."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch._dynamo
 from torch import nn
 
+from groundup.config import Config
 from groundup.errors import ConfigError, TrainingError
 from groundup.model.gpt import GPT, NextTokenLoss
+from groundup.settle import settle
 from groundup.shape import ModelConfig
 from groundup.training.compiling import LONGEST_REASON, check, compiled
 
@@ -65,6 +69,20 @@ def test_attempts_by_comma(wanted, attempts):
 def test_an_unknown_attempt_is_named_beside_the_known_ones(wanted):
     with pytest.raises(ConfigError, match=r"train.compile: '\w*' is not one of off, on, reduce-overhead, .*eager"):
         compiled(build(), wanted, pytest.fail, passes)
+
+
+def test_an_unknown_attempt_is_refused_before_a_run_begins():
+    config = Config.model_validate({"train": {"compile": "quick", "device": "cpu", "precision": "fp32"}})
+    with pytest.raises(ConfigError, match="'quick' is not one of"):
+        settle(config, SimpleNamespace(n_vocab=10))
+
+
+def test_modes_and_backends_reach_torch(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda module, **how: asked.append((how["mode"], how["backend"])) or module)
+    for wanted in ("on", "max-autotune", "cudagraphs"):
+        compiled(build(), wanted, pytest.fail, passes)
+    assert asked == [(None, "inductor"), ("max-autotune", "inductor"), (None, "cudagraphs")]
 
 
 def test_off_is_the_module_itself_untried():

@@ -18,7 +18,7 @@ from groundup.presets import DEFAULT, PRESETS, preset
 if TYPE_CHECKING:
     from groundup.verify import Outcome
 
-STEPS = 8
+STEPS = 8  # a kill after 4: moments, averages and warm-up have begun to matter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

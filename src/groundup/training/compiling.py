@@ -40,8 +40,8 @@ def compiled(
     attempts = check(wanted)
     for attempt, following in zip(attempts, [*attempts[1:], ""], strict=False):
         torch.compiler.reset()
-        how = {"mode": attempt} if attempt in MODES else {"backend": attempt}
-        found = cast(nn.Module, torch.compile(loss_sum, dynamic=False, **how))
+        mode, backend = (attempt, "inductor") if attempt in MODES else (None, attempt)
+        found = cast(nn.Module, torch.compile(loss_sum, dynamic=False, mode=mode, backend=backend))
         try:
             trial(found)
             return found
