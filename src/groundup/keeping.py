@@ -12,6 +12,7 @@ from groundup.checkpoint.run import RunFolder, step_of
 from groundup.checkpoint.writer import Writer
 from groundup.config import Config
 from groundup.moving import Moving
+from groundup.planning.room import free_memory
 from groundup.settle import Data
 
 
@@ -29,6 +30,7 @@ class Keeper:
         folder = self.folder.checkpoint(moving.progress.step)
         if folder != self.saved:
             self._writer.wait()
+            beside = self.config.checkpoint.asynchronous and not wait and room_for_a_copy(moving)
             books = {**moving.books(), "data": self.data.manifest.fingerprint, "parent": self._parent()}
             what = state.snapshot(
                 self.config,
@@ -37,11 +39,12 @@ class Keeper:
                 moving.gpt,
                 moving.optimizer,
                 moving.average.tensors(),
-                copy=self.config.checkpoint.asynchronous and not wait,
+                copy=beside,
             )
             best = self.folder.checkpoint(moving.best.step) if self.config.checkpoint.best else None
             self._writer.submit(lambda: self._write(folder, what, best))
             self.saved = folder
+            wait = wait or not beside
         if wait:
             self._writer.wait()
 
@@ -71,3 +74,11 @@ class Keeper:
         if self.saved is None:
             return None
         return {"step": step_of(self.saved), "sha256": sha256(self.saved / SUMS)}
+
+
+def room_for_a_copy(moving: Moving) -> bool:
+    """Whether main memory holds all that a checkpoint holds once more, and as much again for whoever needs it."""
+    tensors = [*moving.gpt.parameters(), *moving.average.tensors().values()]
+    tensors += [value for moments in moving.optimizer.state.values() for value in moments.values()]
+    free = free_memory()
+    return free is None or free > 2 * sum(tensor.nbytes for tensor in tensors)

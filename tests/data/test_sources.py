@@ -31,7 +31,7 @@ def test_a_file_is_one_document(tmp_path):
 
 
 def test_lines_of_jsonl_are_documents(tmp_path):
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"body": "one"}\n{"body": ""}\n{"body": "two"}\n'))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"body": "one"}\n{"body": ""}\n{"body": "two"}\n', mtime=0))
     assert read(tmp_path / "a.jsonl.gz", column="body") == [("a.jsonl.gz", 0, "one"), ("a.jsonl.gz", 29, "two")]
 
 
@@ -191,7 +191,7 @@ def test_reading_can_begin_at_any_document(tmp_path):
 
 def test_how_far_one_has_read_is_known_in_bytes_of_the_files(tmp_path):
     (tmp_path / "a.txt").write_text("one")
-    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"text": "two"}'))
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"text": "two"}', mtime=0))
     (tmp_path / "c.txt.zst").write_bytes(zstandard.compress(b"three"))
     pq.write_table(pa.table({"text": ["four"]}), tmp_path / "d.parquet")
     paths = sorted(tmp_path.iterdir())
@@ -277,7 +277,7 @@ def test_the_built_in_corpus_comes_by_name():
         ("zzz/q", None, "there is no such file or folder; check the path"),
         ("empty.txt", b"", r"empty\.txt: there is no text in it"),
         ("mark.txt", b"\xef\xbb\xbf", "there is no text in it"),
-        ("empty.txt.gz", gzip.compress(b""), "there is no text in it"),
+        ("empty.txt.gz", gzip.compress(b"", mtime=0), "there is no text in it"),
         ("a.jsonl", b'\n{"text": ""}\n', "there is no text in it"),
         ("a.parquet", b"PAR1", "damaged or cut short as a parquet file"),
         ("a.parquet.gz", b"", "a parquet file is packed inside and read as it is; unpack this one first"),

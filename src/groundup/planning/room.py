@@ -19,6 +19,16 @@ def main_memory() -> int | None:
     return min([*machine, *cgroup_limits(CGROUPS, MEMBERSHIP)], default=None)
 
 
+def free_memory() -> int | None:
+    """Bytes of main memory that could be had right now without swapping; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:  # no Linux
+        return None
+    fields = dict(line.split(":", 1) for line in lines)
+    return int(fields["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in fields else None
+
+
 def cgroup_limits(root: Path, membership: Path) -> Iterator[int]:
     """Bytes that each of the control groups around this process allows, in both versions; none where there are none.
 
