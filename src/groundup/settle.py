@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from groundup.config import Config
-from groundup.data.shards import Manifest, Tokens
+from groundup.data.shards import Manifest, Tokens, check_files
 from groundup.errors import ConfigError, DataError
 from groundup.text.tokenizer import Tokenizer, load_tokenizer
 from groundup.training.compiling import check as check_compile
 from groundup.training.device import choose_device, choose_precision, cores
+
+
+SURE = 2**28  # bytes; reading them all takes less than a second. `groundup doctor` reads whatever there is
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Data:
             raise DataError(
                 f"{folder / 'tokenizer'}: not the tokenizer that these tokens were made with; prepare the data anew"
             )
+        size = sum(split.tokens for split in manifest.splits.values()) * np.dtype(manifest.dtype).itemsize
+        check_files(folder, manifest, checksums=size <= SURE)
         val = Tokens.open(folder, "val") if manifest.splits["val"].tokens > 1 else None
         return cls(manifest, tokenizer, Tokens.open(folder, "train"), val)
 

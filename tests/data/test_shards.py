@@ -207,3 +207,15 @@ def test_a_missing_index_of_documents_is_refused(tmp_path):
     (tmp_path / "documents-train.bin").unlink()
     with pytest.raises(DataError, match=r"documents-train\.bin: cannot be read"):
         documents_at(tmp_path, "train", 0, 1)
+
+
+def test_an_id_that_the_tokenizer_lacks_is_named_with_its_place(tmp_path):
+    write(tmp_path, [[1, 2, 3, 4, 5, 6, 7]])
+    path = tmp_path / "train-00001.bin"
+    ids = np.fromfile(path, "<u2")
+    ids[1] = 40_000
+    ids.tofile(path)
+    tokens = Tokens.open(tmp_path, "train")
+    assert tokens.read(0, 5).tolist() == [1, 2, 3, 4, 5]
+    with pytest.raises(DataError, match=r"split train: token 5 is 40000, but the tokenizer has 257 ids.*doctor"):
+        tokens.read(3, 4)

@@ -1,6 +1,8 @@
 """A run that goes wrong goes back, takes less at a time, or stops in a checkpoint: it is never lost."""
 
+import shutil
 import signal
+from functools import partial
 
 import pytest
 import torch
@@ -167,3 +169,22 @@ def test_before_slurms_time_limit_and_on_sigusr1_it_stops_in_a_checkpoint(prepar
     assert result.checkpoint.is_dir()
     monkeypatch.delenv("SLURM_JOB_END_TIME")
     assert groundup.resume(tmp_path / "run").step == 40
+
+
+@pytest.mark.parametrize("command", ["train", "resume"])
+def test_a_flipped_bit_in_a_shard_is_found_before_a_step_is_made(command, prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "data")
+    groundup.train(tmp_path / "data", tmp_path / "run", overrides=OVERRIDES)
+    shard = tmp_path / "data" / "train-00000.bin"
+    contents = bytearray(shard.read_bytes())
+    contents[1000] ^= 1
+    shard.write_bytes(contents)
+    before = (tmp_path / "run" / "log.jsonl").read_bytes()
+    go = {
+        "train": partial(groundup.train, tmp_path / "data", tmp_path / "other", overrides=OVERRIDES),
+        "resume": partial(groundup.resume, tmp_path / "run", overrides={"train": {"max_steps": 50}}),
+    }[command]
+    with pytest.raises(groundup.DataError, match=r"train-00000\.bin: damaged \(its checksum is not the manifest's\)"):
+        go()
+    assert (tmp_path / "run" / "log.jsonl").read_bytes() == before
+    assert not (tmp_path / "other").exists()

@@ -42,7 +42,7 @@ def verify(folder: Path) -> None:
     """CheckpointError naming the first file that is missing or not what was written."""
     sums = folder / SUMS
     try:
-        lines = sums.read_text(encoding="utf-8").splitlines()
+        lines = sums.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(
             f"{folder}: no readable {SUMS}, so this is no whole checkpoint; use another one"

@@ -121,8 +121,9 @@ def dtype_for(n_vocab: int) -> Dtype:
 class Tokens:
     """One split as a single long read-only sequence of ids, wherever the borders of its shards lie."""
 
-    def __init__(self, shards: list[npt.NDArray[np.integer]]) -> None:
-        self._shards = shards
+    def __init__(self, shards: list[npt.NDArray[np.integer]], n_vocab: int = 1 << 32, place: str = "tokens") -> None:
+        """`n_vocab` bounds the ids; `place` is what they are called where one of them is beyond."""
+        self._shards, self._n_vocab, self._place = shards, n_vocab, place
         self._starts = np.cumsum([0, *map(len, shards)])  # of each shard, and the end of the last
 
     @classmethod
@@ -130,16 +131,27 @@ class Tokens:
         """The split `name` of a prepared folder. Raises DataError when files are missing or cut short."""
         manifest = Manifest.load(folder)
         dtype = np.dtype(manifest.dtype).newbyteorder("<")
-        return cls([_map(folder / shard.file, dtype, shard.tokens) for shard in manifest.splits[name].shards])
+        shards = [_map(folder / shard.file, dtype, shard.tokens) for shard in manifest.splits[name].shards]
+        return cls(shards, manifest.tokenizer.n_vocab, f"{folder}, split {name}")
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def read(self, start: int, n: int) -> npt.NDArray[np.int64]:
-        """The `n` ids from `start` on, shape (n,). IndexError where they reach beyond the ends."""
+        """The `n` ids from `start` on, shape (n,). IndexError where they reach beyond the ends.
+
+        DataError where an id is none of the tokenizer's: something has changed the file.
+        """
         if not 0 <= start <= start + n <= len(self):
             raise IndexError(f"tokens {start} to {start + n} of {len(self)}")
-        return np.concatenate([np.empty(0, np.int64), *self._parts(start, start + n)])
+        ids = np.concatenate([np.empty(0, np.int64), *self._parts(start, start + n)])
+        if ids.max(initial=0) >= self._n_vocab:
+            bad = int((ids >= self._n_vocab).argmax())
+            raise DataError(
+                f"{self._place}: token {start + bad} is {ids[bad]}, but the tokenizer has {self._n_vocab} ids; "
+                "the file is damaged: see `groundup doctor`, then copy it again, or prepare again"
+            )
+        return ids
 
     def _parts(self, start: int, stop: int) -> Iterator[npt.NDArray[np.int64]]:
         for i in range(bisect_right(self._starts, start) - 1, len(self._shards)):
