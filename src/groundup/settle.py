@@ -15,7 +15,6 @@ from groundup.text.tokenizer import Tokenizer, load_tokenizer
 from groundup.training.compiling import check as check_compile
 from groundup.training.device import choose_device, choose_precision, cores
 
-
 SURE = 2**28  # bytes; reading them all takes less than a second. `groundup doctor` reads whatever there is
 
 

@@ -12,7 +12,7 @@ from groundup.quickstart import free_folder
 from groundup.training.best import EarlyEnd
 from groundup.training.horizon import Steps
 
-STEPS = 80
+STEPS = 50
 
 
 @pytest.fixture

@@ -207,9 +207,9 @@ def test_killed_again_and_again_at_moments_of_chance_it_ends_in_the_same_folder(
     while not (tmp_path / "out").exists():
         with victim(corpus, tmp_path / "out", wishes, *NEVER) as process:
             journal, deadline = tmp_path / ".out.partial" / "journal.json", time.monotonic() + 60
-            before = journal.read_bytes() if journal.exists() else b""
+            before = contents(journal)
             while process.poll() is None and time.monotonic() < deadline:
-                if journal.exists() and journal.read_bytes() != before:  # it came further than the one before
+                if contents(journal) not in (b"", before):  # it came further than the one before
                     time.sleep(chance.uniform(0, 0.05))
                     break
             process.kill()
@@ -217,6 +217,14 @@ def test_killed_again_and_again_at_moments_of_chance_it_ends_in_the_same_folder(
         kills += process.returncode == -signal.SIGKILL
     assert kills
     assert digests(tmp_path / "out") == undisturbed(wishes)
+
+
+def contents(path):
+    """Its bytes; none where it is not there, or no longer."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def journal_of(corpus, out, wishes, nth="22"):
