@@ -125,8 +125,9 @@ def resume(
     """Go on with a run from its newest whole checkpoint: bit for bit as if it had never stopped.
 
     Bitwise on the same machine and CPU threads, for horizons in steps, tokens or epochs. `data` names the prepared
-    folder when it has moved; `overrides` may change horizon, evaluation, checkpoints, device, threads and micro-batch,
-    and stay with the run. A finished run is left as it is. Raises CheckpointError, ConfigError.
+    folder when it has moved; `overrides` may change horizon, evaluation, checkpoints, guard, trackers,
+    device, threads and micro-batch, and stay with the run. A finished run is left as it is.
+    Raises CheckpointError, ConfigError.
     """
     folder = RunFolder(Path(run))
     config, keys = reconfigure(folder, {**(overrides or {}), **({"data": str(data)} if data else {})})

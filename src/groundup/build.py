@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from groundup.checkpoint import state
-from groundup.checkpoint.run import RunFolder
+from groundup.checkpoint.run import RunFolder, read_log
 from groundup.config import Config
 from groundup.data.batches import Batches
 from groundup.errors import CheckpointError, ConfigError, TrainingError
@@ -77,6 +77,8 @@ class Training:
                 config.guard.spike,
                 config.guard.bad_steps,
                 config.guard.rollbacks,
+                went_back=lambda: len(self.moving.progress.skips),
+                cursor=lambda: self.moving.progress.cursor,
                 overflows=lambda: scaler.is_enabled() and scaler.get_scale() >= 1,
                 note=self.teller.spike,
             ),
@@ -113,14 +115,22 @@ class Training:
 
     def run(self) -> Result:
         """Train to the horizon, or until a signal; the last thing written is always a whole checkpoint."""
+        signal = None
         if self.done:
-            with self._sentences(), self._logged():
-                self.examiner.catch_up(finished=True)
-        signal = None if self.done else self._train()
+            self._look_back()
+        else:
+            signal = self._train()
         assert self.keeper.saved is not None, "every way out of the loop saves"
         progress, ended_by = self.moving.progress, None if self.done else signal
         losses, best = self.examiner.losses, self.moving.best
         return Result(self.folder.path, self.keeper.saved, progress.step, progress.tokens, losses, best, ended_by)
+
+    def _look_back(self) -> None:
+        """The last evaluation of a finished run, where a stop broke it off and nobody has made up for it."""
+        seen = {record["step"] for record in read_log(self.folder.log) if record["event"] == "eval"}
+        if self.moving.progress.step not in seen:
+            with self._sentences(), self._logged(), StopSignals(self.teller.stopping) as self.examiner.stop:
+                self.examiner.catch_up(finished=True)
 
     def _end(self) -> EarlyEnd:
         return EarlyEnd(self.horizon, self.moving.best, self.config.train.patience, self.config.train.stop_after)
@@ -134,7 +144,8 @@ class Training:
             try:
                 with stop.at_once():
                     self._rehearse()
-                self._fit(stop)
+                if not self.done:  # the evaluation just made up for may have been the last
+                    self._fit(stop)
             except StoppedAtOnce:
                 self.keeper.save(self.moving)
             self.keeper.save(self.moving, wait=True)
@@ -175,11 +186,11 @@ class Training:
 
     def _go_back(self, bad: GoBack) -> None:
         """To the last checkpoint from before the bad steps, and from there on without the windows that they saw."""
-        moving, rows = self.moving, self.feed.rows
-        spoilt, elapsed = moving.progress.cursor, moving.progress.elapsed
-        skip = (spoilt - (bad.last - bad.first) * rows, spoilt + rows)
+        moving, elapsed = self.moving, self.moving.progress.elapsed
+        skip = (bad.cursor, moving.progress.cursor + self.feed.rows)
         skips = [*moving.progress.skips, skip]
         moving.optimizer.zero_grad(set_to_none=True)
+        moving.scaler.update()  # which forgets that these gradients were unscaled
         checkpoint = self.keeper.newest_before(bad.first)
         if checkpoint:
             moving.restore(checkpoint, state.load_progress(checkpoint))
@@ -205,10 +216,11 @@ class Training:
 
     def _rehearse(self) -> None:
         """Compile, and on a GPU find out before step 1 whether memory suffices; no weight moves."""
-        self.step_loss = compiled(self.loss_sum, self.config.train.compile, self.view.message, self._trial)
-        while self.device.type != "cpu":
+        while True:
             try:
-                self._trial(self.step_loss)
+                self.step_loss = compiled(self.loss_sum, self.config.train.compile, self.view.message, self._trial)
+                if self.device.type != "cpu":
+                    self._trial(self.step_loss)
                 return
             except RuntimeError as error:
                 if not exhausted(error) or self.feed.micro_rows == 1:
@@ -265,10 +277,10 @@ class Training:
         try:
             yield
         except OSError as error:
-            last, _ = self.folder.newest_good()
-            reason = error.strerror or error
+            reason, steps = error.strerror or error, self.folder.steps()
             raise CheckpointError(
-                f"{self.folder.path}: cannot be written ({reason}); last checkpoint: {last or 'none yet'}"
+                f"{error.filename or self.folder.path}: cannot be written or read ({reason}); "
+                f"last checkpoint: {steps[-1] if steps else 'none yet'}"
             ) from error
         except RuntimeError as error:
             if not exhausted(error):

@@ -89,9 +89,23 @@ class Examiner:
 
     def sample(self, step: int) -> None:
         """Let the model continue the configured prompt."""
-        n, tokenizer = self.config.evaluate.sample_tokens, self.data.tokenizer
+        n = self.config.evaluate.sample_tokens
         if not n:
             return
+        try:
+            written = self._written(n)
+        except RuntimeError as error:
+            if not exhausted(error):
+                raise
+            self.view.message(f"step {step:,}: no memory for a sample")
+            return
+        if written is not None:
+            self._record("sample", step=step, text=written)
+            self.view.sample(written)
+
+    def _written(self, n: int) -> str | None:
+        """`n` tokens after the prompt; None where a stop came first."""
+        tokenizer = self.data.tokenizer
         text = TextStream(tokenizer.decode_bytes)
         choose = Sampler(t=0.8, k=200, seed=0)  # the same draws each time, so that samples can be compared
         written = prompt_text(tokenizer, self.config.evaluate.prompt)
@@ -105,10 +119,9 @@ class Examiner:
                 end_of_text=tokenizer.end_of_text,
             ):
                 if self.stop():
-                    return
+                    return None
                 written += text.feed(row[0]) if row[0] is not None else ""
-        self._record("sample", step=step, text=written)
-        self.view.sample(written)
+        return written
 
     def _loss(self, tokens: Tokens, limit: int | None) -> Loss:
         while True:

@@ -41,8 +41,9 @@ class Keeper:
                 moving.average.tensors(),
                 copy=beside,
             )
-            best = self.folder.checkpoint(moving.best.step) if self.config.checkpoint.best else None
-            self._writer.submit(lambda: self._write(folder, what, best))
+            best = self._best(moving)
+            spared = {path for path in (best, self._safe(moving)) if path}
+            self._writer.submit(lambda: self._write(folder, what, best, spared))
             self.saved = folder
             wait = wait or not beside
         if wait:
@@ -60,14 +61,24 @@ class Keeper:
         """Wait for what is under way."""
         self._writer.close()
 
-    def _write(self, folder: Path, what: state.Snapshot, best: Path | None) -> None:
+    def _best(self, moving: Moving) -> Path | None:
+        known = self.config.checkpoint.best and moving.best.loss is not None
+        return self.folder.checkpoint(moving.best.step) if known else None
+
+    def _safe(self, moving: Moving) -> Path | None:
+        """Where the run would go back to if the bad steps under way went on: no newer checkpoint may replace it."""
+        first = moving.guard.first
+        older = [path for path in self.folder.steps() if first and step_of(path) < first[0]]
+        return older[-1] if older else None
+
+    def _write(self, folder: Path, what: state.Snapshot, best: Path | None, spared: set[Path]) -> None:
         state.save(folder, what)
         self._record("save", step=step_of(folder), checkpoint=folder.name)
         self.folder.point("latest", folder)
         if best and best.is_dir():
             self.folder.point("best", best)
         keep = self.config.checkpoint
-        self.folder.prune(keep.keep_last, spared=best, every=keep.keep_every)
+        self.folder.prune(keep.keep_last, spared, every=keep.keep_every)
 
     def _parent(self) -> dict[str, Any] | None:
         """The checkpoint that training went on from, and what proves that it is the one."""

@@ -31,6 +31,9 @@ class Moving:
     progress: Progress = field(default_factory=Progress)
     best: Best = field(default_factory=Best)
 
+    def __post_init__(self) -> None:
+        self._first_scale = self.scaler.state_dict()
+
     def books(self) -> dict[str, Any]:
         """All but the tensors, as JSON can hold it."""
         return {
@@ -48,7 +51,7 @@ class Moving:
         self.progress.skips = [(start, stop) for start, stop in self.progress.skips]
         self.best = Best(**books.get("best", {}))
         self.guard.restore(books.get("guard", {}))
-        if books.get("scaler"):
+        if books.get("scaler") and self.scaler.is_enabled():
             self.scaler.load_state_dict(books["scaler"])
         state.load_model(checkpoint, self.gpt)
         state.load_optimizer(checkpoint, self.gpt, self.optimizer)
@@ -67,5 +70,7 @@ class Moving:
             moments.clear()
         self.average.load(dict(self.gpt.named_parameters()), 0)
         self.guard.restore({})
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(self._first_scale)
         self.progress = Progress(elapsed=self.progress.elapsed, skips=self.progress.skips)
         self.best = Best()

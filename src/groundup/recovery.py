@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from groundup.data.batches import Batches
-from groundup.data.shards import documents_at
+from groundup.data.documents import Documents
+from groundup.data.shards import Manifest
+from groundup.errors import DataError
 
 NAMED = 3  # documents in a message; the log has more
 LOGGED = 100  # documents in a record
@@ -13,10 +15,14 @@ LOGGED = 100  # documents in a record
 
 def documents_of(folder: Path, windows: Batches, start: int, stop: int) -> list[str]:
     """`source:offset` of the documents that the windows from place `start` up to `stop` lie in, each once."""
+    try:
+        documents = Documents.open(folder, Manifest.load(folder), "train")
+    except DataError:  # moved, while the tokens are still mapped: what is left out is known by its place
+        return []
     found: dict[str, None] = {}
     for first in windows.starts(start, stop - start).tolist():
-        for document in documents_at(folder, "train", first, windows.block_size):
-            found[f"{document.source}:{document.offset}"] = None
+        for part in documents.at(first, windows.block_size):
+            found[f"{part.source}:{part.offset}"] = None
             if len(found) == LOGGED:
                 return list(found)
     return list(found)
@@ -24,5 +30,7 @@ def documents_of(folder: Path, windows: Batches, start: int, stop: int) -> list[
 
 def named(documents: list[str]) -> str:
     """The first few, and how many more."""
+    if not documents:
+        return "the windows that they saw"
     more = f" and {len(documents) - NAMED} more (see log.jsonl)" if len(documents) > NAMED else ""
     return ", ".join(documents[:NAMED]) + more

@@ -14,7 +14,7 @@ from groundup.checkpoint.run import RunFolder
 from groundup.config import Config
 from groundup.data.batches import Batches
 from groundup.decode import Overrides, changed, decode
-from groundup.errors import ConfigError, TrainingError
+from groundup.errors import CheckpointError, ConfigError, TrainingError
 from groundup.planning.here import measured, plan_here, with_speed
 from groundup.planning.plan import Data as Sizes
 from groundup.planning.plan import Plan, Speed
@@ -163,9 +163,12 @@ def _go_on(run: RunFolder, config: Config, keys: list[str], view: View) -> Resul
     training = _build(config, data, run, view)
     if checkpoint:
         training.restore(checkpoint)
-    run.go_back_to(checkpoint)
-    if keys:
-        run.write_config(config)
+    try:
+        run.go_back_to(checkpoint)
+        if keys:
+            run.write_config(config)
+    except OSError as error:
+        raise CheckpointError(f"{run.path}: cannot be written ({error.strerror}); mend that, and resume") from error
     if training.done:
         horizon = "--train.budget" if isinstance(training.horizon, Clock) else "--train.max_steps"
         option = (

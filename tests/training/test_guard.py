@@ -51,12 +51,15 @@ def test_gradients_that_stay_large_become_usual():
 
 
 def test_after_so_many_bad_steps_in_a_row_the_run_goes_back():
-    guard, _ = settled(bad_steps=3, rollbacks=1)
+    at = []
+    guard, _ = settled(bad_steps=3, rollbacks=1, cursor=lambda: 8 * at[-1])
+    at.append(101)
     guard.admits(101, 9.0, 1.0)
+    at.append(102)
     assert not guard.admits(102, math.nan, 1.0)
     with pytest.raises(GoBack, match="3 steps in a row") as caught:
         guard.admits(103, 9.0, 1.0)
-    assert (caught.value.first, caught.value.last) == (101, 103)
+    assert (caught.value.first, caught.value.cursor, caught.value.last) == (101, 808, 103)
 
 
 def test_good_steps_between_bad_ones_keep_a_run_going():
@@ -74,6 +77,15 @@ def test_when_it_may_not_go_back_again_only_what_is_finite_goes_on():
     guard.admits(103, math.nan, 1.0)
     with pytest.raises(TrainingError, match="not finite, 2 steps in a row"):
         guard.admits(104, math.nan, 1.0)
+
+
+def test_how_often_it_went_back_is_counted_by_whoever_remembers():
+    gone = [0]
+    guard, _ = settled(bad_steps=1, rollbacks=1, went_back=lambda: gone[0])
+    with pytest.raises(GoBack):
+        guard.admits(101, 9.0, 1.0)
+    gone[0] = 1
+    assert guard.admits(102, 9.0, 1.0)
 
 
 def test_fp16_that_overflows_is_left_out_and_not_counted():

@@ -1,10 +1,11 @@
 """When hooks act, and how signals ask for a stop."""
 
 import signal
+from contextlib import suppress
 
 import pytest
 
-from groundup.training.hooks import StopSignals, every
+from groundup.training.hooks import StoppedAtOnce, StopSignals, every
 from groundup.training.loop import StepInfo
 
 
@@ -44,3 +45,23 @@ def test_a_second_ctrl_c_interrupts_at_once():
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signal")
+def test_what_nohup_ignores_stays_ignored(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_while_compiling_a_signal_does_not_wait():
+    with StopSignals() as stop:
+        with pytest.raises(StoppedAtOnce), stop.at_once(), suppress(Exception):  # as compilers do
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(StoppedAtOnce), stop.at_once():
+            pytest.fail("what was asked for before counts too")

@@ -54,7 +54,11 @@ def verify(folder: Path) -> None:
     for name in sorted(listed.keys() - present.keys()):
         raise CheckpointError(f"{folder}: {name} is missing from the checkpoint; use another one")
     for name, path in present.items():
-        if sha256(path) != listed[name]:
+        try:
+            digest = sha256(path)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror}); use another checkpoint") from error
+        if digest != listed[name]:
             raise CheckpointError(f"{path}: damaged (its checksum differs from {SUMS}); use another checkpoint")
 
 

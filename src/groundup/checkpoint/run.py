@@ -94,12 +94,13 @@ class RunFolder:
                 return folder, rejected
         if not rejected:
             return None, []
-        raise CheckpointError(f"{self.path}: no checkpoint is whole, so start a new run: {'; '.join(rejected)}")
+        which = "" if before == math.inf else f" from before step {before}"
+        raise CheckpointError(f"{self.path}: no checkpoint{which} is whole, so start a new run: {'; '.join(rejected)}")
 
     def go_back_to(self, checkpoint: Path | None) -> None:
         """Delete the rejected checkpoints after `checkpoint`, which would pass for newer ones, and a crash's scraps."""
         for folder in self.steps():
-            if checkpoint is None or folder.name > checkpoint.name:
+            if checkpoint is None or step_of(folder) > step_of(checkpoint):
                 remove_folder(folder)
         for scrap in self.checkpoints.glob(".step-*"):
             shutil.rmtree(scrap, ignore_errors=True)
@@ -111,9 +112,9 @@ class RunFolder:
     def best(self) -> Path | None:
         """The checkpoint with the lowest validation loss, as the newest one remembers it; None where there is none."""
         for folder in reversed(self.steps()):
-            best = read_json(folder / PROGRESS).get("best") or {}
-            found = self.checkpoint(best.get("step") or 0)
-            return found if found.is_dir() else None
+            step = _best_step(folder)
+            found = None if step is None else self.checkpoint(step)
+            return found if found and found.is_dir() else None
         return None
 
     def point(self, name: str, checkpoint: Path) -> None:
@@ -127,11 +128,27 @@ class RunFolder:
         except (OSError, NotImplementedError):
             temporary.unlink(missing_ok=True)  # Windows without the privilege to link
 
-    def prune(self, keep: int, spared: Path | None, every: int | None = None) -> None:
-        """Delete all but the newest `keep` checkpoints, the one that is spared, and multiples of `every` steps."""
-        for folder in self.steps()[:-keep]:
-            if folder != spared and not (every and step_of(folder) % every == 0):
+    def prune(self, keep: int, spared: set[Path], every: int | None = None) -> None:
+        """Delete checkpoints, but not the newest `keep`, those spared, multiples of `every` steps.
+
+        Nor the best that any of these remembers, so that one who goes back to it still has that.
+        """
+        folders = self.steps()
+        kept = {f for f in folders[-keep:] + list(spared) if f.is_dir()}
+        kept |= {folder for folder in folders if every and step_of(folder) % every == 0}
+        kept |= {self.checkpoint(step) for folder in kept if (step := _best_step(folder)) is not None}
+        for folder in folders:
+            if folder not in kept:
                 remove_folder(folder)
+
+
+def _best_step(checkpoint: Path) -> int | None:
+    """The step whose validation loss was the lowest when a checkpoint was written; None where there was none."""
+    try:
+        best = read_json(checkpoint / PROGRESS).get("best") or {}
+    except CheckpointError:
+        return None
+    return best.get("step") if best.get("loss") is not None else None
 
 
 def step_of(checkpoint: Path) -> int:

@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks is shown escaped
     try:
         status = run(normalise(argv))
-        sys.stdout.flush()
+        _flush()
     except GroundupError as error:
         print(f"groundup: {error}", file=sys.stderr)
         status = error.exit_status
@@ -68,6 +68,15 @@ def main(argv: list[str] | None = None) -> None:
         sys.stderr.close()
         status = 141
     sys.exit(status)
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError:  # the terminal was closed; what was asked for is done
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run(argv: list[str]) -> int:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 from rich.console import Console
 
@@ -28,18 +27,49 @@ def watching(title: str, config: Config, *, plain: bool = False) -> Iterator[Vie
     console = Console()
     if plain or not can_show_panel(console):
         stream = sys.stderr if plain else sys.stdout
-        yield Lines(partial(_print_line, stream), config.train.log_every)
+        yield Unfailing(Lines(partial(print, file=stream, flush=True), config.train.log_every))
         return
-    with Panel(title, config.train.max_steps, config.train.budget, console) as panel:
-        yield panel
-
-
-def _print_line(stream: TextIO, line: str) -> None:
+    panel = Panel(title, config.train.max_steps, config.train.budget, console)
     try:
-        print(line, file=stream, flush=True)
-    except BrokenPipeError:  # whoever read has gone: end as on any request to stop, with a checkpoint
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        signal.raise_signal(signal.SIGTERM)
+        yield Unfailing(panel.__enter__())
+    finally:
+        with suppress(OSError):  # of a terminal that was closed
+            panel.__exit__(None, None, None)
+
+
+class Unfailing:
+    """A view whose terminal may be closed, or whose reader may leave: it falls silent and asks for an orderly stop."""
+
+    def __init__(self, view: View) -> None:
+        self._view, self._gone = view, False
+
+    def step(self, **values: Any) -> None:
+        """As the view that is watched."""
+        self._tell(self._view.step, **values)
+
+    def evaluation(self, **values: Any) -> None:
+        """As the view that is watched."""
+        self._tell(self._view.evaluation, **values)
+
+    def sample(self, text: str) -> None:
+        """As the view that is watched."""
+        self._tell(self._view.sample, text)
+
+    def message(self, text: str) -> None:
+        """As the view that is watched."""
+        self._tell(self._view.message, text)
+
+    def _tell(self, tell: Callable[..., None], *text: str, **values: Any) -> None:
+        if self._gone:
+            return
+        try:
+            tell(*text, **values)
+        except (OSError, ValueError):
+            self._gone = True
+            signal.raise_signal(signal.SIGTERM)
+        except RuntimeError as error:
+            if "reentrant" not in str(error):  # a signal's message in the middle of a line: the line matters more
+                raise
 
 
 def finish(result: Result, *, as_json: bool) -> int:
@@ -50,8 +80,9 @@ def finish(result: Result, *, as_json: bool) -> int:
         del values["losses"]
         print(json.dumps(values, default=lambda path: path.as_posix() if isinstance(path, Path) else str(path)))
     elif result.signal:
-        print(f"stopped at step {result.step:,}; saved in {result.checkpoint}")
-        print(f"next: groundup resume {result.run}")
+        with suppress(OSError):  # the terminal may be what has gone
+            print(f"stopped at step {result.step:,}; saved in {result.checkpoint}")
+            print(f"next: groundup resume {result.run}", flush=True)
     else:
         print(f"step {result.step:,} saved in {result.checkpoint}")
         earlier = best.loss is not None and best.step < result.step

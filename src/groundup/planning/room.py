@@ -26,11 +26,29 @@ def free_memory() -> int | None:
     except OSError:  # no Linux
         return None
     fields = dict(line.split(":", 1) for line in lines)
-    return int(fields["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in fields else None
+    machine = [int(fields["MemAvailable"].split()[0]) * 1024] if "MemAvailable" in fields else []
+    return min([*machine, *cgroup_room(CGROUPS, MEMBERSHIP)], default=None)
+
+
+def cgroup_room(root: Path, membership: Path) -> Iterator[int]:
+    """Bytes that each of the control groups around this process has left, its cache of files counted as free."""
+    for folder, limit in _limited(root, membership):
+        for used, cache in (("memory.current", "inactive_file"), ("memory.usage_in_bytes", "total_inactive_file")):
+            try:
+                usage = int((folder / used).read_text(encoding="ascii"))
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+            except (OSError, ValueError):
+                continue
+            yield limit - usage + int(stat.get(cache, 0))
 
 
 def cgroup_limits(root: Path, membership: Path) -> Iterator[int]:
-    """Bytes that each of the control groups around this process allows, in both versions; none where there are none.
+    """Bytes that each of the control groups around this process allows, in both versions; none where there are none."""
+    return (limit for _, limit in _limited(root, membership))
+
+
+def _limited(root: Path, membership: Path) -> Iterator[tuple[Path, int]]:
+    """The folder of each limited group, and its limit.
 
     As in Linux's cgroups(7): `membership` lists the groups by path, `root` holds their folders. A group may use no more
     than those above it. From within a container its own group is the root, and the path may name nothing.
@@ -51,7 +69,7 @@ def cgroup_limits(root: Path, membership: Path) -> Iterator[int]:
             except OSError:
                 continue
             if limit.isdigit():  # or `max`
-                yield int(limit)
+                yield base / folder, int(limit)
 
 
 def free_disk(place: Path) -> int:

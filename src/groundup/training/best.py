@@ -29,8 +29,7 @@ class Best:
 class EarlyEnd:
     """A horizon that may be cut short: by `patience` evaluations in a row without a better one, or by `stop_after`.
 
-    None means never. The step after the last of these evaluations is the run's last: a step's hooks learn beforehand
-    whether it is.
+    None means never. The last of these evaluations is the end of the run.
     """
 
     horizon: Horizon

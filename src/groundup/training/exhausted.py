@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
-# What a CPU's allocator and Metal's say in a plain RuntimeError.
-SAID = ("DefaultCPUAllocator:", "MPS backend out of memory")
+# What a CPU's allocator, Metal's, CUDA's driver and cuBLAS say in a plain RuntimeError.
+SAID = (
+    "DefaultCPUAllocator:", "MPS backend out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
+)  # fmt: skip
 
 
 def exhausted(error: RuntimeError) -> bool:

@@ -16,9 +16,9 @@ SETTLED = 50  # steps before a deviation means anything
 class GoBack(Exception):  # noqa: N818 - no error, but a way to go on
     """Too many bad steps in a row: the run must return to a checkpoint from before the first of them."""
 
-    def __init__(self, first: int, last: int, reason: str) -> None:
+    def __init__(self, first: int, cursor: int, last: int, reason: str) -> None:
         super().__init__(reason)
-        self.first, self.last = first, last  # steps
+        self.first, self.cursor, self.last = first, cursor, last  # step and first window, and the last step
 
 
 @dataclass
@@ -45,9 +45,10 @@ class Usual:
 class Guard:
     """Turns away steps whose loss or gradient is not finite, notes spikes, and after `bad_steps` in a row gives up.
 
-    Giving up means GoBack, `rollbacks` times in a run; then TrainingError where numbers are not finite, while a loss
-    that stays high is taken for the new usual one. A `spike` of None looks for none. `overflows()` says whether a
-    gradient that is not finite is just fp16's scale being found: such a step is left out, and no harm.
+    Giving up means GoBack, while the run went back fewer than `rollbacks` times (`went_back()`); then TrainingError
+    where numbers are not finite, while a loss that stays high is taken for the new usual one. A `spike` of None looks
+    for none. `cursor()` is the first window of the step under way. `overflows()` says whether a gradient that is not
+    finite is just fp16's scale being found: such a step is left out, and no harm.
     """
 
     def __init__(
@@ -56,13 +57,16 @@ class Guard:
         bad_steps: int = 10,
         rollbacks: int = 0,
         *,
+        went_back: Callable[[], int] = lambda: 0,
+        cursor: Callable[[], int] = lambda: 0,
         overflows: Callable[[], bool] = lambda: False,
         note: Callable[..., None] = lambda *_, **__: None,
     ) -> None:
         self.spike, self.bad_steps, self.rollbacks = spike, bad_steps, rollbacks
-        self._overflows, self._note = overflows, note
+        self._went_back, self._cursor, self._overflows, self._note = went_back, cursor, overflows, note
         self.loss, self.grad_norm = Usual(), Usual()
         self.bad = 0  # steps in a row
+        self.first: tuple[int, int] | None = None  # the first of them, and its first window
 
     def admits(self, step: int, loss: float, grad_norm: float) -> bool:
         """Whether a step may change the weights; GoBack or TrainingError when it is past saving."""
@@ -70,10 +74,11 @@ class Guard:
         if not finite and math.isfinite(loss) and self._overflows():
             return False
         if finite and not self._spikes(step, loss, grad_norm):
-            self.bad = 0
+            self.bad, self.first = 0, None
             self.loss.see(loss)
             return True
         self.bad += 1
+        self.first = self.first or (step, self._cursor())
         if self.bad >= self.bad_steps:
             self._give_up(step, loss, grad_norm, finite)
         return finite
@@ -92,19 +97,19 @@ class Guard:
         what = f"loss {loss:.4g} and gradient norm {grad_norm:.4g} were "
         what += "far above the usual" if finite else "not finite"
         many = f"{self.bad} steps in a row"
-        first, self.bad = step - self.bad + 1, 0
-        if self.rollbacks > 0:
-            self.rollbacks -= 1
-            raise GoBack(first, step, f"step {step}: {what}, {many}")
+        first, self.first, self.bad = self.first or (step, self._cursor()), None, 0
+        if self._went_back() < self.rollbacks:
+            raise GoBack(*first, step, f"step {step}: {what}, {many}")
         if not finite:
             raise TrainingError(f"step {step}: {what}, {many}; start a new run with a lower --optimizer.learning_rate")
         self.loss = Usual()
 
     def books(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
-        return {"loss": asdict(self.loss), "grad_norm": asdict(self.grad_norm), "bad": self.bad}
+        return {"loss": asdict(self.loss), "grad_norm": asdict(self.grad_norm), "bad": self.bad, "first": self.first}
 
     def restore(self, books: dict[str, Any]) -> None:
-        """Be what `books` says; how often the run may still go back is not among it."""
+        """Be what `books` says."""
         self.loss, self.grad_norm = (Usual(**books.get(name, {})) for name in ("loss", "grad_norm"))
         self.bad = books.get("bad", 0)
+        self.first = tuple(books["first"]) if books.get("first") else None

@@ -74,8 +74,9 @@ class StoppedAtOnce(BaseException):
 class StopSignals:
     """While entered, SIGINT, SIGTERM, SIGHUP and SIGUSR1 ask for an orderly stop; a second SIGINT interrupts at once.
 
-    So does SLURM's time limit (`SLURM_JOB_END_TIME`, seconds since 1970), two minutes ahead. `acknowledge` is called
-    at the first, so that nobody presses Ctrl-C again for want of an answer.
+    What is ignored already, as by `nohup`, stays ignored. SLURM's time limit asks too (`SLURM_JOB_END_TIME`, seconds
+    since 1970), two minutes ahead. `acknowledge` is called at the first, so that nobody presses Ctrl-C again for want
+    of an answer.
     """
 
     def __init__(self, acknowledge: Callable[[], None] = lambda: None) -> None:
@@ -106,7 +107,8 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         try:
             for number in (getattr(signal, name) for name in STOPPING if hasattr(signal, name)):
-                self._before[number] = signal.signal(number, self._note)
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup, or a handler not of Python's
+                    self._before[number] = signal.signal(number, self._note)
         except ValueError:  # not the main thread: whoever runs us handles signals
             self._before.clear()
         return self

@@ -179,7 +179,7 @@ def fit(
         )  # fmt: skip
         for hook in hooks:
             hook(info)
-        if info.finished or stop():  # asked again: an evaluation may have been broken off
+        if info.finished or stop() or horizon.reached(progress):  # asked again: an evaluation may have decided it
             return
         progress.elapsed = meter.elapsed  # evaluations count against a budget too
 

@@ -1,0 +1,67 @@
+"""A view must never end a run."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from groundup.checkpoint.run import RunFolder
+from groundup.cli.watch import Unfailing
+
+
+class Broken:
+    """A view on a terminal that was closed."""
+
+    def __init__(self, error):
+        self.error, self.asked = error, 0
+
+    def message(self, text):
+        self.asked += 1
+        raise self.error
+
+    step = evaluation = sample = message
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), BrokenPipeError(), ValueError("closed file")])
+def test_a_view_that_is_gone_is_asked_no_more_and_a_stop_is_asked_for(error):
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        broken = Broken(error)
+        view = Unfailing(broken)
+        view.message("a")
+        view.sample("b")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert broken.asked == 1
+    assert received == [signal.SIGTERM]
+
+
+def test_a_fault_of_ours_is_not_hidden():
+    with pytest.raises(RuntimeError, match="ours"):
+        Unfailing(Broken(RuntimeError("ours"))).message("a")
+    Unfailing(Broken(RuntimeError("reentrant call inside <_io.BufferedWriter>"))).message("a")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["dumb", "xterm-256color"])
+def test_a_terminal_that_is_closed_ends_the_run_in_a_checkpoint(kind, prepared, tmp_path):
+    ours, theirs = pty.openpty()
+    words = ["train", "gpt2-nano", "--data", str(prepared), "--out", str(tmp_path / "run")]
+    options = ["--train.max_steps", "1000000", "--checkpoint.every_steps", "0", "--evaluate.every_steps", "0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "groundup", *words, *options, "--train.threads", "1"],
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, env={**os.environ, "TERM": kind},
+    )  # fmt: skip
+    os.close(theirs)
+    log, deadline = tmp_path / "run" / "log.jsonl", time.monotonic() + 60
+    while not (log.exists() and log.stat().st_size > 2000) and time.monotonic() < deadline:
+        os.read(ours, 65536)
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(30) in (129, 143)
+    assert RunFolder(tmp_path / "run").steps()
