@@ -365,3 +365,40 @@ def test_a_forgotten_average_shows(prepared, tmp_path):
     reseal(checkpoint)
     groundup.resume(run)
     assert not same_state(final(run), final(tmp_path / "reference"))
+
+
+@pytest.mark.slow
+def test_patience_ends_a_killed_run_where_it_ends_an_untouched_one(prepared, tmp_path):
+    """Killed right after the checkpoint of the evaluation with which patience ends, or just before it."""
+    overrides = {
+        **OVERRIDES,
+        "train": {**OVERRIDES["train"], "patience": 1},
+        "optimizer": {"learning_rate": 0.5},  # so that losses rise
+        "evaluate": {**OVERRIDES["evaluate"], "every_steps": 3},
+        "checkpoint": {"every_steps": 3, "keep_last": 9},
+    }
+    groundup.train(prepared, tmp_path / "untouched", overrides=overrides)
+    end = RunFolder(tmp_path / "untouched").steps()[-1]
+    assert end.name < f"step-{STEPS:08d}", "patience ended it"
+    saves = len(RunFolder(tmp_path / "untouched").steps())
+    for n in (saves - 1, saves):
+        run = tmp_path / f"run{n}"
+        killed("train", ("groundup.checkpoint.run", "RunFolder.prune", n), run, prepared, overrides)
+        groundup.resume(run)
+        assert RunFolder(run).steps()[-1].name == end.name
+        assert same_state(RunFolder(run).steps()[-1], end)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_rejected_like_a_damaged_one(reference, tmp_path, monkeypatch):
+    run, checkpoint = copy_stopped_at(reference, tmp_path)
+
+    def unreadable(path):
+        if path.is_relative_to(checkpoint) and path.name == "model.safetensors":
+            raise OSError(5, "Input/output error")
+        return sha256(path)
+
+    monkeypatch.setattr("groundup.checkpoint.atomic.sha256", unreadable)
+    said = Listener()
+    groundup.resume(run, view=said)
+    assert any("rejected" in line and "cannot be read (Input/output error)" in line for line in said.lines)
+    assert same_state(final(run), final(reference))
