@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from groundup.training.device import autocast, choose_device, choose_precision, 
 from groundup.training.exhausted import exhausted
 from groundup.training.feed import as_micro_batch
 from groundup.training.recompute import recompute_blocks
-from groundup.training.speed import measure
+from groundup.training.speed import SECONDS, measure
+
+WORTH = 0.03  # of a budget, that measuring the speed may take
 
 
 def plan_here(config: Config, data: Data | None, place: Path) -> Plan:
@@ -71,6 +74,7 @@ def with_speed(plan: Plan, loss_sum: NextTokenLoss, optimizer: Optimizers, ids: 
         step_tokens=config.train.batch_tokens,
         clip=config.optimizer.grad_clip,
         autocast=autocast(_precision(config), device),
+        seconds=min(SECONDS, WORTH * (config.train.budget or math.inf)),
     )
     if found is None:
         return plan
