@@ -17,7 +17,7 @@ from groundup.training.exhausted import exhausted
 from groundup.training.loop import MicroBatch
 from groundup.training.loop import Optimizer as Stepping
 
-SECONDS = 1.5  # that the timed passes may take; warming up comes before, a second for a model of 100 million weights
+SECONDS = 0.8  # that the timed passes may take; warming up comes before, a second for a model of 100 million weights
 SMALLEST = 32  # tokens in the first piece, which also warms the machine up
 FEWEST = 3  # pieces, whatever time they take: two give the cost of a pass and of a token, and the first is often noise
 REPEATS = 5  # of a whole micro-batch, of which the median counts
