@@ -402,3 +402,29 @@ def test_a_checkpoint_that_cannot_be_read_is_rejected_like_a_damaged_one(referen
     groundup.resume(run, view=said)
     assert any("rejected" in line and "cannot be read (Input/output error)" in line for line in said.lines)
     assert same_state(final(run), final(reference))
+
+
+@pytest.mark.slow
+def test_fp16_resumes_bitwise_with_its_scale_after_a_step_was_left_out(prepared, tmp_path):
+    """Two tokens a step: their gradients are so large that the first scale overflows."""
+    overrides = {
+        **OVERRIDES,
+        "model": {"n_layer": 1, "n_head": 1, "n_embd": 8, "block_size": 2, "dropout": 0.1},
+        "train": {**OVERRIDES["train"], "precision": "fp16", "batch_tokens": 2},
+        "batches": {"micro_batch": 1},
+        "evaluate": {"every_steps": 0, "tokens": 20, "sample_tokens": 2},
+    }
+    groundup.train(prepared, tmp_path / "untouched", overrides=overrides)
+    skipped = [r["step"] for r in read_log(tmp_path / "untouched" / "log.jsonl") if r["event"] == "skip"]
+    assert skipped
+    assert skipped[0] < 30
+    killed("train", ("groundup.training.guard", "Guard.admits", 40), tmp_path / "run", prepared, overrides)
+    shutil.copytree(tmp_path / "run", tmp_path / "tampered", symlinks=True)
+    groundup.resume(tmp_path / "run")
+    assert same_state(final(tmp_path / "run"), final(tmp_path / "untouched"))
+
+    checkpoint = RunFolder(tmp_path / "tampered").steps()[-1]  # the negative control: the scale is forgotten
+    change_progress(scaler={})(checkpoint)
+    reseal(checkpoint)
+    groundup.resume(tmp_path / "tampered")
+    assert not same_state(final(tmp_path / "tampered"), final(tmp_path / "untouched"))
