@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# Several test processes share the cores, and a thread that spins takes one from those that work.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun in the background by a shell, which children inherit
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

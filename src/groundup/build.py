@@ -221,6 +221,7 @@ class Training:
                 self.step_loss = compiled(self.loss_sum, self.config.train.compile, self.view.message, self._trial)
                 if self.device.type != "cpu":
                     self._trial(self.step_loss)
+                    self.examiner.rehearse()
                 return
             except RuntimeError as error:
                 if not exhausted(error) or self.feed.micro_rows == 1:

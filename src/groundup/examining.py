@@ -80,6 +80,12 @@ class Examiner:
             found = f"{best.loss:.4f} at step {best.step:,}"
             self.view.message(f"no better validation loss in {best.since} evaluations: the best was {found}")
 
+    def rehearse(self) -> None:
+        """One batch of an evaluation, and a token of a sample: what they need of memory, before it matters."""
+        with self.moving.average.applied():
+            self._loss(self.data.train, self._rows * self.config.model.block_size)
+        self._written(1)
+
     def catch_up(self, *, finished: bool = False) -> None:
         """The evaluation that was due when a stop came: which loss was best must not depend on interruptions."""
         n, step = self.config.evaluate.every_steps, self.moving.progress.step

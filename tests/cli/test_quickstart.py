@@ -34,7 +34,7 @@ def test_it_reports_the_model_beside_simpler_ones_samples_and_what_to_try(book, 
     for name in ("this model", "gzip -9", "xz -9", "gzip -9, primed", "xz -9, primed", "unigram", "bigram"):
         assert f"{name}: " in out  # how it is computed
     assert "sample 3" in out
-    assert "groundup generate runs/book --prompt" in out
+    assert "groundup generate runs/book" in out
     assert RunFolder(book.parent / "runs" / "book").steps()
     for what in ("tokenizer", "machine", "context", "model", "batch", "horizon"):
         value, reason = out.partition(f"\n{what:<11}")[2].splitlines()[:2]

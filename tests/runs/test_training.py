@@ -210,3 +210,16 @@ def test_shorter_windows_are_scored_as_if_the_context_were_shorter(train, prepar
     for window in (0, 17):
         with pytest.raises(groundup.UsageError, match="from 1 to the model's context of 16"):
             groundup.evaluate(run, window=window)
+
+
+def test_a_rehearsal_of_evaluation_and_sample_leaves_no_trace(prepared):
+    from groundup.settle import Data
+
+    values = merged({"model": {"vocab_size": 257}, "optimizer": {"ema": 0.9}})
+    config = Config.model_validate({**values, "data": str(prepared)})
+    training = Training(config, Data.open(prepared), RunFolder(prepared), None)
+    before = [parameter.clone() for parameter in training.moving.gpt.parameters()]
+    training.examiner.rehearse()
+    assert all(map(torch.equal, before, training.moving.gpt.parameters()))
+    assert training.examiner.losses.train_loss is None
+    assert not (prepared / "log.jsonl").exists()
