@@ -78,7 +78,7 @@ class Keeper:
         if best and best.is_dir():
             self.folder.point("best", best)
         keep = self.config.checkpoint
-        self.folder.prune(keep.keep_last, spared, every=keep.keep_every)
+        self.folder.prune(keep.keep_last, spared, every=keep.keep_every, bests=keep.best)
 
     def _parent(self) -> dict[str, Any] | None:
         """The checkpoint that training went on from, and what proves that it is the one."""

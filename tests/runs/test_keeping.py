@@ -1,5 +1,6 @@
 """When checkpoints are written, and which of them stay."""
 
+import json
 import threading
 
 import pytest
@@ -99,3 +100,16 @@ def test_what_goes_wrong_in_the_background_is_raised_at_the_next_call():
         writer.wait()
     writer.wait()
     writer.close()
+
+
+def test_the_best_that_a_kept_checkpoint_remembers_stays_with_it(tmp_path):
+    """Who goes back to step 100 must find step 90, the best of its time."""
+    run = RunFolder(tmp_path)
+    for step, best in ((80, 80), (90, 90), (95, 90), (100, 90), (110, 110)):
+        run.checkpoint(step).mkdir(parents=True)
+        books = {"step": step, "best": {"loss": 1.0, "step": best}}
+        (run.checkpoint(step) / "progress.json").write_text(json.dumps(books))
+    run.prune(2, {run.checkpoint(110)})
+    assert steps(tmp_path) == [90, 100, 110]
+    run.prune(1, set(), bests=False)
+    assert steps(tmp_path) == [110]

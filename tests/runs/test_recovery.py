@@ -141,6 +141,15 @@ def last(run):
     return RunFolder(run).steps()[-1]
 
 
+def test_interrupted_among_bad_steps_it_remembers_them(prepared, tmp_path, poison, monkeypatch):
+    poison |= {ROWS * step for step in (20, 21, 22)}
+    stop_at(monkeypatch, 22)
+    assert groundup.train(prepared, tmp_path / "run", overrides=OVERRIDES).step == 22
+    groundup.resume(tmp_path / "run")
+    (back,) = events(tmp_path / "run", "rollback")
+    assert (back["step"], back["bad_step"], back["skipped"]) == (16, 23, [20 * ROWS, 23 * ROWS])
+
+
 def stop_at(monkeypatch, step):
     """SIGTERM in the middle of a step, once."""
     original, done = groundup.build.Guard.admits, []

@@ -128,15 +128,16 @@ class RunFolder:
         except (OSError, NotImplementedError):
             temporary.unlink(missing_ok=True)  # Windows without the privilege to link
 
-    def prune(self, keep: int, spared: set[Path], every: int | None = None) -> None:
+    def prune(self, keep: int, spared: set[Path], every: int | None = None, *, bests: bool = True) -> None:
         """Delete checkpoints, but not the newest `keep`, those spared, multiples of `every` steps.
 
-        Nor the best that any of these remembers, so that one who goes back to it still has that.
+        Nor, with `bests`, the best that any of these remembers: who goes back to one of them must still have it.
         """
         folders = self.steps()
         kept = {f for f in folders[-keep:] + list(spared) if f.is_dir()}
         kept |= {folder for folder in folders if every and step_of(folder) % every == 0}
-        kept |= {self.checkpoint(step) for folder in kept if (step := _best_step(folder)) is not None}
+        if bests:
+            kept |= {self.checkpoint(step) for folder in kept if (step := _best_step(folder)) is not None}
         for folder in folders:
             if folder not in kept:
                 remove_folder(folder)
