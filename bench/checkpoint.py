@@ -32,10 +32,10 @@ def main(folder: Path) -> None:
     for parameter in gpt.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    writer, waits, writes = Writer(asynchronous=True), [], []
+    writer, waits, writes, what = Writer(asynchronous=True), [], [], None
     for step in range(ROUNDS):
         began = time.perf_counter()
-        what = state.snapshot(config, ByteTokenizer(), {"step": step}, gpt, optimizer, copy=True)
+        what = state.snapshot(config, ByteTokenizer(), {"step": step}, gpt, optimizer, copy=True, former=what)
         target = folder / f"step-{step}"
         writer.submit(lambda target=target, what=what: state.save(target, what))  # type: ignore[misc]
         waits.append(time.perf_counter() - began)

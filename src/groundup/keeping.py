@@ -23,6 +23,7 @@ class Keeper:
         """`record(event, **values)` notes a checkpoint once it is whole."""
         self.config, self.data, self.folder, self._record = config, data, folder, record
         self._writer = Writer(asynchronous=config.checkpoint.asynchronous)
+        self._former: state.Snapshot | None = None  # the last copy, whose memory the next one takes
         self.saved: Path | None = None  # the newest, which may be under way
 
     def save(self, moving: Moving, *, wait: bool = False) -> None:
@@ -30,7 +31,8 @@ class Keeper:
         folder = self.folder.checkpoint(moving.progress.step)
         if folder != self.saved:
             self._writer.wait()
-            beside = self.config.checkpoint.asynchronous and not wait and room_for_a_copy(moving)
+            room = self._former is not None or room_for_a_copy(moving)
+            beside = self.config.checkpoint.asynchronous and not wait and room
             books = {**moving.books(), "data": self.data.manifest.fingerprint, "parent": self._parent()}
             what = state.snapshot(
                 self.config,
@@ -40,7 +42,9 @@ class Keeper:
                 moving.optimizer,
                 moving.average.tensors(),
                 copy=beside,
+                former=self._former,
             )
+            self._former = what if beside else None
             best = self._best(moving)
             spared = {path for path in (best, self._safe(moving)) if path}
             self._writer.submit(lambda: self._write(folder, what, best, spared))
