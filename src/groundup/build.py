@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from groundup.checkpoint import state
 from groundup.checkpoint.run import RunFolder, read_log
 from groundup.config import Config
 from groundup.data.batches import Batches
-from groundup.errors import CheckpointError, ConfigError, TrainingError
+from groundup.errors import CheckpointError, ConfigError
 from groundup.examining import Examiner, Losses
 from groundup.keeping import Keeper
 from groundup.model.gpt import GPT, NextTokenLoss
@@ -25,18 +24,22 @@ from groundup.recovery import documents_of, named
 from groundup.report.view import View
 from groundup.seeds import mix
 from groundup.settle import Data
-from groundup.telling import Teller
-from groundup.training.best import Best, EarlyEnd
+from groundup.telling import Mute, Teller
+from groundup.training.best import Agreed, Best, EarlyEnd
 from groundup.training.compiling import compiled
 from groundup.training.deterministic import make_deterministic
-from groundup.training.device import autocast, loss_scaler, reseed, set_matmul_precision
+from groundup.training.device import autocast, loss_scaler, own_device, reseed, set_matmul_precision
 from groundup.training.exhausted import exhausted
-from groundup.training.feed import Feed, as_micro_batch
+from groundup.training.feed import Feed
 from groundup.training.guard import GoBack, Guard
 from groundup.training.hooks import StoppedAtOnce, StopSignals, every, every_minutes, log_step
 from groundup.training.horizon import Clock, Steps, build_horizon
 from groundup.training.loop import Hook, StepInfo, fit
+from groundup.training.parallel import parallel
 from groundup.training.recompute import recompute_blocks
+from groundup.training.trial import Trial
+from groundup.training.world import Alone, World
+from groundup.troubles import in_words
 
 
 @dataclass(frozen=True)
@@ -55,18 +58,24 @@ class Result:
 class Training:
     """One run, put together and ready to go."""
 
-    def __init__(self, config: Config, data: Data, folder: RunFolder, view: View) -> None:
-        """`config` must be settled. ConfigError, DataError where it asks for what this data cannot give."""
+    def __init__(self, config: Config, data: Data, folder: RunFolder, view: View, world: World | None = None) -> None:
+        """`config` must be settled, and the same on all processes. ConfigError where it asks for what cannot be."""
         if config.train.patience and data.val is None:
             raise ConfigError("train.patience: nothing was held out to measure; prepare with --val-fraction 0.1")
         self.config, self.data, self.folder, self.view = config, data, folder, view
-        self.device = torch.device(config.train.device)
-        self.teller = Teller(config, folder, view)
+        self.world = world or Alone()
+        self.device = own_device(config.train.device, self.world)
+        self.teller = (Mute if self.world.rank else Teller)(config, folder, view)
         torch.set_num_threads(config.train.threads or 1)
         make_deterministic(config.train.deterministic, self.device, view.message if view else print)
         set_matmul_precision(config.train.float32_matmul_precision, self.device)
         seed, precision = config.batches.seed, config.train.precision
         gpt = GPT(config.model).init_weights(torch.Generator().manual_seed(seed)).to(self.device)
+        self.loss_sum = NextTokenLoss(gpt)
+        if config.train.activation_checkpointing:
+            recompute_blocks(gpt)
+        self.parallel = parallel(config.train.parallel, self.world, self.loss_sum, self.device)
+        self.step_loss: torch.nn.Module = self.loss_sum  # compiled, where that is asked for
         scaler = loss_scaler(precision, self.device)
         self.moving = Moving(
             gpt,
@@ -82,30 +91,32 @@ class Training:
                 overflows=lambda: scaler.is_enabled() and scaler.get_scale() >= 1,
                 note=self.teller.spike,
             ),
+            self.world,
         )
-        self.loss_sum = NextTokenLoss(gpt)
-        self.step_loss: torch.nn.Module = self.loss_sum  # compiled, where that is asked for
-        if config.train.activation_checkpointing:
-            recompute_blocks(gpt)
         self.windows = Batches(data.train, config.model.block_size, seed)
-        self.feed = Feed(self.windows, config.rows, config.micro_rows, self.device)
+        rank, size = self.world.rank, self.world.size
+        self.feed = Feed(self.windows, config.rows, config.micro_rows, self.device, rank=rank, size=size)
         self.horizon: Steps | Clock = build_horizon(config, self.windows.windows)
         total = self.horizon.total if isinstance(self.horizon, Steps) else None
         peak, tokens = config.optimizer.learning_rate, config.train.batch_tokens
         self.schedule = build_schedule(config.schedule, peak, total, tokens)
         self.autocast = autocast(precision, self.device)
-        self.examiner = Examiner(config, data, self.moving, self.autocast, view, self.teller.record)
-        self.keeper = Keeper(config, data, folder, self.teller.record)
+        record = self.teller.record
+        self.examiner = Examiner(config, data, self.moving, self.autocast, view, record, self.loss_sum, self.parallel)
+        self.keeper = Keeper(config, data, folder, record, self.world, sharded=self.parallel.sharded)
         self.resumed_from: Path | None = None
 
     def restore(self, checkpoint: Path) -> None:
         """Go back to where a checkpoint stood; CheckpointError when it belongs to other data."""
-        books = state.load_progress(checkpoint)
+        books = self.moving.books_of(checkpoint)
         if books["data"] != self.data.manifest.fingerprint:
             raise CheckpointError(
                 f"{self.config.data}: not the data that this run was trained on; give its folder with --data"
             )
         self.moving.restore(checkpoint, books)
+        if books.get("processes", 1) != self.world.size:
+            before, now = (f"{n} process{'es' if n > 1 else ''}" for n in (books.get("processes", 1), self.world.size))
+            self.view.message(f"{before} before, {now} now: the same batches and losses up to rounding")
         self.keeper.saved = self.resumed_from = checkpoint
 
     @property
@@ -127,16 +138,29 @@ class Training:
 
     def _look_back(self) -> None:
         """The last evaluation of a finished run, where a stop broke it off and nobody has made up for it."""
-        seen = {record["step"] for record in read_log(self.folder.log) if record["event"] == "eval"}
+        log = read_log(self.folder.log) if self.world.rank == 0 else []
+        seen = self.world.first({record["step"] for record in log if record["event"] == "eval"})
         if self.moving.progress.step not in seen:
-            with self._sentences(), self._logged(), StopSignals(self.teller.stopping) as self.examiner.stop:
+            with (
+                self._in_words(),
+                self._logged(),
+                self._stop_signals() as self.examiner.stop,
+            ):
                 self.examiner.catch_up(finished=True)
 
-    def _end(self) -> EarlyEnd:
-        return EarlyEnd(self.horizon, self.moving.best, self.config.train.patience, self.config.train.stop_after)
+    def _in_words(self) -> AbstractContextManager[None]:
+        return in_words(self.folder, self.device, self.feed, self.world)
+
+    def _stop_signals(self) -> StopSignals:
+        return StopSignals(self.teller.stopping, self.world.highest if self.world.size > 1 else None)
+
+    def _end(self) -> EarlyEnd | Agreed:
+        end = EarlyEnd(self.horizon, self.moving.best, self.config.train.patience, self.config.train.stop_after)
+        by_the_clock = isinstance(self.horizon, Clock) or self.config.train.stop_after is not None
+        return Agreed(end, self.world.first) if by_the_clock else end
 
     def _train(self) -> int | None:
-        with self._sentences(), self._logged(), StopSignals(self.teller.stopping) as stop:
+        with self._in_words(), self._logged(), self._stop_signals() as stop:
             self.examiner.stop = stop
             if self.resumed_from:
                 self.teller.record("resume", step=self.moving.progress.step, checkpoint=self.resumed_from.name)
@@ -166,6 +190,7 @@ class Training:
                     clip=config.optimizer.grad_clip,
                     autocast=self.autocast,
                     scaler=self.moving.scaler,
+                    peers=self.parallel,
                     reseed=self._reseed,
                     guard=self.moving.guard,
                     average=self.moving.average.update,
@@ -175,7 +200,8 @@ class Training:
             except GoBack as found:
                 bad: GoBack | None = found
             except RuntimeError as error:
-                if not (exhausted(error) and self.feed.under_way and self.feed.micro_rows > 1):
+                spared = self.feed.under_way and self.feed.micro_rows > 1 and self.world.size == 1
+                if not (exhausted(error) and spared):
                     raise
                 bad = None
             # Only now, when the error and all that it held on to is gone.
@@ -193,7 +219,7 @@ class Training:
         moving.scaler.update()  # which forgets that these gradients were unscaled
         checkpoint = self.keeper.newest_before(bad.first)
         if checkpoint:
-            moving.restore(checkpoint, state.load_progress(checkpoint))
+            moving.restore(checkpoint, moving.books_of(checkpoint))
         else:
             moving.begin_again(self.config.batches.seed)
         moving.progress.skips, moving.progress.elapsed = skips, elapsed  # time that has gone by is gone
@@ -210,34 +236,26 @@ class Training:
         rows = self.feed.micro_rows = -(-self.feed.micro_rows // 2)
         batches = self.config.batches.model_copy(update={"micro_batch": rows})
         self.config = self.keeper.config = self.config.model_copy(update={"batches": batches})
-        self.folder.write_config(self.config)
+        if self.world.rank == 0:
+            self.folder.write_config(self.config)
         self.teller.record("out_of_memory", step=self.moving.progress.step, micro_batch=rows)
         self.view.message(f"{self.device}: out of memory; going on with {rows} windows at a time, the batch unchanged")
 
     def _rehearse(self) -> None:
         """Compile, and on a GPU find out before step 1 whether memory suffices; no weight moves."""
+        trial = Trial(self.feed, self.autocast, self.world)
         while True:
             try:
-                self.step_loss = compiled(self.loss_sum, self.config.train.compile, self.view.message, self._trial)
+                found = compiled(self.loss_sum, self.config.train.compile, self.view.message, trial)
                 if self.device.type != "cpu":
-                    self._trial(self.step_loss)
+                    trial(found)
                     self.examiner.rehearse()
+                self.step_loss = self.parallel.finish(found)
                 return
             except RuntimeError as error:
                 if not exhausted(error) or self.feed.micro_rows == 1:
                     raise
             self._take_less()
-
-    def _trial(self, loss_sum: torch.nn.Module) -> None:
-        """Forward and backward passes at full size, twice, for gradients are then added up; and of the ragged piece."""
-        whole = min(self.feed.rows, self.feed.micro_rows)
-        loss_sum.train()
-        for rows in (whole, whole, self.feed.rows % whole or whole):
-            ids, targets = as_micro_batch(self.windows.read(0, rows), self.device)
-            with self.autocast():
-                loss = loss_sum(ids, targets) / self.feed.scored
-            torch.autograd.backward(loss)
-        self.moving.optimizer.zero_grad(set_to_none=True)
 
     def _hooks(self) -> list[Hook]:
         """In the order in which they look at a step; saving comes last."""
@@ -249,7 +267,7 @@ class Training:
             every(evaluate.sample_every_steps, lambda info: self.examiner.sample(info.step)),
             self._save_best,
             every(keep.every_steps, self._save, when_stopping=True),
-            every_minutes(keep.every_minutes, self._save),
+            every_minutes(keep.every_minutes, self._save, self.world.any),
         ]
 
     def _save(self, info: StepInfo) -> None:
@@ -260,8 +278,9 @@ class Training:
             self.keeper.save(self.moving)
 
     def _reseed(self, step: int) -> None:
-        # Dropout is a function of (seed, step), so neither evaluation nor an interruption can shift it.
-        reseed(int(mix(self.config.batches.seed, step)[0]), self.device)
+        # Dropout is a function of (seed, step, process), so neither evaluation nor an interruption can shift it.
+        which = (self.world.rank,) if self.world.rank else ()
+        reseed(int(mix(self.config.batches.seed, step, *which)[0]), self.device)
 
     @contextmanager
     def _logged(self) -> Iterator[None]:
@@ -271,22 +290,3 @@ class Training:
                 yield
             finally:
                 self.keeper.close()
-
-    @contextmanager
-    def _sentences(self) -> Iterator[None]:
-        """What the disk and the memory say, as errors of ours."""
-        try:
-            yield
-        except OSError as error:
-            reason, steps = error.strerror or error, self.folder.steps()
-            raise CheckpointError(
-                f"{error.filename or self.folder.path}: cannot be written or read ({reason}); "
-                f"last checkpoint: {steps[-1] if steps else 'none yet'}"
-            ) from error
-        except RuntimeError as error:
-            if not exhausted(error):
-                raise
-            raise TrainingError(
-                f"{self.device}: out of memory with {self.feed.micro_rows} windows at a time; take a smaller model, "
-                "or --train.activation_checkpointing true"
-            ) from error

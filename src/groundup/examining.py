@@ -6,8 +6,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 
-import torch
-
 from groundup.config import Config
 from groundup.data.shards import Tokens
 from groundup.evaluation.loss import Interrupted, Loss, split_loss
@@ -19,6 +17,7 @@ from groundup.report.view import View
 from groundup.settle import Data, prompt_ids, prompt_text
 from groundup.training.exhausted import exhausted
 from groundup.training.hooks import finite
+from groundup.training.parallel import Parallel
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,12 @@ class Examiner:
         autocast: Callable[[], AbstractContextManager[object]],
         view: View,
         record: Callable[..., None],
+        loss_sum: NextTokenLoss,
+        parallel: Parallel,
     ) -> None:
         self.config, self.data, self.moving, self.view, self._record = config, data, moving, view, record
-        self._autocast, self._device = autocast, torch.device(config.train.device)
-        self._loss_sum = NextTokenLoss(moving.gpt)
+        self._autocast, self._loss_sum, self._parallel = autocast, loss_sum, parallel
+        self._world, self._device = moving.world, next(moving.gpt.parameters()).device
         self._rows = config.micro_rows
         self._prompt = prompt_ids(data.tokenizer, config.evaluate.prompt)
         self.losses = Losses()
@@ -115,11 +116,11 @@ class Examiner:
         text = TextStream(tokenizer.decode_bytes)
         choose = Sampler(t=0.8, k=200, seed=0)  # the same draws each time, so that samples can be compared
         written = prompt_text(tokenizer, self.config.evaluate.prompt)
-        with self.moving.average.applied():
+        with self.moving.average.applied(), self._parallel.gathered():
             for row in stream(
                 self.moving.gpt,
                 self._prompt,
-                choose,
+                lambda logits: self._world.broadcast(choose(logits)),  # all write the same, whatever they round to
                 device=self._device,
                 max_tokens=n,
                 end_of_text=tokenizer.end_of_text,
@@ -141,8 +142,11 @@ class Examiner:
                     rows=self._rows,
                     autocast=self._autocast,
                     stop=self.stop,
+                    rank=self._world.rank,
+                    size=self._world.size,
+                    total=self._world.sum,
                 )
             except RuntimeError as error:
-                if not exhausted(error) or self._rows == 1:
+                if not exhausted(error) or self._rows == 1 or self._world.size > 1:  # the others wait for this pass
                     raise
             self._rows //= 2  # an evaluation must not end a run; how many at a time changes rounding alone

@@ -14,14 +14,28 @@ from groundup.config import Config
 from groundup.moving import Moving
 from groundup.planning.room import free_memory
 from groundup.settle import Data
+from groundup.training.world import Alone, World
 
 
 class Keeper:
-    """Writes what moves into a run's folder; on a thread beside the training where the config says so."""
+    """Writes what moves into a run's folder; on a thread beside the training where the config says so.
 
-    def __init__(self, config: Config, data: Data, folder: RunFolder, record: Callable[..., None]) -> None:
-        """`record(event, **values)` notes a checkpoint once it is whole."""
+    Of several processes the first one writes. The others call the same methods: they may hold parts of the tensors.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        data: Data,
+        folder: RunFolder,
+        record: Callable[..., None],
+        world: World | None = None,
+        *,
+        sharded: bool = False,
+    ) -> None:
+        """`record(event, **values)` notes a checkpoint once it is whole; `sharded`: each process holds parts."""
         self.config, self.data, self.folder, self._record = config, data, folder, record
+        self._world, self._sharded = world or Alone(), sharded
         self._writer = Writer(asynchronous=config.checkpoint.asynchronous)
         self._former: state.Snapshot | None = None  # the last copy, whose memory the next one takes
         self.saved: Path | None = None  # the newest, which may be under way
@@ -29,21 +43,17 @@ class Keeper:
     def save(self, moving: Moving, *, wait: bool = False) -> None:
         """Write a checkpoint of this moment; OSError when this or the one before could not be written."""
         folder = self.folder.checkpoint(moving.progress.step)
+        if self._world.rank > 0:
+            if folder != self.saved and self._sharded:
+                self._copied(moving, {}, copy=True)
+            self.saved = folder
+            return
         if folder != self.saved:
             self._writer.wait()
             room = self._former is not None or room_for_a_copy(moving)
             beside = self.config.checkpoint.asynchronous and not wait and room
             books = {**moving.books(), "data": self.data.manifest.fingerprint, "parent": self._parent()}
-            what = state.snapshot(
-                self.config,
-                self.data.tokenizer,
-                books,
-                moving.gpt,
-                moving.optimizer,
-                moving.average.tensors(),
-                copy=beside,
-                former=self._former,
-            )
+            what = self._copied(moving, books, copy=beside or self._sharded)
             self._former = what if beside else None
             best = self._best(moving)
             spared = {path for path in (best, self._safe(moving)) if path}
@@ -55,15 +65,29 @@ class Keeper:
 
     def newest_before(self, step: float) -> Path | None:
         """The newest whole checkpoint of a step before this one; those after it are deleted."""
-        self._writer.wait()
-        found, _ = self.folder.newest_good(step)
-        self.folder.go_back_to(found)
-        self.saved = found
-        return found
+        found = None
+        if self._world.rank == 0:
+            self._writer.wait()
+            found, _ = self.folder.newest_good(step)
+            self.folder.go_back_to(found)
+        self.saved = self._world.first(found)
+        return self.saved
 
     def close(self) -> None:
         """Wait for what is under way."""
         self._writer.close()
+
+    def _copied(self, moving: Moving, books: dict[str, Any], *, copy: bool) -> state.Snapshot:
+        return state.snapshot(
+            self.config,
+            self.data.tokenizer,
+            books,
+            moving.gpt,
+            moving.optimizer,
+            moving.average.tensors(),
+            copy=copy,
+            former=self._former,
+        )
 
     def _best(self, moving: Moving) -> Path | None:
         known = self.config.checkpoint.best and moving.best.loss is not None

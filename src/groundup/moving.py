@@ -14,9 +14,11 @@ from groundup.errors import CheckpointError
 from groundup.model.gpt import GPT
 from groundup.optim.average import Average, NoAverage
 from groundup.optim.rules import Optimizers
+from groundup.optim.sharded import like
 from groundup.training.best import Best
 from groundup.training.guard import Guard
 from groundup.training.loop import Progress
+from groundup.training.world import Alone, Spread, World
 
 
 @dataclass
@@ -28,6 +30,7 @@ class Moving:
     average: Average | NoAverage
     scaler: torch.amp.GradScaler
     guard: Guard
+    world: World = field(default_factory=Alone)
     progress: Progress = field(default_factory=Progress)
     best: Best = field(default_factory=Best)
 
@@ -42,7 +45,12 @@ class Moving:
             "guard": self.guard.books(),
             "scaler": self.scaler.state_dict(),
             "averaged": self.average.updates,
+            "processes": self.world.size,
         }
+
+    def books_of(self, checkpoint: Path) -> dict[str, Any]:
+        """What a checkpoint remembers besides tensors; only the first process reads it, or anything of a run."""
+        return self.world.first(state.load_progress(checkpoint) if self.world.rank == 0 else {})
 
     def restore(self, checkpoint: Path, books: Mapping[str, Any]) -> None:
         """Be what the checkpoint holds. CheckpointError when it does not fit this model."""
@@ -53,9 +61,9 @@ class Moving:
         self.guard.restore(books.get("guard", {}))
         if books.get("scaler") and self.scaler.is_enabled():
             self.scaler.load_state_dict(books["scaler"])
-        state.load_model(checkpoint, self.gpt)
-        state.load_optimizer(checkpoint, self.gpt, self.optimizer)
-        averages = state.load_average(checkpoint)
+        state.load_model(checkpoint, self.gpt, read=self._read)
+        state.load_optimizer(checkpoint, self.gpt, self.optimizer, read=self._read)
+        averages = Spread(self.world, state.load_average(checkpoint) if self.world.rank == 0 else {})
         if bool(averages) != isinstance(self.average, Average):
             raise CheckpointError(
                 f"{checkpoint}: {'holds' if averages else 'lacks'} an average of the weights, unlike what "
@@ -63,12 +71,18 @@ class Moving:
             )
         self.average.load(averages, books.get("averaged", 0))
 
+    def _read(self, path: Path) -> Mapping[str, torch.Tensor]:
+        return Spread(self.world, state.read_tensors(path) if self.world.rank == 0 else {})
+
     def begin_again(self, seed: int) -> None:
         """Be what a run begins with, but for the time that has gone by and the data to be skipped."""
-        self.gpt.init_weights(torch.Generator().manual_seed(seed))
+        first = GPT(self.gpt.config).init_weights(torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            for weight, parameter in zip(first.parameters(), self.gpt.parameters(), strict=True):
+                parameter.copy_(like(weight, parameter))
         for moments in self.optimizer.state.values():
             moments.clear()
-        self.average.load(dict(self.gpt.named_parameters()), 0)
+        self.average.load(dict(first.named_parameters()), 0)
         self.guard.restore({})
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(self._first_scale)

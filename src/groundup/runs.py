@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
 
 from groundup.build import Result, Training
 from groundup.checkpoint.lock import locked
@@ -19,12 +23,13 @@ from groundup.planning.here import measured, plan_here, with_speed
 from groundup.planning.plan import Data as Sizes
 from groundup.planning.plan import Plan, Speed
 from groundup.planning.words import summary, too_much_memory
-from groundup.report.view import View
+from groundup.report.view import Silent, View
 from groundup.settle import Data, settle
 from groundup.tracking.trackers import check as check_trackers
 from groundup.training.compiling import check as check_compile
 from groundup.training.exhausted import exhausted
 from groundup.training.horizon import Clock
+from groundup.training.world import Alone, World, agreed, join
 
 # What may change between a run's beginning and its resumption; the rest decides what is being computed.
 RESUMABLE_SECTIONS = ("evaluate.", "checkpoint.", "guard.", "tracking.")
@@ -39,6 +44,7 @@ RESUMABLE = {
     "train.log_every",
 }
 ROUNDING = {
+    "train.parallel",
     "train.device",
     "train.threads",
     "batches.micro_batch",
@@ -49,25 +55,65 @@ ROUNDING = {
 }  # the same up to rounding, not bit for bit
 
 
+# Left open by most who start a run, and settled by its beginning.
+SETTLED = {
+    "model.vocab_size",
+    "train.device",
+    "train.threads",
+    "train.precision",
+    "train.parallel",
+    "batches.micro_batch",
+}
+RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+
+
 def begin(config: Config, out: Path, view: View, *, speed: Speed | None = None, advise: bool = True) -> Result:
     """Train a new run; everything is checked before anything is written. A `speed` already known is not measured;
     without `advise`, only warnings of what cannot go well are given.
 
     ConfigError for what no memory of this machine can hold; what is only likely not to fit is tried, with a warning.
+    Of several processes that torchrun started, the first writes the run's folder and tells `view`.
     """
-    run = RunFolder(out)
-    run.refuse_existing()
-    prepared = _prepare(config, out)
+    world, run = join(), RunFolder(out)
+    view = Silent() if world.rank else view
+    if not world.rank:
+        run.refuse_existing()
+    prepared = _prepare(config, out, world)
     _refuse_hopeless(prepared.plan)
     if not prepared.plan.fits:  # said before the model is built, because building it may be the end of us
         view.message(f"warning  {too_much_memory(prepared.plan)}")
-    training = _build(prepared.plan.config, prepared.data, run, view)
+    training = _build(prepared.plan.config, prepared.data, run, view, world)
     plan = replace(prepared.plan, speed=speed) if speed else _with_speed(prepared, training)
-    with _alone(run, view):
-        run.create(training.config)
+    with _alone(run, view, world):
+        if not world.rank:
+            run.create(training.config)
         for line in (*summary(plan, advise=advise), prepared.machine):
             view.message(line)
         return training.run()
+
+
+def begin_or_go_on(config: Config, out: Path, view: View) -> Result:
+    """`begin`, or where `out` holds this run already, `go_on`: what a launcher needs that starts a command again.
+
+    ConfigError where the run there is another one.
+    """
+    world, run = join(), RunFolder(out)
+    if not world.first((run.path / "config.yaml").exists()):
+        return begin(config, out, view)
+    before = world.first(None if world.rank else run.config())
+    assert before is not None, "the first process has read it"
+    overrides: dict[str, Any] = {}
+    for key in changed(before, config):
+        section, _, name = key.rpartition(".")
+        value = getattr(getattr(config, section), name) if section else getattr(config, name)
+        if key not in SETTLED or value not in (None, "auto"):
+            (overrides.setdefault(section, {}) if section else overrides)[name] = value
+    return go_on(run, *reconfigure(run, overrides), view)
+
+
+def restarted() -> bool:
+    """Whether torchrun or SLURM says that it started this very job before."""
+    return any(os.environ.get(name, "0") not in ("", "0") for name in RESTARTS)
 
 
 def rehearse(config: Config, out: Path | None, view: View) -> Plan:
@@ -75,10 +121,12 @@ def rehearse(config: Config, out: Path | None, view: View) -> Plan:
     run = RunFolder(out or Path())
     if out:
         run.refuse_existing()
-    prepared = _prepare(config, run.path)
+    world = join()
+    view = Silent() if world.rank else view
+    prepared = _prepare(config, run.path, world)
     plan = prepared.plan
     if plan.fits:
-        plan = _with_speed(prepared, _build(plan.config, prepared.data, run, view))
+        plan = _with_speed(prepared, _build(plan.config, prepared.data, run, view, world))
     for line in (*summary(plan), prepared.machine):
         view.message(line)
     _refuse_hopeless(plan)
@@ -87,7 +135,7 @@ def rehearse(config: Config, out: Path | None, view: View) -> Plan:
 
 def foresee(config: Config) -> Plan:
     """The plan of a run with the speed of this machine, which `begin` then need not measure; without, if unknown."""
-    prepared = _prepare(config, Path())
+    prepared = _prepare(config, Path(), Alone())
     return measured(prepared.plan.config, prepared.plan.data)
 
 
@@ -100,15 +148,23 @@ class Prepared(NamedTuple):
     machine: str  # a line on what was chosen there
 
 
-def _prepare(config: Config, place: Path) -> Prepared:
+def _prepare(config: Config, place: Path, world: World) -> Prepared:
     check_compile(config.train.compile)
     check_trackers(config.tracking)
     data = Data.open(_data_folder(config))
-    settled, machine = settle(config, data.tokenizer)
+    _all_alike(world, config, data)
+    settled, machine = settle(config, data.tokenizer, world)
     windows = Batches(data.train, settled.model.block_size, settled.batches.seed)
-    plan = plan_here(settled, Sizes(windows.windows, data.manifest.splits["val"].tokens), place)
+    plan = plan_here(settled, Sizes(windows.windows, data.manifest.splits["val"].tokens), place, world)
     _ = plan.horizon  # a run without one is refused before a model is built
     return Prepared(data, windows, plan, machine)
+
+
+def _all_alike(world: World, config: Config, data: Data) -> None:
+    """What must be the same wherever a process of this job runs."""
+    agreed(world, "groundup and torch are", (version("groundup"), torch.__version__), "install the same everywhere")
+    agreed(world, "the config is", config.model_dump(mode="json"), "start the same command everywhere")
+    agreed(world, f"the data in {config.data} are", data.manifest.fingerprint, "copy one folder to all machines")
 
 
 def _refuse_hopeless(plan: Plan) -> None:
@@ -116,9 +172,9 @@ def _refuse_hopeless(plan: Plan) -> None:
         raise ConfigError(f"model: {too_much_memory(plan)}")
 
 
-def _build(config: Config, data: Data, run: RunFolder, view: View) -> Training:
+def _build(config: Config, data: Data, run: RunFolder, view: View, world: World) -> Training:
     try:
-        return Training(config, data, run, view)
+        return Training(config, data, run, view, world)
     except RuntimeError as error:
         if not exhausted(error):
             raise
@@ -129,15 +185,17 @@ def _build(config: Config, data: Data, run: RunFolder, view: View) -> Training:
 
 def _with_speed(prepared: Prepared, training: Training) -> Plan:
     plan = prepared.plan
-    if not plan.fits:
+    if not plan.fits or training.parallel.sharded:  # where passes are meetings, none can be added at one's own pace
         return plan
-    ids = prepared.windows.read(0, plan.config.micro_rows)
+    ids = prepared.windows.read(0, training.feed.micro_rows)
     return with_speed(plan, training.loss_sum, training.moving.optimizer, ids)
 
 
 def reconfigure(run: RunFolder, overrides: Mapping[str, Any]) -> tuple[Config, list[str]]:
     """A run's config with what a resumption changes, and the keys it changes; ConfigError for what cannot."""
-    before = run.config()
+    world = join()
+    before = world.first(None if world.rank else run.config())
+    assert before is not None, "the first process has read it"
     config = decode([Overrides(str(run.path), before.model_dump()), Overrides("resume", dict(overrides))])
     keys = changed(before, config)
     for key in keys:
@@ -150,22 +208,26 @@ def go_on(run: RunFolder, config: Config, keys: list[str], view: View) -> Result
     """Train on from the newest whole checkpoint, or from the start where the run was killed before its first."""
     check_compile(config.train.compile)
     check_trackers(config.tracking)
-    with _alone(run, view):
-        return _go_on(run, config, keys, view)
+    world = join()
+    view = Silent() if world.rank else view
+    with _alone(run, view, world):
+        return _go_on(run, config, keys, view, world)
 
 
-def _go_on(run: RunFolder, config: Config, keys: list[str], view: View) -> Result:
+def _go_on(run: RunFolder, config: Config, keys: list[str], view: View, world: World) -> Result:
     data = Data.open(_data_folder(config))
-    config, machine = settle(config, data.tokenizer)
-    checkpoint, rejected = run.newest_good()
+    _all_alike(world, config, data)
+    config, machine = settle(config, data.tokenizer, world)
+    checkpoint, rejected = world.first((None, []) if world.rank else run.newest_good())
     for reason in rejected:
         view.message(f"rejected: {reason}")
-    training = _build(config, data, run, view)
+    training = _build(plan_here(config, None, run.path, world).config, data, run, view, world)
     if checkpoint:
         training.restore(checkpoint)
     try:
-        run.go_back_to(checkpoint)
-        if keys:
+        if not world.rank:
+            run.go_back_to(checkpoint)
+        if keys and not world.rank:
             run.write_config(config)
     except OSError as error:
         raise CheckpointError(f"{run.path}: cannot be written ({error.strerror}); mend that, and resume") from error
@@ -185,8 +247,11 @@ def _go_on(run: RunFolder, config: Config, keys: list[str], view: View) -> Resul
 
 
 @contextmanager
-def _alone(run: RunFolder, view: View) -> Iterator[None]:
-    """No other process trains this run."""
+def _alone(run: RunFolder, view: View, world: World) -> Iterator[None]:
+    """No process of another job trains this run."""
+    if world.rank:
+        yield
+        return
     with locked(run.path, "training this run") as guarded:
         if not guarded:
             view.message(f"{run.path}: cannot be locked here; see to it that no second process trains this run")

@@ -113,6 +113,8 @@ class TrainConfig(Section):
     """arithmetic of matrix products; auto: bf16 where the hardware has it and it is faster, fp16 on older GPUs"""
     float32_matmul_precision: Literal["highest", "high", "medium"] = "high"
     """what fp32 products on a GPU may round to: nothing, TF32 or bf16; a CPU always computes as highest"""
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    """of several processes: ddp, each has the whole model; fsdp, each a part; auto: ddp where the model fits so"""
     compile: Annotated[str, Field(pattern=r"^[a-z0-9_,-]+$")] = "off"
     """on, a mode or a backend of torch.compile, or several by comma, tried in turn: on,aot_eager; last of all off"""
     activation_checkpointing: bool = False
@@ -120,7 +122,7 @@ class TrainConfig(Section):
     deterministic: bool = False
     """use deterministic kernels alone: bitwise repeatable on a GPU too, somewhat slower; a CPU always is"""
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """CPU threads; none means one for each core this process may use"""
+    """CPU threads a process; none means one for each core, shared by the processes of a machine"""
     log_every: Positive = 10
     """steps between printed lines; log.jsonl has every step"""
 

@@ -14,6 +14,7 @@ from groundup.errors import ConfigError, DataError
 from groundup.text.tokenizer import Tokenizer, load_tokenizer
 from groundup.training.compiling import check as check_compile
 from groundup.training.device import choose_device, choose_precision, cores
+from groundup.training.world import Alone, World
 
 SURE = 2**28  # bytes; reading them all takes less than a second. `groundup doctor` reads whatever there is
 
@@ -42,11 +43,13 @@ class Data:
         return cls(manifest, tokenizer, Tokens.open(folder, "train"), val)
 
 
-def settle(config: Config, tokenizer: Tokenizer) -> tuple[Config, str]:
+def settle(config: Config, tokenizer: Tokenizer, world: World | None = None) -> tuple[Config, str]:
     """Replace every `auto` and `none` that depends on data and machine; also a line on what was chosen and why.
 
-    The settled config stands in the run's folder, so that a resumed run computes exactly as the first one did.
+    The settled config stands in the run's folder, so that a resumed run computes exactly as the first one did. Of
+    several processes, the first one chooses for all.
     """
+    world = world or Alone()
     vocab = config.model.vocab_size or tokenizer.n_vocab
     if vocab != tokenizer.n_vocab:
         raise ConfigError(
@@ -54,12 +57,14 @@ def settle(config: Config, tokenizer: Tokenizer) -> tuple[Config, str]:
             "(--model.vocab_multiple pads the embedding)"
         )
     check_compile(config.train.compile)
-    device, threads = choose_device(config.train.device), config.train.threads or cores()
+    device = choose_device(config.train.device)
+    threads = world.first(config.train.threads or max(1, cores() // world.local_size))
     torch.set_num_threads(threads)
-    precision = choose_precision(config.train.precision, device)
+    precision = world.first(choose_precision(config.train.precision, device))
     model = config.model.model_copy(update={"vocab_size": vocab})
     train = config.train.model_copy(update={"device": str(device), "threads": threads, "precision": precision.name})
-    line = f"machine  {device}, {threads} threads, {precision.name}: {precision.reason}"
+    each = f"{world.size} processes of {threads} threads" if world.size > 1 else f"{threads} threads"
+    line = f"machine  {device}, {each}, {precision.name}: {precision.reason}"
     return config.model_copy(update={"model": model, "train": train}), line
 
 

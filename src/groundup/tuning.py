@@ -36,6 +36,7 @@ from groundup.training.exhausted import exhausted
 from groundup.training.feed import Feed
 from groundup.training.horizon import Steps, build_horizon
 from groundup.training.loop import Progress, StepInfo, fit
+from groundup.training.parallel import Single
 from groundup.training.recompute import recompute_blocks
 
 FEWEST, MOST = 8, 1_000_000  # steps of the last round that make sense
@@ -145,6 +146,7 @@ class Bench:
             clip=optimizer.grad_clip,
             autocast=self.autocast,
             scaler=scaler,
+            peers=Single(),
             reseed=lambda step: reseed(int(mix(seed, step)[0]), self.device),
             guard=watcher,
             average=average.update,

@@ -81,7 +81,7 @@ OVERRIDES = {
 
 PHASES = {
     "before the first checkpoint": ("groundup.training.guard", "Guard.admits", 3),
-    "between micro-batches": ("groundup.training.feed", "as_micro_batch", 75),
+    "between micro-batches": ("groundup.training.feed", "as_pair", 75),
     "before the optimizer's step": ("groundup.training.guard", "Guard.admits", 31),
     "in an evaluation": ("groundup.examining", "split_loss", 6),
     "while a sample is written": ("groundup.generation.engine", "KVCache", 2),

@@ -18,6 +18,7 @@ from groundup.training.feed import Feed
 from groundup.training.guard import Guard
 from groundup.training.horizon import Clock, Steps
 from groundup.training.loop import Progress, fit
+from groundup.training.parallel import Single
 
 
 class Text:
@@ -57,6 +58,7 @@ def train(
         clip=clip,
         autocast=nullcontext,
         scaler=torch.amp.GradScaler("cpu", enabled=False),
+        peers=Single(),
         reseed=lambda step: torch.default_generator.manual_seed(step),
         guard=Guard(bad_steps=3),
         average=lambda: None,

@@ -18,6 +18,7 @@ from groundup.training.feed import Feed
 from groundup.training.guard import Guard
 from groundup.training.horizon import Steps
 from groundup.training.loop import Progress, fit
+from groundup.training.parallel import Single
 
 CPU = torch.device("cpu")
 TOO_LARGE = {"scale": 2.0**24, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000}
@@ -56,6 +57,7 @@ def train(precision, steps, *, scaler=None, prepare=lambda model: None, name="ad
         clip=1.0,
         autocast=autocast(precision, CPU),
         scaler=scaler,
+        peers=Single(),
         reseed=lambda step: None,
         guard=Guard(bad_steps=2, overflows=lambda: scaler.is_enabled() and scaler.get_scale() >= 1),
         average=lambda: averaged.append(None),

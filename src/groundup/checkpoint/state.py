@@ -12,7 +12,7 @@ step-00001000/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,11 +27,15 @@ from groundup.checkpoint.atomic import atomic_folder
 from groundup.checkpoint.books import CONFIG, PROGRESS, read_json, write_json
 from groundup.config import Config
 from groundup.errors import CheckpointError
+from groundup.optim.sharded import like, whole
 from groundup.text.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT = 1
 MODEL, AVERAGE = "model.safetensors", "average.safetensors"
 OPTIMIZER, TOKENIZER = "optimizer/state.safetensors", "tokenizer"
+
+
+Reader = Callable[[Path], Mapping[str, Tensor]]
 
 
 class Stateful(Protocol):
@@ -69,26 +73,33 @@ def snapshot(
     """What there is to save; with `copy`, in memory of its own, so that training may go on while it is written.
 
     A `former` copy, no longer needed, lends its memory: to touch a gigabyte for the first time takes about a second.
+    A copy of tensors in parts is whole: every process must then ask for it at the same time, and may drop the result.
     """
-    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    moments = {
-        f"{names[parameter]}|{key}": value
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-    }
-    weights = {name: parameter.detach() for parameter, name in names.items()}
-    parts = (weights, dict(average or {}), moments)
+    parts = tensors(model, optimizer, average)
     if copy:
         places = (former.model, former.average, former.moments) if former else ({}, {}, {})
         parts = (_copied(parts[0], places[0]), _copied(parts[1], places[1]), _copied(parts[2], places[2]))
     return Snapshot(config, tokenizer, progress, *parts)
 
 
+def tensors(
+    model: nn.Module, optimizer: Stateful, average: Mapping[str, Tensor] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Weights, averages and moments by name, not copied."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    moments = {
+        f"{names[parameter]}|{key}": value
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+    return {name: parameter.detach() for parameter, name in names.items()}, dict(average or {}), moments
+
+
 @torch.no_grad()
 def _copied(tensors: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> dict[str, Tensor]:
     copies = {}
-    for name, tensor in tensors.items():
-        place = places.get(name)
+    for name, part in tensors.items():
+        place, tensor = places.get(name), whole(part)
         fits = place is not None and place.shape == tensor.shape and place.dtype == tensor.dtype
         copies[name] = place.copy_(tensor) if place is not None and fits else tensor.to("cpu", copy=True)
     return copies
@@ -137,35 +148,47 @@ def load_text(folder: Path) -> Tokenizer:
     return tokenizer
 
 
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, mapped from it; CheckpointError when it is missing or damaged."""
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: missing; give the folder of a run or of a whole checkpoint") from error
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cut short or damaged ({error}); use another checkpoint") from error
+
+
 @torch.no_grad()
-def load_model(folder: Path, model: nn.Module, *, averaged: bool = False) -> None:
+def load_model(folder: Path, model: nn.Module, *, averaged: bool = False, read: Reader = read_tensors) -> None:
     """Copy a checkpoint's weights into `model`, or with `averaged` their running average where the checkpoint has one.
 
     CheckpointError when a tensor is missing, foreign or misshapen.
     """
     path = folder / AVERAGE if averaged and (folder / AVERAGE).exists() else folder / MODEL
-    _copy(path, _read(path), dict(model.named_parameters()))
+    _copy(path, read(path), dict(model.named_parameters()))
 
 
 def load_average(folder: Path) -> dict[str, Tensor]:
     """The running average of the weights by the names of the parameters; empty where none was kept."""
-    return _read(folder / AVERAGE) if (folder / AVERAGE).exists() else {}
+    return read_tensors(folder / AVERAGE) if (folder / AVERAGE).exists() else {}
 
 
 @torch.no_grad()
-def load_optimizer(folder: Path, model: nn.Module, optimizer: Stateful) -> None:
+def load_optimizer(folder: Path, model: nn.Module, optimizer: Stateful, *, read: Reader = read_tensors) -> None:
     """Put a checkpoint's moments back, each beside the parameter it belongs to."""
     path = folder / OPTIMIZER
     parameters = dict(model.named_parameters())
     for moments in optimizer.state.values():
         moments.clear()
-    for key, value in _read(path).items():
+    for key, value in read(path).items():
         name, _, moment = key.partition("|")
         if name not in parameters or (value.dim() and value.shape != parameters[name].shape):
             raise CheckpointError(f"{path}: {key} belongs to no parameter of this model; the configs differ")
         # A copy: what was read is mapped from the file, which is to be deleted some day.
         # Counts of steps go along: a fused AdamW keeps them on the device.
-        optimizer.state[parameters[name]][moment] = value.to(parameters[name].device, copy=True)
+        parameter = parameters[name]
+        placed = like(value, parameter) if value.dim() else value.to(parameter.device)
+        optimizer.state[parameter][moment] = placed.clone()
 
 
 def _write(tensors: dict[str, Tensor], path: Path) -> None:
@@ -175,23 +198,15 @@ def _write(tensors: dict[str, Tensor], path: Path) -> None:
         raise OSError(str(error)) from error
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: missing; give the folder of a run or of a whole checkpoint") from error
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cut short or damaged ({error}); use another checkpoint") from error
-
-
-def _copy(path: Path, tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:
+def _copy(path: Path, tensors: Mapping[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:
     for name in sorted(tensors.keys() ^ parameters.keys()):
         where = "the file" if name in parameters else "the model"
         raise CheckpointError(f"{path}: {name} is missing from {where}; weights and config.json do not belong together")
     for name, parameter in parameters.items():
-        if tensors[name].shape != parameter.shape:
+        tensor = tensors[name]
+        if tensor.shape != parameter.shape:
             raise CheckpointError(
-                f"{path}: {name} is {list(tensors[name].shape)}, the model's {list(parameter.shape)}; "
+                f"{path}: {name} is {list(tensor.shape)}, the model's {list(parameter.shape)}; "
                 "weights and config.json do not belong together"
             )
-        parameter.copy_(tensors[name])
+        parameter.copy_(like(tensor, parameter))

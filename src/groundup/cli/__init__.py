@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+import traceback
 from importlib import import_module
 from io import TextIOWrapper
 
@@ -45,6 +47,9 @@ commands:
 """
 
 
+AFTER_THE_FIRST = 1.0  # seconds
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 training gave up, 2 a mistake in what was asked, 128 + n on signal n."""
     argv = sys.argv[1:] if argv is None else argv
@@ -59,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         status = run(normalise(argv))
         _flush()
     except GroundupError as error:
-        print(f"groundup: {error}", file=sys.stderr)
+        _tell(error)
         status = error.exit_status
     except KeyboardInterrupt:
         print("groundup: interrupted", file=sys.stderr)
@@ -67,7 +72,30 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:  # `groundup generate … | head`
         sys.stderr.close()
         status = 141
+    except Exception:  # a fault of ours
+        _leave_together(1, traceback.format_exc())
+        raise
+    _leave_together(status)
     sys.exit(status)
+
+
+def _leave_together(status: int, said: str = "") -> None:
+    """End here where this is one of several processes that train together."""
+    if "torch.distributed" in sys.modules:
+        from groundup.training.world import leave
+
+        leave(status, said)
+
+
+def _tell(error: GroundupError) -> None:
+    """Print a mistake; of several processes that make the same one, the first speaks.
+
+    The launcher ends the others meanwhile. Where it does not, the mistake is theirs alone and is told too.
+    """
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    if rank != "0":
+        time.sleep(AFTER_THE_FIRST)
+    print(f"groundup: {error}", file=sys.stderr, flush=True)
 
 
 def _flush() -> None:

@@ -28,9 +28,10 @@ def run(args: argparse.Namespace) -> int:
     from groundup.checkpoint.run import RunFolder
     from groundup.cli.watch import finish, watching
     from groundup.runs import go_on, reconfigure
+    from groundup.training.world import join
 
-    run = RunFolder(Path(args.run))
+    first, run = join().rank == 0, RunFolder(Path(args.run))
     config, keys = reconfigure(run, config_overrides(args) | ({"data": args.data} if args.data else {}))
-    with watching(args.run, config, plain=args.json) as view:
+    with watching(args.run, config, plain=args.json, quiet=not first) as view:
         result = go_on(run, config, keys, view)
-    return finish(result, as_json=args.json)
+    return finish(result, as_json=args.json, quiet=not first)

@@ -26,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", metavar="DIR", help="folder written by `groundup prepare`")
     parser.add_argument("--out", metavar="RUN", help="folder for the run; must not hold one yet")
+    parser.add_argument(
+        "--auto_resume", action="store_true", help="go on where RUN holds this run already; a restarted job always does"
+    )
     parser.add_argument("--dry_run", action="store_true", help="print the plan, write nothing, and stop")
     parser.add_argument(
         "--config", action="append", default=[], metavar="FILE", help="YAML with sections; may be repeated"
@@ -45,17 +48,21 @@ def run(args: argparse.Namespace) -> int:
 
     from groundup.cli.watch import finish, watching
     from groundup.planning.words import as_json
-    from groundup.runs import begin, rehearse
+    from groundup.runs import begin, begin_or_go_on, rehearse, restarted
+    from groundup.training.world import join
+
+    first = join().rank == 0
 
     if args.dry_run:
         plan = rehearse(config, Path(args.out) if args.out else None, Lines(_nothing if args.json else print))
-        if args.json:
+        if args.json and first:
             print(as_json(plan))
         return 0
     title = f"{args.preset} on {config.data}"
-    with watching(title, config, plain=args.json) as view:
-        result = begin(config, Path(args.out), view)
-    return finish(result, as_json=args.json)
+    with watching(title, config, plain=args.json, quiet=not first) as view:
+        start = begin_or_go_on if args.auto_resume or restarted() else begin
+        result = start(config, Path(args.out), view)
+    return finish(result, as_json=args.json, quiet=not first)
 
 
 def _nothing(line: str) -> None:

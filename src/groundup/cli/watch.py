@@ -18,12 +18,18 @@ from groundup.build import Result
 from groundup.config import Config
 from groundup.report.lines import Lines
 from groundup.report.panel import Panel, can_show_panel
-from groundup.report.view import View
+from groundup.report.view import Silent, View
 
 
 @contextmanager
-def watching(title: str, config: Config, *, plain: bool = False) -> Iterator[View]:
-    """A view for a run of `config`; `plain` keeps standard output free and writes lines to standard error."""
+def watching(title: str, config: Config, *, plain: bool = False, quiet: bool = False) -> Iterator[View]:
+    """A view for a run of `config`; `plain` keeps standard output free and writes lines to standard error.
+
+    `quiet` says nothing: one of several processes speaks for all.
+    """
+    if quiet:
+        yield Silent()
+        return
     console = Console()
     if plain or not can_show_panel(console):
         stream = sys.stderr if plain else sys.stdout
@@ -72,10 +78,12 @@ class Unfailing:
                 raise
 
 
-def finish(result: Result, *, as_json: bool) -> int:
-    """Say how a run ended; returns the exit status, 128 + n when signal n stopped it."""
+def finish(result: Result, *, as_json: bool, quiet: bool = False) -> int:
+    """Say how a run ended, or `quiet` say nothing; returns the exit status, 128 + n when signal n stopped it."""
     best = result.best
-    if as_json:
+    if quiet:
+        pass
+    elif as_json:
         values = {**asdict(result), **asdict(result.losses)}
         del values["losses"]
         print(json.dumps(values, default=lambda path: path.as_posix() if isinstance(path, Path) else str(path)))

@@ -51,12 +51,18 @@ def split_loss(
     rows: int = 16,
     autocast: Callable[[], AbstractContextManager[object]],
     stop: Callable[[], bool] = lambda: False,
+    rank: int = 0,
+    size: int = 1,
+    total: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums,
 ) -> Loss:
     """Mean loss over non-overlapping windows of `block_size` tokens, each token scored once.
 
     The whole split, its ragged end included; or, with `limit`, whole windows of about that many tokens in all, spread
     evenly over the split. The first token of the split has nothing before it and is not scored.
     Interrupted as soon as `stop()` says so.
+
+    Of `size` processes, `rank` takes every size-th batch, and `total` adds up everyone's sums. All make equally many
+    passes, where need be over nothing.
     """
     targets = len(tokens) - 1
     starts = np.arange(0, targets, block_size)
@@ -66,18 +72,24 @@ def split_loss(
     was_training = loss_sum.training
     loss_sum.eval()
     try:
-        nats, scored = 0.0, 0
-        for first in range(0, len(starts), rows):
+        sums = torch.zeros(2, dtype=torch.float64)  # nats, and tokens scored
+        for first in range(0, len(starts), rows * size):
             if stop():
                 raise Interrupted
-            windows = np.stack([_window(tokens, int(s), block_size) for s in starts[first : first + rows]])
+            here = starts[first + rank * rows :][:rows]
+            windows = np.stack([_window(tokens, int(s), block_size) for s in here] or [_nothing(block_size)])
             both = torch.from_numpy(windows).to(device)
             with autocast():
-                nats += loss_sum(both[:, :-1].clamp(min=0), both[:, 1:].contiguous()).item()
-            scored += int((windows[:, 1:] != IGNORED).sum())
+                sums[0] += loss_sum(both[:, :-1].clamp(min=0), both[:, 1:].contiguous()).item()
+            sums[1] += int((windows[:, 1:] != IGNORED).sum())
     finally:
         loss_sum.train(was_training)
-    return Loss(nats / scored, scored)
+    nats, scored = total(sums).tolist()
+    return Loss(nats / scored, int(scored))
+
+
+def _nothing(block_size: int) -> NDArray[np.int64]:
+    return np.full(block_size + 1, IGNORED)
 
 
 def _window(tokens: TokenSource, start: int, block_size: int) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from groundup.errors import CheckpointError
+from groundup.optim.sharded import like
 
 
 class Average:
@@ -56,12 +57,13 @@ class Average:
             where = "the checkpoint's averages" if name in self._averages else "the model"
             raise CheckpointError(f"{name}: missing from {where}; averages and config do not belong together")
         for name, average in self._averages.items():
-            if tensors[name].shape != average.shape:
+            tensor = tensors[name]
+            if tensor.shape != average.shape:
                 raise CheckpointError(
-                    f"{name}: its average is {list(tensors[name].shape)}, the model's weight {list(average.shape)}; "
+                    f"{name}: its average is {list(tensor.shape)}, the model's weight {list(average.shape)}; "
                     "averages and config do not belong together"
                 )
-            average.copy_(tensors[name])
+            average.copy_(like(tensor, average))
         self.updates = updates
 
     @torch.no_grad()

@@ -18,18 +18,28 @@ from groundup.planning.plan import Data, Machine, Plan, Speed
 from groundup.planning.room import free_disk, main_memory
 from groundup.training.device import autocast, choose_device, choose_precision, cores, device_memory
 from groundup.training.exhausted import exhausted
-from groundup.training.feed import as_micro_batch
+from groundup.training.feed import as_pair
 from groundup.training.recompute import recompute_blocks
 from groundup.training.speed import SECONDS, measure
+from groundup.training.world import Alone, World
 
 WORTH = 0.03  # of a budget, that measuring the speed may take
 
 
-def plan_here(config: Config, data: Data | None, place: Path) -> Plan:
-    """The plan of a settled `config` on this machine, its speed still unknown; `place` is where the run would lie."""
-    device = torch.device(config.train.device)
-    memory = device_memory(device) or main_memory()
-    return Plan(config, Machine(device.type, _precision(config), memory, free_disk(place)), data)
+def plan_here(config: Config, data: Data | None, place: Path, world: World | None = None) -> Plan:
+    """The plan of a settled `config` on this machine, its speed still unknown; `place` is where the run would lie.
+
+    With `parallel` auto, several processes each have the whole model, where that fits.
+    """
+    world, device = world or Alone(), torch.device(config.train.device)
+    main = main_memory()
+    memory = device_memory(device) or (main and main // world.local_size)
+    plan = Plan(config, Machine(device.type, _precision(config), memory, free_disk(place), world.size), data)
+    if world.size == 1 or config.train.parallel != "auto":
+        return plan
+    kind = world.first("ddp" if plan.fits else "fsdp")
+    train = config.train.model_copy(update={"parallel": kind})
+    return replace(plan, config=config.model_copy(update={"train": train}))
 
 
 def measured(config: Config, data: Data | None) -> Plan:
@@ -70,8 +80,8 @@ def with_speed(plan: Plan, loss_sum: NextTokenLoss, optimizer: Optimizers, ids: 
     found = measure(
         loss_sum,
         optimizer,
-        as_micro_batch(ids, device),
-        step_tokens=config.train.batch_tokens,
+        as_pair(ids, device),
+        step_tokens=plan.share * config.model.block_size,
         clip=config.optimizer.grad_clip,
         autocast=autocast(_precision(config), device),
         seconds=min(SECONDS, WORTH * (config.train.budget or math.inf)),
@@ -80,7 +90,9 @@ def with_speed(plan: Plan, loss_sum: NextTokenLoss, optimizer: Optimizers, ids: 
         return plan
     windows = found.tokens / config.model.block_size
     many = f"{windows:.0f} windows" if windows > 1 else "1 window" if windows == 1 else f"{found.tokens} tokens"
-    return replace(plan, speed=Speed(found.tokens_per_s, f"estimated from {many}"))
+    n = plan.machine.processes
+    each = f" on each of {n} processes, gradients not sent" if n > 1 else ""
+    return replace(plan, speed=Speed(n * found.tokens_per_s, f"estimated from {many}{each}"))
 
 
 def _precision(config: Config) -> Precision:

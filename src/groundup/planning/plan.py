@@ -35,6 +35,7 @@ class Machine:
     precision: Precision
     memory: int | None  # bytes of the device, None where unknown
     free_disk: int  # bytes
+    processes: int = 1  # that train together, each on a device of its own or, on CPUs, a share of the cores
 
 
 @dataclass(frozen=True)
@@ -109,19 +110,31 @@ class Plan:
         return 6 * self.config.model.padded_vocab * self.config.model.n_embd / self.flops
 
     @property
+    def share(self) -> int:
+        """Windows a step and process."""
+        return -(-self.config.rows // self.machine.processes)
+
+    @property
+    def micro_rows(self) -> int:
+        """Windows a forward pass."""
+        return min(self.share, self.config.micro_rows)
+
+    @property
     def micro_batches(self) -> int:
-        """Forward and backward passes a step."""
-        return -(-self.config.rows // self.config.micro_rows)
+        """Forward and backward passes a step, of each process."""
+        return -(-self.share // self.micro_rows)
 
     @cached_property
     def memory(self) -> Memory:
-        """What a step holds."""
-        return self.memory_of(self.config.micro_rows)
+        """What a step holds in one process."""
+        return self.memory_of(self.micro_rows)
 
     def memory_of(self, micro_rows: int) -> Memory:
         """The same with another number of windows a forward pass."""
         m, where = self.config.model, self.machine
+        parts = where.processes if self.config.train.parallel == "fsdp" else 1
         tokens, weights = micro_rows * m.block_size, FP32 * (self.parameters + self.padding)
+        accumulates = micro_rows < self.share
         recompute = self.config.train.activation_checkpointing
         kept = activation_bytes(m, where.precision, where.device, recompute=recompute) * tokens
         program = 0
@@ -129,13 +142,13 @@ class Plan:
             small = FP32 * m.n_embd * tokens < SLACK_UP_TO
             program = round(PROGRAM + (SLACK * kept if small else 0))
         return Memory(
-            weights=weights,
-            gradients=weights,
-            optimizer=self._moment_bytes,
+            weights=weights // parts,
+            gradients=weights if accumulates else weights // parts,  # whole until the last micro-batch
+            optimizer=self._moment_bytes // parts,
             activations=kept + weight_copy_bytes(m, where.precision),
             logits=logit_bytes(m, where.precision) * tokens,
             program=program,
-            accumulates=micro_rows < self.config.rows,
+            accumulates=accumulates,
         )
 
     @property
@@ -219,7 +232,7 @@ class Plan:
     @property
     def checkpoint_bytes(self) -> int:
         """One checkpoint: weights and moments in fp32."""
-        return self.memory.weights + self._moment_bytes
+        return FP32 * (self.parameters + self.padding) + self._moment_bytes
 
     @property
     def checkpoints(self) -> int:

@@ -22,7 +22,9 @@ def summary(plan: Plan, *, advise: bool = True) -> list[str]:
     """The plan in six lines, then one for each warning; without advice only what cannot go well."""
     c, m = plan.config, plan.config.model
     shape = f"{m.n_layer} layers, {m.n_head} heads, {m.n_embd} wide, context {m.block_size}, vocabulary {m.vocab:,}"
+    n = plan.machine.processes
     pieces = f" in {plan.micro_batches} micro-batches" if plan.micro_batches > 1 else ""
+    pieces += f" on each of {n} processes" if n > 1 else ""
     work = f"{plan.flops * c.train.batch_tokens / 1e9:,.0f} GFLOP"
     return [
         f"model    {shape}: {plan.parameters:,} parameters",
@@ -119,7 +121,7 @@ def warnings(plan: Plan) -> Iterator[str]:
 
 def too_much_memory(plan: Plan) -> str:
     """What a plan that does not fit needs, what there is, and the remedy."""
-    room, rows = plan.machine.memory or 0, plan.config.micro_rows
+    room, rows = plan.machine.memory or 0, plan.micro_rows
     while rows > 1 and plan.memory_of(rows).total > room:
         rows //= 2
     remedy = f"give --batches.micro_batch {rows}" if plan.memory_of(rows).total <= room else "take a smaller model"
@@ -159,7 +161,7 @@ def table(plan: Plan, vocabulary: str, machine: str) -> str:
         ("  weights", human_bytes(use.weights), "fp32"),
         ("  gradients", human_bytes(use.gradients), half),
         ("  optimizer", human_bytes(use.optimizer), c.optimizer.name),
-        ("  activations", human_bytes(use.activations), f"of a micro-batch, {c.micro_rows} x {m.block_size} tokens"),
+        ("  activations", human_bytes(use.activations), f"of a micro-batch, {plan.micro_rows} x {m.block_size} tokens"),
         ("  logits", human_bytes(use.logits), "fp32, with two gradients"),
         *([("  program", human_bytes(use.program), "with the allocator's loss")] if use.program else []),
         ("", "", ""),

@@ -35,3 +35,19 @@ class View(Protocol):
     def message(self, text: str) -> None:
         """Something worth a line."""
         ...
+
+
+class Silent:
+    """A view that nobody watches."""
+
+    def step(self, **values: object) -> None:
+        """Nothing."""
+
+    def evaluation(self, **values: object) -> None:
+        """Nothing."""
+
+    def sample(self, text: str) -> None:
+        """Nothing."""
+
+    def message(self, text: str) -> None:
+        """Nothing."""

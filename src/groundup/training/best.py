@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from groundup.training.loop import Horizon, Progress
 
@@ -46,3 +48,19 @@ class EarlyEnd:
         tired = self.patience is not None and self.best.since >= self.patience
         late = self.stop_after is not None and progress.step > 0 and progress.elapsed + progress.dt > self.stop_after
         return tired or late or self.horizon.reached(progress)
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """A horizon by the clock for several processes, whose clocks differ: `first` gives all what the first one says."""
+
+    horizon: Horizon
+    first: Callable[[Any], Any]
+
+    def fraction(self, progress: Progress) -> float:
+        """The first process's."""
+        return float(self.first(self.horizon.fraction(progress)))
+
+    def reached(self, progress: Progress) -> bool:
+        """Whether it is for the first process."""
+        return bool(self.first(self.horizon.reached(progress)))

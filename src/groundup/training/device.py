@@ -14,6 +14,7 @@ import torch
 
 from groundup.errors import ConfigError
 from groundup.fields import DEVICE_PATTERN
+from groundup.training.world import World
 
 Name = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -43,6 +44,24 @@ def choose_device(wanted: str) -> torch.device:
     if not here[device.type]:
         raise ConfigError(f"device: {wanted} is not on this machine; use auto or cpu")
     return device
+
+
+def own_device(wanted: str, world: World) -> torch.device:
+    """This process's device: of the GPUs of a machine, each process there has its own.
+
+    ConfigError where there are fewer GPUs than processes, or where one is named for all.
+    """
+    device = torch.device(wanted)
+    if world.size == 1 or device.type == "cpu":
+        return device
+    if device.type != "cuda" or device.index is not None:
+        raise ConfigError(f"train.device: {wanted} cannot be shared by {world.size} processes; use cuda or cpu")
+    if world.local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"train.device: process {world.rank} is number {world.local_rank + 1} on its machine, which has "
+            f"{torch.cuda.device_count()} GPUs; start no more processes there than it has GPUs"
+        )
+    return torch.device("cuda", world.local_rank)
 
 
 def device_memory(device: torch.device) -> int | None:

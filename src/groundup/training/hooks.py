@@ -50,13 +50,16 @@ def finite(x: float) -> float | None:
     return x if math.isfinite(x) else None
 
 
-def every_minutes(minutes: float | None, action: Hook) -> Hook:
-    """Run `action` whenever that much time has passed since it last ran; None: never."""
+def every_minutes(minutes: float | None, action: Hook, agree: Callable[[bool], bool] = bool) -> Hook:
+    """Run `action` whenever that much time has passed since it last ran; None: never.
+
+    `agree` makes one answer of those that several processes give.
+    """
     began = time.monotonic()
 
     def hook(info: StepInfo) -> None:
         nonlocal began
-        if minutes is not None and time.monotonic() - began >= 60 * minutes:
+        if minutes is not None and agree(time.monotonic() - began >= 60 * minutes):
             began = time.monotonic()
             action(info)
 
@@ -77,28 +80,46 @@ class StopSignals:
     What is ignored already, as by `nohup`, stays ignored. SLURM's time limit asks too (`SLURM_JOB_END_TIME`, seconds
     since 1970), two minutes ahead. `acknowledge` is called at the first, so that nobody presses Ctrl-C again for want
     of an answer.
+
+    Of several processes, one may be asked and all must stop: `agree` gives the highest of the signals that they
+    received, 0 for none. They must then ask at the same moments.
     """
 
-    def __init__(self, acknowledge: Callable[[], None] = lambda: None) -> None:
-        self._acknowledge = acknowledge
+    def __init__(
+        self, acknowledge: Callable[[], None] = lambda: None, agree: Callable[[int], int] | None = None
+    ) -> None:
+        self._acknowledge, self._agree = acknowledge, agree
         self.received: int | None = None
         self._before: dict[int, Any] = {}
-        self._at_once = False
+        self._at_once = self._agreed = False
         self._limit = _slurm_limit()
 
     def __call__(self) -> bool:
         """Whether to stop after the step under way."""
         if self.received is None and time.time() > self._limit:
-            self.received = signal.SIGTERM
-            self._acknowledge()
-        return self.received is not None
+            self._receive(signal.SIGTERM)
+        if self._agree is None:
+            return self.received is not None
+        if not self._agreed:
+            highest = self._agree(self.received or 0)
+            self._agreed = highest > 0
+            if highest and not self.received:
+                self._receive(highest)
+        return self._agreed
+
+    def _receive(self, number: int) -> None:
+        self.received = number
+        self._acknowledge()
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """While inside, a signal does not wait for the end of a step: it raises StoppedAtOnce."""
+        """While inside, a signal does not wait for the end of a step: it raises StoppedAtOnce.
+
+        One of several processes does wait: the others would wait for it.
+        """
         if self():
             raise StoppedAtOnce
-        self._at_once = True
+        self._at_once = self._agree is None
         try:
             yield
         finally:
@@ -120,10 +141,10 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        first = self.received is None
-        self.received = signal.SIGINT if number == signal.SIGINT else number if number == _HUP else signal.SIGTERM
-        if first:
-            self._acknowledge()
+        meant = signal.SIGINT if number == signal.SIGINT else number if number == _HUP else signal.SIGTERM
+        if self.received is None:
+            self._receive(meant)
+        self.received = meant
         if self._at_once:
             raise StoppedAtOnce
 

@@ -52,7 +52,7 @@ class StepInfo:
 
 
 Hook = Callable[[StepInfo], None]
-MicroBatch = tuple[Tensor, Tensor]  # ids and targets, each (rows, block_size)
+MicroBatch = tuple[Tensor, Tensor, bool]  # ids and targets, each (rows, block_size); whether it is the step's last
 
 
 class Optimizer(Protocol):
@@ -115,11 +115,27 @@ class Judge(Protocol):
 class BatchStream(Protocol):
     """The global batch of each step, as a pure function of the cursor."""
 
-    rows: int  # windows a step
-    scored: int  # targets a step
+    rows: int  # windows a step, over all processes
+    scored: int  # targets a step, over all processes
 
     def micro_batches(self, cursor: int) -> Iterable[MicroBatch]:
-        """The batch at `cursor`, in pieces that fit the device."""
+        """This process's share of the batch at `cursor`, in pieces that fit the device."""
+        ...
+
+
+class Peers(Protocol):
+    """The processes that train the same model, this one with them: `parallel.py`."""
+
+    def reducing(self, last: bool) -> AbstractContextManager[None]:
+        """Around each micro-batch's forward and backward pass: only those of the `last` let gradients meet."""
+        ...
+
+    def total(self, value: Tensor) -> float:
+        """Everyone's numbers added up."""
+        ...
+
+    def norm(self, value: Tensor) -> float:
+        """A norm over all gradients, of which a process may hold only a part."""
         ...
 
 
@@ -134,9 +150,10 @@ def fit(
     clip: float,
     autocast: Callable[[], AbstractContextManager[object]],
     scaler: Scaler,
+    peers: Peers,
     reseed: Callable[[int], None],
     guard: Judge,
-    average: Callable[[], None],
+    average: Callable[[], None],  # after each step that moved the weights
     stop: Callable[[], bool],
     hooks: Iterable[Hook],
 ) -> None:
@@ -144,7 +161,6 @@ def fit(
 
     `loss_sum(ids, targets)` gives summed nats; dividing by the step's scored targets makes accumulation exact.
     `reseed(step)` sets the generators that dropout draws from, so that nothing between steps can disturb training.
-    `average` is called after each step that moved the weights.
     """
     parameters = [p for p in loss_sum.parameters() if p.requires_grad]
     hooks, meter = list(hooks), Meter(progress.elapsed)
@@ -155,14 +171,15 @@ def fit(
         reseed(progress.step)
         loss_sum.train()
         total = torch.zeros((), device=parameters[0].device)
-        for ids, targets in batches.micro_batches(cursor := progress.cursor):
-            with autocast():
-                loss = loss_sum(ids, targets) / batches.scored
-            torch.autograd.backward(scaler.scale(loss))
+        for ids, targets, last in batches.micro_batches(cursor := progress.cursor):
+            with peers.reducing(last):
+                with autocast():
+                    loss = loss_sum(ids, targets) / batches.scored
+                torch.autograd.backward(scaler.scale(loss))
             total += loss.detach()
         scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, clip or torch.inf)
-        loss_value, norm_value = total.item(), norm.item()
+        loss_value, norm_value = peers.total(total), peers.norm(norm)
         applied = guard.admits(progress.step + 1, loss_value, norm_value)
         if applied:
             scaler.step(optimizer)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from groundup.training.exhausted import exhausted
-from groundup.training.loop import MicroBatch
 from groundup.training.loop import Optimizer as Stepping
 
 SECONDS = 0.8  # that the timed passes may take; warming up comes before, a second for a model of 100 million weights
@@ -43,7 +42,7 @@ class Measured:
 def measure(
     loss_sum: nn.Module,
     optimizer: Optimizer,
-    micro_batch: MicroBatch,
+    micro_batch: tuple[Tensor, Tensor],
     *,
     step_tokens: int,
     clip: float,

@@ -1,0 +1,24 @@
+"""Tensors of which each process of a job holds a part: torch's DTensor, as FSDP2 makes of a model's parameters."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor. Where it is in parts, every process must ask for it at the same time."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(tensor: Tensor, model: Tensor) -> Tensor:
+    """A whole tensor on the device of `model`, and in parts where that one is; every process must have all of it."""
+    tensor = tensor.to(model.device)
+    if not isinstance(model, DTensor):
+        return tensor
+    return distribute_tensor(tensor, model.device_mesh, model.placements, src_data_rank=None)
+
+
+def dealt(stack: Tensor) -> Tensor:
+    """(k, …) tensors, of each of which a process holds a part, dealt out so that it holds some of them whole."""
+    return stack.redistribute(placements=[Shard(0)]) if isinstance(stack, DTensor) else stack

@@ -1,0 +1,40 @@
+"""A step that moves nothing: whether compiler and memory can do it is known before training begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import nn
+
+from groundup.training.exhausted import exhausted
+from groundup.training.feed import Feed
+from groundup.training.world import World
+
+
+class Trial:
+    """Forward and backward passes at full size, as a step has them; gradients are none afterwards."""
+
+    def __init__(self, feed: Feed, autocast: Callable[[], AbstractContextManager[object]], world: World) -> None:
+        self._feed, self._autocast, self._world = feed, autocast, world
+
+    def __call__(self, loss_sum: nn.Module) -> None:
+        """Raises what goes wrong; where it does in one process, the others raise a RuntimeError that says the same."""
+        failed: Exception | None = None
+        try:
+            loss_sum.train()
+            for ids, targets in self._feed.trial():
+                with self._autocast():
+                    loss = loss_sum(ids, targets) / self._feed.scored
+                torch.autograd.backward(loss)
+        except Exception as error:  # whatever it is, the others must hear of it
+            failed = error
+        loss_sum.zero_grad(set_to_none=True)
+        no_memory = isinstance(failed, RuntimeError) and exhausted(failed)
+        everyone = self._world.gathered((no_memory, str(failed)) if failed else None)
+        if failed:
+            raise failed
+        for elsewhere in everyone:
+            if elsewhere:
+                raise (torch.OutOfMemoryError if elsewhere[0] else RuntimeError)(elsewhere[1])
