@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -21,4 +21,16 @@ def like(tensor: Tensor, model: Tensor) -> Tensor:
 
 def dealt(stack: Tensor) -> Tensor:
     """(k, …) tensors, of each of which a process holds a part, dealt out so that it holds some of them whole."""
-    return stack.redistribute(placements=[Shard(0)]) if isinstance(stack, DTensor) else stack
+    if not isinstance(stack, DTensor):
+        return stack
+    if stack.device.type == "cpu":  # gloo has no all-to-all, and torch would say so in a warning
+        stack = stack.redistribute(placements=[Replicate()])
+    return stack.redistribute(placements=[Shard(0)])
+
+
+def split_as(stack: Tensor, before: Tensor) -> Tensor:
+    """Tensors that were dealt out, in the parts in which `before` is."""
+    if not isinstance(before, DTensor):
+        return stack
+    assert isinstance(stack, DTensor), "made of it"
+    return stack.redistribute(placements=before.placements)
