@@ -246,7 +246,9 @@ class Training:
         trial = Trial(self.feed, self.autocast, self.world)
         while True:
             try:
-                found = compiled(self.loss_sum, self.config.train.compile, self.view.message, trial)
+                found = compiled(
+                    self.loss_sum, self.config.train.compile, self.view.message, trial, self.parallel.blocks
+                )
                 if self.device.type != "cpu":
                     trial(found)
                     self.examiner.rehearse()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -28,7 +29,11 @@ def check(wanted: str) -> list[str]:
 
 
 def compiled(
-    loss_sum: nn.Module, wanted: str, say: Callable[[str], None], trial: Callable[[nn.Module], None]
+    loss_sum: nn.Module,
+    wanted: str,
+    say: Callable[[str], None],
+    trial: Callable[[nn.Module], None],
+    parts: Sequence[nn.Module] = (),
 ) -> nn.Module:
     """`loss_sum` as the first attempt in `wanted` that survives `trial` compiles it, or as it is.
 
@@ -36,12 +41,18 @@ def compiled(
     shares. Names in a state dict are to be taken from `loss_sum` too. `trial` runs forward and backward at the size of
     training; gradients are none afterwards. Each failure is one line to `say`; running out of memory is raised, and so
     is what a signal raises. Everything that this process compiled before is compiled anew when next called.
+
+    With `parts`, these are compiled in place, one by one, and not the whole: what happens between them, such as FSDP2's
+    gathering, stays outside.
     """
-    attempts = check(wanted)
+    attempts, forwards = check(wanted), [part.forward for part in parts]
     for attempt, following in zip(attempts, [*attempts[1:], ""], strict=False):
         torch.compiler.reset()
         mode, backend = (attempt, "inductor") if attempt in MODES else (None, attempt)
-        found = cast(nn.Module, torch.compile(loss_sum, dynamic=False, mode=mode, backend=backend))
+        compile_one = partial(torch.compile, dynamic=False, mode=mode, backend=backend)
+        found = loss_sum if parts else cast(nn.Module, compile_one(loss_sum))
+        for part, forward in zip(parts, forwards, strict=True):
+            part.forward = partial(_trained, part, compile_one(_function(forward)), forward)
         try:
             trial(found)
             return found
@@ -51,9 +62,26 @@ def compiled(
             then = f"trying {following}" if following else "training without"
             say(f"compile: {attempt} failed ({_reason(error)}); {then}")
             torch.compiler.reset()
+            for part, forward in zip(parts, forwards, strict=True):
+                part.forward = forward
         finally:
             loss_sum.zero_grad(set_to_none=True)
     return loss_sum
+
+
+def _function(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """One of its own for each part: dynamo counts the compilations of a function, and gives up after eight."""
+
+    def call(*inputs: Any) -> Any:
+        return forward(*inputs)
+
+    call.__code__ = call.__code__.replace()
+    return call
+
+
+def _trained(part: nn.Module, quick: Callable[..., Any], plain: Callable[..., Any], *inputs: Any) -> Any:
+    """Compiled for training alone: evaluation and samples come in many shapes."""
+    return (quick if part.training and torch.is_grad_enabled() else plain)(*inputs)
 
 
 def _reason(error: Exception) -> str:

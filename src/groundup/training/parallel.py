@@ -7,7 +7,7 @@ scored targets of the whole step. Between the micro-batches of a step nothing is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, Protocol
 
@@ -25,6 +25,7 @@ class Parallel(Protocol):
     """How the gradients of several processes meet, and what a process holds of the model."""
 
     sharded: bool  # whether a process holds only its part of each tensor
+    blocks: Sequence[nn.Module]  # what is to be compiled one by one, where the model cannot be as a whole
 
     def finish(self, loss_sum: nn.Module) -> nn.Module:
         """The last wrapping, around what may have been compiled: what the loop trains."""
@@ -51,6 +52,7 @@ class Single:
     """One process: nothing to do."""
 
     sharded = False
+    blocks: Sequence[nn.Module] = ()
 
     def finish(self, loss_sum: nn.Module) -> nn.Module:
         """As it is."""
@@ -114,8 +116,9 @@ class Sharded(Single):
         from torch.distributed.fsdp import FSDPModule, fully_shard
 
         self._world, mesh = world, init_device_mesh(device.type, (world.size,))
-        blocks = [part for part in loss_sum.modules() if isinstance(part, nn.ModuleList)]
-        for block in (block for stack in blocks for block in stack):
+        stacks = [part for part in loss_sum.modules() if isinstance(part, nn.ModuleList)]
+        self.blocks = [block for stack in stacks for block in stack]
+        for block in self.blocks:
             fully_shard(block, mesh=mesh)
         # Embeddings, norms and head go with the root, that tied ones stay one. It too lets go after a forward pass:
         # one without a backward pass would leave the root's weights whole, and blind to what is done to their parts.

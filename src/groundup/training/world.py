@@ -162,9 +162,9 @@ class LostError(TrainingError):
     """Another process of the job has ended, or cannot be reached."""
 
     def __init__(self, rank: int, said: RuntimeError) -> None:
-        line = str(said).strip().splitlines()[-1].split("] ", 1)[-1]
+        how = next((words for words in GONE if words in str(said)), str(said)[:120])
         super().__init__(
-            f"process {rank}: another process of this job has ended ({line[:120]}); its own message says why, and "
+            f"process {rank}: another process of this job has ended ({how}); its own message says why, and "
             "`groundup resume RUN` goes on from the last checkpoint"
         )
 
@@ -209,7 +209,12 @@ def _connect() -> None:
     if gpus:
         torch.cuda.set_device(_environ("LOCAL_RANK", 0) % torch.cuda.device_count())
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
+        store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))  # type: ignore[attr-defined]
+        # torchrun keeps its store when it starts the processes again, and in it the addresses of those that are gone.
+        again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"groundup/{again}", store)  # type: ignore[attr-defined]
+        backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise TrainingError(
