@@ -25,6 +25,12 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def listened_to(port: int) -> bool:
+    """Whether someone does."""
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def start(size: int, work: Callable[..., Any], *args: Any, place: Path, environ: dict[str, str] | None = None):
     """`size` processes that call `work(*args)` together; what each returns is written to `place/RANK.json`."""
     port = str(free_port())
@@ -45,15 +51,20 @@ def start(size: int, work: Callable[..., Any], *args: Any, place: Path, environ:
     return processes
 
 
-def finish(processes: list[BaseProcess], place: Path) -> list[Any]:
-    """What they returned, by rank; fails with what they printed where one did not end well."""
+def ended(processes: list[BaseProcess]) -> list[int | None]:
+    """Their exit statuses, once they have ended; fails where one does not."""
     for process in processes:
         process.join(PATIENCE)
     late = [process for process in processes if process.is_alive()]
     for process in late:
         process.kill()
     assert not late, f"{len(late)} processes did not end in {PATIENCE} s"
-    assert [process.exitcode for process in processes] == [0] * len(processes)
+    return [process.exitcode for process in processes]
+
+
+def finish(processes: list[BaseProcess], place: Path) -> list[Any]:
+    """What they returned, by rank; fails where one did not end well."""
+    assert ended(processes) == [0] * len(processes)
     return [json.loads((place / f"{rank}.json").read_text()) for rank in range(len(processes))]
 
 
@@ -70,6 +81,8 @@ def _enter(told: dict[str, str], answer: Path, work: Callable[..., Any], args: t
     status = 0
     try:
         answer.write_text(json.dumps(work(*args)))
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
     except BaseException:
         traceback.print_exc()
         status = 1

@@ -22,6 +22,7 @@ BOUND = 2e-5  # nats a token, at every step, in fp32
 SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": BLOCK}
 BASE = {
     "model": SHAPE,
+    "guard": {},
     "batches": {"micro_batch": 3},
     "optimizer": {"learning_rate": 3e-3},
     "schedule": {"warmup_steps": 2},
