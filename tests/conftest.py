@@ -3,7 +3,13 @@
 import os
 import random
 import signal
-from collections.abc import Callable
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,6 +19,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun in the background by a shell, which children inherit
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+NURSERY = Path(__file__).with_name("nursery.py")
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +56,40 @@ def prepared(tmp_path_factory, sentences) -> Path:
     (folder / "text.txt").write_text(sentences(900), encoding="utf-8")
     groundup.prepare([folder / "text.txt"], folder / "data", tokenizer="byte")
     return folder / "data"
+
+
+@dataclass(frozen=True)
+class Forks:
+    """What takes the place of a new Python, for what takes a while to import."""
+
+    words: list[str]  # instead of [sys.executable]
+    socket: Path | None  # None where there are no forks, but new Pythons
+
+    def kill(self, process: subprocess.Popen) -> None:
+        """SIGKILL; what stands for a fork dies when that is dead."""
+        pid = str(process.pid)
+        if self.socket:
+            file, pid = self.socket.with_name(f"{self.socket.name}.{pid}"), ""
+            while process.poll() is None and not (pid := file.read_text() if file.exists() else ""):
+                time.sleep(0.005)
+        if process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Pythons that have imported torch already (see nursery.py)."""
+    if sys.platform != "linux":
+        yield Forks([sys.executable], None)
+        return
+    with tempfile.TemporaryDirectory(prefix="groundup-nursery-") as folder:
+        path = Path(folder) / "socket"
+        with subprocess.Popen(
+            [sys.executable, str(NURSERY), "serve", str(path)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # it starts the others when it is imported
+        ) as server:  # fmt: skip
+            assert server.stdout.readline() == b"open\n"
+            yield Forks([sys.executable, "-I", "-S", str(NURSERY), str(path)], path)
+            server.stdin.close()

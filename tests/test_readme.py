@@ -4,7 +4,6 @@ import json
 import re
 import shlex
 import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -62,14 +61,14 @@ def texts(tmp_path, sentences):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("document", EXECUTED)
-def test_its_commands_run(document, texts):
+def test_its_commands_run(document, texts, forks):
     commands = [line for block in blocks("sh", document) for line in block.splitlines()]
     assert len(commands) >= 6
     for line in commands:
         line = re.sub(r"--(train\.(budget|max_steps)|minutes) \S+", "", line)
         for name, options in SHRINK.items():
             line = re.sub(rf"(groundup {name} .*)", rf"\1 {options}", line)
-        line = line.replace("groundup ", f"{shlex.quote(sys.executable)} -m groundup ", 1)
+        line = line.replace("groundup ", f"{shlex.join(forks.words)} -m groundup ", 1)
         done = subprocess.run(line, shell=True, cwd=texts, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
 
@@ -97,13 +96,13 @@ def test_its_links_lead_somewhere(document):
 
 
 @pytest.mark.slow
-def test_its_python_runs(tmp_path, sentences):
+def test_its_python_runs(tmp_path, sentences, forks):
     (tmp_path / "book.txt").write_text("Once upon a time.\n" + sentences(1000))
     code = "\n".join(blocks("python"))
     assert '"max_steps": 200' in code
     code = code.replace('"max_steps": 200', '"max_steps": 3')
     code += '\nprint(f"last loss {loss.item():.2f} of a model with {windows.vocab_size} ids")\n'
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run([*forks.words, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Once") == 2
     assert "last loss" in done.stdout

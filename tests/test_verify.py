@@ -35,6 +35,13 @@ WORDS = [
 
 
 @pytest.fixture
+def children(forks, monkeypatch):
+    """The trial runs are forks; that the command begins processes of its own is tested below."""
+    monkeypatch.setattr("groundup.verify._command", lambda words: [*forks.words, "-m", "groundup", *words, "--json"])
+    monkeypatch.setattr("groundup.verify._Child.kill", lambda child: forks.kill(child))
+
+
+@pytest.fixture
 def empty(tmp_path, monkeypatch) -> Path:
     """Where temporary folders are made."""
     folder = tmp_path / "temporary"
@@ -44,7 +51,7 @@ def empty(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_restored_whole_is_bitwise(prepared, empty):
+def test_a_run_that_is_restored_whole_is_bitwise(prepared, empty, children):
     said = []
     outcome = verify_resume(configure(prepared, overrides=OVERRIDES), steps=6, say=said.append)
     assert outcome.bitwise
@@ -68,7 +75,7 @@ def forget_a_moment(run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_moment_that_is_forgotten_is_seen(prepared, empty):
+def test_a_moment_that_is_forgotten_is_seen(prepared, empty, children):
     """The negative control: what is not restored shows in tensors and losses, and the kill is to blame."""
     outcome = verify_resume(configure(prepared, overrides=OVERRIDES), steps=8, between=forget_a_moment)
     assert not outcome.bitwise
@@ -79,7 +86,7 @@ def test_a_moment_that_is_forgotten_is_seen(prepared, empty):
 
 
 @pytest.mark.slow
-def test_a_run_that_began_anew_proves_nothing(prepared, empty):
+def test_a_run_that_began_anew_proves_nothing(prepared, empty, children):
     def lose(run: Path) -> None:
         shutil.rmtree(run / "checkpoints")
 
@@ -141,17 +148,16 @@ def read(path: Path) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("steps", "words"), [(1, []), (8, ["--train.max_steps=1"])])
-def test_too_few_steps_are_one_sentence(steps, words, prepared):
-    done = subprocess.run(
-        command("--data", prepared, "--steps", steps, *WORDS, *words), capture_output=True, text=True, check=False
-    )
+def test_too_few_steps_are_one_sentence(steps, words, prepared, forks):
+    _, *asked = command("--data", prepared, "--steps", steps, *WORDS, *words)
+    done = subprocess.run([*forks.words, *asked], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("groundup: ")
     assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.slow
-def test_what_train_would_refuse_is_refused_in_its_words(prepared, empty):
+def test_what_train_would_refuse_is_refused_in_its_words(prepared, empty, children):
     with pytest.raises(UsageError, match=r"no manifest\.json here"):
         verify_resume(configure(empty / "nothing", overrides=OVERRIDES), steps=8)
     assert not list(empty.iterdir())

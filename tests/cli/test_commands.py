@@ -105,7 +105,7 @@ def test_train_json_is_one_object_on_standard_output(groundup, prepared, fast):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_in_a_checkpoint_and_resume_goes_on(number, status, prepared, tmp_path, fast):
+def test_a_signal_ends_in_a_checkpoint_and_resume_goes_on(number, status, prepared, tmp_path, fast, forks):
     command = [sys.executable, "-m", "groundup"]
     options = [*fast, "--train.max_steps", "100000", "--checkpoint.every_steps", "0", "--evaluate.every_steps", "0"]
     run = tmp_path / "run"
@@ -125,7 +125,7 @@ def test_a_signal_ends_in_a_checkpoint_and_resume_goes_on(number, status, prepar
     (checkpoint,) = RunFolder(run).steps()
     last = max(r["step"] for r in read_log(run / "log.jsonl") if r["event"] == "step")
     assert checkpoint.name == f"step-{last:08d}"
-    arguments = [*command, "resume", str(run), "--train.max_steps", str(last + 3)]
+    arguments = [*forks.words, "-m", "groundup", "resume", str(run), "--train.max_steps", str(last + 3)]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert f"step {last + 3:,} saved" in done.stdout

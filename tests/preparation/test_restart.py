@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -135,16 +134,27 @@ def options(tokenizer, **more):
     return {"tokenizer": tokenizer, "threads": 2, "shard_tokens": 3000, **more}
 
 
-def victim(corpus, out, wishes, *call, seconds=0.0):
-    words = [str(CHUNK), str(seconds), *call, str(corpus), str(out), repr(wishes)]
-    return subprocess.Popen([sys.executable, "-c", VICTIM, *words], stderr=subprocess.PIPE)
+@pytest.fixture(scope="session")
+def victim(forks):
+    """Starts a preparation that may kill itself."""
+
+    def start(corpus, out, wishes, *call, seconds=0.0):
+        words = [str(CHUNK), str(seconds), *call, str(corpus), str(out), repr(wishes)]
+        return subprocess.Popen([*forks.words, "-c", VICTIM, *words], stderr=subprocess.PIPE)
+
+    return start
 
 
-def killed(corpus, out, wishes, *call):
-    """Start a preparation that kills itself."""
-    process = victim(corpus, out, wishes, *call)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL, errors.decode()
+@pytest.fixture(scope="session")
+def killed(victim):
+    """Runs a preparation that kills itself."""
+
+    def run(*words):
+        process = victim(*words)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL, errors.decode()
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +176,7 @@ def undisturbed(corpus, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", DURING)
-def test_killed_in_any_phase_it_ends_in_the_same_folder(phase, corpus, undisturbed, tmp_path):
+def test_killed_in_any_phase_it_ends_in_the_same_folder(phase, corpus, undisturbed, tmp_path, killed):
     *call, tokenizer = DURING[phase]
     wishes = options(tokenizer)
     expected = undisturbed(wishes)
@@ -201,7 +211,7 @@ def fsyncs_before_the_manifest(corpus, out, wishes):
 @pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", ["gpt2", "bpe:300"])
 def test_killed_again_and_again_at_moments_of_chance_it_ends_in_the_same_folder(
-    tokenizer, corpus, undisturbed, tmp_path
+    tokenizer, corpus, undisturbed, tmp_path, victim, forks
 ):
     chance, wishes, kills = random.Random(tokenizer), options(tokenizer), 0
     while not (tmp_path / "out").exists():
@@ -212,7 +222,8 @@ def test_killed_again_and_again_at_moments_of_chance_it_ends_in_the_same_folder(
                 if contents(journal) not in (b"", before):  # it came further than the one before
                     time.sleep(chance.uniform(0, 0.05))
                     break
-            process.kill()
+                time.sleep(0.002)
+            forks.kill(process)
             process.stderr.close()
         kills += process.returncode == -signal.SIGKILL
     assert kills
@@ -227,7 +238,7 @@ def contents(path):
         return b""
 
 
-def journal_of(corpus, out, wishes, nth="22"):
+def journal_of(killed, corpus, out, wishes, nth="22"):
     """A killed preparation's unfinished folder, and its journal."""
     killed(corpus, out, wishes, "groundup.preparation.journal", "replace_text", nth, "after")
     return out.with_name(f".{out.name}.partial") / "journal.json"
@@ -248,9 +259,11 @@ def journal_of(corpus, out, wishes, nth="22"):
         ("splits", lambda value: value | {"train": value["train"] | {"shards": value["train"]["shards"][:-1]}}),
     ],
 )
-def test_a_journal_with_one_wrong_field_does_not_end_in_the_same_folder(field, spoil, corpus, undisturbed, tmp_path):
+def test_a_journal_with_one_wrong_field_does_not_end_in_the_same_folder(
+    field, spoil, corpus, undisturbed, tmp_path, killed
+):
     wishes = options("byte")
-    path = journal_of(corpus, tmp_path / "out", wishes)
+    path = journal_of(killed, corpus, tmp_path / "out", wishes)
     journal = json.loads(path.read_text())
     path.write_text(json.dumps(journal | {field: spoil(journal[field])}))
     try:

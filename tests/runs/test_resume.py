@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -41,11 +40,17 @@ else:
 """
 
 
-def killed(action: str, where: tuple[str, str, int], run: Path, data: Path, overrides: dict) -> None:
-    """Train or resume in a process that dies at the given call; fails when it does not get that far."""
-    arguments = json.dumps([*where, action, str(run), str(data), overrides])
-    done = subprocess.run([sys.executable, "-c", CHILD, arguments], capture_output=True, text=True, timeout=120)
-    assert done.returncode == -9, done.stderr
+@pytest.fixture(scope="session")
+def killed(forks):
+    """Trains or resumes in a process that dies at the given call; fails when it does not get that far."""
+
+    def kill(action: str, where: tuple[str, str, int], run: Path, data: Path, overrides: dict) -> None:
+        arguments = json.dumps([*where, action, str(run), str(data), overrides])
+        command = [*forks.words, "-c", CHILD, arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == -9, done.stderr
+
+    return kill
 
 
 def final(run: Path) -> Path:
@@ -95,7 +100,7 @@ PHASES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", PHASES)
-def test_killed_and_resumed_is_bitwise_the_untouched_run(phase, reference, prepared, tmp_path):
+def test_killed_and_resumed_is_bitwise_the_untouched_run(phase, reference, prepared, tmp_path, killed):
     run = tmp_path / "run"
     killed("train", PHASES[phase], run, prepared, OVERRIDES)
     groundup.resume(run)
@@ -103,7 +108,7 @@ def test_killed_and_resumed_is_bitwise_the_untouched_run(phase, reference, prepa
 
 
 @pytest.mark.slow
-def test_a_resume_of_a_resume_is_bitwise_too(reference, prepared, tmp_path):
+def test_a_resume_of_a_resume_is_bitwise_too(reference, prepared, tmp_path, killed):
     run = tmp_path / "run"
     killed("train", ("groundup.training.guard", "Guard.admits", 14), run, prepared, OVERRIDES)
     killed("resume", ("groundup.checkpoint.atomic", "flush", 5), run, prepared, OVERRIDES)
@@ -116,7 +121,7 @@ def test_a_resume_of_a_resume_is_bitwise_too(reference, prepared, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parts", ["modern", "gpt1"])
-def test_muon_and_every_part_resume_bitwise_too(parts, prepared, tmp_path):
+def test_muon_and_every_part_resume_bitwise_too(parts, prepared, tmp_path, killed):
     rows = {"modern": MODERN_PARTS, "gpt1": GPT1_PARTS}
     muon = {"name": "muon", "learning_rate": 0.01, "embedding_learning_rate": 0.1}
     overrides = {**OVERRIDES, "model": {**OVERRIDES["model"], **rows[parts]}, "optimizer": muon}
@@ -346,7 +351,7 @@ def test_a_finished_run_is_left_alone_and_a_longer_horizon_goes_on(reference, tm
     ],
     ids=["average", "sgd and onecycle", "synchronous", "recomputed"],
 )
-def test_every_way_to_train_resumes_bitwise(changes, prepared, tmp_path):
+def test_every_way_to_train_resumes_bitwise(changes, prepared, tmp_path, killed):
     overrides = {name: {**values, **changes.get(name, {})} for name, values in OVERRIDES.items()}
     groundup.train(prepared, tmp_path / "untouched", overrides=overrides)
     killed("train", ("groundup.training.guard", "Guard.admits", 31), tmp_path / "run", prepared, overrides)
@@ -368,7 +373,7 @@ def test_a_forgotten_average_shows(prepared, tmp_path):
 
 
 @pytest.mark.slow
-def test_patience_ends_a_killed_run_where_it_ends_an_untouched_one(prepared, tmp_path):
+def test_patience_ends_a_killed_run_where_it_ends_an_untouched_one(prepared, tmp_path, killed):
     """Killed right after the checkpoint of the evaluation with which patience ends, or just before it."""
     overrides = {
         **OVERRIDES,
@@ -405,7 +410,7 @@ def test_a_checkpoint_that_cannot_be_read_is_rejected_like_a_damaged_one(referen
 
 
 @pytest.mark.slow
-def test_fp16_resumes_bitwise_with_its_scale_after_a_step_was_left_out(prepared, tmp_path):
+def test_fp16_resumes_bitwise_with_its_scale_after_a_step_was_left_out(prepared, tmp_path, killed):
     """Two tokens a step: their gradients are so large that the first scale overflows."""
     overrides = {
         **OVERRIDES,

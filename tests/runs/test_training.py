@@ -2,7 +2,6 @@
 
 import math
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -173,8 +172,8 @@ main(["train", "gpt2-nano", "--data", sys.argv[1], "--out", sys.argv[2], *option
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [10, 100_000])  # bytes: too few for the log, too few for the weights
-def test_a_disk_that_is_really_full_is_a_sentence(size, prepared, tmp_path):
-    command = [sys.executable, "-c", FULL_DISK, str(prepared), str(tmp_path / "run"), str(size)]
+def test_a_disk_that_is_really_full_is_a_sentence(size, prepared, tmp_path, forks):
+    command = [*forks.words, "-c", FULL_DISK, str(prepared), str(tmp_path / "run"), str(size)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2, done.stderr
     assert "cannot be written" in done.stderr
