@@ -11,7 +11,8 @@ help:
 	@echo "                  (make quickstart ARGS='my-texts/ --minutes 10' for your own texts)"
 	@echo "make install      put groundup into .venv"
 	@echo "make test         run all tests          make quick    leave out the slow ones"
-	@echo "make torture      kill training runs at moments of chance (make torture ARGS='--kills 200 --seed 1')"
+	@echo "make torture      kill training runs at moments of chance (make torture ARGS='--kills 200 --seed 1');"
+	@echo "                  then the tests that take minutes"
 	@echo "make lint         ruff and mypy          make format   let ruff format"
 	@echo "make bench        side by side with peers (see bench/README.md)"
 
@@ -36,10 +37,11 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 quick: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not long' $(ARGS)
 
 torture: .venv/installed-dev
 	$(BIN)/python tests/torture $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m long
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -341,7 +341,10 @@ def test_whatever_the_text_is_it_comes_back_or_a_sentence_does(tmp_path, name, t
 MEASURED = """
 import re, sys
 from pathlib import Path
+from groundup.preparation import learning
 from groundup.preparation.prepare import prepare_tokens
+if len(sys.argv) > 4:
+    learning.LEARN_WORD_BYTES = int(sys.argv[4])
 prepare_tokens([sys.argv[1]], Path(sys.argv[2]), tokenizer=sys.argv[3], threads=2)
 print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """
@@ -367,19 +370,29 @@ def test_memory_does_not_grow_with_a_text_that_has_no_spaces(tmp_path, kind, alp
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="no /proc to read the peak memory from")
-def test_memory_for_learning_is_bounded_where_no_two_words_are_the_same(tmp_path):
-    text = "".join(random.Random(0).choices("的一是不了人我在有他这中大来上个国，。", k=12_000_000))
+@pytest.mark.parametrize(
+    ("characters", "word_bytes", "most", "unbounded"),
+    [
+        (7_000_000, 1_000_000, 900_000, 1_550_000),
+        pytest.param(12_000_000, learning.LEARN_WORD_BYTES, 1_200_000, 3_000_000, marks=pytest.mark.long),
+    ],
+)
+def test_memory_for_learning_is_bounded_where_no_two_words_are_the_same(
+    tmp_path, characters, word_bytes, most, unbounded
+):
+    text = "".join(random.Random(0).choices("的一是不了人我在有他这中大来上个国，。", k=characters))
     (tmp_path / "a.txt").write_text(text)
-    command = [sys.executable, "-c", MEASURED, tmp_path / "a.txt", tmp_path / "out", "bpe:300"]
+    command = [sys.executable, "-c", MEASURED, tmp_path / "a.txt", tmp_path / "out", "bpe:300", str(word_bytes)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 1_200_000, "peak memory in kB; 3,000,000 if all of it were learnt from"
+    assert int(done.stdout) < most, f"peak memory in kB; {unbounded:,} if all of it were learnt from"
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("megabytes", [20, pytest.param(100, marks=pytest.mark.long)])
 @pytest.mark.parametrize("tokenizer", ["byte", "gpt2"])
 @pytest.mark.parametrize("word", ["word ", "字"])
-def test_one_line_of_a_hundred_megabytes_is_prepared(tmp_path, tokenizer, word):
-    n = 100_000_000 // len(word.encode())
+def test_one_line_of_many_megabytes_is_prepared(tmp_path, tokenizer, word, megabytes):
+    n = megabytes * 1_000_000 // len(word.encode())
     (tmp_path / "a.txt").write_text(word * n)
     manifest = prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer=tokenizer, val_fraction=0)
     assert manifest.splits["train"].bytes == n * len(word.encode())
