@@ -1,5 +1,6 @@
 """The package as others get it: built, installed elsewhere, run."""
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -13,7 +14,10 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(*command: object, cwd: Path) -> str:
-    done = subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # which would lead to a checkout
+    done = subprocess.run(
+        [str(c) for c in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -41,9 +45,9 @@ def test_the_wheel_holds_the_vocabulary_the_licences_and_no_tests(wheel):
 
 @pytest.mark.slow
 def test_the_wheel_works_where_there_is_no_checkout(wheel, tmp_path):
-    venv.create(tmp_path / "env", with_pip=True)
+    venv.create(tmp_path / "env")
     python = next((tmp_path / "env").glob("*/python"))
-    run(python, "-m", "pip", "install", "--no-deps", "--no-index", wheel, cwd=tmp_path)
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel, cwd=tmp_path)
     # Its dependencies come from this environment: a .pth file adds the folder, but not what that folder's own add.
     site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip()
     (Path(site) / "dependencies.pth").write_text(sysconfig.get_path("purelib"))

@@ -16,8 +16,12 @@ print(hashlib.sha256("".join(python_docs()).encode()).hexdigest())
 """
 
 
-def test_it_is_a_corpus_of_some_megabytes_without_repetitions():
-    texts = pythondocs.python_docs()
+@pytest.fixture(scope="module")
+def texts():
+    return pythondocs.python_docs()
+
+
+def test_it_is_a_corpus_of_some_megabytes_without_repetitions(texts):
     assert 1_500_000 < sum(len(text.encode()) for text in texts) < 4_000_000
     assert len(set(texts)) == len(texts) > 5_000
     assert all(text.strip() for text in texts)
@@ -30,8 +34,8 @@ def test_a_paragraph_that_stood_before_is_left_out_and_a_short_one_is_not():
     assert list(pythondocs._without_repeats(texts)) == kept
 
 
-def test_it_holds_topics_and_docstrings_from_python_and_from_c():
-    together = "\n".join(pythondocs.python_docs())
+def test_it_holds_topics_and_docstrings_from_python_and_from_c(texts):
+    together = "\n".join(texts)
     for words in (
         'The "with" statement',  # a topic of help()
         "Serialize ``obj`` to a JSON formatted ``str``",  # json.dumps, in Python
