@@ -1,0 +1,180 @@
+"""Subject `parallel`: two processes of one thread against one process of two. `python -m bench.parallel`"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.measure import Options, Result, Row, gemm_gflops
+
+ROUNDS = 3
+GOAL, START_S, KILL_S, HALF = 0.95, 10.0, 15.0, 0.55
+SHAPES = {  # name -> options of `groundup train`, steps
+    "4 x 128": (("--model.n_layer", 4, "--model.n_head", 4, "--model.n_embd", 128), 30),
+    "12 x 384": (("--model.n_layer", 12, "--model.n_head", 6, "--model.n_embd", 384), 6),
+}
+COMMON = (
+    "gpt2-micro --model.block_size 256 --train.batch_tokens 8192 --train.device cpu --evaluate.every_steps 0 "
+    "--evaluate.tokens 512 --evaluate.sample_tokens 0 --checkpoint.every_steps 0 --train.log_every 1000"
+).split()
+CONTENDERS = {"1 process, 2 threads": (1, "auto"), "2 processes, DDP": (2, "ddp"), "2 processes, FSDP2": (2, "fsdp")}
+WARM = 3  # steps left out
+
+
+def run(options: Options) -> list[Result]:
+    """Tokens a second, memory a process, and the seconds that a start and a lost process cost."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        _prepare(place)
+        speeds = [_speed(place, shape, options.rounds_or(ROUNDS)) for shape in SHAPES]
+        return [*speeds, _memory(place), _seconds(place, options.rounds_or(ROUNDS))]
+
+
+def _prepare(place: Path) -> None:
+    words = [f"word{n}" for n in range(500)]
+    (place / "text.txt").write_text(" ".join(random.Random(0).choices(words, k=200_000)), encoding="utf-8")
+    command = [sys.executable, "-m", "groundup", "prepare", "text.txt", "--out", "data", "--tokenizer", "byte"]
+    subprocess.run(command, cwd=place, check=True, capture_output=True)
+
+
+def _command(processes: int, *options: object) -> list[str]:
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", processes, "--max-restarts", 1, "-m"]
+    start = launcher if processes > 1 else ["groundup"]
+    words = [*start, *(["groundup"] if processes > 1 else []), "train", *COMMON, "--data", "data", *options]
+    return [sys.executable, "-m", *map(str, words)]
+
+
+def _speed(place: Path, shape: str, rounds: int) -> Result:
+    options, steps = SHAPES[shape]
+    rows = {name: Row(name, []) for name in CONTENDERS}
+    for turn in range(rounds):
+        for name, (processes, kind) in CONTENDERS.items():
+            out = f"{shape}-{processes}-{kind}-{turn}".replace(" ", "")
+            more = (*options, "--train.max_steps", steps, "--train.parallel", kind, "--out", out)
+            subprocess.run(_command(processes, *more), cwd=place, check=True, capture_output=True)
+            records = [r for r in _log(place / out) if r["event"] == "step"][min(WARM, steps // 2) :]
+            rows[name].values.append(statistics.median(r["tokens_per_s"] for r in records))
+    result = Result(
+        f"parallel: {shape}, 8,192 tokens a step", "tokens/s", list(rows.values()), baseline=next(iter(rows))
+    )
+    one, two = (rows[name] for name in list(CONTENDERS)[:2])
+    ratio = statistics.median(b / a for a, b in zip(one.values, two.values, strict=True))
+    if ratio < GOAL:
+        result.failures.append(f"two processes reach {ratio:.2f} of one process's speed, less than {GOAL}")
+    return result
+
+
+def _memory(place: Path) -> Result:
+    """Bytes of parameters and moments that a process holds after a step; and all that is resident."""
+    rows = []
+    for kind in ("ddp", "fsdp"):
+        config = (*SHAPES["12 x 384"][0], "--train.max_steps", 2, "--train.parallel", kind, "--out", f"memory-{kind}")
+        command = _command(2, *config)
+        command[command.index("groundup")] = "bench.parallel"  # ourselves, as a worker
+        environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        done = subprocess.run(command, cwd=place, check=True, capture_output=True, text=True, env=environ)
+        told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        rows.append(Row(f"{kind}, parameters and moments", [t["state"] / 1e6 for t in told]))
+        rows.append(Row(f"{kind}, resident", [t["resident"] / 1e6 for t in told]))
+    result = Result("parallel: memory a process, 12 x 384", "MB", rows, baseline="ddp, parameters and moments")
+    share = rows[2].median / rows[0].median
+    if share > HALF:
+        result.failures.append(f"FSDP2 holds {share:.2f} of the parameters and moments, more than {HALF}")
+    return result
+
+
+def _seconds(place: Path, rounds: int) -> Result:
+    """From the command to step 1 of two processes; and from a SIGKILL of one of them to the next step that is new."""
+    start, lost = Row("start to step 1", []), Row("killed to the step after the last", [])
+    for turn in range(rounds):
+        run_, began = place / f"seconds-{turn}", time.monotonic()
+        shape = (*SHAPES["4 x 128"][0], "--train.max_steps", 10_000, "--out", run_.name, "--checkpoint.every_steps", 1)
+        with subprocess.Popen(
+            _command(2, *shape), cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as job:
+            start.values.append(_until(run_, 1) - began)
+            _until(run_, 5)
+            listed = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True, check=True)
+            os.kill(int(listed.stdout.split()[-1]), signal.SIGKILL)
+            killed, last = time.monotonic(), _last(run_)
+            lost.values.append(_until(run_, last + 1) - killed)
+            job.terminate()
+            job.wait()
+    result = Result("parallel: seconds", "s", [start, lost], baseline=start.name)
+    for row, goal in ((start, START_S), (lost, KILL_S)):
+        if row.median > goal:
+            result.failures.append(f"{row.name}: {row.median:.1f} s, more than {goal:g}")
+    return result
+
+
+def _log(run_: Path) -> list[dict[str, object]]:
+    try:
+        return [json.loads(line) for line in (run_ / "log.jsonl").read_text(encoding="utf-8").splitlines() if line]
+    except (OSError, ValueError):
+        return []
+
+
+def _last(run_: Path) -> int:
+    return max((int(str(r["step"])) for r in _log(run_) if r["event"] == "step"), default=0)
+
+
+def _until(run_: Path, step: int) -> float:
+    """The time at which a step stood in the log."""
+    while _last(run_) < step:
+        time.sleep(0.02)
+    return time.monotonic()
+
+
+def worker() -> None:
+    """Train as the command line does, and tell what is held then."""
+    import torch
+
+    from groundup.build import Training
+    from groundup.cli import main as groundup
+
+    ending = Training.run
+
+    def run_and_tell(self: Training) -> object:
+        result = ending(self)
+        held = [*self.moving.gpt.parameters()]
+        held += [moment for moments in self.moving.optimizer.state.values() for moment in moments.values()]
+        parts = [getattr(tensor, "_local_tensor", tensor) for tensor in held if isinstance(tensor, torch.Tensor)]
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        told = {"state": sum(part.nbytes for part in parts), "resident": pages * os.sysconf("SC_PAGE_SIZE")}
+        print(json.dumps(told), flush=True)
+        return result
+
+    Training.run = run_and_tell  # type: ignore[method-assign, assignment]
+    groundup(sys.argv[1:])
+
+
+def main() -> int:
+    """The same on its own: 0 when the goals are met."""
+    from rich.console import Console
+
+    from bench.__main__ import show
+
+    parser = argparse.ArgumentParser(prog="python -m bench.parallel", description=__doc__)
+    parser.add_argument("--rounds", type=int)
+    before = gemm_gflops()
+    results = run(Options(None, None, 2, parser.parse_args().rounds))
+    for result in results:
+        result.ceiling = [before, gemm_gflops()]
+        show(result, Console())
+    return int(any(result.failures for result in results))
+
+
+if __name__ == "__main__":
+    if "RANK" in os.environ:
+        worker()
+    else:
+        raise SystemExit(main())
