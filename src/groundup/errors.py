@@ -6,6 +6,7 @@
     ├── DataError          a source text, or a folder of prepared tokens
     ├── TokenizerError     a tokenizer that cannot be read, or that does not fit
     ├── CheckpointError    a run or checkpoint folder
+    │   └── NewerFormatError   one that a newer groundup wrote: nothing is wrong with it
     └── TrainingError      a training run that cannot go on
 
 Every message is one sentence, or two: the place, the value, the remedy. The command line prints it and exits
@@ -37,6 +38,10 @@ class TokenizerError(GroundupError):
 
 class CheckpointError(GroundupError):
     """A run or checkpoint folder is missing, damaged or does not match."""
+
+
+class NewerFormatError(CheckpointError):
+    """A checkpoint was written by a newer groundup, which is no damage: this one must be updated."""
 
 
 class TrainingError(GroundupError):

@@ -50,7 +50,11 @@ class Moving:
 
     def books_of(self, checkpoint: Path) -> dict[str, Any]:
         """What a checkpoint remembers besides tensors; only the first process reads it, or anything of a run."""
-        return self.world.first(state.load_progress(checkpoint) if self.world.rank == 0 else {})
+        books: dict[str, Any] = {}
+        if self.world.rank == 0:
+            state.load_config(checkpoint)  # refuses what a newer groundup wrote
+            books = state.load_progress(checkpoint)
+        return self.world.first(books)
 
     def restore(self, checkpoint: Path, books: Mapping[str, Any]) -> None:
         """Be what the checkpoint holds. CheckpointError when it does not fit this model."""

@@ -51,7 +51,7 @@ def test_a_flipped_bit_a_missing_and_a_foreign_file_are_named(tmp_path, name):
     with pytest.raises(CheckpointError, match=f"{name}: damaged"):
         verify(tmp_path / "c")
     path.unlink()
-    with pytest.raises(CheckpointError, match=f"{name} is missing"):
+    with pytest.raises(CheckpointError, match=f"{name}: missing"):
         verify(tmp_path / "c")
     path.write_bytes(data)
     (tmp_path / "c" / "foreign").write_text("x")

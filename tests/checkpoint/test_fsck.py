@@ -1,6 +1,7 @@
 """Every kind of damage to a run is found and named; a healthy run has none, and is left as it was."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import groundup
+from groundup.checkpoint import atomic
 from groundup.checkpoint.atomic import SUMS, sha256
 from groundup.checkpoint.fsck import examine
 from groundup.checkpoint.lock import locked
 from groundup.checkpoint.run import RunFolder
 from groundup.cli import main
+from groundup.errors import DataError
 
 OVERRIDES = {
     "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16},
@@ -146,7 +149,7 @@ WRONG = {
     "another step": (spoil_json("progress.json", step=11), "stands at step 11, but the folder is step-00000012"),
     "a negative cursor": (spoil_json("progress.json", cursor=-1), "cursor is -1"),
     "an endless time": (spoil_json("progress.json", elapsed=float("inf")), "elapsed is inf"),
-    "a newer format": (spoil_json("config.json", format=99), "newer groundup"),
+    "no format": (spoil_json("config.json", format=None), "config.json: damaged (its format is None, not 1)"),
     "no JSON": (lambda c: (c / "progress.json").write_text("{"), "progress.json: damaged"),
 }
 
@@ -160,7 +163,74 @@ def test_what_checksums_cannot_see_is_found_too(kind, run):
     found = examine(run)
     assert any(expected in problem for problem in found.checkpoints[-1].problems)
     assert found.resume_from == "step-00000009"
-    assert found.command == f"rm -r {checkpoint} && groundup resume {run}"  # resume goes by checksums alone
+    assert found.command == f"rm -r -- {checkpoint} && groundup resume {run}"  # resume goes by checksums alone
+
+
+@pytest.mark.parametrize("name", [MODEL, MOMENTS, "average.safetensors"])
+def test_a_file_that_not_even_the_checksums_know_of_is_missed(name, run):
+    checkpoint = run / "checkpoints" / LAST
+    if name == "average.safetensors":
+        config = json.loads((checkpoint / "config.json").read_text())
+        spoil_json("config.json", optimizer=config["optimizer"] | {"ema": 0.9})(checkpoint)
+    else:
+        (checkpoint / name).unlink()
+    present = [line.split("  ")[1] for line in (checkpoint / SUMS).read_text().splitlines()]
+    there = [file for file in present if (checkpoint / file).exists()]
+    (checkpoint / SUMS).write_text("".join(f"{sha256(checkpoint / file)}  {file}\n" for file in there))
+    found = examine(run)
+    assert found.checkpoints[-1].problems[0] == f"{name}: missing, though {SUMS} does not list it"
+    assert found.resume_from == "step-00000009"
+
+
+def newer(checkpoint: Path) -> None:
+    """Make it one that only a later groundup can read."""
+    spoil_json("config.json", format=99, model={"what": "later"})(checkpoint)
+    reseal(checkpoint)
+
+
+def test_a_checkpoint_of_a_newer_groundup_is_not_damaged_and_is_never_deleted(run, capsys):
+    newer(run / "checkpoints" / LAST)
+    found = examine(run)
+    assert not found.ok
+    assert found.update
+    assert found.command is None
+    status, out, _ = command(capsys, "fsck", run)
+    assert status == 1
+    assert f"newer    {LAST}  config.json: of format 99, which a newer groundup wrote" in out
+    assert "damaged" not in out
+    assert "rm " not in out
+    assert out.endswith("next: update groundup\n")
+    assert json.loads(command(capsys, "fsck", run, "--json")[1])["update"]
+
+
+def test_resume_refuses_a_checkpoint_of_a_newer_groundup_and_touches_nothing(run, capsys):
+    newer(run / "checkpoints" / LAST)
+    before = content(run)
+    status, _, err = command(capsys, "resume", run, "--train.max_steps", 20)
+    assert status == 2
+    assert err.splitlines()[-1].endswith("which a newer groundup wrote (this one reads format 1); update groundup")
+    (lock,) = {name for name, value in content(run).items() if value != before[name]}
+    assert lock.endswith("/.lock")
+
+
+def test_what_to_type_is_quoted_for_the_shell(run, tmp_path, prepared):
+    odd = tmp_path / "my run; rm x"
+    run.rename(odd)
+    spoil_json("progress.json", step=11)(odd / "checkpoints" / LAST)
+    reseal(odd / "checkpoints" / LAST)
+    shutil.copytree(prepared, tmp_path / "my data")
+    line = examine(odd, tmp_path / "my data").command
+    remove, _, resume = line.partition(" && ")
+    assert shlex.split(remove) == ["rm", "-r", "--", str(odd / "checkpoints" / LAST)]
+    assert shlex.split(resume) == ["groundup", "resume", str(odd), "--data", str(tmp_path / "my data")]
+
+
+def test_nothing_is_hashed_twice(run, monkeypatch):
+    (run / "checkpoints" / LAST / "config.json").write_text("{}")
+    hashed = []
+    monkeypatch.setattr(atomic, "sha256", lambda path: hashed.append(path) or sha256(path))
+    examine(run)
+    assert len(hashed) == len(set(hashed)) == 3 * (len(FILES) - 1)
 
 
 def with_parents(run: Path) -> None:
@@ -242,8 +312,11 @@ def test_a_full_disk_is_told_before_the_next_checkpoint(run, monkeypatch):
 def test_data_that_moved_changed_or_was_cut_is_told(run, prepared, tmp_path):
     config = run / "config.yaml"
     config.write_text(config.read_text().replace(str(prepared), str(tmp_path / "gone")))
-    (problem,) = examine(run).problems
-    assert "name its folder with --data" in problem
+    (note,) = examine(run).notes
+    assert note == f"{tmp_path / 'gone'}: there is no such folder; say where the run's data is with --data DIR"
+    assert examine(run).ok
+    with pytest.raises(DataError, match="no such folder"):
+        examine(run, tmp_path / "nowhere")
     assert examine(run, prepared).ok
     assert examine(run, prepared).command.endswith(f" --data {prepared}")
     shutil.copytree(prepared, tmp_path / "gone")
@@ -254,6 +327,17 @@ def test_data_that_moved_changed_or_was_cut_is_told(run, prepared, tmp_path):
     (tmp_path / "text.txt").write_text("Something else.\n" * 90)
     groundup.prepare(tmp_path / "text.txt", tmp_path / "other", tokenizer="byte")
     assert any("not the data" in problem for problem in examine(run, tmp_path / "other").problems)
+
+
+def test_data_named_from_another_folder_is_a_note_that_says_from_where(run, prepared, tmp_path, monkeypatch):
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace(str(prepared), prepared.name))
+    monkeypatch.chdir(tmp_path)
+    found = examine(run)
+    assert found.ok
+    assert found.notes[0].startswith(f"{prepared.name}: there is no such folder below {tmp_path}, the folder that you")
+    monkeypatch.chdir(prepared.parent)
+    assert not examine(run).notes
 
 
 def test_a_run_in_use_is_told_and_its_checkpoint_under_way_is_no_scrap(run):

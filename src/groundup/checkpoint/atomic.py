@@ -40,26 +40,36 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 def verify(folder: Path) -> None:
     """CheckpointError naming the first file that is missing or not what was written."""
-    sums = folder / SUMS
-    try:
-        lines = sums.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(
-            f"{folder}: no readable {SUMS}, so this is no whole checkpoint; use another one"
-        ) from error
-    listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    present = {path.relative_to(folder).as_posix(): path for path in _files(folder) if path != sums}
-    for name in sorted(present.keys() - listed.keys()):
-        raise CheckpointError(f"{sums}: cut short (it does not list {name}); use another checkpoint")
+    for file, what in damage(folder):
+        raise CheckpointError(f"{folder / file}: {what}; use another checkpoint")
+
+
+def damage(folder: Path) -> Iterator[tuple[str, str]]:
+    """Every file of a folder that is missing, foreign or not what was written, and what is wrong with it."""
+    listed = checksums(folder)
+    if listed is None:
+        yield SUMS, "missing or damaged, so this is no whole checkpoint"
+        return
+    present = {path.relative_to(folder).as_posix(): path for path in _files(folder) if path != folder / SUMS}
+    if unlisted := sorted(present.keys() - listed.keys()):
+        yield SUMS, f"damaged (it does not list {', '.join(unlisted)})"
     for name in sorted(listed.keys() - present.keys()):
-        raise CheckpointError(f"{folder}: {name} is missing from the checkpoint; use another one")
-    for name, path in present.items():
+        yield name, "missing"
+    for name in sorted(listed.keys() & present.keys()):
         try:
-            digest = sha256(path)
+            if sha256(present[name]) != listed[name]:
+                yield name, f"damaged (its checksum is not the one in {SUMS})"
         except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read ({error.strerror}); use another checkpoint") from error
-        if digest != listed[name]:
-            raise CheckpointError(f"{path}: damaged (its checksum differs from {SUMS}); use another checkpoint")
+            yield name, f"cannot be read ({error.strerror})"
+
+
+def checksums(folder: Path) -> dict[str, str] | None:
+    """The digest of each file as a folder's SHA256SUMS lists it; None where nobody can read that."""
+    try:
+        lines = (folder / SUMS).read_bytes().decode().removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from groundup.errors import CheckpointError
+from groundup.errors import CheckpointError, NewerFormatError
 
+FORMAT = 1  # of a checkpoint
 CONFIG, PROGRESS = "config.json", "progress.json"
 
 
@@ -27,4 +28,21 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: damaged ({error}); use another checkpoint") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: damaged (no JSON object); use another checkpoint")
+    return values
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What a checkpoint's config.json says, without its format.
+
+    CheckpointError when it is missing or damaged, NewerFormatError when it is of a newer groundup.
+    """
+    path = folder / CONFIG
+    values = read_json(path)
+    found = values.pop("format", None)
+    if isinstance(found, int) and found > FORMAT:
+        raise NewerFormatError(
+            f"{path}: of format {found}, which a newer groundup wrote (this one reads format {FORMAT}); update groundup"
+        )
+    if found != FORMAT:
+        raise CheckpointError(f"{path}: damaged (its format is {found!r}, not {FORMAT}); use another checkpoint")
     return values

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from groundup.checkpoint import state
-from groundup.checkpoint.atomic import SUMS, sha256
+from groundup.checkpoint.atomic import SUMS, damage, sha256
+from groundup.checkpoint.books import PROGRESS
 from groundup.checkpoint.lock import holder
+from groundup.checkpoint.origin import origin
 from groundup.checkpoint.run import RunFolder
 from groundup.config import Config
 from groundup.data.shards import Manifest, check_files
 from groundup.decode import changed
-from groundup.errors import CheckpointError, DataError, GroundupError
+from groundup.errors import CheckpointError, DataError, GroundupError, NewerFormatError
 from groundup.model.gpt import GPT
 
 WHOLE_NUMBERS, SECONDS = ("step", "tokens", "cursor"), ("elapsed", "dt")  # of progress.json
@@ -34,6 +38,8 @@ class Examined:
 
     name: str
     problems: tuple[str, ...]  # `file: what`; none where all is well
+    intact: bool = True  # every file is what was written
+    newer: bool = False  # by a newer groundup, so that nothing more is known of it
 
     @property
     def ok(self) -> bool:
@@ -51,6 +57,7 @@ class Findings:
     notes: tuple[str, ...]  # worth knowing, and no damage
     resume_from: str | None  # the newest good checkpoint
     command: str | None  # what to type next; None where there is nothing to go on with
+    update: bool = False  # what resuming would take is of a newer groundup: update this one
 
     @property
     def ok(self) -> bool:
@@ -61,66 +68,62 @@ class Findings:
 def examine(path: Path, data: Path | None = None) -> Findings:
     """Everything about the run at `path`; `data` names the prepared folder where it has moved.
 
-    CheckpointError when there is no run at all. A checkpoint that a training process deletes meanwhile is left out.
+    CheckpointError when there is no run at all, DataError when `data` is no folder. A checkpoint that a training
+    process deletes meanwhile is left out.
     """
     run = RunFolder(path)
     if not (path / "config.yaml").exists() and not run.checkpoints.is_dir():
         raise CheckpointError(f"{path}: holds no run; give a folder written by `groundup train`")
+    if data and not data.is_dir():
+        raise DataError(origin(data, {}).sentence)
     busy = holder(path)
     problems, notes = [], [f"in use right now by {busy}"] if busy else []
     config, complaint = _config(run)
     problems += complaint
-    examined = [Examined(folder.name, tuple(faults(folder))) for folder in run.steps()]
+    examined = [_examined(folder) for folder in run.steps()]
     examined = [found for found in examined if (run.checkpoints / found.name).is_dir()]
     examined, broken = _chain(run, examined)
     good = next((run.checkpoints / found.name for found in reversed(examined) if found.ok), None)
-    problems += broken + _books_of_the_run(run, config, good) + _data(config, good, data)
+    misfits, absent = _data(config, good, data)
+    problems += broken + _books_of_the_run(run, config, good) + misfits
+    notes += absent
     notes += [*_log(run.log), *_links(run), *([] if busy else _scraps(run)), *_room(run)]
     if not examined:
         notes.append("no checkpoint yet: resume begins anew, with the same weights")
-    command = _command(run, examined, data) if config else None
-    return Findings(path, tuple(examined), tuple(problems), tuple(notes), good.name if good else None, command)
+    update = _needs_update(examined)
+    command = _command(run, examined, data) if config and not update else None
+    from_here = good.name if good else None
+    return Findings(path, tuple(examined), tuple(problems), tuple(notes), from_here, command, update)
 
 
-def faults(folder: Path) -> Iterator[str]:
-    """What is wrong with a checkpoint, as `file: what`: every damaged file first, else what its files hold."""
-    damaged = list(_damaged(folder))
+def _examined(folder: Path) -> Examined:
+    """A checkpoint: every damaged file, or else what is wrong with what its files hold."""
+    damaged = tuple(f"{file}: {what}" for file, what in damage(folder))
     if damaged:
-        yield from damaged
-        return
+        return Examined(folder.name, damaged, intact=False)
+    try:
+        return Examined(folder.name, tuple(_odd_content(folder)))
+    except NewerFormatError as error:
+        return Examined(folder.name, (_within(folder, str(error)),), newer=True)
+
+
+def _odd_content(folder: Path) -> Iterator[str]:
     try:
         config = state.load_config(folder)
         state.load_text(folder)
+    except NewerFormatError:
+        raise
     except GroundupError as error:
         yield _within(folder, str(error))
         return
+    average = (state.AVERAGE,) if config.optimizer.ema else ()
+    missing = [name for name in (state.MODEL, state.OPTIMIZER, *average) if not (folder / name).is_file()]
+    yield from (f"{name}: missing, though {SUMS} does not list it" for name in missing)
     yield from _odd_progress(folder)
     with torch.device("meta"):
         shapes = {name: list(parameter.shape) for name, parameter in GPT(config.model).named_parameters()}
     for file in sorted(folder.rglob("*.safetensors")):
         yield from _odd_tensors(file, file.relative_to(folder).as_posix(), shapes)
-
-
-def _damaged(folder: Path) -> Iterator[str]:
-    """Every file that is missing, foreign or not what was written."""
-    try:
-        lines = (folder / SUMS).read_bytes().decode().removesuffix("\n").split("\n")
-    except (OSError, UnicodeDecodeError):
-        yield f"{SUMS}: missing or damaged"
-        return
-    listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    present = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
-    present.pop(SUMS, None)
-    if unlisted := sorted(present.keys() - listed.keys()):
-        yield f"{SUMS}: damaged (it does not list {', '.join(unlisted)})"
-    for name, digest in listed.items():
-        try:
-            if name not in present:
-                yield f"{name}: missing"
-            elif sha256(present[name]) != digest:
-                yield f"{name}: damaged (its checksum is not the one in {SUMS})"
-        except OSError as error:
-            yield f"{name}: cannot be read ({error.strerror})"
 
 
 def _odd_progress(folder: Path) -> Iterator[str]:
@@ -132,14 +135,14 @@ def _odd_progress(folder: Path) -> Iterator[str]:
     for key in WHOLE_NUMBERS:
         value = progress.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            yield f"progress.json: {key} is {value!r}, no whole number"
+            yield f"{PROGRESS}: {key} is {value!r}, no whole number"
     for key in SECONDS:
         value = progress.get(key)
         if not isinstance(value, int | float) or not 0 <= value < math.inf:
-            yield f"progress.json: {key} is {value!r}, no number of seconds"
+            yield f"{PROGRESS}: {key} is {value!r}, no number of seconds"
     step = progress.get("step")
     if isinstance(step, int) and folder.name != f"step-{step:08d}":
-        yield f"progress.json: stands at step {step}, but the folder is {folder.name}"
+        yield f"{PROGRESS}: stands at step {step}, but the folder is {folder.name}"
 
 
 def _odd_tensors(file: Path, name: str, shapes: Mapping[str, list[int]]) -> Iterator[str]:
@@ -207,37 +210,37 @@ def _books_of_the_run(run: RunFolder, config: Config | None, good: Path | None) 
     return problems
 
 
-def _data(config: Config | None, good: Path | None, moved: Path | None) -> list[str]:
-    """Whether the prepared folder is there, whole as far as sizes tell, and the one that the run was trained on."""
+def _data(config: Config | None, good: Path | None, moved: Path | None) -> tuple[list[str], list[str]]:
+    """Problems and notes: is the prepared folder there, of the right sizes, and what the run was trained on?"""
     place = moved or (Path(config.data) if config and config.data else None)
     if place is None:
-        return []
+        return [], []
     try:
-        manifest = Manifest.load(place)
-        check_files(place, manifest, checksums=False)
+        found = origin(place, state.load_progress(good) if good else {})
+        if found.answer == "missing":
+            return [], [found.sentence]  # another place, not damage
+        check_files(place, Manifest.load(place), checksums=False)
     except DataError as error:
-        return [f"{error}; where the data has moved, name its folder with --data"]
-    if good and state.load_progress(good).get("data") != manifest.fingerprint:
-        return [f"{place}: not the data that this run was trained on; name its folder with --data"]
-    return []
+        return [f"{error}; where the data has moved, name its folder with --data"], []
+    return ([found.sentence] if found.answer == "other" else []), []
 
 
 def _log(path: Path) -> list[str]:
     """What interruptions left in the log."""
     notes, torn, missing, last = [], 0, 0, 0
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+            for line in file:  # a long run's log is larger than its checkpoints
+                try:
+                    record: Any = json.loads(line) if line != "\n" else {}
+                    step = record["step"] if record.get("event") in ("step", "skip") else None
+                except (ValueError, AttributeError, KeyError, RecursionError):
+                    torn += 1
+                    continue
+                if isinstance(step, int):
+                    missing, last = missing + max(0, step - last - 1), max(last, step)
     except OSError:
         return []
-    for line in text.split("\n"):
-        try:
-            record: Any = json.loads(line) if line else {}
-            step = record["step"] if record.get("event") in ("step", "skip") else None
-        except (ValueError, AttributeError, KeyError):
-            torn += 1
-            continue
-        if isinstance(step, int):
-            missing, last = missing + max(0, step - last - 1), max(last, step)
     if torn:
         notes.append(f"{path.name}: {torn} lines cut off, as a kill or a power failure leaves them; they are ignored")
     if missing:
@@ -273,17 +276,17 @@ def _room(run: RunFolder) -> list[str]:
 
 def _command(run: RunFolder, examined: list[Examined], data: Path | None) -> str | None:
     """How to go on. Resuming looks at checksums alone, so what is bad in another way must go first."""
-    names = []
-    for found in reversed(examined):
-        if found.ok:
-            break
-        if not any(_damaged(run.checkpoints / found.name)):
-            names.append(str(run.checkpoints / found.name))
-    else:
-        if examined:
-            return None  # `groundup resume` has nothing to go on with
-    remove = f"rm -r {' '.join(reversed(names))} && " if names else ""
-    return f"{remove}groundup resume {run.path}" + (f" --data {data}" if data else "")
+    newer_ones = list(takewhile(lambda found: not found.ok, reversed(examined)))
+    if examined and len(newer_ones) == len(examined):
+        return None  # `groundup resume` has nothing to go on with
+    names = [str(run.checkpoints / found.name) for found in reversed(newer_ones) if found.intact]
+    remove = f"{shlex.join(['rm', '-r', '--', *names])} && " if names else ""
+    return remove + shlex.join(["groundup", "resume", str(run.path), *(["--data", str(data)] if data else [])])
+
+
+def _needs_update(examined: list[Examined]) -> bool:
+    """Whether the newest checkpoint whose checksums hold, which is what resuming takes, is of a newer groundup."""
+    return next((found.newer for found in reversed(examined) if found.intact), False)
 
 
 def _within(folder: Path, message: str) -> str:

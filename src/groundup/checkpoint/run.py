@@ -42,9 +42,8 @@ class RunFolder:
     def refuse_existing(self) -> None:
         """UsageError when there is a run here already."""
         if (self.path / "config.yaml").exists():
-            raise UsageError(
-                f"{self.path}: holds a run already; go on with `groundup resume {self.path}`, or give another --out"
-            )
+            resume = shlex.join(["groundup", "resume", str(self.path)])
+            raise UsageError(f"{self.path}: holds a run already; go on with `{resume}`, or give another --out")
 
     def create(self, config: Config) -> None:
         """Start a new run here; UsageError when the place cannot be written."""

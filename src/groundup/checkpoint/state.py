@@ -24,13 +24,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from groundup.checkpoint.atomic import atomic_folder
-from groundup.checkpoint.books import CONFIG, PROGRESS, read_json, write_json
+from groundup.checkpoint.books import CONFIG, FORMAT, PROGRESS, read_config, read_json, write_json
 from groundup.config import Config
 from groundup.errors import CheckpointError
 from groundup.optim.sharded import like, whole
 from groundup.text.tokenizer import Tokenizer, load_tokenizer
 
-FORMAT = 1
 MODEL, AVERAGE = "model.safetensors", "average.safetensors"
 OPTIMIZER, TOKENIZER = "optimizer/state.safetensors", "tokenizer"
 
@@ -119,14 +118,9 @@ def save(folder: Path, what: Snapshot) -> None:
 
 
 def load_config(folder: Path) -> Config:
-    """The configuration in a checkpoint; CheckpointError when missing, damaged, or from a newer groundup."""
-    values = read_json(folder / CONFIG)
-    if values.pop("format", None) != FORMAT:
-        raise CheckpointError(
-            f"{folder / CONFIG}: not of format {FORMAT}; it was written by a newer groundup, update it"
-        )
+    """The configuration in a checkpoint; CheckpointError when missing or damaged, NewerFormatError from a newer one."""
     try:
-        return Config.model_validate(values)
+        return Config.model_validate(read_config(folder))
     except ValidationError as error:
         raise CheckpointError(f"{folder / CONFIG}: {error.errors()[0]['msg']}; use another checkpoint") from None
 

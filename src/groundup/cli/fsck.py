@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from groundup.checkpoint.fsck import Findings
+    from groundup.checkpoint.fsck import Examined, Findings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,8 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "groundup fsck RUN [--data DIR] [--json]"
     parser.epilog = (
         "Reads every file of a run: config, log, checksums and numbers of each checkpoint, whether each is the one\n"
-        "that the next went on from, links, scraps, free disk, data. It changes nothing.\n"
-        "Exit status: 0 all is well, 1 something is damaged, 2 there is no run.\n\n"
+        "that the next went on from, links, scraps, free disk; of the data, whether it is the run's own, and the sizes of\n"
+        "its files (`groundup doctor` reads them). It changes nothing.\n"
+        "Exit status: 0 all is well, 1 something is damaged or of a newer groundup, 2 there is no run.\n\n"
         "  groundup fsck runs/book"
     )
     parser.add_argument("run", metavar="RUN", help="folder written by `groundup train`")
@@ -39,13 +40,17 @@ def _lines(findings: Findings) -> list[str]:
     lines = []
     for checkpoint in findings.checkpoints:
         first, *others = checkpoint.problems or ("",)
-        lines.append(f"{'ok' if checkpoint.ok else 'damaged':<9}{checkpoint.name}  {first}".rstrip())
+        lines.append(f"{_state(checkpoint):<9}{checkpoint.name}  {first}".rstrip())
         lines += [f"{'':<9}{'':<{len(checkpoint.name)}}  {problem}" for problem in others]
     lines += [f"{'problem':<9}{problem}" for problem in findings.problems]
     lines += [f"{'note':<9}{note}" for note in findings.notes]
     good = sum(checkpoint.ok for checkpoint in findings.checkpoints)
-    lines.append(f"{findings.run}: {'all is well' if findings.ok else 'damaged'}, {good} good checkpoints")
-    if findings.command:
+    damaged = findings.problems or any(not (found.ok or found.newer) for found in findings.checkpoints)
+    verdict = "damaged" if damaged else "all is well" if findings.ok else "written by a newer groundup"
+    lines.append(f"{findings.run}: {verdict}, {good} good checkpoints")
+    if findings.update:
+        lines.append("next: update groundup")
+    elif findings.command:
         start = f"from {findings.resume_from}" if findings.resume_from else "from the start"
         lines.append(f"next: {findings.command}  # {start}")
     elif findings.resume_from:
@@ -53,6 +58,10 @@ def _lines(findings: Findings) -> list[str]:
     else:
         lines.append("next: start a new run; no checkpoint is whole")
     return lines
+
+
+def _state(checkpoint: Examined) -> str:
+    return "ok" if checkpoint.ok else "newer" if checkpoint.newer else "damaged"
 
 
 def _as_json(findings: Findings) -> str:
