@@ -17,7 +17,7 @@ from groundup.data.writer import ShardWriter
 from groundup.doctor import arithmetic, machine, scan
 from groundup.doctor.finding import Finding
 from groundup.doctor.prepared import check_data
-from groundup.doctor.trained import check_run
+from groundup.doctor.trained import check_checkpoint, check_run
 from groundup.preparation.watch import Watch
 
 DOCUMENTS = 300
@@ -342,19 +342,41 @@ def test_a_run_without_checkpoint_config_or_data_is_named(tmp_path, data):
     checkpoint.mkdir(parents=True)
     progress = json.dumps({"step": 1, "data": Manifest.load(data).fingerprint})
     (checkpoint / "progress.json").write_text(progress)
-    digest = machine_digest(checkpoint / "progress.json")
-    (checkpoint / "SHA256SUMS").write_text(f"{digest}  progress.json\n")
+    (checkpoint / "config.json").write_text('{"format": 1}')
+    seal(checkpoint)
     assert {finding.status for finding in check_run(run, None)} == {"ok"}
     assert list(check_run(run, tmp_path / "gone"))[-1].status == "warning"
     rewrite(data, "val", [[1] * 100])
     assert "not the data" in list(check_run(run, None))[-1].sentence
     (checkpoint / "progress.json").write_text(progress + " ")
     assert list(check_run(run, None))[-1].status == "problem"
+    (checkpoint / "progress.json").write_text(progress)
+    shutil.copytree(checkpoint, checkpoint.with_name("step-00000002"))
+    (checkpoint / "progress.json").write_text(progress + " ")
+    older = list(check_run(run, None))[1]
+    assert (older.status, older.remedy) == ("warning", f"`groundup resume {run}` goes on from step-00000002")
+    assert "1 of 2 whole" in older.sentence
+    assert "step-00000001/progress.json: damaged" in older.sentence
+    (checkpoint.with_name("step-00000002") / "config.json").write_text('{"format": 2}')
+    seal(checkpoint.with_name("step-00000002"))
+    newer = list(check_run(run, None))[1]
+    assert (newer.status, newer.remedy) == ("problem", "update groundup")
+    assert "newer groundup" in newer.sentence
+    assert next(check_checkpoint(checkpoint.with_name("step-00000002"))).remedy == "update groundup"
     (run / "config.yaml").write_text("nonsense: 1\n")
     assert next(check_run(run, None)).status == "problem"
 
 
-def machine_digest(path):
-    from groundup.checkpoint.atomic import sha256
+def test_what_to_type_is_quoted_for_the_shell(tmp_path):
+    run = tmp_path / "my run"
+    run.mkdir()
+    (run / "config.yaml").write_text("model: {vocab_size: 257}\n")
+    assert list(check_run(run, None))[1].remedy == f"`groundup resume '{run}'` begins again"
 
-    return sha256(path)
+
+def seal(checkpoint):
+    """Write the checksums of what is there."""
+    from groundup.checkpoint.atomic import SUMS, sha256
+
+    names = sorted(path.name for path in checkpoint.iterdir() if path.name != SUMS)
+    (checkpoint / SUMS).write_text("".join(f"{sha256(checkpoint / name)}  {name}\n" for name in names))

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 EPILOG = """Of the machine: cores, memory, Python and libraries, torch, GPU, the fastest type of number, the compiler
 that train.compile needs, and the disk where the first folder lies, or here. Of prepared data, in one pass over it:
-checksums, ids, documents on both sides of the split, copies, how much is held out, the tokenizer. Of a run: its
-checkpoints' checksums, and whether its data is still the same. Exit status 1 where there is a problem.
+checksums, ids, documents on both sides of the split, copies, how much is held out, the tokenizer. Of a run: the
+checksums of all its checkpoints, and whether its data is still the same. Exit status 1 where there is a problem.
 
   groundup doctor
   groundup doctor runs/mine data/mine"""
