@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import groundup
+from groundup.checkpoint.atomic import SUMS, sha256
 from groundup.cli import main
 from groundup.cli.why import shortened
 from groundup.config import to_yaml
@@ -58,6 +59,8 @@ def checkpoint(run, step=10, **progress):
     folder = run / "checkpoints" / f"step-{step:08d}"
     folder.mkdir(parents=True)
     (folder / "progress.json").write_text(json.dumps({"step": step, **progress}))
+    (folder / SUMS).write_text(f"{sha256(folder / 'progress.json')}  progress.json\n")
+    return folder
 
 
 class Sequence:
@@ -134,6 +137,46 @@ def test_a_step_that_is_not_logged_is_computed_and_said_so(run):
     assert "computed" in found.notes[0]
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"loss": "x", "grad_norm": []},
+        {"loss": 10**400, "grad_norm": True},
+        {"loss": {"a": 1}, "grad_norm": None},
+    ],
+)
+def test_numbers_that_are_none_are_left_out(run, command, odd):
+    log(run, {"event": "step", "step": 3, "cursor": 8, **odd})
+    assert (why(run, 3).loss, why(run, 3).grad_norm) == (None, None)
+    status, out, err = command(run, 3)
+    assert (status, err, out.splitlines()[0]) == (0, "", "step 3")
+
+
+@pytest.mark.parametrize("cursor", ["10" * 13, "-1", '"8"', "1.5", "null", "[" * 100_000])
+def test_a_record_whose_cursor_cannot_be_is_no_record(run, cursor):
+    with (run / "log.jsonl").open("a") as file:
+        file.write(f'{{"event": "step", "step": 3, "loss": 1.0, "cursor": {cursor}}}\n')
+    found = why(run, 3)
+    assert (found.cursor, found.logged) == (2 * ROWS, 0)
+
+
+@pytest.mark.parametrize("skips", [5, [3], [["a", 1]], [[1, 2, 3]], [[float("inf"), 1]]])
+def test_skips_that_make_no_sense_send_it_to_the_checkpoint_before(run, corpus, skips):
+    data = Manifest.load(corpus / "data").fingerprint
+    checkpoint(run, 10, skips=[[8, 30]], data=data)
+    checkpoint(run, 11, skips=skips, data=data)
+    assert why(run, 3).cursor == 30
+
+
+def test_books_that_are_not_what_was_written_count_for_nothing(run, corpus):
+    data = Manifest.load(corpus / "data").fingerprint
+    checkpoint(run, 10, skips=[[8, 30]], data=data)
+    path = checkpoint(run, 11, skips=[[8, 40]], data=data) / "progress.json"
+    assert why(run, 3).cursor == 40
+    path.write_text(path.read_text().replace("40", "50"))
+    assert why(run, 3).cursor == 30
+
+
 def test_a_computed_step_goes_around_what_was_skipped(run, corpus):
     checkpoint(run, skips=[[8, 30]], data=Manifest.load(corpus / "data").fingerprint)
     assert [why(run, step).cursor for step in (1, 2, 3, 4)] == [0, 4, 30, 34]
@@ -169,7 +212,7 @@ def test_a_budget_has_no_last_step_but_numbers_have(run):
 def test_what_is_not_there_gets_a_sentence(run, corpus, tmp_path):
     with pytest.raises(CheckpointError, match="holds no run"):
         why(tmp_path / "nowhere", 1)
-    with pytest.raises(DataError, match="no such folder; give the run's data with --data"):
+    with pytest.raises(DataError, match="no such folder; say where the run's data is with --data"):
         why(run, 1, tmp_path / "nowhere")
     (run / "config.yaml").write_text((run / "config.yaml").read_text().replace(str(corpus), str(tmp_path)))
     with pytest.raises(DataError, match="--data DIR"):

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from groundup.checkpoint.atomic import checksums, sha256
 from groundup.checkpoint.books import PROGRESS, read_json
+from groundup.checkpoint.origin import origin
 from groundup.checkpoint.run import RunFolder
 from groundup.config import Config
 from groundup.data.batches import Batches
@@ -24,6 +26,7 @@ from groundup.text.tokenizer import Tokenizer, load_tokenizer
 from groundup.training.horizon import Steps, build_horizon
 
 LAST = 2**62  # windows; beyond, a cursor is no 64-bit number any more
+Skips = Sequence[tuple[int, int]]  # windows from the first up to the second, which the run goes around
 OF_A_STEP = re.compile(rb'"event":\s*"(?:step|skip)"')
 
 
@@ -70,17 +73,16 @@ def why(run: Path, step: int, data: Path | None = None) -> Why:
     folder = RunFolder(run)
     config = folder.config()
     place = _data_folder(config, data)
-    manifest = Manifest.load(place)
-    progress = _progress(folder)
-    notes = _compared(place, manifest, progress)
+    books, skips = _books(folder)
+    notes = _compared(place, books)
     tokens = Tokens.open(place, "train")
     batches = Batches(tokens, config.model.block_size, config.batches.seed)
     records = logged(folder.log, step)
     if records:
         cursor, more = int(records[-1]["cursor"]), _of_log(records)
     else:
-        cursor, more = _foreseen(config, batches, step, progress)
-    documents, tokenizer = Documents.open(place, manifest, "train"), load_tokenizer(place / "tokenizer")
+        cursor, more = _foreseen(config, batches, step, skips)
+    documents, tokenizer = Documents.open(place, Manifest.load(place), "train"), load_tokenizer(place / "tokenizer")
     last = records[-1] if records else {}
     return Why(
         run,
@@ -117,15 +119,28 @@ def logged(log: Path, step: int) -> list[dict[str, Any]]:
                     records.append(_understood(line))
     except OSError:  # lost, which is no reason not to answer
         return []
-    return [r for r in records if r.get("step") == step and isinstance(r.get("cursor"), int)]
+    return [record for record in records if record.get("step") == step]
 
 
 def _understood(line: bytes) -> dict[str, Any]:
+    """What of a step's record is used, as far as it makes sense; nothing where the cursor does not."""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return record if isinstance(record, dict) and record.get("event") in ("step", "skip") else {}
+    if not (isinstance(record, dict) and record.get("event") in ("step", "skip")):
+        return {}
+    step, cursor = record.get("step"), record.get("cursor")
+    if not isinstance(cursor, int) or not 0 <= cursor <= LAST:
+        return {}
+    numbers = {name: _number(record.get(name)) for name in ("loss", "grad_norm")}
+    return {"event": record["event"], "step": step, "cursor": int(cursor), **numbers}
+
+
+def _number(value: object) -> float | None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if isinstance(value, float) or abs(value) < LAST else None
 
 
 def _of_log(records: list[dict[str, Any]]) -> list[str]:
@@ -140,20 +155,19 @@ def _of_log(records: list[dict[str, Any]]) -> list[str]:
     return notes
 
 
-def _foreseen(config: Config, batches: Batches, step: int, progress: dict[str, Any]) -> tuple[int, list[str]]:
+def _foreseen(config: Config, batches: Batches, step: int, skips: Skips) -> tuple[int, list[str]]:
     """The cursor of a step that the log does not have, and how it is known."""
     horizon = build_horizon(config, batches.windows)
     if isinstance(horizon, Steps) and step > horizon.total:
         raise UsageError(f"step {step}: beyond the horizon of this run, which is {horizon.total:,} steps")
     if step > LAST // config.rows:
         raise UsageError(f"step {step}: farther than any run can go")
-    skips = [(int(start), int(stop)) for start, stop in progress.get("skips", [])]
     cursor = cursor_after(step - 1, config.rows, skips)
     around = " around what the run has skipped so far" if skips else ""
     return cursor, [f"not in log.jsonl: its windows are computed{around}"]
 
 
-def cursor_after(steps: int, rows: int, skips: Iterable[tuple[int, int]]) -> int:
+def cursor_after(steps: int, rows: int, skips: Skips) -> int:
     """The cursor when `steps` of `rows` windows are done, and a step that would begin in a skip begins behind it."""
     cursor = 0
     for start, stop in sorted(skips):
@@ -170,24 +184,26 @@ def _data_folder(config: Config, moved: Path | None) -> Path:
         raise ConfigError("data: the run names no prepared folder; give one with --data DIR")
     place = moved or Path(config.data or "")
     if not place.is_dir():
-        raise DataError(f"{place}: there is no such folder; give the run's data with --data DIR")
+        raise DataError(origin(place, {}).sentence)
     return place
 
 
-def _progress(folder: RunFolder) -> dict[str, Any]:
-    """The books of the newest checkpoint that has any; nothing where there is none."""
+def _books(folder: RunFolder) -> tuple[dict[str, Any], Skips]:
+    """The books of the newest checkpoint whose own are what was written, and what the run skips by them."""
     for checkpoint in reversed(folder.steps()):
         try:
-            return read_json(checkpoint / PROGRESS)
-        except CheckpointError:
+            if sha256(checkpoint / PROGRESS) != (checksums(checkpoint) or {}).get(PROGRESS):
+                continue
+            books = read_json(checkpoint / PROGRESS)
+            return books, [(int(start), int(stop)) for start, stop in books.get("skips", [])]
+        except (CheckpointError, OSError, ValueError, TypeError, OverflowError):
             continue
-    return {}
+    return {}, []
 
 
-def _compared(place: Path, manifest: Manifest, progress: dict[str, Any]) -> list[str]:
+def _compared(place: Path, books: dict[str, Any]) -> list[str]:
     """DataError where a prepared folder is not what the run was trained on; a note where nobody can tell."""
-    if "data" not in progress:
-        return ["the run has no checkpoint yet that could tell whether its data has changed"]
-    if progress["data"] != manifest.fingerprint:
-        raise DataError(f"{place}: not the data that this run was trained on; give its folder with --data DIR")
-    return []
+    found = origin(place, books)
+    if found.answer == "other":
+        raise DataError(found.sentence)
+    return [found.sentence] if found.answer == "unknown" else []
