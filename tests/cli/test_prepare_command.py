@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -29,6 +30,12 @@ def test_a_folder_says_what_it_reads_on_standard_error(groundup, texts):
     assert done.err == "texts: reads 1 .py, 1 .txt; leaves out 1 .png\n"
     assert re.match(r"train +2 documents +[\d,]+ bytes +[\d,]+ tokens, 1\.00 bytes a token\nval ", done.out)
     assert done.out.endswith("next: groundup train gpt2-micro --data d --out runs/d\n")
+
+
+def test_what_comes_next_is_quoted_for_the_shell(groundup, texts):
+    done = groundup("prepare", "texts", "--out", "my data", "--tokenizer", "byte")
+    words = shlex.split(done.out.splitlines()[-1].removeprefix("next: "))
+    assert words == ["groundup", "train", "gpt2-micro", "--data", "my data", "--out", "runs/my data"]
 
 
 def test_the_same_command_again_says_that_nothing_is_to_be_done(groundup, texts):

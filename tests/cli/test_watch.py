@@ -2,15 +2,20 @@
 
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from groundup.build import Result
 from groundup.checkpoint.run import RunFolder
-from groundup.cli.watch import Unfailing
+from groundup.cli.watch import Unfailing, finish
+from groundup.examining import Losses
+from groundup.training.best import Best
 
 
 class Broken:
@@ -45,6 +50,19 @@ def test_a_fault_of_ours_is_not_hidden():
     with pytest.raises(RuntimeError, match="ours"):
         Unfailing(Broken(RuntimeError("ours"))).message("a")
     Unfailing(Broken(RuntimeError("reentrant call inside <_io.BufferedWriter>"))).message("a")
+
+
+@pytest.mark.parametrize(("number", "best"), [(None, 9), (None, 5), (signal.SIGINT, 9)])
+def test_what_comes_next_is_quoted_for_the_shell(number, best, capsys):
+    run = Path("runs/it's mine")
+    result = Result(run, run / "checkpoints", 9, 9, Losses(1.0, 1.0, 1.0), Best(1.0, best, 0), number)
+    finish(result, as_json=False)
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1].removeprefix("next: "))
+    if number:
+        assert words == ["groundup", "resume", str(run)]
+    else:
+        options = ["--checkpoint", "best"] if best < 9 else []
+        assert words == ["groundup", "generate", str(run), "--prompt", "TEXT", *options]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 MICRO_VOCAB = 16_384  # ids; with more, the output head of a small model would be most of its work
@@ -82,5 +83,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"{name:<6}{split.documents:>10,} documents {split.bytes:>15,} bytes {split.tokens:>14,} tokens{ratio}")
     print(f"tokenizer {manifest.tokenizer.name}, {manifest.tokenizer.n_vocab:,} ids; written to {args.out}")
     preset = "gpt2-micro" if manifest.tokenizer.n_vocab <= MICRO_VOCAB else "gpt2"
-    print(f"next: groundup train {preset} --data {args.out} --out runs/{Path(args.out).name}")
+    run = f"runs/{Path(args.out).resolve().name}"
+    print("next:", shlex.join(["groundup", "train", preset, "--data", args.out, "--out", run]))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -90,11 +91,12 @@ def finish(result: Result, *, as_json: bool, quiet: bool = False) -> int:
     elif result.signal:
         with suppress(OSError):  # the terminal may be what has gone
             print(f"stopped at step {result.step:,}; saved in {result.checkpoint}")
-            print(f"next: groundup resume {result.run}", flush=True)
+            print("next:", shlex.join(["groundup", "resume", str(result.run)]), flush=True)
     else:
         print(f"step {result.step:,} saved in {result.checkpoint}")
         earlier = best.loss is not None and best.step < result.step
         if earlier:
             print(f"best validation loss {best.loss:.4f} at step {best.step:,}: --checkpoint best uses that one")
-        print(f"next: groundup generate {result.run} --prompt TEXT{' --checkpoint best' if earlier else ''}")
+        words = ["groundup", "generate", str(result.run), "--prompt", "TEXT"]
+        print("next:", shlex.join([*words, *(["--checkpoint", "best"] if earlier else [])]))
     return 128 + result.signal if result.signal else 0
