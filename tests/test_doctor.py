@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -238,6 +239,34 @@ def test_this_machine_has_the_libraries_and_a_missing_one_is_named(monkeypatch):
     missing = [finding for finding in machine.libraries() if finding.status == "problem"]
     assert [finding.name for finding in missing] == ["torch"]
     assert "pip install 'torch>=" in missing[0].remedy
+
+
+def test_trackers_are_looked_at_too(monkeypatch):
+    have = {"wandb": "0.31.2", "tensorboard": "2.21.0"}
+    asked = ["wandb<1,>=0.31; extra == 'track'", "tensorboard>=2; extra == 'track'", "ruff>=99; extra == 'dev'"]
+    monkeypatch.setattr(machine.metadata, "version", have.__getitem__)
+    monkeypatch.setattr(machine.metadata, "requires", lambda _: asked)
+    monkeypatch.setattr(machine.metadata, "metadata", lambda _: {"Requires-Python": ">=3.11"})
+    extra = next(finding for finding in machine.libraries() if finding.name == "extra track")
+    assert (extra.status, extra.values) == ("ok", have)
+    have["wandb"] = "0.1"
+    old = next(finding for finding in machine.libraries() if finding.name == "wandb")
+    assert old.status == "problem"
+    assert "0.1, but groundup needs" in old.sentence
+
+
+def test_torch_that_cannot_be_loaded_is_a_finding(monkeypatch):
+    class Broken:
+        def find_spec(self, name, path=None, target=None):
+            if name == "torch":
+                raise OSError("libtorch_cpu.so: cannot open shared object file")
+
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(sys, "meta_path", [Broken()])
+    (finding,) = arithmetic.torch_build()
+    assert (finding.name, finding.status) == ("torch", "problem")
+    assert "cannot be loaded (OSError: libtorch_cpu.so" in finding.sentence
+    assert "install torch again" in finding.remedy
 
 
 def test_a_quota_below_the_cores_is_seen(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -33,19 +33,24 @@ class Teller:
     def listening(self) -> Iterator[None]:
         """While entered, records are taken."""
         self._log = Log(self.folder.log)
-        try:
+        with ExitStack() as closing:  # the log reaches the disk whatever the trackers do
+            closing.callback(self._log.close)
             self._trackers = open_trackers(self.config.tracking, self.folder.path, self._facts(), self.view.message)
+            closing.callback(self._trackers.close)
+            closing.callback(self._pass_on)  # such as the last save, which was noted from its own thread
             yield
-        finally:
-            self._trackers.close()
-            self._log.close()
 
     def record(self, event: str, **values: Any) -> None:
         """One line of log.jsonl; from any thread."""
         assert self._log is not None, "nobody is listening"
         self._log.write(event, **values)
         self._waiting.append((event, values))
-        while self._waiting and threading.current_thread() is self._thread:
+        if threading.current_thread() is self._thread:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Tell the trackers what has been noted since; from the one thread that may."""
+        while self._waiting:
             self._trackers.record(*self._waiting.popleft())
 
     def step(self, info: StepInfo) -> None:
@@ -80,11 +85,12 @@ class Teller:
         if not self.config.tracking.to:
             return {}
         train = self.config.train
+        assert train.precision != "auto", "a run's config is settled"
         return {
             "config": self.config.model_dump(mode="json"),
             "environment": environment(),
             "flops_per_token": flops_per_token(self.config.model),
-            "peak_flops": matmul_flops(torch.device(train.device), _name(train.precision), train.threads or 1),
+            "peak_flops": matmul_flops(torch.device(train.device), train.precision, train.threads or 1),
         }
 
 
@@ -98,7 +104,3 @@ class Mute(Teller):
 
     def record(self, event: str, **values: Any) -> None:
         """Nothing."""
-
-
-def _name(precision: str) -> Any:
-    return "fp32" if precision == "auto" else precision

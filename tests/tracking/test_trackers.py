@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+import groundup
+from groundup.checkpoint.run import Log, read_log
 from groundup.errors import ConfigError
 from groundup.sections import TrackingConfig
 from groundup.tracking import trackers
@@ -191,6 +193,57 @@ def test_steps_that_come_too_fast_are_thinned_but_never_the_rest_nor_the_last(ma
     assert said == []
 
 
+def test_the_last_step_is_shown_though_other_records_come_after_it(make):
+    fake = Fake()
+    shown = make(fake, steps_per_s=0.001, burst=2)
+    for step in range(10):
+        shown.record("step", {**STEP, "step": step})
+    shown.record("eval", {"step": 9, "val_loss": 2.0})
+    shown.record("save", {"step": 9})
+    shown.close(10)
+    assert [p.step for p in fake.points if "train/loss" in p.numbers] == [0, 1, 9]
+
+
+def overrides(**more):
+    return {
+        "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16},
+        "train": {"max_steps": 3, "batch_tokens": 64, "threads": 1, "precision": "fp32", "device": "cpu"},
+        "evaluate": {"tokens": 100, "sample_tokens": 0},
+        "tracking": {"to": ["wandb"], "offline": True},
+        **more,
+    }
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """Stands for wandb in runs to come."""
+    fake = Fake()
+    monkeypatch.setattr(trackers, "find_spec", lambda _: SimpleNamespace(origin="somewhere"))
+    monkeypatch.setitem(trackers.KINDS, "wandb", Kind("wandb", lambda place: fake, ""))
+    return fake
+
+
+def test_a_run_tells_its_trackers_everything_down_to_the_last_save(watched, prepared, tmp_path):
+    groundup.train(prepared, tmp_path / "run", overrides=overrides())
+    logged = [record["event"] for record in read_log(tmp_path / "run" / "log.jsonl")]
+    shown = ["step" if "train/loss" in p.numbers else next(iter(p.numbers)) for p in watched.points]
+    assert logged.count("save") == shown.count("event/save") == 1
+    assert len(shown) == len(logged)
+
+
+def test_the_log_is_flushed_even_where_the_trackers_cannot_be_closed(watched, prepared, tmp_path, monkeypatch):
+    def fail(self):
+        raise RuntimeError("close")
+
+    closed = []
+    close = Log.close
+    monkeypatch.setattr(Trackers, "close", fail)
+    monkeypatch.setattr(Log, "close", lambda self: (close(self), closed.append(self)))
+    with pytest.raises(RuntimeError, match="close"):
+        groundup.train(prepared, tmp_path / "run", overrides=overrides())
+    assert len(closed) == 1
+
+
 def test_steps_return_as_time_passes(make):
     fake = Fake()
     shown = make(fake, steps_per_s=50, burst=1)
@@ -216,6 +269,20 @@ def test_a_missing_package_is_an_error_before_training(monkeypatch, name):
     with pytest.raises(ConfigError) as caught:
         check(TrackingConfig(to=(name,)))
     assert str(caught.value) == f"tracking.to: {name} is not installed; pip install 'groundup[track]'"
+
+
+@pytest.mark.parametrize(("have", "good"), [("0.31.0", True), ("0.30.9", False), ("1.0", False)])
+def test_a_version_that_was_never_tried_is_an_error_before_training(monkeypatch, have, good):
+    monkeypatch.setattr(trackers, "find_spec", lambda _: SimpleNamespace(origin="somewhere"))
+    monkeypatch.setattr(trackers.metadata, "version", lambda _: have)
+    monkeypatch.setattr(trackers.metadata, "requires", lambda _: ["wandb>=0", "wandb<1,>=0.31; extra == 'track'"])
+    if good:
+        check(TrackingConfig(to=("wandb",)))
+        return
+    with pytest.raises(
+        ConfigError, match=rf"wandb is {have}, but groundup needs <1,>=0\.31; pip install"
+    ):
+        check(TrackingConfig(to=("wandb",)))
 
 
 def test_a_folder_of_that_name_is_no_package(monkeypatch, tmp_path):

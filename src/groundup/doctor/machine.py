@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,13 +12,14 @@ from pathlib import Path, PurePosixPath
 
 from groundup.doctor.finding import Finding, Status
 from groundup.planning.room import CGROUPS, MEMBERSHIP, free_disk, main_memory
+from groundup.versions import needed, satisfies
 
 ABOUT = "machine"
 LITTLE_MEMORY = (300e6, 1.5e9)  # bytes; Python and torch take 0.35 GB before the first weight
 LITTLE_DISK = (200e6, 2e9)  # bytes
 SLOW_DISK = 20e6  # bytes a second: a checkpoint of GPT-2 takes more than a minute
 FILE = 64 << 20  # bytes written and read
-NEEDED = re.compile(r"([\w.-]+)(?:\[[^]]*\])?\s*([^;]*)(?:;.*extra\s*==\s*['\"](\w+)['\"])?")
+EXTRAS = (None, "data", "track")  # those that people use; None: what groundup always needs
 
 
 def cores() -> Finding:
@@ -94,12 +94,10 @@ def libraries() -> Iterator[Finding]:
     about = metadata.metadata("groundup")
     asked = about["Requires-Python"] or ""
     yield version("Python", platform.python_version(), asked)
-    found: dict[str, str] = {}
-    extras: dict[str, str] = {}
-    for line in metadata.requires("groundup") or ():
-        if not (match := NEEDED.match(line)) or match[3] not in (None, "data"):
+    found: dict[str | None, dict[str, str]] = {extra: {} for extra in EXTRAS}
+    for name, spec, extra in needed():
+        if extra not in EXTRAS:
             continue
-        name, spec, extra = match[1], match[2].strip(), match[3]
         try:
             have = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -107,13 +105,13 @@ def libraries() -> Iterator[Finding]:
                 yield Finding(ABOUT, name, "problem", "not installed", f"pip install '{name}{spec}'")
             continue
         if satisfies(have, spec):
-            (extras if extra else found)[name] = have
+            found[extra][name] = have
         else:
             yield version(name, have, spec)
-    yield Finding(ABOUT, "libraries", "ok", ", ".join(f"{name} {have}" for name, have in found.items()), values=found)
-    if extras:
-        listed = ", ".join(f"{name} {have}" for name, have in extras.items())
-        yield Finding(ABOUT, "extra data", "ok", listed, values=extras)
+    for extra, good in found.items():
+        if good or extra is None:
+            listed = ", ".join(f"{name} {have}" for name, have in good.items())
+            yield Finding(ABOUT, f"extra {extra}" if extra else "libraries", "ok", listed, values=good)
 
 
 def version(name: str, have: str, spec: str) -> Finding:
@@ -122,23 +120,6 @@ def version(name: str, have: str, spec: str) -> Finding:
         return Finding(ABOUT, name.lower(), "ok", f"{name} {have}", values={"version": have})
     remedy = f"install {name} {spec}" if name == "Python" else f"pip install '{name}{spec}'"
     return Finding(ABOUT, name.lower(), "problem", f"{have}, but groundup needs {spec}", remedy, {"version": have})
-
-
-def satisfies(have: str, spec: str) -> bool:
-    """Whether a version such as 2.13.0+cpu meets every part of a constraint such as `<3,>=2.12`."""
-    for part in filter(None, (part.strip() for part in spec.split(","))):
-        match = re.fullmatch(r"(>=|<)\s*([\d.]+)", part)
-        if match and (_numbers(have) >= _numbers(match[2])) != (match[1] == ">="):
-            return False
-    return True
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    match = re.match(r"\d+(\.\d+)*", text)
-    numbers = [int(number) for number in match[0].split(".")] if match else []
-    while numbers and numbers[-1] == 0:  # 3.0 is not more than 3
-        numbers.pop()
-    return tuple(numbers)
 
 
 def disk(place: Path) -> Finding:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from groundup.tracking.to_tensorboard import TENSORBOARD
 from groundup.tracking.to_trackio import REMOTE, TRACKIO
 from groundup.tracking.to_wandb import WANDB
 from groundup.tracking.tracker import Kind, Place
+from groundup.versions import needed, satisfies
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (WANDB, TRACKIO, TENSORBOARD)}
+EXTRA = "track"  # of groundup, which brings them
 FACTS = ("config", "environment")  # of the settings, shown as they are
 CLOSE_SECONDS = 30.0  # that the end of a run waits for its trackers, all of them together
 
@@ -30,16 +33,29 @@ BURST = 300  # steps shown before that limit counts, so that a short run is show
 
 
 def check(config: TrackingConfig) -> None:
-    """ConfigError, before anything has begun, where a tracker is not installed or would not stay offline."""
+    """ConfigError, before anything has begun: a tracker is missing, too old or new, or would not stay offline."""
     for name in config.to:
         found = find_spec(name)
         if found is None or found.origin is None:  # without an origin it is a folder of that name, as wandb leaves
-            raise ConfigError(f"tracking.to: {name} is not installed; pip install 'groundup[track]'")
+            raise ConfigError(f"tracking.to: {name} is not installed; pip install 'groundup[{EXTRA}]'")
+        have, spec = _version(name)
+        if not satisfies(have, spec):
+            raise ConfigError(
+                f"tracking.to: {name} is {have}, but groundup needs {spec}; pip install 'groundup[{EXTRA}]'"
+            )
     elsewhere = [variable for variable in REMOTE if os.environ.get(variable)]
     if config.offline and "trackio" in config.to and elsewhere:
         raise ConfigError(
             f"tracking.offline: {elsewhere[0]} is set, which sends trackio's records over the network; unset it"
         )
+
+
+def _version(name: str) -> tuple[str, str]:
+    """What is installed of a tracker, and what is asked for."""
+    try:
+        return metadata.version(name), next(n.spec for n in needed() if (n.name, n.extra) == (name, EXTRA))
+    except (metadata.PackageNotFoundError, StopIteration):  # importable all the same, and perhaps good enough
+        return "", ""
 
 
 def open_trackers(
@@ -85,7 +101,8 @@ class Trackers:
         if event == "step" and not self._may_show():
             self._left_out = record
         else:
-            self._left_out = None
+            if event == "step":
+                self._left_out = None
             for feeder in self._feeders:
                 feeder.offer(record)
         self._look_after()
