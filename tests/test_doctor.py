@@ -74,7 +74,25 @@ def test_a_healthy_folder_passes(whole):
     assert not any(finding.remedy for finding in findings)
 
 
-def test_a_flipped_bit_is_found(data):
+def flipped(path, place):
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * place)] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [0, 0.5, 0.999999])
+def test_a_flipped_bit_in_any_file_is_found(data, place):
+    files = [path for path in data.rglob("*") if path.is_file() and path.name != "request.json"]  # no part of the data
+    assert len(files) == 6
+    for path in files:
+        whole = path.read_bytes()
+        flipped(path, place)
+        assert "problem" in {finding.status for finding in check_data(data, Watch())}, path
+        path.write_bytes(whole)
+    assert {finding.status for finding in check_data(data, Watch())} == {"ok"}
+
+
+def test_a_flipped_bit_in_a_shard_is_named(data):
     path = data / "train-00000.bin"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -169,8 +187,10 @@ def test_too_little_or_nothing_held_out_is_a_warning(data):
         (lambda records: records["start"].__setitem__(3, 0), "not in order"),
         (lambda records: records["start"].__setitem__(-1, 10**9), "behind the last token"),
         (lambda records: records["source"].__setitem__(2, 99), "source that the manifest does not have"),
+        (lambda records: records["offset"].__setitem__(2, 2**63), "farther into its source than any file is long"),
+        (lambda records: records["offset"].__setitem__(2, 7), "its checksum is not the manifest's"),
     ],
-    ids=["first", "order", "last", "source"],
+    ids=["first", "order", "last", "source", "offset", "unlikely"],
 )
 def test_places_of_documents_that_cannot_be_are_found(data, change, sentence):
     path = data / "documents-train.bin"

@@ -15,16 +15,16 @@ LOGGED = 100  # documents in a record
 
 def documents_of(folder: Path, windows: Batches, start: int, stop: int) -> list[str]:
     """`source:offset` of the documents that the windows from place `start` up to `stop` lie in, each once."""
+    found: dict[str, None] = {}
     try:
         documents = Documents.open(folder, Manifest.load(folder), "train")
-    except DataError:  # moved, while the tokens are still mapped: what is left out is known by its place
+        for first in windows.starts(start, stop - start).tolist():
+            for part in documents.at(first, windows.block_size):
+                found[f"{part.source}:{part.offset}"] = None
+                if len(found) == LOGGED:
+                    return list(found)
+    except DataError:  # moved, while the tokens are still mapped, or damaged: the windows are known by their place
         return []
-    found: dict[str, None] = {}
-    for first in windows.starts(start, stop - start).tolist():
-        for part in documents.at(first, windows.block_size):
-            found[f"{part.source}:{part.offset}"] = None
-            if len(found) == LOGGED:
-                return list(found)
     return list(found)
 
 

@@ -2,18 +2,21 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from groundup.data.documents import Documents
 from groundup.data.shards import (
+    DOCUMENT,
     Manifest,
     SplitRule,
     TokenizerInfo,
     Tokens,
-    documents_at,
+    check_files,
     dtype_for,
 )
 from groundup.data.writer import ShardWriter, check_written
@@ -56,18 +59,18 @@ def test_any_range_reads_as_if_there_were_one_file(tmp_path_factory, documents, 
 
 
 @given(documents=documents.filter(len), data=st.data())
-def test_documents_at_finds_what_a_scan_finds(tmp_path_factory, documents, data):
+def test_documents_are_found_where_a_scan_finds_them(tmp_path_factory, documents, data):
     folder = tmp_path_factory.mktemp("shards")
-    write(folder, documents)
+    manifest = write(folder, documents)
     owner = [i for i, document in enumerate(documents) for _ in document]
     start = data.draw(st.integers(0, len(owner) - 1))
     n = data.draw(st.integers(1, len(owner) - start))
     firsts = [owner.index(i) for i in sorted(set(owner[start : start + n]))]
-    found = documents_at(folder, "train", start, n)
-    assert [place.start for place in found] == firsts
+    found = Documents.open(folder, manifest, "train").at(start, n)
+    assert [part.begin for part in found] == firsts
     assert all(
-        place.source == ("even.txt", "odd.txt")[owner[place.start] % 2] and place.offset == 100 * owner[place.start]
-        for place in found
+        part.source == ("even.txt", "odd.txt")[owner[part.begin] % 2] and part.offset == 100 * owner[part.begin]
+        for part in found
     )
 
 
@@ -141,9 +144,9 @@ def test_the_manifest_counts_what_was_written(tmp_path):
 
 
 def test_an_empty_split_is_empty(tmp_path):
-    write(tmp_path, [[1]])
+    manifest = write(tmp_path, [[1]])
     assert len(Tokens.open(tmp_path, "val")) == 0
-    assert documents_at(tmp_path, "val", 0, 0) == []
+    assert Documents.open(tmp_path, manifest, "val").at(0, 0) == []
 
 
 def test_a_manifest_comes_back_the_same(tmp_path):
@@ -203,10 +206,58 @@ def test_a_missing_shard_is_refused(tmp_path):
 
 
 def test_a_missing_index_of_documents_is_refused(tmp_path):
-    write(tmp_path, [[1, 2, 3, 4, 5]])
+    manifest = write(tmp_path, [[1, 2, 3, 4, 5]])
     (tmp_path / "documents-train.bin").unlink()
     with pytest.raises(DataError, match=r"documents-train\.bin: cannot be read"):
-        documents_at(tmp_path, "train", 0, 1)
+        Documents.open(tmp_path, manifest, "train")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("source", 2, "document 1 is byte 100 of source 2, and there are 2;"),
+        ("source", 2**32 - 1, "document 1 is byte 100 of source 4,294,967,295"),
+        ("offset", 2**63, "document 1 is byte 9,223,372,036,854,775,808 of source 1"),
+        ("start", 2**60, "document [01] is tokens .* which cannot be"),
+        ("start", 2**64 - 1, "document [01] is tokens .* which cannot be"),
+        ("start", 10, "document [01] is tokens .* which cannot be"),
+    ],
+)
+def test_a_place_that_cannot_be_is_a_sentence(tmp_path, field, value, said):
+    manifest = write(tmp_path, [[1, 2, 3], [4, 5], [6, 7]])
+    path = tmp_path / "documents-train.bin"
+    records = np.fromfile(path, DOCUMENT)
+    records[1][field] = value
+    records.tofile(path)
+    with pytest.raises(DataError, match=rf"documents-train\.bin: {said}.*doctor"):
+        Documents.open(tmp_path, manifest, "train").at(2, 4)
+
+
+def test_the_checksum_of_documents_is_known_and_is_no_part_of_the_fingerprint(tmp_path):
+    manifest = write(tmp_path, [[1, 2, 3], [4, 5]])
+    for name, split in manifest.splits.items():
+        digest = hashlib.sha256((tmp_path / f"documents-{name}.bin").read_bytes()).hexdigest()
+        assert split.documents_sha256 == digest
+    older = {name: split.model_copy(update={"documents_sha256": None}) for name, split in manifest.splits.items()}
+    assert manifest.model_copy(update={"splits": older}).fingerprint == manifest.fingerprint
+
+
+def test_folders_from_before_that_checksum_have_the_fingerprint_that_their_runs_remember():
+    place = Path(__file__).parents[1] / "fixtures" / "format-1"
+    (books,) = place.glob("run/checkpoints/*/progress.json")
+    assert Manifest.load(place / "data").fingerprint == json.loads(books.read_text())["data"]
+
+
+@pytest.mark.parametrize("name", ["documents-train.bin", "documents-val.bin", "train-00000.bin", "val-00000.bin"])
+def test_a_flipped_bit_in_any_file_is_found_by_its_checksum(tmp_path, name):
+    manifest = write(tmp_path, [[1, 2, 3], [4, 5]], val=[[6, 7]])
+    path = tmp_path / name
+    whole = path.read_bytes()
+    check_files(tmp_path, manifest, checksums=True)
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(DataError, match=rf"{name}: damaged \(its checksum is not the manifest's\)"):
+            check_files(tmp_path, manifest, checksums=True)
 
 
 def test_an_id_that_the_tokenizer_lacks_is_named_with_its_place(tmp_path):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from folders import digests
 
-from groundup.data.shards import Manifest, Tokens, documents_at
+from groundup.data.documents import Documents
+from groundup.data.shards import Manifest, Tokens
 from groundup.errors import DataError, GroundupError, TokenizerError, UsageError
 from groundup.preparation.prepare import prepare_tokens
 from groundup.text.tokenizer import load_tokenizer
@@ -83,14 +84,14 @@ def test_the_manifest_counts_text_and_documents(tmp_path):
 
 
 def test_documents_can_be_found_again_in_their_source(tmp_path, lines):
-    prepare_tokens([lines], tmp_path / "out", tokenizer="byte", val_fraction=0)
+    manifest = prepare_tokens([lines], tmp_path / "out", tokenizer="byte", val_fraction=0)
     raw = lines.read_bytes()
-    places = documents_at(tmp_path / "out", "train", 100, 500)
-    assert places[0].start <= 100
+    places = Documents.open(tmp_path / "out", manifest, "train").at(100, 500)
+    assert places[0].begin <= 100
     assert len(places) > 5
     for place in places:
         text = json.loads(raw[place.offset :].split(b"\n")[0])["text"]
-        tokens = Tokens.open(tmp_path / "out", "train").read(place.start, len(text))
+        tokens = Tokens.open(tmp_path / "out", "train").read(place.begin, len(text))
         assert (place.source, bytes(tokens.tolist()).decode()) == ("lines.jsonl", text)
 
 

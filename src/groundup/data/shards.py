@@ -11,10 +11,10 @@ The same for `val`. None of these depends on when, where or by whom they were ma
 import hashlib
 import json
 import mmap
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,7 @@ class Split(_Record):
     bytes: NonNegativeInt
     documents: NonNegativeInt
     shards: tuple[Shard, ...]
+    documents_sha256: Sha256 | None = None  # of their file; folders made before this was written down lack it
 
 
 class TokenizerInfo(_Record):
@@ -108,7 +109,11 @@ class Manifest(_Record):
 
         What the sources are called has no part in it: a training run may go on when they have moved.
         """
-        tokens = self.model_dump(mode="json", include={"dtype", "tokenizer", "splits"})
+        tokens = self.model_dump(
+            mode="json",
+            include={"dtype", "tokenizer", "splits"},
+            exclude={"splits": {"__all__": {"documents_sha256"}}},  # which older folders of the same tokens lack
+        )
         canonical = json.dumps(tokens, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
@@ -161,44 +166,30 @@ class Tokens:
             yield self._shards[i][max(start - begin, 0) : stop - begin].astype(np.int64)
 
 
-class DocumentPlace(NamedTuple):
-    """A document's first token, and where its text came from."""
-
-    source: str
-    offset: int  # bytes
-    start: int
-
-
-def documents_at(folder: Path, name: SplitName, start: int, n: int) -> list[DocumentPlace]:
-    """The documents that the `n` tokens from `start` on belong to. Raises DataError when a file is missing or cut."""
-    manifest = Manifest.load(folder)
-    records = _map(documents_file(folder, name), DOCUMENT, manifest.splits[name].documents)
-    first = max(bisect_right(records, start, key=_start) - 1, 0)
-    stop = bisect_left(records, start + n, key=_start)
-    return [
-        DocumentPlace(manifest.sources[record["source"]], int(record["offset"]), _start(record))
-        for record in records[first:stop]
-    ]
-
-
-def _start(record: np.void) -> int:
-    return int(record["start"])
-
-
 def check_files(folder: Path, manifest: Manifest, *, checksums: bool) -> None:
     """Raise DataError for the first file of a prepared folder that is missing, or not as long as it was.
 
-    With `checksums`, also for a shard that holds anything else than what was written.
+    With `checksums`, also for one that holds anything else than what was written.
     """
     for name, split in manifest.splits.items():
         _map(documents_file(folder, name), DOCUMENT, split.documents)
         for shard in split.shards:
-            path = folder / shard.file
-            _map(path, np.dtype(manifest.dtype), shard.tokens)
-            if checksums and _sha256(path) != shard.sha256:
-                raise DataError(
-                    f"{path}: damaged (its checksum is not the manifest's); copy it again, or prepare again"
-                )
+            _map(folder / shard.file, np.dtype(manifest.dtype), shard.tokens)
+            if checksums:
+                _check_sum(folder / shard.file, shard.sha256)
+        if checksums:
+            check_documents(folder, manifest, name)
+
+
+def check_documents(folder: Path, manifest: Manifest, name: SplitName) -> None:
+    """Raise DataError where the places of a split's documents are not those that were written, as far as it is known."""
+    if digest := manifest.splits[name].documents_sha256:
+        _check_sum(documents_file(folder, name), digest)
+
+
+def _check_sum(path: Path, digest: str) -> None:
+    if _sha256(path) != digest:
+        raise DataError(f"{path}: damaged (its checksum is not the manifest's); copy it again, or prepare again")
 
 
 def _sha256(path: Path) -> str:

@@ -76,7 +76,7 @@ class ShardWriter:
     def finish(self) -> Split:
         """End the last shard; returns the split's entry in the manifest."""
         self._finish_shard()
-        return self.flush()
+        return self.flush().model_copy(update={"documents_sha256": self._index.digest})
 
     def flush(self) -> Split:
         """Wait until all that was written is on disk; returns how much that is, the shards that are whole in full."""
@@ -105,6 +105,11 @@ class _HashingFile:
             self._hash.update(self._file.read(min(CHECK_BYTES, keep - start)))
         self._file.truncate()
 
+    @property
+    def digest(self) -> str:
+        """The checksum of what has been written so far."""
+        return self._hash.hexdigest()
+
     def write(self, data: bytes) -> None:
         self._file.write(data)
         self._hash.update(data)
@@ -119,7 +124,7 @@ class _HashingFile:
         """Close the file once it is on disk; returns its checksum."""
         with self._file:
             self.flush()
-        return self._hash.hexdigest()
+        return self.digest
 
 
 def check_written(folder: Path, name: SplitName, dtype: Dtype, done: Split) -> None:

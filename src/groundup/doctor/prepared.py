@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundup.data.documents import Documents
-from groundup.data.shards import DOCUMENT, Manifest, SplitName, Tokens, check_files
+from groundup.data.shards import DOCUMENT, Manifest, SplitName, Tokens, check_documents, check_files
 from groundup.doctor.finding import Finding, problem
 from groundup.doctor.scan import Scan, index_fault, scan
 from groundup.errors import GroundupError
@@ -34,7 +34,7 @@ def check_data(folder: Path, watch: Watch) -> Iterator[Finding]:
     except GroundupError as error:
         yield problem(about, "files", error)
         return
-    index = _index(about, manifest, documents)
+    index = _index(about, folder, manifest, documents)
     if index.status != "ok":  # or the documents below would be the wrong ones
         yield index
         documents = {name: Documents(np.empty(0, DOCUMENT), (), 0) for name in SPLITS}
@@ -56,12 +56,16 @@ def check_data(folder: Path, watch: Watch) -> Iterator[Finding]:
         yield Finding(about, "files", "problem", f"{error.filename}: cannot be read ({error.strerror})", remedy)
 
 
-def _index(about: str, manifest: Manifest, documents: dict[SplitName, Documents]) -> Finding:
+def _index(about: str, folder: Path, manifest: Manifest, documents: dict[SplitName, Documents]) -> Finding:
     for name in SPLITS:
         fault = index_fault(documents[name], manifest.splits[name].tokens, len(manifest.sources))
         if fault:
             sentence = f"documents-{name}.bin: {fault}"
             return Finding(about, "documents", "problem", sentence, "copy the folder again, or prepare again")
+        try:
+            check_documents(folder, manifest, name)
+        except GroundupError as error:
+            return problem(about, "documents", error)
     return Finding(about, "documents", "ok", "")
 
 

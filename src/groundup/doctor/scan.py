@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from groundup.data.documents import Documents
+from groundup.data.documents import LARGEST_OFFSET, Documents
 from groundup.data.shards import Manifest, SplitName
 from groundup.preparation.watch import Watch
 
@@ -100,5 +100,7 @@ def index_fault(documents: Documents, n_tokens: int, n_sources: int) -> str | No
             return "they are not in order"
         if int(sources.max()) >= n_sources:
             return "one is of a source that the manifest does not have"
+        if int(documents.offsets(i, i + step).max()) > LARGEST_OFFSET:
+            return "one begins farther into its source than any file is long"
         before = int(begins[-1])
     return "one begins behind the last token" if before > max(0, n_tokens - 1) else None
