@@ -30,6 +30,7 @@ FLOORS: list[tuple[bool, set[str]]] = [
             "build",
             "runs",
             "tuning",
+            "halving",
             "api",
             "quickstart",
             "verify",

@@ -2,19 +2,22 @@
 
 import json
 import math
+import sys
 from itertools import pairwise
 
 import pytest
+import torch
 
 from groundup.cli import main
 from groundup.decode import Overrides, decode
 from groundup.errors import ConfigError, TrainingError, UsageError
+from groundup.halving import CANDIDATES, LOWEST, halve
 from groundup.optim.rules import scaled
 from groundup.presets import preset
 from groundup.report.lines import Lines
 from groundup.sections import OptimizerConfig
 from groundup.settle import Data, settle
-from groundup.tuning import APART, CANDIDATES, Bench, Watcher, candidates, tune_learning_rate
+from groundup.tuning import APART, LOWER, Bench, Watcher, candidates, lower, tune_learning_rate
 
 TINY = {
     "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "dropout": 0.1},
@@ -154,6 +157,94 @@ def test_where_everything_diverges_a_lower_start_is_advised(prepared, monkeypatc
     monkeypatch.setattr("groundup.tuning.Watcher.admits", lambda self, *_: setattr(self, "diverged", True))
     with pytest.raises(TrainingError, match="tune again from there"):
         tune(prepared, steps=8)
+
+
+EIGHT = [2.0**-i for i in range(8)]
+
+
+def halved(loss, below=()):
+    """The rounds of runs whose loss is a function of learning rate and steps."""
+    lines = []
+    return halve(loss, EIGHT, list(below), 16, lines.append), lines
+
+
+def rates(rounds):
+    return [[trial.learning_rate for trial in round_.trials] for round_ in rounds]
+
+
+def test_where_all_that_were_kept_diverge_later_the_next_lower_ones_take_their_place():
+    def loss(rate, steps):  # learns the faster the higher, but in a longer run diverges
+        return None if rate * steps > 0.5 else 3.0 - rate
+
+    rounds, lines = halved(loss)
+    assert rates(rounds) == [EIGHT, [*EIGHT[3:7]], [EIGHT[4], EIGHT[5]]]
+    assert rounds[1].trials[0].loss is None
+
+    def sooner(rate, steps):
+        return None if rate * steps > (4 if steps == 4 else 0.25) else 3.0 - rate
+
+    rounds, lines = halved(sooner)
+    assert rates(rounds)[:2] == [EIGHT, EIGHT[:6]]  # four were kept; a fifth diverged, the sixth did not
+    assert [trial.loss for trial in rounds[1].trials[:-1]] == [None] * 5
+    assert rates(rounds)[2] == EIGHT[5:7]  # the one that was kept diverged in turn
+    assert rounds[2].trials[-1].loss is not None
+    assert f"         {EIGHT[0]:<8g} diverged" in lines
+
+
+def test_only_where_no_rate_is_left_it_gives_up_later():
+    sentence = f"diverged from {EIGHT[-1]:g} up to 1; .*{LOWEST * EIGHT[-1]:.1g}, and tune"
+    with pytest.raises(TrainingError, match=sentence):
+        halved(lambda rate, steps: None if steps > 4 else 3.0 - rate)
+
+
+def test_where_all_of_the_first_round_diverge_it_gives_up_at_once():
+    tried = []
+    with pytest.raises(TrainingError, match="tune again from there"):
+        halved(lambda rate, steps: tried.append(rate), [2.0**-8])
+    assert tried == EIGHT
+
+
+@pytest.mark.parametrize(("best", "added"), [(7, 1), (8, 2), (10, 4), (11, 4), (6, 0), (0, 0)])
+def test_lower_rates_are_tried_while_the_lowest_is_the_best(best, added):
+    below = [2.0**-i for i in range(8, 8 + LOWER)]
+    rounds, _ = halved(lambda rate, steps: abs(math.log2(rate) + best), below)
+    assert rates(rounds)[0] == EIGHT + below[:added]
+    assert [len(round_.trials) for round_ in rounds] == [8 + added, 4, 2]
+    assert min(rounds[-1].trials, key=lambda t: t.loss).learning_rate == 2.0**-best
+
+
+def test_a_lowest_rate_that_diverged_is_not_the_best_and_one_that_alone_did_not_is():
+    below = [2.0**-8, 2.0**-9]
+    rounds, _ = halved(lambda rate, steps: None if rate > EIGHT[-1] else 3.0 - rate, below)
+    assert rates(rounds) == [[*EIGHT, *below[:1]], [EIGHT[-1], below[0]], [EIGHT[-1]]]
+
+
+def test_lower_rates_stay_within_what_a_config_allows():
+    assert lower(OptimizerConfig(), 0.01) == [0.005, 0.0025, 0.0013, 0.00063]
+    assert lower(OptimizerConfig(learning_rate=1e-12), 3e-12) == [1.5e-12, 1e-12]
+    assert lower(OptimizerConfig(learning_rate=1e-12), 1e-12) == []
+
+
+def test_without_memory_for_a_trial_a_smaller_micro_batch_is_advised(prepared, monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(Bench, "train", fail)
+    with pytest.raises(TrainingError, match=r"^cpu: out of memory; give --batches\.micro_batch 3, or a smaller model$"):
+        tune(prepared, steps=8, batches={"micro_batch": 7})
+
+
+def test_that_nothing_is_compiled_is_said_and_the_spelling_is_checked(prepared, monkeypatch):
+    lines = []
+    monkeypatch.setattr("groundup.tuning.range_test", lambda *_: sys.exit(9))
+    for wanted, said in (("on", True), ("off", False)):
+        lines.clear()
+        values = {**TINY, "train": TINY["train"] | {"compile": wanted}, "data": str(prepared)}
+        with pytest.raises(SystemExit):
+            tune_learning_rate(decode([preset("gpt2-nano"), Overrides("test", values)]), Lines(lines.append), steps=8)
+        assert any(line.startswith("compile  off") for line in lines) is said
+    with pytest.raises(ConfigError, match=r"train\.compile: 'om' is not one of"):
+        tune(prepared, train={"compile": "om"})
 
 
 def test_nothing_held_out_is_said_and_the_training_text_serves(tmp_path, sentences):

@@ -2,8 +2,8 @@
 
 First a range test (Smith 2017, arXiv:1506.01186): one run in which the learning rate grows exponentially until the loss
 rises. Then successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943): candidates below that point train for a
-few steps each, with the configured schedule squeezed into them; the better half trains anew for twice as long, until
-one is left. All start from the same weights and see the same batches.
+few steps each, with the configured schedule squeezed into them, and lower ones while the lowest is the best; the better
+half trains anew for twice as long, until one is left. All start from the same weights and see the same batches.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from groundup.config import Config
 from groundup.data.batches import Batches
 from groundup.errors import ConfigError, TrainingError, UsageError
 from groundup.evaluation.loss import split_loss
+from groundup.halving import CANDIDATES, LOWEST, ROUNDS, Round, halve, rank
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.optim.average import Average, NoAverage
 from groundup.optim.rules import build_optimizer, peaks, scaled
@@ -31,6 +33,7 @@ from groundup.report.view import View
 from groundup.sections import OptimizerConfig, ScheduleConfig
 from groundup.seeds import mix
 from groundup.settle import Data, settle
+from groundup.training.compiling import check as check_compile
 from groundup.training.device import autocast, loss_scaler, reseed
 from groundup.training.exhausted import exhausted
 from groundup.training.feed import Feed
@@ -40,31 +43,13 @@ from groundup.training.parallel import Single
 from groundup.training.recompute import recompute_blocks
 
 FEWEST, MOST = 8, 1_000_000  # steps of the last round that make sense
-ROUNDS = 3
-CANDIDATES = 2**ROUNDS
 RUNS = 1 + CANDIDATES + CANDIDATES // 2 + CANDIDATES // 4
 APART = 2.0  # a candidate's learning rate over that of the next
-LOWEST = 1e-3  # of the configured peak: where the range test begins
+LOWER = 4  # candidates added below at most, while the lowest is the best
 DECADES = 4  # that it climbs in as many steps as the last round has
 HIGHEST_RATE, LOWEST_RATE = 10.0, 1e-12  # what a config allows
 SMOOTHING = 0.8  # share of the old mean that a step of the range test keeps
 ROSE, CLEARLY = 0.25, 0.05  # diverged: a quarter of what was learnt is lost, and that is 5 % of the first loss
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One short run."""
-
-    learning_rate: float
-    loss: float | None  # nats a token, held out; None: it diverged
-
-
-@dataclass(frozen=True)
-class Round:
-    """Candidates that trained equally long, by falling learning rate."""
-
-    steps: int
-    trials: list[Trial]
 
 
 @dataclass(frozen=True)
@@ -88,7 +73,7 @@ class Tuned:
 
     @property
     def at_the_edge(self) -> bool:
-        """Whether no lower learning rate was tried."""
+        """Whether no lower learning rate was tried, in runs of any length."""
         return self.learning_rate == self.rounds[0].trials[-1].learning_rate
 
 
@@ -190,12 +175,15 @@ def tune_learning_rate(config: Config, view: View, *, steps: int) -> Tuned:
         raise ConfigError(f"model: {too_much_memory(plan)}")
     view.message(machine)
     about = steps + ROUNDS * CANDIDATES * (steps >> (ROUNDS - 1))  # a round is half as many runs, twice as long
-    view.message(f"length   about {about:,} steps of {config.train.batch_tokens:,} tokens, in {RUNS} runs")
+    view.message(f"length   about {about:,} steps of {config.train.batch_tokens:,} tokens, in {RUNS} runs or more")
+    if check_compile(config.train.compile):
+        view.message("compile  off: so many short runs would compile for longer than they train")
     if data.val is None:
         view.message("warning  nothing was held out, so learning rates are compared by the training text")
     try:
         curve, diverged_at = range_test(bench, steps, view)
-        rounds = halve(bench, schedule, candidates(config.optimizer, curve, diverged_at), steps, view)
+        rates = candidates(config.optimizer, curve, diverged_at)
+        rounds = halve(partial(_tried, bench, schedule), rates, lower(config.optimizer, rates[-1]), steps, view.message)
     except RuntimeError as error:
         if not exhausted(error):
             raise
@@ -203,7 +191,7 @@ def tune_learning_rate(config: Config, view: View, *, steps: int) -> Tuned:
         raise TrainingError(
             f"{bench.device}: out of memory; give --batches.micro_batch {rows}, or a smaller model"
         ) from error
-    best = min(rounds[-1].trials, key=_rank).learning_rate
+    best = min(rounds[-1].trials, key=rank).learning_rate
     chosen = scaled(config.optimizer, best)
     return Tuned({f"optimizer.{name}": value for name, value in peaks(chosen).items()}, curve, diverged_at, rounds)
 
@@ -240,32 +228,16 @@ def candidates(optimizer: OptimizerConfig, curve: list[tuple[float, float]], div
     return list(dict.fromkeys(scaled(optimizer, rate).learning_rate for rate in rates))
 
 
-def halve(bench: Bench, schedule: ScheduleConfig, rates: list[float], steps: int, view: View) -> list[Round]:
-    """Rounds of ever fewer and longer runs; TrainingError where all of the first diverge."""
-    rounds: list[Round] = []
-    for n in range(ROUNDS):
-        length = steps >> (ROUNDS - 1 - n)
-        view.message(f"round {n + 1}  {len(rates)} learning rates, {length} steps each")
-        trials = []
-        for rate in rates:
-            optimizer = scaled(bench.config.optimizer, rate)
-            trial_schedule = build_schedule(schedule, rate, length, bench.config.train.batch_tokens)
-            trials.append(Trial(rate, bench.train(optimizer, trial_schedule, length)))
-            view.message(f"         {rate:<8g} {said(trials[-1].loss)}")
-        rounds.append(Round(length, trials))
-        if all(trial.loss is None for trial in trials):
-            raise TrainingError(
-                f"optimizer.learning_rate: the loss diverged from {rates[-1]:g} up to {rates[0]:g}; "
-                f"give --optimizer.learning_rate {LOWEST * rates[-1]:.1g}, and tune again from there"
-            )
-        kept = sorted(trials, key=_rank)[: max(1, len(trials) // 2)]
-        rates = sorted((trial.learning_rate for trial in kept), reverse=True)
-    return rounds
+def lower(optimizer: OptimizerConfig, rate: float) -> list[float]:
+    """Learning rates below `rate`, the highest first, as far as a config allows."""
+    least = _limits(optimizer)[0]
+    below = [scaled(optimizer, max(least, rate / APART**i)).learning_rate for i in range(1, LOWER + 1)]
+    return [new for new in dict.fromkeys(below) if new < rate]
 
 
-def said(loss: float | None) -> str:
-    """A loss in words."""
-    return "diverged" if loss is None else f"{loss:.4f}"
+def _tried(bench: Bench, schedule: ScheduleConfig, rate: float, steps: int) -> float | None:
+    trial_schedule = build_schedule(schedule, rate, steps, bench.config.train.batch_tokens)
+    return bench.train(scaled(bench.config.optimizer, rate), trial_schedule, steps)
 
 
 def _squeezed(config: Config, windows: int) -> ScheduleConfig:
@@ -280,10 +252,6 @@ def _limits(optimizer: OptimizerConfig) -> tuple[float, float]:
     """The lowest and highest learning rate with which all peaks stay within what a config allows."""
     values = [value / optimizer.learning_rate for value in peaks(optimizer).values()]
     return LOWEST_RATE / min(values), HIGHEST_RATE / max(values)
-
-
-def _rank(trial: Trial) -> tuple[float, float]:
-    return (math.inf if trial.loss is None else trial.loss, trial.learning_rate)
 
 
 def _show(view: View, info: StepInfo, progress: float) -> None:

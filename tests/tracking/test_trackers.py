@@ -279,9 +279,7 @@ def test_a_version_that_was_never_tried_is_an_error_before_training(monkeypatch,
     if good:
         check(TrackingConfig(to=("wandb",)))
         return
-    with pytest.raises(
-        ConfigError, match=rf"wandb is {have}, but groundup needs <1,>=0\.31; pip install"
-    ):
+    with pytest.raises(ConfigError, match=rf"wandb is {have}, but groundup needs <1,>=0\.31; pip install"):
         check(TrackingConfig(to=("wandb",)))
 
 

@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "groundup fsck RUN [--data DIR] [--json]"
     parser.epilog = (
         "Reads every file of a run: config, log, checksums and numbers of each checkpoint, whether each is the one\n"
-        "that the next went on from, links, scraps, free disk; of the data, whether it is the run's own, and the sizes\n"
-        "of its files (`groundup doctor` reads them). It changes nothing.\n"
+        "that the next went on from, links, scraps, free disk; of the data, whether it is the run's own, and the\n"
+        "sizes of its files (`groundup doctor` reads them). It changes nothing.\n"
         "Exit status: 0 all is well, 1 something is damaged or of a newer groundup, 2 there is no run.\n\n"
         "  groundup fsck runs/book"
     )

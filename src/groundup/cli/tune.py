@@ -15,6 +15,7 @@ from rich.console import Console
 from groundup.cli.parsing import Action, add_config_options, config_overrides
 from groundup.config import read_yaml
 from groundup.decode import Overrides, decode
+from groundup.halving import ROUNDS
 from groundup.presets import DEFAULT, PRESETS, preset
 from groundup.report.chart import Series, braille_chart
 from groundup.report.lines import Lines
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 CHART = (72, 12)  # cells, lines
 
 EPILOG = """First a range test: one run in which the learning rate grows until the loss rises. Then eight learning rates
-below that point, each half of the next, train for N/4 steps with the configured schedule squeezed into them; the
-better four, by held-out loss, anew for N/2, the better two for N. With Muon, all peaks move alike. About 7 N steps in
-all; on a CPU, the same again for the same --batches.seed. Nothing is written to disk.
+below that point, each half of the next, train for N/4 steps with the configured schedule squeezed into them, and up
+to four lower ones while the lowest is the best; the better four, by held-out loss, anew for N/2, the better two for N.
+With Muon, all peaks move alike. About 7 N steps in all; on a CPU, the same again for the same --batches.seed. Nothing
+is compiled, and nothing is written to disk.
 
 Short runs like high learning rates: the longer your own run is to be, the more a larger N is worth.
 
@@ -93,7 +95,8 @@ def _print(tuned: Tuned) -> None:
     for line in _table(tuned):
         print(line)
     if tuned.at_the_edge:
-        print("\nthe lowest learning rate was the best: lower ones may be better: tune again with a larger --steps")
+        steps = tuned.rounds[-1].steps << (ROUNDS - 1)  # its first round is as long as the last one here
+        print(f"\nthe lowest learning rate was the best, so a lower one may be better: --steps {steps} looks there")
     print(f"\nfor the command line:\n{tuned.options}")
 
 

@@ -29,9 +29,7 @@ class Part(NamedTuple):
 class Documents:
     """Where each document of a split begins, opened once."""
 
-    def __init__(
-        self, records: NDArray[Any], sources: tuple[str, ...], n_tokens: int, name: str = "documents"
-    ) -> None:
+    def __init__(self, records: NDArray[Any], sources: tuple[str, ...], n_tokens: int, name: str = "documents") -> None:
         """`records` are of `DOCUMENT`, in order of their start; `n_tokens` is where the last of them ends.
 
         `name` is what they are called where they cannot be true.

@@ -182,7 +182,7 @@ def check_files(folder: Path, manifest: Manifest, *, checksums: bool) -> None:
 
 
 def check_documents(folder: Path, manifest: Manifest, name: SplitName) -> None:
-    """Raise DataError where the places of a split's documents are not those that were written, as far as it is known."""
+    """Raise DataError where the places of a split's documents are not what was written; older folders cannot tell."""
     if digest := manifest.splits[name].documents_sha256:
         _check_sum(documents_file(folder, name), digest)
 
