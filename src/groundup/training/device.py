@@ -92,7 +92,7 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
         return Precision("fp32", "the safe choice on Apple GPUs")
     if wanted == "auto":
         speedup = bf16_speedup()
-        reason = f"bf16 matrix products run {speedup:.1f}x as fast as fp32 on this CPU"
+        reason = f"bf16 matrix products run {speedup:.2g}x as fast as fp32 on this CPU"
         return Precision("bf16" if speedup > 1.2 else "fp32", reason)
     slow = wanted == "fp16" and device.type == "cpu"
     return _as_configured(wanted, "; slow: most CPUs emulate fp16, hundreds of times slower than fp32" if slow else "")
