@@ -17,9 +17,10 @@ from groundup.api import configure
 from groundup.checkpoint.atomic import SUMS, sha256
 from groundup.checkpoint.compare import difference, different_books, same_bits
 from groundup.checkpoint.run import RunFolder
+from groundup.cli import main
 from groundup.errors import TrainingError, UsageError
 from groundup.training.horizon import build_horizon
-from groundup.verify import shortened, verify_resume
+from groundup.verify import _refuse_small_disk, _terminable, shortened, verify_resume
 
 OVERRIDES = {
     "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "dropout": 0.1},
@@ -114,7 +115,7 @@ def test_the_command_answers_in_words_and_in_json(prepared, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_stopped_in_the_middle_it_leaves_neither_files_nor_processes(number, status, prepared, tmp_path):
     env = os.environ | {"TMPDIR": str(tmp_path)}
     options = [*WORDS, "--train.batch_tokens=65536", "--batches.micro_batch=64"]  # steps that take their time
@@ -180,6 +181,52 @@ def test_the_kill_comes_half_way_and_between_evaluations(total, steps, half, pre
 def test_a_time_that_nobody_can_turn_into_steps_is_refused(prepared):
     with pytest.raises(UsageError, match="max_steps"):
         shortened(configure(prepared, overrides=OVERRIDES), None, 8)
+
+
+@pytest.fixture
+def call(prepared, monkeypatch, capsys):
+    """The command with trial runs that end as the test wants: exit status, standard output, standard error."""
+
+    def call(error, *words):
+        def fail(*_, **__):
+            raise error
+
+        monkeypatch.setattr("groundup.verify.verify_resume", fail)
+        with pytest.raises(SystemExit) as exit_:
+            main(["verify-resume", "gpt2-nano", "--data", str(prepared), *words])
+        return exit_.value.code, *capsys.readouterr()
+
+    return call
+
+
+def test_a_trial_run_that_fails_proves_nothing_which_is_a_status_of_its_own(call):
+    failed = TrainingError("a trial run ended with status -9: nothing was said")
+    status, out, err = call(failed)
+    assert (status, out, err) == (3, "", f"groundup: {failed}\n")
+    status, out, err = call(failed, "--json")
+    assert (status, err) == (3, f"groundup: {failed}\n")
+    assert json.loads(out) == {"bitwise": None, "error": str(failed)}
+    assert call(UsageError("--steps 1: no"), "--json")[:2] == (2, "")
+
+
+def test_a_disk_that_cannot_hold_the_checkpoints_is_refused_with_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("groundup.verify.shutil.disk_usage", lambda place: shutil._ntuple_diskusage(9e9, 9e9, 4.9e9))
+    _refuse_small_disk(tmp_path / "x", 980_000_000)
+    with pytest.raises(UsageError, match=rf"^{tmp_path}: 4\.9 GB free, but 5\.0 GB are needed for a while; .*TMPDIR$"):
+        _refuse_small_disk(tmp_path / "x", 1_000_000_000)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
+def test_a_signal_that_is_ignored_stays_ignored_and_others_come_back():
+    before = signal.getsignal(signal.SIGTERM)
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with _terminable():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) != before
+        assert signal.getsignal(signal.SIGTERM) == before
+    finally:
+        signal.signal(signal.SIGHUP, hangup)
 
 
 def test_nothing_is_sent_to_trackers(prepared):

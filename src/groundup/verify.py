@@ -59,7 +59,7 @@ def verify_resume(
 
     An odd number of steps is rounded down. `between` may look at, or spoil, the killed run's folder before it is
     resumed. Nothing is left behind, also after Ctrl-C. Raises UsageError for what `groundup train` would refuse,
-    TrainingError where one of the processes fails.
+    TrainingError where one of the processes fails, so that nothing is proved.
     """
     if steps < 2:
         raise UsageError(f"--steps {steps}: must be 2 or more, so that there is something before and after the kill")
@@ -257,16 +257,20 @@ def _value(config: Config, key: str) -> Any:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """While entered, SIGTERM ends us as Ctrl-C does, tidily."""
+    """While entered, SIGTERM and SIGHUP end us as Ctrl-C does, tidily; not where they are ignored, as by nohup."""
 
     def leave(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
 
-    before = None
-    with suppress(ValueError):  # not the main thread
-        before = signal.signal(signal.SIGTERM, leave)
+    before = {}
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            with suppress(ValueError):  # not the main thread
+                before[number] = signal.signal(number, leave)
     try:
         yield
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)

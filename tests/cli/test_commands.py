@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 
 import pytest
 
 from groundup.checkpoint.run import RunFolder, read_log
 from groundup.cli import COMMANDS
+from groundup.cli.parsing import Parser, config_of, config_overrides, normalise
 
 
 def test_help_names_every_command_and_each_has_its_own(groundup):
@@ -93,6 +95,18 @@ def test_yaml_lies_between_preset_and_options(groundup, prepared, tmp_path, fast
     assert config.optimizer.learning_rate == 3e-4
     assert config.train.max_steps == 12
     assert config.optimizer.beta2 == 0.99  # the preset's
+
+
+@pytest.mark.parametrize("command", ["train", "resume", "verify_resume"])
+@pytest.mark.parametrize("spelling", ["--track", "--tracking.to"])
+def test_trackers_are_named_by_a_plain_option_too(command, spelling):
+    parser = Parser(prog=command)
+    import_module(f"groundup.cli.{command}").add_arguments(parser)
+    words = ["run"] if command == "resume" else ["gpt2-nano", "--data", "x"]
+    args = parser.parse_args(normalise([*words, spelling, "wandb,trackio"]))
+    assert config_overrides(args) == {"tracking": {"to": "wandb,trackio"}}
+    if command != "resume":
+        assert config_of(args).tracking.to == ("wandb", "trackio")
 
 
 def test_train_json_is_one_object_on_standard_output(groundup, prepared, fast):

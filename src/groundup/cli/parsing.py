@@ -10,17 +10,19 @@ import argparse
 import re
 import types
 import typing
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from groundup.config import Config
-from groundup.decode import nearest
+from groundup.config import Config, read_yaml
+from groundup.decode import Overrides, decode, nearest
 from groundup.errors import UsageError
-from groundup.presets import PRESETS
+from groundup.presets import DEFAULT, PRESETS, preset
 
 OPTION = re.compile(r"--[A-Za-z][\w.-]*")
+SHORT = {("tracking", "to"): ("--track",)}  # other spellings of options that are asked for often
 UNKNOWN = re.compile(r"unrecognized arguments: (\S+)")
 
 
@@ -76,6 +78,25 @@ def normalise(argv: list[str]) -> list[str]:
     return out
 
 
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """A preset, `--data`, `--config` files, and `--section.key` for every key: what `config_of` reads."""
+    parser.add_argument(
+        "preset", nargs="?", default=DEFAULT, metavar="PRESET", help=f"{', '.join(PRESETS)} [{DEFAULT}]"
+    )
+    parser.add_argument("--data", metavar="DIR", help="folder written by `groundup prepare`")
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="YAML with sections; may be repeated"
+    )
+    add_config_options(parser)
+
+
+def config_of(args: argparse.Namespace) -> Config:
+    """The config that a command line asks for: the preset, then the files, then the options. ConfigError."""
+    files = [Overrides(path, read_yaml(Path(path))) for path in args.config]
+    options = Overrides("command line", config_overrides(args) | ({"data": args.data} if args.data else {}))
+    return decode([preset(args.preset), *files, options])
+
+
 def add_config_options(parser: argparse.ArgumentParser, sections: tuple[str, ...] | None = None) -> None:
     """One `--section.key VALUE` for each field of the config, or of some of its sections."""
     for name, field in Config.model_fields.items():
@@ -85,6 +106,7 @@ def add_config_options(parser: argparse.ArgumentParser, sections: tuple[str, ...
         group = parser.add_argument_group(name, (section.__doc__ or "").splitlines()[0])
         for key, inner in section.model_fields.items():
             group.add_argument(
+                *SHORT.get((name, key), ()),
                 f"--{name}.{key}",
                 dest=f"{name}.{key}",
                 metavar=_metavar(inner),

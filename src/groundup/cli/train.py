@@ -5,11 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from groundup.cli.parsing import add_config_options, config_overrides
-from groundup.config import read_yaml
-from groundup.decode import Overrides, decode
+from groundup.cli.parsing import add_config_arguments, config_of
 from groundup.errors import UsageError
-from groundup.presets import DEFAULT, PRESETS, preset
 from groundup.report.lines import Lines
 
 
@@ -21,28 +18,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "In brackets: the value where none of them says anything; [by preset] differs. Ctrl-C ends in a checkpoint.\n\n"
         "  groundup train gpt2-mini --data data/book --out runs/book --train.budget 30m --model.dropout 0.1"
     )
-    parser.add_argument(
-        "preset", nargs="?", default=DEFAULT, metavar="PRESET", help=f"{', '.join(PRESETS)} [{DEFAULT}]"
-    )
-    parser.add_argument("--data", metavar="DIR", help="folder written by `groundup prepare`")
+    add_config_arguments(parser)
     parser.add_argument("--out", metavar="RUN", help="folder for the run; must not hold one yet")
     parser.add_argument(
         "--auto_resume", action="store_true", help="go on where RUN holds this run already; a restarted job always does"
     )
     parser.add_argument("--dry_run", action="store_true", help="print the plan, write nothing, and stop")
-    parser.add_argument(
-        "--config", action="append", default=[], metavar="FILE", help="YAML with sections; may be repeated"
-    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON; progress goes to standard error")
-    add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Check the config, then train. The mistakes that need no torch are found before it is loaded."""
-    files = [Overrides(path, read_yaml(Path(path))) for path in args.config]
-    options = Overrides("command line", config_overrides(args) | ({"data": args.data} if args.data else {}))
-    config = decode([preset(args.preset), *files, options])
-
+    config = config_of(args)
     if args.out is None and not args.dry_run:
         raise UsageError("--out: say which folder the run should be written to, or give --dry-run for the plan alone")
 

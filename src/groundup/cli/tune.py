@@ -7,16 +7,12 @@ import json
 import math
 import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from groundup.cli.parsing import Action, add_config_options, config_overrides
-from groundup.config import read_yaml
-from groundup.decode import Overrides, decode
+from groundup.cli.parsing import Action, add_config_arguments, config_of
 from groundup.halving import ROUNDS
-from groundup.presets import DEFAULT, PRESETS, preset
 from groundup.report.chart import Series, braille_chart
 from groundup.report.lines import Lines
 
@@ -43,19 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "lr", help="find a learning rate", description="Find a learning rate for your config and data.", epilog=EPILOG
     )
     lr.usage = "groundup tune lr [PRESET] --data DIR [--config FILE…] [--section.key VALUE…] [--steps N] [--json]"
-    lr.add_argument("preset", nargs="?", default=DEFAULT, metavar="PRESET", help=f"{', '.join(PRESETS)} [{DEFAULT}]")
-    lr.add_argument("--data", metavar="DIR", help="folder written by `groundup prepare`")
-    lr.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML with sections; may be repeated")
+    add_config_arguments(lr)
     lr.add_argument("--steps", type=int, default=100, metavar="N", help="steps of the longest of the short runs [100]")
     lr.add_argument("--json", action="store_true", help="print one JSON object and nothing else on standard output")
-    add_config_options(lr)
 
 
 def run(args: argparse.Namespace) -> int:
     """Check the config, tune, and print what was found; progress goes to standard error."""
-    files = [Overrides(path, read_yaml(Path(path))) for path in args.config]
-    options = Overrides("command line", config_overrides(args) | ({"data": args.data} if args.data else {}))
-    config = decode([preset(args.preset), *files, options])
+    config = config_of(args)
 
     from groundup.tuning import tune_learning_rate
 

@@ -6,18 +6,15 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from groundup.cli.parsing import add_config_options, config_overrides
-from groundup.config import read_yaml
-from groundup.decode import Overrides, decode
-from groundup.errors import UsageError
-from groundup.presets import DEFAULT, PRESETS, preset
+from groundup.cli.parsing import add_config_arguments, config_of
+from groundup.errors import TrainingError, UsageError
 
 if TYPE_CHECKING:
     from groundup.verify import Outcome
 
+NOTHING_PROVED = 3  # exit status
 STEPS = 8  # a kill after 4: moments, averages and warm-up have begun to matter
 
 
@@ -30,33 +27,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Takes what `groundup train` takes. In a temporary folder it trains N steps, and again with SIGKILL half-way\n"
         "and a resume, each in a process of its own, and compares weights, moments, averages, scaler, logged losses.\n"
         "The schedule is that of the whole run; a --train.budget becomes as many steps as would fit into it.\n"
-        "Exit status: 0 bitwise identical, 1 not, 2 a mistake in what was asked.\n\n"
+        "Exit status: 0 bitwise identical, 1 not, 2 a mistake in what was asked, 3 a trial run failed, which proves\n"
+        "nothing; with --json, `bitwise` is then null and `error` says why.\n\n"
         "  groundup verify-resume gpt2-mini --data data/book --model.dropout 0.1"
     )
-    parser.add_argument(
-        "preset", nargs="?", default=DEFAULT, metavar="PRESET", help=f"{', '.join(PRESETS)} [{DEFAULT}]"
-    )
-    parser.add_argument("--data", metavar="DIR", help="folder written by `groundup prepare`")
+    add_config_arguments(parser)
     parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"steps of each run [{STEPS}]")
-    parser.add_argument(
-        "--config", action="append", default=[], metavar="FILE", help="YAML with sections; may be repeated"
-    )
     parser.add_argument("--json", action="store_true", help="print one JSON object; progress goes to standard error")
-    add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Check the config, then verify."""
-    files = [Overrides(path, read_yaml(Path(path))) for path in args.config]
-    options = Overrides("command line", config_overrides(args) | ({"data": args.data} if args.data else {}))
-    config = decode([preset(args.preset), *files, options])
+    config = config_of(args)
     if config.data is None:
         raise UsageError("--data: say which folder of prepared tokens to train on")
 
     from groundup.verify import verify_resume
 
     stream = sys.stderr if args.json else sys.stdout
-    outcome = verify_resume(config, steps=args.steps, say=lambda line: print(line, file=stream, flush=True))
+    try:
+        outcome = verify_resume(config, steps=args.steps, say=lambda line: print(line, file=stream, flush=True))
+    except TrainingError as error:
+        print(f"groundup: {error}", file=sys.stderr)
+        if args.json:
+            print(json.dumps({"bitwise": None, "error": str(error)}))
+        return NOTHING_PROVED
     if args.json:
         print(json.dumps({**asdict(outcome), "bitwise": outcome.bitwise}))
     else:
