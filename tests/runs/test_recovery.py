@@ -4,13 +4,17 @@ import shutil
 import signal
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import groundup
 from groundup.checkpoint.run import RunFolder, read_log
+from groundup.data.batches import Batches
+from groundup.data.shards import DOCUMENT, Tokens
 from groundup.model.gpt import NextTokenLoss
+from groundup.recovery import documents_of
 from groundup.training.feed import Feed
 
 OVERRIDES = {
@@ -21,6 +25,21 @@ OVERRIDES = {
     "guard": {"bad_steps": 3},
 }
 ROWS = 8  # windows a step
+
+
+@pytest.mark.parametrize("damage", ["moved", "no such source"])
+def test_documents_that_nobody_can_find_are_none(damage, prepared, tmp_path):
+    folder = shutil.copytree(prepared, tmp_path / "data")
+    windows = Batches(Tokens.open(folder, "train"), 32, seed=1)
+    assert documents_of(folder, windows, 0, 9)
+    index = folder / "documents-train.bin"
+    if damage == "moved":
+        index.unlink()
+    else:
+        records = np.fromfile(index, DOCUMENT)
+        records["source"] = 99
+        records.tofile(index)
+    assert documents_of(folder, windows, 0, 9) == []
 
 
 def events(run, kind):

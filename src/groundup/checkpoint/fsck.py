@@ -140,6 +140,8 @@ def _odd_progress(folder: Path) -> Iterator[str]:
         value = progress.get(key)
         if not isinstance(value, int | float) or not 0 <= value < math.inf:
             yield f"{PROGRESS}: {key} is {value!r}, no number of seconds"
+    if not isinstance(progress.get("data"), str):
+        yield f"{PROGRESS}: data is {progress.get('data')!r}, no fingerprint"
     step = progress.get("step")
     if isinstance(step, int) and folder.name != f"step-{step:08d}":
         yield f"{PROGRESS}: stands at step {step}, but the folder is {folder.name}"

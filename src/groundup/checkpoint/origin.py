@@ -26,7 +26,7 @@ def origin(place: Path, books: Mapping[str, Any]) -> Origin:
         return Origin("missing", f"{place}: there is no such folder{seen}; say where the run's data is with --data DIR")
     fingerprint = Manifest.load(place).fingerprint
     if "data" not in books:
-        return Origin("unknown", "the run has no checkpoint yet that could tell whether its data has changed")
+        return Origin("unknown", "no checkpoint of the run tells whether its data has changed since")
     if books["data"] != fingerprint:
         return Origin("other", f"{place}: not the data that this run was trained on; give its folder with --data DIR")
     return Origin("same")
