@@ -2,14 +2,20 @@
 
 import io
 import json
+import shlex
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+from groundup.build import Result
 from groundup.checkpoint.run import RunFolder
 from groundup.cli import main
-from groundup.quickstart import free_folder
-from groundup.training.best import EarlyEnd
+from groundup.cli.quickstart import show
+from groundup.evaluation.overlap import Overlap
+from groundup.examining import Losses
+from groundup.quickstart import Report, free_folder
+from groundup.training.best import Best, EarlyEnd
 from groundup.training.horizon import Steps
 
 STEPS = 50
@@ -132,3 +138,17 @@ def test_a_folder_that_holds_a_run_is_refused_before_anything_is_read(book, caps
 def test_a_run_is_named_after_its_text_in_plain_letters(source, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert free_folder([source]).as_posix() == folder
+
+
+def test_what_to_try_next_is_quoted_for_the_shell(capsys):
+    run = Path("runs/it's mine")
+    result = Result(run, run / "checkpoints", 9, 9, Losses(), Best())
+    words = {"sources": ["my book.txt"], "data": run / "data", "result": result, "prompt": "don't"}
+    numbers = {"checkpoint": "latest", "loss": 1.0, "bits_per_byte": 1.0, "how": "", "baselines": [], "compared": 0}
+    show(Report(**words, **numbers, samples=[], overlap=Overlap("", 0, 0)))
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    generate, again, _, train = (shlex.split(line) for line in lines if line.startswith("groundup "))
+    assert generate == ["groundup", "generate", str(run), "--prompt", "don't", "--num_samples", "3"]
+    assert again == ["groundup", "quickstart", "my book.txt", "--minutes", "15"]
+    assert train[:4] == ["groundup", "train", "modern-mini", "--data"]
+    assert train[4] == str(run / "data")
