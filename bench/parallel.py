@@ -15,9 +15,11 @@ import time
 from pathlib import Path
 
 from bench.measure import Options, Result, Row, gemm_gflops
+from groundup.planning.cluster import predicted_speed
 
 ROUNDS = 3
-GOAL, START_S, KILL_S, HALF = 0.95, 10.0, 15.0, 0.55
+GOAL, START_S, KILL_S, HALF, NEAR = 0.95, 10.0, 15.0, 0.55, 0.15
+BYTES = 2**25  # of an all-reduce whose bandwidth is measured
 SHAPES = {  # name -> options of `groundup train`, steps
     "4 x 128": (("--model.n_layer", 4, "--model.n_head", 4, "--model.n_embd", 128), 30),
     "12 x 384": (("--model.n_layer", 12, "--model.n_head", 6, "--model.n_embd", 384), 6),
@@ -27,6 +29,7 @@ COMMON = (
     "--evaluate.tokens 512 --evaluate.sample_tokens 0 --checkpoint.every_steps 0 --train.log_every 1000"
 ).split()
 CONTENDERS = {"1 process, 2 threads": (1, "auto"), "2 processes, DDP": (2, "ddp"), "2 processes, FSDP2": (2, "fsdp")}
+PREDICTED = "2 processes, DDP, as planned"
 WARM = 3  # steps left out
 
 
@@ -35,7 +38,8 @@ def run(options: Options) -> list[Result]:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         _prepare(place)
-        speeds = [_speed(place, shape, options.rounds_or(ROUNDS)) for shape in SHAPES]
+        bandwidth = _bandwidth(place)
+        speeds = [_speed(place, shape, options.rounds_or(ROUNDS), bandwidth) for shape in SHAPES]
         return [*speeds, _memory(place), _seconds(place, options.rounds_or(ROUNDS))]
 
 
@@ -53,24 +57,74 @@ def _command(processes: int, *options: object) -> list[str]:
     return [sys.executable, "-m", *map(str, words)]
 
 
-def _speed(place: Path, shape: str, rounds: int) -> Result:
+def _speed(place: Path, shape: str, rounds: int, bandwidth: float) -> Result:
     options, steps = SHAPES[shape]
-    rows = {name: Row(name, []) for name in CONTENDERS}
+    rows = {name: Row(name, []) for name in [*CONTENDERS, PREDICTED]}
     for turn in range(rounds):
         for name, (processes, kind) in CONTENDERS.items():
             out = f"{shape}-{processes}-{kind}-{turn}".replace(" ", "")
             more = (*options, "--train.max_steps", steps, "--train.parallel", kind, "--out", out)
             subprocess.run(_command(processes, *more), cwd=place, check=True, capture_output=True)
-            records = [r for r in _log(place / out) if r["event"] == "step"][min(WARM, steps // 2) :]
-            rows[name].values.append(statistics.median(r["tokens_per_s"] for r in records))
-    result = Result(
-        f"parallel: {shape}, 8,192 tokens a step", "tokens/s", list(rows.values()), baseline=next(iter(rows))
+            rows[name].values.append(_tokens_per_s(place / out, steps))
+        rows[PREDICTED].values.append(_predicted(place, shape, turn, bandwidth))
+    title = f"parallel: {shape}, 8,192 tokens a step"
+    result = Result(title, "tokens/s", list(rows.values()), baseline=next(iter(rows)))
+    found = rows[PREDICTED].ratio(rows["2 processes, DDP"])
+    result.notes.append(
+        f"the plan's formula, from one process and {bandwidth / 1e9:.2f} GB/s: {found:.2f} of what is so"
     )
+    if abs(found - 1) > NEAR:
+        result.failures.append(f"the plan is off by {abs(found - 1):.0%}, more than {NEAR:.0%}")
     one, two = (rows[name] for name in list(CONTENDERS)[:2])
     ratio = statistics.median(b / a for a, b in zip(one.values, two.values, strict=True))
     if ratio < GOAL:
         result.failures.append(f"two processes reach {ratio:.2f} of one process's speed, less than {GOAL}")
     return result
+
+
+def _tokens_per_s(run_: Path, steps: int) -> float:
+    records = [r for r in _log(run_) if r["event"] == "step"][min(WARM, steps // 2) :]
+    return statistics.median(float(str(r["tokens_per_s"])) for r in records)
+
+
+def _predicted(place: Path, shape: str, turn: int, bandwidth: float) -> float:
+    """What `groundup plan` says of two processes, knowing one that has as much of the machine as each of them."""
+    options, steps = SHAPES[shape]
+    outs = [f"{shape}-apart-{turn}-{n}".replace(" ", "") for n in range(2)]
+    more = (*options, "--train.max_steps", steps, "--train.threads", 1, "--out")
+    apart = [subprocess.Popen(_command(1, *more, out), cwd=place, stdout=subprocess.DEVNULL) for out in outs]
+    if any(process.wait() for process in apart):
+        raise SystemExit("a run failed")
+    one = statistics.mean(_tokens_per_s(place / out, steps) for out in outs)
+    weights = place / outs[0] / f"checkpoints/step-{steps:08d}/model.safetensors"
+    return predicted_speed(one, 8192, weights.stat().st_size, 2, bandwidth)
+
+
+def _bandwidth(place: Path) -> float:
+    """Bytes a second each way of a ring all-reduce between two processes: 2·(n-1)/n of the bytes in its time."""
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "bench.parallel", "bandwidth"]
+    done = subprocess.run(command, cwd=place, check=True, capture_output=True, text=True, env=environ)
+    return float(done.stdout.split()[0])
+
+
+def bandwidth_worker() -> None:
+    """What `_bandwidth` starts."""
+    import torch
+
+    from groundup.training.world import join, leave
+
+    torch.set_num_threads(1)
+    world, message, times = join(), torch.ones(BYTES // 4), []
+    for _ in range(12):
+        world.any(False)
+        began = time.perf_counter()
+        world.sum(message)
+        times.append(time.perf_counter() - began)
+    if world.rank == 0:
+        print(2 * (world.size - 1) / world.size * BYTES / statistics.median(times[2:]), flush=True)
+    leave(0)
 
 
 def _memory(place: Path) -> Result:
@@ -174,7 +228,9 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if "RANK" in os.environ:
+    if sys.argv[1:] == ["bandwidth"]:
+        bandwidth_worker()
+    elif "RANK" in os.environ:
         worker()
     else:
         raise SystemExit(main())
