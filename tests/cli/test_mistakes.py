@@ -220,3 +220,12 @@ def test_a_full_disk_is_a_sentence_and_the_last_checkpoint_stays_whole(groundup,
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000006"]
     monkeypatch.setattr(state, "save_file", original)
     assert groundup("resume", "run").status == 0
+
+
+@pytest.mark.parametrize("command", ["generate", "quickstart"])
+def test_a_command_for_one_process_says_so_to_several(command, groundup, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = groundup(command, "run")
+    assert done.status == 2
+    assert f"{command}: runs in one process" in done.err

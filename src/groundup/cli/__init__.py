@@ -31,6 +31,8 @@ COMMANDS = {
     "doctor": ("doctor", "check this machine, runs and prepared data"),
 }
 
+TOGETHER = ("train", "resume", "doctor")  # commands that torchrun may start
+
 USAGE = """usage: groundup COMMAND [OPTION…]
 
 Any text in, a GPT of your own out.
@@ -121,6 +123,8 @@ def run(argv: list[str]) -> int:
         return 0
     if name not in COMMANDS:
         raise UsageError(f"{name}: there is no such command; {nearest(name, COMMANDS)}")
+    if name not in TOGETHER and "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError(f"{name}: runs in one process; only {', '.join(TOGETHER)} know what to do with several")
     module, summary = COMMANDS[name]
     command = import_module(f"groundup.cli.{module}")
     parser = Parser(prog=f"groundup {name}", description=summary[0].upper() + summary[1:] + ".")

@@ -22,7 +22,8 @@ from groundup.errors import UsageError
 from groundup.presets import DEFAULT, PRESETS, preset
 
 OPTION = re.compile(r"--[A-Za-z][\w.-]*")
-SHORT = {("tracking", "to"): ("--track",)}  # other spellings of options that are asked for often
+# Other spellings of options that are asked for often.
+SHORT = {("tracking", "to"): ("--track",), ("train", "parallel"): ("--parallel",)}
 UNKNOWN = re.compile(r"unrecognized arguments: (\S+)")
 
 

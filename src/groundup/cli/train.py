@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "A preset gives a model's shape and recipe, a file overrides the preset, an option overrides the file.\n"
         "In brackets: the value where none of them says anything; [by preset] differs. Ctrl-C ends in a checkpoint.\n\n"
-        "  groundup train gpt2-mini --data data/book --out runs/book --train.budget 30m --model.dropout 0.1"
+        "  groundup train gpt2-mini --data data/book --out runs/book --train.budget 30m --model.dropout 0.1\n"
+        "  torchrun --nproc-per-node 8 -m groundup train gpt2 --data data/web --out runs/web --parallel fsdp"
     )
     add_config_arguments(parser)
     parser.add_argument("--out", metavar="RUN", help="folder for the run; must not hold one yet")
