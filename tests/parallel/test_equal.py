@@ -168,3 +168,13 @@ def test_saved_by_two_it_goes_on_with_one_two_or_three(prepared, alone, tmp_path
     back = str(without_the_end(alone / "modern", tmp_path / "modern from 1"))
     jobs.run(2, work.resume_all, [back], {"train": {"parallel": "fsdp"}}, place=tmp_path / "back")
     assert_same_up_to_rounding(Path(back), alone / "modern")
+
+
+@pytest.mark.slow
+def test_each_process_drops_out_others_and_the_first_what_one_alone_would(prepared, tmp_path):
+    dropped = config("gpt2", model={"dropout": 0.1})
+    (alone,) = jobs.run(1, work.draws, prepared, tmp_path / "alone", dropped, place=tmp_path / "1")
+    first, second = jobs.run(2, work.draws, prepared, tmp_path / "both", dropped, place=tmp_path / "2")
+    assert first == alone
+    assert not set(first) & set(second)
+    assert len({*first, *second}) == 2 * STEPS

@@ -47,6 +47,19 @@ def digest(data, run, overrides):
     return found
 
 
+def draws(data, run, overrides):
+    """Train, and return what dropout would have drawn first in each step."""
+    found, pieces = [], Feed.micro_batches
+
+    def micro_batches(self, cursor):
+        found.append(torch.rand(1, generator=torch.default_generator.clone_state()).item())
+        return pieces(self, cursor)
+
+    Feed.micro_batches = micro_batches
+    train_all(data, Path(run).parent, {Path(run).name: overrides})
+    return found
+
+
 def command(argv, place, spoil=None):
     """The command line in this process, what it prints kept in `place`; `spoil` names something to break first."""
     from groundup.cli import main
