@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,12 @@ checksums, ids, documents on both sides of the split, copies, how much is held o
 checksums of all its checkpoints, and whether its data is still the same. Exit status 1 where there is a problem.
 
   groundup doctor
-  groundup doctor runs/mine data/mine"""
+  groundup doctor runs/mine data/mine
+
+With --distributed, of the processes that torchrun or srun started, before hours are spent on them: whether all meet,
+sums between them and their speed, clocks, and equal versions, GPUs and data on each; of RUN, room for it.
+
+  torchrun --nproc-per-node 2 -m groundup doctor --distributed runs/mine --data data/mine"""
 
 MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "bold red")}
 NAME = 12  # columns
@@ -40,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("paths", nargs="*", metavar="RUN_OR_DATA", help="runs, checkpoints and prepared folders")
     parser.add_argument("--data", metavar="DIR", help="prepared folder; also where that of the runs is now")
+    parser.add_argument("--distributed", action="store_true", help="check the job that this process is part of")
+    parser.add_argument("--timeout", type=float, metavar="S", help="seconds to wait for the job's other processes [60]")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -47,21 +55,46 @@ def run(args: argparse.Namespace) -> int:
     """Check everything asked for, and print each finding as it comes."""
     data = Path(args.data) if args.data else None
     paths = [*map(Path, args.paths), *([data] if data else [])]
+    if args.distributed:
+        return _run_distributed(args, [path for path in paths if path != data], data)
+    if args.timeout is not None:
+        raise UsageError(f"--timeout {args.timeout:g}: how long to wait for other processes; give --distributed too")
     for path in paths:
         _kind(path)
+    return int(tell(findings(paths, data, quiet=args.json), as_json=args.json))
+
+
+def _run_distributed(args: argparse.Namespace, paths: list[Path], data: Path | None) -> int:
+    """Examine the job; the first process tells what was found, and all end alike."""
+    timeout = 60.0 if args.timeout is None else args.timeout
+    if not 1 <= timeout <= 86_400:
+        raise UsageError(f"--timeout {timeout:g}: must be between 1 and 86400 seconds")
+    from groundup.doctor.distributed import examine, settled
+    from groundup.doctor.rollcall import launched
+
+    launched()
+    found = examine(paths, data, timeout)
+    if int(os.environ["RANK"]) == 0:
+        return int(settled(tell(found, as_json=args.json)))
+    return int(settled(sum(finding.status == "problem" for finding in found) > 0))  # to the last: all must meet
+
+
+def tell(findings: Iterable[Finding], *, as_json: bool) -> bool:
+    """Print each finding as it comes, or all as one object; whether there is a problem."""
     console = Console(highlight=False, soft_wrap=True, file=sys.stdout)
     found: list[Finding] = []
-    for finding in findings(paths, data, quiet=args.json):
-        if not args.json:
+    for finding in findings:
+        if not as_json:
             for line in shown(finding, found[-1] if found else None, _width(console)):
                 console.print(line)
         found.append(finding)
     count: Counter[str] = Counter(finding.status for finding in found)
-    if args.json:
+    if as_json:
         print(json.dumps({"ok": not count["problem"], "findings": [asdict(finding) for finding in found]}))
     else:
         console.print(Text(f"\n{_summary(count)}", style="bold"))
-    return int(count["problem"] > 0)
+    sys.stdout.flush()
+    return count["problem"] > 0
 
 
 def findings(paths: list[Path], data: Path | None, *, quiet: bool) -> Iterator[Finding]:

@@ -186,11 +186,11 @@ def expected(environ: Mapping[str, str] = os.environ) -> int:
     return _environ("WORLD_SIZE", 1, environ) if "RANK" in environ else _environ("SLURM_STEP_NUM_TASKS", 1, environ)
 
 
-def join() -> World:
-    """The world that the environment speaks of, joined at the first call; DistributedError where it does not come up.
+def join(patience: timedelta = PATIENCE) -> World:
+    """The world that the environment speaks of, joined at the first call; TrainingError where it does not come up.
 
     Understood are torchrun's variables (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR`, …), and those that srun
-    gives each task of a step.
+    gives each task of a step. `patience` is for all to come, and for each meeting.
     """
     if "RANK" not in os.environ and _environ("SLURM_STEP_NUM_TASKS", 1) > 1:
         os.environ.update(from_slurm(os.environ))
@@ -200,21 +200,21 @@ def join() -> World:
         missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if missing:
             raise UsageError(f"{missing[0]}: not set, though others like it are; start the job with torchrun")
-        _connect()
+        _connect(patience)
     return Together(_environ("LOCAL_RANK", 0), _environ("LOCAL_WORLD_SIZE", 1))
 
 
-def _connect() -> None:
+def _connect(patience: timedelta) -> None:
     gpus = torch.cuda.is_available() and dist.is_nccl_available()
     if gpus:
         torch.cuda.set_device(_environ("LOCAL_RANK", 0) % torch.cuda.device_count())
     try:
-        store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))  # type: ignore[attr-defined]
+        store, rank, size = next(dist.rendezvous("env://", timeout=patience))  # type: ignore[attr-defined]
         # torchrun keeps its store when it starts the processes again, and in it the addresses of those that are gone.
         again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = dist.PrefixStore(f"groundup/{again}", store)  # type: ignore[attr-defined]
         backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
     except (RuntimeError, ValueError) as error:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise TrainingError(
