@@ -29,15 +29,7 @@ else
   restarts=0 # a finding or a mistake is the same the second time
 fi
 
-# Machine 0 keeps the meeting point. torchrun gives out ranks in the order of --local-addr, and whoever is first writes
-# the run's folder: machine 0, since ~ comes after every letter and digit. (--node-rank and --master-addr would say it
-# more simply, but with those, two launchers that begin again wait for each other for ever.)
-if ((node == 0)); then
-  place=(--rdzv-conf is_host=1 --local-addr "$address")
-else
-  place=(--rdzv-conf is_host=0 --local-addr "~$node")
-fi
 exec "${TORCHRUN:-torchrun}" \
-  --nnodes "${NODES:-2}" --nproc-per-node "${PROCESSES:-auto}" --max-restarts "$restarts" \
-  --rdzv-backend c10d --rdzv-endpoint "$address:${PORT:-29500}" --rdzv-id groundup "${place[@]}" \
+  --nnodes "${NODES:-2}" --node-rank "$node" --nproc-per-node "${PROCESSES:-auto}" --max-restarts "$restarts" \
+  --master-addr "$address" --master-port "${PORT:-29500}" \
   -m groundup "$@"
