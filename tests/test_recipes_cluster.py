@@ -110,26 +110,44 @@ def test_two_nodes_train_one_model(prepared, tmp_path, surroundings):
     assert not (tmp_path / "1" / "run").exists()
 
 
-@pytest.mark.slow
-def test_a_job_whose_time_is_up_goes_back_into_the_queue(prepared, tmp_path, surroundings):
-    job = {
-        "SLURM_NNODES": "2",
-        "SLURM_JOB_ID": "7",
-        "SLURM_JOB_NODELIST": "a[1-2]",
-        "SLURM_JOB_END_TIME": str(int(time.time()) + 60),  # training stops two minutes ahead of it
-    }
-    words = shlex.split(f"train gpt2-nano --data {prepared} --out run {TINY}")
+def batch(tmp_path, surroundings, torchrun, command, *, signalled=False, **environ):
+    """Run the SLURM script with something in the place of torchrun; its exit status, and what it said."""
+    script(tmp_path / "bin" / "torchrun", f"#!/usr/bin/env bash\n{torchrun}\n")
+    job = {"SLURM_NNODES": "2", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "a[1-2]", "SLURM_JOB_END_TIME": "4e9"}
+    words = ["bash", RECIPES / "slurm.sbatch", *command.split()]
     with (tmp_path / "log").open("w") as log:
-        command = ["bash", RECIPES / "slurm.sbatch", *words]
-        batch = subprocess.Popen(command, cwd=tmp_path, env=surroundings | job, stdout=log, stderr=log)
+        process = subprocess.Popen(words, cwd=tmp_path, env=surroundings | job | environ, stdout=log, stderr=log)
         try:
-            time.sleep(2)
-            batch.send_signal(signal.SIGUSR1)
-            status = batch.wait(100)
+            if signalled:
+                while not (tmp_path / "began-1").exists():
+                    time.sleep(0.05)
+                process.send_signal(signal.SIGUSR1)
+            status = process.wait(60)
         finally:
-            batch.kill()
-    said = (tmp_path / "log").read_text()
-    assert status == 0, said
-    assert "time is up: job 7" in said
-    assert "requeued 7" in said
-    assert len(list((tmp_path / "run" / "checkpoints").glob("step-*"))) == 1
+            process.kill()
+    return status, (tmp_path / "log").read_text()
+
+
+def test_a_job_whose_time_is_up_goes_back_into_the_queue(tmp_path, surroundings):
+    stopped = "touch began-$SLURM_NODEID; sleep 1; exit 1"  # as torchrun does where training stopped in a checkpoint
+    status, said = batch(tmp_path, surroundings, stopped, "train gpt2", signalled=True)
+    assert (status, said) == (0, "time is up: job 7 goes back into the queue\nrequeued 7\n")
+
+
+def test_a_job_that_fails_begins_again_so_often(tmp_path, surroundings):
+    status, said = batch(tmp_path, surroundings, 'echo "$@"; exit 1', "train gpt2", EARLY="0", RESTARTS="2")
+    assert status == 1
+    started = "--nproc-per-node 1 --master-addr 127.0.0.1 --master-port .* -m groundup train gpt2 --auto-resume"
+    assert len(re.findall(f"--nnodes 2 --node-rank 0 {started}", said)) == 3
+    assert len(re.findall(f"--nnodes 2 --node-rank 1 {started}", said)) == 3
+    assert said.count("began again after status 1") == 2
+
+
+@pytest.mark.parametrize("command", ["train gpt2", "doctor --distributed"])
+def test_a_mistake_is_made_once(command, tmp_path, surroundings):
+    status, said = batch(tmp_path, surroundings, "echo here; exit 2", command)
+    assert (status, said) == (2, "here\nhere\n")
+
+
+def test_a_job_that_ends_well_is_done(tmp_path, surroundings):
+    assert batch(tmp_path, surroundings, "true", "train gpt2") == (0, "")
