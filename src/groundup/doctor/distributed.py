@@ -19,7 +19,7 @@ import torch.distributed as dist
 from groundup.data.shards import Manifest, check_files
 from groundup.doctor import machine
 from groundup.doctor.finding import Finding, problem
-from groundup.doctor.rollcall import Facts, RollCall, launched, own_facts, prepared
+from groundup.doctor.rollcall import Facts, RollCall, launched, own_facts
 from groundup.doctor.roster import ABOUT, absent, alike, cards, faults, kinds, met, one
 from groundup.doctor.wire import AllReduce, Clock, all_reduce, clocks, limited
 from groundup.errors import DataError, GroundupError
@@ -40,8 +40,7 @@ def examine(paths: Sequence[Path], data: Path | None, patience: float) -> Iterat
     run would be. `patience`: seconds to wait for the other processes.
     """
     began, size = time.monotonic(), launched()
-    folders = list(dict.fromkeys([*prepared(paths), *([data] if data else [])]))
-    mine = own_facts([*folders, *(path for path in paths if path not in folders)])
+    mine = own_facts(dict.fromkeys([*paths, *([data] if data else [])]))
     call = RollCall(mine.rank, size, patience)
     if mine.rank:
         if not call.answer(mine):  # which the first process tells

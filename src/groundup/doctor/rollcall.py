@@ -7,7 +7,7 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from importlib import metadata
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from groundup.data.shards import MANIFEST, Manifest
+from groundup.data.shards import Manifest
 from groundup.errors import GroundupError, TrainingError, UsageError
 from groundup.training.world import expected, from_slurm
 
@@ -94,11 +94,6 @@ def gpus() -> tuple[str, ...]:
 def identity(index: int) -> str:
     """What tells one GPU of the world from any other."""
     return str(torch.cuda.get_device_properties(index).uuid)
-
-
-def prepared(paths: Sequence[Path]) -> list[Path]:
-    """Those that hold prepared data here."""
-    return [path for path in paths if (path / MANIFEST).exists()]
 
 
 def reach(host: str, port: int, patience: float) -> None:
