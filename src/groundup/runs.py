@@ -15,6 +15,7 @@ import torch
 from groundup.build import Result, Training
 from groundup.checkpoint.lock import locked
 from groundup.checkpoint.run import RunFolder
+from groundup.checkpoint.state import load_progress
 from groundup.config import Config
 from groundup.data.batches import Batches
 from groundup.decode import Overrides, changed, decode
@@ -217,10 +218,13 @@ def go_on(run: RunFolder, config: Config, keys: list[str], view: View) -> Result
 def _go_on(run: RunFolder, config: Config, keys: list[str], view: View, world: World) -> Result:
     data = Data.open(_data_folder(config))
     _all_alike(world, config, data)
-    config, machine = settle(config, data.tokenizer, world)
-    checkpoint, rejected = world.first((None, []) if world.rank else run.newest_good())
+    checkpoint, rejected, processes = world.first((None, [], 1) if world.rank else _newest(run))
     for reason in rejected:
         view.message(f"rejected: {reason}")
+    if processes != world.size and "train.threads" not in keys:  # the cores are shared by others now
+        config = config.model_copy(update={"train": config.train.model_copy(update={"threads": None})})
+        keys = [*keys, "train.threads"]
+    config, machine = settle(config, data.tokenizer, world)
     training = _build(plan_here(config, None, run.path, world).config, data, run, view, world)
     if checkpoint:
         training.restore(checkpoint)
@@ -244,6 +248,12 @@ def _go_on(run: RunFolder, config: Config, keys: list[str], view: View, world: W
     for key in ROUNDING.intersection(keys):
         view.message(f"{key} changed: what follows is the same up to rounding, not bit for bit")
     return training.run()
+
+
+def _newest(run: RunFolder) -> tuple[Path | None, list[str], int]:
+    """The newest whole checkpoint, why newer ones were rejected, and how many processes wrote it."""
+    checkpoint, rejected = run.newest_good()
+    return checkpoint, rejected, load_progress(checkpoint).get("processes", 1) if checkpoint else 1
 
 
 @contextmanager
