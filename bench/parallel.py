@@ -113,7 +113,7 @@ def bandwidth_worker() -> None:
     """What `_bandwidth` starts."""
     import torch
 
-    from groundup.training.world import join, leave
+    from groundup.training.joining import join, leave
 
     torch.set_num_threads(1)
     world, message, times = join(), torch.ones(BYTES // 4), []

@@ -61,7 +61,7 @@ def _odd_one(rank, port, place):
     from types import SimpleNamespace
 
     from groundup.doctor import rollcall, wire
-    from groundup.training.world import leave
+    from groundup.training.joining import leave
 
     os.environ.update(environ(rank, 2, port))
     os.chdir(place / str(rank))

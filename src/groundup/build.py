@@ -236,6 +236,7 @@ class Training:
         rows = self.feed.micro_rows = -(-self.feed.micro_rows // 2)
         batches = self.config.batches.model_copy(update={"micro_batch": rows})
         self.config = self.keeper.config = self.config.model_copy(update={"batches": batches})
+        self.examiner.rows = min(self.examiner.rows, rows)
         if self.world.rank == 0:
             self.folder.write_config(self.config)
         self.teller.record("out_of_memory", step=self.moving.progress.step, micro_batch=rows)
@@ -243,21 +244,25 @@ class Training:
 
     def _rehearse(self) -> None:
         """Compile, and on a GPU find out before step 1 whether memory suffices; no weight moves."""
-        trial = Trial(self.feed, self.autocast, self.world)
+        trial = Trial(self.feed, self.autocast, self.world, sharded=self.parallel.sharded)
+        wanted, say, on_gpu = self.config.train.compile, self.view.message, self.device.type != "cpu"
         while True:
             try:
-                found = compiled(
-                    self.loss_sum, self.config.train.compile, self.view.message, trial, self.parallel.blocks
-                )
-                if self.device.type != "cpu":
+                found = compiled(self.loss_sum, wanted, say, trial, self.parallel.blocks)
+                if on_gpu:
                     trial(found)
+                if on_gpu and self.world.size == 1:
                     self.examiner.rehearse()
-                self.step_loss = self.parallel.finish(found)
-                return
+                break
             except RuntimeError as error:
-                if not exhausted(error) or self.feed.micro_rows == 1:
+                # FSDP2 cannot begin anew in the middle of a pass.
+                if not exhausted(error) or self.feed.micro_rows == 1 or self.parallel.sharded:
                     raise
             self._take_less()
+        if on_gpu and self.world.size > 1:  # which ends all where it ends one
+            self.examiner.rehearse()
+        rows = 1 if found is self.loss_sum else None  # a compiled one knows one shape
+        self.step_loss = self.parallel.finish(found, lambda net: trial.once(net, rows=rows))
 
     def _hooks(self) -> list[Hook]:
         """In the order in which they look at a step; saving comes last."""

@@ -46,7 +46,7 @@ class Examiner:
         self.config, self.data, self.moving, self.view, self._record = config, data, moving, view, record
         self._autocast, self._loss_sum, self._parallel = autocast, loss_sum, parallel
         self._world, self._device = moving.world, next(moving.gpt.parameters()).device
-        self._rows = config.micro_rows
+        self.rows = min(config.micro_rows, -(-config.rows // moving.world.size))  # windows at a time
         self._prompt = prompt_ids(data.tokenizer, config.evaluate.prompt)
         self.losses = Losses()
         self.stop: Callable[[], bool] = lambda: False
@@ -84,7 +84,7 @@ class Examiner:
     def rehearse(self) -> None:
         """One batch of an evaluation, and a token of a sample: what they need of memory, before it matters."""
         with self.moving.average.applied():
-            self._loss(self.data.train, self._rows * self.config.model.block_size)
+            self._loss(self.data.train, self._world.size * self.rows * self.config.model.block_size)
         self._written(1)
 
     def catch_up(self, *, finished: bool = False) -> None:
@@ -102,7 +102,7 @@ class Examiner:
         try:
             written = self._written(n)
         except RuntimeError as error:
-            if not exhausted(error):
+            if not exhausted(error) or self._world.size > 1:  # the others wait for the next token
                 raise
             self.view.message(f"step {step:,}: no memory for a sample")
             return
@@ -139,7 +139,7 @@ class Examiner:
                     self.config.model.block_size,
                     device=self._device,
                     limit=limit,
-                    rows=self._rows,
+                    rows=self.rows,
                     autocast=self._autocast,
                     stop=self.stop,
                     rank=self._world.rank,
@@ -147,6 +147,6 @@ class Examiner:
                     total=self._world.sum,
                 )
             except RuntimeError as error:
-                if not exhausted(error) or self._rows == 1 or self._world.size > 1:  # the others wait for this pass
+                if not exhausted(error) or self.rows == 1 or self._world.size > 1:  # the others wait for this pass
                     raise
-            self._rows //= 2  # an evaluation must not end a run; how many at a time changes rounding alone
+            self.rows //= 2  # an evaluation must not end a run; how many at a time changes rounding alone

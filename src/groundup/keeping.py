@@ -12,6 +12,7 @@ from groundup.checkpoint.run import RunFolder, step_of
 from groundup.checkpoint.writer import Writer
 from groundup.config import Config
 from groundup.moving import Moving
+from groundup.optim.sharded import whole
 from groundup.planning.room import free_memory
 from groundup.settle import Data
 from groundup.training.world import Alone, World
@@ -45,7 +46,9 @@ class Keeper:
         folder = self.folder.checkpoint(moving.progress.step)
         if self._world.rank > 0:
             if folder != self.saved and self._sharded:
-                self._copied(moving, {}, copy=True)
+                for part in state.tensors(moving.gpt, moving.optimizer, moving.average.tensors()):
+                    for tensor in part.values():
+                        whole(tensor)
             self.saved = folder
             return
         if folder != self.saved:

@@ -30,7 +30,8 @@ from groundup.tracking.trackers import check as check_trackers
 from groundup.training.compiling import check as check_compile
 from groundup.training.exhausted import exhausted
 from groundup.training.horizon import Clock
-from groundup.training.world import Alone, World, agreed, join
+from groundup.training.joining import join
+from groundup.training.world import Alone, World, agreed
 
 # What may change between a run's beginning and its resumption; the rest decides what is being computed.
 RESUMABLE_SECTIONS = ("evaluate.", "checkpoint.", "guard.", "tracking.")
@@ -126,7 +127,7 @@ def rehearse(config: Config, out: Path | None, view: View) -> Plan:
     view = Silent() if world.rank else view
     prepared = _prepare(config, run.path, world)
     plan = prepared.plan
-    if plan.fits:
+    if world.first(plan.fits):
         plan = _with_speed(prepared, _build(plan.config, prepared.data, run, view, world))
     for line in (*summary(plan), prepared.machine):
         view.message(line)
@@ -164,7 +165,8 @@ def _prepare(config: Config, place: Path, world: World) -> Prepared:
 def _all_alike(world: World, config: Config, data: Data) -> None:
     """What must be the same wherever a process of this job runs."""
     agreed(world, "groundup and torch are", (version("groundup"), torch.__version__), "install the same everywhere")
-    agreed(world, "the config is", config.model_dump(mode="json"), "start the same command everywhere")
+    unlike = ", ".join(changed(world.first(config), config))
+    agreed(world, "options unlike the first one's are", unlike or "none", "start the same command everywhere")
     agreed(world, f"the data in {config.data} are", data.manifest.fingerprint, "copy one folder to all machines")
 
 

@@ -14,7 +14,7 @@ from groundup.errors import ConfigError, DataError
 from groundup.text.tokenizer import Tokenizer, load_tokenizer
 from groundup.training.compiling import check as check_compile
 from groundup.training.device import choose_device, choose_precision, cores
-from groundup.training.world import Alone, World
+from groundup.training.world import Alone, World, agreed
 
 SURE = 2**28  # bytes; reading them all takes less than a second. `groundup doctor` reads whatever there is
 
@@ -58,6 +58,7 @@ def settle(config: Config, tokenizer: Tokenizer, world: World | None = None) -> 
         )
     check_compile(config.train.compile)
     device = choose_device(config.train.device)
+    agreed(world, "train.device is", device.type, "mend the GPU there, or give all --train.device cpu")
     threads = world.first(config.train.threads or max(1, cores() // world.local_size))
     torch.set_num_threads(threads)
     precision = world.first(choose_precision(config.train.precision, device))

@@ -11,7 +11,7 @@ from groundup.checkpoint.run import RunFolder
 from groundup.errors import CheckpointError, TrainingError
 from groundup.training.exhausted import exhausted
 from groundup.training.feed import Feed
-from groundup.training.world import LostError, World, gone
+from groundup.training.world import LostError, World, gone, said_by_nccl
 
 
 @contextmanager
@@ -26,9 +26,11 @@ def in_words(folder: RunFolder, device: torch.device, feed: Feed, world: World) 
             f"last checkpoint: {steps[-1] if steps else 'none yet'}"
         ) from error
     except RuntimeError as error:
-        if gone(error):
-            raise LostError(world.rank, error) from error
         if not exhausted(error):
+            if gone(error):
+                raise LostError(world.rank, error) from error
+            if complaint := said_by_nccl(error):
+                raise TrainingError(f"process {world.rank}: NCCL: {complaint}; NCCL_DEBUG=INFO tells more") from error
             raise
         rows = feed.micro_rows
         # One process can go on with smaller pieces by itself; several would have to agree, in the middle of a step.

@@ -25,12 +25,6 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def listened_to(port: int) -> bool:
-    """Whether someone does."""
-    with closing(socket.socket()) as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 def start(size: int, work: Callable[..., Any], *args: Any, place: Path, environ: dict[str, str] | None = None):
     """`size` processes that call `work(*args)` together; what each returns is written to `place/RANK.json`."""
     port = str(free_port())
@@ -75,7 +69,7 @@ def run(size: int, work: Callable[..., Any], *args: Any, place: Path, environ: d
 
 
 def _enter(told: dict[str, str], answer: Path, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    from groundup.training.world import leave
+    from groundup.training.joining import leave
 
     os.environ.update(told)
     status = 0

@@ -12,11 +12,11 @@ from pathlib import Path
 import jobs
 import pytest
 import work
-from test_equal import BOUND, assert_same_up_to_rounding, config, steps
+from test_equal import BOUND, assert_bitwise, assert_same_up_to_rounding, config, steps
 
 import groundup
 from groundup.config import to_yaml
-from groundup.training.world import first_host, from_slurm
+from groundup.training.joining import first_host, from_slurm
 
 pytestmark = pytest.mark.slow
 QUICKLY = 20  # seconds in which a job with a process that failed has ended; it takes 2, where nothing else runs
@@ -95,8 +95,11 @@ def test_two_launchers_are_two_nodes(options, prepared, tmp_path):
     assert max(abs(ours[step]["loss"] - theirs[step]["loss"]) for step in range(1, 41)) < BOUND
 
 
-def test_when_a_node_is_lost_the_other_goes_on_alone(options, prepared, tmp_path):
-    longer = {"train": {"max_steps": 300, "parallel": "ddp"}, "checkpoint": {"every_steps": 5}}
+@pytest.mark.long
+def test_nodes_come_and_go(options, prepared, tmp_path, monkeypatch):
+    """One begins, another joins, and is lost: two restarts, which each launcher counts for itself."""
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # see docs/cluster.md
+    longer = {"train": {"max_steps": 3000, "parallel": "ddp"}, "checkpoint": {"every_steps": 5}}
     work.train_all(prepared, tmp_path, {"alone": config("gpt2", **longer)})
     meeting = ["--nnodes", "1:2", "--max-restarts", 3, "--rdzv-backend", "c10d", "--rdzv-id", "test"]
     port = jobs.free_port()
@@ -104,9 +107,11 @@ def test_when_a_node_is_lost_the_other_goes_on_alone(options, prepared, tmp_path
     meeting += ["--rdzv-conf", "last_call_timeout=6", "--local-addr", "127.0.0.1"]
     words = [*options("gpt2", **longer), "--auto_resume"]
     first = torchrun(*meeting, words, log=tmp_path / "first.txt")
-    wait_for(lambda: jobs.listened_to(port), first)  # whoever comes first keeps the store, and is not to be lost
-    second = torchrun(*meeting, words, log=tmp_path / "second.txt")
     wait_for(lambda: logged(tmp_path / "run") >= 12, first)
+    second = torchrun(*meeting, words, log=tmp_path / "second.txt")
+    wait_for(lambda: "1 process before, 2 processes now" in (tmp_path / "first.txt").read_text(), first)
+    last = logged(tmp_path / "run")
+    wait_for(lambda: logged(tmp_path / "run") >= last + 12, first)
     lost = subprocess.run(["pgrep", "-P", str(second.pid)], capture_output=True, text=True, check=True).stdout.split()
     for pid in (second.pid, *map(int, lost)):
         os.kill(pid, signal.SIGKILL)
@@ -115,6 +120,7 @@ def test_when_a_node_is_lost_the_other_goes_on_alone(options, prepared, tmp_path
     assert "2 processes before, 1 process now" in (tmp_path / "first.txt").read_text()
     ours, theirs = steps(tmp_path / "run"), steps(tmp_path / "alone")
     assert max(abs(ours[step]["loss"] - theirs[step]["loss"]) for step in range(1, 31)) < BOUND
+    assert len(ours) == 3000
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -136,6 +142,7 @@ def test_a_signal_to_one_process_stops_all_in_one_checkpoint(number, status, opt
         ("hide_the_data", 1, "groundup: ", 2),
         ("ask_for_another_seed", 1, "process 1 on", 2),
         ("fail_in_step_5", 1, "ValueError: a fault of ours", 1),
+        ("have_no_memory_for_samples", 1, "out of memory with", 1),
     ],
 )
 def test_a_process_that_fails_speaks_first_and_takes_all_down(spoil, rank, said, status, options, tmp_path):
@@ -152,6 +159,17 @@ def test_a_process_that_fails_speaks_first_and_takes_all_down(spoil, rank, said,
         if spoil != "ask_for_another_seed":  # which all of them see
             assert "another process of this job has ended" in printed(tmp_path, other)
             assert (tmp_path / f"printed-{other}.txt").stat().st_mtime >= spoke
+
+
+def test_a_compiler_that_fails_is_done_without_under_ddp_and_a_sentence_under_fsdp(options, prepared, tmp_path):
+    """FSDP2 cannot take back half a pass: going on, it would learn from a part of the gradients."""
+    cases = {"plain": config("gpt2", train={"parallel": "ddp"})}
+    cases["compiled"] = config("gpt2", train={"parallel": "ddp", "compile": "on"})
+    jobs.run(2, work.train_all, prepared, tmp_path, cases, "have_no_compiler", place=tmp_path)
+    assert_bitwise(tmp_path / "plain", tmp_path / "compiled")
+    words = [*options(train={"parallel": "fsdp"}), "--train.compile", "on"]
+    assert jobs.ended(jobs.start(2, work.command, words, tmp_path, "have_no_compiler", place=tmp_path)) == [1, 1]
+    assert "give --train.compile off" in printed(tmp_path, 0)
 
 
 def test_a_mistake_that_all_make_is_told_by_the_first(options, tmp_path):

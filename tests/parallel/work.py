@@ -9,13 +9,14 @@ import torch
 from groundup.api import configure, resume
 from groundup.build import Training
 from groundup.errors import DataError
+from groundup.examining import Examiner
 from groundup.model.gpt import NextTokenLoss
 from groundup.planning.plan import Speed
 from groundup.report.view import Silent
 from groundup.runs import begin
 from groundup.settle import Data
 from groundup.training.feed import Feed
-from groundup.training.world import join
+from groundup.training.joining import join
 
 
 def train_all(data, folder, cases, spoil=None):
@@ -90,6 +91,32 @@ def fail_in_step_5():
         return pieces(self, cursor)
 
     Feed.micro_batches = micro_batches
+
+
+def have_no_compiler():
+    """Anywhere."""
+
+    def compile_nothing(*args, **kwargs):
+        def call(*inputs):
+            raise RuntimeError("no compiler here")
+
+        module = torch.nn.Module()
+        module.forward = call
+        return module if args and isinstance(args[0], torch.nn.Module) else call
+
+    torch.compile = compile_nothing
+
+
+def have_no_memory_for_samples():
+    """In the second process."""
+    written = Examiner._written
+
+    def write(self, n):
+        if os.environ["RANK"] == "1":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return written(self, n)
+
+    Examiner._written = write
 
 
 def poison():

@@ -72,7 +72,7 @@ def snapshot(
     """What there is to save; with `copy`, in memory of its own, so that training may go on while it is written.
 
     A `former` copy, no longer needed, lends its memory: to touch a gigabyte for the first time takes about a second.
-    A copy of tensors in parts is whole: every process must then ask for it at the same time, and may drop the result.
+    A copy of tensors in parts is whole: every process must then ask for the whole of each at the same time.
     """
     parts = tensors(model, optimizer, average)
     if copy:

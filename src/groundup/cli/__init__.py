@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
 def _leave_together(status: int, said: str = "") -> None:
     """End here where this is one of several processes that train together."""
     if "torch.distributed" in sys.modules:
-        from groundup.training.world import leave
+        from groundup.training.joining import leave
 
         leave(status, said)
 

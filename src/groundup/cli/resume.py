@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from groundup.checkpoint.run import RunFolder
     from groundup.cli.watch import finish, watching
     from groundup.runs import go_on, reconfigure
-    from groundup.training.world import join
+    from groundup.training.joining import join
 
     first, run = join().rank == 0, RunFolder(Path(args.run))
     config, keys = reconfigure(run, config_overrides(args) | ({"data": args.data} if args.data else {}))

@@ -37,10 +37,10 @@ def run(args: argparse.Namespace) -> int:
     from groundup.cli.watch import finish, watching
     from groundup.planning.words import as_json
     from groundup.runs import begin, begin_or_go_on, rehearse, restarted
-    from groundup.training.world import join
+    from groundup.training.joining import join
 
-    first = join().rank == 0
-
+    world = join()
+    first = world.rank == 0
     if args.dry_run:
         plan = rehearse(config, Path(args.out) if args.out else None, Lines(_nothing if args.json else print))
         if args.json and first:
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     title = f"{args.preset} on {config.data}"
     with watching(title, config, plain=args.json, quiet=not first) as view:
-        start = begin_or_go_on if args.auto_resume or restarted() else begin
+        start = begin_or_go_on if world.any(args.auto_resume or restarted()) else begin
         result = start(config, Path(args.out), view)
     return finish(result, as_json=args.json, quiet=not first)
 

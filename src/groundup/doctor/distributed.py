@@ -23,7 +23,8 @@ from groundup.doctor.rollcall import Facts, RollCall, launched, own_facts
 from groundup.doctor.roster import ABOUT, absent, alike, cards, faults, kinds, met, one
 from groundup.doctor.wire import AllReduce, Clock, all_reduce, clocks, limited
 from groundup.errors import DataError, GroundupError
-from groundup.training.world import LostError, World, join
+from groundup.training.joining import join
+from groundup.training.world import LostError, World
 
 PATIENCE = 60.0  # seconds
 SKEW = 1.0  # seconds that clocks may be apart; time limits and budgets are read from them

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from groundup.data.shards import Manifest
 from groundup.errors import GroundupError, TrainingError, UsageError
-from groundup.training.world import expected, from_slurm
+from groundup.training.joining import expected, from_slurm
 
 PREFIX, VERDICT = "groundup-doctor", "verdict"
 LAST = 0.5  # seconds that the first process stays for the others to hear it

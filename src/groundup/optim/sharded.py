@@ -33,4 +33,6 @@ def split_as(stack: Tensor, before: Tensor) -> Tensor:
     if not isinstance(before, DTensor):
         return stack
     assert isinstance(stack, DTensor), "made of it"
+    if stack.device.type == "cpu":
+        stack = stack.redistribute(placements=[Replicate()])
     return stack.redistribute(placements=before.placements)

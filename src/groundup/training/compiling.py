@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from groundup.errors import ConfigError, GroundupError
+from groundup.errors import ConfigError, GroundupError, TrainingError
 from groundup.training.exhausted import exhausted
 
 MODES = ("reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -43,7 +43,7 @@ def compiled(
     is what a signal raises. Everything that this process compiled before is compiled anew when next called.
 
     With `parts`, these are compiled in place, one by one, and not the whole: what happens between them, such as FSDP2's
-    gathering, stays outside.
+    gathering, stays outside. Then the first attempt is the only one: TrainingError where it fails.
     """
     attempts, forwards = check(wanted), [part.forward for part in parts]
     for attempt, following in zip(attempts, [*attempts[1:], ""], strict=False):
@@ -59,11 +59,14 @@ def compiled(
         except Exception as error:  # compilers fail in every way there is; a mistake of ours fails without them too
             if isinstance(error, GroundupError) or (isinstance(error, RuntimeError) and exhausted(error)):
                 raise
+            if parts:  # they may be half gathered: what FSDP2 has begun cannot be taken back
+                raise TrainingError(
+                    f"train.compile: {attempt} failed ({_reason(error)}); with FSDP2 nothing else is tried, so give "
+                    "--train.compile off, or aot_eager"
+                ) from error
             then = f"trying {following}" if following else "training without"
             say(f"compile: {attempt} failed ({_reason(error)}); {then}")
             torch.compiler.reset()
-            for part, forward in zip(parts, forwards, strict=True):
-                part.forward = forward
         finally:
             loss_sum.zero_grad(set_to_none=True)
     return loss_sum

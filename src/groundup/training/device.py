@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -49,19 +50,24 @@ def choose_device(wanted: str) -> torch.device:
 def own_device(wanted: str, world: World) -> torch.device:
     """This process's device: of the GPUs of a machine, each process there has its own.
 
-    ConfigError where there are fewer GPUs than processes, or where one is named for all.
+    ConfigError where two processes have the same, or where one is named for all. A process may see one GPU alone, its
+    own, as with srun's `--gpus-per-task 1`.
     """
     device = torch.device(wanted)
     if world.size == 1 or device.type == "cpu":
         return device
     if device.type != "cuda" or device.index is not None:
         raise ConfigError(f"train.device: {wanted} cannot be shared by {world.size} processes; use cuda or cpu")
-    if world.local_rank >= torch.cuda.device_count():
-        raise ConfigError(
-            f"train.device: process {world.rank} is number {world.local_rank + 1} on its machine, which has "
-            f"{torch.cuda.device_count()} GPUs; start no more processes there than it has GPUs"
-        )
-    return torch.device("cuda", world.local_rank)
+    device = torch.device("cuda", world.local_rank % torch.cuda.device_count())
+    everyone = world.gathered((socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid)))
+    for rank, (host, gpu) in enumerate(everyone):
+        if (host, gpu) in everyone[:rank]:
+            first = everyone.index((host, gpu))
+            raise ConfigError(
+                f"train.device: processes {first} and {rank} on {host} would share one GPU; start no more processes "
+                "there than it has GPUs"
+            )
+    return device
 
 
 def device_memory(device: torch.device) -> int | None:

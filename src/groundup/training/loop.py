@@ -130,12 +130,8 @@ class Peers(Protocol):
         """Around each micro-batch's forward and backward pass: only those of the `last` let gradients meet."""
         ...
 
-    def total(self, value: Tensor) -> float:
-        """Everyone's numbers added up."""
-        ...
-
-    def norm(self, value: Tensor) -> float:
-        """A norm over all gradients, of which a process may hold only a part."""
+    def numbers(self, loss: Tensor, norm: Tensor) -> tuple[float, float]:
+        """Everyone's losses added up, and the norm of all gradients, the same for all."""
         ...
 
 
@@ -179,7 +175,7 @@ def fit(
             total += loss.detach()
         scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, clip or torch.inf)
-        loss_value, norm_value = peers.total(total), peers.norm(norm)
+        loss_value, norm_value = peers.numbers(total, norm)
         applied = guard.admits(progress.step + 1, loss_value, norm_value)
         if applied:
             scaler.step(optimizer)

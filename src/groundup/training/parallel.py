@@ -7,7 +7,7 @@ scored targets of the whole step. Between the micro-batches of a step nothing is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, Protocol
 
@@ -27,20 +27,19 @@ class Parallel(Protocol):
     sharded: bool  # whether a process holds only its part of each tensor
     blocks: Sequence[nn.Module]  # what is to be compiled one by one, where the model cannot be as a whole
 
-    def finish(self, loss_sum: nn.Module) -> nn.Module:
-        """The last wrapping, around what may have been compiled: what the loop trains."""
+    def finish(self, loss_sum: nn.Module, pass_once: Callable[[nn.Module], None]) -> nn.Module:
+        """The last wrapping, around what may have been compiled: what the loop trains.
+
+        `pass_once` goes forward and backward over something that is not scored.
+        """
         ...
 
     def reducing(self, last: bool) -> AbstractContextManager[None]:
         """Around each micro-batch's forward and backward pass: only those of the `last` let gradients meet."""
         ...
 
-    def total(self, value: Tensor) -> float:
-        """Everyone's numbers added up."""
-        ...
-
-    def norm(self, value: Tensor) -> float:
-        """A norm over all gradients, of which a process may hold only a part."""
+    def numbers(self, loss: Tensor, norm: Tensor) -> tuple[float, float]:
+        """Everyone's losses added up, and the norm of all gradients, the same for all."""
         ...
 
     def gathered(self) -> AbstractContextManager[None]:
@@ -54,7 +53,7 @@ class Single:
     sharded = False
     blocks: Sequence[nn.Module] = ()
 
-    def finish(self, loss_sum: nn.Module) -> nn.Module:
+    def finish(self, loss_sum: nn.Module, pass_once: Callable[[nn.Module], None]) -> nn.Module:
         """As it is."""
         return loss_sum
 
@@ -62,34 +61,52 @@ class Single:
         """Nothing."""
         return nullcontext()
 
-    def total(self, value: Tensor) -> float:
-        """The number."""
-        return value.item()
-
-    def norm(self, value: Tensor) -> float:
-        """The number."""
-        return value.item()
+    def numbers(self, loss: Tensor, norm: Tensor) -> tuple[float, float]:
+        """The two numbers."""
+        return loss.item(), norm.item()
 
     def gathered(self) -> AbstractContextManager[None]:
         """Nothing."""
         return nullcontext()
 
 
-class Replicated(Single):
+class Several(Single):
+    """What DDP and FSDP2 have in common."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def numbers(self, loss: Tensor, norm: Tensor) -> tuple[float, float]:
+        """All losses added up, and the first norm: others may round otherwise, but all must judge alike."""
+        if loss.device.type != "cpu":
+            self.world.any(False)  # over gloo, which knows at once where another process is gone; NCCL would wait
+        norm = whole(norm)
+        mine = torch.zeros_like(norm) if self.world.rank else norm
+        both = self.world.sum(torch.stack([loss.double(), mine.double()]))
+        return both[0].item(), both[1].item()
+
+
+class Replicated(Several):
     """DistributedDataParallel (arXiv:2006.15704): everyone has the whole model, and gradients are added up."""
 
     def __init__(self, world: World, device: torch.device) -> None:
-        self._world, self._device = world, device
+        super().__init__(world)
+        self._device = device
         self._net: nn.parallel.DistributedDataParallel | None = None
 
-    def finish(self, loss_sum: nn.Module) -> nn.Module:
-        """Wrapped, so that gradients meet while the backward pass goes on."""
+    def finish(self, loss_sum: nn.Module, pass_once: Callable[[nn.Module], None]) -> nn.Module:
+        """Wrapped, so that gradients meet while the backward pass goes on; those of a compiled whole, at its end.
+
+        After its first pass DDP sorts the gradients into other buckets, and sums of three and more are then other sums.
+        So that a resumed run adds as an untouched one does, that pass is not one that counts.
+        """
         devices = [self._device] if self._device.type == "cuda" else None
         # The weights are equal already (`equalise`); buffers there are none.
         self._net = nn.parallel.DistributedDataParallel(
             loss_sum, device_ids=devices, init_sync=False, gradient_as_bucket_view=True
         )
         self._net.register_comm_hook(None, lambda _, bucket: _added_up(bucket))
+        pass_once(self._net)
         return self._net
 
     def reducing(self, last: bool) -> AbstractContextManager[None]:
@@ -97,12 +114,8 @@ class Replicated(Single):
         assert self._net is not None, "finished"
         return nullcontext() if last else self._net.no_sync()
 
-    def total(self, value: Tensor) -> float:
-        """Everyone's numbers added up."""
-        return self._world.sum(value).item()
 
-
-class Sharded(Single):
+class Sharded(Several):
     """FSDP2 (ZeRO-3, arXiv:1910.02054; arXiv:2304.11277): everyone has a part of each weight, gradient and moment.
 
     A block's weights are gathered when its turn comes, forward and backward, and let go again.
@@ -115,7 +128,8 @@ class Sharded(Single):
         from torch.distributed.device_mesh import init_device_mesh  # half a second, and seldom needed
         from torch.distributed.fsdp import FSDPModule, fully_shard
 
-        self._world, mesh = world, init_device_mesh(device.type, (world.size,))
+        super().__init__(world)
+        mesh = init_device_mesh(device.type, (world.size,))
         stacks = [part for part in loss_sum.modules() if isinstance(part, nn.ModuleList)]
         self.blocks = [block for stack in stacks for block in stack]
         for block in self.blocks:
@@ -127,19 +141,15 @@ class Sharded(Single):
             if isinstance(part, FSDPModule):
                 part.set_gradient_divide_factor(1.0)
                 part.set_force_sum_reduction_for_comms(True)
+        for wrapped in (self._root, *self.blocks):  # first made whole in an evaluation, weights could never learn
+            assert isinstance(wrapped, FSDPModule), "sharded"
+            wrapped.unshard()
+            wrapped.reshard()
 
     def reducing(self, last: bool) -> AbstractContextManager[None]:
         """Gradients stay here, whole, until the last micro-batch."""
         self._root.set_requires_gradient_sync(last)
         return nullcontext()
-
-    def total(self, value: Tensor) -> float:
-        """Everyone's numbers added up."""
-        return self._world.sum(value).item()
-
-    def norm(self, value: Tensor) -> float:
-        """Over the parts of all."""
-        return whole(value).item()
 
     @contextmanager
     def gathered(self) -> Iterator[None]:

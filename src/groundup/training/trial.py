@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import nn
 
+from groundup.model.gpt import IGNORED
 from groundup.training.exhausted import exhausted
 from groundup.training.feed import Feed
 from groundup.training.world import World
@@ -16,11 +17,21 @@ from groundup.training.world import World
 class Trial:
     """Forward and backward passes at full size, as a step has them; gradients are none afterwards."""
 
-    def __init__(self, feed: Feed, autocast: Callable[[], AbstractContextManager[object]], world: World) -> None:
-        self._feed, self._autocast, self._world = feed, autocast, world
+    def __init__(
+        self,
+        feed: Feed,
+        autocast: Callable[[], AbstractContextManager[object]],
+        world: World,
+        *,
+        sharded: bool = False,
+    ) -> None:
+        """`sharded`: the passes are meetings of all processes."""
+        self._feed, self._autocast, self._world, self._sharded = feed, autocast, world, sharded
 
     def __call__(self, loss_sum: nn.Module) -> None:
-        """Raises what goes wrong; where it does in one process, the others raise a RuntimeError that says the same."""
+        """Raises what goes wrong. Where it does in one process, the others raise a RuntimeError that says the same;
+        but where they are in the middle of a meeting, the one must end, and thereby the others.
+        """
         failed: Exception | None = None
         try:
             loss_sum.train()
@@ -31,6 +42,8 @@ class Trial:
         except Exception as error:  # whatever it is, the others must hear of it
             failed = error
         loss_sum.zero_grad(set_to_none=True)
+        if failed and self._sharded:
+            raise failed
         no_memory = isinstance(failed, RuntimeError) and exhausted(failed)
         everyone = self._world.gathered((no_memory, str(failed)) if failed else None)
         if failed:
@@ -38,3 +51,11 @@ class Trial:
         for elsewhere in everyone:
             if elsewhere:
                 raise (torch.OutOfMemoryError if elsewhere[0] else RuntimeError)(elsewhere[1])
+
+    def once(self, loss_sum: nn.Module, *, rows: int | None = None) -> None:
+        """One pass over a few `rows`, or over as many as a step has, in which nothing is scored."""
+        ids, targets = next(iter(self._feed.trial()))
+        with self._autocast():
+            loss = loss_sum(ids[:rows], torch.full_like(targets[:rows], IGNORED))
+        torch.autograd.backward(loss)
+        loss_sum.zero_grad(set_to_none=True)

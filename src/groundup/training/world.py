@@ -6,24 +6,16 @@ is. Whatever is decided once is decided by the first process; whatever all need 
 
 from __future__ import annotations
 
-import os
-import re
 import socket
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from groundup.errors import GroundupError, TrainingError, UsageError
+from groundup.errors import GroundupError, TrainingError
 
 T = TypeVar("T")
-
-PATIENCE = timedelta(minutes=30)  # for the slowest of the processes, say while it writes a large checkpoint
-PORT = 29500  # torchrun's own; a SLURM job takes one of the 1,000 from here on, by its number
 
 
 class World(Protocol):
@@ -172,91 +164,21 @@ class LostError(TrainingError):
 # What gloo and NCCL say in a RuntimeError when the other side is gone.
 GONE = (
     "Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused", "Read error",
-    "Application timeout", "Timed out waiting", "NCCL error", "Socket closed", "wait timeout",
+    "Application timeout", "Timed out waiting", "ncclRemoteError", "Socket closed", "wait timeout",
 )  # fmt: skip
 
 
 def gone(error: RuntimeError) -> bool:
     """Whether torch says that another process cannot be reached."""
-    return isinstance(error, dist.DistError) or any(words in str(error) for words in GONE)
+    ours = isinstance(error, dist.DistBackendError)  # NCCL's: a full /dev/shm, a GPU for two
+    return (isinstance(error, dist.DistError) and not ours) or any(words in str(error) for words in GONE)
 
 
-def expected(environ: Mapping[str, str] = os.environ) -> int:
-    """How many processes were started together, as torchrun or srun tells; 1 where nobody does."""
-    return _environ("WORLD_SIZE", 1, environ) if "RANK" in environ else _environ("SLURM_STEP_NUM_TASKS", 1, environ)
-
-
-def join(patience: timedelta = PATIENCE) -> World:
-    """The world that the environment speaks of, joined at the first call; TrainingError where it does not come up.
-
-    Understood are torchrun's variables (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR`, …), and those that srun
-    gives each task of a step. `patience` is for all to come, and for each meeting.
-    """
-    if "RANK" not in os.environ and _environ("SLURM_STEP_NUM_TASKS", 1) > 1:
-        os.environ.update(from_slurm(os.environ))
-    if expected() == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
-        return Alone()
-    if not dist.is_initialized():
-        missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-        if missing:
-            raise UsageError(f"{missing[0]}: not set, though others like it are; start the job with torchrun")
-        _connect(patience)
-    return Together(_environ("LOCAL_RANK", 0), _environ("LOCAL_WORLD_SIZE", 1))
-
-
-def _connect(patience: timedelta) -> None:
-    gpus = torch.cuda.is_available() and dist.is_nccl_available()
-    if gpus:
-        torch.cuda.set_device(_environ("LOCAL_RANK", 0) % torch.cuda.device_count())
-    try:
-        store, rank, size = next(dist.rendezvous("env://", timeout=patience))  # type: ignore[attr-defined]
-        # torchrun keeps its store when it starts the processes again, and in it the addresses of those that are gone.
-        again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = dist.PrefixStore(f"groundup/{again}", store)  # type: ignore[attr-defined]
-        backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
-    except (RuntimeError, ValueError) as error:
-        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise TrainingError(
-            f"{place}: the processes of this job did not meet there ({str(error).splitlines()[0][:200]}); on a machine "
-            "with several networks, name one with GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME"
-        ) from error
-
-
-def from_slurm(environ: Mapping[str, str]) -> dict[str, str]:
-    """torchrun's variables from those of a task that srun started."""
-    nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST", "")
-    return {
-        "RANK": environ["SLURM_PROCID"],
-        "WORLD_SIZE": environ["SLURM_STEP_NUM_TASKS"],
-        "LOCAL_RANK": environ.get("SLURM_LOCALID", "0"),
-        "LOCAL_WORLD_SIZE": environ.get("SLURM_STEP_TASKS_PER_NODE", "1").partition("(")[0].partition(",")[0],
-        "MASTER_ADDR": environ.get("MASTER_ADDR") or first_host(nodes),
-        "MASTER_PORT": environ.get("MASTER_PORT") or str(PORT + int(environ.get("SLURM_JOB_ID", "0")) % 1000),
-    }
-
-
-def first_host(nodes: str) -> str:
-    """The first machine of a SLURM node list: `gpu[03-07,11],cpu1` -> `gpu03`."""
-    found = re.match(r"([^,\[]+)(?:\[(\w+))?", nodes)
-    return found[1] + (found[2] or "") if found else socket.gethostname()
-
-
-def leave(status: int, said: str = "") -> None:
-    """End this process, and its part in the job, with last words and an exit status; without a job, do nothing.
-
-    At once: gloo's threads, when they outlive torch's at the end of a process, abort it in about a third of all runs.
-    """
-    if not dist.is_initialized():
-        return
-    with suppress(OSError, ValueError):
-        sys.stderr.write(said)
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    if status == 0:
-        dist.destroy_process_group()
-    os._exit(status)
+def said_by_nccl(error: RuntimeError) -> str | None:
+    """What NCCL complains about, where it does, without its stack."""
+    if not isinstance(error, dist.DistBackendError):
+        return None
+    return " ".join(str(error).rpartition("Last error:")[2].split())[:300]
 
 
 def agreed(world: World, what: str, value: object, remedy: str) -> None:
@@ -267,10 +189,3 @@ def agreed(world: World, what: str, value: object, remedy: str) -> None:
             raise GroundupError(
                 f"process {rank} on {host}: {what} {theirs}, but {everyone[0][1]} on {everyone[0][0]}; {remedy}"
             )
-
-
-def _environ(name: str, default: int, environ: Mapping[str, str] | None = None) -> int:
-    try:
-        return int((environ or os.environ).get(name, default))
-    except ValueError:
-        raise UsageError(f"{name}: {os.environ.get(name)!r} is no number; start the job with torchrun") from None
