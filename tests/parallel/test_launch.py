@@ -99,7 +99,11 @@ def test_two_launchers_are_two_nodes(options, prepared, tmp_path):
 def test_nodes_come_and_go(options, prepared, tmp_path, monkeypatch):
     """One begins, another joins, and is lost: two restarts, which each launcher counts for itself."""
     monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # see docs/cluster.md
-    longer = {"train": {"max_steps": 3000, "parallel": "ddp"}, "checkpoint": {"every_steps": 5}}
+    longer = {
+        "train": {"max_steps": 3000, "parallel": "ddp"},
+        "checkpoint": {"every_steps": 20},
+        "evaluate": {"every_steps": 1000},
+    }
     work.train_all(prepared, tmp_path, {"alone": config("gpt2", **longer)})
     meeting = ["--nnodes", "1:2", "--max-restarts", 3, "--rdzv-backend", "c10d", "--rdzv-id", "test"]
     port = jobs.free_port()
