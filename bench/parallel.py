@@ -21,11 +21,11 @@ ROUNDS = 3
 GOAL, START_S, KILL_S, HALF, NEAR = 0.95, 10.0, 15.0, 0.55, 0.15
 BYTES = 2**25  # of an all-reduce whose bandwidth is measured
 SHAPES = {  # name -> options of `groundup train`, steps
-    "4 x 128": (("--model.n_layer", 4, "--model.n_head", 4, "--model.n_embd", 128), 30),
-    "12 x 384": (("--model.n_layer", 12, "--model.n_head", 6, "--model.n_embd", 384), 6),
+    "4 x 128": (("--model.n_layer", 4, "--model.n_head", 4, "--model.n_embd", 128), 20),
+    "12 x 384": (("--model.n_layer", 12, "--model.n_head", 6, "--model.n_embd", 384), 4),
 }
 COMMON = (
-    "gpt2-micro --model.block_size 256 --train.batch_tokens 8192 --train.device cpu --evaluate.every_steps 0 "
+    "gpt2-micro --model.block_size 256 --train.batch_tokens 4096 --train.device cpu --evaluate.every_steps 0 "
     "--evaluate.tokens 512 --evaluate.sample_tokens 0 --checkpoint.every_steps 0 --train.log_every 1000"
 ).split()
 CONTENDERS = {"1 process, 2 threads": (1, "auto"), "2 processes, DDP": (2, "ddp"), "2 processes, FSDP2": (2, "fsdp")}
@@ -67,7 +67,7 @@ def _speed(place: Path, shape: str, rounds: int, bandwidth: float) -> Result:
             subprocess.run(_command(processes, *more), cwd=place, check=True, capture_output=True)
             rows[name].values.append(_tokens_per_s(place / out, steps))
         rows[PREDICTED].values.append(_predicted(place, shape, turn, bandwidth))
-    title = f"parallel: {shape}, 8,192 tokens a step"
+    title = f"parallel: {shape}, 4,096 tokens a step"
     result = Result(title, "tokens/s", list(rows.values()), baseline=next(iter(rows)))
     found = rows[PREDICTED].ratio(rows["2 processes, DDP"])
     result.notes.append(
@@ -97,7 +97,7 @@ def _predicted(place: Path, shape: str, turn: int, bandwidth: float) -> float:
         raise SystemExit("a run failed")
     one = statistics.mean(_tokens_per_s(place / out, steps) for out in outs)
     weights = place / outs[0] / f"checkpoints/step-{steps:08d}/model.safetensors"
-    return predicted_speed(one, 8192, weights.stat().st_size, 2, bandwidth)
+    return predicted_speed(one, 4096, weights.stat().st_size, 2, bandwidth)
 
 
 def _bandwidth(place: Path) -> float:

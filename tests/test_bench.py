@@ -126,7 +126,7 @@ def test_the_peer_gets_the_same_text_and_its_loss_is_over_all_of_what_is_held_ou
     assert their_loss(place) == pytest.approx(math.log(len(characters)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_time_to_loss_runs_from_the_command_to_the_verdict(checkout, text, monkeypatch):
     monkeypatch.setattr(time_to_loss, "MINUTES", 0.01)
     options = replace(OPTIONS, nanogpt=checkout, text=text)

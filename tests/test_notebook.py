@@ -85,7 +85,7 @@ def test_it_runs_and_the_model_learns(notebook, execute):
     assert "pip" not in printed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_cells_run_again_after_settings_were_changed(notebook, execute, tmp_path, sentences):
     greek = sentences(300).lower().translate(str.maketrans("abcdefghilmnorstuwx.", "αβξδεφγηιλμνορστυωχ·"))
     other = tmp_path / "other.txt"

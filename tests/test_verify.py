@@ -114,8 +114,16 @@ def test_the_command_answers_in_words_and_in_json(prepared, tmp_path):
     assert not list(tmp_path.glob("groundup*"))
 
 
+LONG = pytest.mark.long
+SIGNALS = [
+    pytest.param(signal.SIGINT, 130, marks=LONG),
+    pytest.param(signal.SIGTERM, 143, marks=LONG),
+    (signal.SIGHUP, 129),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(("number", "status"), SIGNALS)
 def test_stopped_in_the_middle_it_leaves_neither_files_nor_processes(number, status, prepared, tmp_path):
     env = os.environ | {"TMPDIR": str(tmp_path)}
     options = [*WORDS, "--train.batch_tokens=65536", "--batches.micro_batch=64"]  # steps that take their time

@@ -84,7 +84,10 @@ TEXTS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", TEXTS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[pytest.mark.long] if kind.startswith("one ") else []) for kind in TEXTS],
+)
 def test_any_text_gives_a_model_that_beats_counting_bytes(kind, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     in_steps = partial(

@@ -213,7 +213,7 @@ def test_by_the_clock_all_keep_the_first_ones_time(prepared, tmp_path):
     assert logged(tmp_path / "run") > 5
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", [pytest.param("ddp", marks=pytest.mark.long), "fsdp"])
 def test_bad_steps_send_all_back_together(kind, prepared, tmp_path):
     """To the checkpoint's weights, moments and averages; what follows is as with one process."""
     bad = config("gpt2", guard={"bad_steps": 2}, train={"parallel": kind}, checkpoint={"every_steps": 3})
@@ -226,7 +226,7 @@ def test_bad_steps_send_all_back_together(kind, prepared, tmp_path):
     assert_same_up_to_rounding(tmp_path / "both", tmp_path / "alone")
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", [pytest.param("ddp", marks=pytest.mark.long), "fsdp"])
 def test_fp16_and_the_compiler_work_together_too(kind, prepared, tmp_path):
     cases = {
         "fp16": config("gpt2", train={"parallel": kind, "precision": "fp16"}),

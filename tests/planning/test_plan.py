@@ -281,7 +281,7 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak resident memory is read from /proc")
-@pytest.mark.parametrize("vocab", [512, 50_257])
+@pytest.mark.parametrize("vocab", [pytest.param(512, marks=pytest.mark.long), 50_257])
 def test_planned_memory_is_near_what_a_real_step_takes(vocab):
     model = {"n_layer": 3, "n_head": 6, "n_embd": 384, "block_size": 128, "vocab_size": vocab}
     planned = plan(model=model, batches={"micro_batch": 8}, train={"max_steps": 1, "batch_tokens": 2 * 8 * 128})

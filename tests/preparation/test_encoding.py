@@ -350,10 +350,22 @@ print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1
 """
 
 
+CHINESE, LETTERS = "的一是不了人我在有他这中大来上个国，。", string.ascii_letters + string.digits
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="no /proc to read the peak memory from")
-@pytest.mark.parametrize("kind", ["bpe", "json", "gpt2"])
-@pytest.mark.parametrize("alphabet", ["的一是不了人我在有他这中大来上个国，。", string.ascii_letters + string.digits])
+@pytest.mark.parametrize(
+    ("kind", "alphabet"),
+    [
+        ("json", CHINESE),
+        ("gpt2", LETTERS),
+        pytest.param("bpe", CHINESE, marks=pytest.mark.long),
+        pytest.param("bpe", LETTERS, marks=pytest.mark.long),
+        pytest.param("gpt2", CHINESE, marks=pytest.mark.long),
+        pytest.param("json", LETTERS, marks=pytest.mark.long),
+    ],
+)
 def test_memory_does_not_grow_with_a_text_that_has_no_spaces(tmp_path, kind, alphabet):
     text = "".join(random.Random(0).choices(alphabet, k=4_000_000))
     if kind != "gpt2":

@@ -209,7 +209,7 @@ def fsyncs_before_the_manifest(corpus, out, wishes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tokenizer", ["gpt2", "bpe:300"])
+@pytest.mark.parametrize("tokenizer", ["gpt2", pytest.param("bpe:300", marks=pytest.mark.long)])
 def test_killed_again_and_again_at_moments_of_chance_it_ends_in_the_same_folder(
     tokenizer, corpus, undisturbed, tmp_path, victim, forks
 ):

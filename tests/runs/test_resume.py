@@ -346,7 +346,7 @@ def test_a_finished_run_is_left_alone_and_a_longer_horizon_goes_on(reference, tm
     [
         {"optimizer": {"ema": 0.9}},
         {"optimizer": {"name": "sgd", "learning_rate": 0.05}, "schedule": {"name": "onecycle"}},
-        {"checkpoint": {"every_steps": 9, "asynchronous": False}},
+        pytest.param({"checkpoint": {"every_steps": 9, "asynchronous": False}}, marks=pytest.mark.long),
         {"train": {"activation_checkpointing": True}},
     ],
     ids=["average", "sgd and onecycle", "synchronous", "recomputed"],
