@@ -19,7 +19,6 @@ from groundup.planning.cluster import predicted_speed
 
 ROUNDS = 3
 GOAL, START_S, KILL_S, HALF, NEAR = 0.95, 10.0, 15.0, 0.55, 0.15
-BYTES = 2**25  # of an all-reduce whose bandwidth is measured
 SHAPES = {  # name -> options of `groundup train`, steps
     "4 x 128": (("--model.n_layer", 4, "--model.n_head", 4, "--model.n_embd", 128), 20),
     "12 x 384": (("--model.n_layer", 12, "--model.n_head", 6, "--model.n_embd", 384), 4),
@@ -101,7 +100,7 @@ def _predicted(place: Path, shape: str, turn: int, bandwidth: float) -> float:
 
 
 def _bandwidth(place: Path) -> float:
-    """Bytes a second each way of a ring all-reduce between two processes: 2·(n-1)/n of the bytes in its time."""
+    """Bytes a second each way of a ring all-reduce between two processes, as `doctor --distributed` measures it."""
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "bench.parallel", "bandwidth"]
@@ -113,17 +112,14 @@ def bandwidth_worker() -> None:
     """What `_bandwidth` starts."""
     import torch
 
+    from groundup.doctor.wire import all_reduce
     from groundup.training.joining import join, leave
 
     torch.set_num_threads(1)
-    world, message, times = join(), torch.ones(BYTES // 4), []
-    for _ in range(12):
-        world.any(False)
-        began = time.perf_counter()
-        world.sum(message)
-        times.append(time.perf_counter() - began)
+    world = join()
+    found = all_reduce(world, torch.device("cpu")).bandwidth
     if world.rank == 0:
-        print(2 * (world.size - 1) / world.size * BYTES / statistics.median(times[2:]), flush=True)
+        print(found, flush=True)
     leave(0)
 
 

@@ -78,6 +78,14 @@ def changed(before: BaseModel, after: BaseModel, prefix: str = "") -> list[str]:
     return keys
 
 
+def value_of(config: Config, dotted: str) -> Any:
+    """What a config says under a dotted key."""
+    value: Any = config
+    for name in dotted.split("."):
+        value = getattr(value, name)
+    return value
+
+
 def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
     *path, last = dotted.split(".")
     for name in path:

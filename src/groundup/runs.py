@@ -18,7 +18,7 @@ from groundup.checkpoint.run import RunFolder
 from groundup.checkpoint.state import load_progress
 from groundup.config import Config
 from groundup.data.batches import Batches
-from groundup.decode import Overrides, changed, decode
+from groundup.decode import Overrides, changed, decode, value_of
 from groundup.errors import CheckpointError, ConfigError, TrainingError
 from groundup.planning.here import measured, plan_here, with_speed
 from groundup.planning.plan import Data as Sizes
@@ -104,12 +104,8 @@ def begin_or_go_on(config: Config, out: Path, view: View) -> Result:
         return begin(config, out, view)
     before = world.first(None if world.rank else run.config())
     assert before is not None, "the first process has read it"
-    overrides: dict[str, Any] = {}
-    for key in changed(before, config):
-        section, _, name = key.rpartition(".")
-        value = getattr(getattr(config, section), name) if section else getattr(config, name)
-        if key not in SETTLED or value not in (None, "auto"):
-            (overrides.setdefault(section, {}) if section else overrides)[name] = value
+    given = {key: value_of(config, key) for key in changed(before, config)}
+    overrides = {key: value for key, value in given.items() if key not in SETTLED or value not in (None, "auto")}
     return go_on(run, *reconfigure(run, overrides), view)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from groundup.checkpoint.compare import Difference, difference, different_books
 from groundup.checkpoint.run import RunFolder, read_log, step_of
 from groundup.config import Config, to_yaml
-from groundup.decode import changed
+from groundup.decode import changed, value_of
 from groundup.errors import TrainingError, UsageError
 
 LOGGED = ("loss", "grad_norm", "lr", "tokens", "cursor")  # of a step's record: all that is no time
@@ -75,7 +75,7 @@ def verify_resume(
         say(f"{last} steps straight, and again with a kill after step {middle}: about "
             f"{3 * start_up + (2 * last + 4) * a_step:.0f} seconds more")  # fmt: skip
         for key in changed(config, short):
-            say(f"for this, {key} is {_value(short, key)}, not {_value(config, key)}")
+            say(f"for this, {key} is {value_of(short, key)}, not {value_of(config, key)}")
         straight, killed = RunFolder(place / "straight"), RunFolder(place / "killed")
         _train(straight, to_yaml(short), lambda: straight.checkpoint(last).is_dir())
         say(f"straight: step {last} after {time.monotonic() - began:.0f} s")
@@ -246,13 +246,6 @@ def _losses(run: RunFolder) -> list[dict[int, tuple[Any, ...]]]:
         elif record["event"] in ("step", "skip"):
             parts[-1][record["step"]] = tuple(record.get(key) for key in LOGGED)
     return parts
-
-
-def _value(config: Config, key: str) -> Any:
-    value: Any = config
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value
 
 
 @contextmanager

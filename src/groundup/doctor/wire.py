@@ -7,14 +7,15 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 
-from groundup.training.world import LostError, World, gone
+from groundup.planning.gpus import ring_bytes
+from groundup.training.world import World, meet
 
 SMALL = 4  # bytes
 LARGE = {"cpu": 32 << 20, "cuda": 256 << 20}  # bytes: gradients of a small GPT, and more than caches hold
@@ -83,7 +84,7 @@ def bus_bandwidth(processes: int, n_bytes: int, seconds: float) -> float:
 
     As NCCL-tests have it (doc/PERFORMANCE.md): in a ring, so much of the message passes through each link.
     """
-    return 2 * (processes - 1) / processes * n_bytes / seconds
+    return ring_bytes(n_bytes, processes) / seconds
 
 
 def _seconds(world: World, tensor: torch.Tensor, times: int) -> float:
@@ -120,8 +121,8 @@ def _ask(world: World, rank: int) -> Clock:
     """NTP's on-wire protocol (RFC 5905, section 8): t1 and t4 are read here, t2 and t3 there."""
     box = torch.zeros(2, dtype=torch.float64)
     t1 = time.time()
-    _talk(world, lambda: dist.send(box, rank))
-    _talk(world, lambda: dist.recv(box, rank))
+    meet(world.rank, lambda: dist.send(box, rank))
+    meet(world.rank, lambda: dist.recv(box, rank))
     t4 = time.time()
     t2, t3 = box.tolist()
     return Clock(((t2 - t1) + (t3 - t4)) / 2, ((t4 - t1) - (t3 - t2)) / 2)
@@ -129,16 +130,7 @@ def _ask(world: World, rank: int) -> Clock:
 
 def _answer(world: World) -> None:
     box = torch.zeros(2, dtype=torch.float64)
-    _talk(world, lambda: dist.recv(box, 0))
+    meet(world.rank, lambda: dist.recv(box, 0))
     t2 = time.time()
     box[0], box[1] = t2, time.time()
-    _talk(world, lambda: dist.send(box, 0))
-
-
-def _talk(world: World, work: Callable[[], object]) -> None:
-    try:
-        work()
-    except RuntimeError as error:
-        if not gone(error):
-            raise
-        raise LostError(world.rank, error) from error
+    meet(world.rank, lambda: dist.send(box, 0))

@@ -122,12 +122,17 @@ class Together:
         return tensor
 
     def _meet(self, work: Callable[[], object]) -> None:
-        try:
-            work()
-        except RuntimeError as error:
-            if not gone(error):
-                raise
-            raise LostError(self.rank, error) from error
+        meet(self.rank, work)
+
+
+def meet(rank: int, work: Callable[[], object]) -> None:
+    """Do what needs other processes; LostError where one of them is gone."""
+    try:
+        work()
+    except RuntimeError as error:
+        if not gone(error):
+            raise
+        raise LostError(rank, error) from error
 
 
 class Spread(Mapping[str, torch.Tensor]):
