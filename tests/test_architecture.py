@@ -32,6 +32,8 @@ FLOORS: list[tuple[bool, set[str]]] = [
             "tuning",
             "halving",
             "api",
+            "loading",
+            "assessing",
             "quickstart",
             "verify",
             "why",

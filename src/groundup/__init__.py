@@ -21,7 +21,7 @@ from groundup.errors import (
 
 if TYPE_CHECKING:
     from groundup import data
-    from groundup.api import evaluate, generate, load, prepare, resume, train
+    from groundup.api import evaluate, evaluate_tasks, generate, load, prepare, resume, train
     from groundup.model.gpt import GPT
     from groundup.shape import ModelConfig
 
@@ -40,6 +40,7 @@ __all__ = [
     "__version__",
     "data",
     "evaluate",
+    "evaluate_tasks",
     "generate",
     "load",
     "prepare",
@@ -50,7 +51,7 @@ __all__ = [
 _HOMES = {
     "GPT": "groundup.model.gpt",
     "ModelConfig": "groundup.config",
-    **dict.fromkeys(("evaluate", "generate", "load", "prepare", "resume", "train"), "groundup.api"),
+    **dict.fromkeys(("evaluate", "evaluate_tasks", "generate", "load", "prepare", "resume", "train"), "groundup.api"),
 }
 
 

@@ -15,32 +15,38 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from groundup import presets
+from groundup.assessing import evaluate, evaluate_tasks
 from groundup.build import Result
-from groundup.checkpoint import state
-from groundup.checkpoint.atomic import verify
-from groundup.checkpoint.run import RunFolder, resolve
+from groundup.checkpoint.run import RunFolder
 from groundup.config import Config, read_yaml
-from groundup.data.shards import Manifest, Tokens
+from groundup.data.shards import Manifest
 from groundup.decode import Overrides, decode
-from groundup.errors import DataError, UsageError
-from groundup.evaluation.loss import split_loss
+from groundup.errors import UsageError
 from groundup.generation.engine import TextStream, stream
 from groundup.generation.sampling import Sampler
-from groundup.model.gpt import GPT, NextTokenLoss
+from groundup.loading import Checkpoint, load
 from groundup.preparation.prepare import prepare_tokens
 from groundup.report.lines import Lines
 from groundup.report.view import View
 from groundup.runs import begin, go_on, reconfigure
 from groundup.settle import prompt_ids, prompt_text
-from groundup.text.tokenizer import Tokenizer
-from groundup.training.device import autocast, choose_device
+
+__all__ = [
+    "Checkpoint",
+    "configure",
+    "evaluate",
+    "evaluate_tasks",
+    "generate",
+    "generate_stream",
+    "load",
+    "prepare",
+    "resume",
+    "train",
+]
 
 Place = str | Path
 
@@ -132,91 +138,6 @@ def resume(
     folder = RunFolder(Path(run))
     config, keys = reconfigure(folder, {**(overrides or {}), **({"data": str(data)} if data else {})})
     return go_on(folder, config, keys, view or _logged(config))
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A trained model, ready to use."""
-
-    folder: Path
-    config: Config
-    model: GPT
-    tokenizer: Tokenizer
-    device: torch.device
-
-
-def load(path: Place, *, checkpoint: str = "latest", device: str = "auto") -> Checkpoint:
-    """Model and tokenizer from a run or a checkpoint folder, the model in evaluation mode.
-
-    Where the run kept a running average of its weights (`optimizer.ema`), the model computes with that.
-
-    `checkpoint` chooses among a run's: `latest`, `best` by validation loss, or a name such as `step-00001000`.
-    Raises CheckpointError when something is missing, damaged or does not fit.
-    """
-    folder = resolve(Path(path), checkpoint)
-    verify(folder)
-    config, where = state.load_config(folder), choose_device(device)
-    model = GPT(config.model)
-    state.load_model(folder, model, averaged=True)
-    return Checkpoint(folder, config, model.to(where).eval(), state.load_text(folder), where)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a model loses on a split."""
-
-    split: str
-    loss: float  # nats a token
-    perplexity: float
-    bits_per_byte: float
-    tokens: int  # scored
-
-
-def evaluate(
-    path: Place,
-    *,
-    data: Place | None = None,
-    split: Literal["train", "val"] = "val",
-    tokens: int | None = None,
-    window: int | None = None,
-    checkpoint: str = "latest",
-    device: str = "auto",
-) -> Evaluation:
-    """Loss of a run or checkpoint in fp32 over a split of `data` (default: what it was trained on).
-
-    Non-overlapping windows of the model's context, or of `window` tokens, which is harder: each window's first tokens
-    have little before them. The whole split, or about `tokens` of it.
-    Raises CheckpointError, DataError, UsageError.
-    """
-    if split not in ("train", "val"):
-        raise UsageError(f"split {split!r}: must be train or val")
-    if tokens is not None and tokens < 1:
-        raise UsageError(f"tokens {tokens}: must be 1 or more")
-    loaded = load(path, checkpoint=checkpoint, device=device)
-    block_size = loaded.config.model.block_size
-    if window is not None and not 1 <= window <= block_size:
-        raise UsageError(f"window {window}: must be from 1 to the model's context of {block_size}")
-    folder = Path(data or loaded.config.data or ".")
-    try:
-        manifest = Manifest.load(folder)
-    except DataError as error:
-        raise DataError(f"{error}; or name the prepared folder with --data") from error
-    if manifest.tokenizer.fingerprint != loaded.tokenizer.fingerprint:
-        raise DataError(f"{folder}: prepared with another tokenizer than the model's; prepare it with the same one")
-    part = manifest.splits[split]
-    if part.tokens < 2:
-        raise DataError(f"{folder}: its {split} split is empty; prepare it with --val-fraction 0.1")
-    loss = split_loss(
-        NextTokenLoss(loaded.model),
-        Tokens.open(folder, split),
-        window or block_size,
-        device=loaded.device,
-        limit=tokens,
-        rows=loaded.config.micro_rows * (block_size // (window or block_size)),
-        autocast=autocast("fp32", loaded.device),
-    )
-    bits = loss.bits_per_byte(part.tokens, part.bytes)
-    return Evaluation(split, loss.nats_per_token, loss.perplexity, bits, loss.scored)
 
 
 def generate(

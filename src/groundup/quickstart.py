@@ -13,28 +13,27 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from groundup.api import evaluate, generate, load
+from groundup.assessing import COMPARED_BYTES
 from groundup.build import Result
 from groundup.checkpoint.run import RunFolder
 from groundup.config import Config
-from groundup.data.shards import Manifest, SplitName, Tokens
+from groundup.data.shards import Manifest
 from groundup.data.sources import STANDARD_INPUT, open_sources
 from groundup.data.survey import Survey, survey
 from groundup.errors import DataError
-from groundup.evaluation.baselines import Baseline, baselines
+from groundup.evaluation.baselines import Baseline, baselines, split_text
 from groundup.evaluation.overlap import Overlap, overlap
 from groundup.planning.choices import Choice, Machine, choose_tokenizer, horizon, recipe
 from groundup.preparation.prepare import prepare_tokens
 from groundup.preparation.splitting import ENOUGH_DOCUMENTS
 from groundup.report.view import View
 from groundup.runs import begin, foresee
-from groundup.text.tokenizer import Tokenizer
 from groundup.training.device import choose_device, choose_precision, cores, matmul_flops
 
 VAL_BYTES = 2_000_000  # more validation text takes longer to score than it is worth, in a few minutes
 LEAST_VAL_FRACTION = 0.01
 LEAST_VAL_DOCUMENTS = 10  # on average: the chance that none is held out is then 1 in 20,000
 LEAST_BYTES = 300
-COMPARED_BYTES = 8_000_000  # of training text that xz reads beforehand
 SEARCHED_BYTES = 100_000_000  # of training text that samples are looked for in: more than is prepared in a few minutes
 ENOUGH_TOKENS = 30_000_000  # for a few minutes; more of a long text is not even prepared
 TOKENS_A_MINUTE = 10_000_000  # the same for long runs
@@ -189,16 +188,3 @@ def report(sources: list[str], result: Result, data: Path) -> Report:
         overlap=overlap([sample.encode() for sample in samples], train, val),
         prompt=next(iter(train[:200].decode(errors="ignore").split()), ""),
     )
-
-
-def split_text(data: Path, split: SplitName, tokenizer: Tokenizer, limit: int, step: int = 1_000_000) -> bytes:
-    """The text of a prepared split again, documents joined: the last `limit` bytes or a little more."""
-    tokens, pieces, size = Tokens.open(data, split), [], 0
-    for stop in range(len(tokens), 0, -step):
-        start = max(0, stop - step)
-        ids = tokens.read(start, stop - start)
-        pieces.append(tokenizer.decode_bytes(ids[ids != tokenizer.end_of_text].tolist()))
-        size += len(pieces[-1])
-        if size >= limit:
-            break
-    return b"".join(reversed(pieces))

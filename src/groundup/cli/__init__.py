@@ -25,13 +25,13 @@ COMMANDS = {
     "resume": ("resume", "go on with an interrupted run, bit for bit"),
     "fsck": ("fsck", "look for damage in a run, and say where to go on"),
     "verify-resume": ("verify_resume", "prove on your config and machine that resuming is exact"),
-    "evaluate": ("evaluate", "measure the loss of a run or checkpoint"),
+    "evaluate": ("evaluate", "measure loss and tasks such as HellaSwag, with standard errors"),
     "generate": ("generate", "let a run or checkpoint write"),
     "why": ("why", "the documents behind any step of a run"),
     "doctor": ("doctor", "check this machine, runs and prepared data"),
 }
 
-TOGETHER = ("train", "resume", "doctor")  # commands that torchrun may start
+TOGETHER = ("train", "resume", "evaluate", "doctor")  # commands that torchrun may start
 
 USAGE = """usage: groundup COMMAND [OPTION…]
 

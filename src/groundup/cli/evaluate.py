@@ -4,17 +4,51 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+import math
+from typing import TYPE_CHECKING, Any
+
+from groundup.errors import UsageError
+
+if TYPE_CHECKING:
+    from groundup.assessing import Evaluation
+    from groundup.evaluation.baselines import Baseline
+    from groundup.evaluation.exam import Grade
+
+LOSS = "loss"
+EPILOG = """Tasks, by comma: loss; hellaswag, arc_easy, arc_challenge, piqa, winogrande, lambada, fetched once from the hub at
+a pinned commit; or a file of questions, with `context`, `choices` and the number of the right `answer` on each line.
+`:500` behind a task asks its first 500 questions; `NAME=FILE` reads a task from a file.
+
+Losses are in nats a token. acc_norm is llm.c's (mean over tokens), acc_norm_harness that of lm-evaluation-harness
+(mean over characters). Of a run, the results are appended to its log.jsonl.
+
+  groundup evaluate runs/book --checkpoint best
+  groundup evaluate runs/web --tasks loss,hellaswag,lambada --precision bf16
+  groundup evaluate runs/book --tasks mine.jsonl
+  torchrun --nproc-per-node 8 -m groundup evaluate runs/web --tasks hellaswag"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.epilog = "Losses are in nats a token, over non-overlapping windows of the model's context, in fp32."
-    parser.add_argument("path", metavar="RUN_OR_CHECKPOINT", help="folder written by `groundup train`")
-    parser.add_argument("--data", metavar="DIR", help="prepared folder [the run's own]")
+    parser.epilog = EPILOG
+    parser.add_argument("path", metavar="RUN_OR_CHECKPOINT", help="folder written by `groundup train` or `import`")
+    parser.add_argument("--tasks", metavar="TASK,…", help=f"what to measure [{LOSS}]")
+    parser.add_argument(
+        "--task_file", action="append", default=[], metavar="FILE", help="a file of questions; may be repeated"
+    )
+    parser.add_argument("--data", metavar="DIR", help="prepared folder for the loss [the run's own]")
     parser.add_argument("--split", choices=("train", "val"), default="val", help="which part of it [val]")
     parser.add_argument("--tokens", type=int, metavar="N", help="score about N tokens, spread evenly [all]")
     parser.add_argument("--window", type=int, metavar="N", help="score in windows of N tokens [the model's context]")
+    parser.add_argument(
+        "--stride", type=int, metavar="N", help="begin a window every N tokens, so that they overlap [the window]"
+    )
+    parser.add_argument(
+        "--no_baselines", action="store_true", help="leave out what simpler models need for the same text"
+    )
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16", "fp16"), default="fp32", help="arithmetic of products [fp32]"
+    )
     parser.add_argument(
         "--checkpoint",
         default="latest",
@@ -26,22 +60,124 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate and print."""
-    from groundup.api import evaluate
+    """Evaluate, note it in the run's log, and print."""
+    wanted = _wanted(args)
 
-    result = evaluate(
-        args.path,
-        data=args.data,
-        split=args.split,
-        tokens=args.tokens,
-        window=args.window,
-        checkpoint=args.checkpoint,
-        device=args.device,
+    from groundup.assessing import evaluate, evaluate_tasks, note, simpler_models
+    from groundup.cli.progress import counting
+    from groundup.loading import load
+    from groundup.training.joining import join
+
+    world = join()
+    loaded = load(args.path, checkpoint=args.checkpoint, device=args.device, world=world)
+    tasks = [task for task in wanted if task != LOSS]
+    quiet = args.json or world.rank > 0
+    with counting(quiet=quiet) as progress:
+        grades = evaluate_tasks(loaded, tasks, precision=args.precision, world=world, progress=progress)
+    loss, simpler = None, []
+    if LOSS in wanted:
+        loss = evaluate(
+            loaded,
+            data=args.data,
+            split=args.split,
+            tokens=args.tokens,
+            window=args.window,
+            stride=args.stride,
+            precision=args.precision,
+            world=world,
+        )
+    if world.rank:
+        return 0
+    results = ({LOSS: loss.flat()} if loss else {}) | {grade.task: grade.flat() for grade in grades}
+    note(args.path, loaded, results)
+    if loss and args.split == "val" and not args.no_baselines:
+        simpler = simpler_models(loaded, args.data)
+    about = f"{loaded.folder}: {_parameters(loaded.model)} parameters, {args.precision} on {loaded.device}"
+    print(
+        json.dumps(_as_json(loaded.folder, loss, simpler, grades))
+        if args.json
+        else _table(about, loss, simpler, grades)
     )
-    if args.json:
-        print(json.dumps(asdict(result)))
-    else:
-        print(f"{result.split} loss    {result.loss:.4f} nats a token over {result.tokens:,} tokens")
-        print(f"perplexity  {result.perplexity:.2f}")
-        print(f"bits/byte   {result.bits_per_byte:.4f}")
     return 0
+
+
+def _wanted(args: argparse.Namespace) -> list[str]:
+    """The tasks asked for, without torch; UsageError for one that is none, or that comes twice."""
+    from groundup.evaluation.exam import Spec
+
+    listed = [part.strip() for part in (args.tasks or "").split(",") if part.strip()] + args.task_file
+    wanted = listed or [LOSS]
+    for task in wanted:
+        if task != LOSS:
+            Spec.parse(task)
+        if wanted.count(task) > 1:
+            raise UsageError(f"--tasks {task}: named twice; name it once")
+    for option in ("data", "tokens", "window", "stride"):
+        if LOSS not in wanted and getattr(args, option) is not None:
+            raise UsageError(f"--{option}: is for the loss; add it: --tasks loss,{args.tasks or 'FILE'}")
+    return wanted
+
+
+def _parameters(model: Any) -> str:
+    return f"{sum(parameter.numel() for parameter in model.parameters()):,}"
+
+
+def _as_json(folder: Any, loss: Evaluation | None, simpler: list[Baseline], grades: list[Grade]) -> dict[str, Any]:
+    """All that the table shows."""
+    from dataclasses import asdict
+
+    values: dict[str, Any] = {"checkpoint": str(folder)}
+    if loss:
+        values |= {k: v for k, v in asdict(loss).items() if isinstance(v, str) or math.isfinite(v)}
+    if simpler:
+        values["baselines"] = {one.name: one.bits_per_byte for one in simpler}
+    if grades:
+        chance = {g.task: {m: one.chance for m, one in g.metrics.items() if one.chance is not None} for g in grades}
+        values["tasks"] = {
+            g.task: g.flat() | {"chance": chance[g.task], "cut": g.cut, "source": g.source} for g in grades
+        }
+    return values
+
+
+def _table(about: str, loss: Evaluation | None, simpler: list[Baseline], grades: list[Grade]) -> str:
+    """Numbers, how sure they are, and what they are to be compared with."""
+    rows = [("task", "metric", "value", "± stderr", "chance", "questions")]
+    if loss:
+        split = f"{loss.split} loss"
+        rows += [
+            (split, "nats a token", f"{loss.loss:.4f}", _error(loss.loss_stderr, 4), "", ""),
+            ("", "perplexity", f"{loss.perplexity:.2f}", _error(loss.perplexity_stderr, 2), "", ""),
+            ("", "bits/byte", f"{loss.bits_per_byte:.4f}", _error(loss.bits_per_byte_stderr, 4), "", ""),
+        ]
+    for grade in grades:
+        for i, (name, one) in enumerate(grade.metrics.items()):
+            digits = 2 if name == "perplexity" else 4
+            chance = "" if one.chance is None else f"{one.chance:.4f}"
+            n = "" if i else f"{grade.questions:,}"
+            value, error = f"{one.value:.{digits}f}", _error(one.stderr, digits)
+            rows.append(("" if i else grade.task, name, value, error, chance, n))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [about, ""]
+    for row in rows:
+        words = [
+            text.ljust(width) if i < 2 else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(words).rstrip())
+    if loss:
+        lines += ["", f"over {loss.tokens:,} tokens"]
+    if simpler:
+        lines.append(
+            "bits/byte of simpler models for the same text: "
+            + ", ".join(f"{b.name} {b.bits_per_byte:.3f}" for b in simpler)
+        )
+    lines += [
+        f"{g.task}: {g.cut:,} endings did not fit beside their context, which lost its beginning"
+        for g in grades
+        if g.cut
+    ]
+    return "\n".join(lines)
+
+
+def _error(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else ""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
@@ -93,3 +95,33 @@ class _Lines(Watch):
 
     def say(self, line: str) -> None:
         self._console.print(Text(line), soft_wrap=True)
+
+
+@contextmanager
+def counting(*, quiet: bool = False) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Yields what to call with the name of some work; that gives what to call with how much is done, and of how much."""
+    console = Console(stderr=True, highlight=False)
+    if quiet or not console.is_terminal:
+        yield lambda name: partial(_now_and_then, console, name, [time.monotonic()]) if not quiet else _nothing
+        return
+    columns = (
+        *(SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=30)),
+        *(MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+
+        def begun(name: str) -> Callable[[int, int], None]:
+            task = bar.add_task(name, total=None)
+            return lambda done, of: bar.update(task, completed=done, total=of)
+
+        yield begun
+
+
+def _nothing(done: int, of: int) -> None:
+    pass
+
+
+def _now_and_then(console: Console, name: str, last: list[float], done: int, of: int) -> None:
+    if time.monotonic() - last[0] >= LINE_SECONDS:
+        last[0] = time.monotonic()
+        console.print(Text(f"{name} | {done:,} of {of:,}"), soft_wrap=True)

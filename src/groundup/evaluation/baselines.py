@@ -8,11 +8,14 @@ import gzip
 import lzma
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from groundup.data.shards import SplitName, Tokens
 from groundup.errors import DataError
+from groundup.text.tokenizer import Tokenizer
 
 Counts = npt.NDArray[np.int64]
 
@@ -40,6 +43,19 @@ def baselines(train: bytes, val: bytes) -> list[Baseline]:
     if not val:
         raise DataError("the validation text is empty, so there is nothing to measure: hold out at least one byte")
     return [*_compressors(train, val), *_counting_models(train, val)]
+
+
+def split_text(data: Path, split: SplitName, tokenizer: Tokenizer, limit: int, step: int = 1_000_000) -> bytes:
+    """The text of a prepared split again, documents joined: the last `limit` bytes or a little more."""
+    tokens, pieces, size = Tokens.open(data, split), [], 0
+    for stop in range(len(tokens), 0, -step):
+        start = max(0, stop - step)
+        ids = tokens.read(start, stop - start)
+        pieces.append(tokenizer.decode_bytes(ids[ids != tokenizer.end_of_text].tolist()))
+        size += len(pieces[-1])
+        if size >= limit:
+            break
+    return b"".join(reversed(pieces))
 
 
 def _compressors(train: bytes, val: bytes) -> list[Baseline]:

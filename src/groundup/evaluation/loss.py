@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from groundup.data.batches import TokenSource
-from groundup.model.gpt import IGNORED
+from groundup.model.gpt import GPT, IGNORED
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Loss:
 
     nats_per_token: float
     scored: int  # tokens
+    stderr: float = math.nan  # of nats_per_token; of fewer than two windows it cannot be told
 
     @property
     def perplexity(self) -> float:
@@ -36,6 +38,20 @@ class Loss:
         return self.nats_per_token * tokens / text_bytes / math.log(2)
 
 
+class EachWindow(nn.Module):
+    """Summed cross-entropy of each window by itself, in nats: what `split_loss` needs for a standard error."""
+
+    def __init__(self, gpt: GPT) -> None:
+        super().__init__()
+        self.gpt = gpt
+
+    def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """(B, T) and (B, T) -> (B,); targets equal to `IGNORED` are not scored."""
+        logits = self.gpt.head(self.gpt.features(ids))  # (B, T, P)
+        nats = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
+        return nats.view_as(targets).sum(1)
+
+
 class Interrupted(Exception):  # noqa: N818 - no error: it was asked for
     """An evaluation was asked to stop before its end."""
 
@@ -47,6 +63,7 @@ def split_loss(
     block_size: int,
     *,
     device: torch.device,
+    stride: int | None = None,
     limit: int | None = None,
     rows: int = 16,
     autocast: Callable[[], AbstractContextManager[object]],
@@ -55,44 +72,69 @@ def split_loss(
     size: int = 1,
     total: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums,
 ) -> Loss:
-    """Mean loss over non-overlapping windows of `block_size` tokens, each token scored once.
+    """Mean loss over windows of `block_size` tokens, each token scored once.
 
-    The whole split, its ragged end included; or, with `limit`, whole windows of about that many tokens in all, spread
-    evenly over the split. The first token of the split has nothing before it and is not scored.
-    Interrupted as soon as `stop()` says so.
+    Windows do not overlap, so a window's first tokens have little before them; with a `stride` they do: each begins
+    `stride` tokens after the last and scores only what that one did not, so that every token but those of the first
+    window has at least `block_size - stride` before it. The ragged end of the split is included; or, with `limit`,
+    windows that score about that many tokens in all are spread evenly over the split, none of them ragged. The first
+    token of the split has nothing before it and is not scored. Interrupted as soon as `stop()` says so.
+
+    `loss_sum` gives the nats of a batch, or (B,) those of each window. The standard error takes what it tells apart
+    for independent draws, and the mean for a ratio of two sums (Cochran, Sampling Techniques, section 2.11).
 
     Of `size` processes, `rank` takes every size-th batch, and `total` adds up everyone's sums. All make equally many
     passes, where need be over nothing.
     """
+    stride = stride or block_size
     targets = len(tokens) - 1
-    starts = np.arange(0, targets, block_size)
+    starts = np.arange(-(-max(0, targets - block_size) // stride) + 1) * stride
     if limit is not None and limit < targets:
-        n = max(1, limit // block_size)
-        starts = np.arange(n) * (len(starts) - 1) // n * block_size  # never the ragged window
+        n = max(1, limit // stride)
+        starts = np.arange(n) * (len(starts) - 1) // n * stride  # never the ragged window
     was_training = loss_sum.training
     loss_sum.eval()
     try:
-        sums = torch.zeros(2, dtype=torch.float64)  # nats, and tokens scored
+        sums = torch.zeros(6, dtype=torch.float64)
         for first in range(0, len(starts), rows * size):
             if stop():
                 raise Interrupted
             here = starts[first + rank * rows :][:rows]
-            windows = np.stack([_window(tokens, int(s), block_size) for s in here] or [_nothing(block_size)])
-            both = torch.from_numpy(windows).to(device)
+            windows = [_window(tokens, int(start), block_size, block_size - stride) for start in here]
+            ids, targets = np.stack(windows or [_nothing(block_size)], axis=1)  # (B, W) each
             with autocast():
-                sums[0] += loss_sum(both[:, :-1].clamp(min=0), both[:, 1:].contiguous()).item()
-            sums[1] += int((windows[:, 1:] != IGNORED).sum())
+                nats = loss_sum(torch.from_numpy(ids).to(device), torch.from_numpy(targets).to(device))
+            sums += _moments(nats.cpu().double(), torch.from_numpy((targets != IGNORED).sum(1)))
     finally:
         loss_sum.train(was_training)
-    nats, scored = total(sums).tolist()
-    return Loss(nats / scored, int(scored))
+    return _loss(total(sums))
+
+
+def _moments(nats: Tensor, scored: Tensor) -> Tensor:
+    """What the standard error needs of a batch: sums over its windows, or over it as a whole."""
+    n = scored.double() if nats.dim() else scored.double().sum()
+    return torch.stack([nats.sum(), n.sum(), (nats**2).sum(), (nats * n).sum(), (n**2).sum(), (n > 0).sum()])
+
+
+def _loss(sums: Tensor) -> Loss:
+    nats, scored, squares, products, counts, windows = sums.tolist()
+    mean = nats / scored
+    spread = max(0.0, squares - 2 * mean * products + mean**2 * counts)  # of each sum around what its length predicts
+    stderr = math.sqrt(spread * windows / (windows - 1)) / scored if windows > 1 else math.nan
+    return Loss(mean, int(scored), stderr)
 
 
 def _nothing(block_size: int) -> NDArray[np.int64]:
-    return np.full(block_size + 1, IGNORED)
+    return np.stack([np.zeros(block_size, np.int64), np.full(block_size, IGNORED)])
 
 
-def _window(tokens: TokenSource, start: int, block_size: int) -> NDArray[np.int64]:
-    """(block_size + 1,) ids from `start`, filled up with IGNORED past the end."""
+def _window(tokens: TokenSource, start: int, block_size: int, seen: int) -> NDArray[np.int64]:
+    """(2, block_size): the ids from `start` on, and what each is to predict, IGNORED past the end of the split.
+
+    Of all windows but the first, the one before has scored the first `seen` targets.
+    """
     ids = tokens.read(start, min(block_size + 1, len(tokens) - start))
-    return np.pad(ids, (0, block_size + 1 - len(ids)), constant_values=IGNORED)
+    targets = np.pad(ids[1:], (0, block_size + 1 - len(ids)), constant_values=IGNORED)
+    if start:
+        targets[:seen] = IGNORED
+    return np.stack([np.pad(ids, (0, block_size + 1 - len(ids)))[:-1], targets])

@@ -1,7 +1,7 @@
 """The seam between a model and the world: where tokens stand, and what they may attend to.
 
 A model asks its context two questions and knows nothing else about training, caching or serving. `Causal` is
-training's answer, `KVCache` generation's.
+training's answer, `KVCache` generation's, `Branching` that of questions with several endings.
 
 Letters: B batch, H heads, T new tokens, S tokens attended to, D head width.
 """
@@ -58,6 +58,30 @@ def spelt_out(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     q, k, v = (part.reshape(B * H, T, D) for part in (q, k, v))
     scores = torch.baddbmm(future, q, k.mT, alpha=D**-0.5)  # (B·H, T, T)
     return torch.bmm(F.dropout(scores.softmax(-1), dropout), v).view(B, H, T, D)
+
+
+class Branching:
+    """Several continuations of one beginning in one row: each sees the beginning and itself, and not the others.
+
+    A beginning that many endings share is then computed once, and none of them can tell that it is not alone.
+    """
+
+    def __init__(self, positions: Tensor, branch: Tensor) -> None:
+        """`positions` (B, T) says where each token stands, `branch` (B, T) to which continuation it belongs; 0 is the
+        beginning, which comes first, and a negative number is padding."""
+        self._positions = positions
+        mine, theirs = branch[:, :, None], branch[:, None, :]
+        seen = ((theirs == 0) | (theirs == mine)).tril()  # (B, T, T)
+        self._mask = torch.zeros_like(seen, dtype=torch.float32).masked_fill_(~seen, -torch.inf)[:, None]
+
+    def positions(self, n: int, device: torch.device) -> Tensor:
+        """As given, (B, T)."""
+        return self._positions
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+        """Attention along each path from the beginning to the end of a continuation."""
+        self._mask = self._mask.type_as(v)
+        return F.scaled_dot_product_attention(q.type_as(v), k.type_as(v), v, self._mask, dropout)
 
 
 class KVCache:

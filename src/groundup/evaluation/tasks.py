@@ -1,0 +1,194 @@
+"""The tasks that models are compared by, as a table: where each is, and how its rows become questions.
+
+Prompts are those of lm-evaluation-harness (EleutherAI, version 0.4), so that `acc` and `acc_norm_harness` are its `acc`
+and `acc_norm`. HellaSwag is also asked as llm.c and build-nanogpt ask it, with the raw context; `acc_norm` is always
+their mean over tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from groundup.errors import DataError
+from groundup.evaluation.questions import (
+    ACC,
+    ACC_CHARACTERS,
+    ACC_GREEDY,
+    ACC_TOKENS,
+    PERPLEXITY,
+    Metric,
+    Question,
+)
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file of the hub at one commit."""
+
+    repo: str
+    revision: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to ask, and the numbers that come of it."""
+
+    question: Callable[[Row], Question]
+    metrics: Mapping[str, Metric]
+    apart: bool = False  # see `questions.encode`
+
+
+@dataclass(frozen=True)
+class Task:
+    """A row of the table."""
+
+    what: str
+    fields: frozenset[str]  # of a row, by which its files are known
+    forms: tuple[Form, ...]  # during training, the first alone
+    place: Place | None = None  # None: only in files of one's own
+
+
+def _same(context: str, choices: list[str], answer: int) -> Question:
+    """Choices after one context and a space, but where one of the two brings white space along."""
+    spaced = [choice if choice[:1].isspace() or not context else f" {choice}" for choice in choices]
+    return Question((context,) * len(choices), tuple(spaced), answer)
+
+
+def _hellaswag_raw(row: Row) -> Question:
+    return _same(row["ctx"], list(row["endings"]), _label(row["label"]))
+
+
+def _hellaswag(row: Row) -> Question:
+    context = _plain(f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}")
+    return _same(context, [_plain(ending) for ending in row["endings"]], _label(row["label"]))
+
+
+def _plain(text: str) -> str:
+    """HellaSwag's texts without what WikiHow left in them."""
+    text = text.strip().replace(" [title]", ". ")
+    return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
+
+
+def _arc(row: Row) -> Question:
+    labels, texts = list(row["choices"]["label"]), list(row["choices"]["text"])
+    answer = labels.index(row["answerKey"]) if row["answerKey"] in labels else -1
+    return _same(f"Question: {row['question']}\nAnswer:", texts, answer)
+
+
+def _piqa(row: Row) -> Question:
+    return _same(f"Question: {row['goal']}\nAnswer:", [row["sol1"], row["sol2"]], _label(row["label"]))
+
+
+def _winogrande(row: Row) -> Question:
+    """What follows the gap, after each way to fill it (Trinh and Le, arXiv:1806.02847)."""
+    before, gap, after = row["sentence"].partition("_")
+    if not gap:
+        raise KeyError("a gap `_` in sentence")
+    contexts = (before + row["option1"], before + row["option2"])
+    return Question(contexts, (f" {after.strip()}",) * 2, _label(row["answer"]) - 1)
+
+
+def _lambada(row: Row) -> Question:
+    """The last word after everything before it."""
+    if "continuation" in row:
+        return _same(row["context"], [row["continuation"]], 0)
+    before, _, last = row["text"].rpartition(" ")
+    return Question((before,), (f" {last}",), 0)
+
+
+def _own(row: Row) -> Question:
+    choices, answer = row["choices"], row["answer"]
+    if not isinstance(choices, list | tuple) or len(choices) < 2 or not all(isinstance(c, str) for c in choices):
+        raise DataError("choices: not a list of two texts or more")
+    if not isinstance(answer, int) or isinstance(answer, bool):
+        raise DataError(f"answer {answer!r}: not the number of a choice, counted from 0")
+    if not isinstance(row["context"], str):
+        raise DataError("context: not a text")
+    return _same(row["context"], list(choices), answer)
+
+
+def _label(value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise DataError(f"label {value!r}: not a number; the test parts of some tasks are published without") from None
+
+
+CHOICE = {"acc": ACC, "acc_norm": ACC_TOKENS, "acc_norm_harness": ACC_CHARACTERS}
+ARC_REVISION = "210d026faf9955653af8916fad021475a3f00453"
+ARC_FIELDS = frozenset({"question", "choices", "answerKey"})
+
+OWN = Task(
+    "questions of your own: `context`, `choices`, and in `answer` the number of the right one",
+    frozenset({"context", "choices", "answer"}),
+    (Form(_own, CHOICE),),
+)
+TASKS = {
+    "hellaswag": Task(
+        "what happens next (arXiv:1905.07830); 10,042 questions of 4 choices",
+        frozenset({"ctx", "ctx_a", "ctx_b", "activity_label", "endings", "label"}),
+        (
+            Form(_hellaswag_raw, {"acc": ACC, "acc_norm": ACC_TOKENS}, apart=True),
+            Form(_hellaswag, {"acc_harness": ACC, "acc_norm_harness": ACC_CHARACTERS}),
+        ),
+        Place("Rowan/hellaswag", "218ec52e09a7e7462a5400043bb9a69a41d06b76", "data/validation-00000-of-00001.parquet"),
+    ),
+    "arc_easy": Task(
+        "questions of school science (arXiv:1803.05457); 2,376, mostly of 4 choices",
+        ARC_FIELDS,
+        (Form(_arc, CHOICE),),
+        Place("allenai/ai2_arc", ARC_REVISION, "ARC-Easy/test-00000-of-00001.parquet"),
+    ),
+    "arc_challenge": Task(
+        "the harder ones of them; 1,172",
+        ARC_FIELDS,
+        (Form(_arc, CHOICE),),
+        Place("allenai/ai2_arc", ARC_REVISION, "ARC-Challenge/test-00000-of-00001.parquet"),
+    ),
+    "piqa": Task(
+        "how to do everyday things (arXiv:1911.11641); 1,838 of 2 choices",
+        frozenset({"goal", "sol1", "sol2", "label"}),
+        (Form(_piqa, CHOICE),),
+        Place("baber/piqa", "142f6d7367fd9877f0fb3b5734ea6a545f54cdd1", "piqa_validation.parquet"),
+    ),
+    "winogrande": Task(
+        "whom a pronoun means (arXiv:1907.10641); 1,267 of 2 choices",
+        frozenset({"sentence", "option1", "option2", "answer"}),
+        (Form(_winogrande, {"acc": ACC}),),
+        Place(
+            "allenai/winogrande",
+            "01e74176c63542e6b0bcb004dcdea22d94fb67b5",
+            "winogrande_xl/validation-00000-of-00001.parquet",
+        ),
+    ),
+    "lambada": Task(
+        "the last word of a passage (arXiv:1606.06031), as OpenAI cut it; 5,153",
+        frozenset({"context", "continuation"}),
+        (Form(_lambada, {"acc": ACC_GREEDY, "perplexity": PERPLEXITY}),),
+        Place(
+            "EleutherAI/lambada_openai",
+            "900124bf3b8235c6daf21033af9948b3f07346c4",
+            "data/lambada_test_en.jsonl",
+        ),
+    ),
+}
+"""Tasks by name. Counts are those of the files at the pinned commits, as published on their pages."""
+
+
+def ask(form: Form, row: Row, where: str) -> Question:
+    """The question of a row; DataError, beginning with `where`, for what is no question."""
+    try:
+        found = form.question(row)
+    except KeyError as error:
+        raise DataError(f"{where}: has no {error.args[0]}; give all fields of the task") from None
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"{where}: not a row of this task ({error})") from None
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+    return Question(found.contexts, found.endings, found.answer, where).check()
