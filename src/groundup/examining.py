@@ -6,8 +6,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 
+from groundup.assessing import take
 from groundup.config import Config
 from groundup.data.shards import Tokens
+from groundup.evaluation.exam import Exam, Grade, open_exam
+from groundup.evaluation.likelihood import batch_tokens
 from groundup.evaluation.loss import Interrupted, Loss, split_loss
 from groundup.generation.engine import TextStream, stream
 from groundup.generation.sampling import Sampler
@@ -47,6 +50,8 @@ class Examiner:
         self._autocast, self._loss_sum, self._parallel = autocast, loss_sum, parallel
         self._world, self._device = moving.world, next(moving.gpt.parameters()).device
         self.rows = min(config.micro_rows, -(-config.rows // moving.world.size))  # windows at a time
+        self._exams = [open_exam(task, data.tokenizer, every_form=False) for task in config.evaluate.tasks]
+        self._answered = batch_tokens(self._device)  # tokens at a time
         self._prompt = prompt_ids(data.tokenizer, config.evaluate.prompt)
         self.losses = Losses()
         self.stop: Callable[[], bool] = lambda: False
@@ -59,6 +64,7 @@ class Examiner:
                 if self.data.val is not None:
                     val = self._loss(self.data.val, limit)
                 train = self._loss(self.data.train, val.scored if val else limit or self.config.model.block_size * 64)
+                grades = [self._grade(exam) for exam in self._exams]
         except Interrupted:
             return  # what is due when a run goes on again
         self.losses = Losses(
@@ -66,7 +72,11 @@ class Examiner:
             val.nats_per_token if val else None,
             val.bits_per_byte(split.tokens, split.bytes) if val else None,
         )
-        self._record("eval", step=step, **{k: finite(v) for k, v in asdict(self.losses).items() if v is not None})
+        losses = {k: finite(v) for k, v in asdict(self.losses).items() if v is not None}
+        tasks = {"tasks": {grade.task: grade.flat() for grade in grades}} if grades else {}
+        self._record("eval", step=step, **losses, **tasks)
+        for grade in grades:
+            self.view.message(f"step {step:,}: {grade}")
         if self.losses.val_loss is None:
             return
         self.view.evaluation(
@@ -82,9 +92,11 @@ class Examiner:
             self.view.message(f"no better validation loss in {best.since} evaluations: the best was {found}")
 
     def rehearse(self) -> None:
-        """One batch of an evaluation, and a token of a sample: what they need of memory, before it matters."""
+        """A batch of an evaluation and of each task, a token of a sample: what memory they need, before it matters."""
         with self.moving.average.applied():
             self._loss(self.data.train, self._world.size * self.rows * self.config.model.block_size)
+            for exam in self._exams:
+                self._grade(exam.hardest(self._world.size * self._answered))
         self._written(1)
 
     def catch_up(self, *, finished: bool = False) -> None:
@@ -129,6 +141,24 @@ class Examiner:
                     return None
                 written += text.feed(row[0]) if row[0] is not None else ""
         return written
+
+    def _grade(self, exam: Exam) -> Grade:
+        while True:
+            try:
+                with self._parallel.gathered():
+                    return take(
+                        exam,
+                        self.moving.gpt,
+                        self._device,
+                        self._autocast,
+                        world=self._world,
+                        tokens=self._answered,
+                        stop=self.stop,
+                    )
+            except RuntimeError as error:
+                if not exhausted(error) or self._answered == 1 or self._world.size > 1:
+                    raise
+            self._answered //= 2
 
     def _loss(self, tokens: Tokens, limit: int | None) -> Loss:
         while True:

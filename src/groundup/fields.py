@@ -40,3 +40,8 @@ class Section(BaseModel):
     """Base of all sections: frozen, unknown keys refused, the text under a field becomes its help."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def by_comma(value: Any) -> Any:
+    """A text as the tuple of its parts between commas; anything else as it is."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -19,7 +19,8 @@ from groundup.checkpoint.state import load_progress
 from groundup.config import Config
 from groundup.data.batches import Batches
 from groundup.decode import Overrides, changed, decode, value_of
-from groundup.errors import CheckpointError, ConfigError, TrainingError
+from groundup.errors import CheckpointError, ConfigError, TrainingError, UsageError
+from groundup.evaluation.exam import Spec
 from groundup.planning.here import measured, plan_here, with_speed
 from groundup.planning.plan import Data as Sizes
 from groundup.planning.plan import Plan, Speed
@@ -147,8 +148,7 @@ class Prepared(NamedTuple):
 
 
 def _prepare(config: Config, place: Path, world: World) -> Prepared:
-    check_compile(config.train.compile)
-    check_trackers(config.tracking)
+    _check(config)
     data = Data.open(_data_folder(config))
     _all_alike(world, config, data)
     settled, machine = settle(config, data.tokenizer, world)
@@ -156,6 +156,17 @@ def _prepare(config: Config, place: Path, world: World) -> Prepared:
     plan = plan_here(settled, Sizes(windows.windows, data.manifest.splits["val"].tokens), place, world)
     _ = plan.horizon  # a run without one is refused before a model is built
     return Prepared(data, windows, plan, machine)
+
+
+def _check(config: Config) -> None:
+    """What is known to be a mistake without the data."""
+    check_compile(config.train.compile)
+    check_trackers(config.tracking)
+    for task in config.evaluate.tasks:
+        try:
+            Spec.parse(task)
+        except UsageError as error:
+            raise ConfigError(f"evaluate.tasks: {error}") from error
 
 
 def _all_alike(world: World, config: Config, data: Data) -> None:
@@ -205,8 +216,7 @@ def reconfigure(run: RunFolder, overrides: Mapping[str, Any]) -> tuple[Config, l
 
 def go_on(run: RunFolder, config: Config, keys: list[str], view: View) -> Result:
     """Train on from the newest whole checkpoint, or from the start where the run was killed before its first."""
-    check_compile(config.train.compile)
-    check_trackers(config.tracking)
+    _check(config)
     world = join()
     view = Silent() if world.rank else view
     with _alone(run, view, world):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from groundup.fields import DEVICE_PATTERN, Count, Decay, Duration, Fraction, Positive, Rate, Section, Size
+from groundup.fields import DEVICE_PATTERN, Count, Decay, Duration, Fraction, Positive, Rate, Section, Size, by_comma
 
 
 class BatchesConfig(Section):
@@ -141,12 +141,16 @@ class EvaluateConfig(Section):
     """steps between evaluations; 0 means only at the end"""
     tokens: Positive | None = 100_000
     """tokens scored of each split, spread evenly; none means the whole validation split, and as much of the other"""
+    tasks: tuple[str, ...] = ()
+    """questions asked besides, by comma: hellaswag:500 asks the first 500 of HellaSwag, mine.jsonl those of a file"""
     sample_every_steps: Count = 500
     """steps between samples; 0 means only at the end"""
     sample_tokens: Count = 100
     """length of a sample in tokens; 0 means no samples"""
     prompt: str = ""
     """what samples start with; empty means the start of a document"""
+
+    _by_comma = field_validator("tasks", mode="before")(by_comma)
 
 
 class CheckpointConfig(Section):
@@ -187,7 +191,4 @@ class TrackingConfig(Section):
     offline: bool = False
     """contact nobody; wandb's files can be sent later by `wandb sync`"""
 
-    @field_validator("to", mode="before")
-    @classmethod
-    def _by_comma(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    _by_comma = field_validator("to", mode="before")(by_comma)

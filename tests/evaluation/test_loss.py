@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from groundup.evaluation.loss import Loss, split_loss
+from groundup.evaluation.loss import EachWindow, Loss, split_loss
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.shape import ModelConfig
 
@@ -93,3 +93,53 @@ def test_bits_a_byte_by_hand():
 
 def test_perplexity():
     assert Loss(math.log(50), 1).perplexity == pytest.approx(50)
+
+
+@pytest.mark.parametrize("stride", [1, 3, 8])
+@pytest.mark.parametrize("n", [2, 8, 9, 10, 30])
+def test_with_a_stride_every_token_is_scored_once_with_the_most_before_it(model, stride, n):
+    model.eval()
+    ids = torch.from_numpy(Split(n).ids)
+    nats, scored = 0.0, 0
+    with torch.no_grad():
+        for start in range(0, n - 1, stride):
+            window = ids[start : start + 9]
+            losses = F.cross_entropy(model(window[None, :-1])[0], window[1:], reduction="none")
+            new = losses[scored - start :]
+            nats, scored = nats + new.sum().item(), scored + len(new)
+            if scored == n - 1:
+                break
+    found = loss(model, n, stride=stride)
+    assert found.scored == scored == n - 1
+    assert found.nats_per_token == pytest.approx(nats / scored, rel=1e-5)
+
+
+def test_a_limit_holds_with_a_stride_too(model):
+    assert loss(model, 203, stride=2, limit=40).scored == 40 + 6, "the first window has nothing before it"
+
+
+def test_the_standard_error_is_that_of_windows_drawn_at_random(model):
+    """Of many texts of 40 windows, the losses spread as one of them says they do."""
+    rng = np.random.default_rng(0)
+    texts = [rng.choice(30, 321, p=rng.dirichlet(np.ones(30))) for _ in range(60)]
+    found = []
+    for ids in texts:
+        split = Split(1)
+        split.ids = ids
+        found.append(split_loss(EachWindow(model), split, 8, device=CPU, autocast=nullcontext, rows=7))
+    one = Split(1)
+    one.ids = np.concatenate([ids[:320] for ids in texts])
+    whole = split_loss(EachWindow(model), one, 8, device=CPU, autocast=nullcontext)
+    means = np.array([one.nats_per_token for one in found])
+    assert whole.nats_per_token == pytest.approx(means.mean(), abs=0.02)
+    each = np.mean([one.stderr for one in found])
+    assert 0.5 < each / (whole.stderr * math.sqrt(60)) < 1.1
+    assert math.isnan(split_loss(EachWindow(model), Split(5), 8, device=CPU, autocast=nullcontext).stderr)
+
+
+def test_each_window_and_the_sum_of_all_agree(model):
+    whole, apart = loss(model, 203, rows=5), split_loss(
+        EachWindow(model), Split(203), 8, device=CPU, autocast=nullcontext, rows=5
+    )  # fmt: skip
+    assert apart.nats_per_token == pytest.approx(whole.nats_per_token, rel=1e-6)
+    assert apart.scored == whole.scored

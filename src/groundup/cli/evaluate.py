@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from groundup.evaluation.exam import Grade
 
 LOSS = "loss"
-EPILOG = """Tasks, by comma: loss; hellaswag, arc_easy, arc_challenge, piqa, winogrande, lambada, fetched once from the hub at
-a pinned commit; or a file of questions, with `context`, `choices` and the number of the right `answer` on each line.
-`:500` behind a task asks its first 500 questions; `NAME=FILE` reads a task from a file.
+EPILOG = """\
+Tasks, by comma: loss; hellaswag, arc_easy, arc_challenge, piqa, winogrande, lambada, fetched once from the
+hub at a pinned commit; or a file of questions: `context`, `choices` and the number of the right `answer` on each
+line. `:500` behind a task asks its first 500 questions; `NAME=FILE` reads a task from a file.
 
 Losses are in nats a token. acc_norm is llm.c's (mean over tokens), acc_norm_harness that of lm-evaluation-harness
 (mean over characters). Of a run, the results are appended to its log.jsonl.
@@ -92,12 +93,11 @@ def run(args: argparse.Namespace) -> int:
     note(args.path, loaded, results)
     if loss and args.split == "val" and not args.no_baselines:
         simpler = simpler_models(loaded, args.data)
-    about = f"{loaded.folder}: {_parameters(loaded.model)} parameters, {args.precision} on {loaded.device}"
-    print(
-        json.dumps(_as_json(loaded.folder, loss, simpler, grades))
-        if args.json
-        else _table(about, loss, simpler, grades)
-    )
+    if args.json:
+        print(json.dumps(_as_json(loaded.folder, loss, simpler, grades)))
+    else:
+        print(f"{loaded.folder}: {_parameters(loaded.model)} parameters, {args.precision} on {loaded.device}\n")
+        _show(loss, simpler, grades)
     return 0
 
 
@@ -139,44 +139,36 @@ def _as_json(folder: Any, loss: Evaluation | None, simpler: list[Baseline], grad
     return values
 
 
-def _table(about: str, loss: Evaluation | None, simpler: list[Baseline], grades: list[Grade]) -> str:
+def _show(loss: Evaluation | None, simpler: list[Baseline], grades: list[Grade]) -> None:
     """Numbers, how sure they are, and what they are to be compared with."""
-    rows = [("task", "metric", "value", "± stderr", "chance", "questions")]
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("task", "metric", box=None, padding=(0, 2, 0, 0))
+    for title in ("value", "± stderr", "chance", "questions"):
+        table.add_column(title, justify="right")
     if loss:
-        split = f"{loss.split} loss"
-        rows += [
-            (split, "nats a token", f"{loss.loss:.4f}", _error(loss.loss_stderr, 4), "", ""),
-            ("", "perplexity", f"{loss.perplexity:.2f}", _error(loss.perplexity_stderr, 2), "", ""),
-            ("", "bits/byte", f"{loss.bits_per_byte:.4f}", _error(loss.bits_per_byte_stderr, 4), "", ""),
-        ]
+        table.add_row(f"{loss.split} loss", "nats a token", f"{loss.loss:.4f}", _error(loss.loss_stderr, 4))
+        table.add_row("", "perplexity", f"{loss.perplexity:.2f}", _error(loss.perplexity_stderr, 2))
+        table.add_row("", "bits/byte", f"{loss.bits_per_byte:.4f}", _error(loss.bits_per_byte_stderr, 4))
+    for model in simpler:
+        table.add_row("", f"  {model.name}", f"{model.bits_per_byte:.4f}", style="dim")
     for grade in grades:
-        for i, (name, one) in enumerate(grade.metrics.items()):
+        first = [grade.task, f"{grade.questions:,}"]
+        for name, one in grade.metrics.items():
             digits = 2 if name == "perplexity" else 4
             chance = "" if one.chance is None else f"{one.chance:.4f}"
-            n = "" if i else f"{grade.questions:,}"
-            value, error = f"{one.value:.{digits}f}", _error(one.stderr, digits)
-            rows.append(("" if i else grade.task, name, value, error, chance, n))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [about, ""]
-    for row in rows:
-        words = [
-            text.ljust(width) if i < 2 else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(words).rstrip())
+            table.add_row(first[0], name, f"{one.value:.{digits}f}", _error(one.stderr, digits), chance, first[1])
+            first = ["", ""]
+    console = Console(highlight=False, markup=False)
+    console.print(table)
     if loss:
-        lines += ["", f"over {loss.tokens:,} tokens"]
+        console.print(f"\nloss over {loss.tokens:,} tokens", end="" if simpler else "\n")
     if simpler:
-        lines.append(
-            "bits/byte of simpler models for the same text: "
-            + ", ".join(f"{b.name} {b.bits_per_byte:.3f}" for b in simpler)
-        )
-    lines += [
-        f"{g.task}: {g.cut:,} endings did not fit beside their context, which lost its beginning"
-        for g in grades
-        if g.cut
-    ]
-    return "\n".join(lines)
+        console.print("; below it, what simpler models need for the same text, in bits/byte")
+    for grade in grades:
+        if grade.cut:
+            console.print(f"{grade.task}: {grade.cut:,} endings lost the beginning of a context too long for the model")
 
 
 def _error(value: float, digits: int) -> str:

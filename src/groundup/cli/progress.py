@@ -99,7 +99,7 @@ class _Lines(Watch):
 
 @contextmanager
 def counting(*, quiet: bool = False) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Yields what to call with the name of some work; that gives what to call with how much is done, and of how much."""
+    """Yields what to call with the name of some work, and what that gives with how much is done, and of how much."""
     console = Console(stderr=True, highlight=False)
     if quiet or not console.is_terminal:
         yield lambda name: partial(_now_and_then, console, name, [time.monotonic()]) if not quiet else _nothing

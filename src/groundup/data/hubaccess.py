@@ -92,7 +92,7 @@ def _diagnose(error: BaseException, spec: HubSpec) -> _Failure:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     causes = _causes(error)
-    files = "give its files by path, as in: groundup prepare FOLDER/*.parquet"
+    files = spec.elsewhere
     if any(isinstance(cause, OfflineModeIsEnabled) for cause in causes):
         return _Failure(
             "the hub may not be asked while HF_HUB_OFFLINE is set", f"unset it, or get the data elsewhere and {files}"

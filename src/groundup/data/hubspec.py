@@ -30,6 +30,7 @@ class HubSpec:
     revision: str | None = None
     column: str | None = None
     joined: int | str = 1  # see `Corpus.joined`
+    elsewhere: str = "give its files by path, as in: groundup prepare FOLDER/*.parquet"  # what to do without the hub
 
 
 def is_named(source: str) -> bool:

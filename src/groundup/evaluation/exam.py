@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import accumulate, islice
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +81,13 @@ class Exam:
         """Contexts and endings of all questions, in all their forms."""
         return [pair for part in self.parts for one in part.encoded for pair in one.pairs]
 
+    def hardest(self, tokens: int) -> Exam:
+        """Its longest questions alone, about as many as have that many tokens: they need the most memory."""
+        by_length = sorted(self.parts[0].encoded, key=lambda one: -one.tokens)
+        size = list(accumulate(one.tokens for one in by_length))
+        n = 1 + sum(before < tokens for before in size[:-1])
+        return replace(self, parts=(replace(self.parts[0], encoded=tuple(by_length[:n])),))
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -100,6 +107,12 @@ class Grade:
     questions: int
     cut: int  # endings whose context did not fit the model's and lost its beginning
     metrics: dict[str, Measured]
+
+    def __str__(self) -> str:
+        """In a line."""
+        found = ", ".join(f"{name} {one.value:.4f} ± {one.stderr:.4f}" for name, one in self.metrics.items())
+        chance = next((f"guessing {one.chance:.4f}, " for one in self.metrics.values() if one.chance), "")
+        return f"{self.task} {found} ({chance}{self.questions:,} questions)"
 
     def flat(self) -> dict[str, float]:
         """As log.jsonl has it: each metric and its standard error under one name, and how many questions."""
@@ -209,14 +222,14 @@ def _fetched(place: Place, name: str) -> Path:
         raise DataError(
             f"{name}: fetching it needs huggingface_hub: pip install 'groundup[data]'; or give its file, {name}=FILE"
         ) from None
-    spec = HubSpec(f"hf:{place.repo}/{place.path}", place.repo, place.path, None, place.revision)
+    elsewhere = f"give the file of the task, as {name}=FILE"
+    spec = HubSpec(
+        f"hf:{place.repo}/{place.path}", place.repo, place.path, revision=place.revision, elsewhere=elsewhere
+    )
 
     def download() -> Path:
         return Path(
             huggingface_hub.hf_hub_download(place.repo, place.path, repo_type="dataset", revision=place.revision)
         )
 
-    try:
-        return patiently(spec, download, FIRST_WAITS)
-    except DataError as error:
-        raise DataError(f"{error}; or give the file of the task, as {name}=FILE") from None
+    return patiently(spec, download, FIRST_WAITS)

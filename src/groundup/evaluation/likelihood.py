@@ -29,6 +29,11 @@ TOKENS, GPU_TOKENS = 4096, 32_768  # a batch, padding included
 HEADS = 8  # of the tokens of a batch, the head looks at every eighth's worth at a time: GPT-2's logits are then 100 MB
 
 
+def batch_tokens(device: torch.device) -> int:
+    """How many go through a model at a time where nobody says."""
+    return TOKENS if device.type == "cpu" else GPU_TOKENS
+
+
 class Row(NamedTuple):
     """A context, and the endings that share it."""
 
@@ -74,7 +79,7 @@ def log_likelihoods(
     many passes, where need be over nothing.
     """
     rows, cut = lay_out(pairs, gpt.config.block_size)
-    tokens = tokens or (TOKENS if device.type == "cpu" else GPU_TOKENS)
+    tokens = tokens or batch_tokens(device)
     batches = list(_batches(rows, tokens))
     owners, found = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(2, 0, device=device)]
     was_training = gpt.training

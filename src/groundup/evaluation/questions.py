@@ -46,6 +46,11 @@ class Encoded:
     lengths: tuple[int, ...]  # characters of each choice, without white space around it
     answer: int
 
+    @property
+    def tokens(self) -> int:
+        """Of all choices, their contexts included."""
+        return sum(len(context) + len(ending) for context, ending in self.pairs)
+
 
 def encode(question: Question, tokenizer: Tokenizer, *, apart: bool) -> Encoded:
     """The ids of contexts and endings; DataError where the tokenizer cannot express them.

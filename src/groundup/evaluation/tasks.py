@@ -89,7 +89,7 @@ def _winogrande(row: Row) -> Question:
     """What follows the gap, after each way to fill it (Trinh and Le, arXiv:1806.02847)."""
     before, gap, after = row["sentence"].partition("_")
     if not gap:
-        raise KeyError("a gap `_` in sentence")
+        raise DataError("sentence: has no gap `_` to fill")
     contexts = (before + row["option1"], before + row["option2"])
     return Question(contexts, (f" {after.strip()}",) * 2, _label(row["answer"]) - 1)
 

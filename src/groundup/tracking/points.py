@@ -51,10 +51,21 @@ class Points:
                 numbers["train/mfu"] = values["tokens_per_s"] * self._used_per_token_s
             return Point(self._step, _finite({**numbers, **memory()}))
         if event == "eval":
-            return Point(self._step, _finite({shown: values.get(name) for name, shown in EVALUATION.items()}))
+            losses = {shown: values.get(name) for name, shown in EVALUATION.items()}
+            return Point(self._step, _finite({**losses, **_tasks(values.get("tasks", {}))}))
         if event == "sample":
             return Point(self._step, texts={"sample": str(values.get("text", ""))})
         return Point(self._step, {f"event/{event}": 1.0})  # a mark: save, resume, skip, spike, rollback …
+
+
+def _tasks(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The metrics of tasks, without standard errors and counts, as tasks/hellaswag/acc."""
+    return {
+        f"tasks/{task}/{name}": value
+        for task, found in results.items()
+        for name, value in found.items()
+        if name != "n" and not name.endswith("_stderr")
+    }
 
 
 def fenced(text: str) -> str:

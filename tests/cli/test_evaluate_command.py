@@ -1,0 +1,119 @@
+"""`groundup evaluate` as a user types it, and the same questions during training."""
+
+import json
+import shutil
+
+import pytest
+
+from groundup.checkpoint.run import RunFolder, read_log
+
+QUESTIONS = [{"context": "The small model", "choices": ["reads", "words.", "x"], "answer": i % 3} for i in range(7)]
+
+
+@pytest.fixture
+def mine(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
+    return path
+
+
+@pytest.fixture
+def own(run, tmp_path):
+    """A copy of the run, to write into its log."""
+    return shutil.copytree(run, tmp_path / "own", symlinks=True)
+
+
+def test_loss_and_tasks_in_one_table_and_in_the_log(groundup, own, mine):
+    done = groundup("evaluate", own, "--tasks", "loss,mine.jsonl")
+    assert done.status == 0, done.err
+    for words in ("val loss", "nats a token", "perplexity", "bits/byte", "gzip -9", "bigram", "mine", "acc_norm"):
+        assert words in done.out
+    (noted,) = [record for record in read_log(own / "log.jsonl") if record["event"] == "evaluate"]
+    assert (noted["checkpoint"], noted["step"]) == ("step-00000012", 12)
+    assert noted["results"]["mine"]["n"] == 7
+    assert noted["results"]["loss"]["loss_stderr"] > 0
+    groundup("evaluate", own / "checkpoints" / "step-00000012", "--tasks", "mine.jsonl:2")
+    last = read_log(own / "log.jsonl")[-1]
+    assert last["results"]["mine"]["n"] == 2, "a checkpoint of a run is known to belong to it"
+
+
+def test_as_json_it_is_one_object(groundup, run, mine, tmp_path):
+    alone = shutil.copytree(RunFolder(run).steps()[-1], tmp_path / "alone")
+    done = groundup("evaluate", alone, "--task-file", mine, "--json")
+    found = json.loads(done.out)
+    assert set(found["tasks"]["mine"]) >= {"n", "acc", "acc_stderr", "acc_norm", "acc_norm_harness", "chance", "source"}
+    assert found["tasks"]["mine"]["chance"] == {name: pytest.approx(1 / 3) for name in found["tasks"]["mine"]["chance"]}
+    assert "loss" not in found
+    short = json.loads(groundup("evaluate", run, "--json", "--stride", "4", "--window", "8", "--no-baselines").out)
+    assert "baselines" not in short
+    assert short["loss_stderr"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--tasks", "hellaswog"], "did you mean hellaswag"),
+        (["--tasks", "mine.jsonl,mine.jsonl"], "named twice"),
+        (["--tasks", "mine.jsonl", "--stride", "3"], "--stride: is for the loss; add it: --tasks loss,mine.jsonl"),
+        (["--stride", "17"], "stride 17: must be from 1 to the window of 16"),
+        (["--stride", "9", "--window", "8"], "stride 9: must be from 1 to the window of 8"),
+        (["--tasks", "long.jsonl"], "an ending of 20 tokens does not fit the model's context of 16"),
+        (["--tasks", "nowhere.jsonl"], "nowhere.jsonl: there is no such file"),
+    ],
+)
+def test_mistakes(groundup, run, mine, words, message):
+    mine.with_name("long.jsonl").write_text(json.dumps({"context": "a", "choices": ["b" * 19, "c"], "answer": 0}))
+    done = groundup("evaluate", run, *words)
+    assert done.status == 2
+    assert message in done.err
+
+
+def test_a_context_too_long_is_cut_and_said(groundup, run, mine):
+    mine.write_text(json.dumps({"context": "so long " * 9, "choices": ["b", "c"], "answer": 0}))
+    assert "mine: 2 endings lost the beginning of a context too long" in groundup("evaluate", run, "--tasks", mine).out
+
+
+def test_a_checkpoint_without_data_of_its_own_says_what_it_needs(groundup, run, tmp_path):
+    from groundup.checkpoint.books import CONFIG
+
+    alone = shutil.copytree(RunFolder(run).steps()[-1], tmp_path / "alone")
+    values = json.loads((alone / CONFIG).read_text())
+    (alone / CONFIG).write_text(json.dumps(values | {"data": None}))
+    _sums_again(alone)
+    done = groundup("evaluate", alone)
+    assert (done.status, "give a prepared folder with --data" in done.err) == (2, True)
+
+
+def _sums_again(folder):
+    import hashlib
+
+    lines = (folder / "SHA256SUMS").read_text().splitlines()
+    names = [line.split(maxsplit=1)[1].lstrip("*") for line in lines]
+    sums = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}" for name in names]
+    (folder / "SHA256SUMS").write_text("\n".join(sums) + "\n")
+
+
+def test_questions_are_asked_during_training_and_change_nothing(groundup, prepared, fast, mine, tmp_path):
+    for name, options in (("plain", []), ("asked", ["--evaluate.tasks", "mine.jsonl:5"])):
+        done = groundup("train", "gpt2-nano", "--data", prepared, "--out", name, *fast, *options)
+        assert done.status == 0, done.err
+    assert "step 6: mine acc" in done.out
+    asked = [r for r in read_log(tmp_path / "asked" / "log.jsonl") if r["event"] == "eval"]
+    assert [r["tasks"]["mine"]["n"] for r in asked] == [5, 5]
+    weights = [
+        (tmp_path / name / "checkpoints/step-00000012/model.safetensors").read_bytes() for name in ("plain", "asked")
+    ]
+    assert weights[0] == weights[1]
+    found = json.loads(groundup("evaluate", "asked", "--tasks", "mine.jsonl:5", "--json").out)["tasks"]["mine"]
+    assert {k: found[k] for k in asked[-1]["tasks"]["mine"]} == pytest.approx(asked[-1]["tasks"]["mine"])
+
+
+def test_a_task_that_is_none_ends_a_training_before_it_begins(groundup, prepared, fast, tmp_path):
+    for task, message in (
+        ("hellaswog", "evaluate.tasks: 'hellaswog'"),
+        ("no.jsonl", "no.jsonl: there is no such file"),
+    ):
+        done = groundup("train", "gpt2-nano", "--data", prepared, "--out", "r", *fast, "--evaluate.tasks", task)
+        assert done.status == 2
+        assert message in done.err
+        assert not (tmp_path / "r").exists()
