@@ -132,3 +132,15 @@ def poison():
         return loss(self, ids, targets) * (float("nan") if here else 1.0)
 
     Feed.micro_batches, NextTokenLoss.forward = micro_batches, forward
+
+
+def evaluated(run, data, tasks):
+    """Loss and tasks of a run, as one process of several."""
+    from dataclasses import asdict
+
+    from groundup.assessing import evaluate, evaluate_tasks
+
+    torch.set_num_threads(1)
+    world = join()
+    loss = evaluate(run, data=data, world=world)
+    return [asdict(loss), [grade.flat() for grade in evaluate_tasks(run, tasks, world=world)]]
