@@ -33,6 +33,7 @@ FLOORS: list[tuple[bool, set[str]]] = [
             "halving",
             "api",
             "loading",
+            "harness",
             "assessing",
             "quickstart",
             "verify",

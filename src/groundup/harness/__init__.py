@@ -1,0 +1,1 @@
+"""Our models in lm-evaluation-harness: `python -m groundup.harness --model_args path=RUN --tasks hellaswag`."""
