@@ -38,6 +38,7 @@ FLOORS: list[tuple[bool, set[str]]] = [
             "quickstart",
             "verify",
             "why",
+            "comparing",
             "doctor",
         },
     ),
@@ -126,8 +127,10 @@ TORCH_FREE = {
     "preparation",
     "report",
     "tracking",
+    "comparing",
 }
 TORCH_FREE_FILES = {
+    ("checkpoint", "history.py"),
     ("planning", "plan.py"),
     ("planning", "cluster.py"),
     ("planning", "gpus.py"),

@@ -10,14 +10,14 @@ import groundup
 
 def test_the_public_names_are_these():
     assert len(set(groundup.__all__)) == len(groundup.__all__)
-    assert {"prepare", "train", "resume", "evaluate", "generate", "load"} <= set(groundup.__all__)
+    assert {"prepare", "train", "resume", "evaluate", "generate", "load", "compare"} <= set(groundup.__all__)
     assert {"GPT", "ModelConfig", "data"} <= set(groundup.__all__)
     for name in groundup.__all__:
         assert getattr(groundup, name) is not None
 
 
 def test_every_public_function_is_typed_and_documented():
-    for name in ("prepare", "train", "resume", "evaluate", "generate", "load", "data.dataset"):
+    for name in ("prepare", "train", "resume", "evaluate", "generate", "load", "compare", "data.dataset"):
         function = attrgetter(name)(groundup)
         assert inspect.getdoc(function), name
         assert "Raises" in inspect.getdoc(function), f"{name} says what it raises"
@@ -38,7 +38,8 @@ def test_importing_groundup_imports_no_torch_and_configures_no_logging():
 def test_help_and_mistakes_import_no_torch():
     code = (
         "import sys\nfrom groundup.cli import main\n"
-        "for argv in ('--help', 'train --help', 'train --data x --out y --model.n_layer q', 'generate --help'):\n"
+        "for argv in ('--help', 'train --help', 'train --data x --out y --model.n_layer q', 'generate --help',\n"
+        "             'compare --help', 'compare nowhere'):\n"
         "    try: main(argv.split())\n    except SystemExit: pass\n"
         "print('torch' in sys.modules, file=sys.stderr)"
     )

@@ -22,6 +22,7 @@ from groundup.errors import (
 if TYPE_CHECKING:
     from groundup import data
     from groundup.api import evaluate, evaluate_tasks, generate, load, prepare, resume, train
+    from groundup.comparing.comparison import compare
     from groundup.model.gpt import GPT
     from groundup.shape import ModelConfig
 
@@ -38,6 +39,7 @@ __all__ = [
     "TrainingError",
     "UsageError",
     "__version__",
+    "compare",
     "data",
     "evaluate",
     "evaluate_tasks",
@@ -51,6 +53,7 @@ __all__ = [
 _HOMES = {
     "GPT": "groundup.model.gpt",
     "ModelConfig": "groundup.config",
+    "compare": "groundup.comparing.comparison",
     **dict.fromkeys(("evaluate", "evaluate_tasks", "generate", "load", "prepare", "resume", "train"), "groundup.api"),
 }
 

@@ -74,8 +74,13 @@ def checksums(folder: Path) -> dict[str, str] | None:
 
 def replace_text(path: Path, text: str) -> None:
     """Write a small file so that a crash leaves either the old or the new text."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write a small file so that a crash leaves either the old or the new content."""
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(content)
     flush(temporary)
     temporary.replace(path)
     flush(path.parent)

@@ -26,6 +26,7 @@ COMMANDS = {
     "fsck": ("fsck", "look for damage in a run, and say where to go on"),
     "verify-resume": ("verify_resume", "prove on your config and machine that resuming is exact"),
     "evaluate": ("evaluate", "measure loss and tasks such as HellaSwag, with standard errors"),
+    "compare": ("compare", "put the losses of several runs side by side, in a table and a picture"),
     "generate": ("generate", "let a run or checkpoint write"),
     "why": ("why", "the documents behind any step of a run"),
     "doctor": ("doctor", "check this machine, runs and prepared data"),

@@ -161,12 +161,12 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def parse_tokens(text: str) -> int:
-    """A count such as 300M, 10B or 1T, in powers of 1000. UsageError for anything else."""
+def parse_tokens(text: str, option: str = "--tokens") -> int:
+    """A count such as 300M, 10B or 1T, in powers of 1000, given by `option`. UsageError for anything else."""
     found = TOKENS.fullmatch(text.strip())
     tokens = Decimal(found[1]) * SUFFIXES[found[2].lower()] if found else Decimal(0)
     if tokens < 1 or tokens != int(tokens):
-        raise UsageError(f"--tokens {text}: not a whole number of tokens; give it as 300M, 10B or 1T (k, M, B, T)")
+        raise UsageError(f"{option} {text}: not a whole number of tokens; give it as 300M, 10B or 1T (k, M, B, T)")
     return int(tokens)
 
 

@@ -1,0 +1,127 @@
+"""`groundup compare`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from groundup.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from groundup.comparing.comparison import Comparison
+
+EPILOG = """Losses of the validation text where all runs have been: at equal tokens, steps and time; what each needed to
+reach the lowest loss that all have reached, and that as a multiple of the first run's; results of tasks, with standard
+errors; settings that differ. Runs may still be training.
+
+Between two evaluations a loss is read off a straight line and marked ~; nothing is extrapolated. Where tokenizers
+differ, losses are in bits a byte of text. Time is that of training, evaluations included.
+
+  groundup compare runs/*
+  groundup compare runs/adamw runs/muon --out compare.png"""
+
+SUFFIXES = (".png", ".svg")
+STYLES = ("cyan", "yellow", "magenta", "green", "red", "blue", "white", "bright_black")  # of curves on a terminal
+CHART_LINES = 14
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.epilog = EPILOG
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="folders written by `groundup train`")
+    parser.add_argument("--out", metavar="FILE", help="draw losses and tasks into a .png or .svg")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE where there is one")
+    parser.add_argument(
+        "--at_tokens", metavar="N", help="compare at N tokens, such as 300M [the most that all have seen]"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare, draw and print."""
+    from groundup.cli.plan import parse_tokens
+    from groundup.comparing.comparison import compare
+    from groundup.comparing.words import as_json
+
+    out = Path(args.out) if args.out else None
+    if out:
+        _check_out(out, overwrite=args.overwrite)
+    elif args.overwrite:
+        raise UsageError("--overwrite: there is nothing to replace; name a picture with --out")
+    tokens = None if args.at_tokens is None else parse_tokens(args.at_tokens, "--at-tokens")
+    comparison = compare(args.runs, at_tokens=tokens)
+    if out:
+        _draw(comparison, out)
+    if args.json:
+        print(json.dumps(as_json(comparison)))
+        return 0
+    _print(comparison)
+    if out:
+        print(f"drawn into {out}")
+    return 0
+
+
+def _check_out(out: Path, *, overwrite: bool) -> None:
+    """UsageError where a picture cannot be drawn into `out`, before anything is read."""
+    from groundup.report.picture import missing
+
+    if out.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"--out {out}: a picture's name ends in {' or '.join(SUFFIXES)}")
+    if out.is_dir():
+        raise UsageError(f"--out {out}: is a folder; name a file in it, such as {out / 'compare.png'}")
+    if out.exists() and not overwrite:
+        raise UsageError(f"--out {out}: exists already; choose another name, or add --overwrite")
+    if not out.parent.is_dir():
+        raise UsageError(f"--out {out}: there is no folder {out.parent}; make it, or choose another")
+    if sentence := missing():
+        raise UsageError(f"--out {out}: {sentence}")
+
+
+def _draw(comparison: Comparison, out: Path) -> None:
+    """Write the picture, whole or not at all."""
+    from groundup.checkpoint.atomic import replace_bytes
+    from groundup.comparing.drawing import drawing
+    from groundup.report.picture import draw
+
+    try:
+        replace_bytes(out, draw(drawing(comparison), out.suffix.lower().removeprefix(".")))
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written ({error.strerror}); choose another place") from error
+
+
+def _print(comparison: Comparison) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from groundup.comparing.words import notes, on_a_line, rows, table
+    from groundup.report.panel import can_show_panel
+
+    console = Console(highlight=False, markup=False)
+    names, lines = [on_a_line(run.name) for run in comparison.runs], list(rows(comparison))
+    for line in table(names, lines, console.width if console.is_terminal else None):
+        console.print(line, soft_wrap=True)
+    console.print()
+    if can_show_panel(console) and not console.no_color and len(names) <= len(STYLES):
+        _chart(comparison, names, console)
+    for note in notes(comparison):
+        console.print(Text(f"note  {note}"), soft_wrap=True)
+
+
+def _chart(comparison: Comparison, names: list[str], console: Console) -> None:
+    """All curves over tokens, and below them the names, from the curve that ends highest to the lowest."""
+    from rich.text import Text
+
+    from groundup.comparing.words import LOSS
+    from groundup.report.chart import Series, braille_chart
+
+    curves = [[(float(p.tokens), float(getattr(p, comparison.measure))) for p in run.points] for run in comparison.runs]
+    series = [Series(points, style) for points, style in zip(curves, STYLES, strict=False)]
+    console.print(Text(f"{LOSS[comparison.measure]} over tokens", "bold"))
+    console.print(braille_chart(series, min(console.width, 100), CHART_LINES))
+    order = sorted(range(len(names)), key=lambda i: -curves[i][-1][1])
+    console.print(Text("  ").join(Text(f"━ {names[i]}", STYLES[i]) for i in order))
+    console.print()
