@@ -58,7 +58,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What to draw; sequences are in the order of `lines`. `met`: tokens and seconds that all runs have reached."""
+    """What to draw; sequences are in the order of `lines`. `met`: the tokens and seconds at which they are compared."""
 
     title: str
     loss: str  # what the losses are, with their unit
@@ -77,27 +77,33 @@ def missing() -> str | None:
 def draw(drawing: Drawing, kind: str) -> bytes:
     """The picture as a file of `kind`, png or svg. Only where nothing is `missing`."""
     import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as of letters that no font has, which are drawn as boxes
         matplotlib.rcdefaults()
         matplotlib.rcParams["svg.hashsalt"] = "groundup"  # the same runs give the same file
-        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08, hspace=0.08)
-        rows = 2 if drawing.results else 1
-        figure = Figure(figsize=(WIDTH, HEIGHT + TASKS_HEIGHT * (rows - 1)), dpi=DPI, layout=layout)
-        figure.suptitle(drawing.title, x=0.01, ha="left", fontweight="bold", parse_math=False)
-        grid = figure.add_gridspec(rows, 2, height_ratios=[HEIGHT, TASKS_HEIGHT][:rows])
-        by_tokens = figure.add_subplot(grid[0, 0])
-        by_time = figure.add_subplot(grid[0, 1], sharey=by_tokens)
-        _losses(by_tokens, by_time, drawing)
-        if drawing.results:
-            _tasks(figure.add_subplot(grid[1, :]), drawing)
-        _legend(figure, by_tokens, drawing)
         file = BytesIO()
-        figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
+        figure(drawing).savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
     return file.getvalue()
+
+
+def figure(drawing: Drawing) -> Figure:
+    """Losses over tokens and over time, tasks below them where there are any, and the names."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    heights = [HEIGHT, TASKS_HEIGHT] if drawing.results else [HEIGHT]
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08, hspace=0.08)
+    page = Figure(figsize=(WIDTH, sum(heights)), dpi=DPI, layout=layout)
+    page.suptitle(drawing.title, x=0.01, ha="left", fontweight="bold", parse_math=False)
+    grid = page.add_gridspec(len(heights), 2, height_ratios=heights)
+    by_tokens = page.add_subplot(grid[0, 0])
+    by_time = page.add_subplot(grid[0, 1], sharey=by_tokens)
+    _losses(by_tokens, by_time, drawing)
+    if drawing.results:
+        _tasks(page.add_subplot(grid[1, :]), drawing)
+    _legend(page, by_tokens, drawing)
+    return page
 
 
 def _look(i: int, n: int) -> dict[str, Any]:
@@ -120,21 +126,14 @@ def _losses(by_tokens: Axes, by_time: Axes, drawing: Drawing) -> None:
     by_time.tick_params(labelleft=False)
     by_tokens.set_ylim(*_range(drawing.lines))
     tokens, seconds = drawing.met
-    for axes, place in ((by_tokens, tokens), (by_time, None if seconds is None else seconds / unit)):
+    marks = (by_tokens, tokens, "equal tokens "), (by_time, None if seconds is None else seconds / unit, "equal time ")
+    for axes, place, text in marks:
         _frame(axes)
         axes.set_xlim(left=0)
         if place is not None and len(drawing.lines) > 1:
             axes.axvline(place, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
-            axes.text(
-                place,
-                1.0,
-                "all runs to here ",
-                ha="right",
-                va="bottom",
-                color="0.4",
-                fontsize=8,
-                transform=axes.get_xaxis_transform(),
-            )
+            where = axes.get_xaxis_transform()
+            axes.text(place, 1, text, ha="right", va="bottom", color="0.4", fontsize=8, transform=where)
 
 
 def _range(lines: Sequence[Line]) -> tuple[float, float]:
@@ -171,7 +170,7 @@ def _tasks(axes: Axes, drawing: Drawing) -> None:
     for label in axes.get_xticklabels():
         label.set_parse_math(False)
     axes.set_xlim(-0.5, len(drawing.results) - 0.5)
-    axes.set(ylabel="accuracy ± standard error")
+    axes.set(ylabel="accuracy (bars: standard error)")
     _frame(axes)
 
 
@@ -181,12 +180,12 @@ def _frame(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _legend(figure: Figure, axes: Axes, drawing: Drawing) -> None:
+def _legend(page: Figure, axes: Axes, drawing: Drawing) -> None:
     """The names below the panels, where they cover nothing."""
     texts = [f"{line.name}  {line.losses[-1]:.3f}" for line in drawing.lines]
     most = max(1, LEGEND_LETTERS // (max(map(len, texts)) + HANDLE))
     rows = math.ceil(len(texts) / most)
-    legend = figure.legend(
+    legend = page.legend(
         axes.get_lines()[: len(texts)],
         [str(i) for i in range(len(texts))],
         title=f"runs and their last {drawing.loss}",

@@ -1,0 +1,124 @@
+"""`groundup compare` as a user types it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from rich.text import Text
+
+from groundup.checkpoint.run import Log
+from groundup.comparing.words import GAP, Row, table
+from groundup.report import picture
+
+TASKS = {"hellaswag": {"acc": 0.25, "acc_norm": 0.3125, "acc_norm_stderr": 0.0125, "n": 500}}
+
+
+@pytest.fixture
+def runs(run, tmp_path):
+    """A real run, and a copy of it that learnt better and knows a task."""
+    shutil.copytree(run, tmp_path / "one", symlinks=True)
+    shutil.copytree(run, tmp_path / "two", symlinks=True)
+    log = tmp_path / "two" / "log.jsonl"
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    for record in records:
+        if record["event"] == "eval":
+            record["val_loss"] -= 0.5
+    log.write_text("".join(json.dumps(record) + "\n" for record in records))
+    more = Log(log)
+    more.write("evaluate", checkpoint="step-00000012", step=12, results=TASKS)
+    more.close()
+    config = tmp_path / "two" / "config.yaml"
+    config.write_text(config.read_text().replace("dropout: 0.0", "dropout: 0.1"))
+    return [tmp_path / "one", tmp_path / "two"]
+
+
+def test_the_table_says_what_the_json_does(groundup, runs):
+    said, found = groundup("compare", *runs), json.loads(groundup("compare", *runs, "--json").out)
+    assert said.status == 0
+    assert (found["measure"], found["same_text"]) == ("val_loss", "same")
+    one, two = (r["value"] for r in found["at"]["tokens"]["losses"])
+    assert two == pytest.approx(one - 0.5)
+    assert ["at", "3.07K", "tokens", f"{one:.4f}", f"{two:.4f}", "-0.5000"] in [
+        line.split() for line in said.out.splitlines()
+    ]
+    assert found["settings"] == {"model.dropout": [0.0, 0.1]}
+    assert "model.dropout" in said.out
+    assert found["runs"][1]["tasks"]["hellaswag"]["metrics"]["acc_norm"] == 0.3125
+    assert "0.312 ± 0.013" in said.out
+    assert found["to_reach"]["loss"] == min(e["val_loss"] for e in found["runs"][0]["evaluations"])
+    assert found["to_reach"]["step"][0]["value"] == 12
+    assert not any(line != line.rstrip() for line in said.out.splitlines())
+    assert sorted(Path().iterdir()) == [Path("one"), Path("two")]
+
+
+def test_one_run_shows_itself(groundup, runs):
+    said = groundup("compare", runs[0]).out
+    assert "lowest val loss" in said
+    assert "where all have been" not in said
+
+
+def test_a_picture_is_drawn_once_and_again_only_if_that_is_asked_for(groundup, runs, monkeypatch):
+    monkeypatch.setattr(picture, "missing", lambda: None)
+    monkeypatch.setattr(picture, "draw", lambda drawing, kind: f"{kind}: {len(drawing.lines)} lines".encode())
+    assert groundup("compare", *runs, "--out", "a.svg").status == 0
+    assert Path("a.svg").read_text() == "svg: 2 lines"
+    refused = groundup("compare", runs[0], "--out", "a.svg")
+    assert (refused.status, refused.out) == (2, "")
+    assert "a.svg: exists already; choose another name, or add --overwrite" in refused.err
+    assert Path("a.svg").read_text() == "svg: 2 lines"
+    assert groundup("compare", runs[0], "--out", "a.svg", "--overwrite", "--json").status == 0
+    assert Path("a.svg").read_text() == "svg: 1 lines"
+
+
+def test_a_picture_is_a_picture(groundup, runs):
+    pytest.importorskip("matplotlib")
+    done = groundup("compare", *runs, "--out", "a.PNG")
+    assert done.out.endswith("drawn into a.PNG\n")
+    assert Path("a.PNG").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--out", "a.pdf"], "--out a.pdf: a picture's name ends in .png or .svg"),
+        (["--out", "one"], "--out one: a picture's name ends"),
+        (["--out", "nowhere/a.png"], "there is no folder nowhere"),
+        (["--out", "folder.png"], "is a folder; name a file in it"),
+        (["--overwrite"], "--overwrite: there is nothing to replace"),
+        (["--at-tokens", "many"], "--at-tokens many: not a whole number of tokens"),
+        (["--at-tokens", "1M"], "one was evaluated from 1,536 to 3,072 tokens; give a number between"),
+        (["one"], "the same run twice"),
+        (["nowhere"], "nowhere: holds no run"),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_leaves_nothing(words, sentence, groundup, runs, monkeypatch):
+    monkeypatch.setattr(picture, "missing", lambda: None)
+    Path("folder.png").mkdir()
+    before = sorted(Path().rglob("*"))
+    done = groundup("compare", *(run.name for run in runs), *words)
+    assert (done.status, done.out, done.err.count("\n")) == (2, "", 1)
+    assert sentence in done.err
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_without_matplotlib_the_extra_is_named(groundup, runs, monkeypatch):
+    monkeypatch.setattr(picture, "find_spec", lambda name: None)
+    done = groundup("compare", *runs, "--out", "a.png")
+    assert done.status == 2
+    assert "pip install 'groundup[plot]'" in done.err
+    assert groundup("compare", *runs).status == 0  # the table needs none of it
+
+
+@pytest.mark.parametrize("width", [None, 10, 20, 27, 28, 80])
+def test_a_table_keeps_to_its_width_and_to_its_columns(width):
+    rows = [Row("facts"), Row("loss", ("1.0", "22.0", "3")), Row("日本", ("x", "y", "z" * 9), frozenset({2}))]
+    lines = list(table(["a", "b", "a name"], rows, width))
+    assert all(isinstance(line, Text) for line in lines)
+    told = [line.plain for line in lines]
+    assert sum("22.0" in line for line in told) == sum("zzz" in line for line in told) == 1
+    if width is None or width >= 28:
+        assert told == ["       a    b     a name", "", "facts", "loss   1.0  22.0  3", "日本   x    y     zzzzzzzzz"]
+    if width and width >= 20:
+        assert max(line.cell_len for line in lines) <= width
+    assert GAP == 2
