@@ -9,7 +9,7 @@ from groundup.report.picture import COLOURS, DASHES, Drawing, Line, Result, draw
 
 pytest.importorskip("matplotlib")
 
-NAMES = ["_hidden", "cost$x_1$ \\frac", "<b>&", *(f"a-run-of-a-longer-name-{i}" for i in range(9))]
+NAMES = ["_hidden", "cost$\\frac$", "<b>&", *(f"a-run-of-a-longer-name-{i}" for i in range(9))]
 
 
 def drawing(n, points=5, results=()):

@@ -187,7 +187,7 @@ def _legend(page: Figure, axes: Axes, drawing: Drawing) -> None:
     rows = math.ceil(len(texts) / most)
     legend = page.legend(
         axes.get_lines()[: len(texts)],
-        [str(i) for i in range(len(texts))],
+        texts,
         title=f"runs and their last {drawing.loss}",
         title_fontsize=9,
         alignment="left",
@@ -196,6 +196,5 @@ def _legend(page: Figure, axes: Axes, drawing: Drawing) -> None:
         frameon=False,
         handlelength=3,
     )
-    for found, text in zip(legend.get_texts(), texts, strict=True):  # not before: a name with _ first would be left out
-        found.set_parse_math(False)
-        found.set_text(text)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
