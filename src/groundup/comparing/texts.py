@@ -37,15 +37,19 @@ def text_of(folder: RunFolder, config: Config) -> Text:
     for checkpoint in reversed(folder.steps()):
         data = data or said(checkpoint / PROGRESS, "data")
         tokenizer = tokenizer or said(checkpoint / "tokenizer" / TOKENIZER_FILE, "fingerprint")
-    try:
-        manifest = Manifest.load(Path(config.data or ""))
-    except DataError:
-        return Text(data, tokenizer, None, None, None)
-    if data not in (None, manifest.fingerprint):  # prepared again since, or another folder of that name
+    manifest = _manifest(config.data)
+    if manifest is None or data not in (None, manifest.fingerprint):  # prepared again since, or another folder
         return Text(data, tokenizer, None, None, None)
     train, val = manifest.splits["train"], manifest.splits["val"]
     shards, sizes = tuple(shard.sha256 for shard in val.shards), [(s.bytes, s.documents) for s in (val, train)]
     return Text(manifest.fingerprint, manifest.tokenizer.fingerprint, shards, *sizes)
+
+
+def _manifest(place: str | None) -> Manifest | None:
+    try:
+        return None if place is None else Manifest.load(Path(place))
+    except DataError:
+        return None
 
 
 def said(path: Path, key: str) -> str | None:
