@@ -17,9 +17,9 @@ from groundup.data.hubspec import parse_spec
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-EXECUTED = ("README.md", "docs/data.md", "docs/training.md", "docs/cluster.md")
+EXECUTED = ("README.md", "docs/data.md", "docs/training.md", "docs/cluster.md", "docs/evaluation.md")
 WRITTEN = ("README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/data.md", "docs/training.md",
-    "docs/cluster.md", "docs/tracking.md", "docs/prove.md", "bench/README.md",
+    "docs/cluster.md", "docs/evaluation.md", "docs/tracking.md", "docs/prove.md", "bench/README.md",
 )  # fmt: skip
 
 # What a command of groundup may stand behind.
