@@ -15,7 +15,7 @@ FLOORS: list[tuple[bool, set[str]]] = [
     (True, {"decode"}),
     (True, {"text", "data", "model", "optim", "presets"}),
     (True, {"checkpoint"}),
-    (True, {"preparation", "training", "evaluation", "generation", "report", "tracking"}),
+    (True, {"preparation", "training", "evaluation", "generation", "report", "exchange", "tracking"}),
     (
         False,
         {

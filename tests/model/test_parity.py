@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from groundup.exchange.families import model_config
+from groundup.exchange.families import ours as under_our_names
 from groundup.model.gpt import GPT
 from groundup.presets import PRESETS
 from groundup.shape import ModelConfig
-
-TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # transformers keeps these as (in, out)
 
 
 def randomised(model: torch.nn.Module, seed: int = 0) -> None:
@@ -21,18 +21,16 @@ def randomised(model: torch.nn.Module, seed: int = 0) -> None:
             parameter.normal_(0.0, 0.1, generator=generator)
 
 
-def from_transformers(model: GPT, state: dict[str, torch.Tensor]) -> None:
-    """Copy weights under transformers' names; every one of ours must be set."""
+def load(model: GPT, state: dict[str, torch.Tensor]) -> None:
+    """Set every parameter from weights under transformers' names; a padded row that leaked into a result would show."""
+    parameters, tensors = dict(model.named_parameters()), under_our_names(model.config, state)
+    assert parameters.keys() == tensors.keys()
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            key = name if name == "lm_head.weight" else f"transformer.{name}"
-            tensor = state[key].T if name.endswith(TRANSPOSED) else state[key]
-            rows = tensor.size(0)
-            parameter[:rows].copy_(tensor)
+        for name, parameter in parameters.items():
+            assert parameter.shape == tensors[name].shape
+            parameter.copy_(tensors[name])
             if name in ("wte.weight", "lm_head.weight"):
-                parameter[rows:].fill_(1e3)  # a padded row that leaked into a result would show
-            else:
-                assert parameter.shape == tensor.shape
+                parameter[model.config.vocab :].fill_(1e3)
 
 
 @pytest.mark.parametrize("n_inner", [None, 96])
@@ -45,7 +43,7 @@ def test_logits_equal_transformers(n_inner, activation):
     theirs = GPT2LMHeadModel(GPT2Config(**shape, n_positions=32, activation_function=names[activation])).eval()
     randomised(theirs)
     ours = GPT(ModelConfig(**shape, block_size=32, activation=activation)).eval()
-    from_transformers(ours, theirs.state_dict())
+    load(ours, theirs.state_dict())
     ids = torch.randint(301, (3, 32), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=1e-4, rtol=0)
@@ -56,10 +54,8 @@ def test_tiny_random_gpt2_reproduces_its_stored_logits(shared_data):
 
     folder = shared_data / "tiny-random-gpt2"
     golden = np.load(folder / "golden_hf_logits.npz")
-    config = json.loads((folder / "config.json").read_text())
-    shape = {key: config[key] for key in ("n_layer", "n_head", "n_embd", "n_inner", "vocab_size")}
-    ours = GPT(ModelConfig(**shape, block_size=config["n_positions"])).eval()
-    from_transformers(ours, load_file(folder / "model.safetensors"))
+    ours = GPT(model_config(json.loads((folder / "config.json").read_text()))).eval()
+    load(ours, load_file(folder / "model.safetensors"))
     ids, logits = (torch.from_numpy(golden[key]) for key in ("input_ids", "logits"))
     with torch.no_grad():
         torch.testing.assert_close(ours(ids), logits, atol=1e-4, rtol=0)
@@ -87,43 +83,6 @@ def test_a_trained_mingpt_reproduces_every_stored_activation(shared_data):
     torch.testing.assert_close(logits, torch.from_numpy(golden["lm_head"]), atol=1e-4, rtol=1e-4)
 
 
-def as_openai_gpt(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Transformers' names of GPT-1's tensors in ours."""
-    renamed = {"tokens_embed": "wte", "positions_embed": "wpe"}
-    found = {}
-    for key, tensor in state.items():
-        name = key.removeprefix("transformer.")
-        part = name.split(".")[0]
-        found[name.replace(part, renamed.get(part, part))] = tensor.T if name.endswith(TRANSPOSED) else tensor
-    return found
-
-
-def as_nanochat(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Transformers' names of nanochat's tensors in ours; queries, keys and values are one matrix here."""
-    found = {"wte.weight": state["model.embed_tokens.weight"], "lm_head.weight": state["lm_head.weight"]}
-    for layer in range(sum(key.endswith("fc1.weight") for key in state)):
-        theirs, ours = f"model.layers.{layer}", f"h.{layer}"
-        qkv = [state[f"{theirs}.self_attn.{part}_proj.weight"] for part in "qkv"]
-        found[f"{ours}.attn.c_attn.weight"] = torch.cat(qkv)
-        found[f"{ours}.attn.c_proj.weight"] = state[f"{theirs}.self_attn.o_proj.weight"]
-        found[f"{ours}.mlp.c_fc.weight"] = state[f"{theirs}.mlp.fc1.weight"]
-        found[f"{ours}.mlp.c_proj.weight"] = state[f"{theirs}.mlp.fc2.weight"]
-    return found
-
-
-def copy_all(model: GPT, tensors: dict[str, torch.Tensor]) -> None:
-    """Set every parameter of ours from a tensor of theirs; the rows that pad the vocabulary are made loud."""
-    parameters = dict(model.named_parameters())
-    assert parameters.keys() == tensors.keys() - ({"lm_head.weight"} - parameters.keys())
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            rows = tensors[name].size(0)
-            assert parameter.shape[1:] == tensors[name].shape[1:]
-            parameter[:rows].copy_(tensors[name])
-            parameter[rows:].fill_(1e3)
-            assert rows == parameter.size(0) or name in ("wte.weight", "lm_head.weight")
-
-
 def architecture(preset: str) -> dict:
     """What a row says about the parts, its sizes left out."""
     sizes = ("n_layer", "n_head", "n_embd", "block_size")
@@ -137,7 +96,7 @@ def test_gpt1_equals_transformers_openai_gpt():
     theirs = OpenAIGPTLMHeadModel(OpenAIGPTConfig(**shape, n_positions=32)).eval()
     randomised(theirs)
     ours = GPT(ModelConfig(**{**architecture("gpt1"), **shape}, block_size=32)).eval()
-    copy_all(ours, as_openai_gpt(theirs.state_dict()))
+    load(ours, theirs.state_dict())
     ids = torch.randint(301, (3, 32), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=1e-4, rtol=0)
@@ -156,7 +115,7 @@ def test_modern_equals_transformers_nanochat(n_inner):
     ).eval()  # fmt: skip
     randomised(theirs)
     ours = GPT(ModelConfig(**{**architecture("modern"), **shape}, block_size=32)).eval()
-    copy_all(ours, as_nanochat(theirs.state_dict()))
+    load(ours, theirs.state_dict())
     ids = torch.randint(301, (3, 32), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=1e-4, rtol=0)

@@ -1,0 +1,142 @@
+"""The architectures of `transformers` that our models equal, as a table; no torch here.
+
+A row is data: which of our settings it fixes, what its config.json calls the others, and which of its tensors make up
+each of ours. Sources: `modeling_*.py` and `configuration_*.py` of gpt2, openai and nanochat in transformers 5;
+`tests/model/test_parity.py` holds the logits against them.
+
+Letters: C width (`n_embd`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Names = Mapping[str, tuple[str, ...]]
+"""Our name of a tensor, `*` for the layer, and theirs of the tensors that stand in it one below the other."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture of transformers."""
+
+    model_type: str
+    architecture: str
+    fixed: Mapping[str, Any]
+    """what our config says in every model of this family"""
+    activations: Mapping[str, str]
+    """their names and ours; the first of several for one is the one to write"""
+    fields: Mapping[str, str]
+    """our field and their key, where both hold the same value"""
+    defaults: Mapping[str, Any]
+    """what their config.json means by saying nothing"""
+    demands: Mapping[str, tuple[Any, ...]]
+    """their keys that change what is computed, with the values that leave it as ours; the first is the one to write"""
+    names: Names
+    init: str
+    prefix: str
+    """of their tensors in a model without a head, whose file leaves it out"""
+    activation_key: str
+    dropout_keys: tuple[str, ...]
+    conv1d: bool = False
+    """matrices of blocks stand as (in, out)"""
+    inner_is_free: bool = True
+    """the feed-forward layer may have another width than 4·C"""
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    """further values of config.json, for readers that expect them"""
+
+
+BLOCK = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+
+
+def _openai_names(token: str, place: str, last: tuple[str, ...]) -> Names:
+    """GPT-1's and GPT-2's: ours but for the prefix and the embeddings."""
+    blocks = [f"h.*.{part}.{kind}" for part in ("ln_1", "ln_2", *BLOCK) for kind in ("weight", "bias")]
+    same = {name: (f"transformer.{name}",) for name in (*blocks, *last)}
+    ends = {"wte.weight": (f"transformer.{token}.weight",), "wpe.weight": (f"transformer.{place}.weight",)}
+    return {**ends, **same, "lm_head.weight": ("lm_head.weight",)}
+
+
+_NANOCHAT_NAMES: Names = {
+    "wte.weight": ("model.embed_tokens.weight",),
+    "h.*.attn.c_attn.weight": tuple(f"model.layers.*.self_attn.{part}_proj.weight" for part in "qkv"),
+    "h.*.attn.c_proj.weight": ("model.layers.*.self_attn.o_proj.weight",),
+    "h.*.mlp.c_fc.weight": ("model.layers.*.mlp.fc1.weight",),
+    "h.*.mlp.c_proj.weight": ("model.layers.*.mlp.fc2.weight",),
+    "lm_head.weight": ("lm_head.weight",),
+}
+
+_OPENAI_FIELDS = {
+    "n_layer": "n_layer", "n_head": "n_head", "n_embd": "n_embd", "block_size": "n_positions",
+    "vocab_size": "vocab_size", "norm_eps": "layer_norm_epsilon", "tied": "tie_word_embeddings",
+}  # fmt: skip
+_OPENAI_DEFAULTS = {
+    "n_layer": 12, "n_head": 12, "n_embd": 768, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
+    "resid_pdrop": 0.1,
+}  # fmt: skip
+_OPENAI_PARTS = {
+    "norm": "layernorm", "positions": "learned", "qk_norm": False, "embedding_norm": False, "softcap": None,
+}  # fmt: skip
+_DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+_SUMMARY = {"initializer_range": 0.02, "summary_type": "cls_index", "summary_use_proj": True}
+
+FAMILIES: dict[str, Family] = {
+    "gpt2": Family(
+        model_type="gpt2",
+        architecture="GPT2LMHeadModel",
+        fixed={"block": "pre_norm", **_OPENAI_PARTS},
+        activations={
+            "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh",
+            "gelu": "gelu", "gelu_python": "gelu", "relu": "relu", "relu2": "relu2",
+        },
+        fields=_OPENAI_FIELDS | {"n_inner": "n_inner"},
+        defaults=_OPENAI_DEFAULTS
+        | {"n_positions": 1024, "vocab_size": 50257, "activation_function": "gelu_new", "n_inner": None},
+        demands={
+            "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,),
+        },
+        names=_openai_names("wte", "wpe", ("ln_f.weight", "ln_f.bias")),
+        init="gpt2", prefix="transformer.", activation_key="activation_function", dropout_keys=_DROPOUTS, conv1d=True,
+        extras=_SUMMARY | {"reorder_and_upcast_attn": False},
+    ),
+    "openai-gpt": Family(
+        model_type="openai-gpt",
+        architecture="OpenAIGPTLMHeadModel",
+        fixed={"block": "post_norm", **_OPENAI_PARTS},
+        activations={"gelu": "gelu_tanh", "relu": "relu"},  # what it calls gelu is the tanh form
+        fields=_OPENAI_FIELDS,
+        defaults=_OPENAI_DEFAULTS | {"n_positions": 512, "vocab_size": 40478, "afn": "gelu"},
+        demands={},
+        names=_openai_names("tokens_embed", "positions_embed", ()),
+        init="gpt1", prefix="transformer.", activation_key="afn", dropout_keys=_DROPOUTS, conv1d=True,
+        inner_is_free=False,
+        extras=_SUMMARY,
+    ),
+    "nanochat": Family(
+        model_type="nanochat",
+        architecture="NanoChatForCausalLM",
+        fixed={
+            "block": "pre_norm", "norm": "rmsnorm", "positions": "rotary", "qk_norm": True, "embedding_norm": True,
+            "bias": False,
+        },
+        activations={
+            "relu2": "relu2", "relu": "relu", "gelu": "gelu", "gelu_python": "gelu",
+            "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh",
+        },
+        fields={
+            "n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_embd": "hidden_size",
+            "n_inner": "intermediate_size", "block_size": "max_position_embeddings", "vocab_size": "vocab_size",
+            "norm_eps": "rms_norm_eps", "tied": "tie_word_embeddings", "softcap": "final_logit_softcapping",
+        },
+        defaults={
+            "num_hidden_layers": 12, "num_attention_heads": 6, "hidden_size": 768, "intermediate_size": 8192,
+            "max_position_embeddings": 2048, "vocab_size": 50304, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
+            "final_logit_softcapping": 15.0, "hidden_act": "relu2", "attention_dropout": 0.0,
+        },
+        demands={"attention_bias": (False,), "rope_scaling": (None,)},
+        names=_NANOCHAT_NAMES,
+        init="modern", prefix="model.", activation_key="hidden_act", dropout_keys=("attention_dropout",),
+        extras={"initializer_range": 0.02},
+    ),
+}  # fmt: skip
