@@ -31,6 +31,7 @@ FLOORS: list[tuple[bool, set[str]]] = [
             "runs",
             "tuning",
             "halving",
+            "importing",
             "api",
             "loading",
             "harness",
@@ -138,6 +139,8 @@ TORCH_FREE_FILES = {
     ("planning", "cluster_words.py"),
     ("planning", "words.py"),
     ("planning", "choices.py"),
+    ("exchange", "architectures.py"),
+    ("exchange", "vocabulary.py"),
 }
 
 

@@ -17,7 +17,8 @@ def test_the_public_names_are_these():
 
 
 def test_every_public_function_is_typed_and_documented():
-    for name in ("prepare", "train", "resume", "evaluate", "generate", "load", "compare", "data.dataset"):
+    names = ("prepare", "train", "resume", "evaluate", "evaluate_tasks", "generate", "load", "compare", "import_model")
+    for name in (*names, "data.dataset"):
         function = attrgetter(name)(groundup)
         assert inspect.getdoc(function), name
         assert "Raises" in inspect.getdoc(function), f"{name} says what it raises"

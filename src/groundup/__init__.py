@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from groundup import data
     from groundup.api import evaluate, evaluate_tasks, generate, load, prepare, resume, train
     from groundup.comparing.comparison import compare
+    from groundup.importing import import_model
     from groundup.model.gpt import GPT
     from groundup.shape import ModelConfig
 
@@ -44,6 +45,7 @@ __all__ = [
     "evaluate",
     "evaluate_tasks",
     "generate",
+    "import_model",
     "load",
     "prepare",
     "resume",
@@ -55,6 +57,7 @@ _HOMES = {
     "ModelConfig": "groundup.config",
     "compare": "groundup.comparing.comparison",
     **dict.fromkeys(("evaluate", "evaluate_tasks", "generate", "load", "prepare", "resume", "train"), "groundup.api"),
+    "import_model": "groundup.importing",
 }
 
 

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 
 class Hub:
-    """Data sets by name and revision, what was asked for, and what is to go wrong."""
+    """Data sets and models by name and revision, what was asked for, and what is to go wrong."""
 
     def __init__(self):
         self.repos: dict[str, dict[str, dict[str, bytes]]] = {}  # name -> revision -> path -> content
@@ -102,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._info(match[1], match[2] or "main")
         elif match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/tree/(refs/[^/]+/[^/]+|[^/]+)(?:/(.*))?", path):
             self._tree(match[1], match[2], match[3] or "", parse_qs(address.query))
-        elif match := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/(refs/[^/]+/[^/]+|[^/]+)/(.+)", path):
+        elif match := re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/(refs/[^/]+/[^/]+|[^/]+)/(.+)", path):
             self._file(match[1], match[2], match[3])
         else:
             self._answer(404, b"{}")

@@ -28,6 +28,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure loss and tasks such as HellaSwag, with standard errors"),
     "compare": ("compare", "put the losses of several runs side by side, in a table and a picture"),
     "generate": ("generate", "let a run or checkpoint write"),
+    "import": ("import_", "take over a model of another program: GPT-2 of the hub, nanoGPT, llm.c"),
     "why": ("why", "the documents behind any step of a run"),
     "doctor": ("doctor", "check this machine, runs and prepared data"),
 }

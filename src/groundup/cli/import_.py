@@ -1,0 +1,79 @@
+"""`groundup import`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from groundup.importing import Imported
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.epilog = (
+        "Sources: hf:OWNER/NAME of the hub, or a folder of transformers, of the architectures gpt2, openai-gpt and\n"
+        "nanochat; a ckpt.pt of nanoGPT or build-nanogpt; a .bin of llm.c. Nothing that a file brings along is run.\n\n"
+        "  groundup import hf:openai-community/gpt2 --out models/gpt2\n"
+        "  groundup import nanoGPT/out/ckpt.pt --out models/mine --tokenizer data/mine\n"
+        "  groundup generate models/gpt2 --prompt Once\n"
+        "  groundup train --init models/gpt2 --data data/mine --out runs/mine"
+    )
+    parser.add_argument("source", metavar="SOURCE", help="a model of the hub, a folder or a file: see below")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; a checkpoint like any other")
+    parser.add_argument(
+        "--tokenizer", metavar="NAME",
+        help="a tokenizer.json, a folder that holds one or was prepared with it, or a name [the one beside the model]",
+    )  # fmt: skip
+    parser.add_argument("--revision", metavar="R", help="branch, tag or commit of the hub [main]")
+    parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that is there")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Import, and say what was found."""
+    from groundup.importing import import_model
+
+    found = import_model(
+        args.source, args.out, tokenizer=args.tokenizer, revision=args.revision, overwrite=args.overwrite
+    )
+    if args.json:
+        print(json.dumps(_as_json(found)))
+        return 0
+    model = found.model
+    commit = f", commit {found.commit}" if found.commit else ""
+    print(f"found      {found.kind} in {found.source}{commit}")
+    shape = f"{model.n_layer} layers, {model.n_head} heads, {model.n_embd} wide, context {model.block_size:,}"
+    print(f"model      {shape}: {found.parameters:,} parameters")
+    print(f"tokenizer  {found.tokenizer.name}, {found.tokenizer.n_vocab:,} ids")
+    for note in found.notes:
+        print(f"note       {note}")
+    print(f"written to {found.out}")
+    out, data = str(found.out), f"data/{found.out.name}"
+    for command in (
+        ["generate", out, "--prompt", "Once"],
+        ["prepare", "TEXTS", "--out", data, "--tokenizer", str(Path(out) / "tokenizer")],
+        ["train", "--init", out, "--data", data, "--out", f"runs/{found.out.name}"],
+    ):
+        print(f"next: {shlex.join(['groundup', *command])}")
+    return 0
+
+
+def _as_json(found: Imported) -> dict[str, object]:
+    return {
+        "out": str(found.out),
+        "source": found.source,
+        "commit": found.commit,
+        "kind": found.kind,
+        "parameters": found.parameters,
+        "model": found.model.model_dump(),
+        "tokenizer": {
+            "name": found.tokenizer.name,
+            "n_vocab": found.tokenizer.n_vocab,
+            "fingerprint": found.tokenizer.fingerprint,
+        },
+        "notes": list(found.notes),
+    }

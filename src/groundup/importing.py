@@ -1,0 +1,143 @@
+"""A model of another program becomes a checkpoint of ours: found, read, joined with its tokenizer, written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from groundup.checkpoint import state
+from groundup.checkpoint.atomic import SUMS
+from groundup.config import Config
+from groundup.errors import CheckpointError, GroundupError, UsageError
+from groundup.exchange.foreign import Foreign
+from groundup.exchange.hf import CONFIG, read_folder
+from groundup.exchange.hub import PREFIX, Fetched, fetch
+from groundup.exchange.llmc import MAGIC, read_llmc
+from groundup.exchange.pickles import read_pickle
+from groundup.exchange.vocabulary import find_tokenizer, vocabulary
+from groundup.model.count import parameters
+from groundup.shape import ModelConfig
+from groundup.text.tokenizer import Tokenizer
+
+SOURCES = (
+    f"{PREFIX}OWNER/NAME, a folder of transformers (with its {CONFIG}), a ckpt.pt of nanoGPT or build-nanogpt, or a "
+    ".bin of llm.c"
+)
+READERS: dict[bytes, Callable[[Path], Foreign]] = {
+    b"PK\x03\x04": read_pickle,
+    b"\x80\x02": read_pickle,  # of torch before 1.6
+    MAGIC.to_bytes(4, "little"): read_llmc,
+}
+"""By how a file begins."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was found, and where it is now."""
+
+    out: Path
+    source: str
+    commit: str | None  # of the hub
+    kind: str  # such as "nanoGPT checkpoint"
+    model: ModelConfig
+    tokenizer: Tokenizer
+    notes: tuple[str, ...]
+
+    @property
+    def parameters(self) -> int:
+        """How many, padding left out."""
+        return parameters(self.model)
+
+
+def import_model(
+    source: str | Path,
+    out: str | Path,
+    *,
+    tokenizer: str | None = None,
+    revision: str | None = None,
+    overwrite: bool = False,
+) -> Imported:
+    """Write the model at `source` to `out` as a checkpoint that `generate`, `evaluate` and `train(init=...)` take.
+
+    `source`: `hf:OWNER/NAME` of the hub, a folder of transformers (GPT-2, GPT-1 and nanochat architectures), a
+    checkpoint of nanoGPT or build-nanogpt, a .bin of llm.c. `tokenizer`: what `prepare` takes; by default the one
+    that lies beside the model, or GPT-2's for a file of its size. `revision` is a branch, tag or commit of the hub.
+    `out` appears whole or not at all; `overwrite` replaces a checkpoint that is there. Nothing in a file is run.
+    Raises CheckpointError, TokenizerError, UsageError.
+    """
+    place, said = Path(out), str(source)
+    _check_place(place, overwrite)
+    fetched = fetch(said, revision) if said.startswith(PREFIX) else None
+    if revision is not None and fetched is None:
+        raise UsageError(f"--revision {revision}: is for models of the hub; leave it out for {said}")
+    foreign = _read(said, fetched)
+    rows = foreign.config.vocab
+    chosen = find_tokenizer(tokenizer, foreign.folder, rows, said)
+    ids, note = vocabulary(chosen, rows, said)
+    model = foreign.config.model_copy(update={"vocab_size": ids})
+    notes = (*foreign.notes, *([note] if note else []))
+    imported = Imported(place, said, fetched and fetched.commit, foreign.kind, model, chosen, notes)
+    tensors = foreign.tensors if ids == rows else {n: _resized(n, t, rows, model) for n, t in foreign.tensors.items()}
+    _write(imported, tensors)
+    return imported
+
+
+def _read(source: str, fetched: Fetched | None) -> Foreign:
+    path = fetched.folder if fetched else Path(source)
+    if (path / "config.yaml").is_file() or (path / SUMS).is_file():
+        raise UsageError(f"{path}: already a groundup {'run' if (path / 'config.yaml').is_file() else 'checkpoint'}; "
+                         "use it as it is")  # fmt: skip
+    if path.is_dir():
+        try:
+            return read_folder(path)
+        except GroundupError as error:
+            raise type(error)(str(error).replace(str(path), source, 1) if fetched else str(error)) from None
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+        reader = next((read for start, read in READERS.items() if head.startswith(start)), None)
+        if reader is None and path.suffix == ".bin":
+            reader = read_llmc  # which says what it expected
+        if reader is None:
+            raise UsageError(f"{source}: nothing that groundup can read; give {SOURCES}")
+        return reader(path)
+    except FileNotFoundError:
+        raise UsageError(f"{source}: there is no such file or folder; give {SOURCES}") from None
+    except OSError as error:
+        raise UsageError(f"{source}: cannot be read ({error.strerror}); check its permissions") from None
+
+
+def _resized(name: str, tensor: Tensor, rows: int, model: ModelConfig) -> Tensor:
+    """An embedding or head with as many rows as the tokenizer has ids, padded; any other tensor as it is."""
+    if name not in ("wte.weight", "lm_head.weight"):
+        return tensor
+    kept = min(rows, model.vocab)
+    result = torch.zeros(model.padded_vocab, model.n_embd)
+    result[:kept] = tensor[:kept]
+    return result
+
+
+def _check_place(out: Path, overwrite: bool) -> None:
+    if out.is_file():
+        raise UsageError(f"{out}: is a file; choose another folder with --out")
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / SUMS).is_file():
+            raise UsageError(f"{out}: already holds files, and no checkpoint; choose another folder with --out")
+        if not overwrite:
+            raise UsageError(f"{out}: holds a checkpoint already; choose another --out, or replace it with --overwrite")
+
+
+def _write(imported: Imported, tensors: dict[str, Tensor]) -> None:
+    origin = {"source": imported.source, "commit": imported.commit, "kind": imported.kind}
+    books = {"step": 0, "tokens": 0, "cursor": 0, "elapsed": 0.0, "dt": 0.0, "skips": [], "origin": origin}
+    what = state.Snapshot(Config(model=imported.model), imported.tokenizer, books, tensors, {}, {})
+    try:
+        state.save(imported.out.absolute(), what)
+    except OSError as error:
+        raise CheckpointError(
+            f"{imported.out}: cannot be written ({error.strerror or error}); choose another place with --out"
+        ) from error

@@ -1,0 +1,179 @@
+"""What cannot be imported gets a sentence; nothing is written, and nothing that a file brings along is run."""
+
+import json
+import pickle
+import re
+import zipfile
+
+import pytest
+import torch
+from foreigners import SMALL, gpt, hf_folder, llmc, nanogpt
+
+import groundup
+from groundup.errors import GroundupError
+from groundup.importing import import_model
+from groundup.text.simple import CharTokenizer
+
+
+@pytest.fixture
+def refused(tmp_path, byte_tokenizer):
+    def check(source, said, *, tokenizer=byte_tokenizer, **options):
+        with pytest.raises(GroundupError, match=said) as caught:
+            import_model(source, tmp_path / "out", tokenizer=tokenizer, **options)
+        assert caught.value.exit_status == 2
+        assert "\n" not in str(caught.value)
+        assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+    return check
+
+
+def test_nothing_there(tmp_path, refused):
+    refused(tmp_path / "none", "none: there is no such file or folder; give hf:OWNER/NAME")
+    refused(tmp_path, r"there is no config\.json here")
+    (tmp_path / "text.txt").write_text("Once upon a time")
+    refused(tmp_path / "text.txt", "nothing that groundup can read")
+    refused(tmp_path / "text.txt", "--revision main: is for models of the hub", revision="main")
+
+
+def test_settings_and_weights_that_disagree(tmp_path, refused):
+    refused(hf_folder(tmp_path / "a", gpt(), n_embd=16), "257 x 8 in the weights, and 257 x 16")
+    refused(hf_folder(tmp_path / "b", gpt(), n_layer=3), r"h\.2\.ln_1\.weight: missing from the weights")
+    refused(hf_folder(tmp_path / "c", gpt(), n_layer=1), r"h\.1\..*: the weights have it")
+    refused(hf_folder(tmp_path / "d", gpt(), n_positions=8), r"wpe\.weight is 16 x 8, and by its settings 8 x 8")
+    refused(hf_folder(tmp_path / "e", gpt(), n_layer=10**9), "missing from the weights")
+    refused(nanogpt(tmp_path / "ckpt.pt", gpt(), n_layer=10**9), "holds 2 blocks, and its settings say 1000000000")
+    refused(nanogpt(tmp_path / "ckpt.pt", gpt(), n_embd="8; rm"), "its settings describe no model")
+
+
+def test_damaged_folders(tmp_path, refused):
+    folder = hf_folder(tmp_path / "hf", gpt())
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    refused(folder, r"model\.safetensors: cut short or damaged")
+    weights.unlink()
+    refused(folder, r"there are no weights beside its config\.json")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "../../secret.safetensors"}}))
+    refused(folder, r"'\.\./\.\./secret\.safetensors' is no name of a file of weights")
+    index.write_text(json.dumps({"weight_map": {"a": "part.safetensors"}}))
+    refused(folder, r"part\.safetensors: missing; get it as well")
+    (folder / "config.json").write_text("{")
+    refused(folder, r"config\.json: damaged")
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    refused(folder, "model_type 'llama': not an architecture that groundup computes")
+
+
+def test_quantised_weights(tmp_path, refused):
+    from safetensors.torch import load_file, save_file
+
+    folder = hf_folder(tmp_path / "hf", gpt())
+    weights = load_file(folder / "model.safetensors")
+    save_file({n: t.to(torch.int8) for n, t in weights.items()}, folder / "model.safetensors")
+    refused(folder, "quantised weights cannot be read")
+
+
+def test_tokenizers_that_do_not_fit(tmp_path, refused):
+    folder = hf_folder(tmp_path / "hf", gpt())
+    refused(folder, "brings no tokenizer along for its 257 ids; name its tokenizer with --tokenizer", tokenizer=None)
+    refused(folder, r"the model has 257 ids, and the tokenizer \(gpt2\) 50,257", tokenizer="gpt2")
+    refused(folder, "char: is learnt from a text", tokenizer="char")
+    CharTokenizer("abc").save(tmp_path / "char")
+    refused(folder, r"the tokenizer \(char\) 4", tokenizer=str(tmp_path / "char"))
+    larger = gpt(SMALL.model_copy(update={"vocab_size": 256}))
+    refused(hf_folder(tmp_path / "b", larger), r"the model has 256 ids, and the tokenizer \(byte\) 257")
+
+
+def test_our_own(tmp_path, refused, byte_tokenizer):
+    import_model(hf_folder(tmp_path / "hf", gpt()), tmp_path / "ours", tokenizer=byte_tokenizer)
+    refused(tmp_path / "ours", "already a groundup checkpoint; use it as it is")
+
+
+def test_what_stands_there_already(tmp_path, byte_tokenizer):
+    source, out = hf_folder(tmp_path / "hf", gpt()), tmp_path / "out"
+    out.mkdir()  # empty: nobody minds
+    import_model(source, out, tokenizer=byte_tokenizer)
+    with pytest.raises(groundup.UsageError, match="replace it with --overwrite"):
+        import_model(source, out, tokenizer=byte_tokenizer)
+    import_model(source, out, tokenizer=byte_tokenizer, overwrite=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(groundup.UsageError, match="already holds files, and no checkpoint"):
+        import_model(source, tmp_path / "mine", tokenizer=byte_tokenizer, overwrite=True)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+class Evil:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_pickle_with_code_is_not_run(tmp_path, refused):
+    mark = tmp_path / "mark"
+    torch.save({"model": {"a": torch.ones(1)}, "model_args": Evil(mark)}, tmp_path / "evil.pt")
+    refused(tmp_path / "evil.pt", r"evil\.pt: asks for .*open, which is code; groundup runs nothing")
+    (tmp_path / "old.pt").write_bytes(pickle.dumps(Evil(mark), protocol=2))
+    refused(tmp_path / "old.pt", r"old\.pt: ")
+    assert not mark.exists()
+
+
+def forged(path, module, name, argument):
+    """A file of torch whose `config` is `module.name(argument)`, called on reading."""
+    torch.save({"model": {"a": torch.ones(1)}, "config": "PLACE"}, path)
+    with zipfile.ZipFile(path) as archive:
+        contents = {entry: archive.read(entry) for entry in archive.namelist()}
+    text = b"X" + (5).to_bytes(4, "little") + b"PLACE"
+    call = f"c{module}\n{name}\n".encode() + b"X" + len(argument).to_bytes(4, "little") + argument.encode() + b"\x85R"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for entry, body in contents.items():
+            assert not entry.endswith("data.pkl") or text in body
+            archive.writestr(entry, body.replace(text, call) if entry.endswith("data.pkl") else body)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("__main__", "GPTConfig"), ("os", "GPTConfig"), ("os.system", "GPTConfig")]
+)
+def test_what_hides_as_gptconfig_does_nothing(tmp_path, refused, module, name):
+    mark = tmp_path / "mark"
+    path = forged(tmp_path / "evil.pt", module, name, f"touch {mark}")
+    refused(path, r"evil\.pt")
+    assert not mark.exists()
+
+
+def test_code_beside_a_true_gptconfig_is_refused(tmp_path, refused):
+    mark = tmp_path / "mark"
+    path = forged(tmp_path / "evil.pt", "os", "system", f"touch {mark}")
+    refused(path, r"asks for os\.system, which is code")
+    assert not mark.exists()
+
+
+def test_pickles_that_are_no_checkpoint(tmp_path, refused):
+    torch.save([1, 2], tmp_path / "list.pt")
+    refused(tmp_path / "list.pt", "holds a list, not the dict of a checkpoint")
+    torch.save({"weights": torch.ones(2)}, tmp_path / "dict.pt")
+    refused(tmp_path / "dict.pt", r"no checkpoint of nanoGPT, nor of build-nanogpt \(it holds weights\)")
+    whole = nanogpt(tmp_path / "ckpt.pt", gpt()).read_bytes()
+    (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
+    refused(tmp_path / "cut.pt", r"cut\.pt: .*cut short")
+
+
+def test_llmc_files_that_are_none(tmp_path, refused):
+    path = llmc(tmp_path / "m.bin", gpt())
+    whole = path.read_bytes()
+    for bad, said in (
+        (b"", "is empty, not 20240326"),
+        (b"\x01" * 2000, re.escape("begins with 16843009, not 20240326")),
+        (whole[:4] + b"\x07\0\0\0" + whole[8:], "version 7 of llm.c's format"),
+        (whole[:-4], "but its header asks for"),
+        (whole + b"\0", "but its header asks for"),
+        (whole[:16] + b"\xff" * 4 + whole[20:], "its settings describe no model"),
+        (whole[:28] + b"\1\0\0\0" + whole[32:], "but its header asks for"),
+    ):
+        path.write_bytes(bad)
+        refused(path, said)
