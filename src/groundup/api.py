@@ -22,12 +22,13 @@ from groundup import presets
 from groundup.assessing import evaluate, evaluate_tasks
 from groundup.build import Result
 from groundup.checkpoint.run import RunFolder
-from groundup.config import Config, read_yaml
+from groundup.config import Config
 from groundup.data.shards import Manifest
-from groundup.decode import Overrides, decode
+from groundup.decode import Overrides
 from groundup.errors import UsageError
 from groundup.generation.engine import TextStream, stream
 from groundup.generation.sampling import Sampler
+from groundup.layers import layered
 from groundup.loading import Checkpoint, load
 from groundup.preparation.prepare import prepare_tokens
 from groundup.report.lines import Lines
@@ -100,11 +101,12 @@ def configure(
     preset: str = presets.DEFAULT,
     files: Sequence[Place] = (),
     overrides: Mapping[str, Any] | None = None,
+    init: Place | None = None,
     origin: str = "overrides",
 ) -> Config:
-    """Preset, then YAML files, then overrides: one config. Raises ConfigError."""
-    layers = [presets.preset(preset), *(Overrides(str(path), read_yaml(Path(path))) for path in files)]
-    return decode([*layers, Overrides(origin, {**(overrides or {}), "data": str(data)})])
+    """Preset, then the model of the checkpoint `init`, YAML files, overrides. Raises CheckpointError, ConfigError."""
+    places = {"data": str(data)} | ({"init": str(init)} if init is not None else {})
+    return layered(preset, files, Overrides(origin, {**(overrides or {}), **places}))
 
 
 def train(
@@ -114,14 +116,16 @@ def train(
     preset: str = presets.DEFAULT,
     files: Sequence[Place] = (),
     overrides: Mapping[str, Any] | None = None,
+    init: Place | None = None,
     view: View | None = None,
 ) -> Result:
     """Train a new GPT on prepared `data` into the run folder `out`.
 
     `overrides` holds sections, such as `{"model": {"n_layer": 2}, "train": {"budget": "10m"}}`. Without a `view`, lines
-    go to the logger `groundup`. SIGINT and SIGTERM end in a checkpoint. Raises ConfigError, DataError, UsageError.
+    go to the logger `groundup`. `init` is a checkpoint or run whose weights to begin with, and whose shape to have.
+    SIGINT and SIGTERM end in a checkpoint. Raises CheckpointError, ConfigError, DataError, UsageError.
     """
-    config = configure(data, preset=preset, files=files, overrides=overrides)
+    config = configure(data, preset=preset, files=files, overrides=overrides, init=init)
     return begin(config, Path(out), view or _logged(config))
 
 

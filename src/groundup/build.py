@@ -9,16 +9,15 @@ from pathlib import Path
 
 import torch
 
+from groundup.beginning import first_model
 from groundup.checkpoint.run import RunFolder, read_log
 from groundup.config import Config
 from groundup.data.batches import Batches
 from groundup.errors import CheckpointError, ConfigError
 from groundup.examining import Examiner, Losses
 from groundup.keeping import Keeper
-from groundup.model.gpt import GPT, NextTokenLoss
+from groundup.model.gpt import NextTokenLoss
 from groundup.moving import Moving
-from groundup.optim.average import Average, NoAverage
-from groundup.optim.rules import build_optimizer
 from groundup.optim.schedule import build_schedule
 from groundup.recovery import documents_of, named
 from groundup.report.view import View
@@ -31,7 +30,7 @@ from groundup.training.deterministic import make_deterministic
 from groundup.training.device import autocast, loss_scaler, own_device, reseed, set_matmul_precision
 from groundup.training.exhausted import exhausted
 from groundup.training.feed import Feed
-from groundup.training.guard import GoBack, Guard
+from groundup.training.guard import GoBack
 from groundup.training.hooks import StoppedAtOnce, StopSignals, every, every_minutes, log_step
 from groundup.training.horizon import Clock, Steps, build_horizon
 from groundup.training.loop import Hook, StepInfo, fit
@@ -58,8 +57,20 @@ class Result:
 class Training:
     """One run, put together and ready to go."""
 
-    def __init__(self, config: Config, data: Data, folder: RunFolder, view: View, world: World | None = None) -> None:
-        """`config` must be settled, and the same on all processes. ConfigError where it asks for what cannot be."""
+    def __init__(
+        self,
+        config: Config,
+        data: Data,
+        folder: RunFolder,
+        view: View,
+        world: World | None = None,
+        *,
+        restored: bool = False,
+    ) -> None:
+        """`config` must be settled, and the same on all processes. ConfigError where it asks for what cannot be.
+
+        CheckpointError where the weights to begin with are gone, unless a checkpoint is to be `restored` anyway.
+        """
         if config.train.patience and data.val is None:
             raise ConfigError("train.patience: nothing was held out to measure; prepare with --val-fraction 0.1")
         self.config, self.data, self.folder, self.view = config, data, folder, view
@@ -70,29 +81,13 @@ class Training:
         make_deterministic(config.train.deterministic, self.device, view.message if view else print)
         set_matmul_precision(config.train.float32_matmul_precision, self.device)
         seed, precision = config.batches.seed, config.train.precision
-        gpt = GPT(config.model).init_weights(torch.Generator().manual_seed(seed)).to(self.device)
+        gpt = first_model(config, self.world, restored=restored).to(self.device)
         self.loss_sum = NextTokenLoss(gpt)
         if config.train.activation_checkpointing:
             recompute_blocks(gpt)
         self.parallel = parallel(config.train.parallel, self.world, self.loss_sum, self.device)
         self.step_loss: torch.nn.Module = self.loss_sum  # compiled, where that is asked for
-        scaler = loss_scaler(precision, self.device)
-        self.moving = Moving(
-            gpt,
-            build_optimizer(gpt.named_parameters(), config.optimizer, precision),
-            Average(gpt, config.optimizer.ema) if config.optimizer.ema else NoAverage(),
-            scaler,
-            Guard(
-                config.guard.spike,
-                config.guard.bad_steps,
-                config.guard.rollbacks,
-                went_back=lambda: len(self.moving.progress.skips),
-                cursor=lambda: self.moving.progress.cursor,
-                overflows=lambda: scaler.is_enabled() and scaler.get_scale() >= 1,
-                note=self.teller.spike,
-            ),
-            self.world,
-        )
+        self.moving = Moving.of(config, gpt, loss_scaler(precision, self.device), self.world, self.teller.spike)
         self.windows = Batches(data.train, config.model.block_size, seed)
         rank, size = self.world.rank, self.world.size
         self.feed = Feed(self.windows, config.rows, config.micro_rows, self.device, rank=rank, size=size)
@@ -221,7 +216,7 @@ class Training:
         if checkpoint:
             moving.restore(checkpoint, moving.books_of(checkpoint))
         else:
-            moving.begin_again(self.config.batches.seed)
+            moving.begin_again(first_model(self.config, self.world))
         moving.progress.skips, moving.progress.elapsed = skips, elapsed  # time that has gone by is gone
         moving.progress.advance(0)
         documents = documents_of(Path(self.config.data or ""), self.windows, *skip)

@@ -36,6 +36,10 @@ class Config(Section):
 
     data: str | None = None
     """folder of prepared tokens"""
+    init: str | None = None
+    """checkpoint folder or run whose weights a new run begins with"""
+    init_sha256: str | None = None
+    """checksum of those weights, noted when the run is configured"""
     model: ModelConfig = ModelConfig()
     batches: BatchesConfig = BatchesConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from groundup.checkpoint import state
+from groundup.config import Config
 from groundup.errors import CheckpointError
 from groundup.model.gpt import GPT
 from groundup.optim.average import Average, NoAverage
-from groundup.optim.rules import Optimizers
+from groundup.optim.rules import Optimizers, build_optimizer
 from groundup.optim.sharded import like
 from groundup.training.best import Best
 from groundup.training.guard import Guard
@@ -36,6 +37,25 @@ class Moving:
 
     def __post_init__(self) -> None:
         self._first_scale = self.scaler.state_dict()
+
+    @classmethod
+    def of(
+        cls, config: Config, gpt: GPT, scaler: torch.amp.GradScaler, world: World, note: Callable[..., None]
+    ) -> Moving:
+        """What a run that begins with `gpt` moves; `note` is told of a loss far from the usual."""
+        guard = Guard(
+            config.guard.spike,
+            config.guard.bad_steps,
+            config.guard.rollbacks,
+            went_back=lambda: len(moving.progress.skips),
+            cursor=lambda: moving.progress.cursor,
+            overflows=lambda: scaler.is_enabled() and scaler.get_scale() >= 1,
+            note=note,
+        )
+        optimizer = build_optimizer(gpt.named_parameters(), config.optimizer, config.train.precision)
+        average = Average(gpt, config.optimizer.ema) if config.optimizer.ema else NoAverage()
+        moving = cls(gpt, optimizer, average, scaler, guard, world)
+        return moving
 
     def books(self) -> dict[str, Any]:
         """All but the tensors, as JSON can hold it."""
@@ -78,9 +98,8 @@ class Moving:
     def _read(self, path: Path) -> Mapping[str, torch.Tensor]:
         return Spread(self.world, state.read_tensors(path) if self.world.rank == 0 else {})
 
-    def begin_again(self, seed: int) -> None:
-        """Be what a run begins with, but for the time that has gone by and the data to be skipped."""
-        first = GPT(self.gpt.config).init_weights(torch.Generator().manual_seed(seed))
+    def begin_again(self, first: GPT) -> None:
+        """Be what a run that begins with `first` is then, but for the time gone by and the data to be skipped."""
         with torch.no_grad():
             for weight, parameter in zip(first.parameters(), self.gpt.parameters(), strict=True):
                 parameter.copy_(like(weight, parameter))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from groundup.beginning import shared
 from groundup.build import Result, Training
 from groundup.checkpoint.lock import locked
 from groundup.checkpoint.run import RunFolder
@@ -81,6 +82,7 @@ def begin(config: Config, out: Path, view: View, *, speed: Speed | None = None, 
     view = Silent() if world.rank else view
     if not world.rank:
         run.refuse_existing()
+    config = shared(config, world)
     prepared = _prepare(config, out, world)
     _refuse_hopeless(prepared.plan)
     if not prepared.plan.fits:  # said before the model is built, because building it may be the end of us
@@ -92,6 +94,8 @@ def begin(config: Config, out: Path, view: View, *, speed: Speed | None = None, 
             run.create(training.config)
         for line in (*summary(plan, advise=advise), prepared.machine):
             view.message(line)
+        if config.init:
+            view.message(f"weights  those of {config.init} to begin with")
         return training.run()
 
 
@@ -103,6 +107,7 @@ def begin_or_go_on(config: Config, out: Path, view: View) -> Result:
     world, run = join(), RunFolder(out)
     if not world.first((run.path / "config.yaml").exists()):
         return begin(config, out, view)
+    config = shared(config, world)
     before = world.first(None if world.rank else run.config())
     assert before is not None, "the first process has read it"
     given = {key: value_of(config, key) for key in changed(before, config)}
@@ -122,7 +127,7 @@ def rehearse(config: Config, out: Path | None, view: View) -> Plan:
         run.refuse_existing()
     world = join()
     view = Silent() if world.rank else view
-    prepared = _prepare(config, run.path, world)
+    prepared = _prepare(shared(config, world), run.path, world)
     plan = prepared.plan
     if world.first(plan.fits):
         plan = _with_speed(prepared, _build(plan.config, prepared.data, run, view, world))
@@ -182,9 +187,9 @@ def _refuse_hopeless(plan: Plan) -> None:
         raise ConfigError(f"model: {too_much_memory(plan)}")
 
 
-def _build(config: Config, data: Data, run: RunFolder, view: View, world: World) -> Training:
+def _build(config: Config, data: Data, run: RunFolder, view: View, world: World, *, restored: bool = False) -> Training:
     try:
-        return Training(config, data, run, view, world)
+        return Training(config, data, run, view, world, restored=restored)
     except RuntimeError as error:
         if not exhausted(error):
             raise
@@ -233,7 +238,8 @@ def _go_on(run: RunFolder, config: Config, keys: list[str], view: View, world: W
         config = config.model_copy(update={"train": config.train.model_copy(update={"threads": None})})
         keys = [*keys, "train.threads"]
     config, machine = settle(config, data.tokenizer, world)
-    training = _build(plan_here(config, None, run.path, world).config, data, run, view, world)
+    planned = plan_here(config, None, run.path, world).config
+    training = _build(planned, data, run, view, world, restored=checkpoint is not None)
     if checkpoint:
         training.restore(checkpoint)
     try:

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import torch
 
+from groundup.beginning import first_model
 from groundup.config import Config
 from groundup.data.batches import Batches
 from groundup.errors import ConfigError, TrainingError, UsageError
 from groundup.evaluation.loss import split_loss
 from groundup.halving import CANDIDATES, LOWEST, ROUNDS, Round, halve, rank
-from groundup.model.gpt import GPT, NextTokenLoss
+from groundup.model.gpt import NextTokenLoss
 from groundup.optim.average import Average, NoAverage
 from groundup.optim.rules import build_optimizer, peaks, scaled
 from groundup.optim.schedule import Schedule, build_schedule, squeezed
@@ -41,6 +42,7 @@ from groundup.training.horizon import Steps, build_horizon
 from groundup.training.loop import Progress, StepInfo, fit
 from groundup.training.parallel import Single
 from groundup.training.recompute import recompute_blocks
+from groundup.training.world import Alone
 
 FEWEST, MOST = 8, 1_000_000  # steps of the last round that make sense
 RUNS = 1 + CANDIDATES + CANDIDATES // 2 + CANDIDATES // 4
@@ -115,7 +117,7 @@ class Bench:
     ) -> float | None:
         """Held-out loss after so many steps, nats a token; None where the run diverged or `see` said so."""
         config, seed = self.config, self.config.batches.seed
-        gpt = GPT(config.model).init_weights(torch.Generator().manual_seed(seed)).to(self.device)
+        gpt = first_model(config, Alone()).to(self.device)
         if config.train.activation_checkpointing:
             recompute_blocks(gpt)
         loss_sum, average = NextTokenLoss(gpt), Average(gpt, optimizer.ema) if optimizer.ema else NoAverage()

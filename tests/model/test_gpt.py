@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from groundup.model.count import flops_per_token, parameters
+from groundup.model.count import flops_per_token, parameters, shapes
 from groundup.model.gpt import GPT, IGNORED, NextTokenLoss
 from groundup.model.positions import RotaryPositions
 from groundup.optim.rules import build_optimizer
@@ -67,6 +67,7 @@ def test_the_arithmetic_counts_what_is_built(changes):
     model = small(**changes)
     padding = (model.config.padded_vocab - 70) * 32 * (1 if model.config.tied else 2)
     assert sum(p.numel() for p in model.parameters()) - padding == parameters(model.config)
+    assert shapes(model.config) == {name: tuple(p.shape) for name, p in model.named_parameters()}
 
 
 def test_flops_of_gpt2_small_are_the_published_798_million():

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import torch
 
+from groundup import layers
 from groundup.api import configure, resume
 from groundup.build import Training
+from groundup.checkpoint import state
 from groundup.errors import DataError
 from groundup.examining import Examiner
 from groundup.model.gpt import NextTokenLoss
@@ -79,6 +81,13 @@ def hide_the_data():
 def ask_for_another_seed():
     """In the second process."""
     return ("--batches.seed", "5") if os.environ["RANK"] == "1" else ()
+
+
+def lack_the_start():
+    """Where a run's first weights are, from the second process."""
+    if os.environ["RANK"] == "1":
+        layers._elsewhere = lambda path: True
+        state.read_tensors = None
 
 
 def fail_in_step_5():

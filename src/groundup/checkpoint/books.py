@@ -11,6 +11,7 @@ from groundup.errors import CheckpointError, NewerFormatError
 
 FORMAT = 1  # of a checkpoint
 CONFIG, PROGRESS = "config.json", "progress.json"
+MODEL, AVERAGE, TOKENIZER = "model.safetensors", "average.safetensors", "tokenizer"
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from groundup.checkpoint import state
 from groundup.checkpoint.atomic import SUMS, damage, sha256
-from groundup.checkpoint.books import PROGRESS
+from groundup.checkpoint.books import AVERAGE, MODEL, PROGRESS
 from groundup.checkpoint.lock import holder
 from groundup.checkpoint.origin import origin
 from groundup.checkpoint.run import RunFolder
@@ -116,8 +116,8 @@ def _odd_content(folder: Path) -> Iterator[str]:
     except GroundupError as error:
         yield _within(folder, str(error))
         return
-    average = (state.AVERAGE,) if config.optimizer.ema else ()
-    missing = [name for name in (state.MODEL, state.OPTIMIZER, *average) if not (folder / name).is_file()]
+    average = (AVERAGE,) if config.optimizer.ema else ()
+    missing = [name for name in (MODEL, state.OPTIMIZER, *average) if not (folder / name).is_file()]
     yield from (f"{name}: missing, though {SUMS} does not list it" for name in missing)
     yield from _odd_progress(folder)
     with torch.device("meta"):

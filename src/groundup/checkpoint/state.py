@@ -24,15 +24,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from groundup.checkpoint.atomic import atomic_folder
-from groundup.checkpoint.books import CONFIG, FORMAT, PROGRESS, read_config, read_json, write_json
+from groundup.checkpoint.books import (
+    AVERAGE,
+    CONFIG,
+    FORMAT,
+    MODEL,
+    PROGRESS,
+    TOKENIZER,
+    read_config,
+    read_json,
+    write_json,
+)
 from groundup.config import Config
 from groundup.errors import CheckpointError
 from groundup.optim.sharded import like, whole
 from groundup.text.tokenizer import Tokenizer, load_tokenizer
 
-MODEL, AVERAGE = "model.safetensors", "average.safetensors"
-OPTIMIZER, TOKENIZER = "optimizer/state.safetensors", "tokenizer"
-
+OPTIMIZER = "optimizer/state.safetensors"
 
 Reader = Callable[[Path], Mapping[str, Tensor]]
 

@@ -10,16 +10,16 @@ import argparse
 import re
 import types
 import typing
-from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from groundup.config import Config, read_yaml
-from groundup.decode import Overrides, decode, nearest
+from groundup.config import Config
+from groundup.decode import Overrides, nearest
 from groundup.errors import UsageError
-from groundup.presets import DEFAULT, PRESETS, preset
+from groundup.layers import layered
+from groundup.presets import DEFAULT, PRESETS
 
 OPTION = re.compile(r"--[A-Za-z][\w.-]*")
 # Other spellings of options that are asked for often.
@@ -80,11 +80,12 @@ def normalise(argv: list[str]) -> list[str]:
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """A preset, `--data`, `--config` files, and `--section.key` for every key: what `config_of` reads."""
+    """A preset, `--data`, `--init`, `--config` files, and `--section.key` for every key: what `config_of` reads."""
     parser.add_argument(
         "preset", nargs="?", default=DEFAULT, metavar="PRESET", help=f"{', '.join(PRESETS)} [{DEFAULT}]"
     )
     parser.add_argument("--data", metavar="DIR", help="folder written by `groundup prepare`")
+    parser.add_argument("--init", metavar="FOLDER", help="checkpoint or run whose weights, and shape, to begin with")
     parser.add_argument(
         "--config", action="append", default=[], metavar="FILE", help="YAML with sections; may be repeated"
     )
@@ -92,10 +93,13 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def config_of(args: argparse.Namespace) -> Config:
-    """The config that a command line asks for: the preset, then the files, then the options. ConfigError."""
-    files = [Overrides(path, read_yaml(Path(path))) for path in args.config]
-    options = Overrides("command line", config_overrides(args) | ({"data": args.data} if args.data else {}))
-    return decode([preset(args.preset), *files, options])
+    """The config that a command line asks for. ConfigError, CheckpointError."""
+    return layered(args.preset, args.config, Overrides("command line", config_overrides(args) | places(args)))
+
+
+def places(args: argparse.Namespace) -> dict[str, str]:
+    """`--data` and `--init`, where they are given."""
+    return {name: value for name in ("data", "init") if (value := getattr(args, name)) is not None}
 
 
 def add_config_options(parser: argparse.ArgumentParser, sections: tuple[str, ...] | None = None) -> None:

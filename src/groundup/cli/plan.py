@@ -9,11 +9,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from groundup.cli.parsing import add_config_options, config_overrides
-from groundup.config import Config, read_yaml
-from groundup.decode import Overrides, decode
+from groundup.cli.parsing import add_config_options, config_overrides, places
+from groundup.config import Config
+from groundup.decode import Overrides
 from groundup.errors import ConfigError, UsageError
-from groundup.presets import DEFAULT, PRESETS, preset
+from groundup.layers import layered
+from groundup.presets import DEFAULT, PRESETS
 
 if TYPE_CHECKING:
     from groundup.model.memory import Precision
@@ -85,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("preset", nargs="?", metavar="PRESET", help=f"{', '.join(PRESETS)} [{DEFAULT}]")
     parser.add_argument("--model", metavar="PRESET", help="the same")
     parser.add_argument("--data", metavar="DIR", help="folder written by `groundup prepare`: vocabulary and epochs")
+    parser.add_argument("--init", metavar="FOLDER", help="checkpoint or run whose weights, and shape, to begin with")
     parser.add_argument(
         "--config", action="append", default=[], metavar="FILE", help="YAML with sections; may be repeated"
     )
@@ -115,9 +117,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--tokens-per-second {given}: must be between {SLOWEST:g} and {FASTEST:g}")
     clustered = _cluster_asked(args)
     name = _preset_name(args)
-    files = [Overrides(path, read_yaml(Path(path))) for path in args.config]
-    options = Overrides("command line", _options(args))
-    config, vocabulary = _with_vocabulary(decode([preset(name), *files, options]), name)
+    config = layered(name, args.config, Overrides("command line", _options(args)))
+    config, vocabulary = _with_vocabulary(config, name)
     data = _data(config)
     if clustered:
         return _run_cluster(args, config, data)
@@ -152,7 +153,7 @@ def _preset_name(args: argparse.Namespace) -> str:
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     """The command line's part of the config."""
-    options = config_overrides(args) | ({"data": args.data} if args.data else {})
+    options = config_overrides(args) | places(args)
     if args.tokens is not None:
         train = options.setdefault("train", {})
         if "max_tokens" in train:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from groundup.errors import CheckpointError
 from groundup.exchange.families import padded
-from groundup.model.gpt import GPT
+from groundup.model.count import shapes
 from groundup.shape import ModelConfig
 
 
@@ -46,8 +46,7 @@ def fitted(place: Path, config: ModelConfig, tensors: Mapping[str, Tensor]) -> d
     layers = len({name.split(".")[1] for name in tensors if name.startswith("h.")})
     if layers != config.n_layer:  # before anything is built by a number that a file names
         raise CheckpointError(f"{place}: holds {layers} blocks, and its settings say {config.n_layer}; {REMEDY}")
-    with torch.device("meta"):
-        expected = {name: parameter.shape for name, parameter in GPT(config).named_parameters()}
+    expected = shapes(config)
     for name in sorted(expected.keys() ^ tensors.keys()):
         what = "is missing" if name in expected else "has no place in the model that its settings describe"
         raise CheckpointError(f"{place}: {name} {what}; {REMEDY}")

@@ -26,6 +26,26 @@ def parameters_by_part(config: ModelConfig) -> dict[str, int]:
     }
 
 
+def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """What `GPT(config).named_parameters()` would name, and each tensor's shape, without building the model."""
+    C, inner, b = config.n_embd, config.inner, config.bias
+    linear = {"attn.c_attn": (3 * C, C), "attn.c_proj": (C, C), "mlp.c_fc": (inner, C), "mlp.c_proj": (C, inner)}
+    norms = {"ln_1": C, "ln_2": C} | ({"attn.qk_norm": C // config.n_head} if config.qk_norm else {})
+    outer = {"ln_e": config.embedding_norm, "ln_f": config.block == "pre_norm"}
+    block: dict[str, tuple[int, ...]] = {f"{name}.weight": size for name, size in linear.items()}
+    block |= {f"{name}.bias": size[:1] for name, size in linear.items() if b}
+    found: dict[str, tuple[int, ...]] = {"wte.weight": (config.padded_vocab, C)}
+    if config.positions == "learned":
+        found["wpe.weight"] = (config.block_size, C)
+    if not config.tied:
+        found["lm_head.weight"] = (config.padded_vocab, C)
+    if config.norm == "layernorm":  # the other kind has no weights
+        kinds = ("weight", "bias") if b else ("weight",)
+        block |= {f"{name}.{kind}": (width,) for name, width in norms.items() for kind in kinds}
+        found |= {f"{name}.{kind}": (C,) for name, present in outer.items() if present for kind in kinds}
+    return found | {f"h.{i}.{name}": size for i in range(config.n_layer) for name, size in block.items()}
+
+
 def flops_per_token(config: ModelConfig) -> int:
     """Floating-point operations to train on one token: 6 · N_matmul + 6 · L · C · (T + 1).
 

@@ -1,0 +1,58 @@
+"""The weights that a run begins with: drawn from its seed, or those of a checkpoint that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from groundup.checkpoint import state
+from groundup.checkpoint.atomic import sha256
+from groundup.config import Config
+from groundup.errors import CheckpointError
+from groundup.layers import weights_file
+from groundup.model.gpt import GPT
+from groundup.training.world import Spread, World
+
+
+def first_model(config: Config, world: World, *, restored: bool = False) -> GPT:
+    """A model on the CPU with a run's first weights, the same on every process however often it is asked for.
+
+    Only the first process reads the checkpoint. CheckpointError, on all of them, where it is gone, or not the one that
+    the run was begun with. A model that is to be `restored` needs none of that.
+    """
+    gpt = GPT(config.model)
+    if config.init is None or restored:
+        return gpt.init_weights(torch.Generator().manual_seed(config.batches.seed))
+    folder = Path(config.init)
+    if (complaint := world.first(None if world.rank else _complaint(folder, config.init_sha256))) is not None:
+        raise CheckpointError(complaint)
+
+    def read(path: Path) -> Mapping[str, torch.Tensor]:
+        tensors = state.read_tensors(path) if world.rank == 0 else {}
+        if "wpe.weight" in tensors:  # a shorter context needs the first positions only
+            tensors["wpe.weight"] = tensors["wpe.weight"][: config.model.block_size]
+        return Spread(world, tensors)
+
+    state.load_model(folder, gpt, averaged=True, read=read)
+    return gpt
+
+
+def shared(config: Config, world: World) -> Config:
+    """The first process's config, for one that lacks the checkpoint which it was made from."""
+    first = world.first(config)
+    return first if first.init is not None and config.init_sha256 is None else config
+
+
+def _complaint(folder: Path, expected: str | None) -> str | None:
+    """What keeps a checkpoint from being begun with, in a sentence."""
+    path = weights_file(folder)
+    where = "so this run cannot begin with its weights; put the folder back, or start a new run with another --init"
+    try:
+        found = sha256(path)
+    except OSError as error:
+        return f"init: {path} cannot be read ({error.strerror}), {where}"
+    if expected is not None and found != expected:
+        return f"init: {path} is not what it was when the run was configured (its checksum differs), {where}"
+    return None
