@@ -70,6 +70,7 @@ def test_prefixes_and_buffers_do_not_matter():
     written = theirs(config, weights(config))
     bare = {name.removeprefix("transformer."): tensor for name, tensor in written.items()}
     bare |= {"h.0.attn.bias": torch.ones(1, 1, 8, 8), "h.0.attn.masked_bias": torch.tensor(-1e4)}
+    bare |= {"position_ids": torch.arange(8)}
     bare |= {"lm_head.weight": bare["wte.weight"]}
     assert all(torch.equal(tensor, weights(config)[name]) for name, tensor in ours(config, bare).items())
 

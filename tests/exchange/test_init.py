@@ -194,3 +194,5 @@ def test_a_plan_knows_the_shape(start, capsys):
 
     assert run(["plan", "--init", str(start), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["parameters"] == 3_944
+    assert run(["plan", "--init", str(start), "--train.max_steps", "2"]) == 0
+    assert "would learn more" not in capsys.readouterr().out  # it has learnt already

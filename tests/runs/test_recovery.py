@@ -171,7 +171,7 @@ def test_interrupted_among_bad_steps_it_remembers_them(prepared, tmp_path, poiso
 
 def stop_at(monkeypatch, step):
     """SIGTERM in the middle of a step, once."""
-    original, done = groundup.build.Guard.admits, []
+    original, done = groundup.moving.Guard.admits, []
 
     def admits(self, at, loss, grad_norm):
         if at == step and not done:

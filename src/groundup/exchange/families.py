@@ -21,8 +21,8 @@ from groundup.shape import ModelConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-BUFFERS = (".attn.bias", ".attn.masked_bias", ".inv_freq")
-"""Ends of names that are tables, not weights: causal masks and rotation speeds that older files keep."""
+BUFFERS = (".attn.bias", ".attn.masked_bias", ".inv_freq", "position_ids")
+"""Ends of names that are tables, not weights: causal masks, places and rotation speeds that older files keep."""
 
 EMBEDDINGS = ("wte.weight", "lm_head.weight")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from groundup.errors import CheckpointError, UsageError
 from groundup.exchange.architectures import FAMILIES
-from groundup.exchange.families import model_config, ours
+from groundup.exchange.families import BUFFERS, model_config, ours
 from groundup.exchange.foreign import Foreign, fitted
 from groundup.exchange.pickles import unpickled
 
@@ -32,7 +32,7 @@ def read_folder(folder: Path) -> Foreign:
             raise CheckpointError(f"there are no weights beside its {CONFIG} (such as {WEIGHTS[0]}); get them as well")
         tensors = _tensors(weights)
         for name, tensor in tensors.items():
-            if not tensor.is_floating_point() and not name.endswith("attn.bias"):  # a mask, in older files
+            if not tensor.is_floating_point() and not name.endswith(BUFFERS):
                 raise CheckpointError(f"{name} holds {tensor.dtype}: quantised weights cannot be read; get plain ones")
         found = ours(config, tensors)
     except (CheckpointError, UsageError) as error:

@@ -98,7 +98,7 @@ def warnings(plan: Plan) -> Iterator[str]:
             f"give more text, or --train.epochs {EPOCHS}"
         )
     ratio = plan.tokens_per_parameter
-    if ratio is not None and ratio < FEWEST:
+    if ratio is not None and ratio < FEWEST and not c.init:  # whose weights have seen text before
         yield f"{ratio:.2g} tokens for each parameter: a smaller model, or a longer run, would learn more"
     if ratio is not None and ratio > MOST:
         yield f"{ratio:,.0f} tokens for each parameter: a larger model would learn more from the same text"
