@@ -144,6 +144,7 @@ TORCH_FREE_FILES = {
     ("planning", "choices.py"),
     ("exchange", "architectures.py"),
     ("exchange", "vocabulary.py"),
+    ("exchange", "request.py"),
 }
 
 

@@ -40,7 +40,7 @@ def test_help_and_mistakes_import_no_torch():
     code = (
         "import sys\nfrom groundup.cli import main\n"
         "for argv in ('--help', 'train --help', 'train --data x --out y --model.n_layer q', 'generate --help',\n"
-        "             'compare --help', 'compare nowhere'):\n"
+        "             'compare --help', 'compare nowhere', 'import --help', 'import nothing --out x'):\n"
         "    try: main(argv.split())\n    except SystemExit: pass\n"
         "print('torch' in sys.modules, file=sys.stderr)"
     )

@@ -10,23 +10,19 @@ import torch
 from torch import Tensor
 
 from groundup.checkpoint import state
-from groundup.checkpoint.atomic import SUMS
 from groundup.config import Config
 from groundup.errors import CheckpointError, GroundupError, UsageError
 from groundup.exchange.foreign import Foreign
-from groundup.exchange.hf import CONFIG, read_folder
-from groundup.exchange.hub import PREFIX, Fetched, fetch
+from groundup.exchange.hf import read_folder
+from groundup.exchange.hub import Fetched, fetch
 from groundup.exchange.llmc import MAGIC, read_llmc
 from groundup.exchange.pickles import read_pickle
+from groundup.exchange.request import PREFIX, SOURCES, check
 from groundup.exchange.vocabulary import find_tokenizer, vocabulary
 from groundup.model.count import parameters
 from groundup.shape import ModelConfig
 from groundup.text.tokenizer import Tokenizer
 
-SOURCES = (
-    f"{PREFIX}OWNER/NAME, a folder of transformers (with its {CONFIG}), a ckpt.pt of nanoGPT or build-nanogpt, or a "
-    ".bin of llm.c"
-)
 READERS: dict[bytes, Callable[[Path], Foreign]] = {
     b"PK\x03\x04": read_pickle,
     b"\x80\x02": read_pickle,  # of torch before 1.6
@@ -70,10 +66,8 @@ def import_model(
     Raises CheckpointError, TokenizerError, UsageError.
     """
     place, said = Path(out), str(source)
-    _check_place(place, overwrite)
+    check(said, place, revision=revision, overwrite=overwrite)
     fetched = fetch(said, revision) if said.startswith(PREFIX) else None
-    if revision is not None and fetched is None:
-        raise UsageError(f"--revision {revision}: is for models of the hub; leave it out for {said}")
     foreign = _read(said, fetched)
     rows = foreign.config.vocab
     chosen = find_tokenizer(tokenizer, foreign.folder, rows, said)
@@ -88,9 +82,6 @@ def import_model(
 
 def _read(source: str, fetched: Fetched | None) -> Foreign:
     path = fetched.folder if fetched else Path(source)
-    if (path / "config.yaml").is_file() or (path / SUMS).is_file():
-        raise UsageError(f"{path}: already a groundup {'run' if (path / 'config.yaml').is_file() else 'checkpoint'}; "
-                         "use it as it is")  # fmt: skip
     if path.is_dir():
         try:
             return read_folder(path)
@@ -105,8 +96,6 @@ def _read(source: str, fetched: Fetched | None) -> Foreign:
         if reader is None:
             raise UsageError(f"{source}: nothing that groundup can read; give {SOURCES}")
         return reader(path)
-    except FileNotFoundError:
-        raise UsageError(f"{source}: there is no such file or folder; give {SOURCES}") from None
     except OSError as error:
         raise UsageError(f"{source}: cannot be read ({error.strerror}); check its permissions") from None
 
@@ -119,16 +108,6 @@ def _resized(name: str, tensor: Tensor, rows: int, model: ModelConfig) -> Tensor
     result = torch.zeros(model.padded_vocab, model.n_embd)
     result[:kept] = tensor[:kept]
     return result
-
-
-def _check_place(out: Path, overwrite: bool) -> None:
-    if out.is_file():
-        raise UsageError(f"{out}: is a file; choose another folder with --out")
-    if out.is_dir() and any(out.iterdir()):
-        if not (out / SUMS).is_file():
-            raise UsageError(f"{out}: already holds files, and no checkpoint; choose another folder with --out")
-        if not overwrite:
-            raise UsageError(f"{out}: holds a checkpoint already; choose another --out, or replace it with --overwrite")
 
 
 def _write(imported: Imported, tensors: dict[str, Tensor]) -> None:

@@ -44,7 +44,10 @@ def layered(name: str, files: Sequence[str | Path], options: Overrides) -> Confi
         return decode(given)  # which says that it is not text
     if _elsewhere(Path(named[-1])):
         return Config(init=named[-1])
-    folder = resolve(Path(named[-1]))
+    try:
+        folder = resolve(Path(named[-1]))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}, or make one of another program's model by `groundup import`") from None
     model = _model(folder)
     start = Overrides(str(folder / CONFIG), {"model": model.model_dump()})
     config = decode([preset(name), start, *given])

@@ -20,7 +20,8 @@ def gpt(config: ModelConfig = SMALL, seed: int = 0) -> GPT:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0.0, 0.3, generator=generator)
-        model.wte.weight[config.vocab :] = 0
+        for table in (model.wte.weight, model.lm_head.weight):
+            table[config.vocab :] = 0
     return model
 
 

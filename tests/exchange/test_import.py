@@ -12,6 +12,7 @@ import groundup
 from groundup.checkpoint.atomic import verify
 from groundup.exchange.vocabulary import find_tokenizer
 from groundup.importing import import_model
+from groundup.presets import GPT1_PARTS, MODERN_PARTS
 from groundup.shape import ModelConfig
 from groundup.text.simple import CharTokenizer
 
@@ -37,6 +38,12 @@ def test_a_folder_of_transformers(tmp_path, byte_tokenizer):
     books = json.loads((tmp_path / "out" / "progress.json").read_text())
     assert books["step"] == 0
     assert books["origin"]["kind"] == found.kind
+
+
+@pytest.mark.parametrize("parts", [GPT1_PARTS, MODERN_PARTS, MODERN_PARTS | {"tied": True, "n_inner": 24}])
+def test_other_architectures(tmp_path, byte_tokenizer, parts):
+    model = gpt(ModelConfig(**{**SMALL.model_dump(), **parts}))
+    check(import_model(hf_folder(tmp_path / "hf", model), tmp_path / "out", tokenizer=byte_tokenizer), model)
 
 
 def test_the_same_model_in_parts_and_as_a_pickle(tmp_path, byte_tokenizer):
@@ -74,6 +81,13 @@ def test_nanogpt(tmp_path, byte_tokenizer, bias):
     found = import_model(nanogpt(tmp_path / "ckpt.pt", model), tmp_path / "out", tokenizer=byte_tokenizer)
     check(found, model)
     assert "exact" in found.notes[0]
+
+
+def test_a_file_of_an_old_torch(tmp_path, byte_tokenizer):
+    model = gpt(SMALL.model_copy(update={"activation": "gelu"}))
+    weights = torch.load(nanogpt(tmp_path / "ckpt.pt", model), weights_only=True)
+    torch.save(weights, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    check(import_model(tmp_path / "old.pt", tmp_path / "out", tokenizer=byte_tokenizer), model)
 
 
 def test_a_nanogpt_of_other_spellings(tmp_path, shared_data):

@@ -87,6 +87,8 @@ def test_tokenizers_that_do_not_fit(tmp_path, refused):
 def test_our_own(tmp_path, refused, byte_tokenizer):
     import_model(hf_folder(tmp_path / "hf", gpt()), tmp_path / "ours", tokenizer=byte_tokenizer)
     refused(tmp_path / "ours", "already a groundup checkpoint; use it as it is")
+    (tmp_path / "ours" / "config.yaml").write_text("")
+    refused(tmp_path / "ours", "already a groundup run; use it as it is")
 
 
 def test_what_stands_there_already(tmp_path, byte_tokenizer):

@@ -6,8 +6,6 @@ import torch
 import work
 from safetensors.torch import load_file
 
-import groundup
-
 SETTINGS = {
     "model": {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 16},
     "train": {"batch_tokens": 64, "max_steps": 3, "threads": 1, "device": "cpu", "precision": "fp32"},
@@ -18,9 +16,9 @@ SETTINGS = {
 
 @pytest.mark.slow
 def test_two_processes_begin_as_one_does(tmp_path, prepared):
-    groundup.train(prepared, tmp_path / "first", overrides=SETTINGS)
+    work.train_all(prepared, tmp_path, {"first": SETTINGS})
     later = {name: values for name, values in SETTINGS.items() if name != "model"} | {"init": str(tmp_path / "first")}
-    groundup.train(prepared, tmp_path / "one", overrides=later)
+    work.train_all(prepared, tmp_path, {"one": later})
     kinds = {kind: later | {"train": later["train"] | {"parallel": kind}} for kind in ("ddp", "fsdp")}
     jobs.run(2, work.train_all, str(prepared), str(tmp_path), kinds, "lack_the_start", place=tmp_path / "job")
     one = load_file(tmp_path / "one/checkpoints/step-00000003/model.safetensors")

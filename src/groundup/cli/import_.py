@@ -8,6 +8,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from groundup.exchange.request import check
+
 if TYPE_CHECKING:
     from groundup.importing import Imported
 
@@ -34,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Import, and say what was found."""
+    """Import, and say what was found. The mistakes that need no torch are found before it is loaded."""
+    check(args.source, Path(args.out), revision=args.revision, overwrite=args.overwrite)
+
     from groundup.importing import import_model
 
     found = import_model(

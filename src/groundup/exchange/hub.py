@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from groundup.errors import CheckpointError, UsageError
 from groundup.exchange.hf import CONFIG, WEIGHTS, parts
+from groundup.exchange.request import PREFIX
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json")
-PREFIX = "hf:"
 
 
 class Fetched(NamedTuple):
