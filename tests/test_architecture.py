@@ -43,6 +43,8 @@ FLOORS: list[tuple[bool, set[str]]] = [
             "why",
             "comparing",
             "doctor",
+            "exporting",
+            "pushing",
         },
     ),
     (True, {"cli", "serve"}),

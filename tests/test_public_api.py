@@ -17,8 +17,8 @@ def test_the_public_names_are_these():
 
 
 def test_every_public_function_is_typed_and_documented():
-    names = ("prepare", "train", "resume", "evaluate", "evaluate_tasks", "generate", "load", "compare", "import_model")
-    for name in (*names, "data.dataset"):
+    names = ("prepare", "train", "resume", "evaluate", "evaluate_tasks", "generate", "load", "compare")
+    for name in (*names, "import_model", "export", "push", "data.dataset"):
         function = attrgetter(name)(groundup)
         assert inspect.getdoc(function), name
         assert "Raises" in inspect.getdoc(function), f"{name} says what it raises"

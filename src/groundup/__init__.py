@@ -13,6 +13,7 @@ from groundup.errors import (
     CheckpointError,
     ConfigError,
     DataError,
+    ExportError,
     GroundupError,
     TokenizerError,
     TrainingError,
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from groundup import data
     from groundup.api import evaluate, evaluate_tasks, generate, load, prepare, resume, train
     from groundup.comparing.comparison import compare
+    from groundup.exporting import export
     from groundup.importing import import_model
     from groundup.model.gpt import GPT
+    from groundup.pushing import push
     from groundup.shape import ModelConfig
 
 __version__ = version("groundup")
@@ -34,6 +37,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "ExportError",
     "GroundupError",
     "ModelConfig",
     "TokenizerError",
@@ -44,10 +48,12 @@ __all__ = [
     "data",
     "evaluate",
     "evaluate_tasks",
+    "export",
     "generate",
     "import_model",
     "load",
     "prepare",
+    "push",
     "resume",
     "train",
 ]
@@ -57,6 +63,8 @@ _HOMES = {
     "ModelConfig": "groundup.config",
     "compare": "groundup.comparing.comparison",
     **dict.fromkeys(("evaluate", "evaluate_tasks", "generate", "load", "prepare", "resume", "train"), "groundup.api"),
+    "export": "groundup.exporting",
+    "push": "groundup.pushing",
     "import_model": "groundup.importing",
 }
 

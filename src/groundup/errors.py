@@ -7,7 +7,8 @@
     ├── TokenizerError     a tokenizer that cannot be read, or that does not fit
     ├── CheckpointError    a run or checkpoint folder
     │   └── NewerFormatError   one that a newer groundup wrote: nothing is wrong with it
-    └── TrainingError      a training run that cannot go on
+    ├── TrainingError      a training run that cannot go on
+    └── ExportError        another program would compute something else than the model
 
 Every message is one sentence, or two: the place, the value, the remedy. The command line prints it and exits
 with `exit_status`; a traceback therefore always means a fault of ours, never of the user's.
@@ -46,5 +47,11 @@ class NewerFormatError(CheckpointError):
 
 class TrainingError(GroundupError):
     """Training cannot go on: the loss stayed non-finite, or the machine gave out."""
+
+    exit_status = 1
+
+
+class ExportError(GroundupError):
+    """What was written for another program does not compute what the model does, so it was removed again."""
 
     exit_status = 1

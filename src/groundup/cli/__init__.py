@@ -29,6 +29,8 @@ COMMANDS = {
     "compare": ("compare", "put the losses of several runs side by side, in a table and a picture"),
     "generate": ("generate", "let a run or checkpoint write"),
     "import": ("import_", "take over a model of another program: GPT-2 of the hub, nanoGPT, llm.c"),
+    "export": ("export", "write a model for transformers, llama.cpp or nanoGPT"),
+    "push": ("push", "send a model to the hub, as a repository for transformers"),
     "why": ("why", "the documents behind any step of a run"),
     "doctor": ("doctor", "check this machine, runs and prepared data"),
 }

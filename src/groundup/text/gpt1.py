@@ -47,7 +47,7 @@ class GPT1Tokenizer(LibraryTokenizer):
             spelling = {id_: piece for piece, id_ in vocabulary.items()}
             spellings = [spelling[id_] for id_ in range(len(vocabulary))]
             end_of_text, self.unknown = vocabulary[LINE_BREAK], vocabulary[UNKNOWN]
-            pairs = _pairs(merges)
+            pairs = merge_pairs(merges)
             engine = tokenizers.Tokenizer(
                 models.BPE(vocab=vocabulary, merges=pairs, unk_token=UNKNOWN, end_of_word_suffix=WORD_END)
             )
@@ -109,8 +109,8 @@ class GPT1Tokenizer(LibraryTokenizer):
             (folder / name).write_text(contents, encoding="utf-8")
 
 
-def _pairs(merges: str) -> list[tuple[str, str]]:
-    """The merges, best first. The first line names the format's version."""
+def merge_pairs(merges: str) -> list[tuple[str, str]]:
+    """The merges that OpenAI's second file lists, best first. The first line names the format's version."""
     pairs = []
     for line in merges.split("\n")[1:]:  # splitlines would cut at characters that are pieces here
         if line.strip():

@@ -77,6 +77,14 @@ def byte_characters() -> dict[str, int]:
 @cache
 def gpt2_pieces() -> tuple[bytes, ...]:
     """The bytes of ids 0 to 50,255. Raises TokenizerError if the packaged file is damaged."""
+    byte_of = byte_characters()
+    pieces = [bytes([byte]) for byte in byte_of.values()]
+    pieces += [bytes(byte_of[char] for char in left + right) for left, right in gpt2_merges()]
+    return tuple(pieces)
+
+
+def gpt2_merges() -> tuple[tuple[str, str], ...]:
+    """The 50,000 merges, best first, in visible characters. Raises TokenizerError if the packaged file is damaged."""
     packed = resources.files("groundup.text").joinpath(MERGES_FILE).read_bytes()
     try:
         merges = lzma.decompress(packed)
@@ -84,12 +92,9 @@ def gpt2_pieces() -> tuple[bytes, ...]:
         merges = b""
     if hashlib.sha256(merges).hexdigest() != MERGES_SHA256:
         raise TokenizerError(f"GPT-2's vocabulary inside the package ({MERGES_FILE}) is damaged; install groundup anew")
-    byte_of = byte_characters()
-    pieces = [bytes([byte]) for byte in byte_of.values()]
-    for line in merges.decode("utf-8").splitlines()[1:]:  # the first line names the format's version
-        left, right = line.split(" ")
-        pieces.append(bytes(byte_of[char] for char in left + right))
-    return tuple(pieces)
+    lines = merges.decode("utf-8").splitlines()[1:]  # the first names the format's version
+    pairs = [line.split(" ") for line in lines]
+    return tuple((left, right) for left, right in pairs)
 
 
 @cache

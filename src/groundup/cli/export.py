@@ -1,0 +1,53 @@
+"""`groundup export`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    from groundup.cli.options import add_source
+    from groundup.exporting import TARGETS
+
+    formats = "\n".join(f"  {name:<9}{target.summary}" for name, target in TARGETS.items())
+    parser.epilog = (
+        f"Formats:\n{formats}\n\n"
+        "What was written is opened again and compared with the model before it is there.\n\n"
+        "  groundup export runs/book --to hf --out exports/book --license mit\n"
+        "  groundup export runs/book --to gguf --out exports/book.gguf"
+    )
+    add_source(parser)
+    parser.add_argument("--to", required=True, metavar="FORMAT", help=", ".join(TARGETS))
+    parser.add_argument("--out", required=True, metavar="PATH", help="folder, or for gguf file, to write")
+    parser.add_argument("--name", metavar="NAME", help="what the model is called [the run's folder]")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export and say what was checked."""
+    from groundup.exporting import export
+
+    done = export(
+        args.path,
+        args.out,
+        to=args.to,
+        checkpoint=args.checkpoint,
+        name=args.name,
+        license=args.license,
+        overwrite=args.overwrite,
+    )
+    if args.json:
+        print(json.dumps({**asdict(done), "out": str(done.out)}))
+        return 0
+    print(f"{done.out}: {done.checkpoint} as {done.to}, {done.bytes:,} bytes")
+    if done.checked_by:
+        print(
+            f"opened with {done.checked_by}: logits differ by {done.difference:.1e} of the largest, which is rounding"
+        )
+    for note in done.notes:
+        print(f"note: {note}")
+    return 0

@@ -1,0 +1,48 @@
+"""`groundup push`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    from groundup.cli.options import add_source
+
+    parser.epilog = (
+        "Exports as `groundup export --to hf` does, checks that, and sends it in one commit. The hub must know you:\n"
+        "`hf auth login`, or HF_TOKEN.\n\n"
+        "  groundup push runs/book me/book --private --license mit"
+    )
+    add_source(parser)
+    parser.add_argument("repository", metavar="OWNER/NAME", help="where to; created if there is none")
+    parser.add_argument("--private", action="store_true", help="create it for its owner alone")
+    parser.add_argument("--revision", metavar="B", help="branch to commit to [main]")
+    parser.add_argument("--message", metavar="M", help="of the commit [which checkpoint it is]")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Push, and say where it is."""
+    from groundup.pushing import push
+
+    done = push(
+        args.path,
+        args.repository,
+        private=args.private,
+        revision=args.revision,
+        message=args.message,
+        checkpoint=args.checkpoint,
+        license=args.license,
+    )
+    if args.json:
+        print(json.dumps({"url": done.url, "commit": done.commit, "checkpoint": done.export.checkpoint}))
+        return 0
+    if done.export.checked_by:
+        difference = f"{done.export.difference:.1e} of the largest, which is rounding"
+        print(f"opened with {done.export.checked_by}: logits differ by {difference}")
+    for note in done.export.notes:
+        print(f"note: {note}")
+    print(f"{done.export.checkpoint} is at {done.url} (commit {done.commit[:12]})")
+    return 0

@@ -1,0 +1,293 @@
+"""A trained model in the formats of other programs: written, opened again, compared, and only then there. No torch
+before a checkpoint is loaded.
+
+    import groundup
+
+    groundup.export("runs/book", "exports/book", to="hf")      # transformers, and what reads its folders
+    groundup.export("runs/book", "book.gguf", to="gguf")       # llama.cpp
+    groundup.export("runs/book", "exports/book", to="nanogpt") # nanoGPT
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from groundup.checkpoint.books import AVERAGE, PROGRESS, read_json
+from groundup.checkpoint.run import RunFolder, read_log, resolve
+from groundup.data.shards import Manifest
+from groundup.decode import nearest
+from groundup.errors import DataError, UsageError
+from groundup.exchange.card import Facts, card
+from groundup.exchange.families import family_of
+from groundup.exchange.place import Files, check_output, new_output
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from groundup.api import Checkpoint
+
+LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
+FOREIGN = re.compile(r"[^\w.-]+", re.ASCII)  # what a name cannot hold, as it stands in commands and code
+NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written, and what was found when it was opened again."""
+
+    out: Path
+    to: str
+    checkpoint: str
+    bytes: int
+    notes: tuple[str, ...]
+    checked_by: str | None  # None where the program that reads the format is not installed
+    difference: float | None  # of its logits from the model's, as a part of the largest
+    seconds: float  # without opening it again
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint on its way out."""
+
+    loaded: Checkpoint
+    name: str
+    licence: str
+    run: Path | None  # the run that the checkpoint lies in, if it does
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights by our names, a tied head once."""
+        return {name: p.detach().cpu() for name, p in self.loaded.model.named_parameters()}
+
+
+Written = tuple[list[str], Callable[[Path], Any]]
+"""Notes for whoever exports, and what opens the written again: it returns an `Agreement`, or None."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One format."""
+
+    summary: str
+    files: Files  # in a folder; none where it is a single file
+    refuse: Callable[[Checkpoint], None]  # before anything is written
+    write: Callable[[Source, Path], Written]
+    reader: str  # what is needed to open it again, and how it is installed
+
+
+def _refuse_hf(loaded: Checkpoint) -> None:
+    family_of(loaded.config.model)
+
+
+def _write_hf(source: Source, folder: Path) -> Written:
+    from groundup.exchange import hf_folder
+
+    loaded = source.loaded
+    hf_folder.write(folder, loaded.config.model, source.tensors, loaded.tokenizer, card(facts(source), _usage(source)))
+    return [], lambda place: hf_folder.check(place, loaded.model, loaded.tokenizer)
+
+
+def _refuse_gguf(loaded: Checkpoint) -> None:
+    from groundup.exchange import gguf_file
+
+    gguf_file.refuse(loaded.config.model, loaded.tokenizer)
+    gguf_file.library()
+
+
+def _write_gguf(source: Source, path: Path) -> Written:
+    from groundup.exchange import gguf_file
+
+    loaded, tensors = source.loaded, source.tensors
+    gguf_file.write(path, loaded.config.model, tensors, loaded.tokenizer, name=source.name, licence=source.licence)
+    return [], lambda place: gguf_file.check(place, loaded.model, tensors, loaded.tokenizer)
+
+
+def _refuse_nanogpt(loaded: Checkpoint) -> None:
+    from groundup.exchange import nanogpt
+
+    nanogpt.refuse(loaded.config.model)
+
+
+def _write_nanogpt(source: Source, folder: Path) -> Written:
+    from groundup.checkpoint import state
+    from groundup.exchange import nanogpt
+
+    loaded, tensors, notes = source.loaded, source.tensors, []
+    settings, progress = loaded.config.optimizer, read_json(loaded.folder / PROGRESS)
+    averaged = (loaded.folder / AVERAGE).exists()
+    kept = settings.name == "adamw" and not averaged
+    moments = state.read_tensors(loaded.folder / state.OPTIMIZER) if kept else {}
+    if not moments:
+        why = "these weights are a running average" if averaged else f"the optimizer was {settings.name}"
+        notes.append(f"train.py goes on with AdamW's moments at zero, as {why}")
+    nanogpt.write(
+        folder,
+        loaded.config.model,
+        tensors,
+        nanogpt.optimizer_state(loaded.config.model, settings, tensors, moments),
+        step=progress["step"],
+        loss=(progress.get("best") or {}).get("loss"),
+        name=source.name,
+    )
+    if meta := nanogpt.write_meta(folder, loaded.tokenizer, source.name):
+        notes.append(meta)
+
+    def check(place: Path) -> None:
+        nanogpt.check(place, loaded.config.model, tensors)
+        if change := nanogpt.difference(loaded.model):
+            notes.append(
+                f"nanoGPT computes exact GELU, and this model its tanh form: logits differ by {change:.1e} of the "
+                "largest"
+            )
+
+    return notes, check
+
+
+_TRANSFORMERS = "transformers, which reads it, is not installed: pip install 'groundup[hf]'"
+_LLAMA = "llama.cpp, which reads it, is not installed: pip install llama-cpp-python"
+
+TARGETS: dict[str, Target] = {
+    "hf": Target(
+        "a folder for transformers",
+        frozenset(
+            {"config.json", "generation_config.json", "model.safetensors", "README.md", "tokenizer.json",
+             "tokenizer_config.json"}
+        ),
+        _refuse_hf, _write_hf, _TRANSFORMERS,
+    ),
+    "gguf": Target("a file for llama.cpp", frozenset(), _refuse_gguf, _write_gguf, _LLAMA),
+    "nanogpt": Target(
+        "a folder with a ckpt.pt for nanoGPT", frozenset({"ckpt.pt", "meta.json"}), _refuse_nanogpt, _write_nanogpt, ""
+    ),
+}  # fmt: skip
+
+
+def export(
+    path: str | Path,
+    out: str | Path,
+    *,
+    to: str = "hf",
+    checkpoint: str = "latest",
+    name: str | None = None,
+    license: str = "",  # noqa: A002  # as the option and the card's key are called
+    overwrite: bool = False,
+) -> Export:
+    """Write a run's or checkpoint's model to `out` in another program's format: `hf`, `gguf` or `nanogpt`.
+
+    The running average of the weights goes out where one was kept. What was written is opened again, with the program
+    that reads it where that is installed, and compared with the model; only then is it at `out`. An earlier export is
+    replaced with `overwrite`. Raises CheckpointError, UsageError, ExportError.
+    """
+    target, place = _target(to), Path(out)
+    check_output(place, target.files, overwrite=overwrite)
+    source = open_source(path, target, checkpoint=checkpoint, name=name, licence=license)
+    with new_output(place, target.files, overwrite=overwrite) as partial:
+        start = perf_counter()
+        notes, check = target.write(source, partial)
+        seconds = perf_counter() - start
+        agreement = check(partial)
+        size = sum(file.stat().st_size for file in (partial.iterdir() if target.files else [partial]))
+    if agreement is None and target.reader:
+        notes.append(f"not opened again but byte by byte: {target.reader}")
+    by, difference = (agreement.by, agreement.difference) if agreement else (None, None)
+    return Export(place, to, source.loaded.folder.name, size, tuple(notes), by, difference, seconds)
+
+
+def open_source(
+    path: str | Path, target: Target, *, checkpoint: str = "latest", name: str | None = None, licence: str = ""
+) -> Source:
+    """The checkpoint that is to go out as `target`. Raises CheckpointError, UsageError."""
+    folder = resolve(Path(path), checkpoint)
+    run = folder.parent.parent if (folder.parent.parent / "config.yaml").is_file() else None
+    called = name or FOREIGN.sub("-", (run or folder).resolve().name).strip("-") or "model"
+    if name is not None and not NAME.fullmatch(name):
+        raise UsageError(f"name {name!r}: must be letters, digits, '-', '_' and '.', as in book or me/book")
+    if licence and not LICENCE.fullmatch(licence):
+        raise UsageError(f"license {licence!r}: no identifier; give one of the SPDX list, such as mit or cc-by-4.0")
+    from groundup.api import load
+
+    source = Source(load(folder, device="cpu"), called, licence.lower(), run)
+    target.refuse(source.loaded)
+    return source
+
+
+def facts(source: Source) -> Facts:
+    """What is known of the model: from its checkpoint, and from its run and data where they are at hand."""
+    loaded, config = source.loaded, source.loaded.config
+    progress = read_json(loaded.folder / PROGRESS)
+    manifest = _manifest(source)
+    splits = manifest.splits if manifest else {}
+    sizes = {f"{name}_{what}": getattr(split, what) for name, split in splits.items() for what in ("tokens", "bytes")}
+    return Facts(
+        name=source.name,
+        licence=source.licence,
+        config=config,
+        parameters=sum(p.numel() for p in loaded.model.parameters()) - _padding(loaded),
+        tokenizer=loaded.tokenizer.name,
+        tokenizer_loses=loaded.tokenizer.lossy,
+        step=progress["step"],
+        tokens=progress["tokens"],
+        averaged=(loaded.folder / "average.safetensors").exists(),
+        losses=_losses(source.run, progress["step"]),
+        sources=manifest.sources if manifest else (),
+        sizes=sizes,
+        versions=_versions(source.run),
+    )
+
+
+def _padding(loaded: Checkpoint) -> int:
+    """Numbers in the rows that only pad the vocabulary."""
+    model = loaded.config.model
+    return (model.padded_vocab - model.vocab) * model.n_embd * (1 if model.tied else 2)
+
+
+def _manifest(source: Source) -> Manifest | None:
+    """The manifest of the model's data, where that is still there and still the same."""
+    data = source.loaded.config.data
+    if data is None:
+        return None
+    try:
+        manifest = Manifest.load(Path(data))
+    except DataError:
+        return None
+    known = read_json(source.loaded.folder / PROGRESS).get("data", manifest.fingerprint)
+    return manifest if manifest.fingerprint == known else None
+
+
+def _losses(run: Path | None, step: int) -> dict[str, float]:
+    """Those that the run noted at this very step."""
+    log = RunFolder(run).log if run else None
+    records = read_log(log) if log and log.is_file() else []
+    found = [r for r in records if isinstance(r, dict) and r.get("event") == "eval" and r.get("step") == step]
+    keys = ("train_loss", "val_loss", "bits_per_byte")
+    return {key: found[-1][key] for key in keys if isinstance(found[-1].get(key), float)} if found else {}
+
+
+def _versions(run: Path | None) -> dict[str, str]:
+    """Of the libraries that it was trained with."""
+    path = run / "environment.json" if run else None
+    said = read_json(path) if path and path.is_file() else {}
+    versions = {"python": said.get("python"), **(said.get("versions") or {})}
+    return {name: str(version) for name, version in versions.items() if version}
+
+
+def _usage(source: Source) -> str:
+    return f"""
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "{source.name}"  # where this file lies, or the model's name on the hub
+tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+ids = tokenizer("Once", return_tensors="pt").input_ids
+print(tokenizer.decode(model.generate(ids, max_new_tokens=100, do_sample=True, temperature=0.8)[0]))
+"""
+
+
+def _target(to: str) -> Target:
+    if to not in TARGETS:
+        raise UsageError(f"to {to!r}: there is no such format; {nearest(to, TARGETS)}")
+    return TARGETS[to]
