@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from bench.measure import Result, gemm_gflops, interleaved, machine, seconds
 from groundup.evaluation.exam import Exam, open_exam
 from groundup.evaluation.likelihood import lay_out, log_likelihoods
-from groundup.exchange.families import FAMILIES
+from groundup.exchange.families import config_json, theirs
 from groundup.loading import load
 from groundup.model.gpt import GPT
 from groundup.shape import ModelConfig
@@ -69,17 +69,17 @@ def main() -> None:
 def measure(gpt: GPT, exam: Exam, precision: str, rounds: int) -> Result:
     """Questions a second of all contenders, which must agree."""
     context = autocast(precision, CPU)
-    theirs = transformers_twin(gpt)
+    twin = transformers_twin(gpt)
     contenders: dict[str, Callable[[], Predictions]] = {
         "groundup": partial(ours, gpt, exam, context),
-        "plain loop, transformers' GPT-2": partial(plain, lambda ids: theirs(ids).logits, exam, context),
+        "plain loop, transformers' GPT-2": partial(plain, lambda ids: twin(ids).logits, exam, context),
         "plain loop, our GPT-2": partial(plain, gpt, exam, context),
     }
     notes = []
     try:
         for rows in HARNESS_BATCHES:
             name = f"lm-evaluation-harness, batches of {rows}"
-            contenders[name] = partial(harness(theirs, rows), exam, context)
+            contenders[name] = partial(harness(twin, rows), exam, context)
     except ImportError:
         notes.append("without lm-evaluation-harness's rows: pip install 'lm-eval[hf]'")
     said = {name: contender() for name, contender in contenders.items()}  # warms up, too
@@ -97,8 +97,8 @@ def measure(gpt: GPT, exam: Exam, precision: str, rounds: int) -> Result:
 def agree(result: Result, said: dict[str, Predictions], *, exact: bool) -> None:
     """All must choose alike, by sum and by mean; in bf16 nearly."""
     mine = np.array(said["groundup"])
-    for name, theirs in said.items():
-        share = float((mine == np.array(theirs)).mean())
+    for name, others in said.items():
+        share = float((mine == np.array(others)).mean())
         result.notes.append(f"{name}: {share:.2%} of the choices are ours")
         if share < (1.0 if exact else 0.998):
             result.failures.append(f"{name} chooses otherwise")
@@ -175,10 +175,11 @@ def transformers_twin(gpt: GPT) -> Any:
     """transformers' GPT-2 with our weights."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    family, config = FAMILIES["gpt2"], gpt.config
-    values = family.config_json(config, 0)
-    model = GPT2LMHeadModel(GPT2Config(**{k: v for k, v in values.items() if k not in ("model_type", "architectures")}))
-    missing = model.load_state_dict(family.theirs(config, dict(gpt.named_parameters())), strict=False)
+    settings = config_json(gpt.config, end_of_text=0)
+    model = GPT2LMHeadModel(
+        GPT2Config(**{k: v for k, v in settings.items() if k not in ("model_type", "architectures")})
+    )
+    missing = model.load_state_dict(theirs(gpt.config, dict(gpt.named_parameters())), strict=False)
     assert set(missing.missing_keys) <= {"lm_head.weight"}, missing
     return model.eval()
 

@@ -25,7 +25,8 @@ from groundup.model.context import Branching, Causal
 from groundup.model.gpt import GPT
 
 Ids = npt.NDArray[Any]
-TOKENS, GPU_TOKENS = 4096, 32_768  # a batch, padding included
+TOKENS, GPU_TOKENS = 2048, 32_768  # a batch, padding included
+ENOUGH = 256  # tokens in a batch from which on padding costs more than a smaller batch would
 HEADS = 8  # of the tokens of a batch, the head looks at every eighth's worth at a time: GPT-2's logits are then 100 MB
 
 
@@ -126,7 +127,9 @@ def _batches(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
     """The longest first: what does not fit the memory shows at once."""
     batch: list[Row] = []
     for row in sorted(rows, key=lambda row: -row.length):
-        if batch and (len(batch) + 1) * batch[0].length > tokens:
+        size = batch[0].length if batch else 0
+        much_padding = len(batch) * size >= ENOUGH and row.length < 0.85 * size
+        if batch and ((len(batch) + 1) * size > tokens or much_padding):
             yield batch
             batch = []
         batch.append(row)
