@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help install quickstart test quick torture lint format bench clean
+.PHONY: help install quickstart test quick torture interop lint format bench clean
 
 help:
 	@echo "make quickstart   train a GPT on Python's documentation for about 3 minutes and let it speak"
@@ -13,6 +13,7 @@ help:
 	@echo "make test         run all tests          make quick    leave out the slow ones"
 	@echo "make torture      kill training runs at moments of chance (make torture ARGS='--kills 200 --seed 1');"
 	@echo "                  then the tests that take minutes"
+	@echo "make interop      install the programs that our models go to, and open models in each (compiles for a while)"
 	@echo "make lint         ruff and mypy          make format   let ruff format"
 	@echo "make bench        side by side with peers (see bench/README.md)"
 
@@ -42,6 +43,11 @@ quick: .venv/installed-dev
 torture: .venv/installed-dev
 	$(BIN)/python tests/torture $(ARGS)
 	$(BIN)/python -m pytest -n 2 -m long
+
+# llama.cpp is compiled, for some ten minutes; the others are some 500 MB.
+interop: .venv/installed-dev
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,eval]' 'lm-eval[hf]' 'transformers[serving]' llama-cpp-python
+	$(BIN)/python -m pytest -n 2 -m 'long or not long' tests/test_harness.py tests/exchange $(ARGS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

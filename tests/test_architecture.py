@@ -37,6 +37,7 @@ FLOORS: list[tuple[bool, set[str]]] = [
             "api",
             "loading",
             "harness",
+            "facts",
             "assessing",
             "quickstart",
             "verify",

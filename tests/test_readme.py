@@ -104,7 +104,7 @@ def test_its_links_lead_somewhere(document):
 @pytest.mark.slow
 def test_its_python_runs(tmp_path, sentences, forks):
     (tmp_path / "book.txt").write_text("Once upon a time.\n" + sentences(1000))
-    code = "\n".join(blocks("python"))
+    code = "\n".join([*blocks("python"), *blocks("python", "docs/training.md")])
     assert '"max_steps": 200' in code
     code = code.replace('"max_steps": 200', '"max_steps": 3')
     code += '\nprint(f"last loss {loss.item():.2f} of a model with {windows.vocab_size} ids")\n'

@@ -13,6 +13,7 @@ from groundup.config import Config
 from groundup.errors import CheckpointError
 from groundup.layers import weights_file
 from groundup.model.gpt import GPT
+from groundup.model.undrawn import Undrawn
 from groundup.training.world import Spread, World
 
 
@@ -20,10 +21,13 @@ def first_model(config: Config, world: World, *, restored: bool = False) -> GPT:
     """A model on the CPU with a run's first weights, the same on every process however often it is asked for.
 
     Only the first process reads the checkpoint. CheckpointError, on all of them, where it is gone, or not the one that
-    the run was begun with. A model that is to be `restored` needs none of that.
+    the run was begun with. A model that is to be `restored` needs none of that, and gets none.
     """
-    gpt = GPT(config.model)
-    if config.init is None or restored:
+    with Undrawn():
+        gpt = GPT(config.model)
+    if restored:
+        return gpt
+    if config.init is None:
         return gpt.init_weights(torch.Generator().manual_seed(config.batches.seed))
     folder = Path(config.init)
     if (complaint := world.first(None if world.rank else _complaint(folder, config.init_sha256))) is not None:

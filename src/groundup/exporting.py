@@ -18,18 +18,18 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from groundup.checkpoint.books import AVERAGE, PROGRESS, read_json
-from groundup.checkpoint.run import RunFolder, read_log, resolve
-from groundup.data.shards import Manifest
+from groundup.checkpoint.run import resolve
 from groundup.decode import nearest
-from groundup.errors import DataError, UsageError
+from groundup.errors import UsageError
 from groundup.exchange.card import Facts, card
 from groundup.exchange.families import family_of
 from groundup.exchange.place import Files, check_output, new_output
+from groundup.facts import facts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from groundup.api import Checkpoint
+    from groundup.loading import Checkpoint
 
 LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 FOREIGN = re.compile(r"[^\w.-]+", re.ASCII)  # what a name cannot hold, as it stands in commands and code
@@ -64,6 +64,11 @@ class Source:
         """The weights by our names, a tied head once."""
         return {name: p.detach().cpu() for name, p in self.loaded.model.named_parameters()}
 
+    @property
+    def facts(self) -> Facts:
+        """For the card."""
+        return facts(self.loaded, self.name, self.licence, self.run)
+
 
 Written = tuple[list[str], Callable[[Path], Any]]
 """Notes for whoever exports, and what opens the written again: it returns an `Agreement`, or None."""
@@ -88,7 +93,7 @@ def _write_hf(source: Source, folder: Path) -> Written:
     from groundup.exchange import hf_folder
 
     loaded = source.loaded
-    hf_folder.write(folder, loaded.config.model, source.tensors, loaded.tokenizer, card(facts(source), _usage(source)))
+    hf_folder.write(folder, loaded.config.model, source.tensors, loaded.tokenizer, card(source.facts, _usage(source)))
     return [], lambda place: hf_folder.check(place, loaded.model, loaded.tokenizer)
 
 
@@ -193,7 +198,7 @@ def export(
         agreement = check(partial)
         size = sum(file.stat().st_size for file in (partial.iterdir() if target.files else [partial]))
     if agreement is None and target.reader:
-        notes.append(f"not opened again but byte by byte: {target.reader}")
+        notes.append(f"not opened there: {target.reader}")
     by, difference = (agreement.by, agreement.difference) if agreement else (None, None)
     return Export(place, to, source.loaded.folder.name, size, tuple(notes), by, difference, seconds)
 
@@ -209,71 +214,11 @@ def open_source(
         raise UsageError(f"name {name!r}: must be letters, digits, '-', '_' and '.', as in book or me/book")
     if licence and not LICENCE.fullmatch(licence):
         raise UsageError(f"license {licence!r}: no identifier; give one of the SPDX list, such as mit or cc-by-4.0")
-    from groundup.api import load
+    from groundup.loading import load
 
     source = Source(load(folder, device="cpu"), called, licence.lower(), run)
     target.refuse(source.loaded)
     return source
-
-
-def facts(source: Source) -> Facts:
-    """What is known of the model: from its checkpoint, and from its run and data where they are at hand."""
-    loaded, config = source.loaded, source.loaded.config
-    progress = read_json(loaded.folder / PROGRESS)
-    manifest = _manifest(source)
-    splits = manifest.splits if manifest else {}
-    sizes = {f"{name}_{what}": getattr(split, what) for name, split in splits.items() for what in ("tokens", "bytes")}
-    return Facts(
-        name=source.name,
-        licence=source.licence,
-        config=config,
-        parameters=sum(p.numel() for p in loaded.model.parameters()) - _padding(loaded),
-        tokenizer=loaded.tokenizer.name,
-        tokenizer_loses=loaded.tokenizer.lossy,
-        step=progress["step"],
-        tokens=progress["tokens"],
-        averaged=(loaded.folder / "average.safetensors").exists(),
-        losses=_losses(source.run, progress["step"]),
-        sources=manifest.sources if manifest else (),
-        sizes=sizes,
-        versions=_versions(source.run),
-    )
-
-
-def _padding(loaded: Checkpoint) -> int:
-    """Numbers in the rows that only pad the vocabulary."""
-    model = loaded.config.model
-    return (model.padded_vocab - model.vocab) * model.n_embd * (1 if model.tied else 2)
-
-
-def _manifest(source: Source) -> Manifest | None:
-    """The manifest of the model's data, where that is still there and still the same."""
-    data = source.loaded.config.data
-    if data is None:
-        return None
-    try:
-        manifest = Manifest.load(Path(data))
-    except DataError:
-        return None
-    known = read_json(source.loaded.folder / PROGRESS).get("data", manifest.fingerprint)
-    return manifest if manifest.fingerprint == known else None
-
-
-def _losses(run: Path | None, step: int) -> dict[str, float]:
-    """Those that the run noted at this very step."""
-    log = RunFolder(run).log if run else None
-    records = read_log(log) if log and log.is_file() else []
-    found = [r for r in records if isinstance(r, dict) and r.get("event") == "eval" and r.get("step") == step]
-    keys = ("train_loss", "val_loss", "bits_per_byte")
-    return {key: found[-1][key] for key in keys if isinstance(found[-1].get(key), float)} if found else {}
-
-
-def _versions(run: Path | None) -> dict[str, str]:
-    """Of the libraries that it was trained with."""
-    path = run / "environment.json" if run else None
-    said = read_json(path) if path and path.is_file() else {}
-    versions = {"python": said.get("python"), **(said.get("versions") or {})}
-    return {name: str(version) for name, version in versions.items() if version}
 
 
 def _usage(source: Source) -> str:

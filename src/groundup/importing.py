@@ -20,8 +20,11 @@ from groundup.exchange.pickles import read_pickle
 from groundup.exchange.request import PREFIX, SOURCES, check
 from groundup.exchange.vocabulary import find_tokenizer, vocabulary
 from groundup.model.count import parameters
+from groundup.sections import TrainConfig
 from groundup.shape import ModelConfig
 from groundup.text.tokenizer import Tokenizer
+
+BATCH = 8192  # tokens; a config needs a number of whole windows, though nobody trains with this one
 
 READERS: dict[bytes, Callable[[Path], Foreign]] = {
     b"PK\x03\x04": read_pickle,
@@ -113,7 +116,9 @@ def _resized(name: str, tensor: Tensor, rows: int, model: ModelConfig) -> Tensor
 def _write(imported: Imported, tensors: dict[str, Tensor]) -> None:
     origin = {"source": imported.source, "commit": imported.commit, "kind": imported.kind}
     books = {"step": 0, "tokens": 0, "cursor": 0, "elapsed": 0.0, "dt": 0.0, "skips": [], "origin": origin}
-    what = state.Snapshot(Config(model=imported.model), imported.tokenizer, books, tensors, {}, {})
+    block_size = imported.model.block_size
+    train = TrainConfig(batch_tokens=max(1, BATCH // block_size) * block_size)
+    what = state.Snapshot(Config(model=imported.model, train=train), imported.tokenizer, books, tensors, {}, {})
     try:
         state.save(imported.out.absolute(), what)
     except OSError as error:

@@ -12,6 +12,7 @@ from groundup.checkpoint.atomic import verify
 from groundup.checkpoint.run import resolve
 from groundup.config import Config
 from groundup.model.gpt import GPT
+from groundup.model.undrawn import Undrawn
 from groundup.text.tokenizer import Tokenizer
 from groundup.training.device import choose_device, own_device
 from groundup.training.world import Alone, World
@@ -40,8 +41,9 @@ def load(
     Raises CheckpointError when something is missing, damaged or does not fit.
     """
     folder = resolve(Path(path), checkpoint)
-    verify(folder)
+    verify(folder, but=(state.OPTIMIZER,))
     config, where = state.load_config(folder), own_device(str(choose_device(device)), world or Alone())
-    model = GPT(config.model)
+    with Undrawn():
+        model = GPT(config.model)
     state.load_model(folder, model, averaged=True)
     return Checkpoint(folder, config, model.to(where).eval(), state.load_text(folder), where)

@@ -85,3 +85,16 @@ def test_every_log_line_is_json(tmp_path):
     log.close()
     (line,) = (tmp_path / "log.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     assert json.loads(line)["text"].startswith("line\nbreak")
+
+
+def test_what_nobody_is_about_to_read_need_only_be_there(tmp_path):
+    with atomic_folder(tmp_path / "c") as partial:
+        (partial / "a").write_text("one")
+        (partial / "b").write_text("two")
+    (tmp_path / "c" / "b").write_text("too")
+    verify(tmp_path / "c", but=("b",))
+    with pytest.raises(CheckpointError, match="b: damaged"):
+        verify(tmp_path / "c", but=("a",))
+    (tmp_path / "c" / "b").unlink()
+    with pytest.raises(CheckpointError, match="b: missing"):
+        verify(tmp_path / "c", but=("b",))

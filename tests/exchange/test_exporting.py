@@ -372,3 +372,26 @@ def test_an_agreement_reads_as_a_sentence():
     assert str(Agreement("x", 1e-7)) == "x computes the same logits: the largest difference is 1.0e-07 of the largest"
     assert relative(torch.ones(2), torch.full((2,), torch.nan)) == float("inf")
     assert relative(torch.ones(2), torch.ones(3)) == float("inf")
+
+
+def test_the_card_tells_tasks_and_whose_weights_it_began_with(gpt2_checkpoint, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(gpt2_checkpoint, run / "checkpoints" / "step-00000010")
+    shutil.copy(gpt2_checkpoint / "config.json", run / "config.yaml")  # there is one; nothing reads it here
+    records = [
+        {"event": "eval", "step": 10, "val_loss": 3.5, "tasks": {"piqa": {"n": 7, "acc": 0.5, "acc_stderr": 0.1}}},
+        {"event": "evaluate", "step": 10, "results": {"loss": {"loss": 3.5}, "hellaswag": {"n": 40, "acc_norm": 0.25}}},
+        {"event": "evaluate", "step": 9, "results": {"arc_easy": {"n": 1, "acc": 1.0}}},
+    ]
+    (run / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    groundup.export(run / "checkpoints" / "step-00000010", tmp_path / "hf", name="toy")
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert "| piqa, acc | 0.5000 ± 0.1000, 7 questions |" in card
+    assert "| hellaswag, acc_norm | 0.2500, 40 questions |" in card
+    assert "arc_easy" not in card, "another checkpoint's"
+    assert "trained from scratch" in card
+    groundup.import_model(tmp_path / "hf", tmp_path / "imported")
+    groundup.export(tmp_path / "imported", tmp_path / "again")
+    card = (tmp_path / "again" / "README.md").read_text()  # of a context, 12, that no usual batch is a multiple of
+    assert "with the weights of a GPT2LMHeadModel of transformers to begin with" in card
+    assert str(tmp_path) not in card

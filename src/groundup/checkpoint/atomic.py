@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,14 +38,20 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         raise
 
 
-def verify(folder: Path) -> None:
-    """CheckpointError naming the first file that is missing or not what was written."""
-    for file, what in damage(folder):
+def verify(folder: Path, but: Sequence[str] = ()) -> None:
+    """CheckpointError naming the first file that is missing or not what was written.
+
+    `but`: files that nobody is about to read, of which it is enough that they are there.
+    """
+    for file, what in damage(folder, but):
         raise CheckpointError(f"{folder / file}: {what}; use another checkpoint")
 
 
-def damage(folder: Path) -> Iterator[tuple[str, str]]:
-    """Every file of a folder that is missing, foreign or not what was written, and what is wrong with it."""
+def damage(folder: Path, but: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    """Every file of a folder that is missing, foreign or not what was written, and what is wrong with it.
+
+    Of files in `but`, only whether they are there.
+    """
     listed = checksums(folder)
     if listed is None:
         yield SUMS, "missing or damaged, so this is no whole checkpoint"
@@ -55,7 +61,7 @@ def damage(folder: Path) -> Iterator[tuple[str, str]]:
         yield SUMS, f"damaged (it does not list {', '.join(unlisted)})"
     for name in sorted(listed.keys() - present.keys()):
         yield name, "missing"
-    for name in sorted(listed.keys() & present.keys()):
+    for name in sorted((listed.keys() & present.keys()) - set(but)):
         try:
             if sha256(present[name]) != listed[name]:
                 yield name, f"damaged (its checksum is not the one in {SUMS})"

@@ -35,6 +35,8 @@ class Facts:
     tokens: int
     averaged: bool
     losses: Mapping[str, float] = field(default_factory=dict)  # train_loss, val_loss, bits_per_byte
+    tasks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # as log.jsonl has them
+    origin: str = ""  # whose weights it began with, where they were not its own
     sources: tuple[str, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)  # train_tokens, val_tokens, train_bytes
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -47,6 +49,7 @@ def card(facts: Facts, usage: str) -> str:
     parts += ["## Data", *_data(facts)]
     parts += ["## Training", _table(_training(facts))]
     parts += ["## Losses", *_losses(facts)]
+    parts += ["## Tasks", _table(_tasks(facts))] if facts.tasks else []
     parts += ["## Limits", _limits(facts)]
     parts += ["## Licence", _licence(facts)]
     parts += ["## How it was made", *_made(facts)]
@@ -64,8 +67,9 @@ def _header(facts: Facts) -> str:
 
 def _summary(facts: Facts) -> str:
     model = facts.config.model
+    how = f"with the weights of {_plain(facts.origin)} to begin with" if facts.origin else "trained from scratch"
     return (
-        f"A language model of {facts.parameters:,} parameters, trained from scratch: {model.n_layer} layers, "
+        f"A language model of {facts.parameters:,} parameters, {how}: {model.n_layer} layers, "
         f"{model.n_head} heads, {model.n_embd} wide, a context of {model.block_size:,} tokens, "
         f"{model.vocab:,} ids of the tokenizer `{facts.tokenizer}`."
     )
@@ -115,6 +119,16 @@ def _losses(facts: Facts) -> Iterator[str]:
         yield "No validation loss of these weights is known."
     else:
         yield "Over windows of the whole context that do not overlap, of text that was held out from training."
+
+
+def _tasks(facts: Facts) -> Iterator[tuple[str, str]]:
+    """A row for each metric, with its standard error and how many questions were asked."""
+    for task, found in facts.tasks.items():
+        for name, value in found.items():
+            if name == "n" or name.endswith("_stderr"):
+                continue
+            error = f" ± {found[f'{name}_stderr']:.4f}" if f"{name}_stderr" in found else ""
+            yield f"{_plain(task)}, {name}", f"{value:.4f}{error}, {found.get('n', 0):,.0f} questions"
 
 
 def _limits(facts: Facts) -> str:

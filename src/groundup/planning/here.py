@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from groundup.config import Config
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.model.memory import Precision
+from groundup.model.undrawn import Undrawn
 from groundup.optim.rules import Optimizers, build_optimizer
 from groundup.planning.plan import Data, Machine, Plan, Speed
 from groundup.planning.room import free_disk, main_memory
@@ -57,7 +58,9 @@ def measured(config: Config, data: Data | None) -> Plan:
     if not plan.fits:
         return plan
     try:
-        gpt = GPT(config.model).init_weights(torch.Generator().manual_seed(config.batches.seed)).to(device)
+        with Undrawn():
+            gpt = GPT(config.model)
+        gpt.init_weights(torch.Generator().manual_seed(config.batches.seed)).to(device)
     except RuntimeError as error:
         if not exhausted(error):
             raise

@@ -1,0 +1,151 @@
+"""lm-evaluation-harness computes what we compute: with our adapter, and with an exported model in its own `hf`.
+
+Needs lm-evaluation-harness: `make interop` installs it, with the other programs that models go to, and runs this.
+"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+import groundup
+
+pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: make interop")
+pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore")]  # it warns of itself
+
+QUESTIONS = {
+    "arc_easy": [
+        {"question": f"What is {n}?", "choices": {"text": ["a word", "two", "the model"], "label": ["A", "B", "C"]},
+         "answerKey": "ABC"[n % 3]} for n in range(9)
+    ],
+    "piqa": [
+        {"goal": f"Read {n} lines", "sol1": "slowly", "sol2": "all of them at once", "label": n % 2} for n in range(9)
+    ],
+    "winogrande": [
+        {"sentence": f"Ann gave Eve {n} books, because _ reads a lot.", "option1": "Ann", "option2": "Eve",
+         "answer": str(1 + n % 2)} for n in range(9)
+    ],
+    "lambada": [{"text": f"the small model reads {n} words and learns what comes next"} for n in range(9)],
+}  # fmt: skip
+THEIRS = {"lambada": "lambada_openai"}  # names
+SPLITS = {"arc_easy": "test", "lambada": "test"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, sentences):
+    folder = tmp_path_factory.mktemp("harness")
+    (folder / "text.txt").write_text(sentences(300))
+    groundup.prepare(folder / "text.txt", folder / "data", tokenizer="gpt2")
+    shape = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 128}
+    train = {"max_steps": 30, "batch_tokens": 512, "device": "cpu", "precision": "fp32"}
+    overrides = {"model": shape, "train": train, "evaluate": {"every_steps": 0, "tokens": 300, "sample_tokens": 0}}
+    groundup.train(folder / "data", folder / "run", preset="gpt2-nano", overrides=overrides)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory, shared_data):
+    """Folder of the harness's own tasks, with files of ours for data; and our names for the same."""
+    import lm_eval
+
+    folder = tmp_path_factory.mktemp("tasks")
+    swag = (shared_data / "hellaswag" / "val-first-2000.jsonl").read_text().splitlines()[:100]
+    rows = {"hellaswag": [json.loads(line) for line in swag], **QUESTIONS}
+    own = lm_eval.__path__[0]
+    where = {"hellaswag": "hellaswag/hellaswag", "arc_easy": "arc/arc_easy", "piqa": "piqa/piqa"}
+    where |= {"winogrande": "winogrande/default", "lambada": "lambada/lambada_openai"}
+    specs = {}
+    for name, lines in rows.items():
+        file = folder / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in lines))
+        split = SPLITS.get(name, "validation")
+        task = {
+            "include": f"{own}/tasks/{where[name]}.yaml", "task": f"part_{name}", "dataset_path": "json",
+            "dataset_name": None, "dataset_kwargs": {"data_files": {split: str(file)}}, "training_split": None,
+        }  # fmt: skip
+        task |= {"validation_split": split if split == "validation" else None}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(task))
+        specs[f"part_{name}"] = f"{name}={file}"
+    return folder, specs
+
+
+def theirs(model, tasks) -> dict:
+    """Accuracies of the harness, under our names."""
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    folder, specs = tasks
+    manager = TaskManager(include_path=str(folder))
+    done = lm_eval.simple_evaluate(model, tasks=list(specs), task_manager=manager, bootstrap_iters=10)
+    return {name: {k.partition(",")[0]: v for k, v in found.items()} for name, found in done["results"].items()}
+
+
+def assert_equal(ours, found):
+    for grade, (name, values) in zip(ours, found.items(), strict=True):
+        mine = grade.flat()
+        for metric in ("acc", "acc_norm", "perplexity"):
+            ours_is = {"acc": "acc_harness", "acc_norm": "acc_norm_harness"}.get(metric, metric)
+            ours_is = ours_is if ours_is in mine else metric
+            if metric in values:
+                assert mine[ours_is] == pytest.approx(values[metric], rel=1e-4), (name, metric)
+                if metric != "perplexity":
+                    assert mine[f"{ours_is}_stderr"] == pytest.approx(values[f"{metric}_stderr"]), (name, metric)
+
+
+def test_our_figures_are_the_harness_s_with_our_model(run, tasks):
+    from groundup.harness.model import Groundup
+
+    found = theirs(Groundup(path=str(run)), tasks)
+    assert {name.removeprefix("part_") for name in found} == {"hellaswag", *QUESTIONS}
+    assert_equal(groundup.evaluate_tasks(run, [tasks[1][name] for name in found]), found)
+
+
+def test_our_figures_are_the_harness_s_with_the_exported_model_in_transformers(run, tasks, tmp_path):
+    pytest.importorskip("accelerate")
+    from lm_eval.models.huggingface import HFLM
+
+    groundup.export(run, tmp_path / "hf", to="hf")
+    found = theirs(HFLM(pretrained=str(tmp_path / "hf"), device="cpu", batch_size=4, dtype="float32"), tasks)
+    assert_equal(groundup.evaluate_tasks(run, [tasks[1][name] for name in found]), found)
+
+
+def test_whole_texts_and_answers_in_words(run):
+    from lm_eval.api.instance import Instance
+
+    from groundup.harness.model import Groundup
+
+    model = Groundup(path=str(run), tokens=64)
+    text = "the small model reads words and learns " * 30  # longer than the context
+    (nats,) = model.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (text,), 0)])
+    ids = [model.eot_token_id, *model.tok_encode(text)]
+    import torch
+
+    gpt, total = groundup.load(run).model, 0.0
+    with torch.no_grad():
+        for at in range(0, len(ids) - 1, 128):
+            window = torch.tensor(ids[at : at + 129])
+            logits = gpt(window[None, :-1])[0].log_softmax(-1)
+            total += logits.gather(1, window[1:, None]).sum().item()
+    # The harness's last window reaches back, so that it too has a whole context; ours here does not.
+    assert nats == pytest.approx(total, rel=0.01)
+    wishes = {"until": ["\n"], "max_gen_toks": 12}
+    (answer,) = model.generate_until([Instance("generate_until", {}, ("The", wishes), 0)])
+    assert "\n" not in answer
+    said = groundup.generate(run, "The", max_tokens=12, temperature=0)[0]
+    assert ("The" + answer) == said.partition("\n")[0]
+
+
+def test_its_command_line_knows_our_models(run, tasks, tmp_path):
+    command = [sys.executable, "-m", "groundup.harness", "--model_args", f"path={run}", "--tasks", "part_piqa"]
+    command += ["--include_path", str(tasks[0]), "--output_path", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    (file,) = tmp_path.rglob("results_*.json")
+    found = json.loads(file.read_text())["results"]["part_piqa"]
+    ours = groundup.evaluate_tasks(run, [tasks[1]["part_piqa"]])[0].flat()
+    assert found["acc,none"] == pytest.approx(ours["acc"])
+    bad = subprocess.run([*command[:4], "path=nowhere", *command[5:]], capture_output=True, text=True, check=False)
+    assert bad.returncode == 2
+    assert bad.stderr.splitlines()[-1].startswith("groundup: nowhere: ")
