@@ -97,3 +97,18 @@ def forks() -> Iterator[Forks]:
             assert server.stdout.readline() == b"open\n"
             yield Forks([sys.executable, "-I", "-S", str(NURSERY), str(path)], path)
             server.stdin.close()
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    from hubserver import Hub
+    from huggingface_hub import constants
+
+    hub = Hub()
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"  # made from ENDPOINT when the library is loaded
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    yield hub
+    hub.close()

@@ -228,3 +228,19 @@ def test_a_part_of_the_real_ones(shared_data):
     assert exam.parts[0].chance == 0.25
     assert len(list(read_rows(path))) == 2000
     assert all(isinstance(one, Encoded) and len(one.pairs) == 4 for one in exam.parts[1].encoded)
+
+
+def test_a_task_of_the_hub_is_fetched_at_its_commit_and_once(hub, tmp_path, monkeypatch):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    place = TASKS["piqa"].place
+    pq.write_table(pa.Table.from_pylist([ROWS["piqa"]] * 3), tmp_path / "piqa.parquet")
+    hub.put(place.repo, {place.path: (tmp_path / "piqa.parquet").read_bytes()}, revision=place.revision)
+    hub.put(place.repo, {place.path: b"what is there today"}, revision="main")
+    exam = open_exam("piqa:2", BYTES)
+    assert (exam.questions, exam.source) == (2, f"{place.repo}@{place.revision[:12]}")
+    asked = len(hub.log)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert open_exam("piqa", BYTES).questions == 3
+    assert len(hub.log) == asked
+    with pytest.raises(DataError, match=r"HF_HUB_OFFLINE is set.*give the file of the task, as winogrande=FILE"):
+        open_exam("winogrande", BYTES)

@@ -173,21 +173,6 @@ def test_gpt1s_files_make_its_tokenizer(tmp_path, shared_data):
     assert find_tokenizer(None, tmp_path, 40_478, "x").name == "gpt1"
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    from hubserver import Hub
-    from huggingface_hub import constants
-
-    hub = Hub()
-    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"  # made from ENDPOINT when the library is loaded
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    yield hub
-    hub.close()
-
-
 def test_a_model_of_the_hub_and_then_without_the_network(tmp_path, byte_tokenizer, hub, monkeypatch):
     from huggingface_hub import constants
 

@@ -124,9 +124,20 @@ def test_to_changes_all_of_it(kind):
         assert doubles.lm_head.weight is doubles.wte.weight
 
 
-@every_kind
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_compiled_it_computes_the_same(kind, backend):
+MODERN = next(i for i, kind in enumerate(KINDS) if kind.get("positions") == "rotary")
+COMPILED = [
+    *[pytest.param("aot_eager", kind, id=f"aot_eager-{i}") for i, kind in enumerate(KINDS)],
+    *[  # which compiles C++, and one kind of model shows what all need
+        pytest.param(
+            "inductor", kind, id=f"inductor-{i}", marks=[pytest.mark.slow if i == MODERN else pytest.mark.long]
+        )
+        for i, kind in enumerate(KINDS)
+    ],
+]
+
+
+@pytest.mark.parametrize(("backend", "kind"), COMPILED)
+def test_compiled_it_computes_the_same(backend, kind):
     if backend == "inductor" and not shutil.which("g++"):
         pytest.skip("no g++ here to compile with")
     torch._dynamo.reset()

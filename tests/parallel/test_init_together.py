@@ -14,7 +14,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_begin_as_one_does(tmp_path, prepared):
     work.train_all(prepared, tmp_path, {"first": SETTINGS})
     later = {name: values for name, values in SETTINGS.items() if name != "model"} | {"init": str(tmp_path / "first")}
