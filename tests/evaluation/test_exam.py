@@ -235,6 +235,7 @@ def test_a_task_of_the_hub_is_fetched_at_its_commit_and_once(hub, tmp_path, monk
     place = TASKS["piqa"].place
     pq.write_table(pa.Table.from_pylist([ROWS["piqa"]] * 3), tmp_path / "piqa.parquet")
     hub.put(place.repo, {place.path: (tmp_path / "piqa.parquet").read_bytes()}, revision=place.revision)
+    hub.commits[place.repo, place.revision] = place.revision
     hub.put(place.repo, {place.path: b"what is there today"}, revision="main")
     exam = open_exam("piqa:2", BYTES)
     assert (exam.questions, exam.source) == (2, f"{place.repo}@{place.revision[:12]}")
