@@ -118,3 +118,14 @@ def test_a_task_that_is_none_ends_a_training_before_it_begins(groundup, prepared
         assert done.status == 2
         assert message in done.err
         assert not (tmp_path / "r").exists()
+
+
+def test_during_training_hellaswag_is_asked_in_one_form(groundup, prepared, fast, tmp_path):
+    row = {
+        "activity_label": "a", "ctx_a": "The model.", "ctx_b": "it", "ctx": "The model. it", "label": 1,
+        "endings": ["reads", "words", "and", "learns"],
+    }  # fmt: skip
+    (tmp_path / "swag.jsonl").write_text(json.dumps(row))
+    groundup("train", "gpt2-nano", "--data", prepared, "--out", "r", *fast, "--evaluate.tasks", "swag.jsonl")
+    (asked, _) = [r["tasks"]["hellaswag"] for r in read_log(tmp_path / "r" / "log.jsonl") if r["event"] == "eval"]
+    assert asked.keys() == {"n", "acc", "acc_norm"}

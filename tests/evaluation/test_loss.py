@@ -143,3 +143,12 @@ def test_each_window_and_the_sum_of_all_agree(model):
     )  # fmt: skip
     assert apart.nats_per_token == pytest.approx(whole.nats_per_token, rel=1e-6)
     assert apart.scored == whole.scored
+
+
+def test_of_windows_of_one_length_it_is_the_usual_standard_error(model):
+    found = split_loss(EachWindow(model), Split(161), 8, device=CPU, autocast=nullcontext)
+    model.eval()
+    ids = torch.from_numpy(Split(161).ids)
+    with torch.no_grad():
+        means = [F.cross_entropy(model(ids[None, i : i + 8])[0], ids[i + 1 : i + 9]).item() for i in range(0, 160, 8)]
+    assert found.stderr == pytest.approx(np.std(means, ddof=1) / math.sqrt(20), rel=1e-4)

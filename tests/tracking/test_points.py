@@ -90,3 +90,9 @@ def test_neither_torch_nor_a_tracker_is_imported_for_nothing():
     )
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert out.strip() == "[]"
+
+
+def test_tasks_are_drawn_without_their_errors_and_counts():
+    found = {"n": 500, "acc": 0.25, "acc_stderr": 0.02, "acc_norm": 0.3, "acc_norm_stderr": 0.02}
+    point = Points().of("eval", {"step": 7, "val_loss": 2.0, "tasks": {"hellaswag": found}})
+    assert point.numbers == {"val/loss": 2.0, "tasks/hellaswag/acc": 0.25, "tasks/hellaswag/acc_norm": 0.3}
