@@ -21,7 +21,7 @@ QUESTIONS = {
          "answerKey": "ABC"[n % 3]} for n in range(9)
     ],
     "piqa": [
-        {"goal": f"Read {n} lines", "sol1": "slowly", "sol2": "all of them at once", "label": n % 2} for n in range(9)
+        {"goal": f"Read {n} lines", "sol1": " slowly ", "sol2": "all of them at once", "label": n % 2} for n in range(9)
     ],
     "winogrande": [
         {"sentence": f"Ann gave Eve {n} books, because _ reads a lot.", "option1": "Ann", "option2": "Eve",
@@ -45,6 +45,15 @@ def run(tmp_path_factory, sentences):
     return folder / "run"
 
 
+def as_wikihow(n: int, line: str) -> dict:
+    """A row with what WikiHow leaves in two thirds of the questions, and white space where none is expected."""
+    row = json.loads(line)
+    row["endings"] = [
+        f"[step] {ending} [title] {n}" if i % 2 else f"{ending} " for i, ending in enumerate(row["endings"])
+    ]
+    return row | {"ctx_a": f"[header] How to do {n} [title] {row['ctx_a']}", "ctx_b": ""}
+
+
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory, shared_data):
     """Folder of the harness's own tasks, with files of ours for data; and our names for the same."""
@@ -52,7 +61,7 @@ def tasks(tmp_path_factory, shared_data):
 
     folder = tmp_path_factory.mktemp("tasks")
     swag = (shared_data / "hellaswag" / "val-first-2000.jsonl").read_text().splitlines()[:100]
-    rows = {"hellaswag": [json.loads(line) for line in swag], **QUESTIONS}
+    rows = {"hellaswag": [*map(json.loads, swag), *map(as_wikihow, range(20), swag[20:])], **QUESTIONS}
     own = lm_eval.__path__[0]
     where = {"hellaswag": "hellaswag/hellaswag", "arc_easy": "arc/arc_easy", "piqa": "piqa/piqa"}
     where |= {"winogrande": "winogrande/default", "lambada": "lambada/lambada_openai"}

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from math import isfinite, log
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -16,7 +16,7 @@ from groundup.checkpoint.run import Log, RunFolder
 from groundup.data.shards import Manifest, Tokens
 from groundup.errors import CheckpointError, DataError, UsageError
 from groundup.evaluation.baselines import Baseline, baselines, split_text
-from groundup.evaluation.exam import Exam, Grade, grade, open_exam
+from groundup.evaluation.exam import Exam, Grade, Spec, grade, open_exams
 from groundup.evaluation.likelihood import log_likelihoods
 from groundup.evaluation.loss import EachWindow, split_loss
 from groundup.loading import Checkpoint, load
@@ -110,16 +110,17 @@ def evaluate(
     )
 
 
-def simpler_models(loaded: Checkpoint, data: Place | None = None) -> list[Baseline]:
-    """What models that only count, and compressors, need for the same validation text, fitted to the training text."""
+def simpler_models(loaded: Checkpoint, data: Place | None = None) -> tuple[list[Baseline], int]:
+    """What models that only count, and compressors, need for the validation text, fitted to the training text; and how
+    many bytes of it they were given, its last."""
     folder, _ = _prepared(loaded, data)
     train, val = (split_text(folder, split, loaded.tokenizer, COMPARED_BYTES) for split in ("train", "val"))
-    return baselines(train[-COMPARED_BYTES:], val)
+    return baselines(train[-COMPARED_BYTES:], val), len(val)
 
 
 def evaluate_tasks(
     path: Place | Checkpoint,
-    tasks: Sequence[str],
+    tasks: Sequence[str | Spec | Exam],
     *,
     precision: Precision = "fp32",
     checkpoint: str = "latest",
@@ -138,11 +139,18 @@ def evaluate_tasks(
     """
     world = world or Alone()
     loaded = path if isinstance(path, Checkpoint) else load(path, checkpoint=checkpoint, device=device, world=world)
-    exams = [open_exam(task, loaded.tokenizer) for task in tasks]  # all mistakes before the first answer
+    exams = open_all(loaded, tasks)  # all mistakes before the first answer
     context = autocast(choose_precision(precision, loaded.device).name, loaded.device)
     return [
         take(exam, loaded.model, loaded.device, context, world=world, progress=progress(exam.name)) for exam in exams
     ]
+
+
+def open_all(loaded: Checkpoint, tasks: Sequence[str | Spec | Exam]) -> list[Exam]:
+    """The questions of all tasks, as ids of the model's tokenizer. DataError, UsageError."""
+    opened = [task for task in tasks if isinstance(task, Exam)]
+    others = [task for task in tasks if not isinstance(task, Exam)]
+    return opened + open_exams(others, loaded.tokenizer, block_size=loaded.config.model.block_size)
 
 
 def take(
@@ -158,39 +166,35 @@ def take(
 ) -> Grade:
     """Put an exam to a model. Interrupted when `stop()` says so; see `log_likelihoods`."""
     pairs = exam.pairs
-    try:
-        answers = log_likelihoods(
-            model,
-            pairs,
-            device=device,
-            autocast=context,
-            tokens=tokens,
-            stop=stop,
-            progress=lambda done: progress(done, len(pairs)),
-            rank=world.rank,
-            size=world.size,
-            total=world.sum,
-        )
-    except DataError as error:
-        raise DataError(f"{exam.source}: {error}; leave it out, or take a model with a longer context") from None
+    answers = log_likelihoods(
+        model,
+        pairs,
+        device=device,
+        autocast=context,
+        tokens=tokens,
+        stop=stop,
+        progress=lambda done: progress(done, len(pairs)),
+        rank=world.rank,
+        size=world.size,
+        total=world.sum,
+    )
     return grade(exam, answers.nats, answers.greedy, answers.cut)
 
 
-def note(path: Place, loaded: Checkpoint, results: dict[str, dict[str, float]]) -> None:
-    """Append what was found to the log of the run that the checkpoint belongs to, where it belongs to one.
+def note(loaded: Checkpoint, results: dict[str, dict[str, float]], how: dict[str, Any]) -> None:
+    """Append what was found, and `how`, to the log of the run that the checkpoint lies in, where it lies in one.
 
     CheckpointError where the log cannot be written.
     """
-    places = (Path(path), loaded.folder.parent.parent)
-    run = next((RunFolder(place) for place in places if RunFolder(place).log.is_file()), None)
-    if run is None:
+    run = RunFolder(loaded.folder.resolve().parent.parent)
+    if not run.log.is_file():
         return
     step = read_json(loaded.folder / PROGRESS).get("step", 0)
     try:
         log = Log(run.log)
     except OSError as error:
         raise CheckpointError(f"{run.log}: cannot be written ({error.strerror}); the results are not noted") from error
-    log.write("evaluate", checkpoint=loaded.folder.name, step=step, results=results)
+    log.write("evaluate", checkpoint=loaded.folder.resolve().name, step=step, results=results, how=how)
     log.close()
 
 

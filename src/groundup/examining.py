@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from groundup.assessing import take
 from groundup.config import Config
 from groundup.data.shards import Tokens
-from groundup.evaluation.exam import Exam, Grade, open_exam
+from groundup.errors import DataError, UsageError
+from groundup.evaluation.exam import Exam, Grade, open_exams
 from groundup.evaluation.likelihood import batch_tokens
 from groundup.evaluation.loss import Interrupted, Loss, split_loss
 from groundup.generation.engine import TextStream, stream
@@ -32,6 +33,15 @@ class Losses:
     bits_per_byte: float | None = None  # of the validation text
 
 
+def _exams(config: Config, data: Data) -> list[Exam]:
+    """The questions that are asked on the way, in the first form of each task; DataError names the key."""
+    tasks, block_size = config.evaluate.tasks, config.model.block_size
+    try:
+        return open_exams(tasks, data.tokenizer, every_form=False, block_size=block_size)
+    except (DataError, UsageError) as error:
+        raise DataError(f"evaluate.tasks: {error} (--evaluate.tasks '' asks nothing)") from error
+
+
 class Examiner:
     """Measures a model while it trains, and lets it speak; the running average of its weights where there is one."""
 
@@ -50,8 +60,9 @@ class Examiner:
         self._autocast, self._loss_sum, self._parallel = autocast, loss_sum, parallel
         self._world, self._device = moving.world, next(moving.gpt.parameters()).device
         self.rows = min(config.micro_rows, -(-config.rows // moving.world.size))  # windows at a time
-        self._exams = [open_exam(task, data.tokenizer, every_form=False) for task in config.evaluate.tasks]
-        self._answered = batch_tokens(self._device)  # tokens at a time
+        self._exams = _exams(config, data)
+        # No more tokens at a time than a training step's pass, which fits.
+        self._answered = min(batch_tokens(self._device), self.rows * config.model.block_size)
         self._prompt = prompt_ids(data.tokenizer, config.evaluate.prompt)
         self.losses = Losses()
         self.stop: Callable[[], bool] = lambda: False

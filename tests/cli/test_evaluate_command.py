@@ -33,9 +33,13 @@ def test_loss_and_tasks_in_one_table_and_in_the_log(groundup, own, mine):
     assert (noted["checkpoint"], noted["step"]) == ("step-00000012", 12)
     assert noted["results"]["mine"]["n"] == 7
     assert noted["results"]["loss"]["loss_stderr"] > 0
-    groundup("evaluate", own / "checkpoints" / "step-00000012", "--tasks", "mine.jsonl:2")
-    last = read_log(own / "log.jsonl")[-1]
-    assert last["results"]["mine"]["n"] == 2, "a checkpoint of a run is known to belong to it"
+    assert noted["how"]["split"] == "val"
+    assert noted["how"]["sources"] == {"mine": "mine.jsonl"}
+    for place in (own / "checkpoints" / "step-00000012", own / "latest"):
+        groundup("evaluate", place, "--tasks", "mine.jsonl:2")
+        last = read_log(own / "log.jsonl")[-1]
+        assert (last["checkpoint"], last["results"]["mine"]["n"]) == ("step-00000012", 2), "it belongs to the run"
+        (own / "log.jsonl").write_text("")
 
 
 def test_as_json_it_is_one_object(groundup, run, mine, tmp_path):
@@ -58,7 +62,8 @@ def test_as_json_it_is_one_object(groundup, run, mine, tmp_path):
         (["--tasks", "mine.jsonl", "--stride", "3"], "--stride: is for the loss; add it: --tasks loss,mine.jsonl"),
         (["--stride", "17"], "stride 17: must be from 1 to the window of 16"),
         (["--stride", "9", "--window", "8"], "stride 9: must be from 1 to the window of 8"),
-        (["--tasks", "long.jsonl"], "an ending of 20 tokens does not fit the model's context of 16"),
+        (["--tasks", "long.jsonl"], "line 1: an ending of 20 tokens does not fit the model's context of 16"),
+        (["--tasks", ""], "there is no such task"),
         (["--tasks", "nowhere.jsonl"], "nowhere.jsonl: there is no such file"),
     ],
 )
@@ -129,3 +134,22 @@ def test_during_training_hellaswag_is_asked_in_one_form(groundup, prepared, fast
     groundup("train", "gpt2-nano", "--data", prepared, "--out", "r", *fast, "--evaluate.tasks", "swag.jsonl")
     (asked, _) = [r["tasks"]["hellaswag"] for r in read_log(tmp_path / "r" / "log.jsonl") if r["event"] == "eval"]
     assert asked.keys() == {"n", "acc", "acc_norm"}
+
+
+def test_results_are_shown_where_they_cannot_be_noted(groundup, own, mine, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("groundup.assessing.Log", refuse)
+    done = groundup("evaluate", own, "--tasks", mine)
+    assert "acc_norm" in done.out
+    assert (done.status, "the results are not noted" in done.err) == (2, True)
+
+
+def test_questions_that_are_gone_are_named_by_their_key(groundup, prepared, fast, mine, tmp_path):
+    groundup("train", "gpt2-nano", "--data", prepared, "--out", "r", *fast, "--evaluate.tasks", "mine.jsonl")
+    mine.unlink()
+    done = groundup("resume", "r", "--train.max_steps", "14")
+    assert done.status == 2
+    assert "evaluate.tasks: mine.jsonl: there is no such file" in done.err
+    assert groundup("resume", "r", "--train.max_steps", "14", "--evaluate.tasks", "").status == 0

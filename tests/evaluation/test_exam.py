@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from groundup.errors import DataError, UsageError
-from groundup.evaluation.exam import Spec, grade, open_exam, read_rows
+from groundup.evaluation.exam import Spec, grade, open_exam, open_exams, read_rows
 from groundup.evaluation.questions import Encoded, Question, encode
-from groundup.evaluation.tasks import TASKS, ask
+from groundup.evaluation.tasks import OWN, TASKS, ask
 from groundup.text.simple import ByteTokenizer
 from groundup.text.tokenizer import choose_tokenizer
 
@@ -50,11 +50,25 @@ def test_hellaswag_is_asked_raw_as_by_llm_c_and_cleaned_as_by_the_harness():
 
 
 def test_the_other_tasks_are_asked_as_by_the_harness():
-    assert question("arc_easy") == Question(("Question: Why?\nAnswer:",) * 3, (" so", " no", " yes"), 2, "here")
-    assert question("piqa") == Question(("Question: Open a jar\nAnswer:",) * 2, (" Twist", " Shout"), 0, "here")
+    asked = Question(("Question: Why?\nAnswer:",) * 3, (" so", " no", " yes"), 2, (2, 2, 3), "here")
+    assert question("arc_easy") == asked
+    asked = Question(("Question: Open a jar\nAnswer:",) * 2, (" Twist", " Shout"), 0, (5, 5), "here")
+    assert question("piqa") == asked
     contexts = ("Ann told Eve Ann", "Ann told Eve Eve")
-    assert question("winogrande") == Question(contexts, (" was late.",) * 2, 1, "here")
-    assert question("lambada") == Question(("She sat down and ate the",), (" bread",), 0, "here")
+    assert question("winogrande") == Question(contexts, (" was late.",) * 2, 1, (9, 9), "here")
+    assert question("lambada") == Question(("She sat down and ate the",), (" bread",), 0, (5,), "here")
+
+
+def test_white_space_of_a_choice_counts_as_the_harness_counts_it():
+    wikihow = {**HELLASWAG, "endings": ["[step] Rub it.", "b", "c", "d "]}
+    asked = ask(TASKS["hellaswag"].forms[1], wikihow, "here")
+    assert asked.endings == ("  Rub it.", " b", " c", " d")
+    assert asked.lengths == (8, 1, 1, 1)
+    asked = ask(TASKS["piqa"].forms[0], {**ROWS["piqa"], "sol1": " Twist it "}, "here")
+    assert (asked.endings[0], asked.lengths[0]) == ("  Twist it ", 10)
+    own = {"context": "A: ", "choices": ["yes", " no"], "answer": 0}
+    assert ask(OWN.forms[0], own, "here").endings == ("yes", " no")
+    assert ask(OWN.forms[0], {**own, "context": "A:"}, "here").endings == (" yes", " no")
 
 
 def test_every_task_has_a_pinned_commit_and_a_file():
@@ -67,7 +81,7 @@ def test_every_task_has_a_pinned_commit_and_a_file():
 def test_an_ending_is_what_the_whole_has_beyond_its_context():
     """A tokenizer may join letters across the border: the harness then counts ids, and so do we."""
     gpt2 = choose_tokenizer("gpt2")
-    one = Question(("Hello ", "Hello "), ("world", " world"), 0)
+    one = Question(("Hello ", "Hello "), ("world", " world"), 0, (5, 5))
     spaced = encode(one, gpt2, apart=False).pairs[0]
     assert [gpt2.decode(ids.tolist()) for ids in spaced] == ["Hello", " world"]
     apart = encode(one, gpt2, apart=True).pairs[0]
@@ -75,7 +89,7 @@ def test_an_ending_is_what_the_whole_has_beyond_its_context():
 
 
 def test_without_a_context_the_end_of_a_text_stands_for_it():
-    (context, ending), _ = encode(Question(("", ""), ("a", "b"), 0), BYTES, apart=False).pairs
+    (context, ending), _ = encode(Question(("", ""), ("a", "b"), 0, (1, 1)), BYTES, apart=False).pairs
     assert context.tolist() == [256]
     assert ending.tolist() == [97]
 
@@ -161,6 +175,8 @@ def test_specs(text, expected):
     [
         ("helaswag", "did you mean hellaswag"),
         ("hellaswag:0", "ask one at least"),
+        ("hellaswag:²", "there is no such task"),
+        ("los", "did you mean loss"),
         ("pika=x.jsonl", "pika: there is no such task; did you mean piqa"),
         ("", "there is no such task"),
     ],
@@ -208,8 +224,21 @@ def test_other_bad_files(tmp_path):
             open_exam(str(tmp_path / name), BYTES)
     with pytest.raises(DataError, match="label '': not a number; the test parts"):
         open_exam(str(written(tmp_path / "h.jsonl", {**HELLASWAG, "label": ""})), BYTES)
-    with pytest.raises(DataError, match="answer -1 is none of its 3 choices"):
-        open_exam(str(written(tmp_path / "a.jsonl", {**ROWS["arc_easy"], "answerKey": "E"})), BYTES)
+    arc = written(tmp_path / "a.jsonl", {**ROWS["arc_easy"], "answerKey": "E"})
+    with pytest.raises(DataError, match="answerKey 'E': none of its labels, 1, 2, 3"):
+        open_exam(f"arc_easy={arc}", BYTES)
+    with pytest.raises(DataError, match="could be arc_easy or arc_challenge; say which"):
+        open_exam(str(arc), BYTES)
+    for change, message in (
+        ({"ctx": None}, "holds something else where a text is due"),
+        ({"endings": "abcd"}, "endings: not a list of texts"),
+        ({"label": float("inf")}, "label inf: not a number"),
+        ({"label": 1.9}, "label 1.9: not a number"),
+    ):
+        with pytest.raises(DataError, match=message):
+            open_exam(str(written(tmp_path / "h.jsonl", {**HELLASWAG, **change})), BYTES)
+    with pytest.raises(DataError, match="answer '3': neither 1 nor 2"):
+        open_exam(str(written(tmp_path / "w.jsonl", {**ROWS["winogrande"], "answer": "3"})), BYTES)
     with pytest.raises(DataError, match="sentence: has no gap"):
         open_exam(str(written(tmp_path / "w.jsonl", {**ROWS["winogrande"], "sentence": "none"})), BYTES)
 
@@ -245,3 +274,36 @@ def test_a_task_of_the_hub_is_fetched_at_its_commit_and_once(hub, tmp_path, monk
     assert len(hub.log) == asked
     with pytest.raises(DataError, match=r"HF_HUB_OFFLINE is set.*give the file of the task, as winogrande=FILE"):
         open_exam("winogrande", BYTES)
+
+
+def test_two_of_one_name_are_refused_and_no_file_passes_for_a_task(tmp_path):
+    first, second = written(tmp_path / "mine.jsonl", GOOD), tmp_path / "d" / "mine.jsonl"
+    second.parent.mkdir()
+    written(second, GOOD)
+    with pytest.raises(UsageError, match=r"mine: asked from .* and again from"):
+        open_exams([str(first), str(second)], BYTES)
+    for name in ("hellaswag", "loss"):
+        assert open_exam(str(written(tmp_path / f"{name}.jsonl", GOOD)), BYTES).name == f"{name}.jsonl"
+
+
+def test_a_file_may_be_called_anything_where_a_file_is_meant(tmp_path):
+    path = written(tmp_path / "lr=0.1.txt", GOOD)
+    assert open_exam(Spec.of_file(str(path)), BYTES).questions == 1
+    assert Spec.of_file(f"piqa={path}.jsonl").name == "piqa"
+
+
+def test_an_ending_too_long_for_the_context_is_found_before_any_answer(tmp_path):
+    path = written(tmp_path / "q.jsonl", GOOD, {**GOOD, "choices": ["a", "b" * 20]})
+    with pytest.raises(DataError, match="line 2: an ending of 21 tokens does not fit the model's context of 16"):
+        open_exam(str(path), BYTES, block_size=16)
+
+
+def test_what_is_no_number_is_no_answer(tmp_path):
+    exam = exam_of(tmp_path, GOOD, GOOD)
+    found = grade(exam, np.array([np.nan, -1.0, -1.0, -2.0]), np.zeros(4, dtype=bool))
+    assert math.isnan(found.metrics["acc"].value)
+    assert found.flat() == {"n": 2}
+    lambada = open_exam(str(written(tmp_path / "l.jsonl", {"context": "a", "continuation": "b"})), BYTES)
+    found = grade(lambada, np.array([-1e9]), np.array([True]))
+    assert math.isfinite(found.metrics["perplexity"].value)
+    assert "±" not in str(found), "of one question there is no error"

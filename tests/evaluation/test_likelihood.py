@@ -124,3 +124,15 @@ def test_progress_ends_with_the_number_of_endings():
     scored(model({}), asked, tokens=30, progress=told.append)
     assert told == sorted(told)
     assert told[-1] == len(asked)
+
+
+def test_of_two_likeliest_tokens_one_is_written_and_of_none_none():
+    gpt = model({})
+    with torch.no_grad():
+        gpt.wte.weight[:29] = 1.0  # all ids alike, so all logits are equal
+    asked = [(np.array([1]), np.array([i])) for i in range(29)]
+    assert scored(gpt, asked).greedy.sum() == 1
+    with torch.no_grad():
+        gpt.ln_f.weight.fill_(torch.nan)
+    found = scored(gpt, asked)
+    assert np.isnan(found.nats).all()

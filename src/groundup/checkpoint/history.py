@@ -102,9 +102,9 @@ class _Tape:
     def tell(self, step: int, results: object) -> None:
         """Keep the numbers among the results of tasks."""
         for task, metrics in results.items() if isinstance(results, dict) else ():
-            if isinstance(metrics, dict):
+            if isinstance(metrics, dict) and task != "loss":
                 numbers = {str(k): x for k, v in metrics.items() if (x := _number(v)) is not None}
-                self.tasks.setdefault(step, {}).setdefault(str(task), {}).update(numbers)
+                self.tasks.setdefault(step, {})[str(task)] = numbers
 
     def history(self) -> History:
         """What is left."""

@@ -12,7 +12,7 @@ from groundup.errors import UsageError
 if TYPE_CHECKING:
     from groundup.assessing import Evaluation
     from groundup.evaluation.baselines import Baseline
-    from groundup.evaluation.exam import Grade
+    from groundup.evaluation.exam import Grade, Spec
 
 LOSS = "loss"
 EPILOG = """\
@@ -64,18 +64,19 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, note it in the run's log, and print."""
     wanted = _wanted(args)
 
-    from groundup.assessing import evaluate, evaluate_tasks, note, simpler_models
+    from groundup.assessing import evaluate, evaluate_tasks, note, open_all, simpler_models
     from groundup.cli.progress import counting
     from groundup.loading import load
+    from groundup.training.device import choose_precision
     from groundup.training.joining import join
 
     world = join()
     loaded = load(args.path, checkpoint=args.checkpoint, device=args.device, world=world)
-    tasks = [task for task in wanted if task != LOSS]
-    quiet = args.json or world.rank > 0
-    with counting(quiet=quiet) as progress:
-        grades = evaluate_tasks(loaded, tasks, precision=args.precision, world=world, progress=progress)
-    loss, simpler = None, []
+    precision = choose_precision(args.precision, loaded.device).name
+    exams = open_all(loaded, [task for task in wanted if task != LOSS])  # mistakes in them come before any work
+    loss: Evaluation | None = None
+    simpler: list[Baseline] = []
+    compared = 0
     if LOSS in wanted:
         loss = evaluate(
             loaded,
@@ -84,34 +85,40 @@ def run(args: argparse.Namespace) -> int:
             tokens=args.tokens,
             window=args.window,
             stride=args.stride,
-            precision=args.precision,
+            precision=precision,
             world=world,
         )
+    with counting(quiet=args.json or world.rank > 0) as progress:
+        grades = evaluate_tasks(loaded, exams, precision=precision, world=world, progress=progress)
     if world.rank:
         return 0
-    results = ({LOSS: loss.flat()} if loss else {}) | {grade.task: grade.flat() for grade in grades}
-    note(args.path, loaded, results)
     if loss and args.split == "val" and not args.no_baselines:
-        simpler = simpler_models(loaded, args.data)
+        simpler, compared = simpler_models(loaded, args.data)
     if args.json:
         print(json.dumps(_as_json(loaded.folder, loss, simpler, grades)))
     else:
-        print(f"{loaded.folder}: {_parameters(loaded.model)} parameters, {args.precision} on {loaded.device}\n")
-        _show(loss, simpler, grades)
+        print(f"{loaded.folder}: {_parameters(loaded.model)} parameters, {precision} on {loaded.device}\n")
+        _show(loss, simpler, compared, grades)
+    results = ({LOSS: loss.flat()} if loss else {}) | {grade.task: grade.flat() for grade in grades}
+    how: dict[str, Any] = {"precision": precision}
+    if loss:
+        data = args.data or loaded.config.data
+        how |= {"data": data, "split": args.split, "window": args.window, "stride": args.stride}
+    note(loaded, results, how | {"sources": {grade.task: grade.source for grade in grades}})  # shown, whatever the disk
     return 0
 
 
-def _wanted(args: argparse.Namespace) -> list[str]:
-    """The tasks asked for, without torch; UsageError for one that is none, or that comes twice."""
+def _wanted(args: argparse.Namespace) -> list[Spec | str]:
+    """What is asked for, without torch: LOSS, or a task. UsageError for one that is none, or that comes twice."""
     from groundup.evaluation.exam import Spec
 
-    listed = [part.strip() for part in (args.tasks or "").split(",") if part.strip()] + args.task_file
-    wanted = listed or [LOSS]
-    for task in wanted:
-        if task != LOSS:
-            Spec.parse(task)
-        if wanted.count(task) > 1:
-            raise UsageError(f"--tasks {task}: named twice; name it once")
+    listed = None if args.tasks is None else [part.strip() for part in args.tasks.split(",")]
+    words = [*(listed or ()), *args.task_file] or [LOSS]
+    if twice := next((word for i, word in enumerate(words) if word in words[:i]), None):
+        raise UsageError(f"--tasks {twice}: named twice; name it once")
+    wanted: list[Spec | str] = [task if task == LOSS else Spec.parse(task) for task in listed or ()]
+    wanted += [Spec.of_file(file) for file in args.task_file]
+    wanted = wanted or [LOSS]
     for option in ("data", "tokens", "window", "stride"):
         if LOSS not in wanted and getattr(args, option) is not None:
             raise UsageError(f"--{option}: is for the loss; add it: --tasks loss,{args.tasks or 'FILE'}")
@@ -128,7 +135,7 @@ def _as_json(folder: Any, loss: Evaluation | None, simpler: list[Baseline], grad
 
     values: dict[str, Any] = {"checkpoint": str(folder)}
     if loss:
-        values |= {k: v for k, v in asdict(loss).items() if isinstance(v, str) or math.isfinite(v)}
+        values |= {k: v if isinstance(v, str) or math.isfinite(v) else None for k, v in asdict(loss).items()}
     if simpler:
         values["baselines"] = {one.name: one.bits_per_byte for one in simpler}
     if grades:
@@ -139,7 +146,7 @@ def _as_json(folder: Any, loss: Evaluation | None, simpler: list[Baseline], grad
     return values
 
 
-def _show(loss: Evaluation | None, simpler: list[Baseline], grades: list[Grade]) -> None:
+def _show(loss: Evaluation | None, simpler: list[Baseline], compared: int, grades: list[Grade]) -> None:
     """Numbers, how sure they are, and what they are to be compared with."""
     from rich.console import Console
     from rich.table import Table
@@ -165,7 +172,7 @@ def _show(loss: Evaluation | None, simpler: list[Baseline], grades: list[Grade])
     if loss:
         console.print(f"\nloss over {loss.tokens:,} tokens", end="" if simpler else "\n")
     if simpler:
-        console.print("; below it, what simpler models need for the same text, in bits/byte")
+        console.print(f"; below it, what simpler models need for the last {compared:,} bytes of the text, in bits/byte")
     for grade in grades:
         if grade.cut:
             console.print(f"{grade.task}: {grade.cut:,} endings lost the beginning of a context too long for the model")

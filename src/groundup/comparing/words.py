@@ -123,7 +123,9 @@ def _tasks(runs: Sequence[Run]) -> Iterator[Row]:
             errors = [one.metrics.get(name + STDERR) if one else None for one in found]
             cells = tuple(_with_error(value, error) for value, error in zip(values, errors, strict=True))
             known = [value for value in values if value is not None]
-            high = frozenset(i for i, value in enumerate(values) if len(known) > 1 and value == max(known))
+            # The best stands out only among those that were asked the same.
+            alike = len({one.metrics.get(EXAMPLES) for one in found if one}) == 1
+            high = frozenset(i for i, value in enumerate(values) if alike and len(known) > 1 and value == max(known))
             yield Row(on_a_line(f"{task} {name}"), cells, high if name.startswith("acc") else frozenset())
         yield Row(
             "  examples",

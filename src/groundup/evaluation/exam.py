@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from pathlib import Path
@@ -36,18 +36,25 @@ class Spec:
         """`NAME`, `FILE` or `NAME=FILE`, and behind each `:LIMIT`. UsageError for anything else."""
         what, limit = text.strip(), None
         before, colon, number = what.rpartition(":")
-        if colon and number.isdigit():
+        if colon and number.isascii() and number.isdecimal():
             what, limit = before, int(number)
             if limit < 1:
                 raise UsageError(f"{text}: at most {limit} questions; ask one at least")
-        name, equals, path = what.rpartition("=") if "=" in what else ("", "", what)
+        name, equals, path = what.partition("=") if "=" in what else ("", "", what)
         is_file = bool(equals) or path.endswith(FILES)
         if is_file and name and name not in TASKS:
             raise UsageError(f"{name}: there is no such task; {nearest(name, TASKS)}")
         if not is_file and path not in TASKS:
-            hint = f"{nearest(path, TASKS)}; there are {', '.join(TASKS)}, and files such as mine.jsonl"
+            known = ("loss", *TASKS)  # which is no task of questions, but asked for in the same place
+            hint = f"{nearest(path, known)}; there are {', '.join(known)}, and files such as mine.jsonl"
             raise UsageError(f"{path or text!r}: there is no such task; {hint}")
         return cls(name if is_file else path, Path(path) if is_file else None, limit)
+
+    @classmethod
+    def of_file(cls, text: str) -> Spec:
+        """The same where a file is meant, whatever it is called: `FILE`, or `NAME=FILE` with the name of a task."""
+        named = text.partition("=")[0] in TASKS and "=" in text
+        return cls.parse(text) if named else cls("", Path(text), None)
 
 
 @dataclass(frozen=True)
@@ -110,26 +117,43 @@ class Grade:
 
     def __str__(self) -> str:
         """In a line."""
-        found = ", ".join(f"{name} {one.value:.4f} ± {one.stderr:.4f}" for name, one in self.metrics.items())
+        found = ", ".join(
+            f"{name} {one.value:.4f}" + (f" ± {one.stderr:.4f}" if np.isfinite(one.stderr) else "")
+            for name, one in self.metrics.items()
+        )
         chance = next((f"guessing {one.chance:.4f}, " for one in self.metrics.values() if one.chance), "")
         return f"{self.task} {found} ({chance}{self.questions:,} questions)"
 
     def flat(self) -> dict[str, float]:
-        """As log.jsonl has it: each metric and its standard error under one name, and how many questions."""
+        """As log.jsonl has it: each metric and its standard error, where it is a number, and how many questions."""
         found: dict[str, float] = {"n": self.questions}
         for name, one in self.metrics.items():
-            found[name] = one.value
-            if np.isfinite(one.stderr):
-                found[f"{name}_stderr"] = one.stderr
-        return found
+            found |= {name: one.value, f"{name}_stderr": one.stderr}
+        return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
-def open_exam(text: str, tokenizer: Tokenizer, *, every_form: bool = True) -> Exam:
-    """The questions that `Spec.parse` finds in `text`, as ids; with `every_form`, in all ways the field asks them.
+def open_exams(
+    wanted: Sequence[str | Spec], tokenizer: Tokenizer, *, every_form: bool = True, block_size: int | None = None
+) -> list[Exam]:
+    """All of them, each as `open_exam`. UsageError where two have one name, and would pass for one another."""
+    exams: list[Exam] = []
+    for one in wanted:
+        exam = open_exam(one, tokenizer, every_form=every_form, block_size=block_size)
+        if same := next((other for other in exams if other.name == exam.name), None):
+            raise UsageError(f"{exam.name}: asked from {same.source} and again from {exam.source}; ask it once")
+        exams.append(exam)
+    return exams
 
-    DataError, with file and line, for what is no question, and for what the tokenizer cannot express.
+
+def open_exam(
+    wanted: str | Spec, tokenizer: Tokenizer, *, every_form: bool = True, block_size: int | None = None
+) -> Exam:
+    """The questions that are meant, as ids; with `every_form`, in all ways the field asks them.
+
+    DataError, with file and line, for what is no question, for what the tokenizer cannot express, and for an ending
+    that does not fit a context of `block_size`.
     """
-    spec = Spec.parse(text)
+    spec = Spec.parse(wanted) if isinstance(wanted, str) else wanted
     if spec.file is None:
         place = TASKS[spec.name].place
         assert place is not None, "all tasks of the table have one"
@@ -140,12 +164,13 @@ def open_exam(text: str, tokenizer: Tokenizer, *, every_form: bool = True) -> Ex
     if not rows:
         raise DataError(f"{file}: holds no questions; give one a line, as {OWN.what}")
     task = TASKS[spec.name] if spec.name else _recognised(file, rows[0][1])
-    name = spec.name or next((key for key, row in TASKS.items() if row is task), file.name.partition(".")[0])
+    name = spec.name or next((key for key, row in TASKS.items() if row is task), _named(file))
     forms = task.forms if every_form else task.forms[:1]
     parts = []
     for form in forms:
-        asked = (encode(ask(form, row, where), tokenizer, apart=form.apart) for where, row in rows)
-        parts.append(Part(tuple(asked), dict(form.metrics)))
+        questions = (ask(form, row, where) for where, row in rows)
+        encoded = (encode(question, tokenizer, apart=form.apart, block_size=block_size) for question in questions)
+        parts.append(Part(tuple(encoded), dict(form.metrics)))
     return Exam(name, source, tuple(parts))
 
 
@@ -204,13 +229,23 @@ def _parquet(file: Path) -> Iterator[tuple[str, Row]]:
 
 def _recognised(file: Path, row: Row) -> Task:
     """The task whose fields a row has."""
-    for task in (OWN, *TASKS.values()):
-        if task.fields <= row.keys():
-            return task
+    if OWN.fields <= row.keys():
+        return OWN
+    found = [name for name, task in TASKS.items() if task.fields <= row.keys()]
+    if len(found) > 1:
+        raise DataError(f"{file}: could be {' or '.join(found)}; say which, as {found[0]}={file}")
+    if found:
+        return TASKS[found[0]]
     raise DataError(
         f"{file}: its rows have {', '.join(row) or 'no fields'}, which is no task's; write {OWN.what}; "
         f"or say which task it is, as hellaswag={file}"
     )
+
+
+def _named(file: Path) -> str:
+    """What a file of one's own is called, which must not be the name of what is known."""
+    name = file.name.partition(".")[0]
+    return file.name if name in TASKS or name in ("loss", "") else name
 
 
 def _fetched(place: Place, name: str) -> Path:

@@ -184,7 +184,7 @@ def _looked_up(gpt: GPT, laid: _Laid, device: torch.device, heads: int) -> Itera
     for start, (a, b) in zip(starts, pairwise(torch.searchsorted(laid.which, starts).tolist()), strict=False):
         logits = gpt.head(x[start : start + heads]).float()  # (m, P)
         here, wanted = (laid.which[a:b] - start).to(device), laid.targets[a:b].to(device)
-        chosen, best = logits[here, wanted], logits.amax(1, keepdim=True)  # best: (m, 1)
-        missed = chosen < best[here, 0]
+        chosen, (best, first) = logits[here, wanted], logits.max(1, keepdim=True)  # best and its place: (m, 1) each
+        missed = first[here, 0] != wanted
         norm = best[:, 0] + logits.sub_(best).exp_().sum(1).log()  # log-sum-exp, without a copy of the logits
         yield torch.stack([chosen - norm[here], missed.float()])

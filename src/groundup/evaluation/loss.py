@@ -89,9 +89,11 @@ def split_loss(
     stride = stride or block_size
     targets = len(tokens) - 1
     starts = np.arange(-(-max(0, targets - block_size) // stride) + 1) * stride
-    if limit is not None and limit < targets:
-        n = max(1, limit // stride)
-        starts = np.arange(n) * (len(starts) - 1) // n * stride  # never the ragged window
+    if limit is not None and limit < targets and len(starts) > 1:
+        # Never the ragged window; nor, where they overlap, the first, which has less before its tokens.
+        whole = starts[1:-1] if stride < block_size and len(starts) > 2 else starts[:-1]
+        n = min(len(whole), max(1, limit // stride))
+        starts = whole[np.arange(n) * len(whole) // n]
     was_training = loss_sum.training
     loss_sum.eval()
     try:
@@ -119,7 +121,8 @@ def _moments(nats: Tensor, scored: Tensor) -> Tensor:
 def _loss(sums: Tensor) -> Loss:
     nats, scored, squares, products, counts, windows = sums.tolist()
     mean = nats / scored
-    spread = max(0.0, squares - 2 * mean * products + mean**2 * counts)  # of each sum around what its length predicts
+    spread = squares - 2 * mean * products + mean**2 * counts  # of each sum around what its length predicts
+    spread = 0.0 if spread < 0 else spread  # by rounding
     stderr = math.sqrt(spread * windows / (windows - 1)) / scored if windows > 1 else math.nan
     return Loss(mean, int(scored), stderr)
 

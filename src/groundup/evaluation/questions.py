@@ -26,10 +26,13 @@ class Question:
     contexts: tuple[str, ...]
     endings: tuple[str, ...]
     answer: int  # the index of the right choice
+    lengths: tuple[int, ...]  # characters of each choice, the space before it left out
     where: str = ""  # file and line, for whoever has to mend it
 
     def check(self) -> Question:
         """Itself; DataError where it has no right answer, or a choice says nothing."""
+        if not all(isinstance(text, str) for text in (*self.contexts, *self.endings)):
+            raise DataError(f"{self.where}: holds something else where a text is due; give texts")
         if not 0 <= self.answer < len(self.endings):
             raise DataError(f"{self.where}: answer {self.answer} is none of its {len(self.endings)} choices, from 0 on")
         for i, ending in enumerate(self.endings):
@@ -43,7 +46,7 @@ class Encoded:
     """A question as token ids."""
 
     pairs: tuple[tuple[Ids, Ids], ...]  # context and ending of each choice
-    lengths: tuple[int, ...]  # characters of each choice, without white space around it
+    lengths: tuple[int, ...]  # characters of each choice
     answer: int
 
     @property
@@ -52,8 +55,9 @@ class Encoded:
         return sum(len(context) + len(ending) for context, ending in self.pairs)
 
 
-def encode(question: Question, tokenizer: Tokenizer, *, apart: bool) -> Encoded:
-    """The ids of contexts and endings; DataError where the tokenizer cannot express them.
+def encode(question: Question, tokenizer: Tokenizer, *, apart: bool, block_size: int | None = None) -> Encoded:
+    """The ids of contexts and endings; DataError where the tokenizer cannot express them, or an ending alone does not
+    fit a model's context of `block_size`.
 
     `apart`: context and ending are encoded one by one. Otherwise the ending is what is left of the encoded whole after
     as many ids as the context has, and spaces at the context's end go with the ending, as lm-evaluation-harness does.
@@ -69,10 +73,15 @@ def encode(question: Question, tokenizer: Tokenizer, *, apart: bool) -> Encoded:
                 after = tokenizer.encode(context + ending)[len(before) :]
             if not len(after):
                 raise DataError(f"{question.where}: {ending!r} adds no token to its context; give it more text")
+            if block_size and len(after) > block_size:
+                raise DataError(
+                    f"{question.where}: an ending of {len(after)} tokens does not fit the model's context of "
+                    f"{block_size}; leave it out, or take a model with a longer one"
+                )
             pairs.append((before if len(before) else np.array([tokenizer.end_of_text]), after))
     except TokenizerError as error:
         raise DataError(f"{question.where}: {error}") from error
-    return Encoded(tuple(pairs), tuple(len(ending.strip()) for ending in question.endings), question.answer)
+    return Encoded(tuple(pairs), question.lengths, question.answer)
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,18 @@ class Metric:
 
 
 def _right(nats: npt.NDArray[np.float64], answer: int) -> float:
-    return float(int(nats.argmax()) == answer)
+    return math.nan if np.isnan(nats).any() else float(int(nats.argmax()) == answer)
+
+
+def _greedy(scored: Scored) -> float:
+    return math.nan if np.isnan(scored.nats).any() else float(scored.greedy[scored.answer])
+
+
+def _perplexity(mean: float) -> float:
+    return math.exp(min(-mean, LARGEST))
+
+
+LARGEST = 700.0  # whose exponential is still a number
 
 
 ACC = Metric(lambda s: _right(s.nats, s.answer))
@@ -116,10 +136,8 @@ ACC_TOKENS = Metric(lambda s: _right(s.nats / s.tokens, s.answer))
 ACC_CHARACTERS = Metric(lambda s: _right(s.nats / s.characters, s.answer))
 """The same by the mean over an ending's characters: `acc_norm` of lm-evaluation-harness."""
 
-ACC_GREEDY = Metric(lambda s: float(s.greedy[s.answer]), by_chance=False)
+ACC_GREEDY = Metric(_greedy, by_chance=False)
 """The model would have written the ending itself."""
 
-PERPLEXITY = Metric(
-    lambda s: float(s.nats[s.answer]), lambda m: math.exp(-m), lambda m: math.exp(-m), by_chance=False
-)  # fmt: skip
+PERPLEXITY = Metric(lambda s: float(s.nats[s.answer]), _perplexity, _perplexity, by_chance=False)
 """exp of the mean negative log-likelihood of an ending, as lm-evaluation-harness has it for LAMBADA."""

@@ -8,8 +8,8 @@ their mean over tokens.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from groundup.errors import DataError
@@ -54,19 +54,23 @@ class Task:
     place: Place | None = None  # None: only in files of one's own
 
 
-def _same(context: str, choices: list[str], answer: int) -> Question:
-    """Choices after one context and a space, but where one of the two brings white space along."""
-    spaced = [choice if choice[:1].isspace() or not context else f" {choice}" for choice in choices]
-    return Question((context,) * len(choices), tuple(spaced), answer)
+def _same(context: str, choices: Sequence[str], answer: int) -> Question:
+    """Choices after one context and a space, whatever white space they have of their own: as the field does it."""
+    return Question((context,) * len(choices), tuple(f" {choice}" for choice in choices), answer, lengths(choices))
+
+
+def lengths(choices: Sequence[str]) -> tuple[int, ...]:
+    """Characters of each choice, for the measure that divides by them."""
+    return tuple(len(choice) for choice in choices)
 
 
 def _hellaswag_raw(row: Row) -> Question:
-    return _same(row["ctx"], list(row["endings"]), _label(row["label"]))
+    return _same(row["ctx"], _texts(row["endings"], "endings"), _label(row["label"]))
 
 
 def _hellaswag(row: Row) -> Question:
     context = _plain(f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}")
-    return _same(context, [_plain(ending) for ending in row["endings"]], _label(row["label"]))
+    return _same(context, [_plain(ending) for ending in _texts(row["endings"], "endings")], _label(row["label"]))
 
 
 def _plain(text: str) -> str:
@@ -76,9 +80,10 @@ def _plain(text: str) -> str:
 
 
 def _arc(row: Row) -> Question:
-    labels, texts = list(row["choices"]["label"]), list(row["choices"]["text"])
-    answer = labels.index(row["answerKey"]) if row["answerKey"] in labels else -1
-    return _same(f"Question: {row['question']}\nAnswer:", texts, answer)
+    labels, texts = list(row["choices"]["label"]), _texts(row["choices"]["text"], "choices")
+    if row["answerKey"] not in labels:
+        raise DataError(f"answerKey {row['answerKey']!r}: none of its labels, {', '.join(map(str, labels))}")
+    return _same(f"Question: {row['question']}\nAnswer:", texts, labels.index(row["answerKey"]))
 
 
 def _piqa(row: Row) -> Question:
@@ -90,16 +95,18 @@ def _winogrande(row: Row) -> Question:
     before, gap, after = row["sentence"].partition("_")
     if not gap:
         raise DataError("sentence: has no gap `_` to fill")
-    contexts = (before + row["option1"], before + row["option2"])
-    return Question(contexts, (f" {after.strip()}",) * 2, _label(row["answer"]) - 1)
+    if str(row["answer"]) not in ("1", "2"):
+        raise DataError(f"answer {row['answer']!r}: neither 1 nor 2; the test part is published without")
+    contexts, after = (before + row["option1"], before + row["option2"]), after.strip()
+    return Question(contexts, (f" {after}",) * 2, int(row["answer"]) - 1, lengths([after] * 2))
 
 
 def _lambada(row: Row) -> Question:
     """The last word after everything before it."""
     if "continuation" in row:
-        return _same(row["context"], [row["continuation"]], 0)
+        return _same(row["context"], [row["continuation"].removeprefix(" ")], 0)
     before, _, last = row["text"].rpartition(" ")
-    return Question((before,), (f" {last}",), 0)
+    return _same(before, [last], 0)
 
 
 def _own(row: Row) -> Question:
@@ -108,16 +115,26 @@ def _own(row: Row) -> Question:
         raise DataError("choices: not a list of two texts or more")
     if not isinstance(answer, int) or isinstance(answer, bool):
         raise DataError(f"answer {answer!r}: not the number of a choice, counted from 0")
-    if not isinstance(row["context"], str):
+    context = row["context"]
+    if not isinstance(context, str):
         raise DataError("context: not a text")
-    return _same(row["context"], list(choices), answer)
+    apart = bool(context) and not context[-1].isspace()
+    endings = tuple(f" {choice}" if apart and not choice[:1].isspace() else choice for choice in choices)
+    return Question((context,) * len(choices), endings, answer, lengths([choice.strip() for choice in choices]))
+
+
+def _texts(value: Any, field: str) -> list[str]:
+    if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
+        raise DataError(f"{field}: not a list of texts")
+    return list(value)
 
 
 def _label(value: Any) -> int:
-    try:
+    if isinstance(value, str) and value.isascii() and value.isdecimal():
         return int(value)
-    except (TypeError, ValueError):
-        raise DataError(f"label {value!r}: not a number; the test parts of some tasks are published without") from None
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise DataError(f"label {value!r}: not a number; the test parts of some tasks are published without")
+    return value
 
 
 CHOICE = {"acc": ACC, "acc_norm": ACC_TOKENS, "acc_norm_harness": ACC_CHARACTERS}
@@ -191,4 +208,4 @@ def ask(form: Form, row: Row, where: str) -> Question:
         raise DataError(f"{where}: not a row of this task ({error})") from None
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
-    return Question(found.contexts, found.endings, found.answer, where).check()
+    return replace(found, where=where).check()

@@ -106,9 +106,12 @@ class Groundup(TemplateLM):  # type: ignore[misc]  # which has no types
     def _continued(self, context: str, wishes: dict[str, Any]) -> str:
         until = wishes.get("until") or []
         ends = [until] if isinstance(until, str) else list(until)
-        room = min(int(wishes.get("max_gen_toks", MAX_TOKENS)), self.max_length - 1)
+        prompt = self.tok_encode(context) or [self.prefix_token_id]
+        # Where both do not fit the context, the prompt keeps half of it at least.
+        most = max(self.max_length - len(prompt), self.max_length // 2)
+        room = min(int(wishes.get("max_gen_toks", MAX_TOKENS)), most)
         temperature = float(wishes.get("temperature", 0.0)) if wishes.get("do_sample") else 0.0
-        ids = (self.tok_encode(context) or [self.prefix_token_id])[-(self.max_length - room) :]
+        ids = prompt[-(self.max_length - room) :]
         text, written = TextStream(self._loaded.tokenizer.decode_bytes), ""
         for row in stream(
             self._loaded.model,
