@@ -17,7 +17,7 @@ from groundup.exchange.hf import read_folder
 from groundup.exchange.hub import Fetched, fetch
 from groundup.exchange.llmc import MAGIC, read_llmc
 from groundup.exchange.pickles import read_pickle
-from groundup.exchange.request import PREFIX, SOURCES, check
+from groundup.exchange.request import PREFIX, SOURCES, check, check_place
 from groundup.exchange.vocabulary import find_tokenizer, vocabulary
 from groundup.model.count import parameters
 from groundup.sections import TrainConfig
@@ -79,7 +79,7 @@ def import_model(
     notes = (*foreign.notes, *([note] if note else []))
     imported = Imported(place, said, fetched and fetched.commit, foreign.kind, model, chosen, notes)
     tensors = foreign.tensors if ids == rows else {n: _resized(n, t, rows, model) for n, t in foreign.tensors.items()}
-    _write(imported, tensors)
+    _write(imported, tensors, overwrite=overwrite)
     return imported
 
 
@@ -113,14 +113,15 @@ def _resized(name: str, tensor: Tensor, rows: int, model: ModelConfig) -> Tensor
     return result
 
 
-def _write(imported: Imported, tensors: dict[str, Tensor]) -> None:
+def _write(imported: Imported, tensors: dict[str, Tensor], *, overwrite: bool) -> None:
     origin = {"source": imported.source, "commit": imported.commit, "kind": imported.kind}
     books = {"step": 0, "tokens": 0, "cursor": 0, "elapsed": 0.0, "dt": 0.0, "skips": [], "origin": origin}
     block_size = imported.model.block_size
     train = TrainConfig(batch_tokens=max(1, BATCH // block_size) * block_size)
     what = state.Snapshot(Config(model=imported.model, train=train), imported.tokenizer, books, tensors, {}, {})
     try:
-        state.save(imported.out.absolute(), what)
+        # The folder that a link names is replaced, not the link; and it is looked at again, as hours may have passed.
+        state.save(imported.out.resolve(), what, lambda _: check_place(imported.out, overwrite=overwrite))
     except OSError as error:
         raise CheckpointError(
             f"{imported.out}: cannot be written ({error.strerror or error}); choose another place with --out"

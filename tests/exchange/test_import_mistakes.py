@@ -11,6 +11,7 @@ from foreigners import SMALL, gpt, hf_folder, llmc, nanogpt
 
 import groundup
 from groundup.errors import GroundupError
+from groundup.exchange.vocabulary import find_tokenizer
 from groundup.importing import import_model
 from groundup.text.simple import CharTokenizer
 
@@ -87,8 +88,16 @@ def test_tokenizers_that_do_not_fit(tmp_path, refused):
 def test_our_own(tmp_path, refused, byte_tokenizer):
     import_model(hf_folder(tmp_path / "hf", gpt()), tmp_path / "ours", tokenizer=byte_tokenizer)
     refused(tmp_path / "ours", "already a groundup checkpoint; use it as it is")
-    (tmp_path / "ours" / "config.yaml").write_text("")
-    refused(tmp_path / "ours", "already a groundup run; use it as it is")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").write_text("")
+    refused(tmp_path / "run", "already a groundup run; use it as it is")
+
+
+def test_a_strangers_folder_may_hold_files_of_such_names(tmp_path, byte_tokenizer):
+    source = hf_folder(tmp_path / "hf", gpt())
+    for name in ("config.yaml", "SHA256SUMS"):
+        (source / name).write_text("0  model.safetensors")
+    import_model(source, tmp_path / "out", tokenizer=byte_tokenizer)
 
 
 def test_what_stands_there_already(tmp_path, byte_tokenizer):
@@ -103,6 +112,56 @@ def test_what_stands_there_already(tmp_path, byte_tokenizer):
     with pytest.raises(groundup.UsageError, match="already holds files, and no checkpoint"):
         import_model(source, tmp_path / "mine", tokenizer=byte_tokenizer, overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("sums", ["x", "0  thesis.txt", "0  config.json\n0  thesis.txt\n"])
+def test_checksums_make_no_checkpoint(tmp_path, byte_tokenizer, sums):
+    source, iso = hf_folder(tmp_path / "hf", gpt()), tmp_path / "iso"
+    iso.mkdir()
+    (iso / "SHA256SUMS").write_text(sums)
+    (iso / "config.json").write_text("{}")
+    (iso / "thesis.txt").write_text("years of work")
+    with pytest.raises(groundup.UsageError, match="already holds files, and no checkpoint"):
+        import_model(source, iso, tokenizer=byte_tokenizer, overwrite=True)
+    assert (iso / "thesis.txt").exists()
+
+
+def test_what_somebody_put_into_a_checkpoint_stays(tmp_path, byte_tokenizer, monkeypatch):
+    source, out = hf_folder(tmp_path / "hf", gpt()), tmp_path / "out"
+    import_model(source, out, tokenizer=byte_tokenizer)
+
+    def write_meanwhile(spec, *rest):
+        (out / "notes" / "thesis.txt").parent.mkdir()
+        (out / "notes" / "thesis.txt").write_text("years of work")
+        return find_tokenizer(spec, *rest)
+
+    monkeypatch.setattr("groundup.importing.find_tokenizer", write_meanwhile)
+    for _ in range(2):  # put there while the import was at work, and before
+        with pytest.raises(groundup.UsageError, match=r"holds .notes/thesis\.txt., which is of no checkpoint"):
+            import_model(source, out, tokenizer=byte_tokenizer, overwrite=True)
+        assert (out / "notes" / "thesis.txt").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_link_stays_a_link(tmp_path, byte_tokenizer):
+    source, out = hf_folder(tmp_path / "hf", gpt()), tmp_path / "out"
+    out.symlink_to(tmp_path / "far" / "away", target_is_directory=True)
+    for overwrite in (False, True):
+        import_model(source, out, tokenizer=byte_tokenizer, overwrite=overwrite)
+        assert out.is_symlink()
+    assert [path.name for path in (tmp_path / "far").iterdir()] == ["away"]
+
+
+def test_names_that_the_system_refuses(tmp_path, byte_tokenizer):
+    source = hf_folder(tmp_path / "hf", gpt())
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for name in ("a" * 300, "a\0b", "a" * 250, "circle"):
+        with pytest.raises(GroundupError, match="choose another") as caught:
+            import_model(source, tmp_path / name, tokenizer=byte_tokenizer)
+        assert "\0" not in str(caught.value)
+    for name in ("a" * 300, "a\0b"):
+        with pytest.raises(groundup.UsageError, match=r"cannot be looked at .*; give hf:OWNER"):
+            import_model(name, tmp_path / "out")
 
 
 class Evil:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,10 +15,11 @@ SUMS = "SHA256SUMS"  # in the format of sha256sum, so that `sha256sum -c SHA256S
 
 
 @contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path, replaceable: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """Yield an empty sibling of `target` to fill; on leaving, checksum it, flush it to disk and rename it into place.
 
-    A crash at any moment leaves either no `target` or a whole one. An error removes what was begun.
+    A crash at any moment leaves either no `target` or a whole one. An error removes what was begun. `replaceable` is
+    asked at the last moment, and raises what is to be raised where the `target` that is there must stay.
     """
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # an earlier attempt was cut off
@@ -30,6 +31,8 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         for path in [*_files(partial), *(p for p in partial.rglob("*") if p.is_dir()), partial]:
             flush(path)
         if target.exists():
+            if replaceable is not None:
+                replaceable(target)
             remove_folder(target)  # a damaged one that was rejected, and is now written again
         partial.rename(target)
         flush(target.parent)

@@ -112,9 +112,12 @@ def _copied(tensors: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> dict
     return copies
 
 
-def save(folder: Path, what: Snapshot) -> None:
-    """Write a checkpoint atomically; OSError when the disk refuses, and then nothing is left of it."""
-    with atomic_folder(folder) as partial:
+def save(folder: Path, what: Snapshot, replaceable: Callable[[Path], None] | None = None) -> None:
+    """Write a checkpoint atomically; OSError when the disk refuses, and then nothing is left of it.
+
+    `replaceable`: as for `atomic_folder`.
+    """
+    with atomic_folder(folder, replaceable) as partial:
         write_json(partial / CONFIG, {"format": FORMAT, **what.config.model_dump()})
         write_json(partial / PROGRESS, dict(what.progress))
         what.tokenizer.save(partial / TOKENIZER)
