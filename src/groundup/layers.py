@@ -40,6 +40,8 @@ def layered(name: str, files: Sequence[str | Path], options: Overrides) -> Confi
     named = [part.values["init"] for part in given if "init" in part.values]
     if not named or named[-1] is None:
         return decode([preset(name), *given])
+    if named[-1] == "":
+        raise ConfigError("init: is empty; name a run, or a checkpoint, or leave it out")
     if not isinstance(named[-1], str):
         return decode(given)  # which says that it is not text
     if _elsewhere(Path(named[-1])):
@@ -53,7 +55,10 @@ def layered(name: str, files: Sequence[str | Path], options: Overrides) -> Confi
     config = decode([preset(name), start, *given])
     _check_model(config, model, folder)
     _check_tokenizer(config, folder)
-    return config.model_copy(update={"init": str(folder), "init_sha256": config.init_sha256 or weights_sha256(folder)})
+    # A checksum that was noted together with another folder says nothing of this one.
+    last = max(number for number, part in enumerate(given) if "init" in part.values)
+    noted = config.init_sha256 if any("init_sha256" in part.values for part in given[last:]) else None
+    return config.model_copy(update={"init": str(folder), "init_sha256": noted or weights_sha256(folder)})
 
 
 def weights_file(folder: Path) -> Path:

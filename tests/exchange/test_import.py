@@ -156,7 +156,46 @@ def test_a_model_of_characters_gains_the_end_of_a_text(tmp_path):
     after = loaded(found.out)
     assert found.model.vocab == 65
     assert "end of a text, id 64" in found.notes[-1]
+    assert "may end by chance" in found.notes[-1]
     torch.testing.assert_close(logits(after.model)[..., :64], logits(model), atol=1e-5, rtol=0)
+
+
+def test_a_head_of_its_own_is_kept_whatever_the_settings_say(tmp_path, byte_tokenizer):
+    from safetensors.torch import load_file, save_file
+
+    model = gpt(SMALL.model_copy(update={"tied": False}))
+    folder = hf_folder(tmp_path / "hf", model, tie_word_embeddings=True)
+    found = import_model(folder, tmp_path / "out", tokenizer=byte_tokenizer)
+    assert not found.model.tied
+    check(found, model)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = weights["transformer.wte.weight"].double()  # the same, if not in the same precision
+    save_file(weights, folder / "model.safetensors")
+    assert import_model(folder, tmp_path / "tied", tokenizer=byte_tokenizer).model.tied
+
+
+def test_gpt2s_vocabulary_cut_otherwise_is_another_tokenizer(tmp_path, monkeypatch):
+    from groundup.exchange import vocabulary
+    from groundup.text.gpt2 import gpt2_merges
+
+    monkeypatch.setattr(vocabulary, "read_tokenizer_file", lambda file: SimpleNamespace(name="json"))
+    merges = [" ".join(merge) for merge in gpt2_merges()]
+    cut = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    end = {"id": 50_256, "content": "<|endoftext|>", "special": True}
+    ids = gpt2_vocabulary()
+    model = {"type": "BPE", "vocab": ids, "merges": merges}
+    plain = {"normalizer": None, "pre_tokenizer": cut, "model": model, "added_tokens": [end]}
+    for changes, name in (
+        ({}, "gpt2"),
+        ({"model": model | {"merges": [merge.split(" ") for merge in merges]}}, "gpt2"),
+        ({"model": model | {"merges": merges[1:]}}, "json"),
+        ({"pre_tokenizer": cut | {"add_prefix_space": True}}, "json"),
+        ({"pre_tokenizer": cut | {"use_regex": False}}, "json"),
+        ({"pre_tokenizer": None}, "json"),
+        ({"normalizer": {"type": "Lowercase"}}, "json"),
+    ):
+        (tmp_path / "tokenizer.json").write_text(json.dumps(plain | changes))
+        assert find_tokenizer(None, tmp_path, 50_257, "x").name == name, changes.keys()
 
 
 def test_gpt2s_vocabulary_is_known_by_its_ids(tmp_path):

@@ -22,7 +22,7 @@ def refused(tmp_path, byte_tokenizer):
         with pytest.raises(GroundupError, match=said) as caught:
             import_model(source, tmp_path / "out", tokenizer=tokenizer, **options)
         assert caught.value.exit_status == 2
-        assert "\n" not in str(caught.value)
+        assert not re.search("[\n\x1b\ud800]", str(caught.value))
         assert not [path for path in tmp_path.iterdir() if "out" in path.name]
 
     return check
@@ -183,13 +183,14 @@ def test_a_pickle_with_code_is_not_run(tmp_path, refused):
     assert not mark.exists()
 
 
-def forged(path, module, name, argument):
-    """A file of torch whose `config` is `module.name(argument)`, called on reading."""
+def forged(path, module, name, argument=None):
+    """A file of torch whose `config` is `module.name(argument)`, called on reading, or without one never set up."""
     torch.save({"model": {"a": torch.ones(1)}, "config": "PLACE"}, path)
     with zipfile.ZipFile(path) as archive:
         contents = {entry: archive.read(entry) for entry in archive.namelist()}
     text = b"X" + (5).to_bytes(4, "little") + b"PLACE"
-    call = f"c{module}\n{name}\n".encode() + b"X" + len(argument).to_bytes(4, "little") + argument.encode() + b"\x85R"
+    call = f"c{module}\n{name}\n".encode()
+    call += b")\x81" if argument is None else b"X" + len(argument).to_bytes(4, "little") + argument.encode() + b"\x85R"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for entry, body in contents.items():
             assert not entry.endswith("data.pkl") or text in body
@@ -224,17 +225,95 @@ def test_pickles_that_are_no_checkpoint(tmp_path, refused):
     refused(tmp_path / "cut.pt", r"cut\.pt: .*cut short")
 
 
+def test_a_gptconfig_that_was_never_set_up(tmp_path, refused):
+    refused(forged(tmp_path / "m.pt", "__main__", "GPTConfig"), "its settings name no n_layer")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [torch.ones(1).expand(10**12), torch.eye(2).to_sparse(), torch.empty(2, device="meta"), torch.ones(1).expand(2, 3)],
+    ids=["expanded far", "sparse", "meta", "expanded"],
+)
+def test_tensors_that_are_not_all_there(tmp_path, refused, bad):
+    folder = hf_folder(tmp_path / "hf", gpt())
+    (folder / "model.safetensors").unlink()
+    torch.save({"transformer.wte.weight": bad}, folder / "pytorch_model.bin")
+    refused(folder, "a tensor whose numbers are not all in the file")
+    found = torch.load(nanogpt(tmp_path / "ckpt.pt", gpt()), weights_only=True)
+    for zipped in (True, False):
+        torch.save(
+            found | {"optimizer": {"state": [({0: bad},)]}}, tmp_path / "m.pt", _use_new_zipfile_serialization=zipped
+        )
+        refused(tmp_path / "m.pt", r"m\.pt: holds a tensor whose numbers are not all in the file")
+
+
+def test_an_archive_that_is_compressed(tmp_path, refused):
+    whole = nanogpt(tmp_path / "ckpt.pt", gpt())
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    refused(tmp_path / "bomb.pt", r"bomb\.pt: \S+data\.pkl in it is compressed")
+
+
+@pytest.mark.parametrize("activation", [["gelu"], {}, None])
+def test_activations_that_are_no_name(tmp_path, refused, activation):
+    refused(hf_folder(tmp_path / "hf", gpt(), activation_function=activation), "activation_function .*: groundup's")
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "[" * 100_000])
+def test_a_vocabulary_that_is_none(tmp_path, refused, text):
+    folder = hf_folder(tmp_path / "hf", gpt())
+    (folder / "vocab.json").write_text(text)
+    refused(folder, "brings no tokenizer along", tokenizer=None)
+
+
+def test_numbers_that_are_none(tmp_path, refused):
+    model = gpt()
+    with torch.no_grad():
+        model.h[1].ln_1.weight[3] = float("nan")
+    refused(hf_folder(tmp_path / "hf", model), r"h\.1\.ln_1\.weight holds nan or infinite numbers")
+
+
+EVIL = "evil\x1b[2Jx\nsecond line\ud800.safetensors"
+
+
+def test_names_reach_a_terminal_as_plain_text(tmp_path, refused):
+    from safetensors.torch import load_file, save_file
+
+    name = EVIL.replace("\ud800", "")
+    folder = hf_folder(tmp_path / "hf", gpt())
+    weights = load_file(folder / "model.safetensors")
+    for tensor, said in ((torch.ones(2), "the weights have it"), (torch.ones(2).int(), "quantised")):
+        save_file(weights | {name: tensor}, folder / "model.safetensors")
+        refused(folder, r"evil\\x1b\[2Jx\\nsecond.*" + said)
+    (folder / "model.safetensors").unlink()
+    index = folder / "model.safetensors.index.json"
+    for bad in (EVIL, "a\0.bin", "a" * 300 + ".bin"):
+        index.write_text(json.dumps({"weight_map": {"a": bad}}))
+        refused(folder, "is no name of a file of weights")
+    torch.save({EVIL: 1}, tmp_path / "m.pt")
+    refused(tmp_path / "m.pt", r"it holds evil\\x1b")
+    found = torch.load(nanogpt(tmp_path / "ckpt.pt", gpt()), weights_only=True)
+    torch.save(found | {"model": found["model"] | {EVIL: torch.ones(1)}}, tmp_path / "m.pt")
+    refused(tmp_path / "m.pt", r"evil\\x1b.* has no place")
+    refused(nanogpt(tmp_path / "n.pt", gpt(), n_head=EVIL), "its settings describe no model")
+    torch.save({3: torch.ones(1)}, folder / "pytorch_model.bin")
+    index.unlink()
+    refused(folder, "holds no tensors by name")
+
+
 def test_llmc_files_that_are_none(tmp_path, refused):
     path = llmc(tmp_path / "m.bin", gpt())
     whole = path.read_bytes()
     for bad, said in (
-        (b"", "is empty, not 20240326"),
+        (b"", "has 0 bytes, and a header alone 1,024"),
+        (whole[:4], "has 4 bytes, and a header alone 1,024"),
         (b"\x01" * 2000, re.escape("begins with 16843009, not 20240326")),
         (whole[:4] + b"\x07\0\0\0" + whole[8:], "version 7 of llm.c's format"),
         (whole[:-4], "but its header asks for"),
         (whole + b"\0", "but its header asks for"),
         (whole[:16] + b"\xff" * 4 + whole[20:], "its settings describe no model"),
-        (whole[:28] + b"\1\0\0\0" + whole[32:], "but its header asks for"),
+        (whole[:28] + b"\1\0\0\0" + whole[32:], "pads 257 ids to 1 rows, which is fewer"),
     ):
         path.write_bytes(bad)
         refused(path, said)

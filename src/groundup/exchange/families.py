@@ -74,7 +74,7 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
     family = FAMILIES.get(str(values.get("model_type")))
     if family is None:
         raise UsageError(
-            f"model_type {values.get('model_type')!r}: not an architecture that groundup computes; it reads "
+            f"model_type {values.get('model_type')!r:.80}: not an architecture that groundup computes; it reads "
             f"{', '.join(FAMILIES)}"
         )
     values = {**family.defaults, **values}
@@ -88,7 +88,7 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
         if values.get(key, allowed[0]) not in allowed:
             raise UsageError(f"{key} {_said(values[key])}: groundup's models have {_said(allowed[0])} there")
     activation = values[family.activation_key]
-    if activation not in family.activations:
+    if not isinstance(activation, str) or activation not in family.activations:
         known = ", ".join(family.activations)
         raise UsageError(f"{family.activation_key} {_said(activation)}: groundup's models know {known}")
     shape = {key: values[theirs] for key, theirs in family.fields.items()} | dict(family.fixed)
@@ -111,7 +111,9 @@ def _rotation(family: Family, values: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     rope = values.get("rope_parameters") or {}
     if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
-        raise UsageError(f"rope_parameters {rope!r}: groundup's models rotate plainly, which is rope_type 'default'")
+        raise UsageError(
+            f"rope_parameters {_said(rope)}: groundup's models rotate plainly, which is rope_type 'default'"
+        )
     return {"rotary_base": rope.get("rope_theta", values.get("rope_theta", 10_000.0))}
 
 
@@ -130,6 +132,27 @@ def theirs(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tens
             tensor = weight.new_zeros(weight.size(0))
         found |= {part: piece.contiguous() for part, piece in zip(parts, tensor.chunk(len(parts)), strict=True)}
     return found
+
+
+def untied(config: ModelConfig, tensors: Mapping[str, Tensor]) -> ModelConfig:
+    """The shape with a head of its own where the weights bring one that is not the embedding, as transformers reads it.
+
+    Their config.json may still call the two tied: weights that are there win over that.
+    """
+    family = family_of(config)
+    (part,) = family.names["wte.weight"]
+    embedding = tensors.get(part, tensors.get(part.removeprefix(family.prefix)))
+    head = tensors.get("lm_head.weight")
+    if not config.tied or head is None or embedding is None or equal(head, embedding):
+        return config
+    return config.model_copy(update={"tied": False})
+
+
+def equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors, of whatever precision, hold the same numbers."""
+    import torch
+
+    return a.shape == b.shape and torch.equal(a.float(), b.float())
 
 
 def ours(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -154,7 +177,9 @@ def ours(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor
         found[name] = tensor.to(torch.float32).contiguous()
     for key in sorted(tensors.keys() - used):
         if not key.endswith(BUFFERS):
-            raise CheckpointError(f"{key}: the weights have it, and the model that config.json describes does not")
+            raise CheckpointError(
+                f"{shown(key)}: the weights have it, and the model that config.json describes does not"
+            )
     return found
 
 
@@ -190,6 +215,11 @@ def _turned(family: Family, name: str, tensor: Tensor) -> Tensor:
 
 def _size(tensor: Tensor) -> str:
     return " x ".join(map(str, tensor.shape)) or "a single number"
+
+
+def shown(name: object, most: int = 80) -> str:
+    """A name from an outsider's file as a sentence may hold it: one line, nothing that a terminal obeys, not long."""
+    return repr(str(name))[1:-1][:most]
 
 
 def _said(value: object) -> str:

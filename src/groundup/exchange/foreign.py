@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from groundup.errors import CheckpointError
-from groundup.exchange.families import padded
+from groundup.exchange.families import padded, shown
 from groundup.model.count import shapes
 from groundup.shape import ModelConfig
 
@@ -34,14 +34,16 @@ def shape(place: Path, values: Mapping[str, Any]) -> ModelConfig:
         return ModelConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        what = str(first.get("ctx", {}).get("error") or f"{first['loc'][-1]} {first['input']!r}: {first['msg']}")[:200]
-        raise CheckpointError(f"{place}: its settings describe no model ({what}); get the file again") from None
+        what = first.get("ctx", {}).get("error") or f"{first['loc'][-1]} {first['input']!r:.80}: {first['msg']}"
+        raise CheckpointError(
+            f"{place}: its settings describe no model ({shown(what, 200)}); get the file again"
+        ) from None
 
 
 def fitted(place: Path, config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`tensors`, under our names, in fp32 and with a padded vocabulary.
 
-    CheckpointError when one is missing, foreign, misshapen or no floating-point numbers.
+    CheckpointError when one is missing, foreign, misshapen, or holds anything but finite floating-point numbers.
     """
     layers = len({name.split(".")[1] for name in tensors if name.startswith("h.")})
     if layers != config.n_layer:  # before anything is built by a number that a file names
@@ -49,7 +51,7 @@ def fitted(place: Path, config: ModelConfig, tensors: Mapping[str, Tensor]) -> d
     expected = shapes(config)
     for name in sorted(expected.keys() ^ tensors.keys()):
         what = "is missing" if name in expected else "has no place in the model that its settings describe"
-        raise CheckpointError(f"{place}: {name} {what}; {REMEDY}")
+        raise CheckpointError(f"{place}: {shown(name)} {what}; {REMEDY}")
     found = {}
     for name, wanted in expected.items():
         tensor = tensors[name]
@@ -61,6 +63,8 @@ def fitted(place: Path, config: ModelConfig, tensors: Mapping[str, Tensor]) -> d
             said = [" x ".join(map(str, size)) for size in (tensor.shape, wanted)]
             raise CheckpointError(f"{place}: {name} is {said[0]}, and by its settings {said[1]}; {REMEDY}")
         found[name] = tensor.to(torch.float32).contiguous()
+        if not found[name].isfinite().all():
+            raise CheckpointError(f"{place}: {name} holds nan or infinite numbers; get an earlier state of the model")
     return found
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from groundup.errors import CheckpointError, UsageError
 from groundup.exchange.architectures import FAMILIES
-from groundup.exchange.families import BUFFERS, model_config, ours
+from groundup.exchange.families import BUFFERS, model_config, ours, shown, untied
 from groundup.exchange.foreign import Foreign, fitted
 from groundup.exchange.pickles import unpickled
 
@@ -33,7 +33,10 @@ def read_folder(folder: Path) -> Foreign:
         tensors = _tensors(weights)
         for name, tensor in tensors.items():
             if not tensor.is_floating_point() and not name.endswith(BUFFERS):
-                raise CheckpointError(f"{name} holds {tensor.dtype}: quantised weights cannot be read; get plain ones")
+                raise CheckpointError(
+                    f"{shown(name)} holds {tensor.dtype}: quantised weights cannot be read; get plain ones"
+                )
+        config = untied(config, tensors)
         found = ours(config, tensors)
     except (CheckpointError, UsageError) as error:
         raise type(error)(f"{folder}: {error}") from None
@@ -48,7 +51,8 @@ def parts(index: Path) -> list[str]:
         raise CheckpointError(f"{index.name}: lists no weights (it has no weight_map); get it again")
     for name in names.values():
         # What stands in a file from elsewhere must not become a path to anywhere else.
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith((".safetensors", ".bin")):
+        plain = isinstance(name, str) and Path(name).name == name and name.isprintable() and len(name) < 200
+        if not plain or not name.endswith((".safetensors", ".bin")):
             raise CheckpointError(f"{index.name}: {str(name)[:80]!r} is no name of a file of weights; get it again")
     return sorted(set(names.values()))
 
@@ -68,14 +72,14 @@ def _mapped(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise CheckpointError(f"{path.name}: missing; get it as well") from None
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path.name}: cut short or damaged ({error}); get it again") from None
+        raise CheckpointError(f"{path.name}: cut short or damaged ({shown(error, 200)}); get it again") from None
 
 
 def _pickled(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path.name}: missing; get it as well")
     found = unpickled(path)
-    if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+    if not isinstance(found, dict) or not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in found.items()):
         raise CheckpointError(f"{path.name}: holds no tensors by name; get it again")
     return dict(found)
 

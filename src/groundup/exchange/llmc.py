@@ -28,8 +28,13 @@ def read_llmc(path: Path) -> Foreign:
     """The model in a .bin of llm.c, mapped from it. CheckpointError where it is none, or not whole."""
     header = np.fromfile(path, dtype="<i4", count=HEADER)
     if len(header) < HEADER or header[0] != MAGIC:
-        found = f"begins with {header[0]}" if len(header) else "is empty"
-        raise CheckpointError(f"{path}: no model of llm.c (it {found}, not {MAGIC}); give the .bin of a model")
+        begun = len(header) and header[0] != MAGIC
+        found = (
+            f"begins with {header[0]}, not {MAGIC}"
+            if begun
+            else f"has {path.stat().st_size:,} bytes, and a header alone {HEADER * 4:,}"
+        )
+        raise CheckpointError(f"{path}: no model of llm.c (it {found}); give the .bin of a model")
     version, block_size, vocab_size, n_layer, n_head, n_embd, rows = (int(number) for number in header[1:8])
     if version not in VERSIONS:
         raise CheckpointError(
@@ -40,7 +45,11 @@ def read_llmc(path: Path) -> Foreign:
     config = shape(path, sizes)
     kinds = _kinds(config, rows)
     wanted = HEADER * 4 + dtype.itemsize * sum(math.prod(size) * times for _, size, times in kinds)
-    if rows < vocab_size or path.stat().st_size != wanted:
+    if rows < vocab_size:
+        raise CheckpointError(
+            f"{path}: damaged (its header pads {vocab_size:,} ids to {rows:,} rows, which is fewer); get it again"
+        )
+    if path.stat().st_size != wanted:
         raise CheckpointError(
             f"{path}: {path.stat().st_size:,} bytes, but its header asks for {wanted:,}; get it again"
         )

@@ -9,9 +9,11 @@ nanoGPT's model (karpathy/nanoGPT, model.py) computes GELU exactly since June 20
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from groundup.errors import CheckpointError
-from groundup.exchange.families import BUFFERS
+from groundup.exchange.families import BUFFERS, equal, shown
 from groundup.exchange.foreign import Foreign, fitted, shape
 
 SETTINGS = ".GPTConfig"
@@ -40,8 +42,10 @@ NO_CODE = "groundup runs nothing that a file brings along, so save its weights a
 class _Settings:
     """Stands in for a pickled class: keeps what it is given, and does nothing."""
 
+    values: Mapping[str, Any] = MappingProxyType({})  # of a class, as unpickling may leave `__init__` out
+
     def __init__(self, *ignored: object) -> None:
-        self.values: dict[str, Any] = {}
+        pass
 
     def __setstate__(self, state: object) -> None:
         self.values = dict(state) if isinstance(state, Mapping) else {}
@@ -52,13 +56,16 @@ def unpickled(path: Path) -> object:
 
     CheckpointError where it is no such file, is damaged, or asks for anything but tensors and plain values.
     """
-    whole = zipfile.is_zipfile(path)
     try:
+        if whole := zipfile.is_zipfile(path):
+            _check_stored(path)
         asked = get_unsafe_globals_in_checkpoint(path) if whole else []  # an older file is refused while it is read
         if code := sorted(name for name in asked if not name.endswith(SETTINGS)):
-            raise CheckpointError(f"{path.name}: asks for {', '.join(code)[:200]}, which is code; {NO_CODE}")
+            raise CheckpointError(f"{path.name}: asks for {shown(', '.join(code), 200)}, which is code; {NO_CODE}")
         with safe_globals([(_Settings, name) for name in asked]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
+        _check_tensors(path, found)
+        return found
     except CheckpointError:
         raise
     except Exception as error:  # the opcodes are an outsider's, and so are the ways in which they go wrong
@@ -66,8 +73,43 @@ def unpickled(path: Path) -> object:
             raise CheckpointError(f"{path.name}: asks for more than tensors and plain values; {NO_CODE}") from None
         line = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise CheckpointError(
-            f"{path.name}: cannot be read as a file of torch, or is cut short ({line[:120]}); get it again"
+            f"{path.name}: cannot be read as a file of torch, or is cut short ({shown(line, 120)}); get it again"
         ) from None
+
+
+def _check_stored(path: Path) -> None:
+    """CheckpointError where something in the archive is compressed: a few bytes could become very many."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+                raise CheckpointError(
+                    f"{path.name}: {shown(member.filename)} in it is compressed, as torch writes no file; save it anew"
+                )
+
+
+def _check_tensors(path: Path, found: object) -> None:
+    """CheckpointError where a tensor anywhere in `found` is not all there: sparse, without data, or one number
+    repeated, by which a file of some bytes could ask for any amount of memory.
+    """
+    left, seen = [found], set()
+    while left:  # containers may hold one another, and go as deep as they please
+        value = left.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            whole = value.layout == torch.strided and value.device.type == "cpu"
+            if not whole or math.prod(value.shape) * value.element_size() > value.untyped_storage().nbytes():
+                raise CheckpointError(
+                    f"{path.name}: holds a tensor whose numbers are not all in the file (sparse, expanded or meta); "
+                    "save plain ones"
+                )
+        elif isinstance(value, Mapping):
+            left += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple | set):
+            left += value
+        elif isinstance(value, _Settings):
+            left.append(value.values)
 
 
 def read_pickle(path: Path) -> Foreign:
@@ -79,12 +121,12 @@ def read_pickle(path: Path) -> Foreign:
     nano = isinstance(settings, dict)
     if isinstance(found.get("config"), _Settings):
         settings = found["config"].values
-    if not (isinstance(settings, dict) and isinstance(weights, dict) and _all_tensors(weights)):
-        has = ", ".join(sorted(map(str, found))[:6]) or "nothing"
+    if not (isinstance(settings, Mapping) and isinstance(weights, dict) and _all_tensors(weights)):
+        has = ", ".join(sorted(map(shown, found))[:6]) or "nothing"
         raise CheckpointError(f"{path}: no checkpoint of nanoGPT, nor of build-nanogpt (it holds {has}); {KNOWN}")
     tensors = {_renamed(name): tensor for name, tensor in weights.items() if not name.endswith(BUFFERS)}
     values = _values(path, settings) | {"bias": "ln_f.bias" in tensors, "activation": "gelu" if nano else "gelu_tanh"}
-    tied = "lm_head.weight" not in tensors or torch.equal(tensors["lm_head.weight"], tensors.get("wte.weight", ABSENT))
+    tied = "lm_head.weight" not in tensors or equal(tensors["lm_head.weight"], tensors.get("wte.weight", ABSENT))
     if tied:
         tensors.pop("lm_head.weight", None)
     config = shape(path, values | {"tied": tied})

@@ -9,7 +9,7 @@ from pathlib import Path
 from groundup.errors import TokenizerError, UsageError
 from groundup.text.contents import FILE_NAME, model_ids, parse
 from groundup.text.gpt1 import GPT1Tokenizer
-from groundup.text.gpt2 import GPT2Tokenizer, byte_characters, gpt2_pieces
+from groundup.text.gpt2 import GPT2Tokenizer, byte_characters, gpt2_merges, gpt2_pieces
 from groundup.text.json_file import read_tokenizer_file
 from groundup.text.pieces import END_OF_TEXT
 from groundup.text.tokenizer import Learner, Tokenizer, choose_tokenizer
@@ -42,7 +42,10 @@ def vocabulary(tokenizer: Tokenizer, rows: int, place: str) -> tuple[int, str | 
     if ids == rows:
         return ids, None
     if ids == rows + 1 and tokenizer.name == "char":
-        return ids, f"a row was added for the end of a text, id {rows}, which the model does not know: it is all zeros"
+        return ids, (
+            f"a row of zeros was added for the end of a text, id {rows}, which the model never learnt: its logit is "
+            "always 0, so that a text may end by chance"
+        )
     if ids < rows and rows % 64 == 0 and rows - ids < PADDING:
         return ids, f"{rows - ids} of its {rows:,} rows only pad the vocabulary"
     raise UsageError(f"{place}: the model has {rows:,} ids, and the tokenizer ({tokenizer.name}) {ids:,}; {NAME_ONE}")
@@ -51,16 +54,27 @@ def vocabulary(tokenizer: Tokenizer, rows: int, place: str) -> tuple[int, str | 
 def _of_folder(folder: Path) -> Tokenizer | None:
     """GPT-1's or GPT-2's own, by what the files say, or what its tokenizer.json holds; None where it has neither."""
     file = folder / FILE_NAME
-    if _ids(folder) == _gpt2_ids():
+    if _ids(folder) == _gpt2_ids() and (not file.is_file() or _cuts_as_gpt2(file)):
         return GPT2Tokenizer()
     with suppress(TokenizerError):
         return GPT1Tokenizer.read(folder)
     return read_tokenizer_file(file) if file.is_file() else None
 
 
+def _cuts_as_gpt2(file: Path) -> bool:
+    """Whether a tokenizer.json with GPT-2's ids also gives a text the ids that GPT-2 gives it."""
+    contents = parse(file.read_text(encoding="utf-8"))
+    cut, model = contents.get("pre_tokenizer"), contents["model"]
+    if contents.get("normalizer") is not None or not isinstance(cut, dict) or not isinstance(model.get("merges"), list):
+        return False
+    plain = (cut.get("type"), cut.get("add_prefix_space"), cut.get("use_regex", True)) == ("ByteLevel", False, True)
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    return plain and merges == [list(merge) for merge in gpt2_merges()]
+
+
 def _ids(folder: Path) -> dict[str, int]:
     """Every piece and its id, by whichever file there is; empty where none can be read."""
-    with suppress(OSError, ValueError, TokenizerError, KeyError, TypeError):
+    with suppress(OSError, ValueError, TokenizerError, KeyError, TypeError, AttributeError, RecursionError):
         if (folder / FILE_NAME).is_file():
             contents = parse((folder / FILE_NAME).read_text(encoding="utf-8"))
             return model_ids(contents) | {token["content"]: token["id"] for token in contents["added_tokens"]}
