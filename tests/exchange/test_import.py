@@ -181,8 +181,8 @@ def test_gpt2s_vocabulary_cut_otherwise_is_another_tokenizer(tmp_path, monkeypat
     monkeypatch.setattr(vocabulary, "read_tokenizer_file", lambda file: SimpleNamespace(name="json"))
     merges = [" ".join(merge) for merge in gpt2_merges()]
     cut = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    end = {"id": 50_256, "content": "<|endoftext|>", "special": True}
-    ids = gpt2_vocabulary()
+    end, ids = {"id": 1, "content": "<|endoftext|>", "special": True}, {"a": 0}
+    monkeypatch.setattr(vocabulary, "_gpt2_ids", lambda: ids | {"<|endoftext|>": 1})  # few: those are another test's
     model = {"type": "BPE", "vocab": ids, "merges": merges}
     plain = {"normalizer": None, "pre_tokenizer": cut, "model": model, "added_tokens": [end]}
     for changes, name in (
