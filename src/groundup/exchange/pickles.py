@@ -25,6 +25,7 @@ from groundup.exchange.families import BUFFERS, equal, shown
 from groundup.exchange.foreign import Foreign, fitted, shape
 
 SETTINGS = ".GPTConfig"
+ARCHIVE = b"PK\x03\x04"  # how an archive begins, as torch writes them since 1.6
 # What nanoGPT's and its descendants' settings are called, by ours.
 SPELLINGS = {
     "n_layer": ("n_layer", "num_layers"),
@@ -57,7 +58,9 @@ def unpickled(path: Path) -> object:
     CheckpointError where it is no such file, is damaged, or asks for anything but tensors and plain values.
     """
     try:
-        if whole := zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            whole = file.read(len(ARCHIVE)) == ARCHIVE  # which is how torch tells the two apart
+        if whole:
             _check_stored(path)
         asked = get_unsafe_globals_in_checkpoint(path) if whole else []  # an older file is refused while it is read
         if code := sorted(name for name in asked if not name.endswith(SETTINGS)):
