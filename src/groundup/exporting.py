@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from groundup.decode import nearest
 from groundup.errors import UsageError
 from groundup.exchange.card import Facts, card
 from groundup.exchange.families import family_of
-from groundup.exchange.place import Files, check_output, new_output
+from groundup.exchange.place import Like, check_output, is_gguf, is_hf, is_nanogpt, new_output
 from groundup.facts import facts
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Target:
     """One format."""
 
     summary: str
-    files: Files  # in a folder; none where it is a single file
+    like: Like
     refuse: Callable[[Checkpoint], None]  # before anything is written
     write: Callable[[Source, Path], Written]
     reader: str  # what is needed to open it again, and how it is installed
@@ -156,18 +157,20 @@ def _write_nanogpt(source: Source, folder: Path) -> Written:
 _TRANSFORMERS = "transformers, which reads it, is not installed: pip install 'groundup[hf]'"
 _LLAMA = "llama.cpp, which reads it, is not installed: pip install llama-cpp-python"
 
+_HF_FILES = frozenset(
+    {"config.json", "generation_config.json", "model.safetensors", "README.md", "tokenizer.json",
+     "tokenizer_config.json"}
+)  # fmt: skip
+
 TARGETS: dict[str, Target] = {
     "hf": Target(
-        "a folder for transformers",
-        frozenset(
-            {"config.json", "generation_config.json", "model.safetensors", "README.md", "tokenizer.json",
-             "tokenizer_config.json"}
-        ),
+        "a folder for transformers", Like(_HF_FILES, partial(is_hf, _HF_FILES)),
         _refuse_hf, _write_hf, _TRANSFORMERS,
     ),
-    "gguf": Target("a file for llama.cpp", frozenset(), _refuse_gguf, _write_gguf, _LLAMA),
+    "gguf": Target("a file for llama.cpp", Like(frozenset(), is_gguf), _refuse_gguf, _write_gguf, _LLAMA),
     "nanogpt": Target(
-        "a folder with a ckpt.pt for nanoGPT", frozenset({"ckpt.pt", "meta.json"}), _refuse_nanogpt, _write_nanogpt, ""
+        "a folder with a ckpt.pt for nanoGPT", Like(frozenset({"ckpt.pt", "meta.json"}), is_nanogpt),
+        _refuse_nanogpt, _write_nanogpt, "",
     ),
 }  # fmt: skip
 
@@ -189,14 +192,14 @@ def export(
     replaced with `overwrite`. Raises CheckpointError, UsageError, ExportError.
     """
     target, place = _target(to), Path(out)
-    check_output(place, target.files, overwrite=overwrite)
+    check_output(place, target.like, overwrite=overwrite)
     source = open_source(path, target, checkpoint=checkpoint, name=name, licence=license)
-    with new_output(place, target.files, overwrite=overwrite) as partial:
+    with new_output(place, target.like, overwrite=overwrite) as hidden:
         start = perf_counter()
-        notes, check = target.write(source, partial)
+        notes, check = target.write(source, hidden)
         seconds = perf_counter() - start
-        agreement = check(partial)
-        size = sum(file.stat().st_size for file in (partial.iterdir() if target.files else [partial]))
+        agreement = check(hidden)
+        size = sum(file.stat().st_size for file in (hidden.iterdir() if target.like.files else [hidden]))
     if agreement is None and target.reader:
         notes.append(f"not opened there: {target.reader}")
     by, difference = (agreement.by, agreement.difference) if agreement else (None, None)

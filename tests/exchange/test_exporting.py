@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from groundup.exchange import hf_folder as hf
 from groundup.exchange import nanogpt
 from groundup.exchange.agreement import Agreement, batch, identical, relative
 from groundup.exchange.hf_tokenizer import SAMPLES
+from groundup.exchange.place import new_output
 from groundup.exporting import TARGETS, export
 
 
@@ -39,7 +41,7 @@ def test_transformers_computes_the_same_logits(preset, average, checkpoint, tmp_
     assert done.difference <= hf.BOUND
     assert done.checked_by.startswith("transformers")
     assert difference(folder, tmp_path / "out") <= hf.BOUND
-    assert {path.name for path in (tmp_path / "out").iterdir()} == hf.FILES == TARGETS["hf"].files
+    assert {path.name for path in (tmp_path / "out").iterdir()} == hf.FILES == TARGETS["hf"].like.files
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -92,6 +94,79 @@ def test_an_export_is_replaced_only_when_asked_and_only_its_like(gpt2_checkpoint
     with pytest.raises(UsageError, match="is a folder"):
         export(gpt2_checkpoint, out, to="gguf", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("to", "name", "content"),
+    [
+        ("gguf", "thesis.docx", b"PK\x03\x04"),
+        ("gguf", "config.yaml", b"model:"),
+        ("hf", "notes/README.md", b"# Mine, with\n- groundup\n"),
+        ("nanogpt", "out/ckpt.pt", b"\x80\x02"),
+        ("nanogpt", "out/meta.json", b"{}"),
+    ],
+)
+def test_what_is_no_export_is_not_replaced(to, name, content, gpt2_checkpoint, tmp_path):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="no such export"):
+        export(gpt2_checkpoint, path if to == "gguf" else path.parent, to=to, overwrite=True)
+    assert path.read_bytes() == content
+
+
+def test_a_checkpoint_of_nanogpts_own_is_not_replaced_and_ours_is(gpt2_checkpoint, tmp_path):
+    out = tmp_path / "out"
+    export(gpt2_checkpoint, out, to="nanogpt")
+    export(gpt2_checkpoint, out, to="nanogpt", overwrite=True)
+    saved = torch.load(out / nanogpt.CHECKPOINT, weights_only=True)
+    torch.save({**saved, "config": {"dataset": "mine"}}, out / nanogpt.CHECKPOINT)  # as train.py writes its own
+    with pytest.raises(UsageError, match="no such export"):
+        export(gpt2_checkpoint, out, to="nanogpt", overwrite=True)
+
+
+def test_an_export_that_is_killed_or_stopped_takes_nothing_away(gpt2_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    out = tmp_path / "out"
+    export(gpt2_checkpoint, out, license="mit")
+
+    def stop(self, target):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            export(gpt2_checkpoint, out, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    out.rename(tmp_path / ".out.former")  # SIGKILL between the two renames
+    (tmp_path / ".out.999999999.partial").mkdir()
+    with pytest.raises(UsageError, match="is there already"):
+        export(gpt2_checkpoint, out)
+    assert "license: mit" in (out / hf.CARD).read_text()
+    export(gpt2_checkpoint, out, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_two_exports_to_one_place_do_not_share_their_scraps(tmp_path):
+    like = TARGETS["hf"].like
+    other = tmp_path / f".out.{os.getppid()}.partial"
+    other.mkdir()
+
+    def race():
+        with new_output(tmp_path / "out", like) as hidden:
+            assert hidden != other
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / hf.CARD).write_text("the other was faster")
+
+    with pytest.raises(UsageError, match="no such export"):
+        race()
+    assert {path.name for path in tmp_path.iterdir()} == {"out", other.name}
+
+
+@pytest.mark.parametrize(("name", "said"), [("n" * 300, "File name too long"), ("a\0b", "null byte")])
+def test_a_place_that_the_system_refuses_is_a_sentence(name, said, gpt2_checkpoint, tmp_path):
+    with pytest.raises(UsageError, match=f"cannot be written .*{said}"):
+        export(gpt2_checkpoint, f"{tmp_path}/{name}")
 
 
 @pytest.mark.parametrize("full", [OSError(errno.ENOSPC, "No space left on device"), "safetensors"])
@@ -335,8 +410,6 @@ def test_nanogpt_is_told_of_characters(checkpoint, tmp_path):
 
 
 def test_nanogpt_itself_computes_the_same(checkpoint, tmp_path, monkeypatch):
-    import os
-
     place = os.environ.get("NANOGPT")
     if not place:
         pytest.skip("set NANOGPT to a checkout of karpathy/nanoGPT")

@@ -17,6 +17,7 @@ from torch.serialization import get_crc32_options, set_crc32_options
 
 from groundup.errors import UsageError
 from groundup.exchange.agreement import batch, identical, relative
+from groundup.exchange.place import MARK
 from groundup.model.gpt import GPT
 from groundup.sections import OptimizerConfig
 from groundup.shape import ModelConfig
@@ -66,7 +67,7 @@ def write(
         "model_args": {key: getattr(config, key) for key in ARGUMENTS} | {"vocab_size": config.vocab},
         "iter_num": step,
         "best_val_loss": 1e9 if loss is None else loss,  # what nanoGPT starts with
-        "config": {"dataset": name},
+        "config": {"dataset": name, MARK: True},
     }
     sums = get_crc32_options()
     set_crc32_options(False)  # torch.load looks at none of these sums, and they take longer than all the rest
