@@ -21,7 +21,11 @@ from groundup.exporting import Export, export
 
 # What the hub takes for a name, and for a branch; a stricter rule than its own would refuse what is there.
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+FORBIDDEN = re.compile(r"--|\.\.|[-.](/|$)|\.git$")  # what the hub takes in no name
 REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,199}", re.ASCII)
+
+# Weights in other files than the export's, which some readers would take before those that were checked.
+STALE = ["*.safetensors", "*.safetensors.index.json", "pytorch_model*", "tf_model*", "flax_model*", "rust_model.ot"]
 
 # What an HTTP status means here -> what to do.
 ANSWERS = {
@@ -55,30 +59,64 @@ def push(
 ) -> Pushed:
     """Export a run's or checkpoint's model as `to="hf"` and send it to `repository`, `owner/name`, in one commit.
 
-    The repository is created where there is none, `private` if so wished, and so is the branch `revision`. Raises
-    CheckpointError, ExportError, and UsageError where the name, the token, the network or the hub stands in the way.
+    The repository is created where there is none, `private` if so wished, and so is the branch `revision`. Other
+    weights that lie there leave with the same commit. Raises CheckpointError, ExportError, and UsageError where the
+    name, the token, the network or the hub stands in the way.
     """
-    if not REPOSITORY.fullmatch(repository) or "--" in repository or ".." in repository:
+    if not REPOSITORY.fullmatch(repository) or FORBIDDEN.search(repository):
         raise UsageError(f"{repository}: no name of a repository; give owner/name, as in me/my-model")
     if revision is not None and (not REVISION.fullmatch(revision) or ".." in revision):
         raise UsageError(f"revision {revision!r}: no name of a branch; give one such as main or v2")
     api = _api(repository)
-    with TemporaryDirectory(prefix="groundup-push-") as folder:
-        out = Path(folder) / "model"
+    with _scratch() as folder:
+        out = folder / "model"
         with _in_words(repository, api.endpoint):
             api.whoami()  # a token that is none should show before minutes of work
-        done = export(path, out, to="hf", checkpoint=checkpoint, name=repository, license=license)
+        done = _exported(path, out, checkpoint, repository, license)
         with _in_words(repository, api.endpoint):
             api.create_repo(repository, private=private or None, exist_ok=True)
+            public = private and not api.repo_info(repository).private
+        if public:
+            raise UsageError(
+                f"{repository}: is there already, and public; make it private on the hub, or push without --private"
+            )
+        with _in_words(repository, api.endpoint):
             if revision is not None:
                 api.create_branch(repository, branch=revision, exist_ok=True)
             commit = api.upload_folder(
                 repo_id=repository,
                 folder_path=out,
                 revision=revision,
+                delete_patterns=STALE,
                 commit_message=message or f"{done.checkpoint}, exported by groundup",
             )
     return Pushed(f"{api.endpoint}/{repository}", commit.oid, done)
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A temporary folder; UsageError where the system has no place for one."""
+    try:
+        folder = TemporaryDirectory(prefix="groundup-push-")
+    except OSError as error:
+        raise UsageError(
+            f"push: no temporary folder can be made ({error.strerror or error}); set TMPDIR to one with room"
+        ) from error
+    with folder as name:
+        yield Path(name)
+
+
+def _exported(path: str | Path, out: Path, checkpoint: str, repository: str, licence: str) -> Export:
+    """The export that is to be sent. What `export` says of its --out is said of TMPDIR: a push has no other."""
+    try:
+        return export(path, out, to="hf", checkpoint=checkpoint, name=repository, license=licence)
+    except UsageError as error:
+        if isinstance(error.__cause__, OSError):
+            reason = error.__cause__.strerror or error.__cause__
+            raise UsageError(
+                f"push: {out.parent} cannot be written ({reason}); make room, or set TMPDIR to a folder with some"
+            ) from error
+        raise
 
 
 def _api(repository: str) -> Any:

@@ -84,6 +84,18 @@ def create(hub, body):
     return ({"url": f"{hub.url}/{name}"},)
 
 
+def info(hub, body, repo):
+    if repo not in hub.repos:
+        return {"error": "Repository not found"}, 404
+    private = any(f"{a['organization']}/{a['name']}" == repo and a.get("visibility") == "private" for a in hub.created)
+    return ({"id": repo, "private": private},)
+
+
+def tree(hub, body, repo, revision):
+    files = hub.repos[repo][revision].items()
+    return ([{"type": "file", "path": path, "size": len(data), "oid": "0" * 40} for path, data in files],)
+
+
 def branch(hub, body, repo, name):
     hub.repos[repo].setdefault(name, dict(hub.repos[repo]["main"]))
     return ({},)
@@ -118,6 +130,8 @@ def commit(hub, body, repo, revision):
         value = entry["value"]
         if entry["key"] == "header":
             hub.messages.append(value["summary"])
+        elif entry["key"] == "deletedFile":
+            del files[value["path"]]
         elif entry["key"] == "file":
             files[value["path"]] = base64.b64decode(value["content"])
         else:
@@ -130,6 +144,8 @@ ROUTES = {
     r"GET /api/whoami-v2": lambda hub, body: ({"type": "user", "name": "me"},),
     r"POST /api/repos/create": create,
     r"POST /api/validate-yaml": lambda hub, body: ({"errors": [], "warnings": []},),
+    r"GET /api/models/([^/]+/[^/]+)": info,
+    r"GET /api/models/([^/]+/[^/]+)/tree/(.+)": tree,
     r"POST /api/models/([^/]+/[^/]+)/branch/(.+)": branch,
     r"POST /api/models/([^/]+/[^/]+)/preupload/(.+)": preupload,
     r"POST /([^/]+/[^/]+)\.git/info/lfs/objects/batch": batch,

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -345,6 +346,46 @@ def test_a_gguf_whose_bits_differ_is_refused(gpt2_checkpoint, tmp_path, monkeypa
     with pytest.raises(ExportError, match="is not what was written"):
         export(gpt2_checkpoint, tmp_path / "m.gguf", to="gguf")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [ValueError("does not recognize\nthis"), OSError("no file named x"), KeyError("a")])
+def test_a_reader_that_fails_is_a_sentence(error, gpt2_checkpoint, tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", fail)
+    with pytest.raises(ExportError, match=r"transformers .* cannot open the export \(.*--upgrade") as caught:
+        export(gpt2_checkpoint, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_llama_cpp_that_fails_is_a_sentence(gpt2_checkpoint, tmp_path, monkeypatch, export_gguf):
+    def fail(*_, **__):
+        raise ValueError("Failed to load model")
+
+    silent = {"llama_log_set": lambda *_: None, "llama_log_callback": lambda heard: heard}
+    module = ModuleType("llama_cpp")
+    vars(module).update(__version__="0", Llama=fail, **silent)
+    monkeypatch.setitem(sys.modules, "llama_cpp", module)
+    with pytest.raises(ExportError, match=r"llama\.cpp .* cannot open the export \(ValueError: Failed"):
+        export(gpt2_checkpoint, tmp_path / "m.gguf", to="gguf")
+
+
+@pytest.mark.parametrize("preset", ["gpt1", "gpt2", "modern"])
+def test_a_batch_of_texts_is_padded_and_computes_what_one_does(preset, checkpoint, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
+    export(checkpoint(preset), tmp_path / "out")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
+    model, options = theirs(tmp_path / "out"), {"max_new_tokens": 3, "do_sample": False}
+    one = model.generate(**tokenizer("ab", return_tensors="pt"), **options)[0, 2:]
+    both = model.generate(
+        **tokenizer(["ab", "abcdef"], return_tensors="pt", padding=True, padding_side="left"), **options
+    )
+    assert both[0, 6 : 6 + len(one)].tolist() == one.tolist()
+    assert json.loads((tmp_path / "out" / hf.CONFIG).read_text())["pad_token_id"] is None
 
 
 def test_a_tokenizer_that_llama_cpp_has_not_is_refused(checkpoint, tmp_path):

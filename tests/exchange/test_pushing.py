@@ -1,5 +1,6 @@
 """A push arrives whole, in one commit; what stands in its way is a sentence. The hub is a stand-in on 127.0.0.1."""
 
+import errno
 import socket
 import sys
 
@@ -59,7 +60,43 @@ def test_a_second_push_goes_to_the_same_repository_and_to_a_branch(hub, gpt2_che
     assert hub.messages[1:] == ["again"]
 
 
-@pytest.mark.parametrize("name", ["book", "me/", "/book", "me/book/x", "me/..", "me/a--b", "https://x.y/z", "me/bo ok"])
+def test_other_weights_leave_with_the_same_commit(hub, gpt2_checkpoint, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    stale = {"pytorch_model.bin": b"old", "model-00001-of-00002.safetensors": b"old", "notes.txt": b"mine"}
+    hub.repos["me/book"] = {"main": dict(stale)}
+    push(gpt2_checkpoint, "me/book")
+    assert hub.repos["me/book"]["main"].keys() == hf.FILES | {"notes.txt"}
+    assert len(hub.messages) == 1
+
+
+def test_private_weights_do_not_go_to_a_public_repository(hub, gpt2_checkpoint, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    push(gpt2_checkpoint, "me/book")
+    with pytest.raises(UsageError, match="is there already, and public"):
+        push(gpt2_checkpoint, "me/book", private=True)
+    assert len(hub.messages) == 1
+
+
+def test_without_room_for_the_export_it_says_tmpdir(hub, gpt2_checkpoint, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    with pytest.raises(UsageError, match=r"no temporary folder .* set TMPDIR"):
+        push(gpt2_checkpoint, "me/book")
+    assert hub.log == []
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(hf, "save_file", full)
+    with pytest.raises(UsageError, match=r"No space left on device.*TMPDIR") as caught:
+        push(gpt2_checkpoint, "me/book")
+    assert "--out" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["book", "me/", "/book", "me/book/x", "me/..", "me/a--b", "https://x.y/z", "me/bo ok", "me/book.", "me/book.git"],
+)
 def test_a_bad_name_is_refused_before_anyone_is_asked(name, hub, gpt2_checkpoint):
     with pytest.raises(UsageError, match="give owner/name"):
         push(gpt2_checkpoint, name)

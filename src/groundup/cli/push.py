@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_source(parser)
     parser.add_argument("repository", metavar="OWNER/NAME", help="where to; created if there is none")
-    parser.add_argument("--private", action="store_true", help="create it for its owner alone")
+    parser.add_argument("--private", action="store_true", help="create it for its owner alone; a public one is refused")
     parser.add_argument("--revision", metavar="B", help="branch to commit to [main]")
     parser.add_argument("--message", metavar="M", help="of the commit [which checkpoint it is]")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +49,21 @@ def agreed(by: str, ours: Tensor, theirs: Tensor, bound: float) -> Agreement:
             f"largest, where {bound:.0e} is rounding; nothing was kept, export with other versions"
         )
     return Agreement(by, difference)
+
+
+@contextmanager
+def opened_by(program: str, upgrade: str) -> Iterator[None]:
+    """ExportError, with the command `upgrade` for a remedy, for whatever another program raises in the block."""
+    try:
+        yield
+    except ExportError:
+        raise
+    except Exception as error:  # its own, of any class, and none of it the user's
+        line = next(iter(str(error).splitlines()), "")[:200]
+        raise ExportError(
+            f"{program} cannot open the export ({type(error).__name__}: {line}); nothing was kept, upgrade it with "
+            f"{upgrade}"
+        ) from error
 
 
 def identical(where: str, written: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from groundup.errors import ExportError, UsageError
 from groundup.exchange import hf_tokenizer
-from groundup.exchange.agreement import Agreement, agreed, batch, identical
+from groundup.exchange.agreement import Agreement, agreed, batch, identical, opened_by
 from groundup.model.gpt import GPT
 from groundup.shape import ModelConfig
 from groundup.text.tokenizer import Tokenizer
@@ -90,29 +90,31 @@ def check(path: Path, model: GPT, tensors: Mapping[str, Tensor], tokenizer: Toke
     None where it is not. Raises ExportError.
     """
     gguf = library()
-    found = {
-        tensor.name: torch.from_numpy(np.array(tensor.data).reshape([int(size) for size in tensor.shape[::-1]]))
-        for tensor in gguf.GGUFReader(path).tensors
-    }
-    identical(path.name, dict(_named(gguf, model.config, tensors)), found)
+    with opened_by("gguf", "pip install --upgrade 'groundup[gguf]'"):
+        found = {
+            tensor.name: torch.from_numpy(np.array(tensor.data).reshape([int(size) for size in tensor.shape[::-1]]))
+            for tensor in gguf.GGUFReader(path).tensors
+        }
+    identical("the gguf", dict(_named(gguf, model.config, tensors)), found)
     try:
         import llama_cpp
     except ImportError:
         return None
     by, ids = f"llama.cpp (llama_cpp {llama_cpp.__version__})", batch(model.config)
     llama_cpp.llama_log_set(_silence(llama_cpp), None)
-    llama = llama_cpp.Llama(str(path), n_ctx=ids.size(1), n_batch=ids.size(1), logits_all=True, verbose=False)
-    try:
-        for text in hf_tokenizer.SAMPLES:
-            if llama.tokenize(text.encode(), add_bos=False, special=False) != tokenizer.encode(text).tolist():
-                raise ExportError(f"{by} gives {text!r} other ids than the tokenizer of the model")
-        rows = []
-        for row in ids.tolist():
-            llama.reset()
-            llama.eval(row)
-            rows.append(torch.from_numpy(np.array(llama.scores[: len(row)])))
-    finally:
-        llama.close()
+    rows = []
+    with opened_by(by, "pip install --upgrade llama-cpp-python"):
+        llama = llama_cpp.Llama(str(path), n_ctx=ids.size(1), n_batch=ids.size(1), logits_all=True, verbose=False)
+        try:
+            for text in hf_tokenizer.SAMPLES:
+                if llama.tokenize(text.encode(), add_bos=False, special=False) != tokenizer.encode(text).tolist():
+                    raise ExportError(f"{by} gives {text!r} other ids than the tokenizer of the model")
+            for row in ids.tolist():
+                llama.reset()
+                llama.eval(row)
+                rows.append(torch.from_numpy(np.array(llama.scores[: len(row)])))
+        finally:
+            llama.close()
     ours = model(ids.to(next(model.parameters()).device)).cpu()
     return agreed(by, ours, torch.stack(rows), BOUND)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from groundup.errors import ExportError
 from groundup.exchange import hf_tokenizer
-from groundup.exchange.agreement import Agreement, agreed, batch
+from groundup.exchange.agreement import Agreement, agreed, batch, opened_by
 from groundup.exchange.families import config_json, theirs
 from groundup.model.gpt import GPT
 from groundup.shape import ModelConfig
@@ -34,7 +34,7 @@ def write(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], toke
     """Write all files to the empty `folder`; OSError where the disk refuses, UsageError for a model of no family."""
     end = tokenizer.end_of_text
     _json(folder / CONFIG, config_json(config, end))
-    _json(folder / GENERATION, {"bos_token_id": end, "eos_token_id": end})
+    _json(folder / GENERATION, {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end})
     hf_tokenizer.write(tokenizer, folder, config.block_size)
     (folder / CARD).write_text(card, encoding="utf-8")
     try:
@@ -55,19 +55,20 @@ def check(folder: Path, model: GPT, tokenizer: Tokenizer) -> Agreement | None:
     except ImportError:
         return None
     by = f"transformers {transformers.__version__}"
-    with _quiet():
+    with opened_by(by, "pip install --upgrade 'groundup[hf]'"), _quiet():
         loaded, found = transformers.AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
         )
         opened = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        ids = batch(model.config)
+        logits = loaded.eval()(ids).logits
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if found[what]:
             raise ExportError(f"{by}: {what.replace('_', ' ')} in the export, {sorted(map(str, found[what]))[0]} first")
     if (len(opened), opened.eos_token_id) != (tokenizer.n_vocab, tokenizer.end_of_text):
         raise ExportError(f"{by}: reads a tokenizer of {len(opened)} ids that ends texts with {opened.eos_token_id}")
     device = next(model.parameters()).device
-    ids = batch(model.config)
-    return agreed(by, model(ids.to(device)).cpu(), loaded.eval()(ids).logits, BOUND)
+    return agreed(by, model(ids.to(device)).cpu(), logits, BOUND)
 
 
 @contextmanager

@@ -57,6 +57,7 @@ def write(tokenizer: Tokenizer, folder: Path, block_size: int) -> None:
         "tokenizer_class": CLASS,
         "bos_token": end,
         "eos_token": end,
+        "pad_token": end,  # for batches; what it pads is masked
         "clean_up_tokenization_spaces": False,
         "model_max_length": block_size,
     }
