@@ -11,7 +11,7 @@ before a checkpoint is loaded.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from groundup.errors import UsageError
 from groundup.exchange.card import Facts, card
 from groundup.exchange.families import family_of
 from groundup.exchange.place import Like, check_output, is_gguf, is_hf, is_nanogpt, new_output
-from groundup.facts import facts
+from groundup.facts import facts, run_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,7 +129,11 @@ def _write_nanogpt(source: Source, folder: Path) -> Written:
     kept = settings.name == "adamw" and not averaged
     moments = state.read_tensors(loaded.folder / state.OPTIMIZER) if kept else {}
     if not moments:
-        why = "these weights are a running average" if averaged else f"the optimizer was {settings.name}"
+        why = "the checkpoint has none yet"
+        if averaged:
+            why = "these weights are a running average"
+        elif settings.name != "adamw":
+            why = f"the optimizer was {settings.name}"
         notes.append(f"train.py goes on with AdamW's moments at zero, as {why}")
     nanogpt.write(
         folder,
@@ -211,7 +215,7 @@ def open_source(
 ) -> Source:
     """The checkpoint that is to go out as `target`. Raises CheckpointError, UsageError."""
     folder = resolve(Path(path), checkpoint)
-    run = folder.parent.parent if (folder.parent.parent / "config.yaml").is_file() else None
+    run = run_of(folder)
     called = name or FOREIGN.sub("-", (run or folder).resolve().name).strip("-") or "model"
     if name is not None and not NAME.fullmatch(name):
         raise UsageError(f"name {name!r}: must be letters, digits, '-', '_' and '.', as in book or me/book")
@@ -220,8 +224,16 @@ def open_source(
     from groundup.loading import load
 
     source = Source(load(folder, device="cpu"), called, licence.lower(), run)
+    _refuse_damage(folder, source.tensors)
     target.refuse(source.loaded)
     return source
+
+
+def _refuse_damage(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """UsageError where a weight is no finite number: no other program computes anything from it, nor do we."""
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise UsageError(f"{folder}: {name} holds numbers that are not finite; export another checkpoint")
 
 
 def _usage(source: Source) -> str:

@@ -5,16 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from groundup.checkpoint.books import AVERAGE, PROGRESS, read_json
+from pydantic import ValidationError
+
+from groundup.checkpoint.books import AVERAGE, PROGRESS, read_config, read_json
 from groundup.checkpoint.run import RunFolder, read_log
 from groundup.config import Config
 from groundup.data.hubspec import PREFIX
 from groundup.data.shards import Manifest
-from groundup.errors import DataError
+from groundup.errors import DataError, GroundupError
 from groundup.exchange.card import Facts
 
 if TYPE_CHECKING:
     from groundup.loading import Checkpoint
+
+GENERATIONS = 100  # of runs that began with another's weights; folders could name each other
 
 
 def facts(loaded: Checkpoint, name: str, licence: str, run: Path | None) -> Facts:
@@ -37,6 +41,7 @@ def facts(loaded: Checkpoint, name: str, licence: str, run: Path | None) -> Fact
         losses=_losses(run, progress["step"]),
         tasks=_tasks(run, progress["step"]),
         origin=_origin(config, progress),
+        trained=bool(progress["step"]) or not progress.get("origin"),
         sources=manifest.sources if manifest else (),
         sizes=sizes,
         versions=_versions(run),
@@ -85,18 +90,38 @@ def _tasks(run: Path | None, step: int) -> dict[str, dict[str, float]]:
     return tasks
 
 
+def run_of(checkpoint: Path) -> Path | None:
+    """The run that a checkpoint's folder lies in, if it does."""
+    place = checkpoint.resolve().parent
+    return place.parent if place.name == "checkpoints" and (place.parent / "config.yaml").is_file() else None
+
+
 def _origin(config: Config, progress: dict[str, Any]) -> str:
-    """Whose weights these were at first. Folders stay unnamed but for their last part: a card is for the world."""
-    imported = progress.get("origin") or {}
-    if not imported:
-        return Path(config.init).name if config.init else ""
-    source = str(imported.get("source", ""))
-    return source.removeprefix(PREFIX) if source.startswith(PREFIX) else f"a {imported.get('kind', 'model')}"
+    """Whose weights these were at first. Folders stay unnamed but for their last part: a card is for the world.
+
+    What a run began with may have begun with something else: that is followed as far as the folders are still there.
+    """
+    name = ""
+    for _ in range(GENERATIONS):
+        imported = progress.get("origin")
+        if isinstance(imported, dict) and imported:
+            source = str(imported.get("source", ""))
+            return source.removeprefix(PREFIX) if source.startswith(PREFIX) else f"a {imported.get('kind', 'model')}"
+        if not config.init:
+            break
+        folder = Path(config.init)
+        name = folder.parent.parent.name if folder.parent.name == "checkpoints" else folder.name
+        try:
+            config, progress = Config.model_validate(read_config(folder)), read_json(folder / PROGRESS)
+        except (GroundupError, ValidationError):
+            break
+    return name
 
 
 def _versions(run: Path | None) -> dict[str, str]:
     """Of the libraries that it was trained with."""
     path = run / "environment.json" if run else None
     said = read_json(path) if path and path.is_file() else {}
-    versions = {"python": said.get("python"), **(said.get("versions") or {})}
+    libraries = said.get("versions")
+    versions = {"python": said.get("python"), **(libraries if isinstance(libraries, dict) else {})}
     return {name: str(version) for name, version in versions.items() if version}

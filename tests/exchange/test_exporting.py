@@ -245,6 +245,8 @@ def test_a_mistake_is_a_sentence(options, said, gpt2_checkpoint, tmp_path):
     ("to", "preset", "changes", "said"),
     [
         ("hf", "gpt2", {"softcap": 15.0}, r"model\.softcap must be null, not 15\.0"),
+        ("gguf", "gpt2", {"softcap": 15.0}, r"model\.softcap 15\.0: .* no other program computes this model"),
+        ("nanogpt", "gpt2", {"softcap": 15.0}, r"model\.softcap 15\.0: .* no other program computes this model"),
         ("gguf", "modern", {}, r"model\.norm rmsnorm: llama\.cpp's gpt2 has layernorm"),
         ("gguf", "gpt2", {"activation": "gelu"}, r"model\.activation gelu"),
         ("nanogpt", "gpt1", {}, r"model\.block post_norm"),
@@ -269,6 +271,45 @@ def test_a_damaged_checkpoint_is_refused(gpt2_checkpoint, tmp_path):
     with pytest.raises(CheckpointError, match="damaged"):
         export(copy, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_no_numbers_are_refused(gpt2_checkpoint, tmp_path, monkeypatch):
+    true = groundup.loading.load
+
+    def poisoned(*args, **options):
+        loaded = true(*args, **options)
+        loaded.model.wte.weight.data[3, 3] = float("nan")
+        return loaded
+
+    monkeypatch.setattr(groundup.loading, "load", poisoned)
+    for to in TARGETS:
+        with pytest.raises(UsageError, match=r"wte\.weight holds numbers that are not finite; export another"):
+            export(gpt2_checkpoint, tmp_path / "out", to=to)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_config_two_levels_up_is_no_run(gpt2_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    place = tmp_path / "project" / "models" / "mine"
+    shutil.copytree(gpt2_checkpoint, place)
+    (tmp_path / "project" / "config.yaml").write_text("of: another program")
+    (tmp_path / "project" / "environment.json").write_text('{"versions": {"torch": "0.1"}}')
+    export(place, tmp_path / "out")
+    card = (tmp_path / "out" / hf.CARD).read_text()
+    assert "# mine" in card
+    assert "| torch | 0.1 |" not in card
+
+
+def test_an_environment_that_lists_no_versions_is_no_matter(tmp_path):
+    from groundup.facts import _versions
+
+    (tmp_path / "environment.json").write_text('{"python": "3.11", "versions": [1]}')
+    assert _versions(tmp_path) == {"python": "3.11"}
+
+
+def test_moments_that_are_not_there_yet_are_said_to_be_so(checkpoint, tmp_path):
+    done = export(checkpoint(), tmp_path / "out", to="nanogpt")
+    assert "moments at zero, as the checkpoint has none yet" in done.notes[0]
 
 
 def test_the_card_tells_what_the_run_wrote_down(prepared, checkpoint, tmp_path, monkeypatch):
@@ -508,4 +549,6 @@ def test_the_card_tells_tasks_and_whose_weights_it_began_with(gpt2_checkpoint, t
     groundup.export(tmp_path / "imported", tmp_path / "again")
     card = (tmp_path / "again" / "README.md").read_text()  # of a context, 12, that no usual batch is a multiple of
     assert "with the weights of a GPT2LMHeadModel of transformers to begin with" in card
+    assert "learning rate" not in card, "it was not trained here"
+    assert "How it was trained is not told" in card
     assert str(tmp_path) not in card

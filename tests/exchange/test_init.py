@@ -142,6 +142,23 @@ def test_the_average_is_what_a_run_is_begun_with(tmp_path, prepared, start):
     assert same(dict(first_model(config, Alone()).named_parameters()), average)
 
 
+def test_a_card_tells_whose_weights_a_run_began_with(tmp_path, prepared, start, monkeypatch):
+    monkeypatch.setattr("groundup.exchange.hf_folder.check", lambda *_: None)
+    short = overrides(train={"max_steps": 1})
+    groundup.train(prepared, tmp_path / "first", init=start, overrides=short)
+    groundup.train(prepared, tmp_path / "second", init=tmp_path / "first", overrides=short)
+
+    def card(name):
+        groundup.export(tmp_path / "second", tmp_path / name)
+        return (tmp_path / name / "README.md").read_text()
+
+    assert "with the weights of a GPT2LMHeadModel of transformers to begin with" in card("all")
+    start.rename(tmp_path / "moved")
+    assert "with the weights of start to begin with" in card("without the import")
+    (tmp_path / "first").rename(tmp_path / "moved too")
+    assert "with the weights of first to begin with" in card("without the run")
+
+
 def test_a_shorter_context_leaves_the_last_positions_out(prepared, start):
     config = configure(prepared, init=start, overrides=overrides(model={"block_size": 8}))
     shorter, ids = first_model(config, Alone()).eval(), torch.arange(8)[None]

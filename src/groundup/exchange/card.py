@@ -19,6 +19,7 @@ from groundup.data.corpora import CORPORA
 from groundup.data.hubspec import parse_spec
 
 MANY = 20  # sources; the rest is counted
+UNTOLD = "How it was trained is not told here: it was imported as it is, and not trained further."
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Facts:
     losses: Mapping[str, float] = field(default_factory=dict)  # train_loss, val_loss, bits_per_byte
     tasks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # as log.jsonl has them
     origin: str = ""  # whose weights it began with, where they were not its own
+    trained: bool = True  # here; else imported, and nothing is known of how it was trained
     sources: tuple[str, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)  # train_tokens, val_tokens, train_bytes
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -47,7 +49,7 @@ def card(facts: Facts, usage: str) -> str:
     parts = [_header(facts), f"# {_plain(facts.name)}", _summary(facts)]
     parts += ["## Use", f"```python\n{usage.strip()}\n```"]
     parts += ["## Data", *_data(facts)]
-    parts += ["## Training", _table(_training(facts))]
+    parts += ["## Training", _table(_training(facts)) if facts.trained else UNTOLD]
     parts += ["## Losses", *_losses(facts)]
     parts += ["## Tasks", _table(_tasks(facts))] if facts.tasks else []
     parts += ["## Limits", _limits(facts)]

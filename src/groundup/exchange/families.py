@@ -39,6 +39,15 @@ def family_of(config: ModelConfig) -> Family:
     return FAMILIES[nearest]
 
 
+def other_format(config: ModelConfig) -> str:
+    """The remedy where another format has no place for a model: transformers, where that computes it."""
+    try:
+        family_of(config)
+    except UsageError:
+        return "no other program computes this model, so keep the checkpoint's own folder"
+    return "export it with --to hf"
+
+
 def _misfits(family: Family, config: ModelConfig) -> Iterator[str]:
     for key, value in family.fixed.items():
         if getattr(config, key) != value:

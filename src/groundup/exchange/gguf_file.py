@@ -18,6 +18,7 @@ from torch import Tensor
 from groundup.errors import ExportError, UsageError
 from groundup.exchange import hf_tokenizer
 from groundup.exchange.agreement import Agreement, agreed, batch, identical, opened_by
+from groundup.exchange.families import other_format
 from groundup.model.gpt import GPT
 from groundup.shape import ModelConfig
 from groundup.text.tokenizer import Tokenizer
@@ -42,7 +43,7 @@ def refuse(config: ModelConfig, tokenizer: Tokenizer) -> None:
         if (found := getattr(config, key)) != value:
             raise UsageError(
                 f"model.{key} {found}: llama.cpp's {ARCHITECTURE} has {value} there, so such a model is no gguf; "
-                "export it with --to hf"
+                f"{other_format(config)}"
             )
     _vocabulary(tokenizer)
 

@@ -17,6 +17,7 @@ from torch.serialization import get_crc32_options, set_crc32_options
 
 from groundup.errors import UsageError
 from groundup.exchange.agreement import batch, identical, relative
+from groundup.exchange.families import other_format
 from groundup.exchange.place import MARK
 from groundup.model.gpt import GPT
 from groundup.sections import OptimizerConfig
@@ -41,12 +42,13 @@ def refuse(config: ModelConfig) -> None:
     """UsageError naming what nanoGPT's model.py could not compute."""
     for key, value in DEMANDS.items():
         if (found := getattr(config, key)) != value:
-            raise UsageError(f"model.{key} {found}: nanoGPT's model.py has {value} there; export it with --to hf")
+            raise UsageError(f"model.{key} {found}: nanoGPT's model.py has {value} there; {other_format(config)}")
     if config.activation not in GELUS:
-        raise UsageError(f"model.activation {config.activation}: nanoGPT's model.py has gelu; export it with --to hf")
+        raise UsageError(f"model.activation {config.activation}: nanoGPT's model.py has gelu; {other_format(config)}")
     if config.inner != 4 * config.n_embd:
         raise UsageError(
-            f"model.n_inner {config.inner}: nanoGPT's model.py has 4 x n_embd, {4 * config.n_embd}; use --to hf"
+            f"model.n_inner {config.inner}: nanoGPT's model.py has 4 x n_embd, {4 * config.n_embd}; "
+            f"{other_format(config)}"
         )
 
 
