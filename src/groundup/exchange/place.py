@@ -161,7 +161,9 @@ def _runs(pid: int) -> bool:
 
 def _unwritable(out: Path, error: OSError | ValueError) -> UsageError:
     what = error.strerror if isinstance(error, OSError) and error.strerror else error
-    return UsageError(f"{str(out)[:200]!r}: cannot be written ({what}); give another --out, or make room")
+    said = str(out)[:200]
+    said = said if said.isprintable() else repr(said)
+    return UsageError(f"{said}: cannot be written ({what}); give another --out, or make room")
 
 
 def _remove(path: Path) -> None:
