@@ -153,7 +153,7 @@ def test_two_processes_compute_what_one_does(prepared, alone, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [3, 4])  # neither divides the windows of a step
+@pytest.mark.parametrize("size", [3, pytest.param(4, marks=pytest.mark.long)])  # neither divides a step's windows
 def test_more_processes_compute_what_one_does(size, prepared, alone, tmp_path):
     cases = {name: config(name.split()[0], train={"parallel": name.split()[1]}) for name in ("gpt2 ddp", "modern fsdp")}
     jobs.run(size, work.train_all, prepared, tmp_path, cases, place=tmp_path)

@@ -77,6 +77,7 @@ def test_a_killed_worker_costs_no_step(options, prepared, tmp_path):
     assert [r["loss"] for r in ours.values()] == [r["loss"] for r in theirs.values()]
 
 
+@pytest.mark.long  # tests/test_recipes_cluster.py has two nodes as well
 def test_two_launchers_are_two_nodes(options, prepared, tmp_path):
     longer = {"train": {"max_steps": 40, "parallel": "fsdp"}, "checkpoint": {"every_steps": 5}}
     work.train_all(prepared, tmp_path, {"alone": config("modern", **longer)})

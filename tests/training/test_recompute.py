@@ -53,7 +53,7 @@ def test_loss_and_gradients_are_bitwise_the_same(parts, dropout, precision):
         assert not identical(gradients(build(False, 0.0, parts), precision=precision), plain)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=pytest.mark.long), 0.3])
 def test_compiled_too(dropout):
     found = []
     for recompute in (False, True):
