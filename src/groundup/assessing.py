@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from groundup.checkpoint.books import PROGRESS, read_json
-from groundup.checkpoint.run import Log, RunFolder
+from groundup.checkpoint.run import Log, RunFolder, run_of
 from groundup.data.shards import Manifest, Tokens
 from groundup.errors import CheckpointError, DataError, UsageError
 from groundup.evaluation.baselines import Baseline, baselines, split_text
@@ -186,9 +186,10 @@ def note(loaded: Checkpoint, results: dict[str, dict[str, float]], how: dict[str
 
     CheckpointError where the log cannot be written.
     """
-    run = RunFolder(loaded.folder.resolve().parent.parent)
-    if not run.log.is_file():
+    place = run_of(loaded.folder)
+    if place is None:
         return
+    run = RunFolder(place)
     step = read_json(loaded.folder / PROGRESS).get("step", 0)
     try:
         log = Log(run.log)

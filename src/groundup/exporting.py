@@ -19,13 +19,13 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from groundup.checkpoint.books import AVERAGE, PROGRESS, read_json
-from groundup.checkpoint.run import resolve
+from groundup.checkpoint.run import resolve, run_of
 from groundup.decode import nearest
 from groundup.errors import UsageError
 from groundup.exchange.card import Facts, card
 from groundup.exchange.families import family_of
 from groundup.exchange.place import Like, check_output, is_gguf, is_hf, is_nanogpt, new_output
-from groundup.facts import facts, run_of
+from groundup.facts import facts
 
 if TYPE_CHECKING:
     from torch import Tensor

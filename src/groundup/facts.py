@@ -90,12 +90,6 @@ def _tasks(run: Path | None, step: int) -> dict[str, dict[str, float]]:
     return tasks
 
 
-def run_of(checkpoint: Path) -> Path | None:
-    """The run that a checkpoint's folder lies in, if it does."""
-    place = checkpoint.resolve().parent
-    return place.parent if place.name == "checkpoints" and (place.parent / "config.yaml").is_file() else None
-
-
 def _origin(config: Config, progress: dict[str, Any]) -> str:
     """Whose weights these were at first. Folders stay unnamed but for their last part: a card is for the world.
 

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from groundup.checkpoint import state
 from groundup.config import Config
+from groundup.data.hubspec import PREFIX
 from groundup.errors import CheckpointError, GroundupError, UsageError
 from groundup.exchange.foreign import Foreign
 from groundup.exchange.hf import read_folder
 from groundup.exchange.hub import Fetched, fetch
 from groundup.exchange.llmc import MAGIC, read_llmc
 from groundup.exchange.pickles import read_pickle
-from groundup.exchange.request import PREFIX, SOURCES, check, check_place
+from groundup.exchange.request import SOURCES, check, check_place
 from groundup.exchange.vocabulary import find_tokenizer, vocabulary
 from groundup.model.count import parameters
 from groundup.sections import TrainConfig

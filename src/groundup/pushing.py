@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from groundup.data.hubaccess import causes, short
 from groundup.errors import UsageError
 from groundup.exporting import Export, export
 
@@ -152,7 +153,7 @@ def _in_words(repository: str, endpoint: str) -> Iterator[None]:
             warnings.simplefilter("ignore")  # the library's, of how it uses others
             yield
     except Exception as error:  # of the hub, its transports and its checks: unrelated classes
-        for cause in _causes(error):
+        for cause in causes(error):
             response = getattr(cause, "response", None)
             if isinstance(response, httpx2.Response):
                 reason, remedy = ANSWERS.get(response.status_code, ("the hub failed", "try again later"))
@@ -160,29 +161,16 @@ def _in_words(repository: str, endpoint: str) -> Iterator[None]:
                 raise UsageError(f"{repository}: {reason} ({said}); {remedy}") from None
             if isinstance(cause, httpx2.TransportError | ConnectionError | TimeoutError):
                 raise UsageError(
-                    f"{repository}: the connection to {endpoint} failed ({_line(cause)}); check the network and try "
+                    f"{repository}: the connection to {endpoint} failed ({short(cause)}); check the network and try "
                     "again, or send a folder made by `groundup export --to hf` later"
                 ) from None
-        raise UsageError(f"{repository}: cannot be sent ({_line(error)}); try again") from error
+        raise UsageError(f"{repository}: cannot be sent ({short(error)}); try again") from error
     finally:
         if shown:
             enable_progress_bars()
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what led to it, the last first."""
-    following: BaseException | None = error
-    while following is not None:
-        yield following
-        following = following.__cause__ or following.__context__
 
 
 def _said(error: BaseException) -> str:
     """What the hub itself says of a refusal."""
     message = getattr(error, "server_message", None)
     return f": {' '.join(str(message).split())[:200]}" if message else ""
-
-
-def _line(error: BaseException) -> str:
-    line = next(iter(str(error).splitlines()), "")
-    return f"{type(error).__name__}: {line[:200]}" if line else type(error).__name__

@@ -1,5 +1,6 @@
 """Commands as a user types them, in an empty folder, with models of a second."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,13 +36,19 @@ def groundup(capsys, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def run(prepared, tmp_path_factory) -> Path:
-    """A finished run of twelve steps."""
+def trained(prepared, tmp_path_factory) -> Path:
+    """A finished run of twelve steps, which nobody writes into."""
     folder = tmp_path_factory.mktemp("cli") / "run"
     with pytest.raises(SystemExit) as exit_:
         main(["train", "gpt2-nano", "--data", str(prepared), "--out", str(folder), *FAST])
     assert exit_.value.code == 0
     return folder
+
+
+@pytest.fixture
+def run(trained, tmp_path_factory) -> Path:
+    """A test's own copy of it: what is measured of a run is noted in its log."""
+    return shutil.copytree(trained, tmp_path_factory.mktemp("copy") / "run", symlinks=True)
 
 
 @pytest.fixture(scope="session")

@@ -17,29 +17,23 @@ def mine(tmp_path):
     return path
 
 
-@pytest.fixture
-def own(run, tmp_path):
-    """A copy of the run, to write into its log."""
-    return shutil.copytree(run, tmp_path / "own", symlinks=True)
-
-
-def test_loss_and_tasks_in_one_table_and_in_the_log(groundup, own, mine):
-    done = groundup("evaluate", own, "--tasks", "loss,mine.jsonl")
+def test_loss_and_tasks_in_one_table_and_in_the_log(groundup, run, mine):
+    done = groundup("evaluate", run, "--tasks", "loss,mine.jsonl")
     assert done.status == 0, done.err
     for words in ("val loss", "nats a token", "perplexity", "bits/byte", "gzip -9", "bigram", "mine", "acc_norm"):
         assert words in done.out
-    noted = read_log(own / "log.jsonl")[-1]
+    noted = read_log(run / "log.jsonl")[-1]
     assert noted["event"] == "evaluate"
     assert (noted["checkpoint"], noted["step"]) == ("step-00000012", 12)
     assert noted["results"]["mine"]["n"] == 7
     assert noted["results"]["loss"]["loss_stderr"] > 0
     assert noted["how"]["split"] == "val"
     assert noted["how"]["sources"] == {"mine": "mine.jsonl"}
-    for place in (own / "checkpoints" / "step-00000012", own / "latest"):
+    for place in (run / "checkpoints" / "step-00000012", run / "latest"):
         groundup("evaluate", place, "--tasks", "mine.jsonl:2")
-        last = read_log(own / "log.jsonl")[-1]
+        last = read_log(run / "log.jsonl")[-1]
         assert (last["checkpoint"], last["results"]["mine"]["n"]) == ("step-00000012", 2), "it belongs to the run"
-        (own / "log.jsonl").write_text("")
+        (run / "log.jsonl").write_text("")
 
 
 def test_as_json_it_is_one_object(groundup, run, mine, tmp_path):
@@ -136,12 +130,12 @@ def test_during_training_hellaswag_is_asked_in_one_form(groundup, prepared, fast
     assert asked.keys() == {"n", "acc", "acc_norm"}
 
 
-def test_results_are_shown_where_they_cannot_be_noted(groundup, own, mine, monkeypatch):
+def test_results_are_shown_where_they_cannot_be_noted(groundup, run, mine, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("groundup.assessing.Log", refuse)
-    done = groundup("evaluate", own, "--tasks", mine)
+    done = groundup("evaluate", run, "--tasks", mine)
     assert "acc_norm" in done.out
     assert (done.status, "the results are not noted" in done.err) == (2, True)
 

@@ -176,6 +176,12 @@ def resolve(path: Path, which: str = "latest") -> Path:
     return folder
 
 
+def run_of(checkpoint: Path) -> Path | None:
+    """The run that a checkpoint's folder lies in, if it does."""
+    place = checkpoint.resolve().parent
+    return place.parent if place.name == "checkpoints" and (place.parent / "config.yaml").is_file() else None
+
+
 class Log:
     """Appends records to a run's log.jsonl, one JSON object a line, each line whole before the next begins."""
 

@@ -7,6 +7,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from groundup.cli.options import add_checkpoint
 from groundup.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,12 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "bf16", "fp16"), default="fp32", help="arithmetic of products [fp32]"
     )
-    parser.add_argument(
-        "--checkpoint",
-        default="latest",
-        metavar="NAME",
-        help="latest, best (by validation loss), or such as step-00001000 [latest]",
-    )
+    add_checkpoint(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps [auto]")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 

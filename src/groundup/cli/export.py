@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from groundup.exporting import Export
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,10 +48,15 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({**asdict(done), "out": str(done.out)}))
         return 0
     print(f"{done.out}: {done.checkpoint} as {done.to}, {done.bytes:,} bytes")
+    tell(done)
+    return 0
+
+
+def tell(done: Export) -> None:
+    """What was found when it was opened again, and what there is to know."""
     if done.checked_by:
         print(
             f"opened with {done.checked_by}: logits differ by {done.difference:.1e} of the largest, which is rounding"
         )
     for note in done.notes:
         print(f"note: {note}")
-    return 0

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 
+from groundup.cli.options import add_checkpoint
 from groundup.report.panel import visible
 
 
@@ -26,12 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top_k", type=int, metavar="K", help="draw from the K likeliest tokens [all]")
     parser.add_argument("--top_p", type=float, metavar="P", help="draw from the likeliest tokens of mass P [all]")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws [0]")
-    parser.add_argument(
-        "--checkpoint",
-        default="latest",
-        metavar="NAME",
-        help="latest, best (by validation loss), or such as step-00001000 [latest]",
-    )
+    add_checkpoint(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps [auto]")
     parser.add_argument("--json", action="store_true", help="print one JSON object when all is written")
 

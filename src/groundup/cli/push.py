@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from groundup.cli.export import tell
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
@@ -39,10 +41,6 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"url": done.url, "commit": done.commit, "checkpoint": done.export.checkpoint}))
         return 0
-    if done.export.checked_by:
-        difference = f"{done.export.difference:.1e} of the largest, which is rounding"
-        print(f"opened with {done.export.checked_by}: logits differ by {difference}")
-    for note in done.export.notes:
-        print(f"note: {note}")
+    tell(done.export)
     print(f"{done.export.checkpoint} is at {done.url} (commit {done.commit[:12]})")
     return 0

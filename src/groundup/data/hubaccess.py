@@ -91,30 +91,30 @@ def _diagnose(error: BaseException, spec: HubSpec) -> _Failure:
     import httpx2
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    causes = _causes(error)
+    led = causes(error)
     files = spec.elsewhere
-    if any(isinstance(cause, OfflineModeIsEnabled) for cause in causes):
+    if any(isinstance(cause, OfflineModeIsEnabled) for cause in led):
         return _Failure(
             "the hub may not be asked while HF_HUB_OFFLINE is set", f"unset it, or get the data elsewhere and {files}"
         )
-    for cause in causes:
+    for cause in led:
         response = getattr(cause, "response", None)
         if isinstance(response, httpx2.Response):
             return _answer(response, spec)
-    for cause in causes:
+    for cause in led:
         if isinstance(cause, httpx2.TransportError | ConnectionError | TimeoutError):
             return _Failure(
-                f"the connection to {_endpoint()} failed ({_short(cause)})",
+                f"the connection to {_endpoint()} failed ({short(cause)})",
                 f"check the network and try again, or get the data elsewhere and {files}",
                 passing=True,
             )
-    for cause in causes:
+    for cause in led:
         if isinstance(cause, OSError) and cause.errno and cause.filename:
             return _Failure(
                 f"{cause.filename} cannot be used ({cause.strerror})", "set HF_HOME to a folder that can be written"
             )
     return _Failure(
-        f"cannot be read as a data set ({_short(error)})", f"check its page, {_page(spec)}, or download it and {files}"
+        f"cannot be read as a data set ({short(error)})", f"check its page, {_page(spec)}, or download it and {files}"
     )
 
 
@@ -158,7 +158,7 @@ def _asked_wait(headers: Any) -> float:
     return float(after) if after.isdigit() else float(limit.reset_in_seconds) if limit and not limit.remaining else 0.0
 
 
-def _causes(error: BaseException) -> list[BaseException]:
+def causes(error: BaseException) -> list[BaseException]:
     """An error and everything that led to it, the last first."""
     found: list[BaseException] = []
     following: BaseException | None = error
@@ -168,7 +168,8 @@ def _causes(error: BaseException) -> list[BaseException]:
     return found
 
 
-def _short(error: BaseException) -> str:
+def short(error: BaseException) -> str:
+    """Its class, and the first line of what it says."""
     line = next(iter(str(error).splitlines()), "")
     return f"{type(error).__name__}: {line[:200]}" if line else type(error).__name__
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from groundup.data.hubspec import PREFIX
 from groundup.errors import CheckpointError, UsageError
 from groundup.exchange.hf import CONFIG, WEIGHTS, parts
-from groundup.exchange.request import PREFIX
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from groundup.checkpoint.atomic import SUMS, checksums
 from groundup.checkpoint.books import read_config
+from groundup.data.hubspec import PREFIX
 from groundup.errors import CheckpointError, NewerFormatError, UsageError
 
-PREFIX = "hf:"  # of a model of the hub
 SOURCES = (
     f"{PREFIX}OWNER/NAME, a folder of transformers (with its config.json), a ckpt.pt of nanoGPT or build-nanogpt, "
     "or a .bin of llm.c"
