@@ -10,7 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "groundup"
 # From the ground up; on a floor marked True, neighbours must not import one another.
 FLOORS: list[tuple[bool, set[str]]] = [
     (True, {"errors", "seeds", "fields", "versions"}),
-    (True, {"shape", "sections"}),
+    (True, {"shape", "sections", "kernels"}),
     (True, {"config"}),
     (True, {"decode"}),
     (True, {"text", "data", "model", "optim", "presets"}),

@@ -35,6 +35,7 @@ from groundup.training.hooks import StoppedAtOnce, StopSignals, every, every_min
 from groundup.training.horizon import Clock, Steps, build_horizon
 from groundup.training.loop import Hook, StepInfo, fit
 from groundup.training.parallel import parallel
+from groundup.training.ramp import build_ramp
 from groundup.training.recompute import recompute_blocks
 from groundup.training.trial import Trial
 from groundup.training.world import Alone, World
@@ -191,6 +192,7 @@ class Training:
                     average=self.moving.average.update,
                     stop=stop,
                     hooks=self._hooks(),
+                    context=build_ramp(config),
                 )
             except GoBack as found:
                 bad: GoBack | None = found

@@ -70,6 +70,17 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _pieces_double(self) -> Config:
+        first, block = self.batches.first_context, self.model.block_size
+        if first and (block % first or (block // first).bit_count() != 1):
+            fits = [block >> n for n in range(block.bit_length()) if block % (1 << n) == 0 and block >> n >= 2]
+            near = min(fits, key=lambda length: abs(length - first))
+            raise ValueError(
+                f"batches.first_context {first} does not become model.block_size {block} by doubling; {near} does"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _whole_windows(self) -> Config:
         tokens, block = self.train.batch_tokens, self.model.block_size
         if tokens % block:

@@ -86,6 +86,18 @@ def _modern_laptop(n_layer: int, n_head: int, n_embd: int, block_size: int, rows
     }
 
 
+FAST_PARTS: dict[str, Any] = {**MODERN_PARTS, "ngram": 4, "ngram_rows": 32_768, "ngram_width": 64}
+
+
+def _fast_laptop(n_layer: int, n_head: int, n_embd: int, block_size: int, rows: int, max_steps: int) -> Row:
+    row = _modern_laptop(n_layer, n_head, n_embd, block_size, rows, max_steps)
+    return row | {
+        "model": row["model"] | FAST_PARTS,
+        "batches": {"first_context": 64, "whole_from": 0.5},
+        "evaluate": {"every_steps": 500},
+    }
+
+
 PRESETS: dict[str, Row] = {
     "gpt1": {
         "model": {"n_layer": 12, "n_head": 12, "n_embd": 768, "block_size": 512, "dropout": 0.1, **GPT1_PARTS},
@@ -117,6 +129,7 @@ PRESETS: dict[str, Row] = {
     "gpt2-mini": _laptop(6, 6, 384, 256, 0.2, 5_000),
     "modern-micro": _modern_laptop(3, 4, 192, 128, 16, 2_000),
     "modern-mini": _modern_laptop(6, 6, 384, 256, 32, 5_000),
+    "fast": _fast_laptop(4, 4, 128, 256, 8, 2_000),
 }
 
 DEFAULT = "gpt2-micro"

@@ -16,6 +16,10 @@ class BatchesConfig(Section):
     """order of the windows, initial weights and dropout all follow from it"""
     micro_batch: Size | None = None
     """windows a forward pass; none means 16,384 tokens, fewer with a large vocabulary; changes rounding only"""
+    first_context: Annotated[int, Field(ge=2)] | None = None
+    """at first cut windows into pieces of this many tokens, which double until windows are whole; none never cuts"""
+    whole_from: Fraction = 0.5
+    """part of the horizon from which windows are whole"""
 
 
 MUON_ONLY = ("matrix_learning_rate", "embedding_learning_rate", "head_learning_rate", "momentum")

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from groundup.kernels import parts as kernels
 from groundup.model.count import flops_per_token, parameters, shapes
 from groundup.model.gpt import GPT, IGNORED, NextTokenLoss
 from groundup.model.positions import RotaryPositions
@@ -55,6 +56,8 @@ MIXTURES: dict[str, dict] = {
     "modern, tied and with biases": {**MODERN_PARTS, "tied": True, "bias": True},
     "gpt2, modern start, tied": {"init": "modern"},
     "modern, layernorm, learned positions": {**MODERN_PARTS, "norm": "layernorm", "positions": "learned"},
+    "modern, n-grams": {**MODERN_PARTS, "ngram": 3, "ngram_rows": 500},
+    "gpt2, n-grams": {"ngram": 4, "ngram_rows": 100, "ngram_width": 5},
     "modern, post-norm": {**MODERN_PARTS, "block": "post_norm"},
 }
 
@@ -178,7 +181,7 @@ def test_rotary_scores_depend_on_the_distance_alone():
     q, k = torch.randn(2, 1, 1, 1, 16, generator=torch.Generator().manual_seed(0)).unbind()
 
     def score(i, j):
-        turned = [rotary.rotation(torch.tensor([place]))(x) for x, place in ((q, i), (k, j))]
+        turned = [kernels.turned(x, *rotary.rotation(torch.tensor([place]))) for x, place in ((q, i), (k, j))]
         return (turned[0] * turned[1]).sum()
 
     torch.testing.assert_close(score(3, 1), score(14, 12))

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from groundup.kernels import parts as kernels
+from groundup.kernels.compiled import library
 from groundup.model import context, memory
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.model.memory import activation_bytes, weight_copy_bytes
@@ -15,6 +17,12 @@ MODERN = {
     "bias": False, "tied": False, "softcap": 15.0,
 }  # fmt: skip
 ROWS = 4
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch):
+    """The formulas are those of torch's own operations; the compiled ones keep less."""
+    monkeypatch.setattr(kernels, "library", lambda: None)
 
 
 def kept_bytes(config: ModelConfig, precision: str, *, recompute: bool = False) -> int:
@@ -43,12 +51,22 @@ def kept_bytes(config: ModelConfig, precision: str, *, recompute: bool = False) 
         {}, {"block": "post_norm"}, {"activation": "relu"}, {"activation": "relu2"}, {"norm": "rmsnorm"},
         {"positions": "rotary"}, {"embedding_norm": True}, {"softcap": 15.0}, {"n_inner": 100}, {"dropout": 0.1},
         {"dropout": 0.1, "block": "post_norm"}, {"qk_norm": True, "norm": "rmsnorm"}, MODERN,
+        {"ngram": 4, "ngram_rows": 1000}, {"ngram": 3, "ngram_rows": 1000, "ngram_dropout": 0.1},
     ],
     ids=lambda parts: "-".join(map(str, parts)) or "gpt2",
 )  # fmt: skip
 def test_it_is_what_autograd_keeps(parts, precision):
     config = ModelConfig(**{"n_layer": 3, "n_head": 2, "n_embd": 128, "block_size": 128, "vocab_size": 256} | parts)
     assert planned_bytes(config, precision) == pytest.approx(kept_bytes(config, precision), rel=0.03)
+
+
+@pytest.mark.skipif(library() is None, reason="nothing was compiled here")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_compiled_parts_keep_less(precision, monkeypatch):
+    config = ModelConfig(n_layer=3, n_head=2, n_embd=128, block_size=128, vocab_size=256, **MODERN)
+    plain = kept_bytes(config, precision)
+    monkeypatch.setattr(kernels, "library", library)
+    assert kept_bytes(config, precision) < plain
 
 
 def planned_bytes(config: ModelConfig, precision: str) -> float:

@@ -10,7 +10,7 @@ from groundup.training.loop import StepInfo
 
 
 def info(step: int, *, finished: bool = False, stopping: bool = False) -> StepInfo:
-    return StepInfo(step, 0, 0, 0.0, 1.0, 1.0, 0.1, 0.1, 1.0, 0.5, True, finished, stopping)
+    return StepInfo(step, 0, 0, 0.0, 1.0, 1.0, 0.1, 0.1, 1.0, 0.5, True, finished, stopping, 64)
 
 
 @pytest.mark.parametrize(("n", "due"), [(2, [2, 4, 5]), (0, [5]), (1, [1, 2, 3, 4, 5]), (9, [5])])

@@ -76,7 +76,7 @@ _OPENAI_DEFAULTS = {
     "resid_pdrop": 0.1,
 }  # fmt: skip
 _OPENAI_PARTS = {
-    "norm": "layernorm", "positions": "learned", "qk_norm": False, "embedding_norm": False, "softcap": None,
+    "norm": "layernorm", "positions": "learned", "qk_norm": False, "embedding_norm": False, "softcap": None, "ngram": 1,
 }  # fmt: skip
 _DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 _SUMMARY = {"initializer_range": 0.02, "summary_type": "cls_index", "summary_use_proj": True}
@@ -118,7 +118,7 @@ FAMILIES: dict[str, Family] = {
         architecture="NanoChatForCausalLM",
         fixed={
             "block": "pre_norm", "norm": "rmsnorm", "positions": "rotary", "qk_norm": True, "embedding_norm": True,
-            "bias": False,
+            "bias": False, "ngram": 1,
         },
         activations={
             "relu2": "relu2", "relu": "relu", "gelu": "gelu", "gelu_python": "gelu",

@@ -1,6 +1,6 @@
 """The seam between a model and the world: where tokens stand, and what they may attend to.
 
-A model asks its context two questions and knows nothing else about training, caching or serving. `Causal` is
+A model asks its context three questions and knows nothing else about training, caching or serving. `Causal` is
 training's answer, `KVCache` generation's, `Branching` that of questions with several endings.
 
 Letters: B batch, H heads, T new tokens, S tokens attended to, D head width.
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+NOTHING = -1  # in place of the ids before a sequence's first
 SPELT_OUT = 512  # tokens; up to here the scores fit a core's cache, and plain products win on CPUs
 
 
@@ -22,6 +23,13 @@ class Context(Protocol):
 
     def positions(self, n: int, device: torch.device) -> Tensor:
         """Where the next `n` tokens stand: (T,) or (B, T). Asked once a forward pass, before any `attend`."""
+        ...
+
+    def earlier(self, ids: Tensor, n: int) -> Tensor:
+        """The ids 1 … n places before each token of `ids`, (B, T) -> (n, B, T), `NOTHING` where none is.
+
+        Asked once a forward pass at most, after `positions`.
+        """
         ...
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
@@ -36,9 +44,19 @@ class Causal:
         """0 … n-1, shape (T,)."""
         return torch.arange(n, device=device)
 
+    def earlier(self, ids: Tensor, n: int) -> Tensor:
+        """Those before it in the sequence."""
+        return _shifted(ids, n, ids.size(1))
+
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
         """Causal attention within the sequence."""
         return causal_attention(q, k, v, dropout)
+
+
+def _shifted(ids: Tensor, n: int, last: int) -> Tensor:
+    """The ids 1 … n places before each of the last `last` of `ids`: (B, S) -> (n, B, last)."""
+    windows = F.pad(ids, (n, 0), value=NOTHING).unfold(1, ids.size(1), 1)  # (B, n + 1, S); row j is n - j places back
+    return windows[:, :n, -last:].flip(1).transpose(0, 1)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
@@ -72,11 +90,20 @@ class Branching:
         self._positions = positions
         mine, theirs = branch[:, :, None], branch[:, None, :]
         seen = ((theirs == 0) | (theirs == mine)).tril()  # (B, T, T)
+        places = torch.arange(1, branch.size(1) + 1, device=branch.device)
+        self._before = (seen.tril(-1) * places).amax(-1)  # (B, T): one past each token's predecessor; 0 is nothing
         self._mask = torch.zeros_like(seen, dtype=torch.float32).masked_fill_(~seen, -torch.inf)[:, None]
 
     def positions(self, n: int, device: torch.device) -> Tensor:
         """As given, (B, T)."""
         return self._positions
+
+    def earlier(self, ids: Tensor, n: int) -> Tensor:
+        """Those before it on the path from the beginning."""
+        found = [ids]
+        for _ in range(n):
+            found.append(F.pad(found[-1], (1, 0), value=NOTHING).gather(1, self._before))
+        return torch.stack(found[1:])
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
         """Attention along each path from the beginning to the end of a continuation."""
@@ -96,6 +123,7 @@ class KVCache:
         self._start = 0  # tokens cached before the forward pass under way
         self._keys: list[Tensor | None] = [None] * n_layer  # each (B, H, block_size, D)
         self._values: list[Tensor | None] = [None] * n_layer
+        self._ids: Tensor | None = None  # (B, length), where the model asks for them
 
     def positions(self, n: int, device: torch.device) -> Tensor:
         """The next n places, shape (T,). ValueError when they do not fit the context."""
@@ -103,6 +131,11 @@ class KVCache:
             raise ValueError(f"{self.length} cached and {n} new tokens exceed the context of {self.block_size}")
         self._start, self.length = self.length, self.length + n
         return torch.arange(self._start, self.length, device=device)
+
+    def earlier(self, ids: Tensor, n: int) -> Tensor:
+        """Those before it, cached or new."""
+        self._ids = ids if self._ids is None else torch.cat([self._ids, ids], dim=1)
+        return _shifted(self._ids, n, ids.size(1))
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
         """Attention of the new tokens to all cached ones and, causally, to each other."""

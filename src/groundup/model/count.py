@@ -19,6 +19,7 @@ def parameters_by_part(config: ModelConfig) -> dict[str, int]:
     return {
         "token embedding": config.vocab * C,
         "positions": config.block_size * C if config.positions == "learned" else 0,
+        "n-grams": sum(config.ngram_tables) * config.ngram_width + _up(config),
         "attention": config.n_layer * (4 * C * C + b * 4 * C),
         "feed-forward": config.n_layer * (2 * C * inner + b * (inner + C)),
         "norms": norms * norm + config.n_layer * head_norm,
@@ -37,6 +38,9 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {"wte.weight": (config.padded_vocab, C)}
     if config.positions == "learned":
         found["wpe.weight"] = (config.block_size, C)
+    if config.ngram > 1:
+        found |= {f"ngrams.tables.{n}.weight": (rows, config.ngram_width) for n, rows in enumerate(config.ngram_tables)}
+        found["ngrams.up.weight"] = (C, (config.ngram - 1) * config.ngram_width)
     if not config.tied:
         found["lm_head.weight"] = (config.padded_vocab, C)
     if config.norm == "layernorm":  # the other kind has no weights
@@ -54,5 +58,10 @@ def flops_per_token(config: ModelConfig) -> int:
     798 million for GPT-2 small at T = 1024.
     """
     C, T = config.n_embd, config.block_size
-    matmul = config.n_layer * (4 * C * C + 2 * C * config.inner) + config.padded_vocab * C
+    matmul = config.n_layer * (4 * C * C + 2 * C * config.inner) + config.padded_vocab * C + _up(config)
     return 6 * matmul + 6 * config.n_layer * C * (T + 1)
+
+
+def _up(config: ModelConfig) -> int:
+    """Weights between the tables of n-grams and the stream."""
+    return (config.ngram - 1) * config.ngram_width * config.n_embd

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from groundup.model.context import Causal, Context
 from groundup.model.inits import INITS
-from groundup.model.parts import BLOCKS, norm
+from groundup.model.ngrams import NGrams, Silent
+from groundup.model.norms import norm
+from groundup.model.parts import BLOCKS
 from groundup.model.positions import POSITIONS
 from groundup.shape import ModelConfig
 
@@ -33,6 +35,7 @@ class GPT(nn.Module):
         block = BLOCKS[config.block]
         self.wte = nn.Embedding(config.padded_vocab, config.n_embd)
         self.wpe = POSITIONS[config.positions](config)
+        self.ngrams = NGrams(config) if config.ngram > 1 else Silent()
         self.ln_e = norm(config, present=config.embedding_norm)
         self.drop = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.h = nn.ModuleList(block(config, layer) for layer in range(config.n_layer))
@@ -64,7 +67,8 @@ class GPT(nn.Module):
         if ids.size(1) > self.config.block_size:
             raise ValueError(f"{ids.size(1)} tokens exceed the context of {self.config.block_size}")
         positions = context.positions(ids.size(1), ids.device)
-        x = self.drop(self.ln_e(self.wpe.add(self.wte(ids), positions)))  # (B, T, C)
+        x = self.ngrams.add(self.wpe.add(self.wte(ids), positions), ids, context)
+        x = self.drop(self.ln_e(x))  # (B, T, C)
         rotate = self.wpe.rotation(positions)
         for block in self.h:
             x = block(x, context, rotate)

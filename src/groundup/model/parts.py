@@ -12,33 +12,18 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from groundup.kernels.parts import relu_squared
 from groundup.model.context import Context
+from groundup.model.norms import norm
 from groundup.model.positions import Rotation
 from groundup.shape import ModelConfig
-
-
-def relu_squared(x: Tensor) -> Tensor:
-    """max(0, x)²."""
-    return F.relu(x).square()
-
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": partial(F.gelu, approximate="tanh"),  # GPT-1's and GPT-2's own form of arXiv:1606.08415
     "gelu": F.gelu,
     "relu": F.relu,
-    "relu2": relu_squared,  # arXiv:2109.08668
+    "relu2": relu_squared,
 }
-
-NORMS: dict[str, Callable[[int, ModelConfig], nn.Module]] = {
-    "layernorm": lambda width, config: nn.LayerNorm(width, eps=config.norm_eps, bias=config.bias),
-    "rmsnorm": lambda width, config: nn.RMSNorm(width, eps=config.norm_eps, elementwise_affine=False),
-}
-"""What brings a vector of the given width to unit scale."""
-
-
-def norm(config: ModelConfig, *, width: int | None = None, present: bool = True) -> nn.Module:
-    """`config.norm` over vectors of `width` (default: the residual stream's), or nothing where it is not present."""
-    return NORMS[config.norm](width or config.n_embd, config) if present else nn.Identity()
 
 
 class Attention(nn.Module):
@@ -55,9 +40,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: Context, rotate: Rotation) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         B, T, C = x.shape
-        q, k, v = (part.view(B, T, self.n_head, -1).transpose(1, 2) for part in self.c_attn(x).split(C, dim=2))
-        # q, k, v are (B, H, T, D) each. Split before the view: the gradients then join without a copy.
-        q, k = self.qk_norm(rotate(q)), self.qk_norm(rotate(k))
+        q, k, v = rotate.heads(self.c_attn(x), self.n_head, self.qk_norm)  # (B, H, T, D) each
         y = context.attend(self.layer, q, k, v, self.dropout if self.training else 0.0)  # (B, H, T, D)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 

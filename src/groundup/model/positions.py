@@ -5,17 +5,49 @@ Letters: B batch, T time, C width (`n_embd`), H heads, D head width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from groundup.kernels.parts import in_heads, turned, turned_heads
+from groundup.model.norms import RMSNorm
 from groundup.shape import ModelConfig
 
-Rotation = Callable[[Tensor], Tensor]
-"""What happens to queries and keys, (B, H, T, D) -> (B, H, T, D), before they meet."""
+Heads = tuple[Tensor, Tensor, Tensor]
+"""Queries, keys and values, (B, H, T, D) each."""
+
+
+class Rotation(Protocol):
+    """What happens to queries and keys before they meet."""
+
+    def heads(self, qkv: Tensor, n_head: int, norm: nn.Module) -> Heads:
+        """(B, T, 3C) in heads, queries and keys turned by their place and then normed."""
+        ...
+
+
+class Unrotated:
+    """Nothing but the norm."""
+
+    def heads(self, qkv: Tensor, n_head: int, norm: nn.Module) -> Heads:
+        """(B, T, 3C) in heads."""
+        q, k, v = in_heads(qkv, n_head)
+        return norm(q), norm(k), v
+
+
+class Rotated(NamedTuple):
+    """Each pair of numbers by the angle of its place."""
+
+    cos: Tensor  # (T, D) or (B, 1, T, D)
+    sin: Tensor  # the same
+
+    def heads(self, qkv: Tensor, n_head: int, norm: nn.Module) -> Heads:
+        """(B, T, 3C) in heads."""
+        if isinstance(norm, RMSNorm):
+            return turned_heads(qkv, self.cos, self.sin, n_head, norm.eps)
+        q, k, v = in_heads(qkv, n_head)
+        return norm(turned(q, self.cos, self.sin)), norm(turned(k, self.cos, self.sin)), v
 
 
 class LearnedPositions(nn.Embedding):
@@ -30,7 +62,7 @@ class LearnedPositions(nn.Embedding):
 
     def rotation(self, positions: Tensor) -> Rotation:
         """None at all."""
-        return _unrotated
+        return Unrotated()
 
 
 class RotaryPositions(nn.Module):
@@ -57,20 +89,11 @@ class RotaryPositions(nn.Module):
 
     def rotation(self, positions: Tensor) -> Rotation:
         """The rotation of tokens that stand at `positions`, (T,) or (B, T)."""
-        cos, sin = (F.embedding(positions, table).unsqueeze(-3) for table in (self.cos, self.sin))  # (…, 1, T, D)
-        return partial(_rotated, cos=cos, sin=sin)
+        cos, sin = (F.embedding(positions, table) for table in (self.cos, self.sin))  # (T, D) or (B, T, D)
+        return Rotated(cos, sin) if cos.dim() == 2 else Rotated(cos.unsqueeze(1), sin.unsqueeze(1))
 
 
 POSITIONS: dict[str, type[LearnedPositions] | type[RotaryPositions]] = {
     "learned": LearnedPositions,
     "rotary": RotaryPositions,
 }
-
-
-def _unrotated(x: Tensor) -> Tensor:
-    return x
-
-
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    cos, sin = cos.type_as(x), sin.type_as(x)
-    return x * cos + x.roll(x.size(-1) // 2, -1) * sin

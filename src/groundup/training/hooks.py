@@ -40,6 +40,7 @@ def log_step(write: Callable[..., None]) -> Hook:
             dt=round(info.dt, 6),
             elapsed=round(info.elapsed, 3),
             cursor=info.cursor,
+            context=info.context,
         )
 
     return hook

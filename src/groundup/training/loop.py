@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -23,6 +23,11 @@ class Progress:
     elapsed: float = 0.0  # seconds of training, interruptions left out
     dt: float = 0.0  # seconds the last step took, hooks left out
     skips: list[tuple[int, int]] = field(default_factory=list)  # windows, from and to, that spoilt the training
+
+    def finish_step(self, tokens: int, rows: int) -> None:
+        """Count a step of so many tokens and windows."""
+        self.step, self.tokens = self.step + 1, self.tokens + tokens
+        self.advance(rows)
 
     def advance(self, rows: int) -> None:
         """Move the cursor over the windows of a step, and over those to be skipped."""
@@ -49,6 +54,7 @@ class StepInfo:
     applied: bool  # False: the guard kept this step from the weights
     finished: bool  # the horizon is reached
     stopping: bool  # someone asked to stop
+    context: int  # tokens of each sequence
 
 
 Hook = Callable[[StepInfo], None]
@@ -152,6 +158,7 @@ def fit(
     average: Callable[[], None],  # after each step that moved the weights
     stop: Callable[[], bool],
     hooks: Iterable[Hook],
+    context: Callable[[float], int | None] = lambda _: None,  # tokens a piece of a window; None: windows stay whole
 ) -> None:
     """Train at least one step, until the horizon is reached or `stop` says so; `progress` changes in place.
 
@@ -167,7 +174,7 @@ def fit(
         reseed(progress.step)
         loss_sum.train()
         total = torch.zeros((), device=parameters[0].device)
-        for ids, targets, last in batches.micro_batches(cursor := progress.cursor):
+        for ids, targets, last in cut(batches.micro_batches(cursor := progress.cursor), context(fraction)):
             with peers.reducing(last):
                 with autocast():
                     loss = loss_sum(ids, targets) / batches.scored
@@ -182,19 +189,23 @@ def fit(
             average()
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
-        progress.step += 1
-        progress.tokens += batches.scored
-        progress.advance(batches.rows)
+        progress.finish_step(batches.scored, batches.rows)
         progress.elapsed, progress.dt = meter.end_step()
         info = StepInfo(
             progress.step, progress.tokens, cursor, progress.elapsed, loss_value, norm_value, lr, progress.dt,
-            batches.scored / progress.dt, fraction, applied, horizon.reached(progress), stop(),
+            batches.scored / progress.dt, fraction, applied, horizon.reached(progress), stop(), ids.size(1),
         )  # fmt: skip
         for hook in hooks:
             hook(info)
         if info.finished or stop() or horizon.reached(progress):  # asked again: an evaluation may have decided it
             return
         progress.elapsed = meter.elapsed  # evaluations count against a budget too
+
+
+def cut(micro_batches: Iterable[MicroBatch], length: int | None) -> Iterator[MicroBatch]:
+    """Windows in pieces of `length` tokens, each a sequence by itself."""
+    for ids, targets, last in micro_batches:
+        yield (ids.reshape(-1, length), targets.reshape(-1, length), last) if length else (ids, targets, last)
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> float:

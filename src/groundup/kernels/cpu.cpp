@@ -1,0 +1,177 @@
+// What torch does in many passes over memory, in one: the elementwise parts of a modern GPT block on a CPU.
+//
+// Plain C++17 and OpenMP, nothing else: compiled at first use (kernels/compiled.py), called through ctypes, and always
+// replaceable by the torch code beside it (kernels/parts.py), which says what each function computes.
+// All sums are over one row and in one order, whatever the number of threads: results are repeatable bit for bit.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+// bfloat16: the upper half of a float, rounded to nearest, ties to even, as torch rounds.
+struct bf16 {
+    uint16_t bits;
+    operator float() const {
+        uint32_t wide = static_cast<uint32_t>(bits) << 16;
+        float value;
+        std::memcpy(&value, &wide, 4);
+        return value;
+    }
+    static bf16 of(float value) {
+        uint32_t wide;
+        std::memcpy(&wide, &value, 4);
+        uint32_t rounded = (wide + 0x7FFF + ((wide >> 16) & 1)) >> 16;
+        return {static_cast<uint16_t>((wide & 0x7FFFFFFF) > 0x7F800000 ? 0x7FC0 : rounded)};  // NaN stays NaN
+    }
+};
+
+inline void put(float* to, float value) { *to = value; }
+inline void put(bf16* to, float value) { *to = bf16::of(value); }
+
+// y = x / sqrt(mean(x²) + eps), row by row: (rows, width), and each row's factor for the backward pass.
+template <typename In, typename Out>
+void rms_norm(const In* x, Out* y, float* scale, int64_t rows, int64_t width, float eps) {
+#pragma omp parallel for
+    for (int64_t r = 0; r < rows; r++) {
+        const In* a = x + r * width;
+        float squares = 0;
+#pragma omp simd reduction(+ : squares)
+        for (int64_t i = 0; i < width; i++) squares += float(a[i]) * float(a[i]);
+        float s = scale[r] = 1 / std::sqrt(squares / width + eps);
+        for (int64_t i = 0; i < width; i++) put(y + r * width + i, s * float(a[i]));
+    }
+}
+
+// dx = s·dy - x·s³·mean(x·dy)
+template <typename In, typename Out>
+void rms_norm_backward(const Out* dy, const In* x, const float* scale, In* dx, int64_t rows, int64_t width) {
+#pragma omp parallel for
+    for (int64_t r = 0; r < rows; r++) {
+        const In* a = x + r * width;
+        const Out* g = dy + r * width;
+        float dot = 0, s = scale[r];
+#pragma omp simd reduction(+ : dot)
+        for (int64_t i = 0; i < width; i++) dot += float(a[i]) * float(g[i]);
+        float along = s * s * s * dot / width;
+        for (int64_t i = 0; i < width; i++) put(dx + r * width + i, s * float(g[i]) - along * float(a[i]));
+    }
+}
+
+// y = max(x, 0)²
+template <typename T>
+void relu_squared(const T* x, T* y, int64_t n) {
+#pragma omp parallel for simd
+    for (int64_t i = 0; i < n; i++) {
+        float a = float(x[i]) > 0 ? float(x[i]) : 0;
+        put(y + i, a * a);
+    }
+}
+
+template <typename T>
+void relu_squared_backward(const T* dy, const T* x, T* dx, int64_t n) {
+#pragma omp parallel for simd
+    for (int64_t i = 0; i < n; i++) put(dx + i, 2 * float(dy[i]) * (float(x[i]) > 0 ? float(x[i]) : 0));
+}
+
+constexpr int64_t WIDEST = 256;  // numbers a head
+
+// One head's query or key: turned by its place, then brought to unit mean square. (D,) -> (D,)
+// With cos and sin as positions.py has them: the second half of sin is negated.
+template <typename T>
+inline float turned(const T* x, const float* cos, const float* sin, float* out, int64_t D, float eps) {
+    int64_t half = D / 2;
+    float squares = 0;
+    for (int64_t i = 0; i < half; i++) {
+        float a = x[i], b = x[i + half];
+        out[i] = a * cos[i] + b * sin[i];
+        out[i + half] = b * cos[i + half] + a * sin[i + half];
+    }
+#pragma omp simd reduction(+ : squares)
+    for (int64_t i = 0; i < D; i++) squares += out[i] * out[i];
+    return 1 / std::sqrt(squares / D + eps);
+}
+
+// q and k out of qkv, turned and normed: (rows, T, 3, H, D) -> twice (rows, T, H, D). cos, sin: (T, D).
+template <typename T>
+void rotate_norm(const T* qkv, const float* cos, const float* sin, T* q, T* k, int64_t rows, int64_t time,
+                 int64_t heads, int64_t D, float eps) {
+#pragma omp parallel for
+    for (int64_t r = 0; r < rows * time; r++) {
+        float row[WIDEST];
+        const float *c = cos + r % time * D, *s = sin + r % time * D;
+        for (int64_t part = 0; part < 2; part++)
+            for (int64_t h = 0; h < heads; h++) {
+                T* to = (part ? k : q) + (r * heads + h) * D;
+                float scale = turned(qkv + ((r * 3 + part) * heads + h) * D, c, s, row, D, eps);
+                for (int64_t i = 0; i < D; i++) put(to + i, scale * row[i]);
+            }
+    }
+}
+
+// Strides of a gradient (rows, T, H, D), whose last dimension is dense: in numbers, not bytes.
+struct Strides {
+    int64_t row, time, head;
+};
+
+// What rotate_norm's qkv receives: gradients of q, k and v together. The turned rows are computed anew.
+template <typename T>
+void rotate_norm_backward(const T* qkv, const float* cos, const float* sin, const T* dq, const T* dk, const T* dv,
+                          Strides sq, Strides sk, Strides sv, T* dqkv, int64_t rows, int64_t time, int64_t heads,
+                          int64_t D, float eps) {
+    int64_t half = D / 2;
+#pragma omp parallel for
+    for (int64_t r = 0; r < rows * time; r++) {
+        float row[WIDEST], g[WIDEST];
+        const float *c = cos + r % time * D, *s = sin + r % time * D;
+        for (int64_t part = 0; part < 3; part++)
+            for (int64_t h = 0; h < heads; h++) {
+                const Strides& st = part == 0 ? sq : part == 1 ? sk : sv;
+                const T* dy = (part == 0 ? dq : part == 1 ? dk : dv) + r / time * st.row + r % time * st.time + h * st.head;
+                T* to = dqkv + ((r * 3 + part) * heads + h) * D;
+                if (part == 2) {
+                    std::memcpy(to, dy, D * sizeof(T));
+                    continue;
+                }
+                float scale = turned(qkv + ((r * 3 + part) * heads + h) * D, c, s, row, D, eps), dot = 0;
+#pragma omp simd reduction(+ : dot)
+                for (int64_t i = 0; i < D; i++) dot += row[i] * float(dy[i]);
+                float along = scale * scale * scale * dot / D;
+                for (int64_t i = 0; i < D; i++) g[i] = scale * float(dy[i]) - along * row[i];
+                for (int64_t i = 0; i < half; i++) {  // turned back
+                    put(to + i, g[i] * c[i] + g[i + half] * s[i + half]);
+                    put(to + i + half, g[i + half] * c[i + half] + g[i] * s[i]);
+                }
+            }
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+#define BOTH(name, T)                                                                                                  \
+    void relu_squared_##name(const T* x, T* y, int64_t n) { relu_squared(x, y, n); }                                   \
+    void relu_squared_backward_##name(const T* dy, const T* x, T* dx, int64_t n) { relu_squared_backward(dy, x, dx, n); } \
+    void rms_norm_##name(const float* x, T* y, float* scale, int64_t rows, int64_t width, float eps) {                 \
+        rms_norm(x, y, scale, rows, width, eps);                                                                       \
+    }                                                                                                                  \
+    void rms_norm_backward_##name(const T* dy, const float* x, const float* scale, float* dx, int64_t rows,            \
+                                  int64_t width) {                                                                     \
+        rms_norm_backward(dy, x, scale, dx, rows, width);                                                              \
+    }                                                                                                                  \
+    void rotate_norm_##name(const T* qkv, const float* cos, const float* sin, T* q, T* k, int64_t rows, int64_t time,  \
+                            int64_t heads, int64_t D, float eps) {                                                     \
+        rotate_norm(qkv, cos, sin, q, k, rows, time, heads, D, eps);                                                   \
+    }                                                                                                                  \
+    void rotate_norm_backward_##name(const T* qkv, const float* cos, const float* sin, const T* dq, const T* dk,       \
+                                     const T* dv, const int64_t* strides, T* dqkv, int64_t rows, int64_t time,         \
+                                     int64_t heads, int64_t D, float eps) {                                            \
+        const Strides* s = reinterpret_cast<const Strides*>(strides);                                                  \
+        rotate_norm_backward(qkv, cos, sin, dq, dk, dv, s[0], s[1], s[2], dqkv, rows, time, heads, D, eps);            \
+    }
+
+BOTH(fp32, float)
+BOTH(bf16, bf16)
+}
