@@ -102,10 +102,16 @@ def seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def gemm_gflops(size: int = 2048, repeats: int = 5) -> float:
-    """GFLOP/s of the fastest of a few large fp32 matrix products: what this machine could do at this moment."""
-    a, b = torch.rand(size, size), torch.rand(size, size)
+def gemm_gflops(size: int = 2048, repeats: int = 5, dtype: torch.dtype = torch.float32) -> float:
+    """GFLOP/s of the fastest of a few large matrix products: what this machine could do at this moment."""
+    a, b = torch.rand(size, size).to(dtype), torch.rand(size, size).to(dtype)
     return 2 * size**3 / min(seconds(lambda: a @ b) for _ in range(repeats)) / 1e9
+
+
+def copy_gbytes(megabytes: int = 256, repeats: int = 5) -> float:
+    """GB/s, read and written, of the fastest of a few copies of what no cache holds."""
+    source, target = torch.ones(megabytes << 18), torch.zeros(megabytes << 18)
+    return 2 * source.nbytes / min(seconds(lambda: target.copy_(source)) for _ in range(repeats)) / 1e9
 
 
 def machine() -> dict[str, str | int]:

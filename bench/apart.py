@@ -1,0 +1,102 @@
+"""Trainings in processes of their own, told over a pipe when to go on: none shares memory or a compiler with another,
+and each tells the most memory that it ever held.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.contenders import Trainee
+from bench.nanogpt import quiet
+
+STATUS = Path("/proc/self/status")
+Make = Callable[[], AbstractContextManager[Trainee]]  # whatever can be pickled
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What some steps were like."""
+
+    seconds: float
+    losses: list[float]
+    peak: int  # bytes, the most that the process ever held
+
+
+class Failed(Exception):  # noqa: N818 - said of a contender, and no error of ours
+    """A contender cannot do it here; the reason in one line."""
+
+
+class Worker:
+    """A process with one training."""
+
+    def __init__(self, make: Make, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork would begin with our memory
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs, make, threads), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def train(self, steps: int) -> Answer:
+        """Let it train; Failed where it cannot."""
+        return asked(self._pipe, steps)
+
+    def close(self) -> None:
+        """End it."""
+        self._pipe.close()
+        self._process.join()
+
+
+def asked(pipe: Connection[Any, Any], steps: int) -> Answer:
+    """Send a request to `serve`, and wait for what it answers; Failed where it cannot, or is gone."""
+    try:
+        pipe.send(steps)
+        answer = pipe.recv()
+    except (EOFError, OSError) as error:
+        raise Failed("its process ended") from error
+    if isinstance(answer, str):
+        raise Failed(answer)
+    return answer
+
+
+def serve(pipe: Connection[Any, Any], make: Make, threads: int) -> None:
+    """What runs in the process: train as many steps as is asked for, again and again, until the pipe is closed."""
+    torch.set_num_threads(threads)
+    try:
+        with quiet():
+            began = make()
+            trainee = began.__enter__()
+        try:
+            while True:
+                steps, start = pipe.recv(), time.perf_counter()
+                losses = trainee.train(steps) if steps else []
+                pipe.send(Answer(time.perf_counter() - start, losses, peak_bytes()))
+        finally:
+            began.__exit__(None, None, None)
+    except EOFError:
+        pass
+    except Exception as error:  # a peer fails in any way there is, and the others go on
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        pipe.send(f"{type(error).__name__}: {said}"[:200])
+
+
+def peak_bytes() -> int:
+    """The most memory that this process ever held.
+
+    On Linux `VmHWM` and not getrusage's `ru_maxrss`: that one survives exec, so a small child of a large process would
+    tell its parent's.
+    """
+    if STATUS.exists():
+        line = next(line for line in STATUS.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
+        return 1024 * int(line.split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

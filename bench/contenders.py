@@ -1,0 +1,238 @@
+"""What the benchmarks of a training step share: the tasks, our side of them, and the plain loop of the other sides.
+
+Everyone starts from the same weights and sees the same windows in the same order. Ours runs as `groundup train` runs:
+the real loop, batches computed from (seed, cursor), every step written to a log. A peer's model and optimizer run in
+the loop of nanoGPT's train.py, with everything that is not arithmetic left out: it is handed the starts of its windows,
+and it neither logs nor prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from groundup.checkpoint.run import Log
+from groundup.data.batches import Batches
+from groundup.data.shards import Tokens
+from groundup.model.gpt import GPT, NextTokenLoss
+from groundup.optim.rules import build_optimizer
+from groundup.optim.schedule import build_schedule
+from groundup.sections import OptimizerConfig, ScheduleConfig
+from groundup.seeds import mix
+from groundup.shape import ModelConfig
+from groundup.training.compiling import compiled
+from groundup.training.device import Name, autocast, reseed
+from groundup.training.feed import Feed
+from groundup.training.guard import Guard
+from groundup.training.hooks import log_step
+from groundup.training.horizon import Steps
+from groundup.training.loop import Progress, StepInfo, fit
+from groundup.training.parallel import Single
+from groundup.training.trial import Trial
+from groundup.training.world import Alone
+
+SEED = 1337
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A training to be timed; all of it can be sent to another process."""
+
+    name: str
+    config: ModelConfig
+    adamw: OptimizerConfig
+    rows: int  # windows a step
+    compared: int  # first steps, whose losses must agree
+    steps: int  # a round
+    rounds: int
+    micro_rows: int | None = None  # windows a pass, for ours; None means all
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens a step."""
+        return self.rows * self.config.block_size
+
+
+# nanoGPT's documented CPU model; and GPT-2's smallest size as its train.py has it: no biases, 50,304 rows of embedding.
+NANO = Task(
+    "nano",
+    ModelConfig(n_layer=4, n_head=4, n_embd=128, block_size=64, vocab_size=65, bias=False, activation="gelu"),
+    OptimizerConfig(learning_rate=1e-3, weight_decay=0.1, beta1=0.9, beta2=0.99, grad_clip=1.0),
+    rows=12, compared=100, steps=150, rounds=9,
+)  # fmt: skip
+GPT2 = Task(
+    "gpt2",
+    ModelConfig(
+        n_layer=12, n_head=12, n_embd=768, block_size=1024, vocab_size=50_304, bias=False, activation="gelu"
+    ),
+    OptimizerConfig(learning_rate=6e-4, weight_decay=0.1, beta1=0.9, beta2=0.95, grad_clip=1.0),
+    rows=2, compared=5, steps=1, rounds=5,
+)  # fmt: skip
+TASKS = {task.name: task for task in (NANO, GPT2)}
+
+
+class Trainee(Protocol):
+    """A training that can be carried on."""
+
+    def train(self, steps: int) -> list[float]:
+        """The losses of the next `steps` steps, in nats a token."""
+        ...
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another project's model with our weights, and the optimizer that goes with it."""
+
+    model: nn.Module
+    loss: Callable[[nn.Module, Tensor, Tensor], Tensor]  # mean nats a token of (B, T) ids and (B, T) targets
+    optimizer: torch.optim.Optimizer
+
+
+def drawn(config: ModelConfig) -> GPT:
+    """The same weights each time."""
+    return GPT(config).init_weights(torch.Generator().manual_seed(SEED))
+
+
+class Ours:
+    """A run of groundup."""
+
+    def __init__(
+        self, gpt: GPT, task: Task, batches: Batches, log: Log, precision: Name, *, compiling: bool = False
+    ) -> None:
+        """RuntimeError where `compiling` is wanted and fails."""
+        self.loss_sum: nn.Module = NextTokenLoss(gpt)
+        self.optimizer = build_optimizer(gpt.named_parameters(), task.adamw, precision)
+        self.feed = Feed(batches, task.rows, task.micro_rows or task.rows, CPU)
+        self.task, self.log, self.autocast, self.progress = task, log, autocast(precision, CPU), Progress()
+        if compiling:
+            said: list[str] = []
+            trial = Trial(self.feed, self.autocast, Alone())
+            self.loss_sum = compiled(self.loss_sum, "on", said.append, trial)
+            if said:
+                raise RuntimeError(said[0])
+
+    def train(self, steps: int) -> list[float]:
+        """The losses of the next `steps` steps."""
+        losses: list[float] = []
+
+        def note(info: StepInfo) -> None:
+            losses.append(info.loss)
+
+        fit(
+            self.loss_sum,
+            self.optimizer,
+            self.feed,
+            build_schedule(ScheduleConfig(name="constant"), self.task.adamw.learning_rate, None),
+            Steps(self.progress.step + steps),
+            self.progress,
+            clip=self.task.adamw.grad_clip,
+            autocast=self.autocast,
+            scaler=torch.amp.GradScaler("cpu", enabled=False),
+            peers=Single(),
+            reseed=lambda step: reseed(int(mix(SEED, step)[0]), CPU),
+            guard=Guard(),
+            average=lambda: None,
+            stop=lambda: False,
+            hooks=[log_step(self.log.write), note],
+        )
+        return losses
+
+
+class Theirs:
+    """A peer in the loop of nanoGPT's train.py, the windows' starts given."""
+
+    def __init__(
+        self,
+        peer: Peer,
+        task: Task,
+        tokens: NDArray[np.uint16],
+        starts: NDArray[np.int64],  # (steps, rows)
+        precision: Name = "fp32",
+        *,
+        compiling: bool = False,
+    ) -> None:
+        self.peer, self.task, self.tokens, self.starts, self.step = peer, task, tokens, starts, 0
+        self.model = torch.compile(peer.model) if compiling else peer.model
+        self.autocast = autocast(precision, CPU)
+
+    def train(self, steps: int) -> list[float]:
+        """The losses of the next `steps` steps."""
+        losses: list[float] = []
+        self.model.train()
+        for starts in self.starts[self.step : self.step + steps]:
+            with self.autocast():
+                loss = self.peer.loss(self.model, self._read(starts), self._read(starts + 1))
+            torch.autograd.backward(loss)
+            nn.utils.clip_grad_norm_(self.peer.model.parameters(), self.task.adamw.grad_clip)
+            self.peer.optimizer.step()
+            self.peer.optimizer.zero_grad(set_to_none=True)
+            losses.append(loss.item())
+        assert len(losses) == steps, "windows for as many steps"
+        self.step += steps
+        return losses
+
+    def _read(self, starts: NDArray[np.int64]) -> Tensor:
+        size = self.task.config.block_size
+        return torch.stack([torch.from_numpy(self.tokens[i : i + size].astype(np.int64)) for i in starts])
+
+
+@contextmanager
+def stage(task: Task, ids: NDArray[np.int64] | None = None) -> Iterator[Stage]:
+    """What a trainee of this task needs; `ids` are tokens to train on instead of made-up ones."""
+    with TemporaryDirectory(prefix="groundup-bench-") as name:
+        folder = Path(name)
+        tokens = mapped(synthetic(task.config.vocab) if ids is None else ids, folder)
+        with closing(Log(folder / "log.jsonl")) as log:
+            yield Stage(task, tokens, Batches(Tokens([tokens]), task.config.block_size, SEED), log)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A text as tokens, the windows of it, and a log."""
+
+    task: Task
+    tokens: NDArray[np.uint16]
+    batches: Batches
+    log: Log
+
+    def ours(self, precision: Name = "fp32", *, compiling: bool = False) -> Ours:
+        """A run from the weights that all start from."""
+        return Ours(drawn(self.task.config), self.task, self.batches, self.log, precision, compiling=compiling)
+
+    def theirs(
+        self,
+        make: Callable[[GPT, OptimizerConfig], Peer],
+        steps: int,
+        precision: Name = "fp32",
+        *,
+        compiling: bool = False,
+    ) -> Theirs:
+        """A peer that can go on for `steps` steps in all."""
+        starts = self.batches.starts(0, self.task.rows * steps).reshape(-1, self.task.rows)
+        peer = make(drawn(self.task.config), self.task.adamw)
+        return Theirs(peer, self.task, self.tokens, starts, precision, compiling=compiling)
+
+
+def mapped(ids: NDArray[np.int64], folder: Path) -> NDArray[np.uint16]:
+    """Token ids in a file mapped into memory, as prepared data is."""
+    path = folder / "train.bin"
+    ids.astype("<u2").tofile(path)
+    return np.memmap(path, "<u2", mode="r")
+
+
+def synthetic(vocab: int, words: int = 200_000, lexicon: int = 2_000) -> NDArray[np.int64]:
+    """About a million ids below `vocab`: made-up words, their frequencies after Zipf, 0 between them."""
+    rng = np.random.default_rng(SEED)
+    spelled = [np.append(rng.integers(1, vocab, rng.integers(1, 8)), 0) for _ in range(lexicon)]
+    frequency = 1 / np.arange(1, lexicon + 1)
+    return np.concatenate([spelled[i] for i in rng.choice(lexicon, words, p=frequency / frequency.sum())])

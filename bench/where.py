@@ -1,0 +1,191 @@
+"""Where the time of a training step goes on this machine, and the least that its matrix products could take.
+
+    python -m bench.where [nano | gpt2 | LAYERSxWIDTH] [--context N] [--vocab N] [--rows N] [--precision NAME]
+
+torch's profiler watches a few steps of the real loop. What an operation spends itself, without those that it calls,
+counts for one group, by its name and the names of what called it; what no operation spends is Python's. The profiler
+slows short operations down: the step's time without it stands below the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from bench.contenders import CPU, NANO, TASKS, Ours, Task, stage
+from bench.measure import gemm_gflops, machine, seconds
+from groundup.errors import UsageError
+from groundup.model.count import flops_per_token
+from groundup.training.device import DTYPES, Name, choose_precision
+from groundup.training.loop import MicroBatch
+
+CLIP, BATCHES, OTHER, PYTHON = "clipping", "batches", "views, bookkeeping", "Python, between operations"
+ELEMENTWISE = (
+    "layer_norm|rms_norm|LayerNorm|RmsNorm|[gG]elu|[rR]elu|[eE]mbedding|::(add|mul|div|pow|sum|mean|rsqrt|tanh|copy_|cat)|"
+    "::(fill_|zero_|clone|contiguous|masked_fill|where|_to_copy)"
+)
+# In this order: a product that the loss makes counts as a product; one inside attention or the optimizer is theirs.
+CALLERS = (  # group, what an operation or one that called it is named
+    (BATCHES, re.compile(f"^{BATCHES}$")),
+    (CLIP, re.compile(f"^{CLIP}$")),
+    ("optimizer", re.compile(r"^Optimizer\.")),
+    ("attention", re.compile("scaled_dot_product|ScaledDotProduct|flash_attention")),
+)
+PRODUCTS = "matrix products", re.compile(r"^(aten|mkldnn)::_?(mm|bmm|addmm|baddbmm|addmm_activation|\w*linear_\w+)$")
+AFTER = (
+    ("loss", re.compile("[lL]oss|[cC]ross_?[eE]ntropy|[lL]og_?[sS]oftmax|logsumexp")),
+    ("norms, GELU, sums", re.compile(ELEMENTWISE)),
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Milliseconds of a step."""
+
+    groups: dict[str, float]  # all of them together are the step, as profiled
+    step: float  # without the profiler
+    floor: float  # if all its arithmetic ran as fast as a large matrix product
+    gflops: float  # of that product
+
+
+def group_of(names: Sequence[str]) -> str:
+    """The group of an operation: `names` are its own, then those of what called it, innermost first."""
+    rules = [*((group, pattern, names) for group, pattern in CALLERS), (*PRODUCTS, names[:1])]
+    rules += [(group, pattern, names) for group, pattern in AFTER]
+    return next((group for group, pattern, among in rules if any(map(pattern.search, among))), OTHER)
+
+
+def milliseconds(events: Iterable[Any]) -> dict[str, float]:
+    """Milliseconds by group, of the events that torch's profiler saw; the time between them is not there."""
+    spent: dict[str, float] = {}
+    for event in events:
+        names, caller = [], event
+        while caller is not None:
+            names.append(caller.name)
+            caller = caller.cpu_parent
+        group = group_of(names)
+        spent[group] = spent.get(group, 0.0) + event.self_cpu_time_total / 1000  # from microseconds
+    return spent
+
+
+def look(task: Task, precision: Name, steps: int) -> Found:
+    """Profile some steps of the real loop, after as many that are timed and not profiled."""
+    with stage(task) as place:
+        ours = place.ours(precision)
+        ours.train(2)  # makes the moments
+        step = seconds(lambda: ours.train(steps)) / steps * 1e3
+        with _watched(ours), profile(activities=[ProfilerActivity.CPU]) as profiler:
+            profiled = seconds(lambda: ours.train(steps)) / steps * 1e3
+        groups = {name: ms / steps for name, ms in milliseconds(profiler.events()).items()}
+    groups[PYTHON] = max(0.0, profiled - sum(groups.values()))
+    gflops = gemm_gflops(dtype=DTYPES[precision])
+    return Found(groups, step, task.step_tokens * flops_per_token(task.config) / gflops / 1e6, gflops)
+
+
+@contextmanager
+def _watched(ours: Ours) -> Iterator[None]:
+    """Names for what the loop does in Python: reading batches, and clipping."""
+
+    def clipped(*args: Any, **options: Any) -> torch.Tensor:
+        with record_function(CLIP):
+            return clip(*args, **options)
+
+    clip, feed = nn.utils.clip_grad_norm_, ours.feed
+    with (
+        patch.object(nn.utils, "clip_grad_norm_", clipped),
+        patch.object(feed, "micro_batches", _named(feed.micro_batches)),
+    ):
+        yield
+
+
+def _named(read: Callable[[int], Iterator[MicroBatch]]) -> Callable[[int], Iterator[MicroBatch]]:
+    def micro_batches(cursor: int) -> Iterator[MicroBatch]:
+        pieces = read(cursor)
+        while True:
+            with record_function(BATCHES):
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
+
+    return micro_batches
+
+
+def task_of(shape: str, context: int | None, vocab: int | None, rows: int | None) -> Task:
+    """A named task, or one of so many layers and such a width; UsageError where it is neither."""
+    task, parts = TASKS.get(shape), re.fullmatch(r"(\d+)x(\d+)", shape)
+    if not task and not parts:
+        raise UsageError(f"{shape}: no such shape; give {', '.join(TASKS)} or LAYERSxWIDTH, such as 6x256")
+    config = (task or NANO).config
+    if parts:
+        layers, width = map(int, parts.groups())
+        heads = next(h for h in range(max(1, width // 64), 0, -1) if width % h == 0)
+        config = config.model_copy(update={"n_layer": layers, "n_embd": width, "n_head": heads})
+    sizes = {"block_size": context, "vocab_size": vocab}
+    for name, value in {**sizes, "rows": rows}.items():
+        if value is not None and value < 1:
+            raise UsageError(f"{name} {value}: must be 1 or more")
+    config = config.model_copy(update={name: value for name, value in sizes.items() if value})
+    return replace(task or NANO, name=shape, config=config, rows=rows or (task or NANO).rows)
+
+
+def show(task: Task, found: Found, precision: str, console: Console) -> None:
+    """The table, and what stands beside it."""
+    config, whole = task.config, sum(found.groups.values())
+    title = f"{config.n_layer} layers, {config.n_embd} wide, {task.rows} x {config.block_size} tokens, {precision}"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for heading in ("", "ms a step", "share"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, spent in sorted(found.groups.items(), key=lambda item: -item[1]):
+        table.add_row(name, f"{spent:.2f}", f"{spent / whole:.1%}")
+    table.add_row("all, as profiled", f"{whole:.2f}", "", style="bold")
+    console.print(table)
+    console.print(f"without the profiler: {found.step:.2f} ms a step")
+    console.print(
+        f"the floor: {found.floor:.2f} ms, if all arithmetic ran as a large {precision} matrix product does here "
+        f"({found.gflops:.0f} GFLOP/s); the step is {found.step / found.floor:.1f} times that"
+    )
+
+
+def main() -> int:
+    """Print one table."""
+    parser = argparse.ArgumentParser(prog="python -m bench.where", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("shape", nargs="?", default="nano", help=f"{', '.join(TASKS)} or LAYERSxWIDTH; default nano")
+    parser.add_argument("--context", type=int, metavar="N")
+    parser.add_argument("--vocab", type=int, metavar="N")
+    parser.add_argument("--rows", type=int, metavar="N", help="windows a step")
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
+    parser.add_argument("--steps", type=int, default=5, metavar="N", help="steps watched (default 5)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch (default 2)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine and results there")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    try:
+        task = task_of(asked.shape, asked.context, asked.vocab, asked.rows)
+    except UsageError as error:
+        parser.error(str(error))
+    precision = choose_precision(asked.precision, CPU).name
+    found = look(task, precision, asked.steps)
+    show(task, found, precision, Console(width=110))
+    if asked.json:
+        told = {"machine": machine(), "shape": task.config.model_dump(), "rows": task.rows, "precision": precision}
+        asked.json.write_text(json.dumps(told | vars(found), indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
