@@ -8,6 +8,7 @@ and it neither logs nor prints.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from groundup.checkpoint.run import Log
 from groundup.data.batches import Batches
 from groundup.data.shards import Tokens
+from groundup.errors import UsageError
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.optim.rules import build_optimizer
 from groundup.optim.schedule import build_schedule
@@ -79,6 +81,16 @@ GPT2 = Task(
     rows=2, compared=5, steps=1, rounds=5,
 )  # fmt: skip
 TASKS = {task.name: task for task in (NANO, GPT2)}
+
+
+def sizes_of(shape: str) -> dict[str, int]:
+    """LAYERSxWIDTH as a model's sizes, heads about 64 wide; UsageError where it is not that."""
+    parts = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,4})", shape)
+    if not parts:
+        raise UsageError(f"{shape}: no such shape; give LAYERSxWIDTH, such as 6x256")
+    layers, width = map(int, parts.groups())
+    heads = next(h for h in range(max(1, width // 64), 0, -1) if width % h == 0)
+    return {"n_layer": layers, "n_embd": width, "n_head": heads}
 
 
 class Trainee(Protocol):

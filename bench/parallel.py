@@ -36,20 +36,22 @@ def run(options: Options) -> list[Result]:
     """Tokens a second, memory a process, and the seconds that a start and a lost process cost."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        _prepare(place)
+        prepare(place)
         bandwidth = _bandwidth(place)
         speeds = [_speed(place, shape, options.rounds_or(ROUNDS), bandwidth) for shape in SHAPES]
         return [*speeds, _memory(place), _seconds(place, options.rounds_or(ROUNDS))]
 
 
-def _prepare(place: Path) -> None:
+def prepare(place: Path) -> None:
+    """A text of 500 words, by bytes, in the folder `data` of this place."""
     words = [f"word{n}" for n in range(500)]
     (place / "text.txt").write_text(" ".join(random.Random(0).choices(words, k=200_000)), encoding="utf-8")
     command = [sys.executable, "-m", "groundup", "prepare", "text.txt", "--out", "data", "--tokenizer", "byte"]
     subprocess.run(command, cwd=place, check=True, capture_output=True)
 
 
-def _command(processes: int, *options: object) -> list[str]:
+def command(processes: int, *options: object) -> list[str]:
+    """`groundup train` over `data` with these options; of several processes, by torchrun."""
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", processes, "--max-restarts", 1, "-m"]
     start = launcher if processes > 1 else ["groundup"]
     words = [*start, *(["groundup"] if processes > 1 else []), "train", *COMMON, "--data", "data", *options]
@@ -63,8 +65,8 @@ def _speed(place: Path, shape: str, rounds: int, bandwidth: float) -> Result:
         for name, (processes, kind) in CONTENDERS.items():
             out = f"{shape}-{processes}-{kind}-{turn}".replace(" ", "")
             more = (*options, "--train.max_steps", steps, "--train.parallel", kind, "--out", out)
-            subprocess.run(_command(processes, *more), cwd=place, check=True, capture_output=True)
-            rows[name].values.append(_tokens_per_s(place / out, steps))
+            subprocess.run(command(processes, *more), cwd=place, check=True, capture_output=True)
+            rows[name].values.append(tokens_per_s(place / out, steps))
         rows[PREDICTED].values.append(_predicted(place, shape, turn, bandwidth))
     title = f"parallel: {shape}, 4,096 tokens a step"
     result = Result(title, "tokens/s", list(rows.values()), baseline=next(iter(rows)))
@@ -81,7 +83,8 @@ def _speed(place: Path, shape: str, rounds: int, bandwidth: float) -> Result:
     return result
 
 
-def _tokens_per_s(run_: Path, steps: int) -> float:
+def tokens_per_s(run_: Path, steps: int) -> float:
+    """The median over a run's steps, the first left out."""
     records = [r for r in _log(run_) if r["event"] == "step"][min(WARM, steps // 2) :]
     return statistics.median(float(str(r["tokens_per_s"])) for r in records)
 
@@ -91,10 +94,10 @@ def _predicted(place: Path, shape: str, turn: int, bandwidth: float) -> float:
     options, steps = SHAPES[shape]
     outs = [f"{shape}-apart-{turn}-{n}".replace(" ", "") for n in range(2)]
     more = (*options, "--train.max_steps", steps, "--train.threads", 1, "--out")
-    apart = [subprocess.Popen(_command(1, *more, out), cwd=place, stdout=subprocess.DEVNULL) for out in outs]
+    apart = [subprocess.Popen(command(1, *more, out), cwd=place, stdout=subprocess.DEVNULL) for out in outs]
     if any(process.wait() for process in apart):
         raise SystemExit("a run failed")
-    one = statistics.mean(_tokens_per_s(place / out, steps) for out in outs)
+    one = statistics.mean(tokens_per_s(place / out, steps) for out in outs)
     weights = place / outs[0] / f"checkpoints/step-{steps:08d}/model.safetensors"
     return predicted_speed(one, 4096, weights.stat().st_size, 2, bandwidth)
 
@@ -128,10 +131,10 @@ def _memory(place: Path) -> Result:
     rows = []
     for kind in ("ddp", "fsdp"):
         config = (*SHAPES["12 x 384"][0], "--train.max_steps", 2, "--train.parallel", kind, "--out", f"memory-{kind}")
-        command = _command(2, *config)
-        command[command.index("groundup")] = "bench.parallel"  # ourselves, as a worker
+        words = command(2, *config)
+        words[words.index("groundup")] = "bench.parallel"  # ourselves, as a worker
         environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-        done = subprocess.run(command, cwd=place, check=True, capture_output=True, text=True, env=environ)
+        done = subprocess.run(words, cwd=place, check=True, capture_output=True, text=True, env=environ)
         told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
         rows.append(Row(f"{kind}, parameters and moments", [t["state"] / 1e6 for t in told]))
         rows.append(Row(f"{kind}, resident", [t["resident"] / 1e6 for t in told]))
@@ -149,7 +152,7 @@ def _seconds(place: Path, rounds: int) -> Result:
         run_, began = place / f"seconds-{turn}", time.monotonic()
         shape = (*SHAPES["4 x 128"][0], "--train.max_steps", 10_000, "--out", run_.name, "--checkpoint.every_steps", 1)
         with subprocess.Popen(
-            _command(2, *shape), cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command(2, *shape), cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as job:
             start.values.append(_until(run_, 1) - began)
             _until(run_, 5)

@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from bench.contenders import CPU, NANO, TASKS, Ours, Task, stage
+from bench.contenders import CPU, NANO, TASKS, Ours, Task, sizes_of, stage
 from bench.measure import gemm_gflops, machine, seconds
 from groundup.errors import UsageError
 from groundup.model.count import flops_per_token
@@ -126,21 +126,15 @@ def _named(read: Callable[[int], Iterator[MicroBatch]]) -> Callable[[int], Itera
 
 
 def task_of(shape: str, context: int | None, vocab: int | None, rows: int | None) -> Task:
-    """A named task, or one of so many layers and such a width; UsageError where it is neither."""
-    task, parts = TASKS.get(shape), re.fullmatch(r"(\d+)x(\d+)", shape)
-    if not task and not parts:
-        raise UsageError(f"{shape}: no such shape; give {', '.join(TASKS)} or LAYERSxWIDTH, such as 6x256")
-    config = (task or NANO).config
-    if parts:
-        layers, width = map(int, parts.groups())
-        heads = next(h for h in range(max(1, width // 64), 0, -1) if width % h == 0)
-        config = config.model_copy(update={"n_layer": layers, "n_embd": width, "n_head": heads})
-    sizes = {"block_size": context, "vocab_size": vocab}
+    """A named task, or nanoGPT's at so many layers and such a width; UsageError where it is neither."""
+    task = TASKS.get(shape, NANO)
+    sizes = {name: value for name, value in (("block_size", context), ("vocab_size", vocab)) if value is not None}
     for name, value in {**sizes, "rows": rows}.items():
-        if value is not None and value < 1:
-            raise UsageError(f"{name} {value}: must be 1 or more")
-    config = config.model_copy(update={name: value for name, value in sizes.items() if value})
-    return replace(task or NANO, name=shape, config=config, rows=rows or (task or NANO).rows)
+        if value is not None and not 2 - (name == "rows") <= value <= 65_536:  # ids are stored in two bytes
+            raise UsageError(f"{name} {value}: must be {2 - (name == 'rows')} to 65,536")
+    if shape not in TASKS:
+        sizes |= sizes_of(shape)
+    return replace(task, name=shape, config=task.config.model_copy(update=sizes), rows=rows or task.rows)
 
 
 def show(task: Task, found: Found, precision: str, console: Console) -> None:

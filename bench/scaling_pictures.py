@@ -1,0 +1,101 @@
+"""What `bench.scaling` measured, as three pictures: matplotlib, without a display and without anyone's settings."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from groundup.report.panel import human_count
+from groundup.report.picture import COLOURS, DPI
+
+WIDTH, HEIGHT = 6.4, 4.2  # inches
+BAR = 0.8  # of the room of a shape, for its bars
+
+
+def draw(report: dict[str, Any], folder: Path, kind: str) -> list[Path]:
+    """Write `scaling-size`, `scaling-processes` and `scaling-memory` into the folder; `kind` is png or svg."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawings = {"size": size, "processes": processes, "memory": memory}
+    written = []
+    for name, drawing in drawings.items():
+        path = folder / f"scaling-{name}.{kind}"
+        path.write_bytes(_picture(report, drawing, kind))
+        written.append(path)
+    return written
+
+
+def _picture(report: dict[str, Any], drawing: Callable[[Any, dict[str, Any]], None], kind: str) -> bytes:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        matplotlib.rcdefaults()
+        matplotlib.rcParams["svg.hashsalt"] = "groundup"  # the same numbers give the same file
+        figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
+        axes = figure.add_subplot()
+        drawing(axes, report)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="0.9", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.legend(frameon=False, fontsize=8.5)
+        file = BytesIO()
+        figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    return file.getvalue()
+
+
+def size(axes: Any, report: dict[str, Any]) -> None:
+    """Microseconds a token over operations a token, both in powers of ten; and the floor."""
+    rows, ceiling = report["sizes"], max(report["gemm_gflops"])
+    flops = [row["flops_per_token"] for row in rows]
+    for i, way in enumerate(report["ways"][:2]):
+        microseconds = [[1e6 / value for value in row["tokens_per_s"][way["name"]]] for row in rows]
+        middle = [median(values) for values in microseconds]
+        spread = [[m - min(v) for m, v in zip(middle, microseconds, strict=True)],
+                  [max(v) - m for m, v in zip(middle, microseconds, strict=True)]]  # fmt: skip
+        look = {"color": COLOURS[i], "marker": "o", "markersize": 4, "linewidth": 1.6, "capsize": 3}
+        axes.errorbar(flops, middle, spread, label=way["name"], **look)
+        if i == 0:
+            for x, y, row in zip(flops, middle, rows, strict=True):
+                axes.annotate(row["shape"], (x, y), (0, 9), textcoords="offset points", ha="right", fontsize=8)
+    ends = [min(flops) / 1.5, max(flops) * 1.5]
+    floor = f"floor: a matrix product, {ceiling:,.0f} GFLOP/s"
+    axes.plot(ends, [x / ceiling / 1e3 for x in ends], color="0.35", linestyle="--", linewidth=1.2, label=floor)
+    axes.set(xscale="log", yscale="log", xlabel="operations to train on a token (FLOP)", ylabel="µs a token")
+    axes.set_title("What a token costs, by size (layers x width, fp32)", loc="left", fontsize=10, fontweight="bold")
+    axes.xaxis.set_major_formatter(lambda x, _: human_count(x))
+    axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+
+
+def processes(axes: Any, report: dict[str, Any]) -> None:
+    """Speeds of the other divisions of the machine over that of one process with all threads."""
+    rows, ways = report["sizes"], report["ways"]
+    whole = ways[0]["name"]
+    for i, way in enumerate(ways):
+        ratios = [
+            median(a / b for a, b in zip(row["tokens_per_s"][way["name"]], row["tokens_per_s"][whole], strict=True))
+            for row in rows
+        ]
+        wide = BAR / len(ways)
+        places = [j + (i - (len(ways) - 1) / 2) * wide for j in range(len(rows))]
+        bars = axes.bar(places, ratios, wide * 0.92, color=COLOURS[i], label=way["name"])
+        axes.bar_label(bars, fmt="%.2f", fontsize=7.5, padding=1)
+    axes.set_xticks(range(len(rows)), [row["shape"] for row in rows])
+    axes.set(xlabel="layers x width", ylabel=f"speed, as a multiple of {whole}")
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.25)
+    axes.set_title("Processes and threads, DDP, fp32", loc="left", fontsize=10, fontweight="bold")
+
+
+def memory(axes: Any, report: dict[str, Any]) -> None:
+    """Peak memory over the windows of a pass, with what no micro-batch can save as a line."""
+    held = report["memory"]
+    least = held["bare_process_bytes"] + held["state_bytes"]
+    axes.plot(held["micro_batches"], [b / 1e6 for b in held["peak_bytes"]], color=COLOURS[0], marker="o", label="peak")
+    axes.axhline(least / 1e6, color="0.35", linestyle="--", linewidth=1.2,
+                 label="a bare process, weights, gradients, moments")  # fmt: skip
+    axes.set(xlabel=f"micro-batch (windows of {report['context']} tokens)", ylabel="MB", xlim=(0, None), ylim=(0, None))
+    axes.set_title(f"Peak memory of {held['shape']}, fp32", loc="left", fontsize=10, fontweight="bold")
