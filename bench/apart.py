@@ -9,7 +9,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from bench.contenders import Trainee
-from bench.nanogpt import quiet
 
 STATUS = Path("/proc/self/status")
 Make = Callable[[], AbstractContextManager[Trainee]]  # whatever can be pickled
@@ -59,8 +58,9 @@ class Worker:
 
 def asked(pipe: Connection[Any, Any], steps: int) -> Answer:
     """Send a request to `serve`, and wait for what it answers; Failed where it cannot, or is gone."""
-    try:
+    with suppress(OSError):  # it may have failed before it was asked, and its last words wait
         pipe.send(steps)
+    try:
         answer = pipe.recv()
     except (EOFError, OSError) as error:
         raise Failed("its process ended") from error
@@ -72,22 +72,18 @@ def asked(pipe: Connection[Any, Any], steps: int) -> Answer:
 def serve(pipe: Connection[Any, Any], make: Make, threads: int) -> None:
     """What runs in the process: train as many steps as is asked for, again and again, until the pipe is closed."""
     torch.set_num_threads(threads)
-    try:
-        with quiet():
-            began = make()
-            trainee = began.__enter__()
+    with pipe:
         try:
-            while True:
-                steps, start = pipe.recv(), time.perf_counter()
-                losses = trainee.train(steps) if steps else []
-                pipe.send(Answer(time.perf_counter() - start, losses, peak_bytes()))
-        finally:
-            began.__exit__(None, None, None)
-    except EOFError:
-        pass
-    except Exception as error:  # a peer fails in any way there is, and the others go on
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        pipe.send(f"{type(error).__name__}: {said}"[:200])
+            with make() as trainee:
+                while True:
+                    steps, start = pipe.recv(), time.perf_counter()
+                    losses = trainee.train(steps) if steps else []
+                    pipe.send(Answer(time.perf_counter() - start, losses, peak_bytes()))
+        except EOFError:
+            pass
+        except Exception as error:  # a peer fails in any way there is, and the others go on
+            said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+            pipe.send(f"{type(error).__name__}: {said}"[:200])
 
 
 def peak_bytes() -> int:

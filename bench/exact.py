@@ -116,7 +116,10 @@ def _ceilings(found: Found, precisions: Sequence[str]) -> None:
 
 
 def _speed(found: Found, name: str, training: Training) -> float:
-    answer = training.train(found.task.steps)
+    try:
+        answer = training.train(found.task.steps)
+    except Failed as failed:
+        raise SystemExit(f"{name}: {failed}; leave it out with --only") from failed
     found.peaks[name] = answer.peak
     return found.task.steps * found.task.step_tokens / answer.seconds
 

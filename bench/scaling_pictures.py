@@ -50,6 +50,8 @@ def _picture(report: dict[str, Any], drawing: Callable[[Any, dict[str, Any]], No
 
 def size(axes: Any, report: dict[str, Any]) -> None:
     """Microseconds a token over operations a token, both in powers of ten; and the floor."""
+    from matplotlib.ticker import LogLocator
+
     rows, ceiling = report["sizes"], max(report["gemm_gflops"])
     flops = [row["flops_per_token"] for row in rows]
     for i, way in enumerate(report["ways"][:2]):
@@ -59,16 +61,21 @@ def size(axes: Any, report: dict[str, Any]) -> None:
                   [max(v) - m for m, v in zip(middle, microseconds, strict=True)]]  # fmt: skip
         look = {"color": COLOURS[i], "marker": "o", "markersize": 4, "linewidth": 1.6, "capsize": 3}
         axes.errorbar(flops, middle, spread, label=way["name"], **look)
-        if i == 0:
-            for x, y, row in zip(flops, middle, rows, strict=True):
-                axes.annotate(row["shape"], (x, y), (0, 9), textcoords="offset points", ha="right", fontsize=8)
     ends = [min(flops) / 1.5, max(flops) * 1.5]
     floor = f"floor: a matrix product, {ceiling:,.0f} GFLOP/s"
     axes.plot(ends, [x / ceiling / 1e3 for x in ends], color="0.35", linestyle="--", linewidth=1.2, label=floor)
-    axes.set(xscale="log", yscale="log", xlabel="operations to train on a token (FLOP)", ylabel="µs a token")
-    axes.set_title("What a token costs, by size (layers x width, fp32)", loc="left", fontsize=10, fontweight="bold")
-    axes.xaxis.set_major_formatter(lambda x, _: human_count(x))
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="layers x width, and operations to train on a token (FLOP)",
+        ylabel="µs a token",
+    )
+    axes.set_title("What a token costs, by size of the model, fp32", loc="left", fontsize=10, fontweight="bold")
+    axes.set_xticks(flops, [f"{row['shape']}\n{human_count(row['flops_per_token'])}" for row in rows])
+    axes.set_xticks([], minor=True)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+    axes.set_yticks([], minor=True)
 
 
 def processes(axes: Any, report: dict[str, Any]) -> None:
@@ -98,4 +105,5 @@ def memory(axes: Any, report: dict[str, Any]) -> None:
     axes.axhline(least / 1e6, color="0.35", linestyle="--", linewidth=1.2,
                  label="a bare process, weights, gradients, moments")  # fmt: skip
     axes.set(xlabel=f"micro-batch (windows of {report['context']} tokens)", ylabel="MB", xlim=(0, None), ylim=(0, None))
+    axes.set_xticks(held["micro_batches"])
     axes.set_title(f"Peak memory of {held['shape']}, fp32", loc="left", fontsize=10, fontweight="bold")

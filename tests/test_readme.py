@@ -21,7 +21,7 @@ EXECUTED = ("README.md", "docs/data.md", "docs/training.md", "docs/cluster.md", 
 QUOTED = (*EXECUTED, "docs/exchange.md", "docs/serving.md")
 WRITTEN = ("README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/data.md", "docs/training.md",
     "docs/cluster.md", "docs/evaluation.md", "docs/exchange.md", "docs/serving.md", "docs/tracking.md", "docs/prove.md",
-    "bench/README.md",
+    "docs/performance.md", "bench/README.md",
 )  # fmt: skip
 
 # What a command of groundup may stand behind.

@@ -1,0 +1,290 @@
+"""The benchmarks of a training step: that they compare like with like, at toy size and not in earnest."""
+
+import math
+import sys
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are run from a checkout, and no part of the package
+
+from bench import exact, scaling, where
+from bench.apart import Answer, Failed, asked, peak_bytes, serve
+from bench.contenders import NANO, drawn, stage
+from bench.exact import Contender, contenders, measure
+from bench.exact_table import BASE, report, table
+from bench.peers import Places, classes, fill, transformers
+
+from groundup.errors import UsageError
+
+SMALL = NANO.config.model_copy(update={"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 8})
+TINY = replace(NANO, name="tiny", config=SMALL, rows=3, compared=2, steps=2, rounds=2)
+FP32 = Contender("groundup", "fp32")
+
+
+@pytest.fixture
+def one_core(monkeypatch):
+    """What is measured of the machine takes no time, and its threads stay as they are."""
+    monkeypatch.setattr(exact, "gemm_gflops", lambda dtype: 100.0)
+    monkeypatch.setattr(exact, "copy_gbytes", lambda: 10.0)
+    for module in (exact, scaling, where):
+        monkeypatch.setattr(module.torch, "set_num_threads", lambda n: None)
+
+
+class InThisProcess:
+    """Stands in for a process of its own: the same protocol over a pipe, and a thread."""
+
+    def __init__(self, make):
+        self.pipe, theirs = Pipe()
+        self.thread = threading.Thread(target=serve, args=(theirs, make, torch.get_num_threads()))
+        self.thread.start()
+
+    def train(self, steps):
+        return asked(self.pipe, steps)
+
+    def close(self):
+        self.pipe.close()
+        self.thread.join(60)
+        assert not self.thread.is_alive(), "it ends when nobody asks any more"
+
+
+def test_who_takes_part_depends_on_the_machine_and_on_what_is_installed():
+    everyone = [each.name for each in contenders("bf16", ["nanoGPT", "build-nanogpt", "transformers"])]
+    assert everyone == [
+        "groundup, fp32", "groundup, fp32, compiled", "groundup, bf16", "groundup, bf16, compiled", BASE,
+        "nanoGPT, bf16, compiled", "build-nanogpt, bf16", "transformers, fp32",
+    ]  # fmt: skip
+    assert [each.name for each in contenders("fp32", [])] == ["groundup, fp32", "groundup, fp32, compiled"]
+
+
+def test_a_training_told_to_go_on_is_the_training_without_pauses(one_core):
+    found = measure(TINY, [FP32], Places(), InThisProcess, TINY.rounds)
+    with stage(TINY) as place:
+        whole = place.ours().train(TINY.compared)
+    assert found.losses == {FP32.name: whole}
+    assert found.failures == []
+    (row,) = table(found, {FP32.name: FP32})
+    assert len(row["values"]) == 2
+    assert row["share_of_ceiling"] > 0
+    assert row["peak_bytes"] >= found.bare > 1e6
+    assert report(found, [row])["task"]["step_tokens"] == 24
+
+
+class Scripted:
+    """A contender whose losses are given, and whose step takes a second."""
+
+    log: ClassVar[list] = []
+
+    def __init__(self, make, losses):
+        self.name = make.args[0].name if len(make.args) > 1 else "nobody"
+        self.losses = losses.get(self.name, [1.0, 1.0])
+
+    def train(self, steps):
+        self.log.append(self.name)
+        if self.losses is None:
+            raise Failed("no compiler")
+        return Answer(1.0, self.losses, 10)
+
+    def close(self):
+        self.log.append(f"end {self.name}")
+
+
+def scripted(losses, *them):
+    Scripted.log = []
+    return measure(TINY, them, Places(), partial(Scripted, losses=losses), 2)
+
+
+def test_contenders_take_turns_and_who_cannot_is_named(one_core):
+    compiled, peer = Contender("groundup", "fp32", True), Contender("nanoGPT", "fp32")
+    found = scripted({compiled.name: None}, FP32, compiled, peer)
+    assert Scripted.log == [
+        "nobody", "end nobody", FP32.name, compiled.name, f"end {compiled.name}", peer.name,
+        *[FP32.name, peer.name] * 2, f"end {FP32.name}", f"end {peer.name}",
+    ]  # fmt: skip
+    assert f"{compiled.name}: left out (no compiler)" in found.notes
+    assert [row["ratio"] for row in table(found, {each.name: each for each in (FP32, peer)})] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("second", [1.002, math.nan])
+def test_other_losses_than_nanogpts_break_the_promise_of_fp32_alone(one_core, second):
+    bf16, peer = Contender("groundup", "bf16"), Contender("nanoGPT", "fp32")
+    assert len(scripted({FP32.name: [1.0, second]}, FP32, bf16, peer).failures) == 1
+    assert scripted({bf16.name: [1.0, second], FP32.name: [1.0, 1.0005]}, FP32, bf16, peer).failures == []
+
+
+def test_what_fails_in_a_process_is_one_line():
+    @contextmanager
+    def broken():
+        raise ValueError("first\nsecond")
+        yield
+
+    training = InThisProcess(broken)
+    with pytest.raises(Failed, match=r"^ValueError: first$"):
+        training.train(1)
+    with pytest.raises(Failed, match="its process ended"):
+        training.train(1)
+    training.close()
+
+
+def test_the_peak_counts_what_is_no_longer_held():
+    block = torch.ones(25_000_000)  # 100 MB
+    with_it = peak_bytes()
+    del block
+    assert peak_bytes() > with_it - 5e6  # the system counts in batches
+
+
+PROGRAM = """
+import nothing_of_this_name
+from dataclasses import dataclass
+@dataclass
+class Config:
+    width: int = 3
+class Net(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        assert not master_process
+        self.fc, self.norm = nn.Linear(config.width, 2), nn.LayerNorm(2)
+raise SystemExit("trains when imported")
+"""
+
+
+@pytest.fixture
+def program(tmp_path):
+    path = tmp_path / "train.py"
+    path.write_text(PROGRAM)
+    return path
+
+
+def test_classes_of_a_program_come_without_the_program(program):
+    found = classes(program, ("Config", "Net"))
+    assert found["Net"](found["Config"](width=5)).fc.in_features == 5
+    with pytest.raises(UsageError, match="has no class GPT"):
+        classes(program, ("Net", "GPT"))
+
+
+def test_weights_are_filled_by_name_and_biases_do_not_learn(program):
+    net = classes(program, ("Config", "Net"))
+    model = net["Net"](net["Config"]())
+    fill(model, {"fc.weight": torch.full((2, 3), 7.0), "norm.weight": torch.ones(2)}, bias=False)
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == ["fc.weight", "norm.weight"]
+    assert model.fc.weight.eq(7).all()
+    assert model.fc.bias.eq(0).all()
+    with pytest.raises(KeyError, match=r"fc\.bias"):
+        fill(model, {"fc.weight": torch.ones(2, 3)}, bias=True)
+
+
+@pytest.mark.slow
+def test_transformers_trains_as_we_do():
+    pytest.importorskip("transformers")
+    with stage(TINY) as place:
+        theirs = place.theirs(partial(transformers, places=Places()), 6)
+        assert theirs.train(3) + theirs.train(3) == pytest.approx(place.ours().train(6), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("names", "group"),
+    [
+        (["aten::mm", "aten::matmul", "aten::linear"], "matrix products"),
+        (["aten::mm", "MmBackward0", "autograd::engine::evaluate_function: ChunkedLossBackward"], "matrix products"),
+        (["aten::mm", "Optimizer.step#Muon.step"], "optimizer"),
+        (["aten::bmm", "aten::scaled_dot_product_attention"], "attention"),
+        (["aten::add_", "NllLossBackward0"], "loss"),
+        (["aten::mul_", "clipping"], "clipping"),
+        (["aten::clamp", "batches"], "batches"),
+        (["aten::native_layer_norm", "aten::layer_norm"], "norms, GELU, sums"),
+        (["aten::view", "aten::linear"], "views, bookkeeping"),
+    ],
+)
+def test_an_operation_counts_for_one_group(names, group):
+    assert where.group_of(names) == group
+
+
+def test_the_time_of_a_step_is_divided_whole():
+    clip = nn.utils.clip_grad_norm_
+    found = where.look(TINY, "fp32", 2)
+    wanted = {"matrix products", "attention", "norms, GELU, sums", "loss", "optimizer", "clipping", "batches"}
+    assert wanted < found.groups.keys()
+    assert min(found.groups.values()) >= 0
+    assert 0 < found.floor < found.step
+    assert nn.utils.clip_grad_norm_ is clip
+
+
+def test_shapes_are_names_or_sizes():
+    assert where.task_of("gpt2", None, None, 1).config.n_layer == 12
+    config = where.task_of("6x256", 512, 1000, None).config
+    assert (config.n_layer, config.n_head, config.n_embd, config.block_size, config.vocab) == (6, 4, 256, 512, 1000)
+    assert drawn(where.task_of("1x10", None, None, None).config).config.n_head == 1
+    for mistake in (("6by256", None), ("0x64", None), ("1x64", 1)):
+        with pytest.raises(UsageError, match=r"no such shape|must be 2 to 65,536"):
+            where.task_of(*mistake, None, None)
+
+
+def test_a_machine_is_divided_by_threads_and_large_models_run_fewer_steps():
+    assert [way.name for way in scaling.ways(2)] == [
+        "1 process, 2 threads",
+        "2 processes, 1 thread each",
+        "1 process, 1 thread",
+    ]
+    assert len(scaling.ways(1)) == 2
+    steps = [scaling.steps_of(scaling.config_of(shape)) for shape in ("2x64", "6x256", "12x384")]
+    assert steps == [scaling.MOST, 23, scaling.FEWEST]
+
+
+def size(shape, flops, a, b):
+    return {"shape": shape, "parameters": 1000, "flops_per_token": flops, "tokens_per_s": {"a": a, "b": b}}
+
+
+SCALING = {
+    "ways": [{"name": "a"}, {"name": "b"}],
+    "context": 256,
+    "gemm_gflops": [200.0, 100.0],
+    "sizes": [size("2x64", 10**6, [1e5, 9e4, 2e5], [8e4] * 3), size("4x64", 10**7, [1e4] * 3, [1e4] * 3)],
+    "memory": {
+        "shape": "2x64",
+        "micro_batches": [1, 4],
+        "peak_bytes": [2e8, 3e8],
+        "bare_process_bytes": 1e8,
+        "state_bytes": 5e7,
+    },
+}
+
+
+def test_what_was_measured_becomes_tables_and_pictures(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("matplotlib")
+    source, drawn_at = tmp_path / "found.json", tmp_path / "pictures"
+    source.write_text(exact.json.dumps(SCALING))
+    monkeypatch.setattr(scaling.torch, "set_num_threads", lambda n: None)
+    monkeypatch.setattr(sys, "argv", ["scaling", "--from", str(source), "--pictures", str(drawn_at)])
+    assert scaling.main() == 0
+    assert "| 2x64 | 1,000 | 1.0 | 100,000 | 80,000 | 100 | 50% |" in capsys.readouterr().out
+    names = ["scaling-memory.svg", "scaling-processes.svg", "scaling-size.svg"]
+    assert sorted(path.name for path in drawn_at.iterdir() if b"<svg" in path.read_bytes()) == names
+
+
+@pytest.mark.parametrize(
+    ("module", "argv", "sentence"),
+    [
+        (exact, ["--nanogpt", "missing"], "--nanogpt: there is no missing"),
+        (exact, ["--build-nanogpt", "missing"], "--build-nanogpt: there is no missing"),
+        (exact, ["--only", "nanoGPT, fp32"], "no such row here; there are groundup, fp32; "),
+        (exact, ["--steps", "0"], "--steps 0: must be 1 or more"),
+        (scaling, ["--shapes", "4x"], "4x: no such shape; give LAYERSxWIDTH"),
+        (scaling, ["--micro", "2", "0"], "--micro 0: must be 1 or more"),
+        (scaling, ["--from", "missing"], "--from: there is no missing"),
+        (where, ["5"], "5: no such shape"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_measured(module, argv, sentence, one_core, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["bench", *argv])
+    with pytest.raises(SystemExit) as exit_:
+        module.main()
+    assert exit_.value.code == 2
+    assert sentence in capsys.readouterr().err
