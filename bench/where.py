@@ -39,14 +39,12 @@ ELEMENTWISE = (
     "::(fill_|zero_|clone|contiguous|masked_fill|where|_to_copy)"
 )
 # In this order: a product that the loss makes counts as a product; one inside attention or the optimizer is theirs.
-CALLERS = (  # group, what an operation or one that called it is named
+RULES = (  # group, what an operation or one that called it is named
     (BATCHES, re.compile(f"^{BATCHES}$")),
     (CLIP, re.compile(f"^{CLIP}$")),
     ("optimizer", re.compile(r"^Optimizer\.")),
     ("attention", re.compile("scaled_dot_product|ScaledDotProduct|flash_attention")),
-)
-PRODUCTS = "matrix products", re.compile(r"^(aten|mkldnn)::_?(mm|bmm|addmm|baddbmm|addmm_activation|\w*linear_\w+)$")
-AFTER = (
+    ("matrix products", re.compile(r"^(aten|mkldnn)::_?(mm|bmm|addmm|baddbmm|addmm_activation|\w*linear_\w+)$")),
     ("loss", re.compile("[lL]oss|[cC]ross_?[eE]ntropy|[lL]og_?[sS]oftmax|logsumexp")),
     ("norms, GELU, sums", re.compile(ELEMENTWISE)),
 )
@@ -64,9 +62,7 @@ class Found:
 
 def group_of(names: Sequence[str]) -> str:
     """The group of an operation: `names` are its own, then those of what called it, innermost first."""
-    rules = [*((group, pattern, names) for group, pattern in CALLERS), (*PRODUCTS, names[:1])]
-    rules += [(group, pattern, names) for group, pattern in AFTER]
-    return next((group for group, pattern, among in rules if any(map(pattern.search, among))), OTHER)
+    return next((group for group, pattern in RULES if any(map(pattern.search, names))), OTHER)
 
 
 def milliseconds(events: Iterable[Any]) -> dict[str, float]:
