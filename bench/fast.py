@@ -1,0 +1,134 @@
+"""How low a loss a given time buys: `groundup train fast` beside the same size trained the GPT-2 way.
+
+    python -m bench.fast --text FILE [--text FILE …] [--seconds 60] [--tokenizer char] [--rounds 3] [--json FILE]
+
+All that a user waits for is counted, from the start of `groundup prepare` to the end of `groundup train`: the training
+gets what preparation and starting leave, as the last round took them. The loss is that of the last checkpoint over the
+whole validation split, the last tenth of a text, evaluated afterwards, in windows of 256 tokens and of 64. GPT-2's way
+is AdamW with a cosine, GELU, LayerNorm and learned positions, in the preset's own layers, width, context and batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from bench.measure import gemm_gflops, machine, seconds
+from bench.time_to_loss import pinned
+from groundup.presets import PRESETS
+
+WINDOWS = (256, 64)  # tokens; the first is the preset's own context
+SHAPE = {key: PRESETS["fast"]["model"][key] for key in ("n_layer", "n_head", "n_embd", "block_size")}
+CONTENDERS = {
+    "fast": ["fast"],
+    "GPT-2's way": [
+        "gpt2-micro",
+        *(word for key, value in SHAPE.items() for word in (f"--model.{key}", str(value))),
+        *("--train.batch_tokens", str(PRESETS["fast"]["train"]["batch_tokens"])),
+    ],
+}
+QUIET = "--evaluate.every_steps 0 --evaluate.sample_tokens 0 --evaluate.tokens 256 --checkpoint.every_steps 0".split()
+OVERHEAD = 6.0  # seconds that preparing and starting may take in the first round
+
+
+def main() -> int:
+    """0, and a table a text."""
+    parser = argparse.ArgumentParser(prog="python -m bench.fast", description=__doc__.splitlines()[0])
+    parser.add_argument("--text", type=Path, nargs="+", required=True, metavar="FILE", help="plain text")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[60.0], help="from the first process to the last")
+    parser.add_argument("--tokenizer", default="char", help="as of `groundup prepare` (default: char)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2, help="cores to hold all to (default 2)")
+    parser.add_argument("--only", choices=CONTENDERS, help="one contender alone")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine and results there")
+    parser.add_argument("--seed", type=int, default=1337, help="of the first round; the next has the next")
+    asked = parser.parse_args()
+    if missing := [path for path in asked.text if not path.exists()]:
+        parser.error(f"--text: there is no {missing[0]}")
+    if min(asked.seconds) <= OVERHEAD:
+        parser.error(
+            f"--seconds {min(asked.seconds):g}: give more than {OVERHEAD:g}, which preparing and starting take"
+        )
+    torch.set_num_threads(asked.threads)
+    console, found = Console(), []
+    names = [asked.only] if asked.only else list(CONTENDERS)
+    for text in asked.text:
+        for limit in asked.seconds:
+            before = gemm_gflops()
+            rows = measure(text, limit, asked.tokenizer, names, asked.rounds, asked.seed, asked.threads)
+            found.append({"text": text.name, "seconds": limit, "gemm_gflops": [before, gemm_gflops()], "rows": rows})
+            console.print(table(found[-1]))
+            if asked.json:
+                report = {"command": "python -m bench.fast", "arguments": vars(asked), "machine": machine()}
+                asked.json.write_text(json.dumps(report | {"results": found}, indent=2, default=str) + "\n", "utf-8")
+    return 0
+
+
+def measure(
+    text: Path, limit: float, tokenizer: str, names: list[str], rounds: int, seed: int, threads: int
+) -> list[dict[str, float | str]]:
+    """One record a contender and round, the contenders in turn."""
+    rows: list[dict[str, float | str]] = []
+    overhead = dict.fromkeys(names, OVERHEAD)
+    with tempfile.TemporaryDirectory() as folder, pinned(threads):
+        for n in range(rounds):
+            for name in names:
+                data, run = (Path(folder) / f"{kind}-{len(rows)}" for kind in ("data", "run"))
+                took = seconds(partial(groundup, "prepare", text, "--out", data, "--tokenizer", tokenizer))
+                budget = limit - overhead[name]
+                words = ["--data", data, "--out", run, "--train.budget", f"{budget:.2f}s", "--batches.seed", seed + n]
+                took += seconds(partial(groundup, "train", *CONTENDERS[name], *words, *QUIET))
+                overhead[name] = max(took - budget, 1.0) + 0.3
+                rows.append({"name": name, "round": n, "seconds": took, **outcome(run)})
+    return rows
+
+
+def outcome(run: Path) -> dict[str, float]:
+    """What was learnt, and from how many tokens."""
+    found: dict[str, float] = {}
+    for window in WINDOWS:
+        words = ["evaluate", run, "--window", window, "--json"]
+        loss = json.loads(groundup(*words))
+        found |= {f"loss_{window}": loss["loss"], f"bits_per_byte_{window}": loss["bits_per_byte"]}
+    steps = [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
+    last = [record for record in steps if record["event"] == "step"][-1]
+    return {**found, "tokens": last["tokens"], "steps": last["step"], "tokens_per_s": last["tokens"] / last["elapsed"]}
+
+
+def groundup(*words: object) -> str:
+    """A command in a process of its own; what it printed."""
+    command = [sys.executable, "-m", "groundup", *map(str, words)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def table(result: dict[str, object]) -> Table:
+    """Medians of a text and a time."""
+    rows = result["rows"]
+    assert isinstance(rows, list), "as measured"
+    shown = Table(title=f"{result['text']}: {result['seconds']:g} s, all counted", title_justify="left")
+    columns = (
+        "seconds",
+        "tokens",
+        "tokens_per_s",
+        *(f"{kind}_{w}" for w in WINDOWS for kind in ("loss", "bits_per_byte")),
+    )
+    for heading in ("", *columns):
+        shown.add_column(heading.replace("_", " "), justify="right" if heading else "left")
+    for name in dict.fromkeys(row["name"] for row in rows):
+        medians = [statistics.median(row[column] for row in rows if row["name"] == name) for column in columns]
+        shown.add_row(name, *(f"{value:,.0f}" if value > 100 else f"{value:.4g}" for value in medians))
+    return shown
+
+
+if __name__ == "__main__":
+    sys.exit(main())
