@@ -137,6 +137,7 @@ TORCH_FREE = {
     "comparing",
 }
 TORCH_FREE_FILES = {
+    ("kernels", "chunks.py"),
     ("checkpoint", "history.py"),
     ("planning", "plan.py"),
     ("planning", "cluster.py"),

@@ -28,7 +28,7 @@ from groundup.sections import (
 )
 from groundup.shape import ModelConfig
 
-LOGITS = 2**28  # numbers; 1 GiB in fp32, and the loss needs it about three times
+RESIDUALS = 2**26  # numbers; of each, a block of GPT-2 keeps 64 bytes in fp32 (model/memory.py): 4 GiB
 
 
 class Config(Section):
@@ -60,7 +60,7 @@ class Config(Section):
         """Windows a forward pass."""
         if self.batches.micro_batch:
             return min(self.rows, self.batches.micro_batch)
-        tokens = min(16_384, LOGITS // self.model.padded_vocab)
+        tokens = min(16_384, RESIDUALS // (self.model.n_layer * self.model.n_embd))
         return min(self.rows, max(1, tokens // self.model.block_size))
 
     @model_validator(mode="after")

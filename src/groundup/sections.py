@@ -15,7 +15,7 @@ class BatchesConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1337
     """order of the windows, initial weights and dropout all follow from it"""
     micro_batch: Size | None = None
-    """windows a forward pass; none means 16,384 tokens, fewer with a large vocabulary; changes rounding only"""
+    """windows a forward pass; none means 16,384 tokens, fewer with a large model; changes rounding only"""
     first_context: Annotated[int, Field(ge=2)] | None = None
     """at first cut windows into pieces of this many tokens, which double until windows are whole; none never cuts"""
     whole_from: Fraction = 0.5

@@ -2,12 +2,16 @@
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from groundup.kernels import chunks, cross_entropy
 from groundup.kernels import parts as kernels
 from groundup.kernels.compiled import library
 from groundup.model import context, memory
 from groundup.model.gpt import GPT, NextTokenLoss
-from groundup.model.memory import activation_bytes, weight_copy_bytes
+from groundup.model.memory import activation_bytes, loss_bytes, weight_copy_bytes
 from groundup.shape import ModelConfig
 from groundup.training.device import autocast
 from groundup.training.recompute import recompute_blocks
@@ -74,6 +78,62 @@ def planned_bytes(config: ModelConfig, precision: str) -> float:
     kept_logits = config.padded_vocab * (4 + (e if config.softcap else 0))
     planned = (activation_bytes(config, precision) + kept_logits) * ROWS * config.block_size
     return planned + weight_copy_bytes(config, precision)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("parts", [{}, MODERN], ids=["gpt2", "modern"])
+def test_by_chunks_two_gradients_are_kept_instead_of_logits_and_what_the_head_reads(parts, precision, monkeypatch):
+    monkeypatch.setattr(chunks, "WHOLE", 0)
+    config = ModelConfig(**{"n_layer": 2, "n_head": 2, "n_embd": 128, "block_size": 128, "vocab_size": 256} | parts)
+    e, tokens, head = 4 if precision == "fp32" else 2, ROWS * config.block_size, config.padded_vocab * config.n_embd
+    planned = activation_bytes(config, precision) * tokens + weight_copy_bytes(config, precision)
+    planned += (4 - e) * config.n_embd * tokens + 4 * head - (e * head if e == 2 else 0)
+    assert planned == pytest.approx(kept_bytes(config, precision), rel=0.03)
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes that new tensors hold at once."""
+
+    def __init__(self, *given):
+        super().__init__()
+        self.given = {tensor.untyped_storage()._cdata for tensor in given}
+        self.alive, self.most = {}, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "groundup":  # what goes on within
+            with self:
+                return cross_entropy._summed(*args)
+        found = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(found):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                self.alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        old = {key for key, (storage, _) in self.alive.items() if storage.expired()} | self.given
+        self.alive = {key: value for key, value in self.alive.items() if key not in old}
+        self.most = max(self.most, sum(nbytes for _, nbytes in self.alive.values()))
+        return found
+
+
+@pytest.mark.parametrize("columns", [64, 2048])  # with few, what a chunk gives the head is more than the chunk
+@pytest.mark.parametrize("softcap", [None, 15.0])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_loss_takes_as_much_as_it_is_said_to(precision, softcap, columns, monkeypatch):
+    for name, value in {"WHOLE": 0, "CPU": 0, "GPU": 0, "LEAST": 100}.items():
+        monkeypatch.setattr(chunks, name, value)
+    config = ModelConfig(n_embd=columns // 2, n_head=2, block_size=128, vocab_size=1024, softcap=softcap)
+    x, weight = torch.randn(250, config.n_embd), torch.randn(1024, config.n_embd)
+    with Peak(x, weight) as peak, autocast(precision, torch.device("cpu"))():
+        loss = cross_entropy.linear_cross_entropy(
+            x.requires_grad_(),
+            weight.requires_grad_(),
+            torch.zeros(250, dtype=torch.int64),
+            vocab=1000,
+            softcap=softcap,
+        )
+    del loss
+    copies = 2 * (x.numel() + weight.numel()) if precision == "bf16" else 0  # counted with activations and weights
+    assert loss_bytes(config, precision, 250) + copies == pytest.approx(peak.most, rel=0.03)
+    assert loss_bytes(config, precision, 250, "cuda") <= loss_bytes(config, precision, 250)
 
 
 @pytest.mark.parametrize("parts", [{}, {"dropout": 0.1}, MODERN], ids=["gpt2", "dropout", "modern"])

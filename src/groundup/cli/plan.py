@@ -31,7 +31,8 @@ Letters: N weights, L layers, C width, T context, P vocabulary padded, B windows
   weights      4 bytes each, as many for gradients; AdamW's moments 8, Muon's 4 for the matrices inside blocks
   activations  what the backward pass needs: in a GPT-2 block 64·C bytes a token in fp32, 36·C in bf16; where a
                CPU has no fused attention (dropout; bf16 up to 512 tokens), also its T x T matrices
-  logits       12·P bytes a token of a micro-batch: log-probabilities and two gradients, in fp32
+  logits       of some rows at a time (32 MiB of them in fp32, 256 rows at least; GPUs 512 MiB): 8·P bytes each, in bf16
+               10·P; the head's gradient, 4·P·C; that of its input, 4·C a token. Up to 8 MiB in all: 12·P a token
   program      on a CPU: Python and torch 0.34 GB, and half of the activations, which the allocator cannot fill again
   time         tokens / speed, and evaluations at a third of the work a token; saving and sampling left out
   Chinchilla   20 tokens for each parameter (arXiv:2203.15556); 4 epochs are as good as new text (arXiv:2305.16264)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from groundup.data.batches import TokenSource
+from groundup.kernels.cross_entropy import linear_cross_entropy_rows
 from groundup.model.gpt import GPT, IGNORED
 
 
@@ -47,8 +47,11 @@ class EachWindow(nn.Module):
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """(B, T) and (B, T) -> (B,); targets equal to `IGNORED` are not scored."""
-        logits = self.gpt.head(self.gpt.features(ids))  # (B, T, P)
-        nats = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
+        gpt, x = self.gpt, self.gpt.features(ids).flatten(0, 1)  # (B·T, C)
+        vocab, softcap = gpt.config.vocab, gpt.config.softcap
+        nats = linear_cross_entropy_rows(
+            x, gpt.lm_head.weight, targets.flatten(), vocab=vocab, softcap=softcap, ignore_index=IGNORED
+        )
         return nats.view_as(targets).sum(1)
 
 

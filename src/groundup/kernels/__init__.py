@@ -1,1 +1,1 @@
-"""Faster ways to compute what torch computes too: compiled at first use, or left to torch where that cannot be."""
+"""Arithmetic that is worth writing by hand, as functions of tensors: they know neither models nor configs."""

@@ -5,12 +5,10 @@ Letters: B batch, T time, C width (`n_embd`), V vocabulary (`vocab_size`), P pad
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from groundup.kernels.cross_entropy import finished, linear_cross_entropy
 from groundup.model.context import Causal, Context
 from groundup.model.inits import INITS
 from groundup.model.ngrams import NGrams, Silent
@@ -43,7 +41,6 @@ class GPT(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, config.padded_vocab, bias=False)
         if config.tied:
             self.lm_head.weight = self.wte.weight
-        self.softcap = partial(_softcapped, cap=config.softcap) if config.softcap else nn.Identity()
         self.causal = Causal()
 
     @torch.no_grad()
@@ -76,14 +73,7 @@ class GPT(nn.Module):
 
     def head(self, x: Tensor) -> Tensor:
         """Logits over the padded vocabulary, pads at -inf: (…, C) -> (…, P)."""
-        logits = self.softcap(self.lm_head(x))
-        with torch.no_grad():  # a pad's gradient is zero by the softmax; recorded, this would copy all the others
-            logits[..., self.config.vocab :] = -torch.inf
-        return logits
-
-
-def _softcapped(logits: Tensor, cap: float) -> Tensor:
-    return cap * torch.tanh(logits / cap)
+        return finished(self.lm_head(x), vocab=self.config.vocab, softcap=self.config.softcap)
 
 
 class NextTokenLoss(nn.Module):
@@ -98,5 +88,8 @@ class NextTokenLoss(nn.Module):
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """(B, T) and (B, T) -> scalar; targets equal to `IGNORED` are not scored."""
-        logits = self.gpt.head(self.gpt.features(ids))  # (B, T, P)
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+        gpt, x = self.gpt, self.gpt.features(ids).flatten(0, 1)  # (B·T, C)
+        vocab, softcap = gpt.config.vocab, gpt.config.softcap
+        return linear_cross_entropy(
+            x, gpt.lm_head.weight, targets.flatten(), vocab=vocab, softcap=softcap, ignore_index=IGNORED
+        )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from groundup.kernels.chunks import chunk_rows, whole
 from groundup.shape import ModelConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -42,12 +43,20 @@ def activation_bytes(config: ModelConfig, precision: Precision, device: str = "c
     return (config.n_layer * FP32 * C + block if recompute else config.n_layer * block) + ends
 
 
-def logit_bytes(config: ModelConfig, precision: Precision) -> int:
-    """Bytes a token that logits take at their worst: 3·4·P, in the softmax's backward pass; a softcap keeps e·P more.
+def loss_bytes(config: ModelConfig, precision: Precision, tokens: int, device: str = "cpu") -> int:
+    """Bytes that the loss of a micro-batch of so many `tokens` takes at its worst, beside `activation_bytes`.
 
-    In fp32 whatever the precision: log-probabilities, their gradient, and the gradient of the logits.
+    The head's gradient, 4·P·C, and that of its input, 4·C a token, wait for the backward pass. Beside them, of n rows
+    at a time: logits, e·P each, and on a GPU no more; elsewhere log-probabilities, 4·P, with a softcap 4·P more, in
+    bf16 and fp16 4·P more, or instead of these what a chunk gives the head, e·P·C. Of so few logits that all are had
+    at once: 3·4·P a token, in the softmax's backward pass, where a softcap keeps e·P more.
     """
-    return config.padded_vocab * (3 * FP32 + (BYTES[precision] if config.softcap else 0))
+    P, C, e = config.padded_vocab, config.n_embd, BYTES[precision]
+    if whole(tokens, P):
+        return tokens * P * (3 * FP32 + (e if config.softcap else 0))
+    n, half = chunk_rows(tokens, P, device), precision != "fp32"
+    work = 0 if device == "cuda" else n * P * FP32 * (1 + bool(config.softcap) + half)
+    return n * P * e + max(work, e * P * C if half else 0) + FP32 * C * (P + tokens)
 
 
 def weight_copy_bytes(config: ModelConfig, precision: Precision) -> int:

@@ -61,7 +61,7 @@ def _memory_rows(first: ClusterPlan) -> Iterator[Cells]:
     yield "  optimizer", lambda f: human_bytes(f.memory.optimizer), first.plan.config.optimizer.name
     gathered = f"of a micro-batch, {windows}, and weights in {first.plan.machine.precision}; FSDP2: and gathered layers"
     yield "  activations", lambda f: human_bytes(f.memory.activations), gathered
-    yield "  logits", lambda f: human_bytes(f.memory.logits), "fp32, with two gradients"
+    yield "  logits", lambda f: human_bytes(f.memory.logits), "some rows at a time, and the head's gradient"
 
 
 def _step_rows(first: ClusterPlan) -> Iterator[Cells]:

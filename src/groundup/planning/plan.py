@@ -15,7 +15,7 @@ from groundup.checkpoint.run import RunFolder, read_log
 from groundup.config import Config
 from groundup.errors import CheckpointError
 from groundup.model.count import flops_per_token, parameters, parameters_by_part
-from groundup.model.memory import FP32, Precision, activation_bytes, logit_bytes, weight_copy_bytes
+from groundup.model.memory import FP32, Precision, activation_bytes, loss_bytes, weight_copy_bytes
 from groundup.training.horizon import Clock, Steps, build_horizon
 
 PROGRAM = 340e6  # bytes of Python, torch and its threads on a CPU: resident memory of a run of a tiny model
@@ -62,7 +62,7 @@ class Memory:
     gradients: int
     optimizer: int  # moments: two a weight with AdamW, one with Muon and SGD; and the running average, if there is one
     activations: int  # of one micro-batch, weights in bf16 or fp16 with them
-    logits: int
+    logits: int  # as many as there are at a time, and the head's gradient
     program: int  # interpreter, libraries, and what the allocator cannot fill again
     accumulates: bool  # several micro-batches a step
 
@@ -146,7 +146,7 @@ class Plan:
             gradients=weights if accumulates else weights // parts,  # whole until the last micro-batch
             optimizer=self._moment_bytes // parts,
             activations=kept + weight_copy_bytes(m, where.precision),
-            logits=logit_bytes(m, where.precision) * tokens,
+            logits=loss_bytes(m, where.precision, tokens, where.device),
             program=program,
             accumulates=accumulates,
         )

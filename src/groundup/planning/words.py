@@ -162,7 +162,7 @@ def table(plan: Plan, vocabulary: str, machine: str) -> str:
         ("  gradients", human_bytes(use.gradients), half),
         ("  optimizer", human_bytes(use.optimizer), c.optimizer.name),
         ("  activations", human_bytes(use.activations), f"of a micro-batch, {plan.micro_rows} x {m.block_size} tokens"),
-        ("  logits", human_bytes(use.logits), "fp32, with two gradients"),
+        ("  logits", human_bytes(use.logits), "some rows at a time, and the head's gradient"),
         *([("  program", human_bytes(use.program), "with the allocator's loss")] if use.program else []),
         ("", "", ""),
         (

@@ -1,0 +1,200 @@
+"""The loss by chunks against the loss of whole logits."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from groundup.kernels import chunks
+from groundup.kernels.chunks import chunk_rows, whole
+from groundup.kernels.cross_entropy import _summed, finished, linear_cross_entropy, linear_cross_entropy_rows
+
+N, C, V, P = 22, 8, 37, 48
+
+
+def parts(dtype=torch.float32, ignored=(3, 4, 21), rows=N):
+    draw = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(n, C, generator=draw, dtype=torch.float64).to(dtype) for n in (rows, P))
+    targets = torch.randint(V, (rows,), generator=draw)
+    targets[[i for i in ignored if i < rows]] = -1
+    return x.requires_grad_(), weight.requires_grad_(), targets
+
+
+def slowly(x, weight, targets, softcap=None, reduction="sum"):
+    """torch's own, from all logits."""
+    logits = F.linear(x, weight[:V])
+    if softcap:
+        logits = softcap * torch.tanh(logits / softcap)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(logits, targets, ignore_index=-1, reduction=reduction)
+
+
+def with_gradients(loss, x, weight):
+    x.grad = weight.grad = None
+    (loss * 0.3).backward()
+    return loss.detach(), x.grad, weight.grad
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 5, 11, 22, 100])
+@pytest.mark.parametrize("softcap", [None, 4.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_it_is_the_loss_of_whole_logits(chunk, softcap, dtype):
+    x, weight, targets = parts(dtype)
+    wanted = with_gradients(slowly(x, weight, targets, softcap), x, weight)
+    found = with_gradients(linear_cross_entropy(x, weight, targets, vocab=V, softcap=softcap, chunk=chunk), x, weight)
+    for a, b in zip(found, wanted, strict=True):
+        assert a.dtype == b.dtype == dtype
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    assert not found[2][V:].any(), "a pad learns nothing"
+    rows = linear_cross_entropy_rows(x, weight, targets, vocab=V, softcap=softcap, chunk=chunk)
+    assert not rows.requires_grad
+    torch.testing.assert_close(rows, slowly(x, weight, targets, softcap, "none").detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("softcap", [None, 4.0])
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_under_autocast_products_are_halves_and_sums_are_not(half, softcap):
+    x, weight, targets = parts()
+    wanted = with_gradients(slowly(x, weight, targets, softcap), x, weight)
+    with torch.autocast("cpu", half):
+        loss = linear_cross_entropy(x, weight, targets, vocab=V, softcap=softcap, chunk=5)
+    assert not torch.equal(loss, wanted[0])
+    for a, b in zip(with_gradients(loss, x, weight), wanted, strict=True):
+        assert a.dtype == torch.float32
+        torch.testing.assert_close(a, b, rtol=0.02, atol=0.02)
+
+
+def test_what_was_cast_by_hand_gets_gradients_of_its_own_type():
+    x, weight, targets = parts(torch.bfloat16)
+    loss, dx, dw = with_gradients(linear_cross_entropy(x, weight, targets, vocab=V, chunk=5), x, weight)
+    assert (loss.dtype, dx.dtype, dw.dtype) == (torch.float32, torch.bfloat16, torch.bfloat16)
+    torch.testing.assert_close(loss, slowly(x, weight, targets).detach(), rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("chunk", [None, 5])
+@pytest.mark.parametrize("rows", [0, N])
+def test_nothing_scored_is_zero(rows, chunk):
+    x, weight, targets = parts(ignored=range(N), rows=rows)
+    for tensor in with_gradients(linear_cross_entropy(x, weight, targets, vocab=V, chunk=chunk), x, weight):
+        assert not tensor.any()
+
+
+def test_logits_too_large_for_exponentials_and_too_unlikely_for_probabilities():
+    x, weight, targets = parts()
+    with torch.no_grad():
+        x.mul_(300)
+    wanted = with_gradients(slowly(x, weight, targets), x, weight)
+    for a, b in zip(
+        with_gradients(linear_cross_entropy(x, weight, targets, vocab=V, chunk=5), x, weight), wanted, strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [None, 5])
+def test_tied_to_the_embedding_gradients_meet(chunk):
+    _, weight, targets = parts()
+    ids = torch.arange(N) % V
+    found = []
+    for loss in (slowly, lambda *three: linear_cross_entropy(*three, vocab=V, chunk=chunk)):
+        weight.grad = None
+        loss(F.embedding(ids, weight) * 2, weight, targets).backward()
+        found.append(weight.grad)
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
+
+
+class Watch(TorchDispatchMode):
+    """The most logits that any tensor has, and how many matrix products there are."""
+
+    def __init__(self):
+        super().__init__()
+        self.most, self.products = 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "groundup":  # what goes on within
+            with self:
+                return _summed(*args)
+        found = func(*args, **(kwargs or {}))
+        self.products += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_)
+        for tensor in tree_leaves(found):
+            if isinstance(tensor, torch.Tensor) and tensor.size()[-1:] == (P,) != tensor.size() != (C, P):
+                self.most = max(self.most, tensor.numel())
+        return found
+
+
+@pytest.mark.parametrize("softcap", [None, 4.0])
+def test_never_more_than_a_chunk_of_logits(softcap):
+    x, weight, targets = parts()
+    with Watch() as watch:
+        linear_cross_entropy(x, weight, targets, vocab=V, softcap=softcap, chunk=5).backward()
+    assert watch.most == 5 * P
+    assert watch.products == 5 * 3
+    with Watch() as watch:
+        linear_cross_entropy_rows(x, weight, targets, vocab=V, chunk=5)
+    assert watch.most == 5 * P
+    assert watch.products == 5
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_no_gradient_that_nobody_needs(mode):
+    x, weight, targets = parts()
+    wanted = slowly(x, weight, targets).item()
+    with mode(), Watch() as watch:
+        assert linear_cross_entropy(x, weight, targets, vocab=V, chunk=5).item() == pytest.approx(wanted, rel=1e-5)
+    assert watch.products == 5
+    with Watch() as watch:
+        linear_cross_entropy(x, weight.detach(), targets, vocab=V, chunk=5).backward()
+        assert watch.products == 5 * 2
+        linear_cross_entropy(x.detach(), weight, targets, vocab=V, chunk=5).backward()
+        assert watch.products == 5 * 4
+
+
+def test_a_second_backward_pass_is_refused_and_not_wrong():
+    x, weight, targets = parts()
+    loss = linear_cross_entropy(x, weight, targets, vocab=V, chunk=5)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compilers_leave_it_whole(backend, monkeypatch):
+    monkeypatch.setattr(chunks, "WHOLE", 0)
+    monkeypatch.setattr(chunks, "CPU", 0)
+    monkeypatch.setattr(chunks, "LEAST", 5)
+    x, weight, targets = parts()
+
+    def loss(x, weight):
+        with torch.autocast("cpu", torch.bfloat16):
+            return linear_cross_entropy(x * 1.5, weight, targets, vocab=V, softcap=4.0)
+
+    wanted = with_gradients(loss(x, weight), x, weight)
+    torch.compiler.reset()
+    with Watch() as watch:
+        linear_cross_entropy(x, weight, targets, vocab=V)
+    assert watch.most == 5 * P, "small as it is, it goes by chunks here"
+    found = torch.compile(loss, backend=backend, fullgraph=True)(x, weight)
+    for a, b in zip(with_gradients(found, x, weight), wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    torch.compiler.reset()
+
+
+def test_pads_are_filled_without_a_copy_of_the_gradient():
+    logits = torch.zeros(2, P, requires_grad=True) + 0
+    assert finished(logits, vocab=V, softcap=None) is logits
+    assert logits[:, V:].eq(-torch.inf).all()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("columns", [64, 8_064, 50_304, 10**7])
+@pytest.mark.parametrize("rows", [0, 1, 300, 1_024, 16_384])
+def test_chunks_are_equal_and_few(rows, columns, device):
+    size = chunk_rows(rows, columns, device)
+    pieces = [min(size, rows - start) for start in range(0, rows, size)]
+    assert sum(pieces) == rows
+    assert size >= 1
+    assert max(pieces, default=0) - min(pieces, default=0) < max(2, len(pieces))
+    room = chunks.CPU if device == "cpu" else chunks.GPU
+    assert size <= chunks.LEAST or 4 * size * columns <= room
+    assert len(pieces) <= 1 or size > min(chunks.LEAST, rows) // 2
+    assert not whole(rows, columns) or len(pieces) <= 1
