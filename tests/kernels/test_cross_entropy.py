@@ -65,6 +65,17 @@ def test_under_autocast_products_are_halves_and_sums_are_not(half, softcap):
         torch.testing.assert_close(a, b, rtol=0.02, atol=0.02)
 
 
+def test_in_fp16_many_rows_add_up_beyond_its_range():
+    x, weight = torch.full((900, C), 200.0, requires_grad=True), torch.zeros(P, C, requires_grad=True)
+    targets = torch.zeros(900, dtype=torch.int64)
+    wanted = with_gradients(slowly(x, weight, targets), x, weight)
+    with torch.autocast("cpu", torch.float16):
+        loss = linear_cross_entropy(x, weight, targets, vocab=V, chunk=450)
+    assert wanted[2].abs().max() / 0.3 > 65_504 * 2
+    for a, b in zip(with_gradients(loss, x, weight), wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-3, atol=0.1)
+
+
 def test_what_was_cast_by_hand_gets_gradients_of_its_own_type():
     x, weight, targets = parts(torch.bfloat16)
     loss, dx, dw = with_gradients(linear_cross_entropy(x, weight, targets, vocab=V, chunk=5), x, weight)

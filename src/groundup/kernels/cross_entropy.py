@@ -21,6 +21,7 @@ from torch import Tensor
 
 from groundup.kernels.chunks import chunk_rows, whole
 
+SHRUNK = 64  # times; what fp16 rounds to nothing afterwards is 4e-6
 RowWork = Callable[[Tensor, Tensor, int, float | None, int, bool], Tensor]
 """`nats_`, or what does the same"""
 
@@ -114,7 +115,7 @@ def _through(
             if want_x:  # from here on z is the gradient of the logits
                 _product(dx[start : start + rows], z, weight, first=True)
             if want_weight:
-                _product(dw, z.t(), here, first=start == 0)
+                _product(dw, z.t(), here, first=start == 0, shrink=operand == torch.float16)
     return nats, dx, dw
 
 
@@ -140,8 +141,15 @@ def nats_(
     return nats
 
 
-def _product(out: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
-    """Put a·b into `out`, or unless it is the `first` add it to what is there; `out` may be the more precise."""
+def _product(out: Tensor, a: Tensor, b: Tensor, *, first: bool, shrink: bool = False) -> None:
+    """Put a·b into `out`, or unless it is the `first` add it to what is there; `out` may be the more precise.
+
+    `shrink`: sums over many rows could leave fp16's range, which no scaled loss would mend: it scales later.
+    """
+    if shrink:
+        product = a @ (b / SHRUNK)
+        out.copy_(product).mul_(SHRUNK) if first else out.add_(product, alpha=SHRUNK)
+        return
     if out.dtype == a.dtype:
         out.addmm_(a, b, beta=0 if first else 1)
     elif first:
