@@ -86,7 +86,9 @@ def _modern_laptop(n_layer: int, n_head: int, n_embd: int, block_size: int, rows
     }
 
 
-FAST_PARTS: dict[str, Any] = {**MODERN_PARTS, "ngram": 4, "ngram_rows": 32_768, "ngram_width": 64}
+FAST_PARTS: dict[str, Any] = {
+    **MODERN_PARTS, "ngram": 6, "ngram_rows": 32_768, "ngram_width": 32, "ngram_dropout": 0.2,
+}  # fmt: skip
 
 
 def _fast_laptop(n_layer: int, n_head: int, n_embd: int, block_size: int, rows: int, max_steps: int) -> Row:
@@ -121,6 +123,23 @@ PRESETS: dict[str, Row] = {
         "optimizer": MODERN_OPTIMIZER,
         "schedule": {"name": "wsd", "cooldown_fraction": 0.4, "floor": 0.0},
         "train": {"batch_tokens": 524_288, "max_steps": 5_000},
+        "evaluate": {"tokens": 2_097_152},
+    },
+    "fast-small": {
+        "model": {
+            "n_layer": 12,
+            "n_head": 6,
+            "n_embd": 768,
+            "block_size": 1024,
+            **MODERN_PARTS,
+            "ngram": 3,
+            "ngram_rows": 262_144,
+            "ngram_width": 128,
+        },
+        "batches": {"first_context": 256, "whole_from": 0.4},
+        "optimizer": MODERN_OPTIMIZER,
+        "schedule": {"name": "wsd", "cooldown_fraction": 0.6, "floor": 0.0},
+        "train": {"batch_tokens": 131_072, "max_steps": 5_000, "compile": "on"},
         "evaluate": {"tokens": 2_097_152},
     },
     # Laptop sizes: minutes on two cores, the `mini` ones longer.

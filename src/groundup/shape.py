@@ -55,7 +55,7 @@ class ModelConfig(Section):
     ngram_width: Size = 32
     """width of a run's embedding"""
     ngram_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """dropout of runs' embeddings"""
+    """dropout of runs' embeddings, whole ones at a time"""
     tied: bool = True
     """output head shares the token embedding"""
     softcap: Annotated[float, Field(ge=1e-3, le=1e6)] | None = None

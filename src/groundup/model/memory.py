@@ -39,7 +39,7 @@ def activation_bytes(config: ModelConfig, precision: Precision, device: str = "c
     ends += _mask_bytes(FP32, device) * C if config.dropout else 0
     runs = config.ngram - 1
     ends += runs * (8 + e * config.ngram_width)  # rows of the tables, and what stood in them
-    ends += runs * _mask_bytes(FP32, device) * config.ngram_width if config.ngram_dropout else 0
+    ends += runs * (_mask_bytes(FP32, device) + FP32 + FP32 * config.ngram_width) if config.ngram_dropout else 0
     return (config.n_layer * FP32 * C + block if recompute else config.n_layer * block) + ends
 
 

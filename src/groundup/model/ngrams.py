@@ -10,6 +10,7 @@ Letters: B batch, T time, C width (`n_embd`), W width of an n-gram (`ngram_width
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundup.model.context import Context
@@ -35,13 +36,16 @@ class NGrams(nn.Module):
         self.vocab, self.sizes = config.vocab, config.ngram_tables
         self.tables = nn.ModuleList(nn.Embedding(rows, config.ngram_width) for rows in self.sizes)
         self.up = nn.Linear(len(self.tables) * config.ngram_width, config.n_embd, bias=False)
-        self.drop = nn.Dropout(config.ngram_dropout) if config.ngram_dropout else nn.Identity()
+        self.dropout = config.ngram_dropout
 
     def add(self, x: Tensor, ids: Tensor, context: Context) -> Tensor:
         """To each token's embedding, what the runs say that end in it: (B, T, C) and (B, T) -> (B, T, C)."""
         places = [ids, *context.earlier(ids, len(self.tables))]  # the token, the one before it, …; each (B, T)
         found = [table(self.rows(places[: n + 2])) for n, table in enumerate(self.tables)]  # (B, T, W) each
-        return x + self.up(self.drop(torch.cat(found, dim=-1)))
+        said = torch.stack(found, dim=-2)  # (B, T, n, W)
+        if self.dropout and self.training:  # whole runs, so that none is relied on: what was seen once is often chance
+            said = said * F.dropout(torch.ones_like(said[..., :1]), self.dropout)
+        return x + self.up(said.flatten(-2))
 
     def rows(self, run: list[Tensor]) -> Tensor:
         """The row of a run of tokens, the last first, `NOTHING` before the text's first: n times (B, T) -> (B, T).
