@@ -67,11 +67,24 @@ def test_evaluating_and_sampling_every_step_changes_nothing(train):
         {"optimizer": {"beta2": 0.9}},
         {"model": {"dropout": 0.0}},
         {"schedule": {"warmup_steps": 5}},
+        {"batches": {"first_context": 8, "whole_from": 1.0}},
+        {"model": {"ngram": 3, "ngram_rows": 50}},
     ],
     ids=str,
 )
 def test_what_the_config_says_has_an_effect(train, changes):
     assert losses(train(**changes))[-3:] != losses(train())[-3:]
+
+
+def test_short_contexts_come_first_and_the_log_says_so(train):
+    run = train(batches={"first_context": 4, "whole_from": 0.7})
+    steps = [record for record in read_log(run.log) if record["event"] == "step"]
+    block = BASE["model"]["block_size"]
+    assert steps[0]["context"] == 4
+    assert steps[-1]["context"] == block
+    whole = [record for record in read_log(train().log) if record["event"] == "step"]
+    assert [record["cursor"] for record in whole] == [record["cursor"] for record in steps]
+    assert {record["context"] for record in whole} == {block}
 
 
 def test_the_seed_decides_weights_order_and_dropout(prepared):
