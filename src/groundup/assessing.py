@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from math import isfinite, log
 from pathlib import Path
@@ -84,19 +84,21 @@ def evaluate(
     part = manifest.splits[split]
     if part.tokens < 2:
         raise DataError(f"{folder}: its {split} split is empty; prepare it with --val-fraction 0.1")
-    loss = split_loss(
-        EachWindow(loaded.model),
-        Tokens.open(folder, split),
-        window,
-        device=loaded.device,
-        stride=stride,
-        limit=tokens,
-        rows=loaded.config.micro_rows * (block_size // window),
-        autocast=autocast(choose_precision(precision, loaded.device).name, loaded.device),
-        rank=world.rank,
-        size=world.size,
-        total=world.sum,
-    )
+    counted = split == "train" and manifest.fingerprint == read_json(loaded.folder / PROGRESS)["data"]
+    with loaded.model.ngrams.on_counted_text() if counted else nullcontext():
+        loss = split_loss(
+            EachWindow(loaded.model),
+            Tokens.open(folder, split),
+            window,
+            device=loaded.device,
+            stride=stride,
+            limit=tokens,
+            rows=loaded.config.micro_rows * (block_size // window),
+            autocast=autocast(choose_precision(precision, loaded.device).name, loaded.device),
+            rank=world.rank,
+            size=world.size,
+            total=world.sum,
+        )
     scale = part.tokens / part.bytes / log(2)
     return Evaluation(
         split=split,

@@ -13,12 +13,15 @@ from groundup.config import Config
 from groundup.errors import CheckpointError
 from groundup.layers import weights_file
 from groundup.model.gpt import GPT
+from groundup.model.ngrams import Text
 from groundup.model.undrawn import Undrawn
 from groundup.training.world import Spread, World
 
 
-def first_model(config: Config, world: World, *, restored: bool = False) -> GPT:
+def first_model(config: Config, world: World, *, text: Text | None = None, restored: bool = False) -> GPT:
     """A model on the CPU with a run's first weights, the same on every process however often it is asked for.
+
+    `text` is what it will be trained on, for models that count n-grams.
 
     Only the first process reads the checkpoint. CheckpointError, on all of them, where it is gone, or not the one that
     the run was begun with. A model that is to be `restored` needs none of that, and gets none.
@@ -28,7 +31,17 @@ def first_model(config: Config, world: World, *, restored: bool = False) -> GPT:
     if restored:
         return gpt
     if config.init is None:
-        return gpt.init_weights(torch.Generator().manual_seed(config.batches.seed))
+        gpt.init_weights(torch.Generator().manual_seed(config.batches.seed))
+    else:
+        _load(gpt, config, world)
+    if text is not None:
+        gpt.ngrams.count(text)
+    return gpt
+
+
+def _load(gpt: GPT, config: Config, world: World) -> None:
+    """The weights of the checkpoint that the run begins with."""
+    assert config.init is not None, "there is one"
     folder = Path(config.init)
     if (complaint := world.first(None if world.rank else _complaint(folder, config.init_sha256))) is not None:
         raise CheckpointError(complaint)
@@ -40,7 +53,6 @@ def first_model(config: Config, world: World, *, restored: bool = False) -> GPT:
         return Spread(world, tensors)
 
     state.load_model(folder, gpt, averaged=True, read=read)
-    return gpt
 
 
 def shared(config: Config, world: World) -> Config:

@@ -82,7 +82,7 @@ class Training:
         make_deterministic(config.train.deterministic, self.device, view.message if view else print)
         set_matmul_precision(config.train.float32_matmul_precision, self.device)
         seed, precision = config.batches.seed, config.train.precision
-        gpt = first_model(config, self.world, restored=restored).to(self.device)
+        gpt = first_model(config, self.world, text=data.train, restored=restored).to(self.device)
         self.loss_sum = NextTokenLoss(gpt)
         if config.train.activation_checkpointing:
             recompute_blocks(gpt)
@@ -218,7 +218,7 @@ class Training:
         if checkpoint:
             moving.restore(checkpoint, moving.books_of(checkpoint))
         else:
-            moving.begin_again(first_model(self.config, self.world))
+            moving.begin_again(first_model(self.config, self.world, text=self.data.train))
         moving.progress.skips, moving.progress.elapsed = skips, elapsed  # time that has gone by is gone
         moving.progress.advance(0)
         documents = documents_of(Path(self.config.data or ""), self.windows, *skip)

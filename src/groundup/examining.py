@@ -74,7 +74,10 @@ class Examiner:
             with self.moving.average.applied():
                 if self.data.val is not None:
                     val = self._loss(self.data.val, limit)
-                train = self._loss(self.data.train, val.scored if val else limit or self.config.model.block_size * 64)
+                with self.moving.gpt.ngrams.on_counted_text():
+                    train = self._loss(
+                        self.data.train, val.scored if val else limit or self.config.model.block_size * 64
+                    )
                 grades = [self._grade(exam) for exam in self._exams]
         except Interrupted:
             return  # what is due when a run goes on again

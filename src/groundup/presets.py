@@ -86,9 +86,7 @@ def _modern_laptop(n_layer: int, n_head: int, n_embd: int, block_size: int, rows
     }
 
 
-FAST_PARTS: dict[str, Any] = {
-    **MODERN_PARTS, "ngram": 6, "ngram_rows": 32_768, "ngram_width": 32, "ngram_dropout": 0.2,
-}  # fmt: skip
+FAST_PARTS: dict[str, Any] = {**MODERN_PARTS, "ngram": 6, "ngram_width": 128}
 
 
 def _fast_laptop(n_layer: int, n_head: int, n_embd: int, block_size: int, rows: int, max_steps: int) -> Row:
@@ -148,7 +146,7 @@ PRESETS: dict[str, Row] = {
     "gpt2-mini": _laptop(6, 6, 384, 256, 0.2, 5_000),
     "modern-micro": _modern_laptop(3, 4, 192, 128, 16, 2_000),
     "modern-mini": _modern_laptop(6, 6, 384, 256, 32, 5_000),
-    "fast": _fast_laptop(4, 4, 128, 256, 8, 2_000),
+    "fast": _fast_laptop(4, 4, 96, 256, 8, 2_000),
 }
 
 DEFAULT = "gpt2-micro"

@@ -49,13 +49,11 @@ class ModelConfig(Section):
     activation: Literal["gelu_tanh", "gelu", "relu", "relu2"] = "gelu_tanh"
     """nonlinearity of the feed-forward layer; GPT-1 and GPT-2 use the tanh form of GELU, modern models ReLU squared"""
     ngram: Annotated[int, Field(ge=1, le=8)] = 1
-    """longest run of tokens with an embedding of its own, beside the token's: 3 has those of pairs and triples"""
-    ngram_rows: Size = 32_768
-    """rows of each table of runs; the vocabulary's runs share them where they are more"""
-    ngram_width: Size = 32
-    """width of a run's embedding"""
-    ngram_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """dropout of runs' embeddings, whole ones at a time"""
+    """longest run of tokens that is looked up in what followed it elsewhere in the training text; 1 looks up none"""
+    ngram_rows: Size = 65_536
+    """rows of each table of runs; the text's runs share them where they are more"""
+    ngram_width: Size = 64
+    """width of the codes of tokens in these tables; as many as there are ids, or more, keep them all apart"""
     tied: bool = True
     """output head shares the token embedding"""
     softcap: Annotated[float, Field(ge=1e-3, le=1e6)] | None = None
@@ -84,6 +82,11 @@ class ModelConfig(Section):
     def ngram_tables(self) -> list[int]:
         """Rows of the table for runs of 2, 3, … tokens; the start of a text counts as a token too."""
         return [min(self.ngram_rows, (self.vocab + 1) ** n) for n in range(2, self.ngram + 1)]
+
+    @property
+    def ngram_codes(self) -> int:
+        """Numbers of a token's code."""
+        return min(self.ngram_width, self.vocab)
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> ModelConfig:

@@ -117,7 +117,7 @@ class Bench:
     ) -> float | None:
         """Held-out loss after so many steps, nats a token; None where the run diverged or `see` said so."""
         config, seed = self.config, self.config.batches.seed
-        gpt = first_model(config, Alone()).to(self.device)
+        gpt = first_model(config, Alone(), text=self.data.train).to(self.device)
         if config.train.activation_checkpointing:
             recompute_blocks(gpt)
         loss_sum, average = NextTokenLoss(gpt), Average(gpt, optimizer.ema) if optimizer.ema else NoAverage()

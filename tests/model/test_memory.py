@@ -55,7 +55,7 @@ def kept_bytes(config: ModelConfig, precision: str, *, recompute: bool = False) 
         {}, {"block": "post_norm"}, {"activation": "relu"}, {"activation": "relu2"}, {"norm": "rmsnorm"},
         {"positions": "rotary"}, {"embedding_norm": True}, {"softcap": 15.0}, {"n_inner": 100}, {"dropout": 0.1},
         {"dropout": 0.1, "block": "post_norm"}, {"qk_norm": True, "norm": "rmsnorm"}, MODERN,
-        {"ngram": 4, "ngram_rows": 1000}, {"ngram": 3, "ngram_rows": 1000, "ngram_dropout": 0.1},
+        {"ngram": 4, "ngram_rows": 1000}, {"ngram": 3, "ngram_rows": 1000, "ngram_width": 1000},
     ],
     ids=lambda parts: "-".join(map(str, parts)) or "gpt2",
 )  # fmt: skip

@@ -1,16 +1,20 @@
 """Runs of tokens find their rows, wherever a context says that they stand."""
 
+import numpy as np
 import pytest
 import torch
 
+from groundup.model import ngrams
 from groundup.model.context import NOTHING, Branching, Causal, KVCache
-from groundup.model.gpt import GPT
+from groundup.model.gpt import GPT, IGNORED, NextTokenLoss
 from groundup.model.ngrams import NGrams
+from groundup.optim.rules import build_optimizer
 from groundup.presets import MODERN_PARTS
+from groundup.sections import OptimizerConfig
 from groundup.shape import ModelConfig
 
 CONFIG = ModelConfig(
-    n_layer=2, n_head=2, n_embd=16, block_size=12, vocab_size=9, ngram=4, ngram_rows=150, ngram_width=3, **MODERN_PARTS
+    n_layer=2, n_head=2, n_embd=16, block_size=12, vocab_size=9, ngram=4, ngram_rows=150, ngram_width=9, **MODERN_PARTS
 )
 
 
@@ -92,3 +96,92 @@ def test_only_the_last_tokens_count(model):
     with torch.no_grad():
         different = (gpt(ids()) - gpt(changed)).abs().amax((0, 2)) > 1e-6
     assert different.tolist() == [place in (3, 4, 5, 6) for place in range(12)]
+
+
+class Text(list):
+    def read(self, start: int, n: int) -> np.ndarray:
+        return np.array(self[start : start + n])
+
+
+TEXT = Text(np.random.default_rng(3).integers(0, 9, 400).tolist())
+
+
+def counted(width: int = 9, text: Text = TEXT, rows: int = 10_000) -> NGrams:
+    config = CONFIG.model_copy(update={"ngram_width": width, "ngram_rows": rows})
+    return GPT(config).init_weights(torch.Generator().manual_seed(0)).ngrams.eval()
+
+
+def told(tables: NGrams, run: list[int]) -> torch.Tensor:
+    """The table's row for a run of tokens, the first first."""
+    return tables.tables[len(run) - 2][tables.rows([torch.tensor(token) for token in reversed(run)])]
+
+
+@pytest.mark.parametrize("piece", [ngrams.PIECE, 1, 7, 399, 400])
+def test_the_tables_hold_what_followed_each_run(piece, monkeypatch):
+    monkeypatch.setattr(ngrams, "PIECE", piece)
+    tables = counted()
+    tables.count(TEXT)
+    tables.count(TEXT)  # anew, not again
+    for n in (2, 3, 4):
+        for start in range(0, 399 - n, 5):
+            run = TEXT[start : start + n]
+            next_ones = [TEXT[i + n] for i in range(len(TEXT) - n) if TEXT[i : i + n] == run]
+            assert told(tables, run).tolist() == [*np.bincount(next_ones, minlength=9), len(next_ones)]
+        assert tables.tables[n - 2][:, -1].sum() == len(TEXT) - n
+
+
+def test_a_token_is_left_out_of_what_it_is_told():
+    """Of a text of its own, a model is told what the rest of the text says."""
+    tables, place = counted(), 201
+    window = torch.tensor([TEXT[place - 12 : place]])
+    targets = torch.tensor([TEXT[place - 11 : place + 1]])
+    tables.up.weight.data.normal_(generator=torch.Generator().manual_seed(1))
+    tables.count(TEXT)
+    with tables.on_counted_text():
+        without = tables.add(torch.zeros(1, 12, 16), window, Causal(), targets)[0, -1]
+    rest = Text(TEXT)
+    for n, table in enumerate(tables.tables, start=2):  # taken off by hand
+        run = TEXT[place - n : place]
+        table[tables.rows([torch.tensor(token) for token in reversed(run)])] -= (
+            torch.eye(10)[TEXT[place]] + torch.eye(10)[9]
+        )
+    assert rest == TEXT
+    by_hand = tables.add(torch.zeros(1, 12, 16), window, Causal(), None)[0, -1]
+    torch.testing.assert_close(without, by_hand)
+
+
+@pytest.mark.parametrize("width", [9, 4])
+def test_what_was_seen_once_says_nothing_about_itself(width):
+    """All runs of a text in which none comes twice: left out, every table is silent."""
+    text = Text(range(9))
+    tables = counted(width, text)
+    tables.count(text)
+    window, targets = torch.arange(8)[None], torch.arange(1, 9)[None]
+    unseen = counted(width).add(torch.zeros(1, 8, 16), window, Causal(), None)
+    tables.train()
+    torch.testing.assert_close(tables.add(torch.zeros(1, 8, 16), window, Causal(), targets), unseen)
+    tables.eval()
+    assert not torch.allclose(tables.add(torch.zeros(1, 8, 16), window, Causal(), targets), unseen)
+
+
+def test_targets_that_are_not_scored_are_not_taken_off():
+    tables = counted()
+    tables.count(TEXT)
+    window = torch.tensor([TEXT[:12]])
+    tables.train()
+    nothing = torch.full_like(window, IGNORED)
+    x = torch.zeros(1, 12, 16)
+    torch.testing.assert_close(tables.add(x, window, Causal(), nothing), tables.add(x, window, Causal(), None))
+
+
+def test_tables_stay_while_the_rest_learns():
+    gpt = GPT(CONFIG).init_weights(torch.Generator().manual_seed(0))
+    gpt.ngrams.count(TEXT)
+    before = {name: p.clone() for name, p in gpt.named_parameters()}
+    optimizer = build_optimizer(gpt.named_parameters(), OptimizerConfig(name="muon"))
+    for _ in range(2):  # the head begins at zero, so that in the first step it alone learns
+        NextTokenLoss(gpt)(torch.tensor([TEXT[:12]]), torch.tensor([TEXT[1:13]])).backward()
+        optimizer.step()
+    same = {name for name, p in gpt.named_parameters() if torch.equal(p, before[name])}
+    assert {"ngrams.code", *(f"ngrams.tables.{n}" for n in range(3))} <= same
+    assert "ngrams.up.weight" not in same

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from groundup.model.memory import SAID
 from groundup.shape import ModelConfig
 
 
@@ -19,7 +20,7 @@ def parameters_by_part(config: ModelConfig) -> dict[str, int]:
     return {
         "token embedding": config.vocab * C,
         "positions": config.block_size * C if config.positions == "learned" else 0,
-        "n-grams": sum(config.ngram_tables) * config.ngram_width + _up(config),
+        "n-grams": _up(config),
         "attention": config.n_layer * (4 * C * C + b * 4 * C),
         "feed-forward": config.n_layer * (2 * C * inner + b * (inner + C)),
         "norms": norms * norm + config.n_layer * head_norm,
@@ -39,8 +40,9 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if config.positions == "learned":
         found["wpe.weight"] = (config.block_size, C)
     if config.ngram > 1:
-        found |= {f"ngrams.tables.{n}.weight": (rows, config.ngram_width) for n, rows in enumerate(config.ngram_tables)}
-        found["ngrams.up.weight"] = (C, (config.ngram - 1) * config.ngram_width)
+        found["ngrams.code"] = (config.vocab, config.ngram_codes)
+        found |= {f"ngrams.tables.{n}": (rows, config.ngram_codes + 1) for n, rows in enumerate(config.ngram_tables)}
+        found["ngrams.up.weight"] = (C, _up(config) // C)
     if not config.tied:
         found["lm_head.weight"] = (config.padded_vocab, C)
     if config.norm == "layernorm":  # the other kind has no weights
@@ -63,5 +65,5 @@ def flops_per_token(config: ModelConfig) -> int:
 
 
 def _up(config: ModelConfig) -> int:
-    """Weights between the tables of n-grams and the stream."""
-    return (config.ngram - 1) * config.ngram_width * config.n_embd
+    """Weights between what n-grams say and the stream; their tables are counted, not learned."""
+    return len(config.ngram_tables) * (config.ngram_codes + SAID) * config.n_embd

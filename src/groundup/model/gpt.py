@@ -48,23 +48,26 @@ class GPT(nn.Module):
         """Draw all weights anew (`config.init`); norms start at one, biases at zero. Returns itself."""
         std = INITS[self.config.init]
         for name, parameter in self.named_parameters():  # a tied weight comes once
+            if not parameter.requires_grad:
+                continue  # counted, not drawn
             if parameter.dim() >= 2:
                 parameter.normal_(0.0, std(name, self.config), generator=generator)
             else:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+        self.ngrams.draw(generator)
         return self
 
     def forward(self, ids: Tensor, context: Context | None = None) -> Tensor:
         """Logits of the next token after each token: (B, T) -> (B, T, V); ValueError when T exceeds `block_size`."""
         return self.head(self.features(ids, context))[..., : self.config.vocab]
 
-    def features(self, ids: Tensor, context: Context | None = None) -> Tensor:
-        """What the head reads: (B, T) -> (B, T, C)."""
+    def features(self, ids: Tensor, context: Context | None = None, targets: Tensor | None = None) -> Tensor:
+        """What the head reads: (B, T) -> (B, T, C). `targets` concern n-grams alone, which leave them out."""
         context = context or self.causal
         if ids.size(1) > self.config.block_size:
             raise ValueError(f"{ids.size(1)} tokens exceed the context of {self.config.block_size}")
         positions = context.positions(ids.size(1), ids.device)
-        x = self.ngrams.add(self.wpe.add(self.wte(ids), positions), ids, context)
+        x = self.ngrams.add(self.wpe.add(self.wte(ids), positions), ids, context, targets)
         x = self.drop(self.ln_e(x))  # (B, T, C)
         rotate = self.wpe.rotation(positions)
         for block in self.h:
@@ -88,7 +91,7 @@ class NextTokenLoss(nn.Module):
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """(B, T) and (B, T) -> scalar; targets equal to `IGNORED` are not scored."""
-        gpt, x = self.gpt, self.gpt.features(ids).flatten(0, 1)  # (B·T, C)
+        gpt, x = self.gpt, self.gpt.features(ids, targets=targets).flatten(0, 1)  # (B·T, C)
         vocab, softcap = gpt.config.vocab, gpt.config.softcap
         return linear_cross_entropy(
             x, gpt.lm_head.weight, targets.flatten(), vocab=vocab, softcap=softcap, ignore_index=IGNORED

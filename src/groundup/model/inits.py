@@ -25,10 +25,10 @@ def _gpt1(name: str, config: ModelConfig) -> float:
 def _modern(name: str, config: ModelConfig) -> float:
     # Blocks begin as the identity and the head says nothing: the first gradients then come from the embedding alone
     # and every layer starts at the right scale (KellerJordan/modded-nanogpt; karpathy/nanochat, gpt.py).
-    if name.endswith("c_proj.weight") or name == "lm_head.weight" or name.startswith("ngrams.tables."):
+    if name.endswith("c_proj.weight") or name == "lm_head.weight":
         return 0.0
-    if name == "ngrams.up.weight":
-        return config.ngram_width**-0.5
+    if name == "ngrams.up.weight":  # what is said is a share of one, and stands beside an embedding of unit numbers
+        return 2 * ((config.ngram - 1) * config.ngram_codes) ** -0.5
     if config.tied and name in ("wte.weight", "wpe.weight"):
         # A tied head cannot be silent. The stream still is the token's own embedding, normed to length sqrt(C), so a
         # token's logit for itself is about C times this: 1, where 0.02 would bet e^15 to 1 on it in a width of 768.

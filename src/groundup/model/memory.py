@@ -17,6 +17,7 @@ from groundup.shape import ModelConfig
 Precision = Literal["fp32", "bf16", "fp16"]
 FP32 = 4  # bytes
 SPELT_OUT = 512  # tokens; context.py's, which needs torch
+SAID = 2  # ngrams.py's, which needs torch
 BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
@@ -37,9 +38,8 @@ def activation_bytes(config: ModelConfig, precision: Precision, device: str = "c
     ends = e * C + (FP32 * C + statistics if config.block == "pre_norm" else 0)
     ends += FP32 * C + statistics if config.embedding_norm else 0
     ends += _mask_bytes(FP32, device) * C if config.dropout else 0
-    runs = config.ngram - 1
-    ends += runs * (8 + e * config.ngram_width)  # rows of the tables, and what stood in them
-    ends += runs * (_mask_bytes(FP32, device) + FP32 + FP32 * config.ngram_width) if config.ngram_dropout else 0
+    if config.ngram > 1:
+        ends += e * (config.ngram - 1) * (config.ngram_codes + SAID)  # what the tables said
     return (config.n_layer * FP32 * C + block if recompute else config.n_layer * block) + ends
 
 

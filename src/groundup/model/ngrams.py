@@ -1,16 +1,26 @@
-"""Embeddings of the last few tokens together: what is often said needs no attention to be recalled.
+"""What followed the last few tokens elsewhere in the training text: counted, not learned.
 
-Pairs, triples, … of tokens have vectors of their own in tables, beside the token's. That costs memory and hardly any
-arithmetic. Large tables of n-grams at the input are from "Over-Tokenized Transformer" (arXiv:2501.16975); runs that are
-too many for a table share its rows by a hash (arXiv:1606.01781).
+Before training begins, the text is read once. For each run of 2, 3, … tokens a table sums up the codes of the tokens
+that came next, so that a lookup tells the model what usually follows; the attention need not learn what counting knows.
+That costs memory and hardly any arithmetic. (Language models beside counts: arXiv:2210.14431, arXiv:2401.17377.)
 
-Letters: B batch, T time, C width (`n_embd`), W width of an n-gram (`ngram_width`).
+While a model trains, each token is left out of what it is told: its own occurrence is taken off the sums again
+(leaving-one-out: Ney, Essen, Kneser 1995). What it is told then is what it would be told about a text it never saw, in
+the tenth pass as in the first.
+
+Letters: B batch, T time, C width (`n_embd`), V vocabulary, W width of a code (`ngram_width`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from groundup.model.context import Context
@@ -19,38 +29,107 @@ from groundup.shape import ModelConfig
 FACTORS = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0xD3A2646D, 0xFD7046C5, 0xB55A4F09)
 """Odd numbers of 32 bits, one for each place in a run: products with ids stay below 2⁶³."""
 
+PRIOR = 0.5  # occurrences of nothing, so that what was seen once says less than what was seen often
+SAID = 2  # numbers beside a code: how often a run was seen, and whether at all
+PIECE = 2**18  # tokens counted at a time
+
+
+class Text(Protocol):
+    """A training split."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, start: int, n: int) -> NDArray[np.int64]:
+        """`n` ids from `start` on."""
+        ...
+
 
 class Silent(nn.Module):
     """No tables at all."""
 
-    def add(self, x: Tensor, ids: Tensor, context: Context) -> Tensor:
+    def draw(self, generator: torch.Generator | None) -> None:
+        """Nothing is drawn."""
+
+    def count(self, text: Text) -> None:
+        """Nothing is counted."""
+
+    def add(self, x: Tensor, ids: Tensor, context: Context, targets: Tensor | None) -> Tensor:
         """Nothing is added."""
         return x
 
+    @contextmanager
+    def on_counted_text(self) -> Iterator[None]:
+        """No difference."""
+        yield
 
-class NGrams(nn.Module):
+
+class NGrams(Silent):
     """One table for each length from 2 to `config.ngram`, and a matrix that brings what they say to the stream."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.vocab, self.sizes = config.vocab, config.ngram_tables
-        self.tables = nn.ModuleList(nn.Embedding(rows, config.ngram_width) for rows in self.sizes)
-        self.up = nn.Linear(len(self.tables) * config.ngram_width, config.n_embd, bias=False)
-        self.dropout = config.ngram_dropout
+        self.vocab, self.sizes, W = config.vocab, config.ngram_tables, config.ngram_codes
+        self.code = _fixed(self.vocab, W)
+        self.tables = nn.ParameterList(_fixed(rows, W + 1) for rows in self.sizes)  # sums of codes, and how many
+        self.up = nn.Linear(len(self.sizes) * (W + SAID), config.n_embd, bias=False)
+        self.leaves_out = False  # also where it does not train
 
-    def add(self, x: Tensor, ids: Tensor, context: Context) -> Tensor:
-        """To each token's embedding, what the runs say that end in it: (B, T, C) and (B, T) -> (B, T, C)."""
-        places = [ids, *context.earlier(ids, len(self.tables))]  # the token, the one before it, …; each (B, T)
-        found = [table(self.rows(places[: n + 2])) for n, table in enumerate(self.tables)]  # (B, T, W) each
-        said = torch.stack(found, dim=-2)  # (B, T, n, W)
-        if self.dropout and self.training:  # whole runs, so that none is relied on: what was seen once is often chance
-            said = said * F.dropout(torch.ones_like(said[..., :1]), self.dropout)
-        return x + self.up(said.flatten(-2))
+    def draw(self, generator: torch.Generator | None) -> None:
+        """Codes of unit length that are nearly at right angles, or wholly where there is room for all; empty tables."""
+        W = self.code.size(1)
+        if self.vocab == W:
+            self.code.copy_(torch.eye(W))
+        else:
+            self.code.normal_(0.0, W**-0.5, generator=generator)
+        for table in self.tables:
+            table.zero_()
+
+    @torch.no_grad()
+    def count(self, text: Text) -> None:
+        """Fill the tables from a text, anew."""
+        for table in self.tables:
+            table.zero_()
+        longest = len(self.sizes) + 1
+        for start in range(0, len(text) - 1, PIECE):
+            begin, stop = max(0, start - longest + 1), min(start + PIECE, len(text) - 1)
+            ids = torch.from_numpy(text.read(begin, stop + 1 - begin)).to(self.code.device)
+            for n, table in enumerate(self.tables, start=2):
+                first = max(n - 1, start - begin)  # the last token of the first run that is new
+                if first > len(ids) - 2:
+                    continue
+                run = [ids[first - place : len(ids) - 1 - place] for place in range(n)]
+                table.index_add_(0, self.rows(run), self._one_each(ids[first + 1 :]))
+
+    def add(self, x: Tensor, ids: Tensor, context: Context, targets: Tensor | None) -> Tensor:
+        """To each token's embedding, what the runs say that end in it: (B, T, C) and (B, T) -> (B, T, C).
+
+        `targets` (B, T) are what comes next, to be left out where the text is the one that was counted.
+        """
+        places = [ids, *context.earlier(ids, len(self.sizes))]  # the token, the one before it, …; each (B, T)
+        own = self._one_each(targets) if targets is not None and (self.training or self.leaves_out) else None
+        said = []
+        for n, table in enumerate(self.tables, start=2):
+            found = F.embedding(self.rows(places[:n]), table)  # (B, T, W + 1)
+            if own is not None:
+                found = found - own
+            found = found * (places[n - 1] >= 0).unsqueeze(-1)  # what began before the context was never counted so
+            seen = found[..., -1:].clamp(min=0)
+            said += [found[..., :-1] / (seen + PRIOR), seen.log1p() / 3, 1 / (1 + seen)]
+        return x + self.up(torch.cat(said, dim=-1))
+
+    @contextmanager
+    def on_counted_text(self) -> Iterator[None]:
+        """While entered, tokens are left out of what they are told though the model does not train."""
+        self.leaves_out = True
+        try:
+            yield
+        finally:
+            self.leaves_out = False
 
     def rows(self, run: list[Tensor]) -> Tensor:
-        """The row of a run of tokens, the last first, `NOTHING` before the text's first: n times (B, T) -> (B, T).
+        """The row of a run of tokens, the last first, `NOTHING` before the text's first: n times (…) -> (…).
 
-        Runs have rows of their own where the table holds them all; else several share one.
+        Runs have rows of their own where the table holds them all; else several share one by a hash.
         """
         size = self.sizes[len(run) - 2]
         if (self.vocab + 1) ** len(run) == size:
@@ -58,3 +137,13 @@ class NGrams(nn.Module):
             return torch.stack([(ids + 1) * factor for ids, factor in zip(run, factors, strict=True)]).sum(0)
         mixed = torch.stack([(ids + 1) * factor for ids, factor in zip(run, FACTORS, strict=False)]).sum(0)
         return (mixed ^ (mixed >> 15)) % size
+
+    def _one_each(self, ids: Tensor) -> Tensor:
+        """Each token's code and a one, zeros where a target is not scored: (…) -> (…, W + 1)."""
+        found = F.pad(F.embedding(ids.clamp(min=0), self.code), (0, 1), value=1.0)
+        return found * (ids >= 0).unsqueeze(-1)
+
+
+def _fixed(rows: int, width: int) -> nn.Parameter:
+    """Weights that are kept with a model and never learn."""
+    return nn.Parameter(torch.zeros(rows, width), requires_grad=False)

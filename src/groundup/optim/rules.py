@@ -51,7 +51,7 @@ def role(name: str, parameter: nn.Parameter) -> Role:
     """The one role of a named parameter; a tied head is its embedding."""
     if parameter.dim() < 2:
         return "vector"
-    if name in ("wte.weight", "wpe.weight") or name.startswith("ngrams.tables."):
+    if name in ("wte.weight", "wpe.weight"):
         return "embedding"
     return "head" if name == "lm_head.weight" else "matrix"
 
