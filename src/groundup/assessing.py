@@ -84,21 +84,15 @@ def evaluate(
     part = manifest.splits[split]
     if part.tokens < 2:
         raise DataError(f"{folder}: its {split} split is empty; prepare it with --val-fraction 0.1")
+    where = Tokens.open(folder, split)
     counted = split == "train" and manifest.fingerprint == read_json(loaded.folder / PROGRESS)["data"]
     with loaded.model.ngrams.on_counted_text() if counted else nullcontext():
         loss = split_loss(
-            EachWindow(loaded.model),
-            Tokens.open(folder, split),
-            window,
-            device=loaded.device,
-            stride=stride,
-            limit=tokens,
-            rows=loaded.config.micro_rows * (block_size // window),
+            EachWindow(loaded.model), where, window,
+            device=loaded.device, stride=stride, limit=tokens, rows=loaded.config.micro_rows * (block_size // window),
             autocast=autocast(choose_precision(precision, loaded.device).name, loaded.device),
-            rank=world.rank,
-            size=world.size,
-            total=world.sum,
-        )
+            rank=world.rank, size=world.size, total=world.sum,
+        )  # fmt: skip
     scale = part.tokens / part.bytes / log(2)
     return Evaluation(
         split=split,

@@ -50,7 +50,7 @@ class EachWindow(nn.Module):
         gpt, x = self.gpt, self.gpt.features(ids, targets=targets).flatten(0, 1)  # (B·T, C)
         vocab, softcap = gpt.config.vocab, gpt.config.softcap
         nats = linear_cross_entropy_rows(
-            x, gpt.lm_head.weight, targets.flatten(), vocab=vocab, softcap=softcap, ignore_index=IGNORED
+            x, gpt.reading, targets.flatten(), vocab=vocab, softcap=softcap, ignore_index=IGNORED
         )
         return nats.view_as(targets).sum(1)
 

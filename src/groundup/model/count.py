@@ -20,7 +20,7 @@ def parameters_by_part(config: ModelConfig) -> dict[str, int]:
     return {
         "token embedding": config.vocab * C,
         "positions": config.block_size * C if config.positions == "learned" else 0,
-        "n-grams": _up(config),
+        "n-grams": _up(config) + _trust(config),
         "attention": config.n_layer * (4 * C * C + b * 4 * C),
         "feed-forward": config.n_layer * (2 * C * inner + b * (inner + C)),
         "norms": norms * norm + config.n_layer * head_norm,
@@ -43,6 +43,7 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         found["ngrams.code"] = (config.vocab, config.ngram_codes)
         found |= {f"ngrams.tables.{n}": (rows, config.ngram_codes + 1) for n, rows in enumerate(config.ngram_tables)}
         found["ngrams.up.weight"] = (C, _up(config) // C)
+        found |= {"ngrams.trust": (_trust(config),)} if _trust(config) else {}
     if not config.tied:
         found["lm_head.weight"] = (config.padded_vocab, C)
     if config.norm == "layernorm":  # the other kind has no weights
@@ -67,3 +68,8 @@ def flops_per_token(config: ModelConfig) -> int:
 def _up(config: ModelConfig) -> int:
     """Weights between what n-grams say and the stream; their tables are counted, not learned."""
     return len(config.ngram_tables) * (config.ngram_codes + SAID) * config.n_embd
+
+
+def _trust(config: ModelConfig) -> int:
+    """Weights of what n-grams say of each next token, where their codes keep all tokens apart."""
+    return len(config.ngram_tables) if config.ngram_codes == config.vocab else 0

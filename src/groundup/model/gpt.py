@@ -6,6 +6,7 @@ Letters: B batch, T time, C width (`n_embd`), V vocabulary (`vocab_size`), P pad
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundup.kernels.cross_entropy import finished, linear_cross_entropy
@@ -62,21 +63,29 @@ class GPT(nn.Module):
         return self.head(self.features(ids, context))[..., : self.config.vocab]
 
     def features(self, ids: Tensor, context: Context | None = None, targets: Tensor | None = None) -> Tensor:
-        """What the head reads: (B, T) -> (B, T, C). `targets` concern n-grams alone, which leave them out."""
+        """What the head reads: (B, T) -> (B, T, C), with n-grams that speak for themselves (B, T, C + V).
+
+        `targets` (B, T) concern n-grams alone, which leave them out.
+        """
         context = context or self.causal
         if ids.size(1) > self.config.block_size:
             raise ValueError(f"{ids.size(1)} tokens exceed the context of {self.config.block_size}")
         positions = context.positions(ids.size(1), ids.device)
-        x = self.ngrams.add(self.wpe.add(self.wte(ids), positions), ids, context, targets)
+        x, shares = self.ngrams.add(self.wpe.add(self.wte(ids), positions), ids, context, targets)
         x = self.drop(self.ln_e(x))  # (B, T, C)
         rotate = self.wpe.rotation(positions)
         for block in self.h:
             x = block(x, context, rotate)
-        return self.ln_f(x)
+        return self.ngrams.beside(self.ln_f(x), shares)
+
+    @property
+    def reading(self) -> Tensor:
+        """The head's weights: (P, C), or (P, C + V)."""
+        return self.ngrams.widened(self.lm_head.weight)
 
     def head(self, x: Tensor) -> Tensor:
         """Logits over the padded vocabulary, pads at -inf: (…, C) -> (…, P)."""
-        return finished(self.lm_head(x), vocab=self.config.vocab, softcap=self.config.softcap)
+        return finished(F.linear(x, self.reading), vocab=self.config.vocab, softcap=self.config.softcap)
 
 
 class NextTokenLoss(nn.Module):
@@ -94,5 +103,5 @@ class NextTokenLoss(nn.Module):
         gpt, x = self.gpt, self.gpt.features(ids, targets=targets).flatten(0, 1)  # (B·T, C)
         vocab, softcap = gpt.config.vocab, gpt.config.softcap
         return linear_cross_entropy(
-            x, gpt.lm_head.weight, targets.flatten(), vocab=vocab, softcap=softcap, ignore_index=IGNORED
+            x, gpt.reading, targets.flatten(), vocab=vocab, softcap=softcap, ignore_index=IGNORED
         )

@@ -30,6 +30,8 @@ FACTORS = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0xD3A2646
 """Odd numbers of 32 bits, one for each place in a run: products with ids stay below 2⁶³."""
 
 PRIOR = 0.5  # occurrences of nothing, so that what was seen once says less than what was seen often
+SMOOTH = 0.1  # occurrences of each token that did not follow: a share is never nothing
+FIRST_TRUST = 0.1
 SAID = 2  # numbers beside a code: how often a run was seen, and whether at all
 PIECE = 2**18  # tokens counted at a time
 
@@ -53,9 +55,17 @@ class Silent(nn.Module):
     def count(self, text: Text) -> None:
         """Nothing is counted."""
 
-    def add(self, x: Tensor, ids: Tensor, context: Context, targets: Tensor | None) -> Tensor:
-        """Nothing is added."""
+    def add(self, x: Tensor, ids: Tensor, context: Context, targets: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Nothing is added, and nothing said of any token."""
+        return x, None
+
+    def beside(self, x: Tensor, shares: Tensor | None) -> Tensor:
+        """What the head reads: the stream alone."""
         return x
+
+    def widened(self, weight: Tensor) -> Tensor:
+        """The head's weights for that."""
+        return weight
 
     @contextmanager
     def on_counted_text(self) -> Iterator[None]:
@@ -72,6 +82,9 @@ class NGrams(Silent):
         self.code = _fixed(self.vocab, W)
         self.tables = nn.ParameterList(_fixed(rows, W + 1) for rows in self.sizes)  # sums of codes, and how many
         self.up = nn.Linear(len(self.sizes) * (W + SAID), config.n_embd, bias=False)
+        self.speaks = self.vocab == W  # codes keep all tokens apart, so that shares can be read off
+        if self.speaks:  # how much each length's shares count
+            self.trust = nn.Parameter(torch.full((len(self.sizes),), FIRST_TRUST))
         self.leaves_out = False  # also where it does not train
 
     def draw(self, generator: torch.Generator | None) -> None:
@@ -83,6 +96,8 @@ class NGrams(Silent):
             self.code.normal_(0.0, W**-0.5, generator=generator)
         for table in self.tables:
             table.zero_()
+        if self.speaks:
+            self.trust.data.fill_(FIRST_TRUST)
 
     @torch.no_grad()
     def count(self, text: Text) -> None:
@@ -100,43 +115,42 @@ class NGrams(Silent):
                 run = [ids[first - place : len(ids) - 1 - place] for place in range(n)]
                 table.index_add_(0, self.rows(run), self._one_each(ids[first + 1 :]))
 
-    def add(self, x: Tensor, ids: Tensor, context: Context, targets: Tensor | None) -> Tensor:
+    def add(self, x: Tensor, ids: Tensor, context: Context, targets: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """To each token's embedding, what the runs say that end in it: (B, T, C) and (B, T) -> (B, T, C).
 
+        Besides, where codes keep all tokens apart, what they say of each next token, in logarithms: (B, T, V).
         `targets` (B, T) are what comes next, to be left out where the text is the one that was counted.
         """
         places = [ids, *context.earlier(ids, len(self.sizes))]  # the token, the one before it, …; each (B, T)
         own = self._one_each(targets) if targets is not None and (self.training or self.leaves_out) else None
-        said = []
+        said, shares = [], None
         for n, table in enumerate(self.tables, start=2):
             found = F.embedding(self.rows(places[:n]), table)  # (B, T, W + 1)
             if own is not None:
                 found = found - own
             found = found * (places[n - 1] >= 0).unsqueeze(-1)  # what began before the context was never counted so
             seen = found[..., -1:].clamp(min=0)
-            said += [found[..., :-1] / (seen + PRIOR), seen.log1p() / 3, 1 / (1 + seen)]
-        return x + self.up(torch.cat(said, dim=-1))
+            sums = found[..., :-1]
+            said += [sums / (seen + PRIOR), seen.log1p() / 3, 1 / (1 + seen)]
+            if self.speaks:
+                mine = self._shares(n - 2, sums, seen)
+                shares = mine if shares is None else shares + mine
+        return x + self.up(torch.cat(said, dim=-1)), shares
 
-    @contextmanager
-    def on_counted_text(self) -> Iterator[None]:
-        """While entered, tokens are left out of what they are told though the model does not train."""
-        self.leaves_out = True
-        try:
-            yield
-        finally:
-            self.leaves_out = False
+    def beside(self, x: Tensor, shares: Tensor | None) -> Tensor:
+        """What the head reads: the stream and the shares, (B, T, C) and (B, T, V) -> (B, T, C + V)."""
+        return x if shares is None else torch.cat([x, shares], dim=-1)
 
-    def rows(self, run: list[Tensor]) -> Tensor:
-        """The row of a run of tokens, the last first, `NOTHING` before the text's first: n times (…) -> (…).
+    def widened(self, weight: Tensor) -> Tensor:
+        """The head's weights for that, (P, C) -> (P, C + V): a token's share goes to its own logit as it is."""
+        if not self.speaks:
+            return weight
+        return torch.cat([weight, torch.eye(len(weight), self.vocab, dtype=weight.dtype, device=weight.device)], dim=1)
 
-        Runs have rows of their own where the table holds them all; else several share one by a hash.
-        """
-        size = self.sizes[len(run) - 2]
-        if (self.vocab + 1) ** len(run) == size:
-            factors = [(self.vocab + 1) ** place for place in range(len(run))]
-            return torch.stack([(ids + 1) * factor for ids, factor in zip(run, factors, strict=True)]).sum(0)
-        mixed = torch.stack([(ids + 1) * factor for ids, factor in zip(run, FACTORS, strict=False)]).sum(0)
-        return (mixed ^ (mixed >> 15)) % size
+    def _shares(self, table: int, sums: Tensor, seen: Tensor) -> Tensor:
+        """Smoothed logarithms of what followed a run, weighed by trust; zeros where it was never seen: (B, T, V)."""
+        shares = (sums.clamp(min=0) + SMOOTH) / (seen + SMOOTH * self.vocab)
+        return self.trust[table] * shares.log() * (seen > 0)
 
     def _one_each(self, ids: Tensor) -> Tensor:
         """Each token's code and a one, zeros where a target is not scored: (…) -> (…, W + 1)."""
