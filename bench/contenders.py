@@ -121,11 +121,12 @@ class Ours:
     def __init__(
         self, gpt: GPT, task: Task, batches: Batches, log: Log, precision: Name, *, compiling: bool = False
     ) -> None:
-        """RuntimeError where `compiling` is wanted and fails."""
+        """On the device of `gpt`; RuntimeError where `compiling` is wanted and fails."""
+        self.device = gpt.wte.weight.device
         self.loss_sum: nn.Module = NextTokenLoss(gpt)
         self.optimizer = build_optimizer(gpt.named_parameters(), task.adamw, precision)
-        self.feed = Feed(batches, task.rows, task.micro_rows or task.rows, CPU)
-        self.task, self.log, self.autocast, self.progress = task, log, autocast(precision, CPU), Progress()
+        self.feed = Feed(batches, task.rows, task.micro_rows or task.rows, self.device)
+        self.task, self.log, self.autocast, self.progress = task, log, autocast(precision, self.device), Progress()
         if compiling:
             said: list[str] = []
             trial = Trial(self.feed, self.autocast, Alone())
@@ -149,9 +150,9 @@ class Ours:
             self.progress,
             clip=self.task.adamw.grad_clip,
             autocast=self.autocast,
-            scaler=torch.amp.GradScaler("cpu", enabled=False),
+            scaler=torch.amp.GradScaler(self.device.type, enabled=False),
             peers=Single(),
-            reseed=lambda step: reseed(int(mix(SEED, step)[0]), CPU),
+            reseed=lambda step: reseed(int(mix(SEED, step)[0]), self.device),
             guard=Guard(),
             average=lambda: None,
             stop=lambda: False,
@@ -175,27 +176,31 @@ class Theirs:
     ) -> None:
         self.peer, self.task, self.tokens, self.starts, self.step = peer, task, tokens, starts, 0
         self.model = torch.compile(peer.model) if compiling else peer.model
-        self.autocast = autocast(precision, CPU)
+        self.device = next(peer.model.parameters()).device
+        self.autocast = autocast(precision, self.device)
 
     def train(self, steps: int) -> list[float]:
         """The losses of the next `steps` steps."""
-        losses: list[float] = []
+        losses: list[Tensor] = []
         self.model.train()
         for starts in self.starts[self.step : self.step + steps]:
-            with self.autocast():
-                loss = self.peer.loss(self.model, self._read(starts), self._read(starts + 1))
-            torch.autograd.backward(loss)
+            pieces = starts.reshape(-1, self.task.micro_rows or self.task.rows)
+            for piece in pieces:
+                with self.autocast():
+                    loss = self.peer.loss(self.model, self._read(piece), self._read(piece + 1)) / len(pieces)
+                torch.autograd.backward(loss)
+                losses.append(loss.detach())
             nn.utils.clip_grad_norm_(self.peer.model.parameters(), self.task.adamw.grad_clip)
             self.peer.optimizer.step()
             self.peer.optimizer.zero_grad(set_to_none=True)
-            losses.append(loss.item())
-        assert len(losses) == steps, "windows for as many steps"
         self.step += steps
-        return losses
+        assert self.step <= len(self.starts), "windows for as many steps"
+        return torch.stack(losses).view(steps, -1).sum(1).tolist()  # read once: a GPU need not wait between steps
 
     def _read(self, starts: NDArray[np.int64]) -> Tensor:
         size = self.task.config.block_size
-        return torch.stack([torch.from_numpy(self.tokens[i : i + size].astype(np.int64)) for i in starts])
+        ids = torch.stack([torch.from_numpy(self.tokens[i : i + size].astype(np.int64)) for i in starts])
+        return ids.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else ids
 
 
 @contextmanager
@@ -217,9 +222,11 @@ class Stage:
     batches: Batches
     log: Log
 
-    def ours(self, precision: Name = "fp32", *, compiling: bool = False) -> Ours:
+    def ours(self, precision: Name = "fp32", *, compiling: bool = False, device: torch.device = CPU) -> Ours:
         """A run from the weights that all start from."""
-        return Ours(drawn(self.task.config), self.task, self.batches, self.log, precision, compiling=compiling)
+        return Ours(
+            drawn(self.task.config).to(device), self.task, self.batches, self.log, precision, compiling=compiling
+        )
 
     def theirs(
         self,
@@ -228,10 +235,11 @@ class Stage:
         precision: Name = "fp32",
         *,
         compiling: bool = False,
+        device: torch.device = CPU,
     ) -> Theirs:
         """A peer that can go on for `steps` steps in all."""
         starts = self.batches.starts(0, self.task.rows * steps).reshape(-1, self.task.rows)
-        peer = make(drawn(self.task.config), self.task.adamw)
+        peer = make(drawn(self.task.config).to(device), self.task.adamw)
         return Theirs(peer, self.task, self.tokens, starts, precision, compiling=compiling)
 
 

@@ -52,10 +52,11 @@ class Places:
 def nanogpt(gpt: GPT, adamw: OptimizerConfig, places: Places) -> Peer:
     """nanoGPT's model.py, and what its own `configure_optimizers` builds."""
     assert places.nanogpt is not None, "offered only where a checkout was named"
-    model = twin(gpt, places.nanogpt)
+    device = gpt.wte.weight.device
+    model = twin(gpt, places.nanogpt).to(device)
     with quiet():
         optimizer = model.configure_optimizers(
-            adamw.weight_decay, adamw.learning_rate, (adamw.beta1, adamw.beta2), "cpu"
+            adamw.weight_decay, adamw.learning_rate, (adamw.beta1, adamw.beta2), device.type
         )
     return Peer(model, _second, optimizer)
 
@@ -64,13 +65,13 @@ def build_nanogpt(gpt: GPT, adamw: OptimizerConfig, places: Places) -> Peer:
     """The classes of build-nanogpt's train_gpt2.py, which trains when imported."""
     assert places.build_nanogpt is not None, "offered only where a checkout was named"
     found = classes(places.build_nanogpt / "train_gpt2.py", CLASSES)
-    config = gpt.config
+    config, device = gpt.config, gpt.wte.weight.device
     shape = {name: getattr(config, name) for name in ("block_size", "n_layer", "n_head", "n_embd")}
-    model: Any = found["GPT"](found["GPTConfig"](vocab_size=config.vocab, **shape))
+    model: Any = found["GPT"](found["GPTConfig"](vocab_size=config.vocab, **shape)).to(device)
     for block in model.transformer.h:
         block.mlp.gelu.approximate = "none"
     fill(model, _named(gpt), config.bias)
-    optimizer = model.configure_optimizers(adamw.weight_decay, adamw.learning_rate, "cpu")
+    optimizer = model.configure_optimizers(adamw.weight_decay, adamw.learning_rate, device.type)
     for group in optimizer.param_groups:  # it has one pair only
         group["betas"] = (adamw.beta1, adamw.beta2)
     return Peer(model, _second, optimizer)

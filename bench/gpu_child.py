@@ -1,0 +1,121 @@
+"""One subject of `bench.gpu`, in this process: `python -m bench.gpu_child JOB`, the job as JSON. Not for people."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.gpu_table import Row
+
+HOMES = {
+    "can-run": "bench.gpu_machine:can_run",
+    "ceilings": "bench.gpu_arithmetic:ceilings",
+    "loss": "bench.gpu_arithmetic:losses",
+    "attention": "bench.gpu_arithmetic:attention",
+    "exact": "bench.gpu_steps:exact",
+    "profile": "bench.gpu_steps:profile",
+    "prepare": "bench.gpu_training:prepare",
+    "first-step": "bench.gpu_training:first_step",
+    "time-to-loss": "bench.gpu_training:time_to_loss",
+    "ablation": "bench.gpu_training:ablation",
+    "eval": "bench.gpu_serving:questions",
+    "decode": "bench.gpu_serving:decode",
+}
+
+
+@dataclass
+class Job:
+    """What is asked of a subject, and what it has found so far: written down at once, for it may be killed."""
+
+    name: str
+    seconds: float
+    out: Path
+    work: Path  # a folder that all subjects share
+    toy: bool = False  # on a CPU, as small as can be: only that it runs
+    text: Path | None = None
+    nanogpt: Path | None = None
+    build_nanogpt: Path | None = None
+    rows: list[Row] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def of(cls, text: str) -> Job:
+        """As `bench.gpu` hands it over."""
+        asked = json.loads(text)
+        paths = {
+            name: asked[name] and Path(asked[name]) for name in ("out", "work", "text", "nanogpt", "build_nanogpt")
+        }
+        return cls(**asked | paths)
+
+    @property
+    def left(self) -> float:
+        """Seconds until this process is killed."""
+        return self.seconds - (time.monotonic() - self.began)
+
+    def add(self, *rows: Row) -> None:
+        """Found."""
+        self.rows += rows
+        self.save()
+
+    def note(self, line: str) -> None:
+        """To be said."""
+        self.notes.append(line)
+        self.save()
+
+    def fact(self, name: str, value: Any) -> None:
+        """For the file alone."""
+        self.facts[name] = value
+        self.save()
+
+    def save(self, **more: str) -> None:
+        """Whole or not at all."""
+        found = {"rows": [row.as_dict() for row in self.rows], "facts": self.facts, "notes": self.notes, **more}
+        beside = self.out.with_suffix(".part")
+        beside.write_text(json.dumps(found, default=str), encoding="utf-8")
+        beside.replace(self.out)
+
+    def tried(self, name: str, work: Callable[[], Any]) -> Any:
+        """What `work` returns; where it fails, None and a note, and the others go on."""
+        try:
+            return work()
+        except Exception as error:  # drivers and compilers fail in every way there is
+            traceback.print_exc()
+            self.note(f"{name}: left out ({reason(error)})")
+            return None
+
+
+def reason(error: Exception) -> str:
+    """In one line."""
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {said}"[:160]
+
+
+def run(job: Job) -> int:
+    """0, or 1 and the reason in the file."""
+    module, _, name = HOMES[job.name].partition(":")
+    try:
+        getattr(importlib.import_module(module), name)(job)
+    except Exception as error:
+        traceback.print_exc()
+        job.save(error=reason(error))
+        return 1
+    job.save()
+    return 0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Do what one argument says."""
+    return run(Job.of(argv[0]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

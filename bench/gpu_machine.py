@@ -1,0 +1,60 @@
+"""Whether a machine has what `bench.gpu` needs; nothing is imported before it is known to be there."""
+
+from __future__ import annotations
+
+import shutil
+import sysconfig
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bench.gpu_child import Job
+
+IMPORTED_AS = {"pyyaml": "yaml"}
+SPARED = ("zstandard",)  # only compressed texts need it
+
+
+def can_run(job: Job) -> None:
+    """Say what is missing, and what the machine is. SystemExit where it cannot do."""
+    missing = [name for name in needed() if find_spec(IMPORTED_AS.get(name, name)) is None]
+    if hard := [name for name in missing if name not in SPARED]:
+        job.note(f"missing: {', '.join(hard)}")
+        raise ImportError(f"missing: {', '.join(hard)}")
+    if missing:
+        job.note(f"missing, but not needed here: {', '.join(missing)}")
+    for module in ("groundup.cli.train", "groundup.runs", "groundup.preparation.prepare", "bench.contenders"):
+        import_module(module)
+    from groundup.versions import needed as asked_for
+    from groundup.versions import satisfies
+
+    here_ = [(each, metadata.version(each.name)) for each in asked_for() if not each.extra and each.name not in missing]
+    other = [f"{each.name} {have} ({each.spec})" for each, have in here_ if not satisfies(have, each.spec)]
+    if other:
+        job.note(f"other versions than groundup asks for: {', '.join(other)}")
+    import torch
+
+    from bench.gpu_device import about, here
+
+    job.fact("gpu", torch.cuda.is_available())
+    job.fact("machine", about(here(toy=job.toy or not torch.cuda.is_available())))
+    if lacking := compilers():
+        job.note(f"not here: {', '.join(lacking)}; torch.compile on a GPU needs all of Triton, a C compiler, Python.h")
+
+
+def needed() -> list[str]:
+    """What groundup depends on, by the names of packages."""
+    lines = metadata.requires("groundup") or ()
+    names = [line.split(";")[0] for line in lines if "extra ==" not in line]
+    return ["".join(c for c in name.split("[")[0] if c not in "<>=~! ,.0123456789") for name in names]
+
+
+def compilers() -> list[str]:
+    """What torch.compile on a GPU lacks here: a kernel's launcher is compiled C."""
+    found = {
+        "Triton": find_spec("triton"),
+        "a C compiler": next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None),
+        "Python.h": Path(sysconfig.get_paths()["include"], "Python.h").exists(),
+    }
+    return [name for name, there in found.items() if not there]
