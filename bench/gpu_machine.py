@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sysconfig
 from importlib import import_module, metadata
@@ -46,8 +47,7 @@ def can_run(job: Job) -> None:
 def needed() -> list[str]:
     """What groundup depends on, by the names of packages."""
     lines = metadata.requires("groundup") or ()
-    names = [line.split(";")[0] for line in lines if "extra ==" not in line]
-    return ["".join(c for c in name.split("[")[0] if c not in "<>=~! ,.0123456789") for name in names]
+    return [re.split(r"[^\w.-]", line)[0] for line in lines if "extra ==" not in line]
 
 
 def compilers() -> list[str]:

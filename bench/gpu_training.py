@@ -95,7 +95,7 @@ def until_step_1(job: Job, name: str, caches: Path) -> float:
     """Seconds; the process is then killed. RuntimeError where it ended by itself before."""
     batch = ("--train.batch_tokens", 64) if job.toy else ()
     words = words_of(job, f"first-{name}", "--train.compile", "on", "--train.max_steps", 1, *batch)
-    environment = dict(os.environ)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     environment |= {f"{kind}_CACHE_DIR": str(caches / kind) for kind in ("TORCHINDUCTOR", "TRITON")}
     command, log = [sys.executable, "-m", "groundup", "train", "gpt2", *words], job.work / f"first-{name}" / "log.jsonl"
     shutil.rmtree(log.parent, ignore_errors=True)
