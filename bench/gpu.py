@@ -74,11 +74,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     found: dict[str, Any] = {"command": "python -m bench.gpu", "arguments": vars(asked), "subjects": {}}
     with tempfile.TemporaryDirectory(prefix="groundup-gpu-") as folder:
         place = Place(Path(folder), asked)
-        said = measure(chosen, place, found, deadline=time.monotonic() + 60 * asked.minutes - CLOSING)
+        said = None
+        with suppress(KeyboardInterrupt):  # what was found until then is shown
+            said = measure(chosen, place, found, deadline=time.monotonic() + 60 * asked.minutes - CLOSING)
     if said is not None:
         print(said)
         return 0 if not found["subjects"] else 1
     print(table(found["subjects"]))
+    if asked.rehearse:
+        print("A rehearsal, on a CPU and at toy size: all of it ran, and none of its numbers means anything.")
     return 0
 
 
@@ -253,4 +257,5 @@ def save(found: Mapping[str, Any], path: Path | None) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a subject under way is ended too
     sys.exit(main())

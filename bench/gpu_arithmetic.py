@@ -85,14 +85,12 @@ def losses(job: Job) -> None:
 
     job.fact("triton", cross_entropy._row_work(device) is not None)
     compiled = whole if job.toy else torch.compile(whole, dynamic=False)
-    ways: dict[str, Way] = {"Triton": chunked(None), "whole, eager": whole, "whole, compiled": compiled}
-    ways["torch chunks"] = chunked(None)
-    found = {name: r for name, way in ways.items() if (r := job.tried(name, partial(measured, name, way)))}
-    peers = {name: time for name, (time, _) in found.items() if name.startswith("whole")}
-    best = min(peers, key=peers.__getitem__) if peers else ""
-    for name, (time, memory) in found.items():
-        one = {"peer": peers[best], "peer_name": best, "ratio": peers[best] / time} if best and name != best else {}
-        job.add(Row(f"{name}: {N:,} x {C} x {P:,}", time, f"ms, {memory:,.0f} MiB", **one))
+    ways = {"Triton": chunked(None), "torch chunks": chunked(None), "whole, eager": whole, "whole, compiled": compiled}
+    found: dict[str, tuple[float, float]] = {}
+    for name, way in ways.items():
+        if one := job.tried(name, partial(measured, name, way)):
+            found[name] = one
+            job.show(beside_whole(found, f"{N:,} x {C} x {P:,}"))
     differences(job, gradients)
     gradients.clear()
     pieces = (0.01, 0.02) if job.toy else (64, 128, 256, 512, 1024)
@@ -102,6 +100,16 @@ def losses(job: Job) -> None:
         if one := job.tried(name, partial(measured, name, chunked(rows))):
             job.add(Row(name, one[0], f"ms, {one[1]:,.0f} MiB"))
         gradients.clear()
+
+
+def beside_whole(found: Mapping[str, tuple[float, float]], shape: str) -> list[Row]:
+    """Milliseconds and MiB of each way, beside the faster of those that have all logits at once."""
+    peers = {name: time for name, (time, _) in found.items() if name.startswith("whole")}
+    best, rows = min(peers, key=peers.__getitem__, default=""), []
+    for name, (time, memory) in found.items():
+        one = {"peer": peers[best], "peer_name": best, "ratio": peers[best] / time} if best and name != best else {}
+        rows.append(Row(f"{name}: {shape}", time, f"ms, {memory:,.0f} MiB", **one))
+    return rows
 
 
 def differences(job: Job, gradients: Mapping[str, list[Tensor]]) -> None:

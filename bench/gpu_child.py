@@ -66,6 +66,11 @@ class Job:
         self.rows += rows
         self.save()
 
+    def show(self, rows: Sequence[Row]) -> None:
+        """Found so far, in place of what was."""
+        self.rows = list(rows)
+        self.save()
+
     def note(self, line: str) -> None:
         """To be said."""
         self.notes.append(line)

@@ -75,7 +75,7 @@ def exact(job: Job) -> None:
             if speed := job.tried(each.name, partial(speed_of, place, each, job, precision)):
                 found[each] = speed
                 job.fact("contenders", {who.name: vars(speed) for who, speed in found.items()})
-                job.note(f"{each.name}: {speed.tokens_per_s:,.0f} tokens/s, {speed.peak / 1e9:.1f} GB")
+                job.show(rows_of(job, found, before))
 
         for n in micro:
             look(Contender("groundup", False, n))
@@ -90,11 +90,16 @@ def exact(job: Job) -> None:
                 look(Contender(who, compiling, other))
     after = ceiling()
     job.fact("ceiling_tflops", [before, after])
-    report(job, found, max(before, after))
+    job.show(rows_of(job, found, max(before, after)))
+    first = next((each for each in found if each.who == "groundup"), None)
+    for each in found if first else ():
+        gap = float(np.abs(np.subtract(found[first].losses, found[each].losses)).max())
+        job.note(f"{each.name}: losses of the first {COMPARED} steps within {gap:.1e} nats a token of {first.name}'s")
 
 
-def report(job: Job, found: dict[Contender, Speed], ceiling: float) -> None:
-    """Rows: ours as it is and compiled, then each peer's best."""
+def rows_of(job: Job, found: dict[Contender, Speed], ceiling: float) -> list[Row]:
+    """Ours compiled and eager, its fastest, beside the fastest peer, and the goals; then all others."""
+    rows, shown = list[Row](), set[Contender]()
     per_token = flops_per_token(task_of(job.toy, 1).config)
     theirs = [each for each in found if each.who != "groundup"]
     rival = max(theirs, key=lambda each: found[each].tokens_per_s, default=None)
@@ -106,19 +111,15 @@ def report(job: Job, found: dict[Contender, Speed], ceiling: float) -> None:
         speed, share = found[each], found[each].tokens_per_s * per_token / (ceiling * 1e12)
         ratio = speed.tokens_per_s / found[rival].tokens_per_s if rival else None
         peer = {"peer": found[rival].tokens_per_s, "peer_name": rival.name, "ratio": ratio} if rival else {}
-        judged = compiled or job.toy
-        job.add(Row(each.name, speed.tokens_per_s, "tokens/s", **peer, share=share))
-        if judged:
-            job.add(Row("share of a large product's speed", share, "", goal=f">= {SHARE:g}", met=share >= SHARE))
-        if judged and ratio is not None:
-            job.add(Row("times the best peer", ratio, "", goal=f">= {AHEAD:g}", met=ratio >= AHEAD))
-        job.add(Row(f"{each.name}: peak memory", speed.peak / 1e9, "GB"))
-    for each in theirs:
-        job.add(Row(each.name, found[each].tokens_per_s, "tokens/s"))
-    first = next((each for each in found if each.who == "groundup"), None)
-    for each in theirs if first else ():
-        gap = float(np.abs(np.subtract(found[first].losses, found[each].losses)).max())
-        job.note(f"{each.name}: losses of the first {len(found[each].losses)} steps differ by {gap:.1e} nats a token")
+        shown.add(each)
+        rows.append(Row(each.name, speed.tokens_per_s, "tokens/s", **peer, share=share))
+        if compiled or job.toy:
+            rows.append(Row("share of a large product's speed", share, "", goal=f">= {SHARE:g}", met=share >= SHARE))
+            if ratio is not None:
+                rows.append(Row("times the best peer", ratio, "", goal=f">= {AHEAD:g}", met=ratio >= AHEAD))
+        rows.append(Row(f"{each.name}: peak memory", speed.peak / 1e9, "GB"))
+    others = [(each, speed) for each, speed in found.items() if each not in shown]
+    return rows + [Row(f"{e.name} ({speed.peak / 1e9:.0f} GB)", speed.tokens_per_s, "tokens/s") for e, speed in others]
 
 
 def fastest(found: dict[Contender, Speed], who: str) -> Contender | None:
