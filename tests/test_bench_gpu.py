@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,11 +57,6 @@ def test_however_a_subject_ends_what_it_found_is_kept(watched, program, status):
     assert "boom" not in program or "boom" in found["said"]
 
 
-def test_a_subject_without_a_word_has_no_rows(watched):
-    found = watched("import os; os._exit(1)")
-    assert (found["rows"], found["facts"], found["notes"]) == ([], {}, [])
-
-
 def test_a_hanging_subject_is_killed_at_its_deadline_with_all_that_it_began(watched, tmp_path):
     child = tmp_path / "child"
     program = f'pid = os.fork(); open({str(child)!r}, "w").write(str(pid)) if pid else 0; time.sleep(60)'
@@ -72,11 +66,9 @@ def test_a_hanging_subject_is_killed_at_its_deadline_with_all_that_it_began(watc
     assert found["rows"] == [{"name": "a"}]
     assert time.monotonic() - began < 20
     state = Path(f"/proc/{child.read_text()}/stat")
-    if Path("/proc/self/stat").exists():
-        until = time.monotonic() + 10
-        while state.exists() and state.read_text().split()[2] != "Z" and time.monotonic() < until:
-            time.sleep(0.01)
-        assert not state.exists() or state.read_text().split()[2] == "Z"
+    while state.exists() and state.read_text().split()[2] != "Z" and time.monotonic() < began + 20:
+        time.sleep(0.01)
+    assert not state.exists() or state.read_text().split()[2] == "Z"
 
 
 class Scripted:
@@ -196,18 +188,15 @@ def test_what_fails_within_a_subject_is_a_note_and_the_rest_goes_on(tmp_path):
     found = json.loads(job.out.read_text())
     assert found["notes"] == ["whole: left out (ZeroDivisionError: division by zero)"]
     assert [row["name"] for row in found["rows"]] == ["a"]
-    assert 0 < job.left <= 60.0
-
-
-def step(n, dt, context=8):
-    return {"event": "step", "step": n, "tokens": 100 * n, "dt": dt, "context": context}
-
-
-def evaluation(n, loss):
-    return {"event": "eval", "step": n, "val_loss": loss}
 
 
 def test_time_to_a_loss_leaves_compiling_out_and_reads_between_evaluations():
+    def step(n, dt, context=8):
+        return {"event": "step", "step": n, "tokens": 100 * n, "dt": dt, "context": context}
+
+    def evaluation(n, loss):
+        return {"event": "eval", "step": n, "val_loss": loss}
+
     log = [step(1, 30.0), step(2, 1.0), step(3, 1.0), evaluation(3, 5.0), step(4, 60.0, 16), step(5, 2.0, 16)]
     log += [step(6, 2.0, 16), evaluation(6, 3.0)]
     learnt = Learnt.of(log)
@@ -259,7 +248,6 @@ def test_a_gpu_is_timed_by_its_own_clock_and_its_memory_from_when_all_was_given_
     gpu_device.forget(device)
     assert done[2:] == ["empty", "reset"]
     assert (gpu_device.held(device), gpu_device.peak(device)) == (5, 7)
-    assert gpu_device.seconds(device, work) >= 0
     assert (gpu_device.held(torch.device("cpu")), gpu_device.peak(torch.device("cpu"))) == (0, 0)
 
 
@@ -277,7 +265,7 @@ def twin(gpt, adamw):
 def test_a_peers_step_in_pieces_is_its_step():
     def losses(task):
         with stage(task) as place:
-            return place.theirs(partial(twin), 4).train(4)
+            return place.theirs(twin, 4).train(4)
 
     whole, pieces = losses(TINY), losses(replace(TINY, micro_rows=2))
     assert np.abs(np.subtract(whole, pieces)).max() < 1e-5
@@ -301,12 +289,9 @@ def test_mistakes_are_found_before_anything_is_measured(argv, sentence, capsys):
 
 
 @pytest.mark.long
-def test_all_subjects_can_be_rehearsed_on_a_cpu(tmp_path, capsys):
-    threads = torch.get_num_threads()
-    try:
-        assert gpu.main(["--rehearse", "--json", str(tmp_path / "found.json")]) == 0
-    finally:
-        torch.set_num_threads(threads)
+def test_all_subjects_can_be_rehearsed_on_a_cpu(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)  # the other tests', too
+    assert gpu.main(["--rehearse", "--json", str(tmp_path / "found.json")]) == 0
     found = json.loads((tmp_path / "found.json").read_text())["subjects"]
     assert {name: one["status"] for name, one in found.items()} == dict.fromkeys(NAMES, "done")
     assert all(one["rows"] for name, one in found.items() if name != "can-run")
