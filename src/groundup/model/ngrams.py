@@ -152,6 +152,27 @@ class NGrams(Silent):
         shares = (sums.clamp(min=0) + SMOOTH) / (seen + SMOOTH * self.vocab)
         return self.trust[table] * shares.log() * (seen > 0)
 
+    @contextmanager
+    def on_counted_text(self) -> Iterator[None]:
+        """While entered, tokens are left out of what they are told though the model does not train."""
+        self.leaves_out = True
+        try:
+            yield
+        finally:
+            self.leaves_out = False
+
+    def rows(self, run: list[Tensor]) -> Tensor:
+        """The row of a run of tokens, the last first, `NOTHING` before the text's first: n times (…) -> (…).
+
+        Runs have rows of their own where the table holds them all; else several share one by a hash.
+        """
+        size = self.sizes[len(run) - 2]
+        if (self.vocab + 1) ** len(run) == size:
+            factors = [(self.vocab + 1) ** place for place in range(len(run))]
+            return torch.stack([(ids + 1) * factor for ids, factor in zip(run, factors, strict=True)]).sum(0)
+        mixed = torch.stack([(ids + 1) * factor for ids, factor in zip(run, FACTORS, strict=False)]).sum(0)
+        return (mixed ^ (mixed >> 15)) % size
+
     def _one_each(self, ids: Tensor) -> Tensor:
         """Each token's code and a one, zeros where a target is not scored: (…) -> (…, W + 1)."""
         found = F.pad(F.embedding(ids.clamp(min=0), self.code), (0, 1), value=1.0)

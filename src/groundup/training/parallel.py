@@ -63,7 +63,8 @@ class Single:
 
     def numbers(self, loss: Tensor, norm: Tensor) -> tuple[float, float]:
         """The two numbers."""
-        return loss.item(), norm.item()
+        found = torch.stack([loss.double(), norm.double()]).tolist()  # one wait for the device, not two
+        return found[0], found[1]
 
     def gathered(self) -> AbstractContextManager[None]:
         """Nothing."""
