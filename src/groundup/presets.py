@@ -93,7 +93,8 @@ def _fast_laptop(n_layer: int, n_head: int, n_embd: int, block_size: int, rows: 
     row = _modern_laptop(n_layer, n_head, n_embd, block_size, rows, max_steps)
     return row | {
         "model": row["model"] | FAST_PARTS,
-        "batches": {"first_context": 64, "whole_from": 0.5},
+        "batches": {"first_context": 64, "whole_from": 0.75},
+        "optimizer": MODERN_SMALL_OPTIMIZER | {"orthogonalize": "polar_express"},
         "evaluate": {"every_steps": 500},
     }
 
@@ -146,7 +147,7 @@ PRESETS: dict[str, Row] = {
     "gpt2-mini": _laptop(6, 6, 384, 256, 0.2, 5_000),
     "modern-micro": _modern_laptop(3, 4, 192, 128, 16, 2_000),
     "modern-mini": _modern_laptop(6, 6, 384, 256, 32, 5_000),
-    "fast": _fast_laptop(4, 4, 96, 256, 8, 2_000),
+    "fast": _fast_laptop(4, 2, 96, 256, 8, 2_000),
 }
 
 DEFAULT = "gpt2-micro"

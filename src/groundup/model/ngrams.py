@@ -113,7 +113,12 @@ class NGrams(Silent):
                 if first > len(ids) - 2:
                     continue
                 run = [ids[first - place : len(ids) - 1 - place] for place in range(n)]
-                table.index_add_(0, self.rows(run), self._one_each(ids[first + 1 :]))
+                rows, following, W = self.rows(run), ids[first + 1 :], self.code.size(1)
+                table[:, W] += torch.bincount(rows, minlength=len(table))
+                if self.speaks:
+                    table[:, :W] += torch.bincount(rows * W + following, minlength=len(table) * W).view(-1, W)
+                else:
+                    table[:, :W].index_add_(0, rows, self.code[following])
 
     def add(self, x: Tensor, ids: Tensor, context: Context, targets: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """To each token's embedding, what the runs say that end in it: (B, T, C) and (B, T) -> (B, T, C).

@@ -122,7 +122,7 @@ def build_optimizer(
     parts: list[torch.optim.Optimizer] = []
     if groups["muon"]:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        parts.append(Muon(groups["muon"], momentum=config.momentum, dtype=dtype))
+        parts.append(Muon(groups["muon"], momentum=config.momentum, dtype=dtype, by=config.orthogonalize))
     fused = all(p.device.type in ("cpu", "cuda", "mps") for moved in members.values() for p in moved)
     if groups["adamw"]:
         betas = (config.beta1, config.beta2)

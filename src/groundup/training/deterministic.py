@@ -28,7 +28,8 @@ def make_deterministic(on: bool, device: torch.device, say: Callable[[str], None
                 f"train.deterministic: CUDA was in use before {WORKSPACE} was set, so matrix products may not repeat; "
                 f"begin in a new process, or set {WORKSPACE}={WORKSPACES[0]} before it starts"
             )
-    torch.use_deterministic_algorithms(on)
+    if on or torch.are_deterministic_algorithms_enabled():  # the call imports torch's compiler, for a second
+        torch.use_deterministic_algorithms(on)
     torch.utils.deterministic.fill_uninitialized_memory = not on  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = on
     torch.backends.cudnn.benchmark = False
