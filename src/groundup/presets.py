@@ -86,7 +86,7 @@ def _modern_laptop(n_layer: int, n_head: int, n_embd: int, block_size: int, rows
     }
 
 
-FAST_PARTS: dict[str, Any] = {**MODERN_PARTS, "ngram": 6, "ngram_rows": 131_072, "ngram_width": 128}
+FAST_PARTS: dict[str, Any] = {**MODERN_PARTS, "ngram": 6, "ngram_rows": 131_072, "ngram_width": 80}
 
 
 def _fast_laptop(n_layer: int, n_head: int, n_embd: int, block_size: int, rows: int, max_steps: int) -> Row:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from groundup.kernels import parts as kernels
-from groundup.model.count import flops_per_token, parameters, shapes
+from groundup.model.count import counted, flops_per_token, parameters, shapes
 from groundup.model.gpt import GPT, IGNORED, NextTokenLoss
 from groundup.model.positions import RotaryPositions
 from groundup.optim.rules import build_optimizer
@@ -70,6 +70,7 @@ def test_the_arithmetic_counts_what_is_built(changes):
     model = small(**changes)
     padding = (model.config.padded_vocab - 70) * 32 * (1 if model.config.tied else 2)
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) - padding == parameters(model.config)
+    assert sum(p.numel() for p in model.parameters() if not p.requires_grad) == counted(model.config)
     assert shapes(model.config) == {name: tuple(p.shape) for name, p in model.named_parameters()}
 
 

@@ -28,6 +28,12 @@ def parameters_by_part(config: ModelConfig) -> dict[str, int]:
     }
 
 
+def counted(config: ModelConfig) -> int:
+    """Numbers that are kept with a model and never learn: codes and tables of n-grams."""
+    W = config.ngram_codes if config.ngram > 1 else 0
+    return W * config.vocab + sum(config.ngram_tables) * (W + 1)
+
+
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """What `GPT(config).named_parameters()` would name, and each tensor's shape, without building the model."""
     C, inner, b = config.n_embd, config.inner, config.bias

@@ -14,7 +14,7 @@ from statistics import median
 from groundup.checkpoint.run import RunFolder, read_log
 from groundup.config import Config
 from groundup.errors import CheckpointError
-from groundup.model.count import flops_per_token, parameters, parameters_by_part
+from groundup.model.count import counted, flops_per_token, parameters, parameters_by_part
 from groundup.model.memory import FP32, Precision, activation_bytes, loss_bytes, weight_copy_bytes
 from groundup.training.horizon import Clock, Steps, build_horizon
 
@@ -142,7 +142,7 @@ class Plan:
             small = FP32 * m.n_embd * tokens < SLACK_UP_TO
             program = round(PROGRAM + (SLACK * kept if small else 0))
         return Memory(
-            weights=weights // parts,
+            weights=(weights + FP32 * counted(m)) // parts,
             gradients=weights if accumulates else weights // parts,  # whole until the last micro-batch
             optimizer=self._moment_bytes // parts,
             activations=kept + weight_copy_bytes(m, where.precision),
@@ -231,8 +231,8 @@ class Plan:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """One checkpoint: weights and moments in fp32."""
-        return FP32 * (self.parameters + self.padding) + self._moment_bytes
+        """One checkpoint: weights, counted tables and moments in fp32."""
+        return FP32 * (self.parameters + self.padding + counted(self.config.model)) + self._moment_bytes
 
     @property
     def checkpoints(self) -> int:
