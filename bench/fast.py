@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from functools import partial
@@ -24,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.measure import gemm_gflops, machine, seconds
-from bench.time_to_loss import pinned
+from bench.time_to_loss import QUIET, groundup, pinned
 from groundup.presets import PRESETS
 
 WINDOWS = (256, 64)  # tokens; the first is the preset's own context
@@ -37,7 +36,6 @@ CONTENDERS = {
         *("--train.batch_tokens", str(PRESETS["fast"]["train"]["batch_tokens"])),
     ],
 }
-QUIET = "--evaluate.every_steps 0 --evaluate.sample_tokens 0 --evaluate.tokens 256 --checkpoint.every_steps 0".split()
 SCORED = 250_000  # tokens at most
 OVERHEAD = 12.0  # seconds that preparing and starting may take in the first round
 
@@ -104,12 +102,6 @@ def outcome(run: Path) -> dict[str, float]:
     steps = [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
     last = [record for record in steps if record["event"] == "step"][-1]
     return {**found, "tokens": last["tokens"], "steps": last["step"], "tokens_per_s": last["tokens"] / last["elapsed"]}
-
-
-def groundup(*words: object) -> str:
-    """A command in a process of its own; what it printed."""
-    command = [sys.executable, "-m", "groundup", *map(str, words)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def table(result: dict[str, object]) -> Table:

@@ -16,7 +16,7 @@ from bench import __main__ as bench
 from bench import time_to_loss
 from bench.measure import Options, Result, Row, interleaved
 from bench.nanogpt import HINT
-from bench.time_to_loss import OURS, THEIRS, judge, nanogpt_with_data, pinned, their_loss
+from bench.time_to_loss import FAST, OURS, THEIRS, judge, nanogpt_with_data, pinned, their_loss
 
 OPTIONS = Options(nanogpt=None, text=None, threads=1, rounds=1)
 
@@ -84,10 +84,10 @@ def timed(ours: list[float], theirs: list[float] | None) -> Result:
     ("ours", "losses", "failures"),
     [
         ([2.0, 2.0, 9.0], [1.5, 1.6, 1.7], []),
-        ([2.6, 2.6, 2.6], [1.5, 1.6, 1.7], ["0.26 of nanoGPT's time; the goal is 0.25"]),
+        ([2.6, 2.6, 2.6], [1.5, 1.6, 1.7], ["0.260 of nanoGPT's time; the goal is 0.25"]),
         ([2.0, 2.0, 2.0], [1.5, 1.9, 1.6], ["worst loss, 1.9000, is above 1.8000"]),  # in one round alone
         ([2.0, 2.0, 2.0], [math.nan, 1.5, 1.5], ["worst loss, nan"]),
-        ([9.0, 9.0, 9.0], [1.5, 1.9, 1.6], ["worst loss", "0.90 of"]),
+        ([9.0, 9.0, 9.0], [1.5, 1.9, 1.6], ["worst loss", "0.900 of"]),
     ],
 )
 def test_a_promise_is_broken_by_the_median_time_or_the_worst_loss(ours, losses, failures):
@@ -129,10 +129,11 @@ def test_the_peer_gets_the_same_text_and_its_loss_is_over_all_of_what_is_held_ou
 @pytest.mark.long
 def test_time_to_loss_runs_from_the_command_to_the_verdict(checkout, text, monkeypatch):
     monkeypatch.setattr(time_to_loss, "MINUTES", 0.01)
+    monkeypatch.setattr(time_to_loss, "FAST_SECONDS", 0.5)
     options = replace(OPTIONS, nanogpt=checkout, text=text)
     options.check()
     result = time_to_loss.run(options)
-    assert [row.name for row in result.rows] == [OURS, THEIRS]
+    assert [row.name for row in result.rows] == [OURS, FAST, THEIRS]
     assert all(len(row.values) == 1 and row.values[0] > 0 for row in result.rows)
     assert result.as_dict()["rows"][0]["ratio"] > 0
     assert HINT not in result.notes

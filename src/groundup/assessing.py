@@ -85,7 +85,7 @@ def evaluate(
     if part.tokens < 2:
         raise DataError(f"{folder}: its {split} split is empty; prepare it with --val-fraction 0.1")
     where = Tokens.open(folder, split)
-    counted = split == "train" and manifest.fingerprint == read_json(loaded.folder / PROGRESS)["data"]
+    counted = split == "train" and manifest.fingerprint == read_json(loaded.folder / PROGRESS).get("data")
     with loaded.model.ngrams.on_counted_text() if counted else nullcontext():
         loss = split_loss(
             EachWindow(loaded.model), where, window,

@@ -35,7 +35,7 @@ from groundup.training.hooks import StoppedAtOnce, StopSignals, every, every_min
 from groundup.training.horizon import Clock, Steps, build_horizon
 from groundup.training.loop import Hook, StepInfo, fit
 from groundup.training.parallel import parallel
-from groundup.training.ramp import build_ramp
+from groundup.training.ramp import build_ramp, lengths
 from groundup.training.recompute import recompute_blocks
 from groundup.training.trial import Trial
 from groundup.training.world import Alone, World
@@ -241,7 +241,7 @@ class Training:
 
     def _rehearse(self) -> None:
         """Compile, and on a GPU find out before step 1 whether memory suffices; no weight moves."""
-        trial = Trial(self.feed, self.autocast, self.world, sharded=self.parallel.sharded)
+        trial = Trial(self.feed, self.autocast, self.world, sharded=self.parallel.sharded, lengths=lengths(self.config))
         wanted, say, on_gpu = self.config.train.compile, self.view.message, self.device.type != "cpu"
         while True:
             try:

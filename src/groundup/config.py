@@ -76,7 +76,8 @@ class Config(Section):
             fits = [block >> n for n in range(block.bit_length()) if block % (1 << n) == 0 and block >> n >= 2]
             near = min(fits, key=lambda length: abs(length - first))
             raise ValueError(
-                f"batches.first_context {first} does not become model.block_size {block} by doubling; {near} does"
+                f"batches.first_context {first} does not become model.block_size {block} by doubling; "
+                f"{near} does, and none never cuts"
             )
         return self
 

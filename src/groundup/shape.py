@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from groundup.errors import ConfigError
 from groundup.fields import LARGEST, Section, Size
 
+SPOKEN = 1024  # ids, of which n-grams say shares: numbers a token, as many as a wide stream has
+
 
 class ModelConfig(Section):
     """The shape of a GPT and the parts it is made of."""
@@ -87,6 +89,11 @@ class ModelConfig(Section):
     def ngram_codes(self) -> int:
         """Numbers of a token's code."""
         return min(self.ngram_width, self.vocab)
+
+    @property
+    def ngrams_speak(self) -> bool:
+        """Whether codes keep all tokens apart, so that shares can be read off the tables and added to the logits."""
+        return self.vocab <= min(self.ngram_width, SPOKEN)
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> ModelConfig:

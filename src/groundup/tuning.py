@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,7 @@ from groundup.training.feed import Feed
 from groundup.training.horizon import Steps, build_horizon
 from groundup.training.loop import Progress, StepInfo, fit
 from groundup.training.parallel import Single
+from groundup.training.ramp import build_ramp
 from groundup.training.recompute import recompute_blocks
 from groundup.training.world import Alone
 
@@ -139,6 +141,7 @@ class Bench:
             average=average.update,
             stop=watcher.stop,
             hooks=[lambda info: see(info, watcher)],
+            context=build_ramp(config),
         )
         if watcher.diverged:
             return None
@@ -148,15 +151,16 @@ class Bench:
 
     def _held_out(self, loss_sum: NextTokenLoss) -> float:
         """Of the training split, where nothing was held out."""
-        return split_loss(
-            loss_sum,
-            self.data.val or self.data.train,
-            self.config.model.block_size,
-            device=self.device,
-            limit=self.config.evaluate.tokens,
-            rows=self.config.micro_rows,
-            autocast=self.autocast,
-        ).nats_per_token
+        with nullcontext() if self.data.val else loss_sum.gpt.ngrams.on_counted_text():
+            return split_loss(
+                loss_sum,
+                self.data.val or self.data.train,
+                self.config.model.block_size,
+                device=self.device,
+                limit=self.config.evaluate.tokens,
+                rows=self.config.micro_rows,
+                autocast=self.autocast,
+            ).nats_per_token
 
 
 def tune_learning_rate(config: Config, view: View, *, steps: int) -> Tuned:

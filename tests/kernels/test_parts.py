@@ -82,6 +82,7 @@ def test_not_a_number_stays_one():
     x[0, 3] = torch.nan
     assert parts.rms_norm(x, 1e-6)[0].isnan().all()
     assert torch.isnan(parts.rms_norm(x, 1e-6)[1]).sum() == 0
+    assert parts.relu_squared(x)[0, 3].isnan()
     bad = torch.full((3,), torch.inf, dtype=torch.bfloat16)
     assert parts.relu_squared(bad).isinf().all()
 
@@ -118,6 +119,20 @@ def test_it_is_built_once_and_for_its_owner_alone(monkeypatch, tmp_path):
     assert (tmp_path / "groundup").stat().st_mode & 0o777 == 0o700
     monkeypatch.setattr(compiled.subprocess, "run", lambda *_, **__: pytest.fail("built again"))
     assert compiled.library.__wrapped__() is not None
+
+
+@compiles
+def test_what_others_could_have_written_is_not_loaded(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert compiled.library.__wrapped__() is not None
+    (tmp_path / "groundup").chmod(0o777)
+    assert compiled.library.__wrapped__() is None
+
+
+@compiles
+def test_it_leaves_torchs_small_numbers_alone():
+    assert compiled.library() is not None
+    assert (torch.tensor([1e-40]) * 1).item() > 0
 
 
 def test_it_can_be_switched_off(monkeypatch):

@@ -1,5 +1,7 @@
 """Runs of tokens find their rows, wherever a context says that they stand."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -106,6 +108,12 @@ class Text(list):
 TEXT = Text(np.random.default_rng(3).integers(0, 9, 400).tolist())
 
 
+def unlike(window: list[int]) -> bool:
+    """No pair in it comes twice."""
+    pairs = list(itertools.pairwise(window))
+    return len(set(pairs)) == len(pairs)
+
+
 def counted(width: int = 9, text: Text = TEXT, rows: int = 10_000) -> NGrams:
     config = CONFIG.model_copy(update={"ngram_width": width, "ngram_rows": rows})
     return GPT(config).init_weights(torch.Generator().manual_seed(0)).ngrams.eval()
@@ -132,7 +140,7 @@ def test_the_tables_hold_what_followed_each_run(piece, monkeypatch):
 
 def test_a_token_is_left_out_of_what_it_is_told():
     """Of a text of its own, a model is told what the rest of the text says."""
-    tables, place = counted(), 201
+    tables, place = counted(), next(i for i in range(20, 400) if unlike(TEXT[i - 12 : i + 1]))
     window = torch.tensor([TEXT[place - 12 : place]])
     targets = torch.tensor([TEXT[place - 11 : place + 1]])
     tables.up.weight.data.normal_(generator=torch.Generator().manual_seed(1))
@@ -162,6 +170,21 @@ def test_what_was_seen_once_says_nothing_about_itself(width):
     torch.testing.assert_close(tables.add(torch.zeros(1, 8, 16), window, Causal(), targets)[0], unseen)
     tables.eval()
     assert not torch.allclose(tables.add(torch.zeros(1, 8, 16), window, Causal(), targets)[0], unseen)
+
+
+def test_no_place_is_told_what_follows_a_later_one():
+    """The pair 2 3 comes twice: neither place may hear of the other, for attention would carry it on."""
+    tables, text = counted(text=TEXT), Text([1, 2, 3, 4, 5, 6, 2, 3, 7, 8, 1])
+    tables.up.weight.data.normal_(generator=torch.Generator().manual_seed(1))
+    tables.count(text)
+    window, targets = torch.tensor([text[:10]]), torch.tensor([text[1:]])
+    tables.train()
+    x, shares = tables.add(torch.zeros(1, 10, 16), window, Causal(), targets)
+    empty = GPT(CONFIG).init_weights(torch.Generator().manual_seed(0)).ngrams
+    empty.up.weight.data.copy_(tables.up.weight)
+    silent, nothing = empty.add(torch.zeros(1, 10, 16), window, Causal(), None)
+    torch.testing.assert_close(x, silent)
+    torch.testing.assert_close(shares, nothing)
 
 
 def test_targets_that_are_not_scored_are_not_taken_off():

@@ -46,7 +46,7 @@ def loss_of(model, seed=0) -> torch.Tensor:
 def gradients(model) -> list[torch.Tensor]:
     model.zero_grad()
     loss_of(model).backward()
-    return [parameter.grad.clone() for parameter in model.parameters()]
+    return [parameter.grad.clone() for parameter in model.parameters() if parameter.requires_grad]
 
 
 @every_kind

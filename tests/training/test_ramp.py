@@ -7,7 +7,7 @@ from groundup.config import Config
 from groundup.decode import Overrides, decode
 from groundup.errors import ConfigError
 from groundup.training.loop import cut
-from groundup.training.ramp import build_ramp
+from groundup.training.ramp import build_ramp, lengths
 
 
 def config(**batches) -> Config:
@@ -17,6 +17,11 @@ def config(**batches) -> Config:
 def test_pieces_double_at_equal_distances_until_windows_are_whole():
     ramp = build_ramp(config(first_context=8, whole_from=0.6))
     assert [ramp(x) for x in (0.0, 0.19, 0.21, 0.39, 0.41, 0.59, 0.6, 1.0)] == [8, 8, 16, 16, 32, 32, 64, 64]
+
+
+def test_all_lengths_are_known_beforehand():
+    assert lengths(config(first_context=8)) == [8, 16, 32, 64]
+    assert lengths(config()) == [64]
 
 
 @pytest.mark.parametrize("batches", [{}, {"first_context": 64}, {"first_context": 8, "whole_from": 0.0}], ids=str)

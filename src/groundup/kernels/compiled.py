@@ -18,7 +18,11 @@ from functools import cache
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
-OPTIONS = ("-std=c++17", "-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp", "-shared", "-fPIC")
+OPTIONS = ("-std=c++17", "-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp", "-fPIC")
+LINKED = (
+    "-shared",
+    "-fopenmp",
+)  # not -ffast-math, with which the library would round small numbers of all of torch to zero
 PATIENCE = 120  # seconds for the compiler
 VARIABLE = "GROUNDUP_KERNELS"  # torch: leave the C++ alone
 
@@ -33,7 +37,7 @@ def library() -> ctypes.CDLL | None:
         return None
     try:
         return ctypes.CDLL(str(_built()))
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, RuntimeError, subprocess.SubprocessError):  # a user without a home is a RuntimeError
         return None
 
 
@@ -42,16 +46,23 @@ def _built() -> Path:
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
         raise FileNotFoundError("no C++ compiler")
-    key = hashlib.sha256("\0".join((SOURCE.read_text("utf-8"), compiler, *OPTIONS, _cpu())).encode()).hexdigest()
+    makings = (SOURCE.read_text("utf-8"), compiler, *OPTIONS, *LINKED, _cpu())
+    key = hashlib.sha256("\0".join(makings).encode()).hexdigest()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundup"
     library = folder / f"kernels-{key[:16]}.so"
     if not library.is_file():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as aside:  # several processes may build at once
-            made = Path(aside) / library.name
-            command = [compiler, *OPTIONS, str(SOURCE), "-o", str(made)]
-            subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
+            made, parts = Path(aside) / library.name, str(Path(aside) / "cpu.o")
+            for command in (
+                [compiler, *OPTIONS, "-c", str(SOURCE), "-o", parts],
+                [compiler, *LINKED, parts, "-o", str(made)],
+            ):
+                subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
             made.replace(library)
+    for path in (folder, library):
+        if path.stat().st_uid != os.getuid() or path.stat().st_mode & 0o022:
+            raise PermissionError(f"{path}: others could have written it")
     return library
 
 

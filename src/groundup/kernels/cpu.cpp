@@ -64,7 +64,7 @@ template <typename T>
 void relu_squared(const T* x, T* y, int64_t n) {
 #pragma omp parallel for simd
     for (int64_t i = 0; i < n; i++) {
-        float a = float(x[i]) > 0 ? float(x[i]) : 0;
+        float a = float(x[i]) <= 0 ? 0 : float(x[i]);  // so that what is no number stays none
         put(y + i, a * a);
     }
 }
@@ -72,7 +72,7 @@ void relu_squared(const T* x, T* y, int64_t n) {
 template <typename T>
 void relu_squared_backward(const T* dy, const T* x, T* dx, int64_t n) {
 #pragma omp parallel for simd
-    for (int64_t i = 0; i < n; i++) put(dx + i, 2 * float(dy[i]) * (float(x[i]) > 0 ? float(x[i]) : 0));
+    for (int64_t i = 0; i < n; i++) put(dx + i, 2 * float(dy[i]) * (float(x[i]) <= 0 ? 0 : float(x[i])));
 }
 
 constexpr int64_t WIDEST = 256;  // numbers a head

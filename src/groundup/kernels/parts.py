@@ -40,7 +40,8 @@ def turned_heads(qkv: Tensor, cos: Tensor, sin: Tensor, n_head: int, eps: float)
     `cos` and `sin` are (T, D), as positions.py has them.
     """
     D = cos.size(-1)
-    if cos.dim() == 2 and D <= WIDEST and D % 2 == 0 and _suits(qkv):
+    plain = cos.dtype == sin.dtype == torch.float32 and cos.shape == sin.shape == (qkv.size(1), D)
+    if plain and D <= WIDEST and D % 2 == 0 and _suits(qkv):
         q, k, v = cast(list[Tensor], _applied(_TurnedHeads, qkv, cos, sin, n_head, eps))
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     q, k, v = in_heads(qkv, n_head)

@@ -78,4 +78,4 @@ def _up(config: ModelConfig) -> int:
 
 def _trust(config: ModelConfig) -> int:
     """Weights of what n-grams say of each next token, where their codes keep all tokens apart."""
-    return len(config.ngram_tables) if config.ngram_codes == config.vocab else 0
+    return len(config.ngram_tables) if config.ngrams_speak else 0

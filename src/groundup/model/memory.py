@@ -38,8 +38,10 @@ def activation_bytes(config: ModelConfig, precision: Precision, device: str = "c
     ends = e * C + (FP32 * C + statistics if config.block == "pre_norm" else 0)
     ends += FP32 * C + statistics if config.embedding_norm else 0
     ends += _mask_bytes(FP32, device) * C if config.dropout else 0
-    if config.ngram > 1:
-        ends += e * (config.ngram - 1) * (config.ngram_codes + SAID)  # what the tables said
+    runs, V = config.ngram - 1, config.vocab if config.ngrams_speak else 0
+    if runs:
+        ends += e * runs * (config.ngram_codes + SAID)  # what the tables said
+        ends += runs * FP32 * V + e * V  # shares, of each table and together
     return (config.n_layer * FP32 * C + block if recompute else config.n_layer * block) + ends
 
 

@@ -4,9 +4,10 @@ Before training begins, the text is read once. For each run of 2, 3, … tokens 
 that came next, so that a lookup tells the model what usually follows; the attention need not learn what counting knows.
 That costs memory and hardly any arithmetic. (Language models beside counts: arXiv:2210.14431, arXiv:2401.17377.)
 
-While a model trains, each token is left out of what it is told: its own occurrence is taken off the sums again
-(leaving-one-out: Ney, Essen, Kneser 1995). What it is told then is what it would be told about a text it never saw, in
-the tenth pass as in the first.
+While a model trains, the sequence at hand is left out of what it is told: all of its own occurrences are taken off the
+sums again (leaving-one-out: Ney, Essen, Kneser 1995). It is then told what it would be told about a text that it never
+saw, in the tenth pass as in the first. One token alone would not do: where a run comes twice, its first place would be
+told what follows the second, and attention would find it there.
 
 Letters: B batch, T time, C width (`n_embd`), V vocabulary, W width of a code (`ngram_width`).
 """
@@ -90,7 +91,7 @@ class NGrams(Silent):
     def draw(self, generator: torch.Generator | None) -> None:
         """Codes of unit length that are nearly at right angles, or wholly where there is room for all; empty tables."""
         W = self.code.size(1)
-        if self.vocab == W:
+        if self.speaks:
             self.code.copy_(torch.eye(W))
         else:
             self.code.normal_(0.0, W**-0.5, generator=generator)
@@ -130,10 +131,15 @@ class NGrams(Silent):
         own = self._one_each(targets) if targets is not None and (self.training or self.leaves_out) else None
         said, shares = [], None
         for n, table in enumerate(self.tables, start=2):
-            found = F.embedding(self.rows(places[:n]), table)  # (B, T, W + 1)
+            rows, counted = (
+                self.rows(places[:n]),
+                (places[n - 1] >= 0).unsqueeze(-1),
+            )
+            found = F.embedding(rows, table)  # (B, T, W + 1)
             if own is not None:
-                found = found - own
-            found = found * (places[n - 1] >= 0).unsqueeze(-1)  # what began before the context was never counted so
+                same = (rows.unsqueeze(2) == rows.unsqueeze(1)).to(own.dtype)  # (B, T, T)
+                found = found - same @ (own * counted)
+            found = found * counted
             seen = found[..., -1:].clamp(min=0)
             sums = found[..., :-1]
             said += [sums / (seen + PRIOR), seen.log1p() / 3, 1 / (1 + seen)]

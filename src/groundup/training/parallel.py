@@ -63,7 +63,7 @@ class Single:
 
     def numbers(self, loss: Tensor, norm: Tensor) -> tuple[float, float]:
         """The two numbers."""
-        found = torch.stack([loss.double(), norm.double()]).tolist()  # one wait for the device, not two
+        found = torch.stack([loss.float(), norm.float()]).tolist()  # one wait for the device, not two
         return found[0], found[1]
 
     def gathered(self) -> AbstractContextManager[None]:

@@ -11,18 +11,20 @@ from collections.abc import Callable
 from groundup.config import Config
 
 
+def lengths(config: Config) -> list[int]:
+    """Every length that pieces have in a run."""
+    first = config.batches.first_context or config.model.block_size
+    return [first << n for n in range((config.model.block_size // first).bit_length())]
+
+
 def build_ramp(config: Config) -> Callable[[float], int]:
     """From the fraction of the horizon done after the coming step to the tokens a piece.
 
     From `batches.first_context` on, pieces double at equal distances, until at `batches.whole_from` windows are whole.
     """
-    first, block = config.batches.first_context or config.model.block_size, config.model.block_size
-    doublings = (block // first).bit_length() - 1
-    whole = config.batches.whole_from
+    pieces, whole = lengths(config), config.batches.whole_from
 
     def length(fraction: float) -> int:
-        if fraction >= whole:
-            return block
-        return first << int(doublings * fraction / whole)
+        return pieces[int((len(pieces) - 1) * fraction / whole)] if fraction < whole else pieces[-1]
 
     return length

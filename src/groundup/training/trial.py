@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from itertools import product
 
 import torch
 from torch import nn
@@ -24,9 +25,11 @@ class Trial:
         world: World,
         *,
         sharded: bool = False,
+        lengths: Sequence[int] = (),
     ) -> None:
-        """`sharded`: the passes are meetings of all processes."""
+        """`sharded`: the passes are meetings of all processes. `lengths`: those of the pieces that windows come in."""
         self._feed, self._autocast, self._world, self._sharded = feed, autocast, world, sharded
+        self._lengths = lengths or (feed.windows.block_size,)
 
     def __call__(self, loss_sum: nn.Module) -> None:
         """Raises what goes wrong. Where it does in one process, the others raise a RuntimeError that says the same;
@@ -35,9 +38,9 @@ class Trial:
         failed: Exception | None = None
         try:
             loss_sum.train()
-            for ids, targets in self._feed.trial():
+            for (ids, targets), length in product(self._feed.trial(), self._lengths):
                 with self._autocast():
-                    loss = loss_sum(ids, targets) / self._feed.scored
+                    loss = loss_sum(ids.reshape(-1, length), targets.reshape(-1, length)) / self._feed.scored
                 torch.autograd.backward(loss)
         except Exception as error:  # whatever it is, the others must hear of it
             failed = error
