@@ -68,7 +68,8 @@ def main() -> int:
             )
             console.print(table(found[-1]))
             if asked.json:
-                report = {"command": "python -m bench.fast", "arguments": vars(asked), "machine": machine()}
+                said = {**vars(asked), "text": [Path(text).name for text in asked.text], "json": None}
+                report = {"command": "python -m bench.fast", "arguments": said, "machine": machine()}
                 asked.json.write_text(json.dumps(report | {"results": found}, indent=2, default=str) + "\n", "utf-8")
     return 0
 
