@@ -208,3 +208,9 @@ def test_tables_stay_while_the_rest_learns():
     same = {name for name, p in gpt.named_parameters() if torch.equal(p, before[name])}
     assert {"ngrams.code", *(f"ngrams.tables.{n}" for n in range(3))} <= same
     assert "ngrams.up.weight" not in same
+
+
+def test_too_many_tokens_are_not_said_of_one_by_one():
+    config = CONFIG.model_copy(update={"vocab_size": 1025, "ngram_width": 2000, "ngram_rows": 10})
+    assert not NGrams(config).speaks
+    assert counted().speaks

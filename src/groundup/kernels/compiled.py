@@ -19,10 +19,8 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
 OPTIONS = ("-std=c++17", "-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp", "-fPIC")
-LINKED = (
-    "-shared",
-    "-fopenmp",
-)  # not -ffast-math, with which the library would round small numbers of all of torch to zero
+# Linked without -ffast-math, with which the library would round small numbers of all of torch to zero.
+LINKED = ("-shared", "-fopenmp")
 PATIENCE = 120  # seconds for the compiler
 VARIABLE = "GROUNDUP_KERNELS"  # torch: leave the C++ alone
 

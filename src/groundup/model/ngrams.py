@@ -83,7 +83,7 @@ class NGrams(Silent):
         self.code = _fixed(self.vocab, W)
         self.tables = nn.ParameterList(_fixed(rows, W + 1) for rows in self.sizes)  # sums of codes, and how many
         self.up = nn.Linear(len(self.sizes) * (W + SAID), config.n_embd, bias=False)
-        self.speaks = self.vocab == W  # codes keep all tokens apart, so that shares can be read off
+        self.speaks = config.ngrams_speak  # codes keep all tokens apart, so that shares can be read off
         if self.speaks:  # how much each length's shares count
             self.trust = nn.Parameter(torch.full((len(self.sizes),), FIRST_TRUST))
         self.leaves_out = False  # also where it does not train
@@ -93,12 +93,11 @@ class NGrams(Silent):
         W = self.code.size(1)
         if self.speaks:
             self.code.copy_(torch.eye(W))
+            self.trust.data.fill_(FIRST_TRUST)
         else:
             self.code.normal_(0.0, W**-0.5, generator=generator)
         for table in self.tables:
             table.zero_()
-        if self.speaks:
-            self.trust.data.fill_(FIRST_TRUST)
 
     @torch.no_grad()
     def count(self, text: Text) -> None:
@@ -131,10 +130,8 @@ class NGrams(Silent):
         own = self._one_each(targets) if targets is not None and (self.training or self.leaves_out) else None
         said, shares = [], None
         for n, table in enumerate(self.tables, start=2):
-            rows, counted = (
-                self.rows(places[:n]),
-                (places[n - 1] >= 0).unsqueeze(-1),
-            )
+            rows = self.rows(places[:n])
+            counted = (places[n - 1] >= 0).unsqueeze(-1)  # what began before the context never was
             found = F.embedding(rows, table)  # (B, T, W + 1)
             if own is not None:
                 same = (rows.unsqueeze(2) == rows.unsqueeze(1)).to(own.dtype)  # (B, T, T)
@@ -178,11 +175,10 @@ class NGrams(Silent):
         Runs have rows of their own where the table holds them all; else several share one by a hash.
         """
         size = self.sizes[len(run) - 2]
-        if (self.vocab + 1) ** len(run) == size:
-            factors = [(self.vocab + 1) ** place for place in range(len(run))]
-            return torch.stack([(ids + 1) * factor for ids, factor in zip(run, factors, strict=True)]).sum(0)
-        mixed = torch.stack([(ids + 1) * factor for ids, factor in zip(run, FACTORS, strict=False)]).sum(0)
-        return (mixed ^ (mixed >> 15)) % size
+        whole = (self.vocab + 1) ** len(run) == size
+        factors = [(self.vocab + 1) ** place for place in range(len(run))] if whole else FACTORS
+        mixed = torch.stack([(ids + 1) * factor for ids, factor in zip(run, factors, strict=False)]).sum(0)
+        return mixed if whole else (mixed ^ (mixed >> 15)) % size
 
     def _one_each(self, ids: Tensor) -> Tensor:
         """Each token's code and a one, zeros where a target is not scored: (…) -> (…, W + 1)."""
