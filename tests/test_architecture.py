@@ -33,6 +33,7 @@ FLOORS: list[tuple[bool, set[str]]] = [
             "halving",
             "importing",
             "layers",
+            "obtaining",
             "beginning",
             "api",
             "loading",

@@ -6,7 +6,7 @@ The names below are the whole public Python API. They are loaded when first used
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from groundup.errors import (
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from groundup.pushing import push
     from groundup.shape import ModelConfig
 
-__version__ = version("groundup")
+try:
+    __version__ = version("groundup")
+except PackageNotFoundError:  # a checkout on PYTHONPATH, never installed
+    __version__ = "0+checkout"
 
 __all__ = [
     "GPT",

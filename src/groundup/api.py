@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from groundup import presets
 from groundup.assessing import evaluate, evaluate_tasks
 from groundup.build import Result
 from groundup.checkpoint.run import RunFolder
@@ -30,11 +29,13 @@ from groundup.generation.engine import TextStream, stream
 from groundup.generation.sampling import Sampler
 from groundup.layers import layered
 from groundup.loading import Checkpoint, load
+from groundup.obtaining import obtain
 from groundup.preparation.prepare import prepare_tokens
 from groundup.report.lines import Lines
 from groundup.report.view import View
 from groundup.runs import begin, go_on, reconfigure
 from groundup.settle import prompt_ids, prompt_text
+from groundup.training.joining import expected
 
 __all__ = [
     "Checkpoint",
@@ -98,34 +99,41 @@ def prepare(
 def configure(
     data: Place,
     *,
-    preset: str = presets.DEFAULT,
+    preset: str | None = None,
     files: Sequence[Place] = (),
+    laptop: bool = False,
     overrides: Mapping[str, Any] | None = None,
     init: Place | None = None,
     origin: str = "overrides",
 ) -> Config:
-    """Preset, then the model of the checkpoint `init`, YAML files, overrides. Raises CheckpointError, ConfigError."""
+    """Preset, then the model of the checkpoint `init`, YAML files, overrides. Raises CheckpointError, ConfigError.
+
+    Without a `preset`, the one that a file names, or `gpt2-micro`. `laptop` takes what the files say under that key.
+    """
     places = {"data": str(data)} | ({"init": str(init)} if init is not None else {})
-    return layered(preset, files, Overrides(origin, {**(overrides or {}), **places}))
+    return layered(preset, files, Overrides(origin, {**(overrides or {}), **places}), laptop=laptop)[1]
 
 
 def train(
     data: Place,
     out: Place,
     *,
-    preset: str = presets.DEFAULT,
+    preset: str | None = None,
     files: Sequence[Place] = (),
+    laptop: bool = False,
     overrides: Mapping[str, Any] | None = None,
     init: Place | None = None,
     view: View | None = None,
 ) -> Result:
     """Train a new GPT on prepared `data` into the run folder `out`.
 
+    Where the config's section `prepare` names sources and `data` is not there yet, it is prepared first.
     `overrides` holds sections, such as `{"model": {"n_layer": 2}, "train": {"budget": "10m"}}`. Without a `view`, lines
     go to the logger `groundup`. `init` is a checkpoint or run whose weights to begin with, and whose shape to have.
     SIGINT and SIGTERM end in a checkpoint. Raises CheckpointError, ConfigError, DataError, UsageError.
     """
-    config = configure(data, preset=preset, files=files, overrides=overrides, init=init)
+    config = configure(data, preset=preset, files=files, laptop=laptop, overrides=overrides, init=init)
+    obtain(config, _unwatched, processes=expected())
     return begin(config, Path(out), view or _logged(config))
 
 
@@ -190,6 +198,10 @@ def generate_stream(
     )
     for ids in rows:
         yield ["" if i is None else text.feed(i) for i, text in zip(ids, texts, strict=True)]
+
+
+def _unwatched(done: int) -> None:
+    pass
 
 
 def _logged(config: Config) -> Lines:

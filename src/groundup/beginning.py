@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -17,11 +17,20 @@ from groundup.model.ngrams import Text
 from groundup.model.undrawn import Undrawn
 from groundup.training.world import Spread, World
 
+MANY = 2_000_000  # tokens; fewer are counted in a few seconds
 
-def first_model(config: Config, world: World, *, text: Text | None = None, restored: bool = False) -> GPT:
+
+def first_model(
+    config: Config,
+    world: World,
+    *,
+    text: Text | None = None,
+    restored: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> GPT:
     """A model on the CPU with a run's first weights, the same on every process however often it is asked for.
 
-    `text` is what it will be trained on, for models that count n-grams.
+    `text` is what it will be trained on, for models that count n-grams; where that takes a while, it is said.
 
     Only the first process reads the checkpoint. CheckpointError, on all of them, where it is gone, or not the one that
     the run was begun with. A model that is to be `restored` needs none of that, and gets none.
@@ -35,6 +44,8 @@ def first_model(config: Config, world: World, *, text: Text | None = None, resto
     else:
         _load(gpt, config, world)
     if text is not None:
+        if config.model.ngram > 1 and len(text) > MANY:
+            say(f"n-grams  counting runs of up to {config.model.ngram} tokens in {len(text):,}, once")
         gpt.ngrams.count(text)
     return gpt
 

@@ -31,7 +31,7 @@ from groundup.training.device import autocast, loss_scaler, own_device, reseed, 
 from groundup.training.exhausted import exhausted
 from groundup.training.feed import Feed
 from groundup.training.guard import GoBack
-from groundup.training.hooks import StoppedAtOnce, StopSignals, every, every_minutes, log_step
+from groundup.training.hooks import StoppedAtOnce, StopSignals, every, every_minutes, first_loss, log_step
 from groundup.training.horizon import Clock, Steps, build_horizon
 from groundup.training.loop import Hook, StepInfo, fit
 from groundup.training.parallel import parallel
@@ -82,7 +82,7 @@ class Training:
         make_deterministic(config.train.deterministic, self.device, view.message if view else print)
         set_matmul_precision(config.train.float32_matmul_precision, self.device)
         seed, precision = config.batches.seed, config.train.precision
-        gpt = first_model(config, self.world, text=data.train, restored=restored).to(self.device)
+        gpt = first_model(config, self.world, text=data.train, restored=restored, say=view.message).to(self.device)
         self.loss_sum = NextTokenLoss(gpt)
         if config.train.activation_checkpointing:
             recompute_blocks(gpt)
@@ -137,11 +137,7 @@ class Training:
         log = read_log(self.folder.log) if self.world.rank == 0 else []
         seen = self.world.first({record["step"] for record in log if record["event"] == "eval"})
         if self.moving.progress.step not in seen:
-            with (
-                self._in_words(),
-                self._logged(),
-                self._stop_signals() as self.examiner.stop,
-            ):
+            with self._in_words(), self._logged(), self._stop_signals() as self.examiner.stop:
                 self.examiner.catch_up(finished=True)
 
     def _in_words(self) -> AbstractContextManager[None]:
@@ -166,6 +162,8 @@ class Training:
                     self._rehearse()
                 if not self.done:  # the evaluation just made up for may have been the last
                     self._fit(stop)
+                if self.done:
+                    self.examiner.last_words(self.moving.progress.step)
             except StoppedAtOnce:
                 self.keeper.save(self.moving)
             self.keeper.save(self.moving, wait=True)
@@ -266,6 +264,7 @@ class Training:
         evaluate, keep = self.config.evaluate, self.config.checkpoint
         return [
             log_step(self.teller.record),
+            *([first_loss(self.config.model.vocab, self.view.message)] if self._begins_ignorant else []),
             self.teller.step,
             every(evaluate.every_steps, lambda info: self.examiner.evaluate(info.step)),
             every(evaluate.sample_every_steps, lambda info: self.examiner.sample(info.step)),
@@ -273,6 +272,11 @@ class Training:
             every(keep.every_steps, self._save, when_stopping=True),
             every_minutes(keep.every_minutes, self._save, self.world.any),
         ]
+
+    @property
+    def _begins_ignorant(self) -> bool:
+        """Whether the weights are drawn, and nothing of the text was counted before."""
+        return self.config.init is None and self.config.model.ngram < 2
 
     def _save(self, info: StepInfo) -> None:
         self.keeper.save(self.moving)

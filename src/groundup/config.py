@@ -22,6 +22,7 @@ from groundup.sections import (
     EvaluateConfig,
     GuardConfig,
     OptimizerConfig,
+    PrepareConfig,
     ScheduleConfig,
     TrackingConfig,
     TrainConfig,
@@ -40,6 +41,7 @@ class Config(Section):
     """checkpoint folder or run whose weights a new run begins with"""
     init_sha256: str | None = None
     """checksum of those weights, noted when the run is configured"""
+    prepare: PrepareConfig = PrepareConfig()
     model: ModelConfig = ModelConfig()
     batches: BatchesConfig = BatchesConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -65,6 +65,7 @@ class Examiner:
         self._answered = min(batch_tokens(self._device), self.rows * config.model.block_size)
         self._prompt = prompt_ids(data.tokenizer, config.evaluate.prompt)
         self.losses = Losses()
+        self._sampled = 0  # the last step with a sample
         self.stop: Callable[[], bool] = lambda: False
 
     def evaluate(self, step: int) -> None:
@@ -125,6 +126,7 @@ class Examiner:
         n = self.config.evaluate.sample_tokens
         if not n:
             return
+        self._sampled = step
         try:
             written = self._written(n)
         except RuntimeError as error:
@@ -135,6 +137,11 @@ class Examiner:
         if written is not None:
             self._record("sample", step=step, text=written)
             self.view.sample(written)
+
+    def last_words(self, step: int) -> None:
+        """A sample at the end of a run that an evaluation ended, if it has none yet."""
+        if self._sampled != step:
+            self.sample(step)
 
     def _written(self, n: int) -> str | None:
         """`n` tokens after the prompt; None where a stop came first."""

@@ -2,6 +2,8 @@
 
     preset  <  model section of the checkpoint that `init` names  <  files  <  options
 
+A file may be a recipe: it names its `preset`, and under `laptop` what to change for a small machine.
+
 A run that begins with the weights of a checkpoint has its shape, so the preset's gives way. Which weights they were is
 noted beside the folder's name, so that a run begun anew begins with the same or not at all.
 """
@@ -23,20 +25,56 @@ from groundup.config import Config, read_yaml
 from groundup.data.shards import Manifest
 from groundup.decode import Overrides, changed, decode
 from groundup.errors import CheckpointError, ConfigError, DataError
-from groundup.presets import preset
+from groundup.presets import DEFAULT, preset
 from groundup.shape import ModelConfig
 from groundup.text.pieces import TOKENIZER_FILE
 
 FREE = ("dropout", "init")  # fields of a model that its weights do not decide
+PRESET, LAPTOP = "preset", "laptop"  # keys of a file alone
 
 
-def layered(name: str, files: Sequence[str | Path], options: Overrides) -> Config:
-    """The config of a new run. ConfigError; CheckpointError where `init` names no whole checkpoint.
+def layered(
+    name: str | None, files: Sequence[str | Path], options: Overrides, *, laptop: bool = False
+) -> tuple[str, Config]:
+    """The preset and the config of a new run. ConfigError; CheckpointError where `init` names no whole checkpoint.
+
+    Without a `name` the preset is the one that the last of `files` names which names one. With `laptop`, what they say
+    under that key comes after them.
 
     Of several processes only the first need have that checkpoint. Where another lacks it, its config says nothing but
     `init`, and is to be replaced by the first one's.
     """
-    given = [*(Overrides(str(path), read_yaml(Path(path))) for path in files), options]
+    parts, theirs = _files(files, laptop=laptop)
+    name, given = name or theirs, [*parts, options]
+    return name, _layered(name, given)
+
+
+def _files(files: Sequence[str | Path], *, laptop: bool) -> tuple[list[Overrides], str]:
+    """What they say, laptop sizes last where these are wanted, and the preset that they name."""
+    whole, small, names = [], [], [DEFAULT]
+    for path in files:
+        values = read_yaml(Path(path))
+        here = values.pop(LAPTOP, None)
+        if here is not None and not isinstance(here, dict):
+            raise ConfigError(f"{path}: {LAPTOP}: {here!r} is not a mapping of sections; write `{LAPTOP}:` and indent")
+        found = [Overrides(str(path), values), *([Overrides(f"{path}, {LAPTOP}", here)] if here and laptop else [])]
+        names += [name for part in found if (name := _preset_of(part))]
+        whole.append(found[0])
+        small += found[1:]
+    if laptop and not small:
+        raise ConfigError(f"--{LAPTOP}: no --config file has a section `{LAPTOP}:`; give a recipe that has one")
+    return whole + small, names[-1]
+
+
+def _preset_of(part: Overrides) -> str | None:
+    """The preset that a file names, taken out of its values."""
+    name = part.values.pop(PRESET, None)
+    if name is not None and not isinstance(name, str):
+        raise ConfigError(f"{part.origin}: {PRESET}: {name!r} is not text; name one, such as {DEFAULT}")
+    return name
+
+
+def _layered(name: str, given: Sequence[Overrides]) -> Config:
     named = [part.values["init"] for part in given if "init" in part.values]
     if not named or named[-1] is None:
         return decode([preset(name), *given])

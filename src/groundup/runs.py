@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from groundup import __version__
 from groundup.beginning import shared
 from groundup.build import Result, Training
 from groundup.checkpoint.lock import locked
@@ -176,7 +176,7 @@ def _check(config: Config) -> None:
 
 def _all_alike(world: World, config: Config, data: Data) -> None:
     """What must be the same wherever a process of this job runs."""
-    agreed(world, "groundup and torch are", (version("groundup"), torch.__version__), "install the same everywhere")
+    agreed(world, "groundup and torch are", (__version__, torch.__version__), "install the same everywhere")
     unlike = ", ".join(changed(world.first(config), config))
     agreed(world, "options unlike the first one's are", unlike or "none", "start the same command everywhere")
     agreed(world, f"the data in {config.data} are", data.manifest.fingerprint, "copy one folder to all machines")

@@ -9,6 +9,27 @@ from pydantic import Field, field_validator, model_validator
 from groundup.fields import DEVICE_PATTERN, Count, Decay, Duration, Fraction, Positive, Rate, Section, Size, by_comma
 
 
+class PrepareConfig(Section):
+    """What to prepare where `data` holds nothing yet: as the options of `groundup prepare`."""
+
+    sources: tuple[str, ...] = ()
+    """files, folders, patterns or names, by comma; none prepares nothing"""
+    tokenizer: str = "gpt2"
+    """byte, char, gpt1, gpt2, bpe:SIZE[:pad] to learn one, a tokenizer.json, or a folder that holds one"""
+    column: str = "text"
+    """field of .jsonl and .parquet that holds the text"""
+    clean: str = ""
+    """any of lowercase,digits,punctuation: lower the case, drop digits, drop punctuation"""
+    val_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """part of the text to hold out"""
+    max_tokens: Positive | None = None
+    """tokens to write at most, both splits together"""
+    max_documents: Positive | None = None
+    """documents to read at most"""
+
+    _by_comma = field_validator("sources", mode="before")(by_comma)
+
+
 class BatchesConfig(Section):
     """How training windows are drawn."""
 

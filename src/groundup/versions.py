@@ -25,6 +25,14 @@ def needed() -> Iterator[Needed]:
             yield Needed(match[1], match[2].strip(), match[3])
 
 
+def installed(name: str) -> str | None:
+    """The version of a library, or None where it is not there."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def satisfies(have: str, spec: str) -> bool:
     """Whether a version such as 2.13.0+cpu meets every part of a constraint such as `<3,>=2.12`."""
     for part in filter(None, (part.strip() for part in spec.split(","))):

@@ -181,8 +181,10 @@ def test_a_checksum_belongs_to_the_start_that_it_was_noted_with(prepared, start,
     other = import_model(hf_folder(tmp_path / "b", gpt(seed=1)), tmp_path / "other", tokenizer=byte_tokenizer).out
     noted = {"init": str(other), "init_sha256": configure(prepared, init=other, overrides=overrides()).init_sha256}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(noted))
-    assert layered("gpt2-micro", [tmp_path / "run.yaml"], Overrides("options", {})).init_sha256 == noted["init_sha256"]
-    config = layered("gpt2-micro", [tmp_path / "run.yaml"], Overrides("options", {"init": str(start)}))
+    assert (
+        layered("gpt2-micro", [tmp_path / "run.yaml"], Overrides("options", {}))[1].init_sha256 == noted["init_sha256"]
+    )
+    _, config = layered("gpt2-micro", [tmp_path / "run.yaml"], Overrides("options", {"init": str(start)}))
     assert same(dict(first_model(config, Alone()).named_parameters()), load_file(start / "model.safetensors"))
     with pytest.raises(ConfigError, match="init: is empty; name a run"):
         layered("gpt2-micro", [], Overrides("options", {"init": ""}))

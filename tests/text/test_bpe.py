@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from groundup.errors import TokenizerError
 from groundup.text.bpe import BPETokenizer
 from groundup.text.library import LibraryTokenizer
-from groundup.text.tokenizer import bpe_learner, load_tokenizer
+from groundup.text.tokenizer import bpe_learner, choose_tokenizer, load_tokenizer
 
 CORPUS = ["low lower lowest, new newer newest;\n" * 20, "<|endoftext|> wide wider widest — naïve\r\n" * 20]
 TOKENIZER = BPETokenizer.learn(CORPUS, n_vocab=320)
@@ -139,10 +139,25 @@ def test_special_tokens_are_ids_that_no_text_becomes(tmp_path):
     assert theirs.encode("<|im_start|>").ids == [2]  # other programs, who mean them, find them
 
 
+def test_a_padded_vocabulary_has_its_specials_where_other_programs_expect_them(tmp_path):
+    text = "<|pad|> <|endoftext|> the cat sat on the mat. " * 100
+    tokenizer = choose_tokenizer("bpe:270:pad").learn([text])
+    assert (tokenizer.n_vocab, tokenizer.end_of_text) == (270, 1)
+    assert [tokenizer.decode([id_]) for id_ in range(2)] == ["<|pad|>", "<|endoftext|>"]
+    ids = tokenizer.encode(text)
+    assert ids.min() > 1
+    assert tokenizer.decode(ids) == text
+    tokenizer.save(tmp_path)
+    assert load_tokenizer(tmp_path).encode(text).tolist() == ids.tolist()
+    assert load_tokenizer(tmp_path).end_of_text == 1
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert theirs.encode("<|pad|><|endoftext|>").ids == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("special", "said"),
     [
-        (["<|endoftext|>"], "there already"),
+        (["<|endoftext|>", "<|endoftext|>"], "there already"),
         (["<|a|>", "<|a|>"], "there already"),
         (["pad"], "an ordinary text could become it"),
         (["..."], "an ordinary text could become it"),

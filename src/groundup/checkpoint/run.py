@@ -11,17 +11,18 @@ import shutil
 import subprocess
 import sys
 import threading
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from groundup import __version__
 from groundup.checkpoint.atomic import SUMS, flush, remove_folder, replace_text, verify
 from groundup.checkpoint.books import PROGRESS, read_json
 from groundup.config import Config, read_yaml, to_yaml
 from groundup.decode import Overrides, decode
 from groundup.errors import CheckpointError, ConfigError, UsageError
+from groundup.versions import installed
 
-LIBRARIES = ("groundup", "torch", "numpy", "tokenizers", "tiktoken", "safetensors")
+LIBRARIES = ("torch", "numpy", "tokenizers", "tiktoken", "safetensors")
 
 
 class RunFolder:
@@ -225,7 +226,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def environment() -> dict[str, Any]:
     """What a reader of an old run asks first: command, versions, machine, commit."""
-    versions = {name: metadata.version(name) for name in LIBRARIES}
+    versions = {"groundup": __version__, **{name: have for name in LIBRARIES if (have := installed(name))}}
     return {
         "command": shlex.join(sys.argv),
         "python": platform.python_version(),

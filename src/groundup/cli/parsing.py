@@ -82,19 +82,26 @@ def normalise(argv: list[str]) -> list[str]:
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """A preset, `--data`, `--init`, `--config` files, and `--section.key` for every key: what `config_of` reads."""
     parser.add_argument(
-        "preset", nargs="?", default=DEFAULT, metavar="PRESET", help=f"{', '.join(PRESETS)} [{DEFAULT}]"
+        "preset", nargs="?", metavar="PRESET", help=f"{', '.join(PRESETS)} [what a file names, or {DEFAULT}]"
     )
     parser.add_argument("--data", metavar="DIR", help="folder written by `groundup prepare`")
     parser.add_argument("--init", metavar="FOLDER", help="checkpoint or run whose weights, and shape, to begin with")
     parser.add_argument(
         "--config", action="append", default=[], metavar="FILE", help="YAML with sections; may be repeated"
     )
+    parser.add_argument("--laptop", action="store_true", help="the small size that a recipe has for a laptop")
     add_config_options(parser)
 
 
 def config_of(args: argparse.Namespace) -> Config:
     """The config that a command line asks for. ConfigError, CheckpointError."""
-    return layered(args.preset, args.config, Overrides("command line", config_overrides(args) | places(args)))
+    return preset_and_config(args)[1]
+
+
+def preset_and_config(args: argparse.Namespace, options: dict[str, Any] | None = None) -> tuple[str, Config]:
+    """The same, with the name of the preset below it; `options` are those of the command line."""
+    given = config_overrides(args) | places(args) if options is None else options
+    return layered(args.preset, args.config, Overrides("command line", given), laptop=args.laptop)
 
 
 def places(args: argparse.Namespace) -> dict[str, str]:

@@ -9,11 +9,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from groundup.cli.parsing import add_config_options, config_overrides, places
+from groundup.cli.parsing import add_config_options, config_overrides, places, preset_and_config
 from groundup.config import Config
-from groundup.decode import Overrides
 from groundup.errors import ConfigError, UsageError
-from groundup.layers import layered
 from groundup.presets import DEFAULT, PRESETS
 
 if TYPE_CHECKING:
@@ -91,6 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", action="append", default=[], metavar="FILE", help="YAML with sections; may be repeated"
     )
+    parser.add_argument("--laptop", action="store_true", help="the small size that a recipe has for a laptop")
     speed = parser.add_mutually_exclusive_group()
     speed.add_argument("--measure", action="store_true", help="time this model here, for about 2 seconds")
     speed.add_argument("--like", metavar="RUN", help="the speed of a run, scaled by FLOPs a token")
@@ -117,8 +116,8 @@ def run(args: argparse.Namespace) -> int:
     if given is not None and not SLOWEST <= given <= FASTEST:
         raise UsageError(f"--tokens-per-second {given}: must be between {SLOWEST:g} and {FASTEST:g}")
     clustered = _cluster_asked(args)
-    name = _preset_name(args)
-    config = layered(name, args.config, Overrides("command line", _options(args)))
+    args.preset = _preset_name(args)
+    name, config = preset_and_config(args, _options(args))
     config, vocabulary = _with_vocabulary(config, name)
     data = _data(config)
     if clustered:
@@ -146,10 +145,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _preset_name(args: argparse.Namespace) -> str:
+def _preset_name(args: argparse.Namespace) -> str | None:
     if args.model and args.preset and args.model != args.preset:
         raise UsageError(f"--model {args.model}: the preset is {args.preset} already; give one of them")
-    return str(args.model or args.preset or DEFAULT)
+    return args.model or args.preset
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument(
         "--tokenizer", default="gpt2", metavar="NAME",
-        help="byte, char, gpt1, gpt2, bpe:SIZE to learn one, a tokenizer.json, or a folder that holds one [gpt2]",
+        help="byte, char, gpt1, gpt2, bpe:SIZE[:pad] to learn one, a tokenizer.json, or a folder that holds one [gpt2]",
     )  # fmt: skip
     parser.add_argument(
         "--column", default="text", metavar="NAME", help="field of .jsonl and .parquet that holds the text [text]"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from groundup.cli.parsing import add_config_arguments, config_of
+from groundup.cli.parsing import add_config_arguments, preset_and_config
+from groundup.config import Config
 from groundup.errors import UsageError
 from groundup.report.lines import Lines
 
@@ -30,27 +31,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the config, then train. The mistakes that need no torch are found before it is loaded."""
-    config = config_of(args)
+    preset, config = preset_and_config(args)
     if args.out is None and not args.dry_run:
         raise UsageError("--out: say which folder the run should be written to, or give --dry-run for the plan alone")
 
     from groundup.cli.watch import finish, watching
-    from groundup.planning.words import as_json
-    from groundup.runs import begin, begin_or_go_on, rehearse, restarted
+    from groundup.runs import begin, begin_or_go_on, restarted
     from groundup.training.joining import join
 
+    if args.dry_run:
+        return _rehearse(args, config)
+    _obtain(args, config)
     world = join()
     first = world.rank == 0
-    if args.dry_run:
-        plan = rehearse(config, Path(args.out) if args.out else None, Lines(_nothing if args.json else print))
-        if args.json and first:
-            print(as_json(plan))
-        return 0
-    title = f"{args.preset} on {config.data}"
+    title = f"{preset} on {config.data}"
     with watching(title, config, plain=args.json, quiet=not first) as view:
         start = begin_or_go_on if world.any(args.auto_resume or restarted()) else begin
         result = start(config, Path(args.out), view)
     return finish(result, as_json=args.json, quiet=not first)
+
+
+def _rehearse(args: argparse.Namespace, config: Config) -> int:
+    """Print the plan, and write nothing."""
+    from groundup.obtaining import missing, outlook
+    from groundup.planning.words import as_json, summary
+    from groundup.runs import rehearse
+    from groundup.training.joining import join
+
+    say = _nothing if args.json else print
+    if missing(config):
+        plan, line = outlook(config)
+        for each in (*summary(plan), line):
+            say(each)
+    else:
+        plan = rehearse(config, Path(args.out) if args.out else None, Lines(say))
+    if args.json and join().rank == 0:
+        print(as_json(plan))
+    return 0
+
+
+def _obtain(args: argparse.Namespace, config: Config) -> None:
+    """Prepare what the run is to learn from, where the config says how and nobody has done it yet."""
+    from groundup.checkpoint.run import RunFolder
+    from groundup.cli.progress import preparing
+    from groundup.obtaining import missing, obtain
+    from groundup.training.joining import expected
+
+    if missing(config):
+        RunFolder(Path(args.out)).refuse_existing()  # before hours of download
+        with preparing(quiet=args.json) as watch:
+            obtain(config, watch, processes=expected())
 
 
 def _nothing(line: str) -> None:

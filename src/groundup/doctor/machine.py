@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from groundup.doctor.finding import Finding, Status
 from groundup.planning.room import CGROUPS, MEMBERSHIP, free_disk, main_memory
-from groundup.versions import needed, satisfies
+from groundup.versions import installed, needed, satisfies
 
 ABOUT = "machine"
 LITTLE_MEMORY = (300e6, 1.5e9)  # bytes; Python and torch take 0.35 GB before the first weight
@@ -98,9 +98,7 @@ def libraries() -> Iterator[Finding]:
     for name, spec, extra in needed():
         if extra not in EXTRAS:
             continue
-        try:
-            have = metadata.version(name)
-        except metadata.PackageNotFoundError:
+        if (have := installed(name)) is None:
             if extra is None:
                 yield Finding(ABOUT, name, "problem", "not installed", f"pip install '{name}{spec}'")
             continue

@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from importlib import metadata
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
+from groundup import __version__
 from groundup.data.shards import Manifest
 from groundup.errors import GroundupError, TrainingError, UsageError
 from groundup.training.joining import expected, from_slurm
@@ -79,7 +79,7 @@ def own_facts(folders: Iterable[Path]) -> Facts:
 def versions() -> dict[str, str]:
     """What must be the same everywhere."""
     return {
-        "groundup": metadata.version("groundup"),
+        "groundup": __version__,
         "torch": torch.__version__,
         "Python": platform.python_version(),
         "CUDA": torch.version.cuda or "none",

@@ -24,6 +24,8 @@ from groundup.training.recompute import recompute_blocks
 from groundup.training.speed import SECONDS, measure
 from groundup.training.world import Alone, World
 
+FULL = 0.5  # of a GPU's memory: the rest is for what the estimate does not know
+MOST_TOKENS = 65_536  # a pass; the matrix products of a small GPT are large enough by then
 WORTH = 0.03  # of a budget, that measuring the speed may take
 
 
@@ -36,6 +38,9 @@ def plan_here(config: Config, data: Data | None, place: Path, world: World | Non
     main = main_memory()
     memory = device_memory(device) or (main and main // world.local_size)
     plan = Plan(config, Machine(device.type, _precision(config), memory, free_disk(place), world.size), data)
+    if plan.machine.device == "cuda" and config.batches.micro_batch is None:
+        plan = filled(plan)
+        config = plan.config
     if world.size == 1 or config.train.parallel != "auto":
         return plan
     kind = world.first("ddp" if plan.fits else "fsdp")
@@ -43,20 +48,39 @@ def plan_here(config: Config, data: Data | None, place: Path, world: World | Non
     return replace(plan, config=config.model_copy(update={"train": train}))
 
 
-def measured(config: Config, data: Data | None) -> Plan:
-    """The plan with this machine's speed on random tokens; without one where the model does not fit.
+def filled(plan: Plan) -> Plan:
+    """The plan with as many windows a pass as a GPU takes with ease, the same in each; small passes leave it idle."""
+    room, size = plan.machine.memory or 0, plan.config.model.block_size
+    fitting = [n for n in range(1, plan.share + 1) if plan.share % n == 0 and n * size <= MOST_TOKENS]
+    fitting = [n for n in fitting if plan.memory_of(n).total <= FULL * room]
+    if not fitting or fitting[-1] <= plan.micro_rows:
+        return plan
+    batches = plan.config.batches.model_copy(update={"micro_batch": fitting[-1]})
+    return replace(plan, config=plan.config.model_copy(update={"batches": batches}))
 
-    `config` need not be settled but for its vocabulary. Raises ConfigError for a device that is not here.
+
+def unmeasured(config: Config, data: Data | None) -> Plan:
+    """The plan on this machine, its speed unknown; `config` need not be settled but for its vocabulary.
+
+    Raises ConfigError for a device that is not here.
     """
     device = choose_device(config.train.device)
     threads = config.train.threads or cores()
     torch.set_num_threads(threads)
     precision = choose_precision(config.train.precision, device).name
     train = config.train.model_copy(update={"device": str(device), "threads": threads, "precision": precision})
-    config = config.model_copy(update={"train": train})
-    plan = plan_here(config, data, Path())
+    return plan_here(config.model_copy(update={"train": train}), data, Path())
+
+
+def measured(config: Config, data: Data | None) -> Plan:
+    """The plan with this machine's speed on random tokens; without one where the model does not fit.
+
+    `config` need not be settled but for its vocabulary. Raises ConfigError for a device that is not here.
+    """
+    plan = unmeasured(config, data)
     if not plan.fits:
         return plan
+    config, device = plan.config, torch.device(plan.config.train.device)
     try:
         with Undrawn():
             gpt = GPT(config.model)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from groundup.decode import changed
 from groundup.planning.plan import Plan
+from groundup.presets import PRESETS
 from groundup.report.panel import human_count, human_time
 from groundup.sections import MUON_ONLY, OptimizerConfig
 from groundup.training.horizon import Clock
@@ -15,6 +16,7 @@ from groundup.training.horizon import Clock
 CHINCHILLA = 20  # tokens a parameter that spend a given amount of work best (arXiv:2203.15556)
 FEWEST, MOST = 1, 10_000  # tokens a parameter beyond which one of the two is surely wasted; Llama 3 8B had 1,875
 EPOCHS = 4  # passes over the same text that are almost as good as new text (arXiv:2305.16264)
+SIZES = ("gpt2-large", "gpt2-medium", "gpt2", "gpt2-mini", "gpt2-micro", "gpt2-nano")
 WEEK = 7 * 24 * 3600  # seconds
 
 
@@ -124,9 +126,21 @@ def too_much_memory(plan: Plan) -> str:
     room, rows = plan.machine.memory or 0, plan.micro_rows
     while rows > 1 and plan.memory_of(rows).total > room:
         rows //= 2
-    remedy = f"give --batches.micro_batch {rows}" if plan.memory_of(rows).total <= room else "take a smaller model"
+    remedy = f"give --batches.micro_batch {rows}" if plan.memory_of(rows).total <= room else _smaller(plan)
     need = human_bytes(plan.memory.total)
     return f"{need} of memory are more than the {human_bytes(room)} of this machine; {remedy}"
+
+
+def _smaller(plan: Plan) -> str:
+    """The largest of GPT-2's sizes that fits, all else being the same."""
+    for name in SIZES:
+        shape = {key: PRESETS[name]["model"][key] for key in ("n_layer", "n_head", "n_embd")}
+        model = plan.config.model.model_copy(update=shape)
+        fewer = replace(plan, config=plan.config.model_copy(update={"model": model}))
+        if fewer.fits and fewer.parameters < plan.parameters:
+            options = " ".join(f"--model.{key} {value}" for key, value in shape.items())
+            return f"take a smaller model: {options} fits"
+    return "take a smaller model"
 
 
 def _too_large(plan: Plan) -> Iterator[str]:

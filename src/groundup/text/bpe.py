@@ -74,15 +74,16 @@ class BPETokenizer(LibraryTokenizer):
         """Train on `texts` up to `n_vocab` ids; a small corpus may hold fewer merges than that.
 
         A pair of pieces is merged only if it occurs at least `min_frequency` times. The ids of `<|endoftext|>` and of
-        the further `special_tokens` are 0, 1, 2, …
+        the further `special_tokens` are 0, 1, 2, …; where it is among them, in their order.
         """
+        first = [] if END_OF_TEXT in special_tokens else [END_OF_TEXT]
         engine = tokenizers.Tokenizer(models.BPE())
         engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # applies GPT-2's pattern
         engine.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=n_vocab,
             min_frequency=min_frequency,
-            special_tokens=[END_OF_TEXT, *special_tokens],
+            special_tokens=[*first, *special_tokens],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
@@ -113,7 +114,9 @@ def check_special_tokens(tokens: Sequence[str]) -> None:
     """
     pattern = pre_tokenizers.ByteLevel(add_prefix_space=False)
     for i, token in enumerate(tokens):
-        if token in (END_OF_TEXT, *tokens[:i]):
+        if token == END_OF_TEXT and token not in tokens[:i]:
+            continue  # which is there in any case; here it has its place among the others
+        if token in tokens[:i]:
             raise TokenizerError(f"special token {token!r}: it is there already; leave it out")
         if not token.isprintable():  # also halves of surrogate pairs
             raise TokenizerError(f"special token {token!r}: not printable; write it in visible characters, as <|pad|>")

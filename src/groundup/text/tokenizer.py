@@ -14,10 +14,11 @@ from groundup.text.contents import FILE_NAME
 from groundup.text.gpt1 import GPT1Tokenizer
 from groundup.text.gpt2 import GPT2Tokenizer
 from groundup.text.json_file import FileTokenizer, read_tokenizer_file
-from groundup.text.pieces import TOKENIZER_FILE, Ids
+from groundup.text.pieces import END_OF_TEXT, TOKENIZER_FILE, Ids
 from groundup.text.simple import ByteTokenizer, CharTokenizer
 
-CHOICES = ("byte", "char", "gpt1", "gpt1:FOLDER", "gpt2", "bpe:SIZE")
+CHOICES = ("byte", "char", "gpt1", "gpt1:FOLDER", "gpt2", "bpe:SIZE", "bpe:SIZE:pad")
+PADDED = ("<|pad|>", END_OF_TEXT)  # ids 0 and 1 of bpe:SIZE:pad
 LARGEST_BPE = 1_000_000  # ids; beyond any published vocabulary, so surely a slip
 
 
@@ -93,6 +94,7 @@ def choose_tokenizer(spec: str) -> Tokenizer | Learner:
         byte  gpt2                  built in
         gpt1  gpt1:FOLDER           GPT-1's own, from the hub or from a folder
         char  bpe:SIZE              learnt from the text
+        bpe:SIZE:pad                the same with <|pad|> as id 0, <|endoftext|> as id 1
         PATH                        a `tokenizer.json`, or a folder that holds a tokenizer; see `open_path`
 
     Raises TokenizerError for anything else, and for files that cannot be used.
@@ -109,11 +111,14 @@ def choose_tokenizer(spec: str) -> Tokenizer | Learner:
         case ["char"]:
             return Learner(CharTokenizer.learn, needs_all_text=True)
         case ["bpe", size]:
-            return bpe_learner(size)
+            bare = size.removesuffix(":pad")
+            return bpe_learner(bare, special_tokens=PADDED if bare != size else ())
     path, end_token = _path_and_token(spec)
     if path.exists() or path.suffix == ".json" or len(path.parts) > 1:
         return open_path(path, end_token)
-    kinds = {choice.partition(":")[0]: choice for choice in CHOICES if choice != "gpt1:FOLDER"}
+    kinds = {
+        choice.partition(":")[0]: choice for choice in CHOICES if choice.count(":") < 2 and choice != "gpt1:FOLDER"
+    }
     near = get_close_matches(spec.lower(), kinds, n=1)
     hint = f"did you mean {kinds[near[0]]}? " if near else ""
     choices = f"{', '.join(CHOICES)}, or the path of a {FILE_NAME}"
@@ -125,7 +130,7 @@ def bpe_learner(size: str | int, *, min_frequency: int = 1, special_tokens: Sequ
     check_special_tokens(special_tokens)
     if min_frequency < 1:
         raise TokenizerError(f"min_frequency {min_frequency}: must be 1 or more; 2 is usual")
-    n_vocab = _bpe_size(str(size), SMALLEST_BPE + len(special_tokens))
+    n_vocab = _bpe_size(str(size), SMALLEST_BPE + len({*special_tokens} - {END_OF_TEXT}))
     learn = partial(BPETokenizer.learn, n_vocab=n_vocab, min_frequency=min_frequency, special_tokens=special_tokens)
     return Learner(learn, needs_all_text=False)
 

@@ -46,6 +46,26 @@ def log_step(write: Callable[..., None]) -> Hook:
     return hook
 
 
+FAR = 0.5  # nats; logits with a variance of s add s / 2, so the first ones would vary by more than 1
+
+
+def first_loss(vocab: int, say: Callable[[str], None]) -> Hook:
+    """The loss before anything is learnt, beside that of `vocab` equal chances, ln V; a warning where it is far off."""
+    ignorance = math.log(vocab)
+
+    def hook(info: StepInfo) -> None:
+        if info.step != 1:
+            return
+        say(f"start    loss {info.loss:.4f}; to know nothing is ln({vocab:,}) = {ignorance:.4f}")
+        if not abs(info.loss - ignorance) <= FAR:  # a NaN is far as well
+            what = (
+                "the weights begin too large (model.init)" if info.loss > ignorance else "targets leak into the input"
+            )
+            say(f"warning  the first loss is {info.loss - ignorance:+.2f} nats from that: {what}, or the data are odd")
+
+    return hook
+
+
 def finite(x: float) -> float | None:
     """x, or None where JSON has no number for it."""
     return x if math.isfinite(x) else None

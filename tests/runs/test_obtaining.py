@@ -1,0 +1,148 @@
+"""A run that prepares its own text, and recipes: files that name their preset and their size for a laptop."""
+
+import shlex
+
+import pytest
+
+import groundup
+from groundup.cli import main
+from groundup.cli.parsing import Parser, normalise
+from groundup.cli.prepare import add_arguments
+from groundup.config import Config
+from groundup.decode import Overrides
+from groundup.errors import ConfigError, UsageError
+from groundup.layers import layered
+from groundup.obtaining import command, missing, obtain, outlook
+from groundup.sections import PrepareConfig
+
+SMALL = {
+    "model": {"n_layer": 1, "n_head": 1, "n_embd": 16, "block_size": 16},
+    "train": {"max_steps": 2, "batch_tokens": 64, "device": "cpu", "threads": 1, "precision": "fp32"},
+    "evaluate": {"tokens": 200, "sample_tokens": 3},
+}
+RECIPE = """
+preset: gpt2-mini
+data: data/book
+prepare: {sources: [book.txt], tokenizer: char, val_fraction: 0.2}
+train: {max_steps: 7, batch_tokens: 1024}
+laptop:
+  preset: gpt2-nano
+  train: {max_tokens: 640, batch_tokens: 64}
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, sentences):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book.txt").write_text(sentences(200))
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def recipe(*, laptop=False, preset=None, **options):
+    return layered(preset, ["recipe.yaml"], Overrides("options", options), laptop=laptop)
+
+
+def nothing(done):
+    pass
+
+
+def test_a_recipe_names_its_preset_and_its_laptop_size(place):
+    name, config = recipe()
+    assert (name, config.model.n_layer, config.train.max_steps) == ("gpt2-mini", 6, 7)
+    name, config = recipe(laptop=True)
+    assert (name, config.model.n_layer, config.train.max_tokens, config.train.max_steps) == ("gpt2-nano", 3, 640, None)
+    assert config.prepare.sources == ("book.txt",)  # what it does not change stays
+    name, config = recipe(laptop=True, preset="gpt2-micro", train={"max_steps": 9, "batch_tokens": 128})
+    assert (name, config.model.n_layer, config.train.max_steps) == ("gpt2-micro", 4, 9)
+
+
+@pytest.mark.parametrize(
+    ("text", "laptop", "said"),
+    [
+        ("train: {max_steps: 1}", True, "--laptop: no --config file has a section `laptop:`"),
+        ("laptop: 3", False, "recipe.yaml: laptop: 3 is not a mapping of sections"),
+        ("preset: [gpt2]", False, r"recipe.yaml: preset: \['gpt2'\] is not text"),
+        ("preset: gtp2", False, "did you mean gpt2"),
+        ("laptop: {trian: {max_steps: 1}}", True, "recipe.yaml, laptop: trian: unknown key"),
+        ("prepare: {source: [a.txt]}", False, "prepare.source: unknown key; did you mean sources"),
+        ("prepare: {val_fraction: 0.9}", False, "prepare.val_fraction: 0.9 is out of range"),
+    ],
+)
+def test_a_recipe_with_a_mistake_is_one_sentence(place, text, laptop, said):
+    (place / "recipe.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        recipe(laptop=laptop)
+
+
+def test_a_run_prepares_what_is_not_there(place):
+    options = SMALL | {"prepare": {"sources": ["book.txt"], "tokenizer": "char", "val_fraction": 0.2}}
+    groundup.train("data/book", "runs/a", overrides=options)
+    manifest = (place / "data/book/manifest.json").read_text()
+    assert '"char"' in manifest
+    assert '"val_fraction": 0.2' in manifest
+    options["prepare"] = {"sources": ["elsewhere.txt"], "tokenizer": "byte"}
+    groundup.train("data/book", "runs/b", overrides=options)  # what is there is taken as it is
+    assert (place / "data/book/manifest.json").read_text() == manifest
+
+
+def test_the_command_line_does_the_same(place, capsys):
+    words = ["train", "--config", "recipe.yaml", "--out", "run", "--laptop", "--train.max_steps", "1"]
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--dry-run"])
+    said = capsys.readouterr().out
+    assert end.value.code == 0
+    assert "not prepared yet; training would begin with: groundup prepare book.txt --out data/book" in said
+    assert not (place / "data").exists()
+    small = ["--evaluate.tokens", "200", "--evaluate.sample_tokens", "0", "--train.device", "cpu"]
+    with pytest.raises(SystemExit) as end:
+        main([*words, *small])
+    assert end.value.code == 0
+    assert (place / "data/book/manifest.json").exists()
+    said = capsys.readouterr().out
+    assert "start    loss" in said
+    (place / "data").rename(place / "moved")
+    with pytest.raises(SystemExit) as end:
+        main([*words, *small])  # a run that is there already is found before anything is prepared
+    assert end.value.code == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert not (place / "data").exists()
+
+
+def test_nothing_is_prepared_for_a_model_that_cannot_fit(place):
+    _, config = recipe(model={"n_layer": 4000, "n_embd": 9600, "n_head": 1})
+    with pytest.raises(ConfigError, match=r"take a smaller model: --model.n_layer 36 .* fits"):
+        obtain(config, nothing)
+    assert not (place / "data").exists()
+
+
+def test_one_of_several_processes_does_not_keep_the_others_waiting(place):
+    _, config = recipe()
+    with pytest.raises(UsageError, match=r"groundup prepare book.txt --out data/book --tokenizer char --val"):
+        obtain(config, nothing, processes=2)
+    obtain(config, nothing)
+    obtain(config, nothing, processes=2)
+    assert not missing(config)
+
+
+def test_the_command_that_is_named_asks_for_the_same(place):
+    prepare = PrepareConfig(
+        sources=("a b.txt", "c"), tokenizer="bpe:300:pad", column="body", clean="lowercase", val_fraction=0.25,
+        max_tokens=1000, max_documents=9,
+    )  # fmt: skip
+    words = shlex.split(command(Config(data="data/x", prepare=prepare)))
+    parser = Parser()
+    add_arguments(parser)
+    found = vars(parser.parse_args(normalise(words[2:])))
+    assert {name: found[name] for name in PrepareConfig.model_fields} == prepare.model_dump() | {
+        "sources": list(prepare.sources)
+    }
+    assert found["out"] == "data/x"
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "ids"), [("gpt2", 50_257), ("bpe:1000:pad", 1000), ("char", 256), ("bpe:x", 256)]
+)
+def test_a_plan_before_there_is_a_text_takes_the_vocabulary_that_is_known(place, tokenizer, ids):
+    _, config = recipe(laptop=True, prepare={"tokenizer": tokenizer})
+    assert outlook(config)[0].config.model.vocab == ids
