@@ -4,13 +4,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help install quickstart test quick torture interop lint format bench clean
+.PHONY: help install quickstart test quick recipes torture interop lint format bench clean
 
 help:
 	@echo "make quickstart   train a GPT on Python's documentation for about 3 minutes and let it speak"
 	@echo "                  (make quickstart ARGS='my-texts/ --minutes 10' for your own texts)"
 	@echo "make install      put groundup into .venv"
 	@echo "make test         run all tests          make quick    leave out the slow ones"
+	@echo "make recipes      run the laptop size of every recipe, some ten minutes, and see it do what it claims"
 	@echo "make torture      kill training runs at moments of chance (make torture ARGS='--kills 200 --seed 1');"
 	@echo "                  then the tests that take minutes"
 	@echo "make interop      install the programs that our models go to, and open models in each (compiles for a while)"
@@ -39,6 +40,9 @@ test: .venv/installed-dev
 
 quick: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 -m 'not slow and not long' $(ARGS)
+
+recipes: .venv/installed-dev
+	$(BIN)/python -m pytest -m 'long or not long' tests/test_recipes.py $(ARGS)
 
 torture: .venv/installed-dev
 	$(BIN)/python tests/torture $(ARGS)

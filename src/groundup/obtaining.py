@@ -39,7 +39,8 @@ def obtain(config: Config, progress: Callable[[int], None], *, processes: int = 
         raise UsageError(f"data: {config.data} is not prepared; do it once, before torchrun: {command(config)}")
     if (plan := unmeasured(_with_ids(config), None)).hopeless:
         raise ConfigError(f"model: {too_much_memory(plan)}")
-    prepare_tokens(**_settings(config.prepare), out=Path(config.data or ""), progress=progress)
+    settings = config.prepare.model_dump(exclude={"sources"})
+    prepare_tokens(config.prepare.sources, Path(config.data or ""), **settings, progress=progress)
 
 
 def outlook(config: Config) -> tuple[Plan, str]:
@@ -56,10 +57,6 @@ def command(config: Config) -> str:
         if name != "sources" and value != field.default:
             words += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join(words)
-
-
-def _settings(prepare: PrepareConfig) -> dict[str, object]:
-    return {name: getattr(prepare, name) for name in PrepareConfig.model_fields}
 
 
 def _with_ids(config: Config) -> Config:

@@ -2,13 +2,17 @@
 
 import errno
 import os
+import re
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from groundup.checkpoint import state
 from groundup.checkpoint.run import RunFolder
+from groundup.cli.habits import HABITS
+from groundup.cli.parsing import Parser
 
 
 @pytest.mark.parametrize(
@@ -229,3 +233,32 @@ def test_a_command_for_one_process_says_so_to_several(command, groundup, monkeyp
     done = groundup(command, "run")
     assert done.status == 2
     assert f"{command}: runs in one process" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "--num_epochs", "3"], "--num_epochs: unknown option; here that is --train.epochs"),
+        (["train", "--max_tokens", "3"], "did you mean --train.max_tokens?"),  # one of ours, by its last part
+        (["generate", "run", "--num-seq", "3"], "here that is --num-samples"),
+        (["generate", "run", "--max_new_tokens", "3"], "here that is --max-tokens"),
+        (["train", "--train.global_batch_size", "8"], "here that is --train.batch_tokens"),
+        (["train", "--gradient_accumulation_steps=8"], "here that is --train.batch_tokens, which is accumulated"),
+    ],
+)
+def test_the_options_of_other_programs_are_known_by_name(groundup, words, said):
+    done = groundup(*words)
+    assert done.status == 2
+    assert said in done.err
+
+
+def test_what_they_are_called_here_is_there():
+    known = set()
+    for name in ("train", "generate"):
+        parser = Parser()
+        import_module(f"groundup.cli.{name}").add_arguments(parser)
+        known |= {option.replace("_", "-") for option in parser._option_string_actions}
+    for theirs, ours in HABITS.items():
+        assert f"--{theirs}".replace("_", "-") not in known or theirs in ("max_tokens", "resume")
+        for option in re.findall(r"--[\w.-]+", ours.partition("torchrun")[0].partition("`groundup prepare")[0]):
+            assert option.replace("_", "-") in known, theirs

@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from groundup.cli.habits import HABITS
 from groundup.config import Config
 from groundup.decode import Overrides, nearest
 from groundup.errors import UsageError
@@ -59,8 +60,11 @@ class Action(Parser):
 
 
 def _suggest(option: str, known: list[str]) -> str:
-    """The nearest option, also by its last part alone: --n_layers means --model.n_layer."""
+    """The nearest option, also by its last part alone: --n_layers means --model.n_layer; or what it is called here."""
     last = {name.removeprefix("--").rpartition(".")[2]: name for name in known if name != "--help"}
+    word = option.lstrip("-")
+    if word not in last and word in HABITS:
+        return f"here that is {HABITS[word]}"
     for hint in (nearest(option, last.values()), nearest(option.lstrip("-").rpartition(".")[2], last)):
         if hint.startswith("did you mean"):
             found = hint.removeprefix("did you mean ").removesuffix("?")
