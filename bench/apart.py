@@ -9,7 +9,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -76,22 +76,57 @@ def serve(pipe: Connection[Any, Any], make: Make, threads: int) -> None:
         try:
             with make() as trainee:
                 while True:
-                    steps, start = pipe.recv(), time.perf_counter()
-                    losses = trainee.train(steps) if steps else []
-                    pipe.send(Answer(time.perf_counter() - start, losses, peak_bytes()))
+                    pipe.send(answer(trainee, pipe.recv()))
         except EOFError:
             pass
         except Exception as error:  # a peer fails in any way there is, and the others go on
-            said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-            pipe.send(f"{type(error).__name__}: {said}"[:200])
+            pipe.send(reason(error))
+
+
+def answer(trainee: Trainee, steps: int) -> Answer:
+    """Let it train, and look at the clock; a GPU is waited for."""
+    start = time.perf_counter()
+    losses = trainee.train(steps) if steps else []
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return Answer(time.perf_counter() - start, losses, peak_bytes())
+
+
+def reason(error: Exception) -> str:
+    """In one line."""
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {said}"[:200]
+
+
+class Here:
+    """A training in this very process: its memory is everyone's. For rehearsals and tests."""
+
+    def __init__(self, make: Make) -> None:
+        self._make, self._stack = make, ExitStack()
+        self._trainee: Trainee | None = None
+
+    def train(self, steps: int) -> Answer:
+        """Let it train; Failed where it cannot."""
+        try:
+            if self._trainee is None:
+                self._trainee = self._stack.enter_context(self._make())
+            return answer(self._trainee, steps)
+        except Exception as error:
+            raise Failed(reason(error)) from error
+
+    def close(self) -> None:
+        """End it."""
+        self._stack.close()
 
 
 def peak_bytes() -> int:
-    """The most memory that this process ever held.
+    """The most memory that this process ever held: of the GPU, by tensors, where it uses one, else its own.
 
     On Linux `VmHWM` and not getrusage's `ru_maxrss`: that one survives exec, so a small child of a large process would
     tell its parent's.
     """
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
     if STATUS.exists():
         line = next(line for line in STATUS.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
         return 1024 * int(line.split()[1])

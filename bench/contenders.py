@@ -32,7 +32,7 @@ from groundup.sections import OptimizerConfig, ScheduleConfig
 from groundup.seeds import mix
 from groundup.shape import ModelConfig
 from groundup.training.compiling import compiled
-from groundup.training.device import Name, autocast, reseed
+from groundup.training.device import Name, autocast, loss_scaler, reseed
 from groundup.training.feed import Feed
 from groundup.training.guard import Guard
 from groundup.training.hooks import log_step
@@ -127,12 +127,16 @@ class Ours:
         self.optimizer = build_optimizer(gpt.named_parameters(), task.adamw, precision)
         self.feed = Feed(batches, task.rows, task.micro_rows or task.rows, self.device)
         self.task, self.log, self.autocast, self.progress = task, log, autocast(precision, self.device), Progress()
+        self.scaler = loss_scaler(precision, self.device)
         if compiling:
-            said: list[str] = []
-            trial = Trial(self.feed, self.autocast, Alone())
-            self.loss_sum = compiled(self.loss_sum, "on", said.append, trial)
-            if said:
-                raise RuntimeError(said[0])
+            self.compile("on")
+
+    def compile(self, attempt: str) -> None:
+        """By one of `train.compile`'s names; RuntimeError where it fails."""
+        said: list[str] = []
+        self.loss_sum = compiled(self.loss_sum, attempt, said.append, Trial(self.feed, self.autocast, Alone()))
+        if said:
+            raise RuntimeError(said[0])
 
     def train(self, steps: int) -> list[float]:
         """The losses of the next `steps` steps."""
@@ -150,7 +154,7 @@ class Ours:
             self.progress,
             clip=self.task.adamw.grad_clip,
             autocast=self.autocast,
-            scaler=torch.amp.GradScaler(self.device.type, enabled=False),
+            scaler=self.scaler,
             peers=Single(),
             reseed=lambda step: reseed(int(mix(SEED, step)[0]), self.device),
             guard=Guard(),

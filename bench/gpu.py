@@ -56,6 +56,7 @@ SUBJECTS = (
     Subject("attention", 12, "torch's kernels, forward and backward"),
     Subject("eval", 15, "questions a second"),
     Subject("decode", 15, "tokens a second"),
+    Subject("ladder", 90, "known speed-ups, one by one"),
     Subject("ablation", 20, "fast-small without its parts"),
 )
 APART = ("can-run", "ceilings")  # processes of their own in a rehearsal too; to begin one takes longer than the rest

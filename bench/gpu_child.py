@@ -25,6 +25,7 @@ HOMES = {
     "first-step": "bench.gpu_training:first_step",
     "time-to-loss": "bench.gpu_training:time_to_loss",
     "ablation": "bench.gpu_training:ablation",
+    "ladder": "bench.gpu_ladder:ladder",
     "eval": "bench.gpu_serving:questions",
     "decode": "bench.gpu_serving:decode",
 }

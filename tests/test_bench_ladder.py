@@ -1,0 +1,341 @@
+"""The ladder of speed-ups: that each rung computes the same and turns what it says, at toy size; nothing is timed."""
+
+import io
+import json
+import math
+import sys
+from dataclasses import asdict, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import adam
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are run from a checkout, and no part of the package
+
+from bench import contenders, ladder, ladder_rungs
+from bench.apart import Answer, Failed, Here
+from bench.contenders import NANO, Ours
+from bench.gpu_child import Job
+from bench.gpu_ladder import ladder as subject
+from bench.ladder import climb
+from bench.ladder_rungs import RUNGS, Rung, Switches, trainee, weights
+from bench.ladder_table import Found, judge, report, show
+from rich.console import Console
+
+from groundup.kernels import cross_entropy
+from groundup.model.context import Causal
+
+CPU = torch.device("cpu")
+SMALL = NANO.config.model_copy(update={"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 100})
+TINY = replace(NANO, name="tiny", config=SMALL, rows=3, compared=2, steps=1, rounds=3)
+BY_KEY = {rung.key: rung for rung in RUNGS}
+COMPUTED = ("sdpa", "foreach", "fused", "padded", "groundup")  # in fp32, without a compiler
+
+
+def switched(key):
+    return replace(Switches(), **BY_KEY[key].turned)
+
+
+def losses(switches, task=TINY, steps=5):
+    with trainee(switches, task, CPU) as ours:
+        return ours.train(steps), [p.detach().clone() for p in ours.loss_sum.parameters()]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _little_text():
+    """A text that takes no time to make up."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contenders, "synthetic", cache(partial(contenders.synthetic, words=2000)))
+        yield
+
+
+@pytest.fixture(scope="module")
+def baseline():
+    return losses(Switches())
+
+
+@pytest.mark.parametrize("key", COMPUTED)
+def test_a_rung_trains_as_the_first(key, baseline, monkeypatch):
+    monkeypatch.setattr(cross_entropy, "whole", lambda rows, columns: False)  # by chunks, however few
+    found, parameters = losses(switched(key))
+    assert found == pytest.approx(baseline[0], abs=1e-5)
+    assert len(set(found)) == 5
+    for mine, its in zip(parameters, baseline[1], strict=True):
+        torch.testing.assert_close(mine[: len(its)], its, atol=1e-5, rtol=1e-5)
+
+
+def test_a_padded_vocabulary_adds_rows_of_zeros_that_stay_zero():
+    plain, padded = weights(SMALL, 1), weights(SMALL, 64)
+    assert (len(plain.wte.weight), len(padded.wte.weight)) == (100, 128)
+    assert padded.wte.weight[100:].eq(0).all()
+    assert padded.wte.weight[:100].equal(plain.wte.weight)
+    assert padded.lm_head.weight is padded.wte.weight
+    _, parameters = losses(switched("padded"))
+    assert parameters[0].shape == (128, 16)
+    assert parameters[0][100:].eq(0).all()
+
+
+class Watch:
+    """Counts the calls of a function."""
+
+    def __init__(self, monkeypatch, place, name):
+        self.calls, function = [], getattr(place, name)
+        monkeypatch.setattr(place, name, lambda *a, **k: (self.calls.append((a, k)), function(*a, **k))[1])
+
+
+@pytest.mark.parametrize(("way", "calls"), [("written out", 0), ("sdpa", 2), ("groundup", 2)])
+def test_attention_is_written_out_or_torchs_own(way, calls, monkeypatch):
+    seen = Watch(monkeypatch, torch.nn.functional, "scaled_dot_product_attention")
+    losses(Switches(attention=way), steps=1)
+    assert len(seen.calls) == calls  # one a layer
+    with trainee(Switches(attention=way), TINY, CPU) as ours:
+        assert (type(ours.loss_sum.gpt.causal) is Causal) == (way == "groundup")
+
+
+@pytest.mark.parametrize(
+    ("way", "kernel"),
+    [("for-loop", "_single_tensor_adam"), ("foreach", "_multi_tensor_adam"), ("fused", "_fused_adam")],
+)
+def test_adamw_moves_in_the_way_that_is_asked_for(way, kernel, monkeypatch):
+    seen = {name: Watch(monkeypatch, adam, name) for name in dir(adam) if name.endswith("_adam")}
+    assert kernel in seen
+    losses(Switches(adamw=way), steps=1)
+    assert {name for name, watch in seen.items() if watch.calls} == {kernel}
+
+
+def test_adamw_keeps_groundups_groups():
+    with trainee(Switches(), TINY, CPU) as ours:
+        groups = ours.optimizer.param_groups
+        assert sorted(group["weight_decay"] for group in groups) == [0.0, 0.1]
+        assert {(group["betas"], group["scale"]) for group in groups} == {((0.9, 0.99), 1.0)}
+        assert sum(len(group["params"]) for group in groups) == len(list(ours.loss_sum.parameters()))
+
+
+@pytest.mark.parametrize("loss", ["whole", "chunks"])
+def test_the_loss_is_of_all_logits_or_by_chunks(loss, monkeypatch):
+    monkeypatch.setattr(cross_entropy, "whole", lambda rows, columns: False)
+    seen = Watch(monkeypatch, cross_entropy, "_through")
+    losses(Switches(loss=loss), steps=1)
+    assert len(seen.calls) == (loss == "chunks")
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_products_are_computed_in_the_precision_of_the_rung(precision, dtype):
+    seen = []
+    with trainee(Switches(precision=precision), TINY, CPU) as ours:
+        for layer in ours.loss_sum.modules():
+            if isinstance(layer, nn.Linear):
+                layer.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
+        ours.train(1)
+        assert not ours.scaler.is_enabled()
+    assert set(seen) == {dtype}
+
+
+def test_fp16_has_a_scaler():
+    with trainee(Switches(precision="fp16"), TINY, CPU) as ours:
+        assert ours.scaler.is_enabled()
+
+
+def test_a_backend_reaches_the_compiler_and_rounding_the_device(monkeypatch):
+    compiled, rounded = [], []
+    monkeypatch.setattr(Ours, "compile", lambda self, backend: compiled.append(backend))
+    monkeypatch.setattr(ladder_rungs, "set_matmul_precision", lambda wanted, device: rounded.append(wanted))
+    for key in ("tf32", "aot_eager", "cudagraphs", "inductor"):
+        with trainee(switched(key), TINY, CPU):
+            pass
+    assert compiled == ["aot_eager", "cudagraphs", "inductor"]
+    assert rounded == ["high", "highest", "highest", "highest"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision", "skipped"),
+    [
+        (None, None, {"tf32", "fp16", "cudagraphs"}),
+        ((9, 0), "bf16", {"fp16"}),
+        ((7, 5), "fp16", {"bf16"}),
+        ((5, 0), "fp32", {"bf16", "fp16"}),
+    ],
+)
+def test_a_rung_without_effect_is_skipped(capability, precision, skipped, monkeypatch):
+    device = torch.device("cuda") if capability else CPU
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert {rung.key for rung in RUNGS if rung.idle(device, SMALL)} == skipped
+    if capability:
+        assert ladder_rungs.auto(device) == precision
+    assert BY_KEY["padded"].idle(device, SMALL.model_copy(update={"vocab_size": 128})) == "128 is a multiple of 64"
+
+
+def test_every_rung_turns_something_of_its_own():
+    turned = [switched(rung.key) for rung in RUNGS]
+    assert len({tuple(asdict(one).values()) for one in [Switches(), *turned]}) == len(RUNGS) + 1
+    assert [one.arithmetic for one in turned[:4]] == ["tf32", "bf16", "fp16", "fp32"]
+
+
+class Scripted:
+    """A training whose step takes what it is told; no model anywhere."""
+
+    ended: ClassVar = []
+
+    def __init__(self, make, seconds, nats):
+        switches = make.args[0]
+        self.name = next(name for name, part in NAMED.items() if asdict(switches).items() >= part.items())
+        self.seconds, self.nats, self.made = seconds[self.name], nats.get(self.name, 2.0), 0
+
+    def train(self, steps):
+        if self.seconds is None or (self.made and self.made + steps > LAST.get(self.name, 99)):
+            raise Failed("no compiler in /opt/tools/bin")
+        self.made += steps
+        return Answer(steps * self.seconds, [self.nats] * steps, 10)
+
+    def close(self):
+        self.ended.append(self.name)
+
+
+A, B, C = (
+    Rung("a", "a", {"adamw": "fused"}),
+    Rung("b", "b", {"attention": "sdpa"}),
+    Rung("c", "c", {"loss": "chunks"}),
+)
+NAMED = {"c": C.turned, "b": B.turned, "a": A.turned, "first": {}}
+LAST = {}
+
+
+def scripted(seconds, rungs=(A, B, C), nats=None):
+    Scripted.ended = []
+    return climb(Found(TINY, CPU), rungs, partial(Scripted, seconds=seconds, nats=nats or {}))
+
+
+def test_a_rung_is_kept_where_it_helps_and_the_next_stands_on_it():
+    found = scripted({"first": 4.0, "a": 2.0, "b": 4.0, "c": 1.0})
+    first, a, b, c = found.steps
+    assert [(s.before, s.kept, s.over_before) for s in (a, b, c)] == [
+        ("first", True, 2.0),
+        ("a", False, 0.5),
+        ("a", True, 2.0),
+    ]
+    assert (c.ratios_first, len(first.rates)) == ([4.0] * 3, 10)
+    assert (c.switches.adamw, c.switches.attention, c.switches.loss) == ("fused", "written out", "chunks")
+    assert Scripted.ended == ["b", "a", "c", "first"]
+
+
+def test_a_rung_beside_the_others_is_not_kept_however_fast():
+    found = scripted({"first": 4.0, "a": 1.0, "b": 2.0}, (replace(A, stays=False), B))
+    assert [(s.before, s.kept) for s in found.steps[1:]] == [("first", False), ("first", True)]
+    assert found.steps[1].verdict == "beside the others"
+
+
+def test_who_is_far_slower_makes_one_step_and_no_second():
+    found = scripted({"first": 1.0, "a": 6.0, "b": 0.5, "c": 0.25})
+    a = found.steps[1]
+    assert (a.slow, a.kept, a.verdict, a.rates, a.losses) == (True, False, "not kept; slow: 1 step", [8.0], [2.0])
+    assert a.ratios == [pytest.approx(1 / 6)]
+    assert found.steps[2].before == "first"
+
+
+def test_who_fails_is_named_without_a_path_and_the_others_go_on():
+    found = scripted({"first": 2.0, "a": None, "b": 1.0, "c": 0.5})
+    assert found.steps[1].verdict == "failed here: no compiler in ..."
+    assert [s.kept for s in found.steps] == [True, False, True, True]
+    assert found.failures == []
+    with pytest.raises(Failed):
+        scripted({"first": None})
+
+
+def test_who_fails_in_a_later_round_is_not_kept(monkeypatch):
+    monkeypatch.setitem(LAST, "a", 3)
+    a, b = scripted({"first": 4.0, "a": 1.0, "b": 2.0}, (A, B)).steps[1:]
+    assert (a.kept, a.rates, a.losses, b.before) == (False, [], [], "first")
+    assert Scripted.ended == ["a", "b", "first"]
+
+
+@pytest.mark.parametrize(("nats", "broken"), [(2.0005, False), (2.002, True), (math.nan, True)])
+def test_losses_are_the_firsts_within_what_the_arithmetic_allows(nats, broken):
+    found = scripted({"first": 2.0, "a": 1.0, "b": 1.0, "c": 1.0}, nats={"a": nats})
+    assert bool(found.failures) == broken
+    found.steps[1].switches, found.failures = Switches(precision="bf16"), []
+    judge(found)
+    assert bool(found.failures) == math.isnan(nats)
+
+
+def test_table_and_file_say_what_was_found():
+    skipped = replace(B, idle=lambda device, config: "no effect here")
+    found = scripted({"first": 4.0, "a": 2.0, "c": 8.0}, (A, skipped, C))
+    found.ceilings = [100.0, 90.0]
+    console = Console(width=124, record=True, file=io.StringIO())
+    show(found, console)
+    text = console.export_text()
+    assert "24 │     2.00 │      2.00-2.00 │    2.00" in text
+    assert "no effect here" in text
+    assert "not kept" in text
+    told = json.loads(json.dumps(report(found, {"rounds": 3}), allow_nan=False))
+    assert [(row["key"], row["measured"], row["kept"]) for row in told["rows"]] == [
+        ("first", True, True), ("a", True, True), ("b", False, False), ("c", True, False),
+    ]  # fmt: skip
+    assert told["rows"][1] == {**told["rows"][1], "tokens_per_s": 24.0, "ratio_before": 2.0, "before": "first"}
+    assert told["rows"][3]["ratio_first"] == 0.5
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+    monkeypatch.setattr(ladder, "ceiling", lambda device: 100.0)
+    monkeypatch.setattr(ladder.torch, "set_num_threads", lambda n: None)
+
+
+def test_the_command_measures_and_its_file_has_no_path(quiet, tmp_path, capsys):
+    words = ["--device", "cpu", "--shape", "1x16", "--vocab", "100", "--context", "16", "--rounds", "2", "--steps", "1"]
+    words += ["--only", "fused", "--only", "padded", "--only", "tf32", "--json", str(tmp_path / "found.json")]
+    assert ladder.main(words, lambda make, threads: Here(make)) == 0
+    text = (tmp_path / "found.json").read_text()
+    assert str(tmp_path) not in text
+    assert "/tmp" not in text
+    rows = {row["key"]: row for row in json.loads(text)["rows"]}
+    assert list(rows) == ["first", "tf32", "fused", "padded"]
+    assert (rows["tf32"]["verdict"], rows["tf32"]["measured"]) == ("no effect on a CPU", False)
+    assert all(rows[key]["losses_apart"] < 1e-5 and len(rows[key]["values"]) == 2 for key in ("fused", "padded"))
+    assert rows["padded"]["peak_bytes"] > 0
+    assert "no effect on a CPU" in capsys.readouterr().out
+
+
+def test_where_not_even_the_first_can_be_measured_a_sentence_says_so(quiet, monkeypatch, capsys):
+    class Broken(Here):
+        def train(self, steps):
+            if steps:
+                raise Failed("no memory")
+            return Answer(0.0, [], 1)
+
+    assert ladder.main(["--device", "cpu"], lambda make, threads: Broken(make)) == 1
+    assert "bench.ladder: fp32, all of them off: no memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--rounds", "0"], "--rounds 0: must be 1 or more"),
+        (["--only", "magic"], "invalid choice: 'magic'"),
+        (["--shape", "4by4"], "4by4: no such shape"),
+        (["--vocab", "70000"], "vocab_size 70000: must be 2 to 65,536"),
+        (["--json", "missing/found.json"], "--json: there is no folder missing"),
+        (["--device", "tpu"], "invalid choice: 'tpu'"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_measured(argv, sentence, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        ladder.main(["--device", "cpu", *argv] if "--device" not in argv else argv, None)
+    assert exit_.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_as_a_subject_of_the_gpus_bench_it_ends_in_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    job = Job("ladder", 60.0, tmp_path / "out.json", tmp_path, toy=True)
+    subject(job)
+    assert job.rows[0].ratio is None
+    assert {row.peer_name for row in job.rows[1:]} >= {"first"}
+    assert [one["key"] for one in job.facts["rungs"]][-1] == "groundup"
+    late = Job("ladder", 0.0, tmp_path / "late.json", tmp_path, toy=True)
+    subject(late)
+    assert late.notes == ["no time left from tf32 on"]
