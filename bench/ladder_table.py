@@ -106,7 +106,7 @@ def show(found: Found, console: Console) -> None:
         f"medians of {task.rounds} interleaved rounds of {task.steps} steps; x before: over the rung kept last"
     )
     bounds = ", ".join(f"{bound:g} in {name}" for name, bound in BOUNDS.items())
-    console.print(f"losses of the first {task.compared} steps must be the first rung's, nats a token: within {bounds}")
+    console.print(f"losses of {task.compared} steps must be the first's within {bounds} nats a token")
     console.print("groundup's C++ has no part here: it serves RMSNorm, rotary positions and ReLU², not GPT-2")
     if found.bare:
         console.print(f"a process without a model: {found.bare / 1e6:,.0f} MB at its peak")
