@@ -36,7 +36,7 @@ from groundup.training.device import choose_device
 
 VOCAB, CONTEXT = 50_257, 256  # GPT-2's ids; tokens a window where the shape does not say
 COMPARED = 5  # steps before the clock, whose losses must agree
-SLOW = 5  # times the step that it stands on: whoever takes so long is not asked for a second one
+SLOW = 5  # times the step that it stands on: whoever takes so long, the first step left out, is asked for no third
 
 Start = Callable[[Make], Training]
 
@@ -111,24 +111,24 @@ def _try(found: Found, step: Step, first: Climber, standing: Climber, start: Sta
 def _begin(
     found: Found, rung: Rung, switches: Switches, start: Start, pace: float | None = None, step: Step | None = None
 ) -> Climber:
-    """A training that has made its first steps; only one where that takes far longer than `pace`, in seconds."""
+    """A training that has made its first steps; only two where they take far longer than `pace`, in seconds."""
     print(f"{rung.key}: {rung.name} ...", file=sys.stderr, flush=True)
     step = step or Step(rung, switches)
     climber = Climber(step, start(partial(trainee, switches, found.task, found.device)))
     try:
-        answers = [climber.training.train(1)]
-        step.slow = pace is not None and answers[0].seconds > SLOW * pace
-        answers += [climber.training.train(1) for _ in range(0 if step.slow else found.task.compared - 1)]
+        answers = [climber.training.train(1) for _ in range(2)]  # the first may be slow for once: kernels are made
+        step.slow = pace is not None and answers[1].seconds > SLOW * pace
+        answers += [climber.training.train(1) for _ in range(0 if step.slow else found.task.compared - 2)]
     except Failed:
         climber.training.close()
         raise
-    step.pace, step.peak = median(answer.seconds for answer in answers), answers[-1].peak
+    step.pace, step.peak = median(answer.seconds for answer in answers[1:]), answers[-1].peak
     step.losses = [loss for answer in answers for loss in answer.losses]
     return climber
 
 
 def _rounds(task: Task, first: Climber, standing: Climber, climber: Climber) -> None:
-    """All in turn; of the slow the first step counts, and the others' rounds follow it."""
+    """All in turn; of the slow the second step counts, and the others' rounds follow it."""
     step = climber.step
     for _ in range(1 if step.slow else task.rounds):
         lowest = _rate(task, first)

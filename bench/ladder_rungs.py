@@ -102,7 +102,7 @@ RUNGS = (
     Rung("foreach", "AdamW, foreach", {"adamw": "foreach"}, stays=False),
     Rung("fused", "AdamW, fused", {"adamw": "fused"}),
     Rung("padded", "vocabulary padded to a multiple of 64", {"vocab_multiple": 64}, nothing_to_pad),
-    Rung("groundup", "loss by chunks, groundup's choice of attention", {"loss": "chunks", "attention": "groundup"}),
+    Rung("groundup", "loss by chunks, groundup's attention", {"loss": "chunks", "attention": "groundup"}),
 )
 
 

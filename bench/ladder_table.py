@@ -31,7 +31,7 @@ class Step:
     switches: Switches
     before: str = ""  # the key of the rung it stands on
     said: str = ""  # why it was not measured; nothing where it was
-    slow: bool = False  # one step was all that it was asked for
+    slow: bool = False  # two steps were all that it was asked for
     kept: bool = False
     pace: float = 0.0  # seconds a step, before the clock
     peak: int = 0  # bytes
@@ -59,7 +59,7 @@ class Step:
             return ""
         if not self.rung.stays:
             return "beside the others"
-        ending = "; slow: 1 step" if self.slow else ""
+        ending = "; slow: 2 steps" if self.slow else ""
         return "kept" if self.kept else f"not kept{ending}"
 
 

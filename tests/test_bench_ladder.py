@@ -189,7 +189,8 @@ class Scripted:
         if self.seconds is None or (self.made and self.made + steps > LAST.get(self.name, 99)):
             raise Failed("no compiler in /opt/tools/bin")
         self.made += steps
-        return Answer(steps * self.seconds, [self.nats] * steps, 10)
+        took = FIRST_STEP.get(self.name, self.seconds) if self.made == 1 else self.seconds
+        return Answer(steps * took, [self.nats] * steps, 10)
 
     def close(self):
         self.ended.append(self.name)
@@ -201,7 +202,7 @@ A, B, C = (
     Rung("c", "c", {"loss": "chunks"}),
 )
 NAMED = {"c": C.turned, "b": B.turned, "a": A.turned, "first": {}}
-LAST = {}
+LAST, FIRST_STEP = {}, {}
 
 
 def scripted(seconds, rungs=(A, B, C), nats=None):
@@ -228,12 +229,18 @@ def test_a_rung_beside_the_others_is_not_kept_however_fast():
     assert found.steps[1].verdict == "beside the others"
 
 
-def test_who_is_far_slower_makes_one_step_and_no_second():
+def test_who_is_far_slower_makes_two_steps_and_no_third():
     found = scripted({"first": 1.0, "a": 6.0, "b": 0.5, "c": 0.25})
     a = found.steps[1]
-    assert (a.slow, a.kept, a.verdict, a.rates, a.losses) == (True, False, "not kept; slow: 1 step", [8.0], [2.0])
+    assert (a.slow, a.kept, a.verdict, a.rates, a.losses) == (True, False, "not kept; slow: 2 steps", [8.0], [2.0, 2.0])
     assert a.ratios == [pytest.approx(1 / 6)]
     assert found.steps[2].before == "first"
+
+
+def test_a_first_step_that_is_slow_for_once_is_no_slow_rung(monkeypatch):
+    monkeypatch.setitem(FIRST_STEP, "a", 100.0)
+    a = scripted({"first": 4.0, "a": 2.0}, (A,)).steps[1]
+    assert (a.slow, a.kept, a.ratios) == (False, True, [2.0] * 3)
 
 
 def test_who_fails_is_named_without_a_path_and_the_others_go_on():
