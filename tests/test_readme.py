@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from groundup.cli import COMMANDS
+from groundup.cli.habits import HABITS
 from groundup.cli.parsing import Parser, normalise
 from groundup.data.corpora import CORPORA
 from groundup.data.hub import is_named
@@ -18,10 +19,10 @@ from groundup.data.hubspec import parse_spec
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXECUTED = ("README.md", "docs/data.md", "docs/training.md", "docs/cluster.md", "docs/evaluation.md")
-QUOTED = (*EXECUTED, "docs/exchange.md", "docs/serving.md")
+QUOTED = (*EXECUTED, "docs/exchange.md", "docs/serving.md", "docs/recipes.md")
 WRITTEN = ("README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/data.md", "docs/training.md",
     "docs/cluster.md", "docs/evaluation.md", "docs/exchange.md", "docs/serving.md", "docs/tracking.md", "docs/prove.md",
-    "docs/performance.md", "bench/README.md",
+    "docs/performance.md", "docs/recipes.md", "bench/README.md",
 )  # fmt: skip
 
 # What a command of groundup may stand behind.
@@ -102,6 +103,22 @@ def test_its_links_lead_somewhere(document):
 
 
 @pytest.mark.slow
+def test_its_annex_names_options_that_there_are():
+    annex = README.partition("## Annex")[2]
+    rows = [line.strip("|").split("|") for line in annex.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) >= 10
+    known = {"--nproc-per-node"}
+    for name in ("train", "generate", "prepare"):
+        parser = Parser()
+        import_module(f"groundup.cli.{name}").add_arguments(parser)
+        known |= {option.replace("_", "-") for option in parser._option_string_actions}
+    for theirs, ours in rows:
+        for option in re.findall(r"--[a-z][\w.-]*", ours):
+            assert option.replace("_", "-") in {*known, "--section.key"}, theirs
+        for word in re.findall(r"`(?:--)?([\w.]+)`", theirs):
+            assert word in HABITS or word in ("gpt2", "resume"), word
+
+
 def test_its_python_runs(tmp_path, sentences, forks):
     (tmp_path / "book.txt").write_text("Once upon a time.\n" + sentences(1000))
     code = "\n".join([*blocks("python"), *blocks("python", "docs/training.md")])
