@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +18,7 @@ from groundup.fields import LARGEST
 from groundup.model.gpt import GPT
 from groundup.model.memory import activation_bytes, loss_bytes
 from groundup.optim.rules import RULES, build_optimizer
+from groundup.planning.here import filled
 from groundup.planning.plan import FASTEST, SLOWEST, Data, Machine, Plan, Speed, speed_of, times
 from groundup.planning.words import as_json, human_bytes, length, summary, table, warnings
 from groundup.presets import PRESETS
@@ -213,6 +215,25 @@ def test_the_micro_batch_it_advises_fits():
     rows = int(line.split()[-1])
     assert plan(machine=machine, batches={"micro_batch": rows}, **sections).fits
     assert not plan(machine=machine, batches={"micro_batch": 4 * rows}, **sections).fits
+
+
+def test_a_model_that_cannot_fit_comes_with_one_that_does():
+    huge = plan(machine=replace(HERE, memory=10**9), model={**SMALL, "n_layer": 4000, "n_embd": 960})
+    (line,) = (line for line in warnings(huge) if "take a smaller model" in line)
+    shape = dict(re.findall(r"--model.(\w+) (\d+)", line))
+    assert plan(machine=huge.machine, model={**SMALL, **{key: int(value) for key, value in shape.items()}}).fits
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "rows", "windows"),
+    [(139, 512, 64), (24, 512, 16), (139, 12, 12), (139, 7 * 13, 13), (1, 512, 7), (None, 512, 7)],
+)
+def test_a_gpu_gets_as_many_windows_as_it_takes_with_ease_the_same_in_each_pass(gigabytes, rows, windows):
+    model = {**PRESETS["gpt2"]["model"], "vocab_size": 50_257}
+    gpu = Machine("cuda", "bf16", memory=gigabytes and gigabytes * 10**9, free_disk=10**12)
+    found = filled(plan(machine=gpu, model=model, train={"max_steps": 1, "batch_tokens": rows * 1024}))
+    assert found.micro_rows == windows
+    assert windows == 7 or (rows % windows == 0 and found.memory.total <= gigabytes * 10**9 / 2)
 
 
 def test_a_smaller_share_of_memory_follows_from_bf16_and_from_fewer_windows():

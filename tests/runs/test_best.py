@@ -50,11 +50,13 @@ def test_without_best_only_the_last_stay(prepared, tmp_path, scripted):
 
 
 def test_patience_ends_the_run_one_step_after_its_last_evaluation(prepared, tmp_path, scripted):
-    result = groundup.train(prepared, tmp_path / "run", overrides=merged(train={"patience": 3}))
+    evaluate = {"sample_tokens": 3, "sample_every_steps": 20}
+    result = groundup.train(prepared, tmp_path / "run", overrides=merged(train={"patience": 3}, evaluate=evaluate))
     assert result.step == 30  # 15 was best; 20, 25 and 30 were not better
     assert result.signal is None
-    steps = [record["step"] for record in read_log(tmp_path / "run" / "log.jsonl") if record["event"] == "eval"]
-    assert steps == [5, 10, 15, 20, 25, 30]
+    log = read_log(tmp_path / "run" / "log.jsonl")
+    assert [record["step"] for record in log if record["event"] == "eval"] == [5, 10, 15, 20, 25, 30]
+    assert [record["step"] for record in log if record["event"] == "sample"] == [20, 30]  # the last words are heard
     again = groundup.resume(tmp_path / "run")
     assert again.step == 30, "a run that lost patience is finished"
     assert groundup.resume(tmp_path / "run", overrides={"train": {"patience": 50}}).step == 40

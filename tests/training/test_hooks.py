@@ -1,11 +1,13 @@
 """When hooks act, and how signals ask for a stop."""
 
+import math
 import signal
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
-from groundup.training.hooks import StoppedAtOnce, StopSignals, every
+from groundup.training.hooks import FAR, StoppedAtOnce, StopSignals, every, first_loss
 from groundup.training.loop import StepInfo
 
 
@@ -27,6 +29,20 @@ def test_on_a_requested_stop_only_what_must_happen():
     every(1, lambda i: seen.append("evaluate"))(info(3, stopping=True))
     every(0, lambda i: seen.append("save"), when_stopping=True)(info(3, stopping=True))
     assert seen == ["save"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "warned"),
+    [(math.log(65), ""), (math.log(65) + 0.9 * FAR, ""), (9.0, "begin too large"), (1.0, "leak"), (math.nan, "odd")],
+)
+def test_the_first_loss_is_held_against_knowing_nothing(loss, warned):
+    said = []
+    hook = first_loss(65, said.append)
+    for step in (1, 2):
+        hook(replace(info(step), loss=loss))
+    assert said[0] == f"start    loss {loss:.4f}; to know nothing is ln(65) = 4.1744"
+    assert len(said) == 1 + bool(warned)
+    assert warned in said[-1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
