@@ -49,7 +49,7 @@ FLOORS: list[tuple[bool, set[str]]] = [
             "pushing",
         },
     ),
-    (True, {"cli", "serve"}),
+    (True, {"cli", "serve", "space"}),
 ]
 ROOT = {"__init__", "__main__"}  # the package's face: may name anything, lazily
 
@@ -150,6 +150,9 @@ TORCH_FREE_FILES = {
     ("exchange", "architectures.py"),
     ("exchange", "vocabulary.py"),
     ("exchange", "request.py"),
+    ("exchange", "place.py"),
+    ("exchange", "card.py"),
+    ("exchange", "wheel.py"),
 }
 
 

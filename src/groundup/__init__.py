@@ -22,9 +22,10 @@ from groundup.errors import (
 
 if TYPE_CHECKING:
     from groundup import data
-    from groundup.api import evaluate, evaluate_tasks, generate, load, prepare, resume, train
+    from groundup.api import evaluate, evaluate_tasks, generate, generate_stream, load, prepare, resume, train
     from groundup.comparing.comparison import compare
     from groundup.exporting import export
+    from groundup.generation.sampling import Sampler
     from groundup.importing import import_model
     from groundup.model.gpt import GPT
     from groundup.pushing import push
@@ -43,6 +44,7 @@ __all__ = [
     "ExportError",
     "GroundupError",
     "ModelConfig",
+    "Sampler",
     "TokenizerError",
     "TrainingError",
     "UsageError",
@@ -53,6 +55,7 @@ __all__ = [
     "evaluate_tasks",
     "export",
     "generate",
+    "generate_stream",
     "import_model",
     "load",
     "prepare",
@@ -65,7 +68,11 @@ _HOMES = {
     "GPT": "groundup.model.gpt",
     "ModelConfig": "groundup.config",
     "compare": "groundup.comparing.comparison",
-    **dict.fromkeys(("evaluate", "evaluate_tasks", "generate", "load", "prepare", "resume", "train"), "groundup.api"),
+    "Sampler": "groundup.generation.sampling",
+    **dict.fromkeys(
+        ("evaluate", "evaluate_tasks", "generate", "generate_stream", "load", "prepare", "resume", "train"),
+        "groundup.api",
+    ),
     "export": "groundup.exporting",
     "push": "groundup.pushing",
     "import_model": "groundup.importing",

@@ -180,7 +180,7 @@ def generate(
 def generate_stream(
     loaded: Checkpoint, prompt: str, sampler: Sampler, *, num_samples: int = 1, max_tokens: int = 100
 ) -> Iterator[list[str]]:
-    """What each sample gained, token by token; never half a character."""
+    """What each sample gained, token by token; never half a character. Raises TokenizerError, UsageError."""
     if num_samples < 1:
         raise UsageError(f"num_samples {num_samples}: must be 1 or more")
     if max_tokens < 0:

@@ -6,6 +6,7 @@ before a checkpoint is loaded.
     groundup.export("runs/book", "exports/book", to="hf")      # transformers, and what reads its folders
     groundup.export("runs/book", "book.gguf", to="gguf")       # llama.cpp
     groundup.export("runs/book", "exports/book", to="nanogpt") # nanoGPT
+    groundup.export("runs/book", "exports/book", to="space")   # a page on the hub, or here
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from groundup.decode import nearest
 from groundup.errors import UsageError
 from groundup.exchange.card import Facts, card
 from groundup.exchange.families import family_of
-from groundup.exchange.place import Like, check_output, is_gguf, is_hf, is_nanogpt, new_output
+from groundup.exchange.place import Like, check_output, is_gguf, is_hf, is_nanogpt, is_space, new_output
+from groundup.exchange.wheel import PATTERN
 from groundup.facts import facts
 
 if TYPE_CHECKING:
@@ -158,6 +160,15 @@ def _write_nanogpt(source: Source, folder: Path) -> Written:
     return notes, check
 
 
+def _write_space(source: Source, folder: Path) -> Written:
+    from groundup.exchange import space
+    from groundup.loading import load
+
+    loaded = source.loaded
+    space.write(folder, loaded.folder, source.tensors, loaded.tokenizer, source.facts)
+    return [], lambda place: space.check(loaded.model, load(place / "model", device="cpu").model)
+
+
 _TRANSFORMERS = "transformers, which reads it, is not installed: pip install 'groundup[hf]'"
 _LLAMA = "llama.cpp, which reads it, is not installed: pip install llama-cpp-python"
 
@@ -165,6 +176,7 @@ _HF_FILES = frozenset(
     {"config.json", "generation_config.json", "model.safetensors", "README.md", "tokenizer.json",
      "tokenizer_config.json"}
 )  # fmt: skip
+_SPACE_FILES = frozenset({"app.py", "README.md", "requirements.txt", "model", PATTERN})
 
 TARGETS: dict[str, Target] = {
     "hf": Target(
@@ -175,6 +187,10 @@ TARGETS: dict[str, Target] = {
     "nanogpt": Target(
         "a folder with a ckpt.pt for nanoGPT", Like(frozenset({"ckpt.pt", "meta.json"}), is_nanogpt),
         _refuse_nanogpt, _write_nanogpt, "",
+    ),
+    "space": Target(
+        "a folder with a page for a Space of the hub", Like(_SPACE_FILES, partial(is_space, PATTERN)),
+        lambda _: None, _write_space, "",
     ),
 }  # fmt: skip
 
@@ -189,7 +205,7 @@ def export(
     license: str = "",  # noqa: A002  # as the option and the card's key are called
     overwrite: bool = False,
 ) -> Export:
-    """Write a run's or checkpoint's model to `out` in another program's format: `hf`, `gguf` or `nanogpt`.
+    """Write a run's or checkpoint's model to `out` in another program's format: `hf`, `gguf`, `nanogpt`, `space`.
 
     The running average of the weights goes out where one was kept. What was written is opened again, with the program
     that reads it where that is installed, and compared with the model; only then is it at `out`. An earlier export is
@@ -203,7 +219,8 @@ def export(
         notes, check = target.write(source, hidden)
         seconds = perf_counter() - start
         agreement = check(hidden)
-        size = sum(file.stat().st_size for file in (hidden.iterdir() if target.like.files else [hidden]))
+        files = [file for file in hidden.rglob("*") if file.is_file()] if target.like.files else [hidden]
+        size = sum(file.stat().st_size for file in files)
     if agreement is None and target.reader:
         notes.append(f"not opened there: {target.reader}")
     by, difference = (agreement.by, agreement.difference) if agreement else (None, None)

@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"Formats:\n{formats}\n\n"
         "What was written is opened again and compared with the model before it is there.\n\n"
         "  groundup export runs/book --to hf --out exports/book --license mit\n"
-        "  groundup export runs/book --to gguf --out exports/book.gguf"
+        "  groundup export runs/book --to gguf --out exports/book.gguf\n"
+        "  groundup export runs/book --to space --out exports/page"
     )
     add_source(parser)
     parser.add_argument("--to", required=True, metavar="FORMAT", help=", ".join(TARGETS))
@@ -55,8 +56,7 @@ def run(args: argparse.Namespace) -> int:
 def tell(done: Export) -> None:
     """What was found when it was opened again, and what there is to know."""
     if done.checked_by:
-        print(
-            f"opened with {done.checked_by}: logits differ by {done.difference:.1e} of the largest, which is rounding"
-        )
+        much = f"logits differ by {done.difference:.1e} of the largest, which is rounding"
+        print(f"opened with {done.checked_by}: {much if done.difference else 'the same logits to the last bit'}")
     for note in done.notes:
         print(f"note: {note}")

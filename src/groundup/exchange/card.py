@@ -19,6 +19,11 @@ from groundup.data.corpora import CORPORA
 from groundup.data.hubspec import parse_spec
 
 MANY = 20  # sources; the rest is counted
+MODEL: Mapping[str, Any] = {
+    "library_name": "transformers",
+    "pipeline_tag": "text-generation",
+    "tags": ["groundup"],
+}  # what the hub must know of a model
 UNTOLD = "How it was trained is not told here: it was imported as it is, and not trained further."
 
 
@@ -44,9 +49,12 @@ class Facts:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
-def card(facts: Facts, usage: str) -> str:
-    """The card in Markdown, with the YAML that the hub reads before it; `usage` is a piece of Python."""
-    parts = [_header(facts), f"# {_plain(facts.name)}", _summary(facts)]
+def card(facts: Facts, usage: str, *, header: Mapping[str, Any] = MODEL, lead: str = "") -> str:
+    """The card in Markdown, with the YAML that the hub reads before it; `usage` is a piece of Python.
+
+    `header` is what that YAML says besides licence and data sets, `lead` what the card says first.
+    """
+    parts = [_header(facts, header), f"# {plain(facts.name)}", *([lead] if lead else []), _summary(facts)]
     parts += ["## Use", f"```python\n{usage.strip()}\n```"]
     parts += ["## Data", *_data(facts)]
     parts += ["## Training", _table(_training(facts)) if facts.trained else UNTOLD]
@@ -58,18 +66,18 @@ def card(facts: Facts, usage: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _header(facts: Facts) -> str:
-    values: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["groundup"]}
+def _header(facts: Facts, header: Mapping[str, Any]) -> str:
+    values = dict(header)
     if facts.licence:
         values["license"] = facts.licence
     if datasets := sorted({repo for source in facts.sources if (repo := _repository(source))}):
         values["datasets"] = datasets
-    return f"---\n{yaml.safe_dump(values, sort_keys=False).strip()}\n---"
+    return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True).strip()}\n---"
 
 
 def _summary(facts: Facts) -> str:
     model = facts.config.model
-    how = f"with the weights of {_plain(facts.origin)} to begin with" if facts.origin else "trained from scratch"
+    how = f"with the weights of {plain(facts.origin)} to begin with" if facts.origin else "trained from scratch"
     return (
         f"A language model of {facts.parameters:,} parameters, {how}: {model.n_layer} layers, "
         f"{model.n_head} heads, {model.n_embd} wide, a context of {model.block_size:,} tokens, "
@@ -81,7 +89,7 @@ def _data(facts: Facts) -> Iterator[str]:
     if not facts.sources:
         yield "What it was trained on was not at hand when this card was written."
         return
-    shown = [f"- `{_plain(source)}`" for source in facts.sources[:MANY]]
+    shown = [f"- `{plain(source)}`" for source in facts.sources[:MANY]]
     if len(facts.sources) > MANY:
         shown.append(f"- and {len(facts.sources) - MANY:,} more")
     yield "\n".join(shown)
@@ -130,7 +138,7 @@ def _tasks(facts: Facts) -> Iterator[tuple[str, str]]:
             if name == "n" or name.endswith("_stderr"):
                 continue
             error = f" ± {found[f'{name}_stderr']:.4f}" if f"{name}_stderr" in found else ""
-            yield f"{_plain(task)}, {name}", f"{value:.4f}{error}, {found.get('n', 0):,.0f} questions"
+            yield f"{plain(task)}, {name}", f"{value:.4f}{error}, {found.get('n', 0):,.0f} questions"
 
 
 def _limits(facts: Facts) -> str:
@@ -169,6 +177,6 @@ def _known() -> list[str]:
     return [parse_spec(name).repo for name, row in CORPORA.items() if row.source is not None]
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A text without what Markdown would obey."""
     return re.sub(r"[`\n\r<>|\[\]]", " ", text)

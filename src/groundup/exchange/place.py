@@ -23,7 +23,7 @@ HEADER = 1024  # bytes, at most, that stand before them
 class Like:
     """What may be replaced: an earlier export of the same format."""
 
-    files: frozenset[str]  # names that the folder may hold; none where the export is a single file
+    files: frozenset[str]  # names or patterns of what the folder may hold; none where the export is a single file
     stands_at: Callable[[Path], bool]  # whether what is there is one; OSError where it cannot be read
 
 
@@ -54,6 +54,23 @@ def is_nanogpt(folder: Path) -> bool:
         return MARK.encode() in file.read(min(found.file_size, LONGEST) + HEADER)
 
 
+def is_space(pattern: str, folder: Path) -> bool:
+    """Whether the folder holds an app.py and the wheel, of a name of that `pattern`, that it was taken from.
+
+    UsageError where someone has changed app.py since: what they wrote is nowhere else.
+    """
+    for wheel in folder.glob(pattern):
+        try:
+            with ZipFile(wheel) as archive:
+                page = archive.read("groundup/space/app.py")
+            if page != (folder / "app.py").read_bytes():
+                raise UsageError(f"{folder / 'app.py'}: was changed since it was exported; give another --out")
+        except (FileNotFoundError, BadZipFile, KeyError, NotImplementedError):
+            continue
+        return (folder / "model").is_dir()
+    return False
+
+
 def check_output(out: Path, like: Like, *, overwrite: bool = False) -> None:
     """UsageError where something stands at `out` that an export may not replace.
 
@@ -78,7 +95,7 @@ def _check(out: Path, like: Like, overwrite: bool) -> None:
             raise UsageError(f"{out}: is a folder; name a file with --out")
     elif not out.is_dir():
         raise UsageError(f"{out}: is a file; name a folder with --out")
-    elif foreign := sorted({path.name for path in out.iterdir()} - like.files):
+    elif foreign := sorted(path.name for path in out.iterdir() if not any(map(path.match, like.files))):
         raise UsageError(f"{out}: holds {foreign[0]}, which is of no such export; give another --out")
     elif not any(out.iterdir()):
         return

@@ -33,9 +33,9 @@ def stream(
     as without it, so that both give the same text.
     """
     vocab, block_size = model.config.vocab, model.config.block_size
-    ids = torch.tensor([list(prompt)] * rows, device=device)  # (B, T)
+    ids = torch.tensor([list(prompt[-block_size:])] * rows, device=device)  # (B, T)
     alive = [True] * rows
-    start, cache = max(0, len(prompt) - block_size), KVCache(model.config.n_layer, block_size)
+    start, cache = 0, KVCache(model.config.n_layer, block_size)
     was_training = model.training
     model.eval()
     try:

@@ -1,0 +1,114 @@
+"""A Space of the hub: a folder with a page on which the model writes, and all that the page needs.
+
+app.py                   the page: `groundup/space/app.py` as it is, for its owner to change
+README.md                what the hub must know of the Space, and the model's card
+requirements.txt         what the hub installs before it brings the other files, so that it cannot name the wheel
+groundup-….whl           from which app.py imports
+model/                   a checkpoint without moments, and without the names of this machine's folders
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from groundup.checkpoint import state
+from groundup.checkpoint.books import PROGRESS, read_json
+from groundup.config import Config
+from groundup.data.hubspec import PREFIX
+from groundup.exchange import wheel
+from groundup.exchange.agreement import Agreement, agreed, batch
+from groundup.exchange.card import Facts, card, plain
+from groundup.model.gpt import GPT
+from groundup.sections import TrackingConfig
+from groundup.text.tokenizer import Tokenizer
+
+GRADIO = "gradio>=6.31,<7"  # as the extra `serve` in pyproject.toml
+SDK = "6.31.0"  # the version that the hub is to install, of those the one that the tests run with
+NAMED = 3  # texts that the page names; the card has them all
+
+
+def write(folder: Path, checkpoint: Path, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, facts: Facts) -> None:
+    """Write all files to the empty `folder`; OSError where the disk refuses."""
+    wheel.write(folder)
+    (folder / "app.py").write_bytes(resources.files("groundup").joinpath("space/app.py").read_bytes())
+    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements()), encoding="utf-8")
+    text = card(facts, _usage(), header=_header(facts), lead=_lead(facts))
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    kept = state.Snapshot(_public(facts.config), tokenizer, _progress(checkpoint), dict(tensors), {}, {})
+    state.save(folder / "model", kept)
+
+
+@torch.no_grad()
+def check(model: GPT, opened: GPT) -> Agreement:
+    """Whether the folder's model, `opened` anew, computes what `model` does, to the last bit; else ExportError."""
+    ids = batch(model.config)
+    return agreed(f"groundup {metadata.version('groundup')}", model(ids), opened(ids), 0.0)
+
+
+def requirements() -> list[str]:
+    """The lines of requirements.txt: what groundup asks for, torch in the version that is running, and gradio."""
+    version = metadata.version("torch").partition("+")[0]
+    return [f"torch=={version}" if line.startswith("torch") else line for line in wheel.dependencies()] + [GRADIO]
+
+
+def _public(config: Config) -> Config:
+    """The configuration as the world may have it: without the names of folders here, and of trackers."""
+    return config.model_copy(update={"data": None, "init": None, "tracking": TrackingConfig()})
+
+
+def _progress(checkpoint: Path) -> dict[str, Any]:
+    """How far it was trained, and where it came from if that is on the hub."""
+    known = read_json(checkpoint / PROGRESS)
+    origin = known.get("origin")
+    kept = {"step": known["step"], "tokens": known["tokens"]}
+    if isinstance(origin, dict) and origin:
+        public = str(origin.get("source", "")).startswith(PREFIX)
+        kept["origin"] = origin if public else {"kind": origin.get("kind", "model")}
+    return kept
+
+
+def _header(facts: Facts) -> dict[str, Any]:
+    """What the hub reads: https://huggingface.co/docs/hub/spaces-config-reference."""
+    return {
+        "title": facts.name.rpartition("/")[2],
+        "emoji": "🌱",
+        "colorFrom": "green",
+        "colorTo": "indigo",
+        "sdk": "gradio",
+        "sdk_version": SDK,
+        "python_version": ".".join(platform.python_version_tuple()[:2]),
+        "app_file": "app.py",
+        "pinned": False,
+        "short_description": "Writes on from whatever you begin",
+        "tags": ["groundup"],
+    }
+
+
+def _lead(facts: Facts) -> str:
+    """What the page says of the model before anything else."""
+    names = [f"`{plain(source)}`" for source in facts.sources[:NAMED]]
+    if more := len(facts.sources) - len(names):
+        names.append(f"{more:,} more")
+    read = " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+    return (
+        f"It has read {read}, and writes on from whatever you begin." if read else "It writes on from what you begin."
+    )
+
+
+def _usage() -> str:
+    return f"""
+# The page: pip install -r requirements.txt, then python app.py. The model alone:
+import sys
+
+sys.path.insert(0, "{wheel.file_name()}")
+import groundup
+
+print(groundup.generate("model", "Once", seed=1)[0])
+"""

@@ -1,0 +1,1 @@
+"""The page that `groundup export --to space` puts into a Space: `app.py`, copied as it is."""

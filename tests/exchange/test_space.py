@@ -1,0 +1,223 @@
+"""A Space: what its folder holds, that the wheel in it is one, and what stands in the way of writing over it."""
+
+import ast
+import importlib
+import json
+import re
+import sys
+import zipfile
+from base64 import urlsafe_b64encode
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import groundup
+from groundup.errors import ExportError, UsageError
+from groundup.exchange import space, wheel
+from groundup.exchange.agreement import batch
+from groundup.exporting import export
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(checkpoint, tmp_path_factory):
+    """A Space of a tiny model, which others may read."""
+    out = tmp_path_factory.mktemp("space") / "page"
+    export(checkpoint(average=True), out, to="space", license="mit", name="me/tiny")
+    return out
+
+
+def header(folder):
+    return yaml.safe_load((folder / "README.md").read_text(encoding="utf-8").split("---\n")[1])
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same files."""
+    names = [sorted(p.relative_to(f).as_posix() for p in f.rglob("*") if p.is_file()) for f in (one, other)]
+    return names[0] == names[1] and all((one / n).read_bytes() == (other / n).read_bytes() for n in names[0])
+
+
+def test_the_folder_holds_all_that_a_page_needs(folder):
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"app.py", "README.md", "requirements.txt", "model", wheel.file_name()}
+    page = (folder / "app.py").read_bytes()
+    assert page == (ROOT / "src/groundup/space/app.py").read_bytes()
+    compile(page, "app.py", "exec")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("changes", [{}, {"average": True}, {"ngram": 3}])
+def test_any_model_goes_out_and_computes_the_same(changes, checkpoint, tmp_path):
+    model = checkpoint("modern" if "ngram" in changes else "gpt2", **changes)
+    done = export(model, tmp_path / "page", to="space")
+    assert (done.difference, done.checked_by) == (0.0, f"groundup {groundup.__version__}")
+    assert done.bytes == sum(p.stat().st_size for p in (tmp_path / "page").rglob("*") if p.is_file())
+    ours, theirs = groundup.load(model).model, groundup.load(tmp_path / "page" / "model").model
+    ids = batch(ours.config)
+    assert torch.equal(ours(ids), theirs(ids))
+    options = {"max_tokens": 5, "seed": 3}
+    assert groundup.generate(model, "a", **options) == groundup.generate(tmp_path / "page" / "model", "a", **options)
+
+
+def test_other_weights_are_noticed_and_nothing_is_left(checkpoint, tmp_path, monkeypatch):
+    true = space.state.save
+
+    def wrong(folder, what):
+        what.model["wte.weight"] = what.model["wte.weight"] + 1e-6
+        true(folder, what)
+
+    model = checkpoint()
+    monkeypatch.setattr(space.state, "save", wrong)
+    with pytest.raises(ExportError, match="other logits"):
+        export(model, tmp_path / "page", to="space")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_moments_and_no_folder_of_this_machine_go_out(checkpoint, tmp_path):
+    model = checkpoint(moments=True)
+    config = json.loads((model / "config.json").read_text())
+    config |= {
+        "data": "/home/me/hidden-place/data",
+        "init": "/home/me/hidden-place/run",
+        "tracking": {"project": "hidden-place"},
+    }
+    (model / "config.json").write_text(json.dumps(config))
+    origin = {"source": "/home/me/hidden-place/pile", "commit": None, "kind": "nanoGPT checkpoint"}
+    (model / "progress.json").write_text(json.dumps({"step": 0, "tokens": 0, "origin": origin, "data": "f"}))
+    listed = [line.split("  ") for line in (model / "SHA256SUMS").read_text().splitlines()]
+    sums = [f"{sha256((model / name).read_bytes()).hexdigest()}  {name}\n" for _, name in listed]
+    (model / "SHA256SUMS").write_text("".join(sums))
+    out = tmp_path / "page"
+    export(model, out, to="space")
+    assert not any(b"hidden-place" in path.read_bytes() for path in out.rglob("*") if path.is_file())
+    assert (out / "model/optimizer/state.safetensors").stat().st_size < 100
+    assert json.loads((out / "model/progress.json").read_text())["origin"] == {"kind": "nanoGPT checkpoint"}
+
+
+def test_what_the_hub_reads_is_what_it_asks_for(folder):
+    said = header(folder)
+    assert {"title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "app_file", "pinned"} <= said.keys()
+    assert (said["title"], said["sdk"], said["app_file"], said["license"]) == ("tiny", "gradio", "app.py", "mit")
+    assert said["python_version"] == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert len(said["short_description"]) <= 60  # more the hub refuses
+    assert "library_name" not in said
+    assert "# me/tiny" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_code_in_the_card_names_what_is_there(folder):
+    code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    names = {node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)}
+    assert {wheel.file_name(), "model"} <= names
+    assert all((folder / name).exists() for name in (wheel.file_name(), "model"))
+
+
+def test_the_requirements_are_ours_and_nothing_that_lies_beside_them(folder):
+    packaging = pytest.importorskip("packaging.requirements")
+    lines = [packaging.Requirement(line) for line in (folder / "requirements.txt").read_text().splitlines()]
+    found = {line.name: str(line.specifier) for line in lines}
+    assert found["torch"] == f"=={torch.__version__.partition('+')[0]}"
+    assert {"numpy", "pydantic", "tokenizers", "tiktoken", "gradio"} <= found.keys()
+    assert not {"pytest", "transformers", "groundup"} & found.keys()
+    assert all(line.url is None and not line.extras for line in lines)
+    pinned = packaging.Requirement(space.GRADIO).specifier
+    assert space.SDK in pinned
+    assert f"gradio=={space.SDK}\n" in (ROOT / "constraints.txt").read_text()
+    assert f'serve = ["{space.GRADIO}"]' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_wheel_is_one(folder):
+    with zipfile.ZipFile(folder / wheel.file_name()) as archive:
+        names = archive.namelist()
+        contents = {name: archive.read(name) for name in names}
+    info = f"groundup-{groundup.__version__}.dist-info"
+    rows = [line.rsplit(",", 2) for line in contents[f"{info}/RECORD"].decode().splitlines()]
+    assert [name for name, _, _ in rows] == names
+    for name, digest, size in rows[:-1]:
+        expected = urlsafe_b64encode(sha256(contents[name]).digest()).decode().rstrip("=")
+        assert (digest, int(size)) == (f"sha256={expected}", len(contents[name]))
+    assert rows[-1] == [f"{info}/RECORD", "", ""]
+    assert {f"{info}/METADATA", f"{info}/WHEEL", f"{info}/entry_points.txt"} <= set(names)
+    assert any("/licenses/" in name for name in names)
+    there = ROOT / "src/groundup"
+    files = [p for p in there.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    assert {f"groundup/{p.relative_to(there).as_posix()}" for p in files} == {n for n in names if n[:9] == "groundup/"}
+
+
+def test_it_is_made_of_the_same_bytes_again(folder, checkpoint, tmp_path):
+    export(checkpoint(average=True), tmp_path / "page", to="space", license="mit", name="me/tiny")
+    assert same(folder, tmp_path / "page")
+
+
+def test_all_of_it_is_used_as_it_lies_in_the_wheel(folder, tmp_path):
+    """What looks for files beside the code, asked in a zip."""
+    path = folder / wheel.file_name()
+    found = next(iter(metadata.distributions(name="groundup", path=[str(path)])))
+    assert found.version == groundup.__version__
+    assert any(point.value == "groundup.cli:main" for point in found.entry_points)
+    names = [name for name in sys.modules if name.partition(".")[0] == "groundup"]
+    kept = {name: sys.modules.pop(name) for name in names}
+    sys.path.insert(0, str(path))
+    try:
+        ours = importlib.import_module("groundup")
+        assert ours.__file__.startswith(str(path))
+        assert ours.generate(folder / "model", "a", max_tokens=3)[0].startswith("a")
+        assert importlib.import_module("groundup.text.gpt2").GPT2Tokenizer().encode("a b").tolist() == [64, 275]
+        assert importlib.import_module("groundup.kernels.compiled").library() is None
+    finally:
+        sys.path.remove(str(path))
+        for name in [name for name in sys.modules if name.partition(".")[0] == "groundup"]:
+            del sys.modules[name]
+        sys.modules.update(kept)
+
+
+def test_an_earlier_one_is_replaced_when_asked_even_of_another_version(checkpoint, tmp_path):
+    out, model = tmp_path / "page", checkpoint()
+    export(model, out, to="space", license="mit")
+    with pytest.raises(UsageError, match="is there already"):
+        export(model, out, to="space")
+    (out / wheel.file_name()).rename(out / "groundup-0.0.9-py3-none-any.whl")
+    export(model, out, to="space", overwrite=True)
+    assert "license" not in header(out)
+    assert [path.name for path in out.glob("*.whl")] == [wheel.file_name()]
+    assert [path.name for path in tmp_path.iterdir()] == ["page"]
+
+
+def test_nothing_else_is_replaced_least_of_all_a_page_that_someone_changed(checkpoint, tmp_path):
+    out, model = tmp_path / "page", checkpoint()
+    export(model, out, to="space")
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"holds notes\.txt"):
+        export(model, out, to="space", overwrite=True)
+    (out / "notes.txt").unlink()
+    page = (out / "app.py").read_text(encoding="utf-8")
+    (out / "app.py").write_text(page + "\n# mine\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"app\.py: was changed"):
+        export(model, out, to="space", overwrite=True)
+    (out / "app.py").write_text(page, encoding="utf-8")
+    with zipfile.ZipFile(out / wheel.file_name(), "w") as archive:
+        archive.writestr("other/app.py", "")
+    with pytest.raises(UsageError, match="no such export"):
+        export(model, out, to="space", overwrite=True)
+    with pytest.raises(UsageError, match="no such export"):
+        export(model, out / "model", to="space", overwrite=True)
+
+
+def test_nothing_of_gradio_is_needed_to_write_it(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    export(checkpoint(), tmp_path / "page", to="space")
+
+
+def test_the_command_says_what_was_checked(checkpoint, tmp_path, capsys):
+    from groundup.cli import main
+
+    with pytest.raises(SystemExit, match="0"):
+        main(["export", str(checkpoint()), "--to", "space", "--out", str(tmp_path / "page")])
+    assert "the same logits to the last bit" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    assert "--to space --out" in capsys.readouterr().out
