@@ -57,8 +57,11 @@ RANGES = {
 }
 
 CSS = """
-.gradio-container { max-width: 52rem !important; margin: 0 auto !important; }
-#facts { opacity: .65; font-size: .9em; }
+.gradio-container { max-width: 52rem !important; margin: 0 auto !important; --block-title-padding: 0;
+    --block-title-background-fill: none; --block-title-text-color: var(--body-text-color); }
+#facts { opacity: .65; font-size: .85em; }
+#result, #result > div { padding: 0 !important; }
+#more thead { display: none; }
 .text { white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.6; margin: 0 0 .75rem; padding: 1rem 1.25rem;
     border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg);
     background: var(--block-background-fill); color: var(--body-text-color); }
@@ -75,7 +78,7 @@ def about() -> tuple[str, str, str, str]:
     body, _, more = text.partition("\n---\n")[2].partition("\n## Data\n")
     title, first, facts, *_ = [*filter(None, body.partition("\n## ")[0].strip().split("\n\n")), "", "", ""]
     return (
-        title.removeprefix("# ") or HERE.name,
+        title.rpartition("/")[2].removeprefix("# ") or HERE.name,
         first,
         facts,
         f"### Data\n{more}".replace("\n## ", "\n### ") if more else "",
@@ -86,7 +89,7 @@ def number(name: str, value: Any) -> float:
     """A value that came from outside; a sentence where it is none that the page offers."""
     least, most, first = RANGES[name]
     if not isinstance(value, int | float) or not least <= value <= most:
-        raise gr.Error(f"{name}: must be a number from {least} to {most}", print_exception=False)
+        raise gr.Error(f"{name} {value!r:.20}: must be a number from {least} to {most}", print_exception=False)
     return math.floor(value) if isinstance(first, int) else float(value)
 
 
@@ -119,7 +122,7 @@ class Writer:
                     yield self.picture(read, texts, note), chosen
                     shown = monotonic()
         except groundup.GroundupError as error:
-            raise gr.Error(str(error), title="This cannot be written on", print_exception=False) from None
+            raise gr.Error(str(error), print_exception=False) from None
         yield self.picture(read, texts, note), chosen
 
     def reads(self, prompt: str) -> tuple[str, str]:
@@ -159,15 +162,16 @@ def page(writer: Writer) -> gr.Blocks:
 
     with gr.Blocks(title=title, analytics_enabled=False) as blocks:
         gr.Markdown(f"# {title}\n\n{first}")
+        gr.Markdown(facts, elem_id="facts")
         prompt = gr.Textbox(
             label="Begin", placeholder="The first words, or nothing at all", lines=3, max_lines=12, autofocus=True
         )
         with gr.Row():
-            go = gr.Button("Write on", variant="primary", scale=3)
-            halt = gr.Button("Stop", variant="stop", scale=1)
+            go = gr.Button("Write on", variant="primary", scale=3, min_width=160)
+            halt = gr.Button("Stop", variant="stop", scale=1, min_width=80)
         with gr.Row():
-            length = slider("length", 1, "Length in tokens")
-            samples = slider("samples", 1, "Texts side by side")
+            length = slider("length", 1, "Tokens")
+            samples = slider("samples", 1, "Texts")
         with gr.Accordion("How it chooses", open=False):
             with gr.Row():
                 temperature = slider("temperature", 0.05, "Temperature", "0 always takes the likeliest")
@@ -181,8 +185,7 @@ def page(writer: Writer) -> gr.Blocks:
         result = gr.HTML(label="What it wrote", elem_id="result")
         if more:
             with gr.Accordion("About this model", open=False):
-                gr.Markdown(more)
-        gr.Markdown(facts, elem_id="facts")
+                gr.Markdown(more, elem_id="more")
         writing = gr.on(
             [go.click, prompt.submit],
             writer.write,
