@@ -134,6 +134,7 @@ def test_the_wheel_is_one(folder):
     with zipfile.ZipFile(folder / wheel.file_name()) as archive:
         names = archive.namelist()
         contents = {name: archive.read(name) for name in names}
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}  # whenever it is made
     info = f"groundup-{groundup.__version__}.dist-info"
     rows = [line.rsplit(",", 2) for line in contents[f"{info}/RECORD"].decode().splitlines()]
     assert [name for name, _, _ in rows] == names

@@ -47,6 +47,12 @@ def test_greedy_equals_the_plain_loop_of_forward_passes(model):
     assert [row[0] for row in tokens(model, [3, 1, 4], Sampler(t=0), max_tokens=13)] == ids[0, 3:].tolist()
 
 
+def test_of_a_long_prompt_the_last_context_is_read(model):
+    prompt = list(range(40))
+    whole, end = (tokens(model, ids, Sampler(t=0), max_tokens=20) for ids in (prompt, prompt[-16:]))
+    assert whole == end != tokens(model, prompt[:16], Sampler(t=0), max_tokens=20)
+
+
 def test_sampled_cached_equals_uncached(model):
     both = [tokens(model, [5], Sampler(seed=3), rows=3, max_tokens=40, cached=c) for c in (True, False)]
     assert both[0] == both[1]
