@@ -209,14 +209,17 @@ def main() -> None:
         give_up(str(error))
     here = "0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1"  # noqa: S104
     system = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # of the visitor's own: none is fetched
-    page(writer).launch(
-        server_name=os.environ.get("GRADIO_SERVER_NAME", here),
-        share=False,
-        ssr_mode=False,
-        footer_links=["gradio"],
-        theme=gr.themes.Soft(primary_hue="emerald", font=system[0], font_mono=system[1]),
-        css=CSS,
-    )
+    try:
+        page(writer).launch(
+            server_name=os.environ.get("GRADIO_SERVER_NAME", here),
+            share=False,
+            ssr_mode=False,
+            footer_links=["gradio"],
+            theme=gr.themes.Soft(primary_hue="emerald", font=system[0], font_mono=system[1]),
+            css=CSS,
+        )
+    except OSError as error:  # there is another at that place
+        give_up(str(error))
 
 
 if __name__ == "__main__":
