@@ -174,9 +174,9 @@ def page(writer: Writer) -> gr.Blocks:
             samples = slider("samples", 1, "Texts")
         with gr.Accordion("How it chooses", open=False):
             with gr.Row():
-                temperature = slider("temperature", 0.05, "Temperature", "0 always takes the likeliest")
-                k = slider("top-k", 1, "Top-k", "draw from so many tokens; 0 is all")
-                p = slider("top-p", 0.01, "Top-p", "draw from so much probability; 1 is all")
+                temperature = slider("temperature", 0.05, "Temperature", "0: the likeliest")
+                k = slider("top-k", 1, "Top-k", "0: of all tokens")
+                p = slider("top-p", 0.01, "Top-p", "1: of all tokens")
             with gr.Row():
                 seed = gr.Number(
                     RANGES["seed"][2], label="Seed", info="the same seed writes the same text", precision=0
