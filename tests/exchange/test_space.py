@@ -85,6 +85,7 @@ def test_no_moments_and_no_folder_of_this_machine_go_out(checkpoint, tmp_path):
         "data": "/home/me/hidden-place/data",
         "init": "/home/me/hidden-place/run",
         "tracking": {"project": "hidden-place"},
+        "prepare": {"sources": ["/home/me/hidden-place/text.txt"]},
     }
     (model / "config.json").write_text(json.dumps(config))
     origin = {"source": "/home/me/hidden-place/pile", "commit": None, "kind": "nanoGPT checkpoint"}

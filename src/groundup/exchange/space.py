@@ -26,7 +26,7 @@ from groundup.exchange import wheel
 from groundup.exchange.agreement import Agreement, agreed, batch
 from groundup.exchange.card import Facts, card, plain
 from groundup.model.gpt import GPT
-from groundup.sections import TrackingConfig
+from groundup.sections import PrepareConfig, TrackingConfig
 from groundup.text.tokenizer import Tokenizer
 
 GRADIO = "gradio>=6.31,<7"  # as the extra `serve` in pyproject.toml
@@ -59,8 +59,9 @@ def requirements() -> list[str]:
 
 
 def _public(config: Config) -> Config:
-    """The configuration as the world may have it: without the names of folders here, and of trackers."""
-    return config.model_copy(update={"data": None, "init": None, "tracking": TrackingConfig()})
+    """The configuration as the world may have it: without the names of folders and texts here, and of trackers."""
+    private = {"data": None, "init": None, "prepare": PrepareConfig(), "tracking": TrackingConfig()}
+    return config.model_copy(update=private)
 
 
 def _progress(checkpoint: Path) -> dict[str, Any]:
