@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import groundup
 from groundup.data.batches import Batches
 from groundup.model.gpt import IGNORED
-from groundup.presets import GPT1_PARTS, MODERN_OPTIMIZER, MODERN_PARTS
+from groundup.presets import FAST_PARTS, GPT1_PARTS, MODERN_OPTIMIZER, MODERN_PARTS
 from groundup.training.feed import Feed
 
 STEPS, ROWS, BLOCK = 12, 10, 32
@@ -35,6 +35,11 @@ MODELS = {
     "gpt1": {"model": GPT1_PARTS},
     "gpt2": {"optimizer": {"ema": 0.9}},
     "modern": {"model": MODERN_PARTS, "optimizer": MODERN_OPTIMIZER | {"learning_rate": 3e-3, "eps": 1e-8}},
+    "fast": {
+        "model": FAST_PARTS | {"ngram": 3, "ngram_rows": 512, "ngram_width": 260},
+        "optimizer": MODERN_OPTIMIZER | {"learning_rate": 3e-3, "eps": 1e-8, "orthogonalize": "polar_express"},
+        "batches": {"first_context": 8},
+    },
 }
 
 

@@ -1,0 +1,112 @@
+"""What each part of `fast` is worth: the preset with one thing changed at a time, all for the same number of tokens.
+
+    python -m bench.ablation --text input.txt [--steps 290] [--only NAME …] [--json FILE]
+
+The loss is that of the last checkpoint over the whole validation split, the last tenth of the text, in windows of 256
+tokens and of 64. One seed each unless --rounds says otherwise; seconds are those of the whole command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from bench.fast import outcome
+from bench.measure import machine, seconds
+from bench.time_to_loss import QUIET, groundup, pinned
+
+VARIANTS: dict[str, list[object]] = {
+    "fast": [],
+    "no n-grams": ["--model.ngram", 1],
+    "no n-grams, twice the steps": ["--model.ngram", 1],
+    "pairs alone": ["--model.ngram", 2],
+    "runs of up to 4": ["--model.ngram", 4],
+    "runs of up to 8": ["--model.ngram", 8],
+    "codes of 32 numbers, no shares on the logits": ["--model.ngram_width", 32],
+    "16,384 rows": ["--model.ngram_rows", 16_384],
+    "262,144 rows": ["--model.ngram_rows", 262_144],
+    "windows whole from the start": ["--batches.first_context", "none"],
+    "five iterations of Muon": ["--optimizer.orthogonalize", "newton_schulz"],
+    "AdamW at 3e-3": ["--optimizer.name", "adamw", "--optimizer.learning_rate", 3e-3],
+    "64 wide": ["--model.n_embd", 64],
+    "128 wide": ["--model.n_embd", 128],
+    "three layers": ["--model.n_layer", 3],
+}
+LONGER = {"no n-grams, twice the steps": 2}
+COLUMNS = ("tokens", "seconds", "loss_256", "loss_64")
+
+
+def main() -> int:
+    """0, and a table."""
+    parser = argparse.ArgumentParser(prog="python -m bench.ablation", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--text", required=True, metavar="SOURCE", help="as of `groundup prepare`")
+    parser.add_argument("--tokenizer", default="char", help="as of `groundup prepare` (default: char)")
+    parser.add_argument("--steps", type=int, default=290, help="of 2,048 tokens (default 290)")
+    parser.add_argument("--rounds", type=int, default=1, help="each with the next seed (default 1)")
+    parser.add_argument("--only", action="append", choices=VARIANTS, help="a row alone; can be repeated")
+    parser.add_argument("--threads", type=int, default=2, help="cores to hold all to (default 2)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine and results there")
+    asked = parser.parse_args()
+    if min(asked.steps, asked.rounds, asked.threads) < 1:
+        parser.error("--steps, --rounds and --threads must be 1 or more")
+    torch.set_num_threads(asked.threads)
+    names = asked.only or list(VARIANTS)
+    with pinned(asked.threads):
+        rows = measure(asked.text, asked.tokenizer, names, asked.steps, asked.rounds)
+    Console().print(table(rows, names))
+    if asked.json:
+        said = {**vars(asked), "text": Path(asked.text).name, "json": None}
+        report = {"command": "python -m bench.ablation", "arguments": said, "machine": machine(), "rows": rows}
+        asked.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def measure(text: str, tokenizer: str, names: list[str], steps: int, rounds: int) -> list[dict[str, float | str]]:
+    """One record a variant and round."""
+    rows: list[dict[str, float | str]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "data"
+        groundup("prepare", text, "--out", data, "--tokenizer", tokenizer)
+        for n in range(rounds):
+            for name in names:
+                print(f"{name} ...", file=sys.stderr, flush=True)
+                run = Path(folder) / f"run-{len(rows)}"
+                words = ["--data", data, "--out", run, "--batches.seed", 1337 + n, *VARIANTS[name]]
+                words += ["--train.max_steps", steps * LONGER.get(name, 1)]
+                took = seconds(partial(groundup, "train", "fast", *words, *QUIET))
+                rows.append({"name": name, "round": n, "seconds": took, **outcome(run)})
+    return rows
+
+
+def table(rows: list[dict[str, float | str]], names: list[str]) -> Table:
+    """Medians, and how far each is from the first row."""
+    shown = Table(title="one thing changed at a time", title_justify="left")
+    for heading in ("", *COLUMNS, "to the first"):
+        shown.add_column(heading.replace("_", " "), justify="right" if heading else "left")
+    medians = {
+        name: {column: median(float(row[column]) for row in rows if row["name"] == name) for column in COLUMNS}
+        for name in names
+    }
+    for name, found in medians.items():
+        apart = found["loss_256"] - medians[names[0]]["loss_256"]
+        values = (
+            f"{found['tokens']:,.0f}",
+            f"{found['seconds']:.1f}",
+            f"{found['loss_256']:.4f}",
+            f"{found['loss_64']:.4f}",
+        )
+        shown.add_row(name, *values, f"{apart:+.4f}")
+    return shown
+
+
+if __name__ == "__main__":
+    sys.exit(main())
