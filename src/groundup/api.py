@@ -31,6 +31,7 @@ from groundup.layers import layered
 from groundup.loading import Checkpoint, load
 from groundup.obtaining import obtain
 from groundup.preparation.prepare import prepare_tokens
+from groundup.preparation.watch import Watch
 from groundup.report.lines import Lines
 from groundup.report.view import View
 from groundup.runs import begin, go_on, reconfigure
@@ -133,7 +134,7 @@ def train(
     SIGINT and SIGTERM end in a checkpoint. Raises CheckpointError, ConfigError, DataError, UsageError.
     """
     config = configure(data, preset=preset, files=files, laptop=laptop, overrides=overrides, init=init)
-    obtain(config, _unwatched, processes=expected())
+    obtain(config, Path(out), _Told(), processes=expected())
     return begin(config, Path(out), view or _logged(config))
 
 
@@ -200,8 +201,11 @@ def generate_stream(
         yield ["" if i is None else text.feed(i) for i, text in zip(ids, texts, strict=True)]
 
 
-def _unwatched(done: int) -> None:
-    pass
+class _Told(Watch):
+    """A preparation that speaks to the logger `groundup`."""
+
+    def say(self, line: str) -> None:
+        logging.getLogger("groundup").info(line)
 
 
 def _logged(config: Config) -> Lines:

@@ -162,11 +162,11 @@ class Training:
                     self._rehearse()
                 if not self.done:  # the evaluation just made up for may have been the last
                     self._fit(stop)
-                if self.done:
-                    self.examiner.last_words(self.moving.progress.step)
             except StoppedAtOnce:
                 self.keeper.save(self.moving)
             self.keeper.save(self.moving, wait=True)
+            if self.done:
+                self.examiner.last_words(self.moving.progress.step)
         return stop.received
 
     def _fit(self, stop: StopSignals) -> None:

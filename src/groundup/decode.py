@@ -142,6 +142,8 @@ def _what(kind: str, value: Any, error: Any) -> str:
         return f"{value!r} is neither true nor false"
     if kind.startswith("string_pattern"):
         return f"{value!r} is not one of auto, cpu, cuda, cuda:N, mps"
+    if kind.startswith("tuple"):
+        return f"{value!r} is not a list; write [one, two], or one, two"
     if kind.startswith("string"):
         return f"{value!r} is not text"
     if kind == "literal_error":

@@ -126,7 +126,6 @@ class Examiner:
         n = self.config.evaluate.sample_tokens
         if not n:
             return
-        self._sampled = step
         try:
             written = self._written(n)
         except RuntimeError as error:
@@ -135,6 +134,7 @@ class Examiner:
             self.view.message(f"step {step:,}: no memory for a sample")
             return
         if written is not None:
+            self._sampled = step
             self._record("sample", step=step, text=written)
             self.view.sample(written)
 

@@ -38,8 +38,8 @@ def layered(
 ) -> tuple[str, Config]:
     """The preset and the config of a new run. ConfigError; CheckpointError where `init` names no whole checkpoint.
 
-    Without a `name` the preset is the one that the last of `files` names which names one. With `laptop`, what they say
-    under that key comes after them.
+    Without a `name` the preset is the one that the last of `files` names which names one. With `laptop`, what a file
+    says under that key comes right after it.
 
     Of several processes only the first need have that checkpoint. Where another lacks it, its config says nothing but
     `init`, and is to be replaced by the first one's.
@@ -50,20 +50,21 @@ def layered(
 
 
 def _files(files: Sequence[str | Path], *, laptop: bool) -> tuple[list[Overrides], str]:
-    """What they say, laptop sizes last where these are wanted, and the preset that they name."""
-    whole, small, names = [], [], [DEFAULT]
+    """What they say, each file's laptop size after it where that is wanted, and the preset that they name."""
+    parts, names, sized = [], [DEFAULT], False
     for path in files:
         values = read_yaml(Path(path))
         here = values.pop(LAPTOP, None)
         if here is not None and not isinstance(here, dict):
             raise ConfigError(f"{path}: {LAPTOP}: {here!r} is not a mapping of sections; write `{LAPTOP}:` and indent")
-        found = [Overrides(str(path), values), *([Overrides(f"{path}, {LAPTOP}", here)] if here and laptop else [])]
+        small = [Overrides(f"{path}, {LAPTOP}", here)] if here is not None and laptop else []
+        sized = sized or bool(small)
+        found = [Overrides(str(path), values), *small]
         names += [name for part in found if (name := _preset_of(part))]
-        whole.append(found[0])
-        small += found[1:]
-    if laptop and not small:
+        parts += found
+    if laptop and not sized:
         raise ConfigError(f"--{LAPTOP}: no --config file has a section `{LAPTOP}:`; give a recipe that has one")
-    return whole + small, names[-1]
+    return parts, names[-1]
 
 
 def _preset_of(part: Overrides) -> str | None:

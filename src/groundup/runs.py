@@ -20,16 +20,13 @@ from groundup.checkpoint.state import load_progress
 from groundup.config import Config
 from groundup.data.batches import Batches
 from groundup.decode import Overrides, changed, decode, value_of
-from groundup.errors import CheckpointError, ConfigError, TrainingError, UsageError
-from groundup.evaluation.exam import Spec
+from groundup.errors import CheckpointError, ConfigError, TrainingError
 from groundup.planning.here import measured, plan_here, with_speed
 from groundup.planning.plan import Data as Sizes
 from groundup.planning.plan import Plan, Speed
 from groundup.planning.words import summary, too_much_memory
 from groundup.report.view import Silent, View
-from groundup.settle import Data, settle
-from groundup.tracking.trackers import check as check_trackers
-from groundup.training.compiling import check as check_compile
+from groundup.settle import Data, check, open_data, settle
 from groundup.training.exhausted import exhausted
 from groundup.training.horizon import Clock
 from groundup.training.joining import join
@@ -153,25 +150,14 @@ class Prepared(NamedTuple):
 
 
 def _prepare(config: Config, place: Path, world: World) -> Prepared:
-    _check(config)
-    data = Data.open(_data_folder(config))
+    check(config)
+    data = open_data(config)
     _all_alike(world, config, data)
     settled, machine = settle(config, data.tokenizer, world)
     windows = Batches(data.train, settled.model.block_size, settled.batches.seed)
     plan = plan_here(settled, Sizes(windows.windows, data.manifest.splits["val"].tokens), place, world)
     _ = plan.horizon  # a run without one is refused before a model is built
     return Prepared(data, windows, plan, machine)
-
-
-def _check(config: Config) -> None:
-    """What is known to be a mistake without the data."""
-    check_compile(config.train.compile)
-    check_trackers(config.tracking)
-    for task in config.evaluate.tasks:
-        try:
-            Spec.parse(task)
-        except UsageError as error:
-            raise ConfigError(f"evaluate.tasks: {error}") from error
 
 
 def _all_alike(world: World, config: Config, data: Data) -> None:
@@ -221,7 +207,7 @@ def reconfigure(run: RunFolder, overrides: Mapping[str, Any]) -> tuple[Config, l
 
 def go_on(run: RunFolder, config: Config, keys: list[str], view: View) -> Result:
     """Train on from the newest whole checkpoint, or from the start where the run was killed before its first."""
-    _check(config)
+    check(config)
     world = join()
     view = Silent() if world.rank else view
     with _alone(run, view, world):
@@ -229,7 +215,7 @@ def go_on(run: RunFolder, config: Config, keys: list[str], view: View) -> Result
 
 
 def _go_on(run: RunFolder, config: Config, keys: list[str], view: View, world: World) -> Result:
-    data = Data.open(_data_folder(config))
+    data = open_data(config)
     _all_alike(world, config, data)
     checkpoint, rejected, processes = world.first((None, [], 1) if world.rank else _newest(run))
     for reason in rejected:
@@ -280,9 +266,3 @@ def _alone(run: RunFolder, view: View, world: World) -> Iterator[None]:
         if not guarded:
             view.message(f"{run.path}: cannot be locked here; see to it that no second process trains this run")
         yield
-
-
-def _data_folder(config: Config) -> Path:
-    if config.data is None:
-        raise ConfigError("data: no prepared folder is named; give one with --data")
-    return Path(config.data)

@@ -10,8 +10,11 @@ import torch
 
 from groundup.config import Config
 from groundup.data.shards import Manifest, Tokens, check_files
-from groundup.errors import ConfigError, DataError
+from groundup.errors import ConfigError, DataError, UsageError
+from groundup.evaluation.exam import Spec
+from groundup.obtaining import command, missing
 from groundup.text.tokenizer import Tokenizer, load_tokenizer
+from groundup.tracking.trackers import check as check_trackers
 from groundup.training.compiling import check as check_compile
 from groundup.training.device import choose_device, choose_precision, cores
 from groundup.training.world import Alone, World, agreed
@@ -41,6 +44,26 @@ class Data:
         check_files(folder, manifest, checksums=size <= SURE)
         val = Tokens.open(folder, "val") if manifest.splits["val"].tokens > 1 else None
         return cls(manifest, tokenizer, Tokens.open(folder, "train"), val)
+
+
+def check(config: Config) -> None:
+    """What is known to be a mistake without the data. ConfigError."""
+    check_compile(config.train.compile)
+    check_trackers(config.tracking)
+    for task in config.evaluate.tasks:
+        try:
+            Spec.parse(task)
+        except UsageError as error:
+            raise ConfigError(f"evaluate.tasks: {error}") from error
+
+
+def open_data(config: Config) -> Data:
+    """The run's prepared folder. ConfigError where none is named; DataError where it is not whole, or not there."""
+    if config.data is None:
+        raise ConfigError("data: no prepared folder is named; give one with --data")
+    if missing(config):
+        raise DataError(f"{config.data}: is not there, or not whole; prepare it by: {command(config)}")
+    return Data.open(Path(config.data))
 
 
 def settle(config: Config, tokenizer: Tokenizer, world: World | None = None) -> tuple[Config, str]:

@@ -34,7 +34,7 @@ from groundup.report.panel import RunningMean
 from groundup.report.view import View
 from groundup.sections import OptimizerConfig, ScheduleConfig
 from groundup.seeds import mix
-from groundup.settle import Data, settle
+from groundup.settle import Data, open_data, settle
 from groundup.training.compiling import check as check_compile
 from groundup.training.device import autocast, loss_scaler, reseed
 from groundup.training.exhausted import exhausted
@@ -170,9 +170,7 @@ def tune_learning_rate(config: Config, view: View, *, steps: int) -> Tuned:
     """
     if not FEWEST <= steps <= MOST:
         raise UsageError(f"--steps {steps}: must be between {FEWEST} and {MOST:,}")
-    if config.data is None:
-        raise ConfigError("data: no prepared folder is named; give one with --data")
-    data = Data.open(Path(config.data))
+    data = open_data(config)
     config, machine = settle(config, data.tokenizer)
     bench = Bench(config, data)
     schedule = _squeezed(config, bench.windows.windows)

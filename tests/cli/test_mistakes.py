@@ -243,6 +243,8 @@ def test_a_command_for_one_process_says_so_to_several(command, groundup, monkeyp
         (["generate", "run", "--num-seq", "3"], "here that is --num-samples"),
         (["generate", "run", "--max_new_tokens", "3"], "here that is --max-tokens"),
         (["train", "--train.global_batch_size", "8"], "here that is --train.batch_tokens"),
+        (["train", "--max_new_tokens", "8"], "here that is --max-tokens, of `groundup generate`"),
+        (["generate", "run", "--batch_size", "8"], "for a whole step, of `groundup train`"),
         (["train", "--gradient_accumulation_steps=8"], "here that is --train.batch_tokens, which is accumulated"),
     ],
 )

@@ -5,12 +5,13 @@ import shlex
 import pytest
 
 import groundup
+from groundup.checkpoint.run import RunFolder
 from groundup.cli import main
 from groundup.cli.parsing import Parser, normalise
 from groundup.cli.prepare import add_arguments
 from groundup.config import Config
 from groundup.decode import Overrides
-from groundup.errors import ConfigError, UsageError
+from groundup.errors import ConfigError, DataError, GroundupError, UsageError
 from groundup.layers import layered
 from groundup.obtaining import command, missing, obtain, outlook
 from groundup.sections import PrepareConfig
@@ -57,10 +58,19 @@ def test_a_recipe_names_its_preset_and_its_laptop_size(place):
     assert (name, config.model.n_layer, config.train.max_steps) == ("gpt2-micro", 4, 9)
 
 
+def test_a_later_file_has_the_last_word(place):
+    (place / "mine.yaml").write_text("train: {max_steps: 5}")
+    _, config = layered(None, ["recipe.yaml", "mine.yaml"], Overrides("options", {}), laptop=True)
+    assert config.train.max_steps == 5
+    (place / "empty.yaml").write_text("laptop: {}")
+    layered(None, ["empty.yaml"], Overrides("options", {}), laptop=True)
+
+
 @pytest.mark.parametrize(
     ("text", "laptop", "said"),
     [
         ("train: {max_steps: 1}", True, "--laptop: no --config file has a section `laptop:`"),
+        ("prepare: {sources: 3}", False, "prepare.sources: 3 is not a list"),
         ("laptop: 3", False, "recipe.yaml: laptop: 3 is not a mapping of sections"),
         ("preset: [gpt2]", False, r"recipe.yaml: preset: \['gpt2'\] is not text"),
         ("preset: gtp2", False, "did you mean gpt2"),
@@ -81,9 +91,56 @@ def test_a_run_prepares_what_is_not_there(place):
     manifest = (place / "data/book/manifest.json").read_text()
     assert '"char"' in manifest
     assert '"val_fraction": 0.2' in manifest
-    options["prepare"] = {"sources": ["elsewhere.txt"], "tokenizer": "byte"}
-    groundup.train("data/book", "runs/b", overrides=options)  # what is there is taken as it is
+    groundup.train("data/book", "runs/b", overrides=options)  # what is there is taken
+    for key, value in (("tokenizer", "byte"), ("val_fraction", 0.1), ("clean", "lowercase"), ("max_tokens", 9)):
+        other = options | {"prepare": options["prepare"] | {key: value}}
+        with pytest.raises(ConfigError, match=rf"data/book was prepared with {key} .*, and prepare.{key} is "):
+            groundup.train("data/book", "runs/c", overrides=other)
+    options["prepare"] = {"sources": "", "tokenizer": "byte"}
+    groundup.train("data/book", "runs/c", overrides=options)  # as it is
     assert (place / "data/book/manifest.json").read_text() == manifest
+
+
+def test_a_tokenizer_that_lies_in_a_file_is_the_same_the_second_time(place):
+    groundup.prepare(["book.txt"], "data/first", tokenizer="bpe:300")
+    _, config = recipe(prepare={"tokenizer": "data/first/tokenizer/tokenizer.json"})
+    for _ in range(2):
+        obtain(config, place / "run", nothing)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"evaluate": {"tasks": ["nosuch"]}}, "evaluate.tasks"),
+        ({"train": {"compile": "nosuch"}}, "train.compile"),
+        ({"prepare": {"tokenizer": "bppe:300"}}, "unknown tokenizer"),
+        ({"train": {"max_steps": None}}, "no horizon"),
+    ],
+)
+def test_a_mistake_is_found_before_anything_is_prepared(place, changes, said):
+    _, config = recipe(**changes)
+    for found in (lambda: obtain(config, place / "run", nothing), lambda: outlook(config)):
+        with pytest.raises(GroundupError, match=said):
+            found()
+    assert not (place / "data").exists()
+
+
+def test_a_run_whose_data_are_gone_says_how_to_make_them(place):
+    groundup.train("data/book", "run", overrides=SMALL | {"prepare": {"sources": ["book.txt"], "tokenizer": "char"}})
+    (place / "data").rename(place / "moved")
+    with pytest.raises(DataError, match=r"prepare it by: groundup prepare book.txt --out data/book --tokenizer char"):
+        groundup.resume("run", overrides={"train": {"max_steps": 3}})
+    with pytest.raises(UsageError, match="holds a run already"):
+        obtain(RunFolder(place / "run").config(), place / "run", nothing)
+    obtain(RunFolder(place / "run").config(), place / "run", nothing, goes_on=True)
+    assert groundup.resume("run", overrides={"train": {"max_steps": 3}}).step == 3
+
+
+def test_the_plan_of_a_recipe_needs_no_data(place, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["plan", "--config", "recipe.yaml", "--laptop"])
+    assert end.value.code == 0
+    assert "vocabulary 256: assumed, data not prepared yet" in capsys.readouterr().out
 
 
 def test_the_command_line_does_the_same(place, capsys):
@@ -92,7 +149,7 @@ def test_the_command_line_does_the_same(place, capsys):
         main([*words, "--dry-run"])
     said = capsys.readouterr().out
     assert end.value.code == 0
-    assert "not prepared yet; training would begin with: groundup prepare book.txt --out data/book" in said
+    assert "not prepared yet, vocabulary assumed; training would begin with: groundup prepare book.txt" in said
     assert not (place / "data").exists()
     small = ["--evaluate.tokens", "200", "--evaluate.sample_tokens", "0", "--train.device", "cpu"]
     with pytest.raises(SystemExit) as end:
@@ -112,16 +169,16 @@ def test_the_command_line_does_the_same(place, capsys):
 def test_nothing_is_prepared_for_a_model_that_cannot_fit(place):
     _, config = recipe(model={"n_layer": 4000, "n_embd": 9600, "n_head": 1})
     with pytest.raises(ConfigError, match=r"take a smaller model: --model.n_layer 36 .* fits"):
-        obtain(config, nothing)
+        obtain(config, place / "run", nothing)
     assert not (place / "data").exists()
 
 
 def test_one_of_several_processes_does_not_keep_the_others_waiting(place):
     _, config = recipe()
     with pytest.raises(UsageError, match=r"groundup prepare book.txt --out data/book --tokenizer char --val"):
-        obtain(config, nothing, processes=2)
-    obtain(config, nothing)
-    obtain(config, nothing, processes=2)
+        obtain(config, place / "run", nothing, processes=2)
+    obtain(config, place / "run", nothing)
+    obtain(config, place / "run", nothing, processes=2)
     assert not missing(config)
 
 
@@ -141,7 +198,7 @@ def test_the_command_that_is_named_asks_for_the_same(place):
 
 
 @pytest.mark.parametrize(
-    ("tokenizer", "ids"), [("gpt2", 50_257), ("bpe:1000:pad", 1000), ("char", 256), ("bpe:x", 256)]
+    ("tokenizer", "ids"), [("gpt2", 50_257), ("bpe:1000:pad", 1000), ("char", 256)]
 )
 def test_a_plan_before_there_is_a_text_takes_the_vocabulary_that_is_known(place, tokenizer, ids):
     _, config = recipe(laptop=True, prepare={"tokenizer": tokenizer})

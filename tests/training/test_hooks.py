@@ -33,7 +33,13 @@ def test_on_a_requested_stop_only_what_must_happen():
 
 @pytest.mark.parametrize(
     ("loss", "warned"),
-    [(math.log(65), ""), (math.log(65) + 0.9 * FAR, ""), (9.0, "begin too large"), (1.0, "leak"), (math.nan, "odd")],
+    [
+        (math.log(65), ""),
+        (math.log(65) + 0.9 * FAR, ""),
+        (9.0, "begin too large"),
+        (1.0, "leak"),
+        (math.nan, "no number"),
+    ],
 )
 def test_the_first_loss_is_held_against_knowing_nothing(loss, warned):
     said = []

@@ -10,7 +10,6 @@ HABITS = {
     "num_return_sequences": "--num-samples",
     "max_tokens": "--max-tokens",  # of `generate`; of `train`, see below
     "max_new_tokens": "--max-tokens",
-    "max_length": "--max-tokens",
     "model_path": "the run's folder, as the first argument",
     "checkpoint_path": "the run's folder, as the first argument",
     "total_batch_size": "--train.batch_tokens",

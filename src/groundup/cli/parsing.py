@@ -63,8 +63,10 @@ def _suggest(option: str, known: list[str]) -> str:
     """The nearest option, also by its last part alone: --n_layers means --model.n_layer; or what it is called here."""
     last = {name.removeprefix("--").rpartition(".")[2]: name for name in known if name != "--help"}
     word = option.lstrip("-")
-    if word not in last and word in HABITS:
-        return f"here that is {HABITS[word]}"
+    if word not in last and (here := HABITS.get(word)):
+        name = here.partition(",")[0].partition(" ")[0].replace("-", "_").replace("__", "--", 1)
+        elsewhere = "generate" if name in ("--num_samples", "--max_tokens") else "train"
+        return f"here that is {here}" + ("" if name in known or name[0] != "-" else f", of `groundup {elsewhere}`")
     for hint in (nearest(option, last.values()), nearest(option.lstrip("-").rpartition(".")[2], last)):
         if hint.startswith("did you mean"):
             found = hint.removeprefix("did you mean ").removesuffix("?")
@@ -89,12 +91,17 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         "preset", nargs="?", metavar="PRESET", help=f"{', '.join(PRESETS)} [what a file names, or {DEFAULT}]"
     )
     parser.add_argument("--data", metavar="DIR", help="folder written by `groundup prepare`")
+    add_files(parser)
+    add_config_options(parser)
+
+
+def add_files(parser: argparse.ArgumentParser) -> None:
+    """What a config may begin with: a checkpoint, files, recipes."""
     parser.add_argument("--init", metavar="FOLDER", help="checkpoint or run whose weights, and shape, to begin with")
     parser.add_argument(
-        "--config", action="append", default=[], metavar="FILE", help="YAML with sections; may be repeated"
+        "--config", action="append", default=[], metavar="FILE", help="YAML with sections, or a recipe; may be repeated"
     )
     parser.add_argument("--laptop", action="store_true", help="the small size that a recipe has for a laptop")
-    add_config_options(parser)
 
 
 def config_of(args: argparse.Namespace) -> Config:

@@ -9,9 +9,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from groundup.cli.parsing import add_config_options, config_overrides, places, preset_and_config
+from groundup.cli.parsing import add_config_options, add_files, config_overrides, places, preset_and_config
 from groundup.config import Config
 from groundup.errors import ConfigError, UsageError
+from groundup.obtaining import GPT1_VOCAB, GPT2_VOCAB, missing, with_ids
 from groundup.presets import DEFAULT, PRESETS
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from groundup.planning.cluster import Cluster
     from groundup.planning.plan import Data, Plan, Speed
 
-GPT1_VOCAB, GPT2_VOCAB = 40_478, 50_257  # ids of their own tokenizers
 
 EPILOG = """The plan is arithmetic and needs neither data nor torch; a speed must come from somewhere to give a time.
 Letters: N weights, L layers, C width, T context, P vocabulary padded, B windows a micro-batch.
@@ -85,11 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("preset", nargs="?", metavar="PRESET", help=f"{', '.join(PRESETS)} [{DEFAULT}]")
     parser.add_argument("--model", metavar="PRESET", help="the same")
     parser.add_argument("--data", metavar="DIR", help="folder written by `groundup prepare`: vocabulary and epochs")
-    parser.add_argument("--init", metavar="FOLDER", help="checkpoint or run whose weights, and shape, to begin with")
-    parser.add_argument(
-        "--config", action="append", default=[], metavar="FILE", help="YAML with sections; may be repeated"
-    )
-    parser.add_argument("--laptop", action="store_true", help="the small size that a recipe has for a laptop")
+    add_files(parser)
     speed = parser.add_mutually_exclusive_group()
     speed.add_argument("--measure", action="store_true", help="time this model here, for about 2 seconds")
     speed.add_argument("--like", metavar="RUN", help="the speed of a run, scaled by FLOPs a token")
@@ -236,6 +232,9 @@ def _cluster(args: argparse.Namespace) -> Cluster:
 def _with_vocabulary(config: Config, name: str) -> tuple[Config, str]:
     """The config with a vocabulary, and where it is from."""
     wanted = config.model.vocab_size
+    if missing(config):
+        known, origin = with_ids(config)
+        return known.model_copy(update={"data": None}), f"{origin}, data not prepared yet"
     if config.data:
         from groundup.data.shards import Manifest
 

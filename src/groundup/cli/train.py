@@ -13,11 +13,15 @@ from groundup.report.lines import Lines
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command, and one for each key of the config."""
-    parser.usage = "groundup train [PRESET] --data DIR --out RUN [--dry-run] [--config FILE…] [--section.key VALUE…]"
+    parser.usage = (
+        "groundup train [PRESET] --data DIR --out RUN [--dry-run] [--config FILE…] [--section.key VALUE…]\n"
+        "       groundup train --config RECIPE [--laptop] --out RUN [--section.key VALUE…]"
+    )
     parser.epilog = (
         "A preset gives a model's shape and recipe, a file overrides the preset, an option overrides the file.\n"
         "In brackets: the value where none of them says anything; [by preset] differs. Ctrl-C ends in a checkpoint.\n\n"
         "  groundup train gpt2-mini --data data/book --out runs/book --train.budget 30m --model.dropout 0.1\n"
+        "  groundup train --config recipes/gpt2-124m-shakespeare.yaml --laptop --out runs/bard\n"
         "  torchrun --nproc-per-node 8 -m groundup train gpt2 --data data/web --out runs/web --parallel fsdp"
     )
     add_config_arguments(parser)
@@ -58,29 +62,29 @@ def _rehearse(args: argparse.Namespace, config: Config) -> int:
     from groundup.runs import rehearse
     from groundup.training.joining import join
 
-    say = _nothing if args.json else print
+    first = join().rank == 0
+    say = print if first and not args.json else _nothing
     if missing(config):
         plan, line = outlook(config)
         for each in (*summary(plan), line):
             say(each)
     else:
         plan = rehearse(config, Path(args.out) if args.out else None, Lines(say))
-    if args.json and join().rank == 0:
+    if args.json and first:
         print(as_json(plan))
     return 0
 
 
 def _obtain(args: argparse.Namespace, config: Config) -> None:
     """Prepare what the run is to learn from, where the config says how and nobody has done it yet."""
-    from groundup.checkpoint.run import RunFolder
     from groundup.cli.progress import preparing
-    from groundup.obtaining import missing, obtain
+    from groundup.obtaining import obtain
+    from groundup.runs import restarted
     from groundup.training.joining import expected
 
-    if missing(config):
-        RunFolder(Path(args.out)).refuse_existing()  # before hours of download
-        with preparing(quiet=args.json) as watch:
-            obtain(config, watch, processes=expected())
+    with preparing(quiet=args.json) as watch:
+        goes_on = args.auto_resume or restarted()
+        obtain(config, Path(args.out), watch, processes=expected(), goes_on=goes_on)
 
 
 def _nothing(line: str) -> None:

@@ -58,12 +58,17 @@ def first_loss(vocab: int, say: Callable[[str], None]) -> Hook:
             return
         say(f"start    loss {info.loss:.4f}; to know nothing is ln({vocab:,}) = {ignorance:.4f}")
         if not abs(info.loss - ignorance) <= FAR:  # a NaN is far as well
-            what = (
-                "the weights begin too large (model.init)" if info.loss > ignorance else "targets leak into the input"
-            )
-            say(f"warning  the first loss is {info.loss - ignorance:+.2f} nats from that: {what}, or the data are odd")
+            say(f"warning  the first loss is far from that: {_why(info.loss, ignorance)}")
 
     return hook
+
+
+def _why(loss: float, ignorance: float) -> str:
+    if not math.isfinite(loss):
+        return "it is no number; look for such weights (--init), or give --train.precision fp32"
+    if loss > ignorance:
+        return f"{loss - ignorance:.2f} nats above; the weights begin too large (model.init)"
+    return f"{ignorance - loss:.2f} nats below; the targets leak into the input, or a few tokens are most of the text"
 
 
 def finite(x: float) -> float | None:
