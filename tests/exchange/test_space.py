@@ -196,17 +196,35 @@ def test_nothing_else_is_replaced_least_of_all_a_page_that_someone_changed(check
     with pytest.raises(UsageError, match=r"holds notes\.txt"):
         export(model, out, to="space", overwrite=True)
     (out / "notes.txt").unlink()
-    page = (out / "app.py").read_text(encoding="utf-8")
-    (out / "app.py").write_text(page + "\n# mine\n", encoding="utf-8")
-    with pytest.raises(UsageError, match=r"app\.py: was changed"):
+    for name in ("app.py", "README.md", "requirements.txt", "model/progress.json"):
+        kept = (out / name).read_bytes()
+        (out / name).write_bytes(kept + b"\n# mine\n")
+        with pytest.raises(UsageError, match=f"someone changed {name};"):
+            export(model, out, to="space", overwrite=True)
+        (out / name).write_bytes(kept)
+    (out / "model/notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"someone changed model/notes\.txt;"):
         export(model, out, to="space", overwrite=True)
-    (out / "app.py").write_text(page, encoding="utf-8")
+    (out / "model/notes.txt").unlink()
     with zipfile.ZipFile(out / wheel.file_name(), "w") as archive:
         archive.writestr("other/app.py", "")
     with pytest.raises(UsageError, match="no such export"):
         export(model, out, to="space", overwrite=True)
     with pytest.raises(UsageError, match="no such export"):
         export(model, out / "model", to="space", overwrite=True)
+
+
+def test_a_damaged_wheel_is_replaced_with_the_rest_and_one_that_is_none_is_not(checkpoint, tmp_path):
+    out, model = tmp_path / "page", checkpoint()
+    export(model, out, to="space")
+    path = out / wheel.file_name()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100] + bytes(len(whole) // 2) + whole[100 + len(whole) // 2 :])
+    export(model, out, to="space", overwrite=True)
+    assert path.read_bytes() == whole
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UsageError, match="no such export"):
+        export(model, out, to="space", overwrite=True)
 
 
 def test_nothing_of_gradio_is_needed_to_write_it(checkpoint, tmp_path, monkeypatch):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import file_digest
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
@@ -55,20 +57,34 @@ def is_nanogpt(folder: Path) -> bool:
 
 
 def is_space(pattern: str, folder: Path) -> bool:
-    """Whether the folder holds an app.py and the wheel, of a name of that `pattern`, that it was taken from.
+    """Whether the folder holds a wheel, of a name of that `pattern`, that says what was written beside it.
 
-    UsageError where someone has changed app.py since: what they wrote is nowhere else.
+    UsageError where someone has changed or added a file since: what they wrote is nowhere else.
     """
     for wheel in folder.glob(pattern):
         try:
-            with ZipFile(wheel) as archive:
-                page = archive.read("groundup/space/app.py")
-            if page != (folder / "app.py").read_bytes():
-                raise UsageError(f"{folder / 'app.py'}: was changed since it was exported; give another --out")
-        except (FileNotFoundError, BadZipFile, KeyError, NotImplementedError):
+            with ZipFile(wheel) as archive:  # what it holds is not read, and may be damaged
+                written = json.loads(archive.comment)
+        except (FileNotFoundError, BadZipFile, ValueError, NotImplementedError):
             continue
+        if not isinstance(written, dict):
+            continue
+        others = {name: digest for name, digest in digests(folder).items() if not Path(name).match(pattern)}
+        if changed := [name for name, digest in others.items() if written.get(name) != digest]:
+            raise UsageError(
+                f"{folder}: since it was exported someone changed {', '.join(changed)}; give another --out"
+            )
         return (folder / "model").is_dir()
     return False
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file in the folder, by its name from there."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            found[path.relative_to(folder).as_posix()] = file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def check_output(out: Path, like: Like, *, overwrite: bool = False) -> None:

@@ -9,6 +9,7 @@ model/                   a checkpoint without moments, and without the names of 
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Mapping
 from importlib import metadata, resources
@@ -25,6 +26,7 @@ from groundup.data.hubspec import PREFIX
 from groundup.exchange import wheel
 from groundup.exchange.agreement import Agreement, agreed, batch
 from groundup.exchange.card import Facts, card, plain
+from groundup.exchange.place import digests
 from groundup.model.gpt import GPT
 from groundup.sections import PrepareConfig, TrackingConfig
 from groundup.text.tokenizer import Tokenizer
@@ -36,13 +38,13 @@ NAMED = 3  # texts that the page names; the card has them all
 
 def write(folder: Path, checkpoint: Path, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, facts: Facts) -> None:
     """Write all files to the empty `folder`; OSError where the disk refuses."""
-    wheel.write(folder)
     (folder / "app.py").write_bytes(resources.files("groundup").joinpath("space/app.py").read_bytes())
     (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements()), encoding="utf-8")
     text = card(facts, _usage(), header=_header(facts), lead=_lead(facts))
     (folder / "README.md").write_text(text, encoding="utf-8")
     kept = state.Snapshot(_public(facts.config), tokenizer, _progress(checkpoint), dict(tensors), {}, {})
     state.save(folder / "model", kept)
+    wheel.write(folder, json.dumps(digests(folder)).encode())  # by which a file that someone changed is known
 
 
 @torch.no_grad()

@@ -24,14 +24,18 @@ def file_name() -> str:
     return PATTERN.replace("*", metadata.version(NAME))
 
 
-def write(folder: Path) -> Path:
-    """Write the wheel into `folder`, also where groundup is installed as a checkout; returns its path."""
+def write(folder: Path, comment: bytes = b"") -> Path:
+    """Write the wheel into `folder`, also where groundup is installed as a checkout; returns its path.
+
+    `comment`: what the archive says besides, to whoever asks for that; at most 65,535 bytes.
+    """
     contents = {**_package(), **_information()}
     record = f"{_information_folder()}/RECORD"
     lines = [f"{name},sha256={_digest(content)},{len(content)}\n" for name, content in contents.items()]
     contents[record] = "".join([*lines, f"{record},,\n"]).encode()
     path = folder / file_name()
     with ZipFile(path, "w", ZIP_DEFLATED) as archive:
+        archive.comment = comment
         for name, content in contents.items():
             entry = ZipInfo(name, EPOCH)
             entry.external_attr, entry.create_system = 0o100644 << 16, 3  # a file that all may read, as Unix says it
