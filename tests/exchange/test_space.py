@@ -16,6 +16,8 @@ import torch
 import yaml
 
 import groundup
+from groundup.checkpoint.state import load_config
+from groundup.config import Config
 from groundup.errors import ExportError, UsageError
 from groundup.exchange import space, wheel
 from groundup.exchange.agreement import batch
@@ -86,6 +88,9 @@ def test_no_moments_and_no_folder_of_this_machine_go_out(checkpoint, tmp_path):
         "init": "/home/me/hidden-place/run",
         "tracking": {"project": "hidden-place"},
         "prepare": {"sources": ["/home/me/hidden-place/text.txt"]},
+        "evaluate": {"tasks": ["/home/me/hidden-place/mine.jsonl"], "prompt": "a word of hidden-place"},
+        "checkpoint": {"keep_last": 7},
+        "batches": {"seed": 5},
     }
     (model / "config.json").write_text(json.dumps(config))
     origin = {"source": "/home/me/hidden-place/pile", "commit": None, "kind": "nanoGPT checkpoint"}
@@ -95,7 +100,13 @@ def test_no_moments_and_no_folder_of_this_machine_go_out(checkpoint, tmp_path):
     (model / "SHA256SUMS").write_text("".join(sums))
     out = tmp_path / "page"
     export(model, out, to="space")
-    assert not any(b"hidden-place" in path.read_bytes() for path in out.rglob("*") if path.is_file())
+    with zipfile.ZipFile(out / wheel.file_name()) as archive:
+        packed = [archive.read(name) for name in archive.namelist()] + [archive.comment]
+    written = [path.read_bytes() for path in out.rglob("*") if path.is_file()]
+    assert not any(b"hidden-place" in content for content in written + packed)
+    told, mine = load_config(out / "model"), load_config(model)
+    assert told == Config(**{name: getattr(mine, name) for name in space.PUBLIC})  # all else as nobody has set it
+    assert told.batches.seed == 5
     assert (out / "model/optimizer/state.safetensors").stat().st_size < 100
     assert json.loads((out / "model/progress.json").read_text())["origin"] == {"kind": "nanoGPT checkpoint"}
 
@@ -143,8 +154,9 @@ def test_the_wheel_is_one(folder):
         expected = urlsafe_b64encode(sha256(contents[name]).digest()).decode().rstrip("=")
         assert (digest, int(size)) == (f"sha256={expected}", len(contents[name]))
     assert rows[-1] == [f"{info}/RECORD", "", ""]
-    assert {f"{info}/METADATA", f"{info}/WHEEL", f"{info}/entry_points.txt"} <= set(names)
-    assert any("/licenses/" in name for name in names)
+    expected = {"METADATA", "WHEEL", "entry_points.txt", "RECORD", "licenses/LICENSE", "licenses/NOTICE"}
+    assert {name.removeprefix(f"{info}/") for name in names if name.startswith(info)} == expected
+    assert {name.partition("/")[0] for name in names} == {"groundup", info}
     there = ROOT / "src/groundup"
     files = [p for p in there.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
     assert {f"groundup/{p.relative_to(there).as_posix()}" for p in files} == {n for n in names if n[:9] == "groundup/"}

@@ -28,11 +28,11 @@ from groundup.exchange.agreement import Agreement, agreed, batch
 from groundup.exchange.card import Facts, card, plain
 from groundup.exchange.place import digests
 from groundup.model.gpt import GPT
-from groundup.sections import PrepareConfig, TrackingConfig
 from groundup.text.tokenizer import Tokenizer
 
 GRADIO = "gradio>=6.31,<7"  # as the extra `serve` in pyproject.toml
 SDK = "6.31.0"  # the version that the hub is to install, of those the one that the tests run with
+PUBLIC = ("model", "batches", "optimizer", "schedule", "train")  # sections that can name no folder, text or person
 NAMED = 3  # texts that the page names; the card has them all
 
 
@@ -61,9 +61,8 @@ def requirements() -> list[str]:
 
 
 def _public(config: Config) -> Config:
-    """The configuration as the world may have it: without the names of folders and texts here, and of trackers."""
-    private = {"data": None, "init": None, "prepare": PrepareConfig(), "tracking": TrackingConfig()}
-    return config.model_copy(update=private)
+    """The configuration as the world may have it: what says how the model was trained; all else is as for anybody."""
+    return Config(**{name: getattr(config, name) for name in PUBLIC})
 
 
 def _progress(checkpoint: Path) -> dict[str, Any]:
