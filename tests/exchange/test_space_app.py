@@ -10,9 +10,11 @@ from itertools import pairwise, zip_longest
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 import groundup
 from groundup.exporting import export
+from groundup.text.json_file import FileTokenizer
 from groundup.text.simple import CharTokenizer
 
 FULL = {"length": 20, "samples": 1, "temperature": 0.8, "top-k": 0, "top-p": 1.0, "seed": 7}
@@ -25,6 +27,14 @@ class RefusedError(Exception):
         super().__init__(message)
 
 
+def words():
+    """One that knows words alone: what it does not know is decoded to what it reads as three."""
+    vocabulary = {word: i for i, word in enumerate(["a", "word", "two", "<unk>", "<|endoftext|>"])}
+    engine = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    engine.pre_tokenizer = pre_tokenizers.Whitespace()
+    return FileTokenizer(engine.to_str(), "<|endoftext|>")
+
+
 @pytest.fixture(scope="module")
 def spaces(checkpoint, tmp_path_factory):
     """Makes the Space of a tiny model, once for each tokenizer."""
@@ -32,7 +42,8 @@ def spaces(checkpoint, tmp_path_factory):
 
     def make(name):
         if name not in made:
-            tokenizer = CharTokenizer.learn(["\n abcdefghijklmnopqrstuvwxyz"]) if name == "char" else None
+            learn = {"char": lambda: CharTokenizer.learn(["\n abcdefghijklmnopqrstuvwxyz"]), "words": words}
+            tokenizer = learn.get(name, lambda: None)()
             model = checkpoint("modern" if name == "ngram" else "gpt2", tokenizer, ngram=3 if name == "ngram" else 1)
             made[name] = tmp_path_factory.mktemp(name) / "page"
             export(model, made[name], to="space", name=f"me/{name}")
@@ -76,12 +87,25 @@ def test_it_writes_what_groundup_generate_writes(name, opened):
     assert seed == 7
 
 
+def test_what_a_lossy_tokenizer_does_not_know_is_shown_so_and_read_once(opened):
+    app, prompt = opened("words"), "a word nobody two"
+    ids = app.writer.model.tokenizer.encode(prompt).tolist()
+    seen = app.writer.model.tokenizer.decode(ids)
+    assert app.writer.model.tokenizer.encode(seen).tolist() != ids
+    expected = groundup.generate(app.folder / "model", prompt, num_samples=3, max_tokens=20, seed=7)
+    assert texts(write(app, prompt, samples=3)[-1][0])[:3] == expected
+    assert expected[0].startswith(seen)
+    picture = write(app, "nobody " * 30)[-1][0]
+    assert "of 210 characters the last 85." in picture  # twelve words and the space before
+
+
 def test_a_new_seed_is_told_and_gives_the_text_again(opened):
     app = opened()
     (first, seed), (second, other) = write(app, "a", fresh=True)[-1], write(app, "a", fresh=True)[-1]
     assert seed != other
     assert write(app, "a", seed=seed)[-1] == (first, seed)
     assert first != second
+    assert write(app, "a", fresh=True, seed=None)  # an empty field, which nobody asked for
 
 
 @pytest.mark.parametrize("name", ["char", "ngram"])
@@ -172,6 +196,10 @@ def test_a_readme_of_ones_own_does(readme, opened):
     ("harm", "said"),
     [
         (lambda folder: next(folder.glob("*.whl")).unlink(), "the wheel groundup-….whl is missing"),
+        (
+            lambda folder: shutil.copy(next(folder.glob("*.whl")), folder / "groundup-0.0.9-py3-none-any.whl"),
+            "holds groundup-0.0.9-py3-none-any.whl, groundup-",
+        ),
         (lambda folder: (folder / "model/SHA256SUMS").unlink(), "model: is neither a run nor a checkpoint"),
         (lambda folder: (folder / "model").rename(folder / "elsewhere"), "model: is neither a run nor a checkpoint"),
         (lambda folder: (folder / "model/model.safetensors").write_bytes(b"x"), "model.safetensors: damaged"),

@@ -14,6 +14,7 @@ import math
 import os
 import secrets
 import sys
+from bisect import bisect_right
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -32,13 +33,16 @@ def give_up(sentence: str) -> NoReturn:
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 if cores := os.environ.get("CPU_CORES"):  # the hub's word for how many of the machine's are ours
     os.environ.setdefault("OMP_NUM_THREADS", cores)
+wheels = sorted(HERE.glob("groundup-*.whl"))
+if not wheels:
+    give_up(f"{HERE}: the wheel groundup-….whl is missing; copy the whole folder again")
+if len(wheels) > 1:
+    give_up(f"{HERE}: holds {', '.join(path.name for path in wheels)}; delete all but the one that came with the model")
+sys.path.insert(0, str(wheels[0]))  # a wheel of Python alone is used as it lies
 try:
-    sys.path.insert(0, str(next(HERE.glob("groundup-*.whl"))))  # a wheel of Python alone is used as it lies
     import gradio as gr
 
     import groundup
-except StopIteration:
-    give_up(f"{HERE}: the wheel groundup-….whl is missing; copy the whole folder again")
 except ImportError as error:
     give_up(f"{error}; run pip install -r requirements.txt, and if that does not help copy the whole folder again")
 
@@ -106,44 +110,44 @@ class Writer:
     ) -> Iterator[tuple[str, float]]:
         """The texts as they grow, in HTML, and the seed they come from: the one given, or with `fresh` a new one."""
         given = zip(RANGES, (length, samples, temperature, k, p, seed), strict=True)
-        asked = {name: number(name, value) for name, value in given}
+        asked = {name: number(name, value) for name, value in given if not (fresh and name == "seed")}
         chosen = secrets.randbelow(2**31) if fresh else int(asked["seed"])
         sampler = groundup.Sampler(
             asked["temperature"], int(asked["top-k"]) or None, asked["top-p"] if asked["top-p"] < 1 else None, chosen
         )
         try:
-            read, note = self.reads(str(prompt or ""))
+            read, seen, note = self.reads(str(prompt or ""))
             texts, shown = [""] * int(asked["samples"]), 0.0
             for pieces in groundup.generate_stream(
                 self.model, read, sampler, num_samples=len(texts), max_tokens=int(asked["length"])
             ):
                 texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
                 if monotonic() - shown >= PAUSE:
-                    yield self.picture(read, texts, note), chosen
+                    yield self.picture(seen, texts, note), chosen
                     shown = monotonic()
         except groundup.GroundupError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        yield self.picture(read, texts, note), chosen
+        yield self.picture(seen, texts, note), chosen
 
-    def reads(self, prompt: str) -> tuple[str, str]:
-        """The end of a prompt that fits the model's context, and what to say where that is not all of it.
+    def reads(self, prompt: str) -> tuple[str, str, str]:
+        """The end of a prompt that fits the model's context, as the model sees it, and what to say of the rest.
 
         No more of a long prompt is encoded than that takes: a token is at least a character, as a rule.
         """
-        tokenizer, kept = self.model.tokenizer, self.context
-        while (tokens := len(tokenizer.encode(prompt[-kept:]))) < self.context and kept < len(prompt):
-            kept *= 2
-        if tokens > self.context:
-            kept = len(tokenizer.decode(tokenizer.encode(prompt[-kept:])[-self.context :].tolist()))
-        read = prompt[-kept:]
-        if tokenizer.lossy:
-            read = tokenizer.decode(tokenizer.encode(read).tolist())
-        if kept >= len(prompt):
-            return read, ""
-        return (
-            read,
-            f"The model reads no more than {self.context:,} tokens: of {len(prompt):,} characters the last {kept:,}.",
-        )
+        tokenizer, kept = self.model.tokenizer, min(self.context, len(prompt))
+
+        def tokens(end: int) -> int:
+            return len(tokenizer.encode(prompt[len(prompt) - end :]))
+
+        while tokens(kept) < self.context and kept < len(prompt):
+            kept = min(2 * kept, len(prompt))
+        kept = bisect_right(range(1, kept + 1), self.context, key=tokens)
+        read = prompt[len(prompt) - kept :]
+        seen = tokenizer.decode(tokenizer.encode(read).tolist()) if tokenizer.lossy else read
+        if kept == len(prompt):
+            return read, seen, ""
+        note = f"The model reads no more than {self.context:,} tokens: of {len(prompt):,} characters the last {kept:,}."
+        return read, seen, note
 
     def picture(self, prompt: str, texts: list[str], note: str) -> str:
         """The texts so far. Nothing in them is HTML, whatever the model or the visitor wrote."""
