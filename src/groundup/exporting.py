@@ -23,10 +23,10 @@ from groundup.checkpoint.books import AVERAGE, PROGRESS, read_json
 from groundup.checkpoint.run import resolve, run_of
 from groundup.decode import nearest
 from groundup.errors import UsageError
+from groundup.exchange import wheel
 from groundup.exchange.card import Facts, card
 from groundup.exchange.families import family_of
 from groundup.exchange.place import Like, check_output, is_gguf, is_hf, is_nanogpt, is_space, new_output
-from groundup.exchange.wheel import PATTERN
 from groundup.facts import facts
 
 if TYPE_CHECKING:
@@ -165,8 +165,8 @@ def _write_space(source: Source, folder: Path) -> Written:
     from groundup.loading import load
 
     loaded = source.loaded
-    space.write(folder, loaded.folder, source.tensors, loaded.tokenizer, source.facts)
-    return [], lambda place: space.check(loaded.model, load(place / "model", device="cpu").model)
+    notes = space.write(folder, loaded.folder, source.tensors, loaded.tokenizer, source.facts)
+    return notes, lambda place: space.check(place, loaded.model, load(place / "model", device="cpu").model)
 
 
 _TRANSFORMERS = "transformers, which reads it, is not installed: pip install 'groundup[hf]'"
@@ -176,7 +176,7 @@ _HF_FILES = frozenset(
     {"config.json", "generation_config.json", "model.safetensors", "README.md", "tokenizer.json",
      "tokenizer_config.json"}
 )  # fmt: skip
-_SPACE_FILES = frozenset({"app.py", "README.md", "requirements.txt", "model", PATTERN})
+_SPACE_FILES = frozenset({"app.py", "README.md", "requirements.txt", "model", wheel.PATTERN})
 
 TARGETS: dict[str, Target] = {
     "hf": Target(
@@ -189,8 +189,8 @@ TARGETS: dict[str, Target] = {
         _refuse_nanogpt, _write_nanogpt, "",
     ),
     "space": Target(
-        "a folder with a page for a Space of the hub", Like(_SPACE_FILES, partial(is_space, PATTERN)),
-        lambda _: None, _write_space, "",
+        "a folder with a page for a Space of the hub", Like(_SPACE_FILES, partial(is_space, wheel.PATTERN)),
+        lambda _: wheel.refuse(), _write_space, "",
     ),
 }  # fmt: skip
 

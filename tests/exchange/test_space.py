@@ -4,12 +4,14 @@ import ast
 import importlib
 import json
 import re
+import shutil
 import sys
 import zipfile
 from base64 import urlsafe_b64encode
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -78,6 +80,74 @@ def test_other_weights_are_noticed_and_nothing_is_left(checkpoint, tmp_path, mon
     with pytest.raises(ExportError, match="other logits"):
         export(model, tmp_path / "page", to="space")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wheel_that_the_disk_spoils_is_noticed_and_nothing_is_left(checkpoint, tmp_path, monkeypatch):
+    true, model = wheel.write, checkpoint()
+
+    def spoilt(folder, comment):
+        path = true(folder, comment)
+        content = path.read_bytes()
+        path.write_bytes(content[:200] + bytes([content[200] ^ 1]) + content[201:])
+
+    def half(folder, comment):
+        path = true(folder, comment)
+        with zipfile.ZipFile(path) as archive:
+            kept = {name: archive.read(name) for name in archive.namelist()[1:]}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in kept.items():
+                archive.writestr(name, content)
+
+    for wrong in (spoilt, half):
+        monkeypatch.setattr(wheel, "write", wrong)
+        with pytest.raises(ExportError, match=r"none-any\.whl: is not what was written"):
+            export(model, tmp_path / "page", to="space")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_no_wheel_can_be_made_nothing_is_begun(folder, checkpoint, tmp_path, monkeypatch):
+    model = checkpoint()
+    with monkeypatch.context() as patched:
+        patched.setattr(wheel, "NAME", "groundup_that_nobody_installed")
+        patched.setattr(wheel, "_root", lambda: ROOT / "src/groundup")
+        with pytest.raises(UsageError, match=r"is not installed.*pip install"):
+            export(model, tmp_path / "page", to="space")
+    zipped = zipfile.Path(folder / wheel.file_name(), "groundup/")
+    monkeypatch.setattr(wheel, "resources", SimpleNamespace(files=lambda name: zipped))
+    with pytest.raises(UsageError, match=r"runs from .*none-any\.whl, which is not unpacked; pip install"):
+        export(model, tmp_path / "page", to="space")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "line"),
+    [
+        ("2.13.1", "torch==2.13.1"),
+        ("2.13.0+cu130", "torch==2.13.0"),
+        *((v, "") for v in ("2.13.0.dev2", "2.9.0a0+git")),
+    ],
+)
+def test_a_torch_that_no_index_has_is_not_asked_for(version, line, checkpoint, tmp_path, monkeypatch):
+    true = metadata.version
+    said = SimpleNamespace(version=lambda name: version if name == "torch" else true(name))
+    monkeypatch.setattr(space, "metadata", said)
+    done = export(checkpoint(), tmp_path / "page", to="space")
+    asked = (tmp_path / "page/requirements.txt").read_text().splitlines()
+    ours = next(line for line in wheel.dependencies() if line.startswith("torch"))
+    assert (line or ours) in asked
+    assert ["no release" in note for note in done.notes] == [True] * (not line)
+
+
+def test_a_stray_file_beside_the_code_stays_here(tmp_path, monkeypatch):
+    package = shutil.copytree(ROOT / "src/groundup/text", tmp_path / "groundup")
+    for name in ("notes.txt", "kernels.so", ".env", "vocab/run.json", "__pycache__/x.cpython-311.pyc"):
+        (package / name).parent.mkdir(exist_ok=True)
+        (package / name).write_text("mine")
+    monkeypatch.setattr(wheel, "_root", lambda: package)
+    with zipfile.ZipFile(wheel.write(tmp_path)) as archive:
+        names = {name for name in archive.namelist() if name.startswith("groundup/")}
+    there = {path.relative_to(ROOT / "src/groundup/text") for path in (ROOT / "src/groundup/text").rglob("*.*")}
+    assert names == {f"groundup/{path.as_posix()}" for path in there if "__pycache__" not in path.parts}
 
 
 def test_no_moments_and_no_folder_of_this_machine_go_out(checkpoint, tmp_path):

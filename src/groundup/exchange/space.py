@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from collections.abc import Mapping
 from importlib import metadata, resources
 from pathlib import Path
@@ -32,32 +33,46 @@ from groundup.text.tokenizer import Tokenizer
 
 GRADIO = "gradio>=6.31,<7"  # as the extra `serve` in pyproject.toml
 SDK = "6.31.0"  # the version that the hub is to install, of those the one that the tests run with
+RELEASE = re.compile(r"\d+\.\d+\.\d+", re.ASCII)  # of torch: no nightly or own build, which no index has
 PUBLIC = ("model", "batches", "optimizer", "schedule", "train")  # sections that can name no folder, text or person
 NAMED = 3  # texts that the page names; the card has them all
 
 
-def write(folder: Path, checkpoint: Path, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, facts: Facts) -> None:
-    """Write all files to the empty `folder`; OSError where the disk refuses."""
+def write(
+    folder: Path, checkpoint: Path, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, facts: Facts
+) -> list[str]:
+    """Write all files to the empty `folder`, and return notes for whoever exports; OSError where the disk refuses."""
+    asked, notes = requirements()
     (folder / "app.py").write_bytes(resources.files("groundup").joinpath("space/app.py").read_bytes())
-    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements()), encoding="utf-8")
+    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in asked), encoding="utf-8")
     text = card(facts, _usage(), header=_header(facts), lead=_lead(facts))
     (folder / "README.md").write_text(text, encoding="utf-8")
     kept = state.Snapshot(_public(facts.config), tokenizer, _progress(checkpoint), dict(tensors), {}, {})
     state.save(folder / "model", kept)
     wheel.write(folder, json.dumps(digests(folder)).encode())  # by which a file that someone changed is known
+    return notes
 
 
 @torch.no_grad()
-def check(model: GPT, opened: GPT) -> Agreement:
-    """Whether the folder's model, `opened` anew, computes what `model` does, to the last bit; else ExportError."""
+def check(folder: Path, model: GPT, opened: GPT) -> Agreement:
+    """Whether the folder's model, `opened` anew, computes what `model` does, to the last bit, and its wheel is whole;
+    else ExportError.
+    """
+    wheel.check(folder)
     ids = batch(model.config)
     return agreed(f"groundup {metadata.version('groundup')}", model(ids), opened(ids), 0.0)
 
 
-def requirements() -> list[str]:
-    """The lines of requirements.txt: what groundup asks for, torch in the version that is running, and gradio."""
-    version = metadata.version("torch").partition("+")[0]
-    return [f"torch=={version}" if line.startswith("torch") else line for line in wheel.dependencies()] + [GRADIO]
+def requirements() -> tuple[list[str], list[str]]:
+    """The lines of requirements.txt, and what to note of them.
+
+    What groundup asks for and gradio, and torch in the version that is running where that is one that anybody can have.
+    """
+    version, lines = metadata.version("torch").partition("+")[0], [*wheel.dependencies(), GRADIO]
+    if RELEASE.fullmatch(version):
+        return [f"torch=={version}" if line.startswith("torch") else line for line in lines], []
+    asked = next(line for line in lines if line.startswith("torch"))
+    return lines, [f"requirements.txt asks for {asked}, whichever that will be: torch {version} here is no release"]
 
 
 def _public(config: Config) -> Config:
