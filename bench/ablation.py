@@ -1,17 +1,21 @@
-"""What each part of `fast` is worth: the preset with one thing changed at a time, all for the same number of tokens.
+"""What each part of `fast` is worth: the preset with one thing changed at a time, the same number of steps but for one
+row, which says so.
 
     python -m bench.ablation --text input.txt [--steps 290] [--only NAME …] [--json FILE]
 
-The loss is that of the last checkpoint over the whole validation split, the last tenth of the text, in windows of 256
-tokens and of 64. One seed each unless --rounds says otherwise; seconds are those of the whole command.
+The loss is that of the last checkpoint in windows of 256 tokens and of 64, over 250,000 tokens of the validation split at
+most, which is the last tenth of the text. One seed each unless --rounds says otherwise; seconds are those of the whole
+command.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -21,8 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.fast import outcome
-from bench.measure import machine, seconds
+from bench.measure import check_json, machine, seconds
 from bench.time_to_loss import QUIET, groundup, pinned
+from groundup.errors import UsageError
 
 VARIANTS: dict[str, list[object]] = {
     "fast": [],
@@ -45,8 +50,8 @@ LONGER = {"no n-grams, twice the steps": 2}
 COLUMNS = ("tokens", "seconds", "loss_256", "loss_64")
 
 
-def main() -> int:
-    """0, and a table."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """0, and a table; 2 for a mistake in what was asked, 1 where a command fails otherwise."""
     parser = argparse.ArgumentParser(prog="python -m bench.ablation", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--text", required=True, metavar="SOURCE", help="as of `groundup prepare`")
     parser.add_argument("--tokenizer", default="char", help="as of `groundup prepare` (default: char)")
@@ -55,16 +60,25 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=VARIANTS, help="a row alone; can be repeated")
     parser.add_argument("--threads", type=int, default=2, help="cores to hold all to (default 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write machine and results there")
-    asked = parser.parse_args()
+    asked = parser.parse_args(argv)
     if min(asked.steps, asked.rounds, asked.threads) < 1:
         parser.error("--steps, --rounds and --threads must be 1 or more")
+    try:
+        check_json(asked.json)
+    except UsageError as error:
+        parser.error(str(error))
     torch.set_num_threads(asked.threads)
     names = asked.only or list(VARIANTS)
-    with pinned(asked.threads):
-        rows = measure(asked.text, asked.tokenizer, names, asked.steps, asked.rounds)
+    try:
+        with pinned(asked.threads):
+            rows = measure(asked.text, asked.tokenizer, names, asked.steps, asked.rounds)
+    except subprocess.CalledProcessError as error:
+        print(error.stderr.strip(), file=sys.stderr)
+        return 2 if error.returncode == 2 else 1
     Console().print(table(rows, names))
     if asked.json:
-        said = {**vars(asked), "text": Path(asked.text).name, "json": None}
+        names_alone = {name: Path(getattr(asked, name)).name for name in ("text", "tokenizer")}
+        said = {**vars(asked), **names_alone, "json": None}
         report = {"command": "python -m bench.ablation", "arguments": said, "machine": machine(), "rows": rows}
         asked.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return 0

@@ -5,7 +5,7 @@
 
 A rung is measured beside the one it stands on and beside the first, A B C A B C ..., each in a process of its own: on a
 GPU, three of them share its memory. It is kept for the next where it helps. Exit status 1 where losses are not the
-first's.
+first's, or a rung failed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from bench.exact import Training, nobody
 from bench.gpu_device import gemm_tflops
 from bench.ladder_rungs import FIRST, RUNGS, Rung, Switches, trainee
 from bench.ladder_table import Found, Step, judge, report, show
-from bench.measure import gemm_gflops
+from bench.measure import check_json, gemm_gflops
 from bench.where import task_of
 from groundup.errors import GroundupError, UsageError
 from groundup.training.device import choose_device
@@ -69,13 +70,14 @@ def climb(
 ) -> Found:
     """Measure the rungs in turn, calling `tell` after each, until there are no more, or it is `enough`.
 
-    Failed where not even the first can be measured.
+    Failed, saying who, where the first cannot be measured, or one that others are measured beside no longer.
     """
-    first = _begin(found, FIRST, Switches(), start)
+    with _named(FIRST):
+        first = _begin(found, FIRST, Switches(), start)
     found.steps.append(first.step)
     standing, first.step.kept = first, True
     try:
-        first.step.rates.append(_rate(found.task, first))
+        first.step.rates.append(_sound(found.task, first))
         for rung in rungs:
             if enough():
                 found.notes.append(f"no time left from {rung.key} on")
@@ -94,18 +96,22 @@ def climb(
 
 
 def _try(found: Found, step: Step, first: Climber, standing: Climber, start: Start) -> Climber:
-    """Measure one; who stands afterwards. The other is closed."""
-    climber = None
+    """Measure one; who stands afterwards. The other is closed. Failed where it is not this one that fails."""
     try:
         climber = _begin(found, step.rung, step.switches, start, standing.step.pace, step)
-        _rounds(found.task, first, standing, climber)
     except Failed as failed:
         step.fail(str(failed))
+        return standing
+    try:
+        _rounds(found.task, first, standing, climber)
+    except Failed:
+        climber.training.close()
+        raise
     step.kept = step.rung.stays and step.over_before > 1.0
     gone = standing if step.kept else climber
-    if gone and gone is not first:
+    if gone is not first:
         gone.training.close()
-    return climber if climber and step.kept else standing
+    return climber if step.kept else standing
 
 
 def _begin(
@@ -128,16 +134,34 @@ def _begin(
 
 
 def _rounds(task: Task, first: Climber, standing: Climber, climber: Climber) -> None:
-    """All in turn; of the slow the second step counts, and the others' rounds follow it."""
+    """All in turn; of the slow the second step counts, and the others' rounds follow it. Until the climber fails."""
     step = climber.step
     for _ in range(1 if step.slow else task.rounds):
-        lowest = _rate(task, first)
-        before = lowest if standing is first else _rate(task, standing)
-        mine = task.step_tokens / step.pace if step.slow else _rate(task, climber)
+        lowest = _sound(task, first)
+        before = lowest if standing is first else _sound(task, standing)
+        try:
+            mine = task.step_tokens / step.pace if step.slow else _rate(task, climber)
+        except Failed as failed:
+            step.fail(str(failed))
+            return
         first.step.rates.append(lowest)
         step.rates.append(mine)
         step.ratios.append(mine / before)
         step.ratios_first.append(mine / lowest)
+
+
+def _sound(task: Task, climber: Climber) -> float:
+    """The rate of one that others are measured beside; Failed says who it was."""
+    with _named(climber.step.rung):
+        return _rate(task, climber)
+
+
+@contextmanager
+def _named(rung: Rung) -> Iterator[None]:
+    try:
+        yield
+    except Failed as failed:
+        raise Failed(f"{rung.name}: {failed}") from failed
 
 
 def _rate(task: Task, climber: Climber) -> float:
@@ -176,8 +200,7 @@ def chosen(asked: argparse.Namespace) -> tuple[Task, torch.device, list[Rung]]:
         value = getattr(asked, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value}: must be 1 or more")
-    if asked.json and not asked.json.parent.is_dir():
-        raise UsageError(f"--json: there is no folder {asked.json.parent}")
+    check_json(asked.json)
     device = choose_device(asked.device)
     device = device if device.type in PACES else torch.device("cpu")
     pace = PACES[device.type]
@@ -189,7 +212,7 @@ def chosen(asked: argparse.Namespace) -> tuple[Task, torch.device, list[Rung]]:
 
 
 def main(argv: Sequence[str] | None = None, start: Callable[[Make, int], Training] = Worker) -> int:
-    """0 when the losses agreed, 1 when they did not or nothing could be measured, 2 for a mistake in what was asked."""
+    """0 when the losses agreed, 1 when they did not or something failed, 2 for a mistake in what was asked."""
     parser = arguments()
     asked = parser.parse_args(argv)
     try:
@@ -204,14 +227,14 @@ def main(argv: Sequence[str] | None = None, start: Callable[[Make, int], Trainin
     try:
         climb(found, rungs, begin)
     except Failed as failed:
-        print(f"bench.ladder: {FIRST.name}: {failed}", file=sys.stderr)
+        print(f"bench.ladder: {failed}", file=sys.stderr)
         return 1
     found.ceilings.append(ceiling(device))
     show(found, Console(width=124))
     if asked.json:
         words = {name: value for name, value in vars(asked).items() if name != "json"}
         asked.json.write_text(json.dumps(report(found, words), indent=2) + "\n", encoding="utf-8")
-    return int(bool(found.failures))
+    return int(bool(found.failures) or any(step.failed for step in found.steps))
 
 
 def _bare(start: Start, task: Task) -> int:

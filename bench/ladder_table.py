@@ -31,6 +31,7 @@ class Step:
     switches: Switches
     before: str = ""  # the key of the rung it stands on
     said: str = ""  # why it was not measured; nothing where it was
+    failed: bool = False  # it was begun, and is not there any more
     slow: bool = False  # two steps were all that it was asked for
     kept: bool = False
     pace: float = 0.0  # seconds a step, before the clock
@@ -42,7 +43,7 @@ class Step:
 
     def fail(self, said: str) -> None:
         """It could not be measured after all."""
-        self.said = f"failed here: {PLACES.sub('...', said)}"
+        self.failed, self.said = True, f"failed here: {PLACES.sub('...', said)}"
         self.rates, self.ratios, self.ratios_first, self.losses = [], [], [], []
 
     @property

@@ -46,6 +46,16 @@ class Options:
         return self.rounds or default
 
 
+def check_json(path: Path | None) -> None:
+    """UsageError, before anything is measured, where no file can be written to `path`; None is fine."""
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        raise UsageError(f"--json: there is no folder {path.parent}")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"--json {path}: cannot be written; name another file")
+
+
 @dataclass(frozen=True)
 class Row:
     """One contender."""

@@ -22,7 +22,7 @@ from bench.contenders import NANO, Ours
 from bench.gpu_child import Job
 from bench.gpu_ladder import ladder as subject
 from bench.ladder import climb
-from bench.ladder_rungs import RUNGS, Rung, Switches, trainee, weights
+from bench.ladder_rungs import FIRST, RUNGS, Rung, Switches, trainee, weights
 from bench.ladder_table import Found, judge, report, show
 from rich.console import Console
 
@@ -205,9 +205,9 @@ NAMED = {"c": C.turned, "b": B.turned, "a": A.turned, "first": {}}
 LAST, FIRST_STEP = {}, {}
 
 
-def scripted(seconds, rungs=(A, B, C), nats=None):
+def scripted(seconds, rungs=(A, B, C), nats=None, **others):
     Scripted.ended = []
-    return climb(Found(TINY, CPU), rungs, partial(Scripted, seconds=seconds, nats=nats or {}))
+    return climb(Found(TINY, CPU), rungs, partial(Scripted, seconds=seconds, nats=nats or {}), **others)
 
 
 def test_a_rung_is_kept_where_it_helps_and_the_next_stands_on_it():
@@ -248,7 +248,8 @@ def test_who_fails_is_named_without_a_path_and_the_others_go_on():
     assert found.steps[1].verdict == "failed here: no compiler in ..."
     assert [s.kept for s in found.steps] == [True, False, True, True]
     assert found.failures == []
-    with pytest.raises(Failed):
+    assert [s.failed for s in found.steps] == [False, True, False, False]
+    with pytest.raises(Failed, match=f"{FIRST.name}: no compiler"):
         scripted({"first": None})
 
 
@@ -257,6 +258,16 @@ def test_who_fails_in_a_later_round_is_not_kept(monkeypatch):
     a, b = scripted({"first": 4.0, "a": 1.0, "b": 2.0}, (A, B)).steps[1:]
     assert (a.kept, a.rates, a.losses, b.before) == (False, [], [], "first")
     assert Scripted.ended == ["a", "b", "first"]
+
+
+@pytest.mark.parametrize(("who", "after", "said"), [("first", 6, FIRST.name), ("a", 5, "a")])
+def test_where_one_dies_that_others_are_measured_beside_they_are_not_blamed(who, after, said, monkeypatch):
+    monkeypatch.setitem(LAST, who, after)
+    steps = []
+    with pytest.raises(Failed, match=f"^{said}: no compiler"):
+        scripted({"first": 4.0, "a": 2.0, "b": 1.0}, (A, B), tell=lambda found: steps.append(found.steps[-1].verdict))
+    assert steps == ["kept"]  # of a; of b nothing is told
+    assert sorted(Scripted.ended) == ["a", "b", "first"]
 
 
 @pytest.mark.parametrize(("nats", "broken"), [(2.0005, False), (2.002, True), (math.nan, True)])
@@ -318,6 +329,18 @@ def test_where_not_even_the_first_can_be_measured_a_sentence_says_so(quiet, monk
     assert "bench.ladder: fp32, all of them off: no memory" in capsys.readouterr().err
 
 
+def test_a_rung_that_fails_counts_in_the_exit_status(quiet, capsys):
+    class NoFused(Here):
+        def train(self, steps):
+            if self._make.args and self._make.args[0].adamw == "fused":
+                raise Failed("no such kernel")
+            return super().train(steps)
+
+    words = ["--device", "cpu", "--shape", "1x16", "--vocab", "100", "--context", "16", "--rounds", "1", "--steps", "1"]
+    assert ladder.main([*words, "--only", "fused"], lambda make, threads: NoFused(make)) == 1
+    assert "failed here: no such kernel" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
@@ -326,6 +349,7 @@ def test_where_not_even_the_first_can_be_measured_a_sentence_says_so(quiet, monk
         (["--shape", "4by4"], "4by4: no such shape"),
         (["--vocab", "70000"], "vocab_size 70000: must be 2 to 65,536"),
         (["--json", "missing/found.json"], "--json: there is no folder missing"),
+        (["--json", "."], "--json .: cannot be written"),
         (["--device", "tpu"], "invalid choice: 'tpu'"),
     ],
 )
