@@ -3,9 +3,9 @@ row, which says so.
 
     python -m bench.ablation --text input.txt [--steps 290] [--only NAME …] [--json FILE]
 
-The loss is that of the last checkpoint in windows of 256 tokens and of 64, over 250,000 tokens of the validation split at
-most, which is the last tenth of the text. One seed each unless --rounds says otherwise; seconds are those of the whole
-command.
+The loss is that of the last checkpoint in windows of 256 tokens and of 64, over 250,000 tokens at most of the
+validation split, which is the last tenth of the text. One seed each unless --rounds says otherwise; seconds are those
+of the whole command.
 """
 
 from __future__ import annotations
