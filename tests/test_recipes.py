@@ -175,7 +175,7 @@ def test_the_plays_are_learnt_by_heart(laptop):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_onecycle_peaks_where_it_should(laptop):
     steps = ["--train.max_steps", 60, "--evaluate.every_steps", 0, "--evaluate.sample_tokens", 0]
     records, _ = laptop(SHAKESPEARE, "--schedule.name", "onecycle", "--schedule.warmup_steps", "none", *steps)

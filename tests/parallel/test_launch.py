@@ -128,7 +128,9 @@ def test_nodes_come_and_go(options, prepared, tmp_path, monkeypatch):
     assert len(ours) == 3000
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long)]
+)
 def test_a_signal_to_one_process_stops_all_in_one_checkpoint(number, status, options, tmp_path):
     words = options(train={"max_steps": 100_000}, evaluate={"every_steps": 50}, checkpoint={"every_steps": 0})
     processes = jobs.start(2, work.command, words, tmp_path, place=tmp_path)

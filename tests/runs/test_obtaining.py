@@ -197,9 +197,7 @@ def test_the_command_that_is_named_asks_for_the_same(place):
     assert found["out"] == "data/x"
 
 
-@pytest.mark.parametrize(
-    ("tokenizer", "ids"), [("gpt2", 50_257), ("bpe:1000:pad", 1000), ("char", 256)]
-)
+@pytest.mark.parametrize(("tokenizer", "ids"), [("gpt2", 50_257), ("bpe:1000:pad", 1000), ("char", 256)])
 def test_a_plan_before_there_is_a_text_takes_the_vocabulary_that_is_known(place, tokenizer, ids):
     _, config = recipe(laptop=True, prepare={"tokenizer": tokenizer})
     assert outlook(config)[0].config.model.vocab == ids
