@@ -153,12 +153,13 @@ def test_the_schedule_of_gpt3_in_small(laptop):
     records, _ = laptop(GPT3)
     rates = [record["lr"] for record in of(records, "step")]
     config = config_of(GPT3, laptop=True)
-    warm = config.schedule.warmup_tokens // config.train.batch_tokens
+    warm = config.schedule.warmup_tokens / config.train.batch_tokens  # steps
     part = 375_000_000 / (19_073 * 524_288)
-    assert warm / len(rates) == pytest.approx(part, rel=0.05)
-    assert rates.index(max(rates)) in (warm - 1, warm)
+    assert warm / len(rates) == pytest.approx(part, rel=0.01)
+    assert warm - 1 <= rates.index(max(rates)) <= warm
     assert rates[-1] == pytest.approx(0.1 * max(rates), rel=0.02)
-    assert of(records, "step")[-1]["loss"] < 6.5
+    losses = [record["loss"] for record in of(records, "step")]
+    assert losses[-1] < 7.0 < 10.5 < losses[0]
 
 
 @pytest.mark.long
