@@ -139,7 +139,7 @@ def test_stopped_in_the_middle_it_leaves_neither_files_nor_processes(number, sta
             time.sleep(0.05)
         (folder,) = tmp_path.glob("groundup-verify-*")
         process.send_signal(number)
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=150)
     finally:
         process.kill()
     assert process.returncode == status

@@ -79,23 +79,25 @@ class Training:
         self.device = own_device(config.train.device, self.world)
         self.teller = (Mute if self.world.rank else Teller)(config, folder, view)
         torch.set_num_threads(config.train.threads or 1)
-        make_deterministic(config.train.deterministic, self.device, view.message if view else print)
+        say = view.message if view else print
+        make_deterministic(config.train.deterministic, self.device, say)
         set_matmul_precision(config.train.float32_matmul_precision, self.device)
-        seed, precision = config.batches.seed, config.train.precision
-        gpt = first_model(config, self.world, text=data.train, restored=restored, say=view.message).to(self.device)
+        precision = config.train.precision
+        gpt = first_model(config, self.world, text=data.train, restored=restored, say=say).to(self.device)
         self.loss_sum = NextTokenLoss(gpt)
         if config.train.activation_checkpointing:
             recompute_blocks(gpt)
         self.parallel = parallel(config.train.parallel, self.world, self.loss_sum, self.device)
         self.step_loss: torch.nn.Module = self.loss_sum  # compiled, where that is asked for
         self.moving = Moving.of(config, gpt, loss_scaler(precision, self.device), self.world, self.teller.spike)
-        self.windows = Batches(data.train, config.model.block_size, seed)
+        self.windows = Batches(data.train, config.model.block_size, config.batches.seed)
         rank, size = self.world.rank, self.world.size
         self.feed = Feed(self.windows, config.rows, config.micro_rows, self.device, rank=rank, size=size)
         self.horizon: Steps | Clock = build_horizon(config, self.windows.windows)
         total = self.horizon.total if isinstance(self.horizon, Steps) else None
-        peak, tokens = config.optimizer.learning_rate, config.train.batch_tokens
-        self.schedule = build_schedule(config.schedule, peak, total, tokens)
+        self.schedule = build_schedule(
+            config.schedule, config.optimizer.learning_rate, total, config.train.batch_tokens
+        )
         self.autocast = autocast(precision, self.device)
         record = self.teller.record
         self.examiner = Examiner(config, data, self.moving, self.autocast, view, record, self.loss_sum, self.parallel)

@@ -11,7 +11,7 @@ def test_export_says_what_was_checked(groundup, run, tmp_path):
     done = groundup("export", run, "--to", "hf", "--out", "out", "--license", "mit")
     assert (done.status, done.err) == (0, "")
     assert "out: step-00000012 as hf" in done.out
-    assert "logits differ by" in done.out
+    assert "logits differ by" in done.out or "the same logits to the last bit" in done.out
     again = groundup("export", run, "--to", "hf", "--out", "out")
     assert (again.status, again.err.count("\n")) == (2, 1)
     assert "is there already" in again.err

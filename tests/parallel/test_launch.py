@@ -229,7 +229,8 @@ def test_bad_steps_send_all_back_together(kind, prepared, tmp_path):
     assert_same_up_to_rounding(tmp_path / "both", tmp_path / "alone")
 
 
-@pytest.mark.parametrize("kind", [pytest.param("ddp", marks=pytest.mark.long), "fsdp"])
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_fp16_and_the_compiler_work_together_too(kind, prepared, tmp_path):
     cases = {
         "fp16": config("gpt2", train={"parallel": kind, "precision": "fp16"}),

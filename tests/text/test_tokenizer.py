@@ -96,7 +96,10 @@ def test_different_tokenizers_have_different_fingerprints():
         ("gpt-2", "unknown tokenizer 'gpt-2'; did you mean gpt2"),
         ("bytes", "did you mean byte"),
         ("bpe", "did you mean bpe:SIZE"),
-        ("xyz", "unknown tokenizer 'xyz'; choose one of byte, char, gpt1, gpt1:FOLDER, gpt2, bpe:SIZE, or the path"),
+        (
+            "xyz",
+            "unknown tokenizer 'xyz'; choose one of byte, char, gpt1, gpt1:FOLDER, gpt2, bpe:SIZE, bpe:SIZE:pad, ",
+        ),
         ("bpe:256", "whole number of ids from 257 to"),
         ("bpe:", "whole number of ids from 257 to"),
         ("bpe:many", "whole number of ids from 257 to"),
