@@ -31,7 +31,7 @@ from groundup.training.device import autocast, loss_scaler, own_device, reseed, 
 from groundup.training.exhausted import exhausted
 from groundup.training.feed import Feed
 from groundup.training.guard import GoBack
-from groundup.training.hooks import StoppedAtOnce, StopSignals, every, every_minutes, first_loss, log_step
+from groundup.training.hooks import StoppedAtOnce, StopSignals, every, every_minutes, log_step
 from groundup.training.horizon import Clock, Steps, build_horizon
 from groundup.training.loop import Hook, StepInfo, fit
 from groundup.training.parallel import parallel
@@ -266,7 +266,6 @@ class Training:
         evaluate, keep = self.config.evaluate, self.config.checkpoint
         return [
             log_step(self.teller.record),
-            *([first_loss(self.config.model.vocab, self.view.message)] if self._begins_ignorant else []),
             self.teller.step,
             every(evaluate.every_steps, lambda info: self.examiner.evaluate(info.step)),
             every(evaluate.sample_every_steps, lambda info: self.examiner.sample(info.step)),
@@ -274,11 +273,6 @@ class Training:
             every(keep.every_steps, self._save, when_stopping=True),
             every_minutes(keep.every_minutes, self._save, self.world.any),
         ]
-
-    @property
-    def _begins_ignorant(self) -> bool:
-        """Whether the weights are drawn, and nothing of the text was counted before."""
-        return self.config.init is None and self.config.model.ngram < 2
 
     def _save(self, info: StepInfo) -> None:
         self.keeper.save(self.moving)

@@ -16,6 +16,7 @@ from groundup.model.count import flops_per_token
 from groundup.report.view import View
 from groundup.tracking.trackers import Trackers, open_trackers
 from groundup.training.device import matmul_flops
+from groundup.training.hooks import first_loss
 from groundup.training.loop import StepInfo
 
 
@@ -27,7 +28,10 @@ class Teller:
         self._log: Log | None = None
         self._thread = threading.current_thread()
         self._waiting: deque[tuple[str, dict[str, Any]]] = deque()  # for the trackers, from other threads
-        self._trackers = Trackers([], view.message if view else print)
+        self._say = view.message if view else print
+        self._trackers = Trackers([], self._say)
+        ignorant = config.init is None and config.model.ngram < 2  # weights are drawn, and nothing was counted before
+        self._first = first_loss(config.model.vocab, self._say) if ignorant else None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -54,7 +58,9 @@ class Teller:
             self._trackers.record(*self._waiting.popleft())
 
     def step(self, info: StepInfo) -> None:
-        """A step, and whether the guard kept it from the weights."""
+        """A step, and whether the guard kept it from the weights; before the first, what to make of its loss."""
+        if self._first:
+            self._first(info)
         if not info.applied:
             self.view.message(f"step {info.step}: loss {info.loss}, gradient norm {info.grad_norm}: not applied")
         self.view.step(
