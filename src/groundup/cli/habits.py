@@ -8,7 +8,7 @@ HABITS = {
     "max_epochs": "--train.epochs",
     "num_seq": "--num-samples",
     "num_return_sequences": "--num-samples",
-    "max_tokens": "--max-tokens",  # of `generate`; of `train`, see below
+    "max_tokens": "--max-tokens",
     "max_new_tokens": "--max-tokens",
     "model_path": "the run's folder, as the first argument",
     "checkpoint_path": "the run's folder, as the first argument",

@@ -64,7 +64,7 @@ def _suggest(option: str, known: list[str]) -> str:
     last = {name.removeprefix("--").rpartition(".")[2]: name for name in known if name != "--help"}
     word = option.lstrip("-")
     if word not in last and (here := HABITS.get(word)):
-        name = here.partition(",")[0].partition(" ")[0].replace("-", "_").replace("__", "--", 1)
+        (name,) = normalise([here.replace(",", " ").split()[0]])
         elsewhere = "generate" if name in ("--num_samples", "--max_tokens") else "train"
         return f"here that is {here}" + ("" if name in known or name[0] != "-" else f", of `groundup {elsewhere}`")
     for hint in (nearest(option, last.values()), nearest(option.lstrip("-").rpartition(".")[2], last)):
