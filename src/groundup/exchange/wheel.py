@@ -21,10 +21,8 @@ NAME = "groundup"
 PATTERN = f"{NAME}-*-py3-none-any.whl"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip can name
 WHEEL = "Wheel-Version: 1.0\nGenerator: groundup\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-SUFFIXES, NAMES = (
-    {".py", ".cpp"},
-    {"py.typed", "gpt2-vocab.bpe.xz"},
-)  # of the package's own files: no stray one goes out
+SUFFIXES = {".py", ".cpp"}  # of the package's own files: no stray one goes out …
+NAMES = {"py.typed", "gpt2-vocab.bpe.xz"}  # … and those of no such suffix
 KEPT = ("METADATA", "entry_points.txt")  # of what the installer wrote beside the package; licences besides
 
 
