@@ -36,7 +36,8 @@ from groundup.training.horizon import Clock, Steps, build_horizon
 from groundup.training.loop import Hook, StepInfo, fit
 from groundup.training.parallel import parallel
 from groundup.training.ramp import build_ramp, lengths
-from groundup.training.recompute import recompute_blocks
+from groundup.training.recompute import recompute
+from groundup.training.shares import shared
 from groundup.training.trial import Trial
 from groundup.training.world import Alone, World
 from groundup.troubles import in_words
@@ -85,10 +86,10 @@ class Training:
         precision = config.train.precision
         gpt = first_model(config, self.world, text=data.train, restored=restored, say=say).to(self.device)
         self.loss_sum = NextTokenLoss(gpt)
-        if config.train.activation_checkpointing:
-            recompute_blocks(gpt)
+        recompute(gpt, config.recomputed)
         self.parallel = parallel(config.train.parallel, self.world, self.loss_sum, self.device)
-        self.step_loss: torch.nn.Module = self.loss_sum  # compiled, where that is asked for
+        self.shared = shared(self.loss_sum, config.shares if self.world.size == 1 else 1)
+        self.step_loss = self.shared  # or compiled, where that is asked for
         self.moving = Moving.of(config, gpt, loss_scaler(precision, self.device), self.world, self.teller.spike)
         self.windows = Batches(data.train, config.model.block_size, config.batches.seed)
         rank, size = self.world.rank, self.world.size
@@ -100,7 +101,7 @@ class Training:
         )
         self.autocast = autocast(precision, self.device)
         record = self.teller.record
-        self.examiner = Examiner(config, data, self.moving, self.autocast, view, record, self.loss_sum, self.parallel)
+        self.examiner = Examiner(config, data, self.moving, self.autocast, view, record, self.shared, self.parallel)
         self.keeper = Keeper(config, data, folder, record, self.world, sharded=self.parallel.sharded)
         self.resumed_from: Path | None = None
 
@@ -259,6 +260,7 @@ class Training:
         if on_gpu and self.world.size > 1:  # which ends all where it ends one
             self.examiner.rehearse()
         rows = 1 if found is self.loss_sum else None  # a compiled one knows one shape
+        found = self.shared if found is self.loss_sum else found
         self.step_loss = self.parallel.finish(found, lambda net: trial.once(net, rows=rows))
 
     def _hooks(self) -> list[Hook]:

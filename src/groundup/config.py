@@ -15,7 +15,7 @@ import yaml
 from pydantic import model_validator
 
 from groundup.errors import ConfigError
-from groundup.fields import Section
+from groundup.fields import Recomputed, Section
 from groundup.sections import (
     BatchesConfig,
     CheckpointConfig,
@@ -29,6 +29,7 @@ from groundup.sections import (
 )
 from groundup.shape import ModelConfig
 
+LARGE = 2**19  # numbers in the stream of a pass: 2 MiB
 RESIDUALS = 2**26  # numbers; of each, a block of GPT-2 keeps 64 bytes in fp32 (model/memory.py): 4 GiB
 
 
@@ -63,7 +64,31 @@ class Config(Section):
         if self.batches.micro_batch:
             return min(self.rows, self.batches.micro_batch)
         tokens = min(16_384, RESIDUALS // (self.model.n_layer * self.model.n_embd))
-        return min(self.rows, max(1, tokens // self.model.block_size))
+        rows = min(self.rows, max(1, tokens // self.model.block_size))
+        return rows - rows % self.shares if rows > self.shares else rows
+
+    @property
+    def shares(self) -> int:
+        """Threads that share the windows of a pass: `train.shares`, decided, and 1 where it cannot be had.
+
+        That takes a CPU, nothing drawn at random in the passes, and no compiler, which would see one thread's alone.
+        """
+        train = self.train
+        if self.model.dropout or train.device != "cpu" or train.compile != "off":
+            return 1
+        return train.shares or even_shares(train.threads or 1)
+
+    @property
+    def recomputed(self) -> Recomputed:
+        """What the backward pass computes again: `train.activation_checkpointing`, decided.
+
+        On a CPU what is cheap, where it is large: of small passes Python's part would be dearer than the memory is
+        worth. Compilers decide it by themselves.
+        """
+        if self.train.activation_checkpointing != "auto":
+            return self.train.activation_checkpointing
+        large = self.micro_rows * self.model.block_size * self.model.n_embd >= LARGE
+        return "cheap" if large and self.train.device == "cpu" and self.train.compile == "off" else "off"
 
     @model_validator(mode="after")
     def _patience_needs_evaluations(self) -> Config:
@@ -92,6 +117,14 @@ class Config(Section):
                 f"train.batch_tokens {tokens} is not a multiple of model.block_size {block}; {near} would fit"
             )
         return self
+
+
+def even_shares(threads: int) -> int:
+    """How many of a CPU's threads go through a model by themselves, each with as many more to help it.
+
+    More than a few would wait for Python's lock, which one of them holds at a time.
+    """
+    return next(n for n in (4, 3, 2, 1) if threads % n == 0)
 
 
 def to_yaml(config: Config) -> str:

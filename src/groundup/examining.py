@@ -6,6 +6,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 
+from torch import nn
+
 from groundup.assessing import take
 from groundup.config import Config
 from groundup.data.shards import Tokens
@@ -15,7 +17,6 @@ from groundup.evaluation.likelihood import batch_tokens
 from groundup.evaluation.loss import Interrupted, Loss, split_loss
 from groundup.generation.engine import TextStream, stream
 from groundup.generation.sampling import Sampler
-from groundup.model.gpt import NextTokenLoss
 from groundup.moving import Moving
 from groundup.report.view import View
 from groundup.settle import Data, prompt_ids, prompt_text
@@ -53,7 +54,7 @@ class Examiner:
         autocast: Callable[[], AbstractContextManager[object]],
         view: View,
         record: Callable[..., None],
-        loss_sum: NextTokenLoss,
+        loss_sum: nn.Module,
         parallel: Parallel,
     ) -> None:
         self.config, self.data, self.moving, self.view, self._record = config, data, moving, view, record

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -32,6 +32,9 @@ Size = Annotated[int, Field(ge=1, le=LARGEST)]
 Rate = Annotated[float, Field(ge=1e-12, le=10)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+
+Recomputed = Literal["off", "cheap", "blocks"]
+"""what a backward pass computes again instead of keeping: nothing; norms and nonlinearities; whole blocks"""
 
 DEVICE_PATTERN = r"auto|cpu|mps|cuda(:\d+)?"
 

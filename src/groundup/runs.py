@@ -48,6 +48,7 @@ ROUNDING = {
     "train.parallel",
     "train.device",
     "train.threads",
+    "train.shares",
     "batches.micro_batch",
     "train.compile",
     "train.activation_checkpointing",

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from groundup.fields import DEVICE_PATTERN, Count, Decay, Duration, Fraction, Positive, Rate, Section, Size, by_comma
+from groundup.fields import (
+    DEVICE_PATTERN,
+    Count,
+    Decay,
+    Duration,
+    Fraction,
+    Positive,
+    Rate,
+    Recomputed,
+    Section,
+    Size,
+    by_comma,
+)
 
 
 class PrepareConfig(Section):
@@ -117,6 +129,11 @@ class ScheduleConfig(Section):
 HORIZONS = ("max_steps", "max_tokens", "epochs", "budget")
 
 
+def _switched(value: Any) -> Any:
+    """true and false mean what they meant when there was nothing between; YAML reads `off` as false."""
+    return {"true": "blocks", "false": "off"}.get(str(value).lower(), value)
+
+
 class TrainConfig(Section):
     """How long, how much at a time, and on what."""
 
@@ -144,12 +161,14 @@ class TrainConfig(Section):
     """of several processes: ddp, each has the whole model; fsdp, each a part; auto: ddp where the model fits so"""
     compile: Annotated[str, Field(pattern=r"^[a-z0-9_,-]+$")] = "off"
     """on, a mode or a backend of torch.compile, or several by comma, tried in turn: on,aot_eager; last of all off"""
-    activation_checkpointing: bool = False
-    """compute each block twice, and keep its input alone between: a third more work, far less memory"""
+    activation_checkpointing: Annotated[Literal["auto", Recomputed], BeforeValidator(_switched)] = "auto"
+    """what is computed twice and not kept between: cheap, norms and nonlinearities; blocks, for a third more work"""
     deterministic: bool = False
     """use deterministic kernels alone: bitwise repeatable on a GPU too, somewhat slower; a CPU always is"""
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """CPU threads a process; none means one for each core, shared by the processes of a machine"""
+    shares: Annotated[int, Field(ge=1, le=64)] | None = None
+    """CPU threads that each take some of a pass's windows; 1 cuts every operation instead; none means up to four"""
     log_every: Positive = 10
     """steps between printed lines; log.jsonl has every step"""
 

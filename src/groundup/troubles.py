@@ -37,5 +37,5 @@ def in_words(folder: RunFolder, device: torch.device, feed: Feed, world: World) 
         spared = f"resume with --batches.micro_batch {rows // 2}" if world.size > 1 and rows > 1 else ""
         raise TrainingError(
             f"{device}: out of memory with {rows} windows at a time; {spared or 'take a smaller model'}, "
-            "or --train.activation_checkpointing true"
+            "or --train.activation_checkpointing blocks"
         ) from error

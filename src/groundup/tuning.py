@@ -23,7 +23,7 @@ from groundup.data.batches import Batches
 from groundup.errors import ConfigError, TrainingError, UsageError
 from groundup.evaluation.loss import split_loss
 from groundup.halving import CANDIDATES, LOWEST, ROUNDS, Round, halve, rank
-from groundup.model.gpt import NextTokenLoss
+from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.optim.average import Average, NoAverage
 from groundup.optim.rules import build_optimizer, peaks, scaled
 from groundup.optim.schedule import Schedule, build_schedule, squeezed
@@ -43,7 +43,8 @@ from groundup.training.horizon import Steps, build_horizon
 from groundup.training.loop import Progress, StepInfo, fit
 from groundup.training.parallel import Single
 from groundup.training.ramp import build_ramp
-from groundup.training.recompute import recompute_blocks
+from groundup.training.recompute import recompute
+from groundup.training.shares import shared
 from groundup.training.world import Alone
 
 FEWEST, MOST = 8, 1_000_000  # steps of the last round that make sense
@@ -120,9 +121,9 @@ class Bench:
         """Held-out loss after so many steps, nats a token; None where the run diverged or `see` said so."""
         config, seed = self.config, self.config.batches.seed
         gpt = first_model(config, Alone(), text=self.data.train).to(self.device)
-        if config.train.activation_checkpointing:
-            recompute_blocks(gpt)
-        loss_sum, average = NextTokenLoss(gpt), Average(gpt, optimizer.ema) if optimizer.ema else NoAverage()
+        recompute(gpt, config.recomputed)
+        loss_sum = shared(NextTokenLoss(gpt), config.shares)
+        average = Average(gpt, optimizer.ema) if optimizer.ema else NoAverage()
         scaler = loss_scaler(config.train.precision, self.device)
         watcher = Watcher(scaler)
         fit(
@@ -146,12 +147,12 @@ class Bench:
         if watcher.diverged:
             return None
         with average.applied():
-            loss = self._held_out(loss_sum)
+            loss = self._held_out(loss_sum, gpt)
         return loss if math.isfinite(loss) else None
 
-    def _held_out(self, loss_sum: NextTokenLoss) -> float:
+    def _held_out(self, loss_sum: torch.nn.Module, gpt: GPT) -> float:
         """Of the training split, where nothing was held out."""
-        with nullcontext() if self.data.val else loss_sum.gpt.ngrams.on_counted_text():
+        with nullcontext() if self.data.val else gpt.ngrams.on_counted_text():
             return split_loss(
                 loss_sum,
                 self.data.val or self.data.train,

@@ -177,7 +177,7 @@ def test_the_batch_is_shared_out_and_no_window_is_lost():
 
 def test_recomputing_costs_a_third_more_arithmetic():
     plan = cluster_plan(2, 8)
-    train = plan.plan.config.train.model_copy(update={"activation_checkpointing": True})
+    train = plan.plan.config.train.model_copy(update={"activation_checkpointing": "blocks"})
     again = replace(plan, plan=replace(plan.plan, config=plan.plan.config.model_copy(update={"train": train})))
     assert again.compute == pytest.approx(plan.compute * 4 / 3)
     assert again.memory.activations < plan.memory.activations

@@ -27,6 +27,7 @@ from groundup.training.horizon import Clock
 
 HERE = Machine("cpu", "fp32", memory=16 * 10**9, free_disk=10**12)
 SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "vocab_size": 300}
+RECOMPUTED = ("off", "cheap", "blocks")
 
 
 def plan(data: Data | None = None, machine: Machine = HERE, speed: float | None = None, **sections) -> Plan:
@@ -59,12 +60,30 @@ def test_a_running_average_is_the_weights_once_more(name):
     assert with_it.checkpoint_bytes - without.checkpoint_bytes == without.memory.weights
 
 
-@pytest.mark.parametrize("twice", [False, True])
-def test_activation_checkpointing_is_planned_with(twice):
-    planned = plan(train={"max_steps": 10, "batch_tokens": 64, "activation_checkpointing": twice})
-    a_token = activation_bytes(planned.config.model, "fp32", recompute=twice)
-    assert planned.memory.activations == 64 * a_token
-    assert a_token != activation_bytes(planned.config.model, "fp32", recompute=not twice)
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [(False, "off"), (True, "blocks"), ("true", "blocks"), ("off", "off"), ("cheap", "cheap"), ("blocks", "blocks"),
+     ("auto", "off")],
+)  # fmt: skip
+def test_activation_checkpointing_is_planned_with(given, meant):
+    planned = plan(train={"max_steps": 10, "batch_tokens": 64, "activation_checkpointing": given})
+    a_token = {what: activation_bytes(planned.config.model, "fp32", recompute=what) for what in RECOMPUTED}
+    assert planned.memory.activations == 64 * a_token[meant]
+    assert len(set(a_token.values())) == 3
+
+
+@pytest.mark.parametrize(("train", "decided"), [({}, "cheap"), ({"device": "cuda"}, "off"), ({"compile": "on"}, "off")])
+def test_what_is_cheap_is_computed_again_where_it_is_large(train, decided):
+    train = {"device": "cpu", "batch_tokens": 2048} | train
+    model = {"n_layer": 2, "n_head": 4, "n_embd": 256, "block_size": 128}
+    assert Config.model_validate({"model": model, "train": train}).recomputed == decided
+    small = Config.model_validate({"model": model, "train": train | {"batch_tokens": 1920}})
+    assert small.recomputed == "off"
+
+
+def test_each_thread_that_shares_windows_has_gradients_of_its_own():
+    one, two = (plan(train={"max_steps": 10, "batch_tokens": 64, "device": "cpu", "shares": n}) for n in (1, 2))
+    assert two.memory.gradients == 2 * one.memory.gradients
 
 
 def test_a_checkpoint_and_a_log_have_the_planned_size(prepared, tmp_path):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from groundup.fields import Recomputed
 from groundup.kernels.chunks import chunk_rows, whole
 from groundup.shape import ModelConfig
 
@@ -21,18 +22,23 @@ SAID = 2  # ngrams.py's, which needs torch
 BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
-def activation_bytes(config: ModelConfig, precision: Precision, device: str = "cpu", *, recompute: bool = False) -> int:
+def activation_bytes(
+    config: ModelConfig, precision: Precision, device: str = "cpu", *, recompute: Recomputed = "off"
+) -> int:
     """Bytes kept a token of a micro-batch, from the embedding to what the head reads, logits left out.
 
     A plain GPT-2 block: 2·4·C of residual stream, 2·e·C of normed stream, 3·e·C of q, k, v, e·C of mixed values, and
     2·e·I around the nonlinearity, which makes 64·C in fp32 and 36·C in bf16 where I = 4·C.
     `device` is cpu, cuda or mps: where a CPU spells attention out, its T x T matrices are kept as well.
-    With `recompute`, each block keeps its input alone, 4·C, and the backward pass holds one whole block at a time.
+    With `recompute` cheap, neither normed stream nor what the nonlinearity gives is kept, which leaves 40·C in fp32.
+    With blocks, each block keeps its input alone, 4·C, and the backward pass holds one whole block at a time.
     """
     C, e = config.n_embd, BYTES[precision]
     statistics = FP32 * (2 if config.norm == "layernorm" else 1)  # bytes a normed vector: its scale, and its mean
-    inner = config.inner * e * (1 if config.activation == "relu" else 2)  # ReLU's output is all that its gradient needs
-    block = 2 * FP32 * C + (2 + 3 + 1) * e * C + inner + 2 * statistics
+    once = config.activation == "relu" or recompute == "cheap"  # ReLU's output is all that its gradient needs
+    inner = config.inner * e * (1 if once else 2)
+    again = recompute == "cheap" and config.block == "pre_norm"  # after it, norms give the stream itself
+    block = 2 * FP32 * C + (3 + 1) * e * C + inner + (0 if again else 2 * (e * C + statistics))
     block += _position_and_norm_bytes(config, precision, device) + _attention_bytes(config, precision, device)
     block += 2 * _mask_bytes(e, device) * C if config.dropout else 0  # of both branches
     ends = e * C + (FP32 * C + statistics if config.block == "pre_norm" else 0)
@@ -42,7 +48,7 @@ def activation_bytes(config: ModelConfig, precision: Precision, device: str = "c
     if runs:
         ends += e * runs * (config.ngram_codes + SAID)  # what the tables said
         ends += runs * FP32 * V + e * V  # shares, of each table and together
-    return (config.n_layer * FP32 * C + block if recompute else config.n_layer * block) + ends
+    return (config.n_layer * FP32 * C + block if recompute == "blocks" else config.n_layer * block) + ends
 
 
 def loss_bytes(config: ModelConfig, precision: Precision, tokens: int, device: str = "cpu") -> int:

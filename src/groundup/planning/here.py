@@ -20,7 +20,8 @@ from groundup.planning.room import free_disk, main_memory
 from groundup.training.device import autocast, choose_device, choose_precision, cores, device_memory
 from groundup.training.exhausted import exhausted
 from groundup.training.feed import as_pair
-from groundup.training.recompute import recompute_blocks
+from groundup.training.recompute import recompute
+from groundup.training.shares import shared
 from groundup.training.speed import SECONDS, measure
 from groundup.training.world import Alone, World
 
@@ -89,8 +90,7 @@ def measured(config: Config, data: Data | None) -> Plan:
         if not exhausted(error):
             raise
         return plan
-    if config.train.activation_checkpointing:
-        recompute_blocks(gpt)
+    recompute(gpt, config.recomputed)
     optimizer = build_optimizer(gpt.named_parameters(), config.optimizer, config.train.precision)
     shape = (config.micro_rows, config.model.block_size + 1)
     ids = np.random.default_rng(config.batches.seed).integers(config.model.vocab, size=shape)
@@ -105,7 +105,7 @@ def with_speed(plan: Plan, loss_sum: NextTokenLoss, optimizer: Optimizers, ids: 
     config = plan.config
     device = torch.device(config.train.device)
     found = measure(
-        loss_sum,
+        shared(loss_sum, config.shares if plan.machine.processes == 1 else 1),
         optimizer,
         as_pair(ids, device),
         step_tokens=plan.share * config.model.block_size,
