@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from groundup.checkpoint.run import Log
+from groundup.config import Config
 from groundup.data.batches import Batches
 from groundup.data.shards import Tokens
 from groundup.errors import UsageError
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.optim.rules import build_optimizer
 from groundup.optim.schedule import build_schedule
-from groundup.sections import OptimizerConfig, ScheduleConfig
+from groundup.sections import BatchesConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from groundup.seeds import mix
 from groundup.shape import ModelConfig
 from groundup.training.compiling import compiled
@@ -39,6 +40,8 @@ from groundup.training.hooks import log_step
 from groundup.training.horizon import Steps
 from groundup.training.loop import Progress, StepInfo, fit
 from groundup.training.parallel import Single
+from groundup.training.recompute import recompute
+from groundup.training.shares import shared
 from groundup.training.trial import Trial
 from groundup.training.world import Alone
 
@@ -57,7 +60,8 @@ class Task:
     compared: int  # first steps, whose losses must agree
     steps: int  # a round
     rounds: int
-    micro_rows: int | None = None  # windows a pass, for ours; None means all
+    micro_rows: int | None = None  # windows a pass; None means all
+    shares: int | None = None  # threads that share them, of ours on a CPU; None means as `groundup train` decides
 
     @property
     def step_tokens(self) -> int:
@@ -115,6 +119,18 @@ def drawn(config: ModelConfig) -> GPT:
     return GPT(config).init_weights(torch.Generator().manual_seed(SEED))
 
 
+def as_trained(task: Task, device: torch.device, *, compiling: bool = False) -> Config:
+    """The config of such a run, for what `groundup train` decides by it."""
+    train = TrainConfig(
+        batch_tokens=task.step_tokens,
+        device=str(device),
+        threads=torch.get_num_threads(),
+        shares=task.shares,
+        compile="on" if compiling else "off",
+    )
+    return Config(model=task.config, batches=BatchesConfig(micro_batch=task.micro_rows or task.rows), train=train)
+
+
 class Ours:
     """A run of groundup."""
 
@@ -123,7 +139,9 @@ class Ours:
     ) -> None:
         """On the device of `gpt`; RuntimeError where `compiling` is wanted and fails."""
         self.device = gpt.wte.weight.device
-        self.loss_sum: nn.Module = NextTokenLoss(gpt)
+        config = as_trained(task, self.device, compiling=compiling)
+        recompute(gpt, config.recomputed)
+        self.loss_sum: nn.Module = shared(NextTokenLoss(gpt), config.shares)
         self.optimizer = build_optimizer(gpt.named_parameters(), task.adamw, precision)
         self.feed = Feed(batches, task.rows, task.micro_rows or task.rows, self.device)
         self.task, self.log, self.autocast, self.progress = task, log, autocast(precision, self.device), Progress()
