@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,8 +29,11 @@ from bench.exact_table import OURS, WIDTH, Contender, Found, judge, report, show
 from bench.measure import copy_gbytes, gemm_gflops, interleaved
 from bench.nanogpt import HINT
 from bench.peers import MAKERS, Places, available
+from groundup.cli import SPIN
 from groundup.errors import UsageError
 from groundup.training.device import DTYPES, Name, choose_precision
+
+SPINS = "GOMP_SPINCOUNT"
 
 
 class Training(Protocol):
@@ -84,7 +88,8 @@ def measure(
         _ceilings(found, precisions)
         for each in them:
             print(f"{each.name}: {task.compared} steps ...", file=sys.stderr, flush=True)
-            under_way = start(partial(trainee, each, task, places, task.compared + rounds * task.steps))
+            with _as_it_starts(each):
+                under_way = start(partial(trainee, each, task, places, task.compared + rounds * task.steps))
             training[each.name] = under_way
             try:
                 found.losses[each.name] = under_way.train(task.compared).losses
@@ -100,6 +105,19 @@ def measure(
     _ceilings(found, precisions)
     judge(found, {each.name: each for each in them})
     return found
+
+
+@contextmanager
+def _as_it_starts(contender: Contender) -> Iterator[None]:
+    """Ours is told how long idle threads spin, as the command line tells itself; the others have torch's default."""
+    before = os.environ.get(SPINS)
+    if contender.who == OURS and before is None:
+        os.environ[SPINS] = SPIN
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(SPINS, None)
 
 
 def _once(training: Training) -> int:

@@ -54,6 +54,7 @@ commands:
 
 
 AFTER_THE_FIRST = 1.0  # seconds
+SPIN = "1000"  # times that an idle thread looks whether there is work, before it sleeps
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     # Idle threads spin for some microseconds, then sleep: libgomp's default spins for milliseconds and, on a shared
     # machine, takes the core from the very thread it waits for. Must be set before torch is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks is shown escaped

@@ -31,7 +31,12 @@ def rms_norm(x: Tensor, eps: float) -> Tensor:
 
 def relu_squared(x: Tensor) -> Tensor:
     """max(0, x)² (arXiv:2109.08668): any shape to the same."""
-    return cast(Tensor, _applied(_ReLUSquared, x)) if _suits(x) else F.relu(x).square()
+    return cast(Tensor, _applied(_Elementwise, x, "relu_squared")) if _suits(x) else F.relu(x).square()
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """x·(1 + tanh(√(2/π)·(x + 0.044715·x³))) / 2 (arXiv:1606.08415, section 2): any shape to the same."""
+    return cast(Tensor, _applied(_Elementwise, x, "gelu_tanh")) if _suits(x) else F.gelu(x, approximate="tanh")
 
 
 def turned_heads(qkv: Tensor, cos: Tensor, sin: Tensor, n_head: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,12 +106,13 @@ class _RMSNorm(torch.autograd.Function):
         return dx, None
 
 
-class _ReLUSquared(torch.autograd.Function):
+class _Elementwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, name: str) -> Tensor:
         y = torch.empty_like(x)
-        _call("relu_squared", x.dtype, x, y, x.numel())
+        _call(name, x.dtype, x, y, x.numel())
         ctx.save_for_backward(x)
+        ctx.name = name
         return y
 
     @staticmethod
@@ -114,8 +120,8 @@ class _ReLUSquared(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> Any:
         (x,) = ctx.saved_tensors
         dx = torch.empty_like(x)
-        _call("relu_squared_backward", x.dtype, dy.contiguous(), x, dx, x.numel())
-        return dx
+        _call(f"{ctx.name}_backward", x.dtype, dy.contiguous(), x, dx, x.numel())
+        return dx, None
 
 
 class _TurnedHeads(torch.autograd.Function):

@@ -7,19 +7,18 @@ Names of submodules are those of the released GPT-2 weights (c_attn, c_proj, c_f
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundup.kernels.parts import relu_squared
+from groundup.kernels.parts import gelu_tanh, relu_squared
 from groundup.model.context import Context
 from groundup.model.norms import norm
 from groundup.model.positions import Rotation
 from groundup.shape import ModelConfig
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),  # GPT-1's and GPT-2's own form of arXiv:1606.08415
+    "gelu_tanh": gelu_tanh,  # GPT-1's and GPT-2's own form of arXiv:1606.08415
     "gelu": F.gelu,
     "relu": F.relu,
     "relu2": relu_squared,
