@@ -75,10 +75,11 @@ void relu_squared_backward(const T* dy, const T* x, T* dx, int64_t n) {
     for (int64_t i = 0; i < n; i++) put(dx + i, 2 * float(dy[i]) * (float(x[i]) <= 0 ? 0 : float(x[i])));
 }
 
-// exp(x) to some 1e-7 of it, in a form that compilers make vectors of: 2ⁿ times a polynomial with Cephes' coefficients,
-// what is left of x taken in two parts (by fma, which -ffast-math leaves alone).
+// exp(x) to some 1e-7 of it for x within ±40, which is as far as a sigmoid looks, in a form that compilers make vectors
+// of: 2ⁿ times a polynomial with Cephes' coefficients. n·ln 2 is taken off in two parts, by fma, which -ffast-math
+// leaves alone.
 inline float exponential(float x) {
-    x = x < -87 ? -87 : x > 88 ? 88 : x;
+    x = x < -40 ? -40 : x > 40 ? 40 : x;
     float n = std::nearbyint(x * 1.44269504f);
     float r = std::fma(n, 2.12194440e-4f, std::fma(n, -0.693359375f, x));
     float p = 1.9875691500e-4f;
