@@ -88,7 +88,7 @@ def measure(
         _ceilings(found, precisions)
         for each in them:
             print(f"{each.name}: {task.compared} steps ...", file=sys.stderr, flush=True)
-            with _as_it_starts(each):
+            with as_it_starts(each):
                 under_way = start(partial(trainee, each, task, places, task.compared + rounds * task.steps))
             training[each.name] = under_way
             try:
@@ -108,7 +108,7 @@ def measure(
 
 
 @contextmanager
-def _as_it_starts(contender: Contender) -> Iterator[None]:
+def as_it_starts(contender: Contender) -> Iterator[None]:
     """Ours is told how long idle threads spin, as the command line tells itself; the others have torch's default."""
     before = os.environ.get(SPINS)
     if contender.who == OURS and before is None:

@@ -1,6 +1,7 @@
 """The benchmarks of a training step: that they compare like with like, at toy size and not in earnest."""
 
 import math
+import os
 import sys
 import threading
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are run from a checkout, and no part of the package
 
-from bench import exact, scaling, where
+from bench import exact, scaling, shares, where
 from bench.apart import Answer, Failed, asked, peak_bytes, serve
 from bench.contenders import NANO, drawn, stage
 from bench.exact import Contender, contenders, measure
@@ -24,6 +25,8 @@ from bench.exact_table import BASE, report, table
 from bench.peers import Places, classes, fill, transformers
 
 from groundup.errors import UsageError
+from groundup.model.gpt import NextTokenLoss
+from groundup.training.shares import Shared
 
 SMALL = NANO.config.model_copy(update={"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 8})
 TINY = replace(NANO, name="tiny", config=SMALL, rows=3, compared=2, steps=2, rounds=2)
@@ -289,3 +292,39 @@ def test_mistakes_are_found_before_anything_is_measured(module, argv, sentence, 
         module.main()
     assert exit_.value.code == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_shares_compares_two_ways_of_one_training(monkeypatch):
+    seen = []
+
+    class Here:
+        """A worker in this process."""
+
+        def __init__(self, make, threads):
+            self.context = make()
+            self.trainee = self.context.__enter__()
+            seen.append((self.trainee.task.shares, os.environ.get("GOMP_SPINCOUNT"), self.trainee))
+
+        def train(self, steps):
+            return Answer(0.5, self.trainee.train(steps), 0)
+
+        def close(self):
+            self.context.__exit__(None, None, None)
+
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    found = shares.measure(replace(TINY, rows=4), rounds=3, steps=2, threads=2, start=Here)
+    assert found == {shares.CUT: [2 * 32 / 0.5] * 3, shares.SHARED: [2 * 32 / 0.5] * 3}
+    assert [(n, spins) for n, spins, _ in seen] == [(1, "1000"), (None, "1000")]
+    assert "GOMP_SPINCOUNT" not in os.environ
+    assert isinstance(seen[0][2].loss_sum, NextTokenLoss)
+    assert torch.get_num_threads() == 1 or isinstance(seen[1][2].loss_sum, Shared)
+    assert "1.00" in str([column._cells for column in shares.table([{"shape": "tiny", "beside": "", **found}]).columns])
+
+
+@pytest.mark.parametrize("words", [["--shapes", "9by9"], ["--rows", "0"]])
+def test_shares_refuses_what_makes_no_sense(words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench.shares", *words])
+    with pytest.raises(SystemExit) as left:
+        shares.main()
+    assert left.value.code == 2
+    assert words[1] in capsys.readouterr().err
