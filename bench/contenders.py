@@ -41,7 +41,7 @@ from groundup.training.horizon import Steps
 from groundup.training.loop import Progress, StepInfo, fit
 from groundup.training.parallel import Single
 from groundup.training.recompute import recompute
-from groundup.training.shares import shared
+from groundup.training.shares import by_threads
 from groundup.training.trial import Trial
 from groundup.training.world import Alone
 
@@ -140,8 +140,8 @@ class Ours:
         """On the device of `gpt`; RuntimeError where `compiling` is wanted and fails."""
         self.device = gpt.wte.weight.device
         config = as_trained(task, self.device, compiling=compiling)
-        recompute(gpt, config.recomputed)
-        self.loss_sum: nn.Module = shared(NextTokenLoss(gpt), config.shares)
+        recompute(gpt, config.recomputed_of(config.micro_rows))
+        self.loss_sum: nn.Module = by_threads(NextTokenLoss(gpt), config.shares)
         self.optimizer = build_optimizer(gpt.named_parameters(), task.adamw, precision)
         self.feed = Feed(batches, task.rows, task.micro_rows or task.rows, self.device)
         self.task, self.log, self.autocast, self.progress = task, log, autocast(precision, self.device), Progress()

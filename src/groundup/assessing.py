@@ -13,7 +13,7 @@ import torch
 
 from groundup.checkpoint.books import PROGRESS, read_json
 from groundup.checkpoint.run import Log, RunFolder, run_of
-from groundup.config import even_shares
+from groundup.config import SHARING
 from groundup.data.shards import Manifest, Tokens
 from groundup.errors import CheckpointError, DataError, UsageError
 from groundup.evaluation.baselines import Baseline, baselines, split_text
@@ -23,7 +23,7 @@ from groundup.evaluation.loss import EachWindow, split_loss
 from groundup.loading import Checkpoint, load
 from groundup.model.gpt import GPT
 from groundup.training.device import autocast, choose_precision
-from groundup.training.shares import shared
+from groundup.training.shares import by_threads
 from groundup.training.world import Alone, World
 
 COMPARED_BYTES = 8_000_000  # of training text that baselines look at, its last, and of validation text
@@ -88,11 +88,13 @@ def evaluate(
         raise DataError(f"{folder}: its {split} split is empty; prepare it with --val-fraction 0.1")
     where = Tokens.open(folder, split)
     counted = split == "train" and manifest.fingerprint == read_json(loaded.folder / PROGRESS).get("data")
-    shares = even_shares(torch.get_num_threads()) if loaded.device.type == "cpu" and world.size == 1 else 1
+    rows, threads = loaded.config.micro_rows * (block_size // window), torch.get_num_threads()
+    alone = loaded.device.type == "cpu" and world.size == 1
+    shares = next((n for n in SHARING if alone and threads % n == 0 and n <= rows), 1)
     with loaded.model.ngrams.on_counted_text() if counted else nullcontext():
         loss = split_loss(
-            shared(EachWindow(loaded.model), shares), where, window,
-            device=loaded.device, stride=stride, limit=tokens, rows=loaded.config.micro_rows * (block_size // window),
+            by_threads(EachWindow(loaded.model), shares), where, window,
+            device=loaded.device, stride=stride, limit=tokens, rows=rows - rows % shares,
             autocast=autocast(choose_precision(precision, loaded.device).name, loaded.device),
             rank=world.rank, size=world.size, total=world.sum,
         )  # fmt: skip

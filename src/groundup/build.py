@@ -37,7 +37,7 @@ from groundup.training.loop import Hook, StepInfo, fit
 from groundup.training.parallel import parallel
 from groundup.training.ramp import build_ramp, lengths
 from groundup.training.recompute import recompute
-from groundup.training.shares import shared
+from groundup.training.shares import by_threads
 from groundup.training.trial import Trial
 from groundup.training.world import Alone, World
 from groundup.troubles import in_words
@@ -86,9 +86,9 @@ class Training:
         precision = config.train.precision
         gpt = first_model(config, self.world, text=data.train, restored=restored, say=say).to(self.device)
         self.loss_sum = NextTokenLoss(gpt)
-        recompute(gpt, config.recomputed)
+        recompute(gpt, config.recomputed_of(config.micro_rows))
         self.parallel = parallel(config.train.parallel, self.world, self.loss_sum, self.device)
-        self.shared = shared(self.loss_sum, config.shares if self.world.size == 1 else 1)
+        self.shared = by_threads(self.loss_sum, config.shares_of(config.micro_rows, self.world.size))
         self.step_loss = self.shared  # or compiled, where that is asked for
         self.moving = Moving.of(config, gpt, loss_scaler(precision, self.device), self.world, self.teller.spike)
         self.windows = Batches(data.train, config.model.block_size, config.batches.seed)
@@ -231,7 +231,8 @@ class Training:
         self.moving.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        rows = self.feed.micro_rows = -(-self.feed.micro_rows // 2)
+        rows = -(-self.feed.micro_rows // 2)
+        rows = self.feed.micro_rows = max(1, rows - rows % self.config.shares)
         batches = self.config.batches.model_copy(update={"micro_batch": rows})
         self.config = self.keeper.config = self.config.model_copy(update={"batches": batches})
         self.examiner.rows = min(self.examiner.rows, rows)

@@ -29,7 +29,9 @@ from groundup.sections import (
 )
 from groundup.shape import ModelConfig
 
-LARGE = 2**19  # numbers in the stream of a pass: 2 MiB
+LARGE = 2**18  # numbers in the stream of a thread's pass: 1 MiB
+SHARING = (4, 3, 2)  # threads that may share windows, where they divide all threads
+EVEN = 4  # windows a thread, from which it matters little that one has one more than another
 RESIDUALS = 2**26  # numbers; of each, a block of GPT-2 keeps 64 bytes in fp32 (model/memory.py): 4 GiB
 
 
@@ -64,31 +66,43 @@ class Config(Section):
         if self.batches.micro_batch:
             return min(self.rows, self.batches.micro_batch)
         tokens = min(16_384, RESIDUALS // (self.model.n_layer * self.model.n_embd))
-        rows = min(self.rows, max(1, tokens // self.model.block_size))
-        return rows - rows % self.shares if rows > self.shares else rows
+        rows = max(1, tokens // self.model.block_size)
+        if rows >= self.rows:
+            return self.rows
+        return rows - rows % next((n for n in self._wanted if n <= rows), 1)  # as many for each thread
+
+    @property
+    def _wanted(self) -> tuple[int, ...]:
+        """Numbers of threads that may share windows, the best first.
+
+        That takes a CPU, nothing drawn at random in the passes, and no compiler, which would see one thread's alone.
+        More than a few would wait for Python's lock, which one of them holds at a time.
+        """
+        train, threads = self.train, self.train.threads or 1
+        if self.model.dropout or train.device != "cpu" or train.compile != "off":
+            return ()
+        return (min(train.shares, threads),) if train.shares else tuple(n for n in SHARING if threads % n == 0)
+
+    def shares_of(self, rows: int, processes: int = 1) -> int:
+        """Threads that share a pass over so many windows: `train.shares`, decided; 1 where it cannot be had."""
+        return next((n for n in self._wanted if processes == 1 and evenly(rows, n)), 1)
 
     @property
     def shares(self) -> int:
-        """Threads that share the windows of a pass: `train.shares`, decided, and 1 where it cannot be had.
+        """Threads that share the windows of a pass, of one process."""
+        return self.shares_of(self.micro_rows)
 
-        That takes a CPU, nothing drawn at random in the passes, and no compiler, which would see one thread's alone.
-        """
-        train = self.train
-        if self.model.dropout or train.device != "cpu" or train.compile != "off":
-            return 1
-        return train.shares or even_shares(train.threads or 1)
-
-    @property
-    def recomputed(self) -> Recomputed:
-        """What the backward pass computes again: `train.activation_checkpointing`, decided.
+    def recomputed_of(self, rows: int) -> Recomputed:
+        """What the backward pass computes again of so many windows: `train.activation_checkpointing`, decided.
 
         On a CPU what is cheap, where it is large: of small passes Python's part would be dearer than the memory is
         worth. Compilers decide it by themselves.
         """
-        if self.train.activation_checkpointing != "auto":
-            return self.train.activation_checkpointing
-        large = self.micro_rows * self.model.block_size * self.model.n_embd >= LARGE
-        return "cheap" if large and self.train.device == "cpu" and self.train.compile == "off" else "off"
+        train = self.train
+        if train.activation_checkpointing != "auto":
+            return train.activation_checkpointing
+        large = rows * self.model.block_size * self.model.n_embd >= LARGE * self.shares_of(rows)
+        return "cheap" if large and train.device == "cpu" and train.compile == "off" else "off"
 
     @model_validator(mode="after")
     def _patience_needs_evaluations(self) -> Config:
@@ -119,12 +133,9 @@ class Config(Section):
         return self
 
 
-def even_shares(threads: int) -> int:
-    """How many of a CPU's threads go through a model by themselves, each with as many more to help it.
-
-    More than a few would wait for Python's lock, which one of them holds at a time.
-    """
-    return next(n for n in (4, 3, 2, 1) if threads % n == 0)
+def evenly(rows: int, n: int) -> bool:
+    """Whether `n` threads can share so many windows and none of them has much more to do than another."""
+    return rows % n == 0 or rows >= EVEN * n
 
 
 def to_yaml(config: Config) -> str:

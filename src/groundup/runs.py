@@ -36,6 +36,7 @@ from groundup.training.world import Alone, World, agreed
 RESUMABLE_SECTIONS = ("evaluate.", "checkpoint.", "guard.", "tracking.")
 RESUMABLE = {
     "data",
+    "train.activation_checkpointing",
     "train.patience",
     "train.stop_after",
     "train.max_steps",
@@ -51,7 +52,6 @@ ROUNDING = {
     "train.shares",
     "batches.micro_batch",
     "train.compile",
-    "train.activation_checkpointing",
     "train.float32_matmul_precision",
     "train.deterministic",
 }  # the same up to rounding, not bit for bit
@@ -64,6 +64,8 @@ SETTLED = {
     "train.threads",
     "train.precision",
     "train.parallel",
+    "train.shares",
+    "train.activation_checkpointing",
     "batches.micro_batch",
 }
 RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
@@ -190,7 +192,7 @@ def _with_speed(prepared: Prepared, training: Training) -> Plan:
     if not plan.fits or training.parallel.sharded:  # where passes are meetings, none can be added at one's own pace
         return plan
     ids = prepared.windows.read(0, training.feed.micro_rows)
-    return with_speed(plan, training.loss_sum, training.moving.optimizer, ids)
+    return with_speed(plan, training.shared, training.moving.optimizer, ids)
 
 
 def reconfigure(run: RunFolder, overrides: Mapping[str, Any]) -> tuple[Config, list[str]]:
@@ -225,6 +227,8 @@ def _go_on(run: RunFolder, config: Config, keys: list[str], view: View, world: W
         config = config.model_copy(update={"train": config.train.model_copy(update={"threads": None})})
         keys = [*keys, "train.threads"]
     config, machine = settle(config, data.tokenizer, world)
+    if config.train.shares is None:  # begun when nothing was shared
+        config = config.model_copy(update={"train": config.train.model_copy(update={"shares": 1})})
     planned = plan_here(config, None, run.path, world).config
     training = _build(planned, data, run, view, world, restored=checkpoint is not None)
     if checkpoint:

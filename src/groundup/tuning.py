@@ -44,7 +44,7 @@ from groundup.training.loop import Progress, StepInfo, fit
 from groundup.training.parallel import Single
 from groundup.training.ramp import build_ramp
 from groundup.training.recompute import recompute
-from groundup.training.shares import shared
+from groundup.training.shares import by_threads
 from groundup.training.world import Alone
 
 FEWEST, MOST = 8, 1_000_000  # steps of the last round that make sense
@@ -121,8 +121,8 @@ class Bench:
         """Held-out loss after so many steps, nats a token; None where the run diverged or `see` said so."""
         config, seed = self.config, self.config.batches.seed
         gpt = first_model(config, Alone(), text=self.data.train).to(self.device)
-        recompute(gpt, config.recomputed)
-        loss_sum = shared(NextTokenLoss(gpt), config.shares)
+        recompute(gpt, config.recomputed_of(config.micro_rows))
+        loss_sum = by_threads(NextTokenLoss(gpt), config.shares)
         average = Average(gpt, optimizer.ema) if optimizer.ema else NoAverage()
         scaler = loss_scaler(config.train.precision, self.device)
         watcher = Watcher(scaler)

@@ -18,7 +18,7 @@ from groundup.fields import LARGEST
 from groundup.model.gpt import GPT
 from groundup.model.memory import activation_bytes, loss_bytes
 from groundup.optim.rules import RULES, build_optimizer
-from groundup.planning.here import filled
+from groundup.planning.here import filled, plan_here
 from groundup.planning.plan import FASTEST, SLOWEST, Data, Machine, Plan, Speed, speed_of, times
 from groundup.planning.words import as_json, human_bytes, length, summary, table, warnings
 from groundup.presets import PRESETS
@@ -74,16 +74,31 @@ def test_activation_checkpointing_is_planned_with(given, meant):
 
 @pytest.mark.parametrize(("train", "decided"), [({}, "cheap"), ({"device": "cuda"}, "off"), ({"compile": "on"}, "off")])
 def test_what_is_cheap_is_computed_again_where_it_is_large(train, decided):
-    train = {"device": "cpu", "batch_tokens": 2048} | train
     model = {"n_layer": 2, "n_head": 4, "n_embd": 256, "block_size": 128}
-    assert Config.model_validate({"model": model, "train": train}).recomputed == decided
-    small = Config.model_validate({"model": model, "train": train | {"batch_tokens": 1920}})
-    assert small.recomputed == "off"
+    config = Config.model_validate({"model": model, "train": {"device": "cpu", "threads": 2, **train}})
+    assert config.recomputed_of(16) == decided
+    assert config.recomputed_of(14) == "off"
 
 
 def test_each_thread_that_shares_windows_has_gradients_of_its_own():
-    one, two = (plan(train={"max_steps": 10, "batch_tokens": 64, "device": "cpu", "shares": n}) for n in (1, 2))
+    train = {"max_steps": 10, "batch_tokens": 64, "device": "cpu", "threads": 2}
+    one, two = (plan(train={**train, "shares": n}) for n in (1, 2))
     assert two.memory.gradients == 2 * one.memory.gradients
+    assert two.memory_of(1).gradients == one.memory_of(1).gradients  # of one window nothing is shared
+    assert ", shared by 2 threads" in summary(two)[1]
+    assert "shared" not in summary(one)[1]
+
+
+def test_what_a_run_begins_with_is_settled_and_sharing_is_left_out_where_only_it_does_not_fit(monkeypatch, tmp_path):
+    train = {"max_steps": 10, "batch_tokens": 64, "device": "cpu", "threads": 2, "precision": "fp32"}
+    config = Config.model_validate({"model": SMALL, "train": train})
+    found = plan_here(config, None, tmp_path)
+    assert (found.config.train.shares, found.config.train.activation_checkpointing) == (2, "off")
+    one = replace(found, config=config.model_copy(update={"train": config.train.model_copy(update={"shares": 1})}))
+    monkeypatch.setattr("groundup.planning.here.main_memory", lambda: one.memory.total)
+    assert plan_here(config, None, tmp_path).config.train.shares == 1
+    asked = config.model_copy(update={"train": config.train.model_copy(update={"shares": 2})})
+    assert plan_here(asked, None, tmp_path).config.train.shares == 2
 
 
 def test_a_checkpoint_and_a_log_have_the_planned_size(prepared, tmp_path):

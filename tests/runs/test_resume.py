@@ -84,6 +84,7 @@ OVERRIDES = {
     "checkpoint": {"every_steps": 9, "keep_last": 3},
 }
 
+SIXTEEN = {"micro_batch": 16}  # windows, which two threads share evenly
 PHASES = {
     "before the first checkpoint": ("groundup.training.guard", "Guard.admits", 3),
     "between micro-batches": ("groundup.training.feed", "as_pair", 75),
@@ -348,12 +349,15 @@ def test_a_finished_run_is_left_alone_and_a_longer_horizon_goes_on(reference, tm
         {"optimizer": {"name": "sgd", "learning_rate": 0.05}, "schedule": {"name": "onecycle"}},
         pytest.param({"checkpoint": {"every_steps": 9, "asynchronous": False}}, marks=pytest.mark.long),
         {"train": {"activation_checkpointing": True}},
+        {"train": {"threads": 2, "activation_checkpointing": "cheap"}, "model": {"dropout": 0.0}, "batches": SIXTEEN},
     ],
-    ids=["average", "sgd and onecycle", "synchronous", "recomputed"],
+    ids=["average", "sgd and onecycle", "synchronous", "recomputed", "windows shared by threads"],
 )
 def test_every_way_to_train_resumes_bitwise(changes, prepared, tmp_path, killed):
     overrides = {name: {**values, **changes.get(name, {})} for name, values in OVERRIDES.items()}
     groundup.train(prepared, tmp_path / "untouched", overrides=overrides)
+    settled = RunFolder(tmp_path / "untouched").config()
+    assert settled.train.shares == settled.shares == (2 if changes.get("batches") is SIXTEEN else 1)
     killed("train", ("groundup.training.guard", "Guard.admits", 31), tmp_path / "run", prepared, overrides)
     groundup.resume(tmp_path / "run")
     assert same_state(final(tmp_path / "run"), final(tmp_path / "untouched"))

@@ -86,7 +86,7 @@ def test_a_slow_model_is_not_waited_for_and_its_cost_a_pass_is_told_from_that_a_
 
 @pytest.mark.parametrize(("rows", "length"), [(1, 8), (1, 64), (5, 64), (12, 1000), (64, 32)])
 def test_pieces_grow_to_the_whole_of_a_micro_batch(rows, length):
-    sizes = _sizes(rows, length)
+    sizes = _sizes(rows, length, 1)
     assert sizes[-1] == (rows, length)
     counts = [n * t for n, t in sizes]
     assert counts == sorted(set(counts))

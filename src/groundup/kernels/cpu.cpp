@@ -107,12 +107,15 @@ void gelu_tanh(const T* x, T* y, int64_t n) {
     }
 }
 
-// dx = dy·(s + x·s·(1 - s)·(2u)') with s = sigmoid(2u), and 1 - s = s·exp(-2u), which loses nothing where s is nearly 1
+// dx = dy·(s + x·s·(1 - s)·(2u)') with s = sigmoid(2u), and 1 - s = s·exp(-2u), which loses nothing where s is nearly 1.
+// Beyond ±16 it is 1 or 0 whatever x is, whose cube would leave the range of a float.
 template <typename T>
 void gelu_tanh_backward(const T* dy, const T* x, T* dx, int64_t n) {
 #pragma omp parallel for simd
     for (int64_t i = 0; i < n; i++) {
-        float a = x[i], e = exponential(-twice_u(a)), s = 1 / (1 + e);
+        float a = x[i];
+        a = a < -16 ? -16 : a > 16 ? 16 : a;
+        float e = exponential(-twice_u(a)), s = 1 / (1 + e);
         float slope = 1.5957691216f * (1 + 3 * 0.044715f * a * a);
         put(dx + i, float(dy[i]) * (s + s * s * e * (a * slope)));
     }

@@ -9,6 +9,7 @@ Letters: B batch, T time, H heads, D head width, C = H·D.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -19,6 +20,10 @@ from torch.autograd.function import once_differentiable
 from groundup.kernels.compiled import library
 
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "gelu_tanh": lambda dy, x: torch.ops.aten.gelu_backward(dy, x, approximate="tanh"),
+    "relu_squared": lambda dy, x: 2 * dy * F.relu(x),
+}
 WIDEST = 256  # numbers a head; cpu.cpp's
 
 
@@ -75,6 +80,8 @@ def _applied(function: type[torch.autograd.Function], *arguments: Any) -> Any:
 
 def _suits(x: Tensor) -> bool:
     """Whether the C++ can take it."""
+    if type(x) not in (Tensor, torch.nn.Parameter) or torch._C._functorch.is_functorch_wrapped_tensor(x):
+        return False
     plain = x.device.type == "cpu" and x.dtype in NAMES and x.is_contiguous() and x.numel() > 0
     return plain and not torch.compiler.is_compiling() and library() is not None
 
@@ -116,9 +123,10 @@ class _Elementwise(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Any:
         (x,) = ctx.saved_tensors
+        if torch.is_grad_enabled():  # somebody asks for the gradient of a gradient, which torch's own forms have
+            return SLOPES[ctx.name](dy, x), None
         dx = torch.empty_like(x)
         _call(f"{ctx.name}_backward", x.dtype, dy.contiguous(), x, dx, x.numel())
         return dx, None

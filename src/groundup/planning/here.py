@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from groundup.config import Config
 from groundup.model.gpt import GPT, NextTokenLoss
@@ -21,7 +23,7 @@ from groundup.training.device import autocast, choose_device, choose_precision, 
 from groundup.training.exhausted import exhausted
 from groundup.training.feed import as_pair
 from groundup.training.recompute import recompute
-from groundup.training.shares import shared
+from groundup.training.shares import by_threads
 from groundup.training.speed import SECONDS, measure
 from groundup.training.world import Alone, World
 
@@ -35,7 +37,21 @@ def plan_here(config: Config, data: Data | None, place: Path, world: World | Non
 
     With `parallel` auto, several processes each have the whole model, where that fits.
     """
-    world, device = world or Alone(), torch.device(config.train.device)
+    plan = _planned(config, data, place, world or Alone())
+    rows, processes = plan.micro_rows, plan.machine.processes
+    settled = {"activation_checkpointing": plan.config.recomputed_of(rows)}
+    shares = {"shares": plan.config.shares_of(rows, processes)}
+    sharing, alone = (_with_train(plan, settled | each) for each in (shares, {"shares": 1}))
+    return alone if config.train.shares is None and not sharing.fits else sharing  # each has gradients of its own
+
+
+def _with_train(plan: Plan, settled: dict[str, Any]) -> Plan:
+    train = plan.config.train.model_copy(update=settled)
+    return replace(plan, config=plan.config.model_copy(update={"train": train}))
+
+
+def _planned(config: Config, data: Data | None, place: Path, world: World) -> Plan:
+    device = torch.device(config.train.device)
     main = main_memory()
     memory = device_memory(device) or (main and main // world.local_size)
     plan = Plan(config, Machine(device.type, _precision(config), memory, free_disk(place), world.size), data)
@@ -44,9 +60,7 @@ def plan_here(config: Config, data: Data | None, place: Path, world: World | Non
         config = plan.config
     if world.size == 1 or config.train.parallel != "auto":
         return plan
-    kind = world.first("ddp" if plan.fits else "fsdp")
-    train = config.train.model_copy(update={"parallel": kind})
-    return replace(plan, config=config.model_copy(update={"train": train}))
+    return _with_train(plan, {"parallel": world.first("ddp" if plan.fits else "fsdp")})
 
 
 def filled(plan: Plan) -> Plan:
@@ -90,14 +104,14 @@ def measured(config: Config, data: Data | None) -> Plan:
         if not exhausted(error):
             raise
         return plan
-    recompute(gpt, config.recomputed)
+    recompute(gpt, config.recomputed_of(plan.micro_rows))
     optimizer = build_optimizer(gpt.named_parameters(), config.optimizer, config.train.precision)
     shape = (config.micro_rows, config.model.block_size + 1)
     ids = np.random.default_rng(config.batches.seed).integers(config.model.vocab, size=shape)
-    return with_speed(plan, NextTokenLoss(gpt), optimizer, ids)
+    return with_speed(plan, by_threads(NextTokenLoss(gpt), config.shares), optimizer, ids)
 
 
-def with_speed(plan: Plan, loss_sum: NextTokenLoss, optimizer: Optimizers, ids: NDArray[np.int64]) -> Plan:
+def with_speed(plan: Plan, loss_sum: nn.Module, optimizer: Optimizers, ids: NDArray[np.int64]) -> Plan:
     """The plan with the speed of these parts on `ids`, (rows, T + 1); as it was where memory does not suffice.
 
     The parts must be fresh, and are afterwards what they were, bit for bit.
@@ -105,12 +119,13 @@ def with_speed(plan: Plan, loss_sum: NextTokenLoss, optimizer: Optimizers, ids: 
     config = plan.config
     device = torch.device(config.train.device)
     found = measure(
-        shared(loss_sum, config.shares if plan.machine.processes == 1 else 1),
+        loss_sum,
         optimizer,
         as_pair(ids, device),
         step_tokens=plan.share * config.model.block_size,
         clip=config.optimizer.grad_clip,
         autocast=autocast(_precision(config), device),
+        fewest=config.shares_of(plan.micro_rows, plan.machine.processes),
         seconds=min(SECONDS, WORTH * (config.train.budget or math.inf)),
     )
     if found is None:

@@ -135,17 +135,18 @@ class Plan:
         parts = where.processes if self.config.train.parallel == "fsdp" else 1
         tokens, weights = micro_rows * m.block_size, FP32 * (self.parameters + self.padding)
         accumulates = micro_rows < self.share
-        kept = activation_bytes(m, where.precision, where.device, recompute=self.config.recomputed) * tokens
+        again, each = self.config.recomputed_of(micro_rows), self.config.shares_of(micro_rows, where.processes)
+        kept = activation_bytes(m, where.precision, where.device, recompute=again) * tokens
         program = 0
         if where.device == "cpu":
             small = FP32 * m.n_embd * tokens < SLACK_UP_TO
             program = round(PROGRAM + (SLACK * kept if small else 0))
         return Memory(
             weights=(weights + FP32 * counted(m)) // parts,
-            gradients=(weights if accumulates else weights // parts) * self._shares,  # whole until the last micro-batch
+            gradients=(weights if accumulates else weights // parts) * each,  # whole until the last micro-batch
             optimizer=self._moment_bytes // parts,
-            activations=kept + weight_copy_bytes(m, where.precision),
-            logits=loss_bytes(m, where.precision, tokens, where.device),
+            activations=kept + each * weight_copy_bytes(m, where.precision),
+            logits=each * loss_bytes(m, where.precision, -(-tokens // each), where.device),
             program=program,
             accumulates=accumulates,
         )
@@ -159,11 +160,6 @@ class Plan:
     def hopeless(self) -> bool:
         """Whether memory cannot suffice, however far the estimate is off."""
         return self.machine.memory is not None and self.memory.total > CERTAINLY * self.machine.memory
-
-    @property
-    def _shares(self) -> int:
-        """Threads with gradients of their own."""
-        return self.config.shares if self.machine.processes == 1 else 1
 
     @property
     def _moment_bytes(self) -> int:

@@ -27,6 +27,8 @@ def summary(plan: Plan, *, advise: bool = True) -> list[str]:
     n = plan.machine.processes
     pieces = f" in {plan.micro_batches} micro-batches" if plan.micro_batches > 1 else ""
     pieces += f" on each of {n} processes" if n > 1 else ""
+    sharing = c.shares_of(plan.micro_rows, n)
+    pieces += f", shared by {sharing} threads" if sharing > 1 else ""
     work = f"{plan.flops * c.train.batch_tokens / 1e9:,.0f} GFLOP"
     return [
         f"model    {shape}: {plan.parameters:,} parameters",

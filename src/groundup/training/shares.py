@@ -8,26 +8,28 @@ order that does not depend on who is ready first: the same up to rounding as one
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
+from threading import Barrier, BrokenBarrierError
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-EVEN = 4  # windows a thread, from which it matters little that one thread has one more than another
+from groundup.config import evenly
+from groundup.errors import TrainingError
 
 
-def shared(loss_sum: nn.Module, n: int) -> nn.Module:
-    """`loss_sum` as `n` threads compute it; of one, as it is."""
+def by_threads(loss_sum: nn.Module, n: int) -> nn.Module:
+    """`loss_sum` as `n` threads compute it; of one, as it is. TrainingError where the system gives no threads."""
     return Shared(loss_sum, n) if n > 1 else loss_sum
 
 
 class Shared(nn.Module):
     """A summed loss that `n` threads compute, with its gradients; or one for each window, where nothing is learnt.
 
-    What it draws at random, threads would draw in any order: it must not. Of windows that cannot be shared out evenly
-    it is computed as it is.
+    What it draws at random, threads would draw in any order: it must not. Of windows that cannot be shared `evenly` it
+    is computed as it is.
     """
 
     def __init__(self, loss_sum: nn.Module, n: int) -> None:
@@ -39,7 +41,7 @@ class Shared(nn.Module):
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """(B, T) and (B, T) -> scalar, or (B,) where the loss gives that."""
-        if len(ids) % self.n and len(ids) < EVEN * self.n:
+        if not evenly(len(ids), self.n):
             return cast(Tensor, self.loss_sum(ids, targets))
         parts = list(zip(ids.tensor_split(self.n), targets.tensor_split(self.n), strict=True))
         if torch.is_grad_enabled():
@@ -69,18 +71,22 @@ class Shared(nn.Module):
             return torch.autograd.grad(loss, learning, gradient, allow_unused=True)
 
         for gradients in self._each(one, losses)[1:]:
-            pairs = [
-                (p.grad, g) for p, g in zip(learning, gradients, strict=True) if p.grad is not None and g is not None
-            ]
-            torch._foreach_add_([own for own, _ in pairs], [g for _, g in pairs])
+            sums = []
+            for p, gradient_of_p in zip(learning, gradients, strict=True):
+                if p.grad is None:
+                    p.grad = gradient_of_p
+                elif gradient_of_p is not None:
+                    sums.append((p.grad, gradient_of_p))
+            torch._foreach_add_([total for total, _ in sums], [more for _, more in sums])
 
     def _each(self, work: Callable[[Any], Any], of: Sequence[Any]) -> list[Any]:
-        """All are done when this returns, or raises what one of them raised."""
+        """What it gives of each; or what the first that failed raises, or a signal, when all are done."""
         under_way = [self._pool.submit(work, one) for one in of]
-        for error in [one.exception() for one in under_way]:
-            if error:
-                raise error
-        return [one.result() for one in under_way]
+        try:
+            return [one.result() for one in under_way]
+        finally:
+            wait(under_way)
+            under_way.clear()  # an error remembers this frame, and would keep alive all that the others hold
 
 
 class _Pass(torch.autograd.Function):
@@ -103,11 +109,19 @@ def _pool(n: int, threads: int) -> ThreadPoolExecutor:
     def begin() -> None:
         torch.get_num_threads()  # only after this question is what a thread sets its own
         torch.set_num_threads(threads)
-        all_there.wait()
+        with suppress(BrokenBarrierError):
+            all_there.wait()
 
     pool = ThreadPoolExecutor(n, "share", begin)
-    for _ in range(n):
-        pool.submit(int)
-    all_there.wait()
-    torch.set_num_threads(before)  # of this thread, and of those to come
+    try:
+        for _ in range(n):
+            pool.submit(int)
+        all_there.wait()
+    except BaseException as error:
+        all_there.abort()  # those that are there would wait for ever
+        if isinstance(error, RuntimeError) and not isinstance(error, BrokenBarrierError):
+            raise TrainingError(f"train.shares: {error}, of {n}; give --train.shares 1") from error
+        raise
+    finally:
+        torch.set_num_threads(before)  # of this thread, and of those to come
     return pool

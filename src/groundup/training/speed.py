@@ -47,14 +47,15 @@ def measure(
     step_tokens: int,
     clip: float,
     autocast: Callable[[], AbstractContextManager[object]],
+    fewest: int = 1,
     seconds: float = SECONDS,
 ) -> Measured | None:
     """Time forward, backward and optimizer of a fresh model; None where memory does not suffice.
 
-    Pieces of `micro_batch` (ids and targets, each (B, T)) double until they are the whole of it, or until the next
-    would not end within about `seconds`; then the last two give the cost of a pass and of a token in it. Weights,
-    gradients, learning rates, mode and generators are afterwards what they were, bit for bit. The optimizer must not
-    have stepped yet: its moments are cleared.
+    Pieces of `micro_batch` (ids and targets, each (B, T)), of `fewest` windows and more, double until they are the
+    whole of it, or until the next would not end within about `seconds`; then the last two give the cost of a pass and
+    of a token in it. Weights, gradients, learning rates, mode and generators are afterwards what they were, bit for
+    bit. The optimizer must not have stepped yet: its moments are cleared.
     """
     ids, targets = micro_batch
     parameters = [p for p in loss_sum.parameters() if p.requires_grad]
@@ -82,7 +83,7 @@ def measure(
 
     try:
         with _no_trace(loss_sum, optimizer, device):
-            sizes = _sizes(*ids.shape)
+            sizes = _sizes(len(ids), ids.size(1), min(fewest, len(ids)))
             forward_backward(*sizes[0])
             timed(step)  # makes the moments
             step_seconds = timed(step)
@@ -112,11 +113,11 @@ def _timings(
     return [*timings, (tokens, median(whole))]
 
 
-def _sizes(rows: int, length: int) -> list[tuple[int, int]]:
+def _sizes(rows: int, length: int, fewest: int) -> list[tuple[int, int]]:
     """Doubling pieces of a micro-batch as (rows, tokens each): first longer, then more of them; the last is whole."""
     lengths = [n for n in (SMALLEST << i for i in range(64)) if n < length] + [length]
-    counts = [n for n in (2 << i for i in range(64)) if n < rows] + ([rows] if rows > 1 else [])
-    return [(1, n) for n in lengths] + [(n, length) for n in counts]
+    counts = [n for n in (2 * fewest << i for i in range(64)) if n < rows] + ([rows] if rows > fewest else [])
+    return [(fewest, n) for n in lengths] + [(n, length) for n in counts]
 
 
 def _pass_seconds(timings: list[tuple[int, float]], tokens: int) -> float:
