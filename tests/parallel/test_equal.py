@@ -145,9 +145,11 @@ def test_the_shares_of_all_processes_are_the_batch(size, micro):
 def test_two_processes_compute_what_one_does(prepared, alone, tmp_path):
     kinds = [(model, kind) for model in MODELS for kind in ("ddp", "fsdp")]
     cases = {f"{model} {kind}": config(model, train={"parallel": kind}) for model, kind in kinds}
-    for micro in (1, 5):  # accumulation of 5, and none; three windows a pass above
-        cases[f"gpt1 {micro}"] = config("gpt1", batches={"micro_batch": micro}, train={"parallel": "ddp"})
-    cases["modern 5"] = config("modern", batches={"micro_batch": 5}, train={"parallel": "fsdp"})
+    for micro, what in ((1, "off"), (5, "cheap")):  # accumulation of 5, and none; three windows a pass above
+        train = {"parallel": "ddp", "activation_checkpointing": what}
+        cases[f"gpt1 {micro}"] = config("gpt1", batches={"micro_batch": micro}, train=train)
+    cheap = {"parallel": "fsdp", "activation_checkpointing": "cheap"}
+    cases["modern 5"] = config("modern", batches={"micro_batch": 5}, train=cheap)
     cases["gpt1 recomputed"] = config("gpt1", train={"parallel": "fsdp", "activation_checkpointing": True})
     jobs.run(2, work.train_all, prepared, tmp_path, cases, "cut_logits", place=tmp_path)  # which `alone` are whole
     for name in cases:
