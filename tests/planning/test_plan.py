@@ -91,7 +91,7 @@ def test_each_thread_that_shares_windows_has_gradients_of_its_own():
 
 def test_what_a_run_begins_with_is_settled_and_sharing_is_left_out_where_only_it_does_not_fit(monkeypatch, tmp_path):
     train = {"max_steps": 10, "batch_tokens": 64, "device": "cpu", "threads": 2, "precision": "fp32"}
-    config = Config.model_validate({"model": SMALL, "train": train})
+    config = Config.model_validate({"model": SMALL, "train": train, "batches": {"micro_batch": 2}})  # adds gradients up
     found = plan_here(config, None, tmp_path)
     assert (found.config.train.shares, found.config.train.activation_checkpointing) == (2, "off")
     one = replace(found, config=config.model_copy(update={"train": config.train.model_copy(update={"shares": 1})}))

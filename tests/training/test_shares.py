@@ -150,7 +150,8 @@ def test_frozen_parameters_get_no_gradient():
     ],
 )  # fmt: skip
 def test_as_many_threads_share_as_divide_threads_and_windows(threads, rows, n):
-    config = Config.model_validate({"train": {"device": "cpu", "threads": threads, "batch_tokens": 128 * rows}})
+    train = {"device": "cpu", "threads": threads, "batch_tokens": 128 * rows}
+    config = Config.model_validate({"model": {"block_size": 128}, "train": train})
     assert (config.micro_rows, config.shares) == (rows, n)
     assert config.shares_of(rows, processes=2) == 1
 
@@ -180,7 +181,7 @@ def test_of_what_fits_a_pass_has_as_many_windows_for_each(threads, rows):
 
 def test_a_step_that_fits_as_a_whole_stays_one_pass():
     train = {"device": "cpu", "threads": 2, "batch_tokens": 9 * 128}
-    assert Config.model_validate({"train": train}).micro_rows == 9
+    assert Config.model_validate({"model": {"block_size": 128}, "train": train}).micro_rows == 9
 
 
 class Uneven(nn.Module):

@@ -80,10 +80,12 @@ def _applied(function: type[torch.autograd.Function], *arguments: Any) -> Any:
 
 def _suits(x: Tensor) -> bool:
     """Whether the C++ can take it."""
-    if type(x) not in (Tensor, torch.nn.Parameter) or torch._C._functorch.is_functorch_wrapped_tensor(x):
+    if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter):
+        return False
+    if torch._C._functorch.is_functorch_wrapped_tensor(x):
         return False
     plain = x.device.type == "cpu" and x.dtype in NAMES and x.is_contiguous() and x.numel() > 0
-    return plain and not torch.compiler.is_compiling() and library() is not None
+    return plain and library() is not None
 
 
 def _call(name: str, dtype: torch.dtype, *arguments: Any) -> None:

@@ -77,7 +77,8 @@ class Shared(nn.Module):
                     p.grad = gradient_of_p
                 elif gradient_of_p is not None:
                     sums.append((p.grad, gradient_of_p))
-            torch._foreach_add_([total for total, _ in sums], [more for _, more in sums])
+            if sums:
+                torch._foreach_add_([total for total, _ in sums], [more for _, more in sums])
 
     def _each(self, work: Callable[[Any], Any], of: Sequence[Any]) -> list[Any]:
         """What it gives of each; or what the first that failed raises, or a signal, when all are done."""
