@@ -60,7 +60,7 @@ class Task:
     compared: int  # first steps, whose losses must agree
     steps: int  # a round
     rounds: int
-    micro_rows: int | None = None  # windows a pass; None means all
+    micro_rows: int | None = None  # windows a pass; None means all, and ours on a CPU as `groundup train` decides
     shares: int | None = None  # threads that share them, of ours on a CPU; None means as `groundup train` decides
 
     @property
@@ -128,7 +128,8 @@ def as_trained(task: Task, device: torch.device, *, compiling: bool = False) -> 
         shares=task.shares,
         compile="on" if compiling else "off",
     )
-    return Config(model=task.config, batches=BatchesConfig(micro_batch=task.micro_rows or task.rows), train=train)
+    rows = task.micro_rows or (None if device.type == "cpu" else task.rows)
+    return Config(model=task.config, batches=BatchesConfig(micro_batch=rows), train=train)
 
 
 class Ours:
@@ -143,7 +144,7 @@ class Ours:
         recompute(gpt, config.recomputed_of(config.micro_rows))
         self.loss_sum: nn.Module = by_threads(NextTokenLoss(gpt), config.shares)
         self.optimizer = build_optimizer(gpt.named_parameters(), task.adamw, precision)
-        self.feed = Feed(batches, task.rows, task.micro_rows or task.rows, self.device)
+        self.feed = Feed(batches, task.rows, config.micro_rows, self.device)
         self.task, self.log, self.autocast, self.progress = task, log, autocast(precision, self.device), Progress()
         self.scaler = loss_scaler(precision, self.device)
         if compiling:

@@ -149,6 +149,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--build-nanogpt", type=Path, metavar="DIR", help="a checkout of build-nanogpt")
     parser.add_argument("--shape", choices=list(TASKS), default="nano", help="default nano; gpt2 is 124M at 1,024")
     parser.add_argument("--rows", type=int, metavar="N", help="windows a step")
+    parser.add_argument(
+        "--micro-rows", type=int, metavar="N", help="a pass (default: nanoGPT's all, ours as it decides)"
+    )
     parser.add_argument("--rounds", type=int, metavar="N")
     parser.add_argument("--steps", type=int, metavar="N", help="a round")
     parser.add_argument("--compared", type=int, metavar="N", help="first steps, untimed, whose losses are compared")
@@ -163,16 +166,18 @@ def chosen(asked: argparse.Namespace, places: Places) -> tuple[Task, list[Conten
     """The task and who takes part; UsageError where that makes no sense."""
     places.check()
     task = TASKS[asked.shape]
-    numbers = {name: getattr(asked, name) for name in ("rows", "rounds", "steps", "compared")}
+    numbers = {name: getattr(asked, name) for name in ("rows", "micro_rows", "rounds", "steps", "compared")}
     for name, value in {**numbers, "threads": asked.threads}.items():
         if value is not None and value < 1:
-            raise UsageError(f"--{name} {value}: must be 1 or more")
+            raise UsageError(f"--{name.replace('_', '-')} {value}: must be 1 or more")
     them = contenders(choose_precision(asked.precision, CPU).name, available(places))
     names = [each.name for each in them]
     for name in asked.only or ():
         if name not in names:
             raise UsageError(f"--only {name}: no such row here; there are {'; '.join(names)}")
     task = replace(task, **{name: value for name, value in numbers.items() if value is not None})
+    if task.rows % (task.micro_rows or 1):
+        raise UsageError(f"--micro-rows {task.micro_rows}: does not divide the {task.rows} windows of a step")
     return task, [each for each in them if not asked.only or each.name in asked.only]
 
 

@@ -280,6 +280,7 @@ def test_what_was_measured_becomes_tables_and_pictures(tmp_path, capsys, monkeyp
         (exact, ["--build-nanogpt", "missing"], "--build-nanogpt: there is no missing"),
         (exact, ["--only", "nanoGPT, fp32"], "no such row here; there are groundup, fp32; "),
         (exact, ["--steps", "0"], "--steps 0: must be 1 or more"),
+        (exact, ["--rows", "4", "--micro-rows", "3"], "--micro-rows 3: does not divide the 4 windows of a step"),
         (scaling, ["--shapes", "4x"], "4x: no such shape; give LAYERSxWIDTH"),
         (scaling, ["--micro", "2", "0"], "--micro 0: must be 1 or more"),
         (scaling, ["--from", "missing"], "--from: there is no missing"),
