@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -114,7 +115,11 @@ def main() -> int:
                 found.append({"shape": shape, "beside": beside, **measure(task, asked.rounds, steps, asked.threads)})
     Console().print(table(found))
     if asked.json:
-        report = {"command": "python -m bench.shares", "machine": machine(), "gemm_gflops": [gemm, gemm_gflops()]}
+        report = {
+            "command": shlex.join(["python", "-m", "bench.shares", *sys.argv[1:]]),
+            "machine": machine(),
+            "gemm_gflops": [gemm, gemm_gflops()],
+        }
         report |= {"context": asked.context, "rows": asked.rows, "rounds": asked.rounds, "results": found}
         asked.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return 0

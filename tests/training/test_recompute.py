@@ -88,7 +88,7 @@ def test_only_training_with_gradients_computes_twice():
     assert count == [6]
 
 
-def test_what_is_cheap_is_computed_twice_and_no_product_is(monkeypatch):
+def test_what_is_cheap_is_computed_twice_and_no_product_is():
     loss_sum = build("off")
     mlp, count = loss_sum.gpt.h[1].mlp, {"cheap": 0, "products": 0}
 

@@ -1,7 +1,7 @@
 """What the backward pass computes again instead of keeping (activation checkpointing, arXiv:1604.06174).
 
 `cheap` computes norms and nonlinearities again: what they give is kept for the matrix product that reads it and for
-nothing else, a third of a block, and costs about a hundredth of a step to have again. `blocks` computes whole blocks
+nothing else, and is a third of what a block keeps. `blocks` computes whole blocks
 again: they keep their input alone, for a third more work. `model/memory.py` has the formulas.
 """
 
