@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 
-from groundup import presets
 from groundup.checkpoint import state
-from groundup.checkpoint.writer import Writer
-from groundup.decode import Overrides, decode
+from groundup.config import presets
+from groundup.config.merge import Overrides, decode
 from groundup.model.gpt import GPT
-from groundup.optim.rules import build_optimizer
-from groundup.text.simple import ByteTokenizer
+from groundup.optim.optimizer import build_optimizer
+from groundup.run.async_writer import Writer
+from groundup.tokenizers.byte_char import ByteTokenizer
 
 ROUNDS = 5
 

@@ -21,29 +21,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from groundup.checkpoint.run import Log
-from groundup.config import Config
-from groundup.data.batches import Batches
+from groundup.checkpoint.run_folder import Log
+from groundup.config.model import ModelConfig
+from groundup.config.schema import Config
+from groundup.config.sections import BatchesConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from groundup.data.shards import Tokens
+from groundup.data.windows import Batches
+from groundup.distributed.activation_checkpointing import recompute
+from groundup.distributed.compile import compiled
+from groundup.distributed.parallelize import Single
+from groundup.distributed.process_group import Alone
+from groundup.distributed.thread_parallel import by_threads
 from groundup.errors import UsageError
 from groundup.model.gpt import GPT, NextTokenLoss
-from groundup.optim.rules import build_optimizer
+from groundup.optim.optimizer import build_optimizer
+from groundup.optim.run_length import Steps
 from groundup.optim.schedule import build_schedule
-from groundup.sections import BatchesConfig, OptimizerConfig, ScheduleConfig, TrainConfig
-from groundup.seeds import mix
-from groundup.shape import ModelConfig
-from groundup.training.compiling import compiled
-from groundup.training.device import Name, autocast, loss_scaler, reseed
-from groundup.training.feed import Feed
+from groundup.training.dry_run import Trial
 from groundup.training.guard import Guard
 from groundup.training.hooks import log_step
-from groundup.training.horizon import Steps
 from groundup.training.loop import Progress, StepInfo, fit
-from groundup.training.parallel import Single
-from groundup.training.recompute import recompute
-from groundup.training.shares import by_threads
-from groundup.training.trial import Trial
-from groundup.training.world import Alone
+from groundup.training.micro_batches import Feed
+from groundup.utils.device import Name, autocast, loss_scaler, reseed
+from groundup.utils.hashing import mix
 
 SEED = 1337
 CPU = torch.device("cpu")

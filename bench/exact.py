@@ -31,7 +31,7 @@ from bench.nanogpt import HINT
 from bench.peers import MAKERS, Places, available
 from groundup.cli import SPIN
 from groundup.errors import UsageError
-from groundup.training.device import DTYPES, Name, choose_precision
+from groundup.utils.device import DTYPES, Name, choose_precision
 
 SPINS = "GOMP_SPINCOUNT"
 

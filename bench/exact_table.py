@@ -13,8 +13,8 @@ from rich.table import Table
 from bench.contenders import Task
 from bench.measure import Row, machine
 from bench.train_step import BOUND, apart
-from groundup.model.count import flops_per_token
-from groundup.training.device import Name
+from groundup.model.size import flops_per_token
+from groundup.utils.device import Name
 
 OURS, BASE = "groundup", "nanoGPT, fp32"
 WIDTH = 120  # columns of the table

@@ -25,11 +25,11 @@ import torch
 
 from bench.measure import Row, machine, seconds
 from groundup.checkpoint import state
-from groundup.config import Config
+from groundup.config.model import ModelConfig
+from groundup.config.schema import Config
 from groundup.model.gpt import GPT
-from groundup.optim.rules import build_optimizer
-from groundup.shape import ModelConfig
-from groundup.text.tokenizer import choose_tokenizer
+from groundup.optim.optimizer import build_optimizer
+from groundup.tokenizers.registry import choose_tokenizer
 
 SHAPE = ModelConfig(n_layer=12, n_head=12, n_embd=768, block_size=1024, vocab_size=50_257)
 TARGETS = {"hf": "hf", "gguf": "model.gguf", "nanogpt": "nanogpt"}  # and what is written

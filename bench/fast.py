@@ -24,7 +24,7 @@ from rich.table import Table
 
 from bench.measure import gemm_gflops, machine, seconds
 from bench.time_to_loss import QUIET, groundup, pinned
-from groundup.presets import PRESETS
+from groundup.config.presets import PRESETS
 
 WINDOWS = (256, 64)  # tokens; the first is the preset's own context
 SHAPE = {key: PRESETS["fast"]["model"][key] for key in ("n_layer", "n_head", "n_embd", "block_size")}

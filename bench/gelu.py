@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from bench.measure import interleaved, seconds
-from groundup.kernels.parts import gelu_tanh
+from groundup.kernels.elementwise import gelu_tanh
 
 SHAPES = ((384, 512), (1024, 3072))
 WAYS: dict[str, Callable[[Tensor], Tensor]] = {

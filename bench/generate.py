@@ -10,10 +10,10 @@ import torch
 
 from bench.measure import Options, Result, interleaved, seconds
 from bench.nanogpt import HINT, twin
+from groundup.config.model import ModelConfig
 from groundup.generation.engine import stream
 from groundup.generation.sampling import Sampler
 from groundup.model.gpt import GPT
-from groundup.shape import ModelConfig
 
 SHAPE = ModelConfig(n_layer=12, n_head=12, n_embd=768, block_size=1024, vocab_size=50_257, activation="gelu")
 PROMPT = list(range(1000, 1016))  # any 16 ids: the weights are random

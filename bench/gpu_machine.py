@@ -25,10 +25,10 @@ def can_run(job: Job) -> None:
         raise ImportError(f"missing: {', '.join(hard)}")
     if missing:
         job.note(f"missing, but not needed here: {', '.join(missing)}")
-    for module in ("groundup.cli.train", "groundup.runs", "groundup.preparation.prepare", "bench.contenders"):
+    for module in ("groundup.cli.train", "groundup.run.start", "groundup.preprocess.pipeline", "bench.contenders"):
         import_module(module)
-    from groundup.versions import needed as asked_for
-    from groundup.versions import satisfies
+    from groundup.utils.versions import needed as asked_for
+    from groundup.utils.versions import satisfies
 
     here_ = [(each, metadata.version(each.name)) for each in asked_for() if not each.extra and each.name not in missing]
     other = [f"{each.name} {have} ({each.spec})" for each, have in here_ if not satisfies(have, each.spec)]

@@ -16,7 +16,7 @@ from groundup.evaluation.likelihood import Ids, log_likelihoods
 from groundup.generation.engine import stream
 from groundup.generation.sampling import Sampler
 from groundup.model.gpt import GPT
-from groundup.training.device import Name, autocast
+from groundup.utils.device import Name, autocast
 
 QUESTIONS, CHOICES = 4096, 4
 HELLASWAG = 10_042  # questions of its validation part

@@ -18,8 +18,8 @@ from bench.gpu_child import Job
 from bench.gpu_device import forget, gemm_tflops, here, kernels, peak, seconds
 from bench.gpu_table import Row
 from bench.peers import MAKERS, Places
-from groundup.model.count import flops_per_token
-from groundup.training.device import Name
+from groundup.model.size import flops_per_token
+from groundup.utils.device import Name
 
 MICRO = (16, 32, 64)  # windows a pass
 COMPARED, TIMED, ROUNDS = 5, 5, 3  # steps before the clock, steps a round

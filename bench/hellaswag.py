@@ -23,14 +23,14 @@ import torch
 import torch.nn.functional as F
 
 from bench.measure import Result, gemm_gflops, interleaved, machine, seconds
-from groundup.evaluation.exam import Exam, open_exam
+from groundup.checkpoint.load import load
+from groundup.config.model import ModelConfig
 from groundup.evaluation.likelihood import lay_out, log_likelihoods
-from groundup.exchange.families import config_json, theirs
-from groundup.loading import load
+from groundup.evaluation.task_set import Exam, open_exam
+from groundup.interop.hf_mapping import config_json, theirs
 from groundup.model.gpt import GPT
-from groundup.shape import ModelConfig
-from groundup.text.tokenizer import choose_tokenizer
-from groundup.training.device import autocast
+from groundup.tokenizers.registry import choose_tokenizer
+from groundup.utils.device import autocast
 
 SHAPE = ModelConfig(n_layer=12, n_head=12, n_embd=768, block_size=1024, vocab_size=50_257)
 CPU = torch.device("cpu")
@@ -155,8 +155,9 @@ def plain(model: Callable[[torch.Tensor], torch.Tensor], exam: Exam, context: Co
 def harness(model: Any, rows: int) -> Callable[[Exam, Context], Predictions]:
     """The harness's own model for transformers, asked for the same ids."""
     from lm_eval.models.huggingface import HFLM
-    from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
+
+    from tokenizers import Tokenizer, models
 
     nothing = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"x": 0}, "x")), eos_token="x")
     nothing.pad_token = "x"

@@ -33,7 +33,7 @@ from bench.ladder_table import Found, Step, judge, report, show
 from bench.measure import check_json, gemm_gflops
 from bench.where import task_of
 from groundup.errors import GroundupError, UsageError
-from groundup.training.device import choose_device
+from groundup.utils.device import choose_device
 
 VOCAB, CONTEXT = 50_257, 256  # GPT-2's ids; tokens a window where the shape does not say
 COMPARED = 5  # steps before the clock, whose losses must agree

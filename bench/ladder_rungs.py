@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from bench.contenders import Ours, Task, Trainee, drawn, stage
 from bench.loss import whole
+from groundup.config.model import ModelConfig
+from groundup.config.sections import OptimizerConfig
 from groundup.model.context import Causal, Context
 from groundup.model.gpt import GPT, NextTokenLoss
-from groundup.optim.rules import Optimizers
-from groundup.sections import OptimizerConfig
-from groundup.shape import ModelConfig
-from groundup.training.device import Name, choose_precision, set_matmul_precision
+from groundup.optim.optimizer import Optimizers
+from groundup.utils.device import Name, choose_precision, set_matmul_precision
 
 
 @dataclass(frozen=True)

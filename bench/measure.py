@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from groundup.errors import UsageError
-from groundup.training.device import cores
+from groundup.utils.device import cores
 
 CLONE = "git clone https://github.com/karpathy/nanoGPT"
 

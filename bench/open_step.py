@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 
 from bench.measure import seconds
-from groundup.data.batches import Batches
+from groundup.data.shard_writer import SHARD_TOKENS
 from groundup.data.shards import DOCUMENT, MANIFEST, Manifest, Shard, Split, SplitRule, TokenizerInfo, Tokens
-from groundup.data.writer import SHARD_TOKENS
+from groundup.data.windows import Batches
 
 TOKENS, STEP = 10_000_000_000, 1_000_000
 BLOCK, ROWS = 1024, 512  # GPT-2's context, and its batch of half a million tokens

@@ -115,8 +115,8 @@ def bandwidth_worker() -> None:
     """What `_bandwidth` starts."""
     import torch
 
-    from groundup.doctor.wire import all_reduce
-    from groundup.training.joining import join, leave
+    from groundup.diagnostics.wire import all_reduce
+    from groundup.distributed.launch import join, leave
 
     torch.set_num_threads(1)
     world = join()
@@ -191,8 +191,8 @@ def worker() -> None:
     """Train as the command line does, and tell what is held then."""
     import torch
 
-    from groundup.build import Training
     from groundup.cli import main as groundup
+    from groundup.run.trainer import Training
 
     ending = Training.run
 

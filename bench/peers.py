@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from bench.contenders import Peer
 from bench.nanogpt import quiet, twin
+from groundup.config.sections import OptimizerConfig
 from groundup.errors import UsageError
 from groundup.model.gpt import GPT
-from groundup.sections import OptimizerConfig
 
 CLASSES = ("CausalSelfAttention", "MLP", "Block", "GPTConfig", "GPT")
 CLONE_BUILD = "git clone https://github.com/karpathy/build-nanogpt"

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from groundup.data.packed import opened
+from groundup.sources.compression import opened
 
 
 def main() -> None:

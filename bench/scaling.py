@@ -31,9 +31,9 @@ from bench.exact_table import OURS, Contender
 from bench.measure import copy_gbytes, gemm_gflops, machine
 from bench.parallel import command, prepare, tokens_per_s
 from bench.peers import Places
+from groundup.config.model import ModelConfig
 from groundup.errors import UsageError
-from groundup.model.count import flops_per_token, parameters
-from groundup.shape import ModelConfig
+from groundup.model.size import flops_per_token, parameters
 
 SHAPES = ("2x64", "4x128", "6x256", "12x384")
 CONTEXT, STEP_TOKENS = 256, 4096  # as bench.parallel trains
@@ -202,7 +202,7 @@ def main() -> int:
 
 
 def _check(asked: argparse.Namespace) -> None:
-    from groundup.report.picture import missing
+    from groundup.ui.plot import missing
 
     for shape in asked.shapes:
         config_of(shape)

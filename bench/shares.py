@@ -31,7 +31,7 @@ from bench.exact_table import OURS, Contender
 from bench.measure import gemm_gflops, interleaved, machine
 from bench.peers import Places
 from groundup.errors import UsageError
-from groundup.model.count import flops_per_token
+from groundup.model.size import flops_per_token
 
 SHAPES = ("2x64", "4x128", "6x256", "12x384")
 ENOUGH = 2e11  # operations a round, where that makes more than one step

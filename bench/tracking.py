@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bench.measure import Options, Result, Row, gemm_gflops
-from groundup.tracking.feeder import Feeder, Limits
+from groundup.tracking.async_tracker import Feeder, Limits
+from groundup.tracking.base import Kind, Place
 from groundup.tracking.points import Point, Points
-from groundup.tracking.tracker import Kind, Place
 from groundup.tracking.trackers import KINDS, STEPS_PER_S, Trackers
 
 ROUNDS = 5

@@ -17,8 +17,8 @@ from bench.contenders import CPU, NANO, Task, Trainee, stage
 from bench.measure import Options, Result, gemm_gflops, interleaved, seconds
 from bench.nanogpt import HINT
 from bench.peers import Places, nanogpt
-from groundup.model.count import flops_per_token
-from groundup.training.device import choose_precision
+from groundup.model.size import flops_per_token
+from groundup.utils.device import choose_precision
 
 BOUND = 1e-3  # nats a token; the same sums in another order differ by far less
 

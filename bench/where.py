@@ -29,9 +29,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from bench.contenders import CPU, NANO, TASKS, Ours, Task, sizes_of, stage
 from bench.measure import gemm_gflops, machine, seconds
 from groundup.errors import UsageError
-from groundup.model.count import flops_per_token
-from groundup.training.device import DTYPES, Name, choose_precision
+from groundup.model.size import flops_per_token
 from groundup.training.loop import MicroBatch
+from groundup.utils.device import DTYPES, Name, choose_precision
 
 CLIP, BATCHES, OTHER, PYTHON = "clipping", "batches", "views, bookkeeping", "Python, between operations"
 ELEMENTWISE = (

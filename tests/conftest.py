@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun in the background by a shell, which children inherit
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-NURSERY = Path(__file__).with_name("nursery.py")
+FORK_SERVER = Path(__file__).with_name("fork_server.py")
 
 
 @pytest.fixture(scope="session")
@@ -83,19 +83,19 @@ class Forks:
 
 @pytest.fixture(scope="session")
 def forks() -> Iterator[Forks]:
-    """Pythons that have imported torch already (see nursery.py)."""
+    """Pythons that have imported torch already (see fork_server.py)."""
     if sys.platform != "linux":
         yield Forks([sys.executable], None)
         return
-    with tempfile.TemporaryDirectory(prefix="groundup-nursery-") as folder:
+    with tempfile.TemporaryDirectory(prefix="groundup-forks-") as folder:
         path = Path(folder) / "socket"
         with subprocess.Popen(
-            [sys.executable, str(NURSERY), "serve", str(path)],
+            [sys.executable, str(FORK_SERVER), "serve", str(path)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
             env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # it starts the others when it is imported
         ) as server:  # fmt: skip
             assert server.stdout.readline() == b"open\n"
-            yield Forks([sys.executable, "-I", "-S", str(NURSERY), str(path)], path)
+            yield Forks([sys.executable, "-I", "-S", str(FORK_SERVER), str(path)], path)
             server.stdin.close()
 
 

@@ -1,70 +1,54 @@
-"""Imports only point down, and siblings are blind to one another (the README draws the floors)."""
+"""Package layering: imports point down, packages of one floor are independent, files stay short (docs/guide.md)."""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
+import groundup
+
 SOURCE = Path(__file__).parents[1] / "src" / "groundup"
+FILES = sorted(SOURCE.rglob("*.py"))
 
-# From the ground up; on a floor marked True, neighbours must not import one another.
-FLOORS: list[tuple[bool, set[str]]] = [
-    (True, {"errors", "seeds", "fields", "versions"}),
-    (True, {"shape", "sections", "kernels"}),
-    (True, {"config"}),
-    (True, {"decode"}),
-    (True, {"text", "data", "model", "optim", "presets"}),
-    (True, {"checkpoint"}),
-    (True, {"preparation", "training", "evaluation", "generation", "report", "exchange", "tracking"}),
-    (
-        False,
-        {
-            "planning",
-            "settle",
-            "moving",
-            "keeping",
-            "examining",
-            "recovery",
-            "telling",
-            "troubles",
-            "build",
-            "runs",
-            "tuning",
-            "halving",
-            "importing",
-            "layers",
-            "obtaining",
-            "beginning",
-            "api",
-            "loading",
-            "harness",
-            "facts",
-            "assessing",
-            "quickstart",
-            "verify",
-            "why",
-            "comparing",
-            "doctor",
-            "exporting",
-            "pushing",
-        },
-    ),
-    (True, {"cli", "serve", "space"}),
+# From the ground up. A package imports only from floors below its own; packages of one floor never import one another.
+FLOORS: list[set[str]] = [
+    {"errors"},
+    {"utils"},
+    {"kernels", "config", "tokenizers", "sources", "distributed"},
+    {"data", "model", "optim", "tracking", "ui"},
+    {"preprocess", "training", "evaluation", "generation", "checkpoint", "planning"},
+    {"run", "interop", "comparison", "diagnostics", "report"},
+    {"quickstart", "server", "harness"},
+    {"api", "cli", "space"},
 ]
-ROOT = {"__init__", "__main__"}  # the package's face: may name anything, lazily
+FLOOR = {unit: number for number, units in enumerate(FLOORS) for unit in units}
+ROOT_MODULES = {"__init__.py", "__main__.py", "api.py", "errors.py"}
+ENTRY_POINTS = {"__init__", "__main__"}  # they name the packages above lazily
+
+MAX_FILE_LINES = 500
+MAX_FUNCTION_LINES = 60
 
 
-def units() -> list[str]:
-    found = {path.relative_to(SOURCE).parts[0].removesuffix(".py") for path in SOURCE.rglob("*.py")}
-    return sorted(found - ROOT)
+def name_of(path: Path) -> str:
+    return str(path.relative_to(SOURCE))
 
 
-def floor_of(unit: str) -> int:
-    return next(i for i, (_, names) in enumerate(FLOORS) if unit in names)
+def unit_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
-def imported_units(tree: ast.AST) -> set[str]:
-    """Units of groundup that a module imports, anywhere in it."""
+def module_of(path: Path) -> str:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(("groundup", *parts)).removesuffix(".__init__")
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported_names(tree: ast.AST) -> set[str]:
+    """Dotted names under groundup that a module imports, anywhere in it."""
     names = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -72,30 +56,55 @@ def imported_units(tree: ast.AST) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute here, so that a reader sees where a name lives"
             names += [f"{node.module}.{alias.name}" for alias in node.names]
-    parts = [name.split(".") for name in names if name.split(".")[0] == "groundup"]
-    return {p[1] for p in parts if len(p) > 1 and p[1] != "__version__"}
+    return {name for name in names if name.startswith("groundup.") and name != "groundup.__version__"}
 
 
 def violations(unit: str, tree: ast.AST) -> list[str]:
-    apart, _ = FLOORS[floor_of(unit)]
+    """Imports that point up or sideways."""
     found = []
-    for other in imported_units(tree) - {unit}:
-        if floor_of(other) > floor_of(unit):
+    for other in sorted({name.split(".")[1] for name in imported_names(tree)} - {unit}):
+        if FLOOR[other] > FLOOR[unit]:
             found.append(f"{unit} imports {other}, which is above it")
-        elif floor_of(other) == floor_of(unit) and apart:
+        elif FLOOR[other] == FLOOR[unit]:
             found.append(f"{unit} imports {other}, its sibling")
     return found
 
 
-def test_every_unit_has_a_floor():
-    assert set(units()) <= set().union(*(names for _, names in FLOORS))
+def circle(imports: dict[str, set[str]]) -> list[str]:
+    """A circle among modules, given what each imports; empty where there is none."""
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
 
 
-@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
+def imports_by_module() -> dict[str, set[str]]:
+    modules = {module_of(path): path for path in FILES if unit_of(path) not in ENTRY_POINTS}
+    found = {}
+    for module, path in modules.items():
+        names = imported_names(parse(path))
+        found[module] = {n if n in modules else n.rpartition(".")[0] for n in names} & modules.keys() - {module}
+    return found
+
+
+def test_only_entry_points_are_loose_at_the_root():
+    assert {path.name for path in SOURCE.glob("*.py")} == ROOT_MODULES
+
+
+def test_every_package_has_one_floor():
+    assert {unit_of(path) for path in FILES} - ENTRY_POINTS <= FLOOR.keys()
+    assert sum(map(len, FLOORS)) == len(FLOOR)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_point_down(path):
-    unit = path.relative_to(SOURCE).parts[0].removesuffix(".py")
-    if unit not in ROOT:
-        assert violations(unit, ast.parse(path.read_text(encoding="utf-8"))) == []
+    if unit_of(path) not in ENTRY_POINTS:
+        assert violations(unit_of(path), parse(path)) == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert circle(imports_by_module()) == []
 
 
 @pytest.mark.parametrize(
@@ -103,69 +112,74 @@ def test_imports_point_down(path):
     [
         ("model", "from groundup.generation.engine import stream"),
         ("training", "import groundup.evaluation.loss"),
-        ("errors", "def f():\n    from groundup.config import Config"),
-        ("text", "from groundup import data"),
+        ("errors", "def f():\n    from groundup.config.schema import Config"),
+        ("tokenizers", "from groundup import data"),
+        ("run", "from groundup.comparison.comparison import compare"),
+        ("cli", "from groundup.api import train"),
     ],
 )
-def test_a_planted_bad_import_is_found(unit, line):
+def test_a_planted_import_up_or_sideways_is_found(unit, line):
     assert violations(unit, ast.parse(line))
 
 
-@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_a_planted_circle_is_found():
+    imports = imports_by_module()
+    assert "groundup.model.blocks" in imports["groundup.model.gpt"]
+    imports["groundup.model.blocks"].add("groundup.model.gpt")
+    assert {"groundup.model.blocks", "groundup.model.gpt"} <= set(circle(imports))
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_no_module_is_named_like_a_public_function(path):
+    # Importing it would shadow the function of the package.
+    functions = {name for name in groundup.__all__ if name[0].islower() and name != "data"}
+    assert unit_of(path) not in functions
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_files_and_functions_stay_readable(path):
-    text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 300
-    for node in ast.walk(ast.parse(text)):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE_LINES
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.FunctionDef):
-            assert node.end_lineno - node.lineno < 60, f"{node.name} is longer than a screen"
+            assert node.end_lineno - node.lineno < MAX_FUNCTION_LINES, f"{node.name} is longer than a screen"
 
 
-TORCH_FREE = {
-    "errors",
-    "seeds",
-    "versions",
-    "config",
-    "shape",
-    "sections",
-    "decode",
-    "presets",
-    "text",
-    "data",
-    "layers",
-    "preparation",
-    "report",
-    "tracking",
-    "comparing",
-}
+TORCH_FREE = {"errors", "config", "tokenizers", "sources", "data", "preprocess", "ui", "tracking", "comparison"}
 TORCH_FREE_FILES = {
-    ("kernels", "chunks.py"),
-    ("checkpoint", "history.py"),
-    ("planning", "plan.py"),
-    ("planning", "cluster.py"),
-    ("planning", "gpus.py"),
-    ("planning", "failures.py"),
-    ("planning", "cluster_words.py"),
-    ("planning", "words.py"),
-    ("planning", "choices.py"),
-    ("exchange", "architectures.py"),
-    ("exchange", "vocabulary.py"),
-    ("exchange", "request.py"),
-    ("exchange", "place.py"),
-    ("exchange", "card.py"),
-    ("exchange", "wheel.py"),
+    "utils/files.py",
+    "utils/hashing.py",
+    "utils/lock.py",
+    "utils/progress.py",
+    "utils/system.py",
+    "kernels/chunking.py",
+    "checkpoint/log.py",
+    "planning/plan.py",
+    "planning/gpus.py",
+    "planning/report.py",
+    "quickstart/recipe.py",
+    "run/compose.py",
+    "interop/hf_architectures.py",
+    "interop/tokenizer_match.py",
+    "interop/import_checks.py",
+    "interop/output.py",
+    "interop/model_card.py",
+    "interop/wheel.py",
 }
+LOADED_LATER = {"data/torch_dataset.py"}  # imported when first asked for
 
 
-@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
-def test_the_ground_needs_no_torch(path):
-    unit = path.relative_to(SOURCE).parts[0].removesuffix(".py")
-    if (
-        unit in TORCH_FREE or path.parts[-2:] in TORCH_FREE_FILES
-    ) and path.name != "torch_dataset.py":  # which is loaded when first asked for
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_config_and_text_need_no_torch(path):
+    name = name_of(path)
+    if (unit_of(path) in TORCH_FREE or name in TORCH_FREE_FILES) and name not in LOADED_LATER:
         modules = {
             name.split(".")[0]
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            for node in ast.walk(parse(path))
             if isinstance(node, ast.Import | ast.ImportFrom)
             for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""])
         }
         assert "torch" not in modules
+
+
+def test_the_torch_free_files_exist():
+    assert {name for name in TORCH_FREE_FILES | LOADED_LATER if not (SOURCE / name).exists()} == set()

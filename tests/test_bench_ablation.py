@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are run from a 
 
 from bench import ablation
 
-from groundup.decode import Overrides
-from groundup.layers import layered
+from groundup.config.merge import Overrides
+from groundup.run.compose import layered
 
 
 @pytest.fixture

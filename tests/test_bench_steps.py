@@ -24,9 +24,9 @@ from bench.exact import Contender, contenders, measure
 from bench.exact_table import BASE, report, table
 from bench.peers import Places, classes, fill, transformers
 
+from groundup.distributed.thread_parallel import Shared
 from groundup.errors import UsageError
 from groundup.model.gpt import NextTokenLoss
-from groundup.training.shares import Shared
 
 SMALL = NANO.config.model_copy(update={"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 8})
 TINY = replace(NANO, name="tiny", config=SMALL, rows=3, compared=2, steps=2, rounds=2)

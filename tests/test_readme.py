@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from groundup.cli import COMMANDS
-from groundup.cli.habits import HABITS
+from groundup.cli.aliases import HABITS
 from groundup.cli.parsing import Parser, normalise
-from groundup.data.corpora import CORPORA
-from groundup.data.hub import is_named
-from groundup.data.hubspec import parse_spec
+from groundup.sources.catalog import CORPORA
+from groundup.sources.hub import is_named
+from groundup.sources.hub_spec import parse_spec
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

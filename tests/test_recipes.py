@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from groundup.checkpoint.run import read_log
-from groundup.decode import Overrides
-from groundup.layers import layered
-from groundup.model.count import parameters
-from groundup.text.tokenizer import load_tokenizer
+from groundup.checkpoint.run_folder import read_log
+from groundup.config.merge import Overrides
+from groundup.model.size import parameters
+from groundup.run.compose import layered
+from groundup.tokenizers.registry import load_tokenizer
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 NAMES = [path.stem for path in RECIPES]

@@ -23,13 +23,13 @@ from groundup.errors import (
 if TYPE_CHECKING:
     from groundup import data
     from groundup.api import evaluate, evaluate_tasks, generate, generate_stream, load, prepare, resume, train
-    from groundup.comparing.comparison import compare
-    from groundup.exporting import export
+    from groundup.comparison.comparison import compare
+    from groundup.config.model import ModelConfig
     from groundup.generation.sampling import Sampler
-    from groundup.importing import import_model
+    from groundup.interop.export import export
+    from groundup.interop.import_model import import_model
+    from groundup.interop.push import push
     from groundup.model.gpt import GPT
-    from groundup.pushing import push
-    from groundup.shape import ModelConfig
 
 try:
     __version__ = version("groundup")
@@ -66,16 +66,16 @@ __all__ = [
 
 _HOMES = {
     "GPT": "groundup.model.gpt",
-    "ModelConfig": "groundup.config",
-    "compare": "groundup.comparing.comparison",
+    "ModelConfig": "groundup.config.schema",
+    "compare": "groundup.comparison.comparison",
     "Sampler": "groundup.generation.sampling",
     **dict.fromkeys(
         ("evaluate", "evaluate_tasks", "generate", "generate_stream", "load", "prepare", "resume", "train"),
         "groundup.api",
     ),
-    "export": "groundup.exporting",
-    "push": "groundup.pushing",
-    "import_model": "groundup.importing",
+    "export": "groundup.interop.export",
+    "push": "groundup.interop.push",
+    "import_model": "groundup.interop.import_model",
 }
 
 

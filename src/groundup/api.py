@@ -18,25 +18,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from groundup.assessing import evaluate, evaluate_tasks
-from groundup.build import Result
-from groundup.checkpoint.run import RunFolder
-from groundup.config import Config
+from groundup.checkpoint.load import Checkpoint, load
+from groundup.checkpoint.run_folder import RunFolder
+from groundup.config.merge import Overrides
+from groundup.config.schema import Config
 from groundup.data.shards import Manifest
-from groundup.decode import Overrides
+from groundup.distributed.launch import expected
 from groundup.errors import UsageError
+from groundup.evaluation.evaluate import evaluate, evaluate_tasks
 from groundup.generation.engine import TextStream, stream
 from groundup.generation.sampling import Sampler
-from groundup.layers import layered
-from groundup.loading import Checkpoint, load
-from groundup.obtaining import obtain
-from groundup.preparation.prepare import prepare_tokens
-from groundup.preparation.watch import Watch
-from groundup.report.lines import Lines
-from groundup.report.view import View
-from groundup.runs import begin, go_on, reconfigure
-from groundup.settle import prompt_ids, prompt_text
-from groundup.training.joining import expected
+from groundup.preprocess.pipeline import prepare_tokens
+from groundup.run.compose import layered
+from groundup.run.ensure_data import obtain
+from groundup.run.resolve import prompt_ids, prompt_text
+from groundup.run.start import begin, go_on, reconfigure
+from groundup.run.trainer import Result
+from groundup.ui.display import View
+from groundup.ui.lines import Lines
+from groundup.utils.progress import Watch
 
 __all__ = [
     "Checkpoint",

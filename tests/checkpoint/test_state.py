@@ -7,13 +7,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from groundup.checkpoint import state
-from groundup.config import Config
+from groundup.config.model import ModelConfig
+from groundup.config.schema import Config
+from groundup.config.sections import OptimizerConfig
 from groundup.errors import CheckpointError
 from groundup.model.gpt import GPT
-from groundup.optim.rules import build_optimizer
-from groundup.sections import OptimizerConfig
-from groundup.shape import ModelConfig
-from groundup.text.simple import ByteTokenizer
+from groundup.optim.optimizer import build_optimizer
+from groundup.tokenizers.byte_char import ByteTokenizer
 
 MODEL = ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=8, vocab_size=257)
 
@@ -68,7 +68,7 @@ def test_a_newer_format_asks_for_an_update(checkpoint):
 
 
 def test_a_tokenizer_that_does_not_fit_the_model_is_refused(checkpoint):
-    from groundup.text.simple import CharTokenizer
+    from groundup.tokenizers.byte_char import CharTokenizer
 
     folder, _, _ = checkpoint
     CharTokenizer.learn(["abc"]).save(folder / "tokenizer")

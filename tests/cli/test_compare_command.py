@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from rich.text import Text
 
-from groundup.checkpoint.run import Log
-from groundup.comparing.words import GAP, Row, table
-from groundup.report import picture
+from groundup.checkpoint.run_folder import Log
+from groundup.comparison.table import GAP, Row, table
+from groundup.ui import plot
 
 TASKS = {"hellaswag": {"acc": 0.25, "acc_norm": 0.3125, "acc_norm_stderr": 0.0125, "n": 500}}
 
@@ -59,8 +59,8 @@ def test_one_run_shows_itself(groundup, runs):
 
 
 def test_a_picture_is_drawn_once_and_again_only_if_that_is_asked_for(groundup, runs, monkeypatch):
-    monkeypatch.setattr(picture, "missing", lambda: None)
-    monkeypatch.setattr(picture, "draw", lambda drawing, kind: f"{kind}: {len(drawing.lines)} lines".encode())
+    monkeypatch.setattr(plot, "missing", lambda: None)
+    monkeypatch.setattr(plot, "draw", lambda drawing, kind: f"{kind}: {len(drawing.lines)} lines".encode())
     assert groundup("compare", *runs, "--out", "a.svg").status == 0
     assert Path("a.svg").read_text() == "svg: 2 lines"
     refused = groundup("compare", runs[0], "--out", "a.svg")
@@ -93,7 +93,7 @@ def test_a_picture_is_a_picture(groundup, runs):
     ],
 )
 def test_a_mistake_is_a_sentence_and_leaves_nothing(words, sentence, groundup, runs, monkeypatch):
-    monkeypatch.setattr(picture, "missing", lambda: None)
+    monkeypatch.setattr(plot, "missing", lambda: None)
     Path("folder.png").mkdir()
     before = sorted(Path().rglob("*"))
     done = groundup("compare", *(run.name for run in runs), *words)
@@ -103,7 +103,7 @@ def test_a_mistake_is_a_sentence_and_leaves_nothing(words, sentence, groundup, r
 
 
 def test_without_matplotlib_the_extra_is_named(groundup, runs, monkeypatch):
-    monkeypatch.setattr(picture, "find_spec", lambda name: None)
+    monkeypatch.setattr(plot, "find_spec", lambda name: None)
     done = groundup("compare", *runs, "--out", "a.png")
     assert done.status == 2
     assert "pip install 'groundup[plot]'" in done.err

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from groundup.data.corpora import CORPORA
+from groundup.sources.catalog import CORPORA
 
 
 def test_the_table_has_a_command_for_every_corpus(groundup):

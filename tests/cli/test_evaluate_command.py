@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from groundup.checkpoint.run import RunFolder, read_log
+from groundup.checkpoint.run_folder import RunFolder, read_log
 
 QUESTIONS = [{"context": "The small model", "choices": ["reads", "words.", "x"], "answer": i % 3} for i in range(7)]
 
@@ -74,7 +74,7 @@ def test_a_context_too_long_is_cut_and_said(groundup, run, mine):
 
 
 def test_a_checkpoint_without_data_of_its_own_says_what_it_needs(groundup, run, tmp_path):
-    from groundup.checkpoint.books import CONFIG
+    from groundup.checkpoint.files import CONFIG
 
     alone = shutil.copytree(RunFolder(run).steps()[-1], tmp_path / "alone")
     values = json.loads((alone / CONFIG).read_text())
@@ -134,7 +134,7 @@ def test_results_are_shown_where_they_cannot_be_noted(groundup, run, mine, monke
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("groundup.assessing.Log", refuse)
+    monkeypatch.setattr("groundup.evaluation.evaluate.Log", refuse)
     done = groundup("evaluate", run, "--tasks", mine)
     assert "acc_norm" in done.out
     assert (done.status, "the results are not noted" in done.err) == (2, True)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from groundup.checkpoint import state
-from groundup.checkpoint.run import RunFolder
-from groundup.cli.habits import HABITS
+from groundup.checkpoint.run_folder import RunFolder
+from groundup.cli.aliases import HABITS
 from groundup.cli.parsing import Parser
 
 

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from groundup.decode import Overrides, decode
-from groundup.presets import preset
-from groundup.report.lines import Lines
-from groundup.runs import begin, foresee
+from groundup.config.merge import Overrides, decode
+from groundup.config.presets import preset
+from groundup.run.start import begin, foresee
+from groundup.ui.lines import Lines
 
 
 def test_it_needs_neither_data_nor_torch(tmp_path):
@@ -50,7 +50,7 @@ def test_measured_or_like_another_run(groundup, run, prepared, fast):
 
 
 def test_what_does_not_fit_is_not_measured(groundup, monkeypatch):
-    monkeypatch.setattr("groundup.planning.here.main_memory", lambda: 10**6)
+    monkeypatch.setattr("groundup.run.here.main_memory", lambda: 10**6)
     done = groundup("plan", "gpt2-nano", "--measure", "--train.device", "cpu")
     assert done.status == 0
     assert "nothing was measured" in done.out
@@ -126,11 +126,11 @@ def test_what_cannot_fit_is_one_sentence(options, groundup, prepared, tmp_path, 
 @pytest.fixture
 def tight(monkeypatch):
     """Hardly less memory than is planned for, which may be more than is needed."""
-    monkeypatch.setattr("groundup.planning.here.main_memory", lambda: 330_000_000)
+    monkeypatch.setattr("groundup.run.here.main_memory", lambda: 330_000_000)
 
 
 def test_what_may_not_fit_is_planned_without_being_built(groundup, prepared, fast, tight, monkeypatch):
-    monkeypatch.setattr("groundup.runs.Training", None)
+    monkeypatch.setattr("groundup.run.start.Training", None)
     done = groundup("train", "gpt2-nano", "--data", prepared, "--dry-run", *fast)
     assert done.status == 0, done.err
     assert "warning  3" in done.out
@@ -145,7 +145,7 @@ def test_what_may_not_fit_is_tried(groundup, prepared, tmp_path, fast, tight):
 
 
 def test_weights_that_find_no_memory_are_a_sentence(groundup, prepared, tmp_path, fast, monkeypatch):
-    monkeypatch.setattr("groundup.planning.here.main_memory", lambda: None)
+    monkeypatch.setattr("groundup.run.here.main_memory", lambda: None)
     done = groundup("train", "gpt2-nano", "--data", prepared, "--out", "run", *fast, *HUGE)
     assert done.status == 1
     assert "cpu: out of memory before the first step; take a smaller model" in done.err
@@ -162,7 +162,7 @@ def test_a_speed_that_is_known_is_not_measured_again(prepared, tmp_path, monkeyp
     plan = foresee(config)
     assert plan.speed.tokens_per_s > 0
     assert plan.epochs == pytest.approx(2 * 16 / plan.data.windows)
-    monkeypatch.setattr("groundup.planning.here.measure", None)
+    monkeypatch.setattr("groundup.run.here.measure", None)
     said = []
     assert begin(config, tmp_path / "run", Lines(said.append), speed=plan.speed).step == 2
     assert any(plan.speed.source in line for line in said)
@@ -171,7 +171,7 @@ def test_a_speed_that_is_known_is_not_measured_again(prepared, tmp_path, monkeyp
 def test_measuring_changes_nothing_of_the_run(groundup, prepared, tmp_path, fast, monkeypatch):
     dropout = ("--model.dropout", 0.1)
     groundup("train", "gpt2-nano", "--data", prepared, "--out", "with", *fast, *dropout)
-    monkeypatch.setattr("groundup.planning.here.measure", lambda *args, **options: None)
+    monkeypatch.setattr("groundup.run.here.measure", lambda *args, **options: None)
     done = groundup("train", "gpt2-nano", "--data", prepared, "--out", "without", *fast, *dropout)
     assert "no speed was measured" in done.out
     for name in ("model.safetensors", "optimizer/state.safetensors"):

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from groundup.cli import progress
-from groundup.cli.progress import preparing
+from groundup.ui import progress
+from groundup.ui.progress import preparing
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(words, sentence, groundup,
 
 SLOW = """
 import sys
-from groundup.preparation import encoding, prepare
+from groundup.preprocess import encoding, prepare
 from groundup.cli import main
 prepare.JOURNAL_SECONDS, encoding.JOB_CHARS = 0.0, 2000
 main(sys.argv[1:])

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from groundup.build import Result
-from groundup.checkpoint.run import RunFolder
+from groundup.checkpoint.run_folder import RunFolder
 from groundup.cli import main
 from groundup.cli.quickstart import show
-from groundup.evaluation.overlap import Overlap
-from groundup.examining import Losses
-from groundup.quickstart import Report, free_folder
-from groundup.training.best import Best, EarlyEnd
-from groundup.training.horizon import Steps
+from groundup.evaluation.memorization import Overlap
+from groundup.optim.run_length import Steps
+from groundup.quickstart.workflow import Report, free_folder
+from groundup.run.evaluator import Losses
+from groundup.run.trainer import Result
+from groundup.training.early_stopping import Best, EarlyEnd
 
 STEPS = 50
 
@@ -93,7 +93,7 @@ def test_any_text_gives_a_model_that_beats_counting_bytes(kind, tmp_path, monkey
     in_steps = partial(
         EarlyEnd, Steps(STEPS), patience=None, stop_after=None
     )  # what time yields depends on the machine
-    monkeypatch.setattr("groundup.build.EarlyEnd", lambda horizon, best, *ends: in_steps(best=best))
+    monkeypatch.setattr("groundup.run.trainer.EarlyEnd", lambda horizon, best, *ends: in_steps(best=best))
     name, text = TEXTS[kind]
     (tmp_path / name).write_text(text)
     quickstart(name, "--minutes", "0.1", "--json")

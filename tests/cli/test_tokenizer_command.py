@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from groundup.cli import tokenizer as command
-from groundup.preparation import learning
-from groundup.text.tokenizer import choose_tokenizer
+from groundup.preprocess import train_tokenizer
+from groundup.tokenizers.registry import choose_tokenizer
 
 TEXT = "The low lower lowest newer newest wide wider widest.\n" * 40
 
@@ -104,8 +104,8 @@ def test_a_tokenizer_that_is_no_path_is_one_sentence(groundup, spec):
 
 def test_it_is_learnt_as_prepare_learns_it(groundup, text, monkeypatch):
     """The same text in the same stretches, and not more of it."""
-    monkeypatch.setattr(learning, "LEARN_CHARS", 500)
-    monkeypatch.setattr(learning, "STRETCH", 100)
+    monkeypatch.setattr(train_tokenizer, "LEARN_CHARS", 500)
+    monkeypatch.setattr(train_tokenizer, "STRETCH", 100)
     done = groundup("tokenizer", "train", text, "--size", "300", "--out", "tok")
     assert re.search(r"^learnt from \d{3} of 2,120 characters, evenly from all of it$", done.err, re.M)
     assert groundup("prepare", text, "--tokenizer", "bpe:300", "--val_fraction", "0", "--out", "d").status == 0

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from groundup.build import Result
-from groundup.checkpoint.run import RunFolder
-from groundup.cli.watch import Unfailing, finish
-from groundup.examining import Losses
-from groundup.training.best import Best
+from groundup.checkpoint.run_folder import RunFolder
+from groundup.cli.display import Unfailing, finish
+from groundup.run.evaluator import Losses
+from groundup.run.trainer import Result
+from groundup.training.early_stopping import Best
 
 
 class Broken:

@@ -13,8 +13,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
 
 import groundup
-from groundup.data.batches import Batches
 from groundup.data.shards import MANIFEST, Tokens
+from groundup.data.windows import Batches
 from groundup.errors import DataError, UsageError
 
 BLOCK, SEED, EPOCHS = 32, 5, 3

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundup.data.documents import Documents
+from groundup.data.shard_writer import ShardWriter, check_written
 from groundup.data.shards import (
     DOCUMENT,
     Manifest,
@@ -19,7 +20,6 @@ from groundup.data.shards import (
     check_files,
     dtype_for,
 )
-from groundup.data.writer import ShardWriter, check_written
 from groundup.errors import DataError
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from groundup.config.model import ModelConfig
+from groundup.config.presets import GPT1_PARTS, MODERN_PARTS
 from groundup.errors import DataError
 from groundup.evaluation.likelihood import lay_out, log_likelihoods
 from groundup.evaluation.loss import Interrupted
 from groundup.model.gpt import GPT
-from groundup.presets import GPT1_PARTS, MODERN_PARTS
-from groundup.shape import ModelConfig
 
 CPU = torch.device("cpu")
 PARTS = {"gpt2": {}, "gpt1": GPT1_PARTS, "modern": {**MODERN_PARTS, "init": "gpt2"}}

@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from groundup.config.model import ModelConfig
 from groundup.evaluation.loss import EachWindow, Loss, split_loss
 from groundup.model.gpt import GPT, NextTokenLoss
-from groundup.shape import ModelConfig
 
 CPU = torch.device("cpu")
 

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groundup.config.model import ModelConfig
 from groundup.generation.engine import TextStream, stream
 from groundup.generation.sampling import Sampler
 from groundup.model.gpt import GPT
-from groundup.shape import ModelConfig
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import groundup
-from groundup.checkpoint.run import RunFolder, read_log
+from groundup.checkpoint.run_folder import RunFolder, read_log
 
 HERE = Path(__file__).parent
 STEPS = 100

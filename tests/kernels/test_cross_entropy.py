@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from groundup.kernels import chunks
-from groundup.kernels.chunks import chunk_rows, whole
+from groundup.kernels import chunking
+from groundup.kernels.chunking import chunk_rows, whole
 from groundup.kernels.cross_entropy import _summed, finished, linear_cross_entropy, linear_cross_entropy_rows
 
 N, C, V, P = 22, 8, 37, 48
@@ -170,9 +170,9 @@ def test_a_second_backward_pass_is_refused_and_not_wrong():
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_compilers_leave_it_whole(backend, monkeypatch):
-    monkeypatch.setattr(chunks, "WHOLE", 0)
-    monkeypatch.setattr(chunks, "CPU", 0)
-    monkeypatch.setattr(chunks, "LEAST", 5)
+    monkeypatch.setattr(chunking, "WHOLE", 0)
+    monkeypatch.setattr(chunking, "CPU", 0)
+    monkeypatch.setattr(chunking, "LEAST", 5)
     x, weight, targets = parts()
 
     def loss(x, weight):
@@ -205,7 +205,7 @@ def test_chunks_are_equal_and_few(rows, columns, device):
     assert sum(pieces) == rows
     assert size >= 1
     assert max(pieces, default=0) - min(pieces, default=0) < max(2, len(pieces))
-    room = chunks.CPU if device == "cpu" else chunks.GPU
-    assert size <= chunks.LEAST or 4 * size * columns <= room
-    assert len(pieces) <= 1 or size > min(chunks.LEAST, rows) // 2
+    room = chunking.CPU if device == "cpu" else chunking.GPU
+    assert size <= chunking.LEAST or 4 * size * columns <= room
+    assert len(pieces) <= 1 or size > min(chunking.LEAST, rows) // 2
     assert not whole(rows, columns) or len(pieces) <= 1

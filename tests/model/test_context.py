@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from groundup.config.model import ModelConfig
 from groundup.model.context import KVCache
 from groundup.model.gpt import GPT
-from groundup.shape import ModelConfig
 
 CONFIG = ModelConfig(n_layer=3, n_head=2, n_embd=32, block_size=24, vocab_size=50)
 

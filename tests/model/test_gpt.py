@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-from groundup.kernels import parts as kernels
-from groundup.model.count import counted, flops_per_token, parameters, shapes
+from groundup.config.model import ModelConfig
+from groundup.config.presets import GPT1_PARTS, MODERN_PARTS, PRESETS
+from groundup.config.sections import OptimizerConfig
+from groundup.kernels import elementwise as kernels
 from groundup.model.gpt import GPT, IGNORED, NextTokenLoss
 from groundup.model.positions import RotaryPositions
-from groundup.optim.rules import build_optimizer
-from groundup.presets import GPT1_PARTS, MODERN_PARTS, PRESETS
-from groundup.sections import OptimizerConfig
-from groundup.shape import ModelConfig
+from groundup.model.size import counted, flops_per_token, parameters, shapes
+from groundup.optim.optimizer import build_optimizer
 
 SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "vocab_size": 70}
 

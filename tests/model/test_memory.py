@@ -6,15 +6,15 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from groundup.kernels import chunks, cross_entropy
-from groundup.kernels import parts as kernels
-from groundup.kernels.compiled import library
+from groundup.config.model import ModelConfig
+from groundup.distributed.activation_checkpointing import recompute as compute_again
+from groundup.kernels import chunking, cross_entropy
+from groundup.kernels import elementwise as kernels
+from groundup.kernels.cpu_build import library
 from groundup.model import context, memory
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.model.memory import activation_bytes, loss_bytes, weight_copy_bytes
-from groundup.shape import ModelConfig
-from groundup.training.device import autocast
-from groundup.training.recompute import recompute as compute_again
+from groundup.utils.device import autocast
 
 MODERN = {
     "norm": "rmsnorm", "positions": "rotary", "qk_norm": True, "embedding_norm": True, "activation": "relu2",
@@ -89,7 +89,7 @@ def planned_bytes(config: ModelConfig, precision: str, recompute: str = "off") -
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("parts", [{}, MODERN], ids=["gpt2", "modern"])
 def test_by_chunks_two_gradients_are_kept_instead_of_logits_and_what_the_head_reads(parts, precision, monkeypatch):
-    monkeypatch.setattr(chunks, "WHOLE", 0)
+    monkeypatch.setattr(chunking, "WHOLE", 0)
     config = ModelConfig(**{"n_layer": 2, "n_head": 2, "n_embd": 128, "block_size": 128, "vocab_size": 256} | parts)
     e, tokens, head = 4 if precision == "fp32" else 2, ROWS * config.block_size, config.padded_vocab * config.n_embd
     planned = activation_bytes(config, precision) * tokens + weight_copy_bytes(config, precision)
@@ -125,7 +125,7 @@ class Peak(TorchDispatchMode):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_loss_takes_as_much_as_it_is_said_to(precision, softcap, columns, monkeypatch):
     for name, value in {"WHOLE": 0, "CPU": 0, "GPU": 0, "LEAST": 100}.items():
-        monkeypatch.setattr(chunks, name, value)
+        monkeypatch.setattr(chunking, name, value)
     config = ModelConfig(n_embd=columns // 2, n_head=2, block_size=128, vocab_size=1024, softcap=softcap)
     x, weight = torch.randn(250, config.n_embd), torch.randn(1024, config.n_embd)
     with Peak(x, weight) as peak, autocast(precision, torch.device("cpu"))():

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from groundup.exchange.families import model_config
-from groundup.exchange.families import ours as under_our_names
+from groundup.config.model import ModelConfig
+from groundup.config.presets import PRESETS
+from groundup.interop.hf_mapping import model_config
+from groundup.interop.hf_mapping import ours as under_our_names
 from groundup.model.gpt import GPT
-from groundup.presets import PRESETS
-from groundup.shape import ModelConfig
 
 
 def randomised(model: torch.nn.Module, seed: int = 0) -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 import groundup
 from groundup import GPT, ModelConfig
-from groundup.presets import PRESETS
+from groundup.config.presets import PRESETS
 
 SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "vocab_size": 70}
 PARTS = [

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import OneCycleLR
 
+from groundup.config.sections import ScheduleConfig
 from groundup.errors import ConfigError
 from groundup.optim.schedule import build_schedule, squeezed
-from groundup.sections import ScheduleConfig
 
 
 def rates(total: int | None, **config) -> list[float]:

@@ -13,9 +13,9 @@ import pytest
 
 from groundup.cli import main
 from groundup.cli.plan import EPILOG, parse_tokens
-from groundup.config import Config
+from groundup.config.schema import Config
 from groundup.errors import ConfigError, UsageError
-from groundup.model.count import flops_per_token, parameters
+from groundup.model.size import flops_per_token, parameters
 from groundup.planning.cluster import (
     BACKWARD,
     ClusterPlan,

@@ -11,19 +11,19 @@ import pytest
 import torch
 
 import groundup
-from groundup.checkpoint.run import RunFolder
-from groundup.config import Config
+from groundup.checkpoint.run_folder import RunFolder
+from groundup.config.presets import PRESETS
+from groundup.config.schema import Config
+from groundup.config.sections import MUON_ONLY
+from groundup.config.types import LARGEST
 from groundup.errors import CheckpointError, ConfigError
-from groundup.fields import LARGEST
 from groundup.model.gpt import GPT
 from groundup.model.memory import activation_bytes, loss_bytes
-from groundup.optim.rules import RULES, build_optimizer
-from groundup.planning.here import filled, plan_here
+from groundup.optim.optimizer import RULES, build_optimizer
+from groundup.optim.run_length import Clock
 from groundup.planning.plan import FASTEST, SLOWEST, Data, Machine, Plan, Speed, speed_of, times
-from groundup.planning.words import as_json, human_bytes, length, summary, table, warnings
-from groundup.presets import PRESETS
-from groundup.sections import MUON_ONLY
-from groundup.training.horizon import Clock
+from groundup.planning.report import as_json, human_bytes, length, summary, table, warnings
+from groundup.run.here import filled, plan_here
 
 HERE = Machine("cpu", "fp32", memory=16 * 10**9, free_disk=10**12)
 SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "vocab_size": 300}
@@ -95,7 +95,7 @@ def test_what_a_run_begins_with_is_settled_and_sharing_is_left_out_where_only_it
     found = plan_here(config, None, tmp_path)
     assert (found.config.train.shares, found.config.train.activation_checkpointing) == (2, "off")
     one = replace(found, config=config.model_copy(update={"train": config.train.model_copy(update={"shares": 1})}))
-    monkeypatch.setattr("groundup.planning.here.main_memory", lambda: one.memory.total)
+    monkeypatch.setattr("groundup.run.here.main_memory", lambda: one.memory.total)
     assert plan_here(config, None, tmp_path).config.train.shares == 1
     asked = config.model_copy(update={"train": config.train.model_copy(update={"shares": 2})})
     assert plan_here(asked, None, tmp_path).config.train.shares == 2
@@ -317,10 +317,10 @@ def test_bytes_are_said_in_three_figures():
 
 RESIDENT = """
 import json, sys, torch
-from groundup.config import Config
-from groundup.sections import MUON_ONLY
+from groundup.config.schema import Config
+from groundup.config.sections import MUON_ONLY
 from groundup.model.gpt import GPT, NextTokenLoss
-from groundup.optim.rules import build_optimizer
+from groundup.optim.optimizer import build_optimizer
 config = Config.model_validate(json.loads(sys.argv[1]))
 gpt = GPT(config.model).init_weights()
 loss_sum, optimizer = NextTokenLoss(gpt), build_optimizer(gpt.named_parameters(), config.optimizer)

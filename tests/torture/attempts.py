@@ -15,10 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from groundup.checkpoint.atomic import verify
-from groundup.checkpoint.compare import difference, different_books
-from groundup.checkpoint.run import RunFolder, read_log, step_of
+from groundup.checkpoint.diff import difference, different_books
+from groundup.checkpoint.run_folder import RunFolder, read_log, step_of
 from groundup.errors import CheckpointError
+from groundup.utils.files import verify
 
 PHASES = ("starting", "training", "logging", "evaluating", "sampling", "saving", "deleting")
 SOON = 0.25  # part of what is left, for every other kill, so that a run dies more than once or twice

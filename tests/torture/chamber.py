@@ -17,7 +17,7 @@ from attempts import PHASES, Tally, forked, torture
 
 import groundup
 import groundup.api
-from groundup.presets import MODERN_PARTS
+from groundup.config.presets import MODERN_PARTS
 
 WORDS = "the a small model reads words and learns what comes next after some time it writes lines of its own".split()
 STEPS = 60  # more than an epoch

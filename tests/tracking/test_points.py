@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from groundup.tracking import memory
+from groundup.tracking.base import flat
 from groundup.tracking.points import Points, fenced
-from groundup.tracking.tracker import flat
 
 STEP = {"step": 3, "tokens": 64, "loss": 2.5, "lr": 1e-3, "grad_norm": 0.5, "tokens_per_s": 1000.0, "cursor": [1, 2]}
 

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from groundup.sections import TrackingConfig
+from groundup.config.sections import TrackingConfig
 from groundup.tracking.trackers import open_trackers
 
 SETTINGS = {

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 
 import groundup
-from groundup.checkpoint.run import Log, read_log
+from groundup.checkpoint.run_folder import Log, read_log
+from groundup.config.sections import TrackingConfig
 from groundup.errors import ConfigError
-from groundup.sections import TrackingConfig
 from groundup.tracking import trackers
-from groundup.tracking.feeder import Feeder, Limits, plain
+from groundup.tracking.async_tracker import Feeder, Limits, plain
+from groundup.tracking.base import Kind, Place
 from groundup.tracking.points import Points
-from groundup.tracking.tracker import Kind, Place
 from groundup.tracking.trackers import Trackers, check, open_trackers
 
 STEP = {"step": 1, "tokens": 64, "loss": 2.5, "lr": 1e-3, "grad_norm": 0.5, "tokens_per_s": 1000.0, "cursor": 4}

@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from groundup.data.batches import Batches
+from groundup.config.model import ModelConfig
+from groundup.config.sections import OptimizerConfig, ScheduleConfig
+from groundup.data.windows import Batches
+from groundup.distributed.parallelize import Single
 from groundup.errors import TrainingError
 from groundup.model.gpt import GPT, NextTokenLoss
-from groundup.optim.rules import build_optimizer
+from groundup.optim.optimizer import build_optimizer
+from groundup.optim.run_length import Clock, Steps
 from groundup.optim.schedule import build_schedule
-from groundup.sections import OptimizerConfig, ScheduleConfig
-from groundup.shape import ModelConfig
-from groundup.training.feed import Feed
 from groundup.training.guard import Guard
-from groundup.training.horizon import Clock, Steps
 from groundup.training.loop import Progress, fit
-from groundup.training.parallel import Single
+from groundup.training.micro_batches import Feed
 
 
 class Text:

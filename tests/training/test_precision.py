@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from groundup.data.batches import Batches
+from groundup.config.model import ModelConfig
+from groundup.config.sections import OptimizerConfig, ScheduleConfig
+from groundup.data.windows import Batches
+from groundup.distributed.parallelize import Single
 from groundup.model.gpt import GPT, NextTokenLoss
-from groundup.optim.rules import build_optimizer
+from groundup.optim.optimizer import build_optimizer
+from groundup.optim.run_length import Steps
 from groundup.optim.schedule import build_schedule
-from groundup.sections import OptimizerConfig, ScheduleConfig
-from groundup.shape import ModelConfig
-from groundup.training.device import autocast, loss_scaler
-from groundup.training.feed import Feed
 from groundup.training.guard import Guard
-from groundup.training.horizon import Steps
 from groundup.training.loop import Progress, fit
-from groundup.training.parallel import Single
+from groundup.training.micro_batches import Feed
+from groundup.utils.device import autocast, loss_scaler
 
 CPU = torch.device("cpu")
 TOO_LARGE = {"scale": 2.0**24, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000}

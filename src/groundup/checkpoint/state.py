@@ -23,8 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from groundup.checkpoint.atomic import atomic_folder
-from groundup.checkpoint.books import (
+from groundup.checkpoint.files import (
     AVERAGE,
     CONFIG,
     FORMAT,
@@ -35,10 +34,11 @@ from groundup.checkpoint.books import (
     read_json,
     write_json,
 )
-from groundup.config import Config
+from groundup.config.schema import Config
+from groundup.distributed.dtensor import like, whole
 from groundup.errors import CheckpointError
-from groundup.optim.sharded import like, whole
-from groundup.text.tokenizer import Tokenizer, load_tokenizer
+from groundup.tokenizers.registry import Tokenizer, load_tokenizer
+from groundup.utils.files import atomic_folder
 
 OPTIMIZER = "optimizer/state.safetensors"
 

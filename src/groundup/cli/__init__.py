@@ -10,7 +10,7 @@ from importlib import import_module
 from io import TextIOWrapper
 
 from groundup.cli.parsing import Parser, normalise
-from groundup.decode import nearest
+from groundup.config.merge import nearest
 from groundup.errors import GroundupError, UsageError
 
 # command -> (module, one line for --help)
@@ -31,7 +31,7 @@ COMMANDS = {
     "import": ("import_", "take over a model of another program: GPT-2 of the hub, nanoGPT, llm.c"),
     "export": ("export", "write a model for transformers, llama.cpp or nanoGPT"),
     "push": ("push", "send a model to the hub, as a repository for transformers"),
-    "why": ("why", "the documents behind any step of a run"),
+    "why": ("trace_step", "the documents behind any step of a run"),
     "doctor": ("doctor", "check this machine, runs and prepared data"),
 }
 
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
 def _leave_together(status: int, said: str = "") -> None:
     """End here where this is one of several processes that train together."""
     if "torch.distributed" in sys.modules:
-        from groundup.training.joining import leave
+        from groundup.distributed.launch import leave
 
         leave(status, said)
 

@@ -12,7 +12,7 @@ from groundup.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from groundup.comparing.comparison import Comparison
+    from groundup.comparison.comparison import Comparison
 
 EPILOG = """Losses of the validation text where all runs have been: at equal tokens, steps and time; what each needed to
 reach the lowest loss that all have reached, and that as a multiple of the first run's; results of tasks, with standard
@@ -44,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compare, draw and print."""
     from groundup.cli.plan import parse_tokens
-    from groundup.comparing.comparison import compare
-    from groundup.comparing.words import as_json
+    from groundup.comparison.comparison import compare
+    from groundup.comparison.table import as_json
 
     out = Path(args.out) if args.out else None
     if out:
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_out(out: Path, *, overwrite: bool) -> None:
     """UsageError where a picture cannot be drawn into `out`, before anything is read."""
-    from groundup.report.picture import missing
+    from groundup.ui.plot import missing
 
     if out.suffix.lower() not in SUFFIXES:
         raise UsageError(f"--out {out}: a picture's name ends in {' or '.join(SUFFIXES)}")
@@ -83,9 +83,9 @@ def _check_out(out: Path, *, overwrite: bool) -> None:
 
 def _draw(comparison: Comparison, out: Path) -> None:
     """Write the picture, whole or not at all."""
-    from groundup.checkpoint.atomic import replace_bytes
-    from groundup.comparing.drawing import drawing
-    from groundup.report.picture import draw
+    from groundup.comparison.plot import drawing
+    from groundup.ui.plot import draw
+    from groundup.utils.files import replace_bytes
 
     try:
         replace_bytes(out, draw(drawing(comparison), out.suffix.lower().removeprefix(".")))
@@ -97,8 +97,8 @@ def _print(comparison: Comparison) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from groundup.comparing.words import notes, on_a_line, rows, table
-    from groundup.report.panel import can_show_panel
+    from groundup.comparison.table import notes, on_a_line, rows, table
+    from groundup.ui.panel import can_show_panel
 
     console = Console(highlight=False, markup=False)
     names, lines = [on_a_line(run.name) for run in comparison.runs], list(rows(comparison))
@@ -115,8 +115,8 @@ def _chart(comparison: Comparison, names: list[str], console: Console) -> None:
     """All curves over tokens, and below them the names, from the curve that ends highest to the lowest."""
     from rich.text import Text
 
-    from groundup.comparing.words import LOSS
-    from groundup.report.chart import Series, braille_chart
+    from groundup.comparison.table import LOSS
+    from groundup.ui.chart import Series, braille_chart
 
     curves = [[(float(p.tokens), float(getattr(p, comparison.measure))) for p in run.points] for run in comparison.runs]
     series = [Series(points, style) for points, style in zip(curves, STYLES, strict=False)]

@@ -6,8 +6,8 @@ import argparse
 import json
 from typing import Any
 
-from groundup.data.corpora import CORPORA, DOWNLOAD_BYTES_PER_SECOND, TOKENS_PER_SECOND, Corpus
-from groundup.data.hubspec import GRAMMAR
+from groundup.sources.catalog import CORPORA, DOWNLOAD_BYTES_PER_SECOND, TOKENS_PER_SECOND, Corpus
+from groundup.sources.hub_spec import GRAMMAR
 
 COMMAND = "groundup prepare {name} --out data/{name} --tokenizer gpt2"
 

@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.text import Text
 
 from groundup.errors import UsageError
-from groundup.report.panel import visible
+from groundup.ui.panel import visible
 
 if TYPE_CHECKING:
-    from groundup.doctor.finding import Finding
+    from groundup.diagnostics.finding import Finding
 
 EPILOG = """Of the machine: cores, memory, Python and libraries, torch, GPU, the fastest type of number, the compiler
 that train.compile needs, and the disk where the first folder lies, or here. Of prepared data, in one pass over it:
@@ -69,8 +69,8 @@ def _run_distributed(args: argparse.Namespace, paths: list[Path], data: Path | N
     timeout = 60.0 if args.timeout is None else args.timeout
     if not 1 <= timeout <= 86_400:
         raise UsageError(f"--timeout {timeout:g}: must be between 1 and 86400 seconds")
-    from groundup.doctor.distributed import examine, settled
-    from groundup.doctor.rollcall import launched
+    from groundup.diagnostics.distributed import examine, settled
+    from groundup.diagnostics.rollcall import launched
 
     launched()
     found = examine(paths, data, timeout)
@@ -100,9 +100,9 @@ def tell(findings: Iterable[Finding], *, as_json: bool) -> bool:
 def findings(paths: list[Path], data: Path | None, *, quiet: bool) -> Iterator[Finding]:
     """The machine's, then those of each folder."""
     yield from machine_findings(paths[0] if paths else Path())
-    from groundup.cli.progress import preparing
-    from groundup.doctor.prepared import check_data
-    from groundup.doctor.trained import check_checkpoint, check_run
+    from groundup.diagnostics.data_checks import check_data
+    from groundup.diagnostics.trained import check_checkpoint, check_run
+    from groundup.ui.progress import preparing
 
     for path in dict.fromkeys(paths):
         match _kind(path):
@@ -118,18 +118,18 @@ def findings(paths: list[Path], data: Path | None, *, quiet: bool) -> Iterator[F
 
 def machine_findings(place: Path) -> Iterator[Finding]:
     """What runs here, and how fast."""
-    from groundup.doctor import arithmetic, machine
+    from groundup.diagnostics import machine, torch_checks
 
     yield machine.cores()
     yield machine.memory()
     yield from machine.libraries()
     usable = True
-    for finding in arithmetic.torch_build():
+    for finding in torch_checks.torch_build():
         usable = usable and finding.status != "problem"
         yield finding
     if usable:
-        yield arithmetic.precision()
-        yield arithmetic.compiler()
+        yield torch_checks.precision()
+        yield torch_checks.compiler()
     yield machine.disk(place)
 
 

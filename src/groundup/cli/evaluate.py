@@ -11,9 +11,9 @@ from groundup.cli.options import add_checkpoint
 from groundup.errors import UsageError
 
 if TYPE_CHECKING:
-    from groundup.assessing import Evaluation
     from groundup.evaluation.baselines import Baseline
-    from groundup.evaluation.exam import Grade, Spec
+    from groundup.evaluation.evaluate import Evaluation
+    from groundup.evaluation.task_set import Grade, Spec
 
 LOSS = "loss"
 EPILOG = """\
@@ -60,11 +60,11 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, note it in the run's log, and print."""
     wanted = _wanted(args)
 
-    from groundup.assessing import evaluate, evaluate_tasks, note, open_all, simpler_models
-    from groundup.cli.progress import counting
-    from groundup.loading import load
-    from groundup.training.device import choose_precision
-    from groundup.training.joining import join
+    from groundup.checkpoint.load import load
+    from groundup.distributed.launch import join
+    from groundup.evaluation.evaluate import evaluate, evaluate_tasks, note, open_all, simpler_models
+    from groundup.ui.progress import counting
+    from groundup.utils.device import choose_precision
 
     world = join()
     loaded = load(args.path, checkpoint=args.checkpoint, device=args.device, world=world)
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _wanted(args: argparse.Namespace) -> list[Spec | str]:
     """What is asked for, without torch: LOSS, or a task. UsageError for one that is none, or that comes twice."""
-    from groundup.evaluation.exam import Spec
+    from groundup.evaluation.task_set import Spec
 
     listed = None if args.tasks is None else [part.strip() for part in args.tasks.split(",")]
     words = [*(listed or ()), *args.task_file] or [LOSS]

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from groundup.exporting import Export
+    from groundup.interop.export import Export
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     from groundup.cli.options import add_source
-    from groundup.exporting import TARGETS
+    from groundup.interop.export import TARGETS
 
     formats = "\n".join(f"  {name:<9}{target.summary}" for name, target in TARGETS.items())
     parser.epilog = (
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export and say what was checked."""
-    from groundup.exporting import export
+    from groundup.interop.export import export
 
     done = export(
         args.path,

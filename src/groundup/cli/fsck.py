@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from groundup.checkpoint.fsck import Examined, Findings
+    from groundup.diagnostics.run_checks import Examined, Findings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Examine the run and print what was found."""
-    from groundup.checkpoint.fsck import examine
+    from groundup.diagnostics.run_checks import examine
 
     findings = examine(Path(args.run), Path(args.data) if args.data else None)
     print(_as_json(findings) if args.json else "\n".join(_lines(findings)))

@@ -7,7 +7,7 @@ import json
 import sys
 
 from groundup.cli.options import add_checkpoint
-from groundup.report.panel import visible
+from groundup.ui.panel import visible
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """Generate, streaming the first sample."""
     from groundup.api import generate_stream, load
     from groundup.generation.sampling import Sampler
-    from groundup.settle import prompt_text
+    from groundup.run.resolve import prompt_text
 
     sampler = Sampler(args.temperature, args.top_k, args.top_p, args.seed)  # refuses bad values before anything loads
     loaded = load(args.path, checkpoint=args.checkpoint, device=args.device)

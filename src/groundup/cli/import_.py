@@ -8,10 +8,10 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from groundup.exchange.request import check
+from groundup.interop.import_checks import check
 
 if TYPE_CHECKING:
-    from groundup.importing import Imported
+    from groundup.interop.import_model import Imported
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     """Import, and say what was found. The mistakes that need no torch are found before it is loaded."""
     check(args.source, Path(args.out), revision=args.revision, overwrite=args.overwrite)
 
-    from groundup.importing import import_model
+    from groundup.interop.import_model import import_model
 
     found = import_model(
         args.source, args.out, tokenizer=args.tokenizer, revision=args.revision, overwrite=args.overwrite

@@ -1,7 +1,7 @@
 """Command lines with one way to be wrong: a sentence, and exit status 2.
 
 Options such as `--train.max_steps` are made from the fields of the config sections, and their values go through
-`groundup.decode` like those of a YAML file: both are checked in the same place and refused in the same words.
+`groundup.config.merge` like those of a YAML file: both are checked in the same place and refused in the same words.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any, Literal, NoReturn
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from groundup.cli.habits import HABITS
-from groundup.config import Config
-from groundup.decode import Overrides, nearest
+from groundup.cli.aliases import HABITS
+from groundup.config.merge import Overrides, nearest
+from groundup.config.presets import DEFAULT, PRESETS
+from groundup.config.schema import Config
 from groundup.errors import UsageError
-from groundup.layers import layered
-from groundup.presets import DEFAULT, PRESETS
+from groundup.run.compose import layered
 
 OPTION = re.compile(r"--[A-Za-z][\w.-]*")
 # Other spellings of options that are asked for often.

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from groundup.cli.parsing import add_config_options, add_files, config_overrides, places, preset_and_config
-from groundup.config import Config
+from groundup.config.presets import DEFAULT, PRESETS
+from groundup.config.schema import Config
 from groundup.errors import ConfigError, UsageError
-from groundup.obtaining import GPT1_VOCAB, GPT2_VOCAB, missing, with_ids
-from groundup.presets import DEFAULT, PRESETS
+from groundup.run.ensure_data import GPT1_VOCAB, GPT2_VOCAB, missing, with_ids
 
 if TYPE_CHECKING:
     from groundup.model.memory import Precision
@@ -105,8 +105,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Plan and print; torch is loaded for --measure alone."""
     from groundup.planning.plan import FASTEST, SLOWEST, Machine, Plan, Speed, speed_of
-    from groundup.planning.room import free_disk, main_memory
-    from groundup.planning.words import as_json, table
+    from groundup.planning.report import as_json, table
+    from groundup.utils.system import free_disk, main_memory
 
     given = args.tokens_per_second
     if given is not None and not SLOWEST <= given <= FASTEST:
@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     if clustered:
         return _run_cluster(args, config, data)
     if args.measure:
-        from groundup.planning.here import measured
+        from groundup.run.here import measured
 
         plan = measured(config, data)
         assumed = "" if plan.speed else "it does not fit this machine, so nothing was measured"
@@ -191,7 +191,7 @@ def _run_cluster(args: argparse.Namespace, config: Config, data: Data | None) ->
     from groundup.planning.cluster import ClusterPlan, assumed_speed
     from groundup.planning.cluster_words import cluster_json, cluster_table
     from groundup.planning.plan import Machine, Plan, Speed, speed_of
-    from groundup.planning.room import free_disk
+    from groundup.utils.system import free_disk
 
     device, precision = config.train.device, config.train.precision
     if device in ("cpu", "mps"):
@@ -250,8 +250,8 @@ def _with_vocabulary(config: Config, name: str) -> tuple[Config, str]:
 
 
 def _data(config: Config) -> Data | None:
-    from groundup.data.batches import Batches
     from groundup.data.shards import Manifest, Tokens
+    from groundup.data.windows import Batches
     from groundup.planning.plan import Data
 
     if config.data is None:

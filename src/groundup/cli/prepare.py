@@ -57,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prepare, with a progress bar on a terminal."""
-    from groundup.cli.progress import preparing
-    from groundup.preparation.prepare import prepare_tokens  # not the API: that would load torch, which takes a second
+    from groundup.preprocess.pipeline import prepare_tokens  # not the API: that would load torch, which takes a second
+    from groundup.ui.progress import preparing
 
     with preparing(quiet=args.json) as watch:
         manifest = prepare_tokens(

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Push, and say where it is."""
-    from groundup.pushing import push
+    from groundup.interop.push import push
 
     done = push(
         args.path,

@@ -16,15 +16,15 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from groundup.cli.progress import reading
-from groundup.data.sources import PYTHON_DOCS
 from groundup.errors import UsageError
 from groundup.evaluation.baselines import Baseline
-from groundup.evaluation.overlap import Overlap
-from groundup.report.panel import visible
+from groundup.evaluation.memorization import Overlap
+from groundup.sources.corpus import PYTHON_DOCS
+from groundup.ui.panel import visible
+from groundup.ui.progress import reading
 
 if TYPE_CHECKING:
-    from groundup.quickstart import Report
+    from groundup.quickstart.workflow import Report
 
 BAR = 30  # cells of the longest bar
 
@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
     """Run it, and print what it found."""
     if not 0 < args.minutes < float("inf"):
         raise UsageError(f"--minutes {args.minutes}: must be more than 0")
-    from groundup.cli.watch import watching
-    from groundup.quickstart import free_folder, quickstart
+    from groundup.cli.display import watching
+    from groundup.quickstart.workflow import free_folder, quickstart
 
     sources = args.sources or [PYTHON_DOCS]
     out = Path(args.out) if args.out else free_folder(sources)

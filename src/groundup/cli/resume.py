@@ -25,10 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Resume, showing the run as `train` does."""
-    from groundup.checkpoint.run import RunFolder
-    from groundup.cli.watch import finish, watching
-    from groundup.runs import go_on, reconfigure
-    from groundup.training.joining import join
+    from groundup.checkpoint.run_folder import RunFolder
+    from groundup.cli.display import finish, watching
+    from groundup.distributed.launch import join
+    from groundup.run.start import go_on, reconfigure
 
     first, run = join().rank == 0, RunFolder(Path(args.run))
     config, keys = reconfigure(run, config_overrides(args) | ({"data": args.data} if args.data else {}))

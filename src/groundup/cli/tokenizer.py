@@ -16,11 +16,11 @@ from rich.text import Text
 
 from groundup.cli.parsing import Action
 from groundup.errors import UsageError
-from groundup.report.panel import visible
-from groundup.text.tokenizer import Learner, Tokenizer, bpe_learner, choose_tokenizer
+from groundup.tokenizers.registry import Learner, Tokenizer, bpe_learner, choose_tokenizer
+from groundup.ui.panel import visible
 
 if TYPE_CHECKING:
-    from groundup.data.sources import Corpus
+    from groundup.sources.corpus import Corpus
 
 MEASURED_BYTES = 10_000_000  # of a corpus, from its beginning: enough to know bytes per token to the second digit
 STYLES = ("black on cyan", "black on yellow")  # alternating, so that every border shows
@@ -99,11 +99,11 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from groundup.cli.progress import preparing
-    from groundup.data.sources import open_sources
-    from groundup.preparation.folder import new_folder
-    from groundup.preparation.learning import learnt
-    from groundup.preparation.splitting import ByHash
+    from groundup.preprocess.folder import new_folder
+    from groundup.preprocess.split import ByHash
+    from groundup.preprocess.train_tokenizer import learnt
+    from groundup.sources.corpus import open_sources
+    from groundup.ui.progress import preparing
 
     learner = bpe_learner(args.size, min_frequency=args.min_frequency, special_tokens=args.special)
     with (
@@ -155,7 +155,7 @@ def _show(args: argparse.Namespace) -> int:
 def _open(spec: str) -> Tokenizer:
     """The tokenizer meant by `--tokenizer`."""
     if _is_run(spec):
-        from groundup.checkpoint.run import resolve
+        from groundup.checkpoint.run_folder import resolve
 
         spec = str(resolve(Path(spec)) / "tokenizer")
     choice = choose_tokenizer(spec)
@@ -176,7 +176,7 @@ def _is_run(spec: str) -> bool:
 
 def _text(args: argparse.Namespace) -> str | None:
     """The text to show, from wherever it is; None where none is asked for."""
-    from groundup.data.sources import STANDARD_INPUT, open_sources
+    from groundup.sources.corpus import STANDARD_INPUT, open_sources
 
     if args.text is not None and args.file is not None:
         raise UsageError(f"--file {args.file}: there is a text already; give one of the two")
@@ -194,7 +194,7 @@ def _texts(corpus: Corpus) -> Iterator[str]:
 
 def _measure(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[int, int]:
     """Bytes and tokens of the beginning of a corpus."""
-    from groundup.preparation.encoding import encode_parts
+    from groundup.preprocess.encoding import encode_parts
 
     n_bytes = n_tokens = 0
     for text in texts:

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from groundup.cli.parsing import add_config_arguments, preset_and_config
-from groundup.config import Config
+from groundup.config.schema import Config
 from groundup.errors import UsageError
-from groundup.report.lines import Lines
+from groundup.ui.lines import Lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
     if args.out is None and not args.dry_run:
         raise UsageError("--out: say which folder the run should be written to, or give --dry-run for the plan alone")
 
-    from groundup.cli.watch import finish, watching
-    from groundup.runs import begin, begin_or_go_on, restarted
-    from groundup.training.joining import join
+    from groundup.cli.display import finish, watching
+    from groundup.distributed.launch import join
+    from groundup.run.start import begin, begin_or_go_on, restarted
 
     if args.dry_run:
         return _rehearse(args, config)
@@ -57,10 +57,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _rehearse(args: argparse.Namespace, config: Config) -> int:
     """Print the plan, and write nothing."""
-    from groundup.obtaining import missing, outlook
-    from groundup.planning.words import as_json, summary
-    from groundup.runs import rehearse
-    from groundup.training.joining import join
+    from groundup.distributed.launch import join
+    from groundup.planning.report import as_json, summary
+    from groundup.run.ensure_data import missing, outlook
+    from groundup.run.start import rehearse
 
     first = join().rank == 0
     say = print if first and not args.json else _nothing
@@ -77,10 +77,10 @@ def _rehearse(args: argparse.Namespace, config: Config) -> int:
 
 def _obtain(args: argparse.Namespace, config: Config) -> None:
     """Prepare what the run is to learn from, where the config says how and nobody has done it yet."""
-    from groundup.cli.progress import preparing
-    from groundup.obtaining import obtain
-    from groundup.runs import restarted
-    from groundup.training.joining import expected
+    from groundup.distributed.launch import expected
+    from groundup.run.ensure_data import obtain
+    from groundup.run.start import restarted
+    from groundup.ui.progress import preparing
 
     with preparing(quiet=args.json) as watch:
         goes_on = args.auto_resume or restarted()

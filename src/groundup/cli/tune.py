@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from groundup.cli.parsing import Action, add_config_arguments, config_of
-from groundup.halving import ROUNDS
-from groundup.report.chart import Series, braille_chart
-from groundup.report.lines import Lines
+from groundup.run.halving import ROUNDS
+from groundup.ui.chart import Series, braille_chart
+from groundup.ui.lines import Lines
 
 if TYPE_CHECKING:
-    from groundup.tuning import Tuned
+    from groundup.run.lr_search import Tuned
 
 CHART = (72, 12)  # cells, lines
 
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Check the config, tune, and print what was found; progress goes to standard error."""
     config = config_of(args)
 
-    from groundup.tuning import tune_learning_rate
+    from groundup.run.lr_search import tune_learning_rate
 
     view = Lines(partial(print, file=sys.stderr, flush=True), config.train.log_every)
     tuned = tune_learning_rate(config, view, steps=args.steps)

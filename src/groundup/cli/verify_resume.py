@@ -12,7 +12,7 @@ from groundup.cli.parsing import add_config_arguments, config_of
 from groundup.errors import TrainingError, UsageError
 
 if TYPE_CHECKING:
-    from groundup.verify import Outcome
+    from groundup.diagnostics.verify_resume import Outcome
 
 NOTHING_PROVED = 3  # exit status
 STEPS = 8  # a kill after 4: moments, averages and warm-up have begun to matter
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if config.data is None:
         raise UsageError("--data: say which folder of prepared tokens to train on")
 
-    from groundup.verify import verify_resume
+    from groundup.diagnostics.verify_resume import verify_resume
 
     stream = sys.stderr if args.json else sys.stdout
     try:

@@ -3,7 +3,7 @@
     manifest.json         counts, checksums, the tokenizer's fingerprint, how the split was made, the sources
     train-00000.bin …     little-endian uint16 or uint32 ids, as nanoGPT writes them
     documents-train.bin   where each document begins: `DOCUMENT` records in order of their start
-    request.json          what was asked for, and which files it was made from (see `groundup.preparation.request`)
+    request.json          what was asked for, and which files it was made from (see `groundup.preprocess.request`)
 
 The same for `val`. None of these depends on when, where or by whom they were made.
 """

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from groundup.data.batches import Batches
 from groundup.data.shards import Manifest, Tokens
+from groundup.data.windows import Batches
 from groundup.errors import DataError, UsageError
 
 Sample = tuple[Tensor, Tensor]  # ids and targets, each (block_size,) int64; a target is the id one place further on

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from groundup.data.shards import SplitName, Tokens
 from groundup.errors import DataError
-from groundup.text.tokenizer import Tokenizer
+from groundup.tokenizers.registry import Tokenizer
 
 Counts = npt.NDArray[np.int64]
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from groundup.data.batches import TokenSource
+from groundup.data.windows import TokenSource
 from groundup.kernels.cross_entropy import linear_cross_entropy_rows
 from groundup.model.gpt import GPT, IGNORED
 

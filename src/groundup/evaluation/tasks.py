@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from groundup.errors import DataError
-from groundup.evaluation.questions import (
+from groundup.evaluation.multiple_choice import (
     ACC,
     ACC_CHARACTERS,
     ACC_GREEDY,

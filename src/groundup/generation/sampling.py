@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from groundup.errors import UsageError
-from groundup.seeds import mix
+from groundup.utils.hashing import mix
 
 Filter = Callable[[Tensor], Tensor]
 """(B, V) logits -> (B, V) logits"""

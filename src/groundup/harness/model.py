@@ -14,12 +14,12 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from groundup.checkpoint.load import load
 from groundup.errors import UsageError
 from groundup.evaluation.likelihood import log_likelihoods
 from groundup.generation.engine import TextStream, stream
 from groundup.generation.sampling import Sampler
-from groundup.loading import load
-from groundup.training.device import autocast, choose_precision
+from groundup.utils.device import autocast, choose_precision
 
 MAX_TOKENS = 256  # of an answer, where a task does not say; as the harness's own models have it
 

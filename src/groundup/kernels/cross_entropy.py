@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from groundup.kernels.chunks import chunk_rows, whole
+from groundup.kernels.chunking import chunk_rows, whole
 
 SHRUNK = 64  # times; what fp16 rounds to nothing afterwards is 4e-6
 RowWork = Callable[[Tensor, Tensor, int, float | None, int, bool], Tensor]

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from groundup.config.model import ModelConfig
 from groundup.kernels.cross_entropy import finished, linear_cross_entropy
+from groundup.model.blocks import BLOCKS
 from groundup.model.context import Causal, Context
-from groundup.model.inits import INITS
-from groundup.model.ngrams import NGrams, Silent
+from groundup.model.init import INITS
+from groundup.model.ngram import NGrams, Silent
 from groundup.model.norms import norm
-from groundup.model.parts import BLOCKS
 from groundup.model.positions import POSITIONS
-from groundup.shape import ModelConfig
 
 IGNORED = -1  # a target that is not scored
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from groundup.fields import Recomputed
-from groundup.kernels.chunks import chunk_rows, whole
-from groundup.shape import ModelConfig
+from groundup.config.model import ModelConfig
+from groundup.config.types import Recomputed
+from groundup.kernels.chunking import chunk_rows, whole
 
 Precision = Literal["fp32", "bf16", "fp16"]
 FP32 = 4  # bytes

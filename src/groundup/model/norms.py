@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from groundup.kernels.parts import rms_norm
-from groundup.shape import ModelConfig
+from groundup.config.model import ModelConfig
+from groundup.kernels.elementwise import rms_norm
 
 
 class RMSNorm(nn.Module):

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundup.kernels.parts import in_heads, turned, turned_heads
+from groundup.config.model import ModelConfig
+from groundup.kernels.elementwise import in_heads, turned, turned_heads
 from groundup.model.norms import RMSNorm
-from groundup.shape import ModelConfig
 
 Heads = tuple[Tensor, Tensor, Tensor]
 """Queries, keys and values, (B, H, T, D) each."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groundup.optim.sharded import dealt, split_as
+from groundup.distributed.dtensor import dealt, split_as
 
 POLYNOMIALS: dict[str, list[tuple[float, float, float]]] = {
     "newton_schulz": [(3.4445, -4.7750, 2.0315)] * 5,  # steepest at 0, within 0.7 … 1.2 near 1

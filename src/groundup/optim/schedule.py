@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from groundup.config.sections import ScheduleConfig
 from groundup.errors import ConfigError
-from groundup.sections import ScheduleConfig
 
 Schedule = Callable[[int, float], float]
 """(steps finished, fraction of the horizon done after the coming step) -> learning rate"""

@@ -19,16 +19,16 @@ from typing import Literal
 
 import numpy as np
 
+from groundup.config.model import ModelConfig
 from groundup.data.shards import dtype_for
 from groundup.errors import ConfigError
 from groundup.model.memory import BYTES, FP32, Precision, weight_copy_bytes
 from groundup.planning.failures import GPU_MTBF, NODE_WRITES, RESTART, Reliability, Simulation
 from groundup.planning.gpus import ATTAINED, GPU, SERVERS, communication_seconds
 from groundup.planning.plan import Machine, Memory, Plan, Speed
-from groundup.shape import ModelConfig
 
 Sharding = Literal["ddp", "fsdp"]
-BACKWARD = 2 / 3  # of the arithmetic of training; model/count.py counts 2 operations a weight forward, 4 backward
+BACKWARD = 2 / 3  # of the arithmetic of training; model/size.py counts 2 operations a weight forward, 4 backward
 RECOMPUTED = 4 / 3  # times the arithmetic where blocks are computed twice
 GATHER = SCATTER = 1 / 2  # of an all-reduce, which is the two after one another (ZeRO, section 7.1)
 PUE = 1.58  # power of the building / power of its machines: mean of 2023, Uptime Institute's survey

@@ -10,8 +10,8 @@ from typing import Any
 from groundup.planning.cluster import KWH, Cluster, ClusterPlan, token_bytes
 from groundup.planning.failures import young
 from groundup.planning.plan import Plan
-from groundup.planning.words import human_bytes
-from groundup.report.panel import human_count, human_time
+from groundup.planning.report import human_bytes
+from groundup.ui.panel import human_count, human_time
 
 POOR = 0.5  # efficiency below which more GPUs are mostly heat
 LARGE = 64  # GPUs from which published runs lose what the formulas do not know

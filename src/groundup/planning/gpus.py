@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from groundup.decode import nearest
+from groundup.config.merge import nearest
 from groundup.errors import UsageError
 
 # Of a link's data-sheet speed, what large collectives reach: rings of eight A100 78 %, of eight H200 82 %, all-gather

@@ -11,12 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from statistics import median
 
-from groundup.checkpoint.run import RunFolder, read_log
-from groundup.config import Config
+from groundup.checkpoint.run_folder import RunFolder, read_log
+from groundup.config.schema import Config
 from groundup.errors import CheckpointError
-from groundup.model.count import counted, flops_per_token, parameters, parameters_by_part
 from groundup.model.memory import FP32, Precision, activation_bytes, loss_bytes, weight_copy_bytes
-from groundup.training.horizon import Clock, Steps, build_horizon
+from groundup.model.size import counted, flops_per_token, parameters, parameters_by_part
+from groundup.optim.run_length import Clock, Steps, build_horizon
 
 PROGRAM = 340e6  # bytes of Python, torch and its threads on a CPU: resident memory of a run of a tiny model
 # glibc keeps freed pieces of up to 32 MiB for later, in a heap that fits them badly: measured on CPU runs of 6 and 12

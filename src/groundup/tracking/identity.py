@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from groundup.checkpoint.atomic import replace_text
+from groundup.utils.files import replace_text
 
 FILE = "tracking.json"
 ID = re.compile(r"[0-9a-f]{12}")

@@ -40,7 +40,7 @@ class Points:
             MFU = tokens_per_s · flops_per_token / peak_flops
 
         where flops_per_token counts one forward and one backward pass of the model, not what activation checkpointing
-        computes again. Attention is counted as a causal mask leaves it (`groundup.model.count`), which is half of the
+        computes again. Attention is counted as a causal mask leaves it (`groundup.model.size`), which is half of the
         12 L H Q T in PaLM's 6 N + 12 L H Q T: this MFU is the lower one.
         """
         step = values.get("step")

@@ -6,8 +6,8 @@ import json
 import time
 from typing import Any
 
+from groundup.tracking.base import Kind, Place, flat
 from groundup.tracking.points import Point, fenced
-from groundup.tracking.tracker import Kind, Place, flat
 
 FLUSH_SECONDS = 10  # after which a point can be seen
 QUEUE = 100  # events between us and tensorboard's own thread

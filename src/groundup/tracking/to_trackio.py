@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from groundup.tracking.base import Kind, Place
 from groundup.tracking.points import Point, fenced
-from groundup.tracking.tracker import Kind, Place
 
 REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")  # environment variables that send its records elsewhere
 TALKATIVE = ("trackio", "trackio.run", "trackio.utils")  # modules that print to standard output

@@ -10,16 +10,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from groundup.config.sections import TrackingConfig
 from groundup.errors import ConfigError
-from groundup.sections import TrackingConfig
-from groundup.tracking.feeder import Feeder, Limits
+from groundup.tracking.async_tracker import Feeder, Limits
+from groundup.tracking.backends import WANDB
+from groundup.tracking.base import Kind, Place
 from groundup.tracking.identity import identity
 from groundup.tracking.points import Points
 from groundup.tracking.to_tensorboard import TENSORBOARD
 from groundup.tracking.to_trackio import REMOTE, TRACKIO
-from groundup.tracking.to_wandb import WANDB
-from groundup.tracking.tracker import Kind, Place
-from groundup.versions import needed, satisfies
+from groundup.utils.versions import needed, satisfies
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (WANDB, TRACKIO, TENSORBOARD)}
 EXTRA = "track"  # of groundup, which brings them

@@ -1,0 +1,49 @@
+"""A trained model, from its folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from groundup.checkpoint import state
+from groundup.checkpoint.run_folder import resolve
+from groundup.config.schema import Config
+from groundup.distributed.process_group import Alone, World
+from groundup.model.gpt import GPT
+from groundup.model.undrawn import Undrawn
+from groundup.tokenizers.registry import Tokenizer
+from groundup.utils.device import choose_device, own_device
+from groundup.utils.files import verify
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model, ready to use."""
+
+    folder: Path
+    config: Config
+    model: GPT
+    tokenizer: Tokenizer
+    device: torch.device
+
+
+def load(
+    path: str | Path, *, checkpoint: str = "latest", device: str = "auto", world: World | None = None
+) -> Checkpoint:
+    """Model and tokenizer from a run or a checkpoint folder, the model in evaluation mode.
+
+    Where the run kept a running average of its weights (`optimizer.ema`), the model computes with that.
+
+    `checkpoint` chooses among a run's: `latest`, `best` by validation loss, or a name such as `step-00001000`. Of
+    several processes of a `world`, each reads the folder for itself, and has a GPU for itself.
+    Raises CheckpointError when something is missing, damaged or does not fit.
+    """
+    folder = resolve(Path(path), checkpoint)
+    verify(folder, but=(state.OPTIMIZER,))
+    config, where = state.load_config(folder), own_device(str(choose_device(device)), world or Alone())
+    with Undrawn():
+        model = GPT(config.model)
+    state.load_model(folder, model, averaged=True)
+    return Checkpoint(folder, config, model.to(where).eval(), state.load_text(folder), where)

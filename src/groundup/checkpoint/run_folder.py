@@ -1,0 +1,246 @@
+"""A run's folder: its config, its log, its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from groundup import __version__
+from groundup.checkpoint.files import PROGRESS, read_json
+from groundup.config.merge import Overrides, decode
+from groundup.config.schema import Config, read_yaml, to_yaml
+from groundup.errors import CheckpointError, ConfigError, UsageError
+from groundup.utils.files import SUMS, flush, remove_folder, replace_text, verify
+from groundup.utils.versions import installed
+
+LIBRARIES = ("torch", "numpy", "tokenizers", "tiktoken", "safetensors")
+
+
+class RunFolder:
+    """Paths and files of one run.
+
+    config.yaml        the exact resolved config
+    environment.json   command, versions, machine, git commit
+    log.jsonl          one object a line: steps, evaluations, samples, saves, resumes
+    checkpoints/       step-00001000/ …
+    latest, best       -> the newest checkpoint, and the one with the lowest validation loss
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.log = path / "log.jsonl"
+        self.checkpoints = path / "checkpoints"
+
+    def refuse_existing(self) -> None:
+        """UsageError when there is a run here already."""
+        if (self.path / "config.yaml").exists():
+            resume = shlex.join(["groundup", "resume", str(self.path)])
+            raise UsageError(f"{self.path}: holds a run already; go on with `{resume}`, or give another --out")
+
+    def create(self, config: Config) -> None:
+        """Start a new run here; UsageError when the place cannot be written."""
+        self.refuse_existing()
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            replace_text(self.path / "environment.json", json.dumps(environment(), indent=2) + "\n")
+            self.write_config(config)
+        except OSError as error:
+            raise UsageError(f"{self.path}: cannot be written ({error.strerror}); give another --out") from error
+
+    def write_config(self, config: Config) -> None:
+        """Make `config` the run's own, from here on."""
+        replace_text(self.path / "config.yaml", to_yaml(config))
+
+    def config(self) -> Config:
+        """The run's config; CheckpointError when this is no run, or its config is damaged."""
+        path = self.path / "config.yaml"
+        if not path.exists():
+            raise CheckpointError(f"{self.path}: holds no run (there is no {path.name}); give the folder of one")
+        remedy = "put back the config.yaml that the run was started with"
+        try:
+            config = decode([Overrides(str(path), read_yaml(path))])
+        except ConfigError as error:
+            raise CheckpointError(f"{error}; {remedy}") from error
+        if config.model.vocab_size is None:  # which every run settles: most of the file is gone
+            raise CheckpointError(f"{path}: cut short (it names no model.vocab_size); {remedy}")
+        return config
+
+    def steps(self) -> list[Path]:
+        """Checkpoint folders, oldest first; whole or not."""
+        folders = (path for path in self.checkpoints.glob("step-*") if path.is_dir() and path.name[5:].isdigit())
+        return sorted(folders, key=step_of)
+
+    def newest_good(self, before: float = math.inf) -> tuple[Path | None, list[str]]:
+        """The newest checkpoint of a step below `before` whose checksums hold, and why each newer one was rejected.
+
+        None where the run was killed before its first checkpoint; CheckpointError where there are only damaged ones.
+        """
+        rejected: list[str] = []
+        for folder in reversed([folder for folder in self.steps() if step_of(folder) < before]):
+            try:
+                verify(folder)
+            except CheckpointError as error:
+                rejected.append(str(error))
+            else:
+                return folder, rejected
+        if not rejected:
+            return None, []
+        which = "" if before == math.inf else f" from before step {before}"
+        raise CheckpointError(f"{self.path}: no checkpoint{which} is whole, so start a new run: {'; '.join(rejected)}")
+
+    def go_back_to(self, checkpoint: Path | None) -> None:
+        """Delete the rejected checkpoints after `checkpoint`, which would pass for newer ones, and a crash's scraps."""
+        for folder in self.steps():
+            if checkpoint is None or step_of(folder) > step_of(checkpoint):
+                remove_folder(folder)
+        for scrap in self.checkpoints.glob(".step-*"):
+            shutil.rmtree(scrap, ignore_errors=True)
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of a step stands, or would stand."""
+        return self.checkpoints / f"step-{step:08d}"
+
+    def best(self) -> Path | None:
+        """The checkpoint with the lowest validation loss, as the newest one remembers it; None where there is none."""
+        for folder in reversed(self.steps()):
+            step = _best_step(folder)
+            found = None if step is None else self.checkpoint(step)
+            return found if found and found.is_dir() else None
+        return None
+
+    def point(self, name: str, checkpoint: Path) -> None:
+        """Let the link `latest` or `best` point to a checkpoint: for people; nothing here depends on it."""
+        link, temporary = self.path / name, self.path / f".{name}.partial"
+        try:
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(checkpoint.relative_to(self.path), target_is_directory=True)
+            temporary.replace(link)
+            flush(self.path)
+        except (OSError, NotImplementedError):
+            temporary.unlink(missing_ok=True)  # Windows without the privilege to link
+
+    def prune(self, keep: int, spared: set[Path], every: int | None = None, *, bests: bool = True) -> None:
+        """Delete checkpoints, but not the newest `keep`, those spared, multiples of `every` steps.
+
+        Nor, with `bests`, the best that any of these remembers: who goes back to one of them must still have it.
+        """
+        folders = self.steps()
+        kept = {f for f in folders[-keep:] + list(spared) if f.is_dir()}
+        kept |= {folder for folder in folders if every and step_of(folder) % every == 0}
+        if bests:
+            kept |= {self.checkpoint(step) for folder in kept if (step := _best_step(folder)) is not None}
+        for folder in folders:
+            if folder not in kept:
+                remove_folder(folder)
+
+
+def _best_step(checkpoint: Path) -> int | None:
+    """The step whose validation loss was the lowest when a checkpoint was written; None where there was none."""
+    try:
+        best = read_json(checkpoint / PROGRESS).get("best") or {}
+    except CheckpointError:
+        return None
+    return best.get("step") if best.get("loss") is not None else None
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint, by its name."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def resolve(path: Path, which: str = "latest") -> Path:
+    """The checkpoint folder meant by a path to a run or to a checkpoint; CheckpointError when there is none."""
+    if (path / SUMS).is_file():
+        return path
+    run = RunFolder(path)
+    if not run.steps():
+        what = "has no checkpoint yet" if (path / "config.yaml").exists() else "is neither a run nor a checkpoint"
+        raise CheckpointError(f"{path}: {what}; give a folder written by `groundup train`")
+    if which == "latest":
+        return run.steps()[-1]
+    folder = run.best() if which == "best" else run.checkpoints / which
+    if folder is None:
+        raise CheckpointError(
+            f"{path}: no best checkpoint is kept (nothing was held out, or checkpoint.best is off); use latest"
+        )
+    if folder not in run.steps():
+        raise CheckpointError(f"{path}: no checkpoint {which!r}; there are {', '.join(p.name for p in run.steps())}")
+    return folder
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """The run that a checkpoint's folder lies in, if it does."""
+    place = checkpoint.resolve().parent
+    return place.parent if place.name == "checkpoints" and (place.parent / "config.yaml").is_file() else None
+
+
+class Log:
+    """Appends records to a run's log.jsonl, one JSON object a line, each line whole before the next begins."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8", buffering=1)  # a line reaches the system when it is complete
+        self._lock = threading.Lock()  # a checkpoint written in the background is noted from there
+        if _torn(path):
+            self._file.write("\n")  # the process before us was killed in the middle of a line
+
+    def write(self, event: str, **values: Any) -> None:
+        """Append one record."""
+        line = json.dumps({"event": event, **values}, ensure_ascii=False) + "\n"
+        with self._lock:
+            self._file.write(line)
+
+    def close(self) -> None:
+        """Flush to disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def _torn(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """All whole records of a log; a line cut off by a crash is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # splitlines would cut at U+2028 too
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def environment() -> dict[str, Any]:
+    """What a reader of an old run asks first: command, versions, machine, commit."""
+    versions = {"groundup": __version__, **{name: have for name in LIBRARIES if (have := installed(name))}}
+    return {
+        "command": shlex.join(sys.argv),
+        "python": platform.python_version(),
+        "versions": versions,
+        "machine": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "git": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

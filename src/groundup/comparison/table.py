@@ -1,0 +1,251 @@
+"""A comparison in words: a table with one column a run, what to beware of, and all of it as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from groundup.comparison.comparison import Comparison, Meeting, Run
+from groundup.comparison.curves import AXES, Axis, Measure, Reading
+from groundup.ui.panel import human_count, human_time, visible
+
+LOSS: dict[Measure, str] = {"val_loss": "val loss", "bits_per_byte": "bits/byte"}
+UNIT: dict[Measure, str] = {"val_loss": "nats a token", "bits_per_byte": "bits a byte of text"}
+STDERR = "_stderr"  # after the name of a metric, its standard error
+EXAMPLES = "n"  # among a task's metrics: how many examples it had
+GAP = 2  # cells between columns
+UNEVEN = 0.1  # of the peak; learning rates farther apart than this make a comparison unfair
+
+
+def short_time(seconds: float) -> str:
+    """`4.2s`, or `2m 05s` and the like from a minute on."""
+    return f"{seconds:.1f}s" if seconds < 59.95 else human_time(seconds)
+
+
+def on_a_line(text: str) -> str:
+    """What others have named, with nothing in it that a terminal could obey."""
+    return visible(text).replace("\n", "⏎")
+
+
+SHOWN: dict[Axis, Callable[[float], str]] = {
+    "tokens": human_count,
+    "step": lambda step: f"{round(step):,}",
+    "seconds": short_time,
+}
+NAMED: dict[Axis, str] = {"tokens": "{} tokens", "step": "step {}", "seconds": "{}"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; a heading has no cells."""
+
+    label: str
+    cells: tuple[str, ...] = ()
+    best: frozenset[int] = frozenset()  # columns of the lowest loss, or the highest accuracy
+
+
+def rows(comparison: Comparison) -> Iterator[Row]:
+    """The table, heading after heading."""
+    yield from _facts(comparison)
+    if len(comparison.runs) > 1:
+        yield from _met(comparison)
+        yield from _needed(comparison)
+    yield from _tasks(comparison.runs)
+    if comparison.settings:
+        yield Row("settings that differ")
+    for key, values in comparison.settings.items():
+        yield Row(key, tuple(on_a_line(_setting(value)) for value in values))
+
+
+def _facts(comparison: Comparison) -> Iterator[Row]:
+    runs, loss = comparison.runs, LOSS[comparison.measure]
+    yield Row("parameters", tuple(f"{run.parameters:,}" for run in runs))
+    yield Row("tokens", tuple(human_count(run.history.tokens) for run in runs))
+    yield Row("steps", tuple(f"{run.history.step:,}" for run in runs))
+    yield Row("time", tuple(short_time(run.history.seconds) for run in runs))
+    yield Row("tokens/s", tuple(_speed(run) for run in runs))
+    losses = [[getattr(point, comparison.measure) for point in run.points] for run in runs]
+    best = [min(values) for values in losses]
+    places = [run.points[values.index(low)].tokens for run, values, low in zip(runs, losses, best, strict=True)]
+    yield Row(f"lowest {loss}", tuple(f"{value:.4f}" for value in best), _lowest(best))
+    yield Row("  at tokens", tuple(human_count(place) for place in places))
+    last = [values[-1] for values in losses]
+    yield Row(f"last {loss}", tuple(f"{value:.4f}" for value in last), _lowest(last))
+
+
+def _speed(run: Run) -> str:
+    return f"{run.history.tokens / run.history.seconds:,.0f}" if run.history.seconds > 0 else "–"
+
+
+def _met(comparison: Comparison) -> Iterator[Row]:
+    if not any(comparison.meetings.values()):
+        return
+    yield Row(f"{LOSS[comparison.measure]} where all have been")
+    for axis, meeting in comparison.meetings.items():
+        if meeting:
+            values = [reading.value for reading in meeting.losses]
+            cells = [
+                f"{value:.4f}{_mark(reading)}" + (f" {value - values[0]:+.4f}" if i else "")
+                for i, (value, reading) in enumerate(zip(values, meeting.losses, strict=True))
+            ]
+            yield Row(f"at {place(axis, meeting.at)}", tuple(cells), _lowest(values))
+    tokens = comparison.meetings["tokens"]
+    if tokens and _uneven(tokens):
+        yield Row("learning rate of its peak", tuple("–" if lr is None else f"{lr:.0%}" for lr in tokens.lr))
+
+
+def _needed(comparison: Comparison) -> Iterator[Row]:
+    yield Row(f"to reach {LOSS[comparison.measure]} {comparison.target:.4f}")
+    for axis, readings in comparison.needed.items():
+        first = readings[0]  # what it might have reached earlier is no measure for others
+        cells = [
+            f"{'≤ ' * reading.first}{SHOWN[axis](reading.value)}{_mark(reading)}"
+            + (f" {reading.value / first.value:.2f}x" if i and first.value > 0 and not first.first else "")
+            for i, reading in enumerate(readings)
+        ]
+        values = [reading.value for reading in readings]
+        yield Row({"tokens": "tokens", "step": "steps", "seconds": "time"}[axis], tuple(cells), _lowest(values))
+
+
+def _tasks(runs: Sequence[Run]) -> Iterator[Row]:
+    tasks = dict.fromkeys(task for run in runs for task in run.history.tasks)
+    if tasks:
+        yield Row("tasks")
+    for task in tasks:
+        found = [run.history.tasks.get(task) for run in runs]
+        metrics = dict.fromkeys(name for one in found if one for name in one.metrics)
+        for name in (name for name in metrics if name != EXAMPLES and not name.endswith(STDERR)):
+            values = [one.metrics.get(name) if one else None for one in found]
+            errors = [one.metrics.get(name + STDERR) if one else None for one in found]
+            cells = tuple(_with_error(value, error) for value, error in zip(values, errors, strict=True))
+            known = [value for value in values if value is not None]
+            # The best stands out only among those that were asked the same.
+            alike = len({one.metrics.get(EXAMPLES) for one in found if one}) == 1
+            high = frozenset(i for i, value in enumerate(values) if alike and len(known) > 1 and value == max(known))
+            yield Row(on_a_line(f"{task} {name}"), cells, high if name.startswith("acc") else frozenset())
+        yield Row(
+            "  examples",
+            tuple(f"{one.metrics[EXAMPLES]:,.0f}" if one and EXAMPLES in one.metrics else "–" for one in found),
+        )
+        yield Row("  at step", tuple(f"{one.step:,}" if one else "–" for one in found))
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    if value is None:
+        return "–"
+    shown = f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
+    return shown if error is None else f"{shown} ± {error:.3f}"
+
+
+def _lowest(values: Sequence[float]) -> frozenset[int]:
+    return frozenset(i for i, value in enumerate(values) if len(values) > 1 and value == min(values))
+
+
+def _mark(reading: Reading) -> str:
+    return "~" if reading.interpolated else ""
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "none"
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value) or '""'
+
+
+def place(axis: Axis, value: float) -> str:
+    """`819K tokens`, `step 400` or `46.0s`."""
+    return NAMED[axis].format(SHOWN[axis](value))
+
+
+def _uneven(meeting: Meeting) -> bool:
+    known = [lr for lr in meeting.lr if lr is not None]
+    return bool(known) and max(known) - min(known) > UNEVEN
+
+
+def table(names: list[str], rows: list[Row], width: int | None) -> Iterator[Text]:
+    """The rows, a column for each run; where not all fit into `width`, one such table below another."""
+    columns = [[name, *(row.cells[i] for row in rows if row.cells)] for i, name in enumerate(names)]
+    left, *wide = [GAP + max(map(cell_len, column)) for column in ([row.label for row in rows], *columns)]
+    begin = 0
+    while begin < len(names):
+        end = begin + 1
+        while end < len(names) and (width is None or left + sum(wide[begin : end + 1]) - GAP <= width):
+            end += 1
+        if begin:
+            yield Text()
+        for row in (Row("", tuple(names)), *rows):
+            if not row.cells:
+                yield Text()
+            line = Text(row.label, "" if row.cells else "bold")
+            for i in range(begin, end if row.cells else begin):
+                line.pad_right(left + sum(wide[begin:i]) - line.cell_len)
+                line.append(row.cells[i], "bold green" if i in row.best else "" if row.label else "bold")
+            yield line
+        begin = end
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What to beware of, a sentence each."""
+    found = []
+    if comparison.measure == "bits_per_byte":
+        found.append(
+            "the runs' tokenizers are not the same, so nats a token cannot be compared: losses are in bits a byte"
+        )
+    if comparison.same_text == "other":
+        found.append("losses are of different validation texts: a lower one may be of an easier text")
+    if comparison.same_text == "unknown":
+        found.append(
+            "whether all losses are of one validation text is unknown: some prepared folders are not what they were"
+        )
+    if scored := [key for key in ("model.block_size", "evaluate.tokens") if key in comparison.settings]:
+        found.append(f"{' and '.join(scored)} differ, so each run scored tokens, or saw text before them, of its own")
+    if len({run.machine for run in comparison.runs}) > 1:
+        found.append("times are of different machines, devices, processes or threads")
+    tokens = comparison.meetings["tokens"]
+    if tokens and _uneven(tokens):
+        found.append(
+            "learning rates had not fallen alike there, and losses fall with them: runs of one horizon compare better"
+        )
+    for axis, meeting in comparison.meetings.items():
+        if meeting is None:
+            found.append(f"nowhere along {axis} were all evaluated: one began after another had ended")
+    readings = [r for m in comparison.meetings.values() if m for r in m.losses]
+    readings += [r for axis in AXES for r in comparison.needed[axis]]
+    if len(comparison.runs) > 1 and any(reading.interpolated for reading in readings):
+        found.append("~ interpolated: a straight line between two evaluations")
+    if len(comparison.runs) > 1 and any(reading.first for reading in readings):
+        found.append("≤ at the first evaluation, so perhaps earlier")
+    return found
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """All that the table says, and every evaluation; numbers in full, sequences in the order of `runs`."""
+    return {
+        "measure": comparison.measure,
+        "unit": UNIT[comparison.measure],
+        "same_text": comparison.same_text,
+        "runs": [_run_json(run, comparison.measure) for run in comparison.runs],
+        "at": {axis: meeting and asdict(meeting) for axis, meeting in comparison.meetings.items()},
+        "to_reach": {"loss": comparison.target}
+        | {axis: [asdict(reading) for reading in readings] for axis, readings in comparison.needed.items()},
+        "settings": comparison.settings,
+        "notes": notes(comparison),
+    }
+
+
+def _run_json(run: Run, measure: Measure) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "path": run.path.as_posix(),
+        "parameters": run.parameters,
+        "tokens": run.history.tokens,
+        "steps": run.history.step,
+        "seconds": run.history.seconds,
+        "lowest": asdict(min(run.points, key=lambda point: getattr(point, measure))),
+        "last": asdict(run.points[-1]),
+        "evaluations": [asdict(point) for point in run.history.evaluations],
+        "tasks": {name: asdict(task) for name, task in run.history.tasks.items()},
+    }

@@ -1,0 +1,1 @@
+"""Run configuration: field types, sections, schema, merging, presets."""

@@ -1,0 +1,156 @@
+"""Merging configuration, and saying what is wrong with them in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+
+from groundup.config.schema import Config
+from groundup.config.sections import COOLDOWNS, HORIZONS, WARMUPS
+from groundup.errors import ConfigError
+
+# Ways to say one thing twice: saying it one way replaces what earlier parts said another way.
+ALTERNATIVES = {"train": (HORIZONS,), "schedule": (WARMUPS, COOLDOWNS)}
+
+
+class Overrides(NamedTuple):
+    """Values and where they come from: a preset's name, a file, `command line`."""
+
+    origin: str
+    values: dict[str, Any]
+
+
+# pydantic's kinds of error for numbers out of range, in words, and where it keeps the bound.
+BOUNDS = {
+    "greater_than": ("more than", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("less than", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+
+
+def decode(parts: Iterable[Overrides]) -> Config:
+    """Merge `parts`, later ones winning, and validate; ConfigError names place, dotted key, value and remedy."""
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for part in parts:
+        for key, value in leaves(part.values):
+            _forget_alternatives(merged, key, value)
+        for key, value in leaves(part.values):
+            _assign(merged, key, value)
+            origins.pop(key, None)
+            origins[key] = part.origin  # newest last: it is the one to name
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, origins)) from None
+
+
+def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of a nested mapping; dashes in keys read as underscores."""
+    for key, value in values.items():
+        name = prefix + str(key).replace("-", "_")
+        if isinstance(value, dict):
+            yield from leaves(value, name + ".")
+        else:
+            yield name, value
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """`; did you mean X?` for a close name, else the choices."""
+    names = list(names)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(names)}"
+
+
+def changed(before: BaseModel, after: BaseModel, prefix: str = "") -> list[str]:
+    """Dotted keys in which two configs of one type differ."""
+    keys = []
+    for name in type(before).model_fields:
+        old, new = getattr(before, name), getattr(after, name)
+        if isinstance(old, BaseModel) and isinstance(new, BaseModel):
+            keys += changed(old, new, f"{prefix}{name}.")
+        elif old != new:
+            keys.append(prefix + name)
+    return keys
+
+
+def value_of(config: Config, dotted: str) -> Any:
+    """What a config says under a dotted key."""
+    value: Any = config
+    for name in dotted.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *path, last = dotted.split(".")
+    for name in path:
+        if not isinstance(tree.setdefault(name, {}), dict):
+            tree[name] = {}
+        tree = tree[name]
+    tree[last] = value
+
+
+def _forget_alternatives(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    section, _, name = dotted.partition(".")
+    if value is None or not isinstance(tree.get(section), dict):
+        return
+    for ways in ALTERNATIVES.get(section, ()):
+        for other in ways:
+            if name in ways and other != name:
+                tree[section].pop(other, None)
+
+
+def _sentence(error: ValidationError, origins: dict[str, str]) -> str:
+    """The first error as `place: key: what; remedy`."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    dotted = ".".join(path)
+    origin = next((o for key, o in reversed(origins.items()) if key == dotted or key.startswith(dotted + ".")), "")
+    place = f"{origin}: " if origin else ""
+    kind, value = first["type"], first.get("input")
+    if kind == "extra_forbidden":
+        section = _section(path[:-1])
+        return f"{place}{dotted}: unknown key; {nearest(path[-1], section.model_fields)}"
+    if kind == "value_error":
+        message = str(first["ctx"]["error"])
+        shown = f" {value!r}:" if not isinstance(value, dict | BaseModel) else ""
+        return f"{place}{dotted + ':' if dotted else ''}{shown} {message}".strip()
+    return f"{place}{dotted}: {_what(kind, value, first)}"
+
+
+def _section(path: list[str]) -> type[BaseModel]:
+    section: type[BaseModel] = Config
+    for name in path:
+        annotation = section.model_fields[name].annotation
+        assert isinstance(annotation, type)
+        section = annotation
+    return section
+
+
+def _what(kind: str, value: Any, error: Any) -> str:
+    context = error.get("ctx", {})
+    if kind.startswith("int"):
+        return f"{value!r} is not a whole number"
+    if kind.startswith(("float", "finite")):
+        return f"{value!r} is not a number"
+    if kind.startswith("bool"):
+        return f"{value!r} is neither true nor false"
+    if kind.startswith("string_pattern"):
+        return f"{value!r} is not one of auto, cpu, cuda, cuda:N, mps"
+    if kind.startswith("tuple"):
+        return f"{value!r} is not a list; write [one, two], or one, two"
+    if kind.startswith("string"):
+        return f"{value!r} is not text"
+    if kind == "literal_error":
+        return f"{value!r} is not one of {context['expected']}"
+    if kind in BOUNDS:
+        name, bound = BOUNDS[kind]
+        return f"{value!r} is out of range; it must be {name} {context[bound]:g}"
+    if kind.startswith("model"):
+        return f"{value!r} is not a section; write `{error['loc'][-1]}:` and indented keys under it"
+    return f"{value!r}: {error['msg']}"

@@ -1,0 +1,133 @@
+"""How a process finds the others that were started with it, and leaves them."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from groundup.distributed.process_group import Alone, Together, World
+from groundup.errors import TrainingError, UsageError
+
+PATIENCE = timedelta(minutes=30)  # for the slowest of the processes, say while it writes a large checkpoint
+LOOK = 0.05  # seconds between two looks at what others have said
+PORT = 29500  # torchrun's own; a SLURM job takes one of the 1,000 from here on, by its number
+
+
+def expected(environ: Mapping[str, str] = os.environ) -> int:
+    """How many processes were started together, as torchrun or srun tells; 1 where nobody does."""
+    return _environ("WORLD_SIZE", 1, environ) if "RANK" in environ else _environ("SLURM_STEP_NUM_TASKS", 1, environ)
+
+
+def join(patience: timedelta = PATIENCE) -> World:
+    """The world that the environment speaks of, joined at the first call; TrainingError where it does not come up.
+
+    Understood are torchrun's variables (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR`, …), and those that srun
+    gives each task of a step. `patience` is for all to come, and for each meeting.
+    """
+    if "RANK" not in os.environ and _environ("SLURM_STEP_NUM_TASKS", 1) > 1:
+        os.environ.update(from_slurm(os.environ))
+    if expected() == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+        return Alone()
+    if not dist.is_initialized():
+        missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if missing:
+            raise UsageError(f"{missing[0]}: not set, though others like it are; start the job with torchrun")
+        _connect(patience)
+    return Together(_environ("LOCAL_RANK", 0), _environ("LOCAL_WORLD_SIZE", 1))
+
+
+def _connect(patience: timedelta) -> None:
+    gpus = torch.cuda.is_available() and dist.is_nccl_available()
+    if gpus:
+        torch.cuda.set_device(_environ("LOCAL_RANK", 0) % torch.cuda.device_count())
+    try:
+        store, rank, size = next(dist.rendezvous("env://", timeout=patience))  # type: ignore[attr-defined]
+        store = dist.PrefixStore(_password(store, rank, size, patience), store)  # type: ignore[attr-defined]
+        backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
+    except (RuntimeError, ValueError, TimeoutError) as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise TrainingError(
+            f"{place}: the processes of this job did not meet there ({str(error).splitlines()[0][:200]}); on a machine "
+            "with several networks, name one with GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME"
+        ) from error
+
+
+def _password(store: Any, rank: int, size: int, patience: timedelta) -> str:
+    """A word for this meeting alone; TimeoutError where not all come.
+
+    torchrun may keep its store, and in it the addresses of processes that are gone, when it starts them again, and how
+    often it did, it counts on each machine apart. So each process says a word that was never said before; the first
+    one repeats what it hears, until everyone has heard the own word beside the first one's, which is then that of all.
+    """
+    word, deadline = uuid.uuid4().hex, time.monotonic() + patience.total_seconds()
+    store.set(f"word of {rank}", word)
+    while time.monotonic() < deadline:
+        if rank == 0:
+            heard = [
+                store.get(key).decode() if store.check([key]) else "" for key in map("word of {}".format, range(size))
+            ]
+            store.set("heard", " ".join(heard))
+            if all(store.check([f"{word} to {other}"]) for other in range(1, size)):
+                return word
+        elif store.check(["heard"]):
+            heard = store.get("heard").decode().split(" ")
+            if heard[rank : rank + 1] == [word]:
+                store.set(f"{heard[0]} to {rank}", "")
+                return heard[0]
+        time.sleep(LOOK)
+    raise TimeoutError(f"process {rank} waited {patience.total_seconds():g} s for the others")
+
+
+def from_slurm(environ: Mapping[str, str]) -> dict[str, str]:
+    """torchrun's variables from those of a task that srun started."""
+    nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST", "")
+    return {
+        "RANK": environ["SLURM_PROCID"],
+        "WORLD_SIZE": environ["SLURM_STEP_NUM_TASKS"],
+        "LOCAL_RANK": environ.get("SLURM_LOCALID", "0"),
+        "LOCAL_WORLD_SIZE": environ.get("SLURM_STEP_TASKS_PER_NODE", "1").partition("(")[0].partition(",")[0],
+        "MASTER_ADDR": environ.get("MASTER_ADDR") or first_host(nodes),
+        "MASTER_PORT": environ.get("MASTER_PORT") or str(PORT + int(environ.get("SLURM_JOB_ID", "0")) % 1000),
+    }
+
+
+def first_host(nodes: str) -> str:
+    """The first machine of a SLURM node list: `gpu[03-07,11],cpu1` -> `gpu03`."""
+    found = re.match(r"([^,\[]+)(?:\[(\w+))?", nodes)
+    return found[1] + (found[2] or "") if found else socket.gethostname()
+
+
+def leave(status: int, said: str = "") -> None:
+    """End this process, and its part in the job, with last words and an exit status; without a job, do nothing.
+
+    At once: gloo's threads, when they outlive torch's at the end of a process, abort it in about a third of all runs.
+    """
+    if not dist.is_initialized():
+        return
+    with suppress(OSError, ValueError):
+        sys.stderr.write(said)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    if status == 0:
+        dist.destroy_process_group()
+    os._exit(status)
+
+
+def _environ(name: str, default: int, environ: Mapping[str, str] | None = None) -> int:
+    try:
+        return int((environ or os.environ).get(name, default))
+    except ValueError:
+        raise UsageError(f"{name}: {os.environ.get(name)!r} is no number; start the job with torchrun") from None

@@ -1,0 +1,121 @@
+"""What is known of a trained model: what its card tells, from the checkpoint, its run and its data. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from groundup.checkpoint.files import AVERAGE, PROGRESS, read_config, read_json
+from groundup.checkpoint.run_folder import RunFolder, read_log
+from groundup.config.schema import Config
+from groundup.data.shards import Manifest
+from groundup.errors import DataError, GroundupError
+from groundup.interop.model_card import Facts
+from groundup.sources.hub_spec import PREFIX
+
+if TYPE_CHECKING:
+    from groundup.checkpoint.load import Checkpoint
+
+GENERATIONS = 100  # of runs that began with another's weights; folders could name each other
+
+
+def facts(loaded: Checkpoint, name: str, licence: str, run: Path | None) -> Facts:
+    """What is known of a model: from its checkpoint, and from its `run` and data where they are at hand."""
+    config = loaded.config
+    progress = read_json(loaded.folder / PROGRESS)
+    manifest = _manifest(loaded)
+    splits = manifest.splits if manifest else {}
+    sizes = {f"{name}_{what}": getattr(split, what) for name, split in splits.items() for what in ("tokens", "bytes")}
+    return Facts(
+        name=name,
+        licence=licence,
+        config=config,
+        parameters=sum(p.numel() for p in loaded.model.parameters()) - _padding(loaded),
+        tokenizer=loaded.tokenizer.name,
+        tokenizer_loses=loaded.tokenizer.lossy,
+        step=progress["step"],
+        tokens=progress["tokens"],
+        averaged=(loaded.folder / AVERAGE).exists(),
+        losses=_losses(run, progress["step"]),
+        tasks=_tasks(run, progress["step"]),
+        origin=_origin(config, progress),
+        trained=bool(progress["step"]) or not progress.get("origin"),
+        sources=manifest.sources if manifest else (),
+        sizes=sizes,
+        versions=_versions(run),
+    )
+
+
+def _padding(loaded: Checkpoint) -> int:
+    """Numbers in the rows that only pad the vocabulary."""
+    model = loaded.config.model
+    return (model.padded_vocab - model.vocab) * model.n_embd * (1 if model.tied else 2)
+
+
+def _manifest(loaded: Checkpoint) -> Manifest | None:
+    """The manifest of the model's data, where that is still there and still the same."""
+    data = loaded.config.data
+    if data is None:
+        return None
+    try:
+        manifest = Manifest.load(Path(data))
+    except DataError:
+        return None
+    known = read_json(loaded.folder / PROGRESS).get("data", manifest.fingerprint)
+    return manifest if manifest.fingerprint == known else None
+
+
+def _noted(run: Path | None, step: int, event: str) -> list[dict[str, Any]]:
+    """What the run noted of an event at this very step."""
+    log = RunFolder(run).log if run else None
+    records = read_log(log) if log and log.is_file() else []
+    return [r for r in records if isinstance(r, dict) and r.get("event") == event and r.get("step") == step]
+
+
+def _losses(run: Path | None, step: int) -> dict[str, float]:
+    found = _noted(run, step, "eval")
+    keys = ("train_loss", "val_loss", "bits_per_byte")
+    return {key: found[-1][key] for key in keys if isinstance(found[-1].get(key), float)} if found else {}
+
+
+def _tasks(run: Path | None, step: int) -> dict[str, dict[str, float]]:
+    """The newest result of each task; that of `groundup evaluate` asks in more ways than that of training."""
+    tasks: dict[str, dict[str, float]] = {}
+    for record in _noted(run, step, "eval"):
+        tasks |= record.get("tasks", {})
+    for record in _noted(run, step, "evaluate"):
+        tasks |= {name: found for name, found in record.get("results", {}).items() if name != "loss"}
+    return tasks
+
+
+def _origin(config: Config, progress: dict[str, Any]) -> str:
+    """Whose weights these were at first. Folders stay unnamed but for their last part: a card is for the world.
+
+    What a run began with may have begun with something else: that is followed as far as the folders are still there.
+    """
+    name = ""
+    for _ in range(GENERATIONS):
+        imported = progress.get("origin")
+        if isinstance(imported, dict) and imported:
+            source = str(imported.get("source", ""))
+            return source.removeprefix(PREFIX) if source.startswith(PREFIX) else f"a {imported.get('kind', 'model')}"
+        if not config.init:
+            break
+        folder = Path(config.init)
+        name = folder.parent.parent.name if folder.parent.name == "checkpoints" else folder.name
+        try:
+            config, progress = Config.model_validate(read_config(folder)), read_json(folder / PROGRESS)
+        except (GroundupError, ValidationError):
+            break
+    return name
+
+
+def _versions(run: Path | None) -> dict[str, str]:
+    """Of the libraries that it was trained with."""
+    path = run / "environment.json" if run else None
+    said = read_json(path) if path and path.is_file() else {}
+    libraries = said.get("versions")
+    versions = {"python": said.get("python"), **(libraries if isinstance(libraries, dict) else {})}
+    return {name: str(version) for name, version in versions.items() if version}

@@ -1,0 +1,170 @@
+"""A GGUF file, which llama.cpp opens: GPT-2's shape with a byte-level BPE, weights in fp32 as they are.
+
+Sources: llama.cpp's `src/models/gpt2.cpp` for tensors and keys, its `llama-vocab.cpp` for the tokenizer "gpt2" with
+the pattern "gpt-2", and the library `gguf`, which names and writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from groundup.config.model import ModelConfig
+from groundup.errors import ExportError, UsageError
+from groundup.interop import hf_tokenizer
+from groundup.interop.hf_mapping import other_format
+from groundup.interop.parity import Agreement, agreed, batch, identical, opened_by
+from groundup.model.gpt import GPT
+from groundup.tokenizers.registry import Tokenizer
+
+ARCHITECTURE, TOKENIZER, PATTERN = "gpt2", "gpt2", "gpt-2"
+
+# What llama.cpp's gpt2 computes, whatever the file says. Its GELU is the tanh form.
+DEMANDS: Mapping[str, Any] = {
+    "block": "pre_norm", "norm": "layernorm", "positions": "learned", "qk_norm": False, "embedding_norm": False,
+    "softcap": None, "activation": "gelu_tanh",
+}  # fmt: skip
+
+BOUND = 1e-2  # of the largest logit: ggml looks GELU up in a table of fp16
+
+# Each of these merges two pieces that no text is cut into: llama.cpp wants a list, and the format no empty one.
+NO_MERGE = "{end} {end}"
+
+
+def refuse(config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """UsageError where llama.cpp's gpt2 could not compute such a model, or not cut texts as its tokenizer does."""
+    for key, value in DEMANDS.items():
+        if (found := getattr(config, key)) != value:
+            raise UsageError(
+                f"model.{key} {found}: llama.cpp's {ARCHITECTURE} has {value} there, so such a model is no gguf; "
+                f"{other_format(config)}"
+            )
+    _vocabulary(tokenizer)
+
+
+def write(
+    path: Path, config: ModelConfig, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, *, name: str, licence: str
+) -> None:
+    """Write the file; UsageError as `refuse`, and where the library `gguf` is missing. An empty `licence` is none."""
+    gguf = library()
+    tokens, merges, specials = _vocabulary(tokenizer)
+    writer = gguf.GGUFWriter(path, ARCHITECTURE)
+    try:
+        writer.add_name(name)
+        if licence:
+            writer.add_license(licence)
+        writer.add_context_length(config.block_size)
+        writer.add_embedding_length(config.n_embd)
+        writer.add_block_count(config.n_layer)
+        writer.add_feed_forward_length(config.inner)
+        writer.add_head_count(config.n_head)
+        writer.add_layer_norm_eps(config.norm_eps)
+        writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+        writer.add_tokenizer_model(TOKENIZER)
+        writer.add_tokenizer_pre(PATTERN)
+        writer.add_token_list(tokens)
+        kinds = (gguf.TokenType.NORMAL, gguf.TokenType.CONTROL)
+        writer.add_token_types([kinds[token in specials] for token in tokens])
+        writer.add_token_merges(merges)
+        writer.add_bos_token_id(tokenizer.end_of_text)
+        writer.add_eos_token_id(tokenizer.end_of_text)
+        writer.add_add_bos_token(False)
+        for key, tensor in _named(gguf, config, tensors):
+            writer.add_tensor(key, tensor.numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    finally:
+        writer.close()
+
+
+@torch.no_grad()
+def check(path: Path, model: GPT, tensors: Mapping[str, Tensor], tokenizer: Tokenizer) -> Agreement | None:
+    """Reopen the file: tensors must be the same bits, and llama.cpp, where installed, must give the same logits, ids.
+
+    None where it is not. Raises ExportError.
+    """
+    gguf = library()
+    with opened_by("gguf", "pip install --upgrade 'groundup[gguf]'"):
+        found = {
+            tensor.name: torch.from_numpy(np.array(tensor.data).reshape([int(size) for size in tensor.shape[::-1]]))
+            for tensor in gguf.GGUFReader(path).tensors
+        }
+    identical("the gguf", dict(_named(gguf, model.config, tensors)), found)
+    try:
+        import llama_cpp
+    except ImportError:
+        return None
+    by, ids = f"llama.cpp (llama_cpp {llama_cpp.__version__})", batch(model.config)
+    llama_cpp.llama_log_set(_silence(llama_cpp), None)
+    rows = []
+    with opened_by(by, "pip install --upgrade llama-cpp-python"):
+        llama = llama_cpp.Llama(str(path), n_ctx=ids.size(1), n_batch=ids.size(1), logits_all=True, verbose=False)
+        try:
+            for text in hf_tokenizer.SAMPLES:
+                if llama.tokenize(text.encode(), add_bos=False, special=False) != tokenizer.encode(text).tolist():
+                    raise ExportError(f"{by} gives {text!r} other ids than the tokenizer of the model")
+            for row in ids.tolist():
+                llama.reset()
+                llama.eval(row)
+                rows.append(torch.from_numpy(np.array(llama.scores[: len(row)])))
+        finally:
+            llama.close()
+    ours = model(ids.to(next(model.parameters()).device)).cpu()
+    return agreed(by, ours, torch.stack(rows), BOUND)
+
+
+@cache
+def _silence(llama_cpp: Any) -> Any:
+    """What llama.cpp, which would write to standard error, is to tell instead: kept, as C has no hold on it."""
+    return llama_cpp.llama_log_callback(lambda level, text, data: None)
+
+
+def library() -> Any:
+    """The library `gguf`; UsageError telling how to install it."""
+    try:
+        import gguf
+    except ImportError:
+        raise UsageError("--to gguf: needs the library gguf; install it with pip install 'groundup[gguf]'") from None
+    return gguf
+
+
+def _named(gguf: Any, config: ModelConfig, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Our tensors under its names: the vocabulary unpadded, absent biases zero, a tied head left out."""
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GPT2, config.n_layer)
+    for name, tensor in tensors.items():
+        prefix = "" if name == "lm_head.weight" else "transformer."
+        key = names.get_name(prefix + name, try_suffixes=(".weight", ".bias"))
+        if key is None:
+            raise ExportError(f"{name}: has no name in a gguf of {ARCHITECTURE}")
+        yield key, tensor[: config.vocab] if name in ("wte.weight", "lm_head.weight") else tensor
+        bias = key.removesuffix("weight") + "bias"
+        if not config.bias and name.startswith(("h.", "ln_f.")):
+            yield bias, tensor.new_zeros(tensor.size(0))
+
+
+def _vocabulary(tokenizer: Tokenizer) -> tuple[list[str], list[str], set[str]]:
+    """Tokens by id, merges best first, special tokens. UsageError where this is not a byte-level BPE as GPT-2's."""
+    contents = hf_tokenizer.contents(tokenizer)
+    model, cut = contents["model"], contents["pre_tokenizer"] or {}
+    plain = model["type"] == "BPE" and contents["normalizer"] is None and cut.get("type") == "ByteLevel"
+    if not plain or cut.get("add_prefix_space") or (model["merges"] and not cut.get("use_regex", True)):
+        raise UsageError(
+            f"tokenizer {tokenizer.name}: llama.cpp has no such one; a gguf needs a byte-level BPE that cuts texts as "
+            "GPT-2 does (byte, gpt2 or bpe:SIZE); export it with --to hf"
+        )
+    added = {token["content"]: token["id"] for token in contents["added_tokens"]}
+    spelling = {id_: piece for piece, id_ in {**model["vocab"], **added}.items()}
+    missing = next((id_ for id_ in range(tokenizer.n_vocab) if id_ not in spelling), None)
+    if missing is not None:
+        raise UsageError(f"tokenizer {tokenizer.name}: its id {missing} has no name, so it is no gguf; use --to hf")
+    end = hf_tokenizer.end_token(tokenizer)
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    specials = {token["content"] for token in contents["added_tokens"] if token["special"]}
+    return [spelling[id_] for id_ in range(tokenizer.n_vocab)], merges or [NO_MERGE.format(end=end)], specials

@@ -1,0 +1,160 @@
+"""Tokenizers as other programs read them: the `tokenizer.json` of the `tokenizers` library, and what stands around it.
+
+Ids and decoded text are ours, with one difference that the format brings along: others find the name of a special
+token, such as `<|endoftext|>`, in a text and make it that one id, where ours takes it as text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import tokenizers
+from groundup.errors import ExportError
+from groundup.tokenizers.base import END_OF_TEXT
+from groundup.tokenizers.gpt1 import ENCODER, LINE_BREAK, MERGES, UNKNOWN, WORD_END, merge_pairs
+from groundup.tokenizers.gpt2 import byte_characters, gpt2_merges, gpt2_pieces
+from groundup.tokenizers.hf_format import FILE_NAME, parse
+from groundup.tokenizers.hf_json import CONFIG_NAME
+from groundup.tokenizers.registry import Tokenizer
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+
+Contents = dict[str, Any]
+
+# The class of transformers that takes a tokenizer.json as it is.
+CLASS = "PreTrainedTokenizerFast"
+
+SAMPLES = (
+    "Once upon a time, there was\n\na  girl's dog.\tIt cost 1,024 € — naïve?\r\n",
+    "def f(x):\n    return x ** 2  # ünï",
+    "日本語 \N{GRINNING FACE} \u00a0end ",
+)
+
+
+def contents(tokenizer: Tokenizer) -> Contents:
+    """What a `tokenizer.json` of this tokenizer says."""
+    made = KINDS[tokenizer.name](tokenizer)
+    # Nothing is put before or after a text, cut off or drawn by chance: ids are those of the bare text.
+    made |= dict.fromkeys(("truncation", "padding", "post_processor"))
+    if made["model"].get("dropout") is not None:
+        made["model"]["dropout"] = None
+    return made
+
+
+def end_token(tokenizer: Tokenizer) -> str:
+    """The name of the token that ends a text."""
+    return LINE_BREAK if tokenizer.name == "gpt1" else tokenizer.decode([tokenizer.end_of_text])
+
+
+def write(tokenizer: Tokenizer, folder: Path, block_size: int) -> None:
+    """Write `tokenizer.json` and `tokenizer_config.json`, which `transformers.AutoTokenizer` opens, to `folder`."""
+    end = end_token(tokenizer)
+    config = {
+        "tokenizer_class": CLASS,
+        "bos_token": end,
+        "eos_token": end,
+        "pad_token": end,  # for batches; what it pads is masked
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": block_size,
+    }
+    _write(folder / FILE_NAME, contents(tokenizer))
+    _write(folder / CONFIG_NAME, config)
+
+
+def check(tokenizer: Tokenizer, folder: Path) -> None:
+    """ExportError when the tokenizer in `folder` gives other ids than ours, or another text back."""
+    engine = tokenizers.Tokenizer.from_file(str(folder / FILE_NAME))
+    for text in ("".join(filter(_known(tokenizer), sample)) for sample in SAMPLES):
+        ids = tokenizer.encode(text).tolist()
+        if engine.encode(text, add_special_tokens=False).ids != ids:
+            raise ExportError(f"{FILE_NAME}: gives {text!r} other ids than the tokenizer {tokenizer.name} of the model")
+        # Of other programs' files ours spells piece by piece, which may differ by a space at the beginning or end.
+        ids.append(tokenizer.end_of_text)
+        if tokenizer.name != "json" and engine.decode(ids, skip_special_tokens=False) != tokenizer.decode(ids):
+            raise ExportError(f"{FILE_NAME}: decodes {text!r} to another text than the tokenizer of the model")
+
+
+def _known(tokenizer: Tokenizer) -> Callable[[str], bool]:
+    """Whether a character can be expressed: all can, but for a tokenizer of single characters."""
+    characters = getattr(tokenizer, "characters", None)
+    return (lambda char: True) if characters is None else characters.__contains__
+
+
+def _saved(tokenizer: Tokenizer, name: str) -> str:
+    """What the tokenizer writes into one of its files."""
+    with TemporaryDirectory() as folder:
+        tokenizer.save(Path(folder))
+        return (Path(folder) / name).read_text(encoding="utf-8")
+
+
+def _ended(engine: tokenizers.Tokenizer, token: str) -> Contents:
+    """The contents of an engine, with `token` special."""
+    engine.add_special_tokens([AddedToken(token, special=True, normalized=False)])
+    return json.loads(engine.to_str())
+
+
+def _byte(tokenizer: Tokenizer) -> Contents:
+    char_of = {byte: char for char, byte in byte_characters().items()}
+    engine = tokenizers.Tokenizer(models.BPE(vocab={char_of[byte]: byte for byte in range(256)}, merges=[]))
+    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    engine.decoder = decoders.ByteLevel()
+    return _ended(engine, END_OF_TEXT)
+
+
+def _char(tokenizer: Tokenizer) -> Contents:
+    characters = [tokenizer.decode([id_]) for id_ in range(tokenizer.end_of_text)]
+    # A word for each character, not a BPE: that would leave out silently what it does not know.
+    model = models.WordLevel({char: id_ for id_, char in enumerate(characters)}, unk_token=UNKNOWN)
+    engine = tokenizers.Tokenizer(model)
+    engine.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    engine.decoder = decoders.Fuse()
+    return _ended(engine, END_OF_TEXT)
+
+
+def _gpt2(tokenizer: Tokenizer) -> Contents:
+    char_of = {byte: char for char, byte in byte_characters().items()}
+    vocabulary = {"".join(char_of[byte] for byte in piece): id_ for id_, piece in enumerate(gpt2_pieces())}
+    engine = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=list(gpt2_merges())))
+    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    engine.decoder = decoders.ByteLevel()
+    return _ended(engine, END_OF_TEXT)
+
+
+def _gpt1(tokenizer: Tokenizer) -> Contents:
+    vocabulary = json.loads(_saved(tokenizer, ENCODER))
+    engine = tokenizers.Tokenizer(
+        models.BPE(
+            vocab=vocabulary,
+            merges=merge_pairs(_saved(tokenizer, MERGES)),
+            unk_token=UNKNOWN,
+            end_of_word_suffix=WORD_END,
+        )
+    )
+    engine.normalizer = normalizers.BertNormalizer(lowercase=True)
+    engine.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    unknown = "\N{REPLACEMENT CHARACTER}"
+    spelt = [(LINE_BREAK, "\n"), (UNKNOWN, unknown), (WORD_END, " ")]
+    engine.decoder = decoders.Sequence([*(decoders.Replace(old, new) for old, new in spelt), decoders.Fuse()])
+    return _ended(engine, LINE_BREAK)
+
+
+def _file(tokenizer: Tokenizer) -> Contents:
+    made = parse(_saved(tokenizer, FILE_NAME))
+    end = end_token(tokenizer)
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    token = {"id": tokenizer.end_of_text, "content": end, "special": True, **flags}
+    others = [added for added in made["added_tokens"] if added["content"] != end]
+    return {**made, "added_tokens": sorted([*others, token], key=lambda added: added["id"])}
+
+
+KINDS: dict[str, Callable[[Tokenizer], Contents]] = {
+    "byte": _byte, "char": _char, "gpt1": _gpt1, "gpt2": _gpt2, "bpe": _file, "json": _file,
+}  # fmt: skip
+"""By the name of a tokenizer, how its `tokenizer.json` is made."""
+
+
+def _write(path: Path, values: Contents) -> None:
+    path.write_text(json.dumps(values, ensure_ascii=False) + "\n", encoding="utf-8")

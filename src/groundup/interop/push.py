@@ -1,0 +1,176 @@
+"""A trained model to the hub, as a repository that `transformers` opens: exported, checked, then sent in one commit.
+
+No torch before the name, the libraries and the token are known to be good. `HF_TOKEN`, `HF_ENDPOINT` and
+`HF_HUB_OFFLINE` are obeyed, as is `hf auth login`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from groundup.errors import UsageError
+from groundup.interop.export import Export, export
+from groundup.sources.hub_client import causes, short
+
+# What the hub takes for a name, and for a branch; a stricter rule than its own would refuse what is there.
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+FORBIDDEN = re.compile(r"--|\.\.|[-.](/|$)|\.git$")  # what the hub takes in no name
+REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,199}", re.ASCII)
+
+# Weights in other files than the export's, which some readers would take before those that were checked.
+STALE = ["*.safetensors", "*.safetensors.index.json", "pytorch_model*", "tf_model*", "flax_model*", "rust_model.ot"]
+
+# What an HTTP status means here -> what to do.
+ANSWERS = {
+    400: ("the hub refuses what was sent", "read what it says, and mend it"),
+    401: ("the hub does not know the token", "log in anew with `hf auth login`, or set HF_TOKEN to a valid one"),
+    403: ("the token may not write there", "give HF_TOKEN one with the right to write to that owner's repositories"),
+    404: ("there is no such owner, or the token may not see it", "check the owner's name and the token's rights"),
+    413: ("the hub takes no files so large", "make room in the account, or push a smaller model"),
+    429: ("the hub answers that there were too many requests", "try again later"),
+}
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Where the model is now, and what was checked before it went."""
+
+    url: str
+    commit: str
+    export: Export
+
+
+def push(
+    path: str | Path,
+    repository: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+    checkpoint: str = "latest",
+    license: str = "",  # noqa: A002  # as the option and the card's key are called
+) -> Pushed:
+    """Export a run's or checkpoint's model as `to="hf"` and send it to `repository`, `owner/name`, in one commit.
+
+    The repository is created where there is none, `private` if so wished, and so is the branch `revision`. Other
+    weights that lie there leave with the same commit. Raises CheckpointError, ExportError, and UsageError where the
+    name, the token, the network or the hub stands in the way.
+    """
+    if not REPOSITORY.fullmatch(repository) or FORBIDDEN.search(repository):
+        raise UsageError(f"{repository}: no name of a repository; give owner/name, as in me/my-model")
+    if revision is not None and (not REVISION.fullmatch(revision) or ".." in revision):
+        raise UsageError(f"revision {revision!r}: no name of a branch; give one such as main or v2")
+    api = _api(repository)
+    with _scratch() as folder:
+        out = folder / "model"
+        with _in_words(repository, api.endpoint):
+            api.whoami()  # a token that is none should show before minutes of work
+        done = _exported(path, out, checkpoint, repository, license)
+        with _in_words(repository, api.endpoint):
+            api.create_repo(repository, private=private or None, exist_ok=True)
+            public = private and not api.repo_info(repository).private
+        if public:
+            raise UsageError(
+                f"{repository}: is there already, and public; make it private on the hub, or push without --private"
+            )
+        with _in_words(repository, api.endpoint):
+            if revision is not None:
+                api.create_branch(repository, branch=revision, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=repository,
+                folder_path=out,
+                revision=revision,
+                delete_patterns=STALE,
+                commit_message=message or f"{done.checkpoint}, exported by groundup",
+            )
+    return Pushed(f"{api.endpoint}/{repository}", commit.oid, done)
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A temporary folder; UsageError where the system has no place for one."""
+    try:
+        folder = TemporaryDirectory(prefix="groundup-push-")
+    except OSError as error:
+        raise UsageError(
+            f"push: no temporary folder can be made ({error.strerror or error}); set TMPDIR to one with room"
+        ) from error
+    with folder as name:
+        yield Path(name)
+
+
+def _exported(path: str | Path, out: Path, checkpoint: str, repository: str, licence: str) -> Export:
+    """The export that is to be sent. What `export` says of its --out is said of TMPDIR: a push has no other."""
+    try:
+        return export(path, out, to="hf", checkpoint=checkpoint, name=repository, license=licence)
+    except UsageError as error:
+        if isinstance(error.__cause__, OSError):
+            reason = error.__cause__.strerror or error.__cause__
+            raise UsageError(
+                f"push: {out.parent} cannot be written ({reason}); make room, or set TMPDIR to a folder with some"
+            ) from error
+        raise
+
+
+def _api(repository: str) -> Any:
+    """The hub as this user; UsageError where it may not be asked, or would not know who asks."""
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise UsageError(
+            "push: needs the library huggingface_hub; install it with pip install 'groundup[hf]'"
+        ) from None
+    if huggingface_hub.is_offline_mode():
+        raise UsageError(f"{repository}: the hub may not be asked while HF_HUB_OFFLINE is set; unset it")
+    token = huggingface_hub.get_token()
+    if not token:
+        raise UsageError(
+            f"{repository}: the hub must know who you are; log in with `hf auth login`, or set HF_TOKEN to a token "
+            "with the right to write"
+        )
+    return huggingface_hub.HfApi(token=token)
+
+
+@contextmanager
+def _in_words(repository: str, endpoint: str) -> Iterator[None]:
+    """One sentence for what the hub or the way there refuses; the library's bars on a terminal alone, no warnings."""
+    import httpx2
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled() and not sys.stderr.isatty()
+    if shown:
+        disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the library's, of how it uses others
+            yield
+    except Exception as error:  # of the hub, its transports and its checks: unrelated classes
+        for cause in causes(error):
+            response = getattr(cause, "response", None)
+            if isinstance(response, httpx2.Response):
+                reason, remedy = ANSWERS.get(response.status_code, ("the hub failed", "try again later"))
+                said = f"HTTP {response.status_code}{_said(cause)}"
+                raise UsageError(f"{repository}: {reason} ({said}); {remedy}") from None
+            if isinstance(cause, httpx2.TransportError | ConnectionError | TimeoutError):
+                raise UsageError(
+                    f"{repository}: the connection to {endpoint} failed ({short(cause)}); check the network and try "
+                    "again, or send a folder made by `groundup export --to hf` later"
+                ) from None
+        raise UsageError(f"{repository}: cannot be sent ({short(error)}); try again") from error
+    finally:
+        if shown:
+            enable_progress_bars()
+
+
+def _said(error: BaseException) -> str:
+    """What the hub itself says of a refusal."""
+    message = getattr(error, "server_message", None)
+    return f": {' '.join(str(message).split())[:200]}" if message else ""

@@ -1,0 +1,96 @@
+"""A running average of the weights: smoother than the weights themselves, and often better."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from groundup.distributed.dtensor import like
+from groundup.errors import CheckpointError
+
+
+class Average:
+    """Exponential moving average of a model's parameters, in fp32; a tied weight is kept once.
+
+    Update n (from 1) moves it by 1 - min(decay, (1 + n) / (10 + n)) towards the weights, so that it soon forgets the
+    initial ones: the `num_updates` rule of TensorFlow's `tf.train.ExponentialMovingAverage`.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self._weights = dict(model.named_parameters())
+        self._averages = {name: _fp32(p).clone() for name, p in self._weights.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights of the step just made."""
+        self.updates += 1
+        keep = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        averages, weights = list(self._averages.values()), [_fp32(p) for p in self._weights.values()]
+        torch._foreach_lerp_(averages, weights, 1.0 - keep)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """While entered, the model computes with the averages; afterwards its weights are what they were, bit for bit.
+
+        Whatever is done to the weights meanwhile is lost.
+        """
+        weights = {name: p.detach().clone() for name, p in self._weights.items()}
+        try:
+            self._put(self._averages)
+            yield
+        finally:
+            self._put(weights)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The averages by the names of their parameters, not copied."""
+        return dict(self._averages)
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
+        """Go on from averages that `tensors` once gave, after so many updates; CheckpointError for another model's."""
+        for name in sorted(tensors.keys() ^ self._averages.keys()):
+            where = "the checkpoint's averages" if name in self._averages else "the model"
+            raise CheckpointError(f"{name}: missing from {where}; averages and config do not belong together")
+        for name, average in self._averages.items():
+            tensor = tensors[name]
+            if tensor.shape != average.shape:
+                raise CheckpointError(
+                    f"{name}: its average is {list(tensor.shape)}, the model's weight {list(average.shape)}; "
+                    "averages and config do not belong together"
+                )
+            average.copy_(like(tensor, average))
+        self.updates = updates
+
+    @torch.no_grad()
+    def _put(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, p in self._weights.items():
+            p.copy_(tensors[name])
+
+
+class NoAverage:
+    """Stands where no average is kept: the weights are used as they are."""
+
+    updates = 0
+
+    def update(self) -> None:
+        """Nothing."""
+
+    def applied(self) -> AbstractContextManager[None]:
+        """The weights as they are."""
+        return nullcontext()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Nothing to be kept."""
+        return {}
+
+    def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
+        """Nothing."""
+
+
+def _fp32(parameter: nn.Parameter) -> Tensor:
+    return parameter.detach().float()

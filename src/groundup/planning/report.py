@@ -1,0 +1,228 @@
+"""A plan in words: the few lines before a run, and warnings with their remedies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+
+from groundup.config.merge import changed
+from groundup.config.presets import PRESETS
+from groundup.config.sections import MUON_ONLY, OptimizerConfig
+from groundup.optim.run_length import Clock
+from groundup.planning.plan import Plan
+from groundup.ui.panel import human_count, human_time
+
+CHINCHILLA = 20  # tokens a parameter that spend a given amount of work best (arXiv:2203.15556)
+FEWEST, MOST = 1, 10_000  # tokens a parameter beyond which one of the two is surely wasted; Llama 3 8B had 1,875
+EPOCHS = 4  # passes over the same text that are almost as good as new text (arXiv:2305.16264)
+SIZES = ("gpt2-large", "gpt2-medium", "gpt2", "gpt2-mini", "gpt2-micro", "gpt2-nano")
+WEEK = 7 * 24 * 3600  # seconds
+
+
+def summary(plan: Plan, *, advise: bool = True) -> list[str]:
+    """The plan in six lines, then one for each warning; without advice only what cannot go well."""
+    c, m = plan.config, plan.config.model
+    shape = f"{m.n_layer} layers, {m.n_head} heads, {m.n_embd} wide, context {m.block_size}, vocabulary {m.vocab:,}"
+    n = plan.machine.processes
+    pieces = f" in {plan.micro_batches} micro-batches" if plan.micro_batches > 1 else ""
+    pieces += f" on each of {n} processes" if n > 1 else ""
+    sharing = c.shares_of(plan.micro_rows, n)
+    pieces += f", shared by {sharing} threads" if sharing > 1 else ""
+    work = f"{plan.flops * c.train.batch_tokens / 1e9:,.0f} GFLOP"
+    return [
+        f"model    {shape}: {plan.parameters:,} parameters",
+        f"step     {c.rows} windows x {m.block_size} = {c.train.batch_tokens:,} tokens{pieces}, {work}",
+        f"horizon  {length(plan)}",
+        f"memory   {memory(plan)}",
+        f"time     {duration(plan)}",
+        f"disk     {disk(plan)}",
+        *(f"warning  {line}" for line in (warnings(plan) if advise else _too_large(plan))),
+    ]
+
+
+def length(plan: Plan) -> str:
+    """How far the run goes."""
+    about = "about " if isinstance(plan.horizon, Clock) else ""
+    clock = human_time(plan.horizon.seconds) if isinstance(plan.horizon, Clock) else ""
+    if plan.steps is None or plan.tokens is None or plan.tokens_per_parameter is None:
+        return clock or f"{plan.epochs:g} epochs; give --data to know how many steps that is"
+    epochs = f" = {plan.epochs:,.2f} epochs" if plan.data and plan.epochs is not None else ""
+    ratio = f"{plan.tokens_per_parameter:,.1f} for each parameter (Chinchilla: {CHINCHILLA})"
+    start = f"{clock}, {about}" if clock else ""
+    return f"{start}{plan.steps:,} steps{epochs} = {human_count(plan.tokens)} tokens, {ratio}"
+
+
+def memory(plan: Plan) -> str:
+    """What a step holds, the largest first."""
+    m = plan.memory
+    named = {
+        "weights": m.weights,
+        "gradients": m.gradients,
+        "optimizer": m.optimizer,
+        "activations": m.activations,
+        "logits": m.logits,
+        "program": m.program,
+    }
+    parts = sorted(((size, name) for name, size in named.items() if size), reverse=True)
+    return f"{human_bytes(m.total)}: " + ", ".join(f"{name} {human_bytes(size)}" for size, name in parts)
+
+
+def duration(plan: Plan) -> str:
+    """How long it takes, and how that is known."""
+    if plan.speed is None:
+        return "unknown: no speed was measured"
+    rate = f"{plan.speed.tokens_per_s:,.0f}" if plan.speed.tokens_per_s >= 10 else f"{plan.speed.tokens_per_s:.2g}"
+    speed = f"{rate} tokens/s, {plan.speed.source}"
+    if plan.seconds is None:
+        return speed
+    about = "" if isinstance(plan.horizon, Clock) else "about "
+    evaluations = (plan.evaluation_seconds or 0) / plan.seconds
+    share = f"; evaluations are {min(1.0, evaluations):.0%} of it" if evaluations >= 0.005 else ""
+    return f"{about}{human_time(plan.seconds)} at {speed}{share}"
+
+
+def disk(plan: Plan) -> str:
+    """What the run's folder holds at most."""
+    log = f", log {human_bytes(plan.log_bytes)}" if plan.log_bytes else ""
+    many = f"{plan.checkpoints} checkpoints" if plan.checkpoints > 1 else "1 checkpoint"
+    return f"{human_bytes(plan.disk)} at most: {many} of {human_bytes(plan.checkpoint_bytes)}{log}"
+
+
+def warnings(plan: Plan) -> Iterator[str]:
+    """What would probably go wrong or be wasted, each with a remedy."""
+    yield from _too_large(plan)
+    c, m = plan.config, plan.config.model
+    if plan.data and c.rows > plan.data.windows:
+        often, fits = c.rows / plan.data.windows, plan.data.windows * m.block_size
+        yield f"a step sees the training split {often:.1f} times over; give --train.batch_tokens {fits}, or more text"
+    if plan.data and plan.epochs is not None and plan.epochs > EPOCHS:
+        yield (
+            f"{plan.epochs:,.1f} epochs: after about {EPOCHS}, the same text again teaches little (arXiv:2305.16264); "
+            f"give more text, or --train.epochs {EPOCHS}"
+        )
+    ratio = plan.tokens_per_parameter
+    if ratio is not None and ratio < FEWEST and not c.init:  # whose weights have seen text before
+        yield f"{ratio:.2g} tokens for each parameter: a smaller model, or a longer run, would learn more"
+    if ratio is not None and ratio > MOST:
+        yield f"{ratio:,.0f} tokens for each parameter: a larger model would learn more from the same text"
+    if plan.head_share > 0.5:
+        yield (
+            f"{plan.head_share:.0%} of the work is the output head: {m.vocab:,} ids are many for width {m.n_embd}; "
+            "prepare the data with a smaller vocabulary, such as --tokenizer bpe:4096"
+        )
+    name, given = c.optimizer.name, changed(OptimizerConfig(), c.optimizer)
+    unread = [] if name == "muon" else [key for key in MUON_ONLY if key in given and (key, name) != ("momentum", "sgd")]
+    if unread:
+        readers = "Muon and SGD" if unread == ["momentum"] else "Muon"
+        yield (
+            f"optimizer.{' and '.join(unread)}: read by {readers} alone, so without effect with {name}; "
+            "give --optimizer.name muon, or set optimizer.learning_rate"
+        )
+    if plan.seconds is not None and plan.seconds > WEEK:
+        yield f"{human_time(plan.seconds)} is more than a week; a smaller model, fewer tokens or a GPU shortens it"
+
+
+def too_much_memory(plan: Plan) -> str:
+    """What a plan that does not fit needs, what there is, and the remedy."""
+    room, rows = plan.machine.memory or 0, plan.micro_rows
+    while rows > 1 and plan.memory_of(rows).total > room:
+        rows //= 2
+    remedy = f"give --batches.micro_batch {rows}" if plan.memory_of(rows).total <= room else _smaller(plan)
+    need = human_bytes(plan.memory.total)
+    return f"{need} of memory are more than the {human_bytes(room)} of this machine; {remedy}"
+
+
+def _smaller(plan: Plan) -> str:
+    """The largest of GPT-2's sizes that fits, all else being the same."""
+    for name in SIZES:
+        shape = {key: PRESETS[name]["model"][key] for key in ("n_layer", "n_head", "n_embd")}
+        model = plan.config.model.model_copy(update=shape)
+        fewer = replace(plan, config=plan.config.model_copy(update={"model": model}))
+        if fewer.fits and fewer.parameters < plan.parameters:
+            options = " ".join(f"--model.{key} {value}" for key, value in shape.items())
+            return f"take a smaller model: {options} fits"
+    return "take a smaller model"
+
+
+def _too_large(plan: Plan) -> Iterator[str]:
+    if not plan.fits:
+        yield too_much_memory(plan)
+    if plan.disk > plan.machine.free_disk:
+        remedy = "free some, give --checkpoint.keep_last 1, or another --out"
+        yield f"{human_bytes(plan.disk)} of disk are more than the {human_bytes(plan.machine.free_disk)} free; {remedy}"
+
+
+def human_bytes(n: float) -> str:
+    """`812 B`, `10.1 kB`, `3.28 MB`, `1.02 GB`: three figures, powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 999.5:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.3g} TB" if n < 999.5 else f"{n:,.0f} TB"
+
+
+def table(plan: Plan, vocabulary: str, machine: str) -> str:
+    """All numbers, one a line, with how they come about; `groundup plan --help` has the formulas."""
+    c, m, use = plan.config, plan.config.model, plan.memory
+    tied = "also the head" if m.tied else ""
+    half = "during a step of one micro-batch, where activations have been" if not use.accumulates else ""
+    rows = [
+        ("parameters", f"{plan.parameters:,}", f"vocabulary {m.vocab:,}: {vocabulary}"),
+        *((f"  {name}", f"{n:,}", tied if name == "token embedding" else "") for name, n in plan.parts.items()),
+        *([("  padding", f"{plan.padding:,}", f"not counted: rows up to {m.padded_vocab:,}")] if plan.padding else []),
+        ("FLOPs a token", human_count(plan.flops), f"{plan.head_share:.0%} of them in the head"),
+        ("", "", ""),
+        ("memory", human_bytes(use.total), machine or f"{plan.machine.device}, {plan.machine.precision}"),
+        ("  weights", human_bytes(use.weights), "fp32"),
+        ("  gradients", human_bytes(use.gradients), half),
+        ("  optimizer", human_bytes(use.optimizer), c.optimizer.name),
+        ("  activations", human_bytes(use.activations), f"of a micro-batch, {plan.micro_rows} x {m.block_size} tokens"),
+        ("  logits", human_bytes(use.logits), "some rows at a time, and the head's gradient"),
+        *([("  program", human_bytes(use.program), "with the allocator's loss")] if use.program else []),
+        ("", "", ""),
+        (
+            "a step",
+            f"{c.train.batch_tokens:,} tokens",
+            f"{c.rows} windows in {plan.micro_batches} micro-batch{'es' if plan.micro_batches > 1 else ''}",
+        ),
+        ("length", length(plan), ""),
+        ("time", duration(plan), ""),
+        ("disk", disk(plan), ""),
+    ]
+    left, right = max(len(row[0]) for row in rows), max(len(row[1]) for row in rows if row[2])
+    lines = [
+        f"{name:<{left}}  {value:>{right}}  {how}".rstrip() if len(value) <= right else f"{name:<{left}}  {value}"
+        for name, value, how in rows
+    ]
+    return "\n".join([*lines, *(f"\nwarning: {line}" for line in warnings(plan))])
+
+
+def as_json(plan: Plan) -> str:
+    """The same as one object; null is what cannot be known. Sizes in bytes, times in seconds."""
+    return json.dumps(
+        {
+            "parameters": plan.parameters,
+            "parameters_by_part": plan.parts,
+            "padding": plan.padding,
+            "vocab_size": plan.config.model.vocab,
+            "flops_per_token": plan.flops,
+            "head_share": plan.head_share,
+            "device": plan.machine.device,
+            "precision": plan.machine.precision,
+            "memory": {"total": plan.memory.total, **asdict(plan.memory)},
+            "steps": plan.steps,
+            "tokens": plan.tokens,
+            "epochs": plan.epochs,
+            "tokens_per_parameter": plan.tokens_per_parameter,
+            "tokens_per_s": plan.speed.tokens_per_s if plan.speed else None,
+            "speed_source": plan.speed.source if plan.speed else None,
+            "seconds": plan.seconds,
+            "evaluation_seconds": plan.evaluation_seconds,
+            "disk": plan.disk,
+            "checkpoints": plan.checkpoints,
+            "checkpoint_bytes": plan.checkpoint_bytes,
+            "log_bytes": plan.log_bytes,
+            "warnings": list(warnings(plan)),
+        }
+    )

@@ -1,0 +1,196 @@
+"""From sources to a folder of tokens: read, split, learn the tokenizer if it must be learnt, encode, write."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+from groundup.data.shard_writer import SHARD_TOKENS
+from groundup.data.shards import MANIFEST, Manifest, Split, SplitName, TokenizerInfo, dtype_for
+from groundup.errors import DataError, TokenizerError, UsageError
+from groundup.preprocess.encoding import encode, in_order, jobs, usable_cores
+from groundup.preprocess.folder import check_place
+from groundup.preprocess.request import Request, Setting
+from groundup.preprocess.split import ByHash, LastPart, choose_rule
+from groundup.preprocess.split_writer import Output
+from groundup.preprocess.train_tokenizer import learnt
+from groundup.preprocess.workdir import TOKENIZER, Workplace, finished, workplace
+from groundup.sources.cleaning import choose_cleaning
+from groundup.sources.corpus import Corpus, open_sources
+from groundup.sources.text import Errors
+from groundup.tokenizers.registry import Learner, Tokenizer, choose_tokenizer
+from groundup.utils.files import flush, replace_text
+from groundup.utils.progress import Watch
+
+MAX_VAL_FRACTION = 0.5
+
+# Parts of a text's characters that a tokenizer knows: with fewer than these it is a mistake, and with fewer than those
+# worth a line. Rare characters are missing from many a good one.
+LEAST_KNOWN, ALL_KNOWN = 0.5, 0.999
+ENOUGH_CHARS = 20_000  # to judge by before the end; they come from ten places at least
+
+# Between two entries in the journal. Less work than this is not worth keeping: after a mistake in a small corpus
+# nothing is left behind.
+JOURNAL_SECONDS = 3.0
+
+
+def prepare_tokens(
+    sources: Sequence[str | Path],
+    out: Path,
+    *,
+    tokenizer: str = "gpt2",
+    column: str = "text",
+    errors: Errors = "strict",
+    val_fraction: float = 0.1,
+    max_tokens: int | None = None,
+    max_documents: int | None = None,
+    clean: str | Iterable[str] = (),
+    threads: int | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int], None] | None = None,
+    shard_tokens: int = SHARD_TOKENS,
+) -> Manifest:
+    """Encode `sources` (see `open_sources`) into the folder `out`, which appears whole or not at all.
+
+    The same text gives the same folder, byte for byte, on any number of `threads` (default: all cores), and takes the
+    same memory however long it is. A process that ends early leaves its work in a hidden folder beside `out`; the same
+    call goes on with it, and ends in the same folder. A finished `out` of the same call is left as it is.
+
+    `max_documents` of the corpus are read; `max_tokens` are written, `val_fraction` of them to validation, each split
+    from its beginning. `clean`: see `groundup.sources.cleaning`. `overwrite` replaces what was made from other
+    inputs or with other settings, or is damaged. `progress` is told the bytes of input done; a `Watch` is told the
+    phases as well. Raises DataError, TokenizerError or UsageError.
+    """
+    _check(val_fraction, max_tokens, max_documents, threads)
+    steps, watch = choose_cleaning(clean), progress if isinstance(progress, Watch) else Watch(progress)
+    choice = choose_tokenizer(tokenizer)
+    settings: dict[str, Setting] = {
+        "tokenizer": tokenizer if isinstance(choice, Learner) else choice.name,
+        "fingerprint": None if isinstance(choice, Learner) else choice.fingerprint,
+        "column": column,
+        "errors": errors,
+        "val_fraction": float(val_fraction),
+        "max_tokens": max_tokens,
+        "max_documents": max_documents,
+        "clean": ",".join(steps) or None,
+        "shard_tokens": shard_tokens,
+    }
+    opened = partial(open_sources, column=column, errors=errors, max_documents=max_documents, clean=steps)
+    try:
+        check_place(Path(out), prepared=True)
+        with opened(sources, say=watch.say) as corpus:
+            rule = choose_rule(corpus, val_fraction)
+            request = Request.of(corpus, settings | {"split": rule.describe().rule})
+            if manifest := finished(Path(out), request, overwrite=overwrite):
+                watch.say(f"{out}: already prepared from the same inputs in the same way; nothing to do")
+                return manifest
+            learns = isinstance(choice, Learner)
+            with workplace(Path(out), request, learns=learns, overwrite=overwrite, say=watch.say) as work:
+                run = _Preparation(corpus, rule, work, watch, threads or usable_cores())
+                return work.manifest or run.finish(choice, tokenizer, max_tokens, shard_tokens)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or out}: cannot be written ({error.strerror or error}); choose another place with --out"
+        ) from error
+
+
+class _Preparation:
+    """One process's part of a preparation, which others may have begun."""
+
+    def __init__(self, corpus: Corpus, rule: ByHash | LastPart, work: Workplace, watch: Watch, threads: int) -> None:
+        self._corpus, self._rule, self._work, self._watch, self._threads = corpus, rule, work, watch, threads
+        self._noted = time.monotonic()  # the last entry in the journal
+        self._total = corpus.size if corpus.size and corpus.is_whole else None
+
+    def finish(self, choice: Tokenizer | Learner, spec: str, max_tokens: int | None, shard_tokens: int) -> Manifest:
+        """Do what is left to do; the manifest is the last thing written."""
+        folder, journal = self._work.folder, self._work.journal
+        if journal:
+            self._watch.say(f"going on at {journal.done}")
+        tokenizer = self._tokenizer(choice, spec, max_tokens)
+        if lossy := tokenizer.lossy:
+            self._watch.say(f"tokenizer {tokenizer.name}: {lossy}")
+        with Output(folder, tokenizer, self._rule.val_fraction, max_tokens, shard_tokens, journal) as output:
+            self._note_now_and_then(output)  # a tokenizer that took long to learn is kept
+            self._encode(output, tokenizer)
+            self._refuse_unknown(tokenizer, output.known())
+            splits = output.finish()
+        if (known := output.known()) < ALL_KNOWN:
+            share = f"{100 * known:.1f} %"
+            self._watch.say(f"tokenizer {tokenizer.name}: knows {share} of the text's characters; the rest is lost")
+        _refuse_empty(splits, self._rule, max_tokens, output.full)
+        manifest = Manifest(
+            dtype=dtype_for(tokenizer.n_vocab),
+            tokenizer=TokenizerInfo(name=tokenizer.name, n_vocab=tokenizer.n_vocab, fingerprint=tokenizer.fingerprint),
+            splits=splits,
+            split=self._rule.describe(),
+            sources=output.sources,
+        )
+        replace_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+        return manifest
+
+    def _tokenizer(self, choice: Tokenizer | Learner, spec: str, max_tokens: int | None) -> Tokenizer:
+        """The tokenizer, which lies in the folder: saved there by a former process, or now."""
+        if self._work.tokenizer:
+            return self._work.tokenizer
+        folder = self._work.folder / TOKENIZER
+        if isinstance(choice, Learner):
+            self._watch.phase(f"learning {spec}", self._total)
+            choice = learnt(choice, self._corpus, self._rule, self._watch, max_tokens)
+        choice.save(folder)
+        for path in [*folder.rglob("*"), folder]:
+            flush(path)
+        return choice
+
+    def _encode(self, output: Output, tokenizer: Tokenizer) -> None:
+        self._watch.phase("encoding", self._total, round(output.done * self._total) if self._total else output.n_bytes)
+        work = jobs(self._corpus, self._rule, output.place, output.chunks, output.full)
+        with closing(in_order(partial(encode, tokenizer=tokenizer), work, self._threads)) as results:
+            for job, encoded in results:
+                output.write(job, encoded, self._corpus.size)
+                self._refuse_unknown(tokenizer, output.known(at_least=ENOUGH_CHARS))
+                self._watch(job.at if self._total else output.n_bytes)
+                self._note_now_and_then(output)
+                if output.is_full:
+                    break
+
+    def _refuse_unknown(self, tokenizer: Tokenizer, known: float) -> None:
+        if known < LEAST_KNOWN:
+            raise TokenizerError(
+                f"tokenizer {tokenizer.name}: knows only {100 * known:.0f} % of the text's characters, and the rest "
+                "would be lost; choose one made for such text, or gpt2, byte or bpe:SIZE, which know every text"
+            )
+
+    def _note_now_and_then(self, output: Output) -> None:
+        if time.monotonic() - self._noted >= JOURNAL_SECONDS:
+            output.journal().save(self._work.folder)
+            self._noted = time.monotonic()
+
+
+def _check(val_fraction: float, max_tokens: int | None, max_documents: int | None, threads: int | None) -> None:
+    if not 0 <= val_fraction <= MAX_VAL_FRACTION:
+        raise UsageError(f"val_fraction: {val_fraction} is not between 0 and {MAX_VAL_FRACTION}; 0.1 is usual")
+    for name, value in {"max_tokens": max_tokens, "max_documents": max_documents, "threads": threads}.items():
+        if value is not None and value < 1:
+            raise UsageError(f"{name}: {value} is less than 1; leave it out for no limit")
+
+
+def _refuse_empty(
+    splits: dict[SplitName, Split], rule: ByHash | LastPart, max_tokens: int | None, full: set[SplitName]
+) -> None:
+    for name, split in splits.items():
+        if max_tokens and not split.tokens and name in full and (rule.val_fraction or name == "train"):
+            raise DataError(
+                f"max_tokens {max_tokens}: leaves none to the {name} split, at a val_fraction of {rule.val_fraction}; "
+                "give a larger --max_tokens"
+            )
+    if not splits["train"].tokens:
+        raise DataError("no text is left to train on; give more text, or a smaller --val_fraction")
+    if not splits["val"].tokens and rule.val_fraction:
+        raise DataError(
+            f"none of the {splits['train'].documents} documents fell into the validation split of {rule.val_fraction}; "
+            "give more text or a larger --val_fraction, or hold nothing out with --val_fraction 0"
+        )

@@ -1,0 +1,1 @@
+"""From a text to a talking model in one command: survey, recipe, workflow."""

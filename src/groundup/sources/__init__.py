@@ -1,0 +1,1 @@
+"""Text sources: files, archives, parquet, the Hugging Face Hub, a catalog of corpora; cleaning."""

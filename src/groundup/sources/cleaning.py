@@ -1,0 +1,56 @@
+"""Text made plainer before it becomes tokens: what some recipes of the first GPTs did to their corpora.
+
+    lowercase      every character in lower case, as Python's `str.lower` has it
+    digits         decimal digits of all scripts are dropped (Unicode category Nd)
+    punctuation    punctuation of all scripts is dropped (Unicode categories P…), and ASCII's $+<=>^`|~
+
+Dropped means that nothing comes in their place: `Don't!` becomes `Dont`, `1,024` nothing at all.
+"""
+
+import string
+import sys
+import unicodedata
+from collections.abc import Iterable, Mapping
+from functools import cache
+
+from groundup.errors import UsageError
+from groundup.sources.document import Document
+from groundup.sources.text import cut_unnoticed
+
+STEPS = ("lowercase", "digits", "punctuation")
+
+
+def choose_cleaning(steps: str | Iterable[str]) -> tuple[str, ...]:
+    """The wished steps (`lowercase,digits`, or a list), in the order of the table above. Raises UsageError."""
+    names = [name.strip() for name in (steps.split(",") if isinstance(steps, str) else steps)]
+    for name in names:
+        if name and name not in STEPS:
+            raise UsageError(f"clean: {name!r} is not one of {', '.join(STEPS)}; name some, with commas between them")
+    return tuple(step for step in STEPS if step in names)
+
+
+def cleaned(document: Document, steps: tuple[str, ...]) -> Document:
+    """`document` after `steps`."""
+    if not steps:
+        return document
+    # What was a good place to cut may have lost the visible character before it: cut anew.
+    return Document(
+        document.source, document.offset, lambda: cut_unnoticed(clean(chunk, steps) for chunk in document.chunks())
+    )
+
+
+def clean(text: str, steps: tuple[str, ...]) -> str:
+    """`text` after `steps`."""
+    lowered = text.lower() if "lowercase" in steps else text
+    return lowered.translate(_dropped(steps)) if steps != ("lowercase",) else lowered
+
+
+@cache
+def _dropped(steps: tuple[str, ...]) -> Mapping[int, None]:
+    """The code points that go."""
+    categories = tuple(c for step, c in (("digits", "Nd"), ("punctuation", "P")) if step in steps)
+    ascii_ = string.punctuation if "punctuation" in steps else ""
+    points = {
+        p for p in range(sys.maxunicode + 1) if categories and unicodedata.category(chr(p)).startswith(categories)
+    }
+    return dict.fromkeys(points | set(map(ord, ascii_)))

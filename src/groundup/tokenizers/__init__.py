@@ -1,0 +1,13 @@
+"""Text to token ids and back.
+
+tokenizer      what a tokenizer is, and how to get one
+simple         bytes and characters
+gpt1, gpt2     OpenAI's own
+bpe            trained on one's own text
+json_file      of another program: any `tokenizer.json`
+"""
+
+from groundup.tokenizers.base import Ids
+from groundup.tokenizers.registry import Learner, Tokenizer, choose_tokenizer, load_tokenizer
+
+__all__ = ["Ids", "Learner", "Tokenizer", "choose_tokenizer", "load_tokenizer"]

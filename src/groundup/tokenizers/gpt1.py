@@ -1,0 +1,142 @@
+"""GPT-1's own tokenizer, from OpenAI's two files: an encoder (piece -> id) and 40,000 merges in order of rank.
+
+A text is first normalised as BERT does it, which is what `transformers`' `openai-gpt` does: lower case, no accents, no
+control characters, words and punctuation marks apart, and of white space only that it was there. `</w>` marks the end
+of a word. So decoding gives the normalised text, each word with a space after it, and U+FFFD where a character is
+unknown. (OpenAI's own code also mended odd characters with `ftfy` and cut words with `spacy`; ids may differ there.)
+
+Of its 40,478 ids the last, `\\n</w>`, ends a document here. OpenAI's code put a line break there; the normalisation
+leaves none, so no text encodes to it, and a trained GPT-1 knows it as the place where a line, or a paragraph, ended.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from groundup.errors import TokenizerError
+from groundup.tokenizers.hf_backend import LibraryTokenizer, library_errors
+from groundup.tokenizers.roundtrip import what_is_lost
+from tokenizers import models, normalizers, pre_tokenizers
+
+ENCODER, MERGES = "encoder_bpe_40000.json", "vocab_40000.bpe"  # OpenAI's names
+HUB_ENCODER, HUB_MERGES = "vocab.json", "merges.txt"  # of the same files on the hub
+HUB_REPOSITORY = "openai-community/openai-gpt"
+SHA256 = "4d977d745e027348785cbbdf97a206c6247f6489a51382b3a972dfd0233313f3"  # of what the files say
+
+WORD_END = "</w>"
+LINE_BREAK = "\n" + WORD_END
+UNKNOWN = "<unk>"
+
+
+class GPT1Tokenizer(LibraryTokenizer):
+    """GPT-1's BPE, given as the texts of its two files. See the module for what it does to a text.
+
+    Raises TokenizerError where these are not a vocabulary of this kind.
+    """
+
+    name = "gpt1"
+
+    def __init__(self, encoder: str, merges: str) -> None:
+        with library_errors("not a vocabulary of GPT-1"):
+            vocabulary: dict[str, int] = json.loads(encoder)
+            spelling = {id_: piece for piece, id_ in vocabulary.items()}
+            spellings = [spelling[id_] for id_ in range(len(vocabulary))]
+            end_of_text, self.unknown = vocabulary[LINE_BREAK], vocabulary[UNKNOWN]
+            pairs = merge_pairs(merges)
+            engine = tokenizers.Tokenizer(
+                models.BPE(vocab=vocabulary, merges=pairs, unk_token=UNKNOWN, end_of_word_suffix=WORD_END)
+            )
+        engine.normalizer = normalizers.BertNormalizer(lowercase=True)
+        engine.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        super().__init__(engine, [_spell(piece) for piece in spellings], end_of_text)
+        canonical = json.dumps([spellings, pairs], separators=(",", ":"))
+        self._sha256 = hashlib.sha256(canonical.encode("ascii")).hexdigest()
+        self._files = {ENCODER: encoder, MERGES: merges}
+
+    @classmethod
+    def read(cls, folder: Path) -> "GPT1Tokenizer":
+        """The tokenizer of a folder with OpenAI's two files, or with the same under the hub's names.
+
+        Raises TokenizerError where one is missing or damaged.
+        """
+        for names in ((ENCODER, MERGES), (HUB_ENCODER, HUB_MERGES)):
+            if all((folder / name).is_file() for name in names):
+                return cls._of_files(*(folder / name for name in names))
+        raise TokenizerError(
+            f"{folder}: not a folder with GPT-1's vocabulary; it must hold {ENCODER} and {MERGES}, "
+            f"or {HUB_ENCODER} and {HUB_MERGES}"
+        )
+
+    @classmethod
+    def download(cls) -> "GPT1Tokenizer":
+        """The tokenizer from the hub, or from the hub's cache folder. Raises TokenizerError with the reason if not.
+
+        `HF_ENDPOINT`, `HF_HUB_OFFLINE` and `HF_TOKEN` are obeyed. What arrives must be what OpenAI published.
+        """
+        tokenizer = cls._of_files(_from_hub(HUB_ENCODER), _from_hub(HUB_MERGES))
+        if tokenizer._sha256 != SHA256:
+            raise TokenizerError(
+                f"gpt1: what the hub holds as {HUB_REPOSITORY} is not the vocabulary that OpenAI published; "
+                f"give a folder that holds {ENCODER} and {MERGES}: gpt1:FOLDER"
+            )
+        return tokenizer
+
+    @classmethod
+    def _of_files(cls, encoder: Path, merges: Path) -> "GPT1Tokenizer":
+        try:
+            return cls(encoder.read_text(encoding="utf-8"), merges.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, TokenizerError) as error:
+            raise TokenizerError(f"{encoder.parent}: cannot be read as GPT-1's vocabulary ({error})") from None
+
+    @cached_property
+    def lossy(self) -> str | None:
+        """See `tokenizer.Tokenizer.lossy`."""
+        return what_is_lost(self.encode, self.decode)
+
+    def definition(self) -> Mapping[str, str]:
+        """What the two files say, as a checksum."""
+        return {"vocabulary_sha256": self._sha256}
+
+    def save(self, folder: Path) -> None:
+        """Write OpenAI's two files beside groundup's own small one."""
+        super().save(folder)
+        for name, contents in self._files.items():
+            (folder / name).write_text(contents, encoding="utf-8")
+
+
+def merge_pairs(merges: str) -> list[tuple[str, str]]:
+    """The merges that OpenAI's second file lists, best first. The first line names the format's version."""
+    pairs = []
+    for line in merges.split("\n")[1:]:  # splitlines would cut at characters that are pieces here
+        if line.strip():
+            left, right = line.rstrip("\r").split(" ")
+            pairs.append((left, right))
+    return pairs
+
+
+def _spell(piece: str) -> bytes:
+    if piece in (LINE_BREAK, UNKNOWN):
+        return {LINE_BREAK: "\n", UNKNOWN: "\N{REPLACEMENT CHARACTER}"}[piece].encode()
+    return (piece.removesuffix(WORD_END) + " " if piece.endswith(WORD_END) else piece).encode()
+
+
+def _from_hub(name: str) -> Path:
+    remedy = f"or give a folder that holds {ENCODER} and {MERGES}: gpt1:FOLDER"
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise TokenizerError(
+            f"gpt1: fetching it needs huggingface_hub; install it with pip install 'groundup[data]', {remedy}"
+        ) from None
+    download: Any = huggingface_hub.hf_hub_download
+    try:
+        return Path(download(HUB_REPOSITORY, name))
+    except Exception as error:  # of the hub, its transport, or the disk: a dozen unrelated classes
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TokenizerError(
+            f"gpt1: {name} of {HUB_REPOSITORY} cannot be fetched ({reason}); check the connection, {remedy}"
+        ) from None

@@ -1,0 +1,103 @@
+"""GPT-2's own tokenizer, from the vocabulary that ships inside the package: no network, no cache folder.
+
+OpenAI published the tokenizer as 50,000 merges in order of rank (`vocab.bpe`; see NOTICE for its licence). Ids
+follow from that file alone: first the 256 bytes in the order of the table below, then one id for each merge.
+"""
+
+import hashlib
+import lzma
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+
+import numpy as np
+import tiktoken
+
+from groundup.errors import TokenizerError
+from groundup.tokenizers.base import END_OF_TEXT, Ids, PieceTokenizer, refuse_surrogate
+
+MERGES_FILE = "vocab/gpt2-vocab.bpe.xz"
+MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"  # of the file after decompression
+
+# GPT-2's pattern in tiktoken's words, which match the same pieces but never backtrack over a word.
+PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+
+# The one place where the pattern does backtrack is a run of white space, and the regex engine gives up somewhere
+# below a million characters of it. All but the last character of a run before a word are a piece of their own, so
+# cutting there beforehand changes no id.
+_SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # what the pattern calls \s
+_LONG_SPACE = re.compile(f"(?<![{_SPACE}])([{_SPACE}]{{100000,}})(?=[{_SPACE}][^{_SPACE}])")
+
+
+class GPT2Tokenizer(PieceTokenizer):
+    """GPT-2's byte-level BPE: 50,257 ids, of which 50256 ends a text. Every text can be expressed."""
+
+    name = "gpt2"
+
+    def __init__(self) -> None:
+        pieces = gpt2_pieces()
+        super().__init__([*pieces, END_OF_TEXT.encode()], end_of_text=len(pieces))
+        self._encoding = _encoding()
+
+    def encode(self, text: str) -> Ids:
+        """GPT-2's ids of `text`."""
+        return encode_by_rank(self._encoding, text)
+
+    def definition(self) -> Mapping[str, str]:
+        """Which merges: their file's checksum."""
+        return {"merges_sha256": MERGES_SHA256}
+
+
+def encode_by_rank(encoding: tiktoken.Encoding, text: str) -> Ids:
+    """The ids of `text`, shape (T,), by an encoding with GPT-2's pattern. Raises TokenizerError for half surrogates."""
+    try:
+        return encoding.encode_to_numpy(text, disallowed_special=())
+    except UnicodeEncodeError as error:
+        refuse_surrogate(error)
+    except ValueError:  # the regex engine gave up
+        return _encode_apart(encoding, text)
+
+
+def _encode_apart(encoding: tiktoken.Encoding, text: str) -> Ids:
+    parts = _LONG_SPACE.split(text)
+    return np.concatenate([encoding.encode_to_numpy(part, disallowed_special=()) for part in parts])
+
+
+def byte_characters() -> dict[str, int]:
+    """GPT-2's way to write any byte as a visible character: character -> byte, in the order of the bytes' ids.
+
+    Bytes that print as themselves in Latin-1 keep their character; the others get those from U+0100 on.
+    """
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {chr(0x100 + i): byte for i, byte in enumerate(hidden)}
+
+
+@cache
+def gpt2_pieces() -> tuple[bytes, ...]:
+    """The bytes of ids 0 to 50,255. Raises TokenizerError if the packaged file is damaged."""
+    byte_of = byte_characters()
+    pieces = [bytes([byte]) for byte in byte_of.values()]
+    pieces += [bytes(byte_of[char] for char in left + right) for left, right in gpt2_merges()]
+    return tuple(pieces)
+
+
+def gpt2_merges() -> tuple[tuple[str, str], ...]:
+    """The 50,000 merges, best first, in visible characters. Raises TokenizerError if the packaged file is damaged."""
+    packed = resources.files("groundup.tokenizers").joinpath(MERGES_FILE).read_bytes()
+    try:
+        merges = lzma.decompress(packed)
+    except lzma.LZMAError:
+        merges = b""
+    if hashlib.sha256(merges).hexdigest() != MERGES_SHA256:
+        raise TokenizerError(f"GPT-2's vocabulary inside the package ({MERGES_FILE}) is damaged; install groundup anew")
+    lines = merges.decode("utf-8").splitlines()[1:]  # the first names the format's version
+    pairs = [line.split(" ") for line in lines]
+    return tuple((left, right) for left, right in pairs)
+
+
+@cache
+def _encoding() -> tiktoken.Encoding:
+    ranks = {piece: rank for rank, piece in enumerate(gpt2_pieces())}
+    return tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: len(ranks)})

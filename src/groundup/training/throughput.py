@@ -1,0 +1,149 @@
+"""How fast this machine trains this model, measured on a few tokens, without a trace in the training to come."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from groundup.training.loop import Optimizer as Stepping
+from groundup.utils.exhausted import exhausted
+
+SECONDS = 0.8  # that the timed passes may take; warming up comes before, a second for a model of 100 million weights
+SMALLEST = 32  # tokens in the first piece, which also warms the machine up
+FEWEST = 3  # pieces, whatever time they take: two give the cost of a pass and of a token, and the first is often noise
+REPEATS = 5  # of a whole micro-batch, of which the median counts
+
+
+class Optimizer(Stepping, Protocol):
+    """One whose moments can be seen."""
+
+    @property
+    def state(self) -> Mapping[Tensor, dict[str, Any]]:
+        """Each parameter's moments, to be cleared in place."""
+        ...
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a measurement found."""
+
+    tokens_per_s: float  # in whole steps: passes, clipping, optimizer
+    tokens: int  # in the largest piece timed; fewer than a micro-batch where that would take too long
+
+
+def measure(
+    loss_sum: nn.Module,
+    optimizer: Optimizer,
+    micro_batch: tuple[Tensor, Tensor],
+    *,
+    step_tokens: int,
+    clip: float,
+    autocast: Callable[[], AbstractContextManager[object]],
+    fewest: int = 1,
+    seconds: float = SECONDS,
+) -> Measured | None:
+    """Time forward, backward and optimizer of a fresh model; None where memory does not suffice.
+
+    Pieces of `micro_batch` (ids and targets, each (B, T)), of `fewest` windows and more, double until they are the
+    whole of it, or until the next would not end within about `seconds`; then the last two give the cost of a pass and
+    of a token in it. Weights, gradients, learning rates, mode and generators are afterwards what they were, bit for
+    bit. The optimizer must not have stepped yet: its moments are cleared.
+    """
+    ids, targets = micro_batch
+    parameters = [p for p in loss_sum.parameters() if p.requires_grad]
+    device = parameters[0].device
+
+    def timed(work: Callable[[], object]) -> float:
+        began = time.perf_counter()
+        work()
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
+        return time.perf_counter() - began
+
+    def forward_backward(rows: int, length: int) -> float:
+        return timed(lambda: torch.autograd.backward(loss_of(rows, length)))
+
+    def loss_of(rows: int, length: int) -> Tensor:
+        with autocast():
+            loss: Tensor = loss_sum(ids[:rows, :length], targets[:rows, :length]) / step_tokens
+        return loss
+
+    def step() -> None:
+        # A gradient that is not finite would reach the weights even at a learning rate of 0.
+        if math.isfinite(nn.utils.clip_grad_norm_(parameters, clip or torch.inf).item()):
+            optimizer.step()
+
+    try:
+        with _no_trace(loss_sum, optimizer, device):
+            sizes = _sizes(len(ids), ids.size(1), min(fewest, len(ids)))
+            forward_backward(*sizes[0])
+            timed(step)  # makes the moments
+            step_seconds = timed(step)
+            timings = _timings(forward_backward, sizes, seconds)
+    except RuntimeError as error:
+        if not exhausted(error):
+            raise
+        return None
+    passes = math.ceil(step_tokens / ids.numel())
+    return Measured(step_tokens / (passes * _pass_seconds(timings, ids.numel()) + step_seconds), timings[-1][0])
+
+
+def _timings(
+    forward_backward: Callable[[int, int], float], sizes: list[tuple[int, int]], seconds: float
+) -> list[tuple[int, float]]:
+    """Tokens and seconds of each piece, smallest first; the median of several where there is time for the whole."""
+    deadline = time.perf_counter() + seconds
+    timings: list[tuple[int, float]] = []
+    for rows, length in sizes:
+        timings.append((rows * length, forward_backward(rows, length)))
+        if len(timings) >= FEWEST and time.perf_counter() + 2 * timings[-1][1] > deadline:
+            return timings
+    tokens, first = timings.pop()
+    whole = [first]
+    while len(whole) < REPEATS and time.perf_counter() + whole[-1] < deadline:
+        whole.append(forward_backward(*sizes[-1]))
+    return [*timings, (tokens, median(whole))]
+
+
+def _sizes(rows: int, length: int, fewest: int) -> list[tuple[int, int]]:
+    """Doubling pieces of a micro-batch as (rows, tokens each): first longer, then more of them; the last is whole."""
+    lengths = [n for n in (SMALLEST << i for i in range(64)) if n < length] + [length]
+    counts = [n for n in (2 * fewest << i for i in range(64)) if n < rows] + ([rows] if rows > fewest else [])
+    return [(fewest, n) for n in lengths] + [(n, length) for n in counts]
+
+
+def _pass_seconds(timings: list[tuple[int, float]], tokens: int) -> float:
+    """Seconds for a pass over `tokens`, on the line through the last two timings where it rises."""
+    n, t = timings[-1]
+    if len(timings) > 1 and n < tokens:
+        before, then = timings[-2]
+        slope = (t - then) / (n - before)
+        if 0 < slope <= t / n:  # otherwise noise
+            return t + slope * (tokens - n)
+    return t * tokens / n
+
+
+@contextmanager
+def _no_trace(loss_sum: nn.Module, optimizer: Optimizer, device: torch.device) -> Iterator[None]:
+    mode, rates = loss_sum.training, [group["lr"] for group in optimizer.param_groups]
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            loss_sum.train()
+            for group in optimizer.param_groups:
+                group["lr"] = 0.0  # the same work, and no weight moves
+            yield
+        finally:
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+            optimizer.zero_grad(set_to_none=True)
+            for moments in optimizer.state.values():
+                moments.clear()
+            loss_sum.train(mode)

@@ -1,0 +1,1 @@
+"""Atomic files, locks, machine facts, hashing, devices: what every package needs."""

@@ -1,0 +1,192 @@
+"""Where to train, in which arithmetic, and why."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Literal, NamedTuple
+
+import torch
+
+from groundup.config.types import DEVICE_PATTERN
+from groundup.distributed.process_group import World
+from groundup.errors import ConfigError
+
+Name = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+BF16_FROM = (8, 0)  # compute capability: Ampere. `is_bf16_supported` says yes to emulation on a T4
+FP16_FROM = (5, 3)  # the first with fp16 arithmetic
+
+PATIENCE = 0.1  # seconds for timing matrix products: an emulated type takes 200 ms for one that fp32 does in 3
+
+
+class Precision(NamedTuple):
+    """A choice and its reason, to be said aloud."""
+
+    name: Name
+    reason: str
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device asked for, or the best there is; ConfigError when it is not on this machine."""
+    if not re.fullmatch(DEVICE_PATTERN, wanted):
+        raise ConfigError(f"device: {wanted!r} is not one of auto, cpu, cuda, cuda:N, mps")
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if wanted == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    device = torch.device(wanted)
+    here = {"cpu": True, "cuda": cuda and (device.index or 0) < torch.cuda.device_count(), "mps": mps}
+    if not here[device.type]:
+        raise ConfigError(f"device: {wanted} is not on this machine; use auto or cpu")
+    return device
+
+
+def own_device(wanted: str, world: World) -> torch.device:
+    """This process's device: of the GPUs of a machine, each process there has its own.
+
+    ConfigError where two processes have the same, or where one is named for all. A process may see one GPU alone, its
+    own, as with srun's `--gpus-per-task 1`.
+    """
+    device = torch.device(wanted)
+    if world.size == 1 or device.type == "cpu":
+        return device
+    if device.type != "cuda" or device.index is not None:
+        raise ConfigError(f"train.device: {wanted} cannot be shared by {world.size} processes; use cuda or cpu")
+    device = torch.device("cuda", world.local_rank % torch.cuda.device_count())
+    everyone = world.gathered((socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid)))
+    for rank, (host, gpu) in enumerate(everyone):
+        if (host, gpu) in everyone[:rank]:
+            first = everyone.index((host, gpu))
+            raise ConfigError(
+                f"train.device: processes {first} and {rank} on {host} would share one GPU; start no more processes "
+                "there than it has GPUs"
+            )
+    return device
+
+
+def device_memory(device: torch.device) -> int | None:
+    """Bytes of a GPU's own memory; None where the device uses the machine's."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def reseed(seed: int, device: torch.device) -> None:
+    """Set the generator that dropout draws from on `device`."""
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
+def choose_precision(wanted: str, device: torch.device) -> Precision:
+    """`wanted`, or for `auto` what is fastest here; ConfigError when the device cannot do it."""
+    if device.type == "cuda":
+        return _on_cuda(wanted, torch.cuda.get_device_capability(device))
+    if wanted == "auto" and device.type == "mps":
+        return Precision("fp32", "the safe choice on Apple GPUs")
+    if wanted == "auto":
+        speedup = bf16_speedup()
+        reason = f"bf16 matrix products run {speedup:.2g}x as fast as fp32 on this CPU"
+        return Precision("bf16" if speedup > 1.2 else "fp32", reason)
+    slow = wanted == "fp16" and device.type == "cpu"
+    return _as_configured(wanted, "; slow: most CPUs emulate fp16, hundreds of times slower than fp32" if slow else "")
+
+
+def _on_cuda(wanted: str, capability: tuple[int, int]) -> Precision:
+    major, minor = capability
+    if wanted == "auto":
+        if capability >= BF16_FROM:
+            return Precision("bf16", "GPU with bf16 units")
+        if capability >= FP16_FROM:
+            return Precision("fp16", f"GPU with fp16 but no bf16 units (compute capability {major}.{minor})")
+        return Precision("fp32", f"GPU without bf16 and fp16 units (compute capability {major}.{minor})")
+    first = {"bf16": BF16_FROM, "fp16": FP16_FROM}.get(wanted, capability)
+    if capability < first:
+        least = f"{first[0]}.{first[1]}"
+        remedy = "fp16" if capability >= FP16_FROM else "fp32"
+        raise ConfigError(
+            f"train.precision: {wanted} needs a GPU of compute capability {least} or more, this has {major}.{minor}; "
+            f"use {remedy}"
+        )
+    return _as_configured(wanted)
+
+
+def _as_configured(wanted: str, warning: str = "") -> Precision:
+    names: dict[str, Name] = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
+    if wanted not in names:
+        raise ConfigError(f"train.precision: {wanted!r} is not one of auto, {', '.join(names)}")
+    return Precision(names[wanted], f"as configured{warning}")
+
+
+def autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
+    """A context for the forward pass: matrix products in bf16 or fp16, the rest in fp32; for fp32 nothing."""
+    dtype = DTYPES[precision]
+    return nullcontext if dtype == torch.float32 else partial(torch.autocast, device.type, dtype=dtype)
+
+
+def loss_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
+    """What keeps small fp16 gradients from vanishing (arXiv:1710.03740, section 3.2); nothing in other precisions.
+
+    The loss is enlarged 65,536 times; where a gradient then overflows, the step is left out and the scale halved, and
+    after 2,000 steps without that it doubles. Scale and count belong in every checkpoint: `state_dict`.
+    """
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def set_matmul_precision(wanted: str, device: torch.device) -> None:
+    """What fp32 products on a GPU may round to: `highest` nothing, `high` TF32, `medium` bf16. For the whole process.
+
+    On a CPU always `highest`: there, oneDNN would take the others for leave to compute in bf16.
+    """
+    torch.set_float32_matmul_precision("highest" if device.type == "cpu" else wanted)
+
+
+def bf16_speedup(size: int = 512, repeats: int = 7) -> float:
+    """How much faster this CPU multiplies bf16 matrices than fp32 ones; costs some 30 ms.
+
+    On CPUs without AVX512-BF16 or AMX, bf16 is emulated and slower, so it is timed and never assumed.
+    """
+    best = _matmul_seconds(torch.device("cpu"), (torch.float32, torch.bfloat16), size, repeats)
+    return best[torch.float32] / best[torch.bfloat16]
+
+
+def matmul_flops(device: torch.device, precision: Name, threads: int) -> float:
+    """Operations a second of bare matrix products: 2·n³ each; on a CPU, those of one thread times `threads`."""
+    cpu = device.type == "cpu"
+    size, dtype = 512 if cpu else 4096, DTYPES[precision]
+    best = _matmul_seconds(device, (dtype,), size, repeats=7)
+    return 2.0 * size**3 / best[dtype] * (threads if cpu else 1)
+
+
+def _matmul_seconds(
+    device: torch.device, dtypes: tuple[torch.dtype, ...], size: int, repeats: int
+) -> dict[torch.dtype, float]:
+    """The shortest time of a product in each type, in turn; on one thread, as several measure the other programs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    best = dict.fromkeys(dtypes, float("inf"))
+    pairs = {dtype: torch.ones(2, size, size, dtype=dtype, device=device) for dtype in dtypes}
+    deadline = time.perf_counter() + PATIENCE
+    for _ in range(repeats):
+        for dtype, (a, b) in pairs.items():
+            if time.perf_counter() > deadline and best[dtype] < float("inf"):
+                continue
+            began = time.perf_counter()
+            a @ b
+            if device.type != "cpu":
+                torch.accelerator.synchronize()
+            best[dtype] = min(best[dtype], time.perf_counter() - began)
+    torch.set_num_threads(threads)
+    return best

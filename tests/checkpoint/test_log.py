@@ -1,0 +1,120 @@
+"""What a log tells after kills, resumptions and rollbacks."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from groundup.checkpoint.log import Task, read_history
+
+
+def step(n, event="step"):
+    return {"event": event, "step": n, "tokens": 100 * n, "elapsed": n / 2, "lr": 1e-3, "loss": 5 - n / 10}
+
+
+def evaluation(n):
+    return {"event": "eval", "step": n, "train_loss": 5 - n / 10, "val_loss": 5.1 - n / 10, "bits_per_byte": 2 - n / 20}
+
+
+def records(first, last):
+    """Steps from `first` to `last`, evaluated at every third."""
+    found = []
+    for n in range(first, last + 1):
+        found += [step(n)] + ([evaluation(n)] if n % 3 == 0 else [])
+    return found
+
+
+@pytest.fixture(scope="module")
+def read(tmp_path_factory):
+    """The history of these records, or of text as it stands."""
+    log = tmp_path_factory.mktemp("log") / "log.jsonl"
+
+    def history(found):
+        text = found if isinstance(found, str) else "".join(json.dumps(record) + "\n" for record in found)
+        log.write_text(text, encoding="utf-8")
+        return read_history(log)
+
+    return history
+
+
+def test_an_evaluation_stands_where_its_step_does(read):
+    found = read(records(1, 7))
+    assert (found.step, found.tokens, found.seconds) == (7, 700, 3.5)
+    assert [(e.step, e.tokens, e.seconds, e.lr) for e in found.evaluations] == [(3, 300, 1.5, 1e-3), (6, 600, 3, 1e-3)]
+    assert found.evaluations[0].val_loss == pytest.approx(4.8)
+
+
+@settings(max_examples=50)
+@given(ends=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 5), st.booleans()), max_size=5))
+def test_kills_and_resumptions_leave_no_trace(read, ends):
+    whole = records(1, 14)
+    told, checkpoint = [], 0
+    for killed, back, said in ends:  # killed at this step, going on from some checkpoint before it
+        killed = max(killed, checkpoint)
+        lost = [r | dict.fromkeys(r.keys() & {"elapsed", "val_loss"}, 99.0) for r in records(checkpoint + 1, killed)]
+        kept = max(checkpoint, killed - back)
+        told += records(checkpoint + 1, kept) + [r for r in lost if r["step"] > kept]
+        checkpoint = kept
+        told += [{"event": "resume", "step": checkpoint}] if said and checkpoint else []
+    assert read(told + records(checkpoint + 1, 14)) == read(whole)
+
+
+def test_what_came_after_a_rollback_is_forgotten_at_once(read):
+    back = {"event": "rollback", "step": 4, "bad_step": 9}
+    late = {"event": "evaluate", "step": 9, "results": {"cloze": {"acc": 0.9}}}
+    assert read([*records(1, 9), late, back]) == read(records(1, 4))
+
+
+RUBBISH = {
+    "torn": '{"event": "eval", "st',
+    "blank": "",
+    "a list": "[1, 2]",
+    "null": "null",
+    "a separator": "\u2028",
+    "no event": '{"step": 3}',
+    "a listed event": '{"event": ["step"], "step": 3}',
+    "a step in words": '{"event": "eval", "step": "three"}',
+    "a step below": '{"event": "eval", "step": -1}',
+    "a step beyond": '{"event": "eval", "step": 10000000000000000000000}',
+    "listed results": '{"event": "evaluate", "step": 3, "results": [1]}',
+    "a result that is no mapping": '{"event": "evaluate", "step": 3, "results": {"cloze": 1}}',
+    "an abyss": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("rubbish", RUBBISH.values(), ids=RUBBISH)
+def test_lines_that_make_no_sense_are_left_out(read, rubbish):
+    lines = [json.dumps(record) for record in records(1, 7)]
+    assert read("\n".join([*lines[:4], rubbish, *lines[4:], rubbish])) == read("\n".join(lines))
+
+
+def test_a_skipped_step_is_a_step_too(read):
+    assert read([step(1), step(2), step(3, "skip"), evaluation(3)]).evaluations[0].tokens == 300
+
+
+def test_an_evaluation_whose_step_is_lost_has_no_place(read):
+    assert read([step(1), step(2), evaluation(3), step(4)]).evaluations == ()
+    assert read([evaluation(0), step(1)]).evaluations[0].tokens == 0
+
+
+def test_a_loss_that_is_no_number_is_none(read):
+    (found,) = read(
+        [step(1), {**evaluation(1), "val_loss": None, "bits_per_byte": True, "train_loss": "x"}]
+    ).evaluations
+    assert (found.val_loss, found.bits_per_byte, found.train_loss) == (None, None, None)
+
+
+def test_the_newest_result_of_each_task_counts_whoever_measured_it(read):
+    told = [
+        *records(1, 2),
+        step(3),
+        {**evaluation(3), "tasks": {"a": {"acc": 0.1, "n": 5}, "b": {"acc": 0.2}}},
+        *records(4, 9),
+    ]
+    late = {"event": "evaluate", "step": 6, "results": {"a": {"acc": 0.3, "n": 7, "note": "text"}}}
+    assert read([*told, late]).tasks == {"a": Task(6, {"acc": 0.3, "n": 7.0}), "b": Task(3, {"acc": 0.2})}
+
+
+def test_no_log_is_an_empty_history(tmp_path):
+    assert read_history(tmp_path / "log.jsonl").evaluations == ()

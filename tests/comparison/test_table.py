@@ -1,0 +1,103 @@
+"""What a comparison says, and what it warns of."""
+
+import io
+import json
+
+import pytest
+from makers import make_run
+from rich.console import Console
+
+from groundup.cli.compare import _chart
+from groundup.comparison.comparison import compare
+from groundup.comparison.plot import LONGEST, drawing
+from groundup.comparison.table import as_json, notes, rows
+
+
+def cells(found, label):
+    (row,) = [row for row in rows(found) if row.label.strip() == label]
+    return row.cells
+
+
+def test_what_was_needed_is_told_beside_the_first_runs_need(tmp_path):
+    runs = [make_run(tmp_path / "a", {10: 4.0, 20: 3.0}), make_run(tmp_path / "b", {5: 3.5, 10: 2.5}, seconds=3.0)]
+    found = compare(runs)
+    (needed,) = [row for row in rows(found) if row.label == "time" and "x" in row.cells[1]]
+    assert needed.cells == ("20.0s", "22.5s~ 1.12x")
+    assert needed.best == {0}
+    assert cells(found, "at step 10") == ("4.0000", "2.5000 -1.5000")
+    early = compare([runs[0], make_run(tmp_path / "c", {4: 2.0, 10: 2.5})])
+    assert {row.cells for row in rows(early) if "≤" in "".join(row.cells)} == {
+        ("5.12K", "≤ 1.02K 0.20x"), ("20", "≤ 4 0.20x"), ("20.0s", "≤ 4.0s 0.20x"),
+    }  # fmt: skip
+    turned = compare([early.runs[1].path, runs[0]])  # what may have been earlier is no measure
+    assert not any("x" in cell for row in rows(turned) for cell in row.cells)
+
+
+ALIKE = {"losses": {10: 4.0, 20: 3.0}}
+WARNINGS = {
+    "bits a byte": {**ALIKE, "tokenizer": "u" * 64, "data": "e" * 64},
+    "one validation text is unknown": {**ALIKE, "data": "e" * 64},
+    "model.block_size differ": {**ALIKE, "model": {"block_size": 8}},
+    "model.block_size and evaluate.tokens differ": {**ALIKE, "model": {"block_size": 8}, "evaluate": {"tokens": 9}},
+    "different machines": {**ALIKE, "train": {"threads": 2}},
+    "had not fallen alike": {**ALIKE, "optimizer": {"learning_rate": 1e-2}},
+    "nowhere along step": {"losses": {30: 2.0}},
+    "~ interpolated": {"losses": {5: 4.0, 15: 2.9, 20: 2.8}},
+    "≤ at the first evaluation": {"losses": {10: 2.0, 20: 1.0}},
+}
+
+
+@pytest.mark.parametrize(("sentence", "other"), WARNINGS.items(), ids=WARNINGS)
+def test_each_thing_to_beware_of_is_said_and_only_where_it_is_so(sentence, other, tmp_path):
+    other = dict(other)
+    one, two = make_run(tmp_path / "a", ALIKE["losses"]), make_run(tmp_path / "b", other.pop("losses"), **other)
+    assert sentence in " | ".join(notes(compare([one, two])))
+    assert notes(compare([one])) == notes(compare([two])) == []
+
+
+def test_tasks_stand_beside_their_errors_and_where_one_is_missing_a_dash(tmp_path):
+    told = {
+        "event": "evaluate",
+        "step": 5,
+        "results": {"\x1b[1mquiz\n": {"acc": 0.5, "acc_stderr": 0.02, "ppl": 31.4, "n": 1000}},
+    }
+    found = compare([make_run(tmp_path / "a", {10: 4.0}, more=[told]), make_run(tmp_path / "b", {10: 4.0})])
+    assert cells(found, r"\x1b[1mquiz⏎ acc") == ("0.500 ± 0.020", "–")
+    assert cells(found, r"\x1b[1mquiz⏎ ppl") == ("31.4", "–")
+    assert cells(found, "examples") == ("1,000", "–")
+    (result,) = drawing(found).results
+    assert (result.values, result.errors) == ([0.5, None], [0.02, None])
+
+
+def test_only_accuracies_that_all_have_are_drawn_and_the_normalised_first(tmp_path):
+    def task(**metrics):
+        return [{"event": "evaluate", "step": 5, "results": {"quiz": metrics}}]
+
+    runs = [make_run(tmp_path / n, {10: 4.0}, more=task(**m)) for n, m in
+            {"a": {"acc": 0.1, "acc_norm": 0.2}, "b": {"acc": 0.3}, "c": {"ppl": 9.0}}.items()]  # fmt: skip
+    assert [r.task for r in drawing(compare(runs[:1])).results] == ["quiz\nacc_norm"]
+    assert [r.values for r in drawing(compare(runs[:2])).results] == [[0.1, 0.3]]
+    assert drawing(compare(runs)).results == []
+
+
+def test_long_names_have_room_in_a_picture(tmp_path):
+    found = drawing(compare([make_run(tmp_path / ("x" * 99), {10: 4.0})]))
+    assert len(found.lines[0].name) == LONGEST + 1
+
+
+def test_json_is_of_numbers_that_json_has(tmp_path):
+    found = compare([make_run(tmp_path / "a", {10: 4.0}), make_run(tmp_path / "b", {20: 4.0})])
+    told = json.loads(json.dumps(as_json(found), allow_nan=False))
+    assert told["at"] == {"tokens": None, "step": None, "seconds": None}
+    assert [run["lowest"]["step"] for run in told["runs"]] == [10, 20]
+    assert told["notes"] == notes(found)
+
+
+def test_the_chart_names_curves_from_the_highest_end_to_the_lowest(tmp_path):
+    losses = {"low": {10: 4.0, 20: 2.0}, "high": {10: 3.0, 30: 2.5}}
+    found = compare([make_run(tmp_path / name, of) for name, of in losses.items()])
+    console = Console(file=io.StringIO(), force_terminal=True, width=60)
+    _chart(found, list(losses), console)
+    shown = console.file.getvalue()
+    assert shown.index("━ high") < shown.index("━ low")
+    assert any("\u2800" < letter < "\u2900" for letter in shown)

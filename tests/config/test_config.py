@@ -1,0 +1,115 @@
+"""Layers merge, mistakes become sentences."""
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groundup.config.merge import Overrides, changed, decode
+from groundup.config.presets import PRESETS, preset
+from groundup.config.schema import Config, to_yaml
+from groundup.config.types import parse_duration
+from groundup.errors import ConfigError
+
+
+def decoded(*values: dict) -> Config:
+    return decode([Overrides(f"layer {i}", v) for i, v in enumerate(values)])
+
+
+def test_later_layers_win_and_keep_what_they_do_not_name():
+    config = decoded({"model": {"n_layer": 2, "n_embd": 64}}, {"model": {"n_layer": 3}})
+    assert (config.model.n_layer, config.model.n_embd) == (3, 64)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_valid_and_survives_yaml(name):
+    config = decode([preset(name)])
+    assert decode([Overrides("yaml", yaml.safe_load(to_yaml(config)))]) == config
+
+
+def test_a_new_horizon_replaces_the_presets():
+    config = decode([preset("gpt2"), Overrides("command line", {"train": {"budget": "30m"}})])
+    assert (config.train.budget, config.train.max_steps) == (1800, None)
+
+
+def test_learning_rates_written_the_way_yaml_reads_as_text_are_numbers():
+    values = yaml.safe_load("optimizer: {learning_rate: 3e-4}")
+    assert isinstance(values["optimizer"]["learning_rate"], str)
+    assert decoded(values).optimizer.learning_rate == 3e-4
+
+
+def test_dashes_in_keys_are_underscores():
+    assert decoded({"model": {"n-layer": 7}}).model.n_layer == 7
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"model": {"n_layers": 3}}, "layer 0: model.n_layers: unknown key; did you mean n_layer?"),
+        ({"modle": {"n_layer": 3}}, "layer 0: modle: unknown key; did you mean model?"),
+        ({"model": {"n_layer": "three"}}, "layer 0: model.n_layer: 'three' is not a whole number"),
+        ({"model": {"dropout": "some"}}, "layer 0: model.dropout: 'some' is not a number"),
+        ({"model": {"dropout": 1.0}}, "layer 0: model.dropout: 1.0 is out of range; it must be less than 1"),
+        ({"model": {"bias": "perhaps"}}, "layer 0: model.bias: 'perhaps' is neither true nor false"),
+        ({"model": {"n_embd": 100, "n_head": 7}}, "n_embd 100 is not divisible by n_head 7; n_head 5 would fit"),
+        ({"model": 3}, "layer 0: model: 3 is not a section; write `model:` and indented keys under it"),
+        ({"train": {"max_steps": 0}}, "layer 0: train.max_steps: 0 is out of range; it must be at least 1"),
+        ({"train": {"budget": "soon"}}, "layer 0: train.budget: 'soon': expected a duration such as 90s, 30m or 1h30m"),
+        (
+            {"train": {"precision": "fp8"}},
+            "layer 0: train.precision: 'fp8' is not one of 'auto', 'fp32', 'bf16' or 'fp16'",
+        ),
+        ({"train": {"device": "gpu"}}, "layer 0: train.device: 'gpu' is not one of auto, cpu, cuda, cuda:N, mps"),
+        ({"train": {"batch_tokens": 1000}}, "train.batch_tokens 1000 is not a multiple of model.block_size 256"),
+        ({"train": {"max_steps": 10**400}}, "is out of range; it must be at most 1e+15"),
+        ({"train": {"epochs": 1e308}}, "layer 0: train.epochs: 1e+308 is out of range; it must be at most 1e+09"),
+        ({"train": {"budget": "9" * 400}}, "layer 0: train.budget"),
+        ({"model": {"n_embd": 3_000_000_001, "n_head": 7}}, "model.n_embd: 3000000001 is out of range; it must be at"),
+        ({"model": {"n_embd": 999_999_937, "n_head": 7}}, "not divisible by n_head 7; n_head 1 would fit"),  # a prime
+        ({"model": {"n_embd": 10**9, "n_head": 10**9 - 1}}, "n_head 1000000000 would fit"),
+        ({"model": {"softcap": 1e308}}, "layer 0: model.softcap: 1e+308 is out of range"),
+        ({"optimizer": {"learning_rate": 1e-320}}, "it must be at least 1e-12"),
+        ({"optimizer": {"learning_rate": float("nan")}}, "layer 0: optimizer.learning_rate: nan is not a number"),
+    ],
+)
+def test_a_mistake_is_one_sentence_with_place_key_value_and_remedy(values, sentence):
+    with pytest.raises(ConfigError) as caught:
+        decoded(values)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_layer_that_made_the_mistake_is_named():
+    with pytest.raises(ConfigError, match=r"^layer 1: model: n_embd 128 is not divisible by n_head 5"):
+        decoded({"model": {"n_embd": 128}}, {"model": {"n_head": 5}})
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean gpt2-medium"):
+        preset("gpt2-meduim")
+
+
+def test_configs_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        decoded({}).model.n_layer = 5
+
+
+def test_changed_lists_dotted_keys():
+    assert changed(decoded({}), decoded({"model": {"n_layer": 9}, "data": "x"})) == ["data", "model.n_layer"]
+
+
+@given(st.integers(0, 99), st.integers(0, 59), st.integers(0, 59))
+def test_durations(h, m, s):
+    assert parse_duration(f"{h}h{m}m{s}s") == h * 3600 + m * 60 + s
+
+
+@pytest.mark.parametrize("text", ["", "m", "5x", "-3m", "1h2"])
+def test_what_is_no_duration_is_refused(text):
+    with pytest.raises(ValueError, match="duration"):
+        parse_duration(text)
+
+
+def test_every_key_has_a_line_of_help():
+    for name, field in Config.model_fields.items():
+        for key, inner in getattr(field.annotation, "model_fields", {}).items():
+            assert inner.description, f"{name}.{key}"

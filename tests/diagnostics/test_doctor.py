@@ -1,0 +1,431 @@
+"""What is broken on purpose is found, and what is whole is said to be so."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import groundup
+from groundup.cli import doctor as command_line
+from groundup.cli import main
+from groundup.data.documents import Documents
+from groundup.data.shard_writer import ShardWriter
+from groundup.data.shards import DOCUMENT, MANIFEST, Manifest
+from groundup.diagnostics import machine, scan, torch_checks
+from groundup.diagnostics.data_checks import check_data
+from groundup.diagnostics.finding import Finding
+from groundup.diagnostics.trained import check_checkpoint, check_run
+from groundup.utils.progress import Watch
+
+DOCUMENTS = 300
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, sentences) -> Path:
+    """Many documents, so that some are held out whole."""
+    folder = tmp_path_factory.mktemp("doctor")
+    texts = [f"{i}: {sentences(20, seed=i)}" for i in range(DOCUMENTS)]
+    (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    groundup.prepare([folder / "texts.jsonl"], folder / "data", tokenizer="byte")
+    return folder / "data"
+
+
+@pytest.fixture
+def data(whole, tmp_path) -> Path:
+    return shutil.copytree(whole, tmp_path / "data")
+
+
+def found(folder, name):
+    """The finding of that name."""
+    findings = {finding.name: finding for finding in check_data(folder, Watch())}
+    return findings[name]
+
+
+def rewrite(folder, name, documents, *, source="texts.jsonl"):
+    """Give a split other documents, written as `prepare` would, so that checksums are right."""
+    manifest = Manifest.load(folder)
+    for path in folder.glob(f"{name}-*.bin"):
+        path.unlink()
+    with ShardWriter(folder, name, manifest.dtype, shard_tokens=1000) as writer:
+        for i, ids in enumerate(documents):
+            writer.begin_document(0, 100 * i)
+            writer.write(np.array(ids, np.uint32), len(ids))
+        split = writer.finish()
+    changed = manifest.model_copy(update={"splits": {**manifest.splits, name: split}, "sources": (source,)})
+    (folder / MANIFEST).write_text(changed.model_dump_json())
+
+
+def documents_of(folder, name):
+    """The ids of each document."""
+    manifest = Manifest.load(folder)
+    documents = Documents.open(folder, manifest, name)
+    ids = np.concatenate([np.fromfile(folder / s.file, manifest.dtype) for s in manifest.splits[name].shards])
+    return [ids[documents.begin(i) : documents.begin(i + 1)] for i in range(len(documents))]
+
+
+def test_a_healthy_folder_passes(whole):
+    findings = list(check_data(whole, Watch()))
+    assert [finding.name for finding in findings] == ["checksums", "ids", "split", "copies", "held out", "tokenizer"]
+    assert [finding for finding in findings if finding.status != "ok"] == []
+    assert not any(finding.remedy for finding in findings)
+
+
+def flipped(path, place):
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * place)] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [0, 0.5, 0.999999])
+def test_a_flipped_bit_in_any_file_is_found(data, place):
+    files = [path for path in data.rglob("*") if path.is_file() and path.name != "request.json"]  # no part of the data
+    assert len(files) == 6
+    for path in files:
+        whole = path.read_bytes()
+        flipped(path, place)
+        assert "problem" in {finding.status for finding in check_data(data, Watch())}, path
+        path.write_bytes(whole)
+    assert {finding.status for finding in check_data(data, Watch())} == {"ok"}
+
+
+def test_a_flipped_bit_in_a_shard_is_named(data):
+    path = data / "train-00000.bin"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    finding = found(data, "checksums")
+    assert finding.status == "problem"
+    assert "train-00000.bin of 2 damaged" in finding.sentence
+    assert "prepare again" in finding.remedy
+
+
+def test_a_file_cut_short_is_found(data):
+    os.truncate(data / "val-00000.bin", 10)
+    finding = found(data, "files")
+    assert finding.status == "problem"
+    assert "10 bytes, but the manifest says" in finding.sentence
+
+
+@pytest.mark.parametrize("name", ["train", "val"])
+@pytest.mark.parametrize(("id_", "harm"), [(257, "pads the embedding"), (319, "pads"), (320, "no model of it has")])
+def test_an_id_out_of_range_is_found(data, name, id_, harm):
+    documents = [ids.copy() for ids in documents_of(data, name)]
+    documents[2][5] = id_
+    rewrite(data, name, documents)
+    finding = found(data, "ids")
+    assert finding.status == "problem"
+    assert harm in finding.sentence
+    place = len(documents[0]) + len(documents[1]) + 5
+    assert f"first {id_}, at token {place:,} of {name}" in finding.sentence
+    assert finding.values["outside"] == 1
+    assert found(data, "checksums").status == "ok"
+
+
+def test_a_document_on_both_sides_of_the_split_is_found_with_its_places(data):
+    train, val = documents_of(data, "train"), documents_of(data, "val")
+    rewrite(data, "train", [*train[:50], val[7], *train[50:]])
+    places = Documents.open(data, Manifest.load(data), "val")
+    finding = found(data, "split")
+    assert finding.status == "problem"
+    assert finding.values["documents"] == 1
+    example = finding.values["example"]
+    assert example["train"] == {"source": "texts.jsonl", "offset": 5000}
+    assert example["val"] == {"source": "texts.jsonl", "offset": places.place(7)[1]}
+    assert "@5,000" in finding.sentence
+
+
+def test_copies_and_empty_documents_are_counted(data):
+    train = documents_of(data, "train")
+    assert found(data, "copies").values == {"documents": len(train), "empty": 0, "repeated": 0}
+    end = np.array([256])
+    rewrite(data, "train", [end, *train, *train[:40], end])
+    copies, empty = found(data, "copies"), found(data, "empty")
+    assert copies.values == {"documents": len(train) + 42, "empty": 2, "repeated": 40}
+    assert (copies.status, empty.status) == ("warning", "warning")
+    rewrite(data, "train", [*train, train[0]])
+    assert found(data, "copies").status == "ok"  # one copy does no harm
+
+
+def test_empty_documents_on_both_sides_are_no_leak(data):
+    end = np.array([256])
+    for name in ("train", "val"):
+        rewrite(data, name, [*documents_of(data, name), end])
+    assert found(data, "split").status == "ok"
+
+
+@pytest.mark.parametrize("chunk", [2, 10, 1000, 1 << 20])
+def test_digests_do_not_depend_on_blocks_and_shards(data, monkeypatch, chunk):
+    documents = [[1, 2, 3], [9], [4] * 2500, [1, 2, 3], [5] * 999, [7]]
+    rewrite(data, "train", documents)
+    monkeypatch.setattr(scan, "CHUNK", chunk)
+    manifest = Manifest.load(data)
+    result = scan.scan(data, manifest, "train", Documents.open(data, manifest, "train"), Watch(), 0)
+    assert result.lengths.tolist() == [len(ids) for ids in documents]
+    assert result.digests[0] == result.digests[3]
+    assert len(set(result.digests.tolist())) == 5
+    assert result.damaged == []
+
+
+def test_too_little_or_nothing_held_out_is_a_warning(data):
+    rewrite(data, "val", [[1] * 100])
+    finding = found(data, "held out")
+    assert finding.status == "warning"
+    assert "about 0.3 nats" in finding.sentence
+    rewrite(data, "val", [])
+    assert "nothing is" in found(data, "held out").sentence
+    assert found(data, "split").status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda records: records["start"].__setitem__(0, 1), "does not begin with the first token"),
+        (lambda records: records["start"].__setitem__(3, 0), "not in order"),
+        (lambda records: records["start"].__setitem__(-1, 10**9), "behind the last token"),
+        (lambda records: records["source"].__setitem__(2, 99), "source that the manifest does not have"),
+        (lambda records: records["offset"].__setitem__(2, 2**63), "farther into its source than any file is long"),
+        (lambda records: records["offset"].__setitem__(2, 7), "its checksum is not the manifest's"),
+    ],
+    ids=["first", "order", "last", "source", "offset", "unlikely"],
+)
+def test_places_of_documents_that_cannot_be_are_found(data, change, sentence):
+    path = data / "documents-train.bin"
+    records = np.fromfile(path, DOCUMENT)
+    change(records)
+    records.tofile(path)
+    finding = found(data, "documents")
+    assert finding.status == "problem"
+    assert sentence in finding.sentence
+
+
+def test_another_tokenizer_is_found(data, whole, tmp_path):
+    (tmp_path / "a.txt").write_text("some other text")
+    groundup.prepare([tmp_path / "a.txt"], tmp_path / "other", tokenizer="char")
+    shutil.rmtree(data / "tokenizer")
+    shutil.copytree(tmp_path / "other" / "tokenizer", data / "tokenizer")
+    assert "not the one that these tokens were made with" in found(data, "tokenizer").sentence
+    shutil.rmtree(data / "tokenizer")
+    assert found(data, "tokenizer").status == "problem"
+
+
+def test_bytes_done_are_told(whole):
+    class Seen(Watch):
+        done, total = 0, 0
+
+        def phase(self, name, total, done=0):
+            self.total = total
+
+        def __call__(self, done):
+            assert done > self.done
+            self.done = done
+
+    seen = Seen()
+    list(check_data(whole, seen))
+    manifest = Manifest.load(whole)
+    assert seen.done == seen.total == sum(split.tokens for split in manifest.splits.values()) * 2
+
+
+@pytest.mark.parametrize(
+    ("have", "spec", "good"),
+    [
+        ("2.13.0+cpu", ">=2.9", True),
+        ("2.8.1", ">=2.9", False),
+        ("3.0", "<3,>=2.12", False),
+        ("2.12", "<3,>=2.12", True),
+        ("2.12.0", ">=2.12", True),
+        ("2.9.0rc1", ">=2.9", True),
+        ("3.11.2", ">=3.11", True),
+    ],
+)
+def test_versions_are_compared_as_numbers(have, spec, good):
+    assert machine.satisfies(have, spec) is good
+    assert (machine.version("torch", have, spec).status == "ok") is good
+
+
+def test_this_machine_has_the_libraries_and_a_missing_one_is_named(monkeypatch):
+    assert {finding.status for finding in machine.libraries()} == {"ok"}
+    real = machine.metadata.version
+
+    def without_torch(name):
+        if name == "torch":
+            raise machine.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(machine.metadata, "version", without_torch)
+    missing = [finding for finding in machine.libraries() if finding.status == "problem"]
+    assert [finding.name for finding in missing] == ["torch"]
+    assert "pip install 'torch>=" in missing[0].remedy
+
+
+def test_trackers_are_looked_at_too(monkeypatch):
+    have = {"wandb": "0.31.2", "tensorboard": "2.21.0"}
+    asked = ["wandb<1,>=0.31; extra == 'track'", "tensorboard>=2; extra == 'track'", "ruff>=99; extra == 'dev'"]
+    monkeypatch.setattr(machine.metadata, "version", have.__getitem__)
+    monkeypatch.setattr(machine.metadata, "requires", lambda _: asked)
+    monkeypatch.setattr(machine.metadata, "metadata", lambda _: {"Requires-Python": ">=3.11"})
+    extra = next(finding for finding in machine.libraries() if finding.name == "extra track")
+    assert (extra.status, extra.values) == ("ok", have)
+    have["wandb"] = "0.1"
+    old = next(finding for finding in machine.libraries() if finding.name == "wandb")
+    assert old.status == "problem"
+    assert "0.1, but groundup needs" in old.sentence
+
+
+def test_torch_that_cannot_be_loaded_is_a_finding(monkeypatch):
+    class Broken:
+        def find_spec(self, name, path=None, target=None):
+            if name == "torch":
+                raise OSError("libtorch_cpu.so: cannot open shared object file")
+
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(sys, "meta_path", [Broken()])
+    (finding,) = torch_checks.torch_build()
+    assert (finding.name, finding.status) == ("torch", "problem")
+    assert "cannot be loaded (OSError: libtorch_cpu.so" in finding.sentence
+    assert "install torch again" in finding.remedy
+
+
+def test_a_quota_below_the_cores_is_seen(tmp_path, monkeypatch):
+    (tmp_path / "membership").write_text("0::/a/b\n")
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "cpu.max").write_text("50000 100000\n")
+    (tmp_path / "a" / "b" / "cpu.max").write_text("max 100000\n")
+    assert machine.cpu_quota(tmp_path, tmp_path / "membership") == 0.5
+    monkeypatch.setattr(machine, "cpu_quota", lambda *_: 0.5)
+    finding = machine.cores()
+    assert finding.status == "warning"
+    assert "--train.threads 1" in finding.remedy
+
+
+def test_the_disk_is_timed_and_left_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "FILE", 1 << 20)
+    finding = machine.disk(tmp_path / "not" / "there" / "yet")
+    assert finding.values["write_bytes_per_s"] > 0
+    assert finding.values["read_bytes_per_s"] > 0
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(machine, "free_disk", lambda place: 1000)
+    assert machine.disk(tmp_path).status == "problem"
+
+
+def test_a_compiler_that_fails_or_hangs_is_a_warning():
+    failed = torch_checks.compiler(code="raise RuntimeError('no C++ compiler found')")
+    assert failed.status == "warning"
+    assert "no C++ compiler found" in failed.sentence
+    assert "g++" in failed.remedy
+    hung = torch_checks.compiler(limit=0.5, code="import time; time.sleep(60)")
+    assert "gave up after 0.5 s" in hung.sentence
+    assert torch_checks.compiler(code="").status == "ok"
+
+
+def test_the_fastest_type_is_timed(monkeypatch):
+    monkeypatch.setattr(torch_checks, "SECONDS", 0.01)
+    values = torch_checks.precision().values
+    assert {"fp32", "bf16"} <= values.keys()
+    assert min(values.values()) > 0
+
+
+@pytest.fixture
+def doctor(monkeypatch, capsys):
+    """The command, on a machine that is well."""
+    well = Finding("machine", "cores", "ok", "2 cores usable")
+    monkeypatch.setattr(command_line, "machine_findings", lambda place: iter([well]))
+
+    def call(*argv):
+        with pytest.raises(SystemExit) as exit_:
+            main(["doctor", *map(str, argv)])
+        done = capsys.readouterr()
+        return exit_.value.code, done.out, done.err
+
+    return call
+
+
+def test_the_command_ends_in_0_unless_there_is_a_problem(doctor, data):
+    status, out, _ = doctor(data)
+    assert status == 0
+    assert out.endswith("all is well\n")
+    rewrite(data, "val", [[1] * 100])
+    status, out, _ = doctor("--data", data)
+    assert (status, out.splitlines()[-1]) == (0, "1 warning")
+    (data / "train-00000.bin").unlink()
+    status, out, _ = doctor(data)
+    assert (status, out.splitlines()[-1]) == (1, "1 problem")
+    assert "✗" in out
+    assert "→ " in out
+
+
+def test_json_is_one_object_and_nothing_else(doctor, data):
+    status, out, _ = doctor(data, "--json")
+    values = json.loads(out)
+    assert (status, values["ok"]) == (0, True)
+    assert values["findings"][0] == {
+        "about": "machine",
+        "name": "cores",
+        "status": "ok",
+        "sentence": "2 cores usable",
+        "remedy": "",
+        "values": {},
+    }
+    (data / "train-00000.bin").unlink()
+    status, out, _ = doctor(data, "--json")
+    assert (status, json.loads(out)["ok"]) == (1, False)
+
+
+def test_a_folder_that_is_nothing_is_refused(doctor, tmp_path):
+    for path, sentence in ((tmp_path, "neither a run"), (tmp_path / "no", "no such folder")):
+        status, out, err = doctor(path)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert sentence in err
+
+
+def test_a_run_without_checkpoint_config_or_data_is_named(tmp_path, data):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(f"data: {data}\nmodel: {{vocab_size: 257}}\n")
+    assert [finding.name for finding in check_run(run, None)] == ["config", "checkpoints"]
+    assert list(check_run(run, None))[1].status == "warning"
+    checkpoint = run / "checkpoints" / "step-00000001"
+    checkpoint.mkdir(parents=True)
+    progress = json.dumps({"step": 1, "data": Manifest.load(data).fingerprint})
+    (checkpoint / "progress.json").write_text(progress)
+    (checkpoint / "config.json").write_text('{"format": 1}')
+    seal(checkpoint)
+    assert {finding.status for finding in check_run(run, None)} == {"ok"}
+    assert list(check_run(run, tmp_path / "gone"))[-1].status == "warning"
+    rewrite(data, "val", [[1] * 100])
+    assert "not the data" in list(check_run(run, None))[-1].sentence
+    (checkpoint / "progress.json").write_text(progress + " ")
+    assert list(check_run(run, None))[-1].status == "problem"
+    (checkpoint / "progress.json").write_text(progress)
+    shutil.copytree(checkpoint, checkpoint.with_name("step-00000002"))
+    (checkpoint / "progress.json").write_text(progress + " ")
+    older = list(check_run(run, None))[1]
+    assert (older.status, older.remedy) == ("warning", f"`groundup resume {run}` goes on from step-00000002")
+    assert "1 of 2 whole" in older.sentence
+    assert "step-00000001/progress.json: damaged" in older.sentence
+    (checkpoint.with_name("step-00000002") / "config.json").write_text('{"format": 2}')
+    seal(checkpoint.with_name("step-00000002"))
+    newer = list(check_run(run, None))[1]
+    assert (newer.status, newer.remedy) == ("problem", "update groundup")
+    assert "newer groundup" in newer.sentence
+    assert next(check_checkpoint(checkpoint.with_name("step-00000002"))).remedy == "update groundup"
+    (run / "config.yaml").write_text("nonsense: 1\n")
+    assert next(check_run(run, None)).status == "problem"
+
+
+def test_what_to_type_is_quoted_for_the_shell(tmp_path):
+    run = tmp_path / "my run"
+    run.mkdir()
+    (run / "config.yaml").write_text("model: {vocab_size: 257}\n")
+    assert list(check_run(run, None))[1].remedy == f"`groundup resume '{run}'` begins again"
+
+
+def seal(checkpoint):
+    """Write the checksums of what is there."""
+    from groundup.utils.files import SUMS, sha256
+
+    names = sorted(path.name for path in checkpoint.iterdir() if path.name != SUMS)
+    (checkpoint / SUMS).write_text("".join(f"{sha256(checkpoint / name)}  {name}\n" for name in names))

@@ -1,0 +1,402 @@
+"""Every kind of damage to a run is found and named; a healthy run has none, and is left as it was."""
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import groundup
+from groundup.checkpoint.run_folder import RunFolder
+from groundup.cli import main
+from groundup.diagnostics.run_checks import examine
+from groundup.errors import DataError
+from groundup.utils import files
+from groundup.utils.files import SUMS, sha256
+from groundup.utils.lock import locked
+
+OVERRIDES = {
+    "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16},
+    "train": {"max_steps": 12, "batch_tokens": 256, "threads": 1, "precision": "fp32", "device": "cpu"},
+    "evaluate": {"every_steps": 6, "tokens": 200, "sample_tokens": 4},
+    "checkpoint": {"every_steps": 3, "keep_last": 3},
+}
+FILES = [
+    "config.json",
+    "progress.json",
+    "model.safetensors",
+    "optimizer/state.safetensors",
+    "tokenizer/groundup-tokenizer.json",
+    SUMS,
+]
+LAST = "step-00000012"
+
+
+@pytest.fixture(scope="module")
+def healthy(prepared, tmp_path_factory) -> Path:
+    """A finished run with three checkpoints."""
+    folder = tmp_path_factory.mktemp("fsck") / "run"
+    groundup.train(prepared, folder, overrides=OVERRIDES)
+    return folder
+
+
+@pytest.fixture
+def run(healthy, tmp_path) -> Path:
+    """A copy of it, to be spoilt."""
+    shutil.copytree(healthy, tmp_path / "run", symlinks=True)
+    return tmp_path / "run"
+
+
+def reseal(checkpoint: Path) -> None:
+    """Make the checksums true again."""
+    names = [line.partition("  ")[2] for line in (checkpoint / SUMS).read_text().splitlines()]
+    (checkpoint / SUMS).write_text("".join(f"{sha256(checkpoint / name)}  {name}\n" for name in names))
+
+
+def content(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file with its bytes and time."""
+    return {str(p): (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_healthy_run_has_nothing_wrong_and_nothing_changes(healthy):
+    before = content(healthy)
+    found = examine(healthy)
+    assert found.ok
+    assert not found.problems + found.notes
+    assert [(c.name, c.problems) for c in found.checkpoints] == [(f"step-{n:08d}", ()) for n in (6, 9, 12)]
+    assert found.resume_from == LAST
+    assert found.command == f"groundup resume {healthy}"
+    assert content(healthy) == before
+
+
+def test_the_list_of_files_is_that_of_a_checkpoint(healthy):
+    checkpoint = healthy / "checkpoints" / LAST
+    assert sorted(p.relative_to(checkpoint).as_posix() for p in checkpoint.rglob("*") if p.is_file()) == sorted(FILES)
+
+
+@pytest.mark.parametrize(
+    "damage", ["flip the first", "flip the middle", "flip the last", "truncate", "empty", "delete"]
+)
+@pytest.mark.parametrize("name", FILES)
+def test_damage_to_any_file_is_found_and_named(damage, name, run):
+    path = run / "checkpoints" / LAST / name
+    data = bytearray(path.read_bytes())
+    place = {"flip the first": 0, "flip the middle": len(data) // 2, "flip the last": -1}.get(damage)
+    if damage == "delete":
+        path.unlink()
+    elif place is None:
+        path.write_bytes(data[: len(data) // 2] if damage == "truncate" else b"")
+    else:
+        data[place] ^= 1
+        path.write_bytes(data)
+    found = examine(run)
+    assert not found.ok
+    *others, last = found.checkpoints
+    assert all(checkpoint.ok for checkpoint in others)
+    assert any(name in problem for problem in last.problems)
+    assert found.resume_from == "step-00000009"
+    assert found.command == f"groundup resume {run}"
+
+
+def test_every_damaged_file_is_named_not_the_first_alone(run):
+    checkpoint = run / "checkpoints" / LAST
+    (checkpoint / "config.json").unlink()
+    (checkpoint / "model.safetensors").write_bytes(b"x")
+    (checkpoint / "stranger").write_text("x")
+    problems = " ".join(examine(run).checkpoints[-1].problems)
+    assert all(name in problems for name in ("config.json", "model.safetensors", "stranger"))
+
+
+def spoil_tensor(name: str, change) -> object:
+    def spoil(checkpoint: Path) -> None:
+        tensors = load_file(checkpoint / name)
+        change(tensors)
+        save_file(tensors, checkpoint / name)
+
+    return spoil
+
+
+def spoil_json(name: str, **values) -> object:
+    def spoil(checkpoint: Path) -> None:
+        path = checkpoint / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return spoil
+
+
+def nan(key: str) -> object:
+    def change(tensors: dict) -> None:
+        tensors[key].view(-1)[1] = float("nan")
+
+    return change
+
+
+MODEL, MOMENTS = "model.safetensors", "optimizer/state.safetensors"
+WRONG = {
+    "a weight that is NaN": (spoil_tensor(MODEL, nan("ln_f.weight")), "ln_f.weight has 1 numbers that are not finite"),
+    "a moment that is NaN": (spoil_tensor(MOMENTS, nan("ln_f.weight|exp_avg")), "exp_avg has 1 numbers"),
+    "a weight missing": (spoil_tensor(MODEL, lambda t: t.pop("ln_f.bias")), "ln_f.bias of the model missing"),
+    "a foreign weight": (spoil_tensor(MODEL, lambda t: t.update(x=torch.ones(2))), "x belongs to no parameter"),
+    "a misshapen weight": (spoil_tensor(MODEL, lambda t: t.update({"ln_f.bias": torch.ones(3)})), "ln_f.bias is [3]"),
+    "a misshapen moment": (
+        spoil_tensor(MOMENTS, lambda t: t.update({"ln_f.bias|exp_avg": torch.ones(3)})),
+        "ln_f.bias|exp_avg is [3]",
+    ),
+    "no tensors": (lambda c: (c / MODEL).write_bytes(b"x" * 100), "cannot be read as tensors"),
+    "another step": (spoil_json("progress.json", step=11), "stands at step 11, but the folder is step-00000012"),
+    "a negative cursor": (spoil_json("progress.json", cursor=-1), "cursor is -1"),
+    "an endless time": (spoil_json("progress.json", elapsed=float("inf")), "elapsed is inf"),
+    "no format": (spoil_json("config.json", format=None), "config.json: damaged (its format is None, not 1)"),
+    "no fingerprint": (spoil_json("progress.json", data=None), "progress.json: data is None, no fingerprint"),
+    "no JSON": (lambda c: (c / "progress.json").write_text("{"), "progress.json: damaged"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_checksums_cannot_see_is_found_too(kind, run):
+    checkpoint = run / "checkpoints" / LAST
+    spoil, expected = WRONG[kind]
+    spoil(checkpoint)
+    reseal(checkpoint)
+    found = examine(run)
+    assert any(expected in problem for problem in found.checkpoints[-1].problems)
+    assert found.resume_from == "step-00000009"
+    assert found.command == f"rm -r -- {checkpoint} && groundup resume {run}"  # resume goes by checksums alone
+
+
+@pytest.mark.parametrize("name", [MODEL, MOMENTS, "average.safetensors"])
+def test_a_file_that_not_even_the_checksums_know_of_is_missed(name, run):
+    checkpoint = run / "checkpoints" / LAST
+    if name == "average.safetensors":
+        config = json.loads((checkpoint / "config.json").read_text())
+        spoil_json("config.json", optimizer=config["optimizer"] | {"ema": 0.9})(checkpoint)
+    else:
+        (checkpoint / name).unlink()
+    present = [line.split("  ")[1] for line in (checkpoint / SUMS).read_text().splitlines()]
+    there = [file for file in present if (checkpoint / file).exists()]
+    (checkpoint / SUMS).write_text("".join(f"{sha256(checkpoint / file)}  {file}\n" for file in there))
+    found = examine(run)
+    assert found.checkpoints[-1].problems[0] == f"{name}: missing, though {SUMS} does not list it"
+    assert found.resume_from == "step-00000009"
+
+
+def newer(checkpoint: Path) -> None:
+    """Make it one that only a later groundup can read."""
+    spoil_json("config.json", format=99, model={"what": "later"})(checkpoint)
+    reseal(checkpoint)
+
+
+def test_a_checkpoint_of_a_newer_groundup_is_not_damaged_and_is_never_deleted(run, capsys):
+    newer(run / "checkpoints" / LAST)
+    found = examine(run)
+    assert not found.ok
+    assert found.update
+    assert found.command is None
+    status, out, _ = command(capsys, "fsck", run)
+    assert status == 1
+    assert f"newer    {LAST}  config.json: of format 99, which a newer groundup wrote" in out
+    assert "damaged" not in out
+    assert "rm " not in out
+    assert out.endswith("next: update groundup\n")
+    assert json.loads(command(capsys, "fsck", run, "--json")[1])["update"]
+
+
+def test_resume_refuses_a_checkpoint_of_a_newer_groundup_and_touches_nothing(run, capsys):
+    newer(run / "checkpoints" / LAST)
+    before = content(run)
+    status, _, err = command(capsys, "resume", run, "--train.max_steps", 20)
+    assert status == 2
+    assert err.splitlines()[-1].endswith("which a newer groundup wrote (this one reads format 1); update groundup")
+    (lock,) = {name for name, value in content(run).items() if value != before[name]}
+    assert lock.endswith("/.lock")
+
+
+def test_what_to_type_is_quoted_for_the_shell(run, tmp_path, prepared):
+    odd = tmp_path / "my run; rm x"
+    run.rename(odd)
+    spoil_json("progress.json", step=11)(odd / "checkpoints" / LAST)
+    reseal(odd / "checkpoints" / LAST)
+    shutil.copytree(prepared, tmp_path / "my data")
+    line = examine(odd, tmp_path / "my data").command
+    remove, _, resume = line.partition(" && ")
+    assert shlex.split(remove) == ["rm", "-r", "--", str(odd / "checkpoints" / LAST)]
+    assert shlex.split(resume) == ["groundup", "resume", str(odd), "--data", str(tmp_path / "my data")]
+
+
+def test_nothing_is_hashed_twice(run, monkeypatch):
+    (run / "checkpoints" / LAST / "config.json").write_text("{}")
+    hashed = []
+    monkeypatch.setattr(files, "sha256", lambda path: hashed.append(path) or sha256(path))
+    examine(run)
+    assert len(hashed) == len(set(hashed)) == 3 * (len(FILES) - 1)
+
+
+def with_parents(run: Path) -> None:
+    """Note in each checkpoint the one that it went on from."""
+    parent = None
+    for folder in RunFolder(run).steps():
+        spoil_json("progress.json", parent=parent)(folder)
+        reseal(folder)
+        parent = {"step": int(folder.name[5:]), "sha256": sha256(folder / SUMS)}
+
+
+def test_a_checkpoint_that_was_replaced_breaks_the_chain(run):
+    with_parents(run)
+    assert examine(run).ok
+    middle = run / "checkpoints" / "step-00000009"
+    spoil_json("progress.json", elapsed=1.5)(middle)
+    reseal(middle)
+    (problem,) = examine(run).problems
+    assert "step-00000009" in problem
+    assert "step-00000012 went on from" in problem
+    shutil.rmtree(middle)
+    assert examine(run).ok  # a parent that is gone proves nothing
+
+
+def test_the_child_knows_which_of_file_and_checksums_is_damaged(run):
+    with_parents(run)
+    sums = run / "checkpoints" / "step-00000009" / SUMS
+    data = bytearray(sums.read_bytes())
+    data[3] ^= 1
+    sums.write_bytes(data)
+    (_, middle, _) = examine(run).checkpoints
+    assert middle.problems[0] == f"{SUMS}: not the file that step-00000012 went on from"
+
+
+@pytest.mark.parametrize("text", ["model: [", "", "nonsense: 1"])
+def test_a_damaged_config_is_named_and_nothing_is_proposed(text, run):
+    (run / "config.yaml").write_text(text)
+    found = examine(run)
+    assert any("config.yaml" in problem for problem in found.problems)
+    assert found.command is None
+
+
+def test_a_config_that_says_something_else_is_found(run):
+    path = run / "config.yaml"
+    path.write_text(path.read_text().replace("n_layer: 1", "n_layer: 3"))
+    assert any("model.n_layer" in problem for problem in examine(run).problems)
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "environment.json", "config.yaml"])
+def test_a_missing_file_of_the_run_is_named(name, run):
+    (run / name).unlink()
+    assert any(name in problem for problem in examine(run).problems)
+
+
+def test_what_a_crash_leaves_is_told_and_is_no_damage(run):
+    log = run / "log.jsonl"
+    lines = log.read_text().splitlines()
+    log.write_text("\n".join([*lines, lines[-1][:9], *lines[4:]]) + '\n{"event": "st')  # torn, gone back, torn
+    (run / "checkpoints" / ".step-00000015.partial").mkdir()
+    (run / "latest").unlink()
+    (run / "latest").symlink_to("checkpoints/step-00000099")
+    found = examine(run)
+    assert found.ok
+    assert all(any(word in note for note in found.notes) for word in ("2 lines", ".step-00000015.partial", "latest"))
+
+
+def test_a_lost_piece_of_the_log_is_told(run):
+    log = run / "log.jsonl"
+    lines = [line for line in log.read_text().splitlines() if '"step": 5,' not in line]
+    log.write_text("\n".join(lines) + "\n")
+    assert examine(run).notes == ("log.jsonl: 1 steps were not logged, or their lines are lost",)
+
+
+def test_a_full_disk_is_told_before_the_next_checkpoint(run, monkeypatch):
+    monkeypatch.setattr(
+        "groundup.diagnostics.run_checks.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0)
+    )
+    assert any("make room first" in note for note in examine(run).notes)
+
+
+def test_data_that_moved_changed_or_was_cut_is_told(run, prepared, tmp_path):
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace(str(prepared), str(tmp_path / "gone")))
+    (note,) = examine(run).notes
+    assert note == f"{tmp_path / 'gone'}: there is no such folder; say where the run's data is with --data DIR"
+    assert examine(run).ok
+    with pytest.raises(DataError, match="no such folder"):
+        examine(run, tmp_path / "nowhere")
+    assert examine(run, prepared).ok
+    assert examine(run, prepared).command.endswith(f" --data {prepared}")
+    shutil.copytree(prepared, tmp_path / "gone")
+    assert examine(run).ok
+    shard = tmp_path / "gone" / "train-00000.bin"
+    shard.write_bytes(shard.read_bytes()[:-2])
+    assert any("train-00000.bin" in problem for problem in examine(run).problems)
+    (tmp_path / "text.txt").write_text("Something else.\n" * 90)
+    groundup.prepare(tmp_path / "text.txt", tmp_path / "other", tokenizer="byte")
+    assert any("not the data" in problem for problem in examine(run, tmp_path / "other").problems)
+
+
+def test_data_named_from_another_folder_is_a_note_that_says_from_where(run, prepared, tmp_path, monkeypatch):
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace(str(prepared), prepared.name))
+    monkeypatch.chdir(tmp_path)
+    found = examine(run)
+    assert found.ok
+    assert found.notes[0].startswith(f"{prepared.name}: there is no such folder below {tmp_path}, the folder that you")
+    monkeypatch.chdir(prepared.parent)
+    assert not examine(run).notes
+
+
+def test_a_run_in_use_is_told_and_its_checkpoint_under_way_is_no_scrap(run):
+    (run / "checkpoints" / ".step-00000015.partial").mkdir()
+    with locked(run, "training this run"):
+        found = examine(run)
+    assert found.ok
+    assert [note.partition("process")[0] for note in found.notes] == ["in use right now by "]
+
+
+def test_a_run_killed_before_its_first_checkpoint_is_well(run):
+    shutil.rmtree(run / "checkpoints")
+    for name in ("latest", "best"):
+        (run / name).unlink(missing_ok=True)
+    found = examine(run)
+    assert found.ok
+    assert found.notes == ("no checkpoint yet: resume begins anew, with the same weights",)
+
+
+def command(capsys, *argv: object) -> tuple[int, str, str]:
+    """Exit status, standard output, standard error."""
+    with pytest.raises(SystemExit) as exit_:
+        main([str(word) for word in argv])
+    return exit_.value.code, *capsys.readouterr()
+
+
+def test_the_command_prints_a_line_a_checkpoint_and_the_next_step(run, capsys):
+    status, out, _ = command(capsys, "fsck", run)
+    assert status == 0
+    assert out.splitlines() == [
+        "ok       step-00000006", "ok       step-00000009", f"ok       {LAST}",
+        f"{run}: all is well, 3 good checkpoints", f"next: groundup resume {run}  # from {LAST}",
+    ]  # fmt: skip
+    (run / "checkpoints" / LAST / MODEL).unlink()
+    status, out, _ = command(capsys, "fsck", run)
+    assert status == 1
+    assert f"damaged  {LAST}  model.safetensors: missing\n" in out
+    assert out.endswith("# from step-00000009\n")
+    for folder in RunFolder(run).steps():
+        (folder / SUMS).unlink()
+    status, out, _ = command(capsys, "fsck", run)
+    assert status == 1
+    assert out.endswith("next: start a new run; no checkpoint is whole\n")
+
+
+def test_json_is_one_object(run, capsys):
+    (run / "checkpoints" / LAST / SUMS).write_text("")
+    status, out, _ = command(capsys, "fsck", run, "--json")
+    values = json.loads(out)
+    assert status == 1
+    assert not values["ok"]
+    assert [checkpoint["ok"] for checkpoint in values["checkpoints"]] == [True, True, False]
+    assert values["resume_from"] == "step-00000009"
+
+
+def test_no_run_is_a_mistake(tmp_path, capsys):
+    status, _, err = command(capsys, "fsck", tmp_path)
+    assert status == 2
+    assert "holds no run" in err

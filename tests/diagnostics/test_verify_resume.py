@@ -1,0 +1,273 @@
+"""`verify-resume` says yes where resuming is exact, no where something is forgotten, and leaves nothing behind."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from groundup.api import configure
+from groundup.checkpoint.diff import difference, different_books, same_bits
+from groundup.checkpoint.run_folder import RunFolder
+from groundup.cli import main
+from groundup.diagnostics.verify_resume import _refuse_small_disk, _terminable, shortened, verify_resume
+from groundup.errors import TrainingError, UsageError
+from groundup.optim.run_length import build_horizon
+from groundup.utils.files import SUMS, sha256
+
+OVERRIDES = {
+    "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "dropout": 0.1},
+    "batches": {"micro_batch": 5},
+    "optimizer": {"ema": 0.9},
+    "schedule": {"warmup_steps": 5},
+    "train": {"max_steps": 2000, "batch_tokens": 256, "threads": 1, "precision": "fp32", "device": "cpu"},
+    "evaluate": {"sample_tokens": 4},
+}
+WORDS = [
+    f"--{section}.{key}={value}" for section, values in OVERRIDES.items() for key, value in values.items()
+]  # the same as options
+
+
+@pytest.fixture
+def children(forks, monkeypatch):
+    """The trial runs are forks; that the command begins processes of its own is tested below."""
+    monkeypatch.setattr(
+        "groundup.diagnostics.verify_resume._command", lambda words: [*forks.words, "-m", "groundup", *words, "--json"]
+    )
+    monkeypatch.setattr("groundup.diagnostics.verify_resume._Child.kill", lambda child: forks.kill(child))
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch) -> Path:
+    """Where temporary folders are made."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return folder
+
+
+@pytest.mark.slow
+def test_a_run_that_is_restored_whole_is_bitwise(prepared, empty, children):
+    said = []
+    outcome = verify_resume(configure(prepared, overrides=OVERRIDES), steps=6, say=said.append)
+    assert outcome.bitwise
+    assert (outcome.steps, outcome.killed_after) == (6, 3)
+    assert outcome.tensors > 60  # weights, averages, two moments and a count for each
+    assert "about" in said[0]
+    assert said[0].endswith("seconds more")
+    assert "for this, checkpoint.every_steps is 3, not 1000" in said
+    assert not list(empty.iterdir())
+
+
+def forget_a_moment(run: Path) -> None:
+    """Zero one moment in the newest checkpoint, and make its checksums true again."""
+    checkpoint = RunFolder(run).steps()[-1]
+    path = checkpoint / "optimizer/state.safetensors"
+    tensors = load_file(path)
+    tensors["ln_f.bias|exp_avg"].zero_()
+    save_file(tensors, path)
+    names = [line.partition("  ")[2] for line in (checkpoint / SUMS).read_text().splitlines()]
+    (checkpoint / SUMS).write_text("".join(f"{sha256(checkpoint / name)}  {name}\n" for name in names))
+
+
+@pytest.mark.slow
+def test_a_moment_that_is_forgotten_is_seen(prepared, empty, children):
+    """The negative control: what is not restored shows in tensors and losses, and the kill is to blame."""
+    outcome = verify_resume(configure(prepared, overrides=OVERRIDES), steps=8, between=forget_a_moment)
+    assert not outcome.bitwise
+    assert outcome.repeatable
+    assert outcome.difference.largest > 0
+    assert outcome.losses_from in (6, 7, 8)  # step 5 is computed before the moment has moved anything
+    assert not list(empty.iterdir())
+
+
+@pytest.mark.slow
+def test_a_run_that_began_anew_proves_nothing(prepared, empty, children):
+    def lose(run: Path) -> None:
+        shutil.rmtree(run / "checkpoints")
+
+    with pytest.raises(TrainingError, match="did not go on from its checkpoint at step 2"):
+        verify_resume(configure(prepared, overrides=OVERRIDES), steps=4, between=lose)
+    assert not list(empty.iterdir())
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "groundup", "verify-resume", "gpt2-nano", *map(str, words)]
+
+
+@pytest.mark.slow
+def test_the_command_answers_in_words_and_in_json(prepared, tmp_path):
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    options = [word for word in WORDS if "max_steps" not in word]
+    words = command("--data", prepared, "--steps", 4, "--json", *options, "--train.budget=20s")
+    done = subprocess.run(words, capture_output=True, text=True, env=env, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    values = json.loads(done.stdout)
+    assert values["bitwise"]
+    assert values["losses_from"] is None
+    assert "for this, train.budget is None, not 20.0" in done.stderr
+    assert not list(tmp_path.glob("groundup*"))
+
+
+LONG = pytest.mark.long
+SIGNALS = [
+    pytest.param(signal.SIGINT, 130, marks=LONG),
+    pytest.param(signal.SIGTERM, 143, marks=LONG),
+    (signal.SIGHUP, 129),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), SIGNALS)
+def test_stopped_in_the_middle_it_leaves_neither_files_nor_processes(number, status, prepared, tmp_path):
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    options = [*WORDS, "--train.batch_tokens=65536", "--batches.micro_batch=64"]  # steps that take their time
+    process = subprocess.Popen(
+        command("--data", prepared, "--steps", 400, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env=env,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 90
+        while not list(tmp_path.glob("groundup-verify-*/straight/log.jsonl")):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        (folder,) = tmp_path.glob("groundup-verify-*")
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=150)
+    finally:
+        process.kill()
+    assert process.returncode == status
+    assert "seconds more" in out
+    assert not folder.exists()
+    assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(folder).encode() in read(p)]
+
+
+def read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("steps", "words"), [(1, []), (8, ["--train.max_steps=1"])])
+def test_too_few_steps_are_one_sentence(steps, words, prepared, forks):
+    _, *asked = command("--data", prepared, "--steps", steps, *WORDS, *words)
+    done = subprocess.run([*forks.words, *asked], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("groundup: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_what_train_would_refuse_is_refused_in_its_words(prepared, empty, children):
+    with pytest.raises(UsageError, match=r"no manifest\.json here"):
+        verify_resume(configure(empty / "nothing", overrides=OVERRIDES), steps=8)
+    assert not list(empty.iterdir())
+
+
+def test_the_horizon_stays_unless_it_is_a_time(prepared):
+    config = configure(prepared, overrides=OVERRIDES)
+    assert build_horizon(shortened(config, 2000, 8), 100) == build_horizon(config, 100)
+    in_time = configure(prepared, overrides=OVERRIDES | {"train": {"budget": "30m"}})
+    assert build_horizon(shortened(in_time, 777, 8), 100).total == 777
+
+
+@pytest.mark.parametrize(("total", "steps", "half"), [(2000, 8, 4), (2000, 9, 4), (5, 8, 2), (2, 8, 1), (3, 2, 1)])
+def test_the_kill_comes_half_way_and_between_evaluations(total, steps, half, prepared):
+    short = shortened(configure(prepared, overrides=OVERRIDES), total, steps)
+    assert short.checkpoint.every_steps == half
+    assert 1 <= short.evaluate.every_steps <= half
+
+
+def test_a_time_that_nobody_can_turn_into_steps_is_refused(prepared):
+    with pytest.raises(UsageError, match="max_steps"):
+        shortened(configure(prepared, overrides=OVERRIDES), None, 8)
+
+
+@pytest.fixture
+def call(prepared, monkeypatch, capsys):
+    """The command with trial runs that end as the test wants: exit status, standard output, standard error."""
+
+    def call(error, *words):
+        def fail(*_, **__):
+            raise error
+
+        monkeypatch.setattr("groundup.diagnostics.verify_resume.verify_resume", fail)
+        with pytest.raises(SystemExit) as exit_:
+            main(["verify-resume", "gpt2-nano", "--data", str(prepared), *words])
+        return exit_.value.code, *capsys.readouterr()
+
+    return call
+
+
+def test_a_trial_run_that_fails_proves_nothing_which_is_a_status_of_its_own(call):
+    failed = TrainingError("a trial run ended with status -9: nothing was said")
+    status, out, err = call(failed)
+    assert (status, out, err) == (3, "", f"groundup: {failed}\n")
+    status, out, err = call(failed, "--json")
+    assert (status, err) == (3, f"groundup: {failed}\n")
+    assert json.loads(out) == {"bitwise": None, "error": str(failed)}
+    assert call(UsageError("--steps 1: no"), "--json")[:2] == (2, "")
+
+
+def test_a_disk_that_cannot_hold_the_checkpoints_is_refused_with_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "groundup.diagnostics.verify_resume.shutil.disk_usage", lambda place: shutil._ntuple_diskusage(9e9, 9e9, 4.9e9)
+    )
+    _refuse_small_disk(tmp_path / "x", 980_000_000)
+    with pytest.raises(UsageError, match=rf"^{tmp_path}: 4\.9 GB free, but 5\.0 GB are needed for a while; .*TMPDIR$"):
+        _refuse_small_disk(tmp_path / "x", 1_000_000_000)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
+def test_a_signal_that_is_ignored_stays_ignored_and_others_come_back():
+    before = signal.getsignal(signal.SIGTERM)
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with _terminable():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) != before
+        assert signal.getsignal(signal.SIGTERM) == before
+    finally:
+        signal.signal(signal.SIGHUP, hangup)
+
+
+def test_nothing_is_sent_to_trackers(prepared):
+    config = configure(prepared, overrides=OVERRIDES | {"tracking": {"to": "wandb"}})
+    assert shortened(config, 2000, 8).tracking.to == ()
+
+
+def test_bits_are_compared_not_values():
+    zero = torch.zeros(3)
+    nan = torch.full((2,), float("nan"))
+    assert same_bits(zero, torch.zeros(3))
+    assert same_bits(nan, nan.clone())
+    assert not same_bits(zero, -zero)
+    assert not same_bits(zero, torch.zeros(4))
+    assert not same_bits(zero, torch.zeros(3, dtype=torch.bfloat16))
+    assert same_bits(torch.tensor(1.0), torch.tensor(1.0))
+
+
+def test_the_largest_difference_is_named_and_books_are_compared(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    for folder, x in ((a, 1.0), (b, 1.5)):
+        folder.mkdir()
+        save_file(
+            {"same": torch.ones(2), "x": torch.tensor([0.0, x]), "y": torch.tensor([x / 9])}, folder / "m.safetensors"
+        )
+        (folder / "progress.json").write_text(json.dumps({"step": 1, "elapsed": x, "scaler": {"scale": x}}))
+    found, compared = difference(a, b)
+    assert (found.file, found.tensor, found.largest, compared) == ("m.safetensors", "x", 0.5, 3)
+    assert different_books(a, b) == ["scaler"]
+    assert difference(a, a) == (None, 3)
+    (b / "m.safetensors").unlink()
+    assert difference(a, b)[0].largest is None

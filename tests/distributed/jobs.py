@@ -1,0 +1,85 @@
+"""Jobs of several processes for tests: forked from one that has imported torch already, so that they start at once."""
+
+import json
+import multiprocessing
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import closing
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+PATIENCE = 120  # seconds for a whole job
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["groundup.api", "torch.distributed.fsdp", "torch.nn.parallel"])
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with closing(socket.socket()) as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def start(size: int, work: Callable[..., Any], *args: Any, place: Path, environ: dict[str, str] | None = None):
+    """`size` processes that call `work(*args)` together; what each returns is written to `place/RANK.json`."""
+    port = str(free_port())
+    processes = []
+    for rank in range(size):
+        told = {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(size),
+            "LOCAL_RANK": str(rank),
+            "LOCAL_WORLD_SIZE": str(size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            **(environ or {}),
+        }
+        process = _context.Process(target=_enter, args=(told, place / f"{rank}.json", work, args))
+        process.start()
+        processes.append(process)
+    return processes
+
+
+def ended(processes: list[BaseProcess]) -> list[int | None]:
+    """Their exit statuses, once they have ended; fails where one does not."""
+    for process in processes:
+        process.join(PATIENCE)
+    late = [process for process in processes if process.is_alive()]
+    for process in late:
+        process.kill()
+    assert not late, f"{len(late)} processes did not end in {PATIENCE} s"
+    return [process.exitcode for process in processes]
+
+
+def finish(processes: list[BaseProcess], place: Path) -> list[Any]:
+    """What they returned, by rank; fails where one did not end well."""
+    assert ended(processes) == [0] * len(processes)
+    return [json.loads((place / f"{rank}.json").read_text()) for rank in range(len(processes))]
+
+
+def run(size: int, work: Callable[..., Any], *args: Any, place: Path, environ: dict[str, str] | None = None):
+    """Start and finish."""
+    place.mkdir(parents=True, exist_ok=True)
+    return finish(start(size, work, *args, place=place, environ=environ), place)
+
+
+def _enter(told: dict[str, str], answer: Path, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    from groundup.distributed.launch import leave
+
+    os.environ.update(told)
+    status = 0
+    try:
+        answer.write_text(json.dumps(work(*args)))
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    leave(status)
+    sys.stdout.flush()
+    os._exit(status)

@@ -1,0 +1,210 @@
+"""Several processes compute what one computes: the same batches, losses, evaluations and weights, up to rounding."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import jobs
+import numpy as np
+import pytest
+import torch
+import work
+from safetensors.torch import load_file
+
+import groundup
+from groundup.config.presets import FAST_PARTS, GPT1_PARTS, MODERN_OPTIMIZER, MODERN_PARTS
+from groundup.data.windows import Batches
+from groundup.model.gpt import IGNORED
+from groundup.training.micro_batches import Feed
+
+STEPS, ROWS, BLOCK = 12, 10, 32
+BOUND = 2e-5  # nats a token, at every step, in fp32
+SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": BLOCK}
+BASE = {
+    "model": SHAPE,
+    "guard": {},
+    "batches": {"micro_batch": 3},
+    "optimizer": {"learning_rate": 3e-3},
+    "schedule": {"warmup_steps": 2},
+    "train": {"max_steps": STEPS, "batch_tokens": ROWS * BLOCK, "threads": 1, "precision": "fp32", "device": "cpu"},
+    "evaluate": {"every_steps": 5, "tokens": 500, "sample_every_steps": 6, "sample_tokens": 8},
+    "checkpoint": {"every_steps": 6, "keep_last": 3},
+}
+MODELS = {
+    "gpt1": {"model": GPT1_PARTS},
+    "gpt2": {"optimizer": {"ema": 0.9}},
+    "modern": {"model": MODERN_PARTS, "optimizer": MODERN_OPTIMIZER | {"learning_rate": 3e-3, "eps": 1e-8}},
+    "fast": {
+        "model": FAST_PARTS | {"ngram": 3, "ngram_rows": 512, "ngram_width": 260},
+        "optimizer": MODERN_OPTIMIZER | {"learning_rate": 3e-3, "eps": 1e-8, "orthogonalize": "polar_express"},
+        "batches": {"first_context": 8},
+    },
+}
+
+
+def config(name, **sections):
+    layers = (BASE, MODELS[name], sections)
+    return {name: {k: v for layer in layers for k, v in layer.get(name, {}).items()} for name in BASE}
+
+
+def steps(run: Path) -> dict[int, dict]:
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return {record["step"]: record for record in records if record["event"] == "step"}
+
+
+def evaluations(run: Path) -> dict[int, tuple[float, float]]:
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return {r["step"]: (r["train_loss"], r["val_loss"]) for r in records if r["event"] == "eval"}
+
+
+def weights(run: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
+    folder = run / f"checkpoints/step-{step:08d}"
+    tensors = {}
+    for path in sorted(folder.rglob("*.safetensors")):
+        tensors |= {f"{path.name}:{name}": tensor for name, tensor in load_file(path).items()}
+    return tensors
+
+
+def assert_same_up_to_rounding(one: Path, other: Path) -> None:
+    ours, theirs = steps(one), steps(other)
+    assert list(ours) == list(theirs) == list(range(1, STEPS + 1))
+    for step, record in ours.items():
+        assert record["cursor"] == theirs[step]["cursor"]
+        assert record["loss"] == pytest.approx(theirs[step]["loss"], abs=BOUND), f"step {step}"
+        assert record["grad_norm"] == pytest.approx(theirs[step]["grad_norm"], rel=2e-4), f"step {step}"
+    losses = evaluations(other)
+    assert list(losses) == [5, 10, STEPS]
+    for step, found in evaluations(one).items():
+        assert found == pytest.approx(losses[step], abs=BOUND)
+
+
+def assert_bitwise(one: Path, other: Path) -> None:
+    ours, theirs = weights(one), weights(other)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def without_the_end(run: Path, place: Path) -> Path:
+    """A copy of a run as it was half-way."""
+    shutil.copytree(run, place, symlinks=True)
+    for later in range(STEPS // 2 + 1, STEPS + 1):
+        shutil.rmtree(place / f"checkpoints/step-{later:08d}", ignore_errors=True)
+    assert (place / f"checkpoints/step-{STEPS // 2:08d}").is_dir()
+    return place
+
+
+def forget_evaluations(run: Path) -> None:
+    """As though a signal had broken the last one off."""
+    folder = run / f"checkpoints/step-{STEPS // 2:08d}"
+    books = json.loads((folder / "progress.json").read_text()) | {"best": {}}
+    (folder / "progress.json").write_text(json.dumps(books))
+    sums = (folder / "SHA256SUMS").read_text().splitlines()
+    digest = hashlib.sha256((folder / "progress.json").read_bytes()).hexdigest()
+    lines = [f"{digest}  progress.json" if line.endswith("  progress.json") else line for line in sums]
+    (folder / "SHA256SUMS").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def alone(prepared, tmp_path_factory) -> Path:
+    """A run of each model in one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    for name in MODELS:
+        work.train_all(prepared, folder, {name: config(name)})
+    return folder
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 16])
+@pytest.mark.parametrize("micro", [1, 3, 10])
+def test_the_shares_of_all_processes_are_the_batch(size, micro):
+    class Numbers:
+        def __len__(self):
+            return 5000
+
+        def read(self, start, n):
+            return np.arange(start, start + n)
+
+    windows, cpu = Batches(Numbers(), BLOCK, seed=3), torch.device("cpu")
+    ids, scored = [], 0
+    for rank in range(size):
+        feed = Feed(windows, ROWS, micro, cpu, rank=rank, size=size)
+        pieces = list(feed.micro_batches(cursor=40))
+        assert [last for *_, last in pieces] == [False] * (len(pieces) - 1) + [True]
+        assert sum(len(i) for i, _, _ in pieces) == -(-ROWS // size)  # as many everywhere
+        for piece, targets, _ in pieces:
+            there = targets[:, 0] != IGNORED
+            assert torch.equal(piece[there][:, 1:], targets[there][:, :-1])
+            ids.append(piece[there])
+            scored += int((targets != IGNORED).sum())
+    assert scored == feed.scored == ROWS * BLOCK
+    assert torch.equal(torch.cat(ids), torch.from_numpy(windows.read(40, ROWS)[:, :-1]))
+
+
+@pytest.mark.slow
+def test_two_processes_compute_what_one_does(prepared, alone, tmp_path):
+    kinds = [(model, kind) for model in MODELS for kind in ("ddp", "fsdp")]
+    cases = {f"{model} {kind}": config(model, train={"parallel": kind}) for model, kind in kinds}
+    for micro, what in ((1, "off"), (5, "cheap")):  # accumulation of 5, and none; three windows a pass above
+        train = {"parallel": "ddp", "activation_checkpointing": what}
+        cases[f"gpt1 {micro}"] = config("gpt1", batches={"micro_batch": micro}, train=train)
+    cheap = {"parallel": "fsdp", "activation_checkpointing": "cheap"}
+    cases["modern 5"] = config("modern", batches={"micro_batch": 5}, train=cheap)
+    cases["gpt1 recomputed"] = config("gpt1", train={"parallel": "fsdp", "activation_checkpointing": True})
+    jobs.run(2, work.train_all, prepared, tmp_path, cases, "cut_logits", place=tmp_path)  # which `alone` are whole
+    for name in cases:
+        assert_same_up_to_rounding(tmp_path / name, alone / name.split()[0])
+    for model in MODELS:
+        assert_same_up_to_rounding(tmp_path / f"{model} ddp", tmp_path / f"{model} fsdp")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", [3, 4])  # neither divides a step's windows
+def test_more_processes_compute_what_one_does(size, prepared, alone, tmp_path):
+    cases = {name: config(name.split()[0], train={"parallel": name.split()[1]}) for name in ("gpt2 ddp", "modern fsdp")}
+    jobs.run(size, work.train_all, prepared, tmp_path, cases, place=tmp_path)
+    for name in cases:
+        assert_same_up_to_rounding(tmp_path / name, alone / name.split()[0])
+    # A sum of three depends on the order, and with it on everything that has to do with buckets.
+    again = [str(without_the_end(tmp_path / name, tmp_path / f"{name} again")) for name in cases]
+    jobs.run(size, work.resume_all, again, place=tmp_path / "again")
+    for name in cases:
+        assert_bitwise(tmp_path / name, tmp_path / f"{name} again")
+
+
+@pytest.mark.slow
+def test_saved_by_two_it_goes_on_with_one_two_or_three(prepared, alone, tmp_path):
+    dropout = {"dropout": 0.1}
+    cases = {f"{model} {kind}": config(model, train={"parallel": kind}) for model, kind in
+             (("gpt2", "ddp"), ("modern", "fsdp"))}  # fmt: skip
+    cases["dropped fsdp"] = config("gpt2", model=dropout, train={"parallel": "fsdp"})
+    jobs.run(2, work.train_all, prepared, tmp_path, cases, place=tmp_path)
+    for size in (2, 3):
+        runs = [str(without_the_end(tmp_path / name, tmp_path / f"{name} on {size}")) for name in cases]
+        assert jobs.run(size, work.resume_all, runs, place=tmp_path / str(size)) == [[STEPS] * len(cases)] * size
+    for name in cases:
+        assert_bitwise(tmp_path / name, tmp_path / f"{name} on 2")
+        if "dropped" in name:  # another process, other draws
+            continue
+        assert_same_up_to_rounding(tmp_path / f"{name} on 3", alone / name.split()[0])
+        one = without_the_end(tmp_path / name, tmp_path / f"{name} on 1")
+        groundup.resume(one)
+        assert_same_up_to_rounding(one, alone / name.split()[0])
+    # And what one process saved, several go on with; the first thing they do is an evaluation that was due.
+    back = without_the_end(alone / "modern", tmp_path / "modern from 1")
+    forget_evaluations(back)
+    more = {"train": {"parallel": "fsdp"}, "evaluate": {"every_steps": 3}}
+    jobs.run(2, work.resume_all, [str(back)], more, place=tmp_path / "back")
+    ours, theirs = steps(back), steps(alone / "modern")
+    assert max(abs(ours[step]["loss"] - theirs[step]["loss"]) for step in range(1, STEPS + 1)) < BOUND
+    assert 6 in evaluations(back)
+
+
+@pytest.mark.slow
+def test_each_process_drops_out_others_and_the_first_what_one_alone_would(prepared, tmp_path):
+    dropped = config("gpt2", model={"dropout": 0.1})
+    (alone,) = jobs.run(1, work.draws, prepared, tmp_path / "alone", dropped, place=tmp_path / "1")
+    first, second = jobs.run(2, work.draws, prepared, tmp_path / "both", dropped, place=tmp_path / "2")
+    assert first == alone
+    assert not set(first) & set(second)
+    assert len({*first, *second}) == 2 * STEPS

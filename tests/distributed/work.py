@@ -1,0 +1,161 @@
+"""What the processes of a test's job do."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from groundup.api import configure, resume
+from groundup.checkpoint import state
+from groundup.distributed.launch import join
+from groundup.errors import DataError
+from groundup.kernels import chunking
+from groundup.model.gpt import NextTokenLoss
+from groundup.planning.plan import Speed
+from groundup.run import compose
+from groundup.run.evaluator import Examiner
+from groundup.run.resolve import Data
+from groundup.run.start import begin
+from groundup.run.trainer import Training
+from groundup.training.micro_batches import Feed
+from groundup.ui.display import Silent
+
+
+def train_all(data, folder, cases, spoil=None):
+    """Train each case, one after the other, in one job."""
+    torch.set_num_threads(1)
+    if spoil:
+        globals()[spoil]()
+    for name, overrides in cases.items():
+        begin(configure(data, overrides=overrides), Path(folder) / name, Silent(), speed=Speed(1.0, "given"))
+
+
+def resume_all(runs, overrides=None):
+    """Go on with each run."""
+    torch.set_num_threads(1)
+    return [resume(run, overrides=overrides or {}).step for run in runs]
+
+
+def digest(data, run, overrides):
+    """Train, and return a number that hardly any other weights have."""
+    found, ending = [], Training.run
+
+    def run_and_look(self):
+        result = ending(self)
+        found.extend(parameter.double().sum().item() for parameter in self.moving.gpt.parameters())
+        return result
+
+    Training.run = run_and_look
+    train_all(data, Path(run).parent, {Path(run).name: overrides})
+    return found
+
+
+def draws(data, run, overrides):
+    """Train, and return what dropout would have drawn first in each step."""
+    found, pieces = [], Feed.micro_batches
+
+    def micro_batches(self, cursor):
+        found.append(torch.rand(1, generator=torch.default_generator.clone_state()).item())
+        return pieces(self, cursor)
+
+    Feed.micro_batches = micro_batches
+    train_all(data, Path(run).parent, {Path(run).name: overrides})
+    return found
+
+
+def command(argv, place, spoil=None):
+    """The command line in this process, what it prints kept in `place`; `spoil` names something to break first."""
+    from groundup.cli import main
+
+    sys.stdout = sys.stderr = (Path(place) / f"printed-{os.environ['RANK']}.txt").open("w", buffering=1)
+    torch.set_num_threads(1)
+    main([str(word) for word in [*argv, *(globals()[spoil]() or () if spoil else ())]])
+
+
+def hide_the_data():
+    """From the second process."""
+    if os.environ["RANK"] == "1":
+        Data.open = classmethod(lambda cls, folder: (_ for _ in ()).throw(DataError(f"{folder}: not here")))
+
+
+def ask_for_another_seed():
+    """In the second process."""
+    return ("--batches.seed", "5") if os.environ["RANK"] == "1" else ()
+
+
+def lack_the_start():
+    """Where a run's first weights are, from the second process."""
+    if os.environ["RANK"] == "1":
+        compose._elsewhere = lambda path: True
+        state.read_tensors = None
+
+
+def cut_logits():
+    """Into chunking, few as they are."""
+    chunking.WHOLE, chunking.CPU, chunking.LEAST = 0, 0, 20
+
+
+def fail_in_step_5():
+    """The second process."""
+    pieces = Feed.micro_batches
+
+    def micro_batches(self, cursor):
+        if os.environ["RANK"] == "1" and cursor == 4 * self.rows:
+            raise ValueError("a fault of ours")
+        return pieces(self, cursor)
+
+    Feed.micro_batches = micro_batches
+
+
+def have_no_compiler():
+    """Anywhere."""
+
+    def compile_nothing(*args, **kwargs):
+        def call(*inputs):
+            raise RuntimeError("no compiler here")
+
+        module = torch.nn.Module()
+        module.forward = call
+        return module if args and isinstance(args[0], torch.nn.Module) else call
+
+    torch.compile = compile_nothing
+
+
+def have_no_memory_for_samples():
+    """In the second process."""
+    written = Examiner._written
+
+    def write(self, n):
+        if os.environ["RANK"] == "1":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return written(self, n)
+
+    Examiner._written = write
+
+
+def poison():
+    """What steps 6 and 7 read makes the last process's loss NaN."""
+    pieces, loss, place = Feed.micro_batches, NextTokenLoss.forward, [0]
+
+    def micro_batches(self, cursor):
+        place[0] = cursor // self.rows
+        return pieces(self, cursor)
+
+    def forward(self, ids, targets):
+        here = self.training and 5 <= place[0] < 7 and join().rank == join().size - 1
+        return loss(self, ids, targets) * (float("nan") if here else 1.0)
+
+    Feed.micro_batches, NextTokenLoss.forward = micro_batches, forward
+
+
+def evaluated(run, data, tasks):
+    """Loss and tasks of a run, as one process of several."""
+    from dataclasses import asdict
+
+    from groundup.evaluation.evaluate import evaluate, evaluate_tasks
+
+    torch.set_num_threads(1)
+    world = join()
+    loss = evaluate(run, data=data, world=world)
+    return [asdict(loss), [grade.flat() for grade in evaluate_tasks(run, tasks, world=world)]]

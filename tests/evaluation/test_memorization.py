@@ -1,0 +1,61 @@
+"""The longest verbatim overlap is exactly that."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groundup.evaluation import memorization as module
+from groundup.evaluation.memorization import longest_overlap, overlap
+
+LETTERS = st.text(alphabet="ab", max_size=60).map(str.encode)
+
+
+def slowly(samples: list[bytes], text: bytes) -> int:
+    pieces = (s[i:j] for s in samples for i in range(len(s)) for j in range(i + 1, len(s) + 1))
+    return max((len(piece) for piece in pieces if piece in text), default=0)
+
+
+@given(st.lists(LETTERS, max_size=3), LETTERS)
+def test_it_is_as_long_as_trying_every_stretch_says(samples, text):
+    found = longest_overlap(samples, text)
+    assert len(found) == slowly(samples, text)
+    assert found in text
+    assert any(found in sample for sample in samples) or not found
+
+
+def test_a_stretch_across_a_chunk_is_found(monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 16)
+    text = random.Random(0).randbytes(400)
+    for start in range(0, 300, 7):
+        assert longest_overlap([b"\0\1" + text[start : start + 50] + b"\2"], text) in text
+        assert len(longest_overlap([text[start : start + 50]], text)) == 50
+
+
+def test_a_full_table_changes_nothing(monkeypatch):
+    monkeypatch.setattr(module, "TABLE_BITS", 1)  # now every word is likely
+    text = random.Random(0).randbytes(400)
+    assert longest_overlap([text[33:90] + b"x"], text) == text[33:90]
+
+
+@pytest.mark.parametrize(
+    ("samples", "recites"),
+    [([b"the moon rose over the quiet harbour and the boats"], True), ([b"the moon fell"], False)],
+)
+def test_reciting_is_told_from_common_phrases(samples, recites):
+    train = b"It was late. the moon rose over the quiet harbour and the boats slept. " * 3
+    assert overlap(samples, train, b"the boats were gone when the day came over the hills").recites is recites
+
+
+def test_text_that_repeats_itself_everywhere_is_no_recital():
+    train = b"all work and no play " * 100
+    found = overlap([train[5:100]], train, train[3:500])
+    assert found.length == found.usual == 95
+    assert not found.recites
+
+
+def test_nothing_in_common_is_nothing():
+    assert longest_overlap([b"xyz"], b"abc") == b""
+    assert longest_overlap([], b"abc") == b""
+    assert longest_overlap([b"abc"], b"") == b""

@@ -1,0 +1,63 @@
+"""What the tests of import and export share: checkpoints without a run that trained them, a tokenizer."""
+
+import pytest
+
+from groundup.config.presets import PRESETS
+from groundup.tokenizers.byte_char import ByteTokenizer
+
+SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 12, "dropout": 0.0, "vocab_multiple": 64}
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """Makes a checkpoint folder: a preset's parts at a tiny size, all weights random; `moments` after one step."""
+    import torch
+
+    from groundup.checkpoint import state
+    from groundup.config.schema import Config
+    from groundup.model.gpt import GPT
+    from groundup.optim.optimizer import build_optimizer
+    from groundup.tokenizers.registry import choose_tokenizer
+
+    def make(preset="gpt2", tokenizer=None, *, average=False, moments=False, **changes):
+        tokenizer = tokenizer or choose_tokenizer("byte")
+        row = PRESETS[preset]
+        model = {**row["model"], **SIZES, "vocab_size": tokenizer.n_vocab, **changes}
+        optimizer = {**row["optimizer"], **({"ema": 0.9} if average else {})}
+        train = {"max_steps": 10, "batch_tokens": 24}
+        config = Config.model_validate({"model": model, "optimizer": optimizer, "train": train})
+        torch.manual_seed(0)
+        gpt = GPT(config.model)
+        rule = build_optimizer(gpt.named_parameters(), config.optimizer)
+        with torch.no_grad():
+            for parameter in gpt.parameters():
+                parameter.normal_(0.0, 0.2)
+        if moments:
+            for parameter in gpt.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            rule.step()
+        averages = {name: p.detach() + 0.1 for name, p in gpt.named_parameters()} if average else None
+        folder = tmp_path_factory.mktemp("exported") / "step-00000010"
+        progress = {"step": 10, "tokens": 240, "best": {"loss": 3.0, "step": 10}}
+        state.save(folder, state.snapshot(config, tokenizer, progress, gpt, rule, averages))
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def gpt2_checkpoint(checkpoint):
+    """The one that most tests export."""
+    return checkpoint(moments=True)
+
+
+@pytest.fixture
+def export_gguf():
+    """Needs the library."""
+    return pytest.importorskip("gguf", reason="needs the extra `gguf`")
+
+
+@pytest.fixture
+def byte_tokenizer(tmp_path) -> str:
+    ByteTokenizer().save(tmp_path / "byte")
+    return str(tmp_path / "byte")

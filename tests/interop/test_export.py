@@ -1,0 +1,559 @@
+"""What goes out to other programs computes what the model computes; what would not is refused, and nothing is left."""
+
+import errno
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+import groundup
+from groundup.checkpoint import state
+from groundup.errors import CheckpointError, ExportError, UsageError
+from groundup.interop import hf_export as hf
+from groundup.interop import nanogpt
+from groundup.interop.export import TARGETS, export
+from groundup.interop.hf_tokenizer import SAMPLES
+from groundup.interop.output import new_output
+from groundup.interop.parity import Agreement, batch, identical, relative
+
+
+def theirs(folder: Path) -> torch.nn.Module:
+    transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+
+
+@torch.no_grad()
+def difference(checkpoint: Path, folder: Path) -> float:
+    ours = groundup.load(checkpoint).model
+    ids = batch(ours.config)
+    return relative(ours(ids), theirs(folder)(ids).logits)
+
+
+@pytest.mark.parametrize("preset", ["gpt1", "gpt2", "modern"])
+@pytest.mark.parametrize("average", [False, True])
+def test_transformers_computes_the_same_logits(preset, average, checkpoint, tmp_path):
+    folder = checkpoint(preset, average=average)
+    done = export(folder, tmp_path / "out")
+    assert done.difference <= hf.BOUND
+    assert done.checked_by.startswith("transformers")
+    assert difference(folder, tmp_path / "out") <= hf.BOUND
+    assert {path.name for path in (tmp_path / "out").iterdir()} == hf.FILES == TARGETS["hf"].like.files
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_difference_is_found_and_nothing_is_left(gpt2_checkpoint, tmp_path, monkeypatch):
+    true = hf.theirs
+
+    def wrong(config, tensors):
+        found = true(config, tensors)
+        return {name: tensor + 1e-3 if name.endswith("ln_f.bias") else tensor for name, tensor in found.items()}
+
+    monkeypatch.setattr(hf, "theirs", wrong)
+    with pytest.raises(ExportError, match="computes other logits"):
+        export(gpt2_checkpoint, tmp_path / "deep" / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_weights_file_is_what_others_expect(gpt2_checkpoint, tmp_path):
+    from safetensors import safe_open
+
+    export(gpt2_checkpoint, tmp_path / "out")
+    with safe_open(tmp_path / "out" / hf.MODEL, framework="pt") as file:
+        assert file.metadata() == {"format": "pt"}
+        assert "lm_head.weight" not in set(file.keys())  # tied
+        assert file.get_tensor("transformer.wte.weight").shape[0] == 257  # not padded to 320
+    config = json.loads((tmp_path / "out" / hf.CONFIG).read_text())
+    assert (config["model_type"], config["eos_token_id"]) == ("gpt2", 256)
+
+
+def test_without_transformers_it_says_so(gpt2_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    done = export(gpt2_checkpoint, tmp_path / "out")
+    assert done.checked_by is None
+    assert "groundup[hf]" in done.notes[0]
+    assert (tmp_path / "out" / hf.MODEL).exists()
+
+
+def test_an_export_is_replaced_only_when_asked_and_only_its_like(gpt2_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    out = tmp_path / "out"
+    export(gpt2_checkpoint, out, license="mit")
+    with pytest.raises(UsageError, match="is there already"):
+        export(gpt2_checkpoint, out)
+    assert "license: mit" in (out / hf.CARD).read_text()
+    export(gpt2_checkpoint, out, overwrite=True)
+    assert "license: mit" not in (out / hf.CARD).read_text()
+    (out / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match=r"holds thesis\.tex"):
+        export(gpt2_checkpoint, out, overwrite=True)
+    assert (out / "thesis.tex").exists()
+    with pytest.raises(UsageError, match="is a folder"):
+        export(gpt2_checkpoint, out, to="gguf", overwrite=True)
+    (out / "thesis.tex").unlink()
+    (out / hf.CARD).write_text("---\ntags:\n- other\n---\n# Another program's folder of the same files\n- groundup\n")
+    with pytest.raises(UsageError, match="no such export"):
+        export(gpt2_checkpoint, out, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("to", "name", "content"),
+    [
+        ("gguf", "thesis.docx", b"PK\x03\x04"),
+        ("gguf", "config.yaml", b"model:"),
+        ("hf", "notes/README.md", b"# Mine, with\n- groundup\n"),
+        ("nanogpt", "out/ckpt.pt", b"\x80\x02"),
+        ("nanogpt", "out/meta.json", b"{}"),
+    ],
+)
+def test_what_is_no_export_is_not_replaced(to, name, content, gpt2_checkpoint, tmp_path):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="no such export"):
+        export(gpt2_checkpoint, path if to == "gguf" else path.parent, to=to, overwrite=True)
+    assert path.read_bytes() == content
+
+
+def test_a_checkpoint_of_nanogpts_own_is_not_replaced_and_ours_is(gpt2_checkpoint, tmp_path):
+    out = tmp_path / "out"
+    export(gpt2_checkpoint, out, to="nanogpt")
+    export(gpt2_checkpoint, out, to="nanogpt", overwrite=True)
+    saved = torch.load(out / nanogpt.CHECKPOINT, weights_only=True)
+    torch.save({**saved, "config": {"dataset": "mine"}}, out / nanogpt.CHECKPOINT)  # as train.py writes its own
+    with pytest.raises(UsageError, match="no such export"):
+        export(gpt2_checkpoint, out, to="nanogpt", overwrite=True)
+
+
+def test_an_export_that_is_killed_or_stopped_takes_nothing_away(gpt2_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    out = tmp_path / "out"
+    export(gpt2_checkpoint, out, license="mit")
+
+    def stop(self, target):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            export(gpt2_checkpoint, out, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    out.rename(tmp_path / ".out.former")  # SIGKILL between the two renames
+    (tmp_path / ".out.999999999.partial").mkdir()
+    with pytest.raises(UsageError, match="is there already"):
+        export(gpt2_checkpoint, out)
+    assert "license: mit" in (out / hf.CARD).read_text()
+    export(gpt2_checkpoint, out, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_two_exports_to_one_place_do_not_share_their_scraps(tmp_path):
+    like = TARGETS["hf"].like
+    other = tmp_path / f".out.{os.getppid()}.partial"
+    other.mkdir()
+
+    def race():
+        with new_output(tmp_path / "out", like) as hidden:
+            assert str(os.getpid()) in hidden.name  # of no other process that is there
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / hf.CARD).write_text("the other was faster")
+
+    with pytest.raises(UsageError, match="no such export"):
+        race()
+    assert {path.name for path in tmp_path.iterdir()} == {"out", other.name}
+
+
+@pytest.mark.parametrize(("name", "said"), [("n" * 300, "File name too long"), ("a\0b", "null byte")])
+def test_a_place_that_the_system_refuses_is_a_sentence(name, said, gpt2_checkpoint, tmp_path):
+    with pytest.raises(UsageError, match=f"cannot be written .*{said}"):
+        export(gpt2_checkpoint, f"{tmp_path}/{name}")
+
+
+@pytest.mark.parametrize("full", [OSError(errno.ENOSPC, "No space left on device"), "safetensors"])
+def test_a_full_disk_leaves_what_was_there(full, gpt2_checkpoint, tmp_path, monkeypatch):
+    from safetensors import SafetensorError
+
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    export(gpt2_checkpoint, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    def refuse(tensors, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise SafetensorError("IoError: No space left on device") if full == "safetensors" else full
+
+    monkeypatch.setattr(hf, "save_file", refuse)
+    with pytest.raises(UsageError, match="No space left on device"):
+        export(gpt2_checkpoint, tmp_path / "out", overwrite=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("to", ["gguf", "nanogpt"])
+def test_a_full_disk_leaves_nothing(to, gpt2_checkpoint, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/7: file write failed\nframe #0")
+
+    def refuse_too(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if to == "gguf":
+        gguf = pytest.importorskip("gguf", reason="needs the extra `gguf`")
+        monkeypatch.setattr(gguf.GGUFWriter, "write_tensors_to_file", refuse_too)
+    monkeypatch.setattr(torch, "save", refuse)
+    with pytest.raises(UsageError, match=r"cannot be written \((No space left|PytorchStreamWriter).*\); give another"):
+        export(gpt2_checkpoint, tmp_path / "out", to=to)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_there_comes_back_where_the_new_cannot_take_its_place(gpt2_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    export(gpt2_checkpoint, tmp_path / "out", license="mit")
+
+    def refuse(self, target):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(UsageError, match="Input/output error"):
+        export(gpt2_checkpoint, tmp_path / "out", overwrite=True)
+    assert "license: mit" in (tmp_path / "out" / hf.CARD).read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_place_below_a_file_is_refused(gpt2_checkpoint, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match="cannot be written"):
+        export(gpt2_checkpoint, tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"to": "onnx"}, "there is no such format; known: hf, gguf, nanogpt"),
+        ({"to": "hff"}, "did you mean hf"),
+        ({"name": "../x"}, "must be letters"),
+        ({"license": "all rights: mine"}, "no identifier"),
+    ],
+)
+def test_a_mistake_is_a_sentence(options, said, gpt2_checkpoint, tmp_path):
+    with pytest.raises(UsageError, match=said):
+        export(gpt2_checkpoint, tmp_path / "out", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("to", "preset", "changes", "said"),
+    [
+        ("hf", "gpt2", {"softcap": 15.0}, r"model\.softcap must be null, not 15\.0"),
+        ("gguf", "gpt2", {"softcap": 15.0}, r"model\.softcap 15\.0: .* no other program computes this model"),
+        ("nanogpt", "gpt2", {"softcap": 15.0}, r"model\.softcap 15\.0: .* no other program computes this model"),
+        ("gguf", "modern", {}, r"model\.norm rmsnorm: llama\.cpp's gpt2 has layernorm"),
+        ("gguf", "gpt2", {"activation": "gelu"}, r"model\.activation gelu"),
+        ("nanogpt", "gpt1", {}, r"model\.block post_norm"),
+        ("nanogpt", "gpt2", {"tied": False}, r"model\.tied False"),
+        ("nanogpt", "gpt2", {"n_inner": 48}, r"model\.n_inner 48"),
+        ("nanogpt", "gpt2", {"activation": "relu"}, r"model\.activation relu"),
+    ],
+)
+def test_a_model_that_the_format_cannot_hold_is_refused(to, preset, changes, said, checkpoint, tmp_path):
+    folder = checkpoint(preset, **changes)
+    with pytest.raises(UsageError, match=said):
+        export(folder, tmp_path / "out", to=to)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_checkpoint_is_refused(gpt2_checkpoint, tmp_path):
+    copy = tmp_path / "step-00000010"
+    shutil.copytree(gpt2_checkpoint, copy)
+    bytes_ = bytearray((copy / "model.safetensors").read_bytes())
+    bytes_[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(bytes_)
+    with pytest.raises(CheckpointError, match="damaged"):
+        export(copy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_no_numbers_are_refused(gpt2_checkpoint, tmp_path, monkeypatch):
+    true = groundup.checkpoint.load.load
+
+    def poisoned(*args, **options):
+        loaded = true(*args, **options)
+        loaded.model.wte.weight.data[3, 3] = float("nan")
+        return loaded
+
+    monkeypatch.setattr(groundup.checkpoint.load, "load", poisoned)
+    for to in TARGETS:
+        with pytest.raises(UsageError, match=r"wte\.weight holds numbers that are not finite; export another"):
+            export(gpt2_checkpoint, tmp_path / "out", to=to)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_config_two_levels_up_is_no_run(gpt2_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    place = tmp_path / "project" / "models" / "mine"
+    shutil.copytree(gpt2_checkpoint, place)
+    (tmp_path / "project" / "config.yaml").write_text("of: another program")
+    (tmp_path / "project" / "environment.json").write_text('{"versions": {"torch": "0.1"}}')
+    export(place, tmp_path / "out")
+    card = (tmp_path / "out" / hf.CARD).read_text()
+    assert "# mine" in card
+    assert "| torch | 0.1 |" not in card
+
+
+def test_an_environment_that_lists_no_versions_is_no_matter(tmp_path):
+    from groundup.interop.facts import _versions
+
+    (tmp_path / "environment.json").write_text('{"python": "3.11", "versions": [1]}')
+    assert _versions(tmp_path) == {"python": "3.11"}
+
+
+def test_moments_that_are_not_there_yet_are_said_to_be_so(checkpoint, tmp_path):
+    done = export(checkpoint(), tmp_path / "out", to="nanogpt")
+    assert "moments at zero, as the checkpoint has none yet" in done.notes[0]
+
+
+def test_the_card_tells_what_the_run_wrote_down(prepared, checkpoint, tmp_path, monkeypatch):
+    from groundup.config.schema import to_yaml
+
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    made = checkpoint()
+    config = state.load_config(made).model_copy(update={"data": str(prepared)})
+    shutil.copytree(made, run / "checkpoints" / made.name)
+    (run / "config.yaml").write_text(to_yaml(config))
+    losses = {"train_loss": 2.5, "val_loss": 2.75, "bits_per_byte": 3.97}
+    (run / "log.jsonl").write_text(json.dumps({"event": "eval", "step": 10, **losses}) + "\n")
+    (run / "environment.json").write_text(json.dumps({"command": "/home/me/secret", "versions": {"torch": "2.13"}}))
+    monkeypatch.setattr(state, "load_config", lambda folder: config)
+    export(run, tmp_path / "out", license="CC-BY-4.0", name="a-book")
+    card = (tmp_path / "out" / hf.CARD).read_text()
+    for said in (
+        "license: cc-by-4.0",
+        "# a-book",
+        "`text.txt`",
+        "2.7500",
+        "3.9700",
+        "| steps | 10 |",
+        "| torch | 2.13 |",
+    ):
+        assert said in card
+    assert "/home/me" not in card
+    assert str(tmp_path) not in card
+
+
+def test_a_name_that_is_code_stays_a_name(gpt2_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    folder = tmp_path / 'a`b";evil()#'
+    shutil.copytree(gpt2_checkpoint, folder)
+    export(folder, tmp_path / "out")
+    assert 'folder = "a-b-evil"' in (tmp_path / "out" / hf.CARD).read_text()
+
+
+def test_a_card_without_a_licence_or_a_run_says_so(gpt2_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    export(gpt2_checkpoint, tmp_path / "out")
+    card = (tmp_path / "out" / hf.CARD).read_text()
+    assert "No licence was given" in card
+    assert "license:" not in card
+    assert "No validation loss" in card
+    assert "was not at hand" in card
+
+
+@pytest.mark.parametrize("kind", ["tied", "untied", "no bias"])
+def test_a_gguf_holds_the_same_tensors(kind, checkpoint, tmp_path, export_gguf):
+    folder = checkpoint(**{"tied": {}, "untied": {"tied": False}, "no bias": {"bias": False}}[kind])
+    done = export(folder, tmp_path / "m.gguf", to="gguf", license="mit")
+    reader = export_gguf.GGUFReader(tmp_path / "m.gguf")
+    found = {tensor.name: tensor.data for tensor in reader.tensors}
+    ours = groundup.load(folder).model.state_dict()
+    assert (found["token_embd.weight"] == ours["wte.weight"][:257].numpy()).all()
+    assert (found["blk.1.attn_qkv.weight"] == ours["h.1.attn.c_attn.weight"].numpy()).all()
+    assert ("output.weight" in found) == (kind == "untied")
+    assert len(found) == 2 + 2 * 12 + 2 + (kind == "untied")  # llama.cpp wants every bias
+    assert bool(found["blk.0.attn_qkv.bias"].any()) == (kind != "no bias")
+    said = {key: field.contents() for key, field in reader.fields.items()}
+    assert said["general.architecture"] == "gpt2"
+    assert (said["tokenizer.ggml.pre"], said["tokenizer.ggml.eos_token_id"]) == ("gpt-2", 256)
+    assert said["general.license"] == "mit"
+    assert said["tokenizer.ggml.token_type"] == [1] * 256 + [3]  # normal, and one that controls
+    assert done.bytes == (tmp_path / "m.gguf").stat().st_size
+    assert done.difference is None or done.difference <= 1e-2
+
+
+def test_a_gguf_whose_bits_differ_is_refused(gpt2_checkpoint, tmp_path, monkeypatch, export_gguf):
+    true = export_gguf.GGUFWriter.add_tensor
+    monkeypatch.setattr(export_gguf.GGUFWriter, "add_tensor", lambda self, name, data: true(self, name, data + 1e-6))
+    with pytest.raises(ExportError, match="is not what was written"):
+        export(gpt2_checkpoint, tmp_path / "m.gguf", to="gguf")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [ValueError("does not recognize\nthis"), OSError("no file named x"), KeyError("a")])
+def test_a_reader_that_fails_is_a_sentence(error, gpt2_checkpoint, tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", fail)
+    with pytest.raises(ExportError, match=r"transformers .* cannot open the export \(.*--upgrade") as caught:
+        export(gpt2_checkpoint, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_llama_cpp_that_fails_is_a_sentence(gpt2_checkpoint, tmp_path, monkeypatch, export_gguf):
+    def fail(*_, **__):
+        raise ValueError("Failed to load model")
+
+    silent = {"llama_log_set": lambda *_: None, "llama_log_callback": lambda heard: heard}
+    module = ModuleType("llama_cpp")
+    vars(module).update(__version__="0", Llama=fail, **silent)
+    monkeypatch.setitem(sys.modules, "llama_cpp", module)
+    with pytest.raises(ExportError, match=r"llama\.cpp .* cannot open the export \(ValueError: Failed"):
+        export(gpt2_checkpoint, tmp_path / "m.gguf", to="gguf")
+
+
+@pytest.mark.parametrize("preset", ["gpt1", "gpt2", "modern"])
+def test_a_batch_of_texts_is_padded_and_computes_what_one_does(preset, checkpoint, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
+    export(checkpoint(preset), tmp_path / "out")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
+    model, options = theirs(tmp_path / "out"), {"max_new_tokens": 3, "do_sample": False}
+    one = model.generate(**tokenizer("ab", return_tensors="pt"), **options)[0, 2:]
+    both = model.generate(
+        **tokenizer(["ab", "abcdef"], return_tensors="pt", padding=True, padding_side="left"), **options
+    )
+    assert both[0, 6 : 6 + len(one)].tolist() == one.tolist()
+    said = [json.loads((tmp_path / "out" / name).read_text())["pad_token_id"] for name in (hf.CONFIG, hf.GENERATION)]
+    assert said == [None, 256]
+
+
+def test_a_tokenizer_that_llama_cpp_has_not_is_refused(checkpoint, tmp_path):
+    from groundup.tokenizers.byte_char import CharTokenizer
+
+    with pytest.raises(UsageError, match=r"llama\.cpp has no such one"):
+        export(checkpoint(tokenizer=CharTokenizer("abc")), tmp_path / "m.gguf", to="gguf")
+
+
+def test_without_the_library_gguf_it_says_which_extra(gpt2_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(UsageError, match=r"pip install 'groundup\[gguf\]'"):
+        export(gpt2_checkpoint, tmp_path / "m.gguf", to="gguf")
+
+
+def test_llama_cpp_computes_the_same_logits(checkpoint, tmp_path, export_gguf):
+    pytest.importorskip("llama_cpp", reason="needs llama-cpp-python")
+    from groundup.tokenizers.bpe import BPETokenizer
+
+    tokenizer = BPETokenizer.learn(SAMPLES, 300)
+    done = export(checkpoint(tokenizer=tokenizer), tmp_path / "m.gguf", to="gguf")  # which compares ids as well
+    assert done.checked_by.startswith("llama.cpp")
+    assert done.difference <= 1e-2
+
+
+def test_nanogpt_finds_weights_and_moments(gpt2_checkpoint, tmp_path):
+    done = export(gpt2_checkpoint, tmp_path / "out", to="nanogpt", name="book")
+    saved = torch.load(tmp_path / "out" / nanogpt.CHECKPOINT, weights_only=True)
+    loaded = groundup.load(gpt2_checkpoint)
+    assert saved["model_args"] == {
+        "n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 12, "bias": True, "dropout": 0.0, "vocab_size": 257,
+    }  # fmt: skip
+    assert (saved["iter_num"], saved["best_val_loss"]) == (10, 3.0)
+    assert torch.equal(saved["model"]["transformer.wte.weight"], loaded.model.wte.weight[:257])
+    names = [name for name, p in loaded.model.named_parameters() if p.dim() >= 2]
+    names += [name for name, p in loaded.model.named_parameters() if p.dim() < 2]
+    moments = state.read_tensors(gpt2_checkpoint / state.OPTIMIZER)
+    for i, name in enumerate(names):  # nanoGPT's order: what decays first
+        kept = saved["optimizer"]["state"][i]["exp_avg"]
+        assert torch.equal(kept, moments[f"{name}|exp_avg"][: len(kept)])
+    assert any("exact GELU" in note for note in done.notes)
+    assert any("decode what it makes with groundup" in note for note in done.notes)
+
+
+def test_nanogpt_gets_no_moments_that_are_not_the_weights_own(checkpoint, tmp_path):
+    done = export(checkpoint(average=True, moments=True), tmp_path / "out", to="nanogpt")
+    saved = torch.load(tmp_path / "out" / nanogpt.CHECKPOINT, weights_only=True)
+    assert saved["optimizer"]["state"] == {}
+    assert "running average" in done.notes[0]
+
+
+def test_nanogpt_is_told_of_characters(checkpoint, tmp_path):
+    from groundup.tokenizers.byte_char import CharTokenizer
+
+    done = export(checkpoint(tokenizer=CharTokenizer("\nab")), tmp_path / "out", to="nanogpt", name="abc")
+    meta = json.loads((tmp_path / "out" / nanogpt.META).read_text())
+    assert meta == {
+        "vocab_size": 4,
+        "itos": ["\n", "a", "b", "<|endoftext|>"],
+        "stoi": {"\n": 0, "a": 1, "b": 2, "<|endoftext|>": 3},
+    }
+    assert any("data/abc/meta.pkl" in note for note in done.notes)
+
+
+def test_nanogpt_itself_computes_the_same(checkpoint, tmp_path, monkeypatch):
+    place = os.environ.get("NANOGPT")
+    if not place:
+        pytest.skip("set NANOGPT to a checkout of karpathy/nanoGPT")
+    monkeypatch.syspath_prepend(place)
+    from model import GPT, GPTConfig
+
+    for changes in ({}, {"bias": False}, {"activation": "gelu"}):
+        folder = checkpoint(moments=True, **changes)
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        done = export(folder, out, to="nanogpt")
+        saved = torch.load(out / nanogpt.CHECKPOINT)
+        theirs = GPT(GPTConfig(**saved["model_args"]))
+        theirs.load_state_dict(saved["model"])
+        rule = theirs.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
+        rule.load_state_dict(saved["optimizer"])
+        ours = groundup.load(folder).model
+        ids = batch(ours.config)
+        with torch.no_grad():
+            found = relative(ours(ids), theirs.eval()(ids, ids)[0])
+        assert found <= (1e-5 if changes.get("activation") else 2e-2)
+        assert any(f"{found:.1e}" in note for note in done.notes) or found <= 1e-5
+        theirs(ids, ids)[1].backward()
+        rule.step()
+
+
+@pytest.mark.parametrize("found", [{}, {"a": torch.ones(2), "b": torch.ones(1)}, {"a": torch.zeros(2)}])
+def test_a_tensor_that_is_missing_foreign_or_other_is_named(found):
+    with pytest.raises(ExportError, match=r"f: (a|b) is not what was written"):
+        identical("f", {"a": torch.ones(2)}, found)
+
+
+def test_an_agreement_reads_as_a_sentence():
+    assert str(Agreement("x", 1e-7)) == "x computes the same logits: the largest difference is 1.0e-07 of the largest"
+    assert relative(torch.ones(2), torch.full((2,), torch.nan)) == float("inf")
+    assert relative(torch.ones(2), torch.ones(3)) == float("inf")
+
+
+def test_the_card_tells_tasks_and_whose_weights_it_began_with(gpt2_checkpoint, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(gpt2_checkpoint, run / "checkpoints" / "step-00000010")
+    shutil.copy(gpt2_checkpoint / "config.json", run / "config.yaml")  # there is one; nothing reads it here
+    records = [
+        {"event": "eval", "step": 10, "val_loss": 3.5, "tasks": {"piqa": {"n": 7, "acc": 0.5, "acc_stderr": 0.1}}},
+        {"event": "evaluate", "step": 10, "results": {"loss": {"loss": 3.5}, "hellaswag": {"n": 40, "acc_norm": 0.25}}},
+        {"event": "evaluate", "step": 9, "results": {"arc_easy": {"n": 1, "acc": 1.0}}},
+    ]
+    (run / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    groundup.export(run / "checkpoints" / "step-00000010", tmp_path / "hf", name="toy")
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert "| piqa, acc | 0.5000 ± 0.1000, 7 questions |" in card
+    assert "| hellaswag, acc_norm | 0.2500, 40 questions |" in card
+    assert "arc_easy" not in card, "another checkpoint's"
+    assert "trained from scratch" in card
+    groundup.import_model(tmp_path / "hf", tmp_path / "imported")
+    groundup.export(tmp_path / "imported", tmp_path / "again")
+    card = (tmp_path / "again" / "README.md").read_text()  # of a context, 12, that no usual batch is a multiple of
+    assert "with the weights of a GPT2LMHeadModel of transformers to begin with" in card
+    assert "learning rate" not in card, "it was not trained here"
+    assert "How it was trained is not told" in card
+    assert str(tmp_path) not in card

@@ -1,0 +1,102 @@
+"""Tokenizers of ours, opened by others, cut and join texts alike."""
+
+import json
+
+import pytest
+
+from groundup.errors import ExportError
+from groundup.interop import hf_tokenizer
+from groundup.interop.hf_tokenizer import SAMPLES, check, contents, write
+from groundup.tokenizers.bpe import BPETokenizer
+from groundup.tokenizers.byte_char import ByteTokenizer, CharTokenizer
+from groundup.tokenizers.gpt1 import GPT1Tokenizer
+from groundup.tokenizers.gpt2 import GPT2Tokenizer
+from groundup.tokenizers.hf_json import FileTokenizer
+
+
+def of_another_program(texts):
+    """A file with a normalizer, a template that puts tokens around a text, and an end that its vocabulary holds."""
+    import tokenizers
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    engine = tokenizers.Tokenizer(models.BPE())
+    engine.normalizer = normalizers.NFC()
+    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    engine.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
+    )
+    engine.train_from_iterator(texts, trainer)
+    engine.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    engine.enable_truncation(4)
+    return FileTokenizer(engine.to_str(), "</s>")
+
+
+MAKERS = {
+    "byte": lambda text, _: ByteTokenizer(),
+    "char": lambda text, _: CharTokenizer.learn([text]),
+    "gpt2": lambda text, _: GPT2Tokenizer(),
+    "bpe": lambda text, _: BPETokenizer.learn([text], 500, special_tokens=["<|pad|>"]),
+    "gpt1": lambda text, data: GPT1Tokenizer.read(data("shared_data") / "gpt1-vocab"),
+    "json": lambda text, _: of_another_program([text]),
+}
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_transformers_gives_the_same_ids_and_the_same_text_back(kind, sentences, tmp_path, request):
+    transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
+    text = sentences(20) + "".join(SAMPLES) + " trailing  "
+    tokenizer = MAKERS[kind](text, request.getfixturevalue)
+    write(tokenizer, tmp_path, block_size=1 << 20)
+    check(tokenizer, tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    ids = tokenizer.encode(text).tolist()
+    assert theirs(text)["input_ids"] == ids
+    assert theirs.decode(ids) == tokenizer.decode(ids)
+    assert (len(theirs), theirs.eos_token_id) == (tokenizer.n_vocab, tokenizer.end_of_text)
+    # Here they differ, as the format has it: others find the name of the special token in a text.
+    end = theirs.eos_token
+    assert theirs(end)["input_ids"] == [tokenizer.end_of_text]
+    if kind != "char":  # whose text must be of its own characters
+        assert tokenizer.end_of_text not in tokenizer.encode(end).tolist()
+
+
+def test_a_character_never_seen_is_an_error_there_too(tmp_path):
+    import tokenizers
+
+    write(CharTokenizer("abc"), tmp_path, block_size=8)
+    engine = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(Exception, match="UNK"):
+        engine.encode("abd")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda made: made["model"]["merges"].clear(), "other ids"),
+        (lambda made: made.update(decoder=None), "another text"),
+        (lambda made: made.update(post_processor=None, normalizer={"type": "Lowercase"}), "other ids"),
+    ],
+)
+def test_a_file_that_cuts_or_joins_otherwise_is_found(spoil, said, tmp_path, monkeypatch):
+    tokenizer = BPETokenizer.learn(SAMPLES, 400)
+
+    def spoilt(tokenizer):
+        made = contents(tokenizer)
+        spoil(made)
+        return made
+
+    monkeypatch.setattr(hf_tokenizer, "contents", spoilt)
+    write(tokenizer, tmp_path, block_size=8)
+    with pytest.raises(ExportError, match=said):
+        check(tokenizer, tmp_path)
+
+
+def test_the_files_say_nothing_of_this_machine(tmp_path):
+    write(ByteTokenizer(), tmp_path, block_size=8)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert config["model_max_length"] == 8
+    assert {path.name for path in tmp_path.iterdir()} == {"tokenizer.json", "tokenizer_config.json"}

@@ -1,0 +1,319 @@
+"""What cannot be imported gets a sentence; nothing is written, and nothing that a file brings along is run."""
+
+import json
+import pickle
+import re
+import zipfile
+
+import pytest
+import torch
+from foreign_models import SMALL, gpt, hf_folder, llmc, nanogpt
+
+import groundup
+from groundup.errors import GroundupError
+from groundup.interop.import_model import import_model
+from groundup.interop.tokenizer_match import find_tokenizer
+from groundup.tokenizers.byte_char import CharTokenizer
+
+
+@pytest.fixture
+def refused(tmp_path, byte_tokenizer):
+    def check(source, said, *, tokenizer=byte_tokenizer, **options):
+        with pytest.raises(GroundupError, match=said) as caught:
+            import_model(source, tmp_path / "out", tokenizer=tokenizer, **options)
+        assert caught.value.exit_status == 2
+        assert not re.search("[\n\x1b\ud800]", str(caught.value))
+        assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+    return check
+
+
+def test_nothing_there(tmp_path, refused):
+    refused(tmp_path / "none", "none: there is no such file or folder; give hf:OWNER/NAME")
+    refused(tmp_path, r"there is no config\.json here")
+    (tmp_path / "text.txt").write_text("Once upon a time")
+    refused(tmp_path / "text.txt", "nothing that groundup can read")
+    refused(tmp_path / "text.txt", "--revision main: is for models of the hub", revision="main")
+
+
+def test_settings_and_weights_that_disagree(tmp_path, refused):
+    refused(hf_folder(tmp_path / "a", gpt(), n_embd=16), "257 x 8 in the weights, and 257 x 16")
+    refused(hf_folder(tmp_path / "b", gpt(), n_layer=3), r"h\.2\.ln_1\.weight: missing from the weights")
+    refused(hf_folder(tmp_path / "c", gpt(), n_layer=1), r"h\.1\..*: the weights have it")
+    refused(hf_folder(tmp_path / "d", gpt(), n_positions=8), r"wpe\.weight is 16 x 8, and by its settings 8 x 8")
+    refused(hf_folder(tmp_path / "e", gpt(), n_layer=10**9), "missing from the weights")
+    refused(nanogpt(tmp_path / "ckpt.pt", gpt(), n_layer=10**9), "holds 2 blocks, and its settings say 1000000000")
+    refused(nanogpt(tmp_path / "ckpt.pt", gpt(), n_embd="8; rm"), "its settings describe no model")
+
+
+def test_damaged_folders(tmp_path, refused):
+    folder = hf_folder(tmp_path / "hf", gpt())
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    refused(folder, r"model\.safetensors: cut short or damaged")
+    weights.unlink()
+    refused(folder, r"there are no weights beside its config\.json")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "../../secret.safetensors"}}))
+    refused(folder, r"'\.\./\.\./secret\.safetensors' is no name of a file of weights")
+    index.write_text(json.dumps({"weight_map": {"a": "part.safetensors"}}))
+    refused(folder, r"part\.safetensors: missing; get it as well")
+    (folder / "config.json").write_text("{")
+    refused(folder, r"config\.json: damaged")
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    refused(folder, "model_type 'llama': not an architecture that groundup computes")
+
+
+def test_quantised_weights(tmp_path, refused):
+    from safetensors.torch import load_file, save_file
+
+    folder = hf_folder(tmp_path / "hf", gpt())
+    weights = load_file(folder / "model.safetensors")
+    save_file({n: t.to(torch.int8) for n, t in weights.items()}, folder / "model.safetensors")
+    refused(folder, "quantised weights cannot be read")
+
+
+def test_tokenizers_that_do_not_fit(tmp_path, refused):
+    folder = hf_folder(tmp_path / "hf", gpt())
+    refused(folder, "brings no tokenizer along for its 257 ids; name its tokenizer with --tokenizer", tokenizer=None)
+    refused(folder, r"the model has 257 ids, and the tokenizer \(gpt2\) 50,257", tokenizer="gpt2")
+    refused(folder, "char: is learnt from a text", tokenizer="char")
+    CharTokenizer("abc").save(tmp_path / "char")
+    refused(folder, r"the tokenizer \(char\) 4", tokenizer=str(tmp_path / "char"))
+    larger = gpt(SMALL.model_copy(update={"vocab_size": 256}))
+    refused(hf_folder(tmp_path / "b", larger), r"the model has 256 ids, and the tokenizer \(byte\) 257")
+
+
+def test_our_own(tmp_path, refused, byte_tokenizer):
+    import_model(hf_folder(tmp_path / "hf", gpt()), tmp_path / "ours", tokenizer=byte_tokenizer)
+    refused(tmp_path / "ours", "already a groundup checkpoint; use it as it is")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").write_text("")
+    refused(tmp_path / "run", "already a groundup run; use it as it is")
+
+
+def test_a_strangers_folder_may_hold_files_of_such_names(tmp_path, byte_tokenizer):
+    source = hf_folder(tmp_path / "hf", gpt())
+    for name in ("config.yaml", "SHA256SUMS"):
+        (source / name).write_text("0  model.safetensors")
+    import_model(source, tmp_path / "out", tokenizer=byte_tokenizer)
+
+
+def test_what_stands_there_already(tmp_path, byte_tokenizer):
+    source, out = hf_folder(tmp_path / "hf", gpt()), tmp_path / "out"
+    out.mkdir()  # empty: nobody minds
+    import_model(source, out, tokenizer=byte_tokenizer)
+    with pytest.raises(groundup.UsageError, match="replace it with --overwrite"):
+        import_model(source, out, tokenizer=byte_tokenizer)
+    import_model(source, out, tokenizer=byte_tokenizer, overwrite=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(groundup.UsageError, match="already holds files, and no checkpoint"):
+        import_model(source, tmp_path / "mine", tokenizer=byte_tokenizer, overwrite=True)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("sums", ["x", "0  thesis.txt", "0  config.json\n0  thesis.txt\n"])
+def test_checksums_make_no_checkpoint(tmp_path, byte_tokenizer, sums):
+    source, iso = hf_folder(tmp_path / "hf", gpt()), tmp_path / "iso"
+    iso.mkdir()
+    (iso / "SHA256SUMS").write_text(sums)
+    (iso / "config.json").write_text("{}")
+    (iso / "thesis.txt").write_text("years of work")
+    with pytest.raises(groundup.UsageError, match="already holds files, and no checkpoint"):
+        import_model(source, iso, tokenizer=byte_tokenizer, overwrite=True)
+    assert (iso / "thesis.txt").exists()
+
+
+def test_what_somebody_put_into_a_checkpoint_stays(tmp_path, byte_tokenizer, monkeypatch):
+    source, out = hf_folder(tmp_path / "hf", gpt()), tmp_path / "out"
+    import_model(source, out, tokenizer=byte_tokenizer)
+
+    def write_meanwhile(spec, *rest):
+        (out / "notes" / "thesis.txt").parent.mkdir()
+        (out / "notes" / "thesis.txt").write_text("years of work")
+        return find_tokenizer(spec, *rest)
+
+    monkeypatch.setattr("groundup.interop.import_model.find_tokenizer", write_meanwhile)
+    for _ in range(2):  # put there while the import was at work, and before
+        with pytest.raises(groundup.UsageError, match=r"holds .notes/thesis\.txt., which is of no checkpoint"):
+            import_model(source, out, tokenizer=byte_tokenizer, overwrite=True)
+        assert (out / "notes" / "thesis.txt").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_link_stays_a_link(tmp_path, byte_tokenizer):
+    source, out = hf_folder(tmp_path / "hf", gpt()), tmp_path / "out"
+    out.symlink_to(tmp_path / "far" / "away", target_is_directory=True)
+    for overwrite in (False, True):
+        import_model(source, out, tokenizer=byte_tokenizer, overwrite=overwrite)
+        assert out.is_symlink()
+    assert [path.name for path in (tmp_path / "far").iterdir()] == ["away"]
+
+
+def test_names_that_the_system_refuses(tmp_path, byte_tokenizer):
+    source = hf_folder(tmp_path / "hf", gpt())
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for name in ("a" * 300, "a\0b", "a" * 250, "circle"):
+        with pytest.raises(GroundupError, match="choose another") as caught:
+            import_model(source, tmp_path / name, tokenizer=byte_tokenizer)
+        assert "\0" not in str(caught.value)
+    for name in ("a" * 300, "a\0b"):
+        with pytest.raises(groundup.UsageError, match=r"cannot be looked at .*; give hf:OWNER"):
+            import_model(name, tmp_path / "out")
+
+
+class Evil:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_pickle_with_code_is_not_run(tmp_path, refused):
+    mark = tmp_path / "mark"
+    torch.save({"model": {"a": torch.ones(1)}, "model_args": Evil(mark)}, tmp_path / "evil.pt")
+    refused(tmp_path / "evil.pt", r"evil\.pt: asks for .*open, which is code; groundup runs nothing")
+    (tmp_path / "old.pt").write_bytes(pickle.dumps(Evil(mark), protocol=2))
+    refused(tmp_path / "old.pt", r"old\.pt: ")
+    assert not mark.exists()
+
+
+def forged(path, module, name, argument=None):
+    """A file of torch whose `config` is `module.name(argument)`, called on reading, or without one never set up."""
+    torch.save({"model": {"a": torch.ones(1)}, "config": "PLACE"}, path)
+    with zipfile.ZipFile(path) as archive:
+        contents = {entry: archive.read(entry) for entry in archive.namelist()}
+    text = b"X" + (5).to_bytes(4, "little") + b"PLACE"
+    call = f"c{module}\n{name}\n".encode()
+    call += b")\x81" if argument is None else b"X" + len(argument).to_bytes(4, "little") + argument.encode() + b"\x85R"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for entry, body in contents.items():
+            assert not entry.endswith("data.pkl") or text in body
+            archive.writestr(entry, body.replace(text, call) if entry.endswith("data.pkl") else body)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("__main__", "GPTConfig"), ("os", "GPTConfig"), ("os.system", "GPTConfig")]
+)
+def test_what_hides_as_gptconfig_does_nothing(tmp_path, refused, module, name):
+    mark = tmp_path / "mark"
+    path = forged(tmp_path / "evil.pt", module, name, f"touch {mark}")
+    refused(path, r"evil\.pt")
+    assert not mark.exists()
+
+
+def test_code_beside_a_true_gptconfig_is_refused(tmp_path, refused):
+    mark = tmp_path / "mark"
+    path = forged(tmp_path / "evil.pt", "os", "system", f"touch {mark}")
+    refused(path, r"asks for os\.system, which is code")
+    assert not mark.exists()
+
+
+def test_pickles_that_are_no_checkpoint(tmp_path, refused):
+    torch.save([1, 2], tmp_path / "list.pt")
+    refused(tmp_path / "list.pt", "holds a list, not the dict of a checkpoint")
+    torch.save({"weights": torch.ones(2)}, tmp_path / "dict.pt")
+    refused(tmp_path / "dict.pt", r"no checkpoint of nanoGPT, nor of build-nanogpt \(it holds weights\)")
+    whole = nanogpt(tmp_path / "ckpt.pt", gpt()).read_bytes()
+    (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
+    refused(tmp_path / "cut.pt", r"cut\.pt: .*cut short")
+
+
+def test_a_gptconfig_that_was_never_set_up(tmp_path, refused):
+    refused(forged(tmp_path / "m.pt", "__main__", "GPTConfig"), "its settings name no n_layer")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [torch.ones(1).expand(10**12), torch.eye(2).to_sparse(), torch.empty(2, device="meta"), torch.ones(1).expand(2, 3)],
+    ids=["expanded far", "sparse", "meta", "expanded"],
+)
+def test_tensors_that_are_not_all_there(tmp_path, refused, bad):
+    folder = hf_folder(tmp_path / "hf", gpt())
+    (folder / "model.safetensors").unlink()
+    torch.save({"transformer.wte.weight": bad}, folder / "pytorch_model.bin")
+    refused(folder, "a tensor whose numbers are not all in the file")
+    found = torch.load(nanogpt(tmp_path / "ckpt.pt", gpt()), weights_only=True)
+    for zipped in (True, False):
+        torch.save(
+            found | {"optimizer": {"state": [({0: bad},)]}}, tmp_path / "m.pt", _use_new_zipfile_serialization=zipped
+        )
+        refused(tmp_path / "m.pt", r"m\.pt: holds a tensor whose numbers are not all in the file")
+
+
+def test_an_archive_that_is_compressed(tmp_path, refused):
+    whole = nanogpt(tmp_path / "ckpt.pt", gpt())
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    refused(tmp_path / "bomb.pt", r"bomb\.pt: \S+data\.pkl in it is compressed")
+
+
+@pytest.mark.parametrize("activation", [["gelu"], {}, None])
+def test_activations_that_are_no_name(tmp_path, refused, activation):
+    refused(hf_folder(tmp_path / "hf", gpt(), activation_function=activation), "activation_function .*: groundup's")
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "[" * 100_000])
+def test_a_vocabulary_that_is_none(tmp_path, refused, text):
+    folder = hf_folder(tmp_path / "hf", gpt())
+    (folder / "vocab.json").write_text(text)
+    refused(folder, "brings no tokenizer along", tokenizer=None)
+
+
+def test_numbers_that_are_none(tmp_path, refused):
+    model = gpt()
+    with torch.no_grad():
+        model.h[1].ln_1.weight[3] = float("nan")
+    refused(hf_folder(tmp_path / "hf", model), r"h\.1\.ln_1\.weight holds nan or infinite numbers")
+
+
+EVIL = "evil\x1b[2Jx\nsecond line\ud800.safetensors"
+
+
+def test_names_reach_a_terminal_as_plain_text(tmp_path, refused):
+    from safetensors.torch import load_file, save_file
+
+    name = EVIL.replace("\ud800", "")
+    folder = hf_folder(tmp_path / "hf", gpt())
+    weights = load_file(folder / "model.safetensors")
+    for tensor, said in ((torch.ones(2), "the weights have it"), (torch.ones(2).int(), "quantised")):
+        save_file(weights | {name: tensor}, folder / "model.safetensors")
+        refused(folder, r"evil\\x1b\[2Jx\\nsecond.*" + said)
+    (folder / "model.safetensors").unlink()
+    index = folder / "model.safetensors.index.json"
+    for bad in (EVIL, "a\0.bin", "a" * 300 + ".bin"):
+        index.write_text(json.dumps({"weight_map": {"a": bad}}))
+        refused(folder, "is no name of a file of weights")
+    torch.save({EVIL: 1}, tmp_path / "m.pt")
+    refused(tmp_path / "m.pt", r"it holds evil\\x1b")
+    found = torch.load(nanogpt(tmp_path / "ckpt.pt", gpt()), weights_only=True)
+    torch.save(found | {"model": found["model"] | {EVIL: torch.ones(1)}}, tmp_path / "m.pt")
+    refused(tmp_path / "m.pt", r"evil\\x1b.* has no place")
+    refused(nanogpt(tmp_path / "n.pt", gpt(), n_head=EVIL), "its settings describe no model")
+    torch.save({3: torch.ones(1)}, folder / "pytorch_model.bin")
+    index.unlink()
+    refused(folder, "holds no tensors by name")
+
+
+def test_llmc_files_that_are_none(tmp_path, refused):
+    path = llmc(tmp_path / "m.bin", gpt())
+    whole = path.read_bytes()
+    for bad, said in (
+        (b"", "has 0 bytes, and a header alone 1,024"),
+        (whole[:4], "has 4 bytes, and a header alone 1,024"),
+        (b"\x01" * 2000, re.escape("begins with 16843009, not 20240326")),
+        (whole[:4] + b"\x07\0\0\0" + whole[8:], "version 7 of llm.c's format"),
+        (whole[:-4], "but its header asks for"),
+        (whole + b"\0", "but its header asks for"),
+        (whole[:16] + b"\xff" * 4 + whole[20:], "its settings describe no model"),
+        (whole[:28] + b"\1\0\0\0" + whole[32:], "pads 257 ids to 1 rows, which is fewer"),
+    ):
+        path.write_bytes(bad)
+        refused(path, said)

@@ -1,0 +1,228 @@
+"""A run that begins with the weights of a checkpoint: the same ones, however often it begins."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from foreign_models import SMALL, gpt, hf_folder
+from safetensors.torch import load_file
+
+import groundup
+from groundup.api import configure
+from groundup.cli.parsing import Parser, add_config_arguments, config_of
+from groundup.config.merge import Overrides
+from groundup.data.shards import Tokens
+from groundup.data.windows import Batches
+from groundup.distributed.process_group import Alone
+from groundup.errors import CheckpointError, ConfigError
+from groundup.interop.import_model import import_model
+from groundup.model.gpt import NextTokenLoss
+from groundup.run.compose import layered
+from groundup.run.init_model import first_model
+from groundup.training.micro_batches import Feed
+from groundup.training.train_state import Moving
+
+SHORT = {
+    "train": {"batch_tokens": 64, "max_steps": 6, "threads": 1, "device": "cpu", "precision": "fp32", "log_every": 1},
+    "checkpoint": {"every_steps": 6, "asynchronous": False},
+    "evaluate": {"every_steps": 0, "sample_every_steps": 0},
+    "schedule": {"warmup_steps": 1},
+}
+
+
+@pytest.fixture
+def start(tmp_path, byte_tokenizer) -> Path:
+    """An imported model of 16 tokens of context, over bytes."""
+    model = gpt(SMALL.model_copy(update={"dropout": 0.1}))
+    return import_model(hf_folder(tmp_path / "hf", model), tmp_path / "start", tokenizer=byte_tokenizer).out
+
+
+def overrides(**sections):
+    return {name: SHORT.get(name, {}) | sections.get(name, {}) for name in SHORT.keys() | sections.keys()}
+
+
+def log(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def final(run):
+    return load_file(sorted((run / "checkpoints").iterdir())[-1] / "model.safetensors")
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_training_starts_from_the_imported_loss_and_lowers_it(tmp_path, prepared, start):
+    settings = overrides(model={"dropout": 0.0}, train={"max_steps": 40}, optimizer={"learning_rate": 0.01})
+    groundup.train(prepared, tmp_path / "run", init=start, overrides=settings)
+    imported = groundup.load(start, device="cpu")
+    ids = torch.from_numpy(Batches(Tokens.open(prepared, "train"), 16, 1337).read(0, 4).astype("int64"))
+    with torch.no_grad():
+        expected = NextTokenLoss(imported.model)(ids[:, :-1], ids[:, 1:]).item() / 64
+    first = next(record for record in log(tmp_path / "run") if record["event"] == "step")
+    assert math.isclose(first["loss"], expected, rel_tol=1e-6)
+    before = groundup.evaluate(start, data=prepared, device="cpu").loss
+    assert groundup.evaluate(tmp_path / "run", device="cpu").loss < before - 0.1
+    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert written["init"] == str(start)
+    assert groundup.resume(tmp_path / "run").step == 40  # and its own config.yaml is one that can be used again
+
+
+class Killed(BaseException):
+    """Stands in for SIGKILL: nothing is saved."""
+
+
+def cut_off(monkeypatch, work):
+    """Let the third step of `work` be its last, with nothing on disk but the run's config."""
+    pieces, calls = Feed.micro_batches, []
+
+    def micro_batches(self, cursor):
+        calls.append(cursor)
+        if len(set(calls)) == 3:
+            raise Killed
+        return pieces(self, cursor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Feed, "micro_batches", micro_batches)
+        with pytest.raises(Killed):
+            work()
+
+
+def test_killed_before_its_first_checkpoint_it_resumes_bit_for_bit(tmp_path, prepared, start, monkeypatch):
+    run, straight = tmp_path / "run", tmp_path / "straight"
+    groundup.train(prepared, straight, init=start, overrides=overrides())
+    cut_off(monkeypatch, lambda: groundup.train(prepared, run, init=start, overrides=overrides()))
+    assert not list((run / "checkpoints").iterdir())
+    groundup.resume(run)
+    assert same(final(run), final(straight))
+    start.rename(tmp_path / "moved")  # no longer needed
+    assert groundup.resume(run, overrides={"train": {"max_steps": 7}}).step == 7
+
+
+def test_a_start_that_has_changed_or_vanished_is_no_start(tmp_path, prepared, start, byte_tokenizer, monkeypatch):
+    run = tmp_path / "run"
+    cut_off(monkeypatch, lambda: groundup.train(prepared, run, init=start, overrides=overrides()))
+    import_model(hf_folder(tmp_path / "b", gpt(seed=1)), start, tokenizer=byte_tokenizer, overwrite=True)
+    with pytest.raises(CheckpointError, match="is not what it was when the run was configured"):
+        groundup.resume(run)
+    start.rename(tmp_path / "moved")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read .*put the folder back"):
+        groundup.resume(run)
+
+
+def test_going_back_to_the_beginning_is_going_back_to_those_weights(tmp_path, prepared, start, monkeypatch):
+    forward, begin_again, calls, seen = NextTokenLoss.forward, Moving.begin_again, [], []
+
+    def poisoned(self, ids, targets):
+        calls.append(self.training)
+        return forward(self, ids, targets) * (float("nan") if sum(calls) in (3, 4) else 1.0)
+
+    def and_look(self, first):
+        begin_again(self, first)
+        seen.append({name: tensor.clone() for name, tensor in self.gpt.named_parameters()})
+
+    monkeypatch.setattr("groundup.run.trainer.Trial.__call__", lambda *_: None)
+    monkeypatch.setattr("groundup.run.start._with_speed", lambda prepared, training: prepared.plan)
+    monkeypatch.setattr(NextTokenLoss, "forward", poisoned)
+    monkeypatch.setattr(Moving, "begin_again", and_look)
+    guard = {"bad_steps": 2, "rollbacks": 1}
+    groundup.train(prepared, tmp_path / "run", init=start, overrides=overrides(guard=guard))
+    assert len(seen) == 1
+    assert same(seen[0], load_file(start / "model.safetensors"))
+
+
+def test_the_average_is_what_a_run_is_begun_with(tmp_path, prepared, start):
+    groundup.train(prepared, tmp_path / "run", init=start, overrides=overrides(optimizer={"ema": 0.5}))
+    config = configure(prepared, init=tmp_path / "run", overrides=overrides())
+    average = load_file(Path(config.init) / "average.safetensors")
+    assert same(dict(first_model(config, Alone()).named_parameters()), average)
+
+
+def test_a_card_tells_whose_weights_a_run_began_with(tmp_path, prepared, start, monkeypatch):
+    monkeypatch.setattr("groundup.interop.hf_export.check", lambda *_: None)
+    short = overrides(train={"max_steps": 1})
+    groundup.train(prepared, tmp_path / "first", init=start, overrides=short)
+    groundup.train(prepared, tmp_path / "second", init=tmp_path / "first", overrides=short)
+
+    def card(name):
+        groundup.export(tmp_path / "second", tmp_path / name)
+        return (tmp_path / name / "README.md").read_text()
+
+    assert "with the weights of a GPT2LMHeadModel of transformers to begin with" in card("all")
+    start.rename(tmp_path / "moved")
+    assert "with the weights of start to begin with" in card("without the import")
+    (tmp_path / "first").rename(tmp_path / "moved too")
+    assert "with the weights of first to begin with" in card("without the run")
+
+
+def test_a_shorter_context_leaves_the_last_positions_out(prepared, start):
+    config = configure(prepared, init=start, overrides=overrides(model={"block_size": 8}))
+    shorter, ids = first_model(config, Alone()).eval(), torch.arange(8)[None]
+    with torch.no_grad():
+        assert torch.equal(shorter(ids), groundup.load(start, device="cpu").model(ids))
+
+
+def test_the_shape_is_the_checkpoints_whatever_the_preset(prepared, start, tmp_path):
+    parser = Parser(prog="groundup train")
+    add_config_arguments(parser)
+    (tmp_path / "run.yaml").write_text(f"init: {start}\nmodel: {{dropout: 0.3}}")
+    for argv in (["modern", "--init", str(start), "--model.dropout", "0.3"], ["--config", str(tmp_path / "run.yaml")]):
+        config = config_of(parser.parse_args(["--data", str(prepared), "--train.batch_tokens", "64", *argv]))
+        assert config.model == SMALL.model_copy(update={"dropout": 0.3})
+        assert config.init == str(start)
+    assert config.init_sha256
+
+
+def test_a_checksum_belongs_to_the_start_that_it_was_noted_with(prepared, start, tmp_path, byte_tokenizer):
+    other = import_model(hf_folder(tmp_path / "b", gpt(seed=1)), tmp_path / "other", tokenizer=byte_tokenizer).out
+    noted = {"init": str(other), "init_sha256": configure(prepared, init=other, overrides=overrides()).init_sha256}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(noted))
+    assert (
+        layered("gpt2-micro", [tmp_path / "run.yaml"], Overrides("options", {}))[1].init_sha256 == noted["init_sha256"]
+    )
+    _, config = layered("gpt2-micro", [tmp_path / "run.yaml"], Overrides("options", {"init": str(start)}))
+    assert same(dict(first_model(config, Alone()).named_parameters()), load_file(start / "model.safetensors"))
+    with pytest.raises(ConfigError, match="init: is empty; name a run"):
+        layered("gpt2-micro", [], Overrides("options", {"init": ""}))
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (
+            {"n_layer": 3},
+            r"model\.n_layer: 3, but .*start, with whose weights the run is to begin, has 2; leave it out",
+        ),
+        ({"block_size": 32}, r"model\.block_size: 32, but .* has 16; leave it out, or take a smaller one"),
+        ({"activation": "relu"}, r"model\.activation: relu, but .* has gelu_tanh"),
+        ({"vocab_size": 300}, r"model\.vocab_size: 300, but .* has 257"),
+        ({"n_inner": 33}, r"model\.n_inner: 33, but .* has None"),
+    ],
+)
+def test_another_shape_is_refused(start, model, said):
+    with pytest.raises(ConfigError, match=said):
+        layered("gpt2-micro", [], Overrides("options", {"init": str(start), "model": model}))
+
+
+def test_no_such_start_and_another_tokenizer(tmp_path, start, sentences):
+    with pytest.raises(CheckpointError, match="none: is neither a run nor a checkpoint"):
+        layered("gpt2-micro", [], Overrides("options", {"init": str(tmp_path / "none")}))
+    with pytest.raises(ConfigError, match="init: 3 is not text"):
+        layered("gpt2-micro", [], Overrides("options", {"init": 3}))
+    (tmp_path / "text.txt").write_text(sentences(50), encoding="utf-8")
+    groundup.prepare([tmp_path / "text.txt"], tmp_path / "chars", tokenizer="char")
+    with pytest.raises(ConfigError, match=r"another tokenizer than .*; prepare it with --tokenizer .*start/tokenizer"):
+        configure(tmp_path / "chars", init=start)
+
+
+def test_a_plan_knows_the_shape(start, capsys):
+    from groundup.cli import run
+
+    assert run(["plan", "--init", str(start), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"] == 3_944
+    assert run(["plan", "--init", str(start), "--train.max_steps", "2"]) == 0
+    assert "would learn more" not in capsys.readouterr().out  # it has learnt already

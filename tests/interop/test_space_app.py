@@ -1,0 +1,222 @@
+"""What the page of a Space does, without the page: Gradio is stood in for, and the wheel by the checkout."""
+
+import runpy
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from html import escape, unescape
+from itertools import pairwise, zip_longest
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+import groundup
+from groundup.interop.export import export
+from groundup.tokenizers.byte_char import CharTokenizer
+from groundup.tokenizers.hf_json import FileTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+FULL = {"length": 20, "samples": 1, "temperature": 0.8, "top-k": 0, "top-p": 1.0, "seed": 7}
+
+
+class RefusedError(Exception):
+    """Stands for gradio.Error."""
+
+    def __init__(self, message, **_):
+        super().__init__(message)
+
+
+def words():
+    """One that knows words alone: what it does not know is decoded to what it reads as three."""
+    vocabulary = {word: i for i, word in enumerate(["a", "word", "two", "<unk>", "<|endoftext|>"])}
+    engine = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    engine.pre_tokenizer = pre_tokenizers.Whitespace()
+    return FileTokenizer(engine.to_str(), "<|endoftext|>")
+
+
+@pytest.fixture(scope="module")
+def spaces(checkpoint, tmp_path_factory):
+    """Makes the Space of a tiny model, once for each tokenizer."""
+    made = {}
+
+    def make(name):
+        if name not in made:
+            learn = {"char": lambda: CharTokenizer.learn(["\n abcdefghijklmnopqrstuvwxyz"]), "words": words}
+            tokenizer = learn.get(name, lambda: None)()
+            model = checkpoint("modern" if name == "ngram" else "gpt2", tokenizer, ngram=3 if name == "ngram" else 1)
+            made[name] = tmp_path_factory.mktemp(name) / "page"
+            export(model, made[name], to="space", name=f"me/{name}")
+        return made[name]
+
+    return make
+
+
+@pytest.fixture
+def opened(spaces, monkeypatch):
+    """The names of an app.py, and its writer."""
+    gradio = ModuleType("gradio")
+    gradio.Error = RefusedError
+    monkeypatch.setitem(sys.modules, "gradio", gradio)
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+
+    def open_(name="char"):
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        names = runpy.run_path(str(spaces(name) / "app.py"))
+        return SimpleNamespace(**names, writer=names["Writer"](spaces(name) / "model"), folder=spaces(name))
+
+    return open_
+
+
+def write(app, prompt, fresh=False, **changes):
+    return list(app.writer.write(prompt, *(FULL | changes).values(), fresh))
+
+
+def texts(picture):
+    parts = picture.partition("<div")[2].split("</div>")
+    return [
+        unescape(part.partition(">")[2].replace('<span class="prompt">', "").replace("</span>", "")) for part in parts
+    ]
+
+
+@pytest.mark.parametrize("name", ["char", "byte", "ngram"])
+def test_it_writes_what_groundup_generate_writes(name, opened):
+    app = opened(name)
+    picture, seed = write(app, "a word", samples=3)[-1]
+    assert texts(picture)[:3] == groundup.generate(app.folder / "model", "a word", num_samples=3, max_tokens=20, seed=7)
+    assert seed == 7
+
+
+def test_what_a_lossy_tokenizer_does_not_know_is_shown_so_and_read_once(opened):
+    app, prompt = opened("words"), "a word nobody two"
+    ids = app.writer.model.tokenizer.encode(prompt).tolist()
+    seen = app.writer.model.tokenizer.decode(ids)
+    assert app.writer.model.tokenizer.encode(seen).tolist() != ids
+    expected = groundup.generate(app.folder / "model", prompt, num_samples=3, max_tokens=20, seed=7)
+    assert texts(write(app, prompt, samples=3)[-1][0])[:3] == expected
+    assert expected[0].startswith(seen)
+    picture = write(app, "nobody " * 30)[-1][0]
+    assert "of 210 characters the last 85." in picture  # twelve words and the space before
+
+
+def test_a_new_seed_is_told_and_gives_the_text_again(opened):
+    app = opened()
+    (first, seed), (second, other) = write(app, "a", fresh=True)[-1], write(app, "a", fresh=True)[-1]
+    assert seed != other
+    assert write(app, "a", seed=seed)[-1] == (first, seed)
+    assert first != second
+    assert write(app, "a", fresh=True, seed=None)  # an empty field, which nobody asked for
+
+
+@pytest.mark.parametrize("name", ["char", "ngram"])
+def test_visitors_at_once_get_each_their_own(name, opened):
+    app = opened(name)
+    wishes = [{"prompt": "abc"[:n], "seed": n, "samples": n, "length": 30} for n in (1, 2, 3)]
+    alone = [write(app, **wish)[-1] for wish in wishes]
+    # In turns, and in threads as Gradio has it.
+    writing = [
+        app.writer.write(w["prompt"], *(FULL | {k: w[k] for k in w if k != "prompt"}).values(), False) for w in wishes
+    ]
+    assert [next(filter(None, reversed(column))) for column in zip(*zip_longest(*writing), strict=True)] == alone
+    with ThreadPoolExecutor(3) as pool:
+        assert [pictures[-1] for pictures in pool.map(lambda wish: write(app, **wish), wishes * 3)] == alone * 3
+
+
+def test_text_grows_and_no_picture_is_html_of_the_models(opened, monkeypatch):
+    app = opened("byte")
+    app.writer.write.__globals__["PAUSE"] = 0
+    pictures = [picture for picture, _ in write(app, "<b>&", length=12)]
+    grown = [texts(picture)[0] for picture in pictures]
+    assert len(grown) == 13
+    assert all(after.startswith(before) for before, after in pairwise(grown))
+    assert escape("<b>&") in pictures[-1]
+    assert "<b>" not in pictures[-1]
+    assert "&lt;script&gt;" in app.writer.picture("", ["<script>"], "")
+
+
+@pytest.mark.parametrize(("name", "text"), [("char", "a"), ("byte", "é"), ("ngram", "\N{SNOWMAN}")])
+def test_of_a_long_prompt_the_end_is_read_and_no_more_encoded(name, text, opened, monkeypatch):
+    app = opened(name)
+    tokenizer, asked = app.writer.model.tokenizer, []
+    true = type(tokenizer).encode
+    monkeypatch.setattr(type(tokenizer), "encode", lambda self, text: asked.append(len(text)) or true(self, text))
+    prompt = text * 100_000
+    picture, _ = write(app, prompt)[-1]
+    assert max(asked) <= 2 * app.writer.context
+    kept = app.writer.context // len(text.encode())
+    assert f"of 100,000 characters the last {kept}." in picture
+    assert texts(picture)[0].startswith(text * kept)
+    assert write(app, text * 3)[-1][0].startswith("<div")  # no note
+
+
+def test_what_the_tokenizer_cannot_say_is_named(opened):
+    app = opened()
+    with pytest.raises(RefusedError, match=r"'\N{SNOWMAN}' \(U\+2603 SNOWMAN\) is not among"):
+        write(app, "a \N{SNOWMAN}")
+    with pytest.raises(RefusedError, match="surrogate"):
+        write(app, "a \ud800")
+
+
+def test_values_from_past_the_page_are_refused(opened):
+    app = opened()
+    for name in FULL:
+        for value in (-1, 10**10, float("nan"), float("inf"), "5", None, [1], {"a": 1}):
+            with pytest.raises(RefusedError, match=f"{name} .*: must be a number from"):
+                write(app, "a", **{name: value})
+
+
+@pytest.mark.parametrize("prompt", [None, 5, ["a"], ""])
+def test_any_prompt_does(prompt, opened):
+    assert write(opened("byte"), prompt)[-1][0].startswith("<div")
+
+
+def test_the_page_says_what_the_readme_says(opened):
+    title, first, facts, more = opened().about()
+    assert (title, first) == ("char", "It writes on from what you begin.")
+    assert facts.startswith("A language model of")
+    assert more.startswith("### Data")
+    assert "```python" not in more
+
+
+@pytest.mark.parametrize("readme", ["", "---\n---\n", "# mine", "---\ntitle: x\n---\n\n# mine\n\nHello.\n"])
+def test_a_readme_of_ones_own_does(readme, opened):
+    app = opened()
+    path = app.folder / "README.md"
+    kept = path.read_text(encoding="utf-8")
+    try:
+        path.write_text(readme, encoding="utf-8")
+        title, *_, more = app.about()
+        assert title in ("mine", "page")
+        assert more == ""
+    finally:
+        path.write_text(kept, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda folder: next(folder.glob("*.whl")).unlink(), "the wheel groundup-….whl is missing"),
+        (
+            lambda folder: shutil.copy(next(folder.glob("*.whl")), folder / "groundup-0.0.9-py3-none-any.whl"),
+            "holds groundup-0.0.9-py3-none-any.whl, groundup-",
+        ),
+        (lambda folder: (folder / "model/SHA256SUMS").unlink(), "model: is neither a run nor a checkpoint"),
+        (lambda folder: (folder / "model").rename(folder / "elsewhere"), "model: is neither a run nor a checkpoint"),
+        (lambda folder: (folder / "model/model.safetensors").write_bytes(b"x"), "model.safetensors: damaged"),
+        (lambda folder: next(folder.glob("*.whl")).write_bytes(b"PK"), "requirements.txt"),
+    ],
+)
+def test_a_folder_that_is_not_whole_gets_a_sentence(harm, said, spaces, forks, tmp_path):
+    folder = shutil.copytree(spaces("byte"), tmp_path / "page")
+    harm(folder)
+    # Without what is installed: only the wheel has a groundup.
+    code = (
+        "import runpy, sys, types; sys.modules['gradio'] = types.ModuleType('gradio')\n"
+        "sys.path[:] = [p for p in sys.path if not p.endswith('src')]\n"
+        f"runpy.run_path({str(folder / 'app.py')!r}, run_name='__main__')"
+    )
+    done = subprocess.run([*forks.words, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.startswith("app.py: ")
+    assert len(done.stderr.splitlines()) == 1

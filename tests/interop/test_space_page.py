@@ -1,0 +1,190 @@
+"""The page of a Space as a visitor has it, in a browser: served from the exported folder, groundup from its wheel."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from importlib.util import find_spec
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import pytest
+
+import groundup
+from groundup.interop.export import export
+from groundup.tokenizers.byte_char import CharTokenizer
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not find_spec("gradio"), reason="needs the extra `serve`"),
+    pytest.mark.skipif(not find_spec("playwright"), reason="needs playwright: pip install playwright"),
+    pytest.mark.skipif(not CHROMIUM, reason="needs a chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(checkpoint, tmp_path_factory):
+    tokenizer = CharTokenizer.learn(["\n abcdefghijklmnopqrstuvwxyz"])
+    model = checkpoint(tokenizer=tokenizer, n_layer=8)  # so slow that one can see it write, and stop it
+    out = tmp_path_factory.mktemp("served") / "page"
+    export(model, out, to="space", name="me/alphabet")
+    return out
+
+
+@pytest.fixture(scope="module")
+def url(folder, forks):
+    """Where the page is."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = (
+        "import runpy, sys; sys.path[:] = [p for p in sys.path if not p.endswith('src')]\n"
+        f"runpy.run_path({str(folder / 'app.py')!r}, run_name='__main__')"
+    )
+    env = {k: v for k, v in os.environ.items() if k not in ("SPACE_ID", "GRADIO_SERVER_NAME")}
+    env |= {"GRADIO_SERVER_PORT": str(port), "HF_HUB_OFFLINE": "1"}
+    with subprocess.Popen([*forks.words, "-c", code], env=env, stdout=subprocess.DEVNULL) as server:
+        place = f"http://127.0.0.1:{port}"
+        until = time.monotonic() + 60
+        while True:
+            try:
+                urlopen(place).close()
+                break
+            except URLError:
+                assert server.poll() is None
+                assert time.monotonic() < until
+                time.sleep(0.1)
+        yield place
+        forks.kill(server)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, url):
+    """Opens the page for one more visitor; whatever it asks of another host is a failure."""
+    visits, asked = [], []
+
+    def go():
+        visits.append(browser.new_context())
+        page = visits[-1].new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(url)
+        page.get_by_role("button", name="Write on").wait_for()
+        return page
+
+    yield go
+    for context in visits:
+        context.close()
+    assert asked
+    assert [one for one in asked if not one.startswith((f"{url}/", "data:", "blob:"))] == []
+
+
+def begin(page, prompt, **values):
+    """Fill in the form, and press the button."""
+    fill(page, prompt, **values)
+    page.get_by_role("button", name="Write on").click()
+
+
+def fill(page, prompt, **values):
+    """The form alone."""
+    page.get_by_label("Begin").fill(prompt)
+    if not page.get_by_label("A new seed").is_visible():
+        page.get_by_text("How it chooses").click()
+    if "seed" in values:
+        page.get_by_label("A new seed").uncheck()
+        page.get_by_label("Seed", exact=True).fill(str(values.pop("seed")))
+    for label, value in values.items():
+        page.get_by_label(f"number input for {label}").fill(str(value))
+        page.keyboard.press("Tab")
+
+
+def written(page):
+    return page.locator("#result .text").all_text_contents()
+
+
+def wait_for(page, done):
+    """What was written, as soon as `done` says so of it."""
+    until = time.monotonic() + 30
+    while not done(found := written(page)):
+        assert time.monotonic() < until, found
+        page.wait_for_timeout(20)
+    return found
+
+
+def test_text_grows_before_the_eye_and_stops_when_told(visit):
+    page = visit()
+    assert page.title() == "alphabet"
+    begin(page, "a word", Tokens=1000, Temperature=0)  # greedily, this one goes on for good
+    first = wait_for(page, lambda texts: texts and len(texts[0]) > 6)[0]
+    second = wait_for(page, lambda texts: len(texts[0]) > len(first))[0]
+    assert second.startswith(first)
+    page.get_by_role("button", name="Stop").click()
+    page.wait_for_timeout(500)
+    still = written(page)[0]
+    page.wait_for_timeout(500)
+    assert written(page) == [still]
+    assert len(still) < 1006
+
+
+def test_two_visitors_at_once_get_the_texts_of_their_seeds(visit, folder):
+    pages, asked = [visit(), visit()], {"num_samples": 2, "max_tokens": 200, "temperature": 0.1}
+    model, wishes = groundup.load(folder / "model"), [("ab", 5), ("b", 8)]  # which go on for so long
+    whole = [groundup.generate(model, prompt, seed=seed, **asked) for prompt, seed in wishes]
+    for page, (prompt, seed) in zip(pages, wishes, strict=True):
+        fill(page, prompt, seed=seed, Tokens=200, Texts=2, Temperature=0.1)
+    for page in pages:
+        page.get_by_role("button", name="Write on").click()
+    for page in pages:
+        wait_for(page, bool)
+    for page, texts in zip(pages, whole, strict=True):  # neither waits until the other's is done
+        found = written(page)
+        assert all(text.startswith(part) for text, part in zip(texts, found, strict=True))
+        assert found != texts
+    for page, texts in zip(pages, whole, strict=True):
+        wait_for(page, lambda found, texts=texts: found == texts)
+
+
+def test_what_cannot_be_done_is_said(visit):
+    page = visit()
+    begin(page, "word \N{SNOWMAN}")
+    page.get_by_text("'\N{SNOWMAN}' (U+2603 SNOWMAN) is not among the 28 characters").wait_for()
+    begin(page, "word " * 20_000, Tokens=5)
+    page.get_by_text("of 100,000 characters the last 12.").wait_for()
+
+
+def post(url, values):
+    """Ask past the page; returns what came back."""
+    headers = {"Content-Type": "application/json"}
+    request = Request(f"{url}/gradio_api/call/write", json.dumps({"data": values}).encode(), headers)
+    with urlopen(request) as answer:
+        event = json.load(answer)["event_id"]
+    with urlopen(f"{url}/gradio_api/call/write/{event}") as answer:
+        return answer.read().decode()
+
+
+def test_what_comes_past_the_page_is_looked_at(url):
+    good = ["a", 5, 1, 0.8, 0, 1.0, 3, False]
+    assert "event: complete" in post(url, good)
+    for place, bad in [(1, 10**6), (2, 0), (3, "hot"), (4, -1), (5, None), (6, 1.5e300)]:
+        said = post(url, [*good[:place], bad, *good[place + 1 :]])
+        assert re.search("event: error\ndata: .*must be a number from", said), said
+    with pytest.raises(HTTPError):
+        urlopen(f"{url}/gradio_api/file={__file__}")

@@ -1,0 +1,180 @@
+"""The compiled parts against the torch code that defines them."""
+
+import subprocess
+
+import pytest
+import torch
+
+from groundup.kernels import cpu_build, elementwise
+
+B, T, H, D = 3, 7, 2, 16
+
+compiles = pytest.mark.skipif(cpu_build.library() is None, reason="no C++ compiler that works here")
+
+
+def angles() -> tuple[torch.Tensor, torch.Tensor]:
+    each = torch.outer(torch.arange(T).float(), 10_000.0 ** -(torch.arange(0, D, 2) / D))
+    return torch.cat([each.cos(), each.cos()], 1), torch.cat([each.sin(), -each.sin()], 1)
+
+
+PARTS = {
+    "rms_norm": (lambda x: (elementwise.rms_norm(x, 1e-6),), (B, T, H * D)),
+    "relu_squared": (lambda x: (elementwise.relu_squared(x),), (B, T, 5)),
+    "gelu_tanh": (lambda x: (elementwise.gelu_tanh(8 * x),), (B, T, 5)),
+    "turned_heads": (lambda x: elementwise.turned_heads(x, *angles(), H, 1e-6), (B, T, 3 * H * D)),
+}
+
+
+def results(name: str, x: torch.Tensor) -> list[torch.Tensor]:
+    """Outputs, and the gradient of their sum with weights that differ everywhere."""
+    function, _ = PARTS[name]
+    x = x.clone().requires_grad_()
+    outputs = function(x)
+    weights = [torch.randn(y.shape, generator=torch.Generator().manual_seed(9)).to(y.dtype) for y in outputs]
+    torch.stack([(y * w).float().sum() for y, w in zip(outputs, weights, strict=True)]).sum().backward()
+    return [y.detach() for y in outputs] + [x.grad]
+
+
+@compiles
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("name", PARTS)
+def test_one_pass_computes_what_torch_computes(name, dtype, monkeypatch):
+    x = torch.randn(PARTS[name][1], generator=torch.Generator().manual_seed(1)).to(dtype)
+    ours = results(name, x)
+    monkeypatch.setattr(elementwise, "library", lambda: None)
+    exact = 1e-5 if name == "gelu_tanh" else 2e-6  # that of numbers up to 30
+    bound = exact if dtype == torch.float32 else 0.04  # bf16: torch rounds in between
+    for mine, plain in zip(ours, results(name, x), strict=True):
+        assert mine.dtype == plain.dtype
+        torch.testing.assert_close(mine, plain, atol=bound, rtol=bound)
+
+
+@compiles
+@pytest.mark.parametrize("name", PARTS)
+def test_gradients_are_those_of_small_steps(name):
+    x = torch.randn(PARTS[name][1], generator=torch.Generator().manual_seed(2))
+    way = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
+
+    def score(step: float) -> torch.Tensor:
+        with torch.no_grad():
+            outputs = PARTS[name][0](x + step * way)
+        weights = [torch.randn(y.shape, generator=torch.Generator().manual_seed(9)) for y in outputs]
+        return torch.stack([(y * w).double().sum() for y, w in zip(outputs, weights, strict=True)]).sum()
+
+    slope = (score(1e-3) - score(-1e-3)) / 2e-3
+    torch.testing.assert_close((results(name, x)[-1] * way).double().sum(), slope, rtol=2e-3, atol=2e-2)
+
+
+@compiles
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_change_nothing(threads):
+    before = torch.get_num_threads()
+    x = torch.randn(64, 200, generator=torch.Generator().manual_seed(1))
+    try:
+        torch.set_num_threads(threads)
+        y = elementwise.rms_norm(x, 1e-6)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(row, elementwise.rms_norm(one[None], 1e-6)[0]) for row, one in zip(y, x, strict=True))
+
+
+@compiles
+def test_gelu_is_as_exact_as_torchs(monkeypatch):
+    x = torch.linspace(-30, 30, 100_001)
+    exact = results("gelu_tanh", x.double())
+    ours = results("gelu_tanh", x)
+    monkeypatch.setattr(elementwise, "library", lambda: None)
+    for mine, plain, right in zip(ours, results("gelu_tanh", x), exact, strict=True):
+        off, torchs = (float((found.double() - right).abs().max()) for found in (mine, plain))
+        assert off <= 1.5 * torchs
+
+
+@compiles
+def test_far_out_a_gelu_is_flat():
+    x = torch.tensor([-1e10, -1e6, -1e3, 1e3, 1e6, 1e10], requires_grad=True)
+    y = elementwise.gelu_tanh(x)
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, torch.tensor([0.0, 0, 0, 1, 1, 1]))
+    torch.testing.assert_close(y, torch.tensor([0.0, 0, 0, 1e3, 1e6, 1e10]))
+    bad = torch.tensor([torch.nan], requires_grad=True)
+    elementwise.gelu_tanh(bad).backward()
+    assert bad.grad.isnan()
+
+
+@pytest.mark.parametrize("function", [elementwise.gelu_tanh, elementwise.relu_squared])
+def test_gradients_of_gradients_and_gradients_of_many_at_once(function):
+    x = torch.linspace(-2, 2, 6)
+    assert torch.autograd.gradgradcheck(function, x.double().requires_grad_())
+    once = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(function(once).sum(), once, create_graph=True)
+    (bend,) = torch.autograd.grad(slope.sum(), once)
+    exact = x.double().requires_grad_()
+    (right,) = torch.autograd.grad(torch.autograd.grad(function(exact).sum(), exact, create_graph=True)[0].sum(), exact)
+    torch.testing.assert_close(bend.double(), right, atol=1e-5, rtol=1e-5)
+    each = torch.func.vmap(torch.func.grad(lambda one: function(one)))(x)
+    torch.testing.assert_close(each, slope.detach(), atol=1e-5, rtol=1e-5)
+
+
+@compiles
+def test_not_a_number_stays_one():
+    x = torch.ones(2, 8)
+    x[0, 3] = torch.nan
+    assert elementwise.rms_norm(x, 1e-6)[0].isnan().all()
+    assert torch.isnan(elementwise.rms_norm(x, 1e-6)[1]).sum() == 0
+    assert elementwise.relu_squared(x)[0, 3].isnan()
+    assert elementwise.gelu_tanh(x)[0, 3].isnan()
+    bad = torch.full((3,), torch.inf, dtype=torch.bfloat16)
+    assert elementwise.relu_squared(bad).isinf().all()
+
+
+@compiles
+def test_what_is_not_contiguous_goes_to_torch():
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(elementwise.relu_squared(x.T), x.T.clamp(min=0).square())
+    assert elementwise.rms_norm(x.double(), 1e-6).dtype == torch.float64
+
+
+def test_without_a_compiler_torch_does_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert cpu_build.library.__wrapped__() is None
+
+
+@compiles
+def test_a_failing_compiler_leaves_nothing_behind(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def fail(command, **_):
+        raise subprocess.CalledProcessError(1, command)
+
+    monkeypatch.setattr(cpu_build.subprocess, "run", fail)
+    assert cpu_build.library.__wrapped__() is None
+    assert list((tmp_path / "groundup").iterdir()) == []
+
+
+@compiles
+def test_it_is_built_once_and_for_its_owner_alone(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cpu_build.library.__wrapped__() is not None
+    assert (tmp_path / "groundup").stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(cpu_build.subprocess, "run", lambda *_, **__: pytest.fail("built again"))
+    assert cpu_build.library.__wrapped__() is not None
+
+
+@compiles
+def test_what_others_could_have_written_is_not_loaded(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cpu_build.library.__wrapped__() is not None
+    (tmp_path / "groundup").chmod(0o777)
+    assert cpu_build.library.__wrapped__() is None
+
+
+@compiles
+def test_it_leaves_torchs_small_numbers_alone():
+    assert cpu_build.library() is not None
+    assert (torch.tensor([1e-40]) * 1).item() > 0
+
+
+def test_it_can_be_switched_off(monkeypatch):
+    monkeypatch.setenv(cpu_build.VARIABLE, "torch")
+    assert cpu_build.library.__wrapped__() is None

@@ -1,0 +1,155 @@
+"""The average follows its formula, and leaves no trace in the weights."""
+
+import pytest
+import torch
+from torch import nn
+
+from groundup.config.model import ModelConfig
+from groundup.errors import CheckpointError
+from groundup.model.gpt import GPT
+from groundup.optim.ema import Average, NoAverage
+
+SHAPE = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size": 30}
+
+
+@pytest.fixture
+def model():
+    return GPT(ModelConfig(**SHAPE)).init_weights(torch.Generator().manual_seed(0))
+
+
+def stir(model: nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn(p.shape, generator=generator))
+
+
+def interrupt(model: nn.Module) -> None:
+    stir(model, 2)
+    raise KeyboardInterrupt
+
+
+def bits(model: nn.Module) -> list[bytes]:
+    return [p.detach().contiguous().view(torch.uint8).numpy().tobytes() for p in model.parameters()]
+
+
+def test_the_first_updates_forget_quickly_and_later_ones_by_the_decay():
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, 1.0)
+    average = Average(layer, decay=0.25)
+    nn.init.constant_(layer.weight, 2.0)
+    expected = 1.0
+    for keep in (2 / 11, 0.25, 0.25):  # the second would be 3 / 12, the third 4 / 13
+        average.update()
+        expected = keep * expected + (1 - keep) * 2.0
+        assert average.tensors()["weight"].item() == pytest.approx(expected)
+    assert average.updates == 3
+
+
+def test_long_after_it_is_the_decayed_sum_of_all_weights():
+    layer = nn.Linear(1, 1, bias=False)
+    average = Average(layer, decay=0.9)
+    average.load(average.tensors(), updates=10**6)
+    expected = layer.weight.item()
+    for value in (3.0, -1.0, 4.0):
+        nn.init.constant_(layer.weight, value)
+        average.update()
+        expected = 0.9 * expected + 0.1 * value
+    assert average.tensors()["weight"].item() == pytest.approx(expected)
+
+
+def test_applied_swaps_the_averages_in_and_the_weights_back_bit_for_bit(model):
+    average = Average(model, decay=0.9)
+    stir(model, 1)
+    average.update()
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] = float("nan")  # even what no comparison finds equal
+    before, ids = bits(model), torch.arange(8)[None]
+    addresses = [p.data_ptr() for p in model.parameters()]
+    with average.applied():
+        for name, p in model.named_parameters():
+            assert torch.equal(p, average.tensors()[name])
+        model(ids)
+    assert bits(model) == before
+    assert [p.data_ptr() for p in model.parameters()] == addresses  # what was compiled for them still holds
+
+
+def test_an_exception_brings_the_weights_back_too(model):
+    average = Average(model, decay=0.9)
+    stir(model, 1)
+    before, averages = bits(model), {name: t.clone() for name, t in average.tensors().items()}
+    with pytest.raises(KeyboardInterrupt), average.applied():
+        interrupt(model)
+    assert bits(model) == before
+    assert all(torch.equal(t, averages[name]) for name, t in average.tensors().items())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_tied_weight_is_kept_once(tied):
+    model = GPT(ModelConfig(**SHAPE, tied=tied)).init_weights(torch.Generator().manual_seed(0))
+    average = Average(model, decay=0.9)
+    assert average.tensors().keys() == {name for name, _ in model.named_parameters()}
+    assert ("lm_head.weight" in average.tensors()) is not tied
+    stir(model, 1)
+    average.update()
+    with average.applied():
+        assert (model.lm_head.weight is model.wte.weight) is tied
+
+
+def test_bf16_weights_are_averaged_in_fp32_and_come_back(model):
+    average = Average(model.bfloat16(), decay=0.9)
+    before = {name: t.clone() for name, t in average.tensors().items()}
+    stir(model, 1)
+    average.update()
+    weights, averages = bits(model), {name: t.clone() for name, t in average.tensors().items()}
+    for name, p in model.named_parameters():
+        assert averages[name].dtype == torch.float32
+        torch.testing.assert_close(averages[name], before[name].lerp(p.detach().float(), 1 - 2 / 11))
+    with average.applied():
+        pass
+    assert bits(model) == weights
+    assert all(torch.equal(t, averages[name]) for name, t in average.tensors().items())
+
+
+def test_it_goes_on_from_what_was_kept(model):
+    first = Average(model, decay=0.9)
+    stir(model, 1)
+    first.update()
+    second = Average(model, decay=0.9)
+    second.load({name: t.clone() for name, t in first.tensors().items()}, first.updates)
+    stir(model, 2)
+    first.update()
+    second.update()
+    assert all(torch.equal(t, second.tensors()[name]) for name, t in first.tensors().items())
+    assert first.updates == second.updates == 2
+
+
+def test_what_was_loaded_is_not_shared(model):
+    average = Average(model, decay=0.9)
+    kept = {name: t.clone() for name, t in average.tensors().items()}
+    same = {name: t.clone() for name, t in kept.items()}
+    average.load(kept, 1)
+    stir(model, 1)
+    average.update()
+    assert all(torch.equal(t, same[name]) for name, t in kept.items())
+
+
+def test_another_models_averages_are_refused(model):
+    average = Average(model, decay=0.9)
+    kept = average.tensors()
+    with pytest.raises(CheckpointError, match=r"wte\.weight: missing from the checkpoint's averages"):
+        average.load({name: t for name, t in kept.items() if name != "wte.weight"}, 1)
+    with pytest.raises(CheckpointError, match="extra: missing from the model"):
+        average.load({**kept, "extra": torch.ones(1)}, 1)
+    with pytest.raises(CheckpointError, match=r"wte\.weight: its average is \[1\]"):
+        average.load({**kept, "wte.weight": torch.ones(1)}, 1)
+
+
+def test_no_average_does_nothing(model):
+    none, before = NoAverage(), bits(model)
+    none.update()
+    none.load({}, 3)
+    with none.applied():
+        assert bits(model) == before
+    assert none.tensors() == {}
+    assert none.updates == 0

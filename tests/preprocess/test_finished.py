@@ -1,0 +1,221 @@
+"""A finished folder is known again: left alone if it is what is asked for, and never replaced unasked."""
+
+import json
+import os
+import shutil
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from folders import digests
+
+from groundup.data.shards import Manifest
+from groundup.errors import DataError
+from groundup.preprocess.pipeline import prepare_tokens
+from groundup.preprocess.request import InputFile, Request
+from groundup.tokenizers.byte_char import CharTokenizer
+from groundup.utils.progress import Watch
+
+
+class Heard(Watch):
+    def __init__(self):
+        super().__init__()
+        self.said, self.phases = [], []
+
+    def say(self, line):
+        self.said.append(line)
+
+    def phase(self, name, total, done=0):
+        self.phases.append(name)
+
+
+@pytest.fixture
+def texts(tmp_path, sentences):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i in range(3):
+        (folder / f"{i}.txt").write_text(sentences(20, i))
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path, texts):
+    prepare_tokens([texts], tmp_path / "out", tokenizer="byte")
+    return tmp_path / "out"
+
+
+def times(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_the_same_again_does_nothing_and_says_so(texts, out):
+    before, watch = times(out), Heard()
+    manifest = prepare_tokens([texts], out, tokenizer="byte", threads=1, overwrite=True, progress=watch)
+    assert manifest == Manifest.load(out)
+    assert watch.said[-1] == f"{out}: already prepared from the same inputs in the same way; nothing to do"
+    assert not watch.phases
+    assert times(out) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"tokenizer": "gpt2"}, "tokenizer was 'byte' and is 'gpt2'"),
+        ({"column": "body"}, "column was 'text' and is 'body'"),
+        ({"val_fraction": 0.2}, r"val_fraction was 0\.1 and is 0\.2"),
+        ({"errors": "replace"}, "errors was 'strict' and is 'replace'"),
+        ({"max_tokens": 100}, "max_tokens was not given and is 100"),
+        ({"max_documents": 2}, "max_documents was not given and is 2"),
+        ({"clean": "digits"}, "clean was not given and is 'digits'"),
+    ],
+)
+def test_other_settings_are_named_and_the_folder_stays(texts, out, options, said):
+    before = digests(out)
+    wishes = {"tokenizer": "byte"} | options
+    with pytest.raises(
+        DataError, match=rf"out: already prepared in another way: {said}; choose another .* --overwrite"
+    ):
+        prepare_tokens([texts], out, **wishes)
+    assert digests(out) == before
+    prepare_tokens([texts], out, **wishes, overwrite=True)
+    prepare_tokens([texts], out.with_name("new"), **wishes)
+    assert digests(out) == digests(out.with_name("new"))
+
+
+def touch(texts):
+    os.utime(texts / "1.txt", ns=(1, 1))
+
+
+def grow(texts):
+    (texts / "1.txt").write_text("longer " * 1000)
+
+
+def lose(texts):
+    (texts / "2.txt").unlink()
+
+
+def add(texts):
+    (texts / "9.txt").write_text("new")
+
+
+def rename(texts):
+    (texts / "1.txt").rename(texts / "4.txt")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (touch, r"texts/1\.txt has changed"),
+        (grow, r"texts/1\.txt has changed"),
+        (lose, r"texts/2\.txt is no longer among the sources"),
+        (add, r"texts/9\.txt is new among the sources"),
+        (rename, r"texts/1\.txt is no longer among the sources"),
+    ],
+)
+def test_changed_inputs_are_named(texts, out, change, said):
+    change(texts)
+    with pytest.raises(DataError, match=rf"already prepared in another way: {said}"):
+        prepare_tokens([texts], out, tokenizer="byte")
+
+
+def test_sources_in_another_order_are_another_request(texts, out):
+    prepare_tokens([texts / "0.txt", texts / "1.txt"], out.with_name("two"), tokenizer="byte")
+    with pytest.raises(DataError, match=r"the sources come in another order, from 1\.txt on"):
+        prepare_tokens([texts / "1.txt", texts / "0.txt"], out.with_name("two"), tokenizer="byte")
+
+
+def test_a_folder_that_keeps_no_record_is_not_replaced_unasked(texts, out):
+    (out / "request.json").unlink()
+    with pytest.raises(DataError, match="holds tokens but no record of what they were made from"):
+        prepare_tokens([texts], out, tokenizer="byte")
+    prepare_tokens([texts], out, tokenizer="byte", overwrite=True)
+    assert (out / "request.json").exists()
+
+
+def test_a_finished_folder_that_is_not_whole_is_said_to_be_so(texts, out):
+    (out / "train-00000.bin").unlink()
+    with pytest.raises(DataError, match=r"out: is not whole, .*train-00000\.bin.*--overwrite"):
+        prepare_tokens([texts], out, tokenizer="byte")
+    prepare_tokens([texts], out, tokenizer="byte", overwrite=True)
+    assert (out / "train-00000.bin").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda out: shutil.rmtree(out / "tokenizer"), "no tokenizer here"),
+        (lambda out: (out / "documents-val.bin").unlink(), r"documents-val\.bin: cannot be read"),
+        (lambda out: (out / "documents-train.bin").write_bytes(b"short"), r"documents-train\.bin: 5 bytes, but"),
+        (lambda out: (out / "val-00000.bin").write_bytes(b""), r"val-00000\.bin: 0 bytes, but"),
+        (lambda out: CharTokenizer("ab").save(out / "tokenizer"), "is not the tokenizer that made the tokens"),
+    ],
+)
+def test_whatever_is_missing_from_a_finished_folder_it_is_not_whole(texts, out, damage, said):
+    before = digests(out)
+    damage(out)
+    with pytest.raises(DataError, match=rf"out: is not whole, .*{said}.*--overwrite"):
+        prepare_tokens([texts], out, tokenizer="byte")
+    prepare_tokens([texts], out, tokenizer="byte", overwrite=True)
+    assert digests(out) == before
+
+
+def test_a_flipped_bit_is_found_by_who_asks_to_overwrite(texts, out):
+    before, path = digests(out), out / "train-00000.bin"
+    contents = bytearray(path.read_bytes())
+    contents[100] ^= 1
+    path.write_bytes(contents)
+    prepare_tokens([texts], out, tokenizer="byte", overwrite=True)
+    assert digests(out) == before
+
+
+def test_another_column_of_the_same_file_is_another_request(tmp_path):
+    pq.write_table(pa.table({"a": ["one " * 50], "b": ["two " * 50]}), tmp_path / "ab.parquet")
+    prepare_tokens([f"{tmp_path}/ab.parquet#a"], tmp_path / "out", tokenizer="byte")
+    with pytest.raises(DataError, match=r"ab\.parquet#a is no longer among the sources"):
+        prepare_tokens([f"{tmp_path}/ab.parquet#b"], tmp_path / "out", tokenizer="byte")
+
+
+def test_many_inputs_are_compared_in_a_time_that_grows_as_they_do():
+    inputs = [InputFile(name=f"d/{i}.txt", size=1, version="1") for i in range(20_000)]
+    request = Request(settings={}, inputs=tuple(inputs))
+    changed = Request(settings={}, inputs=(*inputs[:-1], inputs[-1].model_copy(update={"version": "2"})))
+    begun = time.process_time()
+    assert request.difference(request) is None
+    assert request.difference(changed) == "d/19999.txt has changed"
+    assert time.process_time() - begun < 2  # with a look at all for each it takes a quarter of a minute
+
+
+def test_a_replacement_that_fails_leaves_the_old_folder(texts, out):
+    before = digests(out)
+    (texts / "1.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(DataError, match="not UTF-8"):
+        prepare_tokens([texts], out, tokenizer="byte", overwrite=True)
+    assert digests(out) == before
+    assert sorted(path.name for path in out.parent.iterdir()) == ["out", "texts"]
+
+
+def test_a_folder_of_something_else_is_never_overwritten(texts, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "precious.txt").write_text("mine")
+    with pytest.raises(DataError, match="already holds files"):
+        prepare_tokens([texts], tmp_path / "mine", tokenizer="byte", overwrite=True)
+
+
+def test_the_record_says_neither_where_the_texts_lie_nor_who_made_it(out, tmp_path):
+    record = json.loads((out / "request.json").read_text())
+    assert [each["name"] for each in record["inputs"]] == ["texts/0.txt", "texts/1.txt", "texts/2.txt"]
+    assert str(tmp_path) not in json.dumps(record)
+
+
+def test_standard_input_is_known_by_its_text(tmp_path, monkeypatch):
+    import io
+    import sys
+
+    def pipe(text):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        return prepare_tokens(["-"], tmp_path / "out", tokenizer="byte")
+
+    assert pipe("some text " * 9) == pipe("some text " * 9)
+    with pytest.raises(DataError, match="standard input has changed"):
+        pipe("some tezt " * 9)

@@ -1,0 +1,448 @@
+"""Killed at any moment and started again, a preparation ends in the very folder of one that nothing disturbed."""
+
+import gzip
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from folders import digests
+
+from groundup.errors import DataError, GroundupError, TokenizerError
+from groundup.preprocess import encoding, pipeline, train_tokenizer
+from groundup.preprocess.journal import Journal
+from groundup.preprocess.pipeline import prepare_tokens
+from groundup.sources.corpus import open_sources
+from groundup.tokenizers.byte_char import ByteTokenizer
+from groundup.utils.progress import Watch
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+
+CHUNK = 700  # bytes: many chunks to a document, many jobs to a corpus, many entries in the journal
+
+# Prepares with an entry in the journal after every job, and kills itself before or after the n-th call of a function.
+VICTIM = """
+import os, signal, sys
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from groundup.sources.corpus import open_sources
+from groundup.preprocess import encoding, learning, prepare
+
+pipeline.open_sources = partial(open_sources, chunk_bytes=int(sys.argv[1]))
+encoding.JOB_CHARS, train_tokenizer.LEARN_CHARS, pipeline.JOURNAL_SECONDS = 900, 20_000, float(sys.argv[2])
+module, name, n, after = sys.argv[3], sys.argv[4], int(sys.argv[5]), sys.argv[6] == "after"
+owner, calls = import_module(module), 0
+*path, name = name.split(".")
+for part in path:
+    owner = getattr(owner, part)
+function = getattr(owner, name)
+
+def fatal(*args, **options):
+    global calls
+    calls += 1
+    if calls == n and not after:
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = function(*args, **options)
+    if calls == n:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+setattr(owner, name, fatal)
+options = eval(sys.argv[9])
+pipeline.prepare_tokens([sys.argv[7]], Path(sys.argv[8]), progress=None, **options)
+"""
+
+NEVER = ("os", "abort", "1", "before")
+
+DURING = {
+    "learning": ("groundup.preprocess.train_tokenizer", "_Seen._has_room", "40", "before", "bpe:300"),
+    "saving the tokenizer": ("groundup.preprocess.pipeline", "flush", "1", "before", "bpe:300"),
+    "the first entry": ("groundup.preprocess.journal", "Journal.save", "1", "after", "bpe:300"),
+    "encoding": ("groundup.data.shard_writer", "ShardWriter.write", "45", "after", "gpt2"),
+    "beginning a document": ("groundup.data.shard_writer", "ShardWriter.begin_document", "60", "after", "char"),
+    "ending a shard": ("groundup.data.shard_writer", "ShardWriter._finish_shard", "3", "before", "byte"),
+    "between shards": ("groundup.data.shard_writer", "ShardWriter._finish_shard", "4", "after", "byte"),
+    "journaling, files flushed": ("groundup.preprocess.journal", "replace_text", "9", "before", "byte"),
+    "journaling, half-way": ("groundup.utils.files", "flush", "14", "before", "byte"),
+    "journaling, done": ("groundup.preprocess.journal", "replace_text", "12", "after", "byte"),
+    "all encoded": ("groundup.preprocess.split_writer", "Output.finish", "1", "before", "byte"),
+    "all flushed": ("groundup.preprocess.split_writer", "Output.finish", "1", "after", "char"),
+    "finishing, manifest half-way": ("os", "fsync", "LAST", "before", "byte"),
+    "finishing, manifest there": ("groundup.preprocess.pipeline", "replace_text", "1", "after", "bpe:300"),
+    "finishing, journal gone": ("groundup.preprocess.workdir", "flush", "2", "before", "byte"),
+    "finishing, before its last step": ("pathlib", "Path.rename", "1", "before", "byte"),
+    "finishing, in place": ("pathlib", "Path.rename", "1", "after", "byte"),
+}
+
+NOTHING_DONE = {"learning", "saving the tokenizer"}
+ALL_DONE = {phase for phase in DURING if phase.startswith("finishing") and phase != "finishing, manifest half-way"}
+
+
+class Heard(Watch):
+    """Remembers what was said."""
+
+    def __init__(self):
+        super().__init__()
+        self.said = []
+
+    def say(self, line):
+        self.said.append(line)
+
+
+@pytest.fixture(autouse=True)
+def _small_steps(monkeypatch):
+    """The same small steps in this process as in the one that is killed."""
+    monkeypatch.setattr(pipeline, "open_sources", partial(open_sources, chunk_bytes=CHUNK))
+    monkeypatch.setattr(pipeline, "JOURNAL_SECONDS", 0)
+    monkeypatch.setattr(encoding, "JOB_CHARS", 900)
+    monkeypatch.setattr(train_tokenizer, "LEARN_CHARS", 20_000)
+
+
+def line(i):
+    words = "when shall we three meet again in thunder lightning or rain naïve 日本 🙂".split()
+    return f"{i}: {' '.join(random.Random(i).choices(words, k=9))}"
+
+
+@pytest.fixture(scope="module", params=["few documents", "many documents"])
+def corpus(request, tmp_path_factory):
+    """A folder with a file of every format; its time stands still."""
+    folder = tmp_path_factory.mktemp("restart") / "corpus"
+    folder.mkdir()
+    many = request.param == "many documents"
+    rows = [line(i) for i in range(90 if many else 20)]
+    packed = "".join(json.dumps({"text": row}) + "\n" for row in rows).encode()
+    (folder / "a.txt").write_text("\n".join(map(line, range(400))), encoding="utf-8")
+    (folder / "b.jsonl").write_bytes(packed)
+    (folder / "c.jsonl.zst").write_bytes(zstandard.compress(packed.replace(b"1", b"one")))
+    pq.write_table(pa.table({"text": [*rows, None, "", "x" * 3000]}), folder / "d.parquet", row_group_size=7)
+    (folder / "e.txt.gz").write_bytes(gzip.compress("\n".join(map(line, range(400, 600))).encode()))
+    (folder / "empty.txt").touch()
+    return folder
+
+
+def options(tokenizer, **more):
+    return {"tokenizer": tokenizer, "threads": 2, "shard_tokens": 3000, **more}
+
+
+@pytest.fixture(scope="session")
+def victim(forks):
+    """Starts a preparation that may kill itself."""
+
+    def start(corpus, out, wishes, *call, seconds=0.0):
+        words = [str(CHUNK), str(seconds), *call, str(corpus), str(out), repr(wishes)]
+        return subprocess.Popen([*forks.words, "-c", VICTIM, *words], stderr=subprocess.PIPE)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def killed(victim):
+    """Runs a preparation that kills itself."""
+
+    def run(*words):
+        process = victim(*words)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL, errors.decode()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpus, tmp_path_factory):
+    """The digests of the folder that nothing disturbs, by options."""
+    known = {}
+
+    def make(wishes):
+        if repr(wishes) not in known:
+            out = tmp_path_factory.mktemp("undisturbed") / "out"
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(pipeline, "JOURNAL_SECONDS", 1e9)
+                prepare_tokens([corpus], out, **wishes)
+            known[repr(wishes)] = digests(out)
+        return known[repr(wishes)]
+
+    return make
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", DURING)
+def test_killed_in_any_phase_it_ends_in_the_same_folder(phase, corpus, undisturbed, tmp_path, killed):
+    *call, tokenizer = DURING[phase]
+    wishes = options(tokenizer)
+    expected = undisturbed(wishes)
+    if "LAST" in call:
+        call[2] = str(fsyncs_before_the_manifest(corpus, tmp_path / "counted", wishes))
+    killed(corpus, tmp_path / "out", wishes, *call)
+    watch = Heard()
+    prepare_tokens([corpus], tmp_path / "out", **wishes, progress=watch)
+    assert digests(tmp_path / "out") == expected
+    assert [path.name for path in tmp_path.iterdir() if path.name != "counted"] == ["out"]
+    went_on = any("going on at" in said for said in watch.said)
+    assert went_on == (phase not in NOTHING_DONE and phase not in ALL_DONE)
+
+
+def fsyncs_before_the_manifest(corpus, out, wishes):
+    """How many times a run has waited for the disk when it waits for its manifest."""
+    count, at_manifest = 0, []
+    with pytest.MonkeyPatch.context() as patch:
+        fsync, save = os.fsync, pipeline.replace_text
+
+        def counted(handle):
+            nonlocal count
+            count += 1
+            fsync(handle)
+
+        patch.setattr(os, "fsync", counted)
+        patch.setattr(pipeline, "replace_text", lambda path, text: (at_manifest.append(count + 1), save(path, text)))
+        prepare_tokens([corpus], out, **wishes)
+    return at_manifest[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tokenizer", ["gpt2", pytest.param("bpe:300", marks=pytest.mark.long)])
+def test_killed_again_and_again_at_moments_of_chance_it_ends_in_the_same_folder(
+    tokenizer, corpus, undisturbed, tmp_path, victim, forks
+):
+    chance, wishes, kills = random.Random(tokenizer), options(tokenizer), 0
+    while not (tmp_path / "out").exists():
+        with victim(corpus, tmp_path / "out", wishes, *NEVER) as process:
+            journal, deadline = tmp_path / ".out.partial" / "journal.json", time.monotonic() + 60
+            before = contents(journal)
+            while process.poll() is None and time.monotonic() < deadline:
+                if contents(journal) not in (b"", before):  # it came further than the one before
+                    time.sleep(chance.uniform(0, 0.05))
+                    break
+                time.sleep(0.002)
+            forks.kill(process)
+            process.stderr.close()
+        kills += process.returncode == -signal.SIGKILL
+    assert kills
+    assert digests(tmp_path / "out") == undisturbed(wishes)
+
+
+def contents(path):
+    """Its bytes; none where it is not there, or no longer."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def journal_of(killed, corpus, out, wishes, nth="22"):
+    """A killed preparation's unfinished folder, and its journal."""
+    killed(corpus, out, wishes, "groundup.preprocess.journal", "replace_text", nth, "after")
+    return out.with_name(f".{out.name}.partial") / "journal.json"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("field", "spoil"),
+    [
+        ("tokenizer", lambda value: "0" * 64),
+        ("place", lambda value: [0, 0, 0, 0]),
+        ("place", lambda value: [value[0], value[1], value[2] + 2000, value[3]]),
+        ("chunks", lambda value: value + 1),
+        ("sources", lambda value: []),
+        ("splits", lambda value: value | {"train": value["train"] | {"tokens": value["train"]["tokens"] - 1}}),
+        ("splits", lambda value: value | {"train": value["train"] | {"bytes": 0}}),
+        ("splits", lambda value: value | {"train": value["train"] | {"documents": 0}}),
+        ("splits", lambda value: value | {"train": value["train"] | {"shards": value["train"]["shards"][:-1]}}),
+    ],
+)
+def test_a_journal_with_one_wrong_field_does_not_end_in_the_same_folder(
+    field, spoil, corpus, undisturbed, tmp_path, killed
+):
+    wishes = options("byte")
+    path = journal_of(killed, corpus, tmp_path / "out", wishes)
+    journal = json.loads(path.read_text())
+    path.write_text(json.dumps(journal | {field: spoil(journal[field])}))
+    try:
+        prepare_tokens([corpus], tmp_path / "out", **wishes)
+    except GroundupError:
+        return
+    assert digests(tmp_path / "out") != undisturbed(wishes)
+
+
+def test_a_split_that_was_full_stays_full(tmp_path, monkeypatch):
+    """Two emoji take six tokens and do not fit into five; the `a` behind them, which would, must not slip in."""
+    source = tmp_path / "a.jsonl"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in ["🦄🦄", "a", "b", "c"] * 30))
+    wishes = {"tokenizer": "gpt2", "max_tokens": 6, "val_fraction": 0.0, "threads": 1}
+    monkeypatch.setattr(encoding, "JOB_PIECES", 1)
+    prepare_tokens([source], tmp_path / "whole", **wishes)
+    interrupt([source], tmp_path / "out", wishes, entries=2)
+    path = tmp_path / ".out.partial" / "journal.json"
+    assert json.loads(path.read_text())["full"] == ["train", "val"]
+    prepare_tokens([source], tmp_path / "out", **wishes)
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+def interrupt(sources, out, wishes, *, entries, watch=None):
+    """Ctrl-C once the journal has had so many entries."""
+    save, saved = Journal.save, []
+
+    def save_then_interrupt(journal, folder):
+        save(journal, folder)
+        saved.append(journal)
+        if len(saved) == entries:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "save", save_then_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_tokens(sources, out, **wishes, progress=watch)
+
+
+@pytest.fixture
+def interrupted(corpus, tmp_path):
+    """A preparation with byte tokens, interrupted in the middle of the second file; returns what was said."""
+    watch = Heard()
+    interrupt([corpus], tmp_path / "out", options("byte"), entries=17, watch=watch)
+    return watch.said
+
+
+def test_an_interruption_keeps_the_work_and_says_how_to_go_on(interrupted, corpus, undisturbed, tmp_path):
+    assert "out: what is done so far is kept, " in interrupted[-1]
+    assert interrupted[-1].endswith("%; the same command goes on from there")
+    watch = Heard()
+    prepare_tokens([corpus], tmp_path / "out", **options("byte"), progress=watch)
+    assert any(said.startswith("going on at ") for said in watch.said)
+    assert digests(tmp_path / "out") == undisturbed(options("byte"))
+
+
+def test_what_is_done_is_not_encoded_again(interrupted, corpus, tmp_path, monkeypatch):
+    encoded = []
+    monkeypatch.setattr(
+        pipeline, "encode", lambda job, tokenizer: (encoded.extend(job.pieces), encoding.encode(job, tokenizer))[1]
+    )
+    first = Journal.load(tmp_path / ".out.partial")
+    manifest = prepare_tokens([corpus], tmp_path / "out", **options("byte"))
+    left = sum(len(piece.text.encode()) for piece in encoded)
+    assert (
+        0
+        < left
+        == sum(split.bytes for split in manifest.splits.values()) - sum(split.bytes for split in first.splits.values())
+    )
+
+
+def test_other_settings_do_not_touch_unfinished_work(interrupted, corpus, tmp_path):
+    before = digests(tmp_path / ".out.partial")
+    with pytest.raises(
+        DataError, match=r"unfinished work for it, and tokenizer was 'byte' and is 'gpt2'; .* --overwrite"
+    ):
+        prepare_tokens([corpus], tmp_path / "out", **options("gpt2"))
+    with pytest.raises(DataError, match="and max_tokens was not given and is 10;"):
+        prepare_tokens([corpus], tmp_path / "out", **options("byte", max_tokens=10))
+    assert digests(tmp_path / ".out.partial") == before
+
+
+def test_unfinished_work_of_other_settings_can_be_thrown_away(interrupted, corpus, undisturbed, tmp_path):
+    prepare_tokens([corpus], tmp_path / "out", **options("gpt2"), overwrite=True)
+    assert digests(tmp_path / "out") == undisturbed(options("gpt2"))
+
+
+def copied(corpus, folder):
+    return shutil.copytree(corpus, folder / "corpus")
+
+
+@pytest.mark.parametrize("tokenizer", ["byte", "char"])
+def test_a_file_that_was_still_to_come_may_change_unless_the_tokenizer_has_seen_it(corpus, tokenizer, tmp_path):
+    mine = copied(corpus, tmp_path)
+    interrupt([mine], tmp_path / "out", options(tokenizer), entries=5)
+    (mine / "e.txt.gz").write_bytes(gzip.compress(b"mended when shall we three"))
+    if tokenizer == "char":
+        with pytest.raises(DataError, match=r"corpus/e\.txt\.gz has changed"):
+            prepare_tokens([mine], tmp_path / "out", **options(tokenizer))
+        return
+    prepare_tokens([mine], tmp_path / "out", **options(tokenizer))
+    prepare_tokens([mine], tmp_path / "anew", **options(tokenizer))
+    assert digests(tmp_path / "out") == digests(tmp_path / "anew")
+
+
+def test_a_file_that_has_been_read_must_not_change(corpus, tmp_path):
+    mine = copied(corpus, tmp_path)
+    interrupt([mine], tmp_path / "out", options("byte"), entries=5)
+    (mine / "a.txt").write_text("something else")
+    with pytest.raises(DataError, match=r"corpus/a\.txt has changed; ask for what was asked for before"):
+        prepare_tokens([mine], tmp_path / "out", **options("byte"))
+
+
+@pytest.mark.parametrize("damage", ["journal.json", "request.json", "train-00000.bin", "tokenizer"])
+def test_damage_to_unfinished_work_is_a_sentence(damage, interrupted, corpus, undisturbed, tmp_path):
+    path = tmp_path / ".out.partial" / damage
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.write_bytes(path.read_bytes()[:-9] if damage.endswith("json") else b"")
+    with pytest.raises(GroundupError, match="--overwrite"):
+        prepare_tokens([corpus], tmp_path / "out", **options("byte"))
+    prepare_tokens([corpus], tmp_path / "out", **options("byte"), overwrite=True)
+    assert digests(tmp_path / "out") == undisturbed(options("byte"))
+
+
+def test_two_at_once_are_not_possible(corpus, undisturbed, tmp_path):
+    told = []
+
+    class Second(Watch):
+        def __call__(self, done):
+            if not told:
+                with pytest.raises(DataError, match=rf"right now \(process {os.getpid()}\); wait for it") as error:
+                    prepare_tokens([corpus], tmp_path / "out", **options("byte"))
+                told.append(error)
+
+    prepare_tokens([corpus], tmp_path / "out", **options("byte"), progress=Second())
+    assert told
+    assert digests(tmp_path / "out") == undisturbed(options("byte"))
+
+
+def test_another_process_waits_until_the_folder_is_in_place(corpus, undisturbed, tmp_path, monkeypatch):
+    """Also when all is done but for the last step, for which the work could be taken for its own."""
+    told, rename = [], Path.rename
+
+    def come_between(path, target):
+        if path.name == ".out.partial" and not told:
+            with pytest.raises(DataError, match="right now") as error:
+                prepare_tokens([corpus], tmp_path / "out", **options("gpt2"), overwrite=True)
+            told.append(error)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", come_between)
+    prepare_tokens([corpus], tmp_path / "out", **options("byte"))
+    assert told
+    assert digests(tmp_path / "out") == undisturbed(options("byte"))
+
+
+def test_work_of_an_older_groundup_that_cut_elsewhere_is_not_gone_on_with(interrupted, corpus, tmp_path):
+    path = tmp_path / ".out.partial" / "journal.json"
+    path.write_text(path.read_text().replace('"format":2', '"format":1'))
+    with pytest.raises(DataError, match=r"not a journal of groundup \(format: .*--overwrite"):
+        prepare_tokens([corpus], tmp_path / "out", **options("byte"))
+
+
+def test_a_refused_tokenizer_stays_refused(corpus, tmp_path, monkeypatch):
+    """What was known of the text before an interruption counts after it."""
+    monkeypatch.setattr(pipeline, "LEAST_KNOWN", 0)
+    monkeypatch.setattr(ByteTokenizer, "lossy", "drops everything")
+    monkeypatch.setattr(encoding, "known_characters", lambda text, decoded: (len(text), 0))
+    interrupt([corpus], tmp_path / "out", options("byte"), entries=17)
+    monkeypatch.setattr(pipeline, "LEAST_KNOWN", 0.5)
+    monkeypatch.setattr(encoding, "known_characters", lambda text, decoded: (0, 0))
+    with pytest.raises(TokenizerError, match="knows only 0 % of the text's characters"):
+        prepare_tokens([corpus], tmp_path / "out", **options("byte"))
+
+
+def test_the_lock_of_a_dead_process_does_not_count(corpus, undisturbed, tmp_path):
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial" / "lock").write_text("1")
+    prepare_tokens([corpus], tmp_path / "out", **options("byte"))
+    assert digests(tmp_path / "out") == undisturbed(options("byte"))

@@ -1,0 +1,31 @@
+"""A look at a text counts what is there."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groundup.quickstart.survey import survey
+from groundup.sources.document import Document
+
+
+def documents(texts: list[str]) -> list[Document]:
+    return [Document("test", 0, lambda text=text: iter([text[:3], text[3:]])) for text in texts]
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8")), max_size=5))
+def test_it_counts_bytes_characters_and_documents(texts):
+    found = survey(documents(texts))
+    whole = "".join(texts)
+    assert (found.bytes, found.characters, found.distinct) == (len(whole.encode()), len(whole), len(set(whole)))
+    assert (found.documents, found.whole) == (len(texts), True)
+
+
+def test_of_a_long_text_the_beginning_is_enough():
+    found = survey(documents(["abcdef"] * 100), enough=60)
+    assert not found.whole
+    assert 60 <= found.bytes < 70
+    assert found.size.startswith("more than 60 bytes in 10 documents")
+
+
+def test_bytes_a_character_tells_scripts_apart():
+    ratios = [survey(documents([t])).bytes_a_character for t in ("plain", "Ελλάδα", "你好世界", "😀😀")]
+    assert ratios == [1, 2, 3, 4]

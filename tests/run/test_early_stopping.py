@@ -1,0 +1,125 @@
+"""The best checkpoint is kept, and patience ends a run that has stopped getting better."""
+
+import itertools
+import signal
+
+import pytest
+
+import groundup
+from groundup.checkpoint.run_folder import RunFolder, read_log
+from groundup.evaluation.loss import Loss
+from groundup.run.evaluator import Examiner
+from groundup.training.early_stopping import Best
+
+BASE = {
+    "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16},
+    "train": {"max_steps": 40, "batch_tokens": 128, "threads": 1, "precision": "fp32", "device": "cpu"},
+    "evaluate": {"every_steps": 5, "tokens": 200, "sample_tokens": 0},
+    "checkpoint": {"every_steps": 0, "keep_last": 1},
+}
+
+CURVE = [3.0, 2.0, 1.0, 1.5, float("nan"), 1.0, 1.2, 0.5]  # validation losses at steps 5, 10, …, 40
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Validation losses come from CURVE, whatever the model does; training losses too, one call later."""
+    losses = itertools.chain.from_iterable((loss, loss) for loss in CURVE + CURVE)
+    monkeypatch.setattr("groundup.run.evaluator.split_loss", lambda *args, **kwargs: Loss(next(losses), 100))
+
+
+def merged(**changes):
+    return {name: {**BASE.get(name, {}), **changes.get(name, {})} for name in {*BASE, *changes}}
+
+
+def test_the_best_checkpoint_stays_and_can_be_named(prepared, tmp_path, scripted):
+    overrides = merged(train={"max_steps": 35})
+    result = groundup.train(prepared, tmp_path / "run", overrides=overrides)
+    assert result.best == Best(loss=1.0, step=15, since=4, seen=35)
+    assert [folder.name for folder in RunFolder(tmp_path / "run").steps()] == ["step-00000015", "step-00000035"]
+    assert groundup.load(tmp_path / "run", checkpoint="best").folder.name == "step-00000015"
+    assert groundup.load(tmp_path / "run").folder.name == "step-00000035"
+    assert (tmp_path / "run" / "best").resolve().name == "step-00000015"
+
+
+def test_without_best_only_the_last_stay(prepared, tmp_path, scripted):
+    groundup.train(prepared, tmp_path / "run", overrides=merged(checkpoint={"best": False}, train={"max_steps": 35}))
+    assert [folder.name for folder in RunFolder(tmp_path / "run").steps()] == ["step-00000035"]
+    with pytest.raises(groundup.CheckpointError, match="use latest"):
+        groundup.load(tmp_path / "run", checkpoint="best")
+
+
+def test_patience_ends_the_run_one_step_after_its_last_evaluation(prepared, tmp_path, scripted):
+    evaluate = {"sample_tokens": 3, "sample_every_steps": 20}
+    result = groundup.train(prepared, tmp_path / "run", overrides=merged(train={"patience": 3}, evaluate=evaluate))
+    assert result.step == 30  # 15 was best; 20, 25 and 30 were not better
+    assert result.signal is None
+    log = read_log(tmp_path / "run" / "log.jsonl")
+    assert [record["step"] for record in log if record["event"] == "eval"] == [5, 10, 15, 20, 25, 30]
+    assert [record["step"] for record in log if record["event"] == "sample"] == [20, 30]  # the last words are heard
+    again = groundup.resume(tmp_path / "run")
+    assert again.step == 30, "a run that lost patience is finished"
+    assert groundup.resume(tmp_path / "run", overrides={"train": {"patience": 50}}).step == 40
+
+
+@pytest.mark.parametrize("stops", [[7], [10], [15], [6, 8, 10, 11], [25, 30], [30]], ids=str)
+def test_stops_change_neither_which_was_best_nor_when_patience_ends(stops, prepared, tmp_path, monkeypatch, curve):
+    """Losses follow from the step, as if trained; SIGTERM comes in the middle of the steps named."""
+    overrides = merged(train={"patience": 3}, checkpoint={"keep_last": 3})
+    groundup.train(prepared, tmp_path / "untouched", overrides=overrides)
+    monkeypatch.setattr("groundup.training.guard.Guard.admits", killing(set(stops)))
+    result = groundup.train(prepared, tmp_path / "run", overrides=overrides)
+    while result.signal:
+        result = groundup.resume(tmp_path / "run")
+    untouched = groundup.resume(tmp_path / "untouched")
+    assert (result.step, result.best) == (untouched.step, untouched.best) == (30, Best(1.0, 15, 3, 30))
+    assert final_losses(tmp_path / "run") == final_losses(tmp_path / "untouched")
+    assert groundup.load(tmp_path / "run", checkpoint="best").folder.name == "step-00000015"
+
+
+@pytest.fixture
+def curve(monkeypatch):
+    """The validation loss is a function of the step: CURVE at every fifth."""
+    original = Examiner.evaluate
+
+    def evaluate(self, step):
+        value = CURVE[step // 5 - 1] if step % 5 == 0 else 9.0
+        monkeypatch.setattr("groundup.run.evaluator.split_loss", lambda *args, **kwargs: Loss(value, 100))
+        original(self, step)
+
+    monkeypatch.setattr(Examiner, "evaluate", evaluate)
+
+
+def killing(steps: set[int]):
+    """A guard that lets each of these steps be interrupted once."""
+
+    def admits(self, step, loss, grad_norm):
+        if step in steps:
+            steps.remove(step)
+            signal.raise_signal(signal.SIGTERM)
+        return True
+
+    return admits
+
+
+def final_losses(run) -> dict[int, float]:
+    return {r["step"]: r["val_loss"] for r in read_log(run / "log.jsonl") if r["event"] == "eval" and r["step"] <= 30}
+
+
+def test_a_hard_stop_ends_the_run_whatever_the_horizon(prepared, tmp_path):
+    overrides = merged(train={"max_steps": 1_000_000, "stop_after": "1s"}, evaluate={"every_steps": 0})
+    result = groundup.train(prepared, tmp_path / "run", overrides=overrides)
+    assert 1 <= result.step < 1_000_000
+    assert result.signal is None
+    step = groundup.resume(tmp_path / "run").step
+    assert step == result.step, "its time is over"
+    assert groundup.resume(tmp_path / "run", overrides={"train": {"stop_after": "2s"}}).step > step
+
+
+def test_patience_without_anything_to_measure_is_an_error(prepared, tmp_path, sentences):
+    with pytest.raises(groundup.ConfigError, match=r"evaluate\.every_steps is 0"):
+        groundup.train(prepared, tmp_path / "run", overrides=merged(train={"patience": 3}, evaluate={"every_steps": 0}))
+    (tmp_path / "text.txt").write_text(sentences(50), encoding="utf-8")
+    groundup.prepare([tmp_path / "text.txt"], tmp_path / "data", tokenizer="byte", val_fraction=0.0)
+    with pytest.raises(groundup.ConfigError, match="nothing was held out"):
+        groundup.train(tmp_path / "data", tmp_path / "run", overrides=merged(train={"patience": 3}))

@@ -1,0 +1,439 @@
+"""A run killed at any moment and resumed ends with the weights of one that was never touched, bit for bit."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import groundup
+from groundup.checkpoint.run_folder import RunFolder, read_log
+from groundup.config.presets import GPT1_PARTS, MODERN_PARTS
+from groundup.utils.files import SUMS, sha256
+
+STATE = ("model.safetensors", "optimizer/state.safetensors", "average.safetensors")
+STEPS = 60  # more than an epoch of the prepared text
+
+# A child process that kills itself without warning at the n-th call of a function.
+CHILD = """
+import os, signal, sys, importlib, json
+import groundup.api
+module, name, n, action, run, data, overrides = json.loads(sys.argv[1])
+owner = importlib.import_module(module)
+*path, last = name.split(".")
+for part in path:
+    owner = getattr(owner, part)
+original, calls = getattr(owner, last), 0
+def fatal(*args, **kwargs):
+    global calls
+    calls += 1
+    if calls == n:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*args, **kwargs)
+setattr(owner, last, fatal)
+if action == "train":
+    groundup.train(data, run, overrides=overrides)
+else:
+    groundup.resume(run)
+"""
+
+
+@pytest.fixture(scope="session")
+def killed(forks):
+    """Trains or resumes in a process that dies at the given call; fails when it does not get that far."""
+
+    def kill(action: str, where: tuple[str, str, int], run: Path, data: Path, overrides: dict) -> None:
+        arguments = json.dumps([*where, action, str(run), str(data), overrides])
+        command = [*forks.words, "-c", CHILD, arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == -9, done.stderr
+
+    return kill
+
+
+def final(run: Path) -> Path:
+    return RunFolder(run).checkpoints / f"step-{STEPS:08d}"
+
+
+def same_state(a: Path, b: Path) -> bool:
+    """Equal weights and moments, bit for bit, and equal books."""
+    files = [name for name in STATE if (a / name).exists() or (b / name).exists()]
+    books = [json.loads((folder / "progress.json").read_text()) for folder in (a, b)]
+    for book in books:
+        del book["elapsed"], book["dt"], book["parent"]  # an interruption leaves a checkpoint of its own
+    return books[0] == books[1] and all((a / f).read_bytes() == (b / f).read_bytes() for f in files)
+
+
+@pytest.fixture(scope="module")
+def reference(prepared, tmp_path_factory) -> Path:
+    """The run that nobody touched."""
+    run = tmp_path_factory.mktemp("reference") / "run"
+    groundup.train(prepared, run, overrides=OVERRIDES)
+    return run
+
+
+OVERRIDES = {
+    "model": {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 32, "dropout": 0.1},
+    "batches": {"micro_batch": 9},
+    "optimizer": {"learning_rate": 3e-3},
+    "schedule": {"warmup_steps": 4},
+    "train": {"max_steps": STEPS, "batch_tokens": 1024, "threads": 1, "precision": "fp32", "device": "cpu"},
+    "evaluate": {"every_steps": 10, "tokens": 500, "sample_every_steps": 20, "sample_tokens": 8},
+    "checkpoint": {"every_steps": 9, "keep_last": 3},
+}
+
+SIXTEEN = {"micro_batch": 16}  # windows, which two threads share evenly
+PHASES = {
+    "before the first checkpoint": ("groundup.training.guard", "Guard.admits", 3),
+    "between micro-batches": ("groundup.training.micro_batches", "as_pair", 75),
+    "before the optimizer's step": ("groundup.training.guard", "Guard.admits", 31),
+    "in an evaluation": ("groundup.run.evaluator", "split_loss", 6),
+    "while a sample is written": ("groundup.generation.engine", "KVCache", 2),
+    "while a checkpoint is written": ("groundup.utils.files", "sha256", 17),
+    "while a checkpoint is flushed": ("groundup.utils.files", "flush", 40),
+    "before old checkpoints are deleted": ("groundup.checkpoint.run_folder", "RunFolder.prune", 3),
+    "while an old checkpoint is deleted": ("groundup.checkpoint.run_folder", "remove_folder", 1),
+    "in the middle of epoch 2": ("groundup.training.guard", "Guard.admits", 50),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", PHASES)
+def test_killed_and_resumed_is_bitwise_the_untouched_run(phase, reference, prepared, tmp_path, killed):
+    run = tmp_path / "run"
+    killed("train", PHASES[phase], run, prepared, OVERRIDES)
+    groundup.resume(run)
+    assert same_state(final(run), final(reference))
+
+
+@pytest.mark.slow
+def test_a_resume_of_a_resume_is_bitwise_too(reference, prepared, tmp_path, killed):
+    run = tmp_path / "run"
+    killed("train", ("groundup.training.guard", "Guard.admits", 14), run, prepared, OVERRIDES)
+    killed("resume", ("groundup.utils.files", "flush", 5), run, prepared, OVERRIDES)
+    killed("resume", ("groundup.training.guard", "Guard.admits", 30), run, prepared, OVERRIDES)
+    groundup.resume(run)
+    assert same_state(final(run), final(reference))
+    losses = {r["step"]: r["loss"] for r in read_log(run / "log.jsonl") if r["event"] == "step"}
+    assert losses == {r["step"]: r["loss"] for r in read_log(reference / "log.jsonl") if r["event"] == "step"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", ["modern", "gpt1"])
+def test_muon_and_every_part_resume_bitwise_too(parts, prepared, tmp_path, killed):
+    rows = {"modern": MODERN_PARTS, "gpt1": GPT1_PARTS}
+    muon = {"name": "muon", "learning_rate": 0.01, "embedding_learning_rate": 0.1}
+    overrides = {**OVERRIDES, "model": {**OVERRIDES["model"], **rows[parts]}, "optimizer": muon}
+    groundup.train(prepared, tmp_path / "untouched", overrides=overrides)
+    killed("train", ("groundup.training.guard", "Guard.admits", 31), tmp_path / "run", prepared, overrides)
+    shutil.copytree(tmp_path / "run", tmp_path / "tampered", symlinks=True)
+    groundup.resume(tmp_path / "run")
+    assert same_state(final(tmp_path / "run"), final(tmp_path / "untouched"))
+
+    checkpoint = RunFolder(tmp_path / "tampered").steps()[-1]  # the negative control: Muon's momentum is forgotten
+    tensors = load_file(checkpoint / "optimizer/state.safetensors")
+    tensors["h.0.mlp.c_fc.weight|momentum_buffer"].zero_()
+    save_file(tensors, checkpoint / "optimizer/state.safetensors")
+    reseal(checkpoint)
+    groundup.resume(tmp_path / "tampered")
+    assert not same_state(final(tmp_path / "tampered"), final(tmp_path / "untouched"))
+
+
+def copy_stopped_at(reference: Path, tmp_path: Path, step: int = 54) -> tuple[Path, Path]:
+    """The reference run as it stood at a checkpoint; returns run and checkpoint."""
+    run = tmp_path / "run"
+    shutil.copytree(reference, run, symlinks=True)
+    shutil.rmtree(final(run))
+    return run, RunFolder(run).checkpoints / f"step-{step:08d}"
+
+
+def reseal(checkpoint: Path) -> None:
+    """Make the checksums true again after tampering."""
+    lines = (checkpoint / SUMS).read_text().splitlines()
+    names = [line.partition("  ")[2] for line in lines]
+    (checkpoint / SUMS).write_text("".join(f"{sha256(checkpoint / n)}  {n}\n" for n in names))
+
+
+def drop_moments(checkpoint: Path) -> None:
+    save_file({}, checkpoint / "optimizer/state.safetensors")
+
+
+def drop_one_moment(checkpoint: Path) -> None:
+    tensors = load_file(checkpoint / "optimizer/state.safetensors")
+    tensors["h.0.ln_1.bias|exp_avg"].zero_()
+    save_file(tensors, checkpoint / "optimizer/state.safetensors")
+
+
+def change_progress(**values):
+    def change(checkpoint: Path) -> None:
+        path = checkpoint / "progress.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return change
+
+
+def test_the_tampering_itself_changes_nothing(reference, tmp_path):
+    run, checkpoint = copy_stopped_at(reference, tmp_path)
+    reseal(checkpoint)
+    groundup.resume(run)
+    assert same_state(final(run), final(reference))
+
+
+@pytest.mark.parametrize(
+    "drop",
+    [drop_moments, drop_one_moment, change_progress(cursor=0), change_progress(step=53)],
+    ids=["moments", "one moment", "cursor", "step"],
+)
+def test_a_dropped_piece_of_state_shows(drop, reference, tmp_path):
+    """The negative control: if one piece were not restored, the tests above would fail."""
+    run, checkpoint = copy_stopped_at(reference, tmp_path)
+    drop(checkpoint)
+    reseal(checkpoint)
+    groundup.resume(run)
+    assert not same_state(final(run), final(reference))
+
+
+def test_a_dropout_that_depended_on_the_interruption_would_show(reference, tmp_path, monkeypatch):
+    run, _ = copy_stopped_at(reference, tmp_path)
+    monkeypatch.setattr("groundup.run.trainer.reseed", lambda seed, device: None)
+    groundup.resume(run)
+    assert not same_state(final(run), final(reference))
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "delete sums"])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer/state.safetensors", "progress.json", "config.json"])
+def test_a_damaged_checkpoint_is_rejected_by_name_and_the_one_before_it_used(damage, name, reference, tmp_path):
+    run, checkpoint = copy_stopped_at(reference, tmp_path)
+    path = checkpoint / (SUMS if damage == "delete sums" else name)
+    data = path.read_bytes()
+    if damage == "flip":
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    elif damage == "truncate":
+        path.write_bytes(data[: len(data) // 2])
+    else:
+        path.unlink()
+    said = Listener()
+    groundup.resume(run, view=said)
+    assert any("rejected" in line and path.name in line for line in said.lines)
+    assert same_state(final(run), final(reference))
+
+
+class Listener:
+    """A view that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+    def step(self, **values) -> None:
+        pass
+
+    def evaluation(self, **values) -> None:
+        pass
+
+    def sample(self, text: str) -> None:
+        pass
+
+
+def test_only_damaged_checkpoints_are_an_error_with_every_reason_and_a_remedy(reference, tmp_path):
+    run, _ = copy_stopped_at(reference, tmp_path)
+    for folder in RunFolder(run).steps():
+        (folder / SUMS).unlink()
+    with pytest.raises(groundup.CheckpointError, match="start a new run") as caught:
+        groundup.resume(run)
+    assert all(folder.name in str(caught.value) for folder in RunFolder(run).steps())
+
+
+def test_a_rejected_checkpoint_never_displaces_a_good_one(reference, tmp_path):
+    run, checkpoint = copy_stopped_at(reference, tmp_path)
+    (checkpoint / SUMS).unlink()
+    shorter = {"train": {"max_steps": 50}, "checkpoint": {"keep_last": 1}}
+    groundup.resume(run, overrides=shorter)
+    assert [path.name for path in RunFolder(run).steps()] == ["step-00000050"]
+    assert groundup.resume(run).step == 50  # the one that stayed is whole
+
+
+def test_what_a_resumption_changes_stays_with_the_run(reference, tmp_path):
+    run, _ = copy_stopped_at(reference, tmp_path)
+    groundup.resume(run, overrides={"train": {"max_steps": 58}, "checkpoint": {"every_steps": 2}})
+    assert groundup.resume(run).step == 58
+    assert RunFolder(run).config().checkpoint.every_steps == 2
+
+
+def test_scraps_of_a_crash_are_cleared_away(reference, tmp_path):
+    run, _ = copy_stopped_at(reference, tmp_path)
+    for name in (".step-00000009.deleted", ".step-00000060.partial"):
+        (RunFolder(run).checkpoints / name).mkdir()
+    groundup.resume(run)
+    assert not list(RunFolder(run).checkpoints.glob(".*"))
+
+
+def test_a_resumption_is_logged_and_a_finished_run_logs_nothing(reference, tmp_path):
+    run, _ = copy_stopped_at(reference, tmp_path)
+    groundup.resume(run)
+    assert [r["step"] for r in read_log(run / "log.jsonl") if r["event"] == "resume"] == [54]
+    before = (run / "log.jsonl").read_bytes()
+    groundup.resume(run)
+    assert (run / "log.jsonl").read_bytes() == before
+
+
+def test_a_machine_without_the_runs_device_is_told_what_to_do(reference, tmp_path):
+    run, _ = copy_stopped_at(reference, tmp_path)
+    path = run / "config.yaml"
+    path.write_text(path.read_text().replace("device: cpu", "device: cuda:7"))
+    with pytest.raises(groundup.ConfigError, match="cuda:7 is not on this machine; use auto or cpu"):
+        groundup.resume(run)
+    said = Listener()
+    assert groundup.resume(run, overrides={"train": {"device": "cpu"}}, view=said).step == STEPS
+    assert any("not bit for bit" in line for line in said.lines)
+
+
+@pytest.mark.parametrize("text", ["model: [", "", "model: 3", "nonsense: 1"])
+def test_a_damaged_config_is_one_sentence(text, reference, tmp_path):
+    run, _ = copy_stopped_at(reference, tmp_path)
+    (run / "config.yaml").write_text(text)
+    with pytest.raises(groundup.GroundupError) as caught:
+        groundup.resume(run)
+    assert "\n" not in str(caught.value)
+    assert "config" in str(caught.value)
+
+
+def test_a_finished_budget_run_is_left_alone(prepared, tmp_path):
+    overrides = {**OVERRIDES, "train": {**OVERRIDES["train"], "budget": "1s"}}
+    del overrides["train"]["max_steps"]
+    step = groundup.train(prepared, tmp_path / "run", overrides=overrides).step
+    assert groundup.resume(tmp_path / "run").step == step
+    assert groundup.resume(tmp_path / "run", overrides={"train": {"budget": "1.5s"}}).step > step
+
+
+def test_other_data_is_refused(reference, tmp_path):
+    run, _ = copy_stopped_at(reference, tmp_path)
+    (tmp_path / "other.txt").write_text("Some other text entirely.\n" * 200)
+    groundup.prepare([tmp_path / "other.txt"], tmp_path / "other", tokenizer="byte")
+    with pytest.raises(groundup.CheckpointError, match="not the data that this run was trained on"):
+        groundup.resume(run, data=tmp_path / "other")
+
+
+def test_moved_data_is_found_where_it_is_said_to_be(reference, prepared, tmp_path):
+    run, _ = copy_stopped_at(reference, tmp_path)
+    shutil.copytree(prepared, tmp_path / "moved")
+    groundup.resume(run, data=tmp_path / "moved")
+    assert same_state(final(run), final(reference))
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"model": {"n_layer": 3}}, {"optimizer": {"learning_rate": 1.0}}, {"train": {"seed": 1}}]
+)
+def test_what_decides_the_result_cannot_change(overrides, reference, tmp_path):
+    run, _ = copy_stopped_at(reference, tmp_path)
+    with pytest.raises(groundup.ConfigError):
+        groundup.resume(run, overrides=overrides)
+
+
+def test_a_finished_run_is_left_alone_and_a_longer_horizon_goes_on(reference, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(reference, run, symlinks=True)
+    assert groundup.resume(run).step == STEPS
+    assert groundup.resume(run, overrides={"train": {"max_steps": STEPS + 5}}).step == STEPS + 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": {"ema": 0.9}},
+        {"optimizer": {"name": "sgd", "learning_rate": 0.05}, "schedule": {"name": "onecycle"}},
+        pytest.param({"checkpoint": {"every_steps": 9, "asynchronous": False}}, marks=pytest.mark.long),
+        {"train": {"activation_checkpointing": True}},
+        {"train": {"threads": 2, "activation_checkpointing": "cheap"}, "model": {"dropout": 0.0}, "batches": SIXTEEN},
+    ],
+    ids=["average", "sgd and onecycle", "synchronous", "recomputed", "windows shared by threads"],
+)
+def test_every_way_to_train_resumes_bitwise(changes, prepared, tmp_path, killed):
+    overrides = {name: {**values, **changes.get(name, {})} for name, values in OVERRIDES.items()}
+    groundup.train(prepared, tmp_path / "untouched", overrides=overrides)
+    settled = RunFolder(tmp_path / "untouched").config()
+    assert settled.train.shares == settled.shares == (2 if changes.get("batches") is SIXTEEN else 1)
+    killed("train", ("groundup.training.guard", "Guard.admits", 31), tmp_path / "run", prepared, overrides)
+    groundup.resume(tmp_path / "run")
+    assert same_state(final(tmp_path / "run"), final(tmp_path / "untouched"))
+
+
+@pytest.mark.slow
+def test_a_forgotten_average_shows(prepared, tmp_path):
+    overrides = {**OVERRIDES, "optimizer": {**OVERRIDES["optimizer"], "ema": 0.9}}
+    groundup.train(prepared, tmp_path / "reference", overrides=overrides)
+    run, checkpoint = copy_stopped_at(tmp_path / "reference", tmp_path)
+    tensors = load_file(checkpoint / "average.safetensors")
+    tensors["wte.weight"].zero_()
+    save_file(tensors, checkpoint / "average.safetensors")
+    reseal(checkpoint)
+    groundup.resume(run)
+    assert not same_state(final(run), final(tmp_path / "reference"))
+
+
+@pytest.mark.slow
+def test_patience_ends_a_killed_run_where_it_ends_an_untouched_one(prepared, tmp_path, killed):
+    """Killed right after the checkpoint of the evaluation with which patience ends, or just before it."""
+    overrides = {
+        **OVERRIDES,
+        "train": {**OVERRIDES["train"], "patience": 1},
+        "optimizer": {"learning_rate": 0.5},  # so that losses rise
+        "evaluate": {**OVERRIDES["evaluate"], "every_steps": 3},
+        "checkpoint": {"every_steps": 3, "keep_last": 9},
+    }
+    groundup.train(prepared, tmp_path / "untouched", overrides=overrides)
+    end = RunFolder(tmp_path / "untouched").steps()[-1]
+    assert end.name < f"step-{STEPS:08d}", "patience ended it"
+    saves = len(RunFolder(tmp_path / "untouched").steps())
+    for n in (saves - 1, saves):
+        run = tmp_path / f"run{n}"
+        killed("train", ("groundup.checkpoint.run_folder", "RunFolder.prune", n), run, prepared, overrides)
+        groundup.resume(run)
+        assert RunFolder(run).steps()[-1].name == end.name
+        assert same_state(RunFolder(run).steps()[-1], end)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_rejected_like_a_damaged_one(reference, tmp_path, monkeypatch):
+    run, checkpoint = copy_stopped_at(reference, tmp_path)
+
+    def unreadable(path):
+        if path.is_relative_to(checkpoint) and path.name == "model.safetensors":
+            raise OSError(5, "Input/output error")
+        return sha256(path)
+
+    monkeypatch.setattr("groundup.utils.files.sha256", unreadable)
+    said = Listener()
+    groundup.resume(run, view=said)
+    assert any("rejected" in line and "cannot be read (Input/output error)" in line for line in said.lines)
+    assert same_state(final(run), final(reference))
+
+
+@pytest.mark.slow
+def test_fp16_resumes_bitwise_with_its_scale_after_a_step_was_left_out(prepared, tmp_path, killed):
+    """Two tokens a step: their gradients are so large that the first scale overflows."""
+    overrides = {
+        **OVERRIDES,
+        "model": {"n_layer": 1, "n_head": 1, "n_embd": 8, "block_size": 2, "dropout": 0.1},
+        "train": {**OVERRIDES["train"], "precision": "fp16", "batch_tokens": 2},
+        "batches": {"micro_batch": 1},
+        "evaluate": {"every_steps": 0, "tokens": 20, "sample_tokens": 2},
+    }
+    groundup.train(prepared, tmp_path / "untouched", overrides=overrides)
+    skipped = [r["step"] for r in read_log(tmp_path / "untouched" / "log.jsonl") if r["event"] == "skip"]
+    assert skipped
+    assert skipped[0] < 30
+    killed("train", ("groundup.training.guard", "Guard.admits", 40), tmp_path / "run", prepared, overrides)
+    shutil.copytree(tmp_path / "run", tmp_path / "tampered", symlinks=True)
+    groundup.resume(tmp_path / "run")
+    assert same_state(final(tmp_path / "run"), final(tmp_path / "untouched"))
+
+    checkpoint = RunFolder(tmp_path / "tampered").steps()[-1]  # the negative control: the scale is forgotten
+    change_progress(scaler={})(checkpoint)
+    reseal(checkpoint)
+    groundup.resume(tmp_path / "tampered")
+    assert not same_state(final(tmp_path / "tampered"), final(tmp_path / "untouched"))

@@ -1,0 +1,97 @@
+"""A few kills at moments of chance; `make torture` deals hundreds."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import groundup
+from groundup.checkpoint.run_folder import RunFolder
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))  # run from a checkout, and no part of the package
+
+from attempts import differences, newest_good
+
+TORTURE = Path(__file__).parents[1] / "torture"
+SMALL = {
+    "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16},
+    "train": {"max_steps": 6, "batch_tokens": 128, "threads": 1, "precision": "fp32", "device": "cpu"},
+    "evaluate": {"tokens": 100, "sample_tokens": 4},
+    "checkpoint": {"every_steps": 2, "keep_last": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def untouched(prepared, tmp_path_factory) -> Path:
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("torture") / "run"
+    groundup.train(prepared, folder, overrides=SMALL)
+    return folder
+
+
+@pytest.fixture
+def run(untouched, tmp_path) -> Path:
+    """A copy of it."""
+    shutil.copytree(untouched, tmp_path / "run", symlinks=True)
+    return tmp_path / "run"
+
+
+def forget_a_moment(run: Path) -> None:
+    path = RunFolder(run).steps()[-1] / "optimizer/state.safetensors"
+    tensors = load_file(path)
+    tensors["ln_f.bias|exp_avg"].zero_()
+    save_file(tensors, path)
+
+
+def spoil_books(run: Path) -> None:
+    path = RunFolder(run).steps()[-1] / "progress.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"cursor": 0}))
+
+
+def log_twice(run: Path) -> None:
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"event": "step", "step": 3, "loss": 1.0}\n')
+
+
+def lose_a_line(run: Path) -> None:
+    lines = (run / "log.jsonl").read_text().splitlines()
+    (run / "log.jsonl").write_text("\n".join(line for line in lines if '"step": 3,' not in line) + "\n")
+
+
+@pytest.mark.parametrize("spoil", [forget_a_moment, spoil_books, log_twice, lose_a_line])
+def test_the_judge_sees_what_a_resume_must_not_do(spoil, run, untouched):
+    assert differences(run, untouched) == ""
+    spoil(run)
+    assert differences(run, untouched)
+
+
+def test_the_judge_sees_a_checkpoint_that_a_kill_cost(run):
+    failures: list[str] = []
+    assert newest_good(run, 4, failures) == 6
+    assert not failures
+    (RunFolder(run).steps()[-1] / "model.safetensors").write_bytes(b"half")
+    assert newest_good(run, 6, failures) == 4
+    assert [failure.partition(":")[0] for failure in failures] == ["damaged", "lost"]
+
+
+def torture(*words: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(TORTURE), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks of itself")
+def test_killed_at_moments_of_chance_a_run_is_bitwise_and_loses_no_checkpoint(tmp_path):
+    done = torture("--kills", 6, "--only", "adamw", "--json", tmp_path / "table.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert table["kills"] == 6
+    assert sum(table["configs"]["adamw"]["kills"].values()) == 6
+    assert table["configs"]["adamw"]["failures"] == []
+    assert table["configs"]["adamw"]["runs"] >= 1
+    assert done.stdout.splitlines()[0].startswith("| config | kills | starting | training |")

@@ -1,0 +1,311 @@
+"""From what the user names to documents."""
+
+import gzip
+import io
+import os
+import sys
+import threading
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from groundup.errors import DataError
+from groundup.sources import corpus as module
+from groundup.sources.corpus import Place, open_sources
+from groundup.sources.document import Document
+
+
+def read(*sources, **options):
+    """(source, offset, text) of each document; every corpus is read twice, which must make no difference."""
+    with open_sources(sources, **options) as corpus:
+        first, second = ([(d.source, d.offset, "".join(d.chunks())) for d in corpus] for _ in range(2))
+    assert first == second
+    return first
+
+
+def test_a_file_is_one_document(tmp_path):
+    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    assert read(tmp_path / "a.txt") == [("a.txt", 0, "one\ntwo\n")]
+
+
+def test_lines_of_jsonl_are_documents(tmp_path):
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"body": "one"}\n{"body": ""}\n{"body": "two"}\n', mtime=0))
+    assert read(tmp_path / "a.jsonl.gz", column="body") == [("a.jsonl.gz", 0, "one"), ("a.jsonl.gz", 29, "two")]
+
+
+def test_rows_of_parquet_are_documents(tmp_path):
+    pq.write_table(pa.table({"body": ["one", None, "", "two"]}), tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet", column="body") == [("a.parquet", 0, "one"), ("a.parquet", 3, "two")]
+
+
+def test_a_source_may_name_its_own_column(tmp_path):
+    pq.write_table(pa.table({"body": ["one"]}), tmp_path / "a.parquet")
+    (tmp_path / "b.jsonl").write_text('{"text": "two"}')
+    (tmp_path / "c#d.jsonl").write_text('{"text": "three"}')
+    found = read(f"{tmp_path}/a.parquet#body", tmp_path / "b.jsonl", tmp_path / "c#d.jsonl")
+    assert [text for _, _, text in found] == ["one", "two", "three"]
+
+
+def test_columns_of_one_file_are_inputs_of_their_own(tmp_path):
+    pq.write_table(pa.table({"a": ["one"], "b": ["two"], "text": ["three"]}), tmp_path / "ab.parquet")
+    path, said = f"{tmp_path}/ab.parquet", []
+    assert read(f"{path}#a", f"{path}#b", path) == [
+        ("ab.parquet#a", 0, "one"),
+        ("ab.parquet#b", 0, "two"),
+        ("ab.parquet", 0, "three"),
+    ]
+    with open_sources([f"{path}#a", f"{path}#a", path, f"{path}#text"], say=said.append) as corpus:
+        assert [each.name for each in corpus.inputs] == ["ab.parquet#a", "ab.parquet"]
+    assert said == [f"{path} and 1 more files: given more than once; read once"]
+
+
+@pytest.mark.parametrize("name", ["python-docs", "hf:some/thing"])
+def test_a_corpus_of_the_same_name_as_a_path_comes_first_and_that_is_said(tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module.hub, "hub_identity", lambda source: f"{source}@abc")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    said = []
+    with open_sources([name], say=said.append) as corpus:
+        assert corpus.inputs[0].size is None
+    assert said == [f"{name}: read as the corpus of that name; for the file or folder of that name, write ./{name}"]
+    assert [text for _, _, text in read(f"./{name}")] == ["mine"]
+
+
+def test_folders_that_are_not_entered_are_said(tmp_path):
+    (tmp_path / "corpus" / "sub").mkdir(parents=True)
+    (tmp_path / "corpus" / "sub" / "a.txt").write_text("a")
+    (tmp_path / "corpus" / "linked").symlink_to(tmp_path)
+    said = []
+    with open_sources([tmp_path / "corpus"], say=said.append) as corpus:
+        assert [document.source for document in corpus] == ["corpus/sub/a.txt"]
+    assert said == [f"{tmp_path / 'corpus'}: reads 1 .txt; does not enter linked (a link)"]
+
+
+def test_a_folder_that_may_not_be_read_is_said(tmp_path, monkeypatch):
+    (tmp_path / "corpus" / "closed").mkdir(parents=True)
+    (tmp_path / "corpus" / "a.txt").write_text("a")
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    said = []
+    with open_sources([tmp_path / "corpus"], say=said.append):
+        assert said == [f"{tmp_path / 'corpus'}: reads 1 .txt; does not enter closed (Permission denied)"]
+
+
+def test_a_disk_without_room_for_a_copy_is_named(monkeypatch):
+    class Endless(io.RawIOBase):
+        def readable(self):
+            return True
+
+        def read(self, size=-1):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdin", type("Stream", (), {"buffer": Endless()}))
+    with pytest.raises(DataError, match=r"standard input: a copy of it does not fit into .*TMPDIR"):
+        read("-")
+
+
+def test_a_folder_is_read_in_order_of_names_and_without_what_is_hidden_or_unknown(tmp_path):
+    folder, said = tmp_path / "corpus", []
+    names = ["b.txt", "a/z.md", "a/y.TXT", "a.jsonl", "c.py", ".hidden.txt", ".git/x.txt", "empty.txt", "d.csv.gz"]
+    for name in [*names, "e.csv", "picture.png", "log.jsonl", "LICENSE"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("" if name == "empty.txt" else '{"text": "of a line"}')
+    (folder / "f.rst.zst").write_bytes(zstandard.compress(b"packed"))
+    with open_sources([folder], say=said.append) as corpus:
+        assert [document.source for document in corpus] == [
+            *("corpus/a.jsonl", "corpus/a/y.TXT", "corpus/a/z.md", "corpus/b.txt", "corpus/c.py", "corpus/f.rst.zst")
+        ]
+    reads, leaves_out = said[0].split("; ")
+    assert reads == f"{folder}: reads 3 .txt, 1 .jsonl, 1 .md, 1 .py, 1 .rst"
+    assert leaves_out == "leaves out 2 .csv, 1 without suffix, 1 .png"
+
+
+def test_a_pattern_is_every_file_that_it_matches(tmp_path):
+    for name in ["b/x.txt", "a.txt", "b/c/y.txt", "b/z.md"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert [text for _, _, text in read(f"{tmp_path}/**/*.txt")] == ["a.txt", "b/c/y.txt", "b/x.txt"]
+    assert [source for source, _, _ in read(f"{tmp_path}/b/**/*.txt")] == ["c/y.txt", "x.txt"]
+    with pytest.raises(DataError, match=r"\*\.csv: no file matches this pattern"):
+        read(f"{tmp_path}/*.csv")
+
+
+def test_a_file_with_the_signs_of_a_pattern_in_its_name_is_a_file(tmp_path):
+    (tmp_path / "a[1].txt").write_text("text")
+    assert read(tmp_path / "a[1].txt") == [("a[1].txt", 0, "text")]
+
+
+def test_files_of_the_same_name_are_told_apart(tmp_path):
+    paths = [tmp_path / "x" / "one" / "a.txt", tmp_path / "x" / "two" / "a.txt", tmp_path / "y" / "two" / "a.txt"]
+    for path in [*paths, tmp_path / "b.txt"]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("text")
+    assert [source for source, _, _ in read(*paths, tmp_path / "b.txt")] == [
+        *("one/a.txt", "x/two/a.txt", "y/two/a.txt", "b.txt")
+    ]
+
+
+def test_a_file_given_twice_is_read_once_and_that_is_said(tmp_path):
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "b.txt").write_text("two")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "a.txt")
+    said = []
+    given = [tmp_path / "a.txt", tmp_path / "b.txt", f"{tmp_path}/../{tmp_path.name}/a.txt", tmp_path / "link.txt"]
+    with open_sources(given, say=said.append) as corpus:
+        assert [document.source for document in corpus] == ["a.txt", "b.txt"]
+    assert said == [f"{tmp_path}/../{tmp_path.name}/a.txt and 1 more files: given more than once; read once"]
+
+
+@pytest.mark.parametrize("limit", [1, 3, 5, 99])
+def test_only_the_first_documents_may_be_read(tmp_path, limit):
+    (tmp_path / "a.jsonl").write_text('{"text": "1"}\n\n{"text": "2"}\n')
+    (tmp_path / "b.txt").write_text("3")
+    (tmp_path / "c.jsonl").write_text('{"text": "4"}\n{"text": "5"}')
+    given = [tmp_path / name for name in ("a.jsonl", "b.txt", "c.jsonl")]
+    assert [text for _, _, text in read(*given, max_documents=limit)] == list("12345")[:limit]
+
+
+def test_reading_can_begin_at_any_document(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "1"}\n\n{"text": "2"}\n')
+    (tmp_path / "b.txt").write_text("3")
+    pq.write_table(pa.table({"text": [str(i) for i in range(10)]}), tmp_path / "c.parquet", row_group_size=3)
+    (tmp_path / "d.txt").touch()
+    given = [tmp_path / name for name in ("a.jsonl", "b.txt", "c.parquet")]
+    with open_sources(given) as corpus:
+        everything = [(place, "".join(document.chunks())) for place, document in corpus.since(Place())]
+        assert len(everything) == 13
+        for i, (place, _) in enumerate(everything):
+            assert [(p, "".join(d.chunks())) for p, d in corpus.since(place)] == everything[i:]
+            after = Place(place.input, place.documents + 1, place.offset + 1, place.total + 1)
+            assert [(p, "".join(d.chunks())) for p, d in corpus.since(after)] == everything[i + 1 :]
+
+
+def test_how_far_one_has_read_is_known_in_bytes_of_the_files(tmp_path):
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"text": "two"}', mtime=0))
+    (tmp_path / "c.txt.zst").write_bytes(zstandard.compress(b"three"))
+    pq.write_table(pa.table({"text": ["four"]}), tmp_path / "d.parquet")
+    paths = sorted(tmp_path.iterdir())
+    sizes = [path.stat().st_size for path in paths]
+    with open_sources(paths) as corpus:
+        assert corpus.size == sum(sizes)
+        read_so_far = []
+        for document in corpus:
+            assert list(document.chunks())
+            read_so_far.append(corpus.at)
+        assert read_so_far[:3] == [sum(sizes[:1]), sum(sizes[:2]), sum(sizes[:3])]
+        assert corpus.at == corpus.size
+
+
+def test_the_hub_is_asked_for_what_is_not_skipped(monkeypatch):
+    asked = []
+
+    def documents(source, column, skip):
+        asked.append((source, column, skip))
+        return (Document("part-0", i, lambda: iter(["text"])) for i in range(skip, 4))
+
+    monkeypatch.setattr(module.hub, "is_named", lambda source: source.startswith("hf:"))
+    monkeypatch.setattr(module.hub, "hub_identity", lambda source: f"{source}@abc")
+    monkeypatch.setattr(module.hub, "hub_documents", documents)
+    with open_sources(["hf:some/thing"], column="body") as corpus:
+        assert (corpus.inputs[0].version, corpus.size) == ("hf:some/thing@abc", None)
+        assert [place.documents for place, _ in corpus.since(Place(0, 2, 0, 2))] == [2, 3]
+    assert asked == [("hf:some/thing", "body", 2)]
+
+
+def test_long_texts_of_tables_come_in_chunks(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "' + "word " * 1000 + '"}')
+    with open_sources([tmp_path / "a.jsonl"], chunk_bytes=100) as corpus:
+        [document] = corpus
+        chunks = list(document.chunks())
+    assert max(map(len, chunks)) <= 110
+    assert "".join(chunks) == "word " * 1000
+
+
+def test_a_named_file_is_text_whatever_its_suffix(tmp_path):
+    (tmp_path / "setup.py").write_text("import this")
+    assert read(tmp_path / "setup.py") == [("setup.py", 0, "import this")]
+
+
+def test_standard_input_can_be_read_twice(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("é\n".encode())))
+    assert read("-") == [("standard input", 0, "é\n")]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_can_be_read_twice(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=["from a pipe"])
+    writer.start()
+    assert read(tmp_path / "pipe") == [("pipe", 0, "from a pipe")]
+    writer.join()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are Unicode here")
+def test_a_name_that_is_not_unicode_becomes_text(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.txt")
+    path.write_text("text")
+    assert read(path) == [("caf?.txt", 0, "text")]
+
+
+def test_several_sources_keep_their_order(tmp_path):
+    for name in "ba":
+        (tmp_path / f"{name}.txt").write_text(name)
+    assert [text for _, _, text in read(tmp_path / "b.txt", str(tmp_path / "a.txt"))] == ["b", "a"]
+
+
+def test_the_built_in_corpus_comes_by_name():
+    documents = read("python-docs")
+    offset = sum(len(text.encode()) for _, _, text in documents[:-1])
+    assert documents[-1][:2] == ("python-docs", offset)
+
+
+@pytest.mark.parametrize(
+    ("name", "contents", "said"),
+    [
+        ("inptu.txt", None, r"there is no such file or folder; did you mean input\.txt\?"),
+        ("x" * 300, None, r"cannot be read \(File name too long\); check the path"),
+        ("zzz/q", None, "there is no such file or folder; check the path"),
+        ("empty.txt", b"", r"empty\.txt: there is no text in it"),
+        ("mark.txt", b"\xef\xbb\xbf", "there is no text in it"),
+        ("empty.txt.gz", gzip.compress(b"", mtime=0), "there is no text in it"),
+        ("a.jsonl", b'\n{"text": ""}\n', "there is no text in it"),
+        ("a.parquet", b"PAR1", "damaged or cut short as a parquet file"),
+        ("a.parquet.gz", b"", "a parquet file is packed inside and read as it is; unpack this one first"),
+        ("a.zst", b"(", "damaged or cut short as a zstd file"),
+        ("empty.zst", b"", "there is no text in it"),
+        ("a.tar.gz", b"", "tar files are not read as text; unpack it with: tar"),
+        ("a.PDF", b"%PDF", "pdf files are not read as text; convert it with: pdftotext"),
+        ("folder/a.csv", b"a,b", r"folder: no text files in this folder; it may hold \.jsonl, \.parquet, \.txt"),
+        ("not.gz", b"plain", "damaged or cut short as a gzip file"),
+    ],
+)
+def test_what_cannot_be_read_is_answered_with_a_remedy(tmp_path, name, contents, said):
+    (tmp_path / "input.txt").write_text("there")
+    path = tmp_path / name
+    if contents is not None:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(contents)
+    with pytest.raises(DataError, match=said):
+        read(tmp_path / "folder" if name.startswith("folder") else path)
+
+
+def test_an_empty_source_among_others_is_named(tmp_path):
+    (tmp_path / "full.txt").write_text("text")
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(DataError, match=r"empty\.txt: there is no text in it"):
+        read(tmp_path / "full.txt", tmp_path / "empty.txt")
+
+
+def test_no_source_at_all_is_refused():
+    with pytest.raises(DataError, match="there is nothing to read"):
+        read()

@@ -1,0 +1,73 @@
+"""The built-in corpus."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from groundup.errors import DataError
+from groundup.sources import python_docs
+
+PRINT_DIGEST = """
+import hashlib
+from groundup.sources.python_docs import python_docs
+print(hashlib.sha256("".join(python_docs()).encode()).hexdigest())
+"""
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return python_docs.python_docs()
+
+
+def test_it_is_a_corpus_of_some_megabytes_without_repetitions(texts):
+    assert 1_500_000 < sum(len(text.encode()) for text in texts) < 4_000_000
+    assert len(set(texts)) == len(texts) > 5_000
+    assert all(text.strip() for text in texts)
+
+
+def test_a_paragraph_that_stood_before_is_left_out_and_a_short_one_is_not():
+    long, other = "A paragraph of more than sixty characters, which several topics quote.", "Another one. " * 6
+    texts = [f"{long}\n\nArguments:\n\nfirst", long, f"{long}\n \n{other}\n\nArguments:"]
+    kept = [f"{long}\n\nArguments:\n\nfirst", f"{other}\n\nArguments:"]
+    assert list(python_docs._without_repeats(texts)) == kept
+
+
+def test_it_holds_topics_and_docstrings_from_python_and_from_c(texts):
+    together = "\n".join(texts)
+    for words in (
+        'The "with" statement',  # a topic of help()
+        "Serialize ``obj`` to a JSON formatted ``str``",  # json.dumps, in Python
+        "Return the natural logarithm of 1+x",  # math.log1p, in C
+    ):
+        assert words in together
+
+
+@pytest.mark.slow
+def test_it_is_the_same_in_every_process():
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", PRINT_DIGEST],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in "12"
+    }
+    assert len(digests) == 1
+
+
+def test_a_python_without_sources_and_topics_still_has_its_c_modules(tmp_path, monkeypatch):
+    monkeypatch.setattr(python_docs.sysconfig, "get_path", lambda _: str(tmp_path / "missing"))
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    assert len(python_docs.python_docs.__wrapped__()) > 500
+
+
+def test_a_python_without_any_documentation_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(python_docs.sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    monkeypatch.setattr(python_docs.inspect, "getdoc", lambda _: None)  # as under `python -OO`
+    with pytest.raises(DataError, match="python-docs: this Python has no documentation"):
+        python_docs.python_docs.__wrapped__()

@@ -1,0 +1,193 @@
+"""Decoding: what is said about bytes that are not text, wherever the blocks happen to end."""
+
+import gzip
+import random
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groundup.errors import DataError
+from groundup.sources.compression import opened
+from groundup.sources.text import LONGEST_UNCUT, cut_text, cut_unnoticed, read_jsonl, read_text
+from groundup.tokenizers.gpt2 import GPT2Tokenizer
+
+BLOCKS = [1, 2, 3, 7, 1 << 20]
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(contents, name="a.txt"):
+        (tmp_path / name).write_bytes(contents)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.mark.parametrize("chunk_bytes", BLOCKS)
+def test_text_is_read_as_it_stands(write, chunk_bytes):
+    text = "\nnaïve\r\n\r\n日本 \t🙂\n \n\ufeffend"
+    assert "".join(read_text(write(text.encode()), "strict", chunk_bytes)) == text
+
+
+@pytest.mark.parametrize("chunk_bytes", BLOCKS)
+def test_a_byte_order_mark_is_dropped(write, chunk_bytes):
+    assert "".join(read_text(write(b"\xef\xbb\xbfab"), "strict", chunk_bytes)) == "ab"
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("chunk_bytes", BLOCKS)
+def test_an_invalid_byte_is_located(write, chunk_bytes, mark):
+    path = write(mark + "é\r\né ".encode() + b"\xc3(")
+    with pytest.raises(DataError, match=rf"a\.txt: byte {7 + len(mark)} \(line 2\) is 0xC3, which is not UTF-8"):
+        list(read_text(path, "strict", chunk_bytes))
+
+
+@pytest.mark.parametrize("chunk_bytes", BLOCKS)
+def test_an_invalid_byte_can_be_replaced(write, chunk_bytes):
+    assert "".join(read_text(write(b"a\xffb\xe2\x82"), "replace", chunk_bytes)) == "a\ufffdb\ufffd"
+
+
+@pytest.mark.parametrize("errors", ["strict", "replace"])
+def test_a_binary_file_is_refused(write, errors):
+    with pytest.raises(DataError, match="byte 5 is NUL, so this is no text file"):
+        list(read_text(write(b"ELF\n\n\0\0"), errors))
+
+
+@pytest.mark.parametrize("codec", ["utf-16", "utf-16-be"])
+def test_utf16_is_recognised(write, codec):
+    with pytest.raises(DataError, match="this is UTF-16, not UTF-8; convert it with: iconv"):
+        list(read_text(write("\ufeffabc".encode(codec)), "strict"))
+
+
+PACKERS = {".gz": gzip.compress, ".zst": zstandard.compress}
+
+
+@pytest.mark.parametrize("suffix", PACKERS)
+def test_packed_files_are_unpacked_also_of_several_parts(write, suffix):
+    pack = PACKERS[suffix]
+    path = write(pack(b"packed ") + pack(b"") + pack("zweimal größer ".encode() * 100_000), f"a.txt{suffix}")
+    assert "".join(read_text(path, "strict")) == "packed " + "zweimal größer " * 100_000
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda b: b[:-9], lambda b: b[:3], lambda b: b"no" + b, lambda b: b[:9] + b"\xff" + b, lambda b: b + b[:5]],
+)
+@pytest.mark.parametrize("suffix", PACKERS)
+def test_a_damaged_packed_file_is_refused(write, suffix, damage):
+    packed = PACKERS[suffix](b"some text that is long enough to be cut\n" * 9)
+    with pytest.raises(DataError, match=r"damaged or cut short as a (gzip|zstd) file"):
+        list(read_text(write(damage(packed), f"a.txt{suffix}"), "strict"))
+
+
+def test_a_frame_that_looks_far_back_is_whole_too(write):
+    text = random.Random(0).randbytes(1 << 10).hex().encode() * 9
+    settings = zstandard.ZstdCompressionParameters.from_level(1, window_log=30, enable_ldm=True)
+    packer = zstandard.ZstdCompressor(compression_params=settings).compressobj()  # does not know the size beforehand
+    assert "".join(read_text(write(packer.compress(text) + packer.flush(), "a.txt.zst"), "strict")) == text.decode()
+
+
+@pytest.mark.parametrize("missing", [1, 5, 1000, 20_000])
+def test_a_packed_file_is_never_taken_for_whole_when_its_end_is_missing(write, missing):
+    contents = random.Random(0).randbytes(300_000).hex().encode()
+    for suffix, pack in PACKERS.items():
+        with pytest.raises(DataError, match="cut short"):
+            list(read_text(write(pack(contents)[:-missing], f"a.txt{suffix}"), "strict"))
+
+
+def test_what_a_small_packed_file_holds_comes_in_small_pieces(write):
+    bomb = zstandard.ZstdCompressor(level=1).compress(bytes(1) * 0 + b"a b " * 20_000_000)  # 80 MB in a few kB
+    with opened(write(bomb, "a.zst")) as file:
+        pieces = [len(piece) for piece in iter(lambda: file.read1(), b"")]
+    assert sum(pieces) == 80_000_000
+    assert max(pieces) < 1 << 25
+
+
+def test_a_stretch_without_a_place_to_cut_is_cut_at_last():
+    chunks = list(cut_text("a" * (3 * LONGEST_UNCUT), 1000))
+    assert "".join(chunks) == "a" * (3 * LONGEST_UNCUT)
+    assert max(map(len, chunks)) <= LONGEST_UNCUT + 1000
+    assert len(chunks) == 3
+
+
+@pytest.mark.parametrize(("stretch", "ends"), [("字字，」\n", "」"), ("字字字，", "字"), ("ab+/", "b")])
+def test_where_a_cut_is_forced_it_is_at_the_end_of_a_line_or_word(stretch, ends):
+    text = stretch * 60_000
+    chunks = list(cut_text(text, 1000))
+    assert "".join(chunks) == text
+    assert len(chunks) > 2
+    assert all(chunk.endswith(ends) for chunk in chunks[:-1])
+    if "\n" in stretch:
+        assert all(chunk.startswith("\n") for chunk in chunks[1:])
+
+
+def test_a_forced_cut_at_a_better_place_changes_no_id_of_gpt2():
+    for stretch in ("字字，」\n", "naïve.it's/", "12-34"):
+        text = stretch * 20_000
+        parts = [GPT2Tokenizer().encode(chunk) for chunk in cut_text(text, 1000)]
+        assert len(parts) > 1
+        assert np.array_equal(np.concatenate(parts), GPT2Tokenizer().encode(text))
+
+
+@given(st.lists(st.text("ab._ \n\r\t\u00a0\x1c", min_size=1)))
+def test_cuts_fall_before_a_space_after_anything_visible_and_before_a_line_end_after_a_letter(pieces):
+    chunks = list(cut_unnoticed(pieces))
+    assert "".join(chunks) == "".join(pieces)
+    for left, right in pairwise(chunks):
+        assert (right[0] == " " and not left[-1].isspace()) or (right[0] in "\n\r" and left[-1] in "ab")
+
+
+def test_chunks_stay_short_where_there_is_a_place_to_cut():
+    lines = " = title = \n \n some text \n" * 100  # every line ends in a space, as WikiText's do
+    assert max(map(len, cut_unnoticed(lines[i : i + 50] for i in range(0, len(lines), 50)))) < 100
+
+
+def jsonl(path, **options):
+    return list(read_jsonl(path, **{"column": "text", "errors": "strict"} | options))
+
+
+def test_each_line_is_a_document_at_its_offset(write):
+    path = write(b'\xef\xbb\xbf{"text": "one"}\n\n{"text": ""}\r\n{"text": "tw\\u00f6\\ud83d\\ude42"}', "a.jsonl")
+    assert jsonl(path) == [(0, "one"), (34, "twö🙂")]
+
+
+def test_a_line_whose_field_is_null_holds_no_text(write):
+    path = write(b'{"text": null}\n{"text": "one"}\n{"text": null}', "a.jsonl")
+    assert jsonl(path) == [(15, "one")]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"text": ', r"a\.jsonl:2: not valid JSON \(Expecting value, column 9\)"),
+        (b'["text"]', "2: a JSON list where an object is due"),
+        (
+            b'{"txt": "a", "id": 1}',
+            "2: no field 'text'; did you mean 'txt'.* fields are 'txt', 'id': choose one with --col",
+        ),
+        (b'{"text": 5}', "2: field 'text' is not text but int"),
+        (b'{"text": "a\\udc00"}', r"2: the text holds U\+DC00, half of a surrogate pair"),
+        (b'{"text": "\xff"}', "2: byte 10 of the line is 0xFF, which is not UTF-8"),
+        (b"\xff\xfe{\0", "2: this is UTF-16"),
+        (b'{"text": ' + b"[" * 100_000, "2: JSON that cannot be read"),
+        (b'{"text": "a", "n": ' + b"9" * 5000 + b"}", "2: JSON that cannot be read"),
+    ],
+)
+def test_a_line_that_is_no_document_is_refused(write, line, said):
+    with pytest.raises(DataError, match=said):
+        jsonl(write(b'{"text": "good"}\n' + line + b"\n", "a.jsonl"))
+
+
+def test_lines_before_a_place_are_not_looked_at(write):
+    path = write(b'no json\n{"text": "a"}\n{"text": "b"}', "a.jsonl")
+    assert jsonl(path, since=8) == [(8, "a"), (22, "b")]
+    assert jsonl(path, since=9) == [(22, "b")]
+
+
+def test_what_is_not_valid_in_a_line_can_be_replaced(write):
+    path = write(b'{"text": "a\xffb"}\n{"text": "a\\udc00b"}', "a.jsonl")
+    assert [text for _, text in jsonl(path, errors="replace")] == ["a\ufffdb", "a\ufffdb"]

@@ -1,0 +1,228 @@
+import io
+import math
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from groundup.ui import panel as module
+from groundup.ui.chart import CURVE_POINTS
+from groundup.ui.panel import (
+    Panel,
+    RunningMean,
+    can_show_panel,
+    human_count,
+    human_time,
+    plain_evaluation,
+    plain_line,
+    visible,
+)
+
+
+def terminal(width: int = 80, height: int = 24) -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=width, height=height, color_system=None)
+
+
+def feed(panel: Panel, step: int, total: int = 1000, loss: float = 2.5) -> None:
+    panel.step(
+        step=step,
+        loss=loss,
+        lr=6e-4,
+        grad_norm=1.13,
+        dt=0.05,
+        tokens_per_s=8176.4,
+        tokens=16_384 * step,
+        progress=step / total,
+        elapsed=0.05 * step,
+    )
+
+
+def shown(panel: Panel, console: Console) -> list[str]:
+    with console.capture() as capture:
+        console.print(panel._render())
+    return capture.get().splitlines()
+
+
+def test_plain_lines() -> None:
+    line = plain_line(step=59, loss=5.55694, dt=2.0038, tokens_per_s=8176.4, grad_norm=1.13, lr=6e-4)
+    assert line == "step 59 | loss 5.5569 | dt 2003.8 ms | tok/s 8176 | norm 1.13 | lr 6.00e-04"
+    full = plain_evaluation(step=500, train_loss=1.9031, val_loss=1.9487, bits_per_byte=2.811)
+    assert full == "step 500 | train loss 1.9031 | val loss 1.9487 | bits/byte 2.811"
+    short = plain_evaluation(step=500, train_loss=None, val_loss=1.9487, bits_per_byte=None)
+    assert short == "step 500 | val loss 1.9487"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (9.4, "9s"), (59.7, "1m 00s"), (125, "2m 05s"), (3720, "1h 02m"), (86_400 * 2 + 3600 * 3, "2d 03h")],
+)
+def test_human_time(seconds: float, text: str) -> None:
+    assert human_time(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("n", "text"), [(0, "0"), (812, "812"), (10_120, "10.1K"), (999_999, "1M"), (3_276_800, "3.28M"), (5e12, "5T")]
+)
+def test_human_count(n: float, text: str) -> None:
+    assert human_count(n) == text
+
+
+@given(st.text())
+def test_visible_text_cannot_command_a_terminal(text: str) -> None:
+    safe = visible(text)
+    assert all(character.isprintable() or character == "\n" for character in safe)
+    safe.encode("utf-8")  # no lone surrogates either
+    assert visible(safe) == safe
+
+
+def test_running_mean() -> None:
+    mean = RunningMean(keep=0.5)
+    assert mean.add(4.0) == 4.0  # no pull towards zero
+    assert mean.add(1.0) == pytest.approx((0.5 * 4 + 1) / 1.5)
+    assert mean.add(math.nan) == mean.value
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (200, 60), (100, 16)])
+def test_it_fits_the_terminal_and_shows_everything(width: int, height: int) -> None:
+    console = terminal(width, height)
+    panel = Panel("demo [b]run[/b]", 1000, None, console)
+    for step in range(1, 501):
+        feed(panel, step, loss=10 / step**0.3)
+    panel.evaluation(step=250, train_loss=1.8, val_loss=1.9, bits_per_byte=2.7)
+    panel.evaluation(step=500, train_loss=1.9031, val_loss=1.9487, bits_per_byte=2.811)
+    panel.sample("ROMEO:\n\n[red]Nay\x1b[31m\x07\n" + "long words " * 200)
+    lines = shown(panel, console)
+    assert len(lines) < height
+    assert {len(line) for line in lines} == {width}
+    text = "\n".join(lines)
+    for part in [
+        "demo [b]run[/b]",
+        "step 500 of 1,000",
+        "50%  25s left",
+        "1.9487, best 1.9000",
+        "bits/byte  2.811",
+        "+0.0456",
+        "6.00e-04",
+        "1.13",
+        "8,176",
+        "8.19M",
+        "ROMEO:",
+    ]:
+        assert part in text
+    assert "…" in lines[-2]
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    if height > 16:
+        assert r"[red]Nay\x1b[31m\x07" in text
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (10, 5), (30, 10)])
+def test_small_terminals_do_not_crash(width: int, height: int) -> None:
+    console = terminal(width, height)
+    panel = Panel("demo", None, None, console)
+    shown(panel, console)
+    feed(panel, 1, loss=math.nan)
+    panel.evaluation(step=1, train_loss=None, val_loss=math.nan, bits_per_byte=None)
+    panel.sample("\x00\ud800")
+    shown(panel, console)
+
+
+def test_time_left() -> None:
+    console = terminal()
+    resumed = Panel("demo", 1000, None, console)
+    common = {"loss": 1.0, "lr": 1.0, "grad_norm": 1.0, "dt": 1.0, "tokens_per_s": 1.0, "tokens": 1}
+    resumed.step(step=900, progress=0.9, elapsed=5.0, **common)
+    assert "after 5s" in shown(resumed, console)[1]  # one step says nothing about the speed
+    resumed.step(step=910, progress=0.91, elapsed=15.0, **common)
+    assert "1m 30s left" in shown(resumed, console)[1]  # a step a second, whatever the clock said at first
+    budget = Panel("demo", None, 3600, console)
+    budget.step(step=1, progress=0.0, elapsed=10.0, **common)
+    assert "59m 50s left" in shown(budget, console)[1]
+    budget.step(step=2, progress=1.0, elapsed=3601.0, **common)
+    assert "took 1h 00m" in shown(budget, console)[1]
+
+
+def test_an_evaluation_before_the_first_step_is_in_the_chart() -> None:
+    console = terminal()
+    panel = Panel("demo", None, None, console)
+    panel.evaluation(step=0, train_loss=None, val_loss=5.0, bits_per_byte=None)
+    feed(panel, 1, loss=4.0)
+    lines = shown(panel, console)
+    assert "5.00 ┤" in lines[2]
+    assert any(line.strip("│ ").split() == ["0", "1"] for line in lines)
+
+
+def test_best_ignores_nan() -> None:
+    console = terminal()
+    panel = Panel("demo", None, None, console)
+    feed(panel, 1)
+    for val_loss in (math.nan, 2.0, math.nan, 3.0):
+        assert "best nan" not in "\n".join(shown(panel, console))
+        assert "best inf" not in "\n".join(shown(panel, console))
+        panel.evaluation(step=1, train_loss=None, val_loss=val_loss, bits_per_byte=None)
+    assert "3.0000, best 2.0000" in "\n".join(shown(panel, console))
+
+
+def test_the_last_state_and_messages_stay() -> None:
+    console = terminal()
+    with Panel("demo", 3, None, console) as panel:
+        for step in (1, 2, 3):
+            feed(panel, step, total=3)
+        panel.message("saved [b]step 3[/b]\x1b[2J")
+    output = console.file.getvalue()
+    assert r"saved [b]step 3[/b]\x1b[2J" in output
+    last = output[output.rindex("╭") :]
+    assert "step 3 of 3" in last
+    assert "100%" in last
+    assert "╯" in last
+
+
+def test_an_error_passes_through_and_the_cursor_returns() -> None:
+    console = terminal()
+    with Panel("demo", None, None, console):
+        pass
+    assert console.file.getvalue() == ""  # a mistake before the first step draws nothing
+
+    def fail() -> None:
+        with Panel("demo", None, None, console) as panel:
+            feed(panel, 1)
+            raise KeyError("fault")
+
+    with pytest.raises(KeyError):
+        fail()
+    assert console.file.getvalue().endswith("\x1b[?25h")  # cursor shown again
+
+
+def test_memory_is_bounded() -> None:
+    panel = Panel("demo", 30_000, None, terminal())
+    for step in range(30_000):
+        feed(panel, step, total=30_000, loss=1 + 1 / (1 + step))
+    assert CURVE_POINTS / 4 < len(panel._train.points) < CURVE_POINTS
+
+
+def test_drawing_while_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REFRESHES", 200)
+    failures: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", failures.append)
+    console = terminal()
+    with Panel("demo", 20_000, None, console) as panel:
+        for step in range(20_000):
+            feed(panel, step, total=20_000)
+            if step % 100 == 0:
+                panel.evaluation(step=step, train_loss=None, val_loss=2.0, bits_per_byte=None)
+                panel.sample(str(step))
+    assert failures == []
+    assert "step 19,999" in console.file.getvalue()
+
+
+def test_only_a_capable_terminal_gets_a_panel() -> None:
+    assert not can_show_panel(Console(file=io.StringIO()))
+    latin = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    assert not can_show_panel(Console(file=latin, force_terminal=True))
+    utf8 = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    assert not can_show_panel(Console(file=utf8, force_terminal=True))  # FORCE_COLOR into a pipe
+    utf8.isatty = lambda: True
+    assert can_show_panel(Console(file=utf8, force_terminal=True, _environ={"TERM": "xterm"}))
+    assert not can_show_panel(Console(file=utf8, force_terminal=True, _environ={"TERM": "dumb"}))

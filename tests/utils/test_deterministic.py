@@ -1,0 +1,59 @@
+"""Deterministic kernels alone, and a word where that comes too late."""
+
+import os
+
+import pytest
+import torch
+
+from groundup.utils.deterministic import WORKSPACE, make_deterministic
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch):
+    monkeypatch.setenv(WORKSPACE, "")  # and so put back afterwards
+    flags = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = flags
+
+
+def state() -> tuple[bool, bool, bool]:
+    fills = torch.utils.deterministic.fill_uninitialized_memory
+    return torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic, fills
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA])
+def test_on_and_off_again(device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    make_deterministic(True, device, pytest.fail)
+    assert state() == (True, True, False)
+    assert not torch.backends.cudnn.benchmark
+    make_deterministic(False, device, pytest.fail)
+    assert state() == (False, False, True)
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_cublas_is_told_before_cuda_starts_or_it_is_said(monkeypatch, started):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: started)
+    said = []
+    make_deterministic(True, CUDA, said.append)
+    assert os.environ[WORKSPACE] == ":4096:8"
+    assert [WORKSPACE in line for line in said] == [True] * started
+    make_deterministic(True, CUDA, pytest.fail)  # once is enough
+
+
+@pytest.mark.parametrize("given", [":16:8", ":4096:8"])
+def test_what_the_environment_says_already_stays(monkeypatch, given):
+    monkeypatch.setenv(WORKSPACE, given)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    make_deterministic(True, CUDA, pytest.fail)
+    assert os.environ[WORKSPACE] == given
+
+
+@pytest.mark.parametrize(("on", "device"), [(False, CUDA), (True, CPU)])
+def test_nothing_is_told_to_cublas_without_need(on, device):
+    make_deterministic(on, device, pytest.fail)
+    assert os.environ[WORKSPACE] == ""

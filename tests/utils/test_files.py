@@ -1,0 +1,100 @@
+"""A folder is whole or not there, and says what is wrong with it."""
+
+import json
+import subprocess
+
+import pytest
+
+from groundup.checkpoint.run_folder import Log, read_log
+from groundup.errors import CheckpointError
+from groundup.utils.files import SUMS, atomic_folder, replace_text, verify
+
+
+def write(folder) -> None:
+    with atomic_folder(folder) as partial:
+        (partial / "a.txt").write_text("alpha")
+        (partial / "sub").mkdir()
+        (partial / "sub" / "b.txt").write_text("beta")
+
+
+def test_a_finished_folder_verifies_with_our_tool_and_with_sha256sum(tmp_path):
+    write(tmp_path / "c")
+    verify(tmp_path / "c")
+    subprocess.run(["sha256sum", "--quiet", "--check", SUMS], cwd=tmp_path / "c", check=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+def test_an_error_leaves_neither_target_nor_scraps(tmp_path):
+    def fail():
+        with atomic_folder(tmp_path / "c") as partial:
+            (partial / "a.txt").write_text("alpha")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scraps_of_a_killed_attempt_do_not_get_in(tmp_path):
+    (tmp_path / ".c.partial").mkdir()
+    (tmp_path / ".c.partial" / "old.txt").write_text("old")
+    write(tmp_path / "c")
+    assert not (tmp_path / "c" / "old.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["a.txt", "sub/b.txt"])
+def test_a_flipped_bit_a_missing_and_a_foreign_file_are_named(tmp_path, name):
+    write(tmp_path / "c")
+    path = tmp_path / "c" / name
+    data = path.read_bytes()
+    path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    with pytest.raises(CheckpointError, match=f"{name}: damaged"):
+        verify(tmp_path / "c")
+    path.unlink()
+    with pytest.raises(CheckpointError, match=f"{name}: missing"):
+        verify(tmp_path / "c")
+    path.write_bytes(data)
+    (tmp_path / "c" / "foreign").write_text("x")
+    with pytest.raises(CheckpointError, match="does not list foreign"):
+        verify(tmp_path / "c")
+
+
+def test_replace_text_replaces(tmp_path):
+    replace_text(tmp_path / "f", "one")
+    replace_text(tmp_path / "f", "two")
+    assert (tmp_path / "f").read_text() == "two"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_log_line_cut_off_by_a_crash_harms_no_other(tmp_path):
+    path = tmp_path / "log.jsonl"
+    log = Log(path)
+    log.write("step", step=1)
+    log.close()
+    with path.open("a") as file:
+        file.write('{"event": "st')
+    log = Log(path)
+    log.write("step", step=2)
+    log.close()
+    assert [record["step"] for record in read_log(path)] == [1, 2]
+
+
+def test_every_log_line_is_json(tmp_path):
+    log = Log(tmp_path / "log.jsonl")
+    log.write("sample", text='line\nbreak "quote" ünïcode \u2028')
+    log.close()
+    (line,) = (tmp_path / "log.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    assert json.loads(line)["text"].startswith("line\nbreak")
+
+
+def test_what_nobody_is_about_to_read_need_only_be_there(tmp_path):
+    with atomic_folder(tmp_path / "c") as partial:
+        (partial / "a").write_text("one")
+        (partial / "b").write_text("two")
+    (tmp_path / "c" / "b").write_text("too")
+    verify(tmp_path / "c", but=("b",))
+    with pytest.raises(CheckpointError, match="b: damaged"):
+        verify(tmp_path / "c", but=("a",))
+    (tmp_path / "c" / "b").unlink()
+    with pytest.raises(CheckpointError, match="b: missing"):
+        verify(tmp_path / "c", but=("b",))

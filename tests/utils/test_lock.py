@@ -1,0 +1,149 @@
+"""Two processes never train one run, and a lock never outlives its process."""
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from groundup.errors import UsageError
+from groundup.utils import lock
+from groundup.utils.lock import LOCK, holder, locked
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from groundup.utils.lock import locked
+with locked(Path(sys.argv[1]), "training this run") as guarded:
+    print(guarded, flush=True)
+    time.sleep(60)
+"""
+
+
+def start(folder: Path) -> subprocess.Popen:
+    """A process that holds the lock of `folder`."""
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "True\n"
+    return child
+
+
+@pytest.fixture
+def child(tmp_path):
+    """The process that holds the lock of `tmp_path / "run"`."""
+    process = start(tmp_path / "run")
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_second_process_is_told_who_has_the_run(child, tmp_path):
+    with pytest.raises(UsageError) as caught, locked(tmp_path / "run", "training this run"):
+        pass
+    message = str(caught.value)
+    assert f"process {child.pid} on {socket.gethostname()}, training this run" in message
+    assert message.endswith("wait for it to end, or stop it first")
+    assert "\n" not in message
+
+
+def test_sigkill_lets_go_at_once(child, tmp_path):
+    child.send_signal(signal.SIGKILL)
+    child.wait(timeout=10)
+    with locked(tmp_path / "run", "training this run") as guarded:
+        assert guarded
+
+
+def test_the_lock_is_let_go_of_at_the_end_and_after_an_error(tmp_path):
+    with pytest.raises(ZeroDivisionError), locked(tmp_path, "training this run"):
+        raise ZeroDivisionError
+    for _ in range(2):
+        with locked(tmp_path, "training this run") as guarded:
+            assert guarded
+            assert (tmp_path / LOCK).read_text().split()[0] == str(os.getpid())
+
+
+def test_nor_may_one_process_train_a_run_twice_at_once(tmp_path):
+    with locked(tmp_path, "training this run"):
+        with pytest.raises(UsageError, match=f"process {os.getpid()} on"), locked(tmp_path, "training this run"):
+            pass
+        assert holder(tmp_path).startswith(f"process {os.getpid()} on")
+
+
+def test_two_runs_do_not_know_of_each_other(child, tmp_path):
+    with locked(tmp_path / "other", "training this run") as guarded:
+        assert guarded
+
+
+def test_who_only_looks_takes_nothing_and_writes_nothing(child, tmp_path):
+    assert holder(tmp_path / "run") == f"process {child.pid} on {socket.gethostname()}, training this run"
+    assert holder(tmp_path) is None
+    assert not (tmp_path / LOCK).exists()
+    child.kill()
+    child.wait(timeout=10)
+    assert holder(tmp_path / "run") is None
+
+
+def test_a_child_that_outlives_the_process_does_not_keep_the_lock(tmp_path):
+    """Programs started while the lock is held, `git` for one, do not inherit it."""
+    with locked(tmp_path, "training this run"):
+        sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
+    try:
+        with locked(tmp_path, "training this run") as guarded:
+            assert guarded
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_that_cannot_lock_is_said_and_used(number, tmp_path, monkeypatch):
+    def refuse(handle, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    with locked(tmp_path, "training this run") as guarded:
+        assert not guarded
+    assert holder(tmp_path) is None
+
+
+def test_windows_has_no_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "fcntl", None)
+    with locked(tmp_path, "training this run") as guarded, locked(tmp_path, "training this run"):
+        assert not guarded
+    assert holder(tmp_path) is None
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_a_folder_that_cannot_be_written_is_one_sentence(number, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(UsageError, match="cannot be written") as caught, locked(tmp_path, "training this run"):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_one_sentence(tmp_path):
+    tmp_path.chmod(0o555)
+    with pytest.raises(UsageError, match="cannot be written"), locked(tmp_path, "training this run"):
+        pass
+    tmp_path.chmod(0o755)
+
+
+def test_a_name_tag_that_cannot_be_written_or_read_does_not_matter(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", refuse)
+    with (
+        locked(tmp_path, "training this run") as guarded,
+        pytest.raises(UsageError, match="another process"),
+        locked(tmp_path, "training this run"),
+    ):
+        pass
+    assert guarded

@@ -1,0 +1,54 @@
+"""Room is what this process may use, not what the machine has."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from groundup.utils import system
+from groundup.utils.system import cgroup_limits, free_disk, main_memory
+
+
+def cgroups(root: Path, membership: str, **files: str) -> None:
+    (root / "self").write_text(membership)
+    for name, content in files.items():
+        path = root / name.replace("__", "/").replace("limit", "memory.limit_in_bytes").replace("max", "memory.max")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content + "\n")
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "limits"),
+    [
+        ("0::/\n", {"max": "1000"}, [1000]),
+        ("0::/\n", {"max": "max"}, []),
+        ("0::/job/step\n", {"job__step__max": "max", "job__max": "500", "max": "900"}, [500, 900]),
+        ("0::/not/visible/in/here\n", {"max": "700"}, [700]),
+        ("4:memory:/box\n0::/\n", {"memory__limit": "9000", "memory__box__limit": "300"}, [300, 9000]),
+        ("4:cpu,memory:/\n3:cpuset:/\n", {"memory__limit": "800", "limit": "1"}, [800]),
+        ("3:cpuset:/\n", {"memory__limit": "800"}, []),
+    ],
+)
+def test_every_group_around_a_process_limits_it(membership, files, limits, tmp_path, monkeypatch):
+    cgroups(tmp_path, membership, **files)
+    assert list(cgroup_limits(tmp_path, tmp_path / "self")) == limits
+    monkeypatch.setattr(system, "CGROUPS", tmp_path)
+    monkeypatch.setattr(system, "MEMBERSHIP", tmp_path / "self")
+    if limits:
+        assert main_memory() == min(limits)
+
+
+@pytest.mark.skipif(not hasattr(os, "sysconf"), reason="the system does not say how much memory it has")
+def test_without_groups_it_is_the_machines_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(system, "MEMBERSHIP", tmp_path / "missing")
+    assert main_memory() == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_the_real_groups_can_be_read():
+    assert 0 < main_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def test_disk_is_that_of_a_folder_yet_to_be_made(tmp_path):
+    assert free_disk(tmp_path / "not" / "yet") > 0
