@@ -15,7 +15,7 @@ import torch
 
 from groundup.checkpoint import state
 from groundup.config import presets
-from groundup.config.merge import Overrides, decode
+from groundup.config.merge import ConfigSource, merge_and_validate
 from groundup.model.gpt import GPT
 from groundup.optim.optimizer import build_optimizer
 from groundup.run.async_writer import Writer
@@ -26,7 +26,7 @@ ROUNDS = 5
 
 def main(folder: Path) -> None:
     """Print medians: what training waits for, and what goes on beside it."""
-    config = decode([presets.preset("gpt2"), Overrides("bench", {"model": {"vocab_size": 50_257}})])
+    config = merge_and_validate([presets.preset("gpt2"), ConfigSource("bench", {"model": {"vocab_size": 50_257}})])
     gpt = GPT(config.model).init_weights()
     optimizer = build_optimizer(gpt.named_parameters(), config.optimizer)
     for parameter in gpt.parameters():

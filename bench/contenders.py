@@ -26,24 +26,24 @@ from groundup.config.model import ModelConfig
 from groundup.config.schema import Config
 from groundup.config.sections import BatchesConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from groundup.data.shards import Tokens
-from groundup.data.windows import Batches
-from groundup.distributed.activation_checkpointing import recompute
+from groundup.data.windows import ShuffledWindows
+from groundup.distributed.activation_checkpointing import apply_activation_checkpointing
 from groundup.distributed.compile import compiled
-from groundup.distributed.parallelize import Single
-from groundup.distributed.process_group import Alone
-from groundup.distributed.thread_parallel import by_threads
+from groundup.distributed.parallelize import NoParallel
+from groundup.distributed.process_group import SingleProcess
+from groundup.distributed.thread_parallel import thread_parallel
 from groundup.errors import UsageError
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.optim.optimizer import build_optimizer
-from groundup.optim.run_length import Steps
+from groundup.optim.run_length import StepLength
 from groundup.optim.schedule import build_schedule
-from groundup.training.dry_run import Trial
-from groundup.training.guard import Guard
+from groundup.training.dry_run import DryRunStep
+from groundup.training.guard import LossGuard
 from groundup.training.hooks import log_step
 from groundup.training.loop import Progress, StepInfo, fit
-from groundup.training.micro_batches import Feed
+from groundup.training.micro_batches import BatchLoader
 from groundup.utils.device import Name, autocast, loss_scaler, reseed
-from groundup.utils.hashing import mix
+from groundup.utils.hashing import mix64
 
 SEED = 1337
 CPU = torch.device("cpu")
@@ -136,15 +136,15 @@ class Ours:
     """A run of groundup."""
 
     def __init__(
-        self, gpt: GPT, task: Task, batches: Batches, log: Log, precision: Name, *, compiling: bool = False
+        self, gpt: GPT, task: Task, batches: ShuffledWindows, log: Log, precision: Name, *, compiling: bool = False
     ) -> None:
         """On the device of `gpt`; RuntimeError where `compiling` is wanted and fails."""
         self.device = gpt.wte.weight.device
         config = as_trained(task, self.device, compiling=compiling)
-        recompute(gpt, config.recomputed_of(config.micro_rows))
-        self.loss_sum: nn.Module = by_threads(NextTokenLoss(gpt), config.shares)
+        apply_activation_checkpointing(gpt, config.recomputed_of(config.micro_rows))
+        self.loss_sum: nn.Module = thread_parallel(NextTokenLoss(gpt), config.shares)
         self.optimizer = build_optimizer(gpt.named_parameters(), task.adamw, precision)
-        self.feed = Feed(batches, task.rows, config.micro_rows, self.device)
+        self.feed = BatchLoader(batches, task.rows, config.micro_rows, self.device)
         self.task, self.log, self.autocast, self.progress = task, log, autocast(precision, self.device), Progress()
         self.scaler = loss_scaler(precision, self.device)
         if compiling:
@@ -153,7 +153,9 @@ class Ours:
     def compile(self, attempt: str) -> None:
         """By one of `train.compile`'s names; RuntimeError where it fails."""
         said: list[str] = []
-        self.loss_sum = compiled(self.loss_sum, attempt, said.append, Trial(self.feed, self.autocast, Alone()))
+        self.loss_sum = compiled(
+            self.loss_sum, attempt, said.append, DryRunStep(self.feed, self.autocast, SingleProcess())
+        )
         if said:
             raise RuntimeError(said[0])
 
@@ -169,14 +171,14 @@ class Ours:
             self.optimizer,
             self.feed,
             build_schedule(ScheduleConfig(name="constant"), self.task.adamw.learning_rate, None),
-            Steps(self.progress.step + steps),
+            StepLength(self.progress.step + steps),
             self.progress,
             clip=self.task.adamw.grad_clip,
             autocast=self.autocast,
             scaler=self.scaler,
-            peers=Single(),
-            reseed=lambda step: reseed(int(mix(SEED, step)[0]), self.device),
-            guard=Guard(),
+            peers=NoParallel(),
+            reseed=lambda step: reseed(int(mix64(SEED, step)[0]), self.device),
+            guard=LossGuard(),
             average=lambda: None,
             stop=lambda: False,
             hooks=[log_step(self.log.write), note],
@@ -233,7 +235,7 @@ def stage(task: Task, ids: NDArray[np.int64] | None = None) -> Iterator[Stage]:
         folder = Path(name)
         tokens = mapped(synthetic(task.config.vocab) if ids is None else ids, folder)
         with closing(Log(folder / "log.jsonl")) as log:
-            yield Stage(task, tokens, Batches(Tokens([tokens]), task.config.block_size, SEED), log)
+            yield Stage(task, tokens, ShuffledWindows(Tokens([tokens]), task.config.block_size, SEED), log)
 
 
 @dataclass(frozen=True)
@@ -242,7 +244,7 @@ class Stage:
 
     task: Task
     tokens: NDArray[np.uint16]
-    batches: Batches
+    batches: ShuffledWindows
     log: Log
 
     def ours(self, precision: Name = "fp32", *, compiling: bool = False, device: torch.device = CPU) -> Ours:
@@ -261,7 +263,7 @@ class Stage:
         device: torch.device = CPU,
     ) -> Theirs:
         """A peer that can go on for `steps` steps in all."""
-        starts = self.batches.starts(0, self.task.rows * steps).reshape(-1, self.task.rows)
+        starts = self.batches.window_starts(0, self.task.rows * steps).reshape(-1, self.task.rows)
         peer = make(drawn(self.task.config).to(device), self.task.adamw)
         return Theirs(peer, self.task, self.tokens, starts, precision, compiling=compiling)
 

@@ -26,8 +26,8 @@ from bench.measure import Result, gemm_gflops, interleaved, machine, seconds
 from groundup.checkpoint.load import load
 from groundup.config.model import ModelConfig
 from groundup.evaluation.likelihood import lay_out, log_likelihoods
-from groundup.evaluation.task_set import Exam, open_exam
-from groundup.interop.hf_mapping import config_json, theirs
+from groundup.evaluation.task_set import EvalTask, open_exam
+from groundup.interop.hf_mapping import config_json, to_hf
 from groundup.model.gpt import GPT
 from groundup.tokenizers.registry import choose_tokenizer
 from groundup.utils.device import autocast
@@ -66,7 +66,7 @@ def main() -> None:
         asked.json.write_text(json.dumps({"machine": machine(), "result": result.as_dict()}, indent=2) + "\n")
 
 
-def measure(gpt: GPT, exam: Exam, precision: str, rounds: int) -> Result:
+def measure(gpt: GPT, exam: EvalTask, precision: str, rounds: int) -> Result:
     """Questions a second of all contenders, which must agree."""
     context = autocast(precision, CPU)
     twin = transformers_twin(gpt)
@@ -104,7 +104,7 @@ def agree(result: Result, said: dict[str, Predictions], *, exact: bool) -> None:
             result.failures.append(f"{name} chooses otherwise")
 
 
-def arithmetic(exam: Exam, gpt: GPT) -> str:
+def arithmetic(exam: EvalTask, gpt: GPT) -> str:
     """How many positions go through blocks and head, a question."""
     pairs, n = exam.pairs, exam.questions
     rows, _ = lay_out(pairs, gpt.config.block_size)
@@ -116,13 +116,13 @@ def arithmetic(exam: Exam, gpt: GPT) -> str:
     )
 
 
-def ours(gpt: GPT, exam: Exam, context: Context) -> Predictions:
+def ours(gpt: GPT, exam: EvalTask, context: Context) -> Predictions:
     """As `groundup evaluate` does it."""
     found = log_likelihoods(gpt, exam.pairs, device=CPU, autocast=context)
     return chosen(exam, found.nats)
 
 
-def chosen(exam: Exam, nats: np.ndarray[Any, Any]) -> Predictions:
+def chosen(exam: EvalTask, nats: np.ndarray[Any, Any]) -> Predictions:
     """The likeliest choice of each question, by sum and by mean."""
     found, at = [], 0
     for one in exam.parts[0].encoded:
@@ -134,7 +134,7 @@ def chosen(exam: Exam, nats: np.ndarray[Any, Any]) -> Predictions:
 
 
 @torch.no_grad()
-def plain(model: Callable[[torch.Tensor], torch.Tensor], exam: Exam, context: Context) -> Predictions:
+def plain(model: Callable[[torch.Tensor], torch.Tensor], exam: EvalTask, context: Context) -> Predictions:
     """One question at a time."""
     found = []
     for one in exam.parts[0].encoded:
@@ -152,7 +152,7 @@ def plain(model: Callable[[torch.Tensor], torch.Tensor], exam: Exam, context: Co
     return found
 
 
-def harness(model: Any, rows: int) -> Callable[[Exam, Context], Predictions]:
+def harness(model: Any, rows: int) -> Callable[[EvalTask, Context], Predictions]:
     """The harness's own model for transformers, asked for the same ids."""
     from lm_eval.models.huggingface import HFLM
     from transformers import PreTrainedTokenizerFast
@@ -163,7 +163,7 @@ def harness(model: Any, rows: int) -> Callable[[Exam, Context], Predictions]:
     nothing.pad_token = "x"
     asked = HFLM(pretrained=model, tokenizer=nothing, batch_size=rows, max_length=1024, device="cpu")
 
-    def answers(exam: Exam, context: Context) -> Predictions:
+    def answers(exam: EvalTask, context: Context) -> Predictions:
         requests = [((str(i), ""), c.tolist(), e.tolist()) for i, (c, e) in enumerate(exam.pairs)]
         with context():
             found = asked._loglikelihood_tokens(requests, disable_tqdm=True)
@@ -180,7 +180,7 @@ def transformers_twin(gpt: GPT) -> Any:
     model = GPT2LMHeadModel(
         GPT2Config(**{k: v for k, v in settings.items() if k not in ("model_type", "architectures")})
     )
-    missing = model.load_state_dict(theirs(gpt.config, dict(gpt.named_parameters())), strict=False)
+    missing = model.load_state_dict(to_hf(gpt.config, dict(gpt.named_parameters())), strict=False)
     assert set(missing.missing_keys) <= {"lm_head.weight"}, missing
     return model.eval()
 

@@ -21,7 +21,7 @@ from groundup.config.model import ModelConfig
 from groundup.config.sections import OptimizerConfig
 from groundup.model.context import Causal, Context
 from groundup.model.gpt import GPT, NextTokenLoss
-from groundup.optim.optimizer import Optimizers
+from groundup.optim.optimizer import OptimizerContainer
 from groundup.utils.device import Name, choose_precision, set_matmul_precision
 
 
@@ -166,11 +166,11 @@ def weights(config: ModelConfig, vocab_multiple: int) -> GPT:
     return padded
 
 
-def adamw(built: Optimizers, config: OptimizerConfig, way: str) -> Optimizers:
+def adamw(built: OptimizerContainer, config: OptimizerConfig, way: str) -> OptimizerContainer:
     """AdamW over the groups of what groundup built, in one of the ways of torch."""
     names = ("params", "lr", "scale", "weight_decay")
     groups = [{name: group[name] for name in names} for group in built.param_groups]
-    return Optimizers(
+    return OptimizerContainer(
         [torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps, **ADAMW[way])],
     )
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.measure import gemm_gflops, interleaved, seconds
-from groundup.kernels.cross_entropy import finished, linear_cross_entropy
+from groundup.kernels.cross_entropy import linear_cross_entropy, softcap_and_mask
 
 SHAPES = ((1024, 768, 50_304, 50_257), (1024, 384, 8_064, 8_000), (768, 128, 128, 65))  # N, C, P, V
 WORK = 10**9  # multiplications, about, that one measured value takes
@@ -30,7 +30,7 @@ Loss = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 def whole(x: Tensor, weight: Tensor, targets: Tensor, vocab: int) -> Tensor:
     """All logits at once."""
-    logits = finished(F.linear(x, weight), vocab=vocab, softcap=None)
+    logits = softcap_and_mask(F.linear(x, weight), vocab=vocab, softcap=None)
     return F.cross_entropy(logits.float(), targets, ignore_index=-1, reduction="sum")
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from bench.measure import seconds
 from groundup.data.shard_writer import SHARD_TOKENS
 from groundup.data.shards import DOCUMENT, MANIFEST, Manifest, Shard, Split, SplitRule, TokenizerInfo, Tokens
-from groundup.data.windows import Batches
+from groundup.data.windows import ShuffledWindows
 
 TOKENS, STEP = 10_000_000_000, 1_000_000
 BLOCK, ROWS = 1024, 512  # GPT-2's context, and its batch of half a million tokens
@@ -42,7 +42,7 @@ def main() -> int:
 
 def open_step(folder: Path, step: int) -> None:
     """Open the data, and read the global batch of a step."""
-    batches = Batches(Tokens.open(folder, "train"), BLOCK, seed=1337)
+    batches = ShuffledWindows(Tokens.open(folder, "train"), BLOCK, seed=1337)
     assert batches.read((step - 1) * ROWS, ROWS).shape == (ROWS, BLOCK + 1)
 
 

@@ -116,14 +116,14 @@ def bandwidth_worker() -> None:
     import torch
 
     from groundup.diagnostics.wire import all_reduce
-    from groundup.distributed.launch import join, leave
+    from groundup.distributed.launch import exit_process, init_distributed
 
     torch.set_num_threads(1)
-    world = join()
-    found = all_reduce(world, torch.device("cpu")).bandwidth
-    if world.rank == 0:
+    process_group = init_distributed()
+    found = all_reduce(process_group, torch.device("cpu")).bandwidth
+    if process_group.rank == 0:
         print(found, flush=True)
-    leave(0)
+    exit_process(0)
 
 
 def _memory(place: Path) -> Result:
@@ -192,11 +192,11 @@ def worker() -> None:
     import torch
 
     from groundup.cli import main as groundup
-    from groundup.run.trainer import Training
+    from groundup.run.trainer import Trainer
 
-    ending = Training.run
+    ending = Trainer.run
 
-    def run_and_tell(self: Training) -> object:
+    def run_and_tell(self: Trainer) -> object:
         result = ending(self)
         held = [*self.moving.gpt.parameters()]
         held += [moment for moments in self.moving.optimizer.state.values() for moment in moments.values()]
@@ -206,7 +206,7 @@ def worker() -> None:
         print(json.dumps(told), flush=True)
         return result
 
-    Training.run = run_and_tell  # type: ignore[method-assign, assignment]
+    Trainer.run = run_and_tell  # type: ignore[method-assign, assignment]
     groundup(sys.argv[1:])
 
 

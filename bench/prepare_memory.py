@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from groundup.sources.compression import opened
+from groundup.sources.compression import open_decompressed
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def repeat(texts: list[Path], target: Path, at_least: int) -> int:
     with target.open("wb") as long:
         while size < at_least:
             for path in texts:
-                with opened(path) as short:
+                with open_decompressed(path) as short:
                     while block := short.read(1 << 20):
                         size += long.write(block)
     return size

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bench.measure import Options, Result, Row, gemm_gflops
-from groundup.tracking.async_tracker import Feeder, Limits
-from groundup.tracking.base import Kind, Place
+from groundup.tracking.async_tracker import AsyncTracker, Limits
+from groundup.tracking.base import RunInfo, TrackerType
 from groundup.tracking.points import Point, Points
 from groundup.tracking.trackers import KINDS, STEPS_PER_S, Trackers
 
@@ -38,7 +38,7 @@ def run(options: Options) -> Result:
     """Microseconds a record: for the caller, and of processor time in this process and its children."""
     rounds = options.rounds_or(ROUNDS)
     installed = [kind for name, kind in KINDS.items() if (spec := find_spec(name)) and spec.origin]
-    kinds = [Kind("nothing", lambda _: Nothing(), ""), *installed]
+    kinds = [TrackerType("nothing", lambda _: Nothing(), ""), *installed]
     rows = [Row(f"{BARE}, caller", [_caller([]) for _ in range(rounds)])]
     result = Result("tracking: a step's record", "us", rows, baseline="nothing, threads")
     for kind in kinds:
@@ -66,11 +66,13 @@ def _judge(result: Result, share: float, what: str) -> None:
         result.failures.append(f"{words}, which is more than {GOAL:.0%}")
 
 
-def _shown(kind: Kind) -> tuple[float, float]:
+def _shown(kind: TrackerType) -> tuple[float, float]:
     """Microseconds a record in a fresh folder: the caller's wall time; processor time of all threads and children."""
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
-        place = Place("bench", f"bench-{os.getpid()}-{time.time_ns()}", os.urandom(6).hex(), Path(folder), True, FACTS)
-        feeder = Feeder(kind, place, Points(1e6, 1e12), Limits(queue=2 * RECORDS))
+        place = RunInfo(
+            "bench", f"bench-{os.getpid()}-{time.time_ns()}", os.urandom(6).hex(), Path(folder), True, FACTS
+        )
+        feeder = AsyncTracker(kind, place, Points(1e6, 1e12), Limits(queue=2 * RECORDS))
         _drain(feeder)
         before = _processor_s()
         caller = _caller([feeder])
@@ -91,7 +93,7 @@ def _processor_s() -> float:
     return spent
 
 
-def _caller(feeders: list[Feeder]) -> float:
+def _caller(feeders: list[AsyncTracker]) -> float:
     shown = Trackers(feeders, print, burst=float("inf"))
     spent = 0.0
     for n in range(RECORDS):
@@ -103,7 +105,7 @@ def _caller(feeders: list[Feeder]) -> float:
     return spent / RECORDS * 1e6
 
 
-def _drain(feeder: Feeder) -> None:
+def _drain(feeder: AsyncTracker) -> None:
     """Wait until a tracker is open and idle, which takes no processor time here."""
     while not feeder.idle:
         time.sleep(0.01)

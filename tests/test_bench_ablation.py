@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are run from a 
 
 from bench import ablation
 
-from groundup.config.merge import Overrides
-from groundup.run.compose import layered
+from groundup.config.merge import ConfigSource
+from groundup.run.compose import compose_config
 
 
 @pytest.fixture
@@ -65,5 +65,5 @@ def test_every_row_is_a_configuration_and_not_the_presets(name):
     for key, value in zip(words[::2], words[1::2], strict=True):
         section, _, field = key.removeprefix("--").partition(".")
         changes.setdefault(section, {})[field] = None if value == "none" else value
-    config = layered("fast", (), Overrides("here", changes))[1]
-    assert (config == layered("fast", (), Overrides("here", {}))[1]) == (name == "fast")
+    config = compose_config("fast", (), ConfigSource("here", changes))[1]
+    assert (config == compose_config("fast", (), ConfigSource("here", {}))[1]) == (name == "fast")

@@ -24,7 +24,7 @@ from bench.exact import Contender, contenders, measure
 from bench.exact_table import BASE, report, table
 from bench.peers import Places, classes, fill, transformers
 
-from groundup.distributed.thread_parallel import Shared
+from groundup.distributed.thread_parallel import ThreadParallelLoss
 from groundup.errors import UsageError
 from groundup.model.gpt import NextTokenLoss
 
@@ -318,7 +318,7 @@ def test_shares_compares_two_ways_of_one_training(monkeypatch):
     assert [(n, spins) for n, spins, _ in seen] == [(1, "1000"), (None, "1000")]
     assert "GOMP_SPINCOUNT" not in os.environ
     assert isinstance(seen[0][2].loss_sum, NextTokenLoss)
-    assert torch.get_num_threads() == 1 or isinstance(seen[1][2].loss_sum, Shared)
+    assert torch.get_num_threads() == 1 or isinstance(seen[1][2].loss_sum, ThreadParallelLoss)
     assert "1.00" in str([column._cells for column in shares.table([{"shape": "tiny", "beside": "", **found}]).columns])
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from groundup.checkpoint.run_folder import read_log
-from groundup.config.merge import Overrides
+from groundup.config.merge import ConfigSource
 from groundup.model.size import parameters
-from groundup.run.compose import layered
+from groundup.run.compose import compose_config
 from groundup.tokenizers.registry import load_tokenizer
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
@@ -24,7 +24,7 @@ SAID = ("data", "machine", "hours", "loss")
 
 def config_of(name, *, laptop=False):
     path = Path(__file__).parents[1] / "recipes" / f"{name}.yaml"
-    return layered(None, [path], Overrides("options", {}), laptop=laptop)[1]
+    return compose_config(None, [path], ConfigSource("options", {}), laptop=laptop)[1]
 
 
 def test_there_are_the_five_known_runs():

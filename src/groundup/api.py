@@ -18,28 +18,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from groundup.checkpoint.load import Checkpoint, load
+from groundup.checkpoint.load import LoadedModel, load
 from groundup.checkpoint.run_folder import RunFolder
-from groundup.config.merge import Overrides
+from groundup.config.merge import ConfigSource
 from groundup.config.schema import Config
 from groundup.data.shards import Manifest
-from groundup.distributed.launch import expected
+from groundup.distributed.launch import expected_world_size
 from groundup.errors import UsageError
 from groundup.evaluation.evaluate import evaluate, evaluate_tasks
 from groundup.generation.engine import TextStream, stream
 from groundup.generation.sampling import Sampler
 from groundup.preprocess.pipeline import prepare_tokens
-from groundup.run.compose import layered
-from groundup.run.ensure_data import obtain
+from groundup.run.compose import compose_config
+from groundup.run.ensure_data import ensure_prepared
 from groundup.run.resolve import prompt_ids, prompt_text
-from groundup.run.start import begin, go_on, reconfigure
-from groundup.run.trainer import Result
-from groundup.ui.display import View
-from groundup.ui.lines import Lines
-from groundup.utils.progress import Watch
+from groundup.run.start import reconfigure, resume_run, start_run
+from groundup.run.trainer import TrainResult
+from groundup.ui.display import Display
+from groundup.ui.lines import PlainDisplay
+from groundup.utils.progress import ProgressReporter
 
 __all__ = [
-    "Checkpoint",
+    "LoadedModel",
     "configure",
     "evaluate",
     "evaluate_tasks",
@@ -112,7 +112,7 @@ def configure(
     Without a `preset`, the one that a file names, or `gpt2-micro`. `laptop` takes what the files say under that key.
     """
     places = {"data": str(data)} | ({"init": str(init)} if init is not None else {})
-    return layered(preset, files, Overrides(origin, {**(overrides or {}), **places}), laptop=laptop)[1]
+    return compose_config(preset, files, ConfigSource(origin, {**(overrides or {}), **places}), laptop=laptop)[1]
 
 
 def train(
@@ -124,8 +124,8 @@ def train(
     laptop: bool = False,
     overrides: Mapping[str, Any] | None = None,
     init: Place | None = None,
-    view: View | None = None,
-) -> Result:
+    display: Display | None = None,
+) -> TrainResult:
     """Train a new GPT on prepared `data` into the run folder `out`.
 
     Where the config's section `prepare` names sources and `data` is not there yet, it is prepared first.
@@ -134,13 +134,13 @@ def train(
     SIGINT and SIGTERM end in a checkpoint. Raises CheckpointError, ConfigError, DataError, UsageError.
     """
     config = configure(data, preset=preset, files=files, laptop=laptop, overrides=overrides, init=init)
-    obtain(config, Path(out), _Told(), processes=expected())
-    return begin(config, Path(out), view or _logged(config))
+    ensure_prepared(config, Path(out), _Told(), processes=expected_world_size())
+    return start_run(config, Path(out), display or _logged(config))
 
 
 def resume(
-    run: Place, *, data: Place | None = None, overrides: Mapping[str, Any] | None = None, view: View | None = None
-) -> Result:
+    run: Place, *, data: Place | None = None, overrides: Mapping[str, Any] | None = None, display: Display | None = None
+) -> TrainResult:
     """Go on with a run from its newest whole checkpoint: bit for bit as if it had never stopped.
 
     Bitwise on the same machine and CPU threads, for horizons in steps, tokens or epochs. `data` names the prepared
@@ -150,11 +150,11 @@ def resume(
     """
     folder = RunFolder(Path(run))
     config, keys = reconfigure(folder, {**(overrides or {}), **({"data": str(data)} if data else {})})
-    return go_on(folder, config, keys, view or _logged(config))
+    return resume_run(folder, config, keys, display or _logged(config))
 
 
 def generate(
-    path: Place | Checkpoint,
+    path: Place | LoadedModel,
     prompt: str = "",
     *,
     num_samples: int = 1,
@@ -170,7 +170,7 @@ def generate(
 
     `temperature` 0 is greedy. The same seed gives the same samples. Raises CheckpointError, TokenizerError, UsageError.
     """
-    loaded = path if isinstance(path, Checkpoint) else load(path, checkpoint=checkpoint, device=device)
+    loaded = path if isinstance(path, LoadedModel) else load(path, checkpoint=checkpoint, device=device)
     sampler = Sampler(temperature, top_k, top_p, seed)
     texts = [prompt_text(loaded.tokenizer, prompt)] * num_samples
     for pieces in generate_stream(loaded, prompt, sampler, num_samples=num_samples, max_tokens=max_tokens):
@@ -179,7 +179,7 @@ def generate(
 
 
 def generate_stream(
-    loaded: Checkpoint, prompt: str, sampler: Sampler, *, num_samples: int = 1, max_tokens: int = 100
+    loaded: LoadedModel, prompt: str, sampler: Sampler, *, num_samples: int = 1, max_tokens: int = 100
 ) -> Iterator[list[str]]:
     """What each sample gained, token by token; never half a character. Raises TokenizerError, UsageError."""
     if num_samples < 1:
@@ -201,12 +201,12 @@ def generate_stream(
         yield ["" if i is None else text.feed(i) for i, text in zip(ids, texts, strict=True)]
 
 
-class _Told(Watch):
+class _Told(ProgressReporter):
     """A preparation that speaks to the logger `groundup`."""
 
     def say(self, line: str) -> None:
         logging.getLogger("groundup").info(line)
 
 
-def _logged(config: Config) -> Lines:
-    return Lines(logging.getLogger("groundup").info, config.train.log_every)
+def _logged(config: Config) -> PlainDisplay:
+    return PlainDisplay(logging.getLogger("groundup").info, config.train.log_every)

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from groundup.config.merge import Overrides, decode
+from groundup.config.merge import ConfigSource, merge_and_validate
 from groundup.config.presets import preset
-from groundup.run.start import begin, foresee
-from groundup.ui.lines import Lines
+from groundup.run.start import plan_with_speed, start_run
+from groundup.ui.lines import PlainDisplay
 
 
 def test_it_needs_neither_data_nor_torch(tmp_path):
@@ -158,13 +158,13 @@ def test_weights_that_find_no_memory_are_a_sentence(groundup, prepared, tmp_path
 
 def test_a_speed_that_is_known_is_not_measured_again(prepared, tmp_path, monkeypatch):
     overrides = {"train": {"max_steps": 2, "batch_tokens": 256, "device": "cpu"}, "model": {"block_size": 16}}
-    config = decode([preset("gpt2-nano"), Overrides("test", {"data": str(prepared), **overrides})])
-    plan = foresee(config)
+    config = merge_and_validate([preset("gpt2-nano"), ConfigSource("test", {"data": str(prepared), **overrides})])
+    plan = plan_with_speed(config)
     assert plan.speed.tokens_per_s > 0
     assert plan.epochs == pytest.approx(2 * 16 / plan.data.windows)
     monkeypatch.setattr("groundup.run.here.measure", None)
     said = []
-    assert begin(config, tmp_path / "run", Lines(said.append), speed=plan.speed).step == 2
+    assert start_run(config, tmp_path / "run", PlainDisplay(said.append), speed=plan.speed).step == 2
     assert any(plan.speed.source in line for line in said)
 
 

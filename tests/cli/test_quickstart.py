@@ -11,12 +11,12 @@ import pytest
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.cli import main
 from groundup.cli.quickstart import show
-from groundup.evaluation.memorization import Overlap
-from groundup.optim.run_length import Steps
+from groundup.evaluation.memorization import Memorization
+from groundup.optim.run_length import StepLength
 from groundup.quickstart.workflow import Report, free_folder
-from groundup.run.evaluator import Losses
-from groundup.run.trainer import Result
-from groundup.training.early_stopping import Best, EarlyEnd
+from groundup.run.evaluator import EvalLosses
+from groundup.run.trainer import TrainResult
+from groundup.training.early_stopping import BestLoss, EarlyStopping
 
 STEPS = 50
 
@@ -91,7 +91,7 @@ TEXTS = {
 def test_any_text_gives_a_model_that_beats_counting_bytes(kind, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     in_steps = partial(
-        EarlyEnd, Steps(STEPS), patience=None, stop_after=None
+        EarlyStopping, StepLength(STEPS), patience=None, stop_after=None
     )  # what time yields depends on the machine
     monkeypatch.setattr("groundup.run.trainer.EarlyEnd", lambda horizon, best, *ends: in_steps(best=best))
     name, text = TEXTS[kind]
@@ -145,10 +145,10 @@ def test_a_run_is_named_after_its_text_in_plain_letters(source, folder, tmp_path
 
 def test_what_to_try_next_is_quoted_for_the_shell(capsys):
     run = Path("runs/it's mine")
-    result = Result(run, run / "checkpoints", 9, 9, Losses(), Best())
+    result = TrainResult(run, run / "checkpoints", 9, 9, EvalLosses(), BestLoss())
     words = {"sources": ["my book.txt"], "data": run / "data", "result": result, "prompt": "don't"}
     numbers = {"checkpoint": "latest", "loss": 1.0, "bits_per_byte": 1.0, "how": "", "baselines": [], "compared": 0}
-    show(Report(**words, **numbers, samples=[], overlap=Overlap("", 0, 0)))
+    show(Report(**words, **numbers, samples=[], overlap=Memorization("", 0, 0)))
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     generate, again, _, train = (shlex.split(line) for line in lines if line.startswith("groundup "))
     assert generate == ["groundup", "generate", str(run), "--prompt", "don't", "--num_samples", "3"]

@@ -13,9 +13,9 @@ import pytest
 
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.cli.display import Unfailing, finish
-from groundup.run.evaluator import Losses
-from groundup.run.trainer import Result
-from groundup.training.early_stopping import Best
+from groundup.run.evaluator import EvalLosses
+from groundup.run.trainer import TrainResult
+from groundup.training.early_stopping import BestLoss
 
 
 class Broken:
@@ -37,9 +37,9 @@ def test_a_view_that_is_gone_is_asked_no_more_and_a_stop_is_asked_for(error):
     before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     try:
         broken = Broken(error)
-        view = Unfailing(broken)
-        view.message("a")
-        view.sample("b")
+        display = Unfailing(broken)
+        display.message("a")
+        display.sample("b")
     finally:
         signal.signal(signal.SIGTERM, before)
     assert broken.asked == 1
@@ -55,7 +55,7 @@ def test_a_fault_of_ours_is_not_hidden():
 @pytest.mark.parametrize(("number", "best"), [(None, 9), (None, 5), (signal.SIGINT, 9)])
 def test_what_comes_next_is_quoted_for_the_shell(number, best, capsys):
     run = Path("runs/it's mine")
-    result = Result(run, run / "checkpoints", 9, 9, Losses(1.0, 1.0, 1.0), Best(1.0, best, 0), number)
+    result = TrainResult(run, run / "checkpoints", 9, 9, EvalLosses(1.0, 1.0, 1.0), BestLoss(1.0, best, 0), number)
     finish(result, as_json=False)
     words = shlex.split(capsys.readouterr().out.splitlines()[-1].removeprefix("next: "))
     if number:

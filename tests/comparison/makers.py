@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from groundup.config.merge import Overrides, decode
+from groundup.config.merge import ConfigSource, merge_and_validate
 from groundup.config.schema import to_yaml
 from groundup.tokenizers.base import TOKENIZER_FILE
 
@@ -30,7 +30,7 @@ def make_run(
     the config; `more` are records at the end of the log, which goes to step `last` where that is beyond the losses.
     """
     sections = {name: {**default, **settings.pop(name, {})} for name, default in (("model", MODEL), ("train", TRAIN))}
-    config = decode([Overrides("test", {"data": str(place), **sections, **settings})])
+    config = merge_and_validate([ConfigSource("test", {"data": str(place), **sections, **settings})])
     path.mkdir(parents=True)
     (path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     records = []

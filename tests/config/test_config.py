@@ -5,7 +5,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.config.merge import Overrides, changed, decode
+from groundup.config.merge import ConfigSource, diff, merge_and_validate
 from groundup.config.presets import PRESETS, preset
 from groundup.config.schema import Config, to_yaml
 from groundup.config.types import parse_duration
@@ -13,7 +13,7 @@ from groundup.errors import ConfigError
 
 
 def decoded(*values: dict) -> Config:
-    return decode([Overrides(f"layer {i}", v) for i, v in enumerate(values)])
+    return merge_and_validate([ConfigSource(f"layer {i}", v) for i, v in enumerate(values)])
 
 
 def test_later_layers_win_and_keep_what_they_do_not_name():
@@ -23,12 +23,12 @@ def test_later_layers_win_and_keep_what_they_do_not_name():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_valid_and_survives_yaml(name):
-    config = decode([preset(name)])
-    assert decode([Overrides("yaml", yaml.safe_load(to_yaml(config)))]) == config
+    config = merge_and_validate([preset(name)])
+    assert merge_and_validate([ConfigSource("yaml", yaml.safe_load(to_yaml(config)))]) == config
 
 
 def test_a_new_horizon_replaces_the_presets():
-    config = decode([preset("gpt2"), Overrides("command line", {"train": {"budget": "30m"}})])
+    config = merge_and_validate([preset("gpt2"), ConfigSource("command line", {"train": {"budget": "30m"}})])
     assert (config.train.budget, config.train.max_steps) == (1800, None)
 
 
@@ -95,7 +95,7 @@ def test_configs_are_frozen():
 
 
 def test_changed_lists_dotted_keys():
-    assert changed(decoded({}), decoded({"model": {"n_layer": 9}, "data": "x"})) == ["data", "model.n_layer"]
+    assert diff(decoded({}), decoded({"model": {"n_layer": 9}, "data": "x"})) == ["data", "model.n_layer"]
 
 
 @given(st.integers(0, 99), st.integers(0, 59), st.integers(0, 59))

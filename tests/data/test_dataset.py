@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
 
 import groundup
 from groundup.data.shards import MANIFEST, Tokens
-from groundup.data.windows import Batches
+from groundup.data.windows import ShuffledWindows
 from groundup.errors import DataError, UsageError
 
 BLOCK, SEED, EPOCHS = 32, 5, 3
@@ -31,7 +31,7 @@ def data(prepared):
 @pytest.fixture(scope="module")
 def seen(prepared) -> np.ndarray:
     """What a run of three epochs sees: (windows, BLOCK + 1)."""
-    batches = Batches(Tokens.open(prepared, "train"), BLOCK, SEED)
+    batches = ShuffledWindows(Tokens.open(prepared, "train"), BLOCK, SEED)
     return batches.read(0, EPOCHS * batches.windows)
 
 
@@ -86,7 +86,7 @@ def test_it_knows_how_many_token_ids_there_are(data):
 
 def test_the_held_out_split_can_be_read_too(prepared):
     data = groundup.data.dataset(prepared, "val", BLOCK, SEED)
-    batches = Batches(Tokens.open(prepared, "val"), BLOCK, SEED)
+    batches = ShuffledWindows(Tokens.open(prepared, "val"), BLOCK, SEED)
     assert np.array_equal(windows(data), batches.read(0, batches.windows))
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.data.windows import Batches, permute
+from groundup.data.windows import ShuffledWindows, feistel_permutation
 from groundup.errors import DataError
 
 
@@ -25,27 +25,27 @@ class Counting:
 
 @given(n=st.integers(1, 5000), key=st.integers(0, 2**64 - 1))
 def test_permute_is_a_permutation(n, key):
-    order = permute(np.arange(n, dtype=np.uint64), n, key)
+    order = feistel_permutation(np.arange(n, dtype=np.uint64), n, key)
     assert np.array_equal(np.sort(order), np.arange(n))
 
 
 def test_permute_works_far_beyond_memory():
     n = 10**15
-    places = permute(np.arange(1000, dtype=np.uint64), n, key=1)
+    places = feistel_permutation(np.arange(1000, dtype=np.uint64), n, key=1)
     assert len(set(places.tolist())) == 1000
     assert places.max() < n
     assert abs(places.mean() / n - 0.5) < 0.05  # spread over the whole range, not bunched
 
 
 def test_orders_of_different_keys_have_nothing_in_common():
-    a, b = (permute(np.arange(1000, dtype=np.uint64), 1000, key) for key in (1, 2))
+    a, b = (feistel_permutation(np.arange(1000, dtype=np.uint64), 1000, key) for key in (1, 2))
     assert (a == b).sum() < 10
     assert abs(np.corrcoef(a.astype(float), np.arange(1000))[0, 1]) < 0.15
 
 
 @given(n=st.integers(9, 400), cursor=st.integers(0, 1000), rows=st.integers(1, 40))
 def test_any_cut_of_the_cursor_gives_the_same_windows(n, cursor, rows):
-    batches = Batches(Counting(n), 8, seed=3)
+    batches = ShuffledWindows(Counting(n), 8, seed=3)
     whole = batches.read(cursor, rows)
     one_by_one = np.concatenate([batches.read(cursor + i, 1) for i in range(rows)])
     assert np.array_equal(whole, one_by_one)
@@ -54,28 +54,28 @@ def test_any_cut_of_the_cursor_gives_the_same_windows(n, cursor, rows):
 
 @given(n=st.integers(9, 400), epoch=st.integers(0, 5))
 def test_an_epoch_visits_each_window_once(n, epoch):
-    batches = Batches(Counting(n), 8, seed=3)
-    starts = batches.starts(epoch * batches.windows, batches.windows)
+    batches = ShuffledWindows(Counting(n), 8, seed=3)
+    starts = batches.window_starts(epoch * batches.windows, batches.windows)
     assert np.array_equal(np.diff(np.sort(starts)), np.full(batches.windows - 1, 8))
     assert starts.max() + 8 < n
 
 
 def test_cuts_shift_between_epochs():
-    batches = Batches(Counting(10_000), 64, seed=0)
-    offsets = {int(batches.starts(epoch * batches.windows, 1)[0]) % 64 for epoch in range(10)}
+    batches = ShuffledWindows(Counting(10_000), 64, seed=0)
+    offsets = {int(batches.window_starts(epoch * batches.windows, 1)[0]) % 64 for epoch in range(10)}
     assert len(offsets) > 5
 
 
 def test_seeds_give_different_orders():
-    a, b = (Batches(Counting(10_000), 64, seed).starts(0, 100) for seed in (0, 1))
+    a, b = (ShuffledWindows(Counting(10_000), 64, seed).starts(0, 100) for seed in (0, 1))
     assert (a == b).sum() < 10
 
 
 def test_step_a_million_of_ten_billion_tokens_opens_at_once():
-    batches = Batches(Counting(10**10), 1024, seed=0)
+    batches = ShuffledWindows(Counting(10**10), 1024, seed=0)
     assert batches.read(10**6 * 512, 2).shape == (2, 1025)
 
 
 def test_a_split_shorter_than_a_window_is_refused_with_a_block_size_that_fits():
     with pytest.raises(DataError, match=r"8 tokens.*--model\.block_size 2"):
-        Batches(Counting(8), 8, seed=0)
+        ShuffledWindows(Counting(8), 8, seed=0)

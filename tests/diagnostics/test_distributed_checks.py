@@ -61,7 +61,7 @@ def _odd_one(rank, port, place):
     from types import SimpleNamespace
 
     from groundup.diagnostics import rollcall, wire
-    from groundup.distributed.launch import leave
+    from groundup.distributed.launch import exit_process
 
     os.environ.update(environ(rank, 2, port))
     os.chdir(place / str(rank))
@@ -73,7 +73,7 @@ def _odd_one(rank, port, place):
     try:
         main(["doctor", "--distributed", "--data", "data", "--json"])
     finally:
-        leave(3)  # never reached: `main` ends the process
+        exit_process(3)  # never reached: `main` ends the process
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from groundup.diagnostics import machine, scan, torch_checks
 from groundup.diagnostics.data_checks import check_data
 from groundup.diagnostics.finding import Finding
 from groundup.diagnostics.trained import check_checkpoint, check_run
-from groundup.utils.progress import Watch
+from groundup.utils.progress import ProgressReporter
 
 DOCUMENTS = 300
 
@@ -41,7 +41,7 @@ def data(whole, tmp_path) -> Path:
 
 def found(folder, name):
     """The finding of that name."""
-    findings = {finding.name: finding for finding in check_data(folder, Watch())}
+    findings = {finding.name: finding for finding in check_data(folder, ProgressReporter())}
     return findings[name]
 
 
@@ -68,7 +68,7 @@ def documents_of(folder, name):
 
 
 def test_a_healthy_folder_passes(whole):
-    findings = list(check_data(whole, Watch()))
+    findings = list(check_data(whole, ProgressReporter()))
     assert [finding.name for finding in findings] == ["checksums", "ids", "split", "copies", "held out", "tokenizer"]
     assert [finding for finding in findings if finding.status != "ok"] == []
     assert not any(finding.remedy for finding in findings)
@@ -87,9 +87,9 @@ def test_a_flipped_bit_in_any_file_is_found(data, place):
     for path in files:
         whole = path.read_bytes()
         flipped(path, place)
-        assert "problem" in {finding.status for finding in check_data(data, Watch())}, path
+        assert "problem" in {finding.status for finding in check_data(data, ProgressReporter())}, path
         path.write_bytes(whole)
-    assert {finding.status for finding in check_data(data, Watch())} == {"ok"}
+    assert {finding.status for finding in check_data(data, ProgressReporter())} == {"ok"}
 
 
 def test_a_flipped_bit_in_a_shard_is_named(data):
@@ -163,7 +163,7 @@ def test_digests_do_not_depend_on_blocks_and_shards(data, monkeypatch, chunk):
     rewrite(data, "train", documents)
     monkeypatch.setattr(scan, "CHUNK", chunk)
     manifest = Manifest.load(data)
-    result = scan.scan(data, manifest, "train", Documents.open(data, manifest, "train"), Watch(), 0)
+    result = scan.scan(data, manifest, "train", Documents.open(data, manifest, "train"), ProgressReporter(), 0)
     assert result.lengths.tolist() == [len(ids) for ids in documents]
     assert result.digests[0] == result.digests[3]
     assert len(set(result.digests.tolist())) == 5
@@ -213,7 +213,7 @@ def test_another_tokenizer_is_found(data, whole, tmp_path):
 
 
 def test_bytes_done_are_told(whole):
-    class Seen(Watch):
+    class Seen(ProgressReporter):
         done, total = 0, 0
 
         def phase(self, name, total, done=0):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import groundup
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.cli import main
-from groundup.diagnostics.run_checks import examine
+from groundup.diagnostics.run_checks import check_run
 from groundup.errors import DataError
 from groundup.utils import files
 from groundup.utils.files import SUMS, sha256
@@ -63,7 +63,7 @@ def content(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 def test_a_healthy_run_has_nothing_wrong_and_nothing_changes(healthy):
     before = content(healthy)
-    found = examine(healthy)
+    found = check_run(healthy)
     assert found.ok
     assert not found.problems + found.notes
     assert [(c.name, c.problems) for c in found.checkpoints] == [(f"step-{n:08d}", ()) for n in (6, 9, 12)]
@@ -92,7 +92,7 @@ def test_damage_to_any_file_is_found_and_named(damage, name, run):
     else:
         data[place] ^= 1
         path.write_bytes(data)
-    found = examine(run)
+    found = check_run(run)
     assert not found.ok
     *others, last = found.checkpoints
     assert all(checkpoint.ok for checkpoint in others)
@@ -106,7 +106,7 @@ def test_every_damaged_file_is_named_not_the_first_alone(run):
     (checkpoint / "config.json").unlink()
     (checkpoint / "model.safetensors").write_bytes(b"x")
     (checkpoint / "stranger").write_text("x")
-    problems = " ".join(examine(run).checkpoints[-1].problems)
+    problems = " ".join(check_run(run).checkpoints[-1].problems)
     assert all(name in problems for name in ("config.json", "model.safetensors", "stranger"))
 
 
@@ -161,7 +161,7 @@ def test_what_checksums_cannot_see_is_found_too(kind, run):
     spoil, expected = WRONG[kind]
     spoil(checkpoint)
     reseal(checkpoint)
-    found = examine(run)
+    found = check_run(run)
     assert any(expected in problem for problem in found.checkpoints[-1].problems)
     assert found.resume_from == "step-00000009"
     assert found.command == f"rm -r -- {checkpoint} && groundup resume {run}"  # resume goes by checksums alone
@@ -178,7 +178,7 @@ def test_a_file_that_not_even_the_checksums_know_of_is_missed(name, run):
     present = [line.split("  ")[1] for line in (checkpoint / SUMS).read_text().splitlines()]
     there = [file for file in present if (checkpoint / file).exists()]
     (checkpoint / SUMS).write_text("".join(f"{sha256(checkpoint / file)}  {file}\n" for file in there))
-    found = examine(run)
+    found = check_run(run)
     assert found.checkpoints[-1].problems[0] == f"{name}: missing, though {SUMS} does not list it"
     assert found.resume_from == "step-00000009"
 
@@ -191,7 +191,7 @@ def newer(checkpoint: Path) -> None:
 
 def test_a_checkpoint_of_a_newer_groundup_is_not_damaged_and_is_never_deleted(run, capsys):
     newer(run / "checkpoints" / LAST)
-    found = examine(run)
+    found = check_run(run)
     assert not found.ok
     assert found.update
     assert found.command is None
@@ -220,7 +220,7 @@ def test_what_to_type_is_quoted_for_the_shell(run, tmp_path, prepared):
     spoil_json("progress.json", step=11)(odd / "checkpoints" / LAST)
     reseal(odd / "checkpoints" / LAST)
     shutil.copytree(prepared, tmp_path / "my data")
-    line = examine(odd, tmp_path / "my data").command
+    line = check_run(odd, tmp_path / "my data").command
     remove, _, resume = line.partition(" && ")
     assert shlex.split(remove) == ["rm", "-r", "--", str(odd / "checkpoints" / LAST)]
     assert shlex.split(resume) == ["groundup", "resume", str(odd), "--data", str(tmp_path / "my data")]
@@ -230,7 +230,7 @@ def test_nothing_is_hashed_twice(run, monkeypatch):
     (run / "checkpoints" / LAST / "config.json").write_text("{}")
     hashed = []
     monkeypatch.setattr(files, "sha256", lambda path: hashed.append(path) or sha256(path))
-    examine(run)
+    check_run(run)
     assert len(hashed) == len(set(hashed)) == 3 * (len(FILES) - 1)
 
 
@@ -245,15 +245,15 @@ def with_parents(run: Path) -> None:
 
 def test_a_checkpoint_that_was_replaced_breaks_the_chain(run):
     with_parents(run)
-    assert examine(run).ok
+    assert check_run(run).ok
     middle = run / "checkpoints" / "step-00000009"
     spoil_json("progress.json", elapsed=1.5)(middle)
     reseal(middle)
-    (problem,) = examine(run).problems
+    (problem,) = check_run(run).problems
     assert "step-00000009" in problem
     assert "step-00000012 went on from" in problem
     shutil.rmtree(middle)
-    assert examine(run).ok  # a parent that is gone proves nothing
+    assert check_run(run).ok  # a parent that is gone proves nothing
 
 
 def test_the_child_knows_which_of_file_and_checksums_is_damaged(run):
@@ -262,14 +262,14 @@ def test_the_child_knows_which_of_file_and_checksums_is_damaged(run):
     data = bytearray(sums.read_bytes())
     data[3] ^= 1
     sums.write_bytes(data)
-    (_, middle, _) = examine(run).checkpoints
+    (_, middle, _) = check_run(run).checkpoints
     assert middle.problems[0] == f"{SUMS}: not the file that step-00000012 went on from"
 
 
 @pytest.mark.parametrize("text", ["model: [", "", "nonsense: 1"])
 def test_a_damaged_config_is_named_and_nothing_is_proposed(text, run):
     (run / "config.yaml").write_text(text)
-    found = examine(run)
+    found = check_run(run)
     assert any("config.yaml" in problem for problem in found.problems)
     assert found.command is None
 
@@ -277,13 +277,13 @@ def test_a_damaged_config_is_named_and_nothing_is_proposed(text, run):
 def test_a_config_that_says_something_else_is_found(run):
     path = run / "config.yaml"
     path.write_text(path.read_text().replace("n_layer: 1", "n_layer: 3"))
-    assert any("model.n_layer" in problem for problem in examine(run).problems)
+    assert any("model.n_layer" in problem for problem in check_run(run).problems)
 
 
 @pytest.mark.parametrize("name", ["log.jsonl", "environment.json", "config.yaml"])
 def test_a_missing_file_of_the_run_is_named(name, run):
     (run / name).unlink()
-    assert any(name in problem for problem in examine(run).problems)
+    assert any(name in problem for problem in check_run(run).problems)
 
 
 def test_what_a_crash_leaves_is_told_and_is_no_damage(run):
@@ -293,7 +293,7 @@ def test_what_a_crash_leaves_is_told_and_is_no_damage(run):
     (run / "checkpoints" / ".step-00000015.partial").mkdir()
     (run / "latest").unlink()
     (run / "latest").symlink_to("checkpoints/step-00000099")
-    found = examine(run)
+    found = check_run(run)
     assert found.ok
     assert all(any(word in note for note in found.notes) for word in ("2 lines", ".step-00000015.partial", "latest"))
 
@@ -302,51 +302,51 @@ def test_a_lost_piece_of_the_log_is_told(run):
     log = run / "log.jsonl"
     lines = [line for line in log.read_text().splitlines() if '"step": 5,' not in line]
     log.write_text("\n".join(lines) + "\n")
-    assert examine(run).notes == ("log.jsonl: 1 steps were not logged, or their lines are lost",)
+    assert check_run(run).notes == ("log.jsonl: 1 steps were not logged, or their lines are lost",)
 
 
 def test_a_full_disk_is_told_before_the_next_checkpoint(run, monkeypatch):
     monkeypatch.setattr(
         "groundup.diagnostics.run_checks.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0)
     )
-    assert any("make room first" in note for note in examine(run).notes)
+    assert any("make room first" in note for note in check_run(run).notes)
 
 
 def test_data_that_moved_changed_or_was_cut_is_told(run, prepared, tmp_path):
     config = run / "config.yaml"
     config.write_text(config.read_text().replace(str(prepared), str(tmp_path / "gone")))
-    (note,) = examine(run).notes
+    (note,) = check_run(run).notes
     assert note == f"{tmp_path / 'gone'}: there is no such folder; say where the run's data is with --data DIR"
-    assert examine(run).ok
+    assert check_run(run).ok
     with pytest.raises(DataError, match="no such folder"):
-        examine(run, tmp_path / "nowhere")
-    assert examine(run, prepared).ok
-    assert examine(run, prepared).command.endswith(f" --data {prepared}")
+        check_run(run, tmp_path / "nowhere")
+    assert check_run(run, prepared).ok
+    assert check_run(run, prepared).command.endswith(f" --data {prepared}")
     shutil.copytree(prepared, tmp_path / "gone")
-    assert examine(run).ok
+    assert check_run(run).ok
     shard = tmp_path / "gone" / "train-00000.bin"
     shard.write_bytes(shard.read_bytes()[:-2])
-    assert any("train-00000.bin" in problem for problem in examine(run).problems)
+    assert any("train-00000.bin" in problem for problem in check_run(run).problems)
     (tmp_path / "text.txt").write_text("Something else.\n" * 90)
     groundup.prepare(tmp_path / "text.txt", tmp_path / "other", tokenizer="byte")
-    assert any("not the data" in problem for problem in examine(run, tmp_path / "other").problems)
+    assert any("not the data" in problem for problem in check_run(run, tmp_path / "other").problems)
 
 
 def test_data_named_from_another_folder_is_a_note_that_says_from_where(run, prepared, tmp_path, monkeypatch):
     config = run / "config.yaml"
     config.write_text(config.read_text().replace(str(prepared), prepared.name))
     monkeypatch.chdir(tmp_path)
-    found = examine(run)
+    found = check_run(run)
     assert found.ok
     assert found.notes[0].startswith(f"{prepared.name}: there is no such folder below {tmp_path}, the folder that you")
     monkeypatch.chdir(prepared.parent)
-    assert not examine(run).notes
+    assert not check_run(run).notes
 
 
 def test_a_run_in_use_is_told_and_its_checkpoint_under_way_is_no_scrap(run):
     (run / "checkpoints" / ".step-00000015.partial").mkdir()
     with locked(run, "training this run"):
-        found = examine(run)
+        found = check_run(run)
     assert found.ok
     assert [note.partition("process")[0] for note in found.notes] == ["in use right now by "]
 
@@ -355,7 +355,7 @@ def test_a_run_killed_before_its_first_checkpoint_is_well(run):
     shutil.rmtree(run / "checkpoints")
     for name in ("latest", "best"):
         (run / name).unlink(missing_ok=True)
-    found = examine(run)
+    found = check_run(run)
     assert found.ok
     assert found.notes == ("no checkpoint yet: resume begins anew, with the same weights",)
 

@@ -12,12 +12,12 @@ import pytest
 import groundup
 from groundup.cli import main
 from groundup.cli.trace_step import shortened
-from groundup.config.merge import Overrides, decode
+from groundup.config.merge import ConfigSource, merge_and_validate
 from groundup.config.presets import preset
 from groundup.config.schema import to_yaml
 from groundup.data.shards import Manifest
-from groundup.data.windows import Batches
-from groundup.diagnostics.trace_step import cursor_after, why
+from groundup.data.windows import ShuffledWindows
+from groundup.diagnostics.trace_step import cursor_after, trace_step
 from groundup.errors import CheckpointError, DataError, UsageError
 from groundup.training.loop import Progress
 from groundup.utils.files import SUMS, sha256
@@ -46,7 +46,9 @@ def run(corpus, tmp_path) -> Path:
     }
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "config.yaml").write_text(to_yaml(decode([preset("gpt2-nano"), Overrides("test", values)])))
+    (folder / "config.yaml").write_text(
+        to_yaml(merge_and_validate([preset("gpt2-nano"), ConfigSource("test", values)]))
+    )
     return folder
 
 
@@ -87,8 +89,8 @@ def offsets(corpus, i):
 @pytest.mark.parametrize("step", [1, 2, 23, STEPS])
 def test_a_step_names_exactly_the_documents_of_its_windows(run, corpus, step):
     sequence = Sequence()
-    starts = Batches(sequence, BLOCK, SEED).starts((step - 1) * ROWS, ROWS).tolist()
-    windows = why(run, step).windows
+    starts = ShuffledWindows(sequence, BLOCK, SEED).starts((step - 1) * ROWS, ROWS).tolist()
+    windows = trace_step(run, step).windows
     assert [window.start for window in windows] == starts
     for start, window in zip(starts, windows, strict=True):
         due = list(dict.fromkeys(sequence.document[start : start + BLOCK + 1]))
@@ -100,7 +102,7 @@ def test_a_step_names_exactly_the_documents_of_its_windows(run, corpus, step):
 
 
 def test_a_window_within_one_document_is_its_text(run):
-    for window in why(run, 5).windows:
+    for window in trace_step(run, 5).windows:
         ids = Sequence().read(window.start, window.tokens)
         text = bytes(ids[ids != 256].tolist()).decode()
         assert "".join(text for _, text in window.extracts) == text
@@ -116,7 +118,7 @@ def test_the_log_decides_which_windows_and_the_last_record_counts(run):
     )
     with (run / "log.jsonl").open("a") as file:
         file.write('{"event": "step", "step": 3, "cur\n')  # cut off by a crash
-    found = why(run, 3)
+    found = trace_step(run, 3)
     assert (found.cursor, found.loss, found.grad_norm, found.logged, found.applied) == (200, 4.0, 2.0, 2, True)
     assert "done 2 times" in found.notes[0]
     assert "went back" in found.notes[0]
@@ -125,14 +127,14 @@ def test_the_log_decides_which_windows_and_the_last_record_counts(run):
 
 def test_a_resumed_step_and_a_refused_one_are_said_to_be_so(run):
     log(run, {"event": "step", "step": 3, "cursor": 8, "loss": 5.0}, {"event": "skip", "step": 3, "cursor": 8})
-    found = why(run, 3)
+    found = trace_step(run, 3)
     assert "was resumed" in found.notes[0]
     assert found.notes[1].startswith("not applied")
     assert found.applied is False
 
 
 def test_a_step_that_is_not_logged_is_computed_and_said_so(run):
-    found = why(run, 9)
+    found = trace_step(run, 9)
     assert (found.cursor, found.logged, found.applied, found.loss) == (8 * ROWS, 0, None, None)
     assert "computed" in found.notes[0]
 
@@ -147,7 +149,7 @@ def test_a_step_that_is_not_logged_is_computed_and_said_so(run):
 )
 def test_numbers_that_are_none_are_left_out(run, command, odd):
     log(run, {"event": "step", "step": 3, "cursor": 8, **odd})
-    assert (why(run, 3).loss, why(run, 3).grad_norm) == (None, None)
+    assert (trace_step(run, 3).loss, trace_step(run, 3).grad_norm) == (None, None)
     status, out, err = command(run, 3)
     assert (status, err, out.splitlines()[0]) == (0, "", "step 3")
 
@@ -156,7 +158,7 @@ def test_numbers_that_are_none_are_left_out(run, command, odd):
 def test_a_record_whose_cursor_cannot_be_is_no_record(run, cursor):
     with (run / "log.jsonl").open("a") as file:
         file.write(f'{{"event": "step", "step": 3, "loss": 1.0, "cursor": {cursor}}}\n')
-    found = why(run, 3)
+    found = trace_step(run, 3)
     assert (found.cursor, found.logged) == (2 * ROWS, 0)
 
 
@@ -165,22 +167,22 @@ def test_skips_that_make_no_sense_send_it_to_the_checkpoint_before(run, corpus, 
     data = Manifest.load(corpus / "data").fingerprint
     checkpoint(run, 10, skips=[[8, 30]], data=data)
     checkpoint(run, 11, skips=skips, data=data)
-    assert why(run, 3).cursor == 30
+    assert trace_step(run, 3).cursor == 30
 
 
 def test_books_that_are_not_what_was_written_count_for_nothing(run, corpus):
     data = Manifest.load(corpus / "data").fingerprint
     checkpoint(run, 10, skips=[[8, 30]], data=data)
     path = checkpoint(run, 11, skips=[[8, 40]], data=data) / "progress.json"
-    assert why(run, 3).cursor == 40
+    assert trace_step(run, 3).cursor == 40
     path.write_text(path.read_text().replace("40", "50"))
-    assert why(run, 3).cursor == 30
+    assert trace_step(run, 3).cursor == 30
 
 
 def test_a_computed_step_goes_around_what_was_skipped(run, corpus):
     checkpoint(run, skips=[[8, 30]], data=Manifest.load(corpus / "data").fingerprint)
-    assert [why(run, step).cursor for step in (1, 2, 3, 4)] == [0, 4, 30, 34]
-    assert "skipped" in why(run, 3).notes[0]
+    assert [trace_step(run, step).cursor for step in (1, 2, 3, 4)] == [0, 4, 30, 34]
+    assert "skipped" in trace_step(run, 3).notes[0]
 
 
 def test_skips_are_gone_around_as_training_does():
@@ -197,35 +199,35 @@ def test_skips_are_gone_around_as_training_does():
 @pytest.mark.parametrize("step", [0, -3, STEPS + 1, 10**30])
 def test_a_step_that_cannot_be_is_refused(run, step):
     with pytest.raises(UsageError, match=f"step {step}: "):
-        why(run, step)
+        trace_step(run, step)
 
 
 def test_a_budget_has_no_last_step_but_numbers_have(run):
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(re.sub("max_steps: .*", "max_steps: null\n  budget: 1h", config))
     (run / "config.yaml").write_text(re.sub("\n  budget: null", "", (run / "config.yaml").read_text()))
-    assert why(run, 10**9).cursor == (10**9 - 1) * ROWS
+    assert trace_step(run, 10**9).cursor == (10**9 - 1) * ROWS
     with pytest.raises(UsageError, match="farther than any run"):
-        why(run, 10**30)
+        trace_step(run, 10**30)
 
 
 def test_what_is_not_there_gets_a_sentence(run, corpus, tmp_path):
     with pytest.raises(CheckpointError, match="holds no run"):
-        why(tmp_path / "nowhere", 1)
+        trace_step(tmp_path / "nowhere", 1)
     with pytest.raises(DataError, match="no such folder; say where the run's data is with --data"):
-        why(run, 1, tmp_path / "nowhere")
+        trace_step(run, 1, tmp_path / "nowhere")
     (run / "config.yaml").write_text((run / "config.yaml").read_text().replace(str(corpus), str(tmp_path)))
     with pytest.raises(DataError, match="--data DIR"):
-        why(run, 1)
-    assert why(run, 1, corpus / "data").windows
+        trace_step(run, 1)
+    assert trace_step(run, 1, corpus / "data").windows
 
 
 def test_other_data_is_refused(run, corpus):
     checkpoint(run, data="0" * 64)
     with pytest.raises(DataError, match="not the data that this run was trained on"):
-        why(run, 1)
+        trace_step(run, 1)
     checkpoint(run, 11, data=Manifest.load(corpus / "data").fingerprint)
-    assert len(why(run, 1).notes) == 1  # computed; nothing is to be said of the data
+    assert len(trace_step(run, 1).notes) == 1  # computed; nothing is to be said of the data
 
 
 @pytest.fixture
@@ -246,7 +248,7 @@ def test_the_command_prints_loss_documents_and_text_within_the_width(run, comman
     assert (status, err) == (0, "")
     assert "step 3   loss 5.2500   gradient norm 1.5" in out
     assert "windows 8 to 11, of 16 tokens each: " in out
-    for window in why(run, 3).windows:
+    for window in trace_step(run, 3).windows:
         for part, text in window.extracts:
             assert f"{part.source} @{part.offset:,}" in out
             assert text in out
@@ -255,7 +257,7 @@ def test_the_command_prints_loss_documents_and_text_within_the_width(run, comman
 
 def test_json_holds_all_of_it_and_nothing_else(run, command):
     status, out, _ = command(run, 3, "--json")
-    found = why(run, 3)
+    found = trace_step(run, 3)
     values = json.loads(out)
     assert status == 0
     assert values["cursor"] == found.cursor

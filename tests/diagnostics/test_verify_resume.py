@@ -19,7 +19,7 @@ from groundup.checkpoint.run_folder import RunFolder
 from groundup.cli import main
 from groundup.diagnostics.verify_resume import _refuse_small_disk, _terminable, shortened, verify_resume
 from groundup.errors import TrainingError, UsageError
-from groundup.optim.run_length import build_horizon
+from groundup.optim.run_length import build_run_length
 from groundup.utils.files import SUMS, sha256
 
 OVERRIDES = {
@@ -176,9 +176,9 @@ def test_what_train_would_refuse_is_refused_in_its_words(prepared, empty, childr
 
 def test_the_horizon_stays_unless_it_is_a_time(prepared):
     config = configure(prepared, overrides=OVERRIDES)
-    assert build_horizon(shortened(config, 2000, 8), 100) == build_horizon(config, 100)
+    assert build_run_length(shortened(config, 2000, 8), 100) == build_run_length(config, 100)
     in_time = configure(prepared, overrides=OVERRIDES | {"train": {"budget": "30m"}})
-    assert build_horizon(shortened(in_time, 777, 8), 100).total == 777
+    assert build_run_length(shortened(in_time, 777, 8), 100).total == 777
 
 
 @pytest.mark.parametrize(("total", "steps", "half"), [(2000, 8, 4), (2000, 9, 4), (5, 8, 2), (2, 8, 1), (3, 2, 1)])

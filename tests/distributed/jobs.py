@@ -69,7 +69,7 @@ def run(size: int, work: Callable[..., Any], *args: Any, place: Path, environ: d
 
 
 def _enter(told: dict[str, str], answer: Path, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    from groundup.distributed.launch import leave
+    from groundup.distributed.launch import exit_process
 
     os.environ.update(told)
     status = 0
@@ -80,6 +80,6 @@ def _enter(told: dict[str, str], answer: Path, work: Callable[..., Any], args: t
     except BaseException:
         traceback.print_exc()
         status = 1
-    leave(status)
+    exit_process(status)
     sys.stdout.flush()
     os._exit(status)

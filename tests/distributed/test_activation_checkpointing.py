@@ -9,7 +9,7 @@ from torch import nn
 
 from groundup.config.model import ModelConfig
 from groundup.config.presets import GPT1_PARTS, MODERN_PARTS
-from groundup.distributed.activation_checkpointing import recompute
+from groundup.distributed.activation_checkpointing import apply_activation_checkpointing
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.utils.device import autocast
 
@@ -26,7 +26,7 @@ def build(what: str, dropout=0.0, parts="gpt2") -> NextTokenLoss:
     with torch.no_grad():  # some parts start at zero, where mistakes would not show
         for i, p in enumerate(gpt.parameters()):
             p += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
-    recompute(gpt, what)
+    apply_activation_checkpointing(gpt, what)
     return NextTokenLoss(gpt)
 
 
@@ -104,7 +104,7 @@ def test_what_is_cheap_is_computed_twice_and_no_product_is():
     mlp.activation = counting
     found = []
     for what in ("off", "cheap"):
-        recompute(loss_sum.gpt, what)
+        apply_activation_checkpointing(loss_sum.gpt, what)
         count.update(cheap=0, products=0)
         with Products():
             loss_sum(IDS, IDS).backward()

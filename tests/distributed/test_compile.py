@@ -12,7 +12,7 @@ from groundup.config.schema import Config
 from groundup.distributed.compile import LONGEST_REASON, check, compiled
 from groundup.errors import ConfigError, TrainingError
 from groundup.model.gpt import GPT, NextTokenLoss
-from groundup.run.resolve import settle
+from groundup.run.resolve import resolve_config
 
 IDS = torch.arange(16).view(2, 8) % 10
 
@@ -74,7 +74,7 @@ def test_an_unknown_attempt_is_named_beside_the_known_ones(wanted):
 def test_an_unknown_attempt_is_refused_before_a_run_begins():
     config = Config.model_validate({"train": {"compile": "quick", "device": "cpu", "precision": "fp32"}})
     with pytest.raises(ConfigError, match="'quick' is not one of"):
-        settle(config, SimpleNamespace(n_vocab=10))
+        resolve_config(config, SimpleNamespace(n_vocab=10))
 
 
 def test_modes_and_backends_reach_torch(monkeypatch):

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 import groundup
 from groundup.config.presets import FAST_PARTS, GPT1_PARTS, MODERN_OPTIMIZER, MODERN_PARTS
-from groundup.data.windows import Batches
+from groundup.data.windows import ShuffledWindows
 from groundup.model.gpt import IGNORED
-from groundup.training.micro_batches import Feed
+from groundup.training.micro_batches import BatchLoader
 
 STEPS, ROWS, BLOCK = 12, 10, 32
 BOUND = 2e-5  # nats a token, at every step, in fp32
@@ -125,10 +125,10 @@ def test_the_shares_of_all_processes_are_the_batch(size, micro):
         def read(self, start, n):
             return np.arange(start, start + n)
 
-    windows, cpu = Batches(Numbers(), BLOCK, seed=3), torch.device("cpu")
+    windows, cpu = ShuffledWindows(Numbers(), BLOCK, seed=3), torch.device("cpu")
     ids, scored = [], 0
     for rank in range(size):
-        feed = Feed(windows, ROWS, micro, cpu, rank=rank, size=size)
+        feed = BatchLoader(windows, ROWS, micro, cpu, rank=rank, size=size)
         pieces = list(feed.micro_batches(cursor=40))
         assert [last for *_, last in pieces] == [False] * (len(pieces) - 1) + [True]
         assert sum(len(i) for i, _, _ in pieces) == -(-ROWS // size)  # as many everywhere

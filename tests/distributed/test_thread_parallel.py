@@ -11,7 +11,7 @@ from torch import nn
 from groundup.config.model import ModelConfig
 from groundup.config.presets import FAST_PARTS, MODERN_PARTS
 from groundup.config.schema import Config
-from groundup.distributed.thread_parallel import Shared, by_threads
+from groundup.distributed.thread_parallel import ThreadParallelLoss, thread_parallel
 from groundup.errors import TrainingError
 from groundup.evaluation.loss import EachWindow
 from groundup.model.gpt import GPT, NextTokenLoss
@@ -66,22 +66,22 @@ def test_loss_and_gradients_are_those_of_one_pass_up_to_rounding(n, parts, preci
     one = learnt(NextTokenLoss(model(parts)), 6, 6, precision=precision)
     assert used == {("MainThread", 6)}
     used.clear()
-    together = learnt(by_threads(NextTokenLoss(model(parts)), n), 6, 6, precision=precision)
+    together = learnt(thread_parallel(NextTokenLoss(model(parts)), n), 6, 6, precision=precision)
     assert used == {("share", 6 // n)}
     assert close(together, one, tolerance)
     assert not close(together, [2 * x for x in one], tolerance)
 
 
 def test_the_same_bit_for_bit_however_often():
-    first = learnt(by_threads(NextTokenLoss(model("modern")), 3), 12, 12, 12)
+    first = learnt(thread_parallel(NextTokenLoss(model("modern")), 3), 12, 12, 12)
     for _ in range(5):
-        again = learnt(by_threads(NextTokenLoss(model("modern")), 3), 12, 12, 12)
+        again = learnt(thread_parallel(NextTokenLoss(model("modern")), 3), 12, 12, 12)
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
 @pytest.mark.parametrize(("rows", "names"), [(1, {"MainThread"}), (3, {"MainThread"}), (4, {"share"}), (9, {"share"})])
 def test_windows_that_cannot_be_shared_evenly_stay_together(rows, names, used):
-    learnt(by_threads(NextTokenLoss(model()), 2), rows)
+    learnt(thread_parallel(NextTokenLoss(model()), 2), rows)
     assert {name for name, _ in used} == names
 
 
@@ -89,7 +89,7 @@ def test_an_evaluation_is_shared_too():
     gpt = model("modern").eval()
     for loss_sum in (NextTokenLoss(gpt), EachWindow(gpt)):
         with torch.inference_mode():
-            one, two = loss_sum(*windows(6)), by_threads(loss_sum, 2)(*windows(6))
+            one, two = loss_sum(*windows(6)), thread_parallel(loss_sum, 2)(*windows(6))
         assert one.shape == two.shape
         assert torch.allclose(one, two, rtol=1e-5)
         assert not two.requires_grad
@@ -97,12 +97,12 @@ def test_an_evaluation_is_shared_too():
 
 def test_of_one_thread_it_is_the_loss_itself():
     loss_sum = NextTokenLoss(model())
-    assert by_threads(loss_sum, 1) is loss_sum
+    assert thread_parallel(loss_sum, 1) is loss_sum
 
 
 def test_parameters_and_mode_are_those_of_the_loss():
     loss_sum = NextTokenLoss(model())
-    both = by_threads(loss_sum, 2)
+    both = thread_parallel(loss_sum, 2)
     assert [id(p) for p in both.parameters()] == [id(p) for p in loss_sum.parameters()]
     both.eval()
     assert not loss_sum.gpt.training
@@ -112,7 +112,7 @@ def test_torchs_threads_are_left_as_they_were():
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
-        both = Shared(NextTokenLoss(model()), 2)
+        both = ThreadParallelLoss(NextTokenLoss(model()), 2)
         learnt(both, 4)
         assert torch.get_num_threads() == 4
         assert [both._pool.submit(torch.get_num_threads).result() for _ in range(4)] == [2] * 4
@@ -126,7 +126,7 @@ def test_torchs_threads_are_left_as_they_were():
 
 
 def test_a_failure_in_one_thread_is_raised_and_the_next_pass_is_whole():
-    both = by_threads(NextTokenLoss(model()), 2)
+    both = thread_parallel(NextTokenLoss(model()), 2)
     ids, targets = windows(4)
     with pytest.raises(IndexError):  # an id that there is not, in the second thread's part
         both(ids.index_fill(0, torch.tensor([3]), 1000), targets).backward()
@@ -137,7 +137,7 @@ def test_a_failure_in_one_thread_is_raised_and_the_next_pass_is_whole():
 def test_frozen_parameters_get_no_gradient():
     gpt = model("fast")
     frozen = [name for name, p in gpt.named_parameters() if not p.requires_grad]
-    learnt(by_threads(NextTokenLoss(gpt), 2), 4)
+    learnt(thread_parallel(NextTokenLoss(gpt), 2), 4)
     assert frozen
     assert all((p.grad is None) == (name in frozen) for name, p in gpt.named_parameters())
 
@@ -202,7 +202,7 @@ class Uneven(nn.Module):
 def test_a_parameter_that_one_thread_alone_needs_gets_its_gradient(first):
     loss_sum = Uneven()
     ids = torch.tensor([[first], [first], [1 - first], [1 - first]])
-    learnt_from = by_threads(loss_sum, 2)(ids, ids)
+    learnt_from = thread_parallel(loss_sum, 2)(ids, ids)
     learnt_from.backward()
     assert (float(loss_sum.zero.grad), float(loss_sum.other.grad)) == (2.0, 2.0)
 
@@ -220,7 +220,7 @@ def test_a_failure_lets_go_of_what_the_others_hold():
 
     loss_sum = Fails()
     loss_sum.weight = nn.Parameter(torch.ones(()))
-    both = by_threads(loss_sum, 2)
+    both = thread_parallel(loss_sum, 2)
     gc.collect()
     gc.disable()
     try:
@@ -248,7 +248,7 @@ def test_a_system_without_threads_is_told_and_leaves_nobody_waiting(monkeypatch)
     monkeypatch.setattr(threading.Thread, "start", second_fails)
     before = torch.get_num_threads()
     with pytest.raises(TrainingError, match=r"can't start new thread, of 3; give --train\.shares 1"):
-        by_threads(NextTokenLoss(model()), 3)
+        thread_parallel(NextTokenLoss(model()), 3)
     assert torch.get_num_threads() == before
     begun[0].join(10)
     assert not begun[0].is_alive()

@@ -8,18 +8,18 @@ import torch
 
 from groundup.api import configure, resume
 from groundup.checkpoint import state
-from groundup.distributed.launch import join
+from groundup.distributed.launch import init_distributed
 from groundup.errors import DataError
 from groundup.kernels import chunking
 from groundup.model.gpt import NextTokenLoss
 from groundup.planning.plan import Speed
 from groundup.run import compose
-from groundup.run.evaluator import Examiner
-from groundup.run.resolve import Data
-from groundup.run.start import begin
-from groundup.run.trainer import Training
-from groundup.training.micro_batches import Feed
-from groundup.ui.display import Silent
+from groundup.run.evaluator import Evaluator
+from groundup.run.resolve import PreparedData
+from groundup.run.start import start_run
+from groundup.run.trainer import Trainer
+from groundup.training.micro_batches import BatchLoader
+from groundup.ui.display import NullDisplay
 
 
 def train_all(data, folder, cases, spoil=None):
@@ -28,7 +28,7 @@ def train_all(data, folder, cases, spoil=None):
     if spoil:
         globals()[spoil]()
     for name, overrides in cases.items():
-        begin(configure(data, overrides=overrides), Path(folder) / name, Silent(), speed=Speed(1.0, "given"))
+        start_run(configure(data, overrides=overrides), Path(folder) / name, NullDisplay(), speed=Speed(1.0, "given"))
 
 
 def resume_all(runs, overrides=None):
@@ -39,27 +39,27 @@ def resume_all(runs, overrides=None):
 
 def digest(data, run, overrides):
     """Train, and return a number that hardly any other weights have."""
-    found, ending = [], Training.run
+    found, ending = [], Trainer.run
 
     def run_and_look(self):
         result = ending(self)
         found.extend(parameter.double().sum().item() for parameter in self.moving.gpt.parameters())
         return result
 
-    Training.run = run_and_look
+    Trainer.run = run_and_look
     train_all(data, Path(run).parent, {Path(run).name: overrides})
     return found
 
 
 def draws(data, run, overrides):
     """Train, and return what dropout would have drawn first in each step."""
-    found, pieces = [], Feed.micro_batches
+    found, pieces = [], BatchLoader.micro_batches
 
     def micro_batches(self, cursor):
         found.append(torch.rand(1, generator=torch.default_generator.clone_state()).item())
         return pieces(self, cursor)
 
-    Feed.micro_batches = micro_batches
+    BatchLoader.micro_batches = micro_batches
     train_all(data, Path(run).parent, {Path(run).name: overrides})
     return found
 
@@ -76,7 +76,7 @@ def command(argv, place, spoil=None):
 def hide_the_data():
     """From the second process."""
     if os.environ["RANK"] == "1":
-        Data.open = classmethod(lambda cls, folder: (_ for _ in ()).throw(DataError(f"{folder}: not here")))
+        PreparedData.open = classmethod(lambda cls, folder: (_ for _ in ()).throw(DataError(f"{folder}: not here")))
 
 
 def ask_for_another_seed():
@@ -98,14 +98,14 @@ def cut_logits():
 
 def fail_in_step_5():
     """The second process."""
-    pieces = Feed.micro_batches
+    pieces = BatchLoader.micro_batches
 
     def micro_batches(self, cursor):
         if os.environ["RANK"] == "1" and cursor == 4 * self.rows:
             raise ValueError("a fault of ours")
         return pieces(self, cursor)
 
-    Feed.micro_batches = micro_batches
+    BatchLoader.micro_batches = micro_batches
 
 
 def have_no_compiler():
@@ -124,29 +124,29 @@ def have_no_compiler():
 
 def have_no_memory_for_samples():
     """In the second process."""
-    written = Examiner._written
+    written = Evaluator._written
 
     def write(self, n):
         if os.environ["RANK"] == "1":
             raise torch.OutOfMemoryError("CUDA out of memory")
         return written(self, n)
 
-    Examiner._written = write
+    Evaluator._written = write
 
 
 def poison():
     """What steps 6 and 7 read makes the last process's loss NaN."""
-    pieces, loss, place = Feed.micro_batches, NextTokenLoss.forward, [0]
+    pieces, loss, place = BatchLoader.micro_batches, NextTokenLoss.forward, [0]
 
     def micro_batches(self, cursor):
         place[0] = cursor // self.rows
         return pieces(self, cursor)
 
     def forward(self, ids, targets):
-        here = self.training and 5 <= place[0] < 7 and join().rank == join().size - 1
+        here = self.training and 5 <= place[0] < 7 and init_distributed().rank == init_distributed().size - 1
         return loss(self, ids, targets) * (float("nan") if here else 1.0)
 
-    Feed.micro_batches, NextTokenLoss.forward = micro_batches, forward
+    BatchLoader.micro_batches, NextTokenLoss.forward = micro_batches, forward
 
 
 def evaluated(run, data, tasks):
@@ -156,6 +156,6 @@ def evaluated(run, data, tasks):
     from groundup.evaluation.evaluate import evaluate, evaluate_tasks
 
     torch.set_num_threads(1)
-    world = join()
-    loss = evaluate(run, data=data, world=world)
-    return [asdict(loss), [grade.flat() for grade in evaluate_tasks(run, tasks, world=world)]]
+    process_group = init_distributed()
+    loss = evaluate(run, data=data, process_group=process_group)
+    return [asdict(loss), [grade.flat() for grade in evaluate_tasks(run, tasks, process_group=process_group)]]

@@ -40,19 +40,19 @@ def test_a_full_table_changes_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("samples", "recites"),
+    ("samples", "is_memorized"),
     [([b"the moon rose over the quiet harbour and the boats"], True), ([b"the moon fell"], False)],
 )
-def test_reciting_is_told_from_common_phrases(samples, recites):
+def test_reciting_is_told_from_common_phrases(samples, is_memorized):
     train = b"It was late. the moon rose over the quiet harbour and the boats slept. " * 3
-    assert overlap(samples, train, b"the boats were gone when the day came over the hills").recites is recites
+    assert overlap(samples, train, b"the boats were gone when the day came over the hills").is_memorized is is_memorized
 
 
 def test_text_that_repeats_itself_everywhere_is_no_recital():
     train = b"all work and no play " * 100
     found = overlap([train[5:100]], train, train[3:500])
     assert found.length == found.usual == 95
-    assert not found.recites
+    assert not found.is_memorized
 
 
 def test_nothing_in_common_is_nothing():

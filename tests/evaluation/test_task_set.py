@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from groundup.errors import DataError, UsageError
-from groundup.evaluation.multiple_choice import Encoded, Question, encode
-from groundup.evaluation.task_set import Spec, grade, open_exam, open_exams, read_rows
+from groundup.evaluation.multiple_choice import Encoded, MultipleChoice, encode
+from groundup.evaluation.task_set import TaskSpec, grade, open_exam, open_exams, read_rows
 from groundup.evaluation.tasks import OWN, TASKS, ask
 from groundup.tokenizers.byte_char import ByteTokenizer
 from groundup.tokenizers.registry import choose_tokenizer
@@ -36,7 +36,7 @@ def written(path, *rows):
     return path
 
 
-def question(task: str, form: int = 0) -> Question:
+def question(task: str, form: int = 0) -> MultipleChoice:
     return ask(TASKS[task].forms[form], ROWS[task], "here")
 
 
@@ -50,13 +50,13 @@ def test_hellaswag_is_asked_raw_as_by_llm_c_and_cleaned_as_by_the_harness():
 
 
 def test_the_other_tasks_are_asked_as_by_the_harness():
-    asked = Question(("Question: Why?\nAnswer:",) * 3, (" so", " no", " yes"), 2, (2, 2, 3), "here")
+    asked = MultipleChoice(("Question: Why?\nAnswer:",) * 3, (" so", " no", " yes"), 2, (2, 2, 3), "here")
     assert question("arc_easy") == asked
-    asked = Question(("Question: Open a jar\nAnswer:",) * 2, (" Twist", " Shout"), 0, (5, 5), "here")
+    asked = MultipleChoice(("Question: Open a jar\nAnswer:",) * 2, (" Twist", " Shout"), 0, (5, 5), "here")
     assert question("piqa") == asked
     contexts = ("Ann told Eve Ann", "Ann told Eve Eve")
-    assert question("winogrande") == Question(contexts, (" was late.",) * 2, 1, (9, 9), "here")
-    assert question("lambada") == Question(("She sat down and ate the",), (" bread",), 0, (5,), "here")
+    assert question("winogrande") == MultipleChoice(contexts, (" was late.",) * 2, 1, (9, 9), "here")
+    assert question("lambada") == MultipleChoice(("She sat down and ate the",), (" bread",), 0, (5,), "here")
 
 
 def test_white_space_of_a_choice_counts_as_the_harness_counts_it():
@@ -81,7 +81,7 @@ def test_every_task_has_a_pinned_commit_and_a_file():
 def test_an_ending_is_what_the_whole_has_beyond_its_context():
     """A tokenizer may join letters across the border: the harness then counts ids, and so do we."""
     gpt2 = choose_tokenizer("gpt2")
-    one = Question(("Hello ", "Hello "), ("world", " world"), 0, (5, 5))
+    one = MultipleChoice(("Hello ", "Hello "), ("world", " world"), 0, (5, 5))
     spaced = encode(one, gpt2, apart=False).pairs[0]
     assert [gpt2.decode(ids.tolist()) for ids in spaced] == ["Hello", " world"]
     apart = encode(one, gpt2, apart=True).pairs[0]
@@ -89,7 +89,7 @@ def test_an_ending_is_what_the_whole_has_beyond_its_context():
 
 
 def test_without_a_context_the_end_of_a_text_stands_for_it():
-    (context, ending), _ = encode(Question(("", ""), ("a", "b"), 0, (1, 1)), BYTES, apart=False).pairs
+    (context, ending), _ = encode(MultipleChoice(("", ""), ("a", "b"), 0, (1, 1)), BYTES, apart=False).pairs
     assert context.tolist() == [256]
     assert ending.tolist() == [97]
 
@@ -159,14 +159,14 @@ def test_the_hardest_questions_are_the_longest(tmp_path):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("hellaswag", Spec("hellaswag", None, None)),
-        ("hellaswag:500", Spec("hellaswag", None, 500)),
+        ("hellaswag", TaskSpec("hellaswag", None, None)),
+        ("hellaswag:500", TaskSpec("hellaswag", None, 500)),
         ("piqa=a/b.jsonl:3", ("piqa", "a/b.jsonl", 3)),
         ("C:/x.parquet", ("", "C:/x.parquet", None)),
     ],
 )
 def test_specs(text, expected):
-    found = Spec.parse(text)
+    found = TaskSpec.parse(text)
     assert found == expected or (found.name, str(found.file), found.limit) == expected
 
 
@@ -183,7 +183,7 @@ def test_specs(text, expected):
 )
 def test_a_task_that_is_none_is_a_sentence(text, message):
     with pytest.raises(UsageError, match=message):
-        Spec.parse(text)
+        TaskSpec.parse(text)
 
 
 GOOD = {"context": "c", "choices": ["a", "b"], "answer": 1}
@@ -288,8 +288,8 @@ def test_two_of_one_name_are_refused_and_no_file_passes_for_a_task(tmp_path):
 
 def test_a_file_may_be_called_anything_where_a_file_is_meant(tmp_path):
     path = written(tmp_path / "lr=0.1.txt", GOOD)
-    assert open_exam(Spec.of_file(str(path)), BYTES).questions == 1
-    assert Spec.of_file(f"piqa={path}.jsonl").name == "piqa"
+    assert open_exam(TaskSpec.of_file(str(path)), BYTES).questions == 1
+    assert TaskSpec.of_file(f"piqa={path}.jsonl").name == "piqa"
 
 
 def test_an_ending_too_long_for_the_context_is_found_before_any_answer(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from groundup.config.model import ModelConfig
-from groundup.interop.hf_mapping import config_json, theirs
+from groundup.interop.hf_mapping import config_json, to_hf
 from groundup.model.gpt import GPT
 from groundup.tokenizers.gpt2 import GPT2Tokenizer
 
@@ -44,7 +44,7 @@ def hf_folder(folder: Path, model: GPT, **changes: object) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     values = config_json(model.config, 256) | changes
     (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
-    save_file(theirs(model.config, {n: p.detach() for n, p in model.named_parameters()}), folder / "model.safetensors")
+    save_file(to_hf(model.config, {n: p.detach() for n, p in model.named_parameters()}), folder / "model.safetensors")
     return folder
 
 

@@ -7,7 +7,7 @@ from groundup.config.model import ModelConfig
 from groundup.config.presets import PRESETS
 from groundup.errors import CheckpointError, UsageError
 from groundup.interop.hf_architectures import FAMILIES
-from groundup.interop.hf_mapping import config_json, family_of, model_config, ours, theirs
+from groundup.interop.hf_mapping import config_json, family_of, model_config, to_groundup, to_hf
 from groundup.model.gpt import GPT
 
 PARTS = {"gpt2": "gpt2-nano", "openai-gpt": "gpt1", "nanochat": "modern-micro"}
@@ -33,7 +33,7 @@ def weights(config: ModelConfig) -> dict[str, torch.Tensor]:
 def test_there_and_back_changes_nothing(family, tied):
     config = shape(family, tied=tied)
     before = weights(config)
-    after = ours(config, theirs(config, before))
+    after = to_groundup(config, to_hf(config, before))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert model_config(config_json(config, 3)) == config
@@ -48,7 +48,7 @@ def test_transformers_knows_each_name_and_computes_the_same(family):
     config = shape(family, n_inner=None if family == "openai-gpt" else 40, norm_eps=1e-3)
     tensors = weights(config)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config_json(config, 3))).eval()
-    left = model.load_state_dict(theirs(config, tensors), strict=False)
+    left = model.load_state_dict(to_hf(config, tensors), strict=False)
     assert left.unexpected_keys == []
     assert set(left.missing_keys) <= ({"lm_head.weight"} if config.tied else set())
     mine = GPT(config).eval()
@@ -60,25 +60,25 @@ def test_transformers_knows_each_name_and_computes_the_same(family):
 
 def test_biases_that_ours_has_not_are_zeros_there():
     config = shape("gpt2", bias=False)
-    written = theirs(config, weights(config))
+    written = to_hf(config, weights(config))
     assert written["transformer.h.1.attn.c_attn.bias"].tolist() == [0.0] * 48
     assert written["transformer.ln_f.bias"].tolist() == [0.0] * 16
 
 
 def test_prefixes_and_buffers_do_not_matter():
     config = shape("gpt2")
-    written = theirs(config, weights(config))
+    written = to_hf(config, weights(config))
     bare = {name.removeprefix("transformer."): tensor for name, tensor in written.items()}
     bare |= {"h.0.attn.bias": torch.ones(1, 1, 8, 8), "h.0.attn.masked_bias": torch.tensor(-1e4)}
     bare |= {"position_ids": torch.arange(8)}
     bare |= {"lm_head.weight": bare["wte.weight"]}
-    assert all(torch.equal(tensor, weights(config)[name]) for name, tensor in ours(config, bare).items())
+    assert all(torch.equal(tensor, weights(config)[name]) for name, tensor in to_groundup(config, bare).items())
 
 
 def test_weights_of_another_type_become_fp32():
     config = shape("nanochat")
-    halves = {name: tensor.bfloat16() for name, tensor in theirs(config, weights(config)).items()}
-    assert {tensor.dtype for tensor in ours(config, halves).values()} == {torch.float32}
+    halves = {name: tensor.bfloat16() for name, tensor in to_hf(config, weights(config)).items()}
+    assert {tensor.dtype for tensor in to_groundup(config, halves).values()} == {torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -123,10 +123,10 @@ def test_a_model_of_no_family_is_refused(family, change, said):
 
 def test_weights_that_do_not_fit_are_refused():
     config = shape("gpt2")
-    whole = theirs(config, weights(config))
+    whole = to_hf(config, weights(config))
     with pytest.raises(CheckpointError, match=r"transformer\.ln_f\.weight: missing"):
-        ours(config, {name: tensor for name, tensor in whole.items() if name != "transformer.ln_f.weight"})
+        to_groundup(config, {name: tensor for name, tensor in whole.items() if name != "transformer.ln_f.weight"})
     with pytest.raises(CheckpointError, match=r"score\.weight: the weights have it"):
-        ours(config, whole | {"score.weight": torch.ones(2)})
+        to_groundup(config, whole | {"score.weight": torch.ones(2)})
     with pytest.raises(CheckpointError, match=r"71 x 16 in the weights, and 70 x 16"):
-        ours(config, whole | {"transformer.wte.weight": torch.ones(71, 16)})
+        to_groundup(config, whole | {"transformer.wte.weight": torch.ones(71, 16)})

@@ -13,17 +13,17 @@ from safetensors.torch import load_file
 import groundup
 from groundup.api import configure
 from groundup.cli.parsing import Parser, add_config_arguments, config_of
-from groundup.config.merge import Overrides
+from groundup.config.merge import ConfigSource
 from groundup.data.shards import Tokens
-from groundup.data.windows import Batches
-from groundup.distributed.process_group import Alone
+from groundup.data.windows import ShuffledWindows
+from groundup.distributed.process_group import SingleProcess
 from groundup.errors import CheckpointError, ConfigError
 from groundup.interop.import_model import import_model
 from groundup.model.gpt import NextTokenLoss
-from groundup.run.compose import layered
-from groundup.run.init_model import first_model
-from groundup.training.micro_batches import Feed
-from groundup.training.train_state import Moving
+from groundup.run.compose import compose_config
+from groundup.run.init_model import build_initial_model
+from groundup.training.micro_batches import BatchLoader
+from groundup.training.train_state import TrainState
 
 SHORT = {
     "train": {"batch_tokens": 64, "max_steps": 6, "threads": 1, "device": "cpu", "precision": "fp32", "log_every": 1},
@@ -60,7 +60,7 @@ def test_training_starts_from_the_imported_loss_and_lowers_it(tmp_path, prepared
     settings = overrides(model={"dropout": 0.0}, train={"max_steps": 40}, optimizer={"learning_rate": 0.01})
     groundup.train(prepared, tmp_path / "run", init=start, overrides=settings)
     imported = groundup.load(start, device="cpu")
-    ids = torch.from_numpy(Batches(Tokens.open(prepared, "train"), 16, 1337).read(0, 4).astype("int64"))
+    ids = torch.from_numpy(ShuffledWindows(Tokens.open(prepared, "train"), 16, 1337).read(0, 4).astype("int64"))
     with torch.no_grad():
         expected = NextTokenLoss(imported.model)(ids[:, :-1], ids[:, 1:]).item() / 64
     first = next(record for record in log(tmp_path / "run") if record["event"] == "step")
@@ -78,7 +78,7 @@ class Killed(BaseException):
 
 def cut_off(monkeypatch, work):
     """Let the third step of `work` be its last, with nothing on disk but the run's config."""
-    pieces, calls = Feed.micro_batches, []
+    pieces, calls = BatchLoader.micro_batches, []
 
     def micro_batches(self, cursor):
         calls.append(cursor)
@@ -87,7 +87,7 @@ def cut_off(monkeypatch, work):
         return pieces(self, cursor)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Feed, "micro_batches", micro_batches)
+        patched.setattr(BatchLoader, "micro_batches", micro_batches)
         with pytest.raises(Killed):
             work()
 
@@ -115,7 +115,7 @@ def test_a_start_that_has_changed_or_vanished_is_no_start(tmp_path, prepared, st
 
 
 def test_going_back_to_the_beginning_is_going_back_to_those_weights(tmp_path, prepared, start, monkeypatch):
-    forward, begin_again, calls, seen = NextTokenLoss.forward, Moving.begin_again, [], []
+    forward, begin_again, calls, seen = NextTokenLoss.forward, TrainState.begin_again, [], []
 
     def poisoned(self, ids, targets):
         calls.append(self.training)
@@ -128,7 +128,7 @@ def test_going_back_to_the_beginning_is_going_back_to_those_weights(tmp_path, pr
     monkeypatch.setattr("groundup.run.trainer.Trial.__call__", lambda *_: None)
     monkeypatch.setattr("groundup.run.start._with_speed", lambda prepared, training: prepared.plan)
     monkeypatch.setattr(NextTokenLoss, "forward", poisoned)
-    monkeypatch.setattr(Moving, "begin_again", and_look)
+    monkeypatch.setattr(TrainState, "begin_again", and_look)
     guard = {"bad_steps": 2, "rollbacks": 1}
     groundup.train(prepared, tmp_path / "run", init=start, overrides=overrides(guard=guard))
     assert len(seen) == 1
@@ -139,7 +139,7 @@ def test_the_average_is_what_a_run_is_begun_with(tmp_path, prepared, start):
     groundup.train(prepared, tmp_path / "run", init=start, overrides=overrides(optimizer={"ema": 0.5}))
     config = configure(prepared, init=tmp_path / "run", overrides=overrides())
     average = load_file(Path(config.init) / "average.safetensors")
-    assert same(dict(first_model(config, Alone()).named_parameters()), average)
+    assert same(dict(build_initial_model(config, SingleProcess()).named_parameters()), average)
 
 
 def test_a_card_tells_whose_weights_a_run_began_with(tmp_path, prepared, start, monkeypatch):
@@ -161,7 +161,7 @@ def test_a_card_tells_whose_weights_a_run_began_with(tmp_path, prepared, start, 
 
 def test_a_shorter_context_leaves_the_last_positions_out(prepared, start):
     config = configure(prepared, init=start, overrides=overrides(model={"block_size": 8}))
-    shorter, ids = first_model(config, Alone()).eval(), torch.arange(8)[None]
+    shorter, ids = build_initial_model(config, SingleProcess()).eval(), torch.arange(8)[None]
     with torch.no_grad():
         assert torch.equal(shorter(ids), groundup.load(start, device="cpu").model(ids))
 
@@ -182,12 +182,15 @@ def test_a_checksum_belongs_to_the_start_that_it_was_noted_with(prepared, start,
     noted = {"init": str(other), "init_sha256": configure(prepared, init=other, overrides=overrides()).init_sha256}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(noted))
     assert (
-        layered("gpt2-micro", [tmp_path / "run.yaml"], Overrides("options", {}))[1].init_sha256 == noted["init_sha256"]
+        compose_config("gpt2-micro", [tmp_path / "run.yaml"], ConfigSource("options", {}))[1].init_sha256
+        == noted["init_sha256"]
     )
-    _, config = layered("gpt2-micro", [tmp_path / "run.yaml"], Overrides("options", {"init": str(start)}))
-    assert same(dict(first_model(config, Alone()).named_parameters()), load_file(start / "model.safetensors"))
+    _, config = compose_config("gpt2-micro", [tmp_path / "run.yaml"], ConfigSource("options", {"init": str(start)}))
+    assert same(
+        dict(build_initial_model(config, SingleProcess()).named_parameters()), load_file(start / "model.safetensors")
+    )
     with pytest.raises(ConfigError, match="init: is empty; name a run"):
-        layered("gpt2-micro", [], Overrides("options", {"init": ""}))
+        compose_config("gpt2-micro", [], ConfigSource("options", {"init": ""}))
 
 
 @pytest.mark.parametrize(
@@ -205,14 +208,14 @@ def test_a_checksum_belongs_to_the_start_that_it_was_noted_with(prepared, start,
 )
 def test_another_shape_is_refused(start, model, said):
     with pytest.raises(ConfigError, match=said):
-        layered("gpt2-micro", [], Overrides("options", {"init": str(start), "model": model}))
+        compose_config("gpt2-micro", [], ConfigSource("options", {"init": str(start), "model": model}))
 
 
 def test_no_such_start_and_another_tokenizer(tmp_path, start, sentences):
     with pytest.raises(CheckpointError, match="none: is neither a run nor a checkpoint"):
-        layered("gpt2-micro", [], Overrides("options", {"init": str(tmp_path / "none")}))
+        compose_config("gpt2-micro", [], ConfigSource("options", {"init": str(tmp_path / "none")}))
     with pytest.raises(ConfigError, match="init: 3 is not text"):
-        layered("gpt2-micro", [], Overrides("options", {"init": 3}))
+        compose_config("gpt2-micro", [], ConfigSource("options", {"init": 3}))
     (tmp_path / "text.txt").write_text(sentences(50), encoding="utf-8")
     groundup.prepare([tmp_path / "text.txt"], tmp_path / "chars", tokenizer="char")
     with pytest.raises(ConfigError, match=r"another tokenizer than .*; prepare it with --tokenizer .*start/tokenizer"):

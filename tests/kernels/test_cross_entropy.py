@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_leaves
 
 from groundup.kernels import chunking
 from groundup.kernels.chunking import chunk_rows, whole
-from groundup.kernels.cross_entropy import _summed, finished, linear_cross_entropy, linear_cross_entropy_rows
+from groundup.kernels.cross_entropy import _summed, linear_cross_entropy, linear_cross_entropy_rows, softcap_and_mask
 
 N, C, V, P = 22, 8, 37, 48
 
@@ -192,7 +192,7 @@ def test_compilers_leave_it_whole(backend, monkeypatch):
 
 def test_pads_are_filled_without_a_copy_of_the_gradient():
     logits = torch.zeros(2, P, requires_grad=True) + 0
-    assert finished(logits, vocab=V, softcap=None) is logits
+    assert softcap_and_mask(logits, vocab=V, softcap=None) is logits
     assert logits[:, V:].eq(-torch.inf).all()
 
 

@@ -21,7 +21,7 @@ PARTS = {
     "rms_norm": (lambda x: (elementwise.rms_norm(x, 1e-6),), (B, T, H * D)),
     "relu_squared": (lambda x: (elementwise.relu_squared(x),), (B, T, 5)),
     "gelu_tanh": (lambda x: (elementwise.gelu_tanh(8 * x),), (B, T, 5)),
-    "turned_heads": (lambda x: elementwise.turned_heads(x, *angles(), H, 1e-6), (B, T, 3 * H * D)),
+    "turned_heads": (lambda x: elementwise.rotary_qk_norm(x, *angles(), H, 1e-6), (B, T, 3 * H * D)),
 }
 
 

@@ -182,7 +182,7 @@ def test_rotary_scores_depend_on_the_distance_alone():
     q, k = torch.randn(2, 1, 1, 1, 16, generator=torch.Generator().manual_seed(0)).unbind()
 
     def score(i, j):
-        turned = [kernels.turned(x, *rotary.rotation(torch.tensor([place]))) for x, place in ((q, i), (k, j))]
+        turned = [kernels.apply_rotary(x, *rotary.rotation(torch.tensor([place]))) for x, place in ((q, i), (k, j))]
         return (turned[0] * turned[1]).sum()
 
     torch.testing.assert_close(score(3, 1), score(14, 12))

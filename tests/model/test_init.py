@@ -5,7 +5,7 @@ import torch
 from groundup.config.model import ModelConfig
 from groundup.config.presets import MODERN_PARTS
 from groundup.model.gpt import GPT
-from groundup.model.undrawn import Undrawn
+from groundup.model.undrawn import skip_init
 
 SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size": 30}
 
@@ -14,7 +14,7 @@ def test_nothing_is_drawn_and_all_else_is_as_ever():
     for parts in ({}, MODERN_PARTS):
         config = ModelConfig(**{**SHAPE, **parts})
         state = torch.get_rng_state()
-        with Undrawn():
+        with skip_init():
             bare = GPT(config)
         assert torch.equal(torch.get_rng_state(), state), "no generator was asked"
         drawn = GPT(config)

@@ -177,4 +177,4 @@ def test_recomputed_blocks_keep_their_inputs_and_one_block_is_whole_at_a_time(pa
 
 
 def test_attention_is_spelt_out_up_to_the_same_length():
-    assert memory.SPELT_OUT == context.SPELT_OUT
+    assert memory.SPELT_OUT == context.UNFUSED_MAX_TOKENS

@@ -10,7 +10,7 @@ from groundup.config.model import ModelConfig
 from groundup.config.presets import MODERN_PARTS
 from groundup.config.sections import OptimizerConfig
 from groundup.model import ngram
-from groundup.model.context import NOTHING, Branching, Causal, KVCache
+from groundup.model.context import NO_TOKEN, Causal, KVCache, SharedPrefix
 from groundup.model.gpt import GPT, IGNORED, NextTokenLoss
 from groundup.model.ngram import NGrams
 from groundup.optim.optimizer import build_optimizer
@@ -34,8 +34,8 @@ def ids(rows: int = 2, n: int = 12) -> torch.Tensor:
 
 def test_earlier_tokens_are_those_before():
     one = torch.tensor([[5, 6, 7]])
-    expected = [[[NOTHING, 5, 6]], [[NOTHING, NOTHING, 5]], [[NOTHING] * 3], [[NOTHING] * 3]]
-    assert Causal().earlier(one, 4).tolist() == expected
+    expected = [[[NO_TOKEN, 5, 6]], [[NO_TOKEN, NO_TOKEN, 5]], [[NO_TOKEN] * 3], [[NO_TOKEN] * 3]]
+    assert Causal().previous_ids(one, 4).tolist() == expected
 
 
 @pytest.mark.parametrize("pieces", [[12], [1] * 12, [5, 1, 6], [2, 2, 8]])
@@ -51,10 +51,10 @@ def test_each_branch_follows_the_beginning(model):
     row = torch.tensor([[1, 2, 3, 4, 5, 6, 7, 8, 0]])
     branch = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2, -1]])
     places = torch.tensor([[0, 1, 2, 3, 4, 3, 4, 5, 0]])
-    context = Branching(places, branch)
-    assert context.earlier(row, 2).tolist() == [
-        [[NOTHING, 1, 2, 3, 4, 3, 6, 7, 3]],
-        [[NOTHING, NOTHING, 1, 2, 3, 2, 3, 6, 2]],
+    context = SharedPrefix(places, branch)
+    assert context.previous_ids(row, 2).tolist() == [
+        [[NO_TOKEN, 1, 2, 3, 4, 3, 6, 7, 3]],
+        [[NO_TOKEN, NO_TOKEN, 1, 2, 3, 2, 3, 6, 2]],
     ]
     with torch.no_grad():
         both = model(row, context)[0]

@@ -7,7 +7,7 @@ from torch import nn
 from groundup.config.model import ModelConfig
 from groundup.errors import CheckpointError
 from groundup.model.gpt import GPT
-from groundup.optim.ema import Average, NoAverage
+from groundup.optim.ema import EMA, NoEMA
 
 SHAPE = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size": 30}
 
@@ -36,7 +36,7 @@ def bits(model: nn.Module) -> list[bytes]:
 def test_the_first_updates_forget_quickly_and_later_ones_by_the_decay():
     layer = nn.Linear(1, 1, bias=False)
     nn.init.constant_(layer.weight, 1.0)
-    average = Average(layer, decay=0.25)
+    average = EMA(layer, decay=0.25)
     nn.init.constant_(layer.weight, 2.0)
     expected = 1.0
     for keep in (2 / 11, 0.25, 0.25):  # the second would be 3 / 12, the third 4 / 13
@@ -48,7 +48,7 @@ def test_the_first_updates_forget_quickly_and_later_ones_by_the_decay():
 
 def test_long_after_it_is_the_decayed_sum_of_all_weights():
     layer = nn.Linear(1, 1, bias=False)
-    average = Average(layer, decay=0.9)
+    average = EMA(layer, decay=0.9)
     average.load(average.tensors(), updates=10**6)
     expected = layer.weight.item()
     for value in (3.0, -1.0, 4.0):
@@ -59,14 +59,14 @@ def test_long_after_it_is_the_decayed_sum_of_all_weights():
 
 
 def test_applied_swaps_the_averages_in_and_the_weights_back_bit_for_bit(model):
-    average = Average(model, decay=0.9)
+    average = EMA(model, decay=0.9)
     stir(model, 1)
     average.update()
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] = float("nan")  # even what no comparison finds equal
     before, ids = bits(model), torch.arange(8)[None]
     addresses = [p.data_ptr() for p in model.parameters()]
-    with average.applied():
+    with average.swapped_in():
         for name, p in model.named_parameters():
             assert torch.equal(p, average.tensors()[name])
         model(ids)
@@ -75,10 +75,10 @@ def test_applied_swaps_the_averages_in_and_the_weights_back_bit_for_bit(model):
 
 
 def test_an_exception_brings_the_weights_back_too(model):
-    average = Average(model, decay=0.9)
+    average = EMA(model, decay=0.9)
     stir(model, 1)
     before, averages = bits(model), {name: t.clone() for name, t in average.tensors().items()}
-    with pytest.raises(KeyboardInterrupt), average.applied():
+    with pytest.raises(KeyboardInterrupt), average.swapped_in():
         interrupt(model)
     assert bits(model) == before
     assert all(torch.equal(t, averages[name]) for name, t in average.tensors().items())
@@ -87,17 +87,17 @@ def test_an_exception_brings_the_weights_back_too(model):
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_tied_weight_is_kept_once(tied):
     model = GPT(ModelConfig(**SHAPE, tied=tied)).init_weights(torch.Generator().manual_seed(0))
-    average = Average(model, decay=0.9)
+    average = EMA(model, decay=0.9)
     assert average.tensors().keys() == {name for name, _ in model.named_parameters()}
     assert ("lm_head.weight" in average.tensors()) is not tied
     stir(model, 1)
     average.update()
-    with average.applied():
+    with average.swapped_in():
         assert (model.lm_head.weight is model.wte.weight) is tied
 
 
 def test_bf16_weights_are_averaged_in_fp32_and_come_back(model):
-    average = Average(model.bfloat16(), decay=0.9)
+    average = EMA(model.bfloat16(), decay=0.9)
     before = {name: t.clone() for name, t in average.tensors().items()}
     stir(model, 1)
     average.update()
@@ -105,17 +105,17 @@ def test_bf16_weights_are_averaged_in_fp32_and_come_back(model):
     for name, p in model.named_parameters():
         assert averages[name].dtype == torch.float32
         torch.testing.assert_close(averages[name], before[name].lerp(p.detach().float(), 1 - 2 / 11))
-    with average.applied():
+    with average.swapped_in():
         pass
     assert bits(model) == weights
     assert all(torch.equal(t, averages[name]) for name, t in average.tensors().items())
 
 
 def test_it_goes_on_from_what_was_kept(model):
-    first = Average(model, decay=0.9)
+    first = EMA(model, decay=0.9)
     stir(model, 1)
     first.update()
-    second = Average(model, decay=0.9)
+    second = EMA(model, decay=0.9)
     second.load({name: t.clone() for name, t in first.tensors().items()}, first.updates)
     stir(model, 2)
     first.update()
@@ -125,7 +125,7 @@ def test_it_goes_on_from_what_was_kept(model):
 
 
 def test_what_was_loaded_is_not_shared(model):
-    average = Average(model, decay=0.9)
+    average = EMA(model, decay=0.9)
     kept = {name: t.clone() for name, t in average.tensors().items()}
     same = {name: t.clone() for name, t in kept.items()}
     average.load(kept, 1)
@@ -135,7 +135,7 @@ def test_what_was_loaded_is_not_shared(model):
 
 
 def test_another_models_averages_are_refused(model):
-    average = Average(model, decay=0.9)
+    average = EMA(model, decay=0.9)
     kept = average.tensors()
     with pytest.raises(CheckpointError, match=r"wte\.weight: missing from the checkpoint's averages"):
         average.load({name: t for name, t in kept.items() if name != "wte.weight"}, 1)
@@ -146,7 +146,7 @@ def test_another_models_averages_are_refused(model):
 
 
 def test_no_average_does_nothing(model):
-    none, before = NoAverage(), bits(model)
+    none, before = NoEMA(), bits(model)
     none.update()
     none.load({}, 3)
     with none.applied():

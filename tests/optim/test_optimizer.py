@@ -7,7 +7,7 @@ from groundup.config.model import ModelConfig
 from groundup.config.sections import OptimizerConfig
 from groundup.model.gpt import GPT
 from groundup.optim.muon import Muon
-from groundup.optim.optimizer import build_optimizer, peaks, role, scaled
+from groundup.optim.optimizer import build_optimizer, peak_lrs, role, scale_lrs
 from groundup.training.loop import set_learning_rate
 
 SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size": 30}
@@ -133,13 +133,13 @@ def test_all_peaks_that_are_read_scale_alike(name, embedding):
     expected = {"learning_rate": 0.004}
     if name == "muon":
         expected |= {"matrix_learning_rate": 0.02} | ({"embedding_learning_rate": 0.2} if embedding else {})
-    assert peaks(config) == expected
-    assert next(iter(peaks(config))) == "learning_rate"
-    assert peaks(scaled(config, 0.002)) == {key: value / 2 for key, value in expected.items()}
-    assert scaled(config, 0.0012345).learning_rate == 0.0012  # what a person can type
+    assert peak_lrs(config) == expected
+    assert next(iter(peak_lrs(config))) == "learning_rate"
+    assert peak_lrs(scale_lrs(config, 0.002)) == {key: value / 2 for key, value in expected.items()}
+    assert scale_lrs(config, 0.0012345).learning_rate == 0.0012  # what a person can type
 
     def scales(c: OptimizerConfig) -> list[float]:
         named = GPT(ModelConfig(**SHAPE, tied=False)).named_parameters()
         return [group["scale"] for group in build_optimizer(named, c).param_groups]
 
-    assert scales(scaled(config, 0.002)) == pytest.approx(scales(config))
+    assert scales(scale_lrs(config, 0.002)) == pytest.approx(scales(config))

@@ -20,7 +20,7 @@ from groundup.errors import CheckpointError, ConfigError
 from groundup.model.gpt import GPT
 from groundup.model.memory import activation_bytes, loss_bytes
 from groundup.optim.optimizer import RULES, build_optimizer
-from groundup.optim.run_length import Clock
+from groundup.optim.run_length import TimeLength
 from groundup.planning.plan import FASTEST, SLOWEST, Data, Machine, Plan, Speed, speed_of, times
 from groundup.planning.report import as_json, human_bytes, length, summary, table, warnings
 from groundup.run.here import filled, plan_here
@@ -127,7 +127,7 @@ def test_horizons_in_steps_tokens_and_epochs_are_the_same_arithmetic():
 
 def test_a_horizon_in_time_becomes_steps_once_the_speed_is_known():
     by_time = plan(train={"budget": 100, "batch_tokens": 64})
-    assert isinstance(by_time.horizon, Clock)
+    assert isinstance(by_time.horizon, TimeLength)
     assert by_time.steps is by_time.tokens is by_time.log_bytes is None
     assert "1m 40s" in length(by_time)
     known = replace(by_time, speed=Speed(640.0, "as given"))

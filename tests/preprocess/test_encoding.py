@@ -22,11 +22,11 @@ from groundup.preprocess import encoding, train_tokenizer
 from groundup.preprocess.encoding import in_order, jobs, longest_prefix
 from groundup.preprocess.pipeline import prepare_tokens
 from groundup.preprocess.split import choose_rule
-from groundup.sources.corpus import Place, open_sources
+from groundup.sources.corpus import Position, open_sources
 from groundup.tokenizers.bpe import BPETokenizer
 from groundup.tokenizers.byte_char import ByteTokenizer, CharTokenizer
 from groundup.tokenizers.registry import choose_tokenizer, load_tokenizer
-from groundup.utils.progress import Watch
+from groundup.utils.progress import ProgressReporter
 
 
 def test_results_come_in_order_and_never_far_ahead():
@@ -77,7 +77,7 @@ def test_every_job_says_where_to_go_on(tmp_path, sentences, monkeypatch):
     (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": sentences(2, i)}) + "\n" for i in range(20)))
     with open_sources([tmp_path / "a.txt", tmp_path / "b.jsonl"], chunk_bytes=90) as corpus:
         rule = choose_rule(corpus, 0.1)
-        whole = list(jobs(corpus, rule, Place(), 0, set()))
+        whole = list(jobs(corpus, rule, Position(), 0, set()))
         pieces = [piece for job in whole for piece in job.pieces]
         assert len(whole) > 10
         for i, job in enumerate(whole):
@@ -166,7 +166,7 @@ def test_a_prefix_is_the_longest_that_fits():
         assert prefix == text or len(text[: len(prefix) + 1].encode()) > room
 
 
-class Heard(Watch):
+class Heard(ProgressReporter):
     def __init__(self):
         super().__init__()
         self.said, self.phases = [], []
@@ -191,7 +191,7 @@ def test_merges_are_learnt_from_all_parts_of_a_long_corpus_but_not_from_all_of_i
     assert watch.said == ["learnt from 40,488 of 520,000 characters, evenly from all of it"]
     size = sum(path.stat().st_size for path in texts)
     assert watch.phases == [("learning bpe:300", size), ("encoding", size)]
-    seen = train_tokenizer._Seen(*corpus_and_rule(texts), everything=False, watch=Watch())
+    seen = train_tokenizer._Seen(*corpus_and_rule(texts), everything=False, watch=ProgressReporter())
     assert 40_000 <= sum(map(len, seen.stretches())) <= 41_000
 
 
@@ -203,7 +203,7 @@ def corpus_and_rule(paths, **options):
 def taken(paths, max_tokens=None, **options):
     """How many characters a learner sees, and whether that was all it would take."""
     seen = train_tokenizer._Seen(
-        *corpus_and_rule(paths, **options), everything=False, watch=Watch(), max_tokens=max_tokens
+        *corpus_and_rule(paths, **options), everything=False, watch=ProgressReporter(), max_tokens=max_tokens
     )
     assert sum(map(len, seen.stretches())) == seen.taken
     return seen.taken, seen.enough
@@ -253,7 +253,7 @@ def test_a_text_of_ever_new_words_is_learnt_from_within_bounds(tmp_path, monkeyp
     random_ = random.Random(0)
     (tmp_path / "a.txt").write_text("".join(random_.choices("的一是不了人我在有他这中大来上个国，。", k=100_000)))
     seen = train_tokenizer._Seen(
-        *corpus_and_rule([tmp_path / "a.txt"], chunk_bytes=3000), everything=False, watch=Watch()
+        *corpus_and_rule([tmp_path / "a.txt"], chunk_bytes=3000), everything=False, watch=ProgressReporter()
     )
     parts = list(seen.stretches())
     assert 40_000 < sum(len(word.encode()) for word in seen._words) < 60_000

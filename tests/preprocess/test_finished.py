@@ -15,10 +15,10 @@ from groundup.errors import DataError
 from groundup.preprocess.pipeline import prepare_tokens
 from groundup.preprocess.request import InputFile, Request
 from groundup.tokenizers.byte_char import CharTokenizer
-from groundup.utils.progress import Watch
+from groundup.utils.progress import ProgressReporter
 
 
-class Heard(Watch):
+class Heard(ProgressReporter):
     def __init__(self):
         super().__init__()
         self.said, self.phases = [], []

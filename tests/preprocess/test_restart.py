@@ -23,7 +23,7 @@ from groundup.preprocess.journal import Journal
 from groundup.preprocess.pipeline import prepare_tokens
 from groundup.sources.corpus import open_sources
 from groundup.tokenizers.byte_char import ByteTokenizer
-from groundup.utils.progress import Watch
+from groundup.utils.progress import ProgressReporter
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 
@@ -88,7 +88,7 @@ NOTHING_DONE = {"learning", "saving the tokenizer"}
 ALL_DONE = {phase for phase in DURING if phase.startswith("finishing") and phase != "finishing, manifest half-way"}
 
 
-class Heard(Watch):
+class Heard(ProgressReporter):
     """Remembers what was said."""
 
     def __init__(self):
@@ -393,7 +393,7 @@ def test_damage_to_unfinished_work_is_a_sentence(damage, interrupted, corpus, un
 def test_two_at_once_are_not_possible(corpus, undisturbed, tmp_path):
     told = []
 
-    class Second(Watch):
+    class Second(ProgressReporter):
         def __call__(self, done):
             if not told:
                 with pytest.raises(DataError, match=rf"right now \(process {os.getpid()}\); wait for it") as error:

@@ -8,8 +8,8 @@ import pytest
 import groundup
 from groundup.checkpoint.run_folder import RunFolder, read_log
 from groundup.evaluation.loss import Loss
-from groundup.run.evaluator import Examiner
-from groundup.training.early_stopping import Best
+from groundup.run.evaluator import Evaluator
+from groundup.training.early_stopping import BestLoss
 
 BASE = {
     "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16},
@@ -35,7 +35,7 @@ def merged(**changes):
 def test_the_best_checkpoint_stays_and_can_be_named(prepared, tmp_path, scripted):
     overrides = merged(train={"max_steps": 35})
     result = groundup.train(prepared, tmp_path / "run", overrides=overrides)
-    assert result.best == Best(loss=1.0, step=15, since=4, seen=35)
+    assert result.best == BestLoss(loss=1.0, step=15, since=4, seen=35)
     assert [folder.name for folder in RunFolder(tmp_path / "run").steps()] == ["step-00000015", "step-00000035"]
     assert groundup.load(tmp_path / "run", checkpoint="best").folder.name == "step-00000015"
     assert groundup.load(tmp_path / "run").folder.name == "step-00000035"
@@ -67,12 +67,12 @@ def test_stops_change_neither_which_was_best_nor_when_patience_ends(stops, prepa
     """Losses follow from the step, as if trained; SIGTERM comes in the middle of the steps named."""
     overrides = merged(train={"patience": 3}, checkpoint={"keep_last": 3})
     groundup.train(prepared, tmp_path / "untouched", overrides=overrides)
-    monkeypatch.setattr("groundup.training.guard.Guard.admits", killing(set(stops)))
+    monkeypatch.setattr("groundup.training.guard.LossGuard.allows_step", killing(set(stops)))
     result = groundup.train(prepared, tmp_path / "run", overrides=overrides)
     while result.signal:
         result = groundup.resume(tmp_path / "run")
     untouched = groundup.resume(tmp_path / "untouched")
-    assert (result.step, result.best) == (untouched.step, untouched.best) == (30, Best(1.0, 15, 3, 30))
+    assert (result.step, result.best) == (untouched.step, untouched.best) == (30, BestLoss(1.0, 15, 3, 30))
     assert final_losses(tmp_path / "run") == final_losses(tmp_path / "untouched")
     assert groundup.load(tmp_path / "run", checkpoint="best").folder.name == "step-00000015"
 
@@ -80,26 +80,26 @@ def test_stops_change_neither_which_was_best_nor_when_patience_ends(stops, prepa
 @pytest.fixture
 def curve(monkeypatch):
     """The validation loss is a function of the step: CURVE at every fifth."""
-    original = Examiner.evaluate
+    original = Evaluator.evaluate
 
     def evaluate(self, step):
         value = CURVE[step // 5 - 1] if step % 5 == 0 else 9.0
         monkeypatch.setattr("groundup.run.evaluator.split_loss", lambda *args, **kwargs: Loss(value, 100))
         original(self, step)
 
-    monkeypatch.setattr(Examiner, "evaluate", evaluate)
+    monkeypatch.setattr(Evaluator, "evaluate", evaluate)
 
 
 def killing(steps: set[int]):
     """A guard that lets each of these steps be interrupted once."""
 
-    def admits(self, step, loss, grad_norm):
+    def allows_step(self, step, loss, grad_norm):
         if step in steps:
             steps.remove(step)
             signal.raise_signal(signal.SIGTERM)
         return True
 
-    return admits
+    return allows_step
 
 
 def final_losses(run) -> dict[int, float]:

@@ -9,12 +9,12 @@ from groundup.checkpoint.run_folder import RunFolder
 from groundup.cli import main
 from groundup.cli.parsing import Parser, normalise
 from groundup.cli.prepare import add_arguments
-from groundup.config.merge import Overrides
+from groundup.config.merge import ConfigSource
 from groundup.config.schema import Config
 from groundup.config.sections import PrepareConfig
 from groundup.errors import ConfigError, DataError, GroundupError, UsageError
-from groundup.run.compose import layered
-from groundup.run.ensure_data import command, missing, obtain, outlook
+from groundup.run.compose import compose_config
+from groundup.run.ensure_data import ensure_prepared, needs_preparation, plan_without_data, prepare_command
 
 SMALL = {
     "model": {"n_layer": 1, "n_head": 1, "n_embd": 16, "block_size": 16},
@@ -41,7 +41,7 @@ def place(tmp_path, monkeypatch, sentences):
 
 
 def recipe(*, laptop=False, preset=None, **options):
-    return layered(preset, ["recipe.yaml"], Overrides("options", options), laptop=laptop)
+    return compose_config(preset, ["recipe.yaml"], ConfigSource("options", options), laptop=laptop)
 
 
 def nothing(done):
@@ -60,10 +60,10 @@ def test_a_recipe_names_its_preset_and_its_laptop_size(place):
 
 def test_a_later_file_has_the_last_word(place):
     (place / "mine.yaml").write_text("train: {max_steps: 5}")
-    _, config = layered(None, ["recipe.yaml", "mine.yaml"], Overrides("options", {}), laptop=True)
+    _, config = compose_config(None, ["recipe.yaml", "mine.yaml"], ConfigSource("options", {}), laptop=True)
     assert config.train.max_steps == 5
     (place / "empty.yaml").write_text("laptop: {}")
-    layered(None, ["empty.yaml"], Overrides("options", {}), laptop=True)
+    compose_config(None, ["empty.yaml"], ConfigSource("options", {}), laptop=True)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_tokenizer_that_lies_in_a_file_is_the_same_the_second_time(place):
     groundup.prepare(["book.txt"], "data/first", tokenizer="bpe:300")
     _, config = recipe(prepare={"tokenizer": "data/first/tokenizer/tokenizer.json"})
     for _ in range(2):
-        obtain(config, place / "run", nothing)
+        ensure_prepared(config, place / "run", nothing)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_tokenizer_that_lies_in_a_file_is_the_same_the_second_time(place):
 )
 def test_a_mistake_is_found_before_anything_is_prepared(place, changes, said):
     _, config = recipe(**changes)
-    for found in (lambda: obtain(config, place / "run", nothing), lambda: outlook(config)):
+    for found in (lambda: ensure_prepared(config, place / "run", nothing), lambda: plan_without_data(config)):
         with pytest.raises(GroundupError, match=said):
             found()
     assert not (place / "data").exists()
@@ -131,8 +131,8 @@ def test_a_run_whose_data_are_gone_says_how_to_make_them(place):
     with pytest.raises(DataError, match=r"prepare it by: groundup prepare book.txt --out data/book --tokenizer char"):
         groundup.resume("run", overrides={"train": {"max_steps": 3}})
     with pytest.raises(UsageError, match="holds a run already"):
-        obtain(RunFolder(place / "run").config(), place / "run", nothing)
-    obtain(RunFolder(place / "run").config(), place / "run", nothing, goes_on=True)
+        ensure_prepared(RunFolder(place / "run").config(), place / "run", nothing)
+    ensure_prepared(RunFolder(place / "run").config(), place / "run", nothing, goes_on=True)
     assert groundup.resume("run", overrides={"train": {"max_steps": 3}}).step == 3
 
 
@@ -169,17 +169,17 @@ def test_the_command_line_does_the_same(place, capsys):
 def test_nothing_is_prepared_for_a_model_that_cannot_fit(place):
     _, config = recipe(model={"n_layer": 4000, "n_embd": 9600, "n_head": 1})
     with pytest.raises(ConfigError, match=r"take a smaller model: --model.n_layer 36 .* fits"):
-        obtain(config, place / "run", nothing)
+        ensure_prepared(config, place / "run", nothing)
     assert not (place / "data").exists()
 
 
 def test_one_of_several_processes_does_not_keep_the_others_waiting(place):
     _, config = recipe()
     with pytest.raises(UsageError, match=r"groundup prepare book.txt --out data/book --tokenizer char --val"):
-        obtain(config, place / "run", nothing, processes=2)
-    obtain(config, place / "run", nothing)
-    obtain(config, place / "run", nothing, processes=2)
-    assert not missing(config)
+        ensure_prepared(config, place / "run", nothing, processes=2)
+    ensure_prepared(config, place / "run", nothing)
+    ensure_prepared(config, place / "run", nothing, processes=2)
+    assert not needs_preparation(config)
 
 
 def test_the_command_that_is_named_asks_for_the_same(place):
@@ -187,7 +187,7 @@ def test_the_command_that_is_named_asks_for_the_same(place):
         sources=("a b.txt", "c"), tokenizer="bpe:300:pad", column="body", clean="lowercase", val_fraction=0.25,
         max_tokens=1000, max_documents=9,
     )  # fmt: skip
-    words = shlex.split(command(Config(data="data/x", prepare=prepare)))
+    words = shlex.split(prepare_command(Config(data="data/x", prepare=prepare)))
     parser = Parser()
     add_arguments(parser)
     found = vars(parser.parse_args(normalise(words[2:])))
@@ -200,4 +200,4 @@ def test_the_command_that_is_named_asks_for_the_same(place):
 @pytest.mark.parametrize(("tokenizer", "ids"), [("gpt2", 50_257), ("bpe:1000:pad", 1000), ("char", 256)])
 def test_a_plan_before_there_is_a_text_takes_the_vocabulary_that_is_known(place, tokenizer, ids):
     _, config = recipe(laptop=True, prepare={"tokenizer": tokenizer})
-    assert outlook(config)[0].config.model.vocab == ids
+    assert plan_without_data(config)[0].config.model.vocab == ids

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 import groundup
 from groundup.checkpoint.run_folder import RunFolder, read_log
 from groundup.data.shards import DOCUMENT, Tokens
-from groundup.data.windows import Batches
+from groundup.data.windows import ShuffledWindows
 from groundup.model.gpt import NextTokenLoss
 from groundup.run.failures import documents_of
-from groundup.training.micro_batches import Feed
+from groundup.training.micro_batches import BatchLoader
 
 OVERRIDES = {
     "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 32},
@@ -30,7 +30,7 @@ ROWS = 8  # windows a step
 @pytest.mark.parametrize("damage", ["moved", "no such source"])
 def test_documents_that_nobody_can_find_are_none(damage, prepared, tmp_path):
     folder = shutil.copytree(prepared, tmp_path / "data")
-    windows = Batches(Tokens.open(folder, "train"), 32, seed=1)
+    windows = ShuffledWindows(Tokens.open(folder, "train"), 32, seed=1)
     assert documents_of(folder, windows, 0, 9)
     index = folder / "documents-train.bin"
     if damage == "moved":
@@ -50,7 +50,7 @@ def events(run, kind):
 def poison(monkeypatch):
     """Windows at these places make the loss NaN, as a broken document might."""
     bad, place = set(), [0]
-    batches, loss = Feed.micro_batches, NextTokenLoss.forward
+    batches, loss = BatchLoader.micro_batches, NextTokenLoss.forward
 
     def micro_batches(self, cursor):
         place[0] = cursor
@@ -60,7 +60,7 @@ def poison(monkeypatch):
         found = loss(self, ids, targets)
         return found * float("nan") if self.training and place[0] in bad else found
 
-    monkeypatch.setattr(Feed, "micro_batches", micro_batches)
+    monkeypatch.setattr(BatchLoader, "micro_batches", micro_batches)
     monkeypatch.setattr(NextTokenLoss, "forward", forward)
     return bad
 
@@ -171,15 +171,15 @@ def test_interrupted_among_bad_steps_it_remembers_them(prepared, tmp_path, poiso
 
 def stop_at(monkeypatch, step):
     """SIGTERM in the middle of a step, once."""
-    original, done = groundup.training.train_state.Guard.admits, []
+    original, done = groundup.training.train_state.LossGuard.allows_step, []
 
-    def admits(self, at, loss, grad_norm):
+    def allows_step(self, at, loss, grad_norm):
         if at == step and not done:
             done.append(at)
             signal.raise_signal(signal.SIGTERM)
         return original(self, at, loss, grad_norm)
 
-    monkeypatch.setattr("groundup.training.guard.Guard.admits", admits)
+    monkeypatch.setattr("groundup.training.guard.LossGuard.allows_step", allows_step)
 
 
 def test_out_of_memory_it_takes_half_at_a_time_and_the_batch_stays(prepared, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 
 import groundup
 from groundup.checkpoint.run_folder import read_log
-from groundup.diagnostics.run_checks import examine
+from groundup.diagnostics.run_checks import check_run
 
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures").glob("format-*"))
 
@@ -33,5 +33,5 @@ def test_it_speaks_and_is_evaluated(old):
 
 
 def test_nothing_in_it_passes_for_damage(old):
-    findings = examine(old / "run")
+    findings = check_run(old / "run")
     assert all("environment" in str(problem) for problem in findings.problems)

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from groundup.cli import main
-from groundup.config.merge import Overrides, decode
+from groundup.config.merge import ConfigSource, merge_and_validate
 from groundup.config.presets import preset
 from groundup.config.sections import OptimizerConfig
 from groundup.errors import ConfigError, TrainingError, UsageError
-from groundup.optim.optimizer import scaled
-from groundup.run.halving import CANDIDATES, LOWEST, halve
-from groundup.run.lr_search import APART, LOWER, Bench, Watcher, candidates, lower, tune_learning_rate
-from groundup.run.resolve import Data, settle
-from groundup.ui.lines import Lines
+from groundup.optim.optimizer import scale_lrs
+from groundup.run.halving import CANDIDATES, LOWEST, successive_halving
+from groundup.run.lr_search import APART, LOWER, DivergenceDetector, ShortRuns, candidates, lower, tune_learning_rate
+from groundup.run.resolve import PreparedData, resolve_config
+from groundup.ui.lines import PlainDisplay
 
 TINY = {
     "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "dropout": 0.1},
@@ -29,8 +29,8 @@ TINY = {
 
 def tune(prepared, *, steps=16, **changes):
     values = {name: {**TINY.get(name, {}), **changes.get(name, {})} for name in {*TINY, *changes}}
-    config = decode([preset("gpt2-nano"), Overrides("test", {**values, "data": str(prepared)})])
-    return tune_learning_rate(config, Lines(lambda line: None), steps=steps)
+    config = merge_and_validate([preset("gpt2-nano"), ConfigSource("test", {**values, "data": str(prepared)})])
+    return tune_learning_rate(config, PlainDisplay(lambda line: None), steps=steps)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_the_same_seed_finds_the_same_bit_for_bit_and_another_does_not(prepared,
 def test_with_muon_all_peaks_move_alike(prepared):
     muon = {"name": "muon", "learning_rate": 0.004, "matrix_learning_rate": 0.02, "embedding_learning_rate": 0.2}
     found = tune(prepared, steps=8, optimizer=muon)
-    expected = scaled(OptimizerConfig(**muon), found.learning_rate)
+    expected = scale_lrs(OptimizerConfig(**muon), found.learning_rate)
     assert found.peaks == {
         f"optimizer.{name}": getattr(expected, name)
         for name in ("learning_rate", "matrix_learning_rate", "embedding_learning_rate")
@@ -137,16 +137,16 @@ class Scale:
     ],
 )
 def test_what_is_not_finite_is_kept_from_the_weights_and_ends_the_run(scale, loss, norm, admitted, diverged):
-    watcher = Watcher(Scale(scale))
-    assert watcher.admits(1, loss, norm) is admitted
+    watcher = DivergenceDetector(Scale(scale))
+    assert watcher.allows_step(1, loss, norm) is admitted
     assert watcher.stop() is diverged
 
 
 def test_a_run_that_is_past_saving_ends_at_once_and_has_no_loss(prepared):
-    data = Data.open(prepared)
-    config, _ = settle(decode([preset("gpt2-nano"), Overrides("test", TINY)]), data.tokenizer)
+    data = PreparedData.open(prepared)
+    config, _ = resolve_config(merge_and_validate([preset("gpt2-nano"), ConfigSource("test", TINY)]), data.tokenizer)
     seen = []
-    loss = Bench(config, data).train(
+    loss = ShortRuns(config, data).train(
         config.optimizer, lambda step, fraction: 1e30 if step == 2 else 0.01, 9, lambda info, _: seen.append(info.step)
     )
     assert loss is None
@@ -154,7 +154,9 @@ def test_a_run_that_is_past_saving_ends_at_once_and_has_no_loss(prepared):
 
 
 def test_where_everything_diverges_a_lower_start_is_advised(prepared, monkeypatch):
-    monkeypatch.setattr("groundup.run.lr_search.Watcher.admits", lambda self, *_: setattr(self, "diverged", True))
+    monkeypatch.setattr(
+        "groundup.run.lr_search.DivergenceDetector.allows_step", lambda self, *_: setattr(self, "diverged", True)
+    )
     with pytest.raises(TrainingError, match="tune again from there"):
         tune(prepared, steps=8)
 
@@ -165,7 +167,7 @@ EIGHT = [2.0**-i for i in range(8)]
 def halved(loss, below=()):
     """The rounds of runs whose loss is a function of learning rate and steps."""
     lines = []
-    return halve(loss, EIGHT, list(below), 16, lines.append), lines
+    return successive_halving(loss, EIGHT, list(below), 16, lines.append), lines
 
 
 def rates(rounds):
@@ -229,7 +231,7 @@ def test_without_memory_for_a_trial_a_smaller_micro_batch_is_advised(prepared, m
     def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(Bench, "train", fail)
+    monkeypatch.setattr(ShortRuns, "train", fail)
     with pytest.raises(TrainingError, match=r"^cpu: out of memory; give --batches\.micro_batch 3, or a smaller model$"):
         tune(prepared, steps=8, batches={"micro_batch": 7})
 
@@ -241,7 +243,11 @@ def test_that_nothing_is_compiled_is_said_and_the_spelling_is_checked(prepared, 
         lines.clear()
         values = {**TINY, "train": TINY["train"] | {"compile": wanted}, "data": str(prepared)}
         with pytest.raises(SystemExit):
-            tune_learning_rate(decode([preset("gpt2-nano"), Overrides("test", values)]), Lines(lines.append), steps=8)
+            tune_learning_rate(
+                merge_and_validate([preset("gpt2-nano"), ConfigSource("test", values)]),
+                PlainDisplay(lines.append),
+                steps=8,
+            )
         assert any(line.startswith("compile  off") for line in lines) is said
     with pytest.raises(ConfigError, match=r"train\.compile: 'om' is not one of"):
         tune(prepared, train={"compile": "om"})
@@ -253,8 +259,8 @@ def test_nothing_held_out_is_said_and_the_training_text_serves(tmp_path, sentenc
     (tmp_path / "text.txt").write_text(sentences(300))
     groundup.prepare(tmp_path / "text.txt", tmp_path / "data", tokenizer="byte", val_fraction=0)
     lines = []
-    config = decode([preset("gpt2-nano"), Overrides("test", {**TINY, "data": str(tmp_path / "data")})])
-    assert tune_learning_rate(config, Lines(lines.append), steps=8).learning_rate > 0
+    config = merge_and_validate([preset("gpt2-nano"), ConfigSource("test", {**TINY, "data": str(tmp_path / "data")})])
+    assert tune_learning_rate(config, PlainDisplay(lines.append), steps=8).learning_rate > 0
     assert any("nothing was held out" in line for line in lines)
 
 

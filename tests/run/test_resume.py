@@ -86,16 +86,16 @@ OVERRIDES = {
 
 SIXTEEN = {"micro_batch": 16}  # windows, which two threads share evenly
 PHASES = {
-    "before the first checkpoint": ("groundup.training.guard", "Guard.admits", 3),
-    "between micro-batches": ("groundup.training.micro_batches", "as_pair", 75),
-    "before the optimizer's step": ("groundup.training.guard", "Guard.admits", 31),
+    "before the first checkpoint": ("groundup.training.guard", "LossGuard.allows_step", 3),
+    "between micro-batches": ("groundup.training.micro_batches", "to_inputs_targets", 75),
+    "before the optimizer's step": ("groundup.training.guard", "LossGuard.allows_step", 31),
     "in an evaluation": ("groundup.run.evaluator", "split_loss", 6),
     "while a sample is written": ("groundup.generation.engine", "KVCache", 2),
     "while a checkpoint is written": ("groundup.utils.files", "sha256", 17),
     "while a checkpoint is flushed": ("groundup.utils.files", "flush", 40),
     "before old checkpoints are deleted": ("groundup.checkpoint.run_folder", "RunFolder.prune", 3),
     "while an old checkpoint is deleted": ("groundup.checkpoint.run_folder", "remove_folder", 1),
-    "in the middle of epoch 2": ("groundup.training.guard", "Guard.admits", 50),
+    "in the middle of epoch 2": ("groundup.training.guard", "LossGuard.allows_step", 50),
 }
 
 
@@ -111,9 +111,9 @@ def test_killed_and_resumed_is_bitwise_the_untouched_run(phase, reference, prepa
 @pytest.mark.slow
 def test_a_resume_of_a_resume_is_bitwise_too(reference, prepared, tmp_path, killed):
     run = tmp_path / "run"
-    killed("train", ("groundup.training.guard", "Guard.admits", 14), run, prepared, OVERRIDES)
+    killed("train", ("groundup.training.guard", "LossGuard.allows_step", 14), run, prepared, OVERRIDES)
     killed("resume", ("groundup.utils.files", "flush", 5), run, prepared, OVERRIDES)
-    killed("resume", ("groundup.training.guard", "Guard.admits", 30), run, prepared, OVERRIDES)
+    killed("resume", ("groundup.training.guard", "LossGuard.allows_step", 30), run, prepared, OVERRIDES)
     groundup.resume(run)
     assert same_state(final(run), final(reference))
     losses = {r["step"]: r["loss"] for r in read_log(run / "log.jsonl") if r["event"] == "step"}
@@ -127,7 +127,7 @@ def test_muon_and_every_part_resume_bitwise_too(parts, prepared, tmp_path, kille
     muon = {"name": "muon", "learning_rate": 0.01, "embedding_learning_rate": 0.1}
     overrides = {**OVERRIDES, "model": {**OVERRIDES["model"], **rows[parts]}, "optimizer": muon}
     groundup.train(prepared, tmp_path / "untouched", overrides=overrides)
-    killed("train", ("groundup.training.guard", "Guard.admits", 31), tmp_path / "run", prepared, overrides)
+    killed("train", ("groundup.training.guard", "LossGuard.allows_step", 31), tmp_path / "run", prepared, overrides)
     shutil.copytree(tmp_path / "run", tmp_path / "tampered", symlinks=True)
     groundup.resume(tmp_path / "run")
     assert same_state(final(tmp_path / "run"), final(tmp_path / "untouched"))
@@ -215,7 +215,7 @@ def test_a_damaged_checkpoint_is_rejected_by_name_and_the_one_before_it_used(dam
     else:
         path.unlink()
     said = Listener()
-    groundup.resume(run, view=said)
+    groundup.resume(run, display=said)
     assert any("rejected" in line and path.name in line for line in said.lines)
     assert same_state(final(run), final(reference))
 
@@ -288,7 +288,7 @@ def test_a_machine_without_the_runs_device_is_told_what_to_do(reference, tmp_pat
     with pytest.raises(groundup.ConfigError, match="cuda:7 is not on this machine; use auto or cpu"):
         groundup.resume(run)
     said = Listener()
-    assert groundup.resume(run, overrides={"train": {"device": "cpu"}}, view=said).step == STEPS
+    assert groundup.resume(run, overrides={"train": {"device": "cpu"}}, display=said).step == STEPS
     assert any("not bit for bit" in line for line in said.lines)
 
 
@@ -358,7 +358,7 @@ def test_every_way_to_train_resumes_bitwise(changes, prepared, tmp_path, killed)
     groundup.train(prepared, tmp_path / "untouched", overrides=overrides)
     settled = RunFolder(tmp_path / "untouched").config()
     assert settled.train.shares == settled.shares == (2 if changes.get("batches") is SIXTEEN else 1)
-    killed("train", ("groundup.training.guard", "Guard.admits", 31), tmp_path / "run", prepared, overrides)
+    killed("train", ("groundup.training.guard", "LossGuard.allows_step", 31), tmp_path / "run", prepared, overrides)
     groundup.resume(tmp_path / "run")
     assert same_state(final(tmp_path / "run"), final(tmp_path / "untouched"))
 
@@ -408,7 +408,7 @@ def test_a_checkpoint_that_cannot_be_read_is_rejected_like_a_damaged_one(referen
 
     monkeypatch.setattr("groundup.utils.files.sha256", unreadable)
     said = Listener()
-    groundup.resume(run, view=said)
+    groundup.resume(run, display=said)
     assert any("rejected" in line and "cannot be read (Input/output error)" in line for line in said.lines)
     assert same_state(final(run), final(reference))
 
@@ -427,7 +427,7 @@ def test_fp16_resumes_bitwise_with_its_scale_after_a_step_was_left_out(prepared,
     skipped = [r["step"] for r in read_log(tmp_path / "untouched" / "log.jsonl") if r["event"] == "skip"]
     assert skipped
     assert skipped[0] < 30
-    killed("train", ("groundup.training.guard", "Guard.admits", 40), tmp_path / "run", prepared, overrides)
+    killed("train", ("groundup.training.guard", "LossGuard.allows_step", 40), tmp_path / "run", prepared, overrides)
     shutil.copytree(tmp_path / "run", tmp_path / "tampered", symlinks=True)
     groundup.resume(tmp_path / "run")
     assert same_state(final(tmp_path / "run"), final(tmp_path / "untouched"))

@@ -13,9 +13,9 @@ from groundup.config.schema import Config
 from groundup.config.sections import TrainConfig
 from groundup.data.shards import Tokens
 from groundup.errors import ConfigError
-from groundup.optim.run_length import Clock, Steps, build_horizon
-from groundup.run.trainer import Training
-from groundup.training.guard import Guard
+from groundup.optim.run_length import StepLength, TimeLength, build_run_length
+from groundup.run.trainer import Trainer
+from groundup.training.guard import LossGuard
 from groundup.training.loop import Progress
 
 BASE = {
@@ -88,14 +88,14 @@ def test_short_contexts_come_first_and_the_log_says_so(train):
 
 
 def test_the_seed_decides_weights_order_and_dropout(prepared):
-    def first(seed: int, dropout: float) -> tuple[torch.Tensor, list[int], Training]:
+    def first(seed: int, dropout: float) -> tuple[torch.Tensor, list[int], Trainer]:
         values = merged({"batches": {"seed": seed}, "model": {"dropout": dropout, "vocab_size": 257}})
-        training = Training(Config.model_validate({**values, "data": str(prepared)}), data, RunFolder(prepared), None)
-        return training.moving.gpt.wte.weight, training.windows.starts(0, 8).tolist(), training
+        training = Trainer(Config.model_validate({**values, "data": str(prepared)}), data, RunFolder(prepared), None)
+        return training.moving.gpt.wte.weight, training.windows.window_starts(0, 8).tolist(), training
 
-    from groundup.run.trainer import Data
+    from groundup.run.trainer import PreparedData
 
-    data = Data.open(prepared)
+    data = PreparedData.open(prepared)
     (a, starts_a, training), (b, starts_b, _) = first(1, 0.1), first(2, 0.1)
     assert not torch.equal(a, b)
     assert starts_a != starts_b
@@ -134,25 +134,25 @@ def test_samples_begin_with_the_prompt(train):
 @pytest.mark.parametrize(
     ("horizon", "expected"),
     [
-        ({"max_steps": 7}, Steps(7)),
-        ({"max_tokens": 2048}, Steps(1)),
-        ({"max_tokens": 2049}, Steps(2)),
-        ({"epochs": 1}, Steps(13)),  # 100 windows, 8 a step
-        ({"epochs": 2.5}, Steps(32)),
-        ({"budget": "2m"}, Clock(120.0)),
+        ({"max_steps": 7}, StepLength(7)),
+        ({"max_tokens": 2048}, StepLength(1)),
+        ({"max_tokens": 2049}, StepLength(2)),
+        ({"epochs": 1}, StepLength(13)),  # 100 windows, 8 a step
+        ({"epochs": 2.5}, StepLength(32)),
+        ({"budget": "2m"}, TimeLength(120.0)),
     ],
     ids=str,
 )
 def test_horizons(horizon, expected):
     config = Config(train=TrainConfig(batch_tokens=2048, **horizon))
-    assert build_horizon(config, windows=100) == expected
+    assert build_run_length(config, windows=100) == expected
 
 
 def test_no_horizon_is_refused():
     with pytest.raises(
         ConfigError, match=r"--train\.max_steps, --train\.max_tokens, --train\.epochs or --train\.budget"
     ):
-        build_horizon(Config(), windows=100)
+        build_run_length(Config(), windows=100)
 
 
 def test_two_horizons_at_once_are_refused(train):
@@ -161,16 +161,16 @@ def test_two_horizons_at_once_are_refused(train):
 
 
 def test_the_clock_counts_the_step_to_come():
-    assert Clock(10.0).reached(Progress(step=5, elapsed=9.5, dt=0.6))
-    assert not Clock(10.0).reached(Progress(step=5, elapsed=9.5, dt=0.4))
-    assert Clock(10.0).fraction(Progress(elapsed=4.0, dt=1.0)) == 0.5
+    assert TimeLength(10.0).reached(Progress(step=5, elapsed=9.5, dt=0.6))
+    assert not TimeLength(10.0).reached(Progress(step=5, elapsed=9.5, dt=0.4))
+    assert TimeLength(10.0).fraction(Progress(elapsed=4.0, dt=1.0)) == 0.5
 
 
 def test_a_good_step_ends_a_row_of_bad_ones():
-    guard = Guard(bad_steps=2)
+    guard = LossGuard(bad_steps=2)
     for step in range(0, 10, 2):
-        assert not guard.admits(step, math.nan, 1.0)
-        assert guard.admits(step + 1, 1.0, 1.0)
+        assert not guard.allows_step(step, math.nan, 1.0)
+        assert guard.allows_step(step + 1, 1.0, 1.0)
 
 
 FULL_DISK = """
@@ -225,11 +225,11 @@ def test_shorter_windows_are_scored_as_if_the_context_were_shorter(train, prepar
 
 
 def test_a_rehearsal_of_evaluation_and_sample_leaves_no_trace(prepared):
-    from groundup.run.resolve import Data
+    from groundup.run.resolve import PreparedData
 
     values = merged({"model": {"vocab_size": 257}, "optimizer": {"ema": 0.9}})
     config = Config.model_validate({**values, "data": str(prepared)})
-    training = Training(config, Data.open(prepared), RunFolder(prepared), None)
+    training = Trainer(config, PreparedData.open(prepared), RunFolder(prepared), None)
     before = [parameter.clone() for parameter in training.moving.gpt.parameters()]
     training.examiner.rehearse()
     assert all(map(torch.equal, before, training.moving.gpt.parameters()))

@@ -13,7 +13,7 @@ import zstandard
 
 from groundup.errors import DataError
 from groundup.sources import corpus as module
-from groundup.sources.corpus import Place, open_sources
+from groundup.sources.corpus import Position, open_sources
 from groundup.sources.document import Document
 
 
@@ -181,11 +181,11 @@ def test_reading_can_begin_at_any_document(tmp_path):
     (tmp_path / "d.txt").touch()
     given = [tmp_path / name for name in ("a.jsonl", "b.txt", "c.parquet")]
     with open_sources(given) as corpus:
-        everything = [(place, "".join(document.chunks())) for place, document in corpus.since(Place())]
+        everything = [(place, "".join(document.chunks())) for place, document in corpus.since(Position())]
         assert len(everything) == 13
         for i, (place, _) in enumerate(everything):
             assert [(p, "".join(d.chunks())) for p, d in corpus.since(place)] == everything[i:]
-            after = Place(place.input, place.documents + 1, place.offset + 1, place.total + 1)
+            after = Position(place.input, place.documents + 1, place.offset + 1, place.total + 1)
             assert [(p, "".join(d.chunks())) for p, d in corpus.since(after)] == everything[i + 1 :]
 
 
@@ -218,7 +218,7 @@ def test_the_hub_is_asked_for_what_is_not_skipped(monkeypatch):
     monkeypatch.setattr(module.hub, "hub_documents", documents)
     with open_sources(["hf:some/thing"], column="body") as corpus:
         assert (corpus.inputs[0].version, corpus.size) == ("hf:some/thing@abc", None)
-        assert [place.documents for place, _ in corpus.since(Place(0, 2, 0, 2))] == [2, 3]
+        assert [place.documents for place, _ in corpus.since(Position(0, 2, 0, 2))] == [2, 3]
     assert asked == [("hf:some/thing", "body", 2)]
 
 

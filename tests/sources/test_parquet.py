@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from groundup.errors import DataError
-from groundup.sources.compression import Gauge
+from groundup.sources.compression import ReadProgress
 from groundup.sources.parquet import read_parquet
 
 
@@ -81,7 +81,7 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path):
 
 
 def test_a_row_counts_as_read_when_it_is_handed_over(write):
-    path, gauge = write({"text": ["a", "b", "c", "d"]}), Gauge()
+    path, gauge = write({"text": ["a", "b", "c", "d"]}), ReadProgress()
     size = path.stat().st_size
     assert [gauge.at for _ in read_parquet(path, "text", "strict", gauge=gauge)] == [
         size * n // 4 for n in (1, 2, 3, 4)

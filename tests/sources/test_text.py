@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.errors import DataError
-from groundup.sources.compression import opened
+from groundup.sources.compression import open_decompressed
 from groundup.sources.text import LONGEST_UNCUT, cut_text, cut_unnoticed, read_jsonl, read_text
 from groundup.tokenizers.gpt2 import GPT2Tokenizer
 
@@ -101,7 +101,7 @@ def test_a_packed_file_is_never_taken_for_whole_when_its_end_is_missing(write, m
 
 def test_what_a_small_packed_file_holds_comes_in_small_pieces(write):
     bomb = zstandard.ZstdCompressor(level=1).compress(bytes(1) * 0 + b"a b " * 20_000_000)  # 80 MB in a few kB
-    with opened(write(bomb, "a.zst")) as file:
+    with open_decompressed(write(bomb, "a.zst")) as file:
         pieces = [len(piece) for piece in iter(lambda: file.read1(), b"")]
     assert sum(pieces) == 80_000_000
     assert max(pieces) < 1 << 25

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.errors import TokenizerError
-from groundup.tokenizers.registry import Learner, choose_tokenizer, load_tokenizer
+from groundup.tokenizers.registry import TokenizerTrainer, choose_tokenizer, load_tokenizer
 
 CORPUS = "It was the best of times, it was the worst of times;\r\n\tit's <|endoftext|> — naïve, 日本 🙂\n" * 30
 SPECS = ["byte", "char", "gpt2", "bpe:300"]
@@ -18,7 +18,7 @@ unicode_text = st.text(st.characters(exclude_categories=["Cs"]))  # all there is
 
 def build(spec):
     choice = choose_tokenizer(spec)
-    return choice.learn([CORPUS]) if isinstance(choice, Learner) else choice
+    return choice.learn([CORPUS]) if isinstance(choice, TokenizerTrainer) else choice
 
 
 TOKENIZERS = {spec: build(spec) for spec in SPECS}

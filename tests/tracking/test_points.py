@@ -40,7 +40,10 @@ def test_no_mfu_where_it_is_unknown(known):
 
 def test_an_evaluation():
     point = Points().of("eval", {"step": 9, "train_loss": 1.0, "val_loss": 2.0, "bits_per_byte": 1.5})
-    assert (point.step, point.numbers) == (9, {"train/eval_loss": 1.0, "val/loss": 2.0, "val/bits_per_byte": 1.5})
+    assert (point.step, point.numbers) == (
+        9,
+        {"train/eval_loss": 1.0, "val/loss": 2.0, "val/bits_per_byte": 1.5},
+    )
 
 
 def test_what_is_missing_or_not_finite_is_left_out():

@@ -13,8 +13,8 @@ from groundup.checkpoint.run_folder import Log, read_log
 from groundup.config.sections import TrackingConfig
 from groundup.errors import ConfigError
 from groundup.tracking import trackers
-from groundup.tracking.async_tracker import Feeder, Limits, plain
-from groundup.tracking.base import Kind, Place
+from groundup.tracking.async_tracker import AsyncTracker, Limits, plain
+from groundup.tracking.base import RunInfo, TrackerType
 from groundup.tracking.points import Points
 from groundup.tracking.trackers import Trackers, check, open_trackers
 
@@ -45,14 +45,16 @@ def said():
 
 @pytest.fixture
 def place(tmp_path):
-    return Place("p", "run", "0" * 12, tmp_path, offline=True, facts={})
+    return RunInfo("p", "run", "0" * 12, tmp_path, offline=True, facts={})
 
 
 @pytest.fixture
 def make(place, said):
     def make(*fakes, limits=PATIENT, opens=None, abandon=lambda: None, **pace):
         feeders = [
-            Feeder(Kind(f"fake{i}", opens or (lambda _, f=fake: f), "mend it", abandon), place, Points(), limits)
+            AsyncTracker(
+                TrackerType(f"fake{i}", opens or (lambda _, f=fake: f), "mend it", abandon), place, Points(), limits
+            )
             for i, fake in enumerate(fakes)
         ]
         return Trackers(feeders, said.append, **pace)
@@ -219,7 +221,7 @@ def watched(monkeypatch):
     """Stands for wandb in runs to come."""
     fake = Fake()
     monkeypatch.setattr(trackers, "find_spec", lambda _: SimpleNamespace(origin="somewhere"))
-    monkeypatch.setitem(trackers.KINDS, "wandb", Kind("wandb", lambda place: fake, ""))
+    monkeypatch.setitem(trackers.KINDS, "wandb", TrackerType("wandb", lambda place: fake, ""))
     return fake
 
 
@@ -303,7 +305,7 @@ def test_offline_is_offline(monkeypatch, variable):
 
 def test_a_resumed_run_keeps_its_id(monkeypatch, tmp_path, said):
     seen = []
-    monkeypatch.setitem(trackers.KINDS, "wandb", Kind("wandb", lambda place: seen.append(place) or Fake(), ""))
+    monkeypatch.setitem(trackers.KINDS, "wandb", TrackerType("wandb", lambda place: seen.append(place) or Fake(), ""))
     run = tmp_path / "my run ü"
     run.mkdir()
     for _ in range(2):
@@ -320,7 +322,7 @@ def test_a_resumed_run_keeps_its_id(monkeypatch, tmp_path, said):
 )
 def test_a_damaged_identity_is_replaced_and_never_a_path(monkeypatch, tmp_path, said, text):
     seen = []
-    monkeypatch.setitem(trackers.KINDS, "wandb", Kind("wandb", lambda place: seen.append(place) or Fake(), ""))
+    monkeypatch.setitem(trackers.KINDS, "wandb", TrackerType("wandb", lambda place: seen.append(place) or Fake(), ""))
     (tmp_path / "tracking.json").write_text(text)
     open_trackers(TrackingConfig(to=("wandb",)), tmp_path, {}, said.append).close(10)
     assert ".." not in seen[0].id + seen[0].name
@@ -330,7 +332,7 @@ def test_a_damaged_identity_is_replaced_and_never_a_path(monkeypatch, tmp_path, 
 
 
 def test_a_folder_that_cannot_be_written_stops_nothing(monkeypatch, tmp_path, said):
-    monkeypatch.setitem(trackers.KINDS, "wandb", Kind("wandb", lambda place: Fake(), ""))
+    monkeypatch.setitem(trackers.KINDS, "wandb", TrackerType("wandb", lambda place: Fake(), ""))
     open_trackers(TrackingConfig(to=("wandb",)), tmp_path / "gone", {}, said.append).close(10)
     assert "cannot be written" in said[0]
 

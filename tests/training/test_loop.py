@@ -9,16 +9,16 @@ from torch import nn
 
 from groundup.config.model import ModelConfig
 from groundup.config.sections import OptimizerConfig, ScheduleConfig
-from groundup.data.windows import Batches
-from groundup.distributed.parallelize import Single
+from groundup.data.windows import ShuffledWindows
+from groundup.distributed.parallelize import NoParallel
 from groundup.errors import TrainingError
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.optim.optimizer import build_optimizer
-from groundup.optim.run_length import Clock, Steps
+from groundup.optim.run_length import StepLength, TimeLength
 from groundup.optim.schedule import build_schedule
-from groundup.training.guard import Guard
+from groundup.training.guard import LossGuard
 from groundup.training.loop import Progress, fit
-from groundup.training.micro_batches import Feed
+from groundup.training.micro_batches import BatchLoader
 
 
 class Text:
@@ -51,16 +51,16 @@ def train(
     fit(
         NextTokenLoss(model),
         optimizer(model),
-        Feed(Batches(Text(), 8, seed=1), rows=8, micro_rows=micro, device=torch.device("cpu")),
+        BatchLoader(ShuffledWindows(Text(), 8, seed=1), rows=8, micro_rows=micro, device=torch.device("cpu")),
         build_schedule(ScheduleConfig(warmup_steps=2), 0.01, steps),
-        horizon or Steps(steps),
+        horizon or StepLength(steps),
         progress,
         clip=clip,
         autocast=nullcontext,
         scaler=torch.amp.GradScaler("cpu", enabled=False),
-        peers=Single(),
+        peers=NoParallel(),
         reseed=lambda step: torch.default_generator.manual_seed(step),
-        guard=Guard(bad_steps=3),
+        guard=LossGuard(bad_steps=3),
         average=lambda: None,
         stop=stop,
         hooks=[infos.append, *hooks],
@@ -170,7 +170,7 @@ def clock(monkeypatch):
 
 
 def test_the_clock_ends_the_run_and_the_last_step_is_told_so(clock):
-    _, infos, progress = train(steps=None, horizon=Clock(1.0))
+    _, infos, progress = train(steps=None, horizon=TimeLength(1.0))
     assert [i.finished for i in infos] == [False] * (len(infos) - 1) + [True]
     assert len(infos) > 20
     assert 0.95 < progress.elapsed < 1.04  # as long as asked, and not longer
@@ -183,5 +183,5 @@ def test_time_spent_in_hooks_counts_against_the_clock_and_the_end_is_still_annou
         if info.step == 3:
             clock.now += 5.0
 
-    _, infos, _ = train(steps=None, horizon=Clock(1.0), hooks=[slow])
+    _, infos, _ = train(steps=None, horizon=TimeLength(1.0), hooks=[slow])
     assert [i.finished for i in infos] == [False, False, False, True]

@@ -9,15 +9,15 @@ import torch
 
 from groundup.config.model import ModelConfig
 from groundup.config.sections import OptimizerConfig, ScheduleConfig
-from groundup.data.windows import Batches
-from groundup.distributed.parallelize import Single
+from groundup.data.windows import ShuffledWindows
+from groundup.distributed.parallelize import NoParallel
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.optim.optimizer import build_optimizer
-from groundup.optim.run_length import Steps
+from groundup.optim.run_length import StepLength
 from groundup.optim.schedule import build_schedule
-from groundup.training.guard import Guard
+from groundup.training.guard import LossGuard
 from groundup.training.loop import Progress, fit
-from groundup.training.micro_batches import Feed
+from groundup.training.micro_batches import BatchLoader
 from groundup.utils.device import autocast, loss_scaler
 
 CPU = torch.device("cpu")
@@ -50,16 +50,16 @@ def train(precision, steps, *, scaler=None, prepare=lambda model: None, name="ad
     fit(
         NextTokenLoss(gpt),
         build_optimizer(gpt.named_parameters(), OptimizerConfig(name=name, learning_rate=0.01), precision),
-        Feed(Batches(Text(), 8, seed=1), rows=4, micro_rows=3, device=CPU),
+        BatchLoader(ShuffledWindows(Text(), 8, seed=1), rows=4, micro_rows=3, device=CPU),
         build_schedule(ScheduleConfig(warmup_steps=0), 0.01, steps),
-        Steps(steps),
+        StepLength(steps),
         Progress(),
         clip=1.0,
         autocast=autocast(precision, CPU),
         scaler=scaler,
-        peers=Single(),
+        peers=NoParallel(),
         reseed=lambda step: None,
-        guard=Guard(bad_steps=2, overflows=lambda: scaler.is_enabled() and scaler.get_scale() >= 1),
+        guard=LossGuard(bad_steps=2, overflows=lambda: scaler.is_enabled() and scaler.get_scale() >= 1),
         average=lambda: averaged.append(None),
         stop=lambda: False,
         hooks=[note],

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from groundup.config.merge import Overrides, decode
+from groundup.config.merge import ConfigSource, merge_and_validate
 from groundup.config.schema import Config
 from groundup.errors import ConfigError
-from groundup.training.loop import cut
+from groundup.training.loop import split_sequences
 from groundup.training.seq_len_warmup import build_ramp, lengths
 
 
@@ -32,7 +32,7 @@ def test_without_a_ramp_windows_are_whole(batches):
 
 def test_a_piece_is_a_sequence_with_its_own_targets():
     tokens = torch.arange(18).view(2, 9)
-    ids, targets, last = next(cut([(tokens[:, :-1], tokens[:, 1:].contiguous(), True)], 4))
+    ids, targets, last = next(split_sequences([(tokens[:, :-1], tokens[:, 1:].contiguous(), True)], 4))
     assert ids.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [9, 10, 11, 12], [13, 14, 15, 16]]
     assert torch.equal(targets, ids + 1)
     assert last
@@ -40,6 +40,6 @@ def test_a_piece_is_a_sequence_with_its_own_targets():
 
 @pytest.mark.parametrize(("first", "fits"), [(10, 8), (3, 4), (65, 64), (100, 64), (2**40, 64)])
 def test_what_does_not_double_up_to_the_window_is_refused_with_what_would(first, fits):
-    asked = Overrides("a test", {"batches": {"first_context": first}, "model": {"block_size": 64}})
+    asked = ConfigSource("a test", {"batches": {"first_context": first}, "model": {"block_size": 64}})
     with pytest.raises(ConfigError, match=rf"batches.first_context {first} does not become .* {fits} does"):
-        decode([asked])
+        merge_and_validate([asked])

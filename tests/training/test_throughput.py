@@ -12,7 +12,7 @@ from groundup.config.model import ModelConfig
 from groundup.config.sections import OptimizerConfig
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.optim.optimizer import build_optimizer
-from groundup.training.throughput import _pass_seconds, _sizes, measure
+from groundup.training.throughput import _pass_seconds, _sizes, measure_throughput
 
 
 def parts(name="adamw"):
@@ -23,7 +23,9 @@ def parts(name="adamw"):
 
 
 def run(loss_sum, optimizer, ids, seconds=0.2):
-    return measure(loss_sum, optimizer, (ids, ids), step_tokens=512, clip=1.0, autocast=nullcontext, seconds=seconds)
+    return measure_throughput(
+        loss_sum, optimizer, (ids, ids), step_tokens=512, clip=1.0, autocast=nullcontext, seconds=seconds
+    )
 
 
 IDS = torch.arange(256).view(4, 64) % 50

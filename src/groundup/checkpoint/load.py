@@ -10,16 +10,16 @@ import torch
 from groundup.checkpoint import state
 from groundup.checkpoint.run_folder import resolve
 from groundup.config.schema import Config
-from groundup.distributed.process_group import Alone, World
+from groundup.distributed.process_group import ProcessGroup, SingleProcess
 from groundup.model.gpt import GPT
-from groundup.model.undrawn import Undrawn
+from groundup.model.undrawn import skip_init
 from groundup.tokenizers.registry import Tokenizer
 from groundup.utils.device import choose_device, own_device
 from groundup.utils.files import verify
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class LoadedModel:
     """A trained model, ready to use."""
 
     folder: Path
@@ -30,8 +30,8 @@ class Checkpoint:
 
 
 def load(
-    path: str | Path, *, checkpoint: str = "latest", device: str = "auto", world: World | None = None
-) -> Checkpoint:
+    path: str | Path, *, checkpoint: str = "latest", device: str = "auto", process_group: ProcessGroup | None = None
+) -> LoadedModel:
     """Model and tokenizer from a run or a checkpoint folder, the model in evaluation mode.
 
     Where the run kept a running average of its weights (`optimizer.ema`), the model computes with that.
@@ -42,8 +42,8 @@ def load(
     """
     folder = resolve(Path(path), checkpoint)
     verify(folder, but=(state.OPTIMIZER,))
-    config, where = state.load_config(folder), own_device(str(choose_device(device)), world or Alone())
-    with Undrawn():
+    config, where = state.load_config(folder), own_device(str(choose_device(device)), process_group or SingleProcess())
+    with skip_init():
         model = GPT(config.model)
     state.load_model(folder, model, averaged=True)
-    return Checkpoint(folder, config, model.to(where).eval(), state.load_text(folder), where)
+    return LoadedModel(folder, config, model.to(where).eval(), state.load_text(folder), where)

@@ -16,7 +16,7 @@ from typing import Any
 
 from groundup import __version__
 from groundup.checkpoint.files import PROGRESS, read_json
-from groundup.config.merge import Overrides, decode
+from groundup.config.merge import ConfigSource, merge_and_validate
 from groundup.config.schema import Config, read_yaml, to_yaml
 from groundup.errors import CheckpointError, ConfigError, UsageError
 from groundup.utils.files import SUMS, flush, remove_folder, replace_text, verify
@@ -67,7 +67,7 @@ class RunFolder:
             raise CheckpointError(f"{self.path}: holds no run (there is no {path.name}); give the folder of one")
         remedy = "put back the config.yaml that the run was started with"
         try:
-            config = decode([Overrides(str(path), read_yaml(path))])
+            config = merge_and_validate([ConfigSource(str(path), read_yaml(path))])
         except ConfigError as error:
             raise CheckpointError(f"{error}; {remedy}") from error
         if config.model.vocab_size is None:  # which every run settles: most of the file is gone

@@ -35,7 +35,7 @@ from groundup.checkpoint.files import (
     write_json,
 )
 from groundup.config.schema import Config
-from groundup.distributed.dtensor import like, whole
+from groundup.distributed.dtensor import distribute_like, full_tensor
 from groundup.errors import CheckpointError
 from groundup.tokenizers.registry import Tokenizer, load_tokenizer
 from groundup.utils.files import atomic_folder
@@ -106,7 +106,7 @@ def tensors(
 def _copied(tensors: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> dict[str, Tensor]:
     copies = {}
     for name, part in tensors.items():
-        place, tensor = places.get(name), whole(part)
+        place, tensor = places.get(name), full_tensor(part)
         fits = place is not None and place.shape == tensor.shape and place.dtype == tensor.dtype
         copies[name] = place.copy_(tensor) if place is not None and fits else tensor.to("cpu", copy=True)
     return copies
@@ -192,7 +192,7 @@ def load_optimizer(folder: Path, model: nn.Module, optimizer: Stateful, *, read:
         # A copy: what was read is mapped from the file, which is to be deleted some day.
         # Counts of steps go along: a fused AdamW keeps them on the device.
         parameter = parameters[name]
-        placed = like(value, parameter) if value.dim() else value.to(parameter.device)
+        placed = distribute_like(value, parameter) if value.dim() else value.to(parameter.device)
         optimizer.state[parameter][moment] = placed.clone()
 
 
@@ -214,4 +214,4 @@ def _copy(path: Path, tensors: Mapping[str, Tensor], parameters: dict[str, nn.Pa
                 f"{path}: {name} is {list(tensor.shape)}, the model's {list(parameter.shape)}; "
                 "weights and config.json do not belong together"
             )
-        parameter.copy_(like(tensor, parameter))
+        parameter.copy_(distribute_like(tensor, parameter))

@@ -10,7 +10,7 @@ from importlib import import_module
 from io import TextIOWrapper
 
 from groundup.cli.parsing import Parser, normalise
-from groundup.config.merge import nearest
+from groundup.config.merge import did_you_mean
 from groundup.errors import GroundupError, UsageError
 
 # command -> (module, one line for --help)
@@ -89,9 +89,9 @@ def main(argv: list[str] | None = None) -> None:
 def _leave_together(status: int, said: str = "") -> None:
     """End here where this is one of several processes that train together."""
     if "torch.distributed" in sys.modules:
-        from groundup.distributed.launch import leave
+        from groundup.distributed.launch import exit_process
 
-        leave(status, said)
+        exit_process(status, said)
 
 
 def _tell(error: GroundupError) -> None:
@@ -127,7 +127,7 @@ def run(argv: list[str]) -> int:
         print(f"groundup {__version__}")
         return 0
     if name not in COMMANDS:
-        raise UsageError(f"{name}: there is no such command; {nearest(name, COMMANDS)}")
+        raise UsageError(f"{name}: there is no such command; {did_you_mean(name, COMMANDS)}")
     if name not in TOGETHER and "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError(f"{name}: runs in one process; only {', '.join(TOGETHER)} know what to do with several")
     module, summary = COMMANDS[name]

@@ -16,25 +16,25 @@ from typing import Any
 from rich.console import Console
 
 from groundup.config.schema import Config
-from groundup.run.trainer import Result
-from groundup.ui.display import Silent, View
-from groundup.ui.lines import Lines
+from groundup.run.trainer import TrainResult
+from groundup.ui.display import Display, NullDisplay
+from groundup.ui.lines import PlainDisplay
 from groundup.ui.panel import Panel, can_show_panel
 
 
 @contextmanager
-def watching(title: str, config: Config, *, plain: bool = False, quiet: bool = False) -> Iterator[View]:
+def watching(title: str, config: Config, *, plain: bool = False, quiet: bool = False) -> Iterator[Display]:
     """A view for a run of `config`; `plain` keeps standard output free and writes lines to standard error.
 
     `quiet` says nothing: one of several processes speaks for all.
     """
     if quiet:
-        yield Silent()
+        yield NullDisplay()
         return
     console = Console()
     if plain or not can_show_panel(console):
         stream = sys.stderr if plain else sys.stdout
-        yield Unfailing(Lines(partial(print, file=stream, flush=True), config.train.log_every))
+        yield Unfailing(PlainDisplay(partial(print, file=stream, flush=True), config.train.log_every))
         return
     panel = Panel(title, config.train.max_steps, config.train.budget, console)
     try:
@@ -47,8 +47,8 @@ def watching(title: str, config: Config, *, plain: bool = False, quiet: bool = F
 class Unfailing:
     """A view whose terminal may be closed, or whose reader may leave: it falls silent and asks for an orderly stop."""
 
-    def __init__(self, view: View) -> None:
-        self._view, self._gone = view, False
+    def __init__(self, display: Display) -> None:
+        self._view, self._gone = display, False
 
     def step(self, **values: Any) -> None:
         """As the view that is watched."""
@@ -79,7 +79,7 @@ class Unfailing:
                 raise
 
 
-def finish(result: Result, *, as_json: bool, quiet: bool = False) -> int:
+def finish(result: TrainResult, *, as_json: bool, quiet: bool = False) -> int:
     """Say how a run ended, or `quiet` say nothing; returns the exit status, 128 + n when signal n stopped it."""
     best = result.best
     if quiet:

@@ -13,7 +13,7 @@ from groundup.errors import UsageError
 if TYPE_CHECKING:
     from groundup.evaluation.baselines import Baseline
     from groundup.evaluation.evaluate import Evaluation
-    from groundup.evaluation.task_set import Grade, Spec
+    from groundup.evaluation.task_set import TaskResult, TaskSpec
 
 LOSS = "loss"
 EPILOG = """\
@@ -61,13 +61,13 @@ def run(args: argparse.Namespace) -> int:
     wanted = _wanted(args)
 
     from groundup.checkpoint.load import load
-    from groundup.distributed.launch import join
-    from groundup.evaluation.evaluate import evaluate, evaluate_tasks, note, open_all, simpler_models
+    from groundup.distributed.launch import init_distributed
+    from groundup.evaluation.evaluate import append_to_log, evaluate, evaluate_tasks, open_all, run_baselines
     from groundup.ui.progress import counting
     from groundup.utils.device import choose_precision
 
-    world = join()
-    loaded = load(args.path, checkpoint=args.checkpoint, device=args.device, world=world)
+    process_group = init_distributed()
+    loaded = load(args.path, checkpoint=args.checkpoint, device=args.device, process_group=process_group)
     precision = choose_precision(args.precision, loaded.device).name
     exams = open_all(loaded, [task for task in wanted if task != LOSS])  # mistakes in them come before any work
     loss: Evaluation | None = None
@@ -82,14 +82,14 @@ def run(args: argparse.Namespace) -> int:
             window=args.window,
             stride=args.stride,
             precision=precision,
-            world=world,
+            process_group=process_group,
         )
-    with counting(quiet=args.json or world.rank > 0) as progress:
-        grades = evaluate_tasks(loaded, exams, precision=precision, world=world, progress=progress)
-    if world.rank:
+    with counting(quiet=args.json or process_group.rank > 0) as progress:
+        grades = evaluate_tasks(loaded, exams, precision=precision, process_group=process_group, progress=progress)
+    if process_group.rank:
         return 0
     if loss and args.split == "val" and not args.no_baselines:
-        simpler, compared = simpler_models(loaded, args.data)
+        simpler, compared = run_baselines(loaded, args.data)
     if args.json:
         print(json.dumps(_as_json(loaded.folder, loss, simpler, grades)))
     else:
@@ -100,20 +100,22 @@ def run(args: argparse.Namespace) -> int:
     if loss:
         data = args.data or loaded.config.data
         how |= {"data": data, "split": args.split, "window": args.window, "stride": args.stride}
-    note(loaded, results, how | {"sources": {grade.task: grade.source for grade in grades}})  # shown, whatever the disk
+    append_to_log(
+        loaded, results, how | {"sources": {grade.task: grade.source for grade in grades}}
+    )  # shown, whatever the disk
     return 0
 
 
-def _wanted(args: argparse.Namespace) -> list[Spec | str]:
+def _wanted(args: argparse.Namespace) -> list[TaskSpec | str]:
     """What is asked for, without torch: LOSS, or a task. UsageError for one that is none, or that comes twice."""
-    from groundup.evaluation.task_set import Spec
+    from groundup.evaluation.task_set import TaskSpec
 
     listed = None if args.tasks is None else [part.strip() for part in args.tasks.split(",")]
     words = [*(listed or ()), *args.task_file] or [LOSS]
     if twice := next((word for i, word in enumerate(words) if word in words[:i]), None):
         raise UsageError(f"--tasks {twice}: named twice; name it once")
-    wanted: list[Spec | str] = [task if task == LOSS else Spec.parse(task) for task in listed or ()]
-    wanted += [Spec.of_file(file) for file in args.task_file]
+    wanted: list[TaskSpec | str] = [task if task == LOSS else TaskSpec.parse(task) for task in listed or ()]
+    wanted += [TaskSpec.of_file(file) for file in args.task_file]
     wanted = wanted or [LOSS]
     for option in ("data", "tokens", "window", "stride"):
         if LOSS not in wanted and getattr(args, option) is not None:
@@ -125,7 +127,7 @@ def _parameters(model: Any) -> str:
     return f"{sum(parameter.numel() for parameter in model.parameters()):,}"
 
 
-def _as_json(folder: Any, loss: Evaluation | None, simpler: list[Baseline], grades: list[Grade]) -> dict[str, Any]:
+def _as_json(folder: Any, loss: Evaluation | None, simpler: list[Baseline], grades: list[TaskResult]) -> dict[str, Any]:
     """All that the table shows."""
     from dataclasses import asdict
 
@@ -142,7 +144,7 @@ def _as_json(folder: Any, loss: Evaluation | None, simpler: list[Baseline], grad
     return values
 
 
-def _show(loss: Evaluation | None, simpler: list[Baseline], compared: int, grades: list[Grade]) -> None:
+def _show(loss: Evaluation | None, simpler: list[Baseline], compared: int, grades: list[TaskResult]) -> None:
     """Numbers, how sure they are, and what they are to be compared with."""
     from rich.console import Console
     from rich.table import Table

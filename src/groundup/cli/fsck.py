@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from groundup.diagnostics.run_checks import Examined, Findings
+    from groundup.diagnostics.run_checks import CheckpointReport, RunReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,14 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Examine the run and print what was found."""
-    from groundup.diagnostics.run_checks import examine
+    from groundup.diagnostics.run_checks import check_run
 
-    findings = examine(Path(args.run), Path(args.data) if args.data else None)
+    findings = check_run(Path(args.run), Path(args.data) if args.data else None)
     print(_as_json(findings) if args.json else "\n".join(_lines(findings)))
     return 0 if findings.ok else 1
 
 
-def _lines(findings: Findings) -> list[str]:
+def _lines(findings: RunReport) -> list[str]:
     lines = []
     for checkpoint in findings.checkpoints:
         first, *others = checkpoint.problems or ("",)
@@ -60,11 +60,11 @@ def _lines(findings: Findings) -> list[str]:
     return lines
 
 
-def _state(checkpoint: Examined) -> str:
+def _state(checkpoint: CheckpointReport) -> str:
     return "ok" if checkpoint.ok else "newer" if checkpoint.newer else "damaged"
 
 
-def _as_json(findings: Findings) -> str:
+def _as_json(findings: RunReport) -> str:
     checkpoints = [{**asdict(checkpoint), "ok": checkpoint.ok} for checkpoint in findings.checkpoints]
     values = {**asdict(findings), "run": findings.run.as_posix(), "checkpoints": checkpoints, "ok": findings.ok}
     return json.dumps(values)

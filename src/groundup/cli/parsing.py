@@ -16,11 +16,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from groundup.cli.aliases import HABITS
-from groundup.config.merge import Overrides, nearest
+from groundup.config.merge import ConfigSource, did_you_mean
 from groundup.config.presets import DEFAULT, PRESETS
 from groundup.config.schema import Config
 from groundup.errors import UsageError
-from groundup.run.compose import layered
+from groundup.run.compose import compose_config
 
 OPTION = re.compile(r"--[A-Za-z][\w.-]*")
 # Other spellings of options that are asked for often.
@@ -67,7 +67,7 @@ def _suggest(option: str, known: list[str]) -> str:
         (name,) = normalise([here.replace(",", " ").split()[0]])
         elsewhere = "generate" if name in ("--num_samples", "--max_tokens") else "train"
         return f"here that is {here}" + ("" if name in known or name[0] != "-" else f", of `groundup {elsewhere}`")
-    for hint in (nearest(option, last.values()), nearest(option.lstrip("-").rpartition(".")[2], last)):
+    for hint in (did_you_mean(option, last.values()), did_you_mean(option.lstrip("-").rpartition(".")[2], last)):
         if hint.startswith("did you mean"):
             found = hint.removeprefix("did you mean ").removesuffix("?")
             return f"did you mean {last.get(found, found)}?"
@@ -112,7 +112,7 @@ def config_of(args: argparse.Namespace) -> Config:
 def preset_and_config(args: argparse.Namespace, options: dict[str, Any] | None = None) -> tuple[str, Config]:
     """The same, with the name of the preset below it; `options` are those of the command line."""
     given = config_overrides(args) | places(args) if options is None else options
-    return layered(args.preset, args.config, Overrides("command line", given), laptop=args.laptop)
+    return compose_config(args.preset, args.config, ConfigSource("command line", given), laptop=args.laptop)
 
 
 def places(args: argparse.Namespace) -> dict[str, str]:

@@ -13,7 +13,7 @@ from groundup.cli.parsing import add_config_options, add_files, config_overrides
 from groundup.config.presets import DEFAULT, PRESETS
 from groundup.config.schema import Config
 from groundup.errors import ConfigError, UsageError
-from groundup.run.ensure_data import GPT1_VOCAB, GPT2_VOCAB, missing, with_ids
+from groundup.run.ensure_data import GPT1_VOCAB, GPT2_VOCAB, needs_preparation, with_ids
 
 if TYPE_CHECKING:
     from groundup.model.memory import Precision
@@ -232,7 +232,7 @@ def _cluster(args: argparse.Namespace) -> Cluster:
 def _with_vocabulary(config: Config, name: str) -> tuple[Config, str]:
     """The config with a vocabulary, and where it is from."""
     wanted = config.model.vocab_size
-    if missing(config):
+    if needs_preparation(config):
         known, origin = with_ids(config)
         return known.model_copy(update={"data": None}), f"{origin}, data not prepared yet"
     if config.data:
@@ -251,11 +251,11 @@ def _with_vocabulary(config: Config, name: str) -> tuple[Config, str]:
 
 def _data(config: Config) -> Data | None:
     from groundup.data.shards import Manifest, Tokens
-    from groundup.data.windows import Batches
+    from groundup.data.windows import ShuffledWindows
     from groundup.planning.plan import Data
 
     if config.data is None:
         return None
     folder = Path(config.data)
-    batches = Batches(Tokens.open(folder, "train"), config.model.block_size, config.batches.seed)
+    batches = ShuffledWindows(Tokens.open(folder, "train"), config.model.block_size, config.batches.seed)
     return Data(batches.windows, Manifest.load(folder).splits["val"].tokens)

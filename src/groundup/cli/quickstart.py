@@ -18,7 +18,7 @@ from rich.text import Text
 
 from groundup.errors import UsageError
 from groundup.evaluation.baselines import Baseline
-from groundup.evaluation.memorization import Overlap
+from groundup.evaluation.memorization import Memorization
 from groundup.sources.corpus import PYTHON_DOCS
 from groundup.ui.panel import visible
 from groundup.ui.progress import reading
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
             "bits_per_byte": found.bits_per_byte,
             "baselines": [asdict(b) for b in found.baselines],
             "samples": found.samples,
-            "overlap": asdict(found.overlap) | {"recites": found.overlap.recites},
+            "overlap": asdict(found.overlap) | {"recites": found.overlap.is_memorized},
         }
         print(json.dumps(values, ensure_ascii=False))
     else:
@@ -124,10 +124,10 @@ def show(found: Report) -> None:
         console.print(Text(f"  {command}\n      {effect}"), soft_wrap=True)
 
 
-def recital(found: Overlap) -> str:
+def recital(found: Memorization) -> str:
     """Whether the samples are the model's own words."""
     usual = f"text that it has never seen shares up to {found.usual} bytes in a row with the training text"
-    if found.recites:
+    if found.is_memorized:
         return (
             f"It recites: {found.length} bytes stand in the training text word for word, while {usual}: {found.text!r}"
         )

@@ -27,11 +27,11 @@ def run(args: argparse.Namespace) -> int:
     """Resume, showing the run as `train` does."""
     from groundup.checkpoint.run_folder import RunFolder
     from groundup.cli.display import finish, watching
-    from groundup.distributed.launch import join
-    from groundup.run.start import go_on, reconfigure
+    from groundup.distributed.launch import init_distributed
+    from groundup.run.start import reconfigure, resume_run
 
-    first, run = join().rank == 0, RunFolder(Path(args.run))
+    first, run = init_distributed().rank == 0, RunFolder(Path(args.run))
     config, keys = reconfigure(run, config_overrides(args) | ({"data": args.data} if args.data else {}))
-    with watching(args.run, config, plain=args.json, quiet=not first) as view:
-        result = go_on(run, config, keys, view)
+    with watching(args.run, config, plain=args.json, quiet=not first) as display:
+        result = resume_run(run, config, keys, display)
     return finish(result, as_json=args.json, quiet=not first)

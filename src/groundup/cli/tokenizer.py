@@ -16,7 +16,7 @@ from rich.text import Text
 
 from groundup.cli.parsing import Action
 from groundup.errors import UsageError
-from groundup.tokenizers.registry import Learner, Tokenizer, bpe_learner, choose_tokenizer
+from groundup.tokenizers.registry import Tokenizer, TokenizerTrainer, bpe_learner, choose_tokenizer
 from groundup.ui.panel import visible
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
 def _train(args: argparse.Namespace) -> int:
     from groundup.preprocess.folder import new_folder
     from groundup.preprocess.split import ByHash
-    from groundup.preprocess.train_tokenizer import learnt
+    from groundup.preprocess.train_tokenizer import train_tokenizer
     from groundup.sources.corpus import open_sources
     from groundup.ui.progress import preparing
 
@@ -112,7 +112,7 @@ def _train(args: argparse.Namespace) -> int:
         open_sources(args.sources, column=args.column, errors=args.errors, say=watch.say) as corpus,
     ):
         watch.phase("learning", corpus.size)
-        tokenizer = learnt(learner, corpus, ByHash(val_fraction=0), watch)
+        tokenizer = train_tokenizer(learner, corpus, ByHash(val_fraction=0), watch)
         n_bytes, n_tokens = _measure(tokenizer, _texts(corpus))
         tokenizer.save(folder)
     if args.json:
@@ -159,7 +159,7 @@ def _open(spec: str) -> Tokenizer:
 
         spec = str(resolve(Path(spec)) / "tokenizer")
     choice = choose_tokenizer(spec)
-    if isinstance(choice, Learner):
+    if isinstance(choice, TokenizerTrainer):
         raise UsageError(
             f"--tokenizer {spec}: is learnt from a corpus, so there is nothing to show yet; "
             "give the folder of one that has been, made by `groundup tokenizer train` or `groundup prepare`"

@@ -18,7 +18,7 @@ from groundup.errors import UsageError
 from groundup.ui.panel import visible
 
 if TYPE_CHECKING:
-    from groundup.diagnostics.trace_step import Extract, Why
+    from groundup.diagnostics.trace_step import DocumentExcerpt, StepTrace
 
 EPILOG = """Each window of the global batch with the documents it lies in: source, the byte where the document begins
 there, and which of its tokens these are. Of a window's text the beginning and the end are shown; --json has all.
@@ -41,11 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Open the step and print it."""
-    from groundup.diagnostics.trace_step import why
+    from groundup.diagnostics.trace_step import trace_step
 
     if args.width is not None and args.width < NARROWEST:
         raise UsageError(f"--width {args.width}: must be {NARROWEST} or more")
-    found = why(Path(args.run), args.step, Path(args.data) if args.data else None)
+    found = trace_step(Path(args.run), args.step, Path(args.data) if args.data else None)
     if args.json:
         print(json.dumps(as_json(found)))
         return 0
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def as_json(why: Why) -> dict[str, object]:
+def as_json(trace_step: StepTrace) -> dict[str, object]:
     """All of it, under names that need no explanation."""
     windows = [
         {
@@ -66,26 +66,26 @@ def as_json(why: Why) -> dict[str, object]:
             "tokens": window.tokens,
             "parts": [{**part._asdict(), "text": text} for part, text in window.extracts],
         }
-        for window in why.windows
+        for window in trace_step.windows
     ]
-    return {**vars(why), "run": str(why.run), "notes": list(why.notes), "windows": windows}
+    return {**vars(trace_step), "run": str(trace_step.run), "notes": list(trace_step.notes), "windows": windows}
 
 
-def shown(why: Why, indent: int, width: int) -> Iterator[Text]:
+def shown(trace_step: StepTrace, indent: int, width: int) -> Iterator[Text]:
     """The step in lines: what the log says, then each window's documents and their text."""
-    title = Text(f"step {why.step:,}", style="bold")
-    for name, value in (("loss", why.loss), ("gradient norm", why.grad_norm)):
+    title = Text(f"step {trace_step.step:,}", style="bold")
+    for name, value in (("loss", trace_step.loss), ("gradient norm", trace_step.grad_norm)):
         if value is not None:
             title.append(f"   {name} {value:.4g}" if name != "loss" else f"   {name} {value:.4f}", style="not bold")
     yield title
-    documents = {(part.source, part.begin) for window in why.windows for part, _ in window.extracts}
+    documents = {(part.source, part.begin) for window in trace_step.windows for part, _ in window.extracts}
     sources = {source for source, _ in documents}
     of = f"{_many(len(documents), 'document')} in {_many(len(sources), 'source')}"
-    first, length = why.windows[0], why.windows[0].tokens - 1
-    yield Text(f"windows {first.cursor:,} to {why.windows[-1].cursor:,}, of {length:,} tokens each: {of}")
-    for note in why.notes:
+    first, length = trace_step.windows[0], trace_step.windows[0].tokens - 1
+    yield Text(f"windows {first.cursor:,} to {trace_step.windows[-1].cursor:,}, of {length:,} tokens each: {of}")
+    for note in trace_step.notes:
         yield Text(note, style="yellow")
-    for i, window in enumerate(why.windows, 1):
+    for i, window in enumerate(trace_step.windows, 1):
         yield Text()
         for j, extract in enumerate(window.extracts):
             number = Text(f"{i if j == 0 else '':>{indent - 2}}  ", style="bold")
@@ -94,7 +94,7 @@ def shown(why: Why, indent: int, width: int) -> Iterator[Text]:
                 yield Text(" " * indent + shortened(extract.text, width))
 
 
-def _place(extract: Extract) -> Text:
+def _place(extract: DocumentExcerpt) -> Text:
     part = extract.part
     line = Text(visible(part.source), style="not bold cyan")
     tokens = f", tokens {part.start:,} to {part.stop - 1:,} of {part.length:,}" if extract.text else ", its end"

@@ -8,7 +8,7 @@ from pathlib import Path
 from groundup.cli.parsing import add_config_arguments, preset_and_config
 from groundup.config.schema import Config
 from groundup.errors import UsageError
-from groundup.ui.lines import Lines
+from groundup.ui.lines import PlainDisplay
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,36 +40,36 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--out: say which folder the run should be written to, or give --dry-run for the plan alone")
 
     from groundup.cli.display import finish, watching
-    from groundup.distributed.launch import join
-    from groundup.run.start import begin, begin_or_go_on, restarted
+    from groundup.distributed.launch import init_distributed
+    from groundup.run.start import restarted, start_or_resume, start_run
 
     if args.dry_run:
         return _rehearse(args, config)
     _obtain(args, config)
-    world = join()
-    first = world.rank == 0
+    process_group = init_distributed()
+    first = process_group.rank == 0
     title = f"{preset} on {config.data}"
-    with watching(title, config, plain=args.json, quiet=not first) as view:
-        start = begin_or_go_on if world.any(args.auto_resume or restarted()) else begin
-        result = start(config, Path(args.out), view)
+    with watching(title, config, plain=args.json, quiet=not first) as display:
+        start = start_or_resume if process_group.any(args.auto_resume or restarted()) else start_run
+        result = start(config, Path(args.out), display)
     return finish(result, as_json=args.json, quiet=not first)
 
 
 def _rehearse(args: argparse.Namespace, config: Config) -> int:
     """Print the plan, and write nothing."""
-    from groundup.distributed.launch import join
+    from groundup.distributed.launch import init_distributed
     from groundup.planning.report import as_json, summary
-    from groundup.run.ensure_data import missing, outlook
-    from groundup.run.start import rehearse
+    from groundup.run.ensure_data import needs_preparation, plan_without_data
+    from groundup.run.start import dry_run
 
-    first = join().rank == 0
+    first = init_distributed().rank == 0
     say = print if first and not args.json else _nothing
-    if missing(config):
-        plan, line = outlook(config)
+    if needs_preparation(config):
+        plan, line = plan_without_data(config)
         for each in (*summary(plan), line):
             say(each)
     else:
-        plan = rehearse(config, Path(args.out) if args.out else None, Lines(say))
+        plan = dry_run(config, Path(args.out) if args.out else None, PlainDisplay(say))
     if args.json and first:
         print(as_json(plan))
     return 0
@@ -77,14 +77,14 @@ def _rehearse(args: argparse.Namespace, config: Config) -> int:
 
 def _obtain(args: argparse.Namespace, config: Config) -> None:
     """Prepare what the run is to learn from, where the config says how and nobody has done it yet."""
-    from groundup.distributed.launch import expected
-    from groundup.run.ensure_data import obtain
+    from groundup.distributed.launch import expected_world_size
+    from groundup.run.ensure_data import ensure_prepared
     from groundup.run.start import restarted
     from groundup.ui.progress import preparing
 
     with preparing(quiet=args.json) as watch:
         goes_on = args.auto_resume or restarted()
-        obtain(config, Path(args.out), watch, processes=expected(), goes_on=goes_on)
+        ensure_prepared(config, Path(args.out), watch, processes=expected_world_size(), goes_on=goes_on)
 
 
 def _nothing(line: str) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from groundup.cli.parsing import Action, add_config_arguments, config_of
 from groundup.run.halving import ROUNDS
 from groundup.ui.chart import Series, braille_chart
-from groundup.ui.lines import Lines
+from groundup.ui.lines import PlainDisplay
 
 if TYPE_CHECKING:
     from groundup.run.lr_search import Tuned
@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
 
     from groundup.run.lr_search import tune_learning_rate
 
-    view = Lines(partial(print, file=sys.stderr, flush=True), config.train.log_every)
-    tuned = tune_learning_rate(config, view, steps=args.steps)
+    display = PlainDisplay(partial(print, file=sys.stderr, flush=True), config.train.log_every)
+    tuned = tune_learning_rate(config, display, steps=args.steps)
     print(_as_json(tuned)) if args.json else _print(tuned)
     return 0
 
@@ -61,7 +61,7 @@ def _as_json(tuned: Tuned) -> str:
         {
             "learning_rate": tuned.learning_rate,
             "options": tuned.options,
-            "peaks": tuned.peaks,
+            "peaks": tuned.peak_lrs,
             "diverged_at": tuned.diverged_at,
             "curve": [{"learning_rate": rate, "loss": loss} for rate, loss in tuned.curve],
             "rounds": [

@@ -13,7 +13,7 @@ from groundup.checkpoint.log import Evaluation, History, read_history
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.comparison.curves import AXES, Axis, Curve, Measure, Reading
 from groundup.comparison.texts import Answer, Text, said, same_text, same_tokenizer, text_of
-from groundup.config.merge import changed, leaves, value_of
+from groundup.config.merge import diff, flatten, get
 from groundup.config.schema import Config
 from groundup.errors import CheckpointError, UsageError
 from groundup.model.size import parameters
@@ -111,12 +111,12 @@ def settings(configs: Sequence[Config], texts: Sequence[Text]) -> dict[str, tupl
 
     Not the path of one and the same data.
     """
-    keys = {key for config in configs for key in changed(configs[0], config)}
+    keys = {key for config in configs for key in diff(configs[0], config)}
     fingerprints = {text.data for text in texts}
     if len(fingerprints) == 1 and None not in fingerprints:
         keys.discard("data")
-    ordered = [key for key, _ in leaves(configs[0].model_dump()) if key in keys]
-    return {key: tuple(value_of(config, key) for config in configs) for key in ordered}
+    ordered = [key for key, _ in flatten(configs[0].model_dump()) if key in keys]
+    return {key: tuple(get(config, key) for config in configs) for key in ordered}
 
 
 def names(paths: Sequence[Path]) -> list[str]:

@@ -16,7 +16,7 @@ from groundup.errors import ConfigError
 ALTERNATIVES = {"train": (HORIZONS,), "schedule": (WARMUPS, COOLDOWNS)}
 
 
-class Overrides(NamedTuple):
+class ConfigSource(NamedTuple):
     """Values and where they come from: a preset's name, a file, `command line`."""
 
     origin: str
@@ -32,14 +32,14 @@ BOUNDS = {
 }
 
 
-def decode(parts: Iterable[Overrides]) -> Config:
+def merge_and_validate(parts: Iterable[ConfigSource]) -> Config:
     """Merge `parts`, later ones winning, and validate; ConfigError names place, dotted key, value and remedy."""
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for part in parts:
-        for key, value in leaves(part.values):
+        for key, value in flatten(part.values):
             _forget_alternatives(merged, key, value)
-        for key, value in leaves(part.values):
+        for key, value in flatten(part.values):
             _assign(merged, key, value)
             origins.pop(key, None)
             origins[key] = part.origin  # newest last: it is the one to name
@@ -49,36 +49,36 @@ def decode(parts: Iterable[Overrides]) -> Config:
         raise ConfigError(_sentence(error, origins)) from None
 
 
-def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and values of a nested mapping; dashes in keys read as underscores."""
     for key, value in values.items():
         name = prefix + str(key).replace("-", "_")
         if isinstance(value, dict):
-            yield from leaves(value, name + ".")
+            yield from flatten(value, name + ".")
         else:
             yield name, value
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
+def did_you_mean(name: str, names: Iterable[str]) -> str:
     """`; did you mean X?` for a close name, else the choices."""
     names = list(names)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else f"known: {', '.join(names)}"
 
 
-def changed(before: BaseModel, after: BaseModel, prefix: str = "") -> list[str]:
+def diff(before: BaseModel, after: BaseModel, prefix: str = "") -> list[str]:
     """Dotted keys in which two configs of one type differ."""
     keys = []
     for name in type(before).model_fields:
         old, new = getattr(before, name), getattr(after, name)
         if isinstance(old, BaseModel) and isinstance(new, BaseModel):
-            keys += changed(old, new, f"{prefix}{name}.")
+            keys += diff(old, new, f"{prefix}{name}.")
         elif old != new:
             keys.append(prefix + name)
     return keys
 
 
-def value_of(config: Config, dotted: str) -> Any:
+def get(config: Config, dotted: str) -> Any:
     """What a config says under a dotted key."""
     value: Any = config
     for name in dotted.split("."):
@@ -115,7 +115,7 @@ def _sentence(error: ValidationError, origins: dict[str, str]) -> str:
     kind, value = first["type"], first.get("input")
     if kind == "extra_forbidden":
         section = _section(path[:-1])
-        return f"{place}{dotted}: unknown key; {nearest(path[-1], section.model_fields)}"
+        return f"{place}{dotted}: unknown key; {did_you_mean(path[-1], section.model_fields)}"
     if kind == "value_error":
         message = str(first["ctx"]["error"])
         shown = f" {value!r}:" if not isinstance(value, dict | BaseModel) else ""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from groundup.config.merge import Overrides, nearest
+from groundup.config.merge import ConfigSource, did_you_mean
 from groundup.errors import ConfigError
 
 Row = dict[str, dict[str, Any]]
@@ -153,8 +153,8 @@ PRESETS: dict[str, Row] = {
 DEFAULT = "gpt2-micro"
 
 
-def preset(name: str) -> Overrides:
+def preset(name: str) -> ConfigSource:
     """The row called `name`; ConfigError with the nearest name when there is none."""
     if name not in PRESETS:
-        raise ConfigError(f"preset {name!r}: there is none; {nearest(name, PRESETS)}")
-    return Overrides(f"preset {name}", PRESETS[name])
+        raise ConfigError(f"preset {name!r}: there is none; {did_you_mean(name, PRESETS)}")
+    return ConfigSource(f"preset {name}", PRESETS[name])

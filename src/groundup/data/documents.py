@@ -15,7 +15,7 @@ from groundup.errors import DataError
 LARGEST_OFFSET = 2**63 - 1  # bytes: no file is larger
 
 
-class Part(NamedTuple):
+class DocumentSpan(NamedTuple):
     """What of one document lies in a stretch of tokens. A document's tokens count from its first, up to `stop`."""
 
     source: str
@@ -74,7 +74,7 @@ class Documents:
             raise self._damaged(i, f"is byte {offset:,} of source {source:,}, and there are {len(self._sources):,}")
         return self._sources[source], offset
 
-    def at(self, start: int, n: int) -> list[Part]:
+    def at(self, start: int, n: int) -> list[DocumentSpan]:
         """What the `n` tokens from `start` on are made of, in order. Raises DataError where that cannot be."""
         first = max(bisect_right(range(len(self)), start, key=self.begin) - 1, 0)
         last = bisect_left(range(len(self)), start + n, lo=first, key=self.begin)
@@ -85,7 +85,7 @@ class Documents:
                 raise self._damaged(i, f"is tokens {begin:,} to {end:,} of {self._end:,}, which cannot be")
             inside = (max(start, begin) - begin, min(start + n, end) - begin)
             if inside[0] < inside[1]:
-                parts.append(Part(*self.place(i), begin, end - begin, *inside))
+                parts.append(DocumentSpan(*self.place(i), begin, end - begin, *inside))
         return parts
 
     def _damaged(self, i: int, what: str) -> DataError:

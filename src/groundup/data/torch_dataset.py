@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from groundup.data.shards import Manifest, Tokens
-from groundup.data.windows import Batches
+from groundup.data.windows import ShuffledWindows
 from groundup.errors import DataError, UsageError
 
 Sample = tuple[Tensor, Tensor]  # ids and targets, each (block_size,) int64; a target is the id one place further on
@@ -34,7 +34,7 @@ class Windows(Dataset[Sample]):
                 f"{folder}: the {split} split has {len(tokens)} tokens, fewer than a block_size of {block_size} and "
                 "one more; prepare more text, or give a smaller block_size"
             )
-        self._batches = Batches(tokens, block_size, seed)
+        self._batches = ShuffledWindows(tokens, block_size, seed)
         self._length = epochs * self._batches.windows
 
     def __len__(self) -> int:

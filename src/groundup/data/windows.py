@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundup.errors import DataError
-from groundup.utils.hashing import mix
+from groundup.utils.hashing import mix64
 
 ROUNDS = 6  # of the Feistel network; 4 make a permutation pseudorandom (Luby & Rackoff 1988), two more cost little
 
@@ -28,7 +28,7 @@ class TokenSource(Protocol):
         ...
 
 
-def permute(index: NDArray[np.uint64], n: int, key: int) -> NDArray[np.uint64]:
+def feistel_permutation(index: NDArray[np.uint64], n: int, key: int) -> NDArray[np.uint64]:
     """Where `index` (numbers below n) go under a permutation of 0 … n-1 chosen by `key`, in O(1) memory.
 
     A Feistel network over the smallest even number of bits that holds n, walked until it lands below n
@@ -41,13 +41,13 @@ def permute(index: NDArray[np.uint64], n: int, key: int) -> NDArray[np.uint64]:
     while outside.any():
         left, right = out[outside] >> half, out[outside] & low
         for r in range(ROUNDS):
-            left, right = right, left ^ (mix(key, r, right) & low)
+            left, right = right, left ^ (mix64(key, r, right) & low)
         out[outside] = (left << half) | right
         outside = out >= n
     return out
 
 
-class Batches:
+class ShuffledWindows:
     """Windows of a training split in the order of a run."""
 
     def __init__(self, tokens: TokenSource, block_size: int, seed: int) -> None:
@@ -62,7 +62,7 @@ class Batches:
         self.windows = max(1, (len(tokens) - 1) // block_size - 1)  # in an epoch
         self._slack = min(block_size - 1, len(tokens) - 1 - self.windows * block_size)
 
-    def starts(self, cursor: int, n: int) -> NDArray[np.int64]:
+    def window_starts(self, cursor: int, n: int) -> NDArray[np.int64]:
         """First tokens of the `n` windows from `cursor` on; a cursor counts windows since the start of the run."""
         return self.starts_at(np.arange(cursor, cursor + n))
 
@@ -72,9 +72,9 @@ class Batches:
         starts = np.empty_like(places)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            key = int(mix(self.seed, int(epoch))[0])
-            shift = int(mix(key, 0)[0]) % (self._slack + 1)
-            order = permute(index[here].astype(np.uint64), self.windows, key)
+            key = int(mix64(self.seed, int(epoch))[0])
+            shift = int(mix64(key, 0)[0]) % (self._slack + 1)
+            order = feistel_permutation(index[here].astype(np.uint64), self.windows, key)
             starts[here] = shift + order.astype(np.int64) * self.block_size
         return starts
 

@@ -15,7 +15,7 @@ from groundup.diagnostics.finding import Finding, problem
 from groundup.diagnostics.scan import Scan, index_fault, scan
 from groundup.errors import GroundupError
 from groundup.tokenizers.registry import Tokenizer, load_tokenizer
-from groundup.utils.progress import Watch
+from groundup.utils.progress import ProgressReporter
 
 SPLITS: tuple[SplitName, ...] = ("train", "val")
 FEW = 10_000  # validation tokens; losses of single tokens vary by about 3 nats, so the mean of these by 0.03
@@ -24,7 +24,7 @@ PIECE = 4000  # tokens that are decoded and encoded again
 MULTIPLE = 64  # embeddings are padded to this many rows, as `model.vocab_multiple` has it by default
 
 
-def check_data(folder: Path, watch: Watch) -> Iterator[Finding]:
+def check_data(folder: Path, watch: ProgressReporter) -> Iterator[Finding]:
     """Everything that can be wrong with a folder of prepared tokens, in one pass over it."""
     about = str(folder)
     try:

@@ -22,8 +22,8 @@ from groundup.diagnostics.finding import Finding, problem
 from groundup.diagnostics.rollcall import Facts, RollCall, launched, own_facts
 from groundup.diagnostics.roster import ABOUT, absent, alike, cards, faults, kinds, met, one
 from groundup.diagnostics.wire import AllReduce, Clock, all_reduce, clocks, limited
-from groundup.distributed.launch import join
-from groundup.distributed.process_group import LostError, World
+from groundup.distributed.launch import init_distributed
+from groundup.distributed.process_group import LostError, ProcessGroup
 from groundup.errors import DataError, GroundupError
 
 PATIENCE = 60.0  # seconds
@@ -47,8 +47,8 @@ def examine(paths: Sequence[Path], data: Path | None, patience: float) -> Iterat
         if not call.answer(mine):  # which the first process tells
             yield Finding(ABOUT, "rendezvous", "problem", "not all came")
             return
-        world = join(timedelta(seconds=patience))
-        yield from _together(world, [], {}, patience)
+        process_group = init_distributed(timedelta(seconds=patience))
+        yield from _together(process_group, [], {}, patience)
         return
     everyone = call.collect(mine)
     call.say(len(everyone) == size)
@@ -56,14 +56,14 @@ def examine(paths: Sequence[Path], data: Path | None, patience: float) -> Iterat
         yield absent(everyone, size, patience, call.place)
         return
     try:
-        world = join(timedelta(seconds=patience))
+        process_group = init_distributed(timedelta(seconds=patience))
         yield met(everyone, time.monotonic() - began)
         folders, place = kinds(everyone, paths, data)
         yield from alike(everyone)
         yield from cards(everyone)
         disk = machine.disk(place)
         yield replace(disk, about=ABOUT, sentence=f"{mine.host}, process 0, which alone writes: {disk.sentence}")
-        yield from _together(world, everyone, faults(everyone, folders), patience)
+        yield from _together(process_group, everyone, faults(everyone, folders), patience)
     except GroundupError as error:
         yield problem(ABOUT, "network", error)
 
@@ -73,28 +73,30 @@ def settled(trouble: bool) -> bool:
     if not dist.is_initialized():
         return trouble
     try:
-        return join().first(trouble)
+        return init_distributed().broadcast_object(trouble)
     except LostError:
         return True
 
 
-def _together(world: World, everyone: list[Facts], wrong: dict[str, list[str]], patience: float) -> Iterator[Finding]:
+def _together(
+    process_group: ProcessGroup, everyone: list[Facts], wrong: dict[str, list[str]], patience: float
+) -> Iterator[Finding]:
     """What can be found only by meeting. All call it; `everyone` and `wrong` are known to the first process."""
-    everyone, wrong = world.first((everyone, wrong))
+    everyone, wrong = process_group.broadcast_object((everyone, wrong))
     with limited("an all-reduce", patience + LONGER):
-        yield summed(everyone, all_reduce(world, torch.device("cpu")), "gloo")
+        yield summed(everyone, all_reduce(process_group, torch.device("cpu")), "gloo")
     own = {facts.gpu for facts in everyone if facts.gpu}
-    if len(own) == world.size:  # else NCCL would wait for ever
+    if len(own) == process_group.size:  # else NCCL would wait for ever
         with limited("an all-reduce between GPUs", patience + LONGER):
-            yield summed(everyone, all_reduce(world, torch.device("cuda", world.local_rank)), "NCCL")
+            yield summed(everyone, all_reduce(process_group, torch.device("cuda", process_group.local_rank)), "NCCL")
     with limited("comparing clocks", patience + LONGER):
-        yield together(everyone, clocks(world))
+        yield together(everyone, clocks(process_group))
     if not wrong:
         yield Finding(ABOUT, "data", "ok", "none was named to be compared; give --data DIR")
     for folder, odd in wrong.items():
         remedy = "copy one folder to all machines, or give them one place"
         yield from (Finding(folder, "data", "problem", fault, remedy) for fault in odd)
-        yield from _read_everywhere(world, Path(folder), everyone, patience, alike=not odd)
+        yield from _read_everywhere(process_group, Path(folder), everyone, patience, alike=not odd)
 
 
 def summed(everyone: list[Facts], found: AllReduce, by: str) -> Finding:
@@ -133,15 +135,15 @@ def together(everyone: list[Facts], found: list[Clock]) -> Finding:
 
 
 def _read_everywhere(
-    world: World, folder: Path, everyone: list[Facts], patience: float, *, alike: bool
+    process_group: ProcessGroup, folder: Path, everyone: list[Facts], patience: float, *, alike: bool
 ) -> Iterator[Finding]:
     """Checksums of a folder's files, read by one process of each launcher while the others wait, however long."""
     reader = Reader(folder)
-    if world.local_rank == 0 and str(folder) in everyone[world.rank].data:
+    if process_group.local_rank == 0 and str(folder) in everyone[process_group.rank].data:
         reader.start()
-    while world.any(reader.busy(patience)):
+    while process_group.any(reader.busy(patience)):
         time.sleep(BEAT)
-    faults = {rank: fault for rank, fault in enumerate(world.gathered(reader.fault)) if fault}
+    faults = {rank: fault for rank, fault in enumerate(process_group.all_gather_object(reader.fault)) if fault}
     for rank, fault in faults.items():
         sentence, _, remedy = fault.rpartition("; ")
         yield Finding(str(folder), "data", "problem", f"{one(everyone[rank])}: {sentence}", remedy)

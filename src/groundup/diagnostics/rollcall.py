@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from groundup import __version__
 from groundup.data.shards import Manifest
-from groundup.distributed.launch import expected, from_slurm
+from groundup.distributed.launch import expected_world_size, from_slurm
 from groundup.errors import GroundupError, TrainingError, UsageError
 
 PREFIX, VERDICT = "groundup-doctor", "verdict"
@@ -43,14 +43,14 @@ class Facts:
 
 def launched() -> int:
     """How many processes a launcher has started; UsageError where there is none."""
-    if "RANK" not in os.environ and expected() > 1:
+    if "RANK" not in os.environ and expected_world_size() > 1:
         os.environ.update(from_slurm(os.environ))
-    if "RANK" not in os.environ or (expected() == 1 and "TORCHELASTIC_RUN_ID" not in os.environ):
+    if "RANK" not in os.environ or (expected_world_size() == 1 and "TORCHELASTIC_RUN_ID" not in os.environ):
         raise UsageError(
             "--distributed: this process was started alone; start all of the job's, as with "
             "`torchrun --nproc-per-node 2 -m groundup doctor --distributed`"
         )
-    return expected()
+    return expected_world_size()
 
 
 def own_facts(folders: Iterable[Path]) -> Facts:

@@ -19,7 +19,7 @@ from groundup.checkpoint import state
 from groundup.checkpoint.data_match import origin
 from groundup.checkpoint.files import AVERAGE, MODEL, PROGRESS
 from groundup.checkpoint.run_folder import RunFolder
-from groundup.config.merge import changed
+from groundup.config.merge import diff
 from groundup.config.schema import Config
 from groundup.data.shards import Manifest, check_files
 from groundup.errors import CheckpointError, DataError, GroundupError, NewerFormatError
@@ -33,7 +33,7 @@ FIXED = ("model.", "optimizer.", "schedule.", "batches.seed", "train.batch_token
 
 
 @dataclass(frozen=True)
-class Examined:
+class CheckpointReport:
     """One checkpoint."""
 
     name: str
@@ -48,11 +48,11 @@ class Examined:
 
 
 @dataclass(frozen=True)
-class Findings:
+class RunReport:
     """A whole run."""
 
     run: Path
-    checkpoints: tuple[Examined, ...]  # oldest first
+    checkpoints: tuple[CheckpointReport, ...]  # oldest first
     problems: tuple[str, ...]  # outside the checkpoints
     notes: tuple[str, ...]  # worth knowing, and no damage
     resume_from: str | None  # the newest good checkpoint
@@ -65,7 +65,7 @@ class Findings:
         return not self.problems and all(checkpoint.ok for checkpoint in self.checkpoints)
 
 
-def examine(path: Path, data: Path | None = None) -> Findings:
+def check_run(path: Path, data: Path | None = None) -> RunReport:
     """Everything about the run at `path`; `data` names the prepared folder where it has moved.
 
     CheckpointError when there is no run at all, DataError when `data` is no folder. A checkpoint that a training
@@ -93,18 +93,18 @@ def examine(path: Path, data: Path | None = None) -> Findings:
     update = _needs_update(examined)
     command = _command(run, examined, data) if config and not update else None
     from_here = good.name if good else None
-    return Findings(path, tuple(examined), tuple(problems), tuple(notes), from_here, command, update)
+    return RunReport(path, tuple(examined), tuple(problems), tuple(notes), from_here, command, update)
 
 
-def _examined(folder: Path) -> Examined:
+def _examined(folder: Path) -> CheckpointReport:
     """A checkpoint: every damaged file, or else what is wrong with what its files hold."""
     damaged = tuple(f"{file}: {what}" for file, what in damage(folder))
     if damaged:
-        return Examined(folder.name, damaged, intact=False)
+        return CheckpointReport(folder.name, damaged, intact=False)
     try:
-        return Examined(folder.name, tuple(_odd_content(folder)))
+        return CheckpointReport(folder.name, tuple(_odd_content(folder)))
     except NewerFormatError as error:
-        return Examined(folder.name, (_within(folder, str(error)),), newer=True)
+        return CheckpointReport(folder.name, (_within(folder, str(error)),), newer=True)
 
 
 def _odd_content(folder: Path) -> Iterator[str]:
@@ -167,7 +167,7 @@ def _odd_tensors(file: Path, name: str, shapes: Mapping[str, list[int]]) -> Iter
         yield f"{name}: {', '.join(sorted(missing))} of the model missing"
 
 
-def _chain(run: RunFolder, examined: list[Examined]) -> tuple[list[Examined], list[str]]:
+def _chain(run: RunFolder, examined: list[CheckpointReport]) -> tuple[list[CheckpointReport], list[str]]:
     """Whether each checkpoint's parent is still the one it went on from, as far as it is still there."""
     found, broken = {checkpoint.name: checkpoint for checkpoint in examined}, []
     for child in examined:
@@ -199,7 +199,7 @@ def _books_of_the_run(run: RunFolder, config: Config | None, good: Path | None) 
     """The run's own files, and whether its config is that of its checkpoints."""
     problems = []
     if config and good:
-        keys = [key for key in changed(state.load_config(good), config) if key.startswith(FIXED)]
+        keys = [key for key in diff(state.load_config(good), config) if key.startswith(FIXED)]
         if keys:
             problems.append(f"config.yaml: differs from checkpoints/{good.name}/config.json in {', '.join(keys)}")
     if good and not run.log.exists():
@@ -276,7 +276,7 @@ def _room(run: RunFolder) -> list[str]:
     return []
 
 
-def _command(run: RunFolder, examined: list[Examined], data: Path | None) -> str | None:
+def _command(run: RunFolder, examined: list[CheckpointReport], data: Path | None) -> str | None:
     """How to go on. Resuming looks at checksums alone, so what is bad in another way must go first."""
     newer_ones = list(takewhile(lambda found: not found.ok, reversed(examined)))
     if examined and len(newer_ones) == len(examined):
@@ -286,7 +286,7 @@ def _command(run: RunFolder, examined: list[Examined], data: Path | None) -> str
     return remove + shlex.join(["groundup", "resume", str(run.path), *(["--data", str(data)] if data else [])])
 
 
-def _needs_update(examined: list[Examined]) -> bool:
+def _needs_update(examined: list[CheckpointReport]) -> bool:
     """Whether the newest checkpoint whose checksums hold, which is what resuming takes, is of a newer groundup."""
     return next((found.newer for found in reversed(examined) if found.intact), False)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from groundup.data.documents import LARGEST_OFFSET, Documents
 from groundup.data.shards import Manifest, SplitName
-from groundup.utils.progress import Watch
+from groundup.utils.progress import ProgressReporter
 
 CHUNK = 8 << 20  # bytes read at a time
 DIGEST = 8  # bytes; among ten million documents, two different ones share one with a chance of 3 in a million
@@ -30,7 +30,9 @@ class Scan:
     first_outside: tuple[int, int] | None = None  # the first of them, and where it stands in the split
 
 
-def scan(folder: Path, manifest: Manifest, name: SplitName, documents: Documents, watch: Watch, done: int) -> Scan:
+def scan(
+    folder: Path, manifest: Manifest, name: SplitName, documents: Documents, watch: ProgressReporter, done: int
+) -> Scan:
     """Read a split once, its files known to be as long as they should; `done` bytes were read before."""
     digester, at, n_vocab = _Digester(documents), 0, manifest.tokenizer.n_vocab
     found = Scan(digester.digests, digester.lengths)
@@ -65,17 +67,17 @@ class _Digester:
 
     def feed(self, block: bytes, at: int, n: int) -> None:
         """The `n` tokens from `at` on."""
-        width, view = len(block) // n, memoryview(block)
+        width, display = len(block) // n, memoryview(block)
         behind = bisect_left(range(len(self._documents)), at + n, lo=self._now + 1, key=self._documents.begin)
         cuts = [*(self._documents.begins(self._now + 1, behind) - at).tolist(), n]
-        self._take(view[: cuts[0] * width], width)
+        self._take(display[: cuts[0] * width], width)
         if starts := cuts[:-1]:  # all but the last of these documents end in this block too
             self.end()
-            whole = [blake2b(view[i * width : j * width], digest_size=DIGEST).digest() for i, j in pairwise(starts)]
+            whole = [blake2b(display[i * width : j * width], digest_size=DIGEST).digest() for i, j in pairwise(starts)]
             first, self._now = self._now + 1, self._now + len(starts)
             self.digests[first : self._now] = np.frombuffer(b"".join(whole), "<u8")
             self.lengths[first : self._now] = np.diff(starts)
-            self._take(view[starts[-1] * width :], width)
+            self._take(display[starts[-1] * width :], width)
 
     def _take(self, piece: memoryview, width: int) -> None:
         if self._now >= 0:  # else it belongs to no document

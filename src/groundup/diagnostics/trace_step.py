@@ -17,11 +17,11 @@ from groundup.checkpoint.data_match import origin
 from groundup.checkpoint.files import PROGRESS, read_json
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
-from groundup.data.documents import Documents, Part
+from groundup.data.documents import Documents, DocumentSpan
 from groundup.data.shards import Manifest, Tokens
-from groundup.data.windows import Batches
+from groundup.data.windows import ShuffledWindows
 from groundup.errors import CheckpointError, ConfigError, DataError, UsageError
-from groundup.optim.run_length import Steps, build_horizon
+from groundup.optim.run_length import StepLength, build_run_length
 from groundup.tokenizers.registry import Tokenizer, load_tokenizer
 from groundup.utils.files import checksums, sha256
 
@@ -30,10 +30,10 @@ Skips = Sequence[tuple[int, int]]  # windows from the first up to the second, wh
 OF_A_STEP = re.compile(rb'"event":\s*"(?:step|skip)"')
 
 
-class Extract(NamedTuple):
+class DocumentExcerpt(NamedTuple):
     """What of one document lies in a window, and its text; the end of a document has none."""
 
-    part: Part
+    part: DocumentSpan
     text: str
 
 
@@ -44,11 +44,11 @@ class Window:
     cursor: int  # its place in the order of the run
     start: int  # its first token, in the training split
     tokens: int  # how many: the context, and one more that is only predicted
-    extracts: tuple[Extract, ...]
+    extracts: tuple[DocumentExcerpt, ...]
 
 
 @dataclass(frozen=True)
-class Why:
+class StepTrace:
     """A step: what the log says of it, and the windows of its global batch."""
 
     run: Path
@@ -62,7 +62,7 @@ class Why:
     windows: tuple[Window, ...]
 
 
-def why(run: Path, step: int, data: Path | None = None) -> Why:
+def trace_step(run: Path, step: int, data: Path | None = None) -> StepTrace:
     """Open a step of a run; `data` is the prepared folder where it has moved.
 
     Raises UsageError for a step that there cannot be, CheckpointError where there is no run, DataError for data that
@@ -76,7 +76,7 @@ def why(run: Path, step: int, data: Path | None = None) -> Why:
     books, skips = _books(folder)
     notes = _compared(place, books)
     tokens = Tokens.open(place, "train")
-    batches = Batches(tokens, config.model.block_size, config.batches.seed)
+    batches = ShuffledWindows(tokens, config.model.block_size, config.batches.seed)
     records = logged(folder.log, step)
     if records:
         cursor, more = int(records[-1]["cursor"]), _of_log(records)
@@ -84,7 +84,7 @@ def why(run: Path, step: int, data: Path | None = None) -> Why:
         cursor, more = _foreseen(config, batches, step, skips)
     documents, tokenizer = Documents.open(place, Manifest.load(place), "train"), load_tokenizer(place / "tokenizer")
     last = records[-1] if records else {}
-    return Why(
+    return StepTrace(
         run,
         step,
         cursor,
@@ -97,14 +97,16 @@ def why(run: Path, step: int, data: Path | None = None) -> Why:
     )
 
 
-def _windows(cursor: int, n: int, batches: Batches, documents: Documents, tokenizer: Tokenizer) -> Iterable[Window]:
+def _windows(
+    cursor: int, n: int, batches: ShuffledWindows, documents: Documents, tokenizer: Tokenizer
+) -> Iterable[Window]:
     length = batches.block_size + 1
-    for i, start in enumerate(batches.starts(cursor, n).tolist()):
+    for i, start in enumerate(batches.window_starts(cursor, n).tolist()):
         ids, extracts = batches.tokens.read(start, length), []
         for part in documents.at(start, length):
             first = part.begin + part.start - start
             inside = ids[first : first + part.stop - part.start]
-            extracts.append(Extract(part, tokenizer.decode(inside[inside != tokenizer.end_of_text].tolist())))
+            extracts.append(DocumentExcerpt(part, tokenizer.decode(inside[inside != tokenizer.end_of_text].tolist())))
         yield Window(cursor + i, start, length, tuple(extracts))
 
 
@@ -155,10 +157,10 @@ def _of_log(records: list[dict[str, Any]]) -> list[str]:
     return notes
 
 
-def _foreseen(config: Config, batches: Batches, step: int, skips: Skips) -> tuple[int, list[str]]:
+def _foreseen(config: Config, batches: ShuffledWindows, step: int, skips: Skips) -> tuple[int, list[str]]:
     """The cursor of a step that the log does not have, and how it is known."""
-    horizon = build_horizon(config, batches.windows)
-    if isinstance(horizon, Steps) and step > horizon.total:
+    horizon = build_run_length(config, batches.windows)
+    if isinstance(horizon, StepLength) and step > horizon.total:
         raise UsageError(f"step {step}: beyond the horizon of this run, which is {horizon.total:,} steps")
     if step > LAST // config.rows:
         raise UsageError(f"step {step}: farther than any run can go")

@@ -19,7 +19,7 @@ from typing import Any
 
 from groundup.checkpoint.diff import Difference, difference, different_books
 from groundup.checkpoint.run_folder import RunFolder, read_log, step_of
-from groundup.config.merge import changed, value_of
+from groundup.config.merge import diff, get
 from groundup.config.schema import Config, to_yaml
 from groundup.errors import TrainingError, UsageError
 
@@ -74,8 +74,8 @@ def verify_resume(
         a_step = config.train.batch_tokens / plan["tokens_per_s"] if plan["tokens_per_s"] else 0.0
         say(f"{last} steps straight, and again with a kill after step {middle}: about "
             f"{3 * start_up + (2 * last + 4) * a_step:.0f} seconds more")  # fmt: skip
-        for key in changed(config, short):
-            say(f"for this, {key} is {value_of(short, key)}, not {value_of(config, key)}")
+        for key in diff(config, short):
+            say(f"for this, {key} is {get(short, key)}, not {get(config, key)}")
         straight, killed = RunFolder(place / "straight"), RunFolder(place / "killed")
         _train(straight, to_yaml(short), lambda: straight.checkpoint(last).is_dir())
         say(f"straight: step {last} after {time.monotonic() - began:.0f} s")

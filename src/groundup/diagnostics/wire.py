@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
-from groundup.distributed.process_group import World, meet
+from groundup.distributed.process_group import ProcessGroup, collective
 from groundup.planning.gpus import ring_bytes
 
 SMALL = 4  # bytes
@@ -62,21 +62,21 @@ def limited(what: str, seconds: float) -> Iterator[None]:
         timer.cancel()
 
 
-def all_reduce(world: World, device: torch.device) -> AllReduce:
+def all_reduce(process_group: ProcessGroup, device: torch.device) -> AllReduce:
     """Sum a few numbers, then time a small and a large message; all must call it."""
     numbers = torch.arange(1000, dtype=torch.float64, device=device)
-    got = world.sum(numbers * (world.rank + 1))
-    right = bool((got == numbers * (world.size * (world.size + 1) // 2)).all())
-    wrong = [rank for rank, fine in enumerate(world.gathered(right)) if not fine]
+    got = process_group.all_reduce(numbers * (process_group.rank + 1))
+    right = bool((got == numbers * (process_group.size * (process_group.size + 1) // 2)).all())
+    wrong = [rank for rank, fine in enumerate(process_group.all_gather_object(right)) if not fine]
 
     small = torch.zeros(SMALL // 4, device=device)
-    _seconds(world, small, WARM)
-    latency = _seconds(world, small, SMALL_TIMES)
+    _seconds(process_group, small, WARM)
+    latency = _seconds(process_group, small, SMALL_TIMES)
 
     large = torch.zeros(LARGE[device.type] // 4, device=device)
-    once = _seconds(world, large, 1)
-    each = _seconds(world, large, world.first(min(20, max(1, int(ENOUGH / once)))))
-    return AllReduce(wrong, latency, bus_bandwidth(world.size, LARGE[device.type], each), LARGE[device.type])
+    once = _seconds(process_group, large, 1)
+    each = _seconds(process_group, large, process_group.broadcast_object(min(20, max(1, int(ENOUGH / once)))))
+    return AllReduce(wrong, latency, bus_bandwidth(process_group.size, LARGE[device.type], each), LARGE[device.type])
 
 
 def bus_bandwidth(processes: int, n_bytes: int, seconds: float) -> float:
@@ -87,13 +87,13 @@ def bus_bandwidth(processes: int, n_bytes: int, seconds: float) -> float:
     return ring_bytes(n_bytes, processes) / seconds
 
 
-def _seconds(world: World, tensor: torch.Tensor, times: int) -> float:
+def _seconds(process_group: ProcessGroup, tensor: torch.Tensor, times: int) -> float:
     """The mean time of an all-reduce, begun by all together."""
-    world.any(False)
+    process_group.any(False)
     _finish(tensor)
     began = time.perf_counter()
     for _ in range(times):
-        world.sum(tensor)
+        process_group.all_reduce(tensor)
     _finish(tensor)
     return (time.perf_counter() - began) / times
 
@@ -103,34 +103,34 @@ def _finish(tensor: torch.Tensor) -> None:
         torch.cuda.synchronize(tensor.device)
 
 
-def clocks(world: World) -> list[Clock]:
+def clocks(process_group: ProcessGroup) -> list[Clock]:
     """Every process's clock, by rank, on the first process; an empty list on the others. All must call it."""
-    if world.rank:
+    if process_group.rank:
         for _ in range(ROUNDS):
-            _answer(world)
-        world.any(False)
+            _answer(process_group)
+        process_group.any(False)
         return []
     found = [Clock(0.0, 0.0)]
-    for rank in range(1, world.size):
-        found.append(min((_ask(world, rank) for _ in range(ROUNDS)), key=lambda clock: clock.error))
-    world.any(False)
+    for rank in range(1, process_group.size):
+        found.append(min((_ask(process_group, rank) for _ in range(ROUNDS)), key=lambda clock: clock.error))
+    process_group.any(False)
     return found
 
 
-def _ask(world: World, rank: int) -> Clock:
+def _ask(process_group: ProcessGroup, rank: int) -> Clock:
     """NTP's on-wire protocol (RFC 5905, section 8): t1 and t4 are read here, t2 and t3 there."""
     box = torch.zeros(2, dtype=torch.float64)
     t1 = time.time()
-    meet(world.rank, lambda: dist.send(box, rank))
-    meet(world.rank, lambda: dist.recv(box, rank))
+    collective(process_group.rank, lambda: dist.send(box, rank))
+    collective(process_group.rank, lambda: dist.recv(box, rank))
     t4 = time.time()
     t2, t3 = box.tolist()
     return Clock(((t2 - t1) + (t3 - t4)) / 2, ((t4 - t1) - (t3 - t2)) / 2)
 
 
-def _answer(world: World) -> None:
+def _answer(process_group: ProcessGroup) -> None:
     box = torch.zeros(2, dtype=torch.float64)
-    meet(world.rank, lambda: dist.recv(box, 0))
+    collective(process_group.rank, lambda: dist.recv(box, 0))
     t2 = time.time()
     box[0], box[1] = t2, time.time()
-    meet(world.rank, lambda: dist.send(box, 0))
+    collective(process_group.rank, lambda: dist.send(box, 0))

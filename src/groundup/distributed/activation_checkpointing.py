@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from groundup.config.types import Recomputed
 
 
-def recompute(model: nn.Module, what: Recomputed) -> None:
+def apply_activation_checkpointing(model: nn.Module, what: Recomputed) -> None:
     """Let `what` there is in each block of `model.h` be computed anew in the backward pass, while it trains.
 
     Names of parameters, values and gradients stay what they are, bit for bit, dropout included.

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from groundup.errors import ConfigError, GroundupError, TrainingError
-from groundup.utils.exhausted import exhausted
+from groundup.utils.exhausted import is_out_of_memory
 
 MODES = ("reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 BACKENDS = ("inductor", "aot_eager", "cudagraphs", "eager")
@@ -57,7 +57,7 @@ def compiled(
             trial(found)
             return found
         except Exception as error:  # compilers fail in every way there is; a mistake of ours fails without them too
-            if isinstance(error, GroundupError) or (isinstance(error, RuntimeError) and exhausted(error)):
+            if isinstance(error, GroundupError) or (isinstance(error, RuntimeError) and is_out_of_memory(error)):
                 raise
             if parts:  # they may be half gathered: what FSDP2 has begun cannot be taken back
                 raise TrainingError(

@@ -17,12 +17,12 @@ def in_parts(tensor: Tensor) -> TypeGuard[DTensor]:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """All of a tensor. Where it is in parts, every process must ask for it at the same time."""
     return tensor.full_tensor() if in_parts(tensor) else tensor
 
 
-def like(tensor: Tensor, model: Tensor) -> Tensor:
+def distribute_like(tensor: Tensor, model: Tensor) -> Tensor:
     """A whole tensor on the device of `model`, and in parts where that one is; every process must have all of it."""
     tensor = tensor.to(model.device)
     if not in_parts(model):
@@ -32,7 +32,7 @@ def like(tensor: Tensor, model: Tensor) -> Tensor:
     return distribute_tensor(tensor, model.device_mesh, model.placements, src_data_rank=None)
 
 
-def dealt(stack: Tensor) -> Tensor:
+def to_matrix_shards(stack: Tensor) -> Tensor:
     """(k, …) tensors, of each of which a process holds a part, dealt out so that it holds some of them whole."""
     if not in_parts(stack):
         return stack
@@ -43,7 +43,7 @@ def dealt(stack: Tensor) -> Tensor:
     return stack.redistribute(placements=[Shard(0)])
 
 
-def split_as(stack: Tensor, before: Tensor) -> Tensor:
+def to_layout_of(stack: Tensor, before: Tensor) -> Tensor:
     """Tensors that were dealt out, in the parts in which `before` is."""
     if not in_parts(before):
         return stack

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from groundup.distributed.process_group import Alone, Together, World
+from groundup.distributed.process_group import ProcessGroup, SingleProcess, TorchProcessGroup
 from groundup.errors import TrainingError, UsageError
 
 PATIENCE = timedelta(minutes=30)  # for the slowest of the processes, say while it writes a large checkpoint
@@ -24,12 +24,12 @@ LOOK = 0.05  # seconds between two looks at what others have said
 PORT = 29500  # torchrun's own; a SLURM job takes one of the 1,000 from here on, by its number
 
 
-def expected(environ: Mapping[str, str] = os.environ) -> int:
+def expected_world_size(environ: Mapping[str, str] = os.environ) -> int:
     """How many processes were started together, as torchrun or srun tells; 1 where nobody does."""
     return _environ("WORLD_SIZE", 1, environ) if "RANK" in environ else _environ("SLURM_STEP_NUM_TASKS", 1, environ)
 
 
-def join(patience: timedelta = PATIENCE) -> World:
+def init_distributed(patience: timedelta = PATIENCE) -> ProcessGroup:
     """The world that the environment speaks of, joined at the first call; TrainingError where it does not come up.
 
     Understood are torchrun's variables (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR`, …), and those that srun
@@ -37,14 +37,14 @@ def join(patience: timedelta = PATIENCE) -> World:
     """
     if "RANK" not in os.environ and _environ("SLURM_STEP_NUM_TASKS", 1) > 1:
         os.environ.update(from_slurm(os.environ))
-    if expected() == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
-        return Alone()
+    if expected_world_size() == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+        return SingleProcess()
     if not dist.is_initialized():
         missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if missing:
             raise UsageError(f"{missing[0]}: not set, though others like it are; start the job with torchrun")
         _connect(patience)
-    return Together(_environ("LOCAL_RANK", 0), _environ("LOCAL_WORLD_SIZE", 1))
+    return TorchProcessGroup(_environ("LOCAL_RANK", 0), _environ("LOCAL_WORLD_SIZE", 1))
 
 
 def _connect(patience: timedelta) -> None:
@@ -53,7 +53,7 @@ def _connect(patience: timedelta) -> None:
         torch.cuda.set_device(_environ("LOCAL_RANK", 0) % torch.cuda.device_count())
     try:
         store, rank, size = next(dist.rendezvous("env://", timeout=patience))  # type: ignore[attr-defined]
-        store = dist.PrefixStore(_password(store, rank, size, patience), store)  # type: ignore[attr-defined]
+        store = dist.PrefixStore(_rendezvous_nonce(store, rank, size, patience), store)  # type: ignore[attr-defined]
         backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
     except (RuntimeError, ValueError, TimeoutError) as error:
@@ -64,7 +64,7 @@ def _connect(patience: timedelta) -> None:
         ) from error
 
 
-def _password(store: Any, rank: int, size: int, patience: timedelta) -> str:
+def _rendezvous_nonce(store: Any, rank: int, size: int, patience: timedelta) -> str:
     """A word for this meeting alone; TimeoutError where not all come.
 
     torchrun may keep its store, and in it the addresses of processes that are gone, when it starts them again, and how
@@ -109,7 +109,7 @@ def first_host(nodes: str) -> str:
     return found[1] + (found[2] or "") if found else socket.gethostname()
 
 
-def leave(status: int, said: str = "") -> None:
+def exit_process(status: int, said: str = "") -> None:
     """End this process, and its part in the job, with last words and an exit status; without a job, do nothing.
 
     At once: gloo's threads, when they outlive torch's at the end of a process, abort it in about a third of all runs.

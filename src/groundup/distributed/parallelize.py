@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from groundup.distributed.dtensor import whole
-from groundup.distributed.process_group import World
+from groundup.distributed.dtensor import full_tensor
+from groundup.distributed.process_group import ProcessGroup
 
 Kind = Literal["auto", "ddp", "fsdp"]  # auto: settled before, or of no account
 
@@ -27,82 +27,84 @@ class Parallel(Protocol):
     sharded: bool  # whether a process holds only its part of each tensor
     blocks: Sequence[nn.Module]  # what is to be compiled one by one, where the model cannot be as a whole
 
-    def finish(self, loss_sum: nn.Module, pass_once: Callable[[nn.Module], None]) -> nn.Module:
+    def wrap(self, loss_sum: nn.Module, pass_once: Callable[[nn.Module], None]) -> nn.Module:
         """The last wrapping, around what may have been compiled: what the loop trains.
 
         `pass_once` goes forward and backward over something that is not scored.
         """
         ...
 
-    def reducing(self, last: bool) -> AbstractContextManager[None]:
+    def grad_sync(self, last: bool) -> AbstractContextManager[None]:
         """Around each micro-batch's forward and backward pass: only those of the `last` let gradients meet."""
         ...
 
-    def numbers(self, loss: Tensor, norm: Tensor) -> tuple[float, float]:
+    def reduce_metrics(self, loss: Tensor, norm: Tensor) -> tuple[float, float]:
         """Everyone's losses added up, and the norm of all gradients, the same for all."""
         ...
 
-    def gathered(self) -> AbstractContextManager[None]:
+    def unsharded(self) -> AbstractContextManager[None]:
         """While entered, the model can be called by its parts, not only as `loss_sum`; all processes must enter."""
         ...
 
 
-class Single:
+class NoParallel:
     """One process: nothing to do."""
 
     sharded = False
     blocks: Sequence[nn.Module] = ()
 
-    def finish(self, loss_sum: nn.Module, pass_once: Callable[[nn.Module], None]) -> nn.Module:
+    def wrap(self, loss_sum: nn.Module, pass_once: Callable[[nn.Module], None]) -> nn.Module:
         """As it is."""
         return loss_sum
 
-    def reducing(self, last: bool) -> AbstractContextManager[None]:
+    def grad_sync(self, last: bool) -> AbstractContextManager[None]:
         """Nothing."""
         return nullcontext()
 
-    def numbers(self, loss: Tensor, norm: Tensor) -> tuple[float, float]:
+    def reduce_metrics(self, loss: Tensor, norm: Tensor) -> tuple[float, float]:
         """The two numbers."""
         found = torch.stack([loss.float(), norm.float()]).tolist()  # one wait for the device, not two
         return found[0], found[1]
 
-    def gathered(self) -> AbstractContextManager[None]:
+    def unsharded(self) -> AbstractContextManager[None]:
         """Nothing."""
         return nullcontext()
 
 
-class Several(Single):
+class MultiProcess(NoParallel):
     """What DDP and FSDP2 have in common."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, process_group: ProcessGroup) -> None:
+        self.process_group = process_group
 
-    def numbers(self, loss: Tensor, norm: Tensor) -> tuple[float, float]:
+    def reduce_metrics(self, loss: Tensor, norm: Tensor) -> tuple[float, float]:
         """All losses added up, and the first norm: others may round otherwise, but all must judge alike."""
         if loss.device.type != "cpu":
-            self.world.any(False)  # over gloo, which knows at once where another process is gone; NCCL would wait
-        norm = whole(norm)
-        mine = torch.zeros_like(norm) if self.world.rank else norm
-        both = self.world.sum(torch.stack([loss.double(), mine.double()]))
+            self.process_group.any(
+                False
+            )  # over gloo, which knows at once where another process is gone; NCCL would wait
+        norm = full_tensor(norm)
+        mine = torch.zeros_like(norm) if self.process_group.rank else norm
+        both = self.process_group.all_reduce(torch.stack([loss.double(), mine.double()]))
         return both[0].item(), both[1].item()
 
 
-class Replicated(Several):
+class DDP(MultiProcess):
     """DistributedDataParallel (arXiv:2006.15704): everyone has the whole model, and gradients are added up."""
 
-    def __init__(self, world: World, device: torch.device) -> None:
-        super().__init__(world)
+    def __init__(self, process_group: ProcessGroup, device: torch.device) -> None:
+        super().__init__(process_group)
         self._device = device
         self._net: nn.parallel.DistributedDataParallel | None = None
 
-    def finish(self, loss_sum: nn.Module, pass_once: Callable[[nn.Module], None]) -> nn.Module:
+    def wrap(self, loss_sum: nn.Module, pass_once: Callable[[nn.Module], None]) -> nn.Module:
         """Wrapped, so that gradients meet while the backward pass goes on; those of a compiled whole, at its end.
 
         After its first pass DDP sorts the gradients into other buckets, and sums of three and more are then other sums.
         So that a resumed run adds as an untouched one does, that pass is not one that counts.
         """
         devices = [self._device] if self._device.type == "cuda" else None
-        # The weights are equal already (`equalise`); buffers there are none.
+        # The weights are equal already (`broadcast_parameters`); buffers there are none.
         self._net = nn.parallel.DistributedDataParallel(
             loss_sum, device_ids=devices, init_sync=False, gradient_as_bucket_view=True
         )
@@ -110,13 +112,13 @@ class Replicated(Several):
         pass_once(self._net)
         return self._net
 
-    def reducing(self, last: bool) -> AbstractContextManager[None]:
+    def grad_sync(self, last: bool) -> AbstractContextManager[None]:
         """Gradients stay here until the last micro-batch."""
         assert self._net is not None, "finished"
         return nullcontext() if last else self._net.no_sync()
 
 
-class Sharded(Several):
+class FSDP(MultiProcess):
     """FSDP2 (ZeRO-3, arXiv:1910.02054; arXiv:2304.11277): everyone has a part of each weight, gradient and moment.
 
     A block's weights are gathered when its turn comes, forward and backward, and let go again.
@@ -124,13 +126,13 @@ class Sharded(Several):
 
     sharded = True
 
-    def __init__(self, world: World, loss_sum: nn.Module, device: torch.device) -> None:
+    def __init__(self, process_group: ProcessGroup, loss_sum: nn.Module, device: torch.device) -> None:
         """Shards the parameters of `loss_sum` in place: build the optimizer afterwards."""
         from torch.distributed.device_mesh import init_device_mesh  # half a second, and seldom needed
         from torch.distributed.fsdp import FSDPModule, fully_shard
 
-        super().__init__(world)
-        mesh = init_device_mesh(device.type, (world.size,))
+        super().__init__(process_group)
+        mesh = init_device_mesh(device.type, (process_group.size,))
         stacks = [part for part in loss_sum.modules() if isinstance(part, nn.ModuleList)]
         self.blocks = [block for stack in stacks for block in stack]
         for block in self.blocks:
@@ -147,13 +149,13 @@ class Sharded(Several):
             wrapped.unshard()
             wrapped.reshard()
 
-    def reducing(self, last: bool) -> AbstractContextManager[None]:
+    def grad_sync(self, last: bool) -> AbstractContextManager[None]:
         """Gradients stay here, whole, until the last micro-batch."""
         self._root.set_requires_gradient_sync(last)
         return nullcontext()
 
     @contextmanager
-    def gathered(self) -> Iterator[None]:
+    def unsharded(self) -> Iterator[None]:
         """The root's own parameters are there for whoever calls the model's parts; blocks gather theirs themselves."""
         self._root.unshard()
         try:
@@ -162,19 +164,19 @@ class Sharded(Several):
             self._root.reshard()
 
 
-def parallel(kind: Kind, world: World, loss_sum: nn.Module, device: torch.device) -> Parallel:
+def parallel(kind: Kind, process_group: ProcessGroup, loss_sum: nn.Module, device: torch.device) -> Parallel:
     """`loss_sum` made ready to be trained by all processes of `world`; all begin with the first one's weights."""
-    if world.size == 1:
-        return Single()
-    equalise(world, loss_sum)
-    return Sharded(world, loss_sum, device) if kind == "fsdp" else Replicated(world, device)
+    if process_group.size == 1:
+        return NoParallel()
+    broadcast_parameters(process_group, loss_sum)
+    return FSDP(process_group, loss_sum, device) if kind == "fsdp" else DDP(process_group, device)
 
 
 @torch.no_grad()
-def equalise(world: World, model: nn.Module) -> None:
+def broadcast_parameters(process_group: ProcessGroup, model: nn.Module) -> None:
     """Give everyone the first process's weights: other processors may have drawn others, in the last bit."""
     for parameter in model.parameters():
-        world.broadcast(parameter)
+        process_group.broadcast(parameter)
 
 
 def _added_up(bucket: dist.GradBucket) -> torch.futures.Future[Any]:  # type: ignore[name-defined]

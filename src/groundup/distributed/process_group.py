@@ -18,7 +18,7 @@ from groundup.errors import GroundupError, TrainingError
 T = TypeVar("T")
 
 
-class World(Protocol):
+class ProcessGroup(Protocol):
     """What a process may ask of the others. Every method but the attributes is a meeting: all must call it."""
 
     rank: int  # of this process among all, from 0
@@ -30,19 +30,19 @@ class World(Protocol):
         """Whether it is so for one of them at least."""
         ...
 
-    def highest(self, number: int) -> int:
+    def max(self, number: int) -> int:
         """The highest of everyone's numbers."""
         ...
 
-    def first(self, value: T) -> T:
+    def broadcast_object(self, value: T) -> T:
         """The first process's value, for all of them."""
         ...
 
-    def gathered(self, value: T) -> list[T]:
+    def all_gather_object(self, value: T) -> list[T]:
         """Everyone's value, by rank."""
         ...
 
-    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         """Add up everyone's tensor, in place; on the device where it lies."""
         ...
 
@@ -51,7 +51,7 @@ class World(Protocol):
         ...
 
 
-class Alone:
+class SingleProcess:
     """A process without others."""
 
     rank, size, local_rank, local_size = 0, 1, 0, 1
@@ -60,19 +60,19 @@ class Alone:
         """The flag."""
         return flag
 
-    def highest(self, number: int) -> int:
+    def max(self, number: int) -> int:
         """The number."""
         return number
 
-    def first(self, value: T) -> T:
+    def broadcast_object(self, value: T) -> T:
         """The value."""
         return value
 
-    def gathered(self, value: T) -> list[T]:
+    def all_gather_object(self, value: T) -> list[T]:
         """The one value."""
         return [value]
 
-    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor."""
         return tensor
 
@@ -81,7 +81,7 @@ class Alone:
         return tensor
 
 
-class Together:
+class TorchProcessGroup:
     """One of several processes, over torch.distributed: gloo for what is on a CPU, NCCL for what is on a GPU."""
 
     def __init__(self, local_rank: int, local_size: int) -> None:
@@ -91,27 +91,27 @@ class Together:
 
     def any(self, flag: bool) -> bool:
         """Whether it is so for one of them at least."""
-        return self.highest(int(flag)) > 0
+        return self.max(int(flag)) > 0
 
-    def highest(self, number: int) -> int:
+    def max(self, number: int) -> int:
         """The highest of everyone's numbers."""
         box = torch.tensor(number)
         self._meet(lambda: dist.all_reduce(box, dist.ReduceOp.MAX))
         return int(box.item())
 
-    def first(self, value: T) -> T:
+    def broadcast_object(self, value: T) -> T:
         """The first process's value, for all of them."""
         box = [value]
         self._meet(lambda: dist.broadcast_object_list(box, device=torch.device("cpu")))
         return box[0]
 
-    def gathered(self, value: T) -> list[T]:
+    def all_gather_object(self, value: T) -> list[T]:
         """Everyone's value, by rank."""
         found: list[Any] = [None] * self.size
         self._meet(lambda: dist.all_gather_object(found, value))
         return found
 
-    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         """Add up everyone's tensor, in place; on the device where it lies."""
         self._meet(lambda: dist.all_reduce(tensor))
         return tensor
@@ -122,31 +122,33 @@ class Together:
         return tensor
 
     def _meet(self, work: Callable[[], object]) -> None:
-        meet(self.rank, work)
+        collective(self.rank, work)
 
 
-def meet(rank: int, work: Callable[[], object]) -> None:
+def collective(rank: int, work: Callable[[], object]) -> None:
     """Do what needs other processes; LostError where one of them is gone."""
     try:
         work()
     except RuntimeError as error:
-        if not gone(error):
+        if not peer_is_lost(error):
             raise
         raise LostError(rank, error) from error
 
 
-class Spread(Mapping[str, torch.Tensor]):
+class BroadcastTensors(Mapping[str, torch.Tensor]):
     """Tensors that the first process alone can read. Each is sent to all when it is asked for: all must ask alike."""
 
-    def __init__(self, world: World, tensors: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, process_group: ProcessGroup, tensors: Mapping[str, torch.Tensor]) -> None:
         """`tensors` count on the first process only."""
-        self._world, self._tensors = world, tensors
-        self._shapes = world.first({name: (tuple(t.shape), t.dtype) for name, t in tensors.items()})
+        self._process_group, self._tensors = process_group, tensors
+        self._shapes = process_group.broadcast_object({name: (tuple(t.shape), t.dtype) for name, t in tensors.items()})
 
     def __getitem__(self, name: str) -> torch.Tensor:
         shape, dtype = self._shapes[name]
-        mine = self._world.rank == 0
-        return self._world.broadcast(self._tensors[name].contiguous() if mine else torch.empty(shape, dtype=dtype))
+        mine = self._process_group.rank == 0
+        return self._process_group.broadcast(
+            self._tensors[name].contiguous() if mine else torch.empty(shape, dtype=dtype)
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shapes)
@@ -159,7 +161,7 @@ class LostError(TrainingError):
     """Another process of the job has ended, or cannot be reached."""
 
     def __init__(self, rank: int, said: RuntimeError) -> None:
-        how = next((words for words in GONE if words in str(said)), str(said)[:120])
+        how = next((words for words in LOST_PEER_MESSAGES if words in str(said)), str(said)[:120])
         super().__init__(
             f"process {rank}: another process of this job has ended ({how}); its own message says why, and "
             "`groundup resume RUN` goes on from the last checkpoint"
@@ -167,16 +169,16 @@ class LostError(TrainingError):
 
 
 # What gloo and NCCL say in a RuntimeError when the other side is gone.
-GONE = (
+LOST_PEER_MESSAGES = (
     "Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused", "Read error",
     "Application timeout", "Timed out waiting", "ncclRemoteError", "Socket closed", "wait timeout",
 )  # fmt: skip
 
 
-def gone(error: RuntimeError) -> bool:
+def peer_is_lost(error: RuntimeError) -> bool:
     """Whether torch says that another process cannot be reached."""
     ours = isinstance(error, dist.DistBackendError)  # NCCL's: a full /dev/shm, a GPU for two
-    return (isinstance(error, dist.DistError) and not ours) or any(words in str(error) for words in GONE)
+    return (isinstance(error, dist.DistError) and not ours) or any(words in str(error) for words in LOST_PEER_MESSAGES)
 
 
 def said_by_nccl(error: RuntimeError) -> str | None:
@@ -186,9 +188,9 @@ def said_by_nccl(error: RuntimeError) -> str | None:
     return " ".join(str(error).rpartition("Last error:")[2].split())[:300]
 
 
-def agreed(world: World, what: str, value: object, remedy: str) -> None:
+def require_same(process_group: ProcessGroup, what: str, value: object, remedy: str) -> None:
     """GroundupError where the processes differ in what must be equal on all of them."""
-    everyone = world.gathered((socket.gethostname(), value))
+    everyone = process_group.all_gather_object((socket.gethostname(), value))
     for rank, (host, theirs) in enumerate(everyone):
         if theirs != everyone[0][1]:
             raise GroundupError(

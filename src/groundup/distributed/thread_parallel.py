@@ -20,12 +20,12 @@ from groundup.config.schema import evenly
 from groundup.errors import TrainingError
 
 
-def by_threads(loss_sum: nn.Module, n: int) -> nn.Module:
+def thread_parallel(loss_sum: nn.Module, n: int) -> nn.Module:
     """`loss_sum` as `n` threads compute it; of one, as it is. TrainingError where the system gives no threads."""
-    return Shared(loss_sum, n) if n > 1 else loss_sum
+    return ThreadParallelLoss(loss_sum, n) if n > 1 else loss_sum
 
 
-class Shared(nn.Module):
+class ThreadParallelLoss(nn.Module):
     """A summed loss that `n` threads compute, with its gradients; or one for each window, where nothing is learnt.
 
     What it draws at random, threads would draw in any order: it must not. Of windows that cannot be shared `evenly` it
@@ -92,7 +92,7 @@ class Shared(nn.Module):
 
 class _Pass(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, whole: Shared, parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    def forward(ctx: Any, anchor: Tensor, whole: ThreadParallelLoss, parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         ctx.whole, ctx.losses = whole, whole.losses(parts, learning=True)
         return torch.stack([loss.detach() for loss in ctx.losses]).sum()
 

@@ -12,17 +12,17 @@ from typing import Any, Literal
 import torch
 
 from groundup.checkpoint.files import PROGRESS, read_json
-from groundup.checkpoint.load import Checkpoint, load
+from groundup.checkpoint.load import LoadedModel, load
 from groundup.checkpoint.run_folder import Log, RunFolder, run_of
 from groundup.config.schema import SHARING
 from groundup.data.shards import Manifest, Tokens
-from groundup.distributed.process_group import Alone, World
-from groundup.distributed.thread_parallel import by_threads
+from groundup.distributed.process_group import ProcessGroup, SingleProcess
+from groundup.distributed.thread_parallel import thread_parallel
 from groundup.errors import CheckpointError, DataError, UsageError
 from groundup.evaluation.baselines import Baseline, baselines, split_text
 from groundup.evaluation.likelihood import log_likelihoods
 from groundup.evaluation.loss import EachWindow, split_loss
-from groundup.evaluation.task_set import Exam, Grade, Spec, grade, open_exams
+from groundup.evaluation.task_set import EvalTask, TaskResult, TaskSpec, grade, open_exams
 from groundup.model.gpt import GPT
 from groundup.utils.device import autocast, choose_precision
 
@@ -51,7 +51,7 @@ class Evaluation:
 
 
 def evaluate(
-    path: Place | Checkpoint,
+    path: Place | LoadedModel,
     *,
     data: Place | None = None,
     split: Split = "val",
@@ -61,7 +61,7 @@ def evaluate(
     precision: Precision = "fp32",
     checkpoint: str = "latest",
     device: str = "auto",
-    world: World | None = None,
+    process_group: ProcessGroup | None = None,
 ) -> Evaluation:
     """Loss of a run or checkpoint over a split of `data` (default: what it was trained on).
 
@@ -74,8 +74,12 @@ def evaluate(
         raise UsageError(f"split {split!r}: must be train or val")
     if tokens is not None and tokens < 1:
         raise UsageError(f"tokens {tokens}: must be 1 or more")
-    world = world or Alone()
-    loaded = path if isinstance(path, Checkpoint) else load(path, checkpoint=checkpoint, device=device, world=world)
+    process_group = process_group or SingleProcess()
+    loaded = (
+        path
+        if isinstance(path, LoadedModel)
+        else load(path, checkpoint=checkpoint, device=device, process_group=process_group)
+    )
     block_size = loaded.config.model.block_size
     if window is not None and not 1 <= window <= block_size:
         raise UsageError(f"window {window}: must be from 1 to the model's context of {block_size}")
@@ -89,14 +93,14 @@ def evaluate(
     where = Tokens.open(folder, split)
     counted = split == "train" and manifest.fingerprint == read_json(loaded.folder / PROGRESS).get("data")
     rows, threads = loaded.config.micro_rows * (block_size // window), torch.get_num_threads()
-    alone = loaded.device.type == "cpu" and world.size == 1
+    alone = loaded.device.type == "cpu" and process_group.size == 1
     shares = next((n for n in SHARING if alone and threads % n == 0 and n <= rows), 1)
     with loaded.model.ngrams.on_counted_text() if counted else nullcontext():
         loss = split_loss(
-            by_threads(EachWindow(loaded.model), shares), where, window,
+            thread_parallel(EachWindow(loaded.model), shares), where, window,
             device=loaded.device, stride=stride, limit=tokens, rows=rows - rows % shares,
             autocast=autocast(choose_precision(precision, loaded.device).name, loaded.device),
-            rank=world.rank, size=world.size, total=world.sum,
+            rank=process_group.rank, size=process_group.size, total=process_group.all_reduce,
         )  # fmt: skip
     scale = part.tokens / part.bytes / log(2)
     return Evaluation(
@@ -111,7 +115,7 @@ def evaluate(
     )
 
 
-def simpler_models(loaded: Checkpoint, data: Place | None = None) -> tuple[list[Baseline], int]:
+def run_baselines(loaded: LoadedModel, data: Place | None = None) -> tuple[list[Baseline], int]:
     """What models that only count, and compressors, need for the validation text, fitted to the training text; and how
     many bytes of it they were given, its last."""
     folder, _ = _prepared(loaded, data)
@@ -120,15 +124,15 @@ def simpler_models(loaded: Checkpoint, data: Place | None = None) -> tuple[list[
 
 
 def evaluate_tasks(
-    path: Place | Checkpoint,
-    tasks: Sequence[str | Spec | Exam],
+    path: Place | LoadedModel,
+    tasks: Sequence[str | TaskSpec | EvalTask],
     *,
     precision: Precision = "fp32",
     checkpoint: str = "latest",
     device: str = "auto",
-    world: World | None = None,
+    process_group: ProcessGroup | None = None,
     progress: Callable[[str], Callable[[int, int], None]] = lambda task: lambda done, of: None,
-) -> list[Grade]:
+) -> list[TaskResult]:
     """How a run or checkpoint does in tasks: questions whose answer is the likeliest of several endings.
 
     Each of `tasks` is `hellaswag`, `arc_easy`, `arc_challenge`, `piqa`, `winogrande` or `lambada`, from the hub at a
@@ -138,33 +142,38 @@ def evaluate_tasks(
     `world` share the questions.
     Raises CheckpointError, DataError, UsageError.
     """
-    world = world or Alone()
-    loaded = path if isinstance(path, Checkpoint) else load(path, checkpoint=checkpoint, device=device, world=world)
+    process_group = process_group or SingleProcess()
+    loaded = (
+        path
+        if isinstance(path, LoadedModel)
+        else load(path, checkpoint=checkpoint, device=device, process_group=process_group)
+    )
     exams = open_all(loaded, tasks)  # all mistakes before the first answer
     context = autocast(choose_precision(precision, loaded.device).name, loaded.device)
     return [
-        take(exam, loaded.model, loaded.device, context, world=world, progress=progress(exam.name)) for exam in exams
+        run_task(exam, loaded.model, loaded.device, context, process_group=process_group, progress=progress(exam.name))
+        for exam in exams
     ]
 
 
-def open_all(loaded: Checkpoint, tasks: Sequence[str | Spec | Exam]) -> list[Exam]:
+def open_all(loaded: LoadedModel, tasks: Sequence[str | TaskSpec | EvalTask]) -> list[EvalTask]:
     """The questions of all tasks, as ids of the model's tokenizer. DataError, UsageError."""
-    opened = [task for task in tasks if isinstance(task, Exam)]
-    others = [task for task in tasks if not isinstance(task, Exam)]
+    opened = [task for task in tasks if isinstance(task, EvalTask)]
+    others = [task for task in tasks if not isinstance(task, EvalTask)]
     return opened + open_exams(others, loaded.tokenizer, block_size=loaded.config.model.block_size)
 
 
-def take(
-    exam: Exam,
+def run_task(
+    exam: EvalTask,
     model: GPT,
     device: torch.device,
     context: Callable[[], AbstractContextManager[object]],
     *,
-    world: World,
+    process_group: ProcessGroup,
     tokens: int | None = None,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int, int], None] = lambda done, of: None,
-) -> Grade:
+) -> TaskResult:
     """Put an exam to a model. Interrupted when `stop()` says so; see `log_likelihoods`."""
     pairs = exam.pairs
     answers = log_likelihoods(
@@ -175,14 +184,14 @@ def take(
         tokens=tokens,
         stop=stop,
         progress=lambda done: progress(done, len(pairs)),
-        rank=world.rank,
-        size=world.size,
-        total=world.sum,
+        rank=process_group.rank,
+        size=process_group.size,
+        total=process_group.all_reduce,
     )
     return grade(exam, answers.nats, answers.greedy, answers.cut)
 
 
-def note(loaded: Checkpoint, results: dict[str, dict[str, float]], how: dict[str, Any]) -> None:
+def append_to_log(loaded: LoadedModel, results: dict[str, dict[str, float]], how: dict[str, Any]) -> None:
     """Append what was found, and `how`, to the log of the run that the checkpoint lies in, where it lies in one.
 
     CheckpointError where the log cannot be written.
@@ -200,7 +209,7 @@ def note(loaded: Checkpoint, results: dict[str, dict[str, float]], how: dict[str
     log.close()
 
 
-def _prepared(loaded: Checkpoint, data: Place | None) -> tuple[Path, Manifest]:
+def _prepared(loaded: LoadedModel, data: Place | None) -> tuple[Path, Manifest]:
     if not (data or loaded.config.data):
         raise DataError(f"{loaded.folder}: names no data of its own; give a prepared folder with --data")
     folder = Path(data or loaded.config.data or "")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from groundup.errors import DataError
 from groundup.evaluation.loss import Interrupted
-from groundup.model.context import Branching, Causal
+from groundup.model.context import Causal, SharedPrefix
 from groundup.model.gpt import GPT
 
 Ids = npt.NDArray[Any]
@@ -47,7 +47,7 @@ class Row(NamedTuple):
         return len(self.context) + sum(len(ending) - 1 for _, ending in self.endings)
 
 
-class Answers(NamedTuple):
+class LogLikelihoods(NamedTuple):
     """Of each ending, (N,): its log-likelihood in nats, whether every token of it was the likeliest; how many contexts
     were cut."""
 
@@ -69,7 +69,7 @@ def log_likelihoods(
     rank: int = 0,
     size: int = 1,
     total: Callable[[Tensor], Tensor] = lambda sums: sums,
-) -> Answers:
+) -> LogLikelihoods:
     """log p(ending | context) for every pair of contexts and endings, neither of them empty.
 
     Neighbours with the same context share its computation. A context that does not fit beside its ending loses its
@@ -102,7 +102,7 @@ def log_likelihoods(
     sums = torch.zeros(2, len(pairs), dtype=torch.float64)  # log-likelihoods; tokens that were not the likeliest
     sums.index_add_(1, torch.cat(owners), torch.cat(found, 1).cpu().double())
     nats, missed = total(sums).numpy()
-    return Answers(nats, missed == 0, cut)
+    return LogLikelihoods(nats, missed == 0, cut)
 
 
 def lay_out(pairs: Sequence[tuple[Ids, Ids]], block_size: int) -> tuple[list[Row], int]:
@@ -178,7 +178,7 @@ def _laid(rows: Sequence[Row]) -> _Laid:
 def _looked_up(gpt: GPT, laid: _Laid, device: torch.device, heads: int) -> Iterator[Tensor]:
     """Of each scored token (2, …): its log-likelihood, and whether another was likelier; `heads` places at a time."""
     ids, positions, branch = (part.to(device) for part in (laid.ids, laid.positions, laid.branch))
-    x = gpt.features(ids, Causal() if laid.alone else Branching(positions, branch))  # (B, T, C)
+    x = gpt.features(ids, Causal() if laid.alone else SharedPrefix(positions, branch))  # (B, T, C)
     x = x.flatten(0, 1)[laid.heads.to(device)]  # (M, C)
     starts = torch.arange(0, len(laid.heads) + heads, heads)
     for start, (a, b) in zip(starts, pairwise(torch.searchsorted(laid.which, starts).tolist()), strict=False):

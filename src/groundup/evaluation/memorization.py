@@ -15,7 +15,7 @@ EMPTY = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
-class Overlap:
+class Memorization:
     """The longest verbatim overlap of samples with a text, beside what unseen text of the same lengths has."""
 
     text: str  # the stretch itself
@@ -23,17 +23,17 @@ class Overlap:
     usual: int  # bytes of the longest overlap of held-out text: common phrases are common
 
     @property
-    def recites(self) -> bool:
+    def is_memorized(self) -> bool:
         """Whether the samples repeat clearly more than chance would: twice the usual length, and at least 30 bytes."""
         return self.length >= max(30, 2 * self.usual)
 
 
-def overlap(samples: Sequence[bytes], train: bytes, val: bytes) -> Overlap:
+def overlap(samples: Sequence[bytes], train: bytes, val: bytes) -> Memorization:
     """Compare `samples` with the training text, and pieces of `val` as long as they with it too."""
     found = longest_overlap(samples, train)
     step = max(1, len(val) // max(1, len(samples)))
     held_out = [val[i * step : i * step + min(step, len(sample))] for i, sample in enumerate(samples)]
-    return Overlap(found.decode("utf-8", "replace"), len(found), len(longest_overlap(held_out, train)))
+    return Memorization(found.decode("utf-8", "replace"), len(found), len(longest_overlap(held_out, train)))
 
 
 def longest_overlap(samples: Sequence[bytes], text: bytes) -> bytes:

@@ -17,7 +17,7 @@ Ids = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Question:
+class MultipleChoice:
     """Choices, each of them an ending after a context; most questions have one context for all.
 
     An ending is what follows the context letter by letter, the space between them included.
@@ -29,7 +29,7 @@ class Question:
     lengths: tuple[int, ...]  # characters of each choice, the space before it left out
     where: str = ""  # file and line, for whoever has to mend it
 
-    def check(self) -> Question:
+    def check(self) -> MultipleChoice:
         """Itself; DataError where it has no right answer, or a choice says nothing."""
         if not all(isinstance(text, str) for text in (*self.contexts, *self.endings)):
             raise DataError(f"{self.where}: holds something else where a text is due; give texts")
@@ -55,7 +55,7 @@ class Encoded:
         return sum(len(context) + len(ending) for context, ending in self.pairs)
 
 
-def encode(question: Question, tokenizer: Tokenizer, *, apart: bool, block_size: int | None = None) -> Encoded:
+def encode(question: MultipleChoice, tokenizer: Tokenizer, *, apart: bool, block_size: int | None = None) -> Encoded:
     """The ids of contexts and endings; DataError where the tokenizer cannot express them, or an ending alone does not
     fit a model's context of `block_size`.
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from groundup.config.merge import nearest
+from groundup.config.merge import did_you_mean
 from groundup.errors import DataError, UsageError
 from groundup.evaluation.multiple_choice import Encoded, Ids, Metric, Scored, encode
 from groundup.evaluation.tasks import OWN, TASKS, Place, Row, Task, ask
-from groundup.sources.compression import opened
-from groundup.sources.hub_client import FIRST_WAITS, patiently
+from groundup.sources.compression import open_decompressed
+from groundup.sources.hub_client import FIRST_WAITS, with_retries
 from groundup.sources.hub_spec import HubSpec
 from groundup.tokenizers.registry import Tokenizer
 
@@ -24,7 +24,7 @@ FILES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 
 
 @dataclass(frozen=True)
-class Spec:
+class TaskSpec:
     """What to ask: a task of the table, a file of questions, or a task of the table from a file; at most `limit`."""
 
     name: str  # "" where the fields of the file are to tell
@@ -32,7 +32,7 @@ class Spec:
     limit: int | None
 
     @classmethod
-    def parse(cls, text: str) -> Spec:
+    def parse(cls, text: str) -> TaskSpec:
         """`NAME`, `FILE` or `NAME=FILE`, and behind each `:LIMIT`. UsageError for anything else."""
         what, limit = text.strip(), None
         before, colon, number = what.rpartition(":")
@@ -43,22 +43,22 @@ class Spec:
         name, equals, path = what.partition("=") if "=" in what else ("", "", what)
         is_file = bool(equals) or path.endswith(FILES)
         if is_file and name and name not in TASKS:
-            raise UsageError(f"{name}: there is no such task; {nearest(name, TASKS)}")
+            raise UsageError(f"{name}: there is no such task; {did_you_mean(name, TASKS)}")
         if not is_file and path not in TASKS:
             known = ("loss", *TASKS)  # which is no task of questions, but asked for in the same place
-            hint = f"{nearest(path, known)}; there are {', '.join(known)}, and files such as mine.jsonl"
+            hint = f"{did_you_mean(path, known)}; there are {', '.join(known)}, and files such as mine.jsonl"
             raise UsageError(f"{path or text!r}: there is no such task; {hint}")
         return cls(name if is_file else path, Path(path) if is_file else None, limit)
 
     @classmethod
-    def of_file(cls, text: str) -> Spec:
+    def of_file(cls, text: str) -> TaskSpec:
         """The same where a file is meant, whatever it is called: `FILE`, or `NAME=FILE` with the name of a task."""
         named = text.partition("=")[0] in TASKS and "=" in text
         return cls.parse(text) if named else cls("", Path(text), None)
 
 
 @dataclass(frozen=True)
-class Part:
+class TaskPart:
     """All questions of a task in one form."""
 
     encoded: tuple[Encoded, ...]
@@ -71,12 +71,12 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Exam:
+class EvalTask:
     """A task, ready to be put to a model."""
 
     name: str
     source: str  # file, or repository and commit
-    parts: tuple[Part, ...]
+    parts: tuple[TaskPart, ...]
 
     @property
     def questions(self) -> int:
@@ -88,7 +88,7 @@ class Exam:
         """Contexts and endings of all questions, in all their forms."""
         return [pair for part in self.parts for one in part.encoded for pair in one.pairs]
 
-    def hardest(self, tokens: int) -> Exam:
+    def hardest(self, tokens: int) -> EvalTask:
         """Its longest questions alone, about as many as have that many tokens: they need the most memory."""
         by_length = sorted(self.parts[0].encoded, key=lambda one: -one.tokens)
         size = list(accumulate(one.tokens for one in by_length))
@@ -97,7 +97,7 @@ class Exam:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MetricValue:
     """A number, how sure it is, and what guessing would give."""
 
     value: float
@@ -106,14 +106,14 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Grade:
+class TaskResult:
     """How a model did in one task."""
 
     task: str
     source: str
     questions: int
     cut: int  # endings whose context did not fit the model's and lost its beginning
-    metrics: dict[str, Measured]
+    metrics: dict[str, MetricValue]
 
     def __str__(self) -> str:
         """In a line."""
@@ -133,10 +133,10 @@ class Grade:
 
 
 def open_exams(
-    wanted: Sequence[str | Spec], tokenizer: Tokenizer, *, every_form: bool = True, block_size: int | None = None
-) -> list[Exam]:
+    wanted: Sequence[str | TaskSpec], tokenizer: Tokenizer, *, every_form: bool = True, block_size: int | None = None
+) -> list[EvalTask]:
     """All of them, each as `open_exam`. UsageError where two have one name, and would pass for one another."""
-    exams: list[Exam] = []
+    exams: list[EvalTask] = []
     for one in wanted:
         exam = open_exam(one, tokenizer, every_form=every_form, block_size=block_size)
         if same := next((other for other in exams if other.name == exam.name), None):
@@ -146,14 +146,14 @@ def open_exams(
 
 
 def open_exam(
-    wanted: str | Spec, tokenizer: Tokenizer, *, every_form: bool = True, block_size: int | None = None
-) -> Exam:
+    wanted: str | TaskSpec, tokenizer: Tokenizer, *, every_form: bool = True, block_size: int | None = None
+) -> EvalTask:
     """The questions that are meant, as ids; with `every_form`, in all ways the field asks them.
 
     DataError, with file and line, for what is no question, for what the tokenizer cannot express, and for an ending
     that does not fit a context of `block_size`.
     """
-    spec = Spec.parse(wanted) if isinstance(wanted, str) else wanted
+    spec = TaskSpec.parse(wanted) if isinstance(wanted, str) else wanted
     if spec.file is None:
         place = TASKS[spec.name].place
         assert place is not None, "all tasks of the table have one"
@@ -170,13 +170,13 @@ def open_exam(
     for form in forms:
         questions = (ask(form, row, where) for where, row in rows)
         encoded = (encode(question, tokenizer, apart=form.apart, block_size=block_size) for question in questions)
-        parts.append(Part(tuple(encoded), dict(form.metrics)))
-    return Exam(name, source, tuple(parts))
+        parts.append(TaskPart(tuple(encoded), dict(form.metrics)))
+    return EvalTask(name, source, tuple(parts))
 
 
-def grade(exam: Exam, nats: npt.NDArray[np.float64], greedy: npt.NDArray[np.bool_], cut: int = 0) -> Grade:
+def grade(exam: EvalTask, nats: npt.NDArray[np.float64], greedy: npt.NDArray[np.bool_], cut: int = 0) -> TaskResult:
     """What the answers amount to: log-likelihoods and greediness of all endings, (N,) in the order of `exam.pairs`."""
-    metrics: dict[str, Measured] = {}
+    metrics: dict[str, MetricValue] = {}
     at = 0
     for part in exam.parts:
         scored = []
@@ -187,8 +187,8 @@ def grade(exam: Exam, nats: npt.NDArray[np.float64], greedy: npt.NDArray[np.bool
             scored.append(Scored(nats[here], tokens, lengths, greedy[here], one.answer))
         for name, metric in part.metrics.items():
             value, stderr = metric.value(scored)
-            metrics[name] = Measured(value, stderr, part.chance if metric.by_chance else None)
-    return Grade(exam.name, exam.source, exam.questions, cut, metrics)
+            metrics[name] = MetricValue(value, stderr, part.chance if metric.by_chance else None)
+    return TaskResult(exam.name, exam.source, exam.questions, cut, metrics)
 
 
 def read_rows(file: Path) -> Iterator[tuple[str, Row]]:
@@ -199,7 +199,7 @@ def read_rows(file: Path) -> Iterator[tuple[str, Row]]:
 
 
 def _lines(file: Path) -> Iterator[tuple[str, Row]]:
-    with opened(file) as lines:
+    with open_decompressed(file) as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -251,7 +251,7 @@ def _named(file: Path) -> str:
 def _fetched(place: Place, name: str) -> Path:
     """The file of a task, from the hub or its cache on this machine."""
     try:
-        import datasets  # noqa: F401  # of which `patiently` asks good manners
+        import datasets  # noqa: F401  # of which `with_retries` asks good manners
         import huggingface_hub
     except ImportError:
         raise DataError(
@@ -267,4 +267,4 @@ def _fetched(place: Place, name: str) -> Path:
             huggingface_hub.hf_hub_download(place.repo, place.path, repo_type="dataset", revision=place.revision)
         )
 
-    return patiently(spec, download, FIRST_WAITS)
+    return with_retries(spec, download, FIRST_WAITS)

@@ -20,7 +20,7 @@ from groundup.evaluation.multiple_choice import (
     ACC_TOKENS,
     PERPLEXITY,
     Metric,
-    Question,
+    MultipleChoice,
 )
 
 Row = Mapping[str, Any]
@@ -39,7 +39,7 @@ class Place:
 class Form:
     """One way to ask, and the numbers that come of it."""
 
-    question: Callable[[Row], Question]
+    question: Callable[[Row], MultipleChoice]
     metrics: Mapping[str, Metric]
     apart: bool = False  # see `questions.encode`
 
@@ -54,9 +54,11 @@ class Task:
     place: Place | None = None  # None: only in files of one's own
 
 
-def _same(context: str, choices: Sequence[str], answer: int) -> Question:
+def _same(context: str, choices: Sequence[str], answer: int) -> MultipleChoice:
     """Choices after one context and a space, whatever white space they have of their own: as the field does it."""
-    return Question((context,) * len(choices), tuple(f" {choice}" for choice in choices), answer, lengths(choices))
+    return MultipleChoice(
+        (context,) * len(choices), tuple(f" {choice}" for choice in choices), answer, lengths(choices)
+    )
 
 
 def lengths(choices: Sequence[str]) -> tuple[int, ...]:
@@ -64,11 +66,11 @@ def lengths(choices: Sequence[str]) -> tuple[int, ...]:
     return tuple(len(choice) for choice in choices)
 
 
-def _hellaswag_raw(row: Row) -> Question:
+def _hellaswag_raw(row: Row) -> MultipleChoice:
     return _same(row["ctx"], _texts(row["endings"], "endings"), _label(row["label"]))
 
 
-def _hellaswag(row: Row) -> Question:
+def _hellaswag(row: Row) -> MultipleChoice:
     context = _plain(f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}")
     return _same(context, [_plain(ending) for ending in _texts(row["endings"], "endings")], _label(row["label"]))
 
@@ -79,18 +81,18 @@ def _plain(text: str) -> str:
     return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
 
 
-def _arc(row: Row) -> Question:
+def _arc(row: Row) -> MultipleChoice:
     labels, texts = list(row["choices"]["label"]), _texts(row["choices"]["text"], "choices")
     if row["answerKey"] not in labels:
         raise DataError(f"answerKey {row['answerKey']!r}: none of its labels, {', '.join(map(str, labels))}")
     return _same(f"Question: {row['question']}\nAnswer:", texts, labels.index(row["answerKey"]))
 
 
-def _piqa(row: Row) -> Question:
+def _piqa(row: Row) -> MultipleChoice:
     return _same(f"Question: {row['goal']}\nAnswer:", [row["sol1"], row["sol2"]], _label(row["label"]))
 
 
-def _winogrande(row: Row) -> Question:
+def _winogrande(row: Row) -> MultipleChoice:
     """What follows the gap, after each way to fill it (Trinh and Le, arXiv:1806.02847)."""
     before, gap, after = row["sentence"].partition("_")
     if not gap:
@@ -98,10 +100,10 @@ def _winogrande(row: Row) -> Question:
     if str(row["answer"]) not in ("1", "2"):
         raise DataError(f"answer {row['answer']!r}: neither 1 nor 2; the test part is published without")
     contexts, after = (before + row["option1"], before + row["option2"]), after.strip()
-    return Question(contexts, (f" {after}",) * 2, int(row["answer"]) - 1, lengths([after] * 2))
+    return MultipleChoice(contexts, (f" {after}",) * 2, int(row["answer"]) - 1, lengths([after] * 2))
 
 
-def _lambada(row: Row) -> Question:
+def _lambada(row: Row) -> MultipleChoice:
     """The last word after everything before it."""
     if "continuation" in row:
         return _same(row["context"], [row["continuation"].removeprefix(" ")], 0)
@@ -109,7 +111,7 @@ def _lambada(row: Row) -> Question:
     return _same(before, [last], 0)
 
 
-def _own(row: Row) -> Question:
+def _own(row: Row) -> MultipleChoice:
     choices, answer = row["choices"], row["answer"]
     if not isinstance(choices, list | tuple) or len(choices) < 2 or not all(isinstance(c, str) for c in choices):
         raise DataError("choices: not a list of two texts or more")
@@ -120,7 +122,7 @@ def _own(row: Row) -> Question:
         raise DataError("context: not a text")
     apart = bool(context) and not context[-1].isspace()
     endings = tuple(f" {choice}" if apart and not choice[:1].isspace() else choice for choice in choices)
-    return Question((context,) * len(choices), endings, answer, lengths([choice.strip() for choice in choices]))
+    return MultipleChoice((context,) * len(choices), endings, answer, lengths([choice.strip() for choice in choices]))
 
 
 def _texts(value: Any, field: str) -> list[str]:
@@ -198,7 +200,7 @@ TASKS = {
 """Tasks by name. Counts are those of the files at the pinned commits, as published on their pages."""
 
 
-def ask(form: Form, row: Row, where: str) -> Question:
+def ask(form: Form, row: Row, where: str) -> MultipleChoice:
     """The question of a row; DataError, beginning with `where`, for what is no question."""
     try:
         found = form.question(row)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from groundup.errors import UsageError
-from groundup.utils.hashing import mix
+from groundup.utils.hashing import mix64
 
 Filter = Callable[[Tensor], Tensor]
 """(B, V) logits -> (B, V) logits"""
@@ -83,6 +83,6 @@ class Sampler:
     def _uniform(self, rows: int) -> Tensor:
         while len(self._generators) < rows:
             # Hashed, so that neighbouring seeds share no row; torch's CPU generator heeds only the low 32 bits.
-            seed = int(mix(self.seed, len(self._generators))[0]) & 0xFFFFFFFF
+            seed = int(mix64(self.seed, len(self._generators))[0]) & 0xFFFFFFFF
             self._generators.append(torch.Generator().manual_seed(seed))
         return torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in self._generators[:rows]])

@@ -21,18 +21,18 @@ from typing import TYPE_CHECKING, Any
 
 from groundup.checkpoint.files import AVERAGE, PROGRESS, read_json
 from groundup.checkpoint.run_folder import resolve, run_of
-from groundup.config.merge import nearest
+from groundup.config.merge import did_you_mean
 from groundup.errors import UsageError
 from groundup.interop import wheel
-from groundup.interop.facts import facts
+from groundup.interop.facts import collect_card_info
 from groundup.interop.hf_mapping import family_of
-from groundup.interop.model_card import Facts, card
+from groundup.interop.model_card import ModelCardInfo, card
 from groundup.interop.output import Like, check_output, is_gguf, is_hf, is_nanogpt, is_space, new_output
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from groundup.checkpoint.load import Checkpoint
+    from groundup.checkpoint.load import LoadedModel
 
 LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 FOREIGN = re.compile(r"[^\w.-]+", re.ASCII)  # what a name cannot hold, as it stands in commands and code
@@ -57,7 +57,7 @@ class Export:
 class Source:
     """A checkpoint on its way out."""
 
-    loaded: Checkpoint
+    loaded: LoadedModel
     name: str
     licence: str
     run: Path | None  # the run that the checkpoint lies in, if it does
@@ -68,9 +68,9 @@ class Source:
         return {name: p.detach().cpu() for name, p in self.loaded.model.named_parameters()}
 
     @property
-    def facts(self) -> Facts:
+    def collect_card_info(self) -> ModelCardInfo:
         """For the card."""
-        return facts(self.loaded, self.name, self.licence, self.run)
+        return collect_card_info(self.loaded, self.name, self.licence, self.run)
 
 
 Written = tuple[list[str], Callable[[Path], Any]]
@@ -83,12 +83,12 @@ class Target:
 
     summary: str
     like: Like
-    refuse: Callable[[Checkpoint], None]  # before anything is written
+    refuse: Callable[[LoadedModel], None]  # before anything is written
     write: Callable[[Source, Path], Written]
     reader: str  # what is needed to open it again, and how it is installed
 
 
-def _refuse_hf(loaded: Checkpoint) -> None:
+def _refuse_hf(loaded: LoadedModel) -> None:
     family_of(loaded.config.model)
 
 
@@ -96,11 +96,13 @@ def _write_hf(source: Source, folder: Path) -> Written:
     from groundup.interop import hf_export
 
     loaded = source.loaded
-    hf_export.write(folder, loaded.config.model, source.tensors, loaded.tokenizer, card(source.facts, _usage(source)))
+    hf_export.write(
+        folder, loaded.config.model, source.tensors, loaded.tokenizer, card(source.collect_card_info, _usage(source))
+    )
     return [], lambda place: hf_export.check(place, loaded.model, loaded.tokenizer)
 
 
-def _refuse_gguf(loaded: Checkpoint) -> None:
+def _refuse_gguf(loaded: LoadedModel) -> None:
     from groundup.interop import gguf
 
     gguf.refuse(loaded.config.model, loaded.tokenizer)
@@ -115,7 +117,7 @@ def _write_gguf(source: Source, path: Path) -> Written:
     return [], lambda place: gguf.check(place, loaded.model, tensors, loaded.tokenizer)
 
 
-def _refuse_nanogpt(loaded: Checkpoint) -> None:
+def _refuse_nanogpt(loaded: LoadedModel) -> None:
     from groundup.interop import nanogpt
 
     nanogpt.refuse(loaded.config.model)
@@ -165,7 +167,7 @@ def _write_space(source: Source, folder: Path) -> Written:
     from groundup.interop import space
 
     loaded = source.loaded
-    notes = space.write(folder, loaded.folder, source.tensors, loaded.tokenizer, source.facts)
+    notes = space.write(folder, loaded.folder, source.tensors, loaded.tokenizer, source.collect_card_info)
     return notes, lambda place: space.check(place, loaded.model, load(place / "model", device="cpu").model)
 
 
@@ -266,5 +268,5 @@ print(tokenizer.decode(model.generate(ids, max_new_tokens=100, do_sample=True, t
 
 def _target(to: str) -> Target:
     if to not in TARGETS:
-        raise UsageError(f"to {to!r}: there is no such format; {nearest(to, TARGETS)}")
+        raise UsageError(f"to {to!r}: there is no such format; {did_you_mean(to, TARGETS)}")
     return TARGETS[to]

@@ -12,23 +12,23 @@ from groundup.checkpoint.run_folder import RunFolder, read_log
 from groundup.config.schema import Config
 from groundup.data.shards import Manifest
 from groundup.errors import DataError, GroundupError
-from groundup.interop.model_card import Facts
+from groundup.interop.model_card import ModelCardInfo
 from groundup.sources.hub_spec import PREFIX
 
 if TYPE_CHECKING:
-    from groundup.checkpoint.load import Checkpoint
+    from groundup.checkpoint.load import LoadedModel
 
 GENERATIONS = 100  # of runs that began with another's weights; folders could name each other
 
 
-def facts(loaded: Checkpoint, name: str, licence: str, run: Path | None) -> Facts:
+def collect_card_info(loaded: LoadedModel, name: str, licence: str, run: Path | None) -> ModelCardInfo:
     """What is known of a model: from its checkpoint, and from its `run` and data where they are at hand."""
     config = loaded.config
     progress = read_json(loaded.folder / PROGRESS)
     manifest = _manifest(loaded)
     splits = manifest.splits if manifest else {}
     sizes = {f"{name}_{what}": getattr(split, what) for name, split in splits.items() for what in ("tokens", "bytes")}
-    return Facts(
+    return ModelCardInfo(
         name=name,
         licence=licence,
         config=config,
@@ -48,13 +48,13 @@ def facts(loaded: Checkpoint, name: str, licence: str, run: Path | None) -> Fact
     )
 
 
-def _padding(loaded: Checkpoint) -> int:
+def _padding(loaded: LoadedModel) -> int:
     """Numbers in the rows that only pad the vocabulary."""
     model = loaded.config.model
     return (model.padded_vocab - model.vocab) * model.n_embd * (1 if model.tied else 2)
 
 
-def _manifest(loaded: Checkpoint) -> Manifest | None:
+def _manifest(loaded: LoadedModel) -> Manifest | None:
     """The manifest of the model's data, where that is still there and still the same."""
     data = loaded.config.data
     if data is None:

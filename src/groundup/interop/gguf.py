@@ -19,7 +19,7 @@ from groundup.config.model import ModelConfig
 from groundup.errors import ExportError, UsageError
 from groundup.interop import hf_tokenizer
 from groundup.interop.hf_mapping import other_format
-from groundup.interop.parity import Agreement, agreed, batch, identical, opened_by
+from groundup.interop.parity import Agreement, batch, check_logits, identical, opened_by
 from groundup.model.gpt import GPT
 from groundup.tokenizers.registry import Tokenizer
 
@@ -117,7 +117,7 @@ def check(path: Path, model: GPT, tensors: Mapping[str, Tensor], tokenizer: Toke
         finally:
             llama.close()
     ours = model(ids.to(next(model.parameters()).device)).cpu()
-    return agreed(by, ours, torch.stack(rows), BOUND)
+    return check_logits(by, ours, torch.stack(rows), BOUND)
 
 
 @cache

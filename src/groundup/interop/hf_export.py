@@ -17,8 +17,8 @@ from torch import Tensor
 from groundup.config.model import ModelConfig
 from groundup.errors import ExportError
 from groundup.interop import hf_tokenizer
-from groundup.interop.hf_mapping import config_json, theirs
-from groundup.interop.parity import Agreement, agreed, batch, opened_by
+from groundup.interop.hf_mapping import config_json, to_hf
+from groundup.interop.parity import Agreement, batch, check_logits, opened_by
 from groundup.model.gpt import GPT
 from groundup.tokenizers.hf_format import FILE_NAME
 from groundup.tokenizers.hf_json import CONFIG_NAME
@@ -38,7 +38,7 @@ def write(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], toke
     hf_tokenizer.write(tokenizer, folder, config.block_size)
     (folder / CARD).write_text(card, encoding="utf-8")
     try:
-        save_file(theirs(config, tensors), folder / MODEL, metadata={"format": "pt"})
+        save_file(to_hf(config, tensors), folder / MODEL, metadata={"format": "pt"})
     except SafetensorError as error:  # a full disk comes as one of these
         raise OSError(str(error)) from error
 
@@ -68,7 +68,7 @@ def check(folder: Path, model: GPT, tokenizer: Tokenizer) -> Agreement | None:
     if (len(opened), opened.eos_token_id) != (tokenizer.n_vocab, tokenizer.end_of_text):
         raise ExportError(f"{by}: reads a tokenizer of {len(opened)} ids that ends texts with {opened.eos_token_id}")
     device = next(model.parameters()).device
-    return agreed(by, model(ids.to(device)).cpu(), logits, BOUND)
+    return check_logits(by, model(ids.to(device)).cpu(), logits, BOUND)
 
 
 @contextmanager

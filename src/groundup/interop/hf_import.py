@@ -13,8 +13,8 @@ from torch import Tensor
 
 from groundup.errors import CheckpointError, UsageError
 from groundup.interop.hf_architectures import FAMILIES
-from groundup.interop.hf_mapping import BUFFERS, model_config, ours, shown, untied
-from groundup.interop.imported import Foreign, fitted
+from groundup.interop.hf_mapping import BUFFERS, model_config, printable, to_groundup, untied
+from groundup.interop.imported import ImportedModel, check_tensors
 from groundup.interop.torch_pickle import unpickled
 
 CONFIG = "config.json"
@@ -22,7 +22,7 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.b
 """Where weights may be, the best first; an index lists the files of a model in parts."""
 
 
-def read_folder(folder: Path) -> Foreign:
+def read_folder(folder: Path) -> ImportedModel:
     """The model of a folder. CheckpointError where it is damaged, UsageError where ours cannot compute it."""
     try:
         values = _json(folder / CONFIG)
@@ -34,14 +34,14 @@ def read_folder(folder: Path) -> Foreign:
         for name, tensor in tensors.items():
             if not tensor.is_floating_point() and not name.endswith(BUFFERS):
                 raise CheckpointError(
-                    f"{shown(name)} holds {tensor.dtype}: quantised weights cannot be read; get plain ones"
+                    f"{printable(name)} holds {tensor.dtype}: quantised weights cannot be read; get plain ones"
                 )
         config = untied(config, tensors)
-        found = ours(config, tensors)
+        found = to_groundup(config, tensors)
     except (CheckpointError, UsageError) as error:
         raise type(error)(f"{folder}: {error}") from None
     kind = f"{FAMILIES[values['model_type']].architecture} of transformers"
-    return Foreign(kind, config, fitted(folder, config, found), folder)
+    return ImportedModel(kind, config, check_tensors(folder, config, found), folder)
 
 
 def parts(index: Path) -> list[str]:
@@ -72,7 +72,7 @@ def _mapped(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise CheckpointError(f"{path.name}: missing; get it as well") from None
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path.name}: cut short or damaged ({shown(error, 200)}); get it again") from None
+        raise CheckpointError(f"{path.name}: cut short or damaged ({printable(error, 200)}); get it again") from None
 
 
 def _pickled(path: Path) -> dict[str, Tensor]:

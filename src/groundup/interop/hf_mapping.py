@@ -51,7 +51,7 @@ def other_format(config: ModelConfig) -> str:
 def _misfits(family: Family, config: ModelConfig) -> Iterator[str]:
     for key, value in family.fixed.items():
         if getattr(config, key) != value:
-            yield f"model.{key} must be {_said(value)}, not {_said(getattr(config, key))}"
+            yield f"model.{key} must be {json_repr(value)}, not {json_repr(getattr(config, key))}"
     if config.activation not in family.activations.values():
         known = " or ".join(sorted(set(family.activations.values())))
         yield f"model.activation must be {known}, not {config.activation}"
@@ -63,14 +63,16 @@ def config_json(config: ModelConfig, end_of_text: int) -> dict[str, Any]:
     """Their config.json of such a model in fp32, `end_of_text` ending a text and beginning one; UsageError as above."""
     family = family_of(config)
     values: dict[str, Any] = {"model_type": family.model_type, "architectures": [family.architecture]}
-    values |= {theirs: getattr(config, ours) for ours, theirs in family.fields.items()}
+    values |= {to_hf: getattr(config, to_groundup) for to_groundup, to_hf in family.fields.items()}
     if family.model_type == "nanochat":
         values |= {"intermediate_size": config.inner, "num_key_value_heads": config.n_head}
         values |= {"rope_parameters": {"rope_type": "default", "rope_theta": config.rotary_base}}
         values |= {"rope_theta": config.rotary_base}  # where older readers look
     else:
         values["n_ctx"] = config.block_size
-    values[family.activation_key] = next(t for t, ours in family.activations.items() if ours == config.activation)
+    values[family.activation_key] = next(
+        t for t, to_groundup in family.activations.items() if to_groundup == config.activation
+    )
     values |= dict.fromkeys(family.dropout_keys, config.dropout)
     values |= {key: allowed[0] for key, allowed in family.demands.items() if allowed[0] is not None}
     # No padding id: it would be one of the text's, and where an embedding knows of it, that row no longer learns.
@@ -95,12 +97,12 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
             demands["head_dim"] = (width // heads, None)
     for key, allowed in demands.items():
         if values.get(key, allowed[0]) not in allowed:
-            raise UsageError(f"{key} {_said(values[key])}: groundup's models have {_said(allowed[0])} there")
+            raise UsageError(f"{key} {json_repr(values[key])}: groundup's models have {json_repr(allowed[0])} there")
     activation = values[family.activation_key]
     if not isinstance(activation, str) or activation not in family.activations:
         known = ", ".join(family.activations)
-        raise UsageError(f"{family.activation_key} {_said(activation)}: groundup's models know {known}")
-    shape = {key: values[theirs] for key, theirs in family.fields.items()} | dict(family.fixed)
+        raise UsageError(f"{family.activation_key} {json_repr(activation)}: groundup's models know {known}")
+    shape = {key: values[to_hf] for key, to_hf in family.fields.items()} | dict(family.fixed)
     shape |= {"activation": family.activations[activation], "dropout": values[family.dropout_keys[0]]}
     shape |= {"init": family.init} | _rotation(family, values)
     try:
@@ -111,7 +113,7 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
         if first["type"] == "value_error":
             raise UsageError(f"config.json: {first['ctx']['error']}") from None
         key = str(first["loc"][0])
-        raise UsageError(f"{family.fields.get(key, key)} {_said(first['input'])}: {first['msg']}") from None
+        raise UsageError(f"{family.fields.get(key, key)} {json_repr(first['input'])}: {first['msg']}") from None
 
 
 def _rotation(family: Family, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,12 +123,12 @@ def _rotation(family: Family, values: Mapping[str, Any]) -> dict[str, Any]:
     rope = values.get("rope_parameters") or {}
     if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
         raise UsageError(
-            f"rope_parameters {_said(rope)}: groundup's models rotate plainly, which is rope_type 'default'"
+            f"rope_parameters {json_repr(rope)}: groundup's models rotate plainly, which is rope_type 'default'"
         )
     return {"rotary_base": rope.get("rope_theta", values.get("rope_theta", 10_000.0))}
 
 
-def theirs(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_hf(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our weights under their names: contiguous, the vocabulary unpadded, a tied head left out.
 
     Biases that a model of ours leaves out are zeros there, which computes the same. UsageError as `family_of`.
@@ -135,7 +137,9 @@ def theirs(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tens
     found: dict[str, Tensor] = {}
     for name, parts in _tensors(family, config):
         if name in tensors:
-            tensor = tensors[name][: config.vocab] if name in EMBEDDINGS else _turned(family, name, tensors[name])
+            tensor = (
+                tensors[name][: config.vocab] if name in EMBEDDINGS else _transpose_conv1d(family, name, tensors[name])
+            )
         else:
             weight = tensors[name.removesuffix("bias") + "weight"]
             tensor = weight.new_zeros(weight.size(0))
@@ -164,7 +168,7 @@ def equal(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.equal(a.float(), b.float())
 
 
-def ours(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_groundup(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Their weights under our names, as `GPT(config).named_parameters()`: fp32, the vocabulary padded with zeros.
 
     The prefix of a model without a head may be there or not, and so may buffers and a tied head. A tensor that needs
@@ -181,13 +185,13 @@ def ours(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor
             if key not in tensors:
                 raise CheckpointError(f"{part}: missing from the weights; they and config.json do not belong together")
         pieces = [tensors[key] for key in keys]
-        tensor = _turned(family, name, torch.cat(pieces) if len(pieces) > 1 else pieces[0])
+        tensor = _transpose_conv1d(family, name, torch.cat(pieces) if len(pieces) > 1 else pieces[0])
         tensor = padded(config, keys[0], tensor) if name in EMBEDDINGS else tensor
         found[name] = tensor.to(torch.float32).contiguous()
     for key in sorted(tensors.keys() - used):
         if not key.endswith(BUFFERS):
             raise CheckpointError(
-                f"{shown(key)}: the weights have it, and the model that config.json describes does not"
+                f"{printable(key)}: the weights have it, and the model that config.json describes does not"
             )
     return found
 
@@ -217,7 +221,7 @@ def _tensors(family: Family, config: ModelConfig) -> Iterator[tuple[str, tuple[s
             yield name.replace("*", str(layer)), tuple(part.replace("*", str(layer)) for part in parts)
 
 
-def _turned(family: Family, name: str, tensor: Tensor) -> Tensor:
+def _transpose_conv1d(family: Family, name: str, tensor: Tensor) -> Tensor:
     """A matrix of a block is (out, in) here and (in, out) in a Conv1D of theirs."""
     return tensor.T if family.conv1d and name.startswith("h.") and tensor.dim() == 2 else tensor
 
@@ -226,11 +230,11 @@ def _size(tensor: Tensor) -> str:
     return " x ".join(map(str, tensor.shape)) or "a single number"
 
 
-def shown(name: object, most: int = 80) -> str:
+def printable(name: object, most: int = 80) -> str:
     """A name from an outsider's file as a sentence may hold it: one line, nothing that a terminal obeys, not long."""
     return repr(str(name))[1:-1][:most]
 
 
-def _said(value: object) -> str:
+def json_repr(value: object) -> str:
     """A value as JSON writes it."""
     return json.dumps(value)[:80]

@@ -17,7 +17,7 @@ from groundup.errors import CheckpointError, GroundupError, UsageError
 from groundup.interop.hf_import import read_folder
 from groundup.interop.hub import Fetched, fetch
 from groundup.interop.import_checks import SOURCES, check, check_place
-from groundup.interop.imported import Foreign
+from groundup.interop.imported import ImportedModel
 from groundup.interop.llmc import MAGIC, read_llmc
 from groundup.interop.tokenizer_match import find_tokenizer, vocabulary
 from groundup.interop.torch_pickle import read_pickle
@@ -27,7 +27,7 @@ from groundup.tokenizers.registry import Tokenizer
 
 BATCH = 8192  # tokens; a config needs a number of whole windows, though nobody trains with this one
 
-READERS: dict[bytes, Callable[[Path], Foreign]] = {
+READERS: dict[bytes, Callable[[Path], ImportedModel]] = {
     b"PK\x03\x04": read_pickle,
     b"\x80\x02": read_pickle,  # of torch before 1.6
     MAGIC.to_bytes(4, "little"): read_llmc,
@@ -84,7 +84,7 @@ def import_model(
     return imported
 
 
-def _read(source: str, fetched: Fetched | None) -> Foreign:
+def _read(source: str, fetched: Fetched | None) -> ImportedModel:
     path = fetched.folder if fetched else Path(source)
     if path.is_dir():
         try:

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from groundup.config.model import ModelConfig
 from groundup.errors import CheckpointError
-from groundup.interop.hf_mapping import padded, shown
+from groundup.interop.hf_mapping import padded, printable
 from groundup.model.size import shapes
 
 
 @dataclass(frozen=True)
-class Foreign:
+class ImportedModel:
     """A model of another program."""
 
     kind: str  # such as "nanoGPT checkpoint"
@@ -36,11 +36,11 @@ def shape(place: Path, values: Mapping[str, Any]) -> ModelConfig:
         first = error.errors()[0]
         what = first.get("ctx", {}).get("error") or f"{first['loc'][-1]} {first['input']!r:.80}: {first['msg']}"
         raise CheckpointError(
-            f"{place}: its settings describe no model ({shown(what, 200)}); get the file again"
+            f"{place}: its settings describe no model ({printable(what, 200)}); get the file again"
         ) from None
 
 
-def fitted(place: Path, config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def check_tensors(place: Path, config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`tensors`, under our names, in fp32 and with a padded vocabulary.
 
     CheckpointError when one is missing, foreign, misshapen, or holds anything but finite floating-point numbers.
@@ -51,7 +51,7 @@ def fitted(place: Path, config: ModelConfig, tensors: Mapping[str, Tensor]) -> d
     expected = shapes(config)
     for name in sorted(expected.keys() ^ tensors.keys()):
         what = "is missing" if name in expected else "has no place in the model that its settings describe"
-        raise CheckpointError(f"{place}: {shown(name)} {what}; {REMEDY}")
+        raise CheckpointError(f"{place}: {printable(name)} {what}; {REMEDY}")
     found = {}
     for name, wanted in expected.items():
         tensor = tensors[name]

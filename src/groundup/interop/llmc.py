@@ -16,7 +16,7 @@ from torch import Tensor
 
 from groundup.config.model import ModelConfig
 from groundup.errors import CheckpointError
-from groundup.interop.imported import Foreign, fitted, shape
+from groundup.interop.imported import ImportedModel, check_tensors, shape
 
 MAGIC = 20240326
 HEADER = 256  # numbers
@@ -24,7 +24,7 @@ HEADER = 256  # numbers
 VERSIONS: dict[int, tuple[str, np.dtype[Any]]] = {3: ("fp32", np.dtype("<f4")), 5: ("bf16", np.dtype("<i2"))}
 
 
-def read_llmc(path: Path) -> Foreign:
+def read_llmc(path: Path) -> ImportedModel:
     """The model in a .bin of llm.c, mapped from it. CheckpointError where it is none, or not whole."""
     header = np.fromfile(path, dtype="<i4", count=HEADER)
     if len(header) < HEADER or header[0] != MAGIC:
@@ -55,7 +55,9 @@ def read_llmc(path: Path) -> Foreign:
         )
     numbers = torch.from_numpy(np.memmap(path, dtype, mode="c", offset=HEADER * 4))  # copied on write: torch wants that
     numbers = numbers.view(torch.bfloat16) if precision == "bf16" else numbers
-    return Foreign(f"llm.c model in {precision}", config, fitted(path, config, _cut(config, kinds, numbers)))
+    return ImportedModel(
+        f"llm.c model in {precision}", config, check_tensors(path, config, _cut(config, kinds, numbers))
+    )
 
 
 def _kinds(config: ModelConfig, rows: int) -> list[tuple[str, tuple[int, ...], int]]:

@@ -28,7 +28,7 @@ UNTOLD = "How it was trained is not told here: it was imported as it is, and not
 
 
 @dataclass(frozen=True)
-class Facts:
+class ModelCardInfo:
     """What is known of a trained model. Empty values are not known, and the card says nothing of them."""
 
     name: str
@@ -49,7 +49,7 @@ class Facts:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
-def card(facts: Facts, usage: str, *, header: Mapping[str, Any] = MODEL, lead: str = "") -> str:
+def card(facts: ModelCardInfo, usage: str, *, header: Mapping[str, Any] = MODEL, lead: str = "") -> str:
     """The card in Markdown, with the YAML that the hub reads before it; `usage` is a piece of Python.
 
     `header` is what that YAML says besides licence and data sets, `lead` what the card says first.
@@ -66,7 +66,7 @@ def card(facts: Facts, usage: str, *, header: Mapping[str, Any] = MODEL, lead: s
     return "\n\n".join(parts) + "\n"
 
 
-def _header(facts: Facts, header: Mapping[str, Any]) -> str:
+def _header(facts: ModelCardInfo, header: Mapping[str, Any]) -> str:
     values = dict(header)
     if facts.licence:
         values["license"] = facts.licence
@@ -75,7 +75,7 @@ def _header(facts: Facts, header: Mapping[str, Any]) -> str:
     return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True).strip()}\n---"
 
 
-def _summary(facts: Facts) -> str:
+def _summary(facts: ModelCardInfo) -> str:
     model = facts.config.model
     how = f"with the weights of {plain(facts.origin)} to begin with" if facts.origin else "trained from scratch"
     return (
@@ -85,7 +85,7 @@ def _summary(facts: Facts) -> str:
     )
 
 
-def _data(facts: Facts) -> Iterator[str]:
+def _data(facts: ModelCardInfo) -> Iterator[str]:
     if not facts.sources:
         yield "What it was trained on was not at hand when this card was written."
         return
@@ -100,7 +100,7 @@ def _data(facts: Facts) -> Iterator[str]:
     )
 
 
-def _training(facts: Facts) -> Iterator[tuple[str, str]]:
+def _training(facts: ModelCardInfo) -> Iterator[tuple[str, str]]:
     config, optimizer = facts.config, facts.config.optimizer
     yield "steps", f"{facts.step:,}"
     yield "tokens", f"{facts.tokens:,}"
@@ -116,7 +116,7 @@ def _training(facts: Facts) -> Iterator[tuple[str, str]]:
         yield "weights", f"running average, {optimizer.ema:g} kept a step"
 
 
-def _losses(facts: Facts) -> Iterator[str]:
+def _losses(facts: ModelCardInfo) -> Iterator[str]:
     names = {
         "val_loss": "validation, nats a token",
         "bits_per_byte": "validation, bits a byte",
@@ -131,7 +131,7 @@ def _losses(facts: Facts) -> Iterator[str]:
         yield "Over windows of the whole context that do not overlap, of text that was held out from training."
 
 
-def _tasks(facts: Facts) -> Iterator[tuple[str, str]]:
+def _tasks(facts: ModelCardInfo) -> Iterator[tuple[str, str]]:
     """A row for each metric, with its standard error and how many questions were asked."""
     for task, found in facts.tasks.items():
         for name, value in found.items():
@@ -141,7 +141,7 @@ def _tasks(facts: Facts) -> Iterator[tuple[str, str]]:
             yield f"{plain(task)}, {name}", f"{value:.4f}{error}, {found.get('n', 0):,.0f} questions"
 
 
-def _limits(facts: Facts) -> str:
+def _limits(facts: ModelCardInfo) -> str:
     lost = f" Of a text, {facts.tokenizer_loses}." if facts.tokenizer_loses else ""
     return (
         "It continues text in the manner of what it was trained on, true or not, and knows nothing else. It was not "
@@ -149,13 +149,13 @@ def _limits(facts: Facts) -> str:
     )
 
 
-def _licence(facts: Facts) -> str:
+def _licence(facts: ModelCardInfo) -> str:
     if facts.licence:
         return f"`{facts.licence}`, as given by whoever exported it."
     return "No licence was given for this model; ask whoever published it before using it."
 
 
-def _made(facts: Facts) -> Iterator[str]:
+def _made(facts: ModelCardInfo) -> Iterator[str]:
     yield "With `groundup`, which trains, checks and exports models from scratch."
     if facts.versions:
         yield "It was trained with these versions:"

@@ -40,7 +40,7 @@ def relative(ours: Tensor, theirs: Tensor) -> float:
     return largest if largest == largest else float("inf")  # not a number: nothing was computed
 
 
-def agreed(by: str, ours: Tensor, theirs: Tensor, bound: float) -> Agreement:
+def check_logits(by: str, ours: Tensor, theirs: Tensor, bound: float) -> Agreement:
     """The agreement of two programs about logits, (B, T, V) each; ExportError where they differ beyond `bound`."""
     difference = relative(ours.float(), theirs.float())
     if not difference <= bound:

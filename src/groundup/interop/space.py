@@ -24,9 +24,9 @@ from groundup.checkpoint import state
 from groundup.checkpoint.files import PROGRESS, read_json
 from groundup.config.schema import Config
 from groundup.interop import wheel
-from groundup.interop.model_card import Facts, card, plain
+from groundup.interop.model_card import ModelCardInfo, card, plain
 from groundup.interop.output import digests
-from groundup.interop.parity import Agreement, agreed, batch
+from groundup.interop.parity import Agreement, batch, check_logits
 from groundup.model.gpt import GPT
 from groundup.sources.hub_spec import PREFIX
 from groundup.tokenizers.registry import Tokenizer
@@ -39,7 +39,7 @@ NAMED = 3  # texts that the page names; the card has them all
 
 
 def write(
-    folder: Path, checkpoint: Path, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, facts: Facts
+    folder: Path, checkpoint: Path, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, facts: ModelCardInfo
 ) -> list[str]:
     """Write all files to the empty `folder`, and return notes for whoever exports; OSError where the disk refuses."""
     asked, notes = requirements()
@@ -60,7 +60,7 @@ def check(folder: Path, model: GPT, opened: GPT) -> Agreement:
     """
     wheel.check(folder)
     ids = batch(model.config)
-    return agreed(f"groundup {metadata.version('groundup')}", model(ids), opened(ids), 0.0)
+    return check_logits(f"groundup {metadata.version('groundup')}", model(ids), opened(ids), 0.0)
 
 
 def requirements() -> tuple[list[str], list[str]]:
@@ -91,7 +91,7 @@ def _progress(checkpoint: Path) -> dict[str, Any]:
     return kept
 
 
-def _header(facts: Facts) -> dict[str, Any]:
+def _header(facts: ModelCardInfo) -> dict[str, Any]:
     """What the hub reads: https://huggingface.co/docs/hub/spaces-config-reference."""
     return {
         "title": facts.name.rpartition("/")[2],
@@ -108,7 +108,7 @@ def _header(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _lead(facts: Facts) -> str:
+def _lead(facts: ModelCardInfo) -> str:
     """What the page says of the model before anything else."""
     names = [f"`{plain(source)}`" for source in facts.sources[:NAMED]]
     if more := len(facts.sources) - len(names):

@@ -12,7 +12,7 @@ from groundup.tokenizers.gpt1 import GPT1Tokenizer
 from groundup.tokenizers.gpt2 import GPT2Tokenizer, byte_characters, gpt2_merges, gpt2_pieces
 from groundup.tokenizers.hf_format import FILE_NAME, model_ids, parse
 from groundup.tokenizers.hf_json import read_tokenizer_file
-from groundup.tokenizers.registry import Learner, Tokenizer, choose_tokenizer
+from groundup.tokenizers.registry import Tokenizer, TokenizerTrainer, choose_tokenizer
 
 GPT2_ROWS = (50_257, 50_304)  # GPT-2's ids, and the same padded as nanoGPT and llm.c do it
 PADDING = 128  # rows; a table of embeddings may be longer than the vocabulary by less than this
@@ -26,7 +26,7 @@ def find_tokenizer(spec: str | None, folder: Path | None, rows: int, place: str)
     """
     if spec is not None:
         choice = choose_tokenizer(spec)
-        if isinstance(choice, Learner):
+        if isinstance(choice, TokenizerTrainer):
             raise UsageError(f"--tokenizer {spec}: is learnt from a text, and the model knows one already; {NAME_ONE}")
         return choice
     beside = _of_folder(folder) if folder is not None else None

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from groundup.errors import CheckpointError
-from groundup.interop.hf_mapping import BUFFERS, equal, shown
-from groundup.interop.imported import Foreign, fitted, shape
+from groundup.interop.hf_mapping import BUFFERS, equal, printable
+from groundup.interop.imported import ImportedModel, check_tensors, shape
 
 SETTINGS = ".GPTConfig"
 ARCHIVE = b"PK\x03\x04"  # how an archive begins, as torch writes them since 1.6
@@ -64,7 +64,7 @@ def unpickled(path: Path) -> object:
             _check_stored(path)
         asked = get_unsafe_globals_in_checkpoint(path) if whole else []  # an older file is refused while it is read
         if code := sorted(name for name in asked if not name.endswith(SETTINGS)):
-            raise CheckpointError(f"{path.name}: asks for {shown(', '.join(code), 200)}, which is code; {NO_CODE}")
+            raise CheckpointError(f"{path.name}: asks for {printable(', '.join(code), 200)}, which is code; {NO_CODE}")
         with safe_globals([(_Settings, name) for name in asked]):
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
         _check_tensors(path, found)
@@ -76,7 +76,7 @@ def unpickled(path: Path) -> object:
             raise CheckpointError(f"{path.name}: asks for more than tensors and plain values; {NO_CODE}") from None
         line = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise CheckpointError(
-            f"{path.name}: cannot be read as a file of torch, or is cut short ({shown(line, 120)}); get it again"
+            f"{path.name}: cannot be read as a file of torch, or is cut short ({printable(line, 120)}); get it again"
         ) from None
 
 
@@ -86,7 +86,7 @@ def _check_stored(path: Path) -> None:
         for member in archive.infolist():
             if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
                 raise CheckpointError(
-                    f"{path.name}: {shown(member.filename)} in it is compressed, as torch writes no file; save it anew"
+                    f"{path.name}: {printable(member.filename)} in it is compressed, as torch writes no file; save it again"
                 )
 
 
@@ -115,7 +115,7 @@ def _check_tensors(path: Path, found: object) -> None:
             left.append(value.values)
 
 
-def read_pickle(path: Path) -> Foreign:
+def read_pickle(path: Path) -> ImportedModel:
     """A checkpoint of nanoGPT, or of build-nanogpt. CheckpointError where it is neither, or damaged."""
     found = unpickled(path)
     if not isinstance(found, dict):
@@ -125,7 +125,7 @@ def read_pickle(path: Path) -> Foreign:
     if isinstance(found.get("config"), _Settings):
         settings = found["config"].values
     if not (isinstance(settings, Mapping) and isinstance(weights, dict) and _all_tensors(weights)):
-        has = ", ".join(sorted(map(shown, found))[:6]) or "nothing"
+        has = ", ".join(sorted(map(printable, found))[:6]) or "nothing"
         raise CheckpointError(f"{path}: no checkpoint of nanoGPT, nor of build-nanogpt (it holds {has}); {KNOWN}")
     tensors = {_renamed(name): tensor for name, tensor in weights.items() if not name.endswith(BUFFERS)}
     values = _values(path, settings) | {"bias": "ln_f.bias" in tensors, "activation": "gelu" if nano else "gelu_tanh"}
@@ -135,7 +135,7 @@ def read_pickle(path: Path) -> Foreign:
     config = shape(path, values | {"tied": tied})
     notes = (EXACT,) if nano else ()
     kind = "nanoGPT checkpoint" if nano else "build-nanogpt checkpoint"
-    return Foreign(kind, config, fitted(path, config, tensors), notes=notes)
+    return ImportedModel(kind, config, check_tensors(path, config, tensors), notes=notes)
 
 
 ABSENT = torch.empty(0)

@@ -23,10 +23,10 @@ from groundup.kernels.chunking import chunk_rows, whole
 
 SHRUNK = 64  # times; what fp16 rounds to nothing afterwards is 4e-6
 RowWork = Callable[[Tensor, Tensor, int, float | None, int, bool], Tensor]
-"""`nats_`, or what does the same"""
+"""`nll_and_grad_`, or what does the same"""
 
 
-def finished(logits: Tensor, *, vocab: int, softcap: float | None) -> Tensor:
+def softcap_and_mask(logits: Tensor, *, vocab: int, softcap: float | None) -> Tensor:
     """What x·Wᵀ lacks to be logits, (…, P): squashed into ± `softcap` (arXiv:2408.00118, section 2), pads at -inf.
 
     Pads are filled in place.
@@ -56,7 +56,7 @@ def linear_cross_entropy(
     the way back: one backward pass only, and no gradient of a gradient.
     """
     if chunk is None and whole(len(x), len(weight)):
-        logits = finished(F.linear(x, weight), vocab=vocab, softcap=softcap)
+        logits = softcap_and_mask(F.linear(x, weight), vocab=vocab, softcap=softcap)
         logits = logits.to(_precise(logits.dtype))
         return F.cross_entropy(logits, targets, ignore_index=ignore_index, reduction="sum")
     wanted = [torch.is_grad_enabled() and t.requires_grad for t in (x, weight)]
@@ -77,7 +77,7 @@ def linear_cross_entropy_rows(
     chunk: int | None = None,
 ) -> Tensor:
     """The same for each row by itself, (N,), 0 where it is not scored; without gradients."""
-    return _through(x, weight, targets, vocab, softcap, ignore_index, chunk, _operand(x), False, False)[0]
+    return _chunked(x, weight, targets, vocab, softcap, ignore_index, chunk, _operand(x), False, False)[0]
 
 
 def _operand(x: Tensor) -> torch.dtype:
@@ -86,7 +86,7 @@ def _operand(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-def _through(
+def _chunked(
     x: Tensor,
     weight: Tensor,
     targets: Tensor,
@@ -106,7 +106,7 @@ def _through(
     dw = make(weight, dtype=_precise(weight.dtype)) if want_weight else weight.new_empty(0)
     x, weight = x.to(operand), weight.to(operand)
     buffer = x.new_empty(min(rows, len(x)), len(weight))
-    row_work = _row_work(x.device) or nats_
+    row_work = _row_work(x.device) or nll_and_grad_
     with torch.autocast(x.device.type, enabled=False):
         for start in range(0, len(x), rows):
             here, at = x[start : start + rows], targets[start : start + rows]
@@ -119,14 +119,14 @@ def _through(
     return nats, dx, dw
 
 
-def nats_(
+def nll_and_grad_(
     logits: Tensor, targets: Tensor, vocab: int, softcap: float | None, ignore_index: int, gradient: bool
 ) -> Tensor:
     """Losses (n,) of the products `logits` (n, P), which their own gradient takes the place of where it is wanted.
 
     Where it is not, they hold nothing of use afterwards.
     """
-    z = finished(logits.to(_precise(logits.dtype)), vocab=vocab, softcap=softcap)
+    z = softcap_and_mask(logits.to(_precise(logits.dtype)), vocab=vocab, softcap=softcap)
     scored = (targets != ignore_index)[:, None]
     places = targets[:, None].where(scored, 0)
     likely = z.log_softmax(1)
@@ -176,7 +176,7 @@ def _row_work(device: torch.device) -> RowWork | None:
 
 
 def _summed(x: Tensor, weight: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor]:
-    nats, dx, dw = _through(x, weight, *rest)  # type: ignore[arg-type]
+    nats, dx, dw = _chunked(x, weight, *rest)  # type: ignore[arg-type]
     return nats.sum(), dx, dw
 
 

@@ -44,7 +44,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return cast(Tensor, _applied(_Elementwise, x, "gelu_tanh")) if _suits(x) else F.gelu(x, approximate="tanh")
 
 
-def turned_heads(qkv: Tensor, cos: Tensor, sin: Tensor, n_head: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def rotary_qk_norm(qkv: Tensor, cos: Tensor, sin: Tensor, n_head: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Queries and keys turned by their place and brought to unit mean square, and values: (B, T, 3C) to (B, H, T, D).
 
     `cos` and `sin` are (T, D), as positions.py has them.
@@ -56,7 +56,11 @@ def turned_heads(qkv: Tensor, cos: Tensor, sin: Tensor, n_head: int, eps: float)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     q, k, v = in_heads(qkv, n_head)
     shape = q.shape[-1:]
-    return F.rms_norm(turned(q, cos, sin), shape, eps=eps), F.rms_norm(turned(k, cos, sin), shape, eps=eps), v
+    return (
+        F.rms_norm(apply_rotary(q, cos, sin), shape, eps=eps),
+        F.rms_norm(apply_rotary(k, cos, sin), shape, eps=eps),
+        v,
+    )
 
 
 def in_heads(qkv: Tensor, n_head: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,7 +71,7 @@ def in_heads(qkv: Tensor, n_head: int) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Pairs of numbers turned by the angles of their places (arXiv:2104.09864): (B, H, T, D) to the same."""
     cos, sin = cos.type_as(x), sin.type_as(x)
     return x * cos + x.roll(x.size(-1) // 2, -1) * sin

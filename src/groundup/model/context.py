@@ -1,7 +1,7 @@
 """The seam between a model and the world: where tokens stand, and what they may attend to.
 
 A model asks its context three questions and knows nothing else about training, caching or serving. `Causal` is
-training's answer, `KVCache` generation's, `Branching` that of questions with several endings.
+training's answer, `KVCache` generation's, `SharedPrefix` that of questions with several endings.
 
 Letters: B batch, H heads, T new tokens, S tokens attended to, D head width.
 """
@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NOTHING = -1  # in place of the ids before a sequence's first
-SPELT_OUT = 512  # tokens; up to here the scores fit a core's cache, and plain products win on CPUs
+NO_TOKEN = -1  # in place of the ids before a sequence's first
+UNFUSED_MAX_TOKENS = 512  # tokens; up to here the scores fit a core's cache, and plain products win on CPUs
 
 
 class Context(Protocol):
@@ -25,8 +25,8 @@ class Context(Protocol):
         """Where the next `n` tokens stand: (T,) or (B, T). Asked once a forward pass, before any `attend`."""
         ...
 
-    def earlier(self, ids: Tensor, n: int) -> Tensor:
-        """The ids 1 … n places before each token of `ids`, (B, T) -> (n, B, T), `NOTHING` where none is.
+    def previous_ids(self, ids: Tensor, n: int) -> Tensor:
+        """The ids 1 … n places before each token of `ids`, (B, T) -> (n, B, T), `NO_TOKEN` where none is.
 
         Asked once a forward pass at most, after `positions`.
         """
@@ -44,7 +44,7 @@ class Causal:
         """0 … n-1, shape (T,)."""
         return torch.arange(n, device=device)
 
-    def earlier(self, ids: Tensor, n: int) -> Tensor:
+    def previous_ids(self, ids: Tensor, n: int) -> Tensor:
         """Those before it in the sequence."""
         return _shifted(ids, n, ids.size(1))
 
@@ -55,7 +55,7 @@ class Causal:
 
 def _shifted(ids: Tensor, n: int, last: int) -> Tensor:
     """The ids 1 … n places before each of the last `last` of `ids`: (B, S) -> (n, B, last)."""
-    windows = F.pad(ids, (n, 0), value=NOTHING).unfold(1, ids.size(1), 1)  # (B, n + 1, S); row j is n - j places back
+    windows = F.pad(ids, (n, 0), value=NO_TOKEN).unfold(1, ids.size(1), 1)  # (B, n + 1, S); row j is n - j places back
     return windows[:, :n, -last:].flip(1).transpose(0, 1)
 
 
@@ -64,12 +64,12 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     q, k = q.type_as(v), k.type_as(v)  # under autocast a norm may have given fp32
     # torch's fused kernel for CPUs has no dropout, and in bf16 it is slower than the products spelt out: 3 times at
     # T = 256, 7 at 64, equal at 1,024 (docs/lab-notes.md).
-    if q.device.type == "cpu" and (dropout or (q.dtype == torch.bfloat16 and q.size(2) <= SPELT_OUT)):
-        return spelt_out(q, k, v, dropout)
+    if q.device.type == "cpu" and (dropout or (q.dtype == torch.bfloat16 and q.size(2) <= UNFUSED_MAX_TOKENS)):
+        return unfused_attention(q, k, v, dropout)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
 
 
-def spelt_out(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+def unfused_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     """The same as two batched products with a softmax between."""
     B, H, T, D = q.shape
     future = torch.full((T, T), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
@@ -78,7 +78,7 @@ def spelt_out(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     return torch.bmm(F.dropout(scores.softmax(-1), dropout), v).view(B, H, T, D)
 
 
-class Branching:
+class SharedPrefix:
     """Several continuations of one beginning in one row: each sees the beginning and itself, and not the others.
 
     A beginning that many endings share is then computed once, and none of them can tell that it is not alone.
@@ -98,11 +98,11 @@ class Branching:
         """As given, (B, T)."""
         return self._positions
 
-    def earlier(self, ids: Tensor, n: int) -> Tensor:
+    def previous_ids(self, ids: Tensor, n: int) -> Tensor:
         """Those before it on the path from the beginning."""
         found = [ids]
         for _ in range(n):
-            found.append(F.pad(found[-1], (1, 0), value=NOTHING).gather(1, self._before))
+            found.append(F.pad(found[-1], (1, 0), value=NO_TOKEN).gather(1, self._before))
         return torch.stack(found[1:])
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
@@ -132,7 +132,7 @@ class KVCache:
         self._start, self.length = self.length, self.length + n
         return torch.arange(self._start, self.length, device=device)
 
-    def earlier(self, ids: Tensor, n: int) -> Tensor:
+    def previous_ids(self, ids: Tensor, n: int) -> Tensor:
         """Those before it, cached or new."""
         self._ids = ids if self._ids is None else torch.cat([self._ids, ids], dim=1)
         return _shifted(self._ids, n, ids.size(1))

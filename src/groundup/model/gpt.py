@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundup.config.model import ModelConfig
-from groundup.kernels.cross_entropy import finished, linear_cross_entropy
+from groundup.kernels.cross_entropy import linear_cross_entropy, softcap_and_mask
 from groundup.model.blocks import BLOCKS
 from groundup.model.context import Causal, Context
 from groundup.model.init import INITS
-from groundup.model.ngram import NGrams, Silent
+from groundup.model.ngram import NGrams, NoNGrams
 from groundup.model.norms import norm
 from groundup.model.positions import POSITIONS
 
@@ -34,7 +34,7 @@ class GPT(nn.Module):
         block = BLOCKS[config.block]
         self.wte = nn.Embedding(config.padded_vocab, config.n_embd)
         self.wpe = POSITIONS[config.positions](config)
-        self.ngrams = NGrams(config) if config.ngram > 1 else Silent()
+        self.ngrams = NGrams(config) if config.ngram > 1 else NoNGrams()
         self.ln_e = norm(config, present=config.embedding_norm)
         self.drop = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.h = nn.ModuleList(block(config, layer) for layer in range(config.n_layer))
@@ -85,7 +85,7 @@ class GPT(nn.Module):
 
     def head(self, x: Tensor) -> Tensor:
         """Logits over the padded vocabulary, pads at -inf: (…, C) -> (…, P)."""
-        return finished(F.linear(x, self.reading), vocab=self.config.vocab, softcap=self.config.softcap)
+        return softcap_and_mask(F.linear(x, self.reading), vocab=self.config.vocab, softcap=self.config.softcap)
 
 
 class NextTokenLoss(nn.Module):

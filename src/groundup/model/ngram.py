@@ -47,7 +47,7 @@ class Text(Protocol):
         ...
 
 
-class Silent(nn.Module):
+class NoNGrams(nn.Module):
     """No tables at all."""
 
     def draw(self, generator: torch.Generator | None) -> None:
@@ -74,7 +74,7 @@ class Silent(nn.Module):
         yield
 
 
-class NGrams(Silent):
+class NGrams(NoNGrams):
     """One table for each length from 2 to `config.ngram`, and a matrix that brings what they say to the stream."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -126,7 +126,7 @@ class NGrams(Silent):
         Besides, where codes keep all tokens apart, what they say of each next token, in logarithms: (B, T, V).
         `targets` (B, T) are what comes next, to be left out where the text is the one that was counted.
         """
-        places = [ids, *context.earlier(ids, len(self.sizes))]  # the token, the one before it, …; each (B, T)
+        places = [ids, *context.previous_ids(ids, len(self.sizes))]  # the token, the one before it, …; each (B, T)
         own = self._one_each(targets) if targets is not None and (self.training or self.leaves_out) else None
         said, shares = [], None
         for n, table in enumerate(self.tables, start=2):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundup.config.model import ModelConfig
-from groundup.kernels.elementwise import in_heads, turned, turned_heads
+from groundup.kernels.elementwise import apply_rotary, in_heads, rotary_qk_norm
 from groundup.model.norms import RMSNorm
 
 Heads = tuple[Tensor, Tensor, Tensor]
@@ -27,7 +27,7 @@ class Rotation(Protocol):
         ...
 
 
-class Unrotated:
+class NoRotary:
     """Nothing but the norm."""
 
     def heads(self, qkv: Tensor, n_head: int, norm: nn.Module) -> Heads:
@@ -45,9 +45,9 @@ class Rotated(NamedTuple):
     def heads(self, qkv: Tensor, n_head: int, norm: nn.Module) -> Heads:
         """(B, T, 3C) in heads."""
         if isinstance(norm, RMSNorm):
-            return turned_heads(qkv, self.cos, self.sin, n_head, norm.eps)
+            return rotary_qk_norm(qkv, self.cos, self.sin, n_head, norm.eps)
         q, k, v = in_heads(qkv, n_head)
-        return norm(turned(q, self.cos, self.sin)), norm(turned(k, self.cos, self.sin)), v
+        return norm(apply_rotary(q, self.cos, self.sin)), norm(apply_rotary(k, self.cos, self.sin)), v
 
 
 class LearnedPositions(nn.Embedding):
@@ -62,7 +62,7 @@ class LearnedPositions(nn.Embedding):
 
     def rotation(self, positions: Tensor) -> Rotation:
         """None at all."""
-        return Unrotated()
+        return NoRotary()
 
 
 class RotaryPositions(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 from torch.overrides import TorchFunctionMode
 
 
-class Undrawn(TorchFunctionMode):
+class skip_init(TorchFunctionMode):  # noqa: N801 - used like a function, as torch names its own
     """While entered, new modules leave their weights as the memory happens to be.
 
     `with Undrawn(): model = GPT(config)`, and then set every weight. Drawing those of GPT-2 takes two seconds.

@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from groundup.distributed.dtensor import like
+from groundup.distributed.dtensor import distribute_like
 from groundup.errors import CheckpointError
 
 
-class Average:
+class EMA:
     """Exponential moving average of a model's parameters, in fp32; a tied weight is kept once.
 
     Update n (from 1) moves it by 1 - min(decay, (1 + n) / (10 + n)) towards the weights, so that it soon forgets the
@@ -34,7 +34,7 @@ class Average:
         torch._foreach_lerp_(averages, weights, 1.0 - keep)
 
     @contextmanager
-    def applied(self) -> Iterator[None]:
+    def swapped_in(self) -> Iterator[None]:
         """While entered, the model computes with the averages; afterwards its weights are what they were, bit for bit.
 
         Whatever is done to the weights meanwhile is lost.
@@ -63,7 +63,7 @@ class Average:
                     f"{name}: its average is {list(tensor.shape)}, the model's weight {list(average.shape)}; "
                     "averages and config do not belong together"
                 )
-            average.copy_(like(tensor, average))
+            average.copy_(distribute_like(tensor, average))
         self.updates = updates
 
     @torch.no_grad()
@@ -72,7 +72,7 @@ class Average:
             p.copy_(tensors[name])
 
 
-class NoAverage:
+class NoEMA:
     """Stands where no average is kept: the weights are used as they are."""
 
     updates = 0
@@ -80,7 +80,7 @@ class NoAverage:
     def update(self) -> None:
         """Nothing."""
 
-    def applied(self) -> AbstractContextManager[None]:
+    def swapped_in(self) -> AbstractContextManager[None]:
         """The weights as they are."""
         return nullcontext()
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groundup.distributed.dtensor import dealt, split_as
+from groundup.distributed.dtensor import to_layout_of, to_matrix_shards
 
 POLYNOMIALS: dict[str, list[tuple[float, float, float]]] = {
     "newton_schulz": [(3.4445, -4.7750, 2.0315)] * 5,  # steepest at 0, within 0.7 … 1.2 near 1
@@ -75,7 +75,7 @@ class Muon(torch.optim.Optimizer):
         gradients = [p.grad for p in parameters if p.grad is not None]
         torch._foreach_lerp_(moments, gradients, 1.0 - momentum)
         ahead = torch.stack(gradients).lerp_(torch.stack(moments), momentum)  # (matrices, n, m)
-        directions = split_as(orthogonalize(dealt(ahead).to(self.dtype), self.by).to(ahead.dtype), ahead)
+        directions = to_layout_of(orthogonalize(to_matrix_shards(ahead).to(self.dtype), self.by).to(ahead.dtype), ahead)
         n, m = parameters[0].shape
         torch._foreach_mul_(parameters, 1.0 - lr * weight_decay)
         torch._foreach_add_(parameters, list(directions), alpha=-lr * max(1.0, n / m) ** 0.5)

@@ -15,7 +15,7 @@ from groundup.optim.muon import Muon
 Role = Literal["matrix", "embedding", "head", "vector"]
 
 
-class Rule(NamedTuple):
+class GroupRule(NamedTuple):
     """How the parameters of a role move."""
 
     algorithm: Literal["adamw", "muon", "sgd"]
@@ -25,24 +25,24 @@ class Rule(NamedTuple):
 
 # Muon (Keller Jordan et al., kellerjordan.github.io/posts/muon) is meant for the matrices between hidden layers.
 # Embeddings and head are lookups in disguise: AdamW serves them better, and without decay, as in nanochat.
-RULES: dict[str, dict[Role, Rule]] = {
+RULES: dict[str, dict[Role, GroupRule]] = {
     "adamw": {
-        "matrix": Rule("adamw", "learning_rate", decays=True),
-        "embedding": Rule("adamw", "learning_rate", decays=True),
-        "head": Rule("adamw", "learning_rate", decays=True),
-        "vector": Rule("adamw", "learning_rate", decays=False),
+        "matrix": GroupRule("adamw", "learning_rate", decays=True),
+        "embedding": GroupRule("adamw", "learning_rate", decays=True),
+        "head": GroupRule("adamw", "learning_rate", decays=True),
+        "vector": GroupRule("adamw", "learning_rate", decays=False),
     },
     "muon": {
-        "matrix": Rule("muon", "matrix_learning_rate", decays=True),
-        "embedding": Rule("adamw", "embedding_learning_rate", decays=False),
-        "head": Rule("adamw", "head_learning_rate", decays=False),
-        "vector": Rule("adamw", "learning_rate", decays=False),
+        "matrix": GroupRule("muon", "matrix_learning_rate", decays=True),
+        "embedding": GroupRule("adamw", "embedding_learning_rate", decays=False),
+        "head": GroupRule("adamw", "head_learning_rate", decays=False),
+        "vector": GroupRule("adamw", "learning_rate", decays=False),
     },
     "sgd": {
-        "matrix": Rule("sgd", "learning_rate", decays=True),
-        "embedding": Rule("sgd", "learning_rate", decays=True),
-        "head": Rule("sgd", "learning_rate", decays=True),
-        "vector": Rule("sgd", "learning_rate", decays=False),
+        "matrix": GroupRule("sgd", "learning_rate", decays=True),
+        "embedding": GroupRule("sgd", "learning_rate", decays=True),
+        "head": GroupRule("sgd", "learning_rate", decays=True),
+        "vector": GroupRule("sgd", "learning_rate", decays=False),
     },
 }
 
@@ -56,19 +56,19 @@ def role(name: str, parameter: nn.Parameter) -> Role:
     return "head" if name == "lm_head.weight" else "matrix"
 
 
-def peaks(config: OptimizerConfig) -> dict[str, float]:
+def peak_lrs(config: OptimizerConfig) -> dict[str, float]:
     """The peaks that the rules of this optimizer read, learning_rate first; those that follow it are left out."""
     names = dict.fromkeys(["learning_rate", *(rule.learning_rate for rule in RULES[config.name].values())])
     return {name: value for name in names if (value := getattr(config, name)) is not None}
 
 
-def scaled(config: OptimizerConfig, learning_rate: float) -> OptimizerConfig:
+def scale_lrs(config: OptimizerConfig, learning_rate: float) -> OptimizerConfig:
     """The same with this learning rate, and all other peaks alike; in two figures, so that a person can type them."""
     factor = learning_rate / config.learning_rate
-    return config.model_copy(update={name: float(f"{factor * value:.1e}") for name, value in peaks(config).items()})
+    return config.model_copy(update={name: float(f"{factor * value:.1e}") for name, value in peak_lrs(config).items()})
 
 
-class Optimizers:
+class OptimizerContainer:
     """Several optimizers, each with parameters of its own, as one.
 
     Each group's `scale` is its peak learning rate as a multiple of the schedule's.
@@ -102,14 +102,14 @@ def build_optimizer(
     named_parameters: Iterable[tuple[str, nn.Parameter]],
     config: OptimizerConfig,
     precision: str = "fp32",
-) -> Optimizers:
+) -> OptimizerContainer:
     """`config.name`'s rules over all parameters that learn; AdamW and SGD are fused where torch can.
 
     `precision` is what training computes in: where that is bf16, so are Muon's iterations. SGD's weight decay is
     torch's: added to the gradient, and so to the momentum, which Nesterov's rule looks ahead along (Sutskever et al.
     2013).
     """
-    members: dict[Rule, list[nn.Parameter]] = defaultdict(list)
+    members: dict[GroupRule, list[nn.Parameter]] = defaultdict(list)
     for name, parameter in named_parameters:
         if parameter.requires_grad:
             members[RULES[config.name][role(name, parameter)]].append(parameter)
@@ -130,4 +130,4 @@ def build_optimizer(
     if groups["sgd"]:
         momentum = config.momentum
         parts.append(torch.optim.SGD(groups["sgd"], momentum=momentum, nesterov=momentum > 0, fused=fused))
-    return Optimizers(parts)
+    return OptimizerContainer(parts)

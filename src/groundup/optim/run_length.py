@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Steps:
+class StepLength:
     """A number of optimizer steps."""
 
     total: int
@@ -29,7 +29,7 @@ class Steps:
 
 
 @dataclass(frozen=True)
-class Clock:
+class TimeLength:
     """Seconds of training, hooks included. What it yields depends on the machine's mood, so it is not reproducible."""
 
     seconds: float
@@ -43,15 +43,15 @@ class Clock:
         return progress.step > 0 and progress.elapsed + progress.dt > self.seconds
 
 
-def build_horizon(config: Config, windows: int) -> Steps | Clock:
+def build_run_length(config: Config, windows: int) -> StepLength | TimeLength:
     """The horizon that `config.train` asks for; `windows` is the length of an epoch. ConfigError when there is none."""
     train = config.train
     if train.budget is not None:
-        return Clock(train.budget)
+        return TimeLength(train.budget)
     if train.max_steps is not None:
-        return Steps(train.max_steps)
+        return StepLength(train.max_steps)
     if train.max_tokens is not None:
-        return Steps(math.ceil(train.max_tokens / train.batch_tokens))
+        return StepLength(math.ceil(train.max_tokens / train.batch_tokens))
     if train.epochs is not None:
-        return Steps(max(1, math.ceil(train.epochs * windows / config.rows)))  # even 5e-324 epochs are a step
+        return StepLength(max(1, math.ceil(train.epochs * windows / config.rows)))  # even 5e-324 epochs are a step
     raise ConfigError("train: no horizon; give --train.max_steps, --train.max_tokens, --train.epochs or --train.budget")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from groundup.config.merge import nearest
+from groundup.config.merge import did_you_mean
 from groundup.errors import UsageError
 
 # Of a link's data-sheet speed, what large collectives reach: rings of eight A100 78 %, of eight H200 82 %, all-gather
@@ -55,7 +55,9 @@ GPUS = {
 def find_gpu(name: str) -> GPU:
     """The row called `name`; UsageError with the nearest name when there is none."""
     if name.lower() not in GPUS:
-        raise UsageError(f"--gpu {name}: not in the table; {nearest(name.lower(), GPUS)}; known are {', '.join(GPUS)}")
+        raise UsageError(
+            f"--gpu {name}: not in the table; {did_you_mean(name.lower(), GPUS)}; known are {', '.join(GPUS)}"
+        )
     return GPUS[name.lower()]
 
 

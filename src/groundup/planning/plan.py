@@ -16,7 +16,7 @@ from groundup.config.schema import Config
 from groundup.errors import CheckpointError
 from groundup.model.memory import FP32, Precision, activation_bytes, loss_bytes, weight_copy_bytes
 from groundup.model.size import counted, flops_per_token, parameters, parameters_by_part
-from groundup.optim.run_length import Clock, Steps, build_horizon
+from groundup.optim.run_length import StepLength, TimeLength, build_run_length
 
 PROGRAM = 340e6  # bytes of Python, torch and its threads on a CPU: resident memory of a run of a tiny model
 # glibc keeps freed pieces of up to 32 MiB for later, in a heap that fits them badly: measured on CPU runs of 6 and 12
@@ -173,16 +173,16 @@ class Plan:
         return FP32 * (moments + (weights if optimizer.ema else 0))
 
     @cached_property
-    def horizon(self) -> Steps | Clock | None:
+    def horizon(self) -> StepLength | TimeLength | None:
         """How far the run goes; None where it is given in epochs and there are no data. ConfigError: no horizon."""
         if self.data is None and self.config.train.epochs is not None:
             return None
-        return build_horizon(self.config, self.data.windows if self.data else 0)
+        return build_run_length(self.config, self.data.windows if self.data else 0)
 
     @cached_property
     def steps(self) -> int | None:
         """Optimizer steps; from a horizon in time only where the speed is known, and then an estimate."""
-        if not isinstance(self.horizon, Clock):
+        if not isinstance(self.horizon, TimeLength):
             return self.horizon.total if self.horizon else None
         if self.speed is None:
             return None
@@ -223,7 +223,7 @@ class Plan:
     @property
     def seconds(self) -> float | None:
         """Time for training and evaluations; saving and sampling left out."""
-        if isinstance(self.horizon, Clock):
+        if isinstance(self.horizon, TimeLength):
             return self.horizon.seconds
         if self.tokens is None or self.speed is None or self.evaluation_seconds is None:
             return None

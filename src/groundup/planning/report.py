@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 
-from groundup.config.merge import changed
+from groundup.config.merge import diff
 from groundup.config.presets import PRESETS
 from groundup.config.sections import MUON_ONLY, OptimizerConfig
-from groundup.optim.run_length import Clock
+from groundup.optim.run_length import TimeLength
 from groundup.planning.plan import Plan
 from groundup.ui.panel import human_count, human_time
 
@@ -43,8 +43,8 @@ def summary(plan: Plan, *, advise: bool = True) -> list[str]:
 
 def length(plan: Plan) -> str:
     """How far the run goes."""
-    about = "about " if isinstance(plan.horizon, Clock) else ""
-    clock = human_time(plan.horizon.seconds) if isinstance(plan.horizon, Clock) else ""
+    about = "about " if isinstance(plan.horizon, TimeLength) else ""
+    clock = human_time(plan.horizon.seconds) if isinstance(plan.horizon, TimeLength) else ""
     if plan.steps is None or plan.tokens is None or plan.tokens_per_parameter is None:
         return clock or f"{plan.epochs:g} epochs; give --data to know how many steps that is"
     epochs = f" = {plan.epochs:,.2f} epochs" if plan.data and plan.epochs is not None else ""
@@ -76,7 +76,7 @@ def duration(plan: Plan) -> str:
     speed = f"{rate} tokens/s, {plan.speed.source}"
     if plan.seconds is None:
         return speed
-    about = "" if isinstance(plan.horizon, Clock) else "about "
+    about = "" if isinstance(plan.horizon, TimeLength) else "about "
     evaluations = (plan.evaluation_seconds or 0) / plan.seconds
     share = f"; evaluations are {min(1.0, evaluations):.0%} of it" if evaluations >= 0.005 else ""
     return f"{about}{human_time(plan.seconds)} at {speed}{share}"
@@ -111,7 +111,7 @@ def warnings(plan: Plan) -> Iterator[str]:
             f"{plan.head_share:.0%} of the work is the output head: {m.vocab:,} ids are many for width {m.n_embd}; "
             "prepare the data with a smaller vocabulary, such as --tokenizer bpe:4096"
         )
-    name, given = c.optimizer.name, changed(OptimizerConfig(), c.optimizer)
+    name, given = c.optimizer.name, diff(OptimizerConfig(), c.optimizer)
     unread = [] if name == "muon" else [key for key in MUON_ONLY if key in given and (key, name) != ("momentum", "sgd")]
     if unread:
         readers = "Muon and SGD" if unread == ["momentum"] else "Muon"

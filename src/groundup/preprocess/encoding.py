@@ -12,8 +12,8 @@ import numpy as np
 
 from groundup.data.shards import SplitName
 from groundup.errors import TokenizerError
-from groundup.preprocess.split import ByHash, LastPart
-from groundup.sources.corpus import Corpus, Place
+from groundup.preprocess.split import ByHash, TailSplit
+from groundup.sources.corpus import Corpus, Position
 from groundup.sources.document import Document
 from groundup.sources.text import cut_text
 from groundup.tokenizers import Ids, Tokenizer
@@ -53,7 +53,7 @@ class Job(NamedTuple):
     """Pieces that are encoded together, and where to go on when they are written."""
 
     pieces: list[Piece]
-    place: Place
+    place: Position
     chunks: int  # pieces done of the document at `place`
     at: int  # bytes of input up to here
 
@@ -67,7 +67,7 @@ class Encoded(NamedTuple):
     known: int = 0
 
 
-def jobs(corpus: Corpus, rule: ByHash | LastPart, place: Place, chunks: int, full: set[SplitName]) -> Iterator[Job]:
+def jobs(corpus: Corpus, rule: ByHash | TailSplit, place: Position, chunks: int, full: set[SplitName]) -> Iterator[Job]:
     """The work from the document at `place` on, of which `chunks` pieces are done, but for splits that are `full`."""
     batch: list[Piece] = []
     chars = 0
@@ -81,12 +81,12 @@ def jobs(corpus: Corpus, rule: ByHash | LastPart, place: Place, chunks: int, ful
             if chars >= JOB_CHARS or len(batch) >= JOB_PIECES:
                 yield Job(batch, here, n, corpus.at)
                 batch, chars = [], 0
-        place = Place(here.input, here.documents + 1, here.offset + 1, here.total + 1)
+        place = Position(here.input, here.documents + 1, here.offset + 1, here.total + 1)
     if batch:
         yield Job(batch, place, 0, corpus.at)
 
 
-def _pieces(document: Document, rule: ByHash | LastPart) -> Iterator[Piece]:
+def _pieces(document: Document, rule: ByHash | TailSplit) -> Iterator[Piece]:
     line = 0
     for split, chunks in rule.parts(document):
         first, text = True, next(chunks, None)

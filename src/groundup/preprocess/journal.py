@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from groundup.data.shard_writer import check_written
 from groundup.data.shards import Dtype, Sha256, Split, SplitName
 from groundup.errors import DataError
-from groundup.sources.corpus import Place
+from groundup.sources.corpus import Position
 from groundup.utils.files import replace_text
 
 JOURNAL = "journal.json"
@@ -25,7 +25,7 @@ class Journal(BaseModel):
     format: Literal[2] = FORMAT
     tokenizer: Sha256  # its fingerprint
     dtype: Dtype
-    place: Place  # the document to go on with
+    place: Position  # the document to go on with
     chunks: int  # pieces of that document which are done
     sources: tuple[str, ...]  # in the order in which their first documents came
     splits: dict[SplitName, Split]

@@ -14,16 +14,16 @@ from groundup.errors import DataError, TokenizerError, UsageError
 from groundup.preprocess.encoding import encode, in_order, jobs, usable_cores
 from groundup.preprocess.folder import check_place
 from groundup.preprocess.request import Request, Setting
-from groundup.preprocess.split import ByHash, LastPart, choose_rule
+from groundup.preprocess.split import ByHash, TailSplit, choose_rule
 from groundup.preprocess.split_writer import Output
-from groundup.preprocess.train_tokenizer import learnt
+from groundup.preprocess.train_tokenizer import train_tokenizer
 from groundup.preprocess.workdir import TOKENIZER, Workplace, finished, workplace
 from groundup.sources.cleaning import choose_cleaning
 from groundup.sources.corpus import Corpus, open_sources
 from groundup.sources.text import Errors
-from groundup.tokenizers.registry import Learner, Tokenizer, choose_tokenizer
+from groundup.tokenizers.registry import Tokenizer, TokenizerTrainer, choose_tokenizer
 from groundup.utils.files import flush, replace_text
-from groundup.utils.progress import Watch
+from groundup.utils.progress import ProgressReporter
 
 MAX_VAL_FRACTION = 0.5
 
@@ -61,15 +61,18 @@ def prepare_tokens(
 
     `max_documents` of the corpus are read; `max_tokens` are written, `val_fraction` of them to validation, each split
     from its beginning. `clean`: see `groundup.sources.cleaning`. `overwrite` replaces what was made from other
-    inputs or with other settings, or is damaged. `progress` is told the bytes of input done; a `Watch` is told the
-    phases as well. Raises DataError, TokenizerError or UsageError.
+    inputs or with other settings, or is damaged. `progress` is called with the bytes of input done; a
+    `ProgressReporter` hears of the phases as well. Raises DataError, TokenizerError or UsageError.
     """
     _check(val_fraction, max_tokens, max_documents, threads)
-    steps, watch = choose_cleaning(clean), progress if isinstance(progress, Watch) else Watch(progress)
+    steps, watch = (
+        choose_cleaning(clean),
+        progress if isinstance(progress, ProgressReporter) else ProgressReporter(progress),
+    )
     choice = choose_tokenizer(tokenizer)
     settings: dict[str, Setting] = {
-        "tokenizer": tokenizer if isinstance(choice, Learner) else choice.name,
-        "fingerprint": None if isinstance(choice, Learner) else choice.fingerprint,
+        "tokenizer": tokenizer if isinstance(choice, TokenizerTrainer) else choice.name,
+        "fingerprint": None if isinstance(choice, TokenizerTrainer) else choice.fingerprint,
         "column": column,
         "errors": errors,
         "val_fraction": float(val_fraction),
@@ -87,7 +90,7 @@ def prepare_tokens(
             if manifest := finished(Path(out), request, overwrite=overwrite):
                 watch.say(f"{out}: already prepared from the same inputs in the same way; nothing to do")
                 return manifest
-            learns = isinstance(choice, Learner)
+            learns = isinstance(choice, TokenizerTrainer)
             with workplace(Path(out), request, learns=learns, overwrite=overwrite, say=watch.say) as work:
                 run = _Preparation(corpus, rule, work, watch, threads or usable_cores())
                 return work.manifest or run.finish(choice, tokenizer, max_tokens, shard_tokens)
@@ -100,12 +103,16 @@ def prepare_tokens(
 class _Preparation:
     """One process's part of a preparation, which others may have begun."""
 
-    def __init__(self, corpus: Corpus, rule: ByHash | LastPart, work: Workplace, watch: Watch, threads: int) -> None:
+    def __init__(
+        self, corpus: Corpus, rule: ByHash | TailSplit, work: Workplace, watch: ProgressReporter, threads: int
+    ) -> None:
         self._corpus, self._rule, self._work, self._watch, self._threads = corpus, rule, work, watch, threads
         self._noted = time.monotonic()  # the last entry in the journal
         self._total = corpus.size if corpus.size and corpus.is_whole else None
 
-    def finish(self, choice: Tokenizer | Learner, spec: str, max_tokens: int | None, shard_tokens: int) -> Manifest:
+    def finish(
+        self, choice: Tokenizer | TokenizerTrainer, spec: str, max_tokens: int | None, shard_tokens: int
+    ) -> Manifest:
         """Do what is left to do; the manifest is the last thing written."""
         folder, journal = self._work.folder, self._work.journal
         if journal:
@@ -132,14 +139,14 @@ class _Preparation:
         replace_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
         return manifest
 
-    def _tokenizer(self, choice: Tokenizer | Learner, spec: str, max_tokens: int | None) -> Tokenizer:
+    def _tokenizer(self, choice: Tokenizer | TokenizerTrainer, spec: str, max_tokens: int | None) -> Tokenizer:
         """The tokenizer, which lies in the folder: saved there by a former process, or now."""
         if self._work.tokenizer:
             return self._work.tokenizer
         folder = self._work.folder / TOKENIZER
-        if isinstance(choice, Learner):
+        if isinstance(choice, TokenizerTrainer):
             self._watch.phase(f"learning {spec}", self._total)
-            choice = learnt(choice, self._corpus, self._rule, self._watch, max_tokens)
+            choice = train_tokenizer(choice, self._corpus, self._rule, self._watch, max_tokens)
         choice.save(folder)
         for path in [*folder.rglob("*"), folder]:
             flush(path)
@@ -179,7 +186,7 @@ def _check(val_fraction: float, max_tokens: int | None, max_documents: int | Non
 
 
 def _refuse_empty(
-    splits: dict[SplitName, Split], rule: ByHash | LastPart, max_tokens: int | None, full: set[SplitName]
+    splits: dict[SplitName, Split], rule: ByHash | TailSplit, max_tokens: int | None, full: set[SplitName]
 ) -> None:
     for name, split in splits.items():
         if max_tokens and not split.tokens and name in full and (rule.val_fraction or name == "train"):

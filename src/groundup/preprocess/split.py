@@ -37,7 +37,7 @@ class ByHash:
 
 
 @dataclass(frozen=True)
-class LastPart:
+class TailSplit:
     """The end of every document is held out, counted in characters, as nanoGPT does with Shakespeare."""
 
     val_fraction: float
@@ -54,10 +54,10 @@ class LastPart:
         return SplitRule(rule="last part of each document", val_fraction=self.val_fraction)
 
 
-def choose_rule(corpus: Corpus, val_fraction: float) -> ByHash | LastPart:
+def choose_rule(corpus: Corpus, val_fraction: float) -> ByHash | TailSplit:
     """The rule for a corpus of this many documents."""
     documents = sum(1 for _ in islice(corpus, ENOUGH_DOCUMENTS))
-    return ByHash(val_fraction) if documents == ENOUGH_DOCUMENTS else LastPart(val_fraction)
+    return ByHash(val_fraction) if documents == ENOUGH_DOCUMENTS else TailSplit(val_fraction)
 
 
 def _between(chunks: Iterator[str], start: int, stop: int) -> Iterator[str]:

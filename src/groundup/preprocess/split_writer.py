@@ -12,7 +12,7 @@ from groundup.data.shard_writer import ShardWriter
 from groundup.data.shards import Split, SplitName, dtype_for
 from groundup.preprocess.encoding import Encoded, Job, Piece, longest_prefix
 from groundup.preprocess.journal import Journal
-from groundup.sources.corpus import Place
+from groundup.sources.corpus import Position
 from groundup.tokenizers.registry import Tokenizer
 
 SPLITS: tuple[SplitName, ...] = ("train", "val")
@@ -39,7 +39,7 @@ class Output:
         if max_tokens is not None:
             val = round(max_tokens * val_fraction)
             self._limits = {"train": max_tokens - val, "val": val}
-        self.place, self.chunks = (journal.place, journal.chunks) if journal else (Place(), 0)
+        self.place, self.chunks = (journal.place, journal.chunks) if journal else (Position(), 0)
         self.full: set[SplitName] = set(journal.full) if journal else set()
         if max_tokens is not None and not self._limits["val"]:
             self.full.add("val")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from groundup.preprocess.split import ByHash, LastPart
+from groundup.preprocess.split import ByHash, TailSplit
 from groundup.sources.corpus import Corpus
 from groundup.sources.text import cut_text
-from groundup.tokenizers.registry import Learner, Tokenizer
-from groundup.utils.progress import Watch
+from groundup.tokenizers.registry import Tokenizer, TokenizerTrainer
+from groundup.utils.progress import ProgressReporter
 
 # Characters that merges are learnt from, at most: taken evenly from the whole corpus, by the place in its files, or
 # from its beginning where its size is not known or only a part of it is wanted. Twenty times as many characters would
@@ -28,8 +28,12 @@ STRETCH = 1 << 14  # characters handed over at a time; the learner's library hol
 _WORD = re.compile(r"\w+|[^\w\s]+")
 
 
-def learnt(
-    learner: Learner, corpus: Corpus, rule: ByHash | LastPart, watch: Watch, max_tokens: int | None = None
+def train_tokenizer(
+    learner: TokenizerTrainer,
+    corpus: Corpus,
+    rule: ByHash | TailSplit,
+    watch: ProgressReporter,
+    max_tokens: int | None = None,
 ) -> Tokenizer:
     """The tokenizer of the training text, or of all text where the learner needs that.
 
@@ -48,7 +52,12 @@ class _Seen:
     """What a learner gets to see, and how much it does not."""
 
     def __init__(
-        self, corpus: Corpus, rule: ByHash | LastPart, everything: bool, watch: Watch, max_tokens: int | None = None
+        self,
+        corpus: Corpus,
+        rule: ByHash | TailSplit,
+        everything: bool,
+        watch: ProgressReporter,
+        max_tokens: int | None = None,
     ) -> None:
         self._corpus, self._rule, self._everything, self._watch = corpus, rule, everything, watch
         self._limit = LEARN_CHARS if max_tokens is None else min(LEARN_CHARS, CHARS_A_TOKEN * max_tokens)

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from groundup.config.merge import Overrides, decode
+from groundup.config.merge import ConfigSource, merge_and_validate
 from groundup.config.presets import MODERN_PARTS, MODERN_SMALL_OPTIMIZER, MODERN_SMALL_SCHEDULE
 from groundup.config.schema import Config
 from groundup.model.size import flops_per_token, parameters
@@ -133,7 +133,7 @@ def recipe(
         "evaluate": {"tokens": EVALUATED // (2 if little else 1), "sample_tokens": 80},
         "checkpoint": {"every_steps": 1000, "keep_last": 1},
     }
-    config = decode([Overrides("quickstart", values)])
+    config = merge_and_validate([ConfigSource("quickstart", values)])
     sized = config.model.model_copy(update={"vocab_size": vocab})
     each = f"{parameters(sized):,} parameters, {flops_per_token(sized) / 1e6:,.1f} MFLOP a token"
     shape = f"modern, {layers} layers x {width}, {heads} heads = {each}"

@@ -19,15 +19,15 @@ from groundup.data.shards import Manifest
 from groundup.errors import DataError
 from groundup.evaluation.baselines import Baseline, baselines, split_text
 from groundup.evaluation.evaluate import COMPARED_BYTES
-from groundup.evaluation.memorization import Overlap, overlap
+from groundup.evaluation.memorization import Memorization, overlap
 from groundup.preprocess.pipeline import prepare_tokens
 from groundup.preprocess.split import ENOUGH_DOCUMENTS
 from groundup.quickstart.recipe import Choice, Machine, choose_tokenizer, horizon, recipe
 from groundup.quickstart.survey import Survey, survey
-from groundup.run.start import begin, foresee
-from groundup.run.trainer import Result
+from groundup.run.start import plan_with_speed, start_run
+from groundup.run.trainer import TrainResult
 from groundup.sources.corpus import STANDARD_INPUT, open_sources
-from groundup.ui.display import View
+from groundup.ui.display import Display
 from groundup.utils.device import choose_device, choose_precision, cores, matmul_flops
 
 VAL_BYTES = 2_000_000  # more validation text takes longer to score than it is worth, in a few minutes
@@ -46,7 +46,7 @@ class Report:
 
     sources: list[str]
     data: Path
-    result: Result
+    result: TrainResult
     checkpoint: str  # whose numbers these are
     loss: float  # nats a token, of the whole validation split
     bits_per_byte: float  # of the whole validation text
@@ -54,7 +54,7 @@ class Report:
     baselines: list[Baseline]
     compared: int  # bytes of the training text, its last, that baselines and overlap look at
     samples: list[str]
-    overlap: Overlap  # of the samples with the training text
+    overlap: Memorization  # of the samples with the training text
     prompt: str  # a word of the text
 
 
@@ -75,7 +75,7 @@ def quickstart(
     tokenizer: str | None,
     say: Callable[[str], None],
     reading: Callable[[], AbstractContextManager[Callable[[int], None]]],
-    watching: Callable[[str, Config], AbstractContextManager[View]],
+    watching: Callable[[str, Config], AbstractContextManager[Display]],
 ) -> Report:
     """Look at `sources` and the machine, choose, prepare, train for `minutes`, measure, sample. All into `out`."""
     run = RunFolder(out)
@@ -90,12 +90,12 @@ def quickstart(
     config, choices = recipe(
         machine, minutes * 60, str(out / "data"), train.tokens, train.bytes, manifest.tokenizer.n_vocab
     )
-    plan = foresee(config)
+    plan = plan_with_speed(config)
     config, length = horizon(config, plan.epochs, train.tokens)
     for choice in (*choices, length):
         say(str(choice))
-    with watching(f"groundup quickstart: {', '.join(sources)}", config) as view:
-        result = begin(config, out, view, speed=plan.speed, advise=False)
+    with watching(f"groundup quickstart: {', '.join(sources)}", config) as display:
+        result = start_run(config, out, display, speed=plan.speed, advise=False)
     say("measuring what the model has learnt, beside gzip, xz and two models that only count")
     return report(list(sources), result, out / "data")
 
@@ -159,7 +159,7 @@ def this_machine() -> Machine:
     return Machine(str(device), threads, precision, reason, matmul_flops(device, precision, threads))
 
 
-def report(sources: list[str], result: Result, data: Path) -> Report:
+def report(sources: list[str], result: TrainResult, data: Path) -> Report:
     """Bits a byte of the whole validation text, beside what simpler models need for it; samples, and whether recited.
 
     The best checkpoint speaks, which is not the last where the model began to learn the text by heart.

@@ -9,16 +9,16 @@ from typing import Any
 from groundup.checkpoint import state
 from groundup.checkpoint.run_folder import RunFolder, step_of
 from groundup.config.schema import Config
-from groundup.distributed.dtensor import whole
-from groundup.distributed.process_group import Alone, World
+from groundup.distributed.dtensor import full_tensor
+from groundup.distributed.process_group import ProcessGroup, SingleProcess
 from groundup.run.async_writer import Writer
-from groundup.run.resolve import Data
-from groundup.training.train_state import Moving
+from groundup.run.resolve import PreparedData
+from groundup.training.train_state import TrainState
 from groundup.utils.files import SUMS, sha256
 from groundup.utils.system import free_memory
 
 
-class Keeper:
+class Checkpointer:
     """Writes what moves into a run's folder; on a thread beside the training where the config says so.
 
     Of several processes the first one writes. The others call the same methods: they may hold parts of the tensors.
@@ -27,33 +27,33 @@ class Keeper:
     def __init__(
         self,
         config: Config,
-        data: Data,
+        data: PreparedData,
         folder: RunFolder,
         record: Callable[..., None],
-        world: World | None = None,
+        process_group: ProcessGroup | None = None,
         *,
         sharded: bool = False,
     ) -> None:
         """`record(event, **values)` notes a checkpoint once it is whole; `sharded`: each process holds parts."""
         self.config, self.data, self.folder, self._record = config, data, folder, record
-        self._world, self._sharded = world or Alone(), sharded
+        self._process_group, self._sharded = process_group or SingleProcess(), sharded
         self._writer = Writer(asynchronous=config.checkpoint.asynchronous)
         self._former: state.Snapshot | None = None  # the last copy, whose memory the next one takes
         self.saved: Path | None = None  # the newest, which may be under way
 
-    def save(self, moving: Moving, *, wait: bool = False) -> None:
+    def save(self, moving: TrainState, *, wait: bool = False) -> None:
         """Write a checkpoint of this moment; OSError when this or the one before could not be written."""
         folder = self.folder.checkpoint(moving.progress.step)
-        if self._world.rank > 0:
+        if self._process_group.rank > 0:
             if folder != self.saved and self._sharded:
                 for part in state.tensors(moving.gpt, moving.optimizer, moving.average.tensors()):
                     for tensor in part.values():
-                        whole(tensor)
+                        full_tensor(tensor)
             self.saved = folder
             return
         if folder != self.saved:
             self._writer.wait()
-            room = self._former is not None or room_for_a_copy(moving)
+            room = self._former is not None or has_memory_for_copy(moving)
             beside = self.config.checkpoint.asynchronous and not wait and room
             books = {**moving.books(), "data": self.data.manifest.fingerprint, "parent": self._parent()}
             what = self._copied(moving, books, copy=beside or self._sharded)
@@ -69,18 +69,18 @@ class Keeper:
     def newest_before(self, step: float) -> Path | None:
         """The newest whole checkpoint of a step before this one; those after it are deleted."""
         found = None
-        if self._world.rank == 0:
+        if self._process_group.rank == 0:
             self._writer.wait()
             found, _ = self.folder.newest_good(step)
             self.folder.go_back_to(found)
-        self.saved = self._world.first(found)
+        self.saved = self._process_group.broadcast_object(found)
         return self.saved
 
     def close(self) -> None:
         """Wait for what is under way."""
         self._writer.close()
 
-    def _copied(self, moving: Moving, books: dict[str, Any], *, copy: bool) -> state.Snapshot:
+    def _copied(self, moving: TrainState, books: dict[str, Any], *, copy: bool) -> state.Snapshot:
         return state.snapshot(
             self.config,
             self.data.tokenizer,
@@ -92,11 +92,11 @@ class Keeper:
             former=self._former,
         )
 
-    def _best(self, moving: Moving) -> Path | None:
+    def _best(self, moving: TrainState) -> Path | None:
         known = self.config.checkpoint.best and moving.best.loss is not None
         return self.folder.checkpoint(moving.best.step) if known else None
 
-    def _safe(self, moving: Moving) -> Path | None:
+    def _safe(self, moving: TrainState) -> Path | None:
         """Where the run would go back to if the bad steps under way went on: no newer checkpoint may replace it."""
         first = moving.guard.first
         older = [path for path in self.folder.steps() if first and step_of(path) < first[0]]
@@ -118,7 +118,7 @@ class Keeper:
         return {"step": step_of(self.saved), "sha256": sha256(self.saved / SUMS)}
 
 
-def room_for_a_copy(moving: Moving) -> bool:
+def has_memory_for_copy(moving: TrainState) -> bool:
     """Whether main memory holds all that a checkpoint holds once more, and as much again for whoever needs it."""
     tensors = [*moving.gpt.parameters(), *moving.average.tensors().values()]
     tensors += [value for moments in moving.optimizer.state.values() for value in moments.values()]

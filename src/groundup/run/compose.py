@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from groundup.checkpoint.files import AVERAGE, CONFIG, MODEL, TOKENIZER, read_config
 from groundup.checkpoint.run_folder import resolve
-from groundup.config.merge import Overrides, changed, decode
+from groundup.config.merge import ConfigSource, diff, merge_and_validate
 from groundup.config.model import ModelConfig
 from groundup.config.presets import DEFAULT, preset
 from groundup.config.schema import Config, read_yaml
@@ -33,8 +33,8 @@ FREE = ("dropout", "init")  # fields of a model that its weights do not decide
 PRESET, LAPTOP = "preset", "laptop"  # keys of a file alone
 
 
-def layered(
-    name: str | None, files: Sequence[str | Path], options: Overrides, *, laptop: bool = False
+def compose_config(
+    name: str | None, files: Sequence[str | Path], options: ConfigSource, *, laptop: bool = False
 ) -> tuple[str, Config]:
     """The preset and the config of a new run. ConfigError; CheckpointError where `init` names no whole checkpoint.
 
@@ -49,7 +49,7 @@ def layered(
     return name, _layered(name, given)
 
 
-def _files(files: Sequence[str | Path], *, laptop: bool) -> tuple[list[Overrides], str]:
+def _files(files: Sequence[str | Path], *, laptop: bool) -> tuple[list[ConfigSource], str]:
     """What they say, each file's laptop size after it where that is wanted, and the preset that they name."""
     parts, names, sized = [], [DEFAULT], False
     for path in files:
@@ -57,9 +57,9 @@ def _files(files: Sequence[str | Path], *, laptop: bool) -> tuple[list[Overrides
         here = values.pop(LAPTOP, None)
         if here is not None and not isinstance(here, dict):
             raise ConfigError(f"{path}: {LAPTOP}: {here!r} is not a mapping of sections; write `{LAPTOP}:` and indent")
-        small = [Overrides(f"{path}, {LAPTOP}", here)] if here is not None and laptop else []
+        small = [ConfigSource(f"{path}, {LAPTOP}", here)] if here is not None and laptop else []
         sized = sized or bool(small)
-        found = [Overrides(str(path), values), *small]
+        found = [ConfigSource(str(path), values), *small]
         names += [name for part in found if (name := _preset_of(part))]
         parts += found
     if laptop and not sized:
@@ -67,7 +67,7 @@ def _files(files: Sequence[str | Path], *, laptop: bool) -> tuple[list[Overrides
     return parts, names[-1]
 
 
-def _preset_of(part: Overrides) -> str | None:
+def _preset_of(part: ConfigSource) -> str | None:
     """The preset that a file names, taken out of its values."""
     name = part.values.pop(PRESET, None)
     if name is not None and not isinstance(name, str):
@@ -75,14 +75,14 @@ def _preset_of(part: Overrides) -> str | None:
     return name
 
 
-def _layered(name: str, given: Sequence[Overrides]) -> Config:
+def _layered(name: str, given: Sequence[ConfigSource]) -> Config:
     named = [part.values["init"] for part in given if "init" in part.values]
     if not named or named[-1] is None:
-        return decode([preset(name), *given])
+        return merge_and_validate([preset(name), *given])
     if named[-1] == "":
         raise ConfigError("init: is empty; name a run, or a checkpoint, or leave it out")
     if not isinstance(named[-1], str):
-        return decode(given)  # which says that it is not text
+        return merge_and_validate(given)  # which says that it is not text
     if _elsewhere(Path(named[-1])):
         return Config(init=named[-1])
     try:
@@ -90,8 +90,8 @@ def _layered(name: str, given: Sequence[Overrides]) -> Config:
     except CheckpointError as error:
         raise CheckpointError(f"{error}, or make one of another program's model by `groundup import`") from None
     model = _model(folder)
-    start = Overrides(str(folder / CONFIG), {"model": model.model_dump()})
-    config = decode([preset(name), start, *given])
+    start = ConfigSource(str(folder / CONFIG), {"model": model.model_dump()})
+    config = merge_and_validate([preset(name), start, *given])
     _check_model(config, model, folder)
     _check_tokenizer(config, folder)
     # A checksum that was noted together with another folder says nothing of this one.
@@ -130,7 +130,7 @@ def _model(folder: Path) -> ModelConfig:
 def _check_model(config: Config, model: ModelConfig, folder: Path) -> None:
     """ConfigError where the run's model could not hold the checkpoint's weights."""
     new = config.model
-    for key in changed(model, new):
+    for key in diff(model, new):
         if key in FREE or (key == "n_inner" and new.inner == model.inner):
             continue
         before, after = getattr(model, key), getattr(new, key)

@@ -19,7 +19,7 @@ from groundup.errors import ConfigError, UsageError
 from groundup.preprocess.pipeline import prepare_tokens
 from groundup.preprocess.request import Request
 from groundup.sources.cleaning import choose_cleaning
-from groundup.tokenizers.registry import Learner, choose_tokenizer
+from groundup.tokenizers.registry import TokenizerTrainer, choose_tokenizer
 
 if TYPE_CHECKING:
     from groundup.planning.plan import Plan
@@ -29,12 +29,12 @@ IDS = {"byte": 257, "gpt1": GPT1_VOCAB, "gpt2": GPT2_VOCAB}  # known before ther
 USUAL = 256  # ids of any other: characters, say
 
 
-def missing(config: Config) -> bool:
+def needs_preparation(config: Config) -> bool:
     """Whether the tokens are still to be prepared, and the config says from what."""
     return bool(config.data and config.prepare.sources) and not (Path(config.data or "") / MANIFEST).exists()
 
 
-def obtain(
+def ensure_prepared(
     config: Config, out: Path, progress: Callable[[int], None], *, processes: int = 1, goes_on: bool = False
 ) -> None:
     """Prepare `config.data` as `config.prepare` says, for a run in `out`; nothing where it is there.
@@ -43,25 +43,25 @@ def obtain(
     Raises ConfigError for what such a run would be refused for, and where `data` was prepared in another way than is
     asked for; UsageError; and what `prepare_tokens` raises.
     """
-    if not missing(config):
+    if not needs_preparation(config):
         _compare(config)
         return
     if not goes_on:
         RunFolder(out).refuse_existing()
     if processes > 1:
-        raise UsageError(f"data: {config.data} is not prepared; do it once, before torchrun: {command(config)}")
-    refuse(config)
+        raise UsageError(f"data: {config.data} is not prepared; do it once, before torchrun: {prepare_command(config)}")
+    precheck(config)
     settings = config.prepare.model_dump(exclude={"sources"})
     prepare_tokens(config.prepare.sources, Path(config.data or ""), **settings, progress=progress)
 
 
-def refuse(config: Config) -> None:
+def precheck(config: Config) -> None:
     """What is known to be a mistake before there is any data. ConfigError, TokenizerError."""
     from groundup.planning.report import too_much_memory
     from groundup.run.here import unmeasured
-    from groundup.run.resolve import check
+    from groundup.run.resolve import validate_config
 
-    check(config)
+    validate_config(config)
     choose_tokenizer(config.prepare.tokenizer)
     plan = unmeasured(with_ids(config)[0], None)
     _ = plan.horizon  # there must be one
@@ -69,17 +69,17 @@ def refuse(config: Config) -> None:
         raise ConfigError(f"model: {too_much_memory(plan)}")
 
 
-def outlook(config: Config) -> tuple[Plan, str]:
+def plan_without_data(config: Config) -> tuple[Plan, str]:
     """The plan of a run whose data is still to come, and a line that says so."""
     from groundup.run.here import measured
 
-    refuse(config)
+    precheck(config)
     known, origin = with_ids(config)
-    line = f"data     not prepared yet, vocabulary {origin}; training would begin with: {command(config)}"
+    line = f"data     not prepared yet, vocabulary {origin}; training would begin with: {prepare_command(config)}"
     return measured(known, None), line
 
 
-def command(config: Config) -> str:
+def prepare_command(config: Config) -> str:
     """The `groundup prepare` that does the same."""
     words = ["groundup", "prepare", *config.prepare.sources, "--out", str(config.data)]
     for name, field in PrepareConfig.model_fields.items():
@@ -106,7 +106,9 @@ def _compare(config: Config) -> None:
         return  # another program's folder
     asked = config.prepare.model_dump(exclude={"sources"})
     asked["clean"] = ",".join(choose_cleaning(asked["clean"]))
-    if Path(asked["tokenizer"]).exists() and not isinstance(chosen := choose_tokenizer(asked["tokenizer"]), Learner):
+    if Path(asked["tokenizer"]).exists() and not isinstance(
+        chosen := choose_tokenizer(asked["tokenizer"]), TokenizerTrainer
+    ):
         asked["tokenizer"] = chosen.name
     for key, wanted in asked.items():
         if (found := made.settings.get(key)) != (None if wanted == "" else wanted):

@@ -12,21 +12,21 @@ from groundup.config.schema import Config
 from groundup.data.shards import Tokens
 from groundup.distributed.parallelize import Parallel
 from groundup.errors import DataError, UsageError
-from groundup.evaluation.evaluate import take
+from groundup.evaluation.evaluate import run_task
 from groundup.evaluation.likelihood import batch_tokens
 from groundup.evaluation.loss import Interrupted, Loss, split_loss
-from groundup.evaluation.task_set import Exam, Grade, open_exams
+from groundup.evaluation.task_set import EvalTask, TaskResult, open_exams
 from groundup.generation.engine import TextStream, stream
 from groundup.generation.sampling import Sampler
-from groundup.run.resolve import Data, prompt_ids, prompt_text
+from groundup.run.resolve import PreparedData, prompt_ids, prompt_text
 from groundup.training.hooks import finite
-from groundup.training.train_state import Moving
-from groundup.ui.display import View
-from groundup.utils.exhausted import exhausted
+from groundup.training.train_state import TrainState
+from groundup.ui.display import Display
+from groundup.utils.exhausted import is_out_of_memory
 
 
 @dataclass(frozen=True)
-class Losses:
+class EvalLosses:
     """What an evaluation found; None where there was none, or nothing held out."""
 
     train_loss: float | None = None  # nats a token, dropout off
@@ -34,7 +34,7 @@ class Losses:
     bits_per_byte: float | None = None  # of the validation text
 
 
-def _exams(config: Config, data: Data) -> list[Exam]:
+def _exams(config: Config, data: PreparedData) -> list[EvalTask]:
     """The questions that are asked on the way, in the first form of each task; DataError names the key."""
     tasks, block_size = config.evaluate.tasks, config.model.block_size
     try:
@@ -43,29 +43,29 @@ def _exams(config: Config, data: Data) -> list[Exam]:
         raise DataError(f"evaluate.tasks: {error} (--evaluate.tasks '' asks nothing)") from error
 
 
-class Examiner:
+class Evaluator:
     """Measures a model while it trains, and lets it speak; the running average of its weights where there is one."""
 
     def __init__(
         self,
         config: Config,
-        data: Data,
-        moving: Moving,
+        data: PreparedData,
+        moving: TrainState,
         autocast: Callable[[], AbstractContextManager[object]],
-        view: View,
+        display: Display,
         record: Callable[..., None],
         loss_sum: nn.Module,
         parallel: Parallel,
     ) -> None:
-        self.config, self.data, self.moving, self.view, self._record = config, data, moving, view, record
+        self.config, self.data, self.moving, self.display, self._record = config, data, moving, display, record
         self._autocast, self._loss_sum, self._parallel = autocast, loss_sum, parallel
-        self._world, self._device = moving.world, next(moving.gpt.parameters()).device
-        self.rows = min(config.micro_rows, -(-config.rows // moving.world.size))  # windows at a time
+        self._process_group, self._device = moving.process_group, next(moving.gpt.parameters()).device
+        self.rows = min(config.micro_rows, -(-config.rows // moving.process_group.size))  # windows at a time
         self._exams = _exams(config, data)
         # No more tokens at a time than a training step's pass, which fits.
         self._answered = min(batch_tokens(self._device), self.rows * config.model.block_size)
         self._prompt = prompt_ids(data.tokenizer, config.evaluate.prompt)
-        self.losses = Losses()
+        self.losses = EvalLosses()
         self._sampled = 0  # the last step with a sample
         self.stop: Callable[[], bool] = lambda: False
 
@@ -73,7 +73,7 @@ class Examiner:
         """Losses of both splits, noted and shown; without them where a stop was asked for before the end."""
         limit, split, val = self.config.evaluate.tokens, self.data.manifest.splits["val"], None
         try:
-            with self.moving.average.applied():
+            with self.moving.average.swapped_in():
                 if self.data.val is not None:
                     val = self._loss(self.data.val, limit)
                 with self.moving.gpt.ngrams.on_counted_text():
@@ -83,7 +83,7 @@ class Examiner:
                 grades = [self._grade(exam) for exam in self._exams]
         except Interrupted:
             return  # what is due when a run goes on again
-        self.losses = Losses(
+        self.losses = EvalLosses(
             train.nats_per_token,
             val.nats_per_token if val else None,
             val.bits_per_byte(split.tokens, split.bytes) if val else None,
@@ -92,27 +92,27 @@ class Examiner:
         tasks = {"tasks": {grade.task: grade.flat() for grade in grades}} if grades else {}
         self._record("eval", step=step, **losses, **tasks)
         for grade in grades:
-            self.view.message(f"step {step:,}: {grade}")
+            self.display.message(f"step {step:,}: {grade}")
         if self.losses.val_loss is None:
             return
-        self.view.evaluation(
+        self.display.evaluation(
             step=step,
             train_loss=train.nats_per_token,
             val_loss=self.losses.val_loss,
             bits_per_byte=self.losses.bits_per_byte,
         )
         best = self.moving.best
-        best.see(step, self.losses.val_loss)
+        best.update(step, self.losses.val_loss)
         if best.since == self.config.train.patience:
             found = f"{best.loss:.4f} at step {best.step:,}"
-            self.view.message(f"no better validation loss in {best.since} evaluations: the best was {found}")
+            self.display.message(f"no better validation loss in {best.since} evaluations: the best was {found}")
 
     def rehearse(self) -> None:
         """A batch of an evaluation and of each task, a token of a sample: what memory they need, before it matters."""
-        with self.moving.average.applied():
-            self._loss(self.data.train, self._world.size * self.rows * self.config.model.block_size)
+        with self.moving.average.swapped_in():
+            self._loss(self.data.train, self._process_group.size * self.rows * self.config.model.block_size)
             for exam in self._exams:
-                self._grade(exam.hardest(self._world.size * self._answered))
+                self._grade(exam.hardest(self._process_group.size * self._answered))
         self._written(1)
 
     def catch_up(self, *, finished: bool = False) -> None:
@@ -130,14 +130,14 @@ class Examiner:
         try:
             written = self._written(n)
         except RuntimeError as error:
-            if not exhausted(error) or self._world.size > 1:  # the others wait for the next token
+            if not is_out_of_memory(error) or self._process_group.size > 1:  # the others wait for the next token
                 raise
-            self.view.message(f"step {step:,}: no memory for a sample")
+            self.display.message(f"step {step:,}: no memory for a sample")
             return
         if written is not None:
             self._sampled = step
             self._record("sample", step=step, text=written)
-            self.view.sample(written)
+            self.display.sample(written)
 
     def last_words(self, step: int) -> None:
         """A sample at the end of a run that an evaluation ended, if it has none yet."""
@@ -150,11 +150,13 @@ class Examiner:
         text = TextStream(tokenizer.decode_bytes)
         choose = Sampler(t=0.8, k=200, seed=0)  # the same draws each time, so that samples can be compared
         written = prompt_text(tokenizer, self.config.evaluate.prompt)
-        with self.moving.average.applied(), self._parallel.gathered():
+        with self.moving.average.swapped_in(), self._parallel.unsharded():
             for row in stream(
                 self.moving.gpt,
                 self._prompt,
-                lambda logits: self._world.broadcast(choose(logits)),  # all write the same, whatever they round to
+                lambda logits: self._process_group.broadcast(
+                    choose(logits)
+                ),  # all write the same, whatever they round to
                 device=self._device,
                 max_tokens=n,
                 end_of_text=tokenizer.end_of_text,
@@ -164,21 +166,21 @@ class Examiner:
                 written += text.feed(row[0]) if row[0] is not None else ""
         return written
 
-    def _grade(self, exam: Exam) -> Grade:
+    def _grade(self, exam: EvalTask) -> TaskResult:
         while True:
             try:
-                with self._parallel.gathered():
-                    return take(
+                with self._parallel.unsharded():
+                    return run_task(
                         exam,
                         self.moving.gpt,
                         self._device,
                         self._autocast,
-                        world=self._world,
+                        process_group=self._process_group,
                         tokens=self._answered,
                         stop=self.stop,
                     )
             except RuntimeError as error:
-                if not exhausted(error) or self._answered == 1 or self._world.size > 1:
+                if not is_out_of_memory(error) or self._answered == 1 or self._process_group.size > 1:
                     raise
             self._answered //= 2
 
@@ -194,11 +196,13 @@ class Examiner:
                     rows=self.rows,
                     autocast=self._autocast,
                     stop=self.stop,
-                    rank=self._world.rank,
-                    size=self._world.size,
-                    total=self._world.sum,
+                    rank=self._process_group.rank,
+                    size=self._process_group.size,
+                    total=self._process_group.all_reduce,
                 )
             except RuntimeError as error:
-                if not exhausted(error) or self.rows == 1 or self._world.size > 1:  # the others wait for this pass
+                if (
+                    not is_out_of_memory(error) or self.rows == 1 or self._process_group.size > 1
+                ):  # the others wait for this pass
                     raise
             self.rows //= 2  # an evaluation must not end a run; how many at a time changes rounding alone

@@ -6,19 +6,19 @@ from pathlib import Path
 
 from groundup.data.documents import Documents
 from groundup.data.shards import Manifest
-from groundup.data.windows import Batches
+from groundup.data.windows import ShuffledWindows
 from groundup.errors import DataError
 
 NAMED = 3  # documents in a message; the log has more
 LOGGED = 100  # documents in a record
 
 
-def documents_of(folder: Path, windows: Batches, start: int, stop: int) -> list[str]:
+def documents_of(folder: Path, windows: ShuffledWindows, start: int, stop: int) -> list[str]:
     """`source:offset` of the documents that the windows from place `start` up to `stop` lie in, each once."""
     found: dict[str, None] = {}
     try:
         documents = Documents.open(folder, Manifest.load(folder), "train")
-        for first in windows.starts(start, stop - start).tolist():
+        for first in windows.window_starts(start, stop - start).tolist():
             for part in documents.at(first, windows.block_size):
                 found[f"{part.source}:{part.offset}"] = None
                 if len(found) == LOGGED:

@@ -17,7 +17,7 @@ LOWEST = 1e-3  # of a learning rate: where a range test of it begins
 
 
 @dataclass(frozen=True)
-class Trial:
+class LRTrial:
     """One short run."""
 
     learning_rate: float
@@ -29,10 +29,10 @@ class Round:
     """Candidates that trained equally long, by falling learning rate."""
 
     steps: int
-    trials: list[Trial]
+    trials: list[LRTrial]
 
 
-def halve(
+def successive_halving(
     train: Callable[[float, int], float | None],
     rates: Sequence[float],
     lower: Sequence[float],
@@ -49,13 +49,13 @@ def halve(
     for n in range(ROUNDS):
         length = steps >> (ROUNDS - 1 - n)
         say(f"round {n + 1}  {len(rates)} learning rates, {length} steps each")
-        trials: list[Trial] = []
+        trials: list[LRTrial] = []
         known = [trial.learning_rate for trial in rounds[0].trials] if rounds else lower
         wants_lower = _none_left if rounds else _lowest_is_best
         for rate in [*rates, *(rate for rate in known if rate < rates[-1])]:
             if len(trials) >= len(rates) and not wants_lower(trials):
                 break
-            trials.append(Trial(rate, train(rate, length)))
+            trials.append(LRTrial(rate, train(rate, length)))
             say(f"         {rate:<8g} {said(trials[-1].loss)}")
         rounds.append(Round(length, trials))
         if _none_left(trials):
@@ -69,7 +69,7 @@ def halve(
     return rounds
 
 
-def rank(trial: Trial) -> tuple[float, float]:
+def rank(trial: LRTrial) -> tuple[float, float]:
     """By loss, and of equal ones the lower learning rate first."""
     return (math.inf if trial.loss is None else trial.loss, trial.learning_rate)
 
@@ -79,9 +79,9 @@ def said(loss: float | None) -> str:
     return "diverged" if loss is None else f"{loss:.4f}"
 
 
-def _lowest_is_best(trials: list[Trial]) -> bool:
+def _lowest_is_best(trials: list[LRTrial]) -> bool:
     return trials[-1].loss is not None and min(trials, key=rank) is trials[-1]
 
 
-def _none_left(trials: list[Trial]) -> bool:
+def _none_left(trials: list[LRTrial]) -> bool:
     return all(trial.loss is None for trial in trials)

@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from torch import nn
 
 from groundup.config.schema import Config
-from groundup.distributed.activation_checkpointing import recompute
-from groundup.distributed.process_group import Alone, World
-from groundup.distributed.thread_parallel import by_threads
+from groundup.distributed.activation_checkpointing import apply_activation_checkpointing
+from groundup.distributed.process_group import ProcessGroup, SingleProcess
+from groundup.distributed.thread_parallel import thread_parallel
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.model.memory import Precision
-from groundup.model.undrawn import Undrawn
-from groundup.optim.optimizer import Optimizers, build_optimizer
+from groundup.model.undrawn import skip_init
+from groundup.optim.optimizer import OptimizerContainer, build_optimizer
 from groundup.planning.plan import Data, Machine, Plan, Speed
-from groundup.training.micro_batches import as_pair
-from groundup.training.throughput import SECONDS, measure
+from groundup.training.micro_batches import to_inputs_targets
+from groundup.training.throughput import SECONDS, measure_throughput
 from groundup.utils.device import autocast, choose_device, choose_precision, cores, device_memory
-from groundup.utils.exhausted import exhausted
+from groundup.utils.exhausted import is_out_of_memory
 from groundup.utils.system import free_disk, main_memory
 
 FULL = 0.5  # of a GPU's memory: the rest is for what the estimate does not know
@@ -32,12 +32,12 @@ MOST_TOKENS = 65_536  # a pass; the matrix products of a small GPT are large eno
 WORTH = 0.03  # of a budget, that measuring the speed may take
 
 
-def plan_here(config: Config, data: Data | None, place: Path, world: World | None = None) -> Plan:
+def plan_here(config: Config, data: Data | None, place: Path, process_group: ProcessGroup | None = None) -> Plan:
     """The plan of a settled `config` on this machine, its speed still unknown; `place` is where the run would lie.
 
     With `parallel` auto, several processes each have the whole model, where that fits.
     """
-    plan = _planned(config, data, place, world or Alone())
+    plan = _planned(config, data, place, process_group or SingleProcess())
     rows, processes = plan.micro_rows, plan.machine.processes
     settled = {"activation_checkpointing": plan.config.recomputed_of(rows)}
     shares = {"shares": plan.config.shares_of(rows, processes)}
@@ -50,17 +50,17 @@ def _with_train(plan: Plan, settled: dict[str, Any]) -> Plan:
     return replace(plan, config=plan.config.model_copy(update={"train": train}))
 
 
-def _planned(config: Config, data: Data | None, place: Path, world: World) -> Plan:
+def _planned(config: Config, data: Data | None, place: Path, process_group: ProcessGroup) -> Plan:
     device = torch.device(config.train.device)
     main = main_memory()
-    memory = device_memory(device) or (main and main // world.local_size)
-    plan = Plan(config, Machine(device.type, _precision(config), memory, free_disk(place), world.size), data)
+    memory = device_memory(device) or (main and main // process_group.local_size)
+    plan = Plan(config, Machine(device.type, _precision(config), memory, free_disk(place), process_group.size), data)
     if plan.machine.device == "cuda" and config.batches.micro_batch is None:
         plan = filled(plan)
         config = plan.config
-    if world.size == 1 or config.train.parallel != "auto":
+    if process_group.size == 1 or config.train.parallel != "auto":
         return plan
-    return _with_train(plan, {"parallel": world.first("ddp" if plan.fits else "fsdp")})
+    return _with_train(plan, {"parallel": process_group.broadcast_object("ddp" if plan.fits else "fsdp")})
 
 
 def filled(plan: Plan) -> Plan:
@@ -97,31 +97,31 @@ def measured(config: Config, data: Data | None) -> Plan:
         return plan
     config, device = plan.config, torch.device(plan.config.train.device)
     try:
-        with Undrawn():
+        with skip_init():
             gpt = GPT(config.model)
         gpt.init_weights(torch.Generator().manual_seed(config.batches.seed)).to(device)
     except RuntimeError as error:
-        if not exhausted(error):
+        if not is_out_of_memory(error):
             raise
         return plan
-    recompute(gpt, config.recomputed_of(plan.micro_rows))
+    apply_activation_checkpointing(gpt, config.recomputed_of(plan.micro_rows))
     optimizer = build_optimizer(gpt.named_parameters(), config.optimizer, config.train.precision)
     shape = (config.micro_rows, config.model.block_size + 1)
     ids = np.random.default_rng(config.batches.seed).integers(config.model.vocab, size=shape)
-    return with_speed(plan, by_threads(NextTokenLoss(gpt), config.shares), optimizer, ids)
+    return with_speed(plan, thread_parallel(NextTokenLoss(gpt), config.shares), optimizer, ids)
 
 
-def with_speed(plan: Plan, loss_sum: nn.Module, optimizer: Optimizers, ids: NDArray[np.int64]) -> Plan:
+def with_speed(plan: Plan, loss_sum: nn.Module, optimizer: OptimizerContainer, ids: NDArray[np.int64]) -> Plan:
     """The plan with the speed of these parts on `ids`, (rows, T + 1); as it was where memory does not suffice.
 
     The parts must be fresh, and are afterwards what they were, bit for bit.
     """
     config = plan.config
     device = torch.device(config.train.device)
-    found = measure(
+    found = measure_throughput(
         loss_sum,
         optimizer,
-        as_pair(ids, device),
+        to_inputs_targets(ids, device),
         step_tokens=plan.share * config.model.block_size,
         clip=config.optimizer.grad_clip,
         autocast=autocast(_precision(config), device),

@@ -9,20 +9,20 @@ import torch
 
 from groundup.checkpoint import state
 from groundup.config.schema import Config
-from groundup.distributed.process_group import Spread, World
+from groundup.distributed.process_group import BroadcastTensors, ProcessGroup
 from groundup.errors import CheckpointError
 from groundup.model.gpt import GPT
 from groundup.model.ngram import Text
-from groundup.model.undrawn import Undrawn
+from groundup.model.undrawn import skip_init
 from groundup.run.compose import weights_file
 from groundup.utils.files import sha256
 
 MANY = 2_000_000  # tokens; fewer are counted in a few seconds
 
 
-def first_model(
+def build_initial_model(
     config: Config,
-    world: World,
+    process_group: ProcessGroup,
     *,
     text: Text | None = None,
     restored: bool = False,
@@ -35,14 +35,14 @@ def first_model(
     Only the first process reads the checkpoint. CheckpointError, on all of them, where it is gone, or not the one that
     the run was begun with. A model that is to be `restored` needs none of that, and gets none.
     """
-    with Undrawn():
+    with skip_init():
         gpt = GPT(config.model)
     if restored:
         return gpt
     if config.init is None:
         gpt.init_weights(torch.Generator().manual_seed(config.batches.seed))
     else:
-        _load(gpt, config, world)
+        _load(gpt, config, process_group)
     if text is not None:
         if config.model.ngram > 1 and len(text) > MANY:
             say(f"n-grams  counting runs of up to {config.model.ngram} tokens in {len(text):,}, once")
@@ -50,25 +50,29 @@ def first_model(
     return gpt
 
 
-def _load(gpt: GPT, config: Config, world: World) -> None:
+def _load(gpt: GPT, config: Config, process_group: ProcessGroup) -> None:
     """The weights of the checkpoint that the run begins with."""
     assert config.init is not None, "there is one"
     folder = Path(config.init)
-    if (complaint := world.first(None if world.rank else _complaint(folder, config.init_sha256))) is not None:
+    if (
+        complaint := process_group.broadcast_object(
+            None if process_group.rank else _complaint(folder, config.init_sha256)
+        )
+    ) is not None:
         raise CheckpointError(complaint)
 
     def read(path: Path) -> Mapping[str, torch.Tensor]:
-        tensors = state.read_tensors(path) if world.rank == 0 else {}
+        tensors = state.read_tensors(path) if process_group.rank == 0 else {}
         if "wpe.weight" in tensors:  # a shorter context needs the first positions only
             tensors["wpe.weight"] = tensors["wpe.weight"][: config.model.block_size]
-        return Spread(world, tensors)
+        return BroadcastTensors(process_group, tensors)
 
     state.load_model(folder, gpt, averaged=True, read=read)
 
 
-def shared(config: Config, world: World) -> Config:
+def broadcast_config(config: Config, process_group: ProcessGroup) -> Config:
     """The first process's config, for one that lacks the checkpoint which it was made from."""
-    first = world.first(config)
+    first = process_group.broadcast_object(config)
     return first if first.init is not None and config.init_sha256 is None else config
 
 

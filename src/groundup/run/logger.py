@@ -16,19 +16,19 @@ from groundup.model.size import flops_per_token
 from groundup.tracking.trackers import Trackers, open_trackers
 from groundup.training.hooks import first_loss
 from groundup.training.loop import StepInfo
-from groundup.ui.display import View
+from groundup.ui.display import Display
 from groundup.utils.device import matmul_flops
 
 
-class Teller:
+class MetricLogger:
     """Every record goes to log.jsonl and to the trackers; steps and what is worth a line to the view as well."""
 
-    def __init__(self, config: Config, folder: RunFolder, view: View) -> None:
-        self.config, self.folder, self.view = config, folder, view
+    def __init__(self, config: Config, folder: RunFolder, display: Display) -> None:
+        self.config, self.folder, self.display = config, folder, display
         self._log: Log | None = None
         self._thread = threading.current_thread()
         self._waiting: deque[tuple[str, dict[str, Any]]] = deque()  # for the trackers, from other threads
-        self._say = view.message if view else print
+        self._say = display.message if display else print
         self._trackers = Trackers([], self._say)
         ignorant = config.init is None and config.model.ngram < 2  # weights are drawn, and nothing was counted before
         self._first = first_loss(config.model.vocab, self._say) if ignorant else None
@@ -39,7 +39,7 @@ class Teller:
         self._log = Log(self.folder.log)
         with ExitStack() as closing:  # the log reaches the disk whatever the trackers do
             closing.callback(self._log.close)
-            self._trackers = open_trackers(self.config.tracking, self.folder.path, self._facts(), self.view.message)
+            self._trackers = open_trackers(self.config.tracking, self.folder.path, self._facts(), self.display.message)
             closing.callback(self._trackers.close)
             closing.callback(self._pass_on)  # such as the last save, which was noted from its own thread
             yield
@@ -62,8 +62,8 @@ class Teller:
         if self._first:
             self._first(info)
         if not info.applied:
-            self.view.message(f"step {info.step}: loss {info.loss}, gradient norm {info.grad_norm}: not applied")
-        self.view.step(
+            self.display.message(f"step {info.step}: loss {info.loss}, gradient norm {info.grad_norm}: not applied")
+        self.display.step(
             step=info.step,
             loss=info.loss,
             lr=info.lr,
@@ -78,14 +78,14 @@ class Teller:
     def spike(self, event: str, **values: Any) -> None:
         """A loss or gradient norm far above the usual."""
         self.record(event, **values)
-        self.view.message(
+        self.display.message(
             f"step {values['step']:,}: a spike; loss {values['loss']:.3f} and gradient norm {values['grad_norm']:.3f} "
             f"are {values['z_loss']:.1f} and {values['z_grad_norm']:.1f} standard deviations above the usual"
         )
 
     def stopping(self) -> None:
         """The answer to a signal."""
-        self.view.message("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
+        self.display.message("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
 
     def _facts(self) -> dict[str, Any]:
         if not self.config.tracking.to:
@@ -100,7 +100,7 @@ class Teller:
         }
 
 
-class Mute(Teller):
+class NullLogger(MetricLogger):
     """What all but the first of several processes have: it tells nobody anything."""
 
     @contextmanager

@@ -11,61 +11,61 @@ import torch
 
 from groundup.checkpoint.run_folder import RunFolder, read_log
 from groundup.config.schema import Config
-from groundup.data.windows import Batches
-from groundup.distributed.activation_checkpointing import recompute
+from groundup.data.windows import ShuffledWindows
+from groundup.distributed.activation_checkpointing import apply_activation_checkpointing
 from groundup.distributed.compile import compiled
 from groundup.distributed.parallelize import parallel
-from groundup.distributed.process_group import Alone, World
-from groundup.distributed.thread_parallel import by_threads
+from groundup.distributed.process_group import ProcessGroup, SingleProcess
+from groundup.distributed.thread_parallel import thread_parallel
 from groundup.errors import CheckpointError, ConfigError
 from groundup.model.gpt import NextTokenLoss
-from groundup.optim.run_length import Clock, Steps, build_horizon
+from groundup.optim.run_length import StepLength, TimeLength, build_run_length
 from groundup.optim.schedule import build_schedule
-from groundup.run.checkpointer import Keeper
-from groundup.run.evaluator import Examiner, Losses
+from groundup.run.checkpointer import Checkpointer
+from groundup.run.evaluator import EvalLosses, Evaluator
 from groundup.run.failures import documents_of, named
-from groundup.run.init_model import first_model
-from groundup.run.logger import Mute, Teller
-from groundup.run.resolve import Data
-from groundup.run.troubles import in_words
-from groundup.training.dry_run import Trial
-from groundup.training.early_stopping import Agreed, Best, EarlyEnd
-from groundup.training.guard import GoBack
+from groundup.run.init_model import build_initial_model
+from groundup.run.logger import MetricLogger, NullLogger
+from groundup.run.resolve import PreparedData
+from groundup.run.troubles import translate_errors
+from groundup.training.dry_run import DryRunStep
+from groundup.training.early_stopping import BestLoss, EarlyStopping, SyncedRunLength
+from groundup.training.guard import RollbackRequested
 from groundup.training.hooks import StoppedAtOnce, StopSignals, every, every_minutes, log_step
 from groundup.training.loop import Hook, StepInfo, fit
-from groundup.training.micro_batches import Feed
+from groundup.training.micro_batches import BatchLoader
 from groundup.training.seq_len_warmup import build_ramp, lengths
-from groundup.training.train_state import Moving
-from groundup.ui.display import View
+from groundup.training.train_state import TrainState
+from groundup.ui.display import Display
 from groundup.utils.deterministic import make_deterministic
 from groundup.utils.device import autocast, loss_scaler, own_device, reseed, set_matmul_precision
-from groundup.utils.exhausted import exhausted
-from groundup.utils.hashing import mix
+from groundup.utils.exhausted import is_out_of_memory
+from groundup.utils.hashing import mix64
 
 
 @dataclass(frozen=True)
-class Result:
+class TrainResult:
     """How a training run ended."""
 
     run: Path
     checkpoint: Path
     step: int
     tokens: int
-    losses: Losses
-    best: Best  # the lowest validation loss of the run
+    losses: EvalLosses
+    best: BestLoss  # the lowest validation loss of the run
     signal: int | None = None  # what stopped the run before its horizon
 
 
-class Training:
+class Trainer:
     """One run, put together and ready to go."""
 
     def __init__(
         self,
         config: Config,
-        data: Data,
+        data: PreparedData,
         folder: RunFolder,
-        view: View,
-        world: World | None = None,
+        display: Display,
+        process_group: ProcessGroup | None = None,
         *,
         restored: bool = False,
     ) -> None:
@@ -75,34 +75,38 @@ class Training:
         """
         if config.train.patience and data.val is None:
             raise ConfigError("train.patience: nothing was held out to measure; prepare with --val-fraction 0.1")
-        self.config, self.data, self.folder, self.view = config, data, folder, view
-        self.world = world or Alone()
-        self.device = own_device(config.train.device, self.world)
-        self.teller = (Mute if self.world.rank else Teller)(config, folder, view)
+        self.config, self.data, self.folder, self.display = config, data, folder, display
+        self.process_group = process_group or SingleProcess()
+        self.device = own_device(config.train.device, self.process_group)
+        self.teller = (NullLogger if self.process_group.rank else MetricLogger)(config, folder, display)
         torch.set_num_threads(config.train.threads or 1)
-        say = view.message if view else print
+        say = display.message if display else print
         make_deterministic(config.train.deterministic, self.device, say)
         set_matmul_precision(config.train.float32_matmul_precision, self.device)
         precision = config.train.precision
-        gpt = first_model(config, self.world, text=data.train, restored=restored, say=say).to(self.device)
+        gpt = build_initial_model(config, self.process_group, text=data.train, restored=restored, say=say).to(
+            self.device
+        )
         self.loss_sum = NextTokenLoss(gpt)
-        recompute(gpt, config.recomputed_of(config.micro_rows))
-        self.parallel = parallel(config.train.parallel, self.world, self.loss_sum, self.device)
-        self.shared = by_threads(self.loss_sum, config.shares_of(config.micro_rows, self.world.size))
+        apply_activation_checkpointing(gpt, config.recomputed_of(config.micro_rows))
+        self.parallel = parallel(config.train.parallel, self.process_group, self.loss_sum, self.device)
+        self.shared = thread_parallel(self.loss_sum, config.shares_of(config.micro_rows, self.process_group.size))
         self.step_loss = self.shared  # or compiled, where that is asked for
-        self.moving = Moving.of(config, gpt, loss_scaler(precision, self.device), self.world, self.teller.spike)
-        self.windows = Batches(data.train, config.model.block_size, config.batches.seed)
-        rank, size = self.world.rank, self.world.size
-        self.feed = Feed(self.windows, config.rows, config.micro_rows, self.device, rank=rank, size=size)
-        self.horizon: Steps | Clock = build_horizon(config, self.windows.windows)
-        total = self.horizon.total if isinstance(self.horizon, Steps) else None
+        self.moving = TrainState.of(
+            config, gpt, loss_scaler(precision, self.device), self.process_group, self.teller.spike
+        )
+        self.windows = ShuffledWindows(data.train, config.model.block_size, config.batches.seed)
+        rank, size = self.process_group.rank, self.process_group.size
+        self.feed = BatchLoader(self.windows, config.rows, config.micro_rows, self.device, rank=rank, size=size)
+        self.horizon: StepLength | TimeLength = build_run_length(config, self.windows.windows)
+        total = self.horizon.total if isinstance(self.horizon, StepLength) else None
         self.schedule = build_schedule(
             config.schedule, config.optimizer.learning_rate, total, config.train.batch_tokens
         )
         self.autocast = autocast(precision, self.device)
         record = self.teller.record
-        self.examiner = Examiner(config, data, self.moving, self.autocast, view, record, self.shared, self.parallel)
-        self.keeper = Keeper(config, data, folder, record, self.world, sharded=self.parallel.sharded)
+        self.examiner = Evaluator(config, data, self.moving, self.autocast, display, record, self.shared, self.parallel)
+        self.keeper = Checkpointer(config, data, folder, record, self.process_group, sharded=self.parallel.sharded)
         self.resumed_from: Path | None = None
 
     def restore(self, checkpoint: Path) -> None:
@@ -113,9 +117,11 @@ class Training:
                 f"{self.config.data}: not the data that this run was trained on; give its folder with --data"
             )
         self.moving.restore(checkpoint, books)
-        if books.get("processes", 1) != self.world.size:
-            before, now = (f"{n} process{'es' if n > 1 else ''}" for n in (books.get("processes", 1), self.world.size))
-            self.view.message(f"{before} before, {now} now: the same batches and losses up to rounding")
+        if books.get("processes", 1) != self.process_group.size:
+            before, now = (
+                f"{n} process{'es' if n > 1 else ''}" for n in (books.get("processes", 1), self.process_group.size)
+            )
+            self.display.message(f"{before} before, {now} now: the same batches and losses up to rounding")
         self.keeper.saved = self.resumed_from = checkpoint
 
     @property
@@ -123,7 +129,7 @@ class Training:
         """Whether there is nothing left to do."""
         return self._end().reached(self.moving.progress)
 
-    def run(self) -> Result:
+    def run(self) -> TrainResult:
         """Train to the horizon, or until a signal; the last thing written is always a whole checkpoint."""
         signal = None
         if self.done:
@@ -133,26 +139,26 @@ class Training:
         assert self.keeper.saved is not None, "every way out of the loop saves"
         progress, ended_by = self.moving.progress, None if self.done else signal
         losses, best = self.examiner.losses, self.moving.best
-        return Result(self.folder.path, self.keeper.saved, progress.step, progress.tokens, losses, best, ended_by)
+        return TrainResult(self.folder.path, self.keeper.saved, progress.step, progress.tokens, losses, best, ended_by)
 
     def _look_back(self) -> None:
         """The last evaluation of a finished run, where a stop broke it off and nobody has made up for it."""
-        log = read_log(self.folder.log) if self.world.rank == 0 else []
-        seen = self.world.first({record["step"] for record in log if record["event"] == "eval"})
+        log = read_log(self.folder.log) if self.process_group.rank == 0 else []
+        seen = self.process_group.broadcast_object({record["step"] for record in log if record["event"] == "eval"})
         if self.moving.progress.step not in seen:
             with self._in_words(), self._logged(), self._stop_signals() as self.examiner.stop:
                 self.examiner.catch_up(finished=True)
 
     def _in_words(self) -> AbstractContextManager[None]:
-        return in_words(self.folder, self.device, self.feed, self.world)
+        return translate_errors(self.folder, self.device, self.feed, self.process_group)
 
     def _stop_signals(self) -> StopSignals:
-        return StopSignals(self.teller.stopping, self.world.highest if self.world.size > 1 else None)
+        return StopSignals(self.teller.stopping, self.process_group.max if self.process_group.size > 1 else None)
 
-    def _end(self) -> EarlyEnd | Agreed:
-        end = EarlyEnd(self.horizon, self.moving.best, self.config.train.patience, self.config.train.stop_after)
-        by_the_clock = isinstance(self.horizon, Clock) or self.config.train.stop_after is not None
-        return Agreed(end, self.world.first) if by_the_clock else end
+    def _end(self) -> EarlyStopping | SyncedRunLength:
+        end = EarlyStopping(self.horizon, self.moving.best, self.config.train.patience, self.config.train.stop_after)
+        by_the_clock = isinstance(self.horizon, TimeLength) or self.config.train.stop_after is not None
+        return SyncedRunLength(end, self.process_group.broadcast_object) if by_the_clock else end
 
     def _train(self) -> int | None:
         with self._in_words(), self._logged(), self._stop_signals() as stop:
@@ -195,11 +201,11 @@ class Training:
                     hooks=self._hooks(),
                     context=build_ramp(config),
                 )
-            except GoBack as found:
-                bad: GoBack | None = found
+            except RollbackRequested as found:
+                bad: RollbackRequested | None = found
             except RuntimeError as error:
-                spared = self.feed.under_way and self.feed.micro_rows > 1 and self.world.size == 1
-                if not (exhausted(error) and spared):
+                spared = self.feed.in_step and self.feed.micro_rows > 1 and self.process_group.size == 1
+                if not (is_out_of_memory(error) and spared):
                     raise
                 bad = None
             # Only now, when the error and all that it held on to is gone.
@@ -208,7 +214,7 @@ class Training:
             else:
                 self._take_less()
 
-    def _go_back(self, bad: GoBack) -> None:
+    def _go_back(self, bad: RollbackRequested) -> None:
         """To the last checkpoint from before the bad steps, and from there on without the windows that they saw."""
         moving, elapsed = self.moving, self.moving.progress.elapsed
         skip = (bad.cursor, moving.progress.cursor + self.feed.rows)
@@ -219,12 +225,12 @@ class Training:
         if checkpoint:
             moving.restore(checkpoint, moving.books_of(checkpoint))
         else:
-            moving.begin_again(first_model(self.config, self.world, text=self.data.train))
+            moving.begin_again(build_initial_model(self.config, self.process_group, text=self.data.train))
         moving.progress.skips, moving.progress.elapsed = skips, elapsed  # time that has gone by is gone
         moving.progress.advance(0)
         documents = documents_of(Path(self.config.data or ""), self.windows, *skip)
         self.teller.record("rollback", step=moving.progress.step, bad_step=bad.last, skipped=skip, documents=documents)
-        self.view.message(f"{bad}; going back to step {moving.progress.step:,}, then past {named(documents)}")
+        self.display.message(f"{bad}; going back to step {moving.progress.step:,}, then past {named(documents)}")
 
     def _take_less(self) -> None:
         """Half as many windows at a time: the same batch, in more pieces."""
@@ -236,33 +242,37 @@ class Training:
         batches = self.config.batches.model_copy(update={"micro_batch": rows})
         self.config = self.keeper.config = self.config.model_copy(update={"batches": batches})
         self.examiner.rows = min(self.examiner.rows, rows)
-        if self.world.rank == 0:
+        if self.process_group.rank == 0:
             self.folder.write_config(self.config)
         self.teller.record("out_of_memory", step=self.moving.progress.step, micro_batch=rows)
-        self.view.message(f"{self.device}: out of memory; going on with {rows} windows at a time, the batch unchanged")
+        self.display.message(
+            f"{self.device}: out of memory; going on with {rows} windows at a time, the batch unchanged"
+        )
 
     def _rehearse(self) -> None:
         """Compile, and on a GPU find out before step 1 whether memory suffices; no weight moves."""
-        trial = Trial(self.feed, self.autocast, self.world, sharded=self.parallel.sharded, lengths=lengths(self.config))
-        wanted, say, on_gpu = self.config.train.compile, self.view.message, self.device.type != "cpu"
+        trial = DryRunStep(
+            self.feed, self.autocast, self.process_group, sharded=self.parallel.sharded, lengths=lengths(self.config)
+        )
+        wanted, say, on_gpu = self.config.train.compile, self.display.message, self.device.type != "cpu"
         while True:
             try:
                 found = compiled(self.loss_sum, wanted, say, trial, self.parallel.blocks)
                 if on_gpu:
                     trial(found)
-                if on_gpu and self.world.size == 1:
+                if on_gpu and self.process_group.size == 1:
                     self.examiner.rehearse()
                 break
             except RuntimeError as error:
                 # FSDP2 cannot begin anew in the middle of a pass.
-                if not exhausted(error) or self.feed.micro_rows == 1 or self.parallel.sharded:
+                if not is_out_of_memory(error) or self.feed.micro_rows == 1 or self.parallel.sharded:
                     raise
             self._take_less()
-        if on_gpu and self.world.size > 1:  # which ends all where it ends one
+        if on_gpu and self.process_group.size > 1:  # which ends all where it ends one
             self.examiner.rehearse()
         rows = 1 if found is self.loss_sum else None  # a compiled one knows one shape
         found = self.shared if found is self.loss_sum else found
-        self.step_loss = self.parallel.finish(found, lambda net: trial.once(net, rows=rows))
+        self.step_loss = self.parallel.wrap(found, lambda net: trial.once(net, rows=rows))
 
     def _hooks(self) -> list[Hook]:
         """In the order in which they look at a step; saving comes last."""
@@ -274,7 +284,7 @@ class Training:
             every(evaluate.sample_every_steps, lambda info: self.examiner.sample(info.step)),
             self._save_best,
             every(keep.every_steps, self._save, when_stopping=True),
-            every_minutes(keep.every_minutes, self._save, self.world.any),
+            every_minutes(keep.every_minutes, self._save, self.process_group.any),
         ]
 
     def _save(self, info: StepInfo) -> None:
@@ -286,8 +296,8 @@ class Training:
 
     def _reseed(self, step: int) -> None:
         # Dropout is a function of (seed, step, process), so neither evaluation nor an interruption can shift it.
-        which = (self.world.rank,) if self.world.rank else ()
-        reseed(int(mix(self.config.batches.seed, step, *which)[0]), self.device)
+        which = (self.process_group.rank,) if self.process_group.rank else ()
+        reseed(int(mix64(self.config.batches.seed, step, *which)[0]), self.device)
 
     @contextmanager
     def _logged(self) -> Iterator[None]:

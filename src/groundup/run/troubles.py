@@ -8,14 +8,16 @@ from contextlib import contextmanager
 import torch
 
 from groundup.checkpoint.run_folder import RunFolder
-from groundup.distributed.process_group import LostError, World, gone, said_by_nccl
+from groundup.distributed.process_group import LostError, ProcessGroup, peer_is_lost, said_by_nccl
 from groundup.errors import CheckpointError, TrainingError
-from groundup.training.micro_batches import Feed
-from groundup.utils.exhausted import exhausted
+from groundup.training.micro_batches import BatchLoader
+from groundup.utils.exhausted import is_out_of_memory
 
 
 @contextmanager
-def in_words(folder: RunFolder, device: torch.device, feed: Feed, world: World) -> Iterator[None]:
+def translate_errors(
+    folder: RunFolder, device: torch.device, feed: BatchLoader, process_group: ProcessGroup
+) -> Iterator[None]:
     """CheckpointError, TrainingError or LostError for what the system raises meanwhile."""
     try:
         yield
@@ -26,15 +28,17 @@ def in_words(folder: RunFolder, device: torch.device, feed: Feed, world: World) 
             f"last checkpoint: {steps[-1] if steps else 'none yet'}"
         ) from error
     except RuntimeError as error:
-        if not exhausted(error):
-            if gone(error):
-                raise LostError(world.rank, error) from error
+        if not is_out_of_memory(error):
+            if peer_is_lost(error):
+                raise LostError(process_group.rank, error) from error
             if complaint := said_by_nccl(error):
-                raise TrainingError(f"process {world.rank}: NCCL: {complaint}; NCCL_DEBUG=INFO tells more") from error
+                raise TrainingError(
+                    f"process {process_group.rank}: NCCL: {complaint}; NCCL_DEBUG=INFO tells more"
+                ) from error
             raise
         rows = feed.micro_rows
         # One process can go on with smaller pieces by itself; several would have to agree, in the middle of a step.
-        spared = f"resume with --batches.micro_batch {rows // 2}" if world.size > 1 and rows > 1 else ""
+        spared = f"resume with --batches.micro_batch {rows // 2}" if process_group.size > 1 and rows > 1 else ""
         raise TrainingError(
             f"{device}: out of memory with {rows} windows at a time; {spared or 'take a smaller model'}, "
             "or --train.activation_checkpointing blocks"

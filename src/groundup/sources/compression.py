@@ -25,7 +25,7 @@ ZST_WINDOW = 1 << 31
 ZST_STEP = 1024
 
 
-class Gauge:
+class ReadProgress:
     """How many bytes of a corpus have been read: the size of the files before this one, and the place in this one."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Gauge:
 
 
 @contextmanager
-def opened(path: Path, gauge: Gauge | None = None) -> Iterator[io.BufferedIOBase]:
+def open_decompressed(path: Path, gauge: ReadProgress | None = None) -> Iterator[io.BufferedIOBase]:
     """The bytes of a file, unpacked if it is a `.gz` or `.zst`. What goes wrong while reading becomes a DataError."""
     try:
         with path.open("rb") as raw, _unpacked(raw, path.suffix.lower()) as file:
@@ -106,8 +106,8 @@ class _Zst(io.RawIOBase):
                 self._ready, self._begun = memoryview(self._unpacker.decompress(packed)), True
             except self._error as error:
                 raise EOFError(str(error)) from None
-        view = memoryview(buffer).cast("B")
-        n = min(len(view), len(self._ready))
-        view[:n] = self._ready[:n]
+        display = memoryview(buffer).cast("B")
+        n = min(len(display), len(self._ready))
+        display[:n] = self._ready[:n]
         self._ready = self._ready[n:]
         return n

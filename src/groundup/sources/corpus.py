@@ -22,7 +22,7 @@ from typing import BinaryIO, NamedTuple
 from groundup.errors import DataError
 from groundup.sources import hub
 from groundup.sources.cleaning import cleaned
-from groundup.sources.compression import Gauge
+from groundup.sources.compression import ReadProgress
 from groundup.sources.document import Document
 from groundup.sources.download import SHAKESPEARE, shakespeare
 from groundup.sources.files import TABLES, File, below, distinct_names, is_pattern, matching, named, once, suffix
@@ -30,14 +30,14 @@ from groundup.sources.parquet import read_parquet
 from groundup.sources.python_docs import python_docs
 from groundup.sources.text import CHUNK_BYTES, Errors, cut_text, holds_text, read_jsonl, read_text
 
-__all__ = ["PYTHON_DOCS", "STANDARD_INPUT", "Corpus", "Document", "Input", "Place", "open_sources"]
+__all__ = ["PYTHON_DOCS", "STANDARD_INPUT", "Corpus", "Document", "Input", "Position", "open_sources"]
 
 PYTHON_DOCS = "python-docs"
 STANDARD_INPUT = "-"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a disk says that takes no more
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """Where a document stands in a corpus; everything before it has been read."""
 
     input: int = 0
@@ -54,14 +54,14 @@ class Input:
     name: str
     size: int | None  # bytes as it lies on disk
     version: str  # changes when the text does
-    documents: Callable[[Place], Iterator[Document]]  # from a place in this input on
+    documents: Callable[[Position], Iterator[Document]]  # from a place in this input on
 
 
 class Corpus:
     """All documents of all sources, in a fixed order, as often as one likes."""
 
     def __init__(
-        self, inputs: Sequence[Input], gauge: Gauge, limit: int | None = None, clean: tuple[str, ...] = ()
+        self, inputs: Sequence[Input], gauge: ReadProgress, limit: int | None = None, clean: tuple[str, ...] = ()
     ) -> None:
         self.inputs = inputs
         self._gauge, self._limit, self._clean = gauge, limit, clean
@@ -83,21 +83,21 @@ class Corpus:
         return self._gauge.at
 
     def __iter__(self) -> Iterator[Document]:
-        return (document for _, document in self.since(Place()))
+        return (document for _, document in self.since(Position()))
 
-    def since(self, place: Place) -> Iterator[tuple[Place, Document]]:
+    def since(self, place: Position) -> Iterator[tuple[Position, Document]]:
         """The documents from `place` on, each with its own. Raises DataError for a source without text."""
         full = {self.inputs[place.input].source} if place.total else set()  # sources that hold text
         total = place.total
         for i, each in enumerate(self.inputs[place.input :], start=place.input):
             self._gauge.before = self._before[i]
             self._gauge.follow(lambda: 0)
-            start = place if i == place.input else Place(i)
+            start = place if i == place.input else Position(i)
             for n, document in enumerate(each.documents(start), start=start.documents):
                 if total == self._limit:
                     return
                 full.add(each.source)
-                yield Place(i, n, document.offset, total), cleaned(document, self._clean)
+                yield Position(i, n, document.offset, total), cleaned(document, self._clean)
                 total += 1
             ends = i + 1 == len(self.inputs) or self.inputs[i + 1].source != each.source
             if ends and each.source not in full:
@@ -126,7 +126,7 @@ def open_sources(
         raise DataError(
             f"there is nothing to read: name a file, a folder, - for standard input, {SHAKESPEARE} or {PYTHON_DOCS}"
         )
-    reader = _Reader(column, errors, chunk_bytes, Gauge())
+    reader = _Reader(column, errors, chunk_bytes, ReadProgress())
     with TemporaryDirectory(prefix="groundup-") as temporary:
         found: list[tuple[str, File, str] | Input] = []
         for i, given in enumerate(sources):
@@ -146,7 +146,7 @@ class _Reader:
     column: str
     errors: Errors
     chunk_bytes: int
-    gauge: Gauge
+    gauge: ReadProgress
 
     def find(
         self, given: str | Path, spool: Path, say: Callable[[str], None]
@@ -220,7 +220,7 @@ class _Reader:
         size = spool.stat().st_size
         return Input(name, name, size, version, lambda place: self._documents(name, spool, self.column, place))
 
-    def _documents(self, name: str, path: Path, column: str, place: Place) -> Iterator[Document]:
+    def _documents(self, name: str, path: Path, column: str, place: Position) -> Iterator[Document]:
         kind = suffix(path)
         if kind in TABLES:
             rows = (read_jsonl if kind == ".jsonl" else read_parquet)(
@@ -231,7 +231,7 @@ class _Reader:
         elif not place.offset and holds_text(path):
             yield Document(name, 0, lambda: read_text(path, self.errors, self.chunk_bytes, self.gauge))
 
-    def _python_docs(self, place: Place) -> Iterator[Document]:
+    def _python_docs(self, place: Position) -> Iterator[Document]:
         offset = 0
         for text in python_docs():
             if offset >= place.offset:

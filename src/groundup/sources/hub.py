@@ -16,7 +16,7 @@ from typing import Any
 
 from groundup.errors import DataError
 from groundup.sources.document import Document
-from groundup.sources.hub_client import patiently
+from groundup.sources.hub_client import with_retries
 from groundup.sources.hub_dataset import DataSet, resolve
 from groundup.sources.hub_file import MOST_READ, RemoteFile
 from groundup.sources.hub_join import Row, join
@@ -113,12 +113,12 @@ def _streamed_rows(data: DataSet, column: str, skip: int) -> Iterator[Row]:
 
     texts = _declared(data.builder)
     if texts is None:
-        first = patiently(data.spec, lambda: list(islice(begin(0), BATCH_ROWS)))  # they decide, wherever one begins
+        first = with_retries(data.spec, lambda: list(islice(begin(0), BATCH_ROWS)))  # they decide, wherever one begins
         if not first:
             return
         texts = list(dict.fromkeys(key for row in first for key, value in row.items() if isinstance(value, str)))
     chosen = _choose(data.spec, column, texts)
-    while batch := patiently(data.spec, some):
+    while batch := with_retries(data.spec, some):
         for row in batch:
             text = row.get(chosen)
             if text is not None and not isinstance(text, str):

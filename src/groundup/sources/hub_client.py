@@ -31,7 +31,7 @@ class _Failure:
     wait: float = 0.0  # seconds that the hub asks for
 
 
-def patiently(spec: HubSpec, call: Callable[[], T], waits: tuple[float, ...] | None = None) -> T:
+def with_retries(spec: HubSpec, call: Callable[[], T], waits: tuple[float, ...] | None = None) -> T:
     """What `call` returns, tried again after each of `waits` (WAITS) while the failure may pass.
 
     At least the wait that the hub asks for is kept. Raises DataError with one sentence.

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from groundup.errors import DataError
-from groundup.sources.hub_client import FIRST_WAITS, patiently
+from groundup.sources.hub_client import FIRST_WAITS, with_retries
 from groundup.sources.hub_spec import HubSpec
 
 
@@ -45,7 +45,7 @@ def resolve(spec: HubSpec) -> DataSet:
         timeout = huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT
         return str(huggingface_hub.HfApi().dataset_info(spec.repo, revision=spec.revision, timeout=timeout).sha)
 
-    commit = patiently(spec, ask, FIRST_WAITS)
+    commit = with_retries(spec, ask, FIRST_WAITS)
 
     def build() -> Any:
         try:
@@ -60,7 +60,7 @@ def resolve(spec: HubSpec) -> DataSet:
                 raise refusal from None
             raise
 
-    builder = patiently(spec, build)
+    builder = with_retries(spec, build)
     files = {str(name): list(paths) for name, paths in (builder.config.data_files or {}).items()}
     if "train" not in files and len(files) != 1:
         names = ", ".join(files) or "none"

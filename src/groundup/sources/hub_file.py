@@ -2,7 +2,7 @@
 
 import io
 
-from groundup.sources.hub_client import patiently
+from groundup.sources.hub_client import with_retries
 from groundup.sources.hub_spec import HubSpec
 
 # Bytes. A request takes about as long as the transfer of half a megabyte, so we do not ask for less than one; and of
@@ -18,7 +18,7 @@ class RemoteFile(io.RawIOBase):
     def __init__(self, spec: HubSpec, url: str) -> None:
         self._spec, self._url = spec, url
         self._at = 0
-        self._piece, self.size = patiently(spec, lambda: self._get(f"bytes=-{FOOTER_READ}"))
+        self._piece, self.size = with_retries(spec, lambda: self._get(f"bytes=-{FOOTER_READ}"))
         self._start = self.size - len(self._piece)  # of the piece, in the file
 
     def readable(self) -> bool:
@@ -44,7 +44,9 @@ class RemoteFile(io.RawIOBase):
         size = rest if size is None or size < 0 else min(size, rest)
         if size and not self._start <= self._at <= self._at + size <= self._start + len(self._piece):
             stop = self._at + min(max(size, LEAST_READ), rest)
-            self._piece, _ = patiently(self._spec, lambda: self._get(f"bytes={self._at}-{stop - 1}", stop - self._at))
+            self._piece, _ = with_retries(
+                self._spec, lambda: self._get(f"bytes={self._at}-{stop - 1}", stop - self._at)
+            )
             self._start = self._at
         begin = self._at - self._start
         self._at += size

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundup.errors import DataError
-from groundup.sources.compression import Gauge
+from groundup.sources.compression import ReadProgress
 from groundup.sources.text import Errors
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ PIECE_BYTES = 4 << 20  # of a column read at a time: memory must not grow with t
 
 
 def read_parquet(
-    path: Path, column: str, errors: Errors, since: int = 0, gauge: Gauge | None = None
+    path: Path, column: str, errors: Errors, since: int = 0, gauge: ReadProgress | None = None
 ) -> Iterator[tuple[int, str]]:
     """The texts of `column`, each with its row's number from 0 on; rows without one, null or empty, are left out.
 

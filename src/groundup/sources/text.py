@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeAlias
 
 from groundup.errors import DataError
-from groundup.sources.compression import Gauge, opened
+from groundup.sources.compression import ReadProgress, open_decompressed
 
 Errors: TypeAlias = Literal["strict", "replace"]
 
@@ -38,13 +38,15 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 def holds_text(path: Path) -> bool:
     """Whether there is anything in a file beyond a byte order mark."""
-    with opened(path) as file:
+    with open_decompressed(path) as file:
         return file.read(len(codecs.BOM_UTF8) + 1) not in (b"", codecs.BOM_UTF8)
 
 
-def read_text(path: Path, errors: Errors, chunk_bytes: int = CHUNK_BYTES, gauge: Gauge | None = None) -> Iterator[str]:
+def read_text(
+    path: Path, errors: Errors, chunk_bytes: int = CHUNK_BYTES, gauge: ReadProgress | None = None
+) -> Iterator[str]:
     """The text of a file in chunks of about `chunk_bytes`, cut where no tokenizer notices."""
-    with opened(path, gauge) as file:
+    with open_decompressed(path, gauge) as file:
         yield from cut_unnoticed(_decode(file, path, errors, chunk_bytes))
 
 
@@ -86,7 +88,7 @@ def _last_cut(text: str, *, forced: bool) -> int | None:
 
 
 def read_jsonl(
-    path: Path, column: str, errors: Errors, since: int = 0, gauge: Gauge | None = None
+    path: Path, column: str, errors: Errors, since: int = 0, gauge: ReadProgress | None = None
 ) -> Iterator[tuple[int, str]]:
     """The field `column` of each line of a JSON lines file, with the line's byte offset. Lines whose field is empty or
     null are left out.
@@ -94,7 +96,7 @@ def read_jsonl(
     Lines before the byte `since` are passed over without a look.
     """
     offset = 0
-    with opened(path, gauge) as file:
+    with open_decompressed(path, gauge) as file:
         for number, line in enumerate(file, start=1):
             if offset >= since:
                 record = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).rstrip()

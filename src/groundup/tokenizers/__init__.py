@@ -8,6 +8,6 @@ json_file      of another program: any `tokenizer.json`
 """
 
 from groundup.tokenizers.base import Ids
-from groundup.tokenizers.registry import Learner, Tokenizer, choose_tokenizer, load_tokenizer
+from groundup.tokenizers.registry import Tokenizer, TokenizerTrainer, choose_tokenizer, load_tokenizer
 
-__all__ = ["Ids", "Learner", "Tokenizer", "choose_tokenizer", "load_tokenizer"]
+__all__ = ["Ids", "Tokenizer", "TokenizerTrainer", "choose_tokenizer", "load_tokenizer"]

@@ -77,7 +77,7 @@ class Tokenizer(Protocol):
 
 
 @dataclass(frozen=True)
-class Learner:
+class TokenizerTrainer:
     """A tokenizer that must first see text.
 
     `needs_all_text` says that it cannot encode what it has not seen, so it must see the validation text as well;
@@ -88,7 +88,7 @@ class Learner:
     needs_all_text: bool
 
 
-def choose_tokenizer(spec: str) -> Tokenizer | Learner:
+def choose_tokenizer(spec: str) -> Tokenizer | TokenizerTrainer:
     """The tokenizer that `spec` names, or the learner of one that must first see text.
 
         byte  gpt2                  built in
@@ -109,7 +109,7 @@ def choose_tokenizer(spec: str) -> Tokenizer | Learner:
         case ["gpt2"]:
             return GPT2Tokenizer()
         case ["char"]:
-            return Learner(CharTokenizer.learn, needs_all_text=True)
+            return TokenizerTrainer(CharTokenizer.learn, needs_all_text=True)
         case ["bpe", size]:
             bare = size.removesuffix(":pad")
             return bpe_learner(bare, special_tokens=PADDED if bare != size else ())
@@ -125,14 +125,14 @@ def choose_tokenizer(spec: str) -> Tokenizer | Learner:
     raise TokenizerError(f"unknown tokenizer {spec!r}; {hint}choose one of {choices}")
 
 
-def bpe_learner(size: str | int, *, min_frequency: int = 1, special_tokens: Sequence[str] = ()) -> Learner:
+def bpe_learner(size: str | int, *, min_frequency: int = 1, special_tokens: Sequence[str] = ()) -> TokenizerTrainer:
     """The learner of a BPE of `size` ids; see `BPETokenizer.learn`. Raises TokenizerError for values out of range."""
     check_special_tokens(special_tokens)
     if min_frequency < 1:
         raise TokenizerError(f"min_frequency {min_frequency}: must be 1 or more; 2 is usual")
     n_vocab = _bpe_size(str(size), SMALLEST_BPE + len({*special_tokens} - {END_OF_TEXT}))
     learn = partial(BPETokenizer.learn, n_vocab=n_vocab, min_frequency=min_frequency, special_tokens=special_tokens)
-    return Learner(learn, needs_all_text=False)
+    return TokenizerTrainer(learn, needs_all_text=False)
 
 
 def open_path(path: Path, end_token: str | None = None) -> Tokenizer:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from groundup.tracking.base import Kind, Place, Tracker
+from groundup.tracking.base import RunInfo, Tracker, TrackerType
 from groundup.tracking.points import Points
 
 SECRETS = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL")  # in names of environment variables
@@ -30,10 +30,10 @@ class Limits:
     call_s: float = 60  # in any later call
 
 
-class Feeder:
+class AsyncTracker:
     """Hands records to a tracker. All methods return at once, but for `join`, which says how long it may take."""
 
-    def __init__(self, kind: Kind, place: Place, points: Points, limits: Limits) -> None:
+    def __init__(self, kind: TrackerType, place: RunInfo, points: Points, limits: Limits) -> None:
         self.name = kind.name
         self._kind, self._place, self._points, self._limits = kind, place, points, limits
         self._records: deque[Record] = deque()

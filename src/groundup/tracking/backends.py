@@ -6,7 +6,7 @@ import contextlib
 import html
 import os
 
-from groundup.tracking.base import Kind, Place, TrackerError
+from groundup.tracking.base import RunInfo, TrackerError, TrackerType
 from groundup.tracking.points import Point
 
 INIT_SECONDS = 60.0  # to reach the server; wandb's own default is 90
@@ -15,7 +15,7 @@ FAMILIES = ("train/*", "val/*", "memory/*", "event/*", "sample")
 
 
 class _Wandb:
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: RunInfo) -> None:
         if place.offline:
             os.environ["WANDB_ERROR_REPORTING"] = "false"  # its own reports of its own faults
         import wandb
@@ -68,7 +68,7 @@ def _abandon() -> None:
         connection._cleanup()
 
 
-WANDB = Kind(
+WANDB = TrackerType(
     "wandb",
     _Wandb,
     "see `wandb login` and the network, or give --tracking.offline true and `wandb sync` later",

@@ -11,7 +11,7 @@ from groundup.tracking.points import Point
 
 
 @dataclass(frozen=True)
-class Place:
+class RunInfo:
     """Where a run is filed, and what is known of it before the first record."""
 
     project: str
@@ -35,11 +35,11 @@ class Tracker(Protocol):
 
 
 @dataclass(frozen=True)
-class Kind:
+class TrackerType:
     """One that can be opened."""
 
     name: str  # also of its Python package
-    open: Callable[[Place], Tracker]
+    open: Callable[[RunInfo], Tracker]
     remedy: str  # what a person can do when it fails
     abandon: Callable[[], None] = lambda: None  # after a failure: let nothing of it hold up the end of the process
 

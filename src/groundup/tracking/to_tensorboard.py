@@ -6,7 +6,7 @@ import json
 import time
 from typing import Any
 
-from groundup.tracking.base import Kind, Place, flat
+from groundup.tracking.base import RunInfo, TrackerType, flat
 from groundup.tracking.points import Point, fenced
 
 FLUSH_SECONDS = 10  # after which a point can be seen
@@ -14,7 +14,7 @@ QUEUE = 100  # events between us and tensorboard's own thread
 
 
 class _Tensorboard:
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: RunInfo) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
@@ -41,4 +41,4 @@ class _Tensorboard:
         self._writer.add_event(self._Event(wall_time=time.time(), step=step, summary=summary))
 
 
-TENSORBOARD = Kind("tensorboard", _Tensorboard, "look whether RUN/tensorboard can be written")
+TENSORBOARD = TrackerType("tensorboard", _Tensorboard, "look whether RUN/tensorboard can be written")

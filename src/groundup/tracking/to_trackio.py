@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from groundup.tracking.base import Kind, Place
+from groundup.tracking.base import RunInfo, TrackerType
 from groundup.tracking.points import Point, fenced
 
 REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")  # environment variables that send its records elsewhere
@@ -13,7 +13,7 @@ TALKATIVE = ("trackio", "trackio.run", "trackio.utils")  # modules that print to
 
 
 class _Trackio:
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: RunInfo) -> None:
         import trackio
 
         for name in TALKATIVE:  # standard output belongs to the run, and --json to its one object
@@ -37,4 +37,4 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
     return None
 
 
-TRACKIO = Kind("trackio", _Trackio, "look at its folder (TRACKIO_DIR) and at its space, if you gave it one")
+TRACKIO = TrackerType("trackio", _Trackio, "look at its folder (TRACKIO_DIR) and at its space, if you gave it one")

@@ -12,16 +12,16 @@ from typing import Any
 
 from groundup.config.sections import TrackingConfig
 from groundup.errors import ConfigError
-from groundup.tracking.async_tracker import Feeder, Limits
+from groundup.tracking.async_tracker import AsyncTracker, Limits
 from groundup.tracking.backends import WANDB
-from groundup.tracking.base import Kind, Place
+from groundup.tracking.base import RunInfo, TrackerType
 from groundup.tracking.identity import identity
 from groundup.tracking.points import Points
 from groundup.tracking.to_tensorboard import TENSORBOARD
 from groundup.tracking.to_trackio import REMOTE, TRACKIO
 from groundup.utils.versions import needed, satisfies
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (WANDB, TRACKIO, TENSORBOARD)}
+KINDS: dict[str, TrackerType] = {kind.name: kind for kind in (WANDB, TRACKIO, TENSORBOARD)}
 EXTRA = "track"  # of groundup, which brings them
 FACTS = ("config", "environment")  # of the settings, shown as they are
 CLOSE_SECONDS = 30.0  # that the end of a run waits for its trackers, all of them together
@@ -71,10 +71,10 @@ def open_trackers(
         return Trackers([], say)
     me = identity(run, say)
     facts = {name: settings[name] for name in FACTS if settings.get(name)}
-    place = Place(config.project, me.name, me.id, run.resolve(), config.offline, facts)
+    place = RunInfo(config.project, me.name, me.id, run.resolve(), config.offline, facts)
     flops = settings.get("flops_per_token"), settings.get("peak_flops")
     kinds = [KINDS[name] for name in dict.fromkeys(config.to)]
-    return Trackers([Feeder(kind, place, Points(*flops), Limits()) for kind in kinds], say)
+    return Trackers([AsyncTracker(kind, place, Points(*flops), Limits()) for kind in kinds], say)
 
 
 class Trackers:
@@ -82,7 +82,7 @@ class Trackers:
 
     def __init__(
         self,
-        feeders: Sequence[Feeder],
+        feeders: Sequence[AsyncTracker],
         say: Callable[[str], None],
         *,
         steps_per_s: float = STEPS_PER_S,

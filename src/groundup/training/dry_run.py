@@ -9,26 +9,26 @@ from itertools import product
 import torch
 from torch import nn
 
-from groundup.distributed.process_group import World
+from groundup.distributed.process_group import ProcessGroup
 from groundup.model.gpt import IGNORED
-from groundup.training.micro_batches import Feed
-from groundup.utils.exhausted import exhausted
+from groundup.training.micro_batches import BatchLoader
+from groundup.utils.exhausted import is_out_of_memory
 
 
-class Trial:
+class DryRunStep:
     """Forward and backward passes at full size, as a step has them; gradients are none afterwards."""
 
     def __init__(
         self,
-        feed: Feed,
+        feed: BatchLoader,
         autocast: Callable[[], AbstractContextManager[object]],
-        world: World,
+        process_group: ProcessGroup,
         *,
         sharded: bool = False,
         lengths: Sequence[int] = (),
     ) -> None:
         """`sharded`: the passes are meetings of all processes. `lengths`: those of the pieces that windows come in."""
-        self._feed, self._autocast, self._world, self._sharded = feed, autocast, world, sharded
+        self._feed, self._autocast, self._process_group, self._sharded = feed, autocast, process_group, sharded
         self._lengths = lengths or (feed.windows.block_size,)
 
     def __call__(self, loss_sum: nn.Module) -> None:
@@ -47,8 +47,8 @@ class Trial:
         loss_sum.zero_grad(set_to_none=True)
         if failed and self._sharded:
             raise failed
-        no_memory = isinstance(failed, RuntimeError) and exhausted(failed)
-        everyone = self._world.gathered((no_memory, str(failed)) if failed else None)
+        no_memory = isinstance(failed, RuntimeError) and is_out_of_memory(failed)
+        everyone = self._process_group.all_gather_object((no_memory, str(failed)) if failed else None)
         if failed:
             raise failed
         for elsewhere in everyone:

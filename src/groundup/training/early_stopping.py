@@ -10,7 +10,7 @@ from groundup.training.loop import Horizon, Progress
 
 
 @dataclass
-class Best:
+class BestLoss:
     """The lowest validation loss so far; kept in every checkpoint."""
 
     loss: float | None = None  # nats a token; None before the first evaluation
@@ -18,7 +18,7 @@ class Best:
     since: int = 0  # evaluations after it, none of them lower
     seen: int = 0  # step of the last evaluation
 
-    def see(self, step: int, loss: float) -> None:
+    def update(self, step: int, loss: float) -> None:
         """Take note of an evaluation; one that is not a number is never the best."""
         self.seen = step
         if loss < (float("inf") if self.loss is None else self.loss):
@@ -28,14 +28,14 @@ class Best:
 
 
 @dataclass(frozen=True)
-class EarlyEnd:
+class EarlyStopping:
     """A horizon that may be cut short: by `patience` evaluations in a row without a better one, or by `stop_after`.
 
     None means never. The last of these evaluations is the end of the run.
     """
 
     horizon: Horizon
-    best: Best
+    best: BestLoss
     patience: int | None
     stop_after: float | None  # seconds of training
 
@@ -51,7 +51,7 @@ class EarlyEnd:
 
 
 @dataclass(frozen=True)
-class Agreed:
+class SyncedRunLength:
     """A horizon by the clock for several processes, whose clocks differ: `first` gives all what the first one says."""
 
     horizon: Horizon

@@ -13,7 +13,7 @@ DECAY = 0.98  # of the running mean and variance: they remember about 50 steps
 SETTLED = 50  # steps before a deviation means anything
 
 
-class GoBack(Exception):  # noqa: N818 - no error, but a way to go on
+class RollbackRequested(Exception):  # noqa: N818 - no error, but a way to go on
     """Too many bad steps in a row: the run must return to a checkpoint from before the first of them."""
 
     def __init__(self, first: int, cursor: int, last: int, reason: str) -> None:
@@ -22,7 +22,7 @@ class GoBack(Exception):  # noqa: N818 - no error, but a way to go on
 
 
 @dataclass
-class Usual:
+class RunningStats:
     """Running mean and variance of a number, newer values weighing more (Finch 2009, eqs. 124 and 143)."""
 
     n: int = 0
@@ -33,7 +33,7 @@ class Usual:
         """How many standard deviations x lies above the mean; 0 while too little is known."""
         return (x - self.mean) / math.sqrt(self.variance) if self.n >= SETTLED and self.variance > 0 else 0.0
 
-    def see(self, x: float) -> None:
+    def update(self, x: float) -> None:
         """Take note of a value."""
         weight = max(1 / (self.n + 1), 1 - DECAY)
         delta = x - self.mean
@@ -42,7 +42,7 @@ class Usual:
         self.variance = (1 - weight) * (self.variance + weight * delta**2)
 
 
-class Guard:
+class LossGuard:
     """Turns away steps whose loss or gradient is not finite, notes spikes, and after `bad_steps` in a row gives up.
 
     Giving up means GoBack, while the run went back fewer than `rollbacks` times (`went_back()`); then TrainingError
@@ -64,18 +64,18 @@ class Guard:
     ) -> None:
         self.spike, self.bad_steps, self.rollbacks = spike, bad_steps, rollbacks
         self._went_back, self._cursor, self._overflows, self._note = went_back, cursor, overflows, note
-        self.loss, self.grad_norm = Usual(), Usual()
+        self.loss, self.grad_norm = RunningStats(), RunningStats()
         self.bad = 0  # steps in a row
         self.first: tuple[int, int] | None = None  # the first of them, and its first window
 
-    def admits(self, step: int, loss: float, grad_norm: float) -> bool:
+    def allows_step(self, step: int, loss: float, grad_norm: float) -> bool:
         """Whether a step may change the weights; GoBack or TrainingError when it is past saving."""
         finite = math.isfinite(loss) and math.isfinite(grad_norm)
         if not finite and math.isfinite(loss) and self._overflows():
             return False
         if finite and not self._spikes(step, loss, grad_norm):
             self.bad, self.first = 0, None
-            self.loss.see(loss)
+            self.loss.update(loss)
             return True
         self.bad += 1
         self.first = self.first or (step, self._cursor())
@@ -86,7 +86,7 @@ class Guard:
     def _spikes(self, step: int, loss: float, grad_norm: float) -> bool:
         """Whether the loss is one; a gradient norm is only noted, as clipping deals with it, and may move for good."""
         z_loss, z_norm = self.loss.deviation(loss), self.grad_norm.deviation(grad_norm)
-        self.grad_norm.see(grad_norm)
+        self.grad_norm.update(grad_norm)
         if self.spike is None or max(z_loss, z_norm) <= self.spike:
             return False
         values = {"loss": loss, "grad_norm": grad_norm}
@@ -99,10 +99,10 @@ class Guard:
         many = f"{self.bad} steps in a row"
         first, self.first, self.bad = self.first or (step, self._cursor()), None, 0
         if self._went_back() < self.rollbacks:
-            raise GoBack(*first, step, f"step {step}: {what}, {many}")
+            raise RollbackRequested(*first, step, f"step {step}: {what}, {many}")
         if not finite:
             raise TrainingError(f"step {step}: {what}, {many}; start a new run with a lower --optimizer.learning_rate")
-        self.loss = Usual()
+        self.loss = RunningStats()
 
     def books(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
@@ -110,6 +110,6 @@ class Guard:
 
     def restore(self, books: dict[str, Any]) -> None:
         """Be what `books` says."""
-        self.loss, self.grad_norm = (Usual(**books.get(name, {})) for name in ("loss", "grad_norm"))
+        self.loss, self.grad_norm = (RunningStats(**books.get(name, {})) for name in ("loss", "grad_norm"))
         self.bad = books.get("bad", 0)
         self.first = tuple(books["first"]) if books.get("first") else None

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from groundup.training.meter import Meter
+from groundup.training.meter import StepTimer
 
 
 @dataclass
@@ -113,7 +113,7 @@ class Scaler(Protocol):
 class Judge(Protocol):
     """Who decides whether a step may touch the weights."""
 
-    def admits(self, step: int, loss: float, grad_norm: float) -> bool:
+    def allows_step(self, step: int, loss: float, grad_norm: float) -> bool:
         """Whether it may; raises where the run must go back, or cannot go on."""
         ...
 
@@ -132,11 +132,11 @@ class BatchStream(Protocol):
 class Peers(Protocol):
     """The processes that train the same model, this one with them: `parallel.py`."""
 
-    def reducing(self, last: bool) -> AbstractContextManager[None]:
+    def grad_sync(self, last: bool) -> AbstractContextManager[None]:
         """Around each micro-batch's forward and backward pass: only those of the `last` let gradients meet."""
         ...
 
-    def numbers(self, loss: Tensor, norm: Tensor) -> tuple[float, float]:
+    def reduce_metrics(self, loss: Tensor, norm: Tensor) -> tuple[float, float]:
         """Everyone's losses added up, and the norm of all gradients, the same for all."""
         ...
 
@@ -166,7 +166,7 @@ def fit(
     `reseed(step)` sets the generators that dropout draws from, so that nothing between steps can disturb training.
     """
     parameters = [p for p in loss_sum.parameters() if p.requires_grad]
-    hooks, meter = list(hooks), Meter(progress.elapsed)
+    hooks, meter = list(hooks), StepTimer(progress.elapsed)
     while True:
         meter.start_step()
         fraction = horizon.fraction(progress)
@@ -174,16 +174,16 @@ def fit(
         reseed(progress.step)
         loss_sum.train()
         total = torch.zeros((), device=parameters[0].device)
-        for ids, targets, last in cut(batches.micro_batches(cursor := progress.cursor), context(fraction)):
-            with peers.reducing(last):
+        for ids, targets, last in split_sequences(batches.micro_batches(cursor := progress.cursor), context(fraction)):
+            with peers.grad_sync(last):
                 with autocast():
                     loss = loss_sum(ids, targets) / batches.scored
                 torch.autograd.backward(scaler.scale(loss))
             total += loss.detach()
         scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, clip or torch.inf)
-        loss_value, norm_value = peers.numbers(total, norm)
-        applied = guard.admits(progress.step + 1, loss_value, norm_value)
+        loss_value, norm_value = peers.reduce_metrics(total, norm)
+        applied = guard.allows_step(progress.step + 1, loss_value, norm_value)
         if applied:
             scaler.step(optimizer)
             average()
@@ -202,7 +202,7 @@ def fit(
         progress.elapsed = meter.elapsed  # evaluations count against a budget too
 
 
-def cut(micro_batches: Iterable[MicroBatch], length: int | None) -> Iterator[MicroBatch]:
+def split_sequences(micro_batches: Iterable[MicroBatch], length: int | None) -> Iterator[MicroBatch]:
     """Windows in pieces of `length` tokens, each a sequence by itself."""
     for ids, targets, last in micro_batches:
         yield (ids.reshape(-1, length), targets.reshape(-1, length), last) if length else (ids, targets, last)

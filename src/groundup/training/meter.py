@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 
-class Meter:
+class StepTimer:
     """Seconds of a run, over all its interruptions, and of its last step."""
 
     def __init__(self, elapsed: float) -> None:

@@ -24,7 +24,7 @@ class Windows(Protocol):
         ...
 
 
-class Feed:
+class BatchLoader:
     """Each step's global batch, of which a process takes its share, cut into pieces of at most `micro_rows` windows.
 
     All shares are of one size, so that all processes make equally many passes over equally many windows; the last is
@@ -39,22 +39,22 @@ class Feed:
         self.share = -(-rows // size)  # windows a process
         self.micro_rows = min(micro_rows, self.share)
         self.scored = rows * windows.block_size
-        self.under_way = False  # a batch has been begun, and not all of its pieces are done
+        self.in_step = False  # a batch has been begun, and not all of its pieces are done
         self._first = rank * self.share
 
     def micro_batches(self, cursor: int) -> Iterator[MicroBatch]:
         """Ids and targets of this process's share of the batch at `cursor`, and whether they are its last."""
-        self.under_way = True
+        self.in_step = True
         for first in range(0, self.share, self.micro_rows):
             n = min(self.micro_rows, self.share - first)
-            ids, targets = as_pair(self._windows(cursor, self._first + first, n), self.device)
+            ids, targets = to_inputs_targets(self._windows(cursor, self._first + first, n), self.device)
             yield ids, targets, first + n == self.share
-        self.under_way = False
+        self.in_step = False
 
     def trial(self) -> Iterator[tuple[Tensor, Tensor]]:
         """What a step asks of memory: its pieces twice, for gradients are then added up, and the ragged one."""
         for rows in (self.micro_rows, self.micro_rows, self.share % self.micro_rows or self.micro_rows):
-            yield as_pair(self.windows.read(0, rows), self.device)
+            yield to_inputs_targets(self.windows.read(0, rows), self.device)
 
     def _windows(self, cursor: int, first: int, n: int) -> NDArray[np.int64]:
         """`n` windows from the batch's `first` on: (n, block_size + 1), past the batch's end all of them IGNORED."""
@@ -65,7 +65,7 @@ class Feed:
         return found
 
 
-def as_pair(windows: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
+def to_inputs_targets(windows: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
     """(n, block_size + 1) ids -> ids and targets, each (n, block_size), on the device; an IGNORED id becomes 0."""
     both = torch.from_numpy(windows)
     if device.type == "cuda":

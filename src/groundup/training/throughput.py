@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from groundup.training.loop import Optimizer as Stepping
-from groundup.utils.exhausted import exhausted
+from groundup.utils.exhausted import is_out_of_memory
 
 SECONDS = 0.8  # that the timed passes may take; warming up comes before, a second for a model of 100 million weights
 SMALLEST = 32  # tokens in the first piece, which also warms the machine up
@@ -32,14 +32,14 @@ class Optimizer(Stepping, Protocol):
 
 
 @dataclass(frozen=True)
-class Measured:
+class Throughput:
     """What a measurement found."""
 
     tokens_per_s: float  # in whole steps: passes, clipping, optimizer
     tokens: int  # in the largest piece timed; fewer than a micro-batch where that would take too long
 
 
-def measure(
+def measure_throughput(
     loss_sum: nn.Module,
     optimizer: Optimizer,
     micro_batch: tuple[Tensor, Tensor],
@@ -49,7 +49,7 @@ def measure(
     autocast: Callable[[], AbstractContextManager[object]],
     fewest: int = 1,
     seconds: float = SECONDS,
-) -> Measured | None:
+) -> Throughput | None:
     """Time forward, backward and optimizer of a fresh model; None where memory does not suffice.
 
     Pieces of `micro_batch` (ids and targets, each (B, T)), of `fewest` windows and more, double until they are the
@@ -89,11 +89,11 @@ def measure(
             step_seconds = timed(step)
             timings = _timings(forward_backward, sizes, seconds)
     except RuntimeError as error:
-        if not exhausted(error):
+        if not is_out_of_memory(error):
             raise
         return None
     passes = math.ceil(step_tokens / ids.numel())
-    return Measured(step_tokens / (passes * _pass_seconds(timings, ids.numel()) + step_seconds), timings[-1][0])
+    return Throughput(step_tokens / (passes * _pass_seconds(timings, ids.numel()) + step_seconds), timings[-1][0])
 
 
 def _timings(

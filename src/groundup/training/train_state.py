@@ -11,39 +11,44 @@ import torch
 
 from groundup.checkpoint import state
 from groundup.config.schema import Config
-from groundup.distributed.dtensor import like
-from groundup.distributed.process_group import Alone, Spread, World
+from groundup.distributed.dtensor import distribute_like
+from groundup.distributed.process_group import BroadcastTensors, ProcessGroup, SingleProcess
 from groundup.errors import CheckpointError
 from groundup.model.gpt import GPT
-from groundup.optim.ema import Average, NoAverage
-from groundup.optim.optimizer import Optimizers, build_optimizer
-from groundup.training.early_stopping import Best
-from groundup.training.guard import Guard
+from groundup.optim.ema import EMA, NoEMA
+from groundup.optim.optimizer import OptimizerContainer, build_optimizer
+from groundup.training.early_stopping import BestLoss
+from groundup.training.guard import LossGuard
 from groundup.training.loop import Progress
 
 
 @dataclass
-class Moving:
+class TrainState:
     """Weights, moments, their average, and the books beside them."""
 
     gpt: GPT
-    optimizer: Optimizers
-    average: Average | NoAverage
+    optimizer: OptimizerContainer
+    average: EMA | NoEMA
     scaler: torch.amp.GradScaler
-    guard: Guard
-    world: World = field(default_factory=Alone)
+    guard: LossGuard
+    process_group: ProcessGroup = field(default_factory=SingleProcess)
     progress: Progress = field(default_factory=Progress)
-    best: Best = field(default_factory=Best)
+    best: BestLoss = field(default_factory=BestLoss)
 
     def __post_init__(self) -> None:
         self._first_scale = self.scaler.state_dict()
 
     @classmethod
     def of(
-        cls, config: Config, gpt: GPT, scaler: torch.amp.GradScaler, world: World, note: Callable[..., None]
-    ) -> Moving:
+        cls,
+        config: Config,
+        gpt: GPT,
+        scaler: torch.amp.GradScaler,
+        process_group: ProcessGroup,
+        note: Callable[..., None],
+    ) -> TrainState:
         """What a run that begins with `gpt` moves; `note` is told of a loss far from the usual."""
-        guard = Guard(
+        guard = LossGuard(
             config.guard.spike,
             config.guard.bad_steps,
             config.guard.rollbacks,
@@ -53,8 +58,8 @@ class Moving:
             note=note,
         )
         optimizer = build_optimizer(gpt.named_parameters(), config.optimizer, config.train.precision)
-        average = Average(gpt, config.optimizer.ema) if config.optimizer.ema else NoAverage()
-        moving = cls(gpt, optimizer, average, scaler, guard, world)
+        average = EMA(gpt, config.optimizer.ema) if config.optimizer.ema else NoEMA()
+        moving = cls(gpt, optimizer, average, scaler, guard, process_group)
         return moving
 
     def books(self) -> dict[str, Any]:
@@ -65,30 +70,32 @@ class Moving:
             "guard": self.guard.books(),
             "scaler": self.scaler.state_dict(),
             "averaged": self.average.updates,
-            "processes": self.world.size,
+            "processes": self.process_group.size,
         }
 
     def books_of(self, checkpoint: Path) -> dict[str, Any]:
         """What a checkpoint remembers besides tensors; only the first process reads it, or anything of a run."""
         books: dict[str, Any] = {}
-        if self.world.rank == 0:
+        if self.process_group.rank == 0:
             state.load_config(checkpoint)  # refuses what a newer groundup wrote
             books = state.load_progress(checkpoint)
-        return self.world.first(books)
+        return self.process_group.broadcast_object(books)
 
     def restore(self, checkpoint: Path, books: Mapping[str, Any]) -> None:
         """Be what the checkpoint holds. CheckpointError when it does not fit this model."""
         known = {name: books[name] for name in (f.name for f in fields(Progress)) if name in books}
         self.progress = Progress(**known)
         self.progress.skips = [(start, stop) for start, stop in self.progress.skips]
-        self.best = Best(**books.get("best", {}))
+        self.best = BestLoss(**books.get("best", {}))
         self.guard.restore(books.get("guard", {}))
         if books.get("scaler") and self.scaler.is_enabled():
             self.scaler.load_state_dict(books["scaler"])
         state.load_model(checkpoint, self.gpt, read=self._read)
         state.load_optimizer(checkpoint, self.gpt, self.optimizer, read=self._read)
-        averages = Spread(self.world, state.load_average(checkpoint) if self.world.rank == 0 else {})
-        if bool(averages) != isinstance(self.average, Average):
+        averages = BroadcastTensors(
+            self.process_group, state.load_average(checkpoint) if self.process_group.rank == 0 else {}
+        )
+        if bool(averages) != isinstance(self.average, EMA):
             raise CheckpointError(
                 f"{checkpoint}: {'holds' if averages else 'lacks'} an average of the weights, unlike what "
                 "optimizer.ema asks for; put back the config.yaml that the run was started with"
@@ -96,13 +103,13 @@ class Moving:
         self.average.load(averages, books.get("averaged", 0))
 
     def _read(self, path: Path) -> Mapping[str, torch.Tensor]:
-        return Spread(self.world, state.read_tensors(path) if self.world.rank == 0 else {})
+        return BroadcastTensors(self.process_group, state.read_tensors(path) if self.process_group.rank == 0 else {})
 
     def begin_again(self, first: GPT) -> None:
         """Be what a run that begins with `first` is then, but for the time gone by and the data to be skipped."""
         with torch.no_grad():
             for weight, parameter in zip(first.parameters(), self.gpt.parameters(), strict=True):
-                parameter.copy_(like(weight, parameter))
+                parameter.copy_(distribute_like(weight, parameter))
         for moments in self.optimizer.state.values():
             moments.clear()
         self.average.load(dict(first.named_parameters()), 0)
@@ -110,4 +117,4 @@ class Moving:
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(self._first_scale)
         self.progress = Progress(elapsed=self.progress.elapsed, skips=self.progress.skips)
-        self.best = Best()
+        self.best = BestLoss()

@@ -88,8 +88,8 @@ def braille_chart(
     # The range follows the column means, and the labels' width follows the range: only then is W known. Means over
     # the slightly too many columns of the first look are close enough to choose a range by.
     means = np.concatenate([_column_means(xy, left, right, 2 * W) for xy in clean])
-    view = Range(left, right, *_y_range(means))
-    labels = _labels(view, H)
+    display = Range(left, right, *_y_range(means))
+    labels = _labels(display, H)
     gutter = max(map(len, labels.values())) + 2
     if W - gutter < MIN_PLOT:
         labels, gutter = {}, 0
@@ -98,10 +98,10 @@ def braille_chart(
     codes = np.zeros((H, W), dtype=np.int64)
     owner = np.zeros((H, W), dtype=np.int64)  # 1 + the index of the series that a cell shows
     for index, (s, xy) in enumerate(zip(series, clean, strict=True), start=1):
-        drawn = _pack(_dots(_column_means(xy, left, right, 2 * W), view, 4 * H, 2 * W, s.joined))
+        drawn = _pack(_dots(_column_means(xy, left, right, 2 * W), display, 4 * H, 2 * W, s.joined))
         codes = np.where(drawn > 0, drawn, codes)
         owner = np.where(drawn > 0, index, owner)
-    return _assemble(codes, owner, ["", *(s.style for s in series)], labels, gutter, view)
+    return _assemble(codes, owner, ["", *(s.style for s in series)], labels, gutter, display)
 
 
 def _readable(points: Sequence[tuple[float, float]], x_range: tuple[float, float]) -> Floats:
@@ -145,13 +145,13 @@ def _is_flat(bottom: float, top: float) -> bool:
     return top - bottom <= FLAT * max(abs(bottom), abs(top))
 
 
-def _dots(means: Floats, view: Range, R: int, C: int, joined: bool) -> Dots:
+def _dots(means: Floats, display: Range, R: int, C: int, joined: bool) -> Dots:
     """The dots of one series: (R, C), row 0 on top. What lies above the range is not drawn."""
     dots = np.zeros((R, C), dtype=np.bool_)
     if not len(means):
         return dots
     column = means[:, 0].astype(np.int64)
-    depth = (view.top - means[:, 1]) / (view.top - view.bottom) * (R - 1)
+    depth = (display.top - means[:, 1]) / (display.top - display.bottom) * (R - 1)
     height = np.arange(R)[:, None]  # (R, 1)
     if not joined:
         row = _rows(depth, R)
@@ -182,13 +182,13 @@ def _pack(dots: Dots) -> npt.NDArray[np.int64]:
     return packed
 
 
-def _labels(view: Range, H: int) -> dict[int, str]:
+def _labels(display: Range, H: int) -> dict[int, str]:
     """Row of cells -> the value there: top, bottom and, where there is room, the middle."""
-    span = view.top - view.bottom
-    values = {0: view.top, H - 1: view.bottom}
+    span = display.top - display.bottom
+    values = {0: display.top, H - 1: display.bottom}
     if H >= 5:
         depth = (4 * (H // 2) + 1.5) / (4 * H - 1)  # the centre of that cell, on the scale of the dots
-        values[H // 2] = view.top - span * depth
+        values[H // 2] = display.top - span * depth
     decimals = 2 if span >= 0.1 else 4
     return {row: f"{y:.{decimals}f}" if abs(y) < 1e5 else f"{y:.2e}" for row, y in values.items()}
 
@@ -199,7 +199,7 @@ def _assemble(
     styles: Sequence[str],
     labels: dict[int, str],
     gutter: int,
-    view: Range,
+    display: Range,
 ) -> Text:
     chart = Text(no_wrap=True, overflow="crop")
     H, W = codes.shape
@@ -210,7 +210,7 @@ def _assemble(
         for index, run in groupby(cells, key=lambda cell: cell[0]):
             chart.append("".join(chr(BLANK + code) if code else " " for _, code in run), style=styles[index])
         chart.append("\n")
-    left, right = f"{view.left:,.0f}", f"{view.right:,.0f}"
+    left, right = f"{display.left:,.0f}", f"{display.right:,.0f}"
     if len(left) + len(right) < W:
         chart.append(" " * gutter + left + right.rjust(W - len(left)), style="dim")
     return chart

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 
-class View(Protocol):
+class Display(Protocol):
     """Where a person watches a run: `panel.Panel` on a terminal, `lines.Lines` elsewhere."""
 
     def step(
@@ -37,7 +37,7 @@ class View(Protocol):
         ...
 
 
-class Silent:
+class NullDisplay:
     """A view that nobody watches."""
 
     def step(self, **values: object) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from groundup.ui.panel import plain_evaluation, plain_line, visible
 
 
-class Lines:
+class PlainDisplay:
     """Tells a run line by line through `write`: every `log_every` steps, every evaluation and sample."""
 
     def __init__(self, write: Callable[[str], object], log_every: int = 10) -> None:

@@ -21,25 +21,25 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from groundup.utils.progress import Watch
+from groundup.utils.progress import ProgressReporter
 
 LINE_SECONDS = 10.0  # between two lines where no terminal is; what takes less time stays silent
 
 
 @contextmanager
 def reading(label: str, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """Yields what to call with the bytes done so far: a `Watch`, so that a preparation can name its phases."""
+    """Yields a `ProgressReporter` to call with the bytes done so far."""
     with preparing(quiet=quiet) as watch:
         watch.phase(label, None)
         yield watch
 
 
 @contextmanager
-def preparing(*, quiet: bool = False) -> Iterator[Watch]:
+def preparing(*, quiet: bool = False) -> Iterator[ProgressReporter]:
     """A watch that draws a bar on a terminal, and writes a line every ten seconds elsewhere. `quiet`: nothing."""
     console = Console(stderr=True, highlight=False)
     if quiet:
-        yield Watch()
+        yield ProgressReporter()
     elif not console.is_terminal:
         yield _Lines(console)
     else:
@@ -51,7 +51,7 @@ def preparing(*, quiet: bool = False) -> Iterator[Watch]:
             yield _Bar(bar)
 
 
-class _Bar(Watch):
+class _Bar(ProgressReporter):
     """One bar, which begins anew with each phase."""
 
     def __init__(self, bar: Progress) -> None:
@@ -69,7 +69,7 @@ class _Bar(Watch):
         self._bar.console.print(Text(line), soft_wrap=True)
 
 
-class _Lines(Watch):
+class _Lines(ProgressReporter):
     """Lines in a log: what phase, how far, how fast, how much longer."""
 
     def __init__(self, console: Console) -> None:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from groundup.config.types import DEVICE_PATTERN
-from groundup.distributed.process_group import World
+from groundup.distributed.process_group import ProcessGroup
 from groundup.errors import ConfigError
 
 Name = Literal["fp32", "bf16", "fp16"]
@@ -47,19 +47,21 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
-def own_device(wanted: str, world: World) -> torch.device:
+def own_device(wanted: str, process_group: ProcessGroup) -> torch.device:
     """This process's device: of the GPUs of a machine, each process there has its own.
 
     ConfigError where two processes have the same, or where one is named for all. A process may see one GPU alone, its
     own, as with srun's `--gpus-per-task 1`.
     """
     device = torch.device(wanted)
-    if world.size == 1 or device.type == "cpu":
+    if process_group.size == 1 or device.type == "cpu":
         return device
     if device.type != "cuda" or device.index is not None:
-        raise ConfigError(f"train.device: {wanted} cannot be shared by {world.size} processes; use cuda or cpu")
-    device = torch.device("cuda", world.local_rank % torch.cuda.device_count())
-    everyone = world.gathered((socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid)))
+        raise ConfigError(f"train.device: {wanted} cannot be shared by {process_group.size} processes; use cuda or cpu")
+    device = torch.device("cuda", process_group.local_rank % torch.cuda.device_count())
+    everyone = process_group.all_gather_object(
+        (socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid))
+    )
     for rank, (host, gpu) in enumerate(everyone):
         if (host, gpu) in everyone[:rank]:
             first = everyone.index((host, gpu))

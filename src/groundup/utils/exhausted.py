@@ -10,6 +10,6 @@ SAID = (
 )  # fmt: skip
 
 
-def exhausted(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether an error of torch's means that memory did not suffice, on whatever device."""
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in SAID)

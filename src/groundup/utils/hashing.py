@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def mix(*numbers: int | NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mix64(*numbers: int | NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Hash integers (or arrays of them, elementwise) to 64 bits: splitmix64 (Steele, Lea & Flood 2014), chained."""
     state = np.zeros(1, dtype=np.uint64)
     with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant

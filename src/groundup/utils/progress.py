@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 
-class Watch:
+class ProgressReporter:
     """Told of every step; passes the bytes done to `tell`, if there is one, and does nothing else."""
 
     def __init__(self, tell: Callable[[int], None] | None = None) -> None:
