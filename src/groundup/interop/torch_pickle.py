@@ -86,7 +86,7 @@ def _check_stored(path: Path) -> None:
         for member in archive.infolist():
             if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
                 raise CheckpointError(
-                    f"{path.name}: {printable(member.filename)} in it is compressed, as torch writes no file; save it again"
+                    f"{path.name}: {printable(member.filename)} in it is compressed, as torch never writes; save it again"
                 )
 
 
