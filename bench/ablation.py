@@ -39,7 +39,7 @@ VARIANTS: dict[str, list[object]] = {
     "codes of 32 numbers, no shares on the logits": ["--model.ngram_width", 32],
     "16,384 rows": ["--model.ngram_rows", 16_384],
     "262,144 rows": ["--model.ngram_rows", 262_144],
-    "windows whole from the start": ["--batches.first_context", "none"],
+    "windows whole from the start": ["--train.seq_len_warmup_from", "none"],
     "five iterations of Muon": ["--optimizer.orthogonalize", "newton_schulz"],
     "AdamW at 3e-3": ["--optimizer.name", "adamw", "--optimizer.learning_rate", 3e-3],
     "64 wide": ["--model.n_embd", 64],
@@ -94,7 +94,7 @@ def measure(text: str, tokenizer: str, names: list[str], steps: int, rounds: int
             for name in names:
                 print(f"{name} ...", file=sys.stderr, flush=True)
                 run = Path(folder) / f"run-{len(rows)}"
-                words = ["--data", data, "--out", run, "--batches.seed", 1337 + n, *VARIANTS[name]]
+                words = ["--data", data, "--out", run, "--train.seed", 1337 + n, *VARIANTS[name]]
                 words += ["--train.max_steps", steps * LONGER.get(name, 1)]
                 took = seconds(partial(groundup, "train", "fast", *words, *QUIET))
                 rows.append({"name": name, "round": n, "seconds": took, **outcome(run)})

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from groundup.checkpoint.run_folder import Log
 from groundup.config.model import ModelConfig
 from groundup.config.schema import Config
-from groundup.config.sections import BatchesConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from groundup.config.sections import OptimizerConfig, ScheduleConfig, TrainConfig
 from groundup.data.shards import Tokens
 from groundup.data.windows import ShuffledWindows
 from groundup.distributed.activation_checkpointing import apply_activation_checkpointing
@@ -125,11 +125,11 @@ def as_trained(task: Task, device: torch.device, *, compiling: bool = False) -> 
         batch_tokens=task.step_tokens,
         device=str(device),
         threads=torch.get_num_threads(),
-        shares=task.shares,
+        microbatch_threads=task.shares,
+        micro_batch_size=task.micro_rows or (None if device.type == "cpu" else task.rows),
         compile="on" if compiling else "off",
     )
-    rows = task.micro_rows or (None if device.type == "cpu" else task.rows)
-    return Config(model=task.config, batches=BatchesConfig(micro_batch=rows), train=train)
+    return Config(model=task.config, train=train)
 
 
 class Ours:

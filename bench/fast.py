@@ -86,7 +86,7 @@ def measure(
                 data, run = (Path(folder) / f"{kind}-{len(rows)}" for kind in ("data", "run"))
                 took = seconds(partial(groundup, "prepare", text, "--out", data, "--tokenizer", tokenizer))
                 budget = limit - overhead[name]
-                words = ["--data", data, "--out", run, "--train.budget", f"{budget:.2f}s", "--batches.seed", seed + n]
+                words = ["--data", data, "--out", run, "--train.max_time", f"{budget:.2f}s", "--train.seed", seed + n]
                 took += seconds(partial(groundup, "train", *CONTENDERS[name], *words, *QUIET))
                 overhead[name] = max(took - budget, 1.0) + 0.3
                 rows.append({"name": name, "round": n, "seconds": took, **outcome(run)})

@@ -33,10 +33,12 @@ COMPILING = 5.0  # times the median of its kind that a step takes where it also 
 # GPT-2's way at fast-small's own layers, width, context and batch; a warm-up of 715 steps would outlast the run.
 GPT2_WAY = "gpt2 --train.compile on --schedule.warmup_fraction 0.05".split()
 FAST = "fast-small --train.compile on".split()
-BARE = "--evaluate.sample_every_steps 0 --evaluate.sample_tokens 0 --checkpoint.every_steps 0 --checkpoint.best false"
+BARE = (
+    "--evaluate.sample_every_steps 0 --evaluate.sample_tokens 0 --checkpoint.every_steps 0 --checkpoint.save_best false"
+)
 VARIANTS = {
     "without n-grams": "--model.ngram 1".split(),
-    "whole windows from the start": "--batches.first_context none".split(),
+    "whole windows from the start": "--train.seq_len_warmup_from none".split(),
     "AdamW instead of Muon": (
         "--optimizer.name adamw --optimizer.learning_rate 6e-4 --optimizer.beta1 0.9 --optimizer.eps 1e-8 "
         "--optimizer.weight_decay 0.1"
@@ -164,7 +166,7 @@ def trained(job: Job, name: str, *words: object) -> Learnt:
     shutil.rmtree(job.work / name, ignore_errors=True)
     forget(here(toy=job.toy))
     batch, micro, scored = (128, 2, 256) if job.toy else (BATCH, MICRO, 262_144)
-    sizes = ["--train.batch_tokens", batch, "--batches.micro_batch", micro, "--evaluate.tokens", scored]
+    sizes = ["--train.batch_tokens", batch, "--train.micro_batch_size", micro, "--evaluate.tokens", scored]
     began = time.monotonic()
     try:
         cli("train", *words, *words_of(job, name, *sizes))
@@ -185,7 +187,7 @@ def time_to_loss(job: Job) -> None:
     """
     budget = 1.0 if job.toy else max(10.0, AFTER * job.left)
     every = 10 if job.toy else max(5, int(budget * 400_000 / BATCH / EVALUATIONS))
-    slow = trained(job, "gpt2", *GPT2_WAY, "--train.budget", f"{budget:.1f}s", "--evaluate.every_steps", every)
+    slow = trained(job, "gpt2", *GPT2_WAY, "--train.max_time", f"{budget:.1f}s", "--evaluate.every_steps", every)
     step, tokens, seconds, target = slow.losses[-1]
     splits = json.loads((job.work / "data" / "manifest.json").read_text("utf-8"))["splits"]
     job.note(f"GPT-2's way saw the text {tokens / splits['train']['tokens']:.2f} times")
@@ -198,7 +200,7 @@ def time_to_loss(job: Job) -> None:
             break
         name = f"fast-{divisor}"
         more = ("--train.max_steps", steps, "--evaluate.every_steps", max(1, steps // EVALUATIONS))
-        more += ("--train.stop_after", f"{max(5.0, job.left - STARTING):.0f}s")  # what it learnt until then counts
+        more += ("--train.time_limit", f"{max(5.0, job.left - STARTING):.0f}s")  # what it learnt until then counts
         fast = job.tried(name, partial(trained, job, name, *quick(job), *more))
         if not fast or not fast.losses:
             continue
@@ -230,7 +232,7 @@ def quick(job: Job) -> list[str]:
     """fast-small; in a rehearsal with small tables and short first windows."""
     return [
         *FAST,
-        *("--model.ngram_rows 64 --model.ngram_width 8 --batches.first_context 8".split() if job.toy else ()),
+        *("--model.ngram_rows 64 --model.ngram_width 8 --train.seq_len_warmup_from 8".split() if job.toy else ()),
     ]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from groundup.errors import UsageError
-from groundup.utils.device import cores
+from groundup.utils.system import usable_cores
 
 CLONE = "git clone https://github.com/karpathy/nanoGPT"
 
@@ -128,7 +128,7 @@ def machine() -> dict[str, str | int]:
     """Facts without which no number here means anything."""
     return {
         "cpu": _cpu_name(),
-        "cores": cores(),
+        "cores": usable_cores(),
         "load": round(os.getloadavg()[0]) if hasattr(os, "getloadavg") else 0,  # processes that wanted a core before
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

@@ -24,7 +24,7 @@ def twin(gpt: GPT, checkout: Path) -> Any:
     """nanoGPT's model with the shape and the weights of ours."""
     config = gpt.config
     assert config.activation == "gelu", "nanoGPT has no other"
-    assert config.tied, "nanoGPT always ties its head"
+    assert config.tie_embeddings, "nanoGPT always ties its head"
     shape = {name: getattr(config, name) for name in ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias")}
     module = load_module(checkout / "model.py")
     with quiet():

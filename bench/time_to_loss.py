@@ -111,7 +111,7 @@ def _ours(text: Path, run: Path, losses: list[float]) -> float:
 
 def _fast(data: Path, run: Path, losses: list[float]) -> float:
     shutil.rmtree(run, ignore_errors=True)
-    words = ["train", "fast", "--data", data, "--out", run, "--train.budget", f"{FAST_SECONDS}s", *QUIET]
+    words = ["train", "fast", "--data", data, "--out", run, "--train.max_time", f"{FAST_SECONDS}s", *QUIET]
     took = seconds(partial(groundup, *words))
     losses.append(_our_loss(run))
     return took

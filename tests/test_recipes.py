@@ -60,7 +60,7 @@ def test_a_pass_over_ten_billion_tokens_is_as_long_as_published():
     assert 10_000_000_000 // config.train.batch_tokens == 19_073
     assert (config.train.epochs, config.micro_rows * config.model.block_size) == (1, 32 * 1024)
     rate, schedule = config.optimizer.learning_rate, config.schedule
-    assert (rate, rate * schedule.floor, schedule.warmup_steps) == (1e-3, pytest.approx(1e-4), 715)
+    assert (rate, rate * schedule.min_lr_ratio, schedule.warmup_steps) == (1e-3, pytest.approx(1e-4), 715)
     assert (config.evaluate.every_steps, config.evaluate.tasks) == (250, ("hellaswag",))
 
 
@@ -70,11 +70,14 @@ def test_the_hyperparameters_are_those_that_were_published():
     assert (gpt3.optimizer.learning_rate, gpt3.optimizer.weight_decay) == (6e-4, 0.1)
     assert (gpt3.schedule.warmup_steps, gpt3.schedule.warmup_tokens) == (None, 375_000_000)
     assert (bard.rows, bard.model.block_size, bard.train.max_steps) == (16, 1024, 5000)
-    assert (bard.schedule.warmup_steps, bard.optimizer.learning_rate * bard.schedule.floor) == (60, pytest.approx(6e-5))
+    assert (bard.schedule.warmup_steps, bard.optimizer.learning_rate * bard.schedule.min_lr_ratio) == (
+        60,
+        pytest.approx(6e-5),
+    )
     assert bard.model.model_copy(update={"vocab_size": 50_257}).padded_vocab == 50_304
     assert (first.rows, first.model.block_size, first.train.max_steps) == (6, 512, 7000)
     assert first.evaluate.tokens == 200 * 6 * 512
-    assert first.model.block == "post_norm"
+    assert first.model.norm_position == "post_norm"
 
 
 @pytest.fixture
@@ -108,7 +111,9 @@ def test_the_overfit_one_overfits_and_patience_would_have_stopped_it(laptop, tmp
     best = losses.index(min(losses))
     assert evaluations[-1]["train_loss"] <= 0.15
     assert losses[-1] > losses[best] + 1.0
-    early, said = laptop(OPENWEBTEXT, "--data", "data/shakespeare-3k", "--train.patience", 5, out="early")
+    early, said = laptop(
+        OPENWEBTEXT, "--data", "data/shakespeare-3k", "--train.early_stopping_patience", 5, out="early"
+    )
     assert of(early, "step")[-1]["step"] == evaluations[best + 5]["step"] < of(records, "step")[-1]["step"]
     assert "no better validation loss in 5 evaluations" in said
     assert of(early, "eval")[best]["val_loss"] == losses[best]  # the same run, but for its end
@@ -138,7 +143,7 @@ def test_the_web_one_asks_hellaswag_at_its_interval_under_torchrun(laptop, share
 @pytest.mark.long
 def test_the_first_gpt_has_a_vocabulary_of_its_own_and_both_orders_learn(laptop, tmp_path):
     post, _ = laptop(GPT1)
-    pre, _ = laptop(GPT1, "--model.block", "pre_norm", out="pre")
+    pre, _ = laptop(GPT1, "--model.norm_position", "pre_norm", out="pre")
     tokenizer = load_tokenizer(tmp_path / "data" / "shakespeare-1k" / "tokenizer")
     assert tokenizer.n_vocab == 1024
     assert [tokenizer.decode([id_]) for id_ in range(2)] == ["<|pad|>", "<|endoftext|>"]

@@ -14,24 +14,25 @@ Every function raises a subclass of `groundup.GroundupError` for what a user can
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from groundup.checkpoint.load import LoadedModel, load
 from groundup.checkpoint.run_folder import RunFolder
-from groundup.config.merge import ConfigSource
+from groundup.config.merge import ConfigSource, RenamedKeyWarning
+from groundup.config.renamed import RENAMED_ARGUMENTS
 from groundup.config.schema import Config
 from groundup.data.shards import Manifest
 from groundup.distributed.launch import expected_world_size
-from groundup.errors import UsageError
-from groundup.evaluation.evaluate import evaluate, evaluate_tasks
-from groundup.generation.engine import TextStream, stream
+from groundup.generation.engine import complete, stream_text
 from groundup.generation.sampling import Sampler
 from groundup.preprocess.pipeline import prepare_tokens
 from groundup.run.compose import compose_config
 from groundup.run.ensure_data import ensure_prepared
-from groundup.run.resolve import prompt_ids, prompt_text
+from groundup.run.evaluate_checkpoint import evaluate, evaluate_tasks
 from groundup.run.start import reconfigure, resume_run, start_run
 from groundup.run.trainer import TrainResult
 from groundup.ui.display import Display
@@ -97,6 +98,26 @@ def prepare(
     )
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _accept_previous_names(function: Callable[P, R]) -> Callable[P, R]:
+    """Let keyword arguments be given under their previous names too, with a RenamedKeyWarning."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        for old, new in RENAMED_ARGUMENTS.items():
+            if old in kwargs:
+                message = f"{function.__name__}: {old}= is called {new}= now"
+                warnings.warn(message, RenamedKeyWarning, stacklevel=2)
+                kwargs[new] = kwargs.pop(old)
+        return function(*args, **kwargs)
+
+    return call
+
+
+@_accept_previous_names
 def configure(
     data: Place,
     *,
@@ -104,17 +125,20 @@ def configure(
     files: Sequence[Place] = (),
     laptop: bool = False,
     overrides: Mapping[str, Any] | None = None,
-    init: Place | None = None,
+    init_from: Place | None = None,
     origin: str = "overrides",
 ) -> Config:
-    """Preset, then the model of the checkpoint `init`, YAML files, overrides. Raises CheckpointError, ConfigError.
+    """Preset, then the model of the checkpoint `init_from`, YAML files, overrides. Raises CheckpointError, ConfigError.
 
     Without a `preset`, the one that a file names, or `gpt2-micro`. `laptop` takes what the files say under that key.
     """
-    places = {"data": str(data)} | ({"init": str(init)} if init is not None else {})
-    return compose_config(preset, files, ConfigSource(origin, {**(overrides or {}), **places}), laptop=laptop)[1]
+    places = {"data": str(data)} | ({"init_from": str(init_from)} if init_from is not None else {})
+    return compose_config(
+        preset, files, ConfigSource(origin, {**(overrides or {}), **places}, typed=True), laptop=laptop
+    )[1]
 
 
+@_accept_previous_names
 def train(
     data: Place,
     out: Place,
@@ -123,21 +147,22 @@ def train(
     files: Sequence[Place] = (),
     laptop: bool = False,
     overrides: Mapping[str, Any] | None = None,
-    init: Place | None = None,
+    init_from: Place | None = None,
     display: Display | None = None,
 ) -> TrainResult:
     """Train a new GPT on prepared `data` into the run folder `out`.
 
-    Where the config's section `prepare` names sources and `data` is not there yet, it is prepared first.
-    `overrides` holds sections, such as `{"model": {"n_layer": 2}, "train": {"budget": "10m"}}`. Without a `view`, lines
-    go to the logger `groundup`. `init` is a checkpoint or run whose weights to begin with, and whose shape to have.
-    SIGINT and SIGTERM end in a checkpoint. Raises CheckpointError, ConfigError, DataError, UsageError.
+    If `data` does not exist and the config's section `prepare` names sources, the data is prepared first.
+    `overrides` holds sections, such as `{"model": {"n_layer": 2}, "train": {"max_time": "10m"}}`. `init_from` is a
+    checkpoint or run whose weights and dimensions to start with. Without a `display`, lines go to the logger
+    `groundup`. SIGINT and SIGTERM end in a checkpoint. Raises CheckpointError, ConfigError, DataError, UsageError.
     """
-    config = configure(data, preset=preset, files=files, laptop=laptop, overrides=overrides, init=init)
+    config = configure(data, preset=preset, files=files, laptop=laptop, overrides=overrides, init_from=init_from)
     ensure_prepared(config, Path(out), _Told(), processes=expected_world_size())
     return start_run(config, Path(out), display or _logged(config))
 
 
+@_accept_previous_names
 def resume(
     run: Place, *, data: Place | None = None, overrides: Mapping[str, Any] | None = None, display: Display | None = None
 ) -> TrainResult:
@@ -172,33 +197,30 @@ def generate(
     """
     loaded = path if isinstance(path, LoadedModel) else load(path, checkpoint=checkpoint, device=device)
     sampler = Sampler(temperature, top_k, top_p, seed)
-    texts = [prompt_text(loaded.tokenizer, prompt)] * num_samples
-    for pieces in generate_stream(loaded, prompt, sampler, num_samples=num_samples, max_tokens=max_tokens):
-        texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
-    return texts
+    return complete(
+        loaded.model,
+        loaded.tokenizer,
+        prompt,
+        sampler,
+        device=loaded.device,
+        num_samples=num_samples,
+        max_tokens=max_tokens,
+    )
 
 
 def generate_stream(
     loaded: LoadedModel, prompt: str, sampler: Sampler, *, num_samples: int = 1, max_tokens: int = 100
 ) -> Iterator[list[str]]:
-    """What each sample gained, token by token; never half a character. Raises TokenizerError, UsageError."""
-    if num_samples < 1:
-        raise UsageError(f"num_samples {num_samples}: must be 1 or more")
-    if max_tokens < 0:
-        raise UsageError(f"max_tokens {max_tokens}: must be 0 or more")
-    tokenizer = loaded.tokenizer
-    texts = [TextStream(tokenizer.decode_bytes) for _ in range(num_samples)]
-    rows = stream(
+    """New text of each sample, token by token; never half a character. Raises TokenizerError, UsageError."""
+    return stream_text(
         loaded.model,
-        prompt_ids(tokenizer, prompt),
+        loaded.tokenizer,
+        prompt,
         sampler,
         device=loaded.device,
-        rows=num_samples,
+        num_samples=num_samples,
         max_tokens=max_tokens,
-        end_of_text=tokenizer.end_of_text,
     )
-    for ids in rows:
-        yield ["" if i is None else text.feed(i) for i, text in zip(ids, texts, strict=True)]
 
 
 class _Told(ProgressReporter):

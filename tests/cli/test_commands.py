@@ -98,7 +98,7 @@ def test_yaml_lies_between_preset_and_options(groundup, prepared, tmp_path, fast
 
 
 @pytest.mark.parametrize("command", ["train", "resume", "verify_resume"])
-@pytest.mark.parametrize("spelling", ["--track", "--tracking.to"])
+@pytest.mark.parametrize("spelling", ["--track", "--tracking.backends"])
 def test_trackers_are_named_by_a_plain_option_too(command, spelling):
     parser = Parser(prog=command)
     import_module(f"groundup.cli.{command}").add_arguments(parser)
@@ -106,7 +106,7 @@ def test_trackers_are_named_by_a_plain_option_too(command, spelling):
     args = parser.parse_args(normalise([*words, spelling, "wandb,trackio"]))
     assert config_overrides(args) == {"tracking": {"to": "wandb,trackio"}}
     if command != "resume":
-        assert config_of(args).tracking.to == ("wandb", "trackio")
+        assert config_of(args).tracking.backends == ("wandb", "trackio")
 
 
 def test_train_json_is_one_object_on_standard_output(groundup, prepared, fast):

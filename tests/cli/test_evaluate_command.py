@@ -134,7 +134,7 @@ def test_results_are_shown_where_they_cannot_be_noted(groundup, run, mine, monke
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("groundup.evaluation.evaluate.Log", refuse)
+    monkeypatch.setattr("groundup.run.evaluate_checkpoint.Log", refuse)
     done = groundup("evaluate", run, "--tasks", mine)
     assert "acc_norm" in done.out
     assert (done.status, "the results are not noted" in done.err) == (2, True)

@@ -32,7 +32,7 @@ from groundup.cli.parsing import Parser
         (["train", "--data", "x", "--out", "y", "--optimizer.beta1", "1"], "must be less than 1"),
         (["train", "--data", "x", "--out", "y", "--optimizer.learning_rate", "1e38"], "must be at most 10"),
         (["train", "--data", "x", "--out", "y", "--train.threads", "100000"], "must be at most 1024"),
-        (["train", "--data", "x", "--out", "y", "--batches.seed", "9" * 20], "batches.seed"),
+        (["train", "--data", "x", "--out", "y", "--train.seed", "9" * 20], "train.seed"),
         (["train", "--data", "x", "--out", "y", "--train.max_steps", "2", "--train.epochs", "1"], "give one horizon"),
         (["resume", "nowhere"], "nowhere: holds no run"),
         (["generate", "nowhere"], "nowhere: is neither a run nor a checkpoint"),

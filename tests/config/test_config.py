@@ -28,8 +28,8 @@ def test_every_preset_is_valid_and_survives_yaml(name):
 
 
 def test_a_new_horizon_replaces_the_presets():
-    config = merge_and_validate([preset("gpt2"), ConfigSource("command line", {"train": {"budget": "30m"}})])
-    assert (config.train.budget, config.train.max_steps) == (1800, None)
+    config = merge_and_validate([preset("gpt2"), ConfigSource("command line", {"train": {"max_time": "30m"}})])
+    assert (config.train.max_time, config.train.max_steps) == (1800, None)
 
 
 def test_learning_rates_written_the_way_yaml_reads_as_text_are_numbers():
@@ -54,7 +54,10 @@ def test_dashes_in_keys_are_underscores():
         ({"model": {"n_embd": 100, "n_head": 7}}, "n_embd 100 is not divisible by n_head 7; n_head 5 would fit"),
         ({"model": 3}, "layer 0: model: 3 is not a section; write `model:` and indented keys under it"),
         ({"train": {"max_steps": 0}}, "layer 0: train.max_steps: 0 is out of range; it must be at least 1"),
-        ({"train": {"budget": "soon"}}, "layer 0: train.budget: 'soon': expected a duration such as 90s, 30m or 1h30m"),
+        (
+            {"train": {"max_time": "soon"}},
+            "layer 0: train.max_time: 'soon': expected a duration such as 90s, 30m or 1h30m",
+        ),
         (
             {"train": {"precision": "fp8"}},
             "layer 0: train.precision: 'fp8' is not one of 'auto', 'fp32', 'bf16' or 'fp16'",
@@ -63,11 +66,11 @@ def test_dashes_in_keys_are_underscores():
         ({"train": {"batch_tokens": 1000}}, "train.batch_tokens 1000 is not a multiple of model.block_size 256"),
         ({"train": {"max_steps": 10**400}}, "is out of range; it must be at most 1e+15"),
         ({"train": {"epochs": 1e308}}, "layer 0: train.epochs: 1e+308 is out of range; it must be at most 1e+09"),
-        ({"train": {"budget": "9" * 400}}, "layer 0: train.budget"),
+        ({"train": {"max_time": "9" * 400}}, "layer 0: train.max_time"),
         ({"model": {"n_embd": 3_000_000_001, "n_head": 7}}, "model.n_embd: 3000000001 is out of range; it must be at"),
         ({"model": {"n_embd": 999_999_937, "n_head": 7}}, "not divisible by n_head 7; n_head 1 would fit"),  # a prime
         ({"model": {"n_embd": 10**9, "n_head": 10**9 - 1}}, "n_head 1000000000 would fit"),
-        ({"model": {"softcap": 1e308}}, "layer 0: model.softcap: 1e+308 is out of range"),
+        ({"model": {"logit_softcap": 1e308}}, "layer 0: model.logit_softcap: 1e+308 is out of range"),
         ({"optimizer": {"learning_rate": 1e-320}}, "it must be at least 1e-12"),
         ({"optimizer": {"learning_rate": float("nan")}}, "layer 0: optimizer.learning_rate: nan is not a number"),
     ],

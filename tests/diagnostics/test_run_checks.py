@@ -172,7 +172,7 @@ def test_a_file_that_not_even_the_checksums_know_of_is_missed(name, run):
     checkpoint = run / "checkpoints" / LAST
     if name == "average.safetensors":
         config = json.loads((checkpoint / "config.json").read_text())
-        spoil_json("config.json", optimizer=config["optimizer"] | {"ema": 0.9})(checkpoint)
+        spoil_json("config.json", optimizer=config["optimizer"] | {"ema_decay": 0.9})(checkpoint)
     else:
         (checkpoint / name).unlink()
     present = [line.split("  ")[1] for line in (checkpoint / SUMS).read_text().splitlines()]

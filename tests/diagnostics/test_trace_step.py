@@ -41,8 +41,7 @@ def run(corpus, tmp_path) -> Path:
     values = {
         "data": str(corpus / "data"),
         "model": {"block_size": BLOCK, "vocab_size": 257},
-        "batches": {"seed": SEED},
-        "train": {"batch_tokens": BLOCK * ROWS, "max_steps": STEPS},
+        "train": {"seed": SEED, "batch_tokens": BLOCK * ROWS, "max_steps": STEPS},
     }
     folder = tmp_path / "run"
     folder.mkdir()

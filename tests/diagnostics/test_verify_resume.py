@@ -24,10 +24,16 @@ from groundup.utils.files import SUMS, sha256
 
 OVERRIDES = {
     "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "dropout": 0.1},
-    "batches": {"micro_batch": 5},
-    "optimizer": {"ema": 0.9},
+    "optimizer": {"ema_decay": 0.9},
     "schedule": {"warmup_steps": 5},
-    "train": {"max_steps": 2000, "batch_tokens": 256, "threads": 1, "precision": "fp32", "device": "cpu"},
+    "train": {
+        "micro_batch_size": 5,
+        "max_steps": 2000,
+        "batch_tokens": 256,
+        "threads": 1,
+        "precision": "fp32",
+        "device": "cpu",
+    },
     "evaluate": {"sample_tokens": 4},
 }
 WORDS = [
@@ -106,13 +112,13 @@ def command(*words: object) -> list[str]:
 def test_the_command_answers_in_words_and_in_json(prepared, tmp_path):
     env = os.environ | {"TMPDIR": str(tmp_path)}
     options = [word for word in WORDS if "max_steps" not in word]
-    words = command("--data", prepared, "--steps", 4, "--json", *options, "--train.budget=20s")
+    words = command("--data", prepared, "--steps", 4, "--json", *options, "--train.max_time=20s")
     done = subprocess.run(words, capture_output=True, text=True, env=env, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     values = json.loads(done.stdout)
     assert values["bitwise"]
     assert values["losses_from"] is None
-    assert "for this, train.budget is None, not 20.0" in done.stderr
+    assert "for this, train.max_time is None, not 20.0" in done.stderr
     assert not list(tmp_path.glob("groundup*"))
 
 
@@ -128,7 +134,7 @@ SIGNALS = [
 @pytest.mark.parametrize(("number", "status"), SIGNALS)
 def test_stopped_in_the_middle_it_leaves_neither_files_nor_processes(number, status, prepared, tmp_path):
     env = os.environ | {"TMPDIR": str(tmp_path)}
-    options = [*WORDS, "--train.batch_tokens=65536", "--batches.micro_batch=64"]  # steps that take their time
+    options = [*WORDS, "--train.batch_tokens=65536", "--train.micro_batch_size=64"]  # steps that take their time
     process = subprocess.Popen(
         command("--data", prepared, "--steps", 400, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env=env,
@@ -177,7 +183,7 @@ def test_what_train_would_refuse_is_refused_in_its_words(prepared, empty, childr
 def test_the_horizon_stays_unless_it_is_a_time(prepared):
     config = configure(prepared, overrides=OVERRIDES)
     assert build_run_length(shortened(config, 2000, 8), 100) == build_run_length(config, 100)
-    in_time = configure(prepared, overrides=OVERRIDES | {"train": {"budget": "30m"}})
+    in_time = configure(prepared, overrides=OVERRIDES | {"train": {"max_time": "30m"}})
     assert build_run_length(shortened(in_time, 777, 8), 100).total == 777
 
 
@@ -243,7 +249,7 @@ def test_a_signal_that_is_ignored_stays_ignored_and_others_come_back():
 
 def test_nothing_is_sent_to_trackers(prepared):
     config = configure(prepared, overrides=OVERRIDES | {"tracking": {"to": "wandb"}})
-    assert shortened(config, 2000, 8).tracking.to == ()
+    assert shortened(config, 2000, 8).tracking.backends == ()
 
 
 def test_bits_are_compared_not_values():

@@ -17,7 +17,7 @@ IDS = torch.randint(20, (4, 16), generator=torch.Generator().manual_seed(0))
 PARTS = {"gpt2": {}, "gpt1": GPT1_PARTS, "modern": MODERN_PARTS}
 
 
-KINDS = ("cheap", "blocks")
+KINDS = ("selective", "full")
 
 
 def build(what: str, dropout=0.0, parts="gpt2") -> NextTokenLoss:
@@ -50,17 +50,17 @@ def identical(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("what", KINDS)
 def test_loss_and_gradients_are_bitwise_the_same(what, parts, dropout, precision):
-    plain = gradients(build("off", dropout, parts), precision=precision)
+    plain = gradients(build("none", dropout, parts), precision=precision)
     assert identical(gradients(build(what, dropout, parts), precision=precision), plain)
     if dropout:
-        assert not identical(gradients(build("off", 0.0, parts), precision=precision), plain)
+        assert not identical(gradients(build("none", 0.0, parts), precision=precision), plain)
 
 
 @pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=pytest.mark.long), 0.3])
 @pytest.mark.parametrize("what", KINDS)
 def test_compiled_too(what, dropout):
     found = []
-    for each in ("off", what):
+    for each in ("none", what):
         torch.compiler.reset()
         loss_sum = build(each, dropout)
         found.append(gradients(loss_sum, torch.compile(loss_sum, backend="aot_eager", dynamic=False)))
@@ -76,7 +76,7 @@ def calls(loss_sum: NextTokenLoss) -> list[int]:
 
 
 def test_only_training_with_gradients_computes_twice():
-    loss_sum = build("blocks")
+    loss_sum = build("full")
     count = calls(loss_sum)
     gradients(loss_sum)
     assert count == [4]
@@ -89,7 +89,7 @@ def test_only_training_with_gradients_computes_twice():
 
 
 def test_what_is_cheap_is_computed_twice_and_no_product_is():
-    loss_sum = build("off")
+    loss_sum = build("none")
     mlp, count = loss_sum.gpt.h[1].mlp, {"cheap": 0, "products": 0}
 
     def counting(x):
@@ -103,7 +103,7 @@ def test_what_is_cheap_is_computed_twice_and_no_product_is():
 
     mlp.activation = counting
     found = []
-    for what in ("off", "cheap"):
+    for what in ("none", "selective"):
         apply_activation_checkpointing(loss_sum.gpt, what)
         count.update(cheap=0, products=0)
         with Products():
@@ -115,7 +115,7 @@ def test_what_is_cheap_is_computed_twice_and_no_product_is():
 
 @pytest.mark.parametrize("what", KINDS)
 def test_names_and_state_are_those_of_the_plain_model(what):
-    plain, twice = build("off"), build(what)
+    plain, twice = build("none"), build(what)
     assert list(twice.state_dict()) == list(plain.state_dict())
     assert [name for name, _ in twice.named_parameters()] == [name for name, _ in plain.named_parameters()]
     assert [name for name, _ in twice.named_modules()] == [name for name, _ in plain.named_modules()]
@@ -146,5 +146,5 @@ def test_between_the_passes_a_block_keeps_its_input_alone():
             loss_sum(IDS, IDS)
         return sum(t.untyped_storage().nbytes() for t in found.values())
 
-    assert kept(build("blocks")) < 0.5 * kept(build("off"))
-    assert kept(build("cheap")) < 0.75 * kept(build("off"))
+    assert kept(build("full")) < 0.5 * kept(build("none"))
+    assert kept(build("selective")) < 0.75 * kept(build("none"))

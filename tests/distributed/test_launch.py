@@ -209,7 +209,7 @@ def test_the_first_host_of_a_list(nodes, first):
 
 def test_by_the_clock_all_keep_the_first_ones_time(prepared, tmp_path):
     timed = config(
-        "gpt2", train={"max_steps": None, "budget": "4s", "parallel": "ddp"}, checkpoint={"every_minutes": 0.02}
+        "gpt2", train={"max_steps": None, "max_time": "4s", "parallel": "ddp"}, checkpoint={"every_minutes": 0.02}
     )
     first, second, third = jobs.run(3, work.digest, prepared, tmp_path / "run", timed, place=tmp_path)
     assert first == second == third
@@ -219,7 +219,7 @@ def test_by_the_clock_all_keep_the_first_ones_time(prepared, tmp_path):
 @pytest.mark.parametrize("kind", [pytest.param("ddp", marks=pytest.mark.long), "fsdp"])
 def test_bad_steps_send_all_back_together(kind, prepared, tmp_path):
     """To the checkpoint's weights, moments and averages; what follows is as with one process."""
-    bad = config("gpt2", guard={"bad_steps": 2}, train={"parallel": kind}, checkpoint={"every_steps": 3})
+    bad = config("gpt2", guard={"max_bad_steps": 2}, train={"parallel": kind}, checkpoint={"every_steps": 3})
     jobs.run(1, work.train_all, prepared, tmp_path, {"alone": bad}, "poison", place=tmp_path)
     jobs.run(2, work.train_all, prepared, tmp_path, {"both": bad}, "poison", place=tmp_path)
     for name in ("alone", "both"):

@@ -24,21 +24,27 @@ SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": BLOCK}
 BASE = {
     "model": SHAPE,
     "guard": {},
-    "batches": {"micro_batch": 3},
     "optimizer": {"learning_rate": 3e-3},
     "schedule": {"warmup_steps": 2},
-    "train": {"max_steps": STEPS, "batch_tokens": ROWS * BLOCK, "threads": 1, "precision": "fp32", "device": "cpu"},
+    "train": {
+        "micro_batch_size": 3,
+        "max_steps": STEPS,
+        "batch_tokens": ROWS * BLOCK,
+        "threads": 1,
+        "precision": "fp32",
+        "device": "cpu",
+    },
     "evaluate": {"every_steps": 5, "tokens": 500, "sample_every_steps": 6, "sample_tokens": 8},
     "checkpoint": {"every_steps": 6, "keep_last": 3},
 }
 MODELS = {
     "gpt1": {"model": GPT1_PARTS},
-    "gpt2": {"optimizer": {"ema": 0.9}},
+    "gpt2": {"optimizer": {"ema_decay": 0.9}},
     "modern": {"model": MODERN_PARTS, "optimizer": MODERN_OPTIMIZER | {"learning_rate": 3e-3, "eps": 1e-8}},
     "fast": {
         "model": FAST_PARTS | {"ngram": 3, "ngram_rows": 512, "ngram_width": 260},
         "optimizer": MODERN_OPTIMIZER | {"learning_rate": 3e-3, "eps": 1e-8, "orthogonalize": "polar_express"},
-        "batches": {"first_context": 8},
+        "train": {"seq_len_warmup_from": 8},
     },
 }
 
@@ -145,11 +151,11 @@ def test_the_shares_of_all_processes_are_the_batch(size, micro):
 def test_two_processes_compute_what_one_does(prepared, alone, tmp_path):
     kinds = [(model, kind) for model in MODELS for kind in ("ddp", "fsdp")]
     cases = {f"{model} {kind}": config(model, train={"parallel": kind}) for model, kind in kinds}
-    for micro, what in ((1, "off"), (5, "cheap")):  # accumulation of 5, and none; three windows a pass above
+    for micro, what in ((1, "none"), (5, "selective")):  # accumulation of 5, and none; three windows a pass above
         train = {"parallel": "ddp", "activation_checkpointing": what}
-        cases[f"gpt1 {micro}"] = config("gpt1", batches={"micro_batch": micro}, train=train)
-    cheap = {"parallel": "fsdp", "activation_checkpointing": "cheap"}
-    cases["modern 5"] = config("modern", batches={"micro_batch": 5}, train=cheap)
+        cases[f"gpt1 {micro}"] = config("gpt1", train={**train, "micro_batch_size": micro})
+    cheap = {"parallel": "fsdp", "activation_checkpointing": "selective"}
+    cases["modern 5"] = config("modern", train={**cheap, "micro_batch_size": 5})
     cases["gpt1 recomputed"] = config("gpt1", train={"parallel": "fsdp", "activation_checkpointing": True})
     jobs.run(2, work.train_all, prepared, tmp_path, cases, "cut_logits", place=tmp_path)  # which `alone` are whole
     for name in cases:

@@ -160,11 +160,11 @@ def test_as_many_threads_share_as_divide_threads_and_windows(threads, rows, n):
     ("changed", "shares"),
     [
         ({}, 2),
-        ({"train": {"shares": 1}}, 1),
+        ({"train": {"microbatch_threads": 1}}, 1),
         ({"train": {"device": "cuda"}}, 1),
         ({"train": {"compile": "on"}}, 1),
         ({"model": {"dropout": 0.1}}, 1),
-        ({"model": {"dropout": 0.1}, "train": {"shares": 2}}, 1),
+        ({"model": {"dropout": 0.1}, "train": {"microbatch_threads": 2}}, 1),
     ],
 )
 def test_where_windows_are_by_threads(changed, shares):

@@ -81,7 +81,7 @@ def hide_the_data():
 
 def ask_for_another_seed():
     """In the second process."""
-    return ("--batches.seed", "5") if os.environ["RANK"] == "1" else ()
+    return ("--train.seed", "5") if os.environ["RANK"] == "1" else ()
 
 
 def lack_the_start():
@@ -153,7 +153,7 @@ def evaluated(run, data, tasks):
     """Loss and tasks of a run, as one process of several."""
     from dataclasses import asdict
 
-    from groundup.evaluation.evaluate import evaluate, evaluate_tasks
+    from groundup.run.evaluate_checkpoint import evaluate, evaluate_tasks
 
     torch.set_num_threads(1)
     process_group = init_distributed()

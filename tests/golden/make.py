@@ -51,7 +51,7 @@ def losses(preset: str, data: Path, run: Path, **sections: dict[str, Any]) -> li
         "model": SHAPE,
         "train": {"max_steps": STEPS, "batch_tokens": 256, "device": "cpu", "precision": "fp32", "threads": 1},
         "evaluate": {"every_steps": 0, "tokens": 64, "sample_every_steps": 0, "sample_tokens": 0},
-        "checkpoint": {"every_steps": 0, "best": False},
+        "checkpoint": {"every_steps": 0, "save_best": False},
     }
     for changes in (CHANGES[preset], sections):
         for section, values in changes.items():

@@ -23,7 +23,7 @@ def checkpoint(tmp_path_factory):
         tokenizer = tokenizer or choose_tokenizer("byte")
         row = PRESETS[preset]
         model = {**row["model"], **SIZES, "vocab_size": tokenizer.n_vocab, **changes}
-        optimizer = {**row["optimizer"], **({"ema": 0.9} if average else {})}
+        optimizer = {**row["optimizer"], **({"ema_decay": 0.9} if average else {})}
         train = {"max_steps": 10, "batch_tokens": 24}
         config = Config.model_validate({"model": model, "optimizer": optimizer, "train": train})
         torch.manual_seed(0)

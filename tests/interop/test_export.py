@@ -248,13 +248,13 @@ def test_a_mistake_is_a_sentence(options, said, gpt2_checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("to", "preset", "changes", "said"),
     [
-        ("hf", "gpt2", {"softcap": 15.0}, r"model\.softcap must be null, not 15\.0"),
-        ("gguf", "gpt2", {"softcap": 15.0}, r"model\.softcap 15\.0: .* no other program computes this model"),
-        ("nanogpt", "gpt2", {"softcap": 15.0}, r"model\.softcap 15\.0: .* no other program computes this model"),
+        ("hf", "gpt2", {"logit_softcap": 15.0}, r"model\.softcap must be null, not 15\.0"),
+        ("gguf", "gpt2", {"logit_softcap": 15.0}, r"model\.softcap 15\.0: .* no other program computes this model"),
+        ("nanogpt", "gpt2", {"logit_softcap": 15.0}, r"model\.softcap 15\.0: .* no other program computes this model"),
         ("gguf", "modern", {}, r"model\.norm rmsnorm: llama\.cpp's gpt2 has layernorm"),
         ("gguf", "gpt2", {"activation": "gelu"}, r"model\.activation gelu"),
         ("nanogpt", "gpt1", {}, r"model\.block post_norm"),
-        ("nanogpt", "gpt2", {"tied": False}, r"model\.tied False"),
+        ("nanogpt", "gpt2", {"tie_embeddings": False}, r"model\.tied False"),
         ("nanogpt", "gpt2", {"n_inner": 48}, r"model\.n_inner 48"),
         ("nanogpt", "gpt2", {"activation": "relu"}, r"model\.activation relu"),
     ],
@@ -366,7 +366,7 @@ def test_a_card_without_a_licence_or_a_run_says_so(gpt2_checkpoint, tmp_path, mo
 
 @pytest.mark.parametrize("kind", ["tied", "untied", "no bias"])
 def test_a_gguf_holds_the_same_tensors(kind, checkpoint, tmp_path, export_gguf):
-    folder = checkpoint(**{"tied": {}, "untied": {"tied": False}, "no bias": {"bias": False}}[kind])
+    folder = checkpoint(**{"tie_embeddings": {}, "untied": {"tie_embeddings": False}, "no bias": {"bias": False}}[kind])
     done = export(folder, tmp_path / "m.gguf", to="gguf", license="mit")
     reader = export_gguf.GGUFReader(tmp_path / "m.gguf")
     found = {tensor.name: tensor.data for tensor in reader.tensors}

@@ -50,7 +50,7 @@ def test_transformers_knows_each_name_and_computes_the_same(family):
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config_json(config, 3))).eval()
     left = model.load_state_dict(to_hf(config, tensors), strict=False)
     assert left.unexpected_keys == []
-    assert set(left.missing_keys) <= ({"lm_head.weight"} if config.tied else set())
+    assert set(left.missing_keys) <= ({"lm_head.weight"} if config.tie_embeddings else set())
     mine = GPT(config).eval()
     mine.load_state_dict(tensors, strict=False)
     ids = torch.randint(70, (2, 8))
@@ -111,7 +111,7 @@ def test_what_ours_cannot_compute_is_refused(change, said):
             {"activation": "relu2", "qk_norm": False},
             "nanochat, where model.qk_norm must be true, not false",
         ),
-        ("gpt2", {"softcap": 15.0}, "gpt2, where model.softcap must be null, not 15.0"),
+        ("gpt2", {"logit_softcap": 15.0}, "gpt2, where model.logit_softcap must be null, not 15.0"),
         ("openai-gpt", {"n_inner": 48}, "model.n_inner must be 4 x n_embd, 64, not 48"),
         ("openai-gpt", {"activation": "gelu"}, "model.activation must be gelu_tanh or relu, not gelu"),
     ],

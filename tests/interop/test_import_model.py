@@ -40,7 +40,7 @@ def test_a_folder_of_transformers(tmp_path, byte_tokenizer):
     assert books["origin"]["kind"] == found.kind
 
 
-@pytest.mark.parametrize("parts", [GPT1_PARTS, MODERN_PARTS, MODERN_PARTS | {"tied": True, "n_inner": 24}])
+@pytest.mark.parametrize("parts", [GPT1_PARTS, MODERN_PARTS, MODERN_PARTS | {"tie_embeddings": True, "n_inner": 24}])
 def test_other_architectures(tmp_path, byte_tokenizer, parts):
     model = gpt(ModelConfig(**{**SMALL.model_dump(), **parts}))
     check(import_model(hf_folder(tmp_path / "hf", model), tmp_path / "out", tokenizer=byte_tokenizer), model)
@@ -163,15 +163,15 @@ def test_a_model_of_characters_gains_the_end_of_a_text(tmp_path):
 def test_a_head_of_its_own_is_kept_whatever_the_settings_say(tmp_path, byte_tokenizer):
     from safetensors.torch import load_file, save_file
 
-    model = gpt(SMALL.model_copy(update={"tied": False}))
+    model = gpt(SMALL.model_copy(update={"tie_embeddings": False}))
     folder = hf_folder(tmp_path / "hf", model, tie_word_embeddings=True)
     found = import_model(folder, tmp_path / "out", tokenizer=byte_tokenizer)
-    assert not found.model.tied
+    assert not found.model.tie_embeddings
     check(found, model)
     weights = load_file(folder / "model.safetensors")
     weights["lm_head.weight"] = weights["transformer.wte.weight"].double()  # the same, if not in the same precision
     save_file(weights, folder / "model.safetensors")
-    assert import_model(folder, tmp_path / "tied", tokenizer=byte_tokenizer).model.tied
+    assert import_model(folder, tmp_path / "tied", tokenizer=byte_tokenizer).model.tie_embeddings
 
 
 def test_gpt2s_vocabulary_cut_otherwise_is_another_tokenizer(tmp_path, monkeypatch):

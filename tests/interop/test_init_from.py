@@ -27,7 +27,7 @@ from groundup.training.train_state import TrainState
 
 SHORT = {
     "train": {"batch_tokens": 64, "max_steps": 6, "threads": 1, "device": "cpu", "precision": "fp32", "log_every": 1},
-    "checkpoint": {"every_steps": 6, "asynchronous": False},
+    "checkpoint": {"every_steps": 6, "async_save": False},
     "evaluate": {"every_steps": 0, "sample_every_steps": 0},
     "schedule": {"warmup_steps": 1},
 }
@@ -58,7 +58,7 @@ def same(a, b):
 
 def test_training_starts_from_the_imported_loss_and_lowers_it(tmp_path, prepared, start):
     settings = overrides(model={"dropout": 0.0}, train={"max_steps": 40}, optimizer={"learning_rate": 0.01})
-    groundup.train(prepared, tmp_path / "run", init=start, overrides=settings)
+    groundup.train(prepared, tmp_path / "run", init_from=start, overrides=settings)
     imported = groundup.load(start, device="cpu")
     ids = torch.from_numpy(ShuffledWindows(Tokens.open(prepared, "train"), 16, 1337).read(0, 4).astype("int64"))
     with torch.no_grad():
@@ -68,7 +68,7 @@ def test_training_starts_from_the_imported_loss_and_lowers_it(tmp_path, prepared
     before = groundup.evaluate(start, data=prepared, device="cpu").loss
     assert groundup.evaluate(tmp_path / "run", device="cpu").loss < before - 0.1
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert written["init"] == str(start)
+    assert written["init_from"] == str(start)
     assert groundup.resume(tmp_path / "run").step == 40  # and its own config.yaml is one that can be used again
 
 
@@ -94,8 +94,8 @@ def cut_off(monkeypatch, work):
 
 def test_killed_before_its_first_checkpoint_it_resumes_bit_for_bit(tmp_path, prepared, start, monkeypatch):
     run, straight = tmp_path / "run", tmp_path / "straight"
-    groundup.train(prepared, straight, init=start, overrides=overrides())
-    cut_off(monkeypatch, lambda: groundup.train(prepared, run, init=start, overrides=overrides()))
+    groundup.train(prepared, straight, init_from=start, overrides=overrides())
+    cut_off(monkeypatch, lambda: groundup.train(prepared, run, init_from=start, overrides=overrides()))
     assert not list((run / "checkpoints").iterdir())
     groundup.resume(run)
     assert same(final(run), final(straight))
@@ -105,7 +105,7 @@ def test_killed_before_its_first_checkpoint_it_resumes_bit_for_bit(tmp_path, pre
 
 def test_a_start_that_has_changed_or_vanished_is_no_start(tmp_path, prepared, start, byte_tokenizer, monkeypatch):
     run = tmp_path / "run"
-    cut_off(monkeypatch, lambda: groundup.train(prepared, run, init=start, overrides=overrides()))
+    cut_off(monkeypatch, lambda: groundup.train(prepared, run, init_from=start, overrides=overrides()))
     import_model(hf_folder(tmp_path / "b", gpt(seed=1)), start, tokenizer=byte_tokenizer, overwrite=True)
     with pytest.raises(CheckpointError, match="is not what it was when the run was configured"):
         groundup.resume(run)
@@ -129,24 +129,24 @@ def test_going_back_to_the_beginning_is_going_back_to_those_weights(tmp_path, pr
     monkeypatch.setattr("groundup.run.start._with_speed", lambda prepared, training: prepared.plan)
     monkeypatch.setattr(NextTokenLoss, "forward", poisoned)
     monkeypatch.setattr(TrainState, "begin_again", and_look)
-    guard = {"bad_steps": 2, "rollbacks": 1}
-    groundup.train(prepared, tmp_path / "run", init=start, overrides=overrides(guard=guard))
+    guard = {"max_bad_steps": 2, "max_rollbacks": 1}
+    groundup.train(prepared, tmp_path / "run", init_from=start, overrides=overrides(guard=guard))
     assert len(seen) == 1
     assert same(seen[0], load_file(start / "model.safetensors"))
 
 
 def test_the_average_is_what_a_run_is_begun_with(tmp_path, prepared, start):
-    groundup.train(prepared, tmp_path / "run", init=start, overrides=overrides(optimizer={"ema": 0.5}))
-    config = configure(prepared, init=tmp_path / "run", overrides=overrides())
-    average = load_file(Path(config.init) / "average.safetensors")
+    groundup.train(prepared, tmp_path / "run", init_from=start, overrides=overrides(optimizer={"ema_decay": 0.5}))
+    config = configure(prepared, init_from=tmp_path / "run", overrides=overrides())
+    average = load_file(Path(config.init_from) / "average.safetensors")
     assert same(dict(build_initial_model(config, SingleProcess()).named_parameters()), average)
 
 
 def test_a_card_tells_whose_weights_a_run_began_with(tmp_path, prepared, start, monkeypatch):
     monkeypatch.setattr("groundup.interop.hf_export.check", lambda *_: None)
     short = overrides(train={"max_steps": 1})
-    groundup.train(prepared, tmp_path / "first", init=start, overrides=short)
-    groundup.train(prepared, tmp_path / "second", init=tmp_path / "first", overrides=short)
+    groundup.train(prepared, tmp_path / "first", init_from=start, overrides=short)
+    groundup.train(prepared, tmp_path / "second", init_from=tmp_path / "first", overrides=short)
 
     def card(name):
         groundup.export(tmp_path / "second", tmp_path / name)
@@ -160,7 +160,7 @@ def test_a_card_tells_whose_weights_a_run_began_with(tmp_path, prepared, start, 
 
 
 def test_a_shorter_context_leaves_the_last_positions_out(prepared, start):
-    config = configure(prepared, init=start, overrides=overrides(model={"block_size": 8}))
+    config = configure(prepared, init_from=start, overrides=overrides(model={"block_size": 8}))
     shorter, ids = build_initial_model(config, SingleProcess()).eval(), torch.arange(8)[None]
     with torch.no_grad():
         assert torch.equal(shorter(ids), groundup.load(start, device="cpu").model(ids))
@@ -169,28 +169,34 @@ def test_a_shorter_context_leaves_the_last_positions_out(prepared, start):
 def test_the_shape_is_the_checkpoints_whatever_the_preset(prepared, start, tmp_path):
     parser = Parser(prog="groundup train")
     add_config_arguments(parser)
-    (tmp_path / "run.yaml").write_text(f"init: {start}\nmodel: {{dropout: 0.3}}")
-    for argv in (["modern", "--init", str(start), "--model.dropout", "0.3"], ["--config", str(tmp_path / "run.yaml")]):
+    (tmp_path / "run.yaml").write_text(f"init_from: {start}\nmodel: {{dropout: 0.3}}")
+    options = ["modern", "--init-from", str(start), "--model.dropout", "0.3"]
+    for argv in (options, ["--config", str(tmp_path / "run.yaml")]):
         config = config_of(parser.parse_args(["--data", str(prepared), "--train.batch_tokens", "64", *argv]))
         assert config.model == SMALL.model_copy(update={"dropout": 0.3})
-        assert config.init == str(start)
+        assert config.init_from == str(start)
     assert config.init_sha256
 
 
 def test_a_checksum_belongs_to_the_start_that_it_was_noted_with(prepared, start, tmp_path, byte_tokenizer):
     other = import_model(hf_folder(tmp_path / "b", gpt(seed=1)), tmp_path / "other", tokenizer=byte_tokenizer).out
-    noted = {"init": str(other), "init_sha256": configure(prepared, init=other, overrides=overrides()).init_sha256}
+    noted = {
+        "init_from": str(other),
+        "init_sha256": configure(prepared, init_from=other, overrides=overrides()).init_sha256,
+    }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(noted))
     assert (
         compose_config("gpt2-micro", [tmp_path / "run.yaml"], ConfigSource("options", {}))[1].init_sha256
         == noted["init_sha256"]
     )
-    _, config = compose_config("gpt2-micro", [tmp_path / "run.yaml"], ConfigSource("options", {"init": str(start)}))
+    _, config = compose_config(
+        "gpt2-micro", [tmp_path / "run.yaml"], ConfigSource("options", {"init_from": str(start)})
+    )
     assert same(
         dict(build_initial_model(config, SingleProcess()).named_parameters()), load_file(start / "model.safetensors")
     )
-    with pytest.raises(ConfigError, match="init: is empty; name a run"):
-        compose_config("gpt2-micro", [], ConfigSource("options", {"init": ""}))
+    with pytest.raises(ConfigError, match="init_from: is empty; name a run"):
+        compose_config("gpt2-micro", [], ConfigSource("options", {"init_from": ""}))
 
 
 @pytest.mark.parametrize(
@@ -208,24 +214,24 @@ def test_a_checksum_belongs_to_the_start_that_it_was_noted_with(prepared, start,
 )
 def test_another_shape_is_refused(start, model, said):
     with pytest.raises(ConfigError, match=said):
-        compose_config("gpt2-micro", [], ConfigSource("options", {"init": str(start), "model": model}))
+        compose_config("gpt2-micro", [], ConfigSource("options", {"init_from": str(start), "model": model}))
 
 
 def test_no_such_start_and_another_tokenizer(tmp_path, start, sentences):
     with pytest.raises(CheckpointError, match="none: is neither a run nor a checkpoint"):
-        compose_config("gpt2-micro", [], ConfigSource("options", {"init": str(tmp_path / "none")}))
-    with pytest.raises(ConfigError, match="init: 3 is not text"):
-        compose_config("gpt2-micro", [], ConfigSource("options", {"init": 3}))
+        compose_config("gpt2-micro", [], ConfigSource("options", {"init_from": str(tmp_path / "none")}))
+    with pytest.raises(ConfigError, match="init_from: 3 is not text"):
+        compose_config("gpt2-micro", [], ConfigSource("options", {"init_from": 3}))
     (tmp_path / "text.txt").write_text(sentences(50), encoding="utf-8")
     groundup.prepare([tmp_path / "text.txt"], tmp_path / "chars", tokenizer="char")
     with pytest.raises(ConfigError, match=r"another tokenizer than .*; prepare it with --tokenizer .*start/tokenizer"):
-        configure(tmp_path / "chars", init=start)
+        configure(tmp_path / "chars", init_from=start)
 
 
 def test_a_plan_knows_the_shape(start, capsys):
     from groundup.cli import run
 
-    assert run(["plan", "--init", str(start), "--json"]) == 0
+    assert run(["plan", "--init-from", str(start), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["parameters"] == 3_944
-    assert run(["plan", "--init", str(start), "--train.max_steps", "2"]) == 0
+    assert run(["plan", "--init-from", str(start), "--train.max_steps", "2"]) == 0
     assert "would learn more" not in capsys.readouterr().out  # it has learnt already

@@ -160,7 +160,7 @@ def test_no_moments_and_no_folder_of_this_machine_go_out(checkpoint, tmp_path):
         "prepare": {"sources": ["/home/me/hidden-place/text.txt"]},
         "evaluate": {"tasks": ["/home/me/hidden-place/mine.jsonl"], "prompt": "a word of hidden-place"},
         "checkpoint": {"keep_last": 7},
-        "batches": {"seed": 5},
+        "train": {"seed": 5},
     }
     (model / "config.json").write_text(json.dumps(config))
     origin = {"source": "/home/me/hidden-place/pile", "commit": None, "kind": "nanoGPT checkpoint"}
@@ -176,7 +176,7 @@ def test_no_moments_and_no_folder_of_this_machine_go_out(checkpoint, tmp_path):
     assert not any(b"hidden-place" in content for content in written + packed)
     told, mine = load_config(out / "model"), load_config(model)
     assert told == Config(**{name: getattr(mine, name) for name in space.PUBLIC})  # all else as nobody has set it
-    assert told.batches.seed == 5
+    assert told.train.seed == 5
     assert (out / "model/optimizer/state.safetensors").stat().st_size < 100
     assert json.loads((out / "model/progress.json").read_text())["origin"] == {"kind": "nanoGPT checkpoint"}
 

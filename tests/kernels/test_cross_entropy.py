@@ -37,7 +37,7 @@ def with_gradients(loss, x, weight):
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 5, 11, 22, 100])
-@pytest.mark.parametrize("softcap", [None, 4.0])
+@pytest.mark.parametrize("logit_softcap", [None, 4.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_it_is_the_loss_of_whole_logits(chunk, softcap, dtype):
     x, weight, targets = parts(dtype)
@@ -52,7 +52,7 @@ def test_it_is_the_loss_of_whole_logits(chunk, softcap, dtype):
     torch.testing.assert_close(rows, slowly(x, weight, targets, softcap, "none").detach(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("softcap", [None, 4.0])
+@pytest.mark.parametrize("logit_softcap", [None, 4.0])
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_under_autocast_products_are_halves_and_sums_are_not(half, softcap):
     x, weight, targets = parts()
@@ -133,7 +133,7 @@ class Watch(TorchDispatchMode):
         return found
 
 
-@pytest.mark.parametrize("softcap", [None, 4.0])
+@pytest.mark.parametrize("logit_softcap", [None, 4.0])
 def test_never_more_than_a_chunk_of_logits(softcap):
     x, weight, targets = parts()
     with Watch() as watch:

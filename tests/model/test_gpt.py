@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
+from groundup.model.position_embedding import RotaryPositions
 
 from groundup.config.model import ModelConfig
 from groundup.config.presets import GPT1_PARTS, MODERN_PARTS, PRESETS
 from groundup.config.sections import OptimizerConfig
 from groundup.kernels import elementwise as kernels
 from groundup.model.gpt import GPT, IGNORED, NextTokenLoss
-from groundup.model.positions import RotaryPositions
 from groundup.model.size import counted, flops_per_token, parameters, shapes
 from groundup.optim.optimizer import build_optimizer
 
@@ -48,27 +48,27 @@ def test_the_known_models_have_the_published_number_of_parameters(name, count):
 MIXTURES: dict[str, dict] = {
     "gpt1": GPT1_PARTS,
     "modern": MODERN_PARTS,
-    "gpt1, rotary": {**GPT1_PARTS, "positions": "rotary"},
+    "gpt1, rotary": {**GPT1_PARTS, "position_embedding": "rotary"},
     "gpt1, rmsnorm and relu2": {**GPT1_PARTS, "norm": "rmsnorm", "activation": "relu2"},
     "gpt2, qk-norm": {"qk_norm": True},
-    "gpt2, modern start": {"init": "modern", "tied": False},
-    "gpt2, softcap and norm of the embedding": {"softcap": 15.0, "embedding_norm": True},
-    "modern, tied and with biases": {**MODERN_PARTS, "tied": True, "bias": True},
+    "gpt2, modern start": {"init": "modern", "tie_embeddings": False},
+    "gpt2, softcap and norm of the embedding": {"logit_softcap": 15.0, "embedding_norm": True},
+    "modern, tied and with biases": {**MODERN_PARTS, "tie_embeddings": True, "bias": True},
     "gpt2, modern start, tied": {"init": "modern"},
-    "modern, layernorm, learned positions": {**MODERN_PARTS, "norm": "layernorm", "positions": "learned"},
+    "modern, layernorm, learned positions": {**MODERN_PARTS, "norm": "layernorm", "position_embedding": "learned"},
     "modern, n-grams": {**MODERN_PARTS, "ngram": 3, "ngram_rows": 500},
     "gpt2, n-grams": {"ngram": 4, "ngram_rows": 100, "ngram_width": 5},
-    "modern, post-norm": {**MODERN_PARTS, "block": "post_norm"},
+    "modern, post-norm": {**MODERN_PARTS, "norm_position": "post_norm"},
 }
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"bias": False}, {"tied": False}, {"n_inner": 40}, {"vocab_multiple": 1}, *MIXTURES.values()],
+    [{}, {"bias": False}, {"tie_embeddings": False}, {"n_inner": 40}, {"vocab_multiple": 1}, *MIXTURES.values()],
 )
 def test_the_arithmetic_counts_what_is_built(changes):
     model = small(**changes)
-    padding = (model.config.padded_vocab - 70) * 32 * (1 if model.config.tied else 2)
+    padding = (model.config.padded_vocab - 70) * 32 * (1 if model.config.tie_embeddings else 2)
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) - padding == parameters(model.config)
     assert sum(p.numel() for p in model.parameters() if not p.requires_grad) == counted(model.config)
     assert shapes(model.config) == {name: tuple(p.shape) for name, p in model.named_parameters()}
@@ -83,11 +83,11 @@ def test_a_new_model_knows_nothing():
     assert loss == pytest.approx(math.log(70), abs=0.05)
 
 
-@pytest.mark.parametrize("softcap", [None, 15.0])
+@pytest.mark.parametrize("logit_softcap", [None, 15.0])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("n_embd", [64, 768])
 def test_a_new_modern_model_knows_nothing_whatever_its_width(n_embd, tied, softcap):
-    model = small(**{**MODERN_PARTS, "n_embd": n_embd, "tied": tied, "softcap": softcap})
+    model = small(**{**MODERN_PARTS, "n_embd": n_embd, "tie_embeddings": tied, "logit_softcap": softcap})
     loss = NextTokenLoss(model)(ids(), ids(seed=1)).item() / 32
     assert loss == pytest.approx(math.log(70), abs=0.05)
 

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from groundup.config.model import ModelConfig
-from groundup.distributed.activation_checkpointing import recompute as compute_again
+from groundup.distributed.activation_checkpointing import apply_activation_checkpointing
 from groundup.kernels import chunking, cross_entropy
 from groundup.kernels import elementwise as kernels
 from groundup.kernels.cpu_build import library
@@ -17,8 +17,8 @@ from groundup.model.memory import activation_bytes, loss_bytes, weight_copy_byte
 from groundup.utils.device import autocast
 
 MODERN = {
-    "norm": "rmsnorm", "positions": "rotary", "qk_norm": True, "embedding_norm": True, "activation": "relu2",
-    "bias": False, "tied": False, "softcap": 15.0,
+    "norm": "rmsnorm", "position_embedding": "rotary", "qk_norm": True, "embedding_norm": True, "activation": "relu2",
+    "bias": False, "tie_embeddings": False, "logit_softcap": 15.0,
 }  # fmt: skip
 ROWS = 4
 
@@ -29,10 +29,10 @@ def plain(monkeypatch):
     monkeypatch.setattr(kernels, "library", lambda: None)
 
 
-def kept_bytes(config: ModelConfig, precision: str, *, recompute: str = "off") -> int:
+def kept_bytes(config: ModelConfig, precision: str, *, recompute: str = "none") -> int:
     """Bytes of all storages that autograd saves, parameters and constants of the model left out."""
     gpt = GPT(config).init_weights()
-    compute_again(gpt, recompute)
+    apply_activation_checkpointing(gpt, recompute)
     own = {t.untyped_storage().data_ptr() for t in (*gpt.parameters(), *gpt.buffers())}
     kept: dict[int, torch.Tensor] = {}
 
@@ -51,14 +51,15 @@ def kept_bytes(config: ModelConfig, precision: str, *, recompute: str = "off") -
 @pytest.mark.parametrize(
     "parts",
     [
-        {}, {"block": "post_norm"}, {"activation": "relu"}, {"activation": "relu2"}, {"norm": "rmsnorm"},
-        {"positions": "rotary"}, {"embedding_norm": True}, {"softcap": 15.0}, {"n_inner": 100}, {"dropout": 0.1},
-        {"dropout": 0.1, "block": "post_norm"}, {"qk_norm": True, "norm": "rmsnorm"}, MODERN,
+        {}, {"norm_position": "post_norm"}, {"activation": "relu"}, {"activation": "relu2"}, {"norm": "rmsnorm"},
+        {"position_embedding": "rotary"}, {"embedding_norm": True}, {"logit_softcap": 15.0}, {"n_inner": 100},
+        {"dropout": 0.1},
+        {"dropout": 0.1, "norm_position": "post_norm"}, {"qk_norm": True, "norm": "rmsnorm"}, MODERN,
         {"ngram": 4, "ngram_rows": 1000}, {"ngram": 3, "ngram_rows": 1000, "ngram_width": 1000},
     ],
     ids=lambda parts: "-".join(map(str, parts)) or "gpt2",
 )  # fmt: skip
-@pytest.mark.parametrize("recompute", ["off", "cheap"])
+@pytest.mark.parametrize("recompute", ["none", "selective"])
 def test_it_is_what_autograd_keeps(recompute, parts, precision):
     config = ModelConfig(**{"n_layer": 3, "n_head": 2, "n_embd": 128, "block_size": 128, "vocab_size": 256} | parts)
     kept = kept_bytes(config, precision, recompute=recompute)
@@ -74,14 +75,16 @@ def test_compiled_parts_keep_less(precision, monkeypatch):
     assert kept_bytes(config, precision) < plain
 
 
-def planned_bytes(config: ModelConfig, precision: str, recompute: str = "off") -> float:
+def planned_bytes(config: ModelConfig, precision: str, recompute: str = "none") -> float:
     e = 4 if precision == "fp32" else 2
-    kept_logits = config.padded_vocab * (4 + (e if config.softcap else 0))
+    kept_logits = config.padded_vocab * (4 + (e if config.logit_softcap else 0))
     planned = (activation_bytes(config, precision, recompute=recompute) + kept_logits) * ROWS * config.block_size
     planned += weight_copy_bytes(config, precision)
-    if recompute == "cheap" and precision != "fp32":  # products that are joined with what they read cast anew
-        products = 2 * config.inner * config.n_embd if config.block == "pre_norm" else config.inner * config.n_embd
-        products += 3 * config.n_embd**2 if config.block == "pre_norm" else 0
+    if recompute == "selective" and precision != "fp32":  # products that are joined with what they read cast anew
+        products = (
+            2 * config.inner * config.n_embd if config.norm_position == "pre_norm" else config.inner * config.n_embd
+        )
+        products += 3 * config.n_embd**2 if config.norm_position == "pre_norm" else 0
         planned -= e * config.n_layer * products
     return planned
 
@@ -121,7 +124,7 @@ class Peak(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("columns", [64, 2048])  # with few, what a chunk gives the head is more than the chunk
-@pytest.mark.parametrize("softcap", [None, 15.0])
+@pytest.mark.parametrize("logit_softcap", [None, 15.0])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_loss_takes_as_much_as_it_is_said_to(precision, softcap, columns, monkeypatch):
     for name, value in {"WHOLE": 0, "CPU": 0, "GPU": 0, "LEAST": 100}.items():
@@ -153,7 +156,7 @@ def test_fp16_keeps_what_bf16_keeps(parts):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
     "parts",
-    [{}, {"block": "post_norm"}, {"embedding_norm": True}, {"dropout": 0.1}, MODERN],
+    [{}, {"norm_position": "post_norm"}, {"embedding_norm": True}, {"dropout": 0.1}, MODERN],
     ids=lambda parts: "-".join(map(str, parts)) or "gpt2",
 )
 def test_recomputed_blocks_keep_their_inputs_and_one_block_is_whole_at_a_time(parts, precision):
@@ -167,13 +170,13 @@ def test_recomputed_blocks_keep_their_inputs_and_one_block_is_whole_at_a_time(pa
 
     weights = weight_copy_bytes(config(2), precision) - weight_copy_bytes(config(1), precision)
     a_block = kept_bytes(config(2), precision) - kept_bytes(config(1), precision) - weights
-    two, three = (kept_bytes(config(n), precision, recompute="blocks") for n in (2, 3))
+    two, three = (kept_bytes(config(n), precision, recompute="full") for n in (2, 3))
     an_input = three - two
     assert an_input < a_block / 8
-    assert planned(3, "blocks") - planned(2, "blocks") == pytest.approx(an_input, rel=0.03)
-    assert planned(3, "blocks") - planned(3, "off") == pytest.approx(3 * an_input - 2 * a_block, rel=0.03)
+    assert planned(3, "full") - planned(2, "full") == pytest.approx(an_input, rel=0.03)
+    assert planned(3, "full") - planned(3, "none") == pytest.approx(3 * an_input - 2 * a_block, rel=0.03)
     ends = three - 3 * an_input
-    assert planned(3, "blocks") == pytest.approx(3 * an_input + a_block + ends, rel=0.2)  # logits are counted elsewhere
+    assert planned(3, "full") == pytest.approx(3 * an_input + a_block + ends, rel=0.2)  # logits are counted elsewhere
 
 
 def test_attention_is_spelt_out_up_to_the_same_length():

@@ -19,7 +19,7 @@ from groundup.config.presets import PRESETS
 SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "vocab_size": 70}
 PARTS = [
     *({k: v for k, v in row["model"].items() if k not in (*SHAPE, "n_inner")} for row in PRESETS.values()),
-    {"bias": False, "tied": False, "dropout": 0.1},
+    {"bias": False, "tie_embeddings": False, "dropout": 0.1},
 ]
 KINDS = list({ModelConfig(**parts, **SHAPE).model_dump_json(): {**parts, **SHAPE} for parts in PARTS}.values())
 
@@ -103,7 +103,7 @@ COPIES = {
 @pytest.mark.parametrize("how", COPIES)
 def test_copies_say_the_same_and_learn_on_their_own(kind, how):
     model = build(kind)
-    before, tied = model(batch()[0]), model.config.tied
+    before, tied = model(batch()[0]), model.config.tie_embeddings
     other = COPIES[how](model)
     assert torch.equal(other(batch()[0]), before)
     assert (other.lm_head.weight is other.wte.weight) == tied
@@ -120,7 +120,7 @@ def test_to_changes_all_of_it(kind):
     doubles = model.to(torch.float64)
     assert {tensor.dtype for tensor in doubles.state_dict().values() if tensor.is_floating_point()} == {torch.float64}
     torch.testing.assert_close(doubles(batch()[0]).float(), before)
-    if model.config.tied:
+    if model.config.tie_embeddings:
         assert doubles.lm_head.weight is doubles.wte.weight
 
 
@@ -154,10 +154,9 @@ def test_a_loop_of_ones_own_is_a_training_run(prepared, tmp_path):
     steps, rows, lr, shape = 30, 8, 3e-3, {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 32}
     overrides = {
         "model": shape,
-        "batches": {"seed": 3},
         "optimizer": {"learning_rate": lr, "weight_decay": 0.0, "beta2": 0.99, "grad_clip": 0.0},
         "schedule": {"name": "constant", "warmup_steps": 0},
-        "train": {"max_steps": steps, "batch_tokens": 256, "device": "cpu", "precision": "fp32"},
+        "train": {"seed": 3, "max_steps": steps, "batch_tokens": 256, "device": "cpu", "precision": "fp32"},
         "evaluate": {"sample_tokens": 0, "tokens": 256},
     }
     groundup.train(prepared, tmp_path / "run", preset="gpt2-nano", overrides=overrides)

@@ -39,7 +39,7 @@ def cluster_plan(
 ) -> ClusterPlan:
     batch = rows * model["block_size"]
     train = {"batch_tokens": batch, "max_tokens": 1000 * batch}
-    config = Config.model_validate({"model": model, "train": train, "batches": {"micro_batch": micro}})
+    config = Config.model_validate({"model": model, "train": {**train, "micro_batch_size": micro}})
     plan = Plan(config, Machine("cuda", "bf16", int(gpu.memory), 10**15))
     cluster = replace(usual(gpu, nodes, per_node), wire=wire, **changes)
     return ClusterPlan(plan, cluster, Speed(speed, "") if speed else assumed_speed(plan, gpu), sharding)
@@ -177,7 +177,7 @@ def test_the_batch_is_shared_out_and_no_window_is_lost():
 
 def test_recomputing_costs_a_third_more_arithmetic():
     plan = cluster_plan(2, 8)
-    train = plan.plan.config.train.model_copy(update={"activation_checkpointing": "blocks"})
+    train = plan.plan.config.train.model_copy(update={"activation_checkpointing": "full"})
     again = replace(plan, plan=replace(plan.plan, config=plan.plan.config.model_copy(update={"train": train})))
     assert again.compute == pytest.approx(plan.compute * 4 / 3)
     assert again.memory.activations < plan.memory.activations
@@ -270,7 +270,7 @@ MPT = {
     "760M": shape(24, 12, 1536, 2048, 50_368), "1B": shape(24, 16, 2048, 2048, 50_368),
     "3B": shape(32, 20, 2560, 2048, 50_368), "7B": shape(32, 32, 4096, 2048, 50_368),
 }  # fmt: skip
-NANOCHAT_D26 = shape(26, 13, 1664, 2048, 32_768) | {"tied": False}
+NANOCHAT_D26 = shape(26, 13, 1664, 2048, 32_768) | {"tie_embeddings": False}
 
 LLM_C = "github.com/karpathy/llm.c, scripts/run_gpt2_{}.sh: its comment, seconds a step"
 FOUNDRY = "github.com/mosaicml/llm-foundry at 8c8dd48, scripts/train/benchmarking/README.md"

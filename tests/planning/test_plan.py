@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import groundup
-from groundup.checkpoint.run_folder import RunFolder
+from groundup.checkpoint.run_folder import MAX_TOKENS_PER_S, MIN_TOKENS_PER_S, RunFolder, logged_speed
 from groundup.config.presets import PRESETS
 from groundup.config.schema import Config
 from groundup.config.sections import MUON_ONLY
@@ -21,13 +21,13 @@ from groundup.model.gpt import GPT
 from groundup.model.memory import activation_bytes, loss_bytes
 from groundup.optim.optimizer import RULES, build_optimizer
 from groundup.optim.run_length import TimeLength
-from groundup.planning.plan import FASTEST, SLOWEST, Data, Machine, Plan, Speed, speed_of, times
+from groundup.planning.plan import Data, Machine, Plan, Speed, times
 from groundup.planning.report import as_json, human_bytes, length, summary, table, warnings
 from groundup.run.here import filled, plan_here
 
 HERE = Machine("cpu", "fp32", memory=16 * 10**9, free_disk=10**12)
 SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "vocab_size": 300}
-RECOMPUTED = ("off", "cheap", "blocks")
+RECOMPUTED = ("none", "selective", "full")
 
 
 def plan(data: Data | None = None, machine: Machine = HERE, speed: float | None = None, **sections) -> Plan:
@@ -41,7 +41,7 @@ def plan(data: Data | None = None, machine: Machine = HERE, speed: float | None 
 )
 @pytest.mark.parametrize("tied", [True, False])
 def test_weights_and_moments_are_those_of_the_model(tied, optimizer):
-    planned = plan(model={**SMALL, "tied": tied}, optimizer=optimizer)
+    planned = plan(model={**SMALL, "tie_embeddings": tied}, optimizer=optimizer)
     gpt = GPT(planned.config.model).init_weights()
     built = build_optimizer(gpt.named_parameters(), planned.config.optimizer)
     gpt(torch.zeros(1, 4, dtype=torch.long)).logsumexp(-1).sum().backward()
@@ -55,15 +55,15 @@ def test_weights_and_moments_are_those_of_the_model(tied, optimizer):
 
 @pytest.mark.parametrize("name", ["adamw", "muon", "sgd"])
 def test_a_running_average_is_the_weights_once_more(name):
-    without, with_it = (plan(optimizer={"name": name, "ema": ema}) for ema in (None, 0.999))
+    without, with_it = (plan(optimizer={"name": name, "ema_decay": ema}) for ema in (None, 0.999))
     assert with_it.memory.optimizer - without.memory.optimizer == without.memory.weights
     assert with_it.checkpoint_bytes - without.checkpoint_bytes == without.memory.weights
 
 
 @pytest.mark.parametrize(
     ("given", "meant"),
-    [(False, "off"), (True, "blocks"), ("true", "blocks"), ("off", "off"), ("cheap", "cheap"), ("blocks", "blocks"),
-     ("auto", "off")],
+    [(False, "none"), (True, "full"), ("true", "full"), ("none", "none"), ("selective", "selective"), ("full", "full"),
+     ("auto", "none")],
 )  # fmt: skip
 def test_activation_checkpointing_is_planned_with(given, meant):
     planned = plan(train={"max_steps": 10, "batch_tokens": 64, "activation_checkpointing": given})
@@ -72,17 +72,19 @@ def test_activation_checkpointing_is_planned_with(given, meant):
     assert len(set(a_token.values())) == 3
 
 
-@pytest.mark.parametrize(("train", "decided"), [({}, "cheap"), ({"device": "cuda"}, "off"), ({"compile": "on"}, "off")])
+@pytest.mark.parametrize(
+    ("train", "decided"), [({}, "selective"), ({"device": "cuda"}, "none"), ({"compile": "on"}, "none")]
+)
 def test_what_is_cheap_is_computed_again_where_it_is_large(train, decided):
     model = {"n_layer": 2, "n_head": 4, "n_embd": 256, "block_size": 128}
     config = Config.model_validate({"model": model, "train": {"device": "cpu", "threads": 2, **train}})
     assert config.recomputed_of(16) == decided
-    assert config.recomputed_of(14) == "off"
+    assert config.recomputed_of(14) == "none"
 
 
 def test_each_thread_that_shares_windows_has_gradients_of_its_own():
     train = {"max_steps": 10, "batch_tokens": 64, "device": "cpu", "threads": 2}
-    one, two = (plan(train={**train, "shares": n}) for n in (1, 2))
+    one, two = (plan(train={**train, "microbatch_threads": n}) for n in (1, 2))
     assert two.memory.gradients == 2 * one.memory.gradients
     assert two.memory_of(1).gradients == one.memory_of(1).gradients  # of one window nothing is shared
     assert ", shared by 2 threads" in summary(two)[1]
@@ -91,14 +93,16 @@ def test_each_thread_that_shares_windows_has_gradients_of_its_own():
 
 def test_what_a_run_begins_with_is_settled_and_sharing_is_left_out_where_only_it_does_not_fit(monkeypatch, tmp_path):
     train = {"max_steps": 10, "batch_tokens": 64, "device": "cpu", "threads": 2, "precision": "fp32"}
-    config = Config.model_validate({"model": SMALL, "train": train, "batches": {"micro_batch": 2}})  # adds gradients up
+    config = Config.model_validate({"model": SMALL, "train": {**train, "micro_batch_size": 2}})  # adds gradients up
     found = plan_here(config, None, tmp_path)
-    assert (found.config.train.shares, found.config.train.activation_checkpointing) == (2, "off")
-    one = replace(found, config=config.model_copy(update={"train": config.train.model_copy(update={"shares": 1})}))
+    assert (found.config.train.microbatch_threads, found.config.train.activation_checkpointing) == (2, "none")
+    one = replace(
+        found, config=config.model_copy(update={"train": config.train.model_copy(update={"microbatch_threads": 1})})
+    )
     monkeypatch.setattr("groundup.run.here.main_memory", lambda: one.memory.total)
-    assert plan_here(config, None, tmp_path).config.train.shares == 1
-    asked = config.model_copy(update={"train": config.train.model_copy(update={"shares": 2})})
-    assert plan_here(asked, None, tmp_path).config.train.shares == 2
+    assert plan_here(config, None, tmp_path).config.train.microbatch_threads == 1
+    asked = config.model_copy(update={"train": config.train.model_copy(update={"microbatch_threads": 2})})
+    assert plan_here(asked, None, tmp_path).config.train.microbatch_threads == 2
 
 
 def test_a_checkpoint_and_a_log_have_the_planned_size(prepared, tmp_path):
@@ -126,7 +130,7 @@ def test_horizons_in_steps_tokens_and_epochs_are_the_same_arithmetic():
 
 
 def test_a_horizon_in_time_becomes_steps_once_the_speed_is_known():
-    by_time = plan(train={"budget": 100, "batch_tokens": 64})
+    by_time = plan(train={"max_time": 100, "batch_tokens": 64})
     assert isinstance(by_time.horizon, TimeLength)
     assert by_time.steps is by_time.tokens is by_time.log_bytes is None
     assert "1m 40s" in length(by_time)
@@ -144,7 +148,7 @@ def test_evaluations_cost_time():
     )
     assert without.seconds == pytest.approx(10, rel=0.01)
     assert with_them.seconds - without.seconds == pytest.approx(10 * 2 * 960 / 3 / 640, rel=0.01)
-    by_time = plan(Data(100, 10_000), speed=640.0, train={"budget": 20, "batch_tokens": 64}, evaluate=often)
+    by_time = plan(Data(100, 10_000), speed=640.0, train={"max_time": 20, "batch_tokens": 64}, evaluate=often)
     assert by_time.steps == pytest.approx(100, abs=1)
 
 
@@ -177,7 +181,7 @@ def test_huge_shapes_and_lengths_are_planned():
 @pytest.mark.parametrize(
     ("sentence", "changes"),
     [
-        ("give --batches.micro_batch", {"model": {**SMALL, "vocab_size": 10**6}, "memory": 2 * 10**9}),
+        ("give --train.micro_batch_size", {"model": {**SMALL, "vocab_size": 10**6}, "memory": 2 * 10**9}),
         ("take a smaller model", {"memory": 10**6}),
         ("--checkpoint.keep_last 1", {"free_disk": 1000}),
         ("the training split 2.0 times over; give --train.batch_tokens 32", {"data": Data(2, 0)}),
@@ -199,8 +203,7 @@ def test_each_warning_comes_when_it_should_and_only_then(sentence, changes):
     assert list(warnings(sane)) == []
     machine = replace(HERE, **{k: changes.pop(k) for k in ("memory", "free_disk") if k in changes})
     if "memory" in changes or machine.memory == 2 * 10**9:
-        changes["train"] = {"max_steps": 10, "batch_tokens": 16 * 4096}
-        changes["batches"] = {"micro_batch": 4096}
+        changes["train"] = {"max_steps": 10, "batch_tokens": 16 * 4096, "micro_batch_size": 4096}
     found = list(warnings(plan(changes.pop("data", None), machine, changes.pop("speed", None), **changes)))
     assert any(sentence in line for line in found), found
 
@@ -218,7 +221,7 @@ MOST = dict.fromkeys(("n_layer", "n_embd", "n_inner", "block_size", "vocab_size"
 LEAST = {"n_layer": 1, "n_embd": 1, "n_inner": 1, "block_size": 2, "vocab_size": 1}
 
 
-@pytest.mark.parametrize("speed", [SLOWEST, FASTEST])
+@pytest.mark.parametrize("speed", [MIN_TOKENS_PER_S, MAX_TOKENS_PER_S])
 @pytest.mark.parametrize(
     ("model", "train"),
     [
@@ -226,8 +229,8 @@ LEAST = {"n_layer": 1, "n_embd": 1, "n_inner": 1, "block_size": 2, "vocab_size":
         *((LEAST, {"batch_tokens": 2, name: 1}) for name in ("max_steps", "max_tokens")),
         (MOST, {"batch_tokens": 10**15, "epochs": 1e9}),
         (LEAST, {"batch_tokens": 10**15, "epochs": 5e-324}),
-        (LEAST, {"batch_tokens": 2, "budget": 1e10}),
-        (LEAST, {"batch_tokens": 10**15, "budget": "0." + 320 * "0" + "1"}),
+        (LEAST, {"batch_tokens": 2, "max_time": 1e10}),
+        (LEAST, {"batch_tokens": 10**15, "max_time": "0." + 320 * "0" + "1"}),
     ],
 )
 def test_no_number_that_a_config_allows_leaves_the_arithmetic(model, train, speed):
@@ -244,11 +247,11 @@ def test_no_number_that_a_config_allows_leaves_the_arithmetic(model, train, spee
 def test_the_micro_batch_it_advises_fits():
     machine = replace(HERE, memory=6 * 10**8)
     sections = {"model": {**SMALL, "vocab_size": 50_000}, "train": {"max_steps": 9, "batch_tokens": 16 * 4096}}
-    tight = plan(machine=machine, batches={"micro_batch": 4096}, **sections)
-    (line,) = (line for line in warnings(tight) if "micro_batch" in line)
+    tight = plan(machine=machine, train={"micro_batch_size": 4096}, **sections)
+    (line,) = (line for line in warnings(tight) if "micro_batch_size" in line)
     rows = int(line.split()[-1])
-    assert plan(machine=machine, batches={"micro_batch": rows}, **sections).fits
-    assert not plan(machine=machine, batches={"micro_batch": 4 * rows}, **sections).fits
+    assert plan(machine=machine, train={"micro_batch_size": rows}, **sections).fits
+    assert not plan(machine=machine, train={"micro_batch_size": 4 * rows}, **sections).fits
 
 
 def test_a_model_that_cannot_fit_comes_with_one_that_does():
@@ -271,7 +274,7 @@ def test_a_gpu_gets_as_many_windows_as_it_takes_with_ease_the_same_in_each_pass(
 
 
 def test_a_smaller_share_of_memory_follows_from_bf16_and_from_fewer_windows():
-    many, few = (plan(batches={"micro_batch": n}, train={"max_steps": 1, "batch_tokens": 640}) for n in (40, 4))
+    many, few = (plan(train={"micro_batch_size": n, "max_steps": 1, "batch_tokens": 640}) for n in (40, 4))
     assert few.memory.activations * 10 == many.memory.activations
     model = many.config.model
     assert activation_bytes(model, "bf16") < activation_bytes(model, "fp32")
@@ -289,8 +292,8 @@ def test_a_run_lends_its_median_speed_scaled_by_work(tmp_path):
     this, wider = plan(), plan(model={**SMALL, "n_embd": 64})
     records = [{"event": "step", "tokens_per_s": x} for x in (1, 50, 60, 70, 1000)] + [{"event": "eval"}]
     write_run(tmp_path / "run", this.config, [json.dumps(r) for r in records])
-    assert speed_of(tmp_path / "run", this.flops).tokens_per_s == 60
-    scaled = speed_of(tmp_path / "run", wider.flops)
+    assert Speed(*logged_speed(tmp_path / "run", this.flops)).tokens_per_s == 60
+    scaled = Speed(*logged_speed(tmp_path / "run", wider.flops))
     assert scaled.tokens_per_s == pytest.approx(60 * this.flops / wider.flops)
     assert "scaled" in scaled.source
 
@@ -299,14 +302,14 @@ def test_a_run_lends_its_median_speed_scaled_by_work(tmp_path):
 def test_a_speed_that_cannot_be_is_not_lent(found, tmp_path):
     write_run(tmp_path / "run", plan().config, [f'{{"event": "step", "tokens_per_s": {found}}}'])
     with pytest.raises(CheckpointError, match="give a run that has trained"):
-        speed_of(tmp_path / "run", 1)
+        Speed(*logged_speed(tmp_path / "run", 1))
 
 
 @pytest.mark.parametrize("lines", [[], ['{"event": "eval"}'], ['{"event": "step"}'], ['{"event": "step", "tok']])
 def test_a_run_that_has_not_trained_lends_no_speed(tmp_path, lines):
     write_run(tmp_path / "run", plan().config, lines)
     with pytest.raises(CheckpointError, match="give a run that has trained"):
-        speed_of(tmp_path / "run", 1)
+        Speed(*logged_speed(tmp_path / "run", 1))
 
 
 def test_bytes_are_said_in_three_figures():
@@ -339,7 +342,7 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
 @pytest.mark.parametrize("vocab", [pytest.param(512, marks=pytest.mark.long), 50_257])
 def test_planned_memory_is_near_what_a_real_step_takes(vocab):
     model = {"n_layer": 3, "n_head": 6, "n_embd": 384, "block_size": 128, "vocab_size": vocab}
-    planned = plan(model=model, batches={"micro_batch": 8}, train={"max_steps": 1, "batch_tokens": 2 * 8 * 128})
+    planned = plan(model=model, train={"micro_batch_size": 8, "max_steps": 1, "batch_tokens": 2 * 8 * 128})
     command = [sys.executable, "-c", RESIDENT, planned.config.model_dump_json()]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert planned.memory.total == pytest.approx(1024 * int(done.stdout), rel=0.25)

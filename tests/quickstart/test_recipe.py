@@ -54,7 +54,7 @@ def test_the_tokenizer_follows_the_size_and_the_script(looked, chosen):
 def test_every_recipe_is_a_config_that_fits_its_text(n_bytes, ratio, minutes, machine, vocab):
     tokens = max(100, int(n_bytes / ratio))
     config, choices = recipe(machine, minutes * 60, "data", tokens, n_bytes, vocab)
-    assert config.train.budget == minutes * 60
+    assert config.train.max_time == minutes * 60
     assert tokens >= 4 * config.model.block_size or config.model.block_size == 8
     assert config.train.batch_tokens == config.rows * config.model.block_size
     assert all(choice.reason and choice.value for choice in choices)
@@ -89,7 +89,7 @@ def test_time_for_too_many_passes_becomes_fewer_passes_within_that_time():
     assert same.train == config.train
     assert choice.what == "horizon"
     shorter, choice = horizon(config, 500.0, 1_000_000)
-    assert (shorter.train.epochs, shorter.train.budget, shorter.train.stop_after) == (MOST_EPOCHS, None, 180)
+    assert (shorter.train.epochs, shorter.train.max_time, shorter.train.time_limit) == (MOST_EPOCHS, None, 180)
     assert "by heart" in choice.reason
     assert horizon(config, None, 1_000_000)[0].train == config.train
 

@@ -18,7 +18,7 @@ OVERRIDES = {
 
 
 def train(prepared, run, **checkpoint):
-    return groundup.train(prepared, run, overrides={**OVERRIDES, "checkpoint": {"best": False, **checkpoint}})
+    return groundup.train(prepared, run, overrides={**OVERRIDES, "checkpoint": {"save_best": False, **checkpoint}})
 
 
 def steps(run):

@@ -43,7 +43,9 @@ def test_the_best_checkpoint_stays_and_can_be_named(prepared, tmp_path, scripted
 
 
 def test_without_best_only_the_last_stay(prepared, tmp_path, scripted):
-    groundup.train(prepared, tmp_path / "run", overrides=merged(checkpoint={"best": False}, train={"max_steps": 35}))
+    groundup.train(
+        prepared, tmp_path / "run", overrides=merged(checkpoint={"save_best": False}, train={"max_steps": 35})
+    )
     assert [folder.name for folder in RunFolder(tmp_path / "run").steps()] == ["step-00000035"]
     with pytest.raises(groundup.CheckpointError, match="use latest"):
         groundup.load(tmp_path / "run", checkpoint="best")
@@ -51,7 +53,9 @@ def test_without_best_only_the_last_stay(prepared, tmp_path, scripted):
 
 def test_patience_ends_the_run_one_step_after_its_last_evaluation(prepared, tmp_path, scripted):
     evaluate = {"sample_tokens": 3, "sample_every_steps": 20}
-    result = groundup.train(prepared, tmp_path / "run", overrides=merged(train={"patience": 3}, evaluate=evaluate))
+    result = groundup.train(
+        prepared, tmp_path / "run", overrides=merged(train={"early_stopping_patience": 3}, evaluate=evaluate)
+    )
     assert result.step == 30  # 15 was best; 20, 25 and 30 were not better
     assert result.signal is None
     log = read_log(tmp_path / "run" / "log.jsonl")
@@ -59,13 +63,13 @@ def test_patience_ends_the_run_one_step_after_its_last_evaluation(prepared, tmp_
     assert [record["step"] for record in log if record["event"] == "sample"] == [20, 30]  # the last words are heard
     again = groundup.resume(tmp_path / "run")
     assert again.step == 30, "a run that lost patience is finished"
-    assert groundup.resume(tmp_path / "run", overrides={"train": {"patience": 50}}).step == 40
+    assert groundup.resume(tmp_path / "run", overrides={"train": {"early_stopping_patience": 50}}).step == 40
 
 
 @pytest.mark.parametrize("stops", [[7], [10], [15], [6, 8, 10, 11], [25, 30], [30]], ids=str)
 def test_stops_change_neither_which_was_best_nor_when_patience_ends(stops, prepared, tmp_path, monkeypatch, curve):
     """Losses follow from the step, as if trained; SIGTERM comes in the middle of the steps named."""
-    overrides = merged(train={"patience": 3}, checkpoint={"keep_last": 3})
+    overrides = merged(train={"early_stopping_patience": 3}, checkpoint={"keep_last": 3})
     groundup.train(prepared, tmp_path / "untouched", overrides=overrides)
     monkeypatch.setattr("groundup.training.guard.LossGuard.allows_step", killing(set(stops)))
     result = groundup.train(prepared, tmp_path / "run", overrides=overrides)
@@ -107,19 +111,23 @@ def final_losses(run) -> dict[int, float]:
 
 
 def test_a_hard_stop_ends_the_run_whatever_the_horizon(prepared, tmp_path):
-    overrides = merged(train={"max_steps": 1_000_000, "stop_after": "1s"}, evaluate={"every_steps": 0})
+    overrides = merged(train={"max_steps": 1_000_000, "time_limit": "1s"}, evaluate={"every_steps": 0})
     result = groundup.train(prepared, tmp_path / "run", overrides=overrides)
     assert 1 <= result.step < 1_000_000
     assert result.signal is None
     step = groundup.resume(tmp_path / "run").step
     assert step == result.step, "its time is over"
-    assert groundup.resume(tmp_path / "run", overrides={"train": {"stop_after": "2s"}}).step > step
+    assert groundup.resume(tmp_path / "run", overrides={"train": {"time_limit": "2s"}}).step > step
 
 
 def test_patience_without_anything_to_measure_is_an_error(prepared, tmp_path, sentences):
     with pytest.raises(groundup.ConfigError, match=r"evaluate\.every_steps is 0"):
-        groundup.train(prepared, tmp_path / "run", overrides=merged(train={"patience": 3}, evaluate={"every_steps": 0}))
+        groundup.train(
+            prepared,
+            tmp_path / "run",
+            overrides=merged(train={"early_stopping_patience": 3}, evaluate={"every_steps": 0}),
+        )
     (tmp_path / "text.txt").write_text(sentences(50), encoding="utf-8")
     groundup.prepare([tmp_path / "text.txt"], tmp_path / "data", tokenizer="byte", val_fraction=0.0)
     with pytest.raises(groundup.ConfigError, match="nothing was held out"):
-        groundup.train(tmp_path / "data", tmp_path / "run", overrides=merged(train={"patience": 3}))
+        groundup.train(tmp_path / "data", tmp_path / "run", overrides=merged(train={"early_stopping_patience": 3}))

@@ -21,8 +21,8 @@ OVERRIDES = {
     "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 32},
     "train": {"max_steps": 40, "batch_tokens": 256, "threads": 1, "precision": "fp32", "device": "cpu"},
     "evaluate": {"every_steps": 10, "tokens": 500, "sample_tokens": 4},
-    "checkpoint": {"every_steps": 8, "best": False},
-    "guard": {"bad_steps": 3},
+    "checkpoint": {"every_steps": 8, "save_best": False},
+    "guard": {"max_bad_steps": 3},
 }
 ROWS = 8  # windows a step
 
@@ -96,7 +96,7 @@ def test_bad_from_the_first_step_on_it_begins_again(prepared, tmp_path, poison):
 
 def test_it_gives_up_after_so_many_returns(prepared, tmp_path, poison):
     poison |= set(range(0, 4000, ROWS))
-    overrides = {**OVERRIDES, "guard": {"bad_steps": 2, "rollbacks": 2}}
+    overrides = {**OVERRIDES, "guard": {"max_bad_steps": 2, "max_rollbacks": 2}}
     with pytest.raises(groundup.TrainingError, match="not finite, 2 steps in a row"):
         groundup.train(prepared, tmp_path / "run", overrides=overrides)
     assert len(events(tmp_path / "run", "rollback")) == 2
@@ -114,26 +114,31 @@ def test_interrupted_after_a_return_it_ends_with_the_same_weights(prepared, tmp_
 
 def test_frequent_checkpoints_do_not_push_out_the_one_to_go_back_to(prepared, tmp_path, poison):
     poison |= {ROWS * step for step in (20, 21, 22)}
-    overrides = {**OVERRIDES, "checkpoint": {"every_steps": 1, "keep_last": 2, "best": False}}
+    overrides = {**OVERRIDES, "checkpoint": {"every_steps": 1, "keep_last": 2, "save_best": False}}
     groundup.train(prepared, tmp_path / "run", overrides=overrides)
     assert events(tmp_path / "run", "rollback")[0]["step"] == 20
 
 
 def test_how_often_it_may_go_back_is_not_forgotten_by_a_resume(prepared, tmp_path, poison):
     poison |= {ROWS * step for step in (20, 21, 22, 30, 31, 32)}
-    overrides = {**OVERRIDES, "guard": {"bad_steps": 3, "rollbacks": 1}}
+    overrides = {**OVERRIDES, "guard": {"max_bad_steps": 3, "max_rollbacks": 1}}
     with pytest.raises(groundup.TrainingError, match="not finite, 3 steps in a row"):
         groundup.train(prepared, tmp_path / "run", overrides=overrides)
     with pytest.raises(groundup.TrainingError, match="not finite, 3 steps in a row"):
         groundup.resume(tmp_path / "run")
     assert len(events(tmp_path / "run", "rollback")) == 1
-    assert groundup.resume(tmp_path / "run", overrides={"guard": {"rollbacks": 2}}).step == 40
+    assert groundup.resume(tmp_path / "run", overrides={"guard": {"max_rollbacks": 2}}).step == 40
 
 
 def test_in_fp16_it_goes_back_too(prepared, tmp_path, poison):
     poison |= {ROWS * step for step in (6, 7)}
     train = {**OVERRIDES["train"], "precision": "fp16", "max_steps": 9}
-    overrides = {**OVERRIDES, "train": train, "guard": {"bad_steps": 2}, "evaluate": {"every_steps": 0, "tokens": 40}}
+    overrides = {
+        **OVERRIDES,
+        "train": train,
+        "guard": {"max_bad_steps": 2},
+        "evaluate": {"every_steps": 0, "tokens": 40},
+    }
     for every in (3, 0):  # to a checkpoint, and to the beginning
         run = tmp_path / f"run{every}"
         result = groundup.train(prepared, run, overrides={**overrides, "checkpoint": {"every_steps": every}})
@@ -197,7 +202,7 @@ def test_out_of_memory_it_takes_half_at_a_time_and_the_batch_stays(prepared, tmp
     assert [record["micro_batch"] for record in events(tmp_path / "run", "out_of_memory")] == [4, 2]
     losses = [[r["loss"] for r in events(tmp_path / name, "step")] for name in ("run", "whole")]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
-    assert RunFolder(tmp_path / "run").config().batches.micro_batch == 2
+    assert RunFolder(tmp_path / "run").config().train.micro_batch_size == 2
     assert len(events(tmp_path / "run", "eval")) == len(events(tmp_path / "whole", "eval"))
 
 

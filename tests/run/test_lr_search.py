@@ -66,7 +66,7 @@ def test_a_bad_learning_rate_is_not_chosen_however_far_off_it_is(prepared, tuned
 
 def test_the_same_seed_finds_the_same_bit_for_bit_and_another_does_not(prepared, tuned):
     assert tune(prepared) == tuned
-    assert tune(prepared, batches={"seed": 1}).curve != tuned.curve
+    assert tune(prepared, train={"seed": 1}).curve != tuned.curve
 
 
 def test_with_muon_all_peaks_move_alike(prepared):
@@ -80,7 +80,9 @@ def test_with_muon_all_peaks_move_alike(prepared):
     assert max(found.peaks.values()) <= 10
 
 
-@pytest.mark.parametrize("changes", [{"optimizer": {"name": "sgd", "ema": 0.9}}, {"schedule": {"name": "onecycle"}}])
+@pytest.mark.parametrize(
+    "changes", [{"optimizer": {"name": "sgd", "ema_decay": 0.9}}, {"schedule": {"name": "onecycle"}}]
+)
 def test_whatever_the_recipe(prepared, changes):
     assert tune(prepared, steps=8, **changes).learning_rate > 0
 
@@ -233,7 +235,7 @@ def test_without_memory_for_a_trial_a_smaller_micro_batch_is_advised(prepared, m
 
     monkeypatch.setattr(ShortRuns, "train", fail)
     with pytest.raises(TrainingError, match=r"^cpu: out of memory; give --batches\.micro_batch 3, or a smaller model$"):
-        tune(prepared, steps=8, batches={"micro_batch": 7})
+        tune(prepared, steps=8, train={"micro_batch_size": 7})
 
 
 def test_that_nothing_is_compiled_is_said_and_the_spelling_is_checked(prepared, monkeypatch):

@@ -76,15 +76,21 @@ def reference(prepared, tmp_path_factory) -> Path:
 
 OVERRIDES = {
     "model": {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 32, "dropout": 0.1},
-    "batches": {"micro_batch": 9},
     "optimizer": {"learning_rate": 3e-3},
     "schedule": {"warmup_steps": 4},
-    "train": {"max_steps": STEPS, "batch_tokens": 1024, "threads": 1, "precision": "fp32", "device": "cpu"},
+    "train": {
+        "micro_batch_size": 9,
+        "max_steps": STEPS,
+        "batch_tokens": 1024,
+        "threads": 1,
+        "precision": "fp32",
+        "device": "cpu",
+    },
     "evaluate": {"every_steps": 10, "tokens": 500, "sample_every_steps": 20, "sample_tokens": 8},
     "checkpoint": {"every_steps": 9, "keep_last": 3},
 }
 
-SIXTEEN = {"micro_batch": 16}  # windows, which two threads share evenly
+SIXTEEN = {"micro_batch_size": 16}  # windows, which two threads share evenly
 PHASES = {
     "before the first checkpoint": ("groundup.training.guard", "LossGuard.allows_step", 3),
     "between micro-batches": ("groundup.training.micro_batches", "to_inputs_targets", 75),
@@ -303,11 +309,11 @@ def test_a_damaged_config_is_one_sentence(text, reference, tmp_path):
 
 
 def test_a_finished_budget_run_is_left_alone(prepared, tmp_path):
-    overrides = {**OVERRIDES, "train": {**OVERRIDES["train"], "budget": "1s"}}
+    overrides = {**OVERRIDES, "train": {**OVERRIDES["train"], "max_time": "1s"}}
     del overrides["train"]["max_steps"]
     step = groundup.train(prepared, tmp_path / "run", overrides=overrides).step
     assert groundup.resume(tmp_path / "run").step == step
-    assert groundup.resume(tmp_path / "run", overrides={"train": {"budget": "1.5s"}}).step > step
+    assert groundup.resume(tmp_path / "run", overrides={"train": {"max_time": "1.5s"}}).step > step
 
 
 def test_other_data_is_refused(reference, tmp_path):
@@ -345,11 +351,11 @@ def test_a_finished_run_is_left_alone_and_a_longer_horizon_goes_on(reference, tm
 @pytest.mark.parametrize(
     "changes",
     [
-        {"optimizer": {"ema": 0.9}},
+        {"optimizer": {"ema_decay": 0.9}},
         {"optimizer": {"name": "sgd", "learning_rate": 0.05}, "schedule": {"name": "onecycle"}},
-        pytest.param({"checkpoint": {"every_steps": 9, "asynchronous": False}}, marks=pytest.mark.long),
+        pytest.param({"checkpoint": {"every_steps": 9, "async_save": False}}, marks=pytest.mark.long),
         {"train": {"activation_checkpointing": True}},
-        {"train": {"threads": 2, "activation_checkpointing": "cheap"}, "model": {"dropout": 0.0}, "batches": SIXTEEN},
+        {"train": {"threads": 2, "activation_checkpointing": "selective", **SIXTEEN}, "model": {"dropout": 0.0}},
     ],
     ids=["average", "sgd and onecycle", "synchronous", "recomputed", "windows shared by threads"],
 )
@@ -357,7 +363,11 @@ def test_every_way_to_train_resumes_bitwise(changes, prepared, tmp_path, killed)
     overrides = {name: {**values, **changes.get(name, {})} for name, values in OVERRIDES.items()}
     groundup.train(prepared, tmp_path / "untouched", overrides=overrides)
     settled = RunFolder(tmp_path / "untouched").config()
-    assert settled.train.shares == settled.shares == (2 if changes.get("batches") is SIXTEEN else 1)
+    assert (
+        settled.train.microbatch_threads
+        == settled.shares
+        == (2 if SIXTEEN.items() <= changes.get("train", {}).items() else 1)
+    )
     killed("train", ("groundup.training.guard", "LossGuard.allows_step", 31), tmp_path / "run", prepared, overrides)
     groundup.resume(tmp_path / "run")
     assert same_state(final(tmp_path / "run"), final(tmp_path / "untouched"))
@@ -365,7 +375,7 @@ def test_every_way_to_train_resumes_bitwise(changes, prepared, tmp_path, killed)
 
 @pytest.mark.slow
 def test_a_forgotten_average_shows(prepared, tmp_path):
-    overrides = {**OVERRIDES, "optimizer": {**OVERRIDES["optimizer"], "ema": 0.9}}
+    overrides = {**OVERRIDES, "optimizer": {**OVERRIDES["optimizer"], "ema_decay": 0.9}}
     groundup.train(prepared, tmp_path / "reference", overrides=overrides)
     run, checkpoint = copy_stopped_at(tmp_path / "reference", tmp_path)
     tensors = load_file(checkpoint / "average.safetensors")
@@ -381,7 +391,7 @@ def test_patience_ends_a_killed_run_where_it_ends_an_untouched_one(prepared, tmp
     """Killed right after the checkpoint of the evaluation with which patience ends, or just before it."""
     overrides = {
         **OVERRIDES,
-        "train": {**OVERRIDES["train"], "patience": 1},
+        "train": {**OVERRIDES["train"], "early_stopping_patience": 1},
         "optimizer": {"learning_rate": 0.5},  # so that losses rise
         "evaluate": {**OVERRIDES["evaluate"], "every_steps": 3},
         "checkpoint": {"every_steps": 3, "keep_last": 9},
@@ -419,8 +429,7 @@ def test_fp16_resumes_bitwise_with_its_scale_after_a_step_was_left_out(prepared,
     overrides = {
         **OVERRIDES,
         "model": {"n_layer": 1, "n_head": 1, "n_embd": 8, "block_size": 2, "dropout": 0.1},
-        "train": {**OVERRIDES["train"], "precision": "fp16", "batch_tokens": 2},
-        "batches": {"micro_batch": 1},
+        "train": {"micro_batch_size": 1, **OVERRIDES["train"], "precision": "fp16", "batch_tokens": 2},
         "evaluate": {"every_steps": 0, "tokens": 20, "sample_tokens": 2},
     }
     groundup.train(prepared, tmp_path / "untouched", overrides=overrides)

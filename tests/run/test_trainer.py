@@ -60,14 +60,14 @@ def test_evaluating_and_sampling_every_step_changes_nothing(train):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"batches": {"seed": 1}},
+        {"train": {"seed": 1}},
         {"train": {"precision": "bf16"}},
         {"optimizer": {"learning_rate": 5e-4}},
         {"optimizer": {"grad_clip": 0.1}},
         {"optimizer": {"beta2": 0.9}},
         {"model": {"dropout": 0.0}},
         {"schedule": {"warmup_steps": 5}},
-        {"batches": {"first_context": 8, "whole_from": 1.0}},
+        {"train": {"seq_len_warmup_from": 8, "seq_len_warmup_until": 1.0}},
         {"model": {"ngram": 3, "ngram_rows": 50}},
     ],
     ids=str,
@@ -77,7 +77,7 @@ def test_what_the_config_says_has_an_effect(train, changes):
 
 
 def test_short_contexts_come_first_and_the_log_says_so(train):
-    run = train(batches={"first_context": 4, "whole_from": 0.7})
+    run = train(train={"seq_len_warmup_from": 4, "seq_len_warmup_until": 0.7})
     steps = [record for record in read_log(run.log) if record["event"] == "step"]
     block = BASE["model"]["block_size"]
     assert steps[0]["context"] == 4
@@ -89,7 +89,7 @@ def test_short_contexts_come_first_and_the_log_says_so(train):
 
 def test_the_seed_decides_weights_order_and_dropout(prepared):
     def first(seed: int, dropout: float) -> tuple[torch.Tensor, list[int], Trainer]:
-        values = merged({"batches": {"seed": seed}, "model": {"dropout": dropout, "vocab_size": 257}})
+        values = merged({"train": {"seed": seed}, "model": {"dropout": dropout, "vocab_size": 257}})
         training = Trainer(Config.model_validate({**values, "data": str(prepared)}), data, RunFolder(prepared), None)
         return training.moving.gpt.wte.weight, training.windows.window_starts(0, 8).tolist(), training
 
@@ -139,7 +139,7 @@ def test_samples_begin_with_the_prompt(train):
         ({"max_tokens": 2049}, StepLength(2)),
         ({"epochs": 1}, StepLength(13)),  # 100 windows, 8 a step
         ({"epochs": 2.5}, StepLength(32)),
-        ({"budget": "2m"}, TimeLength(120.0)),
+        ({"max_time": "2m"}, TimeLength(120.0)),
     ],
     ids=str,
 )
@@ -227,7 +227,7 @@ def test_shorter_windows_are_scored_as_if_the_context_were_shorter(train, prepar
 def test_a_rehearsal_of_evaluation_and_sample_leaves_no_trace(prepared):
     from groundup.run.resolve import PreparedData
 
-    values = merged({"model": {"vocab_size": 257}, "optimizer": {"ema": 0.9}})
+    values = merged({"model": {"vocab_size": 257}, "optimizer": {"ema_decay": 0.9}})
     config = Config.model_validate({**values, "data": str(prepared)})
     training = Trainer(config, PreparedData.open(prepared), RunFolder(prepared), None)
     before = [parameter.clone() for parameter in training.moving.gpt.parameters()]

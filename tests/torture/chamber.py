@@ -24,10 +24,17 @@ STEPS = 60  # more than an epoch
 
 TOY = {
     "model": {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 32, "dropout": 0.1},
-    "batches": {"micro_batch": 9},  # of 32 windows: ragged pieces
+    # of 32 windows: ragged pieces
     "optimizer": {"learning_rate": 3e-3},
     "schedule": {"warmup_steps": 4},
-    "train": {"max_steps": STEPS, "batch_tokens": 1024, "threads": 1, "precision": "fp32", "device": "cpu"},
+    "train": {
+        "micro_batch_size": 9,
+        "max_steps": STEPS,
+        "batch_tokens": 1024,
+        "threads": 1,
+        "precision": "fp32",
+        "device": "cpu",
+    },
     "evaluate": {"every_steps": 7, "tokens": 500, "sample_every_steps": 14, "sample_tokens": 8},
     "checkpoint": {"every_steps": 5, "keep_last": 2},
 }
@@ -36,11 +43,11 @@ MUON = {"name": "muon", "learning_rate": 0.01, "embedding_learning_rate": 0.1}
 # name -> what differs from TOY
 CONFIGS: dict[str, dict] = {
     "adamw": {},
-    "adamw, written at once": {"checkpoint": {"asynchronous": False}},
+    "adamw, written at once": {"checkpoint": {"async_save": False}},
     "a checkpoint a step": {"checkpoint": {"every_steps": 1, "keep_last": 3, "keep_every": 20}},
     "muon, modern": {"model": MODERN_PARTS, "optimizer": MUON, "schedule": {"name": "wsd"}},
-    "ema, one checkpoint kept": {"optimizer": {"ema": 0.9}, "checkpoint": {"keep_last": 1, "best": False}},
-    "ema, written at once": {"optimizer": {"ema": 0.9}, "checkpoint": {"asynchronous": False, "every_steps": 2}},
+    "ema, one checkpoint kept": {"optimizer": {"ema_decay": 0.9}, "checkpoint": {"keep_last": 1, "save_best": False}},
+    "ema, written at once": {"optimizer": {"ema_decay": 0.9}, "checkpoint": {"async_save": False, "every_steps": 2}},
 }
 
 

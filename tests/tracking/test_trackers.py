@@ -270,7 +270,7 @@ def test_a_missing_package_is_an_error_before_training(monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError) as caught:
         check(TrackingConfig(to=(name,)))
-    assert str(caught.value) == f"tracking.to: {name} is not installed; pip install 'groundup[track]'"
+    assert str(caught.value) == f"tracking.backends: {name} is not installed; pip install 'groundup[track]'"
 
 
 @pytest.mark.parametrize(("have", "good"), [("0.31.0", True), ("0.30.9", False), ("1.0", False)])

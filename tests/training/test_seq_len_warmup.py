@@ -10,23 +10,25 @@ from groundup.training.loop import split_sequences
 from groundup.training.seq_len_warmup import build_ramp, lengths
 
 
-def config(**batches) -> Config:
-    return Config.model_validate({"batches": batches, "model": {"block_size": 64}, "train": {"batch_tokens": 128}})
+def config(**train) -> Config:
+    return Config.model_validate({"model": {"block_size": 64}, "train": {"batch_tokens": 128, **train}})
 
 
 def test_pieces_double_at_equal_distances_until_windows_are_whole():
-    ramp = build_ramp(config(first_context=8, whole_from=0.6))
+    ramp = build_ramp(config(seq_len_warmup_from=8, seq_len_warmup_until=0.6))
     assert [ramp(x) for x in (0.0, 0.19, 0.21, 0.39, 0.41, 0.59, 0.6, 1.0)] == [8, 8, 16, 16, 32, 32, 64, 64]
 
 
 def test_all_lengths_are_known_beforehand():
-    assert lengths(config(first_context=8)) == [8, 16, 32, 64]
+    assert lengths(config(seq_len_warmup_from=8)) == [8, 16, 32, 64]
     assert lengths(config()) == [64]
 
 
-@pytest.mark.parametrize("batches", [{}, {"first_context": 64}, {"first_context": 8, "whole_from": 0.0}], ids=str)
-def test_without_a_ramp_windows_are_whole(batches):
-    ramp = build_ramp(config(**batches))
+@pytest.mark.parametrize(
+    "train", [{}, {"seq_len_warmup_from": 64}, {"seq_len_warmup_from": 8, "seq_len_warmup_until": 0.0}], ids=str
+)
+def test_without_a_ramp_windows_are_whole(train):
+    ramp = build_ramp(config(**train))
     assert {ramp(x) for x in (0.0, 0.3, 1.0)} == {64}
 
 
@@ -40,6 +42,6 @@ def test_a_piece_is_a_sequence_with_its_own_targets():
 
 @pytest.mark.parametrize(("first", "fits"), [(10, 8), (3, 4), (65, 64), (100, 64), (2**40, 64)])
 def test_what_does_not_double_up_to_the_window_is_refused_with_what_would(first, fits):
-    asked = ConfigSource("a test", {"batches": {"first_context": first}, "model": {"block_size": 64}})
-    with pytest.raises(ConfigError, match=rf"batches.first_context {first} does not become .* {fits} does"):
+    asked = ConfigSource("a test", {"train": {"seq_len_warmup_from": first}, "model": {"block_size": 64}})
+    with pytest.raises(ConfigError, match=rf"train.seq_len_warmup_from {first} does not become .* {fits} does"):
         merge_and_validate([asked])

@@ -7,7 +7,8 @@ import torch
 
 from groundup.errors import ConfigError
 from groundup.utils import device
-from groundup.utils.device import autocast, choose_device, choose_precision, cores, reseed, set_matmul_precision
+from groundup.utils.device import autocast, choose_device, choose_precision, reseed, set_matmul_precision
+from groundup.utils.system import usable_cores
 
 CPU = torch.device("cpu")
 
@@ -108,4 +109,4 @@ def test_reseed_sets_what_dropout_draws_from():
 
 
 def test_there_is_a_core():
-    assert cores() >= 1
+    assert usable_cores() >= 1

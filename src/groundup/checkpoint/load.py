@@ -10,11 +10,11 @@ import torch
 from groundup.checkpoint import state
 from groundup.checkpoint.run_folder import resolve
 from groundup.config.schema import Config
-from groundup.distributed.process_group import ProcessGroup, SingleProcess
+from groundup.distributed.process_group import ProcessGroup, SingleProcess, own_device
 from groundup.model.gpt import GPT
 from groundup.model.undrawn import skip_init
 from groundup.tokenizers.registry import Tokenizer
-from groundup.utils.device import choose_device, own_device
+from groundup.utils.device import choose_device
 from groundup.utils.files import verify
 
 
@@ -34,7 +34,7 @@ def load(
 ) -> LoadedModel:
     """Model and tokenizer from a run or a checkpoint folder, the model in evaluation mode.
 
-    Where the run kept a running average of its weights (`optimizer.ema`), the model computes with that.
+    Where the run kept a running average of its weights (`optimizer.ema_decay`), the model computes with that.
 
     `checkpoint` chooses among a run's: `latest`, `best` by validation loss, or a name such as `step-00001000`. Of
     several processes of a `world`, each reads the folder for itself, and has a GPU for itself.

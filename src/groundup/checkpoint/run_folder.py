@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from groundup import __version__
@@ -19,9 +20,11 @@ from groundup.checkpoint.files import PROGRESS, read_json
 from groundup.config.merge import ConfigSource, merge_and_validate
 from groundup.config.schema import Config, read_yaml, to_yaml
 from groundup.errors import CheckpointError, ConfigError, UsageError
+from groundup.model.size import flops_per_token
 from groundup.utils.files import SUMS, flush, remove_folder, replace_text, verify
 from groundup.utils.versions import installed
 
+MIN_TOKENS_PER_S, MAX_TOKENS_PER_S = 1e-6, 1e15  # outside, a speed is not believed
 LIBRARIES = ("torch", "numpy", "tokenizers", "tiktoken", "safetensors")
 
 
@@ -170,7 +173,7 @@ def resolve(path: Path, which: str = "latest") -> Path:
     folder = run.best() if which == "best" else run.checkpoints / which
     if folder is None:
         raise CheckpointError(
-            f"{path}: no best checkpoint is kept (nothing was held out, or checkpoint.best is off); use latest"
+            f"{path}: no best checkpoint is kept (nothing was held out, or checkpoint.save_best is off); use latest"
         )
     if folder not in run.steps():
         raise CheckpointError(f"{path}: no checkpoint {which!r}; there are {', '.join(p.name for p in run.steps())}")
@@ -244,3 +247,21 @@ def _git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def logged_speed(run: Path, flops: int) -> tuple[float, str]:
+    """Median tokens per second of a run, scaled to a model of `flops` per token, and where it is from.
+
+    CheckpointError where the run logged no step.
+    """
+    folder = RunFolder(run)
+    model = folder.config().model
+    try:
+        found = [r["tokens_per_s"] for r in read_log(folder.log) if r.get("event") == "step"]
+        speed = median(found) * flops_per_token(model) / flops
+    except (OSError, ValueError, KeyError, TypeError):  # median of nothing is a ValueError
+        raise CheckpointError(f"{folder.log}: no step was logged there; give a run that has trained") from None
+    if not MIN_TOKENS_PER_S <= speed <= MAX_TOKENS_PER_S:
+        raise CheckpointError(f"{folder.log}: its speed is {speed}; give a run that has trained")
+    scaled = "" if flops_per_token(model) == flops else ", scaled by FLOPs per token"
+    return speed, f"as in {run}{scaled}"

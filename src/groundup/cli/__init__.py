@@ -6,11 +6,13 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from importlib import import_module
 from io import TextIOWrapper
+from typing import Any
 
 from groundup.cli.parsing import Parser, normalise
-from groundup.config.merge import did_you_mean
+from groundup.config.merge import RenamedKeyWarning, did_you_mean
 from groundup.errors import GroundupError, UsageError
 
 # command -> (module, one line for --help)
@@ -68,7 +70,10 @@ def main(argv: list[str] | None = None) -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks is shown escaped
     try:
-        status = run(normalise(argv))
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", RenamedKeyWarning)
+            warnings.showwarning = _show_warning
+            status = run(normalise(argv))
         _flush()
     except GroundupError as error:
         _tell(error)
@@ -103,6 +108,12 @@ def _tell(error: GroundupError) -> None:
     if rank != "0":
         time.sleep(AFTER_THE_FIRST)
     print(f"groundup: {error}", file=sys.stderr, flush=True)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
+    """Print a warning in one line, without the place in our code; of several processes, the first does."""
+    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+        print(f"groundup: {message}", file=sys.stderr, flush=True)
 
 
 def _flush() -> None:

@@ -36,7 +36,7 @@ def watching(title: str, config: Config, *, plain: bool = False, quiet: bool = F
         stream = sys.stderr if plain else sys.stdout
         yield Unfailing(PlainDisplay(partial(print, file=stream, flush=True), config.train.log_every))
         return
-    panel = Panel(title, config.train.max_steps, config.train.budget, console)
+    panel = Panel(title, config.train.max_steps, config.train.max_time, console)
     try:
         yield Unfailing(panel.__enter__())
     finally:

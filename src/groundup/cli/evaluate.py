@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
     from groundup.checkpoint.load import load
     from groundup.distributed.launch import init_distributed
-    from groundup.evaluation.evaluate import append_to_log, evaluate, evaluate_tasks, open_all, run_baselines
+    from groundup.run.evaluate_checkpoint import append_to_log, evaluate, evaluate_tasks, open_all, run_baselines
     from groundup.ui.progress import counting
     from groundup.utils.device import choose_precision
 

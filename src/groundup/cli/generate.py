@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Generate, streaming the first sample."""
-    from groundup.api import generate_stream, load
+    from groundup.checkpoint.load import load
+    from groundup.generation.engine import prompt_text, stream_text
     from groundup.generation.sampling import Sampler
-    from groundup.run.resolve import prompt_text
 
     sampler = Sampler(args.temperature, args.top_k, args.top_p, args.seed)  # refuses bad values before anything loads
     loaded = load(args.path, checkpoint=args.checkpoint, device=args.device)
@@ -44,8 +44,14 @@ def run(args: argparse.Namespace) -> int:
     # A terminal obeys control characters, and a model may write some; a pipe gets the text as it is.
     show = visible if sys.stdout.isatty() else str
     unprinted = texts[0] if texts else ""
-    for pieces in generate_stream(
-        loaded, args.prompt, sampler, num_samples=args.num_samples, max_tokens=args.max_tokens
+    for pieces in stream_text(
+        loaded.model,
+        loaded.tokenizer,
+        args.prompt,
+        sampler,
+        device=loaded.device,
+        num_samples=args.num_samples,
+        max_tokens=args.max_tokens,
     ):
         texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
         if not args.json:

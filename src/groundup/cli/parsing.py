@@ -18,13 +18,14 @@ from pydantic.fields import FieldInfo
 from groundup.cli.aliases import HABITS
 from groundup.config.merge import ConfigSource, did_you_mean
 from groundup.config.presets import DEFAULT, PRESETS
+from groundup.config.renamed import RENAMED_KEYS
 from groundup.config.schema import Config
 from groundup.errors import UsageError
 from groundup.run.compose import compose_config
 
 OPTION = re.compile(r"--[A-Za-z][\w.-]*")
 # Other spellings of options that are asked for often.
-SHORT = {("tracking", "to"): ("--track",), ("train", "parallel"): ("--parallel",)}
+SHORT = {("tracking", "backends"): ("--track",), ("train", "parallel"): ("--parallel",)}
 UNKNOWN = re.compile(r"unrecognized arguments: (\S+)")
 
 
@@ -38,7 +39,11 @@ class Parser(argparse.ArgumentParser):
         """Turn argparse's complaint into ours."""
         unknown = UNKNOWN.search(message)
         if unknown and unknown[1].startswith("-"):
-            known = [option for option in self._option_string_actions if option.startswith("--")]
+            known = [
+                option
+                for option, action in self._option_string_actions.items()
+                if option.startswith("--") and action.help != argparse.SUPPRESS
+            ]
             option = unknown[1].split("=")[0]
             message = f"{option}: unknown option; {_suggest(option, known)}"
         elif unknown:
@@ -86,7 +91,7 @@ def normalise(argv: list[str]) -> list[str]:
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """A preset, `--data`, `--init`, `--config` files, and `--section.key` for every key: what `config_of` reads."""
+    """A preset, `--data`, `--init-from`, `--config` files, and `--section.key` for every key."""
     parser.add_argument(
         "preset", nargs="?", metavar="PRESET", help=f"{', '.join(PRESETS)} [what a file names, or {DEFAULT}]"
     )
@@ -97,7 +102,10 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_files(parser: argparse.ArgumentParser) -> None:
     """What a config may begin with: a checkpoint, files, recipes."""
-    parser.add_argument("--init", metavar="FOLDER", help="checkpoint or run whose weights, and shape, to begin with")
+    parser.add_argument(
+        "--init_from", metavar="FOLDER", help="checkpoint or run whose weights and dimensions to start with"
+    )
+    parser.add_argument("--init", dest="init", help=argparse.SUPPRESS)
     parser.add_argument(
         "--config", action="append", default=[], metavar="FILE", help="YAML with sections, or a recipe; may be repeated"
     )
@@ -112,12 +120,12 @@ def config_of(args: argparse.Namespace) -> Config:
 def preset_and_config(args: argparse.Namespace, options: dict[str, Any] | None = None) -> tuple[str, Config]:
     """The same, with the name of the preset below it; `options` are those of the command line."""
     given = config_overrides(args) | places(args) if options is None else options
-    return compose_config(args.preset, args.config, ConfigSource("command line", given), laptop=args.laptop)
+    return compose_config(args.preset, args.config, ConfigSource("command line", given, typed=True), laptop=args.laptop)
 
 
 def places(args: argparse.Namespace) -> dict[str, str]:
-    """`--data` and `--init`, where they are given."""
-    return {name: value for name in ("data", "init") if (value := getattr(args, name)) is not None}
+    """`--data` and `--init-from`, where they are given."""
+    return {name: value for name in ("data", "init", "init_from") if (value := getattr(args, name)) is not None}
 
 
 def add_config_options(parser: argparse.ArgumentParser, sections: tuple[str, ...] | None = None) -> None:
@@ -136,6 +144,10 @@ def add_config_options(parser: argparse.ArgumentParser, sections: tuple[str, ...
                 default=argparse.SUPPRESS,
                 help=f"{inner.description} [{_shown(name, key, inner.default)}]".replace("%", "%%"),
             )
+
+    for old, new in RENAMED_KEYS.items():  # which stay readable, and are told their name of today
+        if "." in old and (sections is None or new.partition(".")[0] in sections):
+            parser.add_argument(f"--{old}", dest=old, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def config_overrides(args: argparse.Namespace) -> dict[str, Any]:

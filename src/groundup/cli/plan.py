@@ -104,13 +104,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan and print; torch is loaded for --measure alone."""
-    from groundup.planning.plan import FASTEST, SLOWEST, Machine, Plan, Speed, speed_of
+    from groundup.checkpoint.run_folder import MAX_TOKENS_PER_S, MIN_TOKENS_PER_S, logged_speed
+    from groundup.planning.plan import Machine, Plan, Speed
     from groundup.planning.report import as_json, table
     from groundup.utils.system import free_disk, main_memory
 
     given = args.tokens_per_second
-    if given is not None and not SLOWEST <= given <= FASTEST:
-        raise UsageError(f"--tokens-per-second {given}: must be between {SLOWEST:g} and {FASTEST:g}")
+    if given is not None and not MIN_TOKENS_PER_S <= given <= MAX_TOKENS_PER_S:
+        raise UsageError(f"--tokens-per-second {given}: must be between {MIN_TOKENS_PER_S:g} and {MAX_TOKENS_PER_S:g}")
     clustered = _cluster_asked(args)
     args.preset = _preset_name(args)
     name, config = preset_and_config(args, _options(args))
@@ -135,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
         if given:
             plan = replace(plan, speed=Speed(given, "as given"))
         elif args.like:
-            plan = replace(plan, speed=speed_of(Path(args.like), plan.flops))
+            plan = replace(plan, speed=Speed(*logged_speed(Path(args.like), plan.flops)))
     _ = plan.horizon  # refuses a run without one before anything is printed
     print(as_json(plan) if args.json else table(plan, vocabulary, assumed))
     return 0
@@ -188,9 +189,10 @@ def _cluster_asked(args: argparse.Namespace) -> bool:
 
 def _run_cluster(args: argparse.Namespace, config: Config, data: Data | None) -> int:
     """Plan for a cluster and print."""
+    from groundup.checkpoint.run_folder import logged_speed
     from groundup.planning.cluster import ClusterPlan, assumed_speed
     from groundup.planning.cluster_words import cluster_json, cluster_table
-    from groundup.planning.plan import Machine, Plan, Speed, speed_of
+    from groundup.planning.plan import Machine, Plan, Speed
     from groundup.utils.system import free_disk
 
     device, precision = config.train.device, config.train.precision
@@ -203,7 +205,7 @@ def _run_cluster(args: argparse.Namespace, config: Config, data: Data | None) ->
     kind: Precision = "bf16" if precision == "auto" else precision
     plan: Plan = Plan(config, Machine("cuda", kind, int(cluster.gpu.memory), free_disk(Path())), data)
     if args.like:
-        known = speed_of(Path(args.like), plan.flops)
+        known = Speed(*logged_speed(Path(args.like), plan.flops))
     speed = known or assumed_speed(plan, cluster.gpu, args.mfu)
     forms = (ClusterPlan(plan, cluster, speed, "ddp"), ClusterPlan(plan, cluster, speed, "fsdp"))
     print(cluster_json(forms) if args.json else cluster_table(forms))
@@ -257,5 +259,5 @@ def _data(config: Config) -> Data | None:
     if config.data is None:
         return None
     folder = Path(config.data)
-    batches = ShuffledWindows(Tokens.open(folder, "train"), config.model.block_size, config.batches.seed)
+    batches = ShuffledWindows(Tokens.open(folder, "train"), config.model.block_size, config.train.seed)
     return Data(batches.windows, Manifest.load(folder).splits["val"].tokens)

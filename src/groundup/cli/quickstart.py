@@ -128,9 +128,7 @@ def recital(found: Memorization) -> str:
     """Whether the samples are the model's own words."""
     usual = f"text that it has never seen shares up to {found.usual} bytes in a row with the training text"
     if found.is_memorized:
-        return (
-            f"It recites: {found.length} bytes stand word for word in the training text, and {usual}: {found.text!r}"
-        )
+        return f"It recites: {found.length} bytes stand word for word in the training text, and {usual}: {found.text!r}"
     return f"It does not recite: its samples share {found.length} bytes in a row with the training text, and {usual}."
 
 

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="folder written by `groundup train`")
     parser.add_argument("--data", metavar="DIR", help="the prepared folder, where it has moved")
     parser.add_argument("--json", action="store_true", help="print the result as JSON; progress goes to standard error")
-    add_config_options(parser, ("batches", "train", "evaluate", "checkpoint", "guard", "tracking"))
+    add_config_options(parser, ("train", "evaluate", "checkpoint", "guard", "tracking"))
 
 
 def run(args: argparse.Namespace) -> int:

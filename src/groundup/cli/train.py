@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "A preset gives a model's shape and recipe, a file overrides the preset, an option overrides the file.\n"
         "In brackets: the value where none of them says anything; [by preset] differs. Ctrl-C ends in a checkpoint.\n\n"
-        "  groundup train gpt2-mini --data data/book --out runs/book --train.budget 30m --model.dropout 0.1\n"
+        "  groundup train gpt2-mini --data data/book --out runs/book --train.max_time 30m --model.dropout 0.1\n"
         "  groundup train --config recipes/gpt2-124m-shakespeare.yaml --laptop --out runs/bard\n"
         "  torchrun --nproc-per-node 8 -m groundup train gpt2 --data data/web --out runs/web --parallel fsdp"
     )

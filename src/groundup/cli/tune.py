@@ -24,7 +24,7 @@ CHART = (72, 12)  # cells, lines
 EPILOG = """First a range test: one run in which the learning rate grows until the loss rises. Then eight learning rates
 below that point, each half of the next, train for N/4 steps with the configured schedule squeezed into them, and up
 to four lower ones while the lowest is the best; the better four, by held-out loss, anew for N/2, the better two for N.
-With Muon, all peaks move alike. About 7 N steps in all; on a CPU, the same again for the same --batches.seed. Nothing
+With Muon, all peaks move alike. About 7 N steps in all; on a CPU, the same again for the same --train.seed. Nothing
 is compiled, and nothing is written to disk.
 
 Short runs like high learning rates: the longer your own run is to be, the more a larger N is worth.

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Takes what `groundup train` takes. In a temporary folder it trains N steps, and again with SIGKILL half-way\n"
         "and a resume, each in a process of its own, and compares weights, moments, averages, scaler, logged losses.\n"
-        "The schedule is that of the whole run; a --train.budget becomes as many steps as would fit into it.\n"
+        "The schedule is that of the whole run; a --train.max_time becomes as many steps as would fit into it.\n"
         "Exit status: 0 bitwise identical, 1 not, 2 a mistake in what was asked, 3 a trial run failed, which proves\n"
         "nothing; with --json, `bitwise` is then null and `error` says why.\n\n"
         "  groundup verify-resume gpt2-mini --data data/book --model.dropout 0.1"

@@ -1,19 +1,21 @@
-"""Merging configuration, and saying what is wrong with them in one sentence."""
+"""Merge config sources (preset < files < options), validate once, and report mistakes in one sentence."""
 
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
+from groundup.config.renamed import rename_keys
 from groundup.config.schema import Config
-from groundup.config.sections import COOLDOWNS, HORIZONS, WARMUPS
+from groundup.config.sections import COOLDOWNS, RUN_LENGTHS, WARMUPS
 from groundup.errors import ConfigError
 
 # Ways to say one thing twice: saying it one way replaces what earlier parts said another way.
-ALTERNATIVES = {"train": (HORIZONS,), "schedule": (WARMUPS, COOLDOWNS)}
+ALTERNATIVES = {"train": (RUN_LENGTHS,), "schedule": (WARMUPS, COOLDOWNS)}
 
 
 class ConfigSource(NamedTuple):
@@ -21,6 +23,11 @@ class ConfigSource(NamedTuple):
 
     origin: str
     values: dict[str, Any]
+    typed: bool = False  # by a user, who is told of renamed keys
+
+
+class RenamedKeyWarning(FutureWarning):
+    """A config key was given under its previous name."""
 
 
 # pydantic's kinds of error for numbers out of range, in words, and where it keeps the bound.
@@ -33,13 +40,14 @@ BOUNDS = {
 
 
 def merge_and_validate(parts: Iterable[ConfigSource]) -> Config:
-    """Merge `parts`, later ones winning, and validate; ConfigError names place, dotted key, value and remedy."""
+    """Merge `parts`, later ones taking precedence, and validate. ConfigError names place, dotted key, value, remedy."""
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for part in parts:
-        for key, value in flatten(part.values):
+        values = list(flatten(_current_names(part)))
+        for key, value in values:
             _forget_alternatives(merged, key, value)
-        for key, value in flatten(part.values):
+        for key, value in values:
             _assign(merged, key, value)
             origins.pop(key, None)
             origins[key] = part.origin  # newest last: it is the one to name
@@ -47,6 +55,17 @@ def merge_and_validate(parts: Iterable[ConfigSource]) -> Config:
         return Config.model_validate(merged)
     except ValidationError as error:
         raise ConfigError(_sentence(error, origins)) from None
+
+
+def _current_names(source: ConfigSource) -> dict[str, Any]:
+    """The values of a source under today's keys; RenamedKeyWarning where a user gave a previous name."""
+    try:
+        values, renamed = rename_keys(source.values)
+    except ConfigError as error:
+        raise ConfigError(f"{source.origin}: {error}") from None
+    for old, new in renamed if source.typed else ():
+        warnings.warn(f"{source.origin}: {old} is called {new} now", RenamedKeyWarning, stacklevel=2)
+    return values
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -79,7 +98,7 @@ def diff(before: BaseModel, after: BaseModel, prefix: str = "") -> list[str]:
 
 
 def get(config: Config, dotted: str) -> Any:
-    """What a config says under a dotted key."""
+    """The value of a dotted key."""
     value: Any = config
     for name in dotted.split("."):
         value = getattr(value, name)
@@ -120,6 +139,9 @@ def _sentence(error: ValidationError, origins: dict[str, str]) -> str:
         message = str(first["ctx"]["error"])
         shown = f" {value!r}:" if not isinstance(value, dict | BaseModel) else ""
         return f"{place}{dotted + ':' if dotted else ''}{shown} {message}".strip()
+    if kind.startswith("string_pattern"):
+        expected = _section(path[:-1]).model_fields[path[-1]].description
+        return f"{place}{dotted}: {value!r} is not valid; expected: {expected}"
     return f"{place}{dotted}: {_what(kind, value, first)}"
 
 
@@ -140,8 +162,6 @@ def _what(kind: str, value: Any, error: Any) -> str:
         return f"{value!r} is not a number"
     if kind.startswith("bool"):
         return f"{value!r} is neither true nor false"
-    if kind.startswith("string_pattern"):
-        return f"{value!r} is not one of auto, cpu, cuda, cuda:N, mps"
     if kind.startswith("tuple"):
         return f"{value!r} is not a list; write [one, two], or one, two"
     if kind.startswith("string"):

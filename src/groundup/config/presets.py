@@ -30,7 +30,7 @@ def _gpt2(n_layer: int, n_head: int, n_embd: int, learning_rate: float) -> Row:
     return {
         "model": {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "block_size": 1024},
         "optimizer": {"learning_rate": learning_rate, "weight_decay": 0.1, "beta2": 0.95, "grad_clip": 1.0},
-        "schedule": {"name": "cosine", "warmup_steps": 715, "floor": 0.1},
+        "schedule": {"name": "cosine", "warmup_steps": 715, "min_lr_ratio": 0.1},
         "train": {"batch_tokens": 524_288, "max_steps": 19_073, "log_every": 1},  # 10 billion tokens
         "evaluate": {"tokens": 2_097_152},
     }
@@ -47,18 +47,18 @@ def _laptop(n_layer: int, n_head: int, n_embd: int, block_size: int, dropout: fl
     }  # fmt: skip
 
 
-GPT1_PARTS: dict[str, Any] = {"block": "post_norm", "init": "gpt1"}
+GPT1_PARTS: dict[str, Any] = {"norm_position": "post_norm", "init": "gpt1"}
 
 MODERN_PARTS: dict[str, Any] = {
     "norm": "rmsnorm",
     "norm_eps": 1e-6,
-    "positions": "rotary",
+    "position_embedding": "rotary",
     "qk_norm": True,
     "embedding_norm": True,
     "activation": "relu2",
     "bias": False,
-    "tied": False,
-    "softcap": 15.0,
+    "tie_embeddings": False,
+    "logit_softcap": 15.0,
     "init": "modern",
 }
 MODERN_OPTIMIZER: dict[str, Any] = {
@@ -72,7 +72,7 @@ MODERN_SMALL_OPTIMIZER: dict[str, Any] = {
     "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95,
 }  # fmt: skip
 MODERN_SMALL_SCHEDULE: dict[str, Any] = {
-    "name": "wsd", "warmup_fraction": 0.02, "cooldown_fraction": 0.6, "floor": 0.0,
+    "name": "wsd", "warmup_fraction": 0.02, "cooldown_fraction": 0.6, "min_lr_ratio": 0.0,
 }  # fmt: skip
 
 
@@ -93,7 +93,7 @@ def _fast_laptop(n_layer: int, n_head: int, n_embd: int, block_size: int, rows: 
     row = _modern_laptop(n_layer, n_head, n_embd, block_size, rows, max_steps)
     return row | {
         "model": row["model"] | FAST_PARTS,
-        "batches": {"first_context": 64, "whole_from": 0.75},
+        "train": {"seq_len_warmup_from": 64, "seq_len_warmup_until": 0.75},
         "optimizer": MODERN_SMALL_OPTIMIZER | {"orthogonalize": "polar_express"},
         "evaluate": {"every_steps": 500},
     }
@@ -103,7 +103,7 @@ PRESETS: dict[str, Row] = {
     "gpt1": {
         "model": {"n_layer": 12, "n_head": 12, "n_embd": 768, "block_size": 512, "dropout": 0.1, **GPT1_PARTS},
         "optimizer": {"learning_rate": 2.5e-4, "weight_decay": 0.01, "beta2": 0.999, "grad_clip": 1.0},
-        "schedule": {"name": "cosine", "warmup_steps": 2_000, "floor": 0.0},
+        "schedule": {"name": "cosine", "warmup_steps": 2_000, "min_lr_ratio": 0.0},
         "train": {"batch_tokens": 64 * 512, "epochs": 100},
     },
     "gpt2": _gpt2(12, 12, 768, 6e-4),  # 124,439,808 parameters with GPT-2's 50,257 ids
@@ -113,14 +113,14 @@ PRESETS: dict[str, Row] = {
     "gpt3-small": {
         "model": {"n_layer": 12, "n_head": 12, "n_embd": 768, "block_size": 2048},  # 125,226,240
         "optimizer": {"learning_rate": 6e-4, "weight_decay": 0.1, "beta2": 0.95, "grad_clip": 1.0},
-        "schedule": {"name": "cosine", "warmup_steps": 715, "floor": 0.1},
+        "schedule": {"name": "cosine", "warmup_steps": 715, "min_lr_ratio": 0.1},
         "train": {"batch_tokens": 524_288, "max_tokens": 300_000_000_000},
         "evaluate": {"tokens": 2_097_152},
     },
     "modern": {
         "model": {"n_layer": 12, "n_head": 6, "n_embd": 768, "block_size": 1024, **MODERN_PARTS},
         "optimizer": MODERN_OPTIMIZER,
-        "schedule": {"name": "wsd", "cooldown_fraction": 0.4, "floor": 0.0},
+        "schedule": {"name": "wsd", "cooldown_fraction": 0.4, "min_lr_ratio": 0.0},
         "train": {"batch_tokens": 524_288, "max_steps": 5_000},
         "evaluate": {"tokens": 2_097_152},
     },
@@ -135,10 +135,15 @@ PRESETS: dict[str, Row] = {
             "ngram_rows": 262_144,
             "ngram_width": 128,
         },
-        "batches": {"first_context": 256, "whole_from": 0.4},
         "optimizer": MODERN_OPTIMIZER,
-        "schedule": {"name": "wsd", "cooldown_fraction": 0.6, "floor": 0.0},
-        "train": {"batch_tokens": 131_072, "max_steps": 5_000, "compile": "on"},
+        "schedule": {"name": "wsd", "cooldown_fraction": 0.6, "min_lr_ratio": 0.0},
+        "train": {
+            "seq_len_warmup_from": 256,
+            "seq_len_warmup_until": 0.4,
+            "batch_tokens": 131_072,
+            "max_steps": 5_000,
+            "compile": "on",
+        },
         "evaluate": {"tokens": 2_097_152},
     },
     # Laptop sizes: minutes on two cores, the `mini` ones longer.

@@ -2,12 +2,13 @@
 
     preset (a row)  <  run.yaml  <  --section.key value  ──▶  Config  ──▶  run's config.yaml, checkpoint's config.json
 
-`decode.py` merges these from left to right and validates once, so every mistake is reported in the same words
+`merge.py` merges these from left to right and validates once, so every mistake is reported in the same words
 wherever it was made. No torch here: `groundup --help` and validation stay fast.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import yaml
 from pydantic import model_validator
 
 from groundup.config.model import ModelConfig
+from groundup.config.renamed import rename_keys
 from groundup.config.sections import (
-    BatchesConfig,
     CheckpointConfig,
     EvaluateConfig,
     GuardConfig,
@@ -26,12 +27,12 @@ from groundup.config.sections import (
     TrackingConfig,
     TrainConfig,
 )
-from groundup.config.types import Recomputed, Section
+from groundup.config.types import CheckpointingMode, Section
 from groundup.errors import ConfigError
+from groundup.utils.system import splits_evenly
 
 LARGE = 2**18  # numbers in the stream of a thread's pass: 1 MiB
 SHARING = (4, 3, 2)  # threads that may share windows, where they divide all threads
-EVEN = 4  # windows a thread, from which it matters little that one has one more than another
 RESIDUALS = 2**26  # numbers; of each, a block of GPT-2 keeps 64 bytes in fp32 (model/memory.py): 4 GiB
 
 
@@ -40,13 +41,12 @@ class Config(Section):
 
     data: str | None = None
     """folder of prepared tokens"""
-    init: str | None = None
-    """checkpoint folder or run whose weights a new run begins with"""
+    init_from: str | None = None
+    """checkpoint folder or run whose weights a new run starts with"""
     init_sha256: str | None = None
     """checksum of those weights, noted when the run is configured"""
     prepare: PrepareConfig = PrepareConfig()
     model: ModelConfig = ModelConfig()
-    batches: BatchesConfig = BatchesConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
@@ -54,6 +54,11 @@ class Config(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     guard: GuardConfig = GuardConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _previous_names(cls, values: Any) -> Any:
+        return rename_keys(values)[0] if isinstance(values, Mapping) else values
 
     @property
     def rows(self) -> int:
@@ -63,8 +68,8 @@ class Config(Section):
     @property
     def micro_rows(self) -> int:
         """Windows a forward pass."""
-        if self.batches.micro_batch:
-            return min(self.rows, self.batches.micro_batch)
+        if self.train.micro_batch_size:
+            return min(self.rows, self.train.micro_batch_size)
         tokens = min(16_384, RESIDUALS // (self.model.n_layer * self.model.n_embd))
         rows = max(1, tokens // self.model.block_size)
         if rows >= self.rows:
@@ -81,18 +86,22 @@ class Config(Section):
         train, threads = self.train, self.train.threads or 1
         if self.model.dropout or train.device != "cpu" or train.compile != "off":
             return ()
-        return (min(train.shares, threads),) if train.shares else tuple(n for n in SHARING if threads % n == 0)
+        return (
+            (min(train.microbatch_threads, threads),)
+            if train.microbatch_threads
+            else tuple(n for n in SHARING if threads % n == 0)
+        )
 
     def shares_of(self, rows: int, processes: int = 1) -> int:
-        """Threads that share a pass over so many windows: `train.shares`, decided; 1 where it cannot be had."""
-        return next((n for n in self._wanted if processes == 1 and evenly(rows, n)), 1)
+        """Threads that share a pass over so many windows: what `train.microbatch_threads` resolves to."""
+        return next((n for n in self._wanted if processes == 1 and splits_evenly(rows, n)), 1)
 
     @property
     def shares(self) -> int:
         """Threads that share the windows of a pass, of one process."""
         return self.shares_of(self.micro_rows)
 
-    def recomputed_of(self, rows: int) -> Recomputed:
+    def recomputed_of(self, rows: int) -> CheckpointingMode:
         """What the backward pass computes again of so many windows: `train.activation_checkpointing`, decided.
 
         On a CPU what is cheap, where it is large: of small passes Python's part would be dearer than the memory is
@@ -102,22 +111,24 @@ class Config(Section):
         if train.activation_checkpointing != "auto":
             return train.activation_checkpointing
         large = rows * self.model.block_size * self.model.n_embd >= LARGE * self.shares_of(rows)
-        return "cheap" if large and train.device == "cpu" and train.compile == "off" else "off"
+        return "selective" if large and train.device == "cpu" and train.compile == "off" else "none"
 
     @model_validator(mode="after")
     def _patience_needs_evaluations(self) -> Config:
-        if self.train.patience and not self.evaluate.every_steps:
-            raise ValueError("train.patience counts evaluations, and evaluate.every_steps is 0; give it a number")
+        if self.train.early_stopping_patience and not self.evaluate.every_steps:
+            raise ValueError(
+                "train.early_stopping_patience counts evaluations, and evaluate.every_steps is 0; give it a number"
+            )
         return self
 
     @model_validator(mode="after")
     def _pieces_double(self) -> Config:
-        first, block = self.batches.first_context, self.model.block_size
+        first, block = self.train.seq_len_warmup_from, self.model.block_size
         if first and (block % first or (block // first).bit_count() != 1):
             fits = [block >> n for n in range(block.bit_length()) if block % (1 << n) == 0 and block >> n >= 2]
             near = min(fits, key=lambda length: abs(length - first))
             raise ValueError(
-                f"batches.first_context {first} does not become model.block_size {block} by doubling; "
+                f"train.seq_len_warmup_from {first} does not become model.block_size {block} by doubling; "
                 f"{near} does, and none never cuts"
             )
         return self
@@ -131,11 +142,6 @@ class Config(Section):
                 f"train.batch_tokens {tokens} is not a multiple of model.block_size {block}; {near} would fit"
             )
         return self
-
-
-def evenly(rows: int, n: int) -> bool:
-    """Whether `n` threads can share so many windows and none of them has much more to do than another."""
-    return rows % n == 0 or rows >= EVEN * n
 
 
 def to_yaml(config: Config) -> str:

@@ -1,58 +1,48 @@
-"""How a GPT is trained, section by section. No torch here."""
+"""Sections of a run's config besides the model: preparation, optimizer, schedule, training, evaluation. No torch."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from groundup.config.types import (
-    DEVICE_PATTERN,
+    FREE,
+    ROUNDING,
+    CheckpointingMode,
     Count,
     Decay,
     Duration,
     Fraction,
+    OnResume,
     Positive,
     Rate,
-    Recomputed,
     Section,
     Size,
-    by_comma,
+    split_commas,
 )
+from groundup.utils.system import DEVICE_PATTERN
 
 
 class PrepareConfig(Section):
-    """What to prepare where `data` holds nothing yet: as the options of `groundup prepare`."""
+    """What to prepare if `data` does not exist yet; same options as `groundup prepare`."""
 
     sources: tuple[str, ...] = ()
-    """files, folders, patterns or names, by comma; none prepares nothing"""
+    """files, folders, patterns or corpus names, separated by commas; empty: prepare nothing"""
     tokenizer: str = "gpt2"
-    """byte, char, gpt1, gpt2, bpe:SIZE[:pad] to learn one, a tokenizer.json, or a folder that holds one"""
+    """byte, char, gpt1, gpt2, bpe:SIZE[:pad] to train one, a tokenizer.json, or a folder with one"""
     column: str = "text"
-    """field of .jsonl and .parquet that holds the text"""
+    """field of .jsonl and .parquet rows that holds the text"""
     clean: str = ""
     """any of lowercase,digits,punctuation: lower the case, drop digits, drop punctuation"""
     val_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    """part of the text to hold out"""
+    """fraction of the text held out for validation"""
     max_tokens: Positive | None = None
-    """tokens to write at most, both splits together"""
+    """maximum number of tokens to write, both splits together; default: no limit"""
     max_documents: Positive | None = None
-    """documents to read at most"""
+    """maximum number of documents to read; default: no limit"""
 
-    _by_comma = field_validator("sources", mode="before")(by_comma)
-
-
-class BatchesConfig(Section):
-    """How training windows are drawn."""
-
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1337
-    """order of the windows, initial weights and dropout all follow from it"""
-    micro_batch: Size | None = None
-    """windows a forward pass; none means 16,384 tokens, fewer with a large model; changes rounding only"""
-    first_context: Annotated[int, Field(ge=2)] | None = None
-    """at first cut windows into pieces of this many tokens, which double until windows are whole; none never cuts"""
-    whole_from: Fraction = 0.5
-    """part of the horizon from which windows are whole"""
+    _split = field_validator("sources", mode="before")(split_commas)
 
 
 MUON_ONLY = ("matrix_learning_rate", "embedding_learning_rate", "head_learning_rate", "momentum")
@@ -62,31 +52,31 @@ class OptimizerConfig(Section):
     """AdamW (arXiv:1711.05101), alone or with Muon for the matrices inside the blocks; or plain SGD."""
 
     name: Literal["adamw", "muon", "sgd"] = "adamw"
-    """muon: matrices move by orthogonalised momentum, all else by AdamW; sgd: momentum alone, after Nesterov"""
+    """muon: orthogonalised momentum for matrices in blocks, AdamW for the rest; sgd: SGD with Nesterov momentum"""
     learning_rate: Rate = 1e-3
-    """peak learning rate, beside Muon that of AdamW"""
+    """peak learning rate; with Muon, that of the parameters AdamW updates"""
     matrix_learning_rate: Rate = 0.02
-    """peak learning rate of Muon's matrices"""
+    """peak learning rate of the matrices Muon updates"""
     embedding_learning_rate: Rate | None = None
-    """beside Muon, peak for the embeddings; none means learning_rate"""
+    """with Muon, peak learning rate of the embeddings; default: learning_rate"""
     head_learning_rate: Rate | None = None
-    """beside Muon, peak for an untied output head; none means learning_rate"""
+    """with Muon, peak learning rate of an untied output head; default: learning_rate"""
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.1
-    """decay of matrices, and without Muon of embeddings; never of biases and norms; decoupled, but for SGD's"""
+    """weight decay of matrices, and without Muon of embeddings; never of biases and norms; decoupled except in SGD"""
     beta1: Decay = 0.9
-    """decay of the first moment"""
+    """AdamW: decay of the first moment"""
     beta2: Decay = 0.95
-    """decay of the second moment; 0.99 for small batches"""
+    """AdamW: decay of the second moment; 0.99 for small batches"""
     eps: Annotated[float, Field(gt=0, le=1)] = 1e-8
-    """added to the root of the second moment"""
+    """AdamW: added to the root of the second moment"""
     momentum: Decay = 0.95
-    """decay of the momentum of Muon and SGD"""
+    """decay of Muon's and SGD's momentum"""
     orthogonalize: Literal["newton_schulz", "polar_express"] = "newton_schulz"
-    """how Muon does it: polar_express takes three iterations in place of five (arXiv:2505.16932)"""
+    """Muon's orthogonalisation; polar_express takes three iterations instead of five (arXiv:2505.16932)"""
     grad_clip: Annotated[float, Field(ge=0, le=1e9)] = 1.0
-    """largest global gradient norm; 0 means no clipping"""
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """evaluate and generate with a running average of the weights, which keeps this part of itself a step (0.999)"""
+    """clip the global gradient norm to this; 0: no clipping"""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """decay per step of a running average of the weights (such as 0.999), used for evaluation; default: off"""
 
 
 WARMUPS = ("warmup_steps", "warmup_tokens", "warmup_fraction")
@@ -97,25 +87,25 @@ class ScheduleConfig(Section):
     """Learning rate over the run."""
 
     name: Literal["cosine", "linear", "constant", "wsd", "inverse_sqrt", "onecycle"] = "cosine"
-    """shape after the warm-up; wsd stays at the peak, then falls in a straight line; onecycle is torch's OneCycleLR"""
+    """shape after the warm-up; wsd holds the peak, then decays linearly; onecycle is torch's OneCycleLR"""
     warmup_steps: Count | None = None
-    """steps of linear warm-up; onecycle's rise, 0.3 of the horizon unless given, follows a cosine"""
+    """steps of linear warm-up; onecycle rises along a cosine, over 0.3 of the run by default"""
     warmup_tokens: Count | None = None
-    """the same in tokens"""
+    """warm-up in tokens"""
     warmup_fraction: Fraction | None = None
-    """the same as a part of the horizon; give one of the three"""
+    """warm-up as a fraction of the run; give one of the three"""
     cooldown_steps: Positive | None = None
-    """steps over which wsd falls at the end"""
+    """wsd: steps of decay at the end"""
     cooldown_tokens: Positive | None = None
-    """the same in tokens"""
+    """wsd: decay in tokens"""
     cooldown_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    """the same as a part of the horizon; none of the three means 0.4"""
-    floor: Fraction = 0.1
-    """final learning rate as a part of the peak; onecycle has its own"""
+    """wsd: decay as a fraction of the run; default if none of the three is given: 0.4"""
+    min_lr_ratio: Fraction = 0.1
+    """final learning rate divided by the peak; not for onecycle"""
     div_factor: Annotated[float, Field(ge=1, le=1e12)] = 25.0
-    """onecycle begins at the peak divided by this"""
+    """onecycle: initial learning rate is the peak divided by this"""
     final_div_factor: Annotated[float, Field(ge=1, le=1e12)] = 1e4
-    """onecycle ends at its first learning rate divided by this"""
+    """onecycle: final learning rate is the initial one divided by this"""
 
     @model_validator(mode="after")
     def _one_of_each(self) -> ScheduleConfig:
@@ -126,115 +116,135 @@ class ScheduleConfig(Section):
         return self
 
 
-HORIZONS = ("max_steps", "max_tokens", "epochs", "budget")
+RUN_LENGTHS = ("max_steps", "max_tokens", "epochs", "max_time")
 
 
-def _switched(value: Any) -> Any:
-    """true and false mean what they meant when there was nothing between; YAML reads `off` as false."""
-    return {"true": "blocks", "false": "off"}.get(str(value).lower(), value)
+def _none_as_text(value: Any) -> Any:
+    """`none` on the command line means no value; here it is the name of a mode."""
+    return "none" if value is None else value
 
 
 class TrainConfig(Section):
-    """How long, how much at a time, and on what."""
+    """Run length, batch, and how to compute."""
 
-    max_steps: Positive | None = None
-    """horizon in steps"""
-    max_tokens: Positive | None = None
-    """horizon in tokens"""
-    epochs: Annotated[float, Field(gt=0, le=1e9)] | None = None
-    """horizon in passes over the training split"""
-    budget: Duration | None = None
-    """horizon in wall-clock time, such as 30m; the learning rate ends when the time does"""
-    stop_after: Duration | None = None
-    """stop in a checkpoint after this much training time, wherever the learning rate stands"""
-    patience: Positive | None = None
-    """stop early after this many evaluations without a lower validation loss; none never does"""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1337
+    """seed of the data order, the initial weights and dropout"""
+    max_steps: Annotated[Positive | None, FREE] = None
+    """run length in steps"""
+    max_tokens: Annotated[Positive | None, FREE] = None
+    """run length in tokens"""
+    epochs: Annotated[Annotated[float, Field(gt=0, le=1e9)] | None, FREE] = None
+    """run length in passes over the training split"""
+    max_time: Annotated[Duration | None, FREE] = None
+    """run length in wall-clock time, such as 30m; the learning-rate schedule ends with it"""
+    time_limit: Annotated[Duration | None, FREE] = None
+    """stop with a checkpoint after this much training time, wherever the schedule stands; default: off"""
+    early_stopping_patience: Annotated[Positive | None, FREE] = None
+    """stop after this many evaluations in a row without a lower validation loss; default: off"""
     batch_tokens: Positive = 8192
-    """tokens a step, over all accumulation and all processes"""
-    device: Annotated[str, Field(pattern=f"^({DEVICE_PATTERN})$")] = "auto"
+    """tokens per optimizer step, over all accumulation and all processes"""
+    micro_batch_size: Annotated[Size | None, ROUNDING] = None
+    """sequences per forward pass; default: 16,384 tokens' worth, fewer for large models"""
+    seq_len_warmup_from: Annotated[int, Field(ge=2)] | None = None
+    """start with sequences of this length and double it up to block_size (sequence-length warm-up); default: off"""
+    seq_len_warmup_until: Fraction = 0.5
+    """fraction of the run after which sequences have their full length"""
+    device: Annotated[str, Field(pattern=f"^({DEVICE_PATTERN})$"), ROUNDING] = "auto"
     """auto, cpu, cuda, cuda:N or mps"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """arithmetic of matrix products; auto: bf16 where the hardware has it and it is faster, fp16 on older GPUs"""
-    float32_matmul_precision: Literal["highest", "high", "medium"] = "high"
-    """what fp32 products on a GPU may round to: nothing, TF32 or bf16; a CPU always computes as highest"""
-    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
-    """of several processes: ddp, each has the whole model; fsdp, each a part; auto: ddp where the model fits so"""
-    compile: Annotated[str, Field(pattern=r"^[a-z0-9_,-]+$")] = "off"
-    """on, a mode or a backend of torch.compile, or several by comma, tried in turn: on,aot_eager; last of all off"""
-    activation_checkpointing: Annotated[Literal["auto", Recomputed], BeforeValidator(_switched)] = "auto"
-    """what is computed twice and not kept between: cheap, norms and nonlinearities; blocks, for a third more work"""
-    deterministic: bool = False
-    """use deterministic kernels alone: bitwise repeatable on a GPU too, somewhat slower; a CPU always is"""
-    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """CPU threads a process; none means one for each core, shared by the processes of a machine"""
-    shares: Annotated[int, Field(ge=1, le=64)] | None = None
-    """CPU threads that each take some of a pass's windows; 1 cuts every operation instead; none means up to four"""
-    log_every: Positive = 10
+    float32_matmul_precision: Annotated[Literal["highest", "high", "medium"], ROUNDING] = "high"
+    """rounding of fp32 products on a GPU: none, TF32 or bf16; no effect on a CPU"""
+    parallel: Annotated[Literal["auto", "ddp", "fsdp"], ROUNDING] = "auto"
+    """several processes: ddp replicates the model, fsdp shards it; auto: ddp if the model fits"""
+    compile: Annotated[str, Field(pattern=r"^[a-z0-9_,-]+$"), ROUNDING] = "off"
+    """on, or a mode or backend of torch.compile; several separated by commas are tried in turn: on,aot_eager"""
+    activation_checkpointing: Annotated[Literal["auto", CheckpointingMode], BeforeValidator(_none_as_text), FREE] = (
+        "auto"
+    )
+    """recompute in the backward pass instead of storing: selective: norms and activations; full: whole blocks, a
+    third more work"""
+    deterministic: Annotated[bool, ROUNDING] = False
+    """use deterministic kernels only: bitwise repeatable on a GPU too, somewhat slower; a CPU always is"""
+    threads: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, ROUNDING] = None
+    """CPU threads per process; default: one per core, shared by the processes of a machine"""
+    microbatch_threads: Annotated[Annotated[int, Field(ge=1, le=64)] | None, ROUNDING] = None
+    """CPU threads that each run part of the micro-batch; 1: let torch parallelise inside each operation; default:
+    up to 4"""
+    log_every: Annotated[Positive, FREE] = 10
     """steps between printed lines; log.jsonl has every step"""
 
     @model_validator(mode="after")
-    def _one_horizon(self) -> TrainConfig:
-        given = [name for name in HORIZONS if getattr(self, name) is not None]
+    def _one_run_length(self) -> TrainConfig:
+        given = [name for name in RUN_LENGTHS if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ValueError(f"give one horizon, not both {given[0]} and {given[1]}")
+            raise ValueError(f"give one run length, not both {given[0]} and {given[1]}")
         return self
 
 
 class EvaluateConfig(Section):
-    """Losses and samples during training; none of it touches the training itself."""
+    """Losses, tasks and samples during training; none of them affects training."""
+
+    on_resume: ClassVar[OnResume] = FREE
 
     every_steps: Count = 250
-    """steps between evaluations; 0 means only at the end"""
+    """steps between evaluations; 0: only at the end"""
     tokens: Positive | None = 100_000
-    """tokens scored of each split, spread evenly; none means the whole validation split, and as much of the other"""
+    """tokens scored per split, spread evenly; none: the whole validation split, and as much of the training split"""
     tasks: tuple[str, ...] = ()
-    """questions asked besides, by comma: hellaswag:500 asks the first 500 of HellaSwag, mine.jsonl those of a file"""
+    """tasks to run as well, by comma: hellaswag:500 (its first 500 questions), or a file such as mine.jsonl"""
     sample_every_steps: Count = 500
-    """steps between samples; 0 means only at the end"""
+    """steps between samples; 0: only at the end"""
     sample_tokens: Count = 100
-    """length of a sample in tokens; 0 means no samples"""
+    """length of a sample in tokens; 0: no samples"""
     prompt: str = ""
-    """what samples start with; empty means the start of a document"""
+    """prompt of samples; empty: start of a document"""
 
-    _by_comma = field_validator("tasks", mode="before")(by_comma)
+    _split = field_validator("tasks", mode="before")(split_commas)
 
 
 class CheckpointConfig(Section):
-    """When checkpoints are written, and how many stay."""
+    """When checkpoints are written, and how many are kept."""
+
+    on_resume: ClassVar[OnResume] = FREE
 
     every_steps: Count = 1000
-    """steps between checkpoints; 0 means only at the end and on Ctrl-C"""
+    """steps between checkpoints; 0: only at the end and when stopped"""
     every_minutes: Annotated[float, Field(gt=0, le=1e9)] | None = None
-    """minutes between checkpoints, besides"""
+    """minutes between checkpoints, in addition; default: off"""
     keep_last: Positive = 2
-    """how many checkpoints stay on disk"""
+    """number of recent checkpoints to keep"""
     keep_every: Positive | None = None
-    """checkpoints at multiples of this many steps stay for good"""
-    best: bool = True
-    """save at every evaluation that finds the lowest validation loss so far, and keep that checkpoint as well"""
-    asynchronous: bool = True
-    """write while training goes on, from a copy in memory"""
+    """keep checkpoints at multiples of this many steps for good; default: off"""
+    save_best: bool = True
+    """save at every evaluation with the lowest validation loss so far, and keep that checkpoint"""
+    async_save: bool = True
+    """write in the background, from a copy in memory"""
 
 
 class GuardConfig(Section):
-    """What happens when training goes wrong."""
+    """What to do about loss spikes and non-finite steps."""
 
-    spike: Annotated[float, Field(ge=2, le=1e6)] | None = 8.0
-    """a loss or gradient norm so many standard deviations above its running mean is logged as a spike; none: never"""
-    bad_steps: Annotated[int, Field(ge=1, le=100_000)] = 10
-    """after so many spikes or non-finite steps in a row, go back to the last checkpoint and skip their data"""
-    rollbacks: Count = 3
-    """how often a run may go back before it gives up"""
+    on_resume: ClassVar[OnResume] = FREE
+
+    spike_sigma: Annotated[float, Field(ge=2, le=1e6)] | None = 8.0
+    """log a spike when loss or gradient norm exceeds its running mean by this many standard deviations; none: off"""
+    max_bad_steps: Annotated[int, Field(ge=1, le=100_000)] = 10
+    """after this many spikes or non-finite steps in a row, roll back to the last checkpoint and skip their data"""
+    max_rollbacks: Count = 3
+    """give up after this many rollbacks"""
 
 
 class TrackingConfig(Section):
-    """Where a run is shown besides its own log.jsonl."""
+    """Experiment trackers besides the run's own log.jsonl."""
 
-    to: tuple[Literal["wandb", "trackio", "tensorboard"], ...] = ()
-    """trackers, by comma; none of them can stop a run"""
+    on_resume: ClassVar[OnResume] = FREE
+
+    backends: tuple[Literal["wandb", "trackio", "tensorboard"], ...] = ()
+    """trackers, separated by commas; none of them can stop a run"""
     project: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,127}$")] = "groundup"
-    """the project they file the run under"""
+    """project name in the tracker: letters, digits, `_`, `.` and `-`"""
     offline: bool = False
-    """contact nobody; wandb's files can be sent later by `wandb sync`"""
+    """make no network requests; upload wandb's files later with `wandb sync`"""
 
-    _by_comma = field_validator("to", mode="before")(by_comma)
+    _split = field_validator("backends", mode="before")(split_commas)

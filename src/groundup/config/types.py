@@ -1,13 +1,14 @@
-"""The kinds of values that a config is made of."""
+"""Types of config values: numbers with bounds, durations, lists, and whether a key may change on resume."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from enum import Enum
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-UNITS = {"h": 3600, "m": 60, "s": 1}  # seconds
+SECONDS_PER_UNIT = {"h": 3600, "m": 60, "s": 1}
 
 
 def parse_duration(value: Any) -> float:
@@ -17,26 +18,35 @@ def parse_duration(value: Any) -> float:
         return float(text)
     if not re.fullmatch(r"(\d+(\.\d+)?[hms])+", text):
         raise ValueError("expected a duration such as 90s, 30m or 1h30m")
-    return sum(float(number) * UNITS[unit] for number, _, unit in re.findall(r"(\d+(\.\d+)?)([hms])", text))
+    return sum(float(number) * SECONDS_PER_UNIT[unit] for number, _, unit in re.findall(r"(\d+(\.\d+)?)([hms])", text))
 
 
 # Bounds beyond anything that will be trained, and within which no product or quotient leaves the range of a float.
-LONGEST = 1e10  # seconds; three centuries
-MOST = 10**15  # steps or tokens; the largest runs of 2025 saw some 10^13 tokens
-LARGEST = 10**9  # of one dimension of a tensor
+MAX_SECONDS = 1e10  # three centuries
+MAX_TOKENS = 10**15  # or steps; the largest runs of 2025 saw some 10^13 tokens
+MAX_DIMENSION = 10**9  # of a tensor
 
-Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, le=LONGEST)]
-Positive = Annotated[int, Field(ge=1, le=MOST)]
-Count = Annotated[int, Field(ge=0, le=MOST)]
-Size = Annotated[int, Field(ge=1, le=LARGEST)]
+Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, le=MAX_SECONDS)]
+Positive = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+Count = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
+Size = Annotated[int, Field(ge=1, le=MAX_DIMENSION)]
 Rate = Annotated[float, Field(ge=1e-12, le=10)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
-Recomputed = Literal["off", "cheap", "blocks"]
-"""what a backward pass computes again instead of keeping: nothing; norms and nonlinearities; whole blocks"""
+CheckpointingMode = Literal["none", "selective", "full"]
+"""what the backward pass recomputes instead of keeping: nothing; norms and nonlinearities; whole blocks"""
 
-DEVICE_PATTERN = r"auto|cpu|mps|cuda(:\d+)?"
+
+class OnResume(Enum):
+    """Whether a config key may change when a run is resumed. Noted beside the field; FIXED where nothing is noted."""
+
+    FIXED = "fixed"  # decides what is computed: a new run is needed
+    ROUNDING = "rounding"  # the same numbers up to rounding, not bit for bit
+    FREE = "free"  # no effect on the numbers of a step
+
+
+FIXED, ROUNDING, FREE = OnResume
 
 
 class Section(BaseModel):
@@ -44,7 +54,11 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
+    on_resume: ClassVar[OnResume] = FIXED  # of the fields that note nothing of their own
 
-def by_comma(value: Any) -> Any:
-    """A text as the tuple of its parts between commas; anything else as it is."""
+
+def split_commas(value: Any) -> Any:
+    """Text as a tuple of its parts between commas, `none` and no value as an empty one; anything else as it is."""
+    if value is None or (isinstance(value, str) and value.strip().lower() == "none"):
+        return ()
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

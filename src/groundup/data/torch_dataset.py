@@ -71,7 +71,7 @@ def dataset(
 ) -> Windows:
     """A split of a folder made by `prepare` as a map-style dataset of (ids, targets), each (block_size,) int64.
 
-    Item i is window i of a training run with the same `block_size` and `batches.seed`: read it without shuffling and
+    Item i is window i of a training run with the same `block_size` and `train.seed`: read it without shuffling and
     you see what `groundup train` sees; start at i with `torch.utils.data.Subset(data, range(i, len(data)))` and you go
     on where a run stopped. The order and the cuts between windows are drawn anew for each of the `epochs`. One window's
     worth of tokens is left over an epoch, as room to shift the cuts.

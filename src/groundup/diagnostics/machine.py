@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 from groundup.diagnostics.finding import Finding, Status
-from groundup.utils.system import CGROUPS, MEMBERSHIP, free_disk, main_memory
+from groundup.utils.system import CGROUPS, MEMBERSHIP, free_disk, main_memory, usable_cores
 from groundup.utils.versions import installed, needed, satisfies
 
 ABOUT = "machine"
@@ -24,7 +24,7 @@ EXTRAS = (None, "data", "track")  # those that people use; None: what groundup a
 
 def cores() -> Finding:
     """How many cores this process may use, by affinity and by the container's quota."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = usable_cores()
     quota, load = cpu_quota(CGROUPS, MEMBERSHIP), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     values = {"cores": usable, "quota": quota, "load": load}
     many = "1 core" if usable == 1 else f"{usable} cores"

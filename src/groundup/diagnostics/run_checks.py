@@ -29,7 +29,7 @@ from groundup.utils.lock import holder
 
 WHOLE_NUMBERS, SECONDS = ("step", "tokens", "cursor"), ("elapsed", "dt")  # of progress.json
 # What a resumption cannot change, so that the run's config and its checkpoints' must agree in it.
-FIXED = ("model.", "optimizer.", "schedule.", "batches.seed", "train.batch_tokens", "train.precision")
+FIXED = ("model.", "optimizer.", "schedule.", "train.seed", "train.batch_tokens", "train.precision")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _odd_content(folder: Path) -> Iterator[str]:
     except GroundupError as error:
         yield _within(folder, str(error))
         return
-    average = (AVERAGE,) if config.optimizer.ema else ()
+    average = (AVERAGE,) if config.optimizer.ema_decay else ()
     missing = [name for name in (MODEL, state.OPTIMIZER, *average) if not (folder / name).is_file()]
     yield from (f"{name}: missing, though {SUMS} does not list it" for name in missing)
     yield from _odd_progress(folder)

@@ -76,7 +76,7 @@ def trace_step(run: Path, step: int, data: Path | None = None) -> StepTrace:
     books, skips = _books(folder)
     notes = _compared(place, books)
     tokens = Tokens.open(place, "train")
-    batches = ShuffledWindows(tokens, config.model.block_size, config.batches.seed)
+    batches = ShuffledWindows(tokens, config.model.block_size, config.train.seed)
     records = logged(folder.log, step)
     if records:
         cursor, more = int(records[-1]["cursor"]), _of_log(records)

@@ -99,24 +99,24 @@ def shortened(config: Config, total: int | None, steps: int) -> Config:
     Checkpoints half-way and at the end of `steps`, evaluations and samples in between, though small ones.
     """
     if total is None:
-        raise UsageError("train.budget: how many steps fit into it is not known here; give --train.max_steps instead")
+        raise UsageError("train.max_time: how many steps fit into it is not known here; give --train.max_steps instead")
     half = min(steps, total) // 2
     if half < 1:
         raise UsageError("train: a run of one step has nothing to resume; give a longer horizon")
-    train = {"stop_after": None, "patience": None, "log_every": 1}
-    if config.train.budget is not None:
-        train |= {"budget": None, "max_steps": total}
+    train = {"time_limit": None, "early_stopping_patience": None, "log_every": 1}
+    if config.train.max_time is not None:
+        train |= {"max_time": None, "max_steps": total}
     near = max(1, half - 1)
     tokens = min(config.train.batch_tokens, config.evaluate.tokens or config.train.batch_tokens)
     sample = min(SAMPLE, config.evaluate.sample_tokens)
     evaluate = {"every_steps": near, "tokens": tokens, "sample_every_steps": near, "sample_tokens": sample}
-    checkpoint = {"every_steps": half, "every_minutes": None, "keep_last": ALL, "best": False}
+    checkpoint = {"every_steps": half, "every_minutes": None, "keep_last": ALL, "save_best": False}
     return config.model_copy(
         update={
             "train": config.train.model_copy(update=train),
             "evaluate": config.evaluate.model_copy(update=evaluate),
             "checkpoint": config.checkpoint.model_copy(update=checkpoint),
-            "tracking": config.tracking.model_copy(update={"to": ()}),
+            "tracking": config.tracking.model_copy(update={"backends": ()}),
         }
     )
 

@@ -16,10 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from groundup.config.types import Recomputed
 
-
-def apply_activation_checkpointing(model: nn.Module, what: Recomputed) -> None:
+def apply_activation_checkpointing(model: nn.Module, what: str) -> None:
     """Let `what` there is in each block of `model.h` be computed anew in the backward pass, while it trains.
 
     Names of parameters, values and gradients stay what they are, bit for bit, dropout included.
@@ -27,10 +25,10 @@ def apply_activation_checkpointing(model: nn.Module, what: Recomputed) -> None:
     blocks = model.h
     assert isinstance(blocks, nn.ModuleList), "a stack of blocks"
     for block in blocks:
-        if what == "blocks":
+        if what == "full":
             draws = any(getattr(part, "p", 0) or getattr(part, "dropout", 0) for part in block.modules())
             block.forward = partial(_whole, block, draws)
-        elif what == "cheap":
+        elif what == "selective":
             _join(block)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 import torch.distributed as dist
 
-from groundup.errors import GroundupError, TrainingError
+from groundup.errors import ConfigError, GroundupError, TrainingError
 
 T = TypeVar("T")
 
@@ -196,3 +196,28 @@ def require_same(process_group: ProcessGroup, what: str, value: object, remedy: 
             raise GroundupError(
                 f"process {rank} on {host}: {what} {theirs}, but {everyone[0][1]} on {everyone[0][0]}; {remedy}"
             )
+
+
+def own_device(wanted: str, process_group: ProcessGroup) -> torch.device:
+    """This process's device: of the GPUs of a machine, each process there has its own.
+
+    ConfigError where two processes have the same, or where one is named for all. A process may see one GPU alone, its
+    own, as with srun's `--gpus-per-task 1`.
+    """
+    device = torch.device(wanted)
+    if process_group.size == 1 or device.type == "cpu":
+        return device
+    if device.type != "cuda" or device.index is not None:
+        raise ConfigError(f"train.device: {wanted} cannot be shared by {process_group.size} processes; use cuda or cpu")
+    device = torch.device("cuda", process_group.local_rank % torch.cuda.device_count())
+    everyone = process_group.all_gather_object(
+        (socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid))
+    )
+    for rank, (host, gpu) in enumerate(everyone):
+        if (host, gpu) in everyone[:rank]:
+            first = everyone.index((host, gpu))
+            raise ConfigError(
+                f"train.device: processes {first} and {rank} on {host} would share one GPU; start no more processes "
+                "there than it has GPUs"
+            )
+    return device

@@ -16,8 +16,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from groundup.config.schema import evenly
 from groundup.errors import TrainingError
+from groundup.utils.system import splits_evenly
 
 
 def thread_parallel(loss_sum: nn.Module, n: int) -> nn.Module:
@@ -41,7 +41,7 @@ class ThreadParallelLoss(nn.Module):
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """(B, T) and (B, T) -> scalar, or (B,) where the loss gives that."""
-        if not evenly(len(ids), self.n):
+        if not splits_evenly(len(ids), self.n):
             return cast(Tensor, self.loss_sum(ids, targets))
         parts = list(zip(ids.tensor_split(self.n), targets.tensor_split(self.n), strict=True))
         if torch.is_grad_enabled():
@@ -121,7 +121,9 @@ def _pool(n: int, threads: int) -> ThreadPoolExecutor:
     except BaseException as error:
         all_there.abort()  # those that are there would wait for ever
         if isinstance(error, RuntimeError) and not isinstance(error, BrokenBarrierError):
-            raise TrainingError(f"train.shares: {error}, of {n}; give --train.shares 1") from error
+            raise TrainingError(
+                f"train.microbatch_threads: {error}, of {n}; give --train.microbatch_threads 1"
+            ) from error
         raise
     finally:
         torch.set_num_threads(before)  # of this thread, and of those to come

@@ -48,7 +48,7 @@ class EachWindow(nn.Module):
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """(B, T) and (B, T) -> (B,); targets equal to `IGNORED` are not scored."""
         gpt, x = self.gpt, self.gpt.features(ids, targets=targets).flatten(0, 1)  # (B·T, C)
-        vocab, softcap = gpt.config.vocab, gpt.config.softcap
+        vocab, softcap = gpt.config.vocab, gpt.config.logit_softcap
         nats = linear_cross_entropy_rows(
             x, gpt.reading, targets.flatten(), vocab=vocab, softcap=softcap, ignore_index=IGNORED
         )

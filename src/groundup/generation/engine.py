@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from groundup.errors import UsageError
+from groundup.generation.sampling import Sampler
 from groundup.model.context import KVCache
 from groundup.model.gpt import GPT
+from groundup.tokenizers.registry import Tokenizer
 
 
 @torch.inference_mode()
@@ -65,3 +68,64 @@ class TextStream:
     def feed(self, token: int) -> str:
         """The text that became certain with this token; may be empty. Bytes that are no UTF-8 become U+FFFD."""
         return self._decoder.decode(self._decode_bytes([token]))
+
+
+def stream_text(
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompt: str,
+    sampler: Sampler,
+    *,
+    device: torch.device,
+    num_samples: int = 1,
+    max_tokens: int = 100,
+) -> Iterator[list[str]]:
+    """Continue `prompt` in `num_samples` ways: the new text of each sample, token by token; never half a character.
+
+    Raises TokenizerError, UsageError.
+    """
+    if num_samples < 1:
+        raise UsageError(f"num_samples {num_samples}: must be 1 or more")
+    if max_tokens < 0:
+        raise UsageError(f"max_tokens {max_tokens}: must be 0 or more")
+    texts = [TextStream(tokenizer.decode_bytes) for _ in range(num_samples)]
+    rows = stream(
+        model,
+        prompt_ids(tokenizer, prompt),
+        sampler,
+        device=device,
+        rows=num_samples,
+        max_tokens=max_tokens,
+        end_of_text=tokenizer.end_of_text,
+    )
+    for ids in rows:
+        yield ["" if i is None else text.feed(i) for i, text in zip(ids, texts, strict=True)]
+
+
+def complete(
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompt: str,
+    sampler: Sampler,
+    *,
+    device: torch.device,
+    num_samples: int = 1,
+    max_tokens: int = 100,
+) -> list[str]:
+    """`stream_text` to the end: each sample as a whole, the prompt included."""
+    texts = [prompt_text(tokenizer, prompt)] * num_samples
+    for pieces in stream_text(
+        model, tokenizer, prompt, sampler, device=device, num_samples=num_samples, max_tokens=max_tokens
+    ):
+        texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
+    return texts
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The ids to continue; without a prompt, those that begin a document. TokenizerError where it cannot be said."""
+    return tokenizer.encode(prompt).tolist() or [tokenizer.end_of_text]
+
+
+def prompt_text(tokenizer: Tokenizer, prompt: str) -> str:
+    """The prompt as a lossy tokenizer lets the model read it, so that what follows fits on; else as it is."""
+    return prompt if tokenizer.lossy is None else tokenizer.decode(tokenizer.encode(prompt).tolist())

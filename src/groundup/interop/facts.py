@@ -51,7 +51,7 @@ def collect_card_info(loaded: LoadedModel, name: str, licence: str, run: Path | 
 def _padding(loaded: LoadedModel) -> int:
     """Numbers in the rows that only pad the vocabulary."""
     model = loaded.config.model
-    return (model.padded_vocab - model.vocab) * model.n_embd * (1 if model.tied else 2)
+    return (model.padded_vocab - model.vocab) * model.n_embd * (1 if model.tie_embeddings else 2)
 
 
 def _manifest(loaded: LoadedModel) -> Manifest | None:
@@ -101,9 +101,9 @@ def _origin(config: Config, progress: dict[str, Any]) -> str:
         if isinstance(imported, dict) and imported:
             source = str(imported.get("source", ""))
             return source.removeprefix(PREFIX) if source.startswith(PREFIX) else f"a {imported.get('kind', 'model')}"
-        if not config.init:
+        if not config.init_from:
             break
-        folder = Path(config.init)
+        folder = Path(config.init_from)
         name = folder.parent.parent.name if folder.parent.name == "checkpoints" else folder.name
         try:
             config, progress = Config.model_validate(read_config(folder)), read_json(folder / PROGRESS)

@@ -27,8 +27,8 @@ ARCHITECTURE, TOKENIZER, PATTERN = "gpt2", "gpt2", "gpt-2"
 
 # What llama.cpp's gpt2 computes, whatever the file says. Its GELU is the tanh form.
 DEMANDS: Mapping[str, Any] = {
-    "block": "pre_norm", "norm": "layernorm", "positions": "learned", "qk_norm": False, "embedding_norm": False,
-    "softcap": None, "activation": "gelu_tanh",
+    "norm_position": "pre_norm", "norm": "layernorm", "position_embedding": "learned", "qk_norm": False,
+    "embedding_norm": False, "logit_softcap": None, "activation": "gelu_tanh",
 }  # fmt: skip
 
 BOUND = 1e-2  # of the largest logit: ggml looks GELU up in a table of fp16

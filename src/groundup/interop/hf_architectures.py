@@ -69,14 +69,15 @@ _NANOCHAT_NAMES: Names = {
 
 _OPENAI_FIELDS = {
     "n_layer": "n_layer", "n_head": "n_head", "n_embd": "n_embd", "block_size": "n_positions",
-    "vocab_size": "vocab_size", "norm_eps": "layer_norm_epsilon", "tied": "tie_word_embeddings",
+    "vocab_size": "vocab_size", "norm_eps": "layer_norm_epsilon", "tie_embeddings": "tie_word_embeddings",
 }  # fmt: skip
 _OPENAI_DEFAULTS = {
     "n_layer": 12, "n_head": 12, "n_embd": 768, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
     "resid_pdrop": 0.1,
 }  # fmt: skip
 _OPENAI_PARTS = {
-    "norm": "layernorm", "positions": "learned", "qk_norm": False, "embedding_norm": False, "softcap": None, "ngram": 1,
+    "norm": "layernorm", "position_embedding": "learned", "qk_norm": False, "embedding_norm": False,
+    "logit_softcap": None, "ngram": 1,
 }  # fmt: skip
 _DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 _SUMMARY = {"initializer_range": 0.02, "summary_type": "cls_index", "summary_use_proj": True}
@@ -85,7 +86,7 @@ FAMILIES: dict[str, Family] = {
     "gpt2": Family(
         model_type="gpt2",
         architecture="GPT2LMHeadModel",
-        fixed={"block": "pre_norm", **_OPENAI_PARTS},
+        fixed={"norm_position": "pre_norm", **_OPENAI_PARTS},
         activations={
             "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh",
             "gelu": "gelu", "gelu_python": "gelu", "relu": "relu", "relu2": "relu2",
@@ -103,7 +104,7 @@ FAMILIES: dict[str, Family] = {
     "openai-gpt": Family(
         model_type="openai-gpt",
         architecture="OpenAIGPTLMHeadModel",
-        fixed={"block": "post_norm", **_OPENAI_PARTS},
+        fixed={"norm_position": "post_norm", **_OPENAI_PARTS},
         activations={"gelu": "gelu_tanh", "relu": "relu"},  # what it calls gelu is the tanh form
         fields=_OPENAI_FIELDS,
         defaults=_OPENAI_DEFAULTS | {"n_positions": 512, "vocab_size": 40478, "afn": "gelu"},
@@ -117,8 +118,8 @@ FAMILIES: dict[str, Family] = {
         model_type="nanochat",
         architecture="NanoChatForCausalLM",
         fixed={
-            "block": "pre_norm", "norm": "rmsnorm", "positions": "rotary", "qk_norm": True, "embedding_norm": True,
-            "bias": False, "ngram": 1,
+            "norm_position": "pre_norm", "norm": "rmsnorm", "position_embedding": "rotary", "qk_norm": True,
+            "embedding_norm": True, "bias": False, "ngram": 1,
         },
         activations={
             "relu2": "relu2", "relu": "relu", "gelu": "gelu", "gelu_python": "gelu",
@@ -127,7 +128,8 @@ FAMILIES: dict[str, Family] = {
         fields={
             "n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_embd": "hidden_size",
             "n_inner": "intermediate_size", "block_size": "max_position_embeddings", "vocab_size": "vocab_size",
-            "norm_eps": "rms_norm_eps", "tied": "tie_word_embeddings", "softcap": "final_logit_softcapping",
+            "norm_eps": "rms_norm_eps", "tie_embeddings": "tie_word_embeddings",
+            "logit_softcap": "final_logit_softcapping",
         },
         defaults={
             "num_hidden_layers": 12, "num_attention_heads": 6, "hidden_size": 768, "intermediate_size": 8192,

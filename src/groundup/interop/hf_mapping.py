@@ -30,7 +30,9 @@ EMBEDDINGS = ("wte.weight", "lm_head.weight")
 def family_of(config: ModelConfig) -> Family:
     """The family that computes what such a model does; UsageError names the settings that none has."""
     misfits = {name: list(_misfits(family, config)) for name, family in FAMILIES.items()}
-    nearest = min(misfits, key=lambda name: (len(misfits[name]), FAMILIES[name].fixed["block"] != config.block))
+    nearest = min(
+        misfits, key=lambda name: (len(misfits[name]), FAMILIES[name].fixed["norm_position"] != config.norm_position)
+    )
     if misfits[nearest]:
         raise UsageError(
             f"no architecture of transformers computes this model; nearest is {nearest}, where "
@@ -118,7 +120,7 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
 
 def _rotation(family: Family, values: Mapping[str, Any]) -> dict[str, Any]:
     """Where nanochat's config.json, of this version of transformers or of the last, tells how fast to turn."""
-    if family.fixed["positions"] != "rotary":
+    if family.fixed["position_embedding"] != "rotary":
         return {}
     rope = values.get("rope_parameters") or {}
     if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
@@ -156,9 +158,9 @@ def untied(config: ModelConfig, tensors: Mapping[str, Tensor]) -> ModelConfig:
     (part,) = family.names["wte.weight"]
     embedding = tensors.get(part, tensors.get(part.removeprefix(family.prefix)))
     head = tensors.get("lm_head.weight")
-    if not config.tied or head is None or embedding is None or equal(head, embedding):
+    if not config.tie_embeddings or head is None or embedding is None or equal(head, embedding):
         return config
-    return config.model_copy(update={"tied": False})
+    return config.model_copy(update={"tie_embeddings": False})
 
 
 def equal(a: Tensor, b: Tensor) -> bool:
@@ -215,7 +217,7 @@ def padded(config: ModelConfig, name: str, tensor: Tensor) -> Tensor:
 def _tensors(family: Family, config: ModelConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Every tensor of such a model: our name, their names."""
     for name, parts in family.names.items():
-        if name == "lm_head.weight" and config.tied:
+        if name == "lm_head.weight" and config.tie_embeddings:
             continue
         for layer in range(config.n_layer if "*" in name else 1):
             yield name.replace("*", str(layer)), tuple(part.replace("*", str(layer)) for part in parts)

@@ -61,7 +61,7 @@ def import_model(
     revision: str | None = None,
     overwrite: bool = False,
 ) -> Imported:
-    """Write the model at `source` to `out` as a checkpoint that `generate`, `evaluate` and `train(init=...)` take.
+    """Write the model at `source` to `out` as a checkpoint that `generate`, `evaluate` and `train(init_from=...)` take.
 
     `source`: `hf:OWNER/NAME` of the hub, a folder of transformers (GPT-2, GPT-1 and nanochat architectures), a
     checkpoint of nanoGPT or build-nanogpt, a .bin of llm.c. `tokenizer`: what `prepare` takes; by default the one

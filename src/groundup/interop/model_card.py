@@ -111,9 +111,9 @@ def _training(facts: ModelCardInfo) -> Iterator[tuple[str, str]]:
     yield "weight decay", f"{optimizer.weight_decay:g}"
     yield "dropout", f"{config.model.dropout:g}"
     yield "precision", config.train.precision
-    yield "seed", str(config.batches.seed)
+    yield "seed", str(config.train.seed)
     if facts.averaged:
-        yield "weights", f"running average, {optimizer.ema:g} kept a step"
+        yield "weights", f"running average, {optimizer.ema_decay:g} kept a step"
 
 
 def _losses(facts: ModelCardInfo) -> Iterator[str]:

@@ -29,8 +29,8 @@ FILES = frozenset({CHECKPOINT, META})
 
 # What nanoGPT's model.py computes, whatever a checkpoint says.
 DEMANDS: Mapping[str, Any] = {
-    "block": "pre_norm", "norm": "layernorm", "norm_eps": 1e-5, "positions": "learned", "qk_norm": False,
-    "embedding_norm": False, "softcap": None, "tied": True, "ngram": 1,
+    "norm_position": "pre_norm", "norm": "layernorm", "norm_eps": 1e-5, "position_embedding": "learned",
+    "qk_norm": False, "embedding_norm": False, "logit_softcap": None, "tie_embeddings": True, "ngram": 1,
 }  # fmt: skip
 GELUS = ("gelu", "gelu_tanh")  # its own is the first
 

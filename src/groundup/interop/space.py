@@ -34,7 +34,7 @@ from groundup.tokenizers.registry import Tokenizer
 GRADIO = "gradio>=6.31,<7"  # as the extra `serve` in pyproject.toml
 SDK = "6.31.0"  # the version that the hub is to install, of those the one that the tests run with
 RELEASE = re.compile(r"\d+\.\d+\.\d+", re.ASCII)  # of torch: no nightly or own build, which no index has
-PUBLIC = ("model", "batches", "optimizer", "schedule", "train")  # sections that can name no folder, text or person
+PUBLIC = ("model", "optimizer", "schedule", "train")  # sections that can name no folder, text or person
 NAMED = 3  # texts that the page names; the card has them all
 
 

@@ -86,7 +86,7 @@ def _check_stored(path: Path) -> None:
         for member in archive.infolist():
             if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
                 raise CheckpointError(
-                    f"{path.name}: {printable(member.filename)} in it is compressed, as torch never writes; save it again"
+                    f"{path.name}: {printable(member.filename)} in it is compressed, unlike torch files; save it again"
                 )
 
 
@@ -132,7 +132,7 @@ def read_pickle(path: Path) -> ImportedModel:
     tied = "lm_head.weight" not in tensors or equal(tensors["lm_head.weight"], tensors.get("wte.weight", ABSENT))
     if tied:
         tensors.pop("lm_head.weight", None)
-    config = shape(path, values | {"tied": tied})
+    config = shape(path, values | {"tie_embeddings": tied})
     notes = (EXACT,) if nano else ()
     kind = "nanoGPT checkpoint" if nano else "build-nanogpt checkpoint"
     return ImportedModel(kind, config, check_tensors(path, config, tensors), notes=notes)

@@ -31,16 +31,16 @@ class GPT(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        block = BLOCKS[config.block]
+        block = BLOCKS[config.norm_position]
         self.wte = nn.Embedding(config.padded_vocab, config.n_embd)
-        self.wpe = POSITIONS[config.positions](config)
+        self.wpe = POSITIONS[config.position_embedding](config)
         self.ngrams = NGrams(config) if config.ngram > 1 else NoNGrams()
         self.ln_e = norm(config, present=config.embedding_norm)
         self.drop = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.h = nn.ModuleList(block(config, layer) for layer in range(config.n_layer))
         self.ln_f = norm(config, present=not block.ends_normed)
         self.lm_head = nn.Linear(config.n_embd, config.padded_vocab, bias=False)
-        if config.tied:
+        if config.tie_embeddings:
             self.lm_head.weight = self.wte.weight
         self.causal = Causal()
 
@@ -85,7 +85,7 @@ class GPT(nn.Module):
 
     def head(self, x: Tensor) -> Tensor:
         """Logits over the padded vocabulary, pads at -inf: (…, C) -> (…, P)."""
-        return softcap_and_mask(F.linear(x, self.reading), vocab=self.config.vocab, softcap=self.config.softcap)
+        return softcap_and_mask(F.linear(x, self.reading), vocab=self.config.vocab, softcap=self.config.logit_softcap)
 
 
 class NextTokenLoss(nn.Module):
@@ -101,7 +101,7 @@ class NextTokenLoss(nn.Module):
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """(B, T) and (B, T) -> scalar; targets equal to `IGNORED` are not scored."""
         gpt, x = self.gpt, self.gpt.features(ids, targets=targets).flatten(0, 1)  # (B·T, C)
-        vocab, softcap = gpt.config.vocab, gpt.config.softcap
+        vocab, softcap = gpt.config.vocab, gpt.config.logit_softcap
         return linear_cross_entropy(
             x, gpt.reading, targets.flatten(), vocab=vocab, softcap=softcap, ignore_index=IGNORED
         )

@@ -29,7 +29,7 @@ def _modern(name: str, config: ModelConfig) -> float:
         return 0.0
     if name == "ngrams.up.weight":  # what is said is a share of one, and stands beside an embedding of unit numbers
         return 2 * ((config.ngram - 1) * config.ngram_codes) ** -0.5
-    if config.tied and name in ("wte.weight", "wpe.weight"):
+    if config.tie_embeddings and name in ("wte.weight", "wpe.weight"):
         # A tied head cannot be silent. The stream still is the token's own embedding, normed to length sqrt(C), so a
         # token's logit for itself is about C times this: 1, where 0.02 would bet e^15 to 1 on it in a width of 768.
         return 1 / config.n_embd

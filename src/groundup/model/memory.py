@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Literal
 
 from groundup.config.model import ModelConfig
-from groundup.config.types import Recomputed
+from groundup.config.types import CheckpointingMode
 from groundup.kernels.chunking import chunk_rows, whole
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -23,7 +23,7 @@ BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 def activation_bytes(
-    config: ModelConfig, precision: Precision, device: str = "cpu", *, recompute: Recomputed = "off"
+    config: ModelConfig, precision: Precision, device: str = "cpu", *, recompute: CheckpointingMode = "none"
 ) -> int:
     """Bytes kept a token of a micro-batch, from the embedding to what the head reads, logits left out.
 
@@ -35,20 +35,20 @@ def activation_bytes(
     """
     C, e = config.n_embd, BYTES[precision]
     statistics = FP32 * (2 if config.norm == "layernorm" else 1)  # bytes a normed vector: its scale, and its mean
-    once = config.activation == "relu" or recompute == "cheap"  # ReLU's output is all that its gradient needs
+    once = config.activation == "relu" or recompute == "selective"  # ReLU's output is all that its gradient needs
     inner = config.inner * e * (1 if once else 2)
-    again = recompute == "cheap" and config.block == "pre_norm"  # after it, norms give the stream itself
+    again = recompute == "selective" and config.norm_position == "pre_norm"  # after it, norms give the stream itself
     block = 2 * FP32 * C + (3 + 1) * e * C + inner + (0 if again else 2 * (e * C + statistics))
     block += _position_and_norm_bytes(config, precision, device) + _attention_bytes(config, precision, device)
     block += 2 * _mask_bytes(e, device) * C if config.dropout else 0  # of both branches
-    ends = e * C + (FP32 * C + statistics if config.block == "pre_norm" else 0)
+    ends = e * C + (FP32 * C + statistics if config.norm_position == "pre_norm" else 0)
     ends += FP32 * C + statistics if config.embedding_norm else 0
     ends += _mask_bytes(FP32, device) * C if config.dropout else 0
-    runs, V = config.ngram - 1, config.vocab if config.ngrams_speak else 0
+    runs, V = config.ngram - 1, config.vocab if config.ngrams_add_logits else 0
     if runs:
         ends += e * runs * (config.ngram_codes + SAID)  # what the tables said
         ends += runs * FP32 * V + e * V  # shares, of each table and together
-    return (config.n_layer * FP32 * C + block if recompute == "blocks" else config.n_layer * block) + ends
+    return (config.n_layer * FP32 * C + block if recompute == "full" else config.n_layer * block) + ends
 
 
 def loss_bytes(config: ModelConfig, precision: Precision, tokens: int, device: str = "cpu") -> int:
@@ -61,9 +61,9 @@ def loss_bytes(config: ModelConfig, precision: Precision, tokens: int, device: s
     """
     P, C, e = config.padded_vocab, config.n_embd, BYTES[precision]
     if whole(tokens, P):
-        return tokens * P * (3 * FP32 + (e if config.softcap else 0))
+        return tokens * P * (3 * FP32 + (e if config.logit_softcap else 0))
     n, half = chunk_rows(tokens, P, device), precision != "fp32"
-    work = 0 if device == "cuda" else n * P * FP32 * (1 + bool(config.softcap) + half)
+    work = 0 if device == "cuda" else n * P * FP32 * (1 + bool(config.logit_softcap) + half)
     return n * P * e + max(work, e * P * C if half else 0) + FP32 * C * (P + tokens)
 
 
@@ -79,7 +79,7 @@ def _position_and_norm_bytes(config: ModelConfig, precision: Precision, device: 
     C = config.n_embd
     # Attention spelt out copies q, k and v anyway, and then keeps the copies alone.
     e = 0 if _spelt_out(config, precision, device) else BYTES[precision]
-    rotary = config.positions == "rotary"
+    rotary = config.position_embedding == "rotary"
     if not config.qk_norm:
         return 2 * e * C if rotary else 0  # q and k, rotated
     statistics = 2 * config.n_head * FP32 * (2 if config.norm == "layernorm" else 1)

@@ -83,7 +83,7 @@ class NGrams(NoNGrams):
         self.code = _fixed(self.vocab, W)
         self.tables = nn.ParameterList(_fixed(rows, W + 1) for rows in self.sizes)  # sums of codes, and how many
         self.up = nn.Linear(len(self.sizes) * (W + SAID), config.n_embd, bias=False)
-        self.speaks = config.ngrams_speak  # codes keep all tokens apart, so that shares can be read off
+        self.speaks = config.ngrams_add_logits  # codes keep all tokens apart, so that shares can be read off
         if self.speaks:  # how much each length's shares count
             self.trust = nn.Parameter(torch.full((len(self.sizes),), FIRST_TRUST))
         self.leaves_out = False  # also where it does not train

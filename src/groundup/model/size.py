@@ -16,15 +16,15 @@ def parameters_by_part(config: ModelConfig) -> dict[str, int]:
     C, inner, b = config.n_embd, config.inner, int(config.bias)
     norm = C + b * C if config.norm == "layernorm" else 0
     head_norm = norm // C * (C // config.n_head) if config.qk_norm else 0
-    norms = 2 * config.n_layer + config.embedding_norm + (config.block == "pre_norm")
+    norms = 2 * config.n_layer + config.embedding_norm + (config.norm_position == "pre_norm")
     return {
         "token embedding": config.vocab * C,
-        "positions": config.block_size * C if config.positions == "learned" else 0,
+        "positions": config.block_size * C if config.position_embedding == "learned" else 0,
         "n-grams": _up(config) + _trust(config),
         "attention": config.n_layer * (4 * C * C + b * 4 * C),
         "feed-forward": config.n_layer * (2 * C * inner + b * (inner + C)),
         "norms": norms * norm + config.n_layer * head_norm,
-        "head": 0 if config.tied else config.vocab * C,
+        "head": 0 if config.tie_embeddings else config.vocab * C,
     }
 
 
@@ -39,18 +39,18 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     C, inner, b = config.n_embd, config.inner, config.bias
     linear = {"attn.c_attn": (3 * C, C), "attn.c_proj": (C, C), "mlp.c_fc": (inner, C), "mlp.c_proj": (C, inner)}
     norms = {"ln_1": C, "ln_2": C} | ({"attn.qk_norm": C // config.n_head} if config.qk_norm else {})
-    outer = {"ln_e": config.embedding_norm, "ln_f": config.block == "pre_norm"}
+    outer = {"ln_e": config.embedding_norm, "ln_f": config.norm_position == "pre_norm"}
     block: dict[str, tuple[int, ...]] = {f"{name}.weight": size for name, size in linear.items()}
     block |= {f"{name}.bias": size[:1] for name, size in linear.items() if b}
     found: dict[str, tuple[int, ...]] = {"wte.weight": (config.padded_vocab, C)}
-    if config.positions == "learned":
+    if config.position_embedding == "learned":
         found["wpe.weight"] = (config.block_size, C)
     if config.ngram > 1:
         found["ngrams.code"] = (config.vocab, config.ngram_codes)
         found |= {f"ngrams.tables.{n}": (rows, config.ngram_codes + 1) for n, rows in enumerate(config.ngram_tables)}
         found["ngrams.up.weight"] = (C, _up(config) // C)
         found |= {"ngrams.trust": (_trust(config),)} if _trust(config) else {}
-    if not config.tied:
+    if not config.tie_embeddings:
         found["lm_head.weight"] = (config.padded_vocab, C)
     if config.norm == "layernorm":  # the other kind has no weights
         kinds = ("weight", "bias") if b else ("weight",)
@@ -78,4 +78,4 @@ def _up(config: ModelConfig) -> int:
 
 def _trust(config: ModelConfig) -> int:
     """Weights of what n-grams say of each next token, where their codes keep all tokens apart."""
-    return len(config.ngram_tables) if config.ngrams_speak else 0
+    return len(config.ngram_tables) if config.ngrams_add_logits else 0

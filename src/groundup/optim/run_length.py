@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from groundup.config.schema import Config
 from groundup.errors import ConfigError
 
-if TYPE_CHECKING:
-    from groundup.training.loop import Progress  # which needs torch; a plan does without
+
+class Progress(Protocol):
+    """How far a run is."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps finished."""
+        ...
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training."""
+        ...
+
+    @property
+    def dt(self) -> float:
+        """Seconds of the last step."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -46,12 +62,14 @@ class TimeLength:
 def build_run_length(config: Config, windows: int) -> StepLength | TimeLength:
     """The horizon that `config.train` asks for; `windows` is the length of an epoch. ConfigError when there is none."""
     train = config.train
-    if train.budget is not None:
-        return TimeLength(train.budget)
+    if train.max_time is not None:
+        return TimeLength(train.max_time)
     if train.max_steps is not None:
         return StepLength(train.max_steps)
     if train.max_tokens is not None:
         return StepLength(math.ceil(train.max_tokens / train.batch_tokens))
     if train.epochs is not None:
         return StepLength(max(1, math.ceil(train.epochs * windows / config.rows)))  # even 5e-324 epochs are a step
-    raise ConfigError("train: no horizon; give --train.max_steps, --train.max_tokens, --train.epochs or --train.budget")
+    raise ConfigError(
+        "train: no horizon; give --train.max_steps, --train.max_tokens, --train.epochs or --train.max_time"
+    )

@@ -88,7 +88,7 @@ def shaped(config: ScheduleConfig, warmup: Span) -> Schedule:
     def rate(step: int, fraction: float) -> float:
         part = 0.0 if overlaps else warmup.share(step, fraction)
         x = (fraction - part) / (1.0 - part) if part < 1.0 else 0.0
-        low = config.floor
+        low = config.min_lr_ratio
         return min(1.0, warmup.passed(step, fraction)) * (low + (1.0 - low) * shape(min(1.0, max(0.0, x))))
 
     return rate
@@ -106,7 +106,7 @@ def wsd(config: ScheduleConfig, warmup: Span, cooldown: Span) -> Schedule:
     def rate(step: int, fraction: float) -> float:
         share = cooldown.share(step, fraction)  # 0 at the first step by the clock
         fall = min(1.0, max(0.0, 1.0 - fraction) / share) if share else 1.0
-        return min(1.0, warmup.passed(step, fraction)) * (config.floor + (1.0 - config.floor) * fall)
+        return min(1.0, warmup.passed(step, fraction)) * (config.min_lr_ratio + (1.0 - config.min_lr_ratio) * fall)
 
     return rate
 
@@ -119,7 +119,7 @@ def inverse_sqrt(config: ScheduleConfig, warmup: Span) -> Schedule:
 
     def rate(step: int, fraction: float) -> float:
         passed = min(warmup.passed(step, fraction), step + 1.0)
-        return passed if passed < 1.0 else max(config.floor, passed**-0.5)
+        return passed if passed < 1.0 else max(config.min_lr_ratio, passed**-0.5)
 
     return rate
 
@@ -150,7 +150,7 @@ def _between(start: float, end: float, x: float) -> float:
 
 
 def build_schedule(config: ScheduleConfig, peak: float, total_steps: int | None, tokens_a_step: int = 1) -> Schedule:
-    """Warm-up to `peak`, then `config.name` down to `config.floor · peak` at the end of the horizon.
+    """Warm-up to `peak`, then `config.name` down to `config.min_lr_ratio · peak` at the end of the horizon.
 
     `total_steps` is None where the horizon is a time. `tokens_a_step` turns lengths in tokens into steps. ConfigError
     where a warm-up and a cooldown do not both fit in.

@@ -160,7 +160,7 @@ class ClusterPlan:
     @property
     def compute(self) -> float:
         """Seconds of arithmetic a step."""
-        again = RECOMPUTED if self.plan.config.train.activation_checkpointing == "blocks" else 1
+        again = RECOMPUTED if self.plan.config.train.activation_checkpointing == "full" else 1
         return again * self.rows * self.plan.config.model.block_size / self.speed.tokens_per_s
 
     @property

@@ -119,7 +119,7 @@ def cluster_warnings(forms: tuple[ClusterPlan, ...]) -> Iterator[str]:
     c, plan = first.cluster, first.plan
     if not any(form.fits for form in forms):
         least = human_bytes(min(form.memory.total for form in forms))
-        remedy = "give --batches.micro_batch 1, --train.activation_checkpointing blocks, or a GPU with more"
+        remedy = "give --train.micro_batch_size 1, --train.activation_checkpointing full, or a GPU with more"
         yield f"{least} are more than the {human_bytes(c.gpu.memory)} of a GPU in either form; {remedy}"
     elif not first.fits:
         yield f"DDP needs {human_bytes(first.memory.total)}, a GPU has {human_bytes(c.gpu.memory)}; FSDP2 alone fits"

@@ -8,12 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from statistics import median
 
-from groundup.checkpoint.run_folder import RunFolder, read_log
 from groundup.config.schema import Config
-from groundup.errors import CheckpointError
 from groundup.model.memory import FP32, Precision, activation_bytes, loss_bytes, weight_copy_bytes
 from groundup.model.size import counted, flops_per_token, parameters, parameters_by_part
 from groundup.optim.run_length import StepLength, TimeLength, build_run_length
@@ -23,7 +19,6 @@ PROGRAM = 340e6  # bytes of Python, torch and its threads on a CPU: resident mem
 # layers, about half of what the activations need. Larger pieces go back to the system at once.
 SLACK, SLACK_UP_TO = 0.5, 32 * 2**20  # share; bytes
 CERTAINLY = 1.5  # times the memory there is: so far no estimate was wrong
-SLOWEST, FASTEST = 1e-6, 1e15  # tokens a second; beyond either, the arithmetic of times says nothing
 LOG_RECORD = 220  # bytes of a step in log.jsonl: 200 in a short run, more with longer numbers
 
 
@@ -97,7 +92,7 @@ class Plan:
     def padding(self) -> int:
         """Parameters in embedding rows past the vocabulary: memory and work, but nothing learnt."""
         m = self.config.model
-        return (m.padded_vocab - m.vocab) * m.n_embd * (1 if m.tied else 2)
+        return (m.padded_vocab - m.vocab) * m.n_embd * (1 if m.tie_embeddings else 2)
 
     @property
     def flops(self) -> int:
@@ -170,7 +165,7 @@ class Plan:
             "muon": 2 * weights - matrices,
             "sgd": weights if optimizer.momentum else 0,
         }[optimizer.name]
-        return FP32 * (moments + (weights if optimizer.ema else 0))
+        return FP32 * (moments + (weights if optimizer.ema_decay else 0))
 
     @cached_property
     def horizon(self) -> StepLength | TimeLength | None:
@@ -238,7 +233,7 @@ class Plan:
     def checkpoints(self) -> int:
         """The most that are on disk at once: those kept, the best, and one more while it is written."""
         c = self.config
-        best = c.checkpoint.best and not (self.data and self.data.val_tokens < 2)
+        best = c.checkpoint.save_best and not (self.data and self.data.val_tokens < 2)
         at_most = c.checkpoint.keep_last + 1 + best
         if self.steps is None:
             return at_most
@@ -259,18 +254,3 @@ class Plan:
 def times(steps: int, every: int) -> int:
     """How often something happens that happens every `every` steps (0: never) and at the end."""
     return -(-steps // every) if every else 1
-
-
-def speed_of(run: Path, flops: int) -> Speed:
-    """The median speed of a run, scaled to a model of `flops` a token. CheckpointError when it logged no step."""
-    folder = RunFolder(run)
-    model = folder.config().model
-    try:
-        found = [r["tokens_per_s"] for r in read_log(folder.log) if r.get("event") == "step"]
-        speed = median(found) * flops_per_token(model) / flops
-    except (OSError, ValueError, KeyError, TypeError):  # median of nothing is a ValueError
-        raise CheckpointError(f"{folder.log}: no step was logged there; give a run that has trained") from None
-    if not SLOWEST <= speed <= FASTEST:
-        raise CheckpointError(f"{folder.log}: its speed is {speed}; give a run that has trained")
-    scaled = "" if flops_per_token(model) == flops else ", scaled by FLOPs a token"
-    return Speed(speed, f"as in {run}{scaled}")

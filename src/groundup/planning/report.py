@@ -102,7 +102,7 @@ def warnings(plan: Plan) -> Iterator[str]:
             f"give more text, or --train.epochs {EPOCHS}"
         )
     ratio = plan.tokens_per_parameter
-    if ratio is not None and ratio < FEWEST and not c.init:  # whose weights have seen text before
+    if ratio is not None and ratio < FEWEST and not c.init_from:  # whose weights have seen text before
         yield f"{ratio:.2g} tokens for each parameter: a smaller model, or a longer run, would learn more"
     if ratio is not None and ratio > MOST:
         yield f"{ratio:,.0f} tokens for each parameter: a larger model would learn more from the same text"
@@ -128,7 +128,7 @@ def too_much_memory(plan: Plan) -> str:
     room, rows = plan.machine.memory or 0, plan.micro_rows
     while rows > 1 and plan.memory_of(rows).total > room:
         rows //= 2
-    remedy = f"give --batches.micro_batch {rows}" if plan.memory_of(rows).total <= room else _smaller(plan)
+    remedy = f"give --train.micro_batch_size {rows}" if plan.memory_of(rows).total <= room else _smaller(plan)
     need = human_bytes(plan.memory.total)
     return f"{need} of memory are more than the {human_bytes(room)} of this machine; {remedy}"
 
@@ -165,7 +165,7 @@ def human_bytes(n: float) -> str:
 def table(plan: Plan, vocabulary: str, machine: str) -> str:
     """All numbers, one a line, with how they come about; `groundup plan --help` has the formulas."""
     c, m, use = plan.config, plan.config.model, plan.memory
-    tied = "also the head" if m.tied else ""
+    tied = "also the head" if m.tie_embeddings else ""
     half = "during a step of one micro-batch, where activations have been" if not use.accumulates else ""
     rows = [
         ("parameters", f"{plan.parameters:,}", f"vocabulary {m.vocab:,}: {vocabulary}"),

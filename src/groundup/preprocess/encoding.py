@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -164,8 +163,3 @@ def in_order(function: Callable[[Item], Result], items: Iterator[Item], threads:
                 yield first, future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -11,7 +11,7 @@ from pathlib import Path
 from groundup.data.shard_writer import SHARD_TOKENS
 from groundup.data.shards import MANIFEST, Manifest, Split, SplitName, TokenizerInfo, dtype_for
 from groundup.errors import DataError, TokenizerError, UsageError
-from groundup.preprocess.encoding import encode, in_order, jobs, usable_cores
+from groundup.preprocess.encoding import encode, in_order, jobs
 from groundup.preprocess.folder import check_place
 from groundup.preprocess.request import Request, Setting
 from groundup.preprocess.split import ByHash, TailSplit, choose_rule
@@ -24,6 +24,7 @@ from groundup.sources.text import Errors
 from groundup.tokenizers.registry import Tokenizer, TokenizerTrainer, choose_tokenizer
 from groundup.utils.files import flush, replace_text
 from groundup.utils.progress import ProgressReporter
+from groundup.utils.system import usable_cores
 
 MAX_VAL_FRACTION = 0.5
 

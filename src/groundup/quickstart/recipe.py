@@ -129,7 +129,7 @@ def recipe(
         "model": {**model, "vocab_multiple": 8},
         "optimizer": MODERN_SMALL_OPTIMIZER,
         "schedule": MODERN_SMALL_SCHEDULE,
-        "train": {"budget": seconds, "batch_tokens": step_tokens, "log_every": 100},
+        "train": {"max_time": seconds, "batch_tokens": step_tokens, "log_every": 100},
         "evaluate": {"tokens": EVALUATED // (2 if little else 1), "sample_tokens": 80},
         "checkpoint": {"every_steps": 1000, "keep_last": 1},
     }
@@ -148,14 +148,14 @@ def recipe(
 
 def horizon(config: Config, epochs: float | None, tokens: int) -> tuple[Config, Choice]:
     """All of the time, of which `epochs` is what it would hold; or fewer passes over a small text of `tokens`."""
-    seconds = config.train.budget or 0.0
+    seconds = config.train.max_time or 0.0
     a_pass = max(1.0, tokens / config.train.batch_tokens)  # steps
     most = max(MOST_EPOCHS, math.ceil(LEAST_STEPS / a_pass))
     if epochs is None or epochs <= most:
         passes = "" if epochs is None else f" = about {epochs:.2g} passes over the text"
         choice = Choice("horizon", f"{minutes(seconds)}{passes}", "as asked; the learning rate ends with the time")
     else:
-        train = {"budget": None, "epochs": float(most), "stop_after": seconds}
+        train = {"max_time": None, "epochs": float(most), "time_limit": seconds}
         config = config.model_copy(update={"train": config.train.model_copy(update=train)})
         why = f"the time would hold {epochs:,.0f}; after {most} a model mostly learns by heart"
         choice = Choice("horizon", f"{most} passes over the text", why)

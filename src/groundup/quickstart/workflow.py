@@ -12,23 +12,26 @@ from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from groundup.api import evaluate, generate, load
+from groundup.checkpoint.load import load
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
 from groundup.data.shards import Manifest
 from groundup.errors import DataError
 from groundup.evaluation.baselines import Baseline, baselines, split_text
-from groundup.evaluation.evaluate import COMPARED_BYTES
 from groundup.evaluation.memorization import Memorization, overlap
+from groundup.generation.engine import complete
+from groundup.generation.sampling import Sampler
 from groundup.preprocess.pipeline import prepare_tokens
 from groundup.preprocess.split import ENOUGH_DOCUMENTS
 from groundup.quickstart.recipe import Choice, Machine, choose_tokenizer, horizon, recipe
 from groundup.quickstart.survey import Survey, survey
+from groundup.run.evaluate_checkpoint import COMPARED_BYTES, evaluate
 from groundup.run.start import plan_with_speed, start_run
 from groundup.run.trainer import TrainResult
 from groundup.sources.corpus import STANDARD_INPUT, open_sources
 from groundup.ui.display import Display
-from groundup.utils.device import choose_device, choose_precision, cores, matmul_flops
+from groundup.utils.device import choose_device, choose_precision, matmul_flops
+from groundup.utils.system import usable_cores
 
 VAL_BYTES = 2_000_000  # more validation text takes longer to score than it is worth, in a few minutes
 LEAST_VAL_FRACTION = 0.01
@@ -154,7 +157,7 @@ def val_fraction(text: Survey) -> float:
 
 def this_machine() -> Machine:
     """What there is to learn with; times a few matrix products."""
-    device, threads = choose_device("auto"), cores()
+    device, threads = choose_device("auto"), usable_cores()
     precision, reason = choose_precision("auto", device)
     return Machine(str(device), threads, precision, reason, matmul_flops(device, precision, threads))
 
@@ -171,7 +174,15 @@ def report(sources: list[str], result: TrainResult, data: Path) -> Report:
         f"cross-entropy of the {found.tokens:,} validation tokens, each predicted from those before it in a window of "
         f"{loaded.config.model.block_size}: {found.loss:.4f} nats a token x tokens / bytes / ln 2."
     )
-    samples = generate(loaded, num_samples=SAMPLES, max_tokens=SAMPLE_TOKENS, temperature=0.8, top_k=200)
+    samples = complete(
+        loaded.model,
+        loaded.tokenizer,
+        "",
+        Sampler(0.8, 200),
+        device=loaded.device,
+        num_samples=SAMPLES,
+        max_tokens=SAMPLE_TOKENS,
+    )
     train = split_text(data, "train", loaded.tokenizer, SEARCHED_BYTES)
     val = split_text(data, "val", loaded.tokenizer, COMPARED_BYTES)
     return Report(

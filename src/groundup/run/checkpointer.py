@@ -37,7 +37,7 @@ class Checkpointer:
         """`record(event, **values)` notes a checkpoint once it is whole; `sharded`: each process holds parts."""
         self.config, self.data, self.folder, self._record = config, data, folder, record
         self._process_group, self._sharded = process_group or SingleProcess(), sharded
-        self._writer = Writer(asynchronous=config.checkpoint.asynchronous)
+        self._writer = Writer(asynchronous=config.checkpoint.async_save)
         self._former: state.Snapshot | None = None  # the last copy, whose memory the next one takes
         self.saved: Path | None = None  # the newest, which may be under way
 
@@ -54,7 +54,7 @@ class Checkpointer:
         if folder != self.saved:
             self._writer.wait()
             room = self._former is not None or has_memory_for_copy(moving)
-            beside = self.config.checkpoint.asynchronous and not wait and room
+            beside = self.config.checkpoint.async_save and not wait and room
             books = {**moving.books(), "data": self.data.manifest.fingerprint, "parent": self._parent()}
             what = self._copied(moving, books, copy=beside or self._sharded)
             self._former = what if beside else None
@@ -93,7 +93,7 @@ class Checkpointer:
         )
 
     def _best(self, moving: TrainState) -> Path | None:
-        known = self.config.checkpoint.best and moving.best.loss is not None
+        known = self.config.checkpoint.save_best and moving.best.loss is not None
         return self.folder.checkpoint(moving.best.step) if known else None
 
     def _safe(self, moving: TrainState) -> Path | None:
@@ -109,7 +109,7 @@ class Checkpointer:
         if best and best.is_dir():
             self.folder.point("best", best)
         keep = self.config.checkpoint
-        self.folder.prune(keep.keep_last, spared, every=keep.keep_every, bests=keep.best)
+        self.folder.prune(keep.keep_last, spared, every=keep.keep_every, bests=keep.save_best)
 
     def _parent(self) -> dict[str, Any] | None:
         """The checkpoint that training went on from, and what proves that it is the one."""

@@ -1,6 +1,6 @@
 """The one place where a run's config is put together; no torch here.
 
-    preset  <  model section of the checkpoint that `init` names  <  files  <  options
+    preset  <  model section of the checkpoint that `init_from` names  <  files  <  options
 
 A file may be a recipe: it names its `preset`, and under `laptop` what to change for a small machine.
 
@@ -36,13 +36,13 @@ PRESET, LAPTOP = "preset", "laptop"  # keys of a file alone
 def compose_config(
     name: str | None, files: Sequence[str | Path], options: ConfigSource, *, laptop: bool = False
 ) -> tuple[str, Config]:
-    """The preset and the config of a new run. ConfigError; CheckpointError where `init` names no whole checkpoint.
+    """The preset and the config of a new run. ConfigError; CheckpointError where `init_from` names no whole checkpoint.
 
     Without a `name` the preset is the one that the last of `files` names which names one. With `laptop`, what a file
     says under that key comes right after it.
 
     Of several processes only the first need have that checkpoint. Where another lacks it, its config says nothing but
-    `init`, and is to be replaced by the first one's.
+    `init_from`, and is to be replaced by the first one's.
     """
     parts, theirs = _files(files, laptop=laptop)
     name, given = name or theirs, [*parts, options]
@@ -57,14 +57,19 @@ def _files(files: Sequence[str | Path], *, laptop: bool) -> tuple[list[ConfigSou
         here = values.pop(LAPTOP, None)
         if here is not None and not isinstance(here, dict):
             raise ConfigError(f"{path}: {LAPTOP}: {here!r} is not a mapping of sections; write `{LAPTOP}:` and indent")
-        small = [ConfigSource(f"{path}, {LAPTOP}", here)] if here is not None and laptop else []
+        small = [ConfigSource(f"{path}, {LAPTOP}", here, typed=True)] if here is not None and laptop else []
         sized = sized or bool(small)
-        found = [ConfigSource(str(path), values), *small]
+        found = [ConfigSource(str(path), values, typed=not _written_by_a_run(Path(path))), *small]
         names += [name for part in found if (name := _preset_of(part))]
         parts += found
     if laptop and not sized:
         raise ConfigError(f"--{LAPTOP}: no --config file has a section `{LAPTOP}:`; give a recipe that has one")
     return parts, names[-1]
+
+
+def _written_by_a_run(path: Path) -> bool:
+    """Whether a YAML file is the config that a training run wrote into its folder."""
+    return path.name == "config.yaml" and path.with_name("log.jsonl").exists()
 
 
 def _preset_of(part: ConfigSource) -> str | None:
@@ -76,15 +81,15 @@ def _preset_of(part: ConfigSource) -> str | None:
 
 
 def _layered(name: str, given: Sequence[ConfigSource]) -> Config:
-    named = [part.values["init"] for part in given if "init" in part.values]
+    named = [part.values["init_from"] for part in given if "init_from" in part.values]
     if not named or named[-1] is None:
         return merge_and_validate([preset(name), *given])
     if named[-1] == "":
-        raise ConfigError("init: is empty; name a run, or a checkpoint, or leave it out")
+        raise ConfigError("init_from: is empty; name a run, or a checkpoint, or leave it out")
     if not isinstance(named[-1], str):
         return merge_and_validate(given)  # which says that it is not text
     if _elsewhere(Path(named[-1])):
-        return Config(init=named[-1])
+        return Config(init_from=named[-1])
     try:
         folder = resolve(Path(named[-1]))
     except CheckpointError as error:
@@ -95,9 +100,9 @@ def _layered(name: str, given: Sequence[ConfigSource]) -> Config:
     _check_model(config, model, folder)
     _check_tokenizer(config, folder)
     # A checksum that was noted together with another folder says nothing of this one.
-    last = max(number for number, part in enumerate(given) if "init" in part.values)
+    last = max(number for number, part in enumerate(given) if "init_from" in part.values)
     noted = config.init_sha256 if any("init_sha256" in part.values for part in given[last:]) else None
-    return config.model_copy(update={"init": str(folder), "init_sha256": noted or weights_sha256(folder)})
+    return config.model_copy(update={"init_from": str(folder), "init_sha256": noted or weights_sha256(folder)})
 
 
 def weights_file(folder: Path) -> Path:
@@ -143,7 +148,7 @@ def _check_model(config: Config, model: ModelConfig, folder: Path) -> None:
             )
         raise ConfigError(
             f"model.{key}: {after}, but {folder}, with whose weights the run is to begin, has {before}; "
-            "leave it out, or begin without --init"
+            "leave it out, or begin without --init-from"
         )
 
 

@@ -16,9 +16,9 @@ from groundup.evaluation.evaluate import run_task
 from groundup.evaluation.likelihood import batch_tokens
 from groundup.evaluation.loss import Interrupted, Loss, split_loss
 from groundup.evaluation.task_set import EvalTask, TaskResult, open_exams
-from groundup.generation.engine import TextStream, stream
+from groundup.generation.engine import TextStream, prompt_ids, prompt_text, stream
 from groundup.generation.sampling import Sampler
-from groundup.run.resolve import PreparedData, prompt_ids, prompt_text
+from groundup.run.resolve import PreparedData
 from groundup.training.hooks import finite
 from groundup.training.train_state import TrainState
 from groundup.ui.display import Display
@@ -103,7 +103,7 @@ class Evaluator:
         )
         best = self.moving.best
         best.update(step, self.losses.val_loss)
-        if best.since == self.config.train.patience:
+        if best.since == self.config.train.early_stopping_patience:
             found = f"{best.loss:.4f} at step {best.step:,}"
             self.display.message(f"no better validation loss in {best.since} evaluations: the best was {found}")
 

@@ -23,9 +23,9 @@ from groundup.optim.optimizer import OptimizerContainer, build_optimizer
 from groundup.planning.plan import Data, Machine, Plan, Speed
 from groundup.training.micro_batches import to_inputs_targets
 from groundup.training.throughput import SECONDS, measure_throughput
-from groundup.utils.device import autocast, choose_device, choose_precision, cores, device_memory
+from groundup.utils.device import autocast, choose_device, choose_precision, device_memory
 from groundup.utils.exhausted import is_out_of_memory
-from groundup.utils.system import free_disk, main_memory
+from groundup.utils.system import free_disk, main_memory, usable_cores
 
 FULL = 0.5  # of a GPU's memory: the rest is for what the estimate does not know
 MOST_TOKENS = 65_536  # a pass; the matrix products of a small GPT are large enough by then
@@ -40,9 +40,11 @@ def plan_here(config: Config, data: Data | None, place: Path, process_group: Pro
     plan = _planned(config, data, place, process_group or SingleProcess())
     rows, processes = plan.micro_rows, plan.machine.processes
     settled = {"activation_checkpointing": plan.config.recomputed_of(rows)}
-    shares = {"shares": plan.config.shares_of(rows, processes)}
-    sharing, alone = (_with_train(plan, settled | each) for each in (shares, {"shares": 1}))
-    return alone if config.train.shares is None and not sharing.fits else sharing  # each has gradients of its own
+    shares = {"microbatch_threads": plan.config.shares_of(rows, processes)}
+    sharing, alone = (_with_train(plan, settled | each) for each in (shares, {"microbatch_threads": 1}))
+    return (
+        alone if config.train.microbatch_threads is None and not sharing.fits else sharing
+    )  # each has gradients of its own
 
 
 def _with_train(plan: Plan, settled: dict[str, Any]) -> Plan:
@@ -55,7 +57,7 @@ def _planned(config: Config, data: Data | None, place: Path, process_group: Proc
     main = main_memory()
     memory = device_memory(device) or (main and main // process_group.local_size)
     plan = Plan(config, Machine(device.type, _precision(config), memory, free_disk(place), process_group.size), data)
-    if plan.machine.device == "cuda" and config.batches.micro_batch is None:
+    if plan.machine.device == "cuda" and config.train.micro_batch_size is None:
         plan = filled(plan)
         config = plan.config
     if process_group.size == 1 or config.train.parallel != "auto":
@@ -70,8 +72,8 @@ def filled(plan: Plan) -> Plan:
     fitting = [n for n in fitting if plan.memory_of(n).total <= FULL * room]
     if not fitting or fitting[-1] <= plan.micro_rows:
         return plan
-    batches = plan.config.batches.model_copy(update={"micro_batch": fitting[-1]})
-    return replace(plan, config=plan.config.model_copy(update={"batches": batches}))
+    train = plan.config.train.model_copy(update={"micro_batch_size": fitting[-1]})
+    return replace(plan, config=plan.config.model_copy(update={"train": train}))
 
 
 def unmeasured(config: Config, data: Data | None) -> Plan:
@@ -80,7 +82,7 @@ def unmeasured(config: Config, data: Data | None) -> Plan:
     Raises ConfigError for a device that is not here.
     """
     device = choose_device(config.train.device)
-    threads = config.train.threads or cores()
+    threads = config.train.threads or usable_cores()
     torch.set_num_threads(threads)
     precision = choose_precision(config.train.precision, device).name
     train = config.train.model_copy(update={"device": str(device), "threads": threads, "precision": precision})
@@ -99,7 +101,7 @@ def measured(config: Config, data: Data | None) -> Plan:
     try:
         with skip_init():
             gpt = GPT(config.model)
-        gpt.init_weights(torch.Generator().manual_seed(config.batches.seed)).to(device)
+        gpt.init_weights(torch.Generator().manual_seed(config.train.seed)).to(device)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -107,7 +109,7 @@ def measured(config: Config, data: Data | None) -> Plan:
     apply_activation_checkpointing(gpt, config.recomputed_of(plan.micro_rows))
     optimizer = build_optimizer(gpt.named_parameters(), config.optimizer, config.train.precision)
     shape = (config.micro_rows, config.model.block_size + 1)
-    ids = np.random.default_rng(config.batches.seed).integers(config.model.vocab, size=shape)
+    ids = np.random.default_rng(config.train.seed).integers(config.model.vocab, size=shape)
     return with_speed(plan, thread_parallel(NextTokenLoss(gpt), config.shares), optimizer, ids)
 
 
@@ -126,7 +128,7 @@ def with_speed(plan: Plan, loss_sum: nn.Module, optimizer: OptimizerContainer, i
         clip=config.optimizer.grad_clip,
         autocast=autocast(_precision(config), device),
         fewest=config.shares_of(plan.micro_rows, plan.machine.processes),
-        seconds=min(SECONDS, WORTH * (config.train.budget or math.inf)),
+        seconds=min(SECONDS, WORTH * (config.train.max_time or math.inf)),
     )
     if found is None:
         return plan

@@ -39,8 +39,8 @@ def build_initial_model(
         gpt = GPT(config.model)
     if restored:
         return gpt
-    if config.init is None:
-        gpt.init_weights(torch.Generator().manual_seed(config.batches.seed))
+    if config.init_from is None:
+        gpt.init_weights(torch.Generator().manual_seed(config.train.seed))
     else:
         _load(gpt, config, process_group)
     if text is not None:
@@ -52,8 +52,8 @@ def build_initial_model(
 
 def _load(gpt: GPT, config: Config, process_group: ProcessGroup) -> None:
     """The weights of the checkpoint that the run begins with."""
-    assert config.init is not None, "there is one"
-    folder = Path(config.init)
+    assert config.init_from is not None, "there is one"
+    folder = Path(config.init_from)
     if (
         complaint := process_group.broadcast_object(
             None if process_group.rank else _complaint(folder, config.init_sha256)
@@ -73,17 +73,19 @@ def _load(gpt: GPT, config: Config, process_group: ProcessGroup) -> None:
 def broadcast_config(config: Config, process_group: ProcessGroup) -> Config:
     """The first process's config, for one that lacks the checkpoint which it was made from."""
     first = process_group.broadcast_object(config)
-    return first if first.init is not None and config.init_sha256 is None else config
+    return first if first.init_from is not None and config.init_sha256 is None else config
 
 
 def _complaint(folder: Path, expected: str | None) -> str | None:
     """What keeps a checkpoint from being begun with, in a sentence."""
     path = weights_file(folder)
-    where = "so this run cannot begin with its weights; put the folder back, or start a new run with another --init"
+    where = (
+        "so this run cannot begin with its weights; put the folder back, or start a new run with another --init-from"
+    )
     try:
         found = sha256(path)
     except OSError as error:
-        return f"init: {path} cannot be read ({error.strerror}), {where}"
+        return f"init_from: {path} cannot be read ({error.strerror}), {where}"
     if expected is not None and found != expected:
-        return f"init: {path} is not what it was when the run was configured (its checksum differs), {where}"
+        return f"init_from: {path} is not what it was when the run was configured (its checksum differs), {where}"
     return None

@@ -30,7 +30,9 @@ class MetricLogger:
         self._waiting: deque[tuple[str, dict[str, Any]]] = deque()  # for the trackers, from other threads
         self._say = display.message if display else print
         self._trackers = Trackers([], self._say)
-        ignorant = config.init is None and config.model.ngram < 2  # weights are drawn, and nothing was counted before
+        ignorant = (
+            config.init_from is None and config.model.ngram < 2
+        )  # weights are drawn, and nothing was counted before
         self._first = first_loss(config.model.vocab, self._say) if ignorant else None
 
     @contextmanager
@@ -88,7 +90,7 @@ class MetricLogger:
         self.display.message("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
 
     def _facts(self) -> dict[str, Any]:
-        if not self.config.tracking.to:
+        if not self.config.tracking.backends:
             return {}
         train = self.config.train
         assert train.precision != "auto", "a run's config is settled"

@@ -108,7 +108,7 @@ class ShortRuns:
     def __init__(self, config: Config, data: PreparedData) -> None:
         self.config, self.data = config, data
         self.device = torch.device(config.train.device)
-        self.windows = ShuffledWindows(data.train, config.model.block_size, config.batches.seed)
+        self.windows = ShuffledWindows(data.train, config.model.block_size, config.train.seed)
         self.autocast = autocast(config.train.precision, self.device)
 
     def train(
@@ -119,11 +119,11 @@ class ShortRuns:
         see: Callable[[StepInfo, DivergenceDetector], None] = lambda info, watcher: None,
     ) -> float | None:
         """Held-out loss after so many steps, nats a token; None where the run diverged or `see` said so."""
-        config, seed = self.config, self.config.batches.seed
+        config, seed = self.config, self.config.train.seed
         gpt = build_initial_model(config, SingleProcess(), text=self.data.train).to(self.device)
         apply_activation_checkpointing(gpt, config.recomputed_of(config.micro_rows))
         loss_sum = thread_parallel(NextTokenLoss(gpt), config.shares)
-        average = EMA(gpt, optimizer.ema) if optimizer.ema else NoEMA()
+        average = EMA(gpt, optimizer.ema_decay) if optimizer.ema_decay else NoEMA()
         scaler = loss_scaler(config.train.precision, self.device)
         watcher = DivergenceDetector(scaler)
         fit(
@@ -196,7 +196,7 @@ def tune_learning_rate(config: Config, display: Display, *, steps: int) -> Tuned
             raise
         rows = max(1, config.micro_rows // 2)
         raise TrainingError(
-            f"{bench.device}: out of memory; give --batches.micro_batch {rows}, or a smaller model"
+            f"{bench.device}: out of memory; give --train.micro_batch_size {rows}, or a smaller model"
         ) from error
     best = min(rounds[-1].trials, key=rank).learning_rate
     chosen = scale_lrs(config.optimizer, best)

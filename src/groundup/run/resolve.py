@@ -17,7 +17,8 @@ from groundup.evaluation.task_set import TaskSpec
 from groundup.run.ensure_data import needs_preparation, prepare_command
 from groundup.tokenizers.registry import Tokenizer, load_tokenizer
 from groundup.tracking.trackers import check as check_trackers
-from groundup.utils.device import choose_device, choose_precision, cores
+from groundup.utils.device import choose_device, choose_precision
+from groundup.utils.system import usable_cores
 
 MAX_CHECKSUM_BYTES = (
     2**28
@@ -86,7 +87,7 @@ def resolve_config(
     check_compile(config.train.compile)
     device = choose_device(config.train.device)
     require_same(process_group, "train.device is", device.type, "mend the GPU there, or give all --train.device cpu")
-    threads = process_group.broadcast_object(config.train.threads or max(1, cores() // process_group.local_size))
+    threads = process_group.broadcast_object(config.train.threads or max(1, usable_cores() // process_group.local_size))
     torch.set_num_threads(threads)
     precision = process_group.broadcast_object(choose_precision(config.train.precision, device))
     model = config.model.model_copy(update={"vocab_size": vocab})
@@ -94,13 +95,3 @@ def resolve_config(
     each = f"{process_group.size} processes of {threads} threads" if process_group.size > 1 else f"{threads} threads"
     line = f"machine  {device}, {each}, {precision.name}: {precision.reason}"
     return config.model_copy(update={"model": model, "train": train}), line
-
-
-def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The ids to continue; without a prompt, those that begin a document. TokenizerError where it cannot be said."""
-    return tokenizer.encode(prompt).tolist() or [tokenizer.end_of_text]
-
-
-def prompt_text(tokenizer: Tokenizer, prompt: str) -> str:
-    """The prompt as a lossy tokenizer lets the model read it, so that what follows fits on; else as it is."""
-    return prompt if tokenizer.lossy is None else tokenizer.decode(tokenizer.encode(prompt).tolist())

@@ -37,20 +37,20 @@ RESUMABLE_SECTIONS = ("evaluate.", "checkpoint.", "guard.", "tracking.")
 RESUMABLE = {
     "data",
     "train.activation_checkpointing",
-    "train.patience",
-    "train.stop_after",
+    "train.early_stopping_patience",
+    "train.time_limit",
     "train.max_steps",
     "train.max_tokens",
     "train.epochs",
-    "train.budget",
+    "train.max_time",
     "train.log_every",
 }
 ROUNDING = {
     "train.parallel",
     "train.device",
     "train.threads",
-    "train.shares",
-    "batches.micro_batch",
+    "train.microbatch_threads",
+    "train.micro_batch_size",
     "train.compile",
     "train.float32_matmul_precision",
     "train.deterministic",
@@ -64,9 +64,9 @@ SETTLED = {
     "train.threads",
     "train.precision",
     "train.parallel",
-    "train.shares",
+    "train.microbatch_threads",
     "train.activation_checkpointing",
-    "batches.micro_batch",
+    "train.micro_batch_size",
 }
 RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 
@@ -96,8 +96,8 @@ def start_run(
             run.create(training.config)
         for line in (*summary(plan, advise=advise), prepared.machine):
             display.message(line)
-        if config.init:
-            display.message(f"weights  those of {config.init} to begin with")
+        if config.init_from:
+            display.message(f"weights  those of {config.init_from} to begin with")
         return training.run()
 
 
@@ -159,7 +159,7 @@ def _prepare(config: Config, place: Path, process_group: ProcessGroup) -> Prepar
     data = open_data(config)
     check_ranks_agree(process_group, config, data)
     settled, machine = resolve_config(config, data.tokenizer, process_group)
-    windows = ShuffledWindows(data.train, settled.model.block_size, settled.batches.seed)
+    windows = ShuffledWindows(data.train, settled.model.block_size, settled.train.seed)
     plan = plan_here(settled, Sizes(windows.windows, data.manifest.splits["val"].tokens), place, process_group)
     _ = plan.horizon  # a run without one is refused before a model is built
     return Prepared(data, windows, plan, machine)
@@ -217,7 +217,7 @@ def reconfigure(run: RunFolder, overrides: Mapping[str, Any]) -> tuple[Config, l
     before = process_group.broadcast_object(None if process_group.rank else run.config())
     assert before is not None, "the first process has read it"
     config = merge_and_validate(
-        [ConfigSource(str(run.path), before.model_dump()), ConfigSource("resume", dict(overrides))]
+        [ConfigSource(str(run.path), before.model_dump()), ConfigSource("resume", dict(overrides), typed=True)]
     )
     keys = diff(before, config)
     for key in keys:
@@ -249,8 +249,8 @@ def _go_on(
         config = config.model_copy(update={"train": config.train.model_copy(update={"threads": None})})
         keys = [*keys, "train.threads"]
     config, machine = resolve_config(config, data.tokenizer, process_group)
-    if config.train.shares is None:  # begun when nothing was shared
-        config = config.model_copy(update={"train": config.train.model_copy(update={"shares": 1})})
+    if config.train.microbatch_threads is None:  # begun when nothing was shared
+        config = config.model_copy(update={"train": config.train.model_copy(update={"microbatch_threads": 1})})
     planned = plan_here(config, None, run.path, process_group).config
     training = _build(planned, data, run, display, process_group, restored=checkpoint is not None)
     if checkpoint:
@@ -263,9 +263,11 @@ def _go_on(
     except OSError as error:
         raise CheckpointError(f"{run.path}: cannot be written ({error.strerror}); mend that, and resume") from error
     if training.done:
-        horizon = "--train.budget" if isinstance(training.horizon, TimeLength) else "--train.max_steps"
+        horizon = "--train.max_time" if isinstance(training.horizon, TimeLength) else "--train.max_steps"
         option = (
-            horizon if training.horizon.reached(training.moving.progress) else "--train.patience or --train.stop_after"
+            horizon
+            if training.horizon.reached(training.moving.progress)
+            else "--train.early_stopping_patience or --train.time_limit"
         )
         display.message(f"{run.path}: finished at step {training.moving.progress.step:,}; a larger {option} goes on")
     else:

@@ -15,7 +15,7 @@ from groundup.data.windows import ShuffledWindows
 from groundup.distributed.activation_checkpointing import apply_activation_checkpointing
 from groundup.distributed.compile import compiled
 from groundup.distributed.parallelize import parallel
-from groundup.distributed.process_group import ProcessGroup, SingleProcess
+from groundup.distributed.process_group import ProcessGroup, SingleProcess, own_device
 from groundup.distributed.thread_parallel import thread_parallel
 from groundup.errors import CheckpointError, ConfigError
 from groundup.model.gpt import NextTokenLoss
@@ -38,7 +38,7 @@ from groundup.training.seq_len_warmup import build_ramp, lengths
 from groundup.training.train_state import TrainState
 from groundup.ui.display import Display
 from groundup.utils.deterministic import make_deterministic
-from groundup.utils.device import autocast, loss_scaler, own_device, reseed, set_matmul_precision
+from groundup.utils.device import autocast, loss_scaler, reseed, set_matmul_precision
 from groundup.utils.exhausted import is_out_of_memory
 from groundup.utils.hashing import mix64
 
@@ -73,8 +73,10 @@ class Trainer:
 
         CheckpointError where the weights to begin with are gone, unless a checkpoint is to be `restored` anyway.
         """
-        if config.train.patience and data.val is None:
-            raise ConfigError("train.patience: nothing was held out to measure; prepare with --val-fraction 0.1")
+        if config.train.early_stopping_patience and data.val is None:
+            raise ConfigError(
+                "train.early_stopping_patience: nothing was held out to measure; prepare with --val-fraction 0.1"
+            )
         self.config, self.data, self.folder, self.display = config, data, folder, display
         self.process_group = process_group or SingleProcess()
         self.device = own_device(config.train.device, self.process_group)
@@ -95,7 +97,7 @@ class Trainer:
         self.moving = TrainState.of(
             config, gpt, loss_scaler(precision, self.device), self.process_group, self.teller.spike
         )
-        self.windows = ShuffledWindows(data.train, config.model.block_size, config.batches.seed)
+        self.windows = ShuffledWindows(data.train, config.model.block_size, config.train.seed)
         rank, size = self.process_group.rank, self.process_group.size
         self.feed = BatchLoader(self.windows, config.rows, config.micro_rows, self.device, rank=rank, size=size)
         self.horizon: StepLength | TimeLength = build_run_length(config, self.windows.windows)
@@ -156,8 +158,10 @@ class Trainer:
         return StopSignals(self.teller.stopping, self.process_group.max if self.process_group.size > 1 else None)
 
     def _end(self) -> EarlyStopping | SyncedRunLength:
-        end = EarlyStopping(self.horizon, self.moving.best, self.config.train.patience, self.config.train.stop_after)
-        by_the_clock = isinstance(self.horizon, TimeLength) or self.config.train.stop_after is not None
+        end = EarlyStopping(
+            self.horizon, self.moving.best, self.config.train.early_stopping_patience, self.config.train.time_limit
+        )
+        by_the_clock = isinstance(self.horizon, TimeLength) or self.config.train.time_limit is not None
         return SyncedRunLength(end, self.process_group.broadcast_object) if by_the_clock else end
 
     def _train(self) -> int | None:
@@ -239,8 +243,8 @@ class Trainer:
             torch.cuda.empty_cache()
         rows = -(-self.feed.micro_rows // 2)
         rows = self.feed.micro_rows = max(1, rows - rows % self.config.shares)
-        batches = self.config.batches.model_copy(update={"micro_batch": rows})
-        self.config = self.keeper.config = self.config.model_copy(update={"batches": batches})
+        train = self.config.train.model_copy(update={"micro_batch_size": rows})
+        self.config = self.keeper.config = self.config.model_copy(update={"train": train})
         self.examiner.rows = min(self.examiner.rows, rows)
         if self.process_group.rank == 0:
             self.folder.write_config(self.config)
@@ -291,13 +295,13 @@ class Trainer:
         self.keeper.save(self.moving)
 
     def _save_best(self, info: StepInfo) -> None:
-        if self.config.checkpoint.best and self.moving.best.step == info.step:
+        if self.config.checkpoint.save_best and self.moving.best.step == info.step:
             self.keeper.save(self.moving)
 
     def _reseed(self, step: int) -> None:
         # Dropout is a function of (seed, step, process), so neither evaluation nor an interruption can shift it.
         which = (self.process_group.rank,) if self.process_group.rank else ()
-        reseed(int(mix64(self.config.batches.seed, step, *which)[0]), self.device)
+        reseed(int(mix64(self.config.train.seed, step, *which)[0]), self.device)
 
     @contextmanager
     def _logged(self) -> Iterator[None]:

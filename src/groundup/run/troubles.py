@@ -38,8 +38,8 @@ def translate_errors(
             raise
         rows = feed.micro_rows
         # One process can go on with smaller pieces by itself; several would have to agree, in the middle of a step.
-        spared = f"resume with --batches.micro_batch {rows // 2}" if process_group.size > 1 and rows > 1 else ""
+        spared = f"resume with --train.micro_batch_size {rows // 2}" if process_group.size > 1 and rows > 1 else ""
         raise TrainingError(
             f"{device}: out of memory with {rows} windows at a time; {spared or 'take a smaller model'}, "
-            "or --train.activation_checkpointing blocks"
+            "or --train.activation_checkpointing full"
         ) from error

@@ -34,17 +34,17 @@ BURST = 300  # steps shown before that limit counts, so that a short run is show
 
 def check(config: TrackingConfig) -> None:
     """ConfigError, before anything has begun: a tracker is missing, too old or new, or would not stay offline."""
-    for name in config.to:
+    for name in config.backends:
         found = find_spec(name)
         if found is None or found.origin is None:  # without an origin it is a folder of that name, as wandb leaves
-            raise ConfigError(f"tracking.to: {name} is not installed; pip install 'groundup[{EXTRA}]'")
+            raise ConfigError(f"tracking.backends: {name} is not installed; pip install 'groundup[{EXTRA}]'")
         have, spec = _version(name)
         if not satisfies(have, spec):
             raise ConfigError(
-                f"tracking.to: {name} is {have}, but groundup needs {spec}; pip install 'groundup[{EXTRA}]'"
+                f"tracking.backends: {name} is {have}, but groundup needs {spec}; pip install 'groundup[{EXTRA}]'"
             )
     elsewhere = [variable for variable in REMOTE if os.environ.get(variable)]
-    if config.offline and "trackio" in config.to and elsewhere:
+    if config.offline and "trackio" in config.backends and elsewhere:
         raise ConfigError(
             f"tracking.offline: {elsewhere[0]} is set, which sends trackio's records over the network; unset it"
         )
@@ -67,13 +67,13 @@ def open_trackers(
     `peak_flops` (see `Points`; None where unknown). Only one process of a run opens trackers. `say` is called from
     within `record` and `close`, never from another thread.
     """
-    if not config.to:
+    if not config.backends:
         return Trackers([], say)
     me = identity(run, say)
     facts = {name: settings[name] for name in FACTS if settings.get(name)}
     place = RunInfo(config.project, me.name, me.id, run.resolve(), config.offline, facts)
     flops = settings.get("flops_per_token"), settings.get("peak_flops")
-    kinds = [KINDS[name] for name in dict.fromkeys(config.to)]
+    kinds = [KINDS[name] for name in dict.fromkeys(config.backends)]
     return Trackers([AsyncTracker(kind, place, Points(*flops), Limits()) for kind in kinds], say)
 
 

@@ -13,16 +13,17 @@ from groundup.config.schema import Config
 
 def lengths(config: Config) -> list[int]:
     """Every length that pieces have in a run."""
-    first = config.batches.first_context or config.model.block_size
+    first = config.train.seq_len_warmup_from or config.model.block_size
     return [first << n for n in range((config.model.block_size // first).bit_length())]
 
 
 def build_ramp(config: Config) -> Callable[[float], int]:
     """From the fraction of the horizon done after the coming step to the tokens a piece.
 
-    From `batches.first_context` on, pieces double at equal distances, until at `batches.whole_from` windows are whole.
+    From `train.seq_len_warmup_from` tokens on the length doubles at equal distances, up to the full length at
+    `train.seq_len_warmup_until`.
     """
-    pieces, whole = lengths(config), config.batches.whole_from
+    pieces, whole = lengths(config), config.train.seq_len_warmup_until
 
     def length(fraction: float) -> int:
         return pieces[int((len(pieces) - 1) * fraction / whole)] if fraction < whole else pieces[-1]

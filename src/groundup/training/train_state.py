@@ -49,16 +49,16 @@ class TrainState:
     ) -> TrainState:
         """What a run that begins with `gpt` moves; `note` is told of a loss far from the usual."""
         guard = LossGuard(
-            config.guard.spike,
-            config.guard.bad_steps,
-            config.guard.rollbacks,
+            config.guard.spike_sigma,
+            config.guard.max_bad_steps,
+            config.guard.max_rollbacks,
             went_back=lambda: len(moving.progress.skips),
             cursor=lambda: moving.progress.cursor,
             overflows=lambda: scaler.is_enabled() and scaler.get_scale() >= 1,
             note=note,
         )
         optimizer = build_optimizer(gpt.named_parameters(), config.optimizer, config.train.precision)
-        average = EMA(gpt, config.optimizer.ema) if config.optimizer.ema else NoEMA()
+        average = EMA(gpt, config.optimizer.ema_decay) if config.optimizer.ema_decay else NoEMA()
         moving = cls(gpt, optimizer, average, scaler, guard, process_group)
         return moving
 
@@ -98,7 +98,7 @@ class TrainState:
         if bool(averages) != isinstance(self.average, EMA):
             raise CheckpointError(
                 f"{checkpoint}: {'holds' if averages else 'lacks'} an average of the weights, unlike what "
-                "optimizer.ema asks for; put back the config.yaml that the run was started with"
+                "optimizer.ema_decay asks for; put back the config.yaml that the run was started with"
             )
         self.average.load(averages, books.get("averaged", 0))
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import socket
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -13,9 +11,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from groundup.config.types import DEVICE_PATTERN
-from groundup.distributed.process_group import ProcessGroup
 from groundup.errors import ConfigError
+from groundup.utils.system import DEVICE_PATTERN
 
 Name = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -47,39 +44,9 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
-def own_device(wanted: str, process_group: ProcessGroup) -> torch.device:
-    """This process's device: of the GPUs of a machine, each process there has its own.
-
-    ConfigError where two processes have the same, or where one is named for all. A process may see one GPU alone, its
-    own, as with srun's `--gpus-per-task 1`.
-    """
-    device = torch.device(wanted)
-    if process_group.size == 1 or device.type == "cpu":
-        return device
-    if device.type != "cuda" or device.index is not None:
-        raise ConfigError(f"train.device: {wanted} cannot be shared by {process_group.size} processes; use cuda or cpu")
-    device = torch.device("cuda", process_group.local_rank % torch.cuda.device_count())
-    everyone = process_group.all_gather_object(
-        (socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid))
-    )
-    for rank, (host, gpu) in enumerate(everyone):
-        if (host, gpu) in everyone[:rank]:
-            first = everyone.index((host, gpu))
-            raise ConfigError(
-                f"train.device: processes {first} and {rank} on {host} would share one GPU; start no more processes "
-                "there than it has GPUs"
-            )
-    return device
-
-
 def device_memory(device: torch.device) -> int | None:
     """Bytes of a GPU's own memory; None where the device uses the machine's."""
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def reseed(seed: int, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""What there is room for here: main memory that a process may use, and disk."""
+"""Machine facts: main memory a process may use, free disk, usable cores, names of devices. No torch here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+
+DEVICE_PATTERN = r"auto|cpu|mps|cuda(:\d+)?"
+EVEN_ITEMS_PER_WORKER = 4  # from which one more or less per worker hardly matters
 
 CGROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
@@ -76,3 +79,13 @@ def free_disk(place: Path) -> int:
     """Bytes free where `place` is, or would be."""
     there = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
     return shutil.disk_usage(there).free
+
+
+def usable_cores() -> int:
+    """Number of CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def splits_evenly(items: int, workers: int) -> bool:
+    """Whether `workers` can share so many items without one of them having much more to do than another."""
+    return items % workers == 0 or items >= EVEN_ITEMS_PER_WORKER * workers

@@ -1,0 +1,85 @@
+"""Previous names of config keys and values; both stay readable in files, options, runs and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from groundup.errors import ConfigError
+
+RENAMED_KEYS = {
+    "init": "init_from",
+    "batches.seed": "train.seed",
+    "batches.micro_batch": "train.micro_batch_size",
+    "batches.first_context": "train.seq_len_warmup_from",
+    "batches.whole_from": "train.seq_len_warmup_until",
+    "train.budget": "train.max_time",
+    "train.stop_after": "train.time_limit",
+    "train.patience": "train.early_stopping_patience",
+    "train.shares": "train.microbatch_threads",
+    "optimizer.ema": "optimizer.ema_decay",
+    "schedule.floor": "schedule.min_lr_ratio",
+    "guard.spike": "guard.spike_sigma",
+    "guard.bad_steps": "guard.max_bad_steps",
+    "guard.rollbacks": "guard.max_rollbacks",
+    "checkpoint.asynchronous": "checkpoint.async_save",
+    "checkpoint.best": "checkpoint.save_best",
+    "tracking.to": "tracking.backends",
+    "model.positions": "model.position_embedding",
+    "model.softcap": "model.logit_softcap",
+    "model.tied": "model.tie_embeddings",
+    "model.block": "model.norm_position",
+}
+"""Previous dotted key -> its name now."""
+
+RENAMED_ARGUMENTS = {"init": "init_from", "view": "display"}
+"""Previous keyword of the Python API -> its name now."""
+
+RENAMED_SECTIONS = {"batches"}  # all of their keys live elsewhere now
+
+RENAMED_VALUES: dict[str, dict[Any, str]] = {
+    "train.activation_checkpointing": {
+        "off": "none", False: "none", "false": "none", "cheap": "selective",
+        "blocks": "full", True: "full", "true": "full",
+    },
+}  # fmt: skip
+"""Key -> previous value -> its name now."""
+
+
+def rename_keys(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Nested `values` under today's names, and each renaming that was made: (previous key, key).
+
+    ConfigError where a key is given under both names.
+    """
+    renamed: list[tuple[str, str]] = []
+    result: dict[str, Any] = {
+        _underscored(key): {_underscored(k): v for k, v in value.items()} if isinstance(value, Mapping) else value
+        for key, value in values.items()
+    }
+    for old, new in RENAMED_KEYS.items():
+        section, _, key = old.rpartition(".")
+        source = result.get(section) if section else result
+        if not isinstance(source, dict) or key not in source:
+            continue
+        new_section, _, new_key = new.rpartition(".")
+        target = result.setdefault(new_section, {}) if new_section else result
+        if not isinstance(target, dict):
+            continue  # the section's own error says so
+        if new_key in target:
+            raise ConfigError(f"{old}: the previous name of {new}, which is given as well; keep {new} alone")
+        target[new_key] = source.pop(key)
+        renamed.append((old, new))
+    for section in RENAMED_SECTIONS & result.keys():
+        if not result[section]:
+            del result[section]
+    for dotted, names in RENAMED_VALUES.items():
+        section, _, key = dotted.rpartition(".")
+        source = result.get(section)
+        if isinstance(source, dict) and isinstance(value := source.get(key), bool | str) and value in names:
+            source[key] = names[value]
+            renamed.append((f"{dotted} {str(value).lower()}", f"{dotted} {names[value]}"))
+    return result, renamed
+
+
+def _underscored(key: Any) -> str:
+    return str(key).replace("-", "_")
