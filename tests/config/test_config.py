@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from groundup.config.merge import ConfigSource, diff, merge_and_validate
 from groundup.config.presets import PRESETS, preset
-from groundup.config.schema import Config, to_yaml
-from groundup.config.types import parse_duration
+from groundup.config.schema import Config, resume_rule, to_yaml
+from groundup.config.types import OnResume, parse_duration
 from groundup.errors import ConfigError
 
 
@@ -116,3 +116,21 @@ def test_every_key_has_a_line_of_help():
     for name, field in Config.model_fields.items():
         for key, inner in getattr(field.annotation, "model_fields", {}).items():
             assert inner.description, f"{name}.{key}"
+
+
+@pytest.mark.parametrize(
+    ("rule", "keys"),
+    [
+        (OnResume.FREE, ["data", "train.max_steps", "train.time_limit", "evaluate.tasks", "tracking.backends"]),
+        (OnResume.ROUNDING, ["train.device", "train.threads", "train.microbatch_threads", "train.compile"]),
+        (OnResume.FIXED, ["init_from", "init_sha256", "prepare.sources", "model.n_layer", "optimizer.learning_rate"]),
+        (OnResume.FIXED, ["schedule.name", "train.seed", "train.batch_tokens", "train.precision"]),
+    ],
+)
+def test_resume_rules_are_those_noted_beside_the_fields(rule, keys):
+    assert {key: resume_rule(key) for key in keys} == dict.fromkeys(keys, rule)
+
+
+def test_resume_rule_of_an_unknown_key_is_refused():
+    with pytest.raises(KeyError):
+        resume_rule("train.sed")

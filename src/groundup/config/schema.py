@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import model_validator
@@ -27,7 +27,7 @@ from groundup.config.sections import (
     TrackingConfig,
     TrainConfig,
 )
-from groundup.config.types import CheckpointingMode, Section
+from groundup.config.types import FREE, CheckpointingMode, OnResume, Section
 from groundup.errors import ConfigError
 from groundup.utils.system import splits_evenly
 
@@ -39,7 +39,7 @@ RESIDUALS = 2**26  # numbers; of each, a block of GPT-2 keeps 64 bytes in fp32 (
 class Config(Section):
     """Everything that defines a run."""
 
-    data: str | None = None
+    data: Annotated[str | None, FREE] = None
     """folder of prepared tokens"""
     init_from: str | None = None
     """checkpoint folder or run whose weights a new run starts with"""
@@ -142,6 +142,19 @@ class Config(Section):
                 f"train.batch_tokens {tokens} is not a multiple of model.block_size {block}; {near} would fit"
             )
         return self
+
+
+def resume_rule(dotted: str) -> OnResume:
+    """Whether the config key `dotted`, such as `train.seed`, may change on resume, as noted beside its field.
+
+    KeyError for a key that does not exist.
+    """
+    owner: type[Section] = Config
+    *sections, name = dotted.split(".")
+    for section in sections:
+        owner = owner.model_fields[section].annotation  # type: ignore[assignment]
+    noted = (item for item in owner.model_fields[name].metadata if isinstance(item, OnResume))
+    return next(noted, owner.on_resume)
 
 
 def to_yaml(config: Config) -> str:
