@@ -67,7 +67,7 @@ def test_cuts_shift_between_epochs():
 
 
 def test_seeds_give_different_orders():
-    a, b = (ShuffledWindows(Counting(10_000), 64, seed).starts(0, 100) for seed in (0, 1))
+    a, b = (ShuffledWindows(Counting(10_000), 64, seed).window_starts(0, 100) for seed in (0, 1))
     assert (a == b).sum() < 10
 
 

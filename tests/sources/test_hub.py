@@ -24,7 +24,7 @@ pytest.importorskip("datasets", reason="needs the extra `data`")
 WORKER = """
 import json, logging, os, socket, sys, time
 from types import SimpleNamespace
-from groundup.data import hub, hubaccess, hubfile
+from groundup.sources import hub, hub_client, hub_file
 from groundup.errors import GroundupError
 
 hosts, slept, told, found = set(), [], [], socket.getaddrinfo
@@ -36,14 +36,14 @@ def remember(host, *more, **options):
     hosts.add(host if isinstance(host, str) else host.decode())
     return found(host, *more, **options)
 socket.getaddrinfo = remember
-hubaccess.time = SimpleNamespace(sleep=slept.append)
+hub_client.time = SimpleNamespace(sleep=slept.append)
 time.sleep = lambda seconds: None  # the libraries' own patience
 
 for line in sys.stdin:
     ask = json.loads(line)
     for name in ("LEAST_READ", "MOST_READ", "FOOTER_READ"):
-        setattr(hubfile, name, ask.get("bytes", 1 << 16))
-    hub.MOST_READ = hubfile.MOST_READ
+        setattr(hub_file, name, ask.get("bytes", 1 << 16))
+    hub.MOST_READ = hub_file.MOST_READ
     os.environ.pop("HF_TOKEN", None)
     os.environ.update(ask.get("env", {}))
     slept.clear()
