@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+import groundup
 from bench.measure import Row, machine, seconds
 from groundup.checkpoint import state
 from groundup.config.model import ModelConfig
@@ -32,7 +33,7 @@ from groundup.optim.optimizer import build_optimizer
 from groundup.tokenizers.registry import choose_tokenizer
 
 SHAPE = ModelConfig(n_layer=12, n_head=12, n_embd=768, block_size=1024, vocab_size=50_257)
-TARGETS = {"hf": "hf", "gguf": "model.gguf", "nanogpt": "nanogpt"}  # and what is written
+TARGETS = {"hf": "hf", "gguf": "model.gguf"}  # and what is written
 GROUNDUP = (sys.executable, "-m", "groundup")
 
 
@@ -54,6 +55,7 @@ def main() -> None:
 def measure(place: Path, rounds: int) -> list[Row]:
     """All commands in turn, round by round."""
     checkpoint = make(place / "checkpoint")
+    ckpt = make_nanogpt(place / "ckpt.pt", checkpoint)
     found: dict[str, list[float]] = {}
 
     def note(name: str, value: float) -> None:
@@ -68,15 +70,11 @@ def measure(place: Path, rounds: int) -> list[Row]:
             action = partial(exported, checkpoint, target, out, output)
             note(f"export --to {target}", seconds(action))
             note(f"export --to {target}, writing alone", output["seconds"])
-            if target in SOURCES:
-                note(f"import of {SOURCES[target]}", seconds(partial(imported, SOURCES[target], out, place / "in")))
-            if target != "hf":
-                remove(out)
-        remove(place / "hf")
+            if target == "hf":
+                note("import of a folder of transformers", seconds(partial(imported, out, place / "in")))
+            remove(out)
+        note("import of nanoGPT's ckpt.pt", seconds(partial(imported, ckpt, place / "in")))
     return [Row(name, values) for name, values in found.items()]
-
-
-SOURCES = {"hf": "a folder of transformers", "nanogpt": "nanoGPT's ckpt.pt"}
 
 
 def python(code: str) -> None:
@@ -90,9 +88,8 @@ def exported(checkpoint: Path, target: str, out: Path, output: dict[str, Any]) -
     output.update(json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout))
 
 
-def imported(kind: str, source: Path, out: Path) -> None:
-    """The command, and away with what it wrote."""
-    source = source / "ckpt.pt" if kind.endswith("ckpt.pt") else source
+def imported(source: Path, out: Path) -> None:
+    """Run the command, and delete what it wrote."""
     subprocess.run([*GROUNDUP, "import", str(source), "--out", str(out)], check=True, capture_output=True)
     remove(out)
 
@@ -115,6 +112,16 @@ def make(folder: Path) -> Path:
     write: Callable[..., None] = state.save
     write(folder, state.snapshot(config, tokenizer, progress, gpt, optimizer))  # type: ignore[arg-type]
     return folder
+
+
+def make_nanogpt(path: Path, checkpoint: Path) -> Path:
+    """Write the weights of `checkpoint` as nanoGPT's train.py saves a compiled model."""
+    model = groundup.load(checkpoint).model
+    weights = {f"_orig_mod.transformer.{name}": parameter.detach() for name, parameter in model.named_parameters()}
+    weights["_orig_mod.lm_head.weight"] = weights["_orig_mod.transformer.wte.weight"]
+    sizes = {key: getattr(SHAPE, key) for key in ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")}
+    torch.save({"model": weights, "model_args": sizes | {"vocab_size": SHAPE.vocab}}, path)
+    return path
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def weights(config: ModelConfig) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("tied", [True, False])
 def test_there_and_back_changes_nothing(family, tied):
-    config = shape(family, tied=tied)
+    config = shape(family, tie_embeddings=tied)
     before = weights(config)
     after = to_groundup(config, to_hf(config, before))
     assert before.keys() == after.keys()

@@ -125,7 +125,7 @@ def test_going_back_to_the_beginning_is_going_back_to_those_weights(tmp_path, pr
         begin_again(self, first)
         seen.append({name: tensor.clone() for name, tensor in self.gpt.named_parameters()})
 
-    monkeypatch.setattr("groundup.run.trainer.Trial.__call__", lambda *_: None)
+    monkeypatch.setattr("groundup.training.dry_run.DryRunStep.__call__", lambda *_: None)
     monkeypatch.setattr("groundup.run.start._with_speed", lambda prepared, training: prepared.plan)
     monkeypatch.setattr(NextTokenLoss, "forward", poisoned)
     monkeypatch.setattr(TrainState, "begin_again", and_look)

@@ -139,14 +139,16 @@ def test_a_torch_that_no_index_has_is_not_asked_for(version, line, checkpoint, t
 
 
 def test_a_stray_file_beside_the_code_stays_here(tmp_path, monkeypatch):
-    package = shutil.copytree(ROOT / "src/groundup/text", tmp_path / "groundup")
+    package = shutil.copytree(ROOT / "src/groundup/tokenizers", tmp_path / "groundup")
     for name in ("notes.txt", "kernels.so", ".env", "vocab/run.json", "__pycache__/x.cpython-311.pyc"):
         (package / name).parent.mkdir(exist_ok=True)
         (package / name).write_text("mine")
     monkeypatch.setattr(wheel, "_root", lambda: package)
     with zipfile.ZipFile(wheel.write(tmp_path)) as archive:
         names = {name for name in archive.namelist() if name.startswith("groundup/")}
-    there = {path.relative_to(ROOT / "src/groundup/text") for path in (ROOT / "src/groundup/text").rglob("*.*")}
+    there = {
+        path.relative_to(ROOT / "src/groundup/tokenizers") for path in (ROOT / "src/groundup/tokenizers").rglob("*.*")
+    }
     assert names == {f"groundup/{path.as_posix()}" for path in there if "__pycache__" not in path.parts}
 
 
@@ -155,12 +157,12 @@ def test_no_moments_and_no_folder_of_this_machine_go_out(checkpoint, tmp_path):
     config = json.loads((model / "config.json").read_text())
     config |= {
         "data": "/home/me/hidden-place/data",
-        "init": "/home/me/hidden-place/run",
+        "init_from": "/home/me/hidden-place/run",
         "tracking": {"project": "hidden-place"},
         "prepare": {"sources": ["/home/me/hidden-place/text.txt"]},
         "evaluate": {"tasks": ["/home/me/hidden-place/mine.jsonl"], "prompt": "a word of hidden-place"},
         "checkpoint": {"keep_last": 7},
-        "train": {"seed": 5},
+        "train": config["train"] | {"seed": 5},
     }
     (model / "config.json").write_text(json.dumps(config))
     origin = {"source": "/home/me/hidden-place/pile", "commit": None, "kind": "nanoGPT checkpoint"}

@@ -31,7 +31,7 @@ COMMANDS = {
     "compare": ("compare", "put the losses of several runs side by side, in a table and a picture"),
     "generate": ("generate", "let a run or checkpoint write"),
     "import": ("import_", "take over a model of another program: GPT-2 of the hub, nanoGPT, llm.c"),
-    "export": ("export", "write a model for transformers, llama.cpp or nanoGPT"),
+    "export": ("export", "write a model for transformers or llama.cpp, or a page that runs it"),
     "push": ("push", "send a model to the hub, as a repository for transformers"),
     "why": ("trace_step", "the documents behind any step of a run"),
     "doctor": ("doctor", "check this machine, runs and prepared data"),

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  groundup import hf:openai-community/gpt2 --out models/gpt2\n"
         "  groundup import nanoGPT/out/ckpt.pt --out models/mine --tokenizer data/mine\n"
         "  groundup generate models/gpt2 --prompt Once\n"
-        "  groundup train --init models/gpt2 --data data/mine --out runs/mine"
+        "  groundup train --init-from models/gpt2 --data data/mine --out runs/mine"
     )
     parser.add_argument("source", metavar="SOURCE", help="a model of the hub, a folder or a file: see below")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; a checkpoint like any other")
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     for command in (
         ["generate", out, "--prompt", "Once"],
         ["prepare", "TEXTS", "--out", data, "--tokenizer", str(Path(out) / "tokenizer")],
-        ["train", "--init", out, "--data", data, "--out", f"runs/{found.out.name}"],
+        ["train", "--init-from", out, "--data", data, "--out", f"runs/{found.out.name}"],
     ):
         print(f"next: {shlex.join(['groundup', *command])}")
     return 0

@@ -103,8 +103,9 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 def add_files(parser: argparse.ArgumentParser) -> None:
     """What a config may begin with: a checkpoint, files, recipes."""
     parser.add_argument(
-        "--init_from", metavar="FOLDER", help="checkpoint or run whose weights and dimensions to start with"
-    )
+        "--init-from", "--init_from", metavar="FOLDER",
+        help="checkpoint or run whose weights and dimensions to start with",
+    )  # fmt: skip
     parser.add_argument("--init", dest="init", help=argparse.SUPPRESS)
     parser.add_argument(
         "--config", action="append", default=[], metavar="FILE", help="YAML with sections, or a recipe; may be repeated"

@@ -5,7 +5,6 @@ before a checkpoint is loaded.
 
     groundup.export("runs/book", "exports/book", to="hf")      # transformers, and what reads its folders
     groundup.export("runs/book", "book.gguf", to="gguf")       # llama.cpp
-    groundup.export("runs/book", "exports/book", to="nanogpt") # nanoGPT
     groundup.export("runs/book", "exports/book", to="space")   # a page on the hub, or here
 """
 
@@ -19,7 +18,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from groundup.checkpoint.files import AVERAGE, PROGRESS, read_json
 from groundup.checkpoint.run_folder import resolve, run_of
 from groundup.config.merge import did_you_mean
 from groundup.errors import UsageError
@@ -27,7 +25,7 @@ from groundup.interop import wheel
 from groundup.interop.facts import collect_card_info
 from groundup.interop.hf_mapping import family_of
 from groundup.interop.model_card import ModelCardInfo, card
-from groundup.interop.output import Like, check_output, is_gguf, is_hf, is_nanogpt, is_space, new_output
+from groundup.interop.output import Like, check_output, is_gguf, is_hf, is_space, new_output
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,51 +115,6 @@ def _write_gguf(source: Source, path: Path) -> Written:
     return [], lambda place: gguf.check(place, loaded.model, tensors, loaded.tokenizer)
 
 
-def _refuse_nanogpt(loaded: LoadedModel) -> None:
-    from groundup.interop import nanogpt
-
-    nanogpt.refuse(loaded.config.model)
-
-
-def _write_nanogpt(source: Source, folder: Path) -> Written:
-    from groundup.checkpoint import state
-    from groundup.interop import nanogpt
-
-    loaded, tensors, notes = source.loaded, source.tensors, []
-    settings, progress = loaded.config.optimizer, read_json(loaded.folder / PROGRESS)
-    averaged = (loaded.folder / AVERAGE).exists()
-    kept = settings.name == "adamw" and not averaged
-    moments = state.read_tensors(loaded.folder / state.OPTIMIZER) if kept else {}
-    if not moments:
-        why = "the checkpoint has none yet"
-        if averaged:
-            why = "these weights are a running average"
-        elif settings.name != "adamw":
-            why = f"the optimizer was {settings.name}"
-        notes.append(f"train.py goes on with AdamW's moments at zero, as {why}")
-    nanogpt.write(
-        folder,
-        loaded.config.model,
-        tensors,
-        nanogpt.optimizer_state(loaded.config.model, settings, tensors, moments),
-        step=progress["step"],
-        loss=(progress.get("best") or {}).get("loss"),
-        name=source.name,
-    )
-    if meta := nanogpt.write_meta(folder, loaded.tokenizer, source.name):
-        notes.append(meta)
-
-    def check(place: Path) -> None:
-        nanogpt.check(place, loaded.config.model, tensors)
-        if change := nanogpt.difference(loaded.model):
-            notes.append(
-                f"nanoGPT computes exact GELU, and this model its tanh form: logits differ by {change:.1e} of the "
-                "largest"
-            )
-
-    return notes, check
-
-
 def _write_space(source: Source, folder: Path) -> Written:
     from groundup.checkpoint.load import load
     from groundup.interop import space
@@ -186,10 +139,6 @@ TARGETS: dict[str, Target] = {
         _refuse_hf, _write_hf, _TRANSFORMERS,
     ),
     "gguf": Target("a file for llama.cpp", Like(frozenset(), is_gguf), _refuse_gguf, _write_gguf, _LLAMA),
-    "nanogpt": Target(
-        "a folder with a ckpt.pt for nanoGPT", Like(frozenset({"ckpt.pt", "meta.json"}), is_nanogpt),
-        _refuse_nanogpt, _write_nanogpt, "",
-    ),
     "space": Target(
         "a folder with a page for a Space of the hub", Like(_SPACE_FILES, partial(is_space, wheel.PATTERN)),
         lambda _: wheel.refuse(), _write_space, "",
@@ -207,7 +156,7 @@ def export(
     license: str = "",  # noqa: A002  # as the option and the card's key are called
     overwrite: bool = False,
 ) -> Export:
-    """Write a run's or checkpoint's model to `out` in another program's format: `hf`, `gguf`, `nanogpt`, `space`.
+    """Write a run's or checkpoint's model to `out` in another program's format: `hf`, `gguf`, `space`.
 
     The running average of the weights goes out where one was kept. What was written is opened again, with the program
     that reads it where that is installed, and compared with the model; only then is it at `out`. An earlier export is

@@ -16,10 +16,6 @@ from zipfile import BadZipFile, ZipFile
 from groundup.errors import UsageError
 from groundup.utils.files import flush
 
-MARK = "exported_by_groundup"  # in the `config` of a ckpt.pt; nanoGPT's train.py leaves it out of what it saves there
-LONGEST = 2**24  # bytes of a ckpt.pt's names and numbers that are searched for it
-HEADER = 1024  # bytes, at most, that stand before them
-
 
 @dataclass(frozen=True)
 class Like:
@@ -41,19 +37,6 @@ def is_hf(files: frozenset[str], folder: Path) -> bool:
         return False
     _, _, rest = (folder / "README.md").read_text(encoding="utf-8", errors="replace").partition("---\n")
     return "\n- groundup\n" in rest.partition("\n---")[0] + "\n"
-
-
-def is_nanogpt(folder: Path) -> bool:
-    """Whether the folder's ckpt.pt says that it was exported; its pickle is searched, not read."""
-    path = folder / "ckpt.pt"
-    try:
-        with ZipFile(path) as archive:
-            found = next(info for info in archive.infolist() if info.filename.endswith("/data.pkl"))
-    except (FileNotFoundError, BadZipFile, NotImplementedError, StopIteration):
-        return False
-    with path.open("rb") as file:  # stored as it is, without a true checksum, which `ZipFile` would insist on
-        file.seek(found.header_offset)
-        return MARK.encode() in file.read(min(found.file_size, LONGEST) + HEADER)
 
 
 def is_space(pattern: str, folder: Path) -> bool:
