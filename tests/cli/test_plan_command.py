@@ -130,7 +130,7 @@ def tight(monkeypatch):
 
 
 def test_what_may_not_fit_is_planned_without_being_built(groundup, prepared, fast, tight, monkeypatch):
-    monkeypatch.setattr("groundup.run.start.Training", None)
+    monkeypatch.setattr("groundup.run.start.Trainer", None)
     done = groundup("train", "gpt2-nano", "--data", prepared, "--dry-run", *fast)
     assert done.status == 0, done.err
     assert "warning  3" in done.out
@@ -162,7 +162,7 @@ def test_a_speed_that_is_known_is_not_measured_again(prepared, tmp_path, monkeyp
     plan = plan_with_speed(config)
     assert plan.speed.tokens_per_s > 0
     assert plan.epochs == pytest.approx(2 * 16 / plan.data.windows)
-    monkeypatch.setattr("groundup.run.here.measure", None)
+    monkeypatch.setattr("groundup.run.here.measure_throughput", None)
     said = []
     assert start_run(config, tmp_path / "run", PlainDisplay(said.append), speed=plan.speed).step == 2
     assert any(plan.speed.source in line for line in said)
@@ -171,7 +171,7 @@ def test_a_speed_that_is_known_is_not_measured_again(prepared, tmp_path, monkeyp
 def test_measuring_changes_nothing_of_the_run(groundup, prepared, tmp_path, fast, monkeypatch):
     dropout = ("--model.dropout", 0.1)
     groundup("train", "gpt2-nano", "--data", prepared, "--out", "with", *fast, *dropout)
-    monkeypatch.setattr("groundup.run.here.measure", lambda *args, **options: None)
+    monkeypatch.setattr("groundup.run.here.measure_throughput", lambda *args, **options: None)
     done = groundup("train", "gpt2-nano", "--data", prepared, "--out", "without", *fast, *dropout)
     assert "no speed was measured" in done.out
     for name in ("model.safetensors", "optimizer/state.safetensors"):

@@ -15,7 +15,7 @@ from groundup.checkpoint.run_folder import MAX_TOKENS_PER_S, MIN_TOKENS_PER_S, R
 from groundup.config.presets import PRESETS
 from groundup.config.schema import Config
 from groundup.config.sections import MUON_ONLY
-from groundup.config.types import LARGEST
+from groundup.config.types import MAX_DIMENSION
 from groundup.errors import CheckpointError, ConfigError
 from groundup.model.gpt import GPT
 from groundup.model.memory import activation_bytes, loss_bytes
@@ -217,7 +217,7 @@ def test_muons_keys_are_those_that_no_rule_of_adamw_reads():
         assert not any("Muon" in line for line in warnings(plan(optimizer=reads)))
 
 
-MOST = dict.fromkeys(("n_layer", "n_embd", "n_inner", "block_size", "vocab_size", "vocab_multiple"), LARGEST)
+MOST = dict.fromkeys(("n_layer", "n_embd", "n_inner", "block_size", "vocab_size", "vocab_multiple"), MAX_DIMENSION)
 LEAST = {"n_layer": 1, "n_embd": 1, "n_inner": 1, "block_size": 2, "vocab_size": 1}
 
 
@@ -246,12 +246,15 @@ def test_no_number_that_a_config_allows_leaves_the_arithmetic(model, train, spee
 
 def test_the_micro_batch_it_advises_fits():
     machine = replace(HERE, memory=6 * 10**8)
-    sections = {"model": {**SMALL, "vocab_size": 50_000}, "train": {"max_steps": 9, "batch_tokens": 16 * 4096}}
-    tight = plan(machine=machine, train={"micro_batch_size": 4096}, **sections)
-    (line,) = (line for line in warnings(tight) if "micro_batch_size" in line)
+
+    def with_rows(n: int) -> Plan:
+        train = {"max_steps": 9, "batch_tokens": 16 * 4096, "micro_batch_size": n}
+        return plan(machine=machine, model={**SMALL, "vocab_size": 50_000}, train=train)
+
+    (line,) = (line for line in warnings(with_rows(4096)) if "micro_batch_size" in line)
     rows = int(line.split()[-1])
-    assert plan(machine=machine, train={"micro_batch_size": rows}, **sections).fits
-    assert not plan(machine=machine, train={"micro_batch_size": 4 * rows}, **sections).fits
+    assert with_rows(rows).fits
+    assert not with_rows(4 * rows).fits
 
 
 def test_a_model_that_cannot_fit_comes_with_one_that_does():

@@ -17,8 +17,7 @@ from groundup.run.ensure_data import GPT1_VOCAB, GPT2_VOCAB, needs_preparation, 
 
 if TYPE_CHECKING:
     from groundup.model.memory import Precision
-    from groundup.planning.cluster import Cluster
-    from groundup.planning.plan import Data, Plan, Speed
+    from groundup.planning.plan import Data
 
 
 EPILOG = """The plan is arithmetic and needs neither data nor torch; a speed must come from somewhere to give a time.
@@ -38,38 +37,26 @@ Letters: N weights, L layers, C width, T context, P vocabulary padded, B windows
 Against the peak resident memory of real steps on two cores, ten of eleven shapes were within 11 %; rotary positions
 and QK-norm in fp32 took 24 % more than planned.
 
-With --nodes, the same past these machines: DDP beside FSDP2 (which is ZeRO-3) on nodes of GPUs. n GPUs, k nodes of g.
-  speed        MFU x peak / FLOPs; MFUs from one published run each of A100 and H100 (MPT-1B, llm-foundry's table)
-  FSDP2        weights, gradients, moments divided by n; two blocks and the embedding gathered (arXiv:1910.02054)
-  messages     4 bytes a parameter (--wire bf16: 2); an all-reduce takes 2(g-1)/g of it within nodes, 2(k-1)/k of the
-               g-th part between them, the slower counts; links at 80 % of their data sheets; FSDP2 half as much again
-               for one micro-batch, and as much for each more
-  overlap      DDP beside the last backward pass, FSDP2 beside all arithmetic; the embedding's gradients never
-  failures     419 in 54 days on 16,384 GPUs (arXiv:2407.21783); checkpoints at sqrt(2dM)(1 + sqrt(d/2M)/3 + d/2M/9) - d
-               (Daly 2006; Young 1974: sqrt(2dM)), d a checkpoint, M between failures; hours lost by simulation
+With --nodes, the same on nodes of GPUs, from the speed of one: --mfu x peak / FLOPs, --tokens-per-second, or --like.
+Without these, an MFU that was published for MPT-1B on 8 A100 or H100 (llm-foundry's table). The total is that speed
+times the number of GPUs: communication that it does not include, failures and saving are not planned. DDP: all state
+on each GPU; FSDP2 (ZeRO-3, arXiv:1910.02054): weights, gradients and optimizer state divided by the number of GPUs.
 
-Of 24 published runs on A100 and H100, 8 to 512 GPUs, 21 were within 22 % of the planned speed, half of them within 5 %;
-three others of 124M were slower, by 22 %, 30 % and 50 %. Memory was not checked on a cluster.
+Of 24 published runs on A100 and H100, 8 to 512 GPUs, 21 were within 22 % of the speed from that MFU, half of them
+within 6 %; three others of 124M were slower, by 22 %, 30 % and 50 %. Memory was not checked on a cluster.
 
   groundup plan gpt2 --tokens-per-second 100000
   groundup plan gpt2-mini --data data/book --measure
   groundup plan gpt2 --data data/book --like runs/mini --train.max_tokens 3000000000
-  groundup plan --nodes 128 --gpus-per-node 8 --model gpt2-xl --tokens 1T"""
+  groundup plan --nodes 128 --gpus-per-node 8 --model gpt2-xl --tokens 1T --mfu 0.35"""
 
-# Options of a cluster that are numbers, with least, most and help; 0 itself is never allowed.
+# Numeric options of a cluster: type, least, greatest, help.
 CLUSTER: dict[str, tuple[type, float, float, str]] = {
-    "nodes": (int, 1, 1_000_000, "plan for so many nodes [1]"),
-    "gpus_per_node": (int, 1, 1024, "GPUs of each [8]"),
-    "mfu": (float, 1e-6, 1, "part of its peak that one GPU reaches [by GPU]"),
-    "intra_node_bandwidth": (float, 1e-6, 1e6, "GB/s each way of a GPU to those of its node [by GPU]"),
-    "inter_node_bandwidth": (float, 1e-6, 1e6, "GB/s each way of a GPU to other nodes [by GPU]"),
-    "gpu_mtbf_hours": (float, 1e-3, 1e12, "hours between failures of one GPU and its share of all else [50,676]"),
-    "restart_seconds": (float, 1e-3, 1e6, "seconds from a failure to the next step [600]"),
-    "checkpoint_seconds": (float, 1e-3, 1e6, "seconds that a checkpoint stops training [its size at 1.2 GB/s]"),
-    "pue": (float, 1, 10, "power of the building for each watt of its machines [1.58]"),
+    "nodes": (int, 1, 1_000_000, "plan for this many nodes [1]"),
+    "gpus_per_node": (int, 1, 1024, "GPUs of each node [8]"),
+    "mfu": (float, 1e-6, 1, "fraction of its peak that one GPU reaches [published, by GPU]"),
 }
-GIGA, HOUR = 1e9, 3600  # bytes/s of a GB/s; seconds
-WIRES = {"fp32": 4, "bf16": 2}  # bytes a number
+GPUS_PER_NODE = 8
 TOKENS = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)([kmbtKMBT]?)")
 SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 
@@ -92,13 +79,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     speed.add_argument("--tokens_per_second", type=float, metavar="X", help="a speed you know")
     parser.add_argument("--tokens", metavar="N", help="train.max_tokens, such as 300M, 10B or 1T")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    cluster = parser.add_argument_group("cluster", "A run on many GPUs, on paper.")
+    cluster = parser.add_argument_group("cluster", "Memory and hours of a run on many GPUs.")
     for name, (kind, _, _, text) in CLUSTER.items():
         cluster.add_argument(f"--{name}", type=kind, metavar="N" if kind is int else "X", help=text)
     cluster.add_argument("--gpu", metavar="NAME", help="a100, h100 or h200 [h100]")
-    cluster.add_argument(
-        "--wire", choices=("fp32", "bf16"), help="what gradients and gathered weights travel in [fp32]"
-    )
     add_config_options(parser)
 
 
@@ -170,7 +154,7 @@ def parse_tokens(text: str, option: str = "--tokens") -> int:
 
 def _cluster_asked(args: argparse.Namespace) -> bool:
     """Whether a cluster is to be planned; UsageError where its options make no sense."""
-    given = {name: getattr(args, name) for name in (*CLUSTER, "gpu", "wire") if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in (*CLUSTER, "gpu") if getattr(args, name) is not None}
     for name, (_, least, most, _) in CLUSTER.items():
         if name in given and not least <= given[name] <= most:
             flag = name.replace("_", "-")
@@ -190,45 +174,29 @@ def _cluster_asked(args: argparse.Namespace) -> bool:
 def _run_cluster(args: argparse.Namespace, config: Config, data: Data | None) -> int:
     """Plan for a cluster and print."""
     from groundup.checkpoint.run_folder import logged_speed
-    from groundup.planning.cluster import ClusterPlan, assumed_speed
-    from groundup.planning.cluster_words import cluster_json, cluster_table
+    from groundup.planning.gpus import find_gpu
     from groundup.planning.plan import Machine, Plan, Speed
+    from groundup.planning.report import ClusterPlan, assumed_speed, cluster_json, cluster_table
     from groundup.utils.system import free_disk
 
     device, precision = config.train.device, config.train.precision
     if device in ("cpu", "mps"):
         raise ConfigError(f"train.device: {device}, but --nodes plans GPUs; leave it out")
-    known: Speed | None = Speed(args.tokens_per_second, "what was given") if args.tokens_per_second else None
-    if precision not in ("auto", "bf16") and not (known or args.like):
+    measured = bool(args.tokens_per_second or args.like)
+    if precision not in ("auto", "bf16") and not measured:
         raise ConfigError(f"train.precision: {precision}, but the table of GPUs is for bf16; give --tokens-per-second")
-    cluster = _cluster(args)
+    gpu = find_gpu(args.gpu or "h100")
     kind: Precision = "bf16" if precision == "auto" else precision
-    plan: Plan = Plan(config, Machine("cuda", kind, int(cluster.gpu.memory), free_disk(Path())), data)
+    plan = Plan(config, Machine("cuda", kind, int(gpu.memory), free_disk(Path())), data)
     if args.like:
-        known = Speed(*logged_speed(Path(args.like), plan.flops))
-    speed = known or assumed_speed(plan, cluster.gpu, args.mfu)
-    forms = (ClusterPlan(plan, cluster, speed, "ddp"), ClusterPlan(plan, cluster, speed, "fsdp"))
-    print(cluster_json(forms) if args.json else cluster_table(forms))
+        speed = Speed(*logged_speed(Path(args.like), plan.flops))
+    elif args.tokens_per_second:
+        speed = Speed(args.tokens_per_second, "what was given")
+    else:
+        speed = assumed_speed(plan, gpu, args.mfu)
+    cluster = ClusterPlan(plan, gpu, args.nodes or 1, args.gpus_per_node or GPUS_PER_NODE, speed)
+    print(cluster_json(cluster) if args.json else cluster_table(cluster))
     return 0
-
-
-def _cluster(args: argparse.Namespace) -> Cluster:
-    """The cluster that the options describe; what they leave open is usual."""
-    from groundup.planning.cluster import usual
-    from groundup.planning.gpus import SERVERS, find_gpu
-
-    per_node = SERVERS if args.gpus_per_node is None else args.gpus_per_node
-    changes = {
-        "intra_node": args.intra_node_bandwidth and args.intra_node_bandwidth * GIGA,
-        "inter_node": args.inter_node_bandwidth and args.inter_node_bandwidth * GIGA,
-        "wire": args.wire and WIRES[args.wire],
-        "pue": args.pue,
-        "gpu_mtbf": args.gpu_mtbf_hours and args.gpu_mtbf_hours * HOUR,
-        "restart": args.restart_seconds,
-        "dump": args.checkpoint_seconds,
-    }
-    usually = usual(find_gpu(args.gpu or "h100"), args.nodes or 1, per_node)
-    return replace(usually, **{name: value for name, value in changes.items() if value is not None})
 
 
 def _with_vocabulary(config: Config, name: str) -> tuple[Config, str]:

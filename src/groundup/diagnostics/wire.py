@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 
 from groundup.distributed.process_group import ProcessGroup, collective
-from groundup.planning.gpus import ring_bytes
 
 SMALL = 4  # bytes
 LARGE = {"cpu": 32 << 20, "cuda": 256 << 20}  # bytes: gradients of a small GPT, and more than caches hold
@@ -84,7 +83,7 @@ def bus_bandwidth(processes: int, n_bytes: int, seconds: float) -> float:
 
     As NCCL-tests have it (doc/PERFORMANCE.md): in a ring, so much of the message passes through each link.
     """
-    return ring_bytes(n_bytes, processes) / seconds
+    return 2 * (processes - 1) / processes * n_bytes / seconds
 
 
 def _seconds(process_group: ProcessGroup, tensor: torch.Tensor, times: int) -> float:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 from groundup.config.merge import diff
 from groundup.config.presets import PRESETS
 from groundup.config.sections import MUON_ONLY, OptimizerConfig
+from groundup.errors import ConfigError
 from groundup.optim.run_length import TimeLength
-from groundup.planning.plan import Plan
+from groundup.planning.gpus import GPU
+from groundup.planning.plan import Memory, Plan, Speed
 from groundup.ui.panel import human_count, human_time
 
 CHINCHILLA = 20  # tokens a parameter that spend a given amount of work best (arXiv:2203.15556)
@@ -18,6 +21,8 @@ FEWEST, MOST = 1, 10_000  # tokens a parameter beyond which one of the two is su
 EPOCHS = 4  # passes over the same text that are almost as good as new text (arXiv:2305.16264)
 SIZES = ("gpt2-large", "gpt2-medium", "gpt2", "gpt2-mini", "gpt2-micro", "gpt2-nano")
 WEEK = 7 * 24 * 3600  # seconds
+RECOMPUTE_SPEED = 3 / 4  # of the MFU, when every block is computed twice: 8 operations per weight and token, not 6
+LARGE_CLUSTER = 64  # GPUs from which published runs lose speed that an MFU of 8 GPUs does not show
 
 
 def summary(plan: Plan, *, advise: bool = True) -> list[str]:
@@ -54,8 +59,11 @@ def length(plan: Plan) -> str:
 
 
 def memory(plan: Plan) -> str:
-    """What a step holds, the largest first."""
-    m = plan.memory
+    """Memory of a step, the largest part first."""
+    return f"{human_bytes(plan.memory.total)}: {_parts(plan.memory)}"
+
+
+def _parts(m: Memory) -> str:
     named = {
         "weights": m.weights,
         "gradients": m.gradients,
@@ -65,7 +73,7 @@ def memory(plan: Plan) -> str:
         "program": m.program,
     }
     parts = sorted(((size, name) for name, size in named.items() if size), reverse=True)
-    return f"{human_bytes(m.total)}: " + ", ".join(f"{name} {human_bytes(size)}" for size, name in parts)
+    return ", ".join(f"{name} {human_bytes(size)}" for size, name in parts)
 
 
 def duration(plan: Plan) -> str:
@@ -224,5 +232,128 @@ def as_json(plan: Plan) -> str:
             "checkpoint_bytes": plan.checkpoint_bytes,
             "log_bytes": plan.log_bytes,
             "warnings": list(warnings(plan)),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class ClusterPlan:
+    """A run on `nodes` nodes of `per_node` equal GPUs: memory, speed and hours from the speed of one GPU.
+
+    Time for communication is only included as far as `one` was measured with it.
+    """
+
+    plan: Plan
+    gpu: GPU
+    nodes: int
+    per_node: int
+    one: Speed  # of one GPU
+
+    @property
+    def gpus(self) -> int:
+        """Number of GPUs."""
+        return self.nodes * self.per_node
+
+    @property
+    def run(self) -> Plan:
+        """The plan at the speed of all GPUs. The GPU with the most sequences sets the time of a step."""
+        rows = self.plan.config.rows
+        busy = rows / -(-rows // self.gpus)
+        return replace(self.plan, speed=Speed(busy * self.one.tokens_per_s, self.one.source))
+
+    def memory(self, parallel: Literal["ddp", "fsdp"]) -> Memory:
+        """Bytes per GPU."""
+        train = self.plan.config.train.model_copy(update={"parallel": parallel})
+        config = self.plan.config.model_copy(update={"train": train})
+        return replace(self.plan, config=config, machine=replace(self.plan.machine, processes=self.gpus)).memory
+
+    @property
+    def seconds(self) -> float:
+        """Time for training and evaluations. ConfigError when the run is given in epochs and there are no data."""
+        if (seconds := self.run.seconds) is None:
+            raise ConfigError("train.epochs: how many tokens that is cannot be known without --data; give --tokens 10B")
+        return seconds
+
+
+def assumed_speed(plan: Plan, gpu: GPU, mfu: float | None = None) -> Speed:
+    """Speed of one GPU: the given `mfu`, or the published one, times peak over FLOPs per token."""
+    if mfu is not None:
+        return Speed(mfu * gpu.peak / plan.flops, f"an MFU of {mfu:.1%}, as given")
+    recomputes = plan.config.train.activation_checkpointing == "full"
+    source = f"an MFU of {gpu.mfu:.1%}, {gpu.mfu_source}"
+    if recomputes:
+        source += f", times {RECOMPUTE_SPEED:g} for activation checkpointing"
+    return Speed((RECOMPUTE_SPEED if recomputes else 1) * gpu.mfu * gpu.peak / plan.flops, source)
+
+
+def cluster_table(cluster: ClusterPlan) -> str:
+    """All numbers of the run on the cluster, one per line."""
+    run, seconds, nodes, gpus = cluster.run, cluster.seconds, cluster.nodes, cluster.gpus
+    assert run.speed is not None, "`run` sets it"
+    hardware = f"{nodes:,} node{'s' if nodes > 1 else ''} x {cluster.per_node} {cluster.gpu.name.upper()}"
+    rate = f"{run.speed.tokens_per_s:,.0f} tokens/s, {cluster.one.tokens_per_s:,.0f} per busy GPU"
+    lines = [
+        f"model    {run.parameters:,} parameters, {human_count(run.flops)} FLOPs per token",
+        f"cluster  {hardware} = {gpus:,} GPU{'s' if gpus > 1 else ''}",
+        f"length   {length(run)}",
+        f"speed    {rate}, from {cluster.one.source}",
+        f"time     {seconds / 3600:,.2f} hours, {seconds / 3600 * gpus:,.0f} GPU hours; failures and saving left out",
+        *(f"{name:<7}  {_per_gpu(cluster, name)}" for name in ("ddp", "fsdp")),
+        f"disk     {disk(run)}",
+    ]
+    return "\n".join([*lines, *(f"\nwarning: {line}" for line in cluster_warnings(cluster))])
+
+
+def _per_gpu(cluster: ClusterPlan, parallel: Literal["ddp", "fsdp"]) -> str:
+    memory = cluster.memory(parallel)
+    verdict = "fits" if memory.total <= cluster.gpu.memory else "does not fit"
+    return f"{human_bytes(memory.total)} per GPU, {verdict} {human_bytes(cluster.gpu.memory)}: {_parts(memory)}"
+
+
+def cluster_warnings(cluster: ClusterPlan) -> Iterator[str]:
+    """What does not fit or would be waste, each with a remedy."""
+    config, gpus = cluster.plan.config, cluster.gpus
+    least = min(cluster.memory("ddp").total, cluster.memory("fsdp").total)
+    if least > cluster.gpu.memory:
+        remedy = "give --train.micro_batch_size 1, --train.activation_checkpointing full, or a GPU with more"
+        yield f"{human_bytes(least)} are more than the {human_bytes(cluster.gpu.memory)} of a GPU; {remedy}"
+    if config.rows < gpus:
+        most = config.rows // cluster.per_node
+        fewer = f"--nodes {most:,} at most" if most else "fewer GPUs"
+        yield (
+            f"train.batch_tokens: {config.train.batch_tokens:,} are {config.rows:,} sequences of "
+            f"{config.model.block_size}, fewer than {gpus:,} GPUs, so {gpus - config.rows:,} GPUs would be idle; "
+            f"give --train.batch_tokens {gpus * config.model.block_size}, or {fewer}"
+        )
+    if gpus >= LARGE_CLUSTER:
+        yield (
+            "communication between nodes and stragglers are not planned: published runs on 512 GPUs lost up to 12 % "
+            "of the speed per GPU; take the hours as a lower bound, or give an --mfu measured on as many GPUs"
+        )
+
+
+def cluster_json(cluster: ClusterPlan) -> str:
+    """The same as one object. Sizes in bytes, times in seconds."""
+    run, gpu = cluster.run, cluster.gpu
+    hardware = {"nodes": cluster.nodes, "per_node": cluster.per_node, "gpus": cluster.gpus, "gpu": gpu.name}
+    memory = {name: cluster.memory(name) for name in ("ddp", "fsdp")}
+    forms = {
+        name: {"fits": m.total <= gpu.memory, "memory": {"total": m.total, **asdict(m)}} for name, m in memory.items()
+    }
+    return json.dumps(
+        {
+            "parameters": run.parameters,
+            "flops_per_token": run.flops,
+            "cluster": hardware,
+            "gpu_tokens_per_s": cluster.one.tokens_per_s,
+            "gpu_speed_source": cluster.one.source,
+            "tokens_per_s": run.speed.tokens_per_s if run.speed else None,
+            "seconds": cluster.seconds,
+            "steps": run.steps,
+            "tokens": run.tokens,
+            "checkpoint_bytes": run.checkpoint_bytes,
+            "disk": run.disk,
+            **forms,
+            "warnings": list(cluster_warnings(cluster)),
         }
     )
