@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from groundup.checkpoint.run_folder import Log
+from groundup.checkpoint.log import Log
 from groundup.config.model import ModelConfig
 from groundup.config.schema import Config
 from groundup.config.sections import OptimizerConfig, ScheduleConfig, TrainConfig

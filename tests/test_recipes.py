@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from groundup.checkpoint.run_folder import read_log
+from groundup.checkpoint.log import read_log
 from groundup.config.merge import ConfigSource
 from groundup.model.size import parameters
 from groundup.run.compose import compose_config

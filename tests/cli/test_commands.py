@@ -12,7 +12,8 @@ from importlib import import_module
 
 import pytest
 
-from groundup.checkpoint.run_folder import RunFolder, read_log
+from groundup.checkpoint.log import read_log
+from groundup.checkpoint.run_folder import RunFolder
 from groundup.cli import COMMANDS
 from groundup.cli.parsing import Parser, config_of, config_overrides, normalise
 

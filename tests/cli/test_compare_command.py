@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.text import Text
 
-from groundup.checkpoint.run_folder import Log
+from groundup.checkpoint.log import Log
 from groundup.comparison.table import GAP, Row, table
 from groundup.ui import plot
 

@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from groundup.checkpoint.run_folder import RunFolder, read_log
+from groundup.checkpoint.log import read_log
+from groundup.checkpoint.run_folder import RunFolder
 
 QUESTIONS = [{"context": "The small model", "choices": ["reads", "words.", "x"], "answer": i % 3} for i in range(7)]
 
@@ -23,7 +24,7 @@ def test_loss_and_tasks_in_one_table_and_in_the_log(groundup, run, mine):
     for words in ("val loss", "nats a token", "perplexity", "bits/byte", "gzip -9", "bigram", "mine", "acc_norm"):
         assert words in done.out
     noted = read_log(run / "log.jsonl")[-1]
-    assert noted["event"] == "evaluate"
+    assert noted["event"] == "eval_checkpoint"
     assert (noted["checkpoint"], noted["step"]) == ("step-00000012", 12)
     assert noted["results"]["mine"]["n"] == 7
     assert noted["results"]["loss"]["loss_stderr"] > 0

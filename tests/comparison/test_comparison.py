@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from makers import make_run
 
 import groundup
+from groundup.checkpoint.data_match import same_text
 from groundup.checkpoint.log import Evaluation
 from groundup.comparison.comparison import compare, names
 from groundup.comparison.curves import AXES, Curve
-from groundup.comparison.texts import same_text
 from groundup.errors import CheckpointError, GroundupError, UsageError
 
 

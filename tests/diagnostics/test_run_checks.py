@@ -316,7 +316,7 @@ def test_data_that_moved_changed_or_was_cut_is_told(run, prepared, tmp_path):
     config = run / "config.yaml"
     config.write_text(config.read_text().replace(str(prepared), str(tmp_path / "gone")))
     (note,) = check_run(run).notes
-    assert note == f"{tmp_path / 'gone'}: there is no such folder; say where the run's data is with --data DIR"
+    assert note == f"{tmp_path / 'gone'}: there is no such folder; give the path of the run's data with --data DIR"
     assert check_run(run).ok
     with pytest.raises(DataError, match="no such folder"):
         check_run(run, tmp_path / "nowhere")
@@ -338,7 +338,7 @@ def test_data_named_from_another_folder_is_a_note_that_says_from_where(run, prep
     monkeypatch.chdir(tmp_path)
     found = check_run(run)
     assert found.ok
-    assert found.notes[0].startswith(f"{prepared.name}: there is no such folder below {tmp_path}, the folder that you")
+    assert found.notes[0].startswith(f"{prepared.name}: there is no such folder below {tmp_path}, the current folder")
     monkeypatch.chdir(prepared.parent)
     assert not check_run(run).notes
 

@@ -88,23 +88,23 @@ def offsets(corpus, i):
 @pytest.mark.parametrize("step", [1, 2, 23, STEPS])
 def test_a_step_names_exactly_the_documents_of_its_windows(run, corpus, step):
     sequence = Sequence()
-    starts = ShuffledWindows(sequence, BLOCK, SEED).starts((step - 1) * ROWS, ROWS).tolist()
+    starts = ShuffledWindows(sequence, BLOCK, SEED).window_starts((step - 1) * ROWS, ROWS).tolist()
     windows = trace_step(run, step).windows
     assert [window.start for window in windows] == starts
     for start, window in zip(starts, windows, strict=True):
         due = list(dict.fromkeys(sequence.document[start : start + BLOCK + 1]))
-        assert [(part.source, part.offset) for part, _ in window.extracts] == [offsets(corpus, i) for i in due]
-        for i, (part, text) in zip(due, window.extracts, strict=True):
+        assert [(part.source, part.offset) for part, _ in window.excerpts] == [offsets(corpus, i) for i in due]
+        for i, (part, text) in zip(due, window.excerpts, strict=True):
             assert text == TEXTS[i][part.start : part.stop]
             assert part.length == len(TEXTS[i].encode()) + 1
-        assert sum(part.stop - part.start for part, _ in window.extracts) == BLOCK + 1
+        assert sum(part.stop - part.start for part, _ in window.excerpts) == BLOCK + 1
 
 
 def test_a_window_within_one_document_is_its_text(run):
     for window in trace_step(run, 5).windows:
         ids = Sequence().read(window.start, window.tokens)
         text = bytes(ids[ids != 256].tolist()).decode()
-        assert "".join(text for _, text in window.extracts) == text
+        assert "".join(text for _, text in window.excerpts) == text
 
 
 def test_the_log_decides_which_windows_and_the_last_record_counts(run):
@@ -120,7 +120,7 @@ def test_the_log_decides_which_windows_and_the_last_record_counts(run):
     found = trace_step(run, 3)
     assert (found.cursor, found.loss, found.grad_norm, found.logged, found.applied) == (200, 4.0, 2.0, 2, True)
     assert "done 2 times" in found.notes[0]
-    assert "went back" in found.notes[0]
+    assert "rolled back" in found.notes[0]
     assert [window.cursor for window in found.windows] == [200, 201, 202, 203]
 
 
@@ -201,10 +201,10 @@ def test_a_step_that_cannot_be_is_refused(run, step):
         trace_step(run, step)
 
 
-def test_a_budget_has_no_last_step_but_numbers_have(run):
+def test_a_run_limited_by_time_has_no_last_step_but_cursors_are_bounded(run):
     config = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(re.sub("max_steps: .*", "max_steps: null\n  budget: 1h", config))
-    (run / "config.yaml").write_text(re.sub("\n  budget: null", "", (run / "config.yaml").read_text()))
+    config = re.sub("max_steps: .*", "max_steps: null", config)
+    (run / "config.yaml").write_text(re.sub("max_time: .*", "max_time: 1h", config))
     assert trace_step(run, 10**9).cursor == (10**9 - 1) * ROWS
     with pytest.raises(UsageError, match="farther than any run"):
         trace_step(run, 10**30)
@@ -213,7 +213,7 @@ def test_a_budget_has_no_last_step_but_numbers_have(run):
 def test_what_is_not_there_gets_a_sentence(run, corpus, tmp_path):
     with pytest.raises(CheckpointError, match="holds no run"):
         trace_step(tmp_path / "nowhere", 1)
-    with pytest.raises(DataError, match="no such folder; say where the run's data is with --data"):
+    with pytest.raises(DataError, match="no such folder; give the path of the run's data with --data"):
         trace_step(run, 1, tmp_path / "nowhere")
     (run / "config.yaml").write_text((run / "config.yaml").read_text().replace(str(corpus), str(tmp_path)))
     with pytest.raises(DataError, match="--data DIR"):
@@ -248,7 +248,7 @@ def test_the_command_prints_loss_documents_and_text_within_the_width(run, comman
     assert "step 3   loss 5.2500   gradient norm 1.5" in out
     assert "windows 8 to 11, of 16 tokens each: " in out
     for window in trace_step(run, 3).windows:
-        for part, text in window.extracts:
+        for part, text in window.excerpts:
             assert f"{part.source} @{part.offset:,}" in out
             assert text in out
     assert max(map(len, out.splitlines())) <= 80
@@ -260,9 +260,9 @@ def test_json_holds_all_of_it_and_nothing_else(run, command):
     values = json.loads(out)
     assert status == 0
     assert values["cursor"] == found.cursor
-    assert [window["parts"][0]["text"] for window in values["windows"]] == [w.extracts[0].text for w in found.windows]
+    assert [window["parts"][0]["text"] for window in values["windows"]] == [w.excerpts[0].text for w in found.windows]
     assert [part["source"] for part in values["windows"][0]["parts"]] == [
-        p.source for p, _ in found.windows[0].extracts
+        p.source for p, _ in found.windows[0].excerpts
     ]
 
 
@@ -290,7 +290,7 @@ def test_text_is_shortened_in_the_middle_and_shows_what_is_not_printable():
 
 def test_opening_a_step_needs_no_torch(run):
     code = (
-        f"import sys, pathlib; from groundup.diagnostics.trace_step import why; why(pathlib.Path({str(run)!r}), 1); "
-        "sys.exit('torch' in sys.modules)"
+        "import sys, pathlib; from groundup.diagnostics.trace_step import trace_step; "
+        f"trace_step(pathlib.Path({str(run)!r}), 1); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

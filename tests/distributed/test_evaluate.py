@@ -8,7 +8,7 @@ import work
 from test_equal import config
 
 import groundup
-from groundup.checkpoint.run_folder import read_log
+from groundup.checkpoint.log import read_log
 
 pytestmark = pytest.mark.slow
 

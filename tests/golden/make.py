@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 import groundup
-from groundup.checkpoint.run_folder import RunFolder, read_log
+from groundup.checkpoint.log import read_log
+from groundup.checkpoint.run_folder import RunFolder
 
 HERE = Path(__file__).parent
 STEPS = 100

@@ -6,7 +6,8 @@ import signal
 import pytest
 
 import groundup
-from groundup.checkpoint.run_folder import RunFolder, read_log
+from groundup.checkpoint.log import read_log
+from groundup.checkpoint.run_folder import RunFolder
 from groundup.evaluation.loss import Loss
 from groundup.run.evaluator import Evaluator
 from groundup.training.early_stopping import BestLoss

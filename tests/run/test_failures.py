@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 import groundup
-from groundup.checkpoint.run_folder import RunFolder, read_log
+from groundup.checkpoint.log import read_log
+from groundup.checkpoint.run_folder import RunFolder
 from groundup.data.shards import DOCUMENT, Tokens
 from groundup.data.windows import ShuffledWindows
 from groundup.model.gpt import NextTokenLoss

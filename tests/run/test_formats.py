@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import groundup
-from groundup.checkpoint.run_folder import read_log
+from groundup.checkpoint.log import read_log
 from groundup.diagnostics.run_checks import check_run
 
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures").glob("format-*"))

@@ -9,7 +9,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import groundup
-from groundup.checkpoint.run_folder import RunFolder, read_log
+from groundup.checkpoint.log import read_log
+from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.presets import GPT1_PARTS, MODERN_PARTS
 from groundup.utils.files import SUMS, sha256
 

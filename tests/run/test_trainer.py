@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 import groundup
-from groundup.checkpoint.run_folder import RunFolder, read_log
+from groundup.checkpoint.log import read_log
+from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
 from groundup.config.sections import TrainConfig
 from groundup.data.shards import Tokens

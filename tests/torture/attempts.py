@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from groundup.checkpoint.diff import difference, different_books
-from groundup.checkpoint.run_folder import RunFolder, read_log, step_of
+from groundup.checkpoint.log import read_log
+from groundup.checkpoint.run_folder import RunFolder, step_of
 from groundup.errors import CheckpointError
 from groundup.utils.files import verify
 

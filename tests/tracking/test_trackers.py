@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 import groundup
-from groundup.checkpoint.run_folder import Log, read_log
+from groundup.checkpoint.log import Log, read_log
 from groundup.config.sections import TrackingConfig
 from groundup.errors import ConfigError
 from groundup.tracking import trackers

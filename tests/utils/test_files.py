@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from groundup.checkpoint.run_folder import Log, read_log
+from groundup.checkpoint.log import Log, read_log
 from groundup.errors import CheckpointError
 from groundup.utils.files import SUMS, atomic_folder, replace_text, verify
 

@@ -32,6 +32,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def read_field(path: Path, key: str) -> str | None:
+    """A value of a JSON object in a file, as text; None if it is missing or cannot be read."""
+    try:
+        value = read_json(path).get(key)
+    except CheckpointError:
+        return None
+    return None if value is None else str(value)
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """What a checkpoint's config.json says, without its format.
 

@@ -1,9 +1,12 @@
-"""What became of a run, as its log tells it: only what still holds, however often it was resumed. No torch here."""
+"""A run's log.jsonl: writer, reader, and the history that is left after kills, resumes and rollbacks. No torch here."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import re
+import threading
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping
@@ -11,23 +14,99 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+EVAL_CHECKPOINT = "eval_checkpoint"  # event of `groundup evaluate`, after training
+EVAL_CHECKPOINT_EVENTS = (EVAL_CHECKPOINT, "evaluate")  # previous versions wrote the second
+
+
+class Log:
+    """Appends records to log.jsonl, one JSON object per line; each line is complete before the next begins."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8", buffering=1)  # a line reaches the system when it is complete
+        self._lock = threading.Lock()  # the thread that writes checkpoints logs as well
+        if _ends_within_line(path):
+            self._file.write("\n")  # the previous process was killed while it wrote a line
+
+    def write(self, event: str, **values: Any) -> None:
+        """Append one record."""
+        line = json.dumps({"event": event, **values}, ensure_ascii=False) + "\n"
+        with self._lock:
+            self._file.write(line)
+
+    def close(self) -> None:
+        """Flush to disk and close."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def _ends_within_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def iter_log(
+    path: Path,
+    *,
+    matching: re.Pattern[bytes] | None = None,
+    on_unreadable: Callable[[bytes], None] = lambda line: None,
+) -> Iterator[dict[str, Any]]:
+    """Records of a log in the order written; none where there is no log.
+
+    Lines that are no record, such as one cut off by a crash, go to `on_unreadable`. Only lines that `matching` finds
+    are parsed: parsing all of a long run takes minutes.
+    """
+    try:
+        with path.open("rb") as file:  # as bytes, where only a newline ends a line
+            for line in file:
+                if matching is not None and not matching.search(line):
+                    continue
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError):
+                    record = None
+                if isinstance(record, dict) and isinstance(record.get("event"), str):
+                    yield record
+                elif line.strip():
+                    on_unreadable(line)
+    except OSError:
+        return
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """All records of a log, as of `iter_log`."""
+    return list(iter_log(path))
+
+
+def finite_number(value: object) -> float | None:
+    """`value` as a float if it is a finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Losses of a moment, and where the run stood."""
+    """Losses at one step, and the run's position there."""
 
     step: int
     tokens: int  # trained on so far
-    seconds: float  # trained so far; evaluations count, interruptions and what a crash lost do not
+    seconds: float  # training time so far, with evaluations; without interruptions and what a crash lost
     lr: float | None  # of the step before it
-    val_loss: float | None  # nats a token; None where it was not finite, or nothing was held out
+    val_loss: float | None  # nats per token; None where it was not finite, or nothing was held out
     bits_per_byte: float | None  # of the validation text
-    train_loss: float | None  # nats a token
+    train_loss: float | None  # nats per token
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a task gave, by metric, and at which step."""
+    """Results of one task by metric, and the step they are of."""
 
     step: int
     metrics: dict[str, float]
@@ -40,26 +119,25 @@ class History:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    evaluations: tuple[Evaluation, ...] = ()  # in order of steps, one a step
+    evaluations: tuple[Evaluation, ...] = ()  # in order of steps, one per step
     tasks: dict[str, Task] = field(default_factory=dict)  # the newest of each
 
 
 def read_history(log: Path) -> History:
-    """The history in a log.jsonl; an empty one where there is none. Lines cut off by a crash are left out.
+    """The history in a log.jsonl; an empty one where there is none.
 
-    Where a run went back, to a checkpoint after a kill or away from bad data, what it did after that is forgotten:
-    the later record of a step wins.
+    Where a run went back, to a checkpoint after a kill or on a rollback, the records after that step are dropped: the
+    later record of a step wins.
     """
-    tape = _Tape()
-    for record in _records(log):
-        act = ACTIONS.get(str(record.get("event")))
-        step = record.get("step")
-        if act and isinstance(step, int) and step >= 0:
-            act(tape, step, record)
-    return tape.history()
+    builder = _HistoryBuilder()
+    for record in iter_log(log):
+        add, step = ACTIONS.get(record["event"]), record.get("step")
+        if add and isinstance(step, int) and step >= 0:
+            add(builder, step, record)
+    return builder.history()
 
 
-class _Tape:
+class _HistoryBuilder:
     """Steps in order, in 32 bytes each: a long run has millions."""
 
     def __init__(self) -> None:
@@ -68,8 +146,7 @@ class _Tape:
         self.evaluations: dict[int, Mapping[str, Any]] = {}
         self.tasks: dict[int, dict[str, dict[str, float]]] = {}
 
-    def rewind(self, step: int, _: Mapping[str, Any]) -> None:
-        """Forget what came after `step`."""
+    def drop_after(self, step: int, _: Mapping[str, Any]) -> None:
         n = bisect_right(self.steps, step)
         if n < len(self.steps):
             for column in (self.steps, self.tokens, self.seconds, self.lr):
@@ -78,80 +155,52 @@ class _Tape:
             for later in [key for key in kept if key > step]:
                 del kept[later]
 
-    def trained(self, step: int, record: Mapping[str, Any]) -> None:
-        """A step, whether or not it was applied."""
+    def add_step(self, step: int, record: Mapping[str, Any]) -> None:
+        """Add a step, whether or not it was applied."""
         if not self.steps or step <= self.steps[-1]:
-            self.rewind(step - 1, record)
-        tokens, seconds = record.get("tokens"), _number(record.get("elapsed"))
+            self.drop_after(step - 1, record)
+        tokens, seconds = record.get("tokens"), finite_number(record.get("elapsed"))
         if isinstance(tokens, int) and 0 <= tokens < 2**63 and step < 2**63 and seconds is not None:
             self.steps.append(step)
             self.tokens.append(tokens)
             self.seconds.append(seconds)
-            lr = _number(record.get("lr"))
+            lr = finite_number(record.get("lr"))
             self.lr.append(math.nan if lr is None else lr)
 
-    def evaluated(self, step: int, record: Mapping[str, Any]) -> None:
-        """Losses, and tasks where the run measures them as it goes."""
+    def add_evaluation(self, step: int, record: Mapping[str, Any]) -> None:
         self.evaluations[step] = record
-        self.tell(step, record.get("tasks"))
+        self._add_tasks(step, record.get("tasks"))
 
-    def examined(self, step: int, record: Mapping[str, Any]) -> None:
-        """Tasks that a checkpoint was given later."""
-        self.tell(step, record.get("results"))
+    def add_checkpoint_evaluation(self, step: int, record: Mapping[str, Any]) -> None:
+        self._add_tasks(step, record.get("results"))
 
-    def tell(self, step: int, results: object) -> None:
-        """Keep the numbers among the results of tasks."""
+    def _add_tasks(self, step: int, results: object) -> None:
         for task, metrics in results.items() if isinstance(results, dict) else ():
             if isinstance(metrics, dict) and task != "loss":
-                numbers = {str(k): x for k, v in metrics.items() if (x := _number(v)) is not None}
+                numbers = {str(k): x for k, v in metrics.items() if (x := finite_number(v)) is not None}
                 self.tasks.setdefault(step, {})[str(task)] = numbers
 
     def history(self) -> History:
-        """What is left."""
         found = [self._evaluation(step, self.evaluations[step]) for step in sorted(self.evaluations)]
         newest = {task: Task(step, m) for step in sorted(self.tasks) for task, m in self.tasks[step].items() if m}
         last = (self.steps[-1], self.tokens[-1], self.seconds[-1]) if self.steps else (0, 0, 0.0)
         return History(*last, tuple(e for e in found if e), newest)
 
     def _evaluation(self, step: int, record: Mapping[str, Any]) -> Evaluation | None:
-        """None where the log has lost the step, and nobody knows when that was."""
+        """None where the log lacks the step, so that its tokens and time are unknown."""
         i = bisect_left(self.steps, step)
-        losses = [_number(record.get(name)) for name in ("val_loss", "bits_per_byte", "train_loss")]
+        losses = [finite_number(record.get(name)) for name in ("val_loss", "bits_per_byte", "train_loss")]
         if i < len(self.steps) and self.steps[i] == step:
             lr = None if math.isnan(self.lr[i]) else self.lr[i]
             return Evaluation(step, self.tokens[i], self.seconds[i], lr, *losses)
         return Evaluation(0, 0, 0.0, None, *losses) if step == 0 else None
 
 
-ACTIONS: dict[str, Callable[[_Tape, int, Mapping[str, Any]], None]] = {
-    "step": _Tape.trained,
-    "skip": _Tape.trained,
-    "eval": _Tape.evaluated,
-    "evaluate": _Tape.examined,
-    "resume": _Tape.rewind,
-    "rollback": _Tape.rewind,
+ACTIONS: dict[str, Callable[[_HistoryBuilder, int, Mapping[str, Any]], None]] = {
+    "step": _HistoryBuilder.add_step,
+    "skip": _HistoryBuilder.add_step,
+    "eval": _HistoryBuilder.add_evaluation,
+    **dict.fromkeys(EVAL_CHECKPOINT_EVENTS, _HistoryBuilder.add_checkpoint_evaluation),
+    "resume": _HistoryBuilder.drop_after,
+    "rollback": _HistoryBuilder.drop_after,
 }
-
-
-def _records(log: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with log.open("rb") as file:  # as bytes, where nothing but a newline ends a line
-            for line in file:
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError):
-                    continue
-                if isinstance(record, dict):
-                    yield record
-    except OSError:
-        return
-
-
-def _number(value: object) -> float | None:
-    """A finite number, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None

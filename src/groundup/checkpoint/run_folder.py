@@ -10,13 +10,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from groundup import __version__
 from groundup.checkpoint.files import PROGRESS, read_json
+from groundup.checkpoint.log import read_log
 from groundup.config.merge import ConfigSource, merge_and_validate
 from groundup.config.schema import Config, read_yaml, to_yaml
 from groundup.errors import CheckpointError, ConfigError, UsageError
@@ -184,47 +184,6 @@ def run_of(checkpoint: Path) -> Path | None:
     """The run that a checkpoint's folder lies in, if it does."""
     place = checkpoint.resolve().parent
     return place.parent if place.name == "checkpoints" and (place.parent / "config.yaml").is_file() else None
-
-
-class Log:
-    """Appends records to a run's log.jsonl, one JSON object a line, each line whole before the next begins."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8", buffering=1)  # a line reaches the system when it is complete
-        self._lock = threading.Lock()  # a checkpoint written in the background is noted from there
-        if _torn(path):
-            self._file.write("\n")  # the process before us was killed in the middle of a line
-
-    def write(self, event: str, **values: Any) -> None:
-        """Append one record."""
-        line = json.dumps({"event": event, **values}, ensure_ascii=False) + "\n"
-        with self._lock:
-            self._file.write(line)
-
-    def close(self) -> None:
-        """Flush to disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-
-
-def _torn(path: Path) -> bool:
-    with path.open("rb") as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return False
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """All whole records of a log; a line cut off by a crash is left out."""
-    records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # splitlines would cut at U+2028 too
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
-    return records
 
 
 def environment() -> dict[str, Any]:

@@ -64,7 +64,7 @@ def as_json(trace_step: StepTrace) -> dict[str, object]:
             "cursor": window.cursor,
             "start": window.start,
             "tokens": window.tokens,
-            "parts": [{**part._asdict(), "text": text} for part, text in window.extracts],
+            "parts": [{**part._asdict(), "text": text} for part, text in window.excerpts],
         }
         for window in trace_step.windows
     ]
@@ -78,7 +78,7 @@ def shown(trace_step: StepTrace, indent: int, width: int) -> Iterator[Text]:
         if value is not None:
             title.append(f"   {name} {value:.4g}" if name != "loss" else f"   {name} {value:.4f}", style="not bold")
     yield title
-    documents = {(part.source, part.begin) for window in trace_step.windows for part, _ in window.extracts}
+    documents = {(part.source, part.begin) for window in trace_step.windows for part, _ in window.excerpts}
     sources = {source for source, _ in documents}
     of = f"{_many(len(documents), 'document')} in {_many(len(sources), 'source')}"
     first, length = trace_step.windows[0], trace_step.windows[0].tokens - 1
@@ -87,7 +87,7 @@ def shown(trace_step: StepTrace, indent: int, width: int) -> Iterator[Text]:
         yield Text(note, style="yellow")
     for i, window in enumerate(trace_step.windows, 1):
         yield Text()
-        for j, extract in enumerate(window.extracts):
+        for j, extract in enumerate(window.excerpts):
             number = Text(f"{i if j == 0 else '':>{indent - 2}}  ", style="bold")
             yield number.append_text(_place(extract))
             if extract.text:

@@ -8,11 +8,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from groundup.checkpoint.files import PROGRESS
+from groundup.checkpoint.data_match import Answer, RunText, same_text, same_tokenizer, text_of_run
+from groundup.checkpoint.files import PROGRESS, read_field
 from groundup.checkpoint.log import Evaluation, History, read_history
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.comparison.curves import AXES, Axis, Curve, Measure, Reading
-from groundup.comparison.texts import Answer, Text, said, same_text, same_tokenizer, text_of
 from groundup.config.merge import diff, flatten, get
 from groundup.config.schema import Config
 from groundup.errors import CheckpointError, UsageError
@@ -30,7 +30,7 @@ class Run:
     config: Config
     history: History
     points: tuple[Evaluation, ...]  # where what is compared was measured
-    text: Text
+    text: RunText
     machine: tuple[object, ...]  # what its time depends on
 
     @property
@@ -73,7 +73,7 @@ def compare(runs: Sequence[str | PathLike[str]], *, at_tokens: int | None = None
     _check(paths)
     folders = [RunFolder(path) for path in paths]
     configs = [folder.config() for folder in folders]
-    texts = [text_of(folder, config) for folder, config in zip(folders, configs, strict=True)]
+    texts = [text_of_run(folder, config) for folder, config in zip(folders, configs, strict=True)]
     measure: Measure = "val_loss" if same_tokenizer(texts) == "same" else "bits_per_byte"
     histories = [read_history(folder.log) for folder in folders]
     read = tuple(
@@ -106,7 +106,7 @@ def _met(axis: Axis, place: float, runs: Sequence[Run], curves: Sequence[Curve])
     return Meeting(place, tuple(curve.at(axis, place) for curve in curves), lr)
 
 
-def settings(configs: Sequence[Config], texts: Sequence[Text]) -> dict[str, tuple[Any, ...]]:
+def settings(configs: Sequence[Config], texts: Sequence[RunText]) -> dict[str, tuple[Any, ...]]:
     """Dotted keys in which configs differ, in the config's order, with the value of each run.
 
     Not the path of one and the same data.
@@ -164,6 +164,6 @@ def _check_reached(run: Run, tokens: int) -> None:
 
 def _machine(folder: RunFolder, config: Config) -> tuple[object, ...]:
     """What a run's time depends on besides the run: where it ran, on how many processes and threads."""
-    where = [said(folder.path / "environment.json", name) for name in ("machine", "processor", "cores")]
-    processes = [said(checkpoint / PROGRESS, "processes") for checkpoint in folder.steps()[-1:]]
+    where = [read_field(folder.path / "environment.json", name) for name in ("machine", "processor", "cores")]
+    processes = [read_field(checkpoint / PROGRESS, "processes") for checkpoint in folder.steps()[-1:]]
     return (*where, *processes, config.train.device, config.train.threads)

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from groundup.checkpoint import state
-from groundup.checkpoint.data_match import origin
+from groundup.checkpoint.data_match import match_data
 from groundup.checkpoint.files import AVERAGE, MODEL, PROGRESS
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.merge import diff
@@ -75,7 +75,7 @@ def check_run(path: Path, data: Path | None = None) -> RunReport:
     if not (path / "config.yaml").exists() and not run.checkpoints.is_dir():
         raise CheckpointError(f"{path}: holds no run; give a folder written by `groundup train`")
     if data and not data.is_dir():
-        raise DataError(origin(data, {}).sentence)
+        raise DataError(match_data(data, {}).message)
     busy = holder(path)
     problems, notes = [], [f"in use right now by {busy}"] if busy else []
     config, complaint = _config(run)
@@ -218,13 +218,13 @@ def _data(config: Config | None, good: Path | None, moved: Path | None) -> tuple
     if place is None:
         return [], []
     try:
-        found = origin(place, state.load_progress(good) if good else {})
+        found = match_data(place, state.load_progress(good) if good else {})
         if found.answer == "missing":
-            return [], [found.sentence]  # another place, not damage
+            return [], [found.message]  # another place, not damage
         check_files(place, Manifest.load(place), checksums=False)
     except DataError as error:
         return [f"{error}; where the data has moved, name its folder with --data"], []
-    return ([found.sentence] if found.answer == "other" else []), []
+    return ([found.message] if found.answer == "other" else []), []
 
 
 def _log(path: Path) -> list[str]:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from groundup.checkpoint.data_match import origin
+from groundup.checkpoint.data_match import match_data
 from groundup.checkpoint.files import PROGRESS, read_config, read_json
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
@@ -81,10 +81,10 @@ def _data(about: str, config: Config, checkpoint: Path, moved: Path | None) -> F
     if place is None:
         return Finding(about, "data", "warning", "the run names no folder", "say where its data is with --data DIR")
     try:
-        found = origin(place, read_json(checkpoint / PROGRESS))
+        found = match_data(place, read_json(checkpoint / PROGRESS))
     except GroundupError as error:
         return problem(about, "data", error)
     if found.answer == "same":
         return Finding(about, "data", "ok", f"{place}: what the run was trained on")
-    sentence, _, remedy = found.sentence.rpartition("; ")
+    sentence, _, remedy = found.message.rpartition("; ")
     return Finding(about, "data", "problem" if found.answer == "other" else "warning", sentence or remedy, remedy)

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from groundup.checkpoint.diff import Difference, difference, different_books
-from groundup.checkpoint.run_folder import RunFolder, read_log, step_of
+from groundup.checkpoint.log import read_log
+from groundup.checkpoint.run_folder import RunFolder, step_of
 from groundup.config.merge import diff, get
 from groundup.config.schema import Config, to_yaml
 from groundup.errors import TrainingError, UsageError

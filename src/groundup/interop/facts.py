@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from groundup.checkpoint.data_match import manifest_of_run
 from groundup.checkpoint.files import AVERAGE, PROGRESS, read_config, read_json
-from groundup.checkpoint.run_folder import RunFolder, read_log
+from groundup.checkpoint.log import EVAL_CHECKPOINT_EVENTS, iter_log
+from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
-from groundup.data.shards import Manifest
-from groundup.errors import DataError, GroundupError
+from groundup.errors import GroundupError
 from groundup.interop.model_card import ModelCardInfo
 from groundup.sources.hub_spec import PREFIX
 
@@ -25,7 +26,7 @@ def collect_card_info(loaded: LoadedModel, name: str, licence: str, run: Path | 
     """What is known of a model: from its checkpoint, and from its `run` and data where they are at hand."""
     config = loaded.config
     progress = read_json(loaded.folder / PROGRESS)
-    manifest = _manifest(loaded)
+    manifest = manifest_of_run(config.data, progress.get("data"))
     splits = manifest.splits if manifest else {}
     sizes = {f"{name}_{what}": getattr(split, what) for name, split in splits.items() for what in ("tokens", "bytes")}
     return ModelCardInfo(
@@ -54,24 +55,10 @@ def _padding(loaded: LoadedModel) -> int:
     return (model.padded_vocab - model.vocab) * model.n_embd * (1 if model.tie_embeddings else 2)
 
 
-def _manifest(loaded: LoadedModel) -> Manifest | None:
-    """The manifest of the model's data, where that is still there and still the same."""
-    data = loaded.config.data
-    if data is None:
-        return None
-    try:
-        manifest = Manifest.load(Path(data))
-    except DataError:
-        return None
-    known = read_json(loaded.folder / PROGRESS).get("data", manifest.fingerprint)
-    return manifest if manifest.fingerprint == known else None
-
-
-def _noted(run: Path | None, step: int, event: str) -> list[dict[str, Any]]:
+def _noted(run: Path | None, step: int, *events: str) -> list[dict[str, Any]]:
     """What the run noted of an event at this very step."""
-    log = RunFolder(run).log if run else None
-    records = read_log(log) if log and log.is_file() else []
-    return [r for r in records if isinstance(r, dict) and r.get("event") == event and r.get("step") == step]
+    records = iter_log(RunFolder(run).log) if run else ()
+    return [record for record in records if record["event"] in events and record.get("step") == step]
 
 
 def _losses(run: Path | None, step: int) -> dict[str, float]:
@@ -85,7 +72,7 @@ def _tasks(run: Path | None, step: int) -> dict[str, dict[str, float]]:
     tasks: dict[str, dict[str, float]] = {}
     for record in _noted(run, step, "eval"):
         tasks |= record.get("tasks", {})
-    for record in _noted(run, step, "evaluate"):
+    for record in _noted(run, step, *EVAL_CHECKPOINT_EVENTS):
         tasks |= {name: found for name, found in record.get("results", {}).items() if name != "loss"}
     return tasks
 

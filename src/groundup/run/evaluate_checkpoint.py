@@ -12,7 +12,8 @@ import torch
 
 from groundup.checkpoint.files import PROGRESS, read_json
 from groundup.checkpoint.load import LoadedModel, load
-from groundup.checkpoint.run_folder import Log, RunFolder, run_of
+from groundup.checkpoint.log import EVAL_CHECKPOINT, Log
+from groundup.checkpoint.run_folder import RunFolder, run_of
 from groundup.config.schema import SHARING
 from groundup.data.shards import Manifest, Tokens
 from groundup.distributed.process_group import ProcessGroup, SingleProcess
@@ -157,7 +158,7 @@ def append_to_log(loaded: LoadedModel, results: dict[str, dict[str, float]], how
         log = Log(run.log)
     except OSError as error:
         raise CheckpointError(f"{run.log}: cannot be written ({error.strerror}); the results are not noted") from error
-    log.write("evaluate", checkpoint=loaded.folder.resolve().name, step=step, results=results, how=how)
+    log.write(EVAL_CHECKPOINT, checkpoint=loaded.folder.resolve().name, step=step, results=results, how=how)
     log.close()
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from groundup.checkpoint.run_folder import Log, RunFolder, environment
+from groundup.checkpoint.log import Log
+from groundup.checkpoint.run_folder import RunFolder, environment
 from groundup.config.schema import Config
 from groundup.model.size import flops_per_token
 from groundup.tracking.trackers import Trackers, open_trackers

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import torch
 
-from groundup.checkpoint.run_folder import RunFolder, read_log
+from groundup.checkpoint.data_match import match_data
+from groundup.checkpoint.log import read_log
+from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
 from groundup.data.windows import ShuffledWindows
 from groundup.distributed.activation_checkpointing import apply_activation_checkpointing
@@ -114,10 +116,9 @@ class Trainer:
     def restore(self, checkpoint: Path) -> None:
         """Go back to where a checkpoint stood; CheckpointError when it belongs to other data."""
         books = self.moving.books_of(checkpoint)
-        if books["data"] != self.data.manifest.fingerprint:
-            raise CheckpointError(
-                f"{self.config.data}: not the data that this run was trained on; give its folder with --data"
-            )
+        found = match_data(Path(str(self.config.data)), books, self.data.manifest)
+        if found.answer != "same":
+            raise CheckpointError(found.message)
         self.moving.restore(checkpoint, books)
         if books.get("processes", 1) != self.process_group.size:
             before, now = (
