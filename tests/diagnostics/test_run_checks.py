@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import groundup
+from groundup.checkpoint import files
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.cli import main
 from groundup.diagnostics.run_checks import check_run
 from groundup.errors import DataError
-from groundup.utils import files
 from groundup.utils.files import SUMS, sha256
 from groundup.utils.lock import locked
 

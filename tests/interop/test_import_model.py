@@ -9,12 +9,12 @@ import torch
 from foreign_models import SMALL, gpt, gpt2_vocabulary, hf_folder, llmc, logits, nanogpt, plain
 
 import groundup
+from groundup.checkpoint.files import verify
 from groundup.config.model import ModelConfig
 from groundup.config.presets import GPT1_PARTS, MODERN_PARTS
 from groundup.interop.import_model import import_model
 from groundup.interop.tokenizer_match import find_tokenizer
 from groundup.tokenizers.byte_char import CharTokenizer
-from groundup.utils.files import verify
 
 
 def loaded(out):

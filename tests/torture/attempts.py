@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from groundup.checkpoint.diff import difference, different_books
+from groundup.checkpoint.files import verify
 from groundup.checkpoint.log import read_log
 from groundup.checkpoint.run_folder import RunFolder, step_of
 from groundup.errors import CheckpointError
-from groundup.utils.files import verify
 
 PHASES = ("starting", "training", "logging", "evaluating", "sampling", "saving", "deleting")
 SOON = 0.25  # part of what is left, for every other kill, so that a run dies more than once or twice

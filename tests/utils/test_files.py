@@ -5,9 +5,10 @@ import subprocess
 
 import pytest
 
+from groundup.checkpoint.files import verify
 from groundup.checkpoint.log import Log, read_log
 from groundup.errors import CheckpointError
-from groundup.utils.files import SUMS, atomic_folder, replace_text, verify
+from groundup.utils.files import SUMS, atomic_folder, replace_text
 
 
 def write(folder) -> None:
@@ -92,9 +93,9 @@ def test_what_nobody_is_about_to_read_need_only_be_there(tmp_path):
         (partial / "a").write_text("one")
         (partial / "b").write_text("two")
     (tmp_path / "c" / "b").write_text("too")
-    verify(tmp_path / "c", but=("b",))
+    verify(tmp_path / "c", presence_only=("b",))
     with pytest.raises(CheckpointError, match="b: damaged"):
-        verify(tmp_path / "c", but=("a",))
+        verify(tmp_path / "c", presence_only=("a",))
     (tmp_path / "c" / "b").unlink()
     with pytest.raises(CheckpointError, match="b: missing"):
-        verify(tmp_path / "c", but=("b",))
+        verify(tmp_path / "c", presence_only=("b",))

@@ -1,13 +1,14 @@
-"""The small JSON files of a checkpoint, readable without torch."""
+"""JSON files and checksums of a checkpoint. No torch here."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from groundup.errors import CheckpointError, NewerFormatError
+from groundup.utils.files import SUMS, checksums, files_below, sha256
 
 FORMAT = 1  # of a checkpoint
 CONFIG, PROGRESS = "config.json", "progress.json"
@@ -24,7 +25,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: missing; give the folder of a run or of a whole checkpoint") from error
+        raise CheckpointError(f"{path}: missing; give the folder of a run or of a complete checkpoint") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged ({error}); use another checkpoint") from error
     if not isinstance(values, dict):
@@ -42,9 +43,9 @@ def read_field(path: Path, key: str) -> str | None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What a checkpoint's config.json says, without its format.
+    """The values in a checkpoint's config.json, without the format number.
 
-    CheckpointError when it is missing or damaged, NewerFormatError when it is of a newer groundup.
+    CheckpointError when it is missing or damaged, NewerFormatError when a newer groundup wrote it.
     """
     path = folder / CONFIG
     values = read_json(path)
@@ -56,3 +57,31 @@ def read_config(folder: Path) -> dict[str, Any]:
     if found != FORMAT:
         raise CheckpointError(f"{path}: damaged (its format is {found!r}, not {FORMAT}); use another checkpoint")
     return values
+
+
+def verify(folder: Path, presence_only: Sequence[str] = ()) -> None:
+    """Raise CheckpointError with the first file of a checkpoint that is missing or does not match its checksum.
+
+    `presence_only`: files that are not about to be read, whose checksums are skipped.
+    """
+    for file, problem in damage(folder, presence_only):
+        raise CheckpointError(f"{folder / file}: {problem}; use another checkpoint")
+
+
+def damage(folder: Path, presence_only: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    """Each file of a checkpoint that is missing, unlisted or does not match its checksum, with the problem."""
+    listed = checksums(folder)
+    if listed is None:
+        yield SUMS, "missing or damaged, so this is no complete checkpoint"
+        return
+    present = {path.relative_to(folder).as_posix(): path for path in files_below(folder) if path != folder / SUMS}
+    if unlisted := sorted(present.keys() - listed.keys()):
+        yield SUMS, f"damaged (it does not list {', '.join(unlisted)})"
+    for name in sorted(listed.keys() - present.keys()):
+        yield name, "missing"
+    for name in sorted((listed.keys() & present.keys()) - set(presence_only)):
+        try:
+            if sha256(present[name]) != listed[name]:
+                yield name, f"damaged (its checksum is not the one in {SUMS})"
+        except OSError as error:
+            yield name, f"cannot be read ({error.strerror})"

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from groundup.checkpoint import state
+from groundup.checkpoint.files import verify
 from groundup.checkpoint.run_folder import resolve
 from groundup.config.schema import Config
 from groundup.distributed.process_group import ProcessGroup, SingleProcess, own_device
@@ -15,7 +16,6 @@ from groundup.model.gpt import GPT
 from groundup.model.undrawn import skip_init
 from groundup.tokenizers.registry import Tokenizer
 from groundup.utils.device import choose_device
-from groundup.utils.files import verify
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def load(
     Raises CheckpointError when something is missing, damaged or does not fit.
     """
     folder = resolve(Path(path), checkpoint)
-    verify(folder, but=(state.OPTIMIZER,))
+    verify(folder, presence_only=(state.OPTIMIZER,))
     config, where = state.load_config(folder), own_device(str(choose_device(device)), process_group or SingleProcess())
     with skip_init():
         model = GPT(config.model)

@@ -15,13 +15,13 @@ from statistics import median
 from typing import Any
 
 from groundup import __version__
-from groundup.checkpoint.files import PROGRESS, read_json
+from groundup.checkpoint.files import PROGRESS, read_json, verify
 from groundup.checkpoint.log import read_log
 from groundup.config.merge import ConfigSource, merge_and_validate
 from groundup.config.schema import Config, read_yaml, to_yaml
 from groundup.errors import CheckpointError, ConfigError, UsageError
 from groundup.model.size import flops_per_token
-from groundup.utils.files import SUMS, flush, remove_folder, replace_text, verify
+from groundup.utils.files import SUMS, flush, remove_folder, replace_text
 from groundup.utils.versions import installed
 
 MIN_TOKENS_PER_S, MAX_TOKENS_PER_S = 1e-6, 1e15  # outside, a speed is not believed

@@ -17,14 +17,14 @@ from safetensors import SafetensorError, safe_open
 
 from groundup.checkpoint import state
 from groundup.checkpoint.data_match import match_data
-from groundup.checkpoint.files import AVERAGE, MODEL, PROGRESS
+from groundup.checkpoint.files import AVERAGE, MODEL, PROGRESS, damage
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.merge import diff
 from groundup.config.schema import Config
 from groundup.data.shards import Manifest, check_files
 from groundup.errors import CheckpointError, DataError, GroundupError, NewerFormatError
 from groundup.model.gpt import GPT
-from groundup.utils.files import SUMS, damage, sha256
+from groundup.utils.files import SUMS, sha256
 from groundup.utils.lock import holder
 
 WHOLE_NUMBERS, SECONDS = ("step", "tokens", "cursor"), ("elapsed", "dt")  # of progress.json

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from groundup.checkpoint.data_match import match_data
-from groundup.checkpoint.files import PROGRESS, read_config, read_json
+from groundup.checkpoint.files import PROGRESS, read_config, read_json, verify
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
 from groundup.diagnostics.finding import Finding, problem
 from groundup.errors import GroundupError, NewerFormatError
-from groundup.utils.files import verify
 
 
 def check_run(path: Path, moved: Path | None) -> Iterator[Finding]:

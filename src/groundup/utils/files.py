@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from groundup.errors import CheckpointError
 
 SUMS = "SHA256SUMS"  # in the format of sha256sum, so that `sha256sum -c SHA256SUMS` checks a folder by hand
 
@@ -26,9 +24,9 @@ def atomic_folder(target: Path, replaceable: Callable[[Path], None] | None = Non
     partial.mkdir(parents=True)
     try:
         yield partial
-        lines = [f"{sha256(path)}  {path.relative_to(partial).as_posix()}\n" for path in _files(partial)]
+        lines = [f"{sha256(path)}  {path.relative_to(partial).as_posix()}\n" for path in files_below(partial)]
         (partial / SUMS).write_text("".join(lines), encoding="utf-8")
-        for path in [*_files(partial), *(p for p in partial.rglob("*") if p.is_dir()), partial]:
+        for path in [*files_below(partial), *(p for p in partial.rglob("*") if p.is_dir()), partial]:
             flush(path)
         if target.exists():
             if replaceable is not None:
@@ -41,39 +39,8 @@ def atomic_folder(target: Path, replaceable: Callable[[Path], None] | None = Non
         raise
 
 
-def verify(folder: Path, but: Sequence[str] = ()) -> None:
-    """CheckpointError naming the first file that is missing or not what was written.
-
-    `but`: files that nobody is about to read, of which it is enough that they are there.
-    """
-    for file, what in damage(folder, but):
-        raise CheckpointError(f"{folder / file}: {what}; use another checkpoint")
-
-
-def damage(folder: Path, but: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
-    """Every file of a folder that is missing, foreign or not what was written, and what is wrong with it.
-
-    Of files in `but`, only whether they are there.
-    """
-    listed = checksums(folder)
-    if listed is None:
-        yield SUMS, "missing or damaged, so this is no whole checkpoint"
-        return
-    present = {path.relative_to(folder).as_posix(): path for path in _files(folder) if path != folder / SUMS}
-    if unlisted := sorted(present.keys() - listed.keys()):
-        yield SUMS, f"damaged (it does not list {', '.join(unlisted)})"
-    for name in sorted(listed.keys() - present.keys()):
-        yield name, "missing"
-    for name in sorted((listed.keys() & present.keys()) - set(but)):
-        try:
-            if sha256(present[name]) != listed[name]:
-                yield name, f"damaged (its checksum is not the one in {SUMS})"
-        except OSError as error:
-            yield name, f"cannot be read ({error.strerror})"
-
-
 def checksums(folder: Path) -> dict[str, str] | None:
-    """The digest of each file as a folder's SHA256SUMS lists it; None where nobody can read that."""
+    """The digest of each file listed in a folder's SHA256SUMS; None if that is missing or unreadable."""
     try:
         lines = (folder / SUMS).read_bytes().decode().removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError):
@@ -120,5 +87,6 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
-def _files(folder: Path) -> list[Path]:
+def files_below(folder: Path) -> list[Path]:
+    """All files of a folder and of the folders in it, in order."""
     return sorted(path for path in folder.rglob("*") if path.is_file())
