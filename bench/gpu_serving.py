@@ -12,7 +12,8 @@ from bench.contenders import GPT2
 from bench.gpu_child import Job
 from bench.gpu_device import forget, here, seconds
 from bench.gpu_table import Row
-from groundup.evaluation.likelihood import Ids, log_likelihoods
+from groundup.evaluation.likelihood import log_likelihoods
+from groundup.evaluation.multiple_choice import Ids
 from groundup.generation.engine import stream
 from groundup.generation.sampling import Sampler
 from groundup.model.gpt import GPT

@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from bench.measure import Result, gemm_gflops, interleaved, machine, seconds
 from groundup.checkpoint.load import load
 from groundup.config.model import ModelConfig
-from groundup.evaluation.likelihood import lay_out, log_likelihoods
-from groundup.evaluation.task_set import EvalTask, open_exam
+from groundup.evaluation.likelihood import log_likelihoods, pack_rows
+from groundup.evaluation.task_set import EvalTask, open_task
 from groundup.interop.hf_mapping import config_json, to_hf
 from groundup.model.gpt import GPT
 from groundup.tokenizers.registry import choose_tokenizer
@@ -56,8 +56,8 @@ def main() -> None:
     loaded = load(asked.weights, device="cpu") if asked.weights else None
     gpt = loaded.model if loaded else GPT(SHAPE).init_weights(torch.Generator().manual_seed(SEED)).eval()
     tokenizer = loaded.tokenizer if loaded else choose_tokenizer("gpt2")
-    exam = open_exam(f"{asked.questions}:{asked.count}", tokenizer, every_form=False)  # type: ignore[arg-type]
-    result = measure(gpt, exam, asked.precision, asked.rounds)
+    task = open_task(f"{asked.questions}:{asked.count}", tokenizer, all_formats=False)  # type: ignore[arg-type]
+    result = measure(gpt, task, asked.precision, asked.rounds)
     print(result.title)
     for row in result.rows:
         print(f"{row.name:<44}{row.median:>8.2f} {result.unit}{result.ratio(row) or 0:>8.2f} x plain loop")
@@ -66,30 +66,30 @@ def main() -> None:
         asked.json.write_text(json.dumps({"machine": machine(), "result": result.as_dict()}, indent=2) + "\n")
 
 
-def measure(gpt: GPT, exam: EvalTask, precision: str, rounds: int) -> Result:
+def measure(gpt: GPT, task: EvalTask, precision: str, rounds: int) -> Result:
     """Questions a second of all contenders, which must agree."""
     context = autocast(precision, CPU)
     twin = transformers_twin(gpt)
     contenders: dict[str, Callable[[], Predictions]] = {
-        "groundup": partial(ours, gpt, exam, context),
-        "plain loop, transformers' GPT-2": partial(plain, lambda ids: twin(ids).logits, exam, context),
-        "plain loop, our GPT-2": partial(plain, gpt, exam, context),
+        "groundup": partial(ours, gpt, task, context),
+        "plain loop, transformers' GPT-2": partial(plain, lambda ids: twin(ids).logits, task, context),
+        "plain loop, our GPT-2": partial(plain, gpt, task, context),
     }
     notes = []
     try:
         for rows in HARNESS_BATCHES:
             name = f"lm-evaluation-harness, batches of {rows}"
-            contenders[name] = partial(harness(twin, rows), exam, context)
+            contenders[name] = partial(harness(twin, rows), task, context)
     except ImportError:
         notes.append("without lm-evaluation-harness's rows: pip install 'lm-eval[hf]'")
     said = {name: contender() for name, contender in contenders.items()}  # warms up, too
-    n, before = exam.questions, gemm_gflops()
+    n, before = task.size, gemm_gflops()
     speeds = {name: partial(lambda run: n / seconds(run), run) for name, run in contenders.items()}
     rows_ = interleaved(speeds, rounds)
     title = f"hellaswag: {n} questions, {sum(p.numel() for p in gpt.parameters()) / 1e6:.0f}M parameters, {precision}"
     result = Result(title, "questions/s", rows_, "plain loop, transformers' GPT-2", notes, [], [before, gemm_gflops()])
     agree(result, said, exact=precision == "fp32")
-    result.notes.append(arithmetic(exam, gpt))
+    result.notes.append(arithmetic(task, gpt))
     result.notes.append(f"fp32 matrix product: {result.ceiling[0]:.0f} GFLOP/s before, {result.ceiling[1]:.0f} after")
     return result
 
@@ -104,28 +104,28 @@ def agree(result: Result, said: dict[str, Predictions], *, exact: bool) -> None:
             result.failures.append(f"{name} chooses otherwise")
 
 
-def arithmetic(exam: EvalTask, gpt: GPT) -> str:
+def arithmetic(task: EvalTask, gpt: GPT) -> str:
     """How many positions go through blocks and head, a question."""
-    pairs, n = exam.pairs, exam.questions
-    rows, _ = lay_out(pairs, gpt.config.block_size)
+    pairs, n = task.pairs, task.size
+    rows, _ = pack_rows(pairs, gpt.config.block_size)
     heads = sum(1 + sum(len(ending) - 1 for _, ending in row.endings) for row in rows) / n
-    padded = sum(4 * max(len(c) + len(e) for c, e in one.pairs) for one in exam.parts[0].encoded) / n
+    padded = sum(4 * max(len(c) + len(e) for c, e in one.pairs) for one in task.parts[0].questions) / n
     return (
         f"positions a question: {sum(row.length for row in rows) / n:.0f} through the blocks and {heads:.0f} through "
         f"the head; in the plain loop {padded:.0f} through both"
     )
 
 
-def ours(gpt: GPT, exam: EvalTask, context: Context) -> Predictions:
+def ours(gpt: GPT, task: EvalTask, context: Context) -> Predictions:
     """As `groundup evaluate` does it."""
-    found = log_likelihoods(gpt, exam.pairs, device=CPU, autocast=context)
-    return chosen(exam, found.nats)
+    found = log_likelihoods(gpt, task.pairs, device=CPU, autocast=context)
+    return chosen(task, found.nats)
 
 
-def chosen(exam: EvalTask, nats: np.ndarray[Any, Any]) -> Predictions:
+def chosen(task: EvalTask, nats: np.ndarray[Any, Any]) -> Predictions:
     """The likeliest choice of each question, by sum and by mean."""
     found, at = [], 0
-    for one in exam.parts[0].encoded:
+    for one in task.parts[0].questions:
         here = nats[at : at + len(one.pairs)]
         at += len(one.pairs)
         lengths = np.array([len(ending) for _, ending in one.pairs])
@@ -134,10 +134,10 @@ def chosen(exam: EvalTask, nats: np.ndarray[Any, Any]) -> Predictions:
 
 
 @torch.no_grad()
-def plain(model: Callable[[torch.Tensor], torch.Tensor], exam: EvalTask, context: Context) -> Predictions:
+def plain(model: Callable[[torch.Tensor], torch.Tensor], task: EvalTask, context: Context) -> Predictions:
     """One question at a time."""
     found = []
-    for one in exam.parts[0].encoded:
+    for one in task.parts[0].questions:
         T = max(len(c) + len(e) for c, e in one.pairs)
         ids, mask = torch.zeros(len(one.pairs), T, dtype=torch.long), torch.zeros(len(one.pairs), T)
         for i, (before, ending) in enumerate(one.pairs):
@@ -163,11 +163,11 @@ def harness(model: Any, rows: int) -> Callable[[EvalTask, Context], Predictions]
     nothing.pad_token = "x"
     asked = HFLM(pretrained=model, tokenizer=nothing, batch_size=rows, max_length=1024, device="cpu")
 
-    def answers(exam: EvalTask, context: Context) -> Predictions:
-        requests = [((str(i), ""), c.tolist(), e.tolist()) for i, (c, e) in enumerate(exam.pairs)]
+    def answers(task: EvalTask, context: Context) -> Predictions:
+        requests = [((str(i), ""), c.tolist(), e.tolist()) for i, (c, e) in enumerate(task.pairs)]
         with context():
             found = asked._loglikelihood_tokens(requests, disable_tqdm=True)
-        return chosen(exam, np.array([nats for nats, _ in found]))
+        return chosen(task, np.array([nats for nats, _ in found]))
 
     return answers
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from groundup.cli import COMMANDS
-from groundup.cli.aliases import HABITS
+from groundup.cli.aliases import ALIASES
 from groundup.cli.parsing import Parser, normalise
 from groundup.sources.catalog import CORPORA
 from groundup.sources.hub import is_named
@@ -116,7 +116,7 @@ def test_its_annex_names_options_that_there_are():
         for option in re.findall(r"--[a-z][\w.-]*", ours):
             assert option.replace("_", "-") in {*known, "--section.key"}, theirs
         for word in re.findall(r"`(?:--)?([\w.]+)`", theirs):
-            assert word in HABITS or word in ("gpt2", "resume"), word
+            assert word in ALIASES or word in ("gpt2", "resume"), word
 
 
 def test_its_python_runs(tmp_path, sentences, forks):

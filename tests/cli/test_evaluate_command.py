@@ -21,7 +21,7 @@ def mine(tmp_path):
 def test_loss_and_tasks_in_one_table_and_in_the_log(groundup, run, mine):
     done = groundup("evaluate", run, "--tasks", "loss,mine.jsonl")
     assert done.status == 0, done.err
-    for words in ("val loss", "nats a token", "perplexity", "bits/byte", "gzip -9", "bigram", "mine", "acc_norm"):
+    for words in ("val loss", "nats per token", "perplexity", "bits/byte", "gzip -9", "bigram", "mine", "acc_norm"):
         assert words in done.out
     noted = read_log(run / "log.jsonl")[-1]
     assert noted["event"] == "eval_checkpoint"
@@ -39,7 +39,7 @@ def test_loss_and_tasks_in_one_table_and_in_the_log(groundup, run, mine):
 
 def test_as_json_it_is_one_object(groundup, run, mine, tmp_path):
     alone = shutil.copytree(RunFolder(run).steps()[-1], tmp_path / "alone")
-    done = groundup("evaluate", alone, "--task-file", mine, "--json")
+    done = groundup("evaluate", alone, "--tasks", mine, "--json")
     found = json.loads(done.out)
     assert set(found["tasks"]["mine"]) >= {"n", "acc", "acc_stderr", "acc_norm", "acc_norm_harness", "chance", "source"}
     assert found["tasks"]["mine"]["chance"] == {name: pytest.approx(1 / 3) for name in found["tasks"]["mine"]["chance"]}
@@ -53,7 +53,7 @@ def test_as_json_it_is_one_object(groundup, run, mine, tmp_path):
     ("words", "message"),
     [
         (["--tasks", "hellaswog"], "did you mean hellaswag"),
-        (["--tasks", "mine.jsonl,mine.jsonl"], "named twice"),
+        (["--tasks", "mine.jsonl,mine.jsonl"], "given twice"),
         (["--tasks", "mine.jsonl", "--stride", "3"], "--stride: is for the loss; add it: --tasks loss,mine.jsonl"),
         (["--stride", "17"], "stride 17: must be from 1 to the window of 16"),
         (["--stride", "9", "--window", "8"], "stride 9: must be from 1 to the window of 8"),
@@ -71,7 +71,7 @@ def test_mistakes(groundup, run, mine, words, message):
 
 def test_a_context_too_long_is_cut_and_said(groundup, run, mine):
     mine.write_text(json.dumps({"context": "so long " * 9, "choices": ["b", "c"], "answer": 0}))
-    assert "mine: 2 endings lost the beginning of a context too long" in groundup("evaluate", run, "--tasks", mine).out
+    assert "mine: 2 endings lost the beginning of a prompt too long" in groundup("evaluate", run, "--tasks", mine).out
 
 
 def test_a_checkpoint_without_data_of_its_own_says_what_it_needs(groundup, run, tmp_path):
@@ -138,7 +138,7 @@ def test_results_are_shown_where_they_cannot_be_noted(groundup, run, mine, monke
     monkeypatch.setattr("groundup.run.evaluate_checkpoint.Log", refuse)
     done = groundup("evaluate", run, "--tasks", mine)
     assert "acc_norm" in done.out
-    assert (done.status, "the results are not noted" in done.err) == (2, True)
+    assert (done.status, "the results are not logged" in done.err) == (2, True)
 
 
 def test_questions_that_are_gone_are_named_by_their_key(groundup, prepared, fast, mine, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from groundup.checkpoint import state
 from groundup.checkpoint.run_folder import RunFolder
-from groundup.cli.aliases import HABITS
+from groundup.cli.aliases import ALIASES
 from groundup.cli.parsing import Parser
 
 
@@ -33,7 +33,10 @@ from groundup.cli.parsing import Parser
         (["train", "--data", "x", "--out", "y", "--optimizer.learning_rate", "1e38"], "must be at most 10"),
         (["train", "--data", "x", "--out", "y", "--train.threads", "100000"], "must be at most 1024"),
         (["train", "--data", "x", "--out", "y", "--train.seed", "9" * 20], "train.seed"),
-        (["train", "--data", "x", "--out", "y", "--train.max_steps", "2", "--train.epochs", "1"], "give one horizon"),
+        (
+            ["train", "--data", "x", "--out", "y", "--train.max_steps", "2", "--train.epochs", "1"],
+            "give one run length",
+        ),
         (["resume", "nowhere"], "nowhere: holds no run"),
         (["generate", "nowhere"], "nowhere: is neither a run nor a checkpoint"),
         (["evaluate", "nowhere"], "nowhere: is neither a run nor a checkpoint"),
@@ -244,7 +247,7 @@ def test_a_command_for_one_process_says_so_to_several(command, groundup, monkeyp
         (["generate", "run", "--max_new_tokens", "3"], "here that is --max-tokens"),
         (["train", "--train.global_batch_size", "8"], "here that is --train.batch_tokens"),
         (["train", "--max_new_tokens", "8"], "here that is --max-tokens, of `groundup generate`"),
-        (["generate", "run", "--batch_size", "8"], "for a whole step, of `groundup train`"),
+        (["generate", "run", "--batch_size", "8"], "for a complete step, of `groundup train`"),
         (["train", "--gradient_accumulation_steps=8"], "here that is --train.batch_tokens, which is accumulated"),
     ],
 )
@@ -256,11 +259,11 @@ def test_the_options_of_other_programs_are_known_by_name(groundup, words, said):
 
 def test_what_they_are_called_here_is_there():
     known = set()
-    for name in ("train", "generate"):
+    for name in ("train", "generate", "evaluate"):
         parser = Parser()
         import_module(f"groundup.cli.{name}").add_arguments(parser)
         known |= {option.replace("_", "-") for option in parser._option_string_actions}
-    for theirs, ours in HABITS.items():
-        assert f"--{theirs}".replace("_", "-") not in known or theirs in ("max_tokens", "resume")
+    for theirs, ours in ALIASES.items():
+        assert f"--{theirs}".replace("_", "-") not in known or theirs in ("max_tokens", "resume", "init_from")
         for option in re.findall(r"--[\w.-]+", ours.partition("torchrun")[0].partition("`groundup prepare")[0]):
             assert option.replace("_", "-") in known, theirs

@@ -13,7 +13,7 @@ from groundup.config.presets import FAST_PARTS, MODERN_PARTS
 from groundup.config.schema import Config
 from groundup.distributed.thread_parallel import ThreadParallelLoss, thread_parallel
 from groundup.errors import TrainingError
-from groundup.evaluation.loss import EachWindow
+from groundup.evaluation.loss import PerWindowLoss
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.utils.device import autocast
 
@@ -87,7 +87,7 @@ def test_windows_that_cannot_be_shared_evenly_stay_together(rows, names, used):
 
 def test_an_evaluation_is_shared_too():
     gpt = model("modern").eval()
-    for loss_sum in (NextTokenLoss(gpt), EachWindow(gpt)):
+    for loss_sum in (NextTokenLoss(gpt), PerWindowLoss(gpt)):
         with torch.inference_mode():
             one, two = loss_sum(*windows(6)), thread_parallel(loss_sum, 2)(*windows(6))
         assert one.shape == two.shape

@@ -8,13 +8,21 @@ import torch
 
 from groundup.config.model import ModelConfig
 from groundup.config.presets import GPT1_PARTS, MODERN_PARTS
+from groundup.distributed.process_group import SingleProcess
 from groundup.errors import DataError
-from groundup.evaluation.likelihood import lay_out, log_likelihoods
+from groundup.evaluation.likelihood import log_likelihoods, pack_rows
 from groundup.evaluation.loss import Interrupted
 from groundup.model.gpt import GPT
 
 CPU = torch.device("cpu")
 PARTS = {"gpt2": {}, "gpt1": GPT1_PARTS, "modern": {**MODERN_PARTS, "init": "gpt2"}}
+
+
+class OneOf(SingleProcess):
+    """Rank `rank` of `size`, whose sums stay its own."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
 
 
 def model(parts: dict, **shape) -> GPT:
@@ -54,7 +62,7 @@ def test_each_ending_is_scored_as_if_it_stood_alone(kind, tokens):
     expected = [alone(gpt, *pair) for pair in asked]
     np.testing.assert_allclose(found.nats, [nats for nats, _ in expected], rtol=0, atol=2e-5)
     assert found.greedy.tolist() == [greedy for _, greedy in expected]
-    assert found.cut == 0
+    assert found.truncated == 0
 
 
 def test_what_the_model_would_write_itself_is_greedy():
@@ -70,7 +78,7 @@ def test_what_the_model_would_write_itself_is_greedy():
 
 def test_a_context_is_computed_once():
     context = np.arange(10)
-    rows, _ = lay_out([(context, np.arange(4)), (context.copy(), np.arange(5)), (context[1:], np.arange(3))], 64)
+    rows, _ = pack_rows([(context, np.arange(4)), (context.copy(), np.arange(5)), (context[1:], np.arange(3))], 64)
     assert [row.length for row in rows] == [10 + 3 + 4, 9 + 2]
 
 
@@ -80,14 +88,14 @@ def test_a_context_that_does_not_fit_loses_its_beginning(kind):
     context = rng.integers(0, 29, 15)
     asked = [(context, rng.integers(0, 29, n)) for n in (1, 2, 3, 9, 16)]
     found = scored(gpt, asked)
-    assert found.cut == 3
+    assert found.truncated == 3
     np.testing.assert_allclose(found.nats, [alone(gpt, *pair)[0] for pair in asked], rtol=0, atol=2e-5)
 
 
 def test_rows_do_not_grow_past_the_context():
     context = np.arange(6)
-    rows, cut = lay_out([(context, np.arange(4))] * 7, 16)
-    assert ([len(row.endings) for row in rows], cut) == ([3, 3, 1], 0)
+    rows, truncated = pack_rows([(context, np.arange(4))] * 7, 16)
+    assert ([len(row.endings) for row in rows], truncated) == ([3, 3, 1], 0)
 
 
 def test_an_ending_longer_than_the_context_is_refused():
@@ -102,7 +110,7 @@ def test_processes_share_the_batches_and_add_up_to_the_whole(size):
     gpt.ln_f.register_forward_hook(lambda *_: passes.append(1))
     for rank in range(size):
         passes.clear()
-        parts.append((scored(gpt, asked, tokens=40, rank=rank, size=size), len(passes)))
+        parts.append((scored(gpt, asked, tokens=40, process_group=OneOf(rank, size)), len(passes)))
     assert len({n for _, n in parts}) == 1, "all make equally many passes: under FSDP2 each is a meeting"
     nats = sum(part.nats for part, _ in parts)
     np.testing.assert_allclose(nats, scored(gpt, asked).nats, rtol=0, atol=2e-5)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from groundup.errors import DataError, UsageError
-from groundup.evaluation.multiple_choice import Encoded, MultipleChoice, encode
-from groundup.evaluation.task_set import TaskSpec, grade, open_exam, open_exams, read_rows
-from groundup.evaluation.tasks import OWN, TASKS, ask
+from groundup.evaluation.multiple_choice import EncodedQuestion, MultipleChoice, encode
+from groundup.evaluation.task_set import TaskSpec, compute_result, open_task, open_tasks, read_rows
+from groundup.evaluation.tasks import CUSTOM, TASKS, build_question
 from groundup.tokenizers.byte_char import ByteTokenizer
 from groundup.tokenizers.registry import choose_tokenizer
 
@@ -37,14 +37,14 @@ def written(path, *rows):
 
 
 def question(task: str, form: int = 0) -> MultipleChoice:
-    return ask(TASKS[task].forms[form], ROWS[task], "here")
+    return build_question(TASKS[task].formats[form], ROWS[task], "here")
 
 
 def test_hellaswag_is_asked_raw_as_by_llm_c_and_cleaned_as_by_the_harness():
     raw, clean = question("hellaswag"), question("hellaswag", 1)
-    assert raw.contexts == ("A man sits [step] on a roof. he",) * 4
+    assert raw.prompts == ("A man sits [step] on a roof. he",) * 4
     assert raw.endings[0] == " falls [title] off"
-    assert clean.contexts == ("Roofing: A man sits on a roof. He",) * 4
+    assert clean.prompts == ("Roofing: A man sits on a roof. He",) * 4
     assert clean.endings == (" falls. off", " sings.", " naps.", " waits.")
     assert raw.answer == clean.answer == 2
 
@@ -54,61 +54,61 @@ def test_the_other_tasks_are_asked_as_by_the_harness():
     assert question("arc_easy") == asked
     asked = MultipleChoice(("Question: Open a jar\nAnswer:",) * 2, (" Twist", " Shout"), 0, (5, 5), "here")
     assert question("piqa") == asked
-    contexts = ("Ann told Eve Ann", "Ann told Eve Eve")
-    assert question("winogrande") == MultipleChoice(contexts, (" was late.",) * 2, 1, (9, 9), "here")
+    prompts = ("Ann told Eve Ann", "Ann told Eve Eve")
+    assert question("winogrande") == MultipleChoice(prompts, (" was late.",) * 2, 1, (9, 9), "here")
     assert question("lambada") == MultipleChoice(("She sat down and ate the",), (" bread",), 0, (5,), "here")
 
 
 def test_white_space_of_a_choice_counts_as_the_harness_counts_it():
     wikihow = {**HELLASWAG, "endings": ["[step] Rub it.", "b", "c", "d "]}
-    asked = ask(TASKS["hellaswag"].forms[1], wikihow, "here")
+    asked = build_question(TASKS["hellaswag"].formats[1], wikihow, "here")
     assert asked.endings == ("  Rub it.", " b", " c", " d")
     assert asked.lengths == (8, 1, 1, 1)
-    asked = ask(TASKS["piqa"].forms[0], {**ROWS["piqa"], "sol1": " Twist it "}, "here")
+    asked = build_question(TASKS["piqa"].formats[0], {**ROWS["piqa"], "sol1": " Twist it "}, "here")
     assert (asked.endings[0], asked.lengths[0]) == ("  Twist it ", 10)
     own = {"context": "A: ", "choices": ["yes", " no"], "answer": 0}
-    assert ask(OWN.forms[0], own, "here").endings == ("yes", " no")
-    assert ask(OWN.forms[0], {**own, "context": "A:"}, "here").endings == (" yes", " no")
+    assert build_question(CUSTOM.formats[0], own, "here").endings == ("yes", " no")
+    assert build_question(CUSTOM.formats[0], {**own, "context": "A:"}, "here").endings == (" yes", " no")
 
 
 def test_every_task_has_a_pinned_commit_and_a_file():
     for task in TASKS.values():
-        assert task.place is not None
-        assert len(task.place.revision) == 40
-        assert f"x{''.join(task.place.path.rpartition('.')[1:])}" in ("x.parquet", "x.jsonl")
+        assert task.hub_file is not None
+        assert len(task.hub_file.revision) == 40
+        assert f"x{''.join(task.hub_file.path.rpartition('.')[1:])}" in ("x.parquet", "x.jsonl")
 
 
 def test_an_ending_is_what_the_whole_has_beyond_its_context():
     """A tokenizer may join letters across the border: the harness then counts ids, and so do we."""
     gpt2 = choose_tokenizer("gpt2")
     one = MultipleChoice(("Hello ", "Hello "), ("world", " world"), 0, (5, 5))
-    spaced = encode(one, gpt2, apart=False).pairs[0]
+    spaced = encode(one, gpt2, separately=False).pairs[0]
     assert [gpt2.decode(ids.tolist()) for ids in spaced] == ["Hello", " world"]
-    apart = encode(one, gpt2, apart=True).pairs[0]
+    apart = encode(one, gpt2, separately=True).pairs[0]
     assert [gpt2.decode(ids.tolist()) for ids in apart] == ["Hello ", "world"]
 
 
 def test_without_a_context_the_end_of_a_text_stands_for_it():
-    (context, ending), _ = encode(MultipleChoice(("", ""), ("a", "b"), 0, (1, 1)), BYTES, apart=False).pairs
-    assert context.tolist() == [256]
+    (prompt, ending), _ = encode(MultipleChoice(("", ""), ("a", "b"), 0, (1, 1)), BYTES, separately=False).pairs
+    assert prompt.tolist() == [256]
     assert ending.tolist() == [97]
 
 
-def exam_of(tmp_path, *rows, **options):
-    return open_exam(str(written(tmp_path / "mine.jsonl", *rows)), BYTES, **options)
+def task_of(tmp_path, *rows, **options):
+    return open_task(str(written(tmp_path / "mine.jsonl", *rows)), BYTES, **options)
 
 
 def test_a_file_of_ones_own_is_graded_by_three_measures(tmp_path):
-    exam = exam_of(
+    task = task_of(
         tmp_path,
         {"context": "x", "choices": ["ab", "abcd"], "answer": 0},
         {"context": "x", "choices": ["a", "abc", "é"], "answer": 2},
     )
-    assert (exam.name, exam.questions) == ("mine", 2)
+    assert (task.name, task.size) == ("mine", 2)
     # log-likelihoods, by hand: question 1 sum 0 (-3 > -4), mean over 3 and 5 bytes 1 (-1 < -0.8), over 2 and 4
     # letters 1 (-1.5 < -1); question 2 sum 0, means over 2, 4 and 3 bytes 2 (-2, -1.5, -1.4), over letters 1.
     nats = np.array([-3.0, -4.0, -4.0, -6.0, -4.2])
-    found = grade(exam, nats, np.zeros(5, dtype=bool))
+    found = compute_result(task, nats, np.zeros(5, dtype=bool))
     values = {name: one.value for name, one in found.metrics.items()}
     assert values == {"acc": 0.5, "acc_norm": 0.5, "acc_norm_harness": 0.0}
     assert found.metrics["acc"].stderr == pytest.approx(math.sqrt(0.5) / math.sqrt(2))
@@ -119,9 +119,9 @@ def test_a_file_of_ones_own_is_graded_by_three_measures(tmp_path):
 
 def test_lambada_counts_what_the_model_would_have_written(tmp_path):
     path = written(tmp_path / "l.jsonl", *[{"context": "a b", "continuation": "c"}] * 4)
-    exam = open_exam(str(path), BYTES)
-    assert exam.name == "lambada"
-    found = grade(exam, np.array([-1.0, -2.0, -3.0, -2.0]), np.array([True, False, False, True]))
+    task = open_task(str(path), BYTES)
+    assert task.name == "lambada"
+    found = compute_result(task, np.array([-1.0, -2.0, -3.0, -2.0]), np.array([True, False, False, True]))
     assert found.metrics["acc"].value == 0.5
     assert found.metrics["acc"].chance is None
     assert found.metrics["perplexity"].value == pytest.approx(math.exp(2))
@@ -133,27 +133,27 @@ def test_files_are_known_by_their_fields_packed_or_not(tmp_path):
     packed = tmp_path / "swag.jsonl.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
     for file in (path, packed):
-        exam = open_exam(str(file), BYTES)
-        assert (exam.name, len(exam.parts)) == ("hellaswag", 2)
-    assert len(open_exam(str(path), BYTES, every_form=False).parts) == 1
+        task = open_task(str(file), BYTES)
+        assert (task.name, len(task.parts)) == ("hellaswag", 2)
+    assert len(open_task(str(path), BYTES, all_formats=False).parts) == 1
 
 
 def test_parquet_is_read_as_the_hub_has_it(tmp_path):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     pq.write_table(pa.Table.from_pylist([ROWS["arc_easy"]] * 2), tmp_path / "arc.parquet")
-    exam = open_exam(f"arc_challenge={tmp_path / 'arc.parquet'}:1", BYTES)
-    assert (exam.name, exam.questions, exam.parts[0].encoded[0].answer) == ("arc_challenge", 1, 2)
+    task = open_task(f"arc_challenge={tmp_path / 'arc.parquet'}:1", BYTES)
+    assert (task.name, task.size, task.parts[0].questions[0].answer) == ("arc_challenge", 1, 2)
     (tmp_path / "arc.parquet").write_bytes(b"PAR1 and nothing more")
     with pytest.raises(DataError, match="no whole parquet file"):
-        open_exam(str(tmp_path / "arc.parquet"), BYTES)
+        open_task(str(tmp_path / "arc.parquet"), BYTES)
 
 
 def test_the_hardest_questions_are_the_longest(tmp_path):
     rows = [{"context": "x" * n, "choices": ["a", "b"], "answer": 0} for n in (3, 9, 1, 30)]
-    exam = exam_of(tmp_path, *rows)
-    (part,) = exam.hardest(10).parts
-    assert [one.tokens for one in part.encoded] == [64]
-    assert len(exam.hardest(10**9).parts[0].encoded) == 4
+    task = task_of(tmp_path, *rows)
+    (part,) = task.longest(10).parts
+    assert [one.tokens for one in part.questions] == [64]
+    assert len(task.longest(10**9).parts[0].questions) == 4
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_specs(text, expected):
     ("text", "message"),
     [
         ("helaswag", "did you mean hellaswag"),
-        ("hellaswag:0", "ask one at least"),
+        ("hellaswag:0", "give at least 1"),
         ("hellaswag:²", "there is no such task"),
         ("los", "did you mean loss"),
         ("pika=x.jsonl", "pika: there is no such task; did you mean piqa"),
@@ -192,7 +192,7 @@ GOOD = {"context": "c", "choices": ["a", "b"], "answer": 1}
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({**GOOD, "answer": 2}, "line 2: answer 2 is none of its 2 choices, from 0 on"),
+        ({**GOOD, "answer": 2}, "line 2: answer 2 is none of its 2 choices, counted from 0"),
         ({**GOOD, "answer": -1}, "line 2: answer -1 is none of its 2 choices"),
         ({**GOOD, "answer": "b"}, "line 2: answer 'b': not the number of a choice"),
         ({**GOOD, "answer": True}, "line 2: answer True: not the number of a choice"),
@@ -207,7 +207,7 @@ GOOD = {"context": "c", "choices": ["a", "b"], "answer": 1}
 )
 def test_what_is_no_question_is_a_sentence_with_its_place(tmp_path, row, message):
     with pytest.raises(DataError, match=message):
-        exam_of(tmp_path, GOOD, row)
+        task_of(tmp_path, GOOD, row)
 
 
 def test_other_bad_files(tmp_path):
@@ -215,32 +215,32 @@ def test_other_bad_files(tmp_path):
         "missing.jsonl": (None, "there is no such file"),
         "empty.jsonl": ("", "holds no questions"),
         "torn.jsonl": ('{"context": ', "line 1: no JSON"),
-        "other.jsonl": ('{"text": "x"}', "its rows have text, which is no task's"),
+        "other.jsonl": ('{"text": "x"}', "its rows have text, which fits no task"),
     }
     for name, (text, message) in cases.items():
         if text is not None:
             (tmp_path / name).write_text(text)
         with pytest.raises(DataError, match=message):
-            open_exam(str(tmp_path / name), BYTES)
+            open_task(str(tmp_path / name), BYTES)
     with pytest.raises(DataError, match="label '': not a number; the test parts"):
-        open_exam(str(written(tmp_path / "h.jsonl", {**HELLASWAG, "label": ""})), BYTES)
+        open_task(str(written(tmp_path / "h.jsonl", {**HELLASWAG, "label": ""})), BYTES)
     arc = written(tmp_path / "a.jsonl", {**ROWS["arc_easy"], "answerKey": "E"})
     with pytest.raises(DataError, match="answerKey 'E': none of its labels, 1, 2, 3"):
-        open_exam(f"arc_easy={arc}", BYTES)
+        open_task(f"arc_easy={arc}", BYTES)
     with pytest.raises(DataError, match="could be arc_easy or arc_challenge; say which"):
-        open_exam(str(arc), BYTES)
+        open_task(str(arc), BYTES)
     for change, message in (
-        ({"ctx": None}, "holds something else where a text is due"),
+        ({"ctx": None}, "a value is not text"),
         ({"endings": "abcd"}, "endings: not a list of texts"),
         ({"label": float("inf")}, "label inf: not a number"),
         ({"label": 1.9}, "label 1.9: not a number"),
     ):
         with pytest.raises(DataError, match=message):
-            open_exam(str(written(tmp_path / "h.jsonl", {**HELLASWAG, **change})), BYTES)
+            open_task(str(written(tmp_path / "h.jsonl", {**HELLASWAG, **change})), BYTES)
     with pytest.raises(DataError, match="answer '3': neither 1 nor 2"):
-        open_exam(str(written(tmp_path / "w.jsonl", {**ROWS["winogrande"], "answer": "3"})), BYTES)
+        open_task(str(written(tmp_path / "w.jsonl", {**ROWS["winogrande"], "answer": "3"})), BYTES)
     with pytest.raises(DataError, match="sentence: has no gap"):
-        open_exam(str(written(tmp_path / "w.jsonl", {**ROWS["winogrande"], "sentence": "none"})), BYTES)
+        open_task(str(written(tmp_path / "w.jsonl", {**ROWS["winogrande"], "sentence": "none"})), BYTES)
 
 
 def test_a_tokenizer_that_lacks_a_letter_says_which_line(tmp_path):
@@ -248,62 +248,56 @@ def test_a_tokenizer_that_lacks_a_letter_says_which_line(tmp_path):
 
     path = written(tmp_path / "q.jsonl", GOOD, {**GOOD, "context": "ü"})
     with pytest.raises(DataError, match=r"q\.jsonl, line 2: 'ü'"):
-        open_exam(str(path), CharTokenizer(" abc"))
+        open_task(str(path), CharTokenizer(" abc"))
 
 
 def test_a_part_of_the_real_ones(shared_data):
     path = shared_data / "hellaswag" / "val-first-2000.jsonl"
-    exam = open_exam(f"{path}:50", choose_tokenizer("gpt2"))
-    assert exam.parts[0].chance == 0.25
+    task = open_task(f"{path}:50", choose_tokenizer("gpt2"))
+    assert task.parts[0].chance == 0.25
     assert len(list(read_rows(path))) == 2000
-    assert all(isinstance(one, Encoded) and len(one.pairs) == 4 for one in exam.parts[1].encoded)
+    assert all(isinstance(one, EncodedQuestion) and len(one.pairs) == 4 for one in task.parts[1].questions)
 
 
 def test_a_task_of_the_hub_is_fetched_at_its_commit_and_once(hub, tmp_path, monkeypatch):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    place = TASKS["piqa"].place
+    file = TASKS["piqa"].hub_file
     pq.write_table(pa.Table.from_pylist([ROWS["piqa"]] * 3), tmp_path / "piqa.parquet")
-    hub.put(place.repo, {place.path: (tmp_path / "piqa.parquet").read_bytes()}, revision=place.revision)
-    hub.commits[place.repo, place.revision] = place.revision
-    hub.put(place.repo, {place.path: b"what is there today"}, revision="main")
-    exam = open_exam("piqa:2", BYTES)
-    assert (exam.questions, exam.source) == (2, f"{place.repo}@{place.revision[:12]}")
+    hub.put(file.repo, {file.path: (tmp_path / "piqa.parquet").read_bytes()}, revision=file.revision)
+    hub.commits[file.repo, file.revision] = file.revision
+    hub.put(file.repo, {file.path: b"what is there today"}, revision="main")
+    task = open_task("piqa:2", BYTES)
+    assert (task.size, task.source) == (2, f"{file.repo}@{file.revision[:12]}")
     asked = len(hub.log)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert open_exam("piqa", BYTES).questions == 3
+    assert open_task("piqa", BYTES).size == 3
     assert len(hub.log) == asked
     with pytest.raises(DataError, match=r"HF_HUB_OFFLINE is set.*give the file of the task, as winogrande=FILE"):
-        open_exam("winogrande", BYTES)
+        open_task("winogrande", BYTES)
 
 
 def test_two_of_one_name_are_refused_and_no_file_passes_for_a_task(tmp_path):
     first, second = written(tmp_path / "mine.jsonl", GOOD), tmp_path / "d" / "mine.jsonl"
     second.parent.mkdir()
     written(second, GOOD)
-    with pytest.raises(UsageError, match=r"mine: asked from .* and again from"):
-        open_exams([str(first), str(second)], BYTES)
+    with pytest.raises(UsageError, match=r"mine: given from .* and again from"):
+        open_tasks([str(first), str(second)], BYTES)
     for name in ("hellaswag", "loss"):
-        assert open_exam(str(written(tmp_path / f"{name}.jsonl", GOOD)), BYTES).name == f"{name}.jsonl"
-
-
-def test_a_file_may_be_called_anything_where_a_file_is_meant(tmp_path):
-    path = written(tmp_path / "lr=0.1.txt", GOOD)
-    assert open_exam(TaskSpec.of_file(str(path)), BYTES).questions == 1
-    assert TaskSpec.of_file(f"piqa={path}.jsonl").name == "piqa"
+        assert open_task(str(written(tmp_path / f"{name}.jsonl", GOOD)), BYTES).name == f"{name}.jsonl"
 
 
 def test_an_ending_too_long_for_the_context_is_found_before_any_answer(tmp_path):
     path = written(tmp_path / "q.jsonl", GOOD, {**GOOD, "choices": ["a", "b" * 20]})
     with pytest.raises(DataError, match="line 2: an ending of 21 tokens does not fit the model's context of 16"):
-        open_exam(str(path), BYTES, block_size=16)
+        open_task(str(path), BYTES, block_size=16)
 
 
 def test_what_is_no_number_is_no_answer(tmp_path):
-    exam = exam_of(tmp_path, GOOD, GOOD)
-    found = grade(exam, np.array([np.nan, -1.0, -1.0, -2.0]), np.zeros(4, dtype=bool))
+    task = task_of(tmp_path, GOOD, GOOD)
+    found = compute_result(task, np.array([np.nan, -1.0, -1.0, -2.0]), np.zeros(4, dtype=bool))
     assert math.isnan(found.metrics["acc"].value)
     assert found.flat() == {"n": 2}
-    lambada = open_exam(str(written(tmp_path / "l.jsonl", {"context": "a", "continuation": "b"})), BYTES)
-    found = grade(lambada, np.array([-1e9]), np.array([True]))
+    lambada = open_task(str(written(tmp_path / "l.jsonl", {"context": "a", "continuation": "b"})), BYTES)
+    found = compute_result(lambada, np.array([-1e9]), np.array([True]))
     assert math.isfinite(found.metrics["perplexity"].value)
     assert "±" not in str(found), "of one question there is no error"

@@ -1,8 +1,10 @@
-"""What other trainers call things, and what they are called here; the README's annex shows the same."""
+"""Option names of other trainers and of previous versions, and their names here; the README lists most of them."""
 
 from __future__ import annotations
 
-HABITS = {
+ALIASES = {
+    # of previous versions
+    "task_file": "--tasks FILE",
     # of from-scratch projects
     "num_epochs": "--train.epochs",
     "max_epochs": "--train.epochs",
@@ -25,12 +27,12 @@ HABITS = {
     # of nanoGPT
     "out_dir": "--out",
     "dataset": "--data",
-    "batch_size": "--train.micro_batch_size, and --train.batch_tokens for a whole step",
-    "gradient_accumulation_steps": "--train.batch_tokens, which is accumulated as memory asks for",
+    "batch_size": "--train.micro_batch_size, and --train.batch_tokens for a complete step",
+    "gradient_accumulation_steps": "--train.batch_tokens, which is accumulated as memory requires",
     "max_iters": "--train.max_steps",
     "lr_decay_iters": "--train.max_steps, which the learning rate follows",
     "warmup_iters": "--schedule.warmup_steps",
-    "min_lr": "--schedule.min_lr_ratio, as a part of the peak",
+    "min_lr": "--schedule.min_lr_ratio, as a fraction of the peak",
     "decay_lr": "--schedule.name constant",
     "eval_interval": "--evaluate.every_steps",
     "eval_iters": "--evaluate.tokens",
@@ -46,12 +48,11 @@ HABITS = {
     # of litgpt
     "model_name": "a preset, as the first argument",
     "train.global_batch_size": "--train.batch_tokens",
-    "train.micro_batch_size": "--train.micro_batch_size",
     "train.lr_warmup_steps": "--schedule.warmup_steps",
     "train.log_interval": "--train.log_every",
     "train.save_interval": "--checkpoint.every_steps",
     "train.max_norm": "--optimizer.grad_clip",
-    "train.min_lr": "--schedule.min_lr_ratio, as a part of the peak",
+    "train.min_lr": "--schedule.min_lr_ratio, as a fraction of the peak",
     "eval.interval": "--evaluate.every_steps",
     "eval.max_iters": "--evaluate.tokens",
     "initial_checkpoint_dir": "--init-from",
@@ -62,4 +63,4 @@ HABITS = {
     "devices": "torchrun --nproc-per-node",
     "num_nodes": "torchrun --nnodes",
 }
-"""Options without their dashes, and in words where to find the same."""
+"""Option without its dashes -> the option or command to use here, as text for a message."""

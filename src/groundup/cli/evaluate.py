@@ -7,22 +7,21 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from groundup.cli.options import add_checkpoint
+from groundup.cli.parsing import add_model
 from groundup.errors import UsageError
 
 if TYPE_CHECKING:
     from groundup.evaluation.baselines import Baseline
-    from groundup.evaluation.evaluate import Evaluation
     from groundup.evaluation.task_set import TaskResult, TaskSpec
+    from groundup.run.evaluate_checkpoint import Evaluation
 
-LOSS = "loss"
 EPILOG = """\
-Tasks, by comma: loss; hellaswag, arc_easy, arc_challenge, piqa, winogrande, lambada, fetched once from the
-hub at a pinned commit; or a file of questions: `context`, `choices` and the number of the right `answer` on each
-line. `:500` behind a task asks its first 500 questions; `NAME=FILE` reads a task from a file.
+Tasks, separated by commas: loss; hellaswag, arc_easy, arc_challenge, piqa, winogrande, lambada, downloaded once from
+the hub at a pinned commit; or a file with `context`, `choices` and the index of the right `answer` on each line.
+A suffix such as `:500` takes the first 500 questions; `NAME=FILE` reads one of the tasks from a file.
 
-Losses are in nats a token. acc_norm is llm.c's (mean over tokens), acc_norm_harness that of lm-evaluation-harness
-(mean over characters). Of a run, the results are appended to its log.jsonl.
+Losses are in nats per token. acc_norm is llm.c's (mean over tokens), acc_norm_harness that of lm-evaluation-harness
+(mean over characters). The results of a run are appended to its log.jsonl.
 
   groundup evaluate runs/book --checkpoint best
   groundup evaluate runs/web --tasks loss,hellaswag,lambada --precision bf16
@@ -33,47 +32,42 @@ Losses are in nats a token. acc_norm is llm.c's (mean over tokens), acc_norm_har
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.epilog = EPILOG
-    parser.add_argument("path", metavar="RUN_OR_CHECKPOINT", help="folder written by `groundup train` or `import`")
-    parser.add_argument("--tasks", metavar="TASK,…", help=f"what to measure [{LOSS}]")
-    parser.add_argument(
-        "--task_file", action="append", default=[], metavar="FILE", help="a file of questions; may be repeated"
-    )
+    add_model(parser, device=True)
+    parser.add_argument("--tasks", metavar="TASK,…", help="what to evaluate [loss]")
     parser.add_argument("--data", metavar="DIR", help="prepared folder for the loss [the run's own]")
-    parser.add_argument("--split", choices=("train", "val"), default="val", help="which part of it [val]")
+    parser.add_argument("--split", choices=("train", "val"), default="val", help="split of the data [val]")
     parser.add_argument("--tokens", type=int, metavar="N", help="score about N tokens, spread evenly [all]")
     parser.add_argument("--window", type=int, metavar="N", help="score in windows of N tokens [the model's context]")
     parser.add_argument(
-        "--stride", type=int, metavar="N", help="begin a window every N tokens, so that they overlap [the window]"
+        "--stride", type=int, metavar="N", help="start a window every N tokens, so that they overlap [the window]"
     )
+    parser.add_argument("--no_baselines", action="store_true", help="leave out simpler models and compressors")
     parser.add_argument(
-        "--no_baselines", action="store_true", help="leave out what simpler models need for the same text"
+        "--precision", choices=("auto", "fp32", "bf16", "fp16"), default="fp32", help="of matrix products [fp32]"
     )
-    parser.add_argument(
-        "--precision", choices=("auto", "fp32", "bf16", "fp16"), default="fp32", help="arithmetic of products [fp32]"
-    )
-    add_checkpoint(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps [auto]")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, note it in the run's log, and print."""
-    wanted = _wanted(args)
+    """Evaluate, print the results, and append them to the run's log."""
+    with_loss, specs = _requested(args)
 
     from groundup.checkpoint.load import load
     from groundup.distributed.launch import init_distributed
-    from groundup.run.evaluate_checkpoint import append_to_log, evaluate, evaluate_tasks, open_all, run_baselines
+    from groundup.evaluation.task_set import LOSS, open_tasks
+    from groundup.run.evaluate_checkpoint import append_to_log, evaluate, evaluate_tasks, run_baselines
     from groundup.ui.progress import counting
     from groundup.utils.device import choose_precision
 
     process_group = init_distributed()
     loaded = load(args.path, checkpoint=args.checkpoint, device=args.device, process_group=process_group)
     precision = choose_precision(args.precision, loaded.device).name
-    exams = open_all(loaded, [task for task in wanted if task != LOSS])  # mistakes in them come before any work
+    # Opened first: mistakes in the questions are found before any computation.
+    tasks = open_tasks(specs, loaded.tokenizer, block_size=loaded.config.model.block_size)
     loss: Evaluation | None = None
-    simpler: list[Baseline] = []
+    baselines: list[Baseline] = []
     compared = 0
-    if LOSS in wanted:
+    if with_loss:
         loss = evaluate(
             loaded,
             data=args.data,
@@ -85,67 +79,66 @@ def run(args: argparse.Namespace) -> int:
             process_group=process_group,
         )
     with counting(quiet=args.json or process_group.rank > 0) as progress:
-        grades = evaluate_tasks(loaded, exams, precision=precision, process_group=process_group, progress=progress)
+        results = evaluate_tasks(loaded, tasks, precision=precision, process_group=process_group, progress=progress)
     if process_group.rank:
         return 0
     if loss and args.split == "val" and not args.no_baselines:
-        simpler, compared = run_baselines(loaded, args.data)
+        baselines, compared = run_baselines(loaded, args.data)
     if args.json:
-        print(json.dumps(_as_json(loaded.folder, loss, simpler, grades)))
+        print(json.dumps(_as_json(str(loaded.folder), loss, baselines, results)))
     else:
-        print(f"{loaded.folder}: {_parameters(loaded.model)} parameters, {precision} on {loaded.device}\n")
-        _show(loss, simpler, compared, grades)
-    results = ({LOSS: loss.flat()} if loss else {}) | {grade.task: grade.flat() for grade in grades}
-    how: dict[str, Any] = {"precision": precision}
+        parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
+        print(f"{loaded.folder}: {parameters:,} parameters, {precision} on {loaded.device}\n")
+        _print(loss, baselines, compared, results)
+    how: dict[str, Any] = {"precision": precision, "sources": {result.task: result.source for result in results}}
     if loss:
         data = args.data or loaded.config.data
         how |= {"data": data, "split": args.split, "window": args.window, "stride": args.stride}
-    append_to_log(
-        loaded, results, how | {"sources": {grade.task: grade.source for grade in grades}}
-    )  # shown, whatever the disk
+    values = ({LOSS: loss.flat()} if loss else {}) | {result.task: result.flat() for result in results}
+    append_to_log(loaded, values, how)  # last: a full disk must not hide the results
     return 0
 
 
-def _wanted(args: argparse.Namespace) -> list[TaskSpec | str]:
-    """What is asked for, without torch: LOSS, or a task. UsageError for one that is none, or that comes twice."""
-    from groundup.evaluation.task_set import TaskSpec
+def _requested(args: argparse.Namespace) -> tuple[bool, list[TaskSpec]]:
+    """Whether to evaluate the loss, and the tasks; without torch. UsageError for unknown and repeated tasks."""
+    from groundup.evaluation.task_set import LOSS, TaskSpec
 
-    listed = None if args.tasks is None else [part.strip() for part in args.tasks.split(",")]
-    words = [*(listed or ()), *args.task_file] or [LOSS]
-    if twice := next((word for i, word in enumerate(words) if word in words[:i]), None):
-        raise UsageError(f"--tasks {twice}: named twice; name it once")
-    wanted: list[TaskSpec | str] = [task if task == LOSS else TaskSpec.parse(task) for task in listed or ()]
-    wanted += [TaskSpec.of_file(file) for file in args.task_file]
-    wanted = wanted or [LOSS]
+    names = [LOSS] if args.tasks in (None, "none") else [name.strip() for name in args.tasks.split(",")]
+    if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
+        raise UsageError(f"--tasks {twice}: given twice; give it once")
+    specs = [TaskSpec.parse(name) for name in names if name != LOSS]
     for option in ("data", "tokens", "window", "stride"):
-        if LOSS not in wanted and getattr(args, option) is not None:
-            raise UsageError(f"--{option}: is for the loss; add it: --tasks loss,{args.tasks or 'FILE'}")
-    return wanted
+        if LOSS not in names and getattr(args, option) is not None:
+            raise UsageError(f"--{option}: is for the loss; add it: --tasks loss,{args.tasks}")
+    return LOSS in names, specs
 
 
-def _parameters(model: Any) -> str:
-    return f"{sum(parameter.numel() for parameter in model.parameters()):,}"
-
-
-def _as_json(folder: Any, loss: Evaluation | None, simpler: list[Baseline], grades: list[TaskResult]) -> dict[str, Any]:
-    """All that the table shows."""
+def _as_json(
+    checkpoint: str, loss: Evaluation | None, baselines: list[Baseline], results: list[TaskResult]
+) -> dict[str, Any]:
+    """Everything in the table."""
     from dataclasses import asdict
 
-    values: dict[str, Any] = {"checkpoint": str(folder)}
+    values: dict[str, Any] = {"checkpoint": checkpoint}
     if loss:
         values |= {k: v if isinstance(v, str) or math.isfinite(v) else None for k, v in asdict(loss).items()}
-    if simpler:
-        values["baselines"] = {one.name: one.bits_per_byte for one in simpler}
-    if grades:
-        chance = {g.task: {m: one.chance for m, one in g.metrics.items() if one.chance is not None} for g in grades}
+    if baselines:
+        values["baselines"] = {baseline.name: baseline.bits_per_byte for baseline in baselines}
+    if results:
         values["tasks"] = {
-            g.task: g.flat() | {"chance": chance[g.task], "cut": g.cut, "source": g.source} for g in grades
+            result.task: result.flat()
+            | {
+                "chance": {name: m.chance for name, m in result.metrics.items() if m.chance is not None},
+                "cut": result.truncated,
+                "source": result.source,
+            }
+            for result in results
         }
     return values
 
 
-def _show(loss: Evaluation | None, simpler: list[Baseline], compared: int, grades: list[TaskResult]) -> None:
-    """Numbers, how sure they are, and what they are to be compared with."""
+def _print(loss: Evaluation | None, baselines: list[Baseline], compared: int, results: list[TaskResult]) -> None:
+    """Print values with their standard errors, baselines, and the values of random guessing."""
     from rich.console import Console
     from rich.table import Table
 
@@ -153,28 +146,31 @@ def _show(loss: Evaluation | None, simpler: list[Baseline], compared: int, grade
     for title in ("value", "± stderr", "chance", "questions"):
         table.add_column(title, justify="right")
     if loss:
-        table.add_row(f"{loss.split} loss", "nats a token", f"{loss.loss:.4f}", _error(loss.loss_stderr, 4))
-        table.add_row("", "perplexity", f"{loss.perplexity:.2f}", _error(loss.perplexity_stderr, 2))
-        table.add_row("", "bits/byte", f"{loss.bits_per_byte:.4f}", _error(loss.bits_per_byte_stderr, 4))
-    for model in simpler:
-        table.add_row("", f"  {model.name}", f"{model.bits_per_byte:.4f}", style="dim")
-    for grade in grades:
-        first = [grade.task, f"{grade.questions:,}"]
-        for name, one in grade.metrics.items():
+        table.add_row(f"{loss.split} loss", "nats per token", f"{loss.loss:.4f}", _stderr(loss.loss_stderr, 4))
+        table.add_row("", "perplexity", f"{loss.perplexity:.2f}", _stderr(loss.perplexity_stderr, 2))
+        table.add_row("", "bits/byte", f"{loss.bits_per_byte:.4f}", _stderr(loss.bits_per_byte_stderr, 4))
+    for baseline in baselines:
+        table.add_row("", f"  {baseline.name}", f"{baseline.bits_per_byte:.4f}", style="dim")
+    for result in results:
+        task, questions = result.task, f"{result.questions:,}"
+        for name, metric in result.metrics.items():
             digits = 2 if name == "perplexity" else 4
-            chance = "" if one.chance is None else f"{one.chance:.4f}"
-            table.add_row(first[0], name, f"{one.value:.{digits}f}", _error(one.stderr, digits), chance, first[1])
-            first = ["", ""]
+            chance = "" if metric.chance is None else f"{metric.chance:.4f}"
+            value = f"{metric.value:.{digits}f}"
+            table.add_row(task, name, value, _stderr(metric.stderr, digits), chance, questions)
+            task = questions = ""
     console = Console(highlight=False, markup=False)
     console.print(table)
     if loss:
-        console.print(f"\nloss over {loss.tokens:,} tokens", end="" if simpler else "\n")
-    if simpler:
-        console.print(f"; below it, what simpler models need for the last {compared:,} bytes of the text, in bits/byte")
-    for grade in grades:
-        if grade.cut:
-            console.print(f"{grade.task}: {grade.cut:,} endings lost the beginning of a context too long for the model")
+        console.print(f"\nloss over {loss.tokens:,} tokens", end="" if baselines else "\n")
+    if baselines:
+        console.print(f"; below it, baselines on the last {compared:,} bytes of the text, in bits/byte")
+    for result in results:
+        if result.truncated:
+            console.print(
+                f"{result.task}: {result.truncated:,} endings lost the beginning of a prompt too long for the model"
+            )
 
 
-def _error(value: float, digits: int) -> str:
+def _stderr(value: float, digits: int) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else ""

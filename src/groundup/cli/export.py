@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    from groundup.cli.options import add_source
+    from groundup.cli.parsing import add_source
     from groundup.interop.export import TARGETS
 
     formats = "\n".join(f"  {name:<9}{target.summary}" for name, target in TARGETS.items())

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from groundup.cli.options import add_checkpoint
+from groundup.cli.parsing import add_model
 from groundup.ui.panel import visible
 
 
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "beside it, follow. The same seed gives the same samples.\n\n"
         '  groundup generate runs/book --prompt "It was" --num_samples 5 --max_tokens 200 --temperature 0.7'
     )
-    parser.add_argument("path", metavar="RUN_OR_CHECKPOINT", help="folder written by `groundup train`")
+    add_model(parser, device=True)
     parser.add_argument("--prompt", default="", metavar="TEXT", help="what to continue [nothing]")
     parser.add_argument("--num_samples", type=int, default=1, metavar="N", help="how many continuations [1]")
     parser.add_argument("--max_tokens", type=int, default=100, metavar="N", help="length of each in tokens [100]")
@@ -27,8 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top_k", type=int, metavar="K", help="draw from the K likeliest tokens [all]")
     parser.add_argument("--top_p", type=float, metavar="P", help="draw from the likeliest tokens of mass P [all]")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws [0]")
-    add_checkpoint(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps [auto]")
     parser.add_argument("--json", action="store_true", help="print one JSON object when all is written")
 
 

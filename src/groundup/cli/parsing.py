@@ -1,7 +1,7 @@
-"""Command lines with one way to be wrong: a sentence, and exit status 2.
+"""Command-line parsing: every mistake is one sentence and exit status 2.
 
 Options such as `--train.max_steps` are made from the fields of the config sections, and their values go through
-`groundup.config.merge` like those of a YAML file: both are checked in the same place and refused in the same words.
+`groundup.config.merge` like those of a YAML file: both are validated once, with the same messages.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal, NoReturn
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from groundup.cli.aliases import HABITS
+from groundup.cli.aliases import ALIASES
 from groundup.config.merge import ConfigSource, did_you_mean
 from groundup.config.presets import DEFAULT, PRESETS
 from groundup.config.renamed import RENAMED_KEYS
@@ -24,8 +24,8 @@ from groundup.errors import UsageError
 from groundup.run.compose import compose_config
 
 OPTION = re.compile(r"--[A-Za-z][\w.-]*")
-# Other spellings of options that are asked for often.
-SHORT = {("tracking", "backends"): ("--track",), ("train", "parallel"): ("--parallel",)}
+SHORT = {("tracking", "backends"): ("--track",), ("train", "parallel"): ("--parallel",)}  # (section, key) -> options
+COMMAND_OF = {"--num_samples": "generate", "--max_tokens": "generate", "--tasks": "evaluate"}
 UNKNOWN = re.compile(r"unrecognized arguments: (\S+)")
 
 
@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Turn argparse's complaint into ours."""
+        """Raise UsageError, with a suggestion for an unknown option."""
         unknown = UNKNOWN.search(message)
         if unknown and unknown[1].startswith("-"):
             known = [
@@ -51,13 +51,13 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see `{self.prog} --help`)")
 
 
-class Action(Parser):
-    """The parser of a command within a command, which answers for its own options."""
+class SubcommandParser(Parser):
+    """Parser of a command within a command; it reports its own unknown options."""
 
     def parse_known_args(  # type: ignore[override]  # three overloads, of which argparse itself calls the first
         self, args: Any = None, namespace: Any = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Like argparse's, but nothing stays unknown."""
+        """Like argparse's, but an unknown option is an error."""
         parsed, rest = super().parse_known_args(args, namespace)
         if rest:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -65,22 +65,22 @@ class Action(Parser):
 
 
 def _suggest(option: str, known: list[str]) -> str:
-    """The nearest option, also by its last part alone: --n_layers means --model.n_layer; or what it is called here."""
+    """A hint for an unknown option: its name here, or the nearest option, also by its last part (--n_layers)."""
     last = {name.removeprefix("--").rpartition(".")[2]: name for name in known if name != "--help"}
     word = option.lstrip("-")
-    if word not in last and (here := HABITS.get(word)):
+    if word not in last and (here := ALIASES.get(word)):
         (name,) = normalise([here.replace(",", " ").split()[0]])
-        elsewhere = "generate" if name in ("--num_samples", "--max_tokens") else "train"
-        return f"here that is {here}" + ("" if name in known or name[0] != "-" else f", of `groundup {elsewhere}`")
-    for hint in (did_you_mean(option, last.values()), did_you_mean(option.lstrip("-").rpartition(".")[2], last)):
+        command = COMMAND_OF.get(name, "train")
+        return f"here that is {here}" + ("" if name in known or name[0] != "-" else f", of `groundup {command}`")
+    for hint in (did_you_mean(option, last.values()), did_you_mean(word.rpartition(".")[2], last)):
         if hint.startswith("did you mean"):
             found = hint.removeprefix("did you mean ").removesuffix("?")
             return f"did you mean {last.get(found, found)}?"
-    return "there is none like it"
+    return "no option is like it"
 
 
 def normalise(argv: list[str]) -> list[str]:
-    """Dashes inside option names become underscores, so that both spellings work; values stay as they are."""
+    """Replace dashes inside option names by underscores, so that both spellings work; values stay as they are."""
     out: list[str] = []
     for i, word in enumerate(argv):
         if word == "--":
@@ -90,27 +90,65 @@ def normalise(argv: list[str]) -> list[str]:
     return out
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """A preset, `--data`, `--init-from`, `--config` files, and `--section.key` for every key."""
+def add_model(parser: argparse.ArgumentParser, *, device: bool = False) -> None:
+    """Add arguments that choose a model: a run or checkpoint, which of its checkpoints, and the `device` to use."""
     parser.add_argument(
-        "preset", nargs="?", metavar="PRESET", help=f"{', '.join(PRESETS)} [what a file names, or {DEFAULT}]"
+        "path", metavar="RUN_OR_CHECKPOINT", help="folder written by `groundup train` or `groundup import`"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        default="latest",
+        metavar="NAME",
+        help="latest, best (by validation loss), or a name such as step-00001000 [latest]",
+    )
+    if device:
+        parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps [auto]")
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Add arguments that choose a model to publish, and its licence."""
+    add_model(parser)
+    parser.add_argument(
+        "--license", default="", metavar="ID", help="of the model, such as mit or cc-by-4.0 [the card says: none given]"
+    )
+
+
+def add_text_fields(parser: argparse.ArgumentParser) -> None:
+    """Add options on how text is read from files."""
+    parser.add_argument(
+        "--column", default="text", metavar="NAME", help="field of .jsonl and .parquet that holds the text [text]"
+    )
+    parser.add_argument(
+        "--errors",
+        default="strict",
+        choices=("strict", "replace"),
+        help="invalid UTF-8: stop and report the position, or replace it by U+FFFD [strict]",
+    )
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add a preset, `--data`, `--init-from`, `--config` files, and `--section.key` for every key."""
+    parser.add_argument(
+        "preset", nargs="?", metavar="PRESET", help=f"{', '.join(PRESETS)} [the one a file names, or {DEFAULT}]"
     )
     parser.add_argument("--data", metavar="DIR", help="folder written by `groundup prepare`")
-    add_files(parser)
+    add_config_files(parser)
     add_config_options(parser)
 
 
-def add_files(parser: argparse.ArgumentParser) -> None:
-    """What a config may begin with: a checkpoint, files, recipes."""
+def add_config_files(parser: argparse.ArgumentParser) -> None:
+    """Add options that name what a config starts from: a checkpoint, files, recipes."""
     parser.add_argument(
-        "--init-from", "--init_from", metavar="FOLDER",
+        "--init-from",
+        "--init_from",
+        metavar="FOLDER",
         help="checkpoint or run whose weights and dimensions to start with",
-    )  # fmt: skip
-    parser.add_argument("--init", dest="init", help=argparse.SUPPRESS)
+    )
+    parser.add_argument("--init", help=argparse.SUPPRESS)
     parser.add_argument(
         "--config", action="append", default=[], metavar="FILE", help="YAML with sections, or a recipe; may be repeated"
     )
-    parser.add_argument("--laptop", action="store_true", help="the small size that a recipe has for a laptop")
+    parser.add_argument("--laptop", action="store_true", help="use the recipe's size for a laptop")
 
 
 def config_of(args: argparse.Namespace) -> Config:
@@ -119,18 +157,13 @@ def config_of(args: argparse.Namespace) -> Config:
 
 
 def preset_and_config(args: argparse.Namespace, options: dict[str, Any] | None = None) -> tuple[str, Config]:
-    """The same, with the name of the preset below it; `options` are those of the command line."""
-    given = config_overrides(args) | places(args) if options is None else options
+    """Name of the preset, and the config; `options` replace those of the command line."""
+    given = config_overrides(args) if options is None else options
     return compose_config(args.preset, args.config, ConfigSource("command line", given, typed=True), laptop=args.laptop)
 
 
-def places(args: argparse.Namespace) -> dict[str, str]:
-    """`--data` and `--init-from`, where they are given."""
-    return {name: value for name in ("data", "init", "init_from") if (value := getattr(args, name)) is not None}
-
-
 def add_config_options(parser: argparse.ArgumentParser, sections: tuple[str, ...] | None = None) -> None:
-    """One `--section.key VALUE` for each field of the config, or of some of its sections."""
+    """Add one `--section.key VALUE` for each field of the config, or of some sections; previous names are hidden."""
     for name, field in Config.model_fields.items():
         section = field.annotation
         if not (isinstance(section, type) and issubclass(section, BaseModel)) or (sections and name not in sections):
@@ -146,18 +179,20 @@ def add_config_options(parser: argparse.ArgumentParser, sections: tuple[str, ...
                 help=f"{inner.description} [{_shown(name, key, inner.default)}]".replace("%", "%%"),
             )
 
-    for old, new in RENAMED_KEYS.items():  # which stay readable, and are told their name of today
+    for old, new in RENAMED_KEYS.items():
         if "." in old and (sections is None or new.partition(".")[0] in sections):
             parser.add_argument(f"--{old}", dest=old, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def config_overrides(args: argparse.Namespace) -> dict[str, Any]:
-    """The config options that were given, as nested sections; `none` means no value."""
+    """The config options that were given, as nested sections, and paths; `none` means no value."""
     tree: dict[str, Any] = {}
     for dotted, value in vars(args).items():
         section, dot, key = dotted.partition(".")
         if dot:
             tree.setdefault(section, {})[key] = None if value.lower() in ("none", "null") else value
+        elif dotted in ("data", "init", "init_from") and value is not None:
+            tree[dotted] = value
     return tree
 
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from groundup.cli.parsing import add_config_options, add_files, config_overrides, places, preset_and_config
+from groundup.cli.parsing import add_config_files, add_config_options, config_overrides, preset_and_config
 from groundup.config.presets import DEFAULT, PRESETS
 from groundup.config.schema import Config
 from groundup.errors import ConfigError, UsageError
@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("preset", nargs="?", metavar="PRESET", help=f"{', '.join(PRESETS)} [{DEFAULT}]")
     parser.add_argument("--model", metavar="PRESET", help="the same")
     parser.add_argument("--data", metavar="DIR", help="folder written by `groundup prepare`: vocabulary and epochs")
-    add_files(parser)
+    add_config_files(parser)
     speed = parser.add_mutually_exclusive_group()
     speed.add_argument("--measure", action="store_true", help="time this model here, for about 2 seconds")
     speed.add_argument("--like", metavar="RUN", help="the speed of a run, scaled by FLOPs a token")
@@ -134,7 +134,7 @@ def _preset_name(args: argparse.Namespace) -> str | None:
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     """The command line's part of the config."""
-    options = config_overrides(args) | places(args)
+    options = config_overrides(args)
     if args.tokens is not None:
         train = options.setdefault("train", {})
         if "max_tokens" in train:

@@ -6,6 +6,8 @@ import argparse
 import shlex
 from pathlib import Path
 
+from groundup.cli.parsing import add_text_fields
+
 MICRO_VOCAB = 16_384  # ids; with more, the output head of a small model would be most of its work
 
 
@@ -28,13 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokenizer", default="gpt2", metavar="NAME",
         help="byte, char, gpt1, gpt2, bpe:SIZE[:pad] to learn one, a tokenizer.json, or a folder that holds one [gpt2]",
     )  # fmt: skip
-    parser.add_argument(
-        "--column", default="text", metavar="NAME", help="field of .jsonl and .parquet that holds the text [text]"
-    )
-    parser.add_argument(
-        "--errors", default="strict", choices=("strict", "replace"),
-        help="bytes that are no UTF-8: stop and say where, or replace them by U+FFFD [strict]",
-    )  # fmt: skip
+    add_text_fields(parser)
     parser.add_argument(
         "--clean", default="", metavar="STEPS",
         help="any of lowercase,digits,punctuation: lower the case, drop digits, drop punctuation [none]",

@@ -10,7 +10,7 @@ from groundup.cli.export import tell
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    from groundup.cli.options import add_source
+    from groundup.cli.parsing import add_source
 
     parser.epilog = (
         "Exports as `groundup export --to hf` does, checks that, and sends it in one commit. The hub must know you:\n"

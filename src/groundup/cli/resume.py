@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from groundup.run.start import reconfigure, resume_run
 
     first, run = init_distributed().rank == 0, RunFolder(Path(args.run))
-    config, keys = reconfigure(run, config_overrides(args) | ({"data": args.data} if args.data else {}))
+    config, keys = reconfigure(run, config_overrides(args))
     with watching(args.run, config, plain=args.json, quiet=not first) as display:
         result = resume_run(run, config, keys, display)
     return finish(result, as_json=args.json, quiet=not first)

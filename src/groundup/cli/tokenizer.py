@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from groundup.cli.parsing import Action
+from groundup.cli.parsing import SubcommandParser, add_text_fields
 from groundup.errors import UsageError
 from groundup.tokenizers.registry import Tokenizer, TokenizerTrainer, bpe_learner, choose_tokenizer
 from groundup.ui.panel import visible
@@ -39,7 +39,7 @@ class Piece:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The two commands, and their options."""
-    commands = parser.add_subparsers(dest="action", metavar="train|show", required=True, parser_class=Action)
+    commands = parser.add_subparsers(dest="action", metavar="train|show", required=True, parser_class=SubcommandParser)
     train = commands.add_parser(
         "train",
         help="learn a byte-level BPE from texts",
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a further token that no text becomes, such as '<|pad|>'; may be given again",
     )  # fmt: skip
     train.add_argument("--out", required=True, metavar="DIR", help="folder to write; must not hold anything yet")
-    _add_reading(train)
+    add_text_fields(train)
     train.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     show = commands.add_parser(
         "show",
@@ -79,23 +79,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokenizer", default="gpt2", metavar="NAME",
         help="byte, gpt1, gpt1:FOLDER, gpt2, a tokenizer.json, or a folder: tokenizer, data, checkpoint or run [gpt2]",
     )  # fmt: skip
-    _add_reading(show)
+    add_text_fields(show)
     show.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train or show."""
     return _train(args) if args.action == "train" else _show(args)
-
-
-def _add_reading(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--column", default="text", metavar="NAME", help="field of .jsonl and .parquet that holds the text [text]"
-    )
-    parser.add_argument(
-        "--errors", default="strict", choices=("strict", "replace"),
-        help="bytes that are no UTF-8: stop and say where, or replace them by U+FFFD [strict]",
-    )  # fmt: skip
 
 
 def _train(args: argparse.Namespace) -> int:

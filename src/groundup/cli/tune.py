@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from groundup.cli.parsing import Action, add_config_arguments, config_of
+from groundup.cli.parsing import SubcommandParser, add_config_arguments, config_of
 from groundup.run.halving import ROUNDS
 from groundup.ui.chart import Series, braille_chart
 from groundup.ui.lines import PlainDisplay
@@ -34,7 +34,7 @@ Short runs like high learning rates: the longer your own run is to be, the more 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What can be tuned, and its options."""
-    what = parser.add_subparsers(dest="what", metavar="lr", required=True, parser_class=Action)
+    what = parser.add_subparsers(dest="what", metavar="lr", required=True, parser_class=SubcommandParser)
     lr = what.add_parser(
         "lr", help="find a learning rate", description="Find a learning rate for your config and data.", epilog=EPILOG
     )

@@ -1,1 +1,1 @@
-"""How good a model is, and compared with what."""
+"""Evaluation of models: loss, multiple-choice tasks, baselines and memorization."""

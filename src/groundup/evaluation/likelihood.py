@@ -1,10 +1,10 @@
-"""How likely a model finds endings after contexts, each context computed once.
+"""Log-likelihoods of endings after prompts, each prompt computed once; tasks are evaluated with them.
 
-Endings that share a context stand behind it in one row, and attention keeps them apart (`model.context.Branching`).
-Rows of like length go through the model together, and the head, a third of GPT-2's arithmetic, runs only where an
-ending is scored.
+Endings that share a prompt follow it in one row, and attention keeps them apart (`model.context.SharedPrefix`). Rows of
+similar length go through the model together, and the output head, a third of GPT-2's arithmetic, is computed only at
+positions that predict a token of an ending.
 
-Letters: B rows, T tokens of the longest, C width, P padded vocabulary, N endings, M places where the head looks.
+Letters: B rows, T tokens of the longest row, C width, P padded vocabulary, N endings, M positions with logits.
 """
 
 from __future__ import annotations
@@ -12,48 +12,76 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from groundup.distributed.process_group import ProcessGroup, SingleProcess
 from groundup.errors import DataError
 from groundup.evaluation.loss import Interrupted
+from groundup.evaluation.multiple_choice import Ids
+from groundup.evaluation.task_set import EvalTask, TaskResult, compute_result
 from groundup.model.context import Causal, SharedPrefix
 from groundup.model.gpt import GPT
 
-Ids = npt.NDArray[Any]
-TOKENS, GPU_TOKENS = 2048, 32_768  # a batch, padding included
-ENOUGH = 256  # tokens in a batch from which on padding costs more than a smaller batch would
-HEADS = 8  # of the tokens of a batch, the head looks at every eighth's worth at a time: GPT-2's logits are then 100 MB
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 32_768  # padding included
+FULL_BATCH_TOKENS = 256  # tokens in a batch from which on padding costs more than a smaller batch would
+MIN_FILL = 0.85  # length of a full batch's shortest row divided by that of its longest
+LOGITS_SPLIT = 8  # logits are computed for an eighth of the batch's tokens at a time: GPT-2's are then 100 MB
 
 
-def batch_tokens(device: torch.device) -> int:
-    """How many go through a model at a time where nobody says."""
-    return TOKENS if device.type == "cpu" else GPU_TOKENS
+def default_batch_tokens(device: torch.device) -> int:
+    """Tokens per forward pass on `device` unless configured."""
+    return CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
 
 
 class Row(NamedTuple):
-    """A context, and the endings that share it."""
+    """A prompt, and the endings that share it."""
 
-    context: Ids
-    endings: list[tuple[int, Ids]]  # number among all, ids
+    prompt: Ids
+    endings: list[tuple[int, Ids]]  # index among all endings, ids
 
     @property
     def length(self) -> int:
-        """Tokens that go through the model; an ending's last one is predicted and never read."""
-        return len(self.context) + sum(len(ending) - 1 for _, ending in self.endings)
+        """Tokens that go through the model; the last one of an ending is predicted and never read."""
+        return len(self.prompt) + sum(len(ending) - 1 for _, ending in self.endings)
 
 
 class LogLikelihoods(NamedTuple):
-    """Of each ending, (N,): its log-likelihood in nats, whether every token of it was the likeliest; how many contexts
-    were cut."""
+    """Results for N endings."""
 
-    nats: npt.NDArray[np.float64]
-    greedy: npt.NDArray[np.bool_]
-    cut: int
+    nats: npt.NDArray[np.float64]  # (N,) log-likelihood of each ending
+    greedy: npt.NDArray[np.bool_]  # (N,) whether every token of the ending was the most likely one
+    truncated: int  # prompts that lost their beginning
+
+
+def run_task(
+    task: EvalTask,
+    model: GPT,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[object]],
+    *,
+    process_group: ProcessGroup | None = None,
+    tokens: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> TaskResult:
+    """Evaluate a model on a task. Raises Interrupted once `stop()` is true; see `log_likelihoods`."""
+    pairs = task.pairs
+    found = log_likelihoods(
+        model,
+        pairs,
+        device=device,
+        autocast=autocast,
+        process_group=process_group,
+        tokens=tokens,
+        stop=stop,
+        progress=lambda done: progress(done, len(pairs)),
+    )
+    return compute_result(task, found.nats, found.greedy, found.truncated)
 
 
 @torch.inference_mode()
@@ -63,26 +91,26 @@ def log_likelihoods(
     *,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[object]],
+    process_group: ProcessGroup | None = None,
     tokens: int | None = None,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] = lambda done: None,
-    rank: int = 0,
-    size: int = 1,
-    total: Callable[[Tensor], Tensor] = lambda sums: sums,
 ) -> LogLikelihoods:
-    """log p(ending | context) for every pair of contexts and endings, neither of them empty.
+    """log p(ending | prompt) for each pair of prompt and ending, neither of them empty.
 
-    Neighbours with the same context share its computation. A context that does not fit beside its ending loses its
-    beginning; DataError where an ending alone does not fit. About `tokens` go through the model at a time. `progress`
-    is told how many endings are done; Interrupted as soon as `stop()` says so.
+    Adjacent pairs with the same prompt share its computation. A prompt too long to fit with its ending loses its
+    beginning; DataError if an ending alone does not fit. About `tokens` go through the model at a time. `progress`
+    receives the number of endings done; Interrupted is raised once `stop()` is true.
 
-    Of `size` processes, `rank` takes every size-th batch, and `total` adds up everyone's results. All make equally
-    many passes, where need be over nothing.
+    Each rank of `process_group` takes every size-th batch, and the results are all-reduced. All ranks make equally many
+    forward passes, if need be over padding alone.
     """
-    rows, cut = lay_out(pairs, gpt.config.block_size)
-    tokens = tokens or batch_tokens(device)
+    process_group = process_group or SingleProcess()
+    rank, size = process_group.rank, process_group.size
+    rows, truncated = pack_rows(pairs, gpt.config.block_size)
+    tokens = tokens or default_batch_tokens(device)
     batches = list(_batches(rows, tokens))
-    owners, found = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(2, 0, device=device)]
+    endings, found = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(2, 0, device=device)]
     was_training = gpt.training
     gpt.eval()
     try:
@@ -92,43 +120,43 @@ def log_likelihoods(
                 raise Interrupted
             mine = batches[first + rank] if first + rank < len(batches) else [Row(np.zeros(1, dtype=np.int64), [])]
             with autocast():
-                laid = _laid(mine)
-                owners.append(laid.owners)
-                found += _looked_up(gpt, laid, device, max(1, tokens // HEADS))
+                batch = _collate(mine)
+                endings.append(batch.endings)
+                found += _score(gpt, batch, device, max(1, tokens // LOGITS_SPLIT))
             done += sum(len(row.endings) for batch in batches[first : first + size] for row in batch)
             progress(done)
     finally:
         gpt.train(was_training)
-    sums = torch.zeros(2, len(pairs), dtype=torch.float64)  # log-likelihoods; tokens that were not the likeliest
-    sums.index_add_(1, torch.cat(owners), torch.cat(found, 1).cpu().double())
-    nats, missed = total(sums).numpy()
-    return LogLikelihoods(nats, missed == 0, cut)
+    sums = torch.zeros(2, len(pairs), dtype=torch.float64)  # log-likelihoods; tokens that were not the most likely
+    sums.index_add_(1, torch.cat(endings), torch.cat(found, 1).cpu().double())
+    nats, missed = process_group.all_reduce(sums).numpy()
+    return LogLikelihoods(nats, missed == 0, truncated)
 
 
-def lay_out(pairs: Sequence[tuple[Ids, Ids]], block_size: int) -> tuple[list[Row], int]:
-    """Rows of at most `block_size` tokens, and how many contexts lost their beginning."""
+def pack_rows(pairs: Sequence[tuple[Ids, Ids]], block_size: int) -> tuple[list[Row], int]:
+    """Rows of at most `block_size` tokens, and how many prompts lost their beginning."""
     rows: list[Row] = []
-    cut = 0
-    for number, (context, ending) in enumerate(pairs):
+    truncated = 0
+    for number, (prompt, ending) in enumerate(pairs):
         if len(ending) > block_size:
             raise DataError(f"an ending of {len(ending)} tokens does not fit the model's context of {block_size}")
         room = block_size - len(ending) + 1
         last = rows[-1] if rows else None
         fits = last and last.length + len(ending) - 1 <= block_size
-        if last and fits and np.array_equal(last.context, context):
+        if last and fits and np.array_equal(last.prompt, prompt):
             last.endings.append((number, ending))
         else:
-            cut += len(context) > room
-            rows.append(Row(context[-room:], [(number, ending)]))
-    return rows, cut
+            truncated += len(prompt) > room
+            rows.append(Row(prompt[-room:], [(number, ending)]))
+    return rows, truncated
 
 
 def _batches(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
-    """The longest first: what does not fit the memory shows at once."""
+    """Batches of about `tokens`, the longest rows first: lack of memory shows at once."""
     batch: list[Row] = []
     for row in sorted(rows, key=lambda row: -row.length):
         size = batch[0].length if batch else 0
-        much_padding = len(batch) * size >= ENOUGH and row.length < 0.85 * size
+        much_padding = len(batch) * size >= FULL_BATCH_TOKENS and row.length < MIN_FILL * size
         if batch and ((len(batch) + 1) * size > tokens or much_padding):
             yield batch
             batch = []
@@ -137,54 +165,54 @@ def _batches(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
         yield batch
 
 
-class _Laid(NamedTuple):
-    """A batch as tensors, and where to look for what."""
+class _Batch(NamedTuple):
+    """Rows as tensors, and the positions that predict the scored tokens."""
 
     ids: Tensor  # (B, T)
     positions: Tensor  # (B, T)
-    branch: Tensor  # (B, T): 0 the context, from 1 on the endings, -1 padding
-    alone: bool  # whether no row has several endings
-    heads: Tensor  # (M,) places in the flattened batch where something is predicted
-    which: Tensor  # for each token that is scored, in rising order, the one of them that predicts it
-    targets: Tensor  # that token
-    owners: Tensor  # the ending it belongs to
+    branch: Tensor  # (B, T): 0 prompt, from 1 on endings, -1 padding
+    branches: bool  # whether any row has several endings
+    predictors: Tensor  # (M,) positions in the flattened batch that need logits
+    which: Tensor  # per scored token, in rising order: the index of its predictor
+    targets: Tensor  # per scored token: its id
+    endings: Tensor  # per scored token: the index of its ending
 
 
-def _laid(rows: Sequence[Row]) -> _Laid:
+def _collate(rows: Sequence[Row]) -> _Batch:
     T = max(row.length for row in rows)
     ids, positions = np.zeros((len(rows), T), np.int64), np.zeros((len(rows), T), np.int64)
     branch = np.full((len(rows), T), -1)
-    heads: list[int] = []
+    predictors: list[int] = []
     scored: list[tuple[int, int, int]] = []
-    for b, (context, endings) in enumerate(rows):
-        n = at = len(context)
-        ids[b, :n], positions[b, :n], branch[b, :n] = context, np.arange(n), 0
-        after_context = len(heads)  # the place that predicts the first token of every ending
-        heads += [b * T + n - 1] if endings else []
-        scored += [(after_context, int(ending[0]), number) for number, ending in endings]
+    for b, (prompt, endings) in enumerate(rows):
+        n = at = len(prompt)
+        ids[b, :n], positions[b, :n], branch[b, :n] = prompt, np.arange(n), 0
+        after_prompt = len(predictors)  # predicts the first token of every ending
+        predictors += [b * T + n - 1] if endings else []
+        scored += [(after_prompt, int(ending[0]), number) for number, ending in endings]
         for i, (number, ending) in enumerate(endings, 1):
             read = len(ending) - 1
             here = slice(at, at + read)
             ids[b, here], positions[b, here], branch[b, here] = ending[:-1], n + np.arange(read), i
-            scored += [(len(heads) + j, int(ending[j + 1]), number) for j in range(read)]
-            heads += range(b * T + at, b * T + at + read)
+            scored += [(len(predictors) + j, int(ending[j + 1]), number) for j in range(read)]
+            predictors += range(b * T + at, b * T + at + read)
             at += read
     which, targets, owners = torch.tensor(scored, dtype=torch.int64).reshape(-1, 3).T.contiguous()
-    alone = all(len(endings) <= 1 for _, endings in rows)  # and padding comes last, where nobody looks
-    places = (torch.from_numpy(ids), torch.from_numpy(positions), torch.from_numpy(branch))
-    return _Laid(*places, alone, torch.tensor(heads, dtype=torch.int64), which, targets, owners)
+    branches = any(len(endings) > 1 for _, endings in rows)  # otherwise causal attention will do: padding comes last
+    inputs = (torch.from_numpy(ids), torch.from_numpy(positions), torch.from_numpy(branch))
+    return _Batch(*inputs, branches, torch.tensor(predictors, dtype=torch.int64), which, targets, owners)
 
 
-def _looked_up(gpt: GPT, laid: _Laid, device: torch.device, heads: int) -> Iterator[Tensor]:
-    """Of each scored token (2, …): its log-likelihood, and whether another was likelier; `heads` places at a time."""
-    ids, positions, branch = (part.to(device) for part in (laid.ids, laid.positions, laid.branch))
-    x = gpt.features(ids, Causal() if laid.alone else SharedPrefix(positions, branch))  # (B, T, C)
-    x = x.flatten(0, 1)[laid.heads.to(device)]  # (M, C)
-    starts = torch.arange(0, len(laid.heads) + heads, heads)
-    for start, (a, b) in zip(starts, pairwise(torch.searchsorted(laid.which, starts).tolist()), strict=False):
-        logits = gpt.head(x[start : start + heads]).float()  # (m, P)
-        here, wanted = (laid.which[a:b] - start).to(device), laid.targets[a:b].to(device)
-        chosen, (best, first) = logits[here, wanted], logits.max(1, keepdim=True)  # best and its place: (m, 1) each
+def _score(gpt: GPT, batch: _Batch, device: torch.device, chunk: int) -> Iterator[Tensor]:
+    """(2, …): log-likelihood of each scored token, and whether another was more likely; `chunk` positions at a time."""
+    ids, positions, branch = (part.to(device) for part in (batch.ids, batch.positions, batch.branch))
+    x = gpt.features(ids, SharedPrefix(positions, branch) if batch.branches else Causal())  # (B, T, C)
+    x = x.flatten(0, 1)[batch.predictors.to(device)]  # (M, C)
+    starts = torch.arange(0, len(batch.predictors) + chunk, chunk)
+    for start, (a, b) in zip(starts, pairwise(torch.searchsorted(batch.which, starts).tolist()), strict=False):
+        logits = gpt.head(x[start : start + chunk]).float()  # (m, P)
+        here, wanted = (batch.which[a:b] - start).to(device), batch.targets[a:b].to(device)
+        chosen, (best, first) = logits[here, wanted], logits.max(1, keepdim=True)  # best and its index: (m, 1) each
         missed = first[here, 0] != wanted
         norm = best[:, 0] + logits.sub_(best).exp_().sum(1).log()  # log-sum-exp, without a copy of the logits
         yield torch.stack([chosen - norm[here], missed.float()])

@@ -1,4 +1,4 @@
-"""Loss over a split, the same number whatever the batch size, and without any effect on training."""
+"""Loss over a split: independent of the batch size, and without any effect on training."""
 
 from __future__ import annotations
 
@@ -13,33 +13,35 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from groundup.data.windows import TokenSource
+from groundup.distributed.process_group import ProcessGroup, SingleProcess
+from groundup.evaluation.multiple_choice import MAX_EXPONENT
 from groundup.kernels.cross_entropy import linear_cross_entropy_rows
 from groundup.model.gpt import GPT, IGNORED
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What a model loses on a text."""
+    """Mean loss of a model on a text."""
 
     nats_per_token: float
     scored: int  # tokens
-    stderr: float = math.nan  # of nats_per_token; of fewer than two windows it cannot be told
+    stderr: float = math.nan  # of nats_per_token; NaN for fewer than two windows
 
     @property
     def perplexity(self) -> float:
-        """exp of the loss a token."""
-        return math.exp(min(self.nats_per_token, 700.0))
+        """exp of the loss per token."""
+        return math.exp(min(self.nats_per_token, MAX_EXPONENT))
 
     def bits_per_byte(self, tokens: int, text_bytes: int) -> float:
-        """Bits a byte of text, comparable across tokenizers: loss x tokens / bytes / ln 2.
+        """Bits per byte of text, comparable across tokenizers: loss x tokens / bytes / ln 2.
 
-        `tokens` counts all tokens of the text, those that end documents included; `text_bytes` its UTF-8 bytes.
+        `tokens` counts all tokens of the text, including those that end documents; `text_bytes` its UTF-8 bytes.
         """
         return self.nats_per_token * tokens / text_bytes / math.log(2)
 
 
-class EachWindow(nn.Module):
-    """Summed cross-entropy of each window by itself, in nats: what `split_loss` needs for a standard error."""
+class PerWindowLoss(nn.Module):
+    """Summed cross-entropy of each window, in nats: `split_loss` needs them for a standard error."""
 
     def __init__(self, gpt: GPT) -> None:
         super().__init__()
@@ -55,8 +57,8 @@ class EachWindow(nn.Module):
         return nats.view_as(targets).sum(1)
 
 
-class Interrupted(Exception):  # noqa: N818 - no error: it was asked for
-    """An evaluation was asked to stop before its end."""
+class Interrupted(Exception):  # noqa: N818 - not an error: it was requested
+    """An evaluation was stopped before its end, as requested."""
 
 
 @torch.inference_mode()
@@ -71,52 +73,52 @@ def split_loss(
     rows: int = 16,
     autocast: Callable[[], AbstractContextManager[object]],
     stop: Callable[[], bool] = lambda: False,
-    rank: int = 0,
-    size: int = 1,
-    total: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums,
+    process_group: ProcessGroup | None = None,
 ) -> Loss:
     """Mean loss over windows of `block_size` tokens, each token scored once.
 
-    Windows do not overlap, so a window's first tokens have little before them; with a `stride` they do: each begins
-    `stride` tokens after the last and scores only what that one did not, so that every token but those of the first
-    window has at least `block_size - stride` before it. The ragged end of the split is included; or, with `limit`,
-    windows that score about that many tokens in all are spread evenly over the split, none of them ragged. The first
-    token of the split has nothing before it and is not scored. Interrupted as soon as `stop()` says so.
+    Windows do not overlap, so the first tokens of each have little context. With a `stride` they overlap: each begins
+    `stride` tokens after the previous one and scores only the tokens that one did not, so that every token outside the
+    first window has at least `block_size - stride` tokens of context. The incomplete window at the end of the split is
+    included; or, with `limit`, windows that score about that many tokens in all are spread evenly over the split, all
+    of them complete. The first token of the split has no context and is not scored. Interrupted is raised once `stop()`
+    is true.
 
-    `loss_sum` gives the nats of a batch, or (B,) those of each window. The standard error takes what it tells apart
-    for independent draws, and the mean for a ratio of two sums (Cochran, Sampling Techniques, section 2.11).
+    `loss_sum` returns the nats of a batch, or (B,) those of each window. The standard error treats what it returns as
+    independent draws, and the mean as a ratio of two sums (Cochran, Sampling Techniques, section 2.11).
 
-    Of `size` processes, `rank` takes every size-th batch, and `total` adds up everyone's sums. All make equally many
-    passes, where need be over nothing.
+    Each rank of `process_group` takes every size-th batch, and the sums are all-reduced. All ranks make equally many
+    forward passes, if need be over padding alone.
     """
+    process_group = process_group or SingleProcess()
     stride = stride or block_size
     targets = len(tokens) - 1
     starts = np.arange(-(-max(0, targets - block_size) // stride) + 1) * stride
     if limit is not None and limit < targets and len(starts) > 1:
-        # Never the ragged window; nor, where they overlap, the first, which has less before its tokens.
-        whole = starts[1:-1] if stride < block_size and len(starts) > 2 else starts[:-1]
-        n = min(len(whole), max(1, limit // stride))
-        starts = whole[np.arange(n) * len(whole) // n]
+        # Never the incomplete window; nor, if they overlap, the first, whose tokens have less context.
+        complete = starts[1:-1] if stride < block_size and len(starts) > 2 else starts[:-1]
+        n = min(len(complete), max(1, limit // stride))
+        starts = complete[np.arange(n) * len(complete) // n]
     was_training = loss_sum.training
     loss_sum.eval()
     try:
         sums = torch.zeros(6, dtype=torch.float64)
-        for first in range(0, len(starts), rows * size):
+        for first in range(0, len(starts), rows * process_group.size):
             if stop():
                 raise Interrupted
-            here = starts[first + rank * rows :][:rows]
+            here = starts[first + process_group.rank * rows :][:rows]
             windows = [_window(tokens, int(start), block_size, block_size - stride) for start in here]
-            ids, targets = np.stack(windows or [_nothing(block_size)], axis=1)  # (B, W) each
+            ids, targets = np.stack(windows or [_padding(block_size)], axis=1)  # (B, W) each
             with autocast():
                 nats = loss_sum(torch.from_numpy(ids).to(device), torch.from_numpy(targets).to(device))
             sums += _moments(nats.cpu().double(), torch.from_numpy((targets != IGNORED).sum(1)))
     finally:
         loss_sum.train(was_training)
-    return _loss(total(sums))
+    return _loss(process_group.all_reduce(sums))
 
 
 def _moments(nats: Tensor, scored: Tensor) -> Tensor:
-    """What the standard error needs of a batch: sums over its windows, or over it as a whole."""
+    """Sums that the standard error needs, over the windows of a batch, or over the batch as one draw."""
     n = scored.double() if nats.dim() else scored.double().sum()
     return torch.stack([nats.sum(), n.sum(), (nats**2).sum(), (nats * n).sum(), (n**2).sum(), (n > 0).sum()])
 
@@ -124,20 +126,20 @@ def _moments(nats: Tensor, scored: Tensor) -> Tensor:
 def _loss(sums: Tensor) -> Loss:
     nats, scored, squares, products, counts, windows = sums.tolist()
     mean = nats / scored
-    spread = squares - 2 * mean * products + mean**2 * counts  # of each sum around what its length predicts
+    spread = squares - 2 * mean * products + mean**2 * counts  # of each sum around its expectation, by length
     spread = 0.0 if spread < 0 else spread  # by rounding
     stderr = math.sqrt(spread * windows / (windows - 1)) / scored if windows > 1 else math.nan
     return Loss(mean, int(scored), stderr)
 
 
-def _nothing(block_size: int) -> NDArray[np.int64]:
+def _padding(block_size: int) -> NDArray[np.int64]:
     return np.stack([np.zeros(block_size, np.int64), np.full(block_size, IGNORED)])
 
 
 def _window(tokens: TokenSource, start: int, block_size: int, seen: int) -> NDArray[np.int64]:
-    """(2, block_size): the ids from `start` on, and what each is to predict, IGNORED past the end of the split.
+    """(2, block_size): the ids from `start` on, and their targets, IGNORED past the end of the split.
 
-    Of all windows but the first, the one before has scored the first `seen` targets.
+    In all windows but the first, the previous one has scored the first `seen` targets.
     """
     ids = tokens.read(start, min(block_size + 1, len(tokens) - start))
     targets = np.pad(ids[1:], (0, block_size + 1 - len(ids)), constant_values=IGNORED)

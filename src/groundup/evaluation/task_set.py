@@ -1,4 +1,4 @@
-"""From the name of a task, or a file of questions, to what a model is asked; and from its answers to a grade."""
+"""Open tasks: from the name of a task or a file of questions to token ids, and from log-likelihoods to results."""
 
 from __future__ import annotations
 
@@ -13,188 +13,210 @@ import numpy.typing as npt
 
 from groundup.config.merge import did_you_mean
 from groundup.errors import DataError, UsageError
-from groundup.evaluation.multiple_choice import Encoded, Ids, Metric, Scored, encode
-from groundup.evaluation.tasks import OWN, TASKS, Place, Row, Task, ask
+from groundup.evaluation.multiple_choice import EncodedQuestion, Ids, Metric, ScoredQuestion, encode
+from groundup.evaluation.tasks import CUSTOM, TASKS, HubFile, Row, Task, build_question
 from groundup.sources.compression import open_decompressed
 from groundup.sources.hub_client import FIRST_WAITS, with_retries
 from groundup.sources.hub_spec import HubSpec
 from groundup.tokenizers.registry import Tokenizer
 
-FILES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+LOSS = "loss"  # evaluated along with tasks, but not a task
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What to ask: a task of the table, a file of questions, or a task of the table from a file; at most `limit`."""
+    """A task of the table, a file of questions, or a task of the table from a file; the first `limit` questions."""
 
-    name: str  # "" where the fields of the file are to tell
+    name: str  # "": recognized by the fields of the file
     file: Path | None
     limit: int | None
 
     @classmethod
     def parse(cls, text: str) -> TaskSpec:
-        """`NAME`, `FILE` or `NAME=FILE`, and behind each `:LIMIT`. UsageError for anything else."""
+        """`NAME`, `FILE` or `NAME=FILE`, each with an optional `:LIMIT`. UsageError for anything else."""
         what, limit = text.strip(), None
         before, colon, number = what.rpartition(":")
         if colon and number.isascii() and number.isdecimal():
             what, limit = before, int(number)
             if limit < 1:
-                raise UsageError(f"{text}: at most {limit} questions; ask one at least")
+                raise UsageError(f"{text}: a limit of {limit} questions; give at least 1")
         name, equals, path = what.partition("=") if "=" in what else ("", "", what)
-        is_file = bool(equals) or path.endswith(FILES)
+        is_file = bool(equals) or path.endswith(SUFFIXES)
         if is_file and name and name not in TASKS:
             raise UsageError(f"{name}: there is no such task; {did_you_mean(name, TASKS)}")
+        if path == LOSS:
+            raise UsageError(f"{text}: the loss is always evaluated, and it is not a task; leave it out")
         if not is_file and path not in TASKS:
-            known = ("loss", *TASKS)  # which is no task of questions, but asked for in the same place
-            hint = f"{did_you_mean(path, known)}; there are {', '.join(known)}, and files such as mine.jsonl"
-            raise UsageError(f"{path or text!r}: there is no such task; {hint}")
+            known = did_you_mean(path, (LOSS, *TASKS))
+            raise UsageError(f"{path or text!r}: there is no such task; {known}; or give a file such as mine.jsonl")
         return cls(name if is_file else path, Path(path) if is_file else None, limit)
-
-    @classmethod
-    def of_file(cls, text: str) -> TaskSpec:
-        """The same where a file is meant, whatever it is called: `FILE`, or `NAME=FILE` with the name of a task."""
-        named = text.partition("=")[0] in TASKS and "=" in text
-        return cls.parse(text) if named else cls("", Path(text), None)
 
 
 @dataclass(frozen=True)
 class TaskPart:
-    """All questions of a task in one form."""
+    """All questions of a task in one prompt format."""
 
-    encoded: tuple[Encoded, ...]
+    questions: tuple[EncodedQuestion, ...]
     metrics: dict[str, Metric]
 
     @property
     def chance(self) -> float:
-        """What guessing would score: the mean of one over the number of choices."""
-        return sum(1 / len(one.pairs) for one in self.encoded) / len(self.encoded)
+        """Accuracy of random guessing: the mean of 1 / number of choices."""
+        return sum(1 / len(question.pairs) for question in self.questions) / len(self.questions)
 
 
 @dataclass(frozen=True)
 class EvalTask:
-    """A task, ready to be put to a model."""
+    """A task whose questions are encoded for a model."""
 
     name: str
     source: str  # file, or repository and commit
     parts: tuple[TaskPart, ...]
 
     @property
-    def questions(self) -> int:
-        """How many there are."""
-        return len(self.parts[0].encoded)
+    def size(self) -> int:
+        """Number of questions."""
+        return len(self.parts[0].questions)
 
     @property
     def pairs(self) -> list[tuple[Ids, Ids]]:
-        """Contexts and endings of all questions, in all their forms."""
-        return [pair for part in self.parts for one in part.encoded for pair in one.pairs]
+        """Prompts and endings of all questions, in all prompt formats."""
+        return [pair for part in self.parts for question in part.questions for pair in question.pairs]
 
-    def hardest(self, tokens: int) -> EvalTask:
-        """Its longest questions alone, about as many as have that many tokens: they need the most memory."""
-        by_length = sorted(self.parts[0].encoded, key=lambda one: -one.tokens)
-        size = list(accumulate(one.tokens for one in by_length))
+    def longest(self, tokens: int) -> EvalTask:
+        """The task with only its longest questions, about `tokens` tokens of them: they need the most memory."""
+        by_length = sorted(self.parts[0].questions, key=lambda question: -question.tokens)
+        size = list(accumulate(question.tokens for question in by_length))
         n = 1 + sum(before < tokens for before in size[:-1])
-        return replace(self, parts=(replace(self.parts[0], encoded=tuple(by_length[:n])),))
+        return replace(self, parts=(replace(self.parts[0], questions=tuple(by_length[:n])),))
 
 
 @dataclass(frozen=True)
 class MetricValue:
-    """A number, how sure it is, and what guessing would give."""
+    """A metric with its standard error and the value of random guessing."""
 
     value: float
-    stderr: float  # NaN of a single question
+    stderr: float  # NaN for a single question
     chance: float | None
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """How a model did in one task."""
+    """Result of a model on one task."""
 
     task: str
     source: str
     questions: int
-    cut: int  # endings whose context did not fit the model's and lost its beginning
+    truncated: int  # endings whose prompt did not fit the model's context and lost its beginning
     metrics: dict[str, MetricValue]
 
     def __str__(self) -> str:
-        """In a line."""
-        found = ", ".join(
-            f"{name} {one.value:.4f}" + (f" ± {one.stderr:.4f}" if np.isfinite(one.stderr) else "")
-            for name, one in self.metrics.items()
+        """One line."""
+        metrics = ", ".join(
+            f"{name} {metric.value:.4f}" + (f" ± {metric.stderr:.4f}" if np.isfinite(metric.stderr) else "")
+            for name, metric in self.metrics.items()
         )
-        chance = next((f"guessing {one.chance:.4f}, " for one in self.metrics.values() if one.chance), "")
-        return f"{self.task} {found} ({chance}{self.questions:,} questions)"
+        chance = next((f"guessing {metric.chance:.4f}, " for metric in self.metrics.values() if metric.chance), "")
+        return f"{self.task} {metrics} ({chance}{self.questions:,} questions)"
 
     def flat(self) -> dict[str, float]:
-        """As log.jsonl has it: each metric and its standard error, where it is a number, and how many questions."""
-        found: dict[str, float] = {"n": self.questions}
-        for name, one in self.metrics.items():
-            found |= {name: one.value, f"{name}_stderr": one.stderr}
-        return {name: value for name, value in found.items() if np.isfinite(value)}
+        """As in log.jsonl: number of questions, each metric and its standard error; without NaN and infinity."""
+        values: dict[str, float] = {"n": self.questions}
+        for name, metric in self.metrics.items():
+            values |= {name: metric.value, f"{name}_stderr": metric.stderr}
+        return {name: value for name, value in values.items() if np.isfinite(value)}
 
 
-def open_exams(
-    wanted: Sequence[str | TaskSpec], tokenizer: Tokenizer, *, every_form: bool = True, block_size: int | None = None
+def open_tasks(
+    tasks: Sequence[str | TaskSpec | EvalTask],
+    tokenizer: Tokenizer,
+    *,
+    all_formats: bool = True,
+    block_size: int | None = None,
 ) -> list[EvalTask]:
-    """All of them, each as `open_exam`. UsageError where two have one name, and would pass for one another."""
-    exams: list[EvalTask] = []
-    for one in wanted:
-        exam = open_exam(one, tokenizer, every_form=every_form, block_size=block_size)
-        if same := next((other for other in exams if other.name == exam.name), None):
-            raise UsageError(f"{exam.name}: asked from {same.source} and again from {exam.source}; ask it once")
-        exams.append(exam)
-    return exams
+    """Open each of `tasks` that is not open yet, by `open_task`. UsageError if two have the same name."""
+    opened: list[EvalTask] = []
+    for task in tasks:
+        if not isinstance(task, EvalTask):
+            task = open_task(task, tokenizer, all_formats=all_formats, block_size=block_size)
+        if same := next((other for other in opened if other.name == task.name), None):
+            raise UsageError(f"{task.name}: given from {same.source} and again from {task.source}; give it once")
+        opened.append(task)
+    return opened
 
 
-def open_exam(
-    wanted: str | TaskSpec, tokenizer: Tokenizer, *, every_form: bool = True, block_size: int | None = None
+def open_task(
+    wanted: str | TaskSpec, tokenizer: Tokenizer, *, all_formats: bool = True, block_size: int | None = None
 ) -> EvalTask:
-    """The questions that are meant, as ids; with `every_form`, in all ways the field asks them.
+    """Read and encode the questions of a task; with `all_formats`, in every prompt format it has.
 
-    DataError, with file and line, for what is no question, for what the tokenizer cannot express, and for an ending
-    that does not fit a context of `block_size`.
+    DataError, with file and line, for rows that are no questions, texts that the tokenizer cannot encode, and endings
+    longer than `block_size`.
     """
     spec = TaskSpec.parse(wanted) if isinstance(wanted, str) else wanted
     if spec.file is None:
-        place = TASKS[spec.name].place
-        assert place is not None, "all tasks of the table have one"
-        file, source = _fetched(place, spec.name), f"{place.repo}@{place.revision[:12]}"
+        hub_file = _hub_file(spec)
+        file, source = _download(hub_file, spec.name), f"{hub_file.repo}@{hub_file.revision[:12]}"
     else:
         file, source = spec.file, str(spec.file)
     rows = list(islice(read_rows(file), spec.limit))
     if not rows:
-        raise DataError(f"{file}: holds no questions; give one a line, as {OWN.what}")
-    task = TASKS[spec.name] if spec.name else _recognised(file, rows[0][1])
-    name = spec.name or next((key for key, row in TASKS.items() if row is task), _named(file))
-    forms = task.forms if every_form else task.forms[:1]
+        raise DataError(f"{file}: holds no questions; give one per line, as {CUSTOM.description}")
+    task = TASKS[spec.name] if spec.name else _recognize(file, rows[0][1])
+    name = spec.name or next((key for key, row in TASKS.items() if row is task), _custom_name(file))
     parts = []
-    for form in forms:
-        questions = (ask(form, row, where) for where, row in rows)
-        encoded = (encode(question, tokenizer, apart=form.apart, block_size=block_size) for question in questions)
-        parts.append(TaskPart(tuple(encoded), dict(form.metrics)))
+    for prompt_format in task.formats if all_formats else task.formats[:1]:
+        questions = (
+            encode(
+                build_question(prompt_format, row, origin),
+                tokenizer,
+                separately=prompt_format.separately,
+                block_size=block_size,
+            )
+            for origin, row in rows
+        )
+        parts.append(TaskPart(tuple(questions), dict(prompt_format.metrics)))
     return EvalTask(name, source, tuple(parts))
 
 
-def grade(exam: EvalTask, nats: npt.NDArray[np.float64], greedy: npt.NDArray[np.bool_], cut: int = 0) -> TaskResult:
-    """What the answers amount to: log-likelihoods and greediness of all endings, (N,) in the order of `exam.pairs`."""
+def needs_download(task: str) -> bool:
+    """Whether a task's questions come from the hub and are not in its cache on this machine."""
+    spec = TaskSpec.parse(task)
+    if spec.file is not None:
+        return False
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return False  # opening the task says what to install
+    file = _hub_file(spec)
+    cached = try_to_load_from_cache(file.repo, file.path, revision=file.revision, repo_type="dataset")
+    return not isinstance(cached, str)
+
+
+def compute_result(
+    task: EvalTask, nats: npt.NDArray[np.float64], greedy: npt.NDArray[np.bool_], truncated: int = 0
+) -> TaskResult:
+    """Metrics of a task from (N,) log-likelihoods and greediness of all endings, in the order of `task.pairs`."""
     metrics: dict[str, MetricValue] = {}
     at = 0
-    for part in exam.parts:
+    for part in task.parts:
         scored = []
-        for one in part.encoded:
-            here = slice(at, at := at + len(one.pairs))
-            tokens = np.array([len(ending) for _, ending in one.pairs], dtype=np.float64)
-            lengths = np.array(one.lengths, dtype=np.float64)
-            scored.append(Scored(nats[here], tokens, lengths, greedy[here], one.answer))
+        for question in part.questions:
+            here = slice(at, at := at + len(question.pairs))
+            tokens = np.array([len(ending) for _, ending in question.pairs], dtype=np.float64)
+            lengths = np.array(question.lengths, dtype=np.float64)
+            scored.append(ScoredQuestion(nats[here], tokens, lengths, greedy[here], question.answer))
         for name, metric in part.metrics.items():
             value, stderr = metric.value(scored)
             metrics[name] = MetricValue(value, stderr, part.chance if metric.by_chance else None)
-    return TaskResult(exam.name, exam.source, exam.questions, cut, metrics)
+    return TaskResult(task.name, task.source, task.size, truncated, metrics)
 
 
 def read_rows(file: Path) -> Iterator[tuple[str, Row]]:
     """The rows of a .jsonl (.gz, .zst) or .parquet file, each with its place for messages. DataError."""
     if not file.is_file():
-        raise DataError(f"{file}: there is no such file; give questions as {', '.join(FILES)}")
+        raise DataError(f"{file}: there is no such file; give questions as {', '.join(SUFFIXES)}")
     return _parquet(file) if file.suffix == ".parquet" else _lines(file)
 
 
@@ -227,44 +249,46 @@ def _parquet(file: Path) -> Iterator[tuple[str, Row]]:
         raise DataError(f"{file}: no whole parquet file ({str(error).splitlines()[0]}); get it anew") from None
 
 
-def _recognised(file: Path, row: Row) -> Task:
-    """The task whose fields a row has."""
-    if OWN.fields <= row.keys():
-        return OWN
-    found = [name for name, task in TASKS.items() if task.fields <= row.keys()]
-    if len(found) > 1:
-        raise DataError(f"{file}: could be {' or '.join(found)}; say which, as {found[0]}={file}")
-    if found:
-        return TASKS[found[0]]
+def _recognize(file: Path, row: Row) -> Task:
+    """The task that has the fields of a row."""
+    if CUSTOM.fields <= row.keys():
+        return CUSTOM
+    names = [name for name, task in TASKS.items() if task.fields <= row.keys()]
+    if len(names) > 1:
+        raise DataError(f"{file}: could be {' or '.join(names)}; say which, as {names[0]}={file}")
+    if names:
+        return TASKS[names[0]]
     raise DataError(
-        f"{file}: its rows have {', '.join(row) or 'no fields'}, which is no task's; write {OWN.what}; "
+        f"{file}: its rows have {', '.join(row) or 'no fields'}, which fits no task; write {CUSTOM.description}; "
         f"or say which task it is, as hellaswag={file}"
     )
 
 
-def _named(file: Path) -> str:
-    """What a file of one's own is called, which must not be the name of what is known."""
+def _custom_name(file: Path) -> str:
+    """Name of a user's own file of questions, different from those of known tasks."""
     name = file.name.partition(".")[0]
-    return file.name if name in TASKS or name in ("loss", "") else name
+    return file.name if name in (*TASKS, LOSS, "") else name
 
 
-def _fetched(place: Place, name: str) -> Path:
+def _hub_file(spec: TaskSpec) -> HubFile:
+    file = TASKS[spec.name].hub_file
+    assert file is not None, "all tasks of the table have one"
+    return file
+
+
+def _download(file: HubFile, name: str) -> Path:
     """The file of a task, from the hub or its cache on this machine."""
     try:
-        import datasets  # noqa: F401  # of which `with_retries` asks good manners
+        import datasets  # noqa: F401  # `with_retries` configures it
         import huggingface_hub
     except ImportError:
         raise DataError(
             f"{name}: fetching it needs huggingface_hub: pip install 'groundup[data]'; or give its file, {name}=FILE"
         ) from None
     elsewhere = f"give the file of the task, as {name}=FILE"
-    spec = HubSpec(
-        f"hf:{place.repo}/{place.path}", place.repo, place.path, revision=place.revision, elsewhere=elsewhere
-    )
+    spec = HubSpec(f"hf:{file.repo}/{file.path}", file.repo, file.path, revision=file.revision, elsewhere=elsewhere)
 
     def download() -> Path:
-        return Path(
-            huggingface_hub.hf_hub_download(place.repo, place.path, repo_type="dataset", revision=place.revision)
-        )
+        return Path(huggingface_hub.hf_hub_download(file.repo, file.path, repo_type="dataset", revision=file.revision))
 
     return with_retries(spec, download, FIRST_WAITS)

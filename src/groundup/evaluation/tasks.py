@@ -1,8 +1,8 @@
-"""The tasks that models are compared by, as a table: where each is, and how its rows become questions.
+"""Multiple-choice tasks as a table: where their files are, and how rows become questions.
 
 Prompts are those of lm-evaluation-harness (EleutherAI, version 0.4), so that `acc` and `acc_norm_harness` are its `acc`
-and `acc_norm`. HellaSwag is also asked as llm.c and build-nanogpt ask it, with the raw context; `acc_norm` is always
-their mean over tokens.
+and `acc_norm`. HellaSwag is also run as in llm.c and build-nanogpt, with the raw context; `acc_norm` is always their
+mean over tokens.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from groundup.evaluation.multiple_choice import (
 )
 
 Row = Mapping[str, Any]
+"""A row of a task's file: field -> value."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """A file of the hub at one commit."""
+class HubFile:
+    """A file of a data set on the hub at one commit."""
 
     repo: str
     revision: str
@@ -36,47 +37,45 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Form:
-    """One way to ask, and the numbers that come of it."""
+class PromptFormat:
+    """One way to turn a row into a question, and the metrics computed with it."""
 
     question: Callable[[Row], MultipleChoice]
     metrics: Mapping[str, Metric]
-    apart: bool = False  # see `questions.encode`
+    separately: bool = False  # see `multiple_choice.encode`
 
 
 @dataclass(frozen=True)
 class Task:
     """A row of the table."""
 
-    what: str
-    fields: frozenset[str]  # of a row, by which its files are known
-    forms: tuple[Form, ...]  # during training, the first alone
-    place: Place | None = None  # None: only in files of one's own
+    description: str
+    fields: frozenset[str]  # of a row; a file is recognized by them
+    formats: tuple[PromptFormat, ...]  # during training, only the first
+    hub_file: HubFile | None = None  # None: only in users' own files
 
 
-def _same(context: str, choices: Sequence[str], answer: int) -> MultipleChoice:
-    """Choices after one context and a space, whatever white space they have of their own: as the field does it."""
-    return MultipleChoice(
-        (context,) * len(choices), tuple(f" {choice}" for choice in choices), answer, lengths(choices)
-    )
+def _one_prompt(prompt: str, choices: Sequence[str], answer: int) -> MultipleChoice:
+    """Choices after one prompt and a space, keeping white space of their own, as lm-evaluation-harness does."""
+    return MultipleChoice((prompt,) * len(choices), tuple(f" {choice}" for choice in choices), answer, lengths(choices))
 
 
 def lengths(choices: Sequence[str]) -> tuple[int, ...]:
-    """Characters of each choice, for the measure that divides by them."""
+    """Characters of each choice, for the metric normalized by them."""
     return tuple(len(choice) for choice in choices)
 
 
 def _hellaswag_raw(row: Row) -> MultipleChoice:
-    return _same(row["ctx"], _texts(row["endings"], "endings"), _label(row["label"]))
+    return _one_prompt(row["ctx"], _texts(row["endings"], "endings"), _label(row["label"]))
 
 
 def _hellaswag(row: Row) -> MultipleChoice:
-    context = _plain(f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}")
-    return _same(context, [_plain(ending) for ending in _texts(row["endings"], "endings")], _label(row["label"]))
+    prompt = _plain(f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}")
+    return _one_prompt(prompt, [_plain(ending) for ending in _texts(row["endings"], "endings")], _label(row["label"]))
 
 
 def _plain(text: str) -> str:
-    """HellaSwag's texts without what WikiHow left in them."""
+    """Remove WikiHow's markup from HellaSwag's texts."""
     text = text.strip().replace(" [title]", ". ")
     return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
 
@@ -85,33 +84,33 @@ def _arc(row: Row) -> MultipleChoice:
     labels, texts = list(row["choices"]["label"]), _texts(row["choices"]["text"], "choices")
     if row["answerKey"] not in labels:
         raise DataError(f"answerKey {row['answerKey']!r}: none of its labels, {', '.join(map(str, labels))}")
-    return _same(f"Question: {row['question']}\nAnswer:", texts, labels.index(row["answerKey"]))
+    return _one_prompt(f"Question: {row['question']}\nAnswer:", texts, labels.index(row["answerKey"]))
 
 
 def _piqa(row: Row) -> MultipleChoice:
-    return _same(f"Question: {row['goal']}\nAnswer:", [row["sol1"], row["sol2"]], _label(row["label"]))
+    return _one_prompt(f"Question: {row['goal']}\nAnswer:", [row["sol1"], row["sol2"]], _label(row["label"]))
 
 
 def _winogrande(row: Row) -> MultipleChoice:
-    """What follows the gap, after each way to fill it (Trinh and Le, arXiv:1806.02847)."""
+    """The text after the gap, following each way to fill it (Trinh and Le, arXiv:1806.02847)."""
     before, gap, after = row["sentence"].partition("_")
     if not gap:
         raise DataError("sentence: has no gap `_` to fill")
     if str(row["answer"]) not in ("1", "2"):
         raise DataError(f"answer {row['answer']!r}: neither 1 nor 2; the test part is published without")
-    contexts, after = (before + row["option1"], before + row["option2"]), after.strip()
-    return MultipleChoice(contexts, (f" {after}",) * 2, int(row["answer"]) - 1, lengths([after] * 2))
+    prompts, after = (before + row["option1"], before + row["option2"]), after.strip()
+    return MultipleChoice(prompts, (f" {after}",) * 2, int(row["answer"]) - 1, lengths([after] * 2))
 
 
 def _lambada(row: Row) -> MultipleChoice:
-    """The last word after everything before it."""
+    """The last word of a passage, after the rest of it."""
     if "continuation" in row:
-        return _same(row["context"], [row["continuation"].removeprefix(" ")], 0)
+        return _one_prompt(row["context"], [row["continuation"].removeprefix(" ")], 0)
     before, _, last = row["text"].rpartition(" ")
-    return _same(before, [last], 0)
+    return _one_prompt(before, [last], 0)
 
 
-def _own(row: Row) -> MultipleChoice:
+def _custom(row: Row) -> MultipleChoice:
     choices, answer = row["choices"], row["answer"]
     if not isinstance(choices, list | tuple) or len(choices) < 2 or not all(isinstance(c, str) for c in choices):
         raise DataError("choices: not a list of two texts or more")
@@ -120,8 +119,8 @@ def _own(row: Row) -> MultipleChoice:
     context = row["context"]
     if not isinstance(context, str):
         raise DataError("context: not a text")
-    apart = bool(context) and not context[-1].isspace()
-    endings = tuple(f" {choice}" if apart and not choice[:1].isspace() else choice for choice in choices)
+    needs_space = bool(context) and not context[-1].isspace()
+    endings = tuple(f" {choice}" if needs_space and not choice[:1].isspace() else choice for choice in choices)
     return MultipleChoice((context,) * len(choices), endings, answer, lengths([choice.strip() for choice in choices]))
 
 
@@ -143,54 +142,56 @@ CHOICE = {"acc": ACC, "acc_norm": ACC_TOKENS, "acc_norm_harness": ACC_CHARACTERS
 ARC_REVISION = "210d026faf9955653af8916fad021475a3f00453"
 ARC_FIELDS = frozenset({"question", "choices", "answerKey"})
 
-OWN = Task(
-    "questions of your own: `context`, `choices`, and in `answer` the number of the right one",
+CUSTOM = Task(
+    "your own questions: `context`, `choices`, and in `answer` the number of the right one",
     frozenset({"context", "choices", "answer"}),
-    (Form(_own, CHOICE),),
+    (PromptFormat(_custom, CHOICE),),
 )
 TASKS = {
     "hellaswag": Task(
-        "what happens next (arXiv:1905.07830); 10,042 questions of 4 choices",
+        "how a scene continues (arXiv:1905.07830); 10,042 questions of 4 choices",
         frozenset({"ctx", "ctx_a", "ctx_b", "activity_label", "endings", "label"}),
         (
-            Form(_hellaswag_raw, {"acc": ACC, "acc_norm": ACC_TOKENS}, apart=True),
-            Form(_hellaswag, {"acc_harness": ACC, "acc_norm_harness": ACC_CHARACTERS}),
+            PromptFormat(_hellaswag_raw, {"acc": ACC, "acc_norm": ACC_TOKENS}, separately=True),
+            PromptFormat(_hellaswag, {"acc_harness": ACC, "acc_norm_harness": ACC_CHARACTERS}),
         ),
-        Place("Rowan/hellaswag", "218ec52e09a7e7462a5400043bb9a69a41d06b76", "data/validation-00000-of-00001.parquet"),
+        HubFile(
+            "Rowan/hellaswag", "218ec52e09a7e7462a5400043bb9a69a41d06b76", "data/validation-00000-of-00001.parquet"
+        ),
     ),
     "arc_easy": Task(
-        "questions of school science (arXiv:1803.05457); 2,376, mostly of 4 choices",
+        "school science questions (arXiv:1803.05457); 2,376, mostly of 4 choices",
         ARC_FIELDS,
-        (Form(_arc, CHOICE),),
-        Place("allenai/ai2_arc", ARC_REVISION, "ARC-Easy/test-00000-of-00001.parquet"),
+        (PromptFormat(_arc, CHOICE),),
+        HubFile("allenai/ai2_arc", ARC_REVISION, "ARC-Easy/test-00000-of-00001.parquet"),
     ),
     "arc_challenge": Task(
-        "the harder ones of them; 1,172",
+        "the harder of these questions; 1,172",
         ARC_FIELDS,
-        (Form(_arc, CHOICE),),
-        Place("allenai/ai2_arc", ARC_REVISION, "ARC-Challenge/test-00000-of-00001.parquet"),
+        (PromptFormat(_arc, CHOICE),),
+        HubFile("allenai/ai2_arc", ARC_REVISION, "ARC-Challenge/test-00000-of-00001.parquet"),
     ),
     "piqa": Task(
         "how to do everyday things (arXiv:1911.11641); 1,838 of 2 choices",
         frozenset({"goal", "sol1", "sol2", "label"}),
-        (Form(_piqa, CHOICE),),
-        Place("baber/piqa", "142f6d7367fd9877f0fb3b5734ea6a545f54cdd1", "piqa_validation.parquet"),
+        (PromptFormat(_piqa, CHOICE),),
+        HubFile("baber/piqa", "142f6d7367fd9877f0fb3b5734ea6a545f54cdd1", "piqa_validation.parquet"),
     ),
     "winogrande": Task(
-        "whom a pronoun means (arXiv:1907.10641); 1,267 of 2 choices",
+        "which noun a pronoun refers to (arXiv:1907.10641); 1,267 of 2 choices",
         frozenset({"sentence", "option1", "option2", "answer"}),
-        (Form(_winogrande, {"acc": ACC}),),
-        Place(
+        (PromptFormat(_winogrande, {"acc": ACC}),),
+        HubFile(
             "allenai/winogrande",
             "01e74176c63542e6b0bcb004dcdea22d94fb67b5",
             "winogrande_xl/validation-00000-of-00001.parquet",
         ),
     ),
     "lambada": Task(
-        "the last word of a passage (arXiv:1606.06031), as OpenAI cut it; 5,153",
+        "the last word of a passage (arXiv:1606.06031), in OpenAI's version; 5,153",
         frozenset({"context", "continuation"}),
-        (Form(_lambada, {"acc": ACC_GREEDY, "perplexity": PERPLEXITY}),),
-        Place(
+        (PromptFormat(_lambada, {"acc": ACC_GREEDY, "perplexity": PERPLEXITY}),),
+        HubFile(
             "EleutherAI/lambada_openai",
             "900124bf3b8235c6daf21033af9948b3f07346c4",
             "data/lambada_test_en.jsonl",
@@ -200,14 +201,14 @@ TASKS = {
 """Tasks by name. Counts are those of the files at the pinned commits, as published on their pages."""
 
 
-def ask(form: Form, row: Row, where: str) -> MultipleChoice:
-    """The question of a row; DataError, beginning with `where`, for what is no question."""
+def build_question(prompt_format: PromptFormat, row: Row, origin: str) -> MultipleChoice:
+    """The question of a row; DataError, starting with `origin`, if the row does not fit the task."""
     try:
-        found = form.question(row)
+        question = prompt_format.question(row)
     except KeyError as error:
-        raise DataError(f"{where}: has no {error.args[0]}; give all fields of the task") from None
+        raise DataError(f"{origin}: has no {error.args[0]}; give all fields of the task") from None
     except (AttributeError, TypeError, ValueError) as error:
-        raise DataError(f"{where}: not a row of this task ({error})") from None
+        raise DataError(f"{origin}: not a row of this task ({error})") from None
     except DataError as error:
-        raise DataError(f"{where}: {error}") from None
-    return replace(found, where=where).check()
+        raise DataError(f"{origin}: {error}") from None
+    return replace(question, origin=origin).check()

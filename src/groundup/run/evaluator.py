@@ -12,10 +12,9 @@ from groundup.config.schema import Config
 from groundup.data.shards import Tokens
 from groundup.distributed.parallelize import Parallel
 from groundup.errors import DataError, UsageError
-from groundup.evaluation.evaluate import run_task
-from groundup.evaluation.likelihood import batch_tokens
+from groundup.evaluation.likelihood import default_batch_tokens, run_task
 from groundup.evaluation.loss import Interrupted, Loss, split_loss
-from groundup.evaluation.task_set import EvalTask, TaskResult, open_exams
+from groundup.evaluation.task_set import EvalTask, TaskResult, open_tasks
 from groundup.generation.engine import TextStream, prompt_ids, prompt_text, stream
 from groundup.generation.sampling import Sampler
 from groundup.run.resolve import PreparedData
@@ -34,13 +33,13 @@ class EvalLosses:
     bits_per_byte: float | None = None  # of the validation text
 
 
-def _exams(config: Config, data: PreparedData) -> list[EvalTask]:
+def _tasks(config: Config, data: PreparedData) -> list[EvalTask]:
     """The questions that are asked on the way, in the first form of each task; DataError names the key."""
     tasks, block_size = config.evaluate.tasks, config.model.block_size
     try:
-        return open_exams(tasks, data.tokenizer, every_form=False, block_size=block_size)
+        return open_tasks(tasks, data.tokenizer, all_formats=False, block_size=block_size)
     except (DataError, UsageError) as error:
-        raise DataError(f"evaluate.tasks: {error} (--evaluate.tasks '' asks nothing)") from error
+        raise DataError(f"evaluate.tasks: {error} (--evaluate.tasks none turns tasks off)") from error
 
 
 class Evaluator:
@@ -61,9 +60,9 @@ class Evaluator:
         self._autocast, self._loss_sum, self._parallel = autocast, loss_sum, parallel
         self._process_group, self._device = moving.process_group, next(moving.gpt.parameters()).device
         self.rows = min(config.micro_rows, -(-config.rows // moving.process_group.size))  # windows at a time
-        self._exams = _exams(config, data)
+        self._tasks = _tasks(config, data)
         # No more tokens at a time than a training step's pass, which fits.
-        self._answered = min(batch_tokens(self._device), self.rows * config.model.block_size)
+        self._answered = min(default_batch_tokens(self._device), self.rows * config.model.block_size)
         self._prompt = prompt_ids(data.tokenizer, config.evaluate.prompt)
         self.losses = EvalLosses()
         self._sampled = 0  # the last step with a sample
@@ -80,7 +79,7 @@ class Evaluator:
                     train = self._loss(
                         self.data.train, val.scored if val else limit or self.config.model.block_size * 64
                     )
-                grades = [self._grade(exam) for exam in self._exams]
+                results = [self._run_task(task) for task in self._tasks]
         except Interrupted:
             return  # what is due when a run goes on again
         self.losses = EvalLosses(
@@ -89,10 +88,10 @@ class Evaluator:
             val.bits_per_byte(split.tokens, split.bytes) if val else None,
         )
         losses = {k: finite(v) for k, v in asdict(self.losses).items() if v is not None}
-        tasks = {"tasks": {grade.task: grade.flat() for grade in grades}} if grades else {}
+        tasks = {"tasks": {result.task: result.flat() for result in results}} if results else {}
         self._record("eval", step=step, **losses, **tasks)
-        for grade in grades:
-            self.display.message(f"step {step:,}: {grade}")
+        for result in results:
+            self.display.message(f"step {step:,}: {result}")
         if self.losses.val_loss is None:
             return
         self.display.evaluation(
@@ -111,8 +110,8 @@ class Evaluator:
         """A batch of an evaluation and of each task, a token of a sample: what memory they need, before it matters."""
         with self.moving.average.swapped_in():
             self._loss(self.data.train, self._process_group.size * self.rows * self.config.model.block_size)
-            for exam in self._exams:
-                self._grade(exam.hardest(self._process_group.size * self._answered))
+            for task in self._tasks:
+                self._run_task(task.longest(self._process_group.size * self._answered))
         self._written(1)
 
     def catch_up(self, *, finished: bool = False) -> None:
@@ -166,12 +165,12 @@ class Evaluator:
                 written += text.feed(row[0]) if row[0] is not None else ""
         return written
 
-    def _grade(self, exam: EvalTask) -> TaskResult:
+    def _run_task(self, task: EvalTask) -> TaskResult:
         while True:
             try:
                 with self._parallel.unsharded():
                     return run_task(
-                        exam,
+                        task,
                         self.moving.gpt,
                         self._device,
                         self._autocast,
@@ -196,9 +195,7 @@ class Evaluator:
                     rows=self.rows,
                     autocast=self._autocast,
                     stop=self.stop,
-                    rank=self._process_group.rank,
-                    size=self._process_group.size,
-                    total=self._process_group.all_reduce,
+                    process_group=self._process_group,
                 )
             except RuntimeError as error:
                 if (
