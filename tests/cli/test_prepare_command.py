@@ -110,7 +110,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(groundup, tmp_path, 
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert re.search(r"^d: what is done so far is kept, \d\d%; the same command goes on from there$", errors, re.M)
+    assert re.search(r"^d: \d\d% is done and kept; the same command resumes from there$", errors, re.M)
     assert "Traceback" not in errors
     done = groundup(*words)
     assert done.status == 0

@@ -130,7 +130,7 @@ def test_an_export_that_is_killed_or_stopped_takes_nothing_away(gpt2_checkpoint,
         with pytest.raises(KeyboardInterrupt):
             export(gpt2_checkpoint, out, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    out.rename(tmp_path / ".out.former")  # SIGKILL between the two renames
+    out.rename(tmp_path / ".out.previous")  # SIGKILL between the two renames
     (tmp_path / ".out.999999999.partial").mkdir()
     with pytest.raises(UsageError, match="is there already"):
         export(gpt2_checkpoint, out)

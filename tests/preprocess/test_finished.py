@@ -135,7 +135,7 @@ def test_a_folder_that_keeps_no_record_is_not_replaced_unasked(texts, out):
 
 def test_a_finished_folder_that_is_not_whole_is_said_to_be_so(texts, out):
     (out / "train-00000.bin").unlink()
-    with pytest.raises(DataError, match=r"out: is not whole, .*train-00000\.bin.*--overwrite"):
+    with pytest.raises(DataError, match=r"out: is incomplete, .*train-00000\.bin.*--overwrite"):
         prepare_tokens([texts], out, tokenizer="byte")
     prepare_tokens([texts], out, tokenizer="byte", overwrite=True)
     assert (out / "train-00000.bin").exists()
@@ -154,7 +154,7 @@ def test_a_finished_folder_that_is_not_whole_is_said_to_be_so(texts, out):
 def test_whatever_is_missing_from_a_finished_folder_it_is_not_whole(texts, out, damage, said):
     before = digests(out)
     damage(out)
-    with pytest.raises(DataError, match=rf"out: is not whole, .*{said}.*--overwrite"):
+    with pytest.raises(DataError, match=rf"out: is incomplete, .*{said}.*--overwrite"):
         prepare_tokens([texts], out, tokenizer="byte")
     prepare_tokens([texts], out, tokenizer="byte", overwrite=True)
     assert digests(out) == before

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 import zstandard
 from folders import digests
 
-from groundup.errors import DataError, GroundupError, TokenizerError
+from groundup.errors import DataError, GroundupError, TokenizerError, UsageError
 from groundup.preprocess import encoding, pipeline, train_tokenizer
 from groundup.preprocess.journal import Journal
 from groundup.preprocess.pipeline import prepare_tokens
@@ -36,7 +37,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from groundup.sources.corpus import open_sources
-from groundup.preprocess import encoding, learning, prepare
+from groundup.preprocess import encoding, pipeline, train_tokenizer
 
 pipeline.open_sources = partial(open_sources, chunk_bytes=int(sys.argv[1]))
 encoding.JOB_CHARS, train_tokenizer.LEARN_CHARS, pipeline.JOURNAL_SECONDS = 900, 20_000, float(sys.argv[2])
@@ -79,9 +80,9 @@ DURING = {
     "all flushed": ("groundup.preprocess.split_writer", "Output.finish", "1", "after", "char"),
     "finishing, manifest half-way": ("os", "fsync", "LAST", "before", "byte"),
     "finishing, manifest there": ("groundup.preprocess.pipeline", "replace_text", "1", "after", "bpe:300"),
-    "finishing, journal gone": ("groundup.preprocess.workdir", "flush", "2", "before", "byte"),
-    "finishing, before its last step": ("pathlib", "Path.rename", "1", "before", "byte"),
-    "finishing, in place": ("pathlib", "Path.rename", "1", "after", "byte"),
+    "finishing, journal gone": ("groundup.preprocess.workdir", "move_into_place", "1", "before", "byte"),
+    "finishing, before its last step": ("groundup.utils.files", "_swap", "1", "before", "byte"),
+    "finishing, in place": ("groundup.utils.files", "_swap", "1", "after", "byte"),
 }
 
 NOTHING_DONE = {"learning", "saving the tokenizer"}
@@ -312,8 +313,8 @@ def interrupted(corpus, tmp_path):
 
 
 def test_an_interruption_keeps_the_work_and_says_how_to_go_on(interrupted, corpus, undisturbed, tmp_path):
-    assert "out: what is done so far is kept, " in interrupted[-1]
-    assert interrupted[-1].endswith("%; the same command goes on from there")
+    assert re.match(r".*out: \d+% is done and kept", interrupted[-1])
+    assert interrupted[-1].endswith("; the same command resumes from there")
     watch = Heard()
     prepare_tokens([corpus], tmp_path / "out", **options("byte"), progress=watch)
     assert any(said.startswith("going on at ") for said in watch.said)
@@ -373,7 +374,7 @@ def test_a_file_that_has_been_read_must_not_change(corpus, tmp_path):
     mine = copied(corpus, tmp_path)
     interrupt([mine], tmp_path / "out", options("byte"), entries=5)
     (mine / "a.txt").write_text("something else")
-    with pytest.raises(DataError, match=r"corpus/a\.txt has changed; ask for what was asked for before"):
+    with pytest.raises(DataError, match=r"corpus/a\.txt has changed; repeat the previous command"):
         prepare_tokens([mine], tmp_path / "out", **options("byte"))
 
 
@@ -396,7 +397,9 @@ def test_two_at_once_are_not_possible(corpus, undisturbed, tmp_path):
     class Second(ProgressReporter):
         def __call__(self, done):
             if not told:
-                with pytest.raises(DataError, match=rf"right now \(process {os.getpid()}\); wait for it") as error:
+                with pytest.raises(
+                    UsageError, match=rf"out: in use right now by process {os.getpid()} on .*; wait for it"
+                ) as error:
                     prepare_tokens([corpus], tmp_path / "out", **options("byte"))
                 told.append(error)
 
@@ -407,18 +410,18 @@ def test_two_at_once_are_not_possible(corpus, undisturbed, tmp_path):
 
 def test_another_process_waits_until_the_folder_is_in_place(corpus, undisturbed, tmp_path, monkeypatch):
     """Also when all is done but for the last step, for which the work could be taken for its own."""
-    told, rename = [], Path.rename
+    refused, replace = [], Path.replace
 
     def come_between(path, target):
-        if path.name == ".out.partial" and not told:
-            with pytest.raises(DataError, match="right now") as error:
+        if path.name == ".out.partial" and not refused:
+            with pytest.raises(UsageError, match="in use right now") as error:
                 prepare_tokens([corpus], tmp_path / "out", **options("gpt2"), overwrite=True)
-            told.append(error)
-        return rename(path, target)
+            refused.append(error)
+        return replace(path, target)
 
-    monkeypatch.setattr(Path, "rename", come_between)
+    monkeypatch.setattr(Path, "replace", come_between)
     prepare_tokens([corpus], tmp_path / "out", **options("byte"))
-    assert told
+    assert refused
     assert digests(tmp_path / "out") == undisturbed(options("byte"))
 
 
@@ -443,6 +446,6 @@ def test_a_refused_tokenizer_stays_refused(corpus, tmp_path, monkeypatch):
 
 def test_the_lock_of_a_dead_process_does_not_count(corpus, undisturbed, tmp_path):
     (tmp_path / ".out.partial").mkdir()
-    (tmp_path / ".out.partial" / "lock").write_text("1")
+    (tmp_path / ".out.partial" / ".lock").write_text("1")
     prepare_tokens([corpus], tmp_path / "out", **options("byte"))
     assert digests(tmp_path / "out") == undisturbed(options("byte"))

@@ -8,8 +8,8 @@ import pytest
 
 from groundup.data.shards import Tokens
 from groundup.errors import DataError
-from groundup.preprocess.folder import new_folder
 from groundup.preprocess.pipeline import prepare_tokens
+from groundup.preprocess.workdir import new_folder
 
 # Prepares, but falls asleep when the first bytes have been written.
 SLEEPY = """
@@ -81,7 +81,7 @@ def test_a_folder_that_holds_something_is_left_alone_and_nothing_is_read(tmp_pat
     ("out", "said"),
     [
         ("book.txt", "book.txt: is a file; choose another folder"),
-        ("book.txt/out", r"cannot be written \(Not a directory\); choose another place with --out"),
+        ("book.txt/out", r"cannot be written \(Not a directory\); choose another path with --out"),
         ("x" * 300, r"cannot be written \(File name too long\)"),
     ],
 )

@@ -8,14 +8,15 @@ import pytest
 from groundup.checkpoint.files import verify
 from groundup.checkpoint.log import Log, read_log
 from groundup.errors import CheckpointError
-from groundup.utils.files import SUMS, atomic_folder, replace_text
+from groundup.utils.files import SUMS, atomic_output, replace_text, write_checksums
 
 
 def write(folder) -> None:
-    with atomic_folder(folder) as partial:
+    with atomic_output(folder) as partial:
         (partial / "a.txt").write_text("alpha")
         (partial / "sub").mkdir()
         (partial / "sub" / "b.txt").write_text("beta")
+        write_checksums(partial)
 
 
 def test_a_finished_folder_verifies_with_our_tool_and_with_sha256sum(tmp_path):
@@ -27,7 +28,7 @@ def test_a_finished_folder_verifies_with_our_tool_and_with_sha256sum(tmp_path):
 
 def test_an_error_leaves_neither_target_nor_scraps(tmp_path):
     def fail():
-        with atomic_folder(tmp_path / "c") as partial:
+        with atomic_output(tmp_path / "c") as partial:
             (partial / "a.txt").write_text("alpha")
             raise RuntimeError
 
@@ -37,9 +38,10 @@ def test_an_error_leaves_neither_target_nor_scraps(tmp_path):
 
 
 def test_scraps_of_a_killed_attempt_do_not_get_in(tmp_path):
-    (tmp_path / ".c.partial").mkdir()
-    (tmp_path / ".c.partial" / "old.txt").write_text("old")
+    (tmp_path / ".c.999999999.partial").mkdir()
+    (tmp_path / ".c.999999999.partial" / "old.txt").write_text("old")
     write(tmp_path / "c")
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
     assert not (tmp_path / "c" / "old.txt").exists()
 
 
@@ -89,9 +91,10 @@ def test_every_log_line_is_json(tmp_path):
 
 
 def test_what_nobody_is_about_to_read_need_only_be_there(tmp_path):
-    with atomic_folder(tmp_path / "c") as partial:
+    with atomic_output(tmp_path / "c") as partial:
         (partial / "a").write_text("one")
         (partial / "b").write_text("two")
+        write_checksums(partial)
     (tmp_path / "c" / "b").write_text("too")
     verify(tmp_path / "c", presence_only=("b",))
     with pytest.raises(CheckpointError, match="b: damaged"):

@@ -38,7 +38,7 @@ from groundup.config.schema import Config
 from groundup.distributed.dtensor import distribute_like, full_tensor
 from groundup.errors import CheckpointError
 from groundup.tokenizers.registry import Tokenizer, load_tokenizer
-from groundup.utils.files import atomic_folder
+from groundup.utils.files import atomic_output, write_checksums
 
 OPTIMIZER = "optimizer/state.safetensors"
 
@@ -115,9 +115,9 @@ def _copied(tensors: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> dict
 def save(folder: Path, what: Snapshot, replaceable: Callable[[Path], None] | None = None) -> None:
     """Write a checkpoint atomically; OSError when the disk refuses, and then nothing is left of it.
 
-    `replaceable`: as for `atomic_folder`.
+    `replaceable`: the `check` of `atomic_output`.
     """
-    with atomic_folder(folder, replaceable) as partial:
+    with atomic_output(folder, replaceable) as partial:
         write_json(partial / CONFIG, {"format": FORMAT, **what.config.model_dump()})
         write_json(partial / PROGRESS, dict(what.progress))
         what.tokenizer.save(partial / TOKENIZER)
@@ -126,6 +126,7 @@ def save(folder: Path, what: Snapshot, replaceable: Callable[[Path], None] | Non
             _write(what.average, partial / AVERAGE)
         (partial / OPTIMIZER).parent.mkdir()
         _write(what.moments, partial / OPTIMIZER)
+        write_checksums(partial)
 
 
 def load_config(folder: Path) -> Config:

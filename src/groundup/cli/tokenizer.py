@@ -89,9 +89,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from groundup.preprocess.folder import new_folder
     from groundup.preprocess.split import ByHash
     from groundup.preprocess.train_tokenizer import train_tokenizer
+    from groundup.preprocess.workdir import new_folder
     from groundup.sources.corpus import open_sources
     from groundup.ui.progress import preparing
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
 from groundup.errors import UsageError
-from groundup.utils.files import flush
+from groundup.utils.files import atomic_output, restore_previous
 
 
 @dataclass(frozen=True)
@@ -76,9 +73,7 @@ def check_output(out: Path, like: Like, *, overwrite: bool = False) -> None:
     What an export that was killed had moved out of the way is put back first.
     """
     try:
-        target = out.resolve()
-        if _former(target).exists() and not target.exists():
-            _former(target).rename(target)
+        restore_previous(out.resolve())
         _check(out, like, overwrite)
     except (OSError, ValueError) as error:
         raise _unwritable(out, error) from error
@@ -106,73 +101,17 @@ def _check(out: Path, like: Like, overwrite: bool) -> None:
 
 @contextmanager
 def new_output(out: Path, like: Like, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a hidden place beside `out`, an empty folder or no file yet, to be filled and then renamed to `out`.
+    """Yield a hidden sibling of `out`, an empty folder or the path of a file, to fill; then it is renamed to `out`.
 
-    If the block fails nothing is left of it, and what stood at `out` stands there still. UsageError as `check_output`,
-    and where the disk refuses.
+    If the block fails, what was at `out` stays. Raises UsageError as `check_output` does, and for errors of the disk.
     """
     check_output(out, like, overwrite=overwrite)
-    target = out.resolve()
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        missing = [parent for parent in target.parents if not parent.exists()]
-        _remove_scraps(target)
-        (partial if like.files else target.parent).mkdir(parents=True, exist_ok=True)
-        try:
+        # Checked again at the end: hours may have passed, and another export may have been faster.
+        with atomic_output(out, lambda _: _check(out, like, overwrite), is_folder=bool(like.files)) as partial:
             yield partial
-            for path in (*partial.rglob("*"), partial) if like.files else (partial,):
-                flush(path)
-            _check(out, like, overwrite)  # hours may have gone by, and another export with them
-            _move(partial, target)
-        except BaseException:
-            _remove(partial)
-            with suppress(OSError):  # someone else put something there meanwhile
-                for parent in missing:
-                    parent.rmdir()
-            raise
-        flush(target.parent)
-        _remove(_former(target))
     except OSError as error:
         raise _unwritable(out, error) from error
-
-
-def _move(partial: Path, target: Path) -> None:
-    """Rename; a folder cannot take the place of one that holds something, so that steps aside until it is done."""
-    former = _former(target)
-    try:
-        if target.is_dir():
-            _remove(former)
-            target.rename(former)
-        partial.replace(target)
-    except BaseException:
-        if former.exists() and not target.exists():
-            former.rename(target)
-        raise
-
-
-def _former(target: Path) -> Path:
-    return target.with_name(f".{target.name}.former")
-
-
-def _remove_scraps(target: Path) -> None:
-    """What attempts that were killed have left: of this process's number, or of one that is no longer there."""
-    if not target.parent.is_dir():
-        return
-    name = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.partial", re.ASCII)
-    for path in list(target.parent.iterdir()):
-        if (found := name.fullmatch(path.name)) and not _runs(int(found[1])):
-            _remove(path)
-
-
-def _runs(pid: int) -> bool:
-    """Whether another process of that number is there."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return pid != os.getpid()
 
 
 def _unwritable(out: Path, error: OSError | ValueError) -> UsageError:
@@ -180,10 +119,3 @@ def _unwritable(out: Path, error: OSError | ValueError) -> UsageError:
     said = str(out)[:200]
     said = said if said.isprintable() else repr(said)
     return UsageError(f"{said}: cannot be written ({what}); give another --out, or make room")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

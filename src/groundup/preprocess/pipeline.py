@@ -12,12 +12,11 @@ from groundup.data.shard_writer import SHARD_TOKENS
 from groundup.data.shards import MANIFEST, Manifest, Split, SplitName, TokenizerInfo, dtype_for
 from groundup.errors import DataError, TokenizerError, UsageError
 from groundup.preprocess.encoding import encode, in_order, jobs
-from groundup.preprocess.folder import check_place
 from groundup.preprocess.request import Request, Setting
 from groundup.preprocess.split import ByHash, TailSplit, choose_rule
 from groundup.preprocess.split_writer import Output
 from groundup.preprocess.train_tokenizer import train_tokenizer
-from groundup.preprocess.workdir import TOKENIZER, Workplace, finished, workplace
+from groundup.preprocess.workdir import TOKENIZER, WorkDir, check_output, finished_manifest, open_workdir, unwritable
 from groundup.sources.cleaning import choose_cleaning
 from groundup.sources.corpus import Corpus, open_sources
 from groundup.sources.text import Errors
@@ -84,28 +83,26 @@ def prepare_tokens(
     }
     opened = partial(open_sources, column=column, errors=errors, max_documents=max_documents, clean=steps)
     try:
-        check_place(Path(out), prepared=True)
+        check_output(Path(out), prepared=True)
         with opened(sources, say=watch.say) as corpus:
             rule = choose_rule(corpus, val_fraction)
             request = Request.of(corpus, settings | {"split": rule.describe().rule})
-            if manifest := finished(Path(out), request, overwrite=overwrite):
+            if manifest := finished_manifest(Path(out), request, overwrite=overwrite):
                 watch.say(f"{out}: already prepared from the same inputs in the same way; nothing to do")
                 return manifest
             learns = isinstance(choice, TokenizerTrainer)
-            with workplace(Path(out), request, learns=learns, overwrite=overwrite, say=watch.say) as work:
+            with open_workdir(Path(out), request, learns=learns, overwrite=overwrite, log=watch.say) as work:
                 run = _Preparation(corpus, rule, work, watch, threads or usable_cores())
                 return work.manifest or run.finish(choice, tokenizer, max_tokens, shard_tokens)
     except OSError as error:
-        raise DataError(
-            f"{error.filename or out}: cannot be written ({error.strerror or error}); choose another place with --out"
-        ) from error
+        raise unwritable(Path(out), error) from error
 
 
 class _Preparation:
     """One process's part of a preparation, which others may have begun."""
 
     def __init__(
-        self, corpus: Corpus, rule: ByHash | TailSplit, work: Workplace, watch: ProgressReporter, threads: int
+        self, corpus: Corpus, rule: ByHash | TailSplit, work: WorkDir, watch: ProgressReporter, threads: int
     ) -> None:
         self._corpus, self._rule, self._work, self._watch, self._threads = corpus, rule, work, watch, threads
         self._noted = time.monotonic()  # the last entry in the journal
@@ -115,7 +112,7 @@ class _Preparation:
         self, choice: Tokenizer | TokenizerTrainer, spec: str, max_tokens: int | None, shard_tokens: int
     ) -> Manifest:
         """Do what is left to do; the manifest is the last thing written."""
-        folder, journal = self._work.folder, self._work.journal
+        folder, journal = self._work.path, self._work.journal
         if journal:
             self._watch.say(f"going on at {journal.done}")
         tokenizer = self._tokenizer(choice, spec, max_tokens)
@@ -144,7 +141,7 @@ class _Preparation:
         """The tokenizer, which lies in the folder: saved there by a former process, or now."""
         if self._work.tokenizer:
             return self._work.tokenizer
-        folder = self._work.folder / TOKENIZER
+        folder = self._work.path / TOKENIZER
         if isinstance(choice, TokenizerTrainer):
             self._watch.phase(f"learning {spec}", self._total)
             choice = train_tokenizer(choice, self._corpus, self._rule, self._watch, max_tokens)
@@ -174,7 +171,7 @@ class _Preparation:
 
     def _note_now_and_then(self, output: Output) -> None:
         if time.monotonic() - self._noted >= JOURNAL_SECONDS:
-            output.journal().save(self._work.folder)
+            output.journal().save(self._work.path)
             self._noted = time.monotonic()
 
 

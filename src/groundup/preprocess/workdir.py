@@ -1,11 +1,11 @@
-"""The unfinished folder of a preparation: kept through any end, in one process's hands at a time, then put in place."""
+"""Output folders of a preparation: checks of what is there, and the unfinished folder, which outlives its process."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from groundup.data.shards import MANIFEST, Manifest, check_files
@@ -13,107 +13,127 @@ from groundup.errors import DataError, TokenizerError
 from groundup.preprocess.journal import JOURNAL, Journal
 from groundup.preprocess.request import Request
 from groundup.tokenizers import Tokenizer, load_tokenizer
-from groundup.utils.files import flush, remove_folder
+from groundup.utils.files import atomic_output, move_into_place
+from groundup.utils.lock import LOCK, locked
 
-try:
-    import fcntl
-except ImportError:  # on Windows, where nothing guards against two processes at once
-    fcntl = None  # type: ignore[assignment]
-
-LOCK = "lock"
 TOKENIZER = "tokenizer"  # folder of the tokenizer
 
 
-def finished(out: Path, request: Request, *, overwrite: bool) -> Manifest | None:
-    """The manifest of `out` if it was made for this very request.
+@dataclass(frozen=True)
+class WorkDir:
+    """The unfinished folder of a preparation, and what a previous process left in it."""
 
-    Where it was not, or where it is not whole: None if it may be overwritten, and a DataError otherwise. Files are
-    looked at for their sizes; who asks to `overwrite` has reason to doubt them, so that checksums are computed as well.
+    path: Path
+    journal: Journal | None = None
+    tokenizer: Tokenizer | None = None  # present if there is a journal
+    manifest: Manifest | None = None  # present if only the move into place is left to do
+
+
+def check_output(out: Path, *, prepared: bool = False) -> None:
+    """DataError unless `out` is free: nothing there, an empty folder, or, if allowed, a `prepared` one."""
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out}: is a file; choose another folder with --out")
+    if out.is_dir() and any(out.iterdir()) and not (prepared and (out / MANIFEST).is_file()):
+        raise DataError(f"{out}: already holds files; choose another folder with --out, or remove this one")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """`atomic_output` for a folder that must not exist yet. DataError when `out` holds something or is not writable."""
+    try:
+        check_output(out)
+        with atomic_output(out, check_output) as partial:
+            yield partial
+    except OSError as error:
+        raise unwritable(out, error) from error
+
+
+def unwritable(out: Path, error: OSError) -> DataError:
+    """The error for an output folder that the system refuses to write."""
+    return DataError(
+        f"{error.filename or out}: cannot be written ({error.strerror or error}); choose another path with --out"
+    )
+
+
+def finished_manifest(out: Path, request: Request, *, overwrite: bool) -> Manifest | None:
+    """The manifest of `out` if it was prepared for this very request.
+
+    If it was not, or is incomplete: None with `overwrite`, else DataError. File sizes are always checked, and with
+    `overwrite`, which says that the folder is doubted, the checksums as well.
     """
     if not (out / MANIFEST).exists():
         return None
     remedy = "choose another folder with --out, or replace this one with --overwrite"
     try:
-        manifest, former = Manifest.load(out), Request.load(out)
+        manifest, previous = Manifest.load(out), Request.load(out)
         check_files(out, manifest, checksums=overwrite)
         if load_tokenizer(out / TOKENIZER).fingerprint != manifest.tokenizer.fingerprint:
             raise DataError(f"{out / TOKENIZER}: is not the tokenizer that made the tokens; copy the folder again")
     except (DataError, TokenizerError) as error:
         if overwrite:
             return None
-        raise DataError(f"{out}: is not whole, {error}; or replace it with --overwrite") from None
-    if former is None:
+        raise DataError(f"{out}: is incomplete, {error}; or replace it with --overwrite") from None
+    if previous is None:
         difference = f"it holds tokens but no record of what they were made from; {remedy}"
-    elif found := former.difference(request):
+    elif found := previous.difference(request):
         difference = f"already prepared in another way: {found}; {remedy}"
     else:
-        (out / LOCK).unlink(missing_ok=True)  # of a process that was killed when it had put the folder in place
+        (out / LOCK).unlink(missing_ok=True)  # of a process that was killed just after moving the folder into place
         return manifest
     if overwrite:
         return None
     raise DataError(f"{out}: {difference}")
 
 
-class Workplace:
-    """The unfinished folder, and what a former process left in it."""
-
-    def __init__(
-        self,
-        folder: Path,
-        journal: Journal | None = None,
-        tokenizer: Tokenizer | None = None,
-        manifest: Manifest | None = None,
-    ) -> None:
-        self.folder = folder
-        self.journal = journal
-        self.tokenizer = tokenizer  # there is one if there is a journal
-        self.manifest = manifest  # if everything was done but for putting it in place
-
-
 @contextmanager
-def workplace(
-    out: Path, request: Request, *, learns: bool, overwrite: bool, say: Callable[[str], None]
-) -> Iterator[Workplace]:
-    """Yield the hidden folder beside `out`; once it holds a manifest it becomes `out`, on leaving the block.
+def open_workdir(
+    out: Path, request: Request, *, learns: bool, overwrite: bool, log: Callable[[str], None]
+) -> Iterator[WorkDir]:
+    """Yield the hidden sibling of `out`; if it holds a manifest at the end of the block, it is renamed to `out`.
 
-    When the block fails, or the process is killed, a folder with a journal is kept and the next call goes on with it;
-    without one there is nothing worth keeping. `learns` says that the tokens depend on all inputs, so that none may
-    have changed; otherwise those may that were still to come. Raises DataError where another process is at work, or
-    where the folder was begun for another request and must not be overwritten.
+    When the block fails or the process is killed, a folder with a journal is kept and the next call resumes from it;
+    one without a journal is removed. `learns`: the tokens depend on all inputs, so none may have changed; otherwise
+    inputs that were not read yet may. UsageError where another process is at work; DataError where the folder was
+    started for another request and must not be overwritten.
     """
     target = out.resolve()
     partial = target.with_name(f".{target.name}.partial")
     missing = [parent for parent in target.parents if not parent.exists()]
-    with _locked(partial, out):
+    partial.mkdir(parents=True, exist_ok=True)
+    with locked(partial, "preparing this folder", shown=out) as guarded:
+        if not guarded:
+            log(f"{out}: cannot be locked here; make sure that no second process prepares this folder")
         try:
-            work = _continued(partial, out, request, learns=learns, overwrite=overwrite)
-            yield work
-            _put_in_place(partial, target)
+            workdir = _resume(partial, out, request, learns=learns, overwrite=overwrite)
+            yield workdir
+            (partial / JOURNAL).unlink(missing_ok=True)
+            move_into_place(partial, target)
+            (target / LOCK).unlink(missing_ok=True)  # only now: another process would have taken over the work before
         except BaseException:
             if (kept := _journal_or_none(partial)) is not None:
-                say(f"{out}: what is done so far is kept, {kept.done}; the same command goes on from there")
+                log(f"{out}: {kept.done} is done and kept; the same command resumes from there")
             elif not (partial / MANIFEST).exists():
                 shutil.rmtree(partial, ignore_errors=True)
-                with suppress(OSError):  # someone else put something there meanwhile
+                with suppress(OSError):  # another process has put something there
                     for parent in missing:
                         parent.rmdir()
             raise
 
 
-def _continued(partial: Path, out: Path, request: Request, *, learns: bool, overwrite: bool) -> Workplace:
-    """What there is to go on with; an empty folder where there is nothing, or nothing that fits."""
+def _resume(partial: Path, out: Path, request: Request, *, learns: bool, overwrite: bool) -> WorkDir:
+    """The work to resume; an emptied folder if there is none, or none for this request."""
     try:
-        if (former := Request.load(partial)) is not None:
+        if (previous := Request.load(partial)) is not None:
             journal = Journal.load(partial)
             if (partial / MANIFEST).exists():
-                _refuse(former.difference(request), out)
-                return Workplace(partial, manifest=Manifest.load(partial))
+                _require_same(previous.difference(request), out)
+                return WorkDir(partial, manifest=Manifest.load(partial))
             if journal:
-                _refuse(former.difference(request, None if learns else journal.place.input + 1), out)
+                _require_same(previous.difference(request, None if learns else journal.place.input + 1), out)
                 journal.check(partial)
-                tokenizer = _same_tokenizer(partial / TOKENIZER, journal.tokenizer)
+                tokenizer = _load_same_tokenizer(partial / TOKENIZER, journal.tokenizer)
                 request.save(partial)
-                return Workplace(partial, journal, tokenizer)
+                return WorkDir(partial, journal, tokenizer)
     except DataError:
         if not overwrite:
             raise
@@ -122,75 +142,29 @@ def _continued(partial: Path, out: Path, request: Request, *, learns: bool, over
             continue
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     request.save(partial)
-    return Workplace(partial)
+    return WorkDir(partial)
 
 
-def _same_tokenizer(folder: Path, fingerprint: str) -> Tokenizer:
-    remedy = "throw the unfinished work away with --overwrite"
+def _load_same_tokenizer(folder: Path, fingerprint: str) -> Tokenizer:
+    remedy = "discard the unfinished work with --overwrite"
     try:
         tokenizer = load_tokenizer(folder)
     except TokenizerError as error:
         raise DataError(f"{error}; or {remedy}") from None
     if tokenizer.fingerprint != fingerprint:
-        raise DataError(f"{folder}: is not the one it was; {remedy}")
+        raise DataError(f"{folder}: is not the tokenizer that the work was started with; {remedy}")
     return tokenizer
 
 
-def _refuse(difference: str | None, out: Path) -> None:
+def _require_same(difference: str | None, out: Path) -> None:
     if difference:
         raise DataError(
-            f"{out}: there is unfinished work for it, and {difference}; ask for what was asked for before to go on "
-            "with it, or throw it away with --overwrite"
+            f"{out}: there is unfinished work for it, and {difference}; repeat the previous command to resume it, "
+            "or discard it with --overwrite"
         )
-
-
-def _put_in_place(partial: Path, target: Path) -> None:
-    """Make a folder with a manifest the finished one. Killed at any moment, the next call does the rest."""
-    (partial / JOURNAL).unlink(missing_ok=True)
-    for path in [*partial.rglob("*"), partial]:
-        flush(path)
-    if target.exists() and any(target.iterdir()):
-        remove_folder(target)
-    elif target.exists():
-        target.rmdir()  # an empty folder; Windows does not rename onto one
-    partial.rename(target)
-    (target / LOCK).unlink(missing_ok=True)  # only now: before, another process would have taken the work for its own
-    flush(target.parent)
 
 
 def _journal_or_none(partial: Path) -> Journal | None:
     with suppress(DataError):
         return Journal.load(partial)
     return None
-
-
-@contextmanager
-def _locked(partial: Path, out: Path) -> Iterator[None]:
-    """Hold the folder's lock. The system lets go of it when the process ends, in whatever way."""
-    path = partial / LOCK
-    partial.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
-        yield
-        return
-    while True:
-        partial.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(handle, 20).decode("ascii", "replace").strip()
-            os.close(handle)
-            raise DataError(
-                f"{out}: another groundup is preparing this folder right now (process {holder or 'unknown'}); "
-                "wait for it, or choose another folder with --out"
-            ) from None
-        with suppress(FileNotFoundError):
-            if os.fstat(handle).st_ino == path.stat().st_ino:
-                break
-        os.close(handle)  # its holder has finished and put the folder in place: look again
-    try:
-        os.truncate(handle, 0)
-        os.write(handle, str(os.getpid()).encode())
-        yield
-    finally:
-        os.close(handle)

@@ -2,13 +2,13 @@
 
 import hashlib
 import os
-import tempfile
 import urllib.error
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 
 from groundup.errors import DataError
+from groundup.utils.files import atomic_output
 
 SHAKESPEARE = "shakespeare"
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -34,7 +34,8 @@ def shakespeare() -> Path:
         text = _get(SHAKESPEARE_URL)
         if not _is_shakespeare(text):
             raise DataError(_refusal(f"what {SHAKESPEARE_URL} sent has another checksum than the text"))
-        _keep(path, text)
+        with atomic_output(path, is_folder=False) as partial:
+            partial.write_bytes(text)
     except OSError as error:
         raise DataError(
             f"{SHAKESPEARE}: {error.filename or path} cannot be written ({error.strerror}); "
@@ -64,16 +65,3 @@ def _refusal(reason: str) -> str:
 
 def _is_shakespeare(text: bytes) -> bool:
     return hashlib.sha256(text).hexdigest() == SHAKESPEARE_SHA256
-
-
-def _keep(path: Path, text: bytes) -> None:
-    """Write a file so that nobody ever sees a part of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(text)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

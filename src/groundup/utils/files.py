@@ -4,39 +4,108 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SUMS = "SHA256SUMS"  # in the format of sha256sum, so that `sha256sum -c SHA256SUMS` checks a folder by hand
 
 
 @contextmanager
-def atomic_folder(target: Path, replaceable: Callable[[Path], None] | None = None) -> Iterator[Path]:
-    """Yield an empty sibling of `target` to fill; on leaving, checksum it, flush it to disk and rename it into place.
+def atomic_output(
+    target: Path, check: Callable[[Path], None] | None = None, *, is_folder: bool = True
+) -> Iterator[Path]:
+    """Yield a hidden sibling of `target` to fill, an empty folder or the path of a file; on leaving, move it there.
 
-    A crash at any moment leaves either no `target` or a whole one. An error removes what was begun. `replaceable` is
-    asked at the last moment, and raises what is to be raised where the `target` that is there must stay.
+    A crash at any moment leaves the previous `target` or the complete new one (between two renames the previous one is
+    under another name, see `restore_previous`). An error removes everything that was created. If `target` exists by
+    then, `check` is called with it, and raises if it must stay.
     """
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # an earlier attempt was cut off
-    partial.mkdir(parents=True)
+    target = target.resolve()
+    restore_previous(target)
+    missing = [parent for parent in target.parents if not parent.exists()]
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")  # processes may export to one path at once
     try:
+        _remove_abandoned(target)
+        (partial if is_folder else target.parent).mkdir(parents=True, exist_ok=True)
         yield partial
-        lines = [f"{sha256(path)}  {path.relative_to(partial).as_posix()}\n" for path in files_below(partial)]
-        (partial / SUMS).write_text("".join(lines), encoding="utf-8")
-        for path in [*files_below(partial), *(p for p in partial.rglob("*") if p.is_dir()), partial]:
-            flush(path)
-        if target.exists():
-            if replaceable is not None:
-                replaceable(target)
-            remove_folder(target)  # a damaged one that was rejected, and is now written again
-        partial.rename(target)
-        flush(target.parent)
+        if check is not None and target.exists():
+            check(target)
+        move_into_place(partial, target)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
+        with suppress(OSError):  # another process has put something there
+            for parent in missing:
+                parent.rmdir()
         raise
+
+
+def move_into_place(partial: Path, target: Path) -> None:
+    """Flush `partial`, a file or folder, to disk and rename it to `target`, replacing what is there."""
+    for path in [*partial.rglob("*"), partial]:
+        flush(path)
+    _swap(partial, target)
+    flush(target.parent)
+    _remove(_previous(target))
+
+
+def restore_previous(target: Path) -> None:
+    """Put back the previous `target` if a process was killed between the two renames that replace it."""
+    if _previous(target).exists() and not target.exists():
+        _previous(target).rename(target)
+
+
+def _swap(partial: Path, target: Path) -> None:
+    # A folder cannot be renamed onto one that holds something (nor, on Windows, onto any).
+    try:
+        if target.is_dir():
+            _remove(_previous(target))
+            target.rename(_previous(target))
+        partial.replace(target)
+    except BaseException:
+        restore_previous(target)
+        raise
+
+
+def _previous(target: Path) -> Path:
+    return target.with_name(f".{target.name}.previous")
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove the partial outputs of killed processes, and any of this process ID."""
+    if not target.parent.is_dir():
+        return
+    name = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.partial", re.ASCII)
+    for path in list(target.parent.iterdir()):
+        if (found := name.fullmatch(path.name)) and not _is_other_process(int(found[1])):
+            _remove(path)
+
+
+def _is_other_process(pid: int) -> bool:
+    if os.name == "nt":  # where signal 0 would interrupt it
+        return pid != os.getpid()
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_checksums(folder: Path) -> None:
+    """Write SHA256SUMS, which lists the files of `folder`, into it."""
+    lines = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files_below(folder)]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
 
 
 def checksums(folder: Path) -> dict[str, str] | None:

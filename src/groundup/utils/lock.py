@@ -1,4 +1,4 @@
-"""One process at a time trains a run. The system lets go of the lock when that process ends, in whatever way."""
+"""File lock: one process at a time uses a folder. The system releases it when the process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -18,30 +18,35 @@ except ImportError:  # on Windows, where nothing guards against two processes at
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
-# What file systems answer that cannot lock: NFS without its lock daemon, Lustre mounted without `flock`, some FUSE.
-CANNOT = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+# Errors of file systems that cannot lock: NFS without its lock daemon, Lustre mounted without `flock`, some FUSE.
+UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}  # EACCES: NFS, where flock becomes a POSIX lock
-GLANCE = 0.05  # seconds; far longer than `holder` holds the lock
+RETRY_SECONDS = 0.05  # far longer than `holder` holds the lock
 
 
 @contextmanager
-def locked(folder: Path, what: str) -> Iterator[bool]:
-    """Hold the lock of `folder`, made if missing, while the block runs; `what` says what for: `training this run`.
+def locked(folder: Path, purpose: str, *, shown: Path | None = None) -> Iterator[bool]:
+    """Hold the lock of `folder`, made if missing, while the block runs; `purpose` is such as `training this run`.
 
-    Yields False where the system or file system cannot lock: then nothing guards, and the caller should say so.
+    Yields False where the system or file system cannot lock: then nothing guards, and the caller should log it.
     UsageError, naming process and machine, when another process holds it; and when the folder cannot be written.
+    Messages name `shown` instead of a hidden `folder`.
     """
-    handle = _open(folder)
-    try:
-        guarded = _take(handle, folder)
+    while True:
+        handle = _open(folder, shown or folder)
         try:
-            os.truncate(handle, 0)
-            os.pwrite(handle, f"{os.getpid()} {socket.gethostname()} {what}\n".encode(), 0)
-        except OSError:  # a full disk: the name tag is missing, the lock holds
-            pass
-        yield guarded
-    finally:
-        os.close(handle)  # the file stays: to delete it would let two processes hold locks on two files of one name
+            guarded = _acquire(handle, shown or folder)
+            if guarded and not _is_current(handle, folder / LOCK):
+                continue  # the previous holder has renamed the folder, and this is its lock
+            try:
+                os.truncate(handle, 0)
+                os.pwrite(handle, f"{os.getpid()} {socket.gethostname()} {purpose}\n".encode(), 0)
+            except OSError:  # a full disk: the name tag is missing, the lock holds
+                pass
+            yield guarded
+            return
+        finally:
+            os.close(handle)  # the file stays: to delete it would let two processes hold locks on two files of one name
 
 
 def holder(folder: Path) -> str | None:
@@ -61,39 +66,46 @@ def holder(folder: Path) -> str | None:
     return None
 
 
-def _open(folder: Path) -> int:
+def _open(folder: Path, shown: Path) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise UsageError(
-            f"{folder}: cannot be written ({error.strerror}); give a folder that you may write to"
+            f"{shown}: cannot be written ({error.strerror}); give a folder that you may write to"
         ) from error
 
 
-def _take(handle: int, folder: Path) -> bool:
-    """Whether the lock was taken; False where there are no locks, UsageError where another process has it."""
+def _acquire(handle: int, shown: Path) -> bool:
+    """Whether the lock was acquired; False where there are no locks, UsageError where another process holds it."""
     if fcntl is None:
         return False
     for last in (False, True):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in CANNOT:
+            if error.errno in UNSUPPORTED:
                 return False
             if error.errno not in HELD:
-                raise UsageError(f"{folder}: cannot be locked ({error.strerror}); use another folder") from error
+                raise UsageError(f"{shown}: cannot be locked ({error.strerror}); use another folder") from error
             if last:
                 raise UsageError(
-                    f"{folder}: in use right now by {_name_tag(handle)}; wait for it to end, or stop it first"
+                    f"{shown}: in use right now by {_name_tag(handle)}; wait for it to end, or stop it first"
                 ) from None
-            time.sleep(GLANCE)  # it may be someone who only looks
+            time.sleep(RETRY_SECONDS)  # `holder` may hold it
         else:
             return True
     raise AssertionError("the second attempt returns or raises")
 
 
+def _is_current(handle: int, path: Path) -> bool:
+    try:
+        return os.fstat(handle).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
+
+
 def _name_tag(handle: int) -> str:
     pid, _, rest = os.pread(handle, 200, 0).decode("utf-8", "replace").strip().partition(" ")
-    host, _, what = rest.partition(" ")
-    return f"process {pid} on {host}, {what}" if pid.isdigit() and host else "another process"
+    host, _, purpose = rest.partition(" ")
+    return f"process {pid} on {host}, {purpose}" if pid.isdigit() and host else "another process"
