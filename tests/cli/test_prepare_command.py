@@ -86,9 +86,9 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(words, sentence, groundup,
 
 SLOW = """
 import sys
-from groundup.preprocess import encoding, prepare
+from groundup.preprocess import encoding, pipeline
 from groundup.cli import main
-prepare.JOURNAL_SECONDS, encoding.JOB_CHARS = 0.0, 2000
+pipeline.JOURNAL_SECONDS, encoding.JOB_CHARS = 0.0, 2000
 main(sys.argv[1:])
 """
 

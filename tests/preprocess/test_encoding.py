@@ -344,7 +344,7 @@ def test_whatever_the_text_is_it_comes_back_or_a_sentence_does(tmp_path, name, t
 MEASURED = """
 import re, sys
 from pathlib import Path
-from groundup.preprocess import learning
+from groundup.preprocess import train_tokenizer
 from groundup.preprocess.pipeline import prepare_tokens
 if len(sys.argv) > 4:
     train_tokenizer.LEARN_WORD_BYTES = int(sys.argv[4])
