@@ -148,6 +148,7 @@ TORCH_FREE = {"errors", "config", "tokenizers", "sources", "data", "preprocess",
 TORCH_FREE_FILES = {
     "utils/files.py",
     "utils/hashing.py",
+    "utils/hub_errors.py",
     "utils/lock.py",
     "utils/progress.py",
     "utils/system.py",

@@ -14,7 +14,7 @@ from groundup.cli.aliases import ALIASES
 from groundup.cli.parsing import Parser, normalise
 from groundup.sources.catalog import CORPORA
 from groundup.sources.hub import is_named
-from groundup.sources.hub_spec import parse_spec
+from groundup.sources.hub_client import parse_spec
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ import pytest
 from hubserver import Hub
 
 from groundup.errors import DataError
-from groundup.sources.hub_spec import is_named, parse_spec
+from groundup.sources.hub_client import is_named, parse_spec
 
 pa = pytest.importorskip("pyarrow", reason="needs the extra `data`")
 pytest.importorskip("datasets", reason="needs the extra `data`")
@@ -333,8 +333,13 @@ def test_a_connection_that_breaks_again_and_again_in_a_file_loses_nothing(hub, r
 @pytest.mark.parametrize(
     ("pattern", "what", "sentence", "attempts"),
     [
-        ("GET /api/datasets", (429, {"Retry-After": "9"}), "too many requests (HTTP 429), and asks for 9 s", 4),
-        ("GET /api/datasets", (429, {"Retry-After": "4000"}), "asks for 4000 s of patience; try again later", 1),
+        (
+            "GET /api/datasets",
+            (429, {"Retry-After": "9"}),
+            "too many requests (HTTP 429), and asks for a wait of 9 s",
+            4,
+        ),
+        ("GET /api/datasets", (429, {"Retry-After": "4000"}), "asks for a wait of 4000 s; try again later", 1),
         ("GET /api/datasets", (500, {}), "the hub answered HTTP 500; try again later", 4),
         ("GET /api/datasets", (400, {}), "the hub answered HTTP 400", 1),
         ("GET /api/datasets", (401, {"X-Error-Code": "RepoNotFound"}), "does not exist or is private (HTTP 401)", 1),

@@ -3,8 +3,8 @@
 import pytest
 
 from groundup.sources.catalog import ARTICLES, CORPORA
+from groundup.sources.hub_client import is_named, parse_spec
 from groundup.sources.hub_join import join
-from groundup.sources.hub_spec import is_named, parse_spec
 
 
 def rows(texts):
@@ -66,7 +66,7 @@ def test_every_row_of_the_table_can_be_read():
         assert is_named(name) == (corpus.source is not None)
         if corpus.source:
             spec = parse_spec(name)
-            assert spec.text == name
+            assert spec.source == name
             assert (spec.repo, spec.files, spec.config) == tuple(
                 getattr(parse_spec(corpus.source), field) for field in ("repo", "files", "config")
             )

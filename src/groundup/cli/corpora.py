@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from groundup.sources.catalog import CORPORA, DOWNLOAD_BYTES_PER_SECOND, TOKENS_PER_SECOND, Corpus
-from groundup.sources.hub_spec import GRAMMAR
+from groundup.sources.hub_client import GRAMMAR
 
 COMMAND = "groundup prepare {name} --out data/{name} --tokenizer gpt2"
 

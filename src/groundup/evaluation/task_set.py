@@ -17,8 +17,8 @@ from groundup.evaluation.multiple_choice import EncodedQuestion, Ids, Metric, Sc
 from groundup.evaluation.tasks import CUSTOM, TASKS, HubFile, Row, Task, build_question
 from groundup.sources.compression import open_decompressed
 from groundup.sources.hub_client import FIRST_WAITS, with_retries
-from groundup.sources.hub_spec import HubSpec
 from groundup.tokenizers.registry import Tokenizer
+from groundup.utils.hub_errors import HubRepo
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 LOSS = "loss"  # evaluated along with tasks, but not a task
@@ -285,10 +285,10 @@ def _download(file: HubFile, name: str) -> Path:
         raise DataError(
             f"{name}: fetching it needs huggingface_hub: pip install 'groundup[data]'; or give its file, {name}=FILE"
         ) from None
-    elsewhere = f"give the file of the task, as {name}=FILE"
-    spec = HubSpec(f"hf:{file.repo}/{file.path}", file.repo, file.path, revision=file.revision, elsewhere=elsewhere)
+    alternative = f"give the file of the task, as {name}=FILE"
+    repo = HubRepo(f"hf:{file.repo}/{file.path}", file.repo, file.revision, "data set", alternative)
 
     def download() -> Path:
         return Path(huggingface_hub.hf_hub_download(file.repo, file.path, repo_type="dataset", revision=file.revision))
 
-    return with_retries(spec, download, FIRST_WAITS)
+    return with_retries(repo, download, FIRST_WAITS)

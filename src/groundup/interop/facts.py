@@ -14,7 +14,7 @@ from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
 from groundup.errors import GroundupError
 from groundup.interop.model_card import ModelCardInfo
-from groundup.sources.hub_spec import PREFIX
+from groundup.sources.hub_client import PREFIX
 
 if TYPE_CHECKING:
     from groundup.checkpoint.load import LoadedModel

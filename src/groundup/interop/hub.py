@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from groundup.errors import CheckpointError, UsageError
 from groundup.interop.hf_import import CONFIG, WEIGHTS, parts
-from groundup.sources.hub_spec import PREFIX
+from groundup.sources.hub_client import PREFIX
+from groundup.utils.hub_errors import HubRepo, explain_hub_error
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json")
 
@@ -55,27 +56,10 @@ def _file(repo: str, name: str, revision: str | None) -> Path | None:
     download: Any = huggingface_hub.hf_hub_download
     try:
         return Path(download(repo, name, revision=revision))
-    except errors.EntryNotFoundError as error:
-        absent = not isinstance(error, errors.LocalEntryNotFoundError)
-        if absent or (constants.HF_HUB_OFFLINE and name != CONFIG):
-            return None
-        raise UsageError(f"{PREFIX}{repo}: {_reason(error)}; {REMEDY}") from None
     except Exception as error:  # of the hub, its transport, or the disk: a dozen unrelated classes
-        raise UsageError(f"{PREFIX}{repo}: {_reason(error)}; {REMEDY}") from None
-
-
-REMEDY = "check the name and the connection (HF_TOKEN for a private model), or download it and give its folder"
-REASONS = {
-    "RevisionNotFoundError": "it has no such revision",
-    "GatedRepoError": "it is gated: accept its terms on its page first",
-    "RepositoryNotFoundError": "there is no such model, or it is private",
-    "LocalEntryNotFoundError": "the hub cannot be reached, and the cache holds no copy",
-    "OfflineModeIsEnabled": "the hub may not be asked while HF_HUB_OFFLINE is set",
-}
-
-
-def _reason(error: Exception) -> str:
-    for kind in type(error).__mro__:
-        if kind.__name__ in REASONS:
-            return REASONS[kind.__name__]
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        if isinstance(error, errors.EntryNotFoundError):
+            absent = not isinstance(error, errors.LocalEntryNotFoundError)
+            if absent or (constants.HF_HUB_OFFLINE and name != CONFIG):
+                return None
+        hub_repo = HubRepo(f"{PREFIX}{repo}", repo, revision, alternative="download it and give its folder")
+        raise UsageError(f"{hub_repo.source}: {explain_hub_error(error, hub_repo)}") from None

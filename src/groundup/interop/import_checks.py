@@ -8,7 +8,7 @@ from pathlib import Path
 
 from groundup.checkpoint.files import read_config
 from groundup.errors import CheckpointError, NewerFormatError, UsageError
-from groundup.sources.hub_spec import PREFIX
+from groundup.sources.hub_client import PREFIX
 from groundup.utils.files import SUMS, checksums
 
 SOURCES = (

@@ -22,7 +22,7 @@ from groundup.interop.llmc import MAGIC, read_llmc
 from groundup.interop.tokenizer_match import find_tokenizer, vocabulary
 from groundup.interop.torch_pickle import read_pickle
 from groundup.model.size import parameters
-from groundup.sources.hub_spec import PREFIX
+from groundup.sources.hub_client import PREFIX
 from groundup.tokenizers.registry import Tokenizer
 
 BATCH = 8192  # tokens; a config needs a number of whole windows, though nobody trains with this one

@@ -16,7 +16,7 @@ import yaml
 
 from groundup.config.schema import Config
 from groundup.sources.catalog import CORPORA
-from groundup.sources.hub_spec import parse_spec
+from groundup.sources.hub_client import parse_spec
 
 MANY = 20  # sources; the rest is counted
 MODEL: Mapping[str, Any] = {

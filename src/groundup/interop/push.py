@@ -18,7 +18,7 @@ from typing import Any
 
 from groundup.errors import UsageError
 from groundup.interop.export import Export, export
-from groundup.sources.hub_client import causes, short
+from groundup.utils.hub_errors import HubRepo, explain_hub_error
 
 # What the hub takes for a name, and for a branch; a stricter rule than its own would refuse what is there.
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -28,14 +28,13 @@ REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,199}", re.ASCII)
 # Weights in other files than the export's, which some readers would take before those that were checked.
 STALE = ["*.safetensors", "*.safetensors.index.json", "pytorch_model*", "tf_model*", "flax_model*", "rust_model.ot"]
 
-# What an HTTP status means here -> what to do.
-ANSWERS = {
-    400: ("the hub refuses what was sent", "read what it says, and mend it"),
-    401: ("the hub does not know the token", "log in anew with `hf auth login`, or set HF_TOKEN to a valid one"),
+# HTTP status -> reason and remedy, where they differ from those of reading.
+STATUSES = {
+    400: ("the hub refuses what was sent", "read its message, and fix it"),
+    401: ("the hub does not know the token", "log in again with `hf auth login`, or set HF_TOKEN to a valid one"),
     403: ("the token may not write there", "give HF_TOKEN one with the right to write to that owner's repositories"),
     404: ("there is no such owner, or the token may not see it", "check the owner's name and the token's rights"),
     413: ("the hub takes no files so large", "make room in the account, or push a smaller model"),
-    429: ("the hub answers that there were too many requests", "try again later"),
 }
 
 
@@ -71,17 +70,17 @@ def push(
     api = _api(repository)
     with _scratch() as folder:
         out = folder / "model"
-        with _in_words(repository, api.endpoint):
+        with _hub_errors(repository):
             api.whoami()  # a token that is none should show before minutes of work
         done = _exported(path, out, checkpoint, repository, license)
-        with _in_words(repository, api.endpoint):
+        with _hub_errors(repository):
             api.create_repo(repository, private=private or None, exist_ok=True)
             public = private and not api.repo_info(repository).private
         if public:
             raise UsageError(
                 f"{repository}: is there already, and public; make it private on the hub, or push without --private"
             )
-        with _in_words(repository, api.endpoint):
+        with _hub_errors(repository):
             if revision is not None:
                 api.create_branch(repository, branch=revision, exist_ok=True)
             commit = api.upload_folder(
@@ -140,9 +139,8 @@ def _api(repository: str) -> Any:
 
 
 @contextmanager
-def _in_words(repository: str, endpoint: str) -> Iterator[None]:
-    """One sentence for what the hub or the way there refuses; the library's bars on a terminal alone, no warnings."""
-    import httpx2
+def _hub_errors(repository: str) -> Iterator[None]:
+    """Turn the errors of the hub into a UsageError; progress bars on a terminal alone, no warnings."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     shown = not are_progress_bars_disabled() and not sys.stderr.isatty()
@@ -153,24 +151,9 @@ def _in_words(repository: str, endpoint: str) -> Iterator[None]:
             warnings.simplefilter("ignore")  # the library's, of how it uses others
             yield
     except Exception as error:  # of the hub, its transports and its checks: unrelated classes
-        for cause in causes(error):
-            response = getattr(cause, "response", None)
-            if isinstance(response, httpx2.Response):
-                reason, remedy = ANSWERS.get(response.status_code, ("the hub failed", "try again later"))
-                said = f"HTTP {response.status_code}{_said(cause)}"
-                raise UsageError(f"{repository}: {reason} ({said}); {remedy}") from None
-            if isinstance(cause, httpx2.TransportError | ConnectionError | TimeoutError):
-                raise UsageError(
-                    f"{repository}: the connection to {endpoint} failed ({short(cause)}); check the network and try "
-                    "again, or send a folder made by `groundup export --to hf` later"
-                ) from None
-        raise UsageError(f"{repository}: cannot be sent ({short(error)}); try again") from error
+        alternative = "send a folder made by `groundup export --to hf` later"
+        repo = HubRepo(repository, repository, alternative=alternative)
+        raise UsageError(f"{repository}: {explain_hub_error(error, repo, STATUSES)}") from error
     finally:
         if shown:
             enable_progress_bars()
-
-
-def _said(error: BaseException) -> str:
-    """What the hub itself says of a refusal."""
-    message = getattr(error, "server_message", None)
-    return f": {' '.join(str(message).split())[:200]}" if message else ""

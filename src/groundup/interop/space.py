@@ -28,7 +28,7 @@ from groundup.interop.model_card import ModelCardInfo, card, plain
 from groundup.interop.output import digests
 from groundup.interop.parity import Agreement, batch, check_logits
 from groundup.model.gpt import GPT
-from groundup.sources.hub_spec import PREFIX
+from groundup.sources.hub_client import PREFIX
 from groundup.tokenizers.registry import Tokenizer
 
 GRADIO = "gradio>=6.31,<7"  # as the extra `serve` in pyproject.toml

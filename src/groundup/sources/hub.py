@@ -16,11 +16,10 @@ from typing import Any
 
 from groundup.errors import DataError
 from groundup.sources.document import Document
-from groundup.sources.hub_client import with_retries
+from groundup.sources.hub_client import HubSpec, is_named, parse_spec, with_retries
 from groundup.sources.hub_dataset import DataSet, resolve
 from groundup.sources.hub_file import MOST_READ, RemoteFile
 from groundup.sources.hub_join import Row, join
-from groundup.sources.hub_spec import HubSpec, is_named, parse_spec
 
 __all__ = ["hub_documents", "hub_identity", "is_named"]
 
@@ -123,7 +122,7 @@ def _streamed_rows(data: DataSet, column: str, skip: int) -> Iterator[Row]:
             text = row.get(chosen)
             if text is not None and not isinstance(text, str):
                 raise DataError(
-                    f"{data.spec.text}: row {at}: {chosen!r} is not text but {type(text).__name__}; "
+                    f"{data.spec.source}: row {at}: {chosen!r} is not text but {type(text).__name__}; "
                     "choose another column with --column"
                 )
             yield data.spec.repo, at, text or ""
@@ -142,7 +141,7 @@ def _choose(spec: HubSpec, column: str, texts: Sequence[str]) -> str:
     """The column to read: the one asked for, or else the only one that holds text."""
     wanted = spec.column or column
     if texts.count(wanted) > 1:
-        raise DataError(f"{spec.text}: several columns are called {wanted!r}; choose another with --column")
+        raise DataError(f"{spec.source}: several columns are called {wanted!r}; choose another with --column")
     if wanted in texts:
         return wanted
     if spec.column is None and column == DEFAULT_COLUMN and len(texts) == 1:
@@ -151,7 +150,7 @@ def _choose(spec: HubSpec, column: str, texts: Sequence[str]) -> str:
     hint = f"did you mean {near[0]!r}? " if near else ""
     listed = ", ".join(map(repr, texts)) or "none"
     raise DataError(
-        f"{spec.text}: no column {wanted!r} of text; {hint}columns of text are {listed}: choose one with --column"
+        f"{spec.source}: no column {wanted!r} of text; {hint}columns of text are {listed}: choose one with --column"
     )
 
 
@@ -171,4 +170,4 @@ def _sound(spec: HubSpec, name: str) -> Iterator[None]:
         yield
     except (ArrowException, UnicodeDecodeError, OSError) as error:
         line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DataError(f"{spec.text}: {name} is damaged ({line}); choose another revision of the data set") from None
+        raise DataError(f"{spec.source}: {name} is damaged ({line}); choose another revision of the data set") from None

@@ -1,61 +1,96 @@
-"""Requests to the hub: patience with what passes, one sentence for what does not."""
+"""Requests to the Hugging Face Hub: how its data sets are named, retries, and quiet libraries."""
 
 import logging
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from groundup.errors import DataError
-from groundup.sources.hub_spec import HubSpec
+from groundup.sources.catalog import CORPORA
+from groundup.utils.hub_errors import HubRepo, explain_hub_error
 
 log = logging.getLogger("groundup")  # with no handler set up, Python writes its warnings to standard error
 
 T = TypeVar("T")
 
+PREFIX = "hf:"
+GRAMMAR = "hf:OWNER/NAME[/FILES][:CONFIG][@REVISION][#COLUMN]"
+
+_SPEC = re.compile(
+    r"hf:(?P<repo>[\w.-]+/[\w.-]+)(/(?P<files>[^:@#]+))?(:(?P<config>[^@#]+))?(@(?P<revision>[^#]+))?(#(?P<column>.+))?"
+)
+
 # Seconds between attempts. A mistake in the name or the network should show soon; a stream of hours should outlive
 # a router's restart.
 FIRST_WAITS: tuple[float, ...] = (1, 2, 4)
 WAITS: tuple[float, ...] = (1, 2, 4, 8, 15, 30, 60)
-SILENT_WAIT = 1  # seconds; whoever waits longer is told why
-LONGEST_WAIT = 300  # seconds; a hub that asks for more is not waited for
+SILENT_WAIT_SECONDS = 1  # longer waits are logged
+MAX_WAIT_SECONDS = 300  # a hub that asks for more is not waited for
 
 
-@dataclass(frozen=True)
-class _Failure:
-    reason: str
-    remedy: str
-    passing: bool = False  # whether trying again may help
-    wait: float = 0.0  # seconds that the hub asks for
+@dataclass(frozen=True, kw_only=True)
+class HubSpec(HubRepo):
+    """A data set of the hub, or a part of it.
+
+    `files` is a path inside the data set, and may hold wildcards; without it, the files are those that the data set
+    itself declares for `config` and its `train` split. `revision` may also be `refs/convert/parquet`, where the hub
+    keeps its own copy in parquet.
+    """
+
+    kind: Literal["model", "data set"] = "data set"
+    alternative: str = "get the data elsewhere and give its files by path, as in: groundup prepare FOLDER/*.parquet"
+    files: str | None = None
+    config: str | None = None
+    column: str | None = None
+    joined: int | str = 1  # see `catalog.Corpus.joined`
 
 
-def with_retries(spec: HubSpec, call: Callable[[], T], waits: tuple[float, ...] | None = None) -> T:
-    """What `call` returns, tried again after each of `waits` (WAITS) while the failure may pass.
+def is_named(source: str) -> bool:
+    """Whether `source` names a corpus of the hub: `hf:…`, or a row of the table of known corpora."""
+    return source.startswith(PREFIX) or (source in CORPORA and CORPORA[source].source is not None)
 
-    At least the wait that the hub asks for is kept. Raises DataError with one sentence.
+
+def parse_spec(source: str) -> HubSpec:
+    """Parse `source`, for which `is_named` holds. Raises DataError with the grammar."""
+    known = CORPORA.get(source)
+    match = _SPEC.fullmatch(source if known is None else known.source or "")
+    if match is None:
+        raise DataError(f"{source}: no name of a corpus on the hub; write {GRAMMAR}, as in hf:roneneldan/TinyStories")
+    parts: dict[str, Any] = match.groupdict()
+    if parts["files"] and parts["config"]:
+        raise DataError(f"{source}: names both files and a config; leave out one of the two")
+    return HubSpec(source=source, **parts, joined=1 if known is None else known.joined)
+
+
+def with_retries(repo: HubRepo, call: Callable[[], T], waits: tuple[float, ...] | None = None) -> T:
+    """Return `call()`, tried again after each of `waits` (WAITS) while the failure may be transient.
+
+    Waits at least as long as the hub asks for. Raises DataError with one sentence.
     """
     for pause in (*(WAITS if waits is None else waits), None):
         try:
-            with _manners():
+            with _quiet_libraries():
                 return call()
         except DataError:
             raise
-        except Exception as error:  # what three libraries may raise is not written down anywhere
-            failure = _diagnose(error, spec)
-        if pause is None or not failure.passing or failure.wait > LONGEST_WAIT:
-            raise DataError(f"{spec.text}: {failure.reason}; {failure.remedy}")
-        wait = max(pause, failure.wait)
-        if wait > SILENT_WAIT:
-            log.warning("%s: %s; trying again in %.0f s", spec.text, failure.reason, wait)
+        except Exception as error:  # the exceptions of the three libraries are not documented
+            failure = explain_hub_error(error, repo)
+        if pause is None or not failure.is_transient or failure.retry_after > MAX_WAIT_SECONDS:
+            raise DataError(f"{repo.source}: {failure}")
+        wait = max(pause, failure.retry_after)
+        if wait > SILENT_WAIT_SECONDS:
+            log.warning("%s: %s; trying again in %.0f s", repo.source, failure.reason, wait)
         time.sleep(wait)
     raise AssertionError("the last pause is None")
 
 
 @contextmanager
-def _manners() -> Iterator[None]:
-    """The libraries without their progress bars, log lines, own patience and reports of use; theirs again after."""
+def _quiet_libraries() -> Iterator[None]:
+    """Switch off the libraries' progress bars, log lines, retries and telemetry; restores their settings."""
     import datasets
     import huggingface_hub
     import huggingface_hub.utils as hub
@@ -85,100 +120,3 @@ def _manners() -> Iterator[None]:
             after.callback(hub.enable_progress_bars)
             hub.disable_progress_bars()
         yield
-
-
-def _diagnose(error: BaseException, spec: HubSpec) -> _Failure:
-    import httpx2
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
-    led = causes(error)
-    files = spec.elsewhere
-    if any(isinstance(cause, OfflineModeIsEnabled) for cause in led):
-        return _Failure(
-            "the hub may not be asked while HF_HUB_OFFLINE is set", f"unset it, or get the data elsewhere and {files}"
-        )
-    for cause in led:
-        response = getattr(cause, "response", None)
-        if isinstance(response, httpx2.Response):
-            return _answer(response, spec)
-    for cause in led:
-        if isinstance(cause, httpx2.TransportError | ConnectionError | TimeoutError):
-            return _Failure(
-                f"the connection to {_endpoint()} failed ({short(cause)})",
-                f"check the network and try again, or get the data elsewhere and {files}",
-                passing=True,
-            )
-    for cause in led:
-        if isinstance(cause, OSError) and cause.errno and cause.filename:
-            return _Failure(
-                f"{cause.filename} cannot be used ({cause.strerror})", "set HF_HOME to a folder that can be written"
-            )
-    return _Failure(
-        f"cannot be read as a data set ({short(error)})", f"check its page, {_page(spec)}, or download it and {files}"
-    )
-
-
-def _answer(response: Any, spec: HubSpec) -> _Failure:
-    """What an HTTP status means here; the codes are those of the hub's X-Error-Code."""
-    status, code = response.status_code, response.headers.get("X-Error-Code")
-    if code == "GatedRepo":
-        return _Failure(
-            f"{spec.repo} is gated (HTTP {status})",
-            f"accept its terms on {_page(spec)}, then log in with `hf auth login` or set HF_TOKEN",
-        )
-    if status in (401, 403):
-        return _Failure(
-            f"{spec.repo} does not exist or is private (HTTP {status})",
-            "check the name; for a private one log in with `hf auth login` or set HF_TOKEN to a token that may read it",
-        )
-    if status == 404 and code == "RevisionNotFound":
-        return _Failure(f"{spec.repo} has no revision {spec.revision!r}", f"choose one on {_page(spec)}/refs")
-    if status == 404 and code == "EntryNotFound":
-        return _Failure(f"{spec.repo} has no file {response.url.path!r}", f"see what it has on {_page(spec)}/tree/main")
-    if status == 404:
-        return _Failure(f"there is no data set {spec.repo} (HTTP 404)", f"check the name on {_page(spec)}")
-    if status == 429:
-        wait = _asked_wait(response.headers)
-        asked = f", and asks for {wait:.0f} s of patience" if wait else ""
-        return _Failure(
-            f"the hub answers that there were too many requests (HTTP 429){asked}",
-            "try again later; with HF_TOKEN set it allows more",
-            passing=True,
-            wait=wait,
-        )
-    return _Failure(f"the hub answered HTTP {status}", "try again later", passing=status >= 500 or status == 408)
-
-
-def _asked_wait(headers: Any) -> float:
-    """Seconds, from Retry-After or from the hub's own header: `ratelimit: "api";r=0;t=55`."""
-    from huggingface_hub.utils import parse_ratelimit_headers
-
-    after = headers.get("Retry-After", "")
-    limit = parse_ratelimit_headers(headers)
-    return float(after) if after.isdigit() else float(limit.reset_in_seconds) if limit and not limit.remaining else 0.0
-
-
-def causes(error: BaseException) -> list[BaseException]:
-    """An error and everything that led to it, the last first."""
-    found: list[BaseException] = []
-    following: BaseException | None = error
-    while following is not None and following not in found:
-        found.append(following)
-        following = following.__cause__ or following.__context__
-    return found
-
-
-def short(error: BaseException) -> str:
-    """Its class, and the first line of what it says."""
-    line = next(iter(str(error).splitlines()), "")
-    return f"{type(error).__name__}: {line[:200]}" if line else type(error).__name__
-
-
-def _endpoint() -> str:
-    from huggingface_hub.constants import ENDPOINT
-
-    return ENDPOINT
-
-
-def _page(spec: HubSpec) -> str:
-    return f"{_endpoint()}/datasets/{spec.repo}"

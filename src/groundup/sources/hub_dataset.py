@@ -7,8 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from groundup.errors import DataError
-from groundup.sources.hub_client import FIRST_WAITS, with_retries
-from groundup.sources.hub_spec import HubSpec
+from groundup.sources.hub_client import FIRST_WAITS, HubSpec, with_retries
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ def resolve(spec: HubSpec) -> DataSet:
         import pyarrow  # noqa: F401
     except ImportError:
         raise DataError(
-            f"{spec.text}: reading from the hub needs more libraries; install them with: pip install 'groundup[data]'"
+            f"{spec.source}: reading from the hub needs more libraries; install them with: pip install 'groundup[data]'"
         ) from None
 
     def ask() -> str:
@@ -64,7 +63,7 @@ def resolve(spec: HubSpec) -> DataSet:
     files = {str(name): list(paths) for name, paths in (builder.config.data_files or {}).items()}
     if "train" not in files and len(files) != 1:
         names = ", ".join(files) or "none"
-        raise DataError(f"{spec.text}: it has no split named train, but {names}; name files, as {spec.repo}/FOLDER/*")
+        raise DataError(f"{spec.source}: it has no split named train, but {names}; name files, as {spec.repo}/FOLDER/*")
     split = "train" if "train" in files else next(iter(files))
     return DataSet(spec, commit, split, files[split], builder)
 
@@ -74,7 +73,7 @@ def _refusal(spec: HubSpec, error: Exception) -> DataError | None:
     text = str(error)
     if "scripts are no longer supported" in text:
         return DataError(
-            f"{spec.text}: this data set is a program, which is not run; "
+            f"{spec.source}: this data set is a program, which is not run; "
             f"read the hub's own copy of its rows: hf:{spec.repo}@refs/convert/parquet"
         )
     if "Config name is missing" in text or "BuilderConfig" in text:
@@ -82,14 +81,14 @@ def _refusal(spec: HubSpec, error: Exception) -> DataError | None:
         return _no_config(spec, listed)
     if type(error).__name__ in ("DataFilesNotFoundError", "EmptyDatasetError"):
         what = f"no file matches {spec.files}" if spec.files else "it has no data files that can be read"
-        return DataError(f"{spec.text}: {what}; name files of it, as hf:{spec.repo}/FOLDER/*.parquet")
+        return DataError(f"{spec.source}: {what}; name files of it, as hf:{spec.repo}/FOLDER/*.parquet")
     return None
 
 
 def _no_config(spec: HubSpec, configs: Sequence[str]) -> DataError:
     if spec.config is None:
-        return DataError(f"{spec.text}: it has several configs; choose one, as in hf:{spec.repo}:{configs[0]}, "
+        return DataError(f"{spec.source}: it has several configs; choose one, as in hf:{spec.repo}:{configs[0]}, "
                          f"of {', '.join(configs)}")  # fmt: skip
     near = get_close_matches(spec.config, configs, n=1)
     hint = f"did you mean :{near[0]}? " if near else ""
-    return DataError(f"{spec.text}: there is no config {spec.config!r}; {hint}it has {', '.join(configs)}")
+    return DataError(f"{spec.source}: there is no config {spec.config!r}; {hint}it has {', '.join(configs)}")

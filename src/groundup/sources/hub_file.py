@@ -2,8 +2,7 @@
 
 import io
 
-from groundup.sources.hub_client import with_retries
-from groundup.sources.hub_spec import HubSpec
+from groundup.sources.hub_client import HubSpec, with_retries
 
 # Bytes. A request takes about as long as the transfer of half a megabyte, so we do not ask for less than one; and of
 # a longer column not for more than four, so that memory stays flat.

@@ -20,6 +20,7 @@ import tokenizers
 from groundup.errors import TokenizerError
 from groundup.tokenizers.hf_backend import LibraryTokenizer, library_errors
 from groundup.tokenizers.roundtrip import what_is_lost
+from groundup.utils.hub_errors import HubRepo, explain_hub_error
 from tokenizers import models, normalizers, pre_tokenizers
 
 ENCODER, MERGES = "encoder_bpe_40000.json", "vocab_40000.bpe"  # OpenAI's names
@@ -136,7 +137,7 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(download(HUB_REPOSITORY, name))
     except Exception as error:  # of the hub, its transport, or the disk: a dozen unrelated classes
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        failure = explain_hub_error(error, HubRepo("gpt1", HUB_REPOSITORY))
         raise TokenizerError(
-            f"gpt1: {name} of {HUB_REPOSITORY} cannot be fetched ({reason}); check the connection, {remedy}"
+            f"gpt1: {name} of {HUB_REPOSITORY} cannot be fetched ({failure.reason}); {failure.remedy}, {remedy}"
         ) from None
