@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from groundup.ui.panel import human_count
+from groundup.ui.format import human_count
 from groundup.ui.plot import COLOURS, DPI
 
 WIDTH, HEIGHT = 6.4, 4.2  # inches

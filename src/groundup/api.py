@@ -35,8 +35,7 @@ from groundup.run.ensure_data import ensure_prepared
 from groundup.run.evaluate_checkpoint import evaluate, evaluate_tasks
 from groundup.run.start import reconfigure, resume_run, start_run
 from groundup.run.trainer import TrainResult
-from groundup.ui.display import Display
-from groundup.ui.lines import PlainDisplay
+from groundup.ui.display import Display, PlainDisplay
 from groundup.utils.progress import ProgressReporter
 
 __all__ = [

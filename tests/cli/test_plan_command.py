@@ -9,7 +9,7 @@ import pytest
 from groundup.config.merge import ConfigSource, merge_and_validate
 from groundup.config.presets import preset
 from groundup.run.start import plan_with_speed, start_run
-from groundup.ui.lines import PlainDisplay
+from groundup.ui.display import PlainDisplay
 
 
 def test_it_needs_neither_data_nor_torch(tmp_path):

@@ -22,7 +22,7 @@ from groundup.model.memory import activation_bytes, loss_bytes
 from groundup.optim.optimizer import RULES, build_optimizer
 from groundup.optim.run_length import TimeLength
 from groundup.planning.plan import Data, Machine, Plan, Speed, times
-from groundup.planning.report import as_json, human_bytes, length, summary, table, warnings
+from groundup.planning.report import as_json, length, summary, table, warnings
 from groundup.run.here import filled, plan_here
 
 HERE = Machine("cpu", "fp32", memory=16 * 10**9, free_disk=10**12)
@@ -313,12 +313,6 @@ def test_a_run_that_has_not_trained_lends_no_speed(tmp_path, lines):
     write_run(tmp_path / "run", plan().config, lines)
     with pytest.raises(CheckpointError, match="give a run that has trained"):
         Speed(*logged_speed(tmp_path / "run", 1))
-
-
-def test_bytes_are_said_in_three_figures():
-    assert [human_bytes(n) for n in (0, 812, 10_100, 3_280_000, 25.34e9, 1.2e15)] == [
-        "0 B", "812 B", "10.1 kB", "3.28 MB", "25.3 GB", "1,200 TB",
-    ]  # fmt: skip
 
 
 RESIDENT = """

@@ -17,7 +17,7 @@ from groundup.optim.optimizer import scale_lrs
 from groundup.run.halving import CANDIDATES, LOWEST, successive_halving
 from groundup.run.lr_search import APART, LOWER, DivergenceDetector, ShortRuns, candidates, lower, tune_learning_rate
 from groundup.run.resolve import PreparedData, resolve_config
-from groundup.ui.lines import PlainDisplay
+from groundup.ui.display import PlainDisplay
 
 TINY = {
     "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "dropout": 0.1},

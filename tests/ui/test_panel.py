@@ -1,24 +1,20 @@
 import io
 import math
 import threading
+from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 
 from groundup.ui import panel as module
 from groundup.ui.chart import CURVE_POINTS
-from groundup.ui.panel import (
-    Panel,
-    RunningMean,
-    can_show_panel,
-    human_count,
-    human_time,
-    plain_evaluation,
-    plain_line,
-    visible,
-)
+from groundup.ui.panel import Panel, RunningMean, can_show_panel
+from groundup.utils.progress import StepInfo
+
+STEP = StepInfo(
+    step=1, tokens=1, cursor=0, elapsed=1.0, loss=1.0, grad_norm=1.0, lr=1.0, dt=1.0, tokens_per_s=1.0, fraction=0.0,
+    applied=True, finished=False, stopping=False, context=1,
+)  # fmt: skip
 
 
 def terminal(width: int = 80, height: int = 24) -> Console:
@@ -27,15 +23,18 @@ def terminal(width: int = 80, height: int = 24) -> Console:
 
 def feed(panel: Panel, step: int, total: int = 1000, loss: float = 2.5) -> None:
     panel.step(
-        step=step,
-        loss=loss,
-        lr=6e-4,
-        grad_norm=1.13,
-        dt=0.05,
-        tokens_per_s=8176.4,
-        tokens=16_384 * step,
-        progress=step / total,
-        elapsed=0.05 * step,
+        replace(
+            STEP,
+            step=step,
+            loss=loss,
+            lr=6e-4,
+            grad_norm=1.13,
+            dt=0.05,
+            tokens_per_s=8176.4,
+            tokens=16_384 * step,
+            fraction=step / total,
+            elapsed=0.05 * step,
+        )
     )
 
 
@@ -45,47 +44,15 @@ def shown(panel: Panel, console: Console) -> list[str]:
     return capture.get().splitlines()
 
 
-def test_plain_lines() -> None:
-    line = plain_line(step=59, loss=5.55694, dt=2.0038, tokens_per_s=8176.4, grad_norm=1.13, lr=6e-4)
-    assert line == "step 59 | loss 5.5569 | dt 2003.8 ms | tok/s 8176 | norm 1.13 | lr 6.00e-04"
-    full = plain_evaluation(step=500, train_loss=1.9031, val_loss=1.9487, bits_per_byte=2.811)
-    assert full == "step 500 | train loss 1.9031 | val loss 1.9487 | bits/byte 2.811"
-    short = plain_evaluation(step=500, train_loss=None, val_loss=1.9487, bits_per_byte=None)
-    assert short == "step 500 | val loss 1.9487"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0s"), (9.4, "9s"), (59.7, "1m 00s"), (125, "2m 05s"), (3720, "1h 02m"), (86_400 * 2 + 3600 * 3, "2d 03h")],
-)
-def test_human_time(seconds: float, text: str) -> None:
-    assert human_time(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("n", "text"), [(0, "0"), (812, "812"), (10_120, "10.1K"), (999_999, "1M"), (3_276_800, "3.28M"), (5e12, "5T")]
-)
-def test_human_count(n: float, text: str) -> None:
-    assert human_count(n) == text
-
-
-@given(st.text())
-def test_visible_text_cannot_command_a_terminal(text: str) -> None:
-    safe = visible(text)
-    assert all(character.isprintable() or character == "\n" for character in safe)
-    safe.encode("utf-8")  # no lone surrogates either
-    assert visible(safe) == safe
-
-
 def test_running_mean() -> None:
-    mean = RunningMean(keep=0.5)
+    mean = RunningMean(decay=0.5)
     assert mean.add(4.0) == 4.0  # no pull towards zero
     assert mean.add(1.0) == pytest.approx((0.5 * 4 + 1) / 1.5)
     assert mean.add(math.nan) == mean.value
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (200, 60), (100, 16)])
-def test_it_fits_the_terminal_and_shows_everything(width: int, height: int) -> None:
+def test_panel_fits_the_terminal_and_shows_everything(width: int, height: int) -> None:
     console = terminal(width, height)
     panel = Panel("demo [b]run[/b]", 1000, None, console)
     for step in range(1, 501):
@@ -132,15 +99,14 @@ def test_small_terminals_do_not_crash(width: int, height: int) -> None:
 def test_time_left() -> None:
     console = terminal()
     resumed = Panel("demo", 1000, None, console)
-    common = {"loss": 1.0, "lr": 1.0, "grad_norm": 1.0, "dt": 1.0, "tokens_per_s": 1.0, "tokens": 1}
-    resumed.step(step=900, progress=0.9, elapsed=5.0, **common)
+    resumed.step(replace(STEP, step=900, fraction=0.9, elapsed=5.0))
     assert "after 5s" in shown(resumed, console)[1]  # one step says nothing about the speed
-    resumed.step(step=910, progress=0.91, elapsed=15.0, **common)
+    resumed.step(replace(STEP, step=910, fraction=0.91, elapsed=15.0))
     assert "1m 30s left" in shown(resumed, console)[1]  # a step a second, whatever the clock said at first
     budget = Panel("demo", None, 3600, console)
-    budget.step(step=1, progress=0.0, elapsed=10.0, **common)
+    budget.step(replace(STEP, step=1, fraction=0.0, elapsed=10.0))
     assert "59m 50s left" in shown(budget, console)[1]
-    budget.step(step=2, progress=1.0, elapsed=3601.0, **common)
+    budget.step(replace(STEP, step=2, fraction=1.0, elapsed=3601.0))
     assert "took 1h 00m" in shown(budget, console)[1]
 
 
@@ -165,7 +131,7 @@ def test_best_ignores_nan() -> None:
     assert "3.0000, best 2.0000" in "\n".join(shown(panel, console))
 
 
-def test_the_last_state_and_messages_stay() -> None:
+def test_last_state_and_messages_stay_on_the_screen() -> None:
     console = terminal()
     with Panel("demo", 3, None, console) as panel:
         for step in (1, 2, 3):
@@ -179,7 +145,7 @@ def test_the_last_state_and_messages_stay() -> None:
     assert "╯" in last
 
 
-def test_an_error_passes_through_and_the_cursor_returns() -> None:
+def test_an_error_propagates_and_the_cursor_is_shown_again() -> None:
     console = terminal()
     with Panel("demo", None, None, console):
         pass
@@ -202,8 +168,8 @@ def test_memory_is_bounded() -> None:
     assert CURVE_POINTS / 4 < len(panel._train.points) < CURVE_POINTS
 
 
-def test_drawing_while_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "REFRESHES", 200)
+def test_drawing_during_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REFRESHES_PER_SECOND", 200)
     failures: list[object] = []
     monkeypatch.setattr(threading, "excepthook", failures.append)
     console = terminal()

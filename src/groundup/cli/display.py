@@ -1,4 +1,4 @@
-"""Watching a run from the command line: a panel on a terminal, plain lines in a pipe."""
+"""Output of `train`, `resume` and `quickstart`: a panel on a terminal, plain lines in a pipe, the final lines."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from typing_extensions import override
 
 from groundup.config.schema import Config
 from groundup.run.trainer import TrainResult
-from groundup.ui.display import Display, NullDisplay
-from groundup.ui.lines import PlainDisplay
+from groundup.ui.display import Display, NullDisplay, PlainDisplay
 from groundup.ui.panel import Panel, can_show_panel
+from groundup.utils.progress import StepInfo
 
 
 @contextmanager
 def watching(title: str, config: Config, *, plain: bool = False, quiet: bool = False) -> Iterator[Display]:
-    """A view for a run of `config`; `plain` keeps standard output free and writes lines to standard error.
+    """Display for a run of `config`; `plain` writes lines to standard error, so that standard output stays free.
 
-    `quiet` says nothing: one of several processes speaks for all.
+    `quiet`: no output, for ranks other than 0.
     """
     if quiet:
         yield NullDisplay()
@@ -34,53 +35,53 @@ def watching(title: str, config: Config, *, plain: bool = False, quiet: bool = F
     console = Console()
     if plain or not can_show_panel(console):
         stream = sys.stderr if plain else sys.stdout
-        yield Unfailing(PlainDisplay(partial(print, file=stream, flush=True), config.train.log_every))
+        yield ClosableDisplay(PlainDisplay(partial(print, file=stream, flush=True), config.train.log_every))
         return
     panel = Panel(title, config.train.max_steps, config.train.max_time, console)
     try:
-        yield Unfailing(panel.__enter__())
+        yield ClosableDisplay(panel.__enter__())
     finally:
         with suppress(OSError):  # of a terminal that was closed
             panel.__exit__(None, None, None)
 
 
-class Unfailing:
-    """A view whose terminal may be closed, or whose reader may leave: it falls silent and asks for an orderly stop."""
+class ClosableDisplay(Display):
+    """Wraps a display whose terminal or pipe may be closed: then it shows nothing more and asks for an orderly stop."""
 
     def __init__(self, display: Display) -> None:
-        self._view, self._gone = display, False
+        self._display, self._closed = display, False
 
-    def step(self, **values: Any) -> None:
-        """As the view that is watched."""
-        self._tell(self._view.step, **values)
+    @override
+    def step(self, info: StepInfo) -> None:
+        self._show(partial(self._display.step, info))
 
+    @override
     def evaluation(self, **values: Any) -> None:
-        """As the view that is watched."""
-        self._tell(self._view.evaluation, **values)
+        self._show(partial(self._display.evaluation, **values))
 
+    @override
     def sample(self, text: str) -> None:
-        """As the view that is watched."""
-        self._tell(self._view.sample, text)
+        self._show(partial(self._display.sample, text))
 
+    @override
     def message(self, text: str) -> None:
-        """As the view that is watched."""
-        self._tell(self._view.message, text)
+        self._show(partial(self._display.message, text))
 
-    def _tell(self, tell: Callable[..., None], *text: str, **values: Any) -> None:
-        if self._gone:
+    def _show(self, show: Callable[[], None]) -> None:
+        if self._closed:
             return
         try:
-            tell(*text, **values)
+            show()
         except (OSError, ValueError):
-            self._gone = True
+            self._closed = True
             signal.raise_signal(signal.SIGTERM)
         except RuntimeError as error:
-            if "reentrant" not in str(error):  # a signal's message in the middle of a line: the line matters more
+            if "reentrant" not in str(error):  # a signal handler's message while a line is written: drop the message
                 raise
 
 
 def finish(result: TrainResult, *, as_json: bool, quiet: bool = False) -> int:
-    """Say how a run ended, or `quiet` say nothing; returns the exit status, 128 + n when signal n stopped it."""
+    """Print how a run ended (unless `quiet`); returns the exit status, 128 + n when signal n stopped it."""
     best = result.best
     if quiet:
         pass

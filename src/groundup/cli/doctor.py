@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from groundup.errors import UsageError
-from groundup.ui.panel import visible
+from groundup.ui.format import visible
 
 if TYPE_CHECKING:
     from groundup.diagnostics.finding import Finding

@@ -7,7 +7,7 @@ import json
 import sys
 
 from groundup.cli.parsing import add_model
-from groundup.ui.panel import visible
+from groundup.ui.format import visible
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ from groundup.errors import UsageError
 from groundup.evaluation.baselines import Baseline
 from groundup.evaluation.memorization import Memorization
 from groundup.sources.corpus import PYTHON_DOCS
-from groundup.ui.panel import visible
+from groundup.ui.format import visible
 from groundup.ui.progress import reading
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from rich.text import Text
 from groundup.cli.parsing import SubcommandParser, add_text_fields
 from groundup.errors import UsageError
 from groundup.tokenizers.registry import Tokenizer, TokenizerTrainer, bpe_learner, choose_tokenizer
-from groundup.ui.panel import visible
+from groundup.ui.format import visible
 
 if TYPE_CHECKING:
     from groundup.sources.corpus import Corpus

@@ -8,7 +8,7 @@ from pathlib import Path
 from groundup.cli.parsing import add_config_arguments, preset_and_config
 from groundup.config.schema import Config
 from groundup.errors import UsageError
-from groundup.ui.lines import PlainDisplay
+from groundup.ui.display import PlainDisplay
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

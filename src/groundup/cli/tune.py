@@ -14,7 +14,7 @@ from rich.console import Console
 from groundup.cli.parsing import SubcommandParser, add_config_arguments, config_of
 from groundup.run.halving import ROUNDS
 from groundup.ui.chart import Series, braille_chart
-from groundup.ui.lines import PlainDisplay
+from groundup.ui.display import PlainDisplay
 
 if TYPE_CHECKING:
     from groundup.run.lr_search import Tuned

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from groundup.comparison.comparison import Comparison, Meeting, Run
 from groundup.comparison.curves import AXES, Axis, Measure, Reading
-from groundup.ui.panel import human_count, human_time, visible
+from groundup.ui.format import human_count, human_time, visible
 
 LOSS: dict[Measure, str] = {"val_loss": "val loss", "bits_per_byte": "bits/byte"}
 UNIT: dict[Measure, str] = {"val_loss": "nats a token", "bits_per_byte": "bits a byte of text"}

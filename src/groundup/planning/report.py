@@ -14,7 +14,7 @@ from groundup.errors import ConfigError
 from groundup.optim.run_length import TimeLength
 from groundup.planning.gpus import GPU
 from groundup.planning.plan import Memory, Plan, Speed
-from groundup.ui.panel import human_count, human_time
+from groundup.ui.format import human_bytes, human_count, human_time
 
 CHINCHILLA = 20  # tokens a parameter that spend a given amount of work best (arXiv:2203.15556)
 FEWEST, MOST = 1, 10_000  # tokens a parameter beyond which one of the two is surely wasted; Llama 3 8B had 1,875
@@ -159,15 +159,6 @@ def _too_large(plan: Plan) -> Iterator[str]:
     if plan.disk > plan.machine.free_disk:
         remedy = "free some, give --checkpoint.keep_last 1, or another --out"
         yield f"{human_bytes(plan.disk)} of disk are more than the {human_bytes(plan.machine.free_disk)} free; {remedy}"
-
-
-def human_bytes(n: float) -> str:
-    """`812 B`, `10.1 kB`, `3.28 MB`, `1.02 GB`: three figures, powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n < 999.5:
-            return f"{n:.3g} {unit}"
-        n /= 1000
-    return f"{n:.3g} TB" if n < 999.5 else f"{n:,.0f} TB"
 
 
 def table(plan: Plan, vocabulary: str, machine: str) -> str:

@@ -66,17 +66,7 @@ class MetricLogger:
             self._first(info)
         if not info.applied:
             self.display.message(f"step {info.step}: loss {info.loss}, gradient norm {info.grad_norm}: not applied")
-        self.display.step(
-            step=info.step,
-            loss=info.loss,
-            lr=info.lr,
-            grad_norm=info.grad_norm,
-            dt=info.dt,
-            tokens_per_s=info.tokens_per_s,
-            tokens=info.tokens,
-            progress=1.0 if info.finished else info.fraction,
-            elapsed=info.elapsed,
-        )
+        self.display.step(info)
 
     def spike(self, event: str, **values: Any) -> None:
         """A loss or gradient norm far above the usual."""

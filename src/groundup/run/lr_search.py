@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -218,8 +218,7 @@ def range_test(bench: ShortRuns, steps: int, display: Display) -> tuple[list[tup
             watcher.diverged = mean.value > least + max(ROSE * (first - least), CLEARLY * first)
         if watcher.diverged:
             risen.append(info.lr)
-        ends = 1.0 if info.finished or watcher.diverged else info.fraction
-        _show(display, info, ends)
+        display.step(replace(info, finished=info.finished or watcher.diverged))
 
     display.message(f"range    the learning rate grows from {low:.1e}, {steps / DECADES:g} steps a decade")
     bench.train(optimizer, lambda step, fraction: low * (high / low) ** (step / max(1, total - 1)), total, see)
@@ -259,17 +258,3 @@ def _limits(optimizer: OptimizerConfig) -> tuple[float, float]:
     """The lowest and highest learning rate with which all peaks stay within what a config allows."""
     values = [value / optimizer.learning_rate for value in peak_lrs(optimizer).values()]
     return LOWEST_RATE / min(values), HIGHEST_RATE / max(values)
-
-
-def _show(display: Display, info: StepInfo, progress: float) -> None:
-    display.step(
-        step=info.step,
-        loss=info.loss,
-        lr=info.lr,
-        grad_norm=info.grad_norm,
-        dt=info.dt,
-        tokens_per_s=info.tokens_per_s,
-        tokens=info.tokens,
-        progress=progress,
-        elapsed=info.elapsed,
-    )

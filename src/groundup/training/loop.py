@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from groundup.training.meter import StepTimer
+from groundup.utils.progress import StepInfo as StepInfo
 
 
 @dataclass
@@ -35,26 +36,6 @@ class Progress:
         for start, stop in sorted(self.skips):
             if start <= self.cursor < stop:
                 self.cursor = stop
-
-
-@dataclass(frozen=True)
-class StepInfo:
-    """What a hook may know about the step just finished."""
-
-    step: int
-    tokens: int
-    cursor: int  # the first window of the step
-    elapsed: float  # seconds
-    loss: float  # nats a token, mean over the step
-    grad_norm: float  # before clipping
-    lr: float
-    dt: float  # seconds
-    tokens_per_s: float
-    fraction: float  # of the horizon
-    applied: bool  # False: the guard kept this step from the weights
-    finished: bool  # the horizon is reached
-    stopping: bool  # someone asked to stop
-    context: int  # tokens of each sequence
 
 
 Hook = Callable[[StepInfo], None]

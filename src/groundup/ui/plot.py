@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from groundup.ui.panel import human_count
+from groundup.ui.format import human_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,4 +1,4 @@
-"""A view must never end a run."""
+"""A closed terminal ends a run in a checkpoint, and no display raises."""
 
 import os
 import pty
@@ -12,48 +12,48 @@ from pathlib import Path
 import pytest
 
 from groundup.checkpoint.run_folder import RunFolder
-from groundup.cli.display import Unfailing, finish
+from groundup.cli.display import ClosableDisplay, finish
 from groundup.run.evaluator import EvalLosses
 from groundup.run.trainer import TrainResult
 from groundup.training.early_stopping import BestLoss
 
 
 class Broken:
-    """A view on a terminal that was closed."""
+    """A display on a terminal that was closed."""
 
     def __init__(self, error):
-        self.error, self.asked = error, 0
+        self.error, self.calls = error, 0
 
     def message(self, text):
-        self.asked += 1
+        self.calls += 1
         raise self.error
 
     step = evaluation = sample = message
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), BrokenPipeError(), ValueError("closed file")])
-def test_a_view_that_is_gone_is_asked_no_more_and_a_stop_is_asked_for(error):
+def test_a_closed_display_is_not_called_again_and_a_stop_is_requested(error):
     received = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     try:
         broken = Broken(error)
-        display = Unfailing(broken)
+        display = ClosableDisplay(broken)
         display.message("a")
         display.sample("b")
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert broken.asked == 1
+    assert broken.calls == 1
     assert received == [signal.SIGTERM]
 
 
-def test_a_fault_of_ours_is_not_hidden():
+def test_other_errors_are_not_hidden():
     with pytest.raises(RuntimeError, match="ours"):
-        Unfailing(Broken(RuntimeError("ours"))).message("a")
-    Unfailing(Broken(RuntimeError("reentrant call inside <_io.BufferedWriter>"))).message("a")
+        ClosableDisplay(Broken(RuntimeError("ours"))).message("a")
+    ClosableDisplay(Broken(RuntimeError("reentrant call inside <_io.BufferedWriter>"))).message("a")
 
 
 @pytest.mark.parametrize(("number", "best"), [(None, 9), (None, 5), (signal.SIGINT, 9)])
-def test_what_comes_next_is_quoted_for_the_shell(number, best, capsys):
+def test_the_next_command_is_quoted_for_the_shell(number, best, capsys):
     run = Path("runs/it's mine")
     result = TrainResult(run, run / "checkpoints", 9, 9, EvalLosses(1.0, 1.0, 1.0), BestLoss(1.0, best, 0), number)
     finish(result, as_json=False)

@@ -1,0 +1,38 @@
+"""Numbers and text for people: durations, counts, sizes, and text that a terminal may print."""
+
+from __future__ import annotations
+
+
+def human_time(seconds: float) -> str:
+    """Format a duration by its two largest units: `2d 03h`, `1h 02m`, `2m 05s` or `9s`."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    days, h = divmod(hours, 24)
+    if days:
+        return f"{days}d {h:02}h"
+    if hours:
+        return f"{h}h {m:02}m"
+    return f"{m}m {s:02}s" if minutes else f"{s}s"
+
+
+def human_count(n: float) -> str:
+    """Format a count with three figures and the field's units: `812`, `10.1K`, `3.28M`, `1.02B`."""
+    for unit in ("", "K", "M", "B"):
+        if n < 999.5:
+            return f"{n:.3g}{unit}"
+        n /= 1000
+    return f"{n:,.3g}T"
+
+
+def human_bytes(n: float) -> str:
+    """Format a size with three figures, in powers of 1000: `812 B`, `10.1 kB`, `3.28 MB`, `1.02 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 999.5:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.3g} TB" if n < 999.5 else f"{n:,.0f} TB"
+
+
+def visible(text: str) -> str:
+    """Escape control characters and everything unprintable as in Python; newlines stay."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
