@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Two machines, one model. The same line on both, but for its first word: 0 on one machine, 1 on the other.
 #
-#   bash two-nodes.sh 0 ADDRESS doctor --distributed runs/mine --data data/mine
+#   bash two-nodes.sh 0 ADDRESS doctor --distributed --data data/mine
 #   bash two-nodes.sh 0 ADDRESS train gpt2 --data data/mine --out runs/mine --train.max_steps 2000
 #
 # ADDRESS is the name or IP address of machine 0, as both reach it. What follows is a command of groundup. Python,

@@ -1,4 +1,4 @@
-"""Every kind of damage to a run is found and named; a healthy run has none, and is left as it was."""
+"""Checks of a run: every kind of damage is found and named; a healthy run has none and is not changed."""
 
 import json
 import shlex
@@ -13,7 +13,7 @@ import groundup
 from groundup.checkpoint import files
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.cli import main
-from groundup.diagnostics.run_checks import check_run
+from groundup.diagnostics.run_checks import check_lone_checkpoint, check_run
 from groundup.errors import DataError
 from groundup.utils.files import SUMS, sha256
 from groundup.utils.lock import locked
@@ -61,7 +61,7 @@ def content(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {str(p): (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
 
 
-def test_a_healthy_run_has_nothing_wrong_and_nothing_changes(healthy):
+def test_a_healthy_run_has_no_problems_and_is_not_changed(healthy):
     before = content(healthy)
     found = check_run(healthy)
     assert found.ok
@@ -146,17 +146,17 @@ WRONG = {
         "ln_f.bias|exp_avg is [3]",
     ),
     "no tensors": (lambda c: (c / MODEL).write_bytes(b"x" * 100), "cannot be read as tensors"),
-    "another step": (spoil_json("progress.json", step=11), "stands at step 11, but the folder is step-00000012"),
+    "another step": (spoil_json("progress.json", step=11), "is of step 11, but the folder is step-00000012"),
     "a negative cursor": (spoil_json("progress.json", cursor=-1), "cursor is -1"),
     "an endless time": (spoil_json("progress.json", elapsed=float("inf")), "elapsed is inf"),
     "no format": (spoil_json("config.json", format=None), "config.json: damaged (its format is None, not 1)"),
-    "no fingerprint": (spoil_json("progress.json", data=None), "progress.json: data is None, no fingerprint"),
+    "no fingerprint": (spoil_json("progress.json", data=None), "progress.json: data is None, not a fingerprint"),
     "no JSON": (lambda c: (c / "progress.json").write_text("{"), "progress.json: damaged"),
 }
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_what_checksums_cannot_see_is_found_too(kind, run):
+def test_wrong_contents_with_right_checksums_are_found(kind, run):
     checkpoint = run / "checkpoints" / LAST
     spoil, expected = WRONG[kind]
     spoil(checkpoint)
@@ -168,7 +168,7 @@ def test_what_checksums_cannot_see_is_found_too(kind, run):
 
 
 @pytest.mark.parametrize("name", [MODEL, MOMENTS, "average.safetensors"])
-def test_a_file_that_not_even_the_checksums_know_of_is_missed(name, run):
+def test_a_file_missing_from_the_checksums_too_is_found(name, run):
     checkpoint = run / "checkpoints" / LAST
     if name == "average.safetensors":
         config = json.loads((checkpoint / "config.json").read_text())
@@ -197,10 +197,10 @@ def test_a_checkpoint_of_a_newer_groundup_is_not_damaged_and_is_never_deleted(ru
     assert found.command is None
     status, out, _ = command(capsys, "fsck", run)
     assert status == 1
-    assert f"newer    {LAST}  config.json: of format 99, which a newer groundup wrote" in out
+    assert f"✗ checkpoint  {LAST}: config.json: of format 99, which a newer groundup wrote" in out
     assert "damaged" not in out
     assert "rm " not in out
-    assert out.endswith("next: update groundup\n")
+    assert out.endswith("→ update groundup\n\n1 problem and 1 warning\n")
     assert json.loads(command(capsys, "fsck", run, "--json")[1])["update"]
 
 
@@ -214,7 +214,7 @@ def test_resume_refuses_a_checkpoint_of_a_newer_groundup_and_touches_nothing(run
     assert lock.endswith("/.lock")
 
 
-def test_what_to_type_is_quoted_for_the_shell(run, tmp_path, prepared):
+def test_the_command_to_resume_is_quoted_for_the_shell(run, tmp_path, prepared):
     odd = tmp_path / "my run; rm x"
     run.rename(odd)
     spoil_json("progress.json", step=11)(odd / "checkpoints" / LAST)
@@ -243,7 +243,7 @@ def with_parents(run: Path) -> None:
         parent = {"step": int(folder.name[5:]), "sha256": sha256(folder / SUMS)}
 
 
-def test_a_checkpoint_that_was_replaced_breaks_the_chain(run):
+def test_a_replaced_parent_checkpoint_is_found(run):
     with_parents(run)
     assert check_run(run).ok
     middle = run / "checkpoints" / "step-00000009"
@@ -251,19 +251,19 @@ def test_a_checkpoint_that_was_replaced_breaks_the_chain(run):
     reseal(middle)
     (problem,) = check_run(run).problems
     assert "step-00000009" in problem
-    assert "step-00000012 went on from" in problem
+    assert "step-00000012 continued from" in problem
     shutil.rmtree(middle)
     assert check_run(run).ok  # a parent that is gone proves nothing
 
 
-def test_the_child_knows_which_of_file_and_checksums_is_damaged(run):
+def test_damaged_checksums_are_told_apart_from_a_replaced_parent(run):
     with_parents(run)
     sums = run / "checkpoints" / "step-00000009" / SUMS
     data = bytearray(sums.read_bytes())
     data[3] ^= 1
     sums.write_bytes(data)
     (_, middle, _) = check_run(run).checkpoints
-    assert middle.problems[0] == f"{SUMS}: not the file that step-00000012 went on from"
+    assert middle.problems[0] == f"{SUMS}: not the file that step-00000012 continued from"
 
 
 @pytest.mark.parametrize("text", ["model: [", "", "nonsense: 1"])
@@ -274,7 +274,7 @@ def test_a_damaged_config_is_named_and_nothing_is_proposed(text, run):
     assert found.command is None
 
 
-def test_a_config_that_says_something_else_is_found(run):
+def test_a_config_that_differs_from_the_checkpoints_is_found(run):
     path = run / "config.yaml"
     path.write_text(path.read_text().replace("n_layer: 1", "n_layer: 3"))
     assert any("model.n_layer" in problem for problem in check_run(run).problems)
@@ -286,7 +286,7 @@ def test_a_missing_file_of_the_run_is_named(name, run):
     assert any(name in problem for problem in check_run(run).problems)
 
 
-def test_what_a_crash_leaves_is_told_and_is_no_damage(run):
+def test_leftovers_of_a_crash_are_notes_not_problems(run):
     log = run / "log.jsonl"
     lines = log.read_text().splitlines()
     log.write_text("\n".join([*lines, lines[-1][:9], *lines[4:]]) + '\n{"event": "st')  # torn, gone back, torn
@@ -298,21 +298,21 @@ def test_what_a_crash_leaves_is_told_and_is_no_damage(run):
     assert all(any(word in note for note in found.notes) for word in ("2 lines", ".step-00000015.partial", "latest"))
 
 
-def test_a_lost_piece_of_the_log_is_told(run):
+def test_missing_steps_in_the_log_are_noted(run):
     log = run / "log.jsonl"
     lines = [line for line in log.read_text().splitlines() if '"step": 5,' not in line]
     log.write_text("\n".join(lines) + "\n")
     assert check_run(run).notes == ("log.jsonl: 1 steps were not logged, or their lines are lost",)
 
 
-def test_a_full_disk_is_told_before_the_next_checkpoint(run, monkeypatch):
+def test_a_disk_too_full_for_a_checkpoint_is_noted(run, monkeypatch):
     monkeypatch.setattr(
         "groundup.diagnostics.run_checks.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0)
     )
     assert any("make room first" in note for note in check_run(run).notes)
 
 
-def test_data_that_moved_changed_or_was_cut_is_told(run, prepared, tmp_path):
+def test_moved_changed_or_truncated_data_is_found(run, prepared, tmp_path):
     config = run / "config.yaml"
     config.write_text(config.read_text().replace(str(prepared), str(tmp_path / "gone")))
     (note,) = check_run(run).notes
@@ -332,7 +332,7 @@ def test_data_that_moved_changed_or_was_cut_is_told(run, prepared, tmp_path):
     assert any("not the data" in problem for problem in check_run(run, tmp_path / "other").problems)
 
 
-def test_data_named_from_another_folder_is_a_note_that_says_from_where(run, prepared, tmp_path, monkeypatch):
+def test_a_relative_data_path_that_is_missing_names_the_current_folder(run, prepared, tmp_path, monkeypatch):
     config = run / "config.yaml"
     config.write_text(config.read_text().replace(str(prepared), prepared.name))
     monkeypatch.chdir(tmp_path)
@@ -343,7 +343,7 @@ def test_data_named_from_another_folder_is_a_note_that_says_from_where(run, prep
     assert not check_run(run).notes
 
 
-def test_a_run_in_use_is_told_and_its_checkpoint_under_way_is_no_scrap(run):
+def test_a_run_in_use_is_noted_and_its_partial_checkpoint_is_not(run):
     (run / "checkpoints" / ".step-00000015.partial").mkdir()
     with locked(run, "training this run"):
         found = check_run(run)
@@ -351,13 +351,13 @@ def test_a_run_in_use_is_told_and_its_checkpoint_under_way_is_no_scrap(run):
     assert [note.partition("process")[0] for note in found.notes] == ["in use right now by "]
 
 
-def test_a_run_killed_before_its_first_checkpoint_is_well(run):
+def test_a_run_without_checkpoints_is_ok(run):
     shutil.rmtree(run / "checkpoints")
     for name in ("latest", "best"):
         (run / name).unlink(missing_ok=True)
     found = check_run(run)
     assert found.ok
-    assert found.notes == ("no checkpoint yet: resume begins anew, with the same weights",)
+    assert found.notes == ("no checkpoint yet: resume starts again, with the same weights",)
 
 
 def command(capsys, *argv: object) -> tuple[int, str, str]:
@@ -367,26 +367,26 @@ def command(capsys, *argv: object) -> tuple[int, str, str]:
     return exit_.value.code, *capsys.readouterr()
 
 
-def test_the_command_prints_a_line_a_checkpoint_and_the_next_step(run, capsys):
+def test_fsck_prints_a_line_per_checkpoint_and_how_to_resume(run, capsys):
     status, out, _ = command(capsys, "fsck", run)
     assert status == 0
     assert out.splitlines() == [
-        "ok       step-00000006", "ok       step-00000009", f"ok       {LAST}",
-        f"{run}: all is well, 3 good checkpoints", f"next: groundup resume {run}  # from {LAST}",
+        str(run), "✓ checkpoint  step-00000006", "✓ checkpoint  step-00000009", f"✓ checkpoint  {LAST}",
+        f"✓ resume      `groundup resume {run}` resumes from {LAST}", "", "all is well",
     ]  # fmt: skip
     (run / "checkpoints" / LAST / MODEL).unlink()
     status, out, _ = command(capsys, "fsck", run)
     assert status == 1
-    assert f"damaged  {LAST}  model.safetensors: missing\n" in out
-    assert out.endswith("# from step-00000009\n")
+    assert f"✗ checkpoint  {LAST}: model.safetensors: missing\n" in out
+    assert "resumes from step-00000009\n" in out
     for folder in RunFolder(run).steps():
         (folder / SUMS).unlink()
     status, out, _ = command(capsys, "fsck", run)
     assert status == 1
-    assert out.endswith("next: start a new run; no checkpoint is whole\n")
+    assert "✗ resume      no checkpoint is complete\n              → start a new run\n" in out
 
 
-def test_json_is_one_object(run, capsys):
+def test_json_of_fsck_is_one_object(run, capsys):
     (run / "checkpoints" / LAST / SUMS).write_text("")
     status, out, _ = command(capsys, "fsck", run, "--json")
     values = json.loads(out)
@@ -396,7 +396,34 @@ def test_json_is_one_object(run, capsys):
     assert values["resume_from"] == "step-00000009"
 
 
-def test_no_run_is_a_mistake(tmp_path, capsys):
+def test_fsck_without_a_run_exits_with_2(tmp_path, capsys):
     status, _, err = command(capsys, "fsck", tmp_path)
     assert status == 2
     assert "holds no run" in err
+
+
+def test_doctor_finds_in_a_run_what_fsck_finds(run, capsys, monkeypatch):
+    monkeypatch.setattr("groundup.cli.doctor.machine_findings", lambda folder: iter(()))
+    (run / "checkpoints" / LAST / MODEL).unlink()
+    assert command(capsys, "doctor", run) == command(capsys, "fsck", run)
+    status, out, _ = command(capsys, "doctor", run, "--json")
+    findings = json.loads(out)["findings"]
+    assert status == 1
+    assert [finding["status"] for finding in findings] == ["ok", "ok", "problem", "ok"]
+    assert findings[-1]["values"] == json.loads(command(capsys, "fsck", run, "--json")[1])
+
+
+def test_a_lone_checkpoint_is_checked_by_its_checksums(run):
+    assert check_lone_checkpoint(run / "checkpoints" / LAST).status == "ok"
+    newer(run / "checkpoints" / LAST)
+    assert check_lone_checkpoint(run / "checkpoints" / LAST).remedy == "update groundup"
+    (run / "checkpoints" / LAST / MODEL).unlink()
+    assert "model.safetensors: missing" in check_lone_checkpoint(run / "checkpoints" / LAST).sentence
+
+
+def test_a_changed_key_that_may_change_on_resume_is_no_problem(run):
+    path = run / "config.yaml"
+    path.write_text(path.read_text().replace("every_steps: 3", "every_steps: 4").replace("threads: 1", "threads: 2"))
+    assert check_run(run).ok
+    path.write_text(path.read_text().replace("seed: 1337", "seed: 1"))
+    assert check_run(run).problems == (f"config.yaml: differs from checkpoints/{LAST}/config.json in train.seed",)

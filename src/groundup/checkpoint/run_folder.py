@@ -14,7 +14,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from groundup import __version__
 from groundup.checkpoint.files import PROGRESS, read_json, verify
 from groundup.checkpoint.log import read_log
 from groundup.config.merge import ConfigSource, merge_and_validate
@@ -22,7 +21,7 @@ from groundup.config.schema import Config, read_yaml, to_yaml
 from groundup.errors import CheckpointError, ConfigError, UsageError
 from groundup.model.size import flops_per_token
 from groundup.utils.files import SUMS, flush, remove_folder, replace_text
-from groundup.utils.versions import installed
+from groundup.utils.versions import installed, own_version
 
 MIN_TOKENS_PER_S, MAX_TOKENS_PER_S = 1e-6, 1e15  # outside, a speed is not believed
 LIBRARIES = ("torch", "numpy", "tokenizers", "tiktoken", "safetensors")
@@ -188,7 +187,7 @@ def run_of(checkpoint: Path) -> Path | None:
 
 def environment() -> dict[str, Any]:
     """What a reader of an old run asks first: command, versions, machine, commit."""
-    versions = {"groundup": __version__, **{name: have for name in LIBRARIES if (have := installed(name))}}
+    versions = {"groundup": own_version(), **{name: have for name in LIBRARIES if (have := installed(name))}}
     return {
         "command": shlex.join(sys.argv),
         "python": platform.python_version(),

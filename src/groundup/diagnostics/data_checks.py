@@ -1,31 +1,37 @@
-"""Prepared data, looked at to the last token."""
+"""Checks of a prepared folder, in one pass over its tokens: checksums, ids, documents, split, tokenizer."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b, sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from groundup.data.documents import Documents
+from groundup.data.documents import LARGEST_OFFSET, Documents
 from groundup.data.shards import DOCUMENT, Manifest, SplitName, Tokens, check_documents, check_files
 from groundup.diagnostics.finding import Finding, problem
-from groundup.diagnostics.scan import Scan, index_fault, scan
 from groundup.errors import GroundupError
 from groundup.tokenizers.registry import Tokenizer, load_tokenizer
 from groundup.utils.progress import ProgressReporter
 
 SPLITS: tuple[SplitName, ...] = ("train", "val")
-FEW = 10_000  # validation tokens; losses of single tokens vary by about 3 nats, so the mean of these by 0.03
-MANY_AGAIN = 0.05  # share of repeated documents
-PIECE = 4000  # tokens that are decoded and encoded again
-MULTIPLE = 64  # embeddings are padded to this many rows, as `model.vocab_multiple` has it by default
+MIN_VAL_TOKENS = 10_000  # losses of single tokens vary by about 3 nats, so the mean of these by 0.03
+LOSS_STD = 3  # nats, of single tokens
+MAX_COPIES = 0.05  # fraction of repeated documents
+ROUND_TRIP_TOKENS = 4000  # decoded and encoded again
+VOCAB_MULTIPLE = 64  # default of `model.vocab_multiple`: embeddings are padded to this many rows
+CHUNK_BYTES = 8 << 20  # read at a time
+DIGEST_BYTES = 8  # among ten million documents, two different ones share a digest with a chance of 3 in a million
 
 
-def check_data(folder: Path, watch: ProgressReporter) -> Iterator[Finding]:
-    """Everything that can be wrong with a folder of prepared tokens, in one pass over it."""
+def check_data(folder: Path, progress: ProgressReporter) -> Iterator[Finding]:
+    """Check a prepared folder in one pass over it; `progress` is called with the bytes done."""
     about = str(folder)
     try:
         manifest = Manifest.load(folder)
@@ -34,31 +40,105 @@ def check_data(folder: Path, watch: ProgressReporter) -> Iterator[Finding]:
     except GroundupError as error:
         yield problem(about, "files", error)
         return
-    index = _index(about, folder, manifest, documents)
-    if index.status != "ok":  # or the documents below would be the wrong ones
+    index = _check_index(about, folder, manifest, documents)
+    if index is not None:  # documents would be cut at wrong positions
         yield index
         documents = {name: Documents(np.empty(0, DOCUMENT), (), 0) for name in SPLITS}
     width = np.dtype(manifest.dtype).itemsize
     sizes = {name: split.tokens * width for name, split in manifest.splits.items()}
-    watch.phase(f"checking {folder}", sum(sizes.values()))
+    progress.phase(f"checking {folder}", sum(sizes.values()))
     try:
-        train = scan(folder, manifest, "train", documents["train"], watch, 0)
-        val = scan(folder, manifest, "val", documents["val"], watch, sizes["train"])
-        yield _checksums(about, manifest, [*train.damaged, *val.damaged], sum(sizes.values()))
-        yield _ids(about, manifest, train, val)
-        if index.status == "ok":
-            yield _both_sides(about, train, val, documents)
-            yield from _again(about, train)
-        yield _held_out(about, manifest)
-        yield _tokenizer(about, folder, manifest, train.outside == 0)
+        train = scan(folder, manifest, "train", documents["train"], progress, 0)
+        val = scan(folder, manifest, "val", documents["val"], progress, sizes["train"])
+        yield _check_checksums(about, manifest, [*train.damaged, *val.damaged], sum(sizes.values()))
+        yield _check_ids(about, manifest, train, val)
+        if index is None:
+            yield _check_leaks(about, train, val, documents)
+            yield from _check_copies(about, train)
+        yield _check_held_out(about, manifest)
+        yield _check_tokenizer(about, folder, manifest, valid_ids=train.outside == 0)
     except OSError as error:
         remedy = "copy the folder again, or prepare again"
         yield Finding(about, "files", "problem", f"{error.filename}: cannot be read ({error.strerror})", remedy)
 
 
-def _index(about: str, folder: Path, manifest: Manifest, documents: dict[SplitName, Documents]) -> Finding:
+@dataclass
+class Scan:
+    """Contents of a split. Memory: 16 bytes per document, and one chunk."""
+
+    digests: NDArray[np.uint64]  # of each document's ids
+    lengths: NDArray[np.int64]  # tokens of each document, with its end
+    damaged: list[str] = field(default_factory=list)  # files whose checksum is not the manifest's
+    outside: int = 0  # ids that the tokenizer does not have
+    first_outside: tuple[int, int] | None = None  # the first of them, and its position in the split
+
+
+def scan(
+    folder: Path, manifest: Manifest, name: SplitName, documents: Documents, progress: ProgressReporter, done: int
+) -> Scan:
+    """Read a split once, whose files have the right sizes; `done` bytes were read before."""
+    digester, at, n_vocab = _Digester(documents), 0, manifest.tokenizer.n_vocab
+    found = Scan(digester.digests, digester.lengths)
+    dtype = np.dtype(manifest.dtype).newbyteorder("<")
+    for shard in manifest.splits[name].shards:
+        checksum = sha256()
+        with (folder / shard.file).open("rb") as file:
+            while block := file.read(CHUNK_BYTES):
+                checksum.update(block)
+                ids = np.frombuffer(block, dtype)
+                if int(ids.max()) >= n_vocab:
+                    positions = np.flatnonzero(ids >= n_vocab)
+                    found.first_outside = found.first_outside or (int(ids[positions[0]]), at + int(positions[0]))
+                    found.outside += len(positions)
+                digester.feed(block, at, len(ids))
+                at += len(ids)
+                progress(done := done + len(block))
+        if checksum.hexdigest() != shard.sha256:
+            found.damaged.append(shard.file)
+    digester.end()
+    return found
+
+
+class _Digester:
+    """Hashes documents from blocks of tokens that begin and end anywhere."""
+
+    def __init__(self, documents: Documents) -> None:
+        self.digests = np.empty(len(documents), np.uint64)
+        self.lengths = np.zeros(len(documents), np.int64)
+        self._documents, self._current = documents, -1  # index of the document being read
+        self._hash = blake2b(digest_size=DIGEST_BYTES)
+
+    def feed(self, block: bytes, at: int, n: int) -> None:
+        """Add the `n` tokens from position `at` on."""
+        width, view = len(block) // n, memoryview(block)
+        stop = bisect_left(range(len(self._documents)), at + n, lo=self._current + 1, key=self._documents.begin)
+        cuts = [*(self._documents.begins(self._current + 1, stop) - at).tolist(), n]
+        self._take(view[: cuts[0] * width], width)
+        if starts := cuts[:-1]:  # all but the last of these documents end in this block too
+            self.end()
+            complete = [
+                blake2b(view[i * width : j * width], digest_size=DIGEST_BYTES).digest() for i, j in pairwise(starts)
+            ]
+            first, self._current = self._current + 1, self._current + len(starts)
+            self.digests[first : self._current] = np.frombuffer(b"".join(complete), "<u8")
+            self.lengths[first : self._current] = np.diff(starts)
+            self._take(view[starts[-1] * width :], width)
+
+    def _take(self, piece: memoryview, width: int) -> None:
+        if self._current >= 0:  # otherwise it belongs to no document
+            self._hash.update(piece)
+            self.lengths[self._current] += len(piece) // width
+
+    def end(self) -> None:
+        """End the document being read."""
+        if self._current >= 0:
+            self.digests[self._current] = int.from_bytes(self._hash.digest(), "little")
+            self._hash = blake2b(digest_size=DIGEST_BYTES)
+
+
+def _check_index(about: str, folder: Path, manifest: Manifest, documents: dict[SplitName, Documents]) -> Finding | None:
     for name in SPLITS:
-        fault = index_fault(documents[name], manifest.splits[name].tokens, len(manifest.sources))
+        fault = _index_fault(documents[name], manifest.splits[name].tokens, len(manifest.sources))
         if fault:
             sentence = f"documents-{name}.bin: {fault}"
             return Finding(about, "documents", "problem", sentence, "copy the folder again, or prepare again")
@@ -66,89 +146,110 @@ def _index(about: str, folder: Path, manifest: Manifest, documents: dict[SplitNa
             check_documents(folder, manifest, name)
         except GroundupError as error:
             return problem(about, "documents", error)
-    return Finding(about, "documents", "ok", "")
+    return None
 
 
-def _checksums(about: str, manifest: Manifest, damaged: list[str], n_bytes: int) -> Finding:
+def _index_fault(documents: Documents, n_tokens: int, n_sources: int) -> str | None:
+    """What is wrong with the positions of documents, if anything. In constant memory."""
+    before, step = 0, 1 << 20
+    for i in range(0, len(documents), step):
+        begins, sources = documents.begins(i, i + step), documents.sources(i, i + step)
+        if i == 0 and begins[0] != 0:
+            return "the first does not begin with the first token"
+        if int(begins[0]) < before or (np.diff(begins) < 0).any():
+            return "they are not in order"
+        if int(sources.max()) >= n_sources:
+            return "one is of a source that the manifest does not have"
+        if int(documents.offsets(i, i + step).max()) > LARGEST_OFFSET:
+            return "one begins farther into its source than any file is long"
+        before = int(begins[-1])
+    return "one begins behind the last token" if before > max(0, n_tokens - 1) else None
+
+
+def _check_checksums(about: str, manifest: Manifest, damaged: list[str], n_bytes: int) -> Finding:
     files = sum(len(split.shards) for split in manifest.splits.values())
     values = {"files": files, "bytes": n_bytes, "damaged": damaged}
     if damaged:
-        sentence = f"{_some(damaged)} of {files} damaged: the checksum is not the manifest's"
+        names = damaged[0] if len(damaged) == 1 else f"{damaged[0]} and {len(damaged) - 1:,} more"
+        sentence = f"{names} of {files} damaged: the checksum is not the manifest's"
         return Finding(about, "checksums", "problem", sentence, "copy it again, or prepare again", values)
-    what = f"{_many(files, 'file')} with {_size(n_bytes)} of tokens"
-    return Finding(about, "checksums", "ok", f"{what}, as they were written", values=values)
+    size = f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.1f} MB"
+    sentence = f"{_count(files, 'file')} with {size} of tokens, all as the manifest says"
+    return Finding(about, "checksums", "ok", sentence, values=values)
 
 
-def _ids(about: str, manifest: Manifest, train: Scan, val: Scan) -> Finding:
+def _check_ids(about: str, manifest: Manifest, train: Scan, val: Scan) -> Finding:
     n_vocab, outside = manifest.tokenizer.n_vocab, train.outside + val.outside
     tokens = sum(split.tokens for split in manifest.splits.values())
     values = {"tokens": tokens, "n_vocab": n_vocab, "outside": outside}
     if not outside:
         return Finding(about, "ids", "ok", f"{tokens:,} tokens, all below {n_vocab:,}", values=values)
     name = "train" if train.first_outside else "val"
-    id_, place = train.first_outside or val.first_outside or (0, 0)
-    padded = -(-n_vocab // MULTIPLE) * MULTIPLE
-    harm = "one that pads the embedding" if id_ < padded else "one that no model of it has"
-    sentence = f"{_many(outside, 'id')} of {n_vocab:,} or more, {harm}: first {id_:,}, at token {place:,} of {name}"
+    id_, position = train.first_outside or val.first_outside or (0, 0)
+    padded = -(-n_vocab // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    harm = "one that only pads the embedding" if id_ < padded else "one beyond any model's embedding"
+    sentence = f"{_count(outside, 'id')} of {n_vocab:,} or more, {harm}: first {id_:,}, at token {position:,} of {name}"
     return Finding(about, "ids", "problem", sentence, "prepare the data again with the tokenizer of its folder", values)
 
 
-def _both_sides(about: str, train: Scan, val: Scan, documents: dict[SplitName, Documents]) -> Finding:
-    """The same document in training and validation makes the validation loss lie."""
+def _check_leaks(about: str, train: Scan, val: Scan, documents: dict[SplitName, Documents]) -> Finding:
+    """Documents in both training and validation split, which make the validation loss too low."""
     shared = np.flatnonzero(np.isin(train.digests, val.digests[val.lengths > 1]) & (train.lengths > 1))
     values: dict[str, Any] = {"documents": len(shared)}
     if not len(val.digests):
-        return Finding(about, "split", "ok", "nothing is held out, so nothing is on both sides", values=values)
+        return Finding(about, "split", "ok", "no document is held out, so none is on both sides", values=values)
     if not len(shared):
-        sides = f"{_many(len(train.digests), 'document')} to train on, {len(val.digests):,} held out"
+        sides = f"{_count(len(train.digests), 'document')} to train on, {len(val.digests):,} held out"
         return Finding(about, "split", "ok", f"{sides}, none on both sides", values=values)
     first = int(shared[0])
     other = int(np.flatnonzero(val.digests == train.digests[first])[0])
     source, offset = documents["train"].place(first)
-    twin, there = documents["val"].place(other)
-    values |= {"example": {"train": {"source": source, "offset": offset}, "val": {"source": twin, "offset": there}}}
+    val_source, val_offset = documents["val"].place(other)
+    values["example"] = {
+        "train": {"source": source, "offset": offset},
+        "val": {"source": val_source, "offset": val_offset},
+    }
     sentence = (
-        f"{_many(len(shared), 'training document')} also held out, word for word: such as {source} @{offset:,}, "
-        f"which is {twin} @{there:,}"
+        f"{_count(len(shared), 'training document')} also held out, word for word: such as {source} @{offset:,}, "
+        f"which is {val_source} @{val_offset:,}"
     )
     return Finding(about, "split", "problem", sentence, "drop them, or prepare again: copies stay together", values)
 
 
-def _again(about: str, train: Scan) -> Iterator[Finding]:
-    """Documents that are empty, or not the first of their kind."""
+def _check_copies(about: str, train: Scan) -> Iterator[Finding]:
+    """Training documents that are empty or repeat another."""
     empty, total = int((train.lengths <= 1).sum()), len(train.digests)
-    again = total - empty - len(np.unique(train.digests[train.lengths > 1]))
-    values = {"documents": total, "empty": empty, "repeated": again}
-    share = again / total if total else 0.0
-    if share > MANY_AGAIN:
-        remedy = "leave out the copies: they cost training time, and a model learns them by heart"
-        yield Finding(
-            about, "copies", "warning", f"{share:.0%} of the training documents repeat another", remedy, values
-        )
+    repeated = total - empty - len(np.unique(train.digests[train.lengths > 1]))
+    values = {"documents": total, "empty": empty, "repeated": repeated}
+    fraction = repeated / total if total else 0.0
+    if fraction > MAX_COPIES:
+        sentence = f"{fraction:.0%} of the training documents repeat another"
+        remedy = "leave out the copies: they cost training time, and a model memorizes them"
+        yield Finding(about, "copies", "warning", sentence, remedy, values)
     elif total:
-        some = f"{_many(again, 'training document')} ({share:.2%}) the same as another"
-        yield Finding(about, "copies", "ok", some if again else "no training document twice", values=values)
+        some = f"{_count(repeated, 'training document')} ({fraction:.2%}) the same as another"
+        yield Finding(about, "copies", "ok", some if repeated else "no training document twice", values=values)
     if empty:
-        sentence = f"{_many(empty, 'training document')} empty ({empty / total:.1%})"
-        yield Finding(about, "empty", "warning", sentence, "prepare the data again: it leaves out what is empty")
+        sentence = f"{_count(empty, 'training document')} empty ({empty / total:.1%})"
+        yield Finding(about, "empty", "warning", sentence, "prepare the data again: it leaves out empty documents")
 
 
-def _held_out(about: str, manifest: Manifest) -> Finding:
+def _check_held_out(about: str, manifest: Manifest) -> Finding:
     tokens, rule = manifest.splits["val"].tokens, manifest.split
     values = {"tokens": tokens, "rule": rule.rule, "val_fraction": rule.val_fraction}
     if tokens <= 1:
-        remedy = "prepare with --val-fraction 0.1, to see when a model only learns by heart"
-        return Finding(about, "held out", "warning", "nothing is, so no validation loss", remedy, values)
-    if tokens < FEW:
-        chance = 3 / tokens**0.5
-        sentence = f"{tokens:,} tokens: a validation loss of so few is uncertain by about {chance:.2g} nats"
+        remedy = "prepare with --val-fraction 0.1, to see when a model only memorizes"
+        return Finding(about, "held out", "warning", "no text, so there is no validation loss", remedy, values)
+    if tokens < MIN_VAL_TOKENS:
+        error = LOSS_STD / tokens**0.5
+        sentence = f"{tokens:,} tokens: a validation loss of so few is uncertain by about {error:.2g} nats"
         return Finding(about, "held out", "warning", sentence, "give more text, or a larger --val-fraction", values)
-    share = tokens / (tokens + manifest.splits["train"].tokens)
-    return Finding(about, "held out", "ok", f"{tokens:,} tokens, {share:.1%} ({rule.rule})", values=values)
+    fraction = tokens / (tokens + manifest.splits["train"].tokens)
+    return Finding(about, "held out", "ok", f"{tokens:,} tokens, {fraction:.1%} ({rule.rule})", values=values)
 
 
-def _tokenizer(about: str, folder: Path, manifest: Manifest, whole: bool) -> Finding:
-    """Whether the folder's tokenizer made its tokens, and gives back the text it got."""
+def _check_tokenizer(about: str, folder: Path, manifest: Manifest, *, valid_ids: bool) -> Finding:
+    """Whether the folder's tokenizer is the one of its tokens, and decodes to the text that it encoded."""
     try:
         tokenizer = load_tokenizer(folder / "tokenizer")
         if tokenizer.fingerprint != manifest.tokenizer.fingerprint:
@@ -157,27 +258,19 @@ def _tokenizer(about: str, folder: Path, manifest: Manifest, whole: bool) -> Fin
         sentence = f"{tokenizer.name}, {tokenizer.n_vocab:,} ids"
         if tokenizer.lossy is not None:
             return Finding(about, "tokenizer", "ok", f"{sentence}; {tokenizer.lossy}")
-        if whole and not _gives_back(tokenizer, Tokens.open(folder, "train")):
-            sentence += ": text from these tokens, encoded and decoded again, is another"
+        if valid_ids and not _round_trips(tokenizer, Tokens.open(folder, "train")):
+            sentence += ": text of these tokens changes when it is encoded and decoded again"
             return Finding(about, "tokenizer", "problem", sentence, "prepare the data again")
     except GroundupError as error:
         return problem(about, "tokenizer", error)
-    return Finding(about, "tokenizer", "ok", f"{sentence}; gives back the text it got")
+    return Finding(about, "tokenizer", "ok", f"{sentence}; decodes to the text it encoded")
 
 
-def _gives_back(tokenizer: Tokenizer, tokens: Tokens) -> bool:
-    ids: NDArray[np.int64] = tokens.read(0, min(PIECE, len(tokens)))
+def _round_trips(tokenizer: Tokenizer, tokens: Tokens) -> bool:
+    ids: NDArray[np.int64] = tokens.read(0, min(ROUND_TRIP_TOKENS, len(tokens)))
     text = tokenizer.decode(ids[ids != tokenizer.end_of_text].tolist()).rstrip("\N{REPLACEMENT CHARACTER}")
     return "\N{REPLACEMENT CHARACTER}" in text or tokenizer.decode(tokenizer.encode(text).tolist()) == text
 
 
-def _some(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1:,} more"
-
-
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.1f} MB"
-
-
-def _many(n: int, thing: str) -> str:
+def _count(n: int, thing: str) -> str:
     return f"{n:,} {thing}" + ("" if n == 1 else "s")

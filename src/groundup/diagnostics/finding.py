@@ -1,4 +1,4 @@
-"""What a check found."""
+"""Result of one check."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Status: TypeAlias = Literal["ok", "warning", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence on one thing; a remedy unless it is ok."""
+    """One sentence about one thing; with a remedy unless it is ok."""
 
-    about: str  # `machine`, or the folder that was looked at
+    about: str  # `machine`, `job` or the folder that was checked
     name: str
     status: Status
     sentence: str
@@ -23,7 +23,7 @@ class Finding:
     values: Mapping[str, Any] = field(default_factory=dict)  # what was counted or measured, for other programs
 
 
-def problem(about: str, name: str, error: GroundupError) -> Finding:
-    """An error as a finding: its messages end in the remedy."""
+def problem(about: str, name: str, error: GroundupError | str, status: Status = "problem") -> Finding:
+    """A finding from an error message, which ends in the remedy after its last semicolon."""
     sentence, _, remedy = str(error).rpartition("; ")
-    return Finding(about, name, "problem", sentence or remedy, remedy if sentence else "")
+    return Finding(about, name, status, sentence or remedy, remedy if sentence else "")

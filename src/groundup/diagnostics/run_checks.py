@@ -1,4 +1,4 @@
-"""Looks at everything in a run's folder and says what is damaged, and where to go on. It changes nothing."""
+"""Checks of a run: its config, log, checkpoints and data. Finds damage and where to resume; changes nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -17,56 +17,89 @@ from safetensors import SafetensorError, safe_open
 
 from groundup.checkpoint import state
 from groundup.checkpoint.data_match import match_data
-from groundup.checkpoint.files import AVERAGE, MODEL, PROGRESS, damage
+from groundup.checkpoint.files import AVERAGE, MODEL, PROGRESS, damage, read_config, verify
+from groundup.checkpoint.log import iter_log
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.merge import diff
-from groundup.config.schema import Config
+from groundup.config.schema import Config, resume_rule
+from groundup.config.types import FIXED
 from groundup.data.shards import Manifest, check_files
+from groundup.diagnostics.finding import Finding, problem
 from groundup.errors import CheckpointError, DataError, GroundupError, NewerFormatError
 from groundup.model.gpt import GPT
 from groundup.utils.files import SUMS, sha256
 from groundup.utils.lock import holder
 
-WHOLE_NUMBERS, SECONDS = ("step", "tokens", "cursor"), ("elapsed", "dt")  # of progress.json
-# What a resumption cannot change, so that the run's config and its checkpoints' must agree in it.
-FIXED = ("model.", "optimizer.", "schedule.", "train.seed", "train.batch_tokens", "train.precision")
+COUNTS, SECONDS = ("step", "tokens", "cursor"), ("elapsed", "dt")  # of progress.json
 
 
 @dataclass(frozen=True)
 class CheckpointReport:
-    """One checkpoint."""
+    """Problems of one checkpoint."""
 
     name: str
-    problems: tuple[str, ...]  # `file: what`; none where all is well
-    intact: bool = True  # every file is what was written
-    newer: bool = False  # by a newer groundup, so that nothing more is known of it
+    problems: tuple[str, ...]  # `file: what`
+    intact: bool = True  # every file matches its checksum
+    newer: bool = False  # written by a newer groundup, so that its contents cannot be checked
 
     @property
     def ok(self) -> bool:
-        """Whether training can go on from here."""
+        """Whether training can resume from it."""
         return not self.problems
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """A whole run."""
+    """Problems of a run and of all its checkpoints."""
 
     run: Path
     checkpoints: tuple[CheckpointReport, ...]  # oldest first
     problems: tuple[str, ...]  # outside the checkpoints
-    notes: tuple[str, ...]  # worth knowing, and no damage
+    notes: tuple[str, ...]  # worth knowing, but no damage
     resume_from: str | None  # the newest good checkpoint
-    command: str | None  # what to type next; None where there is nothing to go on with
-    update: bool = False  # what resuming would take is of a newer groundup: update this one
+    command: str | None  # what to type next; None if nothing can be resumed
+    update: bool = False  # a newer groundup wrote the checkpoint to resume from: update this one
 
     @property
     def ok(self) -> bool:
         """Whether nothing is damaged."""
         return not self.problems and all(checkpoint.ok for checkpoint in self.checkpoints)
 
+    def to_json(self) -> dict[str, Any]:
+        """All values, as JSON has them."""
+        checkpoints = [{**asdict(checkpoint), "ok": checkpoint.ok} for checkpoint in self.checkpoints]
+        return {**asdict(self), "run": self.run.as_posix(), "checkpoints": checkpoints, "ok": self.ok}
+
+    def findings(self) -> Iterator[Finding]:
+        """The report as findings, one per checkpoint, problem and note, and one on how to continue."""
+        about = str(self.run)
+        for checkpoint in self.checkpoints:
+            found = Finding(about, "checkpoint", "ok", checkpoint.name)
+            if not checkpoint.ok:
+                remedy = "update groundup" if checkpoint.newer else "use another checkpoint"
+                sentence = f"{checkpoint.name}: {'; '.join(checkpoint.problems)}"
+                found = replace(found, status="problem", sentence=sentence, remedy=remedy)
+            yield found
+        for message in self.problems:
+            yield problem(about, "run", message)
+        for message in self.notes:
+            yield problem(about, "note", message, "warning")
+        yield self._next()
+
+    def _next(self) -> Finding:
+        start = f"from {self.resume_from}" if self.resume_from else "from the start"
+        found = Finding(str(self.run), "resume", "ok", f"`{self.command}` resumes {start}", values=self.to_json())
+        if self.update:
+            return replace(found, status="warning", sentence="not by this version", remedy="update groundup")
+        if self.command:
+            return found
+        if self.resume_from:
+            return replace(found, status="warning", sentence="not yet", remedy="fix what is damaged above")
+        return replace(found, status="problem", sentence="no checkpoint is complete", remedy="start a new run")
+
 
 def check_run(path: Path, data: Path | None = None) -> RunReport:
-    """Everything about the run at `path`; `data` names the prepared folder where it has moved.
+    """Check everything about the run at `path`; `data` is its prepared folder if that has moved.
 
     CheckpointError when there is no run at all, DataError when `data` is no folder. A checkpoint that a training
     process deletes meanwhile is left out.
@@ -76,80 +109,88 @@ def check_run(path: Path, data: Path | None = None) -> RunReport:
         raise CheckpointError(f"{path}: holds no run; give a folder written by `groundup train`")
     if data and not data.is_dir():
         raise DataError(match_data(data, {}).message)
-    busy = holder(path)
-    problems, notes = [], [f"in use right now by {busy}"] if busy else []
-    config, complaint = _config(run)
-    problems += complaint
-    examined = [_examined(folder) for folder in run.steps()]
-    examined = [found for found in examined if (run.checkpoints / found.name).is_dir()]
-    examined, broken = _chain(run, examined)
-    good = next((run.checkpoints / found.name for found in reversed(examined) if found.ok), None)
-    misfits, absent = _data(config, good, data)
-    problems += broken + _books_of_the_run(run, config, good) + misfits
-    notes += absent
-    notes += [*_log(run.log), *_links(run), *([] if busy else _scraps(run)), *_room(run)]
-    if not examined:
-        notes.append("no checkpoint yet: resume begins anew, with the same weights")
-    update = _needs_update(examined)
-    command = _command(run, examined, data) if config and not update else None
-    from_here = good.name if good else None
-    return RunReport(path, tuple(examined), tuple(problems), tuple(notes), from_here, command, update)
+    user = holder(path)
+    notes = [f"in use right now by {user}"] if user else []
+    config, problems = _read_config(run)
+    reports = [_check_checkpoint(folder) for folder in run.steps()]
+    reports = [report for report in reports if (run.checkpoints / report.name).is_dir()]
+    reports, replaced = _check_parents(run, reports)
+    good = next((run.checkpoints / report.name for report in reversed(reports) if report.ok), None)
+    data_problems, data_notes = _check_data(config, good, data)
+    problems += replaced + _check_own_files(run, config, good) + data_problems
+    notes += [*data_notes, *_check_log(run.log), *_check_links(run)]
+    notes += [*([] if user else _check_partial(run)), *_check_disk(run)]
+    if not reports:
+        notes.append("no checkpoint yet: resume starts again, with the same weights")
+    update = _needs_update(reports)
+    command = _resume_command(run, reports, data) if config and not update else None
+    return RunReport(path, tuple(reports), tuple(problems), tuple(notes), good.name if good else None, command, update)
 
 
-def _examined(folder: Path) -> CheckpointReport:
-    """A checkpoint: every damaged file, or else what is wrong with what its files hold."""
+def check_lone_checkpoint(path: Path) -> Finding:
+    """The checksums of a checkpoint that may lie outside a run."""
+    try:
+        verify(path)
+        read_config(path)
+    except GroundupError as error:
+        return problem(str(path), "checkpoint", error)
+    return Finding(str(path), "checkpoint", "ok", "complete: every checksum matches")
+
+
+def _check_checkpoint(folder: Path) -> CheckpointReport:
+    """Every damaged file; if there is none, what is wrong with the contents."""
     damaged = tuple(f"{file}: {what}" for file, what in damage(folder))
     if damaged:
         return CheckpointReport(folder.name, damaged, intact=False)
     try:
-        return CheckpointReport(folder.name, tuple(_odd_content(folder)))
+        return CheckpointReport(folder.name, tuple(_wrong_contents(folder)))
     except NewerFormatError as error:
-        return CheckpointReport(folder.name, (_within(folder, str(error)),), newer=True)
+        return CheckpointReport(folder.name, (_relative(folder, error),), newer=True)
 
 
-def _odd_content(folder: Path) -> Iterator[str]:
+def _wrong_contents(folder: Path) -> Iterator[str]:
     try:
         config = state.load_config(folder)
         state.load_text(folder)
     except NewerFormatError:
         raise
     except GroundupError as error:
-        yield _within(folder, str(error))
+        yield _relative(folder, error)
         return
     average = (AVERAGE,) if config.optimizer.ema_decay else ()
     missing = [name for name in (MODEL, state.OPTIMIZER, *average) if not (folder / name).is_file()]
     yield from (f"{name}: missing, though {SUMS} does not list it" for name in missing)
-    yield from _odd_progress(folder)
+    yield from _wrong_progress(folder)
     with torch.device("meta"):
         shapes = {name: list(parameter.shape) for name, parameter in GPT(config.model).named_parameters()}
     for file in sorted(folder.rglob("*.safetensors")):
-        yield from _odd_tensors(file, file.relative_to(folder).as_posix(), shapes)
+        yield from _wrong_tensors(file, file.relative_to(folder).as_posix(), shapes)
 
 
-def _odd_progress(folder: Path) -> Iterator[str]:
+def _wrong_progress(folder: Path) -> Iterator[str]:
     try:
         progress = state.load_progress(folder)
     except CheckpointError as error:
-        yield _within(folder, str(error))
+        yield _relative(folder, error)
         return
-    for key in WHOLE_NUMBERS:
+    for key in COUNTS:
         value = progress.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            yield f"{PROGRESS}: {key} is {value!r}, no whole number"
+            yield f"{PROGRESS}: {key} is {value!r}, not a count"
     for key in SECONDS:
         value = progress.get(key)
         if not isinstance(value, int | float) or not 0 <= value < math.inf:
-            yield f"{PROGRESS}: {key} is {value!r}, no number of seconds"
+            yield f"{PROGRESS}: {key} is {value!r}, not a number of seconds"
     if not isinstance(progress.get("data"), str):
-        yield f"{PROGRESS}: data is {progress.get('data')!r}, no fingerprint"
+        yield f"{PROGRESS}: data is {progress.get('data')!r}, not a fingerprint"
     step = progress.get("step")
     if isinstance(step, int) and folder.name != f"step-{step:08d}":
-        yield f"{PROGRESS}: stands at step {step}, but the folder is {folder.name}"
+        yield f"{PROGRESS}: is of step {step}, but the folder is {folder.name}"
 
 
-def _odd_tensors(file: Path, name: str, shapes: Mapping[str, list[int]]) -> Iterator[str]:
+def _wrong_tensors(file: Path, name: str, shapes: Mapping[str, list[int]]) -> Iterator[str]:
     """Tensors that are missing, foreign, misshapen or not finite; one is in memory at a time."""
-    missing = set(shapes) if "/" not in name else set()  # an optimizer may have no moment of a parameter
+    missing = set(shapes) if "/" not in name else set()  # an optimizer may have no state for a parameter
     try:
         with safe_open(file, framework="pt") as tensors:
             for key in tensors.keys():  # noqa: SIM118 (it is no mapping)
@@ -167,10 +208,10 @@ def _odd_tensors(file: Path, name: str, shapes: Mapping[str, list[int]]) -> Iter
         yield f"{name}: {', '.join(sorted(missing))} of the model missing"
 
 
-def _chain(run: RunFolder, examined: list[CheckpointReport]) -> tuple[list[CheckpointReport], list[str]]:
-    """Whether each checkpoint's parent is still the one it went on from, as far as it is still there."""
-    found, broken = {checkpoint.name: checkpoint for checkpoint in examined}, []
-    for child in examined:
+def _check_parents(run: RunFolder, reports: list[CheckpointReport]) -> tuple[list[CheckpointReport], list[str]]:
+    """Whether each checkpoint's parent, if it is still there, is still the one that training continued from."""
+    found, replaced = {report.name: report for report in reports}, []
+    for child in reports:
         try:
             parent = state.load_progress(run.checkpoints / child.name).get("parent")
             name = run.checkpoint(parent["step"]).name if child.ok and parent else ""
@@ -179,27 +220,27 @@ def _chain(run: RunFolder, examined: list[CheckpointReport]) -> tuple[list[Check
             if sha256(run.checkpoints / name / SUMS) == parent["sha256"]:
                 continue
         except (CheckpointError, OSError, TypeError, KeyError, ValueError):
-            continue  # a damaged one was named above
-        what = f"{SUMS}: not the file that {child.name} went on from"
+            continue  # damage was reported above
+        what = f"{SUMS}: not the file that {child.name} continued from"
         if found[name].ok:
-            broken.append(f"checkpoints/{name}/{what}; one of the two was replaced")
+            replaced.append(f"checkpoints/{name}/{what}: one of the two was replaced")
         else:
             found[name] = replace(found[name], problems=(what, *found[name].problems))
-    return list(found.values()), broken
+    return list(found.values()), replaced
 
 
-def _config(run: RunFolder) -> tuple[Config | None, list[str]]:
+def _read_config(run: RunFolder) -> tuple[Config | None, list[str]]:
     try:
         return run.config(), []
     except GroundupError as error:
-        return None, [_within(run.path, str(error))]
+        return None, [_relative(run.path, error)]
 
 
-def _books_of_the_run(run: RunFolder, config: Config | None, good: Path | None) -> list[str]:
-    """The run's own files, and whether its config is that of its checkpoints."""
+def _check_own_files(run: RunFolder, config: Config | None, good: Path | None) -> list[str]:
+    """Whether the run's own files are there, and its config is that of its checkpoints."""
     problems = []
     if config and good:
-        keys = [key for key in diff(state.load_config(good), config) if key.startswith(FIXED)]
+        keys = [key for key in diff(state.load_config(good), config) if resume_rule(key) is FIXED]
         if keys:
             problems.append(f"config.yaml: differs from checkpoints/{good.name}/config.json in {', '.join(keys)}")
     if good and not run.log.exists():
@@ -208,67 +249,63 @@ def _books_of_the_run(run: RunFolder, config: Config | None, good: Path | None) 
     try:
         json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        problems.append(f"{path.name}: missing or damaged; training does not need it")
+        problems.append(f"{path.name}: missing or damaged; ignore it: training does not need it")
     return problems
 
 
-def _data(config: Config | None, good: Path | None, moved: Path | None) -> tuple[list[str], list[str]]:
-    """Problems and notes: is the prepared folder there, of the right sizes, and what the run was trained on?"""
-    place = moved or (Path(config.data) if config and config.data else None)
-    if place is None:
+def _check_data(config: Config | None, good: Path | None, moved: Path | None) -> tuple[list[str], list[str]]:
+    """Problems and notes: whether the prepared folder is there, complete, and what the run was trained on."""
+    folder = moved or (Path(config.data) if config and config.data else None)
+    if folder is None:
         return [], []
     try:
-        found = match_data(place, state.load_progress(good) if good else {})
+        found = match_data(folder, state.load_progress(good) if good else {})
         if found.answer == "missing":
-            return [], [found.message]  # another place, not damage
-        check_files(place, Manifest.load(place), checksums=False)
+            return [], [found.message]  # on another machine, say: no damage
+        check_files(folder, Manifest.load(folder), checksums=False)
     except DataError as error:
-        return [f"{error}; where the data has moved, name its folder with --data"], []
+        return [f"{error}; if the data has moved, give its path with --data DIR"], []
     return ([found.message] if found.answer == "other" else []), []
 
 
-def _log(path: Path) -> list[str]:
-    """What interruptions left in the log."""
-    notes, torn, missing, last = [], 0, 0, 0
-    try:
-        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-            for line in file:  # a long run's log is larger than its checkpoints
-                try:
-                    record: Any = json.loads(line) if line != "\n" else {}
-                    step = record["step"] if record.get("event") in ("step", "skip") else None
-                except (ValueError, AttributeError, KeyError, RecursionError):
-                    torn += 1
-                    continue
-                if isinstance(step, int):
-                    missing, last = missing + max(0, step - last - 1), max(last, step)
-    except OSError:
-        return []
+def _check_log(path: Path) -> list[str]:
+    """Gaps that interruptions left in the log."""
+    torn: list[bytes] = []
+    missing, last = 0, 0
+    for record in iter_log(path, on_unreadable=torn.append):
+        step = record.get("step")
+        if record["event"] in ("step", "skip") and isinstance(step, int):
+            missing, last = missing + max(0, step - last - 1), max(last, step)
+    notes = []
     if torn:
-        notes.append(f"{path.name}: {torn} lines cut off, as a kill or a power failure leaves them; they are ignored")
+        notes.append(f"{path.name}: {len(torn)} lines cut off, as a kill or a power failure leaves them: ignored")
     if missing:
         notes.append(f"{path.name}: {missing} steps were not logged, or their lines are lost")
     return notes
 
 
-def _links(run: RunFolder) -> list[str]:
-    """Links for people, which nothing depends on."""
+def _check_links(run: RunFolder) -> list[str]:
+    """Whether `latest` and `best`, which only people use, point to checkpoints."""
     newest = run.steps()[-1:]
     notes = []
     for name in ("latest", "best"):
         link = run.path / name
+        wrong = ""
         if link.is_symlink() and not link.exists():
-            notes.append(f"{name}: points to {link.readlink()}, which is gone; the next checkpoint mends it")
+            wrong = "which is gone"
         elif name == "latest" and link.is_symlink() and newest and link.resolve() != newest[0].resolve():
-            notes.append(f"{name}: points to {link.readlink()}, not to {newest[0].name}; the next checkpoint mends it")
+            wrong = f"not to {newest[0].name}"
+        if wrong:
+            notes.append(f"{name}: points to {link.readlink()}, {wrong}; the next checkpoint fixes it")
     return notes
 
 
-def _scraps(run: RunFolder) -> list[str]:
+def _check_partial(run: RunFolder) -> list[str]:
     names = sorted(path.name for path in run.checkpoints.glob(".step-*"))
-    return [f"checkpoints: {', '.join(names)} left behind by a crash; resume clears them away"] if names else []
+    return [f"checkpoints: {', '.join(names)} left behind by a crash; resume deletes them"] if names else []
 
 
-def _room(run: RunFolder) -> list[str]:
+def _check_disk(run: RunFolder) -> list[str]:
     sizes = [sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) for folder in run.steps()[-1:]]
     free = shutil.disk_usage(run.path).free
     if sizes and free < sizes[0]:
@@ -276,21 +313,21 @@ def _room(run: RunFolder) -> list[str]:
     return []
 
 
-def _command(run: RunFolder, examined: list[CheckpointReport], data: Path | None) -> str | None:
-    """How to go on. Resuming looks at checksums alone, so what is bad in another way must go first."""
-    newer_ones = list(takewhile(lambda found: not found.ok, reversed(examined)))
-    if examined and len(newer_ones) == len(examined):
-        return None  # `groundup resume` has nothing to go on with
-    names = [str(run.checkpoints / found.name) for found in reversed(newer_ones) if found.intact]
+def _resume_command(run: RunFolder, reports: list[CheckpointReport], data: Path | None) -> str | None:
+    """How to continue. Resuming checks checksums alone, so checkpoints with other problems must be deleted first."""
+    bad = list(takewhile(lambda report: not report.ok, reversed(reports)))
+    if reports and len(bad) == len(reports):
+        return None  # `groundup resume` has nothing to resume from
+    names = [str(run.checkpoints / report.name) for report in reversed(bad) if report.intact]
     remove = f"{shlex.join(['rm', '-r', '--', *names])} && " if names else ""
     return remove + shlex.join(["groundup", "resume", str(run.path), *(["--data", str(data)] if data else [])])
 
 
-def _needs_update(examined: list[CheckpointReport]) -> bool:
-    """Whether the newest checkpoint whose checksums hold, which is what resuming takes, is of a newer groundup."""
-    return next((found.newer for found in reversed(examined) if found.intact), False)
+def _needs_update(reports: list[CheckpointReport]) -> bool:
+    """Whether a newer groundup wrote the newest checkpoint with matching checksums, the one resuming would take."""
+    return next((report.newer for report in reversed(reports) if report.intact), False)
 
 
-def _within(folder: Path, message: str) -> str:
-    """A message with the place inside `folder`."""
-    return message.removeprefix(f"{folder}/").removeprefix(f"{folder}: ").partition("; use another checkpoint")[0]
+def _relative(folder: Path, error: GroundupError) -> str:
+    """A message with paths relative to `folder`, without the general remedy."""
+    return str(error).removeprefix(f"{folder}/").removeprefix(f"{folder}: ").partition("; use another checkpoint")[0]

@@ -1,4 +1,4 @@
-"""What torch can do here: its build, its GPU, its fastest type of number, its compiler."""
+"""Checks of torch on this machine: its build, its GPUs, the fastest precision, its compiler."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from groundup.diagnostics.machine import ABOUT
 if TYPE_CHECKING:
     import torch
 
-SECONDS = 0.25  # for each type of number
+TIMING_SECONDS = 0.25  # per precision
 COMPILE_SECONDS = 120.0
-COMPILED = "import torch; f = torch.compile(lambda x: (x * 2 + 1).sum()); assert f(torch.ones(8)) == 24"
+COMPILED_CODE = "import torch; f = torch.compile(lambda x: (x * 2 + 1).sum()); assert f(torch.ones(8)) == 24"
 
 
 def torch_build() -> Iterator[Finding]:
-    """Whether torch can be loaded, what CPU it sees, and which GPU."""
+    """Whether torch can be loaded, its vector instructions, and its GPUs."""
     try:
         import torch
-    except Exception as error:  # whatever a broken installation raises
+    except Exception as error:  # a broken installation may raise anything
         remedy = "install torch again: https://pytorch.org/get-started"
         yield Finding(ABOUT, "torch", "problem", f"cannot be loaded ({error.__class__.__name__}: {error})", remedy)
         return
@@ -45,10 +45,10 @@ def torch_build() -> Iterator[Finding]:
     if torch.cuda.is_available():
         yield from _gpus()
     elif torch.backends.mps.is_available():
-        yield Finding(ABOUT, "gpu", "ok", "Apple's, shares the main memory")
+        yield Finding(ABOUT, "gpu", "ok", "Apple's, which shares the main memory")
     elif cuda and os.path.exists("/dev/nvidia0"):  # noqa: PTH110
-        remedy = "look at `nvidia-smi`: its driver may be older than this torch wants"
-        yield Finding(ABOUT, "gpu", "warning", "there is one, but torch cannot use it", remedy)
+        remedy = "run `nvidia-smi`: its driver may be older than this torch needs"
+        yield Finding(ABOUT, "gpu", "warning", "present, but torch cannot use it", remedy)
     else:
         yield Finding(ABOUT, "gpu", "ok", "none, which is fine for small models")
 
@@ -67,7 +67,7 @@ def _gpus() -> Iterator[Finding]:
 
 
 def precision() -> Finding:
-    """Which type of number multiplies matrices fastest here: timed, as nothing else tells the truth."""
+    """The precision that multiplies matrices fastest here, by timing: support in hardware does not mean speed."""
     import torch
 
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
@@ -88,7 +88,7 @@ def precision() -> Finding:
 
 
 def _flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of the best of some products of square matrices, on all threads."""
+    """Operations per second of the fastest of some products of square matrices, on all threads."""
     import torch
 
     size = 1024 if device.type == "cpu" else 4096
@@ -100,14 +100,14 @@ def _flops(device: torch.device, dtype: torch.dtype) -> float:
         if device.type != "cpu":
             torch.accelerator.synchronize()
         now = time.perf_counter()
-        if deadline or now - began > SECONDS:  # the first also loads what the product needs
+        if deadline or now - began > TIMING_SECONDS:  # the first product also loads the library
             best = min(best, now - began)
-        deadline = deadline or now + SECONDS
-    return 2.0 * size**3 / min(best, SECONDS * 1e6)
+        deadline = deadline or now + TIMING_SECONDS
+    return 2.0 * size**3 / min(best, TIMING_SECONDS * 1e6)  # none was timed: nearly 0
 
 
-def compiler(limit: float = COMPILE_SECONDS, code: str = COMPILED) -> Finding:
-    """Whether torch.compile works: something tiny is really compiled, in a process that may be given up."""
+def compiler(limit: float = COMPILE_SECONDS, code: str = COMPILED_CODE) -> Finding:
+    """Whether torch.compile works: compiles a small function, in a process that is killed after `limit` seconds."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="groundup-doctor-") as cache:
         environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
@@ -121,15 +121,15 @@ def compiler(limit: float = COMPILE_SECONDS, code: str = COMPILED) -> Finding:
             start_new_session=True,
         )
         try:
-            _, words = process.communicate(timeout=limit)
+            _, output = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
-            words = f"gave up after {limit:g} s"
+            output = f"gave up after {limit:g} s"
         finally:
-            _end(process)
+            _kill(process)
     seconds = time.perf_counter() - began
     if process.returncode == 0:
         return Finding(ABOUT, "compiler", "ok", f"torch.compile works ({seconds:.0f} s)", values={"seconds": seconds})
-    lines = [line.strip() for line in words.splitlines() if line.strip()]
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     reason = next((line for line in reversed(lines) if "Error" in line or "ompiler" in line), (lines or ["?"])[-1])
     remedy = (
         "install a C++ compiler (Debian: apt install g++; macOS: xcode-select --install), or keep train.compile off"
@@ -137,8 +137,8 @@ def compiler(limit: float = COMPILE_SECONDS, code: str = COMPILED) -> Finding:
     return Finding(ABOUT, "compiler", "warning", f"torch.compile does not work: {reason[:200]}", remedy)
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """End a process and those that it started."""
+def _kill(process: subprocess.Popen[str]) -> None:
+    """Kill a process and those that it started."""
     if process.poll() is None:
         if hasattr(os, "killpg"):
             os.killpg(process.pid, signal.SIGKILL)

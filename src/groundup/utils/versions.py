@@ -33,6 +33,11 @@ def installed(name: str) -> str | None:
         return None
 
 
+def own_version() -> str:
+    """The version of groundup."""
+    return installed("groundup") or "0+checkout"  # on PYTHONPATH, never installed
+
+
 def satisfies(have: str, spec: str) -> bool:
     """Whether a version such as 2.13.0+cpu meets every part of a constraint such as `<3,>=2.12`."""
     for part in filter(None, (part.strip() for part in spec.split(","))):
