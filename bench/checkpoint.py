@@ -9,6 +9,7 @@ import statistics
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -16,9 +17,9 @@ import torch
 from groundup.checkpoint import state
 from groundup.config import presets
 from groundup.config.merge import ConfigSource, merge_and_validate
+from groundup.distributed.gather import gather, state_tensors
 from groundup.model.gpt import GPT
 from groundup.optim.optimizer import build_optimizer
-from groundup.run.async_writer import Writer
 from groundup.tokenizers.byte_char import ByteTokenizer
 
 ROUNDS = 5
@@ -32,19 +33,21 @@ def main(folder: Path) -> None:
     for parameter in gpt.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    writer, waits, writes, what = Writer(asynchronous=True), [], [], None
+    waits, writes, tensors = [], [], None
+    writer = ThreadPoolExecutor(1)
     for step in range(ROUNDS):
         began = time.perf_counter()
-        what = state.snapshot(config, ByteTokenizer(), {"step": step}, gpt, optimizer, copy=True, former=what)
+        tensors = gather(state_tensors(gpt, optimizer), keep=True, copy=True, reuse=tensors)
+        snapshot = state.Snapshot(config, ByteTokenizer(), {"step": step}, tensors)
         target = folder / f"step-{step}"
-        writer.submit(lambda target=target, what=what: state.save(target, what))  # type: ignore[misc]
+        writing = writer.submit(state.save, target, snapshot)
         waits.append(time.perf_counter() - began)
-        writer.wait()
+        writing.result()
         writes.append(time.perf_counter() - began)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     print(f"checkpoint of {size / 1e9:.2f} GB, medians of {ROUNDS}:")
     print(f"  training waits {statistics.median(waits):.2f} s (asynchronous), {statistics.median(writes):.2f} s (not)")
-    writer.close()
+    writer.shutdown()
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from bench.measure import Row, machine, seconds
 from groundup.checkpoint import state
 from groundup.config.model import ModelConfig
 from groundup.config.schema import Config
+from groundup.distributed.gather import state_tensors
 from groundup.model.gpt import GPT
 from groundup.optim.optimizer import build_optimizer
 from groundup.tokenizers.registry import choose_tokenizer
@@ -110,7 +111,7 @@ def make(folder: Path) -> Path:
     optimizer.step()
     progress = {"step": 1, "tokens": 8192, "best": {"loss": None}}
     write: Callable[..., None] = state.save
-    write(folder, state.snapshot(config, tokenizer, progress, gpt, optimizer))  # type: ignore[arg-type]
+    write(folder, state.Snapshot(config, tokenizer, progress, state_tensors(gpt, optimizer)))  # type: ignore[arg-type]
     return folder
 
 

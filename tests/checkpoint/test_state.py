@@ -10,6 +10,7 @@ from groundup.checkpoint import state
 from groundup.config.model import ModelConfig
 from groundup.config.schema import Config
 from groundup.config.sections import OptimizerConfig
+from groundup.distributed.gather import state_tensors
 from groundup.errors import CheckpointError
 from groundup.model.gpt import GPT
 from groundup.optim.optimizer import build_optimizer
@@ -25,7 +26,9 @@ def checkpoint(tmp_path):
     sum(p.sum() for p in model.parameters()).backward()
     optimizer.step()
     folder = tmp_path / "step-00000001"
-    state.save(folder, state.snapshot(Config(model=MODEL), ByteTokenizer(), {"step": 1}, model, optimizer))
+    state.save(
+        folder, state.Snapshot(Config(model=MODEL), ByteTokenizer(), {"step": 1}, state_tensors(model, optimizer))
+    )
     return folder, model, optimizer
 
 

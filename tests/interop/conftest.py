@@ -3,6 +3,7 @@
 import pytest
 
 from groundup.config.presets import PRESETS
+from groundup.distributed.gather import state_tensors
 from groundup.tokenizers.byte_char import ByteTokenizer
 
 SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 12, "dropout": 0.0, "vocab_multiple": 64}
@@ -39,7 +40,7 @@ def checkpoint(tmp_path_factory):
         averages = {name: p.detach() + 0.1 for name, p in gpt.named_parameters()} if average else None
         folder = tmp_path_factory.mktemp("exported") / "step-00000010"
         progress = {"step": 10, "tokens": 240, "best": {"loss": 3.0, "step": 10}}
-        state.save(folder, state.snapshot(config, tokenizer, progress, gpt, rule, averages))
+        state.save(folder, state.Snapshot(config, tokenizer, progress, state_tensors(gpt, rule, averages)))
         return folder
 
     return make

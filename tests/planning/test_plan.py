@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from groundup.run.here import filled, plan_here
 
 import groundup
 from groundup.checkpoint.run_folder import MAX_TOKENS_PER_S, MIN_TOKENS_PER_S, RunFolder, logged_speed
@@ -23,7 +24,6 @@ from groundup.optim.optimizer import RULES, build_optimizer
 from groundup.optim.run_length import TimeLength
 from groundup.planning.plan import Data, Machine, Plan, Speed, times
 from groundup.planning.report import as_json, length, summary, table, warnings
-from groundup.run.here import filled, plan_here
 
 HERE = Machine("cpu", "fp32", memory=16 * 10**9, free_disk=10**12)
 SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "vocab_size": 300}

@@ -4,11 +4,11 @@ import json
 import threading
 
 import pytest
+from groundup.run.async_writer import Writer
 
 import groundup
 from groundup.checkpoint import state
 from groundup.checkpoint.run_folder import RunFolder
-from groundup.run.async_writer import Writer
 
 OVERRIDES = {
     "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 32},

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from groundup.run.halving import CANDIDATES, LOWEST, successive_halving
 
 from groundup.cli import main
 from groundup.config.merge import ConfigSource, merge_and_validate
@@ -14,7 +15,6 @@ from groundup.config.presets import preset
 from groundup.config.sections import OptimizerConfig
 from groundup.errors import ConfigError, TrainingError, UsageError
 from groundup.optim.optimizer import scale_lrs
-from groundup.run.halving import CANDIDATES, LOWEST, successive_halving
 from groundup.run.lr_search import APART, LOWER, DivergenceDetector, ShortRuns, candidates, lower, tune_learning_rate
 from groundup.run.resolve import PreparedData, resolve_config
 from groundup.ui.display import PlainDisplay

@@ -10,7 +10,7 @@ from typing import Any
 from groundup.errors import CheckpointError, NewerFormatError
 from groundup.utils.files import SUMS, checksums, files_below, sha256
 
-FORMAT = 1  # of a checkpoint
+FORMAT = 2  # of a checkpoint: 2 has the config keys of today, 1 their previous names
 CONFIG, PROGRESS = "config.json", "progress.json"
 MODEL, AVERAGE, TOKENIZER = "model.safetensors", "average.safetensors", "tokenizer"
 
@@ -54,8 +54,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise NewerFormatError(
             f"{path}: of format {found}, which a newer groundup wrote (this one reads format {FORMAT}); update groundup"
         )
-    if found != FORMAT:
-        raise CheckpointError(f"{path}: damaged (its format is {found!r}, not {FORMAT}); use another checkpoint")
+    if found not in range(1, FORMAT + 1):
+        raise CheckpointError(
+            f"{path}: damaged (its format is {found!r}, not {FORMAT} or less); use another checkpoint"
+        )
     return values
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -35,7 +35,8 @@ from groundup.checkpoint.files import (
     write_json,
 )
 from groundup.config.schema import Config
-from groundup.distributed.dtensor import distribute_like, full_tensor
+from groundup.distributed.dtensor import distribute_like
+from groundup.distributed.gather import Stateful, StateTensors
 from groundup.errors import CheckpointError
 from groundup.tokenizers.registry import Tokenizer, load_tokenizer
 from groundup.utils.files import atomic_output, write_checksums
@@ -45,87 +46,31 @@ OPTIMIZER = "optimizer/state.safetensors"
 Reader = Callable[[Path], Mapping[str, Tensor]]
 
 
-class Stateful(Protocol):
-    """An optimizer, as far as its moments go."""
-
-    @property
-    def state(self) -> Mapping[Tensor, dict[str, Any]]:
-        """Each parameter's moments, to be read and written in place."""
-        ...
-
-
 @dataclass(frozen=True)
 class Snapshot:
-    """All that a checkpoint holds."""
+    """Contents of a checkpoint."""
 
     config: Config
     tokenizer: Tokenizer
-    progress: Mapping[str, Any]
-    model: dict[str, Tensor]
-    average: dict[str, Tensor]  # empty where none is kept
-    moments: dict[str, Tensor]
+    metadata: Mapping[str, Any]  # of the training state: step, tokens, data order, and so on
+    tensors: StateTensors
 
 
-def snapshot(
-    config: Config,
-    tokenizer: Tokenizer,
-    progress: Mapping[str, Any],
-    model: nn.Module,
-    optimizer: Stateful,
-    average: Mapping[str, Tensor] | None = None,
-    *,
-    copy: bool = False,
-    former: Snapshot | None = None,
-) -> Snapshot:
-    """What there is to save; with `copy`, in memory of its own, so that training may go on while it is written.
-
-    A `former` copy, no longer needed, lends its memory: to touch a gigabyte for the first time takes about a second.
-    A copy of tensors in parts is whole: every process must then ask for the whole of each at the same time.
-    """
-    parts = tensors(model, optimizer, average)
-    if copy:
-        places = (former.model, former.average, former.moments) if former else ({}, {}, {})
-        parts = (_copied(parts[0], places[0]), _copied(parts[1], places[1]), _copied(parts[2], places[2]))
-    return Snapshot(config, tokenizer, progress, *parts)
-
-
-def tensors(
-    model: nn.Module, optimizer: Stateful, average: Mapping[str, Tensor] | None = None
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """Weights, averages and moments by name, not copied."""
-    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    moments = {
-        f"{names[parameter]}|{key}": value
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-    }
-    return {name: parameter.detach() for parameter, name in names.items()}, dict(average or {}), moments
-
-
-@torch.no_grad()
-def _copied(tensors: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    copies = {}
-    for name, part in tensors.items():
-        place, tensor = places.get(name), full_tensor(part)
-        fits = place is not None and place.shape == tensor.shape and place.dtype == tensor.dtype
-        copies[name] = place.copy_(tensor) if place is not None and fits else tensor.to("cpu", copy=True)
-    return copies
-
-
-def save(folder: Path, what: Snapshot, replaceable: Callable[[Path], None] | None = None) -> None:
+def save(folder: Path, snapshot: Snapshot, replaceable: Callable[[Path], None] | None = None) -> None:
     """Write a checkpoint atomically; OSError when the disk refuses, and then nothing is left of it.
 
     `replaceable`: the `check` of `atomic_output`.
     """
+    tensors = snapshot.tensors
     with atomic_output(folder, replaceable) as partial:
-        write_json(partial / CONFIG, {"format": FORMAT, **what.config.model_dump()})
-        write_json(partial / PROGRESS, dict(what.progress))
-        what.tokenizer.save(partial / TOKENIZER)
-        _write(what.model, partial / MODEL)
-        if what.average:
-            _write(what.average, partial / AVERAGE)
+        write_json(partial / CONFIG, {"format": FORMAT, **snapshot.config.model_dump()})
+        write_json(partial / PROGRESS, dict(snapshot.metadata))
+        snapshot.tokenizer.save(partial / TOKENIZER)
+        _write(tensors.model, partial / MODEL)
+        if tensors.ema:
+            _write(tensors.ema, partial / AVERAGE)
         (partial / OPTIMIZER).parent.mkdir()
-        _write(what.moments, partial / OPTIMIZER)
+        _write(tensors.optimizer, partial / OPTIMIZER)
         write_checksums(partial)
 
 

@@ -13,11 +13,12 @@ from groundup.cli.parsing import add_config_files, add_config_options, config_ov
 from groundup.config.presets import DEFAULT, PRESETS
 from groundup.config.schema import Config
 from groundup.errors import ConfigError, UsageError
-from groundup.run.ensure_data import GPT1_VOCAB, GPT2_VOCAB, needs_preparation, with_ids
+from groundup.run.dataset import needs_preparation
+from groundup.run.ensure_data import KNOWN_VOCAB_SIZES, assumed_vocab_size
 
 if TYPE_CHECKING:
     from groundup.model.memory import Precision
-    from groundup.planning.plan import Data
+    from groundup.planning.plan import DataSize
 
 
 EPILOG = """The plan is arithmetic and needs neither data nor torch; a speed must come from somewhere to give a time.
@@ -89,9 +90,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Plan and print; torch is loaded for --measure alone."""
     from groundup.checkpoint.run_folder import MAX_TOKENS_PER_S, MIN_TOKENS_PER_S, logged_speed
-    from groundup.planning.plan import Machine, Plan, Speed
+    from groundup.planning.memory import Machine
+    from groundup.planning.plan import Plan, Speed
+    from groundup.planning.policy import resolve
     from groundup.planning.report import as_json, table
-    from groundup.utils.system import free_disk, main_memory
+    from groundup.utils.system import free_disk, main_memory, usable_cores
 
     given = args.tokens_per_second
     if given is not None and not MIN_TOKENS_PER_S <= given <= MAX_TOKENS_PER_S:
@@ -104,9 +107,9 @@ def run(args: argparse.Namespace) -> int:
     if clustered:
         return _run_cluster(args, config, data)
     if args.measure:
-        from groundup.run.here import measured
+        from groundup.run.resolve import plan_with_measured_speed
 
-        plan = measured(config, data)
+        plan = plan_with_measured_speed(config, config.model.vocab, data)
         assumed = "" if plan.speed else "it does not fit this machine, so nothing was measured"
     else:
         train = config.train
@@ -116,12 +119,14 @@ def run(args: argparse.Namespace) -> int:
         auto = [name for name in ("device", "precision") if getattr(train, name) == "auto"]
         assumed = f"{device}, {precision}" + (f" (assumed: train.{' and train.'.join(auto)} auto)" if auto else "")
         memory = main_memory() if device == "cpu" else None
-        plan = Plan(config, Machine(device, precision, memory, free_disk(Path())), data)
+        threads = train.threads or (usable_cores() if device == "cpu" else 1)
+        machine = Machine(device, precision, memory, free_disk(Path()), threads=threads)
+        plan = Plan(resolve(config, machine, config.model.vocab), machine, data)
         if given:
             plan = replace(plan, speed=Speed(given, "as given"))
         elif args.like:
             plan = replace(plan, speed=Speed(*logged_speed(Path(args.like), plan.flops)))
-    _ = plan.horizon  # refuses a run without one before anything is printed
+    _ = plan.run_length  # ConfigError where none is given, before anything is printed
     print(as_json(plan) if args.json else table(plan, vocabulary, assumed))
     return 0
 
@@ -171,11 +176,13 @@ def _cluster_asked(args: argparse.Namespace) -> bool:
     return True
 
 
-def _run_cluster(args: argparse.Namespace, config: Config, data: Data | None) -> int:
+def _run_cluster(args: argparse.Namespace, config: Config, data: DataSize | None) -> int:
     """Plan for a cluster and print."""
     from groundup.checkpoint.run_folder import logged_speed
     from groundup.planning.gpus import find_gpu
-    from groundup.planning.plan import Machine, Plan, Speed
+    from groundup.planning.memory import Machine
+    from groundup.planning.plan import Plan, Speed
+    from groundup.planning.policy import resolve
     from groundup.planning.report import ClusterPlan, assumed_speed, cluster_json, cluster_table
     from groundup.utils.system import free_disk
 
@@ -187,7 +194,8 @@ def _run_cluster(args: argparse.Namespace, config: Config, data: Data | None) ->
         raise ConfigError(f"train.precision: {precision}, but the table of GPUs is for bf16; give --tokens-per-second")
     gpu = find_gpu(args.gpu or "h100")
     kind: Precision = "bf16" if precision == "auto" else precision
-    plan = Plan(config, Machine("cuda", kind, int(gpu.memory), free_disk(Path())), data)
+    machine = Machine("cuda", kind, int(gpu.memory), free_disk(Path()))
+    plan = Plan(resolve(config, machine, config.model.vocab), machine, data)
     if args.like:
         speed = Speed(*logged_speed(Path(args.like), plan.flops))
     elif args.tokens_per_second:
@@ -203,8 +211,9 @@ def _with_vocabulary(config: Config, name: str) -> tuple[Config, str]:
     """The config with a vocabulary, and where it is from."""
     wanted = config.model.vocab_size
     if needs_preparation(config):
-        known, origin = with_ids(config)
-        return known.model_copy(update={"data": None}), f"{origin}, data not prepared yet"
+        vocab, origin = assumed_vocab_size(config)
+        model = config.model.model_copy(update={"vocab_size": vocab})
+        return config.model_copy(update={"data": None, "model": model}), f"{origin}, data not prepared yet"
     if config.data:
         from groundup.data.shards import Manifest
 
@@ -215,17 +224,21 @@ def _with_vocabulary(config: Config, name: str) -> tuple[Config, str]:
     elif wanted:
         vocab, origin = wanted, "as given"
     else:
-        vocab, origin = (GPT1_VOCAB, "GPT-1's") if name == "gpt1" else (GPT2_VOCAB, "GPT-2's, for want of --data")
+        vocab, origin = (
+            (KNOWN_VOCAB_SIZES["gpt1"], "GPT-1's")
+            if name == "gpt1"
+            else (KNOWN_VOCAB_SIZES["gpt2"], "GPT-2's, without --data")
+        )
     return config.model_copy(update={"model": config.model.model_copy(update={"vocab_size": vocab})}), origin
 
 
-def _data(config: Config) -> Data | None:
+def _data(config: Config) -> DataSize | None:
     from groundup.data.shards import Manifest, Tokens
     from groundup.data.windows import ShuffledWindows
-    from groundup.planning.plan import Data
+    from groundup.planning.plan import DataSize
 
     if config.data is None:
         return None
     folder = Path(config.data)
     batches = ShuffledWindows(Tokens.open(folder, "train"), config.model.block_size, config.train.seed)
-    return Data(batches.windows, Manifest.load(folder).splits["val"].tokens)
+    return DataSize(batches.windows, Manifest.load(folder).splits["val"].tokens)

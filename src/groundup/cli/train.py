@@ -59,7 +59,8 @@ def _rehearse(args: argparse.Namespace, config: Config) -> int:
     """Print the plan, and write nothing."""
     from groundup.distributed.launch import init_distributed
     from groundup.planning.report import as_json, summary
-    from groundup.run.ensure_data import needs_preparation, plan_without_data
+    from groundup.run.dataset import needs_preparation
+    from groundup.run.ensure_data import plan_without_data
     from groundup.run.start import dry_run
 
     first = init_distributed().rank == 0
@@ -83,8 +84,8 @@ def _obtain(args: argparse.Namespace, config: Config) -> None:
     from groundup.ui.progress import preparing
 
     with preparing(quiet=args.json) as watch:
-        goes_on = args.auto_resume or restarted()
-        ensure_prepared(config, Path(args.out), watch, processes=expected_world_size(), goes_on=goes_on)
+        may_resume = args.auto_resume or restarted()
+        ensure_prepared(config, Path(args.out), watch, processes=expected_world_size(), may_resume=may_resume)
 
 
 def _nothing(line: str) -> None:

@@ -93,7 +93,7 @@ def _fast_laptop(n_layer: int, n_head: int, n_embd: int, block_size: int, rows: 
     row = _modern_laptop(n_layer, n_head, n_embd, block_size, rows, max_steps)
     return row | {
         "model": row["model"] | FAST_PARTS,
-        "train": {"seq_len_warmup_from": 64, "seq_len_warmup_until": 0.75},
+        "train": row["train"] | {"seq_len_warmup_from": 64, "seq_len_warmup_until": 0.75},
         "optimizer": MODERN_SMALL_OPTIMIZER | {"orthogonalize": "polar_express"},
         "evaluate": {"every_steps": 500},
     }

@@ -1,9 +1,9 @@
-"""One typed definition of a run: frozen, strict, read from presets, YAML files and the command line.
+"""The typed definition of a run: frozen, strict, read from presets, YAML files and the command line.
 
-    preset (a row)  <  run.yaml  <  --section.key value  ──▶  Config  ──▶  run's config.yaml, checkpoint's config.json
+    preset (a row)  <  run.yaml  <  --section.key value  -->  Config  -->  run's config.yaml, checkpoint's config.json
 
-`merge.py` merges these from left to right and validates once, so every mistake is reported in the same words
-wherever it was made. No torch here: `groundup --help` and validation stay fast.
+`merge.py` merges these from left to right and validates once, so every mistake is reported in the same words wherever
+it was made. No torch here: `groundup --help` and validation stay fast.
 """
 
 from __future__ import annotations
@@ -27,13 +27,8 @@ from groundup.config.sections import (
     TrackingConfig,
     TrainConfig,
 )
-from groundup.config.types import FREE, CheckpointingMode, OnResume, Section
+from groundup.config.types import FREE, OnResume, Section
 from groundup.errors import ConfigError
-from groundup.utils.system import splits_evenly
-
-LARGE = 2**18  # numbers in the stream of a thread's pass: 1 MiB
-SHARING = (4, 3, 2)  # threads that may share windows, where they divide all threads
-RESIDUALS = 2**26  # numbers; of each, a block of GPT-2 keeps 64 bytes in fp32 (model/memory.py): 4 GiB
 
 
 class Config(Section):
@@ -61,57 +56,9 @@ class Config(Section):
         return rename_keys(values)[0] if isinstance(values, Mapping) else values
 
     @property
-    def rows(self) -> int:
-        """Windows a step: `batch_tokens` over `block_size`."""
+    def batch_size(self) -> int:
+        """Sequences per optimizer step: `batch_tokens` / `block_size`."""
         return self.train.batch_tokens // self.model.block_size
-
-    @property
-    def micro_rows(self) -> int:
-        """Windows a forward pass."""
-        if self.train.micro_batch_size:
-            return min(self.rows, self.train.micro_batch_size)
-        tokens = min(16_384, RESIDUALS // (self.model.n_layer * self.model.n_embd))
-        rows = max(1, tokens // self.model.block_size)
-        if rows >= self.rows:
-            return self.rows
-        return rows - rows % next((n for n in self._wanted if n <= rows), 1)  # as many for each thread
-
-    @property
-    def _wanted(self) -> tuple[int, ...]:
-        """Numbers of threads that may share windows, the best first.
-
-        That takes a CPU, nothing drawn at random in the passes, and no compiler, which would see one thread's alone.
-        More than a few would wait for Python's lock, which one of them holds at a time.
-        """
-        train, threads = self.train, self.train.threads or 1
-        if self.model.dropout or train.device != "cpu" or train.compile != "off":
-            return ()
-        return (
-            (min(train.microbatch_threads, threads),)
-            if train.microbatch_threads
-            else tuple(n for n in SHARING if threads % n == 0)
-        )
-
-    def shares_of(self, rows: int, processes: int = 1) -> int:
-        """Threads that share a pass over so many windows: what `train.microbatch_threads` resolves to."""
-        return next((n for n in self._wanted if processes == 1 and splits_evenly(rows, n)), 1)
-
-    @property
-    def shares(self) -> int:
-        """Threads that share the windows of a pass, of one process."""
-        return self.shares_of(self.micro_rows)
-
-    def recomputed_of(self, rows: int) -> CheckpointingMode:
-        """What the backward pass computes again of so many windows: `train.activation_checkpointing`, decided.
-
-        On a CPU what is cheap, where it is large: of small passes Python's part would be dearer than the memory is
-        worth. Compilers decide it by themselves.
-        """
-        train = self.train
-        if train.activation_checkpointing != "auto":
-            return train.activation_checkpointing
-        large = rows * self.model.block_size * self.model.n_embd >= LARGE * self.shares_of(rows)
-        return "selective" if large and train.device == "cpu" and train.compile == "off" else "none"
 
     @model_validator(mode="after")
     def _patience_needs_evaluations(self) -> Config:
@@ -129,7 +76,7 @@ class Config(Section):
             near = min(fits, key=lambda length: abs(length - first))
             raise ValueError(
                 f"train.seq_len_warmup_from {first} does not become model.block_size {block} by doubling; "
-                f"{near} does, and none never cuts"
+                f"{near} does; none turns the warm-up off"
             )
         return self
 

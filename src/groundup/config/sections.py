@@ -155,8 +155,8 @@ class TrainConfig(Section):
     """arithmetic of matrix products; auto: bf16 where the hardware has it and it is faster, fp16 on older GPUs"""
     float32_matmul_precision: Annotated[Literal["highest", "high", "medium"], ROUNDING] = "high"
     """rounding of fp32 products on a GPU: none, TF32 or bf16; no effect on a CPU"""
-    parallel: Annotated[Literal["auto", "ddp", "fsdp"], ROUNDING] = "auto"
-    """several processes: ddp replicates the model, fsdp shards it; auto: ddp if the model fits"""
+    parallel: Annotated[Literal["auto", "none", "ddp", "fsdp"], BeforeValidator(_none_as_text), ROUNDING] = "auto"
+    """several processes: ddp replicates the model, fsdp shards it; auto: ddp if the model fits; none: one process"""
     compile: Annotated[str, Field(pattern=r"^[a-z0-9_,-]+$"), ROUNDING] = "off"
     """on, or a mode or backend of torch.compile; several separated by commas are tried in turn: on,aot_eager"""
     activation_checkpointing: Annotated[Literal["auto", CheckpointingMode], BeforeValidator(_none_as_text), FREE] = (

@@ -93,7 +93,7 @@ def trace_step(run: Path, step: int, data: Path | None = None) -> StepTrace:
         finite_number(last.get("loss")),
         finite_number(last.get("grad_norm")),
         tuple(notes),
-        tuple(_windows(cursor, config.rows, batches, documents, tokenizer)),
+        tuple(_windows(cursor, config.batch_size, batches, documents, tokenizer)),
     )
 
 
@@ -130,12 +130,12 @@ def _notes_on(records: list[dict[str, Any]]) -> list[str]:
 
 def _computed_cursor(config: Config, batches: ShuffledWindows, step: int, skips: Skips) -> int:
     """The cursor of a step that the log does not have."""
-    run_length = build_run_length(config, batches.windows)
+    run_length = build_run_length(config.train, config.batch_size, batches.windows)
     if isinstance(run_length, StepLength) and step > run_length.total:
         raise UsageError(f"step {step}: beyond the end of this run, which takes {run_length.total:,} steps")
-    if step > MAX_CURSOR // config.rows:
+    if step > MAX_CURSOR // config.batch_size:
         raise UsageError(f"step {step}: farther than any run can go")
-    return cursor_after(step - 1, config.rows, skips)
+    return cursor_after(step - 1, config.batch_size, skips)
 
 
 def cursor_after(steps: int, rows: int, skips: Skips) -> int:

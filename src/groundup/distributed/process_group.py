@@ -1,7 +1,6 @@
-"""The processes that train together, seen from one of them.
+"""Processes that train together, as one of them sees them.
 
-torchrun, or SLURM's srun, starts the same command once a core or GPU and tells each, by its environment, which one it
-is. Whatever is decided once is decided by the first process; whatever all need to know is asked of all.
+torchrun, or SLURM's srun, starts the same command once per core or GPU; environment variables give each its rank.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
+from typing_extensions import override
 
 from groundup.errors import ConfigError, GroundupError, TrainingError
 
@@ -19,114 +19,114 @@ T = TypeVar("T")
 
 
 class ProcessGroup(Protocol):
-    """What a process may ask of the others. Every method but the attributes is a meeting: all must call it."""
+    """Collective operations over all processes. Every method is a collective: all processes must call it."""
 
-    rank: int  # of this process among all, from 0
+    rank: int  # of this process, from 0
     size: int  # processes
-    local_rank: int  # among those on this machine
+    local_rank: int  # among the processes on this machine
     local_size: int
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so for one of them at least."""
+        """Whether the flag is set on at least one rank."""
         ...
 
     def max(self, number: int) -> int:
-        """The highest of everyone's numbers."""
+        """The largest of all ranks' numbers."""
         ...
 
     def broadcast_object(self, value: T) -> T:
-        """The first process's value, for all of them."""
+        """Rank 0's value."""
         ...
 
     def all_gather_object(self, value: T) -> list[T]:
-        """Everyone's value, by rank."""
+        """All ranks' values, by rank."""
         ...
 
     def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Add up everyone's tensor, in place; on the device where it lies."""
+        """Sum all ranks' tensors in place, on the device where they are."""
         ...
 
     def broadcast(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Put the first process's numbers into everyone's tensor."""
+        """Copy rank 0's numbers into the tensor."""
         ...
 
 
-class SingleProcess:
-    """A process without others."""
+class SingleProcess(ProcessGroup):
+    """No-op process group: one process."""
 
     rank, size, local_rank, local_size = 0, 1, 0, 1
 
+    @override
     def any(self, flag: bool) -> bool:
-        """The flag."""
         return flag
 
+    @override
     def max(self, number: int) -> int:
-        """The number."""
         return number
 
+    @override
     def broadcast_object(self, value: T) -> T:
-        """The value."""
         return value
 
+    @override
     def all_gather_object(self, value: T) -> list[T]:
-        """The one value."""
         return [value]
 
+    @override
     def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor."""
         return tensor
 
+    @override
     def broadcast(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor."""
         return tensor
 
 
-class TorchProcessGroup:
-    """One of several processes, over torch.distributed: gloo for what is on a CPU, NCCL for what is on a GPU."""
+class TorchProcessGroup(ProcessGroup):
+    """Process group over torch.distributed: gloo for what is on a CPU, NCCL for what is on a GPU."""
 
     def __init__(self, local_rank: int, local_size: int) -> None:
-        """The process group must have been joined."""
+        """torch.distributed must have been initialised."""
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.local_rank, self.local_size = local_rank, local_size
 
+    @override
     def any(self, flag: bool) -> bool:
-        """Whether it is so for one of them at least."""
         return self.max(int(flag)) > 0
 
+    @override
     def max(self, number: int) -> int:
-        """The highest of everyone's numbers."""
         box = torch.tensor(number)
-        self._meet(lambda: dist.all_reduce(box, dist.ReduceOp.MAX))
+        self._collective(lambda: dist.all_reduce(box, dist.ReduceOp.MAX))
         return int(box.item())
 
+    @override
     def broadcast_object(self, value: T) -> T:
-        """The first process's value, for all of them."""
         box = [value]
-        self._meet(lambda: dist.broadcast_object_list(box, device=torch.device("cpu")))
+        self._collective(lambda: dist.broadcast_object_list(box, device=torch.device("cpu")))
         return box[0]
 
+    @override
     def all_gather_object(self, value: T) -> list[T]:
-        """Everyone's value, by rank."""
-        found: list[Any] = [None] * self.size
-        self._meet(lambda: dist.all_gather_object(found, value))
-        return found
+        values: list[Any] = [None] * self.size
+        self._collective(lambda: dist.all_gather_object(values, value))
+        return values
 
+    @override
     def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Add up everyone's tensor, in place; on the device where it lies."""
-        self._meet(lambda: dist.all_reduce(tensor))
+        self._collective(lambda: dist.all_reduce(tensor))
         return tensor
 
+    @override
     def broadcast(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Put the first process's numbers into everyone's tensor."""
-        self._meet(lambda: dist.broadcast(tensor, src=0))
+        self._collective(lambda: dist.broadcast(tensor, src=0))
         return tensor
 
-    def _meet(self, work: Callable[[], object]) -> None:
+    def _collective(self, work: Callable[[], object]) -> None:
         collective(self.rank, work)
 
 
 def collective(rank: int, work: Callable[[], object]) -> None:
-    """Do what needs other processes; LostError where one of them is gone."""
+    """Run a collective operation; LostError if a process of the group is gone."""
     try:
         work()
     except RuntimeError as error:
@@ -136,18 +136,22 @@ def collective(rank: int, work: Callable[[], object]) -> None:
 
 
 class BroadcastTensors(Mapping[str, torch.Tensor]):
-    """Tensors that the first process alone can read. Each is sent to all when it is asked for: all must ask alike."""
+    """Mapping of tensors held by rank 0.
+
+    Each lookup broadcasts one tensor, so all ranks must look up the same names in the same order.
+    """
 
     def __init__(self, process_group: ProcessGroup, tensors: Mapping[str, torch.Tensor]) -> None:
-        """`tensors` count on the first process only."""
+        """`tensors` are read on rank 0 only."""
         self._process_group, self._tensors = process_group, tensors
-        self._shapes = process_group.broadcast_object({name: (tuple(t.shape), t.dtype) for name, t in tensors.items()})
+        shapes = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
+        self._shapes = process_group.broadcast_object(shapes)
 
     def __getitem__(self, name: str) -> torch.Tensor:
         shape, dtype = self._shapes[name]
-        mine = self._process_group.rank == 0
+        held = self._process_group.rank == 0
         return self._process_group.broadcast(
-            self._tensors[name].contiguous() if mine else torch.empty(shape, dtype=dtype)
+            self._tensors[name].contiguous() if held else torch.empty(shape, dtype=dtype)
         )
 
     def __iter__(self) -> Iterator[str]:
@@ -160,15 +164,15 @@ class BroadcastTensors(Mapping[str, torch.Tensor]):
 class LostError(TrainingError):
     """Another process of the job has ended, or cannot be reached."""
 
-    def __init__(self, rank: int, said: RuntimeError) -> None:
-        how = next((words for words in LOST_PEER_MESSAGES if words in str(said)), str(said)[:120])
+    def __init__(self, rank: int, error: RuntimeError) -> None:
+        how = next((text for text in LOST_PEER_MESSAGES if text in str(error)), str(error)[:120])
         super().__init__(
             f"process {rank}: another process of this job has ended ({how}); its own message says why, and "
-            "`groundup resume RUN` goes on from the last checkpoint"
+            "`groundup resume RUN` continues from the last checkpoint"
         )
 
 
-# What gloo and NCCL say in a RuntimeError when the other side is gone.
+# Parts of the RuntimeErrors that gloo and NCCL raise when the other side is gone.
 LOST_PEER_MESSAGES = (
     "Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused", "Read error",
     "Application timeout", "Timed out waiting", "ncclRemoteError", "Socket closed", "wait timeout",
@@ -176,13 +180,13 @@ LOST_PEER_MESSAGES = (
 
 
 def peer_is_lost(error: RuntimeError) -> bool:
-    """Whether torch says that another process cannot be reached."""
-    ours = isinstance(error, dist.DistBackendError)  # NCCL's: a full /dev/shm, a GPU for two
-    return (isinstance(error, dist.DistError) and not ours) or any(words in str(error) for words in LOST_PEER_MESSAGES)
+    """Whether an error of torch means that another process cannot be reached."""
+    nccl = isinstance(error, dist.DistBackendError)  # NCCL's own trouble: a full /dev/shm, one GPU for two processes
+    return (isinstance(error, dist.DistError) and not nccl) or any(text in str(error) for text in LOST_PEER_MESSAGES)
 
 
-def said_by_nccl(error: RuntimeError) -> str | None:
-    """What NCCL complains about, where it does, without its stack."""
+def nccl_message(error: RuntimeError) -> str | None:
+    """The complaint in an error of NCCL, without its stack; None for other errors."""
     if not isinstance(error, dist.DistBackendError):
         return None
     return " ".join(str(error).rpartition("Last error:")[2].split())[:300]
@@ -190,19 +194,19 @@ def said_by_nccl(error: RuntimeError) -> str | None:
 
 def require_same(process_group: ProcessGroup, what: str, value: object, remedy: str) -> None:
     """GroundupError where the processes differ in what must be equal on all of them."""
-    everyone = process_group.all_gather_object((socket.gethostname(), value))
-    for rank, (host, theirs) in enumerate(everyone):
-        if theirs != everyone[0][1]:
+    values = process_group.all_gather_object((socket.gethostname(), value))
+    for rank, (host, theirs) in enumerate(values):
+        if theirs != values[0][1]:
             raise GroundupError(
-                f"process {rank} on {host}: {what} {theirs}, but {everyone[0][1]} on {everyone[0][0]}; {remedy}"
+                f"process {rank} on {host}: {what} {theirs}, but {values[0][1]} on {values[0][0]}; {remedy}"
             )
 
 
 def own_device(wanted: str, process_group: ProcessGroup) -> torch.device:
-    """This process's device: of the GPUs of a machine, each process there has its own.
+    """This process's device: each process of a machine has a GPU of its own.
 
-    ConfigError where two processes have the same, or where one is named for all. A process may see one GPU alone, its
-    own, as with srun's `--gpus-per-task 1`.
+    ConfigError where two processes would share one, or where one GPU is named for all. A process may see only its own
+    GPU, as with srun's `--gpus-per-task 1`.
     """
     device = torch.device(wanted)
     if process_group.size == 1 or device.type == "cpu":
@@ -210,12 +214,11 @@ def own_device(wanted: str, process_group: ProcessGroup) -> torch.device:
     if device.type != "cuda" or device.index is not None:
         raise ConfigError(f"train.device: {wanted} cannot be shared by {process_group.size} processes; use cuda or cpu")
     device = torch.device("cuda", process_group.local_rank % torch.cuda.device_count())
-    everyone = process_group.all_gather_object(
-        (socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid))
-    )
-    for rank, (host, gpu) in enumerate(everyone):
-        if (host, gpu) in everyone[:rank]:
-            first = everyone.index((host, gpu))
+    gpu = (socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid))
+    gpus = process_group.all_gather_object(gpu)
+    for rank, (host, uuid) in enumerate(gpus):
+        if (host, uuid) in gpus[:rank]:
+            first = gpus.index((host, uuid))
             raise ConfigError(
                 f"train.device: processes {first} and {rank} on {host} would share one GPU; start no more processes "
                 "there than it has GPUs"

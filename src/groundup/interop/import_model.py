@@ -13,6 +13,7 @@ from groundup.checkpoint import state
 from groundup.config.model import ModelConfig
 from groundup.config.schema import Config
 from groundup.config.sections import TrainConfig
+from groundup.distributed.gather import StateTensors
 from groundup.errors import CheckpointError, GroundupError, UsageError
 from groundup.interop.hf_import import read_folder
 from groundup.interop.hub import Fetched, fetch
@@ -119,7 +120,9 @@ def _write(imported: Imported, tensors: dict[str, Tensor], *, overwrite: bool) -
     books = {"step": 0, "tokens": 0, "cursor": 0, "elapsed": 0.0, "dt": 0.0, "skips": [], "origin": origin}
     block_size = imported.model.block_size
     train = TrainConfig(batch_tokens=max(1, BATCH // block_size) * block_size)
-    what = state.Snapshot(Config(model=imported.model, train=train), imported.tokenizer, books, tensors, {}, {})
+    what = state.Snapshot(
+        Config(model=imported.model, train=train), imported.tokenizer, books, StateTensors(tensors, {}, {})
+    )
     try:
         # The folder that a link names is replaced, not the link; and it is looked at again, as hours may have passed.
         state.save(imported.out.resolve(), what, lambda _: check_place(imported.out, overwrite=overwrite))

@@ -23,6 +23,7 @@ from torch import Tensor
 from groundup.checkpoint import state
 from groundup.checkpoint.files import PROGRESS, read_json
 from groundup.config.schema import Config
+from groundup.distributed.gather import StateTensors
 from groundup.interop import wheel
 from groundup.interop.model_card import ModelCardInfo, card, plain
 from groundup.interop.output import digests
@@ -47,7 +48,7 @@ def write(
     (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in asked), encoding="utf-8")
     text = card(facts, _usage(), header=_header(facts), lead=_lead(facts))
     (folder / "README.md").write_text(text, encoding="utf-8")
-    kept = state.Snapshot(_public(facts.config), tokenizer, _progress(checkpoint), dict(tensors), {}, {})
+    kept = state.Snapshot(_public(facts.config), tokenizer, _progress(checkpoint), StateTensors(dict(tensors), {}, {}))
     state.save(folder / "model", kept)
     wheel.write(folder, json.dumps(digests(folder)).encode())  # by which a file that someone changed is known
     return notes

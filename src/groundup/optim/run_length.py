@@ -1,4 +1,4 @@
-"""How far a run goes: a number of steps, or a time."""
+"""Length of a run: a number of optimizer steps, or a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-from groundup.config.schema import Config
+from groundup.config.sections import TrainConfig
 from groundup.errors import ConfigError
 
 
@@ -29,6 +29,18 @@ class Progress(Protocol):
         ...
 
 
+class RunLength(Protocol):
+    """When a run ends."""
+
+    def fraction(self, progress: Progress) -> float:
+        """Fraction of the run done after the coming step, for the learning-rate schedule."""
+        ...
+
+    def reached(self, progress: Progress) -> bool:
+        """Whether the run ends before another step."""
+        ...
+
+
 @dataclass(frozen=True)
 class StepLength:
     """A number of optimizer steps."""
@@ -36,7 +48,7 @@ class StepLength:
     total: int
 
     def fraction(self, progress: Progress) -> float:
-        """Part done after the coming step."""
+        """Fraction done after the coming step."""
         return (progress.step + 1) / self.total
 
     def reached(self, progress: Progress) -> bool:
@@ -46,12 +58,12 @@ class StepLength:
 
 @dataclass(frozen=True)
 class TimeLength:
-    """Seconds of training, hooks included. What it yields depends on the machine's mood, so it is not reproducible."""
+    """Seconds of training, hooks included. The number of steps depends on the machine's load: not reproducible."""
 
     seconds: float
 
     def fraction(self, progress: Progress) -> float:
-        """Part of the time gone after the coming step."""
+        """Fraction of the time gone after the coming step."""
         return min(1.0, (progress.elapsed + progress.dt) / self.seconds)
 
     def reached(self, progress: Progress) -> bool:
@@ -59,9 +71,8 @@ class TimeLength:
         return progress.step > 0 and progress.elapsed + progress.dt > self.seconds
 
 
-def build_run_length(config: Config, windows: int) -> StepLength | TimeLength:
-    """The horizon that `config.train` asks for; `windows` is the length of an epoch. ConfigError when there is none."""
-    train = config.train
+def build_run_length(train: TrainConfig, batch_size: int, epoch_sequences: int) -> StepLength | TimeLength:
+    """The length that `train` asks for; `batch_size` sequences per step. ConfigError when none is given."""
     if train.max_time is not None:
         return TimeLength(train.max_time)
     if train.max_steps is not None:
@@ -69,7 +80,7 @@ def build_run_length(config: Config, windows: int) -> StepLength | TimeLength:
     if train.max_tokens is not None:
         return StepLength(math.ceil(train.max_tokens / train.batch_tokens))
     if train.epochs is not None:
-        return StepLength(max(1, math.ceil(train.epochs * windows / config.rows)))  # even 5e-324 epochs are a step
+        return StepLength(max(1, math.ceil(train.epochs * epoch_sequences / batch_size)))  # 5e-324 epochs are a step
     raise ConfigError(
-        "train: no horizon; give --train.max_steps, --train.max_tokens, --train.epochs or --train.max_time"
+        "train: no run length; give --train.max_steps, --train.max_tokens, --train.epochs or --train.max_time"
     )

@@ -13,7 +13,8 @@ from groundup.config.sections import MUON_ONLY, OptimizerConfig
 from groundup.errors import ConfigError
 from groundup.optim.run_length import TimeLength
 from groundup.planning.gpus import GPU
-from groundup.planning.plan import Memory, Plan, Speed
+from groundup.planning.memory import Memory
+from groundup.planning.plan import Plan, Speed
 from groundup.ui.format import human_bytes, human_count, human_time
 
 CHINCHILLA = 20  # tokens a parameter that spend a given amount of work best (arXiv:2203.15556)
@@ -32,12 +33,12 @@ def summary(plan: Plan, *, advise: bool = True) -> list[str]:
     n = plan.machine.processes
     pieces = f" in {plan.micro_batches} micro-batches" if plan.micro_batches > 1 else ""
     pieces += f" on each of {n} processes" if n > 1 else ""
-    sharing = c.shares_of(plan.micro_rows, n)
-    pieces += f", shared by {sharing} threads" if sharing > 1 else ""
+    threads = c.train.microbatch_threads
+    pieces += f", shared by {threads} threads" if threads > 1 else ""
     work = f"{plan.flops * c.train.batch_tokens / 1e9:,.0f} GFLOP"
     return [
         f"model    {shape}: {plan.parameters:,} parameters",
-        f"step     {c.rows} windows x {m.block_size} = {c.train.batch_tokens:,} tokens{pieces}, {work}",
+        f"step     {c.batch_size} windows x {m.block_size} = {c.train.batch_tokens:,} tokens{pieces}, {work}",
         f"horizon  {length(plan)}",
         f"memory   {memory(plan)}",
         f"time     {duration(plan)}",
@@ -48,8 +49,8 @@ def summary(plan: Plan, *, advise: bool = True) -> list[str]:
 
 def length(plan: Plan) -> str:
     """How far the run goes."""
-    about = "about " if isinstance(plan.horizon, TimeLength) else ""
-    clock = human_time(plan.horizon.seconds) if isinstance(plan.horizon, TimeLength) else ""
+    about = "about " if isinstance(plan.run_length, TimeLength) else ""
+    clock = human_time(plan.run_length.seconds) if isinstance(plan.run_length, TimeLength) else ""
     if plan.steps is None or plan.tokens is None or plan.tokens_per_parameter is None:
         return clock or f"{plan.epochs:g} epochs; give --data to know how many steps that is"
     epochs = f" = {plan.epochs:,.2f} epochs" if plan.data and plan.epochs is not None else ""
@@ -84,7 +85,7 @@ def duration(plan: Plan) -> str:
     speed = f"{rate} tokens/s, {plan.speed.source}"
     if plan.seconds is None:
         return speed
-    about = "" if isinstance(plan.horizon, TimeLength) else "about "
+    about = "" if isinstance(plan.run_length, TimeLength) else "about "
     evaluations = (plan.evaluation_seconds or 0) / plan.seconds
     share = f"; evaluations are {min(1.0, evaluations):.0%} of it" if evaluations >= 0.005 else ""
     return f"{about}{human_time(plan.seconds)} at {speed}{share}"
@@ -101,8 +102,8 @@ def warnings(plan: Plan) -> Iterator[str]:
     """What would probably go wrong or be wasted, each with a remedy."""
     yield from _too_large(plan)
     c, m = plan.config, plan.config.model
-    if plan.data and c.rows > plan.data.windows:
-        often, fits = c.rows / plan.data.windows, plan.data.windows * m.block_size
+    if plan.data and c.batch_size > plan.data.sequences:
+        often, fits = c.batch_size / plan.data.sequences, plan.data.sequences * m.block_size
         yield f"a step sees the training split {often:.1f} times over; give --train.batch_tokens {fits}, or more text"
     if plan.data and plan.epochs is not None and plan.epochs > EPOCHS:
         yield (
@@ -119,7 +120,8 @@ def warnings(plan: Plan) -> Iterator[str]:
             f"{plan.head_share:.0%} of the work is the output head: {m.vocab:,} ids are many for width {m.n_embd}; "
             "prepare the data with a smaller vocabulary, such as --tokenizer bpe:4096"
         )
-    name, given = c.optimizer.name, diff(OptimizerConfig(), c.optimizer)
+    name, follows = c.optimizer.name, OptimizerConfig(learning_rate=c.optimizer.learning_rate)
+    given = [key for key in diff(follows, c.optimizer) if getattr(c.optimizer, key) != c.optimizer.learning_rate]
     unread = [] if name == "muon" else [key for key in MUON_ONLY if key in given and (key, name) != ("momentum", "sgd")]
     if unread:
         readers = "Muon and SGD" if unread == ["momentum"] else "Muon"
@@ -133,7 +135,7 @@ def warnings(plan: Plan) -> Iterator[str]:
 
 def too_much_memory(plan: Plan) -> str:
     """What a plan that does not fit needs, what there is, and the remedy."""
-    room, rows = plan.machine.memory or 0, plan.micro_rows
+    room, rows = plan.machine.memory or 0, plan.micro_batch_size
     while rows > 1 and plan.memory_of(rows).total > room:
         rows //= 2
     remedy = f"give --train.micro_batch_size {rows}" if plan.memory_of(rows).total <= room else _smaller(plan)
@@ -145,7 +147,7 @@ def _smaller(plan: Plan) -> str:
     """The largest of GPT-2's sizes that fits, all else being the same."""
     for name in SIZES:
         shape = {key: PRESETS[name]["model"][key] for key in ("n_layer", "n_head", "n_embd")}
-        model = plan.config.model.model_copy(update=shape)
+        model = plan.config.model.model_copy(update=shape | {"n_inner": 4 * shape["n_embd"]})
         fewer = replace(plan, config=plan.config.model_copy(update={"model": model}))
         if fewer.fits and fewer.parameters < plan.parameters:
             options = " ".join(f"--model.{key} {value}" for key, value in shape.items())
@@ -176,14 +178,18 @@ def table(plan: Plan, vocabulary: str, machine: str) -> str:
         ("  weights", human_bytes(use.weights), "fp32"),
         ("  gradients", human_bytes(use.gradients), half),
         ("  optimizer", human_bytes(use.optimizer), c.optimizer.name),
-        ("  activations", human_bytes(use.activations), f"of a micro-batch, {plan.micro_rows} x {m.block_size} tokens"),
+        (
+            "  activations",
+            human_bytes(use.activations),
+            f"of {plan.micro_batch_size} x {m.block_size} tokens",
+        ),
         ("  logits", human_bytes(use.logits), "some rows at a time, and the head's gradient"),
         *([("  program", human_bytes(use.program), "with the allocator's loss")] if use.program else []),
         ("", "", ""),
         (
             "a step",
             f"{c.train.batch_tokens:,} tokens",
-            f"{c.rows} windows in {plan.micro_batches} micro-batch{'es' if plan.micro_batches > 1 else ''}",
+            f"{c.batch_size} windows in {plan.micro_batches} micro-batch{'es' if plan.micro_batches > 1 else ''}",
         ),
         ("length", length(plan), ""),
         ("time", duration(plan), ""),
@@ -248,8 +254,8 @@ class ClusterPlan:
     @property
     def run(self) -> Plan:
         """The plan at the speed of all GPUs. The GPU with the most sequences sets the time of a step."""
-        rows = self.plan.config.rows
-        busy = rows / -(-rows // self.gpus)
+        size = self.plan.config.batch_size
+        busy = size / -(-size // self.gpus)
         return replace(self.plan, speed=Speed(busy * self.one.tokens_per_s, self.one.source))
 
     def memory(self, parallel: Literal["ddp", "fsdp"]) -> Memory:
@@ -308,12 +314,12 @@ def cluster_warnings(cluster: ClusterPlan) -> Iterator[str]:
     if least > cluster.gpu.memory:
         remedy = "give --train.micro_batch_size 1, --train.activation_checkpointing full, or a GPU with more"
         yield f"{human_bytes(least)} are more than the {human_bytes(cluster.gpu.memory)} of a GPU; {remedy}"
-    if config.rows < gpus:
-        most = config.rows // cluster.per_node
+    if config.batch_size < gpus:
+        most = config.batch_size // cluster.per_node
         fewer = f"--nodes {most:,} at most" if most else "fewer GPUs"
         yield (
-            f"train.batch_tokens: {config.train.batch_tokens:,} are {config.rows:,} sequences of "
-            f"{config.model.block_size}, fewer than {gpus:,} GPUs, so {gpus - config.rows:,} GPUs would be idle; "
+            f"train.batch_tokens: {config.train.batch_tokens:,} are {config.batch_size:,} sequences of "
+            f"{config.model.block_size}, fewer than {gpus:,} GPUs, so {gpus - config.batch_size:,} GPUs would be idle; "
             f"give --train.batch_tokens {gpus * config.model.block_size}, or {fewer}"
         )
     if gpus >= LARGE_CLUSTER:

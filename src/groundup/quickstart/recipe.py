@@ -137,7 +137,7 @@ def recipe(
     sized = config.model.model_copy(update={"vocab_size": vocab})
     each = f"{parameters(sized):,} parameters, {flops_per_token(sized) / 1e6:,.1f} MFLOP a token"
     shape = f"modern, {layers} layers x {width}, {heads} heads = {each}"
-    windows = f"{config.rows} windows" if config.rows > 1 else "1 window"
+    windows = f"{config.batch_size} windows" if config.batch_size > 1 else "1 window"
     batch = f"{windows} = {step_tokens:,} tokens"
     return config, [
         context,

@@ -1,126 +1,163 @@
-"""When a run's checkpoints are written, how, and which of them stay."""
+"""Checkpointer: when a run's checkpoints are written and restored, and which of them stay."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from groundup.checkpoint import state
+import torch
+
+from groundup.checkpoint import state as files
 from groundup.checkpoint.run_folder import RunFolder, step_of
-from groundup.config.schema import Config
-from groundup.distributed.dtensor import full_tensor
-from groundup.distributed.process_group import ProcessGroup, SingleProcess
-from groundup.run.async_writer import Writer
-from groundup.run.resolve import PreparedData
+from groundup.config.resolved import ResolvedConfig
+from groundup.distributed.gather import StateTensors, gather
+from groundup.distributed.process_group import BroadcastTensors, ProcessGroup
+from groundup.errors import CheckpointError
+from groundup.optim.ema import EMA
+from groundup.run.dataset import PreparedData
 from groundup.training.train_state import TrainState
 from groundup.utils.files import SUMS, sha256
 from groundup.utils.system import free_memory
 
 
 class Checkpointer:
-    """Writes what moves into a run's folder; on a thread beside the training where the config says so.
+    """Saves a training state into a run's folder, in the background if the config says so, and restores it.
 
-    Of several processes the first one writes. The others call the same methods: they may hold parts of the tensors.
+    Rank 0 writes. The other ranks call the same methods: they may hold shards of the tensors.
     """
 
     def __init__(
         self,
-        config: Config,
+        config: ResolvedConfig,
         data: PreparedData,
         folder: RunFolder,
-        record: Callable[..., None],
-        process_group: ProcessGroup | None = None,
+        log: Callable[..., None],
+        process_group: ProcessGroup,
         *,
-        sharded: bool = False,
+        sharded: bool,
     ) -> None:
-        """`record(event, **values)` notes a checkpoint once it is whole; `sharded`: each process holds parts."""
-        self.config, self.data, self.folder, self._record = config, data, folder, record
-        self._process_group, self._sharded = process_group or SingleProcess(), sharded
-        self._writer = Writer(asynchronous=config.checkpoint.async_save)
-        self._former: state.Snapshot | None = None  # the last copy, whose memory the next one takes
-        self.saved: Path | None = None  # the newest, which may be under way
+        """`log(event, **values)` records a checkpoint once it is complete; `sharded`: each process holds shards."""
+        self._config, self._data, self._folder, self._log = config, data, folder, log
+        self._process_group, self._sharded = process_group, sharded
+        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
+        self._copy: StateTensors | None = None  # the last copy, whose memory the next one takes
+        self.saved: Path | None = None  # the newest, which may still be being written
 
-    def save(self, moving: TrainState, *, wait: bool = False) -> None:
-        """Write a checkpoint of this moment; OSError when this or the one before could not be written."""
-        folder = self.folder.checkpoint(moving.progress.step)
-        if self._process_group.rank > 0:
-            if folder != self.saved and self._sharded:
-                for part in state.tensors(moving.gpt, moving.optimizer, moving.average.tensors()):
-                    for tensor in part.values():
-                        full_tensor(tensor)
-            self.saved = folder
-            return
+    def save(self, state: TrainState, *, wait: bool = False) -> None:
+        """Write a checkpoint of this moment; OSError when this or the previous one could not be written."""
+        folder = self._folder.checkpoint(state.progress.step)
         if folder != self.saved:
-            self._writer.wait()
-            room = self._former is not None or has_memory_for_copy(moving)
-            beside = self.config.checkpoint.async_save and not wait and room
-            books = {**moving.books(), "data": self.data.manifest.fingerprint, "parent": self._parent()}
-            what = self._copied(moving, books, copy=beside or self._sharded)
-            self._former = what if beside else None
-            best = self._best(moving)
-            spared = {path for path in (best, self._safe(moving)) if path}
-            self._writer.submit(lambda: self._write(folder, what, best, spared))
+            self._wait()
+            background = self._config.checkpoint.async_save and not wait and self._has_memory(state)
+            tensors = gather(
+                state.tensors(),
+                keep=self._process_group.rank == 0,
+                copy=background or self._sharded,
+                reuse=self._copy,
+            )
+            if self._process_group.rank == 0:
+                self._copy = tensors if background else None
+                self._submit(folder, tensors, state)
             self.saved = folder
-            wait = wait or not beside
+            wait = wait or not background
         if wait:
-            self._writer.wait()
+            self._wait()
+
+    def read_metadata(self, checkpoint: Path) -> dict[str, Any]:
+        """Metadata of a checkpoint, read on rank 0. NewerFormatError where a newer groundup wrote it."""
+        metadata: dict[str, Any] = {}
+        if self._process_group.rank == 0:
+            files.load_config(checkpoint)  # rejects newer formats
+            metadata = files.load_progress(checkpoint)
+        return self._process_group.broadcast_object(metadata)
+
+    def restore(self, state: TrainState, checkpoint: Path, metadata: Mapping[str, Any]) -> None:
+        """Load a checkpoint into `state`. CheckpointError when it does not fit this model."""
+        state.load_metadata(metadata)
+        files.load_model(checkpoint, state.model, read=self._read)
+        files.load_optimizer(checkpoint, state.model, state.optimizer, read=self._read)
+        held = files.load_average(checkpoint) if self._process_group.rank == 0 else {}
+        averages = BroadcastTensors(self._process_group, held)
+        if bool(averages) != isinstance(state.ema, EMA):
+            raise CheckpointError(
+                f"{checkpoint}: {'holds' if averages else 'lacks'} an average of the weights, unlike what "
+                "optimizer.ema_decay asks for; put back the config.yaml that the run was started with"
+            )
+        state.ema.load(averages, metadata.get("averaged", 0))
+        self.saved = checkpoint
 
     def newest_before(self, step: float) -> Path | None:
-        """The newest whole checkpoint of a step before this one; those after it are deleted."""
+        """The newest complete checkpoint of a step before this one; later ones are deleted."""
         found = None
         if self._process_group.rank == 0:
-            self._writer.wait()
-            found, _ = self.folder.newest_good(step)
-            self.folder.go_back_to(found)
+            self._wait()
+            found, _ = self._folder.newest_good(step)
+            self._folder.go_back_to(found)
         self.saved = self._process_group.broadcast_object(found)
         return self.saved
 
     def close(self) -> None:
-        """Wait for what is under way."""
-        self._writer.close()
+        """Wait for the checkpoint being written. OSError when it could not be written."""
+        try:
+            self._wait()
+        finally:
+            self._pool.shutdown()
 
-    def _copied(self, moving: TrainState, books: dict[str, Any], *, copy: bool) -> state.Snapshot:
-        return state.snapshot(
-            self.config,
-            self.data.tokenizer,
-            books,
-            moving.gpt,
-            moving.optimizer,
-            moving.average.tensors(),
-            copy=copy,
-            former=self._former,
-        )
+    def _submit(self, folder: Path, tensors: StateTensors, state: TrainState) -> None:
+        metadata = {
+            **state.metadata(),
+            "processes": self._process_group.size,
+            "data": self._data.manifest.fingerprint,
+            "parent": self._parent(),
+        }
+        best = self._best(state)
+        kept = {path for path in (best, self._rollback_target(state)) if path}
+        snapshot = files.Snapshot(self._config, self._data.tokenizer, metadata, tensors)
+        self._writing = self._pool.submit(self._write, folder, snapshot, best, kept)
 
-    def _best(self, moving: TrainState) -> Path | None:
-        known = self.config.checkpoint.save_best and moving.best.loss is not None
-        return self.folder.checkpoint(moving.best.step) if known else None
+    def _write(self, folder: Path, snapshot: files.Snapshot, best: Path | None, kept: set[Path]) -> None:
+        files.save(folder, snapshot)
+        self._log("save", step=step_of(folder), checkpoint=folder.name)
+        self._folder.point("latest", folder)
+        if best and best.is_dir():
+            self._folder.point("best", best)
+        keep = self._config.checkpoint
+        self._folder.prune(keep.keep_last, kept, every=keep.keep_every, bests=keep.save_best)
 
-    def _safe(self, moving: TrainState) -> Path | None:
-        """Where the run would go back to if the bad steps under way went on: no newer checkpoint may replace it."""
-        first = moving.guard.first
-        older = [path for path in self.folder.steps() if first and step_of(path) < first[0]]
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
+    def _has_memory(self, state: TrainState) -> bool:
+        return self._process_group.rank > 0 or self._copy is not None or has_memory_for_copy(state)
+
+    def _best(self, state: TrainState) -> Path | None:
+        known = self._config.checkpoint.save_best and state.best.loss is not None
+        return self._folder.checkpoint(state.best.step) if known else None
+
+    def _rollback_target(self, state: TrainState) -> Path | None:
+        """The checkpoint to roll back to if the current bad steps continue: no newer one may replace it."""
+        first = state.guard.first
+        older = [path for path in self._folder.steps() if first and step_of(path) < first[0]]
         return older[-1] if older else None
 
-    def _write(self, folder: Path, what: state.Snapshot, best: Path | None, spared: set[Path]) -> None:
-        state.save(folder, what)
-        self._record("save", step=step_of(folder), checkpoint=folder.name)
-        self.folder.point("latest", folder)
-        if best and best.is_dir():
-            self.folder.point("best", best)
-        keep = self.config.checkpoint
-        self.folder.prune(keep.keep_last, spared, every=keep.keep_every, bests=keep.save_best)
-
     def _parent(self) -> dict[str, Any] | None:
-        """The checkpoint that training went on from, and what proves that it is the one."""
+        """The checkpoint that training continued from, with its checksum."""
         if self.saved is None:
             return None
         return {"step": step_of(self.saved), "sha256": sha256(self.saved / SUMS)}
 
+    def _read(self, path: Path) -> Mapping[str, torch.Tensor]:
+        rank = self._process_group.rank
+        return BroadcastTensors(self._process_group, files.read_tensors(path) if rank == 0 else {})
 
-def has_memory_for_copy(moving: TrainState) -> bool:
-    """Whether main memory holds all that a checkpoint holds once more, and as much again for whoever needs it."""
-    tensors = [*moving.gpt.parameters(), *moving.average.tensors().values()]
-    tensors += [value for moments in moving.optimizer.state.values() for value in moments.values()]
+
+def has_memory_for_copy(state: TrainState) -> bool:
+    """Whether main memory can hold the state once more, and as much again for other programs."""
     free = free_memory()
-    return free is None or free > 2 * sum(tensor.nbytes for tensor in tensors)
+    size = sum(tensor.nbytes for part in state.tensors() for tensor in part.values())
+    return free is None or free > 2 * size

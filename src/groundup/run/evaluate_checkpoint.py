@@ -15,7 +15,6 @@ from groundup.checkpoint.files import PROGRESS, read_json
 from groundup.checkpoint.load import LoadedModel, load
 from groundup.checkpoint.log import EVAL_CHECKPOINT, Log
 from groundup.checkpoint.run_folder import RunFolder, run_of
-from groundup.config.schema import SHARING
 from groundup.data.shards import Manifest, Tokens
 from groundup.distributed.process_group import ProcessGroup, SingleProcess
 from groundup.distributed.thread_parallel import thread_parallel
@@ -24,6 +23,7 @@ from groundup.evaluation.baselines import Baseline, baselines, split_text
 from groundup.evaluation.likelihood import run_task
 from groundup.evaluation.loss import PerWindowLoss, split_loss
 from groundup.evaluation.task_set import EvalTask, TaskResult, TaskSpec, open_tasks
+from groundup.planning import policy
 from groundup.utils.device import autocast, choose_precision
 
 COMPARED_BYTES = 8_000_000  # at most, of the end of each split, that baselines are fitted to and measured on
@@ -87,18 +87,20 @@ def evaluate(
     if part.tokens < 2:
         raise DataError(f"{folder}: its {split} split is empty; prepare it with --val-fraction 0.1")
     counted = split == "train" and manifest.fingerprint == read_json(loaded.folder / PROGRESS).get("data")
-    rows, threads = loaded.config.micro_rows * (block_size // window), torch.get_num_threads()
-    parallel = loaded.device.type == "cpu" and process_group.size == 1
-    shares = next((n for n in SHARING if parallel and threads % n == 0 and n <= rows), 1)
+    config = loaded.config
+    micro_batch = policy.micro_batch_size(config, policy.thread_choices(config.model, config.train))
+    rows, single_cpu = micro_batch * (block_size // window), loaded.device.type == "cpu" and process_group.size == 1
+    counts = policy.thread_counts(torch.get_num_threads()) if single_cpu else ()
+    threads = next((n for n in counts if n <= rows), 1)
     with loaded.model.ngrams.on_counted_text() if counted else nullcontext():
         loss = split_loss(
-            thread_parallel(PerWindowLoss(loaded.model), shares),
+            thread_parallel(PerWindowLoss(loaded.model), threads),
             Tokens.open(folder, split),
             window,
             device=loaded.device,
             stride=stride,
             limit=tokens,
-            rows=rows - rows % shares,
+            rows=rows - rows % threads,
             autocast=autocast(choose_precision(precision, loaded.device).name, loaded.device),
             process_group=process_group,
         )

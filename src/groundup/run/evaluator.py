@@ -1,4 +1,4 @@
-"""Losses and samples in the middle of a run; nothing here touches the training."""
+"""Evaluator: losses, tasks and samples during a run; nothing here affects training."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from dataclasses import asdict, dataclass
 
 from torch import nn
 
-from groundup.config.schema import Config
+from groundup.config.resolved import ResolvedConfig
 from groundup.data.shards import Tokens
-from groundup.distributed.parallelize import Parallel
+from groundup.distributed.parallelize import NoParallel
+from groundup.distributed.process_group import ProcessGroup
 from groundup.errors import DataError, UsageError
 from groundup.evaluation.likelihood import default_batch_tokens, run_task
 from groundup.evaluation.loss import Interrupted, Loss, split_loss
 from groundup.evaluation.task_set import EvalTask, TaskResult, open_tasks
 from groundup.generation.engine import TextStream, prompt_ids, prompt_text, stream
 from groundup.generation.sampling import Sampler
-from groundup.run.resolve import PreparedData
+from groundup.model.gpt import GPT
+from groundup.run.dataset import PreparedData
 from groundup.training.hooks import finite
 from groundup.training.train_state import TrainState
 from groundup.ui.display import Display
@@ -26,62 +28,58 @@ from groundup.utils.exhausted import is_out_of_memory
 
 @dataclass(frozen=True)
 class EvalLosses:
-    """What an evaluation found; None where there was none, or nothing held out."""
+    """Losses of an evaluation; None where there was none, or nothing was held out."""
 
-    train_loss: float | None = None  # nats a token, dropout off
-    val_loss: float | None = None  # nats a token
+    train_loss: float | None = None  # nats per token, dropout off
+    val_loss: float | None = None  # nats per token
     bits_per_byte: float | None = None  # of the validation text
 
 
-def _tasks(config: Config, data: PreparedData) -> list[EvalTask]:
-    """The questions that are asked on the way, in the first form of each task; DataError names the key."""
-    tasks, block_size = config.evaluate.tasks, config.model.block_size
-    try:
-        return open_tasks(tasks, data.tokenizer, all_formats=False, block_size=block_size)
-    except (DataError, UsageError) as error:
-        raise DataError(f"evaluate.tasks: {error} (--evaluate.tasks none turns tasks off)") from error
-
-
 class Evaluator:
-    """Measures a model while it trains, and lets it speak; the running average of its weights where there is one."""
+    """Evaluates a model while it trains, with the EMA of its weights if there is one."""
 
     def __init__(
         self,
-        config: Config,
+        config: ResolvedConfig,
         data: PreparedData,
-        moving: TrainState,
+        model: GPT,
+        state: TrainState,
+        loss: nn.Module,
+        parallel: NoParallel,
+        process_group: ProcessGroup,
+        *,
         autocast: Callable[[], AbstractContextManager[object]],
         display: Display,
-        record: Callable[..., None],
-        loss_sum: nn.Module,
-        parallel: Parallel,
+        log: Callable[..., None],
+        should_stop: Callable[[], bool],
     ) -> None:
-        self.config, self.data, self.moving, self.display, self._record = config, data, moving, display, record
-        self._autocast, self._loss_sum, self._parallel = autocast, loss_sum, parallel
-        self._process_group, self._device = moving.process_group, next(moving.gpt.parameters()).device
-        self.rows = min(config.micro_rows, -(-config.rows // moving.process_group.size))  # windows at a time
-        self._tasks = _tasks(config, data)
-        # No more tokens at a time than a training step's pass, which fits.
-        self._answered = min(default_batch_tokens(self._device), self.rows * config.model.block_size)
+        """`loss(ids, targets)` gives summed nats; `log(event, **values)` records results. DataError for bad tasks."""
+        self._config, self._data, self._model, self._state, self._loss = config, data, model, state, loss
+        self._parallel, self._process_group, self._autocast = parallel, process_group, autocast
+        self._display, self._log, self._should_stop = display, log, should_stop
+        self._device = next(model.parameters()).device
+        per_process = -(-config.batch_size // process_group.size)
+        self._batch_size = min(config.train.micro_batch_size, per_process)  # sequences; halved when memory runs out
+        self._tasks = _open_tasks(config, data)
+        # No more tokens at a time than a micro-batch has, which fits.
+        self._task_tokens = min(default_batch_tokens(self._device), self._batch_size * config.model.block_size)
         self._prompt = prompt_ids(data.tokenizer, config.evaluate.prompt)
-        self.losses = EvalLosses()
-        self._sampled = 0  # the last step with a sample
-        self.stop: Callable[[], bool] = lambda: False
+        self._sampled_step = 0  # of the last sample
+        self.losses = EvalLosses()  # of the last evaluation
 
     def evaluate(self, step: int) -> None:
-        """Losses of both splits, noted and shown; without them where a stop was asked for before the end."""
-        limit, split, val = self.config.evaluate.tokens, self.data.manifest.splits["val"], None
+        """Measure, log and display the losses of both splits and the tasks; nothing where a stop was requested."""
+        limit, block_size, val = self._config.evaluate.tokens, self._config.model.block_size, None
         try:
-            with self.moving.average.swapped_in():
-                if self.data.val is not None:
-                    val = self._loss(self.data.val, limit)
-                with self.moving.gpt.ngrams.on_counted_text():
-                    train = self._loss(
-                        self.data.train, val.scored if val else limit or self.config.model.block_size * 64
-                    )
+            with self._state.ema.swapped_in():
+                if self._data.val is not None:
+                    val = self._split_loss(self._data.val, limit)
+                with self._model.ngrams.on_counted_text():
+                    train = self._split_loss(self._data.train, val.scored if val else limit or block_size * 64)
                 results = [self._run_task(task) for task in self._tasks]
         except Interrupted:
-            return  # what is due when a run goes on again
+            return  # made up for when the run is resumed
+        split = self._data.manifest.splits["val"]
         self.losses = EvalLosses(
             train.nats_per_token,
             val.nats_per_token if val else None,
@@ -89,81 +87,81 @@ class Evaluator:
         )
         losses = {k: finite(v) for k, v in asdict(self.losses).items() if v is not None}
         tasks = {"tasks": {result.task: result.flat() for result in results}} if results else {}
-        self._record("eval", step=step, **losses, **tasks)
+        self._log("eval", step=step, **losses, **tasks)
         for result in results:
-            self.display.message(f"step {step:,}: {result}")
-        if self.losses.val_loss is None:
-            return
-        self.display.evaluation(
-            step=step,
-            train_loss=train.nats_per_token,
-            val_loss=self.losses.val_loss,
-            bits_per_byte=self.losses.bits_per_byte,
-        )
-        best = self.moving.best
-        best.update(step, self.losses.val_loss)
-        if best.since == self.config.train.early_stopping_patience:
-            found = f"{best.loss:.4f} at step {best.step:,}"
-            self.display.message(f"no better validation loss in {best.since} evaluations: the best was {found}")
+            self._display.message(f"step {step:,}: {result}")
+        if self.losses.val_loss is not None:
+            self._display.evaluation(
+                step=step,
+                train_loss=train.nats_per_token,
+                val_loss=self.losses.val_loss,
+                bits_per_byte=self.losses.bits_per_byte,
+            )
+            self._update_best(step, self.losses.val_loss)
 
-    def rehearse(self) -> None:
-        """A batch of an evaluation and of each task, a token of a sample: what memory they need, before it matters."""
-        with self.moving.average.swapped_in():
-            self._loss(self.data.train, self._process_group.size * self.rows * self.config.model.block_size)
-            for task in self._tasks:
-                self._run_task(task.longest(self._process_group.size * self._answered))
-        self._written(1)
-
-    def catch_up(self, *, finished: bool = False) -> None:
-        """The evaluation that was due when a stop came: which loss was best must not depend on interruptions."""
-        n, step = self.config.evaluate.every_steps, self.moving.progress.step
+    def run_missed_eval(self, *, finished: bool = False) -> None:
+        """Run the evaluation that was due when a stop came: which loss is best must not depend on interruptions."""
+        n, step = self._config.evaluate.every_steps, self._state.progress.step
         due = finished or (n and step and step % n == 0)
-        if due and self.moving.best.seen < step and self.data.val is not None:
+        if due and self._state.best.seen < step and self._data.val is not None:
             self.evaluate(step)
 
     def sample(self, step: int) -> None:
-        """Let the model continue the configured prompt."""
-        n = self.config.evaluate.sample_tokens
+        """Continue the configured prompt; log and display the text."""
+        n = self._config.evaluate.sample_tokens
         if not n:
             return
         try:
-            written = self._written(n)
+            text = self._generate(n)
         except RuntimeError as error:
             if not is_out_of_memory(error) or self._process_group.size > 1:  # the others wait for the next token
                 raise
-            self.display.message(f"step {step:,}: no memory for a sample")
+            self._display.message(f"step {step:,}: no memory for a sample")
             return
-        if written is not None:
-            self._sampled = step
-            self._record("sample", step=step, text=written)
-            self.display.sample(written)
+        if text is not None:
+            self._sampled_step = step
+            self._log("sample", step=step, text=text)
+            self._display.sample(text)
 
-    def last_words(self, step: int) -> None:
-        """A sample at the end of a run that an evaluation ended, if it has none yet."""
-        if self._sampled != step:
+    def final_sample(self, step: int) -> None:
+        """Sample at the end of a run that an evaluation ended, if the last step has no sample yet."""
+        if self._sampled_step != step:
             self.sample(step)
 
-    def _written(self, n: int) -> str | None:
-        """`n` tokens after the prompt; None where a stop came first."""
-        tokenizer = self.data.tokenizer
-        text = TextStream(tokenizer.decode_bytes)
-        choose = Sampler(t=0.8, k=200, seed=0)  # the same draws each time, so that samples can be compared
-        written = prompt_text(tokenizer, self.config.evaluate.prompt)
-        with self.moving.average.swapped_in(), self._parallel.unsharded():
+    def dry_run(self) -> None:
+        """A batch of an evaluation and of each task, and one token of a sample: shows early whether memory suffices."""
+        with self._state.ema.swapped_in():
+            self._split_loss(self._data.train, self._process_group.size * self._rows() * self._config.model.block_size)
+            for task in self._tasks:
+                self._run_task(task.longest(self._process_group.size * self._task_tokens))
+        self._generate(1)
+
+    def _update_best(self, step: int, val_loss: float) -> None:
+        best = self._state.best
+        best.update(step, val_loss)
+        if best.since == self._config.train.early_stopping_patience:
+            lowest = f"{best.loss:.4f} at step {best.step:,}"
+            self._display.message(f"no better validation loss in {best.since} evaluations: the best was {lowest}")
+
+    def _generate(self, n: int) -> str | None:
+        """The prompt and `n` tokens after it; None where a stop was requested."""
+        tokenizer = self._data.tokenizer
+        decoder = TextStream(tokenizer.decode_bytes)
+        sampler = Sampler(t=0.8, k=200, seed=0)  # the same draws each time, so that samples can be compared
+        text = prompt_text(tokenizer, self._config.evaluate.prompt)
+        with self._state.ema.swapped_in(), self._parallel.unsharded():
             for row in stream(
-                self.moving.gpt,
+                self._model,
                 self._prompt,
-                lambda logits: self._process_group.broadcast(
-                    choose(logits)
-                ),  # all write the same, whatever they round to
+                lambda logits: self._process_group.broadcast(sampler(logits)),  # equal on ranks that round otherwise
                 device=self._device,
                 max_tokens=n,
                 end_of_text=tokenizer.end_of_text,
             ):
-                if self.stop():
+                if self._should_stop():
                     return None
-                written += text.feed(row[0]) if row[0] is not None else ""
-        return written
+                text += decoder.feed(row[0]) if row[0] is not None else ""
+        return text
 
     def _run_task(self, task: EvalTask) -> TaskResult:
         while True:
@@ -171,35 +169,47 @@ class Evaluator:
                 with self._parallel.unsharded():
                     return run_task(
                         task,
-                        self.moving.gpt,
+                        self._model,
                         self._device,
                         self._autocast,
                         process_group=self._process_group,
-                        tokens=self._answered,
-                        stop=self.stop,
+                        tokens=self._task_tokens,
+                        stop=self._should_stop,
                     )
             except RuntimeError as error:
-                if not is_out_of_memory(error) or self._answered == 1 or self._process_group.size > 1:
+                if not is_out_of_memory(error) or self._task_tokens == 1 or self._process_group.size > 1:
                     raise
-            self._answered //= 2
+            self._task_tokens //= 2
 
-    def _loss(self, tokens: Tokens, limit: int | None) -> Loss:
+    def _split_loss(self, tokens: Tokens, limit: int | None) -> Loss:
         while True:
             try:
                 return split_loss(
-                    self._loss_sum,
+                    self._loss,
                     tokens,
-                    self.config.model.block_size,
+                    self._config.model.block_size,
                     device=self._device,
                     limit=limit,
-                    rows=self.rows,
+                    rows=self._rows(),
                     autocast=self._autocast,
-                    stop=self.stop,
+                    stop=self._should_stop,
                     process_group=self._process_group,
                 )
             except RuntimeError as error:
-                if (
-                    not is_out_of_memory(error) or self.rows == 1 or self._process_group.size > 1
-                ):  # the others wait for this pass
+                # Several processes cannot retry: the others wait for this pass.
+                if not is_out_of_memory(error) or self._rows() == 1 or self._process_group.size > 1:
                     raise
-            self.rows //= 2  # an evaluation must not end a run; how many at a time changes rounding alone
+            # An evaluation must not end a run; the number of sequences at a time changes rounding only.
+            self._batch_size = self._rows() // 2
+
+    def _rows(self) -> int:
+        """Sequences at a time: no more than training's micro-batch, which may have been halved."""
+        return min(self._batch_size, self._state.micro_batch_size)
+
+
+def _open_tasks(config: ResolvedConfig, data: PreparedData) -> list[EvalTask]:
+    """Tasks to run during training, in the first form of each; DataError names the key."""
+    try:
+        return open_tasks(config.evaluate.tasks, data.tokenizer, all_formats=False, block_size=config.model.block_size)
+    except (DataError, UsageError) as error:
+        raise DataError(f"evaluate.tasks: {error} (--evaluate.tasks none turns tasks off)") from error

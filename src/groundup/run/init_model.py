@@ -1,4 +1,4 @@
-"""The weights that a run begins with: drawn from its seed, or those of a checkpoint that it names."""
+"""Initial weights of a run: drawn from its seed, or read from the checkpoint that `init_from` names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from groundup.model.undrawn import skip_init
 from groundup.run.compose import weights_file
 from groundup.utils.files import sha256
 
-MANY = 2_000_000  # tokens; fewer are counted in a few seconds
+SLOW_COUNT_TOKENS = 2_000_000  # fewer are counted in a few seconds
 
 
 def build_initial_model(
@@ -26,66 +26,59 @@ def build_initial_model(
     *,
     text: Text | None = None,
     restored: bool = False,
-    say: Callable[[str], None] = lambda _: None,
+    message: Callable[[str], None] = lambda _: None,
 ) -> GPT:
-    """A model on the CPU with a run's first weights, the same on every process however often it is asked for.
+    """A model on the CPU with a run's initial weights, the same on every process and in every call.
 
-    `text` is what it will be trained on, for models that count n-grams; where that takes a while, it is said.
-
-    Only the first process reads the checkpoint. CheckpointError, on all of them, where it is gone, or not the one that
-    the run was begun with. A model that is to be `restored` needs none of that, and gets none.
+    `text` is the training split, for models with n-gram tables. Only rank 0 reads the checkpoint: CheckpointError, on
+    all ranks, where it is missing, or not the one that the run was started with. A model to be `restored` gets no
+    weights.
     """
     with skip_init():
-        gpt = GPT(config.model)
+        model = GPT(config.model)
     if restored:
-        return gpt
+        return model
     if config.init_from is None:
-        gpt.init_weights(torch.Generator().manual_seed(config.train.seed))
+        model.init_weights(torch.Generator().manual_seed(config.train.seed))
     else:
-        _load(gpt, config, process_group)
+        _load_weights(model, config, process_group)
     if text is not None:
-        if config.model.ngram > 1 and len(text) > MANY:
-            say(f"n-grams  counting runs of up to {config.model.ngram} tokens in {len(text):,}, once")
-        gpt.ngrams.count(text)
-    return gpt
-
-
-def _load(gpt: GPT, config: Config, process_group: ProcessGroup) -> None:
-    """The weights of the checkpoint that the run begins with."""
-    assert config.init_from is not None, "there is one"
-    folder = Path(config.init_from)
-    if (
-        complaint := process_group.broadcast_object(
-            None if process_group.rank else _complaint(folder, config.init_sha256)
-        )
-    ) is not None:
-        raise CheckpointError(complaint)
-
-    def read(path: Path) -> Mapping[str, torch.Tensor]:
-        tensors = state.read_tensors(path) if process_group.rank == 0 else {}
-        if "wpe.weight" in tensors:  # a shorter context needs the first positions only
-            tensors["wpe.weight"] = tensors["wpe.weight"][: config.model.block_size]
-        return BroadcastTensors(process_group, tensors)
-
-    state.load_model(folder, gpt, averaged=True, read=read)
+        if config.model.ngram > 1 and len(text) > SLOW_COUNT_TOKENS:
+            message(f"n-grams  counting n-grams of up to {config.model.ngram} tokens in {len(text):,}, once")
+        model.ngrams.count(text)
+    return model
 
 
 def broadcast_config(config: Config, process_group: ProcessGroup) -> Config:
-    """The first process's config, for one that lacks the checkpoint which it was made from."""
+    """Rank 0's config, for ranks that lack the checkpoint it was made from."""
     first = process_group.broadcast_object(config)
     return first if first.init_from is not None and config.init_sha256 is None else config
 
 
-def _complaint(folder: Path, expected: str | None) -> str | None:
-    """What keeps a checkpoint from being begun with, in a sentence."""
+def _load_weights(model: GPT, config: Config, process_group: ProcessGroup) -> None:
+    assert config.init_from is not None, "checked by the caller"
+    folder, rank = Path(config.init_from), process_group.rank
+    problem = process_group.broadcast_object(None if rank else _problem(folder, config.init_sha256))
+    if problem is not None:
+        raise CheckpointError(problem)
+
+    def read(path: Path) -> Mapping[str, torch.Tensor]:
+        tensors = state.read_tensors(path) if rank == 0 else {}
+        if "wpe.weight" in tensors:  # a shorter context needs the first positions only
+            tensors["wpe.weight"] = tensors["wpe.weight"][: config.model.block_size]
+        return BroadcastTensors(process_group, tensors)
+
+    state.load_model(folder, model, averaged=True, read=read)
+
+
+def _problem(folder: Path, expected_sha256: str | None) -> str | None:
+    """A sentence on why a run cannot start with a checkpoint; None where it can."""
     path = weights_file(folder)
-    where = (
-        "so this run cannot begin with its weights; put the folder back, or start a new run with another --init-from"
-    )
+    remedy = "so this run cannot start; put the folder back, or start a new run with another --init-from"
     try:
         found = sha256(path)
     except OSError as error:
-        return f"init_from: {path} cannot be read ({error.strerror}), {where}"
-    if expected is not None and found != expected:
-        return f"init_from: {path} is not what it was when the run was configured (its checksum differs), {where}"
+        return f"init_from: {path} cannot be read ({error.strerror}), {remedy}"
+    if expected_sha256 is not None and found != expected_sha256:
+        return f"init_from: {path} is not what it was when the run was configured (its checksum differs), {remedy}"
     return None

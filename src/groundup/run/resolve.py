@@ -1,57 +1,51 @@
-"""What a config leaves open is decided by the data and the machine, once, before a run begins."""
+"""One resolution of a run's config on this machine, and the plan that follows from it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import nn
 
+from groundup.config.resolved import ResolvedConfig
 from groundup.config.schema import Config
-from groundup.data.shards import Manifest, Tokens, check_files
-from groundup.distributed.compile import check as check_compile
+from groundup.config.sections import TrainConfig
+from groundup.distributed.compile import parse_compile
 from groundup.distributed.process_group import ProcessGroup, SingleProcess, require_same
-from groundup.errors import ConfigError, DataError, UsageError
+from groundup.errors import ConfigError, UsageError
 from groundup.evaluation.task_set import TaskSpec
-from groundup.run.ensure_data import needs_preparation, prepare_command
-from groundup.tokenizers.registry import Tokenizer, load_tokenizer
+from groundup.model.gpt import GPT
+from groundup.model.undrawn import skip_init
+from groundup.optim.optimizer import OptimizerContainer, build_optimizer
+from groundup.planning import policy
+from groundup.planning.memory import Machine
+from groundup.planning.plan import DataSize, Plan, Speed
+from groundup.run.parts import build_loss
 from groundup.tracking.trackers import check as check_trackers
-from groundup.utils.device import choose_device, choose_precision
-from groundup.utils.system import usable_cores
+from groundup.training.micro_batches import to_inputs_targets
+from groundup.training.throughput import MEASURE_SECONDS, measure_throughput
+from groundup.utils.device import autocast, choose_device, choose_precision, device_memory
+from groundup.utils.exhausted import is_out_of_memory
+from groundup.utils.system import free_disk, main_memory, usable_cores
 
-MAX_CHECKSUM_BYTES = (
-    2**28
-)  # bytes; reading them all takes less than a second. `groundup doctor` reads whatever there is
+MEASURE_FRACTION = 0.03  # of a run length in time, that measuring the speed may take
 
 
-@dataclass(frozen=True)
-class PreparedData:
-    """A prepared folder, opened."""
+class Detected(NamedTuple):
+    """A machine, and a line that says what was chosen there and why."""
 
-    manifest: Manifest
-    tokenizer: Tokenizer
-    train: Tokens
-    val: Tokens | None  # None: nothing was held out
-
-    @classmethod
-    def open(cls, folder: Path) -> PreparedData:
-        """DataError when the folder is not whole or its tokenizer is not the one its tokens were made with."""
-        manifest = Manifest.load(folder)
-        tokenizer = load_tokenizer(folder / "tokenizer")
-        if tokenizer.fingerprint != manifest.tokenizer.fingerprint:
-            raise DataError(
-                f"{folder / 'tokenizer'}: not the tokenizer that these tokens were made with; prepare the data anew"
-            )
-        size = sum(split.tokens for split in manifest.splits.values()) * np.dtype(manifest.dtype).itemsize
-        check_files(folder, manifest, checksums=size <= MAX_CHECKSUM_BYTES)
-        val = Tokens.open(folder, "val") if manifest.splits["val"].tokens > 1 else None
-        return cls(manifest, tokenizer, Tokens.open(folder, "train"), val)
+    machine: Machine
+    line: str
 
 
 def validate_config(config: Config) -> None:
-    """What is known to be a mistake without the data. ConfigError."""
-    check_compile(config.train.compile)
+    """Find mistakes that can be known without the data. ConfigError."""
+    parse_compile(config.train.compile)
     check_trackers(config.tracking)
     for task in config.evaluate.tasks:
         try:
@@ -60,38 +54,93 @@ def validate_config(config: Config) -> None:
             raise ConfigError(f"evaluate.tasks: {error}") from error
 
 
-def open_data(config: Config) -> PreparedData:
-    """The run's prepared folder. ConfigError where none is named; DataError where it is not whole, or not there."""
-    if config.data is None:
-        raise ConfigError("data: no prepared folder is named; give one with --data")
-    if needs_preparation(config):
-        raise DataError(f"{config.data}: is not there, or not whole; prepare it by: {prepare_command(config)}")
-    return PreparedData.open(Path(config.data))
+def detect_machine(train: TrainConfig, folder: Path, process_group: ProcessGroup | None = None) -> Detected:
+    """Device, precision, threads and memory for training; `folder` is where the run will be written.
+
+    Where `train` leaves them open, they are chosen here; of several processes, rank 0 chooses for all. Sets torch's
+    number of threads. ConfigError for a device or precision that this machine does not have.
+    """
+    process_group = process_group or SingleProcess()
+    device = choose_device(train.device)
+    require_same(process_group, "train.device is", device.type, "fix the GPU there, or give all --train.device cpu")
+    threads = process_group.broadcast_object(train.threads or max(1, usable_cores() // process_group.local_size))
+    torch.set_num_threads(threads)
+    precision = process_group.broadcast_object(choose_precision(train.precision, device))
+    main = main_memory()
+    memory = device_memory(device) or (main and main // process_group.local_size)
+    size = process_group.size
+    machine = Machine(device.type, precision.name, memory, free_disk(folder), size, threads, str(device))
+    each = f"{size} processes of {threads} threads" if size > 1 else f"{threads} threads"
+    return Detected(machine, f"machine  {device}, {each}, {precision.name}: {precision.reason}")
 
 
 def resolve_config(
-    config: Config, tokenizer: Tokenizer, process_group: ProcessGroup | None = None
-) -> tuple[Config, str]:
-    """Replace every `auto` and `none` that depends on data and machine; also a line on what was chosen and why.
+    config: Config, vocab_size: int, machine: Machine, process_group: ProcessGroup | None = None
+) -> ResolvedConfig:
+    """Replace every `auto`, and every value still to be computed, once; `planning/policy.py` has the rules.
 
-    The settled config stands in the run's folder, so that a resumed run computes exactly as the first one did. Of
-    several processes, the first one chooses for all.
+    The result is written into the run's folder, so that a resumed run computes exactly as the first one did. Of several
+    processes, rank 0 decides for all. `vocab_size` is that of the data's tokenizer: ConfigError where the config has
+    another.
     """
-    process_group = process_group or SingleProcess()
-    vocab = config.model.vocab_size or tokenizer.n_vocab
-    if vocab != tokenizer.n_vocab:
+    if config.model.vocab_size not in (None, vocab_size):
         raise ConfigError(
-            f"model.vocab_size: {vocab}, but the data's tokenizer has {tokenizer.n_vocab} ids; leave it out "
+            f"model.vocab_size: {config.model.vocab_size}, but the data's tokenizer has {vocab_size} ids; leave it out "
             "(--model.vocab_multiple pads the embedding)"
         )
-    check_compile(config.train.compile)
-    device = choose_device(config.train.device)
-    require_same(process_group, "train.device is", device.type, "mend the GPU there, or give all --train.device cpu")
-    threads = process_group.broadcast_object(config.train.threads or max(1, usable_cores() // process_group.local_size))
-    torch.set_num_threads(threads)
-    precision = process_group.broadcast_object(choose_precision(config.train.precision, device))
-    model = config.model.model_copy(update={"vocab_size": vocab})
-    train = config.train.model_copy(update={"device": str(device), "threads": threads, "precision": precision.name})
-    each = f"{process_group.size} processes of {threads} threads" if process_group.size > 1 else f"{threads} threads"
-    line = f"machine  {device}, {each}, {precision.name}: {precision.reason}"
-    return config.model_copy(update={"model": model, "train": train}), line
+    resolved = policy.resolve(config, machine, vocab_size)
+    return (process_group or SingleProcess()).broadcast_object(resolved)
+
+
+def plan_here(config: Config, vocab_size: int, data: DataSize | None) -> Plan:
+    """The plan of a run in one process here, its speed unknown. ConfigError for a device this machine lacks."""
+    machine = detect_machine(config.train, Path()).machine
+    return Plan(resolve_config(config, vocab_size, machine), machine, data)
+
+
+def plan_with_measured_speed(config: Config, vocab_size: int, data: DataSize | None) -> Plan:
+    """The plan with this machine's speed on random tokens; without a speed where the model does not fit."""
+    plan = plan_here(config, vocab_size, data)
+    if not plan.fits:
+        return plan
+    resolved, device = plan.config, torch.device(plan.config.train.device)
+    try:
+        with skip_init():
+            model = GPT(resolved.model)
+        model.init_weights(torch.Generator().manual_seed(resolved.train.seed)).to(device)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return plan
+    _, loss, _ = build_loss(resolved, model, device)
+    optimizer = build_optimizer(model.named_parameters(), resolved.optimizer, resolved.train.precision)
+    shape = (resolved.train.micro_batch_size, resolved.model.block_size + 1)
+    ids = np.random.default_rng(resolved.train.seed).integers(resolved.model.vocab, size=shape)
+    return measure_speed(plan, loss, optimizer, ids)
+
+
+def measure_speed(plan: Plan, loss_sum: nn.Module, optimizer: OptimizerContainer, ids: NDArray[np.int64]) -> Plan:
+    """The plan with the speed of these parts on `ids`, (n, T + 1); unchanged where memory does not suffice.
+
+    The parts must not have trained yet; they are left as they were, bit for bit.
+    """
+    config = plan.config
+    device = torch.device(config.train.device)
+    found = measure_throughput(
+        loss_sum,
+        optimizer,
+        to_inputs_targets(ids, device),
+        step_tokens=plan.process_batch_size * config.model.block_size,
+        clip=config.optimizer.grad_clip,
+        autocast=autocast(config.train.precision, device),
+        fewest=config.train.microbatch_threads,
+        seconds=min(MEASURE_SECONDS, MEASURE_FRACTION * (config.train.max_time or math.inf)),
+    )
+    if found is None:
+        return plan
+    sequences = found.tokens / config.model.block_size
+    plural = f"{sequences:.0f} sequences" if sequences > 1 else "1 sequence"
+    amount = plural if sequences >= 1 else f"{found.tokens} tokens"
+    n = plan.machine.processes
+    each = f" on each of {n} processes, without communication" if n > 1 else ""
+    return replace(plan, speed=Speed(n * found.tokens_per_s, f"estimated from {amount}{each}"))

@@ -1,4 +1,4 @@
-"""Nothing non-finite reaches the weights, and a run that goes wrong goes back."""
+"""Loss guard: rejects non-finite steps, logs spikes, and requests a rollback after repeated bad steps."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ from typing import Any
 from groundup.errors import TrainingError
 
 DECAY = 0.98  # of the running mean and variance: they remember about 50 steps
-SETTLED = 50  # steps before a deviation means anything
+WARMUP_STEPS = 50  # before a deviation means anything
 
 
-class RollbackRequested(Exception):  # noqa: N818 - no error, but a way to go on
+class RollbackRequested(Exception):  # noqa: N818 - no error, but a way to continue
     """Too many bad steps in a row: the run must return to a checkpoint from before the first of them."""
 
     def __init__(self, first: int, cursor: int, last: int, reason: str) -> None:
         super().__init__(reason)
-        self.first, self.cursor, self.last = first, cursor, last  # step and first window, and the last step
+        self.first, self.cursor, self.last = first, cursor, last  # first bad step, its first sequence, last bad step
 
 
 @dataclass
 class RunningStats:
-    """Running mean and variance of a number, newer values weighing more (Finch 2009, eqs. 124 and 143)."""
+    """Exponentially weighted mean and variance (Finch 2009, eqs. 124 and 143)."""
 
     n: int = 0
     mean: float = 0.0
     variance: float = 0.0
 
     def deviation(self, x: float) -> float:
-        """How many standard deviations x lies above the mean; 0 while too little is known."""
-        return (x - self.mean) / math.sqrt(self.variance) if self.n >= SETTLED and self.variance > 0 else 0.0
+        """Standard deviations by which x exceeds the mean; 0 during the warm-up."""
+        known = self.n >= WARMUP_STEPS and self.variance > 0
+        return (x - self.mean) / math.sqrt(self.variance) if known else 0.0
 
     def update(self, x: float) -> None:
-        """Take note of a value."""
+        """Include a value."""
         weight = max(1 / (self.n + 1), 1 - DECAY)
         delta = x - self.mean
         self.n += 1
@@ -43,73 +44,74 @@ class RunningStats:
 
 
 class LossGuard:
-    """Turns away steps whose loss or gradient is not finite, notes spikes, and after `bad_steps` in a row gives up.
+    """Rejects steps with a non-finite loss or gradient, logs spikes, and gives up after `max_bad_steps` in a row.
 
-    Giving up means GoBack, while the run went back fewer than `rollbacks` times (`went_back()`); then TrainingError
-    where numbers are not finite, while a loss that stays high is taken for the new usual one. A `spike` of None looks
-    for none. `cursor()` is the first window of the step under way. `overflows()` says whether a gradient that is not
-    finite is just fp16's scale being found: such a step is left out, and no harm.
+    Giving up raises RollbackRequested while fewer than `max_rollbacks` were made (`rollbacks()`); then TrainingError if
+    numbers are not finite, while a loss that stays high is accepted as the new level. `spike_sigma` None: no spikes are
+    looked for. `cursor()` is the first sequence of the current step. `overflows()` says whether a non-finite gradient
+    is only fp16's loss scale being found: such a step is left out without counting as bad.
     """
 
     def __init__(
         self,
-        spike: float | None = 8.0,
-        bad_steps: int = 10,
-        rollbacks: int = 0,
+        spike_sigma: float | None = 8.0,
+        max_bad_steps: int = 10,
+        max_rollbacks: int = 0,
         *,
-        went_back: Callable[[], int] = lambda: 0,
+        rollbacks: Callable[[], int] = lambda: 0,
         cursor: Callable[[], int] = lambda: 0,
         overflows: Callable[[], bool] = lambda: False,
-        note: Callable[..., None] = lambda *_, **__: None,
+        log: Callable[..., None] = lambda *_, **__: None,
     ) -> None:
-        self.spike, self.bad_steps, self.rollbacks = spike, bad_steps, rollbacks
-        self._went_back, self._cursor, self._overflows, self._note = went_back, cursor, overflows, note
+        self.spike_sigma, self.max_bad_steps, self.max_rollbacks = spike_sigma, max_bad_steps, max_rollbacks
+        self._rollbacks, self._cursor, self._overflows, self._log = rollbacks, cursor, overflows, log
         self.loss, self.grad_norm = RunningStats(), RunningStats()
-        self.bad = 0  # steps in a row
-        self.first: tuple[int, int] | None = None  # the first of them, and its first window
+        self.bad_steps = 0  # in a row
+        self.first: tuple[int, int] | None = None  # the first of them, and its first sequence
 
     def allows_step(self, step: int, loss: float, grad_norm: float) -> bool:
-        """Whether a step may change the weights; GoBack or TrainingError when it is past saving."""
+        """Whether a step may change the weights. Raises RollbackRequested or TrainingError after too many bad ones."""
         finite = math.isfinite(loss) and math.isfinite(grad_norm)
         if not finite and math.isfinite(loss) and self._overflows():
             return False
         if finite and not self._spikes(step, loss, grad_norm):
-            self.bad, self.first = 0, None
+            self.bad_steps, self.first = 0, None
             self.loss.update(loss)
             return True
-        self.bad += 1
+        self.bad_steps += 1
         self.first = self.first or (step, self._cursor())
-        if self.bad >= self.bad_steps:
+        if self.bad_steps >= self.max_bad_steps:
             self._give_up(step, loss, grad_norm, finite)
         return finite
 
     def _spikes(self, step: int, loss: float, grad_norm: float) -> bool:
-        """Whether the loss is one; a gradient norm is only noted, as clipping deals with it, and may move for good."""
+        """Whether the loss spikes; a gradient norm is only logged: clipping handles it, and it may shift for good."""
         z_loss, z_norm = self.loss.deviation(loss), self.grad_norm.deviation(grad_norm)
         self.grad_norm.update(grad_norm)
-        if self.spike is None or max(z_loss, z_norm) <= self.spike:
+        if self.spike_sigma is None or max(z_loss, z_norm) <= self.spike_sigma:
             return False
         values = {"loss": loss, "grad_norm": grad_norm}
-        self._note("spike", step=step, **values, z_loss=round(z_loss, 2), z_grad_norm=round(z_norm, 2))
-        return z_loss > self.spike
+        self._log("spike", step=step, **values, z_loss=round(z_loss, 2), z_grad_norm=round(z_norm, 2))
+        return z_loss > self.spike_sigma
 
     def _give_up(self, step: int, loss: float, grad_norm: float, finite: bool) -> None:
         what = f"loss {loss:.4g} and gradient norm {grad_norm:.4g} were "
-        what += "far above the usual" if finite else "not finite"
-        many = f"{self.bad} steps in a row"
-        first, self.first, self.bad = self.first or (step, self._cursor()), None, 0
-        if self._went_back() < self.rollbacks:
-            raise RollbackRequested(*first, step, f"step {step}: {what}, {many}")
+        what += "far above the running mean" if finite else "not finite"
+        count = f"{self.bad_steps} steps in a row"
+        first, self.first, self.bad_steps = self.first or (step, self._cursor()), None, 0
+        if self._rollbacks() < self.max_rollbacks:
+            raise RollbackRequested(*first, step, f"step {step}: {what}, {count}")
         if not finite:
-            raise TrainingError(f"step {step}: {what}, {many}; start a new run with a lower --optimizer.learning_rate")
+            raise TrainingError(f"step {step}: {what}, {count}; start a new run with a lower --optimizer.learning_rate")
         self.loss = RunningStats()
 
-    def books(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
-        return {"loss": asdict(self.loss), "grad_norm": asdict(self.grad_norm), "bad": self.bad, "first": self.first}
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of the guard."""
+        stats = {"loss": asdict(self.loss), "grad_norm": asdict(self.grad_norm)}
+        return {**stats, "bad": self.bad_steps, "first": self.first}
 
-    def restore(self, books: dict[str, Any]) -> None:
-        """Be what `books` says."""
-        self.loss, self.grad_norm = (RunningStats(**books.get(name, {})) for name in ("loss", "grad_norm"))
-        self.bad = books.get("bad", 0)
-        self.first = tuple(books["first"]) if books.get("first") else None
+    def load_state_dict(self, values: dict[str, Any]) -> None:
+        """Restore from `state_dict()`; an empty one resets."""
+        self.loss, self.grad_norm = (RunningStats(**values.get(name, {})) for name in ("loss", "grad_norm"))
+        self.bad_steps = values.get("bad", 0)
+        self.first = tuple(values["first"]) if values.get("first") else None

@@ -1,8 +1,8 @@
-"""From windows of token ids to tensors on the device."""
+"""Micro-batches: each step's sequences of token ids as tensors on the device."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -11,63 +11,75 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from groundup.model.gpt import IGNORED
-from groundup.training.loop import MicroBatch
+from groundup.training.loop import split_sequences
 
 
-class Windows(Protocol):
-    """Where training windows come from."""
+class Sequences(Protocol):
+    """A data order: an endless row of training sequences."""
 
     block_size: int
 
     def read(self, cursor: int, n: int) -> NDArray[np.int64]:
-        """`n` windows with their next tokens: (n, block_size + 1)."""
+        """`n` sequences from position `cursor`, each with its next token: (n, block_size + 1)."""
         ...
 
 
 class BatchLoader:
-    """Each step's global batch, of which a process takes its share, cut into pieces of at most `micro_rows` windows.
+    """Cuts each step's global batch into this process's micro-batches.
 
-    All shares are of one size, so that all processes make equally many passes over equally many windows; the last is
-    filled up with windows that are not scored.
+    Every process gets equally many sequences, so that all make equally many passes of equal size; the last process's
+    part is filled up with sequences that are not scored.
     """
 
     def __init__(
-        self, windows: Windows, rows: int, micro_rows: int, device: torch.device, *, rank: int = 0, size: int = 1
+        self,
+        sequences: Sequences,
+        batch_size: int,
+        device: torch.device,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        seq_len: Callable[[float], int] | None = None,
     ) -> None:
-        """`rows` windows a step, in all; this is process `rank` of `size`."""
-        self.windows, self.rows, self.device = windows, rows, device
-        self.share = -(-rows // size)  # windows a process
-        self.micro_rows = min(micro_rows, self.share)
-        self.scored = rows * windows.block_size
-        self.in_step = False  # a batch has been begun, and not all of its pieces are done
-        self._first = rank * self.share
+        """`batch_size` sequences per step, over all processes; `seq_len`: their length at a fraction of the run."""
+        self.sequences, self.batch_size, self.device = sequences, batch_size, device
+        self.per_process = -(-batch_size // world_size)
+        self.scored = batch_size * sequences.block_size  # targets per step, over all processes
+        self.in_step = False  # a batch was begun, and not all of its micro-batches are done
+        self._first = rank * self.per_process
+        self._seq_len = seq_len or (lambda fraction: sequences.block_size)
 
-    def micro_batches(self, cursor: int) -> Iterator[MicroBatch]:
-        """Ids and targets of this process's share of the batch at `cursor`, and whether they are its last."""
+    def micro_batches(self, cursor: int, fraction: float, size: int) -> Iterator[tuple[Tensor, Tensor, bool]]:
+        """Ids and targets, each (b, t), of at most `size` sequences of the batch at `cursor`; whether the last.
+
+        Early in the run (`fraction`), sequences may be cut into shorter ones.
+        """
         self.in_step = True
-        for first in range(0, self.share, self.micro_rows):
-            n = min(self.micro_rows, self.share - first)
-            ids, targets = to_inputs_targets(self._windows(cursor, self._first + first, n), self.device)
-            yield ids, targets, first + n == self.share
+        size, length = min(size, self.per_process), self._seq_len(fraction)
+        for first in range(0, self.per_process, size):
+            n = min(size, self.per_process - first)
+            ids, targets = to_inputs_targets(self._read(cursor, self._first + first, n), self.device)
+            yield *split_sequences(ids, targets, length), first + n == self.per_process
         self.in_step = False
 
-    def trial(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """What a step asks of memory: its pieces twice, for gradients are then added up, and the ragged one."""
-        for rows in (self.micro_rows, self.micro_rows, self.share % self.micro_rows or self.micro_rows):
-            yield to_inputs_targets(self.windows.read(0, rows), self.device)
+    def largest(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """What a step asks of memory: its micro-batch twice, as gradients are then summed, and the ragged last one."""
+        size = min(size, self.per_process)
+        for n in (size, size, self.per_process % size or size):
+            yield to_inputs_targets(self.sequences.read(0, n), self.device)
 
-    def _windows(self, cursor: int, first: int, n: int) -> NDArray[np.int64]:
-        """`n` windows from the batch's `first` on: (n, block_size + 1), past the batch's end all of them IGNORED."""
-        there = max(0, min(n, self.rows - first))
-        found = np.full((n, self.windows.block_size + 1), IGNORED, dtype=np.int64)
-        if there:
-            found[:there] = self.windows.read(cursor + first, there)
-        return found
+    def _read(self, cursor: int, first: int, n: int) -> NDArray[np.int64]:
+        """`n` sequences from the batch's `first` on: (n, block_size + 1); past the batch's end all IGNORED."""
+        present = max(0, min(n, self.batch_size - first))
+        ids = np.full((n, self.sequences.block_size + 1), IGNORED, dtype=np.int64)
+        if present:
+            ids[:present] = self.sequences.read(cursor + first, present)
+        return ids
 
 
-def to_inputs_targets(windows: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
+def to_inputs_targets(sequences: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
     """(n, block_size + 1) ids -> ids and targets, each (n, block_size), on the device; an IGNORED id becomes 0."""
-    both = torch.from_numpy(windows)
+    both = torch.from_numpy(sequences)
     if device.type == "cuda":
         both = both.pin_memory()  # lets the copy overlap with the arithmetic
     both = both.to(device, non_blocking=device.type == "cuda")

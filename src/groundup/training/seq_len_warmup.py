@@ -1,31 +1,28 @@
-"""Short contexts first: windows cut into pieces, which grow as a run goes on.
+"""Sequence-length warm-up (arXiv:2108.06084): short sequences first, which double in length as the run proceeds.
 
-What is near teaches most at first, and short pieces cost less attention (arXiv:2108.06084, "sequence length warmup").
-The windows themselves, their order and the tokens of a step stay what they are.
+Nearby tokens teach most at first, and short sequences cost less attention. The data order and the tokens per step stay
+the same: sequences are cut into shorter ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from groundup.config.schema import Config
+
+def sequence_lengths(first: int | None, block_size: int) -> list[int]:
+    """Every length that sequences have in a run: `first` doubled up to `block_size`; None: no warm-up."""
+    first = first or block_size
+    return [first << n for n in range((block_size // first).bit_length())]
 
 
-def lengths(config: Config) -> list[int]:
-    """Every length that pieces have in a run."""
-    first = config.train.seq_len_warmup_from or config.model.block_size
-    return [first << n for n in range((config.model.block_size // first).bit_length())]
+def build_seq_len(first: int | None, until: float, block_size: int) -> Callable[[float], int]:
+    """Length of sequences as a function of the fraction of the run done after the coming step.
 
-
-def build_ramp(config: Config) -> Callable[[float], int]:
-    """From the fraction of the horizon done after the coming step to the tokens a piece.
-
-    From `train.seq_len_warmup_from` tokens on the length doubles at equal distances, up to the full length at
-    `train.seq_len_warmup_until`.
+    It starts at `first` and doubles at equal distances, up to `block_size` at the fraction `until`.
     """
-    pieces, whole = lengths(config), config.train.seq_len_warmup_until
+    lengths = sequence_lengths(first, block_size)
 
-    def length(fraction: float) -> int:
-        return pieces[int((len(pieces) - 1) * fraction / whole)] if fraction < whole else pieces[-1]
+    def seq_len(fraction: float) -> int:
+        return lengths[int((len(lengths) - 1) * fraction / until)] if fraction < until else lengths[-1]
 
-    return length
+    return seq_len

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from groundup.training.loop import Optimizer as Stepping
 from groundup.utils.exhausted import is_out_of_memory
 
-SECONDS = 0.8  # that the timed passes may take; warming up comes before, a second for a model of 100 million weights
+MEASURE_SECONDS = (
+    0.8  # that the timed passes may take; warming up comes before, a second for a model of 100 million weights
+)
 SMALLEST = 32  # tokens in the first piece, which also warms the machine up
 FEWEST = 3  # pieces, whatever time they take: two give the cost of a pass and of a token, and the first is often noise
 REPEATS = 5  # of a whole micro-batch, of which the median counts
@@ -48,7 +50,7 @@ def measure_throughput(
     clip: float,
     autocast: Callable[[], AbstractContextManager[object]],
     fewest: int = 1,
-    seconds: float = SECONDS,
+    seconds: float = MEASURE_SECONDS,
 ) -> Throughput | None:
     """Time forward, backward and optimizer of a fresh model; None where memory does not suffice.
 

@@ -1,120 +1,118 @@
-"""All of a run that moves while it trains, and that a checkpoint therefore holds."""
+"""Training state: everything that changes during training and is saved in a checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from groundup.checkpoint import state
-from groundup.config.schema import Config
 from groundup.distributed.dtensor import distribute_like
-from groundup.distributed.process_group import BroadcastTensors, ProcessGroup, SingleProcess
-from groundup.errors import CheckpointError
-from groundup.model.gpt import GPT
+from groundup.distributed.gather import StateTensors, state_tensors
 from groundup.optim.ema import EMA, NoEMA
-from groundup.optim.optimizer import OptimizerContainer, build_optimizer
+from groundup.optim.optimizer import OptimizerContainer
 from groundup.training.early_stopping import BestLoss
 from groundup.training.guard import LossGuard
-from groundup.training.loop import Progress
+from groundup.utils.device import reseed
+from groundup.utils.hashing import mix64
+
+
+@dataclass
+class Progress:
+    """Position of a run in its data and its time."""
+
+    step: int = 0  # optimizer steps finished
+    tokens: int = 0  # tokens trained on
+    cursor: int = 0  # position in the data order: sequences drawn or skipped
+    elapsed: float = 0.0  # seconds of training, interruptions not counted
+    dt: float = 0.0  # seconds of the last step, hooks not counted
+    skips: list[tuple[int, int]] = field(default_factory=list)  # ranges of sequences left out after a rollback
+
+    def finish_step(self, tokens: int, sequences: int) -> None:
+        """Count a step."""
+        self.step, self.tokens = self.step + 1, self.tokens + tokens
+        self.advance(sequences)
+
+    def advance(self, sequences: int) -> None:
+        """Move the cursor past the sequences of a step, and past those to be skipped."""
+        self.cursor += sequences
+        for start, stop in sorted(self.skips):
+            if start <= self.cursor < stop:
+                self.cursor = stop
 
 
 @dataclass
 class TrainState:
-    """Weights, moments, their average, and the books beside them."""
+    """Weights, optimizer state, EMA, guard and progress of a run."""
 
-    gpt: GPT
+    model: nn.Module
     optimizer: OptimizerContainer
-    average: EMA | NoEMA
+    ema: EMA | NoEMA
     scaler: torch.amp.GradScaler
     guard: LossGuard
-    process_group: ProcessGroup = field(default_factory=SingleProcess)
+    micro_batch_size: int  # sequences per forward pass; halved when memory runs out
+    seed: int = 0  # of dropout
+    rank: int = 0
     progress: Progress = field(default_factory=Progress)
     best: BestLoss = field(default_factory=BestLoss)
 
     def __post_init__(self) -> None:
-        self._first_scale = self.scaler.state_dict()
+        self._initial_scale = self.scaler.state_dict()
+        self._device = next(self.model.parameters()).device
 
-    @classmethod
-    def of(
-        cls,
-        config: Config,
-        gpt: GPT,
-        scaler: torch.amp.GradScaler,
-        process_group: ProcessGroup,
-        note: Callable[..., None],
-    ) -> TrainState:
-        """What a run that begins with `gpt` moves; `note` is told of a loss far from the usual."""
-        guard = LossGuard(
-            config.guard.spike_sigma,
-            config.guard.max_bad_steps,
-            config.guard.max_rollbacks,
-            went_back=lambda: len(moving.progress.skips),
-            cursor=lambda: moving.progress.cursor,
-            overflows=lambda: scaler.is_enabled() and scaler.get_scale() >= 1,
-            note=note,
-        )
-        optimizer = build_optimizer(gpt.named_parameters(), config.optimizer, config.train.precision)
-        average = EMA(gpt, config.optimizer.ema_decay) if config.optimizer.ema_decay else NoEMA()
-        moving = cls(gpt, optimizer, average, scaler, guard, process_group)
-        return moving
+    def seed_dropout(self) -> None:
+        """Seed the coming step's dropout from (seed, step, rank): neither evaluations nor interruptions shift it."""
+        ranks = (self.rank,) if self.rank else ()
+        reseed(int(mix64(self.seed, self.progress.step, *ranks)[0]), self._device)
 
-    def books(self) -> dict[str, Any]:
-        """All but the tensors, as JSON can hold it."""
+    def metadata(self) -> dict[str, Any]:
+        """Everything but the tensors, for JSON."""
         return {
             **asdict(self.progress),
             "best": asdict(self.best),
-            "guard": self.guard.books(),
+            "guard": self.guard.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "averaged": self.average.updates,
-            "processes": self.process_group.size,
+            "averaged": self.ema.updates,
+            "micro_batch_size": self.micro_batch_size,
         }
 
-    def books_of(self, checkpoint: Path) -> dict[str, Any]:
-        """What a checkpoint remembers besides tensors; only the first process reads it, or anything of a run."""
-        books: dict[str, Any] = {}
-        if self.process_group.rank == 0:
-            state.load_config(checkpoint)  # refuses what a newer groundup wrote
-            books = state.load_progress(checkpoint)
-        return self.process_group.broadcast_object(books)
-
-    def restore(self, checkpoint: Path, books: Mapping[str, Any]) -> None:
-        """Be what the checkpoint holds. CheckpointError when it does not fit this model."""
-        known = {name: books[name] for name in (f.name for f in fields(Progress)) if name in books}
+    def load_metadata(self, metadata: Mapping[str, Any]) -> None:
+        """Take everything but the tensors, and but the EMA's count, from what `metadata()` once gave."""
+        known = {f.name: metadata[f.name] for f in fields(Progress) if f.name in metadata}
         self.progress = Progress(**known)
         self.progress.skips = [(start, stop) for start, stop in self.progress.skips]
-        self.best = BestLoss(**books.get("best", {}))
-        self.guard.restore(books.get("guard", {}))
-        if books.get("scaler") and self.scaler.is_enabled():
-            self.scaler.load_state_dict(books["scaler"])
-        state.load_model(checkpoint, self.gpt, read=self._read)
-        state.load_optimizer(checkpoint, self.gpt, self.optimizer, read=self._read)
-        averages = BroadcastTensors(
-            self.process_group, state.load_average(checkpoint) if self.process_group.rank == 0 else {}
-        )
-        if bool(averages) != isinstance(self.average, EMA):
-            raise CheckpointError(
-                f"{checkpoint}: {'holds' if averages else 'lacks'} an average of the weights, unlike what "
-                "optimizer.ema_decay asks for; put back the config.yaml that the run was started with"
-            )
-        self.average.load(averages, books.get("averaged", 0))
+        self.best = BestLoss(**metadata.get("best", {}))
+        self.guard.load_state_dict(metadata.get("guard", {}))
+        if metadata.get("scaler") and self.scaler.is_enabled():
+            self.scaler.load_state_dict(metadata["scaler"])
+        # A run that ran out of memory does not try the larger micro-batch again.
+        self.micro_batch_size = min(self.micro_batch_size, metadata.get("micro_batch_size", self.micro_batch_size))
 
-    def _read(self, path: Path) -> Mapping[str, torch.Tensor]:
-        return BroadcastTensors(self.process_group, state.read_tensors(path) if self.process_group.rank == 0 else {})
+    def tensors(self) -> StateTensors:
+        """Weights, EMA and optimizer state by name, not copied."""
+        return state_tensors(self.model, self.optimizer, self.ema.tensors())
 
-    def begin_again(self, first: GPT) -> None:
-        """Be what a run that begins with `first` is then, but for the time gone by and the data to be skipped."""
+    def discard_gradients(self) -> None:
+        """Drop the gradients of a step that was broken off."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def reset(self, initial: nn.Module) -> None:
+        """Reset to the weights of `initial`; elapsed time and skipped data are kept."""
         with torch.no_grad():
-            for weight, parameter in zip(first.parameters(), self.gpt.parameters(), strict=True):
+            for weight, parameter in zip(initial.parameters(), self.model.parameters(), strict=True):
                 parameter.copy_(distribute_like(weight, parameter))
-        for moments in self.optimizer.state.values():
-            moments.clear()
-        self.average.load(dict(first.named_parameters()), 0)
-        self.guard.restore({})
+        for values in self.optimizer.state.values():
+            values.clear()
+        self.ema.load(dict(initial.named_parameters()), 0)
+        self.guard.load_state_dict({})
         if self.scaler.is_enabled():
-            self.scaler.load_state_dict(self._first_scale)
+            self.scaler.load_state_dict(self._initial_scale)
         self.progress = Progress(elapsed=self.progress.elapsed, skips=self.progress.skips)
         self.best = BestLoss()
+
+    def skip(self, skips: list[tuple[int, int]], elapsed: float) -> None:
+        """After a rollback: leave out these ranges of sequences; `elapsed` seconds have passed."""
+        self.progress.skips, self.progress.elapsed = skips, elapsed
+        self.progress.advance(0)

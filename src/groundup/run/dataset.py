@@ -1,0 +1,65 @@
+"""A run's prepared data, opened; and whether it is still to be prepared."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from groundup.config.schema import Config
+from groundup.config.sections import PrepareConfig
+from groundup.data.shards import MANIFEST, Manifest, Tokens, check_files
+from groundup.errors import ConfigError, DataError
+from groundup.tokenizers.registry import Tokenizer, load_tokenizer
+
+MAX_CHECKSUM_BYTES = 2**28  # read in less than a second; `groundup doctor` reads any amount
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """A prepared folder, opened."""
+
+    manifest: Manifest
+    tokenizer: Tokenizer
+    train: Tokens
+    val: Tokens | None  # None: nothing was held out
+
+    @classmethod
+    def open(cls, folder: Path) -> PreparedData:
+        """DataError when the folder is not complete, or its tokenizer is not the one its tokens were made with."""
+        manifest = Manifest.load(folder)
+        tokenizer = load_tokenizer(folder / "tokenizer")
+        if tokenizer.fingerprint != manifest.tokenizer.fingerprint:
+            raise DataError(
+                f"{folder / 'tokenizer'}: not the tokenizer that these tokens were made with; prepare the data again"
+            )
+        size = sum(split.tokens for split in manifest.splits.values()) * np.dtype(manifest.dtype).itemsize
+        check_files(folder, manifest, checksums=size <= MAX_CHECKSUM_BYTES)
+        val = Tokens.open(folder, "val") if manifest.splits["val"].tokens > 1 else None
+        return cls(manifest, tokenizer, Tokens.open(folder, "train"), val)
+
+
+def open_data(config: Config) -> PreparedData:
+    """The run's prepared folder. ConfigError where none is named; DataError where it is not complete, or missing."""
+    if config.data is None:
+        raise ConfigError("data: no prepared folder is named; give one with --data")
+    if needs_preparation(config):
+        raise DataError(f"{config.data}: missing or not complete; prepare it by: {prepare_command(config)}")
+    return PreparedData.open(Path(config.data))
+
+
+def needs_preparation(config: Config) -> bool:
+    """Whether the data is still to be prepared, and the config says from what."""
+    return bool(config.data and config.prepare.sources) and not (Path(config.data or "") / MANIFEST).exists()
+
+
+def prepare_command(config: Config) -> str:
+    """The `groundup prepare` command that prepares the data as the config says."""
+    words = ["groundup", "prepare", *config.prepare.sources, "--out", str(config.data)]
+    for name, field in PrepareConfig.model_fields.items():
+        value = getattr(config.prepare, name)
+        if name != "sources" and value != field.default:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join(words)
