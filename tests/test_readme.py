@@ -13,7 +13,7 @@ from groundup.cli import COMMANDS
 from groundup.cli.aliases import ALIASES
 from groundup.cli.parsing import Parser, normalise
 from groundup.sources.catalog import CORPORA
-from groundup.sources.hub import is_named
+from groundup.sources.hub import is_hub_name
 from groundup.sources.hub_client import parse_spec
 
 ROOT = Path(__file__).parents[1]
@@ -90,8 +90,8 @@ def test_what_it_quotes_but_a_test_cannot_run_is_a_command_all_the_same(document
         parser = Parser(prog=f"groundup {name}")
         command.add_arguments(parser)
         for source in getattr(parser.parse_args(normalise(words)), "sources", []):
-            assert source in CORPORA or is_named(source)
-            assert not is_named(source) or parse_spec(source)
+            assert source in CORPORA or is_hub_name(source)
+            assert not is_hub_name(source) or parse_spec(source)
 
 
 @pytest.mark.parametrize("document", WRITTEN)

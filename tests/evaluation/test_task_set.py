@@ -144,7 +144,7 @@ def test_parquet_is_read_as_the_hub_has_it(tmp_path):
     task = open_task(f"arc_challenge={tmp_path / 'arc.parquet'}:1", BYTES)
     assert (task.name, task.size, task.parts[0].questions[0].answer) == ("arc_challenge", 1, 2)
     (tmp_path / "arc.parquet").write_bytes(b"PAR1 and nothing more")
-    with pytest.raises(DataError, match="no whole parquet file"):
+    with pytest.raises(DataError, match="damaged or cut short as a parquet file"):
         open_task(str(tmp_path / "arc.parquet"), BYTES)
 
 
@@ -214,7 +214,7 @@ def test_other_bad_files(tmp_path):
     cases = {
         "missing.jsonl": (None, "there is no such file"),
         "empty.jsonl": ("", "holds no questions"),
-        "torn.jsonl": ('{"context": ', "line 1: no JSON"),
+        "torn.jsonl": ('{"context": ', "line 1: not valid JSON"),
         "other.jsonl": ('{"text": "x"}', "its rows have text, which fits no task"),
     }
     for name, (text, message) in cases.items():

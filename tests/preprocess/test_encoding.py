@@ -234,8 +234,8 @@ def test_of_the_first_documents_of_a_large_corpus_all_is_learnt_from(tmp_path, s
 def test_for_a_few_tokens_only_the_beginning_is_learnt_from(tmp_path, sentences, monkeypatch):
     monkeypatch.setattr(train_tokenizer, "STRETCH", 500)
     (tmp_path / "a.txt").write_text(sentences(20_000))
-    read, cut = [], train_tokenizer.cut_text
-    monkeypatch.setattr(train_tokenizer, "cut_text", lambda text, size: (read.append(len(text)), cut(text, size))[1])
+    read, cut = [], train_tokenizer.chunk_text
+    monkeypatch.setattr(train_tokenizer, "chunk_text", lambda text, size: (read.append(len(text)), cut(text, size))[1])
     n, enough = taken([tmp_path / "a.txt"], max_tokens=1000, chunk_bytes=2000)
     assert enough
     assert 8000 < n < 9000
@@ -247,7 +247,7 @@ def test_for_a_few_tokens_only_the_beginning_is_learnt_from(tmp_path, sentences,
 
 def test_a_text_of_ever_new_words_is_learnt_from_within_bounds(tmp_path, monkeypatch):
     """Evenly, as far as that is possible."""
-    monkeypatch.setattr("groundup.sources.text.LONGEST_UNCUT", 500)
+    monkeypatch.setattr("groundup.sources.text.MAX_UNCUT_CHARS", 500)
     monkeypatch.setattr(train_tokenizer, "LEARN_WORD_BYTES", 40_000)
     monkeypatch.setattr(train_tokenizer, "STRETCH", 500)
     random_ = random.Random(0)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.quickstart.survey import survey
-from groundup.sources.document import Document
+from groundup.sources.text import Document
 
 
 def documents(texts: list[str]) -> list[Document]:

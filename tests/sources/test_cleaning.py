@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundup.errors import UsageError
-from groundup.sources.cleaning import STEPS, choose_cleaning, clean, cleaned
-from groundup.sources.document import Document
-from groundup.sources.text import cut_text
+from groundup.sources.cleaning import STEPS, clean_document, clean_text, parse_cleaning_steps
+from groundup.sources.text import Document, chunk_text
 
 
 @pytest.mark.parametrize(
@@ -25,13 +24,13 @@ from groundup.sources.text import cut_text
     ],
 )
 def test_each_step_drops_what_it_says(steps, text):
-    assert clean("Don't PANIC: 1,024 «Ναί» costs $5 ٣ 🙂\n", choose_cleaning(steps)) == text
+    assert clean_text("Don't PANIC: 1,024 «Ναί» costs $5 ٣ 🙂\n", parse_cleaning_steps(steps)) == text
 
 
 @settings(deadline=None)
 @given(st.text())
 def test_nothing_that_was_to_go_is_left(text):
-    found = clean(text, STEPS)
+    found = clean_text(text, STEPS)
     assert not any(unicodedata.category(char) == "Nd" or unicodedata.category(char)[0] == "P" for char in found)
     assert not set(found) & set(string.punctuation)
 
@@ -42,12 +41,12 @@ texts = st.text(st.sampled_from(list("aBΣς İ.,!1 \n\n日")))
 @settings(deadline=None)  # the first call goes through all of Unicode
 @given(text=texts, chunk=st.integers(1, 9), steps=st.sets(st.sampled_from(STEPS)))
 def test_the_chunks_of_a_document_do_not_matter(text, chunk, steps):
-    wished = choose_cleaning(steps)
-    chunks = list(cleaned(Document("a", 0, lambda: cut_text(text, chunk)), wished).chunks())
-    assert "".join(chunks) == clean(text, wished)
+    wished = parse_cleaning_steps(steps)
+    chunks = list(clean_document(Document("a", 0, lambda: chunk_text(text, chunk)), wished).chunks())
+    assert "".join(chunks) == clean_text(text, wished)
     assert all(not left[-1].isspace() and right[0] in " \n" for left, right in pairwise(chunks))
 
 
 def test_an_unknown_step_is_refused():
     with pytest.raises(UsageError, match="clean: 'numbers' is not one of lowercase, digits, punctuation"):
-        choose_cleaning("lowercase,numbers")
+        parse_cleaning_steps("lowercase,numbers")

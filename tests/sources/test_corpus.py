@@ -14,7 +14,7 @@ import zstandard
 from groundup.errors import DataError
 from groundup.sources import corpus as module
 from groundup.sources.corpus import Position, open_sources
-from groundup.sources.document import Document
+from groundup.sources.text import Document
 
 
 def read(*sources, **options):
@@ -181,12 +181,12 @@ def test_reading_can_begin_at_any_document(tmp_path):
     (tmp_path / "d.txt").touch()
     given = [tmp_path / name for name in ("a.jsonl", "b.txt", "c.parquet")]
     with open_sources(given) as corpus:
-        everything = [(place, "".join(document.chunks())) for place, document in corpus.since(Position())]
+        everything = [(place, "".join(document.chunks())) for place, document in corpus.documents_from(Position())]
         assert len(everything) == 13
         for i, (place, _) in enumerate(everything):
-            assert [(p, "".join(d.chunks())) for p, d in corpus.since(place)] == everything[i:]
+            assert [(p, "".join(d.chunks())) for p, d in corpus.documents_from(place)] == everything[i:]
             after = Position(place.input, place.documents + 1, place.offset + 1, place.total + 1)
-            assert [(p, "".join(d.chunks())) for p, d in corpus.since(after)] == everything[i + 1 :]
+            assert [(p, "".join(d.chunks())) for p, d in corpus.documents_from(after)] == everything[i + 1 :]
 
 
 def test_how_far_one_has_read_is_known_in_bytes_of_the_files(tmp_path):
@@ -201,9 +201,9 @@ def test_how_far_one_has_read_is_known_in_bytes_of_the_files(tmp_path):
         read_so_far = []
         for document in corpus:
             assert list(document.chunks())
-            read_so_far.append(corpus.at)
+            read_so_far.append(corpus.bytes_read)
         assert read_so_far[:3] == [sum(sizes[:1]), sum(sizes[:2]), sum(sizes[:3])]
-        assert corpus.at == corpus.size
+        assert corpus.bytes_read == corpus.size
 
 
 def test_the_hub_is_asked_for_what_is_not_skipped(monkeypatch):
@@ -213,12 +213,12 @@ def test_the_hub_is_asked_for_what_is_not_skipped(monkeypatch):
         asked.append((source, column, skip))
         return (Document("part-0", i, lambda: iter(["text"])) for i in range(skip, 4))
 
-    monkeypatch.setattr(module.hub, "is_named", lambda source: source.startswith("hf:"))
+    monkeypatch.setattr(module.hub, "is_hub_name", lambda source: source.startswith("hf:"))
     monkeypatch.setattr(module.hub, "hub_identity", lambda source: f"{source}@abc")
     monkeypatch.setattr(module.hub, "hub_documents", documents)
     with open_sources(["hf:some/thing"], column="body") as corpus:
         assert (corpus.inputs[0].version, corpus.size) == ("hf:some/thing@abc", None)
-        assert [place.documents for place, _ in corpus.since(Position(0, 2, 0, 2))] == [2, 3]
+        assert [place.documents for place, _ in corpus.documents_from(Position(0, 2, 0, 2))] == [2, 3]
     assert asked == [("hf:some/thing", "body", 2)]
 
 

@@ -35,7 +35,7 @@ def server(monkeypatch, tmp_path):
         thread.start()
         monkeypatch.setattr(download, "SHAKESPEARE_URL", f"http://127.0.0.1:{http.server_port}/input.txt")
         monkeypatch.setattr(download, "SHAKESPEARE_SHA256", hashlib.sha256(TEXT).hexdigest())
-        monkeypatch.setattr(download, "TIMEOUT", 5.0)
+        monkeypatch.setattr(download, "TIMEOUT_SECONDS", 5.0)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         monkeypatch.setenv("no_proxy", "*")
         yield http
@@ -66,8 +66,8 @@ def test_a_damaged_copy_is_downloaded_again(server, tmp_path):
     [
         (404, b"gone", "answered 404 Not Found"),
         (500, b"oops", "answered 500"),
-        (200, TEXT[:-1] + b"!", "sent has another checksum than the text"),
-        (200, TEXT[:9], "(sent has another checksum|cannot be reached)"),
+        (200, TEXT[:-1] + b"!", "has another checksum than the text"),
+        (200, TEXT[:9], "(has another checksum|cannot be reached)"),
     ],
 )
 def test_what_cannot_be_had_is_a_sentence_and_leaves_nothing(server, tmp_path, status, text, said):
@@ -86,7 +86,7 @@ def test_without_a_network_the_sentence_says_how_else(server, monkeypatch):
 
 
 def test_a_server_that_is_silent_is_not_waited_for_for_ever(server, monkeypatch):
-    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(download, "SHAKESPEARE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/input.txt")
         with pytest.raises(DataError, match=r"cannot be reached \(timed out\)"):

@@ -16,7 +16,7 @@ import pytest
 from hubserver import Hub
 
 from groundup.errors import DataError
-from groundup.sources.hub_client import is_named, parse_spec
+from groundup.sources.hub_client import is_hub_name, parse_spec
 
 pa = pytest.importorskip("pyarrow", reason="needs the extra `data`")
 pytest.importorskip("datasets", reason="needs the extra `data`")
@@ -24,7 +24,7 @@ pytest.importorskip("datasets", reason="needs the extra `data`")
 WORKER = """
 import json, logging, os, socket, sys, time
 from types import SimpleNamespace
-from groundup.sources import hub, hub_client, hub_file
+from groundup.sources import hub, hub_client
 from groundup.errors import GroundupError
 
 hosts, slept, told, found = set(), [], [], socket.getaddrinfo
@@ -41,9 +41,8 @@ time.sleep = lambda seconds: None  # the libraries' own patience
 
 for line in sys.stdin:
     ask = json.loads(line)
-    for name in ("LEAST_READ", "MOST_READ", "FOOTER_READ"):
-        setattr(hub_file, name, ask.get("bytes", 1 << 16))
-    hub.MOST_READ = hub_file.MOST_READ
+    for name in ("MIN_READ_BYTES", "MAX_READ_BYTES", "FOOTER_BYTES"):
+        setattr(hub, name, ask.get("bytes", 1 << 16))
     os.environ.pop("HF_TOKEN", None)
     os.environ.update(ask.get("env", {}))
     slept.clear()
@@ -200,7 +199,7 @@ def test_a_revision_a_config_and_files_choose_what_is_read(hub, read, repo):
     assert texts(f"hf:{repo}/*/0.parquet") == ["b", "s"]
     assert texts(f"hf:{repo}/default/train/*@refs/convert/parquet#text") == ["c"]
     assert "choose one, as in hf:" in read(f"hf:{repo}")["error"]
-    assert "no config 'bigg'; did you mean :big? it has small, big" in read(f"hf:{repo}:bigg")["error"]
+    assert "no config 'bigg'; did you mean 'big'? it has small, big" in read(f"hf:{repo}:bigg")["error"]
 
 
 def test_the_identity_names_the_commit_and_changes_with_it(hub, read, repo):
@@ -458,11 +457,11 @@ def test_files_and_a_config_exclude_each_other():
 
 
 def test_names_are_told_from_paths():
-    assert is_named("hf:a/b")
-    assert is_named("tinystories")
-    assert not is_named("python-docs")
-    assert not is_named("tinystories.txt")
-    assert not is_named("./tinystories")
+    assert is_hub_name("hf:a/b")
+    assert is_hub_name("tinystories")
+    assert not is_hub_name("python-docs")
+    assert not is_hub_name("tinystories.txt")
+    assert not is_hub_name("./tinystories")
 
 
 def test_importing_needs_none_of_the_libraries():

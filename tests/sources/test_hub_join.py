@@ -3,8 +3,8 @@
 import pytest
 
 from groundup.sources.catalog import ARTICLES, CORPORA
-from groundup.sources.hub_client import is_named, parse_spec
-from groundup.sources.hub_join import join
+from groundup.sources.hub import join_rows
+from groundup.sources.hub_client import is_hub_name, parse_spec
 
 
 def rows(texts):
@@ -22,7 +22,7 @@ LINES = [
 
 
 def test_an_article_begins_with_a_title_between_empty_lines():
-    found = texts_of(join(ARTICLES, rows(LINES), 0))
+    found = texts_of(join_rows(ARTICLES, rows(LINES), 0))
     assert found == [
         "\n = First = \n\n one \n = = Part = = \n\n two \n\n\n",
         " = Second = \n\n = 5 = \n three \n\n",  # the 5 is no title: text follows at once
@@ -33,21 +33,21 @@ def test_an_article_begins_with_a_title_between_empty_lines():
 
 @pytest.mark.parametrize("joined", [1, 2, 3, 16, 100, ARTICLES])
 def test_skipping_is_exact_for_every_way_of_joining(joined):
-    whole = [(d.offset, *d.chunks()) for d in join(joined, rows(LINES), 0)]
+    whole = [(d.offset, *d.chunks()) for d in join_rows(joined, rows(LINES), 0)]
     for skip in range(len(whole) + 2):
-        assert [(d.offset, *d.chunks()) for d in join(joined, rows(LINES), skip)] == whole[skip:]
+        assert [(d.offset, *d.chunks()) for d in join_rows(joined, rows(LINES), skip)] == whole[skip:]
 
 
 def test_runs_of_rows_are_lines_of_a_document():
-    assert texts_of(join(2, rows(["a", "b", "", "d", "e"]), 0)) == ["a\nb", "\nd", "e"]
+    assert texts_of(join_rows(2, rows(["a", "b", "", "d", "e"]), 0)) == ["a\nb", "\nd", "e"]
 
 
 def test_a_row_without_text_is_a_document_without_chunks():
-    assert [list(d.chunks()) for d in join(1, rows(["a", "", "b"]), 0)] == [["a"], [], ["b"]]
+    assert [list(d.chunks()) for d in join_rows(1, rows(["a", "", "b"]), 0)] == [["a"], [], ["b"]]
 
 
 def test_a_document_can_be_read_again():
-    [document] = join(1, rows(["a"]), 0)
+    [document] = join_rows(1, rows(["a"]), 0)
     assert list(document.chunks()) == list(document.chunks()) == ["a"]
 
 
@@ -55,7 +55,7 @@ def test_real_wikitext_has_its_sixty_articles(shared_data):
     path = shared_data / "wikitext2-raw" / "wiki.valid.raw"
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     as_on_the_hub = [line if line.strip() else "" for line in lines]
-    articles = texts_of(join(ARTICLES, rows(as_on_the_hub), 0))
+    articles = texts_of(join_rows(ARTICLES, rows(as_on_the_hub), 0))
     assert len(articles) == 60  # published: arXiv:1609.07843, table 1
     assert articles[0].startswith("\n = Homarus gammarus = \n")
     assert "".join(articles) == "".join(line or "\n" for line in as_on_the_hub)
@@ -63,7 +63,7 @@ def test_real_wikitext_has_its_sixty_articles(shared_data):
 
 def test_every_row_of_the_table_can_be_read():
     for name, corpus in CORPORA.items():
-        assert is_named(name) == (corpus.source is not None)
+        assert is_hub_name(name) == (corpus.source is not None)
         if corpus.source:
             spec = parse_spec(name)
             assert spec.source == name

@@ -52,7 +52,9 @@ def test_row_groups_before_the_place_are_not_even_read(write):
 def test_a_file_that_was_cut_short_is_refused(write, left):
     path = write({"text": ["some text"] * 100})
     path.write_bytes(path.read_bytes()[:left])
-    with pytest.raises(DataError, match=r"a\.parquet: damaged or cut short as a parquet file \(.*\); get a whole copy"):
+    with pytest.raises(
+        DataError, match=r"a\.parquet: damaged or cut short as a parquet file \(.*\); get a complete copy"
+    ):
         read(path)
 
 
@@ -81,9 +83,9 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path):
 
 
 def test_a_row_counts_as_read_when_it_is_handed_over(write):
-    path, gauge = write({"text": ["a", "b", "c", "d"]}), ReadProgress()
+    path, progress = write({"text": ["a", "b", "c", "d"]}), ReadProgress()
     size = path.stat().st_size
-    assert [gauge.at for _ in read_parquet(path, "text", "strict", gauge=gauge)] == [
+    assert [progress.bytes_read for _ in read_parquet(path, "text", "strict", progress=progress)] == [
         size * n // 4 for n in (1, 2, 3, 4)
     ]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from groundup.errors import DataError
 from groundup.sources.compression import open_decompressed
-from groundup.sources.text import LONGEST_UNCUT, cut_text, cut_unnoticed, read_jsonl, read_text
+from groundup.sources.text import MAX_UNCUT_CHARS, chunk_text, read_jsonl, read_text, rechunk
 from groundup.tokenizers.gpt2 import GPT2Tokenizer
 
 BLOCKS = [1, 2, 3, 7, 1 << 20]
@@ -108,16 +108,16 @@ def test_what_a_small_packed_file_holds_comes_in_small_pieces(write):
 
 
 def test_a_stretch_without_a_place_to_cut_is_cut_at_last():
-    chunks = list(cut_text("a" * (3 * LONGEST_UNCUT), 1000))
-    assert "".join(chunks) == "a" * (3 * LONGEST_UNCUT)
-    assert max(map(len, chunks)) <= LONGEST_UNCUT + 1000
+    chunks = list(chunk_text("a" * (3 * MAX_UNCUT_CHARS), 1000))
+    assert "".join(chunks) == "a" * (3 * MAX_UNCUT_CHARS)
+    assert max(map(len, chunks)) <= MAX_UNCUT_CHARS + 1000
     assert len(chunks) == 3
 
 
 @pytest.mark.parametrize(("stretch", "ends"), [("字字，」\n", "」"), ("字字字，", "字"), ("ab+/", "b")])
 def test_where_a_cut_is_forced_it_is_at_the_end_of_a_line_or_word(stretch, ends):
     text = stretch * 60_000
-    chunks = list(cut_text(text, 1000))
+    chunks = list(chunk_text(text, 1000))
     assert "".join(chunks) == text
     assert len(chunks) > 2
     assert all(chunk.endswith(ends) for chunk in chunks[:-1])
@@ -128,14 +128,14 @@ def test_where_a_cut_is_forced_it_is_at_the_end_of_a_line_or_word(stretch, ends)
 def test_a_forced_cut_at_a_better_place_changes_no_id_of_gpt2():
     for stretch in ("字字，」\n", "naïve.it's/", "12-34"):
         text = stretch * 20_000
-        parts = [GPT2Tokenizer().encode(chunk) for chunk in cut_text(text, 1000)]
+        parts = [GPT2Tokenizer().encode(chunk) for chunk in chunk_text(text, 1000)]
         assert len(parts) > 1
         assert np.array_equal(np.concatenate(parts), GPT2Tokenizer().encode(text))
 
 
 @given(st.lists(st.text("ab._ \n\r\t\u00a0\x1c", min_size=1)))
 def test_cuts_fall_before_a_space_after_anything_visible_and_before_a_line_end_after_a_letter(pieces):
-    chunks = list(cut_unnoticed(pieces))
+    chunks = list(rechunk(pieces))
     assert "".join(chunks) == "".join(pieces)
     for left, right in pairwise(chunks):
         assert (right[0] == " " and not left[-1].isspace()) or (right[0] in "\n\r" and left[-1] in "ab")
@@ -143,7 +143,7 @@ def test_cuts_fall_before_a_space_after_anything_visible_and_before_a_line_end_a
 
 def test_chunks_stay_short_where_there_is_a_place_to_cut():
     lines = " = title = \n \n some text \n" * 100  # every line ends in a space, as WikiText's do
-    assert max(map(len, cut_unnoticed(lines[i : i + 50] for i in range(0, len(lines), 50)))) < 100
+    assert max(map(len, rechunk(lines[i : i + 50] for i in range(0, len(lines), 50)))) < 100
 
 
 def jsonl(path, **options):
@@ -163,8 +163,8 @@ def test_a_line_whose_field_is_null_holds_no_text(write):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (b'{"text": ', r"a\.jsonl:2: not valid JSON \(Expecting value, column 9\)"),
-        (b'["text"]', "2: a JSON list where an object is due"),
+        (b'{"text": ', r"a\.jsonl, line 2: not valid JSON \(Expecting value, column 9\)"),
+        (b'["text"]', "2: a JSON list; write an object"),
         (
             b'{"txt": "a", "id": 1}',
             "2: no field 'text'; did you mean 'txt'.* fields are 'txt', 'id': choose one with --col",
@@ -184,8 +184,8 @@ def test_a_line_that_is_no_document_is_refused(write, line, said):
 
 def test_lines_before_a_place_are_not_looked_at(write):
     path = write(b'no json\n{"text": "a"}\n{"text": "b"}', "a.jsonl")
-    assert jsonl(path, since=8) == [(8, "a"), (22, "b")]
-    assert jsonl(path, since=9) == [(22, "b")]
+    assert jsonl(path, start=8) == [(8, "a"), (22, "b")]
+    assert jsonl(path, start=9) == [(22, "b")]
 
 
 def test_what_is_not_valid_in_a_line_can_be_replaced(write):

@@ -12,7 +12,7 @@ from groundup.data.shards import Manifest
 from groundup.errors import TokenizerError
 from groundup.generation.engine import TextStream
 from groundup.preprocess.pipeline import prepare_tokens
-from groundup.sources.text import cut_text
+from groundup.sources.text import chunk_text
 from groundup.tokenizers.bpe import BPETokenizer
 from groundup.tokenizers.hf_json import FileTokenizer, read_tokenizer_file
 from groundup.tokenizers.registry import choose_tokenizer, load_tokenizer
@@ -182,14 +182,14 @@ def test_no_text_ends_a_document(kind, text):
 @given(text=texts)
 def test_a_cut_changes_no_id(kind, text):
     text = "a" + text
-    parts = [OURS[kind].encode(part) for part in cut_text(text, 1)]
+    parts = [OURS[kind].encode(part) for part in chunk_text(text, 1)]
     assert np.array_equal(OURS[kind].encode(text), np.concatenate(parts))
 
 
 def test_the_line_end_behind_a_mark_is_a_piece_with_it_and_never_cut_off():
     assert any(piece.endswith(b".\n") for piece in OURS["llama-3"].pieces)
     text = "the end.\nthe end,\n\nthe end\r\n" * 40
-    parts = list(cut_text(text, 1))
+    parts = list(chunk_text(text, 1))
     assert len(parts) > 100
     assert np.array_equal(OURS["llama-3"].encode(text), np.concatenate([OURS["llama-3"].encode(p) for p in parts]))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice
@@ -15,8 +14,9 @@ from groundup.config.merge import did_you_mean
 from groundup.errors import DataError, UsageError
 from groundup.evaluation.multiple_choice import EncodedQuestion, Ids, Metric, ScoredQuestion, encode
 from groundup.evaluation.tasks import CUSTOM, TASKS, HubFile, Row, Task, build_question
-from groundup.sources.compression import open_decompressed
 from groundup.sources.hub_client import FIRST_WAITS, with_retries
+from groundup.sources.parquet import read_parquet_rows
+from groundup.sources.text import read_json_lines
 from groundup.tokenizers.registry import Tokenizer
 from groundup.utils.hub_errors import HubRepo
 
@@ -214,39 +214,12 @@ def compute_result(
 
 
 def read_rows(file: Path) -> Iterator[tuple[str, Row]]:
-    """The rows of a .jsonl (.gz, .zst) or .parquet file, each with its place for messages. DataError."""
+    """The rows of a .jsonl (.gz, .zst) or .parquet file, each with path and number for messages. DataError."""
     if not file.is_file():
         raise DataError(f"{file}: there is no such file; give questions as {', '.join(SUFFIXES)}")
-    return _parquet(file) if file.suffix == ".parquet" else _lines(file)
-
-
-def _lines(file: Path) -> Iterator[tuple[str, Row]]:
-    with open_decompressed(file) as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{file}, line {number}: no JSON ({error}); write one object a line") from None
-            if not isinstance(row, dict):
-                raise DataError(f"{file}, line {number}: a JSON {type(row).__name__}; write an object, {{…}}")
-            yield f"{file}, line {number}", row
-
-
-def _parquet(file: Path) -> Iterator[tuple[str, Row]]:
-    try:
-        import pyarrow as pa
-        from pyarrow.parquet import ParquetFile
-    except ImportError:
-        raise DataError(f"{file}: reading parquet needs pyarrow: pip install 'groundup[data]'") from None
-    try:
-        with ParquetFile(file) as table:
-            rows = (row for batch in table.iter_batches() for row in batch.to_pylist())
-            for number, row in enumerate(rows):
-                yield f"{file}, row {number}", row
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file}: no whole parquet file ({str(error).splitlines()[0]}); get it anew") from None
+    if file.suffix == ".parquet":
+        return read_parquet_rows(file)
+    return ((label, record) for _, label, record in read_json_lines(file))
 
 
 def _recognize(file: Path, row: Row) -> Task:

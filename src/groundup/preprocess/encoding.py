@@ -13,8 +13,7 @@ from groundup.data.shards import SplitName
 from groundup.errors import TokenizerError
 from groundup.preprocess.split import ByHash, TailSplit
 from groundup.sources.corpus import Corpus, Position
-from groundup.sources.document import Document
-from groundup.sources.text import cut_text
+from groundup.sources.text import Document, chunk_text
 from groundup.tokenizers import Ids, Tokenizer
 from groundup.tokenizers.roundtrip import known_characters
 
@@ -70,7 +69,7 @@ def jobs(corpus: Corpus, rule: ByHash | TailSplit, place: Position, chunks: int,
     """The work from the document at `place` on, of which `chunks` pieces are done, but for splits that are `full`."""
     batch: list[Piece] = []
     chars = 0
-    for here, document in corpus.since(place):
+    for here, document in corpus.documents_from(place):
         done, chunks = chunks, 0
         for n, piece in enumerate(_pieces(document, rule), start=1):
             if n <= done or piece.split in full:
@@ -78,11 +77,11 @@ def jobs(corpus: Corpus, rule: ByHash | TailSplit, place: Position, chunks: int,
             batch.append(piece)
             chars += len(piece.text)
             if chars >= JOB_CHARS or len(batch) >= JOB_PIECES:
-                yield Job(batch, here, n, corpus.at)
+                yield Job(batch, here, n, corpus.bytes_read)
                 batch, chars = [], 0
         place = Position(here.input, here.documents + 1, here.offset + 1, here.total + 1)
     if batch:
-        yield Job(batch, place, 0, corpus.at)
+        yield Job(batch, place, 0, corpus.bytes_read)
 
 
 def _pieces(document: Document, rule: ByHash | TailSplit) -> Iterator[Piece]:
@@ -115,7 +114,7 @@ def _sample(text: str, tokenizer: Tokenizer) -> tuple[int, int]:
 
 def encode_parts(text: str, tokenizer: Tokenizer) -> Ids:
     """The ids of a text of any length, in flat memory: part by part, cut where no tokenizer notices."""
-    return np.concatenate([_NONE, *map(tokenizer.encode, cut_text(text, ENCODE_CHARS))])
+    return np.concatenate([_NONE, *map(tokenizer.encode, chunk_text(text, ENCODE_CHARS))])
 
 
 def _ids(piece: Piece, tokenizer: Tokenizer) -> Ids:

@@ -17,7 +17,7 @@ from groundup.preprocess.split import ByHash, TailSplit, choose_rule
 from groundup.preprocess.split_writer import Output
 from groundup.preprocess.train_tokenizer import train_tokenizer
 from groundup.preprocess.workdir import TOKENIZER, WorkDir, check_output, finished_manifest, open_workdir, unwritable
-from groundup.sources.cleaning import choose_cleaning
+from groundup.sources.cleaning import parse_cleaning_steps
 from groundup.sources.corpus import Corpus, open_sources
 from groundup.sources.text import Errors
 from groundup.tokenizers.registry import Tokenizer, TokenizerTrainer, choose_tokenizer
@@ -66,7 +66,7 @@ def prepare_tokens(
     """
     _check(val_fraction, max_tokens, max_documents, threads)
     steps, watch = (
-        choose_cleaning(clean),
+        parse_cleaning_steps(clean),
         progress if isinstance(progress, ProgressReporter) else ProgressReporter(progress),
     )
     choice = choose_tokenizer(tokenizer)
@@ -106,7 +106,7 @@ class _Preparation:
     ) -> None:
         self._corpus, self._rule, self._work, self._watch, self._threads = corpus, rule, work, watch, threads
         self._noted = time.monotonic()  # the last entry in the journal
-        self._total = corpus.size if corpus.size and corpus.is_whole else None
+        self._total = corpus.size if corpus.size and corpus.is_complete else None
 
     def finish(
         self, choice: Tokenizer | TokenizerTrainer, spec: str, max_tokens: int | None, shard_tokens: int

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from groundup.preprocess.split import ByHash, TailSplit
 from groundup.sources.corpus import Corpus
-from groundup.sources.text import cut_text
+from groundup.sources.text import chunk_text
 from groundup.tokenizers.registry import Tokenizer, TokenizerTrainer
 from groundup.utils.progress import ProgressReporter
 
@@ -61,7 +61,7 @@ class _Seen:
     ) -> None:
         self._corpus, self._rule, self._everything, self._watch = corpus, rule, everything, watch
         self._limit = LEARN_CHARS if max_tokens is None else min(LEARN_CHARS, CHARS_A_TOKEN * max_tokens)
-        self._size = corpus.size if corpus.is_whole else None
+        self._size = corpus.size if corpus.is_complete else None
         # Where all of the text may be taken, none is kept back for the sake of what comes later.
         spread = self._size and max_tokens is None and PACKED * self._size > min(LEARN_CHARS, LEARN_WORD_BYTES)
         self._spread = self._size if spread else None
@@ -80,8 +80,8 @@ class _Seen:
                 if split != "train" and not self._everything:
                     continue
                 for chunk in chunks:
-                    self._watch(self._corpus.at if self._size else self.taken)
-                    for stretch in cut_text(chunk, STRETCH):
+                    self._watch(self._corpus.bytes_read if self._size else self.taken)
+                    for stretch in chunk_text(chunk, STRETCH):
                         if self.enough:
                             return
                         if self._everything or self._has_room():
@@ -102,5 +102,5 @@ class _Seen:
 
         Different words become rarer as a text goes on: their number grows about as its square root.
         """
-        share = self._corpus.at / self._spread if self._spread else 1
+        share = self._corpus.bytes_read / self._spread if self._spread else 1
         return self.taken <= self._limit * share and self._word_bytes <= LEARN_WORD_BYTES * share**0.5

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from groundup.sources.document import Document
+from groundup.sources.text import Document
 
 ENOUGH = 64_000_000  # bytes; what more would tell, the size of the files tells as well
 

@@ -16,7 +16,7 @@ from groundup.errors import ConfigError, UsageError
 from groundup.preprocess.pipeline import prepare_tokens
 from groundup.preprocess.request import Request
 from groundup.run.dataset import needs_preparation, prepare_command
-from groundup.sources.cleaning import choose_cleaning
+from groundup.sources.cleaning import parse_cleaning_steps
 from groundup.tokenizers.registry import TokenizerTrainer, choose_tokenizer
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _check_same_request(config: Config) -> None:
     if (made := Request.load(Path(config.data))) is None:
         return  # another program's folder
     asked = config.prepare.model_dump(exclude={"sources"})
-    asked["clean"] = ",".join(choose_cleaning(asked["clean"]))
+    asked["clean"] = ",".join(parse_cleaning_steps(asked["clean"]))
     if Path(asked["tokenizer"]).exists():
         chosen = choose_tokenizer(asked["tokenizer"])
         asked["tokenizer"] = asked["tokenizer"] if isinstance(chosen, TokenizerTrainer) else chosen.name

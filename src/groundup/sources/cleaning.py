@@ -1,10 +1,10 @@
-"""Text made plainer before it becomes tokens: what some recipes of the first GPTs did to their corpora.
+"""Cleaning of text before it becomes tokens, as some recipes of the first GPTs did it.
 
     lowercase      every character in lower case, as Python's `str.lower` has it
     digits         decimal digits of all scripts are dropped (Unicode category Nd)
     punctuation    punctuation of all scripts is dropped (Unicode categories P…), and ASCII's $+<=>^`|~
 
-Dropped means that nothing comes in their place: `Don't!` becomes `Dont`, `1,024` nothing at all.
+Dropped characters are not replaced: `Don't!` becomes `Dont`, `1,024` nothing at all.
 """
 
 import string
@@ -14,14 +14,13 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 
 from groundup.errors import UsageError
-from groundup.sources.document import Document
-from groundup.sources.text import cut_unnoticed
+from groundup.sources.text import Document, rechunk
 
 STEPS = ("lowercase", "digits", "punctuation")
 
 
-def choose_cleaning(steps: str | Iterable[str]) -> tuple[str, ...]:
-    """The wished steps (`lowercase,digits`, or a list), in the order of the table above. Raises UsageError."""
+def parse_cleaning_steps(steps: str | Iterable[str]) -> tuple[str, ...]:
+    """Parse steps (`lowercase,digits`, or a list) into the order of the table above. Raises UsageError."""
     names = [name.strip() for name in (steps.split(",") if isinstance(steps, str) else steps)]
     for name in names:
         if name and name not in STEPS:
@@ -29,25 +28,25 @@ def choose_cleaning(steps: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(step for step in STEPS if step in names)
 
 
-def cleaned(document: Document, steps: tuple[str, ...]) -> Document:
-    """`document` after `steps`."""
+def clean_document(document: Document, steps: tuple[str, ...]) -> Document:
+    """Apply `steps` to a document."""
     if not steps:
         return document
-    # What was a good place to cut may have lost the visible character before it: cut anew.
+    # A good position to cut may have lost the visible character before it, so cut again.
     return Document(
-        document.source, document.offset, lambda: cut_unnoticed(clean(chunk, steps) for chunk in document.chunks())
+        document.source, document.offset, lambda: rechunk(clean_text(chunk, steps) for chunk in document.chunks())
     )
 
 
-def clean(text: str, steps: tuple[str, ...]) -> str:
-    """`text` after `steps`."""
+def clean_text(text: str, steps: tuple[str, ...]) -> str:
+    """Apply `steps` to a text."""
     lowered = text.lower() if "lowercase" in steps else text
     return lowered.translate(_dropped(steps)) if steps != ("lowercase",) else lowered
 
 
 @cache
 def _dropped(steps: tuple[str, ...]) -> Mapping[int, None]:
-    """The code points that go."""
+    """A translation table that deletes code points."""
     categories = tuple(c for step, c in (("digits", "Nd"), ("punctuation", "P")) if step in steps)
     ascii_ = string.punctuation if "punctuation" in steps else ""
     points = {

@@ -1,4 +1,4 @@
-"""The bytes of a file, unpacked where it is packed, and how far into it one has read."""
+"""Files read as bytes, decompressed if they are .gz or .zst, and how much of them has been read."""
 
 from __future__ import annotations
 
@@ -10,70 +10,72 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from typing_extensions import override
+
 from groundup.errors import DataError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-PACKED = (".gz", ".zst")
+COMPRESSED = (".gz", ".zst")
 
 # The farthest that a frame may look back (`zstd --long=31`): the memory that it takes is what its writer asked for.
-ZST_WINDOW = 1 << 31
+ZSTD_MAX_WINDOW_BYTES = 1 << 31
 
-# Packed bytes given to zstd at a time. Four of them can stand for a block of 128 kB (RFC 8878, section 3.1.1.2), so
-# this bounds what one step unpacks, whatever the file holds, to 32 MB.
-ZST_STEP = 1024
+# Compressed bytes given to zstd at a time. Four of them can stand for a block of 128 kB (RFC 8878, section 3.1.1.2), so
+# this bounds what one step decompresses, whatever the file holds, to 32 MB.
+ZSTD_STEP_BYTES = 1024
 
 
 class ReadProgress:
-    """How many bytes of a corpus have been read: the size of the files before this one, and the place in this one."""
+    """Bytes read of a corpus: the size of the files before the current one, and the position in it."""
 
     def __init__(self) -> None:
         self.before = 0
-        self._tell: Callable[[], int] = lambda: 0
+        self._position: Callable[[], int] = lambda: 0
 
-    def follow(self, tell: Callable[[], int]) -> None:
-        """From now on `tell` knows the place in the file at hand."""
-        self._tell = tell
+    def follow(self, position: Callable[[], int]) -> None:
+        """Use `position()` as the position in the current file from now on."""
+        self._position = position
 
     @property
-    def at(self) -> int:
-        """Bytes as they lie on disk, packed ones counted packed."""
-        return self.before + self._tell()
+    def bytes_read(self) -> int:
+        """Bytes as they lie on disk: of compressed files, compressed bytes."""
+        return self.before + self._position()
 
 
 @contextmanager
-def open_decompressed(path: Path, gauge: ReadProgress | None = None) -> Iterator[io.BufferedIOBase]:
-    """The bytes of a file, unpacked if it is a `.gz` or `.zst`. What goes wrong while reading becomes a DataError."""
+def open_decompressed(path: Path, progress: ReadProgress | None = None) -> Iterator[io.BufferedIOBase]:
+    """Open a file for reading bytes, decompressed if it is a `.gz` or `.zst`; errors of reading become DataError."""
     try:
-        with path.open("rb") as raw, _unpacked(raw, path.suffix.lower()) as file:
-            if gauge:
-                gauge.follow(raw.tell)
+        with path.open("rb") as raw, _decompressed(raw, path.suffix.lower()) as file:
+            if progress:
+                progress.follow(raw.tell)
             try:
                 yield file
             finally:
-                if gauge:
+                if progress:
                     end = raw.tell()
-                    gauge.follow(lambda: end)
+                    progress.follow(lambda: end)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         kind = "gzip" if path.suffix.lower() == ".gz" else "zstd"
-        raise DataError(f"{path}: damaged or cut short as a {kind} file ({error}); get a whole copy of it") from None
+        raise DataError(f"{path}: damaged or cut short as a {kind} file ({error}); get a complete copy of it") from None
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions"
         ) from None
 
 
-def _unpacked(raw: BinaryIO, suffix: str) -> io.BufferedIOBase:
+def _decompressed(raw: BinaryIO, suffix: str) -> io.BufferedIOBase:
     if suffix == ".gz":
         return gzip.GzipFile(fileobj=raw, mode="rb")
     if suffix == ".zst":
-        return io.BufferedReader(_Zst(raw), buffer_size=1 << 16)
+        return io.BufferedReader(_Zstd(raw), buffer_size=1 << 16)
     return raw  # type: ignore[return-value]  # a buffered file is a BinaryIO to the library's types
 
 
-class _Zst(io.RawIOBase):
-    """A file of any number of zstd frames. EOFError where the last one is not whole.
+class _Zstd(io.RawIOBase):
+    """A file of any number of zstd frames. EOFError if the last one is incomplete.
 
     The library's own stream reader takes a file that was cut short for one that ends there.
     """
@@ -82,32 +84,32 @@ class _Zst(io.RawIOBase):
         import zstandard
 
         self._raw, self._error = raw, zstandard.ZstdError
-        self._frame = zstandard.ZstdDecompressor(max_window_size=ZST_WINDOW).decompressobj
-        self._unpacker = self._frame()
-        self._begun = False  # a frame of which the end is still to come
+        self._frame = zstandard.ZstdDecompressor(max_window_size=ZSTD_MAX_WINDOW_BYTES).decompressobj
+        self._decompressor = self._frame()
+        self._in_frame = False  # the end of a frame is still to come
         self._ready = memoryview(b"")
 
+    @override
     def readable(self) -> bool:
-        """Always."""
         return True
 
+    @override
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """Fill `buffer` with what comes next; returns how many bytes that were, 0 at the end."""
         while not self._ready:
-            packed = self._unpacker.unused_data if self._unpacker.eof else b""
-            if self._unpacker.eof:
-                self._unpacker, self._begun = self._frame(), False
-            packed = packed or self._raw.read(ZST_STEP)
-            if not packed and self._begun:
+            compressed = self._decompressor.unused_data if self._decompressor.eof else b""
+            if self._decompressor.eof:
+                self._decompressor, self._in_frame = self._frame(), False
+            compressed = compressed or self._raw.read(ZSTD_STEP_BYTES)
+            if not compressed and self._in_frame:
                 raise EOFError("it ends in the middle of a frame")
-            if not packed:
+            if not compressed:
                 return 0
             try:
-                self._ready, self._begun = memoryview(self._unpacker.decompress(packed)), True
+                self._ready, self._in_frame = memoryview(self._decompressor.decompress(compressed)), True
             except self._error as error:
                 raise EOFError(str(error)) from None
-        display = memoryview(buffer).cast("B")
-        n = min(len(display), len(self._ready))
-        display[:n] = self._ready[:n]
+        view = memoryview(buffer).cast("B")
+        n = min(len(view), len(self._ready))
+        view[:n] = self._ready[:n]
         self._ready = self._ready[n:]
         return n

@@ -1,10 +1,10 @@
-"""Where text comes from: files, folders, standard input and corpora known by name, as a stream of documents.
+"""Corpora: files, folders, standard input and corpora known by name, as a stream of documents.
 
     .txt .md .py …      the file is one document
-    .jsonl .parquet     each line or row is one: its field `--column`, or the one named behind `#`
-    ….gz ….zst          the same, packed
+    .jsonl .parquet     each line or row is one: its field `--column`, or the one named after `#`
+    ….gz ….zst          the same, compressed
 
-Nothing here knows what a token is, and no corpus has to fit into memory.
+Nothing here depends on a tokenizer, and no corpus has to fit into memory.
 """
 
 import errno
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import has_magic
 from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,24 +22,32 @@ from typing import BinaryIO, NamedTuple
 
 from groundup.errors import DataError
 from groundup.sources import hub
-from groundup.sources.cleaning import cleaned
+from groundup.sources.cleaning import clean_document
 from groundup.sources.compression import ReadProgress
-from groundup.sources.document import Document
 from groundup.sources.download import SHAKESPEARE, shakespeare
-from groundup.sources.files import TABLES, File, below, distinct_names, is_pattern, matching, named, once, suffix
+from groundup.sources.files import (
+    TABLES,
+    File,
+    distinct_names,
+    drop_duplicates,
+    folder_files,
+    format_suffix,
+    glob_files,
+    single_file,
+)
 from groundup.sources.parquet import read_parquet
 from groundup.sources.python_docs import python_docs
-from groundup.sources.text import CHUNK_BYTES, Errors, cut_text, holds_text, read_jsonl, read_text
+from groundup.sources.text import CHUNK_BYTES, Document, Errors, chunk_text, has_text, read_jsonl, read_text
 
 __all__ = ["PYTHON_DOCS", "STANDARD_INPUT", "Corpus", "Document", "Input", "Position", "open_sources"]
 
 PYTHON_DOCS = "python-docs"
 STANDARD_INPUT = "-"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a disk says that takes no more
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Position(NamedTuple):
-    """Where a document stands in a corpus; everything before it has been read."""
+    """Position of a document in a corpus."""
 
     input: int = 0
     documents: int = 0  # before it in its input
@@ -52,55 +61,55 @@ class Input:
 
     source: str  # as the user named it
     name: str
-    size: int | None  # bytes as it lies on disk
+    size: int | None  # bytes on disk
     version: str  # changes when the text does
-    documents: Callable[[Position], Iterator[Document]]  # from a place in this input on
+    documents: Callable[[Position], Iterator[Document]]  # from a position in this input on
 
 
 class Corpus:
-    """All documents of all sources, in a fixed order, as often as one likes."""
+    """All documents of all sources, in a fixed order; may be read several times."""
 
     def __init__(
-        self, inputs: Sequence[Input], gauge: ReadProgress, limit: int | None = None, clean: tuple[str, ...] = ()
+        self, inputs: Sequence[Input], progress: ReadProgress, limit: int | None = None, clean: tuple[str, ...] = ()
     ) -> None:
         self.inputs = inputs
-        self._gauge, self._limit, self._clean = gauge, limit, clean
+        self._progress, self._limit, self._clean = progress, limit, clean
         self._before = [0, *accumulate(each.size or 0 for each in inputs)]  # bytes before each input
 
     @property
     def size(self) -> int | None:
-        """Bytes of all inputs as they lie on disk, or None where that is not known beforehand."""
+        """Bytes of all inputs on disk; None if that is not known beforehand."""
         return self._before[-1] if all(each.size is not None for each in self.inputs) else None
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether all documents are read, and not only the first."""
         return self._limit is None
 
     @property
-    def at(self) -> int:
-        """How many of these bytes lie before what was read last."""
-        return self._gauge.at
+    def bytes_read(self) -> int:
+        """Bytes on disk up to the end of what was read last."""
+        return self._progress.bytes_read
 
     def __iter__(self) -> Iterator[Document]:
-        return (document for _, document in self.since(Position()))
+        return (document for _, document in self.documents_from(Position()))
 
-    def since(self, place: Position) -> Iterator[tuple[Position, Document]]:
-        """The documents from `place` on, each with its own. Raises DataError for a source without text."""
-        full = {self.inputs[place.input].source} if place.total else set()  # sources that hold text
-        total = place.total
-        for i, each in enumerate(self.inputs[place.input :], start=place.input):
-            self._gauge.before = self._before[i]
-            self._gauge.follow(lambda: 0)
-            start = place if i == place.input else Position(i)
+    def documents_from(self, position: Position) -> Iterator[tuple[Position, Document]]:
+        """The documents from `position` on, each with its own. Raises DataError for a source without text."""
+        with_text = {self.inputs[position.input].source} if position.total else set()  # sources
+        total = position.total
+        for i, each in enumerate(self.inputs[position.input :], start=position.input):
+            self._progress.before = self._before[i]
+            self._progress.follow(lambda: 0)
+            start = position if i == position.input else Position(i)
             for n, document in enumerate(each.documents(start), start=start.documents):
                 if total == self._limit:
                     return
-                full.add(each.source)
-                yield Position(i, n, document.offset, total), cleaned(document, self._clean)
+                with_text.add(each.source)
+                yield Position(i, n, document.offset, total), clean_document(document, self._clean)
                 total += 1
-            ends = i + 1 == len(self.inputs) or self.inputs[i + 1].source != each.source
-            if ends and each.source not in full:
+            is_last = i + 1 == len(self.inputs) or self.inputs[i + 1].source != each.source
+            if is_last and each.source not in with_text:
                 raise DataError(f"{each.source}: there is no text in it; give a source that holds some")
 
 
@@ -118,9 +127,9 @@ def open_sources(
     """The documents of `sources`: paths and patterns of files, folders, `-` for standard input, corpora by name.
 
     Only the first `max_documents` are read, each after the steps of `clean` (see `groundup.sources.cleaning`). A file
-    that is given more than once is read once; `say` is told so, and what is left out of folders. Standard input is
-    kept in a temporary file until the end of the `with` block. Raises DataError for what cannot be read as text: at
-    once where the path tells, otherwise when the iteration comes to it.
+    that is given more than once is read once. `say` gets messages about that, and about what is left out of folders.
+    Standard input is kept in a temporary file until the end of the `with` block. Raises DataError for what cannot be
+    read as text: at once if the path shows it, otherwise when the iteration comes to it.
     """
     if not sources:
         raise DataError(
@@ -128,7 +137,7 @@ def open_sources(
         )
     reader = _Reader(column, errors, chunk_bytes, ReadProgress())
     with TemporaryDirectory(prefix="groundup-") as temporary:
-        found: list[tuple[str, File, str] | Input] = []
+        found: list[_FileColumn | Input] = []
         for i, given in enumerate(sources):
             try:
                 found += reader.find(given, Path(temporary) / f"input-{i}.txt", say)
@@ -136,53 +145,57 @@ def open_sources(
                 raise DataError(
                     f"{given}: cannot be read ({error.strerror}); check the path and its permissions"
                 ) from None
-        yield Corpus(reader.inputs(found, say), reader.gauge, max_documents, clean)
+        yield Corpus(reader.inputs(found, say), reader.progress, max_documents, clean)
+
+
+class _FileColumn(NamedTuple):
+    source: str  # as the user named it
+    file: File
+    column: str
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """How the files of this corpus are to be read."""
+    """How the files of a corpus are read."""
 
     column: str
     errors: Errors
     chunk_bytes: int
-    gauge: ReadProgress
+    progress: ReadProgress
 
-    def find(
-        self, given: str | Path, spool: Path, say: Callable[[str], None]
-    ) -> Iterable["tuple[str, File, str] | Input"]:
-        """What one source stands for: inputs, and files that are still without a name, with their column."""
+    def find(self, given: str | Path, spool: Path, say: Callable[[str], None]) -> Iterable[_FileColumn | Input]:
+        """The inputs of one source, and its files, which get their names later."""
         text = str(given)
-        if (text in (PYTHON_DOCS, SHAKESPEARE) or hub.is_named(text)) and Path(text).exists():
+        if (text in (PYTHON_DOCS, SHAKESPEARE) or hub.is_hub_name(text)) and Path(text).exists():
             say(f"{text}: read as the corpus of that name; for the file or folder of that name, write ./{text}")
         if text == PYTHON_DOCS:
-            return [Input(text, text, None, sys.version, lambda place: self._python_docs(place))]
+            return [Input(text, text, None, sys.version, self._python_docs)]
         if text == SHAKESPEARE:
             return [self._file(text, text, shakespeare(), self.column)]
         if text == STANDARD_INPUT:
             return [self._spooled("standard input", sys.stdin.buffer, spool)]
-        if hub.is_named(text):
+        if hub.is_hub_name(text):
             version = hub.hub_identity(text)
             return [Input(text, text, None, version, lambda at: hub.hub_documents(text, self.column, at.documents))]
         path, column = Path(given), self.column
-        bare, hash_, behind = text.rpartition("#")
-        if hash_ and behind and not path.exists() and suffix(Path(bare)) in TABLES:
-            text, path, column = bare, Path(bare), behind
+        bare, hash_, after = text.rpartition("#")
+        if hash_ and after and not path.exists() and format_suffix(Path(bare)) in TABLES:
+            text, path, column = bare, Path(bare), after
         if path.is_fifo():  # as the shell's <(…) makes them
             with path.open("rb") as pipe:
                 return [self._spooled(path.name, pipe, spool)]
         if path.is_dir():
-            files, line = below(path)
+            files, line = folder_files(path)
             say(line)
-        elif is_pattern(text) and not path.exists():
-            files = matching(text)
+        elif has_magic(text) and not path.exists():
+            files = glob_files(text)
         else:
-            files = [named(path, (PYTHON_DOCS, SHAKESPEARE))]
-        return [(text, file, column) for file in files]
+            files = [single_file(path, (PYTHON_DOCS, SHAKESPEARE))]
+        return [_FileColumn(text, file, column) for file in files]
 
-    def inputs(self, found: Sequence["tuple[str, File, str] | Input"], say: Callable[[str], None]) -> list[Input]:
+    def inputs(self, found: Sequence[_FileColumn | Input], say: Callable[[str], None]) -> list[Input]:
         """The inputs in order, each column of a file once and with a name of its own."""
-        columns = once([(item[1], item[2]) for item in found if not isinstance(item, Input)], say)
+        columns = drop_duplicates([(item.file, item.column) for item in found if isinstance(item, _FileColumn)], say)
         files = list(dict.fromkeys(file for file, _ in columns))
         names = dict(zip(files, distinct_names(files), strict=True))
         inputs: list[Input] = []
@@ -199,18 +212,18 @@ class _Reader:
         return inputs
 
     def _file(self, source: str, name: str, path: Path, column: str) -> Input:
-        found = path.stat()
-        version = str(found.st_mtime_ns)
-        return Input(source, name, found.st_size, version, lambda place: self._documents(name, path, column, place))
+        stat = path.stat()
+        version = str(stat.st_mtime_ns)
+        return Input(source, name, stat.st_size, version, lambda at: self._documents(name, path, column, at))
 
     def _spooled(self, name: str, stream: BinaryIO, spool: Path) -> Input:
-        """Copy to disk what can be read only once."""
+        """Copy a stream, which can be read only once, to disk."""
         with spool.open("w+b") as file:
             try:
                 shutil.copyfileobj(stream, file)
                 file.seek(0)
             except OSError as error:
-                if error.errno not in FULL:
+                if error.errno not in DISK_FULL:
                     raise
                 raise DataError(
                     f"{name}: a copy of it does not fit into {spool.parent.parent} ({error.strerror}); name a folder "
@@ -218,25 +231,23 @@ class _Reader:
                 ) from None
             version = hashlib.file_digest(file, "sha256").hexdigest()
         size = spool.stat().st_size
-        return Input(name, name, size, version, lambda place: self._documents(name, spool, self.column, place))
+        return Input(name, name, size, version, lambda at: self._documents(name, spool, self.column, at))
 
-    def _documents(self, name: str, path: Path, column: str, place: Position) -> Iterator[Document]:
-        kind = suffix(path)
+    def _documents(self, name: str, path: Path, column: str, position: Position) -> Iterator[Document]:
+        kind = format_suffix(path)
         if kind in TABLES:
-            rows = (read_jsonl if kind == ".jsonl" else read_parquet)(
-                path, column, self.errors, place.offset, self.gauge
-            )
-            for offset, text in rows:
+            read_table = read_jsonl if kind == ".jsonl" else read_parquet
+            for offset, text in read_table(path, column, self.errors, position.offset, self.progress):
                 yield self._in_memory(name, offset, text)
-        elif not place.offset and holds_text(path):
-            yield Document(name, 0, lambda: read_text(path, self.errors, self.chunk_bytes, self.gauge))
+        elif not position.offset and has_text(path):
+            yield Document(name, 0, lambda: read_text(path, self.errors, self.chunk_bytes, self.progress))
 
-    def _python_docs(self, place: Position) -> Iterator[Document]:
+    def _python_docs(self, position: Position) -> Iterator[Document]:
         offset = 0
         for text in python_docs():
-            if offset >= place.offset:
+            if offset >= position.offset:
                 yield self._in_memory(PYTHON_DOCS, offset, text)
             offset += len(text.encode())
 
     def _in_memory(self, source: str, offset: int, text: str) -> Document:
-        return Document(source, offset, lambda: cut_text(text, self.chunk_bytes))
+        return Document(source, offset, lambda: chunk_text(text, self.chunk_bytes))

@@ -1,4 +1,4 @@
-"""A corpus known by name that is one file: fetched once, checked, and kept in the user's cache folder."""
+"""Tiny Shakespeare: downloaded once, checked, and kept in the user's cache folder."""
 
 import hashlib
 import os
@@ -13,8 +13,8 @@ from groundup.utils.files import atomic_output
 SHAKESPEARE = "shakespeare"
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-LARGEST = 10_000_000  # bytes; the text has 1,115,394
-TIMEOUT = 20.0  # seconds without an answer
+MAX_DOWNLOAD_BYTES = 10_000_000  # the text has 1,115,394
+TIMEOUT_SECONDS = 20.0  # without an answer
 
 
 def cache_folder() -> Path:
@@ -23,9 +23,9 @@ def cache_folder() -> Path:
 
 
 def shakespeare() -> Path:
-    """Tiny Shakespeare (Karpathy 2015): 40,000 lines of the plays, downloaded unless it is there already.
+    """Path of Tiny Shakespeare (Karpathy 2015): 40,000 lines of the plays, downloaded unless it is in the cache.
 
-    Raises DataError where it cannot be had, or is not what it should be.
+    Raises DataError if it cannot be downloaded, or is not what it should be.
     """
     path = cache_folder() / "tinyshakespeare.txt"
     try:
@@ -33,7 +33,7 @@ def shakespeare() -> Path:
             return path
         text = _get(SHAKESPEARE_URL)
         if not _is_shakespeare(text):
-            raise DataError(_refusal(f"what {SHAKESPEARE_URL} sent has another checksum than the text"))
+            raise _refusal(f"the file at {SHAKESPEARE_URL} has another checksum than the text")
         with atomic_output(path, is_folder=False) as partial:
             partial.write_bytes(text)
     except OSError as error:
@@ -46,18 +46,18 @@ def shakespeare() -> Path:
 
 def _get(url: str) -> bytes:
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:  # noqa: S310  # the constant above: no file: URL
-            return answer.read(LARGEST)
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310  # the constant above: no file: URL
+            return answer.read(MAX_DOWNLOAD_BYTES)
     except urllib.error.HTTPError as error:
         error.close()
-        raise DataError(_refusal(f"{url} answered {error.code} {error.reason}")) from None
+        raise _refusal(f"{url} answered {error.code} {error.reason}") from None
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", error)
-        raise DataError(_refusal(f"{url} cannot be reached ({reason})")) from None
+        raise _refusal(f"{url} cannot be reached ({reason})") from None
 
 
-def _refusal(reason: str) -> str:
-    return (
+def _refusal(reason: str) -> DataError:
+    return DataError(
         f"{SHAKESPEARE}: {reason}; try again, or get the text in another way and give it as a file: "
         "groundup prepare input.txt"
     )

@@ -1,4 +1,4 @@
-"""Which files a source means, what they are called, and what is left out."""
+"""Files of a source: those of a path, folder or pattern, their names in the corpus, and what is left out."""
 
 import os
 from collections import Counter
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from groundup.errors import DataError
-from groundup.sources.compression import PACKED
+from groundup.sources.compression import COMPRESSED
 
-RUN_LOG = "log.jsonl"  # a training run's own, which may lie below the folder that one works in
+RUN_LOG = "log.jsonl"  # of a training run, which may lie in the folder that one works in; never read as text
 
-# What is read from folders, each also with .gz or .zst behind it (but for tables, which pack themselves).
-# A list and no look inside: what a corpus holds should not depend on the first bytes of its files.
+# Read from folders, each also with .gz or .zst after it (except parquet, which compresses itself). A list instead of
+# a look inside: what a corpus holds should not depend on the first bytes of its files.
 TABLES = (".jsonl", ".parquet")
 PROSE = (".txt", ".text", ".md", ".markdown", ".rst", ".org", ".adoc", ".tex")
 CODE = tuple(
@@ -24,7 +24,7 @@ CODE = tuple(
 )
 TEXT_SUFFIXES = frozenset({*TABLES, *PROSE, *CODE})
 
-# Files that are surely not text, and what makes text of them.
+# Files that are surely not text, and how to turn them into text.
 NOT_TEXT = {
     ".arrow": "write its text column as .parquet or .jsonl",
     ".xz": "unpack it with: xz -d",
@@ -46,67 +46,62 @@ class File(NamedTuple):
     n_parts: int
 
 
-def suffix(path: Path) -> str:
-    """The suffix that tells the format: of `a.jsonl.gz`, it is `.jsonl`."""
+def format_suffix(path: Path) -> str:
+    """The suffix of the format, without that of the compression: `.jsonl` of `a.jsonl.gz`."""
     name = Path(path.name.lower())
-    return Path(name.stem).suffix if name.suffix in PACKED else name.suffix
+    return Path(name.stem).suffix if name.suffix in COMPRESSED else name.suffix
 
 
-def named(path: Path, known: Iterable[str]) -> File:
-    """A file that the user named. Its suffix may be any but those that are surely not text.
+def single_file(path: Path, known: Iterable[str]) -> File:
+    """A file that the user named, with any suffix but those that are surely not text.
 
-    Raises DataError, with the nearest name among its neighbours and the `known` corpora, where there is none.
+    Raises DataError; if it is missing, with the closest name among its neighbours and the `known` corpora.
     """
     if not path.exists():
-        raise DataError(f"{path}: there is no such file or folder; {_near(path, known)}")
-    if remedy := NOT_TEXT.get(suffix(path)):
-        raise DataError(f"{path}: {suffix(path)} files are not read as text; {remedy}")
-    if suffix(path) == ".parquet" and path.suffix.lower() in PACKED:
+        raise DataError(f"{path}: there is no such file or folder; {_closest(path, known)}")
+    if remedy := NOT_TEXT.get(format_suffix(path)):
+        raise DataError(f"{path}: {format_suffix(path)} files are not read as text; {remedy}")
+    if format_suffix(path) == ".parquet" and path.suffix.lower() in COMPRESSED:
         raise DataError(f"{path}: a parquet file is packed inside and read as it is; unpack this one first")
     return File(path, 1)
 
 
-def is_pattern(text: str) -> bool:
-    """Whether `*`, `?` or `[` stand in a source."""
-    return has_magic(text)
-
-
-def matching(pattern: str) -> list[File]:
-    """The files that a pattern such as `texts/**/*.txt` names, sorted. Raises DataError where there is none."""
+def glob_files(pattern: str) -> list[File]:
+    """The files that match a pattern such as `texts/**/*.txt`, sorted. Raises DataError if there is none."""
     files = sorted(path for path in map(Path, glob(pattern, recursive=True)) if path.is_file())  # noqa: PTH207  # also absolute
     if not files:
         raise DataError(f"{pattern}: no file matches this pattern; `**` stands for any folders, `*` for any name")
-    listed = [named(path, ()) for path in files]
+    listed = [single_file(path, ()) for path in files]
     return [File(file.path, _parts_that_vary(file.path, pattern)) for file in listed]
 
 
 def _parts_that_vary(path: Path, pattern: str) -> int:
-    """From the first part with a wildcard on, a path is what tells its file from the others'."""
+    """Number of parts of a path from the first one with a wildcard on, which distinguish it from other matches."""
     fixed = next(i for i, part in enumerate(Path(pattern).parts) if has_magic(part))
     return len(path.parts) - fixed
 
 
-def below(folder: Path) -> tuple[list[File], str]:
-    """The text files anywhere below a folder in order of their names, and a line that counts what is left out.
+def folder_files(folder: Path) -> tuple[list[File], str]:
+    """The text files in a folder and below, in order of their names, and a message that counts what is left out.
 
-    Hidden files are none of both. A file's name begins with the folder's own. Raises DataError where there is no text.
+    Hidden files are ignored. A file's name begins with the folder's own. Raises DataError if there is no text.
     """
-    files, closed = _inside(folder)
+    files, closed = _walk(folder)
     texts = [(relative, path) for _, relative, path in files if _is_text(path)]
     if not texts:
         known = ", ".join((*TABLES, *PROSE[:3]))
         raise DataError(
             f"{folder}: no text files in this folder; it may hold {known}, … or source code, each also with .gz or .zst"
         )
-    left_out = Counter(suffix(path) for _, _, path in files if not _is_text(path))
-    line = f"{folder}: reads {_counted(Counter(suffix(path) for _, path in texts))}"
+    left_out = Counter(format_suffix(path) for _, _, path in files if not _is_text(path))
+    line = f"{folder}: reads {_counted(Counter(format_suffix(path) for _, path in texts))}"
     line += f"; leaves out {_counted(left_out)}" if left_out else ""
     line += f"; does not enter {', '.join(closed)}" if closed else ""
     return [File(path, len(relative.parts) + 1) for relative, path in texts], line
 
 
-def _inside(folder: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:
-    """The files below a folder, each as its name, path from there, and path; and which folders were not entered."""
+def _walk(folder: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:
+    """The files below a folder (name, relative path, path), and the folders that were not entered."""
     found: list[tuple[str, Path, Path]] = []
     refused: list[OSError] = []
     closed: list[str] = []
@@ -121,8 +116,8 @@ def _inside(folder: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:
 
 
 def _is_text(path: Path) -> bool:
-    packed_twice = suffix(path) == ".parquet" and path.suffix.lower() in PACKED
-    return suffix(path) in TEXT_SUFFIXES and not packed_twice
+    compressed_twice = format_suffix(path) == ".parquet" and path.suffix.lower() in COMPRESSED
+    return format_suffix(path) in TEXT_SUFFIXES and not compressed_twice
 
 
 def _counted(suffixes: Counter[str]) -> str:
@@ -134,7 +129,7 @@ def _counted(suffixes: Counter[str]) -> str:
 
 
 def distinct_names(files: Sequence[File]) -> list[str]:
-    """What to call files so that no two share a name: more of the path where the names alone are the same."""
+    """Names of files that no two share: more of the path where the names alone are the same."""
     paths = [Path(os.path.abspath(file.path)) for file in files]  # noqa: PTH100  # `..` goes, links stay
     lengths = [file.n_parts for file in files]
     while True:
@@ -146,8 +141,8 @@ def distinct_names(files: Sequence[File]) -> list[str]:
         lengths = [n + (name in shared) for n, name in zip(lengths, names, strict=True)]
 
 
-def once(columns: Iterable[tuple[File, str]], say: Callable[[str], None]) -> list[tuple[File, str]]:
-    """Pairs of a file and a column, each in the first place where it comes; says which files came again."""
+def drop_duplicates(columns: Iterable[tuple[File, str]], say: Callable[[str], None]) -> list[tuple[File, str]]:
+    """Pairs of a file and a column without repetitions; `say` gets a message about those."""
     kept: dict[tuple[Path, str], tuple[File, str]] = {}
     again: list[Path] = []
     for file, column in columns:
@@ -161,8 +156,8 @@ def once(columns: Iterable[tuple[File, str]], say: Callable[[str], None]) -> lis
     return list(kept.values())
 
 
-def _near(path: Path, known: Iterable[str]) -> str:
-    """The remedy for a missing file: the nearest name that exists."""
+def _closest(path: Path, known: Iterable[str]) -> str:
+    """The remedy for a missing file: the closest name that exists."""
     neighbours = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     near = get_close_matches(path.name, [*neighbours, *known], n=1)
     return f"did you mean {near[0]}?" if near else "check the path"

@@ -1,41 +1,69 @@
-"""Corpora of the Hugging Face hub, and those known by name, as documents.
+"""Corpora of the Hugging Face Hub, and those known by name, as documents.
 
     hf:OWNER/NAME[/FILES][:CONFIG][@REVISION][#COLUMN]
 
-What a data set consists of is found out by the `datasets` library. Its parquet files are then read where they are,
-piece by piece and only the one column: nothing is kept on disk, and one can begin anywhere. Other formats are
-streamed by the library, which has to read what it skips.
+The `datasets` library finds the files of a data set. Parquet files are then read remotely, piece by piece and only the
+one column: nothing is kept on disk, and reading can begin at any row. Other formats are streamed by the library, which
+has to read what it skips.
 """
 
-from collections.abc import Iterator, Sequence
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
-from functools import partial
-from itertools import islice
-from typing import Any
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import chain, islice, pairwise
+from typing import Any, TypeAlias
+
+from typing_extensions import override
 
 from groundup.errors import DataError
-from groundup.sources.document import Document
-from groundup.sources.hub_client import HubSpec, is_named, parse_spec, with_retries
-from groundup.sources.hub_dataset import DataSet, resolve
-from groundup.sources.hub_file import MOST_READ, RemoteFile
-from groundup.sources.hub_join import Row, join
+from groundup.sources.catalog import ARTICLES
+from groundup.sources.hub_client import FIRST_WAITS, HubSpec, is_hub_name, parse_spec, with_retries
+from groundup.sources.parquet import BATCH_ROWS, is_text, read_column
+from groundup.sources.text import Document, chunk_text, did_you_mean
 
-__all__ = ["hub_documents", "hub_identity", "is_named"]
+__all__ = ["hub_documents", "hub_identity", "is_hub_name"]
 
 DEFAULT_COLUMN = "text"
-BATCH_ROWS = 64  # decoded at a time; a row may be a book
+
+# A request takes about as long as the transfer of half a megabyte, so none asks for less than one; and of a longer
+# column none asks for more than four, so that memory stays flat.
+MIN_READ_BYTES = 1 << 20
+MAX_READ_BYTES = 4 << 20
+FOOTER_BYTES = 1 << 16  # holds the metadata of most parquet files
+
+Row: TypeAlias = tuple[str, int, str]  # the file, the row's number in it, its text
+
+_TITLE = re.compile(r" = [^=](.*[^=])? = \n?")
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set at one commit: the files of one split, and the library's builder that reads them."""
+
+    spec: HubSpec
+    commit: str
+    split: str
+    files: Sequence[str]  # beginning with `prefix`, or addresses on other hosts
+    builder: Any  # a datasets.DatasetBuilder
+
+    @property
+    def prefix(self) -> str:
+        """The common beginning of the addresses of the data set's own files."""
+        return f"hf://datasets/{self.spec.repo}@{self.commit}/"
 
 
 def hub_documents(source: str, column: str = DEFAULT_COLUMN, skip: int = 0) -> Iterator[Document]:
-    """The documents of a named corpus from the `skip`-th on (counted from 0), in a fixed order.
+    """The documents of a corpus of the hub from the `skip`-th on (counted from 0), in a fixed order.
 
     A row is a document, unless the table of corpora joins several. A row without text is a document without chunks:
     it counts, so that what is skipped need not be read. `Document.offset` is the number of the (first) row in its
     file. Raises DataError.
     """
     data = resolve(parse_spec(source))
-    return join(data.spec.joined, partial(_rows, data, column), skip)
+    return join_rows(data.spec.joined, partial(_rows, data, column), skip)
 
 
 def hub_identity(source: str) -> str:
@@ -52,72 +80,185 @@ def hub_identity(source: str) -> str:
     ])  # fmt: skip
 
 
+@lru_cache(maxsize=16)
+def resolve(spec: HubSpec) -> DataSet:
+    """Resolve a name to a commit and its files. Raises DataError.
+
+    Cached for the life of the process, so that reading a corpus twice gives the same documents.
+    """
+    try:
+        import datasets
+        import huggingface_hub
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise DataError(
+            f"{spec.source}: reading from the hub needs more libraries; install them with: pip install 'groundup[data]'"
+        ) from None
+
+    def find_commit() -> str:
+        timeout = huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT
+        return str(huggingface_hub.HfApi().dataset_info(spec.repo, revision=spec.revision, timeout=timeout).sha)
+
+    commit = with_retries(spec, find_commit, FIRST_WAITS)
+
+    def load_builder() -> Any:
+        try:
+            return datasets.load_dataset_builder(
+                f"hf://datasets/{spec.repo}",  # never a folder of that name in the working directory
+                name=spec.config,
+                data_files={"train": spec.files} if spec.files else None,
+                revision=commit,
+            )
+        except Exception as error:
+            if refusal := _explain_library_error(spec, error):
+                raise refusal from None
+            raise
+
+    builder = with_retries(spec, load_builder)
+    files = {str(name): list(paths) for name, paths in (builder.config.data_files or {}).items()}
+    if "train" not in files and len(files) != 1:
+        names = ", ".join(files) or "none"
+        raise DataError(f"{spec.source}: it has no split named train, but {names}; name files, as {spec.repo}/FOLDER/*")
+    split = "train" if "train" in files else next(iter(files))
+    return DataSet(spec, commit, split, files[split], builder)
+
+
+def _explain_library_error(spec: HubSpec, error: Exception) -> DataError | None:
+    """An error of the `datasets` library about the data set itself; None for any other."""
+    text = str(error)
+    if "scripts are no longer supported" in text:
+        return DataError(
+            f"{spec.source}: this data set is a program, which is not run; "
+            f"read the hub's own copy of its rows: hf:{spec.repo}@refs/convert/parquet"
+        )
+    if "Config name is missing" in text or "BuilderConfig" in text:
+        configs = text[text.find("[") + 1 : text.find("]")].replace("'", "").split(", ")
+        listed = ", ".join(configs)
+        if spec.config is None:
+            return DataError(
+                f"{spec.source}: it has several configs; choose one, as in hf:{spec.repo}:{configs[0]}, of {listed}"
+            )
+        hint = did_you_mean(spec.config, configs)
+        return DataError(f"{spec.source}: there is no config {spec.config!r}; {hint}it has {listed}")
+    if type(error).__name__ in ("DataFilesNotFoundError", "EmptyDatasetError"):
+        reason = f"no file matches {spec.files}" if spec.files else "it has no data files that can be read"
+        return DataError(f"{spec.source}: {reason}; name files of it, as hf:{spec.repo}/FOLDER/*.parquet")
+    return None
+
+
+class RemoteFile(io.RawIOBase):
+    """A file of the hub, read by range requests: only the pieces that are read are downloaded, each with retries.
+
+    `HfFileSystem.open` offers the same, but waits silently and by its own rules where the hub asks for a pause, and
+    accepts an answer of the wrong range or length.
+    """
+
+    def __init__(self, spec: HubSpec, url: str) -> None:
+        self._spec, self._url = spec, url
+        self._at = 0
+        self._piece, self.size = with_retries(spec, lambda: self._get(f"bytes=-{FOOTER_BYTES}"))
+        self._start = self.size - len(self._piece)  # of the piece, in the file
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def seekable(self) -> bool:
+        return True
+
+    @override
+    def tell(self) -> int:
+        return self._at
+
+    @override
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + (0, self._at, self.size)[whence]
+        return self._at
+
+    @override
+    def read(self, size: int | None = -1) -> bytes:
+        """The next `size` bytes, fewer only at the end of the file. Raises DataError."""
+        rest = max(self.size - self._at, 0)
+        size = rest if size is None or size < 0 else min(size, rest)
+        if size and not self._start <= self._at <= self._at + size <= self._start + len(self._piece):
+            stop = self._at + min(max(size, MIN_READ_BYTES), rest)
+            self._piece, _ = with_retries(
+                self._spec, lambda: self._get(f"bytes={self._at}-{stop - 1}", stop - self._at)
+            )
+            self._start = self._at
+        begin = self._at - self._start
+        self._at += size
+        return self._piece[begin : begin + size]
+
+    def _get(self, byte_range: str, expected: int | None = None) -> tuple[bytes, int]:
+        """A range of the file, and the size of the complete file in bytes."""
+        from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT
+        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+        headers = {**build_hf_headers(), "Range": byte_range, "Accept-Encoding": "identity"}
+        answer = get_session().get(self._url, headers=headers, timeout=HF_HUB_DOWNLOAD_TIMEOUT)
+        hf_raise_for_status(answer)
+        file_size = answer.headers.get("Content-Range", "").rpartition("/")[2]
+        if answer.status_code != 206 or not file_size.isdigit():
+            raise OSError(f"{self._url} cannot be read in parts")
+        if expected is not None and len(answer.content) != expected:
+            raise ConnectionError(f"{len(answer.content)} of {expected} bytes arrived")
+        return answer.content, int(file_size)
+
+
 def _rows(data: DataSet, column: str, skip: int) -> Iterator[Row]:
     """All rows from the `skip`-th on."""
     from datasets.packaged_modules.parquet.parquet import Parquet
 
-    ours = all(address.startswith(data.prefix) for address in data.files)
-    return (_parquet_rows if ours and isinstance(data.builder, Parquet) else _streamed_rows)(data, column, skip)
+    on_hub = all(address.startswith(data.prefix) for address in data.files)
+    return (_parquet_rows if on_hub and isinstance(data.builder, Parquet) else _streamed_rows)(data, column, skip)
 
 
 def _parquet_rows(data: DataSet, column: str, skip: int) -> Iterator[Row]:
     from huggingface_hub import hf_hub_url
     from pyarrow.parquet import ParquetFile
 
-    opened = partial(ParquetFile, buffer_size=MOST_READ, pre_buffer=False)  # memory holds one piece of one column
+    open_file = partial(ParquetFile, buffer_size=MAX_READ_BYTES, pre_buffer=False)  # memory holds one piece of a column
     for address in data.files:
         path = address.removeprefix(data.prefix)
         name = f"{data.spec.repo}/{path}"
         url = hf_hub_url(data.spec.repo, path, repo_type="dataset", revision=data.commit)
-        with _sound(data.spec, name), opened(RemoteFile(data.spec, url)) as table:
-            if skip < table.metadata.num_rows:
-                chosen = _choose(data.spec, column, [field.name for field in table.schema_arrow if _is_text(field)])
-                for number, text in _table_rows(table, chosen, skip):
-                    yield name, number, text
-            skip = max(skip - table.metadata.num_rows, 0)
-
-
-def _table_rows(table: Any, column: str, skip: int) -> Iterator[tuple[int, str]]:
-    """The rows of a parquet file from the `skip`-th on; of the groups of rows before it nothing is read."""
-    at = 0
-    for group in range(table.num_row_groups):
-        if skip >= at + table.metadata.row_group(group).num_rows:
-            at += table.metadata.row_group(group).num_rows
-            continue
-        for batch in table.iter_batches(BATCH_ROWS, row_groups=[group], columns=[column]):
-            first = min(max(skip - at, 0), len(batch))
-            for number, value in enumerate(batch.column(0)[first:], start=at + first):
-                yield number, value.as_py() or ""
-            at += len(batch)
+        with _damage_errors(data.spec, name), open_file(RemoteFile(data.spec, url)) as file:
+            if skip < file.metadata.num_rows:
+                texts = [field.name for field in file.schema_arrow if is_text(field.type)]
+                for number, value in read_column(file, _choose_column(data.spec, column, texts), skip):
+                    yield name, number, (value or b"").decode()
+            skip = max(skip - file.metadata.num_rows, 0)
 
 
 def _streamed_rows(data: DataSet, column: str, skip: int) -> Iterator[Row]:
-    """As the library streams them, taken up again where the connection broke."""
+    """Rows as the library streams them, resumed where the connection broke."""
     if hasattr(data.builder.config, "sample_by"):
         data.builder.config.sample_by = "document"  # a text file is one document, as it is on disk
     at = skip
     rows: Iterator[dict[str, Any]] | None = None
 
-    def begin(skip: int) -> Iterator[dict[str, Any]]:
+    def stream(skip: int) -> Iterator[dict[str, Any]]:
         return iter(data.builder.as_streaming_dataset(split=data.split).skip(skip))
 
-    def some() -> list[dict[str, Any]]:
+    def next_batch() -> list[dict[str, Any]]:
         nonlocal rows
         try:
-            rows = rows or begin(at)
+            rows = rows or stream(at)
             return list(islice(rows, BATCH_ROWS))
         except BaseException:
             rows = None  # a broken generator would say that this was the end
             raise
 
-    texts = _declared(data.builder)
+    texts = _declared_text_columns(data.builder)
     if texts is None:
-        first = with_retries(data.spec, lambda: list(islice(begin(0), BATCH_ROWS)))  # they decide, wherever one begins
+        first = with_retries(data.spec, lambda: list(islice(stream(0), BATCH_ROWS)))  # the same wherever one begins
         if not first:
             return
         texts = list(dict.fromkeys(key for row in first for key, value in row.items() if isinstance(value, str)))
-    chosen = _choose(data.spec, column, texts)
-    while batch := with_retries(data.spec, some):
+    chosen = _choose_column(data.spec, column, texts)
+    while batch := with_retries(data.spec, next_batch):
         for row in batch:
             text = row.get(chosen)
             if text is not None and not isinstance(text, str):
@@ -129,15 +270,15 @@ def _streamed_rows(data: DataSet, column: str, skip: int) -> Iterator[Row]:
             at += 1
 
 
-def _declared(builder: Any) -> list[str] | None:
-    """The columns of text, as far as the data set itself says what its columns hold."""
+def _declared_text_columns(builder: Any) -> list[str] | None:
+    """The text columns as declared by the data set; None without a declaration."""
     features = builder.info.features
     if not features:
         return None
     return [name for name, feature in features.items() if getattr(feature, "dtype", None) in ("string", "large_string")]
 
 
-def _choose(spec: HubSpec, column: str, texts: Sequence[str]) -> str:
+def _choose_column(spec: HubSpec, column: str, texts: Sequence[str]) -> str:
     """The column to read: the one asked for, or else the only one that holds text."""
     wanted = spec.column or column
     if texts.count(wanted) > 1:
@@ -146,24 +287,16 @@ def _choose(spec: HubSpec, column: str, texts: Sequence[str]) -> str:
         return wanted
     if spec.column is None and column == DEFAULT_COLUMN and len(texts) == 1:
         return texts[0]
-    near = get_close_matches(wanted, texts, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = did_you_mean(wanted, texts)
     listed = ", ".join(map(repr, texts)) or "none"
     raise DataError(
         f"{spec.source}: no column {wanted!r} of text; {hint}columns of text are {listed}: choose one with --column"
     )
 
 
-def _is_text(field: Any) -> bool:
-    import pyarrow.types as pt
-
-    kind = field.type.value_type if pt.is_dictionary(field.type) else field.type
-    return bool(pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind))
-
-
 @contextmanager
-def _sound(spec: HubSpec, name: str) -> Iterator[None]:
-    """A file that is no parquet, or damaged, or holds what is no text, gets a sentence."""
+def _damage_errors(spec: HubSpec, name: str) -> Iterator[None]:
+    """Turn errors of a file that is no parquet, damaged, or holds invalid text into a DataError."""
     from pyarrow import ArrowException
 
     try:
@@ -171,3 +304,47 @@ def _sound(spec: HubSpec, name: str) -> Iterator[None]:
     except (ArrowException, UnicodeDecodeError, OSError) as error:
         line = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(f"{spec.source}: {name} is damaged ({line}); choose another revision of the data set") from None
+
+
+def join_rows(joined: int | str, rows: Callable[[int], Iterator[Row]], skip: int) -> Iterator[Document]:
+    """Documents from the `skip`-th on: of `joined` rows each, one to a line, or of complete ARTICLES.
+
+    `rows(n)` are the rows from the n-th on. One row that holds no text is a document without chunks.
+    """
+    if joined == ARTICLES:
+        # The beginning of the n-th article is only known after reading those before it.
+        return islice(_articles(rows(0)), skip, None)
+    return _runs(rows(skip * int(joined)), int(joined))
+
+
+def _runs(rows: Iterator[Row], length: int) -> Iterator[Document]:
+    for name, number, text in rows:
+        following = (line for _, _, line in islice(rows, length - 1))
+        yield _document(name, number, "\n".join(chain([text], following)))
+
+
+def _articles(rows: Iterator[Row]) -> Iterator[Document]:
+    """WikiText's lines, one document per article. It begins with a line ` = Title = ` between empty ones.
+
+    The hub's copy has an empty row where the original has an empty line; here it is a line end again.
+    """
+    held: list[Row] = []
+    before = ""
+    for (name, number, text), (_, _, after) in pairwise(chain(rows, [("", 0, "")])):
+        begins = _TITLE.fullmatch(text) and not before.strip() and not after.strip()
+        if begins and any(line.strip() for _, _, line in held):
+            yield _article(held)
+            held = []
+        held.append((name, number, text or "\n"))
+        before = text
+    if held:
+        yield _article(held)
+
+
+def _article(lines: list[Row]) -> Document:
+    name, number, _ = lines[0]
+    return _document(name, number, "".join(line for _, _, line in lines))
+
+
+def _document(name: str, number: int, text: str) -> Document:
+    return Document(name, number, lambda: chunk_text(text))

@@ -49,13 +49,13 @@ class HubSpec(HubRepo):
     joined: int | str = 1  # see `catalog.Corpus.joined`
 
 
-def is_named(source: str) -> bool:
+def is_hub_name(source: str) -> bool:
     """Whether `source` names a corpus of the hub: `hf:…`, or a row of the table of known corpora."""
     return source.startswith(PREFIX) or (source in CORPORA and CORPORA[source].source is not None)
 
 
 def parse_spec(source: str) -> HubSpec:
-    """Parse `source`, for which `is_named` holds. Raises DataError with the grammar."""
+    """Parse `source`, for which `is_hub_name` holds. Raises DataError with the grammar."""
     known = CORPORA.get(source)
     match = _SPEC.fullmatch(source if known is None else known.source or "")
     if match is None:

@@ -1,4 +1,4 @@
-"""A corpus that every Python brings along: its own documentation, about 2.4 MB of English and code.
+"""The documentation that comes with every Python as a corpus: about 2.4 MB of English and code.
 
 It holds the topics of `help()`, the docstrings of the standard library (its files are parsed, never imported), and
 those of the modules written in C. The version of the running Python decides the text.
@@ -30,21 +30,21 @@ SKIPPED_FOLDERS = {
 SKIPPED_MODULES = {"_tkinter", "readline"}
 
 BLANK_LINES = re.compile(r"\n\s*\n")
-REPEATABLE = 60  # characters; shorter paragraphs, such as "Arguments:", may come as often as they like
+MIN_UNIQUE_CHARS = 60  # shorter paragraphs, such as "Arguments:", may be repeated
 
 
 @cache
 def python_docs() -> tuple[str, ...]:
-    """The texts, one a topic or docstring, in an order that depends on nothing but the Python.
+    """The texts, one per topic or docstring, in an order that depends only on the Python version.
 
-    What stands in several of them, whole or a paragraph of it, is kept once: the topics of `help()` quote one another
-    at length, and a text that repeats itself across the split would make memory look like understanding.
+    A text or paragraph that occurs in several of them is kept once: the topics of `help()` quote one another at length,
+    and repetition across the split would make memorization look like understanding.
 
-    Raises DataError where a stripped-down Python brings none.
+    Raises DataError if this Python has no documentation.
     """
     library = Path(sysconfig.get_path("stdlib"))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecated modules and old escapes are not this program's business
+        warnings.simplefilter("ignore")  # deprecated modules and old escapes are of no interest here
         found = [*_topics(), *_parsed_docstrings(library), *_c_docstrings()]
         texts = tuple(dict.fromkeys(_without_repeats(found)))  # a set that keeps order
     if not texts:
@@ -53,11 +53,11 @@ def python_docs() -> tuple[str, ...]:
 
 
 def _without_repeats(texts: Iterable[str]) -> Iterator[str]:
-    """The texts without the paragraphs that an earlier one had."""
+    """The texts without the paragraphs of earlier ones."""
     seen: set[str] = set()
     for text in texts:
         paragraphs = BLANK_LINES.split(text)
-        kept = [p for p in paragraphs if len(p) < REPEATABLE or p.strip() not in seen]
+        kept = [p for p in paragraphs if len(p) < MIN_UNIQUE_CHARS or p.strip() not in seen]
         seen.update(p.strip() for p in paragraphs)
         yield from _clean("\n\n".join(kept))
 
@@ -85,7 +85,7 @@ def _parsed_docstrings(library: Path) -> Iterator[str]:
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """All statements below a node; its expressions, which are most of a tree and define nothing, are passed over."""
+    """All statements below a node. Expressions, most of a tree, define nothing and are skipped."""
     for field in ("body", "orelse", "finalbody", "handlers", "cases"):
         for child in getattr(node, field, ()):
             if isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):
@@ -99,7 +99,7 @@ def _c_docstrings() -> Iterator[str]:
             continue
         try:
             module = importlib.import_module(name)
-        except Exception:  # noqa: S112  # it cannot work here, for want of a library or a device; others can
+        except Exception:  # noqa: S112  # it may need a library or device that is missing here
             continue
         yield from _docstrings(module)
 
@@ -123,6 +123,6 @@ def _docstrings(module: ModuleType) -> Iterator[str]:
 
 
 def _clean(text: str | None) -> Iterator[str]:
-    """`text`, unless there is none or it cannot be written as UTF-8."""
+    """`text`, unless it is empty or cannot be written as UTF-8."""
     if text and text.strip() and not any("\ud800" <= char <= "\udfff" for char in text):
         yield text
