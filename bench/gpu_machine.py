@@ -27,11 +27,10 @@ def can_run(job: Job) -> None:
         job.note(f"missing, but not needed here: {', '.join(missing)}")
     for module in ("groundup.cli.train", "groundup.run.start", "groundup.preprocess.pipeline", "bench.contenders"):
         import_module(module)
-    from groundup.utils.versions import needed as asked_for
-    from groundup.utils.versions import satisfies
+    from groundup.utils.system import is_supported, requirements
 
-    here_ = [(each, metadata.version(each.name)) for each in asked_for() if not each.extra and each.name not in missing]
-    other = [f"{each.name} {have} ({each.spec})" for each, have in here_ if not satisfies(have, each.spec)]
+    here_ = [(each, metadata.version(each.name)) for each in requirements() if each.name not in missing]
+    other = [f"{r.name} {have} ({r.specifier})" for r, have in here_ if not is_supported(have, r.specifier)]
     if other:
         job.note(f"other versions than groundup asks for: {', '.join(other)}")
     import torch

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from groundup.tracking import memory
 from groundup.tracking.base import flat
-from groundup.tracking.points import Points, fenced
+from groundup.tracking.points import Points, _memory, fenced
+from groundup.utils.system import process_memory
 
 STEP = {"step": 3, "tokens": 64, "loss": 2.5, "lr": 1e-3, "grad_norm": 0.5, "tokens_per_s": 1000.0, "cursor": [1, 2]}
 
@@ -68,11 +68,11 @@ def test_nested_config_becomes_dotted_keys():
 
 
 def test_memory_of_this_process():
-    before = memory.resident()
+    before = process_memory()
     ballast = bytearray(64_000_000)
-    assert memory.resident() - before > 50_000_000
+    assert process_memory() - before > 50_000_000
     assert ballast[0] == 0
-    assert 0.001 < memory.memory()["memory/process_gb"] < 1000
+    assert 0.001 < _memory()["memory/process_gb"] < 1000
 
 
 def test_memory_of_gpus(monkeypatch):
@@ -80,9 +80,9 @@ def test_memory_of_gpus(monkeypatch):
         is_initialized=lambda: True, device_count=lambda: 2, max_memory_allocated=lambda i: [3_000_000_000, 0][i]
     )
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
-    assert memory.memory()["memory/gpu_gb"] == 3.0
+    assert _memory()["memory/gpu_gb"] == 3.0
     cuda.is_initialized = lambda: False
-    assert "memory/gpu_gb" not in memory.memory()
+    assert "memory/gpu_gb" not in _memory()
 
 
 def test_neither_torch_nor_a_tracker_is_imported_for_nothing():

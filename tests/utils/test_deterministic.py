@@ -5,14 +5,14 @@ import os
 import pytest
 import torch
 
-from groundup.utils.deterministic import WORKSPACE, make_deterministic
+from groundup.utils.device import CUBLAS_VARIABLE, make_deterministic
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.fixture(autouse=True)
 def _as_before(monkeypatch):
-    monkeypatch.setenv(WORKSPACE, "")  # and so put back afterwards
+    monkeypatch.setenv(CUBLAS_VARIABLE, "")  # and so put back afterwards
     flags = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     yield
     torch.use_deterministic_algorithms(False)
@@ -40,20 +40,20 @@ def test_cublas_is_told_before_cuda_starts_or_it_is_said(monkeypatch, started):
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: started)
     said = []
     make_deterministic(True, CUDA, said.append)
-    assert os.environ[WORKSPACE] == ":4096:8"
-    assert [WORKSPACE in line for line in said] == [True] * started
+    assert os.environ[CUBLAS_VARIABLE] == ":4096:8"
+    assert [CUBLAS_VARIABLE in line for line in said] == [True] * started
     make_deterministic(True, CUDA, pytest.fail)  # once is enough
 
 
 @pytest.mark.parametrize("given", [":16:8", ":4096:8"])
 def test_what_the_environment_says_already_stays(monkeypatch, given):
-    monkeypatch.setenv(WORKSPACE, given)
+    monkeypatch.setenv(CUBLAS_VARIABLE, given)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     make_deterministic(True, CUDA, pytest.fail)
-    assert os.environ[WORKSPACE] == given
+    assert os.environ[CUBLAS_VARIABLE] == given
 
 
 @pytest.mark.parametrize(("on", "device"), [(False, CUDA), (True, CPU)])
 def test_nothing_is_told_to_cublas_without_need(on, device):
     make_deterministic(on, device, pytest.fail)
-    assert os.environ[WORKSPACE] == ""
+    assert os.environ[CUBLAS_VARIABLE] == ""

@@ -21,7 +21,7 @@ from groundup.config.schema import Config, read_yaml, to_yaml
 from groundup.errors import CheckpointError, ConfigError, UsageError
 from groundup.model.size import flops_per_token
 from groundup.utils.files import SUMS, flush, remove_folder, replace_text
-from groundup.utils.versions import installed, own_version
+from groundup.utils.system import installed_version, own_version
 
 MIN_TOKENS_PER_S, MAX_TOKENS_PER_S = 1e-6, 1e15  # outside, a speed is not believed
 LIBRARIES = ("torch", "numpy", "tokenizers", "tiktoken", "safetensors")
@@ -187,7 +187,7 @@ def run_of(checkpoint: Path) -> Path | None:
 
 def environment() -> dict[str, Any]:
     """What a reader of an old run asks first: command, versions, machine, commit."""
-    versions = {"groundup": own_version(), **{name: have for name in LIBRARIES if (have := installed(name))}}
+    versions = {"groundup": own_version(), **{name: have for name in LIBRARIES if (have := installed_version(name))}}
     return {
         "command": shlex.join(sys.argv),
         "python": platform.python_version(),

@@ -17,7 +17,7 @@ from groundup.data.shards import Manifest, check_files
 from groundup.diagnostics.finding import Finding, problem
 from groundup.distributed.launch import expected_world_size, init_distributed
 from groundup.errors import GroundupError, TrainingError, UsageError
-from groundup.utils.versions import own_version
+from groundup.utils.system import own_version
 
 ABOUT = "job"
 

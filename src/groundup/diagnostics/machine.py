@@ -8,24 +8,34 @@ import tempfile
 import time
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+from packaging.specifiers import SpecifierSet
 
 from groundup.diagnostics.finding import Finding, Status
-from groundup.utils.system import CGROUPS, MEMBERSHIP, free_disk, free_memory, main_memory, usable_cores
-from groundup.utils.versions import installed, needed, satisfies
+from groundup.utils.system import (
+    cpu_quota,
+    free_disk,
+    free_memory,
+    installed_version,
+    is_supported,
+    main_memory,
+    requirements,
+    usable_cores,
+)
 
 ABOUT = "machine"
 LOW_MEMORY_BYTES = (300e6, 1.5e9)  # problem, warning; Python and torch take 0.35 GB before the first weight
 LOW_DISK_BYTES = (200e6, 2e9)  # problem, warning
 SLOW_DISK_BYTES_PER_S = 20e6  # a checkpoint of GPT-2 takes more than a minute
 SPEED_TEST_BYTES = 64 << 20
-EXTRAS = (None, "data", "track")  # None: what groundup always needs
+EXTRAS = ("", "data", "track")  # "": the libraries that groundup always needs
 
 
 def cores() -> Finding:
     """How many cores this process may use, by affinity and by the container's quota."""
     usable = usable_cores()
-    quota, load = cpu_quota(CGROUPS, MEMBERSHIP), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    quota, load = cpu_quota(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     values = {"cores": usable, "quota": quota, "load": load}
     count = "1 core" if usable == 1 else f"{usable} cores"
     if quota is not None and quota < 0.9 * usable:
@@ -35,26 +45,6 @@ def cores() -> Finding:
         remedy = "wait for other programs to end: until then, speeds and timings are too low"
         return Finding(ABOUT, "cores", "warning", f"{count}, but a load of {load:.1f}", remedy, values)
     return Finding(ABOUT, "cores", "ok", f"{count} usable", values=values)
-
-
-def cpu_quota(root: Path, membership: Path) -> float | None:
-    """CPU time that the control groups around this process allow, in cores; None: no limit.
-
-    cgroups version 2; `root` and `membership` are as for `groundup.utils.system.cgroup_limits`.
-    """
-    try:
-        lines = membership.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    limits = []
-    for group in (PurePosixPath(line[3:].lstrip("/")) for line in lines if line.startswith("0::")):
-        for folder in dict.fromkeys([group, *group.parents]):
-            try:
-                quota, period = (root / folder / "cpu.max").read_text(encoding="ascii").split()
-                limits.append(int(quota) / int(period))
-            except (OSError, ValueError):  # no such file, or `max`
-                continue
-    return min(limits, default=None)
 
 
 def memory() -> Finding:
@@ -70,31 +60,32 @@ def memory() -> Finding:
 
 def libraries() -> Iterator[Finding]:
     """Versions of Python and the libraries, against those this version of groundup needs."""
-    yield version("Python", platform.python_version(), metadata.metadata("groundup")["Requires-Python"] or "")
-    found: dict[str | None, dict[str, str]] = {extra: {} for extra in EXTRAS}
-    for name, spec, extra in needed():
-        if extra not in EXTRAS:
-            continue
-        if (have := installed(name)) is None:
-            if extra is None:
-                yield Finding(ABOUT, name, "problem", "not installed", f"pip install '{name}{spec}'")
-            continue
-        if satisfies(have, spec):
-            found[extra][name] = have
-        else:
-            yield version(name, have, spec)
+    python = SpecifierSet(metadata.metadata("groundup")["Requires-Python"] or "")
+    yield version("Python", platform.python_version(), python)
+    found: dict[str, dict[str, str]] = {extra: {} for extra in EXTRAS}
+    for extra in EXTRAS:
+        for requirement in requirements(extra):
+            name, specifier = requirement.name, requirement.specifier
+            installed = installed_version(name)
+            if installed is None and not extra:
+                yield Finding(ABOUT, name, "problem", "not installed", f"pip install '{name}{specifier}'")
+            elif installed is not None and is_supported(installed, specifier):
+                found[extra][name] = installed
+            elif installed is not None:
+                yield version(name, installed, specifier)
     for extra, good in found.items():
-        if good or extra is None:
-            listed = ", ".join(f"{name} {have}" for name, have in good.items())
+        if good or not extra:
+            listed = ", ".join(f"{name} {installed}" for name, installed in good.items())
             yield Finding(ABOUT, f"extra {extra}" if extra else "libraries", "ok", listed, values=good)
 
 
-def version(name: str, have: str, spec: str) -> Finding:
-    """Whether an installed version satisfies `spec`."""
-    if satisfies(have, spec):
-        return Finding(ABOUT, name.lower(), "ok", f"{name} {have}", values={"version": have})
-    remedy = f"install {name} {spec}" if name == "Python" else f"pip install '{name}{spec}'"
-    return Finding(ABOUT, name.lower(), "problem", f"{have}, but groundup needs {spec}", remedy, {"version": have})
+def version(name: str, installed: str, specifier: SpecifierSet) -> Finding:
+    """Whether an installed version meets `specifier`."""
+    if is_supported(installed, specifier):
+        return Finding(ABOUT, name.lower(), "ok", f"{name} {installed}", values={"version": installed})
+    remedy = f"install {name} {specifier}" if name == "Python" else f"pip install '{name}{specifier}'"
+    sentence = f"{installed}, but groundup needs {specifier}"
+    return Finding(ABOUT, name.lower(), "problem", sentence, remedy, {"version": installed})
 
 
 def disk(folder: Path) -> Finding:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from groundup.errors import ConfigError, GroundupError, TrainingError
-from groundup.utils.exhausted import is_out_of_memory
+from groundup.utils.device import is_out_of_memory
 
 MODES = ("reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 BACKENDS = ("inductor", "aot_eager", "cudagraphs", "eager")

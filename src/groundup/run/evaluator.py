@@ -23,7 +23,7 @@ from groundup.run.dataset import PreparedData
 from groundup.training.hooks import finite
 from groundup.training.train_state import TrainState
 from groundup.ui.display import Display
-from groundup.utils.exhausted import is_out_of_memory
+from groundup.utils.device import is_out_of_memory
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from groundup.data.shards import Manifest
 from groundup.data.windows import ShuffledWindows
 from groundup.distributed.process_group import LostError, ProcessGroup, nccl_message, peer_is_lost
 from groundup.errors import CheckpointError, DataError, TrainingError
-from groundup.utils.exhausted import is_out_of_memory
+from groundup.utils.device import is_out_of_memory
 
 MESSAGE_DOCUMENTS = 3  # named in a message; the log has more
 LOGGED_DOCUMENTS = 100

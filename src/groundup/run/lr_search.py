@@ -40,8 +40,7 @@ from groundup.training.guard import LossGuard
 from groundup.training.loop import StepInfo, fit
 from groundup.ui.display import Display
 from groundup.ui.panel import RunningMean
-from groundup.utils.device import autocast, loss_scaler
-from groundup.utils.exhausted import is_out_of_memory
+from groundup.utils.device import autocast, is_out_of_memory, loss_scaler
 
 MIN_STEPS, MAX_STEPS = 8, 1_000_000  # of the last round
 ROUNDS = 3

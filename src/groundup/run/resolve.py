@@ -29,8 +29,7 @@ from groundup.run.parts import build_loss
 from groundup.tracking.trackers import check as check_trackers
 from groundup.training.micro_batches import to_inputs_targets
 from groundup.training.throughput import MEASURE_SECONDS, measure_throughput
-from groundup.utils.device import autocast, choose_device, choose_precision, device_memory
-from groundup.utils.exhausted import is_out_of_memory
+from groundup.utils.device import autocast, choose_device, choose_precision, device_memory, is_out_of_memory
 from groundup.utils.system import free_disk, main_memory, usable_cores
 
 MEASURE_FRACTION = 0.03  # of a run length in time, that measuring the speed may take

@@ -37,7 +37,7 @@ from groundup.run.resolve import (
 from groundup.run.resume_config import overrides_of, reconfigure
 from groundup.run.trainer import Trainer, TrainResult
 from groundup.ui.display import Display, NullDisplay
-from groundup.utils.exhausted import is_out_of_memory
+from groundup.utils.device import is_out_of_memory
 from groundup.utils.lock import locked
 
 RESTART_VARIABLES = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")

@@ -34,9 +34,7 @@ from groundup.training.loop import Hook, StepInfo, fit
 from groundup.training.seq_len_warmup import sequence_lengths
 from groundup.training.signals import StoppedAtOnce, StopSignals
 from groundup.ui.display import Display
-from groundup.utils.deterministic import make_deterministic
-from groundup.utils.device import autocast, set_matmul_precision
-from groundup.utils.exhausted import is_out_of_memory
+from groundup.utils.device import autocast, is_out_of_memory, make_deterministic, set_matmul_precision
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from groundup.tracking.memory import memory
+from groundup.utils.system import peak_gpu_memory, process_memory
 
 STEP = ("loss", "lr", "grad_norm", "tokens_per_s", "tokens")  # of a record `step`, all drawn under train/
 EVALUATION = {"train_loss": "train/eval_loss", "val_loss": "val/loss", "bits_per_byte": "val/bits_per_byte"}
@@ -49,13 +49,19 @@ class Points:
             numbers = {f"train/{name}": values.get(name) for name in STEP}
             if self._used_per_token_s and values.get("tokens_per_s") is not None:
                 numbers["train/mfu"] = values["tokens_per_s"] * self._used_per_token_s
-            return Point(self._step, _finite({**numbers, **memory()}))
+            return Point(self._step, _finite({**numbers, **_memory()}))
         if event == "eval":
             losses = {shown: values.get(name) for name, shown in EVALUATION.items()}
             return Point(self._step, _finite({**losses, **_tasks(values.get("tasks", {}))}))
         if event == "sample":
             return Point(self._step, texts={"sample": str(values.get("text", ""))})
         return Point(self._step, {f"event/{event}": 1.0})  # a mark: save, resume, skip, spike, rollback …
+
+
+def _memory() -> dict[str, float]:
+    """Memory of this process now, and the peak of its GPUs, in GB; without what is unknown."""
+    found = {"memory/process_gb": process_memory(), "memory/gpu_gb": peak_gpu_memory()}
+    return {name: size / 1e9 for name, size in found.items() if size is not None}
 
 
 def _tasks(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,7 @@ from groundup.tracking.identity import identity
 from groundup.tracking.points import Points
 from groundup.tracking.to_tensorboard import TENSORBOARD
 from groundup.tracking.to_trackio import REMOTE, TRACKIO
-from groundup.utils.versions import needed, satisfies
+from groundup.utils.system import is_supported, requirements
 
 KINDS: dict[str, TrackerType] = {kind.name: kind for kind in (WANDB, TRACKIO, TENSORBOARD)}
 EXTRA = "track"  # of groundup, which brings them
@@ -38,11 +39,7 @@ def check(config: TrackingConfig) -> None:
         found = find_spec(name)
         if found is None or found.origin is None:  # without an origin it is a folder of that name, as wandb leaves
             raise ConfigError(f"tracking.backends: {name} is not installed; pip install 'groundup[{EXTRA}]'")
-        have, spec = _version(name)
-        if not satisfies(have, spec):
-            raise ConfigError(
-                f"tracking.backends: {name} is {have}, but groundup needs {spec}; pip install 'groundup[{EXTRA}]'"
-            )
+        _check_version(name)
     elsewhere = [variable for variable in REMOTE if os.environ.get(variable)]
     if config.offline and "trackio" in config.backends and elsewhere:
         raise ConfigError(
@@ -50,12 +47,15 @@ def check(config: TrackingConfig) -> None:
         )
 
 
-def _version(name: str) -> tuple[str, str]:
-    """What is installed of a tracker, and what is asked for."""
-    try:
-        return metadata.version(name), next(n.spec for n in needed() if (n.name, n.extra) == (name, EXTRA))
-    except (metadata.PackageNotFoundError, StopIteration):  # importable all the same, and perhaps good enough
-        return "", ""
+def _check_version(name: str) -> None:
+    with suppress(metadata.PackageNotFoundError):  # importable all the same, and perhaps good enough
+        version = metadata.version(name)
+        for requirement in requirements(EXTRA):
+            if requirement.name == name and not is_supported(version, requirement.specifier):
+                raise ConfigError(
+                    f"tracking.backends: {name} is {version}, but groundup needs {requirement.specifier}; "
+                    f"pip install 'groundup[{EXTRA}]'"
+                )
 
 
 def open_trackers(

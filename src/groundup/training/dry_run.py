@@ -13,7 +13,7 @@ from groundup.distributed.process_group import ProcessGroup
 from groundup.model.gpt import IGNORED
 from groundup.training.loop import split_sequences
 from groundup.training.micro_batches import BatchLoader
-from groundup.utils.exhausted import is_out_of_memory
+from groundup.utils.device import is_out_of_memory
 
 
 class DryRunStep:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from groundup.training.loop import Optimizer as Stepping
-from groundup.utils.exhausted import is_out_of_memory
+from groundup.utils.device import is_out_of_memory
 
 MEASURE_SECONDS = (
     0.8  # that the timed passes may take; warming up comes before, a second for a model of 100 million weights

@@ -1,7 +1,8 @@
-"""Where to train, in which arithmetic, and why."""
+"""Device, precision and determinism of torch's computations."""
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -20,37 +21,45 @@ DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16,
 BF16_FROM = (8, 0)  # compute capability: Ampere. `is_bf16_supported` says yes to emulation on a T4
 FP16_FROM = (5, 3)  # the first with fp16 arithmetic
 
-PATIENCE = 0.1  # seconds for timing matrix products: an emulated type takes 200 ms for one that fp32 does in 3
+MAX_TIMING_SECONDS = 0.1  # of matrix products: an emulated type takes 200 ms for one that takes fp32 3 ms
+
+CUBLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
+CUBLAS_DETERMINISTIC = (":4096:8", ":16:8")  # NVIDIA, cuBLAS, "Results reproducibility"
+
+# Plain RuntimeErrors of the CPU's allocator, Metal, CUDA's driver and cuBLAS.
+OUT_OF_MEMORY_MESSAGES = (
+    "DefaultCPUAllocator:", "MPS backend out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
+)  # fmt: skip
 
 
 class Precision(NamedTuple):
-    """A choice and its reason, to be said aloud."""
+    """A chosen precision and the reason, for the log."""
 
     name: Name
     reason: str
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The device asked for, or the best there is; ConfigError when it is not on this machine."""
+    """The requested device, or for `auto` the best one; ConfigError when this machine does not have it."""
     if not re.fullmatch(DEVICE_PATTERN, wanted):
         raise ConfigError(f"device: {wanted!r} is not one of auto, cpu, cuda, cuda:N, mps")
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if wanted == "auto":
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")
     device = torch.device(wanted)
-    here = {"cpu": True, "cuda": cuda and (device.index or 0) < torch.cuda.device_count(), "mps": mps}
-    if not here[device.type]:
+    available = {"cpu": True, "cuda": cuda and (device.index or 0) < torch.cuda.device_count(), "mps": mps}
+    if not available[device.type]:
         raise ConfigError(f"device: {wanted} is not on this machine; use auto or cpu")
     return device
 
 
 def device_memory(device: torch.device) -> int | None:
-    """Bytes of a GPU's own memory; None where the device uses the machine's."""
+    """Bytes of a GPU's own memory; None for devices that use main memory."""
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
 def reseed(seed: int, device: torch.device) -> None:
-    """Set the generator that dropout draws from on `device`."""
+    """Seed the generator that dropout uses on `device`."""
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(seed)
     elif device.type == "mps":
@@ -60,7 +69,7 @@ def reseed(seed: int, device: torch.device) -> None:
 
 
 def choose_precision(wanted: str, device: torch.device) -> Precision:
-    """`wanted`, or for `auto` what is fastest here; ConfigError when the device cannot do it."""
+    """The requested precision, or for `auto` the fastest safe one; ConfigError when the device does not support it."""
     if device.type == "cuda":
         return _on_cuda(wanted, torch.cuda.get_device_capability(device))
     if wanted == "auto" and device.type == "mps":
@@ -100,30 +109,30 @@ def _as_configured(wanted: str, warning: str = "") -> Precision:
 
 
 def autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
-    """A context for the forward pass: matrix products in bf16 or fp16, the rest in fp32; for fp32 nothing."""
+    """Context manager for the forward pass: matrix products in bf16 or fp16, the rest in fp32; a no-op for fp32."""
     dtype = DTYPES[precision]
     return nullcontext if dtype == torch.float32 else partial(torch.autocast, device.type, dtype=dtype)
 
 
 def loss_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
-    """What keeps small fp16 gradients from vanishing (arXiv:1710.03740, section 3.2); nothing in other precisions.
+    """Loss scaling (arXiv:1710.03740, section 3.2), so that small fp16 gradients do not vanish; else a no-op.
 
-    The loss is enlarged 65,536 times; where a gradient then overflows, the step is left out and the scale halved, and
-    after 2,000 steps without that it doubles. Scale and count belong in every checkpoint: `state_dict`.
+    The loss is multiplied by 65,536; where a gradient then overflows, the step is skipped and the scale halved, and
+    after 2,000 steps without overflow it doubles. Scale and count belong in every checkpoint: `state_dict`.
     """
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
 def set_matmul_precision(wanted: str, device: torch.device) -> None:
-    """What fp32 products on a GPU may round to: `highest` nothing, `high` TF32, `medium` bf16. For the whole process.
+    """Set what fp32 matrix products on a GPU may round to, for the process: `high` TF32, `medium` bf16, `highest` none.
 
-    On a CPU always `highest`: there, oneDNN would take the others for leave to compute in bf16.
+    On a CPU always `highest`: with the others, oneDNN would compute in bf16.
     """
     torch.set_float32_matmul_precision("highest" if device.type == "cpu" else wanted)
 
 
 def bf16_speedup(size: int = 512, repeats: int = 7) -> float:
-    """How much faster this CPU multiplies bf16 matrices than fp32 ones; costs some 30 ms.
+    """Speed of bf16 matrix products relative to fp32 on this CPU; takes about 30 ms.
 
     On CPUs without AVX512-BF16 or AMX, bf16 is emulated and slower, so it is timed and never assumed.
     """
@@ -132,7 +141,7 @@ def bf16_speedup(size: int = 512, repeats: int = 7) -> float:
 
 
 def matmul_flops(device: torch.device, precision: Name, threads: int) -> float:
-    """Operations a second of bare matrix products: 2·n³ each; on a CPU, those of one thread times `threads`."""
+    """FLOP/s of bare matrix products, at 2·n³ each; on a CPU, those of one thread times `threads`."""
     cpu = device.type == "cpu"
     size, dtype = 512 if cpu else 4096, DTYPES[precision]
     best = _matmul_seconds(device, (dtype,), size, repeats=7)
@@ -142,12 +151,12 @@ def matmul_flops(device: torch.device, precision: Name, threads: int) -> float:
 def _matmul_seconds(
     device: torch.device, dtypes: tuple[torch.dtype, ...], size: int, repeats: int
 ) -> dict[torch.dtype, float]:
-    """The shortest time of a product in each type, in turn; on one thread, as several measure the other programs."""
+    """Shortest time of a product in each dtype, alternating; on one thread, as more would measure other programs."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     best = dict.fromkeys(dtypes, float("inf"))
     pairs = {dtype: torch.ones(2, size, size, dtype=dtype, device=device) for dtype in dtypes}
-    deadline = time.perf_counter() + PATIENCE
+    deadline = time.perf_counter() + MAX_TIMING_SECONDS
     for _ in range(repeats):
         for dtype, (a, b) in pairs.items():
             if time.perf_counter() > deadline and best[dtype] < float("inf"):
@@ -159,3 +168,33 @@ def _matmul_seconds(
             best[dtype] = min(best[dtype], time.perf_counter() - began)
     torch.set_num_threads(threads)
     return best
+
+
+def make_deterministic(on: bool, device: torch.device, log: Callable[[str], None]) -> None:
+    """Compute with deterministic kernels only (`on`), or as torch does by default; for the complete process.
+
+    Scope: the same machine or one with the same GPU model, the same versions of torch, CUDA and driver, the same
+    config, device, precision and number of processes. Then a repeated or resumed run ends with the same weights, bit
+    for bit. An operation without a deterministic kernel raises instead. Not covered: `train.compile max-autotune`,
+    which picks kernels by timing them, and run lengths in wall-clock time. On a CPU, training is always repeatable.
+
+    cuBLAS reads its setting when CUDA starts: call this before anything is put on the GPU; if it is too late, `log`
+    gets a message.
+    """
+    if on and device.type == "cuda" and os.environ.get(CUBLAS_VARIABLE) not in CUBLAS_DETERMINISTIC:
+        os.environ[CUBLAS_VARIABLE] = CUBLAS_DETERMINISTIC[0]
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            log(
+                f"train.deterministic: CUDA was in use before {CUBLAS_VARIABLE} was set, so matrix products may not "
+                f"repeat; start in a new process, or set {CUBLAS_VARIABLE}={CUBLAS_DETERMINISTIC[0]} before it starts"
+            )
+    if on or torch.are_deterministic_algorithms_enabled():  # the call imports torch's compiler, for a second
+        torch.use_deterministic_algorithms(on)
+    torch.utils.deterministic.fill_uninitialized_memory = not on  # type: ignore[attr-defined]
+    torch.backends.cudnn.deterministic = on
+    torch.backends.cudnn.benchmark = False
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of torch's means that memory ran out, on any device."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY_MESSAGES)

@@ -1,20 +1,29 @@
-"""Machine facts: main memory a process may use, free disk, usable cores, names of devices. No torch here."""
+"""Facts about the machine: memory, disk and cores a process may use, versions of libraries. No torch here."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
+from functools import cache
+from importlib import metadata
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
 
 DEVICE_PATTERN = r"auto|cpu|mps|cuda(:\d+)?"
 EVEN_ITEMS_PER_WORKER = 4  # from which one more or less per worker hardly matters
 
 CGROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+STATM = Path("/proc/self/statm")
 
 
 def main_memory() -> int | None:
-    """Bytes of main memory: the machine's, or what a container or a batch job is held to; None where unknown."""
+    """Bytes of main memory: the machine's, or the limit of a container or batch job; None where unknown."""
     try:
         machine = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     except (AttributeError, ValueError, OSError):  # Windows
@@ -23,35 +32,83 @@ def main_memory() -> int | None:
 
 
 def free_memory() -> int | None:
-    """Bytes of main memory that could be had right now without swapping; None where the system does not say."""
+    """Bytes of main memory that can be allocated right now without swapping; None where the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:  # no Linux
         return None
-    fields = dict(line.split(":", 1) for line in lines)
-    machine = [int(fields["MemAvailable"].split()[0]) * 1024] if "MemAvailable" in fields else []
-    return min([*machine, *cgroup_room(CGROUPS, MEMBERSHIP)], default=None)
+    machine = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return min([*machine, *_cgroup_free(CGROUPS, MEMBERSHIP)], default=None)
 
 
-def cgroup_room(root: Path, membership: Path) -> Iterator[int]:
-    """Bytes that each of the control groups around this process has left, its cache of files counted as free."""
-    for folder, limit in _limited(root, membership):
-        for used, cache in (("memory.current", "inactive_file"), ("memory.usage_in_bytes", "total_inactive_file")):
+def process_memory() -> int | None:
+    """Bytes of main memory this process holds; on macOS the most it held so far, None on Windows."""
+    if _has_proc():
+        return int(STATM.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if sys.platform != "darwin":
+        return None
+    import resource
+
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # bytes there, kilobytes elsewhere
+
+
+def peak_gpu_memory() -> int | None:
+    """Most bytes that torch's tensors filled on this process's GPUs; None unless torch is loaded and uses CUDA."""
+    torch = sys.modules.get("torch")  # not imported for this: a process that trains has loaded it
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    return sum(int(torch.cuda.max_memory_allocated(i)) for i in range(torch.cuda.device_count()))
+
+
+@cache
+def _has_proc() -> bool:
+    return STATM.is_file()
+
+
+def cgroup_limits(root: Path, membership: Path) -> Iterator[int]:
+    """Bytes that each of the control groups around this process allows, in both versions."""
+    return (limit for _, limit in _limited_groups(root, membership))
+
+
+def cpu_quota(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float | None:
+    """Number of cores whose time the control groups around this process allow (version 2); None: no limit."""
+    limits = []
+    for folder in (folder for controllers, folder in _groups(root, membership) if not controllers):
+        try:
+            quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+            limits.append(int(quota) / int(period))
+        except (OSError, ValueError):  # none here, or `max`
+            continue
+    return min(limits, default=None)
+
+
+def _cgroup_free(root: Path, membership: Path) -> Iterator[int]:
+    """Bytes that each limited group has left; its cache of files counts as free."""
+    for folder, limit in _limited_groups(root, membership):
+        for used, cached in (("memory.current", "inactive_file"), ("memory.usage_in_bytes", "total_inactive_file")):
             try:
                 usage = int((folder / used).read_text(encoding="ascii"))
                 stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
             except (OSError, ValueError):
                 continue
-            yield limit - usage + int(stat.get(cache, 0))
+            yield max(0, limit - usage + int(stat.get(cached, 0)))
 
 
-def cgroup_limits(root: Path, membership: Path) -> Iterator[int]:
-    """Bytes that each of the control groups around this process allows, in both versions; none where there are none."""
-    return (limit for _, limit in _limited(root, membership))
+def _limited_groups(root: Path, membership: Path) -> Iterator[tuple[Path, int]]:
+    """The folder of each group with a memory limit, and the limit in bytes."""
+    for controllers, folder in _groups(root, membership):
+        if controllers and "memory" not in controllers:
+            continue
+        try:
+            limit = (folder / ("memory.limit_in_bytes" if controllers else "memory.max")).read_text(encoding="utf-8")
+        except OSError:
+            continue
+        if limit.strip().isdigit():  # or `max`
+            yield folder, int(limit)
 
 
-def _limited(root: Path, membership: Path) -> Iterator[tuple[Path, int]]:
-    """The folder of each limited group, and its limit.
+def _groups(root: Path, membership: Path) -> Iterator[tuple[list[str], Path]]:
+    """Version 1 controllers (none in version 2) and folder of each control group around this process.
 
     As in Linux's cgroups(7): `membership` lists the groups by path, `root` holds their folders. A group may use no more
     than those above it. From within a container its own group is the root, and the path may name nothing.
@@ -62,23 +119,16 @@ def _limited(root: Path, membership: Path) -> Iterator[tuple[Path, int]]:
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        base, name = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
+        names = [name for name in controllers.split(",") if name]
         group = PurePosixPath(path.lstrip("/"))
         for folder in dict.fromkeys([group, *group.parents]):
-            try:
-                limit = (base / folder / name).read_text(encoding="utf-8").strip()
-            except OSError:
-                continue
-            if limit.isdigit():  # or `max`
-                yield base / folder, int(limit)
+            yield names, (root / "memory" if "memory" in names else root) / folder
 
 
-def free_disk(place: Path) -> int:
-    """Bytes free where `place` is, or would be."""
-    there = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
-    return shutil.disk_usage(there).free
+def free_disk(path: Path) -> int:
+    """Bytes free where `path` is, or would be."""
+    existing = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    return shutil.disk_usage(existing).free
 
 
 def usable_cores() -> int:
@@ -87,5 +137,36 @@ def usable_cores() -> int:
 
 
 def splits_evenly(items: int, workers: int) -> bool:
-    """Whether `workers` can share so many items without one of them having much more to do than another."""
+    """Whether no worker gets much more to do than another when `items` are divided among them."""
     return items % workers == 0 or items >= EVEN_ITEMS_PER_WORKER * workers
+
+
+def requirements(extra: str = "") -> list[Requirement]:
+    """Libraries that groundup, or only one of its extras, requires, as the installed package lists them."""
+    from packaging.requirements import Requirement
+
+    def applies(requirement: Requirement, extra: str) -> bool:
+        return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+
+    listed = [Requirement(line) for line in metadata.requires("groundup") or ()]
+    return [each for each in listed if applies(each, extra) and not (extra and applies(each, ""))]
+
+
+def installed_version(name: str) -> str | None:
+    """The version of an installed library; None if it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def own_version() -> str:
+    """The version of groundup."""
+    return installed_version("groundup") or "0+checkout"  # on PYTHONPATH, never installed
+
+
+def is_supported(version: str, specifier: SpecifierSet) -> bool:
+    """Whether a version meets a requirement; 2.9.0rc1 and 2.9.0+cu126 count as 2.9.0."""
+    from packaging.version import Version
+
+    return specifier.contains(Version(version).base_version)
