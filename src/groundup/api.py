@@ -1,4 +1,4 @@
-"""The Python API: what the command line does, as functions.
+"""Python API: the commands of the command line as functions.
 
     import groundup
 
@@ -8,7 +8,7 @@
     for text in groundup.generate("runs/book", "Once", num_samples=3):
         print(text)
 
-Every function raises a subclass of `groundup.GroundupError` for what a user can mend.
+Every function raises a subclass of `groundup.GroundupError` for what a user can fix.
 """
 
 from __future__ import annotations
@@ -70,17 +70,18 @@ def prepare(
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Manifest:
-    """Turn texts into token shards in the folder `out`; it appears whole or not at all.
+    """Turn texts into token shards in the folder `out`, which appears complete or not at all.
 
     `sources`: text files, source code, .jsonl and .parquet (each text also .gz or .zst), folders, patterns such as
     `texts/**/*.txt`, `-` for standard input, `shakespeare`, `python-docs`, corpora of the hub. `tokenizer`: `byte`,
     `char`, `gpt1`, `gpt2`, `bpe:SIZE`, a `tokenizer.json`, or a folder that holds one. `column` names the text field of
     .jsonl and .parquet rows. `val_fraction` of the text is held out. The first `max_documents` are read, at most
-    `max_tokens` written. `clean`: any of `lowercase`, `digits`, `punctuation`. `progress` is told the bytes of input
-    done.
+    `max_tokens` written. `clean`: any of `lowercase`, `digits`, `punctuation`. `progress` is
+    called with the bytes of input done.
 
-    A call that was killed goes on when it is repeated, and ends in the same folder; a finished one does nothing;
-    `overwrite` replaces what was made from other sources or otherwise. Raises DataError, TokenizerError, UsageError.
+    A call that was killed continues when it is repeated, and ends in the same folder; a finished one does nothing;
+    `overwrite` replaces what was made from other sources or with other settings. Raises DataError, TokenizerError,
+    UsageError.
     """
     return prepare_tokens(
         [sources] if isinstance(sources, str | Path) else list(sources),
@@ -128,9 +129,10 @@ def configure(
     init_from: Place | None = None,
     origin: str = "overrides",
 ) -> Config:
-    """Preset, then the model of the checkpoint `init_from`, YAML files, overrides. Raises CheckpointError, ConfigError.
+    """Config from a preset, the model of the checkpoint `init_from`, YAML files and overrides, in this order.
 
-    Without a `preset`, the one that a file names, or `gpt2-micro`. `laptop` takes what the files say under that key.
+    Without a `preset`, the one that a file names, or `gpt2-micro`. `laptop` applies the files' section of that name.
+    Raises CheckpointError, ConfigError.
     """
     places = {"data": str(data)} | ({"init_from": str(init_from)} if init_from is not None else {})
     return compose_config(
@@ -158,7 +160,7 @@ def train(
     `groundup`. SIGINT and SIGTERM end in a checkpoint. Raises CheckpointError, ConfigError, DataError, UsageError.
     """
     config = configure(data, preset=preset, files=files, laptop=laptop, overrides=overrides, init_from=init_from)
-    ensure_prepared(config, Path(out), _Told(), processes=expected_world_size())
+    ensure_prepared(config, Path(out), _LogReporter(), processes=expected_world_size())
     return start_run(config, Path(out), display or _logged(config))
 
 
@@ -166,10 +168,10 @@ def train(
 def resume(
     run: Place, *, data: Place | None = None, overrides: Mapping[str, Any] | None = None, display: Display | None = None
 ) -> TrainResult:
-    """Go on with a run from its newest whole checkpoint: bit for bit as if it had never stopped.
+    """Resume a run from its newest good checkpoint: bit for bit as if it had never stopped.
 
-    Bitwise on the same machine and CPU threads, for horizons in steps, tokens or epochs. `data` names the prepared
-    folder when it has moved; `overrides` may change horizon, evaluation, checkpoints, guard, trackers,
+    Bitwise on the same machine and CPU threads, for run lengths in steps, tokens or epochs. `data` names the prepared
+    folder when it has moved; `overrides` may change the run length, evaluation, checkpoints, guard, trackers,
     device, threads and micro-batch, and stay with the run. A finished run is left as it is.
     Raises CheckpointError, ConfigError.
     """
@@ -223,8 +225,8 @@ def generate_stream(
     )
 
 
-class _Told(ProgressReporter):
-    """A preparation that speaks to the logger `groundup`."""
+class _LogReporter(ProgressReporter):
+    """Reports a preparation to the logger `groundup`."""
 
     def say(self, line: str) -> None:
         logging.getLogger("groundup").info(line)

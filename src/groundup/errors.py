@@ -1,4 +1,4 @@
-"""Everything groundup raises on purpose.
+"""Errors that groundup raises on purpose.
 
     GroundupError
     ├── UsageError         the command line or an argument of the Python API
@@ -6,23 +6,23 @@
     ├── DataError          a source text, or a folder of prepared tokens
     ├── TokenizerError     a tokenizer that cannot be read, or that does not fit
     ├── CheckpointError    a run or checkpoint folder
-    │   └── NewerFormatError   one that a newer groundup wrote: nothing is wrong with it
-    ├── TrainingError      a training run that cannot go on
-    └── ExportError        another program would compute something else than the model
+    │   └── NewerFormatError   one that a newer groundup wrote: it is not damaged
+    ├── TrainingError      a training run that cannot continue
+    └── ExportError        an export whose results differ from the model's
 
-Every message is one sentence, or two: the place, the value, the remedy. The command line prints it and exits
-with `exit_status`; a traceback therefore always means a fault of ours, never of the user's.
+Every message is one or two sentences: the place, the value, the remedy. The command line prints it and exits with
+`exit_status`; a traceback therefore always means a bug, never a user's mistake.
 """
 
 
 class GroundupError(Exception):
-    """Base of all errors below; catch this one to catch what groundup has to say."""
+    """Base of all errors below."""
 
     exit_status = 2
 
 
 class UsageError(GroundupError):
-    """The command line, or an argument given to the Python API, makes no sense."""
+    """The command line, or an argument given to the Python API, is invalid."""
 
 
 class ConfigError(GroundupError):
@@ -30,7 +30,7 @@ class ConfigError(GroundupError):
 
 
 class DataError(GroundupError):
-    """A source cannot be read as text, or a folder of prepared tokens is not usable."""
+    """A source cannot be read as text, or a folder of prepared tokens cannot be used."""
 
 
 class TokenizerError(GroundupError):
@@ -42,16 +42,16 @@ class CheckpointError(GroundupError):
 
 
 class NewerFormatError(CheckpointError):
-    """A checkpoint was written by a newer groundup, which is no damage: this one must be updated."""
+    """A checkpoint was written by a newer groundup; this installation must be updated."""
 
 
 class TrainingError(GroundupError):
-    """Training cannot go on: the loss stayed non-finite, or the machine gave out."""
+    """Training cannot continue: the loss stayed non-finite, or the machine failed."""
 
     exit_status = 1
 
 
 class ExportError(GroundupError):
-    """What was written for another program does not compute what the model does, so it was removed again."""
+    """An export does not compute what the model does, and was removed."""
 
     exit_status = 1

@@ -87,7 +87,7 @@ def ask_for_another_seed():
 def lack_the_start():
     """Where a run's first weights are, from the second process."""
     if os.environ["RANK"] == "1":
-        compose._elsewhere = lambda path: True
+        compose._is_on_rank_0_only = lambda path: True
         state.read_tensors = None
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from groundup.cli.parsing import SubcommandParser, add_config_arguments, config_of
-from groundup.run.halving import ROUNDS
 from groundup.ui.chart import Series, braille_chart
 from groundup.ui.display import PlainDisplay
 
@@ -86,7 +85,7 @@ def _print(tuned: Tuned) -> None:
     for line in _table(tuned):
         print(line)
     if tuned.at_the_edge:
-        steps = tuned.rounds[-1].steps << (ROUNDS - 1)  # its first round is as long as the last one here
+        steps = tuned.rounds[-1].steps << (len(tuned.rounds) - 1)  # its first round is as long as the last one here
         print(f"\nthe lowest learning rate was the best, so a lower one may be better: --steps {steps} looks there")
     print(f"\nfor the command line:\n{tuned.options}")
 

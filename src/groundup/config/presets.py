@@ -1,4 +1,4 @@
-"""The history of GPT as a table of rows. A row holds what differs from the defaults in `config.py`.
+"""Presets: one row per model of GPT's history, with what differs from the defaults of the config.
 
 GPT-1: "Improving Language Understanding by Generative Pre-Training" (Radford et al., 2018), section 4.1, and OpenAI's
 released code: Adam with beta2 0.999 and decay 0.01 on matrices, 2.5e-4 after 2,000 steps of warm-up, cosine to 0,
@@ -10,7 +10,7 @@ no learning rates; the rows take GPT-3's (arXiv:2005.14165), table 2.1, and its 
 warm-up, as nanoGPT and llm.c do: 715 steps of 524,288 tokens.
 
 GPT-3: arXiv:2005.14165, table 2.1 and appendix B. Two things differ: attention is dense in every layer (theirs
-alternates with sparse ones), and the cosine spans the whole 300B tokens (theirs reaches its floor at 260B).
+alternates with sparse ones), and the cosine spans the whole 300B tokens (theirs reaches its minimum at 260B).
 
 Modern: what karpathy/nanochat trains, as `transformers` computes it (its `nanochat` architecture), with Muon.
 Width 768 and 6 heads is its depth 12; learning rates are its base settings, with Muon's as torch scales it.

@@ -1,4 +1,4 @@
-"""How a process finds the others that were started with it, and leaves them."""
+"""Joining and leaving the process group that torchrun or SLURM started."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ import torch.distributed as dist
 from groundup.distributed.process_group import ProcessGroup, SingleProcess, TorchProcessGroup
 from groundup.errors import TrainingError, UsageError
 
-PATIENCE = timedelta(minutes=30)  # for the slowest of the processes, say while it writes a large checkpoint
-LOOK = 0.05  # seconds between two looks at what others have said
-PORT = 29500  # torchrun's own; a SLURM job takes one of the 1,000 from here on, by its number
+TIMEOUT = timedelta(minutes=30)  # for the slowest of the processes, say while it writes a large checkpoint
+POLL_SECONDS = 0.05
+FIRST_PORT = 29500  # torchrun's own; a SLURM job takes one of the 1,000 from here on, by its number
 
 
 def expected_world_size(environ: Mapping[str, str] = os.environ) -> int:
-    """How many processes were started together, as torchrun or srun tells; 1 where nobody does."""
+    """Number of processes that torchrun or srun started together; 1 without them."""
     return _environ("WORLD_SIZE", 1, environ) if "RANK" in environ else _environ("SLURM_STEP_NUM_TASKS", 1, environ)
 
 
-def init_distributed(patience: timedelta = PATIENCE) -> ProcessGroup:
-    """The world that the environment speaks of, joined at the first call; TrainingError where it does not come up.
+def init_distributed(timeout: timedelta = TIMEOUT) -> ProcessGroup:
+    """The process group described by the environment, joined at the first call; TrainingError where that fails.
 
-    Understood are torchrun's variables (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR`, …), and those that srun
-    gives each task of a step. `patience` is for all to come, and for each meeting.
+    Reads torchrun's variables (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR`, …), and those that srun gives each
+    task of a step. `timeout` limits the wait for all processes, and each collective.
     """
     if "RANK" not in os.environ and _environ("SLURM_STEP_NUM_TASKS", 1) > 1:
         os.environ.update(from_slurm(os.environ))
@@ -43,35 +43,35 @@ def init_distributed(patience: timedelta = PATIENCE) -> ProcessGroup:
         missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if missing:
             raise UsageError(f"{missing[0]}: not set, though others like it are; start the job with torchrun")
-        _connect(patience)
+        _connect(timeout)
     return TorchProcessGroup(_environ("LOCAL_RANK", 0), _environ("LOCAL_WORLD_SIZE", 1))
 
 
-def _connect(patience: timedelta) -> None:
+def _connect(timeout: timedelta) -> None:
     gpus = torch.cuda.is_available() and dist.is_nccl_available()
     if gpus:
         torch.cuda.set_device(_environ("LOCAL_RANK", 0) % torch.cuda.device_count())
     try:
-        store, rank, size = next(dist.rendezvous("env://", timeout=patience))  # type: ignore[attr-defined]
-        store = dist.PrefixStore(_rendezvous_nonce(store, rank, size, patience), store)  # type: ignore[attr-defined]
+        store, rank, size = next(dist.rendezvous("env://", timeout=timeout))  # type: ignore[attr-defined]
+        store = dist.PrefixStore(_rendezvous_nonce(store, rank, size, timeout), store)  # type: ignore[attr-defined]
         backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     except (RuntimeError, ValueError, TimeoutError) as error:
-        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise TrainingError(
-            f"{place}: the processes of this job did not meet there ({str(error).splitlines()[0][:200]}); on a machine "
+            f"{address}: the processes of this job did not connect ({str(error).splitlines()[0][:200]}); on a machine "
             "with several networks, name one with GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME"
         ) from error
 
 
-def _rendezvous_nonce(store: Any, rank: int, size: int, patience: timedelta) -> str:
-    """A word for this meeting alone; TimeoutError where not all come.
+def _rendezvous_nonce(store: Any, rank: int, size: int, timeout: timedelta) -> str:
+    """A key prefix used by this start of the job alone; TimeoutError where not all processes arrive.
 
-    torchrun may keep its store, and in it the addresses of processes that are gone, when it starts them again, and how
-    often it did, it counts on each machine apart. So each process says a word that was never said before; the first
-    one repeats what it hears, until everyone has heard the own word beside the first one's, which is then that of all.
+    When torchrun restarts processes, it may keep its store with the addresses of those that are gone, and it counts
+    restarts on each machine separately. So each process writes a new random word; rank 0 publishes the words it finds,
+    until every process has seen its own among them; rank 0's word is then the prefix.
     """
-    word, deadline = uuid.uuid4().hex, time.monotonic() + patience.total_seconds()
+    word, deadline = uuid.uuid4().hex, time.monotonic() + timeout.total_seconds()
     store.set(f"word of {rank}", word)
     while time.monotonic() < deadline:
         if rank == 0:
@@ -86,8 +86,8 @@ def _rendezvous_nonce(store: Any, rank: int, size: int, patience: timedelta) -> 
             if heard[rank : rank + 1] == [word]:
                 store.set(f"{heard[0]} to {rank}", "")
                 return heard[0]
-        time.sleep(LOOK)
-    raise TimeoutError(f"process {rank} waited {patience.total_seconds():g} s for the others")
+        time.sleep(POLL_SECONDS)
+    raise TimeoutError(f"process {rank} waited {timeout.total_seconds():g} s for the others")
 
 
 def from_slurm(environ: Mapping[str, str]) -> dict[str, str]:
@@ -99,7 +99,7 @@ def from_slurm(environ: Mapping[str, str]) -> dict[str, str]:
         "LOCAL_RANK": environ.get("SLURM_LOCALID", "0"),
         "LOCAL_WORLD_SIZE": environ.get("SLURM_STEP_TASKS_PER_NODE", "1").partition("(")[0].partition(",")[0],
         "MASTER_ADDR": environ.get("MASTER_ADDR") or first_host(nodes),
-        "MASTER_PORT": environ.get("MASTER_PORT") or str(PORT + int(environ.get("SLURM_JOB_ID", "0")) % 1000),
+        "MASTER_PORT": environ.get("MASTER_PORT") or str(FIRST_PORT + int(environ.get("SLURM_JOB_ID", "0")) % 1000),
     }
 
 
@@ -109,15 +109,15 @@ def first_host(nodes: str) -> str:
     return found[1] + (found[2] or "") if found else socket.gethostname()
 
 
-def exit_process(status: int, said: str = "") -> None:
-    """End this process, and its part in the job, with last words and an exit status; without a job, do nothing.
+def exit_process(status: int, message: str = "") -> None:
+    """Leave the process group and exit with a message on standard error; no-op without a process group.
 
-    At once: gloo's threads, when they outlive torch's at the end of a process, abort it in about a third of all runs.
+    Exits without Python's clean-up: gloo's threads, when they outlive torch's, abort about a third of processes.
     """
     if not dist.is_initialized():
         return
     with suppress(OSError, ValueError):
-        sys.stderr.write(said)
+        sys.stderr.write(message)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
@@ -130,4 +130,4 @@ def _environ(name: str, default: int, environ: Mapping[str, str] | None = None) 
     try:
         return int((environ or os.environ).get(name, default))
     except ValueError:
-        raise UsageError(f"{name}: {os.environ.get(name)!r} is no number; start the job with torchrun") from None
+        raise UsageError(f"{name}: {os.environ.get(name)!r} is not a number; start the job with torchrun") from None

@@ -1,11 +1,10 @@
-"""The one place where a run's config is put together; no torch here.
+"""Composition of a new run's config from its sources, in one merge. No torch here.
 
     preset  <  model section of the checkpoint that `init_from` names  <  files  <  options
 
-A file may be a recipe: it names its `preset`, and under `laptop` what to change for a small machine.
-
-A run that begins with the weights of a checkpoint has its shape, so the preset's gives way. Which weights they were is
-noted beside the folder's name, so that a run begun anew begins with the same or not at all.
+A file may be a recipe: it names its `preset`, and under `laptop` what to change for a small machine. A run that starts
+with the weights of a checkpoint has that checkpoint's dimensions instead of the preset's; the checksum of the weights
+is noted, so that a run started again starts with the same weights or not at all.
 """
 
 from __future__ import annotations
@@ -23,48 +22,63 @@ from groundup.checkpoint.run_folder import resolve
 from groundup.config.merge import ConfigSource, diff, merge_and_validate
 from groundup.config.model import ModelConfig
 from groundup.config.presets import DEFAULT, preset
+from groundup.config.renamed import rename_keys
 from groundup.config.schema import Config, read_yaml
 from groundup.data.shards import Manifest
 from groundup.errors import CheckpointError, ConfigError, DataError
 from groundup.tokenizers.base import TOKENIZER_FILE
 from groundup.utils.files import SUMS, checksums
 
-FREE = ("dropout", "init")  # fields of a model that its weights do not decide
-PRESET, LAPTOP = "preset", "laptop"  # keys of a file alone
+NOT_IN_WEIGHTS = ("dropout", "init")  # model keys that a checkpoint's weights do not decide
+PRESET, LAPTOP = "preset", "laptop"  # keys that only files have
 
 
 def compose_config(
     name: str | None, files: Sequence[str | Path], options: ConfigSource, *, laptop: bool = False
 ) -> tuple[str, Config]:
-    """The preset and the config of a new run. ConfigError; CheckpointError where `init_from` names no whole checkpoint.
+    """The preset and the config of a new run. ConfigError; CheckpointError where `init_from` names no checkpoint.
 
-    Without a `name` the preset is the one that the last of `files` names which names one. With `laptop`, what a file
-    says under that key comes right after it.
-
-    Of several processes only the first need have that checkpoint. Where another lacks it, its config says nothing but
-    `init_from`, and is to be replaced by the first one's.
+    Without a `name`, the preset is the one named by the last of `files` that names one. With `laptop`, each file is
+    followed by its section `laptop`. Of several processes only rank 0 needs the checkpoint: where another lacks it, its
+    config holds `init_from` alone, and is to be replaced by rank 0's.
     """
-    parts, theirs = _files(files, laptop=laptop)
-    name, given = name or theirs, [*parts, options]
-    return name, _layered(name, given)
+    sources, named = _read_files(files, laptop=laptop)
+    name = name or named
+    return name, _merge(name, [*sources, options])
 
 
-def _files(files: Sequence[str | Path], *, laptop: bool) -> tuple[list[ConfigSource], str]:
-    """What they say, each file's laptop size after it where that is wanted, and the preset that they name."""
-    parts, names, sized = [], [DEFAULT], False
+def weights_file(folder: Path) -> Path:
+    """The weights that a checkpoint is used with: their EMA, where one is kept."""
+    return folder / (AVERAGE if (folder / AVERAGE).exists() else MODEL)
+
+
+def weights_sha256(folder: Path) -> str:
+    """Checksum of the weights as the checkpoint lists it; CheckpointError where it does not."""
+    name = weights_file(folder).name
+    found = (checksums(folder) or {}).get(name)
+    if found is None:
+        raise CheckpointError(f"{folder / SUMS}: does not list {name}, so this checkpoint is not complete; use another")
+    return found
+
+
+def _read_files(files: Sequence[str | Path], *, laptop: bool) -> tuple[list[ConfigSource], str]:
+    """The sources in `files`, and the preset they name."""
+    sources: list[ConfigSource] = []
+    names, has_laptop = [DEFAULT], False
     for path in files:
         values = read_yaml(Path(path))
-        here = values.pop(LAPTOP, None)
-        if here is not None and not isinstance(here, dict):
-            raise ConfigError(f"{path}: {LAPTOP}: {here!r} is not a mapping of sections; write `{LAPTOP}:` and indent")
-        small = [ConfigSource(f"{path}, {LAPTOP}", here, typed=True)] if here is not None and laptop else []
-        sized = sized or bool(small)
-        found = [ConfigSource(str(path), values, typed=not _written_by_a_run(Path(path))), *small]
-        names += [name for part in found if (name := _preset_of(part))]
-        parts += found
-    if laptop and not sized:
+        small = values.pop(LAPTOP, None)
+        if small is not None and not isinstance(small, dict):
+            raise ConfigError(f"{path}: {LAPTOP}: {small!r} is not a mapping of sections; write `{LAPTOP}:` and indent")
+        found = [ConfigSource(str(path), values, typed=not _written_by_a_run(Path(path)))]
+        if small is not None and laptop:
+            found.append(ConfigSource(f"{path}, {LAPTOP}", small, typed=True))
+            has_laptop = True
+        names += [name for source in found if (name := _pop_preset(source))]
+        sources += found
+    if laptop and not has_laptop:
         raise ConfigError(f"--{LAPTOP}: no --config file has a section `{LAPTOP}:`; give a recipe that has one")
-    return parts, names[-1]
+    return sources, names[-1]
 
 
 def _written_by_a_run(path: Path) -> bool:
@@ -72,59 +86,46 @@ def _written_by_a_run(path: Path) -> bool:
     return path.name == "config.yaml" and path.with_name("log.jsonl").exists()
 
 
-def _preset_of(part: ConfigSource) -> str | None:
+def _pop_preset(source: ConfigSource) -> str | None:
     """The preset that a file names, taken out of its values."""
-    name = part.values.pop(PRESET, None)
+    name = source.values.pop(PRESET, None)
     if name is not None and not isinstance(name, str):
-        raise ConfigError(f"{part.origin}: {PRESET}: {name!r} is not text; name one, such as {DEFAULT}")
+        raise ConfigError(f"{source.origin}: {PRESET}: {name!r} is not text; name one, such as {DEFAULT}")
     return name
 
 
-def _layered(name: str, given: Sequence[ConfigSource]) -> Config:
-    named = [part.values["init_from"] for part in given if "init_from" in part.values]
+def _merge(name: str, sources: Sequence[ConfigSource]) -> Config:
+    named = [values["init_from"] for source in sources if "init_from" in (values := rename_keys(source.values)[0])]
     if not named or named[-1] is None:
-        return merge_and_validate([preset(name), *given])
+        return merge_and_validate([preset(name), *sources])
     if named[-1] == "":
         raise ConfigError("init_from: is empty; name a run, or a checkpoint, or leave it out")
     if not isinstance(named[-1], str):
-        return merge_and_validate(given)  # which says that it is not text
-    if _elsewhere(Path(named[-1])):
+        return merge_and_validate(sources)  # raises: it is not text
+    if _is_on_rank_0_only(Path(named[-1])):
         return Config(init_from=named[-1])
     try:
         folder = resolve(Path(named[-1]))
     except CheckpointError as error:
-        raise CheckpointError(f"{error}, or make one of another program's model by `groundup import`") from None
-    model = _model(folder)
-    start = ConfigSource(str(folder / CONFIG), {"model": model.model_dump()})
-    config = merge_and_validate([preset(name), start, *given])
+        raise CheckpointError(f"{error}, or import another program's model with `groundup import`") from None
+    model = _read_model(folder)
+    config = merge_and_validate(
+        [preset(name), ConfigSource(str(folder / CONFIG), {"model": model.model_dump()}), *sources]
+    )
     _check_model(config, model, folder)
     _check_tokenizer(config, folder)
-    # A checksum that was noted together with another folder says nothing of this one.
-    last = max(number for number, part in enumerate(given) if "init_from" in part.values)
-    noted = config.init_sha256 if any("init_sha256" in part.values for part in given[last:]) else None
+    # A checksum that was noted together with another folder says nothing about this one.
+    last = max(n for n, source in enumerate(sources) if "init_from" in rename_keys(source.values)[0])
+    noted = config.init_sha256 if any("init_sha256" in source.values for source in sources[last:]) else None
     return config.model_copy(update={"init_from": str(folder), "init_sha256": noted or weights_sha256(folder)})
 
 
-def weights_file(folder: Path) -> Path:
-    """The weights that a checkpoint is used with: their running average, where one is kept."""
-    return folder / (AVERAGE if (folder / AVERAGE).exists() else MODEL)
-
-
-def weights_sha256(folder: Path) -> str:
-    """Their checksum as the folder lists it; CheckpointError where it does not."""
-    name = weights_file(folder).name
-    found = (checksums(folder) or {}).get(name)
-    if found is None:
-        raise CheckpointError(f"{folder / SUMS}: does not list {name}, so this is no whole checkpoint; use another")
-    return found
-
-
-def _elsewhere(path: Path) -> bool:
-    """Whether a folder is missing here, and this is not the process that needs it."""
+def _is_on_rank_0_only(path: Path) -> bool:
+    """Whether a folder is missing here, and this rank does not need it."""
     return not path.exists() and os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0"
 
 
-def _model(folder: Path) -> ModelConfig:
+def _read_model(folder: Path) -> ModelConfig:
     values: dict[str, Any] = read_config(folder)
     try:
         return Config.model_validate(values).model
@@ -136,19 +137,17 @@ def _check_model(config: Config, model: ModelConfig, folder: Path) -> None:
     """ConfigError where the run's model could not hold the checkpoint's weights."""
     new = config.model
     for key in diff(model, new):
-        if key in FREE or (key == "n_inner" and new.inner == model.inner):
+        if key in NOT_IN_WEIGHTS or (key == "n_inner" and new.inner == model.inner):
             continue
         before, after = getattr(model, key), getattr(new, key)
+        remedy = "begin without --init-from"
         if key == "block_size":
             if after < before:  # positions past the new context are left out
                 continue
-            raise ConfigError(
-                f"model.block_size: {after}, but {folder}, with whose weights the run is to begin, has {before}; "
-                "leave it out, or take a smaller one"
-            )
+            remedy = "take a smaller one"
         raise ConfigError(
-            f"model.{key}: {after}, but {folder}, with whose weights the run is to begin, has {before}; "
-            "leave it out, or begin without --init-from"
+            f"model.{key}: {after}, but {folder}, with whose weights the run is to start, has {before}; leave it out, "
+            f"or {remedy}"
         )
 
 
@@ -158,7 +157,7 @@ def _check_tokenizer(config: Config, folder: Path) -> None:
         return
     try:
         theirs = Manifest.load(Path(config.data)).tokenizer.fingerprint
-    except DataError:  # for whoever opens it to complain of
+    except DataError:  # reported when the data is opened
         return
     path = folder / TOKENIZER / TOKENIZER_FILE
     try:
@@ -168,5 +167,5 @@ def _check_tokenizer(config: Config, folder: Path) -> None:
     if ours != theirs:
         raise ConfigError(
             f"data: {config.data} was prepared with another tokenizer than {folder}, with whose weights the run is to "
-            f"begin; prepare it with --tokenizer {folder / TOKENIZER}"
+            f"start; prepare it with --tokenizer {folder / TOKENIZER}"
         )

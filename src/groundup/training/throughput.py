@@ -1,49 +1,37 @@
-"""How fast this machine trains this model, measured on a few tokens, without a trace in the training to come."""
+"""Throughput of training on this machine, measured on a few tokens, without any effect on the training to come."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from groundup.training.loop import Optimizer as Stepping
+from groundup.optim.optimizer import OptimizerContainer
 from groundup.utils.device import is_out_of_memory
 
-MEASURE_SECONDS = (
-    0.8  # that the timed passes may take; warming up comes before, a second for a model of 100 million weights
-)
-SMALLEST = 32  # tokens in the first piece, which also warms the machine up
-FEWEST = 3  # pieces, whatever time they take: two give the cost of a pass and of a token, and the first is often noise
-REPEATS = 5  # of a whole micro-batch, of which the median counts
-
-
-class Optimizer(Stepping, Protocol):
-    """One whose moments can be seen."""
-
-    @property
-    def state(self) -> Mapping[Tensor, dict[str, Any]]:
-        """Each parameter's moments, to be cleared in place."""
-        ...
+MEASURE_SECONDS = 0.8  # for the timed passes; warming up takes a second more for a model of 100 million weights
+FIRST_TOKENS = 32  # in the first piece, which also warms the machine up
+MIN_PIECES = 3  # whatever time they take: two give the cost of a pass and of a token, and the first is often noise
+REPEATS = 5  # of a complete micro-batch, of which the median counts
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """What a measurement found."""
+    """A measured training speed."""
 
-    tokens_per_s: float  # in whole steps: passes, clipping, optimizer
+    tokens_per_s: float  # in complete steps: passes, clipping, optimizer
     tokens: int  # in the largest piece timed; fewer than a micro-batch where that would take too long
 
 
 def measure_throughput(
     loss_sum: nn.Module,
-    optimizer: Optimizer,
+    optimizer: OptimizerContainer,
     micro_batch: tuple[Tensor, Tensor],
     *,
     step_tokens: int,
@@ -52,12 +40,12 @@ def measure_throughput(
     fewest: int = 1,
     seconds: float = MEASURE_SECONDS,
 ) -> Throughput | None:
-    """Time forward, backward and optimizer of a fresh model; None where memory does not suffice.
+    """Time forward, backward and optimizer of an untrained model; None where memory does not suffice.
 
-    Pieces of `micro_batch` (ids and targets, each (B, T)), of `fewest` windows and more, double until they are the
-    whole of it, or until the next would not end within about `seconds`; then the last two give the cost of a pass and
-    of a token in it. Weights, gradients, learning rates, mode and generators are afterwards what they were, bit for
-    bit. The optimizer must not have stepped yet: its moments are cleared.
+    Pieces of `micro_batch` (ids and targets, each (B, T)), from `fewest` sequences on, double until they are all of it,
+    or until the next would not end within about `seconds`; the last two then give the cost of a pass and of a token.
+    Weights, gradients, learning rates, mode and random generators are left as they were, bit for bit. The optimizer
+    must not have stepped yet: its state is cleared.
     """
     ids, targets = micro_batch
     parameters = [p for p in loss_sum.parameters() if p.requires_grad]
@@ -84,10 +72,10 @@ def measure_throughput(
             optimizer.step()
 
     try:
-        with _no_trace(loss_sum, optimizer, device):
+        with _restored(loss_sum, optimizer, device):
             sizes = _sizes(len(ids), ids.size(1), min(fewest, len(ids)))
             forward_backward(*sizes[0])
-            timed(step)  # makes the moments
+            timed(step)  # creates the optimizer state
             step_seconds = timed(step)
             timings = _timings(forward_backward, sizes, seconds)
     except RuntimeError as error:
@@ -101,23 +89,23 @@ def measure_throughput(
 def _timings(
     forward_backward: Callable[[int, int], float], sizes: list[tuple[int, int]], seconds: float
 ) -> list[tuple[int, float]]:
-    """Tokens and seconds of each piece, smallest first; the median of several where there is time for the whole."""
+    """Tokens and seconds of each piece, smallest first; of the complete micro-batch the median, if time allows."""
     deadline = time.perf_counter() + seconds
     timings: list[tuple[int, float]] = []
     for rows, length in sizes:
         timings.append((rows * length, forward_backward(rows, length)))
-        if len(timings) >= FEWEST and time.perf_counter() + 2 * timings[-1][1] > deadline:
+        if len(timings) >= MIN_PIECES and time.perf_counter() + 2 * timings[-1][1] > deadline:
             return timings
     tokens, first = timings.pop()
-    whole = [first]
-    while len(whole) < REPEATS and time.perf_counter() + whole[-1] < deadline:
-        whole.append(forward_backward(*sizes[-1]))
-    return [*timings, (tokens, median(whole))]
+    repeats = [first]
+    while len(repeats) < REPEATS and time.perf_counter() + repeats[-1] < deadline:
+        repeats.append(forward_backward(*sizes[-1]))
+    return [*timings, (tokens, median(repeats))]
 
 
 def _sizes(rows: int, length: int, fewest: int) -> list[tuple[int, int]]:
-    """Doubling pieces of a micro-batch as (rows, tokens each): first longer, then more of them; the last is whole."""
-    lengths = [n for n in (SMALLEST << i for i in range(64)) if n < length] + [length]
+    """Doubling pieces of a micro-batch as (sequences, tokens each): first longer, then more; the last is all of it."""
+    lengths = [n for n in (FIRST_TOKENS << i for i in range(64)) if n < length] + [length]
     counts = [n for n in (2 * fewest << i for i in range(64)) if n < rows] + ([rows] if rows > fewest else [])
     return [(fewest, n) for n in lengths] + [(n, length) for n in counts]
 
@@ -134,7 +122,7 @@ def _pass_seconds(timings: list[tuple[int, float]], tokens: int) -> float:
 
 
 @contextmanager
-def _no_trace(loss_sum: nn.Module, optimizer: Optimizer, device: torch.device) -> Iterator[None]:
+def _restored(loss_sum: nn.Module, optimizer: OptimizerContainer, device: torch.device) -> Iterator[None]:
     mode, rates = loss_sum.training, [group["lr"] for group in optimizer.param_groups]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
@@ -146,6 +134,6 @@ def _no_trace(loss_sum: nn.Module, optimizer: Optimizer, device: torch.device) -
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
-            for moments in optimizer.state.values():
-                moments.clear()
+            for values in optimizer.state.values():
+                values.clear()
             loss_sum.train(mode)
