@@ -71,7 +71,7 @@ def test_its_commands_run(document, texts, forks):
     commands = [line for block in blocks("sh", document) for line in block.splitlines()]
     assert len(commands) >= 2
     for line in commands:
-        line = re.sub(r"--(train\.(budget|max_steps)|minutes) \S+", "", line)
+        line = re.sub(r"--(train\.(max_time|max_steps)|minutes) \S+", "", line)
         for name, options in SHRINK.items():
             line = re.sub(rf"(groundup {name} .*)", rf"\1 {options}", line)
         line = line.replace("groundup ", f"{shlex.join(forks.words)} -m groundup ", 1)
