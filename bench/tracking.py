@@ -1,4 +1,4 @@
-"""Subject `tracking`: what showing a run elsewhere costs the run. `python -m bench.tracking`"""
+"""Subject `tracking`: the cost of trackers to the run. `python -m bench.tracking`"""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bench.measure import Options, Result, Row, gemm_gflops
-from groundup.tracking.async_tracker import AsyncTracker, Limits
-from groundup.tracking.base import RunInfo, TrackerType
-from groundup.tracking.points import Point, Points
-from groundup.tracking.trackers import KINDS, STEPS_PER_S, Trackers
+from groundup.tracking.async_tracker import STEP_SECONDS, AsyncTracker, NullTracker
+from groundup.tracking.backends import BACKENDS
+from groundup.tracking.base import Point, PointBuilder, RunInfo, TrackerType
 
 ROUNDS = 5
 RECORDS = 1_000  # a round
@@ -25,21 +24,21 @@ FACTS = {"config": {"model": {"n_layer": 4, "n_embd": 128}, "train": {"device": 
 
 
 class Nothing:
-    """A tracker that shows nothing: what is left is our own work."""
+    """No-op: what is measured with it is our own work."""
 
     def log(self, point: Point) -> None:
-        """Nothing."""
+        """No-op."""
 
     def close(self) -> None:
-        """Nothing."""
+        """No-op."""
 
 
 def run(options: Options) -> Result:
-    """Microseconds a record: for the caller, and of processor time in this process and its children."""
+    """Microseconds per record: for the caller, and of processor time in this process and its children."""
     rounds = options.rounds_or(ROUNDS)
-    installed = [kind for name, kind in KINDS.items() if (spec := find_spec(name)) and spec.origin]
+    installed = [kind for name, kind in BACKENDS.items() if (spec := find_spec(name)) and spec.origin]
     kinds = [TrackerType("nothing", lambda _: Nothing(), ""), *installed]
-    rows = [Row(f"{BARE}, caller", [_caller([]) for _ in range(rounds)])]
+    rows = [Row(f"{BARE}, caller", [_caller(NullTracker()) for _ in range(rounds)])]
     result = Result("tracking: a step's record", "us", rows, baseline="nothing, threads")
     for kind in kinds:
         rows.append(Row(f"{kind.name}, caller", []))
@@ -53,8 +52,8 @@ def run(options: Options) -> Result:
     _judge(result, slowest.median * 1e-6 / STEP_S, f"of a step of {STEP_S * 1e3:g} ms is the caller's, at most")
     _judge(
         result,
-        threads * 1e-6 * STEPS_PER_S,
-        f"of a core take all of {', '.join(k.name for k in installed)} together, at {STEPS_PER_S:g} steps a second",
+        threads * 1e-6 / STEP_SECONDS,
+        f"of a core for {', '.join(k.name for k in installed)} together, at {1 / STEP_SECONDS:g} steps per second",
     )
     return result
 
@@ -69,17 +68,15 @@ def _judge(result: Result, share: float, what: str) -> None:
 def _shown(kind: TrackerType) -> tuple[float, float]:
     """Microseconds a record in a fresh folder: the caller's wall time; processor time of all threads and children."""
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
-        place = RunInfo(
-            "bench", f"bench-{os.getpid()}-{time.time_ns()}", os.urandom(6).hex(), Path(folder), True, FACTS
-        )
-        feeder = AsyncTracker(kind, place, Points(1e6, 1e12), Limits(queue=2 * RECORDS))
-        _drain(feeder)
+        run_ = RunInfo("bench", f"bench-{os.getpid()}-{time.time_ns()}", os.urandom(6).hex(), Path(folder), True, FACTS)
+        tracker = AsyncTracker([kind], run_, PointBuilder(1e6, 1e12), print, first_steps=2 * RECORDS)
+        tracker.record("start", {})
+        _drain(tracker)
         before = _processor_s()
-        caller = _caller([feeder])
-        _drain(feeder)
+        caller = _caller(tracker)
+        _drain(tracker)
         threads = (_processor_s() - before) / RECORDS * 1e6
-        ending = Trackers([feeder], print)
-        ending.close()
+        tracker.close()
     return caller, threads
 
 
@@ -93,21 +90,20 @@ def _processor_s() -> float:
     return spent
 
 
-def _caller(feeders: list[AsyncTracker]) -> float:
-    shown = Trackers(feeders, print, burst=float("inf"))
+def _caller(tracker: NullTracker) -> float:
     spent = 0.0
     for n in range(RECORDS):
         values = {"step": n, "tokens": 8192 * n, "loss": 3.0 + 1 / (n + 1), "lr": 1e-3, "grad_norm": 0.5}
         values |= {"tokens_per_s": 1e5, "dt": 0.01, "elapsed": 0.01 * n, "cursor": n}
         began = time.perf_counter()
-        shown.record("step", values)
+        tracker.record("step", values)
         spent += time.perf_counter() - began
     return spent / RECORDS * 1e6
 
 
-def _drain(feeder: AsyncTracker) -> None:
-    """Wait until a tracker is open and idle, which takes no processor time here."""
-    while not feeder.idle:
+def _drain(tracker: AsyncTracker) -> None:
+    """Wait until a tracker is open and idle, without using processor time here."""
+    while tracker.waiting:
         time.sleep(0.01)
     time.sleep(1.0)  # the tracker's own threads follow; trackio writes twice a second
 

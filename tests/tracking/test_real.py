@@ -1,4 +1,4 @@
-"""The trackers themselves, each with its own reader; those that are not installed are skipped."""
+"""Installed trackers, each read back with its own reader; others are skipped."""
 
 import json
 import os
@@ -20,7 +20,7 @@ SETTINGS = {
     "flops_per_token": 1e6,
     "peak_flops": 1e12,
 }
-PATIENCE = 60  # seconds; a fresh import on a busy machine
+TIMEOUT_S = 60  # seconds; a fresh import on a busy machine
 
 
 def step(n, loss):
@@ -32,7 +32,7 @@ def first_part(shown):
         shown.record("step", step(n, 5.0 - n / 8))
     shown.record("eval", {"step": 5, "train_loss": 4.0, "val_loss": 4.25, "bits_per_byte": 2.5})
     shown.record("sample", {"step": 5, "text": "Once <upon> a ```time```"})
-    shown.close(PATIENCE)
+    shown.close(TIMEOUT_S)
 
 
 def second_part(shown):
@@ -41,14 +41,14 @@ def second_part(shown):
     shown.record("rollback", {"step": 3})
     for n in (4, 5, 6):
         shown.record("step", step(n, 1.0))
-    shown.close(PATIENCE)
+    shown.close(TIMEOUT_S)
 
 
 def train(run, *to, **more):
-    """Both parts; what was said."""
+    """Records of both parts; the messages."""
     said = []
     for part in (first_part, second_part):
-        part(open_trackers(TrackingConfig(to=to, offline=True, **more), run, SETTINGS, said.append))
+        part(open_trackers(TrackingConfig(backends=to, offline=True, **more), run, SETTINGS, said.append))
     return said
 
 
@@ -74,13 +74,13 @@ def test_tensorboard_reads_back_what_was_recorded(tmp_path):
     assert "_hparams_/session_start_info" in events.summary_metadata
 
 
-def test_a_tensorboard_folder_that_cannot_be_written_is_said(tmp_path):
+def test_a_tensorboard_folder_that_cannot_be_written_is_a_message(tmp_path):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     (tmp_path / "tensorboard").write_text("in the way")
     said = []
-    shown = open_trackers(TrackingConfig(to=("tensorboard",)), tmp_path, SETTINGS, said.append)
+    shown = open_trackers(TrackingConfig(backends=("tensorboard",)), tmp_path, SETTINGS, said.append)
     shown.record("step", step(1, 2.0))
-    shown.close(PATIENCE)
+    shown.close(TIMEOUT_S)
     assert len(said) == 1
     assert said[0].startswith("tracking: tensorboard is switched off: ")
 
@@ -97,11 +97,11 @@ def python(code, cwd, to=subprocess.PIPE, **environment):
         text=True,
         stdout=to,
         stderr=subprocess.STDOUT,
-        timeout=2 * PATIENCE,
+        timeout=2 * TIMEOUT_S,
     ).stdout
 
 
-def test_trackio_keeps_what_was_recorded(tmp_path):
+def test_trackio_stores_what_was_recorded(tmp_path):
     pytest.importorskip("trackio", reason="trackio is not installed")
     home = tmp_path / "trackio"
     # Only a process of its own takes another folder, and can show that nothing is printed.
@@ -172,14 +172,14 @@ def history(path):
                 yield {".".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
 
 
-def test_without_a_key_wandb_is_switched_off_and_asks_nobody(tmp_path):
+def test_without_a_key_wandb_is_switched_off_without_a_prompt(tmp_path):
     pytest.importorskip("wandb", reason="wandb is not installed")
     out = python(
         """
         said = []
-        shown = open_trackers(TrackingConfig(to=("wandb",)), Path("run"), SETTINGS, said.append)
+        shown = open_trackers(TrackingConfig(backends=("wandb",)), Path("run"), SETTINGS, said.append)
         shown.record("step", step(1, 2.0))
-        shown.close(PATIENCE)
+        shown.close(TIMEOUT_S)
         print(said)
         """,
         _with_run(tmp_path),
@@ -192,9 +192,9 @@ def test_a_wandb_that_stands_still_holds_up_no_end(tmp_path):
     pytest.importorskip("wandb", reason="wandb is not installed")
     code = """
         said = []
-        shown = open_trackers(TrackingConfig(to=("wandb",), offline=True), Path("run"), SETTINGS, said.append)
+        shown = open_trackers(TrackingConfig(backends=("wandb",), offline=True), Path("run"), SETTINGS, said.append)
         shown.record("step", step(1, 2.0))
-        while not shown._feeders[0].idle:
+        while not shown.waiting:
             time.sleep(0.05)
         import wandb.sdk.wandb_setup as setup
         core = setup.singleton()._connection._proc._process

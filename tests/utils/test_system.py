@@ -3,11 +3,12 @@
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from groundup.utils import system
-from groundup.utils.system import cgroup_limits, free_disk, main_memory
+from groundup.utils.system import cgroup_limits, free_disk, main_memory, peak_gpu_memory, process_memory
 
 
 def cgroups(root: Path, membership: str, **files: str) -> None:
@@ -52,3 +53,20 @@ def test_the_real_groups_can_be_read():
 
 def test_disk_is_that_of_a_folder_yet_to_be_made(tmp_path):
     assert free_disk(tmp_path / "not" / "yet") > 0
+
+
+def test_memory_of_this_process():
+    before = process_memory()
+    ballast = bytearray(64_000_000)
+    assert process_memory() - before > 50_000_000
+    assert ballast[0] == 0
+
+
+def test_memory_of_gpus(monkeypatch):
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True, device_count=lambda: 2, max_memory_allocated=lambda i: [3_000_000_000, 0][i]
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    assert peak_gpu_memory() == 3_000_000_000
+    cuda.is_initialized = lambda: False
+    assert peak_gpu_memory() is None

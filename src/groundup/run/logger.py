@@ -15,7 +15,8 @@ from groundup.checkpoint.log import Log
 from groundup.checkpoint.run_folder import RunFolder, environment
 from groundup.config.resolved import ResolvedConfig
 from groundup.model.size import flops_per_token
-from groundup.tracking.trackers import Trackers, open_trackers
+from groundup.tracking.async_tracker import NullTracker
+from groundup.tracking.trackers import open_trackers
 from groundup.training.hooks import report_first_loss
 from groundup.training.loop import StepInfo
 from groundup.ui.display import Display
@@ -30,7 +31,7 @@ class MetricLogger:
         self._log: Log | None = None
         self._thread = threading.current_thread()
         self._waiting: deque[tuple[str, dict[str, Any]]] = deque()  # for the trackers, from other threads
-        self._trackers = Trackers([], display.message)
+        self._trackers = NullTracker()
         # A model that was trained, or that has n-gram tables of the text, does not start at uniform guessing.
         untrained = config.init_from is None and config.model.ngram < 2
         self._first_loss = report_first_loss(config.model.vocab, display.message) if untrained else None

@@ -1,1 +1,1 @@
-"""A run shown elsewhere besides its own log.jsonl: wandb, trackio, tensorboard. None of them can stop or slow it."""
+"""Experiment trackers in addition to the run's own log.jsonl: wandb, trackio, tensorboard."""

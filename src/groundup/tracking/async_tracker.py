@@ -1,149 +1,159 @@
-"""One tracker on a thread of its own: whatever happens to it happens to nobody else."""
+"""Passes records to all trackers of a run on one worker thread, so that none can stop or slow the run."""
 
 from __future__ import annotations
 
-import os
-import re
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
-from groundup.tracking.base import RunInfo, Tracker, TrackerType
-from groundup.tracking.points import Points
+from typing_extensions import override
 
-SECRETS = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL")  # in names of environment variables
-LONGEST_REASON = 200  # characters
+from groundup.tracking.base import PointBuilder, RunInfo, Tracker, TrackerType
+
+MAX_QUEUE = 10_000  # records; about 10 MB
+CLOSE_SECONDS = 30.0  # maximum that the end of a run waits for its trackers
+MAX_REASON_CHARACTERS = 200
+
+# Trackers may take 1 % of a core, however short the steps: all three together need about 1.0 ms per step, wandb's own
+# process included (`python -m bench.tracking`), so 5 steps per second are shown after the first ones.
+FIRST_STEPS = 300  # all shown, so that a short run is shown completely
+STEP_SECONDS = 0.2  # between two later steps that are shown
 
 Record = tuple[str, Mapping[str, Any]]  # event, values
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How patient we are with a tracker."""
+class NullTracker:
+    """No-op."""
 
-    queue: int = 10_000  # records; some 10 MB
-    start_s: float = 120  # until it is open; wandb gives its server a minute
-    call_s: float = 60  # in any later call
+    def record(self, event: str, values: Mapping[str, Any]) -> None:
+        """Pass on one record of log.jsonl; returns at once."""
+
+    def close(self, timeout: float = CLOSE_SECONDS) -> None:
+        """Wait until all records are shown, at most `timeout` seconds; later records are ignored."""
 
 
-class AsyncTracker:
-    """Hands records to a tracker. All methods return at once, but for `join`, which says how long it may take."""
+class AsyncTracker(NullTracker):
+    """Queue of records and the thread that passes each record to each tracker, in order.
 
-    def __init__(self, kind: TrackerType, place: RunInfo, points: Points, limits: Limits) -> None:
-        self.name = kind.name
-        self._kind, self._place, self._points, self._limits = kind, place, points, limits
-        self._records: deque[Record] = deque()
-        self._change = threading.Condition()
-        self._ending = False
-        self._dropped, self._dropping_said = 0, False
-        self._failure: str | None = None
-        self._idle = False
-        self._call: tuple[float, float] | None = None  # when the one under way began, and how long it may take
-        self._thread = threading.Thread(target=self._work, name=f"tracking-{kind.name}", daemon=True)
+    A tracker that raises is switched off with one message. While one hangs, the others wait: records beyond `max_queue`
+    are dropped and counted. `say` is called within `record` and `close` only, never from the worker thread.
+    """
+
+    def __init__(
+        self,
+        types: Sequence[TrackerType],
+        run: RunInfo,
+        points: PointBuilder,
+        say: Callable[[str], None],
+        *,
+        max_queue: int = MAX_QUEUE,
+        first_steps: int = FIRST_STEPS,
+        step_seconds: float = STEP_SECONDS,
+    ) -> None:
+        self._types, self._run, self._points, self._say = types, run, points, say
+        self._max_queue, self._first_steps, self._step_seconds = max_queue, first_steps, step_seconds
+        self._records: SimpleQueue[Record | None] = SimpleQueue()  # None: there will be no more
+        self._messages: SimpleQueue[str] = SimpleQueue()
+        self._open: dict[TrackerType, Tracker] = {}
+        self._current: TrackerType = types[0]  # in a call
+        self._dropped = 0
+        self._closed = self._abandoned = False
+        self._shown_at = -step_seconds
+        self._thinned: Record | None = None  # the newest step that was not shown
+        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._thread.start()
 
-    def offer(self, record: Record) -> None:
-        """Pass a record on, or count it as dropped where too many are waiting."""
-        with self._change:
-            if len(self._records) >= self._limits.queue:
-                self._dropped += 1
-            else:
-                self._records.append(record)
-                self._idle = False
-                self._change.notify()
-
-    def end(self) -> None:
-        """There will be no more records."""
-        with self._change:
-            self._ending = True
-            self._change.notify()
-
-    def join(self, seconds: float) -> None:
-        """Wait until all records have been shown, but no longer than this; `failure` then says what is missing."""
-        self._thread.join(max(0.0, seconds))
-        if self._thread.is_alive() and self._failure is None:
-            waiting = len(self._records)
-            self._failure = f"it did not finish in time, {waiting:,} records were waiting"
-
-    def failure(self) -> str | None:
-        """Why this tracker is of no more use; None while it is."""
-        call = self._call
-        if self._failure is None and call is not None and time.monotonic() - call[0] > call[1]:
-            self._failure = f"a call has not returned in {call[1]:g} s"
-        return self._failure
-
-    def complaint(self) -> str | None:
-        """Said once, when records begin to be dropped."""
-        if not self._dropped or self._dropping_said:
-            return None
-        self._dropping_said = True
-        return f"too slow: {self._limits.queue:,} records are waiting, and further ones are left out"
-
     @property
-    def idle(self) -> bool:
-        """Whether there is nothing to do: it is open, or off, and no record waits."""
-        return self._idle or self._failure is not None
+    def waiting(self) -> int:
+        """Number of records in the queue."""
+        return self._records.qsize()
 
-    @property
-    def dropped(self) -> int:
-        """How many records were left out so far."""
-        return self._dropped
+    @override
+    def record(self, event: str, values: Mapping[str, Any]) -> None:
+        if self._closed:
+            return
+        record = (event, dict(values))
+        if event == "step":
+            self._thinned = None if self._may_show() else record
+        if self._thinned is not record:
+            self._put(record)
+        self._say_messages()
 
-    @property
-    def remedy(self) -> str:
-        """What a person can do about a failure."""
-        return self._kind.remedy
+    @override
+    def close(self, timeout: float = CLOSE_SECONDS) -> None:
+        if self._closed:
+            return
+        if self._thinned:
+            self._put(self._thinned)
+        self._closed = True
+        self._records.put(None)
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self._abandoned = True
+            missing = max(0, self.waiting - 1)
+            self._fail(f"it did not finish in time, {missing:,} records were waiting")
+        if self._dropped:
+            self._messages.put(f"tracking: {self._dropped:,} records were left out; log.jsonl has them all")
+        self._say_messages()
 
-    def abandon(self) -> None:
-        """Leave it alone for good; a call that hangs goes on hanging where nobody waits for it."""
-        self.end()
-        self._records.clear()
-        self._kind.abandon()
+    def _put(self, record: Record) -> None:
+        if self.waiting < self._max_queue:
+            self._records.put(record)
+            return
+        if not self._dropped:
+            self._messages.put(
+                f"tracking: {self._current.name} is too slow: {self._max_queue:,} records are waiting, and further "
+                "ones are left out; log.jsonl has them all"
+            )
+        self._dropped += 1
+
+    def _may_show(self) -> bool:
+        now = time.monotonic()
+        self._first_steps -= 1
+        if self._first_steps < 0 and now - self._shown_at < self._step_seconds:
+            return False
+        self._shown_at = now
+        return True
+
+    def _say_messages(self) -> None:
+        while not self._messages.empty():
+            self._say(self._messages.get())
+
+    def _fail(self, reason: str) -> None:
+        self._messages.put(
+            f"tracking: {self._current.name} is switched off: {reason}; {self._current.remedy}; "
+            "log.jsonl has everything"
+        )
 
     def _work(self) -> None:
-        tracker: Tracker | None = None
-        try:
-            with self._within(self._limits.start_s):
-                tracker = self._kind.open(self._place)
-            while (record := self._next()) is not None and self._failure is None:
-                point = self._points.of(*record)
-                with self._within(self._limits.call_s):
+        for kind in self._types:
+            with self._switched_off_on_error(kind):
+                self._open[kind] = kind.open(self._run)
+        while not self._abandoned and (record := self._records.get()) is not None:
+            point = self._points.build(*record)
+            for kind, tracker in list(self._open.items()):
+                with self._switched_off_on_error(kind):
                     tracker.log(point)
-            with self._within(self._limits.call_s):
-                tracker.close()
-        except BaseException as error:  # a library that calls sys.exit ends this thread, never the run
-            self._failure = self._failure or plain(error)
-            with suppress(BaseException):
-                if tracker is not None:
-                    tracker.close()
-
-    def _next(self) -> Record | None:
-        """The next record; None when there will be no more."""
-        with self._change:
-            while not self._records and not self._ending:
-                self._idle = True
-                self._change.wait()
-            return self._records.popleft() if self._records else None
+        for kind in list(self._open):
+            with self._switched_off_on_error(kind):
+                self._open.pop(kind).close()
 
     @contextmanager
-    def _within(self, seconds: float) -> Iterator[None]:
-        self._call = (time.monotonic(), seconds)
+    def _switched_off_on_error(self, kind: TrackerType) -> Iterator[None]:
+        self._current = kind
         try:
             yield
-        finally:
-            self._call = None
+        except BaseException as error:  # a library that calls sys.exit ends neither this thread nor the run
+            if not self._abandoned:
+                self._fail(_one_line(error))
+            with suppress(BaseException):
+                if tracker := self._open.pop(kind, None):
+                    tracker.close()
 
 
-def plain(error: BaseException) -> str:
-    """An error as one short line, without the secrets that the environment holds."""
+def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    for name, value in os.environ.items():
-        if SECRETS.search(name.upper()) and len(value) >= 6:
-            text = text.replace(value, "…")
-    text = re.sub(r"(?i)((?:token|key|secret|password)=)[^&\s]+", r"\1…", text)
-    text = re.sub(r"://[^/@\s]+@", "://…@", text)
-    return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 1] + "…"
+    return text if len(text) <= MAX_REASON_CHARACTERS else text[: MAX_REASON_CHARACTERS - 1] + "…"

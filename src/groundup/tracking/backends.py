@@ -1,76 +1,146 @@
-"""wandb: Weights & Biases, over the network, or in RUN/wandb until `wandb sync`."""
+"""Backends: wandb (network, or files in RUN/wandb), trackio (a local database), tensorboard (files in RUN)."""
 
 from __future__ import annotations
 
-import contextlib
 import html
+import json
 import os
+import sys
+import time
+from typing import Any
 
-from groundup.tracking.base import RunInfo, TrackerError, TrackerType
-from groundup.tracking.points import Point
+from typing_extensions import override
 
-INIT_SECONDS = 60.0  # to reach the server; wandb's own default is 90
-FINISH_SECONDS = 20.0  # for the last uploads; wandb's own default is no limit
-FAMILIES = ("train/*", "val/*", "memory/*", "event/*", "sample")
+from groundup.tracking.base import Point, RunInfo, Tracker, TrackerType, fenced, flatten
+
+WANDB_INIT_SECONDS = 60.0  # to reach the server; wandb's own default is 90
+WANDB_FINISH_SECONDS = 20.0  # for the last uploads; wandb's own default is no limit
+WANDB_METRICS = ("train/*", "val/*", "memory/*", "event/*", "sample")
+TRACKIO_REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")  # environment variables that send its records elsewhere
+TRACKIO_PRINTING = ("trackio", "trackio.run", "trackio.utils")  # modules that print to standard output
+TENSORBOARD_FLUSH_SECONDS = 10
+TENSORBOARD_QUEUE = 100  # events between our thread and tensorboard's own
 
 
-class _Wandb:
-    def __init__(self, place: RunInfo) -> None:
-        if place.offline:
-            os.environ["WANDB_ERROR_REPORTING"] = "false"  # its own reports of its own faults
+class WandbTracker(Tracker):
+    """Weights & Biases, over the network or offline."""
+
+    def __init__(self, run: RunInfo) -> None:
+        if run.offline:
+            os.environ["WANDB_ERROR_REPORTING"] = "false"  # reports of errors in wandb itself
         import wandb
 
         settings = wandb.Settings(
-            silent=True,  # the terminal belongs to the run
+            silent=True,  # standard output belongs to the run
             console="off",
             save_code=False,
             disable_code=True,
-            disable_git=True,  # otherwise the difference from the last commit leaves the machine
+            disable_git=True,  # otherwise uncommitted changes are uploaded
             x_save_requirements=False,
-            init_timeout=INIT_SECONDS,
-            finish_timeout=FINISH_SECONDS,
+            init_timeout=WANDB_INIT_SECONDS,
+            finish_timeout=WANDB_FINISH_SECONDS,
             finish_timeout_raises=True,
             stop_fn=lambda: None,  # a button on its page would otherwise interrupt the process
             reinit="create_new",
         )
-        mode = "offline" if place.offline else wandb.setup(settings).settings.mode
+        mode = "offline" if run.offline else wandb.setup(settings).settings.mode
         if mode == "online" and not wandb.login(prompt=False, verify=False):
-            raise TrackerError("no API key")  # and nobody may be asked for one: the terminal belongs to the run
+            raise RuntimeError("no API key")
         self._html = wandb.Html
         self._run = wandb.init(
-            project=place.project,
-            name=place.name,
-            id=place.id,
-            resume=None if mode == "offline" else "allow",  # the same id is all that offline needs
+            project=run.project,
+            name=run.name,
+            id=run.id,
+            resume=None if mode == "offline" else "allow",  # offline, the id is sufficient
             mode=mode,
-            dir=str(place.folder),
-            config=dict(place.facts),
+            dir=str(run.folder),
+            config=dict(run.facts),
             settings=settings,
         )
         self._run.define_metric("step", hidden=True)
-        for family in FAMILIES:  # wandb's own step cannot go back; ours does after a rollback
-            self._run.define_metric(family, step_metric="step")
+        for name in WANDB_METRICS:  # wandb's own step cannot decrease; ours does after a rollback
+            self._run.define_metric(name, step_metric="step")
 
+    @override
     def log(self, point: Point) -> None:
         texts = {name: self._html(f"<pre>{html.escape(text)}</pre>") for name, text in point.texts.items()}
         self._run.log({"step": point.step, **point.numbers, **texts})
 
+    @override
     def close(self) -> None:
         self._run.finish()
 
 
-def _abandon() -> None:
-    """Its exit hook waits for its own process without limit: the end of ours does not."""
-    with contextlib.suppress(Exception):  # what is reached for here is private to wandb, and may be gone
-        from wandb.sdk.wandb_setup import singleton
+class TrackioTracker(Tracker):
+    """trackio: a database on this machine, read by `trackio show`."""
 
-        connection = singleton()._connection
-        connection._cleanup()
+    def __init__(self, run: RunInfo) -> None:
+        import trackio
+
+        for name in TRACKIO_PRINTING:  # standard output belongs to the run, and --json to its one object
+            vars(sys.modules[name])["print"] = _no_op
+        if run.offline:
+            vars(sys.modules["trackio.run"])["_get_default_namespace"] = _no_op  # asks the hub for the user's name
+        self._markdown = trackio.Markdown
+        self._run = trackio.init(
+            project=run.project, name=run.name, config=dict(run.facts), resume="allow", embed=False
+        )
+
+    @override
+    def log(self, point: Point) -> None:
+        texts = {name: self._markdown(fenced(text)) for name, text in point.texts.items()}
+        self._run.log({**point.numbers, **texts}, step=point.step)
+
+    @override
+    def close(self) -> None:
+        self._run.finish()
 
 
-WANDB = TrackerType(
-    "wandb",
-    _Wandb,
-    "see `wandb login` and the network, or give --tracking.offline true and `wandb sync` later",
-    _abandon,
-)
+def _no_op(*args: Any, **kwargs: Any) -> None:
+    return None
+
+
+class TensorboardTracker(Tracker):
+    """TensorBoard's event files, written without TensorFlow and without torch."""
+
+    def __init__(self, run: RunInfo) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+        from tensorboard.plugins.text.summary_v2 import text_pb
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._Event, self._Summary, self._text = Event, Summary, text_pb
+        self._writer = EventFileWriter(str(run.folder / "tensorboard"), TENSORBOARD_QUEUE, TENSORBOARD_FLUSH_SECONDS)
+        self._write(0, hparams_pb(flatten(run.facts.get("config") or {}), trial_id=run.id))
+        for name, facts in run.facts.items():
+            self._write(0, text_pb(name, fenced(json.dumps(facts, indent=2, default=str))))
+
+    @override
+    def log(self, point: Point) -> None:
+        values = [self._Summary.Value(tag=tag, simple_value=number) for tag, number in point.numbers.items()]
+        if values:
+            self._write(point.step, self._Summary(value=values))
+        for tag, text in point.texts.items():
+            self._write(point.step, self._text(tag, fenced(text)))
+
+    @override
+    def close(self) -> None:
+        self._writer.close()
+
+    def _write(self, step: int, summary: Any) -> None:
+        self._writer.add_event(self._Event(wall_time=time.time(), step=step, summary=summary))
+
+
+BACKENDS = {
+    backend.name: backend
+    for backend in (
+        TrackerType(
+            "wandb",
+            WandbTracker,
+            "see `wandb login` and the network, or give --tracking.offline true and `wandb sync` later",
+        ),
+        TrackerType("trackio", TrackioTracker, "check its folder (TRACKIO_DIR) and its space, if you gave it one"),
+        TrackerType("tensorboard", TensorboardTracker, "check that RUN/tensorboard can be written"),
+    )
+}
