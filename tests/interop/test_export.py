@@ -286,10 +286,10 @@ def test_a_config_two_levels_up_is_no_run(gpt2_checkpoint, tmp_path, monkeypatch
 
 
 def test_an_environment_that_lists_no_versions_is_no_matter(tmp_path):
-    from groundup.interop.facts import _versions
+    from groundup.interop.model_card import _read_versions
 
     (tmp_path / "environment.json").write_text('{"python": "3.11", "versions": [1]}')
-    assert _versions(tmp_path) == {"python": "3.11"}
+    assert _read_versions(tmp_path) == {"python": "3.11"}
 
 
 def test_the_card_tells_what_the_run_wrote_down(prepared, checkpoint, tmp_path, monkeypatch):
@@ -337,7 +337,7 @@ def test_a_card_without_a_licence_or_a_run_says_so(gpt2_checkpoint, tmp_path, mo
     assert "No licence was given" in card
     assert "license:" not in card
     assert "No validation loss" in card
-    assert "was not at hand" in card
+    assert "was not available" in card
 
 
 @pytest.mark.parametrize("kind", ["tied", "untied", "no bias"])
@@ -464,7 +464,7 @@ def test_the_card_tells_tasks_and_whose_weights_it_began_with(gpt2_checkpoint, t
     groundup.import_model(tmp_path / "hf", tmp_path / "imported")
     groundup.export(tmp_path / "imported", tmp_path / "again")
     card = (tmp_path / "again" / "README.md").read_text()  # of a context, 12, that no usual batch is a multiple of
-    assert "with the weights of a GPT2LMHeadModel of transformers to begin with" in card
+    assert "initialized with the weights of a GPT2LMHeadModel of transformers" in card
     assert "learning rate" not in card, "it was not trained here"
-    assert "How it was trained is not told" in card
+    assert "not trained further" in card
     assert str(tmp_path) not in card

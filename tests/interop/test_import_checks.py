@@ -53,7 +53,7 @@ def test_damaged_folders(tmp_path, refused):
     weights.write_bytes(whole[:-100])
     refused(folder, r"model\.safetensors: cut short or damaged")
     weights.unlink()
-    refused(folder, r"there are no weights beside its config\.json")
+    refused(folder, r"there are no weights with its config\.json")
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "../../secret.safetensors"}}))
     refused(folder, r"'\.\./\.\./secret\.safetensors' is no name of a file of weights")
@@ -177,7 +177,7 @@ class Evil:
 def test_a_pickle_with_code_is_not_run(tmp_path, refused):
     mark = tmp_path / "mark"
     torch.save({"model": {"a": torch.ones(1)}, "model_args": Evil(mark)}, tmp_path / "evil.pt")
-    refused(tmp_path / "evil.pt", r"evil\.pt: asks for .*open, which is code; groundup runs nothing")
+    refused(tmp_path / "evil.pt", r"evil\.pt: asks for .*open, which is code; groundup runs no code")
     (tmp_path / "old.pt").write_bytes(pickle.dumps(Evil(mark), protocol=2))
     refused(tmp_path / "old.pt", r"old\.pt: ")
     assert not mark.exists()

@@ -249,7 +249,7 @@ def test_the_command_says_what_it_found(tmp_path, byte_tokenizer, capsys):
     assert run(["import", source, "--out", str(tmp_path / "a"), "--tokenizer", byte_tokenizer]) == 0
     said = capsys.readouterr().out
     assert "3,944 parameters" in said
-    assert f"next: groundup train --init {tmp_path / 'a'}" in said
+    assert f"next: groundup train --init-from {tmp_path / 'a'}" in said
     assert run(["import", source, "--out", str(tmp_path / "b"), "--tokenizer", byte_tokenizer, "--json"]) == 0
     said = SimpleNamespace(**json.loads(capsys.readouterr().out))
     assert (said.parameters, said.tokenizer["n_vocab"], said.commit) == (3_944, 257, None)

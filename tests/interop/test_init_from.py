@@ -152,11 +152,11 @@ def test_a_card_tells_whose_weights_a_run_began_with(tmp_path, prepared, start, 
         groundup.export(tmp_path / "second", tmp_path / name)
         return (tmp_path / name / "README.md").read_text()
 
-    assert "with the weights of a GPT2LMHeadModel of transformers to begin with" in card("all")
+    assert "initialized with the weights of a GPT2LMHeadModel of transformers" in card("all")
     start.rename(tmp_path / "moved")
-    assert "with the weights of start to begin with" in card("without the import")
+    assert "initialized with the weights of start" in card("without the import")
     (tmp_path / "first").rename(tmp_path / "moved too")
-    assert "with the weights of first to begin with" in card("without the run")
+    assert "initialized with the weights of first" in card("without the run")
 
 
 def test_a_shorter_context_leaves_the_last_positions_out(prepared, start):

@@ -8,8 +8,7 @@ import torch
 
 from groundup.config.model import ModelConfig
 from groundup.config.presets import PRESETS
-from groundup.interop.hf_mapping import model_config
-from groundup.interop.hf_mapping import ours as under_our_names
+from groundup.interop.hf_mapping import model_config, to_groundup
 from groundup.model.gpt import GPT
 
 
@@ -23,7 +22,7 @@ def randomised(model: torch.nn.Module, seed: int = 0) -> None:
 
 def load(model: GPT, state: dict[str, torch.Tensor]) -> None:
     """Set every parameter from weights under transformers' names; a padded row that leaked into a result would show."""
-    parameters, tensors = dict(model.named_parameters()), under_our_names(model.config, state)
+    parameters, tensors = dict(model.named_parameters()), to_groundup(model.config, state)
     assert parameters.keys() == tensors.keys()
     with torch.no_grad():
         for name, parameter in parameters.items():
@@ -64,7 +63,7 @@ def test_tiny_random_gpt2_reproduces_its_stored_logits(shared_data):
 def test_a_trained_mingpt_reproduces_every_stored_activation(shared_data):
     folder = shared_data / "gpt-nano-sort"
     weights, golden = np.load(folder / "gpt_nano_sort_weights.npz"), np.load(folder / "gpt_nano_sort_partials.npz")
-    model = GPT(ModelConfig(n_layer=3, n_head=3, n_embd=48, vocab_size=3, block_size=11, tied=False)).eval()
+    model = GPT(ModelConfig(n_layer=3, n_head=3, n_embd=48, vocab_size=3, block_size=11, tie_embeddings=False)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             key = name if name == "lm_head.weight" else f"transformer.{name}"

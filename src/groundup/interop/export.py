@@ -22,9 +22,7 @@ from groundup.checkpoint.run_folder import resolve, run_of
 from groundup.config.merge import did_you_mean
 from groundup.errors import UsageError
 from groundup.interop import wheel
-from groundup.interop.facts import collect_card_info
-from groundup.interop.hf_mapping import family_of
-from groundup.interop.model_card import ModelCardInfo, card
+from groundup.interop.model_card import ModelCardInfo, card, collect_card_info
 from groundup.interop.output import Like, check_output, is_gguf, is_hf, is_space, new_output
 
 if TYPE_CHECKING:
@@ -66,8 +64,8 @@ class Source:
         return {name: p.detach().cpu() for name, p in self.loaded.model.named_parameters()}
 
     @property
-    def collect_card_info(self) -> ModelCardInfo:
-        """For the card."""
+    def card_info(self) -> ModelCardInfo:
+        """Facts for the model card."""
         return collect_card_info(self.loaded, self.name, self.licence, self.run)
 
 
@@ -87,6 +85,8 @@ class Target:
 
 
 def _refuse_hf(loaded: LoadedModel) -> None:
+    from groundup.interop.hf_mapping import family_of
+
     family_of(loaded.config.model)
 
 
@@ -95,7 +95,7 @@ def _write_hf(source: Source, folder: Path) -> Written:
 
     loaded = source.loaded
     hf_export.write(
-        folder, loaded.config.model, source.tensors, loaded.tokenizer, card(source.collect_card_info, _usage(source))
+        folder, loaded.config.model, source.tensors, loaded.tokenizer, card(source.card_info, _usage(source))
     )
     return [], lambda place: hf_export.check(place, loaded.model, loaded.tokenizer)
 
@@ -120,7 +120,7 @@ def _write_space(source: Source, folder: Path) -> Written:
     from groundup.interop import space
 
     loaded = source.loaded
-    notes = space.write(folder, loaded.folder, source.tensors, loaded.tokenizer, source.collect_card_info)
+    notes = space.write(folder, loaded.folder, source.tensors, loaded.tokenizer, source.card_info)
     return notes, lambda place: space.check(place, loaded.model, load(place / "model", device="cpu").model)
 
 

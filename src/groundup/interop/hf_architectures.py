@@ -1,8 +1,8 @@
-"""The architectures of `transformers` that our models equal, as a table; no torch here.
+"""Table of the architectures of `transformers` that groundup's models equal. No torch.
 
-A row is data: which of our settings it fixes, what its config.json calls the others, and which of its tensors make up
-each of ours. Sources: `modeling_*.py` and `configuration_*.py` of gpt2, openai and nanochat in transformers 5;
-`tests/model/test_parity.py` holds the logits against them.
+A row is data: the settings that the architecture fixes, the config.json keys of the others, and which of its tensors
+make up each of ours. Sources: `modeling_*.py` and `configuration_*.py` of gpt2, openai and nanochat in transformers 5;
+`tests/model/test_parity.py` compares the logits.
 
 Letters: C width (`n_embd`).
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Names = Mapping[str, tuple[str, ...]]
-"""Our name of a tensor, `*` for the layer, and theirs of the tensors that stand in it one below the other."""
+"""A tensor's name in groundup, `*` for the layer -> the transformers tensors that are concatenated to it along rows."""
 
 
 @dataclass(frozen=True)
@@ -24,25 +24,25 @@ class Family:
     model_type: str
     architecture: str
     fixed: Mapping[str, Any]
-    """what our config says in every model of this family"""
+    """settings of groundup that every model of this family has"""
     activations: Mapping[str, str]
-    """their names and ours; the first of several for one is the one to write"""
+    """their names -> ours; of several for one activation, the first is written"""
     fields: Mapping[str, str]
-    """our field and their key, where both hold the same value"""
+    """our field -> their key, where both hold the same value"""
     defaults: Mapping[str, Any]
-    """what their config.json means by saying nothing"""
+    """values of keys that a config.json leaves out"""
     demands: Mapping[str, tuple[Any, ...]]
-    """their keys that change what is computed, with the values that leave it as ours; the first is the one to write"""
+    """their keys that change the computation -> values for which it equals ours; the first is written"""
     names: Names
     init: str
     prefix: str
-    """of their tensors in a model without a head, whose file leaves it out"""
+    """of their tensor names; a file of a model without a head leaves it out"""
     activation_key: str
     dropout_keys: tuple[str, ...]
     conv1d: bool = False
-    """matrices of blocks stand as (in, out)"""
+    """matrices of blocks are stored as (in, out)"""
     inner_is_free: bool = True
-    """the feed-forward layer may have another width than 4·C"""
+    """the feed-forward width may differ from 4·C"""
     extras: Mapping[str, Any] = field(default_factory=dict)
     """further values of config.json, for readers that expect them"""
 
@@ -50,11 +50,11 @@ class Family:
 BLOCK = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 
 
-def _openai_names(token: str, place: str, last: tuple[str, ...]) -> Names:
-    """GPT-1's and GPT-2's: ours but for the prefix and the embeddings."""
+def _openai_names(token: str, position: str, last: tuple[str, ...]) -> Names:
+    """Names of GPT-1 and GPT-2: as ours, except for the prefix and the embeddings."""
     blocks = [f"h.*.{part}.{kind}" for part in ("ln_1", "ln_2", *BLOCK) for kind in ("weight", "bias")]
     same = {name: (f"transformer.{name}",) for name in (*blocks, *last)}
-    ends = {"wte.weight": (f"transformer.{token}.weight",), "wpe.weight": (f"transformer.{place}.weight",)}
+    ends = {"wte.weight": (f"transformer.{token}.weight",), "wpe.weight": (f"transformer.{position}.weight",)}
     return {**ends, **same, "lm_head.weight": ("lm_head.weight",)}
 
 

@@ -1,7 +1,6 @@
-"""Between our models and those of `transformers`: settings and weights, both directions.
+"""Map models between groundup and `transformers`: settings and weights, both directions.
 
-What differs from one architecture to another is the table in `architectures.py`. Transformers is not needed here, nor
-torch before weights are touched.
+The differences between architectures are the table in `hf_architectures.py`. The library transformers is not needed.
 
 Letters: C width (`n_embd`), V vocabulary (`vocab_size`), P padded vocabulary.
 """
@@ -10,39 +9,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from groundup.config.model import ModelConfig
 from groundup.errors import CheckpointError, UsageError
 from groundup.interop.hf_architectures import FAMILIES, Family
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from groundup.interop.imported import VOCAB_TENSORS, equal, padded, printable
 
 BUFFERS = (".attn.bias", ".attn.masked_bias", ".inv_freq", "position_ids")
-"""Ends of names that are tables, not weights: causal masks, places and rotation speeds that older files keep."""
-
-EMBEDDINGS = ("wte.weight", "lm_head.weight")
+"""Suffixes of names that are tables, not weights: causal masks, positions and rotary frequencies in older files."""
 
 
 def family_of(config: ModelConfig) -> Family:
-    """The family that computes what such a model does; UsageError names the settings that none has."""
-    misfits = {name: list(_misfits(family, config)) for name, family in FAMILIES.items()}
-    nearest = min(
-        misfits, key=lambda name: (len(misfits[name]), FAMILIES[name].fixed["norm_position"] != config.norm_position)
-    )
-    if misfits[nearest]:
+    """The family that computes what such a model computes; UsageError names the settings that no family has."""
+    conflicts = {name: list(_conflicts(family, config)) for name, family in FAMILIES.items()}
+
+    def distance(name: str) -> tuple[int, bool]:
+        return len(conflicts[name]), FAMILIES[name].fixed["norm_position"] != config.norm_position
+
+    nearest = min(conflicts, key=distance)
+    if conflicts[nearest]:
         raise UsageError(
             f"no architecture of transformers computes this model; nearest is {nearest}, where "
-            f"{' and '.join(misfits[nearest])}; a checkpoint's own folder keeps any model"
+            f"{' and '.join(conflicts[nearest])}; a checkpoint's own folder keeps any model"
         )
     return FAMILIES[nearest]
 
 
 def other_format(config: ModelConfig) -> str:
-    """The remedy where another format has no place for a model: transformers, where that computes it."""
+    """The remedy for a model that a format cannot express: export to transformers, if that computes it."""
     try:
         family_of(config)
     except UsageError:
@@ -50,7 +49,7 @@ def other_format(config: ModelConfig) -> str:
     return "export it with --to hf"
 
 
-def _misfits(family: Family, config: ModelConfig) -> Iterator[str]:
+def _conflicts(family: Family, config: ModelConfig) -> Iterator[str]:
     for key, value in family.fixed.items():
         if getattr(config, key) != value:
             yield f"model.{key} must be {json_repr(value)}, not {json_repr(getattr(config, key))}"
@@ -62,28 +61,29 @@ def _misfits(family: Family, config: ModelConfig) -> Iterator[str]:
 
 
 def config_json(config: ModelConfig, end_of_text: int) -> dict[str, Any]:
-    """Their config.json of such a model in fp32, `end_of_text` ending a text and beginning one; UsageError as above."""
+    """The config.json for transformers, weights in fp32; `end_of_text` is the id that begins and ends a text.
+
+    UsageError as `family_of`.
+    """
     family = family_of(config)
     values: dict[str, Any] = {"model_type": family.model_type, "architectures": [family.architecture]}
-    values |= {to_hf: getattr(config, to_groundup) for to_groundup, to_hf in family.fields.items()}
+    values |= {key: getattr(config, field) for field, key in family.fields.items()}
     if family.model_type == "nanochat":
         values |= {"intermediate_size": config.inner, "num_key_value_heads": config.n_head}
         values |= {"rope_parameters": {"rope_type": "default", "rope_theta": config.rotary_base}}
-        values |= {"rope_theta": config.rotary_base}  # where older readers look
+        values |= {"rope_theta": config.rotary_base}  # for older readers
     else:
         values["n_ctx"] = config.block_size
-    values[family.activation_key] = next(
-        t for t, to_groundup in family.activations.items() if to_groundup == config.activation
-    )
+    values[family.activation_key] = next(key for key, name in family.activations.items() if name == config.activation)
     values |= dict.fromkeys(family.dropout_keys, config.dropout)
     values |= {key: allowed[0] for key, allowed in family.demands.items() if allowed[0] is not None}
-    # No padding id: it would be one of the text's, and where an embedding knows of it, that row no longer learns.
+    # No padding id: it would be an id of the text, and an embedding with a padding id does not train that row.
     values |= {"bos_token_id": end_of_text, "eos_token_id": end_of_text, "pad_token_id": None}
     return values | {"torch_dtype": "float32", "use_cache": True, **family.extras}
 
 
 def model_config(values: Mapping[str, Any]) -> ModelConfig:
-    """The shape that their config.json describes; UsageError names what it asks for and ours cannot compute."""
+    """The model that a config.json of transformers describes; UsageError names what groundup cannot compute."""
     family = FAMILIES.get(str(values.get("model_type")))
     if family is None:
         raise UsageError(
@@ -104,11 +104,11 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
     if not isinstance(activation, str) or activation not in family.activations:
         known = ", ".join(family.activations)
         raise UsageError(f"{family.activation_key} {json_repr(activation)}: groundup's models know {known}")
-    shape = {key: values[to_hf] for key, to_hf in family.fields.items()} | dict(family.fixed)
-    shape |= {"activation": family.activations[activation], "dropout": values[family.dropout_keys[0]]}
-    shape |= {"init": family.init} | _rotation(family, values)
+    settings = {field: values[key] for field, key in family.fields.items()} | dict(family.fixed)
+    settings |= {"activation": family.activations[activation], "dropout": values[family.dropout_keys[0]]}
+    settings |= {"init": family.init} | _rotary_settings(family, values)
     try:
-        config = ModelConfig.model_validate(shape)
+        config = ModelConfig.model_validate(settings)
         return config.model_copy(update={"n_inner": None}) if config.inner == 4 * config.n_embd else config
     except ValidationError as error:
         first = error.errors()[0]
@@ -118,8 +118,8 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
         raise UsageError(f"{family.fields.get(key, key)} {json_repr(first['input'])}: {first['msg']}") from None
 
 
-def _rotation(family: Family, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Where nanochat's config.json, of this version of transformers or of the last, tells how fast to turn."""
+def _rotary_settings(family: Family, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The rotary base in nanochat's config.json, of this version of transformers or the previous one."""
     if family.fixed["position_embedding"] != "rotary":
         return {}
     rope = values.get("rope_parameters") or {}
@@ -131,17 +131,16 @@ def _rotation(family: Family, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_hf(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our weights under their names: contiguous, the vocabulary unpadded, a tied head left out.
+    """Weights under transformers' names: contiguous, the vocabulary unpadded, a tied head left out.
 
-    Biases that a model of ours leaves out are zeros there, which computes the same. UsageError as `family_of`.
+    Missing biases become zeros, which computes the same. UsageError as `family_of`.
     """
     family = family_of(config)
     found: dict[str, Tensor] = {}
     for name, parts in _tensors(family, config):
         if name in tensors:
-            tensor = (
-                tensors[name][: config.vocab] if name in EMBEDDINGS else _transpose_conv1d(family, name, tensors[name])
-            )
+            tensor = tensors[name][: config.vocab] if name in VOCAB_TENSORS else tensors[name]
+            tensor = _transpose_conv1d(family, name, tensor)
         else:
             weight = tensors[name.removesuffix("bias") + "weight"]
             tensor = weight.new_zeros(weight.size(0))
@@ -150,9 +149,9 @@ def to_hf(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
 
 
 def untied(config: ModelConfig, tensors: Mapping[str, Tensor]) -> ModelConfig:
-    """The shape with a head of its own where the weights bring one that is not the embedding, as transformers reads it.
+    """`config` with an untied head if the weights hold one that differs from the embedding, as transformers reads it.
 
-    Their config.json may still call the two tied: weights that are there win over that.
+    config.json may still call the two tied; the weights take precedence.
     """
     family = family_of(config)
     (part,) = family.names["wte.weight"]
@@ -163,22 +162,12 @@ def untied(config: ModelConfig, tensors: Mapping[str, Tensor]) -> ModelConfig:
     return config.model_copy(update={"tie_embeddings": False})
 
 
-def equal(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors, of whatever precision, hold the same numbers."""
-    import torch
-
-    return a.shape == b.shape and torch.equal(a.float(), b.float())
-
-
 def to_groundup(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Their weights under our names, as `GPT(config).named_parameters()`: fp32, the vocabulary padded with zeros.
+    """Weights of transformers under groundup's names, as `GPT(config).named_parameters()`: fp32, zero-padded.
 
-    The prefix of a model without a head may be there or not, and so may buffers and a tied head. A tensor that needs
-    no change is no copy. CheckpointError when one is missing, foreign or of another vocabulary; UsageError as
-    `family_of`.
+    The family's prefix, buffers and a tied head are optional. A tensor that needs no change is not copied.
+    CheckpointError when one is missing, unknown or of another vocabulary; UsageError as `family_of`.
     """
-    import torch
-
     family, found, used = family_of(config), {}, {"lm_head.weight"}
     for name, parts in _tensors(family, config):
         keys = [part if part in tensors else part.removeprefix(family.prefix) for part in parts]
@@ -188,7 +177,7 @@ def to_groundup(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str,
                 raise CheckpointError(f"{part}: missing from the weights; they and config.json do not belong together")
         pieces = [tensors[key] for key in keys]
         tensor = _transpose_conv1d(family, name, torch.cat(pieces) if len(pieces) > 1 else pieces[0])
-        tensor = padded(config, keys[0], tensor) if name in EMBEDDINGS else tensor
+        tensor = padded(config, keys[0], tensor) if name in VOCAB_TENSORS else tensor
         found[name] = tensor.to(torch.float32).contiguous()
     for key in sorted(tensors.keys() - used):
         if not key.endswith(BUFFERS):
@@ -198,24 +187,8 @@ def to_groundup(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str,
     return found
 
 
-def padded(config: ModelConfig, name: str, tensor: Tensor) -> Tensor:
-    """(V, C) -> (P, C) in fp32, zeros below; CheckpointError when it has not V rows. `name` is for that sentence."""
-    import torch
-
-    if tensor.shape != (config.vocab, config.n_embd):
-        raise CheckpointError(
-            f"{name}: {_size(tensor)} in the weights, and {config.vocab} x {config.n_embd} by their configuration; "
-            "the two do not belong together"
-        )
-    if config.padded_vocab == config.vocab:
-        return tensor
-    result = torch.zeros(config.padded_vocab, config.n_embd)
-    result[: config.vocab] = tensor
-    return result
-
-
 def _tensors(family: Family, config: ModelConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Every tensor of such a model: our name, their names."""
+    """Every tensor of the model: its name here, and its names in transformers."""
     for name, parts in family.names.items():
         if name == "lm_head.weight" and config.tie_embeddings:
             continue
@@ -224,19 +197,10 @@ def _tensors(family: Family, config: ModelConfig) -> Iterator[tuple[str, tuple[s
 
 
 def _transpose_conv1d(family: Family, name: str, tensor: Tensor) -> Tensor:
-    """A matrix of a block is (out, in) here and (in, out) in a Conv1D of theirs."""
+    """Transpose a matrix of a block between (out, in), as here, and (in, out), as in transformers' Conv1D."""
     return tensor.T if family.conv1d and name.startswith("h.") and tensor.dim() == 2 else tensor
 
 
-def _size(tensor: Tensor) -> str:
-    return " x ".join(map(str, tensor.shape)) or "a single number"
-
-
-def printable(name: object, most: int = 80) -> str:
-    """A name from an outsider's file as a sentence may hold it: one line, nothing that a terminal obeys, not long."""
-    return repr(str(name))[1:-1][:most]
-
-
 def json_repr(value: object) -> str:
-    """A value as JSON writes it."""
+    """A value in JSON notation, cut to 80 characters."""
     return json.dumps(value)[:80]

@@ -1,4 +1,4 @@
-"""What an import asks for, as far as it can be checked at once; no torch here."""
+"""Checks of an import's arguments, before anything is read. No torch."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SOURCES = (
 
 
 def check(source: str, out: Path, *, revision: str | None, overwrite: bool) -> None:
-    """UsageError where there is nothing to import, or no place for it."""
-    check_place(out, overwrite=overwrite)
+    """UsageError where there is nothing to import, or `out` may not be written."""
+    check_output(out, overwrite=overwrite)
     if source.startswith(PREFIX):
         return
     if revision is not None:
         raise UsageError(f"--revision {revision}: is for models of the hub; leave it out for {source}")
-    with _seen(source, f"give {SOURCES}"):
+    with _readable(source, f"give {SOURCES}"):
         path = Path(source).resolve()
         if not path.exists():
             raise UsageError(f"{source}: there is no such file or folder; give {SOURCES}")
@@ -35,12 +35,12 @@ def check(source: str, out: Path, *, revision: str | None, overwrite: bool) -> N
             raise UsageError(f"{source}: already a groundup checkpoint; use it as it is")
 
 
-def check_place(out: Path, *, overwrite: bool) -> None:
-    """UsageError where something stands at `out` that an import may not replace.
+def check_output(out: Path, *, overwrite: bool) -> None:
+    """UsageError where `out` holds something that an import may not replace.
 
-    It replaces a checkpoint and nothing else: a file in it that no list of checksums names is somebody's own.
+    An import replaces a checkpoint and nothing else: a file that the checkpoint's checksums do not list is the user's.
     """
-    with _seen(str(out), "choose another folder with --out"):
+    with _readable(str(out), "choose another folder with --out"):
         target = out.resolve()
         if target.is_file():
             raise UsageError(f"{out}: is a file; choose another folder with --out")
@@ -49,7 +49,8 @@ def check_place(out: Path, *, overwrite: bool) -> None:
         listed = checksums(target)
         if listed is None or not _is_ours(target):
             raise UsageError(f"{out}: already holds files, and no checkpoint; choose another folder with --out")
-        files = {path.relative_to(target).as_posix() for path in target.rglob("*") if not _is_folder(path)}
+        paths = [path for path in target.rglob("*") if path.is_symlink() or not path.is_dir()]
+        files = {path.relative_to(target).as_posix() for path in paths}
         if foreign := sorted(files - listed.keys() - {SUMS}):
             raise UsageError(
                 f"{out}: holds {foreign[0][:80]!r}, which is of no checkpoint; choose another folder with --out"
@@ -59,13 +60,13 @@ def check_place(out: Path, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def _seen(place: str, remedy: str) -> Iterator[None]:
-    """UsageError where the system cannot even look at `place`: too long a name, a zero byte, links in a circle."""
+def _readable(path: str, remedy: str) -> Iterator[None]:
+    """UsageError where the system cannot look up `path`: too long a name, a zero byte, a circle of links."""
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
-        what = getattr(error, "strerror", None) or error
-        raise UsageError(f"{place[:80]!r}: cannot be looked at ({what}); {remedy}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{path[:80]!r}: cannot be looked at ({reason}); {remedy}") from None
 
 
 def _is_ours(folder: Path) -> bool:
@@ -76,7 +77,3 @@ def _is_ours(folder: Path) -> bool:
     except CheckpointError:
         return False
     return True
-
-
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()

@@ -1,4 +1,4 @@
-"""What a reader of another program's file hands over, and what every one of them checks."""
+"""The model read from another program's file, and the checks that every reader makes."""
 
 from __future__ import annotations
 
@@ -13,59 +13,87 @@ from torch import Tensor
 
 from groundup.config.model import ModelConfig
 from groundup.errors import CheckpointError
-from groundup.interop.hf_mapping import padded, printable
 from groundup.model.size import shapes
+
+VOCAB_TENSORS = ("wte.weight", "lm_head.weight")  # one row for each id
+REMEDY = "the weights and the settings do not belong together, so get both again"
 
 
 @dataclass(frozen=True)
 class ImportedModel:
-    """A model of another program."""
+    """A model of another program, under groundup's names."""
 
     kind: str  # such as "nanoGPT checkpoint"
     config: ModelConfig
     tensors: dict[str, Tensor]  # as `GPT(config).named_parameters()`, fp32; may be mapped from the file
-    folder: Path | None = None  # where its tokenizer's files may lie
+    folder: Path | None = None  # where its tokenizer's files may be
     notes: tuple[str, ...] = ()
 
 
-def shape(place: Path, values: Mapping[str, Any]) -> ModelConfig:
-    """The model that a file's settings describe; CheckpointError where there is none like it."""
+def parse_model_config(path: Path, values: Mapping[str, Any]) -> ModelConfig:
+    """The model that a file's settings describe; CheckpointError where they describe none."""
     try:
         return ModelConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        what = first.get("ctx", {}).get("error") or f"{first['loc'][-1]} {first['input']!r:.80}: {first['msg']}"
+        reason = first.get("ctx", {}).get("error") or f"{first['loc'][-1]} {first['input']!r:.80}: {first['msg']}"
         raise CheckpointError(
-            f"{place}: its settings describe no model ({printable(what, 200)}); get the file again"
+            f"{path}: its settings describe no model ({printable(reason, 200)}); get the file again"
         ) from None
 
 
-def check_tensors(place: Path, config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`tensors`, under our names, in fp32 and with a padded vocabulary.
+def check_tensors(path: Path, config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`tensors`, already under groundup's names, in fp32 and with a padded vocabulary.
 
-    CheckpointError when one is missing, foreign, misshapen, or holds anything but finite floating-point numbers.
+    CheckpointError when one is missing, unknown, of another shape, or holds anything but finite floating-point numbers.
     """
     layers = len({name.split(".")[1] for name in tensors if name.startswith("h.")})
-    if layers != config.n_layer:  # before anything is built by a number that a file names
-        raise CheckpointError(f"{place}: holds {layers} blocks, and its settings say {config.n_layer}; {REMEDY}")
+    if layers != config.n_layer:  # before anything is built by a number from the file
+        raise CheckpointError(f"{path}: holds {layers} blocks, and its settings say {config.n_layer}; {REMEDY}")
     expected = shapes(config)
     for name in sorted(expected.keys() ^ tensors.keys()):
-        what = "is missing" if name in expected else "has no place in the model that its settings describe"
-        raise CheckpointError(f"{place}: {printable(name)} {what}; {REMEDY}")
-    found = {}
-    for name, wanted in expected.items():
+        problem = "is missing" if name in expected else "has no place in the model that its settings describe"
+        raise CheckpointError(f"{path}: {printable(name)} {problem}; {REMEDY}")
+    checked = {}
+    for name, shape in expected.items():
         tensor = tensors[name]
         if not tensor.is_floating_point():
-            raise CheckpointError(f"{place}: {name} holds {tensor.dtype}, not floating-point numbers; {REMEDY}")
-        if name in ("wte.weight", "lm_head.weight") and tensor.shape != wanted:
-            tensor = padded(config, f"{place}: {name}", tensor)
-        if tensor.shape != wanted:
-            said = [" x ".join(map(str, size)) for size in (tensor.shape, wanted)]
-            raise CheckpointError(f"{place}: {name} is {said[0]}, and by its settings {said[1]}; {REMEDY}")
-        found[name] = tensor.to(torch.float32).contiguous()
-        if not found[name].isfinite().all():
-            raise CheckpointError(f"{place}: {name} holds nan or infinite numbers; get an earlier state of the model")
-    return found
+            raise CheckpointError(f"{path}: {name} holds {tensor.dtype}, not floating-point numbers; {REMEDY}")
+        if name in VOCAB_TENSORS and tensor.shape != shape:
+            tensor = padded(config, f"{path}: {name}", tensor)
+        if tensor.shape != shape:
+            raise CheckpointError(
+                f"{path}: {name} is {_size(tensor.shape)}, and by its settings {_size(shape)}; {REMEDY}"
+            )
+        checked[name] = tensor.to(torch.float32).contiguous()
+        if not checked[name].isfinite().all():
+            raise CheckpointError(f"{path}: {name} holds nan or infinite numbers; get an earlier state of the model")
+    return checked
 
 
-REMEDY = "the weights and the settings do not belong together, so get both again"
+def padded(config: ModelConfig, name: str, tensor: Tensor) -> Tensor:
+    """(V, C) -> (P, C) in fp32, zeros below; CheckpointError, beginning with `name`, unless it has V rows."""
+    if tensor.shape != (config.vocab, config.n_embd):
+        raise CheckpointError(
+            f"{name}: {_size(tensor.shape)} in the weights, and {config.vocab} x {config.n_embd} by their "
+            "configuration; the two do not belong together"
+        )
+    if config.padded_vocab == config.vocab:
+        return tensor
+    result = torch.zeros(config.padded_vocab, config.n_embd)
+    result[: config.vocab] = tensor
+    return result
+
+
+def equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors, of whatever precision, hold the same numbers."""
+    return a.shape == b.shape and torch.equal(a.float(), b.float())
+
+
+def printable(name: object, max_length: int = 80) -> str:
+    """A name from a foreign file, fit for a message: one line, no control characters, not long."""
+    return repr(str(name))[1:-1][:max_length]
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "a single number"

@@ -1,35 +1,50 @@
-"""The model card: what a stranger must know of a model, from what its run wrote down. No torch.
+"""The model card: what a reader must know of a model, collected from its checkpoint, run and data. No torch.
 
-Sources stand under the names that prepared data has for them, which leave out where they lay, and commands not at all:
-a card is for the world, and the paths of a machine are not.
+A card is public. It names sources as the prepared data does, without their folders, and no command or path of the
+machine.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import yaml
+from pydantic import ValidationError
 
+from groundup.checkpoint.data_match import manifest_of_run
+from groundup.checkpoint.files import AVERAGE, PROGRESS, read_config, read_json
+from groundup.checkpoint.log import EVAL_CHECKPOINT_EVENTS, iter_log
+from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
+from groundup.errors import GroundupError
 from groundup.sources.catalog import CORPORA
-from groundup.sources.hub_client import parse_spec
+from groundup.sources.hub_client import PREFIX, parse_spec
 
-MANY = 20  # sources; the rest is counted
-MODEL: Mapping[str, Any] = {
+if TYPE_CHECKING:
+    from groundup.checkpoint.load import LoadedModel
+
+MAX_SOURCES = 20  # listed; the others are counted
+MAX_ANCESTORS = 100  # runs that each started from the previous one's weights; folders could name each other
+HEADER: Mapping[str, Any] = {
     "library_name": "transformers",
     "pipeline_tag": "text-generation",
     "tags": ["groundup"],
-}  # what the hub must know of a model
-UNTOLD = "How it was trained is not told here: it was imported as it is, and not trained further."
+}  # metadata that the hub needs of a model
+LOSS_NAMES = {
+    "val_loss": "validation, nats per token",
+    "bits_per_byte": "validation, bits per byte",
+    "train_loss": "training text, nats per token",
+}  # by the keys of log.jsonl
 
 
 @dataclass(frozen=True)
 class ModelCardInfo:
-    """What is known of a trained model. Empty values are not known, and the card says nothing of them."""
+    """Facts about a trained model. An empty value is unknown, and the card leaves it out."""
 
     name: str
     licence: str
@@ -41,142 +56,209 @@ class ModelCardInfo:
     tokens: int
     averaged: bool
     losses: Mapping[str, float] = field(default_factory=dict)  # train_loss, val_loss, bits_per_byte
-    tasks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # as log.jsonl has them
-    origin: str = ""  # whose weights it began with, where they were not its own
-    trained: bool = True  # here; else imported, and nothing is known of how it was trained
+    tasks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # as in log.jsonl
+    origin: str = ""  # the model whose weights it started with, if any
+    trained: bool = True  # by groundup; otherwise imported, with an unknown recipe
     sources: tuple[str, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)  # train_tokens, val_tokens, train_bytes
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
-def card(facts: ModelCardInfo, usage: str, *, header: Mapping[str, Any] = MODEL, lead: str = "") -> str:
-    """The card in Markdown, with the YAML that the hub reads before it; `usage` is a piece of Python.
+def collect_card_info(loaded: LoadedModel, name: str, licence: str, run: Path | None) -> ModelCardInfo:
+    """Read the facts from a checkpoint, and from its `run` and data where these are still there."""
+    config, model = loaded.config, loaded.config.model
+    progress = read_json(loaded.folder / PROGRESS)
+    manifest = manifest_of_run(config.data, progress.get("data"))
+    splits = manifest.splits if manifest else {}
+    padding = (model.padded_vocab - model.vocab) * model.n_embd * (1 if model.tie_embeddings else 2)
+    return ModelCardInfo(
+        name=name,
+        licence=licence,
+        config=config,
+        parameters=sum(p.numel() for p in loaded.model.parameters()) - padding,
+        tokenizer=loaded.tokenizer.name,
+        tokenizer_loses=loaded.tokenizer.lossy,
+        step=progress["step"],
+        tokens=progress["tokens"],
+        averaged=(loaded.folder / AVERAGE).exists(),
+        losses=_read_losses(run, progress["step"]),
+        tasks=_read_tasks(run, progress["step"]),
+        origin=_find_origin(config, progress),
+        trained=bool(progress["step"]) or not progress.get("origin"),
+        sources=manifest.sources if manifest else (),
+        sizes={f"{key}_{unit}": getattr(split, unit) for key, split in splits.items() for unit in ("tokens", "bytes")},
+        versions=_read_versions(run),
+    )
 
-    `header` is what that YAML says besides licence and data sets, `lead` what the card says first.
+
+def _logged(run: Path | None, step: int, *events: str) -> list[dict[str, Any]]:
+    """The run's log records of these events at exactly this step."""
+    records = iter_log(RunFolder(run).log) if run else ()
+    return [record for record in records if record["event"] in events and record.get("step") == step]
+
+
+def _read_losses(run: Path | None, step: int) -> dict[str, float]:
+    newest: dict[str, Any] = next(reversed(_logged(run, step, "eval")), {})
+    return {key: newest[key] for key in LOSS_NAMES if isinstance(newest.get(key), float)}
+
+
+def _read_tasks(run: Path | None, step: int) -> dict[str, dict[str, float]]:
+    """The newest result of each task. `groundup evaluate` measures more than an evaluation during training does."""
+    tasks: dict[str, dict[str, float]] = {}
+    for record in _logged(run, step, "eval"):
+        tasks |= record.get("tasks", {})
+    for record in _logged(run, step, *EVAL_CHECKPOINT_EVENTS):
+        tasks |= {name: result for name, result in record.get("results", {}).items() if name != "loss"}
+    return tasks
+
+
+def _find_origin(config: Config, progress: dict[str, Any]) -> str:
+    """The model whose weights the first of these runs started with; of a folder only its name, as a card is public.
+
+    A run may have started from a run that started from another: these are followed as far as their folders exist.
     """
-    parts = [_header(facts, header), f"# {plain(facts.name)}", *([lead] if lead else []), _summary(facts)]
+    name = ""
+    for _ in range(MAX_ANCESTORS):
+        imported = progress.get("origin")
+        if isinstance(imported, dict) and imported:
+            source = str(imported.get("source", ""))
+            return source.removeprefix(PREFIX) if source.startswith(PREFIX) else f"a {imported.get('kind', 'model')}"
+        if not config.init_from:
+            break
+        folder = Path(config.init_from)
+        name = folder.parent.parent.name if folder.parent.name == "checkpoints" else folder.name
+        try:
+            config, progress = Config.model_validate(read_config(folder)), read_json(folder / PROGRESS)
+        except (GroundupError, ValidationError):
+            break
+    return name
+
+
+def _read_versions(run: Path | None) -> dict[str, str]:
+    """Versions of Python and of the libraries that the run was trained with."""
+    path = run / "environment.json" if run else None
+    environment = read_json(path) if path and path.is_file() else {}
+    libraries = environment.get("versions")
+    versions = {"python": environment.get("python"), **(libraries if isinstance(libraries, dict) else {})}
+    return {name: str(version) for name, version in versions.items() if version}
+
+
+def card(info: ModelCardInfo, usage: str, *, header: Mapping[str, Any] = HEADER, lead: str = "") -> str:
+    """The card in Markdown, after the YAML metadata that the hub reads.
+
+    `usage` is Python code, `header` the metadata besides licence and data sets, `lead` the first paragraph.
+    """
+    parts = [_header(info, header), f"# {plain(info.name)}", *([lead] if lead else []), _summary(info)]
     parts += ["## Use", f"```python\n{usage.strip()}\n```"]
-    parts += ["## Data", *_data(facts)]
-    parts += ["## Training", _table(_training(facts)) if facts.trained else UNTOLD]
-    parts += ["## Losses", *_losses(facts)]
-    parts += ["## Tasks", _table(_tasks(facts))] if facts.tasks else []
-    parts += ["## Limits", _limits(facts)]
-    parts += ["## Licence", _licence(facts)]
-    parts += ["## How it was made", *_made(facts)]
+    parts += ["## Data", *_data(info)]
+    recipe = "It was imported and not trained further, so its training recipe is not known here."
+    parts += ["## Training", _table(_training(info)) if info.trained else recipe]
+    parts += ["## Losses", *_losses(info)]
+    parts += ["## Tasks", _table(_tasks(info))] if info.tasks else []
+    parts += ["## Limits", _limits(info)]
+    parts += ["## Licence", _licence(info)]
+    parts += ["## How it was made", *_made(info)]
     return "\n\n".join(parts) + "\n"
 
 
-def _header(facts: ModelCardInfo, header: Mapping[str, Any]) -> str:
+def _header(info: ModelCardInfo, header: Mapping[str, Any]) -> str:
     values = dict(header)
-    if facts.licence:
-        values["license"] = facts.licence
-    if datasets := sorted({repo for source in facts.sources if (repo := _repository(source))}):
+    if info.licence:
+        values["license"] = info.licence
+    known = [parse_spec(name).repo for name, row in CORPORA.items() if row.source is not None]
+    if datasets := sorted({repo for repo in known for source in info.sources if source.startswith(f"{repo}/")}):
         values["datasets"] = datasets
     return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True).strip()}\n---"
 
 
-def _summary(facts: ModelCardInfo) -> str:
-    model = facts.config.model
-    how = f"with the weights of {plain(facts.origin)} to begin with" if facts.origin else "trained from scratch"
+def _summary(info: ModelCardInfo) -> str:
+    model = info.config.model
+    start = f"initialized with the weights of {plain(info.origin)}" if info.origin else "trained from scratch"
     return (
-        f"A language model of {facts.parameters:,} parameters, {how}: {model.n_layer} layers, "
-        f"{model.n_head} heads, {model.n_embd} wide, a context of {model.block_size:,} tokens, "
-        f"{model.vocab:,} ids of the tokenizer `{facts.tokenizer}`."
+        f"A language model of {info.parameters:,} parameters, {start}: {model.n_layer} layers, "
+        f"{model.n_head} heads, width {model.n_embd}, a context of {model.block_size:,} tokens, "
+        f"a vocabulary of {model.vocab:,} ids of the tokenizer `{info.tokenizer}`."
     )
 
 
-def _data(facts: ModelCardInfo) -> Iterator[str]:
-    if not facts.sources:
-        yield "What it was trained on was not at hand when this card was written."
+def _data(info: ModelCardInfo) -> Iterator[str]:
+    if not info.sources:
+        yield "The training data was not available when this card was written."
         return
-    shown = [f"- `{plain(source)}`" for source in facts.sources[:MANY]]
-    if len(facts.sources) > MANY:
-        shown.append(f"- and {len(facts.sources) - MANY:,} more")
-    yield "\n".join(shown)
-    sizes = facts.sizes
+    listed = [f"- `{plain(source)}`" for source in info.sources[:MAX_SOURCES]]
+    if len(info.sources) > MAX_SOURCES:
+        listed.append(f"- and {len(info.sources) - MAX_SOURCES:,} more")
+    yield "\n".join(listed)
+    sizes = info.sizes
     yield (
-        f"{sizes['train_tokens']:,} tokens to train on ({sizes['train_bytes']:,} bytes of text), "
+        f"{sizes['train_tokens']:,} tokens for training ({sizes['train_bytes']:,} bytes of text), "
         f"{sizes['val_tokens']:,} held out."
     )
 
 
-def _training(facts: ModelCardInfo) -> Iterator[tuple[str, str]]:
-    config, optimizer = facts.config, facts.config.optimizer
-    yield "steps", f"{facts.step:,}"
-    yield "tokens", f"{facts.tokens:,}"
+def _training(info: ModelCardInfo) -> Iterator[tuple[str, str]]:
+    config, optimizer = info.config, info.config.optimizer
+    yield "steps", f"{info.step:,}"
+    yield "tokens", f"{info.tokens:,}"
     yield "tokens per step", f"{config.train.batch_tokens:,}"
-    if passes := facts.sizes.get("train_tokens"):
-        yield "passes over the data", f"{facts.tokens / passes:.2f}"
+    if train_tokens := info.sizes.get("train_tokens"):
+        yield "epochs", f"{info.tokens / train_tokens:.2f}"
     yield "optimizer", f"{optimizer.name}, peak learning rate {optimizer.learning_rate:g}, {config.schedule.name}"
     yield "weight decay", f"{optimizer.weight_decay:g}"
     yield "dropout", f"{config.model.dropout:g}"
     yield "precision", config.train.precision
     yield "seed", str(config.train.seed)
-    if facts.averaged:
-        yield "weights", f"running average, {optimizer.ema_decay:g} kept a step"
+    if info.averaged:
+        yield "weights", f"exponential moving average, decay {optimizer.ema_decay:g} per step"
 
 
-def _losses(facts: ModelCardInfo) -> Iterator[str]:
-    names = {
-        "val_loss": "validation, nats a token",
-        "bits_per_byte": "validation, bits a byte",
-        "train_loss": "training text, nats a token",
-    }
-    rows = [(name, f"{facts.losses[key]:.4f}") for key, name in names.items() if key in facts.losses]
-    rows.append(("guessing all ids alike, nats a token", f"{math.log(facts.config.model.vocab):.4f}"))
-    yield _table(iter(rows))
-    if "val_loss" not in facts.losses:
+def _losses(info: ModelCardInfo) -> Iterator[str]:
+    rows = [(name, f"{info.losses[key]:.4f}") for key, name in LOSS_NAMES.items() if key in info.losses]
+    rows.append(("uniform guessing, nats per token", f"{math.log(info.config.model.vocab):.4f}"))
+    yield _table(rows)
+    if "val_loss" not in info.losses:
         yield "No validation loss of these weights is known."
     else:
-        yield "Over windows of the whole context that do not overlap, of text that was held out from training."
+        yield "Over sequences of the full context that do not overlap, of text held out from training."
 
 
-def _tasks(facts: ModelCardInfo) -> Iterator[tuple[str, str]]:
-    """A row for each metric, with its standard error and how many questions were asked."""
-    for task, found in facts.tasks.items():
-        for name, value in found.items():
+def _tasks(info: ModelCardInfo) -> Iterator[tuple[str, str]]:
+    """A row for each metric, with its standard error and the number of questions."""
+    for task, result in info.tasks.items():
+        for name, value in result.items():
             if name == "n" or name.endswith("_stderr"):
                 continue
-            error = f" ± {found[f'{name}_stderr']:.4f}" if f"{name}_stderr" in found else ""
-            yield f"{plain(task)}, {name}", f"{value:.4f}{error}, {found.get('n', 0):,.0f} questions"
+            error = f" ± {result[f'{name}_stderr']:.4f}" if f"{name}_stderr" in result else ""
+            yield f"{plain(task)}, {name}", f"{value:.4f}{error}, {result.get('n', 0):,.0f} questions"
 
 
-def _limits(facts: ModelCardInfo) -> str:
-    lost = f" Of a text, {facts.tokenizer_loses}." if facts.tokenizer_loses else ""
+def _limits(info: ModelCardInfo) -> str:
+    lost = f" Of a text, {info.tokenizer_loses}." if info.tokenizer_loses else ""
     return (
-        "It continues text in the manner of what it was trained on, true or not, and knows nothing else. It was not "
-        "taught to follow instructions, and nothing was done to keep it from repeating its training text." + lost
+        "It continues text in the style of its training data, whether true or not. It was not trained to follow "
+        "instructions, and nothing prevents it from repeating its training text." + lost
     )
 
 
-def _licence(facts: ModelCardInfo) -> str:
-    if facts.licence:
-        return f"`{facts.licence}`, as given by whoever exported it."
-    return "No licence was given for this model; ask whoever published it before using it."
+def _licence(info: ModelCardInfo) -> str:
+    if info.licence:
+        return f"`{info.licence}`, as given by the exporter."
+    return "No licence was given for this model; ask its publisher before using it."
 
 
-def _made(facts: ModelCardInfo) -> Iterator[str]:
+def _made(info: ModelCardInfo) -> Iterator[str]:
     yield "With `groundup`, which trains, checks and exports models from scratch."
-    if facts.versions:
+    if info.versions:
         yield "It was trained with these versions:"
-        yield _table(iter(sorted(facts.versions.items())))
-    model = {key: value for key, value in facts.config.model.model_dump().items() if value is not None}
+        yield _table(sorted(info.versions.items()))
+    model = {key: value for key, value in info.config.model.model_dump().items() if value is not None}
     yield f"The model's configuration:\n\n```yaml\n{yaml.safe_dump(model, sort_keys=False).strip()}\n```"
 
 
-def _table(rows: Iterator[tuple[str, str]]) -> str:
+def _table(rows: Iterable[tuple[str, str]]) -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 
-def _repository(source: str) -> str | None:
-    """The data set of the hub that a source is of, where that is one of those known by name."""
-    return next((repo for repo in _known() if source.startswith(f"{repo}/")), None)
-
-
-def _known() -> list[str]:
-    return [parse_spec(name).repo for name, row in CORPORA.items() if row.source is not None]
-
-
 def plain(text: str) -> str:
-    """A text without what Markdown would obey."""
+    """Replace the characters that Markdown interprets by spaces."""
     return re.sub(r"[`\n\r<>|\[\]]", " ", text)

@@ -1,4 +1,4 @@
-"""Which tokenizer a foreign model speaks, and whether the two fit. No torch here."""
+"""Find the tokenizer of an imported model, and check that the two fit. No torch."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from groundup.tokenizers.hf_format import FILE_NAME, model_ids, parse
 from groundup.tokenizers.hf_json import read_tokenizer_file
 from groundup.tokenizers.registry import Tokenizer, TokenizerTrainer, choose_tokenizer
 
-GPT2_ROWS = (50_257, 50_304)  # GPT-2's ids, and the same padded as nanoGPT and llm.c do it
-PADDING = 128  # rows; a table of embeddings may be longer than the vocabulary by less than this
+GPT2_ROWS = (50_257, 50_304)  # GPT-2's ids, and the same padded as in nanoGPT and llm.c
+MAX_PADDING_ROWS = 127  # of an embedding, beyond the vocabulary
 NAME_ONE = "name its tokenizer with --tokenizer: a tokenizer.json, or a folder that holds one or was prepared with it"
 
 
-def find_tokenizer(spec: str | None, folder: Path | None, rows: int, place: str) -> Tokenizer:
-    """The tokenizer that `spec` names, or else that of the model's folder, or else GPT-2's for a model of that size.
+def find_tokenizer(spec: str | None, folder: Path | None, rows: int, source: str) -> Tokenizer:
+    """The tokenizer that `spec` names; without one, that of the model's folder, or GPT-2's for a file of its size.
 
     UsageError where there is none, TokenizerError where it is damaged.
     """
     if spec is not None:
         choice = choose_tokenizer(spec)
         if isinstance(choice, TokenizerTrainer):
-            raise UsageError(f"--tokenizer {spec}: is learnt from a text, and the model knows one already; {NAME_ONE}")
+            raise UsageError(f"--tokenizer {spec}: is learnt from a text, and the model has one already; {NAME_ONE}")
         return choice
-    beside = _of_folder(folder) if folder is not None else None
-    found = GPT2Tokenizer() if folder is None and rows in GPT2_ROWS else beside
+    of_size = GPT2Tokenizer() if rows in GPT2_ROWS else None
+    found = _of_folder(folder) if folder is not None else of_size
     if found is None:
-        raise UsageError(f"{place}: brings no tokenizer along for its {rows:,} ids; {NAME_ONE}")
+        raise UsageError(f"{source}: brings no tokenizer along for its {rows:,} ids; {NAME_ONE}")
     return found
 
 
-def vocabulary(tokenizer: Tokenizer, rows: int, place: str) -> tuple[int, str | None]:
-    """How many ids the model shall have, and what there is to say of it; UsageError where the two do not fit."""
+def match_vocabulary(tokenizer: Tokenizer, rows: int, source: str) -> tuple[int, str | None]:
+    """Vocabulary size of the imported model, and a note about it; UsageError where tokenizer and model do not fit."""
     ids = tokenizer.n_vocab
     if ids == rows:
         return ids, None
@@ -46,13 +46,13 @@ def vocabulary(tokenizer: Tokenizer, rows: int, place: str) -> tuple[int, str | 
             f"a row of zeros was added for the end of a text, id {rows}, which the model never learnt: its logit is "
             "always 0, so that a text may end by chance"
         )
-    if ids < rows and rows % 64 == 0 and rows - ids < PADDING:
+    if ids < rows and rows % 64 == 0 and rows - ids <= MAX_PADDING_ROWS:
         return ids, f"{rows - ids} of its {rows:,} rows only pad the vocabulary"
-    raise UsageError(f"{place}: the model has {rows:,} ids, and the tokenizer ({tokenizer.name}) {ids:,}; {NAME_ONE}")
+    raise UsageError(f"{source}: the model has {rows:,} ids, and the tokenizer ({tokenizer.name}) {ids:,}; {NAME_ONE}")
 
 
 def _of_folder(folder: Path) -> Tokenizer | None:
-    """GPT-1's or GPT-2's own, by what the files say, or what its tokenizer.json holds; None where it has neither."""
+    """groundup's GPT-2 or GPT-1 tokenizer if the files equal it, otherwise the folder's tokenizer.json, if any."""
     file = folder / FILE_NAME
     if _ids(folder) == _gpt2_ids() and (not file.is_file() or _cuts_as_gpt2(file)):
         return GPT2Tokenizer()
@@ -73,7 +73,7 @@ def _cuts_as_gpt2(file: Path) -> bool:
 
 
 def _ids(folder: Path) -> dict[str, int]:
-    """Every piece and its id, by whichever file there is; empty where none can be read."""
+    """Every piece and its id, from tokenizer.json or vocab.json; empty where neither can be read."""
     with suppress(OSError, ValueError, TokenizerError, KeyError, TypeError, AttributeError, RecursionError):
         if (folder / FILE_NAME).is_file():
             contents = parse((folder / FILE_NAME).read_text(encoding="utf-8"))
