@@ -5,7 +5,12 @@ import subprocess
 import sys
 from operator import attrgetter
 
+import pytest
+
 import groundup
+from groundup.api import configure
+from groundup.config.merge import RenamedKeyWarning
+from groundup.ui.display import NullDisplay
 
 
 def test_the_public_names_are_these():
@@ -65,3 +70,26 @@ def test_parts_for_pytorch_load_torch_only_when_they_need_it():
 
 def test_unknown_names_are_attribute_errors():
     assert fresh("import groundup\nprint(hasattr(groundup, 'nonsense'))").strip() == "False"
+
+
+def test_previous_names_of_keyword_arguments_are_accepted(prepared, tmp_path):
+    small = {
+        "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16},
+        "train": {"max_steps": 2, "batch_tokens": 64, "device": "cpu", "threads": 1},
+        "schedule": {"warmup_steps": 1},
+    }
+    with pytest.warns(RenamedKeyWarning, match=r"train: view= is called display= now"):
+        groundup.train(prepared, tmp_path / "a", preset="gpt2-nano", overrides=small, view=NullDisplay())
+    with pytest.warns(RenamedKeyWarning, match=r"resume: view= is called display= now"):
+        groundup.resume(tmp_path / "a", view=NullDisplay(), overrides={"train": {"max_steps": 3}})
+    with pytest.warns(RenamedKeyWarning, match=r"configure: init= is called init_from= now"):
+        config = configure(prepared, preset="gpt2-nano", init=tmp_path / "a")
+    assert config.init_from.startswith(str(tmp_path / "a"))
+    with pytest.warns(RenamedKeyWarning, match=r"train: init= is called init_from= now"):
+        groundup.train(
+            prepared, tmp_path / "b", preset="gpt2-nano", overrides=small, init=tmp_path / "a", display=NullDisplay()
+        )
+    assert (tmp_path / "b" / "config.yaml").read_text().count("init_from: ") == 1
+    with pytest.warns(RenamedKeyWarning, match=r"overrides: batches\.seed is called train\.seed now"):
+        config = configure(prepared, preset="gpt2-nano", overrides={"batches": {"seed": 5}})
+    assert config.train.seed == 5

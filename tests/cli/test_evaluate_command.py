@@ -59,6 +59,8 @@ def test_as_json_it_is_one_object(groundup, run, mine, tmp_path):
         (["--stride", "9", "--window", "8"], "stride 9: must be from 1 to the window of 8"),
         (["--tasks", "long.jsonl"], "line 1: an ending of 20 tokens does not fit the model's context of 16"),
         (["--tasks", ""], "there is no such task"),
+        (["--task_file", "mine.jsonl"], "--task_file: unknown option; here that is --tasks FILE"),
+        (["--tasks", "mine.jsonl,none"], "'none': there is no such task"),
         (["--tasks", "nowhere.jsonl"], "nowhere.jsonl: there is no such file"),
     ],
 )
@@ -113,6 +115,7 @@ def test_a_task_that_is_none_ends_a_training_before_it_begins(groundup, prepared
     for task, message in (
         ("hellaswog", "evaluate.tasks: 'hellaswog'"),
         ("no.jsonl", "no.jsonl: there is no such file"),
+        ("loss", "evaluate.tasks: loss: the loss is always evaluated, and it is not a task; leave it out"),
     ):
         done = groundup("train", "gpt2-nano", "--data", prepared, "--out", "r", *fast, "--evaluate.tasks", task)
         assert done.status == 2
@@ -148,3 +151,28 @@ def test_questions_that_are_gone_are_named_by_their_key(groundup, prepared, fast
     assert done.status == 2
     assert "evaluate.tasks: mine.jsonl: there is no such file" in done.err
     assert groundup("resume", "r", "--train.max_steps", "14", "--evaluate.tasks", "").status == 0
+
+
+def test_none_turns_tasks_off(groundup, prepared, fast, run, tmp_path):
+    (tmp_path / "r.yaml").write_text("evaluate:\n  tasks: [mine.jsonl]\n")
+    words = ["--data", prepared, "--out", "r", *fast, "--config", "r.yaml", "--evaluate.tasks", "none"]
+    assert groundup("train", "gpt2-nano", *words).status == 0
+    assert RunFolder(tmp_path / "r").config().evaluate.tasks == ()
+    found = json.loads(groundup("evaluate", run, "--tasks", "none", "--json", "--no_baselines").out)
+    assert "loss" in found
+    assert "tasks" not in found
+
+
+def test_a_dry_run_fetches_no_questions_from_the_hub_and_says_so(groundup, prepared, fast, tmp_path, monkeypatch):
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+
+    def refuse(*args):
+        raise AssertionError("a dry run fetches nothing")
+
+    monkeypatch.setattr("groundup.evaluation.task_set._download", refuse)
+    words = ["train", "gpt2-nano", "--data", prepared, *fast, "--dry-run", "--evaluate.tasks", "hellaswag:500"]
+    done = groundup(*words)
+    assert done.status == 0, done.err
+    assert "hellaswag:500: its questions are fetched from the hub when training starts" in done.out
+    assert json.loads(groundup(*words, "--json").out)

@@ -9,7 +9,7 @@ import pytest
 
 from groundup.errors import DataError, UsageError
 from groundup.evaluation.multiple_choice import EncodedQuestion, MultipleChoice, encode
-from groundup.evaluation.task_set import TaskSpec, compute_result, open_task, open_tasks, read_rows
+from groundup.evaluation.task_set import TaskSpec, compute_result, needs_download, open_task, open_tasks, read_rows
 from groundup.evaluation.tasks import CUSTOM, TASKS, build_question
 from groundup.tokenizers.byte_char import ByteTokenizer
 from groundup.tokenizers.registry import choose_tokenizer
@@ -177,6 +177,8 @@ def test_specs(text, expected):
         ("hellaswag:0", "give at least 1"),
         ("hellaswag:²", "there is no such task"),
         ("los", "did you mean loss"),
+        ("loss", "the loss is always evaluated, and it is not a task; leave it out"),
+        ("arabic", "known: loss, hellaswag, arc_easy"),
         ("pika=x.jsonl", "pika: there is no such task; did you mean piqa"),
         ("", "there is no such task"),
     ],
@@ -269,6 +271,9 @@ def test_a_task_of_the_hub_is_fetched_at_its_commit_and_once(hub, tmp_path, monk
     task = open_task("piqa:2", BYTES)
     assert (task.size, task.source) == (2, f"{file.repo}@{file.revision[:12]}")
     asked = len(hub.log)
+    assert not needs_download("piqa:2")
+    assert needs_download("winogrande")
+    assert not needs_download("mine.jsonl")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert open_task("piqa", BYTES).size == 3
     assert len(hub.log) == asked

@@ -48,8 +48,8 @@ class TaskSpec:
         if path == LOSS:
             raise UsageError(f"{text}: the loss is always evaluated, and it is not a task; leave it out")
         if not is_file and path not in TASKS:
-            known = did_you_mean(path, (LOSS, *TASKS))
-            raise UsageError(f"{path or text!r}: there is no such task; {known}; or give a file such as mine.jsonl")
+            hint = f"nor is it a file such as mine.jsonl; {did_you_mean(path, (LOSS, *TASKS))}"
+            raise UsageError(f"{path or text!r}: there is no such task, {hint}")
         return cls(name if is_file else path, Path(path) if is_file else None, limit)
 
 

@@ -22,6 +22,7 @@ from groundup.data.windows import ShuffledWindows
 from groundup.distributed.launch import init_distributed
 from groundup.distributed.process_group import ProcessGroup, require_same
 from groundup.errors import CheckpointError, ConfigError, TrainingError
+from groundup.evaluation.task_set import needs_download
 from groundup.optim.run_length import TimeLength
 from groundup.planning.plan import DataSize, Plan, Speed
 from groundup.planning.report import summary, too_much_memory
@@ -100,10 +101,16 @@ def dry_run(config: Config, out: Path | None, display: Display) -> Plan:
     display = NullDisplay() if process_group.rank else display
     prepared = _prepare(broadcast_config(config, process_group), run.path, process_group)
     plan = prepared.plan
+    remote = process_group.broadcast_object([task for task in config.evaluate.tasks if needs_download(task)])
     if process_group.broadcast_object(plan.fits):
-        plan = _with_speed(plan, _build(plan.config, prepared.data, run, display, process_group))
+        local = tuple(task for task in plan.config.evaluate.tasks if task not in remote)
+        evaluate = plan.config.evaluate.model_copy(update={"tasks": local})
+        offline = plan.config.model_copy(update={"evaluate": evaluate})
+        plan = _with_speed(plan, _build(offline, prepared.data, run, display, process_group))
     for line in (*summary(plan), prepared.machine_line):
         display.message(line)
+    for task in remote:
+        display.message(f"tasks    {task}: its questions are fetched from the hub when training starts")
     _refuse_hopeless(plan)
     return plan
 
