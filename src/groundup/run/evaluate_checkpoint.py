@@ -21,7 +21,7 @@ from groundup.distributed.thread_parallel import thread_parallel
 from groundup.errors import CheckpointError, DataError, UsageError
 from groundup.evaluation.baselines import Baseline, baselines, split_text
 from groundup.evaluation.likelihood import run_task
-from groundup.evaluation.loss import PerWindowLoss, split_loss
+from groundup.evaluation.loss import Loss, PerWindowLoss, split_loss
 from groundup.evaluation.task_set import EvalTask, TaskResult, TaskSpec, open_tasks
 from groundup.planning import policy
 from groundup.utils.device import autocast, choose_precision
@@ -44,6 +44,21 @@ class Evaluation:
     loss_stderr: float  # NaN for a single window
     perplexity_stderr: float
     bits_per_byte_stderr: float
+
+    @classmethod
+    def of(cls, loss: Loss, split: str, tokens_per_byte: float) -> Evaluation:
+        """The loss in all units."""
+        scale = tokens_per_byte / log(2)
+        return cls(
+            split=split,
+            loss=loss.nats_per_token,
+            perplexity=loss.perplexity,
+            bits_per_byte=loss.nats_per_token * scale,
+            tokens=loss.scored,
+            loss_stderr=loss.stderr,
+            perplexity_stderr=loss.perplexity * loss.stderr,
+            bits_per_byte_stderr=loss.stderr * scale,
+        )
 
     def flat(self) -> dict[str, float]:
         """As in log.jsonl: the numbers, without NaN and infinity."""
@@ -104,17 +119,7 @@ def evaluate(
             autocast=autocast(choose_precision(precision, loaded.device).name, loaded.device),
             process_group=process_group,
         )
-    scale = part.tokens / part.bytes / log(2)
-    return Evaluation(
-        split=split,
-        loss=loss.nats_per_token,
-        perplexity=loss.perplexity,
-        bits_per_byte=loss.nats_per_token * scale,
-        tokens=loss.scored,
-        loss_stderr=loss.stderr,
-        perplexity_stderr=loss.perplexity * loss.stderr,
-        bits_per_byte_stderr=loss.stderr * scale,
-    )
+    return Evaluation.of(loss, split, part.tokens / part.bytes)
 
 
 def run_baselines(loaded: LoadedModel, data: PathLike | None = None) -> tuple[list[Baseline], int]:
