@@ -1,4 +1,4 @@
-"""lm-evaluation-harness computes what we compute: with our adapter, and with an exported model in its own `hf`.
+"""lm-evaluation-harness and groundup give equal figures: by the adapter, and by an exported model in its own `hf`.
 
 Needs lm-evaluation-harness: `make interop` installs it, with the other programs that models go to, and runs this.
 """
@@ -103,7 +103,7 @@ def assert_equal(ours, found):
                     assert mine[f"{ours_is}_stderr"] == pytest.approx(values[f"{metric}_stderr"]), (name, metric)
 
 
-def test_our_figures_are_the_harness_s_with_our_model(run, tasks):
+def test_figures_equal_the_harness_s_by_the_adapter(run, tasks):
     from groundup.harness.model import Groundup
 
     found = theirs(Groundup(path=str(run)), tasks)
@@ -111,7 +111,7 @@ def test_our_figures_are_the_harness_s_with_our_model(run, tasks):
     assert_equal(groundup.evaluate_tasks(run, [tasks[1][name] for name in found]), found)
 
 
-def test_our_figures_are_the_harness_s_with_the_exported_model_in_transformers(run, tasks, tmp_path):
+def test_figures_equal_the_harness_s_by_the_model_exported_to_transformers(run, tasks, tmp_path):
     pytest.importorskip("accelerate")
     from lm_eval.models.huggingface import HFLM
 
@@ -120,7 +120,7 @@ def test_our_figures_are_the_harness_s_with_the_exported_model_in_transformers(r
     assert_equal(groundup.evaluate_tasks(run, [tasks[1][name] for name in found]), found)
 
 
-def test_whole_texts_and_answers_in_words(run):
+def test_rolling_likelihoods_and_generated_answers(run):
     from lm_eval.api.instance import Instance
 
     from groundup.harness.model import Groundup
@@ -146,7 +146,7 @@ def test_whole_texts_and_answers_in_words(run):
     assert ("The" + answer) == said.partition("\n")[0]
 
 
-def test_its_command_line_knows_our_models(run, tasks, tmp_path):
+def test_the_command_line_evaluates_a_run(run, tasks, tmp_path):
     command = [sys.executable, "-m", "groundup.harness", "--model_args", f"path={run}", "--tasks", "part_piqa"]
     command += ["--include_path", str(tasks[0]), "--output_path", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

@@ -1,4 +1,4 @@
-"""A step shows exactly the documents it read: those of a corpus made by hand, whose every token is known."""
+"""trace_step finds exactly the documents of a step, in a corpus made by hand whose every token is known."""
 
 import json
 import re
@@ -86,7 +86,7 @@ def offsets(corpus, i):
 
 
 @pytest.mark.parametrize("step", [1, 2, 23, STEPS])
-def test_a_step_names_exactly_the_documents_of_its_windows(run, corpus, step):
+def test_a_step_has_exactly_the_documents_of_its_sequences(run, corpus, step):
     sequence = Sequence()
     starts = ShuffledWindows(sequence, BLOCK, SEED).window_starts((step - 1) * ROWS, ROWS).tolist()
     windows = trace_step(run, step).windows
@@ -100,14 +100,14 @@ def test_a_step_names_exactly_the_documents_of_its_windows(run, corpus, step):
         assert sum(part.stop - part.start for part, _ in window.excerpts) == BLOCK + 1
 
 
-def test_a_window_within_one_document_is_its_text(run):
+def test_the_excerpts_of_a_sequence_are_its_text(run):
     for window in trace_step(run, 5).windows:
         ids = Sequence().read(window.start, window.tokens)
         text = bytes(ids[ids != 256].tolist()).decode()
         assert "".join(text for _, text in window.excerpts) == text
 
 
-def test_the_log_decides_which_windows_and_the_last_record_counts(run):
+def test_the_cursor_is_that_of_the_last_record_in_the_log(run):
     log(
         run,
         {"event": "step", "step": 3, "cursor": 100, "loss": 5.0, "grad_norm": 1.0},
@@ -124,7 +124,7 @@ def test_the_log_decides_which_windows_and_the_last_record_counts(run):
     assert [window.cursor for window in found.windows] == [200, 201, 202, 203]
 
 
-def test_a_resumed_step_and_a_refused_one_are_said_to_be_so(run):
+def test_resumed_and_skipped_steps_are_noted(run):
     log(run, {"event": "step", "step": 3, "cursor": 8, "loss": 5.0}, {"event": "skip", "step": 3, "cursor": 8})
     found = trace_step(run, 3)
     assert "was resumed" in found.notes[0]
@@ -132,7 +132,7 @@ def test_a_resumed_step_and_a_refused_one_are_said_to_be_so(run):
     assert found.applied is False
 
 
-def test_a_step_that_is_not_logged_is_computed_and_said_so(run):
+def test_a_step_not_in_the_log_is_computed_and_noted(run):
     found = trace_step(run, 9)
     assert (found.cursor, found.logged, found.applied, found.loss) == (8 * ROWS, 0, None, None)
     assert "computed" in found.notes[0]
@@ -146,7 +146,7 @@ def test_a_step_that_is_not_logged_is_computed_and_said_so(run):
         {"loss": {"a": 1}, "grad_norm": None},
     ],
 )
-def test_numbers_that_are_none_are_left_out(run, command, odd):
+def test_losses_that_are_no_numbers_are_left_out(run, command, odd):
     log(run, {"event": "step", "step": 3, "cursor": 8, **odd})
     assert (trace_step(run, 3).loss, trace_step(run, 3).grad_norm) == (None, None)
     status, out, err = command(run, 3)
@@ -154,7 +154,7 @@ def test_numbers_that_are_none_are_left_out(run, command, odd):
 
 
 @pytest.mark.parametrize("cursor", ["10" * 13, "-1", '"8"', "1.5", "null", "[" * 100_000])
-def test_a_record_whose_cursor_cannot_be_is_no_record(run, cursor):
+def test_a_record_with_an_impossible_cursor_is_ignored(run, cursor):
     with (run / "log.jsonl").open("a") as file:
         file.write(f'{{"event": "step", "step": 3, "loss": 1.0, "cursor": {cursor}}}\n')
     found = trace_step(run, 3)
@@ -162,14 +162,14 @@ def test_a_record_whose_cursor_cannot_be_is_no_record(run, cursor):
 
 
 @pytest.mark.parametrize("skips", [5, [3], [["a", 1]], [[1, 2, 3]], [[float("inf"), 1]]])
-def test_skips_that_make_no_sense_send_it_to_the_checkpoint_before(run, corpus, skips):
+def test_a_checkpoint_with_malformed_skips_is_ignored(run, corpus, skips):
     data = Manifest.load(corpus / "data").fingerprint
     checkpoint(run, 10, skips=[[8, 30]], data=data)
     checkpoint(run, 11, skips=skips, data=data)
     assert trace_step(run, 3).cursor == 30
 
 
-def test_books_that_are_not_what_was_written_count_for_nothing(run, corpus):
+def test_metadata_that_does_not_match_its_checksum_is_ignored(run, corpus):
     data = Manifest.load(corpus / "data").fingerprint
     checkpoint(run, 10, skips=[[8, 30]], data=data)
     path = checkpoint(run, 11, skips=[[8, 40]], data=data) / "progress.json"
@@ -178,13 +178,13 @@ def test_books_that_are_not_what_was_written_count_for_nothing(run, corpus):
     assert trace_step(run, 3).cursor == 30
 
 
-def test_a_computed_step_goes_around_what_was_skipped(run, corpus):
+def test_a_computed_step_leaves_out_skipped_sequences(run, corpus):
     checkpoint(run, skips=[[8, 30]], data=Manifest.load(corpus / "data").fingerprint)
     assert [trace_step(run, step).cursor for step in (1, 2, 3, 4)] == [0, 4, 30, 34]
     assert "skipped" in trace_step(run, 3).notes[0]
 
 
-def test_skips_are_gone_around_as_training_does():
+def test_skips_are_left_out_as_in_training():
     rng = np.random.default_rng(0)
     for _ in range(300):
         rows = int(rng.integers(1, 9))
@@ -196,7 +196,7 @@ def test_skips_are_gone_around_as_training_does():
 
 
 @pytest.mark.parametrize("step", [0, -3, STEPS + 1, 10**30])
-def test_a_step_that_cannot_be_is_refused(run, step):
+def test_an_impossible_step_is_refused(run, step):
     with pytest.raises(UsageError, match=f"step {step}: "):
         trace_step(run, step)
 
@@ -210,7 +210,7 @@ def test_a_run_limited_by_time_has_no_last_step_but_cursors_are_bounded(run):
         trace_step(run, 10**30)
 
 
-def test_what_is_not_there_gets_a_sentence(run, corpus, tmp_path):
+def test_missing_runs_and_data_get_a_message(run, corpus, tmp_path):
     with pytest.raises(CheckpointError, match="holds no run"):
         trace_step(tmp_path / "nowhere", 1)
     with pytest.raises(DataError, match="no such folder; give the path of the run's data with --data"):
@@ -226,7 +226,7 @@ def test_other_data_is_refused(run, corpus):
     with pytest.raises(DataError, match="not the data that this run was trained on"):
         trace_step(run, 1)
     checkpoint(run, 11, data=Manifest.load(corpus / "data").fingerprint)
-    assert len(trace_step(run, 1).notes) == 1  # computed; nothing is to be said of the data
+    assert len(trace_step(run, 1).notes) == 1  # computed; no note on the data
 
 
 @pytest.fixture
@@ -246,7 +246,7 @@ def test_the_command_prints_loss_documents_and_text_within_the_width(run, comman
     status, out, err = command(run, 3)
     assert (status, err) == (0, "")
     assert "step 3   loss 5.2500   gradient norm 1.5" in out
-    assert "windows 8 to 11, of 16 tokens each: " in out
+    assert "sequences 8 to 11, of 16 tokens each: " in out
     for window in trace_step(run, 3).windows:
         for part, text in window.excerpts:
             assert f"{part.source} @{part.offset:,}" in out
@@ -254,7 +254,7 @@ def test_the_command_prints_loss_documents_and_text_within_the_width(run, comman
     assert max(map(len, out.splitlines())) <= 80
 
 
-def test_json_holds_all_of_it_and_nothing_else(run, command):
+def test_json_is_one_object_with_all_text(run, command):
     status, out, _ = command(run, 3, "--json")
     found = trace_step(run, 3)
     values = json.loads(out)
@@ -276,7 +276,7 @@ def test_a_mistake_is_one_sentence_and_status_2(argv, sentence, command):
     assert sentence in err
 
 
-def test_text_is_shortened_in_the_middle_and_shows_what_is_not_printable():
+def test_text_is_shortened_in_the_middle_and_unprintable_characters_are_escaped():
     assert shortened("a\x1b[2Jb\nc", 40) == "a\\x1b[2Jb⏎c"
     assert shortened("short", 20) == "short"
     long = "".join(chr(ord("a") + i % 26) for i in range(300))
@@ -288,7 +288,7 @@ def test_text_is_shortened_in_the_middle_and_shows_what_is_not_printable():
     assert shortened("世" * 100, 41).count("世") <= 19  # two columns each
 
 
-def test_opening_a_step_needs_no_torch(run):
+def test_tracing_a_step_needs_no_torch(run):
     code = (
         "import sys, pathlib; from groundup.diagnostics.trace_step import trace_step; "
         f"trace_step(pathlib.Path({str(run)!r}), 1); sys.exit('torch' in sys.modules)"

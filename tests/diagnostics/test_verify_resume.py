@@ -1,4 +1,4 @@
-"""`verify-resume` says yes where resuming is exact, no where something is forgotten, and leaves nothing behind."""
+"""verify-resume: exact resumes pass, lost state is found, and no files or processes are left."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from groundup.api import configure
-from groundup.checkpoint.diff import difference, different_books, same_bits
+from groundup.checkpoint.diff import differing_metadata, largest_difference, same_bits
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.cli import main
 from groundup.diagnostics.verify_resume import _refuse_small_disk, _terminable, shortened, verify_resume
@@ -60,19 +60,19 @@ def empty(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_restored_whole_is_bitwise(prepared, empty, children):
-    said = []
-    outcome = verify_resume(configure(prepared, overrides=OVERRIDES), steps=6, say=said.append)
+def test_a_run_restored_completely_is_bitwise(prepared, empty, children):
+    lines = []
+    outcome = verify_resume(configure(prepared, overrides=OVERRIDES), steps=6, report=lines.append)
     assert outcome.bitwise
     assert (outcome.steps, outcome.killed_after) == (6, 3)
     assert outcome.tensors > 60  # weights, averages, two moments and a count for each
-    assert "about" in said[0]
-    assert said[0].endswith("seconds more")
-    assert "for this, checkpoint.every_steps is 3, not 1000" in said
+    assert "about" in lines[0]
+    assert lines[0].endswith("seconds more")
+    assert "for this, checkpoint.every_steps is 3, not 1000" in lines
     assert not list(empty.iterdir())
 
 
-def forget_a_moment(run: Path) -> None:
+def zero_a_moment(run: Path) -> None:
     """Zero one moment in the newest checkpoint, and make its checksums true again."""
     checkpoint = RunFolder(run).steps()[-1]
     path = checkpoint / "optimizer/state.safetensors"
@@ -84,9 +84,9 @@ def forget_a_moment(run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_moment_that_is_forgotten_is_seen(prepared, empty, children):
-    """The negative control: what is not restored shows in tensors and losses, and the kill is to blame."""
-    outcome = verify_resume(configure(prepared, overrides=OVERRIDES), steps=8, between=forget_a_moment)
+def test_optimizer_state_that_is_lost_is_found(prepared, empty, children):
+    """The negative control: state that is not restored shows in tensors and losses, and the kill is to blame."""
+    outcome = verify_resume(configure(prepared, overrides=OVERRIDES), steps=8, before_resume=zero_a_moment)
     assert not outcome.bitwise
     assert outcome.repeatable
     assert outcome.difference.largest > 0
@@ -95,12 +95,12 @@ def test_a_moment_that_is_forgotten_is_seen(prepared, empty, children):
 
 
 @pytest.mark.slow
-def test_a_run_that_began_anew_proves_nothing(prepared, empty, children):
+def test_a_run_that_started_again_proves_nothing(prepared, empty, children):
     def lose(run: Path) -> None:
         shutil.rmtree(run / "checkpoints")
 
-    with pytest.raises(TrainingError, match="did not go on from its checkpoint at step 2"):
-        verify_resume(configure(prepared, overrides=OVERRIDES), steps=4, between=lose)
+    with pytest.raises(TrainingError, match="did not resume from its checkpoint at step 2"):
+        verify_resume(configure(prepared, overrides=OVERRIDES), steps=4, before_resume=lose)
     assert not list(empty.iterdir())
 
 
@@ -109,7 +109,7 @@ def command(*words: object) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_command_answers_in_words_and_in_json(prepared, tmp_path):
+def test_the_command_prints_lines_and_json(prepared, tmp_path):
     env = os.environ | {"TMPDIR": str(tmp_path)}
     options = [word for word in WORDS if "max_steps" not in word]
     words = command("--data", prepared, "--steps", 4, "--json", *options, "--train.max_time=20s")
@@ -132,7 +132,7 @@ SIGNALS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), SIGNALS)
-def test_stopped_in_the_middle_it_leaves_neither_files_nor_processes(number, status, prepared, tmp_path):
+def test_interrupted_it_leaves_neither_files_nor_processes(number, status, prepared, tmp_path):
     env = os.environ | {"TMPDIR": str(tmp_path)}
     options = [*WORDS, "--train.batch_tokens=65536", "--train.micro_batch_size=64"]  # steps that take their time
     process = subprocess.Popen(
@@ -174,13 +174,13 @@ def test_too_few_steps_are_one_sentence(steps, words, prepared, forks):
 
 
 @pytest.mark.slow
-def test_what_train_would_refuse_is_refused_in_its_words(prepared, empty, children):
+def test_errors_of_train_are_passed_on(prepared, empty, children):
     with pytest.raises(UsageError, match=r"no manifest\.json here"):
         verify_resume(configure(empty / "nothing", overrides=OVERRIDES), steps=8)
     assert not list(empty.iterdir())
 
 
-def test_the_horizon_stays_unless_it_is_a_time(prepared):
+def test_the_run_length_stays_unless_it_is_a_time(prepared):
     config = configure(prepared, overrides=OVERRIDES)
     assert build_run_length(shortened(config, 2000, 8), 100) == build_run_length(config, 100)
     in_time = configure(prepared, overrides=OVERRIDES | {"train": {"max_time": "30m"}})
@@ -194,7 +194,7 @@ def test_the_kill_comes_half_way_and_between_evaluations(total, steps, half, pre
     assert 1 <= short.evaluate.every_steps <= half
 
 
-def test_a_time_that_nobody_can_turn_into_steps_is_refused(prepared):
+def test_a_max_time_of_unknown_steps_is_refused(prepared):
     with pytest.raises(UsageError, match="max_steps"):
         shortened(configure(prepared, overrides=OVERRIDES), None, 8)
 
@@ -215,8 +215,8 @@ def call(prepared, monkeypatch, capsys):
     return call
 
 
-def test_a_trial_run_that_fails_proves_nothing_which_is_a_status_of_its_own(call):
-    failed = TrainingError("a trial run ended with status -9: nothing was said")
+def test_a_trial_run_that_fails_exits_with_3(call):
+    failed = TrainingError("a trial run ended with status -9: no message")
     status, out, err = call(failed)
     assert (status, out, err) == (3, "", f"groundup: {failed}\n")
     status, out, err = call(failed, "--json")
@@ -225,7 +225,7 @@ def test_a_trial_run_that_fails_proves_nothing_which_is_a_status_of_its_own(call
     assert call(UsageError("--steps 1: no"), "--json")[:2] == (2, "")
 
 
-def test_a_disk_that_cannot_hold_the_checkpoints_is_refused_with_the_way_out(tmp_path, monkeypatch):
+def test_a_disk_too_small_for_the_checkpoints_is_refused_with_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "groundup.diagnostics.verify_resume.shutil.disk_usage", lambda place: shutil._ntuple_diskusage(9e9, 9e9, 4.9e9)
     )
@@ -235,7 +235,7 @@ def test_a_disk_that_cannot_hold_the_checkpoints_is_refused_with_the_way_out(tmp
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
-def test_a_signal_that_is_ignored_stays_ignored_and_others_come_back():
+def test_an_ignored_signal_stays_ignored_and_handlers_are_restored():
     before = signal.getsignal(signal.SIGTERM)
     hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
@@ -247,8 +247,8 @@ def test_a_signal_that_is_ignored_stays_ignored_and_others_come_back():
         signal.signal(signal.SIGHUP, hangup)
 
 
-def test_nothing_is_sent_to_trackers(prepared):
-    config = configure(prepared, overrides=OVERRIDES | {"tracking": {"to": "wandb"}})
+def test_trackers_are_off(prepared):
+    config = configure(prepared, overrides=OVERRIDES | {"tracking": {"backends": "wandb"}})
     assert shortened(config, 2000, 8).tracking.backends == ()
 
 
@@ -263,7 +263,7 @@ def test_bits_are_compared_not_values():
     assert same_bits(torch.tensor(1.0), torch.tensor(1.0))
 
 
-def test_the_largest_difference_is_named_and_books_are_compared(tmp_path):
+def test_the_largest_difference_is_named_and_metadata_is_compared(tmp_path):
     a, b = tmp_path / "a", tmp_path / "b"
     for folder, x in ((a, 1.0), (b, 1.5)):
         folder.mkdir()
@@ -271,9 +271,9 @@ def test_the_largest_difference_is_named_and_books_are_compared(tmp_path):
             {"same": torch.ones(2), "x": torch.tensor([0.0, x]), "y": torch.tensor([x / 9])}, folder / "m.safetensors"
         )
         (folder / "progress.json").write_text(json.dumps({"step": 1, "elapsed": x, "scaler": {"scale": x}}))
-    found, compared = difference(a, b)
+    found, compared = largest_difference(a, b)
     assert (found.file, found.tensor, found.largest, compared) == ("m.safetensors", "x", 0.5, 3)
-    assert different_books(a, b) == ["scaler"]
-    assert difference(a, a) == (None, 3)
+    assert differing_metadata(a, b) == ["scaler"]
+    assert largest_difference(a, a) == (None, 3)
     (b / "m.safetensors").unlink()
-    assert difference(a, b)[0].largest is None
+    assert largest_difference(a, b)[0].largest is None

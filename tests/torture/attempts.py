@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from groundup.checkpoint.diff import difference, different_books
+from groundup.checkpoint.diff import differing_metadata, largest_difference
 from groundup.checkpoint.files import verify
 from groundup.checkpoint.log import read_log
 from groundup.checkpoint.run_folder import RunFolder, step_of
@@ -150,10 +150,10 @@ def differences(run: Path, reference: Path) -> str:
     one, other = (RunFolder(folder).steps()[-1] for folder in (run, reference))
     if one.name != other.name:
         return f"ended in {one.name}, not {other.name}"
-    worst, _ = difference(one, other)
+    worst, _ = largest_difference(one, other)
     if worst:
         return f"not bitwise: {worst}"
-    if books := different_books(one, other):
+    if books := differing_metadata(one, other):
         return f"not bitwise: progress.json differs in {', '.join(books)}"
     # Whatever any attempt logged must be what the untouched run logged, and nothing may be missing.
     known, seen = _records(reference), set()

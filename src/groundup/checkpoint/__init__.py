@@ -1,1 +1,1 @@
-"""Folders that answer every question about a run: where it stands, and everything needed to go on."""
+"""Checkpoints, and the folders and logs of runs."""

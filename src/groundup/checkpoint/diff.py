@@ -1,4 +1,4 @@
-"""Whether two checkpoints are the same, bit for bit, and where they are not."""
+"""Comparison of two checkpoints, bit for bit."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from torch import Tensor
 
 from groundup.checkpoint.files import PROGRESS, read_json
 
-CLOCKS = {"elapsed", "dt", "parent"}  # of progress.json: times, and the digest of a folder that holds times
+TIME_KEYS = {"elapsed", "dt", "parent"}  # of progress.json: times, and the digest of a folder that holds times
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The tensor that is furthest off."""
+    """A tensor in which two checkpoints differ."""
 
     file: str
     tensor: str
-    largest: float | None  # absolute; None where it is missing, misshapen or not finite
+    largest: float | None  # absolute; None if the tensor is missing, misshapen or not finite
 
 
-def difference(a: Path, b: Path) -> tuple[Difference | None, int]:
-    """The tensor of two checkpoints that is furthest off, if any bit is; and how many were compared."""
+def largest_difference(a: Path, b: Path) -> tuple[Difference | None, int]:
+    """The tensor of two checkpoints with the largest difference, if any bit differs; and the number compared."""
     found, compared = [], 0
     for file in sorted({path.relative_to(f).as_posix() for f in (a, b) for path in f.rglob("*.safetensors")}):
-        one, other = _keys(a / file), _keys(b / file)
+        one, other = _names(a / file), _names(b / file)
         found += [Difference(file, name, None) for name in sorted(one ^ other)]
         for name in sorted(one & other):
             compared += 1
@@ -39,16 +39,16 @@ def difference(a: Path, b: Path) -> tuple[Difference | None, int]:
 
 
 def same_bits(x: Tensor, y: Tensor) -> bool:
-    """Whether two tensors are the same to the last bit: 0 is not -0, and a NaN is itself."""
+    """Whether two tensors are equal to the last bit: 0 differs from -0, and a NaN equals itself."""
     if x.dtype != y.dtype or x.shape != y.shape:
         return False
     return torch.equal(x.reshape(-1).view(torch.uint8), y.reshape(-1).view(torch.uint8))
 
 
-def different_books(a: Path, b: Path) -> list[str]:
-    """What two checkpoints remember differently besides their tensors, times left out."""
+def differing_metadata(a: Path, b: Path) -> list[str]:
+    """The keys of progress.json in which two checkpoints differ, without times."""
     one, other = read_json(a / PROGRESS), read_json(b / PROGRESS)
-    keys = sorted((one.keys() | other.keys()) - CLOCKS)
+    keys = sorted((one.keys() | other.keys()) - TIME_KEYS)
     return [key for key in keys if key not in one or key not in other or one[key] != other[key]]
 
 
@@ -59,7 +59,7 @@ def _distance(x: Tensor, y: Tensor) -> float | None:
     return distance if math.isfinite(distance) else None
 
 
-def _keys(file: Path) -> set[str]:
+def _names(file: Path) -> set[str]:
     if not file.exists():
         return set()
     with safe_open(file, framework="pt") as tensors:

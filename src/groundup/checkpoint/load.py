@@ -1,4 +1,4 @@
-"""A trained model, from its folder."""
+"""Loading of a trained model from its folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from groundup.checkpoint import state
 from groundup.checkpoint.files import verify
-from groundup.checkpoint.run_folder import resolve
+from groundup.checkpoint.run_folder import find_checkpoint
 from groundup.config.schema import Config
 from groundup.distributed.process_group import ProcessGroup, SingleProcess, own_device
 from groundup.model.gpt import GPT
@@ -20,7 +20,7 @@ from groundup.utils.device import choose_device
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A trained model, ready to use."""
+    """A trained model with its tokenizer and config."""
 
     folder: Path
     config: Config
@@ -32,15 +32,15 @@ class LoadedModel:
 def load(
     path: str | Path, *, checkpoint: str = "latest", device: str = "auto", process_group: ProcessGroup | None = None
 ) -> LoadedModel:
-    """Model and tokenizer from a run or a checkpoint folder, the model in evaluation mode.
+    """Load model and tokenizer from a run or a checkpoint folder, the model in evaluation mode.
 
-    Where the run kept a running average of its weights (`optimizer.ema_decay`), the model computes with that.
+    The weights are their running average if the run kept one (`optimizer.ema_decay`).
 
-    `checkpoint` chooses among a run's: `latest`, `best` by validation loss, or a name such as `step-00001000`. Of
-    several processes of a `world`, each reads the folder for itself, and has a GPU for itself.
+    `checkpoint` chooses among a run's: `latest`, `best` by validation loss, or a name such as `step-00001000`. Each
+    process of a `process_group` reads the folder, and uses a GPU of its own.
     Raises CheckpointError when something is missing, damaged or does not fit.
     """
-    folder = resolve(Path(path), checkpoint)
+    folder = find_checkpoint(Path(path), checkpoint)
     verify(folder, presence_only=(state.OPTIMIZER,))
     config, where = state.load_config(folder), own_device(str(choose_device(device)), process_group or SingleProcess())
     with skip_init():

@@ -1,4 +1,4 @@
-"""A run's folder: its config, its log, its checkpoints."""
+"""A run's folder: its config, log and checkpoints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from groundup.checkpoint.files import PROGRESS, read_json, verify
-from groundup.checkpoint.log import read_log
+from groundup.checkpoint.log import iter_log
 from groundup.config.merge import ConfigSource, merge_and_validate
 from groundup.config.schema import Config, read_yaml, to_yaml
 from groundup.errors import CheckpointError, ConfigError, UsageError
@@ -23,7 +23,7 @@ from groundup.model.size import flops_per_token
 from groundup.utils.files import SUMS, flush, remove_folder, replace_text
 from groundup.utils.system import installed_version, own_version
 
-MIN_TOKENS_PER_S, MAX_TOKENS_PER_S = 1e-6, 1e15  # outside, a speed is not believed
+MIN_TOKENS_PER_S, MAX_TOKENS_PER_S = 1e-6, 1e15  # a logged speed outside is a mistake
 LIBRARIES = ("torch", "numpy", "tokenizers", "tiktoken", "safetensors")
 
 
@@ -32,7 +32,7 @@ class RunFolder:
 
     config.yaml        the exact resolved config
     environment.json   command, versions, machine, git commit
-    log.jsonl          one object a line: steps, evaluations, samples, saves, resumes
+    log.jsonl          one object per line: steps, evaluations, samples, saves, resumes
     checkpoints/       step-00001000/ …
     latest, best       -> the newest checkpoint, and the one with the lowest validation loss
     """
@@ -46,10 +46,10 @@ class RunFolder:
         """UsageError when there is a run here already."""
         if (self.path / "config.yaml").exists():
             resume = shlex.join(["groundup", "resume", str(self.path)])
-            raise UsageError(f"{self.path}: holds a run already; go on with `{resume}`, or give another --out")
+            raise UsageError(f"{self.path}: holds a run already; resume it with `{resume}`, or give another --out")
 
     def create(self, config: Config) -> None:
-        """Start a new run here; UsageError when the place cannot be written."""
+        """Start a new run here; UsageError when the folder cannot be written."""
         self.refuse_existing()
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ class RunFolder:
             raise UsageError(f"{self.path}: cannot be written ({error.strerror}); give another --out") from error
 
     def write_config(self, config: Config) -> None:
-        """Make `config` the run's own, from here on."""
+        """Replace the run's config."""
         replace_text(self.path / "config.yaml", to_yaml(config))
 
     def config(self) -> Config:
@@ -72,19 +72,19 @@ class RunFolder:
             config = merge_and_validate([ConfigSource(str(path), read_yaml(path))])
         except ConfigError as error:
             raise CheckpointError(f"{error}; {remedy}") from error
-        if config.model.vocab_size is None:  # which every run settles: most of the file is gone
-            raise CheckpointError(f"{path}: cut short (it names no model.vocab_size); {remedy}")
+        if config.model.vocab_size is None:  # resolved in every run: most of the file is lost
+            raise CheckpointError(f"{path}: truncated (it has no model.vocab_size); {remedy}")
         return config
 
     def steps(self) -> list[Path]:
-        """Checkpoint folders, oldest first; whole or not."""
+        """Checkpoint folders, oldest first; complete or not."""
         folders = (path for path in self.checkpoints.glob("step-*") if path.is_dir() and path.name[5:].isdigit())
         return sorted(folders, key=step_of)
 
     def newest_good(self, before: float = math.inf) -> tuple[Path | None, list[str]]:
-        """The newest checkpoint of a step below `before` whose checksums hold, and why each newer one was rejected.
+        """The newest checkpoint of a step below `before` whose checksums match, and why each newer one was rejected.
 
-        None where the run was killed before its first checkpoint; CheckpointError where there are only damaged ones.
+        None if there are none; CheckpointError if all are damaged.
         """
         rejected: list[str] = []
         for folder in reversed([folder for folder in self.steps() if step_of(folder) < before]):
@@ -97,30 +97,32 @@ class RunFolder:
         if not rejected:
             return None, []
         which = "" if before == math.inf else f" from before step {before}"
-        raise CheckpointError(f"{self.path}: no checkpoint{which} is whole, so start a new run: {'; '.join(rejected)}")
+        raise CheckpointError(
+            f"{self.path}: no checkpoint{which} is complete, so start a new run: {'; '.join(rejected)}"
+        )
 
-    def go_back_to(self, checkpoint: Path | None) -> None:
-        """Delete the rejected checkpoints after `checkpoint`, which would pass for newer ones, and a crash's scraps."""
+    def delete_after(self, checkpoint: Path | None) -> None:
+        """Delete the checkpoints after `checkpoint`, so that none of them counts as the newest, and partial ones."""
         for folder in self.steps():
             if checkpoint is None or step_of(folder) > step_of(checkpoint):
                 remove_folder(folder)
-        for scrap in self.checkpoints.glob(".step-*"):
-            shutil.rmtree(scrap, ignore_errors=True)
+        for partial in self.checkpoints.glob(".step-*"):
+            shutil.rmtree(partial, ignore_errors=True)
 
     def checkpoint(self, step: int) -> Path:
-        """Where the checkpoint of a step stands, or would stand."""
+        """The path of the checkpoint of a step, whether it exists or not."""
         return self.checkpoints / f"step-{step:08d}"
 
     def best(self) -> Path | None:
-        """The checkpoint with the lowest validation loss, as the newest one remembers it; None where there is none."""
+        """The checkpoint with the lowest validation loss, as noted in the newest one; None if there is none."""
         for folder in reversed(self.steps()):
             step = _best_step(folder)
             found = None if step is None else self.checkpoint(step)
             return found if found and found.is_dir() else None
         return None
 
-    def point(self, name: str, checkpoint: Path) -> None:
-        """Let the link `latest` or `best` point to a checkpoint: for people; nothing here depends on it."""
+    def set_link(self, name: str, checkpoint: Path) -> None:
+        """Point the link `latest` or `best` to a checkpoint. For people: nothing here reads it."""
         link, temporary = self.path / name, self.path / f".{name}.partial"
         try:
             temporary.unlink(missing_ok=True)
@@ -131,9 +133,9 @@ class RunFolder:
             temporary.unlink(missing_ok=True)  # Windows without the privilege to link
 
     def prune(self, keep: int, spared: set[Path], every: int | None = None, *, bests: bool = True) -> None:
-        """Delete checkpoints, but not the newest `keep`, those spared, multiples of `every` steps.
+        """Delete checkpoints except the newest `keep`, those in `spared`, and multiples of `every` steps.
 
-        Nor, with `bests`, the best that any of these remembers: who goes back to one of them must still have it.
+        With `bests`, the best checkpoint noted in any of these stays too: a rollback to one of them needs it.
         """
         folders = self.steps()
         kept = {f for f in folders[-keep:] + list(spared) if f.is_dir()}
@@ -146,7 +148,7 @@ class RunFolder:
 
 
 def _best_step(checkpoint: Path) -> int | None:
-    """The step whose validation loss was the lowest when a checkpoint was written; None where there was none."""
+    """The step with the lowest validation loss when a checkpoint was written; None if there was none."""
     try:
         best = read_json(checkpoint / PROGRESS).get("best") or {}
     except CheckpointError:
@@ -159,8 +161,11 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def resolve(path: Path, which: str = "latest") -> Path:
-    """The checkpoint folder meant by a path to a run or to a checkpoint; CheckpointError when there is none."""
+def find_checkpoint(path: Path, which: str = "latest") -> Path:
+    """The checkpoint folder for a path to a run or to a checkpoint; CheckpointError when there is none.
+
+    `which` chooses among a run's: `latest`, `best` by validation loss, or a name such as `step-00001000`.
+    """
     if (path / SUMS).is_file():
         return path
     run = RunFolder(path)
@@ -180,13 +185,13 @@ def resolve(path: Path, which: str = "latest") -> Path:
 
 
 def run_of(checkpoint: Path) -> Path | None:
-    """The run that a checkpoint's folder lies in, if it does."""
-    place = checkpoint.resolve().parent
-    return place.parent if place.name == "checkpoints" and (place.parent / "config.yaml").is_file() else None
+    """The run that a checkpoint's folder lies in, if any."""
+    folder = checkpoint.resolve().parent
+    return folder.parent if folder.name == "checkpoints" and (folder.parent / "config.yaml").is_file() else None
 
 
 def environment() -> dict[str, Any]:
-    """What a reader of an old run asks first: command, versions, machine, commit."""
+    """Command, versions, machine and git commit of this process."""
     versions = {"groundup": own_version(), **{name: have for name in LIBRARIES if (have := installed_version(name))}}
     return {
         "command": shlex.join(sys.argv),
@@ -208,18 +213,18 @@ def _git_commit() -> str | None:
 
 
 def logged_speed(run: Path, flops: int) -> tuple[float, str]:
-    """Median tokens per second of a run, scaled to a model of `flops` per token, and where it is from.
+    """Median tokens per second of a run, scaled to a model of `flops` per token, and where the number is from.
 
-    CheckpointError where the run logged no step.
+    CheckpointError if the run logged no step.
     """
     folder = RunFolder(run)
     model = folder.config().model
     try:
-        found = [r["tokens_per_s"] for r in read_log(folder.log) if r.get("event") == "step"]
+        found = [r["tokens_per_s"] for r in iter_log(folder.log) if r["event"] == "step"]
         speed = median(found) * flops_per_token(model) / flops
-    except (OSError, ValueError, KeyError, TypeError):  # median of nothing is a ValueError
-        raise CheckpointError(f"{folder.log}: no step was logged there; give a run that has trained") from None
+    except (ValueError, KeyError, TypeError):  # the median of nothing is a ValueError
+        raise CheckpointError(f"{folder.log}: has no step; give a run that has trained") from None
     if not MIN_TOKENS_PER_S <= speed <= MAX_TOKENS_PER_S:
-        raise CheckpointError(f"{folder.log}: its speed is {speed}; give a run that has trained")
+        raise CheckpointError(f"{folder.log}: its speed is {speed} tokens per second; give a run that has trained")
     scaled = "" if flops_per_token(model) == flops else ", scaled by FLOPs per token"
     return speed, f"as in {run}{scaled}"

@@ -145,9 +145,9 @@ def _show(args: argparse.Namespace) -> int:
 def _open(spec: str) -> Tokenizer:
     """The tokenizer meant by `--tokenizer`."""
     if _is_run(spec):
-        from groundup.checkpoint.run_folder import resolve
+        from groundup.checkpoint.run_folder import find_checkpoint
 
-        spec = str(resolve(Path(spec)) / "tokenizer")
+        spec = str(find_checkpoint(Path(spec)) / "tokenizer")
     choice = choose_tokenizer(spec)
     if isinstance(choice, TokenizerTrainer):
         raise UsageError(

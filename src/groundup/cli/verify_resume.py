@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from groundup.diagnostics.verify_resume import Outcome
 
 NOTHING_PROVED = 3  # exit status
-STEPS = 8  # a kill after 4: moments, averages and warm-up have begun to matter
+STEPS = 8  # a kill after 4: optimizer state, averages and warm-up have begun to matter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,10 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "groundup verify-resume [PRESET] --data DIR [--steps N] [--config FILE…] [--section.key VALUE…] [--json]"
     )
     parser.epilog = (
-        "Takes what `groundup train` takes. In a temporary folder it trains N steps, and again with SIGKILL half-way\n"
-        "and a resume, each in a process of its own, and compares weights, moments, averages, scaler, logged losses.\n"
-        "The schedule is that of the whole run; a --train.max_time becomes as many steps as would fit into it.\n"
-        "Exit status: 0 bitwise identical, 1 not, 2 a mistake in what was asked, 3 a trial run failed, which proves\n"
+        "Takes the arguments of `groundup train`. In a temporary folder it trains N steps, and again with SIGKILL\n"
+        "half-way and a resume, each in a process of its own, and compares weights, optimizer state, averages, loss\n"
+        "scaler and logged losses. Learning rates are those of the full run; a --train.max_time becomes the number of\n"
+        "steps that would fit into it.\n"
+        "Exit status: 0 bitwise identical, 1 not, 2 a mistake in the arguments, 3 a trial run failed, which proves\n"
         "nothing; with --json, `bitwise` is then null and `error` says why.\n\n"
         "  groundup verify-resume gpt2-mini --data data/book --model.dropout 0.1"
     )
@@ -40,26 +41,27 @@ def run(args: argparse.Namespace) -> int:
     """Check the config, then verify."""
     config = config_of(args)
     if config.data is None:
-        raise UsageError("--data: say which folder of prepared tokens to train on")
+        raise UsageError("--data: not given; give the folder of prepared tokens to train on")
 
     from groundup.diagnostics.verify_resume import verify_resume
 
     stream = sys.stderr if args.json else sys.stdout
     try:
-        outcome = verify_resume(config, steps=args.steps, say=lambda line: print(line, file=stream, flush=True))
+        outcome = verify_resume(config, steps=args.steps, report=lambda line: print(line, file=stream, flush=True))
     except TrainingError as error:
         print(f"groundup: {error}", file=sys.stderr)
         if args.json:
             print(json.dumps({"bitwise": None, "error": str(error)}))
         return NOTHING_PROVED
     if args.json:
-        print(json.dumps({**asdict(outcome), "bitwise": outcome.bitwise}))
+        previous_names = {"books": outcome.metadata}
+        print(json.dumps({**asdict(outcome), **previous_names, "bitwise": outcome.bitwise}))
     else:
-        print("\n".join(_words(outcome)))
+        print("\n".join(_lines(outcome)))
     return 0 if outcome.bitwise else 1
 
 
-def _words(outcome: Outcome) -> list[str]:
+def _lines(outcome: Outcome) -> list[str]:
     if outcome.bitwise:
         steps = outcome.steps - outcome.killed_after
         return [f"bitwise identical: {outcome.tensors} tensors, and the losses of {steps} steps after the kill"]
@@ -70,11 +72,11 @@ def _words(outcome: Outcome) -> list[str]:
             "so resuming is not to blame; try --train.deterministic true"
         )
     if outcome.difference:
-        worst = outcome.difference
-        size = "missing, misshapen or not finite" if worst.largest is None else f"{worst.largest:.3g}"
-        lines.append(f"largest difference: {size} in {worst.tensor} of {worst.file}")
+        largest = outcome.difference.largest
+        size = "missing, misshapen or not finite" if largest is None else f"{largest:.3g}"
+        lines.append(f"largest difference: {size} in {outcome.difference.tensor} of {outcome.difference.file}")
     if outcome.losses_from:
         lines.append(f"logged losses differ from step {outcome.losses_from} on, after a kill at {outcome.killed_after}")
-    if outcome.books:
-        lines.append(f"progress.json differs in {', '.join(outcome.books)}")
+    if outcome.metadata:
+        lines.append(f"progress.json differs in {', '.join(outcome.metadata)}")
     return lines

@@ -1,1 +1,1 @@
-"""What is well and what is not, on this machine, in runs, in prepared data; each with its remedy."""
+"""Checks of machine, data, runs and jobs; tracing of steps; proof of exact resumes."""

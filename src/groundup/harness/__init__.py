@@ -1,1 +1,1 @@
-"""Our models in lm-evaluation-harness: `python -m groundup.harness --model_args path=RUN --tasks hellaswag`."""
+"""lm-evaluation-harness with groundup's models: `python -m groundup.harness --model_args path=RUN --tasks piqa`."""

@@ -1,9 +1,9 @@
-"""lm-evaluation-harness's own command line, with our models in it.
+"""Command line of lm-evaluation-harness, with groundup's models.
 
     python -m groundup.harness --model_args path=runs/book,checkpoint=best --tasks hellaswag,arc_easy --limit 500
 
-All its options hold. `--model_args`: `path` is a run or checkpoint; `checkpoint`, `precision` (fp32), `device` (auto)
-and `tokens` (about how many go through the model at a time) may follow.
+Takes all options of lm_eval. `--model_args`: `path` is a run or checkpoint; optional are `checkpoint`, `precision`
+(default fp32), `device` (default auto) and `tokens` (about how many tokens per forward pass).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ COMMANDS = ("run", "ls", "validate")
 
 
 def main() -> int:
-    """Register our models, then let the harness read the command line."""
+    """Register groundup's models, then run the harness's command line."""
     try:
         try:
             from lm_eval.__main__ import cli_evaluate
@@ -24,7 +24,7 @@ def main() -> int:
             raise UsageError(
                 "harness: lm-evaluation-harness is not installed; install it with: pip install 'groundup[eval]'"
             ) from None
-        import groundup.harness.model  # noqa: F401  # which registers itself
+        import groundup.harness.model  # noqa: F401  # registers the model
 
         if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
             sys.argv.insert(1, "run")

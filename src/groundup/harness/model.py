@@ -1,7 +1,7 @@
-"""What lm-evaluation-harness asks of a model, answered by ours.
+"""Adapter of groundup's models to the model interface of lm-evaluation-harness.
 
-The harness hands over all requests at once. Endings of one question come one after the other, so their context is
-computed once (`evaluation.likelihood`), where the harness's own models compute it for each.
+The harness passes all requests at once. The endings of one question follow each other, so their context is computed
+once (`evaluation.likelihood`), while the harness's own models compute it for each ending.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from groundup.generation.engine import TextStream, stream
 from groundup.generation.sampling import Sampler
 from groundup.utils.device import autocast, choose_precision
 
-MAX_TOKENS = 256  # of an answer, where a task does not say; as the harness's own models have it
+DEFAULT_ANSWER_TOKENS = 256  # of tasks that give no number; as in the harness's own models
 
 
 @register_model("groundup")
-class Groundup(TemplateLM):  # type: ignore[misc]  # which has no types
-    """A run or checkpoint of ours."""
+class Groundup(TemplateLM):  # type: ignore[misc]  # the library is untyped
+    """A run or checkpoint of groundup."""
 
     def __init__(
         self,
@@ -37,18 +37,16 @@ class Groundup(TemplateLM):  # type: ignore[misc]  # which has no types
         tokens: int | None = None,
         **others: Any,
     ) -> None:
-        """`others` is what the harness tells every model, such as `batch_size`: batches are counted in tokens here."""
+        """`others`: what the harness passes to every model, such as `batch_size`, which `tokens` replaces here."""
         super().__init__()
         if not path:
-            raise UsageError("harness: which model? --model_args path=RUN_OR_CHECKPOINT")
+            raise UsageError("harness: no model given; give one with --model_args path=RUN_OR_CHECKPOINT")
         if unknown := others.keys() - {"batch_size", "max_batch_size"}:
             known = "path, checkpoint, precision, device, tokens"
-            raise UsageError(
-                f"harness: --model_args {sorted(unknown)[0]}: there is no such argument; there are {known}"
-            )
-        # Unless told otherwise, the harness asks every model for its first GPU, whether there is one or not.
-        usual = device in (None, "", "cuda", "cuda:0")
-        self._loaded = load(path, checkpoint=checkpoint, device="auto" if usual else str(device))
+            raise UsageError(f"harness: --model_args {sorted(unknown)[0]}: no such argument; give one of {known}")
+        # By default the harness passes the first GPU, even on machines without one.
+        default = device in (None, "", "cuda", "cuda:0")
+        self._loaded = load(path, checkpoint=checkpoint, device="auto" if default else str(device))
         self._device = self._loaded.device
         self._autocast = autocast(choose_precision(precision, self._device).name, self._device)
         self._tokens = tokens
@@ -56,27 +54,27 @@ class Groundup(TemplateLM):  # type: ignore[misc]  # which has no types
 
     @property
     def eot_token_id(self) -> int:
-        """The id that ends a text, and that stands before a request without context."""
+        """The end-of-text id, also the context of a request that has none."""
         return self._loaded.tokenizer.end_of_text
 
     @property
     def max_length(self) -> int:
-        """Of context and answer together, in tokens."""
+        """Maximum length of context and answer together, in tokens."""
         return self._loaded.config.model.block_size
 
     @property
     def tokenizer_name(self) -> str:
-        """By which the harness tells cached requests apart."""
+        """Fingerprint of the tokenizer, part of the harness's key of cached requests."""
         return self._loaded.tokenizer.fingerprint
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **others: Any) -> list[int]:
-        """Ids of a text; our tokenizers add none."""
+        """Ids of a text, without added special tokens."""
         return self._encode(string).tolist()
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **others: Any
     ) -> list[tuple[float, bool]]:
-        """Log-likelihood of each continuation, and whether greedy decoding would write it."""
+        """Log-likelihood (nats) of each continuation, and whether greedy decoding would produce it."""
         pairs = [(np.array(context), np.array(ending)) for _, context, ending in requests]
         found = log_likelihoods(
             self._loaded.model, pairs, device=self._device, autocast=self._autocast, tokens=self._tokens
@@ -88,7 +86,7 @@ class Groundup(TemplateLM):  # type: ignore[misc]  # which has no types
         return answers
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """Log-likelihood of whole texts, in windows of the model's context that do not overlap."""
+        """Log-likelihood (nats) of full texts, in windows of the model's context that do not overlap."""
         windows, owners = [], []
         for number, request in enumerate(requests):
             ids = self.tok_encode(request.args[0])
@@ -100,25 +98,25 @@ class Groundup(TemplateLM):  # type: ignore[misc]  # which has no types
         return [float(nats) for nats in sums]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Continuations up to, and without, the first of the texts that end them."""
-        return [self._continued(*request.args) for request in requests]
+        """Continuations up to the first of the texts that end them, without it."""
+        return [self._continue(*request.args) for request in requests]
 
-    def _continued(self, context: str, wishes: dict[str, Any]) -> str:
-        until = wishes.get("until") or []
+    def _continue(self, context: str, options: dict[str, Any]) -> str:
+        until = options.get("until") or []
         ends = [until] if isinstance(until, str) else list(until)
         prompt = self.tok_encode(context) or [self.prefix_token_id]
-        # Where both do not fit the context, the prompt keeps half of it at least.
-        most = max(self.max_length - len(prompt), self.max_length // 2)
-        room = min(int(wishes.get("max_gen_toks", MAX_TOKENS)), most)
-        temperature = float(wishes.get("temperature", 0.0)) if wishes.get("do_sample") else 0.0
-        ids = prompt[-(self.max_length - room) :]
+        # If both do not fit the context, the prompt keeps at least half of it.
+        limit = max(self.max_length - len(prompt), self.max_length // 2)
+        max_tokens = min(int(options.get("max_gen_toks", DEFAULT_ANSWER_TOKENS)), limit)
+        temperature = float(options.get("temperature", 0.0)) if options.get("do_sample") else 0.0
+        ids = prompt[-(self.max_length - max_tokens) :]
         text, written = TextStream(self._loaded.tokenizer.decode_bytes), ""
         for row in stream(
             self._loaded.model,
             ids,
-            Sampler(temperature, p=wishes.get("top_p")),
+            Sampler(temperature, p=options.get("top_p")),
             device=self._device,
-            max_tokens=room,
+            max_tokens=max_tokens,
             end_of_text=self.eot_token_id,
         ):
             written += "" if row[0] is None else text.feed(row[0])

@@ -18,7 +18,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from groundup.checkpoint.run_folder import resolve, run_of
+from groundup.checkpoint.run_folder import find_checkpoint, run_of
 from groundup.config.merge import did_you_mean
 from groundup.errors import UsageError
 from groundup.interop import wheel
@@ -182,7 +182,7 @@ def open_source(
     path: str | Path, target: Target, *, checkpoint: str = "latest", name: str | None = None, licence: str = ""
 ) -> Source:
     """The checkpoint that is to go out as `target`. Raises CheckpointError, UsageError."""
-    folder = resolve(Path(path), checkpoint)
+    folder = find_checkpoint(Path(path), checkpoint)
     run = run_of(folder)
     called = name or FOREIGN.sub("-", (run or folder).resolve().name).strip("-") or "model"
     if name is not None and not NAME.fullmatch(name):

@@ -95,7 +95,7 @@ class Checkpointer:
         if self._process_group.rank == 0:
             self._wait()
             found, _ = self._folder.newest_good(step)
-            self._folder.go_back_to(found)
+            self._folder.delete_after(found)
         self.saved = self._process_group.broadcast_object(found)
         return self.saved
 
@@ -121,9 +121,9 @@ class Checkpointer:
     def _write(self, folder: Path, snapshot: files.Snapshot, best: Path | None, kept: set[Path]) -> None:
         files.save(folder, snapshot)
         self._log("save", step=step_of(folder), checkpoint=folder.name)
-        self._folder.point("latest", folder)
+        self._folder.set_link("latest", folder)
         if best and best.is_dir():
-            self._folder.point("best", best)
+            self._folder.set_link("best", best)
         keep = self._config.checkpoint
         self._folder.prune(keep.keep_last, kept, every=keep.keep_every, bests=keep.save_best)
 

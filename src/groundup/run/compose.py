@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from groundup.checkpoint.files import AVERAGE, CONFIG, MODEL, TOKENIZER, read_config
-from groundup.checkpoint.run_folder import resolve
+from groundup.checkpoint.run_folder import find_checkpoint
 from groundup.config.merge import ConfigSource, diff, merge_and_validate
 from groundup.config.model import ModelConfig
 from groundup.config.presets import DEFAULT, preset
@@ -105,7 +105,7 @@ def _merge(name: str, sources: Sequence[ConfigSource]) -> Config:
     if _is_on_rank_0_only(Path(named[-1])):
         return Config(init_from=named[-1])
     try:
-        folder = resolve(Path(named[-1]))
+        folder = find_checkpoint(Path(named[-1]))
     except CheckpointError as error:
         raise CheckpointError(f"{error}, or import another program's model with `groundup import`") from None
     model = _read_model(folder)

@@ -236,7 +236,7 @@ def _restore(
         trainer.restore(checkpoint, keep_micro_batch_size="train.micro_batch_size" in changed)
     try:
         if not process_group.rank:
-            run.go_back_to(checkpoint)
+            run.delete_after(checkpoint)
             if changed:
                 run.write_config(resolved)
     except OSError as error:
