@@ -32,7 +32,7 @@ def data(prepared):
 def seen(prepared) -> np.ndarray:
     """What a run of three epochs sees: (windows, BLOCK + 1)."""
     batches = ShuffledWindows(Tokens.open(prepared, "train"), BLOCK, SEED)
-    return batches.read(0, EPOCHS * batches.windows)
+    return batches.read(0, EPOCHS * batches.per_epoch)
 
 
 def windows(samples) -> np.ndarray:
@@ -87,7 +87,7 @@ def test_it_knows_how_many_token_ids_there_are(data):
 def test_the_held_out_split_can_be_read_too(prepared):
     data = groundup.data.dataset(prepared, "val", BLOCK, SEED)
     batches = ShuffledWindows(Tokens.open(prepared, "val"), BLOCK, SEED)
-    assert np.array_equal(windows(data), batches.read(0, batches.windows))
+    assert np.array_equal(windows(data), batches.read(0, batches.per_epoch))
 
 
 @pytest.mark.parametrize("start_method", [None, "fork", pytest.param("spawn", marks=pytest.mark.slow)])

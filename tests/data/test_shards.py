@@ -66,7 +66,7 @@ def test_documents_are_found_where_a_scan_finds_them(tmp_path_factory, documents
     start = data.draw(st.integers(0, len(owner) - 1))
     n = data.draw(st.integers(1, len(owner) - start))
     firsts = [owner.index(i) for i in sorted(set(owner[start : start + n]))]
-    found = Documents.open(folder, manifest, "train").at(start, n)
+    found = Documents.open(folder, manifest, "train").spans(start, n)
     assert [part.begin for part in found] == firsts
     assert all(
         part.source == ("even.txt", "odd.txt")[owner[part.begin] % 2] and part.offset == 100 * owner[part.begin]
@@ -111,7 +111,7 @@ def test_less_than_was_written_is_nothing_to_go_on_with(tmp_path):
     for name in ("train-00000.bin", "train-00001.bin", "documents-train.bin"):
         contents = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(contents[:-1])
-        with pytest.raises(DataError, match=rf"{name}: \d+ bytes, but \d+ were written; throw .* --overwrite"):
+        with pytest.raises(DataError, match=rf"{name}: \d+ bytes, but \d+ were written; discard .* --overwrite"):
             check_written(tmp_path, "train", "uint16", done)
         (tmp_path / name).write_bytes(contents)
 
@@ -146,7 +146,7 @@ def test_the_manifest_counts_what_was_written(tmp_path):
 def test_an_empty_split_is_empty(tmp_path):
     manifest = write(tmp_path, [[1]])
     assert len(Tokens.open(tmp_path, "val")) == 0
-    assert Documents.open(tmp_path, manifest, "val").at(0, 0) == []
+    assert Documents.open(tmp_path, manifest, "val").spans(0, 0) == []
 
 
 def test_a_manifest_comes_back_the_same(tmp_path):
@@ -230,7 +230,7 @@ def test_a_place_that_cannot_be_is_a_sentence(tmp_path, field, value, said):
     records[1][field] = value
     records.tofile(path)
     with pytest.raises(DataError, match=rf"documents-train\.bin: {said}.*doctor"):
-        Documents.open(tmp_path, manifest, "train").at(2, 4)
+        Documents.open(tmp_path, manifest, "train").spans(2, 4)
 
 
 def test_the_checksum_of_documents_is_known_and_is_no_part_of_the_fingerprint(tmp_path):

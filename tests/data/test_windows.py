@@ -55,14 +55,14 @@ def test_any_cut_of_the_cursor_gives_the_same_windows(n, cursor, rows):
 @given(n=st.integers(9, 400), epoch=st.integers(0, 5))
 def test_an_epoch_visits_each_window_once(n, epoch):
     batches = ShuffledWindows(Counting(n), 8, seed=3)
-    starts = batches.window_starts(epoch * batches.windows, batches.windows)
-    assert np.array_equal(np.diff(np.sort(starts)), np.full(batches.windows - 1, 8))
+    starts = batches.window_starts(epoch * batches.per_epoch, batches.per_epoch)
+    assert np.array_equal(np.diff(np.sort(starts)), np.full(batches.per_epoch - 1, 8))
     assert starts.max() + 8 < n
 
 
 def test_cuts_shift_between_epochs():
     batches = ShuffledWindows(Counting(10_000), 64, seed=0)
-    offsets = {int(batches.window_starts(epoch * batches.windows, 1)[0]) % 64 for epoch in range(10)}
+    offsets = {int(batches.window_starts(epoch * batches.per_epoch, 1)[0]) % 64 for epoch in range(10)}
     assert len(offsets) > 5
 
 

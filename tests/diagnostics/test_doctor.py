@@ -136,7 +136,7 @@ def test_a_document_on_both_sides_of_the_split_is_found_with_its_positions(data)
     assert finding.values["documents"] == 1
     example = finding.values["example"]
     assert example["train"] == {"source": "texts.jsonl", "offset": 5000}
-    assert example["val"] == {"source": "texts.jsonl", "offset": places.place(7)[1]}
+    assert example["val"] == {"source": "texts.jsonl", "offset": places.origin(7)[1]}
     assert "@5,000" in finding.sentence
 
 

@@ -86,7 +86,7 @@ def test_the_manifest_counts_text_and_documents(tmp_path):
 def test_documents_can_be_found_again_in_their_source(tmp_path, lines):
     manifest = prepare_tokens([lines], tmp_path / "out", tokenizer="byte", val_fraction=0)
     raw = lines.read_bytes()
-    places = Documents.open(tmp_path / "out", manifest, "train").at(100, 500)
+    places = Documents.open(tmp_path / "out", manifest, "train").spans(100, 500)
     assert places[0].begin <= 100
     assert len(places) > 5
     for place in places:

@@ -241,4 +241,4 @@ def _data(config: Config) -> DataSize | None:
         return None
     folder = Path(config.data)
     batches = ShuffledWindows(Tokens.open(folder, "train"), config.model.block_size, config.train.seed)
-    return DataSize(batches.windows, Manifest.load(folder).splits["val"].tokens)
+    return DataSize(batches.per_epoch, Manifest.load(folder).splits["val"].tokens)

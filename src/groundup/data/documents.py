@@ -1,4 +1,4 @@
-"""The documents that the tokens of a split belong to, found without reading more than a few records."""
+"""Documents of a split, found from token positions without reading more than a few records."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from numpy.typing import NDArray
 from groundup.data.shards import DOCUMENT, Manifest, SplitName, check_files, documents_file
 from groundup.errors import DataError
 
-LARGEST_OFFSET = 2**63 - 1  # bytes: no file is larger
+MAX_OFFSET_BYTES = 2**63 - 1  # no file is larger
 
 
 class DocumentSpan(NamedTuple):
-    """What of one document lies in a stretch of tokens. A document's tokens count from its first, up to `stop`."""
+    """The part of one document in a range of tokens: its tokens `start` to before `stop`, counted from its first."""
 
     source: str
     offset: int  # bytes, of the document in its source
     begin: int  # the document's first token, in the split
-    length: int  # tokens of the whole document, its end of text included
+    length: int  # tokens of the complete document, including its end of text
     start: int
     stop: int
 
 
 class Documents:
-    """Where each document of a split begins, opened once."""
+    """Positions of the documents of a split."""
 
     def __init__(self, records: NDArray[Any], sources: tuple[str, ...], n_tokens: int, name: str = "documents") -> None:
-        """`records` are of `DOCUMENT`, in order of their start; `n_tokens` is where the last of them ends.
+        """`records` are of type `DOCUMENT`, in order of their start; the last ends at token `n_tokens`.
 
-        `name` is what they are called where they cannot be true.
+        `name` stands for them in error messages.
         """
         self._records, self._sources, self._end, self._name = records, sources, n_tokens, name
 
     @classmethod
     def open(cls, folder: Path, manifest: Manifest, name: SplitName) -> Documents:
-        """The documents of a prepared folder's split. Raises DataError when files are missing or cut short."""
+        """The documents of a split in a prepared folder. Raises DataError if files are missing or cut short."""
         check_files(folder, manifest, checksums=False)
         split = manifest.splits[name]
         path = documents_file(folder, name)
@@ -49,33 +49,22 @@ class Documents:
         return len(self._records)
 
     def begin(self, i: int) -> int:
-        """The first token of document `i`; of the one behind the last, where the split ends."""
+        """The first token of document `i`; the end of the split after the last document."""
         return int(self._records[i]["start"]) if i < len(self._records) else self._end
 
-    def begins(self, start: int, stop: int) -> NDArray[np.int64]:
-        """The first tokens of the documents from `start` to before `stop`."""
-        begins: NDArray[np.int64] = self._records["start"][start:stop].astype(np.int64)
-        return begins
+    def records(self, start: int, stop: int) -> NDArray[Any]:
+        """The `DOCUMENT` records of documents `start` to before `stop`."""
+        return self._records[start:stop]
 
-    def sources(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Which of the manifest's sources the documents from `start` to before `stop` are from."""
-        sources: NDArray[np.int64] = self._records["source"][start:stop].astype(np.int64)
-        return sources
-
-    def offsets(self, start: int, stop: int) -> NDArray[np.uint64]:
-        """Where in their sources these documents begin, in bytes."""
-        offsets: NDArray[np.uint64] = self._records["offset"][start:stop].astype(np.uint64)
-        return offsets
-
-    def place(self, i: int) -> tuple[str, int]:
-        """The source of document `i`, and its byte offset there. Raises DataError where that cannot be."""
+    def origin(self, i: int) -> tuple[str, int]:
+        """The source of document `i` and its byte offset there. Raises DataError if the record is impossible."""
         source, offset = int(self._records[i]["source"]), int(self._records[i]["offset"])
-        if source >= len(self._sources) or offset > LARGEST_OFFSET:
+        if source >= len(self._sources) or offset > MAX_OFFSET_BYTES:
             raise self._damaged(i, f"is byte {offset:,} of source {source:,}, and there are {len(self._sources):,}")
         return self._sources[source], offset
 
-    def at(self, start: int, n: int) -> list[DocumentSpan]:
-        """What the `n` tokens from `start` on are made of, in order. Raises DataError where that cannot be."""
+    def spans(self, start: int, n: int) -> list[DocumentSpan]:
+        """The parts of documents in the `n` tokens from `start` on, in order. DataError if a record is impossible."""
         first = max(bisect_right(range(len(self)), start, key=self.begin) - 1, 0)
         last = bisect_left(range(len(self)), start + n, lo=first, key=self.begin)
         parts = []
@@ -85,7 +74,7 @@ class Documents:
                 raise self._damaged(i, f"is tokens {begin:,} to {end:,} of {self._end:,}, which cannot be")
             inside = (max(start, begin) - begin, min(start + n, end) - begin)
             if inside[0] < inside[1]:
-                parts.append(DocumentSpan(*self.place(i), begin, end - begin, *inside))
+                parts.append(DocumentSpan(*self.origin(i), begin, end - begin, *inside))
         return parts
 
     def _damaged(self, i: int, what: str) -> DataError:

@@ -1,4 +1,4 @@
-"""Writing the shards of a split: in constant memory, and so that a killed process can go on where it was."""
+"""Writer of a split's shards: in constant memory, and resumable after the process was killed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import numpy.typing as npt
 from groundup.data.shards import DOCUMENT, Dtype, Shard, Split, SplitName, documents_file
 from groundup.errors import DataError
 
-SHARD_TOKENS = 100_000_000  # 200 or 400 MB a file: few files, yet each is quick to copy and to check
-CHECK_BYTES = 1 << 20  # hashed at a time
+SHARD_TOKENS = 100_000_000  # 200 or 400 MB per file: few files, yet each is quick to copy and to check
+HASH_BYTES = 1 << 20  # hashed at a time
 
 
 class ShardWriter:
     """Writes one split of a folder, document by document, in constant memory. Leaving its `with` block closes it.
 
-    `done` is what `flush` returned in a process that has ended since: the files are cut back to that state, and go on
-    from there. They must not hold less: see `check_written`.
+    `done`, as returned by `flush` in a previous process, resumes that writer: the files are cut back to that state.
+    They must not hold less: see `check_written`.
     """
 
     def __init__(
@@ -56,22 +56,22 @@ class ShardWriter:
         self._index.close()
 
     def begin_document(self, source: int, offset: int) -> None:
-        """What is written next belongs to a new document: `offset` bytes into the source of that index."""
+        """Begin a new document, `offset` bytes into the source of index `source`."""
         self._index.write(np.array([(self.tokens, source, offset)], dtype=DOCUMENT).tobytes())
         self._documents += 1
 
     def write(self, ids: npt.NDArray[np.integer], n_bytes: int) -> None:
-        """Append ids, which stand for `n_bytes` of text."""
+        """Append ids that encode `n_bytes` of text."""
         self.tokens += len(ids)
         self._bytes += n_bytes
         while len(ids):
             if self._shard is None:
                 self._shard = _HashingFile(self._path(len(self._shards)))
-            room = self._shard_tokens - self._shard.size // self._dtype.itemsize
-            self._shard.write(ids[:room].astype(self._dtype).tobytes())
-            if len(ids) >= room:
+            free = self._shard_tokens - self._shard.size // self._dtype.itemsize
+            self._shard.write(ids[:free].astype(self._dtype).tobytes())
+            if len(ids) >= free:
                 self._finish_shard()
-            ids = ids[room:]
+            ids = ids[free:]
 
     def finish(self) -> Split:
         """End the last shard; returns the split's entry in the manifest."""
@@ -79,7 +79,7 @@ class ShardWriter:
         return self.flush().model_copy(update={"documents_sha256": self._index.digest})
 
     def flush(self) -> Split:
-        """Wait until all that was written is on disk; returns how much that is, the shards that are whole in full."""
+        """Wait until everything written is on disk; returns its counts and complete shards."""
         if self._shard is not None:
             self._shard.flush()
         self._index.flush()
@@ -96,18 +96,18 @@ class ShardWriter:
 
 
 class _HashingFile:
-    """A file whose checksum is known once it is written, without reading it again. Of an old one, `keep` bytes stay."""
+    """A file that is hashed while it is written. The first `keep` bytes of an existing one stay."""
 
     def __init__(self, path: Path, keep: int = 0) -> None:
         self.path, self.size, self._hash = path, keep, hashlib.sha256()
         self._file = path.open("r+b" if keep else "wb")
-        for start in range(0, keep, CHECK_BYTES):
-            self._hash.update(self._file.read(min(CHECK_BYTES, keep - start)))
+        for start in range(0, keep, HASH_BYTES):
+            self._hash.update(self._file.read(min(HASH_BYTES, keep - start)))
         self._file.truncate()
 
     @property
     def digest(self) -> str:
-        """The checksum of what has been written so far."""
+        """The checksum of the bytes written so far."""
         return self._hash.hexdigest()
 
     def write(self, data: bytes) -> None:
@@ -128,7 +128,7 @@ class _HashingFile:
 
 
 def check_written(folder: Path, name: SplitName, dtype: Dtype, done: Split) -> None:
-    """Raise DataError where the files of a split hold less than `done` says."""
+    """Raise DataError if the files of a split hold less than `done` says."""
     width = np.dtype(dtype).itemsize
     begun = done.tokens - sum(shard.tokens for shard in done.shards)
     least = {folder / shard.file: shard.tokens * width for shard in done.shards}
@@ -138,5 +138,5 @@ def check_written(folder: Path, name: SplitName, dtype: Dtype, done: Split) -> N
         size = path.stat().st_size if path.exists() else 0
         if size < n_bytes:
             raise DataError(
-                f"{path}: {size} bytes, but {n_bytes} were written; throw the unfinished work away with --overwrite"
+                f"{path}: {size} bytes, but {n_bytes} were written; discard the unfinished work with --overwrite"
             )

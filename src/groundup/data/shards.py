@@ -1,9 +1,9 @@
-"""Token ids on disk: headerless shards, and a manifest that says what is in them.
+"""Token ids on disk: headerless shards and their manifest.
 
     manifest.json         counts, checksums, the tokenizer's fingerprint, how the split was made, the sources
     train-00000.bin …     little-endian uint16 or uint32 ids, as nanoGPT writes them
-    documents-train.bin   where each document begins: `DOCUMENT` records in order of their start
-    request.json          what was asked for, and which files it was made from (see `groundup.preprocess.request`)
+    documents-train.bin   positions of the documents: `DOCUMENT` records in order of their start
+    request.json          options and input files of the preparation (see `groundup.preprocess.request`)
 
 The same for `val`. None of these depends on when, where or by whom they were made.
 """
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from groundup.errors import DataError
+from groundup.utils.files import sha256
 
 FORMAT: Final = 1
 MANIFEST = "manifest.json"
@@ -46,17 +47,17 @@ class Shard(_Record):
 
 
 class Split(_Record):
-    """One half of the data. `bytes` is its text's length in UTF-8: it turns nats a token into bits a byte."""
+    """Training or validation data. `bytes` of its text in UTF-8 turn nats per token into bits per byte."""
 
     tokens: NonNegativeInt
     bytes: NonNegativeInt
     documents: NonNegativeInt
     shards: tuple[Shard, ...]
-    documents_sha256: Sha256 | None = None  # of their file; folders made before this was written down lack it
+    documents_sha256: Sha256 | None = None  # of their file; folders of earlier versions lack it
 
 
 class TokenizerInfo(_Record):
-    """Which tokenizer made the ids."""
+    """The tokenizer that made the ids."""
 
     name: str
     n_vocab: PositiveInt
@@ -64,14 +65,14 @@ class TokenizerInfo(_Record):
 
 
 class SplitRule(_Record):
-    """How the validation text was chosen."""
+    """The rule that chose the validation text."""
 
     rule: Literal["documents by hash", "last part of each document"]
     val_fraction: float
 
 
 class Manifest(_Record):
-    """What a folder of prepared tokens holds: the contents of its manifest.json."""
+    """Contents of the manifest.json of a folder of prepared tokens."""
 
     format: Literal[1] = FORMAT
     dtype: Dtype
@@ -82,7 +83,7 @@ class Manifest(_Record):
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
-        """Read `folder`'s manifest. Raises DataError when it is missing, damaged, foreign, or of a newer groundup."""
+        """Read `folder`'s manifest. Raises DataError if it is missing, damaged, foreign, or of a newer groundup."""
         path = folder / MANIFEST
         try:
             text = path.read_bytes()
@@ -105,14 +106,14 @@ class Manifest(_Record):
 
     @property
     def fingerprint(self) -> str:
-        """A hash that two folders share exactly if they hold the same tokens, in hexadecimal.
+        """Hexadecimal hash of the tokens: two folders share it exactly if they hold the same ones.
 
-        What the sources are called has no part in it: a training run may go on when they have moved.
+        The names of the sources have no part in it: a training run may be resumed when they have moved.
         """
         tokens = self.model_dump(
             mode="json",
             include={"dtype", "tokenizer", "splits"},
-            exclude={"splits": {"__all__": {"documents_sha256"}}},  # which older folders of the same tokens lack
+            exclude={"splits": {"__all__": {"documents_sha256"}}},  # which folders of earlier versions lack
         )
         canonical = json.dumps(tokens, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
@@ -124,16 +125,16 @@ def dtype_for(n_vocab: int) -> Dtype:
 
 
 class Tokens:
-    """One split as a single long read-only sequence of ids, wherever the borders of its shards lie."""
+    """One split as a single read-only sequence of ids across its shards."""
 
-    def __init__(self, shards: list[npt.NDArray[np.integer]], n_vocab: int = 1 << 32, place: str = "tokens") -> None:
-        """`n_vocab` bounds the ids; `place` is what they are called where one of them is beyond."""
-        self._shards, self._n_vocab, self._place = shards, n_vocab, place
+    def __init__(self, shards: list[npt.NDArray[np.integer]], n_vocab: int = 1 << 32, name: str = "tokens") -> None:
+        """`n_vocab` bounds the ids; `name` stands for them in error messages."""
+        self._shards, self._n_vocab, self._name = shards, n_vocab, name
         self._starts = np.cumsum([0, *map(len, shards)])  # of each shard, and the end of the last
 
     @classmethod
     def open(cls, folder: Path, name: SplitName) -> "Tokens":
-        """The split `name` of a prepared folder. Raises DataError when files are missing or cut short."""
+        """The split `name` of a prepared folder. Raises DataError if files are missing or cut short."""
         manifest = Manifest.load(folder)
         dtype = np.dtype(manifest.dtype).newbyteorder("<")
         shards = [_map(folder / shard.file, dtype, shard.tokens) for shard in manifest.splits[name].shards]
@@ -143,9 +144,9 @@ class Tokens:
         return int(self._starts[-1])
 
     def read(self, start: int, n: int) -> npt.NDArray[np.int64]:
-        """The `n` ids from `start` on, shape (n,). IndexError where they reach beyond the ends.
+        """The `n` ids from `start` on, shape (n,). Raises IndexError for positions outside of the split.
 
-        DataError where an id is none of the tokenizer's: something has changed the file.
+        Raises DataError for an id that the tokenizer does not have: the file was changed.
         """
         if not 0 <= start <= start + n <= len(self):
             raise IndexError(f"tokens {start} to {start + n} of {len(self)}")
@@ -153,7 +154,7 @@ class Tokens:
         if ids.max(initial=0) >= self._n_vocab:
             bad = int((ids >= self._n_vocab).argmax())
             raise DataError(
-                f"{self._place}: token {start + bad} is {ids[bad]}, but the tokenizer has {self._n_vocab} ids; "
+                f"{self._name}: token {start + bad} is {ids[bad]}, but the tokenizer has {self._n_vocab} ids; "
                 "the file is damaged: see `groundup doctor`, then copy it again, or prepare again"
             )
         return ids
@@ -167,9 +168,9 @@ class Tokens:
 
 
 def check_files(folder: Path, manifest: Manifest, *, checksums: bool) -> None:
-    """Raise DataError for the first file of a prepared folder that is missing, or not as long as it was.
+    """Raise DataError for the first file of a prepared folder that is missing or has another size.
 
-    With `checksums`, also for one that holds anything else than what was written.
+    With `checksums`, also for one with other contents.
     """
     for name, split in manifest.splits.items():
         _map(documents_file(folder, name), DOCUMENT, split.documents)
@@ -182,42 +183,38 @@ def check_files(folder: Path, manifest: Manifest, *, checksums: bool) -> None:
 
 
 def check_documents(folder: Path, manifest: Manifest, name: SplitName) -> None:
-    """Raise DataError where the places of a split's documents are not what was written; older folders cannot tell."""
+    """Raise DataError if the file of a split's documents has another checksum. Earlier versions wrote none."""
     if digest := manifest.splits[name].documents_sha256:
         _check_sum(documents_file(folder, name), digest)
 
 
 def _check_sum(path: Path, digest: str) -> None:
-    if _sha256(path) != digest:
+    try:
+        found = sha256(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); copy the folder again, or prepare again") from None
+    if found != digest:
         raise DataError(f"{path}: damaged (its checksum is not the manifest's); copy it again, or prepare again")
 
 
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); copy the folder again, or prepare again") from None
-
-
 def documents_file(folder: Path, name: SplitName) -> Path:
-    """Where the beginnings of a split's documents stand."""
+    """Path of the positions of a split's documents."""
     return folder / f"documents-{name}.bin"
 
 
 def _map(path: Path, dtype: np.dtype[Any], n: int) -> npt.NDArray[Any]:
     """A file of `n` records, mapped into memory."""
-    due = n * dtype.itemsize
+    expected = n * dtype.itemsize
     try:
         size = path.stat().st_size
-        if size != due:
-            raise DataError(f"{path}: {size} bytes, but the manifest says {due}; copy it again, or prepare again")
+        if size != expected:
+            raise DataError(f"{path}: {size} bytes, but the manifest says {expected}; copy it again, or prepare again")
         if not n:
             return np.empty(0, dtype)  # an empty file cannot be mapped
         with path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); copy the folder again, or prepare again") from None
-    if hasattr(mmap, "MADV_RANDOM"):  # a window is some kilobytes, anywhere in gigabytes: no reading ahead
+    if hasattr(mmap, "MADV_RANDOM"):  # a sequence is some kilobytes anywhere in gigabytes: no read-ahead
         mapped.madvise(mmap.MADV_RANDOM)
     return np.frombuffer(mapped, dtype)

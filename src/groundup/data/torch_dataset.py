@@ -1,4 +1,4 @@
-"""A prepared split as a PyTorch dataset, for a training loop of one's own. No other module of `data` needs torch."""
+"""A prepared split as a PyTorch dataset, for training loops of other programs. The only module of `data` with torch."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ from groundup.data.shards import Manifest, Tokens
 from groundup.data.windows import ShuffledWindows
 from groundup.errors import DataError, UsageError
 
-Sample = tuple[Tensor, Tensor]  # ids and targets, each (block_size,) int64; a target is the id one place further on
+Sample = tuple[Tensor, Tensor]  # ids and targets, each (block_size,) int64; a target is the next id
 
 
-class Windows(Dataset[Sample]):
-    """The windows of a split in the order in which `groundup train` draws them; `dataset` makes one.
+class WindowDataset(Dataset[Sample]):
+    """The sequences of a split in the order of `groundup train`, as `dataset` returns them.
 
-    The ids stay on disk. A copy or a pickle, as worker processes get it, holds the folder's path and opens it anew.
+    The ids stay on disk. A copy or a pickle, as worker processes get it, holds the folder's path and opens it again.
     """
 
     def __init__(self, folder: Path, split: Literal["train", "val"], block_size: int, seed: int, epochs: int) -> None:
         self._arguments = folder, split, block_size, seed, epochs
-        self.vocab_size = Manifest.load(folder).tokenizer.n_vocab  # what a model of this data needs to know
+        self.vocab_size = Manifest.load(folder).tokenizer.n_vocab  # for building a model of this data
         tokens = Tokens.open(folder, split)
         if len(tokens) < block_size + 1:
             raise DataError(
                 f"{folder}: the {split} split has {len(tokens)} tokens, fewer than a block_size of {block_size} and "
                 "one more; prepare more text, or give a smaller block_size"
             )
-        self._batches = ShuffledWindows(tokens, block_size, seed)
-        self._length = epochs * self._batches.windows
+        self._windows = ShuffledWindows(tokens, block_size, seed)
+        self._length = epochs * self._windows.per_epoch
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> Sample:
-        """The window at `index`, from the end where negative; IndexError beyond the ends."""
+        """The sequence at `index`, from the end if negative. Raises IndexError beyond the ends."""
         (sample,) = self.__getitems__([index])
         return sample
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
-        """Several windows at once, as a DataLoader asks for them: much cheaper than one by one."""
-        places = np.array([self._place(index) for index in indices], dtype=np.int64)
-        windows = torch.from_numpy(self._batches.read_at(places))  # (n, block_size + 1)
+        """Several sequences at once, as a DataLoader asks for them: much cheaper than one by one."""
+        positive = np.array([self._positive(index) for index in indices], dtype=np.int64)
+        windows = torch.from_numpy(self._windows.read_at(positive))  # (n, block_size + 1)
         # Clones, so that changing the one of a pair leaves the other, and neither keeps the whole batch alive.
         return [(window[:-1].clone(), window[1:].clone()) for window in windows]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._arguments  # a memory map would be pickled with all that it maps
+        return type(self), self._arguments  # a memory map would be pickled with all its contents
 
-    def _place(self, index: int) -> int:
-        place = operator.index(index)
-        if not -len(self) <= place < len(self):
-            raise IndexError(f"window {place} of {len(self)}")
-        return place % len(self)
+    def _positive(self, index: int) -> int:
+        number = operator.index(index)
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"window {number} of {len(self)}")
+        return number % len(self)
 
 
 def dataset(
@@ -68,24 +68,24 @@ def dataset(
     block_size: int = 256,
     seed: int = 1337,
     epochs: int = 1,
-) -> Windows:
+) -> WindowDataset:
     """A split of a folder made by `prepare` as a map-style dataset of (ids, targets), each (block_size,) int64.
 
-    Item i is window i of a training run with the same `block_size` and `train.seed`: read it without shuffling and
-    you see what `groundup train` sees; start at i with `torch.utils.data.Subset(data, range(i, len(data)))` and you go
-    on where a run stopped. The order and the cuts between windows are drawn anew for each of the `epochs`. One window's
-    worth of tokens is left over an epoch, as room to shift the cuts.
+    Item i is sequence i of a training run with the same `block_size` and `train.seed`: read without shuffling, items
+    come in the order of `groundup train`; `torch.utils.data.Subset(data, range(i, len(data)))` resumes at sequence i.
+    Each of the `epochs` has its own order and cuts. An epoch leaves out one sequence's worth of tokens, as room to
+    shift the cuts.
 
-    `vocab_size` of the result is what a model needs. Raises DataError, UsageError.
+    `vocab_size` of the result is the number of token ids. Raises DataError, UsageError.
     """
     if split not in ("train", "val"):
         raise UsageError(f"split {split!r}: must be train or val")
-    _whole_number("block_size", block_size, 1)
-    _whole_number("seed", seed, 0)
-    _whole_number("epochs", epochs, 1)
-    return Windows(Path(folder).absolute(), split, block_size, seed, epochs)
+    _check_int("block_size", block_size, 1)
+    _check_int("seed", seed, 0)
+    _check_int("epochs", epochs, 1)
+    return WindowDataset(Path(folder).absolute(), split, block_size, seed, epochs)
 
 
-def _whole_number(name: str, value: object, least: int) -> None:
+def _check_int(name: str, value: object, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
         raise UsageError(f"{name} {value!r}: must be a whole number, {least} or more and below 2^63")

@@ -1,4 +1,4 @@
-"""Training batches as a pure function of (seed, cursor).
+"""Training sequences as a pure function of (seed, cursor).
 
 The training split is cut into windows of `block_size` tokens. An epoch visits every window once, in an order that is
 computed, not stored: window `cursor` of a run can be found directly, so resuming is a seek, and any step of a run can
@@ -7,29 +7,18 @@ be opened again. The cuts themselves shift from epoch to epoch, so that no token
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 from numpy.typing import NDArray
 
+from groundup.data.shards import Tokens
 from groundup.errors import DataError
 from groundup.utils.hashing import mix64
 
-ROUNDS = 6  # of the Feistel network; 4 make a permutation pseudorandom (Luby & Rackoff 1988), two more cost little
-
-
-class TokenSource(Protocol):
-    """One split as a long read-only sequence of token ids."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, start: int, n: int) -> NDArray[np.int64]:
-        """`n` ids from `start` on."""
-        ...
+FEISTEL_ROUNDS = 6  # 4 make a permutation pseudorandom (Luby & Rackoff 1988), two more cost little
 
 
 def feistel_permutation(index: NDArray[np.uint64], n: int, key: int) -> NDArray[np.uint64]:
-    """Where `index` (numbers below n) go under a permutation of 0 … n-1 chosen by `key`, in O(1) memory.
+    """Images of `index` (numbers below n) under a permutation of 0 … n-1 chosen by `key`, in O(1) memory.
 
     A Feistel network over the smallest even number of bits that holds n, walked until it lands below n
     (Black & Rogaway 2002).
@@ -40,7 +29,7 @@ def feistel_permutation(index: NDArray[np.uint64], n: int, key: int) -> NDArray[
     outside = np.ones(out.shape, dtype=bool)
     while outside.any():
         left, right = out[outside] >> half, out[outside] & low
-        for r in range(ROUNDS):
+        for r in range(FEISTEL_ROUNDS):
             left, right = right, left ^ (mix64(key, r, right) & low)
         out[outside] = (left << half) | right
         outside = out >= n
@@ -48,40 +37,39 @@ def feistel_permutation(index: NDArray[np.uint64], n: int, key: int) -> NDArray[
 
 
 class ShuffledWindows:
-    """Windows of a training split in the order of a run."""
+    """Windows of a training split in the order of a run. An index counts windows since the start of the run."""
 
-    def __init__(self, tokens: TokenSource, block_size: int, seed: int) -> None:
-        """DataError when the split is shorter than one window and its target."""
+    def __init__(self, tokens: Tokens, block_size: int, seed: int) -> None:
+        """Raises DataError if the split is shorter than one window and its last target."""
         if len(tokens) < block_size + 1:
             fits = 2 ** ((len(tokens) - 1) // 2).bit_length() // 2  # a power of two, twice over
             remedy = f"give more text, or --model.block_size {fits}" if fits > 1 else "give more text"
-            have = f"the training split has {len(tokens)} tokens"
-            raise DataError(f"{have}, fewer than a context of {block_size} and one more; {remedy}")
+            found = f"the training split has {len(tokens)} tokens"
+            raise DataError(f"{found}, fewer than a context of {block_size} and one more; {remedy}")
         self.tokens, self.block_size, self.seed = tokens, block_size, seed
         # One window less than fit, where there are several: that slack is what lets the cuts shift.
-        self.windows = max(1, (len(tokens) - 1) // block_size - 1)  # in an epoch
-        self._slack = min(block_size - 1, len(tokens) - 1 - self.windows * block_size)
+        self.per_epoch = max(1, (len(tokens) - 1) // block_size - 1)
+        self._slack = min(block_size - 1, len(tokens) - 1 - self.per_epoch * block_size)
 
     def window_starts(self, cursor: int, n: int) -> NDArray[np.int64]:
-        """First tokens of the `n` windows from `cursor` on; a cursor counts windows since the start of the run."""
-        return self.starts_at(np.arange(cursor, cursor + n))
+        """First tokens of the `n` windows from index `cursor` on, (n,)."""
+        return self._starts(np.arange(cursor, cursor + n))
 
-    def starts_at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """First tokens of the windows at any places of the order, same shape."""
-        epochs, index = places // self.windows, places % self.windows
-        starts = np.empty_like(places)
+    def read(self, cursor: int, n: int) -> NDArray[np.int64]:
+        """The `n` windows from index `cursor` on, each with its next token: (n, block_size + 1)."""
+        return self.read_at(np.arange(cursor, cursor + n))
+
+    def read_at(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The windows at `indices` (n,), each with its next token: (n, block_size + 1)."""
+        return np.stack([self.tokens.read(int(start), self.block_size + 1) for start in self._starts(indices)])
+
+    def _starts(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        epochs, index = indices // self.per_epoch, indices % self.per_epoch
+        starts = np.empty_like(indices)
         for epoch in np.unique(epochs):
             here = epochs == epoch
             key = int(mix64(self.seed, int(epoch))[0])
             shift = int(mix64(key, 0)[0]) % (self._slack + 1)
-            order = feistel_permutation(index[here].astype(np.uint64), self.windows, key)
+            order = feistel_permutation(index[here].astype(np.uint64), self.per_epoch, key)
             starts[here] = shift + order.astype(np.int64) * self.block_size
         return starts
-
-    def read(self, cursor: int, n: int) -> NDArray[np.int64]:
-        """The `n` windows from `cursor` on, each with its next token: (n, block_size + 1)."""
-        return self.read_at(np.arange(cursor, cursor + n))
-
-    def read_at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The windows at any places (n,) of the order, each with its next token: (n, block_size + 1)."""
-        return np.stack([self.tokens.read(int(start), self.block_size + 1) for start in self.starts_at(places)])

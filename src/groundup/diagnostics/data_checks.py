@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from groundup.data.documents import LARGEST_OFFSET, Documents
+from groundup.data.documents import MAX_OFFSET_BYTES, Documents
 from groundup.data.shards import DOCUMENT, Manifest, SplitName, Tokens, check_documents, check_files
 from groundup.diagnostics.finding import Finding, problem
 from groundup.errors import GroundupError
@@ -112,7 +112,8 @@ class _Digester:
         """Add the `n` tokens from position `at` on."""
         width, view = len(block) // n, memoryview(block)
         stop = bisect_left(range(len(self._documents)), at + n, lo=self._current + 1, key=self._documents.begin)
-        cuts = [*(self._documents.begins(self._current + 1, stop) - at).tolist(), n]
+        begins = self._documents.records(self._current + 1, stop)["start"].astype(np.int64)
+        cuts = [*(begins - at).tolist(), n]
         self._take(view[: cuts[0] * width], width)
         if starts := cuts[:-1]:  # all but the last of these documents end in this block too
             self.end()
@@ -153,14 +154,15 @@ def _index_fault(documents: Documents, n_tokens: int, n_sources: int) -> str | N
     """What is wrong with the positions of documents, if anything. In constant memory."""
     before, step = 0, 1 << 20
     for i in range(0, len(documents), step):
-        begins, sources = documents.begins(i, i + step), documents.sources(i, i + step)
+        records = documents.records(i, i + step)
+        begins = records["start"].astype(np.int64)
         if i == 0 and begins[0] != 0:
             return "the first does not begin with the first token"
         if int(begins[0]) < before or (np.diff(begins) < 0).any():
             return "they are not in order"
-        if int(sources.max()) >= n_sources:
+        if int(records["source"].max()) >= n_sources:
             return "one is of a source that the manifest does not have"
-        if int(documents.offsets(i, i + step).max()) > LARGEST_OFFSET:
+        if int(records["offset"].max()) > MAX_OFFSET_BYTES:
             return "one begins farther into its source than any file is long"
         before = int(begins[-1])
     return "one begins behind the last token" if before > max(0, n_tokens - 1) else None
@@ -203,8 +205,8 @@ def _check_leaks(about: str, train: Scan, val: Scan, documents: dict[SplitName, 
         return Finding(about, "split", "ok", f"{sides}, none on both sides", values=values)
     first = int(shared[0])
     other = int(np.flatnonzero(val.digests == train.digests[first])[0])
-    source, offset = documents["train"].place(first)
-    val_source, val_offset = documents["val"].place(other)
+    source, offset = documents["train"].origin(first)
+    val_source, val_offset = documents["val"].origin(other)
     values["example"] = {
         "train": {"source": source, "offset": offset},
         "val": {"source": val_source, "offset": val_offset},

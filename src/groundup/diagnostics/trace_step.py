@@ -103,7 +103,7 @@ def _windows(
     length = batches.block_size + 1
     for i, start in enumerate(batches.window_starts(cursor, n).tolist()):
         ids, excerpts = batches.tokens.read(start, length), []
-        for part in documents.at(start, length):
+        for part in documents.spans(start, length):
             first = part.begin + part.start - start
             inside = ids[first : first + part.stop - part.start]
             excerpts.append(DocumentExcerpt(part, tokenizer.decode(inside[inside != tokenizer.end_of_text].tolist())))
@@ -130,7 +130,7 @@ def _notes_on(records: list[dict[str, Any]]) -> list[str]:
 
 def _computed_cursor(config: Config, batches: ShuffledWindows, step: int, skips: Skips) -> int:
     """The cursor of a step that the log does not have."""
-    run_length = build_run_length(config.train, config.batch_size, batches.windows)
+    run_length = build_run_length(config.train, config.batch_size, batches.per_epoch)
     if isinstance(run_length, StepLength) and step > run_length.total:
         raise UsageError(f"step {step}: beyond the end of this run, which takes {run_length.total:,} steps")
     if step > MAX_CURSOR // config.batch_size:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from groundup.data.windows import TokenSource
+from groundup.data.shards import Tokens
 from groundup.distributed.process_group import ProcessGroup, SingleProcess
 from groundup.evaluation.multiple_choice import MAX_EXPONENT
 from groundup.kernels.cross_entropy import linear_cross_entropy_rows
@@ -64,7 +64,7 @@ class Interrupted(Exception):  # noqa: N818 - not an error: it was requested
 @torch.inference_mode()
 def split_loss(
     loss_sum: nn.Module,
-    tokens: TokenSource,
+    tokens: Tokens,
     block_size: int,
     *,
     device: torch.device,
@@ -136,7 +136,7 @@ def _padding(block_size: int) -> NDArray[np.int64]:
     return np.stack([np.zeros(block_size, np.int64), np.full(block_size, IGNORED)])
 
 
-def _window(tokens: TokenSource, start: int, block_size: int, seen: int) -> NDArray[np.int64]:
+def _window(tokens: Tokens, start: int, block_size: int, seen: int) -> NDArray[np.int64]:
     """(2, block_size): the ids from `start` on, and their targets, IGNORED past the end of the split.
 
     In all windows but the first, the previous one has scored the first `seen` targets.

@@ -57,7 +57,7 @@ def documents_of(folder: Path, sequences: ShuffledWindows, start: int, stop: int
     try:
         documents = Documents.open(folder, Manifest.load(folder), "train")
         for first in sequences.window_starts(start, stop - start).tolist():
-            for span in documents.at(first, sequences.block_size):
+            for span in documents.spans(first, sequences.block_size):
                 found[f"{span.source}:{span.offset}"] = None
                 if len(found) == LOGGED_DOCUMENTS:
                     return list(found)

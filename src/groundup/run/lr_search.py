@@ -183,8 +183,8 @@ def tune_learning_rate(config: Config, display: Display, *, steps: int) -> Tuned
     machine, machine_line = detect_machine(config.train, Path())
     resolved = resolve_config(config, data.tokenizer.n_vocab, machine)
     runs, recipe = ShortRuns(resolved, data), config.optimizer
-    schedule = _squeezed(resolved, runs.sequences.windows)
-    plan = Plan(resolved, machine, DataSize(runs.sequences.windows, data.manifest.splits["val"].tokens))
+    schedule = _squeezed(resolved, runs.sequences.per_epoch)
+    plan = Plan(resolved, machine, DataSize(runs.sequences.per_epoch, data.manifest.splits["val"].tokens))
     if plan.hopeless:
         raise ConfigError(f"model: {too_much_memory(plan)}")
     _announce(resolved, data, machine_line, steps, display)

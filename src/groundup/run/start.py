@@ -180,7 +180,7 @@ def _prepare(config: Config, folder: Path, process_group: ProcessGroup) -> _Prep
 
 def _data_size(config: Config, data: PreparedData) -> DataSize:
     sequences = ShuffledWindows(data.train, config.model.block_size, config.train.seed)
-    return DataSize(sequences.windows, data.manifest.splits["val"].tokens)
+    return DataSize(sequences.per_epoch, data.manifest.splits["val"].tokens)
 
 
 def _refuse_hopeless(plan: Plan) -> None:

@@ -78,7 +78,7 @@ class Trainer:
         self.state = build_state(config, self.model, self.device, rank=group.rank, log=self.logger.spike)
         self.sequences = ShuffledWindows(data.train, config.model.block_size, config.train.seed)
         self.loader = build_loader(config, self.sequences, self.device, group)
-        self.run_length = build_run_length(config.train, config.batch_size, self.sequences.windows)
+        self.run_length = build_run_length(config.train, config.batch_size, self.sequences.per_epoch)
         self.schedule = build_run_schedule(config, self.run_length)
         self.evaluator = Evaluator(
             config, data, self.model, self.state, self.loss, self.parallel, group, autocast=self.autocast,
