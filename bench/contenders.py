@@ -33,6 +33,7 @@ from groundup.distributed.parallelize import NoParallel
 from groundup.distributed.process_group import SingleProcess
 from groundup.distributed.thread_parallel import thread_parallel
 from groundup.errors import UsageError
+from groundup.model.fused_cpu import use_fused_cpu_kernels
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.optim.optimizer import build_optimizer
 from groundup.optim.run_length import StepLength
@@ -141,6 +142,7 @@ class Ours:
         """On the device of `gpt`; RuntimeError where `compiling` is wanted and fails."""
         self.device = gpt.wte.weight.device
         config = as_trained(task, self.device, compiling=compiling)
+        use_fused_cpu_kernels(gpt)
         apply_activation_checkpointing(gpt, config.recomputed_of(config.micro_rows))
         self.loss_sum: nn.Module = thread_parallel(NextTokenLoss(gpt), config.shares)
         self.optimizer = build_optimizer(gpt.named_parameters(), task.adamw, precision)

@@ -13,6 +13,7 @@ from bench.nanogpt import HINT, twin
 from groundup.config.model import ModelConfig
 from groundup.generation.engine import stream
 from groundup.generation.sampling import Sampler
+from groundup.model.fused_cpu import use_fused_cpu_kernels
 from groundup.model.gpt import GPT
 
 SHAPE = ModelConfig(n_layer=12, n_head=12, n_embd=768, block_size=1024, vocab_size=50_257, activation="gelu")
@@ -27,7 +28,7 @@ Speaker = Callable[[int], list[int]]
 
 def run(options: Options) -> Result:
     """Tokens a second of one continuation, the likeliest token each time; all contenders must say the same."""
-    gpt = GPT(SHAPE).init_weights(torch.Generator().manual_seed(SEED)).eval()
+    gpt = use_fused_cpu_kernels(GPT(SHAPE).init_weights(torch.Generator().manual_seed(SEED))).eval()
     speakers: dict[str, Speaker] = {
         "groundup": partial(_ours, gpt, cached=True),
         "groundup, no cache": partial(_ours, gpt, cached=False),

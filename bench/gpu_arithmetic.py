@@ -94,7 +94,7 @@ def losses(job: Job) -> None:
     differences(job, gradients)
     gradients.clear()
     pieces = (0.01, 0.02) if job.toy else (64, 128, 256, 512, 1024)
-    for mebibytes in pieces:  # of fp32 logits, as kernels/chunking.py counts
+    for mebibytes in pieces:  # of fp32 logits, as kernels/thresholds.py counts
         rows = max(1, int(mebibytes * 2**20 / (4 * P)))
         name = f"Triton, {rows:,} rows at a time ({mebibytes:g} MiB)"
         if one := job.tried(name, partial(measured, name, chunked(rows))):

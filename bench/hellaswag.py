@@ -28,6 +28,7 @@ from groundup.config.model import ModelConfig
 from groundup.evaluation.likelihood import log_likelihoods, pack_rows
 from groundup.evaluation.task_set import EvalTask, open_task
 from groundup.interop.hf_mapping import config_json, to_hf
+from groundup.model.fused_cpu import use_fused_cpu_kernels
 from groundup.model.gpt import GPT
 from groundup.tokenizers.registry import choose_tokenizer
 from groundup.utils.device import autocast
@@ -54,7 +55,11 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     loaded = load(asked.weights, device="cpu") if asked.weights else None
-    gpt = loaded.model if loaded else GPT(SHAPE).init_weights(torch.Generator().manual_seed(SEED)).eval()
+    gpt = (
+        loaded.model
+        if loaded
+        else use_fused_cpu_kernels(GPT(SHAPE).init_weights(torch.Generator().manual_seed(SEED))).eval()
+    )
     tokenizer = loaded.tokenizer if loaded else choose_tokenizer("gpt2")
     task = open_task(f"{asked.questions}:{asked.count}", tokenizer, all_formats=False)  # type: ignore[arg-type]
     result = measure(gpt, task, asked.precision, asked.rounds)

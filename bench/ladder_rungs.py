@@ -137,8 +137,8 @@ class Whole(nn.Module):
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """(B, T) and (B, T) -> scalar."""
-        x = self.gpt.features(ids, targets=targets).flatten(0, 1)  # (B·T, C)
-        return whole(x, self.gpt.reading, targets.flatten(), self.gpt.config.vocab)
+        x = self.gpt.features(ids).flatten(0, 1)  # (B·T, C)
+        return whole(x, self.gpt.head_weight, targets.flatten(), self.gpt.config.vocab)
 
 
 ATTENTION: dict[str, Callable[[int, torch.device], Context]] = {

@@ -152,7 +152,7 @@ TORCH_FREE_FILES = {
     "utils/lock.py",
     "utils/progress.py",
     "utils/system.py",
-    "kernels/chunking.py",
+    "kernels/thresholds.py",
     "checkpoint/log.py",
     "planning/plan.py",
     "planning/gpus.py",

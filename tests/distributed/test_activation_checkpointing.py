@@ -1,4 +1,4 @@
-"""What is computed twice gives the same, bit for bit, and keeps less."""
+"""Activation checkpointing gives the same numbers, bit for bit, and keeps less."""
 
 import copy
 import pickle
@@ -10,6 +10,7 @@ from torch import nn
 from groundup.config.model import ModelConfig
 from groundup.config.presets import GPT1_PARTS, MODERN_PARTS
 from groundup.distributed.activation_checkpointing import apply_activation_checkpointing
+from groundup.model.fused_cpu import use_fused_cpu_kernels
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.utils.device import autocast
 
@@ -23,6 +24,7 @@ KINDS = ("selective", "full")
 def build(what: str, dropout=0.0, parts="gpt2") -> NextTokenLoss:
     shape = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 20}
     gpt = GPT(ModelConfig(**shape, dropout=dropout, **PARTS[parts])).init_weights(torch.Generator().manual_seed(0))
+    use_fused_cpu_kernels(gpt)
     with torch.no_grad():  # some parts start at zero, where mistakes would not show
         for i, p in enumerate(gpt.parameters()):
             p += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
@@ -58,7 +60,7 @@ def test_loss_and_gradients_are_bitwise_the_same(what, parts, dropout, precision
 
 @pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=pytest.mark.long), 0.3])
 @pytest.mark.parametrize("what", KINDS)
-def test_compiled_too(what, dropout):
+def test_compiled_loss_and_gradients_are_bitwise_the_same(what, dropout):
     found = []
     for each in ("none", what):
         torch.compiler.reset()
@@ -69,13 +71,13 @@ def test_compiled_too(what, dropout):
 
 
 def calls(loss_sum: NextTokenLoss) -> list[int]:
-    """Counts how often the second block's feed-forward layer computes."""
+    """Calls of the second block's feed-forward layer."""
     count = [0]
     loss_sum.gpt.h[1].mlp.register_forward_pre_hook(lambda *_: count.__setitem__(0, count[0] + 1))
     return count
 
 
-def test_only_training_with_gradients_computes_twice():
+def test_only_training_with_gradients_recomputes():
     loss_sum = build("full")
     count = calls(loss_sum)
     gradients(loss_sum)
@@ -88,7 +90,7 @@ def test_only_training_with_gradients_computes_twice():
     assert count == [6]
 
 
-def test_what_is_cheap_is_computed_twice_and_no_product_is():
+def test_selective_recomputes_nonlinearities_and_no_matrix_products():
     loss_sum = build("none")
     mlp, count = loss_sum.gpt.h[1].mlp, {"cheap": 0, "products": 0}
 
@@ -133,7 +135,7 @@ def test_copies_compute_with_their_own_weights(what, how):
     assert not identical(gradients(other)[:1], gradients(loss_sum)[:1])
 
 
-def test_between_the_passes_a_block_keeps_its_input_alone():
+def test_checkpointed_blocks_keep_less_between_the_passes():
     def kept(loss_sum) -> int:
         own, found = {p.untyped_storage().data_ptr() for p in loss_sum.parameters()}, {}
 

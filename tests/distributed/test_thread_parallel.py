@@ -13,7 +13,8 @@ from groundup.config.presets import FAST_PARTS, MODERN_PARTS
 from groundup.config.schema import Config
 from groundup.distributed.thread_parallel import ThreadParallelLoss, thread_parallel
 from groundup.errors import TrainingError
-from groundup.evaluation.loss import PerWindowLoss
+from groundup.model import build_model
+from groundup.model.fused_cpu import use_fused_cpu_kernels
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.utils.device import autocast
 
@@ -22,7 +23,8 @@ PARTS = {"gpt2": {}, "modern": MODERN_PARTS, "fast": FAST_PARTS}
 
 
 def model(parts="gpt2") -> GPT:
-    return GPT(ModelConfig(**SMALL | PARTS[parts])).init_weights(torch.Generator().manual_seed(0))
+    gpt = build_model(ModelConfig(**SMALL | PARTS[parts])).init_weights(torch.Generator().manual_seed(0))
+    return use_fused_cpu_kernels(gpt)
 
 
 def windows(n: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,7 +89,7 @@ def test_windows_that_cannot_be_shared_evenly_stay_together(rows, names, used):
 
 def test_an_evaluation_is_shared_too():
     gpt = model("modern").eval()
-    for loss_sum in (NextTokenLoss(gpt), PerWindowLoss(gpt)):
+    for loss_sum in (NextTokenLoss(gpt), NextTokenLoss(gpt, "per_sequence")):
         with torch.inference_mode():
             one, two = loss_sum(*windows(6)), thread_parallel(loss_sum, 2)(*windows(6))
         assert one.shape == two.shape

@@ -10,7 +10,7 @@ from groundup.api import configure, resume
 from groundup.checkpoint import state
 from groundup.distributed.launch import init_distributed
 from groundup.errors import DataError
-from groundup.kernels import chunking
+from groundup.kernels import thresholds
 from groundup.model.gpt import NextTokenLoss
 from groundup.planning.plan import Speed
 from groundup.run import compose
@@ -92,8 +92,8 @@ def lack_the_start():
 
 
 def cut_logits():
-    """Into chunking, few as they are."""
-    chunking.WHOLE, chunking.CPU, chunking.LEAST = 0, 0, 20
+    """Into chunks, few as they are."""
+    thresholds.MAX_UNCHUNKED_BYTES, thresholds.CPU_CHUNK_BYTES, thresholds.MIN_CHUNK_ROWS = 0, 0, 20
 
 
 def fail_in_step_5():

@@ -12,6 +12,7 @@ from groundup.distributed.process_group import SingleProcess
 from groundup.errors import DataError
 from groundup.evaluation.likelihood import log_likelihoods, pack_rows
 from groundup.evaluation.loss import Interrupted
+from groundup.model import build_model
 from groundup.model.gpt import GPT
 
 CPU = torch.device("cpu")
@@ -27,7 +28,7 @@ class OneOf(SingleProcess):
 
 def model(parts: dict, **shape) -> GPT:
     shape = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 32, "vocab_size": 29, "dropout": 0.2, **shape}
-    return GPT(ModelConfig(**{**parts, **shape})).init_weights(torch.Generator().manual_seed(0))
+    return build_model(ModelConfig(**{**parts, **shape})).init_weights(torch.Generator().manual_seed(0))
 
 
 def scored(gpt: GPT, pairs, **options):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from groundup.config.model import ModelConfig
-from groundup.evaluation.loss import Loss, PerWindowLoss, split_loss
+from groundup.evaluation.loss import Loss, split_loss
 from groundup.model.gpt import GPT, NextTokenLoss
 
 CPU = torch.device("cpu")
@@ -127,27 +127,31 @@ def test_the_standard_error_is_that_of_windows_drawn_at_random(model):
     for ids in texts:
         split = Split(1)
         split.ids = ids
-        found.append(split_loss(PerWindowLoss(model), split, 8, device=CPU, autocast=nullcontext, rows=7))
+        found.append(
+            split_loss(NextTokenLoss(model, "per_sequence"), split, 8, device=CPU, autocast=nullcontext, rows=7)
+        )
     one = Split(1)
     one.ids = np.concatenate([ids[:320] for ids in texts])
-    whole = split_loss(PerWindowLoss(model), one, 8, device=CPU, autocast=nullcontext)
+    whole = split_loss(NextTokenLoss(model, "per_sequence"), one, 8, device=CPU, autocast=nullcontext)
     means = np.array([one.nats_per_token for one in found])
     assert whole.nats_per_token == pytest.approx(means.mean(), abs=0.02)
     each = np.mean([one.stderr for one in found])
     assert 0.5 < each / (whole.stderr * math.sqrt(60)) < 1.1
-    assert math.isnan(split_loss(PerWindowLoss(model), Split(5), 8, device=CPU, autocast=nullcontext).stderr)
+    assert math.isnan(
+        split_loss(NextTokenLoss(model, "per_sequence"), Split(5), 8, device=CPU, autocast=nullcontext).stderr
+    )
 
 
 def test_each_window_and_the_sum_of_all_agree(model):
     whole, apart = loss(model, 203, rows=5), split_loss(
-        PerWindowLoss(model), Split(203), 8, device=CPU, autocast=nullcontext, rows=5
+        NextTokenLoss(model, "per_sequence"), Split(203), 8, device=CPU, autocast=nullcontext, rows=5
     )  # fmt: skip
     assert apart.nats_per_token == pytest.approx(whole.nats_per_token, rel=1e-6)
     assert apart.scored == whole.scored
 
 
 def test_of_windows_of_one_length_it_is_the_usual_standard_error(model):
-    found = split_loss(PerWindowLoss(model), Split(161), 8, device=CPU, autocast=nullcontext)
+    found = split_loss(NextTokenLoss(model, "per_sequence"), Split(161), 8, device=CPU, autocast=nullcontext)
     model.eval()
     ids = torch.from_numpy(Split(161).ids)
     with torch.no_grad():

@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def model() -> GPT:
     """Matrices so large that it wanders, and no biases: a model that repeats one token would prove nothing."""
-    gpt = GPT(ModelConfig(n_layer=2, n_head=2, n_embd=32, block_size=16, vocab_size=40, tied=False))
+    gpt = GPT(ModelConfig(n_layer=2, n_head=2, n_embd=32, block_size=16, vocab_size=40, tie_embeddings=False))
     generator = torch.Generator().manual_seed(1)
     gpt.init_weights(generator)
     with torch.no_grad():

@@ -16,7 +16,7 @@ def checkpoint(tmp_path_factory):
 
     from groundup.checkpoint import state
     from groundup.config.schema import Config
-    from groundup.model.gpt import GPT
+    from groundup.model import build_model
     from groundup.optim.optimizer import build_optimizer
     from groundup.tokenizers.registry import choose_tokenizer
 
@@ -28,7 +28,7 @@ def checkpoint(tmp_path_factory):
         train = {"max_steps": 10, "batch_tokens": 24}
         config = Config.model_validate({"model": model, "optimizer": optimizer, "train": train})
         torch.manual_seed(0)
-        gpt = GPT(config.model)
+        gpt = build_model(config.model)
         rule = build_optimizer(gpt.named_parameters(), config.optimizer)
         with torch.no_grad():
             for parameter in gpt.parameters():

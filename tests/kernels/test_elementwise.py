@@ -1,4 +1,4 @@
-"""The compiled parts against the torch code that defines them."""
+"""The C++ kernels against the torch code that defines them."""
 
 import subprocess
 
@@ -17,17 +17,17 @@ def angles() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([each.cos(), each.cos()], 1), torch.cat([each.sin(), -each.sin()], 1)
 
 
-PARTS = {
+KERNELS = {
     "rms_norm": (lambda x: (elementwise.rms_norm(x, 1e-6),), (B, T, H * D)),
     "relu_squared": (lambda x: (elementwise.relu_squared(x),), (B, T, 5)),
     "gelu_tanh": (lambda x: (elementwise.gelu_tanh(8 * x),), (B, T, 5)),
-    "turned_heads": (lambda x: elementwise.rotary_qk_norm(x, *angles(), H, 1e-6), (B, T, 3 * H * D)),
+    "rotary_qk_norm": (lambda x: elementwise.rotary_qk_norm(x, *angles(), H, 1e-6), (B, T, 3 * H * D)),
 }
 
 
 def results(name: str, x: torch.Tensor) -> list[torch.Tensor]:
     """Outputs, and the gradient of their sum with weights that differ everywhere."""
-    function, _ = PARTS[name]
+    function, _ = KERNELS[name]
     x = x.clone().requires_grad_()
     outputs = function(x)
     weights = [torch.randn(y.shape, generator=torch.Generator().manual_seed(9)).to(y.dtype) for y in outputs]
@@ -37,9 +37,9 @@ def results(name: str, x: torch.Tensor) -> list[torch.Tensor]:
 
 @compiles
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("name", PARTS)
-def test_one_pass_computes_what_torch_computes(name, dtype, monkeypatch):
-    x = torch.randn(PARTS[name][1], generator=torch.Generator().manual_seed(1)).to(dtype)
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_compute_what_torch_computes(name, dtype, monkeypatch):
+    x = torch.randn(KERNELS[name][1], generator=torch.Generator().manual_seed(1)).to(dtype)
     ours = results(name, x)
     monkeypatch.setattr(elementwise, "library", lambda: None)
     exact = 1e-5 if name == "gelu_tanh" else 2e-6  # that of numbers up to 30
@@ -50,14 +50,14 @@ def test_one_pass_computes_what_torch_computes(name, dtype, monkeypatch):
 
 
 @compiles
-@pytest.mark.parametrize("name", PARTS)
-def test_gradients_are_those_of_small_steps(name):
-    x = torch.randn(PARTS[name][1], generator=torch.Generator().manual_seed(2))
+@pytest.mark.parametrize("name", KERNELS)
+def test_gradients_match_finite_differences(name):
+    x = torch.randn(KERNELS[name][1], generator=torch.Generator().manual_seed(2))
     way = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
 
     def score(step: float) -> torch.Tensor:
         with torch.no_grad():
-            outputs = PARTS[name][0](x + step * way)
+            outputs = KERNELS[name][0](x + step * way)
         weights = [torch.randn(y.shape, generator=torch.Generator().manual_seed(9)) for y in outputs]
         return torch.stack([(y * w).double().sum() for y, w in zip(outputs, weights, strict=True)]).sum()
 
@@ -67,7 +67,7 @@ def test_gradients_are_those_of_small_steps(name):
 
 @compiles
 @pytest.mark.parametrize("threads", [1, 2])
-def test_threads_change_nothing(threads):
+def test_results_do_not_depend_on_the_number_of_threads(threads):
     before = torch.get_num_threads()
     x = torch.randn(64, 200, generator=torch.Generator().manual_seed(1))
     try:
@@ -79,7 +79,7 @@ def test_threads_change_nothing(threads):
 
 
 @compiles
-def test_gelu_is_as_exact_as_torchs(monkeypatch):
+def test_gelu_is_as_exact_as_torch(monkeypatch):
     x = torch.linspace(-30, 30, 100_001)
     exact = results("gelu_tanh", x.double())
     ours = results("gelu_tanh", x)
@@ -90,7 +90,7 @@ def test_gelu_is_as_exact_as_torchs(monkeypatch):
 
 
 @compiles
-def test_far_out_a_gelu_is_flat():
+def test_gelu_is_linear_or_zero_for_large_inputs():
     x = torch.tensor([-1e10, -1e6, -1e3, 1e3, 1e6, 1e10], requires_grad=True)
     y = elementwise.gelu_tanh(x)
     y.sum().backward()
@@ -102,7 +102,7 @@ def test_far_out_a_gelu_is_flat():
 
 
 @pytest.mark.parametrize("function", [elementwise.gelu_tanh, elementwise.relu_squared])
-def test_gradients_of_gradients_and_gradients_of_many_at_once(function):
+def test_second_derivatives_and_vmap(function):
     x = torch.linspace(-2, 2, 6)
     assert torch.autograd.gradgradcheck(function, x.double().requires_grad_())
     once = x.clone().requires_grad_()
@@ -116,7 +116,7 @@ def test_gradients_of_gradients_and_gradients_of_many_at_once(function):
 
 
 @compiles
-def test_not_a_number_stays_one():
+def test_nan_and_inf_propagate():
     x = torch.ones(2, 8)
     x[0, 3] = torch.nan
     assert elementwise.rms_norm(x, 1e-6)[0].isnan().all()
@@ -128,20 +128,20 @@ def test_not_a_number_stays_one():
 
 
 @compiles
-def test_what_is_not_contiguous_goes_to_torch():
+def test_unsupported_tensors_fall_back_to_torch():
     x = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(elementwise.relu_squared(x.T), x.T.clamp(min=0).square())
     assert elementwise.rms_norm(x.double(), 1e-6).dtype == torch.float64
 
 
-def test_without_a_compiler_torch_does_it(monkeypatch, tmp_path):
+def test_without_a_compiler_there_is_no_library(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert cpu_build.library.__wrapped__() is None
 
 
 @compiles
-def test_a_failing_compiler_leaves_nothing_behind(monkeypatch, tmp_path):
+def test_a_failing_compiler_leaves_no_files(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def fail(command, **_):
@@ -153,16 +153,18 @@ def test_a_failing_compiler_leaves_nothing_behind(monkeypatch, tmp_path):
 
 
 @compiles
-def test_it_is_built_once_and_for_its_owner_alone(monkeypatch, tmp_path):
+def test_the_library_is_built_once_with_a_message_and_for_its_owner_alone(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cpu_build.library.__wrapped__() is not None
+    assert capsys.readouterr().err == "compiling CPU kernels, once (about 2 s)\n"
     assert (tmp_path / "groundup").stat().st_mode & 0o777 == 0o700
     monkeypatch.setattr(cpu_build.subprocess, "run", lambda *_, **__: pytest.fail("built again"))
     assert cpu_build.library.__wrapped__() is not None
+    assert capsys.readouterr().err == ""
 
 
 @compiles
-def test_what_others_could_have_written_is_not_loaded(monkeypatch, tmp_path):
+def test_a_library_that_other_users_could_have_written_is_not_loaded(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cpu_build.library.__wrapped__() is not None
     (tmp_path / "groundup").chmod(0o777)
@@ -170,11 +172,11 @@ def test_what_others_could_have_written_is_not_loaded(monkeypatch, tmp_path):
 
 
 @compiles
-def test_it_leaves_torchs_small_numbers_alone():
+def test_the_library_leaves_denormals_of_torch_alone():
     assert cpu_build.library() is not None
     assert (torch.tensor([1e-40]) * 1).item() > 0
 
 
-def test_it_can_be_switched_off(monkeypatch):
+def test_the_variable_disables_the_kernels(monkeypatch):
     monkeypatch.setenv(cpu_build.VARIABLE, "torch")
     assert cpu_build.library.__wrapped__() is None

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from groundup.config.model import ModelConfig
-from groundup.model.context import KVCache
 from groundup.model.gpt import GPT
 
 CONFIG = ModelConfig(n_layer=3, n_head=2, n_embd=32, block_size=24, vocab_size=50)
@@ -15,17 +14,17 @@ def model() -> GPT:
     return GPT(CONFIG).init_weights(torch.Generator().manual_seed(0)).eval()
 
 
-@pytest.mark.parametrize("pieces", [[24], [1] * 24, [5, 1, 1, 17], [1, 23], [8, 8, 8]])
-def test_tokens_in_any_pieces_give_the_logits_of_one_pass(model, pieces):
+@pytest.mark.parametrize("chunks", [[24], [1] * 24, [5, 1, 1, 17], [1, 23], [8, 8, 8]])
+def test_cached_chunks_give_the_logits_of_one_pass(model, chunks):
     ids = torch.randint(50, (2, 24), generator=torch.Generator().manual_seed(1))
-    cache = KVCache(CONFIG.n_layer, CONFIG.block_size)
+    cache = model.new_cache()
     with torch.no_grad():
-        logits = torch.cat([model(part, cache) for part in ids.split(pieces, dim=1)], dim=1)
+        logits = torch.cat([model(part, cache) for part in ids.split(chunks, dim=1)], dim=1)
         torch.testing.assert_close(logits, model(ids), atol=1e-5, rtol=1e-5)
 
 
-def test_a_full_cache_takes_no_more(model):
-    cache = KVCache(CONFIG.n_layer, CONFIG.block_size)
+def test_a_full_cache_raises(model):
+    cache = model.new_cache()
     with torch.no_grad():
         model(torch.zeros(1, 24, dtype=torch.long), cache)
         with pytest.raises(ValueError, match="exceed the context of 24"):

@@ -1,16 +1,16 @@
-"""Laws of the model: counts, start, padding, causality, dropout."""
+"""Laws of the model: parameter counts, initial loss, padding, causality, dropout."""
 
 import math
 
 import pytest
 import torch
-from groundup.model.position_embedding import RotaryPositions
 
 from groundup.config.model import ModelConfig
 from groundup.config.presets import GPT1_PARTS, MODERN_PARTS, PRESETS
 from groundup.config.sections import OptimizerConfig
-from groundup.kernels import elementwise as kernels
+from groundup.model import build_model
 from groundup.model.gpt import GPT, IGNORED, NextTokenLoss
+from groundup.model.positions import RotaryPositions
 from groundup.model.size import counted, flops_per_token, parameters, shapes
 from groundup.optim.optimizer import build_optimizer
 
@@ -18,7 +18,7 @@ SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "vocab_size"
 
 
 def small(**changes) -> GPT:
-    return GPT(ModelConfig(**{**SMALL, **changes})).init_weights(torch.Generator().manual_seed(0))
+    return build_model(ModelConfig(**{**SMALL, **changes})).init_weights(torch.Generator().manual_seed(0))
 
 
 def ids(rows=2, n=16, seed=0) -> torch.Tensor:
@@ -66,7 +66,7 @@ MIXTURES: dict[str, dict] = {
     "changes",
     [{}, {"bias": False}, {"tie_embeddings": False}, {"n_inner": 40}, {"vocab_multiple": 1}, *MIXTURES.values()],
 )
-def test_the_arithmetic_counts_what_is_built(changes):
+def test_size_arithmetic_matches_the_built_model(changes):
     model = small(**changes)
     padding = (model.config.padded_vocab - 70) * 32 * (1 if model.config.tie_embeddings else 2)
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) - padding == parameters(model.config)
@@ -78,15 +78,15 @@ def test_flops_of_gpt2_small_are_the_published_798_million():
     assert round(flops_per_token(ModelConfig(**PRESETS["gpt2"]["model"], vocab_size=50_257)) / 1e6) == 798
 
 
-def test_a_new_model_knows_nothing():
+def test_the_initial_loss_is_that_of_uniform_guessing():
     loss = NextTokenLoss(small())(ids(), ids(seed=1)).item() / 32
     assert loss == pytest.approx(math.log(70), abs=0.05)
 
 
-@pytest.mark.parametrize("logit_softcap", [None, 15.0])
+@pytest.mark.parametrize("softcap", [None, 15.0])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("n_embd", [64, 768])
-def test_a_new_modern_model_knows_nothing_whatever_its_width(n_embd, tied, softcap):
+def test_the_initial_loss_of_modern_is_that_of_uniform_guessing_at_any_width(n_embd, tied, softcap):
     model = small(**{**MODERN_PARTS, "n_embd": n_embd, "tie_embeddings": tied, "logit_softcap": softcap})
     loss = NextTokenLoss(model)(ids(), ids(seed=1)).item() / 32
     assert loss == pytest.approx(math.log(70), abs=0.05)
@@ -106,7 +106,7 @@ def test_the_released_init_scales_nothing_and_halves_positions():
     assert model.wpe.weight.std().item() == pytest.approx(0.01, rel=0.05)
 
 
-def test_padded_ids_change_nothing_and_learn_nothing():
+def test_padded_ids_change_no_result_and_get_no_gradient():
     padded, plain = small(), small(vocab_multiple=1)
     with torch.no_grad():
         for a, b in zip(padded.parameters(), plain.parameters(), strict=True):
@@ -119,7 +119,7 @@ def test_padded_ids_change_nothing_and_learn_nothing():
     assert padded.wte.weight.grad[70:].abs().max() == 0
 
 
-def test_no_token_sees_a_later_one():
+def test_no_token_attends_to_a_later_one():
     model = small().eval()
     changed = ids().clone()
     changed[:, 9] = (changed[:, 9] + 1) % 70
@@ -178,21 +178,21 @@ def test_every_mixture_of_parts_is_causal(parts):
 
 
 def test_rotary_scores_depend_on_the_distance_alone():
-    rotary = RotaryPositions(ModelConfig(**SMALL, positions="rotary"))
+    rotary = RotaryPositions(ModelConfig(**SMALL, position_embedding="rotary"))
     q, k = torch.randn(2, 1, 1, 1, 16, generator=torch.Generator().manual_seed(0)).unbind()
 
     def score(i, j):
-        turned = [kernels.apply_rotary(x, *rotary.rotation(torch.tensor([place]))) for x, place in ((q, i), (k, j))]
-        return (turned[0] * turned[1]).sum()
+        rotated = [rotary.rotation(torch.tensor([position])).apply(x) for x, position in ((q, i), (k, j))]
+        return (rotated[0] * rotated[1]).sum()
 
     torch.testing.assert_close(score(3, 1), score(14, 12))
     assert not torch.allclose(score(3, 1), score(3, 2))
-    assert not torch.allclose(score(3, 1), score(1, 3)), "before and after are told apart"
+    assert not torch.allclose(score(3, 1), score(1, 3)), "before and after differ"
     torch.testing.assert_close(score(0, 0), (q * k).sum())
 
 
 def test_softcap_bounds_logits():
-    model = small(softcap=2.0)
+    model = small(logit_softcap=2.0)
     with torch.no_grad():
         model.wte.weight.mul_(1000)
     assert model(ids()).abs().max() <= 2.0

@@ -1,16 +1,16 @@
-"""What is about to be replaced is not drawn, and nothing else changes."""
+"""skip_init skips the drawing of weights and changes nothing else."""
 
 import torch
 
 from groundup.config.model import ModelConfig
 from groundup.config.presets import MODERN_PARTS
 from groundup.model.gpt import GPT
-from groundup.model.undrawn import skip_init
+from groundup.model.init import skip_init
 
 SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size": 30}
 
 
-def test_nothing_is_drawn_and_all_else_is_as_ever():
+def test_skip_init_draws_nothing_and_changes_nothing_else():
     for parts in ({}, MODERN_PARTS):
         config = ModelConfig(**{**SHAPE, **parts})
         state = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""What the formulas say a backward pass needs, against the tensors that torch keeps for it."""
+"""The estimates of memory against the tensors that torch keeps for the backward pass."""
 
 import pytest
 import torch
@@ -8,11 +8,11 @@ from torch.utils._pytree import tree_leaves
 
 from groundup.config.model import ModelConfig
 from groundup.distributed.activation_checkpointing import apply_activation_checkpointing
-from groundup.kernels import chunking, cross_entropy
-from groundup.kernels import elementwise as kernels
+from groundup.kernels import cross_entropy, thresholds
 from groundup.kernels.cpu_build import library
-from groundup.model import context, memory
-from groundup.model.gpt import GPT, NextTokenLoss
+from groundup.model import build_model
+from groundup.model.fused_cpu import use_fused_cpu_kernels
+from groundup.model.gpt import NextTokenLoss
 from groundup.model.memory import activation_bytes, loss_bytes, weight_copy_bytes
 from groundup.utils.device import autocast
 
@@ -23,22 +23,21 @@ MODERN = {
 ROWS = 4
 
 
-@pytest.fixture(autouse=True)
-def plain(monkeypatch):
-    """The formulas are those of torch's own operations; the compiled ones keep less."""
-    monkeypatch.setattr(kernels, "library", lambda: None)
+def kept_bytes(config: ModelConfig, precision: str, *, recompute: str = "none", fused: bool = False) -> int:
+    """Bytes of all storages that autograd saves, without the model's parameters and constants.
 
-
-def kept_bytes(config: ModelConfig, precision: str, *, recompute: str = "none") -> int:
-    """Bytes of all storages that autograd saves, parameters and constants of the model left out."""
-    gpt = GPT(config).init_weights()
+    The formulas are those of torch's own operations; fused kernels keep less.
+    """
+    gpt = build_model(config).init_weights()
+    if fused:
+        use_fused_cpu_kernels(gpt)
     apply_activation_checkpointing(gpt, recompute)
     own = {t.untyped_storage().data_ptr() for t in (*gpt.parameters(), *gpt.buffers())}
     kept: dict[int, torch.Tensor] = {}
 
     def pack(t: torch.Tensor) -> torch.Tensor:
         if t.untyped_storage().data_ptr() not in own:
-            kept[t.untyped_storage().data_ptr()] = t  # held, so that no place in memory is used twice
+            kept[t.untyped_storage().data_ptr()] = t  # held, so that no memory is used twice
         return t
 
     ids = torch.randint(config.vocab, (ROWS, config.block_size))
@@ -60,7 +59,7 @@ def kept_bytes(config: ModelConfig, precision: str, *, recompute: str = "none") 
     ids=lambda parts: "-".join(map(str, parts)) or "gpt2",
 )  # fmt: skip
 @pytest.mark.parametrize("recompute", ["none", "selective"])
-def test_it_is_what_autograd_keeps(recompute, parts, precision):
+def test_activation_bytes_are_what_autograd_keeps(recompute, parts, precision):
     config = ModelConfig(**{"n_layer": 3, "n_head": 2, "n_embd": 128, "block_size": 128, "vocab_size": 256} | parts)
     kept = kept_bytes(config, precision, recompute=recompute)
     assert planned_bytes(config, precision, recompute) == pytest.approx(kept, rel=0.04)
@@ -68,11 +67,9 @@ def test_it_is_what_autograd_keeps(recompute, parts, precision):
 
 @pytest.mark.skipif(library() is None, reason="nothing was compiled here")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_compiled_parts_keep_less(precision, monkeypatch):
+def test_fused_kernels_keep_less(precision):
     config = ModelConfig(n_layer=3, n_head=2, n_embd=128, block_size=128, vocab_size=256, **MODERN)
-    plain = kept_bytes(config, precision)
-    monkeypatch.setattr(kernels, "library", library)
-    assert kept_bytes(config, precision) < plain
+    assert kept_bytes(config, precision, fused=True) < kept_bytes(config, precision)
 
 
 def planned_bytes(config: ModelConfig, precision: str, recompute: str = "none") -> float:
@@ -80,7 +77,7 @@ def planned_bytes(config: ModelConfig, precision: str, recompute: str = "none") 
     kept_logits = config.padded_vocab * (4 + (e if config.logit_softcap else 0))
     planned = (activation_bytes(config, precision, recompute=recompute) + kept_logits) * ROWS * config.block_size
     planned += weight_copy_bytes(config, precision)
-    if recompute == "selective" and precision != "fp32":  # products that are joined with what they read cast anew
+    if recompute == "selective" and precision != "fp32":  # recomputed products cast their weights again
         products = (
             2 * config.inner * config.n_embd if config.norm_position == "pre_norm" else config.inner * config.n_embd
         )
@@ -91,8 +88,8 @@ def planned_bytes(config: ModelConfig, precision: str, recompute: str = "none") 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("parts", [{}, MODERN], ids=["gpt2", "modern"])
-def test_by_chunks_two_gradients_are_kept_instead_of_logits_and_what_the_head_reads(parts, precision, monkeypatch):
-    monkeypatch.setattr(chunking, "WHOLE", 0)
+def test_chunked_loss_keeps_two_gradients_instead_of_logits_and_the_input_of_the_head(parts, precision, monkeypatch):
+    monkeypatch.setattr(thresholds, "MAX_UNCHUNKED_BYTES", 0)
     config = ModelConfig(**{"n_layer": 2, "n_head": 2, "n_embd": 128, "block_size": 128, "vocab_size": 256} | parts)
     e, tokens, head = 4 if precision == "fp32" else 2, ROWS * config.block_size, config.padded_vocab * config.n_embd
     planned = activation_bytes(config, precision) * tokens + weight_copy_bytes(config, precision)
@@ -101,7 +98,7 @@ def test_by_chunks_two_gradients_are_kept_instead_of_logits_and_what_the_head_re
 
 
 class Peak(TorchDispatchMode):
-    """The most bytes that new tensors hold at once."""
+    """Peak bytes of new tensors."""
 
     def __init__(self, *given):
         super().__init__()
@@ -109,7 +106,7 @@ class Peak(TorchDispatchMode):
         self.alive, self.most = {}, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "groundup":  # what goes on within
+        if func.namespace == "groundup":  # look inside the operator
             with self:
                 return cross_entropy._summed(*args)
         found = func(*args, **(kwargs or {}))
@@ -124,12 +121,17 @@ class Peak(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("columns", [64, 2048])  # with few, what a chunk gives the head is more than the chunk
-@pytest.mark.parametrize("logit_softcap", [None, 15.0])
+@pytest.mark.parametrize("softcap", [None, 15.0])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_loss_takes_as_much_as_it_is_said_to(precision, softcap, columns, monkeypatch):
-    for name, value in {"WHOLE": 0, "CPU": 0, "GPU": 0, "LEAST": 100}.items():
-        monkeypatch.setattr(chunking, name, value)
-    config = ModelConfig(n_embd=columns // 2, n_head=2, block_size=128, vocab_size=1024, softcap=softcap)
+def test_loss_bytes_are_the_peak_of_the_loss(precision, softcap, columns, monkeypatch):
+    for name, value in {
+        "MAX_UNCHUNKED_BYTES": 0,
+        "CPU_CHUNK_BYTES": 0,
+        "GPU_CHUNK_BYTES": 0,
+        "MIN_CHUNK_ROWS": 100,
+    }.items():
+        monkeypatch.setattr(thresholds, name, value)
+    config = ModelConfig(n_embd=columns // 2, n_head=2, block_size=128, vocab_size=1024, logit_softcap=softcap)
     x, weight = torch.randn(250, config.n_embd), torch.randn(1024, config.n_embd)
     with Peak(x, weight) as peak, autocast(precision, torch.device("cpu"))():
         loss = cross_entropy.linear_cross_entropy(
@@ -159,7 +161,7 @@ def test_fp16_keeps_what_bf16_keeps(parts):
     [{}, {"norm_position": "post_norm"}, {"embedding_norm": True}, {"dropout": 0.1}, MODERN],
     ids=lambda parts: "-".join(map(str, parts)) or "gpt2",
 )
-def test_recomputed_blocks_keep_their_inputs_and_one_block_is_whole_at_a_time(parts, precision):
+def test_recomputed_blocks_keep_their_inputs_and_one_block_is_complete_at_a_time(parts, precision):
     def config(n_layer: int) -> ModelConfig:
         return ModelConfig(
             **{"n_head": 2, "n_embd": 128, "block_size": 128, "vocab_size": 64, **parts, "n_layer": n_layer}
@@ -177,7 +179,3 @@ def test_recomputed_blocks_keep_their_inputs_and_one_block_is_whole_at_a_time(pa
     assert planned(3, "full") - planned(3, "none") == pytest.approx(3 * an_input - 2 * a_block, rel=0.03)
     ends = three - 3 * an_input
     assert planned(3, "full") == pytest.approx(3 * an_input + a_block + ends, rel=0.2)  # logits are counted elsewhere
-
-
-def test_attention_is_spelt_out_up_to_the_same_length():
-    assert memory.SPELT_OUT == context.UNFUSED_MAX_TOKENS

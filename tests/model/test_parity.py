@@ -83,7 +83,7 @@ def test_a_trained_mingpt_reproduces_every_stored_activation(shared_data):
 
 
 def architecture(preset: str) -> dict:
-    """What a row says about the parts, its sizes left out."""
+    """A preset without its sizes."""
     sizes = ("n_layer", "n_head", "n_embd", "block_size")
     return {key: value for key, value in PRESETS[preset]["model"].items() if key not in sizes}
 

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 import groundup
 from groundup import GPT, ModelConfig
 from groundup.config.presets import PRESETS
+from groundup.model import build_model
 
 SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "vocab_size": 70}
 PARTS = [
@@ -27,7 +28,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS, ids=range(len(KINDS)))
 
 
 def build(kind) -> GPT:
-    model = GPT(ModelConfig(**kind)).init_weights(torch.Generator().manual_seed(0))
+    model = build_model(ModelConfig(**kind)).init_weights(torch.Generator().manual_seed(0))
     with torch.no_grad():  # some parts start at zero, where mistakes would not show
         for i, parameter in enumerate(model.parameters()):
             parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
@@ -60,7 +61,7 @@ def test_ids_become_logits_over_the_vocabulary(kind):
 
 
 @every_kind
-def test_gradients_of_ones_own_loss_are_those_of_the_unpadded_model(kind):
+def test_gradients_of_any_loss_are_those_of_the_unpadded_model(kind):
     padded, plain = build(kind), build({**kind, "vocab_multiple": 1})
     assert padded.config.padded_vocab > plain.config.padded_vocab == 70
     with torch.no_grad():
@@ -87,7 +88,7 @@ def through_a_file(model: GPT) -> GPT:
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     file.seek(0)
-    other = GPT(model.config)
+    other = build_model(model.config)
     other.load_state_dict(torch.load(file, weights_only=True))
     return other.eval()
 
@@ -101,7 +102,7 @@ COPIES = {
 
 @every_kind
 @pytest.mark.parametrize("how", COPIES)
-def test_copies_say_the_same_and_learn_on_their_own(kind, how):
+def test_copies_compute_the_same_and_learn_independently(kind, how):
     model = build(kind)
     before, tied = model(batch()[0]), model.config.tie_embeddings
     other = COPIES[how](model)
@@ -115,7 +116,7 @@ def test_copies_say_the_same_and_learn_on_their_own(kind, how):
 
 
 @every_kind
-def test_to_changes_all_of_it(kind):
+def test_to_converts_all_tensors(kind):
     model, before = build(kind), build(kind)(batch()[0])
     doubles = model.to(torch.float64)
     assert {tensor.dtype for tensor in doubles.state_dict().values() if tensor.is_floating_point()} == {torch.float64}
@@ -124,7 +125,7 @@ def test_to_changes_all_of_it(kind):
         assert doubles.lm_head.weight is doubles.wte.weight
 
 
-MODERN = next(i for i, kind in enumerate(KINDS) if kind.get("positions") == "rotary")
+MODERN = next(i for i, kind in enumerate(KINDS) if kind.get("position_embedding") == "rotary")
 COMPILED = [
     *[pytest.param("aot_eager", kind, id=f"aot_eager-{i}") for i, kind in enumerate(KINDS)],
     *[  # which compiles C++, and one kind of model shows what all need
@@ -137,7 +138,7 @@ COMPILED = [
 
 
 @pytest.mark.parametrize(("backend", "kind"), COMPILED)
-def test_compiled_it_computes_the_same(backend, kind):
+def test_a_compiled_model_computes_the_same(backend, kind):
     if backend == "inductor" and not shutil.which("g++"):
         pytest.skip("no g++ here to compile with")
     torch._dynamo.reset()
@@ -149,7 +150,7 @@ def test_compiled_it_computes_the_same(backend, kind):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
-def test_a_loop_of_ones_own_is_a_training_run(prepared, tmp_path):
+def test_a_custom_loop_gives_the_losses_of_a_training_run(prepared, tmp_path):
     """Same seed, same windows, same optimizer: the same losses as `groundup.train` writes into its log."""
     steps, rows, lr, shape = 30, 8, 3e-3, {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 32}
     overrides = {

@@ -86,7 +86,7 @@ def test_an_exception_brings_the_weights_back_too(model):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_tied_weight_is_kept_once(tied):
-    model = GPT(ModelConfig(**SHAPE, tied=tied)).init_weights(torch.Generator().manual_seed(0))
+    model = GPT(ModelConfig(**SHAPE, tie_embeddings=tied)).init_weights(torch.Generator().manual_seed(0))
     average = EMA(model, decay=0.9)
     assert average.tensors().keys() == {name for name, _ in model.named_parameters()}
     assert ("lm_head.weight" in average.tensors()) is not tied
@@ -149,7 +149,7 @@ def test_no_average_does_nothing(model):
     none, before = NoEMA(), bits(model)
     none.update()
     none.load({}, 3)
-    with none.applied():
+    with none.swapped_in():
         assert bits(model) == before
     assert none.tensors() == {}
     assert none.updates == 0

@@ -15,7 +15,7 @@ SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size":
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_groups_partition_the_parameters_and_only_matrices_decay(tied):
-    model = GPT(ModelConfig(**SHAPE, tied=tied))
+    model = GPT(ModelConfig(**SHAPE, tie_embeddings=tied))
     groups = build_optimizer(model.named_parameters(), OptimizerConfig(weight_decay=0.3)).param_groups
     grouped = [p for group in groups for p in group["params"]]
     assert {id(p) for p in grouped} == {id(p) for p in model.parameters()}
@@ -27,7 +27,7 @@ def test_groups_partition_the_parameters_and_only_matrices_decay(tied):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_muon_moves_the_matrices_and_adamw_the_rest(tied):
-    model = GPT(ModelConfig(**SHAPE, tied=tied))
+    model = GPT(ModelConfig(**SHAPE, tie_embeddings=tied))
     config = OptimizerConfig(
         name="muon", learning_rate=0.01, matrix_learning_rate=0.03, embedding_learning_rate=0.2, weight_decay=0.3
     )
@@ -70,7 +70,7 @@ def test_moments_of_all_parts_can_be_read_and_written():
 
 
 def test_roles():
-    names = {name: role(name, p) for name, p in GPT(ModelConfig(**SHAPE, tied=False)).named_parameters()}
+    names = {name: role(name, p) for name, p in GPT(ModelConfig(**SHAPE, tie_embeddings=False)).named_parameters()}
     assert names["wte.weight"] == names["wpe.weight"] == "embedding"
     assert names["lm_head.weight"] == "head"
     assert names["h.0.mlp.c_fc.weight"] == "matrix"
@@ -95,7 +95,7 @@ def test_one_step_is_the_formula_of_the_paper():
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("tied", [True, False])
 def test_sgd_moves_everything_and_vectors_do_not_decay(tied, momentum):
-    model = GPT(ModelConfig(**SHAPE, tied=tied))
+    model = GPT(ModelConfig(**SHAPE, tie_embeddings=tied))
     config = OptimizerConfig(name="sgd", learning_rate=0.05, momentum=momentum, weight_decay=0.3)
     (part,) = build_optimizer(model.named_parameters(), config).parts
     assert isinstance(part, torch.optim.SGD)
@@ -139,7 +139,7 @@ def test_all_peaks_that_are_read_scale_alike(name, embedding):
     assert scale_lrs(config, 0.0012345).learning_rate == 0.0012  # what a person can type
 
     def scales(c: OptimizerConfig) -> list[float]:
-        named = GPT(ModelConfig(**SHAPE, tied=False)).named_parameters()
+        named = GPT(ModelConfig(**SHAPE, tie_embeddings=False)).named_parameters()
         return [group["scale"] for group in build_optimizer(named, c).param_groups]
 
     assert scales(scale_lrs(config, 0.002)) == pytest.approx(scales(config))

@@ -18,12 +18,12 @@ def rates(total: int | None, **config) -> list[float]:
 
 
 def test_warm_up_is_linear_and_ends_at_the_peak():
-    lr = rates(100, warmup_steps=10, floor=0.1)
+    lr = rates(100, warmup_steps=10, min_lr_ratio=0.1)
     assert lr[:10] == pytest.approx([2.0 * (i + 1) / 10 for i in range(10)])
 
 
 def test_after_warm_up_the_cosine_of_the_remaining_steps():
-    lr = rates(100, warmup_steps=10, floor=0.1)
+    lr = rates(100, warmup_steps=10, min_lr_ratio=0.1)
     for step in range(10, 100):
         x = (step + 1 - 10) / 90
         assert lr[step] == pytest.approx(0.2 + 1.8 * 0.5 * (1 + math.cos(math.pi * x)))
@@ -35,7 +35,7 @@ def test_a_fraction_means_the_same_as_its_steps():
 
 
 def test_by_the_clock_the_rate_ends_at_the_floor_when_time_is_up():
-    lr = rates(None, warmup_steps=5, floor=0.05)
+    lr = rates(None, warmup_steps=5, min_lr_ratio=0.05)
     assert lr[-1] == pytest.approx(0.1)
     assert max(lr) < 2.0  # warm-up overlaps the decay
     assert lr[4] > lr[3] > lr[0] > 0
@@ -58,7 +58,7 @@ def test_tokens_mean_the_same_as_their_steps():
 
 
 def test_linear_is_a_straight_line_from_the_peak_to_the_floor():
-    lr = rates(100, name="linear", warmup_steps=20, floor=0.25)
+    lr = rates(100, name="linear", warmup_steps=20, min_lr_ratio=0.25)
     assert lr[19] == pytest.approx(2.0)
     assert lr[19:] == pytest.approx([2.0 - 1.5 * i / 80 for i in range(81)])
     assert lr[:20] == pytest.approx([2.0 * (i + 1) / 20 for i in range(20)])
@@ -69,22 +69,24 @@ def test_linear_is_a_straight_line_from_the_peak_to_the_floor():
 )
 @pytest.mark.parametrize("total", [100, None])
 def test_wsd_stays_and_then_falls_over_its_cooldown_at_the_end(total, cooldown):
-    lr = rates(total, name="wsd", warmup_fraction=0.1, floor=0.1, **cooldown)
+    lr = rates(total, name="wsd", warmup_fraction=0.1, min_lr_ratio=0.1, **cooldown)
     assert lr[:10] == pytest.approx([2.0 * (i + 1) / 10 for i in range(10)])
     assert lr[10:60] == pytest.approx([2.0] * 50)
     assert lr[59:] == pytest.approx([2.0 - 1.8 * i / 40 for i in range(41)])
 
 
 def test_after_a_warm_up_of_w_steps_the_inverse_root_and_never_under_the_floor():
-    lr = rates(1000, name="inverse_sqrt", warmup_steps=16, floor=0.2)
+    lr = rates(1000, name="inverse_sqrt", warmup_steps=16, min_lr_ratio=0.2)
     assert lr[:16] == pytest.approx([2.0 * (i + 1) / 16 for i in range(16)])
     assert lr[16:] == pytest.approx([2.0 * max(0.2, math.sqrt(16 / (i + 1))) for i in range(16, 1000)])
     assert lr[-1] == pytest.approx(0.4)
     for total in (1000, None):
         width = total or 100
-        by_part = rates(total, name="inverse_sqrt", warmup_fraction=16 / width, floor=0.2)
+        by_part = rates(total, name="inverse_sqrt", warmup_fraction=16 / width, min_lr_ratio=0.2)
         assert by_part == pytest.approx(lr[:width])
-    assert rates(50, name="inverse_sqrt", floor=0.0) == pytest.approx([2.0 / math.sqrt(i + 1) for i in range(50)])
+    assert rates(50, name="inverse_sqrt", min_lr_ratio=0.0) == pytest.approx(
+        [2.0 / math.sqrt(i + 1) for i in range(50)]
+    )
 
 
 @pytest.mark.parametrize("total", [1, 2, 3, 7, 10, 100, 333, 1001])
@@ -153,11 +155,11 @@ def test_a_warm_up_and_a_cooldown_that_do_not_both_fit_are_refused(lengths, said
 
 @pytest.mark.parametrize("part", [0.1, 0.3, 0.5, 0.7, 0.9])
 def test_a_warm_up_and_a_cooldown_may_fill_the_horizon(part):
-    lr = rates(100, name="wsd", warmup_fraction=part, cooldown_fraction=1.0 - part, floor=0.0)
+    lr = rates(100, name="wsd", warmup_fraction=part, cooldown_fraction=1.0 - part, min_lr_ratio=0.0)
     assert max(lr) == pytest.approx(2.0) == pytest.approx(lr[round(100 * part) - 1])
     assert lr[-1] == pytest.approx(0.0, abs=1e-12)
     tokens = {"warmup_tokens": 776_868, "cooldown_tokens": 77_132}  # whose shares add up to a rounding more than one
-    assert build_schedule(ScheduleConfig(name="wsd", **tokens, floor=0.0), 1.0, 854, 1000)(853, 1.0) == 0.0
+    assert build_schedule(ScheduleConfig(name="wsd", **tokens, min_lr_ratio=0.0), 1.0, 854, 1000)(853, 1.0) == 0.0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -182,9 +184,9 @@ def test_squeezed_into_its_own_horizon_a_schedule_is_what_it_was(name, lengths):
 
 
 def test_squeezed_into_a_tenth_every_stretch_is_a_tenth_as_long():
-    config = squeezed(ScheduleConfig(name="wsd", warmup_steps=50, cooldown_steps=200, floor=0.0), 500, 64)
+    config = squeezed(ScheduleConfig(name="wsd", warmup_steps=50, cooldown_steps=200, min_lr_ratio=0.0), 500, 64)
     assert rates(50, **config.model_dump()) == pytest.approx(
-        rates(50, name="wsd", warmup_steps=5, cooldown_steps=20, floor=0.0)
+        rates(50, name="wsd", warmup_steps=5, cooldown_steps=20, min_lr_ratio=0.0)
     )
     assert squeezed(ScheduleConfig(warmup_steps=900), 500, 64).warmup_fraction == 1.0
     assert squeezed(ScheduleConfig(warmup_steps=900), None, 64).warmup_fraction == 0.1  # of a time: nobody knows

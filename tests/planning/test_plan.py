@@ -18,7 +18,7 @@ from groundup.config.schema import Config
 from groundup.config.sections import MUON_ONLY
 from groundup.config.types import MAX_DIMENSION
 from groundup.errors import CheckpointError, ConfigError
-from groundup.model.gpt import GPT
+from groundup.model import build_model
 from groundup.model.memory import activation_bytes, loss_bytes
 from groundup.optim.optimizer import RULES, build_optimizer
 from groundup.optim.run_length import TimeLength
@@ -42,7 +42,7 @@ def plan(data: Data | None = None, machine: Machine = HERE, speed: float | None 
 @pytest.mark.parametrize("tied", [True, False])
 def test_weights_and_moments_are_those_of_the_model(tied, optimizer):
     planned = plan(model={**SMALL, "tie_embeddings": tied}, optimizer=optimizer)
-    gpt = GPT(planned.config.model).init_weights()
+    gpt = build_model(planned.config.model).init_weights()
     built = build_optimizer(gpt.named_parameters(), planned.config.optimizer)
     gpt(torch.zeros(1, 4, dtype=torch.long)).logsumexp(-1).sum().backward()
     built.step()
@@ -319,10 +319,11 @@ RESIDENT = """
 import json, sys, torch
 from groundup.config.schema import Config
 from groundup.config.sections import MUON_ONLY
-from groundup.model.gpt import GPT, NextTokenLoss
+from groundup.model import build_model
+from groundup.model.gpt import NextTokenLoss
 from groundup.optim.optimizer import build_optimizer
 config = Config.model_validate(json.loads(sys.argv[1]))
-gpt = GPT(config.model).init_weights()
+gpt = build_model(config.model).init_weights()
 loss_sum, optimizer = NextTokenLoss(gpt), build_optimizer(gpt.named_parameters(), config.optimizer)
 ids = torch.randint(config.model.vocab, (config.micro_rows, config.model.block_size))
 for pieces in ([ids[:1]], [ids] * (config.rows // config.micro_rows)):  # the first step makes the moments

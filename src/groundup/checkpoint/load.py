@@ -12,8 +12,10 @@ from groundup.checkpoint.files import verify
 from groundup.checkpoint.run_folder import find_checkpoint
 from groundup.config.schema import Config
 from groundup.distributed.process_group import ProcessGroup, SingleProcess, own_device
+from groundup.model import build_model
+from groundup.model.fused_cpu import use_fused_cpu_kernels
 from groundup.model.gpt import GPT
-from groundup.model.undrawn import skip_init
+from groundup.model.init import skip_init
 from groundup.tokenizers.registry import Tokenizer
 from groundup.utils.device import choose_device
 
@@ -44,6 +46,7 @@ def load(
     verify(folder, presence_only=(state.OPTIMIZER,))
     config, where = state.load_config(folder), own_device(str(choose_device(device)), process_group or SingleProcess())
     with skip_init():
-        model = GPT(config.model)
+        model = build_model(config.model)
     state.load_model(folder, model, averaged=True)
-    return LoadedModel(folder, config, model.to(where).eval(), state.load_text(folder), where)
+    model = use_fused_cpu_kernels(model.to(where)).eval()
+    return LoadedModel(folder, config, model, state.load_text(folder), where)

@@ -91,6 +91,11 @@ class ModelConfig(Section):
         return min(self.ngram_width, self.vocab)
 
     @property
+    def ngram_features(self) -> int:
+        """Numbers that a table tells of an n-gram: the mean code of what followed, and two functions of its count."""
+        return self.ngram_codes + 2
+
+    @property
     def ngrams_add_logits(self) -> bool:
         """Whether token codes are one-hot, so that n-gram frequencies can be added to the logits."""
         return self.vocab <= min(self.ngram_width, NGRAM_LOGITS_MAX_VOCAB)

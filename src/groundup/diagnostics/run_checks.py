@@ -26,7 +26,7 @@ from groundup.config.types import FIXED
 from groundup.data.shards import Manifest, check_files
 from groundup.diagnostics.finding import Finding, problem
 from groundup.errors import CheckpointError, DataError, GroundupError, NewerFormatError
-from groundup.model.gpt import GPT
+from groundup.model import build_model
 from groundup.utils.files import SUMS, sha256
 from groundup.utils.lock import holder
 
@@ -162,7 +162,7 @@ def _wrong_contents(folder: Path) -> Iterator[str]:
     yield from (f"{name}: missing, though {SUMS} does not list it" for name in missing)
     yield from _wrong_progress(folder)
     with torch.device("meta"):
-        shapes = {name: list(parameter.shape) for name, parameter in GPT(config.model).named_parameters()}
+        shapes = {name: list(parameter.shape) for name, parameter in build_model(config.model).named_parameters()}
     for file in sorted(folder.rglob("*.safetensors")):
         yield from _wrong_tensors(file, file.relative_to(folder).as_posix(), shapes)
 

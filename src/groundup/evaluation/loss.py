@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from groundup.data.shards import Tokens
 from groundup.distributed.process_group import ProcessGroup, SingleProcess
 from groundup.evaluation.multiple_choice import MAX_EXPONENT
-from groundup.kernels.cross_entropy import linear_cross_entropy_rows
-from groundup.model.gpt import GPT, IGNORED
+from groundup.model.gpt import IGNORED
 
 
 @dataclass(frozen=True)
@@ -38,23 +37,6 @@ class Loss:
         `tokens` counts all tokens of the text, including those that end documents; `text_bytes` its UTF-8 bytes.
         """
         return self.nats_per_token * tokens / text_bytes / math.log(2)
-
-
-class PerWindowLoss(nn.Module):
-    """Summed cross-entropy of each window, in nats: `split_loss` needs them for a standard error."""
-
-    def __init__(self, gpt: GPT) -> None:
-        super().__init__()
-        self.gpt = gpt
-
-    def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """(B, T) and (B, T) -> (B,); targets equal to `IGNORED` are not scored."""
-        gpt, x = self.gpt, self.gpt.features(ids, targets=targets).flatten(0, 1)  # (B·T, C)
-        vocab, softcap = gpt.config.vocab, gpt.config.logit_softcap
-        nats = linear_cross_entropy_rows(
-            x, gpt.reading, targets.flatten(), vocab=vocab, softcap=softcap, ignore_index=IGNORED
-        )
-        return nats.view_as(targets).sum(1)
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: it was requested

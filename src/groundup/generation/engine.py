@@ -13,7 +13,6 @@ from torch import Tensor
 
 from groundup.errors import UsageError
 from groundup.generation.sampling import Sampler
-from groundup.model.context import KVCache
 from groundup.model.gpt import GPT
 from groundup.tokenizers.registry import Tokenizer
 
@@ -38,13 +37,13 @@ def stream(
     vocab, block_size = model.config.vocab, model.config.block_size
     ids = torch.tensor([list(prompt[-block_size:])] * rows, device=device)  # (B, T)
     alive = [True] * rows
-    start, cache = 0, KVCache(model.config.n_layer, block_size)
+    start, cache = 0, model.new_cache()
     was_training = model.training
     model.eval()
     try:
         for _ in range(max_tokens):
             if ids.size(1) - start > block_size:
-                start, cache = ids.size(1) - max(1, block_size // 2), KVCache(model.config.n_layer, block_size)
+                start, cache = ids.size(1) - max(1, block_size // 2), model.new_cache()
             unseen = ids[:, start + cache.length :] if cached else ids[:, start:]
             features = model.features(unseen, cache if cached else None)  # (B, T, C)
             chosen = choose(model.head(features[:, -1]).float()[:, :vocab])  # (B,)

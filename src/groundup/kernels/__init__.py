@@ -1,1 +1,1 @@
-"""Arithmetic that is worth writing by hand, as functions of tensors: they know neither models nor configs."""
+"""Fused kernels as functions of tensors, each with the torch code that defines it; no models and no configs."""

@@ -1,8 +1,8 @@
-// What torch does in many passes over memory, in one: the elementwise parts of a modern GPT block on a CPU.
+// Elementwise functions of a GPT block on a CPU, in one pass over memory where torch takes many.
 //
-// Plain C++17 and OpenMP, nothing else: compiled at first use (kernels/compiled.py), called through ctypes, and always
-// replaceable by the torch code beside it (kernels/parts.py), which says what each function computes.
-// All sums are over one row and in one order, whatever the number of threads: results are repeatable bit for bit.
+// Plain C++17 and OpenMP: compiled at first use (kernels/cpu_build.py), called through ctypes, and defined by the torch
+// code that can replace it (kernels/elementwise.py).
+// Every sum is over one row and in one order, for any number of threads: results are repeatable bit for bit.
 
 #include <cmath>
 #include <cstdint>
@@ -64,7 +64,7 @@ template <typename T>
 void relu_squared(const T* x, T* y, int64_t n) {
 #pragma omp parallel for simd
     for (int64_t i = 0; i < n; i++) {
-        float a = float(x[i]) <= 0 ? 0 : float(x[i]);  // so that what is no number stays none
+        float a = float(x[i]) <= 0 ? 0 : float(x[i]);  // NaN stays NaN
         put(y + i, a * a);
     }
 }
@@ -75,9 +75,9 @@ void relu_squared_backward(const T* dy, const T* x, T* dx, int64_t n) {
     for (int64_t i = 0; i < n; i++) put(dx + i, 2 * float(dy[i]) * (float(x[i]) <= 0 ? 0 : float(x[i])));
 }
 
-// exp(x) to some 1e-7 of it for x within ±40, which is as far as a sigmoid looks, in a form that compilers make vectors
-// of: 2ⁿ times a polynomial with Cephes' coefficients. n·ln 2 is taken off in two parts, by fma, which -ffast-math
-// leaves alone.
+// exp(x) with a relative error of about 1e-7 for x within ±40, enough for a sigmoid, in a form that compilers
+// vectorise: 2ⁿ times a polynomial with Cephes' coefficients. n·ln 2 is subtracted in two parts, by fma, which
+// -ffast-math leaves alone.
 inline float exponential(float x) {
     x = x < -40 ? -40 : x > 40 ? 40 : x;
     float n = std::nearbyint(x * 1.44269504f);
@@ -107,8 +107,8 @@ void gelu_tanh(const T* x, T* y, int64_t n) {
     }
 }
 
-// dx = dy·(s + x·s·(1 - s)·(2u)') with s = sigmoid(2u), and 1 - s = s·exp(-2u), which loses nothing where s is nearly 1.
-// Beyond ±16 it is 1 or 0 whatever x is, whose cube would leave the range of a float.
+// dx = dy·(s + x·s·(1 - s)·(2u)') with s = sigmoid(2u), and 1 - s = s·exp(-2u), exact where s is nearly 1.
+// Beyond ±16 the derivative is 1 or 0; the cube of a larger x would leave the range of a float.
 template <typename T>
 void gelu_tanh_backward(const T* dy, const T* x, T* dx, int64_t n) {
 #pragma omp parallel for simd
@@ -121,12 +121,10 @@ void gelu_tanh_backward(const T* dy, const T* x, T* dx, int64_t n) {
     }
 }
 
-constexpr int64_t WIDEST = 256;  // numbers a head
-
-// One head's query or key: turned by its place, then brought to unit mean square. (D,) -> (D,)
-// With cos and sin as positions.py has them: the second half of sin is negated.
+// One head's query or key, rotated by its position: (D,) -> (D,). Returns the factor that brings it to unit mean square.
+// cos and sin hold each angle twice, the second half of sin negated.
 template <typename T>
-inline float turned(const T* x, const float* cos, const float* sin, float* out, int64_t D, float eps) {
+inline float rotate(const T* x, const float* cos, const float* sin, float* out, int64_t D, float eps) {
     int64_t half = D / 2;
     float squares = 0;
     for (int64_t i = 0; i < half; i++) {
@@ -139,18 +137,18 @@ inline float turned(const T* x, const float* cos, const float* sin, float* out, 
     return 1 / std::sqrt(squares / D + eps);
 }
 
-// q and k out of qkv, turned and normed: (rows, T, 3, H, D) -> twice (rows, T, H, D). cos, sin: (T, D).
+// q and k out of qkv, rotated and normalised: (rows, T, 3, H, D) -> twice (rows, T, H, D). cos, sin: (T, D).
 template <typename T>
-void rotate_norm(const T* qkv, const float* cos, const float* sin, T* q, T* k, int64_t rows, int64_t time,
+void rotary_qk_norm(const T* qkv, const float* cos, const float* sin, T* q, T* k, int64_t rows, int64_t time,
                  int64_t heads, int64_t D, float eps) {
 #pragma omp parallel for
     for (int64_t r = 0; r < rows * time; r++) {
-        float row[WIDEST];
+        float row[MAX_HEAD_WIDTH];
         const float *c = cos + r % time * D, *s = sin + r % time * D;
         for (int64_t part = 0; part < 2; part++)
             for (int64_t h = 0; h < heads; h++) {
                 T* to = (part ? k : q) + (r * heads + h) * D;
-                float scale = turned(qkv + ((r * 3 + part) * heads + h) * D, c, s, row, D, eps);
+                float scale = rotate(qkv + ((r * 3 + part) * heads + h) * D, c, s, row, D, eps);
                 for (int64_t i = 0; i < D; i++) put(to + i, scale * row[i]);
             }
     }
@@ -161,15 +159,15 @@ struct Strides {
     int64_t row, time, head;
 };
 
-// What rotate_norm's qkv receives: gradients of q, k and v together. The turned rows are computed anew.
+// Gradient of rotary_qk_norm's qkv, from those of q, k and v. The rotated rows are computed again.
 template <typename T>
-void rotate_norm_backward(const T* qkv, const float* cos, const float* sin, const T* dq, const T* dk, const T* dv,
+void rotary_qk_norm_backward(const T* qkv, const float* cos, const float* sin, const T* dq, const T* dk, const T* dv,
                           Strides sq, Strides sk, Strides sv, T* dqkv, int64_t rows, int64_t time, int64_t heads,
                           int64_t D, float eps) {
     int64_t half = D / 2;
 #pragma omp parallel for
     for (int64_t r = 0; r < rows * time; r++) {
-        float row[WIDEST], g[WIDEST];
+        float row[MAX_HEAD_WIDTH], g[MAX_HEAD_WIDTH];
         const float *c = cos + r % time * D, *s = sin + r % time * D;
         for (int64_t part = 0; part < 3; part++)
             for (int64_t h = 0; h < heads; h++) {
@@ -180,12 +178,12 @@ void rotate_norm_backward(const T* qkv, const float* cos, const float* sin, cons
                     std::memcpy(to, dy, D * sizeof(T));
                     continue;
                 }
-                float scale = turned(qkv + ((r * 3 + part) * heads + h) * D, c, s, row, D, eps), dot = 0;
+                float scale = rotate(qkv + ((r * 3 + part) * heads + h) * D, c, s, row, D, eps), dot = 0;
 #pragma omp simd reduction(+ : dot)
                 for (int64_t i = 0; i < D; i++) dot += row[i] * float(dy[i]);
                 float along = scale * scale * scale * dot / D;
                 for (int64_t i = 0; i < D; i++) g[i] = scale * float(dy[i]) - along * row[i];
-                for (int64_t i = 0; i < half; i++) {  // turned back
+                for (int64_t i = 0; i < half; i++) {  // rotated back
                     put(to + i, g[i] * c[i] + g[i + half] * s[i + half]);
                     put(to + i + half, g[i + half] * c[i + half] + g[i] * s[i]);
                 }
@@ -209,15 +207,15 @@ extern "C" {
                                   int64_t width) {                                                                     \
         rms_norm_backward(dy, x, scale, dx, rows, width);                                                              \
     }                                                                                                                  \
-    void rotate_norm_##name(const T* qkv, const float* cos, const float* sin, T* q, T* k, int64_t rows, int64_t time,  \
+    void rotary_qk_norm_##name(const T* qkv, const float* cos, const float* sin, T* q, T* k, int64_t rows, int64_t time, \
                             int64_t heads, int64_t D, float eps) {                                                     \
-        rotate_norm(qkv, cos, sin, q, k, rows, time, heads, D, eps);                                                   \
+        rotary_qk_norm(qkv, cos, sin, q, k, rows, time, heads, D, eps);                                                \
     }                                                                                                                  \
-    void rotate_norm_backward_##name(const T* qkv, const float* cos, const float* sin, const T* dq, const T* dk,       \
+    void rotary_qk_norm_backward_##name(const T* qkv, const float* cos, const float* sin, const T* dq, const T* dk,    \
                                      const T* dv, const int64_t* strides, T* dqkv, int64_t rows, int64_t time,         \
                                      int64_t heads, int64_t D, float eps) {                                            \
         const Strides* s = reinterpret_cast<const Strides*>(strides);                                                  \
-        rotate_norm_backward(qkv, cos, sin, dq, dk, dv, s[0], s[1], s[2], dqkv, rows, time, heads, D, eps);            \
+        rotary_qk_norm_backward(qkv, cos, sin, dq, dk, dv, s[0], s[1], s[2], dqkv, rows, time, heads, D, eps);         \
     }
 
 BOTH(fp32, float)

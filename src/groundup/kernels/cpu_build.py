@@ -1,8 +1,7 @@
-"""The C++ beside this file, compiled for this very machine at first use and kept for the next.
+"""Compilation of the C++ kernels (`cpu.cpp`) for this machine, at first use; the result is cached.
 
-A compiler takes two seconds for it, once; where there is none, torch does the same arithmetic in more passes over
-memory. The result lies in the user's cache folder, under a name that changes with the source, the compiler's options
-and the CPU.
+It takes about two seconds, once; without a compiler, torch computes the same in more passes over memory. The library
+lies in the user's cache folder, under a name that depends on the source, the compiler's options and the CPU.
 """
 
 from __future__ import annotations
@@ -13,59 +12,65 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
-OPTIONS = ("-std=c++17", "-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp", "-fPIC")
+MAX_HEAD_WIDTH = 256  # of attention, in numbers
+OPTIONS = (
+    "-std=c++17", "-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp", "-fPIC",
+    f"-DMAX_HEAD_WIDTH={MAX_HEAD_WIDTH}",
+)  # fmt: skip
 # Linked without -ffast-math, with which the library would round small numbers of all of torch to zero.
-LINKED = ("-shared", "-fopenmp")
-PATIENCE = 120  # seconds for the compiler
-VARIABLE = "GROUNDUP_KERNELS"  # torch: leave the C++ alone
+LINK_OPTIONS = ("-shared", "-fopenmp")
+TIMEOUT_SECONDS = 120  # for each run of the compiler
+VARIABLE = "GROUNDUP_KERNELS"  # `torch` disables the C++ kernels
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled functions; None where they cannot be had, and torch is to do it all.
+    """The compiled functions; None where they are not available and torch must compute everything.
 
-    Linux alone: there, the OpenMP that g++ links is the one that torch has loaded already, so that both share threads.
+    Linux only: there the OpenMP that g++ links is the one that torch has already loaded, so that both share threads.
     """
     if platform.system() != "Linux" or os.environ.get(VARIABLE) == "torch":
         return None
     try:
-        return ctypes.CDLL(str(_built()))
+        return ctypes.CDLL(str(_build()))
     except (OSError, RuntimeError, subprocess.SubprocessError):  # a user without a home is a RuntimeError
         return None
 
 
-def _built() -> Path:
-    """The shared library's file, made first where it is not there yet; OSError or SubprocessError where it cannot."""
+def _build() -> Path:
+    """Path of the shared library, compiled unless it is cached; OSError or SubprocessError where that fails."""
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
         raise FileNotFoundError("no C++ compiler")
-    makings = (SOURCE.read_text("utf-8"), compiler, *OPTIONS, *LINKED, _cpu())
-    key = hashlib.sha256("\0".join(makings).encode()).hexdigest()
+    ingredients = (SOURCE.read_text("utf-8"), compiler, *OPTIONS, *LINK_OPTIONS, _cpu_model())
+    key = hashlib.sha256("\0".join(ingredients).encode()).hexdigest()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundup"
     library = folder / f"kernels-{key[:16]}.so"
     if not library.is_file():
+        print("compiling CPU kernels, once (about 2 s)", file=sys.stderr)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as aside:  # several processes may build at once
-            made, parts = Path(aside) / library.name, str(Path(aside) / "cpu.o")
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:  # several processes may build at once
+            linked, compiled = Path(scratch) / library.name, str(Path(scratch) / "cpu.o")
             for command in (
-                [compiler, *OPTIONS, "-c", str(SOURCE), "-o", parts],
-                [compiler, *LINKED, parts, "-o", str(made)],
+                [compiler, *OPTIONS, "-c", str(SOURCE), "-o", compiled],
+                [compiler, *LINK_OPTIONS, compiled, "-o", str(linked)],
             ):
-                subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
-            made.replace(library)
+                subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT_SECONDS)
+            linked.replace(library)
     for path in (folder, library):
         if path.stat().st_uid != os.getuid() or path.stat().st_mode & 0o022:
-            raise PermissionError(f"{path}: others could have written it")
+            raise PermissionError(f"{path}: other users could have written it")
     return library
 
 
-def _cpu() -> str:
-    """What tells CPUs apart: a home folder may be shared by machines of several kinds."""
+def _cpu_model() -> str:
+    """Identifies the kind of CPU: machines of several kinds may share a home folder."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     wanted = ("model name", "cpu family", "model\t", "flags", "Features", "CPU part")
     return platform.machine() + "\n".join(sorted({line for line in lines if line.startswith(wanted)}))

@@ -1,6 +1,6 @@
-"""What `cross_entropy.nats_` does, in one kernel: two reads of the logits and one write, where torch takes ten passes.
+"""`cross_entropy.nll_and_grad_` in one Triton kernel: two reads of the logits and one write instead of ten passes.
 
-A program takes a row. The first sweep keeps the largest logit so far and the sum of exponentials relative to it
+Each program computes one row. The first sweep keeps the largest logit so far and the sum of exponentials relative to it
 (Milakov and Gimelshein, arXiv:1805.02867); the second writes the gradient over the logits.
 """
 
@@ -11,17 +11,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 4096  # columns that a program holds at a time
+BLOCK_COLUMNS = 4096  # that a program loads at a time
 WARPS = 8
 
 
-def nats_(
+def nll_and_grad_(
     logits: Tensor, targets: Tensor, vocab: int, softcap: float | None, ignore_index: int, gradient: bool
 ) -> Tensor:
-    """Losses (n,) of the products `logits` (n, P), which their own gradient takes the place of where it is wanted."""
+    """Losses, (n,), of `logits`, (n, P), which with `gradient` are overwritten with their gradient."""
     n, columns = logits.shape
     nats = logits.new_empty(n, dtype=torch.float32)
-    block = min(BLOCK, triton.next_power_of_2(columns))
+    block = min(BLOCK_COLUMNS, triton.next_power_of_2(columns))
     with torch.cuda.device_of(logits):
         _row[(n,)](
             logits, targets, nats, logits.stride(0), targets.stride(0), softcap or 1.0, ignore_index,

@@ -1,7 +1,7 @@
-"""The elementwise parts of a modern block, each in one pass over memory and with a backward pass of its own.
+"""Elementwise functions of a GPT block, each in one pass over memory and with a backward pass of its own.
 
-Every function is defined by the few lines of torch that it falls back on: on a GPU, under torch.compile, for shapes and
-types that the C++ does not know, and where there is no compiler. Both agree up to rounding.
+Every function is defined by the torch code that it falls back on: on GPUs, under torch.compile, for shapes and types
+that the C++ does not support, and without a compiler. Both agree up to rounding.
 
 Letters: B batch, T time, H heads, D head width, C = H·D.
 """
@@ -17,87 +17,75 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from groundup.kernels.cpu_build import library
+from groundup.kernels.cpu_build import MAX_HEAD_WIDTH, library
 
-NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
-SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+SUFFIXES = {torch.float32: "fp32", torch.bfloat16: "bf16"}  # of the C++ functions' names
+GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gelu_tanh": lambda dy, x: torch.ops.aten.gelu_backward(dy, x, approximate="tanh"),
     "relu_squared": lambda dy, x: 2 * dy * F.relu(x),
 }
-WIDEST = 256  # numbers a head; cpu.cpp's
 
 
 def rms_norm(x: Tensor, eps: float) -> Tensor:
     """x / √(mean(x²) + eps) over the last dimension (arXiv:1910.07467, without weights): any shape to the same."""
-    if x.dtype == torch.float32 and _suits(x):
-        return cast(Tensor, _applied(_RMSNorm, x, eps))
+    if x.dtype == torch.float32 and _supported(x):
+        return cast(Tensor, _apply(_RMSNorm, x, eps))
     return F.rms_norm(x, x.shape[-1:], eps=eps)
 
 
 def relu_squared(x: Tensor) -> Tensor:
     """max(0, x)² (arXiv:2109.08668): any shape to the same."""
-    return cast(Tensor, _applied(_Elementwise, x, "relu_squared")) if _suits(x) else F.relu(x).square()
+    return cast(Tensor, _apply(_Elementwise, x, "relu_squared")) if _supported(x) else F.relu(x).square()
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
     """x·(1 + tanh(√(2/π)·(x + 0.044715·x³))) / 2 (arXiv:1606.08415, section 2): any shape to the same."""
-    return cast(Tensor, _applied(_Elementwise, x, "gelu_tanh")) if _suits(x) else F.gelu(x, approximate="tanh")
+    return cast(Tensor, _apply(_Elementwise, x, "gelu_tanh")) if _supported(x) else F.gelu(x, approximate="tanh")
 
 
 def rotary_qk_norm(qkv: Tensor, cos: Tensor, sin: Tensor, n_head: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries and keys turned by their place and brought to unit mean square, and values: (B, T, 3C) to (B, H, T, D).
+    """Queries and keys, rotated by their positions and RMS-normalised, and values: (B, T, 3C) -> three (B, H, T, D).
 
-    `cos` and `sin` are (T, D), as positions.py has them.
+    `cos` and `sin` are (T, D) or (B, 1, T, D): each angle twice, the second half of the sines negated.
     """
     D = cos.size(-1)
-    plain = cos.dtype == sin.dtype == torch.float32 and cos.shape == sin.shape == (qkv.size(1), D)
-    if plain and D <= WIDEST and D % 2 == 0 and _suits(qkv):
-        q, k, v = cast(list[Tensor], _applied(_TurnedHeads, qkv, cos, sin, n_head, eps))
+    per_position = cos.dtype == sin.dtype == torch.float32 and cos.shape == sin.shape == (qkv.size(1), D)
+    if per_position and D <= MAX_HEAD_WIDTH and D % 2 == 0 and _supported(qkv):
+        q, k, v = cast(list[Tensor], _apply(_RotaryQKNorm, qkv, cos, sin, n_head, eps))
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    q, k, v = in_heads(qkv, n_head)
-    shape = q.shape[-1:]
-    return (
-        F.rms_norm(apply_rotary(q, cos, sin), shape, eps=eps),
-        F.rms_norm(apply_rotary(k, cos, sin), shape, eps=eps),
-        v,
-    )
-
-
-def in_heads(qkv: Tensor, n_head: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, T, 3C) to three (B, H, T, D)."""
     B, T, _ = qkv.shape
-    # Split before the view: the gradients then join without a copy.
     q, k, v = (part.view(B, T, n_head, -1).transpose(1, 2) for part in qkv.chunk(3, dim=2))
+    q, k = (F.rms_norm(apply_rotary(part, cos, sin), part.shape[-1:], eps=eps) for part in (q, k))
     return q, k, v
 
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Pairs of numbers turned by the angles of their places (arXiv:2104.09864): (B, H, T, D) to the same."""
+    """Pairs of numbers rotated by the angles of their positions (arXiv:2104.09864): (B, H, T, D) to the same."""
     cos, sin = cos.type_as(x), sin.type_as(x)
     return x * cos + x.roll(x.size(-1) // 2, -1) * sin
 
 
-def _applied(function: type[torch.autograd.Function], *arguments: Any) -> Any:
-    """torch leaves `Function.apply` without types."""
+def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
+    """`Function.apply`, which torch leaves without types."""
     return function.apply(*arguments)  # type: ignore[no-untyped-call]
 
 
-def _suits(x: Tensor) -> bool:
-    """Whether the C++ can take it."""
+def _supported(x: Tensor) -> bool:
+    """Whether the C++ can compute with `x`."""
     if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter):
         return False
     if torch._C._functorch.is_functorch_wrapped_tensor(x):
         return False
-    plain = x.device.type == "cpu" and x.dtype in NAMES and x.is_contiguous() and x.numel() > 0
+    plain = x.device.type == "cpu" and x.dtype in SUFFIXES and x.is_contiguous() and x.numel() > 0
     return plain and library() is not None
 
 
 def _call(name: str, dtype: torch.dtype, *arguments: Any) -> None:
     compiled = library()
-    assert compiled is not None, "asked for before"
-    kinds = {int: ctypes.c_int64, float: ctypes.c_float}
-    getattr(compiled, f"{name}_{NAMES[dtype]}")(
-        *(ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else kinds[type(a)](a) for a in arguments)
+    assert compiled is not None, "checked by _supported"
+    types = {int: ctypes.c_int64, float: ctypes.c_float}
+    getattr(compiled, f"{name}_{SUFFIXES[dtype]}")(
+        *(ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else types[type(a)](a) for a in arguments)
     )
 
 
@@ -131,19 +119,19 @@ class _Elementwise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:
         (x,) = ctx.saved_tensors
-        if torch.is_grad_enabled():  # somebody asks for the gradient of a gradient, which torch's own forms have
-            return SLOPES[ctx.name](dy, x), None
+        if torch.is_grad_enabled():  # for the gradient of a gradient, which torch's own functions have
+            return GRADIENTS[ctx.name](dy, x), None
         dx = torch.empty_like(x)
         _call(f"{ctx.name}_backward", x.dtype, dy.contiguous(), x, dx, x.numel())
         return dx, None
 
 
-class _TurnedHeads(torch.autograd.Function):
+class _RotaryQKNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, n_head: int, eps: float) -> Any:
         B, T, D = qkv.size(0), qkv.size(1), cos.size(-1)
         q, k = qkv.new_empty(2, B, T, n_head, D).unbind()
-        _call("rotate_norm", qkv.dtype, qkv, cos, sin, q, k, B, T, n_head, D, eps)
+        _call("rotary_qk_norm", qkv.dtype, qkv, cos, sin, q, k, B, T, n_head, D, eps)
         ctx.save_for_backward(qkv, cos, sin)
         ctx.n_head, ctx.eps = n_head, eps
         return q, k, qkv.view(B, T, 3, n_head, D)[:, :, 2]
@@ -156,5 +144,5 @@ class _TurnedHeads(torch.autograd.Function):
         dense = [g if g.stride(-1) == 1 else g.contiguous() for g in gradients]
         strides = torch.tensor([[g.stride(0), g.stride(1), g.stride(2)] for g in dense])
         d = torch.empty_like(qkv)
-        _call("rotate_norm_backward", qkv.dtype, qkv, cos, sin, *dense, strides, d, B, T, ctx.n_head, D, ctx.eps)
+        _call("rotary_qk_norm_backward", qkv.dtype, qkv, cos, sin, *dense, strides, d, B, T, ctx.n_head, D, ctx.eps)
         return d, None, None, None, None

@@ -1,7 +1,7 @@
 """The parts of a GPT block, and the tables that name them.
 
 Letters: B batch, T time, C width (`n_embd`), H heads, D head width, I inner width (`n_inner`).
-Names of submodules are those of the released GPT-2 weights (c_attn, c_proj, c_fc), so that they load by name.
+Submodules are named as in the released GPT-2 weights (c_attn, c_proj, c_fc), so that those load by name.
 """
 
 from __future__ import annotations
@@ -10,42 +10,54 @@ from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from groundup.config.model import ModelConfig
-from groundup.kernels.elementwise import gelu_tanh, relu_squared
 from groundup.model.context import Context
 from groundup.model.norms import norm
 from groundup.model.positions import Rotation
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu_tanh": gelu_tanh,  # GPT-1's and GPT-2's own form of arXiv:1606.08415
-    "gelu": F.gelu,
-    "relu": F.relu,
-    "relu2": relu_squared,
-}
-
 
 class Attention(nn.Module):
-    """Multi-head self-attention; what a token may see is the context's business."""
+    """Multi-head self-attention (arXiv:1706.03762, section 3.2); the context decides what each token attends to."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.layer, self.n_head = layer, config.n_head
-        self.dropout = config.dropout
+        self.layer, self.n_head, self.dropout = layer, config.n_head, config.dropout
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.qk_norm = norm(config, width=config.n_embd // config.n_head, present=config.qk_norm)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
-    def forward(self, x: Tensor, context: Context, rotate: Rotation) -> Tensor:
+    def forward(self, x: Tensor, context: Context, rotation: Rotation) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         B, T, C = x.shape
-        q, k, v = rotate.heads(self.c_attn(x), self.n_head, self.qk_norm)  # (B, H, T, D) each
+        # Split before the view: the gradients of q, k and v then join without a copy.
+        q, k, v = (part.view(B, T, self.n_head, -1).transpose(1, 2) for part in self.c_attn(x).chunk(3, dim=2))
+        q, k = self.qk_norm(rotation.apply(q)), self.qk_norm(rotation.apply(k))  # (B, H, T, D)
         y = context.attend(self.layer, q, k, v, self.dropout if self.training else 0.0)  # (B, H, T, D)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
 
+def gelu_tanh(x: Tensor) -> Tensor:
+    """Approximate GELU, as in GPT-1 and GPT-2 (arXiv:1606.08415, section 2)."""
+    return F.gelu(x, approximate="tanh")
+
+
+def relu2(x: Tensor) -> Tensor:
+    """Squared ReLU (arXiv:2109.08668)."""
+    return F.relu(x).square()
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_tanh": gelu_tanh,
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "relu2": relu2,
+}
+
+
 class FeedForward(nn.Module):
-    """Two linear layers around a nonlinearity, each token by itself."""
+    """Two linear layers around a nonlinearity, applied to each token alone."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -71,9 +83,9 @@ class PreNorm(nn.Module):
         self.mlp = FeedForward(config)
         self.drop = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
-    def forward(self, x: Tensor, context: Context, rotate: Rotation) -> Tensor:
+    def forward(self, x: Tensor, context: Context, rotation: Rotation) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        x = x + self.drop(self.attn(self.ln_1(x), context, rotate))
+        x = x + self.drop(self.attn(self.ln_1(x), context, rotation))
         return x + self.drop(self.mlp(self.ln_2(x)))
 
 
@@ -82,9 +94,9 @@ class PostNorm(PreNorm):
 
     ends_normed = True
 
-    def forward(self, x: Tensor, context: Context, rotate: Rotation) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
-        x = self.ln_1(x + self.drop(self.attn(x, context, rotate)))
+    @override
+    def forward(self, x: Tensor, context: Context, rotation: Rotation) -> Tensor:
+        x = self.ln_1(x + self.drop(self.attn(x, context, rotation)))
         return self.ln_2(x + self.drop(self.mlp(x)))
 
 

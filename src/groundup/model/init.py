@@ -1,9 +1,14 @@
-"""Weights at the start: standard deviations of matrices, by name and shape."""
+"""Initial weights: standard deviations of matrices by name and shape, and construction without them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch.overrides import TorchFunctionMode
+from typing_extensions import override
 
 from groundup.config.model import ModelConfig
 
@@ -23,15 +28,15 @@ def _gpt1(name: str, config: ModelConfig) -> float:
 
 
 def _modern(name: str, config: ModelConfig) -> float:
-    # Blocks begin as the identity and the head says nothing: the first gradients then come from the embedding alone
+    # Blocks begin as the identity and the head with zeros: the first gradients then come from the embedding alone
     # and every layer starts at the right scale (KellerJordan/modded-nanogpt; karpathy/nanochat, gpt.py).
     if name.endswith("c_proj.weight") or name == "lm_head.weight":
         return 0.0
-    if name == "ngrams.up.weight":  # what is said is a share of one, and stands beside an embedding of unit numbers
+    if name == "ngrams.up.weight":  # reads frequencies, which sum to one, and adds to an embedding of unit variance
         return 2 * ((config.ngram - 1) * config.ngram_codes) ** -0.5
     if config.tie_embeddings and name in ("wte.weight", "wpe.weight"):
-        # A tied head cannot be silent. The stream still is the token's own embedding, normed to length sqrt(C), so a
-        # token's logit for itself is about C times this: 1, where 0.02 would bet e^15 to 1 on it in a width of 768.
+        # A tied head cannot start at zero. The stream is still the token's own embedding, normed to length sqrt(C), so
+        # a token's logit for itself is about C times this: 1, where 0.02 would bet e^15 to 1 on it in a width of 768.
         return 1 / config.n_embd
     return 1.0 if name == "wte.weight" else config.n_embd**-0.5
 
@@ -42,4 +47,29 @@ INITS: dict[str, Callable[[str, ModelConfig], float]] = {
     "gpt1": _gpt1,
     "modern": _modern,
 }
-"""Standard deviation of a matrix at the start, from its name and the model's shape."""
+"""Initial standard deviation of a matrix, from its name and the model's shape."""
+
+
+def skip_init() -> AbstractContextManager[object]:
+    """While entered, new modules keep uninitialised memory as their weights: set every weight afterwards.
+
+    Building GPT-2 then takes 0.03 s instead of the two that drawing its weights takes.
+    """
+    return _SkipInit()
+
+
+class _SkipInit(TorchFunctionMode):
+    """Turns every function of `torch.nn.init` into one that returns its tensor unchanged."""
+
+    @override
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = dict(kwargs or {})
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return named["tensor"] if "tensor" in named else args[0]
+        return func(*args, **named)

@@ -1,40 +1,42 @@
-"""What followed the last few tokens elsewhere in the training text: counted, not learned.
+"""NGramGPT: a GPT that also looks up what followed the last few tokens elsewhere in the training text.
 
-Before training begins, the text is read once. For each run of 2, 3, … tokens a table sums up the codes of the tokens
-that came next, so that a lookup tells the model what usually follows; the attention need not learn what counting knows.
-That costs memory and hardly any arithmetic. (Language models beside counts: arXiv:2210.14431, arXiv:2401.17377.)
+Before training, the text is read once. For n = 2, 3, … a table sums, for each n-gram, the codes of the tokens that came
+next, so that a lookup says what usually follows; attention need not learn what counting knows. That costs memory and
+hardly any arithmetic. (Language models with n-gram counts: arXiv:2210.14431, arXiv:2401.17377.)
 
-While a model trains, the sequence at hand is left out of what it is told: all of its own occurrences are taken off the
-sums again (leaving-one-out: Ney, Essen, Kneser 1995). It is then told what it would be told about a text that it never
-saw, in the tenth pass as in the first. One token alone would not do: where a run comes twice, its first place would be
-told what follows the second, and attention would find it there.
+While the model trains, the sequence at hand is left out of its own features: all its occurrences are subtracted from
+the sums (leaving-one-out: Ney, Essen, Kneser 1995). The features are then those of a text that was never counted, in
+the tenth epoch as in the first. Subtracting the current token alone would not do: where an n-gram comes twice, its
+first occurrence would reveal what follows the second, and attention would find it there.
 
-Letters: B batch, T time, C width (`n_embd`), V vocabulary, W width of a code (`ngram_width`).
+Letters: B batch, T time, C width (`n_embd`), V vocabulary, P padded vocabulary, W width of a code (`ngram_codes`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from typing_extensions import override
 
 from groundup.config.model import ModelConfig
-from groundup.model.context import Context
+from groundup.model.context import Context, KVCache
+from groundup.model.gpt import GPT, Reduction
 
-FACTORS = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0xD3A2646D, 0xFD7046C5, 0xB55A4F09)
-"""Odd numbers of 32 bits, one for each place in a run: products with ids stay below 2⁶³."""
+NO_TOKEN = -1  # in place of the ids before a sequence's first
+HASH_FACTORS = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0xD3A2646D, 0xFD7046C5, 0xB55A4F09)
+"""Odd numbers of 32 bits, one per position in an n-gram: products with ids stay below 2⁶³."""
 
-PRIOR = 0.5  # occurrences of nothing, so that what was seen once says less than what was seen often
-SMOOTH = 0.1  # occurrences of each token that did not follow: a share is never nothing
-FIRST_TRUST = 0.1
-SAID = 2  # numbers beside a code: how often a run was seen, and whether at all
-PIECE = 2**18  # tokens counted at a time
+PRIOR_COUNT = 0.5  # occurrences without a successor, so that what was seen once weighs less than what was seen often
+SMOOTHING_COUNT = 0.1  # occurrences added to each token, so that no frequency is zero
+INITIAL_LOGIT_WEIGHT = 0.1
+CHUNK_TOKENS = 2**18  # tokens counted at a time
 
 
 class Text(Protocol):
@@ -47,53 +49,130 @@ class Text(Protocol):
         ...
 
 
-class NoNGrams(nn.Module):
-    """No tables at all."""
+class NGramGPT(GPT):
+    """GPT with n-gram features added to its embeddings and, for small vocabularies, frequencies to its logits."""
 
-    def draw(self, generator: torch.Generator | None) -> None:
-        """Nothing is drawn."""
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        # The tables come after the embeddings: the order of parameters is that of random draws and of saved files.
+        layers = [(name, layer) for name, layer in self.named_children() if name not in ("wte", "wpe")]
+        for name, _ in layers:
+            delattr(self, name)
+        self.ngrams = NGrams(config)
+        for name, layer in layers:
+            setattr(self, name, layer)
 
-    def count(self, text: Text) -> None:
-        """Nothing is counted."""
+    @override
+    def features(self, ids: Tensor, context: Context | None = None, targets: Tensor | None = None) -> Tensor:
+        """Input of the head: (B, T) -> (B, T, C), or (B, T, C + V) with n-gram frequencies.
 
-    def add(self, x: Tensor, ids: Tensor, context: Context, targets: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Nothing is added, and nothing said of any token."""
-        return x, None
+        `targets`, (B, T), are subtracted from the counts while training and within `leave_one_out`.
+        """
+        context = context or self.causal
+        positions = context.positions(ids.size(1), ids.device)
+        ngrams = [ids, *previous_ids(_seen_ids(context, ids), positions, len(self.ngrams.sizes))]
+        found, log_frequencies = self.ngrams.look_up(ngrams, targets)
+        x = self.transform(self.embed(ids, positions) + self.ngrams.up(found), positions, context)
+        return self.ngrams.concat_logits(x, log_frequencies)
 
-    def beside(self, x: Tensor, shares: Tensor | None) -> Tensor:
-        """What the head reads: the stream alone."""
-        return x
+    @property
+    @override
+    def head_weight(self) -> Tensor:
+        """Weight of the head: (P, C), or (P, C + V)."""
+        return self.ngrams.extend_head(self.lm_head.weight)
 
-    def widened(self, weight: Tensor) -> Tensor:
-        """The head's weights for that."""
-        return weight
+    @override
+    def loss(self, ids: Tensor, targets: Tensor, reduction: Reduction = "sum") -> Tensor:
+        return self.head_loss(self.features(ids, targets=targets), targets, reduction)
 
-    @contextmanager
-    def on_counted_text(self) -> Iterator[None]:
-        """No difference."""
+    @override
+    def new_cache(self) -> KVCache:
+        return NGramCache(self.config.n_layer, self.config.block_size)
+
+    @override
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> Self:
+        super().init_weights(generator)
+        self.ngrams.init_codes(generator)
+        return self
+
+
+@contextmanager
+def leave_one_out(model: GPT) -> Iterator[None]:
+    """While entered, an n-gram model leaves a sequence out of its counts also in evaluation; no-op for other models.
+
+    For evaluation on the text that was counted.
+    """
+    if not isinstance(model, NGramGPT):
         yield
+        return
+    model.ngrams.leaves_one_out = True
+    try:
+        yield
+    finally:
+        model.ngrams.leaves_one_out = False
 
 
-class NGrams(NoNGrams):
-    """One table for each length from 2 to `config.ngram`, and a matrix that brings what they say to the stream."""
+class NGramCache(KVCache):
+    """A cache that also keeps the ids of the tokens seen so far."""
+
+    def __init__(self, n_layer: int, block_size: int) -> None:
+        super().__init__(n_layer, block_size)
+        self._ids: Tensor | None = None  # (B, length)
+
+    def append_ids(self, ids: Tensor) -> Tensor:
+        """All ids up to the current forward pass, after `positions`: (B, T) -> (B, S)."""
+        self._ids = ids if self._ids is None else torch.cat([self._ids[:, : self.start], ids], dim=1)
+        return self._ids
+
+
+def _seen_ids(context: Context, ids: Tensor) -> Tensor:
+    """The ids of a forward pass, (B, T), after those that its context has cached: (B, S)."""
+    if isinstance(context, NGramCache):
+        return context.append_ids(ids)
+    if isinstance(context, KVCache):
+        raise TypeError("this cache does not keep ids, which n-gram models need; use model.new_cache()")
+    return ids
+
+
+def previous_ids(ids: Tensor, positions: Tensor, n: int) -> Tensor:
+    """The ids 1 … n positions before each token, `NO_TOKEN` where there is none: (B, S) -> (n, B, T).
+
+    `positions` are (T,) for the last T of S consecutive tokens, or (B, S), where a token's predecessor is the last one
+    before it whose position is one less.
+    """
+    if positions.dim() == 1:
+        windows = F.pad(ids, (n, 0), value=NO_TOKEN).unfold(1, ids.size(1), 1)  # (B, n + 1, S); row j is n - j back
+        return windows[:, :n, -len(positions) :].flip(1).transpose(0, 1)
+    precedes = (positions[:, None, :] == positions[:, :, None] - 1).tril(-1)  # (B, S, S)
+    numbers = torch.arange(1, ids.size(1) + 1, device=ids.device)
+    predecessor = (precedes * numbers).amax(-1)  # (B, S), counted from 1; 0 where there is none
+    found = [ids]
+    for _ in range(n):
+        found.append(F.pad(found[-1], (1, 0), value=NO_TOKEN).gather(1, predecessor))
+    return torch.stack(found[1:])
+
+
+class NGrams(nn.Module):
+    """One table for each length from 2 to `config.ngram`, and the weights that bring their contents to the model."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.vocab, self.sizes, W = config.vocab, config.ngram_tables, config.ngram_codes
-        self.code = _fixed(self.vocab, W)
-        self.tables = nn.ParameterList(_fixed(rows, W + 1) for rows in self.sizes)  # sums of codes, and how many
-        self.up = nn.Linear(len(self.sizes) * (W + SAID), config.n_embd, bias=False)
-        self.speaks = config.ngrams_add_logits  # codes keep all tokens apart, so that shares can be read off
-        if self.speaks:  # how much each length's shares count
-            self.trust = nn.Parameter(torch.full((len(self.sizes),), FIRST_TRUST))
-        self.leaves_out = False  # also where it does not train
+        self.code = _constant(self.vocab, W)
+        self.tables = nn.ParameterList(_constant(rows, W + 1) for rows in self.sizes)  # sums of codes, and counts
+        self.up = nn.Linear(len(self.sizes) * config.ngram_features, config.n_embd, bias=False)
+        self.adds_logits = config.ngrams_add_logits
+        if self.adds_logits:  # weight of each length's frequencies
+            self.trust = nn.Parameter(torch.full((len(self.sizes),), INITIAL_LOGIT_WEIGHT))
+        self.leaves_one_out = False  # also in evaluation
 
-    def draw(self, generator: torch.Generator | None) -> None:
-        """Codes of unit length that are nearly at right angles, or wholly where there is room for all; empty tables."""
+    def init_codes(self, generator: torch.Generator | None) -> None:
+        """Draw codes of about unit length (one-hot where there is room for all tokens) and empty the tables."""
         W = self.code.size(1)
-        if self.speaks:
+        if self.adds_logits:
             self.code.copy_(torch.eye(W))
-            self.trust.data.fill_(FIRST_TRUST)
+            self.trust.data.fill_(INITIAL_LOGIT_WEIGHT)
         else:
             self.code.normal_(0.0, W**-0.5, generator=generator)
         for table in self.tables:
@@ -101,91 +180,81 @@ class NGrams(NoNGrams):
 
     @torch.no_grad()
     def count(self, text: Text) -> None:
-        """Fill the tables from a text, anew."""
+        """Fill the tables from a text; previous contents are dropped."""
         for table in self.tables:
             table.zero_()
         longest = len(self.sizes) + 1
-        for start in range(0, len(text) - 1, PIECE):
-            begin, stop = max(0, start - longest + 1), min(start + PIECE, len(text) - 1)
+        for start in range(0, len(text) - 1, CHUNK_TOKENS):
+            begin, stop = max(0, start - longest + 1), min(start + CHUNK_TOKENS, len(text) - 1)
             ids = torch.from_numpy(text.read(begin, stop + 1 - begin)).to(self.code.device)
             for n, table in enumerate(self.tables, start=2):
-                first = max(n - 1, start - begin)  # the last token of the first run that is new
+                first = max(n - 1, start - begin)  # the last token of the chunk's first n-gram
                 if first > len(ids) - 2:
                     continue
-                run = [ids[first - place : len(ids) - 1 - place] for place in range(n)]
-                rows, following, W = self.rows(run), ids[first + 1 :], self.code.size(1)
+                ngram = [ids[first - back : len(ids) - 1 - back] for back in range(n)]
+                rows, following, W = self.rows(ngram), ids[first + 1 :], self.code.size(1)
                 table[:, W] += torch.bincount(rows, minlength=len(table))
-                if self.speaks:
+                if self.adds_logits:
                     table[:, :W] += torch.bincount(rows * W + following, minlength=len(table) * W).view(-1, W)
                 else:
                     table[:, :W].index_add_(0, rows, self.code[following])
 
-    def add(self, x: Tensor, ids: Tensor, context: Context, targets: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """To each token's embedding, what the runs say that end in it: (B, T, C) and (B, T) -> (B, T, C).
+    def look_up(self, ngram: Sequence[Tensor], targets: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Features of the n-grams that end in each token, (B, T, F), and weighted log frequencies, (B, T, V).
 
-        Besides, where codes keep all tokens apart, what they say of each next token, in logarithms: (B, T, V).
-        `targets` (B, T) are what comes next, to be left out where the text is the one that was counted.
+        `ngram` holds each token, the one before it, and so on, (B, T) each. `targets`, (B, T), are the tokens that
+        follow, to be left out of the counts. Frequencies are None unless codes are one-hot.
         """
-        places = [ids, *context.previous_ids(ids, len(self.sizes))]  # the token, the one before it, …; each (B, T)
-        own = self._one_each(targets) if targets is not None and (self.training or self.leaves_out) else None
-        said, shares = [], None
+        own = self._occurrences(targets) if targets is not None and (self.training or self.leaves_one_out) else None
+        features, log_frequencies = [], None
         for n, table in enumerate(self.tables, start=2):
-            rows = self.rows(places[:n])
-            counted = (places[n - 1] >= 0).unsqueeze(-1)  # what began before the context never was
+            rows = self.rows(ngram[:n])
+            counted = (ngram[n - 1] >= 0).unsqueeze(-1)  # n-grams that begin before the context were not
             found = F.embedding(rows, table)  # (B, T, W + 1)
             if own is not None:
                 same = (rows.unsqueeze(2) == rows.unsqueeze(1)).to(own.dtype)  # (B, T, T)
                 found = found - same @ (own * counted)
             found = found * counted
-            seen = found[..., -1:].clamp(min=0)
+            count = found[..., -1:].clamp(min=0)
             sums = found[..., :-1]
-            said += [sums / (seen + PRIOR), seen.log1p() / 3, 1 / (1 + seen)]
-            if self.speaks:
-                mine = self._shares(n - 2, sums, seen)
-                shares = mine if shares is None else shares + mine
-        return x + self.up(torch.cat(said, dim=-1)), shares
+            features += [sums / (count + PRIOR_COUNT), count.log1p() / 3, 1 / (1 + count)]
+            if self.adds_logits:
+                more = self._log_frequencies(n - 2, sums, count)
+                log_frequencies = more if log_frequencies is None else log_frequencies + more
+        return torch.cat(features, dim=-1), log_frequencies
 
-    def beside(self, x: Tensor, shares: Tensor | None) -> Tensor:
-        """What the head reads: the stream and the shares, (B, T, C) and (B, T, V) -> (B, T, C + V)."""
-        return x if shares is None else torch.cat([x, shares], dim=-1)
+    def concat_logits(self, x: Tensor, log_frequencies: Tensor | None) -> Tensor:
+        """Input of the extended head: (B, T, C) and (B, T, V) -> (B, T, C + V)."""
+        return x if log_frequencies is None else torch.cat([x, log_frequencies], dim=-1)
 
-    def widened(self, weight: Tensor) -> Tensor:
-        """The head's weights for that, (P, C) -> (P, C + V): a token's share goes to its own logit as it is."""
-        if not self.speaks:
+    def extend_head(self, weight: Tensor) -> Tensor:
+        """Weight of the extended head, which adds each token's log frequency to its logit: (P, C) -> (P, C + V)."""
+        if not self.adds_logits:
             return weight
         return torch.cat([weight, torch.eye(len(weight), self.vocab, dtype=weight.dtype, device=weight.device)], dim=1)
 
-    def _shares(self, table: int, sums: Tensor, seen: Tensor) -> Tensor:
-        """Smoothed logarithms of what followed a run, weighed by trust; zeros where it was never seen: (B, T, V)."""
-        shares = (sums.clamp(min=0) + SMOOTH) / (seen + SMOOTH * self.vocab)
-        return self.trust[table] * shares.log() * (seen > 0)
+    def _log_frequencies(self, table: int, sums: Tensor, count: Tensor) -> Tensor:
+        """Smoothed, weighted log frequencies of the tokens that follow; zeros for n-grams never seen: (B, T, V)."""
+        frequencies = (sums.clamp(min=0) + SMOOTHING_COUNT) / (count + SMOOTHING_COUNT * self.vocab)
+        return self.trust[table] * frequencies.log() * (count > 0)
 
-    @contextmanager
-    def on_counted_text(self) -> Iterator[None]:
-        """While entered, tokens are left out of what they are told though the model does not train."""
-        self.leaves_out = True
-        try:
-            yield
-        finally:
-            self.leaves_out = False
+    def rows(self, ngram: Sequence[Tensor]) -> Tensor:
+        """Table rows of n-grams, the last token first, `NO_TOKEN` before the text's first: n times (…) -> (…).
 
-    def rows(self, run: list[Tensor]) -> Tensor:
-        """The row of a run of tokens, the last first, `NOTHING` before the text's first: n times (…) -> (…).
-
-        Runs have rows of their own where the table holds them all; else several share one by a hash.
+        Each n-gram has a row of its own where the table holds them all; else several share one by hashing.
         """
-        size = self.sizes[len(run) - 2]
-        whole = (self.vocab + 1) ** len(run) == size
-        factors = [(self.vocab + 1) ** place for place in range(len(run))] if whole else FACTORS
-        mixed = torch.stack([(ids + 1) * factor for ids, factor in zip(run, factors, strict=False)]).sum(0)
-        return mixed if whole else (mixed ^ (mixed >> 15)) % size
+        size = self.sizes[len(ngram) - 2]
+        exact = (self.vocab + 1) ** len(ngram) == size
+        factors = [(self.vocab + 1) ** back for back in range(len(ngram))] if exact else HASH_FACTORS
+        mixed = torch.stack([(ids + 1) * factor for ids, factor in zip(ngram, factors, strict=False)]).sum(0)
+        return mixed if exact else (mixed ^ (mixed >> 15)) % size
 
-    def _one_each(self, ids: Tensor) -> Tensor:
-        """Each token's code and a one, zeros where a target is not scored: (…) -> (…, W + 1)."""
+    def _occurrences(self, ids: Tensor) -> Tensor:
+        """What a target adds to a table's row, its code and a one; zeros for targets not scored: (…) -> (…, W + 1)."""
         found = F.pad(F.embedding(ids.clamp(min=0), self.code), (0, 1), value=1.0)
         return found * (ids >= 0).unsqueeze(-1)
 
 
-def _fixed(rows: int, width: int) -> nn.Parameter:
-    """Weights that are kept with a model and never learn."""
+def _constant(rows: int, width: int) -> nn.Parameter:
+    """Numbers that are saved with a model and not learned."""
     return nn.Parameter(torch.zeros(rows, width), requires_grad=False)

@@ -21,8 +21,10 @@ from groundup.distributed.thread_parallel import thread_parallel
 from groundup.errors import CheckpointError, DataError, UsageError
 from groundup.evaluation.baselines import Baseline, baselines, split_text
 from groundup.evaluation.likelihood import run_task
-from groundup.evaluation.loss import Loss, PerWindowLoss, split_loss
+from groundup.evaluation.loss import Loss, split_loss
 from groundup.evaluation.task_set import EvalTask, TaskResult, TaskSpec, open_tasks
+from groundup.model.gpt import NextTokenLoss
+from groundup.model.ngram import leave_one_out
 from groundup.planning import policy
 from groundup.utils.device import autocast, choose_precision
 
@@ -107,9 +109,9 @@ def evaluate(
     rows, single_cpu = micro_batch * (block_size // window), loaded.device.type == "cpu" and process_group.size == 1
     counts = policy.thread_counts(torch.get_num_threads()) if single_cpu else ()
     threads = next((n for n in counts if n <= rows), 1)
-    with loaded.model.ngrams.on_counted_text() if counted else nullcontext():
+    with leave_one_out(loaded.model) if counted else nullcontext():
         loss = split_loss(
-            thread_parallel(PerWindowLoss(loaded.model), threads),
+            thread_parallel(NextTokenLoss(loaded.model, "per_sequence"), threads),
             Tokens.open(folder, split),
             window,
             device=loaded.device,

@@ -19,6 +19,7 @@ from groundup.evaluation.task_set import EvalTask, TaskResult, open_tasks
 from groundup.generation.engine import TextStream, prompt_ids, prompt_text, stream
 from groundup.generation.sampling import Sampler
 from groundup.model.gpt import GPT
+from groundup.model.ngram import leave_one_out
 from groundup.run.dataset import PreparedData
 from groundup.training.hooks import finite
 from groundup.training.train_state import TrainState
@@ -74,7 +75,7 @@ class Evaluator:
             with self._state.ema.swapped_in():
                 if self._data.val is not None:
                     val = self._split_loss(self._data.val, limit)
-                with self._model.ngrams.on_counted_text():
+                with leave_one_out(self._model):
                     train = self._split_loss(self._data.train, val.scored if val else limit or block_size * 64)
                 results = [self._run_task(task) for task in self._tasks]
         except Interrupted:

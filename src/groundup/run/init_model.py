@@ -11,9 +11,10 @@ from groundup.checkpoint import state
 from groundup.config.schema import Config
 from groundup.distributed.process_group import BroadcastTensors, ProcessGroup
 from groundup.errors import CheckpointError
+from groundup.model import build_model
 from groundup.model.gpt import GPT
-from groundup.model.ngram import Text
-from groundup.model.undrawn import skip_init
+from groundup.model.init import skip_init
+from groundup.model.ngram import NGramGPT, Text
 from groundup.run.compose import weights_file
 from groundup.utils.files import sha256
 
@@ -35,15 +36,15 @@ def build_initial_model(
     weights.
     """
     with skip_init():
-        model = GPT(config.model)
+        model = build_model(config.model)
     if restored:
         return model
     if config.init_from is None:
         model.init_weights(torch.Generator().manual_seed(config.train.seed))
     else:
         _load_weights(model, config, process_group)
-    if text is not None:
-        if config.model.ngram > 1 and len(text) > SLOW_COUNT_TOKENS:
+    if text is not None and isinstance(model, NGramGPT):
+        if len(text) > SLOW_COUNT_TOKENS:
             message(f"n-grams  counting n-grams of up to {config.model.ngram} tokens in {len(text):,}, once")
         model.ngrams.count(text)
     return model

@@ -27,6 +27,7 @@ from groundup.distributed.process_group import SingleProcess
 from groundup.errors import ConfigError, TrainingError, UsageError
 from groundup.evaluation.loss import split_loss
 from groundup.model.gpt import GPT
+from groundup.model.ngram import leave_one_out
 from groundup.optim.optimizer import peak_lrs, scale_lrs
 from groundup.optim.run_length import StepLength, build_run_length
 from groundup.optim.schedule import Schedule, build_schedule, squeezed
@@ -160,7 +161,7 @@ class ShortRuns:
 
     def _held_out_loss(self, loss: torch.nn.Module, model: GPT) -> float:
         """Loss on the validation split; on the training split where nothing was held out."""
-        with nullcontext() if self.data.val else model.ngrams.on_counted_text():
+        with nullcontext() if self.data.val else leave_one_out(model):
             return split_loss(
                 loss,
                 self.data.val or self.data.train,

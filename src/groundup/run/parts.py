@@ -11,6 +11,7 @@ from groundup.config.resolved import ResolvedConfig
 from groundup.config.sections import OptimizerConfig
 from groundup.distributed.parallelize import NoParallel, parallelize
 from groundup.distributed.process_group import ProcessGroup, SingleProcess
+from groundup.model.fused_cpu import use_fused_cpu_kernels
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.optim.ema import EMA, NoEMA
 from groundup.optim.optimizer import build_optimizer
@@ -27,7 +28,7 @@ def build_loss(
     config: ResolvedConfig, model: GPT, device: torch.device, process_group: ProcessGroup | None = None
 ) -> tuple[NextTokenLoss, nn.Module, NoParallel]:
     """The summed loss as it is, as threads compute it, and the parallelism; build the optimizer afterwards."""
-    loss_sum = NextTokenLoss(model)
+    loss_sum = NextTokenLoss(use_fused_cpu_kernels(model))
     loss, parallel = parallelize(
         model,
         loss_sum,

@@ -19,8 +19,8 @@ from groundup.distributed.compile import parse_compile
 from groundup.distributed.process_group import ProcessGroup, SingleProcess, require_same
 from groundup.errors import ConfigError, UsageError
 from groundup.evaluation.task_set import TaskSpec
-from groundup.model.gpt import GPT
-from groundup.model.undrawn import skip_init
+from groundup.model import build_model
+from groundup.model.init import skip_init
 from groundup.optim.optimizer import OptimizerContainer, build_optimizer
 from groundup.planning import policy
 from groundup.planning.memory import Machine
@@ -105,7 +105,7 @@ def plan_with_measured_speed(config: Config, vocab_size: int, data: DataSize | N
     resolved, device = plan.config, torch.device(plan.config.train.device)
     try:
         with skip_init():
-            model = GPT(resolved.model)
+            model = build_model(resolved.model)
         model.init_weights(torch.Generator().manual_seed(resolved.train.seed)).to(device)
     except RuntimeError as error:
         if not is_out_of_memory(error):
