@@ -74,6 +74,6 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_refused(checkpoint):
     from groundup.tokenizers.byte_char import CharTokenizer
 
     folder, _, _ = checkpoint
-    CharTokenizer.learn(["abc"]).save(folder / "tokenizer")
+    CharTokenizer.train(["abc"]).save(folder / "tokenizer")
     with pytest.raises(CheckpointError, match="this tokenizer has 4 ids, the model 257"):
         state.load_text(folder)

@@ -427,7 +427,7 @@ def test_llama_cpp_computes_the_same_logits(checkpoint, tmp_path, export_gguf):
     pytest.importorskip("llama_cpp", reason="needs llama-cpp-python")
     from groundup.tokenizers.bpe import BPETokenizer
 
-    tokenizer = BPETokenizer.learn(SAMPLES, 300)
+    tokenizer = BPETokenizer.train(SAMPLES, 300)
     done = export(checkpoint(tokenizer=tokenizer), tmp_path / "m.gguf", to="gguf")  # which compares ids as well
     assert done.checked_by.startswith("llama.cpp")
     assert done.difference <= 1e-2

@@ -37,9 +37,9 @@ def of_another_program(texts):
 
 MAKERS = {
     "byte": lambda text, _: ByteTokenizer(),
-    "char": lambda text, _: CharTokenizer.learn([text]),
+    "char": lambda text, _: CharTokenizer.train([text]),
     "gpt2": lambda text, _: GPT2Tokenizer(),
-    "bpe": lambda text, _: BPETokenizer.learn([text], 500, special_tokens=["<|pad|>"]),
+    "bpe": lambda text, _: BPETokenizer.train([text], 500, special_tokens=["<|pad|>"]),
     "gpt1": lambda text, data: GPT1Tokenizer.read(data("shared_data") / "gpt1-vocab"),
     "json": lambda text, _: of_another_program([text]),
 }
@@ -82,7 +82,7 @@ def test_a_character_never_seen_is_an_error_there_too(tmp_path):
     ],
 )
 def test_a_file_that_cuts_or_joins_otherwise_is_found(spoil, said, tmp_path, monkeypatch):
-    tokenizer = BPETokenizer.learn(SAMPLES, 400)
+    tokenizer = BPETokenizer.train(SAMPLES, 400)
 
     def spoilt(tokenizer):
         made = contents(tokenizer)

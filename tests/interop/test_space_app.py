@@ -42,7 +42,7 @@ def spaces(checkpoint, tmp_path_factory):
 
     def make(name):
         if name not in made:
-            learn = {"char": lambda: CharTokenizer.learn(["\n abcdefghijklmnopqrstuvwxyz"]), "words": words}
+            learn = {"char": lambda: CharTokenizer.train(["\n abcdefghijklmnopqrstuvwxyz"]), "words": words}
             tokenizer = learn.get(name, lambda: None)()
             model = checkpoint("modern" if name == "ngram" else "gpt2", tokenizer, ngram=3 if name == "ngram" else 1)
             made[name] = tmp_path_factory.mktemp(name) / "page"

@@ -33,7 +33,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def folder(checkpoint, tmp_path_factory):
-    tokenizer = CharTokenizer.learn(["\n abcdefghijklmnopqrstuvwxyz"])
+    tokenizer = CharTokenizer.train(["\n abcdefghijklmnopqrstuvwxyz"])
     model = checkpoint(tokenizer=tokenizer, n_layer=8)  # so slow that one can see it write, and stop it
     out = tmp_path_factory.mktemp("served") / "page"
     export(model, out, to="space", name="me/alphabet")

@@ -10,7 +10,7 @@ from groundup.tokenizers.bpe import BPETokenizer
 from groundup.tokenizers.gpt2 import GPT2Tokenizer
 
 CORPUS = "It's the end.\r\n\r\n\nI'll  say 12,345 times; 'tis\u00a0not…\n \nnaïve 日本\x1c!\n"
-TOKENIZERS = {"gpt2": GPT2Tokenizer(), "bpe": BPETokenizer.learn([CORPUS * 5], n_vocab=330)}
+TOKENIZERS = {"gpt2": GPT2Tokenizer(), "bpe": BPETokenizer.train([CORPUS * 5], n_vocab=330)}
 
 # Where cuts could go wrong: line ends, every kind of space (also U+001C, which only Python calls one), apostrophes.
 texts = st.text(st.sampled_from(list("\n\n\r \t\x0b\x1c\x85\u00a0\u2003\u3000''!.abs12é日🙂"))) | st.text(

@@ -372,7 +372,7 @@ CHINESE, LETTERS = "的一是不了人我在有他这中大来上个国，。", 
 def test_memory_does_not_grow_with_a_text_that_has_no_spaces(tmp_path, kind, alphabet):
     text = "".join(random.Random(0).choices(alphabet, k=4_000_000))
     if kind != "gpt2":
-        BPETokenizer.learn([text[:100_000]], n_vocab=400).save(tmp_path / "tokenizer")
+        BPETokenizer.train([text[:100_000]], n_vocab=400).save(tmp_path / "tokenizer")
     given = {"bpe": tmp_path / "tokenizer", "json": tmp_path / "tokenizer" / "tokenizer.json", "gpt2": "gpt2"}[kind]
     peak = {}
     for n in (200_000, 4_000_000):

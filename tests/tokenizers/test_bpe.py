@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 import tokenizers
 from groundup.errors import TokenizerError
 from groundup.tokenizers.bpe import BPETokenizer
-from groundup.tokenizers.hf_backend import LibraryTokenizer
-from groundup.tokenizers.registry import bpe_learner, choose_tokenizer, load_tokenizer
+from groundup.tokenizers.hf_backend import HFTokenizer
+from groundup.tokenizers.registry import bpe_trainer, choose_tokenizer, load_tokenizer
 
 CORPUS = ["low lower lowest, new newer newest;\n" * 20, "<|endoftext|> wide wider widest — naïve\r\n" * 20]
-TOKENIZER = BPETokenizer.learn(CORPUS, n_vocab=320)
+TOKENIZER = BPETokenizer.train(CORPUS, n_vocab=320)
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"])) | st.text("lowernst <|>\n\r' é"))
@@ -33,10 +33,10 @@ def test_ids_are_those_of_the_saved_file_in_the_library(tmp_path_factory, text):
 def test_whatever_the_merges_ids_are_the_librarys(data, alphabet):
     """Runs and overlaps, where the two ways to apply merges could part."""
     texts = st.text(st.sampled_from(alphabet), min_size=1, max_size=300)
-    tokenizer = BPETokenizer.learn(data.draw(st.lists(texts, min_size=1, max_size=4)), n_vocab=400)
+    tokenizer = BPETokenizer.train(data.draw(st.lists(texts, min_size=1, max_size=4)), n_vocab=400)
     assert tokenizer._encoding is not None
     for text in data.draw(st.lists(texts, min_size=1, max_size=9)):
-        assert np.array_equal(tokenizer.encode(text), LibraryTokenizer.encode(tokenizer, text))
+        assert np.array_equal(tokenizer.encode(text), HFTokenizer.encode(tokenizer, text))
 
 
 @pytest.mark.slow
@@ -45,13 +45,13 @@ def test_every_character_has_the_librarys_ids():
     characters = [chr(code) for code in codes]
     for first in range(0, len(characters), 256):
         text = "\n".join(f"lower{c}lower 12{c}12 {c} {c}'s {c}" for c in characters[first : first + 256])
-        assert np.array_equal(TOKENIZER.encode(text), LibraryTokenizer.encode(TOKENIZER, text)), hex(first)
+        assert np.array_equal(TOKENIZER.encode(text), HFTokenizer.encode(TOKENIZER, text)), hex(first)
 
 
 def test_a_real_text_has_the_librarys_ids(shared_data):
     text = (shared_data / "tinyshakespeare" / "input.txt").read_text()
-    tokenizer = BPETokenizer.learn([text], n_vocab=2000)
-    assert np.array_equal(tokenizer.encode(text), LibraryTokenizer.encode(tokenizer, text))
+    tokenizer = BPETokenizer.train([text], n_vocab=2000)
+    assert np.array_equal(tokenizer.encode(text), HFTokenizer.encode(tokenizer, text))
 
 
 @pytest.mark.parametrize("change", ["order", "pattern"])
@@ -73,17 +73,17 @@ def test_frequent_words_become_one_token():
 
 
 def test_the_smallest_vocabulary_is_the_bytes():
-    tokenizer = BPETokenizer.learn(CORPUS, n_vocab=257)
+    tokenizer = BPETokenizer.train(CORPUS, n_vocab=257)
     assert tokenizer.n_vocab == 257
     assert len(tokenizer.encode("naïve")) == 6
 
 
 def test_a_small_corpus_gives_fewer_ids_than_asked_for():
-    assert BPETokenizer.learn(["ab ab"], n_vocab=1000).n_vocab == 257 + len(["ab", " ab"])
+    assert BPETokenizer.train(["ab ab"], n_vocab=1000).n_vocab == 257 + len(["ab", " ab"])
 
 
 def test_training_twice_gives_the_same_tokenizer():
-    assert BPETokenizer.learn(CORPUS, n_vocab=320).fingerprint == TOKENIZER.fingerprint
+    assert BPETokenizer.train(CORPUS, n_vocab=320).fingerprint == TOKENIZER.fingerprint
 
 
 def test_an_error_of_the_texts_passes_through_training():
@@ -92,7 +92,7 @@ def test_an_error_of_the_texts_passes_through_training():
         raise TokenizerError("from the text")
 
     with pytest.raises(TokenizerError, match="from the text"):
-        BPETokenizer.learn(texts(), n_vocab=300)
+        BPETokenizer.train(texts(), n_vocab=300)
 
 
 @pytest.mark.parametrize("contents", ["", "{}", '{"model": {"vocab": {"a": 0}, "merges": []}}'])
@@ -109,7 +109,7 @@ def test_the_merges_are_those_of_the_reference_but_for_ties(shared_data):
     text = (folder / "corpus.en").read_text(encoding="utf-8")
     lines = (folder / "train-bpe-reference-merges.txt").read_text(encoding="utf-8").splitlines()
     reference = [tuple(line.split()) for line in lines]
-    ours = [tuple(merge) for merge in BPETokenizer.learn([text], n_vocab=500)._merges]
+    ours = [tuple(merge) for merge in BPETokenizer.train([text], n_vocab=500)._merges]
     assert len(ours) == len(reference) == 243
     assert len(set(ours) & set(reference)) == 239
     assert ours[:10] == reference[:10]
@@ -117,16 +117,16 @@ def test_the_merges_are_those_of_the_reference_but_for_ties(shared_data):
 
 def test_a_rare_pair_is_not_merged():
     texts = ["ab " * 5 + "cd " * 4]
-    frequent = BPETokenizer.learn(texts, n_vocab=1000, min_frequency=5)
+    frequent = BPETokenizer.train(texts, n_vocab=1000, min_frequency=5)
     assert b"ab" in frequent.pieces
     assert b"cd" not in frequent.pieces
-    assert b"cd" in BPETokenizer.learn(texts, n_vocab=1000, min_frequency=4).pieces
+    assert b"cd" in BPETokenizer.train(texts, n_vocab=1000, min_frequency=4).pieces
 
 
 def test_special_tokens_are_ids_that_no_text_becomes(tmp_path):
     special = ["<|pad|>", "<|im_start|>", "<|é 日|>"]
     texts = ["<|pad|> <|im_start|>user<|é 日|> " * 100]
-    tokenizer = bpe_learner(270, special_tokens=special).learn(texts)
+    tokenizer = bpe_trainer(270, special_tokens=special).train(texts)
     assert tokenizer.n_vocab == 270
     assert [tokenizer.decode([id_]) for id_ in range(4)] == ["<|endoftext|>", *special]
     ids = tokenizer.encode(texts[0])
@@ -141,7 +141,7 @@ def test_special_tokens_are_ids_that_no_text_becomes(tmp_path):
 
 def test_a_padded_vocabulary_has_its_specials_where_other_programs_expect_them(tmp_path):
     text = "<|pad|> <|endoftext|> the cat sat on the mat. " * 100
-    tokenizer = choose_tokenizer("bpe:270:pad").learn([text])
+    tokenizer = choose_tokenizer("bpe:270:pad").train([text])
     assert (tokenizer.n_vocab, tokenizer.end_of_text) == (270, 1)
     assert [tokenizer.decode([id_]) for id_ in range(2)] == ["<|pad|>", "<|endoftext|>"]
     ids = tokenizer.encode(text)
@@ -157,31 +157,31 @@ def test_a_padded_vocabulary_has_its_specials_where_other_programs_expect_them(t
 @pytest.mark.parametrize(
     ("special", "said"),
     [
-        (["<|endoftext|>", "<|endoftext|>"], "there already"),
-        (["<|a|>", "<|a|>"], "there already"),
-        (["pad"], "an ordinary text could become it"),
-        (["..."], "an ordinary text could become it"),
-        ([""], "an ordinary text could become it"),
+        (["<|endoftext|>", "<|endoftext|>"], "in the list already"),
+        (["<|a|>", "<|a|>"], "in the list already"),
+        (["pad"], "ordinary text could be encoded as it"),
+        (["..."], "ordinary text could be encoded as it"),
+        ([""], "ordinary text could be encoded as it"),
         (["<|a\n|>"], "not printable"),
         (["<|\udc80|>"], "not printable"),
     ],
 )
 def test_a_bad_special_token_is_one_sentence(special, said):
     with pytest.raises(TokenizerError, match=said):
-        bpe_learner(300, special_tokens=special)
+        bpe_trainer(300, special_tokens=special)
 
 
 def test_sizes_and_frequencies_out_of_range_are_one_sentence():
     with pytest.raises(TokenizerError, match="from 258 to"):
-        bpe_learner(257, special_tokens=["<|a|>"])
-    assert bpe_learner(258, special_tokens=["<|a|>"]).learn(CORPUS).n_vocab == 258
+        bpe_trainer(257, special_tokens=["<|a|>"])
+    assert bpe_trainer(258, special_tokens=["<|a|>"]).train(CORPUS).n_vocab == 258
     with pytest.raises(TokenizerError, match="min_frequency 0"):
-        bpe_learner(300, min_frequency=0)
+        bpe_trainer(300, min_frequency=0)
 
 
 @pytest.mark.parametrize("n", [1, 2, 1000, 1_000_000])
 def test_a_text_of_one_repeated_character(n):
-    tokenizer = BPETokenizer.learn(["a" * n], n_vocab=300)
+    tokenizer = BPETokenizer.train(["a" * n], n_vocab=300)
     ids = tokenizer.encode("a" * n)
     assert tokenizer.decode(ids) == "a" * n
     assert len(ids) <= max(1, n // 2)

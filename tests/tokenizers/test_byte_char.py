@@ -12,7 +12,7 @@ def test_byte_ids_are_the_bytes():
 
 
 def test_char_ids_follow_code_points_and_the_last_ends_a_text():
-    tokenizer = CharTokenizer.learn(["ba", "é🙂"])
+    tokenizer = CharTokenizer.train(["ba", "é🙂"])
     assert tokenizer.encode("abé🙂").tolist() == [0, 1, 2, 3]
     assert (tokenizer.n_vocab, tokenizer.end_of_text) == (5, 4)
 
@@ -28,4 +28,4 @@ def test_char_ids_follow_code_points_and_the_last_ends_a_text():
 )
 def test_an_unknown_character_is_named(char, said):
     with pytest.raises(TokenizerError, match=said):
-        CharTokenizer.learn(["abè"]).encode("ab" + char)
+        CharTokenizer.train(["abè"]).encode("ab" + char)

@@ -247,7 +247,7 @@ def test_any_error_of_the_hubs_library_is_one_sentence(monkeypatch, error):
         raise error
 
     monkeypatch.setattr(hub, "hf_hub_download", fail)
-    with pytest.raises(TokenizerError, match=r"cannot be fetched \(\w[^\n]*$"):
+    with pytest.raises(TokenizerError, match=r"cannot be downloaded \(\w[^\n]*$"):
         choose_tokenizer("gpt1")
 
 

@@ -49,7 +49,7 @@ def test_cutting_long_white_space_changes_no_id(before, after, space):
     text = "a" + space * before + after
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpt2, "_LONG_SPACE", gpt2.re.compile(gpt2._LONG_SPACE.pattern.replace("100000", "3")))
-        assert np.array_equal(gpt2._encode_apart(TOKENIZER._encoding, text), TOKENIZER.encode(text))
+        assert np.array_equal(gpt2._encode_parts(TOKENIZER._encoding, text), TOKENIZER.encode(text))
 
 
 def test_a_damaged_package_is_noticed(tmp_path, monkeypatch):
@@ -57,7 +57,7 @@ def test_a_damaged_package_is_noticed(tmp_path, monkeypatch):
     (tmp_path / gpt2.MERGES_FILE).write_bytes(b"not xz")
     monkeypatch.setattr(gpt2.resources, "files", lambda _: tmp_path)
     gpt2.gpt2_pieces.cache_clear()
-    with pytest.raises(TokenizerError, match="damaged; install groundup anew"):
+    with pytest.raises(TokenizerError, match="damaged; install groundup again"):
         gpt2.gpt2_pieces()
 
 

@@ -216,7 +216,7 @@ def test_half_a_character_is_bytes():
 
 
 def test_a_file_written_by_groundup_serves_as_any_other(tmp_path):
-    own = BPETokenizer.learn(CORPUS, n_vocab=300)
+    own = BPETokenizer.train(CORPUS, n_vocab=300)
     own.save(tmp_path)
     file = choose_tokenizer(str(tmp_path / "tokenizer.json"))
     assert (file.name, choose_tokenizer(str(tmp_path)).name) == ("json", "bpe")
@@ -341,8 +341,8 @@ def charsmap(contents):
     ("change", "said"),
     [
         (without_end, "no token that ends a text"),
-        (spellable, "can be spelt by a text"),
-        (unknown_ends, "also stands for what it does not know"),
+        (spellable, "a text can encode to its"),
+        (unknown_ends, "also stands for unknown text"),
         (huge_id, "its ids are not all between"),
         (charsmap, "not a tokenizer that can be used"),  # the library panics
         (lambda c: c["model"].pop("vocab"), "not a tokenizer"),
@@ -398,7 +398,7 @@ def test_missing_and_strange_files_are_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(TokenizerError, match="there is no such file"):
         choose_tokenizer(str(tmp_path / "pipe.json"))
     ENGINES["words"].save(str(tmp_path / "tokenizer.json"))
-    monkeypatch.setattr("groundup.tokenizers.hf_json.LARGEST_FILE", 100)
+    monkeypatch.setattr("groundup.tokenizers.hf_json.MAX_FILE_BYTES", 100)
     with pytest.raises(TokenizerError, match="too many for a tokenizer"):
         choose_tokenizer(str(tmp_path))
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.errors import TokenizerError
-from groundup.tokenizers.registry import TokenizerTrainer, choose_tokenizer, load_tokenizer
+from groundup.tokenizers.base import TokenizerTrainer
+from groundup.tokenizers.registry import choose_tokenizer, load_tokenizer
 
 CORPUS = "It was the best of times, it was the worst of times;\r\n\tit's <|endoftext|> — naïve, 日本 🙂\n" * 30
 SPECS = ["byte", "char", "gpt2", "bpe:300"]
@@ -18,7 +19,7 @@ unicode_text = st.text(st.characters(exclude_categories=["Cs"]))  # all there is
 
 def build(spec):
     choice = choose_tokenizer(spec)
-    return choice.learn([CORPUS]) if isinstance(choice, TokenizerTrainer) else choice
+    return choice.train([CORPUS]) if isinstance(choice, TokenizerTrainer) else choice
 
 
 TOKENIZERS = {spec: build(spec) for spec in SPECS}
@@ -85,7 +86,7 @@ def test_a_saved_tokenizer_comes_back_the_same(tokenizer, tmp_path):
 
 
 def test_different_tokenizers_have_different_fingerprints():
-    others = [choose_tokenizer("char").learn(["ab"]), choose_tokenizer("bpe:300").learn(["other text, other merges"])]
+    others = [choose_tokenizer("char").train(["ab"]), choose_tokenizer("bpe:300").train(["other text, other merges"])]
     prints = {tokenizer.fingerprint for tokenizer in [*TOKENIZERS.values(), *others]}
     assert len(prints) == len(TOKENIZERS) + len(others)
 

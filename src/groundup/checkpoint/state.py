@@ -38,7 +38,8 @@ from groundup.config.schema import Config
 from groundup.distributed.dtensor import distribute_like
 from groundup.distributed.gather import Stateful, StateTensors
 from groundup.errors import CheckpointError
-from groundup.tokenizers.registry import Tokenizer, load_tokenizer
+from groundup.tokenizers.base import Tokenizer
+from groundup.tokenizers.registry import load_tokenizer
 from groundup.utils.files import atomic_output, write_checksums
 
 OPTIMIZER = "optimizer/state.safetensors"

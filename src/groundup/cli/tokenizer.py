@@ -16,7 +16,8 @@ from rich.text import Text
 
 from groundup.cli.parsing import SubcommandParser, add_text_fields
 from groundup.errors import UsageError
-from groundup.tokenizers.registry import Tokenizer, TokenizerTrainer, bpe_learner, choose_tokenizer
+from groundup.tokenizers.base import Tokenizer, TokenizerTrainer
+from groundup.tokenizers.registry import bpe_trainer, choose_tokenizer
 from groundup.ui.format import visible
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _train(args: argparse.Namespace) -> int:
     from groundup.sources.corpus import open_sources
     from groundup.ui.progress import preparing
 
-    learner = bpe_learner(args.size, min_frequency=args.min_frequency, special_tokens=args.special)
+    learner = bpe_trainer(args.size, min_frequency=args.min_frequency, special_tokens=args.special)
     with (
         new_folder(Path(args.out)) as folder,
         preparing(quiet=args.json) as watch,

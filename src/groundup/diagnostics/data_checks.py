@@ -17,7 +17,8 @@ from groundup.data.documents import MAX_OFFSET_BYTES, Documents
 from groundup.data.shards import DOCUMENT, Manifest, SplitName, Tokens, check_documents, check_files
 from groundup.diagnostics.finding import Finding, problem
 from groundup.errors import GroundupError
-from groundup.tokenizers.registry import Tokenizer, load_tokenizer
+from groundup.tokenizers.base import Tokenizer
+from groundup.tokenizers.registry import load_tokenizer
 from groundup.utils.progress import ProgressReporter
 
 SPLITS: tuple[SplitName, ...] = ("train", "val")

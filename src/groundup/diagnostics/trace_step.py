@@ -22,7 +22,8 @@ from groundup.data.shards import Manifest, Tokens
 from groundup.data.windows import ShuffledWindows
 from groundup.errors import CheckpointError, ConfigError, DataError, UsageError
 from groundup.optim.run_length import StepLength, build_run_length
-from groundup.tokenizers.registry import Tokenizer, load_tokenizer
+from groundup.tokenizers.base import Tokenizer
+from groundup.tokenizers.registry import load_tokenizer
 from groundup.utils.files import checksums, sha256
 
 MAX_CURSOR = 2**62  # sequences; more do not fit a 64-bit cursor

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from groundup.data.shards import SplitName, Tokens
 from groundup.errors import DataError
-from groundup.tokenizers.registry import Tokenizer
+from groundup.tokenizers.base import Tokenizer
 
 Counts = npt.NDArray[np.int64]
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from groundup.errors import DataError, TokenizerError
-from groundup.tokenizers.registry import Tokenizer
+from groundup.tokenizers.base import Tokenizer
 
 Ids = npt.NDArray[Any]
 MAX_EXPONENT = 700.0  # exp of more overflows a float

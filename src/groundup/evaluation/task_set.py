@@ -17,7 +17,7 @@ from groundup.evaluation.tasks import CUSTOM, TASKS, HubFile, Row, Task, build_q
 from groundup.sources.hub_client import FIRST_WAITS, with_retries
 from groundup.sources.parquet import read_parquet_rows
 from groundup.sources.text import read_json_lines
-from groundup.tokenizers.registry import Tokenizer
+from groundup.tokenizers.base import Tokenizer
 from groundup.utils.hub_errors import HubRepo
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")

@@ -14,7 +14,7 @@ from torch import Tensor
 from groundup.errors import UsageError
 from groundup.generation.sampling import Sampler
 from groundup.model.gpt import GPT
-from groundup.tokenizers.registry import Tokenizer
+from groundup.tokenizers.base import Tokenizer
 
 
 @torch.inference_mode()

@@ -21,7 +21,7 @@ from groundup.interop import hf_tokenizer
 from groundup.interop.hf_mapping import other_format
 from groundup.interop.parity import Agreement, batch, check_logits, identical, opened_by
 from groundup.model.gpt import GPT
-from groundup.tokenizers.registry import Tokenizer
+from groundup.tokenizers.base import Tokenizer
 
 ARCHITECTURE, TOKENIZER, PATTERN = "gpt2", "gpt2", "gpt-2"
 

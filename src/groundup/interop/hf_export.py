@@ -20,9 +20,9 @@ from groundup.interop import hf_tokenizer
 from groundup.interop.hf_mapping import config_json, to_hf
 from groundup.interop.parity import Agreement, batch, check_logits, opened_by
 from groundup.model.gpt import GPT
+from groundup.tokenizers.base import Tokenizer
 from groundup.tokenizers.hf_format import FILE_NAME
 from groundup.tokenizers.hf_json import CONFIG_NAME
-from groundup.tokenizers.registry import Tokenizer
 
 MODEL, CONFIG, GENERATION, CARD = "model.safetensors", "config.json", "generation_config.json", "README.md"
 FILES = frozenset({MODEL, CONFIG, GENERATION, CARD, FILE_NAME, CONFIG_NAME})

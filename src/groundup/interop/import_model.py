@@ -24,7 +24,7 @@ from groundup.interop.tokenizer_match import find_tokenizer, match_vocabulary
 from groundup.interop.torch_pickle import ZIP_MAGIC
 from groundup.model.size import parameters
 from groundup.sources.hub_client import PREFIX
-from groundup.tokenizers.registry import Tokenizer
+from groundup.tokenizers.base import Tokenizer
 
 BATCH_TOKENS = 8192  # a config needs a batch of full sequences, although an imported checkpoint does not train with it
 

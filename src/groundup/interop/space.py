@@ -30,7 +30,7 @@ from groundup.interop.output import digests
 from groundup.interop.parity import Agreement, batch, check_logits
 from groundup.model.gpt import GPT
 from groundup.sources.hub_client import PREFIX
-from groundup.tokenizers.registry import Tokenizer
+from groundup.tokenizers.base import Tokenizer
 
 GRADIO = "gradio>=6.31,<7"  # as the extra `serve` in pyproject.toml
 SDK = "6.31.0"  # the version that the hub is to install, of those the one that the tests run with

@@ -7,12 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from groundup.errors import TokenizerError, UsageError
-from groundup.tokenizers.base import END_OF_TEXT
+from groundup.tokenizers.base import END_OF_TEXT, Tokenizer, TokenizerTrainer
 from groundup.tokenizers.gpt1 import GPT1Tokenizer
 from groundup.tokenizers.gpt2 import GPT2Tokenizer, byte_characters, gpt2_merges, gpt2_pieces
 from groundup.tokenizers.hf_format import FILE_NAME, model_ids, parse
 from groundup.tokenizers.hf_json import read_tokenizer_file
-from groundup.tokenizers.registry import Tokenizer, TokenizerTrainer, choose_tokenizer
+from groundup.tokenizers.registry import choose_tokenizer
 
 GPT2_ROWS = (50_257, 50_304)  # GPT-2's ids, and the same padded as in nanoGPT and llm.c
 MAX_PADDING_ROWS = 127  # of an embedding, beyond the vocabulary

@@ -20,7 +20,8 @@ from groundup.preprocess.workdir import TOKENIZER, WorkDir, check_output, finish
 from groundup.sources.cleaning import parse_cleaning_steps
 from groundup.sources.corpus import Corpus, open_sources
 from groundup.sources.text import Errors
-from groundup.tokenizers.registry import Tokenizer, TokenizerTrainer, choose_tokenizer
+from groundup.tokenizers.base import Tokenizer, TokenizerTrainer
+from groundup.tokenizers.registry import choose_tokenizer
 from groundup.utils.files import flush, replace_text
 from groundup.utils.progress import ProgressReporter
 from groundup.utils.system import usable_cores

@@ -13,7 +13,7 @@ from groundup.data.shards import Split, SplitName, dtype_for
 from groundup.preprocess.encoding import Encoded, Job, Piece, longest_prefix
 from groundup.preprocess.journal import Journal
 from groundup.sources.corpus import Position
-from groundup.tokenizers.registry import Tokenizer
+from groundup.tokenizers.base import Tokenizer
 
 SPLITS: tuple[SplitName, ...] = ("train", "val")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from groundup.preprocess.split import ByHash, TailSplit
 from groundup.sources.corpus import Corpus
 from groundup.sources.text import chunk_text
-from groundup.tokenizers.registry import Tokenizer, TokenizerTrainer
+from groundup.tokenizers.base import Tokenizer, TokenizerTrainer
 from groundup.utils.progress import ProgressReporter
 
 # Characters that merges are learnt from, at most: taken evenly from the whole corpus, by the place in its files, or
@@ -40,7 +40,7 @@ def train_tokenizer(
     Only the beginning of the text is looked at where no more than `max_tokens` of it will be wanted.
     """
     seen = _Seen(corpus, rule, learner.needs_all_text, watch, max_tokens)
-    tokenizer = learner.learn(seen.stretches())
+    tokenizer = learner.train(seen.stretches())
     if seen.enough:
         watch.say(f"learnt from the first {seen.taken:,} characters")
     elif seen.passed_over:

@@ -12,7 +12,8 @@ from groundup.config.schema import Config
 from groundup.config.sections import PrepareConfig
 from groundup.data.shards import MANIFEST, Manifest, Tokens, check_files
 from groundup.errors import ConfigError, DataError
-from groundup.tokenizers.registry import Tokenizer, load_tokenizer
+from groundup.tokenizers.base import Tokenizer
+from groundup.tokenizers.registry import load_tokenizer
 
 MAX_CHECKSUM_BYTES = 2**28  # read in less than a second; `groundup doctor` reads any amount
 

@@ -17,7 +17,8 @@ from groundup.preprocess.pipeline import prepare_tokens
 from groundup.preprocess.request import Request
 from groundup.run.dataset import needs_preparation, prepare_command
 from groundup.sources.cleaning import parse_cleaning_steps
-from groundup.tokenizers.registry import TokenizerTrainer, choose_tokenizer
+from groundup.tokenizers.base import TokenizerTrainer
+from groundup.tokenizers.registry import choose_tokenizer
 
 if TYPE_CHECKING:
     from groundup.planning.plan import Plan

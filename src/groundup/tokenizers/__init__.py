@@ -1,13 +1,14 @@
 """Text to token ids and back.
 
-tokenizer      what a tokenizer is, and how to get one
-simple         bytes and characters
-gpt1, gpt2     OpenAI's own
-bpe            trained on one's own text
-json_file      of another program: any `tokenizer.json`
+base           the base class
+registry       tokenizers by name, by path, from a folder
+byte_char      bytes and characters
+gpt1, gpt2     OpenAI's tokenizers
+bpe            trained on the user's text
+hf_json        any `tokenizer.json` of another program
 """
 
-from groundup.tokenizers.base import Ids
-from groundup.tokenizers.registry import Tokenizer, TokenizerTrainer, choose_tokenizer, load_tokenizer
+from groundup.tokenizers.base import Ids, Tokenizer, TokenizerTrainer
+from groundup.tokenizers.registry import choose_tokenizer, load_tokenizer
 
 __all__ = ["Ids", "Tokenizer", "TokenizerTrainer", "choose_tokenizer", "load_tokenizer"]

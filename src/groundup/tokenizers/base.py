@@ -1,9 +1,10 @@
-"""What all tokenizers share: a table of the bytes that each id stands for."""
+"""Base class of all tokenizers: text to token ids and back, with a table of the bytes that each id stands for."""
 
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
@@ -18,45 +19,45 @@ TOKENIZER_FILE = "groundup-tokenizer.json"
 Ids: TypeAlias = npt.NDArray[np.uint32]
 
 
-class PieceTokenizer(ABC):
-    """A tokenizer without its `encode`: a table says which bytes each id stands for.
+class Tokenizer(ABC):
+    """Text to token ids, from 0 to `n_vocab - 1`, and back.
 
-    A subclass adds `encode`, and `definition`: the few JSON values that decide every id.
+    One id, `end_of_text`, ends every document; no text encodes to it, not even the text `<|endoftext|>`.
     """
 
-    name: str
-    unknown: int | None = None  # the id of what the tokenizer does not know, if it has one
+    name: str  # the kind: "byte", "char", "gpt1", "gpt2", "bpe" or "json" (a tokenizer.json of another program)
+    unknown: int | None = None  # the id of text that is not in the vocabulary, if there is one
 
     def __init__(self, pieces: Sequence[bytes], end_of_text: int) -> None:
-        self.pieces = pieces
+        self.pieces = pieces  # the bytes of each id
         self.end_of_text = end_of_text
 
     @abstractmethod
     def encode(self, text: str) -> Ids:
-        """See `tokenizer.Tokenizer.encode`."""
+        """The ids of `text`, shape (T,). Raises TokenizerError where the text cannot be encoded."""
 
     @abstractmethod
     def definition(self) -> Mapping[str, str]:
-        """Everything, besides the kind, that decides which ids a text gets."""
+        """The values that, with the kind, decide which ids a text gets; saved as JSON."""
 
     @property
     def n_vocab(self) -> int:
-        """See `tokenizer.Tokenizer.n_vocab`."""
+        """Number of ids, `end_of_text` included."""
         return len(self.pieces)
 
     @property
     def fingerprint(self) -> str:
-        """See `tokenizer.Tokenizer.fingerprint`."""
+        """SHA-256, in hexadecimal, of everything that decides which ids a text gets."""
         canonical = json.dumps([self.name, self.definition()], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
     @property
     def lossy(self) -> str | None:
-        """See `tokenizer.Tokenizer.lossy`."""
+        """What decoding does not restore, as `decoding does not give back upper case, accents`; None if all of it."""
         return None
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """See `tokenizer.Tokenizer.decode_bytes`. Raises TokenizerError for an id that does not exist."""
+        """The bytes of `ids`, which may end within a character. Raises TokenizerError for an id that does not exist."""
         numbers = np.fromiter(ids, dtype=np.int64)
         outside = numbers[(numbers < 0) | (numbers >= self.n_vocab)]
         if outside.size:
@@ -67,19 +68,31 @@ class PieceTokenizer(ABC):
         return b"".join([self.pieces[number] for number in numbers.tolist()])
 
     def decode(self, ids: Iterable[int]) -> str:
-        """See `tokenizer.Tokenizer.decode`."""
+        """The text of `ids`, with U+FFFD where their bytes are not UTF-8."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def save(self, folder: Path) -> None:
-        """See `tokenizer.Tokenizer.save`."""
+        """Write the tokenizer to `folder` (made if missing), for `load_tokenizer` to read."""
         folder.mkdir(parents=True, exist_ok=True)
         contents = {"kind": self.name, **self.definition(), "fingerprint": self.fingerprint}
         (folder / TOKENIZER_FILE).write_text(json.dumps(contents, indent=2) + "\n", encoding="ascii")
 
 
-def refuse_surrogate(error: UnicodeEncodeError) -> NoReturn:
+@dataclass(frozen=True)
+class TokenizerTrainer:
+    """A tokenizer that is yet to be trained on text.
+
+    `needs_all_text`: it cannot encode characters it was not trained on, so it is trained on the validation text too;
+    other tokenizers should never see that.
+    """
+
+    train: Callable[[Iterable[str]], Tokenizer]
+    needs_all_text: bool
+
+
+def raise_surrogate_error(error: UnicodeEncodeError) -> NoReturn:
     """Raise the TokenizerError for text that is not Unicode: half of a surrogate pair without the other half."""
     raise TokenizerError(
         f"character {error.start} of the text is U+{ord(error.object[error.start]):04X}, half of a surrogate pair, "
-        "which no encoding can express; decode the text again, replacing what is not valid"
+        "which no encoding can express; decode the text again, replacing invalid bytes"
     ) from None

@@ -1,12 +1,12 @@
-"""GPT-1's own tokenizer, from OpenAI's two files: an encoder (piece -> id) and 40,000 merges in order of rank.
+"""GPT-1's tokenizer, from OpenAI's two files: an encoder (piece -> id) and 40,000 merges in order of rank.
 
 A text is first normalised as BERT does it, which is what `transformers`' `openai-gpt` does: lower case, no accents, no
-control characters, words and punctuation marks apart, and of white space only that it was there. `</w>` marks the end
-of a word. So decoding gives the normalised text, each word with a space after it, and U+FFFD where a character is
-unknown. (OpenAI's own code also mended odd characters with `ftfy` and cut words with `spacy`; ids may differ there.)
+control characters, words and punctuation marks apart, any white space as one gap. `</w>` marks the end of a word. So
+decoding gives the normalised text, each word with a space after it, and U+FFFD where a character is unknown. (OpenAI's
+own code also repaired odd characters with `ftfy` and cut words with `spacy`; ids may differ there.)
 
-Of its 40,478 ids the last, `\\n</w>`, ends a document here. OpenAI's code put a line break there; the normalisation
-leaves none, so no text encodes to it, and a trained GPT-1 knows it as the place where a line, or a paragraph, ended.
+Of its 40,478 ids the last, `\\n</w>`, ends a document here. OpenAI's code encoded line breaks to it; the normalisation
+leaves none, so no text encodes to it, and a trained GPT-1 knows it as the end of a line or paragraph.
 """
 
 import hashlib
@@ -16,27 +16,29 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 import tokenizers
 from groundup.errors import TokenizerError
-from groundup.tokenizers.hf_backend import LibraryTokenizer, library_errors
-from groundup.tokenizers.roundtrip import what_is_lost
+from groundup.tokenizers.hf_backend import HFTokenizer, library_errors
+from groundup.tokenizers.roundtrip import describe_loss
 from groundup.utils.hub_errors import HubRepo, explain_hub_error
 from tokenizers import models, normalizers, pre_tokenizers
 
 ENCODER, MERGES = "encoder_bpe_40000.json", "vocab_40000.bpe"  # OpenAI's names
 HUB_ENCODER, HUB_MERGES = "vocab.json", "merges.txt"  # of the same files on the hub
 HUB_REPOSITORY = "openai-community/openai-gpt"
-SHA256 = "4d977d745e027348785cbbdf97a206c6247f6489a51382b3a972dfd0233313f3"  # of what the files say
+SHA256 = "4d977d745e027348785cbbdf97a206c6247f6489a51382b3a972dfd0233313f3"  # of the files' contents
 
 WORD_END = "</w>"
 LINE_BREAK = "\n" + WORD_END
 UNKNOWN = "<unk>"
 
 
-class GPT1Tokenizer(LibraryTokenizer):
-    """GPT-1's BPE, given as the texts of its two files. See the module for what it does to a text.
+class GPT1Tokenizer(HFTokenizer):
+    """GPT-1's BPE, given as the texts of its two files; the module's docstring says how it changes a text.
 
-    Raises TokenizerError where these are not a vocabulary of this kind.
+    Raises TokenizerError where these are not such a vocabulary.
     """
 
     name = "gpt1"
@@ -62,11 +64,11 @@ class GPT1Tokenizer(LibraryTokenizer):
     def read(cls, folder: Path) -> "GPT1Tokenizer":
         """The tokenizer of a folder with OpenAI's two files, or with the same under the hub's names.
 
-        Raises TokenizerError where one is missing or damaged.
+        Raises TokenizerError where a file is missing or damaged.
         """
         for names in ((ENCODER, MERGES), (HUB_ENCODER, HUB_MERGES)):
             if all((folder / name).is_file() for name in names):
-                return cls._of_files(*(folder / name for name in names))
+                return cls._from_files(*(folder / name for name in names))
         raise TokenizerError(
             f"{folder}: not a folder with GPT-1's vocabulary; it must hold {ENCODER} and {MERGES}, "
             f"or {HUB_ENCODER} and {HUB_MERGES}"
@@ -74,36 +76,36 @@ class GPT1Tokenizer(LibraryTokenizer):
 
     @classmethod
     def download(cls) -> "GPT1Tokenizer":
-        """The tokenizer from the hub, or from the hub's cache folder. Raises TokenizerError with the reason if not.
+        """The tokenizer from the hub or its cache folder; TokenizerError if it is not what OpenAI published.
 
-        `HF_ENDPOINT`, `HF_HUB_OFFLINE` and `HF_TOKEN` are obeyed. What arrives must be what OpenAI published.
+        `HF_ENDPOINT`, `HF_HUB_OFFLINE` and `HF_TOKEN` apply.
         """
-        tokenizer = cls._of_files(_from_hub(HUB_ENCODER), _from_hub(HUB_MERGES))
+        tokenizer = cls._from_files(_from_hub(HUB_ENCODER), _from_hub(HUB_MERGES))
         if tokenizer._sha256 != SHA256:
             raise TokenizerError(
-                f"gpt1: what the hub holds as {HUB_REPOSITORY} is not the vocabulary that OpenAI published; "
+                f"gpt1: the files of {HUB_REPOSITORY} on the hub are not the vocabulary that OpenAI published; "
                 f"give a folder that holds {ENCODER} and {MERGES}: gpt1:FOLDER"
             )
         return tokenizer
 
     @classmethod
-    def _of_files(cls, encoder: Path, merges: Path) -> "GPT1Tokenizer":
+    def _from_files(cls, encoder: Path, merges: Path) -> "GPT1Tokenizer":
         try:
             return cls(encoder.read_text(encoding="utf-8"), merges.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, TokenizerError) as error:
             raise TokenizerError(f"{encoder.parent}: cannot be read as GPT-1's vocabulary ({error})") from None
 
     @cached_property
+    @override
     def lossy(self) -> str | None:
-        """See `tokenizer.Tokenizer.lossy`."""
-        return what_is_lost(self.encode, self.decode)
+        return describe_loss(self.encode, self.decode)
 
+    @override
     def definition(self) -> Mapping[str, str]:
-        """What the two files say, as a checksum."""
         return {"vocabulary_sha256": self._sha256}
 
+    @override
     def save(self, folder: Path) -> None:
-        """Write OpenAI's two files beside groundup's own small one."""
         super().save(folder)
         for name, contents in self._files.items():
             (folder / name).write_text(contents, encoding="utf-8")
@@ -131,7 +133,7 @@ def _from_hub(name: str) -> Path:
         import huggingface_hub
     except ImportError:
         raise TokenizerError(
-            f"gpt1: fetching it needs huggingface_hub; install it with pip install 'groundup[data]', {remedy}"
+            f"gpt1: downloading it needs huggingface_hub; install it with pip install 'groundup[data]', {remedy}"
         ) from None
     download: Any = huggingface_hub.hf_hub_download
     try:
@@ -139,5 +141,5 @@ def _from_hub(name: str) -> Path:
     except Exception as error:  # of the hub, its transport, or the disk: a dozen unrelated classes
         failure = explain_hub_error(error, HubRepo("gpt1", HUB_REPOSITORY))
         raise TokenizerError(
-            f"gpt1: {name} of {HUB_REPOSITORY} cannot be fetched ({failure.reason}); {failure.remedy}, {remedy}"
+            f"gpt1: {name} of {HUB_REPOSITORY} cannot be downloaded ({failure.reason}); {failure.remedy}, {remedy}"
         ) from None

@@ -1,4 +1,4 @@
-"""GPT-2's own tokenizer, from the vocabulary that ships inside the package: no network, no cache folder.
+"""GPT-2's tokenizer, from the vocabulary inside the package: no network, no cache folder.
 
 OpenAI published the tokenizer as 50,000 merges in order of rank (`vocab.bpe`; see NOTICE for its licence). Ids
 follow from that file alone: first the 256 bytes in the order of the table below, then one id for each merge.
@@ -13,25 +13,25 @@ from importlib import resources
 
 import numpy as np
 import tiktoken
+from typing_extensions import override
 
 from groundup.errors import TokenizerError
-from groundup.tokenizers.base import END_OF_TEXT, Ids, PieceTokenizer, refuse_surrogate
+from groundup.tokenizers.base import END_OF_TEXT, Ids, Tokenizer, raise_surrogate_error
 
 MERGES_FILE = "vocab/gpt2-vocab.bpe.xz"
 MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"  # of the file after decompression
 
-# GPT-2's pattern in tiktoken's words, which match the same pieces but never backtrack over a word.
+# GPT-2's pattern as tiktoken writes it: it matches the same pieces but never backtracks over a word.
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 
-# The one place where the pattern does backtrack is a run of white space, and the regex engine gives up somewhere
-# below a million characters of it. All but the last character of a run before a word are a piece of their own, so
-# cutting there beforehand changes no id.
-_SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # what the pattern calls \s
+# The pattern does backtrack over runs of white space, and the regex engine fails somewhere below a million characters
+# of it. All but the last character of a run before a word are a piece of their own, so cutting there changes no id.
+_SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # the pattern's \s
 _LONG_SPACE = re.compile(f"(?<![{_SPACE}])([{_SPACE}]{{100000,}})(?=[{_SPACE}][^{_SPACE}])")
 
 
-class GPT2Tokenizer(PieceTokenizer):
-    """GPT-2's byte-level BPE: 50,257 ids, of which 50256 ends a text. Every text can be expressed."""
+class GPT2Tokenizer(Tokenizer):
+    """GPT-2's byte-level BPE: 50,257 ids, of which 50256 ends a text. Encodes every text."""
 
     name = "gpt2"
 
@@ -40,12 +40,12 @@ class GPT2Tokenizer(PieceTokenizer):
         super().__init__([*pieces, END_OF_TEXT.encode()], end_of_text=len(pieces))
         self._encoding = _encoding()
 
+    @override
     def encode(self, text: str) -> Ids:
-        """GPT-2's ids of `text`."""
         return encode_by_rank(self._encoding, text)
 
+    @override
     def definition(self) -> Mapping[str, str]:
-        """Which merges: their file's checksum."""
         return {"merges_sha256": MERGES_SHA256}
 
 
@@ -54,20 +54,20 @@ def encode_by_rank(encoding: tiktoken.Encoding, text: str) -> Ids:
     try:
         return encoding.encode_to_numpy(text, disallowed_special=())
     except UnicodeEncodeError as error:
-        refuse_surrogate(error)
-    except ValueError:  # the regex engine gave up
-        return _encode_apart(encoding, text)
+        raise_surrogate_error(error)
+    except ValueError:  # the regex engine failed
+        return _encode_parts(encoding, text)
 
 
-def _encode_apart(encoding: tiktoken.Encoding, text: str) -> Ids:
+def _encode_parts(encoding: tiktoken.Encoding, text: str) -> Ids:
     parts = _LONG_SPACE.split(text)
     return np.concatenate([encoding.encode_to_numpy(part, disallowed_special=()) for part in parts])
 
 
 def byte_characters() -> dict[str, int]:
-    """GPT-2's way to write any byte as a visible character: character -> byte, in the order of the bytes' ids.
+    """The visible character by which GPT-2 writes each byte: character -> byte, in the order of the bytes' ids.
 
-    Bytes that print as themselves in Latin-1 keep their character; the others get those from U+0100 on.
+    Bytes that are visible in Latin-1 keep their character; the others get those from U+0100 on.
     """
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in visible]
@@ -91,7 +91,7 @@ def gpt2_merges() -> tuple[tuple[str, str], ...]:
     except lzma.LZMAError:
         merges = b""
     if hashlib.sha256(merges).hexdigest() != MERGES_SHA256:
-        raise TokenizerError(f"GPT-2's vocabulary inside the package ({MERGES_FILE}) is damaged; install groundup anew")
+        raise TokenizerError(f"GPT-2's vocabulary in the package ({MERGES_FILE}) is damaged; install groundup again")
     lines = merges.decode("utf-8").splitlines()[1:]  # the first names the format's version
     pairs = [line.split(" ") for line in lines]
     return tuple((left, right) for left, right in pairs)

@@ -1,16 +1,14 @@
-"""What a tokenizer is, and the ways to get one: by name, by learning from text, from a folder."""
+"""Tokenizers by name, by path, and from the folder they were saved to."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from groundup.errors import TokenizerError
-from groundup.tokenizers.base import END_OF_TEXT, TOKENIZER_FILE, Ids
-from groundup.tokenizers.bpe import SMALLEST_BPE, BPETokenizer, check_special_tokens
+from groundup.tokenizers.base import END_OF_TEXT, TOKENIZER_FILE, Tokenizer, TokenizerTrainer
+from groundup.tokenizers.bpe import MIN_BPE_VOCAB, BPETokenizer, check_special_tokens
 from groundup.tokenizers.byte_char import ByteTokenizer, CharTokenizer
 from groundup.tokenizers.gpt1 import GPT1Tokenizer
 from groundup.tokenizers.gpt2 import GPT2Tokenizer
@@ -18,82 +16,16 @@ from groundup.tokenizers.hf_format import FILE_NAME
 from groundup.tokenizers.hf_json import FileTokenizer, read_tokenizer_file
 
 CHOICES = ("byte", "char", "gpt1", "gpt1:FOLDER", "gpt2", "bpe:SIZE", "bpe:SIZE:pad")
-PADDED = ("<|pad|>", END_OF_TEXT)  # ids 0 and 1 of bpe:SIZE:pad
-LARGEST_BPE = 1_000_000  # ids; beyond any published vocabulary, so surely a slip
-
-
-class Tokenizer(Protocol):
-    """What the rest of groundup may ask of a tokenizer.
-
-    Ids run from 0 to `n_vocab - 1`. One of them, `end_of_text`, stands after every document; no text encodes to it,
-    not even the text `<|endoftext|>`.
-    """
-
-    @property
-    def name(self) -> str:
-        """The kind: "byte", "char", "gpt1", "gpt2", "bpe" or "json" (another program's file)."""
-        ...
-
-    @property
-    def n_vocab(self) -> int:
-        """How many ids there are, `end_of_text` among them."""
-        ...
-
-    @property
-    def end_of_text(self) -> int:
-        """The id that ends a document."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of everything that decides which ids a text gets, in hexadecimal."""
-        ...
-
-    @property
-    def lossy(self) -> str | None:
-        """`decoding does not give back upper case, accents`, or whatever it is; None where all comes back."""
-        ...
-
-    @property
-    def unknown(self) -> int | None:
-        """The id that stands for whatever is not known, if there is one."""
-        ...
-
-    def encode(self, text: str) -> Ids:
-        """The ids of `text`, shape (T,). Raises TokenizerError where the text cannot be expressed."""
-        ...
-
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes that `ids` stand for; they may end in the middle of a character."""
-        ...
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text that `ids` stand for, with U+FFFD where their bytes are not UTF-8."""
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Write the tokenizer to `folder` (made if missing), for `load_tokenizer` to read."""
-        ...
-
-
-@dataclass(frozen=True)
-class TokenizerTrainer:
-    """A tokenizer that must first see text.
-
-    `needs_all_text` says that it cannot encode what it has not seen, so it must see the validation text as well;
-    otherwise it should be kept from seeing it.
-    """
-
-    learn: Callable[[Iterable[str]], Tokenizer]
-    needs_all_text: bool
+PAD_TOKENS = ("<|pad|>", END_OF_TEXT)  # ids 0 and 1 of bpe:SIZE:pad
+MAX_BPE_VOCAB = 1_000_000  # beyond any published vocabulary, so a typing error
 
 
 def choose_tokenizer(spec: str) -> Tokenizer | TokenizerTrainer:
-    """The tokenizer that `spec` names, or the learner of one that must first see text.
+    """The tokenizer that `spec` names, or the trainer of one that must be trained on text first.
 
         byte  gpt2                  built in
         gpt1  gpt1:FOLDER           GPT-1's own, from the hub or from a folder
-        char  bpe:SIZE              learnt from the text
+        char  bpe:SIZE              trained on the text
         bpe:SIZE:pad                the same with <|pad|> as id 0, <|endoftext|> as id 1
         PATH                        a `tokenizer.json`, or a folder that holds a tokenizer; see `open_path`
 
@@ -109,10 +41,10 @@ def choose_tokenizer(spec: str) -> Tokenizer | TokenizerTrainer:
         case ["gpt2"]:
             return GPT2Tokenizer()
         case ["char"]:
-            return TokenizerTrainer(CharTokenizer.learn, needs_all_text=True)
+            return TokenizerTrainer(CharTokenizer.train, needs_all_text=True)
         case ["bpe", size]:
             bare = size.removesuffix(":pad")
-            return bpe_learner(bare, special_tokens=PADDED if bare != size else ())
+            return bpe_trainer(bare, special_tokens=PAD_TOKENS if bare != size else ())
     path, end_token = _path_and_token(spec)
     if path.exists() or path.suffix == ".json" or len(path.parts) > 1:
         return open_path(path, end_token)
@@ -125,21 +57,21 @@ def choose_tokenizer(spec: str) -> Tokenizer | TokenizerTrainer:
     raise TokenizerError(f"unknown tokenizer {spec!r}; {hint}choose one of {choices}")
 
 
-def bpe_learner(size: str | int, *, min_frequency: int = 1, special_tokens: Sequence[str] = ()) -> TokenizerTrainer:
-    """The learner of a BPE of `size` ids; see `BPETokenizer.learn`. Raises TokenizerError for values out of range."""
+def bpe_trainer(size: str | int, *, min_frequency: int = 1, special_tokens: Sequence[str] = ()) -> TokenizerTrainer:
+    """The trainer of a BPE of `size` ids; see `BPETokenizer.train`. Raises TokenizerError for values out of range."""
     check_special_tokens(special_tokens)
     if min_frequency < 1:
         raise TokenizerError(f"min_frequency {min_frequency}: must be 1 or more; 2 is usual")
-    n_vocab = _bpe_size(str(size), SMALLEST_BPE + len({*special_tokens} - {END_OF_TEXT}))
-    learn = partial(BPETokenizer.learn, n_vocab=n_vocab, min_frequency=min_frequency, special_tokens=special_tokens)
-    return TokenizerTrainer(learn, needs_all_text=False)
+    n_vocab = _bpe_size(str(size), MIN_BPE_VOCAB + len({*special_tokens} - {END_OF_TEXT}))
+    train = partial(BPETokenizer.train, n_vocab=n_vocab, min_frequency=min_frequency, special_tokens=special_tokens)
+    return TokenizerTrainer(train, needs_all_text=False)
 
 
 def open_path(path: Path, end_token: str | None = None) -> Tokenizer:
     """The tokenizer of a `tokenizer.json`, or of a folder: one with that file, or any that groundup wrote.
 
-    That is a tokenizer, prepared data, a checkpoint, or a run, whose tokenizer is its latest checkpoint's. `end_token`
-    says how documents end, for another program's file. Raises TokenizerError when there is none, or it is damaged.
+    These are tokenizers, prepared data, checkpoints, and runs (the tokenizer of the latest checkpoint). `end_token`
+    ends documents, for another program's file. Raises TokenizerError when there is none, or it is damaged.
     """
     if not path.is_dir():
         return read_tokenizer_file(path, end_token)
@@ -191,11 +123,11 @@ def _rebuild(saved: dict[str, str], folder: Path) -> Tokenizer:
         case "bpe":
             return BPETokenizer((folder / FILE_NAME).read_text(encoding="utf-8"))
         case kind:
-            raise TokenizerError(f"unknown kind {kind!r}, perhaps of a newer groundup")
+            raise TokenizerError(f"unknown kind {kind!r}, perhaps written by a newer groundup")
 
 
 def _path_and_token(spec: str) -> tuple[Path, str | None]:
-    """A path, and what stands behind `#` where the path does not end with that itself."""
+    """A path, and the token behind its `#`, unless a file of the complete name exists."""
     try:
         front, hash_, token = spec.rpartition("#")
         if hash_ and front and token and not Path(spec).exists():
@@ -209,8 +141,8 @@ def _path_and_token(spec: str) -> tuple[Path, str | None]:
 
 
 def _bpe_size(size: str, smallest: int) -> int:
-    if not (size.isdecimal() and len(size) <= len(str(LARGEST_BPE)) and smallest <= int(size) <= LARGEST_BPE):
+    if not (size.isdecimal() and len(size) <= len(str(MAX_BPE_VOCAB)) and smallest <= int(size) <= MAX_BPE_VOCAB):
         raise TokenizerError(
-            f"bpe:{size}: the size must be a whole number of ids from {smallest} to {LARGEST_BPE}, as in bpe:8192"
+            f"bpe:{size}: the size must be a whole number of ids from {smallest} to {MAX_BPE_VOCAB}, as in bpe:8192"
         )
     return int(size)

@@ -1,4 +1,4 @@
-"""What a tokenizer does not give back, found by asking it."""
+"""Loss of a tokenizer: properties of a text that encoding and decoding do not preserve, found by trying."""
 
 import unicodedata
 from collections import Counter
@@ -11,8 +11,8 @@ from groundup.tokenizers.base import Ids
 _PLANES = [*range(0x800, 0xD800, 0x800), *range(0xE000, 0x110000, 0x1000)]  # surrogates left out
 _RARE = "".join(map(chr, [*range(0x100), *range(0x100, 0x800, 0x40), *_PLANES]))
 
-# What may get lost -> a text that shows it. None begins or ends with a space: that is looked at apart.
-PROBES = {
+# Property that may get lost -> a text that shows it. None begins or ends with a space: that is tested separately.
+LOSS_TESTS = {
     "upper case": "aB",
     "accents": "é",
     "how a character is composed": "a\N{COMBINING RING ABOVE} \N{ANGSTROM SIGN} \N{LATIN SMALL LIGATURE FI}",
@@ -21,11 +21,11 @@ PROBES = {
     "whether spaces stand around punctuation": "it's a-b , c.",
     "rare characters": _RARE,
 }
-ENDS = "a space at its beginning or end"
+OUTER_SPACE = "a space at its beginning or end"
 
 
-def what_is_lost(encode: Callable[[str], Ids], decode: Callable[[Iterable[int]], str]) -> str | None:
-    """Which properties of a text do not survive encoding and decoding, in a sentence; None where all do."""
+def describe_loss(encode: Callable[[str], Ids], decode: Callable[[Iterable[int]], str]) -> str | None:
+    """The properties of a text that encoding and decoding do not preserve, as a sentence; None if there are none."""
 
     def survives(text: str) -> bool:
         try:
@@ -39,20 +39,20 @@ def what_is_lost(encode: Callable[[str], Ids], decode: Callable[[Iterable[int]],
         except TokenizerError:
             return True
 
-    lost = [name for name, text in PROBES.items() if not survives(text)]
+    lost = [name for name, text in LOSS_TESTS.items() if not survives(text)]
     if same("a", " a") or same("a", "a "):
-        lost.append(ENDS)
+        lost.append(OUTER_SPACE)
     return f"decoding does not give back {', '.join(lost)}" if lost else None
 
 
 def known_characters(text: str, decoded: str) -> tuple[int, int]:
-    """How many characters of `text` there are, and how many of them came back in `decoded`, in whatever order.
+    """Number of characters in `text`, and how many of them are in `decoded`, in any order.
 
-    Letters are compared without case and accents, spaces and control characters not at all: what a tokenizer drops of
-    these on purpose does not count as lost.
+    Letters are compared without case and accents, spaces and control characters not at all: many tokenizers drop these
+    on purpose.
     """
-    there, back = Counter(_plain(text)), Counter(_plain(decoded))
-    return there.total(), (there & back).total()
+    expected, found = Counter(_plain(text)), Counter(_plain(decoded))
+    return expected.total(), (expected & found).total()
 
 
 def _plain(text: str) -> str:
