@@ -1,4 +1,4 @@
-"""The average follows its formula, and leaves no trace in the weights."""
+"""The moving average follows its formula and leaves the weights unchanged."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def bits(model: nn.Module) -> list[bytes]:
     return [p.detach().contiguous().view(torch.uint8).numpy().tobytes() for p in model.parameters()]
 
 
-def test_the_first_updates_forget_quickly_and_later_ones_by_the_decay():
+def test_first_updates_weigh_more_and_later_ones_follow_the_decay():
     layer = nn.Linear(1, 1, bias=False)
     nn.init.constant_(layer.weight, 1.0)
     average = EMA(layer, decay=0.25)
@@ -46,7 +46,7 @@ def test_the_first_updates_forget_quickly_and_later_ones_by_the_decay():
     assert average.updates == 3
 
 
-def test_long_after_it_is_the_decayed_sum_of_all_weights():
+def test_averages_converge_to_the_decayed_sum_of_all_weights():
     layer = nn.Linear(1, 1, bias=False)
     average = EMA(layer, decay=0.9)
     average.load(average.tensors(), updates=10**6)
@@ -58,7 +58,7 @@ def test_long_after_it_is_the_decayed_sum_of_all_weights():
     assert average.tensors()["weight"].item() == pytest.approx(expected)
 
 
-def test_applied_swaps_the_averages_in_and_the_weights_back_bit_for_bit(model):
+def test_swapped_in_restores_the_weights_bit_for_bit(model):
     average = EMA(model, decay=0.9)
     stir(model, 1)
     average.update()
@@ -74,7 +74,7 @@ def test_applied_swaps_the_averages_in_and_the_weights_back_bit_for_bit(model):
     assert [p.data_ptr() for p in model.parameters()] == addresses  # what was compiled for them still holds
 
 
-def test_an_exception_brings_the_weights_back_too(model):
+def test_an_exception_restores_the_weights(model):
     average = EMA(model, decay=0.9)
     stir(model, 1)
     before, averages = bits(model), {name: t.clone() for name, t in average.tensors().items()}
@@ -96,7 +96,7 @@ def test_a_tied_weight_is_kept_once(tied):
         assert (model.lm_head.weight is model.wte.weight) is tied
 
 
-def test_bf16_weights_are_averaged_in_fp32_and_come_back(model):
+def test_bf16_weights_are_averaged_in_fp32_and_restored(model):
     average = EMA(model.bfloat16(), decay=0.9)
     before = {name: t.clone() for name, t in average.tensors().items()}
     stir(model, 1)
@@ -111,7 +111,7 @@ def test_bf16_weights_are_averaged_in_fp32_and_come_back(model):
     assert all(torch.equal(t, averages[name]) for name, t in average.tensors().items())
 
 
-def test_it_goes_on_from_what_was_kept(model):
+def test_averages_continue_after_loading(model):
     first = EMA(model, decay=0.9)
     stir(model, 1)
     first.update()
@@ -124,7 +124,7 @@ def test_it_goes_on_from_what_was_kept(model):
     assert first.updates == second.updates == 2
 
 
-def test_what_was_loaded_is_not_shared(model):
+def test_loaded_tensors_are_copied(model):
     average = EMA(model, decay=0.9)
     kept = {name: t.clone() for name, t in average.tensors().items()}
     same = {name: t.clone() for name, t in kept.items()}
@@ -145,7 +145,7 @@ def test_another_models_averages_are_refused(model):
         average.load({**kept, "wte.weight": torch.ones(1)}, 1)
 
 
-def test_no_average_does_nothing(model):
+def test_no_ema_is_a_no_op(model):
     none, before = NoEMA(), bits(model)
     none.update()
     none.load({}, 3)

@@ -1,4 +1,4 @@
-"""Muon against torch's own, which moves one matrix at a time."""
+"""Muon against torch.optim.Muon, which updates one matrix at a time."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def fresh():
     return [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
 
 
-def test_in_bf16_it_moves_matrices_as_torchs_own():
+def test_bf16_updates_equal_those_of_torch():
     ours, theirs = fresh(), fresh()
     groups = [{"params": ours, "lr": 0.03, "weight_decay": 0.2}]
     a = moved(Muon(groups, momentum=0.9, dtype=torch.bfloat16), ours)
@@ -31,7 +31,7 @@ def test_in_bf16_it_moves_matrices_as_torchs_own():
         torch.testing.assert_close(x, y, atol=4e-3, rtol=0)  # of moves of about 0.1: products are rounded to 8 bits
 
 
-def test_in_fp32_it_differs_by_the_rounding_of_bf16_only():
+def test_fp32_updates_differ_from_torch_by_bf16_rounding_only():
     ours, theirs = fresh(), fresh()
     a = moved(Muon([{"params": ours, "lr": 0.03, "weight_decay": 0.2}], momentum=0.9), ours)
     b = moved(torch.optim.Muon(theirs, lr=0.03, weight_decay=0.2, momentum=0.9), theirs)
@@ -41,7 +41,7 @@ def test_in_fp32_it_differs_by_the_rounding_of_bf16_only():
 
 @pytest.mark.parametrize("shape", [(1, 16, 16), (2, 48, 16), (3, 16, 64)])
 @pytest.mark.parametrize("by", POLYNOMIALS)
-def test_all_singular_values_come_near_one(shape, by):
+def test_all_singular_values_are_near_one(shape, by):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     values = torch.linalg.svdvals(orthogonalize(x, by))
     assert values.shape == torch.linalg.svdvals(x).shape
@@ -51,7 +51,7 @@ def test_all_singular_values_come_near_one(shape, by):
     assert values.max() < high
 
 
-def test_a_matrix_without_a_gradient_stays():
+def test_a_matrix_without_a_gradient_is_not_updated():
     still, moving = torch.nn.Parameter(torch.ones(4, 4)), torch.nn.Parameter(torch.ones(4, 4))
     moving.grad = torch.eye(4)
     optimizer = Muon([still, moving], momentum=0.9)

@@ -26,12 +26,12 @@ def test_groups_partition_the_parameters_and_only_matrices_decay(tied):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_muon_moves_the_matrices_and_adamw_the_rest(tied):
+def test_muon_updates_the_matrices_and_adamw_the_rest(tied):
     model = GPT(ModelConfig(**SHAPE, tie_embeddings=tied))
     config = OptimizerConfig(
         name="muon", learning_rate=0.01, matrix_learning_rate=0.03, embedding_learning_rate=0.2, weight_decay=0.3
     )
-    muon, adamw = build_optimizer(model.named_parameters(), config).parts
+    muon, adamw = build_optimizer(model.named_parameters(), config).optimizers
     assert isinstance(muon, Muon)
     assert isinstance(adamw, torch.optim.AdamW)
     names = {id(p): name for name, p in model.named_parameters()}
@@ -56,7 +56,7 @@ def test_the_schedule_scales_every_group_alike():
     assert sorted({round(group["lr"], 9) for group in optimizer.param_groups}) == [0.001, 0.003]
 
 
-def test_moments_of_all_parts_can_be_read_and_written():
+def test_optimizer_state_can_be_read_and_written():
     model = GPT(ModelConfig(**SHAPE)).init_weights()
     optimizer = build_optimizer(model.named_parameters(), OptimizerConfig(name="muon"))
     model(torch.zeros(1, 8, dtype=torch.long)).logsumexp(-1).sum().backward()
@@ -66,7 +66,7 @@ def test_moments_of_all_parts_can_be_read_and_written():
     assert set(optimizer.state) == set(model.parameters())
     for moments in optimizer.state.values():
         moments.clear()
-    assert not any(part.state[p] for part in optimizer.parts for p in part.state)
+    assert not any(part.state[p] for part in optimizer.optimizers for p in part.state)
 
 
 def test_roles():
@@ -77,7 +77,7 @@ def test_roles():
     assert names["h.0.mlp.c_fc.bias"] == names["ln_f.weight"] == "vector"
 
 
-def test_adamw_is_fused_and_takes_the_configured_numbers():
+def test_adamw_is_fused_and_configured():
     config = OptimizerConfig(learning_rate=0.01, beta1=0.8, beta2=0.9, eps=1e-6)
     (decayed, _) = build_optimizer(GPT(ModelConfig(**SHAPE)).named_parameters(), config).param_groups
     assert (decayed["lr"], decayed["betas"], decayed["eps"], decayed["fused"]) == (0.01, (0.8, 0.9), 1e-6, True)
@@ -94,10 +94,10 @@ def test_one_step_is_the_formula_of_the_paper():
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("tied", [True, False])
-def test_sgd_moves_everything_and_vectors_do_not_decay(tied, momentum):
+def test_sgd_updates_everything_and_vectors_do_not_decay(tied, momentum):
     model = GPT(ModelConfig(**SHAPE, tie_embeddings=tied))
     config = OptimizerConfig(name="sgd", learning_rate=0.05, momentum=momentum, weight_decay=0.3)
-    (part,) = build_optimizer(model.named_parameters(), config).parts
+    (part,) = build_optimizer(model.named_parameters(), config).optimizers
     assert isinstance(part, torch.optim.SGD)
     names = {id(p): name for name, p in model.named_parameters()}
     found = {names[id(p)]: group for group in part.param_groups for p in group["params"]}
@@ -128,7 +128,7 @@ def test_sgd_follows_its_formula(momentum):
 
 @pytest.mark.parametrize("name", ["adamw", "muon", "sgd"])
 @pytest.mark.parametrize("embedding", [None, 0.2])
-def test_all_peaks_that_are_read_scale_alike(name, embedding):
+def test_all_peak_learning_rates_scale_alike(name, embedding):
     config = OptimizerConfig(name=name, learning_rate=0.004, embedding_learning_rate=embedding)
     expected = {"learning_rate": 0.004}
     if name == "muon":

@@ -30,22 +30,22 @@ def test_after_warm_up_the_cosine_of_the_remaining_steps():
     assert lr[-1] == pytest.approx(0.2)
 
 
-def test_a_fraction_means_the_same_as_its_steps():
+def test_a_fraction_equals_its_steps():
     assert rates(200, warmup_fraction=0.05) == pytest.approx(rates(200, warmup_steps=10))
 
 
-def test_by_the_clock_the_rate_ends_at_the_floor_when_time_is_up():
+def test_in_a_run_of_given_time_the_rate_ends_at_its_minimum():
     lr = rates(None, warmup_steps=5, min_lr_ratio=0.05)
     assert lr[-1] == pytest.approx(0.1)
     assert max(lr) < 2.0  # warm-up overlaps the decay
     assert lr[4] > lr[3] > lr[0] > 0
 
 
-def test_constant_stays():
+def test_constant_is_constant():
     assert rates(50, name="constant", warmup_steps=0) == [2.0] * 50
 
 
-def test_tokens_mean_the_same_as_their_steps():
+def test_tokens_equal_their_steps():
     in_steps, in_tokens = (
         build_schedule(ScheduleConfig(name="wsd", **lengths), 2.0, 100, 64)
         for lengths in ({"warmup_steps": 10, "cooldown_steps": 20}, {"warmup_tokens": 640, "cooldown_tokens": 1280})
@@ -57,7 +57,7 @@ def test_tokens_mean_the_same_as_their_steps():
     assert gpt3(714, 0.0715) < gpt3(715, 0.0716) == 1.0
 
 
-def test_linear_is_a_straight_line_from_the_peak_to_the_floor():
+def test_linear_is_a_straight_line_from_the_peak_to_the_minimum():
     lr = rates(100, name="linear", warmup_steps=20, min_lr_ratio=0.25)
     assert lr[19] == pytest.approx(2.0)
     assert lr[19:] == pytest.approx([2.0 - 1.5 * i / 80 for i in range(81)])
@@ -68,14 +68,14 @@ def test_linear_is_a_straight_line_from_the_peak_to_the_floor():
     "cooldown", [{"cooldown_steps": 40}, {"cooldown_fraction": 0.4}, {}], ids=["steps", "fraction", "default"]
 )
 @pytest.mark.parametrize("total", [100, None])
-def test_wsd_stays_and_then_falls_over_its_cooldown_at_the_end(total, cooldown):
+def test_wsd_is_constant_until_its_cooldown(total, cooldown):
     lr = rates(total, name="wsd", warmup_fraction=0.1, min_lr_ratio=0.1, **cooldown)
     assert lr[:10] == pytest.approx([2.0 * (i + 1) / 10 for i in range(10)])
     assert lr[10:60] == pytest.approx([2.0] * 50)
     assert lr[59:] == pytest.approx([2.0 - 1.8 * i / 40 for i in range(41)])
 
 
-def test_after_a_warm_up_of_w_steps_the_inverse_root_and_never_under_the_floor():
+def test_inverse_sqrt_follows_its_formula_down_to_the_minimum():
     lr = rates(1000, name="inverse_sqrt", warmup_steps=16, min_lr_ratio=0.2)
     assert lr[:16] == pytest.approx([2.0 * (i + 1) / 16 for i in range(16)])
     assert lr[16:] == pytest.approx([2.0 * max(0.2, math.sqrt(16 / (i + 1))) for i in range(16, 1000)])
@@ -91,7 +91,7 @@ def test_after_a_warm_up_of_w_steps_the_inverse_root_and_never_under_the_floor()
 
 @pytest.mark.parametrize("total", [1, 2, 3, 7, 10, 100, 333, 1001])
 @pytest.mark.parametrize("part", [None, 0.0, 0.05, 0.25, 0.3, 0.5, 0.9, 1.0])
-def test_onecycle_is_torchs_own_at_every_step(total, part):
+def test_onecycle_equals_torch_at_every_step(total, part):
     if part is not None and part * total == 1.0:
         pytest.skip("torch divides by zero")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
@@ -109,7 +109,7 @@ def test_onecycle_rises_for_as_many_steps_as_given():
     assert rates(10, name="onecycle", warmup_steps=1)[0] == 2.0
 
 
-def test_onecycle_by_the_clock_is_the_same_curve_over_the_time():
+def test_onecycle_in_a_run_of_given_time_is_the_same_curve():
     for warmup in ({}, {"warmup_steps": 30}):
         lr = rates(None, name="onecycle", **warmup)
         assert max(lr) == pytest.approx(lr[29]) == pytest.approx(2.0)
@@ -125,7 +125,7 @@ LENGTHS = (0, 1, 5, 400)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("total", [1, 2, 50, None])
 @pytest.mark.parametrize("warmup", [{}, *({"warmup_steps": n} for n in LENGTHS), {"warmup_fraction": 1.0}], ids=str)
-def test_no_schedule_leaves_its_range_not_even_at_or_beyond_the_ends(name, total, warmup):
+def test_schedules_stay_in_range_even_beyond_the_ends(name, total, warmup):
     cooldown = {"cooldown_steps": 3} if name == "wsd" and not total else {"cooldown_fraction": 1e-9}
     try:
         schedule = build_schedule(ScheduleConfig(name=name, **warmup, **cooldown), 2.0, total)
@@ -140,21 +140,21 @@ def test_no_schedule_leaves_its_range_not_even_at_or_beyond_the_ends(name, total
 @pytest.mark.parametrize(
     ("lengths", "said"),
     [
-        ({"warmup_steps": 70}, r"70 steps and a cooldown of 0\.4 of the horizon .* 100 steps"),
-        ({"warmup_fraction": 0.5, "cooldown_steps": 60}, "0.5 of the horizon and a cooldown of 60 steps"),
+        ({"warmup_steps": 70}, r"70 steps and a cooldown of 0\.4 of the run .* 100 steps"),
+        ({"warmup_fraction": 0.5, "cooldown_steps": 60}, "0.5 of the run and a cooldown of 60 steps"),
         ({"warmup_tokens": 640, "cooldown_tokens": 6400}, "10 steps and a cooldown of 100 steps"),
     ],
     ids=str,
 )
-def test_a_warm_up_and_a_cooldown_that_do_not_both_fit_are_refused(lengths, said):
+def test_warm_up_and_cooldown_longer_than_the_run_are_refused(lengths, said):
     with pytest.raises(ConfigError, match=said):
         build_schedule(ScheduleConfig(name="wsd", **lengths), 1.0, 100, 64)
-    with pytest.raises(ConfigError, match="are more than the horizon; give smaller ones"):
+    with pytest.raises(ConfigError, match="are longer than the run; give smaller ones"):
         build_schedule(ScheduleConfig(name="wsd", warmup_fraction=0.7, cooldown_fraction=0.4), 1.0, None)
 
 
 @pytest.mark.parametrize("part", [0.1, 0.3, 0.5, 0.7, 0.9])
-def test_a_warm_up_and_a_cooldown_may_fill_the_horizon(part):
+def test_warm_up_and_cooldown_may_fill_the_run(part):
     lr = rates(100, name="wsd", warmup_fraction=part, cooldown_fraction=1.0 - part, min_lr_ratio=0.0)
     assert max(lr) == pytest.approx(2.0) == pytest.approx(lr[round(100 * part) - 1])
     assert lr[-1] == pytest.approx(0.0, abs=1e-12)
@@ -174,7 +174,7 @@ def test_a_warm_up_and_a_cooldown_may_fill_the_horizon(part):
     ],
     ids=str,
 )
-def test_squeezed_into_its_own_horizon_a_schedule_is_what_it_was(name, lengths):
+def test_a_schedule_squeezed_into_its_own_length_is_unchanged(name, lengths):
     config = ScheduleConfig(name=name, **lengths)
     same = squeezed(config, 100, 64)
     assert ScheduleConfig.model_validate(same.model_dump()) == same
@@ -183,7 +183,7 @@ def test_squeezed_into_its_own_horizon_a_schedule_is_what_it_was(name, lengths):
         assert after(step, (step + 1) / 100) == pytest.approx(before(step, (step + 1) / 100))
 
 
-def test_squeezed_into_a_tenth_every_stretch_is_a_tenth_as_long():
+def test_squeezing_scales_warm_up_and_cooldown():
     config = squeezed(ScheduleConfig(name="wsd", warmup_steps=50, cooldown_steps=200, min_lr_ratio=0.0), 500, 64)
     assert rates(50, **config.model_dump()) == pytest.approx(
         rates(50, name="wsd", warmup_steps=5, cooldown_steps=20, min_lr_ratio=0.0)

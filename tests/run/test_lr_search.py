@@ -104,7 +104,7 @@ def test_candidates_stay_within_what_a_config_allows():
     ("changes", "steps", "error", "sentence"),
     [
         ({}, 7, UsageError, "--steps 7: must be between 8 and"),
-        ({"schedule": {"name": "wsd", "warmup_steps": 90}}, 8, ConfigError, "are more than the horizon of 100 steps"),
+        ({"schedule": {"name": "wsd", "warmup_steps": 90}}, 8, ConfigError, "are longer than the run of 100 steps"),
         ({"train": {"max_steps": None}}, 8, ConfigError, "no horizon"),
         ({"model": {"vocab_size": 99}}, 8, ConfigError, "has 257 ids"),
     ],

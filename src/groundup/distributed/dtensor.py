@@ -1,4 +1,4 @@
-"""Tensors of which each process of a job holds a part: torch's DTensor, as FSDP2 makes of a model's parameters."""
+"""Sharded tensors: torch's DTensor, which FSDP2 makes of parameters, gradients and optimizer state."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import TYPE_CHECKING, TypeGuard
 
 from torch import Tensor
 
-if TYPE_CHECKING:  # a second to import, which one process alone does without
+if TYPE_CHECKING:  # takes a second to import, and a single process does not need it
     from torch.distributed.tensor import DTensor
 
 
-def in_parts(tensor: Tensor) -> TypeGuard[DTensor]:
-    """Whether each process holds a part of it; none does before somebody has imported DTensor."""
+def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether each rank holds a shard of it; there are none before DTensor is imported."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """All of a tensor. Where it is in parts, every process must ask for it at the same time."""
-    return tensor.full_tensor() if in_parts(tensor) else tensor
+    """The complete tensor; if it is sharded, all ranks must call this together."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def distribute_like(tensor: Tensor, model: Tensor) -> Tensor:
-    """A whole tensor on the device of `model`, and in parts where that one is; every process must have all of it."""
+    """`tensor` on the device of `model` and sharded like it; every rank must have the complete tensor."""
     tensor = tensor.to(model.device)
-    if not in_parts(model):
+    if not is_sharded(model):
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
@@ -33,23 +33,23 @@ def distribute_like(tensor: Tensor, model: Tensor) -> Tensor:
 
 
 def to_matrix_shards(stack: Tensor) -> Tensor:
-    """(k, …) tensors, of each of which a process holds a part, dealt out so that it holds some of them whole."""
-    if not in_parts(stack):
+    """Redistribute a stack of k sharded tensors, (k, …), so that each rank holds some of them complete."""
+    if not is_sharded(stack):
         return stack
     from torch.distributed.tensor import Replicate, Shard
 
-    if stack.device.type == "cpu":  # gloo has no all-to-all, and torch would say so in a warning
+    if stack.device.type == "cpu":  # gloo has no all-to-all, about which torch would warn
         stack = stack.redistribute(placements=[Replicate()])
     return stack.redistribute(placements=[Shard(0)])
 
 
-def to_layout_of(stack: Tensor, before: Tensor) -> Tensor:
-    """Tensors that were dealt out, in the parts in which `before` is."""
-    if not in_parts(before):
+def to_layout_of(stack: Tensor, like: Tensor) -> Tensor:
+    """Redistribute a stack of tensors to the layout of `like`."""
+    if not is_sharded(like):
         return stack
     from torch.distributed.tensor import Replicate
 
-    assert in_parts(stack), "made of it"
+    assert is_sharded(stack), "computed from the same stack"
     if stack.device.type == "cpu":
         stack = stack.redistribute(placements=[Replicate()])
-    return stack.redistribute(placements=before.placements)
+    return stack.redistribute(placements=like.placements)

@@ -1,1 +1,1 @@
-"""How weights move: rules for groups of parameters, and the learning rate over a run."""
+"""Optimizers, learning-rate schedules, run lengths and the moving average of weights."""

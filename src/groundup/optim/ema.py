@@ -1,4 +1,4 @@
-"""A running average of the weights: smoother than the weights themselves, and often better."""
+"""Exponential moving average of the weights: smoother than the weights themselves, and often better."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from groundup.errors import CheckpointError
 class EMA:
     """Exponential moving average of a model's parameters, in fp32; a tied weight is kept once.
 
-    Update n (from 1) moves it by 1 - min(decay, (1 + n) / (10 + n)) towards the weights, so that it soon forgets the
-    initial ones: the `num_updates` rule of TensorFlow's `tf.train.ExponentialMovingAverage`.
+    Update n (from 1) moves it by 1 - min(decay, (1 + n) / (10 + n)) towards the weights, so that the initial weights
+    fade soon: the `num_updates` rule of TensorFlow's `tf.train.ExponentialMovingAverage`.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -27,7 +27,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights of the step just made."""
+        """Move the averages towards the weights of the step just made."""
         self.updates += 1
         keep = min(self.decay, (1 + self.updates) / (10 + self.updates))
         averages, weights = list(self._averages.values()), [_fp32(p) for p in self._weights.values()]
@@ -35,9 +35,9 @@ class EMA:
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """While entered, the model computes with the averages; afterwards its weights are what they were, bit for bit.
+        """While entered, the model computes with the averages; afterwards its weights are restored, bit for bit.
 
-        Whatever is done to the weights meanwhile is lost.
+        Changes to the weights in between are lost.
         """
         weights = {name: p.detach().clone() for name, p in self._weights.items()}
         try:
@@ -52,7 +52,7 @@ class EMA:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """Go on from averages that `tensors` once gave, after so many updates; CheckpointError for another model's."""
+        """Continue from averages that `tensors` returned, after `updates`; CheckpointError for another model's."""
         for name in sorted(tensors.keys() ^ self._averages.keys()):
             where = "the checkpoint's averages" if name in self._averages else "the model"
             raise CheckpointError(f"{name}: missing from {where}; averages and config do not belong together")
@@ -73,23 +73,23 @@ class EMA:
 
 
 class NoEMA:
-    """Stands where no average is kept: the weights are used as they are."""
+    """No-op: the weights are used as they are."""
 
     updates = 0
 
     def update(self) -> None:
-        """Nothing."""
+        """No-op."""
 
     def swapped_in(self) -> AbstractContextManager[None]:
-        """The weights as they are."""
+        """No-op."""
         return nullcontext()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Nothing to be kept."""
+        """Empty."""
         return {}
 
     def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """Nothing."""
+        """No-op."""
 
 
 def _fp32(parameter: nn.Parameter) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which rule moves which parameter."""
+"""Optimizers for groups of parameters: each parameter has a role, and each role a rule."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Role = Literal["matrix", "embedding", "head", "vector"]
 
 
 class GroupRule(NamedTuple):
-    """How the parameters of a role move."""
+    """Update rule of the parameters of a role."""
 
     algorithm: Literal["adamw", "muon", "sgd"]
-    learning_rate: str  # the config's field that holds its peak
+    learning_rate: str  # the config's field with its peak
     decays: bool
 
 
 # Muon (Keller Jordan et al., kellerjordan.github.io/posts/muon) is meant for the matrices between hidden layers.
-# Embeddings and head are lookups in disguise: AdamW serves them better, and without decay, as in nanochat.
+# AdamW serves embeddings and head better, without decay, as in nanochat.
 RULES: dict[str, dict[Role, GroupRule]] = {
     "adamw": {
         "matrix": GroupRule("adamw", "learning_rate", decays=True),
@@ -48,7 +48,7 @@ RULES: dict[str, dict[Role, GroupRule]] = {
 
 
 def role(name: str, parameter: nn.Parameter) -> Role:
-    """The one role of a named parameter; a tied head is its embedding."""
+    """Role of a named parameter; a tied head is an embedding."""
     if parameter.dim() < 2:
         return "vector"
     if name in ("wte.weight", "wpe.weight"):
@@ -57,45 +57,45 @@ def role(name: str, parameter: nn.Parameter) -> Role:
 
 
 def peak_lrs(config: OptimizerConfig) -> dict[str, float]:
-    """The peaks that the rules of this optimizer read, learning_rate first; those that follow it are left out."""
+    """Peak learning rates that this optimizer's rules read, by field, learning_rate first; without unset ones."""
     names = dict.fromkeys(["learning_rate", *(rule.learning_rate for rule in RULES[config.name].values())])
     return {name: value for name in names if (value := getattr(config, name)) is not None}
 
 
 def scale_lrs(config: OptimizerConfig, learning_rate: float) -> OptimizerConfig:
-    """The same with this learning rate, and all other peaks alike; in two figures, so that a person can type them."""
+    """The config with this learning rate and all other peaks scaled alike, in two digits, easy to type."""
     factor = learning_rate / config.learning_rate
     return config.model_copy(update={name: float(f"{factor * value:.1e}") for name, value in peak_lrs(config).items()})
 
 
 class OptimizerContainer:
-    """Several optimizers, each with parameters of its own, as one.
+    """Several optimizers with disjoint parameters, used as one.
 
-    Each group's `scale` is its peak learning rate as a multiple of the schedule's.
+    The `scale` of each group is its peak learning rate as a multiple of the schedule's.
     """
 
-    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
-        self.parts = parts
+    def __init__(self, optimizers: list[torch.optim.Optimizer]) -> None:
+        self.optimizers = optimizers
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The groups of all parts."""
-        return [group for part in self.parts for group in part.param_groups]
+        """Parameter groups of all optimizers."""
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     @property
     def state(self) -> dict[Tensor, dict[str, Any]]:
-        """Each parameter's moments; empty before its first step. What is written into them is written into the part."""
-        return {p: part.state[p] for part in self.parts for group in part.param_groups for p in group["params"]}
+        """Optimizer state of each parameter, empty before its first step; the dictionaries are the optimizers' own."""
+        return {p: o.state[p] for o in self.optimizers for group in o.param_groups for p in group["params"]}
 
     def step(self) -> None:
-        """Move every parameter that has a gradient."""
-        for part in self.parts:
-            part.step()
+        """Update every parameter that has a gradient."""
+        for optimizer in self.optimizers:
+            optimizer.step()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
-        for part in self.parts:
-            part.zero_grad(set_to_none)
+        """Clear the gradients."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none)
 
 
 def build_optimizer(
@@ -103,11 +103,10 @@ def build_optimizer(
     config: OptimizerConfig,
     precision: str = "fp32",
 ) -> OptimizerContainer:
-    """`config.name`'s rules over all parameters that learn; AdamW and SGD are fused where torch can.
+    """The rules of `config.name` over all parameters that require gradients; AdamW and SGD are fused where possible.
 
-    `precision` is what training computes in: where that is bf16, so are Muon's iterations. SGD's weight decay is
-    torch's: added to the gradient, and so to the momentum, which Nesterov's rule looks ahead along (Sutskever et al.
-    2013).
+    `precision` is that of training: with bf16, Muon's iterations are in bf16 too. SGD's weight decay is torch's: added
+    to the gradient, and so to the Nesterov momentum (Sutskever et al. 2013).
     """
     members: dict[GroupRule, list[nn.Parameter]] = defaultdict(list)
     for name, parameter in named_parameters:
@@ -119,15 +118,15 @@ def build_optimizer(
         decay = config.weight_decay if rule.decays else 0.0
         group = {"params": parameters, "lr": peak, "scale": peak / config.learning_rate, "weight_decay": decay}
         groups[rule.algorithm].append(group)
-    parts: list[torch.optim.Optimizer] = []
+    optimizers: list[torch.optim.Optimizer] = []
     if groups["muon"]:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        parts.append(Muon(groups["muon"], momentum=config.momentum, dtype=dtype, by=config.orthogonalize))
+        optimizers.append(Muon(groups["muon"], momentum=config.momentum, dtype=dtype, method=config.orthogonalize))
     fused = all(p.device.type in ("cpu", "cuda", "mps") for moved in members.values() for p in moved)
     if groups["adamw"]:
         betas = (config.beta1, config.beta2)
-        parts.append(torch.optim.AdamW(groups["adamw"], betas=betas, eps=config.eps, fused=fused))
+        optimizers.append(torch.optim.AdamW(groups["adamw"], betas=betas, eps=config.eps, fused=fused))
     if groups["sgd"]:
         momentum = config.momentum
-        parts.append(torch.optim.SGD(groups["sgd"], momentum=momentum, nesterov=momentum > 0, fused=fused))
-    return OptimizerContainer(parts)
+        optimizers.append(torch.optim.SGD(groups["sgd"], momentum=momentum, nesterov=momentum > 0, fused=fused))
+    return OptimizerContainer(optimizers)
