@@ -50,9 +50,9 @@ def run_info(tmp_path):
 def make(run_info, said):
     """Opens an AsyncTracker for these trackers, or for functions that open one."""
 
-    def make(*fakes, **options):
+    def make(*fakes, abandon=lambda: None, **options):
         types = [
-            TrackerType(f"fake{i}", fake if callable(fake) else (lambda _, f=fake: f), "fix it")
+            TrackerType(f"fake{i}", fake if callable(fake) else (lambda _, f=fake: f), "fix it", abandon)
             for i, fake in enumerate(fakes)
         ]
         return AsyncTracker(types, run_info, PointBuilder(), said.append, **options)
@@ -122,8 +122,9 @@ def test_a_tracker_that_raises_is_switched_off_with_one_message(make, said, erro
 
 @pytest.mark.parametrize("when", ["open", "log", "close"])
 def test_a_tracker_that_hangs_neither_slows_the_run_nor_its_end(make, said, hang, when):
+    abandoned = []
     stuck = Fake(before=hang if when == "log" else lambda _: None, before_close=hang)
-    shown = make(hang if when == "open" else stuck)
+    shown = make(hang if when == "open" else stuck, abandon=lambda: abandoned.append(1))
     slowest = 0.0
     for step in range(5):
         before = time.perf_counter()
@@ -140,6 +141,7 @@ def test_a_tracker_that_hangs_neither_slows_the_run_nor_its_end(make, said, hang
         f"tracking: fake0 is switched off: it did not finish in time, {waiting} records were waiting; fix it; "
         "log.jsonl has everything"
     ]
+    assert abandoned == [1]
     shown.record("step", STEP)
     shown.close(5)  # a second time does nothing
     assert len(said) == 1

@@ -95,6 +95,8 @@ class AsyncTracker(NullTracker):
             self._abandoned = True
             missing = max(0, self.waiting - 1)
             self._fail(f"it did not finish in time, {missing:,} records were waiting")
+            for kind in self._types:
+                kind.abandon()
         if self._dropped:
             self._messages.put(f"tracking: {self._dropped:,} records were left out; log.jsonl has them all")
         self._say_messages()
@@ -152,6 +154,7 @@ class AsyncTracker(NullTracker):
             with suppress(BaseException):
                 if tracker := self._open.pop(kind, None):
                     tracker.close()
+            kind.abandon()
 
 
 def _one_line(error: BaseException) -> str:

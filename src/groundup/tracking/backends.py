@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import os
@@ -69,6 +70,15 @@ class WandbTracker(Tracker):
     @override
     def close(self) -> None:
         self._run.finish()
+
+
+def _skip_wandbs_exit_hook() -> None:
+    """wandb's exit hook waits without limit for its own process, as without a network."""
+    with contextlib.suppress(Exception):  # private to wandb, and may be gone
+        from wandb.sdk.wandb_setup import singleton
+
+        connection = singleton()._connection
+        connection._cleanup()
 
 
 class TrackioTracker(Tracker):
@@ -139,6 +149,7 @@ BACKENDS = {
             "wandb",
             WandbTracker,
             "see `wandb login` and the network, or give --tracking.offline true and `wandb sync` later",
+            _skip_wandbs_exit_hook,
         ),
         TrackerType("trackio", TrackioTracker, "check its folder (TRACKIO_DIR) and its space, if you gave it one"),
         TrackerType("tensorboard", TensorboardTracker, "check that RUN/tensorboard can be written"),

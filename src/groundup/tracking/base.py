@@ -55,6 +55,7 @@ class TrackerType:
     name: str  # also of its Python package
     open: Callable[[RunInfo], Tracker]
     remedy: str  # what the user can do when it fails
+    abandon: Callable[[], None] = lambda: None  # after a failure: let the process end without waiting for the tracker
 
 
 class PointBuilder:
