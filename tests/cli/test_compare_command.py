@@ -16,7 +16,7 @@ TASKS = {"hellaswag": {"acc": 0.25, "acc_norm": 0.3125, "acc_norm_stderr": 0.012
 
 @pytest.fixture
 def runs(run, tmp_path):
-    """A real run, and a copy of it that learnt better and knows a task."""
+    """A real run, and a copy of it with lower losses and results of a task."""
     shutil.copytree(run, tmp_path / "one", symlinks=True)
     shutil.copytree(run, tmp_path / "two", symlinks=True)
     log = tmp_path / "two" / "log.jsonl"
@@ -33,7 +33,7 @@ def runs(run, tmp_path):
     return [tmp_path / "one", tmp_path / "two"]
 
 
-def test_the_table_says_what_the_json_does(groundup, runs):
+def test_table_and_json_have_the_same_numbers(groundup, runs):
     said, found = groundup("compare", *runs), json.loads(groundup("compare", *runs, "--json").out)
     assert said.status == 0
     assert (found["measure"], found["same_text"]) == ("val_loss", "same")
@@ -52,13 +52,13 @@ def test_the_table_says_what_the_json_does(groundup, runs):
     assert sorted(Path().iterdir()) == [Path("one"), Path("two")]
 
 
-def test_one_run_shows_itself(groundup, runs):
+def test_one_run_alone(groundup, runs):
     said = groundup("compare", runs[0]).out
     assert "lowest val loss" in said
     assert "where all have been" not in said
 
 
-def test_a_picture_is_drawn_once_and_again_only_if_that_is_asked_for(groundup, runs, monkeypatch):
+def test_a_plot_is_replaced_only_with_overwrite(groundup, runs, monkeypatch):
     monkeypatch.setattr(plot, "missing", lambda: None)
     monkeypatch.setattr(plot, "draw", lambda drawing, kind: f"{kind}: {len(drawing.lines)} lines".encode())
     assert groundup("compare", *runs, "--out", "a.svg").status == 0
@@ -71,20 +71,20 @@ def test_a_picture_is_drawn_once_and_again_only_if_that_is_asked_for(groundup, r
     assert Path("a.svg").read_text() == "svg: 1 lines"
 
 
-def test_a_picture_is_a_picture(groundup, runs):
+def test_a_plot_is_a_png(groundup, runs):
     pytest.importorskip("matplotlib")
     done = groundup("compare", *runs, "--out", "a.PNG")
-    assert done.out.endswith("drawn into a.PNG\n")
+    assert done.out.endswith("plotted in a.PNG\n")
     assert Path("a.PNG").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--out", "a.pdf"], "--out a.pdf: a picture's name ends in .png or .svg"),
-        (["--out", "one"], "--out one: a picture's name ends"),
+        (["--out", "a.pdf"], "--out a.pdf: the name must end in .png or .svg"),
+        (["--out", "one"], "--out one: the name must end"),
         (["--out", "nowhere/a.png"], "there is no folder nowhere"),
-        (["--out", "folder.png"], "is a folder; name a file in it"),
+        (["--out", "folder.png"], "is a folder; give a file in it"),
         (["--overwrite"], "--overwrite: there is nothing to replace"),
         (["--at-tokens", "many"], "--at-tokens many: not a whole number of tokens"),
         (["--at-tokens", "1M"], "one was evaluated from 1,536 to 3,072 tokens; give a number between"),
@@ -92,7 +92,7 @@ def test_a_picture_is_a_picture(groundup, runs):
         (["nowhere"], "nowhere: holds no run"),
     ],
 )
-def test_a_mistake_is_a_sentence_and_leaves_nothing(words, sentence, groundup, runs, monkeypatch):
+def test_a_mistake_is_one_sentence_and_leaves_nothing(words, sentence, groundup, runs, monkeypatch):
     monkeypatch.setattr(plot, "missing", lambda: None)
     Path("folder.png").mkdir()
     before = sorted(Path().rglob("*"))
@@ -111,7 +111,7 @@ def test_without_matplotlib_the_extra_is_named(groundup, runs, monkeypatch):
 
 
 @pytest.mark.parametrize("width", [None, 10, 20, 27, 28, 80])
-def test_a_table_keeps_to_its_width_and_to_its_columns(width):
+def test_a_table_keeps_its_width_and_columns(width):
     rows = [Row("facts"), Row("loss", ("1.0", "22.0", "3")), Row("日本", ("x", "y", "z" * 9), frozenset({2}))]
     lines = list(table(["a", "b", "a name"], rows, width))
     assert all(isinstance(line, Text) for line in lines)

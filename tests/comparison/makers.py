@@ -1,4 +1,4 @@
-"""Runs made up of a config and a log: what a comparison reads."""
+"""Fake runs of a config and a log, which is all that a comparison reads."""
 
 import json
 from pathlib import Path

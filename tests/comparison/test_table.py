@@ -1,4 +1,4 @@
-"""What a comparison says, and what it warns of."""
+"""Table, notes, plot and JSON of a comparison."""
 
 import io
 import json
@@ -9,7 +9,7 @@ from rich.console import Console
 
 from groundup.cli.compare import _chart
 from groundup.comparison.comparison import compare
-from groundup.comparison.plot import LONGEST, drawing
+from groundup.comparison.plot import MAX_NAME_CHARACTERS, drawing
 from groundup.comparison.table import as_json, notes, rows
 
 
@@ -18,7 +18,7 @@ def cells(found, label):
     return row.cells
 
 
-def test_what_was_needed_is_told_beside_the_first_runs_need(tmp_path):
+def test_needs_are_shown_as_multiples_of_the_first_runs(tmp_path):
     runs = [make_run(tmp_path / "a", {10: 4.0, 20: 3.0}), make_run(tmp_path / "b", {5: 3.5, 10: 2.5}, seconds=3.0)]
     found = compare(runs)
     (needed,) = [row for row in rows(found) if row.label == "time" and "x" in row.cells[1]]
@@ -35,33 +35,33 @@ def test_what_was_needed_is_told_beside_the_first_runs_need(tmp_path):
 
 ALIKE = {"losses": {10: 4.0, 20: 3.0}}
 WARNINGS = {
-    "bits a byte": {**ALIKE, "tokenizer": "u" * 64, "data": "e" * 64},
+    "bits per byte": {**ALIKE, "tokenizer": "u" * 64, "data": "e" * 64},
     "one validation text is unknown": {**ALIKE, "data": "e" * 64},
     "model.block_size differ": {**ALIKE, "model": {"block_size": 8}},
     "model.block_size and evaluate.tokens differ": {**ALIKE, "model": {"block_size": 8}, "evaluate": {"tokens": 9}},
     "different machines": {**ALIKE, "train": {"threads": 2}},
-    "had not fallen alike": {**ALIKE, "optimizer": {"learning_rate": 1e-2}},
-    "nowhere along step": {"losses": {30: 2.0}},
+    "had not decayed equally": {**ALIKE, "optimizer": {"learning_rate": 1e-2}},
+    "no step at which all were evaluated": {"losses": {30: 2.0}},
     "~ interpolated": {"losses": {5: 4.0, 15: 2.9, 20: 2.8}},
     "≤ at the first evaluation": {"losses": {10: 2.0, 20: 1.0}},
 }
 
 
 @pytest.mark.parametrize(("sentence", "other"), WARNINGS.items(), ids=WARNINGS)
-def test_each_thing_to_beware_of_is_said_and_only_where_it_is_so(sentence, other, tmp_path):
+def test_each_note_is_given_only_where_it_applies(sentence, other, tmp_path):
     other = dict(other)
     one, two = make_run(tmp_path / "a", ALIKE["losses"]), make_run(tmp_path / "b", other.pop("losses"), **other)
     assert sentence in " | ".join(notes(compare([one, two])))
     assert notes(compare([one])) == notes(compare([two])) == []
 
 
-def test_tasks_stand_beside_their_errors_and_where_one_is_missing_a_dash(tmp_path):
-    told = {
+def test_tasks_have_errors_and_missing_ones_a_dash(tmp_path):
+    record = {
         "event": "evaluate",
         "step": 5,
         "results": {"\x1b[1mquiz\n": {"acc": 0.5, "acc_stderr": 0.02, "ppl": 31.4, "n": 1000}},
     }
-    found = compare([make_run(tmp_path / "a", {10: 4.0}, more=[told]), make_run(tmp_path / "b", {10: 4.0})])
+    found = compare([make_run(tmp_path / "a", {10: 4.0}, more=[record]), make_run(tmp_path / "b", {10: 4.0})])
     assert cells(found, r"\x1b[1mquiz⏎ acc") == ("0.500 ± 0.020", "–")
     assert cells(found, r"\x1b[1mquiz⏎ ppl") == ("31.4", "–")
     assert cells(found, "examples") == ("1,000", "–")
@@ -69,7 +69,7 @@ def test_tasks_stand_beside_their_errors_and_where_one_is_missing_a_dash(tmp_pat
     assert (result.values, result.errors) == ([0.5, None], [0.02, None])
 
 
-def test_only_accuracies_that_all_have_are_drawn_and_the_normalised_first(tmp_path):
+def test_plotted_accuracies_are_those_that_all_runs_have_normalised_first(tmp_path):
     def task(**metrics):
         return [{"event": "evaluate", "step": 5, "results": {"quiz": metrics}}]
 
@@ -80,17 +80,17 @@ def test_only_accuracies_that_all_have_are_drawn_and_the_normalised_first(tmp_pa
     assert drawing(compare(runs)).results == []
 
 
-def test_long_names_have_room_in_a_picture(tmp_path):
+def test_long_names_are_shortened_in_a_plot(tmp_path):
     found = drawing(compare([make_run(tmp_path / ("x" * 99), {10: 4.0})]))
-    assert len(found.lines[0].name) == LONGEST + 1
+    assert len(found.lines[0].name) == MAX_NAME_CHARACTERS + 1
 
 
-def test_json_is_of_numbers_that_json_has(tmp_path):
+def test_json_has_only_finite_numbers(tmp_path):
     found = compare([make_run(tmp_path / "a", {10: 4.0}), make_run(tmp_path / "b", {20: 4.0})])
-    told = json.loads(json.dumps(as_json(found), allow_nan=False))
-    assert told["at"] == {"tokens": None, "step": None, "seconds": None}
-    assert [run["lowest"]["step"] for run in told["runs"]] == [10, 20]
-    assert told["notes"] == notes(found)
+    values = json.loads(json.dumps(as_json(found), allow_nan=False))
+    assert values["at"] == {"tokens": None, "step": None, "seconds": None}
+    assert [run["lowest"]["step"] for run in values["runs"]] == [10, 20]
+    assert values["notes"] == notes(found)
 
 
 def test_the_chart_names_curves_from_the_highest_end_to_the_lowest(tmp_path):

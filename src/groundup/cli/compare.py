@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
     from groundup.comparison.comparison import Comparison
 
-EPILOG = """Losses of the validation text where all runs have been: at equal tokens, steps and time; what each needed to
-reach the lowest loss that all have reached, and that as a multiple of the first run's; results of tasks, with standard
+EPILOG = """Compares validation losses at equal tokens, steps and time; the tokens, steps and time that each run needed
+to reach the lowest loss that all have reached, also as a multiple of the first run's; results of tasks, with standard
 errors; settings that differ. Runs may still be training.
 
-Between two evaluations a loss is read off a straight line and marked ~; nothing is extrapolated. Where tokenizers
-differ, losses are in bits a byte of text. Time is that of training, evaluations included.
+Between two evaluations a loss is interpolated linearly and marked ~; nothing is extrapolated. If tokenizers differ,
+losses are in bits per byte of text. Time is training time, evaluations included.
 
   groundup compare runs/*
   groundup compare runs/adamw runs/muon --out compare.png"""
@@ -33,16 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.epilog = EPILOG
     parser.add_argument("runs", metavar="RUN", nargs="+", help="folders written by `groundup train`")
-    parser.add_argument("--out", metavar="FILE", help="draw losses and tasks into a .png or .svg")
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE where there is one")
+    parser.add_argument("--out", metavar="FILE", help="plot losses and tasks into a .png or .svg")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing FILE")
     parser.add_argument(
-        "--at_tokens", metavar="N", help="compare at N tokens, such as 300M [the most that all have seen]"
+        "--at_tokens", metavar="N", help="compare at N tokens, such as 300M [the most that all runs have reached]"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare, draw and print."""
+    """Compare, plot and print."""
     from groundup.cli.plan import parse_tokens
     from groundup.comparison.comparison import compare
     from groundup.comparison.table import as_json
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if out:
         _check_out(out, overwrite=args.overwrite)
     elif args.overwrite:
-        raise UsageError("--overwrite: there is nothing to replace; name a picture with --out")
+        raise UsageError("--overwrite: there is nothing to replace; give --out FILE")
     tokens = None if args.at_tokens is None else parse_tokens(args.at_tokens, "--at-tokens")
     comparison = compare(args.runs, at_tokens=tokens)
     if out:
@@ -61,18 +61,18 @@ def run(args: argparse.Namespace) -> int:
         return 0
     _print(comparison)
     if out:
-        print(f"drawn into {out}")
+        print(f"plotted in {out}")
     return 0
 
 
 def _check_out(out: Path, *, overwrite: bool) -> None:
-    """UsageError where a picture cannot be drawn into `out`, before anything is read."""
+    """UsageError if `out` cannot be written, before any run is read."""
     from groundup.ui.plot import missing
 
     if out.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"--out {out}: a picture's name ends in {' or '.join(SUFFIXES)}")
+        raise UsageError(f"--out {out}: the name must end in {' or '.join(SUFFIXES)}")
     if out.is_dir():
-        raise UsageError(f"--out {out}: is a folder; name a file in it, such as {out / 'compare.png'}")
+        raise UsageError(f"--out {out}: is a folder; give a file in it, such as {out / 'compare.png'}")
     if out.exists() and not overwrite:
         raise UsageError(f"--out {out}: exists already; choose another name, or add --overwrite")
     if not out.parent.is_dir():
@@ -82,7 +82,7 @@ def _check_out(out: Path, *, overwrite: bool) -> None:
 
 
 def _draw(comparison: Comparison, out: Path) -> None:
-    """Write the picture, whole or not at all."""
+    """Write the plot atomically."""
     from groundup.comparison.plot import drawing
     from groundup.ui.plot import draw
     from groundup.utils.files import replace_bytes
@@ -90,18 +90,18 @@ def _draw(comparison: Comparison, out: Path) -> None:
     try:
         replace_bytes(out, draw(drawing(comparison), out.suffix.lower().removeprefix(".")))
     except OSError as error:
-        raise UsageError(f"--out {out}: cannot be written ({error.strerror}); choose another place") from error
+        raise UsageError(f"--out {out}: cannot be written ({error.strerror}); choose another path") from error
 
 
 def _print(comparison: Comparison) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from groundup.comparison.table import notes, on_a_line, rows, table
+    from groundup.comparison.table import notes, rows, single_line, table
     from groundup.ui.panel import can_show_panel
 
     console = Console(highlight=False, markup=False)
-    names, lines = [on_a_line(run.name) for run in comparison.runs], list(rows(comparison))
+    names, lines = [single_line(run.name) for run in comparison.runs], list(rows(comparison))
     for line in table(names, lines, console.width if console.is_terminal else None):
         console.print(line, soft_wrap=True)
     console.print()
@@ -112,15 +112,15 @@ def _print(comparison: Comparison) -> None:
 
 
 def _chart(comparison: Comparison, names: list[str], console: Console) -> None:
-    """All curves over tokens, and below them the names, from the curve that ends highest to the lowest."""
+    """Print all curves over tokens, and below them the names, ordered by the last loss, highest first."""
     from rich.text import Text
 
-    from groundup.comparison.table import LOSS
+    from groundup.comparison.table import LOSS_NAMES
     from groundup.ui.chart import Series, braille_chart
 
     curves = [[(float(p.tokens), float(getattr(p, comparison.measure))) for p in run.points] for run in comparison.runs]
     series = [Series(points, style) for points, style in zip(curves, STYLES, strict=False)]
-    console.print(Text(f"{LOSS[comparison.measure]} over tokens", "bold"))
+    console.print(Text(f"{LOSS_NAMES[comparison.measure]} over tokens", "bold"))
     console.print(braille_chart(series, min(console.width, 100), CHART_LINES))
     order = sorted(range(len(names)), key=lambda i: -curves[i][-1][1])
     console.print(Text("  ").join(Text(f"━ {names[i]}", STYLES[i]) for i in order))

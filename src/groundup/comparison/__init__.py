@@ -1,1 +1,1 @@
-"""Several runs side by side: losses at equal tokens, steps and time, results of tasks, what their configs differ in."""
+"""Comparison of several runs: losses at equal tokens, steps and time, results of tasks, config differences."""

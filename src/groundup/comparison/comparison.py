@@ -1,4 +1,7 @@
-"""Runs at equal tokens, steps and time, and how much of each they needed for one loss. No torch here."""
+"""Comparison of runs by validation loss: at equal tokens, steps and time, and what each needed to reach one loss.
+
+Between two evaluations a loss is interpolated linearly and marked as such; nothing is extrapolated. No torch here.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +9,78 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from groundup.checkpoint.data_match import Answer, RunText, same_text, same_tokenizer, text_of_run
 from groundup.checkpoint.files import PROGRESS, read_field
 from groundup.checkpoint.log import Evaluation, History, read_history
 from groundup.checkpoint.run_folder import RunFolder
-from groundup.comparison.curves import AXES, Axis, Curve, Measure, Reading
 from groundup.config.merge import diff, flatten, get
 from groundup.config.schema import Config
 from groundup.errors import CheckpointError, UsageError
 from groundup.model.size import parameters
 
-MOST = 12  # runs; more would be neither a table nor a picture
+MAX_RUNS = 12  # more fit neither a table nor a plot
+
+Axis = Literal["tokens", "step", "seconds"]  # attributes of an Evaluation
+AXES: tuple[Axis, ...] = ("tokens", "step", "seconds")
+Measure = Literal["val_loss", "bits_per_byte"]  # likewise
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A value read off a run's curve."""
+
+    value: float
+    interpolated: bool  # between two evaluations
+    first: bool = False  # at the first evaluation, so that the loss may have been reached earlier
+
+
+class Curve:
+    """Loss of a run as a function of tokens, steps or seconds, piecewise linear between evaluations."""
+
+    def __init__(self, points: Sequence[Evaluation], measure: Measure) -> None:
+        self.points, self.losses = points, [float(getattr(point, measure)) for point in points]
+
+    def positions(self, axis: Axis) -> list[float]:
+        """Positions of the evaluations on an axis."""
+        return [float(getattr(point, axis)) for point in self.points]
+
+    def loss_at(self, axis: Axis, position: float) -> Reading:
+        """Loss at a position, which must lie between the first evaluation and the last."""
+        positions = self.positions(axis)
+        assert positions[0] <= position <= positions[-1], "nothing is extrapolated"
+        return Reading(float(np.interp(position, positions, self.losses)), position not in positions)
+
+    def lr_at(self, axis: Axis, position: float) -> float | None:
+        """Learning rate at a position; None if the log does not have it."""
+        known = [(float(getattr(point, axis)), point.lr) for point in self.points if point.lr is not None]
+        return float(np.interp(position, [x for x, _ in known], [lr for _, lr in known])) if known else None
+
+    def first_reaching(self, axis: Axis, loss: float) -> Reading:
+        """Position at which the loss was first reached; it must have been."""
+        positions = self.positions(axis)
+        i = next(i for i, found in enumerate(self.losses) if found <= loss)
+        if i == 0:
+            return Reading(positions[0], interpolated=False, first=self.losses[0] < loss)
+        above, below = self.losses[i - 1], self.losses[i]
+        fraction = (above - loss) / (above - below)
+        return Reading(positions[i - 1] + fraction * (positions[i] - positions[i - 1]), interpolated=below < loss)
 
 
 @dataclass(frozen=True)
 class Run:
     """One run of a comparison."""
 
-    name: str  # its folder's, with as many of those above as tell it from the others
+    name: str  # of its folder, with as many parent folders as distinguish it from the others
     path: Path
     config: Config
     history: History
-    points: tuple[Evaluation, ...]  # where what is compared was measured
+    points: tuple[Evaluation, ...]  # evaluations that have the measure
     text: RunText
-    machine: tuple[object, ...]  # what its time depends on
+    machine: tuple[object, ...]  # hardware, processes and threads, which its time depends on
 
     @property
     def parameters(self) -> int:
@@ -40,76 +89,76 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Meeting:
-    """The runs' losses at one place of an axis."""
+class EqualPoint:
+    """Losses of all runs at one position of an axis."""
 
     at: float
     losses: tuple[Reading, ...]
-    lr: tuple[float | None, ...]  # learning rate there, as a part of the run's peak
+    lr: tuple[float | None, ...]  # learning rate there, as a fraction of the run's peak
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs side by side; sequences are in the order of `runs`."""
+    """Several runs compared; sequences are in the order of `runs`."""
 
     runs: tuple[Run, ...]
-    measure: Measure  # what is compared: nats a token, or bits a byte where tokenizers differ
+    measure: Measure  # nats per token, or bits per byte if tokenizers differ
     same_text: Answer  # whether all losses are of one validation text
-    meetings: dict[Axis, Meeting | None]  # None where one run was evaluated only after another had ended
+    equal: dict[Axis, EqualPoint | None]  # None if one run's first evaluation came after another's last
     target: float  # the lowest loss that all have reached
-    needed: dict[Axis, tuple[Reading, ...]]  # to reach it
-    settings: dict[str, tuple[Any, ...]]  # dotted keys in which configs differ
+    needed: dict[Axis, tuple[Reading, ...]]  # to reach the target
+    settings: dict[str, tuple[Any, ...]]  # dotted config keys that differ
 
 
 def compare(runs: Sequence[str | PathLike[str]], *, at_tokens: int | None = None) -> Comparison:
-    """Runs of `groundup train` side by side, finished or not, by their validation losses.
+    """Compare runs of `groundup train`, finished or not, by their validation losses.
 
-    They are compared in nats a token, or in bits a byte where tokenizers differ; at the most tokens, steps and seconds
-    that all have reached, or at `at_tokens`.
-    Raises UsageError for no run, too many, the same one twice, or a place where not all have been; CheckpointError
-    where there is no run, or no evaluation in it.
+    The unit is nats per token, or bits per byte if tokenizers differ; runs are compared at the largest number of
+    tokens, steps and seconds that all have reached, or at `at_tokens`.
+    Raises UsageError for no run, too many, the same one twice, or tokens that not all have reached; CheckpointError
+    for a folder without a run or without an evaluation.
     """
     paths = [Path(run) for run in runs]
-    _check(paths)
+    _check_paths(paths)
     folders = [RunFolder(path) for path in paths]
     configs = [folder.config() for folder in folders]
     texts = [text_of_run(folder, config) for folder, config in zip(folders, configs, strict=True)]
     measure: Measure = "val_loss" if same_tokenizer(texts) == "same" else "bits_per_byte"
     histories = [read_history(folder.log) for folder in folders]
-    read = tuple(
+    compared = tuple(
         Run(name, folder.path, config, history, _points(folder, history, measure), text, _machine(folder, config))
         for name, folder, config, history, text in zip(names(paths), folders, configs, histories, texts, strict=True)
     )
-    curves = [Curve(run.points, measure) for run in read]
-    meetings = {axis: _meeting(axis, read, curves) for axis in AXES}
+    curves = [Curve(run.points, measure) for run in compared]
+    equal = {axis: _at_the_shortest(axis, compared, curves) for axis in AXES}
     if at_tokens is not None:
-        for run in read:
+        for run in compared:
             _check_reached(run, at_tokens)
-        meetings["tokens"] = _met("tokens", at_tokens, read, curves)
+        equal["tokens"] = _equal_point("tokens", at_tokens, compared, curves)
     target = max(min(curve.losses) for curve in curves)
-    needed = {axis: tuple(curve.place(axis, target) for curve in curves) for axis in AXES}
-    return Comparison(read, measure, same_text(texts), meetings, target, needed, settings(configs, texts))
+    needed = {axis: tuple(curve.first_reaching(axis, target) for curve in curves) for axis in AXES}
+    return Comparison(compared, measure, same_text(texts), equal, target, needed, settings(configs, texts))
 
 
-def _meeting(axis: Axis, runs: Sequence[Run], curves: Sequence[Curve]) -> Meeting | None:
-    """Where the shortest run ended."""
-    place = min(curve.places(axis)[-1] for curve in curves)
-    if place < max(curve.places(axis)[0] for curve in curves):
+def _at_the_shortest(axis: Axis, runs: Sequence[Run], curves: Sequence[Curve]) -> EqualPoint | None:
+    """Losses at the end of the run that is shortest on this axis."""
+    position = min(curve.positions(axis)[-1] for curve in curves)
+    if position < max(curve.positions(axis)[0] for curve in curves):
         return None
-    return _met(axis, place, runs, curves)
+    return _equal_point(axis, position, runs, curves)
 
 
-def _met(axis: Axis, place: float, runs: Sequence[Run], curves: Sequence[Curve]) -> Meeting:
+def _equal_point(axis: Axis, position: float, runs: Sequence[Run], curves: Sequence[Curve]) -> EqualPoint:
     peaks = [run.config.optimizer.learning_rate for run in runs]
-    rates = [curve.lr(axis, place) for curve in curves]
+    rates = [curve.lr_at(axis, position) for curve in curves]
     lr = tuple(rate and rate / peak for rate, peak in zip(rates, peaks, strict=True))
-    return Meeting(place, tuple(curve.at(axis, place) for curve in curves), lr)
+    return EqualPoint(position, tuple(curve.loss_at(axis, position) for curve in curves), lr)
 
 
 def settings(configs: Sequence[Config], texts: Sequence[RunText]) -> dict[str, tuple[Any, ...]]:
     """Dotted keys in which configs differ, in the config's order, with the value of each run.
 
-    Not the path of one and the same data.
+    A different path to the same data is no difference.
     """
     keys = {key for config in configs for key in diff(configs[0], config)}
     fingerprints = {text.data for text in texts}
@@ -120,7 +169,7 @@ def settings(configs: Sequence[Config], texts: Sequence[RunText]) -> dict[str, t
 
 
 def names(paths: Sequence[Path]) -> list[str]:
-    """What to call each run: the end of its path, as long as it takes to tell it from the others."""
+    """Shortest ends of the paths that distinguish the runs."""
     parts = [path.resolve().parts for path in paths]
 
     def short(one: tuple[str, ...]) -> str:
@@ -130,9 +179,9 @@ def names(paths: Sequence[Path]) -> list[str]:
     return [short(one) for one in parts]
 
 
-def _check(paths: Sequence[Path]) -> None:
-    if not 1 <= len(paths) <= MOST:
-        raise UsageError(f"{len(paths)} runs: from 1 to {MOST} can be compared; leave some out")
+def _check_paths(paths: Sequence[Path]) -> None:
+    if not 1 <= len(paths) <= MAX_RUNS:
+        raise UsageError(f"{len(paths)} runs: from 1 to {MAX_RUNS} can be compared; leave some out")
     seen: dict[Path, Path] = {}
     for path in paths:
         if path.resolve() in seen:
@@ -141,14 +190,14 @@ def _check(paths: Sequence[Path]) -> None:
 
 
 def _points(folder: RunFolder, history: History, measure: Measure) -> tuple[Evaluation, ...]:
-    """The evaluations that have what is compared; CheckpointError where none has."""
+    """Evaluations that have the measure; CheckpointError if none has."""
     found = tuple(point for point in history.evaluations if getattr(point, measure) is not None)
     if found:
         return found
     if not history.evaluations:
         what = "no evaluation yet; let it train until evaluate.every_steps"
     elif all(point.val_loss is None for point in history.evaluations):
-        what = "no validation loss that is a number; where nothing was held out, prepare with --val-fraction 0.1"
+        what = "no validation loss that is a number; if nothing was held out, prepare with --val-fraction 0.1"
     else:
         what = "no bits per byte, without which runs of different tokenizers cannot be compared; leave it out"
     raise CheckpointError(f"{folder.log}: {what}")
@@ -163,7 +212,7 @@ def _check_reached(run: Run, tokens: int) -> None:
 
 
 def _machine(folder: RunFolder, config: Config) -> tuple[object, ...]:
-    """What a run's time depends on besides the run: where it ran, on how many processes and threads."""
+    """Hardware, processes and threads of a run, which its time depends on."""
     where = [read_field(folder.path / "environment.json", name) for name in ("machine", "processor", "cores")]
     processes = [read_field(checkpoint / PROGRESS, "processes") for checkpoint in folder.steps()[-1:]]
     return (*where, *processes, config.train.device, config.train.threads)

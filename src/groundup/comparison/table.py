@@ -1,4 +1,4 @@
-"""A comparison in words: a table with one column a run, what to beware of, and all of it as JSON."""
+"""Table of a comparison with one column per run, notes on what limits it, and all of it as JSON."""
 
 from __future__ import annotations
 
@@ -9,34 +9,33 @@ from typing import Any
 from rich.cells import cell_len
 from rich.text import Text
 
-from groundup.comparison.comparison import Comparison, Meeting, Run
-from groundup.comparison.curves import AXES, Axis, Measure, Reading
+from groundup.comparison.comparison import AXES, Axis, Comparison, EqualPoint, Measure, Reading, Run
 from groundup.ui.format import human_count, human_time, visible
 
-LOSS: dict[Measure, str] = {"val_loss": "val loss", "bits_per_byte": "bits/byte"}
-UNIT: dict[Measure, str] = {"val_loss": "nats a token", "bits_per_byte": "bits a byte of text"}
-STDERR = "_stderr"  # after the name of a metric, its standard error
-EXAMPLES = "n"  # among a task's metrics: how many examples it had
+LOSS_NAMES: dict[Measure, str] = {"val_loss": "val loss", "bits_per_byte": "bits/byte"}
+UNIT: dict[Measure, str] = {"val_loss": "nats per token", "bits_per_byte": "bits per byte of text"}
+STDERR = "_stderr"  # suffix of a metric's standard error
+EXAMPLES = "n"  # among a task's metrics: its number of examples
 GAP = 2  # cells between columns
-UNEVEN = 0.1  # of the peak; learning rates farther apart than this make a comparison unfair
+MAX_LR_DIFFERENCE = 0.1  # as a fraction of the peak; beyond it a comparison is unfair
 
 
 def short_time(seconds: float) -> str:
-    """`4.2s`, or `2m 05s` and the like from a minute on."""
+    """Format a duration: `4.2s`, or `2m 05s` from a minute on."""
     return f"{seconds:.1f}s" if seconds < 59.95 else human_time(seconds)
 
 
-def on_a_line(text: str) -> str:
-    """What others have named, with nothing in it that a terminal could obey."""
+def single_line(text: str) -> str:
+    """Escape a name from elsewhere for one line of a terminal."""
     return visible(text).replace("\n", "⏎")
 
 
-SHOWN: dict[Axis, Callable[[float], str]] = {
+FORMATS: dict[Axis, Callable[[float], str]] = {
     "tokens": human_count,
     "step": lambda step: f"{round(step):,}",
     "seconds": short_time,
 }
-NAMED: dict[Axis, str] = {"tokens": "{} tokens", "step": "step {}", "seconds": "{}"}
+POSITIONS: dict[Axis, str] = {"tokens": "{} tokens", "step": "step {}", "seconds": "{}"}
 
 
 @dataclass(frozen=True)
@@ -49,20 +48,20 @@ class Row:
 
 
 def rows(comparison: Comparison) -> Iterator[Row]:
-    """The table, heading after heading."""
+    """Rows of the table, heading after heading."""
     yield from _facts(comparison)
     if len(comparison.runs) > 1:
-        yield from _met(comparison)
+        yield from _equal(comparison)
         yield from _needed(comparison)
     yield from _tasks(comparison.runs)
     if comparison.settings:
         yield Row("settings that differ")
     for key, values in comparison.settings.items():
-        yield Row(key, tuple(on_a_line(_setting(value)) for value in values))
+        yield Row(key, tuple(single_line(_setting(value)) for value in values))
 
 
 def _facts(comparison: Comparison) -> Iterator[Row]:
-    runs, loss = comparison.runs, LOSS[comparison.measure]
+    runs, loss = comparison.runs, LOSS_NAMES[comparison.measure]
     yield Row("parameters", tuple(f"{run.parameters:,}" for run in runs))
     yield Row("tokens", tuple(human_count(run.history.tokens) for run in runs))
     yield Row("steps", tuple(f"{run.history.step:,}" for run in runs))
@@ -70,9 +69,9 @@ def _facts(comparison: Comparison) -> Iterator[Row]:
     yield Row("tokens/s", tuple(_speed(run) for run in runs))
     losses = [[getattr(point, comparison.measure) for point in run.points] for run in runs]
     best = [min(values) for values in losses]
-    places = [run.points[values.index(low)].tokens for run, values, low in zip(runs, losses, best, strict=True)]
+    at_tokens = [run.points[values.index(low)].tokens for run, values, low in zip(runs, losses, best, strict=True)]
     yield Row(f"lowest {loss}", tuple(f"{value:.4f}" for value in best), _lowest(best))
-    yield Row("  at tokens", tuple(human_count(place) for place in places))
+    yield Row("  at tokens", tuple(human_count(tokens) for tokens in at_tokens))
     last = [values[-1] for values in losses]
     yield Row(f"last {loss}", tuple(f"{value:.4f}" for value in last), _lowest(last))
 
@@ -81,29 +80,29 @@ def _speed(run: Run) -> str:
     return f"{run.history.tokens / run.history.seconds:,.0f}" if run.history.seconds > 0 else "–"
 
 
-def _met(comparison: Comparison) -> Iterator[Row]:
-    if not any(comparison.meetings.values()):
+def _equal(comparison: Comparison) -> Iterator[Row]:
+    if not any(comparison.equal.values()):
         return
-    yield Row(f"{LOSS[comparison.measure]} where all have been")
-    for axis, meeting in comparison.meetings.items():
-        if meeting:
-            values = [reading.value for reading in meeting.losses]
+    yield Row(f"{LOSS_NAMES[comparison.measure]} where all have been")
+    for axis, point in comparison.equal.items():
+        if point:
+            values = [reading.value for reading in point.losses]
             cells = [
                 f"{value:.4f}{_mark(reading)}" + (f" {value - values[0]:+.4f}" if i else "")
-                for i, (value, reading) in enumerate(zip(values, meeting.losses, strict=True))
+                for i, (value, reading) in enumerate(zip(values, point.losses, strict=True))
             ]
-            yield Row(f"at {place(axis, meeting.at)}", tuple(cells), _lowest(values))
-    tokens = comparison.meetings["tokens"]
-    if tokens and _uneven(tokens):
+            yield Row(f"at {position(axis, point.at)}", tuple(cells), _lowest(values))
+    tokens = comparison.equal["tokens"]
+    if tokens and _lr_differs(tokens):
         yield Row("learning rate of its peak", tuple("–" if lr is None else f"{lr:.0%}" for lr in tokens.lr))
 
 
 def _needed(comparison: Comparison) -> Iterator[Row]:
-    yield Row(f"to reach {LOSS[comparison.measure]} {comparison.target:.4f}")
+    yield Row(f"to reach {LOSS_NAMES[comparison.measure]} {comparison.target:.4f}")
     for axis, readings in comparison.needed.items():
-        first = readings[0]  # what it might have reached earlier is no measure for others
+        first = readings[0]  # no ratio if it may have been reached earlier
         cells = [
-            f"{'≤ ' * reading.first}{SHOWN[axis](reading.value)}{_mark(reading)}"
+            f"{'≤ ' * reading.first}{FORMATS[axis](reading.value)}{_mark(reading)}"
             + (f" {reading.value / first.value:.2f}x" if i and first.value > 0 and not first.first else "")
             for i, reading in enumerate(readings)
         ]
@@ -123,10 +122,10 @@ def _tasks(runs: Sequence[Run]) -> Iterator[Row]:
             errors = [one.metrics.get(name + STDERR) if one else None for one in found]
             cells = tuple(_with_error(value, error) for value, error in zip(values, errors, strict=True))
             known = [value for value in values if value is not None]
-            # The best stands out only among those that were asked the same.
+            # The best is highlighted only if all runs had the same examples.
             alike = len({one.metrics.get(EXAMPLES) for one in found if one}) == 1
             high = frozenset(i for i, value in enumerate(values) if alike and len(known) > 1 and value == max(known))
-            yield Row(on_a_line(f"{task} {name}"), cells, high if name.startswith("acc") else frozenset())
+            yield Row(single_line(f"{task} {name}"), cells, high if name.startswith("acc") else frozenset())
         yield Row(
             "  examples",
             tuple(f"{one.metrics[EXAMPLES]:,.0f}" if one and EXAMPLES in one.metrics else "–" for one in found),
@@ -155,18 +154,18 @@ def _setting(value: object) -> str:
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value) or '""'
 
 
-def place(axis: Axis, value: float) -> str:
-    """`819K tokens`, `step 400` or `46.0s`."""
-    return NAMED[axis].format(SHOWN[axis](value))
+def position(axis: Axis, value: float) -> str:
+    """Format a position: `819K tokens`, `step 400` or `46.0s`."""
+    return POSITIONS[axis].format(FORMATS[axis](value))
 
 
-def _uneven(meeting: Meeting) -> bool:
-    known = [lr for lr in meeting.lr if lr is not None]
-    return bool(known) and max(known) - min(known) > UNEVEN
+def _lr_differs(point: EqualPoint) -> bool:
+    known = [lr for lr in point.lr if lr is not None]
+    return bool(known) and max(known) - min(known) > MAX_LR_DIFFERENCE
 
 
 def table(names: list[str], rows: list[Row], width: int | None) -> Iterator[Text]:
-    """The rows, a column for each run; where not all fit into `width`, one such table below another."""
+    """Lines of the table; if not all columns fit into `width`, further tables follow below."""
     columns = [[name, *(row.cells[i] for row in rows if row.cells)] for i, name in enumerate(names)]
     left, *wide = [GAP + max(map(cell_len, column)) for column in ([row.label for row in rows], *columns)]
     begin = 0
@@ -188,47 +187,50 @@ def table(names: list[str], rows: list[Row], width: int | None) -> Iterator[Text
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What to beware of, a sentence each."""
+    """Limits of the comparison, one sentence each."""
     found = []
     if comparison.measure == "bits_per_byte":
         found.append(
-            "the runs' tokenizers are not the same, so nats a token cannot be compared: losses are in bits a byte"
+            "the runs have different tokenizers, so nats per token cannot be compared: losses are in bits per byte"
         )
     if comparison.same_text == "other":
         found.append("losses are of different validation texts: a lower one may be of an easier text")
     if comparison.same_text == "unknown":
         found.append(
-            "whether all losses are of one validation text is unknown: some prepared folders are not what they were"
+            "whether all losses are of one validation text is unknown: prepared folders have changed or are missing"
         )
     if scored := [key for key in ("model.block_size", "evaluate.tokens") if key in comparison.settings]:
-        found.append(f"{' and '.join(scored)} differ, so each run scored tokens, or saw text before them, of its own")
+        keys = " and ".join(scored)
+        found.append(f"{keys} differ, so the runs scored different tokens, or saw different text before them")
     if len({run.machine for run in comparison.runs}) > 1:
         found.append("times are of different machines, devices, processes or threads")
-    tokens = comparison.meetings["tokens"]
-    if tokens and _uneven(tokens):
+    tokens = comparison.equal["tokens"]
+    if tokens and _lr_differs(tokens):
         found.append(
-            "learning rates had not fallen alike there, and losses fall with them: runs of one horizon compare better"
+            "learning rates had not decayed equally there, and losses fall with them: compare runs of equal length"
         )
-    for axis, meeting in comparison.meetings.items():
-        if meeting is None:
-            found.append(f"nowhere along {axis} were all evaluated: one began after another had ended")
-    readings = [r for m in comparison.meetings.values() if m for r in m.losses]
+    for axis, point in comparison.equal.items():
+        if point is None:
+            found.append(
+                f"no {axis} at which all were evaluated: one run's evaluations began after another's had ended"
+            )
+    readings = [r for m in comparison.equal.values() if m for r in m.losses]
     readings += [r for axis in AXES for r in comparison.needed[axis]]
     if len(comparison.runs) > 1 and any(reading.interpolated for reading in readings):
-        found.append("~ interpolated: a straight line between two evaluations")
+        found.append("~ interpolated between two evaluations")
     if len(comparison.runs) > 1 and any(reading.first for reading in readings):
-        found.append("≤ at the first evaluation, so perhaps earlier")
+        found.append("≤ at the first evaluation, so possibly earlier")
     return found
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """All that the table says, and every evaluation; numbers in full, sequences in the order of `runs`."""
+    """Everything in the table, and every evaluation, with full precision; sequences are in the order of `runs`."""
     return {
         "measure": comparison.measure,
         "unit": UNIT[comparison.measure],
         "same_text": comparison.same_text,
         "runs": [_run_json(run, comparison.measure) for run in comparison.runs],
-        "at": {axis: meeting and asdict(meeting) for axis, meeting in comparison.meetings.items()},
+        "at": {axis: point and asdict(point) for axis, point in comparison.equal.items()},
         "to_reach": {"loss": comparison.target}
         | {axis: [asdict(reading) for reading in readings] for axis, readings in comparison.needed.items()},
         "settings": comparison.settings,
