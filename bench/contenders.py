@@ -30,7 +30,7 @@ from groundup.data.windows import ShuffledWindows
 from groundup.distributed.activation_checkpointing import apply_activation_checkpointing
 from groundup.distributed.compile import compiled
 from groundup.distributed.parallelize import NoParallel
-from groundup.distributed.process_group import SingleProcess
+from groundup.distributed.process_group import SINGLE_PROCESS
 from groundup.distributed.thread_parallel import thread_parallel
 from groundup.errors import UsageError
 from groundup.model.fused_cpu import use_fused_cpu_kernels
@@ -156,7 +156,7 @@ class Ours:
         """By one of `train.compile`'s names; RuntimeError where it fails."""
         said: list[str] = []
         self.loss_sum = compiled(
-            self.loss_sum, attempt, said.append, DryRunStep(self.feed, self.autocast, SingleProcess())
+            self.loss_sum, attempt, said.append, DryRunStep(self.feed, self.autocast, SINGLE_PROCESS)
         )
         if said:
             raise RuntimeError(said[0])

@@ -8,7 +8,7 @@ import torch
 
 from groundup.config.model import ModelConfig
 from groundup.config.presets import GPT1_PARTS, MODERN_PARTS
-from groundup.distributed.process_group import SingleProcess
+from groundup.distributed.process_group import ProcessGroup
 from groundup.errors import DataError
 from groundup.evaluation.likelihood import log_likelihoods, pack_rows
 from groundup.evaluation.loss import Interrupted
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 PARTS = {"gpt2": {}, "gpt1": GPT1_PARTS, "modern": {**MODERN_PARTS, "init": "gpt2"}}
 
 
-class OneOf(SingleProcess):
+class OneOf(ProcessGroup):
     """Rank `rank` of `size`, whose sums stay its own."""
 
     def __init__(self, rank: int, size: int) -> None:

@@ -16,7 +16,7 @@ from groundup.cli.parsing import Parser, add_config_arguments, config_of
 from groundup.config.merge import ConfigSource
 from groundup.data.shards import Tokens
 from groundup.data.windows import ShuffledWindows
-from groundup.distributed.process_group import SingleProcess
+from groundup.distributed.process_group import SINGLE_PROCESS
 from groundup.errors import CheckpointError, ConfigError
 from groundup.interop.import_model import import_model
 from groundup.model.gpt import NextTokenLoss
@@ -139,7 +139,7 @@ def test_the_average_is_what_a_run_is_begun_with(tmp_path, prepared, start):
     groundup.train(prepared, tmp_path / "run", init_from=start, overrides=overrides(optimizer={"ema_decay": 0.5}))
     config = configure(prepared, init_from=tmp_path / "run", overrides=overrides())
     average = load_file(Path(config.init_from) / "average.safetensors")
-    assert same(dict(build_initial_model(config, SingleProcess()).named_parameters()), average)
+    assert same(dict(build_initial_model(config, SINGLE_PROCESS).named_parameters()), average)
 
 
 def test_a_card_tells_whose_weights_a_run_began_with(tmp_path, prepared, start, monkeypatch):
@@ -161,7 +161,7 @@ def test_a_card_tells_whose_weights_a_run_began_with(tmp_path, prepared, start, 
 
 def test_a_shorter_context_leaves_the_last_positions_out(prepared, start):
     config = configure(prepared, init_from=start, overrides=overrides(model={"block_size": 8}))
-    shorter, ids = build_initial_model(config, SingleProcess()).eval(), torch.arange(8)[None]
+    shorter, ids = build_initial_model(config, SINGLE_PROCESS).eval(), torch.arange(8)[None]
     with torch.no_grad():
         assert torch.equal(shorter(ids), groundup.load(start, device="cpu").model(ids))
 
@@ -193,7 +193,7 @@ def test_a_checksum_belongs_to_the_start_that_it_was_noted_with(prepared, start,
         "gpt2-micro", [tmp_path / "run.yaml"], ConfigSource("options", {"init_from": str(start)})
     )
     assert same(
-        dict(build_initial_model(config, SingleProcess()).named_parameters()), load_file(start / "model.safetensors")
+        dict(build_initial_model(config, SINGLE_PROCESS).named_parameters()), load_file(start / "model.safetensors")
     )
     with pytest.raises(ConfigError, match="init_from: is empty; name a run"):
         compose_config("gpt2-micro", [], ConfigSource("options", {"init_from": ""}))

@@ -11,7 +11,7 @@ from groundup.checkpoint import state
 from groundup.checkpoint.files import verify
 from groundup.checkpoint.run_folder import find_checkpoint
 from groundup.config.schema import Config
-from groundup.distributed.process_group import ProcessGroup, SingleProcess, own_device
+from groundup.distributed.process_group import SINGLE_PROCESS, ProcessGroup, own_device
 from groundup.model import build_model
 from groundup.model.fused_cpu import use_fused_cpu_kernels
 from groundup.model.gpt import GPT
@@ -32,7 +32,7 @@ class LoadedModel:
 
 
 def load(
-    path: str | Path, *, checkpoint: str = "latest", device: str = "auto", process_group: ProcessGroup | None = None
+    path: str | Path, *, checkpoint: str = "latest", device: str = "auto", process_group: ProcessGroup = SINGLE_PROCESS
 ) -> LoadedModel:
     """Load model and tokenizer from a run or a checkpoint folder, the model in evaluation mode.
 
@@ -44,7 +44,7 @@ def load(
     """
     folder = find_checkpoint(Path(path), checkpoint)
     verify(folder, presence_only=(state.OPTIMIZER,))
-    config, where = state.load_config(folder), own_device(str(choose_device(device)), process_group or SingleProcess())
+    config, where = state.load_config(folder), own_device(str(choose_device(device)), process_group)
     with skip_init():
         model = build_model(config.model)
     state.load_model(folder, model, averaged=True)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from groundup.distributed.process_group import ProcessGroup, SingleProcess, TorchProcessGroup
+from groundup.distributed.process_group import SINGLE_PROCESS, ProcessGroup, TorchProcessGroup
 from groundup.errors import TrainingError, UsageError
 
 TIMEOUT = timedelta(minutes=30)  # for the slowest of the processes, say while it writes a large checkpoint
@@ -38,7 +38,7 @@ def init_distributed(timeout: timedelta = TIMEOUT) -> ProcessGroup:
     if "RANK" not in os.environ and _environ("SLURM_STEP_NUM_TASKS", 1) > 1:
         os.environ.update(from_slurm(os.environ))
     if expected_world_size() == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
-        return SingleProcess()
+        return SINGLE_PROCESS
     if not dist.is_initialized():
         missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if missing:

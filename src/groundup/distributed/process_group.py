@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,67 +18,38 @@ from groundup.errors import ConfigError, GroundupError, TrainingError
 T = TypeVar("T")
 
 
-class ProcessGroup(Protocol):
-    """Collective operations over all processes. Every method is a collective: all processes must call it."""
+class ProcessGroup:
+    """Collective operations over all processes; this base class is a group of one. All processes must call a method."""
 
-    rank: int  # of this process, from 0
-    size: int  # processes
-    local_rank: int  # among the processes on this machine
-    local_size: int
+    rank, size = 0, 1
+    local_rank, local_size = 0, 1  # among the processes on this machine
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on at least one rank."""
-        ...
+        return flag
 
     def max(self, number: int) -> int:
         """The largest of all ranks' numbers."""
-        ...
+        return number
 
     def broadcast_object(self, value: T) -> T:
         """Rank 0's value."""
-        ...
+        return value
 
     def all_gather_object(self, value: T) -> list[T]:
         """All ranks' values, by rank."""
-        ...
+        return [value]
 
     def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum all ranks' tensors in place, on the device where they are."""
-        ...
+        return tensor
 
     def broadcast(self, tensor: torch.Tensor) -> torch.Tensor:
         """Copy rank 0's numbers into the tensor."""
-        ...
-
-
-class SingleProcess(ProcessGroup):
-    """No-op process group: one process."""
-
-    rank, size, local_rank, local_size = 0, 1, 0, 1
-
-    @override
-    def any(self, flag: bool) -> bool:
-        return flag
-
-    @override
-    def max(self, number: int) -> int:
-        return number
-
-    @override
-    def broadcast_object(self, value: T) -> T:
-        return value
-
-    @override
-    def all_gather_object(self, value: T) -> list[T]:
-        return [value]
-
-    @override
-    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor
 
-    @override
-    def broadcast(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor
+
+SINGLE_PROCESS = ProcessGroup()
 
 
 class TorchProcessGroup(ProcessGroup):

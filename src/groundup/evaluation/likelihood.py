@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from groundup.distributed.process_group import ProcessGroup, SingleProcess
+from groundup.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from groundup.errors import DataError
 from groundup.evaluation.loss import Interrupted
 from groundup.evaluation.multiple_choice import Ids
@@ -64,7 +64,7 @@ def run_task(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[object]],
     *,
-    process_group: ProcessGroup | None = None,
+    process_group: ProcessGroup = SINGLE_PROCESS,
     tokens: int | None = None,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -91,7 +91,7 @@ def log_likelihoods(
     *,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[object]],
-    process_group: ProcessGroup | None = None,
+    process_group: ProcessGroup = SINGLE_PROCESS,
     tokens: int | None = None,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] = lambda done: None,
@@ -105,7 +105,6 @@ def log_likelihoods(
     Each rank of `process_group` takes every size-th batch, and the results are all-reduced. All ranks make equally many
     forward passes, if need be over padding alone.
     """
-    process_group = process_group or SingleProcess()
     rank, size = process_group.rank, process_group.size
     rows, truncated = pack_rows(pairs, gpt.config.block_size)
     tokens = tokens or default_batch_tokens(device)

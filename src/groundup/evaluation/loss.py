@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from groundup.data.shards import Tokens
-from groundup.distributed.process_group import ProcessGroup, SingleProcess
+from groundup.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from groundup.evaluation.multiple_choice import MAX_EXPONENT
 from groundup.model.gpt import IGNORED
 
@@ -55,7 +55,7 @@ def split_loss(
     rows: int = 16,
     autocast: Callable[[], AbstractContextManager[object]],
     stop: Callable[[], bool] = lambda: False,
-    process_group: ProcessGroup | None = None,
+    process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> Loss:
     """Mean loss over windows of `block_size` tokens, each token scored once.
 
@@ -72,7 +72,6 @@ def split_loss(
     Each rank of `process_group` takes every size-th batch, and the sums are all-reduced. All ranks make equally many
     forward passes, if need be over padding alone.
     """
-    process_group = process_group or SingleProcess()
     stride = stride or block_size
     targets = len(tokens) - 1
     starts = np.arange(-(-max(0, targets - block_size) // stride) + 1) * stride

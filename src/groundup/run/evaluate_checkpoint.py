@@ -16,7 +16,7 @@ from groundup.checkpoint.load import LoadedModel, load
 from groundup.checkpoint.log import EVAL_CHECKPOINT, Log
 from groundup.checkpoint.run_folder import RunFolder, run_of
 from groundup.data.shards import Manifest, Tokens
-from groundup.distributed.process_group import ProcessGroup, SingleProcess
+from groundup.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from groundup.distributed.thread_parallel import thread_parallel
 from groundup.errors import CheckpointError, DataError, UsageError
 from groundup.evaluation.baselines import Baseline, baselines, split_text
@@ -78,7 +78,7 @@ def evaluate(
     precision: Precision = "fp32",
     checkpoint: str = "latest",
     device: str = "auto",
-    process_group: ProcessGroup | None = None,
+    process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> Evaluation:
     """Loss of a run or checkpoint on a split of `data` (default: the data it was trained on).
 
@@ -91,7 +91,6 @@ def evaluate(
         raise UsageError(f"split {split!r}: must be train or val")
     if tokens is not None and tokens < 1:
         raise UsageError(f"tokens {tokens}: must be 1 or more")
-    process_group = process_group or SingleProcess()
     loaded = _loaded(path, checkpoint, device, process_group)
     block_size = loaded.config.model.block_size
     if window is not None and not 1 <= window <= block_size:
@@ -141,7 +140,7 @@ def evaluate_tasks(
     precision: Precision = "fp32",
     checkpoint: str = "latest",
     device: str = "auto",
-    process_group: ProcessGroup | None = None,
+    process_group: ProcessGroup = SINGLE_PROCESS,
     progress: Callable[[str], Callable[[int, int], None]] = lambda task: lambda done, total: None,
 ) -> list[TaskResult]:
     """Results of a run or checkpoint on multiple-choice tasks, answered by the most likely of several endings.
@@ -153,7 +152,6 @@ def evaluate_tasks(
     endings in all. The processes of a `process_group` share the questions.
     Raises CheckpointError, DataError, UsageError.
     """
-    process_group = process_group or SingleProcess()
     loaded = _loaded(path, checkpoint, device, process_group)
     opened = open_tasks(tasks, loaded.tokenizer, block_size=loaded.config.model.block_size)  # all mistakes come first
     cast = autocast(choose_precision(precision, loaded.device).name, loaded.device)

@@ -23,7 +23,7 @@ from groundup.config.schema import Config
 from groundup.config.sections import OptimizerConfig, ScheduleConfig
 from groundup.data.windows import ShuffledWindows
 from groundup.distributed.compile import parse_compile
-from groundup.distributed.process_group import SingleProcess
+from groundup.distributed.process_group import SINGLE_PROCESS
 from groundup.errors import ConfigError, TrainingError, UsageError
 from groundup.evaluation.loss import split_loss
 from groundup.model.gpt import GPT
@@ -136,7 +136,7 @@ class ShortRuns:
         on_step: Callable[[StepInfo, DivergenceDetector], None] = lambda info, detector: None,
     ) -> float | None:
         """Held-out loss after so many steps, nats per token; None where the run diverged or `on_step` said so."""
-        model = build_initial_model(self.config, SingleProcess(), text=self.data.train).to(self.device)
+        model = build_initial_model(self.config, SINGLE_PROCESS, text=self.data.train).to(self.device)
         _, loss, parallel = build_loss(self.config, model, self.device)
         scaler = loss_scaler(self.config.train.precision, self.device)
         detector = DivergenceDetector(lambda: scaler.is_enabled() and scaler.get_scale() >= 1)

@@ -10,7 +10,7 @@ from torch import nn
 from groundup.config.resolved import ResolvedConfig
 from groundup.config.sections import OptimizerConfig
 from groundup.distributed.parallelize import NoParallel, parallelize
-from groundup.distributed.process_group import ProcessGroup, SingleProcess
+from groundup.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from groundup.model.fused_cpu import use_fused_cpu_kernels
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.optim.ema import EMA, NoEMA
@@ -25,7 +25,7 @@ from groundup.utils.device import loss_scaler
 
 
 def build_loss(
-    config: ResolvedConfig, model: GPT, device: torch.device, process_group: ProcessGroup | None = None
+    config: ResolvedConfig, model: GPT, device: torch.device, process_group: ProcessGroup = SINGLE_PROCESS
 ) -> tuple[NextTokenLoss, nn.Module, NoParallel]:
     """The summed loss as it is, as threads compute it, and the parallelism; build the optimizer afterwards."""
     loss_sum = NextTokenLoss(use_fused_cpu_kernels(model))
@@ -35,7 +35,7 @@ def build_loss(
         checkpointing=config.train.activation_checkpointing,
         mode=config.train.parallel,
         microbatch_threads=config.train.microbatch_threads,
-        process_group=process_group or SingleProcess(),
+        process_group=process_group,
         device=device,
     )
     return loss_sum, loss, parallel
@@ -81,10 +81,10 @@ def build_state(
 
 
 def build_loader(
-    config: ResolvedConfig, sequences: Sequences, device: torch.device, process_group: ProcessGroup | None = None
+    config: ResolvedConfig, sequences: Sequences, device: torch.device, process_group: ProcessGroup = SINGLE_PROCESS
 ) -> BatchLoader:
     """The loader of this process's micro-batches."""
-    group, train = process_group or SingleProcess(), config.train
+    group, train = process_group, config.train
     seq_len = build_seq_len(train.seq_len_warmup_from, train.seq_len_warmup_until, config.model.block_size)
     return BatchLoader(sequences, config.batch_size, device, rank=group.rank, world_size=group.size, seq_len=seq_len)
 

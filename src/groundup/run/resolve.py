@@ -16,7 +16,7 @@ from groundup.config.resolved import ResolvedConfig
 from groundup.config.schema import Config
 from groundup.config.sections import TrainConfig
 from groundup.distributed.compile import parse_compile
-from groundup.distributed.process_group import ProcessGroup, SingleProcess, require_same
+from groundup.distributed.process_group import SINGLE_PROCESS, ProcessGroup, require_same
 from groundup.errors import ConfigError, UsageError
 from groundup.evaluation.task_set import TaskSpec
 from groundup.model import build_model
@@ -53,13 +53,12 @@ def validate_config(config: Config) -> None:
             raise ConfigError(f"evaluate.tasks: {error}") from error
 
 
-def detect_machine(train: TrainConfig, folder: Path, process_group: ProcessGroup | None = None) -> Detected:
+def detect_machine(train: TrainConfig, folder: Path, process_group: ProcessGroup = SINGLE_PROCESS) -> Detected:
     """Device, precision, threads and memory for training; `folder` is where the run will be written.
 
     Where `train` leaves them open, they are chosen here; of several processes, rank 0 chooses for all. Sets torch's
     number of threads. ConfigError for a device or precision that this machine does not have.
     """
-    process_group = process_group or SingleProcess()
     device = choose_device(train.device)
     require_same(process_group, "train.device is", device.type, "fix the GPU there, or give all --train.device cpu")
     threads = process_group.broadcast_object(train.threads or max(1, usable_cores() // process_group.local_size))
@@ -74,7 +73,7 @@ def detect_machine(train: TrainConfig, folder: Path, process_group: ProcessGroup
 
 
 def resolve_config(
-    config: Config, vocab_size: int, machine: Machine, process_group: ProcessGroup | None = None
+    config: Config, vocab_size: int, machine: Machine, process_group: ProcessGroup = SINGLE_PROCESS
 ) -> ResolvedConfig:
     """Replace every `auto`, and every value still to be computed, once; `planning/policy.py` has the rules.
 
@@ -88,7 +87,7 @@ def resolve_config(
             "(--model.vocab_multiple pads the embedding)"
         )
     resolved = policy.resolve(config, machine, vocab_size)
-    return (process_group or SingleProcess()).broadcast_object(resolved)
+    return process_group.broadcast_object(resolved)
 
 
 def plan_here(config: Config, vocab_size: int, data: DataSize | None) -> Plan:

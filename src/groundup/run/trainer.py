@@ -15,7 +15,7 @@ from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.resolved import ResolvedConfig
 from groundup.data.windows import ShuffledWindows
 from groundup.distributed.compile import compile_loss
-from groundup.distributed.process_group import ProcessGroup, SingleProcess, own_device
+from groundup.distributed.process_group import SINGLE_PROCESS, ProcessGroup, own_device
 from groundup.errors import CheckpointError, ConfigError
 from groundup.model.gpt import GPT
 from groundup.optim.run_length import TimeLength, build_run_length
@@ -59,7 +59,7 @@ class Trainer:
         data: PreparedData,
         folder: RunFolder,
         display: Display,
-        process_group: ProcessGroup | None = None,
+        process_group: ProcessGroup = SINGLE_PROCESS,
         *,
         restored: bool = False,
     ) -> None:
@@ -67,7 +67,7 @@ class Trainer:
         if config.train.early_stopping_patience and data.val is None:
             raise ConfigError("train.early_stopping_patience: nothing was held out; prepare with --val-fraction 0.1")
         self.config, self.data, self.folder, self.display = config, data, folder, display
-        self.process_group = group = process_group or SingleProcess()
+        self.process_group = group = process_group
         self.device = own_device(config.train.device, group)
         self._set_up_torch()
         self.logger = (NullLogger if group.rank else MetricLogger)(config, folder, display)
