@@ -39,8 +39,8 @@ def test_everything_comes_back(checkpoint):
     state.load_model(folder, other)
     state.load_optimizer(folder, other, moments)
     assert state.load_config(folder) == Config(model=MODEL)
-    assert state.load_progress(folder) == {"step": 1}
-    assert state.load_text(folder).fingerprint == ByteTokenizer().fingerprint
+    assert state.load_metadata(folder) == {"step": 1}
+    assert state.load_tokenizer(folder).fingerprint == ByteTokenizer().fingerprint
     for a, b in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
         assert optimizer.state[a].keys() == moments.state[b].keys()
@@ -76,4 +76,4 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_refused(checkpoint):
     folder, _, _ = checkpoint
     CharTokenizer.train(["abc"]).save(folder / "tokenizer")
     with pytest.raises(CheckpointError, match="this tokenizer has 4 ids, the model 257"):
-        state.load_text(folder)
+        state.load_tokenizer(folder)

@@ -149,7 +149,7 @@ WRONG = {
     "another step": (spoil_json("progress.json", step=11), "is of step 11, but the folder is step-00000012"),
     "a negative cursor": (spoil_json("progress.json", cursor=-1), "cursor is -1"),
     "an endless time": (spoil_json("progress.json", elapsed=float("inf")), "elapsed is inf"),
-    "no format": (spoil_json("config.json", format=None), "config.json: damaged (its format is None, not 1)"),
+    "no format": (spoil_json("config.json", format=None), "config.json: damaged (its format is None, not 2 or less)"),
     "no fingerprint": (spoil_json("progress.json", data=None), "progress.json: data is None, not a fingerprint"),
     "no JSON": (lambda c: (c / "progress.json").write_text("{"), "progress.json: damaged"),
 }
@@ -209,7 +209,9 @@ def test_resume_refuses_a_checkpoint_of_a_newer_groundup_and_touches_nothing(run
     before = content(run)
     status, _, err = command(capsys, "resume", run, "--train.max_steps", 20)
     assert status == 2
-    assert err.splitlines()[-1].endswith("which a newer groundup wrote (this one reads format 1); update groundup")
+    assert err.splitlines()[-1].endswith(
+        "which a newer groundup wrote (this one reads up to 2); update groundup"
+    )
     (lock,) = {name for name, value in content(run).items() if value != before[name]}
     assert lock.endswith("/.lock")
 

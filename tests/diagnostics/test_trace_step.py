@@ -19,7 +19,7 @@ from groundup.data.shards import Manifest
 from groundup.data.windows import ShuffledWindows
 from groundup.diagnostics.trace_step import cursor_after, trace_step
 from groundup.errors import CheckpointError, DataError, UsageError
-from groundup.training.loop import Progress
+from groundup.training.train_state import Progress
 from groundup.utils.files import SUMS, sha256
 
 BLOCK, ROWS, SEED, STEPS = 16, 4, 7, 40

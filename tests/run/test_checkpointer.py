@@ -86,8 +86,8 @@ def test_each_names_the_one_before_by_its_checksums(prepared, tmp_path):
 
     train(prepared, tmp_path / "run", every_steps=10)
     first, last = RunFolder(tmp_path / "run").steps()
-    assert state.load_progress(last)["parent"] == {"step": 10, "sha256": sha256(first / SUMS)}
-    assert state.load_progress(first)["parent"] is None
+    assert state.load_metadata(last)["parent"] == {"step": 10, "sha256": sha256(first / SUMS)}
+    assert state.load_metadata(first)["parent"] is None
 
 
 def test_what_goes_wrong_in_the_background_is_raised_at_the_next_call():

@@ -52,7 +52,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     found = values.pop("format", None)
     if isinstance(found, int) and found > FORMAT:
         raise NewerFormatError(
-            f"{path}: of format {found}, which a newer groundup wrote (this one reads format {FORMAT}); update groundup"
+            f"{path}: of format {found}, which a newer groundup wrote (this one reads up to {FORMAT}); update groundup"
         )
     if found not in range(1, FORMAT + 1):
         raise CheckpointError(

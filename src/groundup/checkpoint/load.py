@@ -49,4 +49,4 @@ def load(
         model = build_model(config.model)
     state.load_model(folder, model, averaged=True)
     model = use_fused_cpu_kernels(model.to(where)).eval()
-    return LoadedModel(folder, config, model, state.load_text(folder), where)
+    return LoadedModel(folder, config, model, state.load_tokenizer(folder), where)

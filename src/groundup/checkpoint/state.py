@@ -1,12 +1,12 @@
-"""One checkpoint: what stands in its folder, and how it gets in and out.
+"""Files of one checkpoint: saving and loading of config, tokenizer, metadata and tensors.
 
 step-00001000/
-  config.json           format number and the run's whole configuration
+  config.json           format number and the run's complete config
   tokenizer/            text <-> ids
-  progress.json         step, tokens, cursor, seconds, fingerprint of the data, the checkpoint before this one
+  progress.json         metadata: step, tokens, cursor, seconds, fingerprint of the data, previous checkpoint
   model.safetensors     weights, a tied head once
-  average.safetensors   their running average, where one is kept
-  optimizer/state.safetensors   moments, one tensor `parameter|moment` each
+  average.safetensors   their EMA, if one is kept
+  optimizer/state.safetensors   optimizer state, one tensor `parameter|key` each
   SHA256SUMS
 """
 
@@ -38,8 +38,8 @@ from groundup.config.schema import Config
 from groundup.distributed.dtensor import distribute_like
 from groundup.distributed.gather import Stateful, StateTensors
 from groundup.errors import CheckpointError
+from groundup.tokenizers import registry
 from groundup.tokenizers.base import Tokenizer
-from groundup.tokenizers.registry import load_tokenizer
 from groundup.utils.files import atomic_output, write_checksums
 
 OPTIMIZER = "optimizer/state.safetensors"
@@ -58,7 +58,7 @@ class Snapshot:
 
 
 def save(folder: Path, snapshot: Snapshot, replaceable: Callable[[Path], None] | None = None) -> None:
-    """Write a checkpoint atomically; OSError when the disk refuses, and then nothing is left of it.
+    """Write a checkpoint atomically; on OSError nothing is left of it.
 
     `replaceable`: the `check` of `atomic_output`.
     """
@@ -76,21 +76,21 @@ def save(folder: Path, snapshot: Snapshot, replaceable: Callable[[Path], None] |
 
 
 def load_config(folder: Path) -> Config:
-    """The configuration in a checkpoint; CheckpointError when missing or damaged, NewerFormatError from a newer one."""
+    """The config in a checkpoint; CheckpointError if missing or damaged, NewerFormatError if of a newer groundup."""
     try:
         return Config.model_validate(read_config(folder))
     except ValidationError as error:
         raise CheckpointError(f"{folder / CONFIG}: {error.errors()[0]['msg']}; use another checkpoint") from None
 
 
-def load_progress(folder: Path) -> dict[str, Any]:
-    """Where the run stood."""
+def load_metadata(folder: Path) -> dict[str, Any]:
+    """The metadata of a checkpoint; CheckpointError if missing or damaged."""
     return read_json(folder / PROGRESS)
 
 
-def load_text(folder: Path) -> Tokenizer:
-    """The checkpoint's tokenizer; CheckpointError when it does not fit the checkpoint's model."""
-    tokenizer = load_tokenizer(folder / TOKENIZER)
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer in a checkpoint; CheckpointError if it does not fit the model."""
+    tokenizer = registry.load_tokenizer(folder / TOKENIZER)
     vocab = load_config(folder).model.vocab_size
     if tokenizer.n_vocab != vocab:
         raise CheckpointError(
@@ -101,64 +101,65 @@ def load_text(folder: Path) -> Tokenizer:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, mapped from it; CheckpointError when it is missing or damaged."""
+    """The tensors of a file, memory-mapped; CheckpointError if it is missing or damaged."""
     try:
         return load_file(path)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: missing; give the folder of a run or of a whole checkpoint") from error
+        raise CheckpointError(f"{path}: missing; give the folder of a run or of a complete checkpoint") from error
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cut short or damaged ({error}); use another checkpoint") from error
+        raise CheckpointError(f"{path}: truncated or damaged ({error}); use another checkpoint") from error
 
 
 @torch.no_grad()
 def load_model(folder: Path, model: nn.Module, *, averaged: bool = False, read: Reader = read_tensors) -> None:
-    """Copy a checkpoint's weights into `model`, or with `averaged` their running average where the checkpoint has one.
+    """Copy a checkpoint's weights into `model`; with `averaged` their EMA, if the checkpoint has one.
 
-    CheckpointError when a tensor is missing, foreign or misshapen.
+    CheckpointError if a tensor is missing, foreign or misshapen.
     """
     path = folder / AVERAGE if averaged and (folder / AVERAGE).exists() else folder / MODEL
     _copy(path, read(path), dict(model.named_parameters()))
 
 
-def load_average(folder: Path) -> dict[str, Tensor]:
-    """The running average of the weights by the names of the parameters; empty where none was kept."""
+def load_ema(folder: Path) -> dict[str, Tensor]:
+    """The EMA of the weights by name of parameter; empty if none was kept."""
     return read_tensors(folder / AVERAGE) if (folder / AVERAGE).exists() else {}
 
 
 @torch.no_grad()
 def load_optimizer(folder: Path, model: nn.Module, optimizer: Stateful, *, read: Reader = read_tensors) -> None:
-    """Put a checkpoint's moments back, each beside the parameter it belongs to."""
+    """Load a checkpoint's optimizer state into `optimizer`; CheckpointError if it does not fit the model."""
     path = folder / OPTIMIZER
     parameters = dict(model.named_parameters())
-    for moments in optimizer.state.values():
-        moments.clear()
+    for values in optimizer.state.values():
+        values.clear()
     for key, value in read(path).items():
-        name, _, moment = key.partition("|")
+        name, _, state_key = key.partition("|")
         if name not in parameters or (value.dim() and value.shape != parameters[name].shape):
             raise CheckpointError(f"{path}: {key} belongs to no parameter of this model; the configs differ")
-        # A copy: what was read is mapped from the file, which is to be deleted some day.
-        # Counts of steps go along: a fused AdamW keeps them on the device.
         parameter = parameters[name]
+        # Step counts are scalars; a fused AdamW keeps them on the device.
         placed = distribute_like(value, parameter) if value.dim() else value.to(parameter.device)
-        optimizer.state[parameter][moment] = placed.clone()
+        optimizer.state[parameter][state_key] = placed.clone()  # `value` is mapped from a file that may be deleted
 
 
 def _write(tensors: dict[str, Tensor], path: Path) -> None:
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:  # a full disk comes as one of these
+    except SafetensorError as error:  # raised when the disk is full
         raise OSError(str(error)) from error
 
 
 def _copy(path: Path, tensors: Mapping[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:
     for name in sorted(tensors.keys() ^ parameters.keys()):
-        where = "the file" if name in parameters else "the model"
-        raise CheckpointError(f"{path}: {name} is missing from {where}; weights and config.json do not belong together")
+        lacking = "the file" if name in parameters else "the model"
+        raise CheckpointError(
+            f"{path}: {name} is missing from {lacking}; use weights and config.json of one checkpoint"
+        )
     for name, parameter in parameters.items():
         tensor = tensors[name]
         if tensor.shape != parameter.shape:
             raise CheckpointError(
                 f"{path}: {name} is {list(tensor.shape)}, the model's {list(parameter.shape)}; "
-                "weights and config.json do not belong together"
+                "use weights and config.json of one checkpoint"
             )
         parameter.copy_(distribute_like(tensor, parameter))

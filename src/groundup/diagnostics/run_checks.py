@@ -151,7 +151,7 @@ def _check_checkpoint(folder: Path) -> CheckpointReport:
 def _wrong_contents(folder: Path) -> Iterator[str]:
     try:
         config = state.load_config(folder)
-        state.load_text(folder)
+        state.load_tokenizer(folder)
     except NewerFormatError:
         raise
     except GroundupError as error:
@@ -169,7 +169,7 @@ def _wrong_contents(folder: Path) -> Iterator[str]:
 
 def _wrong_progress(folder: Path) -> Iterator[str]:
     try:
-        progress = state.load_progress(folder)
+        progress = state.load_metadata(folder)
     except CheckpointError as error:
         yield _relative(folder, error)
         return
@@ -213,7 +213,7 @@ def _check_parents(run: RunFolder, reports: list[CheckpointReport]) -> tuple[lis
     found, replaced = {report.name: report for report in reports}, []
     for child in reports:
         try:
-            parent = state.load_progress(run.checkpoints / child.name).get("parent")
+            parent = state.load_metadata(run.checkpoints / child.name).get("parent")
             name = run.checkpoint(parent["step"]).name if child.ok and parent else ""
             if name not in found or not isinstance(parent, dict):
                 continue
@@ -259,7 +259,7 @@ def _check_data(config: Config | None, good: Path | None, moved: Path | None) ->
     if folder is None:
         return [], []
     try:
-        found = match_data(folder, state.load_progress(good) if good else {})
+        found = match_data(folder, state.load_metadata(good) if good else {})
         if found.answer == "missing":
             return [], [found.message]  # on another machine, say: no damage
         check_files(folder, Manifest.load(folder), checksums=False)

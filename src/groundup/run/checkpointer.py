@@ -71,7 +71,7 @@ class Checkpointer:
         metadata: dict[str, Any] = {}
         if self._process_group.rank == 0:
             files.load_config(checkpoint)  # rejects newer formats
-            metadata = files.load_progress(checkpoint)
+            metadata = files.load_metadata(checkpoint)
         return self._process_group.broadcast_object(metadata)
 
     def restore(self, state: TrainState, checkpoint: Path, metadata: Mapping[str, Any]) -> None:
@@ -79,7 +79,7 @@ class Checkpointer:
         state.load_metadata(metadata)
         files.load_model(checkpoint, state.model, read=self._read)
         files.load_optimizer(checkpoint, state.model, state.optimizer, read=self._read)
-        held = files.load_average(checkpoint) if self._process_group.rank == 0 else {}
+        held = files.load_ema(checkpoint) if self._process_group.rank == 0 else {}
         averages = BroadcastTensors(self._process_group, held)
         if bool(averages) != isinstance(state.ema, EMA):
             raise CheckpointError(

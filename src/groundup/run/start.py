@@ -13,7 +13,7 @@ import torch
 
 from groundup import __version__
 from groundup.checkpoint.run_folder import RunFolder
-from groundup.checkpoint.state import load_progress
+from groundup.checkpoint.state import load_metadata
 from groundup.config.merge import diff
 from groundup.config.resolved import ResolvedConfig
 from groundup.config.schema import Config, resume_rule
@@ -267,4 +267,4 @@ def _announce_resume(trainer: Trainer, machine_line: str, changed: list[str]) ->
 def _newest(run: RunFolder) -> tuple[Path | None, list[str], int]:
     """The newest good checkpoint, why newer ones were rejected, and how many processes wrote it."""
     checkpoint, rejected = run.newest_good()
-    return checkpoint, rejected, load_progress(checkpoint).get("processes", 1) if checkpoint else 1
+    return checkpoint, rejected, load_metadata(checkpoint).get("processes", 1) if checkpoint else 1
