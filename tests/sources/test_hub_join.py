@@ -70,4 +70,4 @@ def test_every_row_of_the_table_can_be_read():
             assert (spec.repo, spec.files, spec.config) == tuple(
                 getattr(parse_spec(corpus.source), field) for field in ("repo", "files", "config")
             )
-            assert spec.joined == corpus.joined
+            assert spec.rows_per_document == corpus.rows_per_document

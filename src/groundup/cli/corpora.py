@@ -6,14 +6,14 @@ import argparse
 import json
 from typing import Any
 
-from groundup.sources.catalog import CORPORA, DOWNLOAD_BYTES_PER_SECOND, TOKENS_PER_SECOND, Corpus
+from groundup.sources.catalog import CORPORA, DOWNLOAD_BYTES_PER_SECOND, TOKENS_PER_SECOND, CatalogEntry
 from groundup.sources.hub_client import GRAMMAR
 
 COMMAND = "groundup prepare {name} --out data/{name} --tokenizer gpt2"
 
 NOTE = f"""
 Time: the download at {8 * DOWNLOAD_BYTES_PER_SECOND / 1e6:.0f} Mbit/s (assumed),
-then {TOKENS_PER_SECOND / 1e6:.0f} million tokens a second (measured on two cores).
+then {TOKENS_PER_SECOND / 1e6:.0f} million tokens per second (measured on two cores).
 `~` is rounded or extrapolated, `?` unknown; --json says where each figure comes from.
 
 Any other data set of the hub: groundup prepare {GRAMMAR} --out DIR
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"corpora": [_record(name) for name in CORPORA]}))
         return 0
     for name, corpus in CORPORA.items():
-        print(f"{name}: {corpus.what}")
+        print(f"{name}: {corpus.description}")
         print(f"  {_figures(corpus)}; licence {corpus.licence}")
         print(f"  {COMMAND.format(name=name)}")
     print(NOTE, end="")
@@ -46,30 +46,30 @@ def _record(name: str) -> dict[str, Any]:
     corpus = CORPORA[name]
     return {
         "name": name,
-        "what": corpus.what,
+        "what": corpus.description,
         "licence": corpus.licence,
         "source": corpus.source,
         "download_bytes": corpus.size,
         "documents": corpus.documents,
         "gpt2_tokens": corpus.tokens,
-        "rounded_or_extrapolated": list(corpus.about),
+        "rounded_or_extrapolated": list(corpus.approximate),
         "seconds": None if corpus.seconds is None else round(corpus.seconds),
-        "figures": corpus.figures,
+        "figures": corpus.basis,
         "command": COMMAND.format(name=name),
     }
 
 
-def _figures(corpus: Corpus) -> str:
+def _figures(corpus: CatalogEntry) -> str:
     documents = "1 document" if corpus.documents == 1 else f"{_count(corpus, 'documents')} documents"
     size = "nothing" if corpus.size == 0 else "?" if corpus.size is None else _bytes(corpus.size)
     return f"{size} to download, {documents}, {_count(corpus, 'tokens')} GPT-2 tokens, {_time(corpus.seconds)}"
 
 
-def _count(corpus: Corpus, figure: str) -> str:
+def _count(corpus: CatalogEntry, figure: str) -> str:
     n = getattr(corpus, figure)
     if n is None:
         return "?"
-    return f"~{float(f'{n:.3g}'):,.0f}" if figure in corpus.about else f"{n:,}"
+    return f"~{float(f'{n:.3g}'):,.0f}" if figure in corpus.approximate else f"{n:,}"
 
 
 def _bytes(n: int) -> str:

@@ -49,7 +49,7 @@ class WindowDataset(Dataset[Sample]):
         """Several sequences at once, as a DataLoader asks for them: much cheaper than one by one."""
         positive = np.array([self._positive(index) for index in indices], dtype=np.int64)
         windows = torch.from_numpy(self._windows.read_at(positive))  # (n, block_size + 1)
-        # Clones, so that changing the one of a pair leaves the other, and neither keeps the whole batch alive.
+        # Clones, so that changing the one of a pair leaves the other, and neither keeps the complete batch alive.
         return [(window[:-1].clone(), window[1:].clone()) for window in windows]
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,17 +1,17 @@
-"""The corpora known by name, and what is known about them.
+"""Catalog of the corpora known by name: source, licence, size.
 
-No figure here is a guess. Each row says where its figures come from; what nobody has published, and what cannot be
-computed from what is published, is None and shown as `?`.
+No figure here is a guess. Each row says where its figures come from; a figure that is not published, and cannot be
+computed from published ones, is None and shown as `?`.
 """
 
 from dataclasses import dataclass
 
 TOKENS_PER_SECOND = 3_000_000  # measured: 48 MB of novels with --tokenizer gpt2 take 3.4 s on two cores
-DOWNLOAD_BYTES_PER_SECOND = 12_500_000  # assumed: a line of 100 Mbit/s
+DOWNLOAD_BYTES_PER_SECOND = 12_500_000  # assumed: a connection of 100 Mbit/s
 
 ARTICLES = "articles"
 
-# Bytes a GPT-2 token, measured with ours, for the extrapolations below.
+# Bytes per GPT-2 token, measured with our tokenizer, for the extrapolations below.
 _WIKITEXT = 4.59  # WikiText-2, validation
 _NOVELS = 4.11  # lower-cased novels
 _STORIES = 4.06  # a part of TinyStories' validation
@@ -19,105 +19,105 @@ _WEB = 4.40  # OpenWebText: its published bytes over its published tokens
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """One row of the table: where a corpus is, how its rows become documents, and what it costs."""
+class CatalogEntry:
+    """One corpus: its source, how its rows become documents, and its size."""
 
-    what: str
+    description: str
     licence: str
-    source: str | None = None  # on the hub, as `groundup.sources.hub` writes it; None: `sources/corpus.py` knows it
-    joined: int | str = 1  # rows that make a document, or ARTICLES: from one ` = Title = ` to the next
+    source: str | None = None  # on the hub, in the grammar of `groundup.sources.hub`; None: read by `sources/corpus.py`
+    rows_per_document: int | str = 1  # or ARTICLES: from one ` = Title = ` to the next
     size: int | None = None  # bytes to download
     documents: int | None = None
     tokens: int | None = None  # with --tokenizer gpt2
-    about: tuple[str, ...] = ()  # of these figures, the rounded or extrapolated ones
-    figures: str = "?"  # where they come from
+    approximate: tuple[str, ...] = ()  # the figures among these that are rounded or extrapolated
+    basis: str = "?"  # where the figures come from
 
     @property
     def seconds(self) -> float | None:
         """Time to prepare it with --tokenizer gpt2: the download at DOWNLOAD_BYTES_PER_SECOND, then the tokens at
-        TOKENS_PER_SECOND. None where the table lacks one of the two."""
+        TOKENS_PER_SECOND. None if either figure is missing."""
         if self.size is None or self.tokens is None:
             return None
         return self.size / DOWNLOAD_BYTES_PER_SECOND + self.tokens / TOKENS_PER_SECOND
 
 
 CORPORA = {
-    "python-docs": Corpus(
-        what="the documentation that came with your Python; no download",
+    "python-docs": CatalogEntry(
+        description="the documentation that came with your Python; no download",
         licence="PSF-2.0",
         size=0,
         documents=9_671,
         tokens=620_293,
-        figures="measured with Python 3.11; other versions differ",
+        basis="measured with Python 3.11; other versions differ",
     ),
-    "shakespeare": Corpus(
-        what="Tiny Shakespeare, the classic first corpus",
+    "shakespeare": CatalogEntry(
+        description="Tiny Shakespeare, the classic first corpus",
         licence="public domain",
         size=1_115_394,
         documents=1,
         tokens=338_025,
-        figures="measured",
+        basis="measured",
     ),
-    "openwebtext-10k": Corpus(
-        what="the first 10,000 documents of OpenWebText, to try things out",
+    "openwebtext-10k": CatalogEntry(
+        description="the first 10,000 documents of OpenWebText, to try things out",
         licence="not stated (OpenWebText: CC0-1.0)",
         # The data set itself is a program, which is not run; this is the hub's own copy of what it yields.
         source="hf:stas/openwebtext-10k/plain_text/train/*.parquet@refs/convert/parquet",
         size=30_300_000,
         documents=10_000,
         tokens=round((49_670_861 - 4 * 10_000) / _WEB),  # the card counts 4 bytes a row for its length
-        about=("size", "tokens"),
-        figures="published: its card and file list; tokens extrapolated from OpenWebText's bytes a token",
+        approximate=("size", "tokens"),
+        basis="published: its card and file list; tokens extrapolated from OpenWebText's bytes per token",
     ),
-    "openwebtext": Corpus(
-        what="web pages that Reddit linked to: the open copy of what GPT-2 learnt from",
+    "openwebtext": CatalogEntry(
+        description="web pages that Reddit linked to: the open copy of GPT-2's training data",
         licence="CC0-1.0 (the packaging; the pages belong to their authors)",
         source="hf:Skylion007/openwebtext",
         size=23_904_633_797,
         documents=8_013_769,
         tokens=9_035_582_198 + 4_434_897,
-        figures="published: documents and tokens by nanoGPT, size by the card of a parquet copy (dvruette/openwebtext)",
+        basis="published: documents and tokens by nanoGPT, size by the card of a parquet copy (dvruette/openwebtext)",
     ),
-    "fineweb-edu-10bt": Corpus(
-        what="educational web pages, a sample of about 10 billion tokens",
+    "fineweb-edu-10bt": CatalogEntry(
+        description="educational web pages, a sample of about 10 billion tokens",
         licence="ODC-By-1.0",
         source="hf:HuggingFaceFW/fineweb-edu:sample-10BT",
         documents=9_670_000,
         tokens=10_000_000_000,
-        about=("documents", "tokens"),
-        figures="published, rounded: its card, and the viewer of mikasenghaas/fineweb-edu-10bt-tokenized",
+        approximate=("documents", "tokens"),
+        basis="published, rounded: its card, and the viewer of mikasenghaas/fineweb-edu-10bt-tokenized",
     ),
-    "bookcorpus": Corpus(
-        what="the sentences of about 11,000 novels by unpublished authors, lower-cased: what GPT-1 learnt from",
+    "bookcorpus": CatalogEntry(
+        description="the sentences of about 11,000 novels by unpublished authors, lower-cased: GPT-1's training data",
         licence="unknown",
         source="hf:bookcorpus/bookcorpus/plain_text/train/*.parquet@refs/convert/parquet",
         # Its rows are sentences, in order, and nothing says where a book ends. Each end that we invent teaches a
         # model that stories stop at random, so there are few of them.
-        joined=4096,
+        rows_per_document=4096,
         documents=-(-74_004_228 // 4096),
         tokens=round((4_853_859_824 - 3 * 74_004_228) / _NOVELS),  # a row's length out, its line end in
-        about=("tokens",),
-        figures="published: sentences and bytes by its card; tokens extrapolated from novels made lower-case",
+        approximate=("tokens",),
+        basis="published: sentences and bytes by its card; tokens extrapolated from novels made lower-case",
     ),
-    "tinystories": Corpus(
-        what="short stories in a small child's words, written by GPT-3.5 and GPT-4",
+    "tinystories": CatalogEntry(
+        description="short stories in a small child's words, written by GPT-3.5 and GPT-4",
         licence="CDLA-Sharing-1.0",
         source="hf:roneneldan/TinyStories",
         size=991_000_000,
         documents=2_120_000,
         tokens=round(1_920_000_000 / _STORIES),
-        about=("size", "documents", "tokens"),
-        figures="published, rounded: its file list and the hub's viewer; tokens extrapolated from its validation part",
+        approximate=("size", "documents", "tokens"),
+        basis="published, rounded: its file list and the hub's viewer; tokens extrapolated from its validation part",
     ),
-    "wikitext-103": Corpus(
-        what="good and featured articles of the English Wikipedia",
+    "wikitext-103": CatalogEntry(
+        description="good and featured articles of the English Wikipedia",
         licence="CC-BY-SA-3.0 and GFDL",
         source="hf:Salesforce/wikitext:wikitext-103-raw-v1",
-        joined=ARTICLES,
+        rows_per_document=ARTICLES,
         size=314_000_000,
         documents=28_475,
         tokens=round((546_500_949 - 4 * 1_801_350) / _WIKITEXT),
-        about=("size", "tokens"),
-        figures="published: its card, file list and paper (arXiv:1609.07843); tokens extrapolated from WikiText-2's",
+        approximate=("size", "tokens"),
+        basis="published: its card, file list and paper (arXiv:1609.07843); tokens extrapolated from WikiText-2's",
     ),
 }

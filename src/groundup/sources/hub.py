@@ -63,7 +63,7 @@ def hub_documents(source: str, column: str = DEFAULT_COLUMN, skip: int = 0) -> I
     file. Raises DataError.
     """
     data = resolve(parse_spec(source))
-    return join_rows(data.spec.joined, partial(_rows, data, column), skip)
+    return join_rows(data.spec.rows_per_document, partial(_rows, data, column), skip)
 
 
 def hub_identity(source: str) -> str:
@@ -76,7 +76,7 @@ def hub_identity(source: str) -> str:
         f":{config}" if config else "",
         f"@{data.commit}",
         f"#{column}" if column else "",
-        f" joined by {data.spec.joined}" if data.spec.joined != 1 else "",
+        f" joined by {data.spec.rows_per_document}" if data.spec.rows_per_document != 1 else "",
     ])  # fmt: skip
 
 
@@ -166,10 +166,6 @@ class RemoteFile(io.RawIOBase):
     @override
     def seekable(self) -> bool:
         return True
-
-    @override
-    def tell(self) -> int:
-        return self._at
 
     @override
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -306,15 +302,15 @@ def _damage_errors(spec: HubSpec, name: str) -> Iterator[None]:
         raise DataError(f"{spec.source}: {name} is damaged ({line}); choose another revision of the data set") from None
 
 
-def join_rows(joined: int | str, rows: Callable[[int], Iterator[Row]], skip: int) -> Iterator[Document]:
-    """Documents from the `skip`-th on: of `joined` rows each, one to a line, or of complete ARTICLES.
+def join_rows(per_document: int | str, rows: Callable[[int], Iterator[Row]], skip: int) -> Iterator[Document]:
+    """Documents from the `skip`-th on: of `per_document` rows each, one to a line, or of complete ARTICLES.
 
     `rows(n)` are the rows from the n-th on. One row that holds no text is a document without chunks.
     """
-    if joined == ARTICLES:
+    if per_document == ARTICLES:
         # The beginning of the n-th article is only known after reading those before it.
         return islice(_articles(rows(0)), skip, None)
-    return _runs(rows(skip * int(joined)), int(joined))
+    return _runs(rows(skip * int(per_document)), int(per_document))
 
 
 def _runs(rows: Iterator[Row], length: int) -> Iterator[Document]:

@@ -46,7 +46,7 @@ class HubSpec(HubRepo):
     files: str | None = None
     config: str | None = None
     column: str | None = None
-    joined: int | str = 1  # see `catalog.Corpus.joined`
+    rows_per_document: int | str = 1  # or `catalog.ARTICLES`
 
 
 def is_hub_name(source: str) -> bool:
@@ -63,7 +63,7 @@ def parse_spec(source: str) -> HubSpec:
     parts: dict[str, Any] = match.groupdict()
     if parts["files"] and parts["config"]:
         raise DataError(f"{source}: names both files and a config; leave out one of the two")
-    return HubSpec(source=source, **parts, joined=1 if known is None else known.joined)
+    return HubSpec(source=source, **parts, rows_per_document=1 if known is None else known.rows_per_document)
 
 
 def with_retries(repo: HubRepo, call: Callable[[], T], waits: tuple[float, ...] | None = None) -> T:
