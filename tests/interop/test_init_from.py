@@ -80,11 +80,11 @@ def cut_off(monkeypatch, work):
     """Let the third step of `work` be its last, with nothing on disk but the run's config."""
     pieces, calls = BatchLoader.micro_batches, []
 
-    def micro_batches(self, cursor):
+    def micro_batches(self, cursor, *rest):
         calls.append(cursor)
         if len(set(calls)) == 3:
             raise Killed
-        return pieces(self, cursor)
+        return pieces(self, cursor, *rest)
 
     with monkeypatch.context() as patched:
         patched.setattr(BatchLoader, "micro_batches", micro_batches)
@@ -115,20 +115,20 @@ def test_a_start_that_has_changed_or_vanished_is_no_start(tmp_path, prepared, st
 
 
 def test_going_back_to_the_beginning_is_going_back_to_those_weights(tmp_path, prepared, start, monkeypatch):
-    forward, begin_again, calls, seen = NextTokenLoss.forward, TrainState.begin_again, [], []
+    forward, reset, calls, seen = NextTokenLoss.forward, TrainState.reset, [], []
 
     def poisoned(self, ids, targets):
         calls.append(self.training)
         return forward(self, ids, targets) * (float("nan") if sum(calls) in (3, 4) else 1.0)
 
-    def and_look(self, first):
-        begin_again(self, first)
-        seen.append({name: tensor.clone() for name, tensor in self.gpt.named_parameters()})
+    def reset_and_record(self, initial):
+        reset(self, initial)
+        seen.append({name: tensor.clone() for name, tensor in self.model.named_parameters()})
 
     monkeypatch.setattr("groundup.training.dry_run.DryRunStep.__call__", lambda *_: None)
-    monkeypatch.setattr("groundup.run.start._with_speed", lambda prepared, training: prepared.plan)
+    monkeypatch.setattr("groundup.run.start._with_speed", lambda plan, trainer: plan)
     monkeypatch.setattr(NextTokenLoss, "forward", poisoned)
-    monkeypatch.setattr(TrainState, "begin_again", and_look)
+    monkeypatch.setattr(TrainState, "reset", reset_and_record)
     guard = {"max_bad_steps": 2, "max_rollbacks": 1}
     groundup.train(prepared, tmp_path / "run", init_from=start, overrides=overrides(guard=guard))
     assert len(seen) == 1
@@ -204,7 +204,7 @@ def test_a_checksum_belongs_to_the_start_that_it_was_noted_with(prepared, start,
     [
         (
             {"n_layer": 3},
-            r"model\.n_layer: 3, but .*start, with whose weights the run is to begin, has 2; leave it out",
+            r"model\.n_layer: 3, but .*start, with whose weights the run is to start, has 2; leave it out",
         ),
         ({"block_size": 32}, r"model\.block_size: 32, but .* has 16; leave it out, or take a smaller one"),
         ({"activation": "relu"}, r"model\.activation: relu, but .* has gelu_tanh"),

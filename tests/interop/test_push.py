@@ -11,6 +11,7 @@ from pushserver import TOKEN, PushHub
 import groundup
 from groundup.errors import UsageError
 from groundup.interop import hf_export as hf
+from groundup.interop.output import HF_FILES
 from groundup.interop.parity import batch, relative
 from groundup.interop.push import push
 
@@ -39,7 +40,7 @@ def test_what_arrives_computes_what_was_sent(hub, gpt2_checkpoint, tmp_path):
     assert [asked["visibility"] for asked in hub.created] == ["private"]
     assert hub.messages == ["step-00000010, exported by groundup"]  # one commit
     arrived = hub.repos["me/book"]["main"]
-    assert arrived.keys() == hf.FILES
+    assert arrived.keys() == HF_FILES
     for name, content in arrived.items():
         (tmp_path / name).write_bytes(content)
     ours = groundup.load(gpt2_checkpoint).model
@@ -65,14 +66,14 @@ def test_other_weights_leave_with_the_same_commit(hub, gpt2_checkpoint, monkeypa
     stale = {"pytorch_model.bin": b"old", "model-00001-of-00002.safetensors": b"old", "notes.txt": b"mine"}
     hub.repos["me/book"] = {"main": dict(stale)}
     push(gpt2_checkpoint, "me/book")
-    assert hub.repos["me/book"]["main"].keys() == hf.FILES | {"notes.txt"}
+    assert hub.repos["me/book"]["main"].keys() == HF_FILES | {"notes.txt"}
     assert len(hub.messages) == 1
 
 
 def test_private_weights_do_not_go_to_a_public_repository(hub, gpt2_checkpoint, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     push(gpt2_checkpoint, "me/book")
-    with pytest.raises(UsageError, match="is there already, and public"):
+    with pytest.raises(UsageError, match="exists already and is public"):
         push(gpt2_checkpoint, "me/book", private=True)
     assert len(hub.messages) == 1
 

@@ -72,7 +72,7 @@ def test_other_weights_are_noticed_and_nothing_is_left(checkpoint, tmp_path, mon
     true = space.state.save
 
     def wrong(folder, what):
-        what.model["wte.weight"] = what.model["wte.weight"] + 1e-6
+        what.tensors.model["wte.weight"] = what.tensors.model["wte.weight"] + 1e-6
         true(folder, what)
 
     model = checkpoint()
@@ -177,7 +177,7 @@ def test_no_moments_and_no_folder_of_this_machine_go_out(checkpoint, tmp_path):
     written = [path.read_bytes() for path in out.rglob("*") if path.is_file()]
     assert not any(b"hidden-place" in content for content in written + packed)
     told, mine = load_config(out / "model"), load_config(model)
-    assert told == Config(**{name: getattr(mine, name) for name in space.PUBLIC})  # all else as nobody has set it
+    assert told == Config(**{name: getattr(mine, name) for name in space.PUBLIC_SECTIONS})
     assert told.train.seed == 5
     assert (out / "model/optimizer/state.safetensors").stat().st_size < 100
     assert json.loads((out / "model/progress.json").read_text())["origin"] == {"kind": "nanoGPT checkpoint"}

@@ -1,4 +1,4 @@
-"""A GGUF file, which llama.cpp opens: GPT-2's shape with a byte-level BPE, weights in fp32 as they are.
+"""Export to a GGUF file for llama.cpp: GPT-2's shape with a byte-level BPE, weights in fp32.
 
 Sources: llama.cpp's `src/models/gpt2.cpp` for tensors and keys, its `llama-vocab.cpp` for the tokenizer "gpt2" with
 the pattern "gpt-2", and the library `gguf`, which names and writes them.
@@ -19,31 +19,31 @@ from groundup.config.model import ModelConfig
 from groundup.errors import ExportError, UsageError
 from groundup.interop import hf_tokenizer
 from groundup.interop.hf_mapping import other_format
+from groundup.interop.imported import VOCAB_TENSORS
 from groundup.interop.parity import Agreement, batch, check_logits, identical, opened_by
 from groundup.model.gpt import GPT
 from groundup.tokenizers.base import Tokenizer
 
 ARCHITECTURE, TOKENIZER, PATTERN = "gpt2", "gpt2", "gpt-2"
 
-# What llama.cpp's gpt2 computes, whatever the file says. Its GELU is the tanh form.
-DEMANDS: Mapping[str, Any] = {
+# What llama.cpp's gpt2 computes, independent of the file. Its GELU is the tanh form.
+REQUIRED: Mapping[str, Any] = {
     "norm_position": "pre_norm", "norm": "layernorm", "position_embedding": "learned", "qk_norm": False,
     "embedding_norm": False, "logit_softcap": None, "activation": "gelu_tanh",
 }  # fmt: skip
 
 BOUND = 1e-2  # of the largest logit: ggml looks GELU up in a table of fp16
 
-# Each of these merges two pieces that no text is cut into: llama.cpp wants a list, and the format no empty one.
+# A merge that never applies: llama.cpp needs a list of merges, and the format has no empty list.
 NO_MERGE = "{end} {end}"
 
 
 def refuse(config: ModelConfig, tokenizer: Tokenizer) -> None:
-    """UsageError where llama.cpp's gpt2 could not compute such a model, or not cut texts as its tokenizer does."""
-    for key, value in DEMANDS.items():
+    """UsageError where llama.cpp's gpt2 cannot compute the model, or cannot split texts as the tokenizer does."""
+    for key, value in REQUIRED.items():
         if (found := getattr(config, key)) != value:
             raise UsageError(
-                f"model.{key} {found}: llama.cpp's {ARCHITECTURE} has {value} there, so such a model is no gguf; "
-                f"{other_format(config)}"
+                f"model.{key} {found}: llama.cpp's {ARCHITECTURE} has {value} there; {other_format(config)}"
             )
     _vocabulary(tokenizer)
 
@@ -51,7 +51,7 @@ def refuse(config: ModelConfig, tokenizer: Tokenizer) -> None:
 def write(
     path: Path, config: ModelConfig, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, *, name: str, licence: str
 ) -> None:
-    """Write the file; UsageError as `refuse`, and where the library `gguf` is missing. An empty `licence` is none."""
+    """Write the file; UsageError as `refuse`, and where the library `gguf` is missing."""
     gguf = library()
     tokens, merges, specials = _vocabulary(tokenizer)
     writer = gguf.GGUFWriter(path, ARCHITECTURE)
@@ -75,7 +75,7 @@ def write(
         writer.add_bos_token_id(tokenizer.end_of_text)
         writer.add_eos_token_id(tokenizer.end_of_text)
         writer.add_add_bos_token(False)
-        for key, tensor in _named(gguf, config, tensors):
+        for key, tensor in _gguf_tensors(gguf, config, tensors):
             writer.add_tensor(key, tensor.numpy())
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -86,9 +86,9 @@ def write(
 
 @torch.no_grad()
 def check(path: Path, model: GPT, tensors: Mapping[str, Tensor], tokenizer: Tokenizer) -> Agreement | None:
-    """Reopen the file: tensors must be the same bits, and llama.cpp, where installed, must give the same logits, ids.
+    """Reopen the file and compare: every bit of the tensors, and logits and ids of llama.cpp.
 
-    None where it is not. Raises ExportError.
+    None where llama.cpp is not installed. ExportError where anything differs.
     """
     gguf = library()
     with opened_by("gguf", "pip install --upgrade 'groundup[gguf]'"):
@@ -96,7 +96,7 @@ def check(path: Path, model: GPT, tensors: Mapping[str, Tensor], tokenizer: Toke
             tensor.name: torch.from_numpy(np.array(tensor.data).reshape([int(size) for size in tensor.shape[::-1]]))
             for tensor in gguf.GGUFReader(path).tensors
         }
-    identical("the gguf", dict(_named(gguf, model.config, tensors)), found)
+    identical("the gguf", dict(_gguf_tensors(gguf, model.config, tensors)), found)
     try:
         import llama_cpp
     except ImportError:
@@ -122,12 +122,12 @@ def check(path: Path, model: GPT, tensors: Mapping[str, Tensor], tokenizer: Toke
 
 @cache
 def _silence(llama_cpp: Any) -> Any:
-    """What llama.cpp, which would write to standard error, is to tell instead: kept, as C has no hold on it."""
+    """A callback that discards llama.cpp's log lines; cached, as C holds no reference to it."""
     return llama_cpp.llama_log_callback(lambda level, text, data: None)
 
 
 def library() -> Any:
-    """The library `gguf`; UsageError telling how to install it."""
+    """Import the library `gguf`; UsageError where it is not installed."""
     try:
         import gguf
     except ImportError:
@@ -135,36 +135,36 @@ def library() -> Any:
     return gguf
 
 
-def _named(gguf: Any, config: ModelConfig, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Our tensors under its names: the vocabulary unpadded, absent biases zero, a tied head left out."""
+def _gguf_tensors(gguf: Any, config: ModelConfig, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors under GGUF's names: the vocabulary unpadded, missing biases zero, a tied head left out."""
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GPT2, config.n_layer)
     for name, tensor in tensors.items():
         prefix = "" if name == "lm_head.weight" else "transformer."
         key = names.get_name(prefix + name, try_suffixes=(".weight", ".bias"))
         if key is None:
             raise ExportError(f"{name}: has no name in a gguf of {ARCHITECTURE}")
-        yield key, tensor[: config.vocab] if name in ("wte.weight", "lm_head.weight") else tensor
+        yield key, tensor[: config.vocab] if name in VOCAB_TENSORS else tensor
         bias = key.removesuffix("weight") + "bias"
         if not config.bias and name.startswith(("h.", "ln_f.")):
             yield bias, tensor.new_zeros(tensor.size(0))
 
 
 def _vocabulary(tokenizer: Tokenizer) -> tuple[list[str], list[str], set[str]]:
-    """Tokens by id, merges best first, special tokens. UsageError where this is not a byte-level BPE as GPT-2's."""
+    """Tokens by id, merges in order of rank, special tokens. UsageError unless it is a byte-level BPE as GPT-2's."""
     contents = hf_tokenizer.contents(tokenizer)
-    model, cut = contents["model"], contents["pre_tokenizer"] or {}
-    plain = model["type"] == "BPE" and contents["normalizer"] is None and cut.get("type") == "ByteLevel"
-    if not plain or cut.get("add_prefix_space") or (model["merges"] and not cut.get("use_regex", True)):
+    model, split = contents["model"], contents["pre_tokenizer"] or {}
+    plain = model["type"] == "BPE" and contents["normalizer"] is None and split.get("type") == "ByteLevel"
+    if not plain or split.get("add_prefix_space") or (model["merges"] and not split.get("use_regex", True)):
         raise UsageError(
-            f"tokenizer {tokenizer.name}: llama.cpp has no such one; a gguf needs a byte-level BPE that cuts texts as "
-            "GPT-2 does (byte, gpt2 or bpe:SIZE); export it with --to hf"
+            f"tokenizer {tokenizer.name}: llama.cpp has no such tokenizer; a gguf needs a byte-level BPE that "
+            "splits texts as GPT-2 does (byte, gpt2 or bpe:SIZE); export it with --to hf"
         )
     added = {token["content"]: token["id"] for token in contents["added_tokens"]}
-    spelling = {id_: piece for piece, id_ in {**model["vocab"], **added}.items()}
-    missing = next((id_ for id_ in range(tokenizer.n_vocab) if id_ not in spelling), None)
+    pieces = {id_: piece for piece, id_ in {**model["vocab"], **added}.items()}
+    missing = next((id_ for id_ in range(tokenizer.n_vocab) if id_ not in pieces), None)
     if missing is not None:
-        raise UsageError(f"tokenizer {tokenizer.name}: its id {missing} has no name, so it is no gguf; use --to hf")
+        raise UsageError(f"tokenizer {tokenizer.name}: its id {missing} has no name; export it with --to hf")
     end = hf_tokenizer.end_token(tokenizer)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     specials = {token["content"] for token in contents["added_tokens"] if token["special"]}
-    return [spelling[id_] for id_ in range(tokenizer.n_vocab)], merges or [NO_MERGE.format(end=end)], specials
+    return [pieces[id_] for id_ in range(tokenizer.n_vocab)], merges or [NO_MERGE.format(end=end)], specials

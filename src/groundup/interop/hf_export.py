@@ -1,4 +1,4 @@
-"""A folder that `transformers` opens, in which nothing is ours: config.json, model.safetensors, a tokenizer, a card."""
+"""Export to a folder for `transformers`: config.json, model.safetensors, a tokenizer, a model card."""
 
 from __future__ import annotations
 
@@ -21,17 +21,13 @@ from groundup.interop.hf_mapping import config_json, to_hf
 from groundup.interop.parity import Agreement, batch, check_logits, opened_by
 from groundup.model.gpt import GPT
 from groundup.tokenizers.base import Tokenizer
-from groundup.tokenizers.hf_format import FILE_NAME
-from groundup.tokenizers.hf_json import CONFIG_NAME
 
 MODEL, CONFIG, GENERATION, CARD = "model.safetensors", "config.json", "generation_config.json", "README.md"
-FILES = frozenset({MODEL, CONFIG, GENERATION, CARD, FILE_NAME, CONFIG_NAME})
-
-BOUND = 1e-5  # of the largest logit: what fp32 rounds differently in another order of sums
+BOUND = 1e-5  # of the largest logit: fp32 rounding of sums in another order
 
 
 def write(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, card: str) -> None:
-    """Write all files to the empty `folder`; OSError where the disk refuses, UsageError for a model of no family."""
+    """Write all files to the empty `folder`; OSError from the disk, UsageError for a model of no family."""
     end = tokenizer.end_of_text
     _json(folder / CONFIG, config_json(config, end))
     _json(folder / GENERATION, {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end})
@@ -39,15 +35,15 @@ def write(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], toke
     (folder / CARD).write_text(card, encoding="utf-8")
     try:
         save_file(to_hf(config, tensors), folder / MODEL, metadata={"format": "pt"})
-    except SafetensorError as error:  # a full disk comes as one of these
+    except SafetensorError as error:  # also raised for a full disk
         raise OSError(str(error)) from error
 
 
 @torch.no_grad()
 def check(folder: Path, model: GPT, tokenizer: Tokenizer) -> Agreement | None:
-    """Open `folder` with transformers and compare logits and ids with `model`'s; None where it is not installed.
+    """Open `folder` with transformers and compare its logits with the model's; None where it is not installed.
 
-    The ids are compared in any case. Raises ExportError where either differs.
+    The tokenizer's ids are compared in any case. ExportError where logits or ids differ.
     """
     hf_tokenizer.check(tokenizer, folder)
     try:
@@ -73,7 +69,7 @@ def check(folder: Path, model: GPT, tokenizer: Tokenizer) -> Agreement | None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Transformers without its progress bars and advice; as it was again after."""
+    """Silence the progress bars and advice of transformers; restore its settings afterwards."""
     logging: Any = import_module("transformers.utils.logging")
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

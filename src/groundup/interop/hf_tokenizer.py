@@ -1,7 +1,7 @@
-"""Tokenizers as other programs read them: the `tokenizer.json` of the `tokenizers` library, and what stands around it.
+"""Export tokenizers as the `tokenizer.json` of the `tokenizers` library, with the config that transformers needs.
 
-Ids and decoded text are ours, with one difference that the format brings along: others find the name of a special
-token, such as `<|endoftext|>`, in a text and make it that one id, where ours takes it as text.
+Ids and decoded text are the same, with one difference that the format implies: other programs turn the name of a
+special token, such as `<|endoftext|>`, in a text into that one id, where groundup takes it as text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 Contents = dict[str, Any]
 
-# The class of transformers that takes a tokenizer.json as it is.
+# The class of transformers that uses a tokenizer.json unchanged.
 CLASS = "PreTrainedTokenizerFast"
 
 SAMPLES = (
@@ -34,9 +34,9 @@ SAMPLES = (
 
 
 def contents(tokenizer: Tokenizer) -> Contents:
-    """What a `tokenizer.json` of this tokenizer says."""
+    """The contents of a `tokenizer.json` of this tokenizer."""
     made = KINDS[tokenizer.name](tokenizer)
-    # Nothing is put before or after a text, cut off or drawn by chance: ids are those of the bare text.
+    # Nothing is added to a text, truncated or sampled: the ids are those of the text alone.
     made |= dict.fromkeys(("truncation", "padding", "post_processor"))
     if made["model"].get("dropout") is not None:
         made["model"]["dropout"] = None
@@ -44,7 +44,7 @@ def contents(tokenizer: Tokenizer) -> Contents:
 
 
 def end_token(tokenizer: Tokenizer) -> str:
-    """The name of the token that ends a text."""
+    """The token that ends a text, as text."""
     return LINE_BREAK if tokenizer.name == "gpt1" else tokenizer.decode([tokenizer.end_of_text])
 
 
@@ -55,7 +55,7 @@ def write(tokenizer: Tokenizer, folder: Path, block_size: int) -> None:
         "tokenizer_class": CLASS,
         "bos_token": end,
         "eos_token": end,
-        "pad_token": end,  # for batches; what it pads is masked
+        "pad_token": end,  # for batches, where padding is masked
         "clean_up_tokenization_spaces": False,
         "model_max_length": block_size,
     }
@@ -64,33 +64,33 @@ def write(tokenizer: Tokenizer, folder: Path, block_size: int) -> None:
 
 
 def check(tokenizer: Tokenizer, folder: Path) -> None:
-    """ExportError when the tokenizer in `folder` gives other ids than ours, or another text back."""
+    """ExportError where the tokenizer in `folder` encodes to other ids than `tokenizer`, or decodes to another text."""
     engine = tokenizers.Tokenizer.from_file(str(folder / FILE_NAME))
     for text in ("".join(filter(_known(tokenizer), sample)) for sample in SAMPLES):
         ids = tokenizer.encode(text).tolist()
         if engine.encode(text, add_special_tokens=False).ids != ids:
             raise ExportError(f"{FILE_NAME}: gives {text!r} other ids than the tokenizer {tokenizer.name} of the model")
-        # Of other programs' files ours spells piece by piece, which may differ by a space at the beginning or end.
+        # groundup decodes other programs' files piece by piece, which may differ by a space at the start or end.
         ids.append(tokenizer.end_of_text)
         if tokenizer.name != "json" and engine.decode(ids, skip_special_tokens=False) != tokenizer.decode(ids):
             raise ExportError(f"{FILE_NAME}: decodes {text!r} to another text than the tokenizer of the model")
 
 
 def _known(tokenizer: Tokenizer) -> Callable[[str], bool]:
-    """Whether a character can be expressed: all can, but for a tokenizer of single characters."""
+    """Predicate of characters that the tokenizer knows: all, except for a tokenizer of single characters."""
     characters = getattr(tokenizer, "characters", None)
     return (lambda char: True) if characters is None else characters.__contains__
 
 
 def _saved(tokenizer: Tokenizer, name: str) -> str:
-    """What the tokenizer writes into one of its files."""
+    """The contents of one of the files that the tokenizer saves."""
     with TemporaryDirectory() as folder:
         tokenizer.save(Path(folder))
         return (Path(folder) / name).read_text(encoding="utf-8")
 
 
-def _ended(engine: tokenizers.Tokenizer, token: str) -> Contents:
-    """The contents of an engine, with `token` special."""
+def _with_end_token(engine: tokenizers.Tokenizer, token: str) -> Contents:
+    """The contents of `engine`, with `token` as its special token."""
     engine.add_special_tokens([AddedToken(token, special=True, normalized=False)])
     return json.loads(engine.to_str())
 
@@ -100,17 +100,17 @@ def _byte(tokenizer: Tokenizer) -> Contents:
     engine = tokenizers.Tokenizer(models.BPE(vocab={char_of[byte]: byte for byte in range(256)}, merges=[]))
     engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     engine.decoder = decoders.ByteLevel()
-    return _ended(engine, END_OF_TEXT)
+    return _with_end_token(engine, END_OF_TEXT)
 
 
 def _char(tokenizer: Tokenizer) -> Contents:
     characters = [tokenizer.decode([id_]) for id_ in range(tokenizer.end_of_text)]
-    # A word for each character, not a BPE: that would leave out silently what it does not know.
+    # A word for each character, not a BPE, which would skip unknown characters silently.
     model = models.WordLevel({char: id_ for id_, char in enumerate(characters)}, unk_token=UNKNOWN)
     engine = tokenizers.Tokenizer(model)
     engine.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     engine.decoder = decoders.Fuse()
-    return _ended(engine, END_OF_TEXT)
+    return _with_end_token(engine, END_OF_TEXT)
 
 
 def _gpt2(tokenizer: Tokenizer) -> Contents:
@@ -119,7 +119,7 @@ def _gpt2(tokenizer: Tokenizer) -> Contents:
     engine = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=list(gpt2_merges())))
     engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     engine.decoder = decoders.ByteLevel()
-    return _ended(engine, END_OF_TEXT)
+    return _with_end_token(engine, END_OF_TEXT)
 
 
 def _gpt1(tokenizer: Tokenizer) -> Contents:
@@ -137,7 +137,7 @@ def _gpt1(tokenizer: Tokenizer) -> Contents:
     unknown = "\N{REPLACEMENT CHARACTER}"
     spelt = [(LINE_BREAK, "\n"), (UNKNOWN, unknown), (WORD_END, " ")]
     engine.decoder = decoders.Sequence([*(decoders.Replace(old, new) for old, new in spelt), decoders.Fuse()])
-    return _ended(engine, LINE_BREAK)
+    return _with_end_token(engine, LINE_BREAK)
 
 
 def _file(tokenizer: Tokenizer) -> Contents:
@@ -152,7 +152,7 @@ def _file(tokenizer: Tokenizer) -> Contents:
 KINDS: dict[str, Callable[[Tokenizer], Contents]] = {
     "byte": _byte, "char": _char, "gpt1": _gpt1, "gpt2": _gpt2, "bpe": _file, "json": _file,
 }  # fmt: skip
-"""By the name of a tokenizer, how its `tokenizer.json` is made."""
+"""Name of a tokenizer -> builder of its `tokenizer.json`."""
 
 
 def _write(path: Path, values: Contents) -> None:

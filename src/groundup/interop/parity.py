@@ -1,7 +1,8 @@
-"""Whether what another program computes is what the model computes."""
+"""Compare what another program computes from an export with what the model computes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,36 +13,33 @@ from torch import Tensor
 from groundup.config.model import ModelConfig
 from groundup.errors import ExportError
 
-ROWS, TIME = 2, 64  # of the batch on which logits are compared
+ROWS, TOKENS = 2, 64  # of the batch on which logits are compared
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Who computed the same logits, and how nearly: as a part of the largest of ours."""
+    """The program that computed the same logits, and the maximum difference relative to the model's largest logit."""
 
     by: str
     difference: float
 
-    def __str__(self) -> str:
-        return f"{self.by} computes the same logits: the largest difference is {self.difference:.1e} of the largest"
-
 
 def batch(config: ModelConfig) -> Tensor:
-    """Always the same random ids, (B, T)."""
-    size = (ROWS, min(TIME, config.block_size))
+    """Random ids, the same on every call, (B, T)."""
+    size = (ROWS, min(TOKENS, config.block_size))
     return torch.randint(config.vocab, size, generator=torch.Generator().manual_seed(0))
 
 
 def relative(ours: Tensor, theirs: Tensor) -> float:
-    """The largest difference as a part of the largest of ours; infinite where the shapes differ."""
+    """Maximum absolute difference, relative to the largest of `ours`; infinite for other shapes or nan."""
     if ours.shape != theirs.shape:
         return float("inf")
     largest = (ours - theirs).abs().max().item() / max(ours.abs().max().item(), torch.finfo(torch.float32).tiny)
-    return largest if largest == largest else float("inf")  # not a number: nothing was computed
+    return float("inf") if math.isnan(largest) else largest
 
 
 def check_logits(by: str, ours: Tensor, theirs: Tensor, bound: float) -> Agreement:
-    """The agreement of two programs about logits, (B, T, V) each; ExportError where they differ beyond `bound`."""
+    """Compare logits, (B, T, V) each; ExportError where they differ by more than `bound`, a `relative` difference."""
     difference = relative(ours.float(), theirs.float())
     if not difference <= bound:
         raise ExportError(
@@ -53,12 +51,12 @@ def check_logits(by: str, ours: Tensor, theirs: Tensor, bound: float) -> Agreeme
 
 @contextmanager
 def opened_by(program: str, upgrade: str) -> Iterator[None]:
-    """ExportError, with the command `upgrade` for a remedy, for whatever another program raises in the block."""
+    """Turn any error of another program in the block into an ExportError whose remedy is the command `upgrade`."""
     try:
         yield
     except ExportError:
         raise
-    except Exception as error:  # its own, of any class, and none of it the user's
+    except Exception as error:  # of any class, and not the user's mistake
         line = next(iter(str(error).splitlines()), "")[:200]
         raise ExportError(
             f"{program} cannot open the export ({type(error).__name__}: {line}); nothing was kept, upgrade it with "
@@ -67,7 +65,7 @@ def opened_by(program: str, upgrade: str) -> Iterator[None]:
 
 
 def identical(where: str, written: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """ExportError naming the first tensor of a reopened file that is not, bit for bit, what was written."""
+    """ExportError naming the first tensor of a reopened file whose bits differ from what was written."""
     for name in sorted(written.keys() | found.keys()):
         if name not in found or name not in written or not torch.equal(written[name], found[name]):
             raise ExportError(

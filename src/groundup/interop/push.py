@@ -1,7 +1,7 @@
-"""A trained model to the hub, as a repository that `transformers` opens: exported, checked, then sent in one commit.
+"""Push a trained model to the hub as a repository for `transformers`: exported, checked, then sent in one commit.
 
-No torch before the name, the libraries and the token are known to be good. `HF_TOKEN`, `HF_ENDPOINT` and
-`HF_HUB_OFFLINE` are obeyed, as is `hf auth login`.
+No torch before the name, the libraries and the token have been checked. `HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`
+and `hf auth login` are obeyed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from groundup.errors import UsageError
 from groundup.interop.export import Export, export
 from groundup.utils.hub_errors import HubRepo, explain_hub_error
 
-# What the hub takes for a name, and for a branch; a stricter rule than its own would refuse what is there.
+# Names of repositories and branches as the hub allows them; a stricter rule would refuse existing ones.
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
-FORBIDDEN = re.compile(r"--|\.\.|[-.](/|$)|\.git$")  # what the hub takes in no name
+FORBIDDEN = re.compile(r"--|\.\.|[-.](/|$)|\.git$")
 REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,199}", re.ASCII)
 
-# Weights in other files than the export's, which some readers would take before those that were checked.
+# Weights in other files, which some programs would read in place of those that were checked.
 STALE = ["*.safetensors", "*.safetensors.index.json", "pytorch_model*", "tf_model*", "flax_model*", "rust_model.ot"]
 
 # HTTP status -> reason and remedy, where they differ from those of reading.
@@ -40,7 +40,7 @@ STATUSES = {
 
 @dataclass(frozen=True)
 class Pushed:
-    """Where the model is now, and what was checked before it went."""
+    """The pushed commit, and the export that it holds."""
 
     url: str
     commit: str
@@ -59,26 +59,26 @@ def push(
 ) -> Pushed:
     """Export a run's or checkpoint's model as `to="hf"` and send it to `repository`, `owner/name`, in one commit.
 
-    The repository is created where there is none, `private` if so wished, and so is the branch `revision`. Other
-    weights that lie there leave with the same commit. Raises CheckpointError, ExportError, and UsageError where the
-    name, the token, the network or the hub stands in the way.
+    The repository, with `private` a private one, and the branch `revision` are created where they do not exist. Other
+    weights in the repository are deleted by the same commit. Raises CheckpointError, ExportError, and UsageError for a
+    bad name, a bad token, and failures of the network or the hub.
     """
     if not REPOSITORY.fullmatch(repository) or FORBIDDEN.search(repository):
         raise UsageError(f"{repository}: no name of a repository; give owner/name, as in me/my-model")
     if revision is not None and (not REVISION.fullmatch(revision) or ".." in revision):
         raise UsageError(f"revision {revision!r}: no name of a branch; give one such as main or v2")
     api = _api(repository)
-    with _scratch() as folder:
+    with _temporary_folder() as folder:
         out = folder / "model"
         with _hub_errors(repository):
-            api.whoami()  # a token that is none should show before minutes of work
+            api.whoami()  # a bad token should fail before minutes of work
         done = _exported(path, out, checkpoint, repository, license)
         with _hub_errors(repository):
             api.create_repo(repository, private=private or None, exist_ok=True)
             public = private and not api.repo_info(repository).private
         if public:
             raise UsageError(
-                f"{repository}: is there already, and public; make it private on the hub, or push without --private"
+                f"{repository}: exists already and is public; make it private on the hub, or push without --private"
             )
         with _hub_errors(repository):
             if revision is not None:
@@ -94,8 +94,8 @@ def push(
 
 
 @contextmanager
-def _scratch() -> Iterator[Path]:
-    """A temporary folder; UsageError where the system has no place for one."""
+def _temporary_folder() -> Iterator[Path]:
+    """Yield a temporary folder; UsageError where none can be created."""
     try:
         folder = TemporaryDirectory(prefix="groundup-push-")
     except OSError as error:
@@ -107,7 +107,7 @@ def _scratch() -> Iterator[Path]:
 
 
 def _exported(path: str | Path, out: Path, checkpoint: str, repository: str, licence: str) -> Export:
-    """The export that is to be sent. What `export` says of its --out is said of TMPDIR: a push has no other."""
+    """Export the model; an unwritable folder is reported as TMPDIR, as push has no --out."""
     try:
         return export(path, out, to="hf", checkpoint=checkpoint, name=repository, license=licence)
     except UsageError as error:
@@ -120,7 +120,7 @@ def _exported(path: str | Path, out: Path, checkpoint: str, repository: str, lic
 
 
 def _api(repository: str) -> Any:
-    """The hub as this user; UsageError where it may not be asked, or would not know who asks."""
+    """The hub's client with the user's token; UsageError where the hub is offline, or there is no token."""
     try:
         import huggingface_hub
     except ImportError:
@@ -140,7 +140,7 @@ def _api(repository: str) -> Any:
 
 @contextmanager
 def _hub_errors(repository: str) -> Iterator[None]:
-    """Turn the errors of the hub into a UsageError; progress bars on a terminal alone, no warnings."""
+    """Turn the hub's errors into a UsageError; progress bars only on a terminal, no warnings."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     shown = not are_progress_bars_disabled() and not sys.stderr.isatty()
@@ -148,7 +148,7 @@ def _hub_errors(repository: str) -> Iterator[None]:
         disable_progress_bars()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the library's, of how it uses others
+            warnings.simplefilter("ignore")  # the library's, about its own dependencies
             yield
     except Exception as error:  # of the hub, its transports and its checks: unrelated classes
         alternative = "send a folder made by `groundup export --to hf` later"

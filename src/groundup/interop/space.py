@@ -1,10 +1,10 @@
-"""A Space of the hub: a folder with a page on which the model writes, and all that the page needs.
+"""Export to a Space of the hub: a folder with a page that runs the model.
 
-app.py                   the page: `groundup/space/app.py` as it is, for its owner to change
-README.md                what the hub must know of the Space, and the model's card
-requirements.txt         what the hub installs before it brings the other files, so that it cannot name the wheel
-groundup-….whl           from which app.py imports
-model/                   a checkpoint without moments, and without the names of this machine's folders
+app.py                   the page: a copy of `groundup/space/app.py`, for its owner to change
+README.md                the hub's metadata of the Space, and the model's card
+requirements.txt         installed by the hub before it copies the other files, so it cannot name the wheel
+groundup-….whl           the package, imported by app.py
+model/                   a checkpoint without optimizer state, and without the paths of this machine
 """
 
 from __future__ import annotations
@@ -32,32 +32,35 @@ from groundup.model.gpt import GPT
 from groundup.sources.hub_client import PREFIX
 from groundup.tokenizers.base import Tokenizer
 
-GRADIO = "gradio>=6.31,<7"  # as the extra `serve` in pyproject.toml
-SDK = "6.31.0"  # the version that the hub is to install, of those the one that the tests run with
-RELEASE = re.compile(r"\d+\.\d+\.\d+", re.ASCII)  # of torch: no nightly or own build, which no index has
-PUBLIC = ("model", "optimizer", "schedule", "train")  # sections that can name no folder, text or person
-NAMED = 3  # texts that the page names; the card has them all
+GRADIO = "gradio>=6.31,<7"  # as the extra `space` in pyproject.toml
+SDK = "6.31.0"  # for the hub to install: the version of these that the tests use
+RELEASE = re.compile(r"\d+\.\d+\.\d+", re.ASCII)  # of torch: a nightly or local build is on no index
+PUBLIC_SECTIONS = ("model", "optimizer", "schedule", "train")  # of the config: none can name a path, text or person
+MAX_SOURCES = 3  # named on the page; the card has more
 
 
 def write(
-    folder: Path, checkpoint: Path, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, facts: ModelCardInfo
+    folder: Path, checkpoint: Path, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, info: ModelCardInfo
 ) -> list[str]:
-    """Write all files to the empty `folder`, and return notes for whoever exports; OSError where the disk refuses."""
-    asked, notes = requirements()
+    """Write all files to the empty `folder`, and return notes for the user; OSError from the disk."""
+    lines, notes = requirements()
     (folder / "app.py").write_bytes(resources.files("groundup").joinpath("space/app.py").read_bytes())
-    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in asked), encoding="utf-8")
-    text = card(facts, _usage(), header=_header(facts), lead=_lead(facts))
+    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    text = card(info, _usage(), header=_header(info), lead=_lead(info))
     (folder / "README.md").write_text(text, encoding="utf-8")
-    kept = state.Snapshot(_public(facts.config), tokenizer, _progress(checkpoint), StateTensors(dict(tensors), {}, {}))
-    state.save(folder / "model", kept)
-    wheel.write(folder, json.dumps(digests(folder)).encode())  # by which a file that someone changed is known
+    snapshot = state.Snapshot(
+        _public(info.config), tokenizer, _progress(checkpoint), StateTensors(dict(tensors), {}, {})
+    )
+    state.save(folder / "model", snapshot)
+    wheel.write(folder, json.dumps(digests(folder)).encode())  # to recognize changed files later
     return notes
 
 
 @torch.no_grad()
 def check(folder: Path, model: GPT, opened: GPT) -> Agreement:
-    """Whether the folder's model, `opened` anew, computes what `model` does, to the last bit, and its wheel is whole;
-    else ExportError.
+    """Compare the folder's model, `opened` again, with `model`, and its wheel with its RECORD.
+
+    ExportError unless the logits are equal to the last bit and the wheel is intact.
     """
     wheel.check(folder)
     ids = batch(model.config)
@@ -65,37 +68,37 @@ def check(folder: Path, model: GPT, opened: GPT) -> Agreement:
 
 
 def requirements() -> tuple[list[str], list[str]]:
-    """The lines of requirements.txt, and what to note of them.
+    """The lines of requirements.txt, and notes about them.
 
-    What groundup asks for and gradio, and torch in the version that is running where that is one that anybody can have.
+    They are groundup's dependencies and gradio; torch is pinned to the running version if that is a release.
     """
     version, lines = metadata.version("torch").partition("+")[0], [*wheel.dependencies(), GRADIO]
     if RELEASE.fullmatch(version):
         return [f"torch=={version}" if line.startswith("torch") else line for line in lines], []
     asked = next(line for line in lines if line.startswith("torch"))
-    return lines, [f"requirements.txt asks for {asked}, whichever that will be: torch {version} here is no release"]
+    return lines, [f"requirements.txt asks for {asked}, in any version: torch {version} here is no release"]
 
 
 def _public(config: Config) -> Config:
-    """The configuration as the world may have it: what says how the model was trained; all else is as for anybody."""
-    return Config(**{name: getattr(config, name) for name in PUBLIC})
+    """The config without private keys: all but PUBLIC_SECTIONS are defaults."""
+    return Config(**{name: getattr(config, name) for name in PUBLIC_SECTIONS})
 
 
 def _progress(checkpoint: Path) -> dict[str, Any]:
-    """How far it was trained, and where it came from if that is on the hub."""
-    known = read_json(checkpoint / PROGRESS)
-    origin = known.get("origin")
-    kept = {"step": known["step"], "tokens": known["tokens"]}
+    """Training progress, and the source of an imported model if that is on the hub."""
+    progress = read_json(checkpoint / PROGRESS)
+    origin = progress.get("origin")
+    kept = {"step": progress["step"], "tokens": progress["tokens"]}
     if isinstance(origin, dict) and origin:
         public = str(origin.get("source", "")).startswith(PREFIX)
         kept["origin"] = origin if public else {"kind": origin.get("kind", "model")}
     return kept
 
 
-def _header(facts: ModelCardInfo) -> dict[str, Any]:
-    """What the hub reads: https://huggingface.co/docs/hub/spaces-config-reference."""
+def _header(info: ModelCardInfo) -> dict[str, Any]:
+    """Metadata for the hub: https://huggingface.co/docs/hub/spaces-config-reference."""
     return {
-        "title": facts.name.rpartition("/")[2],
+        "title": info.name.rpartition("/")[2],
         "emoji": "🌱",
         "colorFrom": "green",
         "colorTo": "indigo",
@@ -109,10 +112,10 @@ def _header(facts: ModelCardInfo) -> dict[str, Any]:
     }
 
 
-def _lead(facts: ModelCardInfo) -> str:
-    """What the page says of the model before anything else."""
-    names = [f"`{plain(source)}`" for source in facts.sources[:NAMED]]
-    if more := len(facts.sources) - len(names):
+def _lead(info: ModelCardInfo) -> str:
+    """The first paragraph of the page."""
+    names = [f"`{plain(source)}`" for source in info.sources[:MAX_SOURCES]]
+    if more := len(info.sources) - len(names):
         names.append(f"{more:,} more")
     read = " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
     return (
