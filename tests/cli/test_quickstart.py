@@ -42,12 +42,12 @@ def test_it_reports_the_model_beside_simpler_ones_samples_and_what_to_try(book, 
     assert "sample 3" in out
     assert "groundup generate runs/book" in out
     assert RunFolder(book.parent / "runs" / "book").steps()
-    for what in ("tokenizer", "machine", "context", "model", "batch", "horizon"):
+    for what in ("tokenizer", "machine", "context", "model", "batch", "run length"):
         value, reason = out.partition(f"\n{what:<11}")[2].splitlines()[:2]
         assert value
         assert reason.startswith(" " * 11), "every choice is followed by its reason"
         assert reason.strip()
-    assert "recite" in out
+    assert "emorized: " in out
     assert "warning" not in out, "a plan of its own making needs no advice"
 
 

@@ -53,7 +53,7 @@ def test_counting_models_equal_the_slow_sums(train: bytes, val: bytes) -> None:
 @pytest.mark.parametrize("chunk", [1, 2, 7, len(TRAIN) - 1, len(TRAIN)])
 def test_counting_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     whole = module._count_pairs(TRAIN)
-    monkeypatch.setattr(module, "CHUNK", chunk)
+    monkeypatch.setattr(module, "CHUNK_BYTES", chunk)
     assert (module._count_pairs(TRAIN) == whole).all()
 
 
@@ -83,12 +83,12 @@ def test_primed_xz_is_a_difference_of_sizes() -> None:
 
 
 def test_training_text_beyond_the_window_is_cut_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "XZ_WINDOW", len(VAL) + 100)
+    monkeypatch.setattr(module, "XZ_WINDOW_BYTES", len(VAL) + 100)
     long, short = baselines(TRAIN, VAL)[3], baselines(TRAIN[-100:], VAL)[3]
     assert long.bits_per_byte == short.bits_per_byte
     assert "its last 100 bytes" in long.how
     assert "its last" not in short.how
-    monkeypatch.setattr(module, "XZ_WINDOW", len(VAL) - 1)  # no room at all
+    monkeypatch.setattr(module, "XZ_WINDOW_BYTES", len(VAL) - 1)  # no room at all
     assert baselines(TRAIN, VAL)[3].bits_per_byte == baselines(b"", VAL)[3].bits_per_byte
 
 

@@ -26,7 +26,7 @@ def test_it_is_as_long_as_trying_every_stretch_says(samples, text):
 
 
 def test_a_stretch_across_a_chunk_is_found(monkeypatch):
-    monkeypatch.setattr(module, "CHUNK", 16)
+    monkeypatch.setattr(module, "CHUNK_WORDS", 16)
     text = random.Random(0).randbytes(400)
     for start in range(0, 300, 7):
         assert longest_overlap([b"\0\1" + text[start : start + 50] + b"\2"], text) in text

@@ -5,15 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.quickstart.recipe import (
-    LADDER,
-    LEAST_STEPS,
-    MOST_EPOCHS,
+    MAX_EPOCHS,
+    MIN_STEPS,
+    SHAPES,
     Machine,
+    build_recipe,
     choose_context,
+    choose_run_length,
     choose_shape,
     choose_tokenizer,
-    horizon,
-    recipe,
 )
 from groundup.quickstart.survey import Survey
 from groundup.tokenizers.registry import choose_tokenizer as tokenizer_named
@@ -28,7 +28,7 @@ BYTES = st.integers(300, 10**10)
 
 
 def text(n_bytes: int, bytes_a_character: float = 1.0) -> Survey:
-    return Survey(n_bytes, int(n_bytes / bytes_a_character), 90, 1, whole=True)
+    return Survey(n_bytes, int(n_bytes / bytes_a_character), 90, 1, complete=True)
 
 
 @pytest.mark.parametrize(
@@ -53,10 +53,10 @@ def test_the_tokenizer_follows_the_size_and_the_script(looked, chosen):
 @given(BYTES, st.floats(1, 6000), MINUTES, MACHINES, st.sampled_from([66, 257, 2048, 50_257]))
 def test_every_recipe_is_a_config_that_fits_its_text(n_bytes, ratio, minutes, machine, vocab):
     tokens = max(100, int(n_bytes / ratio))
-    config, choices = recipe(machine, minutes * 60, "data", tokens, n_bytes, vocab)
+    config, choices = build_recipe(machine, minutes * 60, "data", tokens, n_bytes, vocab)
     assert config.train.max_time == minutes * 60
     assert tokens >= 4 * config.model.block_size or config.model.block_size == 8
-    assert config.train.batch_tokens == config.rows * config.model.block_size
+    assert config.train.batch_tokens == config.batch_size * config.model.block_size
     assert all(choice.reason and choice.value for choice in choices)
     assert [choice.what for choice in choices] == ["context", "model", "batch"]
 
@@ -64,7 +64,7 @@ def test_every_recipe_is_a_config_that_fits_its_text(n_bytes, ratio, minutes, ma
 @given(st.integers(1_000, 10**9), MINUTES, MACHINES)
 def test_more_time_and_more_text_never_mean_a_smaller_model(tokens, minutes, machine):
     def place(seconds: float, n: int) -> int:
-        return LADDER.index(choose_shape(machine, seconds, n)[0])
+        return SHAPES.index(choose_shape(machine, seconds, n)[0])
 
     assert place(minutes * 60, tokens) <= place(2 * minutes * 60, tokens)
     assert place(minutes * 60, tokens) <= place(minutes * 60, 2 * tokens)
@@ -72,41 +72,41 @@ def test_more_time_and_more_text_never_mean_a_smaller_model(tokens, minutes, mac
 
 def test_a_small_text_keeps_the_model_small_and_says_why():
     shape, why = choose_shape(GPU, 3600, 20_000)
-    assert shape == LADDER[0]
-    assert "by heart" in why
+    assert shape == SHAPES[0]
+    assert "memorize" in why
 
 
 def test_little_text_gets_a_context_of_which_it_holds_several():
     assert choose_context(1_000_000, 1_000_000, 180)[0] > choose_context(300, 300, 180)[0]
     block_size, choice = choose_context(300, 300, 180)
     assert block_size * 4 <= 300
-    assert "few windows" in choice.reason
+    assert "few sequences" in choice.reason
 
 
 def test_time_for_too_many_passes_becomes_fewer_passes_within_that_time():
-    config, _ = recipe(LAPTOP, 180, "data", 1_000_000, 1_000_000, 257)
-    same, choice = horizon(config, 2.0, 1_000_000)
+    config, _ = build_recipe(LAPTOP, 180, "data", 1_000_000, 1_000_000, 257)
+    same, choice = choose_run_length(config, 2.0, 1_000_000)
     assert same.train == config.train
-    assert choice.what == "horizon"
-    shorter, choice = horizon(config, 500.0, 1_000_000)
-    assert (shorter.train.epochs, shorter.train.max_time, shorter.train.time_limit) == (MOST_EPOCHS, None, 180)
-    assert "by heart" in choice.reason
-    assert horizon(config, None, 1_000_000)[0].train == config.train
+    assert choice.what == "run length"
+    shorter, choice = choose_run_length(config, 500.0, 1_000_000)
+    assert (shorter.train.epochs, shorter.train.max_time, shorter.train.time_limit) == (MAX_EPOCHS, None, 180)
+    assert "memorize" in choice.reason
+    assert choose_run_length(config, None, 1_000_000)[0].train == config.train
 
 
 @given(st.integers(100, 10**8), st.floats(0.001, 1e5))
 def test_there_are_steps_enough_and_several_evaluations(tokens, epochs):
-    config, _ = recipe(LAPTOP, 180, "data", tokens, tokens, 257)
+    config, _ = build_recipe(LAPTOP, 180, "data", tokens, tokens, 257)
     assert config.train.batch_tokens <= max(config.model.block_size, tokens / 16)
-    settled, _ = horizon(config, epochs, tokens)
-    steps = (settled.train.epochs or epochs) * tokens / config.train.batch_tokens
-    assert steps >= min(LEAST_STEPS, epochs * tokens / config.train.batch_tokens) - 1
-    assert settled.evaluate.every_steps <= max(1, steps / 5)
+    resolved, _ = choose_run_length(config, epochs, tokens)
+    steps = (resolved.train.epochs or epochs) * tokens / config.train.batch_tokens
+    assert steps >= min(MIN_STEPS, epochs * tokens / config.train.batch_tokens) - 1
+    assert resolved.evaluate.every_steps <= max(1, steps / 5)
 
 
 def test_where_little_can_be_done_windows_and_steps_are_short():
     slow, fast = (Machine("cpu", 2, "fp32", "", flops) for flops in (1e11, 1e12))
-    config, _ = recipe(slow, 12, "d", 1_000_000, 1_000_000, 66)
-    longer, _ = recipe(fast, 12, "d", 1_000_000, 1_000_000, 66)
+    config, _ = build_recipe(slow, 12, "d", 1_000_000, 1_000_000, 66)
+    longer, _ = build_recipe(fast, 12, "d", 1_000_000, 1_000_000, 66)
     assert (config.model.block_size, config.train.batch_tokens) == (64, 1024)
     assert (longer.model.block_size, longer.train.batch_tokens) == (128, 2048)

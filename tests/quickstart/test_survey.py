@@ -16,16 +16,16 @@ def test_it_counts_bytes_characters_and_documents(texts):
     found = survey(documents(texts))
     whole = "".join(texts)
     assert (found.bytes, found.characters, found.distinct) == (len(whole.encode()), len(whole), len(set(whole)))
-    assert (found.documents, found.whole) == (len(texts), True)
+    assert (found.documents, found.complete) == (len(texts), True)
 
 
 def test_of_a_long_text_the_beginning_is_enough():
-    found = survey(documents(["abcdef"] * 100), enough=60)
-    assert not found.whole
+    found = survey(documents(["abcdef"] * 100), max_bytes=60)
+    assert not found.complete
     assert 60 <= found.bytes < 70
     assert found.size.startswith("more than 60 bytes in 10 documents")
 
 
-def test_bytes_a_character_tells_scripts_apart():
-    ratios = [survey(documents([t])).bytes_a_character for t in ("plain", "Ελλάδα", "你好世界", "😀😀")]
+def test_bytes_per_character_tells_scripts_apart():
+    ratios = [survey(documents([t])).bytes_per_character for t in ("plain", "Ελλάδα", "你好世界", "😀😀")]
     assert ratios == [1, 2, 3, 4]

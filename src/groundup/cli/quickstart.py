@@ -32,20 +32,20 @@ BAR = 30  # cells of the longest bar
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.epilog = (
-        "It looks at the text and the machine, chooses tokenizer, model, context, batch and length, and says why.\n"
-        "Without a text it learns from the documentation that came with your Python: no download.\n\n"
+        "Looks at the text and the machine, chooses tokenizer, model, context, batch and run length, and says why.\n"
+        "Without a text, it uses the documentation that came with your Python: no download.\n\n"
         "  groundup quickstart\n"
         "  groundup quickstart my-book.txt --minutes 10"
     )
     parser.add_argument("sources", nargs="*", metavar="TEXT", help="files, folders, corpora; as for `groundup prepare`")
     parser.add_argument("--minutes", type=float, default=3.0, metavar="X", help="time to train [3]")
-    parser.add_argument("--out", metavar="RUN", help="folder for data and run [runs/NAME of the text]")
+    parser.add_argument("--out", metavar="RUN", help="folder for data and run [runs/NAME, after the text]")
     parser.add_argument("--tokenizer", metavar="NAME", help="as for `groundup prepare` [by the text]")
     parser.add_argument("--json", action="store_true", help="print the report as JSON; progress goes to standard error")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it, and print what it found."""
+    """Run the quickstart and print its report."""
     if not 0 < args.minutes < float("inf"):
         raise UsageError(f"--minutes {args.minutes}: must be more than 0")
     from groundup.cli.display import watching
@@ -81,12 +81,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def show(found: Report) -> None:
-    """The losses beside simpler models, what each number means, three samples, and where to go from here."""
+    """Print bits per byte of the model and the baselines, how each was computed, the samples, and next commands."""
     console = Console(highlight=False, markup=False)  # paths and samples may hold brackets
     model = Baseline("this model", found.bits_per_byte, found.how)
     rows = sorted([model, *found.baselines], key=lambda row: row.bits_per_byte)
     table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("bits a byte held out (less is better)")
+    table.add_column("bits per byte of held-out text (less is better)")
     table.add_column(justify="right")
     table.add_column()
     for row in rows:
@@ -98,22 +98,22 @@ def show(found: Report) -> None:
     console.print("\nHow each is computed")
     for row in [model, *found.baselines]:
         console.print(Text(f"  {row.name}: {row.how}", "dim"))
-    console.print(Text(f"  Of the training text, they know the last {found.compared:,} bytes.", "dim"))
+    console.print(Text(f"  Baselines use the last {found.compared:,} bytes of the training text.", "dim"))
     for i, sample in enumerate(found.samples, 1):
         console.print(Rule(Text(f"sample {i}", "dim"), align="left", style="dim"))
         console.print(Text(visible(sample).strip()))
     console.print(Rule(style="dim"))
-    console.print(Text(recital(found.overlap)))
+    console.print(Text(describe_overlap(found.overlap)))
     run, data = found.result.run, found.data
     ended = f"stopped by signal {found.result.signal}" if found.result.signal else "done"
     console.print(f"{ended} after {found.result.step:,} steps; run in {run}, tokens in {data}")
     best, which = found.result.best, ""
     if best.loss is not None and best.step < found.result.step:
         which = " --checkpoint best"
-        console.print(f"best at step {best.step:,}, which all of the above is about; after it came no lower loss")
+        console.print(f"the above is about the best checkpoint, at step {best.step:,}; the loss was no lower after it")
     console.print("\nwhat to try next")
     for command, effect in (
-        (f"groundup generate {quote(run)}{which} --prompt {quote(found.prompt)} --num_samples 3", "let it write more"),
+        (f"groundup generate {quote(run)}{which} --prompt {quote(found.prompt)} --num_samples 3", "generate more text"),
         (f"groundup quickstart {shlex.join(found.sources)} --minutes 15", "train for longer"),
         ("groundup quickstart your-text.txt", "your own text, or a folder of texts"),
         (
@@ -124,14 +124,16 @@ def show(found: Report) -> None:
         console.print(Text(f"  {command}\n      {effect}"), soft_wrap=True)
 
 
-def recital(found: Memorization) -> str:
-    """Whether the samples are the model's own words."""
-    usual = f"text that it has never seen shares up to {found.usual} bytes in a row with the training text"
+def describe_overlap(found: Memorization) -> str:
+    """Whether the samples are memorized, as a sentence."""
+    usual = f"held-out text shares up to {found.usual} bytes in a row with it"
     if found.is_memorized:
-        return f"It recites: {found.length} bytes stand word for word in the training text, and {usual}: {found.text!r}"
-    return f"It does not recite: its samples share {found.length} bytes in a row with the training text, and {usual}."
+        return (
+            f"Memorized: a sample shares {found.length} bytes in a row with the training text; {usual}: {found.text!r}"
+        )
+    return f"Not memorized: the samples share {found.length} bytes in a row with the training text; {usual}."
 
 
 def quote(what: object) -> str:
-    """As a shell reads it back."""
+    """Quote for a shell."""
     return shlex.quote(str(what))

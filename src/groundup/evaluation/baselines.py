@@ -1,7 +1,7 @@
-"""What simple models need for the same text: the numbers that tell whether a loss is good.
+"""Baselines: bits per byte of compressors and counting models on the same text, to judge a loss by.
 
-Compressors and language models are measured alike, in bits for a byte of the validation text. Each compressor stands
-here twice: alone, knowing nothing of the training text, and primed with it, as a language model is.
+Each compressor is measured twice: on the validation text alone, and primed with the training text, as a language model
+is.
 """
 
 import gzip
@@ -19,15 +19,15 @@ from groundup.tokenizers.base import Tokenizer
 
 Counts = npt.NDArray[np.int64]
 
-DEFLATE_WINDOW = 32 * 1024  # bytes; how far deflate (RFC 1951) can look back
-XZ_WINDOW = 64 * 1024 * 1024  # bytes; the dictionary of xz's preset 9 (its manual page)
-OUTCOMES = 256  # values of a byte
-CHUNK = 1 << 20  # bytes counted at a time; numpy needs 8 bytes of memory for each
+DEFLATE_WINDOW_BYTES = 32 * 1024  # deflate (RFC 1951) looks back no further
+XZ_WINDOW_BYTES = 64 * 1024 * 1024  # the dictionary of xz's preset 9 (its manual page)
+BYTE_VALUES = 256
+CHUNK_BYTES = 1 << 20  # counted at a time; numpy needs 8 bytes of memory for each
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A simple model, the bits it needs for a byte of the validation text, and exactly how they were counted."""
+    """A simple model, its bits per byte of the validation text, and exactly how they were computed."""
 
     name: str
     bits_per_byte: float
@@ -35,10 +35,10 @@ class Baseline:
 
 
 def baselines(train: bytes, val: bytes) -> list[Baseline]:
-    """Measure every simple model on `val`, primed with or fitted to `train` where its description says so.
+    """Measure every baseline on `val`, primed with or fitted to `train` where its description says so.
 
-    Memory beyond the texts stays bounded, however long they are: xz takes up to 674 MiB (its manual page), and reads
-    up to 64 MiB twice, which is most of the time this takes. Raises DataError if there is no validation text.
+    Memory beyond the texts is bounded: xz takes up to 674 MiB (its manual page). It reads up to 64 MiB twice, which
+    takes most of the time. Raises DataError if there is no validation text.
     """
     if not val:
         raise DataError("the validation text is empty, so there is nothing to measure: hold out at least one byte")
@@ -46,7 +46,7 @@ def baselines(train: bytes, val: bytes) -> list[Baseline]:
 
 
 def split_text(data: Path, split: SplitName, tokenizer: Tokenizer, limit: int, step: int = 1_000_000) -> bytes:
-    """The text of a prepared split again, documents joined: the last `limit` bytes or a little more."""
+    """Decoded text of a prepared split, documents joined: the last `limit` bytes or a little more."""
     tokens, pieces, size = Tokens.open(data, split), [], 0
     for stop in range(len(tokens), 0, -step):
         start = max(0, stop - step)
@@ -60,9 +60,9 @@ def split_text(data: Path, split: SplitName, tokenizer: Tokenizer, limit: int, s
 
 def _compressors(train: bytes, val: bytes) -> list[Baseline]:
     n = len(val)
-    room = max(0, XZ_WINDOW - n)
+    room = max(0, XZ_WINDOW_BYTES - n)
     seen = train[max(0, len(train) - room) :]
-    window = f"{XZ_WINDOW >> 20} MiB"
+    window = f"{XZ_WINDOW_BYTES >> 20} MiB"
     cut = "" if len(seen) == len(train) else f" (its last {len(seen):,} bytes: both fit into xz's window of {window})"
     return [
         Baseline(
@@ -78,14 +78,14 @@ def _compressors(train: bytes, val: bytes) -> list[Baseline]:
         Baseline(
             "gzip -9, primed",
             8 * _primed_deflate_size(train, val) / n,
-            f"Size of the raw deflate stream (zlib, level 9) of the validation text, with the last {DEFLATE_WINDOW:,} "
-            "bytes of the training text, all that deflate can look back on, as its dictionary.",
+            f"Size of the raw deflate stream (zlib, level 9) of the validation text, with the last "
+            f"{DEFLATE_WINDOW_BYTES:,} bytes of the training text, as far as deflate looks back, as its dictionary.",
         ),
         Baseline(
             "xz -9, primed",
             8 * (_xz_size(seen, val) - _xz_size(seen)) / n,
             f"Size of the .xz file (liblzma, preset 9) of the training text{cut} followed by the validation text, "
-            "less the size of the .xz file of the former alone.",
+            "minus the size of the .xz file of the training text alone.",
         ),
     ]
 
@@ -96,7 +96,9 @@ def _xz_size(*texts: bytes) -> int:
 
 
 def _primed_deflate_size(train: bytes, val: bytes) -> int:
-    deflate = zlib.compressobj(level=9, wbits=-zlib.MAX_WBITS, zdict=train[-DEFLATE_WINDOW:])  # negative: no header
+    deflate = zlib.compressobj(
+        level=9, wbits=-zlib.MAX_WBITS, zdict=train[-DEFLATE_WINDOW_BYTES:]
+    )  # negative: no header
     return len(deflate.compress(val)) + len(deflate.flush())
 
 
@@ -122,17 +124,17 @@ def _counting_models(train: bytes, val: bytes) -> list[Baseline]:
 
 
 def _count_pairs(text: bytes) -> Counts:
-    """How often each byte follows each other one: (256, 256), rows the byte before."""
+    """(256, 256) counts of adjacent bytes; the row is the previous byte."""
     codes = np.frombuffer(text, dtype=np.uint8)
-    counts = np.zeros(OUTCOMES * OUTCOMES, dtype=np.int64)
-    for start in range(0, len(codes) - 1, CHUNK):
-        piece = codes[start : start + CHUNK + 1].astype(np.int64)  # one more: the pair across the border
-        counts += np.bincount(piece[:-1] * OUTCOMES + piece[1:], minlength=len(counts))
-    return counts.reshape(OUTCOMES, OUTCOMES)
+    counts = np.zeros(BYTE_VALUES * BYTE_VALUES, dtype=np.int64)
+    for start in range(0, len(codes) - 1, CHUNK_BYTES):
+        piece = codes[start : start + CHUNK_BYTES + 1].astype(np.int64)  # one more: the pair across the border
+        counts += np.bincount(piece[:-1] * BYTE_VALUES + piece[1:], minlength=len(counts))
+    return counts.reshape(BYTE_VALUES, BYTE_VALUES)
 
 
 def _count_bytes(text: bytes, pairs: Counts) -> Counts:
-    """How often each byte occurs: (256,). Every byte ends one pair, except the first of the text."""
+    """(256,) counts of bytes. Every byte ends one pair, except the first of the text."""
     counts: Counts = pairs.sum(axis=0)
     if text:
         counts[text[0]] += 1
@@ -140,7 +142,7 @@ def _count_bytes(text: bytes, pairs: Counts) -> Counts:
 
 
 def _bits(counts: Counts) -> npt.NDArray[np.float64]:
-    """The bits that each outcome costs, add-one smoothed along the last axis."""
-    total = counts.sum(axis=-1, keepdims=True) + OUTCOMES
+    """Bits per outcome, add-one smoothed along the last axis."""
+    total = counts.sum(axis=-1, keepdims=True) + BYTE_VALUES
     cost: npt.NDArray[np.float64] = np.log2(total) - np.log2(counts + 1)
     return cost

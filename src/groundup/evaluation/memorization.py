@@ -1,4 +1,4 @@
-"""Does a model write, or recite? The longest stretch of its samples that stands in the training text word for word."""
+"""Memorization: the longest stretch of a model's samples that occurs verbatim in the training text."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-WORD = 8  # bytes
+WORD_BYTES = 8
 TABLE_BITS = 20
-CHUNK = 1 << 20  # words looked at together
-EMPTY = np.empty(0, dtype=np.int64)
+CHUNK_WORDS = 1 << 20  # compared at a time
+MIN_MEMORIZED_BYTES = 30  # shorter repetitions are common phrases
+NO_INDICES = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class Memorization:
-    """The longest verbatim overlap of samples with a text, beside what unseen text of the same lengths has."""
+    """The longest verbatim overlap of samples with a text, compared with that of held-out text of the same length."""
 
-    text: str  # the stretch itself
+    text: str  # the overlap itself
     length: int  # its bytes
     usual: int  # bytes of the longest overlap of held-out text: common phrases are common
 
     @property
     def is_memorized(self) -> bool:
-        """Whether the samples repeat clearly more than chance would: twice the usual length, and at least 30 bytes."""
-        return self.length >= max(30, 2 * self.usual)
+        """Whether the overlap is clearly longer than chance: twice the usual length, and at least 30 bytes."""
+        return self.length >= max(MIN_MEMORIZED_BYTES, 2 * self.usual)
 
 
 def overlap(samples: Sequence[bytes], train: bytes, val: bytes) -> Memorization:
-    """Compare `samples` with the training text, and pieces of `val` as long as they with it too."""
+    """Compare `samples` with the training text, and pieces of `val` of the same lengths too."""
     found = longest_overlap(samples, train)
     step = max(1, len(val) // max(1, len(samples)))
     held_out = [val[i * step : i * step + min(step, len(sample))] for i, sample in enumerate(samples)]
@@ -39,38 +40,38 @@ def overlap(samples: Sequence[bytes], train: bytes, val: bytes) -> Memorization:
 def longest_overlap(samples: Sequence[bytes], text: bytes) -> bytes:
     """The longest stretch of any of the samples that occurs in `text`.
 
-    Every 8 bytes of the text are compared, as one number, with every 8 bytes of the samples. A stretch that both share
-    is a run of such places without a gap, so only the longest runs need to be looked at byte by byte.
+    Every 8 bytes of the text are compared, as one number, with every 8 bytes of the samples. A shared stretch is a run
+    of consecutive matches, so only the longest runs need to be compared byte by byte.
     """
-    places = _matching_places(samples, text)
     best = b""
-    for start, length in _runs(places):
-        if length + WORD - 1 <= len(best):
+    for start, length in _runs(_matches(samples, text)):
+        if length + WORD_BYTES - 1 <= len(best):
             break
-        best = max(best, _shared(text[start : start + length + WORD - 1], samples, len(best)), key=len)
-    # Shorter than a word: the text is likely to hold most of these, and soon.
+        best = max(best, _shared(text[start : start + length + WORD_BYTES - 1], samples, len(best)), key=len)
+    # Shorter than a word: the text probably holds most of these, near its beginning.
     return best or max((_shared(sample, [text], 0) for sample in samples), key=len, default=b"")
 
 
-def _matching_places(samples: Sequence[bytes], text: bytes) -> npt.NDArray[np.int64]:
-    """Where in the text the next 8 bytes are also 8 bytes of the samples, in order."""
-    pieces = [_words(sample, shift) for sample in samples for shift in range(WORD)]
-    wanted = np.unique(np.concatenate([EMPTY.astype(np.uint64), *pieces]))
-    table = np.zeros(1 << TABLE_BITS, dtype=np.bool_)  # a quick no for almost all words
+def _matches(samples: Sequence[bytes], text: bytes) -> npt.NDArray[np.int64]:
+    """Sorted offsets in the text at which the next 8 bytes also occur in the samples."""
+    words = [_words(sample, shift) for sample in samples for shift in range(WORD_BYTES)]
+    wanted = np.unique(np.concatenate([NO_INDICES.astype(np.uint64), *words]))
+    table = np.zeros(1 << TABLE_BITS, dtype=np.bool_)  # rejects almost all words at once
     table[_slots(wanted)] = True
     found = []
-    for shift in range(WORD):
-        words = _words(text, shift)
-        likely = np.concatenate(
-            [EMPTY, *(i + np.flatnonzero(table[_slots(words[i : i + CHUNK])]) for i in range(0, len(words), CHUNK))]
-        )
-        found.append(likely[np.isin(words[likely], wanted)] * WORD + shift)
+    for shift in range(WORD_BYTES):
+        here = _words(text, shift)
+        chunks = range(0, len(here), CHUNK_WORDS)
+        candidates = [i + np.flatnonzero(table[_slots(here[i : i + CHUNK_WORDS])]) for i in chunks]
+        likely = np.concatenate([NO_INDICES, *candidates])
+        found.append(likely[np.isin(here[likely], wanted)] * WORD_BYTES + shift)
     return np.sort(np.concatenate(found))
 
 
 def _words(text: bytes, shift: int) -> npt.NDArray[np.uint64]:
     """Bytes shift … shift + 7, then the next 8 and so on, each as one number."""
-    return np.frombuffer(text, dtype="<u8", offset=min(shift, len(text)), count=max(0, len(text) - shift) // WORD)
+    count = max(0, len(text) - shift) // WORD_BYTES
+    return np.frombuffer(text, dtype="<u8", offset=min(shift, len(text)), count=count)
 
 
 def _slots(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -78,18 +79,18 @@ def _slots(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
         return (words * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - TABLE_BITS)
 
 
-def _runs(places: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
-    """First places and lengths of the runs of consecutive numbers, longest first."""
-    if not len(places):
+def _runs(offsets: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Starts and lengths of the runs of consecutive numbers, longest first."""
+    if not len(offsets):
         return []
-    begins = np.flatnonzero(np.diff(places, prepend=places[0] - 2) != 1)
-    lengths = np.diff(begins, append=len(places))
+    begins = np.flatnonzero(np.diff(offsets, prepend=offsets[0] - 2) != 1)
+    lengths = np.diff(begins, append=len(offsets))
     order = np.argsort(-lengths, kind="stable")
-    return list(zip(places[begins[order]].tolist(), lengths[order].tolist(), strict=True))
+    return list(zip(offsets[begins[order]].tolist(), lengths[order].tolist(), strict=True))
 
 
 def _shared(stretch: bytes, others: Sequence[bytes], least: int) -> bytes:
-    """The longest part of `stretch`, longer than `least`, that stands in one of the others; or nothing."""
+    """The longest part of `stretch`, longer than `least`, that occurs in one of the others; or nothing."""
     best, length, longest = b"", least, max(map(len, others), default=0)
     for start in range(len(stretch)):
         if length >= longest:  # as in text that only repeats itself

@@ -1,1 +1,1 @@
-"""Text from a model: how the next token is chosen, and how tokens become a stream of characters."""
+"""Text generation: sampling, and decoding with a KV cache."""

@@ -1,4 +1,4 @@
-"""Tokens one after the other, over a cache of keys and values, and text that never shows half a character.
+"""Autoregressive generation with a KV cache, and streaming of the text in complete characters.
 
 Letters: B rows (samples), T tokens so far.
 """
@@ -29,10 +29,13 @@ def stream(
     end_of_text: int | None = None,
     cached: bool = True,
 ) -> Iterator[list[int | None]]:
-    """Continue `prompt` (at least one id) in `rows` ways; yields one id a row, None once a row met `end_of_text`.
+    """Generate `rows` continuations of `prompt` (at least one id), up to `max_tokens` tokens each.
 
-    A model sees at most `block_size` tokens. When they are full, the last half stays and is read anew, with the cache
-    as without it, so that both give the same text.
+    Yields, per step, one id for each row; None for rows that have reached `end_of_text`. Ends when all have. `choose`
+    maps logits (B, V) to ids (B,).
+
+    A model sees at most `block_size` tokens. When the context is full, its last half is kept and read again, with and
+    without the cache (`cached`), so that both give the same text.
     """
     vocab, block_size = model.config.vocab, model.config.block_size
     ids = torch.tensor([list(prompt[-block_size:])] * rows, device=device)  # (B, T)
@@ -58,14 +61,14 @@ def stream(
 
 
 class TextStream:
-    """Turns token ids into text as they come, holding back the bytes of a character that is not whole yet."""
+    """Incremental decoder from token ids to text; holds back the bytes of an incomplete character."""
 
     def __init__(self, decode_bytes: Callable[[Sequence[int]], bytes]) -> None:
         self._decode_bytes = decode_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, token: int) -> str:
-        """The text that became certain with this token; may be empty. Bytes that are no UTF-8 become U+FFFD."""
+        """Text completed by this token; may be empty. Invalid UTF-8 becomes U+FFFD."""
         return self._decoder.decode(self._decode_bytes([token]))
 
 
@@ -79,9 +82,10 @@ def stream_text(
     num_samples: int = 1,
     max_tokens: int = 100,
 ) -> Iterator[list[str]]:
-    """Continue `prompt` in `num_samples` ways: the new text of each sample, token by token; never half a character.
+    """Generate `num_samples` continuations of a text `prompt`, as a stream of complete characters.
 
-    Raises TokenizerError, UsageError.
+    Yields, per token, the new text of each sample, which may be empty. An empty prompt starts a document. Raises
+    TokenizerError, UsageError.
     """
     if num_samples < 1:
         raise UsageError(f"num_samples {num_samples}: must be 1 or more")
@@ -111,7 +115,7 @@ def complete(
     num_samples: int = 1,
     max_tokens: int = 100,
 ) -> list[str]:
-    """`stream_text` to the end: each sample as a whole, the prompt included."""
+    """Generate `num_samples` continuations of `prompt`; returns texts that include the prompt. See `stream_text`."""
     texts = [prompt_text(tokenizer, prompt)] * num_samples
     for pieces in stream_text(
         model, tokenizer, prompt, sampler, device=device, num_samples=num_samples, max_tokens=max_tokens
@@ -121,10 +125,10 @@ def complete(
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The ids to continue; without a prompt, those that begin a document. TokenizerError where it cannot be said."""
+    """Ids of a prompt; of an empty one, the end-of-text token. TokenizerError if it cannot be encoded."""
     return tokenizer.encode(prompt).tolist() or [tokenizer.end_of_text]
 
 
 def prompt_text(tokenizer: Tokenizer, prompt: str) -> str:
-    """The prompt as a lossy tokenizer lets the model read it, so that what follows fits on; else as it is."""
+    """The prompt as the model reads it: after a round trip through a lossy tokenizer, otherwise unchanged."""
     return prompt if tokenizer.lossy is None else tokenizer.decode(tokenizer.encode(prompt).tolist())

@@ -1,1 +1,1 @@
-"""From a text to a talking model in one command: survey, recipe, workflow."""
+"""Quickstart: from a text to a trained model without any decision by the user."""

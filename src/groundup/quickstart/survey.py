@@ -1,4 +1,4 @@
-"""A look at a text before anything is decided about it."""
+"""Survey of a text: its size, documents and characters."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ import numpy as np
 
 from groundup.sources.text import Document
 
-ENOUGH = 64_000_000  # bytes; what more would tell, the size of the files tells as well
+MAX_BYTES = 64_000_000  # read at most; the rest of a long text would change no decision
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What there is to learn from."""
+    """Size and characters of a text."""
 
     bytes: int  # of UTF-8 text
     characters: int
     distinct: int  # different characters
     documents: int
-    whole: bool  # False: only the beginning was looked at, and there is more of everything
+    complete: bool  # False: only the beginning was read, and all counts are lower bounds
 
     @property
-    def bytes_a_character(self) -> float:
+    def bytes_per_character(self) -> float:
         """About 1 in Latin script, 2 in Greek or Cyrillic, 3 in Chinese, 4 for emoji."""
         return self.bytes / max(1, self.characters)
 
     @property
     def size(self) -> str:
-        """Bytes, documents and characters in words."""
-        more = "" if self.whole else "more than "
+        """Bytes, documents and characters, as text."""
+        more = "" if self.complete else "more than "
         documents = f"in {self.documents:,} documents" if self.documents != 1 else "in 1 document"
         kinds = f"{self.distinct:,} different characters" if self.distinct != 1 else "all the same character"
         return f"{more}{self.bytes:,} bytes {documents}, {kinds}"
 
 
-def survey(documents: Iterable[Document], enough: int = ENOUGH) -> Survey:
-    """Read `documents` until `enough` bytes are seen. Raises DataError where they cannot be read."""
-    seen = np.zeros(sys.maxunicode + 1, dtype=np.bool_)
+def survey(documents: Iterable[Document], max_bytes: int = MAX_BYTES) -> Survey:
+    """Read `documents` up to `max_bytes`. Raises DataError if they cannot be read."""
+    present = np.zeros(sys.maxunicode + 1, dtype=np.bool_)
     n_bytes = characters = n_documents = 0
     for document in documents:
         n_documents += 1
         for chunk in document.chunks():
             codes = np.frombuffer(chunk.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-            seen[codes] = True
+            present[codes] = True
             characters += len(codes)
             n_bytes += len(chunk.encode("utf-8", "surrogatepass"))
-            if n_bytes >= enough:
-                return Survey(n_bytes, characters, int(seen.sum()), n_documents, whole=False)
-    return Survey(n_bytes, characters, int(seen.sum()), n_documents, whole=True)
+            if n_bytes >= max_bytes:
+                return Survey(n_bytes, characters, int(present.sum()), n_documents, complete=False)
+    return Survey(n_bytes, characters, int(present.sum()), n_documents, complete=True)
