@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from groundup.training.hooks import FAR, StoppedAtOnce, StopSignals, every, first_loss
+from groundup.training.hooks import FAR_FROM_UNIFORM, every, report_first_loss
 from groundup.training.loop import StepInfo
+from groundup.training.signals import StoppedAtOnce, StopSignals
 
 
 def info(step: int, *, finished: bool = False, stopping: bool = False) -> StepInfo:
@@ -24,7 +25,7 @@ def test_every_n_steps_and_at_the_end(n, due):
     assert seen == due
 
 
-def test_on_a_requested_stop_only_what_must_happen():
+def test_on_a_requested_stop_only_hooks_with_when_stopping_run():
     seen = []
     every(1, lambda i: seen.append("evaluate"))(info(3, stopping=True))
     every(0, lambda i: seen.append("save"), when_stopping=True)(info(3, stopping=True))
@@ -35,24 +36,24 @@ def test_on_a_requested_stop_only_what_must_happen():
     ("loss", "warned"),
     [
         (math.log(65), ""),
-        (math.log(65) + 0.9 * FAR, ""),
-        (9.0, "begin too large"),
+        (math.log(65) + 0.9 * FAR_FROM_UNIFORM, ""),
+        (9.0, "initial weights are too large"),
         (1.0, "leak"),
-        (math.nan, "no number"),
+        (math.nan, "not finite"),
     ],
 )
-def test_the_first_loss_is_held_against_knowing_nothing(loss, warned):
-    said = []
-    hook = first_loss(65, said.append)
+def test_the_first_loss_is_compared_with_uniform_guessing(loss, warned):
+    messages = []
+    hook = report_first_loss(65, messages.append)
     for step in (1, 2):
         hook(replace(info(step), loss=loss))
-    assert said[0] == f"start    loss {loss:.4f}; to know nothing is ln(65) = 4.1744"
-    assert len(said) == 1 + bool(warned)
-    assert warned in said[-1]
+    assert messages[0] == f"start    loss {loss:.4f}; uniform guessing: ln(65) = 4.1744"
+    assert len(messages) == 1 + bool(warned)
+    assert warned in messages[-1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_asks_for_a_stop_and_the_handlers_come_back(number):
+def test_a_signal_requests_a_stop_and_the_handlers_are_restored(number):
     before = signal.getsignal(number)
     with StopSignals() as stop:
         assert not stop()
@@ -70,7 +71,7 @@ def test_a_second_ctrl_c_interrupts_at_once():
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signal")
-def test_what_nohup_ignores_stays_ignored(monkeypatch):
+def test_a_signal_that_nohup_ignores_stays_ignored(monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopSignals() as stop:
@@ -81,9 +82,9 @@ def test_what_nohup_ignores_stays_ignored(monkeypatch):
         signal.signal(signal.SIGHUP, before)
 
 
-def test_while_compiling_a_signal_does_not_wait():
+def test_a_signal_while_compiling_raises_at_once():
     with StopSignals() as stop:
         with pytest.raises(StoppedAtOnce), stop.at_once(), suppress(Exception):  # as compilers do
             signal.raise_signal(signal.SIGTERM)
         with pytest.raises(StoppedAtOnce), stop.at_once():
-            pytest.fail("what was asked for before counts too")
+            pytest.fail("a stop requested earlier counts too")

@@ -1,4 +1,4 @@
-"""Laws of the loop, on models small enough to check by hand."""
+"""The training loop, on models small enough to check by hand."""
 
 from contextlib import nullcontext
 
@@ -13,12 +13,14 @@ from groundup.data.windows import ShuffledWindows
 from groundup.distributed.parallelize import NoParallel
 from groundup.errors import TrainingError
 from groundup.model.gpt import GPT, NextTokenLoss
+from groundup.optim.ema import NoEMA
 from groundup.optim.optimizer import build_optimizer
 from groundup.optim.run_length import StepLength, TimeLength
 from groundup.optim.schedule import build_schedule
 from groundup.training.guard import LossGuard
-from groundup.training.loop import Progress, fit
+from groundup.training.loop import fit
 from groundup.training.micro_batches import BatchLoader
+from groundup.training.train_state import TrainState
 
 
 class Text:
@@ -35,52 +37,55 @@ class Text:
 def train(
     steps=5,
     *,
-    micro=8,
+    micro_batch_size=8,
     dropout=0.0,
-    horizon=None,
-    stop=lambda: False,
+    run_length=None,
+    should_stop=lambda: False,
     hooks=(),
-    clip=1.0,
+    grad_clip=1.0,
     prepare=lambda model: None,
     optimizer=lambda model: build_optimizer(model.named_parameters(), OptimizerConfig(learning_rate=0.01)),
 ):
     model = GPT(ModelConfig(n_layer=2, n_head=2, n_embd=16, block_size=8, vocab_size=20, dropout=dropout))
     model.init_weights(torch.Generator().manual_seed(0))
     prepare(model)
-    progress, infos = Progress(), []
+    infos = []
+    state = TrainState(
+        model,
+        optimizer(model),
+        NoEMA(),
+        torch.amp.GradScaler("cpu", enabled=False),
+        LossGuard(max_bad_steps=3),
+        micro_batch_size,
+    )
     fit(
         NextTokenLoss(model),
-        optimizer(model),
-        BatchLoader(ShuffledWindows(Text(), 8, seed=1), rows=8, micro_rows=micro, device=torch.device("cpu")),
+        state,
+        BatchLoader(ShuffledWindows(Text(), 8, seed=1), batch_size=8, device=torch.device("cpu")),
         build_schedule(ScheduleConfig(warmup_steps=2), 0.01, steps),
-        horizon or StepLength(steps),
-        progress,
-        clip=clip,
+        run_length or StepLength(steps),
+        grad_clip=grad_clip,
+        parallel=NoParallel(),
         autocast=nullcontext,
-        scaler=torch.amp.GradScaler("cpu", enabled=False),
-        peers=NoParallel(),
-        reseed=lambda step: torch.default_generator.manual_seed(step),
-        guard=LossGuard(bad_steps=3),
-        average=lambda: None,
-        stop=stop,
         hooks=[infos.append, *hooks],
+        should_stop=should_stop,
     )
-    return model, infos, progress
+    return model, infos, state.progress
 
 
 def weights(model: nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-@pytest.mark.parametrize("micro", [1, 3, 4])
-def test_accumulation_equals_the_full_batch_ragged_last_piece_included(micro):
-    whole, infos, _ = train(micro=8)
-    pieces, other, _ = train(micro=micro)
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_accumulation_equals_the_full_batch_even_with_a_ragged_last_micro_batch(size):
+    full, infos, _ = train(micro_batch_size=8)
+    accumulated, other, _ = train(micro_batch_size=size)
     assert [i.loss for i in other] == pytest.approx([i.loss for i in infos], abs=1e-5)
-    torch.testing.assert_close(weights(pieces), weights(whole), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(weights(accumulated), weights(full), atol=1e-5, rtol=1e-4)
 
 
-def test_the_loss_falls_and_the_books_are_kept():
+def test_the_loss_falls_and_progress_is_counted():
     _, infos, progress = train(steps=60)
     assert infos[-1].loss < 0.8 * infos[0].loss
     assert (progress.step, progress.tokens, progress.cursor) == (60, 60 * 64, 60 * 8)
@@ -89,7 +94,7 @@ def test_the_loss_falls_and_the_books_are_kept():
     assert infos[0].loss == pytest.approx(np.log(20), abs=0.1)
 
 
-def test_clipping_bounds_the_step_and_the_log_shows_the_norm_before():
+def test_clipping_bounds_the_gradient_and_the_step_info_has_the_norm_before_it():
     class Recorded(torch.optim.SGD):
         norms = ()
 
@@ -97,13 +102,13 @@ def test_clipping_bounds_the_step_and_the_log_shows_the_norm_before():
             grads = [p.grad.norm() for group in self.param_groups for p in group["params"]]
             Recorded.norms = (*Recorded.norms, torch.stack(grads).norm().item())
 
-    _, infos, _ = train(steps=2, clip=0.01, optimizer=lambda model: Recorded(model.parameters()))
+    _, infos, _ = train(steps=2, grad_clip=0.01, optimizer=lambda model: Recorded(model.parameters()))
     assert Recorded.norms == pytest.approx([0.01, 0.01], rel=1e-3)
     assert infos[0].grad_norm > 0.1
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_nothing_non_finite_reaches_the_weights(poison):
+def test_a_non_finite_gradient_never_reaches_the_weights(poison):
     before = {}
 
     def prepare(model):
@@ -118,7 +123,7 @@ def test_nothing_non_finite_reaches_the_weights(poison):
     assert before["applied"] == [False, False]
 
 
-def test_a_single_bad_step_is_skipped_and_training_goes_on():
+def test_a_single_bad_step_is_skipped_and_training_continues():
     calls = iter([False, True, False, False, False])
 
     def once(model):
@@ -145,10 +150,10 @@ def test_hooks_cannot_disturb_training():
     assert torch.equal(weights(plain), weights(disturbed))
 
 
-def test_a_stop_during_a_hook_is_the_end():
-    asked = []
+def test_a_stop_requested_during_a_hook_ends_training():
+    requested = []
     _, infos, _ = train(
-        steps=50, stop=lambda: bool(asked), hooks=[lambda info: asked.append(1) if info.step == 3 else None]
+        steps=50, should_stop=lambda: bool(requested), hooks=[lambda info: requested.append(1) if info.step == 3 else None]
     )
     assert [i.stopping for i in infos] == [False, False, False]
 
@@ -165,12 +170,12 @@ def clock(monkeypatch):
             return self.now
 
     ticking = Ticking()
-    monkeypatch.setattr("groundup.training.meter.time", ticking)
+    monkeypatch.setattr("groundup.training.loop.time", ticking)
     return ticking
 
 
-def test_the_clock_ends_the_run_and_the_last_step_is_told_so(clock):
-    _, infos, progress = train(steps=None, horizon=TimeLength(1.0))
+def test_a_run_length_in_time_ends_the_run_and_the_last_step_is_finished(clock):
+    _, infos, progress = train(steps=None, run_length=TimeLength(1.0))
     assert [i.finished for i in infos] == [False] * (len(infos) - 1) + [True]
     assert len(infos) > 20
     assert 0.95 < progress.elapsed < 1.04  # as long as asked, and not longer
@@ -178,10 +183,10 @@ def test_the_clock_ends_the_run_and_the_last_step_is_told_so(clock):
     assert infos[-1].lr < 0.11 * 0.01 + 1e-4  # the learning rate ended when the time did
 
 
-def test_time_spent_in_hooks_counts_against_the_clock_and_the_end_is_still_announced(clock):
+def test_time_spent_in_hooks_counts_and_the_last_step_is_still_finished(clock):
     def slow(info):
         if info.step == 3:
             clock.now += 5.0
 
-    _, infos, _ = train(steps=None, horizon=TimeLength(1.0), hooks=[slow])
+    _, infos, _ = train(steps=None, run_length=TimeLength(1.0), hooks=[slow])
     assert [i.finished for i in infos] == [False, False, False, True]

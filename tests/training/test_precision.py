@@ -12,12 +12,14 @@ from groundup.config.sections import OptimizerConfig, ScheduleConfig
 from groundup.data.windows import ShuffledWindows
 from groundup.distributed.parallelize import NoParallel
 from groundup.model.gpt import GPT, NextTokenLoss
+from groundup.optim.ema import NoEMA
 from groundup.optim.optimizer import build_optimizer
 from groundup.optim.run_length import StepLength
 from groundup.optim.schedule import build_schedule
 from groundup.training.guard import LossGuard
-from groundup.training.loop import Progress, fit
+from groundup.training.loop import fit
 from groundup.training.micro_batches import BatchLoader
+from groundup.training.train_state import TrainState
 from groundup.utils.device import autocast, loss_scaler
 
 CPU = torch.device("cpu")
@@ -34,37 +36,42 @@ class Text:
         return self.ids[start : start + n].astype(np.int64)
 
 
+class CountedEMA(NoEMA):
+    calls = 0
+
+    def update(self):
+        self.calls += 1
+
+
 def train(precision, steps, *, scaler=None, prepare=lambda model: None, name="adamw"):
     """Weights before and after each step, the infos of the steps, and the scale after each."""
-    gpt = GPT(ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=8, vocab_size=10, vocab_multiple=2))
-    gpt.init_weights(torch.Generator().manual_seed(0))
-    prepare(gpt)
+    model = GPT(ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=8, vocab_size=10, vocab_multiple=2))
+    model.init_weights(torch.Generator().manual_seed(0))
+    prepare(model)
     scaler = scaler or loss_scaler(precision, CPU)
-    seen, infos, scales, averaged = [weights(gpt)], [], [], []
+    seen, infos, scales = [weights(model)], [], []
+    ema = CountedEMA()
 
-    def note(info):
+    def record(info):
         infos.append(info)
-        seen.append(weights(gpt))
+        seen.append(weights(model))
         scales.append(scaler.get_scale())
 
+    optimizer = build_optimizer(model.named_parameters(), OptimizerConfig(name=name, learning_rate=0.01), precision)
+    guard = LossGuard(max_bad_steps=2, overflows=lambda: scaler.is_enabled() and scaler.get_scale() >= 1)
     fit(
-        NextTokenLoss(gpt),
-        build_optimizer(gpt.named_parameters(), OptimizerConfig(name=name, learning_rate=0.01), precision),
-        BatchLoader(ShuffledWindows(Text(), 8, seed=1), rows=4, micro_rows=3, device=CPU),
+        NextTokenLoss(model),
+        TrainState(model, optimizer, ema, scaler, guard, micro_batch_size=3),
+        BatchLoader(ShuffledWindows(Text(), 8, seed=1), batch_size=4, device=CPU),
         build_schedule(ScheduleConfig(warmup_steps=0), 0.01, steps),
         StepLength(steps),
-        Progress(),
-        clip=1.0,
+        grad_clip=1.0,
+        parallel=NoParallel(),
         autocast=autocast(precision, CPU),
-        scaler=scaler,
-        peers=NoParallel(),
-        reseed=lambda step: None,
-        guard=LossGuard(bad_steps=2, overflows=lambda: scaler.is_enabled() and scaler.get_scale() >= 1),
-        average=lambda: averaged.append(None),
-        stop=lambda: False,
-        hooks=[note],
+        hooks=[record],
+        should_stop=lambda: False,
     )
-    assert len(averaged) == sum(info.applied for info in infos)
+    assert ema.calls == sum(info.applied for info in infos)
     return seen, infos, scales
 
 
@@ -73,12 +80,12 @@ def weights(model) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_an_overflow_leaves_out_the_step_halves_the_scale_and_training_goes_on(name):
+def test_an_overflow_skips_the_step_halves_the_scale_and_training_continues(name):
     scaler = loss_scaler("fp16", CPU)
     scaler.load_state_dict({**TOO_LARGE, "_growth_tracker": 0})
     seen, infos, scales = train("fp16", 16, scaler=scaler, name=name)
     applied = [info.applied for info in infos]
-    assert 2 < applied.index(True) < 12  # more left out in a row than the guard bears
+    assert 2 < applied.index(True) < 12  # more skipped in a row than the guard allows
     assert applied.count(False) < 12  # the scale ends where nothing overflows
     moved = [not torch.equal(a, b) for a, b in pairwise(seen)]
     assert moved == applied
@@ -90,7 +97,7 @@ def test_an_overflow_leaves_out_the_step_halves_the_scale_and_training_goes_on(n
 
 
 def test_one_overflow_among_good_steps():
-    calls = iter([False, False, False, False, True, False, False, False, False, False])  # two pieces a step
+    calls = iter([False, False, False, False, True, False, False, False, False, False])  # two micro-batches per step
 
     def once(model):
         model.h[0].mlp.c_fc.weight.register_hook(lambda grad: grad * torch.inf if next(calls) else grad)
@@ -101,11 +108,11 @@ def test_one_overflow_among_good_steps():
     assert [torch.equal(a, b) for a, b in pairwise(seen)] == [False, False, True, False, False]
 
 
-def test_it_learns_as_fp32_does_and_norms_are_those_of_the_true_gradients():
+def test_fp16_learns_as_fp32_does_and_logs_the_norm_of_unscaled_gradients():
     _, half, _ = train("fp16", 8)
-    _, whole, _ = train("fp32", 8)
-    assert [i.loss for i in half] == pytest.approx([i.loss for i in whole], rel=5e-3)
-    assert half[0].grad_norm == pytest.approx(whole[0].grad_norm, rel=2e-2)
+    _, full, _ = train("fp32", 8)
+    assert [i.loss for i in half] == pytest.approx([i.loss for i in full], rel=5e-3)
+    assert half[0].grad_norm == pytest.approx(full[0].grad_norm, rel=2e-2)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

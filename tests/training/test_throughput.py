@@ -1,4 +1,4 @@
-"""A measurement of speed is of real work, ends in time, and leaves no trace."""
+"""Measuring the speed: real work, in bounded time, without a trace in the training to come."""
 
 import time
 from contextlib import nullcontext
@@ -33,7 +33,7 @@ IDS = torch.arange(256).view(4, 64) % 50
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 @pytest.mark.parametrize("spoilt", [False, True])
-def test_it_leaves_everything_as_it_was(name, spoilt):
+def test_measuring_leaves_weights_state_and_generators_unchanged(name, spoilt):
     loss_sum, optimizer = parts(name)
     if spoilt:  # a gradient that is not finite
         loss_sum.register_forward_hook(lambda *args: args[-1] * torch.inf)
@@ -66,7 +66,7 @@ class Slow(nn.Module):
         return self.weight * 1.0
 
 
-def test_a_whole_micro_batch_is_timed_where_there_is_time():
+def test_a_complete_micro_batch_is_timed_if_time_allows():
     model = Slow(0.0, 2e-5)
     found = run(model, torch.optim.AdamW(model.parameters()), IDS)
     assert found.tokens == 256
@@ -74,7 +74,7 @@ def test_a_whole_micro_batch_is_timed_where_there_is_time():
     assert model.seen.count(256) > 1
 
 
-def test_a_slow_model_is_not_waited_for_and_its_cost_a_pass_is_told_from_that_a_token():
+def test_a_slow_model_is_extrapolated_from_the_cost_per_pass_and_per_token():
     model = Slow(0.05, 1e-3)
     ids = torch.zeros(64, 1024, dtype=torch.long)
     began = time.perf_counter()
@@ -87,7 +87,7 @@ def test_a_slow_model_is_not_waited_for_and_its_cost_a_pass_is_told_from_that_a_
 
 
 @pytest.mark.parametrize(("rows", "length"), [(1, 8), (1, 64), (5, 64), (12, 1000), (64, 32)])
-def test_pieces_grow_to_the_whole_of_a_micro_batch(rows, length):
+def test_timed_pieces_grow_up_to_the_complete_micro_batch(rows, length):
     sizes = _sizes(rows, length, 1)
     assert sizes[-1] == (rows, length)
     counts = [n * t for n, t in sizes]
@@ -111,12 +111,12 @@ def no_memory_on_a_gpu():
 
 
 @pytest.mark.parametrize("fail", [no_memory_on_a_gpu, lambda: torch.empty(10**15)])
-def test_a_machine_without_the_memory_says_so(fail):
+def test_without_enough_memory_the_measurement_is_none(fail):
     model = Failing(fail)
     assert run(model, torch.optim.AdamW(model.parameters()), IDS) is None
 
 
-def test_another_failure_is_no_lack_of_memory():
+def test_any_other_failure_is_raised():
     model = Failing(lambda: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="size"):
         run(model, torch.optim.AdamW(model.parameters()), IDS)
