@@ -23,28 +23,25 @@ from torch import Tensor, nn
 
 from groundup.checkpoint.log import Log
 from groundup.config.model import ModelConfig
+from groundup.config.resolved import ResolvedConfig
 from groundup.config.schema import Config
 from groundup.config.sections import OptimizerConfig, ScheduleConfig, TrainConfig
 from groundup.data.shards import Tokens
 from groundup.data.windows import ShuffledWindows
-from groundup.distributed.activation_checkpointing import apply_activation_checkpointing
-from groundup.distributed.compile import compiled
-from groundup.distributed.parallelize import NoParallel
+from groundup.distributed.compile import compile_loss
 from groundup.distributed.process_group import SINGLE_PROCESS
-from groundup.distributed.thread_parallel import thread_parallel
 from groundup.errors import UsageError
-from groundup.model.fused_cpu import use_fused_cpu_kernels
-from groundup.model.gpt import GPT, NextTokenLoss
-from groundup.optim.optimizer import build_optimizer
+from groundup.model.gpt import GPT
 from groundup.optim.run_length import StepLength
 from groundup.optim.schedule import build_schedule
+from groundup.planning import policy
+from groundup.planning.memory import Machine
+from groundup.run.parts import build_loader, build_loss, build_state
 from groundup.training.dry_run import DryRunStep
 from groundup.training.guard import LossGuard
 from groundup.training.hooks import log_step
-from groundup.training.loop import Progress, StepInfo, fit
-from groundup.training.micro_batches import BatchLoader
-from groundup.utils.device import Name, autocast, loss_scaler, reseed
-from groundup.utils.hashing import mix64
+from groundup.training.loop import StepInfo, fit
+from groundup.utils.device import Name, autocast
 
 SEED = 1337
 CPU = torch.device("cpu")
@@ -120,17 +117,18 @@ def drawn(config: ModelConfig) -> GPT:
     return GPT(config).init_weights(torch.Generator().manual_seed(SEED))
 
 
-def as_trained(task: Task, device: torch.device, *, compiling: bool = False) -> Config:
-    """The config of such a run, for what `groundup train` decides by it."""
+def as_trained(task: Task, device: torch.device, precision: Name, *, compiling: bool = False) -> ResolvedConfig:
+    """The config of such a run, with what `groundup train` would decide."""
     train = TrainConfig(
         batch_tokens=task.step_tokens,
-        device=str(device),
-        threads=torch.get_num_threads(),
+        seed=SEED,
         microbatch_threads=task.shares,
         micro_batch_size=task.micro_rows or (None if device.type == "cpu" else task.rows),
         compile="on" if compiling else "off",
     )
-    return Config(model=task.config, train=train)
+    threads = torch.get_num_threads()
+    machine = Machine(device.type, precision, None, 0, threads=threads, device_name=str(device))
+    return policy.resolve(Config(model=task.config, optimizer=task.adamw, train=train), machine, task.config.vocab)
 
 
 class Ours:
@@ -141,49 +139,42 @@ class Ours:
     ) -> None:
         """On the device of `gpt`; RuntimeError where `compiling` is wanted and fails."""
         self.device = gpt.wte.weight.device
-        config = as_trained(task, self.device, compiling=compiling)
-        use_fused_cpu_kernels(gpt)
-        apply_activation_checkpointing(gpt, config.recomputed_of(config.micro_rows))
-        self.loss_sum: nn.Module = thread_parallel(NextTokenLoss(gpt), config.shares)
-        self.optimizer = build_optimizer(gpt.named_parameters(), task.adamw, precision)
-        self.feed = BatchLoader(batches, task.rows, config.micro_rows, self.device)
-        self.task, self.log, self.autocast, self.progress = task, log, autocast(precision, self.device), Progress()
-        self.scaler = loss_scaler(precision, self.device)
+        config = as_trained(task, self.device, precision, compiling=compiling)
+        _, self.loss_sum, self.parallel = build_loss(config, gpt, self.device)
+        self.state = build_state(config, gpt, self.device, guard=LossGuard())
+        self.loader = build_loader(config, batches, self.device)
+        self.task, self.log, self.autocast = task, log, autocast(precision, self.device)
         if compiling:
             self.compile("on")
 
     def compile(self, attempt: str) -> None:
         """By one of `train.compile`'s names; RuntimeError where it fails."""
-        said: list[str] = []
-        self.loss_sum = compiled(
-            self.loss_sum, attempt, said.append, DryRunStep(self.feed, self.autocast, SINGLE_PROCESS)
+        messages: list[str] = []
+        dry_run = DryRunStep(self.loader, self.autocast, SINGLE_PROCESS)
+        self.loss_sum = compile_loss(
+            self.loss_sum, attempt, messages.append, lambda loss: dry_run(loss, self.state.micro_batch_size)
         )
-        if said:
-            raise RuntimeError(said[0])
+        if messages:
+            raise RuntimeError(messages[0])
 
     def train(self, steps: int) -> list[float]:
         """The losses of the next `steps` steps."""
         losses: list[float] = []
 
-        def note(info: StepInfo) -> None:
+        def record(info: StepInfo) -> None:
             losses.append(info.loss)
 
         fit(
             self.loss_sum,
-            self.optimizer,
-            self.feed,
+            self.state,
+            self.loader,
             build_schedule(ScheduleConfig(name="constant"), self.task.adamw.learning_rate, None),
-            StepLength(self.progress.step + steps),
-            self.progress,
-            clip=self.task.adamw.grad_clip,
+            StepLength(self.state.progress.step + steps),
+            grad_clip=self.task.adamw.grad_clip,
+            parallel=self.parallel,
             autocast=self.autocast,
-            scaler=self.scaler,
-            peers=NoParallel(),
-            reseed=lambda step: reseed(int(mix64(SEED, step)[0]), self.device),
-            guard=LossGuard(),
-            average=lambda: None,
-            stop=lambda: False,
-            hooks=[log_step(self.log.write), note],
+            hooks=[log_step(self.log.write), record],
+            should_stop=lambda: False,
         )
         return losses
 

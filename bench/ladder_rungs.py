@@ -184,7 +184,7 @@ def trainee(switches: Switches, task: Task, device: torch.device) -> Iterator[Tr
         gpt.causal = ATTENTION[switches.attention](task.config.block_size, device)
         ours = Ours(gpt, task, place.batches, place.log, switches.precision)
         ours.loss_sum = LOSSES[switches.loss](gpt)
-        ours.optimizer = adamw(ours.optimizer, task.adamw, switches.adamw)
+        ours.state.optimizer = adamw(ours.state.optimizer, task.adamw, switches.adamw)
         if switches.backend:
             ours.compile(switches.backend)
         yield ours

@@ -203,8 +203,8 @@ def worker() -> None:
 
     def run_and_tell(self: Trainer) -> object:
         result = ending(self)
-        held = [*self.moving.gpt.parameters()]
-        held += [moment for moments in self.moving.optimizer.state.values() for moment in moments.values()]
+        held = [*self.model.parameters()]
+        held += [moment for moments in self.state.optimizer.state.values() for moment in moments.values()]
         parts = [getattr(tensor, "_local_tensor", tensor) for tensor in held if isinstance(tensor, torch.Tensor)]
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         told = {"state": sum(part.nbytes for part in parts), "resident": pages * os.sysconf("SC_PAGE_SIZE")}

@@ -30,9 +30,9 @@ from bench.contenders import CPU, NANO, TASKS, Ours, Task, sizes_of, stage
 from bench.measure import gemm_gflops, machine, seconds
 from groundup.errors import UsageError
 from groundup.model.size import flops_per_token
-from groundup.training.loop import MicroBatch
 from groundup.utils.device import DTYPES, Name, choose_precision
 
+MicroBatch = tuple[torch.Tensor, torch.Tensor, bool]
 CLIP, BATCHES, OTHER, PYTHON = "clipping", "batches", "views, bookkeeping", "Python, between operations"
 ELEMENTWISE = (
     "layer_norm|rms_norm|LayerNorm|RmsNorm|[gG]elu|[rR]elu|[eE]mbedding|::(add|mul|div|pow|sum|mean|rsqrt|tanh|copy_|cat)|"
@@ -100,23 +100,23 @@ def _watched(ours: Ours) -> Iterator[None]:
         with record_function(CLIP):
             return clip(*args, **options)
 
-    clip, feed = nn.utils.clip_grad_norm_, ours.feed
+    clip, loader = nn.utils.clip_grad_norm_, ours.loader
     with (
         patch.object(nn.utils, "clip_grad_norm_", clipped),
-        patch.object(feed, "micro_batches", _named(feed.micro_batches)),
+        patch.object(loader, "micro_batches", _named(loader.micro_batches)),
     ):
         yield
 
 
-def _named(read: Callable[[int], Iterator[MicroBatch]]) -> Callable[[int], Iterator[MicroBatch]]:
-    def micro_batches(cursor: int) -> Iterator[MicroBatch]:
-        pieces = read(cursor)
+def _named(read: Callable[..., Iterator[MicroBatch]]) -> Callable[..., Iterator[MicroBatch]]:
+    def micro_batches(*position: Any) -> Iterator[MicroBatch]:
+        batches = read(*position)
         while True:
             with record_function(BATCHES):
-                piece = next(pieces, None)
-            if piece is None:
+                batch = next(batches, None)
+            if batch is None:
                 return
-            yield piece
+            yield batch
 
     return micro_batches
 

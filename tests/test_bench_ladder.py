@@ -109,7 +109,7 @@ def test_adamw_moves_in_the_way_that_is_asked_for(way, kernel, monkeypatch):
 
 def test_adamw_keeps_groundups_groups():
     with trainee(Switches(), TINY, CPU) as ours:
-        groups = ours.optimizer.param_groups
+        groups = ours.state.optimizer.param_groups
         assert sorted(group["weight_decay"] for group in groups) == [0.0, 0.1]
         assert {(group["betas"], group["scale"]) for group in groups} == {((0.9, 0.99), 1.0)}
         assert sum(len(group["params"]) for group in groups) == len(list(ours.loss_sum.parameters()))
@@ -131,13 +131,13 @@ def test_products_are_computed_in_the_precision_of_the_rung(precision, dtype):
             if isinstance(layer, nn.Linear):
                 layer.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
         ours.train(1)
-        assert not ours.scaler.is_enabled()
+        assert not ours.state.scaler.is_enabled()
     assert set(seen) == {dtype}
 
 
 def test_fp16_has_a_scaler():
     with trainee(Switches(precision="fp16"), TINY, CPU) as ours:
-        assert ours.scaler.is_enabled()
+        assert ours.state.scaler.is_enabled()
 
 
 def test_a_backend_reaches_the_compiler_and_rounding_the_device(monkeypatch):

@@ -1,4 +1,4 @@
-"""The best checkpoint is kept, and patience ends a run that has stopped getting better."""
+"""The best checkpoint is kept; early stopping ends a run whose validation loss stops falling."""
 
 import itertools
 import signal
@@ -33,7 +33,7 @@ def merged(**changes):
     return {name: {**BASE.get(name, {}), **changes.get(name, {})} for name in {*BASE, *changes}}
 
 
-def test_the_best_checkpoint_stays_and_can_be_named(prepared, tmp_path, scripted):
+def test_the_best_checkpoint_is_kept_and_can_be_loaded(prepared, tmp_path, scripted):
     overrides = merged(train={"max_steps": 35})
     result = groundup.train(prepared, tmp_path / "run", overrides=overrides)
     assert result.best == BestLoss(loss=1.0, step=15, since=4, seen=35)
@@ -43,7 +43,7 @@ def test_the_best_checkpoint_stays_and_can_be_named(prepared, tmp_path, scripted
     assert (tmp_path / "run" / "best").resolve().name == "step-00000015"
 
 
-def test_without_best_only_the_last_stay(prepared, tmp_path, scripted):
+def test_without_save_best_only_the_last_checkpoints_are_kept(prepared, tmp_path, scripted):
     groundup.train(
         prepared, tmp_path / "run", overrides=merged(checkpoint={"save_best": False}, train={"max_steps": 35})
     )
@@ -52,7 +52,7 @@ def test_without_best_only_the_last_stay(prepared, tmp_path, scripted):
         groundup.load(tmp_path / "run", checkpoint="best")
 
 
-def test_patience_ends_the_run_one_step_after_its_last_evaluation(prepared, tmp_path, scripted):
+def test_patience_ends_the_run_at_the_last_of_its_evaluations(prepared, tmp_path, scripted):
     evaluate = {"sample_tokens": 3, "sample_every_steps": 20}
     result = groundup.train(
         prepared, tmp_path / "run", overrides=merged(train={"early_stopping_patience": 3}, evaluate=evaluate)
@@ -61,14 +61,14 @@ def test_patience_ends_the_run_one_step_after_its_last_evaluation(prepared, tmp_
     assert result.signal is None
     log = read_log(tmp_path / "run" / "log.jsonl")
     assert [record["step"] for record in log if record["event"] == "eval"] == [5, 10, 15, 20, 25, 30]
-    assert [record["step"] for record in log if record["event"] == "sample"] == [20, 30]  # the last words are heard
+    assert [record["step"] for record in log if record["event"] == "sample"] == [20, 30]  # the final sample
     again = groundup.resume(tmp_path / "run")
     assert again.step == 30, "a run that lost patience is finished"
     assert groundup.resume(tmp_path / "run", overrides={"train": {"early_stopping_patience": 50}}).step == 40
 
 
 @pytest.mark.parametrize("stops", [[7], [10], [15], [6, 8, 10, 11], [25, 30], [30]], ids=str)
-def test_stops_change_neither_which_was_best_nor_when_patience_ends(stops, prepared, tmp_path, monkeypatch, curve):
+def test_interruptions_change_neither_the_best_step_nor_the_end(stops, prepared, tmp_path, monkeypatch, curve):
     """Losses follow from the step, as if trained; SIGTERM comes in the middle of the steps named."""
     overrides = merged(train={"early_stopping_patience": 3}, checkpoint={"keep_last": 3})
     groundup.train(prepared, tmp_path / "untouched", overrides=overrides)
@@ -111,17 +111,17 @@ def final_losses(run) -> dict[int, float]:
     return {r["step"]: r["val_loss"] for r in read_log(run / "log.jsonl") if r["event"] == "eval" and r["step"] <= 30}
 
 
-def test_a_hard_stop_ends_the_run_whatever_the_horizon(prepared, tmp_path):
+def test_a_time_limit_ends_the_run_before_its_run_length(prepared, tmp_path):
     overrides = merged(train={"max_steps": 1_000_000, "time_limit": "1s"}, evaluate={"every_steps": 0})
     result = groundup.train(prepared, tmp_path / "run", overrides=overrides)
     assert 1 <= result.step < 1_000_000
     assert result.signal is None
     step = groundup.resume(tmp_path / "run").step
-    assert step == result.step, "its time is over"
+    assert step == result.step, "the time limit is reached"
     assert groundup.resume(tmp_path / "run", overrides={"train": {"time_limit": "2s"}}).step > step
 
 
-def test_patience_without_anything_to_measure_is_an_error(prepared, tmp_path, sentences):
+def test_patience_without_evaluations_or_validation_data_is_an_error(prepared, tmp_path, sentences):
     with pytest.raises(groundup.ConfigError, match=r"evaluate\.every_steps is 0"):
         groundup.train(
             prepared,

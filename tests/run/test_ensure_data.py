@@ -33,7 +33,7 @@ laptop:
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch, sentences):
+def folder(tmp_path, monkeypatch, sentences):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "book.txt").write_text(sentences(200))
     (tmp_path / "recipe.yaml").write_text(RECIPE)
@@ -44,11 +44,11 @@ def recipe(*, laptop=False, preset=None, **options):
     return compose_config(preset, ["recipe.yaml"], ConfigSource("options", options), laptop=laptop)
 
 
-def nothing(done):
+def no_progress(done):
     pass
 
 
-def test_a_recipe_names_its_preset_and_its_laptop_size(place):
+def test_a_recipe_names_its_preset_and_its_laptop_size(folder):
     name, config = recipe()
     assert (name, config.model.n_layer, config.train.max_steps) == ("gpt2-mini", 6, 7)
     name, config = recipe(laptop=True)
@@ -58,16 +58,16 @@ def test_a_recipe_names_its_preset_and_its_laptop_size(place):
     assert (name, config.model.n_layer, config.train.max_steps) == ("gpt2-micro", 4, 9)
 
 
-def test_a_later_file_has_the_last_word(place):
-    (place / "mine.yaml").write_text("train: {max_steps: 5}")
+def test_a_later_file_overrides_an_earlier_one(folder):
+    (folder / "mine.yaml").write_text("train: {max_steps: 5}")
     _, config = compose_config(None, ["recipe.yaml", "mine.yaml"], ConfigSource("options", {}), laptop=True)
     assert config.train.max_steps == 5
-    (place / "empty.yaml").write_text("laptop: {}")
+    (folder / "empty.yaml").write_text("laptop: {}")
     compose_config(None, ["empty.yaml"], ConfigSource("options", {}), laptop=True)
 
 
 @pytest.mark.parametrize(
-    ("text", "laptop", "said"),
+    ("text", "laptop", "sentence"),
     [
         ("train: {max_steps: 1}", True, "--laptop: no --config file has a section `laptop:`"),
         ("prepare: {sources: 3}", False, "prepare.sources: 3 is not a list"),
@@ -79,16 +79,16 @@ def test_a_later_file_has_the_last_word(place):
         ("prepare: {val_fraction: 0.9}", False, "prepare.val_fraction: 0.9 is out of range"),
     ],
 )
-def test_a_recipe_with_a_mistake_is_one_sentence(place, text, laptop, said):
-    (place / "recipe.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=said):
+def test_a_recipe_with_a_mistake_is_one_sentence(folder, text, laptop, sentence):
+    (folder / "recipe.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=sentence):
         recipe(laptop=laptop)
 
 
-def test_a_run_prepares_what_is_not_there(place):
+def test_a_run_prepares_missing_data(folder):
     options = SMALL | {"prepare": {"sources": ["book.txt"], "tokenizer": "char", "val_fraction": 0.2}}
     groundup.train("data/book", "runs/a", overrides=options)
-    manifest = (place / "data/book/manifest.json").read_text()
+    manifest = (folder / "data/book/manifest.json").read_text()
     assert '"char"' in manifest
     assert '"val_fraction": 0.2' in manifest
     groundup.train("data/book", "runs/b", overrides=options)  # what is there is taken
@@ -98,91 +98,91 @@ def test_a_run_prepares_what_is_not_there(place):
             groundup.train("data/book", "runs/c", overrides=other)
     options["prepare"] = {"sources": "", "tokenizer": "byte"}
     groundup.train("data/book", "runs/c", overrides=options)  # as it is
-    assert (place / "data/book/manifest.json").read_text() == manifest
+    assert (folder / "data/book/manifest.json").read_text() == manifest
 
 
-def test_a_tokenizer_that_lies_in_a_file_is_the_same_the_second_time(place):
+def test_a_tokenizer_from_a_file_matches_the_second_time(folder):
     groundup.prepare(["book.txt"], "data/first", tokenizer="bpe:300")
     _, config = recipe(prepare={"tokenizer": "data/first/tokenizer/tokenizer.json"})
     for _ in range(2):
-        ensure_prepared(config, place / "run", nothing)
+        ensure_prepared(config, folder / "run", no_progress)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "sentence"),
     [
         ({"evaluate": {"tasks": ["nosuch"]}}, "evaluate.tasks"),
         ({"train": {"compile": "nosuch"}}, "train.compile"),
         ({"prepare": {"tokenizer": "bppe:300"}}, "unknown tokenizer"),
-        ({"train": {"max_steps": None}}, "no horizon"),
+        ({"train": {"max_steps": None}}, "no run length"),
     ],
 )
-def test_a_mistake_is_found_before_anything_is_prepared(place, changes, said):
+def test_a_mistake_is_found_before_anything_is_prepared(folder, changes, sentence):
     _, config = recipe(**changes)
-    for found in (lambda: ensure_prepared(config, place / "run", nothing), lambda: plan_without_data(config)):
-        with pytest.raises(GroundupError, match=said):
+    for found in (lambda: ensure_prepared(config, folder / "run", no_progress), lambda: plan_without_data(config)):
+        with pytest.raises(GroundupError, match=sentence):
             found()
-    assert not (place / "data").exists()
+    assert not (folder / "data").exists()
 
 
-def test_a_run_whose_data_are_gone_says_how_to_make_them(place):
+def test_a_run_whose_data_is_missing_names_the_command_that_prepares_it(folder):
     groundup.train("data/book", "run", overrides=SMALL | {"prepare": {"sources": ["book.txt"], "tokenizer": "char"}})
-    (place / "data").rename(place / "moved")
+    (folder / "data").rename(folder / "moved")
     with pytest.raises(DataError, match=r"prepare it by: groundup prepare book.txt --out data/book --tokenizer char"):
         groundup.resume("run", overrides={"train": {"max_steps": 3}})
     with pytest.raises(UsageError, match="holds a run already"):
-        ensure_prepared(RunFolder(place / "run").config(), place / "run", nothing)
-    ensure_prepared(RunFolder(place / "run").config(), place / "run", nothing, goes_on=True)
+        ensure_prepared(RunFolder(folder / "run").config(), folder / "run", no_progress)
+    ensure_prepared(RunFolder(folder / "run").config(), folder / "run", no_progress, may_resume=True)
     assert groundup.resume("run", overrides={"train": {"max_steps": 3}}).step == 3
 
 
-def test_the_plan_of_a_recipe_needs_no_data(place, capsys):
+def test_the_plan_of_a_recipe_needs_no_data(folder, capsys):
     with pytest.raises(SystemExit) as end:
         main(["plan", "--config", "recipe.yaml", "--laptop"])
     assert end.value.code == 0
     assert "vocabulary 256: assumed, data not prepared yet" in capsys.readouterr().out
 
 
-def test_the_command_line_does_the_same(place, capsys):
+def test_the_command_line_prepares_missing_data_too(folder, capsys):
     words = ["train", "--config", "recipe.yaml", "--out", "run", "--laptop", "--train.max_steps", "1"]
     with pytest.raises(SystemExit) as end:
         main([*words, "--dry-run"])
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert end.value.code == 0
-    assert "not prepared yet, vocabulary assumed; training would begin with: groundup prepare book.txt" in said
-    assert not (place / "data").exists()
+    assert "not prepared yet, vocabulary assumed; training would start with: groundup prepare book.txt" in output
+    assert not (folder / "data").exists()
     small = ["--evaluate.tokens", "200", "--evaluate.sample_tokens", "0", "--train.device", "cpu"]
     with pytest.raises(SystemExit) as end:
         main([*words, *small])
     assert end.value.code == 0
-    assert (place / "data/book/manifest.json").exists()
-    said = capsys.readouterr().out
-    assert "start    loss" in said
-    (place / "data").rename(place / "moved")
+    assert (folder / "data/book/manifest.json").exists()
+    output = capsys.readouterr().out
+    assert "start    loss" in output
+    (folder / "data").rename(folder / "moved")
     with pytest.raises(SystemExit) as end:
         main([*words, *small])  # a run that is there already is found before anything is prepared
     assert end.value.code == 2
     assert "holds a run already" in capsys.readouterr().err
-    assert not (place / "data").exists()
+    assert not (folder / "data").exists()
 
 
-def test_nothing_is_prepared_for_a_model_that_cannot_fit(place):
+def test_nothing_is_prepared_for_a_model_that_cannot_fit(folder):
     _, config = recipe(model={"n_layer": 4000, "n_embd": 9600, "n_head": 1})
     with pytest.raises(ConfigError, match=r"take a smaller model: --model.n_layer 36 .* fits"):
-        ensure_prepared(config, place / "run", nothing)
-    assert not (place / "data").exists()
+        ensure_prepared(config, folder / "run", no_progress)
+    assert not (folder / "data").exists()
 
 
-def test_one_of_several_processes_does_not_keep_the_others_waiting(place):
+def test_with_several_processes_the_data_must_be_prepared_before(folder):
     _, config = recipe()
     with pytest.raises(UsageError, match=r"groundup prepare book.txt --out data/book --tokenizer char --val"):
-        ensure_prepared(config, place / "run", nothing, processes=2)
-    ensure_prepared(config, place / "run", nothing)
-    ensure_prepared(config, place / "run", nothing, processes=2)
+        ensure_prepared(config, folder / "run", no_progress, processes=2)
+    ensure_prepared(config, folder / "run", no_progress)
+    ensure_prepared(config, folder / "run", no_progress, processes=2)
     assert not needs_preparation(config)
 
 
-def test_the_command_that_is_named_asks_for_the_same(place):
+def test_the_named_command_prepares_the_same_data(folder):
     prepare = PrepareConfig(
         sources=("a b.txt", "c"), tokenizer="bpe:300:pad", column="body", clean="lowercase", val_fraction=0.25,
         max_tokens=1000, max_documents=9,
@@ -198,6 +198,6 @@ def test_the_command_that_is_named_asks_for_the_same(place):
 
 
 @pytest.mark.parametrize(("tokenizer", "ids"), [("gpt2", 50_257), ("bpe:1000:pad", 1000), ("char", 256)])
-def test_a_plan_before_there_is_a_text_takes_the_vocabulary_that_is_known(place, tokenizer, ids):
+def test_a_plan_without_data_uses_the_known_vocabulary_size(folder, tokenizer, ids):
     _, config = recipe(laptop=True, prepare={"tokenizer": tokenizer})
     assert plan_without_data(config)[0].config.model.vocab == ids

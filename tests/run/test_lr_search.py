@@ -1,4 +1,4 @@
-"""A learning rate is found, the same one every time, and it is a good one."""
+"""The learning-rate search finds a good rate, and the same one every time."""
 
 import json
 import math
@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from groundup.run.halving import CANDIDATES, LOWEST, successive_halving
 
 from groundup.cli import main
 from groundup.config.merge import ConfigSource, merge_and_validate
@@ -15,8 +14,20 @@ from groundup.config.presets import preset
 from groundup.config.sections import OptimizerConfig
 from groundup.errors import ConfigError, TrainingError, UsageError
 from groundup.optim.optimizer import scale_lrs
-from groundup.run.lr_search import APART, LOWER, DivergenceDetector, ShortRuns, candidates, lower, tune_learning_rate
-from groundup.run.resolve import PreparedData, resolve_config
+from groundup.run.dataset import PreparedData
+from groundup.run.lr_search import (
+    CANDIDATE_RATIO,
+    CANDIDATES,
+    MAX_LOWER_CANDIDATES,
+    RANGE_START_RATIO,
+    DivergenceDetector,
+    ShortRuns,
+    candidates,
+    lower_candidates,
+    successive_halving,
+    tune_learning_rate,
+)
+from groundup.run.resolve import detect_machine, resolve_config
 from groundup.ui.display import PlainDisplay
 
 TINY = {
@@ -38,7 +49,7 @@ def tuned(prepared):
     return tune(prepared)
 
 
-def test_the_curve_falls_and_rises_and_every_candidate_lies_below_that(tuned):
+def test_the_curve_falls_and_rises_and_candidates_are_below_the_rate_that_diverged(tuned):
     rates = [rate for rate, _ in tuned.curve]
     losses = [loss for _, loss in tuned.curve]
     assert rates == sorted(rates)
@@ -73,17 +84,17 @@ def test_with_muon_all_peaks_move_alike(prepared):
     muon = {"name": "muon", "learning_rate": 0.004, "matrix_learning_rate": 0.02, "embedding_learning_rate": 0.2}
     found = tune(prepared, steps=8, optimizer=muon)
     expected = scale_lrs(OptimizerConfig(**muon), found.learning_rate)
-    assert found.peaks == {
+    assert found.peak_lrs == {
         f"optimizer.{name}": getattr(expected, name)
         for name in ("learning_rate", "matrix_learning_rate", "embedding_learning_rate")
     }
-    assert max(found.peaks.values()) <= 10
+    assert max(found.peak_lrs.values()) <= 10
 
 
 @pytest.mark.parametrize(
     "changes", [{"optimizer": {"name": "sgd", "ema_decay": 0.9}}, {"schedule": {"name": "onecycle"}}]
 )
-def test_whatever_the_recipe(prepared, changes):
+def test_other_recipes_are_tuned_too(prepared, changes):
     assert tune(prepared, steps=8, **changes).learning_rate > 0
 
 
@@ -96,7 +107,7 @@ def test_candidates_stay_within_what_a_config_allows():
     rates = candidates(OptimizerConfig(), curve, 0.1)
     assert len(rates) == CANDIDATES
     assert rates[0] == 0.025
-    assert [a / b for a, b in pairwise(rates)] == pytest.approx([APART] * (CANDIDATES - 1), rel=0.05)
+    assert [a / b for a, b in pairwise(rates)] == pytest.approx([CANDIDATE_RATIO] * (CANDIDATES - 1), rel=0.05)
     assert candidates(OptimizerConfig(learning_rate=1e-12), [], 8e-12) == [2e-12, 1e-12]
 
 
@@ -104,58 +115,77 @@ def test_candidates_stay_within_what_a_config_allows():
     ("changes", "steps", "error", "sentence"),
     [
         ({}, 7, UsageError, "--steps 7: must be between 8 and"),
-        ({"schedule": {"name": "wsd", "warmup_steps": 90}}, 8, ConfigError, "are longer than the run of 100 steps"),
-        ({"train": {"max_steps": None}}, 8, ConfigError, "no horizon"),
+        (
+            {"schedule": {"name": "wsd", "warmup_steps": 90}},
+            8,
+            ConfigError,
+            "are longer than the run of 100 steps",
+        ),
+        ({"train": {"max_steps": None}}, 8, ConfigError, "no run length"),
         ({"model": {"vocab_size": 99}}, 8, ConfigError, "has 257 ids"),
     ],
 )
-def test_what_cannot_be_tried_is_a_sentence(prepared, changes, steps, error, sentence):
+def test_a_config_that_cannot_be_tried_is_one_sentence(prepared, changes, steps, error, sentence):
     with pytest.raises(error, match=sentence):
         tune(prepared, steps=steps, **changes)
 
 
-class Scale:
-    """fp16's loss scale, as far as a watcher asks."""
-
-    def __init__(self, scale: float | None) -> None:
-        self.scale = scale
-
-    def is_enabled(self) -> bool:
-        return self.scale is not None
-
-    def get_scale(self) -> float:
-        return self.scale
-
-
 @pytest.mark.parametrize(
-    ("scale", "loss", "norm", "admitted", "diverged"),
+    ("overflows", "loss", "norm", "allowed", "diverged"),
     [
-        (None, 3.0, 1.0, True, False),
-        (None, 3.0, math.inf, False, True),
-        (None, math.nan, 1.0, False, True),
-        (65536.0, 3.0, math.inf, False, False),  # fp16 finding its scale
-        (65536.0, math.nan, math.nan, False, True),
-        (0.5, 3.0, math.inf, False, True),
+        (False, 3.0, 1.0, True, False),
+        (False, 3.0, math.inf, False, True),
+        (False, math.nan, 1.0, False, True),
+        (True, 3.0, math.inf, False, False),  # fp16 finding its scale
+        (True, math.nan, math.nan, False, True),
     ],
 )
-def test_what_is_not_finite_is_kept_from_the_weights_and_ends_the_run(scale, loss, norm, admitted, diverged):
-    watcher = DivergenceDetector(Scale(scale))
-    assert watcher.allows_step(1, loss, norm) is admitted
-    assert watcher.stop() is diverged
+def test_a_step_that_is_not_finite_is_rejected_and_ends_the_run(overflows, loss, norm, allowed, diverged):
+    detector = DivergenceDetector(lambda: overflows)
+    assert detector.allows_step(1, loss, norm) is allowed
+    assert detector.should_stop() is diverged
 
 
-def test_a_run_that_is_past_saving_ends_at_once_and_has_no_loss(prepared):
+@pytest.mark.parametrize(("scale", "diverged"), [(2.0**16, False), (0.5, True)])
+def test_in_fp16_an_overflow_diverges_only_once_the_loss_scale_is_below_1(prepared, monkeypatch, scale, diverged):
+    class Scaler(torch.amp.GradScaler):
+        def get_scale(self):
+            return scale
+
+    monkeypatch.setattr("groundup.run.lr_search.loss_scaler", lambda *_: Scaler("cpu"))
+    seen, original = [], DivergenceDetector.allows_step
+
+    def overflow(self, step, loss, grad_norm):
+        allowed = original(self, step, loss, math.inf)
+        seen.append((allowed, self.should_stop()))
+        return allowed
+
+    monkeypatch.setattr(DivergenceDetector, "allows_step", overflow)
+    runs = short_runs(prepared)
+    runs.train(runs.config.optimizer, lambda step, fraction: 0.01, 1)
+    assert seen == [(False, diverged)]
+
+
+def short_runs(prepared) -> ShortRuns:
     data = PreparedData.open(prepared)
-    config, _ = resolve_config(merge_and_validate([preset("gpt2-nano"), ConfigSource("test", TINY)]), data.tokenizer)
-    seen = []
-    loss = ShortRuns(config, data).train(
-        config.optimizer, lambda step, fraction: 1e30 if step == 2 else 0.01, 9, lambda info, _: seen.append(info.step)
+    config = merge_and_validate([preset("gpt2-nano"), ConfigSource("test", TINY)])
+    machine, _ = detect_machine(config.train, prepared)
+    return ShortRuns(resolve_config(config, data.tokenizer.n_vocab, machine), data)
+
+
+def test_a_run_that_diverged_ends_at_once_and_has_no_loss(prepared):
+    runs, seen = short_runs(prepared), []
+    loss = runs.train(
+        runs.config.optimizer,
+        lambda step, fraction: 1e30 if step == 2 else 0.01,
+        9,
+        lambda info, _: seen.append(info.step),
     )
     assert loss is None
     assert seen == [1, 2, 3, 4]
 
 
-def test_where_everything_diverges_a_lower_start_is_advised(prepared, monkeypatch):
+def test_if_everything_diverges_a_lower_start_is_advised(prepared, monkeypatch):
     monkeypatch.setattr(
         "groundup.run.lr_search.DivergenceDetector.allows_step", lambda self, *_: setattr(self, "diverged", True)
     )
@@ -176,7 +206,7 @@ def rates(rounds):
     return [[trial.learning_rate for trial in round_.trials] for round_ in rounds]
 
 
-def test_where_all_that_were_kept_diverge_later_the_next_lower_ones_take_their_place():
+def test_if_all_kept_rates_diverge_later_the_next_lower_ones_replace_them():
     def loss(rate, steps):  # learns the faster the higher, but in a longer run diverges
         return None if rate * steps > 0.5 else 3.0 - rate
 
@@ -195,13 +225,13 @@ def test_where_all_that_were_kept_diverge_later_the_next_lower_ones_take_their_p
     assert f"         {EIGHT[0]:<8g} diverged" in lines
 
 
-def test_only_where_no_rate_is_left_it_gives_up_later():
-    sentence = f"diverged from {EIGHT[-1]:g} up to 1; .*{LOWEST * EIGHT[-1]:.1g}, and tune"
+def test_a_later_round_fails_only_if_no_rate_is_left():
+    sentence = f"diverged from {EIGHT[-1]:g} up to 1; .*{RANGE_START_RATIO * EIGHT[-1]:.1g}, and tune"
     with pytest.raises(TrainingError, match=sentence):
         halved(lambda rate, steps: None if steps > 4 else 3.0 - rate)
 
 
-def test_where_all_of_the_first_round_diverge_it_gives_up_at_once():
+def test_if_all_of_the_first_round_diverge_the_search_ends():
     tried = []
     with pytest.raises(TrainingError, match="tune again from there"):
         halved(lambda rate, steps: tried.append(rate), [2.0**-8])
@@ -210,38 +240,40 @@ def test_where_all_of_the_first_round_diverge_it_gives_up_at_once():
 
 @pytest.mark.parametrize(("best", "added"), [(7, 1), (8, 2), (10, 4), (11, 4), (6, 0), (0, 0)])
 def test_lower_rates_are_tried_while_the_lowest_is_the_best(best, added):
-    below = [2.0**-i for i in range(8, 8 + LOWER)]
+    below = [2.0**-i for i in range(8, 8 + MAX_LOWER_CANDIDATES)]
     rounds, _ = halved(lambda rate, steps: abs(math.log2(rate) + best), below)
     assert rates(rounds)[0] == EIGHT + below[:added]
     assert [len(round_.trials) for round_ in rounds] == [8 + added, 4, 2]
     assert min(rounds[-1].trials, key=lambda t: t.loss).learning_rate == 2.0**-best
 
 
-def test_a_lowest_rate_that_diverged_is_not_the_best_and_one_that_alone_did_not_is():
+def test_a_lowest_rate_that_diverged_is_not_the_best_and_a_single_survivor_is():
     below = [2.0**-8, 2.0**-9]
     rounds, _ = halved(lambda rate, steps: None if rate > EIGHT[-1] else 3.0 - rate, below)
     assert rates(rounds) == [[*EIGHT, *below[:1]], [EIGHT[-1], below[0]], [EIGHT[-1]]]
 
 
 def test_lower_rates_stay_within_what_a_config_allows():
-    assert lower(OptimizerConfig(), 0.01) == [0.005, 0.0025, 0.0013, 0.00063]
-    assert lower(OptimizerConfig(learning_rate=1e-12), 3e-12) == [1.5e-12, 1e-12]
-    assert lower(OptimizerConfig(learning_rate=1e-12), 1e-12) == []
+    assert lower_candidates(OptimizerConfig(), 0.01) == [0.005, 0.0025, 0.0013, 0.00063]
+    assert lower_candidates(OptimizerConfig(learning_rate=1e-12), 3e-12) == [1.5e-12, 1e-12]
+    assert lower_candidates(OptimizerConfig(learning_rate=1e-12), 1e-12) == []
 
 
-def test_without_memory_for_a_trial_a_smaller_micro_batch_is_advised(prepared, monkeypatch):
+def test_out_of_memory_in_a_trial_a_smaller_micro_batch_is_advised(prepared, monkeypatch):
     def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr(ShortRuns, "train", fail)
-    with pytest.raises(TrainingError, match=r"^cpu: out of memory; give --batches\.micro_batch 3, or a smaller model$"):
+    with pytest.raises(
+        TrainingError, match=r"^cpu: out of memory; give --train\.micro_batch_size 3, or a smaller model$"
+    ):
         tune(prepared, steps=8, train={"micro_batch_size": 7})
 
 
-def test_that_nothing_is_compiled_is_said_and_the_spelling_is_checked(prepared, monkeypatch):
+def test_compile_is_off_with_a_message_and_its_spelling_is_checked(prepared, monkeypatch):
     lines = []
     monkeypatch.setattr("groundup.run.lr_search.range_test", lambda *_: sys.exit(9))
-    for wanted, said in (("on", True), ("off", False)):
+    for wanted, expected in (("on", True), ("off", False)):
         lines.clear()
         values = {**TINY, "train": TINY["train"] | {"compile": wanted}, "data": str(prepared)}
         with pytest.raises(SystemExit):
@@ -250,12 +282,12 @@ def test_that_nothing_is_compiled_is_said_and_the_spelling_is_checked(prepared, 
                 PlainDisplay(lines.append),
                 steps=8,
             )
-        assert any(line.startswith("compile  off") for line in lines) is said
+        assert any(line.startswith("compile  off") for line in lines) is expected
     with pytest.raises(ConfigError, match=r"train\.compile: 'om' is not one of"):
         tune(prepared, train={"compile": "om"})
 
 
-def test_nothing_held_out_is_said_and_the_training_text_serves(tmp_path, sentences):
+def test_without_validation_data_the_training_text_is_used_with_a_warning(tmp_path, sentences):
     import groundup
 
     (tmp_path / "text.txt").write_text(sentences(300))

@@ -1,4 +1,4 @@
-"""A run killed at any moment and resumed ends with the weights of one that was never touched, bit for bit."""
+"""A run killed at any moment and resumed ends with the weights of an uninterrupted one, bit for bit."""
 
 import json
 import shutil
@@ -12,6 +12,7 @@ import groundup
 from groundup.checkpoint.log import read_log
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.presets import GPT1_PARTS, MODERN_PARTS
+from groundup.ui.display import NullDisplay
 from groundup.utils.files import SUMS, sha256
 
 STATE = ("model.safetensors", "optimizer/state.safetensors", "average.safetensors")
@@ -59,17 +60,17 @@ def final(run: Path) -> Path:
 
 
 def same_state(a: Path, b: Path) -> bool:
-    """Equal weights and moments, bit for bit, and equal books."""
+    """Equal weights and moments, bit for bit, and equal metadata."""
     files = [name for name in STATE if (a / name).exists() or (b / name).exists()]
-    books = [json.loads((folder / "progress.json").read_text()) for folder in (a, b)]
-    for book in books:
-        del book["elapsed"], book["dt"], book["parent"]  # an interruption leaves a checkpoint of its own
-    return books[0] == books[1] and all((a / f).read_bytes() == (b / f).read_bytes() for f in files)
+    metadata = [json.loads((folder / "progress.json").read_text()) for folder in (a, b)]
+    for values in metadata:
+        del values["elapsed"], values["dt"], values["parent"]  # an interruption leaves a checkpoint of its own
+    return metadata[0] == metadata[1] and all((a / f).read_bytes() == (b / f).read_bytes() for f in files)
 
 
 @pytest.fixture(scope="module")
 def reference(prepared, tmp_path_factory) -> Path:
-    """The run that nobody touched."""
+    """An uninterrupted run."""
     run = tmp_path_factory.mktemp("reference") / "run"
     groundup.train(prepared, run, overrides=OVERRIDES)
     return run
@@ -91,7 +92,7 @@ OVERRIDES = {
     "checkpoint": {"every_steps": 9, "keep_last": 3},
 }
 
-SIXTEEN = {"micro_batch_size": 16}  # windows, which two threads share evenly
+SIXTEEN = {"micro_batch_size": 16}  # sequences, which two threads share evenly
 PHASES = {
     "before the first checkpoint": ("groundup.training.guard", "LossGuard.allows_step", 3),
     "between micro-batches": ("groundup.training.micro_batches", "to_inputs_targets", 75),
@@ -108,7 +109,7 @@ PHASES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", PHASES)
-def test_killed_and_resumed_is_bitwise_the_untouched_run(phase, reference, prepared, tmp_path, killed):
+def test_killed_and_resumed_equals_the_uninterrupted_run_bitwise(phase, reference, prepared, tmp_path, killed):
     run = tmp_path / "run"
     killed("train", PHASES[phase], run, prepared, OVERRIDES)
     groundup.resume(run)
@@ -116,7 +117,7 @@ def test_killed_and_resumed_is_bitwise_the_untouched_run(phase, reference, prepa
 
 
 @pytest.mark.slow
-def test_a_resume_of_a_resume_is_bitwise_too(reference, prepared, tmp_path, killed):
+def test_a_resumed_resume_is_bitwise_equal_too(reference, prepared, tmp_path, killed):
     run = tmp_path / "run"
     killed("train", ("groundup.training.guard", "LossGuard.allows_step", 14), run, prepared, OVERRIDES)
     killed("resume", ("groundup.utils.files", "flush", 5), run, prepared, OVERRIDES)
@@ -133,11 +134,11 @@ def test_muon_and_every_part_resume_bitwise_too(parts, prepared, tmp_path, kille
     rows = {"modern": MODERN_PARTS, "gpt1": GPT1_PARTS}
     muon = {"name": "muon", "learning_rate": 0.01, "embedding_learning_rate": 0.1}
     overrides = {**OVERRIDES, "model": {**OVERRIDES["model"], **rows[parts]}, "optimizer": muon}
-    groundup.train(prepared, tmp_path / "untouched", overrides=overrides)
+    groundup.train(prepared, tmp_path / "uninterrupted", overrides=overrides)
     killed("train", ("groundup.training.guard", "LossGuard.allows_step", 31), tmp_path / "run", prepared, overrides)
     shutil.copytree(tmp_path / "run", tmp_path / "tampered", symlinks=True)
     groundup.resume(tmp_path / "run")
-    assert same_state(final(tmp_path / "run"), final(tmp_path / "untouched"))
+    assert same_state(final(tmp_path / "run"), final(tmp_path / "uninterrupted"))
 
     checkpoint = RunFolder(tmp_path / "tampered").steps()[-1]  # the negative control: Muon's momentum is forgotten
     tensors = load_file(checkpoint / "optimizer/state.safetensors")
@@ -145,7 +146,7 @@ def test_muon_and_every_part_resume_bitwise_too(parts, prepared, tmp_path, kille
     save_file(tensors, checkpoint / "optimizer/state.safetensors")
     reseal(checkpoint)
     groundup.resume(tmp_path / "tampered")
-    assert not same_state(final(tmp_path / "tampered"), final(tmp_path / "untouched"))
+    assert not same_state(final(tmp_path / "tampered"), final(tmp_path / "uninterrupted"))
 
 
 def copy_stopped_at(reference: Path, tmp_path: Path, step: int = 54) -> tuple[Path, Path]:
@@ -181,7 +182,7 @@ def change_progress(**values):
     return change
 
 
-def test_the_tampering_itself_changes_nothing(reference, tmp_path):
+def test_resealing_alone_changes_nothing(reference, tmp_path):
     run, checkpoint = copy_stopped_at(reference, tmp_path)
     reseal(checkpoint)
     groundup.resume(run)
@@ -193,7 +194,7 @@ def test_the_tampering_itself_changes_nothing(reference, tmp_path):
     [drop_moments, drop_one_moment, change_progress(cursor=0), change_progress(step=53)],
     ids=["moments", "one moment", "cursor", "step"],
 )
-def test_a_dropped_piece_of_state_shows(drop, reference, tmp_path):
+def test_a_lost_part_of_the_state_changes_the_result(drop, reference, tmp_path):
     """The negative control: if one piece were not restored, the tests above would fail."""
     run, checkpoint = copy_stopped_at(reference, tmp_path)
     drop(checkpoint)
@@ -202,16 +203,16 @@ def test_a_dropped_piece_of_state_shows(drop, reference, tmp_path):
     assert not same_state(final(run), final(reference))
 
 
-def test_a_dropout_that_depended_on_the_interruption_would_show(reference, tmp_path, monkeypatch):
+def test_a_dropout_that_depended_on_the_interruption_changes_the_result(reference, tmp_path, monkeypatch):
     run, _ = copy_stopped_at(reference, tmp_path)
-    monkeypatch.setattr("groundup.run.trainer.reseed", lambda seed, device: None)
+    monkeypatch.setattr("groundup.training.train_state.reseed", lambda seed, device: None)
     groundup.resume(run)
     assert not same_state(final(run), final(reference))
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "delete sums"])
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer/state.safetensors", "progress.json", "config.json"])
-def test_a_damaged_checkpoint_is_rejected_by_name_and_the_one_before_it_used(damage, name, reference, tmp_path):
+def test_a_damaged_checkpoint_is_rejected_by_name_and_the_previous_one_used(damage, name, reference, tmp_path):
     run, checkpoint = copy_stopped_at(reference, tmp_path)
     path = checkpoint / (SUMS if damage == "delete sums" else name)
     data = path.read_bytes()
@@ -221,29 +222,20 @@ def test_a_damaged_checkpoint_is_rejected_by_name_and_the_one_before_it_used(dam
         path.write_bytes(data[: len(data) // 2])
     else:
         path.unlink()
-    said = Listener()
-    groundup.resume(run, display=said)
-    assert any("rejected" in line and path.name in line for line in said.lines)
+    display = Listener()
+    groundup.resume(run, display=display)
+    assert any("rejected" in line and path.name in line for line in display.lines)
     assert same_state(final(run), final(reference))
 
 
-class Listener:
-    """A view that remembers what it was told."""
+class Listener(NullDisplay):
+    """A display that keeps its messages."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
 
     def message(self, text: str) -> None:
         self.lines.append(text)
-
-    def step(self, **values) -> None:
-        pass
-
-    def evaluation(self, **values) -> None:
-        pass
-
-    def sample(self, text: str) -> None:
-        pass
 
 
 def test_only_damaged_checkpoints_are_an_error_with_every_reason_and_a_remedy(reference, tmp_path):
@@ -255,23 +247,23 @@ def test_only_damaged_checkpoints_are_an_error_with_every_reason_and_a_remedy(re
     assert all(folder.name in str(caught.value) for folder in RunFolder(run).steps())
 
 
-def test_a_rejected_checkpoint_never_displaces_a_good_one(reference, tmp_path):
+def test_a_rejected_checkpoint_never_replaces_a_good_one(reference, tmp_path):
     run, checkpoint = copy_stopped_at(reference, tmp_path)
     (checkpoint / SUMS).unlink()
     shorter = {"train": {"max_steps": 50}, "checkpoint": {"keep_last": 1}}
     groundup.resume(run, overrides=shorter)
     assert [path.name for path in RunFolder(run).steps()] == ["step-00000050"]
-    assert groundup.resume(run).step == 50  # the one that stayed is whole
+    assert groundup.resume(run).step == 50  # the one that was kept is complete
 
 
-def test_what_a_resumption_changes_stays_with_the_run(reference, tmp_path):
+def test_overrides_of_a_resume_are_kept_in_the_run(reference, tmp_path):
     run, _ = copy_stopped_at(reference, tmp_path)
     groundup.resume(run, overrides={"train": {"max_steps": 58}, "checkpoint": {"every_steps": 2}})
     assert groundup.resume(run).step == 58
     assert RunFolder(run).config().checkpoint.every_steps == 2
 
 
-def test_scraps_of_a_crash_are_cleared_away(reference, tmp_path):
+def test_leftovers_of_a_crash_are_deleted(reference, tmp_path):
     run, _ = copy_stopped_at(reference, tmp_path)
     for name in (".step-00000009.deleted", ".step-00000060.partial"):
         (RunFolder(run).checkpoints / name).mkdir()
@@ -279,7 +271,7 @@ def test_scraps_of_a_crash_are_cleared_away(reference, tmp_path):
     assert not list(RunFolder(run).checkpoints.glob(".*"))
 
 
-def test_a_resumption_is_logged_and_a_finished_run_logs_nothing(reference, tmp_path):
+def test_a_resume_is_logged_and_a_finished_run_logs_nothing(reference, tmp_path):
     run, _ = copy_stopped_at(reference, tmp_path)
     groundup.resume(run)
     assert [r["step"] for r in read_log(run / "log.jsonl") if r["event"] == "resume"] == [54]
@@ -288,15 +280,15 @@ def test_a_resumption_is_logged_and_a_finished_run_logs_nothing(reference, tmp_p
     assert (run / "log.jsonl").read_bytes() == before
 
 
-def test_a_machine_without_the_runs_device_is_told_what_to_do(reference, tmp_path):
+def test_a_missing_device_is_refused_with_advice(reference, tmp_path):
     run, _ = copy_stopped_at(reference, tmp_path)
     path = run / "config.yaml"
     path.write_text(path.read_text().replace("device: cpu", "device: cuda:7"))
     with pytest.raises(groundup.ConfigError, match="cuda:7 is not on this machine; use auto or cpu"):
         groundup.resume(run)
-    said = Listener()
-    assert groundup.resume(run, overrides={"train": {"device": "cpu"}}, display=said).step == STEPS
-    assert any("not bit for bit" in line for line in said.lines)
+    display = Listener()
+    assert groundup.resume(run, overrides={"train": {"device": "cpu"}}, display=display).step == STEPS
+    assert any("not bit for bit" in line for line in display.lines)
 
 
 @pytest.mark.parametrize("text", ["model: [", "", "model: 3", "nonsense: 1"])
@@ -309,7 +301,7 @@ def test_a_damaged_config_is_one_sentence(text, reference, tmp_path):
     assert "config" in str(caught.value)
 
 
-def test_a_finished_budget_run_is_left_alone(prepared, tmp_path):
+def test_a_finished_run_with_max_time_is_not_continued(prepared, tmp_path):
     overrides = {**OVERRIDES, "train": {**OVERRIDES["train"], "max_time": "1s"}}
     del overrides["train"]["max_steps"]
     step = groundup.train(prepared, tmp_path / "run", overrides=overrides).step
@@ -325,7 +317,7 @@ def test_other_data_is_refused(reference, tmp_path):
         groundup.resume(run, data=tmp_path / "other")
 
 
-def test_moved_data_is_found_where_it_is_said_to_be(reference, prepared, tmp_path):
+def test_moved_data_is_found_at_the_given_path(reference, prepared, tmp_path):
     run, _ = copy_stopped_at(reference, tmp_path)
     shutil.copytree(prepared, tmp_path / "moved")
     groundup.resume(run, data=tmp_path / "moved")
@@ -335,13 +327,13 @@ def test_moved_data_is_found_where_it_is_said_to_be(reference, prepared, tmp_pat
 @pytest.mark.parametrize(
     "overrides", [{"model": {"n_layer": 3}}, {"optimizer": {"learning_rate": 1.0}}, {"train": {"seed": 1}}]
 )
-def test_what_decides_the_result_cannot_change(overrides, reference, tmp_path):
+def test_keys_that_decide_the_result_cannot_change(overrides, reference, tmp_path):
     run, _ = copy_stopped_at(reference, tmp_path)
     with pytest.raises(groundup.ConfigError):
         groundup.resume(run, overrides=overrides)
 
 
-def test_a_finished_run_is_left_alone_and_a_longer_horizon_goes_on(reference, tmp_path):
+def test_a_finished_run_is_not_continued_unless_its_run_length_grows(reference, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(reference, run, symlinks=True)
     assert groundup.resume(run).step == STEPS
@@ -362,20 +354,16 @@ def test_a_finished_run_is_left_alone_and_a_longer_horizon_goes_on(reference, tm
 )
 def test_every_way_to_train_resumes_bitwise(changes, prepared, tmp_path, killed):
     overrides = {name: {**values, **changes.get(name, {})} for name, values in OVERRIDES.items()}
-    groundup.train(prepared, tmp_path / "untouched", overrides=overrides)
-    settled = RunFolder(tmp_path / "untouched").config()
-    assert (
-        settled.train.microbatch_threads
-        == settled.shares
-        == (2 if SIXTEEN.items() <= changes.get("train", {}).items() else 1)
-    )
+    groundup.train(prepared, tmp_path / "uninterrupted", overrides=overrides)
+    config = RunFolder(tmp_path / "uninterrupted").config()
+    assert config.train.microbatch_threads == (2 if SIXTEEN.items() <= changes.get("train", {}).items() else 1)
     killed("train", ("groundup.training.guard", "LossGuard.allows_step", 31), tmp_path / "run", prepared, overrides)
     groundup.resume(tmp_path / "run")
-    assert same_state(final(tmp_path / "run"), final(tmp_path / "untouched"))
+    assert same_state(final(tmp_path / "run"), final(tmp_path / "uninterrupted"))
 
 
 @pytest.mark.slow
-def test_a_forgotten_average_shows(prepared, tmp_path):
+def test_a_lost_ema_changes_the_result(prepared, tmp_path):
     overrides = {**OVERRIDES, "optimizer": {**OVERRIDES["optimizer"], "ema_decay": 0.9}}
     groundup.train(prepared, tmp_path / "reference", overrides=overrides)
     run, checkpoint = copy_stopped_at(tmp_path / "reference", tmp_path)
@@ -388,7 +376,7 @@ def test_a_forgotten_average_shows(prepared, tmp_path):
 
 
 @pytest.mark.slow
-def test_patience_ends_a_killed_run_where_it_ends_an_untouched_one(prepared, tmp_path, killed):
+def test_early_stopping_ends_a_killed_run_at_the_same_step(prepared, tmp_path, killed):
     """Killed right after the checkpoint of the evaluation with which patience ends, or just before it."""
     overrides = {
         **OVERRIDES,
@@ -397,10 +385,10 @@ def test_patience_ends_a_killed_run_where_it_ends_an_untouched_one(prepared, tmp
         "evaluate": {**OVERRIDES["evaluate"], "every_steps": 3},
         "checkpoint": {"every_steps": 3, "keep_last": 9},
     }
-    groundup.train(prepared, tmp_path / "untouched", overrides=overrides)
-    end = RunFolder(tmp_path / "untouched").steps()[-1]
+    groundup.train(prepared, tmp_path / "uninterrupted", overrides=overrides)
+    end = RunFolder(tmp_path / "uninterrupted").steps()[-1]
     assert end.name < f"step-{STEPS:08d}", "patience ended it"
-    saves = len(RunFolder(tmp_path / "untouched").steps())
+    saves = len(RunFolder(tmp_path / "uninterrupted").steps())
     for n in (saves - 1, saves):
         run = tmp_path / f"run{n}"
         killed("train", ("groundup.checkpoint.run_folder", "RunFolder.prune", n), run, prepared, overrides)
@@ -418,14 +406,14 @@ def test_a_checkpoint_that_cannot_be_read_is_rejected_like_a_damaged_one(referen
         return sha256(path)
 
     monkeypatch.setattr("groundup.utils.files.sha256", unreadable)
-    said = Listener()
-    groundup.resume(run, display=said)
-    assert any("rejected" in line and "cannot be read (Input/output error)" in line for line in said.lines)
+    display = Listener()
+    groundup.resume(run, display=display)
+    assert any("rejected" in line and "cannot be read (Input/output error)" in line for line in display.lines)
     assert same_state(final(run), final(reference))
 
 
 @pytest.mark.slow
-def test_fp16_resumes_bitwise_with_its_scale_after_a_step_was_left_out(prepared, tmp_path, killed):
+def test_fp16_resumes_bitwise_with_its_scale_after_a_skipped_step(prepared, tmp_path, killed):
     """Two tokens a step: their gradients are so large that the first scale overflows."""
     overrides = {
         **OVERRIDES,
@@ -433,17 +421,17 @@ def test_fp16_resumes_bitwise_with_its_scale_after_a_step_was_left_out(prepared,
         "train": {"micro_batch_size": 1, **OVERRIDES["train"], "precision": "fp16", "batch_tokens": 2},
         "evaluate": {"every_steps": 0, "tokens": 20, "sample_tokens": 2},
     }
-    groundup.train(prepared, tmp_path / "untouched", overrides=overrides)
-    skipped = [r["step"] for r in read_log(tmp_path / "untouched" / "log.jsonl") if r["event"] == "skip"]
+    groundup.train(prepared, tmp_path / "uninterrupted", overrides=overrides)
+    skipped = [r["step"] for r in read_log(tmp_path / "uninterrupted" / "log.jsonl") if r["event"] == "skip"]
     assert skipped
     assert skipped[0] < 30
     killed("train", ("groundup.training.guard", "LossGuard.allows_step", 40), tmp_path / "run", prepared, overrides)
     shutil.copytree(tmp_path / "run", tmp_path / "tampered", symlinks=True)
     groundup.resume(tmp_path / "run")
-    assert same_state(final(tmp_path / "run"), final(tmp_path / "untouched"))
+    assert same_state(final(tmp_path / "run"), final(tmp_path / "uninterrupted"))
 
     checkpoint = RunFolder(tmp_path / "tampered").steps()[-1]  # the negative control: the scale is forgotten
     change_progress(scaler={})(checkpoint)
     reseal(checkpoint)
     groundup.resume(tmp_path / "tampered")
-    assert not same_state(final(tmp_path / "tampered"), final(tmp_path / "untouched"))
+    assert not same_state(final(tmp_path / "tampered"), final(tmp_path / "uninterrupted"))

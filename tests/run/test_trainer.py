@@ -1,4 +1,4 @@
-"""What the config says is what happens; what should not matter does not."""
+"""The trainer: every config key has its effect, and evaluations, samples and dry runs have none."""
 
 import math
 import subprocess
@@ -15,9 +15,12 @@ from groundup.config.sections import TrainConfig
 from groundup.data.shards import Tokens
 from groundup.errors import ConfigError
 from groundup.optim.run_length import StepLength, TimeLength, build_run_length
+from groundup.run.dataset import PreparedData
+from groundup.run.resolve import detect_machine, resolve_config
 from groundup.run.trainer import Trainer
 from groundup.training.guard import LossGuard
-from groundup.training.loop import Progress
+from groundup.training.train_state import Progress
+from groundup.ui.display import NullDisplay
 
 BASE = {
     "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "dropout": 0.1},
@@ -73,46 +76,47 @@ def test_evaluating_and_sampling_every_step_changes_nothing(train):
     ],
     ids=str,
 )
-def test_what_the_config_says_has_an_effect(train, changes):
+def test_each_of_these_keys_changes_the_losses(train, changes):
     assert losses(train(**changes))[-3:] != losses(train())[-3:]
 
 
-def test_short_contexts_come_first_and_the_log_says_so(train):
+def test_sequence_length_warm_up_starts_short_and_is_logged(train):
     run = train(train={"seq_len_warmup_from": 4, "seq_len_warmup_until": 0.7})
     steps = [record for record in read_log(run.log) if record["event"] == "step"]
     block = BASE["model"]["block_size"]
     assert steps[0]["context"] == 4
     assert steps[-1]["context"] == block
-    whole = [record for record in read_log(train().log) if record["event"] == "step"]
-    assert [record["cursor"] for record in whole] == [record["cursor"] for record in steps]
-    assert {record["context"] for record in whole} == {block}
+    full = [record for record in read_log(train().log) if record["event"] == "step"]
+    assert [record["cursor"] for record in full] == [record["cursor"] for record in steps]
+    assert {record["context"] for record in full} == {block}
+
+
+def build(prepared, changes: dict) -> Trainer:
+    """A trainer that writes nothing."""
+    data = PreparedData.open(prepared)
+    config = Config.model_validate({**merged(changes), "data": str(prepared)})
+    resolved = resolve_config(config, data.tokenizer.n_vocab, detect_machine(config.train, prepared).machine)
+    return Trainer(resolved, data, RunFolder(prepared), NullDisplay())
 
 
 def test_the_seed_decides_weights_order_and_dropout(prepared):
-    def first(seed: int, dropout: float) -> tuple[torch.Tensor, list[int], Trainer]:
-        values = merged({"train": {"seed": seed}, "model": {"dropout": dropout, "vocab_size": 257}})
-        training = Trainer(Config.model_validate({**values, "data": str(prepared)}), data, RunFolder(prepared), None)
-        return training.moving.gpt.wte.weight, training.windows.window_starts(0, 8).tolist(), training
-
-    from groundup.run.trainer import PreparedData
-
-    data = PreparedData.open(prepared)
-    (a, starts_a, training), (b, starts_b, _) = first(1, 0.1), first(2, 0.1)
-    assert not torch.equal(a, b)
-    assert starts_a != starts_b
+    a, b = (build(prepared, {"train": {"seed": seed}}) for seed in (1, 2))
+    assert not torch.equal(a.model.wte.weight, b.model.wte.weight)
+    assert a.sequences.window_starts(0, 8).tolist() != b.sequences.window_starts(0, 8).tolist()
     draws = []
     for step in (0, 1, 0):
-        training._reseed(step)
+        a.state.progress.step = step
+        a.state.seed_dropout()
         draws.append(torch.rand(4).tolist())
     assert draws[0] == draws[2] != draws[1]  # each step has a mask of its own, and always the same one
 
 
-def test_no_clipping_means_no_clipping(train):
+def test_grad_clip_0_turns_clipping_off(train):
     assert losses(train(optimizer={"grad_clip": 0})) != losses(train(optimizer={"grad_clip": 1e-4}))
     assert all(math.isfinite(loss) for loss in losses(train(optimizer={"grad_clip": 0})))
 
 
-def test_the_settled_config_stands_in_the_run_and_in_the_checkpoint(train):
+def test_the_resolved_config_is_in_the_run_and_in_the_checkpoint(train):
     run = train(train={"precision": "auto", "threads": None, "device": "auto"})
     config = run.config()
     assert config.train.precision in ("fp32", "bf16")
@@ -121,7 +125,7 @@ def test_the_settled_config_stands_in_the_run_and_in_the_checkpoint(train):
     assert groundup.load(run.path).config == config
 
 
-def test_the_last_checkpoints_stay_and_latest_points_to_the_newest(train):
+def test_the_last_checkpoints_are_kept_and_latest_points_to_the_newest(train):
     run = train(checkpoint={"every_steps": 2, "keep_last": 3})
     assert [path.name for path in run.steps()] == ["step-00000004", "step-00000006", "step-00000008"]
     assert (run.path / "latest").resolve() == run.steps()[-1].resolve()
@@ -133,42 +137,41 @@ def test_samples_begin_with_the_prompt(train):
 
 
 @pytest.mark.parametrize(
-    ("horizon", "expected"),
+    ("given", "expected"),
     [
         ({"max_steps": 7}, StepLength(7)),
         ({"max_tokens": 2048}, StepLength(1)),
         ({"max_tokens": 2049}, StepLength(2)),
-        ({"epochs": 1}, StepLength(13)),  # 100 windows, 8 a step
+        ({"epochs": 1}, StepLength(13)),  # 100 sequences, 8 per step
         ({"epochs": 2.5}, StepLength(32)),
         ({"max_time": "2m"}, TimeLength(120.0)),
     ],
     ids=str,
 )
-def test_horizons(horizon, expected):
-    config = Config(train=TrainConfig(batch_tokens=2048, **horizon))
-    assert build_run_length(config, windows=100) == expected
+def test_run_lengths(given, expected):
+    assert build_run_length(TrainConfig(batch_tokens=2048, **given), 8, epoch_sequences=100) == expected
 
 
-def test_no_horizon_is_refused():
+def test_a_missing_run_length_is_refused():
     with pytest.raises(
-        ConfigError, match=r"--train\.max_steps, --train\.max_tokens, --train\.epochs or --train\.budget"
+        ConfigError, match=r"--train\.max_steps, --train\.max_tokens, --train\.epochs or --train\.max_time"
     ):
-        build_run_length(Config(), windows=100)
+        build_run_length(TrainConfig(), 8, epoch_sequences=100)
 
 
-def test_two_horizons_at_once_are_refused(train):
-    with pytest.raises(ConfigError, match="give one horizon, not both max_steps and epochs"):
+def test_two_run_lengths_at_once_are_refused(train):
+    with pytest.raises(ConfigError, match="give one run length, not both max_steps and epochs"):
         train(train={"max_steps": 3, "epochs": 1})
 
 
-def test_the_clock_counts_the_step_to_come():
+def test_a_run_length_in_time_counts_the_coming_step():
     assert TimeLength(10.0).reached(Progress(step=5, elapsed=9.5, dt=0.6))
     assert not TimeLength(10.0).reached(Progress(step=5, elapsed=9.5, dt=0.4))
     assert TimeLength(10.0).fraction(Progress(elapsed=4.0, dt=1.0)) == 0.5
 
 
-def test_a_good_step_ends_a_row_of_bad_ones():
-    guard = LossGuard(bad_steps=2)
+def test_a_good_step_resets_the_count_of_bad_ones():
+    guard = LossGuard(max_bad_steps=2)
     for step in range(0, 10, 2):
         assert not guard.allows_step(step, math.nan, 1.0)
         assert guard.allows_step(step + 1, 1.0, 1.0)
@@ -186,7 +189,7 @@ main(["train", "gpt2-nano", "--data", sys.argv[1], "--out", sys.argv[2], *option
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [10, 100_000])  # bytes: too few for the log, too few for the weights
-def test_a_disk_that_is_really_full_is_a_sentence(size, prepared, tmp_path, forks):
+def test_a_full_disk_is_one_sentence(size, prepared, tmp_path, forks):
     command = [*forks.words, "-c", FULL_DISK, str(prepared), str(tmp_path / "run"), str(size)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2, done.stderr
@@ -195,19 +198,19 @@ def test_a_disk_that_is_really_full_is_a_sentence(size, prepared, tmp_path, fork
     assert not list((tmp_path / "run").rglob("step-*"))
 
 
-def test_one_path_is_as_good_as_a_list(tmp_path, sentences):
+def test_one_path_works_like_a_list_of_one(tmp_path, sentences):
     (tmp_path / "a.txt").write_text(sentences(20))
     manifest = groundup.prepare(tmp_path / "a.txt", tmp_path / "d", tokenizer="byte")
     assert manifest.splits["train"].documents == 1
 
 
-def test_a_context_too_long_is_a_sentence(train):
+def test_a_context_that_is_too_long_is_refused(train):
     model = groundup.load(train().path).model
     with pytest.raises(ValueError, match="17 tokens exceed the context of 16"):
         model(torch.zeros(1, 17, dtype=torch.long))
 
 
-def test_shorter_windows_are_scored_as_if_the_context_were_shorter(train, prepared):
+def test_a_shorter_window_is_scored_as_if_the_context_were_shorter(train, prepared):
     run = train().path
     whole = groundup.evaluate(run)
     assert groundup.evaluate(run, window=16) == whole, "the model's own context is the default"
@@ -225,14 +228,10 @@ def test_shorter_windows_are_scored_as_if_the_context_were_shorter(train, prepar
             groundup.evaluate(run, window=window)
 
 
-def test_a_rehearsal_of_evaluation_and_sample_leaves_no_trace(prepared):
-    from groundup.run.resolve import PreparedData
-
-    values = merged({"model": {"vocab_size": 257}, "optimizer": {"ema_decay": 0.9}})
-    config = Config.model_validate({**values, "data": str(prepared)})
-    training = Trainer(config, PreparedData.open(prepared), RunFolder(prepared), None)
-    before = [parameter.clone() for parameter in training.moving.gpt.parameters()]
-    training.examiner.rehearse()
-    assert all(map(torch.equal, before, training.moving.gpt.parameters()))
-    assert training.examiner.losses.train_loss is None
+def test_a_dry_run_of_evaluation_and_sample_leaves_no_trace(prepared):
+    trainer = build(prepared, {"optimizer": {"ema_decay": 0.9}})
+    before = [parameter.clone() for parameter in trainer.model.parameters()]
+    trainer.evaluator.dry_run()
+    assert all(map(torch.equal, before, trainer.model.parameters()))
+    assert trainer.evaluator.losses.train_loss is None
     assert not (prepared / "log.jsonl").exists()

@@ -153,7 +153,9 @@ def test_hooks_cannot_disturb_training():
 def test_a_stop_requested_during_a_hook_ends_training():
     requested = []
     _, infos, _ = train(
-        steps=50, should_stop=lambda: bool(requested), hooks=[lambda info: requested.append(1) if info.step == 3 else None]
+        steps=50,
+        should_stop=lambda: bool(requested),
+        hooks=[lambda info: requested.append(1) if info.step == 3 else None],
     )
     assert [i.stopping for i in infos] == [False, False, False]
 
