@@ -58,7 +58,7 @@ def test_a_recipe_prepares_its_own_text_and_has_a_size_for_a_laptop(name):
 def test_a_pass_over_ten_billion_tokens_is_as_long_as_published():
     config = config_of(FINEWEB)
     assert 10_000_000_000 // config.train.batch_tokens == 19_073
-    assert (config.train.epochs, config.micro_rows * config.model.block_size) == (1, 32 * 1024)
+    assert (config.train.epochs, config.train.micro_batch_size * config.model.block_size) == (1, 32 * 1024)
     rate, schedule = config.optimizer.learning_rate, config.schedule
     assert (rate, rate * schedule.min_lr_ratio, schedule.warmup_steps) == (1e-3, pytest.approx(1e-4), 715)
     assert (config.evaluate.every_steps, config.evaluate.tasks) == (250, ("hellaswag",))
@@ -69,13 +69,13 @@ def test_the_hyperparameters_are_those_that_were_published():
     assert (gpt3.optimizer.beta1, gpt3.optimizer.beta2, gpt3.optimizer.grad_clip) == (0.9, 0.95, 1.0)
     assert (gpt3.optimizer.learning_rate, gpt3.optimizer.weight_decay) == (6e-4, 0.1)
     assert (gpt3.schedule.warmup_steps, gpt3.schedule.warmup_tokens) == (None, 375_000_000)
-    assert (bard.rows, bard.model.block_size, bard.train.max_steps) == (16, 1024, 5000)
+    assert (bard.batch_size, bard.model.block_size, bard.train.max_steps) == (16, 1024, 5000)
     assert (bard.schedule.warmup_steps, bard.optimizer.learning_rate * bard.schedule.min_lr_ratio) == (
         60,
         pytest.approx(6e-5),
     )
     assert bard.model.model_copy(update={"vocab_size": 50_257}).padded_vocab == 50_304
-    assert (first.rows, first.model.block_size, first.train.max_steps) == (6, 512, 7000)
+    assert (first.batch_size, first.model.block_size, first.train.max_steps) == (6, 512, 7000)
     assert first.evaluate.tokens == 200 * 6 * 512
     assert first.model.norm_position == "post_norm"
 

@@ -40,17 +40,17 @@ def test_data_give_vocabulary_and_epochs(groundup, prepared):
     assert "the data's tokenizer, byte" in groundup("plan", "gpt2-nano", "--data", prepared).out
 
 
-def test_measured_or_like_another_run(groundup, run, prepared, fast):
+def test_the_speed_is_measured_or_taken_from_another_run(groundup, run, prepared, fast):
     like = json.loads(groundup("plan", "gpt2-nano", "--like", run, "--json", *fast).out)
     assert like["tokens_per_s"] > 0
     assert str(run) in like["speed_source"]
     measured = groundup("plan", "gpt2-nano", "--data", prepared, "--measure", *fast)
     assert measured.status == 0, measured.err
-    assert "estimated from 16 windows" in measured.out
+    assert "estimated from 16 sequences" in measured.out
 
 
-def test_what_does_not_fit_is_not_measured(groundup, monkeypatch):
-    monkeypatch.setattr("groundup.run.here.main_memory", lambda: 10**6)
+def test_a_model_that_does_not_fit_is_not_measured(groundup, monkeypatch):
+    monkeypatch.setattr("groundup.run.resolve.main_memory", lambda: 10**6)
     done = groundup("plan", "gpt2-nano", "--measure", "--train.device", "cpu")
     assert done.status == 0
     assert "nothing was measured" in done.out
@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_not_measured(groundup, monkeypatch):
         (["--like", "nowhere"], "nowhere: holds no run"),
         (["--like", "x", "--measure"], "not allowed with"),
         (["--data", "nowhere"], "nowhere: no manifest.json here"),
-        (["--config", "empty.yaml", "--train.max_steps", "none"], "no horizon; give --train.max_steps"),
+        (["--config", "empty.yaml", "--train.max_steps", "none"], "no run length; give --train.max_steps"),
         (["--measure", "--train.device", "cuda:77"], "cuda:77 is not on this machine"),
     ],
 )
@@ -83,7 +83,7 @@ def test_a_mistake_is_one_sentence(argv, sentence, groundup, tmp_path):
     assert done.out == ""
 
 
-def test_a_vocabulary_that_is_not_the_datas_is_refused(groundup, prepared):
+def test_a_vocabulary_unlike_that_of_the_data_is_refused(groundup, prepared):
     done = groundup("plan", "--data", prepared, "--model.vocab_size", 9)
     assert done.status == 2
     assert "the data's tokenizer has 257 ids" in done.err
@@ -113,7 +113,7 @@ HUGE = ("--model.n_embd", 1_048_576, "--model.n_head", 4096)
 
 
 @pytest.mark.parametrize("options", [["--dry-run"], ["--dry-run", "--json"], ["--out", "run"]])
-def test_what_cannot_fit_is_one_sentence(options, groundup, prepared, tmp_path, fast):
+def test_a_model_that_cannot_fit_is_one_sentence(options, groundup, prepared, tmp_path, fast):
     done = groundup("train", "gpt2-nano", "--data", prepared, *fast, *HUGE, *options)
     assert done.status == 2
     assert done.err.startswith("groundup: model: ")
@@ -126,10 +126,10 @@ def test_what_cannot_fit_is_one_sentence(options, groundup, prepared, tmp_path, 
 @pytest.fixture
 def tight(monkeypatch):
     """Hardly less memory than is planned for, which may be more than is needed."""
-    monkeypatch.setattr("groundup.run.here.main_memory", lambda: 330_000_000)
+    monkeypatch.setattr("groundup.run.resolve.main_memory", lambda: 330_000_000)
 
 
-def test_what_may_not_fit_is_planned_without_being_built(groundup, prepared, fast, tight, monkeypatch):
+def test_a_model_that_may_not_fit_is_planned_without_being_built(groundup, prepared, fast, tight, monkeypatch):
     monkeypatch.setattr("groundup.run.start.Trainer", None)
     done = groundup("train", "gpt2-nano", "--data", prepared, "--dry-run", *fast)
     assert done.status == 0, done.err
@@ -138,14 +138,14 @@ def test_what_may_not_fit_is_planned_without_being_built(groundup, prepared, fas
     assert "no speed was measured" in done.out
 
 
-def test_what_may_not_fit_is_tried(groundup, prepared, tmp_path, fast, tight):
+def test_a_model_that_may_not_fit_is_tried(groundup, prepared, tmp_path, fast, tight):
     done = groundup("train", "gpt2-nano", "--data", prepared, "--out", "run", *fast)
     assert done.status == 0, done.err
     assert "of memory are more than the 330 MB of this machine" in done.out
 
 
-def test_weights_that_find_no_memory_are_a_sentence(groundup, prepared, tmp_path, fast, monkeypatch):
-    monkeypatch.setattr("groundup.run.here.main_memory", lambda: None)
+def test_out_of_memory_for_the_weights_is_one_sentence(groundup, prepared, tmp_path, fast, monkeypatch):
+    monkeypatch.setattr("groundup.run.resolve.main_memory", lambda: None)
     done = groundup("train", "gpt2-nano", "--data", prepared, "--out", "run", *fast, *HUGE)
     assert done.status == 1
     assert "cpu: out of memory before the first step; take a smaller model" in done.err
@@ -156,22 +156,22 @@ def test_weights_that_find_no_memory_are_a_sentence(groundup, prepared, tmp_path
     assert "nothing was measured" in measured.out
 
 
-def test_a_speed_that_is_known_is_not_measured_again(prepared, tmp_path, monkeypatch):
+def test_a_known_speed_is_not_measured_again(prepared, tmp_path, monkeypatch):
     overrides = {"train": {"max_steps": 2, "batch_tokens": 256, "device": "cpu"}, "model": {"block_size": 16}}
     config = merge_and_validate([preset("gpt2-nano"), ConfigSource("test", {"data": str(prepared), **overrides})])
     plan = plan_with_speed(config)
     assert plan.speed.tokens_per_s > 0
-    assert plan.epochs == pytest.approx(2 * 16 / plan.data.windows)
-    monkeypatch.setattr("groundup.run.here.measure_throughput", None)
-    said = []
-    assert start_run(config, tmp_path / "run", PlainDisplay(said.append), speed=plan.speed).step == 2
-    assert any(plan.speed.source in line for line in said)
+    assert plan.epochs == pytest.approx(2 * 16 / plan.data.sequences)
+    monkeypatch.setattr("groundup.run.resolve.measure_throughput", None)
+    messages = []
+    assert start_run(config, tmp_path / "run", PlainDisplay(messages.append), speed=plan.speed).step == 2
+    assert any(plan.speed.source in line for line in messages)
 
 
-def test_measuring_changes_nothing_of_the_run(groundup, prepared, tmp_path, fast, monkeypatch):
+def test_measuring_does_not_change_the_run(groundup, prepared, tmp_path, fast, monkeypatch):
     dropout = ("--model.dropout", 0.1)
     groundup("train", "gpt2-nano", "--data", prepared, "--out", "with", *fast, *dropout)
-    monkeypatch.setattr("groundup.run.here.measure_throughput", lambda *args, **options: None)
+    monkeypatch.setattr("groundup.run.resolve.measure_throughput", lambda *args, **options: None)
     done = groundup("train", "gpt2-nano", "--data", prepared, "--out", "without", *fast, *dropout)
     assert "no speed was measured" in done.out
     for name in ("model.safetensors", "optimizer/state.safetensors"):

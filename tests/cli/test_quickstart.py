@@ -91,9 +91,9 @@ TEXTS = {
 def test_any_text_gives_a_model_that_beats_counting_bytes(kind, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     in_steps = partial(
-        EarlyStopping, StepLength(STEPS), patience=None, stop_after=None
+        EarlyStopping, StepLength(STEPS), patience=None, time_limit=None
     )  # what time yields depends on the machine
-    monkeypatch.setattr("groundup.run.trainer.EarlyEnd", lambda horizon, best, *ends: in_steps(best=best))
+    monkeypatch.setattr("groundup.run.trainer.EarlyStopping", lambda length, best, *limits: in_steps(best=best))
     name, text = TEXTS[kind]
     (tmp_path / name).write_text(text)
     quickstart(name, "--minutes", "0.1", "--json")

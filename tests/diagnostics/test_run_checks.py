@@ -209,9 +209,7 @@ def test_resume_refuses_a_checkpoint_of_a_newer_groundup_and_touches_nothing(run
     before = content(run)
     status, _, err = command(capsys, "resume", run, "--train.max_steps", 20)
     assert status == 2
-    assert err.splitlines()[-1].endswith(
-        "which a newer groundup wrote (this one reads up to 2); update groundup"
-    )
+    assert err.splitlines()[-1].endswith("which a newer groundup wrote (this one reads up to 2); update groundup")
     (lock,) = {name for name, value in content(run).items() if value != before[name]}
     assert lock.endswith("/.lock")
 

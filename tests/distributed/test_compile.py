@@ -1,6 +1,4 @@
-"""Compiling is tried, proved, and never the end of a run."""
-
-from types import SimpleNamespace
+"""torch.compile: backends are tried in turn, and a failure never ends a run."""
 
 import pytest
 import torch
@@ -9,16 +7,16 @@ from torch import nn
 
 from groundup.config.model import ModelConfig
 from groundup.config.schema import Config
-from groundup.distributed.compile import LONGEST_REASON, check, compiled
+from groundup.distributed.compile import MAX_REASON_CHARS, compile_loss, parse_compile
 from groundup.errors import ConfigError, TrainingError
 from groundup.model.gpt import GPT, NextTokenLoss
-from groundup.run.resolve import resolve_config
+from groundup.run.resolve import validate_config
 
 IDS = torch.arange(16).view(2, 8) % 10
 
 
 @pytest.fixture(autouse=True)
-def _nothing_compiled():
+def _no_compiled_code():
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
     yield
@@ -61,33 +59,35 @@ def graphs() -> int:
         ("max-autotune, reduce-overhead,off,eager", ["max-autotune", "reduce-overhead"]),
     ],
 )
-def test_attempts_by_comma(wanted, attempts):
-    assert check(wanted) == attempts
+def test_backends_are_separated_by_commas(wanted, attempts):
+    assert parse_compile(wanted) == attempts
 
 
 @pytest.mark.parametrize("wanted", ["fast", "on,quick", "", "on,"])
-def test_an_unknown_attempt_is_named_beside_the_known_ones(wanted):
+def test_an_unknown_backend_is_refused_with_the_known_ones(wanted):
     with pytest.raises(ConfigError, match=r"train.compile: '\w*' is not one of off, on, reduce-overhead, .*eager"):
-        compiled(build(), wanted, pytest.fail, passes)
+        compile_loss(build(), wanted, pytest.fail, passes)
 
 
-def test_an_unknown_attempt_is_refused_before_a_run_begins():
+def test_an_unknown_backend_is_refused_before_a_run_starts():
     config = Config.model_validate({"train": {"compile": "quick", "device": "cpu", "precision": "fp32"}})
     with pytest.raises(ConfigError, match="'quick' is not one of"):
-        resolve_config(config, SimpleNamespace(n_vocab=10))
+        validate_config(config)
 
 
 def test_modes_and_backends_reach_torch(monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch, "compile", lambda module, **how: asked.append((how["mode"], how["backend"])) or module)
+    requests = []
+    monkeypatch.setattr(
+        torch, "compile", lambda module, **how: requests.append((how["mode"], how["backend"])) or module
+    )
     for wanted in ("on", "max-autotune", "cudagraphs"):
-        compiled(build(), wanted, pytest.fail, passes)
-    assert asked == [(None, "inductor"), ("max-autotune", "inductor"), (None, "cudagraphs")]
+        compile_loss(build(), wanted, pytest.fail, passes)
+    assert requests == [(None, "inductor"), ("max-autotune", "inductor"), (None, "cudagraphs")]
 
 
-def test_off_is_the_module_itself_untried():
+def test_off_returns_the_module_itself_untried():
     loss_sum = build()
-    assert compiled(loss_sum, "off", pytest.fail, lambda _: pytest.fail("tried")) is loss_sum
+    assert compile_loss(loss_sum, "off", pytest.fail, lambda _: pytest.fail("tried")) is loss_sum
 
 
 def gradients(module: nn.Module) -> list[torch.Tensor]:
@@ -97,10 +97,10 @@ def gradients(module: nn.Module) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "eager", pytest.param("on", marks=pytest.mark.slow)])
-def test_compiled_it_is_the_same_model(backend):
+def test_the_compiled_model_computes_the_same(backend):
     loss_sum = build()
     plain, names, tried = gradients(loss_sum), list(loss_sum.state_dict()), []
-    found = compiled(loss_sum, backend, pytest.fail, lambda module: tried.append(passes(module)))
+    found = compile_loss(loss_sum, backend, pytest.fail, lambda module: tried.append(passes(module)))
     assert found is not loss_sum
     assert len(tried) == 1
     assert all(p.grad is None for p in loss_sum.parameters())
@@ -110,9 +110,9 @@ def test_compiled_it_is_the_same_model(backend):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_it_follows_the_mode_and_evaluations_of_other_shapes_compile_nothing():
+def test_the_mode_is_shared_and_evaluations_of_other_shapes_compile_nothing():
     loss_sum = build(dropout=0.5)
-    found = compiled(loss_sum, "eager", pytest.fail, passes)
+    found = compile_loss(loss_sum, "eager", pytest.fail, passes)
     before, losses = graphs(), set()
     for rows in (1, 2, 1, 2):
         found.train()
@@ -131,54 +131,54 @@ def test_many_models_in_one_process_are_each_compiled():
     with torch._dynamo.config.patch(recompile_limit=2):
         kept = []
         for n in range(1, 5):
-            kept.append(compiled(build(), "eager", pytest.fail, passes))
+            kept.append(compile_loss(build(), "eager", pytest.fail, passes))
             assert graphs() == n
 
 
-def test_what_fails_is_said_in_one_line_each_and_the_next_is_tried(monkeypatch):
+def test_each_failure_is_one_message_and_the_next_backend_is_tried(monkeypatch):
     failing(monkeypatch, ValueError("\n  no compiler here\nat line 3"), "inductor", "cudagraphs")
-    said = []
-    found = compiled(build(), "on,cudagraphs,aot_eager", said.append, passes)
+    messages = []
+    found = compile_loss(build(), "on,cudagraphs,aot_eager", messages.append, passes)
     assert isinstance(found, torch._dynamo.OptimizedModule)
-    assert said == [
+    assert messages == [
         "compile: inductor failed (ValueError: no compiler here); trying cudagraphs",
         "compile: cudagraphs failed (ValueError: no compiler here); trying aot_eager",
     ]
 
 
-def test_last_of_all_it_trains_without(monkeypatch):
+def test_if_every_backend_fails_the_loss_stays_uncompiled(monkeypatch):
     failing(monkeypatch, AssertionError(), "aot_eager")
-    loss_sum, said = build(), []
-    assert compiled(loss_sum, "aot_eager", said.append, passes) is loss_sum
-    assert said == ["compile: aot_eager failed (AssertionError); training without"]
+    loss_sum, messages = build(), []
+    assert compile_loss(loss_sum, "aot_eager", messages.append, passes) is loss_sum
+    assert messages == ["compile: aot_eager failed (AssertionError); training without"]
     passes(loss_sum)
 
 
 def test_a_failure_in_the_backward_pass_counts_and_leaves_no_gradient():
-    loss_sum, said = build(), []
+    loss_sum, messages = build(), []
 
     def half(module):
         passes(module)
         raise NotImplementedError("in the second piece" + "!" * 1000)
 
-    assert compiled(loss_sum, "eager", said.append, half) is loss_sum
+    assert compile_loss(loss_sum, "eager", messages.append, half) is loss_sum
     assert all(p.grad is None for p in loss_sum.parameters())
-    assert "NotImplementedError: in the second piece!" in said[0]
-    assert len(said[0]) < LONGEST_REASON + 60
+    assert "NotImplementedError: in the second piece!" in messages[0]
+    assert len(messages[0]) < MAX_REASON_CHARS + 60
 
 
 @pytest.mark.parametrize(
     "error", [KeyboardInterrupt(), SystemExit(), torch.OutOfMemoryError("CUDA out of memory"), TrainingError("ours")]
 )
-def test_signals_and_want_of_memory_are_no_failures_of_a_compiler(error):
+def test_signals_and_out_of_memory_are_raised(error):
     def interrupted(module):
         raise error
 
     with pytest.raises(type(error)):
-        compiled(build(), "eager", pytest.fail, interrupted)
+        compile_loss(build(), "eager", pytest.fail, interrupted)
 
 
-def test_a_signal_while_compiling_comes_through(monkeypatch):
+def test_a_signal_while_compiling_is_raised(monkeypatch):
     failing(monkeypatch, KeyboardInterrupt(), "aot_eager")
     with pytest.raises(KeyboardInterrupt):
-        compiled(build(), "aot_eager", pytest.fail, passes)
+        compile_loss(build(), "aot_eager", pytest.fail, passes)

@@ -1,11 +1,11 @@
-"""Several processes measure what one measures."""
+"""Evaluation by several processes gives the results of one."""
 
 import json
 
 import jobs
 import pytest
 import work
-from test_equal import config
+from test_same_results import config
 
 import groundup
 from groundup.checkpoint.log import read_log

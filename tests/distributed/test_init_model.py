@@ -1,4 +1,4 @@
-"""Several processes begin with the weights of a checkpoint that the first of them alone can read."""
+"""Several processes start with the weights of a checkpoint that only rank 0 can read."""
 
 import jobs
 import pytest
@@ -15,9 +15,11 @@ SETTINGS = {
 
 
 @pytest.mark.long
-def test_two_processes_begin_as_one_does(tmp_path, prepared):
+def test_two_processes_start_with_the_weights_of_one(tmp_path, prepared):
     work.train_all(prepared, tmp_path, {"first": SETTINGS})
-    later = {name: values for name, values in SETTINGS.items() if name != "model"} | {"init": str(tmp_path / "first")}
+    later = {name: values for name, values in SETTINGS.items() if name != "model"} | {
+        "init_from": str(tmp_path / "first")
+    }
     work.train_all(prepared, tmp_path, {"one": later})
     kinds = {kind: later | {"train": later["train"] | {"parallel": kind}} for kind in ("ddp", "fsdp")}
     jobs.run(2, work.train_all, str(prepared), str(tmp_path), kinds, "lack_the_start", place=tmp_path / "job")

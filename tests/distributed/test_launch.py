@@ -1,4 +1,4 @@
-"""Jobs as they are really started, stopped and lost."""
+"""Launchers: torchrun and SLURM start jobs, and their processes stop and get lost."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 import jobs
 import pytest
 import work
-from test_equal import BOUND, assert_bitwise, assert_same_up_to_rounding, config, steps
+from test_same_results import BOUND, assert_bitwise, assert_same_up_to_rounding, config, steps
 
 import groundup
 from groundup.config.schema import to_yaml
@@ -60,7 +60,7 @@ def printed(place: Path, rank: int) -> str:
     return (place / f"printed-{rank}.txt").read_text()
 
 
-def test_a_killed_worker_costs_no_step(options, prepared, tmp_path):
+def test_a_killed_worker_loses_no_step(options, prepared, tmp_path):
     longer = {"train": {"max_steps": 60, "parallel": "ddp"}, "checkpoint": {"every_steps": 7, "keep_last": 20}}
     jobs.run(2, work.train_all, prepared, tmp_path, {"untouched": config("gpt2", **longer)}, place=tmp_path)
     log, run, at = tmp_path / "log.txt", tmp_path / "run", random.randrange(8, 40)
@@ -69,7 +69,7 @@ def test_a_killed_worker_costs_no_step(options, prepared, tmp_path):
     workers = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True, check=True).stdout.split()
     os.kill(int(random.choice(workers)), signal.SIGKILL)
     assert job.wait(jobs.PATIENCE) == 0, log.read_text()
-    assert "going on from step-000000" in log.read_text(), f"killed after step {at}"
+    assert "resuming from step-000000" in log.read_text(), f"killed after step {at}"
     for folder in ("checkpoints/step-00000056", "checkpoints/step-00000060"):
         for name in ("model.safetensors", "optimizer/state.safetensors", "average.safetensors"):
             assert (run / folder / name).read_bytes() == (tmp_path / "untouched" / folder / name).read_bytes()
@@ -152,7 +152,7 @@ def test_a_signal_to_one_process_stops_all_in_one_checkpoint(number, status, opt
         ("have_no_memory_for_samples", 1, "out of memory with", 1),
     ],
 )
-def test_a_process_that_fails_speaks_first_and_takes_all_down(spoil, rank, said, status, options, tmp_path):
+def test_a_process_that_fails_prints_its_error_first_and_ends_all(spoil, rank, said, status, options, tmp_path):
     processes = jobs.start(3, work.command, options(), tmp_path, spoil, place=tmp_path)
     processes[rank].join(jobs.PATIENCE)
     began = time.monotonic()
@@ -168,7 +168,7 @@ def test_a_process_that_fails_speaks_first_and_takes_all_down(spoil, rank, said,
             assert (tmp_path / f"printed-{other}.txt").stat().st_mtime >= spoke
 
 
-def test_a_compiler_that_fails_is_done_without_under_ddp_and_a_sentence_under_fsdp(options, prepared, tmp_path):
+def test_a_failing_compiler_is_skipped_under_ddp_and_an_error_under_fsdp(options, prepared, tmp_path):
     """FSDP2 cannot take back half a pass: going on, it would learn from a part of the gradients."""
     cases = {"plain": config("gpt2", train={"parallel": "ddp"})}
     cases["compiled"] = config("gpt2", train={"parallel": "ddp", "compile": "on"})
@@ -179,7 +179,7 @@ def test_a_compiler_that_fails_is_done_without_under_ddp_and_a_sentence_under_fs
     assert "give --train.compile off" in printed(tmp_path, 0)
 
 
-def test_a_mistake_that_all_make_is_told_by_the_first(options, tmp_path):
+def test_a_mistake_of_all_processes_is_printed_by_rank_0(options, tmp_path):
     processes = jobs.start(2, work.command, [*options(), "--model.n_layers", 3], tmp_path, place=tmp_path)
     wait_for(lambda: (tmp_path / "printed-0.txt").exists() and printed(tmp_path, 0))
     processes[1].terminate()  # as torchrun does
@@ -188,7 +188,7 @@ def test_a_mistake_that_all_make_is_told_by_the_first(options, tmp_path):
     assert printed(tmp_path, 1) == ""
 
 
-def test_slurm_says_who_is_who():
+def test_ranks_and_address_from_slurm():
     given = {
         "SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "2(x4)",
         "SLURM_STEP_NODELIST": "gpu[03-06]", "SLURM_JOB_ID": "41234",
@@ -207,7 +207,7 @@ def test_the_first_host_of_a_list(nodes, first):
     assert first_host(nodes) == first
 
 
-def test_by_the_clock_all_keep_the_first_ones_time(prepared, tmp_path):
+def test_a_run_length_in_time_follows_rank_0(prepared, tmp_path):
     timed = config(
         "gpt2", train={"max_steps": None, "max_time": "4s", "parallel": "ddp"}, checkpoint={"every_minutes": 0.02}
     )
@@ -217,7 +217,7 @@ def test_by_the_clock_all_keep_the_first_ones_time(prepared, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [pytest.param("ddp", marks=pytest.mark.long), "fsdp"])
-def test_bad_steps_send_all_back_together(kind, prepared, tmp_path):
+def test_bad_steps_roll_all_processes_back(kind, prepared, tmp_path):
     """To the checkpoint's weights, moments and averages; what follows is as with one process."""
     bad = config("gpt2", guard={"max_bad_steps": 2}, train={"parallel": kind}, checkpoint={"every_steps": 3})
     jobs.run(1, work.train_all, prepared, tmp_path, {"alone": bad}, "poison", place=tmp_path)

@@ -18,7 +18,7 @@ from groundup.data.windows import ShuffledWindows
 from groundup.model.gpt import IGNORED
 from groundup.training.micro_batches import BatchLoader
 
-STEPS, ROWS, BLOCK = 12, 10, 32
+STEPS, BATCH_SIZE, BLOCK = 12, 10, 32
 BOUND = 2e-5  # nats a token, at every step, in fp32
 SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": BLOCK}
 BASE = {
@@ -29,7 +29,7 @@ BASE = {
     "train": {
         "micro_batch_size": 3,
         "max_steps": STEPS,
-        "batch_tokens": ROWS * BLOCK,
+        "batch_tokens": BATCH_SIZE * BLOCK,
         "threads": 1,
         "precision": "fp32",
         "device": "cpu",
@@ -104,8 +104,8 @@ def without_the_end(run: Path, place: Path) -> Path:
 def forget_evaluations(run: Path) -> None:
     """As though a signal had broken the last one off."""
     folder = run / f"checkpoints/step-{STEPS // 2:08d}"
-    books = json.loads((folder / "progress.json").read_text()) | {"best": {}}
-    (folder / "progress.json").write_text(json.dumps(books))
+    metadata = json.loads((folder / "progress.json").read_text()) | {"best": {}}
+    (folder / "progress.json").write_text(json.dumps(metadata))
     sums = (folder / "SHA256SUMS").read_text().splitlines()
     digest = hashlib.sha256((folder / "progress.json").read_bytes()).hexdigest()
     lines = [f"{digest}  progress.json" if line.endswith("  progress.json") else line for line in sums]
@@ -122,8 +122,8 @@ def alone(prepared, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 16])
-@pytest.mark.parametrize("micro", [1, 3, 10])
-def test_the_shares_of_all_processes_are_the_batch(size, micro):
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 10])
+def test_the_micro_batches_of_all_processes_are_the_batch(size, micro_batch_size):
     class Numbers:
         def __len__(self):
             return 5000
@@ -134,17 +134,17 @@ def test_the_shares_of_all_processes_are_the_batch(size, micro):
     windows, cpu = ShuffledWindows(Numbers(), BLOCK, seed=3), torch.device("cpu")
     ids, scored = [], 0
     for rank in range(size):
-        feed = BatchLoader(windows, ROWS, micro, cpu, rank=rank, size=size)
-        pieces = list(feed.micro_batches(cursor=40))
-        assert [last for *_, last in pieces] == [False] * (len(pieces) - 1) + [True]
-        assert sum(len(i) for i, _, _ in pieces) == -(-ROWS // size)  # as many everywhere
-        for piece, targets, _ in pieces:
-            there = targets[:, 0] != IGNORED
-            assert torch.equal(piece[there][:, 1:], targets[there][:, :-1])
-            ids.append(piece[there])
+        loader = BatchLoader(windows, BATCH_SIZE, cpu, rank=rank, world_size=size)
+        batches = list(loader.micro_batches(40, 0.0, micro_batch_size))
+        assert [last for *_, last in batches] == [False] * (len(batches) - 1) + [True]
+        assert sum(len(i) for i, _, _ in batches) == -(-BATCH_SIZE // size)  # equally many on each rank
+        for micro_batch, targets, _ in batches:
+            present = targets[:, 0] != IGNORED
+            assert torch.equal(micro_batch[present][:, 1:], targets[present][:, :-1])
+            ids.append(micro_batch[present])
             scored += int((targets != IGNORED).sum())
-    assert scored == feed.scored == ROWS * BLOCK
-    assert torch.equal(torch.cat(ids), torch.from_numpy(windows.read(40, ROWS)[:, :-1]))
+    assert scored == loader.scored == BATCH_SIZE * BLOCK
+    assert torch.equal(torch.cat(ids), torch.from_numpy(windows.read(40, BATCH_SIZE)[:, :-1]))
 
 
 @pytest.mark.slow
@@ -179,7 +179,7 @@ def test_more_processes_compute_what_one_does(size, prepared, alone, tmp_path):
 
 
 @pytest.mark.slow
-def test_saved_by_two_it_goes_on_with_one_two_or_three(prepared, alone, tmp_path):
+def test_a_checkpoint_of_two_processes_resumes_with_one_two_or_three(prepared, alone, tmp_path):
     dropout = {"dropout": 0.1}
     cases = {f"{model} {kind}": config(model, train={"parallel": kind}) for model, kind in
              (("gpt2", "ddp"), ("modern", "fsdp"))}  # fmt: skip
@@ -207,7 +207,7 @@ def test_saved_by_two_it_goes_on_with_one_two_or_three(prepared, alone, tmp_path
 
 
 @pytest.mark.slow
-def test_each_process_drops_out_others_and_the_first_what_one_alone_would(prepared, tmp_path):
+def test_each_process_draws_its_own_dropout_and_rank_0_that_of_a_single_one(prepared, tmp_path):
     dropped = config("gpt2", model={"dropout": 0.1})
     (alone,) = jobs.run(1, work.draws, prepared, tmp_path / "alone", dropped, place=tmp_path / "1")
     first, second = jobs.run(2, work.draws, prepared, tmp_path / "both", dropped, place=tmp_path / "2")

@@ -10,12 +10,15 @@ from torch import nn
 
 from groundup.config.model import ModelConfig
 from groundup.config.presets import FAST_PARTS, MODERN_PARTS
+from groundup.config.resolved import ResolvedConfig
 from groundup.config.schema import Config
 from groundup.distributed.thread_parallel import ThreadParallelLoss, thread_parallel
 from groundup.errors import TrainingError
 from groundup.model import build_model
 from groundup.model.fused_cpu import use_fused_cpu_kernels
 from groundup.model.gpt import GPT, NextTokenLoss
+from groundup.planning import policy
+from groundup.planning.memory import Machine
 from groundup.utils.device import autocast
 
 SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "vocab_size": 20}
@@ -25,6 +28,12 @@ PARTS = {"gpt2": {}, "modern": MODERN_PARTS, "fast": FAST_PARTS}
 def model(parts="gpt2") -> GPT:
     gpt = build_model(ModelConfig(**SMALL | PARTS[parts])).init_weights(torch.Generator().manual_seed(0))
     return use_fused_cpu_kernels(gpt)
+
+
+def resolve(threads: int, *, device="cpu", **sections) -> ResolvedConfig:
+    """A config as it is resolved for a machine with unlimited memory."""
+    machine = Machine(device, "fp32", memory=None, free_disk=10**12, threads=threads)
+    return policy.resolve(Config.model_validate(sections), machine, 300)
 
 
 def windows(n: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -127,7 +136,7 @@ def test_torchs_threads_are_left_as_they_were():
         torch.set_num_threads(before)
 
 
-def test_a_failure_in_one_thread_is_raised_and_the_next_pass_is_whole():
+def test_a_failure_in_one_thread_is_raised_and_the_next_pass_is_complete():
     both = thread_parallel(NextTokenLoss(model()), 2)
     ids, targets = windows(4)
     with pytest.raises(IndexError):  # an id that there is not, in the second thread's part
@@ -151,15 +160,15 @@ def test_frozen_parameters_get_no_gradient():
         (2, 1, 1), (2, 3, 1), (4, 2, 2), (4, 6, 2), (4, 7, 1), (4, 17, 4),
     ],
 )  # fmt: skip
-def test_as_many_threads_share_as_divide_threads_and_windows(threads, rows, n):
-    train = {"device": "cpu", "threads": threads, "batch_tokens": 128 * rows}
-    config = Config.model_validate({"model": {"block_size": 128}, "train": train})
-    assert (config.micro_rows, config.shares) == (rows, n)
-    assert config.shares_of(rows, processes=2) == 1
+def test_as_many_threads_share_as_divide_threads_and_sequences(threads, rows, n):
+    config = resolve(threads, model={"block_size": 128}, train={"batch_tokens": 128 * rows})
+    assert (config.train.micro_batch_size, config.train.microbatch_threads) == (rows, n)
+    choices = policy.thread_choices(config.model, config.train)
+    assert policy.microbatch_threads(choices, rows, processes=2) == 1
 
 
 @pytest.mark.parametrize(
-    ("changed", "shares"),
+    ("changed", "n"),
     [
         ({}, 2),
         ({"train": {"microbatch_threads": 1}}, 1),
@@ -169,21 +178,21 @@ def test_as_many_threads_share_as_divide_threads_and_windows(threads, rows, n):
         ({"model": {"dropout": 0.1}, "train": {"microbatch_threads": 2}}, 1),
     ],
 )
-def test_where_windows_are_by_threads(changed, shares):
-    train = {"device": "cpu", "threads": 2} | changed.get("train", {})
-    assert Config.model_validate({**changed, "train": train}).shares == shares
+def test_threads_share_micro_batches_only_where_that_helps(changed, n):
+    device = changed.get("train", {}).get("device", "cpu")
+    assert resolve(2, device=device, **changed).train.microbatch_threads == n
 
 
 @pytest.mark.parametrize(("threads", "rows"), [(1, 7), (2, 6), (3, 6), (4, 4), (8, 4)])
-def test_of_what_fits_a_pass_has_as_many_windows_for_each(threads, rows):
+def test_a_default_micro_batch_has_equally_many_sequences_for_each_thread(threads, rows):
     model = {"n_layer": 12, "n_head": 12, "n_embd": 768, "block_size": 1024}
-    train = {"device": "cpu", "threads": threads, "batch_tokens": 64 * 1024}
-    assert Config.model_validate({"model": model, "train": train}).micro_rows == rows
+    found = resolve(threads, model=model, train={"batch_tokens": 64 * 1024})
+    assert found.train.micro_batch_size == rows
 
 
-def test_a_step_that_fits_as_a_whole_stays_one_pass():
-    train = {"device": "cpu", "threads": 2, "batch_tokens": 9 * 128}
-    assert Config.model_validate({"model": {"block_size": 128}, "train": train}).micro_rows == 9
+def test_a_batch_that_fits_stays_one_micro_batch():
+    found = resolve(2, model={"block_size": 128}, train={"batch_tokens": 9 * 128})
+    assert found.train.micro_batch_size == 9
 
 
 class Uneven(nn.Module):
@@ -209,7 +218,7 @@ def test_a_parameter_that_one_thread_alone_needs_gets_its_gradient(first):
     assert (float(loss_sum.zero.grad), float(loss_sum.other.grad)) == (2.0, 2.0)
 
 
-def test_a_failure_lets_go_of_what_the_others_hold():
+def test_a_failure_releases_what_the_other_threads_hold():
     held = []
 
     class Fails(nn.Module):
@@ -229,8 +238,8 @@ def test_a_failure_lets_go_of_what_the_others_hold():
         try:
             both(torch.tensor([[0], [1]]), torch.tensor([[0], [1]]))
         except RuntimeError as error:
-            said = str(error)
-        assert said == "out of memory"
+            message = str(error)
+        assert message == "out of memory"
         both._pool.submit(int).result()  # threads forget their last work when they take up another
         both._pool.submit(int).result()
         assert [reference() for reference in held] == [None]
@@ -238,7 +247,7 @@ def test_a_failure_lets_go_of_what_the_others_hold():
         gc.enable()
 
 
-def test_a_system_without_threads_is_told_and_leaves_nobody_waiting(monkeypatch):
+def test_a_system_that_starts_no_threads_is_an_error_and_none_is_left_waiting(monkeypatch):
     start, begun = threading.Thread.start, []
 
     def second_fails(self):
@@ -249,7 +258,7 @@ def test_a_system_without_threads_is_told_and_leaves_nobody_waiting(monkeypatch)
 
     monkeypatch.setattr(threading.Thread, "start", second_fails)
     before = torch.get_num_threads()
-    with pytest.raises(TrainingError, match=r"can't start new thread, of 3; give --train\.shares 1"):
+    with pytest.raises(TrainingError, match=r"can't start new thread, of 3; give --train\.microbatch_threads 1"):
         thread_parallel(NextTokenLoss(model()), 3)
     assert torch.get_num_threads() == before
     begun[0].join(10)

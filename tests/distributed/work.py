@@ -1,4 +1,4 @@
-"""What the processes of a test's job do."""
+"""Work of the processes of a test's job."""
 
 import os
 import sys
@@ -14,8 +14,8 @@ from groundup.kernels import thresholds
 from groundup.model.gpt import NextTokenLoss
 from groundup.planning.plan import Speed
 from groundup.run import compose
+from groundup.run.dataset import PreparedData
 from groundup.run.evaluator import Evaluator
-from groundup.run.resolve import PreparedData
 from groundup.run.start import start_run
 from groundup.run.trainer import Trainer
 from groundup.training.micro_batches import BatchLoader
@@ -32,7 +32,7 @@ def train_all(data, folder, cases, spoil=None):
 
 
 def resume_all(runs, overrides=None):
-    """Go on with each run."""
+    """Resume each run."""
     torch.set_num_threads(1)
     return [resume(run, overrides=overrides or {}).step for run in runs]
 
@@ -43,7 +43,7 @@ def digest(data, run, overrides):
 
     def run_and_look(self):
         result = ending(self)
-        found.extend(parameter.double().sum().item() for parameter in self.moving.gpt.parameters())
+        found.extend(parameter.double().sum().item() for parameter in self.model.parameters())
         return result
 
     Trainer.run = run_and_look
@@ -53,11 +53,11 @@ def digest(data, run, overrides):
 
 def draws(data, run, overrides):
     """Train, and return what dropout would have drawn first in each step."""
-    found, pieces = [], BatchLoader.micro_batches
+    found, original = [], BatchLoader.micro_batches
 
-    def micro_batches(self, cursor):
+    def micro_batches(self, *position):
         found.append(torch.rand(1, generator=torch.default_generator.clone_state()).item())
-        return pieces(self, cursor)
+        return original(self, *position)
 
     BatchLoader.micro_batches = micro_batches
     train_all(data, Path(run).parent, {Path(run).name: overrides})
@@ -98,12 +98,12 @@ def cut_logits():
 
 def fail_in_step_5():
     """The second process."""
-    pieces = BatchLoader.micro_batches
+    original = BatchLoader.micro_batches
 
-    def micro_batches(self, cursor):
-        if os.environ["RANK"] == "1" and cursor == 4 * self.rows:
+    def micro_batches(self, cursor, *position):
+        if os.environ["RANK"] == "1" and cursor == 4 * self.batch_size:
             raise ValueError("a fault of ours")
-        return pieces(self, cursor)
+        return original(self, cursor, *position)
 
     BatchLoader.micro_batches = micro_batches
 
@@ -124,26 +124,26 @@ def have_no_compiler():
 
 def have_no_memory_for_samples():
     """In the second process."""
-    written = Evaluator._written
+    original = Evaluator._generate
 
-    def write(self, n):
+    def generate(self, n):
         if os.environ["RANK"] == "1":
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return written(self, n)
+        return original(self, n)
 
-    Evaluator._written = write
+    Evaluator._generate = generate
 
 
 def poison():
     """What steps 6 and 7 read makes the last process's loss NaN."""
-    pieces, loss, place = BatchLoader.micro_batches, NextTokenLoss.forward, [0]
+    original, loss, step = BatchLoader.micro_batches, NextTokenLoss.forward, [0]
 
-    def micro_batches(self, cursor):
-        place[0] = cursor // self.rows
-        return pieces(self, cursor)
+    def micro_batches(self, cursor, *position):
+        step[0] = cursor // self.batch_size
+        return original(self, cursor, *position)
 
     def forward(self, ids, targets):
-        here = self.training and 5 <= place[0] < 7 and init_distributed().rank == init_distributed().size - 1
+        here = self.training and 5 <= step[0] < 7 and init_distributed().rank == init_distributed().size - 1
         return loss(self, ids, targets) * (float("nan") if here else 1.0)
 
     BatchLoader.micro_batches, NextTokenLoss.forward = micro_batches, forward

@@ -1,4 +1,4 @@
-"""A run that begins with the weights of a checkpoint: the same ones, however often it begins."""
+"""Runs that start with the weights of a checkpoint."""
 
 import json
 import math
@@ -78,13 +78,13 @@ class Killed(BaseException):
 
 def cut_off(monkeypatch, work):
     """Let the third step of `work` be its last, with nothing on disk but the run's config."""
-    pieces, calls = BatchLoader.micro_batches, []
+    original, calls = BatchLoader.micro_batches, []
 
-    def micro_batches(self, cursor, *rest):
+    def micro_batches(self, cursor, *position):
         calls.append(cursor)
         if len(set(calls)) == 3:
             raise Killed
-        return pieces(self, cursor, *rest)
+        return original(self, cursor, *position)
 
     with monkeypatch.context() as patched:
         patched.setattr(BatchLoader, "micro_batches", micro_batches)
@@ -92,7 +92,7 @@ def cut_off(monkeypatch, work):
             work()
 
 
-def test_killed_before_its_first_checkpoint_it_resumes_bit_for_bit(tmp_path, prepared, start, monkeypatch):
+def test_killed_before_its_first_checkpoint_a_run_resumes_bit_for_bit(tmp_path, prepared, start, monkeypatch):
     run, straight = tmp_path / "run", tmp_path / "straight"
     groundup.train(prepared, straight, init_from=start, overrides=overrides())
     cut_off(monkeypatch, lambda: groundup.train(prepared, run, init_from=start, overrides=overrides()))
@@ -103,7 +103,7 @@ def test_killed_before_its_first_checkpoint_it_resumes_bit_for_bit(tmp_path, pre
     assert groundup.resume(run, overrides={"train": {"max_steps": 7}}).step == 7
 
 
-def test_a_start_that_has_changed_or_vanished_is_no_start(tmp_path, prepared, start, byte_tokenizer, monkeypatch):
+def test_a_checkpoint_that_has_changed_or_vanished_is_refused(tmp_path, prepared, start, byte_tokenizer, monkeypatch):
     run = tmp_path / "run"
     cut_off(monkeypatch, lambda: groundup.train(prepared, run, init_from=start, overrides=overrides()))
     import_model(hf_folder(tmp_path / "b", gpt(seed=1)), start, tokenizer=byte_tokenizer, overwrite=True)
@@ -114,7 +114,7 @@ def test_a_start_that_has_changed_or_vanished_is_no_start(tmp_path, prepared, st
         groundup.resume(run)
 
 
-def test_going_back_to_the_beginning_is_going_back_to_those_weights(tmp_path, prepared, start, monkeypatch):
+def test_a_reset_restores_the_weights_of_the_checkpoint(tmp_path, prepared, start, monkeypatch):
     forward, reset, calls, seen = NextTokenLoss.forward, TrainState.reset, [], []
 
     def poisoned(self, ids, targets):
@@ -135,14 +135,14 @@ def test_going_back_to_the_beginning_is_going_back_to_those_weights(tmp_path, pr
     assert same(seen[0], load_file(start / "model.safetensors"))
 
 
-def test_the_average_is_what_a_run_is_begun_with(tmp_path, prepared, start):
+def test_a_run_starts_with_the_ema_of_the_checkpoint(tmp_path, prepared, start):
     groundup.train(prepared, tmp_path / "run", init_from=start, overrides=overrides(optimizer={"ema_decay": 0.5}))
     config = configure(prepared, init_from=tmp_path / "run", overrides=overrides())
     average = load_file(Path(config.init_from) / "average.safetensors")
     assert same(dict(build_initial_model(config, SINGLE_PROCESS).named_parameters()), average)
 
 
-def test_a_card_tells_whose_weights_a_run_began_with(tmp_path, prepared, start, monkeypatch):
+def test_the_model_card_names_the_initial_weights(tmp_path, prepared, start, monkeypatch):
     monkeypatch.setattr("groundup.interop.hf_export.check", lambda *_: None)
     short = overrides(train={"max_steps": 1})
     groundup.train(prepared, tmp_path / "first", init_from=start, overrides=short)

@@ -1,4 +1,4 @@
-"""A plan's numbers against the model, the tensors, the files and the batches that they speak of."""
+"""A plan's numbers, compared with real models, tensors, files and batches."""
 
 import json
 import math
@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from groundup.run.here import filled, plan_here
 
 import groundup
 from groundup.checkpoint.run_folder import MAX_TOKENS_PER_S, MIN_TOKENS_PER_S, RunFolder, logged_speed
@@ -22,25 +21,29 @@ from groundup.model import build_model
 from groundup.model.memory import activation_bytes, loss_bytes
 from groundup.optim.optimizer import RULES, build_optimizer
 from groundup.optim.run_length import TimeLength
-from groundup.planning.plan import Data, Machine, Plan, Speed, times
+from groundup.planning import policy
+from groundup.planning.memory import Machine
+from groundup.planning.plan import DataSize, Plan, Speed, times
 from groundup.planning.report import as_json, length, summary, table, warnings
+from groundup.run.resolve import plan_here
 
 HERE = Machine("cpu", "fp32", memory=16 * 10**9, free_disk=10**12)
 SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "vocab_size": 300}
 RECOMPUTED = ("none", "selective", "full")
 
 
-def plan(data: Data | None = None, machine: Machine = HERE, speed: float | None = None, **sections) -> Plan:
+def plan(data: DataSize | None = None, machine: Machine = HERE, speed: float | None = None, **sections) -> Plan:
     values = {"model": SMALL, "train": {"max_steps": 10, "batch_tokens": 64}, "evaluate": {"every_steps": 0}}
     config = Config.model_validate({**values, **sections})
-    return Plan(config, machine, data, Speed(speed, "as given") if speed else None)
+    resolved = policy.resolve(config, machine, config.model.vocab_size)
+    return Plan(resolved, machine, data, Speed(speed, "as given") if speed else None)
 
 
 @pytest.mark.parametrize(
     "optimizer", [{"name": "adamw"}, {"name": "muon"}, {"name": "sgd"}, {"name": "sgd", "momentum": 0}], ids=str
 )
 @pytest.mark.parametrize("tied", [True, False])
-def test_weights_and_moments_are_those_of_the_model(tied, optimizer):
+def test_weights_and_optimizer_state_are_those_of_the_model(tied, optimizer):
     planned = plan(model={**SMALL, "tie_embeddings": tied}, optimizer=optimizer)
     gpt = build_model(planned.config.model).init_weights()
     built = build_optimizer(gpt.named_parameters(), planned.config.optimizer)
@@ -54,7 +57,7 @@ def test_weights_and_moments_are_those_of_the_model(tied, optimizer):
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon", "sgd"])
-def test_a_running_average_is_the_weights_once_more(name):
+def test_an_ema_takes_as_much_as_the_weights(name):
     without, with_it = (plan(optimizer={"name": name, "ema_decay": ema}) for ema in (None, 0.999))
     assert with_it.memory.optimizer - without.memory.optimizer == without.memory.weights
     assert with_it.checkpoint_bytes - without.checkpoint_bytes == without.memory.weights
@@ -65,44 +68,34 @@ def test_a_running_average_is_the_weights_once_more(name):
     [(False, "none"), (True, "full"), ("true", "full"), ("none", "none"), ("selective", "selective"), ("full", "full"),
      ("auto", "none")],
 )  # fmt: skip
-def test_activation_checkpointing_is_planned_with(given, meant):
+def test_planned_activations_depend_on_activation_checkpointing(given, meant):
     planned = plan(train={"max_steps": 10, "batch_tokens": 64, "activation_checkpointing": given})
     a_token = {what: activation_bytes(planned.config.model, "fp32", recompute=what) for what in RECOMPUTED}
     assert planned.memory.activations == 64 * a_token[meant]
     assert len(set(a_token.values())) == 3
 
 
-@pytest.mark.parametrize(
-    ("train", "decided"), [({}, "selective"), ({"device": "cuda"}, "none"), ({"compile": "on"}, "none")]
-)
-def test_what_is_cheap_is_computed_again_where_it_is_large(train, decided):
-    model = {"n_layer": 2, "n_head": 4, "n_embd": 256, "block_size": 128}
-    config = Config.model_validate({"model": model, "train": {"device": "cpu", "threads": 2, **train}})
-    assert config.recomputed_of(16) == decided
-    assert config.recomputed_of(14) == "none"
-
-
-def test_each_thread_that_shares_windows_has_gradients_of_its_own():
-    train = {"max_steps": 10, "batch_tokens": 64, "device": "cpu", "threads": 2}
-    one, two = (plan(train={**train, "microbatch_threads": n}) for n in (1, 2))
+def test_each_thread_that_shares_a_micro_batch_has_its_own_gradients():
+    machine, train = replace(HERE, threads=2), {"max_steps": 10, "batch_tokens": 64}
+    one, two = (plan(machine=machine, train={**train, "microbatch_threads": n}) for n in (1, 2))
     assert two.memory.gradients == 2 * one.memory.gradients
-    assert two.memory_of(1).gradients == one.memory_of(1).gradients  # of one window nothing is shared
+    assert two.memory_of(1).gradients == one.memory_of(1).gradients  # one sequence is not shared
     assert ", shared by 2 threads" in summary(two)[1]
     assert "shared" not in summary(one)[1]
 
 
-def test_what_a_run_begins_with_is_settled_and_sharing_is_left_out_where_only_it_does_not_fit(monkeypatch, tmp_path):
+def test_a_plan_here_is_resolved_and_threads_do_not_share_where_only_that_does_not_fit(monkeypatch):
     train = {"max_steps": 10, "batch_tokens": 64, "device": "cpu", "threads": 2, "precision": "fp32"}
     config = Config.model_validate({"model": SMALL, "train": {**train, "micro_batch_size": 2}})  # adds gradients up
-    found = plan_here(config, None, tmp_path)
+    found = plan_here(config, 300, None)
     assert (found.config.train.microbatch_threads, found.config.train.activation_checkpointing) == (2, "none")
     one = replace(
         found, config=config.model_copy(update={"train": config.train.model_copy(update={"microbatch_threads": 1})})
     )
-    monkeypatch.setattr("groundup.run.here.main_memory", lambda: one.memory.total)
-    assert plan_here(config, None, tmp_path).config.train.microbatch_threads == 1
-    asked = config.model_copy(update={"train": config.train.model_copy(update={"microbatch_threads": 2})})
-    assert plan_here(asked, None, tmp_path).config.train.microbatch_threads == 2
+    monkeypatch.setattr("groundup.run.resolve.main_memory", lambda: one.memory.total)
+    assert plan_here(config, 300, None).config.train.microbatch_threads == 1
+    given = config.model_copy(update={"train": config.train.model_copy(update={"microbatch_threads": 2})})
+    assert plan_here(given, 300, None).config.train.microbatch_threads == 2
 
 
 def test_a_checkpoint_and_a_log_have_the_planned_size(prepared, tmp_path):
@@ -119,19 +112,19 @@ def test_a_checkpoint_and_a_log_have_the_planned_size(prepared, tmp_path):
     assert planned.log_bytes == pytest.approx(run.log.stat().st_size, rel=0.15)
 
 
-def test_horizons_in_steps_tokens_and_epochs_are_the_same_arithmetic():
-    data = Data(windows=100, val_tokens=0)
+def test_run_lengths_in_steps_tokens_and_epochs_agree():
+    data = DataSize(sequences=100, val_tokens=0)
     by_steps = plan(data, train={"max_steps": 50, "batch_tokens": 64})
     assert (by_steps.tokens, by_steps.epochs) == (3200, 2.0)
     assert plan(data, train={"max_tokens": 3200, "batch_tokens": 64}).steps == 50
     assert plan(data, train={"epochs": 2, "batch_tokens": 64}).steps == 50
-    assert plan(Data(1, 0), train={"epochs": 5e-324, "batch_tokens": 64}).steps == 1  # a run has a step
+    assert plan(DataSize(1, 0), train={"epochs": 5e-324, "batch_tokens": 64}).steps == 1  # a run has a step
     assert by_steps.tokens_per_parameter == 3200 / by_steps.parameters
 
 
-def test_a_horizon_in_time_becomes_steps_once_the_speed_is_known():
+def test_a_run_length_in_time_becomes_steps_once_the_speed_is_known():
     by_time = plan(train={"max_time": 100, "batch_tokens": 64})
-    assert isinstance(by_time.horizon, TimeLength)
+    assert isinstance(by_time.run_length, TimeLength)
     assert by_time.steps is by_time.tokens is by_time.log_bytes is None
     assert "1m 40s" in length(by_time)
     known = replace(by_time, speed=Speed(640.0, "as given"))
@@ -143,12 +136,12 @@ def test_a_horizon_in_time_becomes_steps_once_the_speed_is_known():
 def test_evaluations_cost_time():
     train, often = {"max_steps": 100, "batch_tokens": 64}, {"every_steps": 10, "tokens": 960}
     without, with_them = (
-        plan(Data(100, 10_000), speed=640.0, train=train, evaluate=evaluate)
+        plan(DataSize(100, 10_000), speed=640.0, train=train, evaluate=evaluate)
         for evaluate in ({"every_steps": 0, "tokens": 1}, often)
     )
     assert without.seconds == pytest.approx(10, rel=0.01)
     assert with_them.seconds - without.seconds == pytest.approx(10 * 2 * 960 / 3 / 640, rel=0.01)
-    by_time = plan(Data(100, 10_000), speed=640.0, train={"max_time": 20, "batch_tokens": 64}, evaluate=often)
+    by_time = plan(DataSize(100, 10_000), speed=640.0, train={"max_time": 20, "batch_tokens": 64}, evaluate=often)
     assert by_time.steps == pytest.approx(100, abs=1)
 
 
@@ -157,8 +150,8 @@ def test_what_happens_every_n_steps_also_happens_at_the_end(steps, every, found)
     assert times(steps, every) == found
 
 
-def test_no_horizon_is_refused_and_epochs_without_data_are_left_open():
-    with pytest.raises(ConfigError, match="no horizon"):
+def test_a_missing_run_length_is_refused_and_epochs_without_data_are_left_open():
+    with pytest.raises(ConfigError, match="no run length"):
         _ = plan(train={"batch_tokens": 64}).steps
     open_ended = plan(train={"epochs": 3, "batch_tokens": 64})
     assert open_ended.steps is None
@@ -168,7 +161,7 @@ def test_no_horizon_is_refused_and_epochs_without_data_are_left_open():
 def test_huge_shapes_and_lengths_are_planned():
     values = {**PRESETS["gpt2-xl"], "train": {"batch_tokens": 524_288, "max_tokens": 10**12}}
     config = Config.model_validate({**values, "model": {**values["model"], "vocab_size": 50_257}})
-    planned = Plan(config, HERE, speed=Speed(1000.0, "as given"))
+    planned = Plan(policy.resolve(config, HERE, 50_257), HERE, speed=Speed(1000.0, "as given"))
     assert planned.parameters == 1_557_611_200
     assert planned.tokens >= 10**12
     assert not planned.fits
@@ -184,8 +177,8 @@ def test_huge_shapes_and_lengths_are_planned():
         ("give --train.micro_batch_size", {"model": {**SMALL, "vocab_size": 10**6}, "memory": 2 * 10**9}),
         ("take a smaller model", {"memory": 10**6}),
         ("--checkpoint.keep_last 1", {"free_disk": 1000}),
-        ("the training split 2.0 times over; give --train.batch_tokens 32", {"data": Data(2, 0)}),
-        ("arXiv:2305.16264", {"data": Data(4, 0)}),
+        ("the training split 2.0 times over; give --train.batch_tokens 32", {"data": DataSize(2, 0)}),
+        ("arXiv:2305.16264", {"data": DataSize(4, 0)}),
         ("0.018 tokens for each parameter", {}),
         ("a larger model would learn more", {"train": {"max_tokens": 10**10, "batch_tokens": 64}}),
         ("of the work is the output head", {"model": {**SMALL, "vocab_size": 50_000}}),
@@ -198,8 +191,8 @@ def test_huge_shapes_and_lengths_are_planned():
         ),
     ],
 )
-def test_each_warning_comes_when_it_should_and_only_then(sentence, changes):
-    sane = plan(Data(10**6, 0), speed=1e6, train={"max_tokens": 10**6, "batch_tokens": 64})
+def test_each_warning_is_given_only_where_it_applies(sentence, changes):
+    sane = plan(DataSize(10**6, 0), speed=1e6, train={"max_tokens": 10**6, "batch_tokens": 64})
     assert list(warnings(sane)) == []
     machine = replace(HERE, **{k: changes.pop(k) for k in ("memory", "free_disk") if k in changes})
     if "memory" in changes or machine.memory == 2 * 10**9:
@@ -208,7 +201,7 @@ def test_each_warning_comes_when_it_should_and_only_then(sentence, changes):
     assert any(sentence in line for line in found), found
 
 
-def test_muons_keys_are_those_that_no_rule_of_adamw_reads():
+def test_keys_of_muon_alone_are_those_that_no_rule_of_adamw_reads():
     read = {rule.learning_rate for rule in RULES["adamw"].values()}
     rates = {rule.learning_rate for rule in RULES["muon"].values()}
     assert set(MUON_ONLY) == (rates - read) | {"momentum"}
@@ -233,8 +226,8 @@ LEAST = {"n_layer": 1, "n_embd": 1, "n_inner": 1, "block_size": 2, "vocab_size":
         (LEAST, {"batch_tokens": 10**15, "max_time": "0." + 320 * "0" + "1"}),
     ],
 )
-def test_no_number_that_a_config_allows_leaves_the_arithmetic(model, train, speed):
-    data = Data(windows=10**15, val_tokens=10**15)
+def test_every_number_that_a_config_allows_can_be_planned(model, train, speed):
+    data = DataSize(sequences=10**15, val_tokens=10**15)
     evaluate = {"every_steps": 1, "tokens": None}
     planned = plan(data, speed=speed, model={**model, "n_head": 1}, train=train, evaluate=evaluate)
     assert planned.steps >= 1
@@ -244,20 +237,20 @@ def test_no_number_that_a_config_allows_leaves_the_arithmetic(model, train, spee
     assert "Infinity" not in as_json(planned)
 
 
-def test_the_micro_batch_it_advises_fits():
+def test_the_advised_micro_batch_size_fits():
     machine = replace(HERE, memory=6 * 10**8)
 
-    def with_rows(n: int) -> Plan:
+    def with_size(n: int) -> Plan:
         train = {"max_steps": 9, "batch_tokens": 16 * 4096, "micro_batch_size": n}
         return plan(machine=machine, model={**SMALL, "vocab_size": 50_000}, train=train)
 
-    (line,) = (line for line in warnings(with_rows(4096)) if "micro_batch_size" in line)
-    rows = int(line.split()[-1])
-    assert with_rows(rows).fits
-    assert not with_rows(4 * rows).fits
+    (line,) = (line for line in warnings(with_size(4096)) if "micro_batch_size" in line)
+    size = int(line.split()[-1])
+    assert with_size(size).fits
+    assert not with_size(4 * size).fits
 
 
-def test_a_model_that_cannot_fit_comes_with_one_that_does():
+def test_for_a_model_that_cannot_fit_one_that_fits_is_advised():
     huge = plan(machine=replace(HERE, memory=10**9), model={**SMALL, "n_layer": 4000, "n_embd": 960})
     (line,) = (line for line in warnings(huge) if "take a smaller model" in line)
     shape = dict(re.findall(r"--model.(\w+) (\d+)", line))
@@ -265,18 +258,18 @@ def test_a_model_that_cannot_fit_comes_with_one_that_does():
 
 
 @pytest.mark.parametrize(
-    ("gigabytes", "rows", "windows"),
+    ("gigabytes", "batch_size", "expected"),
     [(139, 512, 64), (24, 512, 16), (139, 12, 12), (139, 7 * 13, 13), (1, 512, 7), (None, 512, 7)],
 )
-def test_a_gpu_gets_as_many_windows_as_it_takes_with_ease_the_same_in_each_pass(gigabytes, rows, windows):
+def test_a_gpu_gets_the_largest_micro_batch_that_fits_easily_and_divides_the_batch(gigabytes, batch_size, expected):
     model = {**PRESETS["gpt2"]["model"], "vocab_size": 50_257}
     gpu = Machine("cuda", "bf16", memory=gigabytes and gigabytes * 10**9, free_disk=10**12)
-    found = filled(plan(machine=gpu, model=model, train={"max_steps": 1, "batch_tokens": rows * 1024}))
-    assert found.micro_rows == windows
-    assert windows == 7 or (rows % windows == 0 and found.memory.total <= gigabytes * 10**9 / 2)
+    found = plan(machine=gpu, model=model, train={"max_steps": 1, "batch_tokens": batch_size * 1024})
+    assert found.micro_batch_size == expected
+    assert expected == 7 or (batch_size % expected == 0 and found.memory.total <= gigabytes * 10**9 / 2)
 
 
-def test_a_smaller_share_of_memory_follows_from_bf16_and_from_fewer_windows():
+def test_bf16_and_smaller_micro_batches_need_less_memory():
     many, few = (plan(train={"micro_batch_size": n, "max_steps": 1, "batch_tokens": 640}) for n in (40, 4))
     assert few.memory.activations * 10 == many.memory.activations
     model = many.config.model
@@ -291,7 +284,7 @@ def write_run(folder, config: Config, lines: list[str]) -> None:
     run.log.write_text("\n".join(lines))
 
 
-def test_a_run_lends_its_median_speed_scaled_by_work(tmp_path):
+def test_the_median_speed_of_a_run_is_scaled_by_work(tmp_path):
     this, wider = plan(), plan(model={**SMALL, "n_embd": 64})
     records = [{"event": "step", "tokens_per_s": x} for x in (1, 50, 60, 70, 1000)] + [{"event": "eval"}]
     write_run(tmp_path / "run", this.config, [json.dumps(r) for r in records])
@@ -302,14 +295,14 @@ def test_a_run_lends_its_median_speed_scaled_by_work(tmp_path):
 
 
 @pytest.mark.parametrize("found", ["1e-320", "0", "NaN", "Infinity"])
-def test_a_speed_that_cannot_be_is_not_lent(found, tmp_path):
+def test_an_impossible_speed_of_a_run_is_refused(found, tmp_path):
     write_run(tmp_path / "run", plan().config, [f'{{"event": "step", "tokens_per_s": {found}}}'])
     with pytest.raises(CheckpointError, match="give a run that has trained"):
         Speed(*logged_speed(tmp_path / "run", 1))
 
 
 @pytest.mark.parametrize("lines", [[], ['{"event": "eval"}'], ['{"event": "step"}'], ['{"event": "step", "tok']])
-def test_a_run_that_has_not_trained_lends_no_speed(tmp_path, lines):
+def test_a_run_that_has_not_trained_has_no_speed(tmp_path, lines):
     write_run(tmp_path / "run", plan().config, lines)
     with pytest.raises(CheckpointError, match="give a run that has trained"):
         Speed(*logged_speed(tmp_path / "run", 1))
@@ -325,9 +318,10 @@ from groundup.optim.optimizer import build_optimizer
 config = Config.model_validate(json.loads(sys.argv[1]))
 gpt = build_model(config.model).init_weights()
 loss_sum, optimizer = NextTokenLoss(gpt), build_optimizer(gpt.named_parameters(), config.optimizer)
-ids = torch.randint(config.model.vocab, (config.micro_rows, config.model.block_size))
-for pieces in ([ids[:1]], [ids] * (config.rows // config.micro_rows)):  # the first step makes the moments
-    for piece in pieces:
+ids = torch.randint(config.model.vocab, (config.train.micro_batch_size, config.model.block_size))
+accumulated = [ids] * (config.batch_size // config.train.micro_batch_size)
+for micro_batches in ([ids[:1]], accumulated):  # the first step makes the optimizer state
+    for piece in micro_batches:
         (loss_sum(piece, piece) / ids.numel()).backward()
     optimizer.step()
     optimizer.zero_grad()
