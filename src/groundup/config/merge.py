@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from groundup.config.renamed import rename_keys
-from groundup.config.schema import Config
+from groundup.config.schema import Config, section_at
 from groundup.config.sections import COOLDOWNS, RUN_LENGTHS, WARMUPS
 from groundup.errors import ConfigError
 
-# Ways to say one thing twice: saying it one way replaces what earlier parts said another way.
+# Keys that exclude each other: one given later replaces another given earlier.
 ALTERNATIVES = {"train": (RUN_LENGTHS,), "schedule": (WARMUPS, COOLDOWNS)}
 
 
@@ -30,7 +30,16 @@ class RenamedKeyWarning(FutureWarning):
     """A config key was given under its previous name."""
 
 
-# pydantic's kinds of error for numbers out of range, in words, and where it keeps the bound.
+# pydantic's kinds of error, by how they start, in words.
+MISTAKES = {
+    "int": "is not a whole number",
+    "float": "is not a number",
+    "finite": "is not a number",
+    "bool": "is neither true nor false",
+    "tuple": "is not a list; write [one, two], or one, two",
+    "string": "is not text",
+}
+# Numbers out of range, in words, and where pydantic keeps the bound.
 BOUNDS = {
     "greater_than": ("more than", "gt"),
     "greater_than_equal": ("at least", "ge"),
@@ -39,18 +48,18 @@ BOUNDS = {
 }
 
 
-def merge_and_validate(parts: Iterable[ConfigSource]) -> Config:
-    """Merge `parts`, later ones taking precedence, and validate. ConfigError names place, dotted key, value, remedy."""
+def merge_and_validate(sources: Iterable[ConfigSource]) -> Config:
+    """Merge `sources`, later ones taking precedence, and validate. ConfigError names place, key, value and remedy."""
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for part in parts:
-        values = list(flatten(_current_names(part)))
+    for source in sources:
+        values = list(flatten(_current_names(source)))
         for key, value in values:
-            _forget_alternatives(merged, key, value)
+            _drop_alternatives(merged, key, value)
         for key, value in values:
             _assign(merged, key, value)
             origins.pop(key, None)
-            origins[key] = part.origin  # newest last: it is the one to name
+            origins[key] = source.origin  # newest last: the one to name
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
@@ -114,13 +123,13 @@ def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
     tree[last] = value
 
 
-def _forget_alternatives(tree: dict[str, Any], dotted: str, value: Any) -> None:
+def _drop_alternatives(tree: dict[str, Any], dotted: str, value: Any) -> None:
     section, _, name = dotted.partition(".")
     if value is None or not isinstance(tree.get(section), dict):
         return
-    for ways in ALTERNATIVES.get(section, ()):
-        for other in ways:
-            if name in ways and other != name:
+    for keys in ALTERNATIVES.get(section, ()):
+        for other in keys:
+            if name in keys and other != name:
                 tree[section].pop(other, None)
 
 
@@ -133,39 +142,20 @@ def _sentence(error: ValidationError, origins: dict[str, str]) -> str:
     place = f"{origin}: " if origin else ""
     kind, value = first["type"], first.get("input")
     if kind == "extra_forbidden":
-        section = _section(path[:-1])
+        section = section_at(path[:-1])
         return f"{place}{dotted}: unknown key; {did_you_mean(path[-1], section.model_fields)}"
     if kind == "value_error":
         message = str(first["ctx"]["error"])
         shown = f" {value!r}:" if not isinstance(value, dict | BaseModel) else ""
         return f"{place}{dotted + ':' if dotted else ''}{shown} {message}".strip()
     if kind.startswith("string_pattern"):
-        expected = _section(path[:-1]).model_fields[path[-1]].description
+        expected = section_at(path[:-1]).model_fields[path[-1]].description
         return f"{place}{dotted}: {value!r} is not valid; expected: {expected}"
     return f"{place}{dotted}: {_what(kind, value, first)}"
 
 
-def _section(path: list[str]) -> type[BaseModel]:
-    section: type[BaseModel] = Config
-    for name in path:
-        annotation = section.model_fields[name].annotation
-        assert isinstance(annotation, type)
-        section = annotation
-    return section
-
-
 def _what(kind: str, value: Any, error: Any) -> str:
     context = error.get("ctx", {})
-    if kind.startswith("int"):
-        return f"{value!r} is not a whole number"
-    if kind.startswith(("float", "finite")):
-        return f"{value!r} is not a number"
-    if kind.startswith("bool"):
-        return f"{value!r} is neither true nor false"
-    if kind.startswith("tuple"):
-        return f"{value!r} is not a list; write [one, two], or one, two"
-    if kind.startswith("string"):
-        return f"{value!r} is not text"
     if kind == "literal_error":
         return f"{value!r} is not one of {context['expected']}"
     if kind in BOUNDS:
@@ -173,4 +163,5 @@ def _what(kind: str, value: Any, error: Any) -> str:
         return f"{value!r} is out of range; it must be {name} {context[bound]:g}"
     if kind.startswith("model"):
         return f"{value!r} is not a section; write `{error['loc'][-1]}:` and indented keys under it"
-    return f"{value!r}: {error['msg']}"
+    mistake = next((words for start, words in MISTAKES.items() if kind.startswith(start)), None)
+    return f"{value!r} {mistake}" if mistake else f"{value!r}: {error['msg']}"

@@ -8,7 +8,7 @@ it was made. No torch here: `groundup --help` and validation stay fast.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,7 +69,7 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _pieces_double(self) -> Config:
+    def _lengths_double_up_to_block_size(self) -> Config:
         first, block = self.train.seq_len_warmup_from, self.model.block_size
         if first and (block % first or (block // first).bit_count() != 1):
             fits = [block >> n for n in range(block.bit_length()) if block % (1 << n) == 0 and block >> n >= 2]
@@ -81,7 +81,7 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _whole_windows(self) -> Config:
+    def _batch_of_complete_sequences(self) -> Config:
         tokens, block = self.train.batch_tokens, self.model.block_size
         if tokens % block:
             near = max(1, round(tokens / block)) * block
@@ -96,16 +96,22 @@ def resume_rule(dotted: str) -> OnResume:
 
     KeyError for a key that does not exist.
     """
-    owner: type[Section] = Config
-    *sections, name = dotted.split(".")
-    for section in sections:
-        owner = owner.model_fields[section].annotation  # type: ignore[assignment]
-    noted = (item for item in owner.model_fields[name].metadata if isinstance(item, OnResume))
-    return next(noted, owner.on_resume)
+    *path, name = dotted.split(".")
+    section = section_at(path)
+    noted = (item for item in section.model_fields[name].metadata if isinstance(item, OnResume))
+    return next(noted, section.on_resume)
+
+
+def section_at(path: Iterable[str]) -> type[Section]:
+    """The section of the config that a path of keys leads to; KeyError where there is none."""
+    section: type[Section] = Config
+    for name in path:
+        section = section.model_fields[name].annotation  # type: ignore[assignment]
+    return section
 
 
 def to_yaml(config: Config) -> str:
-    """The config as YAML, complete and readable by `decode`."""
+    """The config as YAML, complete and readable by `merge_and_validate`."""
     return yaml.safe_dump(config.model_dump(), sort_keys=False)
 
 
