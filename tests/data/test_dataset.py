@@ -1,4 +1,4 @@
-"""The PyTorch dataset shows exactly the windows that a training run sees, whoever reads them."""
+"""The PyTorch dataset yields exactly the windows of a training run, with any loader."""
 
 import copy
 import mmap
@@ -30,7 +30,7 @@ def data(prepared):
 
 @pytest.fixture(scope="module")
 def seen(prepared) -> np.ndarray:
-    """What a run of three epochs sees: (windows, BLOCK + 1)."""
+    """The windows of a run of three epochs: (windows, BLOCK + 1)."""
     batches = ShuffledWindows(Tokens.open(prepared, "train"), BLOCK, SEED)
     return batches.read(0, EPOCHS * batches.per_epoch)
 
@@ -66,7 +66,7 @@ def test_indices_work_as_a_lists_do(data, seen):
     assert sum(1 for _ in data) == len(data)  # the end of a loop follows from IndexError
 
 
-def test_ids_and_targets_can_be_changed_apart(data, seen):
+def test_ids_and_targets_share_no_memory(data, seen):
     ids, _ = pair = data[3]
     ids[:] = 0
     assert np.array_equal(pair[1].numpy(), seen[3, 1:])
@@ -80,7 +80,7 @@ def test_several_at_once_are_the_same_as_one_by_one(data, seen, indices):
     assert np.array_equal(windows(data.__getitems__(indices)), seen[indices])
 
 
-def test_it_knows_how_many_token_ids_there_are(data):
+def test_vocab_size_is_the_number_of_token_ids(data):
     assert data.vocab_size == 257  # bytes, and the end of text
 
 
@@ -117,7 +117,7 @@ def test_processes_of_a_group_share_each_batch_of_the_run(data, seen):
     assert step == len(data) // 8 - 1
 
 
-def test_going_on_where_a_run_stopped(data, seen):
+def test_a_subset_resumes_where_a_run_stopped(data, seen):
     rest = Subset(data, range(500, len(data)))
     assert np.array_equal(windows(DataLoader(rest, batch_size=16)), seen[500:])
 
@@ -142,14 +142,14 @@ def test_the_ids_are_mapped_not_read(prepared, monkeypatch):
     assert [len(one) for one in mapped] == [(prepared / "train-00000.bin").stat().st_size]
 
 
-def test_a_split_shorter_than_a_window_is_named_with_a_remedy(prepared):
+def test_a_split_shorter_than_a_window_is_refused_with_a_remedy(prepared):
     tokens = len(Tokens.open(prepared, "val"))
     groundup.data.dataset(prepared, "val", tokens - 1)  # just fits
     with pytest.raises(DataError, match=rf"the val split has {tokens} tokens.*block_size of {tokens} .*smaller"):
         groundup.data.dataset(prepared, "val", tokens)
 
 
-def test_a_folder_without_tokens_is_named(tmp_path):
+def test_a_folder_without_tokens_is_refused(tmp_path):
     with pytest.raises(DataError, match=rf"{tmp_path}: no {MANIFEST} here; make such a folder"):
         groundup.data.dataset(tmp_path)
 
@@ -166,7 +166,7 @@ def test_a_folder_without_tokens_is_named(tmp_path):
         ({"seed": 2**63}, "seed 9223372036854775808: .* below"),
     ],
 )
-def test_arguments_that_make_no_sense_get_a_sentence(prepared, arguments, sentence):
+def test_invalid_arguments_are_one_sentence(prepared, arguments, sentence):
     with pytest.raises(UsageError, match=sentence):
         groundup.data.dataset(prepared, **arguments)
 

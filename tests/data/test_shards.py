@@ -81,8 +81,8 @@ def test_documents_are_found_where_a_scan_finds_them(tmp_path_factory, documents
     after=documents,
     shard_tokens=st.integers(1, 9),
 )
-def test_a_writer_goes_on_from_where_another_was_on_disk(tmp_path_factory, before, lost, after, shard_tokens):
-    """What the other one wrote beyond that, and nobody noted, leaves no trace."""
+def test_a_writer_resumes_from_the_flushed_state_of_another(tmp_path_factory, before, lost, after, shard_tokens):
+    """Unflushed writes of the other one leave no trace."""
 
     def append(writer, documents):
         for ids in documents:
@@ -103,7 +103,7 @@ def test_a_writer_goes_on_from_where_another_was_on_disk(tmp_path_factory, befor
     assert {p.name: p.read_bytes() for p in cut.iterdir()} == {p.name: p.read_bytes() for p in whole.iterdir()}
 
 
-def test_less_than_was_written_is_nothing_to_go_on_with(tmp_path):
+def test_truncated_files_cannot_be_resumed(tmp_path):
     with ShardWriter(tmp_path, "train", "uint16", 4) as writer:
         writer.begin_document(0, 0)
         writer.write(np.arange(6), 6)
@@ -149,13 +149,13 @@ def test_an_empty_split_is_empty(tmp_path):
     assert Documents.open(tmp_path, manifest, "val").spans(0, 0) == []
 
 
-def test_a_manifest_comes_back_the_same(tmp_path):
+def test_a_manifest_round_trips(tmp_path):
     manifest = write(tmp_path, [[1, 2, 3]])
     assert Manifest.load(tmp_path) == manifest
     assert Manifest.load(tmp_path).fingerprint == manifest.fingerprint
 
 
-def test_one_other_token_is_another_fingerprint(tmp_path):
+def test_one_different_token_changes_the_fingerprint(tmp_path):
     assert write(tmp_path / "a", [[1, 2, 3]]).fingerprint != write(tmp_path / "b", [[1, 2, 4]]).fingerprint
 
 
@@ -165,7 +165,7 @@ def test_a_folder_without_manifest_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"format": 2}, "format 2, while this groundup reads format 1; update it"),
         ({"dtype": "int8"}, r"not a manifest of groundup \(dtype: "),
@@ -174,15 +174,15 @@ def test_a_folder_without_manifest_is_refused(tmp_path):
         ({"sources": None}, r"not a manifest of groundup \(sources: "),
     ],
 )
-def test_a_manifest_that_is_not_ours_is_refused(tmp_path, changes, said):
+def test_a_foreign_manifest_is_refused(tmp_path, changes, message):
     write(tmp_path, [[1, 2, 3]])
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         Manifest.load(tmp_path)
 
 
-def test_a_manifest_that_was_cut_short_is_refused(tmp_path):
+def test_a_truncated_manifest_is_refused(tmp_path):
     write(tmp_path, [[1, 2, 3]])
     path = tmp_path / "manifest.json"
     path.write_bytes(path.read_bytes()[:50])
@@ -190,7 +190,7 @@ def test_a_manifest_that_was_cut_short_is_refused(tmp_path):
         Manifest.load(tmp_path)
 
 
-def test_a_shard_that_was_cut_short_is_refused(tmp_path):
+def test_a_truncated_shard_is_refused(tmp_path):
     write(tmp_path, [[1, 2, 3, 4, 5]])
     path = tmp_path / "train-00001.bin"
     path.write_bytes(path.read_bytes()[:-1])
@@ -213,7 +213,7 @@ def test_a_missing_index_of_documents_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         ("source", 2, "document 1 is byte 100 of source 2, and there are 2;"),
         ("source", 2**32 - 1, "document 1 is byte 100 of source 4,294,967,295"),
@@ -223,17 +223,17 @@ def test_a_missing_index_of_documents_is_refused(tmp_path):
         ("start", 10, "document [01] is tokens .* which cannot be"),
     ],
 )
-def test_a_place_that_cannot_be_is_a_sentence(tmp_path, field, value, said):
+def test_an_impossible_document_record_is_one_sentence(tmp_path, field, value, message):
     manifest = write(tmp_path, [[1, 2, 3], [4, 5], [6, 7]])
     path = tmp_path / "documents-train.bin"
     records = np.fromfile(path, DOCUMENT)
     records[1][field] = value
     records.tofile(path)
-    with pytest.raises(DataError, match=rf"documents-train\.bin: {said}.*doctor"):
+    with pytest.raises(DataError, match=rf"documents-train\.bin: {message}.*doctor"):
         Documents.open(tmp_path, manifest, "train").spans(2, 4)
 
 
-def test_the_checksum_of_documents_is_known_and_is_no_part_of_the_fingerprint(tmp_path):
+def test_the_checksum_of_documents_is_in_the_manifest_but_not_in_the_fingerprint(tmp_path):
     manifest = write(tmp_path, [[1, 2, 3], [4, 5]])
     for name, split in manifest.splits.items():
         digest = hashlib.sha256((tmp_path / f"documents-{name}.bin").read_bytes()).hexdigest()
@@ -242,7 +242,7 @@ def test_the_checksum_of_documents_is_known_and_is_no_part_of_the_fingerprint(tm
     assert manifest.model_copy(update={"splits": older}).fingerprint == manifest.fingerprint
 
 
-def test_folders_from_before_that_checksum_have_the_fingerprint_that_their_runs_remember():
+def test_folders_without_that_checksum_keep_their_fingerprint():
     place = Path(__file__).parents[1] / "fixtures" / "format-1"
     (books,) = place.glob("run/checkpoints/*/progress.json")
     assert Manifest.load(place / "data").fingerprint == json.loads(books.read_text())["data"]
@@ -260,7 +260,7 @@ def test_a_flipped_bit_in_any_file_is_found_by_its_checksum(tmp_path, name):
             check_files(tmp_path, manifest, checksums=True)
 
 
-def test_an_id_that_the_tokenizer_lacks_is_named_with_its_place(tmp_path):
+def test_an_id_outside_of_the_vocabulary_is_reported_with_its_position(tmp_path):
     write(tmp_path, [[1, 2, 3, 4, 5, 6, 7]])
     path = tmp_path / "train-00001.bin"
     ids = np.fromfile(path, "<u2")

@@ -24,12 +24,12 @@ class Counting:
 
 
 @given(n=st.integers(1, 5000), key=st.integers(0, 2**64 - 1))
-def test_permute_is_a_permutation(n, key):
+def test_feistel_permutation_is_a_permutation(n, key):
     order = feistel_permutation(np.arange(n, dtype=np.uint64), n, key)
     assert np.array_equal(np.sort(order), np.arange(n))
 
 
-def test_permute_works_far_beyond_memory():
+def test_feistel_permutation_works_far_beyond_memory():
     n = 10**15
     places = feistel_permutation(np.arange(1000, dtype=np.uint64), n, key=1)
     assert len(set(places.tolist())) == 1000

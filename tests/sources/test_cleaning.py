@@ -23,13 +23,13 @@ from groundup.sources.text import Document, chunk_text
         ("punctuation,lowercase,digits", "dont panic  ναί costs   🙂\n"),
     ],
 )
-def test_each_step_drops_what_it_says(steps, text):
+def test_each_step_drops_its_characters(steps, text):
     assert clean_text("Don't PANIC: 1,024 «Ναί» costs $5 ٣ 🙂\n", parse_cleaning_steps(steps)) == text
 
 
 @settings(deadline=None)
 @given(st.text())
-def test_nothing_that_was_to_go_is_left(text):
+def test_no_dropped_character_is_left(text):
     found = clean_text(text, STEPS)
     assert not any(unicodedata.category(char) == "Nd" or unicodedata.category(char)[0] == "P" for char in found)
     assert not set(found) & set(string.punctuation)

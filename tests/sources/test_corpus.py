@@ -1,4 +1,4 @@
-"""From what the user names to documents."""
+"""Sources named by the user become documents."""
 
 import gzip
 import io
@@ -50,41 +50,41 @@ def test_a_source_may_name_its_own_column(tmp_path):
 
 def test_columns_of_one_file_are_inputs_of_their_own(tmp_path):
     pq.write_table(pa.table({"a": ["one"], "b": ["two"], "text": ["three"]}), tmp_path / "ab.parquet")
-    path, said = f"{tmp_path}/ab.parquet", []
+    path, messages = f"{tmp_path}/ab.parquet", []
     assert read(f"{path}#a", f"{path}#b", path) == [
         ("ab.parquet#a", 0, "one"),
         ("ab.parquet#b", 0, "two"),
         ("ab.parquet", 0, "three"),
     ]
-    with open_sources([f"{path}#a", f"{path}#a", path, f"{path}#text"], say=said.append) as corpus:
+    with open_sources([f"{path}#a", f"{path}#a", path, f"{path}#text"], say=messages.append) as corpus:
         assert [each.name for each in corpus.inputs] == ["ab.parquet#a", "ab.parquet"]
-    assert said == [f"{path} and 1 more files: given more than once; read once"]
+    assert messages == [f"{path} and 1 more files: given more than once; read once"]
 
 
 @pytest.mark.parametrize("name", ["python-docs", "hf:some/thing"])
-def test_a_corpus_of_the_same_name_as_a_path_comes_first_and_that_is_said(tmp_path, name, monkeypatch):
+def test_a_corpus_name_takes_precedence_over_a_path_with_a_message(tmp_path, name, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module.hub, "hub_identity", lambda source: f"{source}@abc")
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
-    said = []
-    with open_sources([name], say=said.append) as corpus:
+    messages = []
+    with open_sources([name], say=messages.append) as corpus:
         assert corpus.inputs[0].size is None
-    assert said == [f"{name}: read as the corpus of that name; for the file or folder of that name, write ./{name}"]
+    assert messages == [f"{name}: read as the corpus of that name; for the file or folder of that name, write ./{name}"]
     assert [text for _, _, text in read(f"./{name}")] == ["mine"]
 
 
-def test_folders_that_are_not_entered_are_said(tmp_path):
+def test_folders_that_are_not_entered_are_reported(tmp_path):
     (tmp_path / "corpus" / "sub").mkdir(parents=True)
     (tmp_path / "corpus" / "sub" / "a.txt").write_text("a")
     (tmp_path / "corpus" / "linked").symlink_to(tmp_path)
-    said = []
-    with open_sources([tmp_path / "corpus"], say=said.append) as corpus:
+    messages = []
+    with open_sources([tmp_path / "corpus"], say=messages.append) as corpus:
         assert [document.source for document in corpus] == ["corpus/sub/a.txt"]
-    assert said == [f"{tmp_path / 'corpus'}: reads 1 .txt; does not enter linked (a link)"]
+    assert messages == [f"{tmp_path / 'corpus'}: reads 1 .txt; does not enter linked (a link)"]
 
 
-def test_a_folder_that_may_not_be_read_is_said(tmp_path, monkeypatch):
+def test_an_unreadable_folder_is_reported(tmp_path, monkeypatch):
     (tmp_path / "corpus" / "closed").mkdir(parents=True)
     (tmp_path / "corpus" / "a.txt").write_text("a")
     scandir = os.scandir
@@ -95,12 +95,12 @@ def test_a_folder_that_may_not_be_read_is_said(tmp_path, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    said = []
-    with open_sources([tmp_path / "corpus"], say=said.append):
-        assert said == [f"{tmp_path / 'corpus'}: reads 1 .txt; does not enter closed (Permission denied)"]
+    messages = []
+    with open_sources([tmp_path / "corpus"], say=messages.append):
+        assert messages == [f"{tmp_path / 'corpus'}: reads 1 .txt; does not enter closed (Permission denied)"]
 
 
-def test_a_disk_without_room_for_a_copy_is_named(monkeypatch):
+def test_a_full_disk_is_reported_for_standard_input(monkeypatch):
     class Endless(io.RawIOBase):
         def readable(self):
             return True
@@ -113,18 +113,18 @@ def test_a_disk_without_room_for_a_copy_is_named(monkeypatch):
         read("-")
 
 
-def test_a_folder_is_read_in_order_of_names_and_without_what_is_hidden_or_unknown(tmp_path):
-    folder, said = tmp_path / "corpus", []
+def test_a_folder_is_read_in_order_of_names_without_hidden_or_unknown_files(tmp_path):
+    folder, messages = tmp_path / "corpus", []
     names = ["b.txt", "a/z.md", "a/y.TXT", "a.jsonl", "c.py", ".hidden.txt", ".git/x.txt", "empty.txt", "d.csv.gz"]
     for name in [*names, "e.csv", "picture.png", "log.jsonl", "LICENSE"]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("" if name == "empty.txt" else '{"text": "of a line"}')
     (folder / "f.rst.zst").write_bytes(zstandard.compress(b"packed"))
-    with open_sources([folder], say=said.append) as corpus:
+    with open_sources([folder], say=messages.append) as corpus:
         assert [document.source for document in corpus] == [
             *("corpus/a.jsonl", "corpus/a/y.TXT", "corpus/a/z.md", "corpus/b.txt", "corpus/c.py", "corpus/f.rst.zst")
         ]
-    reads, leaves_out = said[0].split("; ")
+    reads, leaves_out = messages[0].split("; ")
     assert reads == f"{folder}: reads 3 .txt, 1 .jsonl, 1 .md, 1 .py, 1 .rst"
     assert leaves_out == "leaves out 2 .csv, 1 without suffix, 1 .png"
 
@@ -139,12 +139,12 @@ def test_a_pattern_is_every_file_that_it_matches(tmp_path):
         read(f"{tmp_path}/*.csv")
 
 
-def test_a_file_with_the_signs_of_a_pattern_in_its_name_is_a_file(tmp_path):
+def test_a_file_name_may_contain_wildcards(tmp_path):
     (tmp_path / "a[1].txt").write_text("text")
     assert read(tmp_path / "a[1].txt") == [("a[1].txt", 0, "text")]
 
 
-def test_files_of_the_same_name_are_told_apart(tmp_path):
+def test_files_of_the_same_name_get_distinct_names(tmp_path):
     paths = [tmp_path / "x" / "one" / "a.txt", tmp_path / "x" / "two" / "a.txt", tmp_path / "y" / "two" / "a.txt"]
     for path in [*paths, tmp_path / "b.txt"]:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,15 +154,15 @@ def test_files_of_the_same_name_are_told_apart(tmp_path):
     ]
 
 
-def test_a_file_given_twice_is_read_once_and_that_is_said(tmp_path):
+def test_a_file_given_twice_is_read_once_with_a_message(tmp_path):
     (tmp_path / "a.txt").write_text("one")
     (tmp_path / "b.txt").write_text("two")
     (tmp_path / "link.txt").symlink_to(tmp_path / "a.txt")
-    said = []
+    messages = []
     given = [tmp_path / "a.txt", tmp_path / "b.txt", f"{tmp_path}/../{tmp_path.name}/a.txt", tmp_path / "link.txt"]
-    with open_sources(given, say=said.append) as corpus:
+    with open_sources(given, say=messages.append) as corpus:
         assert [document.source for document in corpus] == ["a.txt", "b.txt"]
-    assert said == [f"{tmp_path}/../{tmp_path.name}/a.txt and 1 more files: given more than once; read once"]
+    assert messages == [f"{tmp_path}/../{tmp_path.name}/a.txt and 1 more files: given more than once; read once"]
 
 
 @pytest.mark.parametrize("limit", [1, 3, 5, 99])
@@ -189,7 +189,7 @@ def test_reading_can_begin_at_any_document(tmp_path):
             assert [(p, "".join(d.chunks())) for p, d in corpus.documents_from(after)] == everything[i + 1 :]
 
 
-def test_how_far_one_has_read_is_known_in_bytes_of_the_files(tmp_path):
+def test_bytes_read_count_bytes_on_disk(tmp_path):
     (tmp_path / "a.txt").write_text("one")
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"text": "two"}', mtime=0))
     (tmp_path / "c.txt.zst").write_bytes(zstandard.compress(b"three"))
@@ -206,7 +206,7 @@ def test_how_far_one_has_read_is_known_in_bytes_of_the_files(tmp_path):
         assert corpus.bytes_read == corpus.size
 
 
-def test_the_hub_is_asked_for_what_is_not_skipped(monkeypatch):
+def test_skipped_documents_are_not_requested_from_the_hub(monkeypatch):
     asked = []
 
     def documents(source, column, skip):
@@ -270,7 +270,7 @@ def test_the_built_in_corpus_comes_by_name():
 
 
 @pytest.mark.parametrize(
-    ("name", "contents", "said"),
+    ("name", "contents", "message"),
     [
         ("inptu.txt", None, r"there is no such file or folder; did you mean input\.txt\?"),
         ("x" * 300, None, r"cannot be read \(File name too long\); check the path"),
@@ -289,17 +289,17 @@ def test_the_built_in_corpus_comes_by_name():
         ("not.gz", b"plain", "damaged or cut short as a gzip file"),
     ],
 )
-def test_what_cannot_be_read_is_answered_with_a_remedy(tmp_path, name, contents, said):
+def test_unreadable_sources_get_a_message_with_a_remedy(tmp_path, name, contents, message):
     (tmp_path / "input.txt").write_text("there")
     path = tmp_path / name
     if contents is not None:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(contents)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         read(tmp_path / "folder" if name.startswith("folder") else path)
 
 
-def test_an_empty_source_among_others_is_named(tmp_path):
+def test_an_empty_source_among_others_is_refused(tmp_path):
     (tmp_path / "full.txt").write_text("text")
     (tmp_path / "empty.txt").touch()
     with pytest.raises(DataError, match=r"empty\.txt: there is no text in it"):

@@ -1,4 +1,4 @@
-"""The corpus that is downloaded: once, checked, and with a way out where that cannot be."""
+"""The downloaded corpus: fetched once, checked, with an alternative if that fails."""
 
 import hashlib
 import socket
@@ -62,7 +62,7 @@ def test_a_damaged_copy_is_downloaded_again(server, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("status", "text", "said"),
+    ("status", "text", "message"),
     [
         (404, b"gone", "answered 404 Not Found"),
         (500, b"oops", "answered 500"),
@@ -70,14 +70,14 @@ def test_a_damaged_copy_is_downloaded_again(server, tmp_path):
         (200, TEXT[:9], "(has another checksum|cannot be reached)"),
     ],
 )
-def test_what_cannot_be_had_is_a_sentence_and_leaves_nothing(server, tmp_path, status, text, said):
+def test_a_failed_download_is_one_sentence_and_leaves_no_file(server, tmp_path, status, text, message):
     server.status, server.text = status, text
-    with pytest.raises(DataError, match=rf"shakespeare: .*{said}.*; try again, or .* give it as a file"):
+    with pytest.raises(DataError, match=rf"shakespeare: .*{message}.*; try again, or .* give it as a file"):
         download.shakespeare()
     assert kept(tmp_path) == []
 
 
-def test_without_a_network_the_sentence_says_how_else(server, monkeypatch):
+def test_without_a_network_the_message_names_an_alternative(server, monkeypatch):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         monkeypatch.setattr(download, "SHAKESPEARE_URL", f"http://127.0.0.1:{unused.getsockname()[1]}/input.txt")
@@ -85,7 +85,7 @@ def test_without_a_network_the_sentence_says_how_else(server, monkeypatch):
             download.shakespeare()
 
 
-def test_a_server_that_is_silent_is_not_waited_for_for_ever(server, monkeypatch):
+def test_a_silent_server_times_out(server, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(download, "SHAKESPEARE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/input.txt")
@@ -93,7 +93,7 @@ def test_a_server_that_is_silent_is_not_waited_for_for_ever(server, monkeypatch)
             download.shakespeare()
 
 
-def test_a_cache_that_cannot_be_written_is_a_sentence(server, monkeypatch, tmp_path):
+def test_a_cache_that_cannot_be_written_is_one_sentence(server, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Corpora of the hub, read from a stand-in on 127.0.0.1: exact, restartable, and one sentence for what goes wrong.
+"""Corpora of the hub, read from a stand-in on 127.0.0.1: exact, resumable, and one sentence for every failure.
 
 The libraries read HF_ENDPOINT when they are imported, so they run in a process of their own.
 """
@@ -27,17 +27,17 @@ from types import SimpleNamespace
 from groundup.sources import hub, hub_client
 from groundup.errors import GroundupError
 
-hosts, slept, told, found = set(), [], [], socket.getaddrinfo
-class Told(logging.Handler):
+hosts, slept, logged, found = set(), [], [], socket.getaddrinfo
+class Recorder(logging.Handler):
     def emit(self, record):
-        told.append(record.getMessage())
-logging.getLogger("groundup").addHandler(Told())
+        logged.append(record.getMessage())
+logging.getLogger("groundup").addHandler(Recorder())
 def remember(host, *more, **options):
     hosts.add(host if isinstance(host, str) else host.decode())
     return found(host, *more, **options)
 socket.getaddrinfo = remember
 hub_client.time = SimpleNamespace(sleep=slept.append)
-time.sleep = lambda seconds: None  # the libraries' own patience
+time.sleep = lambda seconds: None  # the libraries' own retries
 
 for line in sys.stdin:
     ask = json.loads(line)
@@ -46,7 +46,7 @@ for line in sys.stdin:
     os.environ.pop("HF_TOKEN", None)
     os.environ.update(ask.get("env", {}))
     slept.clear()
-    told.clear()
+    logged.clear()
     answer = {}
     try:
         if "identity" in ask:
@@ -58,7 +58,7 @@ for line in sys.stdin:
         ]
     except GroundupError as error:
         answer["error"] = str(error)
-    print(json.dumps({**answer, "slept": slept, "told": told, "hosts": sorted(hosts)}), flush=True)
+    print(json.dumps({**answer, "slept": slept, "logged": logged, "hosts": sorted(hosts)}), flush=True)
 """
 
 
@@ -82,8 +82,8 @@ class Reader:
 
     def close(self) -> str:
         """End it; returns what it wrote to standard error."""
-        _, said = self._process.communicate()
-        return said
+        _, stderr = self._process.communicate()
+        return stderr
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +91,9 @@ def process(tmp_path_factory):
     server = Hub()
     reader = Reader(server.url, tmp_path_factory.mktemp("hf"))
     yield server, reader
-    said = reader.close()
+    stderr = reader.close()
     server.close()
-    assert said == ""  # no bar, no warning, no log line of the libraries, in all of these tests
+    assert stderr == ""  # no bar, no warning, no log line of the libraries, in all of these tests
 
 
 @pytest.fixture
@@ -166,11 +166,11 @@ def test_what_is_skipped_and_other_columns_are_not_downloaded(hub, read, repo):
     answer = read(f"hf:{repo}#text", bytes=4096)
     assert [text for text, *_ in answer["documents"][0]] == texts
     assert hub.sent[path] < len(file) / 3  # the column is a fifth
-    whole = hub.sent.pop(path)
+    complete = hub.sent.pop(path)
     answer = read(f"hf:{repo}#text", bytes=4096, skips=[185])
     assert [text for text, *_ in answer["documents"][0]] == texts[185:]
     assert (
-        hub.sent[path] < whole / 10 + (1 << 16) + 8192
+        hub.sent[path] < complete / 10 + (1 << 16) + 8192
     )  # one of ten groups of rows, and the footer as pyarrow asks for it
 
 
@@ -213,7 +213,7 @@ def test_the_identity_names_the_commit_and_changes_with_it(hub, read, repo):
     assert read(f"hf:{repo}@main#text", identity=True)["identity"] == f"hf:{repo}@{hub.commit(repo)}#text"
 
 
-def test_other_formats_are_streamed_with_the_same_law(hub, read, repo):
+def test_other_formats_are_streamed_and_skip_exactly(hub, read, repo):
     rows = [{"text": f"line {i}"} for i in range(150)]
     hub.put(repo, {"train.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()})
     skips = [0, 1, 63, 64, 65, 149, 150]
@@ -222,7 +222,7 @@ def test_other_formats_are_streamed_with_the_same_law(hub, read, repo):
         assert tuples(documents) == [(row["text"], repo, i) for i, row in enumerate(rows)][skip:]
 
 
-def test_a_stream_that_breaks_is_taken_up_where_it_broke(hub, read, repo):
+def test_a_broken_stream_resumes_where_it_broke(hub, read, repo):
     rows = [{"text": noise(500, i)} for i in range(300)]
     hub.put(repo, {"train.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()})
     hub.fault("GET .*jsonl", "cut", times=8, after=2)  # the library gives up after six
@@ -232,20 +232,20 @@ def test_a_stream_that_breaks_is_taken_up_where_it_broke(hub, read, repo):
     assert answer["slept"] == [1]
 
 
-def test_the_first_rows_of_a_stream_decide_on_the_column(hub, read, repo):
+def test_the_first_rows_of_a_stream_determine_the_column(hub, read, repo):
     rows = [
         {"n": 1, "story": None},
         {"n": 2, "story": "s"},
         {"n": 3, "story": "t"},
     ]
     hub.put(repo, {"train.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()})
-    whole, rest = read(f"hf:{repo}", skips=[0, 1])["documents"]
-    assert [text for text, *_ in whole] == [None, "s", "t"]
-    assert rest == whole[1:]
+    complete, rest = read(f"hf:{repo}", skips=[0, 1])["documents"]
+    assert [text for text, *_ in complete] == [None, "s", "t"]
+    assert rest == complete[1:]
     assert "no column 'n' of text; columns of text are 'story'" in read(f"hf:{repo}#n")["error"]
 
 
-def test_what_a_data_set_says_of_its_columns_counts_before_its_rows(hub, read, repo):
+def test_declared_columns_take_precedence_over_the_first_rows(hub, read, repo):
     card = "---\ndataset_info:\n  features:\n  - name: n\n    dtype: int64\n  - name: story\n    dtype: string\n---\n"
     rows = [{"n": n, "story": "late" if n == 99 else None} for n in range(100)]
     hub.put(repo, {
@@ -310,7 +310,7 @@ FILE = r"GET .*/resolve/.*\.parquet"
         (FILE, "drop", [1]),
     ],
 )
-def test_what_passes_is_waited_for(pattern, what, waits, hub, read, repo):
+def test_transient_failures_are_retried(pattern, what, waits, hub, read, repo):
     expected = put_two_shards(hub, repo)
     hub.fault(pattern, what, times=1)
     answer = read(f"hf:{repo}")
@@ -320,7 +320,7 @@ def test_what_passes_is_waited_for(pattern, what, waits, hub, read, repo):
         assert answer["slept"] == waits
 
 
-def test_a_connection_that_breaks_again_and_again_in_a_file_loses_nothing(hub, read, repo):
+def test_a_connection_that_breaks_repeatedly_in_a_file_loses_nothing(hub, read, repo):
     texts = [noise(3_000, i) for i in range(60)]
     hub.put(repo, {"train.parquet": parquet(texts, rows=10)})
     hub.fault(FILE, "cut", times=5)
@@ -351,7 +351,7 @@ def test_a_connection_that_breaks_again_and_again_in_a_file_loses_nothing(hub, r
         (FILE, (200, {}), "cannot be read in parts", 1),
     ],
 )
-def test_what_does_not_pass_is_one_sentence(pattern, what, sentence, attempts, hub, read, repo):
+def test_permanent_failures_are_one_sentence(pattern, what, sentence, attempts, hub, read, repo):
     put_two_shards(hub, repo)
     hub.fault(pattern, what)
     answer = read(f"hf:{repo}")
@@ -361,7 +361,7 @@ def test_what_does_not_pass_is_one_sentence(pattern, what, sentence, attempts, h
     assert len(answer["slept"]) == attempts - 1
 
 
-def test_what_is_not_there_is_one_sentence(hub, read, repo):
+def test_missing_data_sets_files_and_configs_are_one_sentence(hub, read, repo):
     put_two_shards(hub, repo)
     hub.put(f"{repo}-2", {"2.py": b"", f"{repo.partition('/')[2]}-2.py": b""})
     hub.put(f"{repo}-3", {"data/validation.parquet": parquet(["v"]), "data/test.parquet": parquet(["t"])})
@@ -384,7 +384,7 @@ def test_what_is_not_there_is_one_sentence(hub, read, repo):
     assert read(f"hf:{repo}-3/data/test.parquet")["documents"][0][0][0] == "t"
 
 
-def test_the_token_of_the_environment_opens_what_is_private_and_is_never_shown(hub, read, repo):
+def test_the_token_of_the_environment_opens_private_data_sets_and_is_never_shown(hub, read, repo):
     put_two_shards(hub, repo)
     hub.token = "hf_secret"
     refused = read(f"hf:{repo}")
@@ -406,20 +406,20 @@ def test_files_on_another_host_are_followed_without_the_token(hub, read, repo):
 
 
 @pytest.mark.slow
-def test_without_a_network_the_sentence_says_how_to_do_without(tmp_path):
+def test_without_a_network_the_message_names_an_alternative(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
-    reader = Reader(nobody, tmp_path)
+        unused_url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    reader = Reader(unused_url, tmp_path)
     answer = reader("hf:owner/name")
-    assert f"the connection to {nobody} failed" in answer["error"]
+    assert f"the connection to {unused_url} failed" in answer["error"]
     assert "groundup prepare FOLDER/*.parquet" in answer["error"]
     assert answer["slept"] == [1, 2, 4]
-    assert [line.rpartition("; ")[2] for line in answer["told"]] == ["trying again in 2 s", "trying again in 4 s"]
-    assert answer["told"][0].startswith(f"hf:owner/name: the connection to {nobody} failed")
+    assert [line.rpartition("; ")[2] for line in answer["logged"]] == ["trying again in 2 s", "trying again in 4 s"]
+    assert answer["logged"][0].startswith(f"hf:owner/name: the connection to {unused_url} failed")
     assert reader.close() == ""
 
-    offline = Reader(nobody, tmp_path, HF_HUB_OFFLINE="1")
+    offline = Reader(unused_url, tmp_path, HF_HUB_OFFLINE="1")
     answer = offline("hf:owner/name")
     assert "HF_HUB_OFFLINE is set; unset it" in answer["error"]
     assert answer["slept"] == []
@@ -437,12 +437,12 @@ def test_a_missing_library_is_one_sentence(monkeypatch):
 @pytest.mark.parametrize(
     "spec", ["hf:", "hf:name", "hf:a/b@", "hf:a/b:", "hf:a/b#", "hf:a b/c", "hf:http://x/y", "hf:a/b/"]
 )
-def test_a_name_that_is_none_shows_the_grammar(spec):
+def test_an_invalid_name_shows_the_grammar(spec):
     with pytest.raises(DataError, match=r"write hf:OWNER/NAME\[/FILES\]\[:CONFIG\]\[@REVISION\]\[#COLUMN\]"):
         parse_spec(spec)
 
 
-def test_a_name_is_taken_apart():
+def test_a_name_is_parsed():
     spec = parse_spec("hf:a-b/c.d/e/f*.parquet@refs/convert/parquet#my text")
     assert (spec.repo, spec.files, spec.config, spec.revision, spec.column) == (
         "a-b/c.d", "e/f*.parquet", None, "refs/convert/parquet", "my text",
@@ -456,7 +456,7 @@ def test_files_and_a_config_exclude_each_other():
         parse_spec("hf:a/b/c.parquet:d")
 
 
-def test_names_are_told_from_paths():
+def test_names_are_distinguished_from_paths():
     assert is_hub_name("hf:a/b")
     assert is_hub_name("tinystories")
     assert not is_hub_name("python-docs")

@@ -61,7 +61,7 @@ def test_real_wikitext_has_its_sixty_articles(shared_data):
     assert "".join(articles) == "".join(line or "\n" for line in as_on_the_hub)
 
 
-def test_every_row_of_the_table_can_be_read():
+def test_every_entry_of_the_catalog_can_be_parsed():
     for name, corpus in CORPORA.items():
         assert is_hub_name(name) == (corpus.source is not None)
         if corpus.source:

@@ -1,4 +1,4 @@
-"""`groundup prepare` over the stand-in for the hub: whole, broken off and gone on with."""
+"""`groundup prepare` from a stand-in for the hub: complete, interrupted and resumed."""
 
 import filecmp
 import io
@@ -93,7 +93,7 @@ def test_a_corpus_known_by_name_is_prepared_and_not_twice(groundup, hub, tmp_pat
 
 
 @pytest.mark.slow
-def test_what_breaks_off_goes_on_to_the_same_folder(groundup, hub, tmp_path):
+def test_an_interrupted_preparation_resumes_to_the_same_folder(groundup, hub, tmp_path):
     _, files = put_stories(hub)
     assert groundup("prepare", "tinystories", "--out", "whole", "--tokenizer", "byte").returncode == 0
 

@@ -1,4 +1,4 @@
-"""Parquet: only the column, only the row groups that are needed, and a sentence for everything else."""
+"""Parquet: only the needed column and row groups are read; one sentence for every failure."""
 
 import random
 import subprocess
@@ -37,7 +37,7 @@ def test_rows_come_with_their_numbers_from_any_row_on(write, kind, since):
     assert read(path, since=since) == [(i, text) for i, text in enumerate(values) if text and i >= since]
 
 
-def test_row_groups_before_the_place_are_not_even_read(write):
+def test_row_groups_before_the_start_are_not_read(write):
     path = write({"text": ["a" * 5000] * 4, "id": range(4)}, row_group_size=1, compression="none", use_dictionary=False)
     contents = bytearray(path.read_bytes())
     contents[200:4000] = bytes(3800)  # inside of the first row's text
@@ -59,7 +59,7 @@ def test_a_file_that_was_cut_short_is_refused(write, left):
 
 
 @pytest.mark.parametrize(
-    ("column", "said"),
+    ("column", "message"),
     [
         (
             "txt",
@@ -69,12 +69,12 @@ def test_a_file_that_was_cut_short_is_refused(write, left):
         ("raw", "column 'raw' is not text"),
     ],
 )
-def test_a_column_that_is_no_text_is_refused_with_those_there_are(write, column, said):
-    with pytest.raises(DataError, match=said):
+def test_a_column_without_text_is_refused_with_the_list_of_columns(write, column, message):
+    with pytest.raises(DataError, match=message):
         read(write({"text": ["a"], "id": [1], "raw": [b"b"]}), column)
 
 
-def test_a_column_that_is_there_twice_is_refused(tmp_path):
+def test_a_duplicate_column_is_refused(tmp_path):
     twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"]), pa.array(["c"])], names=["text", "text", "body"])
     pq.write_table(twice, tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"a\.parquet: several columns are called 'text'; .* or choose another"):
@@ -82,7 +82,7 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path):
     assert read(tmp_path / "a.parquet", "body") == [(0, "c")]
 
 
-def test_a_row_counts_as_read_when_it_is_handed_over(write):
+def test_progress_counts_a_row_when_it_is_yielded(write):
     path, progress = write({"text": ["a", "b", "c", "d"]}), ReadProgress()
     size = path.stat().st_size
     assert [progress.bytes_read for _ in read_parquet(path, "text", "strict", progress=progress)] == [
@@ -101,7 +101,7 @@ print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="no /proc to read the peak memory from")
-def test_memory_does_not_grow_with_the_groups_of_rows(tmp_path):
+def test_memory_does_not_grow_with_the_row_groups(tmp_path):
     peak, rng = {}, random.Random(0)
     for rows in (4000, 16_000):
         texts = [rng.randbytes(8000).hex() for _ in range(rows)]
@@ -113,7 +113,7 @@ def test_memory_does_not_grow_with_the_groups_of_rows(tmp_path):
     assert peak[16_000] - peak[4000] < 40_000, f"peak memory in kB: {peak}"
 
 
-def test_what_is_not_utf8_is_located_or_replaced(write):
+def test_invalid_utf8_is_located_or_replaced(write):
     broken = pa.array([b"fine", b"caf\xe9"], pa.binary()).view(pa.string())
     path = write({"text": broken})
     with pytest.raises(DataError, match=r"a\.parquet: row 1: byte 3 of the text is 0xE9, which is not UTF-8 here"):
@@ -126,7 +126,7 @@ def test_a_missing_file_is_not_called_damaged(tmp_path):
         read(tmp_path / "gone.parquet")
 
 
-def test_without_the_library_the_sentence_says_what_to_install(write, monkeypatch):
+def test_without_the_library_the_message_says_what_to_install(write, monkeypatch):
     path = write({"text": ["a"]})
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(DataError, match=r"needs pyarrow, which is not installed; .* pip install 'groundup\[data\]'"):

@@ -27,7 +27,7 @@ def test_it_is_a_corpus_of_some_megabytes_without_repetitions(texts):
     assert all(text.strip() for text in texts)
 
 
-def test_a_paragraph_that_stood_before_is_left_out_and_a_short_one_is_not():
+def test_repeated_paragraphs_are_dropped_unless_short():
     long, other = "A paragraph of more than sixty characters, which several topics quote.", "Another one. " * 6
     texts = [f"{long}\n\nArguments:\n\nfirst", long, f"{long}\n \n{other}\n\nArguments:"]
     kept = [f"{long}\n\nArguments:\n\nfirst", f"{other}\n\nArguments:"]

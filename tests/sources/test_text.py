@@ -1,4 +1,4 @@
-"""Decoding: what is said about bytes that are not text, wherever the blocks happen to end."""
+"""Decoding: what is message about bytes that are not text, wherever the blocks happen to end."""
 
 import gzip
 import random
@@ -28,7 +28,7 @@ def write(tmp_path):
 
 
 @pytest.mark.parametrize("chunk_bytes", BLOCKS)
-def test_text_is_read_as_it_stands(write, chunk_bytes):
+def test_text_is_read_unchanged(write, chunk_bytes):
     text = "\nnaïve\r\n\r\n日本 \t🙂\n \n\ufeffend"
     assert "".join(read_text(write(text.encode()), "strict", chunk_bytes)) == text
 
@@ -67,7 +67,7 @@ PACKERS = {".gz": gzip.compress, ".zst": zstandard.compress}
 
 
 @pytest.mark.parametrize("suffix", PACKERS)
-def test_packed_files_are_unpacked_also_of_several_parts(write, suffix):
+def test_compressed_files_of_several_frames_are_decompressed(write, suffix):
     pack = PACKERS[suffix]
     path = write(pack(b"packed ") + pack(b"") + pack("zweimal größer ".encode() * 100_000), f"a.txt{suffix}")
     assert "".join(read_text(path, "strict")) == "packed " + "zweimal größer " * 100_000
@@ -78,13 +78,13 @@ def test_packed_files_are_unpacked_also_of_several_parts(write, suffix):
     [lambda b: b[:-9], lambda b: b[:3], lambda b: b"no" + b, lambda b: b[:9] + b"\xff" + b, lambda b: b + b[:5]],
 )
 @pytest.mark.parametrize("suffix", PACKERS)
-def test_a_damaged_packed_file_is_refused(write, suffix, damage):
+def test_a_damaged_compressed_file_is_refused(write, suffix, damage):
     packed = PACKERS[suffix](b"some text that is long enough to be cut\n" * 9)
     with pytest.raises(DataError, match=r"damaged or cut short as a (gzip|zstd) file"):
         list(read_text(write(damage(packed), f"a.txt{suffix}"), "strict"))
 
 
-def test_a_frame_that_looks_far_back_is_whole_too(write):
+def test_a_frame_with_a_long_window_is_decompressed(write):
     text = random.Random(0).randbytes(1 << 10).hex().encode() * 9
     settings = zstandard.ZstdCompressionParameters.from_level(1, window_log=30, enable_ldm=True)
     packer = zstandard.ZstdCompressor(compression_params=settings).compressobj()  # does not know the size beforehand
@@ -92,14 +92,14 @@ def test_a_frame_that_looks_far_back_is_whole_too(write):
 
 
 @pytest.mark.parametrize("missing", [1, 5, 1000, 20_000])
-def test_a_packed_file_is_never_taken_for_whole_when_its_end_is_missing(write, missing):
+def test_a_truncated_compressed_file_is_never_taken_for_complete(write, missing):
     contents = random.Random(0).randbytes(300_000).hex().encode()
     for suffix, pack in PACKERS.items():
         with pytest.raises(DataError, match="cut short"):
             list(read_text(write(pack(contents)[:-missing], f"a.txt{suffix}"), "strict"))
 
 
-def test_what_a_small_packed_file_holds_comes_in_small_pieces(write):
+def test_a_compression_bomb_is_read_in_small_pieces(write):
     bomb = zstandard.ZstdCompressor(level=1).compress(bytes(1) * 0 + b"a b " * 20_000_000)  # 80 MB in a few kB
     with open_decompressed(write(bomb, "a.zst")) as file:
         pieces = [len(piece) for piece in iter(lambda: file.read1(), b"")]
@@ -107,7 +107,7 @@ def test_what_a_small_packed_file_holds_comes_in_small_pieces(write):
     assert max(pieces) < 1 << 25
 
 
-def test_a_stretch_without_a_place_to_cut_is_cut_at_last():
+def test_a_long_stretch_without_a_safe_cut_is_cut_anyway():
     chunks = list(chunk_text("a" * (3 * MAX_UNCUT_CHARS), 1000))
     assert "".join(chunks) == "a" * (3 * MAX_UNCUT_CHARS)
     assert max(map(len, chunks)) <= MAX_UNCUT_CHARS + 1000
@@ -115,7 +115,7 @@ def test_a_stretch_without_a_place_to_cut_is_cut_at_last():
 
 
 @pytest.mark.parametrize(("stretch", "ends"), [("字字，」\n", "」"), ("字字字，", "字"), ("ab+/", "b")])
-def test_where_a_cut_is_forced_it_is_at_the_end_of_a_line_or_word(stretch, ends):
+def test_forced_cuts_are_at_the_end_of_a_line_or_word(stretch, ends):
     text = stretch * 60_000
     chunks = list(chunk_text(text, 1000))
     assert "".join(chunks) == text
@@ -125,7 +125,7 @@ def test_where_a_cut_is_forced_it_is_at_the_end_of_a_line_or_word(stretch, ends)
         assert all(chunk.startswith("\n") for chunk in chunks[1:])
 
 
-def test_a_forced_cut_at_a_better_place_changes_no_id_of_gpt2():
+def test_forced_cuts_at_lines_and_words_change_no_id_of_gpt2():
     for stretch in ("字字，」\n", "naïve.it's/", "12-34"):
         text = stretch * 20_000
         parts = [GPT2Tokenizer().encode(chunk) for chunk in chunk_text(text, 1000)]
@@ -141,7 +141,7 @@ def test_cuts_fall_before_a_space_after_anything_visible_and_before_a_line_end_a
         assert (right[0] == " " and not left[-1].isspace()) or (right[0] in "\n\r" and left[-1] in "ab")
 
 
-def test_chunks_stay_short_where_there_is_a_place_to_cut():
+def test_chunks_stay_short_if_there_are_safe_cuts():
     lines = " = title = \n \n some text \n" * 100  # every line ends in a space, as WikiText's do
     assert max(map(len, rechunk(lines[i : i + 50] for i in range(0, len(lines), 50)))) < 100
 
@@ -161,7 +161,7 @@ def test_a_line_whose_field_is_null_holds_no_text(write):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         (b'{"text": ', r"a\.jsonl, line 2: not valid JSON \(Expecting value, column 9\)"),
         (b'["text"]', "2: a JSON list; write an object"),
@@ -177,17 +177,17 @@ def test_a_line_whose_field_is_null_holds_no_text(write):
         (b'{"text": "a", "n": ' + b"9" * 5000 + b"}", "2: JSON that cannot be read"),
     ],
 )
-def test_a_line_that_is_no_document_is_refused(write, line, said):
-    with pytest.raises(DataError, match=said):
+def test_invalid_lines_are_refused(write, line, message):
+    with pytest.raises(DataError, match=message):
         jsonl(write(b'{"text": "good"}\n' + line + b"\n", "a.jsonl"))
 
 
-def test_lines_before_a_place_are_not_looked_at(write):
+def test_lines_before_the_start_are_not_parsed(write):
     path = write(b'no json\n{"text": "a"}\n{"text": "b"}', "a.jsonl")
     assert jsonl(path, start=8) == [(8, "a"), (22, "b")]
     assert jsonl(path, start=9) == [(22, "b")]
 
 
-def test_what_is_not_valid_in_a_line_can_be_replaced(write):
+def test_invalid_characters_of_a_line_can_be_replaced(write):
     path = write(b'{"text": "a\xffb"}\n{"text": "a\\udc00b"}', "a.jsonl")
     assert [text for _, text in jsonl(path, errors="replace")] == ["a\ufffdb", "a\ufffdb"]
