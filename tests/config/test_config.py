@@ -62,7 +62,10 @@ def test_dashes_in_keys_are_underscores():
             {"train": {"precision": "fp8"}},
             "layer 0: train.precision: 'fp8' is not one of 'auto', 'fp32', 'bf16' or 'fp16'",
         ),
-        ({"train": {"device": "gpu"}}, "layer 0: train.device: 'gpu' is not valid; expected: auto, cpu, cuda, cuda:N or mps"),
+        (
+            {"train": {"device": "gpu"}},
+            "layer 0: train.device: 'gpu' is not valid; expected: auto, cpu, cuda, cuda:N or mps",
+        ),
         ({"train": {"batch_tokens": 1000}}, "train.batch_tokens 1000 is not a multiple of model.block_size 256"),
         ({"train": {"max_steps": 10**400}}, "is out of range; it must be at most 1e+15"),
         ({"train": {"epochs": 1e308}}, "layer 0: train.epochs: 1e+308 is out of range; it must be at most 1e+09"),

@@ -11,7 +11,7 @@ from groundup.config.presets import MODERN_PARTS
 from groundup.config.sections import OptimizerConfig
 from groundup.model import build_model, ngram
 from groundup.model.context import KVCache, SharedPrefix
-from groundup.model.gpt import IGNORED, NextTokenLoss
+from groundup.model.gpt import GPT, IGNORED, NextTokenLoss
 from groundup.model.ngram import NO_TOKEN, NGramGPT, NGrams, leave_one_out, previous_ids
 from groundup.optim.optimizer import build_optimizer
 
@@ -231,6 +231,11 @@ def test_large_vocabularies_get_no_frequencies_on_their_logits():
 def test_parameters_are_in_the_order_of_saved_models():
     names = [name.split(".")[0] for name, _ in build_model(CONFIG).named_parameters()]
     assert list(dict.fromkeys(names)) == ["wte", "ngrams", "h", "lm_head"]
+
+
+def test_a_plain_gpt_refuses_a_config_with_ngrams():
+    with pytest.raises(ValueError, match=r"describes an NGramGPT; use groundup\.model\.build_model"):
+        GPT(CONFIG)
 
 
 def test_leave_one_out_is_a_no_op_for_other_models():

@@ -81,6 +81,11 @@ class ModelConfig(Section):
         return -(-self.vocab // self.vocab_multiple) * self.vocab_multiple
 
     @property
+    def model_class(self) -> Literal["GPT", "NGramGPT"]:
+        """Name of the class in `groundup.model` that this config describes."""
+        return "NGramGPT" if self.ngram > 1 else "GPT"
+
+    @property
     def ngram_tables(self) -> list[int]:
         """Rows of the table of 2-grams, 3-grams, …; the start of a text counts as a token of its own."""
         return [min(self.ngram_rows, (self.vocab + 1) ** n) for n in range(2, self.ngram + 1)]

@@ -15,4 +15,4 @@ def build_model(config: ModelConfig) -> GPT:
     from groundup.model.gpt import GPT
     from groundup.model.ngram import NGramGPT
 
-    return NGramGPT(config) if config.ngram > 1 else GPT(config)
+    return NGramGPT(config) if config.model_class == "NGramGPT" else GPT(config)
