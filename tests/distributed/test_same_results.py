@@ -214,3 +214,14 @@ def test_each_process_draws_its_own_dropout_and_rank_0_that_of_a_single_one(prep
     assert first == alone
     assert not set(first) & set(second)
     assert len({*first, *second}) == 2 * STEPS
+
+
+@pytest.mark.slow
+def test_a_sharded_run_of_an_earlier_version_resumes_with_two_processes(tmp_path):
+    old = Path(__file__).parents[1] / "fixtures" / "old-names"
+    expected = json.loads((old / "expected.json").read_text())["runs"]["run-fsdp"]["two_processes"]
+    shutil.copytree(old, tmp_path / "old")
+    more = {"train": {"max_steps": 20}}
+    assert jobs.run(2, work.resume_in, str(tmp_path / "old"), "run-fsdp", more, place=tmp_path / "job") == [[20], [20]]
+    losses = [record["loss"] for step, record in steps(tmp_path / "old" / "run-fsdp").items() if step > 12]
+    assert losses == pytest.approx(expected["losses"], abs=1e-4)

@@ -37,6 +37,12 @@ def resume_all(runs, overrides=None):
     return [resume(run, overrides=overrides or {}).step for run in runs]
 
 
+def resume_in(folder, run, overrides):
+    """Resume one run, whose paths are relative to the folder."""
+    os.chdir(folder)
+    return resume_all([run], overrides)
+
+
 def digest(data, run, overrides):
     """Train, and return a number that hardly any other weights have."""
     found, ending = [], Trainer.run
