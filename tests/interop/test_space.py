@@ -211,7 +211,7 @@ def test_the_requirements_are_ours_and_nothing_that_lies_beside_them(folder):
     pinned = packaging.Requirement(space.GRADIO).specifier
     assert space.SDK in pinned
     assert f"gradio=={space.SDK}\n" in (ROOT / "constraints.txt").read_text()
-    assert f'serve = ["{space.GRADIO}"]' in (ROOT / "pyproject.toml").read_text()
+    assert f'space = ["{space.GRADIO}"]' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_the_wheel_is_one(folder):

@@ -124,14 +124,14 @@ def test_visitors_at_once_get_each_their_own(name, opened):
 
 def test_text_grows_and_no_picture_is_html_of_the_models(opened, monkeypatch):
     app = opened("byte")
-    app.writer.write.__globals__["PAUSE"] = 0
+    app.writer.write.__globals__["REFRESH_SECONDS"] = 0
     pictures = [picture for picture, _ in write(app, "<b>&", length=12)]
     grown = [texts(picture)[0] for picture in pictures]
     assert len(grown) == 13
     assert all(after.startswith(before) for before, after in pairwise(grown))
     assert escape("<b>&") in pictures[-1]
     assert "<b>" not in pictures[-1]
-    assert "&lt;script&gt;" in app.writer.picture("", ["<script>"], "")
+    assert "&lt;script&gt;" in app.writer.to_html("", ["<script>"], "")
 
 
 @pytest.mark.parametrize(("name", "text"), [("char", "a"), ("byte", "é"), ("ngram", "\N{SNOWMAN}")])

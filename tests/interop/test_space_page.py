@@ -25,7 +25,7 @@ QUIET = (
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not find_spec("gradio"), reason="needs the extra `serve`"),
+    pytest.mark.skipif(not find_spec("gradio"), reason="needs the extra `space`"),
     pytest.mark.skipif(not find_spec("playwright"), reason="needs playwright: pip install playwright"),
     pytest.mark.skipif(not CHROMIUM, reason="needs a chromium"),
 ]

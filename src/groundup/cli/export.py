@@ -1,4 +1,4 @@
-"""`groundup export`."""
+"""`groundup export`: a model in another program's format."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+    """Add the command's options."""
     from groundup.cli.parsing import add_source
     from groundup.interop.export import TARGETS
 
     formats = "\n".join(f"  {name:<9}{target.summary}" for name, target in TARGETS.items())
     parser.epilog = (
         f"Formats:\n{formats}\n\n"
-        "What was written is opened again and compared with the model before it is there.\n\n"
+        "An export is opened again and compared with the model before it appears at --out.\n\n"
         "  groundup export runs/book --to hf --out exports/book --license mit\n"
         "  groundup export runs/book --to gguf --out exports/book.gguf\n"
         "  groundup export runs/book --to space --out exports/page"
     )
     add_source(parser)
     parser.add_argument("--to", required=True, metavar="FORMAT", help=", ".join(TARGETS))
-    parser.add_argument("--out", required=True, metavar="PATH", help="folder, or for gguf file, to write")
-    parser.add_argument("--name", metavar="NAME", help="what the model is called [the run's folder]")
+    parser.add_argument("--out", required=True, metavar="PATH", help="folder to write, or for gguf the file")
+    parser.add_argument("--name", metavar="NAME", help="name of the model [that of the run's folder]")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export and say what was checked."""
+    """Export, and print the result of the check."""
     from groundup.interop.export import export
 
     done = export(
@@ -49,14 +49,14 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({**asdict(done), "out": str(done.out)}))
         return 0
     print(f"{done.out}: {done.checkpoint} as {done.to}, {done.bytes:,} bytes")
-    tell(done)
+    print_check(done)
     return 0
 
 
-def tell(done: Export) -> None:
-    """What was found when it was opened again, and what there is to know."""
+def print_check(done: Export) -> None:
+    """Print how the exported model compares, and the notes."""
     if done.checked_by:
-        much = f"logits differ by {done.difference:.1e} of the largest, which is rounding"
-        print(f"opened with {done.checked_by}: {much if done.difference else 'the same logits to the last bit'}")
+        rounding = f"logits differ by {done.difference:.1e} of the largest, which is rounding"
+        print(f"opened with {done.checked_by}: {rounding if done.difference else 'the same logits to the last bit'}")
     for note in done.notes:
         print(f"note: {note}")

@@ -1,4 +1,4 @@
-"""`groundup import`."""
+"""`groundup import`: another program's model as a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+    """Add the command's options."""
     parser.epilog = (
         "Sources: hf:OWNER/NAME of the hub, or a folder of transformers, of the architectures gpt2, openai-gpt and\n"
-        "nanochat; a ckpt.pt of nanoGPT or build-nanogpt; a .bin of llm.c. Nothing that a file brings along is run.\n\n"
+        "nanochat; a ckpt.pt of nanoGPT or build-nanogpt; a .bin of llm.c. No code from a file is run.\n\n"
         "  groundup import hf:openai-community/gpt2 --out models/gpt2\n"
         "  groundup import nanoGPT/out/ckpt.pt --out models/mine --tokenizer data/mine\n"
         "  groundup generate models/gpt2 --prompt Once\n"
         "  groundup train --init-from models/gpt2 --data data/mine --out runs/mine"
     )
     parser.add_argument("source", metavar="SOURCE", help="a model of the hub, a folder or a file: see below")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; a checkpoint like any other")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write, a checkpoint")
     parser.add_argument(
         "--tokenizer", metavar="NAME",
-        help="a tokenizer.json, a folder that holds one or was prepared with it, or a name [the one beside the model]",
+        help="a tokenizer.json, a folder that holds one or was prepared with it, or a name [the model's own]",
     )  # fmt: skip
-    parser.add_argument("--revision", metavar="R", help="branch, tag or commit of the hub [main]")
-    parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that is there")
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of the hub [main]")
+    parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint at --out")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Import, and say what was found. The mistakes that need no torch are found before it is loaded."""
+    """Import, and print a summary. Mistakes that can be found without torch are reported before it is loaded."""
     check(args.source, Path(args.out), revision=args.revision, overwrite=args.overwrite)
 
     from groundup.interop.import_model import import_model

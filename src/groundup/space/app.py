@@ -1,10 +1,10 @@
-"""A page on which a language model writes on from what a visitor begins.
+"""A web page on which a language model continues a visitor's text.
 
     pip install -r requirements.txt
     python app.py
 
-Then open http://127.0.0.1:7860; GRADIO_SERVER_NAME and GRADIO_SERVER_PORT choose another place. On the hub this file
-runs as it is. `groundup export --to space` wrote it, and it is yours to change. What the page says of the model stands
+Then open http://127.0.0.1:7860; GRADIO_SERVER_NAME and GRADIO_SERVER_PORT choose another address. On the hub this file
+runs unchanged. `groundup export --to space` wrote it, and it is yours to change. What the page shows about the model is
 in README.md.
 """
 
@@ -24,21 +24,21 @@ from typing import Any, NoReturn
 HERE = Path(__file__).resolve().parent
 
 
-def give_up(sentence: str) -> NoReturn:
-    """Say what is wrong, and end."""
-    print(f"app.py: {sentence}", file=sys.stderr)
+def give_up(message: str) -> NoReturn:
+    """Print an error and exit with status 2."""
+    print(f"app.py: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-if cores := os.environ.get("CPU_CORES"):  # the hub's word for how many of the machine's are ours
+if cores := os.environ.get("CPU_CORES"):  # set by the hub: the cores that this Space may use
     os.environ.setdefault("OMP_NUM_THREADS", cores)
 wheels = sorted(HERE.glob("groundup-*.whl"))
 if not wheels:
     give_up(f"{HERE}: the wheel groundup-….whl is missing; copy the whole folder again")
 if len(wheels) > 1:
     give_up(f"{HERE}: holds {', '.join(path.name for path in wheels)}; delete all but the one that came with the model")
-sys.path.insert(0, str(wheels[0]))  # a wheel of Python alone is used as it lies
+sys.path.insert(0, str(wheels[0]))  # Python imports from the wheel without installing it
 try:
     import gradio as gr
 
@@ -46,11 +46,11 @@ try:
 except ImportError as error:
     give_up(f"{error}; run pip install -r requirements.txt, and if that does not help copy the whole folder again")
 
-VISITORS = 2  # that are written for at once: each more would slow down all; the others wait in line
-WAITING = 50  # in that line; beyond it a visitor is told to come back
-PAUSE = 0.05  # seconds between two pictures of a growing text
+MAX_CONCURRENT = 2  # generations at once: each slows down the others; further visitors wait in a queue
+MAX_QUEUED = 50  # beyond that a visitor is asked to come back later
+REFRESH_SECONDS = 0.05  # between two updates of a growing text
 
-# What may be asked for, here and past the page: name -> least, most, at first.
+# Accepted values, from the page or from its API: name -> minimum, maximum, default.
 RANGES = {
     "length": (1, 1000, 200),
     "samples": (1, 4, 1),
@@ -76,7 +76,7 @@ CSS = """
 
 
 def about() -> tuple[str, str, str, str]:
-    """From README.md: the title, what to say first, the facts in a line, and the rest but for how to use it."""
+    """From README.md: title, first paragraph, summary of the model, and the other sections except for its use."""
     path = HERE / "README.md"
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     body, _, more = text.partition("\n---\n")[2].partition("\n## Data\n")
@@ -90,15 +90,15 @@ def about() -> tuple[str, str, str, str]:
 
 
 def number(name: str, value: Any) -> float:
-    """A value that came from outside; a sentence where it is none that the page offers."""
-    least, most, first = RANGES[name]
-    if not isinstance(value, int | float) or not least <= value <= most:
-        raise gr.Error(f"{name} {value!r:.20}: must be a number from {least} to {most}", print_exception=False)
-    return math.floor(value) if isinstance(first, int) else float(value)
+    """Check a value from outside; gradio.Error unless it is a number in its range."""
+    minimum, maximum, default = RANGES[name]
+    if not isinstance(value, int | float) or not minimum <= value <= maximum:
+        raise gr.Error(f"{name} {value!r:.20}: must be a number from {minimum} to {maximum}", print_exception=False)
+    return math.floor(value) if isinstance(default, int) else float(value)
 
 
 class Writer:
-    """The model, for any number of visitors: what belongs to one of them is in `write` alone."""
+    """Generates text for any number of visitors; only local variables of `write` belong to one of them."""
 
     def __init__(self, folder: Path) -> None:
         self.model = groundup.load(folder)
@@ -108,31 +108,34 @@ class Writer:
     def write(
         self, prompt: Any, length: Any, samples: Any, temperature: Any, k: Any, p: Any, seed: Any, fresh: Any
     ) -> Iterator[tuple[str, float]]:
-        """The texts as they grow, in HTML, and the seed they come from: the one given, or with `fresh` a new one."""
+        """Yield the growing texts as HTML, and their seed: the given one, or with `fresh` a new one."""
         given = zip(RANGES, (length, samples, temperature, k, p, seed), strict=True)
-        asked = {name: number(name, value) for name, value in given if not (fresh and name == "seed")}
-        chosen = secrets.randbelow(2**31) if fresh else int(asked["seed"])
+        options = {name: number(name, value) for name, value in given if not (fresh and name == "seed")}
+        chosen = secrets.randbelow(2**31) if fresh else int(options["seed"])
         sampler = groundup.Sampler(
-            asked["temperature"], int(asked["top-k"]) or None, asked["top-p"] if asked["top-p"] < 1 else None, chosen
+            options["temperature"],
+            int(options["top-k"]) or None,
+            options["top-p"] if options["top-p"] < 1 else None,
+            chosen,
         )
         try:
-            read, seen, note = self.reads(str(prompt or ""))
-            texts, shown = [""] * int(asked["samples"]), 0.0
+            read, seen, note = self.fit_prompt(str(prompt or ""))
+            texts, shown = [""] * int(options["samples"]), 0.0
             for pieces in groundup.generate_stream(
-                self.model, read, sampler, num_samples=len(texts), max_tokens=int(asked["length"])
+                self.model, read, sampler, num_samples=len(texts), max_tokens=int(options["length"])
             ):
                 texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
-                if monotonic() - shown >= PAUSE:
-                    yield self.picture(seen, texts, note), chosen
+                if monotonic() - shown >= REFRESH_SECONDS:
+                    yield self.to_html(seen, texts, note), chosen
                     shown = monotonic()
         except groundup.GroundupError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        yield self.picture(seen, texts, note), chosen
+        yield self.to_html(seen, texts, note), chosen
 
-    def reads(self, prompt: str) -> tuple[str, str, str]:
-        """The end of a prompt that fits the model's context, as the model sees it, and what to say of the rest.
+    def fit_prompt(self, prompt: str) -> tuple[str, str, str]:
+        """The end of a prompt that fits the model's context, the same after tokenization, and a note if it was cut.
 
-        No more of a long prompt is encoded than that takes: a token is at least a character, as a rule.
+        Only the end of a long prompt is encoded: a token is usually at least a character.
         """
         tokenizer, kept = self.model.tokenizer, min(self.context, len(prompt))
 
@@ -149,20 +152,20 @@ class Writer:
         note = f"The model reads no more than {self.context:,} tokens: of {len(prompt):,} characters the last {kept:,}."
         return read, seen, note
 
-    def picture(self, prompt: str, texts: list[str], note: str) -> str:
-        """The texts so far. Nothing in them is HTML, whatever the model or the visitor wrote."""
-        begun = f'<span class="prompt">{escape(prompt)}</span>' if prompt else ""
-        said = f'<p class="note">{escape(note)}</p>' if note else ""
-        return said + "".join(f'<div class="{self.style}">{begun}{escape(text)}</div>' for text in texts)
+    def to_html(self, prompt: str, texts: list[str], note: str) -> str:
+        """The texts so far as HTML; everything from the model or the visitor is escaped."""
+        start = f'<span class="prompt">{escape(prompt)}</span>' if prompt else ""
+        message = f'<p class="note">{escape(note)}</p>' if note else ""
+        return message + "".join(f'<div class="{self.style}">{start}{escape(text)}</div>' for text in texts)
 
 
 def page(writer: Writer) -> gr.Blocks:
-    """The page, not yet on air."""
+    """Build the page, without starting its server."""
     title, first, facts, more = about()
 
     def slider(name: str, step: float, label: str, info: str | None = None) -> gr.Slider:
-        least, most, value = RANGES[name]
-        return gr.Slider(least, most, value, step=step, label=label, info=info)
+        minimum, maximum, value = RANGES[name]
+        return gr.Slider(minimum, maximum, value, step=step, label=label, info=info)
 
     with gr.Blocks(title=title, analytics_enabled=False) as blocks:
         gr.Markdown(f"# {title}\n\n{first}")
@@ -196,23 +199,23 @@ def page(writer: Writer) -> gr.Blocks:
             [prompt, length, samples, temperature, k, p, seed, fresh],
             [result, seed],
             api_name="write",
-            preprocess=False,  # `number` looks at what comes
-            concurrency_limit=VISITORS,
+            preprocess=False,  # `number` checks the values
+            concurrency_limit=MAX_CONCURRENT,
             show_progress="minimal",
             show_progress_on=result,
         )
         halt.click(None, cancels=[writing], api_visibility="private")
-    return blocks.queue(max_size=WAITING)
+    return blocks.queue(max_size=MAX_QUEUED)
 
 
 def main() -> None:
-    """Open the page, to this machine alone unless it is a Space's."""
+    """Serve the page, on this machine alone unless it runs in a Space."""
     try:
         writer = Writer(HERE / "model")
     except groundup.GroundupError as error:
         give_up(str(error))
     here = "0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1"  # noqa: S104
-    system = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # of the visitor's own: none is fetched
+    system = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # the visitor's own fonts: none is downloaded
     try:
         page(writer).launch(
             server_name=os.environ.get("GRADIO_SERVER_NAME", here),
@@ -222,7 +225,7 @@ def main() -> None:
             theme=gr.themes.Soft(primary_hue="emerald", font=system[0], font_mono=system[1]),
             css=CSS,
         )
-    except OSError as error:  # there is another at that place
+    except OSError as error:  # the address is in use
         give_up(str(error))
 
 
