@@ -99,7 +99,7 @@ class Tuned:
 
 
 class DivergenceDetector(LossGuard):
-    """Rejects non-finite steps, and then requests a stop; others may request one too."""
+    """Rejects non-finite steps; requests a stop after one, or after a loss that is too high."""
 
     def __init__(self, overflows: Callable[[], bool] = lambda: False) -> None:
         """`overflows()`: whether a non-finite gradient is only fp16's loss scale being found."""
@@ -113,6 +113,10 @@ class DivergenceDetector(LossGuard):
             return True
         self.diverged = self.diverged or not (math.isfinite(loss) and self._is_overflow())
         return False
+
+    def check(self, loss: float, limit: float) -> None:
+        """Treat a loss above `limit` as diverged."""
+        self.diverged = self.diverged or loss > limit
 
     def should_stop(self) -> bool:
         """Whether nothing is left to learn from this run."""
@@ -229,9 +233,8 @@ def range_test(
         if info.applied:
             curve.append((info.lr, mean.add(info.loss)))
             first, least = curve[0][1], min(loss for _, loss in curve)
-            detector.diverged = mean.value > least + max(
-                DIVERGED_LEARNT_FRACTION * (first - least), DIVERGED_LOSS_FRACTION * first
-            )
+            rise = max(DIVERGED_LEARNT_FRACTION * (first - least), DIVERGED_LOSS_FRACTION * first)
+            detector.check(mean.value, least + rise)
         if detector.diverged:
             risen.append(info.lr)
         display.step(replace(info, finished=info.finished or detector.diverged))
