@@ -139,7 +139,7 @@ def test_an_export_that_is_killed_or_stopped_takes_nothing_away(gpt2_checkpoint,
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_two_exports_to_one_place_do_not_share_their_scraps(tmp_path):
+def test_concurrent_exports_to_one_path_use_separate_partials(tmp_path):
     kind = TARGETS["hf"].kind
     other = tmp_path / f".out.{os.getppid()}.partial"
     other.mkdir()
@@ -156,7 +156,7 @@ def test_two_exports_to_one_place_do_not_share_their_scraps(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "said"), [("n" * 300, "File name too long"), ("a\0b", "null byte")])
-def test_a_place_that_the_system_refuses_is_a_sentence(name, said, gpt2_checkpoint, tmp_path):
+def test_paths_that_the_system_refuses_get_one_sentence(name, said, gpt2_checkpoint, tmp_path):
     with pytest.raises(UsageError, match=f"cannot be written .*{said}"):
         export(gpt2_checkpoint, f"{tmp_path}/{name}")
 
@@ -190,7 +190,7 @@ def test_a_full_disk_leaves_no_gguf(gpt2_checkpoint, tmp_path, monkeypatch, expo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_there_comes_back_where_the_new_cannot_take_its_place(gpt2_checkpoint, tmp_path, monkeypatch):
+def test_previous_export_is_restored_when_the_rename_fails(gpt2_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     export(gpt2_checkpoint, tmp_path / "out", license="mit")
 
@@ -204,7 +204,7 @@ def test_what_was_there_comes_back_where_the_new_cannot_take_its_place(gpt2_chec
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_place_below_a_file_is_refused(gpt2_checkpoint, tmp_path):
+def test_a_path_below_a_file_is_refused(gpt2_checkpoint, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UsageError, match="cannot be written"):
         export(gpt2_checkpoint, tmp_path / "file" / "out")
@@ -220,7 +220,7 @@ def test_a_place_below_a_file_is_refused(gpt2_checkpoint, tmp_path):
         ({"license": "all rights: mine"}, "no identifier"),
     ],
 )
-def test_a_mistake_is_a_sentence(options, said, gpt2_checkpoint, tmp_path):
+def test_bad_options_get_one_sentence(options, said, gpt2_checkpoint, tmp_path):
     with pytest.raises(UsageError, match=said):
         export(gpt2_checkpoint, tmp_path / "out", **options)
     assert list(tmp_path.iterdir()) == []
@@ -285,14 +285,14 @@ def test_a_config_two_levels_up_is_no_run(gpt2_checkpoint, tmp_path, monkeypatch
     assert "| torch | 0.1 |" not in card
 
 
-def test_an_environment_that_lists_no_versions_is_no_matter(tmp_path):
+def test_an_environment_without_versions_is_accepted(tmp_path):
     from groundup.interop.model_card import _read_versions
 
     (tmp_path / "environment.json").write_text('{"python": "3.11", "versions": [1]}')
     assert _read_versions(tmp_path) == {"python": "3.11"}
 
 
-def test_the_card_tells_what_the_run_wrote_down(prepared, checkpoint, tmp_path, monkeypatch):
+def test_the_card_holds_what_the_run_recorded(prepared, checkpoint, tmp_path, monkeypatch):
     from groundup.config.schema import to_yaml
 
     monkeypatch.setitem(sys.modules, "transformers", None)
@@ -322,7 +322,7 @@ def test_the_card_tells_what_the_run_wrote_down(prepared, checkpoint, tmp_path, 
     assert str(tmp_path) not in card
 
 
-def test_a_name_that_is_code_stays_a_name(gpt2_checkpoint, tmp_path, monkeypatch):
+def test_code_in_a_name_is_not_copied_into_the_card(gpt2_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     folder = tmp_path / 'a`b";evil()#'
     shutil.copytree(gpt2_checkpoint, folder)
@@ -370,7 +370,7 @@ def test_a_gguf_whose_bits_differ_is_refused(gpt2_checkpoint, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("error", [ValueError("does not recognize\nthis"), OSError("no file named x"), KeyError("a")])
-def test_a_reader_that_fails_is_a_sentence(error, gpt2_checkpoint, tmp_path, monkeypatch):
+def test_a_failing_reader_gets_one_sentence(error, gpt2_checkpoint, tmp_path, monkeypatch):
     transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
 
     def fail(*_, **__):
@@ -383,7 +383,7 @@ def test_a_reader_that_fails_is_a_sentence(error, gpt2_checkpoint, tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_llama_cpp_that_fails_is_a_sentence(gpt2_checkpoint, tmp_path, monkeypatch, export_gguf):
+def test_a_failing_llama_cpp_gets_one_sentence(gpt2_checkpoint, tmp_path, monkeypatch, export_gguf):
     def fail(*_, **__):
         raise ValueError("Failed to load model")
 
@@ -396,7 +396,7 @@ def test_a_llama_cpp_that_fails_is_a_sentence(gpt2_checkpoint, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("preset", ["gpt1", "gpt2", "modern"])
-def test_a_batch_of_texts_is_padded_and_computes_what_one_does(preset, checkpoint, tmp_path):
+def test_a_padded_batch_computes_what_single_texts_do(preset, checkpoint, tmp_path):
     transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
     export(checkpoint(preset), tmp_path / "out")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
@@ -410,7 +410,7 @@ def test_a_batch_of_texts_is_padded_and_computes_what_one_does(preset, checkpoin
     assert said == [None, 256]
 
 
-def test_a_tokenizer_that_llama_cpp_has_not_is_refused(checkpoint, tmp_path):
+def test_a_tokenizer_that_llama_cpp_lacks_is_refused(checkpoint, tmp_path):
     from groundup.tokenizers.byte_char import CharTokenizer
 
     with pytest.raises(UsageError, match=r"llama\.cpp has no such tokenizer"):
@@ -434,7 +434,7 @@ def test_llama_cpp_computes_the_same_logits(checkpoint, tmp_path, export_gguf):
 
 
 @pytest.mark.parametrize("found", [{}, {"a": torch.ones(2), "b": torch.ones(1)}, {"a": torch.zeros(2)}])
-def test_a_tensor_that_is_missing_foreign_or_other_is_named(found):
+def test_a_missing_unknown_or_changed_tensor_is_named(found):
     with pytest.raises(ExportError, match=r"f: (a|b) is not what was written"):
         identical("f", {"a": torch.ones(2)}, found)
 
@@ -444,7 +444,7 @@ def test_logits_that_are_nan_or_of_another_shape_differ_without_bound():
     assert relative(torch.ones(2), torch.ones(3)) == float("inf")
 
 
-def test_the_card_tells_tasks_and_whose_weights_it_began_with(gpt2_checkpoint, tmp_path):
+def test_the_card_lists_tasks_and_the_origin_of_the_weights(gpt2_checkpoint, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(gpt2_checkpoint, run / "checkpoints" / "step-00000010")
     shutil.copy(gpt2_checkpoint / "config.json", run / "config.yaml")  # there is one; nothing reads it here

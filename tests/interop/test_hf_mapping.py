@@ -30,7 +30,7 @@ def weights(config: ModelConfig) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("tied", [True, False])
-def test_there_and_back_changes_nothing(family, tied):
+def test_round_trip_changes_nothing(family, tied):
     config = shape(family, tie_embeddings=tied)
     before = weights(config)
     after = to_groundup(config, to_hf(config, before))
@@ -58,14 +58,14 @@ def test_transformers_knows_each_name_and_computes_the_same(family):
         torch.testing.assert_close(mine(ids), model(ids).logits, atol=1e-4, rtol=0)
 
 
-def test_biases_that_ours_has_not_are_zeros_there():
+def test_missing_biases_become_zeros():
     config = shape("gpt2", bias=False)
     written = to_hf(config, weights(config))
     assert written["transformer.h.1.attn.c_attn.bias"].tolist() == [0.0] * 48
     assert written["transformer.ln_f.bias"].tolist() == [0.0] * 16
 
 
-def test_prefixes_and_buffers_do_not_matter():
+def test_prefixes_and_buffers_are_ignored():
     config = shape("gpt2")
     written = to_hf(config, weights(config))
     bare = {name.removeprefix("transformer."): tensor for name, tensor in written.items()}
@@ -98,7 +98,7 @@ def test_weights_of_another_type_become_fp32():
         ({"model_type": "openai-gpt", "afn": "swish"}, 'afn "swish"'),
     ],
 )
-def test_what_ours_cannot_compute_is_refused(change, said):
+def test_settings_that_groundup_cannot_compute_are_refused(change, said):
     with pytest.raises(UsageError, match="(?s)" + said):
         model_config(config_json(shape("gpt2"), 3) | change)
 

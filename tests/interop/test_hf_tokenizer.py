@@ -64,7 +64,7 @@ def test_transformers_gives_the_same_ids_and_the_same_text_back(kind, sentences,
         assert tokenizer.end_of_text not in tokenizer.encode(end).tolist()
 
 
-def test_a_character_never_seen_is_an_error_there_too(tmp_path):
+def test_an_unknown_character_is_an_error_in_the_exported_tokenizer(tmp_path):
     import tokenizers
 
     write(CharTokenizer("abc"), tmp_path, block_size=8)
@@ -81,7 +81,7 @@ def test_a_character_never_seen_is_an_error_there_too(tmp_path):
         (lambda made: made.update(post_processor=None, normalizer={"type": "Lowercase"}), "other ids"),
     ],
 )
-def test_a_file_that_cuts_or_joins_otherwise_is_found(spoil, said, tmp_path, monkeypatch):
+def test_a_tokenizer_file_that_encodes_or_decodes_differently_is_found(spoil, said, tmp_path, monkeypatch):
     tokenizer = BPETokenizer.train(SAMPLES, 400)
 
     def spoilt(tokenizer):
@@ -95,7 +95,7 @@ def test_a_file_that_cuts_or_joins_otherwise_is_found(spoil, said, tmp_path, mon
         check(tokenizer, tmp_path)
 
 
-def test_the_files_say_nothing_of_this_machine(tmp_path):
+def test_the_tokenizer_files_contain_no_paths(tmp_path):
     write(ByteTokenizer(), tmp_path, block_size=8)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert config["model_max_length"] == 8

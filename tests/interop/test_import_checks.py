@@ -28,7 +28,7 @@ def refused(tmp_path, byte_tokenizer):
     return check
 
 
-def test_nothing_there(tmp_path, refused):
+def test_a_missing_or_unreadable_source(tmp_path, refused):
     refused(tmp_path / "none", "none: there is no such file or folder; give hf:OWNER/NAME")
     refused(tmp_path, r"there is no config\.json here")
     (tmp_path / "text.txt").write_text("Once upon a time")
@@ -85,7 +85,7 @@ def test_tokenizers_that_do_not_fit(tmp_path, refused):
     refused(hf_folder(tmp_path / "b", larger), r"the model has 256 ids, and the tokenizer \(byte\) 257")
 
 
-def test_our_own(tmp_path, refused, byte_tokenizer):
+def test_groundups_own_runs_and_checkpoints_are_refused(tmp_path, refused, byte_tokenizer):
     import_model(hf_folder(tmp_path / "hf", gpt()), tmp_path / "ours", tokenizer=byte_tokenizer)
     refused(tmp_path / "ours", "already a groundup checkpoint; use it as it is")
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
@@ -93,14 +93,14 @@ def test_our_own(tmp_path, refused, byte_tokenizer):
     refused(tmp_path / "run", "already a groundup run; use it as it is")
 
 
-def test_a_strangers_folder_may_hold_files_of_such_names(tmp_path, byte_tokenizer):
+def test_a_foreign_folder_may_hold_files_of_groundups_names(tmp_path, byte_tokenizer):
     source = hf_folder(tmp_path / "hf", gpt())
     for name in ("config.yaml", "SHA256SUMS"):
         (source / name).write_text("0  model.safetensors")
     import_model(source, tmp_path / "out", tokenizer=byte_tokenizer)
 
 
-def test_what_stands_there_already(tmp_path, byte_tokenizer):
+def test_existing_output_is_replaced_only_when_asked(tmp_path, byte_tokenizer):
     source, out = hf_folder(tmp_path / "hf", gpt()), tmp_path / "out"
     out.mkdir()  # empty: nobody minds
     import_model(source, out, tokenizer=byte_tokenizer)
@@ -126,7 +126,7 @@ def test_checksums_make_no_checkpoint(tmp_path, byte_tokenizer, sums):
     assert (iso / "thesis.txt").exists()
 
 
-def test_what_somebody_put_into_a_checkpoint_stays(tmp_path, byte_tokenizer, monkeypatch):
+def test_a_users_file_in_a_checkpoint_is_kept(tmp_path, byte_tokenizer, monkeypatch):
     source, out = hf_folder(tmp_path / "hf", gpt()), tmp_path / "out"
     import_model(source, out, tokenizer=byte_tokenizer)
 
@@ -201,14 +201,14 @@ def forged(path, module, name, argument=None):
 @pytest.mark.parametrize(
     ("module", "name"), [("__main__", "GPTConfig"), ("os", "GPTConfig"), ("os.system", "GPTConfig")]
 )
-def test_what_hides_as_gptconfig_does_nothing(tmp_path, refused, module, name):
+def test_code_named_gptconfig_does_nothing(tmp_path, refused, module, name):
     mark = tmp_path / "mark"
     path = forged(tmp_path / "evil.pt", module, name, f"touch {mark}")
     refused(path, r"evil\.pt")
     assert not mark.exists()
 
 
-def test_code_beside_a_true_gptconfig_is_refused(tmp_path, refused):
+def test_code_next_to_a_real_gptconfig_is_refused(tmp_path, refused):
     mark = tmp_path / "mark"
     path = forged(tmp_path / "evil.pt", "os", "system", f"touch {mark}")
     refused(path, r"asks for os\.system, which is code")
@@ -234,7 +234,7 @@ def test_a_gptconfig_that_was_never_set_up(tmp_path, refused):
     [torch.ones(1).expand(10**12), torch.eye(2).to_sparse(), torch.empty(2, device="meta"), torch.ones(1).expand(2, 3)],
     ids=["expanded far", "sparse", "meta", "expanded"],
 )
-def test_tensors_that_are_not_all_there(tmp_path, refused, bad):
+def test_tensors_without_all_their_data(tmp_path, refused, bad):
     folder = hf_folder(tmp_path / "hf", gpt())
     (folder / "model.safetensors").unlink()
     torch.save({"transformer.wte.weight": bad}, folder / "pytorch_model.bin")
@@ -256,18 +256,18 @@ def test_an_archive_that_is_compressed(tmp_path, refused):
 
 
 @pytest.mark.parametrize("activation", [["gelu"], {}, None])
-def test_activations_that_are_no_name(tmp_path, refused, activation):
+def test_invalid_activations(tmp_path, refused, activation):
     refused(hf_folder(tmp_path / "hf", gpt(), activation_function=activation), "activation_function .*: groundup's")
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "[" * 100_000])
-def test_a_vocabulary_that_is_none(tmp_path, refused, text):
+def test_an_invalid_vocabulary(tmp_path, refused, text):
     folder = hf_folder(tmp_path / "hf", gpt())
     (folder / "vocab.json").write_text(text)
     refused(folder, "brings no tokenizer along", tokenizer=None)
 
 
-def test_numbers_that_are_none(tmp_path, refused):
+def test_weights_that_are_nan(tmp_path, refused):
     model = gpt()
     with torch.no_grad():
         model.h[1].ln_1.weight[3] = float("nan")
@@ -302,7 +302,7 @@ def test_names_reach_a_terminal_as_plain_text(tmp_path, refused):
     refused(folder, "holds no tensors by name")
 
 
-def test_llmc_files_that_are_none(tmp_path, refused):
+def test_invalid_llmc_files(tmp_path, refused):
     path = llmc(tmp_path / "m.bin", gpt())
     whole = path.read_bytes()
     for bad, said in (

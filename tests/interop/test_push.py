@@ -34,7 +34,7 @@ def hub(monkeypatch, tmp_path):
     server.close()
 
 
-def test_what_arrives_computes_what_was_sent(hub, gpt2_checkpoint, tmp_path):
+def test_the_pushed_model_computes_what_was_sent(hub, gpt2_checkpoint, tmp_path):
     done = push(gpt2_checkpoint, "me/book", private=True, license="mit")
     assert (done.url, done.export.difference <= hf.BOUND) == (f"{hub.url}/me/book", True)
     assert [asked["visibility"] for asked in hub.created] == ["private"]

@@ -105,7 +105,7 @@ def test_a_wheel_that_the_disk_spoils_is_noticed_and_nothing_is_left(checkpoint,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_no_wheel_can_be_made_nothing_is_begun(folder, checkpoint, tmp_path, monkeypatch):
+def test_nothing_is_written_where_no_wheel_can_be_built(folder, checkpoint, tmp_path, monkeypatch):
     model = checkpoint()
     with monkeypatch.context() as patched:
         patched.setattr(wheel, "NAME", "groundup_that_nobody_installed")
@@ -138,7 +138,7 @@ def test_a_torch_that_no_index_has_is_not_asked_for(version, line, checkpoint, t
     assert ["no release" in note for note in done.notes] == [True] * (not line)
 
 
-def test_a_stray_file_beside_the_code_stays_here(tmp_path, monkeypatch):
+def test_stray_files_stay_out_of_the_wheel(tmp_path, monkeypatch):
     package = shutil.copytree(ROOT / "src/groundup/tokenizers", tmp_path / "groundup")
     for name in ("notes.txt", "kernels.so", ".env", "vocab/run.json", "__pycache__/x.cpython-311.pyc"):
         (package / name).parent.mkdir(exist_ok=True)
@@ -152,7 +152,7 @@ def test_a_stray_file_beside_the_code_stays_here(tmp_path, monkeypatch):
     assert names == {f"groundup/{path.as_posix()}" for path in there if "__pycache__" not in path.parts}
 
 
-def test_no_moments_and_no_folder_of_this_machine_go_out(checkpoint, tmp_path):
+def test_no_optimizer_state_and_no_local_path_is_exported(checkpoint, tmp_path):
     model = checkpoint(moments=True)
     config = json.loads((model / "config.json").read_text())
     config |= {
@@ -214,7 +214,7 @@ def test_the_requirements_are_ours_and_nothing_that_lies_beside_them(folder):
     assert f'space = ["{space.GRADIO}"]' in (ROOT / "pyproject.toml").read_text()
 
 
-def test_the_wheel_is_one(folder):
+def test_the_wheel_is_valid(folder):
     with zipfile.ZipFile(folder / wheel.file_name()) as archive:
         names = archive.namelist()
         contents = {name: archive.read(name) for name in names}
@@ -234,12 +234,12 @@ def test_the_wheel_is_one(folder):
     assert {f"groundup/{p.relative_to(there).as_posix()}" for p in files} == {n for n in names if n[:9] == "groundup/"}
 
 
-def test_it_is_made_of_the_same_bytes_again(folder, checkpoint, tmp_path):
+def test_the_export_is_reproducible(folder, checkpoint, tmp_path):
     export(checkpoint(average=True), tmp_path / "page", to="space", license="mit", name="me/tiny")
     assert same(folder, tmp_path / "page")
 
 
-def test_all_of_it_is_used_as_it_lies_in_the_wheel(folder, tmp_path):
+def test_the_package_runs_from_the_wheel(folder, tmp_path):
     """What looks for files beside the code, asked in a zip."""
     path = folder / wheel.file_name()
     found = next(iter(metadata.distributions(name="groundup", path=[str(path)])))
@@ -273,7 +273,7 @@ def test_an_earlier_one_is_replaced_when_asked_even_of_another_version(checkpoin
     assert [path.name for path in tmp_path.iterdir()] == ["page"]
 
 
-def test_nothing_else_is_replaced_least_of_all_a_page_that_someone_changed(checkpoint, tmp_path):
+def test_nothing_else_is_replaced_nor_a_page_that_was_changed(checkpoint, tmp_path):
     out, model = tmp_path / "page", checkpoint()
     export(model, out, to="space")
     (out / "notes.txt").write_text("mine")

@@ -87,7 +87,7 @@ def test_it_writes_what_groundup_generate_writes(name, opened):
     assert seed == 7
 
 
-def test_what_a_lossy_tokenizer_does_not_know_is_shown_so_and_read_once(opened):
+def test_unknown_text_of_a_lossy_tokenizer_is_shown_as_the_model_reads_it(opened):
     app, prompt = opened("words"), "a word nobody two"
     ids = app.writer.model.tokenizer.encode(prompt).tolist()
     seen = app.writer.model.tokenizer.decode(ids)
@@ -99,7 +99,7 @@ def test_what_a_lossy_tokenizer_does_not_know_is_shown_so_and_read_once(opened):
     assert "of 210 characters the last 85." in picture  # twelve words and the space before
 
 
-def test_a_new_seed_is_told_and_gives_the_text_again(opened):
+def test_a_new_seed_is_returned_and_reproduces_the_text(opened):
     app = opened()
     (first, seed), (second, other) = write(app, "a", fresh=True)[-1], write(app, "a", fresh=True)[-1]
     assert seed != other
@@ -149,7 +149,7 @@ def test_of_a_long_prompt_the_end_is_read_and_no_more_encoded(name, text, opened
     assert write(app, text * 3)[-1][0].startswith("<div")  # no note
 
 
-def test_what_the_tokenizer_cannot_say_is_named(opened):
+def test_characters_that_the_tokenizer_lacks_are_named(opened):
     app = opened()
     with pytest.raises(RefusedError, match=r"'\N{SNOWMAN}' \(U\+2603 SNOWMAN\) is not among"):
         write(app, "a \N{SNOWMAN}")
@@ -206,7 +206,7 @@ def test_a_readme_of_ones_own_does(readme, opened):
         (lambda folder: next(folder.glob("*.whl")).write_bytes(b"PK"), "requirements.txt"),
     ],
 )
-def test_a_folder_that_is_not_whole_gets_a_sentence(harm, said, spaces, forks, tmp_path):
+def test_an_incomplete_folder_gets_one_sentence(harm, said, spaces, forks, tmp_path):
     folder = shutil.copytree(spaces("byte"), tmp_path / "page")
     harm(folder)
     # Without what is installed: only the wheel has a groundup.

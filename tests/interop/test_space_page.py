@@ -162,7 +162,7 @@ def test_two_visitors_at_once_get_the_texts_of_their_seeds(visit, folder):
         wait_for(page, lambda found, texts=texts: found == texts)
 
 
-def test_what_cannot_be_done_is_said(visit):
+def test_errors_are_shown_on_the_page(visit):
     page = visit()
     begin(page, "word \N{SNOWMAN}")
     page.get_by_text("'\N{SNOWMAN}' (U+2603 SNOWMAN) is not among the 28 characters").wait_for()
@@ -180,7 +180,7 @@ def post(url, values):
         return answer.read().decode()
 
 
-def test_what_comes_past_the_page_is_looked_at(url):
+def test_values_sent_past_the_page_are_checked(url):
     good = ["a", 5, 1, 0.8, 0, 1.0, 3, False]
     assert "event: complete" in post(url, good)
     for place, bad in [(1, 10**6), (2, 0), (3, "hot"), (4, -1), (5, None), (6, 1.5e300)]:
