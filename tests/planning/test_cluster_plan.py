@@ -16,7 +16,9 @@ from groundup.config.schema import Config
 from groundup.errors import UsageError
 from groundup.model.size import flops_per_token, parameters
 from groundup.planning.gpus import GPUS
-from groundup.planning.plan import Machine, Plan, Speed
+from groundup.planning.memory import Machine
+from groundup.planning.plan import Plan, Speed
+from groundup.planning.policy import resolve
 from groundup.planning.report import ClusterPlan, assumed_speed, cluster_json, cluster_table, cluster_warnings
 
 H100 = GPUS["h100"]
@@ -27,7 +29,8 @@ def cluster_plan(nodes=1, per_node=1, model=XL, gpu=H100, rows=4096, micro=8, sp
     batch = rows * model["block_size"]
     train = {"batch_tokens": batch, "max_tokens": 1000 * batch, "micro_batch_size": micro, **train}
     config = Config.model_validate({"model": model, "train": train})
-    plan = Plan(config, Machine("cuda", "bf16", int(gpu.memory), 10**15))
+    machine = Machine("cuda", "bf16", int(gpu.memory), 10**15)
+    plan = Plan(resolve(config, machine, config.model.vocab), machine)
     return ClusterPlan(plan, gpu, nodes, per_node, Speed(speed, "") if speed else assumed_speed(plan, gpu))
 
 
@@ -285,10 +288,10 @@ def test_other_counts_are_refused(text):
         (["--nodes", 2, "--mfu", "nan"], "--mfu nan: must be between"),
         (["--nodes", 2, "--gpu", "h10"], "did you mean h100?; known are a100, h100, h200"),
         (["--mfu", 0.4], "give --nodes as well"),
-        (["--nodes", 2, "--measure"], "--measure: times this machine"),
+        (["--nodes", 2, "--measure"], "--measure: measures this machine"),
         (["--nodes", 2, "--mfu", 0.4, "--tokens-per-second", 1e5], "leave one of them out"),
         (["--nodes", 2, "--tokens", "1Q"], "--tokens 1Q: not a whole number"),
-        (["--nodes", 2, "--tokens", "1B", "--train.max_tokens", 5], "says the same"),
+        (["--nodes", 2, "--tokens", "1B", "--train.max_tokens", 5], "sets the same"),
         (["--nodes", 2, "--tokens", "1B", "--train.max_steps", 5], "one run length"),
         (["--nodes", 2, "--tokens", "10000T"], "train.max_tokens"),
         (["--nodes", 2, "--train.device", "cpu"], "train.device: cpu, but --nodes plans GPUs"),

@@ -80,8 +80,8 @@ def test_each_thread_that_shares_a_micro_batch_has_its_own_gradients():
     one, two = (plan(machine=machine, train={**train, "microbatch_threads": n}) for n in (1, 2))
     assert two.memory.gradients == 2 * one.memory.gradients
     assert two.memory_of(1).gradients == one.memory_of(1).gradients  # one sequence is not shared
-    assert ", shared by 2 threads" in summary(two)[1]
-    assert "shared" not in summary(one)[1]
+    assert ", 2 threads" in summary(two)[1]
+    assert "threads" not in summary(one)[1]
 
 
 def test_a_plan_here_is_resolved_and_threads_do_not_share_where_only_that_does_not_fit(monkeypatch):
@@ -177,16 +177,16 @@ def test_huge_shapes_and_lengths_are_planned():
         ("give --train.micro_batch_size", {"model": {**SMALL, "vocab_size": 10**6}, "memory": 2 * 10**9}),
         ("take a smaller model", {"memory": 10**6}),
         ("--checkpoint.keep_last 1", {"free_disk": 1000}),
-        ("the training split 2.0 times over; give --train.batch_tokens 32", {"data": DataSize(2, 0)}),
+        ("the training split 2.0 times; give --train.batch_tokens 32", {"data": DataSize(2, 0)}),
         ("arXiv:2305.16264", {"data": DataSize(4, 0)}),
-        ("0.018 tokens for each parameter", {}),
+        ("0.018 tokens per parameter", {}),
         ("a larger model would learn more", {"train": {"max_tokens": 10**10, "batch_tokens": 64}}),
-        ("of the work is the output head", {"model": {**SMALL, "vocab_size": 50_000}}),
+        ("of the FLOPs are in the output head", {"model": {**SMALL, "vocab_size": 50_000}}),
         ("more than a week", {"speed": 1e-4}),
-        ("optimizer.embedding_learning_rate: read by Muon alone", {"optimizer": {"embedding_learning_rate": 0.1}}),
-        ("optimizer.momentum: read by Muon and SGD alone", {"optimizer": {"momentum": 0.9}}),
+        ("optimizer.embedding_learning_rate: only read by Muon", {"optimizer": {"embedding_learning_rate": 0.1}}),
+        ("optimizer.momentum: only read by Muon and SGD", {"optimizer": {"momentum": 0.9}}),
         (
-            "optimizer.matrix_learning_rate: read by Muon alone, so without effect with sgd",
+            "optimizer.matrix_learning_rate: only read by Muon, so without effect with sgd",
             {"optimizer": {"name": "sgd", "momentum": 0.9, "matrix_learning_rate": 0.1}},
         ),
     ],

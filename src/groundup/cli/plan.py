@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from groundup.planning.plan import DataSize
 
 
-EPILOG = """The plan is arithmetic and needs neither data nor torch; a speed must come from somewhere to give a time.
-Letters: N weights, L layers, C width, T context, P vocabulary padded, B windows a micro-batch.
+EPILOG = """The plan is arithmetic and needs neither data nor torch; the time needs a speed: --measure, --like or
+--tokens-per-second. Letters: N weights, L layers, C width, T context, P padded vocabulary.
 
-  parameters   counted by part, rows that pad the vocabulary left out
-  FLOPs        6·(weights that multiply) + 6·L·C·(T + 1) a token: twice a weight forward, four times backward; attention
-  weights      4 bytes each, as many for gradients; AdamW's moments 8, Muon's 4 for the matrices inside blocks
-  activations  what the backward pass needs: in a GPT-2 block 64·C bytes a token in fp32, 36·C in bf16; where a
+  parameters   counted by part, without rows that pad the vocabulary
+  FLOPs        6·(weights in matrix products) + 6·L·C·(T + 1) per token: 2 per weight forward, 4 backward; attention
+  weights      4 bytes each, as many for gradients; AdamW's state 8, Muon's 4 for the matrices in blocks
+  activations  what the backward pass needs: in a GPT-2 block 64·C bytes per token in fp32, 36·C in bf16; where a
                CPU has no fused attention (dropout; bf16 up to 512 tokens), also its T x T matrices
-  logits       of some rows at a time (32 MiB of them in fp32, 256 rows at least; GPUs 512 MiB): 8·P bytes each, in bf16
-               10·P; the head's gradient, 4·P·C; that of its input, 4·C a token. Up to 8 MiB in all: 12·P a token
-  program      on a CPU: Python and torch 0.34 GB, and half of the activations, which the allocator cannot fill again
-  time         tokens / speed, and evaluations at a third of the work a token; saving and sampling left out
-  Chinchilla   20 tokens for each parameter (arXiv:2203.15556); 4 epochs are as good as new text (arXiv:2305.16264)
+  logits       in chunks (32 MiB in fp32, at least 256 rows; GPUs 512 MiB): 8·P bytes per row, in bf16 10·P; gradient
+               of the head, 4·P·C; of its input, 4·C per token. Up to 8 MiB in all: 12·P per token
+  program      on a CPU: Python and torch 0.34 GB, and half of the activations, which the allocator cannot reuse
+  time         tokens / speed, and evaluations at a third of the FLOPs per token; without saving and sampling
+  Chinchilla   20 tokens per parameter (arXiv:2203.15556); 4 epochs are as good as new text (arXiv:2305.16264)
 
 Against the peak resident memory of real steps on two cores, ten of eleven shapes were within 11 %; rotary positions
 and QK-norm in fp32 took 24 % more than planned.
@@ -71,13 +71,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = EPILOG
     parser.add_argument("preset", nargs="?", metavar="PRESET", help=f"{', '.join(PRESETS)} [{DEFAULT}]")
-    parser.add_argument("--model", metavar="PRESET", help="the same")
+    parser.add_argument("--model", metavar="PRESET", help="alternative to PRESET")
     parser.add_argument("--data", metavar="DIR", help="folder written by `groundup prepare`: vocabulary and epochs")
     add_config_files(parser)
     speed = parser.add_mutually_exclusive_group()
     speed.add_argument("--measure", action="store_true", help="time this model here, for about 2 seconds")
-    speed.add_argument("--like", metavar="RUN", help="the speed of a run, scaled by FLOPs a token")
-    speed.add_argument("--tokens_per_second", type=float, metavar="X", help="a speed you know")
+    speed.add_argument("--like", metavar="RUN", help="the speed of a run, scaled by FLOPs per token")
+    speed.add_argument("--tokens_per_second", type=float, metavar="X", help="a known speed")
     parser.add_argument("--tokens", metavar="N", help="train.max_tokens, such as 300M, 10B or 1T")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     cluster = parser.add_argument_group("cluster", "Memory and hours of a run on many GPUs.")
@@ -88,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan and print; torch is loaded for --measure alone."""
+    """Plan and print; only --measure loads torch."""
     from groundup.checkpoint.run_folder import MAX_TOKENS_PER_S, MIN_TOKENS_PER_S, logged_speed
     from groundup.planning.memory import Machine
     from groundup.planning.plan import Plan, Speed
@@ -138,18 +138,18 @@ def _preset_name(args: argparse.Namespace) -> str | None:
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
-    """The command line's part of the config."""
+    """Config keys given as options."""
     options = config_overrides(args)
     if args.tokens is not None:
         train = options.setdefault("train", {})
         if "max_tokens" in train:
-            raise UsageError(f"--tokens {args.tokens}: --train.max_tokens says the same; give one of them")
+            raise UsageError(f"--tokens {args.tokens}: --train.max_tokens sets the same; give one of them")
         train["max_tokens"] = parse_tokens(args.tokens)
     return options
 
 
 def parse_tokens(text: str, option: str = "--tokens") -> int:
-    """A count such as 300M, 10B or 1T, in powers of 1000, given by `option`. UsageError for anything else."""
+    """Parse a count such as 300M, 10B or 1T, in powers of 1000, given by `option`. UsageError for anything else."""
     found = TOKENS.fullmatch(text.strip())
     tokens = Decimal(found[1]) * SUFFIXES[found[2].lower()] if found else Decimal(0)
     if tokens < 1 or tokens != int(tokens):
@@ -158,7 +158,7 @@ def parse_tokens(text: str, option: str = "--tokens") -> int:
 
 
 def _cluster_asked(args: argparse.Namespace) -> bool:
-    """Whether a cluster is to be planned; UsageError where its options make no sense."""
+    """Whether a cluster is to be planned; UsageError for impossible options."""
     given = {name: getattr(args, name) for name in (*CLUSTER, "gpu") if getattr(args, name) is not None}
     for name, (_, least, most, _) in CLUSTER.items():
         if name in given and not least <= given[name] <= most:
@@ -168,9 +168,11 @@ def _cluster_asked(args: argparse.Namespace) -> bool:
         return False
     if "nodes" not in given and "gpus_per_node" not in given:
         flag = next(iter(given)).replace("_", "-")
-        raise UsageError(f"--{flag} {next(iter(given.values()))}: says how a cluster is; give --nodes as well")
+        raise UsageError(f"--{flag} {next(iter(given.values()))}: describes a cluster; give --nodes as well")
     if args.measure:
-        raise UsageError("--measure: times this machine, not a cluster; give --mfu or --tokens-per-second of one GPU")
+        raise UsageError(
+            "--measure: measures this machine, not a cluster; give --mfu or --tokens-per-second of one GPU"
+        )
     if "mfu" in given and (args.tokens_per_second or args.like):
         raise UsageError(f"--mfu {args.mfu:g}: the speed of one GPU is given already; leave one of them out")
     return True
@@ -208,7 +210,7 @@ def _run_cluster(args: argparse.Namespace, config: Config, data: DataSize | None
 
 
 def _with_vocabulary(config: Config, name: str) -> tuple[Config, str]:
-    """The config with a vocabulary, and where it is from."""
+    """The config with a vocabulary size, and the source of that size."""
     wanted = config.model.vocab_size
     if needs_preparation(config):
         vocab, origin = assumed_vocab_size(config)

@@ -1,4 +1,4 @@
-"""A plan in words: the few lines before a run, and warnings with their remedies."""
+"""Plans as text and JSON: the summary before a run, the table of `groundup plan`, clusters, warnings with remedies."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from groundup.planning.memory import Memory
 from groundup.planning.plan import Plan, Speed
 from groundup.ui.format import human_bytes, human_count, human_time
 
-CHINCHILLA = 20  # tokens a parameter that spend a given amount of work best (arXiv:2203.15556)
-FEWEST, MOST = 1, 10_000  # tokens a parameter beyond which one of the two is surely wasted; Llama 3 8B had 1,875
-EPOCHS = 4  # passes over the same text that are almost as good as new text (arXiv:2305.16264)
-SIZES = ("gpt2-large", "gpt2-medium", "gpt2", "gpt2-mini", "gpt2-micro", "gpt2-nano")
-WEEK = 7 * 24 * 3600  # seconds
+CHINCHILLA_RATIO = 20  # tokens per parameter, compute-optimal (arXiv:2203.15556)
+MIN_TOKENS_PER_PARAMETER, MAX_TOKENS_PER_PARAMETER = 1, 10_000  # warn outside; Llama 3 8B had 1,875
+MAX_USEFUL_EPOCHS = 4  # repeated text is almost as good as new text up to here (arXiv:2305.16264)
+SMALLER_MODELS = ("gpt2-large", "gpt2-medium", "gpt2", "gpt2-mini", "gpt2-micro", "gpt2-nano")
+WEEK_SECONDS = 7 * 24 * 3600
 RECOMPUTE_SPEED = 3 / 4  # of the MFU, when every block is computed twice: 8 operations per weight and token, not 6
-LARGE_CLUSTER = 64  # GPUs from which published runs lose speed that an MFU of 8 GPUs does not show
+LARGE_CLUSTER_GPUS = 64  # from which on published runs lose speed that an MFU of 8 GPUs does not show
 
 
 def summary(plan: Plan, *, advise: bool = True) -> list[str]:
-    """The plan in six lines, then one for each warning; without advice only what cannot go well."""
+    """Six lines, then one per warning; without `advise` only warnings of too little memory or disk."""
     c, m = plan.config, plan.config.model
     shape = f"{m.n_layer} layers, {m.n_head} heads, {m.n_embd} wide, context {m.block_size}, vocabulary {m.vocab:,}"
     n = plan.machine.processes
-    pieces = f" in {plan.micro_batches} micro-batches" if plan.micro_batches > 1 else ""
-    pieces += f" on each of {n} processes" if n > 1 else ""
+    split = f" in {plan.micro_batches} micro-batches" if plan.micro_batches > 1 else ""
+    split += f" on each of {n} processes" if n > 1 else ""
     threads = c.train.microbatch_threads
-    pieces += f", shared by {threads} threads" if threads > 1 else ""
+    split += f", {threads} threads" if threads > 1 else ""
     work = f"{plan.flops * c.train.batch_tokens / 1e9:,.0f} GFLOP"
     return [
         f"model    {shape}: {plan.parameters:,} parameters",
-        f"step     {c.batch_size} windows x {m.block_size} = {c.train.batch_tokens:,} tokens{pieces}, {work}",
-        f"horizon  {length(plan)}",
+        f"step     {c.batch_size} sequences x {m.block_size} = {c.train.batch_tokens:,} tokens{split}, {work}",
+        f"length   {length(plan)}",
         f"memory   {memory(plan)}",
         f"time     {duration(plan)}",
         f"disk     {disk(plan)}",
@@ -48,13 +48,13 @@ def summary(plan: Plan, *, advise: bool = True) -> list[str]:
 
 
 def length(plan: Plan) -> str:
-    """How far the run goes."""
+    """Run length in steps, epochs and tokens, as far as known."""
     about = "about " if isinstance(plan.run_length, TimeLength) else ""
     clock = human_time(plan.run_length.seconds) if isinstance(plan.run_length, TimeLength) else ""
     if plan.steps is None or plan.tokens is None or plan.tokens_per_parameter is None:
         return clock or f"{plan.epochs:g} epochs; give --data to know how many steps that is"
     epochs = f" = {plan.epochs:,.2f} epochs" if plan.data and plan.epochs is not None else ""
-    ratio = f"{plan.tokens_per_parameter:,.1f} for each parameter (Chinchilla: {CHINCHILLA})"
+    ratio = f"{plan.tokens_per_parameter:,.1f} per parameter (Chinchilla: {CHINCHILLA_RATIO})"
     start = f"{clock}, {about}" if clock else ""
     return f"{start}{plan.steps:,} steps{epochs} = {human_count(plan.tokens)} tokens, {ratio}"
 
@@ -78,7 +78,7 @@ def _parts(m: Memory) -> str:
 
 
 def duration(plan: Plan) -> str:
-    """How long it takes, and how that is known."""
+    """Estimated time, and the source of the speed."""
     if plan.speed is None:
         return "unknown: no speed was measured"
     rate = f"{plan.speed.tokens_per_s:,.0f}" if plan.speed.tokens_per_s >= 10 else f"{plan.speed.tokens_per_s:.2g}"
@@ -92,33 +92,33 @@ def duration(plan: Plan) -> str:
 
 
 def disk(plan: Plan) -> str:
-    """What the run's folder holds at most."""
+    """Maximum size of the run's folder."""
     log = f", log {human_bytes(plan.log_bytes)}" if plan.log_bytes else ""
     many = f"{plan.checkpoints} checkpoints" if plan.checkpoints > 1 else "1 checkpoint"
     return f"{human_bytes(plan.disk)} at most: {many} of {human_bytes(plan.checkpoint_bytes)}{log}"
 
 
 def warnings(plan: Plan) -> Iterator[str]:
-    """What would probably go wrong or be wasted, each with a remedy."""
+    """Likely failures and waste, each with a remedy."""
     yield from _too_large(plan)
     c, m = plan.config, plan.config.model
     if plan.data and c.batch_size > plan.data.sequences:
         often, fits = c.batch_size / plan.data.sequences, plan.data.sequences * m.block_size
-        yield f"a step sees the training split {often:.1f} times over; give --train.batch_tokens {fits}, or more text"
-    if plan.data and plan.epochs is not None and plan.epochs > EPOCHS:
+        yield f"a step reads the training split {often:.1f} times; give --train.batch_tokens {fits}, or more text"
+    if plan.data and plan.epochs is not None and plan.epochs > MAX_USEFUL_EPOCHS:
         yield (
-            f"{plan.epochs:,.1f} epochs: after about {EPOCHS}, the same text again teaches little (arXiv:2305.16264); "
-            f"give more text, or --train.epochs {EPOCHS}"
+            f"{plan.epochs:,.1f} epochs: after about {MAX_USEFUL_EPOCHS}, repeating the same text helps little "
+            f"(arXiv:2305.16264); give more text, or --train.epochs {MAX_USEFUL_EPOCHS}"
         )
     ratio = plan.tokens_per_parameter
-    if ratio is not None and ratio < FEWEST and not c.init_from:  # whose weights have seen text before
-        yield f"{ratio:.2g} tokens for each parameter: a smaller model, or a longer run, would learn more"
-    if ratio is not None and ratio > MOST:
-        yield f"{ratio:,.0f} tokens for each parameter: a larger model would learn more from the same text"
+    if ratio is not None and ratio < MIN_TOKENS_PER_PARAMETER and not c.init_from:  # pretrained weights have seen text
+        yield f"{ratio:.2g} tokens per parameter: a smaller model, or a longer run, would learn more"
+    if ratio is not None and ratio > MAX_TOKENS_PER_PARAMETER:
+        yield f"{ratio:,.0f} tokens per parameter: a larger model would learn more from the same text"
     if plan.head_share > 0.5:
         yield (
-            f"{plan.head_share:.0%} of the work is the output head: {m.vocab:,} ids are many for width {m.n_embd}; "
-            "prepare the data with a smaller vocabulary, such as --tokenizer bpe:4096"
+            f"{plan.head_share:.0%} of the FLOPs are in the output head: {m.vocab:,} ids are many for width "
+            f"{m.n_embd}; prepare the data with a smaller vocabulary, such as --tokenizer bpe:4096"
         )
     name, follows = c.optimizer.name, OptimizerConfig(learning_rate=c.optimizer.learning_rate)
     given = [key for key in diff(follows, c.optimizer) if getattr(c.optimizer, key) != c.optimizer.learning_rate]
@@ -126,30 +126,30 @@ def warnings(plan: Plan) -> Iterator[str]:
     if unread:
         readers = "Muon and SGD" if unread == ["momentum"] else "Muon"
         yield (
-            f"optimizer.{' and '.join(unread)}: read by {readers} alone, so without effect with {name}; "
+            f"optimizer.{' and '.join(unread)}: only read by {readers}, so without effect with {name}; "
             "give --optimizer.name muon, or set optimizer.learning_rate"
         )
-    if plan.seconds is not None and plan.seconds > WEEK:
+    if plan.seconds is not None and plan.seconds > WEEK_SECONDS:
         yield f"{human_time(plan.seconds)} is more than a week; a smaller model, fewer tokens or a GPU shortens it"
 
 
 def too_much_memory(plan: Plan) -> str:
-    """What a plan that does not fit needs, what there is, and the remedy."""
-    room, rows = plan.machine.memory or 0, plan.micro_batch_size
-    while rows > 1 and plan.memory_of(rows).total > room:
+    """Memory that the plan needs, memory of the machine, and a remedy."""
+    available, rows = plan.machine.memory or 0, plan.micro_batch_size
+    while rows > 1 and plan.memory_of(rows).total > available:
         rows //= 2
-    remedy = f"give --train.micro_batch_size {rows}" if plan.memory_of(rows).total <= room else _smaller(plan)
+    remedy = f"give --train.micro_batch_size {rows}" if plan.memory_of(rows).total <= available else _smaller(plan)
     need = human_bytes(plan.memory.total)
-    return f"{need} of memory are more than the {human_bytes(room)} of this machine; {remedy}"
+    return f"{need} of memory are more than the {human_bytes(available)} of this machine; {remedy}"
 
 
 def _smaller(plan: Plan) -> str:
-    """The largest of GPT-2's sizes that fits, all else being the same."""
-    for name in SIZES:
+    """The largest size of GPT-2 that fits, with all other settings unchanged."""
+    for name in SMALLER_MODELS:
         shape = {key: PRESETS[name]["model"][key] for key in ("n_layer", "n_head", "n_embd")}
         model = plan.config.model.model_copy(update=shape | {"n_inner": 4 * shape["n_embd"]})
-        fewer = replace(plan, config=plan.config.model_copy(update={"model": model}))
-        if fewer.fits and fewer.parameters < plan.parameters:
+        smaller = replace(plan, config=plan.config.model_copy(update={"model": model}))
+        if smaller.fits and smaller.parameters < plan.parameters:
             options = " ".join(f"--model.{key} {value}" for key, value in shape.items())
             return f"take a smaller model: {options} fits"
     return "take a smaller model"
@@ -164,15 +164,15 @@ def _too_large(plan: Plan) -> Iterator[str]:
 
 
 def table(plan: Plan, vocabulary: str, machine: str) -> str:
-    """All numbers, one a line, with how they come about; `groundup plan --help` has the formulas."""
+    """All numbers, one per line, each with its source; `groundup plan --help` has the formulas."""
     c, m, use = plan.config, plan.config.model, plan.memory
     tied = "also the head" if m.tie_embeddings else ""
-    half = "during a step of one micro-batch, where activations have been" if not use.accumulates else ""
+    half = "replace activations during the backward pass, so not added" if not use.accumulates else ""
     rows = [
         ("parameters", f"{plan.parameters:,}", f"vocabulary {m.vocab:,}: {vocabulary}"),
         *((f"  {name}", f"{n:,}", tied if name == "token embedding" else "") for name, n in plan.parts.items()),
         *([("  padding", f"{plan.padding:,}", f"not counted: rows up to {m.padded_vocab:,}")] if plan.padding else []),
-        ("FLOPs a token", human_count(plan.flops), f"{plan.head_share:.0%} of them in the head"),
+        ("FLOPs per token", human_count(plan.flops), f"{plan.head_share:.0%} of them in the head"),
         ("", "", ""),
         ("memory", human_bytes(use.total), machine or f"{plan.machine.device}, {plan.machine.precision}"),
         ("  weights", human_bytes(use.weights), "fp32"),
@@ -183,13 +183,13 @@ def table(plan: Plan, vocabulary: str, machine: str) -> str:
             human_bytes(use.activations),
             f"of {plan.micro_batch_size} x {m.block_size} tokens",
         ),
-        ("  logits", human_bytes(use.logits), "some rows at a time, and the head's gradient"),
-        *([("  program", human_bytes(use.program), "with the allocator's loss")] if use.program else []),
+        ("  logits", human_bytes(use.logits), "computed in chunks, and the gradient of the head"),
+        *([("  program", human_bytes(use.program), "and allocator overhead")] if use.program else []),
         ("", "", ""),
         (
-            "a step",
+            "step",
             f"{c.train.batch_tokens:,} tokens",
-            f"{c.batch_size} windows in {plan.micro_batches} micro-batch{'es' if plan.micro_batches > 1 else ''}",
+            f"{c.batch_size} sequences in {plan.micro_batches} micro-batch{'es' if plan.micro_batches > 1 else ''}",
         ),
         ("length", length(plan), ""),
         ("time", duration(plan), ""),
@@ -204,7 +204,7 @@ def table(plan: Plan, vocabulary: str, machine: str) -> str:
 
 
 def as_json(plan: Plan) -> str:
-    """The same as one object; null is what cannot be known. Sizes in bytes, times in seconds."""
+    """The plan as one JSON object; unknown values are null. Sizes in bytes, times in seconds."""
     return json.dumps(
         {
             "parameters": plan.parameters,
@@ -322,7 +322,7 @@ def cluster_warnings(cluster: ClusterPlan) -> Iterator[str]:
             f"{config.model.block_size}, fewer than {gpus:,} GPUs, so {gpus - config.batch_size:,} GPUs would be idle; "
             f"give --train.batch_tokens {gpus * config.model.block_size}, or {fewer}"
         )
-    if gpus >= LARGE_CLUSTER:
+    if gpus >= LARGE_CLUSTER_GPUS:
         yield (
             "communication between nodes and stragglers are not planned: published runs on 512 GPUs lost up to 12 % "
             "of the speed per GPU; take the hours as a lower bound, or give an --mfu measured on as many GPUs"
@@ -330,7 +330,7 @@ def cluster_warnings(cluster: ClusterPlan) -> Iterator[str]:
 
 
 def cluster_json(cluster: ClusterPlan) -> str:
-    """The same as one object. Sizes in bytes, times in seconds."""
+    """The cluster plan as one JSON object. Sizes in bytes, times in seconds."""
     run, gpu = cluster.run, cluster.gpu
     hardware = {"nodes": cluster.nodes, "per_node": cluster.per_node, "gpus": cluster.gpus, "gpu": gpu.name}
     memory = {name: cluster.memory(name) for name in ("ddp", "fsdp")}
