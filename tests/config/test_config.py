@@ -109,6 +109,12 @@ def test_durations(h, m, s):
     assert parse_duration(f"{h}h{m}m{s}s") == h * 3600 + m * 60 + s
 
 
+@pytest.mark.parametrize("duration", ["0.00001s", "0.0000001", 1e10, 3, 0.5])
+def test_a_duration_of_any_size_survives_yaml(duration):
+    config = decoded({"train": {"max_time": duration}})
+    assert decoded(yaml.safe_load(to_yaml(config))) == config
+
+
 @pytest.mark.parametrize("text", ["", "m", "5x", "-3m", "1h2"])
 def test_what_is_no_duration_is_refused(text):
     with pytest.raises(ValueError, match="duration"):

@@ -10,6 +10,7 @@ from groundup.checkpoint import state
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
 from groundup.distributed import gather
+from groundup.run.checkpointer import Checkpointer
 from groundup.run.dataset import PreparedData
 from groundup.run.resolve import detect_machine, resolve_config
 from groundup.run.trainer import Trainer
@@ -45,15 +46,24 @@ def test_checkpoints_every_so_many_minutes(prepared, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("async_save", [True, False])
 def test_a_checkpoint_is_the_same_written_in_the_background_or_not(async_save, prepared, tmp_path, monkeypatch):
-    threads, original = set(), state.save
+    """The write of step 5 is held up: only a background save returns before it is done."""
+    held, background, write, save = threading.Event(), [], state.save, Checkpointer.save
 
-    def save(folder, what):
-        threads.add(threading.current_thread())
-        original(folder, what)
+    def held_write(folder, snapshot):
+        if folder.name == "step-00000005":
+            held.wait(1)
+        write(folder, snapshot)
 
-    monkeypatch.setattr(state, "save", save)
+    def watched_save(self, train_state, **options):
+        save(self, train_state, **options)
+        if train_state.progress.step == 5:
+            background.append(not self.saved.is_dir())
+            held.set()
+
+    monkeypatch.setattr(state, "save", held_write)
+    monkeypatch.setattr(Checkpointer, "save", watched_save)
     result = train(prepared, tmp_path / "run", every_steps=5, async_save=async_save)
-    assert (threads == {threading.main_thread()}) is not async_save
+    assert background == [async_save]
     again = train(prepared, tmp_path / "again", every_steps=0, async_save=False)
     for name in ("model.safetensors", "optimizer/state.safetensors"):
         assert (result.checkpoint / name).read_bytes() == (again.checkpoint / name).read_bytes()

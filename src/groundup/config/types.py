@@ -13,6 +13,8 @@ SECONDS_PER_UNIT = {"h": 3600, "m": 60, "s": 1}
 
 def parse_duration(value: Any) -> float:
     """Seconds from a number or from text such as `90`, `30m`, `1h30m`; ValueError says what was expected."""
+    if isinstance(value, float):
+        return value  # as a config.yaml has it, such as 1e-05
     text = str(value).strip().lower()
     if re.fullmatch(r"\d+(\.\d*)?", text):
         return float(text)
