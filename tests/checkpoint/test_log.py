@@ -1,4 +1,4 @@
-"""What a log tells after kills, resumptions and rollbacks."""
+"""History of a run by its log, after kills, resumes and rollbacks."""
 
 import json
 
@@ -38,7 +38,7 @@ def read(tmp_path_factory):
     return history
 
 
-def test_an_evaluation_stands_where_its_step_does(read):
+def test_an_evaluation_has_the_tokens_and_time_of_its_step(read):
     found = read(records(1, 7))
     assert (found.step, found.tokens, found.seconds) == (7, 700, 3.5)
     assert [(e.step, e.tokens, e.seconds, e.lr) for e in found.evaluations] == [(3, 300, 1.5, 1e-3), (6, 600, 3, 1e-3)]
@@ -47,26 +47,26 @@ def test_an_evaluation_stands_where_its_step_does(read):
 
 @settings(max_examples=50)
 @given(ends=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 5), st.booleans()), max_size=5))
-def test_kills_and_resumptions_leave_no_trace(read, ends):
-    whole = records(1, 14)
-    told, checkpoint = [], 0
-    for killed, back, said in ends:  # killed at this step, going on from some checkpoint before it
+def test_kills_and_resumes_leave_no_trace(read, ends):
+    uninterrupted = records(1, 14)
+    log, checkpoint = [], 0
+    for killed, back, resumed in ends:  # killed at this step, resumed from a checkpoint before it
         killed = max(killed, checkpoint)
         lost = [r | dict.fromkeys(r.keys() & {"elapsed", "val_loss"}, 99.0) for r in records(checkpoint + 1, killed)]
         kept = max(checkpoint, killed - back)
-        told += records(checkpoint + 1, kept) + [r for r in lost if r["step"] > kept]
+        log += records(checkpoint + 1, kept) + [r for r in lost if r["step"] > kept]
         checkpoint = kept
-        told += [{"event": "resume", "step": checkpoint}] if said and checkpoint else []
-    assert read(told + records(checkpoint + 1, 14)) == read(whole)
+        log += [{"event": "resume", "step": checkpoint}] if resumed and checkpoint else []
+    assert read(log + records(checkpoint + 1, 14)) == read(uninterrupted)
 
 
-def test_what_came_after_a_rollback_is_forgotten_at_once(read):
+def test_records_after_a_rollback_are_dropped(read):
     back = {"event": "rollback", "step": 4, "bad_step": 9}
     late = {"event": "evaluate", "step": 9, "results": {"cloze": {"acc": 0.9}}}
     assert read([*records(1, 9), late, back]) == read(records(1, 4))
 
 
-RUBBISH = {
+UNUSABLE_LINES = {
     "torn": '{"event": "eval", "st',
     "blank": "",
     "a list": "[1, 2]",
@@ -83,37 +83,38 @@ RUBBISH = {
 }
 
 
-@pytest.mark.parametrize("rubbish", RUBBISH.values(), ids=RUBBISH)
-def test_lines_that_make_no_sense_are_left_out(read, rubbish):
+@pytest.mark.parametrize("line", UNUSABLE_LINES.values(), ids=UNUSABLE_LINES)
+def test_unusable_lines_are_left_out(read, line):
     lines = [json.dumps(record) for record in records(1, 7)]
-    assert read("\n".join([*lines[:4], rubbish, *lines[4:], rubbish])) == read("\n".join(lines))
+    assert read("\n".join([*lines[:4], line, *lines[4:], line])) == read("\n".join(lines))
 
 
 def test_a_skipped_step_is_a_step_too(read):
     assert read([step(1), step(2), step(3, "skip"), evaluation(3)]).evaluations[0].tokens == 300
 
 
-def test_an_evaluation_whose_step_is_lost_has_no_place(read):
+def test_an_evaluation_whose_step_is_lost_is_left_out(read):
     assert read([step(1), step(2), evaluation(3), step(4)]).evaluations == ()
     assert read([evaluation(0), step(1)]).evaluations[0].tokens == 0
 
 
-def test_a_loss_that_is_no_number_is_none(read):
+def test_a_loss_that_is_not_a_number_is_none(read):
     (found,) = read(
         [step(1), {**evaluation(1), "val_loss": None, "bits_per_byte": True, "train_loss": "x"}]
     ).evaluations
     assert (found.val_loss, found.bits_per_byte, found.train_loss) == (None, None, None)
 
 
-def test_the_newest_result_of_each_task_counts_whoever_measured_it(read):
-    told = [
+@pytest.mark.parametrize("event", ["eval_checkpoint", "evaluate"])  # the second by previous versions
+def test_the_newest_result_of_each_task_counts_in_training_or_after(read, event):
+    logged = [
         *records(1, 2),
         step(3),
         {**evaluation(3), "tasks": {"a": {"acc": 0.1, "n": 5}, "b": {"acc": 0.2}}},
         *records(4, 9),
     ]
-    late = {"event": "evaluate", "step": 6, "results": {"a": {"acc": 0.3, "n": 7, "note": "text"}}}
-    assert read([*told, late]).tasks == {"a": Task(6, {"acc": 0.3, "n": 7.0}), "b": Task(3, {"acc": 0.2})}
+    late = {"event": event, "step": 6, "results": {"a": {"acc": 0.3, "n": 7, "note": "text"}}}
+    assert read([*logged, late]).tasks == {"a": Task(6, {"acc": 0.3, "n": 7.0}), "b": Task(3, {"acc": 0.2})}
 
 
 def test_no_log_is_an_empty_history(tmp_path):

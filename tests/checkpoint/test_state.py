@@ -1,4 +1,4 @@
-"""What a checkpoint refuses to load."""
+"""Saving and loading of checkpoints, and what is refused."""
 
 import json
 
@@ -32,7 +32,7 @@ def checkpoint(tmp_path):
     return folder, model, optimizer
 
 
-def test_everything_comes_back(checkpoint):
+def test_what_is_saved_is_loaded(checkpoint):
     folder, model, optimizer = checkpoint
     other = GPT(MODEL)
     moments = build_optimizer(other.named_parameters(), OptimizerConfig())
@@ -48,7 +48,7 @@ def test_everything_comes_back(checkpoint):
 
 
 @pytest.mark.parametrize("change", ["missing", "foreign", "misshapen"])
-def test_weights_that_are_not_the_models_are_named(checkpoint, change):
+def test_weights_that_do_not_fit_the_model_are_named(checkpoint, change):
     folder, model, _ = checkpoint
     tensors = load_file(folder / "model.safetensors")
     if change == "missing":

@@ -113,7 +113,7 @@ def test_missing_processes_are_reported_in_time(rank, monkeypatch, capsys):
     assert ended.value.code == 1
     assert time.monotonic() - began < 10
     output = capsys.readouterr()
-    assert "the processes of this job did not meet there" in output.out + output.err
+    assert "the processes of this job did not connect" in output.out + output.err
     assert "GLOO_SOCKET_IFNAME" in output.out + output.err
 
 

@@ -181,10 +181,13 @@ def test_errors_of_train_are_passed_on(prepared, empty, children):
 
 
 def test_the_run_length_stays_unless_it_is_a_time(prepared):
+    def run_length(config):
+        return build_run_length(config.train, config.batch_size, epoch_sequences=100)
+
     config = configure(prepared, overrides=OVERRIDES)
-    assert build_run_length(shortened(config, 2000, 8), 100) == build_run_length(config, 100)
+    assert run_length(shortened(config, 2000, 8)) == run_length(config)
     in_time = configure(prepared, overrides=OVERRIDES | {"train": {"max_time": "30m"}})
-    assert build_run_length(shortened(in_time, 777, 8), 100).total == 777
+    assert run_length(shortened(in_time, 777, 8)).total == 777
 
 
 @pytest.mark.parametrize(("total", "steps", "half"), [(2000, 8, 4), (2000, 9, 4), (5, 8, 2), (2, 8, 1), (3, 2, 1)])
