@@ -228,7 +228,7 @@ def generate_stream(
 class _LogReporter(ProgressReporter):
     """Reports a preparation to the logger `groundup`."""
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         logging.getLogger("groundup").info(line)
 
 

@@ -114,7 +114,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(groundup, tmp_path, 
     assert "Traceback" not in errors
     done = groundup(*words)
     assert done.status == 0
-    assert re.search(r"^going on at \d\d%$", done.err, re.M)
+    assert re.search(r"^resuming at \d\d%$", done.err, re.M)
     assert not journal.exists()
 
 
@@ -125,7 +125,7 @@ def test_a_log_gets_a_line_now_and_then(capsys, monkeypatch):
         watch.phase("encoding", 100_000_000)
         for done in (0, 15_000_000, 16_000_000, 60_000_000):
             watch(done)
-        watch.say("[bold]said as it is[/bold]")
+        watch.message("[bold]said as it is[/bold]")
     assert capsys.readouterr().err.splitlines() == [
         "encoding | 15.0 MB | 1.0 MB/s | 15% | 85 s left",
         "encoding | 60.0 MB | 2.0 MB/s | 60% | 20 s left",
@@ -149,7 +149,7 @@ def test_a_terminal_gets_a_bar_with_the_phase_and_the_time_left(monkeypatch, cap
         watch.phase("learning bpe:300", 2_000_000)
         watch(1_000_000)
         watch._bar.refresh()
-        watch.say("[bold]said as it is[/bold]")
+        watch.message("[bold]said as it is[/bold]")
     shown = capsys.readouterr().err
     assert "learning bpe:300" in shown
     assert "1.0/2.0 MB" in shown

@@ -104,10 +104,10 @@ def test_a_tokenizer_that_is_no_path_is_one_sentence(groundup, spec):
 
 def test_it_is_learnt_as_prepare_learns_it(groundup, text, monkeypatch):
     """The same text in the same stretches, and not more of it."""
-    monkeypatch.setattr(train_tokenizer, "LEARN_CHARS", 500)
-    monkeypatch.setattr(train_tokenizer, "STRETCH", 100)
+    monkeypatch.setattr(train_tokenizer, "MAX_TRAIN_CHARS", 500)
+    monkeypatch.setattr(train_tokenizer, "CHUNK_CHARS", 100)
     done = groundup("tokenizer", "train", text, "--size", "300", "--out", "tok")
-    assert re.search(r"^learnt from \d{3} of 2,120 characters, evenly from all of it$", done.err, re.M)
+    assert re.search(r"^tokenizer trained on \d{3} of 2,120 characters, taken evenly from the text$", done.err, re.M)
     assert groundup("prepare", text, "--tokenizer", "bpe:300", "--val_fraction", "0", "--out", "d").status == 0
     assert choose_tokenizer("tok").fingerprint == choose_tokenizer("d").fingerprint
 

@@ -19,7 +19,7 @@ import tokenizers
 from groundup.data.shards import Manifest, Tokens
 from groundup.errors import DataError, GroundupError, TokenizerError
 from groundup.preprocess import encoding, train_tokenizer
-from groundup.preprocess.encoding import in_order, jobs, longest_prefix
+from groundup.preprocess.encoding import iter_jobs, longest_prefix, map_in_order
 from groundup.preprocess.pipeline import prepare_tokens
 from groundup.preprocess.split import choose_rule
 from groundup.sources.corpus import Position, open_sources
@@ -41,7 +41,7 @@ def test_results_come_in_order_and_never_far_ahead():
             begun.append(i)
             yield i
 
-    for done, (item, square) in enumerate(in_order(slow, items(), threads=4)):
+    for done, (item, square) in enumerate(map_in_order(slow, items(), threads=4)):
         assert (item, square) == (done, done * done)
         assert len(begun) - done <= 6
 
@@ -53,7 +53,7 @@ def test_what_goes_wrong_in_a_thread_ends_the_work():
         return i
 
     with pytest.raises(TokenizerError):
-        list(in_order(fail_at_three, iter(range(100)), threads=2))
+        list(map_in_order(fail_at_three, iter(range(100)), threads=2))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("groundup")]
 
 
@@ -77,11 +77,13 @@ def test_every_job_says_where_to_go_on(tmp_path, sentences, monkeypatch):
     (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": sentences(2, i)}) + "\n" for i in range(20)))
     with open_sources([tmp_path / "a.txt", tmp_path / "b.jsonl"], chunk_bytes=90) as corpus:
         rule = choose_rule(corpus, 0.1)
-        whole = list(jobs(corpus, rule, Position(), 0, set()))
+        whole = list(iter_jobs(corpus, rule, Position(), 0, set()))
         pieces = [piece for job in whole for piece in job.pieces]
         assert len(whole) > 10
         for i, job in enumerate(whole):
-            left = [piece for later in jobs(corpus, rule, job.place, job.chunks, set()) for piece in later.pieces]
+            left = [
+                piece for later in iter_jobs(corpus, rule, job.position, job.chunks, set()) for piece in later.pieces
+            ]
             assert left == pieces[sum(len(j.pieces) for j in whole[: i + 1]) :]
 
 
@@ -166,33 +168,33 @@ def test_a_prefix_is_the_longest_that_fits():
         assert prefix == text or len(text[: len(prefix) + 1].encode()) > room
 
 
-class Heard(ProgressReporter):
+class RecordingProgress(ProgressReporter):
     def __init__(self):
         super().__init__()
-        self.said, self.phases = [], []
+        self.messages, self.phases = [], []
 
-    def say(self, line):
-        self.said.append(line)
+    def message(self, line):
+        self.messages.append(line)
 
     def phase(self, name, total, done=0):
         self.phases.append((name, total))
 
 
 def test_merges_are_learnt_from_all_parts_of_a_long_corpus_but_not_from_all_of_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(train_tokenizer, "LEARN_CHARS", 40_000)
-    monkeypatch.setattr(train_tokenizer, "STRETCH", 500)
+    monkeypatch.setattr(train_tokenizer, "MAX_TRAIN_CHARS", 40_000)
+    monkeypatch.setattr(train_tokenizer, "CHUNK_CHARS", 500)
     for i, word in enumerate(["alpha", "bravo", "charlie", "delta"]):
         (tmp_path / f"{i}.txt").write_text(f"{word} " * 20_000)
-    watch = Heard()
+    progress = RecordingProgress()
     texts = sorted(tmp_path.glob("*.txt"))
-    prepare_tokens(texts, tmp_path / "out", tokenizer="bpe:300", val_fraction=0, progress=watch)
+    prepare_tokens(texts, tmp_path / "out", tokenizer="bpe:300", val_fraction=0, progress=progress)
     tokenizer = load_tokenizer(tmp_path / "out" / "tokenizer")
     assert [len(tokenizer.encode(f" {word}")) for word in ("alpha", "bravo", "charlie", "delta")] == [1, 1, 1, 1]
-    assert watch.said == ["learnt from 40,488 of 520,000 characters, evenly from all of it"]
+    assert progress.messages == ["tokenizer trained on 40,488 of 520,000 characters, taken evenly from the text"]
     size = sum(path.stat().st_size for path in texts)
-    assert watch.phases == [("learning bpe:300", size), ("encoding", size)]
-    seen = train_tokenizer._Seen(*corpus_and_rule(texts), everything=False, watch=ProgressReporter())
-    assert 40_000 <= sum(map(len, seen.stretches())) <= 41_000
+    assert progress.phases == [("training tokenizer bpe:300", size), ("encoding", size)]
+    text = train_tokenizer._TrainingText(*corpus_and_rule(texts), use_all=False, progress=ProgressReporter())
+    assert 40_000 <= sum(map(len, text.chunks())) <= 41_000
 
 
 def corpus_and_rule(paths, **options):
@@ -202,17 +204,17 @@ def corpus_and_rule(paths, **options):
 
 def taken(paths, max_tokens=None, **options):
     """How many characters a learner sees, and whether that was all it would take."""
-    seen = train_tokenizer._Seen(
-        *corpus_and_rule(paths, **options), everything=False, watch=ProgressReporter(), max_tokens=max_tokens
+    text = train_tokenizer._TrainingText(
+        *corpus_and_rule(paths, **options), use_all=False, progress=ProgressReporter(), max_tokens=max_tokens
     )
-    assert sum(map(len, seen.stretches())) == seen.taken
-    return seen.taken, seen.enough
+    assert sum(map(len, text.chunks())) == text.used
+    return text.used, text.is_full
 
 
 @pytest.mark.parametrize("rows", [1, 3, 100])
 def test_all_of_a_small_corpus_is_learnt_from_whatever_its_format(tmp_path, rows, sentences, monkeypatch):
     """However much of it stands in its first row."""
-    monkeypatch.setattr(train_tokenizer, "LEARN_CHARS", 8_000_000)
+    monkeypatch.setattr(train_tokenizer, "MAX_TRAIN_CHARS", 8_000_000)
     text = sentences(40_000)  # about 1.2 MB
     pq.write_table(pa.table({"text": [text, *["short"] * (rows - 1)]}), tmp_path / "a.parquet")
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in [text] + ["short"] * (rows - 1)))
@@ -221,8 +223,8 @@ def test_all_of_a_small_corpus_is_learnt_from_whatever_its_format(tmp_path, rows
 
 
 def test_of_the_first_documents_of_a_large_corpus_all_is_learnt_from(tmp_path, sentences, monkeypatch):
-    monkeypatch.setattr(train_tokenizer, "LEARN_CHARS", 20_000)
-    monkeypatch.setattr(train_tokenizer, "STRETCH", 500)
+    monkeypatch.setattr(train_tokenizer, "MAX_TRAIN_CHARS", 20_000)
+    monkeypatch.setattr(train_tokenizer, "CHUNK_CHARS", 500)
     texts = [sentences(10, i) for i in range(300)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     assert taken([tmp_path / "a.jsonl"], max_documents=20) == (sum(map(len, texts[:20])), False)
@@ -232,7 +234,7 @@ def test_of_the_first_documents_of_a_large_corpus_all_is_learnt_from(tmp_path, s
 
 
 def test_for_a_few_tokens_only_the_beginning_is_learnt_from(tmp_path, sentences, monkeypatch):
-    monkeypatch.setattr(train_tokenizer, "STRETCH", 500)
+    monkeypatch.setattr(train_tokenizer, "CHUNK_CHARS", 500)
     (tmp_path / "a.txt").write_text(sentences(20_000))
     read, cut = [], train_tokenizer.chunk_text
     monkeypatch.setattr(train_tokenizer, "chunk_text", lambda text, size: (read.append(len(text)), cut(text, size))[1])
@@ -240,25 +242,25 @@ def test_for_a_few_tokens_only_the_beginning_is_learnt_from(tmp_path, sentences,
     assert enough
     assert 8000 < n < 9000
     assert sum(read) < 12_000
-    watch = Heard()
-    prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer="bpe:300", max_tokens=1000, progress=watch)
-    assert watch.said == [f"learnt from the first {n:,} characters"]
+    progress = RecordingProgress()
+    prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer="bpe:300", max_tokens=1000, progress=progress)
+    assert progress.messages == [f"tokenizer trained on the first {n:,} characters"]
 
 
 def test_a_text_of_ever_new_words_is_learnt_from_within_bounds(tmp_path, monkeypatch):
     """Evenly, as far as that is possible."""
     monkeypatch.setattr("groundup.sources.text.MAX_UNCUT_CHARS", 500)
-    monkeypatch.setattr(train_tokenizer, "LEARN_WORD_BYTES", 40_000)
-    monkeypatch.setattr(train_tokenizer, "STRETCH", 500)
+    monkeypatch.setattr(train_tokenizer, "MAX_WORD_BYTES", 40_000)
+    monkeypatch.setattr(train_tokenizer, "CHUNK_CHARS", 500)
     random_ = random.Random(0)
     (tmp_path / "a.txt").write_text("".join(random_.choices("的一是不了人我在有他这中大来上个国，。", k=100_000)))
-    seen = train_tokenizer._Seen(
-        *corpus_and_rule([tmp_path / "a.txt"], chunk_bytes=3000), everything=False, watch=ProgressReporter()
+    text = train_tokenizer._TrainingText(
+        *corpus_and_rule([tmp_path / "a.txt"], chunk_bytes=3000), use_all=False, progress=ProgressReporter()
     )
-    parts = list(seen.stretches())
-    assert 40_000 < sum(len(word.encode()) for word in seen._words) < 60_000
-    assert seen.passed_over == 100_000 - sum(map(len, parts))
-    assert seen.taken < 40_000
+    parts = list(text.chunks())
+    assert 40_000 < sum(len(word.encode()) for word in text._words) < 60_000
+    assert text.skipped == 100_000 - sum(map(len, parts))
+    assert text.used < 40_000
     text = (tmp_path / "a.txt").read_text()
     assert text.index(parts[len(parts) // 2]) > 20_000
     assert text.index(parts[-1]) > 90_000
@@ -267,9 +269,9 @@ def test_a_text_of_ever_new_words_is_learnt_from_within_bounds(tmp_path, monkeyp
 def test_a_lossy_tokenizer_is_said_to_be_so(tmp_path, monkeypatch):
     monkeypatch.setattr(ByteTokenizer, "lossy", "drops nothing, to be true", raising=False)
     (tmp_path / "a.txt").write_text("some text to be told about")
-    watch = Heard()
-    prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer="byte", progress=watch)
-    assert watch.said == ["tokenizer byte: drops nothing, to be true"]
+    progress = RecordingProgress()
+    prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer="byte", progress=progress)
+    assert progress.messages == ["tokenizer byte: drops nothing, to be true"]
 
 
 def words_tokenizer(path, *known):
@@ -294,12 +296,12 @@ def test_a_tokenizer_that_does_not_know_the_text_is_refused(tmp_path, many):
 def test_a_tokenizer_that_lacks_a_few_characters_gets_a_line(tmp_path):
     some = words_tokenizer(tmp_path / "some.json", *"a small text of which nearly all is".split())
     (tmp_path / "a.txt").write_text("a small text of which nearly all is known " * 100)
-    watch = Heard()
-    prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer=some, val_fraction=0, progress=watch)
-    assert watch.said[-1] == "tokenizer json: knows 85.1 % of the text's characters; the rest is lost"
+    progress = RecordingProgress()
+    prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer=some, val_fraction=0, progress=progress)
+    assert progress.messages[-1] == "tokenizer json: knows 85.1 % of the text's characters; the rest is lost"
     words_tokenizer(tmp_path / "some.json", *"a small text of which nearly all is known".split())
-    prepare_tokens([tmp_path / "a.txt"], tmp_path / "out2", tokenizer=some, val_fraction=0, progress=watch)
-    assert watch.said[-1].startswith("tokenizer json: decoding does not give back")
+    prepare_tokens([tmp_path / "a.txt"], tmp_path / "out2", tokenizer=some, val_fraction=0, progress=progress)
+    assert progress.messages[-1].startswith("tokenizer json: decoding does not give back")
 
 
 @pytest.mark.parametrize(
@@ -308,7 +310,7 @@ def test_a_tokenizer_that_lacks_a_few_characters_gets_a_line(tmp_path):
 )
 def test_too_few_tokens_for_a_split_are_named(tmp_path, options, split, sentences):
     (tmp_path / "a.txt").write_text(sentences(50))
-    with pytest.raises(DataError, match=rf"max_tokens \d: leaves none to the {split} split, .* a larger --max_tokens"):
+    with pytest.raises(DataError, match=rf"max_tokens \d: leaves none for the {split} split, .* a larger --max_tokens"):
         prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer="byte", **options)
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
@@ -347,7 +349,7 @@ from pathlib import Path
 from groundup.preprocess import train_tokenizer
 from groundup.preprocess.pipeline import prepare_tokens
 if len(sys.argv) > 4:
-    train_tokenizer.LEARN_WORD_BYTES = int(sys.argv[4])
+    train_tokenizer.MAX_WORD_BYTES = int(sys.argv[4])
 prepare_tokens([sys.argv[1]], Path(sys.argv[2]), tokenizer=sys.argv[3], threads=2)
 print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """
@@ -389,7 +391,7 @@ def test_memory_does_not_grow_with_a_text_that_has_no_spaces(tmp_path, kind, alp
     ("characters", "word_bytes", "most", "unbounded"),
     [
         (7_000_000, 1_000_000, 900_000, 1_550_000),
-        pytest.param(12_000_000, train_tokenizer.LEARN_WORD_BYTES, 1_200_000, 3_000_000, marks=pytest.mark.long),
+        pytest.param(12_000_000, train_tokenizer.MAX_WORD_BYTES, 1_200_000, 3_000_000, marks=pytest.mark.long),
     ],
 )
 def test_memory_for_learning_is_bounded_where_no_two_words_are_the_same(

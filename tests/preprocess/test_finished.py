@@ -18,13 +18,13 @@ from groundup.tokenizers.byte_char import CharTokenizer
 from groundup.utils.progress import ProgressReporter
 
 
-class Heard(ProgressReporter):
+class RecordingProgress(ProgressReporter):
     def __init__(self):
         super().__init__()
-        self.said, self.phases = [], []
+        self.messages, self.phases = [], []
 
-    def say(self, line):
-        self.said.append(line)
+    def message(self, line):
+        self.messages.append(line)
 
     def phase(self, name, total, done=0):
         self.phases.append(name)
@@ -50,11 +50,11 @@ def times(folder):
 
 
 def test_the_same_again_does_nothing_and_says_so(texts, out):
-    before, watch = times(out), Heard()
-    manifest = prepare_tokens([texts], out, tokenizer="byte", threads=1, overwrite=True, progress=watch)
+    before, progress = times(out), RecordingProgress()
+    manifest = prepare_tokens([texts], out, tokenizer="byte", threads=1, overwrite=True, progress=progress)
     assert manifest == Manifest.load(out)
-    assert watch.said[-1] == f"{out}: already prepared from the same inputs in the same way; nothing to do"
-    assert not watch.phases
+    assert progress.messages[-1] == f"{out}: already prepared from the same inputs in the same way; nothing to do"
+    assert not progress.phases
     assert times(out) == before
 
 

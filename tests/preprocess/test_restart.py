@@ -40,7 +40,7 @@ from groundup.sources.corpus import open_sources
 from groundup.preprocess import encoding, pipeline, train_tokenizer
 
 pipeline.open_sources = partial(open_sources, chunk_bytes=int(sys.argv[1]))
-encoding.JOB_CHARS, train_tokenizer.LEARN_CHARS, pipeline.JOURNAL_SECONDS = 900, 20_000, float(sys.argv[2])
+encoding.JOB_CHARS, train_tokenizer.MAX_TRAIN_CHARS, pipeline.JOURNAL_SECONDS = 900, 20_000, float(sys.argv[2])
 module, name, n, after = sys.argv[3], sys.argv[4], int(sys.argv[5]), sys.argv[6] == "after"
 owner, calls = import_module(module), 0
 *path, name = name.split(".")
@@ -66,7 +66,7 @@ pipeline.prepare_tokens([sys.argv[7]], Path(sys.argv[8]), progress=None, **optio
 NEVER = ("os", "abort", "1", "before")
 
 DURING = {
-    "learning": ("groundup.preprocess.train_tokenizer", "_Seen._has_room", "40", "before", "bpe:300"),
+    "learning": ("groundup.preprocess.train_tokenizer", "_TrainingText._has_room", "40", "before", "bpe:300"),
     "saving the tokenizer": ("groundup.preprocess.pipeline", "flush", "1", "before", "bpe:300"),
     "the first entry": ("groundup.preprocess.journal", "Journal.save", "1", "after", "bpe:300"),
     "encoding": ("groundup.data.shard_writer", "ShardWriter.write", "45", "after", "gpt2"),
@@ -76,8 +76,8 @@ DURING = {
     "journaling, files flushed": ("groundup.preprocess.journal", "replace_text", "9", "before", "byte"),
     "journaling, half-way": ("groundup.utils.files", "flush", "14", "before", "byte"),
     "journaling, done": ("groundup.preprocess.journal", "replace_text", "12", "after", "byte"),
-    "all encoded": ("groundup.preprocess.split_writer", "Output.finish", "1", "before", "byte"),
-    "all flushed": ("groundup.preprocess.split_writer", "Output.finish", "1", "after", "char"),
+    "all encoded": ("groundup.preprocess.split_writer", "SplitWriter.finish", "1", "before", "byte"),
+    "all flushed": ("groundup.preprocess.split_writer", "SplitWriter.finish", "1", "after", "char"),
     "finishing, manifest half-way": ("os", "fsync", "LAST", "before", "byte"),
     "finishing, manifest there": ("groundup.preprocess.pipeline", "replace_text", "1", "after", "bpe:300"),
     "finishing, journal gone": ("groundup.preprocess.workdir", "move_into_place", "1", "before", "byte"),
@@ -89,15 +89,15 @@ NOTHING_DONE = {"learning", "saving the tokenizer"}
 ALL_DONE = {phase for phase in DURING if phase.startswith("finishing") and phase != "finishing, manifest half-way"}
 
 
-class Heard(ProgressReporter):
+class RecordingProgress(ProgressReporter):
     """Remembers what was said."""
 
     def __init__(self):
         super().__init__()
-        self.said = []
+        self.messages = []
 
-    def say(self, line):
-        self.said.append(line)
+    def message(self, line):
+        self.messages.append(line)
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +106,7 @@ def _small_steps(monkeypatch):
     monkeypatch.setattr(pipeline, "open_sources", partial(open_sources, chunk_bytes=CHUNK))
     monkeypatch.setattr(pipeline, "JOURNAL_SECONDS", 0)
     monkeypatch.setattr(encoding, "JOB_CHARS", 900)
-    monkeypatch.setattr(train_tokenizer, "LEARN_CHARS", 20_000)
+    monkeypatch.setattr(train_tokenizer, "MAX_TRAIN_CHARS", 20_000)
 
 
 def line(i):
@@ -184,12 +184,12 @@ def test_killed_in_any_phase_it_ends_in_the_same_folder(phase, corpus, undisturb
     if "LAST" in call:
         call[2] = str(fsyncs_before_the_manifest(corpus, tmp_path / "counted", wishes))
     killed(corpus, tmp_path / "out", wishes, *call)
-    watch = Heard()
-    prepare_tokens([corpus], tmp_path / "out", **wishes, progress=watch)
+    progress = RecordingProgress()
+    prepare_tokens([corpus], tmp_path / "out", **wishes, progress=progress)
     assert digests(tmp_path / "out") == expected
     assert [path.name for path in tmp_path.iterdir() if path.name != "counted"] == ["out"]
-    went_on = any("going on at" in said for said in watch.said)
-    assert went_on == (phase not in NOTHING_DONE and phase not in ALL_DONE)
+    resumed = any("resuming at" in line for line in progress.messages)
+    assert resumed == (phase not in NOTHING_DONE and phase not in ALL_DONE)
 
 
 def fsyncs_before_the_manifest(corpus, out, wishes):
@@ -288,7 +288,7 @@ def test_a_split_that_was_full_stays_full(tmp_path, monkeypatch):
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
 
 
-def interrupt(sources, out, wishes, *, entries, watch=None):
+def interrupt(sources, out, wishes, *, entries, progress=None):
     """Ctrl-C once the journal has had so many entries."""
     save, saved = Journal.save, []
 
@@ -301,30 +301,32 @@ def interrupt(sources, out, wishes, *, entries, watch=None):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Journal, "save", save_then_interrupt)
         with pytest.raises(KeyboardInterrupt):
-            prepare_tokens(sources, out, **wishes, progress=watch)
+            prepare_tokens(sources, out, **wishes, progress=progress)
 
 
 @pytest.fixture
 def interrupted(corpus, tmp_path):
     """A preparation with byte tokens, interrupted in the middle of the second file; returns what was said."""
-    watch = Heard()
-    interrupt([corpus], tmp_path / "out", options("byte"), entries=17, watch=watch)
-    return watch.said
+    progress = RecordingProgress()
+    interrupt([corpus], tmp_path / "out", options("byte"), entries=17, progress=progress)
+    return progress.messages
 
 
 def test_an_interruption_keeps_the_work_and_says_how_to_go_on(interrupted, corpus, undisturbed, tmp_path):
     assert re.match(r".*out: \d+% is done and kept", interrupted[-1])
     assert interrupted[-1].endswith("; the same command resumes from there")
-    watch = Heard()
-    prepare_tokens([corpus], tmp_path / "out", **options("byte"), progress=watch)
-    assert any(said.startswith("going on at ") for said in watch.said)
+    progress = RecordingProgress()
+    prepare_tokens([corpus], tmp_path / "out", **options("byte"), progress=progress)
+    assert any(line.startswith("resuming at ") for line in progress.messages)
     assert digests(tmp_path / "out") == undisturbed(options("byte"))
 
 
 def test_what_is_done_is_not_encoded_again(interrupted, corpus, tmp_path, monkeypatch):
     encoded = []
     monkeypatch.setattr(
-        pipeline, "encode", lambda job, tokenizer: (encoded.extend(job.pieces), encoding.encode(job, tokenizer))[1]
+        pipeline,
+        "encode_job",
+        lambda job, tokenizer: (encoded.extend(job.pieces), encoding.encode_job(job, tokenizer))[1],
     )
     first = Journal.load(tmp_path / ".out.partial")
     manifest = prepare_tokens([corpus], tmp_path / "out", **options("byte"))
@@ -434,11 +436,11 @@ def test_work_of_an_older_groundup_that_cut_elsewhere_is_not_gone_on_with(interr
 
 def test_a_refused_tokenizer_stays_refused(corpus, tmp_path, monkeypatch):
     """What was known of the text before an interruption counts after it."""
-    monkeypatch.setattr(pipeline, "LEAST_KNOWN", 0)
+    monkeypatch.setattr(pipeline, "MIN_KNOWN", 0)
     monkeypatch.setattr(ByteTokenizer, "lossy", "drops everything")
     monkeypatch.setattr(encoding, "known_characters", lambda text, decoded: (len(text), 0))
     interrupt([corpus], tmp_path / "out", options("byte"), entries=17)
-    monkeypatch.setattr(pipeline, "LEAST_KNOWN", 0.5)
+    monkeypatch.setattr(pipeline, "MIN_KNOWN", 0.5)
     monkeypatch.setattr(encoding, "known_characters", lambda text, decoded: (0, 0))
     with pytest.raises(TokenizerError, match="knows only 0 % of the text's characters"):
         prepare_tokens([corpus], tmp_path / "out", **options("byte"))

@@ -108,7 +108,7 @@ def test_an_interrupted_preparation_resumes_to_the_same_folder(groundup, hub, tm
     hub.sent.clear()
     gone_on = groundup("prepare", "tinystories", "--out", "d", "--tokenizer", "byte")
     assert gone_on.returncode == 0
-    assert "going on at" in gone_on.stderr
+    assert "resuming at" in gone_on.stderr
     assert same(tmp_path / "d", tmp_path / "whole")
 
 

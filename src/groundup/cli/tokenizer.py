@@ -100,7 +100,7 @@ def _train(args: argparse.Namespace) -> int:
     with (
         new_folder(Path(args.out)) as folder,
         preparing(quiet=args.json) as watch,
-        open_sources(args.sources, column=args.column, errors=args.errors, say=watch.say) as corpus,
+        open_sources(args.sources, column=args.column, errors=args.errors, say=watch.message) as corpus,
     ):
         watch.phase("learning", corpus.size)
         tokenizer = train_tokenizer(learner, corpus, ByHash(val_fraction=0), watch)

@@ -1,1 +1,1 @@
-"""Text to training data: documents and a tokenizer in, a folder of token shards out."""
+"""Preparation of training data: documents and a tokenizer in, a folder of token shards out."""

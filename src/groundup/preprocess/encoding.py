@@ -1,4 +1,4 @@
-"""Documents to ids, on all cores, in the order and with the result of a single one."""
+"""Parallel encoding of documents to ids, with the same result and order as on one core."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from groundup.sources.text import Document, chunk_text
 from groundup.tokenizers import Ids, Tokenizer
 from groundup.tokenizers.roundtrip import known_characters
 
-# What a thread gets at a time: enough that handing it over costs nothing, little enough that what is under way for all
-# threads together stays far below the memory that Python itself takes.
+# Size of a job: large enough that handing it to a thread costs nothing, small enough that all pending jobs together
+# take far less memory than Python itself.
 JOB_CHARS = 1 << 18
 JOB_PIECES = 4096
 
-# Characters that a tokenizer gets at a time. Some libraries keep hundreds of bytes for each while they work on them,
-# and are twice as fast or more where all that fits into the cache of a core.
+# Characters encoded per call of the tokenizer. Some libraries keep hundreds of bytes per character while they work, and
+# are twice as fast or more when that fits into a core's cache.
 ENCODE_CHARS = 1 << 13
 
-# Characters of each job that are decoded again, to know how much of the text a lossy tokenizer loses.
+# Characters of each job that are decoded again, to estimate how much of the text a lossy tokenizer loses.
 SAMPLE_CHARS = 1 << 11
 
-_NONE: Ids = np.empty(0, dtype=np.uint32)
+_NO_IDS: Ids = np.empty(0, dtype=np.uint32)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class Piece(NamedTuple):
-    """A chunk of a document's text that goes into one split."""
+    """A chunk of a document's text, with its split."""
 
     split: SplitName
     source: str
@@ -48,16 +48,16 @@ class Piece(NamedTuple):
 
 
 class Job(NamedTuple):
-    """Pieces that are encoded together, and where to go on when they are written."""
+    """Pieces that are encoded together, and the position to resume from when they are written."""
 
     pieces: list[Piece]
-    place: Position
-    chunks: int  # pieces done of the document at `place`
-    at: int  # bytes of input up to here
+    position: Position
+    chunks: int  # pieces done of the document at `position`
+    input_bytes: int  # read up to here
 
 
-class Encoded(NamedTuple):
-    """The ids of a piece, and the bytes of text they stand for; of a sample, its characters and how many are known."""
+class EncodedPiece(NamedTuple):
+    """Ids of a piece, the size of its text, and, for a sample, its characters and how many the tokenizer knows."""
 
     ids: Ids
     n_bytes: int
@@ -65,11 +65,13 @@ class Encoded(NamedTuple):
     known: int = 0
 
 
-def jobs(corpus: Corpus, rule: ByHash | TailSplit, place: Position, chunks: int, full: set[SplitName]) -> Iterator[Job]:
-    """The work from the document at `place` on, of which `chunks` pieces are done, but for splits that are `full`."""
+def iter_jobs(
+    corpus: Corpus, rule: ByHash | TailSplit, position: Position, chunks: int, full: set[SplitName]
+) -> Iterator[Job]:
+    """Jobs from `position` on, without the first `chunks` pieces of its document and without splits that are `full`."""
     batch: list[Piece] = []
     chars = 0
-    for here, document in corpus.documents_from(place):
+    for current, document in corpus.documents_from(position):
         done, chunks = chunks, 0
         for n, piece in enumerate(_pieces(document, rule), start=1):
             if n <= done or piece.split in full:
@@ -77,11 +79,11 @@ def jobs(corpus: Corpus, rule: ByHash | TailSplit, place: Position, chunks: int,
             batch.append(piece)
             chars += len(piece.text)
             if chars >= JOB_CHARS or len(batch) >= JOB_PIECES:
-                yield Job(batch, here, n, corpus.bytes_read)
+                yield Job(batch, current, n, corpus.bytes_read)
                 batch, chars = [], 0
-        place = Position(here.input, here.documents + 1, here.offset + 1, here.total + 1)
+        position = Position(current.input, current.documents + 1, current.offset + 1, current.total + 1)
     if batch:
-        yield Job(batch, place, 0, corpus.bytes_read)
+        yield Job(batch, position, 0, corpus.bytes_read)
 
 
 def _pieces(document: Document, rule: ByHash | TailSplit) -> Iterator[Piece]:
@@ -95,12 +97,12 @@ def _pieces(document: Document, rule: ByHash | TailSplit) -> Iterator[Piece]:
             first, text = False, following
 
 
-def encode(job: Job, tokenizer: Tokenizer) -> list[Encoded]:
-    """The ids of each piece. Raises TokenizerError, naming source and line, for text that cannot be expressed.
+def encode_job(job: Job, tokenizer: Tokenizer) -> list[EncodedPiece]:
+    """The ids of each piece. Raises TokenizerError, naming source and line, for text that cannot be encoded.
 
-    Of a lossy tokenizer, the first piece is a sample as well.
+    With a lossy tokenizer, the first piece is also used as a sample.
     """
-    encoded = [Encoded(_ids(piece, tokenizer), len(piece.text.encode())) for piece in job.pieces]
+    encoded = [EncodedPiece(_ids(piece, tokenizer), len(piece.text.encode())) for piece in job.pieces]
     if tokenizer.lossy:
         sampled, known = _sample(job.pieces[0].text[:SAMPLE_CHARS], tokenizer)
         encoded[0] = encoded[0]._replace(sampled=sampled, known=known)
@@ -113,8 +115,8 @@ def _sample(text: str, tokenizer: Tokenizer) -> tuple[int, int]:
 
 
 def encode_parts(text: str, tokenizer: Tokenizer) -> Ids:
-    """The ids of a text of any length, in flat memory: part by part, cut where no tokenizer notices."""
-    return np.concatenate([_NONE, *map(tokenizer.encode, chunk_text(text, ENCODE_CHARS))])
+    """The ids of a text of any length in constant memory, encoded in parts cut where it changes no id."""
+    return np.concatenate([_NO_IDS, *map(tokenizer.encode, chunk_text(text, ENCODE_CHARS))])
 
 
 def _ids(piece: Piece, tokenizer: Tokenizer) -> Ids:
@@ -132,12 +134,12 @@ def _line_of_error(piece: Piece, tokenizer: Tokenizer) -> int:
             tokenizer.encode(line)
         except TokenizerError:
             return number
-    return piece.line + 1  # it is the line end itself, of which this is the first
+    return piece.line + 1  # the line end itself, of which this is the first
 
 
 def longest_prefix(text: str, room: int, tokenizer: Tokenizer) -> str:
-    """A beginning of `text` that takes at most `room` tokens, as long as a search by halves finds it."""
-    low, high = 0, len(text)  # as far as is known, `low` characters fit and more than `high` do not
+    """The longest prefix of `text` with at most `room` tokens that a binary search finds."""
+    low, high = 0, len(text)  # `low` characters fit, more than `high` may not
     while low < high:
         middle = (low + high + 1) // 2
         if len(tokenizer.encode(text[:middle])) <= room:
@@ -147,8 +149,10 @@ def longest_prefix(text: str, room: int, tokenizer: Tokenizer) -> str:
     return text[:low]
 
 
-def in_order(function: Callable[[Item], Result], items: Iterator[Item], threads: int) -> Generator[tuple[Item, Result]]:
-    """Each item with its result, computed by `threads` threads that are never more than a few items ahead."""
+def map_in_order(
+    function: Callable[[Item], Result], items: Iterator[Item], threads: int
+) -> Generator[tuple[Item, Result]]:
+    """Each item with its result, computed by `threads` threads, which are at most a few items ahead."""
     pending: deque[tuple[Item, Future[Result]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="groundup") as pool:
         try:

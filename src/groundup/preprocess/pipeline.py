@@ -1,4 +1,4 @@
-"""From sources to a folder of tokens: read, split, learn the tokenizer if it must be learnt, encode, write."""
+"""Preparation of sources into a folder of tokens: read, split, train the tokenizer if necessary, encode, write."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 from groundup.data.shard_writer import SHARD_TOKENS
 from groundup.data.shards import MANIFEST, Manifest, Split, SplitName, TokenizerInfo, dtype_for
 from groundup.errors import DataError, TokenizerError, UsageError
-from groundup.preprocess.encoding import encode, in_order, jobs
+from groundup.preprocess.encoding import encode_job, iter_jobs, map_in_order
 from groundup.preprocess.request import Request, Setting
 from groundup.preprocess.split import ByHash, TailSplit, choose_rule
-from groundup.preprocess.split_writer import Output
+from groundup.preprocess.split_writer import SplitWriter
 from groundup.preprocess.train_tokenizer import train_tokenizer
 from groundup.preprocess.workdir import TOKENIZER, WorkDir, check_output, finished_manifest, open_workdir, unwritable
 from groundup.sources.cleaning import parse_cleaning_steps
@@ -28,14 +28,12 @@ from groundup.utils.system import usable_cores
 
 MAX_VAL_FRACTION = 0.5
 
-# Parts of a text's characters that a tokenizer knows: with fewer than these it is a mistake, and with fewer than those
-# worth a line. Rare characters are missing from many a good one.
-LEAST_KNOWN, ALL_KNOWN = 0.5, 0.999
-ENOUGH_CHARS = 20_000  # to judge by before the end; they come from ten places at least
+# Fraction of a text's characters that a tokenizer knows: below the first it is an error, below the second a message.
+# Rare characters are missing from many good tokenizers.
+MIN_KNOWN, WARN_KNOWN = 0.5, 0.999
+MIN_SAMPLED_CHARS = 20_000  # before the fraction is checked during encoding; from at least ten positions
 
-# Between two entries in the journal. Less work than this is not worth keeping: after a mistake in a small corpus
-# nothing is left behind.
-JOURNAL_SECONDS = 3.0
+JOURNAL_SECONDS = 3.0  # between two entries; less work is not worth keeping, so a small corpus leaves nothing behind
 
 
 def prepare_tokens(
@@ -54,22 +52,20 @@ def prepare_tokens(
     progress: Callable[[int], None] | None = None,
     shard_tokens: int = SHARD_TOKENS,
 ) -> Manifest:
-    """Encode `sources` (see `open_sources`) into the folder `out`, which appears whole or not at all.
+    """Encode `sources` (see `open_sources`) into the folder `out`, which appears complete or not at all.
 
-    The same text gives the same folder, byte for byte, on any number of `threads` (default: all cores), and takes the
-    same memory however long it is. A process that ends early leaves its work in a hidden folder beside `out`; the same
-    call goes on with it, and ends in the same folder. A finished `out` of the same call is left as it is.
+    The same text gives the same folder, byte for byte, on any number of `threads` (default: all cores), in constant
+    memory. A process that is interrupted leaves its work in a hidden folder next to `out`; the same call resumes it
+    and ends with the same folder. A finished `out` of the same call is left as it is.
 
     `max_documents` of the corpus are read; `max_tokens` are written, `val_fraction` of them to validation, each split
-    from its beginning. `clean`: see `groundup.sources.cleaning`. `overwrite` replaces what was made from other
-    inputs or with other settings, or is damaged. `progress` is called with the bytes of input done; a
-    `ProgressReporter` hears of the phases as well. Raises DataError, TokenizerError or UsageError.
+    from its beginning. `clean`: see `groundup.sources.cleaning`. `overwrite` replaces a folder that is damaged or was
+    made from other inputs or with other settings. `progress` is called with the bytes of input done; a
+    `ProgressReporter` gets phases and messages as well. Raises DataError, TokenizerError or UsageError.
     """
     _check(val_fraction, max_tokens, max_documents, threads)
-    steps, watch = (
-        parse_cleaning_steps(clean),
-        progress if isinstance(progress, ProgressReporter) else ProgressReporter(progress),
-    )
+    steps = parse_cleaning_steps(clean)
+    reporter = progress if isinstance(progress, ProgressReporter) else ProgressReporter(progress)
     choice = choose_tokenizer(tokenizer)
     settings: dict[str, Setting] = {
         "tokenizer": tokenizer if isinstance(choice, TokenizerTrainer) else choice.name,
@@ -85,49 +81,53 @@ def prepare_tokens(
     opened = partial(open_sources, column=column, errors=errors, max_documents=max_documents, clean=steps)
     try:
         check_output(Path(out), prepared=True)
-        with opened(sources, say=watch.say) as corpus:
+        with opened(sources, say=reporter.message) as corpus:
             rule = choose_rule(corpus, val_fraction)
             request = Request.of(corpus, settings | {"split": rule.describe().rule})
             if manifest := finished_manifest(Path(out), request, overwrite=overwrite):
-                watch.say(f"{out}: already prepared from the same inputs in the same way; nothing to do")
+                reporter.message(f"{out}: already prepared from the same inputs in the same way; nothing to do")
                 return manifest
-            learns = isinstance(choice, TokenizerTrainer)
-            with open_workdir(Path(out), request, learns=learns, overwrite=overwrite, log=watch.say) as work:
-                run = _Preparation(corpus, rule, work, watch, threads or usable_cores())
+            trains = isinstance(choice, TokenizerTrainer)
+            with open_workdir(
+                Path(out), request, trains_tokenizer=trains, overwrite=overwrite, log=reporter.message
+            ) as work:
+                run = _Preparation(corpus, rule, work, reporter, threads or usable_cores())
                 return work.manifest or run.finish(choice, tokenizer, max_tokens, shard_tokens)
     except OSError as error:
         raise unwritable(Path(out), error) from error
 
 
 class _Preparation:
-    """One process's part of a preparation, which others may have begun."""
+    """The work of one process, which may resume that of a previous one."""
 
     def __init__(
-        self, corpus: Corpus, rule: ByHash | TailSplit, work: WorkDir, watch: ProgressReporter, threads: int
+        self, corpus: Corpus, rule: ByHash | TailSplit, work: WorkDir, progress: ProgressReporter, threads: int
     ) -> None:
-        self._corpus, self._rule, self._work, self._watch, self._threads = corpus, rule, work, watch, threads
-        self._noted = time.monotonic()  # the last entry in the journal
+        self._corpus, self._rule, self._work, self._progress, self._threads = corpus, rule, work, progress, threads
+        self._journal_time = time.monotonic()  # of the last entry
         self._total = corpus.size if corpus.size and corpus.is_complete else None
 
     def finish(
         self, choice: Tokenizer | TokenizerTrainer, spec: str, max_tokens: int | None, shard_tokens: int
     ) -> Manifest:
-        """Do what is left to do; the manifest is the last thing written."""
+        """Do the remaining work; the manifest is written last."""
         folder, journal = self._work.path, self._work.journal
         if journal:
-            self._watch.say(f"going on at {journal.done}")
+            self._progress.message(f"resuming at {journal.done}")
         tokenizer = self._tokenizer(choice, spec, max_tokens)
         if lossy := tokenizer.lossy:
-            self._watch.say(f"tokenizer {tokenizer.name}: {lossy}")
-        with Output(folder, tokenizer, self._rule.val_fraction, max_tokens, shard_tokens, journal) as output:
-            self._note_now_and_then(output)  # a tokenizer that took long to learn is kept
+            self._progress.message(f"tokenizer {tokenizer.name}: {lossy}")
+        with SplitWriter(folder, tokenizer, self._rule.val_fraction, max_tokens, shard_tokens, journal) as output:
+            self._update_journal(output)  # so that a tokenizer that took long to train is kept
             self._encode(output, tokenizer)
-            self._refuse_unknown(tokenizer, output.known())
+            self._check_known(tokenizer, output.known())
             splits = output.finish()
-        if (known := output.known()) < ALL_KNOWN:
-            share = f"{100 * known:.1f} %"
-            self._watch.say(f"tokenizer {tokenizer.name}: knows {share} of the text's characters; the rest is lost")
-        _refuse_empty(splits, self._rule, max_tokens, output.full)
+        if (known := output.known()) < WARN_KNOWN:
+            percent = f"{100 * known:.1f} %"
+            self._progress.message(
+                f"tokenizer {tokenizer.name}: knows {percent} of the text's characters; the rest is lost"
+            )
+        _check_not_empty(splits, self._rule, max_tokens, output.full)
         manifest = Manifest(
             dtype=dtype_for(tokenizer.n_vocab),
             tokenizer=TokenizerInfo(name=tokenizer.name, n_vocab=tokenizer.n_vocab, fingerprint=tokenizer.fingerprint),
@@ -139,41 +139,43 @@ class _Preparation:
         return manifest
 
     def _tokenizer(self, choice: Tokenizer | TokenizerTrainer, spec: str, max_tokens: int | None) -> Tokenizer:
-        """The tokenizer, which lies in the folder: saved there by a former process, or now."""
+        """The tokenizer, saved in the folder by a previous process or now."""
         if self._work.tokenizer:
             return self._work.tokenizer
         folder = self._work.path / TOKENIZER
         if isinstance(choice, TokenizerTrainer):
-            self._watch.phase(f"learning {spec}", self._total)
-            choice = train_tokenizer(choice, self._corpus, self._rule, self._watch, max_tokens)
+            self._progress.phase(f"training tokenizer {spec}", self._total)
+            choice = train_tokenizer(choice, self._corpus, self._rule, self._progress, max_tokens)
         choice.save(folder)
         for path in [*folder.rglob("*"), folder]:
             flush(path)
         return choice
 
-    def _encode(self, output: Output, tokenizer: Tokenizer) -> None:
-        self._watch.phase("encoding", self._total, round(output.done * self._total) if self._total else output.n_bytes)
-        work = jobs(self._corpus, self._rule, output.place, output.chunks, output.full)
-        with closing(in_order(partial(encode, tokenizer=tokenizer), work, self._threads)) as results:
+    def _encode(self, output: SplitWriter, tokenizer: Tokenizer) -> None:
+        self._progress.phase(
+            "encoding", self._total, round(output.done * self._total) if self._total else output.n_bytes
+        )
+        work = iter_jobs(self._corpus, self._rule, output.position, output.chunks, output.full)
+        with closing(map_in_order(partial(encode_job, tokenizer=tokenizer), work, self._threads)) as results:
             for job, encoded in results:
                 output.write(job, encoded, self._corpus.size)
-                self._refuse_unknown(tokenizer, output.known(at_least=ENOUGH_CHARS))
-                self._watch(job.at if self._total else output.n_bytes)
-                self._note_now_and_then(output)
+                self._check_known(tokenizer, output.known(at_least=MIN_SAMPLED_CHARS))
+                self._progress(job.input_bytes if self._total else output.n_bytes)
+                self._update_journal(output)
                 if output.is_full:
                     break
 
-    def _refuse_unknown(self, tokenizer: Tokenizer, known: float) -> None:
-        if known < LEAST_KNOWN:
+    def _check_known(self, tokenizer: Tokenizer, known: float) -> None:
+        if known < MIN_KNOWN:
             raise TokenizerError(
                 f"tokenizer {tokenizer.name}: knows only {100 * known:.0f} % of the text's characters, and the rest "
-                "would be lost; choose one made for such text, or gpt2, byte or bpe:SIZE, which know every text"
+                "would be lost; choose one made for such text, or gpt2, byte or bpe:SIZE, which encode every text"
             )
 
-    def _note_now_and_then(self, output: Output) -> None:
-        if time.monotonic() - self._noted >= JOURNAL_SECONDS:
+    def _update_journal(self, output: SplitWriter) -> None:
+        if time.monotonic() - self._journal_time >= JOURNAL_SECONDS:
             output.journal().save(self._work.path)
-            self._noted = time.monotonic()
+            self._journal_time = time.monotonic()
 
 
 def _check(val_fraction: float, max_tokens: int | None, max_documents: int | None, threads: int | None) -> None:
@@ -184,13 +186,13 @@ def _check(val_fraction: float, max_tokens: int | None, max_documents: int | Non
             raise UsageError(f"{name}: {value} is less than 1; leave it out for no limit")
 
 
-def _refuse_empty(
+def _check_not_empty(
     splits: dict[SplitName, Split], rule: ByHash | TailSplit, max_tokens: int | None, full: set[SplitName]
 ) -> None:
     for name, split in splits.items():
         if max_tokens and not split.tokens and name in full and (rule.val_fraction or name == "train"):
             raise DataError(
-                f"max_tokens {max_tokens}: leaves none to the {name} split, at a val_fraction of {rule.val_fraction}; "
+                f"max_tokens {max_tokens}: leaves none for the {name} split, with val_fraction {rule.val_fraction}; "
                 "give a larger --max_tokens"
             )
     if not splits["train"].tokens:
@@ -198,5 +200,5 @@ def _refuse_empty(
     if not splits["val"].tokens and rule.val_fraction:
         raise DataError(
             f"none of the {splits['train'].documents} documents fell into the validation split of {rule.val_fraction}; "
-            "give more text or a larger --val_fraction, or hold nothing out with --val_fraction 0"
+            "give more text or a larger --val_fraction, or turn validation off with --val_fraction 0"
         )

@@ -1,9 +1,9 @@
-"""What a preparation was asked for: enough to tell, later, whether another one asks for the same."""
+"""Record of a preparation's options and inputs, to detect later whether another call asks for the same."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -15,6 +15,7 @@ REQUEST = "request.json"
 FORMAT: Final = 1
 
 Setting = str | int | float | None
+Record = TypeVar("Record", bound=BaseModel)
 
 
 class InputFile(BaseModel):
@@ -44,31 +45,21 @@ class Request(BaseModel):
 
     @classmethod
     def load(cls, folder: Path) -> Request | None:
-        """The request that `folder` was made for, or None where it keeps none. Raises DataError for a damaged one."""
-        path = folder / REQUEST
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise DataError(
-                f"{path}: not a request of groundup ({'.'.join(map(str, first['loc']))}: {first['msg']}); "
-                "replace the folder with --overwrite"
-            ) from None
+        """The request that `folder` was made for, or None where it has none. Raises DataError for a damaged one."""
+        return read_record(cls, folder / REQUEST, "replace the folder with --overwrite")
 
     def save(self, folder: Path) -> None:
         """Write the request into `folder`."""
         replace_text(folder / REQUEST, self.model_dump_json(indent=1) + "\n")
 
     def difference(self, now: Request, inputs: int | None = None) -> str | None:
-        """What is not the same in the request `now`, or None. Only the first `inputs` inputs count, if given."""
+        """The first difference to the request `now`, or None. With `inputs`, only that many inputs are compared."""
         if self == now:
             return None
         for key in {**self.settings, **now.settings}:
-            then, new = self.settings.get(key), now.settings.get(key)
-            if then != new:
-                return f"{key} was {_shown(then)} and is {_shown(new)}"
+            previous, current = self.settings.get(key), now.settings.get(key)
+            if previous != current:
+                return f"{key} was {_shown(previous)} and is {_shown(current)}"
         names = {each.name for each in now.inputs}
         for i in range(max(len(self.inputs), len(now.inputs)) if inputs is None else inputs):
             if i >= len(now.inputs):
@@ -81,6 +72,18 @@ class Request(BaseModel):
             if self.inputs[i] != now.inputs[i]:
                 return f"{self.inputs[i].name} has changed"
         return None
+
+
+def read_record(kind: type[Record], path: Path, remedy: str) -> Record | None:
+    """The record in a JSON file of a prepared folder; None where there is no file, DataError where it is damaged."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise DataError(f"{path}: not a {path.stem} of groundup ({field}: {first['msg']}); {remedy}") from None
 
 
 def _shown(value: Setting) -> str:

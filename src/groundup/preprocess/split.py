@@ -1,4 +1,4 @@
-"""Which text is held out for validation."""
+"""Rules that hold out text for validation."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,27 +9,27 @@ from typing import TypeAlias
 from groundup.data.shards import SplitName, SplitRule
 from groundup.sources.corpus import Corpus, Document
 
-ENOUGH_DOCUMENTS = 100  # from here on whole documents are held out; with fewer, a draw could miss the fraction widely
+MIN_DOCUMENTS_BY_HASH = 100  # with fewer, the fraction that hashes select may be far from the wanted one
 
-Part: TypeAlias = tuple[SplitName, Iterator[str]]  # a split, and the text that goes there, in chunks
+SplitText: TypeAlias = tuple[SplitName, Iterator[str]]  # a split and its text, in chunks
 
 
 @dataclass(frozen=True)
 class ByHash:
-    """A document's own text decides where it goes, so that adding data never moves one across the split."""
+    """Split by the hash of each document's text, so that adding data never moves a document to the other split."""
 
     val_fraction: float
 
-    def parts(self, document: Document) -> Iterator[Part]:
-        """The document whole, on one side."""
+    def parts(self, document: Document) -> Iterator[SplitText]:
+        """The complete document, in one split."""
         if not self.val_fraction:
             yield "train", document.chunks()
             return
         digest = blake2b(digest_size=8)
         for chunk in document.chunks():
             digest.update(chunk.encode())
-        drawn = int.from_bytes(digest.digest(), "big") / 2**64  # as good as uniform in [0, 1)
-        yield "val" if drawn < self.val_fraction else "train", document.chunks()
+        uniform = int.from_bytes(digest.digest(), "big") / 2**64  # in [0, 1)
+        yield "val" if uniform < self.val_fraction else "train", document.chunks()
 
     def describe(self) -> SplitRule:
         """The manifest's entry."""
@@ -38,12 +38,12 @@ class ByHash:
 
 @dataclass(frozen=True)
 class TailSplit:
-    """The end of every document is held out, counted in characters, as nanoGPT does with Shakespeare."""
+    """Hold out the end of every document, counted in characters, as nanoGPT does with Shakespeare."""
 
     val_fraction: float
 
-    def parts(self, document: Document) -> Iterator[Part]:
-        """The document's beginning for training, the rest for validation."""
+    def parts(self, document: Document) -> Iterator[SplitText]:
+        """The beginning of the document for training, the rest for validation."""
         length = sum(map(len, document.chunks()))
         cut = int(length * (1 - self.val_fraction))
         yield "train", _between(document.chunks(), 0, cut)
@@ -55,9 +55,9 @@ class TailSplit:
 
 
 def choose_rule(corpus: Corpus, val_fraction: float) -> ByHash | TailSplit:
-    """The rule for a corpus of this many documents."""
-    documents = sum(1 for _ in islice(corpus, ENOUGH_DOCUMENTS))
-    return ByHash(val_fraction) if documents == ENOUGH_DOCUMENTS else TailSplit(val_fraction)
+    """The rule for `corpus`: by hash if it has enough documents."""
+    documents = sum(1 for _ in islice(corpus, MIN_DOCUMENTS_BY_HASH))
+    return ByHash(val_fraction) if documents == MIN_DOCUMENTS_BY_HASH else TailSplit(val_fraction)
 
 
 def _between(chunks: Iterator[str], start: int, stop: int) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The shards of both splits as they grow, and the place in the corpus up to which they hold everything."""
+"""Writer of the shards of both splits, and of the position in the corpus up to which they are complete."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from groundup.data.shard_writer import ShardWriter
 from groundup.data.shards import Split, SplitName, dtype_for
-from groundup.preprocess.encoding import Encoded, Job, Piece, longest_prefix
+from groundup.preprocess.encoding import EncodedPiece, Job, Piece, longest_prefix
 from groundup.preprocess.journal import Journal
 from groundup.sources.corpus import Position
 from groundup.tokenizers.base import Tokenizer
@@ -18,11 +18,11 @@ from groundup.tokenizers.base import Tokenizer
 SPLITS: tuple[SplitName, ...] = ("train", "val")
 
 
-class Output:
-    """Writes jobs in the order of the corpus. `journal` is how far a former process came, if there was one.
+class SplitWriter:
+    """Writes jobs in the order of the corpus, continuing from `journal`, a previous process's state, if there is one.
 
-    With `max_tokens`, `val_fraction` of them are for validation, and each split ends before it has more than its
-    share, if need be in the middle of a document.
+    With `max_tokens`, `val_fraction` of them are for validation, and each split ends before it exceeds its number, if
+    necessary within a document.
     """
 
     def __init__(
@@ -39,15 +39,15 @@ class Output:
         if max_tokens is not None:
             val = round(max_tokens * val_fraction)
             self._limits = {"train": max_tokens - val, "val": val}
-        self.place, self.chunks = (journal.place, journal.chunks) if journal else (Position(), 0)
+        self.position, self.chunks = (journal.place, journal.chunks) if journal else (Position(), 0)
         self.full: set[SplitName] = set(journal.full) if journal else set()
         if max_tokens is not None and not self._limits["val"]:
             self.full.add("val")
         self.n_bytes = sum(split.bytes for split in journal.splits.values()) if journal else 0  # of text written
-        self._share = journal.share if journal else 0.0
+        self.done = journal.share if journal else 0.0  # fraction of the input; 0 where its size is unknown
         self._sampled, self._known = (journal.sampled, journal.known) if journal else (0, 0)
         names = journal.sources if journal else ()
-        self._sources = {name: i for i, name in enumerate(names)}  # -> their place in the manifest
+        self._sources = {name: i for i, name in enumerate(names)}  # -> index in the manifest
         self._dtype = dtype_for(tokenizer.n_vocab)
         self._open = ExitStack()
         self._writers: dict[SplitName, ShardWriter] = {}
@@ -63,35 +63,31 @@ class Output:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The manifest's list."""
+        """Names of the sources, in the order of the manifest."""
         return tuple(self._sources)
 
     @property
     def is_full(self) -> bool:
-        """Whether no split takes anything more."""
+        """Whether all splits have reached their number of tokens."""
         return self.full.issuperset(SPLITS)
 
-    def write(self, job: Job, encoded: list[Encoded], size: int | None) -> None:
-        """Append a job's ids; `size` is that of the whole input, if it is known."""
+    def write(self, job: Job, encoded: list[EncodedPiece], size: int | None) -> None:
+        """Append a job's ids; `size` is that of the complete input in bytes, if known."""
         for piece, each in zip(job.pieces, encoded, strict=True):
             self._sampled, self._known = self._sampled + each.sampled, self._known + each.known
             if piece.split not in self.full:
                 self._write(piece, each.ids, each.n_bytes)
-        self.place, self.chunks, self._share = job.place, job.chunks, job.at / size if size else 0.0
-
-    @property
-    def done(self) -> float:
-        """The part of the input that is written, as far as it is known; 0 otherwise."""
-        return self._share
+        self.position, self.chunks = job.position, job.chunks
+        self.done = job.input_bytes / size if size else 0.0
 
     def known(self, at_least: int = 1) -> float:
-        """The part of the text's characters that the tokenizer knows, from 0 to 1, in `at_least` so many looked at."""
+        """Fraction of sampled characters that the tokenizer knows; 1 until `at_least` characters are sampled."""
         return self._known / self._sampled if self._sampled >= at_least else 1.0
 
     def _write(self, piece: Piece, ids: np.ndarray, n_bytes: int) -> None:
         writer, last = self._writers[piece.split], piece.last
         if piece.split in self._limits:
-            room = self._limits[piece.split] - writer.tokens - 1  # but for the end of text
+            room = self._limits[piece.split] - writer.tokens - 1  # one for the end of text
             if len(ids) > room:
                 text = longest_prefix(piece.text, max(room, 0), self._tokenizer)
                 ids, n_bytes, last = self._tokenizer.encode(text), len(text.encode()), True
@@ -106,20 +102,20 @@ class Output:
             writer.write(np.array([self._tokenizer.end_of_text], dtype=np.uint32), 0)
 
     def journal(self) -> Journal:
-        """Wait until all that was written is on disk; returns how to go on from here."""
+        """Flush everything written to disk and return the state to resume from."""
         return Journal(
             tokenizer=self._tokenizer.fingerprint,
             dtype=self._dtype,
-            place=self.place,
+            place=self.position,
             chunks=self.chunks,
             sources=self.sources,
             splits={name: writer.flush() for name, writer in self._writers.items()},
             full=tuple(sorted(self.full)),
-            share=self._share,
+            share=self.done,
             sampled=self._sampled,
             known=self._known,
         )
 
     def finish(self) -> dict[SplitName, Split]:
-        """End the last shards; returns the manifest's entries."""
+        """Finish the last shards and return the splits for the manifest."""
         return {name: writer.finish() for name, writer in self._writers.items()}

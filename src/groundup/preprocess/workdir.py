@@ -87,14 +87,14 @@ def finished_manifest(out: Path, request: Request, *, overwrite: bool) -> Manife
 
 @contextmanager
 def open_workdir(
-    out: Path, request: Request, *, learns: bool, overwrite: bool, log: Callable[[str], None]
+    out: Path, request: Request, *, trains_tokenizer: bool, overwrite: bool, log: Callable[[str], None]
 ) -> Iterator[WorkDir]:
     """Yield the hidden sibling of `out`; if it holds a manifest at the end of the block, it is renamed to `out`.
 
     When the block fails or the process is killed, a folder with a journal is kept and the next call resumes from it;
-    one without a journal is removed. `learns`: the tokens depend on all inputs, so none may have changed; otherwise
-    inputs that were not read yet may. UsageError where another process is at work; DataError where the folder was
-    started for another request and must not be overwritten.
+    one without a journal is removed. `trains_tokenizer`: the tokens depend on all inputs, so none may have changed;
+    otherwise inputs that were not read yet may. UsageError where another process is at work; DataError where the folder
+    was started for another request and must not be overwritten.
     """
     target = out.resolve()
     partial = target.with_name(f".{target.name}.partial")
@@ -104,7 +104,7 @@ def open_workdir(
         if not guarded:
             log(f"{out}: cannot be locked here; make sure that no second process prepares this folder")
         try:
-            workdir = _resume(partial, out, request, learns=learns, overwrite=overwrite)
+            workdir = _resume(partial, out, request, trains_tokenizer=trains_tokenizer, overwrite=overwrite)
             yield workdir
             (partial / JOURNAL).unlink(missing_ok=True)
             move_into_place(partial, target)
@@ -120,7 +120,7 @@ def open_workdir(
             raise
 
 
-def _resume(partial: Path, out: Path, request: Request, *, learns: bool, overwrite: bool) -> WorkDir:
+def _resume(partial: Path, out: Path, request: Request, *, trains_tokenizer: bool, overwrite: bool) -> WorkDir:
     """The work to resume; an emptied folder if there is none, or none for this request."""
     try:
         if (previous := Request.load(partial)) is not None:
@@ -129,7 +129,7 @@ def _resume(partial: Path, out: Path, request: Request, *, learns: bool, overwri
                 _require_same(previous.difference(request), out)
                 return WorkDir(partial, manifest=Manifest.load(partial))
             if journal:
-                _require_same(previous.difference(request, None if learns else journal.place.input + 1), out)
+                _require_same(previous.difference(request, None if trains_tokenizer else journal.place.input + 1), out)
                 journal.check(partial)
                 tokenizer = _load_same_tokenizer(partial / TOKENIZER, journal.tokenizer)
                 request.save(partial)

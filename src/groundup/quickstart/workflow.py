@@ -21,7 +21,7 @@ from groundup.evaluation.memorization import Memorization, overlap
 from groundup.generation.engine import complete
 from groundup.generation.sampling import Sampler
 from groundup.preprocess.pipeline import prepare_tokens
-from groundup.preprocess.split import ENOUGH_DOCUMENTS
+from groundup.preprocess.split import MIN_DOCUMENTS_BY_HASH
 from groundup.quickstart.recipe import Choice, Machine, build_recipe, choose_run_length, choose_tokenizer
 from groundup.quickstart.survey import Survey, survey
 from groundup.run.evaluate_checkpoint import COMPARED_BYTES, evaluate
@@ -143,7 +143,7 @@ def _rereadable(source: str, folder: Path) -> str:
 
 def val_fraction(text: Survey) -> float:
     """Fraction to hold out: a tenth, less of a long text, but enough of many documents to hold some out for certain."""
-    documents = MIN_VAL_DOCUMENTS / text.documents if text.documents >= ENOUGH_DOCUMENTS else 0.0
+    documents = MIN_VAL_DOCUMENTS / text.documents if text.documents >= MIN_DOCUMENTS_BY_HASH else 0.0
     return min(0.1, max(MIN_VAL_FRACTION, MAX_VAL_BYTES / text.bytes, documents))
 
 

@@ -65,7 +65,7 @@ class _Bar(ProgressReporter):
         self._bar.remove_task(self._task)
         self._task = self._bar.add_task(name, total=total, completed=done)
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         self._bar.console.print(Text(line), soft_wrap=True)
 
 
@@ -88,12 +88,12 @@ class _Lines(ProgressReporter):
         line = f"{self._name} | {done / 1e6:,.1f} MB | {speed / 1e6:,.1f} MB/s"
         if self._total and speed > 0:
             line += f" | {done / self._total:.0%} | {(self._total - done) / speed:,.0f} s left"
-        self.say(line)
+        self.message(line)
 
     def phase(self, name: str, total: int | None, done: int = 0) -> None:
         self._name, self._total, self._first, self._begun = name, total, done, time.monotonic()
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         self._console.print(Text(line), soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""Random numbers that follow from what they are for, and from nothing that happened before."""
+"""Counter-based random numbers: a hash of what they are for, without any state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a preparation tells whoever watches."""
+"""Progress of long work: bytes done, phases, messages, and facts about each training step."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 
 class ProgressReporter:
-    """Told of every step; passes the bytes done to `tell`, if there is one, and does nothing else."""
+    """Receiver of progress: passes the bytes done to `on_bytes`, if given, and ignores phases and messages."""
 
-    def __init__(self, tell: Callable[[int], None] | None = None) -> None:
-        self._tell = tell or (lambda done: None)
+    def __init__(self, on_bytes: Callable[[int], None] | None = None) -> None:
+        self._on_bytes = on_bytes or (lambda done: None)
 
     def __call__(self, done: int) -> None:
-        """`done` bytes of this phase's total are done; where that is unknown, so many bytes of text."""
-        self._tell(done)
+        """Report `done` bytes of this phase's total; if that is unknown, bytes of text."""
+        self._on_bytes(done)
 
     def phase(self, name: str, total: int | None, done: int = 0) -> None:
-        """What comes now is `name`, and takes `total` bytes of input as they lie on disk, of which `done` are done."""
+        """Start the phase `name`, which reads `total` bytes of input files, of which `done` are done."""
 
-    def say(self, line: str) -> None:
-        """Something that the user should know."""
+    def message(self, line: str) -> None:
+        """Show a line to the user."""
 
 
 @dataclass(frozen=True)
