@@ -78,7 +78,7 @@ def test_loss_and_gradients_are_those_of_one_pass_up_to_rounding(n, parts, preci
     assert used == {("MainThread", 6)}
     used.clear()
     together = learnt(thread_parallel(NextTokenLoss(model(parts)), n), 6, 6, precision=precision)
-    assert used == {("share", 6 // n)}
+    assert used == {("microbatch", 6 // n)}
     assert close(together, one, tolerance)
     assert not close(together, [2 * x for x in one], tolerance)
 
@@ -90,7 +90,7 @@ def test_the_same_bit_for_bit_however_often():
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
-@pytest.mark.parametrize(("rows", "names"), [(1, {"MainThread"}), (3, {"MainThread"}), (4, {"share"}), (9, {"share"})])
+@pytest.mark.parametrize(("rows", "names"), [(1, {"MainThread"}), (3, {"MainThread"}), (4, {"microbatch"}), (9, {"microbatch"})])
 def test_windows_that_cannot_be_shared_evenly_stay_together(rows, names, used):
     learnt(thread_parallel(NextTokenLoss(model()), 2), rows)
     assert {name for name, _ in used} == names

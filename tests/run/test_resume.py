@@ -405,7 +405,7 @@ def test_a_checkpoint_that_cannot_be_read_is_rejected_like_a_damaged_one(referen
             raise OSError(5, "Input/output error")
         return sha256(path)
 
-    monkeypatch.setattr("groundup.utils.files.sha256", unreadable)
+    monkeypatch.setattr("groundup.checkpoint.files.sha256", unreadable)
     display = Listener()
     groundup.resume(run, display=display)
     assert any("rejected" in line and "cannot be read (Input/output error)" in line for line in display.lines)
