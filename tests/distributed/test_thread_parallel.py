@@ -90,7 +90,10 @@ def test_the_same_bit_for_bit_however_often():
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
-@pytest.mark.parametrize(("rows", "names"), [(1, {"MainThread"}), (3, {"MainThread"}), (4, {"microbatch"}), (9, {"microbatch"})])
+@pytest.mark.parametrize(
+    ("rows", "names"),
+    [(1, {"MainThread"}), (3, {"MainThread"}), (4, {"microbatch"}), (9, {"microbatch"})],
+)
 def test_windows_that_cannot_be_shared_evenly_stay_together(rows, names, used):
     learnt(thread_parallel(NextTokenLoss(model()), 2), rows)
     assert {name for name, _ in used} == names
