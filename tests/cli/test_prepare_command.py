@@ -12,7 +12,7 @@ import time
 import pytest
 
 from groundup.ui import progress
-from groundup.ui.progress import preparing
+from groundup.ui.progress import byte_progress
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(groundup, tmp_path, 
 def test_a_log_gets_a_line_now_and_then(capsys, monkeypatch):
     clock = iter([0.0, 0.0, 5.0, 15.0, 16.0, 30.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    with preparing() as watch:
+    with byte_progress() as watch:
         watch.phase("encoding", 100_000_000)
         for done in (0, 15_000_000, 16_000_000, 60_000_000):
             watch(done)
@@ -136,7 +136,7 @@ def test_a_log_gets_a_line_now_and_then(capsys, monkeypatch):
 def test_a_first_report_that_comes_late_has_a_speed(capsys, monkeypatch):
     clock = iter([0.0, 0.0, 20.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    with preparing() as watch:
+    with byte_progress() as watch:
         watch.phase("encoding", 100_000_000, 40_000_000)  # of work that goes on
         watch(60_000_000)
     assert capsys.readouterr().err == "encoding | 60.0 MB | 1.0 MB/s | 60% | 40 s left\n"
@@ -145,7 +145,7 @@ def test_a_first_report_that_comes_late_has_a_speed(capsys, monkeypatch):
 def test_a_terminal_gets_a_bar_with_the_phase_and_the_time_left(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "120")
-    with preparing() as watch:
+    with byte_progress() as watch:
         watch.phase("learning bpe:300", 2_000_000)
         watch(1_000_000)
         watch._bar.refresh()

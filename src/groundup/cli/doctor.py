@@ -103,12 +103,12 @@ def all_findings(paths: list[Path], data: Path | None, *, quiet: bool) -> Iterat
     yield from machine_findings(paths[0] if paths else Path())
     from groundup.diagnostics.data_checks import check_data
     from groundup.diagnostics.run_checks import check_lone_checkpoint, check_run
-    from groundup.ui.progress import preparing
+    from groundup.ui.progress import byte_progress
 
     for path in dict.fromkeys(paths):
         match _kind(path):
             case "data":
-                with preparing(quiet=quiet) as progress:
+                with byte_progress(quiet=quiet) as progress:
                     found = list(check_data(path, progress))  # the bar is gone before anything is printed
                 yield from found
             case "checkpoint":

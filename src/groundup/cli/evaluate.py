@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from groundup.distributed.launch import init_distributed
     from groundup.evaluation.task_set import LOSS, open_tasks
     from groundup.run.evaluate_checkpoint import append_to_log, evaluate, evaluate_tasks, run_baselines
-    from groundup.ui.progress import counting
+    from groundup.ui.progress import count_progress
     from groundup.utils.device import choose_precision
 
     process_group = init_distributed()
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
             precision=precision,
             process_group=process_group,
         )
-    with counting(quiet=args.json or process_group.rank > 0) as progress:
+    with count_progress(quiet=args.json or process_group.rank > 0) as progress:
         results = evaluate_tasks(loaded, tasks, precision=precision, process_group=process_group, progress=progress)
     if process_group.rank:
         return 0

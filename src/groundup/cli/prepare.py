@@ -54,9 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prepare, with a progress bar on a terminal."""
     from groundup.preprocess.pipeline import prepare_tokens  # not the API: that would load torch, which takes a second
-    from groundup.ui.progress import preparing
+    from groundup.ui.progress import byte_progress
 
-    with preparing(quiet=args.json) as watch:
+    with byte_progress(quiet=args.json) as watch:
         manifest = prepare_tokens(
             args.sources,
             Path(args.out),

@@ -94,12 +94,12 @@ def _train(args: argparse.Namespace) -> int:
     from groundup.preprocess.train_tokenizer import train_tokenizer
     from groundup.preprocess.workdir import new_folder
     from groundup.sources.corpus import open_sources
-    from groundup.ui.progress import preparing
+    from groundup.ui.progress import byte_progress
 
     learner = bpe_trainer(args.size, min_frequency=args.min_frequency, special_tokens=args.special)
     with (
         new_folder(Path(args.out)) as folder,
-        preparing(quiet=args.json) as watch,
+        byte_progress(quiet=args.json) as watch,
         open_sources(args.sources, column=args.column, errors=args.errors, say=watch.message) as corpus,
     ):
         watch.phase("learning", corpus.size)

@@ -81,9 +81,9 @@ def _obtain(args: argparse.Namespace, config: Config) -> None:
     from groundup.distributed.launch import expected_world_size
     from groundup.run.ensure_data import ensure_prepared
     from groundup.run.start import restarted
-    from groundup.ui.progress import preparing
+    from groundup.ui.progress import byte_progress
 
-    with preparing(quiet=args.json) as watch:
+    with byte_progress(quiet=args.json) as watch:
         may_resume = args.auto_resume or restarted()
         ensure_prepared(config, Path(args.out), watch, processes=expected_world_size(), may_resume=may_resume)
 

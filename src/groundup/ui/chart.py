@@ -1,4 +1,4 @@
-"""A loss curve in braille dots: every character cell holds 2 x 4 of them.
+"""Loss curves in braille dots on a terminal: every character cell holds 2 x 4 dots.
 
 Letters: R, C rows and columns of dots; H, W rows and columns of cells, so that R = 4H and C = 2W.
 """
@@ -17,11 +17,11 @@ Dots = npt.NDArray[np.bool_]
 
 BLANK = 0x2800  # the empty braille pattern, U+2800; its low eight bits are the dots
 DOT_BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # (4, 2), Unicode's numbering of the dots
-HEAD = 20  # the first twentieth of the run does not stretch the y range
-LARGEST = 1e100  # beyond it nothing is a loss, and sums could overflow
-FLAT = 1e-9  # relative; a smaller spread is the rounding error of means, not a curve
+HEAD_FRACTION = 20  # the first 1/20 of the columns does not extend the y range
+MAX_VALUE = 1e100  # larger values are no losses, and sums could overflow
+MIN_RELATIVE_SPREAD = 1e-9  # a smaller spread is rounding error of means
 CURVE_POINTS = 2000  # a chart has far fewer columns
-MIN_PLOT = 4  # cells; where the y labels would leave less, they are left out
+MIN_PLOT_CELLS = 4  # y labels are left out if they leave fewer
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Range:
-    """What the edges of a chart stand for."""
+    """Values at the edges of a chart."""
 
     left: float
     right: float
@@ -44,7 +44,7 @@ class Range:
 
 
 class Curve:
-    """The shape of a curve of any length in fewer than `limit` points (even): neighbours merge when it is full."""
+    """A curve of any length in fewer than `limit` points (even): neighbours are averaged when it is full."""
 
     def __init__(self, limit: int = CURVE_POINTS) -> None:
         self.points: list[tuple[float, float]] = []
@@ -53,7 +53,7 @@ class Curve:
         self._count, self._x, self._y = 0, 0.0, 0.0  # of the point that is still being collected
 
     def add(self, x: float, y: float) -> None:
-        """Append a value; one that is not finite is left out, since it would spoil the mean of its neighbours."""
+        """Append a value; values that are not finite are left out, since they would spoil the mean."""
         if not math.isfinite(y):
             return
         self._count, self._x, self._y = self._count + 1, self._x + x, self._y + y
@@ -73,25 +73,25 @@ def braille_chart(
     """Draw `series` as `height` lines of at most `width` cells: y labels on the left, the x range on the last line.
 
     Without `x_range` the edges are the first and the last point; with it, points outside are left out, as NaN and
-    infinities always are. Points that share a column of dots are averaged. Where two series meet in one cell the
-    later one is seen, since a cell has only one colour. The first steep descent may begin above the top edge.
+    infinities always are. Points in one column of dots are averaged. A cell has one colour, that of the later series.
+    The first steep descent may start above the top edge.
     """
     H, W = height - 1, width
     if H < 1 or W < 1:
         return Text("")
-    clean = [_readable(s.points, x_range or (-LARGEST, LARGEST)) for s in series]
+    clean = [_readable(s.points, x_range or (-MAX_VALUE, MAX_VALUE)) for s in series]
     x = np.concatenate([np.empty(0), *(xy[:, 0] for xy in clean)])
     if not len(x):
         return Text("\n" * H)
     left, right = x_range or (float(x.min()), float(x.max()))
 
     # The range follows the column means, and the labels' width follows the range: only then is W known. Means over
-    # the slightly too many columns of the first look are close enough to choose a range by.
+    # slightly too many columns are close enough to choose a range.
     means = np.concatenate([_column_means(xy, left, right, 2 * W) for xy in clean])
     display = Range(left, right, *_y_range(means))
     labels = _labels(display, H)
     gutter = max(map(len, labels.values())) + 2
-    if W - gutter < MIN_PLOT:
+    if W - gutter < MIN_PLOT_CELLS:
         labels, gutter = {}, 0
     W -= gutter
 
@@ -105,10 +105,10 @@ def braille_chart(
 
 
 def _readable(points: Sequence[tuple[float, float]], x_range: tuple[float, float]) -> Floats:
-    """The points that can be drawn: (N, 2)."""
+    """Points that can be drawn: (N, 2)."""
     xy = np.asarray(points, dtype=np.float64).reshape(-1, 2)
     x, y = xy.T
-    return xy[(x_range[0] <= x) & (x <= x_range[1]) & (np.abs(y) <= LARGEST)]  # NaN compares false
+    return xy[(x_range[0] <= x) & (x <= x_range[1]) & (np.abs(y) <= MAX_VALUE)]  # NaN compares false
 
 
 def _columns(x: Floats, left: float, right: float, C: int) -> npt.NDArray[np.int64]:
@@ -126,13 +126,13 @@ def _column_means(xy: Floats, left: float, right: float, C: int) -> Floats:
 
 
 def _y_range(means: Floats) -> tuple[float, float]:
-    """From the lowest point to the highest one after the first twentieth of the columns.
+    """From the lowest point to the highest one after the first 1/20 of the columns.
 
-    A loss begins with a cliff (from ln(vocabulary) down) that would press all that matters into the lowest lines.
-    Cutting by time and not by height keeps a late spike in view.
+    A loss falls steeply at first (from ln(vocabulary)), which would compress the rest into the lowest lines. Cutting by
+    time and not by height keeps a late spike visible.
     """
     in_time = means[np.argsort(means[:, 0], kind="stable"), 1]
-    bottom, top = float(in_time.min()), float(in_time[len(in_time) // HEAD :].max())
+    bottom, top = float(in_time.min()), float(in_time[len(in_time) // HEAD_FRACTION :].max())
     if _is_flat(bottom, top):
         top = float(in_time.max())
     if _is_flat(bottom, top):
@@ -142,11 +142,11 @@ def _y_range(means: Floats) -> tuple[float, float]:
 
 
 def _is_flat(bottom: float, top: float) -> bool:
-    return top - bottom <= FLAT * max(abs(bottom), abs(top))
+    return top - bottom <= MIN_RELATIVE_SPREAD * max(abs(bottom), abs(top))
 
 
 def _dots(means: Floats, display: Range, R: int, C: int, joined: bool) -> Dots:
-    """The dots of one series: (R, C), row 0 on top. What lies above the range is not drawn."""
+    """The dots of one series: (R, C), row 0 on top. Points above the range are not drawn."""
     dots = np.zeros((R, C), dtype=np.bool_)
     if not len(means):
         return dots
@@ -162,7 +162,7 @@ def _dots(means: Floats, display: Range, R: int, C: int, joined: bool) -> Dots:
     every = np.arange(column[0], column[-1] + 1)
     row = _rows(np.interp(every, column, depth), R)
     before = np.concatenate([row[:1], row[:-1]])
-    # Each column is filled from where the last one ended, without repeating that row, so that steep parts stay joined.
+    # Each column starts where the previous one ended, without repeating that row, so that steep parts stay joined.
     first = np.where(before < row, before + 1, row)
     last = np.where(before > row, before - 1, row)
     dots[:, every] = (first <= height) & (height <= last)
@@ -170,7 +170,7 @@ def _dots(means: Floats, display: Range, R: int, C: int, joined: bool) -> Dots:
 
 
 def _rows(depth: Floats, R: int) -> npt.NDArray[np.int64]:
-    """The nearest row of dots; -1, just outside, for all that is above. Equal values never part at a half."""
+    """The nearest row of dots; -1, just outside, for all that is above. Equal values get equal rows."""
     return np.rint(depth.round(6)).clip(-1, R - 1).astype(np.int64)
 
 
@@ -183,7 +183,7 @@ def _pack(dots: Dots) -> npt.NDArray[np.int64]:
 
 
 def _labels(display: Range, H: int) -> dict[int, str]:
-    """Row of cells -> the value there: top, bottom and, where there is room, the middle."""
+    """Row of cells -> its value: top, bottom and, if it fits, the middle."""
     span = display.top - display.bottom
     values = {0: display.top, H - 1: display.bottom}
     if H >= 5:

@@ -1,6 +1,6 @@
-"""Losses of several runs, and their results of tasks, as one picture for a page: matplotlib, loaded when it is needed.
+"""Plot of losses and task results of several runs as a PNG or SVG file. matplotlib is imported on first use.
 
-Nothing is shown on a display, and no setting of the user's or state of `pyplot` has a part in it.
+No window is opened, and neither the user's settings nor the state of `pyplot` have an effect.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colours that no common kind of colour blindness confuses (Okabe and Ito, "Color Universal Design", 2008), the yellow
-# left out, which is too faint on white. Beyond them the dashes tell.
+# Colours that are distinct with any common colour blindness (Okabe and Ito, "Color Universal Design", 2008), without
+# yellow, which is too faint on white. Further runs are dashed.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--")
-HEAD = 0.05  # of the longest curve; what lies above it there may leave the picture, as in a terminal's chart
-MARKED = 25  # points; more than that would hide their own line
-UNITS = (
+HEAD_FRACTION = 0.05  # of the longest curve; losses there do not extend the y range, as in a terminal's chart
+MAX_MARKERS = 25  # evaluations; more markers would hide the line
+TIME_UNITS = (
     (3 * 3600, 3600, "hours"),
     (180, 60, "minutes"),
     (0, 1, "seconds"),
-)  # from so many seconds on, one unit's, name
+)  # minimum seconds, seconds per unit, name
 WIDTH, HEIGHT, TASKS_HEIGHT = 11.0, 4.6, 3.4  # inches
 DPI = 160
-SPREAD = 0.6  # of the room of a task, for its points
-LEGEND_LETTERS = 130  # in one row of the legend
-HANDLE = 10  # letters as wide as a line of the legend and the space around it
+TASK_WIDTH_FRACTION = 0.6  # of the distance of two tasks, for the points of one
+LEGEND_CHARACTERS = 130  # in one row of the legend
+HANDLE_CHARACTERS = 10  # width of a line in the legend with its margins
 
 
 @dataclass(frozen=True)
 class Line:
-    """One run: a loss for each evaluation, and where that was."""
+    """Losses of one run, with tokens and seconds of each evaluation."""
 
     name: str
     tokens: Sequence[float]
@@ -49,7 +49,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Result:
-    """A task's accuracy for each run, None where it has none, with its standard error where that is known."""
+    """Accuracy of each run on one task and its standard error; None where unknown."""
 
     task: str
     values: Sequence[float | None]
@@ -58,28 +58,28 @@ class Result:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What to draw; sequences are in the order of `lines`. `met`: the tokens and seconds at which they are compared."""
+    """Contents of a plot; sequences are in the order of `lines`. `marks`: tokens and seconds of the comparison."""
 
     title: str
-    loss: str  # what the losses are, with their unit
+    loss: str  # name and unit of the losses
     lines: Sequence[Line]
-    met: tuple[float | None, float | None] = (None, None)
+    marks: tuple[float | None, float | None] = (None, None)
     results: Sequence[Result] = ()
 
 
 def missing() -> str | None:
-    """What to say where matplotlib is not installed; None where it is."""
+    """Message if matplotlib is not installed, else None."""
     if find_spec("matplotlib") is None:
-        return "matplotlib, which draws it, is not installed; pip install 'groundup[plot]'"
+        return "matplotlib is not installed; pip install 'groundup[plot]'"
     return None
 
 
 def draw(drawing: Drawing, kind: str) -> bytes:
-    """The picture as a file of `kind`, png or svg. Only where nothing is `missing`."""
+    """Bytes of a file of `kind`, png or svg. Call only if nothing is `missing`."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # such as of letters that no font has, which are drawn as boxes
+        warnings.simplefilter("ignore")  # such as for characters that no font has
         matplotlib.rcdefaults()
         matplotlib.rcParams["svg.hashsalt"] = "groundup"  # the same runs give the same file
         file = BytesIO()
@@ -88,7 +88,7 @@ def draw(drawing: Drawing, kind: str) -> bytes:
 
 
 def figure(drawing: Drawing) -> Figure:
-    """Losses over tokens and over time, tasks below them where there are any, and the names."""
+    """Losses over tokens and over time, tasks below them, and a legend."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -106,43 +106,46 @@ def figure(drawing: Drawing) -> Figure:
     return page
 
 
-def _look(i: int, n: int) -> dict[str, Any]:
-    """How the run number `i` is drawn, with `n` points."""
+def _style(i: int, n: int) -> dict[str, Any]:
+    """Line style of run `i`, which has `n` points."""
     colour, dash = COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]
-    marker = {"marker": "o", "markersize": 3.5} if n <= MARKED else {}
+    marker = {"marker": "o", "markersize": 3.5} if n <= MAX_MARKERS else {}
     return {"color": colour, "linestyle": dash, "linewidth": 1.8, **marker}
 
 
 def _losses(by_tokens: Axes, by_time: Axes, drawing: Drawing) -> None:
     longest = max(line.seconds[-1] for line in drawing.lines)
-    unit, name = next((unit, name) for least, unit, name in UNITS if longest >= least)
+    unit, name = next((unit, name) for least, unit, name in TIME_UNITS if longest >= least)
     for i, line in enumerate(drawing.lines):
-        look = _look(i, len(line.losses))
-        by_tokens.plot(line.tokens, line.losses, **look)
-        by_time.plot([seconds / unit for seconds in line.seconds], line.losses, **look)
+        style = _style(i, len(line.losses))
+        by_tokens.plot(line.tokens, line.losses, **style)
+        by_time.plot([seconds / unit for seconds in line.seconds], line.losses, **style)
     by_tokens.xaxis.set_major_formatter(lambda tokens, _: human_count(tokens))
     by_tokens.set(xlabel="tokens", ylabel=drawing.loss)
     by_time.set(xlabel=f"training time ({name})")
     by_time.tick_params(labelleft=False)
     by_tokens.set_ylim(*_range(drawing.lines))
-    tokens, seconds = drawing.met
-    marks = (by_tokens, tokens, "equal tokens "), (by_time, None if seconds is None else seconds / unit, "equal time ")
-    for axes, place, text in marks:
+    tokens, seconds = drawing.marks
+    verticals = (
+        (by_tokens, tokens, "equal tokens "),
+        (by_time, None if seconds is None else seconds / unit, "equal time "),
+    )
+    for axes, position, text in verticals:
         _frame(axes)
         axes.set_xlim(left=0)
-        if place is not None and len(drawing.lines) > 1:
-            axes.axvline(place, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
+        if position is not None and len(drawing.lines) > 1:
+            axes.axvline(position, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
             where = axes.get_xaxis_transform()
-            axes.text(place, 1, text, ha="right", va="bottom", color="0.4", fontsize=8, transform=where)
+            axes.text(position, 1, text, ha="right", va="bottom", color="0.4", fontsize=8, transform=where)
 
 
 def _range(lines: Sequence[Line]) -> tuple[float, float]:
-    """From the lowest loss to the highest after the head, with a little room."""
-    head = HEAD * max(line.tokens[-1] for line in lines)
+    """From the lowest loss to the highest after the head, with a margin."""
+    head = HEAD_FRACTION * max(line.tokens[-1] for line in lines)
     late = [loss for line in lines for x, loss in zip(line.tokens, line.losses, strict=True) if x >= head]
     bottom, top = min(loss for line in lines for loss in line.losses), max(late)
-    room = 0.05 * (top - bottom) or 0.05 * abs(top) or 1.0
-    return bottom - room, top + room
+    margin = 0.05 * (top - bottom) or 0.05 * abs(top) or 1.0
+    return bottom - margin, top + margin
 
 
 def _tasks(axes: Axes, drawing: Drawing) -> None:
@@ -156,7 +159,7 @@ def _tasks(axes: Axes, drawing: Drawing) -> None:
         ]
         colour = COLOURS[i % len(COLOURS)]
         axes.errorbar(
-            [j + (i - (n - 1) / 2) * SPREAD / n for j, _, _ in found],
+            [j + (i - (n - 1) / 2) * TASK_WIDTH_FRACTION / n for j, _, _ in found],
             [value for _, value, _ in found],
             [error for _, _, error in found],
             fmt="o",
@@ -181,9 +184,9 @@ def _frame(axes: Axes) -> None:
 
 
 def _legend(page: Figure, axes: Axes, drawing: Drawing) -> None:
-    """The names below the panels, where they cover nothing."""
+    """Names of the runs below the axes."""
     texts = [f"{line.name}  {line.losses[-1]:.3f}" for line in drawing.lines]
-    most = max(1, LEGEND_LETTERS // (max(map(len, texts)) + HANDLE))
+    most = max(1, LEGEND_CHARACTERS // (max(map(len, texts)) + HANDLE_CHARACTERS))
     rows = math.ceil(len(texts) / most)
     legend = page.legend(
         axes.get_lines()[: len(texts)],

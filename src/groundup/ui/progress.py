@@ -1,4 +1,4 @@
-"""Bars for work measured in bytes, on standard error: where someone watches, and now and then as a line in a log."""
+"""Progress of long work on standard error: a bar on a terminal, a line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from rich.text import Text
 
 from groundup.utils.progress import ProgressReporter
 
-LINE_SECONDS = 10.0  # between two lines where no terminal is; what takes less time stays silent
+LINE_SECONDS = 10.0  # between two lines; shorter work prints none
 
 
 @contextmanager
 def reading(label: str, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
     """Yields a `ProgressReporter` to call with the bytes done so far."""
-    with preparing(quiet=quiet) as watch:
+    with byte_progress(quiet=quiet) as watch:
         watch.phase(label, None)
         yield watch
 
 
 @contextmanager
-def preparing(*, quiet: bool = False) -> Iterator[ProgressReporter]:
-    """A watch that draws a bar on a terminal, and writes a line every ten seconds elsewhere. `quiet`: nothing."""
+def byte_progress(*, quiet: bool = False) -> Iterator[ProgressReporter]:
+    """Yields a reporter of bytes: a bar on a terminal, lines elsewhere. `quiet`: no output."""
     console = Console(stderr=True, highlight=False)
     if quiet:
         yield ProgressReporter()
@@ -52,7 +52,7 @@ def preparing(*, quiet: bool = False) -> Iterator[ProgressReporter]:
 
 
 class _Bar(ProgressReporter):
-    """One bar, which begins anew with each phase."""
+    """One bar, restarted for each phase."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
@@ -70,21 +70,21 @@ class _Bar(ProgressReporter):
 
 
 class _Lines(ProgressReporter):
-    """Lines in a log: what phase, how far, how fast, how much longer."""
+    """Lines in a log: phase, amount, speed, time left."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._name = ""
         self._total: int | None = None
         self._begun = self._last = time.monotonic()
-        self._first = 0  # work that goes on does not begin with nothing
+        self._first = 0  # resumed work does not start at 0
 
     def __call__(self, done: int) -> None:
         now = time.monotonic()
         if now - self._last < LINE_SECONDS:
             return
         self._last = now
-        speed = (done - self._first) / max(now - self._begun, 1e-9)  # bytes a second
+        speed = (done - self._first) / max(now - self._begun, 1e-9)  # bytes per second
         line = f"{self._name} | {done / 1e6:,.1f} MB | {speed / 1e6:,.1f} MB/s"
         if self._total and speed > 0:
             line += f" | {done / self._total:.0%} | {(self._total - done) / speed:,.0f} s left"
@@ -98,11 +98,11 @@ class _Lines(ProgressReporter):
 
 
 @contextmanager
-def counting(*, quiet: bool = False) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Yields what to call with the name of some work, and what that gives with how much is done, and of how much."""
+def count_progress(*, quiet: bool = False) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Yields a function that takes a task's name and returns a function to call with its done and total counts."""
     console = Console(stderr=True, highlight=False)
     if quiet or not console.is_terminal:
-        yield lambda name: partial(_now_and_then, console, name, [time.monotonic()]) if not quiet else _nothing
+        yield lambda name: partial(_print_sometimes, console, name, [time.monotonic()]) if not quiet else _nothing
         return
     columns = (
         *(SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=30)),
@@ -110,18 +110,18 @@ def counting(*, quiet: bool = False) -> Iterator[Callable[[str], Callable[[int, 
     )
     with Progress(*columns, console=console, transient=True) as bar:
 
-        def begun(name: str) -> Callable[[int, int], None]:
+        def start(name: str) -> Callable[[int, int], None]:
             task = bar.add_task(name, total=None)
             return lambda done, of: bar.update(task, completed=done, total=of)
 
-        yield begun
+        yield start
 
 
 def _nothing(done: int, of: int) -> None:
     pass
 
 
-def _now_and_then(console: Console, name: str, last: list[float], done: int, of: int) -> None:
+def _print_sometimes(console: Console, name: str, last: list[float], done: int, of: int) -> None:
     if time.monotonic() - last[0] >= LINE_SECONDS:
         last[0] = time.monotonic()
         console.print(Text(f"{name} | {done:,} of {of:,}"), soft_wrap=True)
