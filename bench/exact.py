@@ -29,7 +29,7 @@ from bench.exact_table import OURS, WIDTH, Contender, Found, judge, report, show
 from bench.measure import copy_gbytes, gemm_gflops, interleaved
 from bench.nanogpt import HINT
 from bench.peers import MAKERS, Places, available
-from groundup.cli import SPIN
+from groundup.cli import GOMP_SPIN_COUNT
 from groundup.errors import UsageError
 from groundup.utils.device import DTYPES, Name, choose_precision
 
@@ -112,7 +112,7 @@ def as_it_starts(contender: Contender) -> Iterator[None]:
     """Ours is told how long idle threads spin, as the command line tells itself; the others have torch's default."""
     before = os.environ.get(SPINS)
     if contender.who == OURS and before is None:
-        os.environ[SPINS] = SPIN
+        os.environ[SPINS] = GOMP_SPIN_COUNT
     try:
         yield
     finally:

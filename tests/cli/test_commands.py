@@ -105,7 +105,8 @@ def test_trackers_are_named_by_a_plain_option_too(command, spelling):
     import_module(f"groundup.cli.{command}").add_arguments(parser)
     words = ["run"] if command == "resume" else ["gpt2-nano", "--data", "x"]
     args = parser.parse_args(normalise([*words, spelling, "wandb,trackio"]))
-    assert config_overrides(args) == {"tracking": {"to": "wandb,trackio"}}
+    data = {} if command == "resume" else {"data": "x"}
+    assert config_overrides(args) == {"tracking": {"backends": "wandb,trackio"}} | data
     if command != "resume":
         assert config_of(args).tracking.backends == ("wandb", "trackio")
 

@@ -72,7 +72,7 @@ def test_a_mistake_is_one_sentence_and_status_2(argv, sentence, groundup, tmp_pa
         ("picture.txt", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "NUL"),
         ("wrong.jsonl", b'{"txt": "a"}', "did you mean"),
         ("number.jsonl", b'{"text": 5}', "text"),
-        ("torn.jsonl", b'{"text": "a', "torn.jsonl:1"),
+        ("torn.jsonl", b'{"text": "a', "torn.jsonl, line 1"),
         ("cut.txt.gz", b"\x1f\x8b\x08\x00", "cut.txt.gz"),
         ("table.parquet", b"PAR1", "damaged or cut short as a parquet file"),
     ],

@@ -28,7 +28,7 @@ def test_a_folder_says_what_it_reads_on_standard_error(groundup, texts):
     done = groundup("prepare", "texts", "--out", "d", "--tokenizer", "byte")
     assert done.status == 0
     assert done.err == "texts: reads 1 .py, 1 .txt; leaves out 1 .png\n"
-    assert re.match(r"train +2 documents +[\d,]+ bytes +[\d,]+ tokens, 1\.00 bytes a token\nval ", done.out)
+    assert re.match(r"train +2 documents +[\d,]+ bytes +[\d,]+ tokens, 1\.00 bytes per token\nval ", done.out)
     assert done.out.endswith("next: groundup train gpt2-micro --data d --out runs/d\n")
 
 

@@ -74,7 +74,7 @@ def test_only_the_beginning_of_a_large_text_is_measured(groundup, text, monkeypa
         (["train", "text.txt"], "--out"),
         (["train", "text.txt", "--out", "text.txt"], "text.txt: is a file"),
         (["train", "text.txt", "--sice", "3", "--out", "tok"], "did you mean --size?"),
-        (["show", "a", "--tokenizer", "bpe:300"], "is learnt from a corpus"),
+        (["show", "a", "--tokenizer", "bpe:300"], "is trained on a corpus"),
         (["show", "a", "--tokenizer", "gpt"], "did you mean gpt"),
         (["show", "a", "--tokenizer", "text.txt"], "text.txt: not JSON"),
         (["show", "a", "--tokenizer", "none.json"], "none.json: there is no such file"),
@@ -117,7 +117,7 @@ def test_pieces_stand_above_their_ids(groundup):
     assert "Hello│, │·[ │red│] │world│[/   │red│] │⏎  \n15496│11│685│445│60│6894 │13412│445│60│198\n" in done.out
     assert r"\xe6\x97│\xa5│⇥" in done.out
     assert "⇥" in done.out
-    assert "28 bytes, 13 tokens, 2.15 bytes a token" in done.out
+    assert "28 bytes, 13 tokens, 2.15 bytes per token" in done.out
 
 
 def test_without_a_text_the_tokenizer_is_described(groundup):
@@ -128,7 +128,7 @@ def test_a_lossy_tokenizer_says_what_it_loses(groundup, shared_data):
     done = groundup("tokenizer", "show", "Ünder", "--tokenizer", f"gpt1:{shared_data / 'gpt1-vocab'}")
     assert "of which 40477 (⏎) ends a document\nlossy: decoding does not give back upper case, accents" in done.out
     assert "under·" in done.out
-    assert "6 bytes, 1 tokens, 6.00 bytes a token" in done.out  # of the text, not of what became of it
+    assert "6 bytes, 1 tokens, 6.00 bytes per token" in done.out  # of the text, not of what became of it
 
 
 @pytest.mark.parametrize("text", ["a[bold]b[/]  \u200b\x1b[31m\\x", "日本 🙂\n", "\n", "</s>"])

@@ -1,4 +1,4 @@
-"""The command line. Only the chosen command's module is imported, so that help and mistakes answer at once."""
+"""Command line. Only the chosen command's module is imported, so that help and errors appear at once."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from groundup.errors import GroundupError, UsageError
 
 # command -> (module, one line for --help)
 COMMANDS = {
-    "quickstart": ("quickstart", "train a GPT on your text, or on Python's documentation, and let it speak"),
-    "prepare": ("prepare", "turn texts into tokens that training can read"),
+    "quickstart": ("quickstart", "train a GPT on your text, or on Python's documentation, and sample from it"),
+    "prepare": ("prepare", "turn texts into tokens for training"),
     "corpora": ("corpora", "list the corpora that can be prepared by name"),
-    "tokenizer": ("tokenizer", "train a tokenizer, or show how one cuts a text"),
-    "plan": ("plan", "what a run would take: parameters, memory, time, disk"),
+    "tokenizer": ("tokenizer", "train a tokenizer, or show the tokens of a text"),
+    "plan": ("plan", "estimate parameters, memory, time and disk of a run"),
     "tune": ("tune", "find a learning rate for your config and data"),
     "train": ("train", "train a GPT on prepared tokens"),
-    "resume": ("resume", "go on with an interrupted run, bit for bit"),
+    "resume": ("resume", "resume an interrupted run, bit for bit"),
     "fsck": ("fsck", "look for damage in a run, and say where to go on"),
     "verify-resume": ("verify_resume", "prove on your config and machine that resuming is exact"),
     "evaluate": ("evaluate", "measure loss and tasks such as HellaSwag, with standard errors"),
-    "compare": ("compare", "put the losses of several runs side by side, in a table and a picture"),
-    "generate": ("generate", "let a run or checkpoint write"),
-    "import": ("import_", "take over a model of another program: GPT-2 of the hub, nanoGPT, llm.c"),
+    "compare": ("compare", "compare the losses of several runs, in a table and a plot"),
+    "generate": ("generate", "generate text with a run or checkpoint"),
+    "import": ("import_", "import a model of another program: GPT-2 from the hub, nanoGPT, llm.c"),
     "export": ("export", "write a model for transformers or llama.cpp, or a page that runs it"),
-    "push": ("push", "send a model to the hub, as a repository for transformers"),
-    "why": ("trace_step", "the documents behind any step of a run"),
+    "push": ("push", "upload a model to the hub, as a repository for transformers"),
+    "why": ("trace_step", "show the documents behind any step of a run"),
     "doctor": ("doctor", "check this machine, runs and prepared data"),
 }
 
-TOGETHER = ("train", "resume", "evaluate", "doctor")  # commands that torchrun may start
+MULTI_PROCESS = ("train", "resume", "evaluate", "doctor")  # commands that torchrun may start
 
 USAGE = """usage: groundup COMMAND [OPTION…]
 
@@ -46,7 +46,7 @@ Any text in, a GPT of your own out.
 commands:
 {commands}
 
-`groundup COMMAND --help` tells all about a command. First steps:
+`groundup COMMAND --help` explains a command. First steps:
 
   groundup quickstart                                    # about 3 minutes, no download
   groundup prepare my-texts/ --out data/mine --tokenizer bpe:4096
@@ -55,20 +55,20 @@ commands:
 """
 
 
-AFTER_THE_FIRST = 1.0  # seconds
-SPIN = "1000"  # times that an idle thread looks whether there is work, before it sleeps
+RANK_DELAY_SECONDS = 1.0  # other ranks wait so long before they print an error, as rank 0 may print the same one
+GOMP_SPIN_COUNT = "1000"  # iterations that an idle thread spins before it sleeps
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 training gave up, 2 a mistake in what was asked, 128 + n on signal n."""
+    """Run the command line and exit: 0 done, 1 training gave up, 2 a user's mistake, 128 + n after signal n."""
     argv = sys.argv[1:] if argv is None else argv
-    # Idle threads spin for some microseconds, then sleep: libgomp's default spins for milliseconds and, on a shared
-    # machine, takes the core from the very thread it waits for. Must be set before torch is loaded.
+    # By default libgomp's idle threads spin for milliseconds and, on a shared machine, take the core from the thread
+    # that they wait for. Must be set before torch is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
+        os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPIN_COUNT)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks is shown escaped
+            stream.reconfigure(errors="backslashreplace")  # escape characters that the terminal's encoding lacks
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", RenamedKeyWarning)
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
             status = run(normalise(argv))
         _flush()
     except GroundupError as error:
-        _tell(error)
+        _print_error(error)
         status = error.exit_status
     except KeyboardInterrupt:
         print("groundup: interrupted", file=sys.stderr)
@@ -84,34 +84,31 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:  # `groundup generate … | head`
         sys.stderr.close()
         status = 141
-    except Exception:  # a fault of ours
-        _leave_together(1, traceback.format_exc())
+    except Exception:  # a bug of groundup
+        _exit_distributed(1, traceback.format_exc())
         raise
-    _leave_together(status)
+    _exit_distributed(status)
     sys.exit(status)
 
 
-def _leave_together(status: int, said: str = "") -> None:
-    """End here where this is one of several processes that train together."""
+def _exit_distributed(status: int, message: str = "") -> None:
+    """Exit here if this is one of several training processes."""
     if "torch.distributed" in sys.modules:
         from groundup.distributed.launch import exit_process
 
-        exit_process(status, said)
+        exit_process(status, message)
 
 
-def _tell(error: GroundupError) -> None:
-    """Print a mistake; of several processes that make the same one, the first speaks.
-
-    The launcher ends the others meanwhile. Where it does not, the mistake is theirs alone and is told too.
-    """
+def _print_error(error: GroundupError) -> None:
+    """Print an error. Ranks other than 0 wait first: the launcher ends them if rank 0 fails with the same error."""
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
     if rank != "0":
-        time.sleep(AFTER_THE_FIRST)
+        time.sleep(RANK_DELAY_SECONDS)
     print(f"groundup: {error}", file=sys.stderr, flush=True)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
-    """Print a warning in one line, without the place in our code; of several processes, the first does."""
+    """Print a warning on one line, without its position in our code; only on rank 0."""
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
         print(f"groundup: {message}", file=sys.stderr, flush=True)
 
@@ -121,12 +118,12 @@ def _flush() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         raise
-    except OSError:  # the terminal was closed; what was asked for is done
+    except OSError:  # the terminal was closed, after the command was done
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run(argv: list[str]) -> int:
-    """Find the command and run it; returns the exit status."""
+    """Run the command that `argv` names; returns the exit status."""
     name = argv[0] if argv else "--help"
     if name in ("--help", "-h", "help"):
         commands = "\n".join(f"  {name:<15}{line}" for name, (_, line) in COMMANDS.items())
@@ -139,8 +136,8 @@ def run(argv: list[str]) -> int:
         return 0
     if name not in COMMANDS:
         raise UsageError(f"{name}: there is no such command; {did_you_mean(name, COMMANDS)}")
-    if name not in TOGETHER and "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UsageError(f"{name}: runs in one process; only {', '.join(TOGETHER)} know what to do with several")
+    if name not in MULTI_PROCESS and "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError(f"{name}: runs in one process; only {', '.join(MULTI_PROCESS)} can use several")
     module, summary = COMMANDS[name]
     command = import_module(f"groundup.cli.{module}")
     parser = Parser(prog=f"groundup {name}", description=summary[0].upper() + summary[1:] + ".")

@@ -14,7 +14,7 @@ COMMAND = "groundup prepare {name} --out data/{name} --tokenizer gpt2"
 NOTE = f"""
 Time: the download at {8 * DOWNLOAD_BYTES_PER_SECOND / 1e6:.0f} Mbit/s (assumed),
 then {TOKENS_PER_SECOND / 1e6:.0f} million tokens per second (measured on two cores).
-`~` is rounded or extrapolated, `?` unknown; --json says where each figure comes from.
+`~` is rounded or extrapolated, `?` unknown; --json has the source of each figure.
 
 Any other data set of the hub: groundup prepare {GRAMMAR} --out DIR
 """
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.epilog = (
         "Corpora other than python-docs and shakespeare come from the hub and need: pip install 'groundup[data]'\n"
-        "HF_TOKEN, HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE mean what they mean to the hub's own library."
+        "HF_TOKEN, HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE have the same effect as in huggingface_hub."
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 

@@ -13,21 +13,23 @@ from groundup.ui.format import visible
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.epilog = (
-        "Without a prompt the model begins a document. The first sample appears as it is written; the others, written\n"
-        "beside it, follow. The same seed gives the same samples.\n\n"
+        "Without a prompt, the model starts a document. The first sample is printed as it is generated, the\n"
+        "others follow. The same seed gives the same samples.\n\n"
         '  groundup generate runs/book --prompt "It was" --num_samples 5 --max_tokens 200 --temperature 0.7'
     )
     add_model(parser, device=True)
-    parser.add_argument("--prompt", default="", metavar="TEXT", help="what to continue [nothing]")
-    parser.add_argument("--num_samples", type=int, default=1, metavar="N", help="how many continuations [1]")
-    parser.add_argument("--max_tokens", type=int, default=100, metavar="N", help="length of each in tokens [100]")
+    parser.add_argument("--prompt", default="", metavar="TEXT", help="text to continue [none]")
+    parser.add_argument("--num_samples", type=int, default=1, metavar="N", help="number of samples [1]")
+    parser.add_argument("--max_tokens", type=int, default=100, metavar="N", help="tokens to generate per sample [100]")
     parser.add_argument(
-        "--temperature", type=float, default=0.8, metavar="X", help="0 is greedy, 1 the model's own [0.8]"
+        "--temperature", type=float, default=0.8, metavar="X", help="0: greedy; 1: the model's distribution [0.8]"
     )
-    parser.add_argument("--top_k", type=int, metavar="K", help="draw from the K likeliest tokens [all]")
-    parser.add_argument("--top_p", type=float, metavar="P", help="draw from the likeliest tokens of mass P [all]")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws [0]")
-    parser.add_argument("--json", action="store_true", help="print one JSON object when all is written")
+    parser.add_argument("--top_k", type=int, metavar="K", help="sample from the K most likely tokens [all]")
+    parser.add_argument(
+        "--top_p", type=float, metavar="P", help="sample from the top tokens of total probability P [all]"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed [0]")
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,10 +38,10 @@ def run(args: argparse.Namespace) -> int:
     from groundup.generation.engine import prompt_text, stream_text
     from groundup.generation.sampling import Sampler
 
-    sampler = Sampler(args.temperature, args.top_k, args.top_p, args.seed)  # refuses bad values before anything loads
+    sampler = Sampler(args.temperature, args.top_k, args.top_p, args.seed)  # first: it checks the values
     loaded = load(args.path, checkpoint=args.checkpoint, device=args.device)
     texts = [prompt_text(loaded.tokenizer, args.prompt)] * args.num_samples
-    # A terminal obeys control characters, and a model may write some; a pipe gets the text as it is.
+    # A terminal would obey control characters in the samples; a pipe gets the text unchanged.
     show = visible if sys.stdout.isatty() else str
     unprinted = texts[0] if texts else ""
     for pieces in stream_text(

@@ -14,11 +14,11 @@ MICRO_VOCAB = 16_384  # ids; with more, the output head of a small model would b
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.epilog = (
-        "Sources: .txt, .md, source code and any other text, one document a file; .jsonl and .parquet, one document a\n"
-        "row (--column, or FILE#COLUMN); each text also .gz or .zst; folders of all that; patterns such as\n"
+        "Sources: .txt, .md, source code and any other text, one document per file; .jsonl and .parquet, one document\n"
+        "per row (--column, or FILE#COLUMN); each text also .gz or .zst; folders of these; patterns such as\n"
         "'texts/**/*.txt'; - for standard input; shakespeare, python-docs, and what `groundup corpora` lists.\n\n"
-        "From 100 documents up, documents are held out whole, chosen by their hash; below that, the last part of each\n"
-        "document is held out. Interrupted or killed, the same command goes on where it was.\n\n"
+        "Of 100 documents or more, complete documents are held out, chosen by their hash; of fewer, the end of each\n"
+        "document is held out. After an interruption, the same command continues.\n\n"
         "  groundup prepare book.txt --out data/book --tokenizer char\n"
         "  groundup prepare my-code/ --out data/code --tokenizer bpe:8000\n"
         "  groundup prepare dump.parquet#body --out data/some --max-tokens 10000000\n"
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument(
         "--tokenizer", default="gpt2", metavar="NAME",
-        help="byte, char, gpt1, gpt2, bpe:SIZE[:pad] to learn one, a tokenizer.json, or a folder that holds one [gpt2]",
+        help="byte, char, gpt1, gpt2, bpe:SIZE[:pad] to train one, a tokenizer.json, or a folder that holds one [gpt2]",
     )  # fmt: skip
     add_text_fields(parser)
     parser.add_argument(
@@ -36,17 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="any of lowercase,digits,punctuation: lower the case, drop digits, drop punctuation [none]",
     )  # fmt: skip
     parser.add_argument(
-        "--val_fraction", type=float, default=0.1, metavar="X", help="part of the text to hold out [0.1]"
+        "--val_fraction", type=float, default=0.1, metavar="X", help="fraction of the text to hold out [0.1]"
     )
     parser.add_argument("--max_documents", type=int, metavar="N", help="read only the first N documents [all]")
     parser.add_argument(
         "--max_tokens", type=int, metavar="N", help="write at most N tokens, both splits together [all]"
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="threads that encode; no effect on the result [cores]")
+    parser.add_argument("--threads", type=int, metavar="N", help="encoding threads; no effect on the result [cores]")
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace what is there, if prepared from other sources or otherwise, or damaged",
+        help="replace a folder that was prepared from other sources or with other options, or is damaged",
     )
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON and nothing else")
 
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         print(manifest.model_dump_json())
         return 0
     for name, split in manifest.splits.items():
-        ratio = f", {split.bytes / split.tokens:.2f} bytes a token" if split.tokens else ""
+        ratio = f", {split.bytes / split.tokens:.2f} bytes per token" if split.tokens else ""
         print(f"{name:<6}{split.documents:>10,} documents {split.bytes:>15,} bytes {split.tokens:>14,} tokens{ratio}")
     print(f"tokenizer {manifest.tokenizer.name}, {manifest.tokenizer.n_vocab:,} ids; written to {args.out}")
     preset = "gpt2-micro" if manifest.tokenizer.n_vocab <= MICRO_VOCAB else "gpt2"

@@ -9,16 +9,15 @@ from groundup.cli.parsing import add_config_options, config_overrides
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command; of the config only what may change in the middle of a run."""
+    """Options of the command; of the config, only the sections with keys that may change when a run is resumed."""
     parser.usage = "groundup resume RUN [--data DIR] [--section.key VALUE…]"
     parser.epilog = (
-        "Goes on from the newest checkpoint whose checksums hold. What may change: horizon, evaluation, checkpoints,\n"
-        "guard, trackers; and device, threads, micro-batch and the like, which change rounding. The rest decides what\n"
-        "is being computed.\n\n"
+        "Resumes from the newest checkpoint whose checksums match. Run length, evaluation, checkpoints, guard and\n"
+        "trackers may change; and device, threads, micro-batch size and the like, which change rounding.\n\n"
         "  groundup resume runs/book --train.max_steps 10000"
     )
     parser.add_argument("run", metavar="RUN", help="folder written by `groundup train`")
-    parser.add_argument("--data", metavar="DIR", help="the prepared folder, where it has moved")
+    parser.add_argument("--data", metavar="DIR", help="the prepared folder, if it has moved")
     parser.add_argument("--json", action="store_true", help="print the result as JSON; progress goes to standard error")
     add_config_options(parser, ("train", "evaluate", "checkpoint", "guard", "tracking"))
 

@@ -1,4 +1,4 @@
-"""`groundup tokenizer`: train one, or show how one cuts a text."""
+"""`groundup tokenizer`: train a tokenizer, or show the tokens of a text."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from groundup.ui.format import visible
 if TYPE_CHECKING:
     from groundup.sources.corpus import Corpus
 
-MEASURED_BYTES = 10_000_000  # of a corpus, from its beginning: enough to know bytes per token to the second digit
-STYLES = ("black on cyan", "black on yellow")  # alternating, so that every border shows
-SEPARATOR = "│"  # where there are no colours
-MARKS = {" ": "·", "\n": "⏎", "\t": "⇥"}  # what would not be seen; other such characters are escaped as in Python
+MEASURED_BYTES = 10_000_000  # at the beginning of a corpus: enough for two digits of bytes per token
+STYLES = ("black on cyan", "black on yellow")  # alternating, so that borders between tokens show
+SEPARATOR = "│"  # without colours
+MARKS = {" ": "·", "\n": "⏎", "\t": "⇥"}  # invisible characters; others are escaped as in Python
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One token of a text: its id, what of the text it stands for, and the same as bytes in hexadecimal."""
+class ShownToken:
+    """One token of a text: id, text, and bytes in hexadecimal."""
 
     id: int
     text: str
@@ -39,26 +39,26 @@ class Piece:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The two commands, and their options."""
+    """The two subcommands and their options."""
     commands = parser.add_subparsers(dest="action", metavar="train|show", required=True, parser_class=SubcommandParser)
     train = commands.add_parser(
         "train",
-        help="learn a byte-level BPE from texts",
-        description="Learn a byte-level BPE, GPT-2's kind of tokenizer, from texts.",
+        help="train a byte-level BPE on texts",
+        description="Train a byte-level BPE, GPT-2's kind of tokenizer, on texts.",
         epilog=(
-            "The folder is for `groundup prepare --tokenizer DIR`; its tokenizer.json serves other programs too.\n\n"
+            "Use the folder with `groundup prepare --tokenizer DIR`; other programs can read its tokenizer.json.\n\n"
             "  groundup tokenizer train my-texts/ --size 16000 --out tokenizers/mine\n"
             "  groundup tokenizer train a.txt --size 4096 --min_frequency 2 --special '<|im_start|>' --out tok"
         ),
     )
     train.add_argument("sources", nargs="+", metavar="SOURCE", help="texts, as for `groundup prepare`")
-    train.add_argument("--size", default="16000", metavar="N", help="how many ids there shall be, 257 or more [16000]")
+    train.add_argument("--size", default="16000", metavar="N", help="vocabulary size, 257 or more [16000]")
     train.add_argument(
         "--min_frequency", type=int, default=1, metavar="N", help="merge only pairs that occur N times or more [1]"
     )
     train.add_argument(
         "--special", action="append", default=[], metavar="TOKEN",
-        help="a further token that no text becomes, such as '<|pad|>'; may be given again",
+        help="a special token, which no text is encoded to, such as '<|pad|>'; may be repeated",
     )  # fmt: skip
     train.add_argument("--out", required=True, metavar="DIR", help="folder to write; must not hold anything yet")
     add_text_fields(train)
@@ -66,16 +66,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show = commands.add_parser(
         "show",
         help="show the tokens of a text",
-        description="Show the tokens of a text, with their ids. Without a text: what there is to say of the tokenizer.",
+        description="Show the tokens of a text, with their ids. Without a text: describe the tokenizer.",
         epilog=(
-            "A space shows as ·, a line end as ⏎, a tab as ⇥; bytes that are no whole character as \\xe6.\n\n"
+            "A space shows as ·, a line end as ⏎, a tab as ⇥; bytes of incomplete characters as \\xe6.\n\n"
             '  groundup tokenizer show "Hello, world"\n'
             "  groundup tokenizer show --file book.txt --tokenizer runs/book\n"
             '  echo "naïve" | groundup tokenizer show - --tokenizer byte'
         ),
     )
     show.add_argument("text", nargs="?", metavar="TEXT", help="the text; - for standard input")
-    show.add_argument("--file", metavar="F", help="a file that holds the text, as for `groundup prepare`")
+    show.add_argument("--file", metavar="F", help="file to read the text from, as for `groundup prepare`")
     show.add_argument(
         "--tokenizer", default="gpt2", metavar="NAME",
         help="byte, gpt1, gpt1:FOLDER, gpt2, a tokenizer.json, or a folder: tokenizer, data, checkpoint or run [gpt2]",
@@ -107,8 +107,8 @@ def _train(args: argparse.Namespace) -> int:
         n_bytes, n_tokens = _measure(tokenizer, _texts(corpus))
         tokenizer.save(folder)
     if args.json:
-        said = {"out": args.out, "n_vocab": tokenizer.n_vocab, "fingerprint": tokenizer.fingerprint}
-        print(json.dumps(said | _sizes(n_bytes, n_tokens)))
+        values = {"out": args.out, "n_vocab": tokenizer.n_vocab, "fingerprint": tokenizer.fingerprint}
+        print(json.dumps(values | _sizes(n_bytes, n_tokens)))
         return 0
     few = "" if tokenizer.n_vocab == int(args.size) else f" and not {int(args.size):,}: the text holds no more merges"
     print(f"tokenizer bpe, {tokenizer.n_vocab:,} ids{few}; written to {args.out}")
@@ -144,7 +144,7 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _open(spec: str) -> Tokenizer:
-    """The tokenizer meant by `--tokenizer`."""
+    """The tokenizer that `--tokenizer` names."""
     if _is_run(spec):
         from groundup.checkpoint.run_folder import find_checkpoint
 
@@ -152,8 +152,8 @@ def _open(spec: str) -> Tokenizer:
     choice = choose_tokenizer(spec)
     if isinstance(choice, TokenizerTrainer):
         raise UsageError(
-            f"--tokenizer {spec}: is learnt from a corpus, so there is nothing to show yet; "
-            "give the folder of one that has been, made by `groundup tokenizer train` or `groundup prepare`"
+            f"--tokenizer {spec}: is trained on a corpus, so there is nothing to show yet; "
+            "give the folder of a trained one, written by `groundup tokenizer train` or `groundup prepare`"
         )
     return choice
 
@@ -161,16 +161,16 @@ def _open(spec: str) -> Tokenizer:
 def _is_run(spec: str) -> bool:
     try:
         return (Path(spec) / "config.yaml").is_file()
-    except (OSError, ValueError):  # no path at all, which `choose_tokenizer` has a sentence for
+    except (OSError, ValueError):  # not a path; `choose_tokenizer` reports it
         return False
 
 
 def _text(args: argparse.Namespace) -> str | None:
-    """The text to show, from wherever it is; None where none is asked for."""
+    """The text to show, from the command line, a file or standard input; None if none is given."""
     from groundup.sources.corpus import STANDARD_INPUT, open_sources
 
     if args.text is not None and args.file is not None:
-        raise UsageError(f"--file {args.file}: there is a text already; give one of the two")
+        raise UsageError(f"--file {args.file}: a text is given as well; give one of the two")
     source = STANDARD_INPUT if args.text == STANDARD_INPUT else args.file
     if source is None:
         return args.text
@@ -184,7 +184,7 @@ def _texts(corpus: Corpus) -> Iterator[str]:
 
 
 def _measure(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[int, int]:
-    """Bytes and tokens of the beginning of a corpus."""
+    """Numbers of bytes and tokens at the beginning of a corpus."""
     from groundup.preprocess.encoding import encode_parts
 
     n_bytes = n_tokens = 0
@@ -201,23 +201,23 @@ def _sizes(n_bytes: int, n_tokens: int) -> dict[str, int | float | None]:
 
 
 def _summary(n_bytes: int, n_tokens: int) -> str:
-    ratio = f", {n_bytes / n_tokens:.2f} bytes a token" if n_tokens else ""
+    ratio = f", {n_bytes / n_tokens:.2f} bytes per token" if n_tokens else ""
     return f"{n_bytes:,} bytes, {n_tokens:,} tokens{ratio}"
 
 
-def _pieces(tokenizer: Tokenizer, text: str) -> Iterator[Piece]:
+def _pieces(tokenizer: Tokenizer, text: str) -> Iterator[ShownToken]:
     for id_ in tokenizer.encode(text).tolist():
         stands_for = tokenizer.decode_bytes([id_])
-        yield Piece(id_, stands_for.decode("utf-8", errors="backslashreplace"), stands_for.hex())
+        yield ShownToken(id_, stands_for.decode("utf-8", errors="backslashreplace"), stands_for.hex())
 
 
 def _marked(text: str) -> str:
-    """`text` with everything in it to be seen."""
+    """`text` with all characters visible."""
     return "".join(MARKS.get(char) or visible(char) for char in text)
 
 
-def _print_pieces(console: Console, pieces: Iterable[Piece]) -> None:
-    """Pieces above their ids, in lines that fit the console and end where the text's lines do."""
+def _print_pieces(console: Console, pieces: Iterable[ShownToken]) -> None:
+    """Print tokens above their ids, in lines that fit the console and break where the text does."""
     colours = console.is_terminal and not console.no_color
     between = " " if colours else SEPARATOR
     above, below = Text(), Text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from groundup.cli.parsing import add_config_arguments, preset_and_config
@@ -18,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "       groundup train --config RECIPE [--laptop] --out RUN [--section.key VALUE…]"
     )
     parser.epilog = (
-        "A preset gives a model's shape and recipe, a file overrides the preset, an option overrides the file.\n"
-        "In brackets: the value where none of them says anything; [by preset] differs. Ctrl-C ends in a checkpoint.\n\n"
+        "A preset sets the model's shape and recipe, a file overrides the preset, an option overrides the file.\n"
+        "In brackets: the default; [by preset]: presets differ. Ctrl-C ends the run with a checkpoint.\n\n"
         "  groundup train gpt2-mini --data data/book --out runs/book --train.max_time 30m --model.dropout 0.1\n"
         "  groundup train --config recipes/gpt2-124m-shakespeare.yaml --laptop --out runs/bard\n"
         "  torchrun --nproc-per-node 8 -m groundup train gpt2 --data data/web --out runs/web --parallel fsdp"
@@ -27,25 +28,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument("--out", metavar="RUN", help="folder for the run; must not hold one yet")
     parser.add_argument(
-        "--auto_resume", action="store_true", help="go on where RUN holds this run already; a restarted job always does"
+        "--auto_resume",
+        action="store_true",
+        help="resume RUN if it holds this run; a restarted job always does",
     )
     parser.add_argument("--dry_run", action="store_true", help="print the plan, write nothing, and stop")
     parser.add_argument("--json", action="store_true", help="print the result as JSON; progress goes to standard error")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the config, then train. The mistakes that need no torch are found before it is loaded."""
+    """Validate the config, then train. Mistakes in the config are found before torch is loaded."""
     preset, config = preset_and_config(args)
     if args.out is None and not args.dry_run:
-        raise UsageError("--out: say which folder the run should be written to, or give --dry-run for the plan alone")
+        raise UsageError("--out: give the folder to write the run to, or --dry-run for the plan alone")
 
     from groundup.cli.display import finish, watching
     from groundup.distributed.launch import init_distributed
     from groundup.run.start import restarted, start_or_resume, start_run
 
     if args.dry_run:
-        return _rehearse(args, config)
-    _obtain(args, config)
+        return _dry_run(args, config)
+    _prepare(args, config)
     process_group = init_distributed()
     first = process_group.rank == 0
     title = f"{preset} on {config.data}"
@@ -55,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
     return finish(result, as_json=args.json, quiet=not first)
 
 
-def _rehearse(args: argparse.Namespace, config: Config) -> int:
-    """Print the plan, and write nothing."""
+def _dry_run(args: argparse.Namespace, config: Config) -> int:
+    """Print the plan and write nothing."""
     from groundup.distributed.launch import init_distributed
     from groundup.planning.report import as_json, summary
     from groundup.run.dataset import needs_preparation
@@ -64,7 +67,7 @@ def _rehearse(args: argparse.Namespace, config: Config) -> int:
     from groundup.run.start import dry_run
 
     first = init_distributed().rank == 0
-    say = print if first and not args.json else _nothing
+    say: Callable[[str], None] = print if first and not args.json else lambda line: None
     if needs_preparation(config):
         plan, line = plan_without_data(config)
         for each in (*summary(plan), line):
@@ -76,8 +79,8 @@ def _rehearse(args: argparse.Namespace, config: Config) -> int:
     return 0
 
 
-def _obtain(args: argparse.Namespace, config: Config) -> None:
-    """Prepare what the run is to learn from, where the config says how and nobody has done it yet."""
+def _prepare(args: argparse.Namespace, config: Config) -> None:
+    """Prepare the data if the config says how and it is not prepared yet."""
     from groundup.distributed.launch import expected_world_size
     from groundup.run.ensure_data import ensure_prepared
     from groundup.run.start import restarted
@@ -86,7 +89,3 @@ def _obtain(args: argparse.Namespace, config: Config) -> None:
     with byte_progress(quiet=args.json) as watch:
         may_resume = args.auto_resume or restarted()
         ensure_prepared(config, Path(args.out), watch, processes=expected_world_size(), may_resume=may_resume)
-
-
-def _nothing(line: str) -> None:
-    pass

@@ -1,4 +1,4 @@
-"""`groundup tune`: find a value for a config by short runs."""
+"""`groundup tune`: find a learning rate by short runs."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 CHART = (72, 12)  # cells, lines
 
 EPILOG = """First a range test: one run in which the learning rate grows until the loss rises. Then eight learning rates
-below that point, each half of the next, train for N/4 steps with the configured schedule squeezed into them, and up
-to four lower ones while the lowest is the best; the better four, by held-out loss, anew for N/2, the better two for N.
-With Muon, all peaks move alike. About 7 N steps in all; on a CPU, the same again for the same --train.seed. Nothing
+below that point, each half of the next, train for N/4 steps with the configured schedule scaled to them, and up to
+four lower ones while the lowest is the best; the best four, by held-out loss, train again for N/2, the best two for N.
+With Muon, all peaks are scaled alike. About 7 N steps in all; on a CPU, repeatable for the same --train.seed. Nothing
 is compiled, and nothing is written to disk.
 
-Short runs like high learning rates: the longer your own run is to be, the more a larger N is worth.
+Short runs favour high learning rates: the longer your own run, the more a larger N is worth.
 
   groundup tune lr gpt2-micro --data data/mine --steps 200"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What can be tuned, and its options."""
+    """Options of the command."""
     what = parser.add_subparsers(dest="what", metavar="lr", required=True, parser_class=SubcommandParser)
     lr = what.add_parser(
         "lr", help="find a learning rate", description="Find a learning rate for your config and data.", epilog=EPILOG
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the config, tune, and print what was found; progress goes to standard error."""
+    """Validate the config, tune, and print the result; progress goes to standard error."""
     config = config_of(args)
 
     from groundup.run.lr_search import tune_learning_rate
@@ -85,13 +85,13 @@ def _print(tuned: Tuned) -> None:
     for line in _table(tuned):
         print(line)
     if tuned.at_the_edge:
-        steps = tuned.rounds[-1].steps << (len(tuned.rounds) - 1)  # its first round is as long as the last one here
-        print(f"\nthe lowest learning rate was the best, so a lower one may be better: --steps {steps} looks there")
+        steps = tuned.rounds[-1].steps << (len(tuned.rounds) - 1)  # whose first round is as long as the last one here
+        print(f"\nthe lowest learning rate was the best, so a lower one may be better: --steps {steps} tries it")
     print(f"\nfor the command line:\n{tuned.options}")
 
 
 def _table(tuned: Tuned) -> list[str]:
-    """Held-out losses, a row for each learning rate and a column for each round."""
+    """Held-out losses: one row per learning rate, one column per round."""
     rates = [trial.learning_rate for trial in tuned.rounds[0].trials]
     columns = [["learning rate", *(f"{rate:g}" for rate in rates)]]
     for round_ in tuned.rounds:
