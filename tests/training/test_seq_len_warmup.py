@@ -7,9 +7,7 @@ import torch
 from groundup.config.merge import ConfigSource, merge_and_validate
 from groundup.config.schema import Config
 from groundup.errors import ConfigError
-from groundup.training.loop import split_sequences
-from groundup.training.micro_batches import BatchLoader
-from groundup.training.seq_len_warmup import build_seq_len, sequence_lengths
+from groundup.training.micro_batches import BatchLoader, build_seq_len, sequence_lengths, split_sequences
 
 
 def seq_len(**train):

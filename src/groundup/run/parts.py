@@ -18,8 +18,7 @@ from groundup.optim.optimizer import build_optimizer
 from groundup.optim.run_length import StepLength, TimeLength
 from groundup.optim.schedule import Schedule, build_schedule
 from groundup.training.guard import LossGuard
-from groundup.training.micro_batches import BatchLoader, Sequences
-from groundup.training.seq_len_warmup import build_seq_len
+from groundup.training.micro_batches import BatchLoader, Sequences, build_seq_len
 from groundup.training.train_state import TrainState
 from groundup.utils.device import loss_scaler
 

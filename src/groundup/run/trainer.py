@@ -31,7 +31,7 @@ from groundup.training.early_stopping import BestLoss, EarlyStopping, SyncedRunL
 from groundup.training.guard import RollbackRequested
 from groundup.training.hooks import every, every_minutes, log_step
 from groundup.training.loop import Hook, StepInfo, fit
-from groundup.training.seq_len_warmup import sequence_lengths
+from groundup.training.micro_batches import sequence_lengths
 from groundup.training.signals import StoppedAtOnce, StopSignals
 from groundup.ui.display import Display
 from groundup.utils.device import autocast, is_out_of_memory, make_deterministic, set_matmul_precision

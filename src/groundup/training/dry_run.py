@@ -11,8 +11,7 @@ from torch import nn
 
 from groundup.distributed.process_group import ProcessGroup
 from groundup.model.gpt import IGNORED
-from groundup.training.loop import split_sequences
-from groundup.training.micro_batches import BatchLoader
+from groundup.training.micro_batches import BatchLoader, split_sequences
 from groundup.utils.device import is_out_of_memory
 
 

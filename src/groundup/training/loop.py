@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from groundup.utils.progress import StepInfo as StepInfo
 
@@ -128,8 +128,3 @@ class StepTimer:
         """Seconds of training so far, and of this step."""
         now = time.perf_counter()
         return now - self._started, now - self._step_started
-
-
-def split_sequences(ids: Tensor, targets: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Sequences cut into shorter ones of `length` tokens: each (B, T) -> (B·T/length, length)."""
-    return ids.reshape(-1, length), targets.reshape(-1, length)

@@ -1,4 +1,8 @@
-"""Micro-batches: each step's sequences of token ids as tensors on the device."""
+"""Micro-batches: each step's sequences of token ids as tensors on the device, and sequence-length warm-up.
+
+In the warm-up (arXiv:2108.06084) sequences are short first and double in length as the run proceeds: nearby tokens
+teach most at first, and short sequences cost less attention. The data order and the tokens per step stay the same.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from groundup.model.gpt import IGNORED
-from groundup.training.loop import split_sequences
 
 
 class Sequences(Protocol):
@@ -84,3 +87,27 @@ def to_inputs_targets(sequences: NDArray[np.int64], device: torch.device) -> tup
         both = both.pin_memory()  # lets the copy overlap with the arithmetic
     both = both.to(device, non_blocking=device.type == "cuda")
     return both[:, :-1].clamp(min=0), both[:, 1:].contiguous()
+
+
+def split_sequences(ids: Tensor, targets: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Sequences cut into shorter ones of `length` tokens: each (B, T) -> (B·T/length, length)."""
+    return ids.reshape(-1, length), targets.reshape(-1, length)
+
+
+def sequence_lengths(first: int | None, block_size: int) -> list[int]:
+    """Every length that sequences have in a run: `first` doubled up to `block_size`; None: no warm-up."""
+    first = first or block_size
+    return [first << n for n in range((block_size // first).bit_length())]
+
+
+def build_seq_len(first: int | None, until: float, block_size: int) -> Callable[[float], int]:
+    """Length of sequences as a function of the fraction of the run done after the coming step.
+
+    It starts at `first` and doubles at equal distances, up to `block_size` at the fraction `until`.
+    """
+    lengths = sequence_lengths(first, block_size)
+
+    def seq_len(fraction: float) -> int:
+        return lengths[int((len(lengths) - 1) * fraction / until)] if fraction < until else lengths[-1]
+
+    return seq_len
