@@ -1,4 +1,4 @@
-"""Folders that are either whole or not there, and can prove it."""
+"""Files and folders on disk: atomic replacement, flushing, checksums."""
 
 from __future__ import annotations
 
