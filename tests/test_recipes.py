@@ -1,4 +1,4 @@
-"""What each recipe says of itself, and what it claims, in miniature on two cores: `make recipes`."""
+"""The recipes: their headers, their hyperparameters, and their results at laptop size (`make recipes`)."""
 
 import os
 import re
@@ -19,7 +19,7 @@ NAMES = [path.stem for path in RECIPES]
 OPENWEBTEXT, FINEWEB, GPT1, GPT3, SHAKESPEARE = (
     "gpt2-124m-openwebtext10k", "gpt2-124m-fineweb-edu", "gpt1-books", "gpt2-124m-gpt3-hparams", "gpt2-124m-shakespeare"
 )  # fmt: skip
-SAID = ("data", "machine", "hours", "loss")
+HEADINGS = ("data", "machine", "hours", "loss")
 
 
 def config_of(name, *, laptop=False):
@@ -32,12 +32,12 @@ def test_there_are_the_five_known_runs():
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=NAMES)
-def test_a_recipe_says_what_it_needs_and_how_each_figure_is_known(path):
+def test_a_recipe_names_its_needs_and_the_source_of_each_figure(path):
     head = path.read_text(encoding="utf-8").partition("\npreset:")[0]
-    for word in SAID:
+    for word in HEADINGS:
         assert re.search(rf"^# {word}\s+\S", head, flags=re.MULTILINE), word
     about = {
-        word: re.search(rf"^# {word}\s(.*?)(?=^# \w+\s\s|^#$)", head, re.MULTILINE | re.DOTALL)[1] for word in SAID
+        word: re.search(rf"^# {word}\s(.*?)(?=^# \w+\s\s|^#$)", head, re.MULTILINE | re.DOTALL)[1] for word in HEADINGS
     }
     for word in ("hours", "loss"):
         assert re.search("published|extrapolated|measured", about[word]), word
@@ -55,7 +55,7 @@ def test_a_recipe_prepares_its_own_text_and_has_a_size_for_a_laptop(name):
     assert little < 8_000_000
 
 
-def test_a_pass_over_ten_billion_tokens_is_as_long_as_published():
+def test_an_epoch_of_ten_billion_tokens_is_as_long_as_published():
     config = config_of(FINEWEB)
     assert 10_000_000_000 // config.train.batch_tokens == 19_073
     assert (config.train.epochs, config.train.micro_batch_size * config.model.block_size) == (1, 32 * 1024)
@@ -104,30 +104,30 @@ def of(records, event):
 
 
 @pytest.mark.long
-def test_the_overfit_one_overfits_and_patience_would_have_stopped_it(laptop, tmp_path):
+def test_openwebtext10k_overfits_and_early_stopping_would_have_ended_it(laptop, tmp_path):
     records, _ = laptop(OPENWEBTEXT)
     evaluations = of(records, "eval")
     losses = [record["val_loss"] for record in evaluations]
     best = losses.index(min(losses))
     assert evaluations[-1]["train_loss"] <= 0.15
     assert losses[-1] > losses[best] + 1.0
-    early, said = laptop(
+    early, output = laptop(
         OPENWEBTEXT, "--data", "data/shakespeare-3k", "--train.early_stopping_patience", 5, out="early"
     )
     assert of(early, "step")[-1]["step"] == evaluations[best + 5]["step"] < of(records, "step")[-1]["step"]
-    assert "no better validation loss in 5 evaluations" in said
+    assert "no better validation loss in 5 evaluations" in output
     assert of(early, "eval")[best]["val_loss"] == losses[best]  # the same run, but for its end
     step = int((tmp_path / "early" / "best").resolve().name.removeprefix("step-"))
     assert step == evaluations[best]["step"]
 
 
 @pytest.mark.long
-def test_the_web_one_asks_hellaswag_at_its_interval_under_torchrun(laptop, shared_data, tmp_path):
+def test_fineweb_edu_runs_hellaswag_at_its_interval_under_torchrun(laptop, shared_data, tmp_path):
     text = shared_data / "tinyshakespeare" / "input.txt"
     words = ["-m", "groundup", "prepare", text, "--out", "data/shakespeare-gpt2"]
     subprocess.run(list(map(str, [sys.executable, *words])), cwd=tmp_path, check=True, capture_output=True)
     questions = next((shared_data / "hellaswag").glob("*.jsonl"))
-    records, said = laptop(FINEWEB, "--evaluate.tasks", f"{questions}:40", processes=2)
+    records, output = laptop(FINEWEB, "--evaluate.tasks", f"{questions}:40", processes=2)
     steps, every = of(records, "step"), config_of(FINEWEB, laptop=True).evaluate.every_steps
     due = [n for n in range(1, steps[-1]["step"] + 1) if n % every == 0 or n == steps[-1]["step"]]
     assert [record["step"] for record in of(records, "eval")] == due
@@ -137,11 +137,11 @@ def test_the_web_one_asks_hellaswag_at_its_interval_under_torchrun(laptop, share
     assert max(rates) == pytest.approx(1e-3)
     assert rates[-1] == pytest.approx(1e-4, rel=0.05)
     assert of(records, "eval")[-1]["val_loss"] < 7.0 < 10.5 < steps[0]["loss"]
-    assert "2 processes" in said
+    assert "2 processes" in output
 
 
 @pytest.mark.long
-def test_the_first_gpt_has_a_vocabulary_of_its_own_and_both_orders_learn(laptop, tmp_path):
+def test_gpt1_has_its_own_vocabulary_and_both_norm_positions_learn(laptop, tmp_path):
     post, _ = laptop(GPT1)
     pre, _ = laptop(GPT1, "--model.norm_position", "pre_norm", out="pre")
     tokenizer = load_tokenizer(tmp_path / "data" / "shakespeare-1k" / "tokenizer")
@@ -154,7 +154,7 @@ def test_the_first_gpt_has_a_vocabulary_of_its_own_and_both_orders_learn(laptop,
 
 
 @pytest.mark.long
-def test_the_schedule_of_gpt3_in_small(laptop):
+def test_the_schedule_of_gpt3_at_laptop_size(laptop):
     records, _ = laptop(GPT3)
     rates = [record["lr"] for record in of(records, "step")]
     config = config_of(GPT3, laptop=True)
@@ -168,8 +168,8 @@ def test_the_schedule_of_gpt3_in_small(laptop):
 
 
 @pytest.mark.long
-def test_the_plays_are_learnt_by_heart(laptop):
-    records, said = laptop(SHAKESPEARE)
+def test_shakespeare_is_memorised(laptop):
+    records, output = laptop(SHAKESPEARE)
     losses = [record["loss"] for record in of(records, "step")]
     assert losses[60] < 3.0 < 4.0 < losses[0]
     assert min(losses) < 0.1
@@ -177,7 +177,7 @@ def test_the_plays_are_learnt_by_heart(laptop):
     assert of(records, "sample")[-1]["text"]
     assert of(records, "sample")[-1]["step"] == len(losses)
     assert re.search(
-        r"^step \d+ \| loss [\d.]+ \| dt [\d.]+ ms \| tok/s \d+ \| norm [\d.]+ \| lr \d.\d\de-\d\d$", said, re.M
+        r"^step \d+ \| loss [\d.]+ \| dt [\d.]+ ms \| tok/s \d+ \| norm [\d.]+ \| lr \d.\d\de-\d\d$", output, re.M
     )
 
 

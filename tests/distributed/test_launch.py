@@ -169,7 +169,7 @@ def test_a_process_that_fails_prints_its_error_first_and_ends_all(spoil, rank, s
 
 
 def test_a_failing_compiler_is_skipped_under_ddp_and_an_error_under_fsdp(options, prepared, tmp_path):
-    """FSDP2 cannot take back half a pass: going on, it would learn from a part of the gradients."""
+    """FSDP2 cannot take back half a pass: if it continued, it would train on a part of the gradients."""
     cases = {"plain": config("gpt2", train={"parallel": "ddp"})}
     cases["compiled"] = config("gpt2", train={"parallel": "ddp", "compile": "on"})
     jobs.run(2, work.train_all, prepared, tmp_path, cases, "have_no_compiler", place=tmp_path)

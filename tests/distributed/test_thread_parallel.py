@@ -1,4 +1,4 @@
-"""Threads that share windows compute what one pass computes, up to rounding, and the same each time, bit for bit."""
+"""Threads that share a micro-batch compute what one pass does, up to rounding, and always the same, bit for bit."""
 
 import gc
 import threading
@@ -36,7 +36,7 @@ def resolve(threads: int, *, device="cpu", **sections) -> ResolvedConfig:
     return policy.resolve(Config.model_validate(sections), machine, 300)
 
 
-def windows(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+def sequences(n: int) -> tuple[torch.Tensor, torch.Tensor]:
     ids = torch.randint(20, (n, 17), generator=torch.Generator().manual_seed(1))
     return ids[:, :-1], ids[:, 1:]
 
@@ -47,7 +47,7 @@ def learnt(loss_sum: nn.Module, *passes: int, precision="fp32") -> list[torch.Te
     loss_sum.train()
     for n in passes:
         with autocast(precision, torch.device("cpu"))():
-            loss = loss_sum(*windows(n)) / 3
+            loss = loss_sum(*sequences(n)) / 3
         losses.append(loss.detach())
         loss.backward()
     return losses + [p.grad for p in loss_sum.parameters() if p.grad is not None]
@@ -83,7 +83,7 @@ def test_loss_and_gradients_are_those_of_one_pass_up_to_rounding(n, parts, preci
     assert not close(together, [2 * x for x in one], tolerance)
 
 
-def test_the_same_bit_for_bit_however_often():
+def test_repeated_passes_are_bitwise_equal():
     first = learnt(thread_parallel(NextTokenLoss(model("modern")), 3), 12, 12, 12)
     for _ in range(5):
         again = learnt(thread_parallel(NextTokenLoss(model("modern")), 3), 12, 12, 12)
@@ -94,7 +94,7 @@ def test_the_same_bit_for_bit_however_often():
     ("rows", "names"),
     [(1, {"MainThread"}), (3, {"MainThread"}), (4, {"microbatch"}), (9, {"microbatch"})],
 )
-def test_windows_that_cannot_be_shared_evenly_stay_together(rows, names, used):
+def test_sequences_that_cannot_be_shared_evenly_stay_in_one_pass(rows, names, used):
     learnt(thread_parallel(NextTokenLoss(model()), 2), rows)
     assert {name for name, _ in used} == names
 
@@ -103,7 +103,7 @@ def test_an_evaluation_is_shared_too():
     gpt = model("modern").eval()
     for loss_sum in (NextTokenLoss(gpt), NextTokenLoss(gpt, "per_sequence")):
         with torch.inference_mode():
-            one, two = loss_sum(*windows(6)), thread_parallel(loss_sum, 2)(*windows(6))
+            one, two = loss_sum(*sequences(6)), thread_parallel(loss_sum, 2)(*sequences(6))
         assert one.shape == two.shape
         assert torch.allclose(one, two, rtol=1e-5)
         assert not two.requires_grad
@@ -141,7 +141,7 @@ def test_torchs_threads_are_left_as_they_were():
 
 def test_a_failure_in_one_thread_is_raised_and_the_next_pass_is_complete():
     both = thread_parallel(NextTokenLoss(model()), 2)
-    ids, targets = windows(4)
+    ids, targets = sequences(4)
     with pytest.raises(IndexError):  # an id that there is not, in the second thread's part
         both(ids.index_fill(0, torch.tensor([3]), 1000), targets).backward()
     both.zero_grad()

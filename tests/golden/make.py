@@ -1,4 +1,4 @@
-"""Writes the golden losses anew: `python tests/golden/make.py`. Do so only where training was meant to change.
+"""Writes the golden losses again: `python tests/golden/make.py`. Do so only where training was meant to change.
 
 Each file holds the losses of 100 steps of a preset's parts at toy size, and the torch version that computed them.
 """
@@ -47,7 +47,7 @@ def prepare(folder: Path) -> Path:
 
 
 def losses(preset: str, data: Path, run: Path, **sections: dict[str, Any]) -> list[float]:
-    """Of each step, in nats a token; `sections` change the config further."""
+    """Of each step, in nats per token; `sections` change the config further."""
     settings: dict[str, dict[str, Any]] = {
         "model": SHAPE,
         "train": {"max_steps": STEPS, "batch_tokens": 256, "device": "cpu", "precision": "fp32", "threads": 1},

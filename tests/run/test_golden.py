@@ -1,8 +1,8 @@
-"""Training computes today what it computed when the golden losses were written: 100 steps of each preset's parts.
+"""Training gives the golden losses: 100 steps of each preset's parts.
 
-Nats a token may differ by `TOLERANCE`. Measured on an AVX2 machine, no step of these runs moved by more than 1.2e-6
-with scalar or SSE kernels, two threads, or pieces of one and three windows; a weight decay of 0.101 for 0.1 moves some
-by 7e-5, a beta2 of 0.951 for 0.95 by 1e-3.
+Nats per token may differ by `TOLERANCE`. Measured on an AVX2 machine, no step of these runs moved by more than 1.2e-6
+with scalar or SSE kernels, two threads, or micro-batches of one and three sequences; a weight decay of 0.101 for 0.1
+moves some by 7e-5, a beta2 of 0.951 for 0.95 by 1e-3.
 """
 
 import importlib.util
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-TOLERANCE = 2e-5  # nats a token
+TOLERANCE = 2e-5  # nats per token
 
 spec = importlib.util.spec_from_file_location("golden_make", GOLDEN / "make.py")
 make = importlib.util.module_from_spec(spec)
@@ -26,7 +26,7 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("preset", make.CHANGES)
-def test_losses_are_those_written_down(preset, data, tmp_path):
+def test_losses_are_the_golden_ones(preset, data, tmp_path):
     golden = json.loads((GOLDEN / f"{preset}.json").read_text())
     found = make.losses(preset, data, tmp_path / "run")
     assert len(found) == make.STEPS
@@ -38,11 +38,11 @@ def test_losses_are_those_written_down(preset, data, tmp_path):
     )
 
 
-def test_a_small_change_of_the_recipe_is_seen(data, tmp_path):
+def test_a_small_change_of_the_recipe_changes_the_losses(data, tmp_path):
     golden = json.loads((GOLDEN / "gpt2.json").read_text())["losses"]
     found = make.losses("gpt2", data, tmp_path / "run", optimizer={"weight_decay": 0.101})
     assert max(abs(a - b) for a, b in zip(found, golden, strict=True)) > 2 * TOLERANCE
 
 
-def test_there_is_no_golden_file_that_nobody_reads():
+def test_every_golden_file_is_read():
     assert {path.stem for path in GOLDEN.glob("*.json")} == set(make.CHANGES)

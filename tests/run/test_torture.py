@@ -1,4 +1,4 @@
-"""A few kills at moments of chance; `make torture` deals hundreds."""
+"""A few kills at random moments; `make torture` makes hundreds."""
 
 import json
 import os
@@ -27,7 +27,7 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def untouched(prepared, tmp_path_factory) -> Path:
+def uninterrupted(prepared, tmp_path_factory) -> Path:
     """A finished run."""
     folder = tmp_path_factory.mktemp("torture") / "run"
     groundup.train(prepared, folder, overrides=SMALL)
@@ -35,20 +35,20 @@ def untouched(prepared, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run(untouched, tmp_path) -> Path:
+def run(uninterrupted, tmp_path) -> Path:
     """A copy of it."""
-    shutil.copytree(untouched, tmp_path / "run", symlinks=True)
+    shutil.copytree(uninterrupted, tmp_path / "run", symlinks=True)
     return tmp_path / "run"
 
 
-def forget_a_moment(run: Path) -> None:
+def lose_optimizer_state(run: Path) -> None:
     path = RunFolder(run).steps()[-1] / "optimizer/state.safetensors"
     tensors = load_file(path)
     tensors["ln_f.bias|exp_avg"].zero_()
     save_file(tensors, path)
 
 
-def spoil_books(run: Path) -> None:
+def spoil_metadata(run: Path) -> None:
     path = RunFolder(run).steps()[-1] / "progress.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"cursor": 0}))
 
@@ -63,14 +63,14 @@ def lose_a_line(run: Path) -> None:
     (run / "log.jsonl").write_text("\n".join(line for line in lines if '"step": 3,' not in line) + "\n")
 
 
-@pytest.mark.parametrize("spoil", [forget_a_moment, spoil_books, log_twice, lose_a_line])
-def test_the_judge_sees_what_a_resume_must_not_do(spoil, run, untouched):
-    assert differences(run, untouched) == ""
+@pytest.mark.parametrize("spoil", [lose_optimizer_state, spoil_metadata, log_twice, lose_a_line])
+def test_changes_that_a_resume_must_not_make_are_found(spoil, run, uninterrupted):
+    assert differences(run, uninterrupted) == ""
     spoil(run)
-    assert differences(run, untouched)
+    assert differences(run, uninterrupted)
 
 
-def test_the_judge_sees_a_checkpoint_that_a_kill_cost(run):
+def test_a_checkpoint_lost_by_a_kill_is_found(run):
     failures: list[str] = []
     assert newest_good(run, 4, failures) == 6
     assert not failures
@@ -86,7 +86,7 @@ def torture(*words: object) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks of itself")
-def test_killed_at_moments_of_chance_a_run_is_bitwise_and_loses_no_checkpoint(tmp_path):
+def test_killed_at_random_moments_a_run_is_bitwise_equal_and_loses_no_checkpoint(tmp_path):
     done = torture("--kills", 6, "--only", "adamw", "--json", tmp_path / "table.json")
     assert done.returncode == 0, done.stdout + done.stderr
     table = json.loads((tmp_path / "table.json").read_text())
