@@ -83,7 +83,7 @@ def losses(job: Job) -> None:
             time = milliseconds(device, lambda: step(way), repeats=2 if job.toy else 5, warm=1)
         return time, (peak(device) - before) / 2**20
 
-    job.fact("triton", cross_entropy._row_work(device) is not None)
+    job.fact("triton", cross_entropy._triton_kernel(device) is not None)
     compiled = whole if job.toy else torch.compile(whole, dynamic=False)
     ways = {"Triton": chunked(None), "torch chunks": chunked(None), "whole, eager": whole, "whole, compiled": compiled}
     found: dict[str, tuple[float, float]] = {}
@@ -129,12 +129,12 @@ def chunked(rows: int | None) -> Way:
 @contextmanager
 def torch_alone() -> Iterator[None]:
     """Without the kernel in Triton."""
-    before = cross_entropy._row_work
-    cross_entropy._row_work = lambda device: None  # type: ignore[assignment]
+    before = cross_entropy._triton_kernel
+    cross_entropy._triton_kernel = lambda device: None  # type: ignore[assignment]
     try:
         yield
     finally:
-        cross_entropy._row_work = before
+        cross_entropy._triton_kernel = before
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def baseline():
 
 @pytest.mark.parametrize("key", COMPUTED)
 def test_a_rung_trains_as_the_first(key, baseline, monkeypatch):
-    monkeypatch.setattr(cross_entropy, "whole", lambda rows, columns: False)  # by chunks, however few
+    monkeypatch.setattr(cross_entropy, "fits_unchunked", lambda rows, columns: False)  # by chunks, however few
     found, parameters = losses(switched(key))
     assert found == pytest.approx(baseline[0], abs=1e-5)
     assert len(set(found)) == 5
@@ -117,8 +117,8 @@ def test_adamw_keeps_groundups_groups():
 
 @pytest.mark.parametrize("loss", ["whole", "chunks"])
 def test_the_loss_is_of_all_logits_or_by_chunks(loss, monkeypatch):
-    monkeypatch.setattr(cross_entropy, "whole", lambda rows, columns: False)
-    seen = Watch(monkeypatch, cross_entropy, "_through")
+    monkeypatch.setattr(cross_entropy, "fits_unchunked", lambda rows, columns: False)
+    seen = Watch(monkeypatch, cross_entropy, "_chunked")
     losses(Switches(loss=loss), steps=1)
     assert len(seen.calls) == (loss == "chunks")
 

@@ -19,6 +19,7 @@ from groundup.data.windows import ShuffledWindows
 from groundup.distributed.process_group import SINGLE_PROCESS
 from groundup.errors import CheckpointError, ConfigError
 from groundup.interop.import_model import import_model
+from groundup.model.fused_cpu import use_fused_cpu_kernels
 from groundup.model.gpt import NextTokenLoss
 from groundup.run.compose import compose_config
 from groundup.run.init_model import build_initial_model
@@ -161,7 +162,7 @@ def test_the_model_card_names_the_initial_weights(tmp_path, prepared, start, mon
 
 def test_a_shorter_context_leaves_the_last_positions_out(prepared, start):
     config = configure(prepared, init_from=start, overrides=overrides(model={"block_size": 8}))
-    shorter, ids = build_initial_model(config, SINGLE_PROCESS).eval(), torch.arange(8)[None]
+    shorter, ids = use_fused_cpu_kernels(build_initial_model(config, SINGLE_PROCESS)).eval(), torch.arange(8)[None]
     with torch.no_grad():
         assert torch.equal(shorter(ids), groundup.load(start, device="cpu").model(ids))
 
