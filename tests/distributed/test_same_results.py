@@ -221,7 +221,7 @@ def test_a_sharded_run_of_an_earlier_version_resumes_with_two_processes(tmp_path
     old = Path(__file__).parents[1] / "fixtures" / "old-names"
     expected = json.loads((old / "expected.json").read_text())["runs"]["run-fsdp"]["two_processes"]
     shutil.copytree(old, tmp_path / "old")
-    more = {"train": {"max_steps": 20}}
+    more = {"train": {"max_steps": 20, "threads": 1}}
     assert jobs.run(2, work.resume_in, str(tmp_path / "old"), "run-fsdp", more, place=tmp_path / "job") == [[20], [20]]
     losses = [record["loss"] for step, record in steps(tmp_path / "old" / "run-fsdp").items() if step > 12]
     assert losses == pytest.approx(expected["losses"], abs=1e-4)
