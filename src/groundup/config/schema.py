@@ -92,7 +92,7 @@ class Config(Section):
 
 
 def resume_rule(dotted: str) -> OnResume:
-    """Whether the config key `dotted`, such as `train.seed`, may change on resume, as noted beside its field.
+    """Whether the config key `dotted`, such as `train.seed`, may change on resume, as noted at its field.
 
     KeyError for a key that does not exist.
     """

@@ -41,7 +41,7 @@ CheckpointingMode = Literal["none", "selective", "full"]
 
 
 class OnResume(Enum):
-    """Whether a config key may change when a run is resumed. Noted beside the field; FIXED where nothing is noted."""
+    """Whether a config key may change when a run is resumed. Noted at the field; FIXED where nothing is noted."""
 
     FIXED = "fixed"  # decides what is computed: a new run is needed
     ROUNDING = "rounding"  # the same numbers up to rounding, not bit for bit

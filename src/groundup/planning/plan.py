@@ -1,6 +1,6 @@
 """What a run would take, by arithmetic: parameters, work, memory, length, time, disk. Needs no torch.
 
-Each number stands beside its formula; where one rests on a measurement, a comment says which.
+Each number stands next to its formula; where one rests on a measurement, a comment says which.
 """
 
 from __future__ import annotations
