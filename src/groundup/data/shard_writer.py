@@ -25,26 +25,18 @@ class ShardWriter:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        name: SplitName,
-        dtype: Dtype,
-        shard_tokens: int = SHARD_TOKENS,
-        done: Split | None = None,
+        self, folder: Path, name: SplitName, dtype: Dtype, shard_tokens: int = SHARD_TOKENS, done: Split | None = None
     ) -> None:
         self._folder, self._name, self._shard_tokens = folder, name, shard_tokens
         self._dtype = np.dtype(dtype).newbyteorder("<")
         done = done or Split(tokens=0, bytes=0, documents=0, shards=())
         self.tokens, self._bytes, self._documents = done.tokens, done.bytes, done.documents
         self._shards = list(done.shards)
-        for path in set(folder.glob(f"{name}-*.bin")) - {self._path(i) for i in range(len(self._shards) + 1)}:
-            path.unlink()
         begun = (self.tokens - sum(shard.tokens for shard in self._shards)) * self._dtype.itemsize
-        self._shard: _HashingFile | None = None  # the one being written
-        if begun:
-            self._shard = _HashingFile(self._path(len(self._shards)), begun)
-        else:
-            self._path(len(self._shards)).unlink(missing_ok=True)
+        kept = [self._path(i) for i in range(len(self._shards) + bool(begun))]
+        for path in set(folder.glob(f"{name}-*.bin")).difference(kept):
+            path.unlink()
+        self._shard = _HashingFile(kept[-1], begun) if begun else None  # the one being written
         self._index = _HashingFile(documents_file(folder, name), self._documents * DOCUMENT.itemsize)
 
     def __enter__(self) -> Self:

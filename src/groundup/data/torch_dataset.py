@@ -80,12 +80,7 @@ def dataset(
     """
     if split not in ("train", "val"):
         raise UsageError(f"split {split!r}: must be train or val")
-    _check_int("block_size", block_size, 1)
-    _check_int("seed", seed, 0)
-    _check_int("epochs", epochs, 1)
+    for name, value, least in (("block_size", block_size, 1), ("seed", seed, 0), ("epochs", epochs, 1)):
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
+            raise UsageError(f"{name} {value!r}: must be a whole number, {least} or more and below 2^63")
     return WindowDataset(Path(folder).absolute(), split, block_size, seed, epochs)
-
-
-def _check_int(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
-        raise UsageError(f"{name} {value!r}: must be a whole number, {least} or more and below 2^63")

@@ -28,35 +28,30 @@ ZSTD_STEP_BYTES = 1024
 
 
 class ReadProgress:
-    """Bytes read of a corpus: the size of the files before the current one, and the position in it."""
+    """Bytes read of a corpus, as they lie on disk: of compressed files, compressed bytes."""
 
     def __init__(self) -> None:
-        self.before = 0
-        self._position: Callable[[], int] = lambda: 0
-
-    def follow(self, position: Callable[[], int]) -> None:
-        """Use `position()` as the position in the current file from now on."""
-        self._position = position
+        self.before = 0  # size of the files before the current one
+        self.position: Callable[[], int] = lambda: 0  # in the current one
 
     @property
     def bytes_read(self) -> int:
-        """Bytes as they lie on disk: of compressed files, compressed bytes."""
-        return self.before + self._position()
+        """Bytes up to the current position."""
+        return self.before + self.position()
 
 
 @contextmanager
 def open_decompressed(path: Path, progress: ReadProgress | None = None) -> Iterator[io.BufferedIOBase]:
     """Open a file for reading bytes, decompressed if it is a `.gz` or `.zst`; errors of reading become DataError."""
+    progress = progress or ReadProgress()
     try:
         with path.open("rb") as raw, _decompressed(raw, path.suffix.lower()) as file:
-            if progress:
-                progress.follow(raw.tell)
+            progress.position = raw.tell
             try:
                 yield file
             finally:
-                if progress:
-                    end = raw.tell()
-                    progress.follow(lambda: end)
+                end = raw.tell()
+                progress.position = lambda: end
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         kind = "gzip" if path.suffix.lower() == ".gz" else "zstd"
         raise DataError(f"{path}: damaged or cut short as a {kind} file ({error}); get a complete copy of it") from None

@@ -25,16 +25,7 @@ from groundup.sources import hub
 from groundup.sources.cleaning import clean_document
 from groundup.sources.compression import ReadProgress
 from groundup.sources.download import SHAKESPEARE, shakespeare
-from groundup.sources.files import (
-    TABLES,
-    File,
-    distinct_names,
-    drop_duplicates,
-    folder_files,
-    format_suffix,
-    glob_files,
-    single_file,
-)
+from groundup.sources.files import TABLES, File, distinct_names, folder_files, format_suffix, glob_files, single_file
 from groundup.sources.parquet import read_parquet
 from groundup.sources.python_docs import python_docs
 from groundup.sources.text import CHUNK_BYTES, Document, Errors, chunk_text, has_text, read_jsonl, read_text
@@ -100,7 +91,7 @@ class Corpus:
         total = position.total
         for i, each in enumerate(self.inputs[position.input :], start=position.input):
             self._progress.before = self._before[i]
-            self._progress.follow(lambda: 0)
+            self._progress.position = lambda: 0
             start = position if i == position.input else Position(i)
             for n, document in enumerate(each.documents(start), start=start.documents):
                 if total == self._limit:
@@ -195,25 +186,31 @@ class _Reader:
 
     def inputs(self, found: Sequence[_FileColumn | Input], say: Callable[[str], None]) -> list[Input]:
         """The inputs in order, each column of a file once and with a name of its own."""
-        columns = drop_duplicates([(item.file, item.column) for item in found if isinstance(item, _FileColumn)], say)
-        files = list(dict.fromkeys(file for file, _ in columns))
+        kept: dict[object, _FileColumn | Input] = {}
+        again: list[Path] = []
+        for i, item in enumerate(found):
+            key = i if isinstance(item, Input) else (item.file.path.resolve(), item.column)
+            if key in kept and isinstance(item, _FileColumn):
+                again.append(item.file.path)
+            kept.setdefault(key, item)
+        if again:
+            others = f" and {len(again) - 1:,} more files" if len(again) > 1 else ""
+            say(f"{again[0]}{others}: given more than once; read once")
+        files = list(dict.fromkeys(item.file for item in kept.values() if isinstance(item, _FileColumn)))
         names = dict(zip(files, distinct_names(files), strict=True))
         inputs: list[Input] = []
-        left = set(columns)
-        for item in found:
-            if isinstance(item, Input):
-                inputs.append(item)
-                continue
-            source, file, column = item
-            if (file, column) in left:
-                left.remove((file, column))
+        for item in kept.values():
+            if isinstance(item, _FileColumn):
+                source, file, column = item
                 name = names[file] if column == self.column else f"{names[file]}#{column}"
                 inputs.append(self._file(source, name, file.path, column))
+            else:
+                inputs.append(item)
         return inputs
 
-    def _file(self, source: str, name: str, path: Path, column: str) -> Input:
+    def _file(self, source: str, name: str, path: Path, column: str, version: str | None = None) -> Input:
         stat = path.stat()
-        version = str(stat.st_mtime_ns)
+        version = version or str(stat.st_mtime_ns)
         return Input(source, name, stat.st_size, version, lambda at: self._documents(name, path, column, at))
 
     def _spooled(self, name: str, stream: BinaryIO, spool: Path) -> Input:
@@ -230,8 +227,7 @@ class _Reader:
                     "with more room in the environment variable TMPDIR"
                 ) from None
             version = hashlib.file_digest(file, "sha256").hexdigest()
-        size = spool.stat().st_size
-        return Input(name, name, size, version, lambda at: self._documents(name, spool, self.column, at))
+        return self._file(name, name, spool, self.column, version)
 
     def _documents(self, name: str, path: Path, column: str, position: Position) -> Iterator[Document]:
         kind = format_suffix(path)

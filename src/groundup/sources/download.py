@@ -17,17 +17,13 @@ MAX_DOWNLOAD_BYTES = 10_000_000  # the text has 1,115,394
 TIMEOUT_SECONDS = 20.0  # without an answer
 
 
-def cache_folder() -> Path:
-    """Where downloads are kept: `groundup` below `$XDG_CACHE_HOME`, or below `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundup"
-
-
 def shakespeare() -> Path:
     """Path of Tiny Shakespeare (Karpathy 2015): 40,000 lines of the plays, downloaded unless it is in the cache.
 
     Raises DataError if it cannot be downloaded, or is not what it should be.
     """
-    path = cache_folder() / "tinyshakespeare.txt"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    path = cache / "groundup" / "tinyshakespeare.txt"
     try:
         if path.is_file() and _is_shakespeare(path.read_bytes()):
             return path

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from glob import glob, has_magic
 from pathlib import Path
@@ -58,7 +58,10 @@ def single_file(path: Path, known: Iterable[str]) -> File:
     Raises DataError; if it is missing, with the closest name among its neighbours and the `known` corpora.
     """
     if not path.exists():
-        raise DataError(f"{path}: there is no such file or folder; {_closest(path, known)}")
+        neighbours = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = get_close_matches(path.name, [*neighbours, *known], n=1)
+        hint = f"did you mean {near[0]}?" if near else "check the path"
+        raise DataError(f"{path}: there is no such file or folder; {hint}")
     if remedy := NOT_TEXT.get(format_suffix(path)):
         raise DataError(f"{path}: {format_suffix(path)} files are not read as text; {remedy}")
     if format_suffix(path) == ".parquet" and path.suffix.lower() in COMPRESSED:
@@ -71,14 +74,9 @@ def glob_files(pattern: str) -> list[File]:
     files = sorted(path for path in map(Path, glob(pattern, recursive=True)) if path.is_file())  # noqa: PTH207  # also absolute
     if not files:
         raise DataError(f"{pattern}: no file matches this pattern; `**` stands for any folders, `*` for any name")
-    listed = [single_file(path, ()) for path in files]
-    return [File(file.path, _parts_that_vary(file.path, pattern)) for file in listed]
-
-
-def _parts_that_vary(path: Path, pattern: str) -> int:
-    """Number of parts of a path from the first one with a wildcard on, which distinguish it from other matches."""
+    # Paths differ from their first part with a wildcard on.
     fixed = next(i for i, part in enumerate(Path(pattern).parts) if has_magic(part))
-    return len(path.parts) - fixed
+    return [single_file(path, ())._replace(n_parts=len(path.parts) - fixed) for path in files]
 
 
 def folder_files(folder: Path) -> tuple[list[File], str]:
@@ -87,32 +85,31 @@ def folder_files(folder: Path) -> tuple[list[File], str]:
     Hidden files are ignored. A file's name begins with the folder's own. Raises DataError if there is no text.
     """
     files, closed = _walk(folder)
-    texts = [(relative, path) for _, relative, path in files if _is_text(path)]
+    texts = [path for path in files if _is_text(path)]
     if not texts:
         known = ", ".join((*TABLES, *PROSE[:3]))
         raise DataError(
             f"{folder}: no text files in this folder; it may hold {known}, … or source code, each also with .gz or .zst"
         )
-    left_out = Counter(format_suffix(path) for _, _, path in files if not _is_text(path))
-    line = f"{folder}: reads {_counted(Counter(format_suffix(path) for _, path in texts))}"
+    left_out = Counter(format_suffix(path) for path in files if not _is_text(path))
+    line = f"{folder}: reads {_counted(Counter(map(format_suffix, texts)))}"
     line += f"; leaves out {_counted(left_out)}" if left_out else ""
     line += f"; does not enter {', '.join(closed)}" if closed else ""
-    return [File(path, len(relative.parts) + 1) for relative, path in texts], line
+    return [File(folder / path, len(path.parts) + 1) for path in texts], line
 
 
-def _walk(folder: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:
-    """The files below a folder (name, relative path, path), and the folders that were not entered."""
-    found: list[tuple[str, Path, Path]] = []
+def _walk(folder: Path) -> tuple[list[Path], list[str]]:
+    """The files below a folder, relative to it, and the folders that were not entered."""
+    found: list[Path] = []
     refused: list[OSError] = []
     closed: list[str] = []
     for parent, folders, names in os.walk(folder, onerror=refused.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         closed += [f"{name} (a link)" for name in folders if (Path(parent) / name).is_symlink()]
-        for path in (Path(parent) / name for name in names):
-            if path.name != RUN_LOG and not path.name.startswith(".") and path.is_file():
-                relative = path.relative_to(folder)
-                found.append((relative.as_posix(), relative, path))
-    return sorted(found), [*closed, *(f"{Path(error.filename).name} ({error.strerror})" for error in refused)]
+        paths = [Path(parent) / name for name in names if name != RUN_LOG and not name.startswith(".")]
+        found += [path.relative_to(folder) for path in paths if path.is_file()]
+    closed += [f"{Path(error.filename).name} ({error.strerror})" for error in refused]
+    return sorted(found, key=Path.as_posix), closed
 
 
 def _is_text(path: Path) -> bool:
@@ -139,25 +136,3 @@ def distinct_names(files: Sequence[File]) -> list[str]:
             # On disk a name may be any bytes; in a manifest it must be text.
             return [name.encode(errors="replace").decode() for name in names]
         lengths = [n + (name in shared) for n, name in zip(lengths, names, strict=True)]
-
-
-def drop_duplicates(columns: Iterable[tuple[File, str]], say: Callable[[str], None]) -> list[tuple[File, str]]:
-    """Pairs of a file and a column without repetitions; `say` gets a message about those."""
-    kept: dict[tuple[Path, str], tuple[File, str]] = {}
-    again: list[Path] = []
-    for file, column in columns:
-        real = file.path.resolve()
-        if (real, column) in kept:
-            again.append(file.path)
-        kept.setdefault((real, column), (file, column))
-    if again:
-        others = f" and {len(again) - 1:,} more files" if len(again) > 1 else ""
-        say(f"{again[0]}{others}: given more than once; read once")
-    return list(kept.values())
-
-
-def _closest(path: Path, known: Iterable[str]) -> str:
-    """The remedy for a missing file: the closest name that exists."""
-    neighbours = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = get_close_matches(path.name, [*neighbours, *known], n=1)
-    return f"did you mean {near[0]}?" if near else "check the path"

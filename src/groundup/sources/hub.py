@@ -9,8 +9,7 @@ has to read what it skips.
 
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain, islice, pairwise
@@ -62,8 +61,12 @@ def hub_documents(source: str, column: str = DEFAULT_COLUMN, skip: int = 0) -> I
     it counts, so that what is skipped need not be read. `Document.offset` is the number of the (first) row in its
     file. Raises DataError.
     """
+    from datasets.packaged_modules.parquet.parquet import Parquet
+
     data = resolve(parse_spec(source))
-    return join_rows(data.spec.rows_per_document, partial(_rows, data, column), skip)
+    on_hub = all(address.startswith(data.prefix) for address in data.files)
+    read = _parquet_rows if on_hub and isinstance(data.builder, Parquet) else _streamed_rows
+    return join_rows(data.spec.rows_per_document, partial(read, data, column), skip)
 
 
 def hub_identity(source: str) -> str:
@@ -95,11 +98,9 @@ def resolve(spec: HubSpec) -> DataSet:
             f"{spec.source}: reading from the hub needs more libraries; install them with: pip install 'groundup[data]'"
         ) from None
 
-    def find_commit() -> str:
-        timeout = huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT
-        return str(huggingface_hub.HfApi().dataset_info(spec.repo, revision=spec.revision, timeout=timeout).sha)
-
-    commit = with_retries(spec, find_commit, FIRST_WAITS)
+    timeout = huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT
+    find = partial(huggingface_hub.HfApi().dataset_info, spec.repo, revision=spec.revision, timeout=timeout)
+    commit = str(with_retries(spec, find, FIRST_WAITS).sha)
 
     def load_builder() -> Any:
         try:
@@ -203,16 +204,9 @@ class RemoteFile(io.RawIOBase):
         return answer.content, int(file_size)
 
 
-def _rows(data: DataSet, column: str, skip: int) -> Iterator[Row]:
-    """All rows from the `skip`-th on."""
-    from datasets.packaged_modules.parquet.parquet import Parquet
-
-    on_hub = all(address.startswith(data.prefix) for address in data.files)
-    return (_parquet_rows if on_hub and isinstance(data.builder, Parquet) else _streamed_rows)(data, column, skip)
-
-
 def _parquet_rows(data: DataSet, column: str, skip: int) -> Iterator[Row]:
     from huggingface_hub import hf_hub_url
+    from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
     open_file = partial(ParquetFile, buffer_size=MAX_READ_BYTES, pre_buffer=False)  # memory holds one piece of a column
@@ -220,12 +214,18 @@ def _parquet_rows(data: DataSet, column: str, skip: int) -> Iterator[Row]:
         path = address.removeprefix(data.prefix)
         name = f"{data.spec.repo}/{path}"
         url = hf_hub_url(data.spec.repo, path, repo_type="dataset", revision=data.commit)
-        with _damage_errors(data.spec, name), open_file(RemoteFile(data.spec, url)) as file:
-            if skip < file.metadata.num_rows:
-                texts = [field.name for field in file.schema_arrow if is_text(field.type)]
-                for number, value in read_column(file, _choose_column(data.spec, column, texts), skip):
-                    yield name, number, (value or b"").decode()
-            skip = max(skip - file.metadata.num_rows, 0)
+        try:
+            with open_file(RemoteFile(data.spec, url)) as file:
+                if skip < file.metadata.num_rows:
+                    texts = [field.name for field in file.schema_arrow if is_text(field.type)]
+                    for number, value in read_column(file, _choose_column(data.spec, column, texts), skip):
+                        yield name, number, (value or b"").decode()
+                skip = max(skip - file.metadata.num_rows, 0)
+        except (ArrowException, UnicodeDecodeError, OSError) as error:
+            line = next(iter(str(error).splitlines()), type(error).__name__)
+            raise DataError(
+                f"{data.spec.source}: {name} is damaged ({line}); choose another revision of the data set"
+            ) from None
 
 
 def _streamed_rows(data: DataSet, column: str, skip: int) -> Iterator[Row]:
@@ -247,8 +247,10 @@ def _streamed_rows(data: DataSet, column: str, skip: int) -> Iterator[Row]:
             rows = None  # a broken generator would say that this was the end
             raise
 
-    texts = _declared_text_columns(data.builder)
-    if texts is None:
+    if features := data.builder.info.features:  # as declared by the data set
+        kinds = {name: getattr(feature, "dtype", None) for name, feature in features.items()}
+        texts = [name for name, kind in kinds.items() if kind in ("string", "large_string")]
+    else:
         first = with_retries(data.spec, lambda: list(islice(stream(0), BATCH_ROWS)))  # the same wherever one begins
         if not first:
             return
@@ -264,14 +266,6 @@ def _streamed_rows(data: DataSet, column: str, skip: int) -> Iterator[Row]:
                 )
             yield data.spec.repo, at, text or ""
             at += 1
-
-
-def _declared_text_columns(builder: Any) -> list[str] | None:
-    """The text columns as declared by the data set; None without a declaration."""
-    features = builder.info.features
-    if not features:
-        return None
-    return [name for name, feature in features.items() if getattr(feature, "dtype", None) in ("string", "large_string")]
 
 
 def _choose_column(spec: HubSpec, column: str, texts: Sequence[str]) -> str:
@@ -290,18 +284,6 @@ def _choose_column(spec: HubSpec, column: str, texts: Sequence[str]) -> str:
     )
 
 
-@contextmanager
-def _damage_errors(spec: HubSpec, name: str) -> Iterator[None]:
-    """Turn errors of a file that is no parquet, damaged, or holds invalid text into a DataError."""
-    from pyarrow import ArrowException
-
-    try:
-        yield
-    except (ArrowException, UnicodeDecodeError, OSError) as error:
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DataError(f"{spec.source}: {name} is damaged ({line}); choose another revision of the data set") from None
-
-
 def join_rows(per_document: int | str, rows: Callable[[int], Iterator[Row]], skip: int) -> Iterator[Document]:
     """Documents from the `skip`-th on: of `per_document` rows each, one to a line, or of complete ARTICLES.
 
@@ -309,17 +291,17 @@ def join_rows(per_document: int | str, rows: Callable[[int], Iterator[Row]], ski
     """
     if per_document == ARTICLES:
         # The beginning of the n-th article is only known after reading those before it.
-        return islice(_articles(rows(0)), skip, None)
-    return _runs(rows(skip * int(per_document)), int(per_document))
+        groups: Iterable[list[Row]] = islice(_articles(rows(0)), skip, None)
+        separator = ""
+    else:
+        left = rows(skip * int(per_document))
+        groups, separator = iter(lambda: list(islice(left, int(per_document))), []), "\n"
+    for group in groups:
+        name, number, _ = group[0]
+        yield Document(name, number, partial(chunk_text, separator.join(text for _, _, text in group)))
 
 
-def _runs(rows: Iterator[Row], length: int) -> Iterator[Document]:
-    for name, number, text in rows:
-        following = (line for _, _, line in islice(rows, length - 1))
-        yield _document(name, number, "\n".join(chain([text], following)))
-
-
-def _articles(rows: Iterator[Row]) -> Iterator[Document]:
+def _articles(rows: Iterator[Row]) -> Iterator[list[Row]]:
     """WikiText's lines, one document per article. It begins with a line ` = Title = ` between empty ones.
 
     The hub's copy has an empty row where the original has an empty line; here it is a line end again.
@@ -329,18 +311,9 @@ def _articles(rows: Iterator[Row]) -> Iterator[Document]:
     for (name, number, text), (_, _, after) in pairwise(chain(rows, [("", 0, "")])):
         begins = _TITLE.fullmatch(text) and not before.strip() and not after.strip()
         if begins and any(line.strip() for _, _, line in held):
-            yield _article(held)
+            yield held
             held = []
         held.append((name, number, text or "\n"))
         before = text
     if held:
-        yield _article(held)
-
-
-def _article(lines: list[Row]) -> Document:
-    name, number, _ = lines[0]
-    return _document(name, number, "".join(line for _, _, line in lines))
-
-
-def _document(name: str, number: int, text: str) -> Document:
-    return Document(name, number, lambda: chunk_text(text))
+        yield held

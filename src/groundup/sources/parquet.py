@@ -32,7 +32,7 @@ def read_parquet(
         _check_column(file.schema_arrow, column, path)
         begun, rows, size = 0, file.metadata.num_rows, path.stat().st_size
         if progress:
-            progress.follow(lambda: size * begun // rows if rows else size)
+            progress.position = lambda: size * begun // rows if rows else size
         for row, value in read_column(file, column, start):
             begun = row + 1
             if value:

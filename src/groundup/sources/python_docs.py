@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.machinery import ExtensionFileLoader
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 
@@ -45,8 +46,9 @@ def python_docs() -> tuple[str, ...]:
     library = Path(sysconfig.get_path("stdlib"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated modules and old escapes are of no interest here
-        found = [*_topics(), *_parsed_docstrings(library), *_c_docstrings()]
-        texts = tuple(dict.fromkeys(_without_repeats(found)))  # a set that keeps order
+        found = chain(_topics(), _parsed_docstrings(library), _c_docstrings())
+        valid = (text for text in found if text and text.strip() and not re.search("[\ud800-\udfff]", text))
+        texts = tuple(dict.fromkeys(_without_repeats(valid)))  # a set that keeps order
     if not texts:
         raise DataError(f"python-docs: this Python has no documentation in {library}; give a text of your own")
     return texts
@@ -59,7 +61,9 @@ def _without_repeats(texts: Iterable[str]) -> Iterator[str]:
         paragraphs = BLANK_LINES.split(text)
         kept = [p for p in paragraphs if len(p) < MIN_UNIQUE_CHARS or p.strip() not in seen]
         seen.update(p.strip() for p in paragraphs)
-        yield from _clean("\n\n".join(kept))
+        text = "\n\n".join(kept)
+        if text.strip():
+            yield text
 
 
 def _topics() -> Iterator[str]:
@@ -70,7 +74,7 @@ def _topics() -> Iterator[str]:
     yield from (topics[name] for name in sorted(topics))
 
 
-def _parsed_docstrings(library: Path) -> Iterator[str]:
+def _parsed_docstrings(library: Path) -> Iterator[str | None]:
     for path in sorted(library.rglob("*.py")):
         folders = path.relative_to(library).parts[:-1]
         if SKIPPED_FOLDERS.intersection(folders):
@@ -81,7 +85,7 @@ def _parsed_docstrings(library: Path) -> Iterator[str]:
             continue
         for node in (tree, *_statements(tree)):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                yield from _clean(ast.get_docstring(node))
+                yield ast.get_docstring(node)
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
@@ -93,7 +97,7 @@ def _statements(node: ast.AST) -> Iterator[ast.AST]:
                 yield from _statements(child)
 
 
-def _c_docstrings() -> Iterator[str]:
+def _c_docstrings() -> Iterator[str | None]:
     for name in sorted(sys.stdlib_module_names - SKIPPED_MODULES):
         if name.startswith(("xx", "_xx")) or "test" in name or not _is_written_in_c(name):
             continue
@@ -101,7 +105,7 @@ def _c_docstrings() -> Iterator[str]:
             module = importlib.import_module(name)
         except Exception:  # noqa: S112  # it may need a library or device that is missing here
             continue
-        yield from _docstrings(module)
+        yield from map(inspect.getdoc, _documented(module))
 
 
 def _is_written_in_c(name: str) -> bool:
@@ -109,20 +113,13 @@ def _is_written_in_c(name: str) -> bool:
     return name in sys.builtin_module_names or (spec is not None and isinstance(spec.loader, ExtensionFileLoader))
 
 
-def _docstrings(module: ModuleType) -> Iterator[str]:
-    """The docstrings of a C module, its functions, its classes and their members."""
-    yield from _clean(inspect.getdoc(module))
+def _documented(module: ModuleType) -> Iterator[object]:
+    """A C module, its functions, its classes and their members."""
+    yield module
     for _, value in sorted(vars(module).items()):
         if inspect.isbuiltin(value):
-            yield from _clean(inspect.getdoc(value))
+            yield value
         elif inspect.isclass(value):
-            yield from _clean(inspect.getdoc(value))
-            for _, member in sorted(vars(value).items()):
-                if inspect.isroutine(member) or inspect.isdatadescriptor(member):
-                    yield from _clean(inspect.getdoc(member))
-
-
-def _clean(text: str | None) -> Iterator[str]:
-    """`text`, unless it is empty or cannot be written as UTF-8."""
-    if text and text.strip() and not any("\ud800" <= char <= "\udfff" for char in text):
-        yield text
+            yield value
+            members = (member for _, member in sorted(vars(value).items()))
+            yield from (each for each in members if inspect.isroutine(each) or inspect.isdatadescriptor(each))

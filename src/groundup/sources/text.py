@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from io import BufferedIOBase
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
+from typing import Any, Literal, NoReturn, TypeAlias
 
 from groundup.errors import DataError
 from groundup.sources.compression import ReadProgress, open_decompressed
@@ -98,20 +98,12 @@ def _last_cut(text: str, *, forced: bool) -> int | None:
     return len(text) if forced else None
 
 
-class JsonLine(NamedTuple):
-    """One object of a JSON lines file."""
-
-    offset: int  # bytes before its line
-    label: str  # path and line number, for messages
-    record: dict[str, Any]
-
-
 def read_json_lines(
     path: Path, errors: Errors = "strict", start: int = 0, progress: ReadProgress | None = None
-) -> Iterator[JsonLine]:
-    """The objects of a JSON lines file, packed or not; empty lines are skipped.
+) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """The objects of a JSON lines file, each with its byte offset and a label (path and line number) for messages.
 
-    Lines before byte `start` are not parsed. Raises DataError for a line that is no object.
+    Empty lines are skipped, lines before byte `start` not parsed. Raises DataError for a line that is no object.
     """
     offset = 0
     with open_decompressed(path, progress) as file:
@@ -120,7 +112,7 @@ def read_json_lines(
                 stripped = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).rstrip()
                 if stripped:
                     label = f"{path}, line {number}"
-                    yield JsonLine(offset, label, _parse_object(stripped, errors, label))
+                    yield offset, label, _parse_object(stripped, errors, label)
             offset += len(line)
 
 
