@@ -98,7 +98,8 @@ def braille_chart(
     codes = np.zeros((H, W), dtype=np.int64)
     owner = np.zeros((H, W), dtype=np.int64)  # 1 + the index of the series that a cell shows
     for index, (s, xy) in enumerate(zip(series, clean, strict=True), start=1):
-        drawn = _pack(_dots(_column_means(xy, left, right, 2 * W), display, 4 * H, 2 * W, s.joined))
+        dots = _dots(_column_means(xy, left, right, 2 * W), display, 4 * H, 2 * W, s.joined)
+        drawn = (dots.reshape(H, 4, W, 2) * DOT_BITS[:, None, :]).sum(axis=(1, 3))  # (H, W), 0 for an empty cell
         codes = np.where(drawn > 0, drawn, codes)
         owner = np.where(drawn > 0, index, owner)
     return _assemble(codes, owner, ["", *(s.style for s in series)], labels, gutter, display)
@@ -111,14 +112,10 @@ def _readable(points: Sequence[tuple[float, float]], x_range: tuple[float, float
     return xy[(x_range[0] <= x) & (x <= x_range[1]) & (np.abs(y) <= MAX_VALUE)]  # NaN compares false
 
 
-def _columns(x: Floats, left: float, right: float, C: int) -> npt.NDArray[np.int64]:
-    span = right - left
-    return np.rint((x - left) / span * (C - 1)).astype(np.int64) if span > 0 else np.zeros(len(x), dtype=np.int64)
-
-
 def _column_means(xy: Floats, left: float, right: float, C: int) -> Floats:
     """One (column, mean y) for every column of dots that has a point, in order: (at most C, 2)."""
-    column = _columns(xy[:, 0], left, right, C)
+    span = right - left if right > left else math.inf  # all in column 0
+    column = np.rint((xy[:, 0] - left) / span * (C - 1)).astype(np.int64)
     count = np.bincount(column, minlength=C)
     total = np.bincount(column, weights=xy[:, 1], minlength=C)
     taken = np.flatnonzero(count)
@@ -172,14 +169,6 @@ def _dots(means: Floats, display: Range, R: int, C: int, joined: bool) -> Dots:
 def _rows(depth: Floats, R: int) -> npt.NDArray[np.int64]:
     """The nearest row of dots; -1, just outside, for all that is above. Equal values get equal rows."""
     return np.rint(depth.round(6)).clip(-1, R - 1).astype(np.int64)
-
-
-def _pack(dots: Dots) -> npt.NDArray[np.int64]:
-    """(R, C) dots -> (H, W) numbers of braille patterns, 0 for an empty cell."""
-    R, C = dots.shape
-    cells = dots.reshape(R // 4, 4, C // 2, 2) * DOT_BITS[:, None, :]  # (H, 4, W, 2)
-    packed: npt.NDArray[np.int64] = cells.sum(axis=(1, 3))
-    return packed
 
 
 def _labels(display: Range, H: int) -> dict[int, str]:

@@ -5,8 +5,7 @@ second is not slowed.
 """
 
 import math
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -59,12 +58,6 @@ class RunningMean:
         return self.value
 
 
-class _Evaluation(NamedTuple):
-    train_loss: float | None = None
-    val_loss: float | None = None
-    bits_per_byte: float | None = None
-
-
 class Panel(Display):
     """Live display of one training run; a context manager. The last state stays on the screen.
 
@@ -82,7 +75,7 @@ class Panel(Display):
         self._train, self._val, self._loss = Curve(), Curve(), RunningMean()
         self._first: StepInfo | None = None
         self._now: StepInfo | None = None
-        self._evaluation = _Evaluation()
+        self._evaluation: tuple[float | None, float | None, float | None] = None, None, None  # train, val, bits/byte
         self._best = math.inf
         self._sample = ""
         self._entered = False
@@ -92,9 +85,7 @@ class Panel(Display):
         self._entered = True
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._live.stop()
 
     @override
@@ -109,7 +100,7 @@ class Panel(Display):
     def evaluation(self, *, step: int, train_loss: float | None, val_loss: float, bits_per_byte: float | None) -> None:
         self._val.add(step, val_loss)
         self._best = min(self._best, val_loss)
-        self._evaluation = _Evaluation(train_loss, val_loss, bits_per_byte)
+        self._evaluation = train_loss, val_loss, bits_per_byte
 
     @override
     def sample(self, text: str) -> None:

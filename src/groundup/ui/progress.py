@@ -13,6 +13,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -43,12 +44,14 @@ def byte_progress(*, quiet: bool = False) -> Iterator[ProgressReporter]:
     elif not console.is_terminal:
         yield _Lines(console)
     else:
-        columns = (
-            *(SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=30)),
-            *(DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn(), TimeRemainingColumn()),
-        )
-        with Progress(*columns, console=console, transient=True) as bar:
+        with _progress_bar(console, DownloadColumn(), TransferSpeedColumn()) as bar:
             yield _Bar(bar)
+
+
+def _progress_bar(console: Console, *amounts: ProgressColumn) -> Progress:
+    name = TextColumn("{task.description}", markup=False)
+    times = TimeElapsedColumn(), TimeRemainingColumn()
+    return Progress(SpinnerColumn(), name, BarColumn(30), *amounts, *times, console=console, transient=True)
 
 
 class _Bar(ProgressReporter):
@@ -101,24 +104,19 @@ class _Lines(ProgressReporter):
 def count_progress(*, quiet: bool = False) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     """Yields a function that takes a task's name and returns a function to call with its done and total counts."""
     console = Console(stderr=True, highlight=False)
-    if quiet or not console.is_terminal:
-        yield lambda name: partial(_print_sometimes, console, name, [time.monotonic()]) if not quiet else _nothing
+    if quiet:
+        yield lambda name: lambda done, of: None
         return
-    columns = (
-        *(SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=30)),
-        *(MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
+    if not console.is_terminal:
+        yield lambda name: partial(_print_sometimes, console, name, [time.monotonic()])
+        return
+    with _progress_bar(console, MofNCompleteColumn()) as bar:
 
         def start(name: str) -> Callable[[int, int], None]:
             task = bar.add_task(name, total=None)
             return lambda done, of: bar.update(task, completed=done, total=of)
 
         yield start
-
-
-def _nothing(done: int, of: int) -> None:
-    pass
 
 
 def _print_sometimes(console: Console, name: str, last: list[float], done: int, of: int) -> None:
