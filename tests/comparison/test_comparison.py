@@ -1,7 +1,6 @@
 """Losses at equal tokens, steps and time, what each run needed, and no extrapolation."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,7 +10,7 @@ from makers import make_run
 import groundup
 from groundup.checkpoint.data_match import same_text
 from groundup.checkpoint.log import Evaluation
-from groundup.comparison.comparison import AXES, Curve, compare, names
+from groundup.comparison.comparison import AXES, Curve, compare
 from groundup.errors import CheckpointError, GroundupError, UsageError
 
 
@@ -144,12 +143,6 @@ def test_prepared_folders_decide_whether_texts_are_the_same(tmp_path, prepared, 
     stranger = make_run(tmp_path / "stranger", {10: 4.0}, place=prepared)  # whose checkpoint knows other data
     assert compare([stranger]).runs[0].text.data == "d" * 64
     assert compare([stranger, runs["a"]]).same_text == "unknown"
-
-
-def test_names_are_the_shortest_that_distinguish_runs():
-    paths = [Path("/x/a/run"), Path("/x/b/run"), Path("/x/c/other"), Path("/y/b/run")]
-    assert names(paths) == ["a/run", "x/b/run", "other", "y/b/run"]
-    assert names([Path("/run")]) == ["run"]
 
 
 def test_moved_data_is_no_difference(tmp_path):

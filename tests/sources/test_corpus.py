@@ -154,6 +154,13 @@ def test_files_of_the_same_name_get_distinct_names(tmp_path):
     ]
 
 
+def test_columns_of_one_file_given_by_two_paths_have_names_of_their_own(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"x": "one", "y": "two"}')
+    assert [source for source, _, _ in read(f"{tmp_path}/a.jsonl#x", f"{tmp_path}/../{tmp_path.name}/a.jsonl#y")] == [
+        *("a.jsonl#x", "a.jsonl#y")
+    ]
+
+
 def test_a_file_given_twice_is_read_once_with_a_message(tmp_path):
     (tmp_path / "a.txt").write_text("one")
     (tmp_path / "b.txt").write_text("two")

@@ -2,13 +2,14 @@
 
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from groundup.checkpoint.files import verify
 from groundup.checkpoint.log import Log, read_log
 from groundup.errors import CheckpointError
-from groundup.utils.files import SUMS, atomic_output, replace_text, write_checksums
+from groundup.utils.files import SUMS, atomic_output, distinct_names, replace_text, write_checksums
 
 
 def write(folder) -> None:
@@ -102,3 +103,9 @@ def test_what_nobody_is_about_to_read_need_only_be_there(tmp_path):
     (tmp_path / "c" / "b").unlink()
     with pytest.raises(CheckpointError, match="b: missing"):
         verify(tmp_path / "c", presence_only=("b",))
+
+
+def test_distinct_names_are_the_shortest_ends_of_paths_that_differ():
+    paths = [Path("/x/a/run"), Path("/x/b/run"), Path("/x/c/other"), Path("/y/b/run")]
+    assert list(distinct_names(dict.fromkeys(paths, 1)).values()) == ["a/run", "x/b/run", "other", "y/b/run"]
+    assert distinct_names({Path("/run"): 1}) == {Path("/run"): "run"}

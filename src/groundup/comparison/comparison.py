@@ -21,6 +21,7 @@ from groundup.config.merge import diff, flatten, get
 from groundup.config.schema import Config
 from groundup.errors import CheckpointError, UsageError
 from groundup.model.size import parameters
+from groundup.utils.files import distinct_names
 
 MAX_RUNS = 12  # more fit neither a table nor a plot
 
@@ -125,15 +126,21 @@ def compare(runs: Sequence[str | PathLike[str]], *, at_tokens: int | None = None
     texts = [text_of_run(folder, config) for folder, config in zip(folders, configs, strict=True)]
     measure: Measure = "val_loss" if same_tokenizer(texts) == "same" else "bits_per_byte"
     histories = [read_history(folder.log) for folder in folders]
+    names = distinct_names({path.resolve(): 1 for path in paths}).values()
     compared = tuple(
         Run(name, folder.path, config, history, _points(folder, history, measure), text, _machine(folder, config))
-        for name, folder, config, history, text in zip(names(paths), folders, configs, histories, texts, strict=True)
+        for name, folder, config, history, text in zip(names, folders, configs, histories, texts, strict=True)
     )
     curves = [Curve(run.points, measure) for run in compared]
     equal = {axis: _at_the_shortest(axis, compared, curves) for axis in AXES}
     if at_tokens is not None:
         for run in compared:
-            _check_reached(run, at_tokens)
+            first, last = run.points[0].tokens, run.points[-1].tokens
+            if not first <= at_tokens <= last:
+                raise UsageError(
+                    f"at_tokens {at_tokens:,}: {run.path} was evaluated from {first:,} to {last:,} tokens; "
+                    "give a number between"
+                )
         equal["tokens"] = _equal_point("tokens", at_tokens, compared, curves)
     target = max(min(curve.losses) for curve in curves)
     needed = {axis: tuple(curve.first_reaching(axis, target) for curve in curves) for axis in AXES}
@@ -168,17 +175,6 @@ def settings(configs: Sequence[Config], texts: Sequence[RunText]) -> dict[str, t
     return {key: tuple(get(config, key) for config in configs) for key in ordered}
 
 
-def names(paths: Sequence[Path]) -> list[str]:
-    """Shortest ends of the paths that distinguish the runs."""
-    parts = [path.resolve().parts for path in paths]
-
-    def short(one: tuple[str, ...]) -> str:
-        n = next(n for n in range(1, len(one) + 1) if [other[-n:] for other in parts].count(one[-n:]) == 1)
-        return "/".join(one[-n:])
-
-    return [short(one) for one in parts]
-
-
 def _check_paths(paths: Sequence[Path]) -> None:
     if not 1 <= len(paths) <= MAX_RUNS:
         raise UsageError(f"{len(paths)} runs: from 1 to {MAX_RUNS} can be compared; leave some out")
@@ -201,14 +197,6 @@ def _points(folder: RunFolder, history: History, measure: Measure) -> tuple[Eval
     else:
         what = "no bits per byte, without which runs of different tokenizers cannot be compared; leave it out"
     raise CheckpointError(f"{folder.log}: {what}")
-
-
-def _check_reached(run: Run, tokens: int) -> None:
-    first, last = run.points[0].tokens, run.points[-1].tokens
-    if not first <= tokens <= last:
-        raise UsageError(
-            f"at_tokens {tokens:,}: {run.path} was evaluated from {first:,} to {last:,} tokens; give a number between"
-        )
 
 
 def _machine(folder: RunFolder, config: Config) -> tuple[object, ...]:

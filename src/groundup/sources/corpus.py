@@ -25,10 +25,11 @@ from groundup.sources import hub
 from groundup.sources.cleaning import clean_document
 from groundup.sources.compression import ReadProgress
 from groundup.sources.download import SHAKESPEARE, shakespeare
-from groundup.sources.files import TABLES, File, distinct_names, folder_files, format_suffix, glob_files, single_file
+from groundup.sources.files import TABLES, File, folder_files, format_suffix, glob_files, single_file
 from groundup.sources.parquet import read_parquet
 from groundup.sources.python_docs import python_docs
 from groundup.sources.text import CHUNK_BYTES, Document, Errors, chunk_text, has_text, read_jsonl, read_text
+from groundup.utils.files import distinct_names
 
 __all__ = ["PYTHON_DOCS", "STANDARD_INPUT", "Corpus", "Document", "Input", "Position", "open_sources"]
 
@@ -196,13 +197,13 @@ class _Reader:
         if again:
             others = f" and {len(again) - 1:,} more files" if len(again) > 1 else ""
             say(f"{again[0]}{others}: given more than once; read once")
-        files = list(dict.fromkeys(item.file for item in kept.values() if isinstance(item, _FileColumn)))
-        names = dict(zip(files, distinct_names(files), strict=True))
+        files = [item.file for item in kept.values() if isinstance(item, _FileColumn)]
+        names = distinct_names({file.absolute: file.n_parts for file in files})
         inputs: list[Input] = []
         for item in kept.values():
             if isinstance(item, _FileColumn):
                 source, file, column = item
-                name = names[file] if column == self.column else f"{names[file]}#{column}"
+                name = names[file.absolute] + (f"#{column}" if column != self.column else "")
                 inputs.append(self._file(source, name, file.path, column))
             else:
                 inputs.append(item)

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from difflib import get_close_matches
 from glob import glob, has_magic
 from pathlib import Path
@@ -44,6 +44,11 @@ class File(NamedTuple):
 
     path: Path
     n_parts: int
+
+    @property
+    def absolute(self) -> Path:
+        """Its absolute path, without `..`; links stay."""
+        return Path(os.path.abspath(self.path))  # noqa: PTH100
 
 
 def format_suffix(path: Path) -> str:
@@ -123,16 +128,3 @@ def _counted(suffixes: Counter[str]) -> str:
     shown = [f"{n:,} {name or 'without suffix'}" for name, n in frequent[:5]]
     rest = sum(n for _, n in frequent[5:])
     return ", ".join([*shown, *([f"{rest:,} others"] if rest else [])])
-
-
-def distinct_names(files: Sequence[File]) -> list[str]:
-    """Names of files that no two share: more of the path where the names alone are the same."""
-    paths = [Path(os.path.abspath(file.path)) for file in files]  # noqa: PTH100  # `..` goes, links stay
-    lengths = [file.n_parts for file in files]
-    while True:
-        names = ["/".join(path.parts[-n:]) for path, n in zip(paths, lengths, strict=True)]
-        shared = {name for name, n in Counter(names).items() if n > 1}
-        if not shared:
-            # On disk a name may be any bytes; in a manifest it must be text.
-            return [name.encode(errors="replace").decode() for name in names]
-        lengths = [n + (name in shared) for n, name in zip(lengths, names, strict=True)]

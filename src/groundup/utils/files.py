@@ -6,7 +6,8 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -143,6 +144,17 @@ def sha256(path: Path) -> str:
     """Hex digest of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def distinct_names(lengths: Mapping[Path, int]) -> dict[Path, str]:
+    """Names of absolute paths: of each path as many last parts as given, more where these are the same."""
+    while True:
+        names = {path: "/".join(path.parts[-n:]) for path, n in lengths.items()}
+        counts = Counter(names.values())
+        if len(counts) == len(names):
+            # On disk a name may be any bytes; in a manifest it must be text.
+            return {path: name.encode(errors="replace").decode() for path, name in names.items()}
+        lengths = {path: n + (counts[names[path]] > 1) for path, n in lengths.items()}
 
 
 def flush(path: Path) -> None:
