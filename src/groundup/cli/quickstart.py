@@ -21,7 +21,7 @@ from groundup.evaluation.baselines import Baseline
 from groundup.evaluation.memorization import Memorization
 from groundup.sources.corpus import PYTHON_DOCS
 from groundup.ui.format import visible
-from groundup.ui.progress import reading
+from groundup.ui.progress import byte_progress
 
 if TYPE_CHECKING:
     from groundup.quickstart.workflow import Report
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         minutes=args.minutes,
         tokenizer=args.tokenizer,
         say=lambda line: print(line, file=stream, flush=True),
-        reading=partial(reading, "reading", quiet=args.json),
+        reading=partial(byte_progress, quiet=args.json),
         watching=partial(watching, plain=args.json),
     )
     if args.json:

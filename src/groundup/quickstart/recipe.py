@@ -46,10 +46,7 @@ class Machine(NamedTuple):
     """The machine to train on."""
 
     device: str
-    threads: int
-    precision: str
-    reason: str  # why this precision
-    flops: float  # per second, of matrix products in that precision
+    flops: float  # per second, of matrix products
 
 
 @dataclass(frozen=True)

@@ -102,9 +102,10 @@ def quickstart(
             )
     train, val = manifest.splits["train"], manifest.splits["val"]
     say(f"{'':<10} {train.tokens:,} tokens of {train.bytes / train.tokens:.2f} bytes; {val.bytes:,} bytes held out")
-    machine = this_machine()
-    what = f"{machine.device}, {machine.threads} threads, {machine.precision}"
-    say(str(Choice("machine", what, machine.reason)))
+    device, threads = choose_device("auto"), usable_cores()
+    precision, reason = choose_precision("auto", device)
+    machine = Machine(str(device), matmul_flops(device, precision, threads))
+    say(str(Choice("machine", f"{device}, {threads} threads, {precision}", reason)))
     config, choices = build_recipe(
         machine, minutes * 60, str(out / "data"), train.tokens, train.bytes, manifest.tokenizer.n_vocab
     )
@@ -145,13 +146,6 @@ def val_fraction(text: Survey) -> float:
     """Fraction to hold out: a tenth, less of a long text, but enough of many documents to hold some out for certain."""
     documents = MIN_VAL_DOCUMENTS / text.documents if text.documents >= MIN_DOCUMENTS_BY_HASH else 0.0
     return min(0.1, max(MIN_VAL_FRACTION, MAX_VAL_BYTES / text.bytes, documents))
-
-
-def this_machine() -> Machine:
-    """Device, threads and precision of this machine, with the measured speed of matrix products."""
-    device, threads = choose_device("auto"), usable_cores()
-    precision, reason = choose_precision("auto", device)
-    return Machine(str(device), threads, precision, reason, matmul_flops(device, precision, threads))
 
 
 def evaluate_run(sources: list[str], result: TrainResult, data: Path) -> Report:

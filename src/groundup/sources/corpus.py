@@ -129,7 +129,7 @@ def open_sources(
         )
     reader = _Reader(column, errors, chunk_bytes, ReadProgress())
     with TemporaryDirectory(prefix="groundup-") as temporary:
-        found: list[_FileColumn | Input] = []
+        found: list[File | Input] = []
         for i, given in enumerate(sources):
             try:
                 found += reader.find(given, Path(temporary) / f"input-{i}.txt", say)
@@ -138,12 +138,6 @@ def open_sources(
                     f"{given}: cannot be read ({error.strerror}); check the path and its permissions"
                 ) from None
         yield Corpus(reader.inputs(found, say), reader.progress, max_documents, clean)
-
-
-class _FileColumn(NamedTuple):
-    source: str  # as the user named it
-    file: File
-    column: str
 
 
 @dataclass(frozen=True)
@@ -155,7 +149,7 @@ class _Reader:
     chunk_bytes: int
     progress: ReadProgress
 
-    def find(self, given: str | Path, spool: Path, say: Callable[[str], None]) -> Iterable[_FileColumn | Input]:
+    def find(self, given: str | Path, spool: Path, say: Callable[[str], None]) -> Iterable[File | Input]:
         """The inputs of one source, and its files, which get their names later."""
         text = str(given)
         if (text in (PYTHON_DOCS, SHAKESPEARE) or hub.is_hub_name(text)) and Path(text).exists():
@@ -183,30 +177,27 @@ class _Reader:
             files = glob_files(text)
         else:
             files = [single_file(path, (PYTHON_DOCS, SHAKESPEARE))]
-        return [_FileColumn(text, file, column) for file in files]
+        return [file._replace(source=text, column=column) for file in files]
 
-    def inputs(self, found: Sequence[_FileColumn | Input], say: Callable[[str], None]) -> list[Input]:
+    def inputs(self, found: Sequence[File | Input], say: Callable[[str], None]) -> list[Input]:
         """The inputs in order, each column of a file once and with a name of its own."""
-        kept: dict[object, _FileColumn | Input] = {}
+        kept: dict[object, File | Input] = {}
         again: list[Path] = []
         for i, item in enumerate(found):
-            key = i if isinstance(item, Input) else (item.file.path.resolve(), item.column)
-            if key in kept and isinstance(item, _FileColumn):
-                again.append(item.file.path)
+            key = i if isinstance(item, Input) else (item.path.resolve(), item.column)
+            if key in kept and isinstance(item, File):
+                again.append(item.path)
             kept.setdefault(key, item)
         if again:
             others = f" and {len(again) - 1:,} more files" if len(again) > 1 else ""
             say(f"{again[0]}{others}: given more than once; read once")
-        files = [item.file for item in kept.values() if isinstance(item, _FileColumn)]
-        names = distinct_names({file.absolute: file.n_parts for file in files})
+        names = distinct_names({item.absolute: item.n_parts for item in kept.values() if isinstance(item, File)})
         inputs: list[Input] = []
         for item in kept.values():
-            if isinstance(item, _FileColumn):
-                source, file, column = item
-                name = names[file.absolute] + (f"#{column}" if column != self.column else "")
-                inputs.append(self._file(source, name, file.path, column))
-            else:
-                inputs.append(item)
+            if isinstance(item, File):
+                name = names[item.absolute] + (f"#{item.column}" if item.column != self.column else "")
+                item = self._file(item.source, name, item.path, item.column)
+            inputs.append(item)
         return inputs
 
     def _file(self, source: str, name: str, path: Path, column: str, version: str | None = None) -> Input:

@@ -40,10 +40,12 @@ NOT_TEXT = {
 
 
 class File(NamedTuple):
-    """A file of a corpus; the last `n_parts` parts of its path make its name."""
+    """A file of a corpus, or one column of it; the last `n_parts` parts of its path make its name."""
 
     path: Path
     n_parts: int
+    source: str = ""  # as the user named it
+    column: str = ""
 
     @property
     def absolute(self) -> Path:

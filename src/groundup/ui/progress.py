@@ -28,14 +28,6 @@ LINE_SECONDS = 10.0  # between two lines; shorter work prints none
 
 
 @contextmanager
-def reading(label: str, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """Yields a `ProgressReporter` to call with the bytes done so far."""
-    with byte_progress(quiet=quiet) as watch:
-        watch.phase(label, None)
-        yield watch
-
-
-@contextmanager
 def byte_progress(*, quiet: bool = False) -> Iterator[ProgressReporter]:
     """Yields a reporter of bytes: a bar on a terminal, lines elsewhere. `quiet`: no output."""
     console = Console(stderr=True, highlight=False)
