@@ -143,7 +143,7 @@ def test_a_config_that_cannot_be_tried_is_one_sentence(prepared, changes, steps,
 def test_a_step_that_is_not_finite_is_rejected_and_ends_the_run(overflows, loss, norm, allowed, diverged):
     detector = DivergenceDetector(lambda: overflows)
     assert detector.allows_step(1, loss, norm) is allowed
-    assert detector.should_stop() is diverged
+    assert detector.diverged is diverged
 
 
 @pytest.mark.parametrize(("scale", "diverged"), [(2.0**16, False), (0.5, True)])
@@ -157,7 +157,7 @@ def test_in_fp16_an_overflow_diverges_only_once_the_loss_scale_is_below_1(prepar
 
     def overflow(self, step, loss, grad_norm):
         allowed = original(self, step, loss, math.inf)
-        seen.append((allowed, self.should_stop()))
+        seen.append((allowed, self.diverged))
         return allowed
 
     monkeypatch.setattr(DivergenceDetector, "allows_step", overflow)

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -118,10 +117,6 @@ class DivergenceDetector(LossGuard):
         """Treat a loss above `limit` as diverged."""
         self.diverged = self.diverged or loss > limit
 
-    def should_stop(self) -> bool:
-        """Whether nothing is left to learn from this run."""
-        return self.diverged
-
 
 class ShortRuns:
     """Short runs of a config from the same start, any number of times."""
@@ -155,7 +150,7 @@ class ShortRuns:
             parallel=parallel,
             autocast=self.autocast,
             hooks=[lambda info: on_step(info, detector)],
-            should_stop=detector.should_stop,
+            should_stop=lambda: detector.diverged,
         )
         if detector.diverged:
             return None
@@ -193,11 +188,16 @@ def tune_learning_rate(config: Config, display: Display, *, steps: int) -> Tuned
     if plan.hopeless:
         raise ConfigError(f"model: {too_much_memory(plan)}")
     _announce(resolved, data, machine_line, steps, display)
+
+    def train(rate: float, length: int) -> float | None:
+        trial_schedule = build_schedule(schedule, rate, length, resolved.train.batch_tokens)
+        return runs.train(scale_lrs(recipe, rate), trial_schedule, length)
+
     try:
         curve, diverged_at = range_test(runs, recipe, steps, display)
         rates = candidates(recipe, curve, diverged_at)
         lower = lower_candidates(recipe, rates[-1])
-        rounds = successive_halving(partial(_try, runs, recipe, schedule), rates, lower, steps, display.message)
+        rounds = successive_halving(train, rates, lower, steps, display.message)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -246,21 +246,21 @@ def range_test(
 
 def candidates(optimizer: OptimizerConfig, curve: list[tuple[float, float]], diverged_at: float | None) -> list[float]:
     """Learning rates below the one that diverged, the highest first; around the best of the curve if none did."""
-    least, most = _limits(optimizer)
+    most = _limits(optimizer)[1]
     best = min(curve, key=lambda point: point[1])[0] if curve else optimizer.learning_rate
     top = min(most, diverged_at / CANDIDATE_RATIO**2 if diverged_at else best * CANDIDATE_RATIO**2)
-    rates = [max(least, top / CANDIDATE_RATIO**i) for i in range(CANDIDATES)]
-    return list(dict.fromkeys(scale_lrs(optimizer, rate).learning_rate for rate in rates))
+    return _falling(optimizer, top, CANDIDATES)
 
 
 def lower_candidates(optimizer: OptimizerConfig, rate: float) -> list[float]:
     """Learning rates below `rate`, the highest first, as far as a config allows."""
-    least = _limits(optimizer)[0]
-    below = [
-        scale_lrs(optimizer, max(least, rate / CANDIDATE_RATIO**i)).learning_rate
-        for i in range(1, MAX_LOWER_CANDIDATES + 1)
-    ]
-    return [new for new in dict.fromkeys(below) if new < rate]
+    return [new for new in _falling(optimizer, rate, MAX_LOWER_CANDIDATES + 1) if new < rate]
+
+
+def _falling(optimizer: OptimizerConfig, top: float, n: int) -> list[float]:
+    """`n` learning rates from `top` down, each CANDIDATE_RATIO lower, but none below what a config allows."""
+    rates = [max(_limits(optimizer)[0], top / CANDIDATE_RATIO**i) for i in range(n)]
+    return list(dict.fromkeys(scale_lrs(optimizer, rate).learning_rate for rate in rates))
 
 
 def successive_halving(
@@ -287,7 +287,8 @@ def successive_halving(
             if len(trials) >= len(rates) and not needs_lower(trials):
                 break
             trials.append(LRTrial(rate, train(rate, length)))
-            message(f"         {rate:<8g} {_loss_text(trials[-1].loss)}")
+            loss = trials[-1].loss
+            message(f"         {rate:<8g} {'diverged' if loss is None else f'{loss:.4f}'}")
         rounds.append(Round(length, trials))
         if _none_left(trials):
             start = RANGE_START_RATIO * trials[-1].learning_rate
@@ -306,23 +307,12 @@ def rank(trial: LRTrial) -> tuple[float, float]:
     return (math.inf if trial.loss is None else trial.loss, trial.learning_rate)
 
 
-def _loss_text(loss: float | None) -> str:
-    return "diverged" if loss is None else f"{loss:.4f}"
-
-
 def _lowest_is_best(trials: list[LRTrial]) -> bool:
     return trials[-1].loss is not None and min(trials, key=rank) is trials[-1]
 
 
 def _none_left(trials: list[LRTrial]) -> bool:
     return all(trial.loss is None for trial in trials)
-
-
-def _try(
-    runs: ShortRuns, optimizer: OptimizerConfig, schedule: ScheduleConfig, rate: float, steps: int
-) -> float | None:
-    trial_schedule = build_schedule(schedule, rate, steps, runs.config.train.batch_tokens)
-    return runs.train(scale_lrs(optimizer, rate), trial_schedule, steps)
 
 
 def _squeezed(config: ResolvedConfig, epoch_sequences: int) -> ScheduleConfig:
