@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from groundup.config.merge import diff
 from groundup.config.presets import PRESETS
@@ -23,6 +23,8 @@ MAX_USEFUL_EPOCHS = 4  # repeated text is almost as good as new text up to here 
 SMALLER_MODELS = ("gpt2-large", "gpt2-medium", "gpt2", "gpt2-mini", "gpt2-micro", "gpt2-nano")
 WEEK_SECONDS = 7 * 24 * 3600
 RECOMPUTE_SPEED = 3 / 4  # of the MFU, when every block is computed twice: 8 operations per weight and token, not 6
+Parallel = Literal["ddp", "fsdp"]
+PARALLEL: tuple[Parallel, ...] = get_args(Parallel)
 LARGE_CLUSTER_GPUS = 64  # from which on published runs lose speed that an MFU of 8 GPUs does not show
 
 
@@ -40,7 +42,7 @@ def summary(plan: Plan, *, advise: bool = True) -> list[str]:
         f"model    {shape}: {plan.parameters:,} parameters",
         f"step     {c.batch_size} sequences x {m.block_size} = {c.train.batch_tokens:,} tokens{split}, {work}",
         f"length   {length(plan)}",
-        f"memory   {memory(plan)}",
+        f"memory   {_memory(plan.memory)}",
         f"time     {duration(plan)}",
         f"disk     {disk(plan)}",
         *(f"warning  {line}" for line in (warnings(plan) if advise else _too_large(plan))),
@@ -59,22 +61,10 @@ def length(plan: Plan) -> str:
     return f"{start}{plan.steps:,} steps{epochs} = {human_count(plan.tokens)} tokens, {ratio}"
 
 
-def memory(plan: Plan) -> str:
-    """Memory of a step, the largest part first."""
-    return f"{human_bytes(plan.memory.total)}: {_parts(plan.memory)}"
-
-
-def _parts(m: Memory) -> str:
-    named = {
-        "weights": m.weights,
-        "gradients": m.gradients,
-        "optimizer": m.optimizer,
-        "activations": m.activations,
-        "logits": m.logits,
-        "program": m.program,
-    }
-    parts = sorted(((size, name) for name, size in named.items() if size), reverse=True)
-    return ", ".join(f"{name} {human_bytes(size)}" for size, name in parts)
+def _memory(m: Memory) -> str:
+    """Total, and the parts that are not zero, the largest first."""
+    parts = sorted(((size, name) for name, size in asdict(m).items() if name != "accumulates" and size), reverse=True)
+    return f"{human_bytes(m.total)}: {', '.join(f'{name} {human_bytes(size)}' for size, name in parts)}"
 
 
 def duration(plan: Plan) -> str:
@@ -167,7 +157,15 @@ def table(plan: Plan, vocabulary: str, machine: str) -> str:
     """All numbers, one per line, each with its source; `groundup plan --help` has the formulas."""
     c, m, use = plan.config, plan.config.model, plan.memory
     tied = "also the head" if m.tie_embeddings else ""
-    half = "replace activations during the backward pass, so not added" if not use.accumulates else ""
+    held = {
+        "weights": "fp32",
+        "gradients": "" if use.accumulates else "replace activations during the backward pass, so not added",
+        "optimizer": c.optimizer.name,
+        "activations": f"of {plan.micro_batch_size} x {m.block_size} tokens",
+        "logits": "computed in chunks, and the gradient of the head",
+        **({"program": "and allocator overhead"} if use.program else {}),
+    }
+    batches = f"{plan.micro_batches} micro-batch{'es' if plan.micro_batches > 1 else ''}"
     rows = [
         ("parameters", f"{plan.parameters:,}", f"vocabulary {m.vocab:,}: {vocabulary}"),
         *((f"  {name}", f"{n:,}", tied if name == "token embedding" else "") for name, n in plan.parts.items()),
@@ -175,22 +173,9 @@ def table(plan: Plan, vocabulary: str, machine: str) -> str:
         ("FLOPs per token", human_count(plan.flops), f"{plan.head_share:.0%} of them in the head"),
         ("", "", ""),
         ("memory", human_bytes(use.total), machine or f"{plan.machine.device}, {plan.machine.precision}"),
-        ("  weights", human_bytes(use.weights), "fp32"),
-        ("  gradients", human_bytes(use.gradients), half),
-        ("  optimizer", human_bytes(use.optimizer), c.optimizer.name),
-        (
-            "  activations",
-            human_bytes(use.activations),
-            f"of {plan.micro_batch_size} x {m.block_size} tokens",
-        ),
-        ("  logits", human_bytes(use.logits), "computed in chunks, and the gradient of the head"),
-        *([("  program", human_bytes(use.program), "and allocator overhead")] if use.program else []),
+        *((f"  {name}", human_bytes(getattr(use, name)), how) for name, how in held.items()),
         ("", "", ""),
-        (
-            "step",
-            f"{c.train.batch_tokens:,} tokens",
-            f"{c.batch_size} sequences in {plan.micro_batches} micro-batch{'es' if plan.micro_batches > 1 else ''}",
-        ),
+        ("step", f"{c.train.batch_tokens:,} tokens", f"{c.batch_size} sequences in {batches}"),
         ("length", length(plan), ""),
         ("time", duration(plan), ""),
         ("disk", disk(plan), ""),
@@ -205,32 +190,22 @@ def table(plan: Plan, vocabulary: str, machine: str) -> str:
 
 def as_json(plan: Plan) -> str:
     """The plan as one JSON object; unknown values are null. Sizes in bytes, times in seconds."""
-    return json.dumps(
-        {
-            "parameters": plan.parameters,
-            "parameters_by_part": plan.parts,
-            "padding": plan.padding,
-            "vocab_size": plan.config.model.vocab,
-            "flops_per_token": plan.flops,
-            "head_share": plan.head_share,
-            "device": plan.machine.device,
-            "precision": plan.machine.precision,
-            "memory": {"total": plan.memory.total, **asdict(plan.memory)},
-            "steps": plan.steps,
-            "tokens": plan.tokens,
-            "epochs": plan.epochs,
-            "tokens_per_parameter": plan.tokens_per_parameter,
-            "tokens_per_s": plan.speed.tokens_per_s if plan.speed else None,
-            "speed_source": plan.speed.source if plan.speed else None,
-            "seconds": plan.seconds,
-            "evaluation_seconds": plan.evaluation_seconds,
-            "disk": plan.disk,
-            "checkpoints": plan.checkpoints,
-            "checkpoint_bytes": plan.checkpoint_bytes,
-            "log_bytes": plan.log_bytes,
-            "warnings": list(warnings(plan)),
-        }
-    )
+    values: dict[str, Any] = {"parameters": plan.parameters, "parameters_by_part": plan.parts, "padding": plan.padding}
+    values |= {"vocab_size": plan.config.model.vocab, "flops_per_token": plan.flops, "head_share": plan.head_share}
+    values |= _attributes(plan.machine, "device", "precision") | {"memory": _memory_json(plan.memory)}
+    values |= _attributes(plan, "steps", "tokens", "epochs", "tokens_per_parameter")
+    values["tokens_per_s"] = plan.speed.tokens_per_s if plan.speed else None
+    values["speed_source"] = plan.speed.source if plan.speed else None
+    values |= _attributes(plan, "seconds", "evaluation_seconds", "disk", "checkpoints", "checkpoint_bytes", "log_bytes")
+    return json.dumps(values | {"warnings": list(warnings(plan))})
+
+
+def _attributes(source: object, *names: str) -> dict[str, Any]:
+    return {name: getattr(source, name) for name in names}
+
+
+def _memory_json(memory: Memory) -> dict[str, int]:
+    return {"total": memory.total, **asdict(memory)}
 
 
 @dataclass(frozen=True)
@@ -258,7 +233,7 @@ class ClusterPlan:
         busy = size / -(-size // self.gpus)
         return replace(self.plan, speed=Speed(busy * self.one.tokens_per_s, self.one.source))
 
-    def memory(self, parallel: Literal["ddp", "fsdp"]) -> Memory:
+    def memory(self, parallel: Parallel) -> Memory:
         """Bytes per GPU."""
         train = self.plan.config.train.model_copy(update={"parallel": parallel})
         config = self.plan.config.model_copy(update={"train": train})
@@ -276,11 +251,11 @@ def assumed_speed(plan: Plan, gpu: GPU, mfu: float | None = None) -> Speed:
     """Speed of one GPU: the given `mfu`, or the published one, times peak over FLOPs per token."""
     if mfu is not None:
         return Speed(mfu * gpu.peak / plan.flops, f"an MFU of {mfu:.1%}, as given")
-    recomputes = plan.config.train.activation_checkpointing == "full"
     source = f"an MFU of {gpu.mfu:.1%}, {gpu.mfu_source}"
-    if recomputes:
-        source += f", times {RECOMPUTE_SPEED:g} for activation checkpointing"
-    return Speed((RECOMPUTE_SPEED if recomputes else 1) * gpu.mfu * gpu.peak / plan.flops, source)
+    if plan.config.train.activation_checkpointing != "full":
+        return Speed(gpu.mfu * gpu.peak / plan.flops, source)
+    source += f", times {RECOMPUTE_SPEED:g} for activation checkpointing"
+    return Speed(RECOMPUTE_SPEED * gpu.mfu * gpu.peak / plan.flops, source)
 
 
 def cluster_table(cluster: ClusterPlan) -> str:
@@ -295,22 +270,23 @@ def cluster_table(cluster: ClusterPlan) -> str:
         f"length   {length(run)}",
         f"speed    {rate}, from {cluster.one.source}",
         f"time     {seconds / 3600:,.2f} hours, {seconds / 3600 * gpus:,.0f} GPU hours; failures and saving left out",
-        *(f"{name:<7}  {_per_gpu(cluster, name)}" for name in ("ddp", "fsdp")),
+        *(f"{name:<7}  {_per_gpu(cluster, name)}" for name in PARALLEL),
         f"disk     {disk(run)}",
     ]
     return "\n".join([*lines, *(f"\nwarning: {line}" for line in cluster_warnings(cluster))])
 
 
-def _per_gpu(cluster: ClusterPlan, parallel: Literal["ddp", "fsdp"]) -> str:
+def _per_gpu(cluster: ClusterPlan, parallel: Parallel) -> str:
     memory = cluster.memory(parallel)
     verdict = "fits" if memory.total <= cluster.gpu.memory else "does not fit"
-    return f"{human_bytes(memory.total)} per GPU, {verdict} {human_bytes(cluster.gpu.memory)}: {_parts(memory)}"
+    total, _, parts = _memory(memory).partition(": ")
+    return f"{total} per GPU, {verdict} {human_bytes(cluster.gpu.memory)}: {parts}"
 
 
 def cluster_warnings(cluster: ClusterPlan) -> Iterator[str]:
     """What does not fit or would be waste, each with a remedy."""
     config, gpus = cluster.plan.config, cluster.gpus
-    least = min(cluster.memory("ddp").total, cluster.memory("fsdp").total)
+    least = min(cluster.memory(name).total for name in PARALLEL)
     if least > cluster.gpu.memory:
         remedy = "give --train.micro_batch_size 1, --train.activation_checkpointing full, or a GPU with more"
         yield f"{human_bytes(least)} are more than the {human_bytes(cluster.gpu.memory)} of a GPU; {remedy}"
@@ -332,25 +308,12 @@ def cluster_warnings(cluster: ClusterPlan) -> Iterator[str]:
 def cluster_json(cluster: ClusterPlan) -> str:
     """The cluster plan as one JSON object. Sizes in bytes, times in seconds."""
     run, gpu = cluster.run, cluster.gpu
-    hardware = {"nodes": cluster.nodes, "per_node": cluster.per_node, "gpus": cluster.gpus, "gpu": gpu.name}
-    memory = {name: cluster.memory(name) for name in ("ddp", "fsdp")}
-    forms = {
-        name: {"fits": m.total <= gpu.memory, "memory": {"total": m.total, **asdict(m)}} for name, m in memory.items()
-    }
-    return json.dumps(
-        {
-            "parameters": run.parameters,
-            "flops_per_token": run.flops,
-            "cluster": hardware,
-            "gpu_tokens_per_s": cluster.one.tokens_per_s,
-            "gpu_speed_source": cluster.one.source,
-            "tokens_per_s": run.speed.tokens_per_s if run.speed else None,
-            "seconds": cluster.seconds,
-            "steps": run.steps,
-            "tokens": run.tokens,
-            "checkpoint_bytes": run.checkpoint_bytes,
-            "disk": run.disk,
-            **forms,
-            "warnings": list(cluster_warnings(cluster)),
-        }
-    )
+    values: dict[str, Any] = {"parameters": run.parameters, "flops_per_token": run.flops}
+    values["cluster"] = _attributes(cluster, "nodes", "per_node", "gpus") | {"gpu": gpu.name}
+    values |= {"gpu_tokens_per_s": cluster.one.tokens_per_s, "gpu_speed_source": cluster.one.source}
+    values |= {"tokens_per_s": run.speed.tokens_per_s if run.speed else None, "seconds": cluster.seconds}
+    values |= _attributes(run, "steps", "tokens", "checkpoint_bytes", "disk")
+    for name in PARALLEL:
+        memory = cluster.memory(name)
+        values[name] = {"fits": memory.total <= gpu.memory, "memory": _memory_json(memory)}
+    return json.dumps(values | {"warnings": list(cluster_warnings(cluster))})
