@@ -34,6 +34,14 @@ if TYPE_CHECKING:
 LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 NOT_IN_NAMES = re.compile(r"[^\w.-]+", re.ASCII)  # a name is quoted in commands and code
+HF_USAGE = """
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "{name}"  # the folder of this file, or the model's name on the hub
+tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+ids = tokenizer("Once", return_tensors="pt").input_ids
+print(tokenizer.decode(model.generate(ids, max_new_tokens=100, do_sample=True, temperature=0.8)[0]))
+"""
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ def _refuse_hf(loaded: LoadedModel) -> None:
 def _write_hf(source: Source, folder: Path) -> Written:
     from groundup.interop import hf_export
 
-    loaded, text = source.loaded, card(source.card_info, _usage(source.name))
+    loaded, text = source.loaded, card(source.card_info, HF_USAGE.format(name=source.name))
     hf_export.write(folder, loaded.config.model, source.tensors, loaded.tokenizer, text)
     return [], lambda path: hf_export.check(path, loaded.model, loaded.tokenizer)
 
@@ -189,14 +197,3 @@ def _open_source(path: str | Path, *, checkpoint: str, name: str | None, licence
         if not tensor.isfinite().all():
             raise UsageError(f"{folder}: {key} holds numbers that are not finite; export another checkpoint")
     return source
-
-
-def _usage(name: str) -> str:
-    return f"""
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-folder = "{name}"  # the folder of this file, or the model's name on the hub
-tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
-ids = tokenizer("Once", return_tensors="pt").input_ids
-print(tokenizer.decode(model.generate(ids, max_new_tokens=100, do_sample=True, temperature=0.8)[0]))
-"""

@@ -23,28 +23,20 @@ class Family:
 
     model_type: str
     architecture: str
-    fixed: Mapping[str, Any]
-    """settings of groundup that every model of this family has"""
-    activations: Mapping[str, str]
-    """their names -> ours; of several for one activation, the first is written"""
-    fields: Mapping[str, str]
-    """our field -> their key, where both hold the same value"""
-    defaults: Mapping[str, Any]
-    """values of keys that a config.json leaves out"""
+    fixed: Mapping[str, Any]  # settings of groundup that every model of this family has
+    activations: Mapping[str, str]  # their names -> ours; of several for one activation, the first is written
+    fields: Mapping[str, str]  # our field -> their key, where both hold the same value
+    defaults: Mapping[str, Any]  # values of keys that a config.json leaves out
+    # Their keys that change the computation -> values for which it equals ours; the first is written.
     demands: Mapping[str, tuple[Any, ...]]
-    """their keys that change the computation -> values for which it equals ours; the first is written"""
     names: Names
     init: str
-    prefix: str
-    """of their tensor names; a file of a model without a head leaves it out"""
+    prefix: str  # of their tensor names; a file of a model without a head leaves it out
     activation_key: str
     dropout_keys: tuple[str, ...]
-    conv1d: bool = False
-    """matrices of blocks are stored as (in, out)"""
-    inner_is_free: bool = True
-    """the feed-forward width may differ from 4·C"""
-    extras: Mapping[str, Any] = field(default_factory=dict)
-    """further values of config.json, for readers that expect them"""
+    conv1d: bool = False  # matrices of blocks are stored as (in, out)
+    inner_is_free: bool = True  # the feed-forward width may differ from 4·C
+    extras: Mapping[str, Any] = field(default_factory=dict)  # further values of config.json that readers expect
 
 
 BLOCK = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")

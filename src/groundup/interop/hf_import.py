@@ -18,7 +18,7 @@ from groundup.errors import CheckpointError, UsageError
 from groundup.interop.hf_architectures import FAMILIES
 from groundup.interop.hf_mapping import BUFFERS, model_config, to_groundup, untied
 from groundup.interop.imported import ImportedModel, check_tensors, printable
-from groundup.interop.torch_pickle import unpickle
+from groundup.interop.torch_pickle import is_state_dict, unpickle
 from groundup.sources.hub_client import PREFIX
 from groundup.utils.hub_errors import HubRepo, explain_hub_error
 
@@ -124,9 +124,9 @@ def _pickled(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path.name}: missing; get it as well")
     found = unpickle(path)
-    if not isinstance(found, dict) or not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in found.items()):
+    if not is_state_dict(found):
         raise CheckpointError(f"{path.name}: holds no tensors by name; get it again")
-    return dict(found)
+    return found
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ special token, such as `<|endoftext|>`, in a text into that one id, where ground
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,9 +22,6 @@ from groundup.tokenizers.hf_json import CONFIG_NAME
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
 Contents = dict[str, Any]
-
-# The class of transformers that uses a tokenizer.json unchanged.
-CLASS = "PreTrainedTokenizerFast"
 
 SAMPLES = (
     "Once upon a time, there was\n\na  girl's dog.\tIt cost 1,024 € — naïve?\r\n",
@@ -52,21 +49,22 @@ def write(tokenizer: Tokenizer, folder: Path, block_size: int) -> None:
     """Write `tokenizer.json` and `tokenizer_config.json`, which `transformers.AutoTokenizer` opens, to `folder`."""
     end = end_token(tokenizer)
     config = {
-        "tokenizer_class": CLASS,
+        "tokenizer_class": "PreTrainedTokenizerFast",  # which uses a tokenizer.json unchanged
         "bos_token": end,
         "eos_token": end,
         "pad_token": end,  # for batches, where padding is masked
         "clean_up_tokenization_spaces": False,
         "model_max_length": block_size,
     }
-    _write(folder / FILE_NAME, contents(tokenizer))
-    _write(folder / CONFIG_NAME, config)
+    for name, values in ((FILE_NAME, contents(tokenizer)), (CONFIG_NAME, config)):
+        (folder / name).write_text(json.dumps(values, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def check(tokenizer: Tokenizer, folder: Path) -> None:
     """ExportError where the tokenizer in `folder` encodes to other ids than `tokenizer`, or decodes to another text."""
     engine = tokenizers.Tokenizer.from_file(str(folder / FILE_NAME))
-    for text in ("".join(filter(_known(tokenizer), sample)) for sample in SAMPLES):
+    known = getattr(tokenizer, "characters", None)  # of a tokenizer of single characters, which has no others
+    for text in ("".join(char for char in sample if known is None or char in known) for sample in SAMPLES):
         ids = tokenizer.encode(text).tolist()
         if engine.encode(text, add_special_tokens=False).ids != ids:
             raise ExportError(f"{FILE_NAME}: gives {text!r} other ids than the tokenizer {tokenizer.name} of the model")
@@ -74,12 +72,6 @@ def check(tokenizer: Tokenizer, folder: Path) -> None:
         ids.append(tokenizer.end_of_text)
         if tokenizer.name != "json" and engine.decode(ids, skip_special_tokens=False) != tokenizer.decode(ids):
             raise ExportError(f"{FILE_NAME}: decodes {text!r} to another text than the tokenizer of the model")
-
-
-def _known(tokenizer: Tokenizer) -> Callable[[str], bool]:
-    """Predicate of characters that the tokenizer knows: all, except for a tokenizer of single characters."""
-    characters = getattr(tokenizer, "characters", None)
-    return (lambda char: True) if characters is None else characters.__contains__
 
 
 def _saved(tokenizer: Tokenizer, name: str) -> str:
@@ -95,10 +87,12 @@ def _with_end_token(engine: tokenizers.Tokenizer, token: str) -> Contents:
     return json.loads(engine.to_str())
 
 
-def _byte(tokenizer: Tokenizer) -> Contents:
+def _byte_level(vocabulary: Mapping[bytes, int], merges: list[tuple[str, str]], *, use_regex: bool = True) -> Contents:
+    """A byte-level BPE as GPT-2's; `use_regex` splits a text into words first."""
     char_of = {byte: char for char, byte in byte_characters().items()}
-    engine = tokenizers.Tokenizer(models.BPE(vocab={char_of[byte]: byte for byte in range(256)}, merges=[]))
-    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    spelt = {"".join(char_of[byte] for byte in piece): id_ for piece, id_ in vocabulary.items()}
+    engine = tokenizers.Tokenizer(models.BPE(vocab=spelt, merges=merges))
+    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
     engine.decoder = decoders.ByteLevel()
     return _with_end_token(engine, END_OF_TEXT)
 
@@ -113,29 +107,13 @@ def _char(tokenizer: Tokenizer) -> Contents:
     return _with_end_token(engine, END_OF_TEXT)
 
 
-def _gpt2(tokenizer: Tokenizer) -> Contents:
-    char_of = {byte: char for char, byte in byte_characters().items()}
-    vocabulary = {"".join(char_of[byte] for byte in piece): id_ for id_, piece in enumerate(gpt2_pieces())}
-    engine = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=list(gpt2_merges())))
-    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    engine.decoder = decoders.ByteLevel()
-    return _with_end_token(engine, END_OF_TEXT)
-
-
 def _gpt1(tokenizer: Tokenizer) -> Contents:
-    vocabulary = json.loads(_saved(tokenizer, ENCODER))
-    engine = tokenizers.Tokenizer(
-        models.BPE(
-            vocab=vocabulary,
-            merges=merge_pairs(_saved(tokenizer, MERGES)),
-            unk_token=UNKNOWN,
-            end_of_word_suffix=WORD_END,
-        )
-    )
+    vocabulary, merges = json.loads(_saved(tokenizer, ENCODER)), merge_pairs(_saved(tokenizer, MERGES))
+    model = models.BPE(vocab=vocabulary, merges=merges, unk_token=UNKNOWN, end_of_word_suffix=WORD_END)
+    engine = tokenizers.Tokenizer(model)
     engine.normalizer = normalizers.BertNormalizer(lowercase=True)
     engine.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    unknown = "\N{REPLACEMENT CHARACTER}"
-    spelt = [(LINE_BREAK, "\n"), (UNKNOWN, unknown), (WORD_END, " ")]
+    spelt = [(LINE_BREAK, "\n"), (UNKNOWN, "\N{REPLACEMENT CHARACTER}"), (WORD_END, " ")]
     engine.decoder = decoders.Sequence([*(decoders.Replace(old, new) for old, new in spelt), decoders.Fuse()])
     return _with_end_token(engine, LINE_BREAK)
 
@@ -150,10 +128,11 @@ def _file(tokenizer: Tokenizer) -> Contents:
 
 
 KINDS: dict[str, Callable[[Tokenizer], Contents]] = {
-    "byte": _byte, "char": _char, "gpt1": _gpt1, "gpt2": _gpt2, "bpe": _file, "json": _file,
-}  # fmt: skip
+    "byte": lambda _: _byte_level({bytes([byte]): byte for byte in range(256)}, [], use_regex=False),
+    "char": _char,
+    "gpt1": _gpt1,
+    "gpt2": lambda _: _byte_level({piece: id_ for id_, piece in enumerate(gpt2_pieces())}, list(gpt2_merges())),
+    "bpe": _file,
+    "json": _file,
+}
 """Name of a tokenizer -> builder of its `tokenizer.json`."""
-
-
-def _write(path: Path, values: Contents) -> None:
-    path.write_text(json.dumps(values, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from groundup.errors import CheckpointError
 from groundup.interop.hf_mapping import BUFFERS
 from groundup.interop.imported import ImportedModel, check_tensors, equal, parse_model_config, printable
-from groundup.interop.torch_pickle import PickledSettings, unpickle
+from groundup.interop.torch_pickle import PickledSettings, is_state_dict, unpickle
 
 # Our setting -> its names in nanoGPT and its descendants.
 SETTING_NAMES = {
@@ -41,7 +40,7 @@ def read_nanogpt(path: Path) -> ImportedModel:
     is_nanogpt = isinstance(settings, dict)
     if isinstance(found.get("config"), PickledSettings):
         settings = found["config"].values
-    if not (isinstance(settings, Mapping) and isinstance(weights, dict) and _all_tensors(weights)):
+    if not (isinstance(settings, Mapping) and is_state_dict(weights)):
         keys = ", ".join(sorted(map(printable, found))[:6]) or "nothing"
         raise CheckpointError(f"{path}: no checkpoint of nanoGPT, nor of build-nanogpt (it holds {keys}); {FORMATS}")
     tensors = {_rename(name): tensor for name, tensor in weights.items() if not name.endswith(BUFFERS)}
@@ -65,10 +64,6 @@ def _sizes(path: Path, settings: Mapping[Any, Any]) -> dict[str, Any]:
         elif name != "dropout":
             raise CheckpointError(f"{path}: its settings name no {name}; {FORMATS}")
     return found
-
-
-def _all_tensors(weights: Mapping[Any, Any]) -> bool:
-    return all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items())
 
 
 def _rename(name: str) -> str:

@@ -68,8 +68,7 @@ def push(
     if revision is not None and (not REVISION.fullmatch(revision) or ".." in revision):
         raise UsageError(f"revision {revision!r}: no name of a branch; give one such as main or v2")
     api = _api(repository)
-    with _temporary_folder() as folder:
-        out = folder / "model"
+    with _temporary_folder() as out:
         with _hub_errors(repository):
             api.whoami()  # a bad token should fail before minutes of work
         done = _exported(path, out, checkpoint, repository, license)
@@ -95,7 +94,7 @@ def push(
 
 @contextmanager
 def _temporary_folder() -> Iterator[Path]:
-    """Yield a temporary folder; UsageError where none can be created."""
+    """Yield the path of a folder to be created, deleted afterwards; UsageError where there is no room for it."""
     try:
         folder = TemporaryDirectory(prefix="groundup-push-")
     except OSError as error:
@@ -103,7 +102,7 @@ def _temporary_folder() -> Iterator[Path]:
             f"push: no temporary folder can be made ({error.strerror or error}); set TMPDIR to one with room"
         ) from error
     with folder as name:
-        yield Path(name)
+        yield Path(name) / "model"
 
 
 def _exported(path: str | Path, out: Path, checkpoint: str, repository: str, licence: str) -> Export:

@@ -37,6 +37,15 @@ SDK = "6.31.0"  # for the hub to install: the version of these that the tests us
 RELEASE = re.compile(r"\d+\.\d+\.\d+", re.ASCII)  # of torch: a nightly or local build is on no index
 PUBLIC_SECTIONS = ("model", "optimizer", "schedule", "train")  # of the config: none can name a path, text or person
 MAX_SOURCES = 3  # named on the page; the card has more
+USAGE = """
+# The page: pip install -r requirements.txt, then python app.py. The model alone:
+import sys
+
+sys.path.insert(0, "{wheel}")
+import groundup
+
+print(groundup.generate("model", "Once", seed=1)[0])
+"""
 
 
 def write(
@@ -46,11 +55,10 @@ def write(
     lines, notes = requirements()
     (folder / "app.py").write_bytes(resources.files("groundup").joinpath("space/app.py").read_bytes())
     (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    text = card(info, _usage(), header=_header(info), lead=_lead(info))
+    text = card(info, USAGE.format(wheel=wheel.file_name()), header=_header(info), lead=_lead(info))
     (folder / "README.md").write_text(text, encoding="utf-8")
-    snapshot = state.Snapshot(
-        _public(info.config), tokenizer, _progress(checkpoint), StateTensors(dict(tensors), {}, {})
-    )
+    config = Config(**{name: getattr(info.config, name) for name in PUBLIC_SECTIONS})
+    snapshot = state.Snapshot(config, tokenizer, _progress(checkpoint), StateTensors(dict(tensors), {}, {}))
     state.save(folder / "model", snapshot)
     wheel.write(folder, json.dumps(digests(folder)).encode())  # to recognize changed files later
     return notes
@@ -77,11 +85,6 @@ def requirements() -> tuple[list[str], list[str]]:
         return [f"torch=={version}" if line.startswith("torch") else line for line in lines], []
     asked = next(line for line in lines if line.startswith("torch"))
     return lines, [f"requirements.txt asks for {asked}, in any version: torch {version} here is no release"]
-
-
-def _public(config: Config) -> Config:
-    """The config without private keys: all but PUBLIC_SECTIONS are defaults."""
-    return Config(**{name: getattr(config, name) for name in PUBLIC_SECTIONS})
 
 
 def _progress(checkpoint: Path) -> dict[str, Any]:
@@ -121,15 +124,3 @@ def _lead(info: ModelCardInfo) -> str:
     return (
         f"It has read {read}, and writes on from whatever you begin." if read else "It writes on from what you begin."
     )
-
-
-def _usage() -> str:
-    return f"""
-# The page: pip install -r requirements.txt, then python app.py. The model alone:
-import sys
-
-sys.path.insert(0, "{wheel.file_name()}")
-import groundup
-
-print(groundup.generate("model", "Once", seed=1)[0])
-"""

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -64,6 +64,11 @@ def unpickle(path: Path) -> object:
         raise CheckpointError(
             f"{path.name}: cannot be read as a file of torch, or is cut short ({printable(line, 120)}); get it again"
         ) from None
+
+
+def is_state_dict(found: object) -> TypeGuard[dict[str, Tensor]]:
+    """Whether it is a dict of tensors by name."""
+    return isinstance(found, dict) and all(isinstance(k, str) and isinstance(t, Tensor) for k, t in found.items())
 
 
 def _check_stored(path: Path) -> None:

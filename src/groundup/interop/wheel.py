@@ -51,7 +51,7 @@ def write(folder: Path, comment: bytes = b"") -> Path:
     `comment`: of the zip archive, at most 65,535 bytes.
     """
     contents = {**_package_files(), **_dist_info_files()}
-    contents[_record_name()] = _record(contents)
+    contents[f"{_dist_info()}/RECORD"] = _record(contents)
     path = folder / file_name()
     with ZipFile(path, "w", ZIP_DEFLATED) as archive:
         archive.comment = comment
@@ -68,7 +68,7 @@ def check(folder: Path) -> None:
     try:
         with ZipFile(path) as archive:
             contents = {name: archive.read(name) for name in archive.namelist()}  # which compares the CRC of each
-        intact = contents.pop(_record_name()) == _record(contents)
+        intact = contents.pop(f"{_dist_info()}/RECORD") == _record(contents)
     except (BadZipFile, KeyError, NotImplementedError, RuntimeError, EOFError, zlib.error):
         intact = False
     if not intact:
@@ -105,15 +105,8 @@ def _dist_info() -> str:
     return f"{NAME}-{metadata.version(NAME)}.dist-info"
 
 
-def _record_name() -> str:
-    return f"{_dist_info()}/RECORD"
-
-
 def _record(contents: Mapping[str, bytes]) -> bytes:
     """The contents of RECORD: a line for each file, its own last and without a digest."""
-    lines = [f"{name},sha256={_digest(content)},{len(content)}\n" for name, content in contents.items()]
-    return "".join([*lines, f"{_record_name()},,\n"]).encode()
-
-
-def _digest(content: bytes) -> str:
-    return urlsafe_b64encode(sha256(content).digest()).rstrip(b"=").decode()
+    digests = {name: urlsafe_b64encode(sha256(content).digest()).rstrip(b"=") for name, content in contents.items()}
+    lines = [f"{name},sha256={digests[name].decode()},{len(content)}\n" for name, content in contents.items()]
+    return "".join([*lines, f"{_dist_info()}/RECORD,,\n"]).encode()
