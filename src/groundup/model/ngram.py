@@ -73,13 +73,17 @@ class NGramGPT(GPT):
         ngrams = [ids, *previous_ids(_seen_ids(context, ids), positions, len(self.ngrams.sizes))]
         found, log_frequencies = self.ngrams.look_up(ngrams, targets)
         x = self.transform(self.embed(ids, positions) + self.ngrams.up(found), positions, context)
-        return self.ngrams.concat_logits(x, log_frequencies)
+        return x if log_frequencies is None else torch.cat([x, log_frequencies], dim=-1)
 
     @property
     @override
     def head_weight(self) -> Tensor:
-        """Weight of the head: (P, C), or (P, C + V)."""
-        return self.ngrams.extend_head(self.lm_head.weight)
+        """Weight of the head, (P, C), or (P, C + V), which adds each token's log frequency to its logit."""
+        weight = self.lm_head.weight
+        if not self.ngrams.adds_logits:
+            return weight
+        ones = torch.eye(len(weight), self.ngrams.vocab, dtype=weight.dtype, device=weight.device)
+        return torch.cat([weight, ones], dim=1)
 
     @override
     def loss(self, ids: Tensor, targets: Tensor, reduction: Reduction = "sum") -> Tensor:
@@ -222,16 +226,6 @@ class NGrams(nn.Module):
                 more = self._log_frequencies(n - 2, sums, count)
                 log_frequencies = more if log_frequencies is None else log_frequencies + more
         return torch.cat(features, dim=-1), log_frequencies
-
-    def concat_logits(self, x: Tensor, log_frequencies: Tensor | None) -> Tensor:
-        """Input of the extended head: (B, T, C) and (B, T, V) -> (B, T, C + V)."""
-        return x if log_frequencies is None else torch.cat([x, log_frequencies], dim=-1)
-
-    def extend_head(self, weight: Tensor) -> Tensor:
-        """Weight of the extended head, which adds each token's log frequency to its logit: (P, C) -> (P, C + V)."""
-        if not self.adds_logits:
-            return weight
-        return torch.cat([weight, torch.eye(len(weight), self.vocab, dtype=weight.dtype, device=weight.device)], dim=1)
 
     def _log_frequencies(self, table: int, sums: Tensor, count: Tensor) -> Tensor:
         """Smoothed, weighted log frequencies of the tokens that follow; zeros for n-grams never seen: (B, T, V)."""

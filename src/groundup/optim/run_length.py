@@ -13,20 +13,9 @@ from groundup.errors import ConfigError
 class Progress(Protocol):
     """How far a run is."""
 
-    @property
-    def step(self) -> int:
-        """Optimizer steps finished."""
-        ...
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds of training."""
-        ...
-
-    @property
-    def dt(self) -> float:
-        """Seconds of the last step."""
-        ...
+    step: int  # optimizer steps finished
+    elapsed: float  # seconds of training
+    dt: float  # seconds of the last step
 
 
 class RunLength(Protocol):
