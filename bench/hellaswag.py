@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.measure import Result, gemm_gflops, interleaved, machine, seconds
-from groundup.checkpoint.load import load
+from groundup.checkpoint.state import load
 from groundup.config.model import ModelConfig
 from groundup.evaluation.likelihood import log_likelihoods, pack_rows
 from groundup.evaluation.task_set import EvalTask, open_task

@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bench.measure import Options, Result, Row, gemm_gflops
-from groundup.tracking.async_tracker import STEP_SECONDS, AsyncTracker, NullTracker
 from groundup.tracking.backends import BACKENDS
 from groundup.tracking.base import Point, PointBuilder, RunInfo, TrackerType
+from groundup.tracking.trackers import STEP_SECONDS, AsyncTracker, NullTracker
 
 ROUNDS = 5
 RECORDS = 1_000  # a round

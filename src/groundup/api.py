@@ -20,8 +20,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
-from groundup.checkpoint.load import LoadedModel, load
 from groundup.checkpoint.run_folder import RunFolder
+from groundup.checkpoint.state import LoadedModel, load
 from groundup.config.merge import ConfigSource, RenamedKeyWarning
 from groundup.config.renamed import RENAMED_ARGUMENTS
 from groundup.config.schema import Config

@@ -259,14 +259,14 @@ def test_a_damaged_checkpoint_is_refused(gpt2_checkpoint, tmp_path):
 
 
 def test_weights_that_are_no_numbers_are_refused(gpt2_checkpoint, tmp_path, monkeypatch):
-    true = groundup.checkpoint.load.load
+    true = groundup.checkpoint.state.load
 
     def poisoned(*args, **options):
         loaded = true(*args, **options)
         loaded.model.wte.weight.data[3, 3] = float("nan")
         return loaded
 
-    monkeypatch.setattr(groundup.checkpoint.load, "load", poisoned)
+    monkeypatch.setattr(groundup.checkpoint.state, "load", poisoned)
     for to in TARGETS:
         with pytest.raises(UsageError, match=r"wte\.weight holds numbers that are not finite; export another"):
             export(gpt2_checkpoint, tmp_path / "out", to=to)

@@ -13,9 +13,8 @@ from groundup.checkpoint.log import Log, read_log
 from groundup.config.sections import TrackingConfig
 from groundup.errors import ConfigError
 from groundup.tracking import trackers
-from groundup.tracking.async_tracker import AsyncTracker
 from groundup.tracking.base import PointBuilder, RunInfo, TrackerType
-from groundup.tracking.trackers import check, open_trackers
+from groundup.tracking.trackers import AsyncTracker, check, open_trackers
 
 STEP = {"step": 1, "tokens": 64, "loss": 2.5, "lr": 1e-3, "grad_norm": 0.5, "tokens_per_s": 1000.0, "cursor": 4}
 
@@ -256,8 +255,8 @@ def test_a_missing_package_is_an_error_before_training(monkeypatch, name):
 @pytest.mark.parametrize(("have", "good"), [("0.31.0", True), ("0.30.9", False), ("1.0", False)])
 def test_an_untested_version_is_an_error_before_training(monkeypatch, have, good):
     monkeypatch.setattr(trackers, "find_spec", lambda _: SimpleNamespace(origin="somewhere"))
-    monkeypatch.setattr(trackers.metadata, "version", lambda _: have)
-    monkeypatch.setattr(trackers.metadata, "requires", lambda _: ["wandb>=0", "wandb<1,>=0.31; extra == 'track'"])
+    monkeypatch.setattr("importlib.metadata.version", lambda _: have)
+    monkeypatch.setattr("importlib.metadata.requires", lambda _: ["wandb>=0", "wandb<1,>=0.31; extra == 'track'"])
     if good:
         check(TrackingConfig(backends=("wandb",)))
         return

@@ -55,7 +55,7 @@ def manifest_of_run(data: str | None, fingerprint: str | None) -> Manifest | Non
 
 @dataclass(frozen=True)
 class RunText:
-    """What is known of a run's data; None for what is not."""
+    """Fingerprints and sizes of a run's data; None where unknown."""
 
     data: str | None  # fingerprint
     tokenizer: str | None  # fingerprint

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from groundup.checkpoint.files import PROGRESS, read_json
@@ -28,13 +28,12 @@ def largest_difference(a: Path, b: Path) -> tuple[Difference | None, int]:
     """The tensor of two checkpoints with the largest difference, if any bit differs; and the number compared."""
     found, compared = [], 0
     for file in sorted({path.relative_to(f).as_posix() for f in (a, b) for path in f.rglob("*.safetensors")}):
-        one, other = _names(a / file), _names(b / file)
-        found += [Difference(file, name, None) for name in sorted(one ^ other)]
-        for name in sorted(one & other):
-            compared += 1
-            x, y = _tensor(a / file, name), _tensor(b / file, name)
-            if not same_bits(x, y):
-                found.append(Difference(file, name, _distance(x, y)))
+        one, other = (load_file(f / file) if (f / file).exists() else {} for f in (a, b))  # memory-mapped
+        found += [Difference(file, name, None) for name in sorted(one.keys() ^ other.keys())]
+        both = sorted(one.keys() & other.keys())
+        compared += len(both)
+        differing = (name for name in both if not same_bits(one[name], other[name]))
+        found += [Difference(file, name, _distance(one[name], other[name])) for name in differing]
     return max(found, key=lambda d: math.inf if d.largest is None else d.largest, default=None), compared
 
 
@@ -49,7 +48,7 @@ def differing_metadata(a: Path, b: Path) -> list[str]:
     """The keys of progress.json in which two checkpoints differ, without times."""
     one, other = read_json(a / PROGRESS), read_json(b / PROGRESS)
     keys = sorted((one.keys() | other.keys()) - TIME_KEYS)
-    return [key for key in keys if key not in one or key not in other or one[key] != other[key]]
+    return [key for key in keys if (key in one) != (key in other) or one.get(key) != other.get(key)]
 
 
 def _distance(x: Tensor, y: Tensor) -> float | None:
@@ -57,16 +56,3 @@ def _distance(x: Tensor, y: Tensor) -> float | None:
         return None
     distance = (x.double() - y.double()).abs().max().item()
     return distance if math.isfinite(distance) else None
-
-
-def _names(file: Path) -> set[str]:
-    if not file.exists():
-        return set()
-    with safe_open(file, framework="pt") as tensors:
-        return set(tensors.keys())
-
-
-def _tensor(file: Path, name: str) -> Tensor:
-    with safe_open(file, framework="pt") as tensors:
-        tensor: Tensor = tensors.get_tensor(name)
-        return tensor

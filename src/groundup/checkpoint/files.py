@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,6 @@ from groundup.utils.files import SUMS, checksums, files_below, sha256
 FORMAT = 2  # of a checkpoint: 2 has the config keys of today, 1 their previous names
 CONFIG, PROGRESS = "config.json", "progress.json"
 MODEL, AVERAGE, TOKENIZER = "model.safetensors", "average.safetensors", "tokenizer"
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Readable JSON with a final newline."""
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:

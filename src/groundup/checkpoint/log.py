@@ -24,8 +24,10 @@ class Log:
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8", buffering=1)  # a line reaches the system when it is complete
         self._lock = threading.Lock()  # the thread that writes checkpoints logs as well
-        if _ends_within_line(path):
-            self._file.write("\n")  # the previous process was killed while it wrote a line
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+            if file.read() not in (b"", b"\n"):
+                self._file.write("\n")  # the previous process was killed while it wrote a line
 
     def write(self, event: str, **values: Any) -> None:
         """Append one record."""
@@ -38,14 +40,6 @@ class Log:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-
-
-def _ends_within_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return False
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"
 
 
 def iter_log(
@@ -131,9 +125,18 @@ def read_history(log: Path) -> History:
     """
     builder = _HistoryBuilder()
     for record in iter_log(log):
-        add, step = ACTIONS.get(record["event"]), record.get("step")
-        if add and isinstance(step, int) and step >= 0:
-            add(builder, step, record)
+        event, step = record["event"], record.get("step")
+        if not isinstance(step, int) or step < 0:
+            continue
+        if event in ("step", "skip"):  # a skipped step was not applied
+            builder.add_step(step, record)
+        elif event == "eval":
+            builder.evaluations[step] = record
+            builder.add_tasks(step, record.get("tasks"))
+        elif event in EVAL_CHECKPOINT_EVENTS:
+            builder.add_tasks(step, record.get("results"))
+        elif event in ("resume", "rollback"):
+            builder.drop_after(step)
     return builder.history()
 
 
@@ -141,40 +144,30 @@ class _HistoryBuilder:
     """Steps in order, in 32 bytes each: a long run has millions."""
 
     def __init__(self) -> None:
-        self.steps, self.tokens = array("q"), array("q")
-        self.seconds, self.lr = array("d"), array("d")
+        self.steps, self.tokens, self.seconds, self.lr = array("q"), array("q"), array("d"), array("d")
+        self.columns: tuple[array[Any], ...] = (self.steps, self.tokens, self.seconds, self.lr)
         self.evaluations: dict[int, Mapping[str, Any]] = {}
         self.tasks: dict[int, dict[str, dict[str, float]]] = {}
 
-    def drop_after(self, step: int, _: Mapping[str, Any]) -> None:
+    def drop_after(self, step: int) -> None:
         n = bisect_right(self.steps, step)
-        if n < len(self.steps):
-            for column in (self.steps, self.tokens, self.seconds, self.lr):
-                del column[n:]
+        for column in self.columns:
+            del column[n:]
         for kept in (self.evaluations, self.tasks):
             for later in [key for key in kept if key > step]:
                 del kept[later]
 
     def add_step(self, step: int, record: Mapping[str, Any]) -> None:
-        """Add a step, whether or not it was applied."""
         if not self.steps or step <= self.steps[-1]:
-            self.drop_after(step - 1, record)
+            self.drop_after(step - 1)
         tokens, seconds = record.get("tokens"), finite_number(record.get("elapsed"))
         if isinstance(tokens, int) and 0 <= tokens < 2**63 and step < 2**63 and seconds is not None:
-            self.steps.append(step)
-            self.tokens.append(tokens)
-            self.seconds.append(seconds)
             lr = finite_number(record.get("lr"))
-            self.lr.append(math.nan if lr is None else lr)
+            values = (step, tokens, seconds, math.nan if lr is None else lr)
+            for column, value in zip(self.columns, values, strict=True):
+                column.append(value)
 
-    def add_evaluation(self, step: int, record: Mapping[str, Any]) -> None:
-        self.evaluations[step] = record
-        self._add_tasks(step, record.get("tasks"))
-
-    def add_checkpoint_evaluation(self, step: int, record: Mapping[str, Any]) -> None:
-        self._add_tasks(step, record.get("results"))
-
-    def _add_tasks(self, step: int, results: object) -> None:
+    def add_tasks(self, step: int, results: object) -> None:
         for task, metrics in results.items() if isinstance(results, dict) else ():
             if isinstance(metrics, dict) and task != "loss":
                 numbers = {str(k): x for k, v in metrics.items() if (x := finite_number(v)) is not None}
@@ -191,16 +184,5 @@ class _HistoryBuilder:
         i = bisect_left(self.steps, step)
         losses = [finite_number(record.get(name)) for name in ("val_loss", "bits_per_byte", "train_loss")]
         if i < len(self.steps) and self.steps[i] == step:
-            lr = None if math.isnan(self.lr[i]) else self.lr[i]
-            return Evaluation(step, self.tokens[i], self.seconds[i], lr, *losses)
+            return Evaluation(step, self.tokens[i], self.seconds[i], finite_number(self.lr[i]), *losses)
         return Evaluation(0, 0, 0.0, None, *losses) if step == 0 else None
-
-
-ACTIONS: dict[str, Callable[[_HistoryBuilder, int, Mapping[str, Any]], None]] = {
-    "step": _HistoryBuilder.add_step,
-    "skip": _HistoryBuilder.add_step,
-    "eval": _HistoryBuilder.add_evaluation,
-    **dict.fromkeys(EVAL_CHECKPOINT_EVENTS, _HistoryBuilder.add_checkpoint_evaluation),
-    "resume": _HistoryBuilder.drop_after,
-    "rollback": _HistoryBuilder.drop_after,
-}

@@ -115,11 +115,8 @@ class RunFolder:
 
     def best(self) -> Path | None:
         """The checkpoint with the lowest validation loss, as noted in the newest one; None if there is none."""
-        for folder in reversed(self.steps()):
-            step = _best_step(folder)
-            found = None if step is None else self.checkpoint(step)
-            return found if found and found.is_dir() else None
-        return None
+        steps = (step for newest in self.steps()[-1:] if (step := _best_step(newest)) is not None)
+        return next((folder for folder in map(self.checkpoint, steps) if folder.is_dir()), None)
 
     def set_link(self, name: str, checkpoint: Path) -> None:
         """Point the link `latest` or `best` to a checkpoint. For people: nothing here reads it."""

@@ -1,4 +1,4 @@
-"""Files of one checkpoint: saving and loading of config, tokenizer, metadata and tensors.
+"""Files of one checkpoint: saving and loading of its parts, and loading of the trained model as a unit.
 
 step-00001000/
   config.json           format number and the run's complete config
@@ -12,6 +12,7 @@ step-00001000/
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,14 +33,21 @@ from groundup.checkpoint.files import (
     TOKENIZER,
     read_config,
     read_json,
-    write_json,
+    verify,
 )
+from groundup.checkpoint.run_folder import find_checkpoint
 from groundup.config.schema import Config
 from groundup.distributed.dtensor import distribute_like
 from groundup.distributed.gather import Stateful, StateTensors
+from groundup.distributed.process_group import SINGLE_PROCESS, ProcessGroup, own_device
 from groundup.errors import CheckpointError
+from groundup.model import build_model
+from groundup.model.fused_cpu import use_fused_cpu_kernels
+from groundup.model.gpt import GPT
+from groundup.model.init import skip_init
 from groundup.tokenizers import registry
 from groundup.tokenizers.base import Tokenizer
+from groundup.utils.device import choose_device
 from groundup.utils.files import atomic_output, write_checksums
 
 OPTIMIZER = "optimizer/state.safetensors"
@@ -57,6 +65,17 @@ class Snapshot:
     tensors: StateTensors
 
 
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained model with its tokenizer and config."""
+
+    folder: Path
+    config: Config
+    model: GPT
+    tokenizer: Tokenizer
+    device: torch.device
+
+
 def save(folder: Path, snapshot: Snapshot, replaceable: Callable[[Path], None] | None = None) -> None:
     """Write a checkpoint atomically; on OSError nothing is left of it.
 
@@ -64,8 +83,9 @@ def save(folder: Path, snapshot: Snapshot, replaceable: Callable[[Path], None] |
     """
     tensors = snapshot.tensors
     with atomic_output(folder, replaceable) as partial:
-        write_json(partial / CONFIG, {"format": FORMAT, **snapshot.config.model_dump()})
-        write_json(partial / PROGRESS, dict(snapshot.metadata))
+        config = {"format": FORMAT, **snapshot.config.model_dump()}
+        for name, values in ((CONFIG, config), (PROGRESS, dict(snapshot.metadata))):
+            (partial / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         snapshot.tokenizer.save(partial / TOKENIZER)
         _write(tensors.model, partial / MODEL)
         if tensors.ema:
@@ -73,6 +93,27 @@ def save(folder: Path, snapshot: Snapshot, replaceable: Callable[[Path], None] |
         (partial / OPTIMIZER).parent.mkdir()
         _write(tensors.optimizer, partial / OPTIMIZER)
         write_checksums(partial)
+
+
+def load(
+    path: str | Path, *, checkpoint: str = "latest", device: str = "auto", process_group: ProcessGroup = SINGLE_PROCESS
+) -> LoadedModel:
+    """Load model and tokenizer from a run or a checkpoint folder, the model in evaluation mode.
+
+    The weights are their running average if the run kept one (`optimizer.ema_decay`).
+
+    `checkpoint` chooses among a run's: `latest`, `best` by validation loss, or a name such as `step-00001000`. Each
+    process of a `process_group` reads the folder, and uses a GPU of its own.
+    Raises CheckpointError when something is missing, damaged or does not fit.
+    """
+    folder = find_checkpoint(Path(path), checkpoint)
+    verify(folder, presence_only=(OPTIMIZER,))
+    config, where = load_config(folder), own_device(str(choose_device(device)), process_group)
+    with skip_init():
+        model = build_model(config.model)
+    load_model(folder, model, averaged=True)
+    model = use_fused_cpu_kernels(model.to(where)).eval()
+    return LoadedModel(folder, config, model, load_tokenizer(folder), where)
 
 
 def load_config(folder: Path) -> Config:
@@ -117,7 +158,17 @@ def load_model(folder: Path, model: nn.Module, *, averaged: bool = False, read: 
     CheckpointError if a tensor is missing, foreign or misshapen.
     """
     path = folder / AVERAGE if averaged and (folder / AVERAGE).exists() else folder / MODEL
-    _copy(path, read(path), dict(model.named_parameters()))
+    tensors, parameters = read(path), dict(model.named_parameters())
+    remedy = "use weights and config.json of one checkpoint"
+    for name in sorted(tensors.keys() ^ parameters.keys()):
+        lacking = "the file" if name in parameters else "the model"
+        raise CheckpointError(f"{path}: {name} is missing from {lacking}; {remedy}")
+    for name, parameter in parameters.items():
+        tensor = tensors[name]
+        if tensor.shape != parameter.shape:
+            sizes = f"{list(tensor.shape)}, the model's {list(parameter.shape)}"
+            raise CheckpointError(f"{path}: {name} is {sizes}; {remedy}")
+        parameter.copy_(distribute_like(tensor, parameter))
 
 
 def load_ema(folder: Path) -> dict[str, Tensor]:
@@ -147,19 +198,3 @@ def _write(tensors: dict[str, Tensor], path: Path) -> None:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
     except SafetensorError as error:  # raised when the disk is full
         raise OSError(str(error)) from error
-
-
-def _copy(path: Path, tensors: Mapping[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:
-    for name in sorted(tensors.keys() ^ parameters.keys()):
-        lacking = "the file" if name in parameters else "the model"
-        raise CheckpointError(
-            f"{path}: {name} is missing from {lacking}; use weights and config.json of one checkpoint"
-        )
-    for name, parameter in parameters.items():
-        tensor = tensors[name]
-        if tensor.shape != parameter.shape:
-            raise CheckpointError(
-                f"{path}: {name} is {list(tensor.shape)}, the model's {list(parameter.shape)}; "
-                "use weights and config.json of one checkpoint"
-            )
-        parameter.copy_(distribute_like(tensor, parameter))

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, print the results, and append them to the run's log."""
     with_loss, specs = _requested(args)
 
-    from groundup.checkpoint.load import load
+    from groundup.checkpoint.state import load
     from groundup.distributed.launch import init_distributed
     from groundup.evaluation.task_set import LOSS, open_tasks
     from groundup.run.evaluate_checkpoint import append_to_log, evaluate, evaluate_tasks, run_baselines

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Generate, streaming the first sample."""
-    from groundup.checkpoint.load import load
+    from groundup.checkpoint.state import load
     from groundup.generation.engine import prompt_text, stream_text
     from groundup.generation.sampling import Sampler
 

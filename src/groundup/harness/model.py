@@ -14,7 +14,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from groundup.checkpoint.load import load
+from groundup.checkpoint.state import load
 from groundup.errors import UsageError
 from groundup.evaluation.likelihood import log_likelihoods
 from groundup.generation.engine import TextStream, stream

@@ -28,7 +28,7 @@ from groundup.interop.output import GGUF_FILE, HF_FOLDER, SPACE_FOLDER, OutputKi
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from groundup.checkpoint.load import LoadedModel
+    from groundup.checkpoint.state import LoadedModel
     from groundup.interop.parity import Agreement
 
 LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
@@ -123,7 +123,7 @@ def _write_gguf(source: Source, path: Path) -> Written:
 
 
 def _write_space(source: Source, folder: Path) -> Written:
-    from groundup.checkpoint.load import load
+    from groundup.checkpoint.state import load
     from groundup.interop import space
 
     loaded = source.loaded
@@ -189,7 +189,7 @@ def _open_source(path: str | Path, *, checkpoint: str, name: str | None, licence
         raise UsageError(f"name {name!r}: must be letters, digits, '-', '_' and '.', as in book or me/book")
     if licence and not LICENCE.fullmatch(licence):
         raise UsageError(f"license {licence!r}: no identifier; give one of the SPDX list, such as mit or cc-by-4.0")
-    from groundup.checkpoint.load import load
+    from groundup.checkpoint.state import load
 
     name = name or NOT_IN_NAMES.sub("-", (run or folder).resolve().name).strip("-") or "model"
     source = Source(load(folder, device="cpu"), name, licence.lower(), run)

@@ -26,7 +26,7 @@ from groundup.sources.catalog import CORPORA
 from groundup.sources.hub_client import PREFIX, parse_spec
 
 if TYPE_CHECKING:
-    from groundup.checkpoint.load import LoadedModel
+    from groundup.checkpoint.state import LoadedModel
 
 MAX_SOURCES = 20  # listed; the others are counted
 MAX_ANCESTORS = 100  # runs that each started from the previous one's weights; folders could name each other

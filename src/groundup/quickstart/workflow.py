@@ -12,8 +12,8 @@ from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from groundup.checkpoint.load import load
 from groundup.checkpoint.run_folder import RunFolder
+from groundup.checkpoint.state import load
 from groundup.config.schema import Config
 from groundup.errors import DataError
 from groundup.evaluation.baselines import Baseline, baselines, split_text

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import torch
 
 from groundup.checkpoint.files import PROGRESS, read_json
-from groundup.checkpoint.load import LoadedModel, load
 from groundup.checkpoint.log import EVAL_CHECKPOINT, Log
 from groundup.checkpoint.run_folder import RunFolder, run_of
+from groundup.checkpoint.state import LoadedModel, load
 from groundup.data.shards import Manifest, Tokens
 from groundup.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from groundup.distributed.thread_parallel import thread_parallel

@@ -15,8 +15,7 @@ from groundup.checkpoint.log import Log
 from groundup.checkpoint.run_folder import RunFolder, environment
 from groundup.config.resolved import ResolvedConfig
 from groundup.model.size import flops_per_token
-from groundup.tracking.async_tracker import NullTracker
-from groundup.tracking.trackers import open_trackers
+from groundup.tracking.trackers import NullTracker, open_trackers
 from groundup.training.hooks import report_first_loss
 from groundup.training.loop import StepInfo
 from groundup.ui.display import Display

@@ -77,8 +77,7 @@ def _skip_wandbs_exit_hook() -> None:
     with contextlib.suppress(Exception):  # private to wandb, and may be gone
         from wandb.sdk.wandb_setup import singleton
 
-        connection = singleton()._connection
-        connection._cleanup()
+        singleton()._connection._cleanup()
 
 
 class TrackioTracker(Tracker):
@@ -142,16 +141,9 @@ class TensorboardTracker(Tracker):
         self._writer.add_event(self._Event(wall_time=time.time(), step=step, summary=summary))
 
 
+WANDB_REMEDY = "see `wandb login` and the network, or give --tracking.offline true and `wandb sync` later"
 BACKENDS = {
-    backend.name: backend
-    for backend in (
-        TrackerType(
-            "wandb",
-            WandbTracker,
-            "see `wandb login` and the network, or give --tracking.offline true and `wandb sync` later",
-            _skip_wandbs_exit_hook,
-        ),
-        TrackerType("trackio", TrackioTracker, "check its folder (TRACKIO_DIR) and its space, if you gave it one"),
-        TrackerType("tensorboard", TensorboardTracker, "check that RUN/tensorboard can be written"),
-    )
+    "wandb": TrackerType("wandb", WandbTracker, WANDB_REMEDY, _skip_wandbs_exit_hook),
+    "trackio": TrackerType("trackio", TrackioTracker, "check its folder (TRACKIO_DIR) and its space, if it has one"),
+    "tensorboard": TrackerType("tensorboard", TensorboardTracker, "check that RUN/tensorboard can be written"),
 }

@@ -41,11 +41,9 @@ class Tracker(Protocol):
 
     def log(self, point: Point) -> None:
         """Draw one point; steps may decrease, after a rollback."""
-        ...
 
     def close(self) -> None:
         """Flush and close."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -84,29 +82,18 @@ class PointBuilder:
             numbers = {f"train/{name}": values.get(name) for name in STEP}
             if self._flops_ratio and values.get("tokens_per_s") is not None:
                 numbers["train/mfu"] = values["tokens_per_s"] * self._flops_ratio
-            return Point(self._step, _finite({**numbers, **_memory()}))
+            for name, size in (("process", process_memory()), ("gpu", peak_gpu_memory())):
+                numbers[f"memory/{name}_gb"] = None if size is None else size / 1e9
+            return Point(self._step, _finite(numbers))
         if event == "eval":
-            losses = {shown: values.get(name) for name, shown in EVALUATION.items()}
-            return Point(self._step, _finite({**losses, **_task_metrics(values.get("tasks", {}))}))
+            numbers = {shown: values.get(name) for name, shown in EVALUATION.items()}
+            for task, metrics in values.get("tasks", {}).items():
+                shown = (name for name in metrics if name != "n" and not name.endswith("_stderr"))
+                numbers |= {f"tasks/{task}/{name}": metrics[name] for name in shown}
+            return Point(self._step, _finite(numbers))
         if event == "sample":
             return Point(self._step, texts={"sample": str(values.get("text", ""))})
         return Point(self._step, {f"event/{event}": 1.0})  # a mark: save, resume, skip, spike, rollback …
-
-
-def _memory() -> dict[str, float | None]:
-    """Memory of this process in GB; None where unknown."""
-    sizes = {"memory/process_gb": process_memory(), "memory/gpu_gb": peak_gpu_memory()}
-    return {name: size if size is None else size / 1e9 for name, size in sizes.items()}
-
-
-def _task_metrics(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Metrics of tasks as tasks/hellaswag/acc, without standard errors and counts."""
-    return {
-        f"tasks/{task}/{name}": value
-        for task, found in results.items()
-        for name, value in found.items()
-        if name != "n" and not name.endswith("_stderr")
-    }
 
 
 def _finite(numbers: Mapping[str, Any]) -> dict[str, float]:
@@ -115,8 +102,7 @@ def _finite(numbers: Mapping[str, Any]) -> dict[str, float]:
 
 def fenced(text: str) -> str:
     """Quote any text as a code block of Markdown."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
+    fence = max(("`" + run for run in re.findall("`{3,}", text)), key=len, default="```")
     return f"{fence}text\n{text}\n{fence}"
 
 
