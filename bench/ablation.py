@@ -1,5 +1,5 @@
-"""What each part of `fast` is worth: the preset with one thing changed at a time, the same number of steps but for one
-row, which says so.
+"""Ablation of `fast`: the preset with one thing changed at a time. Each row has the same number of steps, except the
+one that says otherwise.
 
     python -m bench.ablation --text input.txt [--steps 290] [--only NAME …] [--json FILE]
 
@@ -36,7 +36,7 @@ VARIANTS: dict[str, list[object]] = {
     "pairs alone": ["--model.ngram", 2],
     "runs of up to 4": ["--model.ngram", 4],
     "runs of up to 8": ["--model.ngram", 8],
-    "codes of 32 numbers, no shares on the logits": ["--model.ngram_width", 32],
+    "codes of 32 numbers, no n-gram frequencies on the logits": ["--model.ngram_width", 32],
     "16,384 rows": ["--model.ngram_rows", 16_384],
     "262,144 rows": ["--model.ngram_rows", 262_144],
     "windows whole from the start": ["--train.seq_len_warmup_from", "none"],

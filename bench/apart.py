@@ -1,5 +1,5 @@
-"""Trainings in processes of their own, told over a pipe when to go on: none shares memory or a compiler with another,
-and each tells the most memory that it ever held.
+"""Trainings in separate processes, started step by step over a pipe: none shares memory or a compiler with another, and
+each reports its peak memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Causal attention on CPUs, forward and backward: torch's fused kernel beside the products spelt out.
+"""Causal attention on CPUs, forward and backward: torch's fused kernel against separate matrix products.
 
 python -m bench.attention
 """

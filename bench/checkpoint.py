@@ -1,4 +1,4 @@
-"""How long a checkpoint of GPT-2's smallest size holds up training: weights and AdamW's moments, 1.5 GB.
+"""Time that training waits for a checkpoint of GPT-2's smallest size: weights and AdamW's state, 1.5 GB.
 
 python -m bench.checkpoint [FOLDER]
 """
@@ -26,7 +26,7 @@ ROUNDS = 5
 
 
 def main(folder: Path) -> None:
-    """Print medians: what training waits for, and what goes on beside it."""
+    """Print medians: the time that training waits, and the time of the background write."""
     config = merge_and_validate([presets.preset("gpt2"), ConfigSource("bench", {"model": {"vocab_size": 50_257}})])
     gpt = GPT(config.model).init_weights()
     optimizer = build_optimizer(gpt.named_parameters(), config.optimizer)

@@ -1,9 +1,9 @@
-"""What the benchmarks of a training step share: the tasks, our side of them, and the plain loop of the other sides.
+"""Tasks of the training-step benchmarks, groundup's training of them, and the plain loop for the other trainers.
 
-Everyone starts from the same weights and sees the same windows in the same order. Ours runs as `groundup train` runs:
-the real loop, batches computed from (seed, cursor), every step written to a log. A peer's model and optimizer run in
-the loop of nanoGPT's train.py, with everything that is not arithmetic left out: it is handed the starts of its windows,
-and it neither logs nor prints.
+All contenders start from the same weights and see the same sequences in the same order. Ours runs as in
+`groundup train`: the real loop, batches computed from (seed, cursor), every step written to a log. A peer's model and
+optimizer run in the loop of nanoGPT's train.py, reduced to its arithmetic: it gets the starts of its sequences, and
+it neither logs nor prints.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Task:
-    """A training to be timed; all of it can be sent to another process."""
+    """A training to be timed; can be pickled."""
 
     name: str
     config: ModelConfig
     adamw: OptimizerConfig
-    rows: int  # windows a step
+    rows: int  # sequences per step
     compared: int  # first steps, whose losses must agree
-    steps: int  # a round
+    steps: int  # per round
     rounds: int
-    micro_rows: int | None = None  # windows a pass; None means all, and ours on a CPU as `groundup train` decides
-    shares: int | None = None  # threads that share them, of ours on a CPU; None means as `groundup train` decides
+    micro_rows: int | None = None  # sequences per pass; None: all, ours on a CPU as `groundup train` decides
+    microbatch_threads: int | None = None  # of ours on a CPU; None: as `groundup train` decides
 
     @property
     def step_tokens(self) -> int:
-        """Tokens a step."""
+        """Tokens per step."""
         return self.rows * self.config.block_size
 
 
@@ -122,7 +122,7 @@ def as_trained(task: Task, device: torch.device, precision: Name, *, compiling: 
     train = TrainConfig(
         batch_tokens=task.step_tokens,
         seed=SEED,
-        microbatch_threads=task.shares,
+        microbatch_threads=task.microbatch_threads,
         micro_batch_size=task.micro_rows or (None if device.type == "cpu" else task.rows),
         compile="on" if compiling else "off",
     )

@@ -1,4 +1,4 @@
-"""A training step of exact GPT-2, ours and others', the arithmetic the same for all. `python -m bench.exact`
+"""A training step of exact GPT-2 in groundup and other trainers, with the same arithmetic. `python -m bench.exact`
 
     python -m bench.exact --nanogpt DIR [--build-nanogpt DIR] [--shape gpt2] [--json FILE]
     python -m bench.exact --shape gpt2 --only "groundup, fp32" --rounds 1 --compared 1     one contender, two steps
@@ -71,8 +71,8 @@ def trainee(contender: Contender, task: Task, places: Places, steps: int) -> Ite
 
 
 @contextmanager
-def nobody(task: Task) -> Iterator[Trainee | None]:
-    """A process that is asked for no step."""
+def bare_process(task: Task) -> Iterator[Trainee | None]:
+    """A process without a model, to measure its memory."""
     with stage(task):
         yield None
 
@@ -80,11 +80,11 @@ def nobody(task: Task) -> Iterator[Trainee | None]:
 def measure(
     task: Task, them: Sequence[Contender], places: Places, start: Callable[[Make], Training], rounds: int
 ) -> Found:
-    """Losses of the first steps, then timed rounds of all in turn; who fails is left out and named."""
+    """Losses of the first steps, then timed rounds of all in turn; one that fails is left out and named."""
     found, training = Found(task), {}
     precisions = sorted({contender.precision for contender in them})
     try:
-        found.bare = _once(start(partial(nobody, task)))
+        found.bare = _once(start(partial(bare_process, task)))
         _ceilings(found, precisions)
         for each in them:
             print(f"{each.name}: {task.compared} steps ...", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What `bench.exact` found, as a table and as a file."""
+"""Results of `bench.exact` as a table and as a file."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 python -m bench.exchange [--rounds 3] [--json FILE]
 
-The checkpoint is a random one with the moments of AdamW beside it, 1.5 GB, made in a temporary folder. A command is
+The checkpoint has random weights and AdamW's state, 1.5 GB, made in a temporary folder. A command is
 counted from the start of Python to its end; an export opens what it has written with the program that reads it and
 compares logits, which is most of that time. `bare` is a Python that imports torch, and for the exports to `hf` also
 transformers.

@@ -1,4 +1,4 @@
-"""How low a loss a given time buys: `groundup train fast` beside the same size trained the GPT-2 way.
+"""Loss after a given time: `groundup train fast` against a model of the same size trained the GPT-2 way.
 
     python -m bench.fast --text SOURCE … [--seconds 60 …] [--tokenizer char] [--rounds 3] [--json FILE]
 

@@ -1,10 +1,10 @@
-"""All that is worth measuring on one GPU, within minutes. `python -m bench.gpu --text FILE`
+"""All benchmarks for one GPU, within minutes. `python -m bench.gpu --text FILE`
 
     PYTHONPATH=src python -m bench.gpu --text FILE [--nanogpt DIR] [--build-nanogpt DIR] [--minutes 10] [--json FILE]
 
 Each subject runs in a process of its own, which is killed when its time is up: a crash, a hang or too little memory
 costs that subject alone, and of it only what was not measured yet. What one leaves of its time, the next ones share.
-The file is written anew after each. groundup need not be installed, but what it imports must be there: the first
+The file is rewritten after each. groundup need not be installed, but what it imports must be there: the first
 subject, `can-run`, says what is missing.
 """
 
@@ -47,9 +47,9 @@ class Subject:
 SUBJECTS = (
     Subject("can-run", 60, "whether all is here that measuring needs"),
     Subject("ceilings", 20, "matrix products and copies"),
-    Subject("exact", 190, "a training step of GPT-2 124M, beside peers"),
+    Subject("exact", 190, "a training step of GPT-2 124M, with peers"),
     Subject("prepare", 20, "the text as tokens, for what follows"),
-    Subject("time-to-loss", 260, "fast-small beside GPT-2's way"),
+    Subject("time-to-loss", 260, "fast-small against GPT-2's way"),
     Subject("loss", 40, "cross-entropy by chunks, by kernel, whole"),
     Subject("first-step", 80, "from the command to the end of step 1"),
     Subject("profile", 30, "the kernels of a step"),
@@ -252,9 +252,9 @@ def tell(subject: Subject, result: Mapping[str, Any]) -> None:
 def save(found: Mapping[str, Any], path: Path | None) -> None:
     """All that is known so far, whole or not at all."""
     if path:
-        beside = path.with_name(f"{path.name}.part")
-        beside.write_text(json.dumps(found, indent=2, default=str) + "\n", encoding="utf-8")
-        beside.replace(path)
+        part = path.with_name(f"{path.name}.part")
+        part.write_text(json.dumps(found, indent=2, default=str) + "\n", encoding="utf-8")
+        part.replace(path)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def losses(job: Job) -> None:
 
 
 def beside_whole(found: Mapping[str, tuple[float, float]], shape: str) -> list[Row]:
-    """Milliseconds and MiB of each way, beside the faster of those that have all logits at once."""
+    """Milliseconds and MiB of each way, and those of the faster way with all logits at once."""
     peers = {name: time for name, (time, _) in found.items() if name.startswith("whole")}
     best, rows = min(peers, key=peers.__getitem__, default=""), []
     for name, (time, memory) in found.items():
@@ -144,7 +144,7 @@ def nothing() -> Iterator[None]:
 
 
 def attention(job: Job) -> None:
-    """Causal attention of GPT-2's shape, forward and backward: torch's choice beside each kernel that it has."""
+    """Causal attention of GPT-2's shape, forward and backward: torch's choice against each of its kernels."""
     device = here(toy=job.toy)
     B, H, T, D = (2, 2, 32, 16) if job.toy else (32, 12, 1024, 64)
     # In the layout that the model has: heads are views of (B, T, C).

@@ -1,4 +1,4 @@
-"""One subject of `bench.gpu`, in this process: `python -m bench.gpu_child JOB`, the job as JSON. Not for people."""
+"""One subject of `bench.gpu`, in this process: `python -m bench.gpu_child JOB`, the job as JSON. Internal."""
 
 from __future__ import annotations
 
@@ -85,9 +85,9 @@ class Job:
     def save(self, **more: str) -> None:
         """Whole or not at all."""
         found = {"rows": [row.as_dict() for row in self.rows], "facts": self.facts, "notes": self.notes, **more}
-        beside = self.out.with_suffix(".part")
-        beside.write_text(json.dumps(found, default=str), encoding="utf-8")
-        beside.replace(self.out)
+        part = self.out.with_suffix(".part")
+        part.write_text(json.dumps(found, default=str), encoding="utf-8")
+        part.replace(self.out)
 
     def tried(self, name: str, work: Callable[[], Any]) -> Any:
         """What `work` returns; where it fails, None and a note, and the others go on."""

@@ -1,4 +1,4 @@
-"""All that differs between a GPU and the CPU that stands in for it in rehearsals: clocks, memory, waiting."""
+"""Clock, memory counters and synchronisation of a GPU, or of the CPU that replaces it in tests."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def milliseconds(device: torch.device, work: Callable[[], object], repeats: int 
 
 
 def forget(device: torch.device) -> None:
-    """Give back what is no longer used, so that the next one has the whole memory, and count its peak anew."""
+    """Free unused memory, so that all of it is available to the next measurement, and reset the peak."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -75,12 +75,12 @@ def forget(device: torch.device) -> None:
 
 
 def held(device: torch.device) -> int:
-    """Bytes that tensors hold now; 0 where nobody counts."""
+    """Bytes of live tensors; 0 where torch does not count them."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
 def peak(device: torch.device) -> int:
-    """Bytes that tensors held at most since `forget`; 0 where nobody counts."""
+    """Peak bytes of tensors since `forget`; 0 where torch does not count them."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
 
 

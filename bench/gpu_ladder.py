@@ -28,7 +28,7 @@ def task_of(*, toy: bool) -> Task:
 
 
 def ladder(job: Job) -> None:
-    """Tokens a second of each rung, beside the one that it stands on; in a rehearsal none is compiled."""
+    """Tokens per second of each rung and of the previous one; in a test none is compiled."""
     began, took = time.monotonic(), [0.0]
 
     def tell(found: Found) -> None:
@@ -45,7 +45,7 @@ def ladder(job: Job) -> None:
 
 
 def rows_of(found: Found) -> list[Row]:
-    """What was measured, and beside each what it stands on."""
+    """Measured rungs, each with the one it builds on."""
     speeds = {one["key"]: one["tokens_per_s"] for one in (row(found, step) for step in found.steps)}
     rows = []
     for step in found.steps:

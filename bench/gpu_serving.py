@@ -1,4 +1,4 @@
-"""Subjects of `bench.gpu` over a finished model: questions answered, tokens spoken."""
+"""Subjects of `bench.gpu` that use a finished model: multiple-choice questions and generation."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def made_up(n: int, vocab: int) -> Pairs:
 
 
 def questions(job: Job) -> None:
-    """Questions a second, beside a loop that takes one at a time; whether bf16 chooses as fp32 does."""
+    """Questions per second, against a loop that takes one at a time; whether bf16 gives the same answers as fp32."""
     device, gpt = here(toy=job.toy), model_of(job)
     n = 8 if job.toy else QUESTIONS
     pairs = made_up(n, gpt.config.vocab)

@@ -60,7 +60,7 @@ def task_of(toy: bool, micro: int) -> Task:
 
 
 def exact(job: Job) -> None:
-    """Tokens a second, beside peers and as a share of the ceiling; how much memory; how far losses are apart."""
+    """Tokens per second, with peers and as a fraction of the ceiling; peak memory; difference of losses."""
     device, precision = here(toy=job.toy), precision_of(job)
     ceiling = lambda: gemm_tflops(device, torch.bfloat16, (64,) * 3 if job.toy else (8192,) * 3)  # noqa: E731
     before, found = ceiling(), dict[Contender, Speed]()
@@ -98,7 +98,7 @@ def exact(job: Job) -> None:
 
 
 def rows_of(job: Job, found: dict[Contender, Speed], ceiling: float) -> list[Row]:
-    """Ours compiled and eager, its fastest, beside the fastest peer, and the goals; then all others."""
+    """Ours compiled and eager, the faster one against the fastest peer and the goals; then all others."""
     rows, shown = list[Row](), set[Contender]()
     per_token = flops_per_token(task_of(job.toy, 1).config)
     theirs = [each for each in found if each.who != "groundup"]

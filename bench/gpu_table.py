@@ -1,4 +1,4 @@
-"""What `bench.gpu` found, as rows of one table. Needs Python alone: whoever measures may be broken."""
+"""Results of `bench.gpu` as rows of one table. Imports the standard library only: torch may be broken."""
 
 from __future__ import annotations
 

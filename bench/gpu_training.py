@@ -1,4 +1,4 @@
-"""Subjects of `bench.gpu` that train as a person would, by `groundup train`, over the text that was named."""
+"""Subjects of `bench.gpu` that run `groundup train` on the given text."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def time_to_loss(job: Job) -> None:
 
 
 def compare(job: Job, label: str, fast: Learnt, tokens: float, seconds: float, target: float, *, judged: bool) -> None:
-    """Rows of a run of ours beside what GPT-2's way took to its last loss."""
+    """Rows of a run of ours, with the time that GPT-2's way took to its last loss."""
     job.add(Row(f"{label}: loss at the end", fast.losses[-1][3], "nats", peer=target, peer_name="GPT-2's way"))
     job.note(f"{label}: {fast.tokens_per_s:,.0f} tokens/s; {fast.compiling:.0f} s of compiling within the loop")
     reached = fast.until(target)

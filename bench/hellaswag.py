@@ -1,4 +1,4 @@
-"""HellaSwag's questions a second, of a model of GPT-2's smallest shape: ours, the plain loop, lm-evaluation-harness.
+"""HellaSwag questions per second with a model of GPT-2's smallest size: ours, a plain loop, lm-evaluation-harness.
 
 python -m bench.hellaswag --questions val.jsonl [--precision bf16] [--count 32] [--rounds 5] [--json FILE]
 

@@ -3,7 +3,7 @@
     python -m bench.ladder [--json FILE]                          a small model on a CPU, 124M on a GPU
     python -m bench.ladder --shape 6x256 --only inductor --only fused --rounds 3
 
-A rung is measured beside the one it stands on and beside the first, A B C A B C ..., each in a process of its own: on a
+A rung is measured in turn with the one it builds on and the first, A B C A B C ..., each in a process of its own: on a
 GPU, three of them share its memory. It is kept for the next where it helps. Exit status 1 where losses are not the
 first's, or a rung failed.
 """
@@ -26,7 +26,7 @@ from rich.console import Console
 
 from bench.apart import Failed, Make, Worker
 from bench.contenders import TASKS, Task
-from bench.exact import Training, nobody
+from bench.exact import Training, bare_process
 from bench.gpu_device import gemm_tflops
 from bench.ladder_rungs import FIRST, RUNGS, Rung, Switches, trainee
 from bench.ladder_table import Found, Step, judge, report, show
@@ -37,7 +37,7 @@ from groundup.utils.device import choose_device
 
 VOCAB, CONTEXT = 50_257, 256  # GPT-2's ids; tokens a window where the shape does not say
 COMPARED = 5  # steps before the clock, whose losses must agree
-SLOW = 5  # times the step that it stands on: whoever takes so long, the first step left out, is asked for no third
+SLOW = 5  # times the step of the rung it builds on: after two steps this slow, the first not counted, it is stopped
 
 Start = Callable[[Make], Training]
 
@@ -70,7 +70,7 @@ def climb(
 ) -> Found:
     """Measure the rungs in turn, calling `tell` after each, until there are no more, or it is `enough`.
 
-    Failed, saying who, where the first cannot be measured, or one that others are measured beside no longer.
+    Failed, with the rung's name, where the first rung, or one that others are compared with, cannot be measured.
     """
     with _named(FIRST):
         first = _begin(found, FIRST, Switches(), start)
@@ -151,7 +151,7 @@ def _rounds(task: Task, first: Climber, standing: Climber, climber: Climber) -> 
 
 
 def _sound(task: Task, climber: Climber) -> float:
-    """The rate of one that others are measured beside; Failed says who it was."""
+    """Rate of a rung that others are compared with; Failed names it."""
     with _named(climber.step.rung):
         return _rate(task, climber)
 
@@ -238,7 +238,7 @@ def main(argv: Sequence[str] | None = None, start: Callable[[Make, int], Trainin
 
 
 def _bare(start: Start, task: Task) -> int:
-    training = start(partial(nobody, task))
+    training = start(partial(bare_process, task))
     try:
         return training.train(0).peak
     finally:

@@ -86,7 +86,7 @@ class Rung:
     name: str  # in the table
     turned: Mapping[str, str | int] = field(default_factory=dict)  # fields of Switches
     idle: Idle = never
-    stays: bool = True  # False: shown beside the others, and never kept for the next
+    stays: bool = True  # False: measured for comparison, never kept for the next
 
 
 FIRST = Rung("first", "fp32, all of them off")

@@ -1,4 +1,4 @@
-"""What `bench.ladder` found: a table, and all of it in a file."""
+"""Results of `bench.ladder` as a table and as a file."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Step:
         if not self.ratios:
             return ""
         if not self.rung.stays:
-            return "beside the others"
+            return "for comparison"
         ending = "; slow: 2 steps" if self.slow else ""
         return "kept" if self.kept else f"not kept{ending}"
 

@@ -1,9 +1,9 @@
-"""The loss of a large vocabulary, forward and backward: by chunks beside whole logits and torch's own cross-entropy.
+"""The loss of a large vocabulary, forward and backward: in chunks, against complete logits and torch's cross-entropy.
 
     python -m bench.loss --rounds 5
 
 Times are of one process, the two in turn; memory is that of a process of its own for each, above what it had before,
-as Linux tells it.
+as Linux reports it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Timing that stays fair while the machine's speed drifts, and what a reader must know about the machine."""
+"""Interleaved timing, robust against drifts of the machine's speed, and a description of the machine."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""How long it takes to open one step of a long run over a large corpus: its windows, found and read.
+"""Time to find and read the sequences of one step of a long run over a large corpus.
 
     python -m bench.open_step
 
-The corpus is made of holes: ten billion tokens that take no room on the disk, in the system's temporary folder or the
+The corpus is a sparse file: ten billion tokens that take no space on the disk, in the system's temporary folder or the
 one that TMPDIR names. Exit status 1 where the promise does not hold.
 """
 

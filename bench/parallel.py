@@ -132,7 +132,7 @@ def bandwidth_worker() -> None:
 
 
 def _memory(place: Path) -> Result:
-    """Bytes of parameters and moments that a process holds after a step; and all that is resident."""
+    """Bytes of parameters and optimizer state in a process after a step, and its resident memory."""
     rows = []
     for kind in ("ddp", "fsdp"):
         config = (*SHAPES["12 x 384"][0], "--train.max_steps", 2, "--train.parallel", kind, "--out", f"memory-{kind}")
@@ -141,12 +141,13 @@ def _memory(place: Path) -> Result:
         environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
         done = subprocess.run(words, cwd=place, check=True, capture_output=True, text=True, env=environ)
         told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-        rows.append(Row(f"{kind}, parameters and moments", [t["state"] / 1e6 for t in told]))
+        rows.append(Row(f"{kind}, parameters and optimizer state", [t["state"] / 1e6 for t in told]))
         rows.append(Row(f"{kind}, resident", [t["resident"] / 1e6 for t in told]))
-    result = Result("parallel: memory a process, 12 x 384", "MB", rows, baseline="ddp, parameters and moments")
+    baseline = "ddp, parameters and optimizer state"
+    result = Result("parallel: memory per process, 12 x 384", "MB", rows, baseline=baseline)
     share = rows[2].median / rows[0].median
     if share > HALF:
-        result.failures.append(f"FSDP2 holds {share:.2f} of the parameters and moments, more than {HALF}")
+        result.failures.append(f"FSDP2 holds {share:.2f} of the parameters and optimizer state, more than {HALF}")
     return result
 
 

@@ -1,4 +1,4 @@
-"""What a token costs: against the model's size, against processes, and in memory against the micro-batch.
+"""Time per token by size of the model and number of processes; memory by micro-batch.
 
     python -m bench.scaling --json FILE --pictures DIR
     python -m bench.scaling --shapes 2x64 4x64 --steps 4 --rounds 1 --micro 1 2       in a minute, to try it
@@ -26,7 +26,7 @@ import torch
 
 from bench.apart import Worker
 from bench.contenders import NANO, Task, sizes_of
-from bench.exact import nobody, trainee
+from bench.exact import bare_process, trainee
 from bench.exact_table import OURS, Contender
 from bench.measure import copy_gbytes, gemm_gflops, machine
 from bench.parallel import command, prepare, tokens_per_s
@@ -117,7 +117,7 @@ def memory(micro: list[int], threads: int, shape: str = MEMORY_SHAPE) -> dict[st
         **_size(shape),
         "micro_batches": micro,
         "peak_bytes": peaks,
-        "bare_process_bytes": _peak(partial(nobody, task), threads, 0),
+        "bare_process_bytes": _peak(partial(bare_process, task), threads, 0),
         "state_bytes": 16 * parameters(config),  # weights, gradients and AdamW's two moments, 4 bytes each
     }
 

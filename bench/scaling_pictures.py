@@ -1,4 +1,4 @@
-"""What `bench.scaling` measured, as three pictures: matplotlib, without a display and without anyone's settings."""
+"""Three plots of the results of `bench.scaling`, drawn by matplotlib without a display and with default settings."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def memory(axes: Any, report: dict[str, Any]) -> None:
     least = held["bare_process_bytes"] + held["state_bytes"]
     axes.plot(held["micro_batches"], [b / 1e6 for b in held["peak_bytes"]], color=COLOURS[0], marker="o", label="peak")
     axes.axhline(least / 1e6, color="0.35", linestyle="--", linewidth=1.2,
-                 label="a bare process, weights, gradients, moments")  # fmt: skip
+                 label="a bare process, weights, gradients, optimizer state")  # fmt: skip
     axes.set(xlabel=f"micro-batch (windows of {report['context']} tokens)", ylabel="MB", xlim=(0, None), ylim=(0, None))
     axes.set_xticks(held["micro_batches"])
     axes.set_title(f"Peak memory of {held['shape']}, fp32", loc="left", fontsize=10, fontweight="bold")

@@ -1,4 +1,4 @@
-"""Subject `start`: how long a person waits before anything happens."""
+"""Subject `start`: start-up time of Python, `import groundup` and the command line."""
 
 from __future__ import annotations
 

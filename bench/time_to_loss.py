@@ -1,4 +1,4 @@
-"""Subject `time-to-loss`: from a file to a model of known quality, beside nanoGPT's documented CPU command."""
+"""Subject `time-to-loss`: from a file to a model of known quality, against nanoGPT's documented CPU command."""
 
 from __future__ import annotations
 

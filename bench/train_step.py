@@ -1,4 +1,4 @@
-"""Subject `train-step`: whole training steps, ours and nanoGPT's, on the same weights, batches and hyperparameters.
+"""Subject `train-step`: complete training steps, ours and nanoGPT's, on the same weights, batches and hyperparameters.
 
 The model is the one that nanoGPT's README gives for a machine without a GPU, in fp32 and eager mode. Where
 `train.precision: auto` chooses bf16, as nanoGPT on a CPU cannot, that is a row of its own.

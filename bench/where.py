@@ -1,10 +1,10 @@
-"""Where the time of a training step goes on this machine, and the least that its matrix products could take.
+"""Time of a training step by kind of work, and its lower bound by the matrix products.
 
     python -m bench.where [nano | gpt2 | LAYERSxWIDTH] [--context N] [--vocab N] [--rows N] [--precision NAME]
 
-torch's profiler watches a few steps of the real loop. What an operation spends itself, without those that it calls,
-counts for one group, by its name and the names of what called it; what no operation spends is Python's. The profiler
-slows short operations down: the step's time without it stands below the table.
+torch's profiler records a few steps of the real loop. The time of an operation, without those that it calls, counts for
+one group, by its name and its callers' names; time outside all operations is Python's. The profiler slows short
+operations down: the step's time without it is below the table.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ def milliseconds(events: Iterable[Any]) -> dict[str, float]:
 
 def look(task: Task, precision: Name, steps: int) -> Found:
     """Profile some steps of the real loop, after as many that are timed and not profiled."""
-    with stage(replace(task, shares=1)) as place:  # the profiler sees one thread
+    with stage(replace(task, microbatch_threads=1)) as place:  # the profiler sees one thread
         ours = place.ours(precision)
-        ours.train(2)  # makes the moments
+        ours.train(2)  # creates the optimizer state
         step = seconds(lambda: ours.train(steps)) / steps * 1e3
         with _watched(ours), profile(activities=[ProfilerActivity.CPU]) as profiler:
             profiled = seconds(lambda: ours.train(steps)) / steps * 1e3
@@ -134,7 +134,7 @@ def task_of(shape: str, context: int | None, vocab: int | None, rows: int | None
 
 
 def show(task: Task, found: Found, precision: str, console: Console) -> None:
-    """The table, and what stands beside it."""
+    """The table and the lines below it."""
     config, whole = task.config, sum(found.groups.values())
     title = f"{config.n_layer} layers, {config.n_embd} wide, {task.rows} x {config.block_size} tokens, {precision}"
     table = Table(title=title, title_justify="left", title_style="bold")

@@ -106,7 +106,7 @@ def test_what_one_leaves_of_its_time_the_next_ones_share_and_all_keep_within_it(
     quick.measure(SUBJECTS, 600.0)
     slow.run = lambda subject, seconds: (setattr(slow, "takes", seconds), Scripted.run(slow, subject, seconds))[1]
     slow.measure(SUBJECTS, 600.0)
-    assert quick.given["ablation"] == pytest.approx(600.0)  # nobody took any
+    assert quick.given["ablation"] == pytest.approx(600.0)  # none was used
     assert slow.now == pytest.approx(600.0)
     assert all(slow.given[s.name] == pytest.approx(600 * s.share / sum(o.share for o in SUBJECTS)) for s in SUBJECTS)
 

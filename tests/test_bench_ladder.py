@@ -226,7 +226,7 @@ def test_a_rung_is_kept_where_it_helps_and_the_next_stands_on_it():
 def test_a_rung_beside_the_others_is_not_kept_however_fast():
     found = scripted({"first": 4.0, "a": 1.0, "b": 2.0}, (replace(A, stays=False), B))
     assert [(s.before, s.kept) for s in found.steps[1:]] == [("first", False), ("first", True)]
-    assert found.steps[1].verdict == "beside the others"
+    assert found.steps[1].verdict == "for comparison"
 
 
 def test_who_is_far_slower_makes_two_steps_and_no_third():

@@ -17,7 +17,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are run from a checkout, and no part of the package
 
-from bench import exact, scaling, shares, where
+from bench import exact, microbatch_threads, scaling, where
 from bench.apart import Answer, Failed, asked, peak_bytes, serve
 from bench.contenders import NANO, drawn, stage
 from bench.exact import Contender, contenders, measure
@@ -56,7 +56,7 @@ class InThisProcess:
     def close(self):
         self.pipe.close()
         self.thread.join(60)
-        assert not self.thread.is_alive(), "it ends when nobody asks any more"
+        assert not self.thread.is_alive(), "it ends when no more steps are requested"
 
 
 def test_who_takes_part_depends_on_the_machine_and_on_what_is_installed():
@@ -87,7 +87,7 @@ class Scripted:
     log: ClassVar[list] = []
 
     def __init__(self, make, losses):
-        self.name = make.args[0].name if len(make.args) > 1 else "nobody"
+        self.name = make.args[0].name if len(make.args) > 1 else "bare process"
         self.losses = losses.get(self.name, [1.0, 1.0])
 
     def train(self, steps):
@@ -109,7 +109,7 @@ def test_contenders_take_turns_and_who_cannot_is_named(one_core):
     compiled, peer = Contender("groundup", "fp32", True), Contender("nanoGPT", "fp32")
     found = scripted({compiled.name: None}, FP32, compiled, peer)
     assert Scripted.log == [
-        "nobody", "end nobody", FP32.name, compiled.name, f"end {compiled.name}", peer.name,
+        "bare process", "end bare process", FP32.name, compiled.name, f"end {compiled.name}", peer.name,
         *[FP32.name, peer.name] * 2, f"end {FP32.name}", f"end {peer.name}",
     ]  # fmt: skip
     assert f"{compiled.name}: left out (no compiler)" in found.notes
@@ -295,7 +295,7 @@ def test_mistakes_are_found_before_anything_is_measured(module, argv, sentence, 
     assert sentence in capsys.readouterr().err
 
 
-def test_shares_compares_two_ways_of_one_training(monkeypatch):
+def test_microbatch_threads_compares_both_divisions_of_one_training(monkeypatch):
     seen = []
 
     class Here:
@@ -304,7 +304,7 @@ def test_shares_compares_two_ways_of_one_training(monkeypatch):
         def __init__(self, make, threads):
             self.context = make()
             self.trainee = self.context.__enter__()
-            seen.append((self.trainee.task.shares, os.environ.get("GOMP_SPINCOUNT"), self.trainee))
+            seen.append((self.trainee.task.microbatch_threads, os.environ.get("GOMP_SPINCOUNT"), self.trainee))
 
         def train(self, steps):
             return Answer(0.5, self.trainee.train(steps), 0)
@@ -313,19 +313,20 @@ def test_shares_compares_two_ways_of_one_training(monkeypatch):
             self.context.__exit__(None, None, None)
 
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    found = shares.measure(replace(TINY, rows=4), rounds=3, steps=2, threads=2, start=Here)
-    assert found == {shares.CUT: [2 * 32 / 0.5] * 3, shares.SHARED: [2 * 32 / 0.5] * 3}
+    found = microbatch_threads.measure(replace(TINY, rows=4), rounds=3, steps=2, threads=2, start=Here)
+    assert found == dict.fromkeys((microbatch_threads.OPERATIONS, microbatch_threads.MICRO_BATCH), [2 * 32 / 0.5] * 3)
     assert [(n, spins) for n, spins, _ in seen] == [(1, "1000"), (None, "1000")]
     assert "GOMP_SPINCOUNT" not in os.environ
     assert isinstance(seen[0][2].loss_sum, NextTokenLoss)
     assert torch.get_num_threads() == 1 or isinstance(seen[1][2].loss_sum, ThreadParallelLoss)
-    assert "1.00" in str([column._cells for column in shares.table([{"shape": "tiny", "beside": "", **found}]).columns])
+    row = {"shape": "tiny", microbatch_threads.LOAD: "", **found}
+    assert "1.00" in str([column._cells for column in microbatch_threads.table([row]).columns])
 
 
 @pytest.mark.parametrize("words", [["--shapes", "9by9"], ["--rows", "0"]])
-def test_shares_refuses_what_makes_no_sense(words, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["bench.shares", *words])
+def test_microbatch_threads_refuses_invalid_options(words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench.microbatch_threads", *words])
     with pytest.raises(SystemExit) as left:
-        shares.main()
+        microbatch_threads.main()
     assert left.value.code == 2
     assert words[1] in capsys.readouterr().err

@@ -124,7 +124,7 @@ def test_its_python_runs(tmp_path, sentences, forks):
     code = "\n".join([*blocks("python"), *blocks("python", "docs/training.md")])
     assert '"max_steps": 200' in code
     code = code.replace('"max_steps": 200', '"max_steps": 3')
-    code += '\nprint(f"last loss {loss.item():.2f} of a model with {windows.vocab_size} ids")\n'
+    code += '\nprint(f"last loss {loss.item():.2f} of a model with {data.vocab_size} ids")\n'
     done = subprocess.run([*forks.words, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Once") == 2

@@ -1,9 +1,9 @@
-"""Windows shared out among threads, beside every operation cut among them. `python -m bench.shares`
+"""Speed of a micro-batch divided among threads against every operation divided: `python -m bench.microbatch_threads`
 
-    python -m bench.shares [--shapes 4x96 4x128 6x256 ...] [--context 256] [--rows 8] [--rounds 5] [--json FILE]
+    python -m bench.microbatch_threads [--shapes 4x96 4x128 ...] [--context 256] [--rows 8] [--rounds 5] [--json FILE]
 
-The real loop in fp32, GPT-2's parts, a process each, in turn; first on the machine as it is, then beside a process that
-keeps one core busy. Idle threads spin as long as the command line lets them.
+The real loop in fp32 with GPT-2's parts, one process per variant, in turn; first on the machine as it is, then with
+another process that keeps one core busy. Idle threads spin as long as they do under the command line.
 """
 
 from __future__ import annotations
@@ -34,20 +34,21 @@ from groundup.errors import UsageError
 from groundup.model.size import flops_per_token
 
 SHAPES = ("2x64", "4x128", "6x256", "12x384")
-ENOUGH = 2e11  # operations a round, where that makes more than one step
-CUT, SHARED = "operations cut", "windows shared"
+ROUND_FLOPS = 2e11  # per round, but at least one step
+LOAD = "other load"
+OPERATIONS, MICRO_BATCH = "operations divided", "micro-batch divided"
 
 
 def task_of(shape: str, context: int, rows: int) -> Task:
-    """A training of LAYERSxWIDTH over 65 characters; UsageError where it is not that."""
+    """Training task of a model LAYERSxWIDTH over 65 characters; UsageError if `shape` is not of that form."""
     config = NANO.config.model_copy(update={**sizes_of(shape), "block_size": context})
     return replace(NANO, name=shape, config=config, rows=rows)
 
 
 def measure(task: Task, rounds: int, steps: int, threads: int, start: Any = Worker) -> dict[str, list[float]]:
-    """Tokens a second of each way, a value a round."""
+    """Tokens per second of each variant, one value per round."""
     ours = Contender(OURS, "fp32")
-    ways = {CUT: replace(task, shares=1), SHARED: task}
+    ways = {OPERATIONS: replace(task, microbatch_threads=1), MICRO_BATCH: task}
     with as_it_starts(ours):
         workers = {name: start(partial(trainee, ours, each, Places(), 0), threads) for name, each in ways.items()}
     try:
@@ -64,8 +65,8 @@ def measure(task: Task, rounds: int, steps: int, threads: int, start: Any = Work
 
 
 @contextmanager
-def neighbour() -> Iterator[None]:
-    """Another process, which never rests."""
+def busy_process() -> Iterator[None]:
+    """Keep one core busy with another process."""
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         yield
@@ -75,25 +76,26 @@ def neighbour() -> Iterator[None]:
 
 
 def table(found: Sequence[dict[str, Any]]) -> Table:
-    """A line for each shape and neighbour."""
-    shown = Table(title="shares: tokens a second", title_justify="left")
-    for heading in ("layers x width", "beside", CUT, SHARED, "x", "lowest-highest"):
-        shown.add_column(heading, justify="left" if heading == "beside" else "right")
+    """One row per shape and load."""
+    shown = Table(title="microbatch_threads: tokens per second", title_justify="left")
+    for heading in ("layers x width", LOAD, OPERATIONS, MICRO_BATCH, "x", "lowest-highest"):
+        shown.add_column(heading, justify="left" if heading == LOAD else "right")
     for row in found:
-        ratios = sorted(b / a for a, b in zip(row[CUT], row[SHARED], strict=True))
-        middle = [sorted(row[way])[len(row[way]) // 2] for way in (CUT, SHARED)]
+        ratios = sorted(b / a for a, b in zip(row[OPERATIONS], row[MICRO_BATCH], strict=True))
+        middle = [sorted(row[way])[len(row[way]) // 2] for way in (OPERATIONS, MICRO_BATCH)]
         spread = f"{ratios[0]:.2f}-{ratios[-1]:.2f}"
         speeds = (f"{value:,.0f}" for value in middle)
-        shown.add_row(row["shape"], row["beside"], *speeds, f"{ratios[len(ratios) // 2]:.2f}", spread)
+        shown.add_row(row["shape"], row[LOAD], *speeds, f"{ratios[len(ratios) // 2]:.2f}", spread)
     return shown
 
 
 def main() -> int:
-    """0, and a table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.shares", description=(__doc__ or "").splitlines()[0])
+    """Measure, print a table and return the exit status."""
+    description = (__doc__ or "").splitlines()[0]
+    parser = argparse.ArgumentParser(prog="python -m bench.microbatch_threads", description=description)
     parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="LAYERSxWIDTH")
     parser.add_argument("--context", type=int, default=256)
-    parser.add_argument("--rows", type=int, default=8, help="windows a step (default 8)")
+    parser.add_argument("--rows", type=int, default=8, help="sequences per step (default 8)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch (default 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write machine and results there")
@@ -107,16 +109,16 @@ def main() -> int:
             parser.error(f"--{name} {getattr(asked, name)}: must be 1 or more")
     torch.set_num_threads(asked.threads)
     gemm, found = gemm_gflops(), []
-    for beside, company in (("nothing", nullcontext), ("a busy process", neighbour)):
-        with company():
+    for load, running in (("none", nullcontext), ("a busy process", busy_process)):
+        with running():
             for shape, task in zip(asked.shapes, tasks, strict=True):
-                print(f"{shape}, beside {beside} ...", file=sys.stderr, flush=True)
-                steps = max(1, round(ENOUGH / (flops_per_token(task.config) * task.step_tokens)))
-                found.append({"shape": shape, "beside": beside, **measure(task, asked.rounds, steps, asked.threads)})
+                print(f"{shape}, {LOAD}: {load} ...", file=sys.stderr, flush=True)
+                steps = max(1, round(ROUND_FLOPS / (flops_per_token(task.config) * task.step_tokens)))
+                found.append({"shape": shape, LOAD: load, **measure(task, asked.rounds, steps, asked.threads)})
     Console().print(table(found))
     if asked.json:
         report = {
-            "command": shlex.join(["python", "-m", "bench.shares", *sys.argv[1:]]),
+            "command": shlex.join(["python", "-m", "bench.microbatch_threads", *sys.argv[1:]]),
             "machine": machine(),
             "gemm_gflops": [gemm, gemm_gflops()],
         }
