@@ -78,7 +78,7 @@ def cli(*words: object) -> None:
 
 def words_of(job: Job, name: str, *more: object) -> list[str]:
     """What every run is told."""
-    words = ["--data", job.work / "data", "--out", job.work / name, *BARE.split(), "--guard.spike", "none", *more]
+    words = ["--data", job.work / "data", "--out", job.work / name, *BARE.split(), "--guard.spike_sigma", "none", *more]
     return [str(word) for word in [*words, *((*TOY_SHAPE, *TOY) if job.toy else ())]]
 
 
