@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from groundup.utils.progress import StepInfo as StepInfo
 
 if TYPE_CHECKING:
     from groundup.distributed.parallelize import NoParallel
+    from groundup.optim.optimizer import OptimizerContainer
     from groundup.optim.run_length import RunLength
     from groundup.training.micro_batches import BatchLoader
     from groundup.training.train_state import TrainState
@@ -22,23 +23,6 @@ if TYPE_CHECKING:
 Hook = Callable[[StepInfo], None]
 Schedule = Callable[[int, float], float]
 """(steps finished, fraction of the run done after the coming step) -> learning rate"""
-
-
-class Optimizer(Protocol):
-    """One of torch's optimizers, or several as one."""
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Groups of parameters, each with its learning rate `lr`."""
-        ...
-
-    def step(self) -> object:
-        """Update every parameter that has a gradient."""
-        ...
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop the gradients."""
-        ...
 
 
 def fit(
@@ -62,9 +46,9 @@ def fit(
     """
     progress, optimizer, scaler = state.progress, state.optimizer, state.scaler
     parameters = [p for p in loss_sum.parameters() if p.requires_grad]
-    hooks, timer = list(hooks), StepTimer(progress.elapsed)
+    hooks, started = list(hooks), time.perf_counter() - progress.elapsed
     while True:
-        timer.start_step()
+        step_started = time.perf_counter()
         fraction = run_length.fraction(progress)
         lr = set_learning_rate(optimizer, schedule(progress.step, fraction))
         state.seed_dropout()
@@ -87,7 +71,8 @@ def fit(
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
         progress.finish_step(loader.scored, loader.batch_size)
-        progress.elapsed, progress.dt = timer.end_step()
+        now = time.perf_counter()
+        progress.elapsed, progress.dt = now - started, now - step_started
         info = StepInfo(
             progress.step, progress.tokens, cursor, progress.elapsed, loss_value, norm_value, lr, progress.dt,
             loader.scored / progress.dt, fraction, applied, run_length.reached(progress), should_stop(), ids.size(1),
@@ -97,34 +82,11 @@ def fit(
         # Asked again: an evaluation may have decided that the run ends, or may have taken the time that was left.
         if info.finished or should_stop() or run_length.reached(progress):
             return
-        progress.elapsed = timer.elapsed  # evaluations count against a run length in time too
+        progress.elapsed = time.perf_counter() - started  # evaluations count against a run length in time too
 
 
-def set_learning_rate(optimizer: Optimizer, lr: float) -> float:
+def set_learning_rate(optimizer: OptimizerContainer, lr: float) -> float:
     """Give every group the learning rate, times the group's own `scale` if it has one; returns it."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("scale", 1.0)
     return lr
-
-
-class StepTimer:
-    """Wall-clock time of a run, and of each step without hooks."""
-
-    def __init__(self, elapsed: float) -> None:
-        """`elapsed`: seconds that earlier processes trained."""
-        self._started = time.perf_counter() - elapsed
-        self._step_started = 0.0
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds of training so far, hooks included."""
-        return time.perf_counter() - self._started
-
-    def start_step(self) -> None:
-        """Start timing a step."""
-        self._step_started = time.perf_counter()
-
-    def end_step(self) -> tuple[float, float]:
-        """Seconds of training so far, and of this step."""
-        now = time.perf_counter()
-        return now - self._started, now - self._step_started
