@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from groundup.distributed.dtensor import distribute_like
 from groundup.errors import CheckpointError
@@ -72,24 +73,19 @@ class EMA:
             p.copy_(tensors[name])
 
 
-class NoEMA:
-    """No-op: the weights are used as they are."""
+class NoEMA(EMA):
+    """No-op: an average of no weights."""
 
-    updates = 0
+    def __init__(self) -> None:
+        super().__init__(nn.Module(), decay=0.0)
 
+    @override
     def update(self) -> None:
-        """No-op."""
+        pass
 
-    def swapped_in(self) -> AbstractContextManager[None]:
-        """No-op."""
-        return nullcontext()
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Empty."""
-        return {}
-
+    @override
     def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """No-op."""
+        pass
 
 
 def _fp32(parameter: nn.Parameter) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,27 +23,22 @@ class GroupRule(NamedTuple):
     decays: bool
 
 
+def _one_rule(algorithm: Literal["adamw", "sgd"]) -> dict[Role, GroupRule]:
+    """The same for all roles, except that vectors do not decay."""
+    return {role: GroupRule(algorithm, "learning_rate", decays=role != "vector") for role in get_args(Role)}
+
+
 # Muon (Keller Jordan et al., kellerjordan.github.io/posts/muon) is meant for the matrices between hidden layers.
 # AdamW serves embeddings and head better, without decay, as in nanochat.
 RULES: dict[str, dict[Role, GroupRule]] = {
-    "adamw": {
-        "matrix": GroupRule("adamw", "learning_rate", decays=True),
-        "embedding": GroupRule("adamw", "learning_rate", decays=True),
-        "head": GroupRule("adamw", "learning_rate", decays=True),
-        "vector": GroupRule("adamw", "learning_rate", decays=False),
-    },
+    "adamw": _one_rule("adamw"),
     "muon": {
         "matrix": GroupRule("muon", "matrix_learning_rate", decays=True),
         "embedding": GroupRule("adamw", "embedding_learning_rate", decays=False),
         "head": GroupRule("adamw", "head_learning_rate", decays=False),
         "vector": GroupRule("adamw", "learning_rate", decays=False),
     },
-    "sgd": {
-        "matrix": GroupRule("sgd", "learning_rate", decays=True),
-        "embedding": GroupRule("sgd", "learning_rate", decays=True),
-        "head": GroupRule("sgd", "learning_rate", decays=True),
-        "vector": GroupRule("sgd", "learning_rate", decays=False),
-    },
+    "sgd": _one_rule("sgd"),
 }
 
 

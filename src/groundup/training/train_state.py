@@ -11,7 +11,7 @@ from torch import nn
 
 from groundup.distributed.dtensor import distribute_like
 from groundup.distributed.gather import StateTensors, state_tensors
-from groundup.optim.ema import EMA, NoEMA
+from groundup.optim.ema import EMA
 from groundup.optim.optimizer import OptimizerContainer
 from groundup.training.early_stopping import BestLoss
 from groundup.training.guard import LossGuard
@@ -49,7 +49,7 @@ class TrainState:
 
     model: nn.Module
     optimizer: OptimizerContainer
-    ema: EMA | NoEMA
+    ema: EMA
     scaler: torch.amp.GradScaler
     guard: LossGuard
     micro_batch_size: int  # sequences per forward pass; halved when memory runs out
