@@ -15,21 +15,20 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.checkpoint.state import LoadedModel, load
 from groundup.config.merge import ConfigSource, RenamedKeyWarning
 from groundup.config.renamed import RENAMED_ARGUMENTS
 from groundup.config.schema import Config
-from groundup.data.shards import Manifest
 from groundup.distributed.launch import expected_world_size
-from groundup.generation.engine import complete, stream_text
+from groundup.generation.engine import complete, generate_stream
 from groundup.generation.sampling import Sampler
-from groundup.preprocess.pipeline import prepare_tokens
+from groundup.preprocess.pipeline import prepare
 from groundup.run.compose import compose_config
 from groundup.run.ensure_data import ensure_prepared
 from groundup.run.evaluate_checkpoint import evaluate, evaluate_tasks
@@ -52,55 +51,9 @@ __all__ = [
     "train",
 ]
 
-Place = str | Path
-
-
-def prepare(
-    sources: Place | Sequence[Place],
-    out: Place,
-    *,
-    tokenizer: str = "gpt2",
-    column: str = "text",
-    errors: Literal["strict", "replace"] = "strict",
-    val_fraction: float = 0.1,
-    max_tokens: int | None = None,
-    max_documents: int | None = None,
-    clean: str | Sequence[str] = (),
-    threads: int | None = None,
-    overwrite: bool = False,
-    progress: Callable[[int], None] | None = None,
-) -> Manifest:
-    """Turn texts into token shards in the folder `out`, which appears complete or not at all.
-
-    `sources`: text files, source code, .jsonl and .parquet (each text also .gz or .zst), folders, patterns such as
-    `texts/**/*.txt`, `-` for standard input, `shakespeare`, `python-docs`, corpora of the hub. `tokenizer`: `byte`,
-    `char`, `gpt1`, `gpt2`, `bpe:SIZE`, a `tokenizer.json`, or a folder that holds one. `column` names the text field of
-    .jsonl and .parquet rows. `val_fraction` of the text is held out. The first `max_documents` are read, at most
-    `max_tokens` written. `clean`: any of `lowercase`, `digits`, `punctuation`. `progress` is
-    called with the bytes of input done.
-
-    A call that was killed continues when it is repeated, and ends in the same folder; a finished one does nothing;
-    `overwrite` replaces what was made from other sources or with other settings. Raises DataError, TokenizerError,
-    UsageError.
-    """
-    return prepare_tokens(
-        [sources] if isinstance(sources, str | Path) else list(sources),
-        Path(out),
-        tokenizer=tokenizer,
-        column=column,
-        errors=errors,
-        val_fraction=val_fraction,
-        max_tokens=max_tokens,
-        max_documents=max_documents,
-        clean=clean,
-        threads=threads,
-        overwrite=overwrite,
-        progress=progress,
-    )
-
-
 P = ParamSpec("P")
 R = TypeVar("R")
+PathLike = str | Path
 
 
 def _accept_previous_names(function: Callable[P, R]) -> Callable[P, R]:
@@ -120,36 +73,34 @@ def _accept_previous_names(function: Callable[P, R]) -> Callable[P, R]:
 
 @_accept_previous_names
 def configure(
-    data: Place,
+    data: PathLike,
     *,
     preset: str | None = None,
-    files: Sequence[Place] = (),
+    files: Sequence[PathLike] = (),
     laptop: bool = False,
     overrides: Mapping[str, Any] | None = None,
-    init_from: Place | None = None,
-    origin: str = "overrides",
+    init_from: PathLike | None = None,
 ) -> Config:
     """Config from a preset, the model of the checkpoint `init_from`, YAML files and overrides, in this order.
 
     Without a `preset`, the one that a file names, or `gpt2-micro`. `laptop` applies the files' section of that name.
     Raises CheckpointError, ConfigError.
     """
-    places = {"data": str(data)} | ({"init_from": str(init_from)} if init_from is not None else {})
-    return compose_config(
-        preset, files, ConfigSource(origin, {**(overrides or {}), **places}, typed=True), laptop=laptop
-    )[1]
+    paths = {"data": str(data)} | ({"init_from": str(init_from)} if init_from is not None else {})
+    given = ConfigSource("overrides", {**(overrides or {}), **paths}, typed=True)
+    return compose_config(preset, files, given, laptop=laptop)[1]
 
 
 @_accept_previous_names
 def train(
-    data: Place,
-    out: Place,
+    data: PathLike,
+    out: PathLike,
     *,
     preset: str | None = None,
-    files: Sequence[Place] = (),
+    files: Sequence[PathLike] = (),
     laptop: bool = False,
     overrides: Mapping[str, Any] | None = None,
-    init_from: Place | None = None,
+    init_from: PathLike | None = None,
     display: Display | None = None,
 ) -> TrainResult:
     """Train a new GPT on prepared `data` into the run folder `out`.
@@ -166,7 +117,11 @@ def train(
 
 @_accept_previous_names
 def resume(
-    run: Place, *, data: Place | None = None, overrides: Mapping[str, Any] | None = None, display: Display | None = None
+    run: PathLike,
+    *,
+    data: PathLike | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    display: Display | None = None,
 ) -> TrainResult:
     """Resume a run from its newest good checkpoint: bit for bit as if it had never stopped.
 
@@ -181,7 +136,7 @@ def resume(
 
 
 def generate(
-    path: Place | LoadedModel,
+    path: PathLike | LoadedModel,
     prompt: str = "",
     *,
     num_samples: int = 1,
@@ -197,32 +152,8 @@ def generate(
 
     `temperature` 0 is greedy. The same seed gives the same samples. Raises CheckpointError, TokenizerError, UsageError.
     """
-    loaded = path if isinstance(path, LoadedModel) else load(path, checkpoint=checkpoint, device=device)
-    sampler = Sampler(temperature, top_k, top_p, seed)
-    return complete(
-        loaded.model,
-        loaded.tokenizer,
-        prompt,
-        sampler,
-        device=loaded.device,
-        num_samples=num_samples,
-        max_tokens=max_tokens,
-    )
-
-
-def generate_stream(
-    loaded: LoadedModel, prompt: str, sampler: Sampler, *, num_samples: int = 1, max_tokens: int = 100
-) -> Iterator[list[str]]:
-    """New text of each sample, token by token; never half a character. Raises TokenizerError, UsageError."""
-    return stream_text(
-        loaded.model,
-        loaded.tokenizer,
-        prompt,
-        sampler,
-        device=loaded.device,
-        num_samples=num_samples,
-        max_tokens=max_tokens,
-    )
+    loaded, sampler = load(path, checkpoint=checkpoint, device=device), Sampler(temperature, top_k, top_p, seed)
+    return complete(loaded, prompt, sampler, num_samples=num_samples, max_tokens=max_tokens)
 
 
 class _LogReporter(ProgressReporter):

@@ -20,7 +20,7 @@ from groundup.data.shards import Manifest, Tokens
 from groundup.errors import DataError, GroundupError, TokenizerError
 from groundup.preprocess import encoding, train_tokenizer
 from groundup.preprocess.encoding import iter_jobs, longest_prefix, map_in_order
-from groundup.preprocess.pipeline import prepare_tokens
+from groundup.preprocess.pipeline import prepare
 from groundup.preprocess.split import choose_rule
 from groundup.sources.corpus import Position, open_sources
 from groundup.tokenizers.bpe import BPETokenizer
@@ -62,12 +62,12 @@ def test_the_folder_does_not_depend_on_threads_or_the_size_of_jobs(tmp_path, tok
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": sentences(9, i)}) + "\n" for i in range(150)))
     (tmp_path / "b.txt").write_text(sentences(3000))
     given = [tmp_path / "a.jsonl", tmp_path / "b.txt"]
-    prepare_tokens(given, tmp_path / "one", tokenizer=tokenizer, threads=1)
+    prepare(given, tmp_path / "one", tokenizer=tokenizer, threads=1)
     monkeypatch.setattr(encoding, "JOB_CHARS", 1000)
-    prepare_tokens(given, tmp_path / "four", tokenizer=tokenizer, threads=4)
+    prepare(given, tmp_path / "four", tokenizer=tokenizer, threads=4)
     monkeypatch.setattr(encoding, "JOB_PIECES", 1)
     monkeypatch.setattr(encoding, "ENCODE_CHARS", 50)
-    prepare_tokens(given, tmp_path / "seven", tokenizer=tokenizer, threads=7)
+    prepare(given, tmp_path / "seven", tokenizer=tokenizer, threads=7)
     assert digests(tmp_path / "one") == digests(tmp_path / "four") == digests(tmp_path / "seven")
 
 
@@ -100,7 +100,7 @@ def test_a_character_that_the_tokenizer_lacks_is_found_in_its_file(tmp_path, nam
     CharTokenizer("\nab").save(tmp_path / "mine")
     (tmp_path / name).write_bytes(contents if isinstance(contents, bytes) else contents.encode())
     with pytest.raises(TokenizerError, match=place + ".* is not among the 3 characters of this tokenizer"):
-        prepare_tokens([tmp_path / name], tmp_path / "out", tokenizer=str(tmp_path / "mine"))
+        prepare([tmp_path / name], tmp_path / "out", tokenizer=str(tmp_path / "mine"))
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["mine", name])
 
 
@@ -122,8 +122,8 @@ def test_at_most_so_many_tokens_come_from_the_beginning_of_each_split(tmp_path, 
     else:
         (tmp_path / "a.jsonl").write_text(json.dumps({"text": sentences(400)}) + "\n")
     options = {"tokenizer": tokenizer, "val_fraction": 0.2}
-    prepare_tokens([tmp_path / "a.jsonl"], tmp_path / "all", **options)
-    manifest = prepare_tokens([tmp_path / "a.jsonl"], tmp_path / "some", **options, max_tokens=limit)
+    prepare([tmp_path / "a.jsonl"], tmp_path / "all", **options)
+    manifest = prepare([tmp_path / "a.jsonl"], tmp_path / "some", **options, max_tokens=limit)
     for split, share in (("train", limit - limit // 5), ("val", limit // 5)):
         whole, part = text_of(tmp_path / "all", split), text_of(tmp_path / "some", split)
         assert share - 3 <= manifest.splits[split].tokens <= share
@@ -135,21 +135,21 @@ def test_at_most_so_many_tokens_come_from_the_beginning_of_each_split(tmp_path, 
 
 def test_more_tokens_than_there_are_is_all_of_them(tmp_path, sentences):
     (tmp_path / "a.txt").write_text(sentences(50))
-    all_ = prepare_tokens([tmp_path / "a.txt"], tmp_path / "all", tokenizer="byte")
-    some = prepare_tokens([tmp_path / "a.txt"], tmp_path / "some", tokenizer="byte", max_tokens=10**9)
+    all_ = prepare([tmp_path / "a.txt"], tmp_path / "all", tokenizer="byte")
+    some = prepare([tmp_path / "a.txt"], tmp_path / "some", tokenizer="byte", max_tokens=10**9)
     assert all_ == some
 
 
 def test_only_the_first_documents_decide_the_rule(tmp_path, sentences):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": sentences(3, i)}) + "\n" for i in range(500)))
-    manifest = prepare_tokens([tmp_path / "a.jsonl"], tmp_path / "out", tokenizer="byte", max_documents=7)
+    manifest = prepare([tmp_path / "a.jsonl"], tmp_path / "out", tokenizer="byte", max_documents=7)
     assert manifest.splits["train"].documents == 7
     assert manifest.split.rule == "last part of each document"
 
 
 def test_cleaned_text_is_what_becomes_tokens(tmp_path):
     (tmp_path / "a.txt").write_text("It's 9 O'CLOCK, sir! " * 10)
-    prepare_tokens(
+    prepare(
         [tmp_path / "a.txt"],
         tmp_path / "out",
         tokenizer="char",
@@ -187,7 +187,7 @@ def test_merges_are_learnt_from_all_parts_of_a_long_corpus_but_not_from_all_of_i
         (tmp_path / f"{i}.txt").write_text(f"{word} " * 20_000)
     progress = RecordingProgress()
     texts = sorted(tmp_path.glob("*.txt"))
-    prepare_tokens(texts, tmp_path / "out", tokenizer="bpe:300", val_fraction=0, progress=progress)
+    prepare(texts, tmp_path / "out", tokenizer="bpe:300", val_fraction=0, progress=progress)
     tokenizer = load_tokenizer(tmp_path / "out" / "tokenizer")
     assert [len(tokenizer.encode(f" {word}")) for word in ("alpha", "bravo", "charlie", "delta")] == [1, 1, 1, 1]
     assert progress.messages == ["tokenizer trained on 40,488 of 520,000 characters, taken evenly from the text"]
@@ -243,7 +243,7 @@ def test_for_a_few_tokens_only_the_beginning_is_learnt_from(tmp_path, sentences,
     assert 8000 < n < 9000
     assert sum(read) < 12_000
     progress = RecordingProgress()
-    prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer="bpe:300", max_tokens=1000, progress=progress)
+    prepare([tmp_path / "a.txt"], tmp_path / "out", tokenizer="bpe:300", max_tokens=1000, progress=progress)
     assert progress.messages == [f"tokenizer trained on the first {n:,} characters"]
 
 
@@ -270,7 +270,7 @@ def test_a_lossy_tokenizer_is_said_to_be_so(tmp_path, monkeypatch):
     monkeypatch.setattr(ByteTokenizer, "lossy", "drops nothing, to be true", raising=False)
     (tmp_path / "a.txt").write_text("some text to be told about")
     progress = RecordingProgress()
-    prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer="byte", progress=progress)
+    prepare([tmp_path / "a.txt"], tmp_path / "out", tokenizer="byte", progress=progress)
     assert progress.messages == ["tokenizer byte: drops nothing, to be true"]
 
 
@@ -289,7 +289,7 @@ def test_a_tokenizer_that_does_not_know_the_text_is_refused(tmp_path, many):
     text = "known unknowable words. " * (40_000 if many else 10)
     (tmp_path / "a.txt").write_text(text)
     with pytest.raises(TokenizerError, match=r"tokenizer json: knows only 24 % of the text's characters, .* byte or"):
-        prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer=few)
+        prepare([tmp_path / "a.txt"], tmp_path / "out", tokenizer=few)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "few.json"]
 
 
@@ -297,10 +297,10 @@ def test_a_tokenizer_that_lacks_a_few_characters_gets_a_line(tmp_path):
     some = words_tokenizer(tmp_path / "some.json", *"a small text of which nearly all is".split())
     (tmp_path / "a.txt").write_text("a small text of which nearly all is known " * 100)
     progress = RecordingProgress()
-    prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer=some, val_fraction=0, progress=progress)
+    prepare([tmp_path / "a.txt"], tmp_path / "out", tokenizer=some, val_fraction=0, progress=progress)
     assert progress.messages[-1] == "tokenizer json: knows 85.1 % of the text's characters; the rest is lost"
     words_tokenizer(tmp_path / "some.json", *"a small text of which nearly all is known".split())
-    prepare_tokens([tmp_path / "a.txt"], tmp_path / "out2", tokenizer=some, val_fraction=0, progress=progress)
+    prepare([tmp_path / "a.txt"], tmp_path / "out2", tokenizer=some, val_fraction=0, progress=progress)
     assert progress.messages[-1].startswith("tokenizer json: decoding does not give back")
 
 
@@ -311,7 +311,7 @@ def test_a_tokenizer_that_lacks_a_few_characters_gets_a_line(tmp_path):
 def test_too_few_tokens_for_a_split_are_named(tmp_path, options, split, sentences):
     (tmp_path / "a.txt").write_text(sentences(50))
     with pytest.raises(DataError, match=rf"max_tokens \d: leaves none for the {split} split, .* a larger --max_tokens"):
-        prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer="byte", **options)
+        prepare([tmp_path / "a.txt"], tmp_path / "out", tokenizer="byte", **options)
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
@@ -336,10 +336,10 @@ def test_whatever_the_text_is_it_comes_back_or_a_sentence_does(tmp_path, name, t
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": HARD[name]}))
     if name == "one character":
         with pytest.raises(GroundupError, match="no text is left to train on"):
-            prepare_tokens([tmp_path / "a.jsonl"], tmp_path / "out", tokenizer=tokenizer)
+            prepare([tmp_path / "a.jsonl"], tmp_path / "out", tokenizer=tokenizer)
         assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
         return
-    prepare_tokens([tmp_path / "a.jsonl"], tmp_path / "out", tokenizer=tokenizer)
+    prepare([tmp_path / "a.jsonl"], tmp_path / "out", tokenizer=tokenizer)
     assert "".join(text_of(tmp_path / "out", "train") + text_of(tmp_path / "out", "val")) == HARD[name]
 
 
@@ -347,10 +347,10 @@ MEASURED = """
 import re, sys
 from pathlib import Path
 from groundup.preprocess import train_tokenizer
-from groundup.preprocess.pipeline import prepare_tokens
+from groundup.preprocess.pipeline import prepare
 if len(sys.argv) > 4:
     train_tokenizer.MAX_WORD_BYTES = int(sys.argv[4])
-prepare_tokens([sys.argv[1]], Path(sys.argv[2]), tokenizer=sys.argv[3], threads=2)
+prepare([sys.argv[1]], Path(sys.argv[2]), tokenizer=sys.argv[3], threads=2)
 print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """
 
@@ -411,7 +411,7 @@ def test_memory_for_learning_is_bounded_where_no_two_words_are_the_same(
 def test_one_line_of_many_megabytes_is_prepared(tmp_path, tokenizer, word, megabytes):
     n = megabytes * 1_000_000 // len(word.encode())
     (tmp_path / "a.txt").write_text(word * n)
-    manifest = prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer=tokenizer, val_fraction=0)
+    manifest = prepare([tmp_path / "a.txt"], tmp_path / "out", tokenizer=tokenizer, val_fraction=0)
     assert manifest.splits["train"].bytes == n * len(word.encode())
 
 

@@ -12,7 +12,7 @@ from folders import digests
 
 from groundup.data.shards import Manifest
 from groundup.errors import DataError
-from groundup.preprocess.pipeline import prepare_tokens
+from groundup.preprocess.pipeline import prepare
 from groundup.preprocess.request import InputFile, Request
 from groundup.tokenizers.byte_char import CharTokenizer
 from groundup.utils.progress import ProgressReporter
@@ -41,7 +41,7 @@ def texts(tmp_path, sentences):
 
 @pytest.fixture
 def out(tmp_path, texts):
-    prepare_tokens([texts], tmp_path / "out", tokenizer="byte")
+    prepare([texts], tmp_path / "out", tokenizer="byte")
     return tmp_path / "out"
 
 
@@ -51,7 +51,7 @@ def times(folder):
 
 def test_the_same_again_does_nothing_and_says_so(texts, out):
     before, progress = times(out), RecordingProgress()
-    manifest = prepare_tokens([texts], out, tokenizer="byte", threads=1, overwrite=True, progress=progress)
+    manifest = prepare([texts], out, tokenizer="byte", threads=1, overwrite=True, progress=progress)
     assert manifest == Manifest.load(out)
     assert progress.messages[-1] == f"{out}: already prepared from the same inputs in the same way; nothing to do"
     assert not progress.phases
@@ -76,10 +76,10 @@ def test_other_settings_are_named_and_the_folder_stays(texts, out, options, said
     with pytest.raises(
         DataError, match=rf"out: already prepared in another way: {said}; choose another .* --overwrite"
     ):
-        prepare_tokens([texts], out, **wishes)
+        prepare([texts], out, **wishes)
     assert digests(out) == before
-    prepare_tokens([texts], out, **wishes, overwrite=True)
-    prepare_tokens([texts], out.with_name("new"), **wishes)
+    prepare([texts], out, **wishes, overwrite=True)
+    prepare([texts], out.with_name("new"), **wishes)
     assert digests(out) == digests(out.with_name("new"))
 
 
@@ -116,28 +116,28 @@ def rename(texts):
 def test_changed_inputs_are_named(texts, out, change, said):
     change(texts)
     with pytest.raises(DataError, match=rf"already prepared in another way: {said}"):
-        prepare_tokens([texts], out, tokenizer="byte")
+        prepare([texts], out, tokenizer="byte")
 
 
 def test_sources_in_another_order_are_another_request(texts, out):
-    prepare_tokens([texts / "0.txt", texts / "1.txt"], out.with_name("two"), tokenizer="byte")
+    prepare([texts / "0.txt", texts / "1.txt"], out.with_name("two"), tokenizer="byte")
     with pytest.raises(DataError, match=r"the sources come in another order, from 1\.txt on"):
-        prepare_tokens([texts / "1.txt", texts / "0.txt"], out.with_name("two"), tokenizer="byte")
+        prepare([texts / "1.txt", texts / "0.txt"], out.with_name("two"), tokenizer="byte")
 
 
 def test_a_folder_that_keeps_no_record_is_not_replaced_unasked(texts, out):
     (out / "request.json").unlink()
     with pytest.raises(DataError, match="holds tokens but no record of what they were made from"):
-        prepare_tokens([texts], out, tokenizer="byte")
-    prepare_tokens([texts], out, tokenizer="byte", overwrite=True)
+        prepare([texts], out, tokenizer="byte")
+    prepare([texts], out, tokenizer="byte", overwrite=True)
     assert (out / "request.json").exists()
 
 
 def test_a_finished_folder_that_is_not_whole_is_said_to_be_so(texts, out):
     (out / "train-00000.bin").unlink()
     with pytest.raises(DataError, match=r"out: is incomplete, .*train-00000\.bin.*--overwrite"):
-        prepare_tokens([texts], out, tokenizer="byte")
-    prepare_tokens([texts], out, tokenizer="byte", overwrite=True)
+        prepare([texts], out, tokenizer="byte")
+    prepare([texts], out, tokenizer="byte", overwrite=True)
     assert (out / "train-00000.bin").exists()
 
 
@@ -155,8 +155,8 @@ def test_whatever_is_missing_from_a_finished_folder_it_is_not_whole(texts, out, 
     before = digests(out)
     damage(out)
     with pytest.raises(DataError, match=rf"out: is incomplete, .*{said}.*--overwrite"):
-        prepare_tokens([texts], out, tokenizer="byte")
-    prepare_tokens([texts], out, tokenizer="byte", overwrite=True)
+        prepare([texts], out, tokenizer="byte")
+    prepare([texts], out, tokenizer="byte", overwrite=True)
     assert digests(out) == before
 
 
@@ -165,15 +165,15 @@ def test_a_flipped_bit_is_found_by_who_asks_to_overwrite(texts, out):
     contents = bytearray(path.read_bytes())
     contents[100] ^= 1
     path.write_bytes(contents)
-    prepare_tokens([texts], out, tokenizer="byte", overwrite=True)
+    prepare([texts], out, tokenizer="byte", overwrite=True)
     assert digests(out) == before
 
 
 def test_another_column_of_the_same_file_is_another_request(tmp_path):
     pq.write_table(pa.table({"a": ["one " * 50], "b": ["two " * 50]}), tmp_path / "ab.parquet")
-    prepare_tokens([f"{tmp_path}/ab.parquet#a"], tmp_path / "out", tokenizer="byte")
+    prepare([f"{tmp_path}/ab.parquet#a"], tmp_path / "out", tokenizer="byte")
     with pytest.raises(DataError, match=r"ab\.parquet#a is no longer among the sources"):
-        prepare_tokens([f"{tmp_path}/ab.parquet#b"], tmp_path / "out", tokenizer="byte")
+        prepare([f"{tmp_path}/ab.parquet#b"], tmp_path / "out", tokenizer="byte")
 
 
 def test_many_inputs_are_compared_in_a_time_that_grows_as_they_do():
@@ -190,7 +190,7 @@ def test_a_replacement_that_fails_leaves_the_old_folder(texts, out):
     before = digests(out)
     (texts / "1.txt").write_bytes(b"caf\xe9")
     with pytest.raises(DataError, match="not UTF-8"):
-        prepare_tokens([texts], out, tokenizer="byte", overwrite=True)
+        prepare([texts], out, tokenizer="byte", overwrite=True)
     assert digests(out) == before
     assert sorted(path.name for path in out.parent.iterdir()) == ["out", "texts"]
 
@@ -199,7 +199,7 @@ def test_a_folder_of_something_else_is_never_overwritten(texts, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious.txt").write_text("mine")
     with pytest.raises(DataError, match="already holds files"):
-        prepare_tokens([texts], tmp_path / "mine", tokenizer="byte", overwrite=True)
+        prepare([texts], tmp_path / "mine", tokenizer="byte", overwrite=True)
 
 
 def test_the_record_says_neither_where_the_texts_lie_nor_who_made_it(out, tmp_path):
@@ -214,7 +214,7 @@ def test_standard_input_is_known_by_its_text(tmp_path, monkeypatch):
 
     def pipe(text):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-        return prepare_tokens(["-"], tmp_path / "out", tokenizer="byte")
+        return prepare(["-"], tmp_path / "out", tokenizer="byte")
 
     assert pipe("some text " * 9) == pipe("some text " * 9)
     with pytest.raises(DataError, match="standard input has changed"):

@@ -11,7 +11,7 @@ from folders import digests
 from groundup.data.documents import Documents
 from groundup.data.shards import Manifest, Tokens
 from groundup.errors import DataError, GroundupError, TokenizerError, UsageError
-from groundup.preprocess.pipeline import prepare_tokens
+from groundup.preprocess.pipeline import prepare
 from groundup.tokenizers.registry import load_tokenizer
 
 LINES = [
@@ -43,7 +43,7 @@ def documents(folder, split):
 
 @pytest.mark.parametrize("tokenizer", ["byte", "char", "gpt2", "bpe:300"])
 def test_one_document_is_held_out_at_its_end(tmp_path, book, tokenizer):
-    manifest = prepare_tokens([book], tmp_path / "out", tokenizer=tokenizer)
+    manifest = prepare([book], tmp_path / "out", tokenizer=tokenizer)
     cut = int(len(TEXT) * 0.9)
     assert documents(tmp_path / "out", "train") == [TEXT[:cut]]
     assert documents(tmp_path / "out", "val") == [TEXT[cut:]]
@@ -52,7 +52,7 @@ def test_one_document_is_held_out_at_its_end(tmp_path, book, tokenizer):
 
 @pytest.mark.parametrize("tokenizer", ["byte", "gpt2"])
 def test_many_documents_are_held_out_whole(tmp_path, lines, tokenizer):
-    manifest = prepare_tokens([lines], tmp_path / "out", tokenizer=tokenizer)
+    manifest = prepare([lines], tmp_path / "out", tokenizer=tokenizer)
     train, val = documents(tmp_path / "out", "train"), documents(tmp_path / "out", "val")
     assert sorted(train + val) == sorted(LINES)
     assert 10 < len(val) < 60
@@ -60,15 +60,15 @@ def test_many_documents_are_held_out_whole(tmp_path, lines, tokenizer):
 
 
 def test_adding_data_moves_no_document_across_the_split(tmp_path, lines):
-    prepare_tokens([lines], tmp_path / "before", tokenizer="byte")
+    prepare([lines], tmp_path / "before", tokenizer="byte")
     (tmp_path / "more.jsonl").write_text('{"text": "something new in front"}\n' + lines.read_text())
-    prepare_tokens([tmp_path / "more.jsonl"], tmp_path / "after", tokenizer="byte")
+    prepare([tmp_path / "more.jsonl"], tmp_path / "after", tokenizer="byte")
     for split in ("train", "val"):
         assert set(documents(tmp_path / "before", split)) <= set(documents(tmp_path / "after", split))
 
 
 def test_tiny_shakespeare_is_split_as_nanogpt_does(tmp_path, shared_data):
-    manifest = prepare_tokens([shared_data / "tinyshakespeare" / "input.txt"], tmp_path / "out", tokenizer="char")
+    manifest = prepare([shared_data / "tinyshakespeare" / "input.txt"], tmp_path / "out", tokenizer="char")
     tokens = {name: split.tokens - 1 for name, split in manifest.splits.items()}  # without the end of text
     assert tokens == {"train": 1_003_854, "val": 111_540}
     assert manifest.tokenizer.n_vocab == 65 + 1
@@ -76,7 +76,7 @@ def test_tiny_shakespeare_is_split_as_nanogpt_does(tmp_path, shared_data):
 
 def test_the_manifest_counts_text_and_documents(tmp_path):
     (tmp_path / "a.txt").write_text("naïve " * 10)
-    manifest = prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer="byte", val_fraction=0.5)
+    manifest = prepare([tmp_path / "a.txt"], tmp_path / "out", tokenizer="byte", val_fraction=0.5)
     train, val = manifest.splits["train"], manifest.splits["val"]
     assert (train.bytes, train.tokens, train.documents) == (35, 36, 1)
     assert (val.bytes, val.tokens, val.documents) == (35, 36, 1)
@@ -84,7 +84,7 @@ def test_the_manifest_counts_text_and_documents(tmp_path):
 
 
 def test_documents_can_be_found_again_in_their_source(tmp_path, lines):
-    manifest = prepare_tokens([lines], tmp_path / "out", tokenizer="byte", val_fraction=0)
+    manifest = prepare([lines], tmp_path / "out", tokenizer="byte", val_fraction=0)
     raw = lines.read_bytes()
     places = Documents.open(tmp_path / "out", manifest, "train").spans(100, 500)
     assert places[0].begin <= 100
@@ -100,28 +100,28 @@ def test_the_same_input_gives_the_same_folder_wherever_it_lies(tmp_path, lines, 
     elsewhere = tmp_path / "elsewhere" / lines.name
     elsewhere.parent.mkdir()
     shutil.copy2(lines, elsewhere)  # with its time, by which a later call knows that nothing has changed
-    prepare_tokens([lines], tmp_path / "one", tokenizer=tokenizer)
-    prepare_tokens([elsewhere], tmp_path / "two", tokenizer=tokenizer)
+    prepare([lines], tmp_path / "one", tokenizer=tokenizer)
+    prepare([elsewhere], tmp_path / "two", tokenizer=tokenizer)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
     for name in ("manifest.json", "request.json"):
         assert str(tmp_path) not in (tmp_path / "one" / name).read_text()
 
 
 def test_nothing_is_held_out_if_so_wished(tmp_path, book):
-    manifest = prepare_tokens([book], tmp_path / "out", tokenizer="byte", val_fraction=0)
+    manifest = prepare([book], tmp_path / "out", tokenizer="byte", val_fraction=0)
     assert manifest.splits["val"].tokens == 0
     assert documents(tmp_path / "out", "train") == [TEXT]
 
 
 def test_characters_that_only_validation_holds_are_known(tmp_path):
     (tmp_path / "a.txt").write_text("a" * 9 + "z")
-    prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer="char")
+    prepare([tmp_path / "a.txt"], tmp_path / "out", tokenizer="char")
     assert documents(tmp_path / "out", "val") == ["z"]
 
 
 def test_a_learnt_bpe_has_not_seen_the_validation_text(tmp_path):
     (tmp_path / "a.txt").write_text("ab" * 450 + "yz" * 50)
-    prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer="bpe:300")
+    prepare([tmp_path / "a.txt"], tmp_path / "out", tokenizer="bpe:300")
     tokenizer = load_tokenizer(tmp_path / "out" / "tokenizer")
     assert len(tokenizer.encode("abab")) == 1
     assert len(tokenizer.encode("yzyz")) == 4
@@ -129,14 +129,14 @@ def test_a_learnt_bpe_has_not_seen_the_validation_text(tmp_path):
 
 def test_progress_is_told_up_to_the_last_byte(tmp_path, book):
     told = []
-    prepare_tokens([book], tmp_path / "out", tokenizer="byte", progress=told.append)
+    prepare([book], tmp_path / "out", tokenizer="byte", progress=told.append)
     assert told == sorted(told)
     assert told[-1] == len(TEXT)
 
 
 def test_text_that_is_no_utf8_can_be_replaced(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"caf\xe9 noir")
-    prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer="byte", errors="replace", val_fraction=0)
+    prepare([tmp_path / "a.txt"], tmp_path / "out", tokenizer="byte", errors="replace", val_fraction=0)
     assert documents(tmp_path / "out", "train") == ["caf\N{REPLACEMENT CHARACTER} noir"]
 
 
@@ -153,11 +153,11 @@ def test_text_that_is_no_utf8_can_be_replaced(tmp_path):
 )
 def test_a_wish_that_cannot_be_met_leaves_nothing_behind(tmp_path, lines, options, error, said):
     with pytest.raises(error, match=said):
-        prepare_tokens([lines], tmp_path / "out", **{"tokenizer": "byte"} | options)
+        prepare([lines], tmp_path / "out", **{"tokenizer": "byte"} | options)
     assert [path.name for path in tmp_path.iterdir()] == [lines.name]
 
 
 def test_too_little_to_train_on_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(GroundupError, match="no text is left to train on"):
-        prepare_tokens([tmp_path / "a.txt"], tmp_path / "out", tokenizer="byte")
+        prepare([tmp_path / "a.txt"], tmp_path / "out", tokenizer="byte")

@@ -21,7 +21,7 @@ from folders import digests
 from groundup.errors import DataError, GroundupError, TokenizerError, UsageError
 from groundup.preprocess import encoding, pipeline, train_tokenizer
 from groundup.preprocess.journal import Journal
-from groundup.preprocess.pipeline import prepare_tokens
+from groundup.preprocess.pipeline import prepare
 from groundup.sources.corpus import open_sources
 from groundup.tokenizers.byte_char import ByteTokenizer
 from groundup.utils.progress import ProgressReporter
@@ -60,7 +60,7 @@ def fatal(*args, **options):
 
 setattr(owner, name, fatal)
 options = eval(sys.argv[9])
-pipeline.prepare_tokens([sys.argv[7]], Path(sys.argv[8]), progress=None, **options)
+pipeline.prepare([sys.argv[7]], Path(sys.argv[8]), progress=None, **options)
 """
 
 NEVER = ("os", "abort", "1", "before")
@@ -168,7 +168,7 @@ def undisturbed(corpus, tmp_path_factory):
             out = tmp_path_factory.mktemp("undisturbed") / "out"
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(pipeline, "JOURNAL_SECONDS", 1e9)
-                prepare_tokens([corpus], out, **wishes)
+                prepare([corpus], out, **wishes)
             known[repr(wishes)] = digests(out)
         return known[repr(wishes)]
 
@@ -185,7 +185,7 @@ def test_killed_in_any_phase_it_ends_in_the_same_folder(phase, corpus, undisturb
         call[2] = str(fsyncs_before_the_manifest(corpus, tmp_path / "counted", wishes))
     killed(corpus, tmp_path / "out", wishes, *call)
     progress = RecordingProgress()
-    prepare_tokens([corpus], tmp_path / "out", **wishes, progress=progress)
+    prepare([corpus], tmp_path / "out", **wishes, progress=progress)
     assert digests(tmp_path / "out") == expected
     assert [path.name for path in tmp_path.iterdir() if path.name != "counted"] == ["out"]
     resumed = any("resuming at" in line for line in progress.messages)
@@ -205,7 +205,7 @@ def fsyncs_before_the_manifest(corpus, out, wishes):
 
         patch.setattr(os, "fsync", counted)
         patch.setattr(pipeline, "replace_text", lambda path, text: (at_manifest.append(count + 1), save(path, text)))
-        prepare_tokens([corpus], out, **wishes)
+        prepare([corpus], out, **wishes)
     return at_manifest[0]
 
 
@@ -268,7 +268,7 @@ def test_a_journal_with_one_wrong_field_does_not_end_in_the_same_folder(
     journal = json.loads(path.read_text())
     path.write_text(json.dumps(journal | {field: spoil(journal[field])}))
     try:
-        prepare_tokens([corpus], tmp_path / "out", **wishes)
+        prepare([corpus], tmp_path / "out", **wishes)
     except GroundupError:
         return
     assert digests(tmp_path / "out") != undisturbed(wishes)
@@ -280,11 +280,11 @@ def test_a_split_that_was_full_stays_full(tmp_path, monkeypatch):
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in ["🦄🦄", "a", "b", "c"] * 30))
     wishes = {"tokenizer": "gpt2", "max_tokens": 6, "val_fraction": 0.0, "threads": 1}
     monkeypatch.setattr(encoding, "JOB_PIECES", 1)
-    prepare_tokens([source], tmp_path / "whole", **wishes)
+    prepare([source], tmp_path / "whole", **wishes)
     interrupt([source], tmp_path / "out", wishes, entries=2)
     path = tmp_path / ".out.partial" / "journal.json"
     assert json.loads(path.read_text())["full"] == ["train", "val"]
-    prepare_tokens([source], tmp_path / "out", **wishes)
+    prepare([source], tmp_path / "out", **wishes)
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
 
 
@@ -301,7 +301,7 @@ def interrupt(sources, out, wishes, *, entries, progress=None):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Journal, "save", save_then_interrupt)
         with pytest.raises(KeyboardInterrupt):
-            prepare_tokens(sources, out, **wishes, progress=progress)
+            prepare(sources, out, **wishes, progress=progress)
 
 
 @pytest.fixture
@@ -316,7 +316,7 @@ def test_an_interruption_keeps_the_work_and_says_how_to_go_on(interrupted, corpu
     assert re.match(r".*out: \d+% is done and kept", interrupted[-1])
     assert interrupted[-1].endswith("; the same command resumes from there")
     progress = RecordingProgress()
-    prepare_tokens([corpus], tmp_path / "out", **options("byte"), progress=progress)
+    prepare([corpus], tmp_path / "out", **options("byte"), progress=progress)
     assert any(line.startswith("resuming at ") for line in progress.messages)
     assert digests(tmp_path / "out") == undisturbed(options("byte"))
 
@@ -329,7 +329,7 @@ def test_what_is_done_is_not_encoded_again(interrupted, corpus, tmp_path, monkey
         lambda job, tokenizer: (encoded.extend(job.pieces), encoding.encode_job(job, tokenizer))[1],
     )
     first = Journal.load(tmp_path / ".out.partial")
-    manifest = prepare_tokens([corpus], tmp_path / "out", **options("byte"))
+    manifest = prepare([corpus], tmp_path / "out", **options("byte"))
     left = sum(len(piece.text.encode()) for piece in encoded)
     assert (
         0
@@ -343,14 +343,14 @@ def test_other_settings_do_not_touch_unfinished_work(interrupted, corpus, tmp_pa
     with pytest.raises(
         DataError, match=r"unfinished work for it, and tokenizer was 'byte' and is 'gpt2'; .* --overwrite"
     ):
-        prepare_tokens([corpus], tmp_path / "out", **options("gpt2"))
+        prepare([corpus], tmp_path / "out", **options("gpt2"))
     with pytest.raises(DataError, match="and max_tokens was not given and is 10;"):
-        prepare_tokens([corpus], tmp_path / "out", **options("byte", max_tokens=10))
+        prepare([corpus], tmp_path / "out", **options("byte", max_tokens=10))
     assert digests(tmp_path / ".out.partial") == before
 
 
 def test_unfinished_work_of_other_settings_can_be_thrown_away(interrupted, corpus, undisturbed, tmp_path):
-    prepare_tokens([corpus], tmp_path / "out", **options("gpt2"), overwrite=True)
+    prepare([corpus], tmp_path / "out", **options("gpt2"), overwrite=True)
     assert digests(tmp_path / "out") == undisturbed(options("gpt2"))
 
 
@@ -365,10 +365,10 @@ def test_a_file_that_was_still_to_come_may_change_unless_the_tokenizer_has_seen_
     (mine / "e.txt.gz").write_bytes(gzip.compress(b"mended when shall we three"))
     if tokenizer == "char":
         with pytest.raises(DataError, match=r"corpus/e\.txt\.gz has changed"):
-            prepare_tokens([mine], tmp_path / "out", **options(tokenizer))
+            prepare([mine], tmp_path / "out", **options(tokenizer))
         return
-    prepare_tokens([mine], tmp_path / "out", **options(tokenizer))
-    prepare_tokens([mine], tmp_path / "anew", **options(tokenizer))
+    prepare([mine], tmp_path / "out", **options(tokenizer))
+    prepare([mine], tmp_path / "anew", **options(tokenizer))
     assert digests(tmp_path / "out") == digests(tmp_path / "anew")
 
 
@@ -377,7 +377,7 @@ def test_a_file_that_has_been_read_must_not_change(corpus, tmp_path):
     interrupt([mine], tmp_path / "out", options("byte"), entries=5)
     (mine / "a.txt").write_text("something else")
     with pytest.raises(DataError, match=r"corpus/a\.txt has changed; repeat the previous command"):
-        prepare_tokens([mine], tmp_path / "out", **options("byte"))
+        prepare([mine], tmp_path / "out", **options("byte"))
 
 
 @pytest.mark.parametrize("damage", ["journal.json", "request.json", "train-00000.bin", "tokenizer"])
@@ -388,8 +388,8 @@ def test_damage_to_unfinished_work_is_a_sentence(damage, interrupted, corpus, un
     else:
         path.write_bytes(path.read_bytes()[:-9] if damage.endswith("json") else b"")
     with pytest.raises(GroundupError, match="--overwrite"):
-        prepare_tokens([corpus], tmp_path / "out", **options("byte"))
-    prepare_tokens([corpus], tmp_path / "out", **options("byte"), overwrite=True)
+        prepare([corpus], tmp_path / "out", **options("byte"))
+    prepare([corpus], tmp_path / "out", **options("byte"), overwrite=True)
     assert digests(tmp_path / "out") == undisturbed(options("byte"))
 
 
@@ -402,10 +402,10 @@ def test_two_at_once_are_not_possible(corpus, undisturbed, tmp_path):
                 with pytest.raises(
                     UsageError, match=rf"out: in use right now by process {os.getpid()} on .*; wait for it"
                 ) as error:
-                    prepare_tokens([corpus], tmp_path / "out", **options("byte"))
+                    prepare([corpus], tmp_path / "out", **options("byte"))
                 told.append(error)
 
-    prepare_tokens([corpus], tmp_path / "out", **options("byte"), progress=Second())
+    prepare([corpus], tmp_path / "out", **options("byte"), progress=Second())
     assert told
     assert digests(tmp_path / "out") == undisturbed(options("byte"))
 
@@ -417,12 +417,12 @@ def test_another_process_waits_until_the_folder_is_in_place(corpus, undisturbed,
     def come_between(path, target):
         if path.name == ".out.partial" and not refused:
             with pytest.raises(UsageError, match="in use right now") as error:
-                prepare_tokens([corpus], tmp_path / "out", **options("gpt2"), overwrite=True)
+                prepare([corpus], tmp_path / "out", **options("gpt2"), overwrite=True)
             refused.append(error)
         return replace(path, target)
 
     monkeypatch.setattr(Path, "replace", come_between)
-    prepare_tokens([corpus], tmp_path / "out", **options("byte"))
+    prepare([corpus], tmp_path / "out", **options("byte"))
     assert refused
     assert digests(tmp_path / "out") == undisturbed(options("byte"))
 
@@ -431,7 +431,7 @@ def test_work_of_an_older_groundup_that_cut_elsewhere_is_not_gone_on_with(interr
     path = tmp_path / ".out.partial" / "journal.json"
     path.write_text(path.read_text().replace('"format":2', '"format":1'))
     with pytest.raises(DataError, match=r"not a journal of groundup \(format: .*--overwrite"):
-        prepare_tokens([corpus], tmp_path / "out", **options("byte"))
+        prepare([corpus], tmp_path / "out", **options("byte"))
 
 
 def test_a_refused_tokenizer_stays_refused(corpus, tmp_path, monkeypatch):
@@ -443,11 +443,11 @@ def test_a_refused_tokenizer_stays_refused(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "MIN_KNOWN", 0.5)
     monkeypatch.setattr(encoding, "known_characters", lambda text, decoded: (0, 0))
     with pytest.raises(TokenizerError, match="knows only 0 % of the text's characters"):
-        prepare_tokens([corpus], tmp_path / "out", **options("byte"))
+        prepare([corpus], tmp_path / "out", **options("byte"))
 
 
 def test_the_lock_of_a_dead_process_does_not_count(corpus, undisturbed, tmp_path):
     (tmp_path / ".out.partial").mkdir()
     (tmp_path / ".out.partial" / ".lock").write_text("1")
-    prepare_tokens([corpus], tmp_path / "out", **options("byte"))
+    prepare([corpus], tmp_path / "out", **options("byte"))
     assert digests(tmp_path / "out") == undisturbed(options("byte"))

@@ -8,22 +8,22 @@ import pytest
 
 from groundup.data.shards import Tokens
 from groundup.errors import DataError
-from groundup.preprocess.pipeline import prepare_tokens
+from groundup.preprocess.pipeline import prepare
 from groundup.preprocess.workdir import new_folder
 
 # Prepares, but falls asleep when the first bytes have been written.
 SLEEPY = """
 import sys, time
 from pathlib import Path
-from groundup.preprocess.pipeline import prepare_tokens
-prepare_tokens([sys.argv[1]], Path(sys.argv[2]), tokenizer="byte", progress=lambda n: time.sleep(60))
+from groundup.preprocess.pipeline import prepare
+prepare([sys.argv[1]], Path(sys.argv[2]), tokenizer="byte", progress=lambda n: time.sleep(60))
 """
 
 MEASURED = """
 import resource, sys
 from pathlib import Path
-from groundup.preprocess.pipeline import prepare_tokens
-prepare_tokens([sys.argv[1]], Path(sys.argv[2]), tokenizer="byte")
+from groundup.preprocess.pipeline import prepare
+prepare([sys.argv[1]], Path(sys.argv[2]), tokenizer="byte")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
@@ -43,7 +43,7 @@ def test_a_kill_leaves_nothing_in_place_and_the_next_attempt_succeeds(tmp_path, 
         process.kill()
     assert shard.exists(), "killed in the middle of writing"
     assert not out.exists()
-    prepare_tokens([book], out, tokenizer="byte")
+    prepare([book], out, tokenizer="byte")
     assert len(Tokens.open(out, "train")) == 901
     assert sorted(path.name for path in tmp_path.iterdir()) == ["book.txt", "out"]
 
@@ -53,13 +53,13 @@ def test_an_interruption_leaves_nothing_at_all(tmp_path, book):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare_tokens([book], tmp_path / "out", tokenizer="byte", progress=interrupt)
+        prepare([book], tmp_path / "out", tokenizer="byte", progress=interrupt)
     assert [path.name for path in tmp_path.iterdir()] == ["book.txt"]
 
 
 def test_an_empty_folder_may_be_filled(tmp_path, book):
     (tmp_path / "out").mkdir()
-    prepare_tokens([book], tmp_path / "out", tokenizer="byte")
+    prepare([book], tmp_path / "out", tokenizer="byte")
     assert len(Tokens.open(tmp_path / "out", "val")) == 101
 
 
@@ -73,7 +73,7 @@ def test_a_folder_that_holds_something_is_left_alone_and_nothing_is_read(tmp_pat
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious.txt").write_text("mine")
     with pytest.raises(DataError, match="out: already holds files; choose another folder with --out"):
-        prepare_tokens([tmp_path / "no-such-source"], tmp_path / "out", tokenizer="byte")
+        prepare([tmp_path / "no-such-source"], tmp_path / "out", tokenizer="byte")
     assert (tmp_path / "out" / "precious.txt").read_text() == "mine"
 
 
@@ -87,7 +87,7 @@ def test_a_folder_that_holds_something_is_left_alone_and_nothing_is_read(tmp_pat
 )
 def test_a_place_that_cannot_be_written_is_refused(tmp_path, book, out, said):
     with pytest.raises(DataError, match=said):
-        prepare_tokens([book], tmp_path / out, tokenizer="byte")
+        prepare([book], tmp_path / out, tokenizer="byte")
 
 
 def test_a_full_disk_is_a_sentence(tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from groundup.data.shards import Manifest
 from groundup.errors import TokenizerError
 from groundup.generation.engine import TextStream
-from groundup.preprocess.pipeline import prepare_tokens
+from groundup.preprocess.pipeline import prepare
 from groundup.sources.text import chunk_text
 from groundup.tokenizers.bpe import BPETokenizer
 from groundup.tokenizers.hf_json import FileTokenizer, read_tokenizer_file
@@ -416,7 +416,7 @@ def test_more_than_65536_ids_make_wide_shards(tmp_path):
     n = 70_000
     words(n).save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "text.txt").write_text(" ".join(f"w{i}" for i in range(0, n, 7)))
-    prepare_tokens([tmp_path / "text.txt"], tmp_path / "data", tokenizer=str(tmp_path / "tokenizer.json"))
+    prepare([tmp_path / "text.txt"], tmp_path / "data", tokenizer=str(tmp_path / "tokenizer.json"))
     manifest = Manifest.load(tmp_path / "data")
     assert (manifest.dtype, manifest.tokenizer.n_vocab) == ("uint32", n + 2)
     ids = np.fromfile(tmp_path / "data" / "val-00000.bin", dtype="<u4")

@@ -96,16 +96,22 @@ def save(folder: Path, snapshot: Snapshot, replaceable: Callable[[Path], None] |
 
 
 def load(
-    path: str | Path, *, checkpoint: str = "latest", device: str = "auto", process_group: ProcessGroup = SINGLE_PROCESS
+    path: str | Path | LoadedModel,
+    *,
+    checkpoint: str = "latest",
+    device: str = "auto",
+    process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> LoadedModel:
     """Load model and tokenizer from a run or a checkpoint folder, the model in evaluation mode.
 
     The weights are their running average if the run kept one (`optimizer.ema_decay`).
 
     `checkpoint` chooses among a run's: `latest`, `best` by validation loss, or a name such as `step-00001000`. Each
-    process of a `process_group` reads the folder, and uses a GPU of its own.
+    process of a `process_group` reads the folder, and uses a GPU of its own. A loaded model is returned as it is.
     Raises CheckpointError when something is missing, damaged or does not fit.
     """
+    if isinstance(path, LoadedModel):
+        return path
     folder = find_checkpoint(Path(path), checkpoint)
     verify(folder, presence_only=(OPTIMIZER,))
     config, where = load_config(folder), own_device(str(choose_device(device)), process_group)

@@ -7,13 +7,15 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from groundup.cli.parsing import add_source, call_arguments
+
 if TYPE_CHECKING:
     from groundup.interop.export import Export
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    from groundup.cli.parsing import add_source
+
     from groundup.interop.export import TARGETS
 
     formats = "\n".join(f"  {name:<9}{target.summary}" for name, target in TARGETS.items())
@@ -36,15 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Export, and print the result of the check."""
     from groundup.interop.export import export
 
-    done = export(
-        args.path,
-        args.out,
-        to=args.to,
-        checkpoint=args.checkpoint,
-        name=args.name,
-        license=args.license,
-        overwrite=args.overwrite,
-    )
+    done = export(**call_arguments(args))
     if args.json:
         print(json.dumps({**asdict(done), "out": str(done.out)}))
         return 0

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Generate, streaming the first sample."""
     from groundup.checkpoint.state import load
-    from groundup.generation.engine import prompt_text, stream_text
+    from groundup.generation.engine import generate_stream, prompt_text
     from groundup.generation.sampling import Sampler
 
     sampler = Sampler(args.temperature, args.top_k, args.top_p, args.seed)  # first: it checks the values
@@ -44,15 +44,8 @@ def run(args: argparse.Namespace) -> int:
     # A terminal would obey control characters in the samples; a pipe gets the text unchanged.
     show = visible if sys.stdout.isatty() else str
     unprinted = texts[0] if texts else ""
-    for pieces in stream_text(
-        loaded.model,
-        loaded.tokenizer,
-        args.prompt,
-        sampler,
-        device=loaded.device,
-        num_samples=args.num_samples,
-        max_tokens=args.max_tokens,
-    ):
+    number, length = args.num_samples, args.max_tokens
+    for pieces in generate_stream(loaded, args.prompt, sampler, num_samples=number, max_tokens=length):
         texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
         if not args.json:
             print(show(unprinted + pieces[0]), end="", flush=True)

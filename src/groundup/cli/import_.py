@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from groundup.cli.parsing import call_arguments
 from groundup.interop.import_checks import check
 
 if TYPE_CHECKING:
@@ -41,9 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     from groundup.interop.import_model import import_model
 
-    found = import_model(
-        args.source, args.out, tokenizer=args.tokenizer, revision=args.revision, overwrite=args.overwrite
-    )
+    found = import_model(**call_arguments(args))
     if args.json:
         print(json.dumps(_as_json(found)))
         return 0

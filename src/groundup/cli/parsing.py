@@ -90,6 +90,11 @@ def normalise(argv: list[str]) -> list[str]:
     return out
 
 
+def call_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """All arguments but `--json`, as keywords of the function that a command calls."""
+    return {name: value for name, value in vars(args).items() if name != "json"}
+
+
 def add_model(parser: argparse.ArgumentParser, *, device: bool = False) -> None:
     """Add arguments that choose a model: a run or checkpoint, which of its checkpoints, and the `device` to use."""
     parser.add_argument(

@@ -6,7 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from groundup.cli.parsing import add_text_fields
+from groundup.cli.parsing import add_text_fields, call_arguments
 
 MICRO_VOCAB = 16_384  # ids; with more, the output head of a small model would be most of its work
 
@@ -53,24 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prepare, with a progress bar on a terminal."""
-    from groundup.preprocess.pipeline import prepare_tokens  # not the API: that would load torch, which takes a second
+    from groundup.preprocess.pipeline import prepare  # not the API: that would load torch, which takes a second
     from groundup.ui.progress import byte_progress
 
     with byte_progress(quiet=args.json) as watch:
-        manifest = prepare_tokens(
-            args.sources,
-            Path(args.out),
-            tokenizer=args.tokenizer,
-            column=args.column,
-            errors=args.errors,
-            val_fraction=args.val_fraction,
-            max_tokens=args.max_tokens,
-            max_documents=args.max_documents,
-            clean=args.clean,
-            threads=args.threads,
-            overwrite=args.overwrite,
-            progress=watch,
-        )
+        manifest = prepare(**call_arguments(args), progress=watch)
     if args.json:
         print(manifest.model_dump_json())
         return 0

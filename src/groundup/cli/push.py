@@ -6,11 +6,11 @@ import argparse
 import json
 
 from groundup.cli.export import print_check
+from groundup.cli.parsing import add_source, call_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    from groundup.cli.parsing import add_source
 
     parser.epilog = (
         "Exports as `groundup export --to hf` does, with its check, and sends that in one commit. It needs a token of\n"
@@ -29,15 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Push, and print the address."""
     from groundup.interop.push import push
 
-    done = push(
-        args.path,
-        args.repository,
-        private=args.private,
-        revision=args.revision,
-        message=args.message,
-        checkpoint=args.checkpoint,
-        license=args.license,
-    )
+    done = push(**call_arguments(args))
     if args.json:
         print(json.dumps({"url": done.url, "commit": done.commit, "checkpoint": done.export.checkpoint}))
         return 0

@@ -59,35 +59,30 @@ def split_text(data: Path, split: SplitName, tokenizer: Tokenizer, limit: int, s
 
 
 def _compressors(train: bytes, val: bytes) -> list[Baseline]:
-    n = len(val)
-    room = max(0, XZ_WINDOW_BYTES - n)
-    seen = train[max(0, len(train) - room) :]
+    seen = train[max(0, len(train) + min(0, len(val) - XZ_WINDOW_BYTES)) :]
     window = f"{XZ_WINDOW_BYTES >> 20} MiB"
     cut = "" if len(seen) == len(train) else f" (its last {len(seen):,} bytes: both fit into xz's window of {window})"
-    return [
-        Baseline(
-            "gzip -9",
-            8 * len(gzip.compress(val, compresslevel=9, mtime=0)) / n,
+    sizes = {
+        "gzip -9": (
+            len(gzip.compress(val, compresslevel=9, mtime=0)),
             "Size of the .gz file of the validation text alone, header included (zlib, level 9, no file name stored).",
         ),
-        Baseline(
-            "xz -9",
-            8 * _xz_size(val) / n,
+        "xz -9": (
+            _xz_size(val),
             "Size of the .xz file of the validation text alone, header included (liblzma, preset 9).",
         ),
-        Baseline(
-            "gzip -9, primed",
-            8 * _primed_deflate_size(train, val) / n,
+        "gzip -9, primed": (
+            _primed_deflate_size(train, val),
             f"Size of the raw deflate stream (zlib, level 9) of the validation text, with the last "
             f"{DEFLATE_WINDOW_BYTES:,} bytes of the training text, as far as deflate looks back, as its dictionary.",
         ),
-        Baseline(
-            "xz -9, primed",
-            8 * (_xz_size(seen, val) - _xz_size(seen)) / n,
+        "xz -9, primed": (
+            _xz_size(seen, val) - _xz_size(seen),
             f"Size of the .xz file (liblzma, preset 9) of the training text{cut} followed by the validation text, "
             "minus the size of the .xz file of the training text alone.",
         ),
-    ]
+    }
+    return [Baseline(name, 8 * size / len(val), how) for name, (size, how) in sizes.items()]
 
 
 def _xz_size(*texts: bytes) -> int:
@@ -96,9 +91,8 @@ def _xz_size(*texts: bytes) -> int:
 
 
 def _primed_deflate_size(train: bytes, val: bytes) -> int:
-    deflate = zlib.compressobj(
-        level=9, wbits=-zlib.MAX_WBITS, zdict=train[-DEFLATE_WINDOW_BYTES:]
-    )  # negative: no header
+    no_header = -zlib.MAX_WBITS
+    deflate = zlib.compressobj(level=9, wbits=no_header, zdict=train[-DEFLATE_WINDOW_BYTES:])
     return len(deflate.compress(val)) + len(deflate.flush())
 
 
@@ -108,18 +102,14 @@ def _counting_models(train: bytes, val: bytes) -> list[Baseline]:
     bigram = _bits(train_pairs)  # (256, 256)
     unigram_bits = _count_bytes(val, val_pairs) @ unigram
     bigram_bits = unigram[val[0]] + (val_pairs * bigram).sum()
+    how = "Each byte is predicted by how often it occurs in the training text, every count increased by one."
+    how_pairs = (
+        "Each byte is predicted by how often it follows the byte before it in the training text, every count "
+        "increased by one; the first byte of the validation text is predicted by the unigram model."
+    )
     return [
-        Baseline(
-            "unigram",
-            float(unigram_bits) / len(val),
-            "Each byte is predicted by how often it occurs in the training text, every count increased by one.",
-        ),
-        Baseline(
-            "bigram",
-            float(bigram_bits) / len(val),
-            "Each byte is predicted by how often it follows the byte before it in the training text, every count "
-            "increased by one; the first byte of the validation text is predicted by the unigram model.",
-        ),
+        Baseline("unigram", float(unigram_bits) / len(val), how),
+        Baseline("bigram", float(bigram_bits) / len(val), how_pairs),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Log-likelihoods of endings after prompts, each prompt computed once; tasks are evaluated with them.
+"""Log-likelihoods of endings after prompts, each prompt computed once.
 
 Endings that share a prompt follow it in one row, and attention keeps them apart (`model.context.SharedPrefix`). Rows of
 similar length go through the model together, and the output head, a third of GPT-2's arithmetic, is computed only at
@@ -23,7 +23,6 @@ from groundup.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from groundup.errors import DataError
 from groundup.evaluation.loss import Interrupted
 from groundup.evaluation.multiple_choice import Ids
-from groundup.evaluation.task_set import EvalTask, TaskResult, compute_result
 from groundup.model.context import Causal, SharedPrefix
 from groundup.model.gpt import GPT
 
@@ -58,32 +57,6 @@ class LogLikelihoods(NamedTuple):
     truncated: int  # prompts that lost their beginning
 
 
-def run_task(
-    task: EvalTask,
-    model: GPT,
-    device: torch.device,
-    autocast: Callable[[], AbstractContextManager[object]],
-    *,
-    process_group: ProcessGroup = SINGLE_PROCESS,
-    tokens: int | None = None,
-    stop: Callable[[], bool] = lambda: False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> TaskResult:
-    """Evaluate a model on a task. Raises Interrupted once `stop()` is true; see `log_likelihoods`."""
-    pairs = task.pairs
-    found = log_likelihoods(
-        model,
-        pairs,
-        device=device,
-        autocast=autocast,
-        process_group=process_group,
-        tokens=tokens,
-        stop=stop,
-        progress=lambda done: progress(done, len(pairs)),
-    )
-    return compute_result(task, found.nats, found.greedy, found.truncated)
-
-
 @torch.inference_mode()
 def log_likelihoods(
     gpt: GPT,
@@ -94,13 +67,13 @@ def log_likelihoods(
     process_group: ProcessGroup = SINGLE_PROCESS,
     tokens: int | None = None,
     stop: Callable[[], bool] = lambda: False,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> LogLikelihoods:
     """log p(ending | prompt) for each pair of prompt and ending, neither of them empty.
 
     Adjacent pairs with the same prompt share its computation. A prompt too long to fit with its ending loses its
     beginning; DataError if an ending alone does not fit. About `tokens` go through the model at a time. `progress`
-    receives the number of endings done; Interrupted is raised once `stop()` is true.
+    receives the numbers of endings done and in all; Interrupted is raised once `stop()` is true.
 
     Each rank of `process_group` takes every size-th batch, and the results are all-reduced. All ranks make equally many
     forward passes, if need be over padding alone.
@@ -123,7 +96,7 @@ def log_likelihoods(
                 endings.append(batch.endings)
                 found += _score(gpt, batch, device, max(1, tokens // LOGITS_SPLIT))
             done += sum(len(row.endings) for batch in batches[first : first + size] for row in batch)
-            progress(done)
+            progress(done, len(pairs))
     finally:
         gpt.train(was_training)
     sums = torch.zeros(2, len(pairs), dtype=torch.float64)  # log-likelihoods; tokens that were not the most likely

@@ -80,6 +80,7 @@ def split_loss(
         complete = starts[1:-1] if stride < block_size and len(starts) > 2 else starts[:-1]
         n = min(len(complete), max(1, limit // stride))
         starts = complete[np.arange(n) * len(complete) // n]
+    padding = np.stack([np.zeros(block_size, np.int64), np.full(block_size, IGNORED)])
     was_training = loss_sum.training
     loss_sum.eval()
     try:
@@ -89,7 +90,7 @@ def split_loss(
                 raise Interrupted
             here = starts[first + process_group.rank * rows :][:rows]
             windows = [_window(tokens, int(start), block_size, block_size - stride) for start in here]
-            ids, targets = np.stack(windows or [_padding(block_size)], axis=1)  # (B, W) each
+            ids, targets = np.stack(windows or [padding], axis=1)  # (B, W) each
             with autocast():
                 nats = loss_sum(torch.from_numpy(ids).to(device), torch.from_numpy(targets).to(device))
             sums += _moments(nats.cpu().double(), torch.from_numpy((targets != IGNORED).sum(1)))
@@ -111,10 +112,6 @@ def _loss(sums: Tensor) -> Loss:
     spread = 0.0 if spread < 0 else spread  # by rounding
     stderr = math.sqrt(spread * windows / (windows - 1)) / scored if windows > 1 else math.nan
     return Loss(mean, int(scored), stderr)
-
-
-def _padding(block_size: int) -> NDArray[np.int64]:
-    return np.stack([np.zeros(block_size, np.int64), np.full(block_size, IGNORED)])
 
 
 def _window(tokens: Tokens, start: int, block_size: int, seen: int) -> NDArray[np.int64]:

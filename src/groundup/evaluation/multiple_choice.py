@@ -90,13 +90,20 @@ def encode(
 
 @dataclass(frozen=True)
 class ScoredQuestion:
-    """A question with the log-likelihood and the length of each ending."""
+    """A question with the log-likelihood of each ending, summed over its tokens."""
 
-    nats: npt.NDArray[np.float64]  # log-likelihoods, summed over the ending's tokens
-    tokens: npt.NDArray[np.float64]
-    characters: npt.NDArray[np.float64]
+    question: EncodedQuestion
+    nats: npt.NDArray[np.float64]
     greedy: npt.NDArray[np.bool_]  # whether greedy decoding would produce this ending
-    answer: int
+
+    def is_right(self, lengths: Sequence[int] | None = None) -> float:
+        """1 if the most likely ending, per unit of length, is the right one, else 0; NaN if any likelihood is."""
+        nats = self.nats if lengths is None else self.nats / np.array(lengths, dtype=np.float64)
+        return math.nan if np.isnan(nats).any() else float(int(nats.argmax()) == self.question.answer)
+
+    def is_greedy(self) -> float:
+        """1 if greedy decoding would produce the right ending, else 0; NaN if any likelihood is."""
+        return math.nan if np.isnan(self.nats).any() else float(self.greedy[self.question.answer])
 
 
 @dataclass(frozen=True)
@@ -116,29 +123,21 @@ class Metric:
         return self.of_mean(mean), abs(self.slope(mean)) * stderr
 
 
-def _is_right(nats: npt.NDArray[np.float64], answer: int) -> float:
-    return math.nan if np.isnan(nats).any() else float(int(nats.argmax()) == answer)
-
-
-def _is_greedy(question: ScoredQuestion) -> float:
-    return math.nan if np.isnan(question.nats).any() else float(question.greedy[question.answer])
-
-
 def _perplexity(mean: float) -> float:
     return math.exp(min(-mean, MAX_EXPONENT))
 
 
-ACC = Metric(lambda q: _is_right(q.nats, q.answer))
+ACC = Metric(lambda q: q.is_right())
 """Accuracy: the most likely ending is the right one."""
 
-ACC_TOKENS = Metric(lambda q: _is_right(q.nats / q.tokens, q.answer))
+ACC_TOKENS = Metric(lambda q: q.is_right([len(ending) for _, ending in q.question.pairs]))
 """Accuracy by the mean over an ending's tokens: `acc_norm` of llm.c and build-nanogpt."""
 
-ACC_CHARACTERS = Metric(lambda q: _is_right(q.nats / q.characters, q.answer))
+ACC_CHARACTERS = Metric(lambda q: q.is_right(q.question.lengths))
 """Accuracy by the mean over an ending's characters: `acc_norm` of lm-evaluation-harness."""
 
-ACC_GREEDY = Metric(_is_greedy, by_chance=False)
+ACC_GREEDY = Metric(ScoredQuestion.is_greedy, by_chance=False)
 """Greedy decoding would produce the right ending."""
 
-PERPLEXITY = Metric(lambda q: float(q.nats[q.answer]), _perplexity, _perplexity, by_chance=False)
+PERPLEXITY = Metric(lambda q: float(q.nats[q.question.answer]), _perplexity, _perplexity, by_chance=False)
 """exp of the mean negative log-likelihood of an ending, as in lm-evaluation-harness for LAMBADA."""

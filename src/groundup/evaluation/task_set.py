@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate, islice
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from groundup.config.merge import did_you_mean
 from groundup.errors import DataError, UsageError
 from groundup.evaluation.multiple_choice import EncodedQuestion, Ids, Metric, ScoredQuestion, encode
-from groundup.evaluation.tasks import CUSTOM, TASKS, HubFile, Row, Task, build_question
+from groundup.evaluation.tasks import CUSTOM, CUSTOM_FIELDS, TASKS, HubFile, Row, Task, build_question
 from groundup.sources.hub_client import FIRST_WAITS, with_retries
 from groundup.sources.parquet import read_parquet_rows
 from groundup.sources.text import read_json_lines
@@ -58,7 +59,7 @@ class TaskPart:
     """All questions of a task in one prompt format."""
 
     questions: tuple[EncodedQuestion, ...]
-    metrics: dict[str, Metric]
+    metrics: Mapping[str, Metric]
 
     @property
     def chance(self) -> float:
@@ -162,21 +163,14 @@ def open_task(
         file, source = spec.file, str(spec.file)
     rows = list(islice(read_rows(file), spec.limit))
     if not rows:
-        raise DataError(f"{file}: holds no questions; give one per line, as {CUSTOM.description}")
+        raise DataError(f"{file}: holds no questions; give one per line, as {CUSTOM_FIELDS}")
     task = TASKS[spec.name] if spec.name else _recognize(file, rows[0][1])
     name = spec.name or next((key for key, row in TASKS.items() if row is task), _custom_name(file))
     parts = []
     for prompt_format in task.formats if all_formats else task.formats[:1]:
-        questions = (
-            encode(
-                build_question(prompt_format, row, origin),
-                tokenizer,
-                separately=prompt_format.separately,
-                block_size=block_size,
-            )
-            for origin, row in rows
-        )
-        parts.append(TaskPart(tuple(questions), dict(prompt_format.metrics)))
+        questions = (build_question(prompt_format, row, origin) for origin, row in rows)
+        to_ids = partial(encode, tokenizer=tokenizer, separately=prompt_format.separately, block_size=block_size)
+        parts.append(TaskPart(tuple(map(to_ids, questions)), prompt_format.metrics))
     return EvalTask(name, source, tuple(parts))
 
 
@@ -204,9 +198,7 @@ def compute_result(
         scored = []
         for question in part.questions:
             here = slice(at, at := at + len(question.pairs))
-            tokens = np.array([len(ending) for _, ending in question.pairs], dtype=np.float64)
-            lengths = np.array(question.lengths, dtype=np.float64)
-            scored.append(ScoredQuestion(nats[here], tokens, lengths, greedy[here], question.answer))
+            scored.append(ScoredQuestion(question, nats[here], greedy[here]))
         for name, metric in part.metrics.items():
             value, stderr = metric.value(scored)
             metrics[name] = MetricValue(value, stderr, part.chance if metric.by_chance else None)
@@ -232,7 +224,7 @@ def _recognize(file: Path, row: Row) -> Task:
     if names:
         return TASKS[names[0]]
     raise DataError(
-        f"{file}: its rows have {', '.join(row) or 'no fields'}, which fits no task; write {CUSTOM.description}; "
+        f"{file}: its rows have {', '.join(row) or 'no fields'}, which fits no task; write {CUSTOM_FIELDS}; "
         f"or say which task it is, as hellaswag={file}"
     )
 

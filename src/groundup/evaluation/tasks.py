@@ -49,7 +49,6 @@ class PromptFormat:
 class Task:
     """A row of the table."""
 
-    description: str
     fields: frozenset[str]  # of a row; a file is recognized by them
     formats: tuple[PromptFormat, ...]  # during training, only the first
     hub_file: HubFile | None = None  # None: only in users' own files
@@ -57,12 +56,8 @@ class Task:
 
 def _one_prompt(prompt: str, choices: Sequence[str], answer: int) -> MultipleChoice:
     """Choices after one prompt and a space, keeping white space of their own, as lm-evaluation-harness does."""
-    return MultipleChoice((prompt,) * len(choices), tuple(f" {choice}" for choice in choices), answer, lengths(choices))
-
-
-def lengths(choices: Sequence[str]) -> tuple[int, ...]:
-    """Characters of each choice, for the metric normalized by them."""
-    return tuple(len(choice) for choice in choices)
+    endings, lengths = tuple(f" {choice}" for choice in choices), tuple(map(len, choices))
+    return MultipleChoice((prompt,) * len(choices), endings, answer, lengths)
 
 
 def _hellaswag_raw(row: Row) -> MultipleChoice:
@@ -99,7 +94,7 @@ def _winogrande(row: Row) -> MultipleChoice:
     if str(row["answer"]) not in ("1", "2"):
         raise DataError(f"answer {row['answer']!r}: neither 1 nor 2; the test part is published without")
     prompts, after = (before + row["option1"], before + row["option2"]), after.strip()
-    return MultipleChoice(prompts, (f" {after}",) * 2, int(row["answer"]) - 1, lengths([after] * 2))
+    return MultipleChoice(prompts, (f" {after}",) * 2, int(row["answer"]) - 1, (len(after),) * 2)
 
 
 def _lambada(row: Row) -> MultipleChoice:
@@ -121,7 +116,8 @@ def _custom(row: Row) -> MultipleChoice:
         raise DataError("context: not a text")
     needs_space = bool(context) and not context[-1].isspace()
     endings = tuple(f" {choice}" if needs_space and not choice[:1].isspace() else choice for choice in choices)
-    return MultipleChoice((context,) * len(choices), endings, answer, lengths([choice.strip() for choice in choices]))
+    lengths = tuple(len(choice.strip()) for choice in choices)
+    return MultipleChoice((context,) * len(choices), endings, answer, lengths)
 
 
 def _texts(value: Any, field: str) -> list[str]:
@@ -142,14 +138,10 @@ CHOICE = {"acc": ACC, "acc_norm": ACC_TOKENS, "acc_norm_harness": ACC_CHARACTERS
 ARC_REVISION = "210d026faf9955653af8916fad021475a3f00453"
 ARC_FIELDS = frozenset({"question", "choices", "answerKey"})
 
-CUSTOM = Task(
-    "your own questions: `context`, `choices`, and in `answer` the number of the right one",
-    frozenset({"context", "choices", "answer"}),
-    (PromptFormat(_custom, CHOICE),),
-)
+CUSTOM = Task(frozenset({"context", "choices", "answer"}), (PromptFormat(_custom, CHOICE),))
+CUSTOM_FIELDS = "your own questions: `context`, `choices`, and in `answer` the number of the right one"
 TASKS = {
-    "hellaswag": Task(
-        "how a scene continues (arXiv:1905.07830); 10,042 questions of 4 choices",
+    "hellaswag": Task(  # how a scene continues (arXiv:1905.07830); 10,042 questions of 4 choices
         frozenset({"ctx", "ctx_a", "ctx_b", "activity_label", "endings", "label"}),
         (
             PromptFormat(_hellaswag_raw, {"acc": ACC, "acc_norm": ACC_TOKENS}, separately=True),
@@ -159,26 +151,22 @@ TASKS = {
             "Rowan/hellaswag", "218ec52e09a7e7462a5400043bb9a69a41d06b76", "data/validation-00000-of-00001.parquet"
         ),
     ),
-    "arc_easy": Task(
-        "school science questions (arXiv:1803.05457); 2,376, mostly of 4 choices",
+    "arc_easy": Task(  # school science questions (arXiv:1803.05457); 2,376, mostly of 4 choices
         ARC_FIELDS,
         (PromptFormat(_arc, CHOICE),),
         HubFile("allenai/ai2_arc", ARC_REVISION, "ARC-Easy/test-00000-of-00001.parquet"),
     ),
-    "arc_challenge": Task(
-        "the harder of these questions; 1,172",
+    "arc_challenge": Task(  # the harder of these questions; 1,172
         ARC_FIELDS,
         (PromptFormat(_arc, CHOICE),),
         HubFile("allenai/ai2_arc", ARC_REVISION, "ARC-Challenge/test-00000-of-00001.parquet"),
     ),
-    "piqa": Task(
-        "how to do everyday things (arXiv:1911.11641); 1,838 of 2 choices",
+    "piqa": Task(  # how to do everyday things (arXiv:1911.11641); 1,838 of 2 choices
         frozenset({"goal", "sol1", "sol2", "label"}),
         (PromptFormat(_piqa, CHOICE),),
         HubFile("baber/piqa", "142f6d7367fd9877f0fb3b5734ea6a545f54cdd1", "piqa_validation.parquet"),
     ),
-    "winogrande": Task(
-        "which noun a pronoun refers to (arXiv:1907.10641); 1,267 of 2 choices",
+    "winogrande": Task(  # which noun a pronoun refers to (arXiv:1907.10641); 1,267 of 2 choices
         frozenset({"sentence", "option1", "option2", "answer"}),
         (PromptFormat(_winogrande, {"acc": ACC}),),
         HubFile(
@@ -187,8 +175,7 @@ TASKS = {
             "winogrande_xl/validation-00000-of-00001.parquet",
         ),
     ),
-    "lambada": Task(
-        "the last word of a passage (arXiv:1606.06031), in OpenAI's version; 5,153",
+    "lambada": Task(  # the last word of a passage (arXiv:1606.06031), in OpenAI's version; 5,153
         frozenset({"context", "continuation"}),
         (PromptFormat(_lambada, {"acc": ACC_GREEDY, "perplexity": PERPLEXITY}),),
         HubFile(

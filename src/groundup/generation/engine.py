@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -72,15 +73,19 @@ class TextStream:
         return self._decoder.decode(self._decode_bytes([token]))
 
 
-def stream_text(
-    model: GPT,
-    tokenizer: Tokenizer,
-    prompt: str,
-    sampler: Sampler,
-    *,
-    device: torch.device,
-    num_samples: int = 1,
-    max_tokens: int = 100,
+class TextModel(Protocol):
+    """A model with its tokenizer and its device, such as a loaded checkpoint."""
+
+    @property
+    def model(self) -> GPT: ...  # noqa: D102
+    @property
+    def tokenizer(self) -> Tokenizer: ...  # noqa: D102
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
+
+
+def generate_stream(
+    loaded: TextModel, prompt: str, sampler: Sampler, *, num_samples: int = 1, max_tokens: int = 100
 ) -> Iterator[list[str]]:
     """Generate `num_samples` continuations of a text `prompt`, as a stream of complete characters.
 
@@ -91,35 +96,20 @@ def stream_text(
         raise UsageError(f"num_samples {num_samples}: must be 1 or more")
     if max_tokens < 0:
         raise UsageError(f"max_tokens {max_tokens}: must be 0 or more")
+    tokenizer, device = loaded.tokenizer, loaded.device
     texts = [TextStream(tokenizer.decode_bytes) for _ in range(num_samples)]
-    rows = stream(
-        model,
-        prompt_ids(tokenizer, prompt),
-        sampler,
-        device=device,
-        rows=num_samples,
-        max_tokens=max_tokens,
-        end_of_text=tokenizer.end_of_text,
-    )
-    for ids in rows:
-        yield ["" if i is None else text.feed(i) for i, text in zip(ids, texts, strict=True)]
+    ids, end = prompt_ids(tokenizer, prompt), tokenizer.end_of_text
+    rows = stream(loaded.model, ids, sampler, device=device, rows=num_samples, max_tokens=max_tokens, end_of_text=end)
+    for row in rows:
+        yield ["" if i is None else text.feed(i) for i, text in zip(row, texts, strict=True)]
 
 
 def complete(
-    model: GPT,
-    tokenizer: Tokenizer,
-    prompt: str,
-    sampler: Sampler,
-    *,
-    device: torch.device,
-    num_samples: int = 1,
-    max_tokens: int = 100,
+    loaded: TextModel, prompt: str, sampler: Sampler, *, num_samples: int = 1, max_tokens: int = 100
 ) -> list[str]:
-    """Generate `num_samples` continuations of `prompt`; returns texts that include the prompt. See `stream_text`."""
-    texts = [prompt_text(tokenizer, prompt)] * num_samples
-    for pieces in stream_text(
-        model, tokenizer, prompt, sampler, device=device, num_samples=num_samples, max_tokens=max_tokens
-    ):
+    """Generate `num_samples` continuations of `prompt`; returns texts that include it. See `generate_stream`."""
+    texts = [prompt_text(loaded.tokenizer, prompt)] * num_samples
+    for pieces in generate_stream(loaded, prompt, sampler, num_samples=num_samples, max_tokens=max_tokens):
         texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
     return texts
 

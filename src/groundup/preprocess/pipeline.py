@@ -36,9 +36,9 @@ MIN_SAMPLED_CHARS = 20_000  # before the fraction is checked during encoding; fr
 JOURNAL_SECONDS = 3.0  # between two entries; less work is not worth keeping, so a small corpus leaves nothing behind
 
 
-def prepare_tokens(
-    sources: Sequence[str | Path],
-    out: Path,
+def prepare(
+    sources: str | Path | Sequence[str | Path],
+    out: str | Path,
     *,
     tokenizer: str = "gpt2",
     column: str = "text",
@@ -52,17 +52,21 @@ def prepare_tokens(
     progress: Callable[[int], None] | None = None,
     shard_tokens: int = SHARD_TOKENS,
 ) -> Manifest:
-    """Encode `sources` (see `open_sources`) into the folder `out`, which appears complete or not at all.
+    """Turn texts into token shards in the folder `out`, which appears complete or not at all.
+
+    `sources`: text files, source code, .jsonl and .parquet (each text also .gz or .zst), folders, patterns such as
+    `texts/**/*.txt`, `-` for standard input, `shakespeare`, `python-docs`, corpora of the hub. `tokenizer`: `byte`,
+    `char`, `gpt1`, `gpt2`, `bpe:SIZE`, a `tokenizer.json`, or a folder that holds one. `column` names the text field of
+    .jsonl and .parquet rows. `clean`: any of `lowercase`, `digits`, `punctuation`. The first `max_documents` are read,
+    at most `max_tokens` written, `val_fraction` of them to validation. `progress` is called with the bytes of input
+    done; a `ProgressReporter` gets phases and messages as well.
 
     The same text gives the same folder, byte for byte, on any number of `threads` (default: all cores), in constant
-    memory. A process that is interrupted leaves its work in a hidden folder next to `out`; the same call resumes it
-    and ends with the same folder. A finished `out` of the same call is left as it is.
-
-    `max_documents` of the corpus are read; `max_tokens` are written, `val_fraction` of them to validation, each split
-    from its beginning. `clean`: see `groundup.sources.cleaning`. `overwrite` replaces a folder that is damaged or was
-    made from other inputs or with other settings. `progress` is called with the bytes of input done; a
-    `ProgressReporter` gets phases and messages as well. Raises DataError, TokenizerError or UsageError.
+    memory. A call that was killed continues when it is repeated, and ends in the same folder; a finished one does
+    nothing; `overwrite` replaces a folder that is damaged or was made from other sources or with other settings.
+    Raises DataError, TokenizerError, UsageError.
     """
+    sources, out = [sources] if isinstance(sources, str | Path) else sources, Path(out)
     _check(val_fraction, max_tokens, max_documents, threads)
     steps = parse_cleaning_steps(clean)
     reporter = progress if isinstance(progress, ProgressReporter) else ProgressReporter(progress)
@@ -80,21 +84,19 @@ def prepare_tokens(
     }
     opened = partial(open_sources, column=column, errors=errors, max_documents=max_documents, clean=steps)
     try:
-        check_output(Path(out), prepared=True)
+        check_output(out, prepared=True)
         with opened(sources, say=reporter.message) as corpus:
             rule = choose_rule(corpus, val_fraction)
             request = Request.of(corpus, settings | {"split": rule.describe().rule})
-            if manifest := finished_manifest(Path(out), request, overwrite=overwrite):
+            if manifest := finished_manifest(out, request, overwrite=overwrite):
                 reporter.message(f"{out}: already prepared from the same inputs in the same way; nothing to do")
                 return manifest
             trains = isinstance(choice, TokenizerTrainer)
-            with open_workdir(
-                Path(out), request, trains_tokenizer=trains, overwrite=overwrite, log=reporter.message
-            ) as work:
+            with open_workdir(out, request, trains_tokenizer=trains, overwrite=overwrite, log=reporter.message) as work:
                 run = _Preparation(corpus, rule, work, reporter, threads or usable_cores())
                 return work.manifest or run.finish(choice, tokenizer, max_tokens, shard_tokens)
     except OSError as error:
-        raise unwritable(Path(out), error) from error
+        raise unwritable(out, error) from error
 
 
 class _Preparation:

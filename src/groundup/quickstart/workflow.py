@@ -20,7 +20,7 @@ from groundup.evaluation.baselines import Baseline, baselines, split_text
 from groundup.evaluation.memorization import Memorization, overlap
 from groundup.generation.engine import complete
 from groundup.generation.sampling import Sampler
-from groundup.preprocess.pipeline import prepare_tokens
+from groundup.preprocess.pipeline import prepare
 from groundup.preprocess.split import MIN_DOCUMENTS_BY_HASH
 from groundup.quickstart.recipe import Choice, Machine, build_recipe, choose_run_length, choose_tokenizer
 from groundup.quickstart.survey import Survey, survey
@@ -92,7 +92,7 @@ def quickstart(
         choice = _choose_tokenizer(names, text, tokenizer, say)
         limit = max(MIN_PREPARED_TOKENS, round(minutes * PREPARED_TOKENS_PER_MINUTE))
         with reading() as progress:
-            manifest = prepare_tokens(
+            manifest = prepare(
                 files,
                 out / "data",
                 tokenizer=choice.value,
@@ -160,15 +160,7 @@ def evaluate_run(sources: list[str], result: TrainResult, data: Path) -> Report:
         f"cross-entropy of the {found.tokens:,} validation tokens, each predicted from the previous ones in a window "
         f"of {loaded.config.model.block_size}: {found.loss:.4f} nats per token x tokens / bytes / ln 2."
     )
-    samples = complete(
-        loaded.model,
-        loaded.tokenizer,
-        "",
-        Sampler(0.8, 200),
-        device=loaded.device,
-        num_samples=SAMPLES,
-        max_tokens=SAMPLE_TOKENS,
-    )
+    samples = complete(loaded, "", Sampler(0.8, 200), num_samples=SAMPLES, max_tokens=SAMPLE_TOKENS)
     train = split_text(data, "train", loaded.tokenizer, MAX_SEARCHED_BYTES)
     val = split_text(data, "val", loaded.tokenizer, COMPARED_BYTES)
     return Report(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
 from groundup.errors import ConfigError, UsageError
-from groundup.preprocess.pipeline import prepare_tokens
+from groundup.preprocess.pipeline import prepare
 from groundup.preprocess.request import Request
 from groundup.run.dataset import needs_preparation, prepare_command
 from groundup.sources.cleaning import parse_cleaning_steps
@@ -34,7 +34,7 @@ def ensure_prepared(
 
     One of several `processes` cannot: the others would wait for hours. `may_resume`: there may be a run in `out`.
     Raises ConfigError for what such a run would be refused for, and where `data` was prepared in another way than is
-    asked for; UsageError; and what `prepare_tokens` raises.
+    asked for; UsageError; and what `prepare` raises.
     """
     if not needs_preparation(config):
         _check_same_request(config)
@@ -45,7 +45,7 @@ def ensure_prepared(
         raise UsageError(f"data: {config.data} is not prepared; do it once, before torchrun: {prepare_command(config)}")
     precheck(config)
     settings = config.prepare.model_dump(exclude={"sources"})
-    prepare_tokens(config.prepare.sources, Path(config.data or ""), **settings, progress=progress)
+    prepare(config.prepare.sources, Path(config.data or ""), **settings, progress=progress)
 
 
 def precheck(config: Config) -> None:

@@ -20,9 +20,9 @@ from groundup.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from groundup.distributed.thread_parallel import thread_parallel
 from groundup.errors import CheckpointError, DataError, UsageError
 from groundup.evaluation.baselines import Baseline, baselines, split_text
-from groundup.evaluation.likelihood import run_task
+from groundup.evaluation.likelihood import log_likelihoods
 from groundup.evaluation.loss import Loss, split_loss
-from groundup.evaluation.task_set import EvalTask, TaskResult, TaskSpec, open_tasks
+from groundup.evaluation.task_set import EvalTask, TaskResult, TaskSpec, compute_result, open_tasks
 from groundup.model.gpt import NextTokenLoss
 from groundup.model.ngram import leave_one_out
 from groundup.planning import policy
@@ -91,7 +91,7 @@ def evaluate(
         raise UsageError(f"split {split!r}: must be train or val")
     if tokens is not None and tokens < 1:
         raise UsageError(f"tokens {tokens}: must be 1 or more")
-    loaded = _loaded(path, checkpoint, device, process_group)
+    loaded = load(path, checkpoint=checkpoint, device=device, process_group=process_group)
     block_size = loaded.config.model.block_size
     if window is not None and not 1 <= window <= block_size:
         raise UsageError(f"window {window}: must be from 1 to the model's context of {block_size}")
@@ -152,13 +152,20 @@ def evaluate_tasks(
     endings in all. The processes of a `process_group` share the questions.
     Raises CheckpointError, DataError, UsageError.
     """
-    loaded = _loaded(path, checkpoint, device, process_group)
+    loaded = load(path, checkpoint=checkpoint, device=device, process_group=process_group)
     opened = open_tasks(tasks, loaded.tokenizer, block_size=loaded.config.model.block_size)  # all mistakes come first
-    cast = autocast(choose_precision(precision, loaded.device).name, loaded.device)
-    return [
-        run_task(task, loaded.model, loaded.device, cast, process_group=process_group, progress=progress(task.name))
-        for task in opened
-    ]
+    results = []
+    for task in opened:
+        found = log_likelihoods(
+            loaded.model,
+            task.pairs,
+            device=loaded.device,
+            autocast=autocast(choose_precision(precision, loaded.device).name, loaded.device),
+            process_group=process_group,
+            progress=progress(task.name),
+        )
+        results.append(compute_result(task, *found))
+    return results
 
 
 def append_to_log(loaded: LoadedModel, results: dict[str, dict[str, float]], how: dict[str, Any]) -> None:
@@ -177,12 +184,6 @@ def append_to_log(loaded: LoadedModel, results: dict[str, dict[str, float]], how
         raise CheckpointError(f"{run.log}: cannot be written ({error.strerror}); the results are not logged") from error
     log.write(EVAL_CHECKPOINT, checkpoint=loaded.folder.resolve().name, step=step, results=results, how=how)
     log.close()
-
-
-def _loaded(path: PathLike | LoadedModel, checkpoint: str, device: str, process_group: ProcessGroup) -> LoadedModel:
-    if isinstance(path, LoadedModel):
-        return path
-    return load(path, checkpoint=checkpoint, device=device, process_group=process_group)
 
 
 def _prepared(loaded: LoadedModel, data: PathLike | None) -> tuple[Path, Manifest]:

@@ -13,9 +13,9 @@ from groundup.data.shards import Tokens
 from groundup.distributed.parallelize import NoParallel
 from groundup.distributed.process_group import ProcessGroup
 from groundup.errors import DataError, UsageError
-from groundup.evaluation.likelihood import default_batch_tokens, run_task
+from groundup.evaluation.likelihood import default_batch_tokens, log_likelihoods
 from groundup.evaluation.loss import Interrupted, Loss, split_loss
-from groundup.evaluation.task_set import EvalTask, TaskResult, open_tasks
+from groundup.evaluation.task_set import EvalTask, TaskResult, compute_result, open_tasks
 from groundup.generation.engine import TextStream, prompt_ids, prompt_text, stream
 from groundup.generation.sampling import Sampler
 from groundup.model.gpt import GPT
@@ -168,15 +168,16 @@ class Evaluator:
         while True:
             try:
                 with self._parallel.unsharded():
-                    return run_task(
-                        task,
+                    found = log_likelihoods(
                         self._model,
-                        self._device,
-                        self._autocast,
+                        task.pairs,
+                        device=self._device,
+                        autocast=self._autocast,
                         process_group=self._process_group,
                         tokens=self._task_tokens,
                         stop=self._should_stop,
                     )
+                return compute_result(task, *found)
             except RuntimeError as error:
                 if not is_out_of_memory(error) or self._task_tokens == 1 or self._process_group.size > 1:
                     raise
