@@ -11,8 +11,6 @@
 Every function raises a subclass of `groundup.GroundupError` for what a user can fix.
 """
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Command line. Only the chosen command's module is imported, so that help and errors appear at once."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time
@@ -15,7 +13,8 @@ from groundup.cli.parsing import Parser, normalise
 from groundup.config.merge import RenamedKeyWarning, did_you_mean
 from groundup.errors import GroundupError, UsageError
 
-# command -> (module, one line for --help)
+# Command -> (module, one line for --help). Of a module, add_arguments declares the options, and run executes the
+# command and returns the exit status.
 COMMANDS = {
     "quickstart": ("quickstart", "train a GPT on your text, or on Python's documentation, and sample from it"),
     "prepare": ("prepare", "turn texts into tokens for training"),

@@ -1,7 +1,5 @@
 """Option names of other trainers and of previous versions, and their names here; the README lists most of them."""
 
-from __future__ import annotations
-
 ALIASES = {
     # of previous versions
     "task_file": "--tasks FILE",

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from groundup.cli.parsing import Parser
 from groundup.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,20 +30,16 @@ STYLES = ("cyan", "yellow", "magenta", "green", "red", "blue", "white", "bright_
 CHART_LINES = 14
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+def add_arguments(parser: Parser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="folders written by `groundup train`")
-    parser.add_argument("--out", metavar="FILE", help="plot losses and tasks into a .png or .svg")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing FILE")
-    parser.add_argument(
-        "--at_tokens", metavar="N", help="compare at N tokens, such as 300M [the most that all runs have reached]"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.option("runs RUN", "folders written by `groundup train`", nargs="+")
+    parser.option("--out FILE", "plot losses and tasks into a .png or .svg")
+    parser.option("--overwrite", "replace an existing FILE")
+    parser.option("--at_tokens N", "compare at N tokens, such as 300M [the most that all runs have reached]")
+    parser.option("--json", "print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare, plot and print."""
     from groundup.cli.plan import parse_tokens
     from groundup.comparison.comparison import compare
     from groundup.comparison.table import as_json

@@ -1,13 +1,13 @@
 """`groundup corpora`."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from typing import Any
 
+from groundup.cli.parsing import Parser
 from groundup.sources.catalog import CORPORA, DOWNLOAD_BYTES_PER_SECOND, TOKENS_PER_SECOND, CatalogEntry
 from groundup.sources.hub_client import GRAMMAR
+from groundup.ui.format import human_bytes
 
 COMMAND = "groundup prepare {name} --out data/{name} --tokenizer gpt2"
 
@@ -20,19 +20,17 @@ Any other data set of the hub: groundup prepare {GRAMMAR} --out DIR
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+def add_arguments(parser: Parser) -> None:
     parser.epilog = (
         "Corpora other than python-docs and shakespeare come from the hub and need: pip install 'groundup[data]'\n"
         "HF_TOKEN, HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE have the same effect as in huggingface_hub."
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.option("--json", "print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the table."""
     if args.json:
-        print(json.dumps({"corpora": [_record(name) for name in CORPORA]}))
+        print(json.dumps({"corpora": [_record(name, corpus) for name, corpus in CORPORA.items()]}))
         return 0
     for name, corpus in CORPORA.items():
         print(f"{name}: {corpus.description}")
@@ -42,8 +40,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _record(name: str) -> dict[str, Any]:
-    corpus = CORPORA[name]
+def _record(name: str, corpus: CatalogEntry) -> dict[str, Any]:
     return {
         "name": name,
         "what": corpus.description,
@@ -61,7 +58,7 @@ def _record(name: str) -> dict[str, Any]:
 
 def _figures(corpus: CatalogEntry) -> str:
     documents = "1 document" if corpus.documents == 1 else f"{_count(corpus, 'documents')} documents"
-    size = "nothing" if corpus.size == 0 else "?" if corpus.size is None else _bytes(corpus.size)
+    size = "nothing" if corpus.size == 0 else "?" if corpus.size is None else human_bytes(corpus.size)
     return f"{size} to download, {documents}, {_count(corpus, 'tokens')} GPT-2 tokens, {_time(corpus.seconds)}"
 
 
@@ -70,11 +67,6 @@ def _count(corpus: CatalogEntry, figure: str) -> str:
     if n is None:
         return "?"
     return f"~{float(f'{n:.3g}'):,.0f}" if figure in corpus.approximate else f"{n:,}"
-
-
-def _bytes(n: int) -> str:
-    unit, size = ("GB", 1e9) if n >= 1e9 else ("MB", 1e6)
-    return f"{n / size:.3g} {unit}"
 
 
 def _time(seconds: float | None) -> str:

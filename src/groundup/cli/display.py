@@ -1,7 +1,5 @@
 """Output of `train`, `resume` and `quickstart`: a panel on a terminal, plain lines in a pipe, the final lines."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import signal
@@ -14,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from typing_extensions import override
 
 from groundup.config.schema import Config
 from groundup.run.trainer import TrainResult
 from groundup.ui.display import Display, NullDisplay, PlainDisplay
 from groundup.ui.panel import Panel, can_show_panel
-from groundup.utils.progress import StepInfo
 
 
 @contextmanager
@@ -45,33 +41,19 @@ def watching(title: str, config: Config, *, plain: bool = False, quiet: bool = F
             panel.__exit__(None, None, None)
 
 
-class ClosableDisplay(Display):
+class ClosableDisplay(NullDisplay):
     """Wraps a display whose terminal or pipe may be closed: then it shows nothing more and asks for an orderly stop."""
 
     def __init__(self, display: Display) -> None:
-        self._display, self._closed = display, False
+        self._closed = False
+        for name in ("step", "evaluation", "sample", "message"):
+            setattr(self, name, partial(self._show, getattr(display, name)))
 
-    @override
-    def step(self, info: StepInfo) -> None:
-        self._show(partial(self._display.step, info))
-
-    @override
-    def evaluation(self, **values: Any) -> None:
-        self._show(partial(self._display.evaluation, **values))
-
-    @override
-    def sample(self, text: str) -> None:
-        self._show(partial(self._display.sample, text))
-
-    @override
-    def message(self, text: str) -> None:
-        self._show(partial(self._display.message, text))
-
-    def _show(self, show: Callable[[], None]) -> None:
+    def _show(self, show: Callable[..., None], *args: Any, **values: Any) -> None:
         if self._closed:
             return
         try:
-            show()
+            show(*args, **values)
         except (OSError, ValueError):
             self._closed = True
             signal.raise_signal(signal.SIGTERM)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from groundup.cli.parsing import Parser
 from groundup.errors import UsageError
 from groundup.ui.format import visible
 
@@ -42,14 +43,13 @@ NAME_COLUMNS, MAX_COLUMNS = 12, 110  # longer lines are hard to read
 JOIN_SECONDS, MAX_JOIN_SECONDS = 60.0, 86_400.0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+def add_arguments(parser: Parser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument("paths", nargs="*", metavar="RUN_OR_DATA", help="runs, checkpoints and prepared folders")
-    parser.add_argument("--data", metavar="DIR", help="prepared folder; also the data of the runs, if it has moved")
-    parser.add_argument("--distributed", action="store_true", help="check the job that this process is part of")
-    parser.add_argument("--timeout", type=float, metavar="S", help="seconds to wait for the job's other processes [60]")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.option("paths RUN_OR_DATA", "runs, checkpoints and prepared folders", nargs="*")
+    parser.option("--data DIR", "prepared folder; also the data of the runs, if it has moved")
+    parser.option("--distributed", "check the job that this process is part of")
+    parser.option("--timeout S", "seconds to wait for the job's other processes [60]", type=float)
+    parser.option("--json", "print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:

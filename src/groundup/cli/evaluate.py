@@ -7,7 +7,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from groundup.cli.parsing import add_model
+from groundup.cli.parsing import Parser, add_model
 from groundup.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,23 +29,20 @@ Losses are in nats per token. acc_norm is llm.c's (mean over tokens), acc_norm_h
   torchrun --nproc-per-node 8 -m groundup evaluate runs/web --tasks hellaswag"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+def add_arguments(parser: Parser) -> None:
     parser.epilog = EPILOG
     add_model(parser, device=True)
-    parser.add_argument("--tasks", metavar="TASK,…", help="what to evaluate [loss]")
-    parser.add_argument("--data", metavar="DIR", help="prepared folder for the loss [the run's own]")
+    parser.option("--tasks TASK,…", "what to evaluate [loss]")
+    parser.option("--data DIR", "prepared folder for the loss [the run's own]")
     parser.add_argument("--split", choices=("train", "val"), default="val", help="split of the data [val]")
-    parser.add_argument("--tokens", type=int, metavar="N", help="score about N tokens, spread evenly [all]")
-    parser.add_argument("--window", type=int, metavar="N", help="score in windows of N tokens [the model's context]")
-    parser.add_argument(
-        "--stride", type=int, metavar="N", help="start a window every N tokens, so that they overlap [the window]"
-    )
-    parser.add_argument("--no_baselines", action="store_true", help="leave out simpler models and compressors")
+    parser.option("--tokens N", "score about N tokens, spread evenly [all]", type=int)
+    parser.option("--window N", "score in windows of N tokens [the model's context]", type=int)
+    parser.option("--stride N", "start a window every N tokens, so that they overlap [the window]", type=int)
+    parser.option("--no_baselines", "leave out simpler models and compressors")
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "bf16", "fp16"), default="fp32", help="of matrix products [fp32]"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.option("--json", "print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,16 +65,8 @@ def run(args: argparse.Namespace) -> int:
     baselines: list[Baseline] = []
     compared = 0
     if with_loss:
-        loss = evaluate(
-            loaded,
-            data=args.data,
-            split=args.split,
-            tokens=args.tokens,
-            window=args.window,
-            stride=args.stride,
-            precision=precision,
-            process_group=process_group,
-        )
+        options = {name: getattr(args, name) for name in ("data", "split", "tokens", "window", "stride")}
+        loss = evaluate(loaded, precision=precision, process_group=process_group, **options)
     with count_progress(quiet=args.json or process_group.rank > 0) as progress:
         results = evaluate_tasks(loaded, tasks, precision=precision, process_group=process_group, progress=progress)
     if process_group.rank:
@@ -127,11 +116,8 @@ def _as_json(
     if results:
         values["tasks"] = {
             result.task: result.flat()
-            | {
-                "chance": {name: m.chance for name, m in result.metrics.items() if m.chance is not None},
-                "cut": result.truncated,
-                "source": result.source,
-            }
+            | {"chance": {name: m.chance for name, m in result.metrics.items() if m.chance is not None}}
+            | {"cut": result.truncated, "source": result.source}
             for result in results
         }
     return values

@@ -7,14 +7,13 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from groundup.cli.parsing import add_source, call_arguments
+from groundup.cli.parsing import Parser, add_source, call_arguments
 
 if TYPE_CHECKING:
     from groundup.interop.export import Export
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
+def add_arguments(parser: Parser) -> None:
 
     from groundup.interop.export import TARGETS
 
@@ -27,15 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  groundup export runs/book --to space --out exports/page"
     )
     add_source(parser)
-    parser.add_argument("--to", required=True, metavar="FORMAT", help=", ".join(TARGETS))
-    parser.add_argument("--out", required=True, metavar="PATH", help="folder to write, or for gguf the file")
-    parser.add_argument("--name", metavar="NAME", help="name of the model [that of the run's folder]")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.option("--to FORMAT", ", ".join(TARGETS), required=True)
+    parser.option("--out PATH", "folder to write, or for gguf the file", required=True)
+    parser.option("--name NAME", "name of the model [that of the run's folder]")
+    parser.option("--overwrite", "replace an earlier export")
+    parser.option("--json", "print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export, and print the result of the check."""
     from groundup.interop.export import export
 
     done = export(**call_arguments(args))

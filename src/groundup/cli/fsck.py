@@ -1,29 +1,26 @@
 """`groundup fsck`: what `groundup doctor` finds in a run, without the machine."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path
 
 from groundup.cli.doctor import print_findings
+from groundup.cli.parsing import Parser
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+def add_arguments(parser: Parser) -> None:
     parser.usage = "groundup fsck RUN [--data DIR] [--json]"
     parser.epilog = (
         "Checks of a run what `groundup doctor RUN` checks, and changes nothing.\n"
         "Exit status: 0 all is well, 1 something is damaged or written by a newer groundup, 2 there is no run.\n\n"
         "  groundup fsck runs/book"
     )
-    parser.add_argument("run", metavar="RUN", help="folder written by `groundup train`")
-    parser.add_argument("--data", metavar="DIR", help="the run's prepared folder, if it has moved")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.option("run RUN", "folder written by `groundup train`")
+    parser.option("--data DIR", "the run's prepared folder, if it has moved")
+    parser.option("--json", "print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the run and print the findings."""
     from groundup.diagnostics.run_checks import check_run
 
     report = check_run(Path(args.run), Path(args.data) if args.data else None)

@@ -1,39 +1,31 @@
 """`groundup generate`."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
 
-from groundup.cli.parsing import add_model
+from groundup.cli.parsing import Parser, add_model
 from groundup.ui.format import visible
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+def add_arguments(parser: Parser) -> None:
     parser.epilog = (
         "Without a prompt, the model starts a document. The first sample is printed as it is generated, the\n"
         "others follow. The same seed gives the same samples.\n\n"
         '  groundup generate runs/book --prompt "It was" --num_samples 5 --max_tokens 200 --temperature 0.7'
     )
     add_model(parser, device=True)
-    parser.add_argument("--prompt", default="", metavar="TEXT", help="text to continue [none]")
-    parser.add_argument("--num_samples", type=int, default=1, metavar="N", help="number of samples [1]")
-    parser.add_argument("--max_tokens", type=int, default=100, metavar="N", help="tokens to generate per sample [100]")
-    parser.add_argument(
-        "--temperature", type=float, default=0.8, metavar="X", help="0: greedy; 1: the model's distribution [0.8]"
-    )
-    parser.add_argument("--top_k", type=int, metavar="K", help="sample from the K most likely tokens [all]")
-    parser.add_argument(
-        "--top_p", type=float, metavar="P", help="sample from the top tokens of total probability P [all]"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed [0]")
-    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    parser.option("--prompt TEXT", "text to continue [none]", default="")
+    parser.option("--num_samples N", "number of samples [1]", type=int, default=1)
+    parser.option("--max_tokens N", "tokens to generate per sample [100]", type=int, default=100)
+    parser.option("--temperature X", "0: greedy; 1: the model's distribution [0.8]", type=float, default=0.8)
+    parser.option("--top_k K", "sample from the K most likely tokens [all]", type=int)
+    parser.option("--top_p P", "sample from the top tokens of total probability P [all]", type=float)
+    parser.option("--seed N", "random seed [0]", type=int, default=0)
+    parser.option("--json", "print one JSON object at the end")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Generate, streaming the first sample."""
     from groundup.checkpoint.state import load
     from groundup.generation.engine import generate_stream, prompt_text
     from groundup.generation.sampling import Sampler

@@ -8,15 +8,14 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from groundup.cli.parsing import call_arguments
+from groundup.cli.parsing import Parser, call_arguments
 from groundup.interop.import_checks import check
 
 if TYPE_CHECKING:
     from groundup.interop.import_model import Imported
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
+def add_arguments(parser: Parser) -> None:
     parser.epilog = (
         "Sources: hf:OWNER/NAME of the hub, or a folder of transformers, of the architectures gpt2, openai-gpt and\n"
         "nanochat; a ckpt.pt of nanoGPT or build-nanogpt; a .bin of llm.c. No code from a file is run.\n\n"
@@ -25,15 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  groundup generate models/gpt2 --prompt Once\n"
         "  groundup train --init-from models/gpt2 --data data/mine --out runs/mine"
     )
-    parser.add_argument("source", metavar="SOURCE", help="a model of the hub, a folder or a file: see below")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write, a checkpoint")
-    parser.add_argument(
-        "--tokenizer", metavar="NAME",
-        help="a tokenizer.json, a folder that holds one or was prepared with it, or a name [the model's own]",
-    )  # fmt: skip
-    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of the hub [main]")
-    parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint at --out")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.option("source SOURCE", "a model of the hub, a folder or a file: see below")
+    parser.option("--out DIR", "folder to write, a checkpoint", required=True)
+    parser.option(
+        "--tokenizer NAME",
+        "a tokenizer.json, a folder that holds one or was prepared with it, or a name [the model's own]",
+    )
+    parser.option("--revision REV", "branch, tag or commit of the hub [main]")
+    parser.option("--overwrite", "replace the checkpoint at --out")
+    parser.option("--json", "print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,10 +72,6 @@ def _as_json(found: Imported) -> dict[str, object]:
         "kind": found.kind,
         "parameters": found.parameters,
         "model": found.model.model_dump(),
-        "tokenizer": {
-            "name": found.tokenizer.name,
-            "n_vocab": found.tokenizer.n_vocab,
-            "fingerprint": found.tokenizer.fingerprint,
-        },
+        "tokenizer": {name: getattr(found.tokenizer, name) for name in ("name", "n_vocab", "fingerprint")},
         "notes": list(found.notes),
     }

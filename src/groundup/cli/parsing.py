@@ -4,8 +4,6 @@ Options such as `--train.max_steps` are made from the fields of the config secti
 `groundup.config.merge` like those of a YAML file: both are validated once, with the same messages.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 import types
@@ -49,6 +47,12 @@ class Parser(argparse.ArgumentParser):
         elif unknown:
             message = f"{unknown[1]}: one argument too many; put text with spaces in quotes"
         raise UsageError(f"{message} (see `{self.prog} --help`)")
+
+    def option(self, spec: str, text: str, **options: Any) -> None:
+        """Add an argument by its name and metavar, such as `--out DIR`, or a flag by its name; `text` is its help."""
+        name, _, metavar = spec.partition(" ")
+        options |= {"metavar": metavar} if metavar else {"action": "store_true"}
+        self.add_argument(name, help=text, **options)
 
 
 class SubcommandParser(Parser):
@@ -95,34 +99,27 @@ def call_arguments(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(args).items() if name != "json"}
 
 
-def add_model(parser: argparse.ArgumentParser, *, device: bool = False) -> None:
+def add_model(parser: Parser, *, device: bool = False) -> None:
     """Add arguments that choose a model: a run or checkpoint, which of its checkpoints, and the `device` to use."""
-    parser.add_argument(
-        "path", metavar="RUN_OR_CHECKPOINT", help="folder written by `groundup train` or `groundup import`"
-    )
-    parser.add_argument(
-        "--checkpoint",
+    parser.option("path RUN_OR_CHECKPOINT", "folder written by `groundup train` or `groundup import`")
+    parser.option(
+        "--checkpoint NAME",
+        "latest, best (by validation loss), or a name such as step-00001000 [latest]",
         default="latest",
-        metavar="NAME",
-        help="latest, best (by validation loss), or a name such as step-00001000 [latest]",
     )
     if device:
-        parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps [auto]")
+        parser.option("--device DEVICE", "auto, cpu, cuda, cuda:N or mps [auto]", default="auto")
 
 
-def add_source(parser: argparse.ArgumentParser) -> None:
+def add_source(parser: Parser) -> None:
     """Add arguments that choose a model to publish, and its licence."""
     add_model(parser)
-    parser.add_argument(
-        "--license", default="", metavar="ID", help="of the model, such as mit or cc-by-4.0 [the card says: none given]"
-    )
+    parser.option("--license ID", "of the model, such as mit or cc-by-4.0 [the card says: none given]", default="")
 
 
-def add_text_fields(parser: argparse.ArgumentParser) -> None:
+def add_text_fields(parser: Parser) -> None:
     """Add options on how text is read from files."""
-    parser.add_argument(
-        "--column", default="text", metavar="NAME", help="field of .jsonl and .parquet that holds the text [text]"
-    )
+    parser.option("--column NAME", "field of .jsonl and .parquet that holds the text [text]", default="text")
     parser.add_argument(
         "--errors",
         default="strict",
@@ -131,17 +128,15 @@ def add_text_fields(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+def add_config_arguments(parser: Parser) -> None:
     """Add a preset, `--data`, `--init-from`, `--config` files, and `--section.key` for every key."""
-    parser.add_argument(
-        "preset", nargs="?", metavar="PRESET", help=f"{', '.join(PRESETS)} [the one a file names, or {DEFAULT}]"
-    )
-    parser.add_argument("--data", metavar="DIR", help="folder written by `groundup prepare`")
+    parser.option("preset PRESET", f"{', '.join(PRESETS)} [the one a file names, or {DEFAULT}]", nargs="?")
+    parser.option("--data DIR", "folder written by `groundup prepare`")
     add_config_files(parser)
     add_config_options(parser)
 
 
-def add_config_files(parser: argparse.ArgumentParser) -> None:
+def add_config_files(parser: Parser) -> None:
     """Add options that name what a config starts from: a checkpoint, files, recipes."""
     parser.add_argument(
         "--init-from",
@@ -150,10 +145,8 @@ def add_config_files(parser: argparse.ArgumentParser) -> None:
         help="checkpoint or run whose weights and dimensions to start with",
     )
     parser.add_argument("--init", help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--config", action="append", default=[], metavar="FILE", help="YAML with sections, or a recipe; may be repeated"
-    )
-    parser.add_argument("--laptop", action="store_true", help="use the recipe's size for a laptop")
+    parser.option("--config FILE", "YAML with sections, or a recipe; may be repeated", action="append", default=[])
+    parser.option("--laptop", "use the recipe's size for a laptop")
 
 
 def config_of(args: argparse.Namespace) -> Config:

@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from groundup.cli.parsing import add_config_files, add_config_options, config_overrides, preset_and_config
+from groundup.cli.parsing import Parser, add_config_files, add_config_options, config_overrides, preset_and_config
 from groundup.config.presets import DEFAULT, PRESETS
 from groundup.config.schema import Config
 from groundup.errors import ConfigError, UsageError
@@ -62,24 +62,23 @@ TOKENS = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)([kmbtKMBT]?)")
 SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command, and one for each key of the config."""
+def add_arguments(parser: Parser) -> None:
     parser.usage = (
         "groundup plan [PRESET] [--data DIR] [--config FILE…] [--section.key VALUE…]\n"
         "                     [--measure | --like RUN | --tokens-per-second X] [--json]\n"
         "                     [--nodes K --gpus-per-node G [--gpu NAME] [--tokens 10B] …]"
     )
     parser.epilog = EPILOG
-    parser.add_argument("preset", nargs="?", metavar="PRESET", help=f"{', '.join(PRESETS)} [{DEFAULT}]")
-    parser.add_argument("--model", metavar="PRESET", help="alternative to PRESET")
-    parser.add_argument("--data", metavar="DIR", help="folder written by `groundup prepare`: vocabulary and epochs")
+    parser.option("preset PRESET", f"{', '.join(PRESETS)} [{DEFAULT}]", nargs="?")
+    parser.option("--model PRESET", "alternative to PRESET")
+    parser.option("--data DIR", "folder written by `groundup prepare`: vocabulary and epochs")
     add_config_files(parser)
     speed = parser.add_mutually_exclusive_group()
     speed.add_argument("--measure", action="store_true", help="time this model here, for about 2 seconds")
     speed.add_argument("--like", metavar="RUN", help="the speed of a run, scaled by FLOPs per token")
     speed.add_argument("--tokens_per_second", type=float, metavar="X", help="a known speed")
-    parser.add_argument("--tokens", metavar="N", help="train.max_tokens, such as 300M, 10B or 1T")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.option("--tokens N", "train.max_tokens, such as 300M, 10B or 1T")
+    parser.option("--json", "print one JSON object")
     cluster = parser.add_argument_group("cluster", "Memory and hours of a run on many GPUs.")
     for name, (kind, _, _, text) in CLUSTER.items():
         cluster.add_argument(f"--{name}", type=kind, metavar="N" if kind is int else "X", help=text)
@@ -100,7 +99,9 @@ def run(args: argparse.Namespace) -> int:
     if given is not None and not MIN_TOKENS_PER_S <= given <= MAX_TOKENS_PER_S:
         raise UsageError(f"--tokens-per-second {given}: must be between {MIN_TOKENS_PER_S:g} and {MAX_TOKENS_PER_S:g}")
     clustered = _cluster_asked(args)
-    args.preset = _preset_name(args)
+    if args.model and args.preset and args.model != args.preset:
+        raise UsageError(f"--model {args.model}: the preset is {args.preset} already; give one of them")
+    args.preset = args.model or args.preset
     name, config = preset_and_config(args, _options(args))
     config, vocabulary = _with_vocabulary(config, name)
     data = _data(config)
@@ -131,12 +132,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _preset_name(args: argparse.Namespace) -> str | None:
-    if args.model and args.preset and args.model != args.preset:
-        raise UsageError(f"--model {args.model}: the preset is {args.preset} already; give one of them")
-    return args.model or args.preset
-
-
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     """Config keys given as options."""
     options = config_overrides(args)
@@ -162,17 +157,14 @@ def _cluster_asked(args: argparse.Namespace) -> bool:
     given = {name: getattr(args, name) for name in (*CLUSTER, "gpu") if getattr(args, name) is not None}
     for name, (_, least, most, _) in CLUSTER.items():
         if name in given and not least <= given[name] <= most:
-            flag = name.replace("_", "-")
-            raise UsageError(f"--{flag} {given[name]}: must be between {least:g} and {most:g}")
+            raise UsageError(f"--{name.replace('_', '-')} {given[name]}: must be between {least:g} and {most:g}")
     if not given:
         return False
     if "nodes" not in given and "gpus_per_node" not in given:
-        flag = next(iter(given)).replace("_", "-")
-        raise UsageError(f"--{flag} {next(iter(given.values()))}: describes a cluster; give --nodes as well")
+        name, value = next(iter(given.items()))
+        raise UsageError(f"--{name.replace('_', '-')} {value}: describes a cluster; give --nodes as well")
     if args.measure:
-        raise UsageError(
-            "--measure: measures this machine, not a cluster; give --mfu or --tokens-per-second of one GPU"
-        )
+        raise UsageError("--measure: measures this machine, not a cluster; give --mfu, or --tokens-per-second of a GPU")
     if "mfu" in given and (args.tokens_per_second or args.like):
         raise UsageError(f"--mfu {args.mfu:g}: the speed of one GPU is given already; leave one of them out")
     return True
@@ -225,12 +217,10 @@ def _with_vocabulary(config: Config, name: str) -> tuple[Config, str]:
             raise ConfigError(f"model.vocab_size: {wanted}, but the data's tokenizer has {vocab} ids; leave it out")
     elif wanted:
         vocab, origin = wanted, "as given"
+    elif name == "gpt1":
+        vocab, origin = KNOWN_VOCAB_SIZES["gpt1"], "GPT-1's"
     else:
-        vocab, origin = (
-            (KNOWN_VOCAB_SIZES["gpt1"], "GPT-1's")
-            if name == "gpt1"
-            else (KNOWN_VOCAB_SIZES["gpt2"], "GPT-2's, without --data")
-        )
+        vocab, origin = KNOWN_VOCAB_SIZES["gpt2"], "GPT-2's, without --data"
     return config.model_copy(update={"model": config.model.model_copy(update={"vocab_size": vocab})}), origin
 
 

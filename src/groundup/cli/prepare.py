@@ -1,18 +1,15 @@
 """`groundup prepare`."""
 
-from __future__ import annotations
-
 import argparse
 import shlex
 from pathlib import Path
 
-from groundup.cli.parsing import add_text_fields, call_arguments
+from groundup.cli.parsing import Parser, add_text_fields, call_arguments
 
 MICRO_VOCAB = 16_384  # ids; with more, the output head of a small model would be most of its work
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+def add_arguments(parser: Parser) -> None:
     parser.epilog = (
         "Sources: .txt, .md, source code and any other text, one document per file; .jsonl and .parquet, one document\n"
         "per row (--column, or FILE#COLUMN); each text also .gz or .zst; folders of these; patterns such as\n"
@@ -24,35 +21,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  groundup prepare dump.parquet#body --out data/some --max-tokens 10000000\n"
         "  cat *.txt | groundup prepare - --out data/all"
     )
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="files, folders, patterns, - or names: see below")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
-    parser.add_argument(
-        "--tokenizer", default="gpt2", metavar="NAME",
-        help="byte, char, gpt1, gpt2, bpe:SIZE[:pad] to train one, a tokenizer.json, or a folder that holds one [gpt2]",
-    )  # fmt: skip
+    parser.option("sources SOURCE", "files, folders, patterns, - or names: see below", nargs="+")
+    parser.option("--out DIR", "folder to write", required=True)
+    parser.option(
+        "--tokenizer NAME",
+        "byte, char, gpt1, gpt2, bpe:SIZE[:pad] to train one, a tokenizer.json, or a folder that holds one [gpt2]",
+        default="gpt2",
+    )
     add_text_fields(parser)
-    parser.add_argument(
-        "--clean", default="", metavar="STEPS",
-        help="any of lowercase,digits,punctuation: lower the case, drop digits, drop punctuation [none]",
-    )  # fmt: skip
-    parser.add_argument(
-        "--val_fraction", type=float, default=0.1, metavar="X", help="fraction of the text to hold out [0.1]"
+    parser.option(
+        "--clean STEPS",
+        "any of lowercase,digits,punctuation: lower the case, drop digits, drop punctuation [none]",
+        default="",
     )
-    parser.add_argument("--max_documents", type=int, metavar="N", help="read only the first N documents [all]")
-    parser.add_argument(
-        "--max_tokens", type=int, metavar="N", help="write at most N tokens, both splits together [all]"
+    parser.option("--val_fraction X", "fraction of the text to hold out [0.1]", type=float, default=0.1)
+    parser.option("--max_documents N", "read only the first N documents [all]", type=int)
+    parser.option("--max_tokens N", "write at most N tokens, both splits together [all]", type=int)
+    parser.option("--threads N", "encoding threads; no effect on the result [cores]", type=int)
+    parser.option(
+        "--overwrite", "replace a folder that was prepared from other sources or with other options, or is damaged"
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="encoding threads; no effect on the result [cores]")
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace a folder that was prepared from other sources or with other options, or is damaged",
-    )
-    parser.add_argument("--json", action="store_true", help="print the manifest as JSON and nothing else")
+    parser.option("--json", "print the manifest as JSON and nothing else")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepare, with a progress bar on a terminal."""
     from groundup.preprocess.pipeline import prepare  # not the API: that would load torch, which takes a second
     from groundup.ui.progress import byte_progress
 

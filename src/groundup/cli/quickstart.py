@@ -16,6 +16,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from groundup.cli.parsing import Parser
 from groundup.errors import UsageError
 from groundup.evaluation.baselines import Baseline
 from groundup.evaluation.memorization import Memorization
@@ -29,23 +30,21 @@ if TYPE_CHECKING:
 BAR = 30  # cells of the longest bar
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+def add_arguments(parser: Parser) -> None:
     parser.epilog = (
         "Looks at the text and the machine, chooses tokenizer, model, context, batch and run length, and says why.\n"
         "Without a text, it uses the documentation that came with your Python: no download.\n\n"
         "  groundup quickstart\n"
         "  groundup quickstart my-book.txt --minutes 10"
     )
-    parser.add_argument("sources", nargs="*", metavar="TEXT", help="files, folders, corpora; as for `groundup prepare`")
-    parser.add_argument("--minutes", type=float, default=3.0, metavar="X", help="time to train [3]")
-    parser.add_argument("--out", metavar="RUN", help="folder for data and run [runs/NAME, after the text]")
-    parser.add_argument("--tokenizer", metavar="NAME", help="as for `groundup prepare` [by the text]")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON; progress goes to standard error")
+    parser.option("sources TEXT", "files, folders, corpora; as for `groundup prepare`", nargs="*")
+    parser.option("--minutes X", "time to train [3]", type=float, default=3.0)
+    parser.option("--out RUN", "folder for data and run [runs/NAME, after the text]")
+    parser.option("--tokenizer NAME", "as for `groundup prepare` [by the text]")
+    parser.option("--json", "print the report as JSON; progress goes to standard error")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the quickstart and print its report."""
     if not 0 < args.minutes < float("inf"):
         raise UsageError(f"--minutes {args.minutes}: must be more than 0")
     from groundup.cli.display import watching
@@ -104,22 +103,19 @@ def show(found: Report) -> None:
         console.print(Text(visible(sample).strip()))
     console.print(Rule(style="dim"))
     console.print(Text(describe_overlap(found.overlap)))
-    run, data = found.result.run, found.data
+    run, data = shlex.quote(str(found.result.run)), shlex.quote(str(found.data))
     ended = f"stopped by signal {found.result.signal}" if found.result.signal else "done"
-    console.print(f"{ended} after {found.result.step:,} steps; run in {run}, tokens in {data}")
+    console.print(f"{ended} after {found.result.step:,} steps; run in {found.result.run}, tokens in {found.data}")
     best, which = found.result.best, ""
     if best.loss is not None and best.step < found.result.step:
         which = " --checkpoint best"
         console.print(f"the above is about the best checkpoint, at step {best.step:,}; the loss was no lower after it")
     console.print("\nwhat to try next")
     for command, effect in (
-        (f"groundup generate {quote(run)}{which} --prompt {quote(found.prompt)} --num_samples 3", "generate more text"),
+        (f"groundup generate {run}{which} --prompt {shlex.quote(found.prompt)} --num_samples 3", "generate more text"),
         (f"groundup quickstart {shlex.join(found.sources)} --minutes 15", "train for longer"),
         ("groundup quickstart your-text.txt", "your own text, or a folder of texts"),
-        (
-            f"groundup train modern-mini --data {quote(data)} --out runs/mini",
-            "a larger model, for longer",
-        ),
+        (f"groundup train modern-mini --data {data} --out runs/mini", "a larger model, for longer"),
     ):
         console.print(Text(f"  {command}\n      {effect}"), soft_wrap=True)
 
@@ -128,12 +124,6 @@ def describe_overlap(found: Memorization) -> str:
     """Whether the samples are memorized, as a sentence."""
     usual = f"held-out text shares up to {found.usual} bytes in a row with it"
     if found.is_memorized:
-        return (
-            f"Memorized: a sample shares {found.length} bytes in a row with the training text; {usual}: {found.text!r}"
-        )
+        shared = f"a sample shares {found.length} bytes in a row with the training text"
+        return f"Memorized: {shared}; {usual}: {found.text!r}"
     return f"Not memorized: the samples share {found.length} bytes in a row with the training text; {usual}."
-
-
-def quote(what: object) -> str:
-    """Quote for a shell."""
-    return shlex.quote(str(what))

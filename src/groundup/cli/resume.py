@@ -1,14 +1,12 @@
 """`groundup resume`."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
-from groundup.cli.parsing import add_config_options, config_overrides
+from groundup.cli.parsing import Parser, add_config_options, config_overrides
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Options of the command; of the config, only the sections with keys that may change when a run is resumed."""
     parser.usage = "groundup resume RUN [--data DIR] [--section.key VALUE…]"
     parser.epilog = (
@@ -16,9 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "trackers may change; and device, threads, micro-batch size and the like, which change rounding.\n\n"
         "  groundup resume runs/book --train.max_steps 10000"
     )
-    parser.add_argument("run", metavar="RUN", help="folder written by `groundup train`")
-    parser.add_argument("--data", metavar="DIR", help="the prepared folder, if it has moved")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON; progress goes to standard error")
+    parser.option("run RUN", "folder written by `groundup train`")
+    parser.option("--data DIR", "the prepared folder, if it has moved")
+    parser.option("--json", "print the result as JSON; progress goes to standard error")
     add_config_options(parser, ("train", "evaluate", "checkpoint", "guard", "tracking"))
 
 

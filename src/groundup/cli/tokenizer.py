@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from groundup.cli.parsing import SubcommandParser, add_text_fields
+from groundup.cli.parsing import Parser, SubcommandParser, add_text_fields
 from groundup.errors import UsageError
 from groundup.tokenizers.base import Tokenizer, TokenizerTrainer
 from groundup.tokenizers.registry import bpe_trainer, choose_tokenizer
@@ -38,8 +38,7 @@ class ShownToken:
     bytes: str
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The two subcommands and their options."""
+def add_arguments(parser: Parser) -> None:
     commands = parser.add_subparsers(dest="action", metavar="train|show", required=True, parser_class=SubcommandParser)
     train = commands.add_parser(
         "train",
@@ -51,18 +50,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "  groundup tokenizer train a.txt --size 4096 --min_frequency 2 --special '<|im_start|>' --out tok"
         ),
     )
-    train.add_argument("sources", nargs="+", metavar="SOURCE", help="texts, as for `groundup prepare`")
-    train.add_argument("--size", default="16000", metavar="N", help="vocabulary size, 257 or more [16000]")
-    train.add_argument(
-        "--min_frequency", type=int, default=1, metavar="N", help="merge only pairs that occur N times or more [1]"
+    train.option("sources SOURCE", "texts, as for `groundup prepare`", nargs="+")
+    train.option("--size N", "vocabulary size, 257 or more [16000]", default="16000")
+    train.option("--min_frequency N", "merge only pairs that occur N times or more [1]", type=int, default=1)
+    train.option(
+        "--special TOKEN",
+        "a special token, which no text is encoded to, such as '<|pad|>'; may be repeated",
+        action="append",
+        default=[],
     )
-    train.add_argument(
-        "--special", action="append", default=[], metavar="TOKEN",
-        help="a special token, which no text is encoded to, such as '<|pad|>'; may be repeated",
-    )  # fmt: skip
-    train.add_argument("--out", required=True, metavar="DIR", help="folder to write; must not hold anything yet")
+    train.option("--out DIR", "folder to write; must not hold anything yet", required=True)
     add_text_fields(train)
-    train.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    train.option("--json", "print one JSON object and nothing else")
     show = commands.add_parser(
         "show",
         help="show the tokens of a text",
@@ -74,18 +73,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             '  echo "naïve" | groundup tokenizer show - --tokenizer byte'
         ),
     )
-    show.add_argument("text", nargs="?", metavar="TEXT", help="the text; - for standard input")
-    show.add_argument("--file", metavar="F", help="file to read the text from, as for `groundup prepare`")
-    show.add_argument(
-        "--tokenizer", default="gpt2", metavar="NAME",
-        help="byte, gpt1, gpt1:FOLDER, gpt2, a tokenizer.json, or a folder: tokenizer, data, checkpoint or run [gpt2]",
-    )  # fmt: skip
+    show.option("text TEXT", "the text; - for standard input", nargs="?")
+    show.option("--file F", "file to read the text from, as for `groundup prepare`")
+    show.option(
+        "--tokenizer NAME",
+        "byte, gpt1, gpt1:FOLDER, gpt2, a tokenizer.json, or a folder: tokenizer, data, checkpoint or run [gpt2]",
+        default="gpt2",
+    )
     add_text_fields(show)
-    show.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    show.option("--json", "print one JSON object and nothing else")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train or show."""
     return _train(args) if args.action == "train" else _show(args)
 
 

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.cells import cell_len
+from rich.cells import cell_len, chop_cells
 from rich.console import Console
 from rich.text import Text
 
+from groundup.cli.parsing import Parser
 from groundup.errors import UsageError
 from groundup.ui.format import visible
 
@@ -30,18 +31,16 @@ which of its tokens these are, and the beginning and end of their text; --json h
 MIN_WIDTH = 20  # characters of text
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+def add_arguments(parser: Parser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument("run", metavar="RUN", help="folder written by `groundup train`")
-    parser.add_argument("step", metavar="STEP", type=int, help="a step as in log.jsonl, or a future one")
-    parser.add_argument("--data", metavar="DIR", help="the run's prepared folder, if it has moved")
-    parser.add_argument("--width", type=int, metavar="N", help="characters of text per document [terminal's width]")
-    parser.add_argument("--json", action="store_true", help="print one JSON object, with the full text")
+    parser.option("run RUN", "folder written by `groundup train`")
+    parser.option("step STEP", "a step as in log.jsonl, or a future one", type=int)
+    parser.option("--data DIR", "the run's prepared folder, if it has moved")
+    parser.option("--width N", "characters of text per document [terminal's width]", type=int)
+    parser.option("--json", "print one JSON object, with the full text")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trace the step and print it."""
     from groundup.diagnostics.trace_step import trace_step
 
     if args.width is not None and args.width < MIN_WIDTH:
@@ -61,12 +60,8 @@ def run(args: argparse.Namespace) -> int:
 def to_json(trace: StepTrace) -> dict[str, object]:
     """All values of a trace, as JSON has them."""
     windows = [
-        {
-            "cursor": window.cursor,
-            "start": window.start,
-            "tokens": window.tokens,
-            "parts": [{**part._asdict(), "text": text} for part, text in window.excerpts],
-        }
+        {"cursor": window.cursor, "start": window.start, "tokens": window.tokens}
+        | {"parts": [{**part._asdict(), "text": text} for part, text in window.excerpts]}
         for window in trace.windows
     ]
     return {**vars(trace), "run": str(trace.run), "notes": list(trace.notes), "windows": windows}
@@ -110,17 +105,7 @@ def shortened(text: str, width: int) -> str:
     if len(text) <= width and cell_len(begin) <= width:
         return begin
     left = (width - 3) * 2 // 3
-    return f"{_fitting(begin, left)} … {_fitting(end[::-1], width - 3 - left)[::-1]}"
-
-
-def _fitting(line: str, width: int) -> str:
-    """As much of the beginning of a line as fits into `width` columns."""
-    used = 0
-    for i, char in enumerate(line):
-        used += cell_len(char)
-        if used > width:
-            return line[:i]
-    return line
+    return f"{chop_cells(begin, left)[0]} … {chop_cells(end[::-1], width - 3 - left)[0][::-1]}"
 
 
 def _count(n: int, thing: str) -> str:

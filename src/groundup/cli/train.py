@@ -1,19 +1,16 @@
 """`groundup train`."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from groundup.cli.parsing import add_config_arguments, preset_and_config
+from groundup.cli.parsing import Parser, add_config_arguments, preset_and_config
 from groundup.config.schema import Config
 from groundup.errors import UsageError
 from groundup.ui.display import PlainDisplay
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command, and one for each key of the config."""
+def add_arguments(parser: Parser) -> None:
     parser.usage = (
         "groundup train [PRESET] --data DIR --out RUN [--dry-run] [--config FILE…] [--section.key VALUE…]\n"
         "       groundup train --config RECIPE [--laptop] --out RUN [--section.key VALUE…]"
@@ -26,14 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  torchrun --nproc-per-node 8 -m groundup train gpt2 --data data/web --out runs/web --parallel fsdp"
     )
     add_config_arguments(parser)
-    parser.add_argument("--out", metavar="RUN", help="folder for the run; must not hold one yet")
-    parser.add_argument(
-        "--auto_resume",
-        action="store_true",
-        help="resume RUN if it holds this run; a restarted job always does",
-    )
-    parser.add_argument("--dry_run", action="store_true", help="print the plan, write nothing, and stop")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON; progress goes to standard error")
+    parser.option("--out RUN", "folder for the run; must not hold one yet")
+    parser.option("--auto_resume", "resume RUN if it holds this run; a restarted job always does")
+    parser.option("--dry_run", "print the plan, write nothing, and stop")
+    parser.option("--json", "print the result as JSON; progress goes to standard error")
 
 
 def run(args: argparse.Namespace) -> int:

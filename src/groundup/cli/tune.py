@@ -6,12 +6,13 @@ import argparse
 import json
 import math
 import sys
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from groundup.cli.parsing import SubcommandParser, add_config_arguments, config_of
+from groundup.cli.parsing import Parser, SubcommandParser, add_config_arguments, config_of
 from groundup.ui.chart import Series, braille_chart
 from groundup.ui.display import PlainDisplay
 
@@ -31,16 +32,15 @@ Short runs favour high learning rates: the longer your own run, the more a large
   groundup tune lr gpt2-micro --data data/mine --steps 200"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+def add_arguments(parser: Parser) -> None:
     what = parser.add_subparsers(dest="what", metavar="lr", required=True, parser_class=SubcommandParser)
     lr = what.add_parser(
         "lr", help="find a learning rate", description="Find a learning rate for your config and data.", epilog=EPILOG
     )
     lr.usage = "groundup tune lr [PRESET] --data DIR [--config FILE…] [--section.key VALUE…] [--steps N] [--json]"
     add_config_arguments(lr)
-    lr.add_argument("--steps", type=int, default=100, metavar="N", help="steps of the longest of the short runs [100]")
-    lr.add_argument("--json", action="store_true", help="print one JSON object and nothing else on standard output")
+    lr.option("--steps N", "steps of the longest of the short runs [100]", type=int, default=100)
+    lr.option("--json", "print one JSON object and nothing else on standard output")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,22 +56,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _as_json(tuned: Tuned) -> str:
-    return json.dumps(
-        {
-            "learning_rate": tuned.learning_rate,
-            "options": tuned.options,
-            "peaks": tuned.peak_lrs,
-            "diverged_at": tuned.diverged_at,
-            "curve": [{"learning_rate": rate, "loss": loss} for rate, loss in tuned.curve],
-            "rounds": [
-                {
-                    "steps": round_.steps,
-                    "trials": [{"learning_rate": t.learning_rate, "loss": t.loss} for t in round_.trials],
-                }
-                for round_ in tuned.rounds
-            ],
-        }
-    )
+    curve = [{"learning_rate": rate, "loss": loss} for rate, loss in tuned.curve]
+    values = {"learning_rate": tuned.learning_rate, "options": tuned.options, "peaks": tuned.peak_lrs}
+    values |= {"diverged_at": tuned.diverged_at, "curve": curve, "rounds": [asdict(r) for r in tuned.rounds]}
+    return json.dumps(values)
 
 
 def _print(tuned: Tuned) -> None:

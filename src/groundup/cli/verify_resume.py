@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from groundup.cli.parsing import add_config_arguments, config_of
+from groundup.cli.parsing import Parser, add_config_arguments, config_of
 from groundup.errors import TrainingError, UsageError
 
 if TYPE_CHECKING:
@@ -18,8 +18,7 @@ NOTHING_PROVED = 3  # exit status
 STEPS = 8  # a kill after 4: optimizer state, averages and warm-up have begun to matter
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command, and one for each key of the config."""
+def add_arguments(parser: Parser) -> None:
     parser.usage = (
         "groundup verify-resume [PRESET] --data DIR [--steps N] [--config FILE…] [--section.key VALUE…] [--json]"
     )
@@ -33,12 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  groundup verify-resume gpt2-mini --data data/book --model.dropout 0.1"
     )
     add_config_arguments(parser)
-    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"steps of each run [{STEPS}]")
-    parser.add_argument("--json", action="store_true", help="print one JSON object; progress goes to standard error")
+    parser.option("--steps N", f"steps of each run [{STEPS}]", type=int, default=STEPS)
+    parser.option("--json", "print one JSON object; progress goes to standard error")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the config, then verify."""
     config = config_of(args)
     if config.data is None:
         raise UsageError("--data: not given; give the folder of prepared tokens to train on")

@@ -7,8 +7,6 @@ positions that predict a token of an ending.
 Letters: B rows, T tokens of the longest row, C width, P padded vocabulary, N endings, M positions with logits.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import pairwise

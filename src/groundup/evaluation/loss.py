@@ -1,7 +1,5 @@
 """Loss over a split: independent of the batch size, and without any effect on training."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager

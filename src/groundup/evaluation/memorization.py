@@ -1,7 +1,5 @@
 """Memorization: the longest stretch of a model's samples that occurs verbatim in the training text."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ and `acc_norm`. HellaSwag is also run as in llm.c and build-nanogpt, with the ra
 mean over tokens.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -3,8 +3,6 @@
 Letters: B rows (samples), T tokens so far.
 """
 
-from __future__ import annotations
-
 import codecs
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol

@@ -3,8 +3,6 @@
 Letters: B rows, V vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
