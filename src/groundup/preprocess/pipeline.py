@@ -62,9 +62,8 @@ def prepare(
     done; a `ProgressReporter` gets phases and messages as well.
 
     The same text gives the same folder, byte for byte, on any number of `threads` (default: all cores), in constant
-    memory. A call that was killed continues when it is repeated, and ends in the same folder; a finished one does
-    nothing; `overwrite` replaces a folder that is damaged or was made from other sources or with other settings.
-    Raises DataError, TokenizerError, UsageError.
+    memory. A call that was killed continues when it is repeated; a finished one does nothing; `overwrite` replaces a
+    folder that is damaged or has other sources or settings. Raises DataError, TokenizerError, UsageError.
     """
     sources, out = [sources] if isinstance(sources, str | Path) else sources, Path(out)
     _check(val_fraction, max_tokens, max_documents, threads)
