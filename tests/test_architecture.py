@@ -160,7 +160,6 @@ TORCH_FREE_FILES = {
     "quickstart/recipe.py",
     "run/compose.py",
     "interop/hf_architectures.py",
-    "interop/tokenizer_match.py",
     "interop/import_checks.py",
     "interop/output.py",
     "interop/model_card.py",

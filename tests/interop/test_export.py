@@ -14,7 +14,7 @@ import torch
 import groundup
 from groundup.checkpoint import state
 from groundup.errors import CheckpointError, ExportError, UsageError
-from groundup.interop import hf_export as hf
+from groundup.interop import hf
 from groundup.interop.export import TARGETS, export
 from groundup.interop.hf_tokenizer import SAMPLES
 from groundup.interop.output import HF_FILES, new_output

@@ -11,8 +11,8 @@ from foreign_models import SMALL, gpt, hf_folder, llmc, nanogpt
 
 import groundup
 from groundup.errors import GroundupError
+from groundup.interop.import_checks import find_tokenizer
 from groundup.interop.import_model import import_model
-from groundup.interop.tokenizer_match import find_tokenizer
 from groundup.tokenizers.byte_char import CharTokenizer
 
 

@@ -12,8 +12,8 @@ import groundup
 from groundup.checkpoint.files import verify
 from groundup.config.model import ModelConfig
 from groundup.config.presets import GPT1_PARTS, MODERN_PARTS
+from groundup.interop.import_checks import find_tokenizer
 from groundup.interop.import_model import import_model
-from groundup.interop.tokenizer_match import find_tokenizer
 from groundup.tokenizers.byte_char import CharTokenizer
 
 
@@ -175,16 +175,14 @@ def test_a_head_of_its_own_is_kept_whatever_the_settings_say(tmp_path, byte_toke
 
 
 def test_gpt2s_vocabulary_cut_otherwise_is_another_tokenizer(tmp_path, monkeypatch):
-    from groundup.interop import tokenizer_match
+    from groundup.interop import import_checks
     from groundup.tokenizers.gpt2 import gpt2_merges
 
-    monkeypatch.setattr(tokenizer_match, "read_tokenizer_file", lambda file: SimpleNamespace(name="json"))
+    monkeypatch.setattr(import_checks, "read_tokenizer_file", lambda file: SimpleNamespace(name="json"))
     merges = [" ".join(merge) for merge in gpt2_merges()]
     cut = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     end, ids = {"id": 1, "content": "<|endoftext|>", "special": True}, {"a": 0}
-    monkeypatch.setattr(
-        tokenizer_match, "_gpt2_ids", lambda: ids | {"<|endoftext|>": 1}
-    )  # few: those are another test's
+    monkeypatch.setattr(import_checks, "_gpt2_ids", lambda: ids | {"<|endoftext|>": 1})  # few: those are another test's
     model = {"type": "BPE", "vocab": ids, "merges": merges}
     plain = {"normalizer": None, "pre_tokenizer": cut, "model": model, "added_tokens": [end]}
     for changes, name in (

@@ -144,7 +144,7 @@ def test_a_run_starts_with_the_ema_of_the_checkpoint(tmp_path, prepared, start):
 
 
 def test_the_model_card_names_the_initial_weights(tmp_path, prepared, start, monkeypatch):
-    monkeypatch.setattr("groundup.interop.hf_export.check", lambda *_: None)
+    monkeypatch.setattr("groundup.interop.hf.check", lambda *_: None)
     short = overrides(train={"max_steps": 1})
     groundup.train(prepared, tmp_path / "first", init_from=start, overrides=short)
     groundup.train(prepared, tmp_path / "second", init_from=tmp_path / "first", overrides=short)

@@ -10,7 +10,7 @@ from pushserver import TOKEN, PushHub
 
 import groundup
 from groundup.errors import UsageError
-from groundup.interop import hf_export as hf
+from groundup.interop import hf
 from groundup.interop.output import HF_FILES
 from groundup.interop.parity import batch, relative
 from groundup.interop.push import push

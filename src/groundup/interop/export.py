@@ -100,11 +100,11 @@ def _refuse_hf(loaded: LoadedModel) -> None:
 
 
 def _write_hf(source: Source, folder: Path) -> Written:
-    from groundup.interop import hf_export
+    from groundup.interop import hf
 
     loaded, text = source.loaded, card(source.card_info, HF_USAGE.format(name=source.name))
-    hf_export.write(folder, loaded.config.model, source.tensors, loaded.tokenizer, text)
-    return [], lambda path: hf_export.check(path, loaded.model, loaded.tokenizer)
+    hf.write(folder, loaded.config.model, source.tensors, loaded.tokenizer, text)
+    return [], lambda path: hf.check(path, loaded.model, loaded.tokenizer)
 
 
 def _refuse_gguf(loaded: LoadedModel) -> None:

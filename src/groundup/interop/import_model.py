@@ -15,12 +15,11 @@ from groundup.config.schema import Config
 from groundup.config.sections import TrainConfig
 from groundup.distributed.gather import StateTensors
 from groundup.errors import CheckpointError, GroundupError, UsageError
-from groundup.interop.hf_import import download, read_folder
-from groundup.interop.import_checks import SOURCES, check, check_output
+from groundup.interop.hf import download, read_folder
+from groundup.interop.import_checks import SOURCES, check, check_output, find_tokenizer, match_vocabulary
 from groundup.interop.imported import VOCAB_TENSORS, ImportedModel
 from groundup.interop.llmc import MAGIC, read_llmc
 from groundup.interop.nanogpt import read_nanogpt
-from groundup.interop.tokenizer_match import find_tokenizer, match_vocabulary
 from groundup.interop.torch_pickle import ZIP_MAGIC
 from groundup.model.size import parameters
 from groundup.sources.hub_client import PREFIX

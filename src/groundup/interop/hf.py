@@ -1,31 +1,98 @@
-"""Import from `transformers`: a folder, or a model of the hub, with config.json and weights.
+"""Folders of `transformers`: write and check one; read one, of the hub too.
 
-Weights are safetensors, or pickles of tensors alone. Of a model of the hub only the needed files are downloaded.
+Written are config.json, model.safetensors, a tokenizer and a model card. Weights are read from safetensors, or from
+pickles of tensors alone; of a model of the hub only the needed files are downloaded.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from groundup.errors import CheckpointError, UsageError
+from groundup.config.model import ModelConfig
+from groundup.errors import CheckpointError, ExportError, UsageError
+from groundup.interop import hf_tokenizer
 from groundup.interop.hf_architectures import FAMILIES
-from groundup.interop.hf_mapping import BUFFERS, model_config, to_groundup, untied
+from groundup.interop.hf_mapping import BUFFERS, config_json, model_config, to_groundup, to_hf, untied
 from groundup.interop.imported import ImportedModel, check_tensors, printable
+from groundup.interop.parity import Agreement, batch, check_logits, opened_by
 from groundup.interop.torch_pickle import is_state_dict, unpickle
+from groundup.model.gpt import GPT
 from groundup.sources.hub_client import PREFIX
+from groundup.tokenizers.base import Tokenizer
 from groundup.utils.hub_errors import HubRepo, explain_hub_error
 
-CONFIG = "config.json"
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+MODEL, CONFIG, GENERATION, CARD = "model.safetensors", "config.json", "generation_config.json", "README.md"
+WEIGHTS = (MODEL, "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Files of weights, the preferred first; an index lists the files of a model in parts."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json")
+BOUND = 1e-5  # of the largest logit: fp32 rounding of sums in another order
+
+
+def write(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, card: str) -> None:
+    """Write all files to the empty `folder`; OSError from the disk, UsageError for a model of no family."""
+    end = tokenizer.end_of_text
+    generation = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    for name, values in ((CONFIG, config_json(config, end)), (GENERATION, generation)):
+        (folder / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    hf_tokenizer.write(tokenizer, folder, config.block_size)
+    (folder / CARD).write_text(card, encoding="utf-8")
+    try:
+        save_file(to_hf(config, tensors), folder / MODEL, metadata={"format": "pt"})
+    except SafetensorError as error:  # also raised for a full disk
+        raise OSError(str(error)) from error
+
+
+@torch.no_grad()
+def check(folder: Path, model: GPT, tokenizer: Tokenizer) -> Agreement | None:
+    """Open `folder` with transformers and compare its logits with the model's; None where it is not installed.
+
+    The tokenizer's ids are compared in any case. ExportError where logits or ids differ.
+    """
+    hf_tokenizer.check(tokenizer, folder)
+    try:
+        transformers: Any = import_module("transformers")
+    except ImportError:
+        return None
+    by = f"transformers {transformers.__version__}"
+    with opened_by(by, "pip install --upgrade 'groundup[hf]'"), _quiet():
+        loaded, found = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
+        )
+        opened = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        ids = batch(model.config)
+        logits = loaded.eval()(ids).logits
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if found[what]:
+            raise ExportError(f"{by}: {what.replace('_', ' ')} in the export, {sorted(map(str, found[what]))[0]} first")
+    if (len(opened), opened.eos_token_id) != (tokenizer.n_vocab, tokenizer.end_of_text):
+        raise ExportError(f"{by}: reads a tokenizer of {len(opened)} ids that ends texts with {opened.eos_token_id}")
+    device = next(model.parameters()).device
+    return check_logits(by, model(ids.to(device)).cpu(), logits, BOUND)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the progress bars and advice of transformers; restore its settings afterwards."""
+    logging: Any = import_module("transformers.utils.logging")
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def download(source: str, revision: str | None = None) -> Path:
@@ -81,8 +148,7 @@ def read_folder(folder: Path) -> ImportedModel:
             raise CheckpointError(f"there are no weights with its {CONFIG} (such as {WEIGHTS[0]}); get them as well")
         tensors: dict[str, Tensor] = {}
         for file in _weight_files(weights):
-            read: Callable[[Path], dict[str, Tensor]] = _safetensors if file.suffix == ".safetensors" else _pickled
-            tensors |= read(file)
+            tensors |= _read_weights(file)
         for name, tensor in tensors.items():
             if not tensor.is_floating_point() and not name.endswith(BUFFERS):
                 raise CheckpointError(
@@ -111,18 +177,16 @@ def _weight_files(path: Path) -> list[Path]:
     return [path.with_name(name) for name in sorted(set(names.values()))]
 
 
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path.name}: missing; get it as well") from None
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path.name}: cut short or damaged ({printable(error, 200)}); get it again") from None
-
-
-def _pickled(path: Path) -> dict[str, Tensor]:
+def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path.name}: missing; get it as well")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{path.name}: cut short or damaged ({printable(error, 200)}); get it again"
+            ) from None
     found = unpickle(path)
     if not is_state_dict(found):
         raise CheckpointError(f"{path.name}: holds no tensors by name; get it again")
