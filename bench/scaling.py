@@ -202,7 +202,7 @@ def main() -> int:
 
 
 def _check(asked: argparse.Namespace) -> None:
-    from groundup.ui.plot import missing
+    from groundup.comparison.plot import missing
 
     for shape in asked.shapes:
         config_of(shape)

@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from groundup.comparison.plot import COLOURS, DPI
 from groundup.ui.format import human_count
-from groundup.ui.plot import COLOURS, DPI
 
 WIDTH, HEIGHT = 6.4, 4.2  # inches
 BAR = 0.8  # of the room of a shape, for its bars

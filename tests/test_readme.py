@@ -13,8 +13,7 @@ from groundup.cli import COMMANDS
 from groundup.cli.aliases import ALIASES
 from groundup.cli.parsing import Parser, normalise
 from groundup.sources.catalog import CORPORA
-from groundup.sources.hub import is_hub_name
-from groundup.sources.hub_client import parse_spec
+from groundup.sources.hub import is_hub_name, parse_spec
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,8 +8,8 @@ import pytest
 from rich.text import Text
 
 from groundup.checkpoint.log import Log
+from groundup.comparison import plot
 from groundup.comparison.table import GAP, Row, table
-from groundup.ui import plot
 
 TASKS = {"hellaswag": {"acc": 0.25, "acc_norm": 0.3125, "acc_norm_stderr": 0.0125, "n": 500}}
 
@@ -60,7 +60,7 @@ def test_one_run_alone(groundup, runs):
 
 def test_a_plot_is_replaced_only_with_overwrite(groundup, runs, monkeypatch):
     monkeypatch.setattr(plot, "missing", lambda: None)
-    monkeypatch.setattr(plot, "draw", lambda drawing, kind: f"{kind}: {len(drawing.lines)} lines".encode())
+    monkeypatch.setattr(plot, "draw", lambda comparison, kind: f"{kind}: {len(comparison.runs)} lines".encode())
     assert groundup("compare", *runs, "--out", "a.svg").status == 0
     assert Path("a.svg").read_text() == "svg: 2 lines"
     refused = groundup("compare", runs[0], "--out", "a.svg")

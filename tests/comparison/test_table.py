@@ -9,7 +9,7 @@ from rich.console import Console
 
 from groundup.cli.compare import _chart
 from groundup.comparison.comparison import compare
-from groundup.comparison.plot import MAX_NAME_CHARACTERS, drawing
+from groundup.comparison.plot import MAX_NAME_CHARACTERS, accuracies, shorten
 from groundup.comparison.table import as_json, notes, rows
 
 
@@ -65,7 +65,7 @@ def test_tasks_have_errors_and_missing_ones_a_dash(tmp_path):
     assert cells(found, r"\x1b[1mquiz⏎ acc") == ("0.500 ± 0.020", "–")
     assert cells(found, r"\x1b[1mquiz⏎ ppl") == ("31.4", "–")
     assert cells(found, "examples") == ("1,000", "–")
-    (result,) = drawing(found).results
+    (result,) = accuracies(found.runs)
     assert (result.values, result.errors) == ([0.5, None], [0.02, None])
 
 
@@ -75,14 +75,14 @@ def test_plotted_accuracies_are_those_that_all_runs_have_normalised_first(tmp_pa
 
     runs = [make_run(tmp_path / n, {10: 4.0}, more=task(**m)) for n, m in
             {"a": {"acc": 0.1, "acc_norm": 0.2}, "b": {"acc": 0.3}, "c": {"ppl": 9.0}}.items()]  # fmt: skip
-    assert [r.task for r in drawing(compare(runs[:1])).results] == ["quiz\nacc_norm"]
-    assert [r.values for r in drawing(compare(runs[:2])).results] == [[0.1, 0.3]]
-    assert drawing(compare(runs)).results == []
+    assert [r.task for r in accuracies(compare(runs[:1]).runs)] == ["quiz\nacc_norm"]
+    assert [r.values for r in accuracies(compare(runs[:2]).runs)] == [[0.1, 0.3]]
+    assert accuracies(compare(runs).runs) == []
 
 
 def test_long_names_are_shortened_in_a_plot(tmp_path):
-    found = drawing(compare([make_run(tmp_path / ("x" * 99), {10: 4.0})]))
-    assert len(found.lines[0].name) == MAX_NAME_CHARACTERS + 1
+    (run,) = compare([make_run(tmp_path / ("x" * 99), {10: 4.0})]).runs
+    assert len(shorten(run.name)) == MAX_NAME_CHARACTERS + 1
 
 
 def test_json_has_only_finite_numbers(tmp_path):

@@ -16,7 +16,7 @@ import pytest
 from hubserver import Hub
 
 from groundup.errors import DataError
-from groundup.sources.hub_client import is_hub_name, parse_spec
+from groundup.sources.hub import is_hub_name, parse_spec
 
 pa = pytest.importorskip("pyarrow", reason="needs the extra `data`")
 pytest.importorskip("datasets", reason="needs the extra `data`")
@@ -24,7 +24,7 @@ pytest.importorskip("datasets", reason="needs the extra `data`")
 WORKER = """
 import json, logging, os, socket, sys, time
 from types import SimpleNamespace
-from groundup.sources import hub, hub_client
+from groundup.sources import hub
 from groundup.errors import GroundupError
 
 hosts, slept, logged, found = set(), [], [], socket.getaddrinfo
@@ -36,7 +36,7 @@ def remember(host, *more, **options):
     hosts.add(host if isinstance(host, str) else host.decode())
     return found(host, *more, **options)
 socket.getaddrinfo = remember
-hub_client.time = SimpleNamespace(sleep=slept.append)
+hub.time = SimpleNamespace(sleep=slept.append)
 time.sleep = lambda seconds: None  # the libraries' own retries
 
 for line in sys.stdin:

@@ -3,8 +3,7 @@
 import pytest
 
 from groundup.sources.catalog import ARTICLES, CORPORA
-from groundup.sources.hub import join_rows
-from groundup.sources.hub_client import is_hub_name, parse_spec
+from groundup.sources.hub import is_hub_name, join_rows, parse_spec
 
 
 def rows(texts):

@@ -16,9 +16,9 @@ pytest.importorskip("datasets", reason="needs the extra `data`")
 # The command, without its waits, and with an entry in the journal after every piece of work.
 COMMAND = """
 import sys
-from groundup.sources import hub, hub_client
+from groundup.sources import hub
 from groundup.preprocess import pipeline
-hub_client.WAITS, hub.MIN_READ_BYTES = (0, 0), 1
+hub.WAITS, hub.MIN_READ_BYTES = (0, 0), 1
 pipeline.JOURNAL_SECONDS = 0
 from groundup.cli import main
 main(sys.argv[1:])

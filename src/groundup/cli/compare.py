@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_out(out: Path, *, overwrite: bool) -> None:
     """UsageError if `out` cannot be written, before any run is read."""
-    from groundup.ui.plot import missing
+    from groundup.comparison.plot import missing
 
     if out.suffix.lower() not in SUFFIXES:
         raise UsageError(f"--out {out}: the name must end in {' or '.join(SUFFIXES)}")
@@ -80,12 +80,11 @@ def _check_out(out: Path, *, overwrite: bool) -> None:
 
 def _draw(comparison: Comparison, out: Path) -> None:
     """Write the plot atomically."""
-    from groundup.comparison.plot import drawing
-    from groundup.ui.plot import draw
+    from groundup.comparison.plot import draw
     from groundup.utils.files import replace_bytes
 
     try:
-        replace_bytes(out, draw(drawing(comparison), out.suffix.lower().removeprefix(".")))
+        replace_bytes(out, draw(comparison, out.suffix.lower().removeprefix(".")))
     except OSError as error:
         raise UsageError(f"--out {out}: cannot be written ({error.strerror}); choose another path") from error
 

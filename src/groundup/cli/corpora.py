@@ -6,7 +6,7 @@ from typing import Any
 
 from groundup.cli.parsing import Parser
 from groundup.sources.catalog import CORPORA, DOWNLOAD_BYTES_PER_SECOND, TOKENS_PER_SECOND, CatalogEntry
-from groundup.sources.hub_client import GRAMMAR
+from groundup.sources.hub import GRAMMAR
 from groundup.ui.format import human_bytes
 
 COMMAND = "groundup prepare {name} --out data/{name} --tokenizer gpt2"

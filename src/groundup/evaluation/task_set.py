@@ -15,7 +15,7 @@ from groundup.config.merge import did_you_mean
 from groundup.errors import DataError, UsageError
 from groundup.evaluation.multiple_choice import EncodedQuestion, Ids, Metric, ScoredQuestion, encode
 from groundup.evaluation.tasks import CUSTOM, CUSTOM_FIELDS, TASKS, HubFile, Row, Task, build_question
-from groundup.sources.hub_client import FIRST_WAITS, with_retries
+from groundup.sources.hub import FIRST_WAITS, with_retries
 from groundup.sources.parquet import read_parquet_rows
 from groundup.sources.text import read_json_lines
 from groundup.tokenizers.base import Tokenizer

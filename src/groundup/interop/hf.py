@@ -27,7 +27,7 @@ from groundup.interop.imported import ImportedModel, check_tensors, printable
 from groundup.interop.parity import Agreement, batch, check_logits, opened_by
 from groundup.interop.torch_pickle import is_state_dict, unpickle
 from groundup.model.gpt import GPT
-from groundup.sources.hub_client import PREFIX
+from groundup.sources.hub import PREFIX
 from groundup.tokenizers.base import Tokenizer
 from groundup.utils.hub_errors import HubRepo, explain_hub_error
 

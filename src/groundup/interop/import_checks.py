@@ -9,7 +9,7 @@ from pathlib import Path
 
 from groundup.checkpoint.files import read_config
 from groundup.errors import CheckpointError, NewerFormatError, TokenizerError, UsageError
-from groundup.sources.hub_client import PREFIX
+from groundup.sources.hub import PREFIX
 from groundup.tokenizers.base import END_OF_TEXT, Tokenizer, TokenizerTrainer
 from groundup.tokenizers.gpt1 import GPT1Tokenizer
 from groundup.tokenizers.gpt2 import GPT2Tokenizer, byte_characters, gpt2_merges, gpt2_pieces

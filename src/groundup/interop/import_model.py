@@ -22,7 +22,7 @@ from groundup.interop.llmc import MAGIC, read_llmc
 from groundup.interop.nanogpt import read_nanogpt
 from groundup.interop.torch_pickle import ZIP_MAGIC
 from groundup.model.size import parameters
-from groundup.sources.hub_client import PREFIX
+from groundup.sources.hub import PREFIX
 from groundup.tokenizers.base import Tokenizer
 
 BATCH_TOKENS = 8192  # a config needs a batch of full sequences, although an imported checkpoint does not train with it

@@ -23,7 +23,7 @@ from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
 from groundup.errors import GroundupError
 from groundup.sources.catalog import CORPORA
-from groundup.sources.hub_client import PREFIX, parse_spec
+from groundup.sources.hub import PREFIX, parse_spec
 
 if TYPE_CHECKING:
     from groundup.checkpoint.state import LoadedModel

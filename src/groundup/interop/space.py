@@ -29,7 +29,7 @@ from groundup.interop.model_card import ModelCardInfo, card, plain
 from groundup.interop.output import digests
 from groundup.interop.parity import Agreement, batch, check_logits
 from groundup.model.gpt import GPT
-from groundup.sources.hub_client import PREFIX
+from groundup.sources.hub import PREFIX
 from groundup.tokenizers.base import Tokenizer
 
 GRADIO = "gradio>=6.31,<7"  # as the extra `space` in pyproject.toml

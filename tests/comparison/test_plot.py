@@ -1,28 +1,39 @@
 """A picture of several runs: whole, readable, and of nothing that names could do to it."""
 
 import xml.etree.ElementTree as ET
+from types import SimpleNamespace
 
 import pytest
 
-from groundup.ui import plot
-from groundup.ui.plot import COLOURS, DASHES, Drawing, Line, Result, draw
+from groundup.comparison import plot
+from groundup.comparison.comparison import EqualPoint
+from groundup.comparison.plot import COLOURS, DASHES, draw
 
 pytest.importorskip("matplotlib")
 
 NAMES = ["_hidden", "cost$\\frac$", "<b>&", *(f"a-run-of-a-longer-name-{i}" for i in range(9))]
 
 
-def drawing(n, points=5, results=()):
-    lines = [
-        Line(name, [100 * k for k in range(1, points + 1)], [float(k * (i + 1)) for k in range(1, points + 1)],
-             [9.0, *(5.0 - k - i / 50 for k in range(1, points))])
-        for i, name in enumerate(NAMES[:n])
-    ]  # fmt: skip
-    return Drawing("runs of $1 to $2", "validation loss", lines, (300.0, None), results)
+def comparison(n, points=5, tasks=lambda i: {}):
+    runs = []
+    for i, name in enumerate(NAMES[:n]):
+        losses = [9.0, *(5.0 - k - i / 50 for k in range(1, points))]
+        evaluations = [
+            SimpleNamespace(tokens=100 * k, seconds=float(k * (i + 1)), val_loss=loss)
+            for k, loss in enumerate(losses, start=1)
+        ]
+        runs.append(SimpleNamespace(name=name, points=evaluations, history=SimpleNamespace(tasks=tasks(i))))
+    equal = {"tokens": EqualPoint(300.0, (), ()), "seconds": None}
+    return SimpleNamespace(runs=runs, measure="val_loss", same_text="same", equal=equal)
+
+
+def cloze(i):
+    metrics = {"acc": 0.5} | ({"acc_stderr": 0.1} if i < 6 else {})
+    return {"cloze": SimpleNamespace(metrics=metrics)} if i < 11 else {}
 
 
 def test_the_names_stand_beside_the_panels_in_full_and_as_they_are():
-    found = plot.figure(drawing(12, results=[Result("cloze", [0.5] * 11 + [None], [0.1] * 6 + [None] * 6)]))
+    found = plot.figure(comparison(12, tasks=cloze))
     found.draw_without_rendering()  # which lays it out
     (legend,) = found.legends
     area, page = legend.get_window_extent(), found.bbox
@@ -38,7 +49,7 @@ def test_the_names_stand_beside_the_panels_in_full_and_as_they_are():
 
 
 def test_every_point_after_the_head_is_in_the_picture():
-    (by_tokens, by_time) = plot.figure(drawing(3, points=50)).axes
+    (by_tokens, by_time) = plot.figure(comparison(3, points=50)).axes
     bottom, top = by_tokens.get_ylim()
     assert top < 9.0  # the first step's cliff is not
     for line in by_tokens.get_lines()[:3]:
@@ -50,9 +61,9 @@ def test_every_point_after_the_head_is_in_the_picture():
 
 @pytest.mark.parametrize("points", [1, 2])
 def test_a_file_is_one_picture_and_the_same_each_time(points):
-    assert draw(drawing(1, points), "png").startswith(b"\x89PNG\r\n")
-    svg = draw(drawing(3, points), "svg")
-    assert svg == draw(drawing(3, points), "svg")
+    assert draw(comparison(1, points), "png").startswith(b"\x89PNG\r\n")
+    svg = draw(comparison(3, points), "svg")
+    assert svg == draw(comparison(3, points), "svg")
     assert ET.fromstring(svg).tag.endswith("svg")
     assert b"<script" not in svg
 
@@ -60,8 +71,8 @@ def test_a_file_is_one_picture_and_the_same_each_time(points):
 def test_settings_of_the_user_have_no_part_in_it_and_stay(monkeypatch):
     import matplotlib
 
-    before = draw(drawing(1), "svg")
+    before = draw(comparison(1), "svg")
     monkeypatch.setitem(matplotlib.rcParams, "lines.linewidth", 9.0)
     monkeypatch.setitem(matplotlib.rcParams, "font.size", 30.0)
-    assert draw(drawing(1), "svg") == before
+    assert draw(comparison(1), "svg") == before
     assert matplotlib.rcParams["font.size"] == 30.0
