@@ -16,7 +16,7 @@ from groundup.cli import main
 from groundup.data.documents import Documents
 from groundup.data.shard_writer import ShardWriter
 from groundup.data.shards import DOCUMENT, MANIFEST, Manifest
-from groundup.diagnostics import data_checks, machine, torch_checks
+from groundup.diagnostics import data_checks, machine
 from groundup.diagnostics.data_checks import check_data
 from groundup.diagnostics.finding import Finding
 from groundup.utils.progress import ProgressReporter
@@ -285,7 +285,7 @@ def test_torch_that_cannot_be_loaded_is_a_finding(monkeypatch):
 
     monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.setattr(sys, "meta_path", [Broken()])
-    (finding,) = torch_checks.torch_build()
+    (finding,) = machine.torch_build()
     assert (finding.name, finding.status) == ("torch", "problem")
     assert "cannot be loaded (OSError: libtorch_cpu.so" in finding.sentence
     assert "install torch again" in finding.remedy
@@ -314,18 +314,18 @@ def test_the_disk_is_timed_and_no_file_is_left(tmp_path, monkeypatch):
 
 
 def test_a_compiler_that_fails_or_hangs_is_a_warning():
-    failed = torch_checks.compiler(code="raise RuntimeError('no C++ compiler found')")
+    failed = machine.compiler(code="raise RuntimeError('no C++ compiler found')")
     assert failed.status == "warning"
     assert "no C++ compiler found" in failed.sentence
     assert "g++" in failed.remedy
-    hung = torch_checks.compiler(limit=0.5, code="import time; time.sleep(60)")
+    hung = machine.compiler(limit=0.5, code="import time; time.sleep(60)")
     assert "gave up after 0.5 s" in hung.sentence
-    assert torch_checks.compiler(code="").status == "ok"
+    assert machine.compiler(code="").status == "ok"
 
 
 def test_the_fastest_type_is_timed(monkeypatch):
-    monkeypatch.setattr(torch_checks, "TIMING_SECONDS", 0.01)
-    values = torch_checks.precision().values
+    monkeypatch.setattr(machine, "TIMING_SECONDS", 0.01)
+    values = machine.precision().values
     assert {"fp32", "bf16"} <= values.keys()
     assert min(values.values()) > 0
 

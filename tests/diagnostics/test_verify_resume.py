@@ -47,7 +47,7 @@ def children(forks, monkeypatch):
     monkeypatch.setattr(
         "groundup.diagnostics.verify_resume._command", lambda words: [*forks.words, "-m", "groundup", *words, "--json"]
     )
-    monkeypatch.setattr("groundup.diagnostics.verify_resume._Child.kill", lambda child: forks.kill(child))
+    monkeypatch.setattr("groundup.diagnostics.verify_resume.subprocess.Popen.kill", lambda child: forks.kill(child))
 
 
 @pytest.fixture

@@ -119,18 +119,18 @@ def all_findings(paths: list[Path], data: Path | None, *, quiet: bool) -> Iterat
 
 def machine_findings(folder: Path) -> Iterator[Finding]:
     """Findings on this machine, and on the disk of `folder`."""
-    from groundup.diagnostics import machine, torch_checks
+    from groundup.diagnostics import machine
 
     yield machine.cores()
     yield machine.memory()
     yield from machine.libraries()
     usable = True
-    for finding in torch_checks.torch_build():
+    for finding in machine.torch_build():
         usable = usable and finding.status != "problem"
         yield finding
     if usable:
-        yield torch_checks.precision()
-        yield torch_checks.compiler()
+        yield machine.precision()
+        yield machine.compiler()
     yield machine.disk(folder)
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from groundup.cli.parsing import Parser
 from groundup.errors import UsageError
-from groundup.ui.format import visible
+from groundup.ui.format import human_plural, visible
 
 if TYPE_CHECKING:
     from groundup.diagnostics.trace_step import DocumentExcerpt, StepTrace
@@ -79,7 +79,7 @@ def _lines(trace: StepTrace, indent: int, width: int) -> Iterator[Text]:
     first, last = trace.windows[0], trace.windows[-1]
     yield Text(
         f"sequences {first.cursor:,} to {last.cursor:,}, of {first.tokens - 1:,} tokens each: "
-        f"{_count(len(documents), 'document')} in {_count(len(sources), 'source')}"
+        f"{human_plural(len(documents), 'document')} in {human_plural(len(sources), 'source')}"
     )
     for note in trace.notes:
         yield Text(note, style="yellow")
@@ -106,7 +106,3 @@ def shortened(text: str, width: int) -> str:
         return begin
     left = (width - 3) * 2 // 3
     return f"{chop_cells(begin, left)[0]} … {chop_cells(end[::-1], width - 3 - left)[0][::-1]}"
-
-
-def _count(n: int, thing: str) -> str:
-    return f"{n:,} {thing}" + ("" if n == 1 else "s")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,10 @@ from numpy.typing import NDArray
 from groundup.data.documents import MAX_OFFSET_BYTES, Documents
 from groundup.data.shards import DOCUMENT, Manifest, SplitName, Tokens, check_documents, check_files
 from groundup.diagnostics.finding import Finding, problem
-from groundup.errors import GroundupError
+from groundup.errors import DataError, GroundupError
 from groundup.tokenizers.base import Tokenizer
 from groundup.tokenizers.registry import load_tokenizer
+from groundup.ui.format import human_plural
 from groundup.utils.progress import ProgressReporter
 
 SPLITS: tuple[SplitName, ...] = ("train", "val")
@@ -28,6 +27,7 @@ MAX_COPIES = 0.05  # fraction of repeated documents
 ROUND_TRIP_TOKENS = 4000  # decoded and encoded again
 VOCAB_MULTIPLE = 64  # default of `model.vocab_multiple`: embeddings are padded to this many rows
 CHUNK_BYTES = 8 << 20  # read at a time
+REMEDY = "copy the folder again, or prepare again"
 DIGEST_BYTES = 8  # among ten million documents, two different ones share a digest with a chance of 3 in a million
 
 
@@ -41,31 +41,31 @@ def check_data(folder: Path, progress: ProgressReporter) -> Iterator[Finding]:
     except GroundupError as error:
         yield problem(about, "files", error)
         return
-    index = _check_index(about, folder, manifest, documents)
-    if index is not None:  # documents would be cut at wrong positions
-        yield index
-        documents = {name: Documents(np.empty(0, DOCUMENT), (), 0) for name in SPLITS}
+    try:
+        _check_index(folder, manifest, documents)
+    except GroundupError as error:  # documents would be cut at wrong positions
+        yield problem(about, "documents", error)
+        documents = {}
     width = np.dtype(manifest.dtype).itemsize
     sizes = {name: split.tokens * width for name, split in manifest.splits.items()}
     progress.phase(f"checking {folder}", sum(sizes.values()))
     try:
-        train = scan(folder, manifest, "train", documents["train"], progress, 0)
-        val = scan(folder, manifest, "val", documents["val"], progress, sizes["train"])
+        train = scan(folder, manifest, "train", documents.get("train"), progress, 0)
+        val = scan(folder, manifest, "val", documents.get("val"), progress, sizes["train"])
         yield _check_checksums(about, manifest, [*train.damaged, *val.damaged], sum(sizes.values()))
         yield _check_ids(about, manifest, train, val)
-        if index is None:
+        if documents:
             yield _check_leaks(about, train, val, documents)
             yield from _check_copies(about, train)
         yield _check_held_out(about, manifest)
         yield _check_tokenizer(about, folder, manifest, valid_ids=train.outside == 0)
     except OSError as error:
-        remedy = "copy the folder again, or prepare again"
-        yield Finding(about, "files", "problem", f"{error.filename}: cannot be read ({error.strerror})", remedy)
+        yield problem(about, "files", f"{error.filename}: cannot be read ({error.strerror}); {REMEDY}")
 
 
 @dataclass
 class Scan:
-    """Contents of a split. Memory: 16 bytes per document, and one chunk."""
+    """Contents of a split. Memory: 24 bytes per document, and one chunk."""
 
     digests: NDArray[np.uint64]  # of each document's ids
     lengths: NDArray[np.int64]  # tokens of each document, with its end
@@ -75,80 +75,51 @@ class Scan:
 
 
 def scan(
-    folder: Path, manifest: Manifest, name: SplitName, documents: Documents, progress: ProgressReporter, done: int
+    folder: Path,
+    manifest: Manifest,
+    name: SplitName,
+    documents: Documents | None,
+    progress: ProgressReporter,
+    done: int,
 ) -> Scan:
     """Read a split once, whose files have the right sizes; `done` bytes were read before."""
-    digester, at, n_vocab = _Digester(documents), 0, manifest.tokenizer.n_vocab
-    found = Scan(digester.digests, digester.lengths)
+    split, n_vocab = manifest.splits[name], manifest.tokenizer.n_vocab
     dtype = np.dtype(manifest.dtype).newbyteorder("<")
-    for shard in manifest.splits[name].shards:
+    records = documents.records(0, len(documents)) if documents else np.empty(0, DOCUMENT)
+    starts = records["start"].astype(np.int64)
+    lengths = np.diff(starts, append=split.tokens)
+    ends = starts + lengths
+    found = Scan(np.zeros(len(ends), np.uint64), lengths)
+    at, document, digest = 0, 0, blake2b(digest_size=DIGEST_BYTES)
+    for shard in split.shards:
         checksum = sha256()
         with (folder / shard.file).open("rb") as file:
             while block := file.read(CHUNK_BYTES):
                 checksum.update(block)
                 ids = np.frombuffer(block, dtype)
-                if int(ids.max()) >= n_vocab:
-                    positions = np.flatnonzero(ids >= n_vocab)
-                    found.first_outside = found.first_outside or (int(ids[positions[0]]), at + int(positions[0]))
-                    found.outside += len(positions)
-                digester.feed(block, at, len(ids))
-                at += len(ids)
+                outside = np.flatnonzero(ids >= n_vocab)
+                if len(outside):
+                    found.first_outside = found.first_outside or (int(ids[outside[0]]), at + int(outside[0]))
+                    found.outside += len(outside)
+                begin, stop = 0, int(np.searchsorted(ends, at + len(ids), "right"))
+                for i, end in enumerate((ends[document:stop] - at).tolist(), document):
+                    digest.update(ids[begin:end].data)
+                    found.digests[i] = int.from_bytes(digest.digest(), "little")
+                    begin, digest = end, blake2b(digest_size=DIGEST_BYTES)
+                digest.update(ids[begin:].data)
+                at, document = at + len(ids), stop
                 progress(done := done + len(block))
         if checksum.hexdigest() != shard.sha256:
             found.damaged.append(shard.file)
-    digester.end()
     return found
 
 
-class _Digester:
-    """Hashes documents from blocks of tokens that begin and end anywhere."""
-
-    def __init__(self, documents: Documents) -> None:
-        self.digests = np.empty(len(documents), np.uint64)
-        self.lengths = np.zeros(len(documents), np.int64)
-        self._documents, self._current = documents, -1  # index of the document being read
-        self._hash = blake2b(digest_size=DIGEST_BYTES)
-
-    def feed(self, block: bytes, at: int, n: int) -> None:
-        """Add the `n` tokens from position `at` on."""
-        width, view = len(block) // n, memoryview(block)
-        stop = bisect_left(range(len(self._documents)), at + n, lo=self._current + 1, key=self._documents.begin)
-        begins = self._documents.records(self._current + 1, stop)["start"].astype(np.int64)
-        cuts = [*(begins - at).tolist(), n]
-        self._take(view[: cuts[0] * width], width)
-        if starts := cuts[:-1]:  # all but the last of these documents end in this block too
-            self.end()
-            complete = [
-                blake2b(view[i * width : j * width], digest_size=DIGEST_BYTES).digest() for i, j in pairwise(starts)
-            ]
-            first, self._current = self._current + 1, self._current + len(starts)
-            self.digests[first : self._current] = np.frombuffer(b"".join(complete), "<u8")
-            self.lengths[first : self._current] = np.diff(starts)
-            self._take(view[starts[-1] * width :], width)
-
-    def _take(self, piece: memoryview, width: int) -> None:
-        if self._current >= 0:  # otherwise it belongs to no document
-            self._hash.update(piece)
-            self.lengths[self._current] += len(piece) // width
-
-    def end(self) -> None:
-        """End the document being read."""
-        if self._current >= 0:
-            self.digests[self._current] = int.from_bytes(self._hash.digest(), "little")
-            self._hash = blake2b(digest_size=DIGEST_BYTES)
-
-
-def _check_index(about: str, folder: Path, manifest: Manifest, documents: dict[SplitName, Documents]) -> Finding | None:
+def _check_index(folder: Path, manifest: Manifest, documents: dict[SplitName, Documents]) -> None:
+    """Raise DataError if documents do not lie where they can, or are not those of the manifest."""
     for name in SPLITS:
-        fault = _index_fault(documents[name], manifest.splits[name].tokens, len(manifest.sources))
-        if fault:
-            sentence = f"documents-{name}.bin: {fault}"
-            return Finding(about, "documents", "problem", sentence, "copy the folder again, or prepare again")
-        try:
-            check_documents(folder, manifest, name)
-        except GroundupError as error:
-            return problem(about, "documents", error)
-    return None
+        if fault := _index_fault(documents[name], manifest.splits[name].tokens, len(manifest.sources)):
+            raise DataError(f"documents-{name}.bin: {fault}; {REMEDY}")
+        check_documents(folder, manifest, name)
 
 
 def _index_fault(documents: Documents, n_tokens: int, n_sources: int) -> str | None:
@@ -177,7 +148,7 @@ def _check_checksums(about: str, manifest: Manifest, damaged: list[str], n_bytes
         sentence = f"{names} of {files} damaged: the checksum is not the manifest's"
         return Finding(about, "checksums", "problem", sentence, "copy it again, or prepare again", values)
     size = f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.1f} MB"
-    sentence = f"{_count(files, 'file')} with {size} of tokens, all as the manifest says"
+    sentence = f"{human_plural(files, 'file')} with {size} of tokens, all as the manifest says"
     return Finding(about, "checksums", "ok", sentence, values=values)
 
 
@@ -191,7 +162,9 @@ def _check_ids(about: str, manifest: Manifest, train: Scan, val: Scan) -> Findin
     id_, position = train.first_outside or val.first_outside or (0, 0)
     padded = -(-n_vocab // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
     harm = "one that only pads the embedding" if id_ < padded else "one beyond any model's embedding"
-    sentence = f"{_count(outside, 'id')} of {n_vocab:,} or more, {harm}: first {id_:,}, at token {position:,} of {name}"
+    sentence = (
+        f"{human_plural(outside, 'id')} of {n_vocab:,} or more, {harm}: first {id_:,}, at token {position:,} of {name}"
+    )
     return Finding(about, "ids", "problem", sentence, "prepare the data again with the tokenizer of its folder", values)
 
 
@@ -202,7 +175,7 @@ def _check_leaks(about: str, train: Scan, val: Scan, documents: dict[SplitName, 
     if not len(val.digests):
         return Finding(about, "split", "ok", "no document is held out, so none is on both sides", values=values)
     if not len(shared):
-        sides = f"{_count(len(train.digests), 'document')} to train on, {len(val.digests):,} held out"
+        sides = f"{human_plural(len(train.digests), 'document')} to train on, {len(val.digests):,} held out"
         return Finding(about, "split", "ok", f"{sides}, none on both sides", values=values)
     first = int(shared[0])
     other = int(np.flatnonzero(val.digests == train.digests[first])[0])
@@ -213,7 +186,7 @@ def _check_leaks(about: str, train: Scan, val: Scan, documents: dict[SplitName, 
         "val": {"source": val_source, "offset": val_offset},
     }
     sentence = (
-        f"{_count(len(shared), 'training document')} also held out, word for word: such as {source} @{offset:,}, "
+        f"{human_plural(len(shared), 'training document')} also held out, word for word: such as {source} @{offset:,}, "
         f"which is {val_source} @{val_offset:,}"
     )
     return Finding(about, "split", "problem", sentence, "drop them, or prepare again: copies stay together", values)
@@ -230,10 +203,10 @@ def _check_copies(about: str, train: Scan) -> Iterator[Finding]:
         remedy = "leave out the copies: they cost training time, and a model memorizes them"
         yield Finding(about, "copies", "warning", sentence, remedy, values)
     elif total:
-        some = f"{_count(repeated, 'training document')} ({fraction:.2%}) the same as another"
+        some = f"{human_plural(repeated, 'training document')} ({fraction:.2%}) the same as another"
         yield Finding(about, "copies", "ok", some if repeated else "no training document twice", values=values)
     if empty:
-        sentence = f"{_count(empty, 'training document')} empty ({empty / total:.1%})"
+        sentence = f"{human_plural(empty, 'training document')} empty ({empty / total:.1%})"
         yield Finding(about, "empty", "warning", sentence, "prepare the data again: it leaves out empty documents")
 
 
@@ -273,7 +246,3 @@ def _round_trips(tokenizer: Tokenizer, tokens: Tokens) -> bool:
     ids: NDArray[np.int64] = tokens.read(0, min(ROUND_TRIP_TOKENS, len(tokens)))
     text = tokenizer.decode(ids[ids != tokenizer.end_of_text].tolist()).rstrip("\N{REPLACEMENT CHARACTER}")
     return "\N{REPLACEMENT CHARACTER}" in text or tokenizer.decode(tokenizer.encode(text).tolist()) == text
-
-
-def _count(n: int, thing: str) -> str:
-    return f"{n:,} {thing}" + ("" if n == 1 else "s")

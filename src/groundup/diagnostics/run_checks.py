@@ -74,12 +74,11 @@ class RunReport:
         """The report as findings, one per checkpoint, problem and note, and one on how to continue."""
         about = str(self.run)
         for checkpoint in self.checkpoints:
-            found = Finding(about, "checkpoint", "ok", checkpoint.name)
-            if not checkpoint.ok:
+            if checkpoint.ok:
+                yield Finding(about, "checkpoint", "ok", checkpoint.name)
+            else:
                 remedy = "update groundup" if checkpoint.newer else "use another checkpoint"
-                sentence = f"{checkpoint.name}: {'; '.join(checkpoint.problems)}"
-                found = replace(found, status="problem", sentence=sentence, remedy=remedy)
-            yield found
+                yield problem(about, "checkpoint", f"{checkpoint.name}: {'; '.join(checkpoint.problems)}; {remedy}")
         for message in self.problems:
             yield problem(about, "run", message)
         for message in self.notes:
@@ -111,18 +110,26 @@ def check_run(path: Path, data: Path | None = None) -> RunReport:
         raise DataError(match_data(data, {}).message)
     user = holder(path)
     notes = [f"in use right now by {user}"] if user else []
-    config, problems = _read_config(run)
+    problems: list[str] = []
+    try:
+        config = run.config()
+    except GroundupError as error:
+        config, problems = None, [_relative(run.path, error)]
     reports = [_check_checkpoint(folder) for folder in run.steps()]
     reports = [report for report in reports if (run.checkpoints / report.name).is_dir()]
     reports, replaced = _check_parents(run, reports)
     good = next((run.checkpoints / report.name for report in reversed(reports) if report.ok), None)
     data_problems, data_notes = _check_data(config, good, data)
-    problems += replaced + _check_own_files(run, config, good) + data_problems
+    problems += [*replaced, *_check_own_files(run, config, good), *data_problems]
     notes += [*data_notes, *_check_log(run.log), *_check_links(run)]
-    notes += [*([] if user else _check_partial(run)), *_check_disk(run)]
+    partial = sorted(folder.name for folder in run.checkpoints.glob(".step-*"))
+    if partial and not user:
+        notes.append(f"checkpoints: {', '.join(partial)} left behind by a crash; resume deletes them")
+    notes += _check_disk(run)
     if not reports:
         notes.append("no checkpoint yet: resume starts again, with the same weights")
-    update = _needs_update(reports)
+    # Whether a newer groundup wrote the newest checkpoint with matching checksums, the one resuming would take.
+    update = next((report.newer for report in reversed(reports) if report.intact), False)
     command = _resume_command(run, reports, data) if config and not update else None
     return RunReport(path, tuple(reports), tuple(problems), tuple(notes), good.name if good else None, command, update)
 
@@ -229,28 +236,18 @@ def _check_parents(run: RunFolder, reports: list[CheckpointReport]) -> tuple[lis
     return list(found.values()), replaced
 
 
-def _read_config(run: RunFolder) -> tuple[Config | None, list[str]]:
-    try:
-        return run.config(), []
-    except GroundupError as error:
-        return None, [_relative(run.path, error)]
-
-
-def _check_own_files(run: RunFolder, config: Config | None, good: Path | None) -> list[str]:
+def _check_own_files(run: RunFolder, config: Config | None, good: Path | None) -> Iterator[str]:
     """Whether the run's own files are there, and its config is that of its checkpoints."""
-    problems = []
     if config and good:
         keys = [key for key in diff(state.load_config(good), config) if resume_rule(key) is FIXED]
         if keys:
-            problems.append(f"config.yaml: differs from checkpoints/{good.name}/config.json in {', '.join(keys)}")
+            yield f"config.yaml: differs from checkpoints/{good.name}/config.json in {', '.join(keys)}"
     if good and not run.log.exists():
-        problems.append(f"{run.log.name}: missing")
-    path = run.path / "environment.json"
+        yield f"{run.log.name}: missing"
     try:
-        json.loads(path.read_text(encoding="utf-8"))
+        json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        problems.append(f"{path.name}: missing or damaged; ignore it: training does not need it")
-    return problems
+        yield "environment.json: missing or damaged; ignore it: training does not need it"
 
 
 def _check_data(config: Config | None, good: Path | None, moved: Path | None) -> tuple[list[str], list[str]]:
@@ -268,7 +265,7 @@ def _check_data(config: Config | None, good: Path | None, moved: Path | None) ->
     return ([found.message] if found.answer == "other" else []), []
 
 
-def _check_log(path: Path) -> list[str]:
+def _check_log(path: Path) -> Iterator[str]:
     """Gaps that interruptions left in the log."""
     torn: list[bytes] = []
     missing, last = 0, 0
@@ -276,41 +273,31 @@ def _check_log(path: Path) -> list[str]:
         step = record.get("step")
         if record["event"] in ("step", "skip") and isinstance(step, int):
             missing, last = missing + max(0, step - last - 1), max(last, step)
-    notes = []
     if torn:
-        notes.append(f"{path.name}: {len(torn)} lines cut off, as a kill or a power failure leaves them: ignored")
+        yield f"{path.name}: {len(torn)} lines cut off, as a kill or a power failure leaves them: ignored"
     if missing:
-        notes.append(f"{path.name}: {missing} steps were not logged, or their lines are lost")
-    return notes
+        yield f"{path.name}: {missing} steps were not logged, or their lines are lost"
 
 
-def _check_links(run: RunFolder) -> list[str]:
+def _check_links(run: RunFolder) -> Iterator[str]:
     """Whether `latest` and `best`, which only people use, point to checkpoints."""
     newest = run.steps()[-1:]
-    notes = []
-    for name in ("latest", "best"):
-        link = run.path / name
+    for link in (run.path / "latest", run.path / "best"):
         wrong = ""
         if link.is_symlink() and not link.exists():
             wrong = "which is gone"
-        elif name == "latest" and link.is_symlink() and newest and link.resolve() != newest[0].resolve():
+        elif link.name == "latest" and link.is_symlink() and newest and link.resolve() != newest[0].resolve():
             wrong = f"not to {newest[0].name}"
         if wrong:
-            notes.append(f"{name}: points to {link.readlink()}, {wrong}; the next checkpoint fixes it")
-    return notes
+            yield f"{link.name}: points to {link.readlink()}, {wrong}; the next checkpoint fixes it"
 
 
-def _check_partial(run: RunFolder) -> list[str]:
-    names = sorted(path.name for path in run.checkpoints.glob(".step-*"))
-    return [f"checkpoints: {', '.join(names)} left behind by a crash; resume deletes them"] if names else []
-
-
-def _check_disk(run: RunFolder) -> list[str]:
-    sizes = [sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) for folder in run.steps()[-1:]]
+def _check_disk(run: RunFolder) -> Iterator[str]:
     free = shutil.disk_usage(run.path).free
-    if sizes and free < sizes[0]:
-        return [f"disk: {free / 1e9:.2f} GB free, but a checkpoint takes {sizes[0] / 1e9:.2f} GB; make room first"]
-    return []
+    for folder in run.steps()[-1:]:
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        if free < size:
+            yield f"disk: {free / 1e9:.2f} GB free, but a checkpoint takes {size / 1e9:.2f} GB; make room first"
 
 
 def _resume_command(run: RunFolder, reports: list[CheckpointReport], data: Path | None) -> str | None:
@@ -321,11 +308,6 @@ def _resume_command(run: RunFolder, reports: list[CheckpointReport], data: Path 
     names = [str(run.checkpoints / report.name) for report in reversed(bad) if report.intact]
     remove = f"{shlex.join(['rm', '-r', '--', *names])} && " if names else ""
     return remove + shlex.join(["groundup", "resume", str(run.path), *(["--data", str(data)] if data else [])])
-
-
-def _needs_update(reports: list[CheckpointReport]) -> bool:
-    """Whether a newer groundup wrote the newest checkpoint with matching checksums, the one resuming would take."""
-    return next((report.newer for report in reversed(reports) if report.intact), False)
 
 
 def _relative(folder: Path, error: GroundupError) -> str:

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,17 +79,23 @@ def verify_resume(
         for key in diff(config, short):
             report(f"for this, {key} is {get(short, key)}, not {get(config, key)}")
         straight, killed = RunFolder(folder / "straight"), RunFolder(folder / "killed")
-        _train(straight, to_yaml(short), lambda: straight.checkpoint(last).is_dir())
+        config_file = folder / "config.yaml"
+        config_file.write_text(to_yaml(short), encoding="utf-8")
+        train = ["train", "--config", str(config_file), "--out"]
+        _run_until(lambda: straight.checkpoint(last).is_dir(), [*train, str(straight.path)])
         report(f"straight: step {last} after {time.monotonic() - began:.0f} s")
         # The second run takes what the first one resolved, such as a precision chosen by timing.
-        resolved = (straight.path / "config.yaml").read_text(encoding="utf-8")
-        _train(killed, resolved, lambda: killed.checkpoint(middle).is_dir() and _last_step(killed) > middle)
-        _delete_after(killed, middle)
+        shutil.copyfile(straight.path / "config.yaml", config_file)
+        _run_until(
+            lambda: killed.checkpoint(middle).is_dir() and _last_step(killed) > middle, [*train, str(killed.path)]
+        )
+        for written in killed.steps():  # by a fast run, before the kill reached it
+            if step_of(written) > middle:
+                shutil.rmtree(written)
         report(f"killed: by SIGKILL after step {_last_step(killed)}, its last checkpoint at step {middle}")
         same_before = largest_difference(straight.checkpoint(middle), killed.checkpoint(middle))[0] is None
         before_resume(killed.path)
-        with _running(["resume", str(killed.path)]) as resumed:
-            _wait(resumed, lambda: killed.checkpoint(last).is_dir())
+        _run_until(lambda: killed.checkpoint(last).is_dir(), ["resume", str(killed.path)])
         report(f"resumed: step {last} after {time.monotonic() - began:.0f} s")
         return _compare(straight, killed, middle, last, same_before, began)
 
@@ -144,57 +150,33 @@ def _refuse_small_disk(folder: Path, checkpoint_bytes: int) -> None:
         )
 
 
-def _train(run: RunFolder, text: str, reached: Callable[[], bool]) -> None:
-    """Train a new run of the config in `text` until `reached`, and kill it."""
-    file = run.path.with_suffix(".yaml")
-    file.write_text(text, encoding="utf-8")
-    with _running(["train", "--config", str(file), "--out", str(run.path)]) as child:
-        _wait(child, reached)
-
-
-class _Child(subprocess.Popen[str]):
-    """A process of groundup whose last lines on standard error are kept.
+def _run_until(reached: Callable[[], bool], words: list[str]) -> None:
+    """Run a command of groundup until `reached`, and kill it, however that ends.
 
     It ends by itself when this process is gone: a run ends when its output is no longer read.
     """
-
-    def __init__(self, words: list[str]) -> None:
-        super().__init__(
-            _command(words), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
-        self.last_lines: deque[str] = deque(maxlen=20)
-        self.reader = threading.Thread(target=self._read, daemon=True)
-        self.reader.start()
-
-    def _read(self) -> None:
-        assert self.stderr is not None
-        self.last_lines.extend(self.stderr)
-
-
-@contextmanager
-def _running(words: list[str]) -> Iterator[_Child]:
-    """A child process that is killed at the end of the block, however that ends."""
-    child = _Child(words)
+    last_lines: deque[str] = deque(maxlen=20)
+    child = subprocess.Popen(
+        _command(words), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    reader = threading.Thread(target=last_lines.extend, args=(child.stderr,), daemon=True)
+    reader.start()
     try:
-        yield child
+        while not reached():
+            status = child.poll()
+            if status is not None and not reached():
+                reader.join()
+                _raise_failure(status, last_lines)
+            time.sleep(POLL_SECONDS)
     finally:
         child.kill()  # SIGKILL
         child.wait()
-        child.reader.join()
+        reader.join()
         assert child.stderr is not None
         child.stderr.close()
 
 
-def _wait(child: _Child, reached: Callable[[], bool]) -> None:
-    while not reached():
-        status = child.poll()
-        if status is not None and not reached():
-            child.reader.join()
-            _raise_failure(status, list(child.last_lines))
-        time.sleep(POLL_SECONDS)
-
-
-def _raise_failure(status: int, lines: list[str]) -> None:
+def _raise_failure(status: int, lines: Sequence[str]) -> None:
     """Raise a child's error message as an error of this process."""
     message = (lines or ["no message"])[-1].strip().removeprefix("groundup: ")
     if status == UsageError.exit_status:
@@ -208,13 +190,6 @@ def _command(words: list[str]) -> list[str]:
 
 def _last_step(run: RunFolder) -> int:
     return max((record["step"] for record in read_log(run.log) if record["event"] in ("step", "skip")), default=0)
-
-
-def _delete_after(run: RunFolder, step: int) -> None:
-    """Delete the checkpoints that a fast run wrote before the kill reached it."""
-    for folder in run.steps():
-        if step_of(folder) > step:
-            shutil.rmtree(folder)
 
 
 def _compare(

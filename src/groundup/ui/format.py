@@ -24,6 +24,11 @@ def human_count(n: float) -> str:
     return f"{n:,.3g}T"
 
 
+def human_plural(n: int, noun: str) -> str:
+    """Format a count of things: `1 file`, `1,200 files`."""
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
 def human_bytes(n: float) -> str:
     """Format a size with three figures, in powers of 1000: `812 B`, `10.1 kB`, `3.28 MB`, `1.02 GB`."""
     for unit in ("B", "kB", "MB", "GB"):
