@@ -9,13 +9,13 @@ from groundup.quickstart.recipe import (
     MIN_STEPS,
     SHAPES,
     Machine,
+    Survey,
     build_recipe,
     choose_context,
     choose_run_length,
     choose_shape,
     choose_tokenizer,
 )
-from groundup.quickstart.survey import Survey
 from groundup.tokenizers.registry import choose_tokenizer as tokenizer_named
 
 LAPTOP = Machine("cpu", 9e11)

@@ -1,4 +1,4 @@
-"""Recipe of a quickstart: every decision, made from the text, the machine and the time, with its reason.
+"""Recipe of a quickstart: every decision, made from a survey of the text, the machine and the time, with its reason.
 
 The rules come from measurements on two CPU cores (docs/lab-notes.md); for GPUs they are extrapolated.
 """
@@ -6,15 +6,20 @@ The rules come from measurements on two CPU cores (docs/lab-notes.md); for GPUs 
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from groundup.config.merge import ConfigSource, merge_and_validate
 from groundup.config.presets import MODERN_PARTS, MODERN_SMALL_OPTIMIZER, MODERN_SMALL_SCHEDULE
 from groundup.config.schema import Config
 from groundup.model.size import flops_per_token, parameters
-from groundup.quickstart.survey import Survey
+from groundup.sources.text import Document
 
+MAX_SURVEY_BYTES = 64_000_000  # read at most; the rest of a long text would change no decision
 MIN_BPE_BYTES = 400_000  # of text from which training a vocabulary pays
 MIN_BPE_BYTES_WIDE = 30_000  # the same for scripts whose characters take several bytes
 BPE_SIZES = (512, 4096)
@@ -40,6 +45,46 @@ MIN_STEPS = 300  # … but it takes some steps to learn anything
 MIN_STEPS_PER_EPOCH = 32  # for a small text the batch is made smaller
 EVAL_TOKENS = 10_240  # of each split, per evaluation; half with a small budget
 N_EVALUATIONS = 10  # during the run, to find the best checkpoint; at least every 250 steps
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Size and characters of a text."""
+
+    bytes: int  # of UTF-8 text
+    characters: int
+    distinct: int  # different characters
+    documents: int
+    complete: bool  # False: only the beginning was read, and all counts are lower bounds
+
+    @property
+    def bytes_per_character(self) -> float:
+        """About 1 in Latin script, 2 in Greek or Cyrillic, 3 in Chinese, 4 for emoji."""
+        return self.bytes / max(1, self.characters)
+
+    @property
+    def size(self) -> str:
+        """Bytes, documents and characters, as text."""
+        more = "" if self.complete else "more than "
+        documents = f"in {self.documents:,} documents" if self.documents != 1 else "in 1 document"
+        kinds = f"{self.distinct:,} different characters" if self.distinct != 1 else "all the same character"
+        return f"{more}{self.bytes:,} bytes {documents}, {kinds}"
+
+
+def survey(documents: Iterable[Document], max_bytes: int = MAX_SURVEY_BYTES) -> Survey:
+    """Read `documents` up to `max_bytes`. Raises DataError if they cannot be read."""
+    present = np.zeros(sys.maxunicode + 1, dtype=np.bool_)
+    n_bytes = characters = n_documents = 0
+    for document in documents:
+        n_documents += 1
+        for chunk in document.chunks():
+            codes = np.frombuffer(chunk.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+            present[codes] = True
+            characters += len(codes)
+            n_bytes += len(chunk.encode("utf-8", "surrogatepass"))
+            if n_bytes >= max_bytes:
+                return Survey(n_bytes, characters, int(present.sum()), n_documents, complete=False)
+    return Survey(n_bytes, characters, int(present.sum()), n_documents, complete=True)
 
 
 class Machine(NamedTuple):
@@ -106,12 +151,6 @@ def training_flops(machine: Machine, seconds: float) -> float:
     return MATMUL_UTILIZATION * machine.flops * seconds
 
 
-def choose_batch_tokens(machine: Machine, tokens: int, block_size: int, *, small_budget: bool = False) -> int:
-    """Choose tokens per step: a power of two by device, fewer for a small text; half for a `small_budget`."""
-    most = BATCH_TOKENS[machine.device.partition(":")[0]] // (2 if small_budget else 1)
-    return max(block_size, min(most, 2 ** int(math.log2(max(1, tokens // MIN_STEPS_PER_EPOCH)))))
-
-
 def build_recipe(
     machine: Machine, seconds: float, data: str, tokens: int, text_bytes: int, vocab: int
 ) -> tuple[Config, list[Choice]]:
@@ -119,7 +158,8 @@ def build_recipe(
     small_budget = training_flops(machine, seconds) < SMALL_BUDGET_FLOPS
     block_size, context = choose_context(tokens, text_bytes, seconds, small_budget=small_budget)
     (layers, heads, width), why = choose_shape(machine, seconds, tokens)
-    batch_tokens = choose_batch_tokens(machine, tokens, block_size, small_budget=small_budget)
+    most = BATCH_TOKENS[machine.device.partition(":")[0]] // (2 if small_budget else 1)
+    batch_tokens = max(block_size, min(most, 2 ** int(math.log2(max(1, tokens // MIN_STEPS_PER_EPOCH)))))
     model = {"n_layer": layers, "n_head": heads, "n_embd": width, "block_size": block_size, **MODERN_PARTS}
     values: dict[str, Any] = {
         "data": data,
@@ -135,11 +175,10 @@ def build_recipe(
     each = f"{parameters(sized):,} parameters, {flops_per_token(sized) / 1e6:,.1f} MFLOP per token"
     shape = f"modern, {layers} layers x {width}, {heads} heads = {each}"
     sequences = f"{config.batch_size} sequences" if config.batch_size > 1 else "1 sequence"
-    batch = f"{sequences} = {batch_tokens:,} tokens"
     return config, [
         context,
         Choice("model", shape, f"{why}; rotary positions, ReLU² and Muon learn fastest"),
-        Choice("batch", batch, "many small steps learn most in little time"),
+        Choice("batch", f"{sequences} = {batch_tokens:,} tokens", "many small steps learn most in little time"),
     ]
 
 

@@ -22,8 +22,15 @@ from groundup.generation.engine import complete
 from groundup.generation.sampling import Sampler
 from groundup.preprocess.pipeline import prepare
 from groundup.preprocess.split import MIN_DOCUMENTS_BY_HASH
-from groundup.quickstart.recipe import Choice, Machine, build_recipe, choose_run_length, choose_tokenizer
-from groundup.quickstart.survey import Survey, survey
+from groundup.quickstart.recipe import (
+    Choice,
+    Machine,
+    Survey,
+    build_recipe,
+    choose_run_length,
+    choose_tokenizer,
+    survey,
+)
 from groundup.run.evaluate_checkpoint import COMPARED_BYTES, evaluate
 from groundup.run.start import plan_with_speed, start_run
 from groundup.run.trainer import TrainResult
