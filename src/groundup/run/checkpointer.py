@@ -15,7 +15,7 @@ from groundup.config.resolved import ResolvedConfig
 from groundup.distributed.gather import StateTensors, gather
 from groundup.distributed.process_group import BroadcastTensors, ProcessGroup
 from groundup.errors import CheckpointError
-from groundup.optim.ema import EMA
+from groundup.optim.ema import NoEMA
 from groundup.run.dataset import PreparedData
 from groundup.training.train_state import TrainState
 from groundup.utils.files import SUMS, sha256
@@ -81,7 +81,7 @@ class Checkpointer:
         files.load_optimizer(checkpoint, state.model, state.optimizer, read=self._read)
         held = files.load_ema(checkpoint) if self._process_group.rank == 0 else {}
         averages = BroadcastTensors(self._process_group, held)
-        if bool(averages) != isinstance(state.ema, EMA):
+        if bool(averages) == isinstance(state.ema, NoEMA):
             raise CheckpointError(
                 f"{checkpoint}: {'holds' if averages else 'lacks'} an average of the weights, unlike what "
                 "optimizer.ema_decay asks for; put back the config.yaml that the run was started with"
