@@ -244,7 +244,7 @@ def test_progress_reports_all_bytes(whole):
     ],
 )
 def test_versions_are_compared_as_numbers(have, spec, good):
-    assert machine.is_supported(have, SpecifierSet(spec)) is good
+    assert machine.system.is_supported(have, SpecifierSet(spec)) is good
     assert (machine.version("torch", have, SpecifierSet(spec)).status == "ok") is good
 
 
@@ -296,8 +296,8 @@ def test_a_quota_below_the_cores_is_seen(tmp_path, monkeypatch):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "cpu.max").write_text("50000 100000\n")
     (tmp_path / "a" / "b" / "cpu.max").write_text("max 100000\n")
-    assert machine.cpu_quota(tmp_path, tmp_path / "membership") == 0.5
-    monkeypatch.setattr(machine, "cpu_quota", lambda *_: 0.5)
+    assert machine.system.cpu_quota(tmp_path, tmp_path / "membership") == 0.5
+    monkeypatch.setattr(machine.system, "cpu_quota", lambda *_: 0.5)
     finding = machine.cores()
     assert finding.status == "warning"
     assert "--train.threads 1" in finding.remedy
@@ -309,7 +309,7 @@ def test_the_disk_is_timed_and_no_file_is_left(tmp_path, monkeypatch):
     assert finding.values["write_bytes_per_s"] > 0
     assert finding.values["read_bytes_per_s"] > 0
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(machine, "free_disk", lambda place: 1000)
+    monkeypatch.setattr(machine.system, "free_disk", lambda place: 1000)
     assert machine.disk(tmp_path).status == "problem"
 
 

@@ -15,15 +15,15 @@ from groundup.data.documents import MAX_OFFSET_BYTES, Documents
 from groundup.data.shards import DOCUMENT, Manifest, SplitName, Tokens, check_documents, check_files
 from groundup.diagnostics.finding import Finding, problem
 from groundup.errors import DataError, GroundupError
-from groundup.tokenizers.base import Tokenizer
 from groundup.tokenizers.registry import load_tokenizer
-from groundup.ui.format import human_plural
+from groundup.ui.format import human_bytes, human_plural
 from groundup.utils.progress import ProgressReporter
 
 SPLITS: tuple[SplitName, ...] = ("train", "val")
 MIN_VAL_TOKENS = 10_000  # losses of single tokens vary by about 3 nats, so the mean of these by 0.03
 LOSS_STD = 3  # nats, of single tokens
 MAX_COPIES = 0.05  # fraction of repeated documents
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # of bytes that are not UTF-8
 ROUND_TRIP_TOKENS = 4000  # decoded and encoded again
 VOCAB_MULTIPLE = 64  # default of `model.vocab_multiple`: embeddings are padded to this many rows
 CHUNK_BYTES = 8 << 20  # read at a time
@@ -147,8 +147,7 @@ def _check_checksums(about: str, manifest: Manifest, damaged: list[str], n_bytes
         names = damaged[0] if len(damaged) == 1 else f"{damaged[0]} and {len(damaged) - 1:,} more"
         sentence = f"{names} of {files} damaged: the checksum is not the manifest's"
         return Finding(about, "checksums", "problem", sentence, "copy it again, or prepare again", values)
-    size = f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.1f} MB"
-    sentence = f"{human_plural(files, 'file')} with {size} of tokens, all as the manifest says"
+    sentence = f"{human_plural(files, 'file')} with {human_bytes(n_bytes)} of tokens, all as the manifest says"
     return Finding(about, "checksums", "ok", sentence, values=values)
 
 
@@ -234,15 +233,13 @@ def _check_tokenizer(about: str, folder: Path, manifest: Manifest, *, valid_ids:
         sentence = f"{tokenizer.name}, {tokenizer.n_vocab:,} ids"
         if tokenizer.lossy is not None:
             return Finding(about, "tokenizer", "ok", f"{sentence}; {tokenizer.lossy}")
-        if valid_ids and not _round_trips(tokenizer, Tokens.open(folder, "train")):
-            sentence += ": text of these tokens changes when it is encoded and decoded again"
-            return Finding(about, "tokenizer", "problem", sentence, "prepare the data again")
+        if valid_ids:
+            tokens = Tokens.open(folder, "train")
+            ids = tokens.read(0, min(ROUND_TRIP_TOKENS, len(tokens)))
+            text = tokenizer.decode(ids[ids != tokenizer.end_of_text].tolist()).rstrip(REPLACEMENT)
+            if REPLACEMENT not in text and tokenizer.decode(tokenizer.encode(text).tolist()) != text:
+                sentence += ": text of these tokens changes when it is encoded and decoded again"
+                return Finding(about, "tokenizer", "problem", sentence, "prepare the data again")
     except GroundupError as error:
         return problem(about, "tokenizer", error)
     return Finding(about, "tokenizer", "ok", f"{sentence}; decodes to the text it encoded")
-
-
-def _round_trips(tokenizer: Tokenizer, tokens: Tokens) -> bool:
-    ids: NDArray[np.int64] = tokens.read(0, min(ROUND_TRIP_TOKENS, len(tokens)))
-    text = tokenizer.decode(ids[ids != tokenizer.end_of_text].tolist()).rstrip("\N{REPLACEMENT CHARACTER}")
-    return "\N{REPLACEMENT CHARACTER}" in text or tokenizer.decode(tokenizer.encode(text).tolist()) == text

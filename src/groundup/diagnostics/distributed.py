@@ -106,20 +106,18 @@ def check_gpus(infos: Sequence[ProcessInfo]) -> Iterator[Finding]:
         yield Finding(ABOUT, "GPUs", "ok", "none: all processes would train on CPUs")
         return
     owners: dict[str, ProcessInfo] = {}
-    healthy = True
+    faults = []
     for info in infos:
-        sentence, remedy = "", "start no more processes per machine than it has GPUs; `nvidia-smi` lists them"
         if info.gpu is None:
-            sentence = f"{info} has local rank {info.local_rank}, but sees {len(info.gpus)} GPUs"
+            faults.append(f"{info} has local rank {info.local_rank}, but sees {len(info.gpus)} GPUs")
         elif owners.setdefault(info.gpu, info) is not info:
-            sentence = f"{info} has the same GPU as {owners[info.gpu]}"
-        if sentence:
-            healthy = False
-            yield Finding(ABOUT, "GPUs", "problem", sentence, remedy)
+            faults.append(f"{info} has the same GPU as {owners[info.gpu]}")
+    remedy = "start no more processes per machine than it has GPUs; `nvidia-smi` lists them"
+    yield from (Finding(ABOUT, "GPUs", "problem", fault, remedy) for fault in faults)
     models = [info.gpus[info.local_rank] for info in owners.values()]
     if sentence := difference(list(owners.values()), models):
         yield Finding(ABOUT, "GPUs", "warning", sentence, "use GPUs of one model: every step waits for the slowest")
-    elif healthy:
+    elif not faults:
         yield Finding(ABOUT, "GPUs", "ok", f"one per process, {models[0]}", values={"model": models[0]})
 
 
@@ -128,10 +126,10 @@ def check_same_data(infos: Sequence[ProcessInfo], folder: str) -> Iterator[Findi
     remedy = "copy one folder to all machines, or put it where all of them can read it"
     faults = dict.fromkeys(f"on {info.host}: {info.errors[folder]}" for info in infos if folder in info.errors)
     have = [info for info in infos if folder in info.data]
-    sentence = difference(have, [f"tokens {info.data[folder][:12]}" for info in have])
-    for fault in [*faults, *([sentence] if sentence else [])]:
-        yield Finding(folder, "data", "problem", fault, remedy)
-    if not faults and not sentence:
+    differing = difference(have, [f"tokens {info.data[folder][:12]}" for info in have])
+    faults |= {differing: None} if differing else {}
+    yield from (Finding(folder, "data", "problem", fault, remedy) for fault in faults)
+    if not faults:
         yield Finding(folder, "data", "ok", f"the same tokens, {have[0].data[folder][:12]}, on every process")
 
 

@@ -17,16 +17,7 @@ from typing import TYPE_CHECKING
 from packaging.specifiers import SpecifierSet
 
 from groundup.diagnostics.finding import Finding, Status
-from groundup.utils.system import (
-    cpu_quota,
-    free_disk,
-    free_memory,
-    installed_version,
-    is_supported,
-    main_memory,
-    requirements,
-    usable_cores,
-)
+from groundup.utils import system
 
 if TYPE_CHECKING:
     import torch
@@ -44,8 +35,8 @@ COMPILED_CODE = "import torch; f = torch.compile(lambda x: (x * 2 + 1).sum()); a
 
 def cores() -> Finding:
     """How many cores this process may use, by affinity and by the container's quota."""
-    usable = usable_cores()
-    quota, load = cpu_quota(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    usable = system.usable_cores()
+    quota, load = system.cpu_quota(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     values = {"cores": usable, "quota": quota, "load": load}
     count = "1 core" if usable == 1 else f"{usable} cores"
     if quota is not None and quota < 0.9 * usable:
@@ -59,7 +50,7 @@ def cores() -> Finding:
 
 def memory() -> Finding:
     """Free and total main memory."""
-    total, free = main_memory(), free_memory()
+    total, free = system.main_memory(), system.free_memory()
     if total is None or free is None:
         return Finding(ABOUT, "memory", "ok", "not known on this system")
     values = {"bytes": total, "free_bytes": free}
@@ -74,12 +65,12 @@ def libraries() -> Iterator[Finding]:
     yield version("Python", platform.python_version(), python)
     for extra in EXTRAS:
         good = {}
-        for requirement in requirements(extra):
+        for requirement in system.requirements(extra):
             name, specifier = requirement.name, requirement.specifier
-            installed = installed_version(name)
+            installed = system.installed_version(name)
             if installed is None and not extra:
                 yield Finding(ABOUT, name, "problem", "not installed", f"pip install '{name}{specifier}'")
-            elif installed is not None and is_supported(installed, specifier):
+            elif installed is not None and system.is_supported(installed, specifier):
                 good[name] = installed
             elif installed is not None:
                 yield version(name, installed, specifier)
@@ -90,7 +81,7 @@ def libraries() -> Iterator[Finding]:
 
 def version(name: str, installed: str, specifier: SpecifierSet) -> Finding:
     """Whether an installed version meets `specifier`."""
-    if is_supported(installed, specifier):
+    if system.is_supported(installed, specifier):
         return Finding(ABOUT, name.lower(), "ok", f"{name} {installed}", values={"version": installed})
     remedy = f"install {name} {specifier}" if name == "Python" else f"pip install '{name}{specifier}'"
     sentence = f"{installed}, but groundup needs {specifier}"
@@ -109,14 +100,9 @@ def torch_build() -> Iterator[Finding]:
     values = {"version": torch.__version__, "cpu": capability, "cuda": cuda, "threads": torch.get_num_threads()}
     build = f"built for CUDA {cuda}" if cuda else "built for CPUs"
     plain = capability in ("DEFAULT", "NO AVX")
-    yield Finding(
-        ABOUT,
-        "torch",
-        "warning" if plain else "ok",
-        f"{torch.__version__}, {build}; vector instructions: {'none' if plain else capability}",
-        "this CPU, or the emulator around it, lacks AVX2: training will be slow" if plain else "",
-        values,
-    )
+    sentence = f"{torch.__version__}, {build}; vector instructions: {'none' if plain else capability}"
+    remedy = "this CPU, or the emulator around it, lacks AVX2: training will be slow" if plain else ""
+    yield Finding(ABOUT, "torch", "warning" if plain else "ok", sentence, remedy, values)
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
             gpu = torch.cuda.get_device_properties(i)
@@ -213,7 +199,7 @@ def compiler(limit: float = COMPILE_SECONDS, code: str = COMPILED_CODE) -> Findi
 
 def disk(folder: Path) -> Finding:
     """Free space where `folder` is or would be, and the speed of writing and reading a file there."""
-    free = free_disk(folder)
+    free = system.free_disk(folder)
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     status: Status = _status(free, LOW_DISK_BYTES)
     remedy = "make room, or choose another disk with --out" if status != "ok" else ""

@@ -220,14 +220,12 @@ def _check_parents(run: RunFolder, reports: list[CheckpointReport]) -> tuple[lis
     found, replaced = {report.name: report for report in reports}, []
     for child in reports:
         try:
-            parent = state.load_metadata(run.checkpoints / child.name).get("parent")
-            name = run.checkpoint(parent["step"]).name if child.ok and parent else ""
-            if name not in found or not isinstance(parent, dict):
-                continue
-            if sha256(run.checkpoints / name / SUMS) == parent["sha256"]:
+            parent = state.load_metadata(run.checkpoints / child.name)["parent"]
+            name = run.checkpoint(parent["step"]).name
+            if not child.ok or name not in found or sha256(run.checkpoints / name / SUMS) == parent["sha256"]:
                 continue
         except (CheckpointError, OSError, TypeError, KeyError, ValueError):
-            continue  # damage was reported above
+            continue  # there is no parent, or damage that was reported above
         what = f"{SUMS}: not the file that {child.name} continued from"
         if found[name].ok:
             replaced.append(f"checkpoints/{name}/{what}: one of the two was replaced")

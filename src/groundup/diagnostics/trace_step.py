@@ -7,7 +7,7 @@ and a future one as well. No torch here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,7 +100,7 @@ def trace_step(run: Path, step: int, data: Path | None = None) -> StepTrace:
 
 def _windows(
     cursor: int, n: int, batches: ShuffledWindows, documents: Documents, tokenizer: Tokenizer
-) -> Iterable[Window]:
+) -> Iterator[Window]:
     length = batches.block_size + 1
     for i, start in enumerate(batches.window_starts(cursor, n).tolist()):
         ids, excerpts = batches.tokens.read(start, length), []
@@ -113,20 +113,21 @@ def _windows(
 
 def _step_records(log: Path, step: int) -> list[dict[str, Any]]:
     """The records of a step, in the order written; those with an impossible cursor are left out."""
-    records = iter_log(log, matching=re.compile(rb'"step":\s*%d\b' % step))
-    found = [record for record in records if record["event"] in ("step", "skip") and record.get("step") == step]
-    return [r for r in found if isinstance(r.get("cursor"), int) and 0 <= r["cursor"] <= MAX_CURSOR]
+    return [
+        record
+        for record in iter_log(log, matching=re.compile(rb'"step":\s*%d\b' % step))
+        if record["event"] in ("step", "skip") and record.get("step") == step
+        if isinstance(record.get("cursor"), int) and 0 <= record["cursor"] <= MAX_CURSOR
+    ]
 
 
-def _notes_on(records: list[dict[str, Any]]) -> list[str]:
-    notes = []
+def _notes_on(records: list[dict[str, Any]]) -> Iterator[str]:
     if len(records) > 1:
         moved = len({record["cursor"] for record in records}) > 1
         reason = "rolled back and skipped some data" if moved else "was resumed"
-        notes.append(f"done {len(records)} times, because the run {reason}; this is the last")
+        yield f"done {len(records)} times, because the run {reason}; this is the last"
     if records[-1]["event"] == "skip":
-        notes.append("not applied: the guard skipped this update")
-    return notes
+        yield "not applied: the guard skipped this update"
 
 
 def _computed_cursor(config: Config, batches: ShuffledWindows, step: int, skips: Skips) -> int:
