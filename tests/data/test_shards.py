@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.data.documents import Documents
 from groundup.data.shard_writer import ShardWriter, check_written
 from groundup.data.shards import (
     DOCUMENT,
+    Documents,
     Manifest,
     SplitRule,
     TokenizerInfo,

@@ -13,9 +13,8 @@ from packaging.specifiers import SpecifierSet
 import groundup
 from groundup.cli import doctor as command_line
 from groundup.cli import main
-from groundup.data.documents import Documents
 from groundup.data.shard_writer import ShardWriter
-from groundup.data.shards import DOCUMENT, MANIFEST, Manifest
+from groundup.data.shards import DOCUMENT, MANIFEST, Documents, Manifest
 from groundup.diagnostics import data_checks, machine
 from groundup.diagnostics.data_checks import check_data
 from groundup.diagnostics.finding import Finding

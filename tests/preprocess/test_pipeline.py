@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from folders import digests
 
-from groundup.data.documents import Documents
-from groundup.data.shards import Manifest, Tokens
+from groundup.data.shards import Documents, Manifest, Tokens
 from groundup.errors import DataError, GroundupError, TokenizerError, UsageError
 from groundup.preprocess.pipeline import prepare
 from groundup.tokenizers.registry import load_tokenizer

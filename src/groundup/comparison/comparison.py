@@ -132,7 +132,11 @@ def compare(runs: Sequence[str | PathLike[str]], *, at_tokens: int | None = None
         for name, folder, config, history, text in zip(names, folders, configs, histories, texts, strict=True)
     )
     curves = [Curve(run.points, measure) for run in compared]
-    equal = {axis: _at_the_shortest(axis, compared, curves) for axis in AXES}
+    equal: dict[Axis, EqualPoint | None] = {}
+    for axis in AXES:
+        end = min(curve.positions(axis)[-1] for curve in curves)  # of the run that is shortest on this axis
+        begun = all(curve.positions(axis)[0] <= end for curve in curves)
+        equal[axis] = _equal_point(axis, end, compared, curves) if begun else None
     if at_tokens is not None:
         for run in compared:
             first, last = run.points[0].tokens, run.points[-1].tokens
@@ -145,14 +149,6 @@ def compare(runs: Sequence[str | PathLike[str]], *, at_tokens: int | None = None
     target = max(min(curve.losses) for curve in curves)
     needed = {axis: tuple(curve.first_reaching(axis, target) for curve in curves) for axis in AXES}
     return Comparison(compared, measure, same_text(texts), equal, target, needed, settings(configs, texts))
-
-
-def _at_the_shortest(axis: Axis, runs: Sequence[Run], curves: Sequence[Curve]) -> EqualPoint | None:
-    """Losses at the end of the run that is shortest on this axis."""
-    position = min(curve.positions(axis)[-1] for curve in curves)
-    if position < max(curve.positions(axis)[0] for curve in curves):
-        return None
-    return _equal_point(axis, position, runs, curves)
 
 
 def _equal_point(axis: Axis, position: float, runs: Sequence[Run], curves: Sequence[Curve]) -> EqualPoint:

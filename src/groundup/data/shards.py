@@ -1,4 +1,4 @@
-"""Token ids on disk: headerless shards and their manifest.
+"""Token ids on disk: headerless shards, their manifest, and the documents they come from.
 
     manifest.json         counts, checksums, the tokenizer's fingerprint, how the split was made, the sources
     train-00000.bin …     little-endian uint16 or uint32 ids, as nanoGPT writes them
@@ -11,10 +11,10 @@ The same for `val`. None of these depends on when, where or by whom they were ma
 import hashlib
 import json
 import mmap
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +25,13 @@ from groundup.utils.files import sha256
 
 FORMAT: Final = 1
 MANIFEST = "manifest.json"
+MAX_OFFSET_BYTES = 2**63 - 1  # no file is larger
 
 # One document: its first token, its source (an index into the manifest's), its byte offset in that source.
 DOCUMENT = np.dtype([("start", "<u8"), ("source", "<u4"), ("offset", "<u8")])
 
 SplitName: TypeAlias = Literal["train", "val"]
+Records: TypeAlias = npt.NDArray[Any]
 Dtype: TypeAlias = Literal["uint16", "uint32"]
 Sha256: TypeAlias = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -167,6 +169,75 @@ class Tokens:
             yield self._shards[i][max(start - begin, 0) : stop - begin].astype(np.int64)
 
 
+class DocumentSpan(NamedTuple):
+    """The part of one document in a range of tokens: its tokens `start` to before `stop`, counted from its first."""
+
+    source: str
+    offset: int  # bytes, of the document in its source
+    begin: int  # the document's first token, in the split
+    length: int  # tokens of the complete document, including its end of text
+    start: int
+    stop: int
+
+
+class Documents:
+    """Positions of the documents of a split."""
+
+    def __init__(self, records: Records, sources: tuple[str, ...], n_tokens: int, name: str = "documents") -> None:
+        """`records` are of type `DOCUMENT`, in order of their start; the last ends at token `n_tokens`.
+
+        `name` stands for them in error messages.
+        """
+        self._records, self._sources, self._end, self._name = records, sources, n_tokens, name
+
+    @classmethod
+    def open(cls, folder: Path, manifest: Manifest, name: SplitName) -> "Documents":
+        """The documents of a split in a prepared folder. Raises DataError if files are missing or cut short."""
+        check_files(folder, manifest, checksums=False)
+        split = manifest.splits[name]
+        path = documents_file(folder, name)
+        records = np.memmap(path, DOCUMENT, mode="r") if split.documents else np.empty(0, DOCUMENT)
+        return cls(records, manifest.sources, split.tokens, str(path))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def begin(self, i: int) -> int:
+        """The first token of document `i`; the end of the split after the last document."""
+        return int(self._records[i]["start"]) if i < len(self._records) else self._end
+
+    def records(self, start: int, stop: int) -> Records:
+        """The `DOCUMENT` records of documents `start` to before `stop`."""
+        return self._records[start:stop]
+
+    def origin(self, i: int) -> tuple[str, int]:
+        """The source of document `i` and its byte offset there. Raises DataError if the record is impossible."""
+        source, offset = int(self._records[i]["source"]), int(self._records[i]["offset"])
+        if source >= len(self._sources) or offset > MAX_OFFSET_BYTES:
+            raise self._damaged(i, f"is byte {offset:,} of source {source:,}, and there are {len(self._sources):,}")
+        return self._sources[source], offset
+
+    def spans(self, start: int, n: int) -> list[DocumentSpan]:
+        """The parts of documents in the `n` tokens from `start` on, in order. DataError if a record is impossible."""
+        first = max(bisect_right(range(len(self)), start, key=self.begin) - 1, 0)
+        last = bisect_left(range(len(self)), start + n, lo=first, key=self.begin)
+        parts = []
+        for i in range(first, last):
+            begin, end = self.begin(i), self.begin(i + 1)
+            if not begin <= end <= self._end or (i == first and begin > start):
+                raise self._damaged(i, f"is tokens {begin:,} to {end:,} of {self._end:,}, which cannot be")
+            inside = (max(start, begin) - begin, min(start + n, end) - begin)
+            if inside[0] < inside[1]:
+                parts.append(DocumentSpan(*self.origin(i), begin, end - begin, *inside))
+        return parts
+
+    def _damaged(self, i: int, what: str) -> DataError:
+        return DataError(
+            f"{self._name}: document {i:,} {what}; the file is damaged: see `groundup doctor`, then copy it again, "
+            "or prepare again"
+        )
+
+
 def check_files(folder: Path, manifest: Manifest, *, checksums: bool) -> None:
     """Raise DataError for the first file of a prepared folder that is missing or has another size.
 
@@ -202,7 +273,7 @@ def documents_file(folder: Path, name: SplitName) -> Path:
     return folder / f"documents-{name}.bin"
 
 
-def _map(path: Path, dtype: np.dtype[Any], n: int) -> npt.NDArray[Any]:
+def _map(path: Path, dtype: np.dtype[Any], n: int) -> Records:
     """A file of `n` records, mapped into memory."""
     expected = n * dtype.itemsize
     try:

@@ -11,8 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from groundup.data.documents import MAX_OFFSET_BYTES, Documents
-from groundup.data.shards import DOCUMENT, Manifest, SplitName, Tokens, check_documents, check_files
+from groundup.data.shards import (
+    DOCUMENT,
+    MAX_OFFSET_BYTES,
+    Documents,
+    Manifest,
+    SplitName,
+    Tokens,
+    check_documents,
+    check_files,
+)
 from groundup.diagnostics.finding import Finding, problem
 from groundup.errors import DataError, GroundupError
 from groundup.tokenizers.registry import load_tokenizer

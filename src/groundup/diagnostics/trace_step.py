@@ -17,8 +17,7 @@ from groundup.checkpoint.files import PROGRESS, read_json
 from groundup.checkpoint.log import finite_number, iter_log
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
-from groundup.data.documents import Documents, DocumentSpan
-from groundup.data.shards import Manifest, Tokens
+from groundup.data.shards import Documents, DocumentSpan, Manifest, Tokens
 from groundup.data.windows import ShuffledWindows
 from groundup.errors import CheckpointError, ConfigError, DataError, UsageError
 from groundup.optim.run_length import StepLength, build_run_length

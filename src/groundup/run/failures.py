@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 
 from groundup.checkpoint.run_folder import RunFolder
-from groundup.data.documents import Documents
-from groundup.data.shards import Manifest
+from groundup.data.shards import Documents, Manifest
 from groundup.data.windows import ShuffledWindows
 from groundup.distributed.process_group import LostError, ProcessGroup, nccl_message, peer_is_lost
 from groundup.errors import CheckpointError, DataError, TrainingError

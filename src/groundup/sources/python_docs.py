@@ -99,18 +99,16 @@ def _statements(node: ast.AST) -> Iterator[ast.AST]:
 
 def _c_docstrings() -> Iterator[str | None]:
     for name in sorted(sys.stdlib_module_names - SKIPPED_MODULES):
-        if name.startswith(("xx", "_xx")) or "test" in name or not _is_written_in_c(name):
+        if name.startswith(("xx", "_xx")) or "test" in name:
             continue
+        spec = importlib.util.find_spec(name)
+        if name not in sys.builtin_module_names and not (spec and isinstance(spec.loader, ExtensionFileLoader)):
+            continue  # not written in C
         try:
             module = importlib.import_module(name)
         except Exception:  # noqa: S112  # it may need a library or device that is missing here
             continue
         yield from map(inspect.getdoc, _documented(module))
-
-
-def _is_written_in_c(name: str) -> bool:
-    spec = importlib.util.find_spec(name)
-    return name in sys.builtin_module_names or (spec is not None and isinstance(spec.loader, ExtensionFileLoader))
 
 
 def _documented(module: ModuleType) -> Iterator[object]:
