@@ -7,6 +7,7 @@ the pattern "gpt-2", and the library `gguf`, which names and writes them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,7 @@ def write(
     """Write the file; UsageError as `refuse`, and where the library `gguf` is missing."""
     gguf = library()
     tokens, merges, specials = _vocabulary(tokenizer)
-    writer = gguf.GGUFWriter(path, ARCHITECTURE)
-    try:
+    with closing(gguf.GGUFWriter(path, ARCHITECTURE)) as writer:
         writer.add_name(name)
         if licence:
             writer.add_license(licence)
@@ -80,8 +80,6 @@ def write(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
-    finally:
-        writer.close()
 
 
 @torch.no_grad()

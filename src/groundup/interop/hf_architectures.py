@@ -71,6 +71,10 @@ _OPENAI_PARTS = {
     "norm": "layernorm", "position_embedding": "learned", "qk_norm": False, "embedding_norm": False,
     "logit_softcap": None, "ngram": 1,
 }  # fmt: skip
+_ACTIVATIONS = {
+    "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh",
+    "gelu": "gelu", "gelu_python": "gelu", "relu": "relu", "relu2": "relu2",
+}  # fmt: skip
 _DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 _SUMMARY = {"initializer_range": 0.02, "summary_type": "cls_index", "summary_use_proj": True}
 
@@ -79,10 +83,7 @@ FAMILIES: dict[str, Family] = {
         model_type="gpt2",
         architecture="GPT2LMHeadModel",
         fixed={"norm_position": "pre_norm", **_OPENAI_PARTS},
-        activations={
-            "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh",
-            "gelu": "gelu", "gelu_python": "gelu", "relu": "relu", "relu2": "relu2",
-        },
+        activations=_ACTIVATIONS,
         fields=_OPENAI_FIELDS | {"n_inner": "n_inner"},
         defaults=_OPENAI_DEFAULTS
         | {"n_positions": 1024, "vocab_size": 50257, "activation_function": "gelu_new", "n_inner": None},
@@ -113,10 +114,7 @@ FAMILIES: dict[str, Family] = {
             "norm_position": "pre_norm", "norm": "rmsnorm", "position_embedding": "rotary", "qk_norm": True,
             "embedding_norm": True, "bias": False, "ngram": 1,
         },
-        activations={
-            "relu2": "relu2", "relu": "relu", "gelu": "gelu", "gelu_python": "gelu",
-            "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh",
-        },
+        activations=_ACTIVATIONS,
         fields={
             "n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_embd": "hidden_size",
             "n_inner": "intermediate_size", "block_size": "max_position_embeddings", "vocab_size": "vocab_size",

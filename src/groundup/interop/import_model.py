@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from groundup.checkpoint import state
@@ -17,7 +16,7 @@ from groundup.distributed.gather import StateTensors
 from groundup.errors import CheckpointError, GroundupError, UsageError
 from groundup.interop.hf import download, read_folder
 from groundup.interop.import_checks import SOURCES, check, check_output, find_tokenizer, match_vocabulary
-from groundup.interop.imported import VOCAB_TENSORS, ImportedModel
+from groundup.interop.imported import VOCAB_TENSORS, ImportedModel, resized
 from groundup.interop.llmc import MAGIC, read_llmc
 from groundup.interop.nanogpt import read_nanogpt
 from groundup.interop.torch_pickle import ZIP_MAGIC
@@ -81,7 +80,7 @@ def import_model(
     imported = Imported(folder, name, cached.name if cached else None, model.kind, config, found_tokenizer, notes)
     tensors = model.tensors
     if ids != rows:
-        tensors |= {n: _resize(tensors[n], rows, config) for n in VOCAB_TENSORS if n in tensors}
+        tensors |= {n: resized(config, tensors[n][:rows]) for n in VOCAB_TENSORS if n in tensors}
     _write(imported, tensors, overwrite=overwrite)
     return imported
 
@@ -96,22 +95,13 @@ def _read(source: str, cached: Path | None) -> ImportedModel:
     try:
         with path.open("rb") as file:
             head = file.read(4)
-        reader = next((read for start, read in READERS.items() if head.startswith(start)), None)
-        if reader is None and path.suffix == ".bin":
-            reader = read_llmc  # its error says what a .bin must hold
+        default = read_llmc if path.suffix == ".bin" else None  # its error says what a .bin must hold
+        reader = next((read for start, read in READERS.items() if head.startswith(start)), default)
         if reader is None:
             raise UsageError(f"{source}: nothing that groundup can read; give {SOURCES}")
         return reader(path)
     except OSError as error:
         raise UsageError(f"{source}: cannot be read ({error.strerror}); check its permissions") from None
-
-
-def _resize(tensor: Tensor, rows: int, config: ModelConfig) -> Tensor:
-    """The first `rows` of an embedding or head, cut or zero-padded to the ids of the tokenizer: (V, C) -> (P, C)."""
-    kept = min(rows, config.vocab)
-    result = torch.zeros(config.padded_vocab, config.n_embd)
-    result[:kept] = tensor[:kept]
-    return result
 
 
 def _write(imported: Imported, tensors: dict[str, Tensor], *, overwrite: bool) -> None:

@@ -78,10 +78,13 @@ def padded(config: ModelConfig, name: str, tensor: Tensor) -> Tensor:
             f"{name}: {_size(tensor.shape)} in the weights, and {config.vocab} x {config.n_embd} by their "
             "configuration; the two do not belong together"
         )
-    if config.padded_vocab == config.vocab:
-        return tensor
-    result = torch.zeros(config.padded_vocab, config.n_embd)
-    result[: config.vocab] = tensor
+    return tensor if config.padded_vocab == config.vocab else resized(config, tensor)
+
+
+def resized(config: ModelConfig, tensor: Tensor) -> Tensor:
+    """The rows of an embedding or head, cut to `config.vocab` or zero-padded: (rows, C) -> (P, C) in fp32."""
+    result, kept = torch.zeros(config.padded_vocab, config.n_embd), tensor[: config.vocab]
+    result[: len(kept)] = kept
     return result
 
 

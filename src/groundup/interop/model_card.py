@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,12 @@ LOSS_NAMES = {
     "bits_per_byte": "validation, bits per byte",
     "train_loss": "training text, nats per token",
 }  # by the keys of log.jsonl
+LIMITS = (
+    "It continues text in the style of its training data, whether true or not. It was not trained to follow "
+    "instructions, and nothing prevents it from repeating its training text."
+)
+NO_RECIPE = "It was imported and not trained further, so its training recipe is not known here."
+NO_LICENCE = "No licence was given for this model; ask its publisher before using it."
 
 
 @dataclass(frozen=True)
@@ -55,13 +61,13 @@ class ModelCardInfo:
     step: int
     tokens: int
     averaged: bool
-    losses: Mapping[str, float] = field(default_factory=dict)  # train_loss, val_loss, bits_per_byte
-    tasks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # as in log.jsonl
-    origin: str = ""  # the model whose weights it started with, if any
-    trained: bool = True  # by groundup; otherwise imported, with an unknown recipe
-    sources: tuple[str, ...] = ()
-    sizes: Mapping[str, int] = field(default_factory=dict)  # train_tokens, val_tokens, train_bytes
-    versions: Mapping[str, str] = field(default_factory=dict)
+    losses: Mapping[str, float]  # train_loss, val_loss, bits_per_byte
+    tasks: Mapping[str, Mapping[str, float]]  # as in log.jsonl
+    origin: str  # the model whose weights it started with, if any
+    trained: bool  # by groundup; otherwise imported, with an unknown recipe
+    sources: tuple[str, ...]
+    sizes: Mapping[str, int]  # train_tokens, val_tokens, train_bytes
+    versions: Mapping[str, str]
 
 
 def collect_card_info(loaded: LoadedModel, name: str, licence: str, run: Path | None) -> ModelCardInfo:
@@ -70,6 +76,7 @@ def collect_card_info(loaded: LoadedModel, name: str, licence: str, run: Path | 
     progress = read_json(loaded.folder / PROGRESS)
     manifest = manifest_of_run(config.data, progress.get("data"))
     splits = manifest.splits if manifest else {}
+    newest: dict[str, Any] = next(reversed(_logged(run, progress["step"], "eval")), {})
     padding = (model.padded_vocab - model.vocab) * model.n_embd * (1 if model.tie_embeddings else 2)
     return ModelCardInfo(
         name=name,
@@ -81,7 +88,7 @@ def collect_card_info(loaded: LoadedModel, name: str, licence: str, run: Path | 
         step=progress["step"],
         tokens=progress["tokens"],
         averaged=(loaded.folder / AVERAGE).exists(),
-        losses=_read_losses(run, progress["step"]),
+        losses={key: newest[key] for key in LOSS_NAMES if isinstance(newest.get(key), float)},
         tasks=_read_tasks(run, progress["step"]),
         origin=_find_origin(config, progress),
         trained=bool(progress["step"]) or not progress.get("origin"),
@@ -95,11 +102,6 @@ def _logged(run: Path | None, step: int, *events: str) -> list[dict[str, Any]]:
     """The run's log records of these events at exactly this step."""
     records = iter_log(RunFolder(run).log) if run else ()
     return [record for record in records if record["event"] in events and record.get("step") == step]
-
-
-def _read_losses(run: Path | None, step: int) -> dict[str, float]:
-    newest: dict[str, Any] = next(reversed(_logged(run, step, "eval")), {})
-    return {key: newest[key] for key in LOSS_NAMES if isinstance(newest.get(key), float)}
 
 
 def _read_tasks(run: Path | None, step: int) -> dict[str, dict[str, float]]:
@@ -151,12 +153,13 @@ def card(info: ModelCardInfo, usage: str, *, header: Mapping[str, Any] = HEADER,
     parts = [_header(info, header), f"# {plain(info.name)}", *([lead] if lead else []), _summary(info)]
     parts += ["## Use", f"```python\n{usage.strip()}\n```"]
     parts += ["## Data", *_data(info)]
-    recipe = "It was imported and not trained further, so its training recipe is not known here."
-    parts += ["## Training", _table(_training(info)) if info.trained else recipe]
+    parts += ["## Training", _table(_training(info)) if info.trained else NO_RECIPE]
     parts += ["## Losses", *_losses(info)]
     parts += ["## Tasks", _table(_tasks(info))] if info.tasks else []
-    parts += ["## Limits", _limits(info)]
-    parts += ["## Licence", _licence(info)]
+    lost = f" Of a text, {info.tokenizer_loses}." if info.tokenizer_loses else ""
+    parts += ["## Limits", LIMITS + lost]
+    given = f"`{info.licence}`, as given by the exporter."
+    parts += ["## Licence", given if info.licence else NO_LICENCE]
     parts += ["## How it was made", *_made(info)]
     return "\n\n".join(parts) + "\n"
 
@@ -216,10 +219,8 @@ def _losses(info: ModelCardInfo) -> Iterator[str]:
     rows = [(name, f"{info.losses[key]:.4f}") for key, name in LOSS_NAMES.items() if key in info.losses]
     rows.append(("uniform guessing, nats per token", f"{math.log(info.config.model.vocab):.4f}"))
     yield _table(rows)
-    if "val_loss" not in info.losses:
-        yield "No validation loss of these weights is known."
-    else:
-        yield "Over sequences of the full context that do not overlap, of text held out from training."
+    held_out = "Over sequences of the full context that do not overlap, of text held out from training."
+    yield held_out if "val_loss" in info.losses else "No validation loss of these weights is known."
 
 
 def _tasks(info: ModelCardInfo) -> Iterator[tuple[str, str]]:
@@ -232,27 +233,13 @@ def _tasks(info: ModelCardInfo) -> Iterator[tuple[str, str]]:
             yield f"{plain(task)}, {name}", f"{value:.4f}{error}, {result.get('n', 0):,.0f} questions"
 
 
-def _limits(info: ModelCardInfo) -> str:
-    lost = f" Of a text, {info.tokenizer_loses}." if info.tokenizer_loses else ""
-    return (
-        "It continues text in the style of its training data, whether true or not. It was not trained to follow "
-        "instructions, and nothing prevents it from repeating its training text." + lost
-    )
-
-
-def _licence(info: ModelCardInfo) -> str:
-    if info.licence:
-        return f"`{info.licence}`, as given by the exporter."
-    return "No licence was given for this model; ask its publisher before using it."
-
-
 def _made(info: ModelCardInfo) -> Iterator[str]:
     yield "With `groundup`, which trains, checks and exports models from scratch."
     if info.versions:
         yield "It was trained with these versions:"
         yield _table(sorted(info.versions.items()))
-    model = {key: value for key, value in info.config.model.model_dump().items() if value is not None}
-    yield f"The model's configuration:\n\n```yaml\n{yaml.safe_dump(model, sort_keys=False).strip()}\n```"
+    model = yaml.safe_dump(info.config.model.model_dump(exclude_none=True), sort_keys=False).strip()
+    yield f"The model's configuration:\n\n```yaml\n{model}\n```"
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> str:
