@@ -1,7 +1,5 @@
 """Checks of a prepared folder, in one pass over its tokens: checksums, ids, documents, split, tokenizer."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
@@ -169,9 +167,8 @@ def _check_ids(about: str, manifest: Manifest, train: Scan, val: Scan) -> Findin
     id_, position = train.first_outside or val.first_outside or (0, 0)
     padded = -(-n_vocab // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
     harm = "one that only pads the embedding" if id_ < padded else "one beyond any model's embedding"
-    sentence = (
-        f"{human_plural(outside, 'id')} of {n_vocab:,} or more, {harm}: first {id_:,}, at token {position:,} of {name}"
-    )
+    ids = f"{human_plural(outside, 'id')} of {n_vocab:,} or more, {harm}"
+    sentence = f"{ids}: first {id_:,}, at token {position:,} of {name}"
     return Finding(about, "ids", "problem", sentence, "prepare the data again with the tokenizer of its folder", values)
 
 
@@ -185,16 +182,12 @@ def _check_leaks(about: str, train: Scan, val: Scan, documents: dict[SplitName, 
         sides = f"{human_plural(len(train.digests), 'document')} to train on, {len(val.digests):,} held out"
         return Finding(about, "split", "ok", f"{sides}, none on both sides", values=values)
     first = int(shared[0])
-    other = int(np.flatnonzero(val.digests == train.digests[first])[0])
     source, offset = documents["train"].origin(first)
-    val_source, val_offset = documents["val"].origin(other)
-    values["example"] = {
-        "train": {"source": source, "offset": offset},
-        "val": {"source": val_source, "offset": val_offset},
-    }
+    copy, copy_offset = documents["val"].origin(int(np.flatnonzero(val.digests == train.digests[first])[0]))
+    values["example"] = {"train": {"source": source, "offset": offset}, "val": {"source": copy, "offset": copy_offset}}
     sentence = (
         f"{human_plural(len(shared), 'training document')} also held out, word for word: such as {source} @{offset:,}, "
-        f"which is {val_source} @{val_offset:,}"
+        f"which is {copy} @{copy_offset:,}"
     )
     return Finding(about, "split", "problem", sentence, "drop them, or prepare again: copies stay together", values)
 

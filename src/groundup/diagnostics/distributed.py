@@ -1,7 +1,5 @@
 """Checks of a job of several processes before training: all join, with equal versions and data and one GPU each."""
 
-from __future__ import annotations
-
 import os
 import platform
 import socket

@@ -1,7 +1,5 @@
 """Checks of a run: its config, log, checkpoints and data. Finds damage and where to resume; changes nothing."""
 
-from __future__ import annotations
-
 import json
 import math
 import shlex
@@ -83,18 +81,15 @@ class RunReport:
             yield problem(about, "run", message)
         for message in self.notes:
             yield problem(about, "note", message, "warning")
-        yield self._next()
-
-    def _next(self) -> Finding:
         start = f"from {self.resume_from}" if self.resume_from else "from the start"
-        found = Finding(str(self.run), "resume", "ok", f"`{self.command}` resumes {start}", values=self.to_json())
+        found = Finding(about, "resume", "ok", f"`{self.command}` resumes {start}", values=self.to_json())
         if self.update:
-            return replace(found, status="warning", sentence="not by this version", remedy="update groundup")
-        if self.command:
-            return found
-        if self.resume_from:
-            return replace(found, status="warning", sentence="not yet", remedy="fix what is damaged above")
-        return replace(found, status="problem", sentence="no checkpoint is complete", remedy="start a new run")
+            found = replace(found, status="warning", sentence="not by this version", remedy="update groundup")
+        elif not self.command and self.resume_from:
+            found = replace(found, status="warning", sentence="not yet", remedy="fix what is damaged above")
+        elif not self.command:
+            found = replace(found, status="problem", sentence="no checkpoint is complete", remedy="start a new run")
+        yield found
 
 
 def check_run(path: Path, data: Path | None = None) -> RunReport:

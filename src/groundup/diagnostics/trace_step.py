@@ -4,8 +4,6 @@ A batch is a pure function of (seed, cursor), and the log has the cursor of each
 and a future one as well. No torch here.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

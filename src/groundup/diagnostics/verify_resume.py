@@ -1,7 +1,5 @@
 """Proof, on a user's own config and machine, that a killed and resumed run equals an uninterrupted one bit for bit."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import signal
@@ -119,13 +117,9 @@ def shortened(config: Config, total: int | None, steps: int) -> Config:
     sample = min(SAMPLE_TOKENS, config.evaluate.sample_tokens)
     evaluate = {"every_steps": every, "tokens": tokens, "sample_every_steps": every, "sample_tokens": sample}
     checkpoint = {"every_steps": half, "every_minutes": None, "keep_last": KEEP_ALL, "save_best": False}
+    changes = {"train": train, "evaluate": evaluate, "checkpoint": checkpoint, "tracking": {"backends": ()}}
     return config.model_copy(
-        update={
-            "train": config.train.model_copy(update=train),
-            "evaluate": config.evaluate.model_copy(update=evaluate),
-            "checkpoint": config.checkpoint.model_copy(update=checkpoint),
-            "tracking": config.tracking.model_copy(update={"backends": ()}),
-        }
+        update={section: getattr(config, section).model_copy(update=values) for section, values in changes.items()}
     )
 
 
