@@ -30,11 +30,7 @@ def single_line(text: str) -> str:
     return visible(text).replace("\n", "⏎")
 
 
-FORMATS: dict[Axis, Callable[[float], str]] = {
-    "tokens": human_count,
-    "step": lambda step: f"{round(step):,}",
-    "seconds": short_time,
-}
+FORMATS: dict[Axis, Callable[[float], str]] = {"tokens": human_count, "step": "{:,.0f}".format, "seconds": short_time}
 POSITIONS: dict[Axis, str] = {"tokens": "{} tokens", "step": "step {}", "seconds": "{}"}
 
 
@@ -66,7 +62,8 @@ def _facts(comparison: Comparison) -> Iterator[Row]:
     yield Row("tokens", tuple(human_count(run.history.tokens) for run in runs))
     yield Row("steps", tuple(f"{run.history.step:,}" for run in runs))
     yield Row("time", tuple(short_time(run.history.seconds) for run in runs))
-    yield Row("tokens/s", tuple(_speed(run) for run in runs))
+    speeds = [run.history.tokens / run.history.seconds if run.history.seconds > 0 else None for run in runs]
+    yield Row("tokens/s", tuple("–" if speed is None else f"{speed:,.0f}" for speed in speeds))
     losses = [[getattr(point, comparison.measure) for point in run.points] for run in runs]
     best = [min(values) for values in losses]
     at_tokens = [run.points[values.index(low)].tokens for run, values, low in zip(runs, losses, best, strict=True)]
@@ -74,10 +71,6 @@ def _facts(comparison: Comparison) -> Iterator[Row]:
     yield Row("  at tokens", tuple(human_count(tokens) for tokens in at_tokens))
     last = [values[-1] for values in losses]
     yield Row(f"last {loss}", tuple(f"{value:.4f}" for value in last), _lowest(last))
-
-
-def _speed(run: Run) -> str:
-    return f"{run.history.tokens / run.history.seconds:,.0f}" if run.history.seconds > 0 else "–"
 
 
 def _equal(comparison: Comparison) -> Iterator[Row]:

@@ -33,16 +33,6 @@ class Series:
     joined: bool = True
 
 
-@dataclass(frozen=True)
-class Range:
-    """Values at the edges of a chart."""
-
-    left: float
-    right: float
-    bottom: float
-    top: float
-
-
 class Curve:
     """A curve of any length in fewer than `limit` points (even): neighbours are averaged when it is full."""
 
@@ -88,8 +78,8 @@ def braille_chart(
     # The range follows the column means, and the labels' width follows the range: only then is W known. Means over
     # slightly too many columns are close enough to choose a range.
     means = np.concatenate([_column_means(xy, left, right, 2 * W) for xy in clean])
-    display = Range(left, right, *_y_range(means))
-    labels = _labels(display, H)
+    bottom, top = _y_range(means)
+    labels = _labels(bottom, top, H)
     gutter = max(map(len, labels.values())) + 2
     if W - gutter < MIN_PLOT_CELLS:
         labels, gutter = {}, 0
@@ -98,11 +88,15 @@ def braille_chart(
     codes = np.zeros((H, W), dtype=np.int64)
     owner = np.zeros((H, W), dtype=np.int64)  # 1 + the index of the series that a cell shows
     for index, (s, xy) in enumerate(zip(series, clean, strict=True), start=1):
-        dots = _dots(_column_means(xy, left, right, 2 * W), display, 4 * H, 2 * W, s.joined)
+        dots = _dots(_column_means(xy, left, right, 2 * W), bottom, top, 4 * H, 2 * W, s.joined)
         drawn = (dots.reshape(H, 4, W, 2) * DOT_BITS[:, None, :]).sum(axis=(1, 3))  # (H, W), 0 for an empty cell
         codes = np.where(drawn > 0, drawn, codes)
         owner = np.where(drawn > 0, index, owner)
-    return _assemble(codes, owner, ["", *(s.style for s in series)], labels, gutter, display)
+    chart = _assemble(codes, owner, ["", *(s.style for s in series)], labels, gutter)
+    first, last = f"{left:,.0f}", f"{right:,.0f}"
+    if len(first) + len(last) < W:
+        chart.append(" " * gutter + first + last.rjust(W - len(first)), style="dim")
+    return chart
 
 
 def _readable(points: Sequence[tuple[float, float]], x_range: tuple[float, float]) -> Floats:
@@ -142,13 +136,13 @@ def _is_flat(bottom: float, top: float) -> bool:
     return top - bottom <= MIN_RELATIVE_SPREAD * max(abs(bottom), abs(top))
 
 
-def _dots(means: Floats, display: Range, R: int, C: int, joined: bool) -> Dots:
+def _dots(means: Floats, bottom: float, top: float, R: int, C: int, joined: bool) -> Dots:
     """The dots of one series: (R, C), row 0 on top. Points above the range are not drawn."""
     dots = np.zeros((R, C), dtype=np.bool_)
     if not len(means):
         return dots
     column = means[:, 0].astype(np.int64)
-    depth = (display.top - means[:, 1]) / (display.top - display.bottom) * (R - 1)
+    depth = (top - means[:, 1]) / (top - bottom) * (R - 1)
     height = np.arange(R)[:, None]  # (R, 1)
     if not joined:
         row = _rows(depth, R)
@@ -171,13 +165,13 @@ def _rows(depth: Floats, R: int) -> npt.NDArray[np.int64]:
     return np.rint(depth.round(6)).clip(-1, R - 1).astype(np.int64)
 
 
-def _labels(display: Range, H: int) -> dict[int, str]:
+def _labels(bottom: float, top: float, H: int) -> dict[int, str]:
     """Row of cells -> its value: top, bottom and, if it fits, the middle."""
-    span = display.top - display.bottom
-    values = {0: display.top, H - 1: display.bottom}
+    span = top - bottom
+    values = {0: top, H - 1: bottom}
     if H >= 5:
         depth = (4 * (H // 2) + 1.5) / (4 * H - 1)  # the centre of that cell, on the scale of the dots
-        values[H // 2] = display.top - span * depth
+        values[H // 2] = top - span * depth
     decimals = 2 if span >= 0.1 else 4
     return {row: f"{y:.{decimals}f}" if abs(y) < 1e5 else f"{y:.2e}" for row, y in values.items()}
 
@@ -188,18 +182,13 @@ def _assemble(
     styles: Sequence[str],
     labels: dict[int, str],
     gutter: int,
-    display: Range,
 ) -> Text:
     chart = Text(no_wrap=True, overflow="crop")
-    H, W = codes.shape
-    for row in range(H):
+    for row in range(len(codes)):
         if gutter:
             chart.append(f"{labels.get(row, ''):>{gutter - 2}} {'┤' if row in labels else '│'}", style="dim")
         cells = zip(owner[row].tolist(), codes[row].tolist(), strict=True)
         for index, run in groupby(cells, key=lambda cell: cell[0]):
             chart.append("".join(chr(BLANK + code) if code else " " for _, code in run), style=styles[index])
         chart.append("\n")
-    left, right = f"{display.left:,.0f}", f"{display.right:,.0f}"
-    if len(left) + len(right) < W:
-        chart.append(" " * gutter + left + right.rjust(W - len(left)), style="dim")
     return chart
