@@ -1,7 +1,5 @@
 """`groundup doctor`."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -12,17 +10,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
 from groundup.cli.parsing import Parser
+from groundup.diagnostics.finding import Finding
 from groundup.errors import UsageError
-from groundup.ui.format import visible
-
-if TYPE_CHECKING:
-    from groundup.diagnostics.finding import Finding
+from groundup.ui.format import human_plural, visible
 
 EPILOG = """Checks the machine: cores, memory, Python and libraries, torch, GPU, the fastest precision, the compiler of
 train.compile, and the disk of the first folder, or of this one. Of prepared data, in one pass over it:
@@ -82,17 +77,19 @@ def _run_distributed(args: argparse.Namespace, paths: list[Path], data: Path | N
 def print_findings(findings: Iterable[Finding], *, as_json: bool) -> bool:
     """Print each finding as it comes, or all as one JSON object; return whether there is a problem."""
     console = Console(highlight=False, soft_wrap=True, file=sys.stdout)
+    # None where the output is no terminal, so that a line stays a line.
+    width = min(MAX_COLUMNS, shutil.get_terminal_size().columns) if console.is_terminal else None
     found: list[Finding] = []
     for finding in findings:
         if not as_json:
-            for line in _lines(finding, found[-1] if found else None, _width(console)):
+            for line in _lines(finding, found[-1] if found else None, width):
                 console.print(line)
         found.append(finding)
     count: Counter[str] = Counter(finding.status for finding in found)
     if as_json:
         print(json.dumps({"ok": not count["problem"], "findings": [asdict(finding) for finding in found]}))
     else:
-        parts = [f"{count[s]} {s}{'s' if count[s] != 1 else ''}" for s in ("problem", "warning") if count[s]]
+        parts = [human_plural(count[status], status) for status in ("problem", "warning") if count[status]]
         console.print(Text(f"\n{' and '.join(parts) or 'all is well'}", style="bold"))
     sys.stdout.flush()
     return count["problem"] > 0
@@ -124,11 +121,9 @@ def machine_findings(folder: Path) -> Iterator[Finding]:
     yield machine.cores()
     yield machine.memory()
     yield from machine.libraries()
-    usable = True
-    for finding in machine.torch_build():
-        usable = usable and finding.status != "problem"
-        yield finding
-    if usable:
+    found = list(machine.torch_build())
+    yield from found
+    if all(finding.status != "problem" for finding in found):
         yield machine.precision()
         yield machine.compiler()
     yield machine.disk(folder)
@@ -164,8 +159,3 @@ def _wrapped(text: str, width: int | None) -> list[str]:
     if width is None:
         return [text.replace("\n", " ")]
     return textwrap.wrap(text, max(20, width - NAME_COLUMNS - 2), break_on_hyphens=False) or [""]
-
-
-def _width(console: Console) -> int | None:
-    """Columns of the terminal; None if the output is none, so that a line stays a line."""
-    return min(MAX_COLUMNS, shutil.get_terminal_size().columns) if console.is_terminal else None

@@ -177,7 +177,7 @@ def _wrong_progress(folder: Path) -> Iterator[str]:
         return
     for key in COUNTS:
         value = progress.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        if type(value) is not int or value < 0:
             yield f"{PROGRESS}: {key} is {value!r}, not a count"
     for key in SECONDS:
         value = progress.get(key)
