@@ -47,19 +47,17 @@ class WindowDataset(Dataset[Sample]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """Several sequences at once, as a DataLoader asks for them: much cheaper than one by one."""
-        positive = np.array([self._positive(index) for index in indices], dtype=np.int64)
+        numbers = [operator.index(index) for index in indices]
+        for number in numbers:
+            if not -len(self) <= number < len(self):
+                raise IndexError(f"window {number} of {len(self)}")
+        positive = np.array(numbers, dtype=np.int64) % len(self)
         windows = torch.from_numpy(self._windows.read_at(positive))  # (n, block_size + 1)
         # Clones, so that changing the one of a pair leaves the other, and neither keeps the complete batch alive.
         return [(window[:-1].clone(), window[1:].clone()) for window in windows]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._arguments  # a memory map would be pickled with all its contents
-
-    def _positive(self, index: int) -> int:
-        number = operator.index(index)
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"window {number} of {len(self)}")
-        return number % len(self)
 
 
 def dataset(

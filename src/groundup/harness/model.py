@@ -50,7 +50,6 @@ class Groundup(TemplateLM):  # type: ignore[misc]  # the library is untyped
         self._device = self._loaded.device
         self._autocast = autocast(choose_precision(precision, self._device).name, self._device)
         self._tokens = tokens
-        self._encode = self._loaded.tokenizer.encode
 
     @property
     def eot_token_id(self) -> int:
@@ -69,7 +68,7 @@ class Groundup(TemplateLM):  # type: ignore[misc]  # the library is untyped
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **others: Any) -> list[int]:
         """Ids of a text, without added special tokens."""
-        return self._encode(string).tolist()
+        return self._loaded.tokenizer.encode(string).tolist()
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **others: Any

@@ -22,8 +22,7 @@ def shakespeare() -> Path:
 
     Raises DataError if it cannot be downloaded, or is not what it should be.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = cache / "groundup" / "tinyshakespeare.txt"
+    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundup" / "tinyshakespeare.txt"
     try:
         if path.is_file() and _is_shakespeare(path.read_bytes()):
             return path
@@ -48,8 +47,7 @@ def _get(url: str) -> bytes:
         error.close()
         raise _refusal(f"{url} answered {error.code} {error.reason}") from None
     except (OSError, HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        raise _refusal(f"{url} cannot be reached ({reason})") from None
+        raise _refusal(f"{url} cannot be reached ({getattr(error, 'reason', error)})") from None
 
 
 def _refusal(reason: str) -> DataError:
