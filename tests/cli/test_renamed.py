@@ -124,7 +124,7 @@ def test_one_line_on_standard_error_and_none_where_the_run_is_read_again(groundu
     assert (done.status, done.err) == (0, "groundup: command line: batches.seed is called train.seed now\n")
     done = groundup("resume", "r", "--train.max_steps", "13", "--train.patience", "5")
     line = "groundup: resume: train.patience is called train.early_stopping_patience now\n"
-    assert (done.status, done.err) == (0, line)
+    assert (done.status, done.err) == (0, line), done.err
     assert groundup("resume", "r", "--train.max_steps", "14").err == ""
 
 

@@ -156,7 +156,7 @@ def test_two_processes_compute_what_one_does(prepared, alone, tmp_path):
         cases[f"gpt1 {micro}"] = config("gpt1", train={**train, "micro_batch_size": micro})
     cheap = {"parallel": "fsdp", "activation_checkpointing": "selective"}
     cases["modern 5"] = config("modern", train={**cheap, "micro_batch_size": 5})
-    cases["gpt1 recomputed"] = config("gpt1", train={"parallel": "fsdp", "activation_checkpointing": True})
+    cases["gpt1 recomputed"] = config("gpt1", train={"parallel": "fsdp", "activation_checkpointing": "full"})
     jobs.run(2, work.train_all, prepared, tmp_path, cases, "cut_logits", place=tmp_path)  # which `alone` are whole
     for name in cases:
         assert_same_up_to_rounding(tmp_path / name, alone / name.split()[0])

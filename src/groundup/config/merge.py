@@ -66,12 +66,17 @@ def merge_and_validate(sources: Iterable[ConfigSource]) -> Config:
         raise ConfigError(_sentence(error, origins)) from None
 
 
-def _current_names(source: ConfigSource) -> dict[str, Any]:
-    """The values of a source under today's keys; RenamedKeyWarning where a user gave a previous name."""
+def rename_source(source: ConfigSource) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """`rename_keys` of a source's values; ConfigError names the source."""
     try:
-        values, renamed = rename_keys(source.values)
+        return rename_keys(source.values)
     except ConfigError as error:
         raise ConfigError(f"{source.origin}: {error}") from None
+
+
+def _current_names(source: ConfigSource) -> dict[str, Any]:
+    """The values of a source under today's keys; RenamedKeyWarning where a user gave a previous name."""
+    values, renamed = rename_source(source)
     for old, new in renamed if source.typed else ():
         warnings.warn(f"{source.origin}: {old} is called {new} now", RenamedKeyWarning, stacklevel=2)
     return values

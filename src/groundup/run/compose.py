@@ -19,10 +19,9 @@ from pydantic import ValidationError
 
 from groundup.checkpoint.files import AVERAGE, CONFIG, MODEL, TOKENIZER, read_config
 from groundup.checkpoint.run_folder import find_checkpoint
-from groundup.config.merge import ConfigSource, diff, merge_and_validate
+from groundup.config.merge import ConfigSource, diff, merge_and_validate, rename_source
 from groundup.config.model import ModelConfig
 from groundup.config.presets import DEFAULT, preset
-from groundup.config.renamed import rename_keys
 from groundup.config.schema import Config, read_yaml
 from groundup.data.shards import Manifest
 from groundup.errors import CheckpointError, ConfigError, DataError
@@ -95,7 +94,7 @@ def _pop_preset(source: ConfigSource) -> str | None:
 
 
 def _merge(name: str, sources: Sequence[ConfigSource]) -> Config:
-    named = [values["init_from"] for source in sources if "init_from" in (values := rename_keys(source.values)[0])]
+    named = [values["init_from"] for source in sources if "init_from" in (values := rename_source(source)[0])]
     if not named or named[-1] is None:
         return merge_and_validate([preset(name), *sources])
     if named[-1] == "":
@@ -115,7 +114,7 @@ def _merge(name: str, sources: Sequence[ConfigSource]) -> Config:
     _check_model(config, model, folder)
     _check_tokenizer(config, folder)
     # A checksum that was noted together with another folder says nothing about this one.
-    last = max(n for n, source in enumerate(sources) if "init_from" in rename_keys(source.values)[0])
+    last = max(n for n, source in enumerate(sources) if "init_from" in rename_source(source)[0])
     noted = config.init_sha256 if any("init_sha256" in source.values for source in sources[last:]) else None
     return config.model_copy(update={"init_from": str(folder), "init_sha256": noted or weights_sha256(folder)})
 
