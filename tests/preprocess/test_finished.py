@@ -13,7 +13,7 @@ from folders import digests
 from groundup.data.shards import Manifest
 from groundup.errors import DataError
 from groundup.preprocess.pipeline import prepare
-from groundup.preprocess.request import InputFile, Request
+from groundup.preprocess.records import InputFile, Request
 from groundup.tokenizers.byte_char import CharTokenizer
 from groundup.utils.progress import ProgressReporter
 

@@ -20,8 +20,8 @@ from folders import digests
 
 from groundup.errors import DataError, GroundupError, TokenizerError, UsageError
 from groundup.preprocess import encoding, pipeline, train_tokenizer
-from groundup.preprocess.journal import Journal
 from groundup.preprocess.pipeline import prepare
+from groundup.preprocess.records import Journal
 from groundup.sources.corpus import open_sources
 from groundup.tokenizers.byte_char import ByteTokenizer
 from groundup.utils.progress import ProgressReporter
@@ -68,14 +68,14 @@ NEVER = ("os", "abort", "1", "before")
 DURING = {
     "learning": ("groundup.preprocess.train_tokenizer", "_TrainingText._has_room", "40", "before", "bpe:300"),
     "saving the tokenizer": ("groundup.preprocess.pipeline", "flush", "1", "before", "bpe:300"),
-    "the first entry": ("groundup.preprocess.journal", "Journal.save", "1", "after", "bpe:300"),
+    "the first entry": ("groundup.preprocess.records", "Journal.save", "1", "after", "bpe:300"),
     "encoding": ("groundup.data.shard_writer", "ShardWriter.write", "45", "after", "gpt2"),
     "beginning a document": ("groundup.data.shard_writer", "ShardWriter.begin_document", "60", "after", "char"),
     "ending a shard": ("groundup.data.shard_writer", "ShardWriter._finish_shard", "3", "before", "byte"),
     "between shards": ("groundup.data.shard_writer", "ShardWriter._finish_shard", "4", "after", "byte"),
-    "journaling, files flushed": ("groundup.preprocess.journal", "replace_text", "9", "before", "byte"),
+    "journaling, files flushed": ("groundup.preprocess.records", "Journal.save", "9", "before", "byte"),
     "journaling, half-way": ("groundup.utils.files", "flush", "14", "before", "byte"),
-    "journaling, done": ("groundup.preprocess.journal", "replace_text", "12", "after", "byte"),
+    "journaling, done": ("groundup.preprocess.records", "Journal.save", "12", "after", "byte"),
     "all encoded": ("groundup.preprocess.split_writer", "SplitWriter.finish", "1", "before", "byte"),
     "all flushed": ("groundup.preprocess.split_writer", "SplitWriter.finish", "1", "after", "char"),
     "finishing, manifest half-way": ("os", "fsync", "LAST", "before", "byte"),
@@ -241,7 +241,7 @@ def contents(path):
 
 def journal_of(killed, corpus, out, wishes, nth="22"):
     """A killed preparation's unfinished folder, and its journal."""
-    killed(corpus, out, wishes, "groundup.preprocess.journal", "replace_text", nth, "after")
+    killed(corpus, out, wishes, "groundup.preprocess.records", "Journal.save", nth, "after")
     return out.with_name(f".{out.name}.partial") / "journal.json"
 
 

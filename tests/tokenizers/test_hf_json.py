@@ -14,9 +14,9 @@ from groundup.generation.engine import TextStream
 from groundup.preprocess.pipeline import prepare
 from groundup.sources.text import chunk_text
 from groundup.tokenizers.bpe import BPETokenizer
+from groundup.tokenizers.hf_backend import known_characters
 from groundup.tokenizers.hf_json import FileTokenizer, read_tokenizer_file
 from groundup.tokenizers.registry import choose_tokenizer, load_tokenizer
-from groundup.tokenizers.roundtrip import known_characters
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 CORPUS = ["low lower lowest, it's the newest </s> naïve Ünder!\n" * 30, "wide wider widest \t 1234 </s>\r\n" * 30]

@@ -89,12 +89,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from groundup.preprocess.split import ByHash
+    from groundup.data.shards import SplitRule
     from groundup.preprocess.train_tokenizer import train_tokenizer
     from groundup.preprocess.workdir import new_folder
     from groundup.sources.corpus import open_sources
     from groundup.ui.progress import byte_progress
 
+    everything = SplitRule(rule="documents by hash", val_fraction=0)
     learner = bpe_trainer(args.size, min_frequency=args.min_frequency, special_tokens=args.special)
     with (
         new_folder(Path(args.out)) as folder,
@@ -102,7 +103,7 @@ def _train(args: argparse.Namespace) -> int:
         open_sources(args.sources, column=args.column, errors=args.errors, say=watch.message) as corpus,
     ):
         watch.phase("learning", corpus.size)
-        tokenizer = train_tokenizer(learner, corpus, ByHash(val_fraction=0), watch)
+        tokenizer = train_tokenizer(learner, corpus, everything, watch)
         n_bytes, n_tokens = _measure(tokenizer, _texts(corpus))
         tokenizer.save(folder)
     if args.json:

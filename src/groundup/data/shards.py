@@ -3,7 +3,7 @@
     manifest.json         counts, checksums, the tokenizer's fingerprint, how the split was made, the sources
     train-00000.bin …     little-endian uint16 or uint32 ids, as nanoGPT writes them
     documents-train.bin   positions of the documents: `DOCUMENT` records in order of their start
-    request.json          options and input files of the preparation (see `groundup.preprocess.request`)
+    request.json          options and input files of the preparation (see `groundup.preprocess.records`)
 
 The same for `val`. None of these depends on when, where or by whom they were made.
 """

@@ -15,10 +15,9 @@ from typing import Any
 import tokenizers
 from groundup.errors import ExportError
 from groundup.tokenizers.base import END_OF_TEXT, Tokenizer
-from groundup.tokenizers.gpt1 import ENCODER, LINE_BREAK, MERGES, UNKNOWN, WORD_END, merge_pairs
-from groundup.tokenizers.gpt2 import byte_characters, gpt2_merges, gpt2_pieces
-from groundup.tokenizers.hf_format import FILE_NAME, parse
-from groundup.tokenizers.hf_json import CONFIG_NAME
+from groundup.tokenizers.gpt1 import ENCODER, LINE_BREAK, MERGES, UNKNOWN, WORD_END
+from groundup.tokenizers.gpt2 import byte_characters, gpt2_merges, gpt2_pieces, merge_pairs
+from groundup.tokenizers.hf_json import CONFIG_NAME, FILE_NAME, parse
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
 Contents = dict[str, Any]

@@ -13,8 +13,7 @@ from groundup.sources.hub import PREFIX
 from groundup.tokenizers.base import END_OF_TEXT, Tokenizer, TokenizerTrainer
 from groundup.tokenizers.gpt1 import GPT1Tokenizer
 from groundup.tokenizers.gpt2 import GPT2Tokenizer, byte_characters, gpt2_merges, gpt2_pieces
-from groundup.tokenizers.hf_format import FILE_NAME, model_ids, parse
-from groundup.tokenizers.hf_json import read_tokenizer_file
+from groundup.tokenizers.hf_json import FILE_NAME, model_ids, parse, read_tokenizer_file
 from groundup.tokenizers.registry import choose_tokenizer
 from groundup.utils.files import SUMS, checksums
 

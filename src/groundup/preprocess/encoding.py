@@ -9,13 +9,13 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from groundup.data.shards import SplitName
+from groundup.data.shards import SplitName, SplitRule
 from groundup.errors import TokenizerError
-from groundup.preprocess.split import ByHash, TailSplit
+from groundup.preprocess.split import split_document
 from groundup.sources.corpus import Corpus, Position
 from groundup.sources.text import Document, chunk_text
 from groundup.tokenizers import Ids, Tokenizer
-from groundup.tokenizers.roundtrip import known_characters
+from groundup.tokenizers.hf_backend import known_characters
 
 # Size of a job: large enough that handing it to a thread costs nothing, small enough that all pending jobs together
 # take far less memory than Python itself.
@@ -28,8 +28,6 @@ ENCODE_CHARS = 1 << 13
 
 # Characters of each job that are decoded again, to estimate how much of the text a lossy tokenizer loses.
 SAMPLE_CHARS = 1 << 11
-
-_NO_IDS: Ids = np.empty(0, dtype=np.uint32)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -65,9 +63,7 @@ class EncodedPiece(NamedTuple):
     known: int = 0
 
 
-def iter_jobs(
-    corpus: Corpus, rule: ByHash | TailSplit, position: Position, chunks: int, full: set[SplitName]
-) -> Iterator[Job]:
+def iter_jobs(corpus: Corpus, rule: SplitRule, position: Position, chunks: int, full: set[SplitName]) -> Iterator[Job]:
     """Jobs from `position` on, without the first `chunks` pieces of its document and without splits that are `full`."""
     batch: list[Piece] = []
     chars = 0
@@ -86,9 +82,9 @@ def iter_jobs(
         yield Job(batch, position, 0, corpus.bytes_read)
 
 
-def _pieces(document: Document, rule: ByHash | TailSplit) -> Iterator[Piece]:
+def _pieces(document: Document, rule: SplitRule) -> Iterator[Piece]:
     line = 0
-    for split, chunks in rule.parts(document):
+    for split, chunks in split_document(document, rule):
         first, text = True, next(chunks, None)
         while text is not None:
             following = next(chunks, None)
@@ -104,19 +100,17 @@ def encode_job(job: Job, tokenizer: Tokenizer) -> list[EncodedPiece]:
     """
     encoded = [EncodedPiece(_ids(piece, tokenizer), len(piece.text.encode())) for piece in job.pieces]
     if tokenizer.lossy:
-        sampled, known = _sample(job.pieces[0].text[:SAMPLE_CHARS], tokenizer)
+        text = job.pieces[0].text[:SAMPLE_CHARS]
+        ids = (id_ for id_ in tokenizer.encode(text).tolist() if id_ != tokenizer.unknown)
+        sampled, known = known_characters(text, tokenizer.decode(ids))
         encoded[0] = encoded[0]._replace(sampled=sampled, known=known)
     return encoded
 
 
-def _sample(text: str, tokenizer: Tokenizer) -> tuple[int, int]:
-    ids = (id_ for id_ in tokenizer.encode(text).tolist() if id_ != tokenizer.unknown)
-    return known_characters(text, tokenizer.decode(ids))
-
-
 def encode_parts(text: str, tokenizer: Tokenizer) -> Ids:
     """The ids of a text of any length in constant memory, encoded in parts cut where it changes no id."""
-    return np.concatenate([_NO_IDS, *map(tokenizer.encode, chunk_text(text, ENCODE_CHARS))])
+    none: Ids = np.empty(0, dtype=np.uint32)
+    return np.concatenate([none, *map(tokenizer.encode, chunk_text(text, ENCODE_CHARS))])
 
 
 def _ids(piece: Piece, tokenizer: Tokenizer) -> Ids:
@@ -161,8 +155,7 @@ def map_in_order(
                 if len(pending) > threads + 1:
                     first, future = pending.popleft()
                     yield first, future.result()
-            while pending:
-                first, future = pending.popleft()
-                yield first, future.result()
+            for item, future in pending:
+                yield item, future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 
 from groundup.data.shard_writer import SHARD_TOKENS
-from groundup.data.shards import MANIFEST, Manifest, Split, SplitName, TokenizerInfo, dtype_for
+from groundup.data.shards import MANIFEST, Manifest, Split, SplitName, SplitRule, TokenizerInfo, dtype_for
 from groundup.errors import DataError, TokenizerError, UsageError
 from groundup.preprocess.encoding import encode_job, iter_jobs, map_in_order
-from groundup.preprocess.request import Request, Setting
-from groundup.preprocess.split import ByHash, TailSplit, choose_rule
+from groundup.preprocess.records import Request, Setting
+from groundup.preprocess.split import choose_rule
 from groundup.preprocess.split_writer import SplitWriter
 from groundup.preprocess.train_tokenizer import train_tokenizer
 from groundup.preprocess.workdir import TOKENIZER, WorkDir, check_output, finished_manifest, open_workdir, unwritable
@@ -86,7 +86,7 @@ def prepare(
         check_output(out, prepared=True)
         with opened(sources, say=reporter.message) as corpus:
             rule = choose_rule(corpus, val_fraction)
-            request = Request.of(corpus, settings | {"split": rule.describe().rule})
+            request = Request.of(corpus, settings | {"split": rule.rule})
             if manifest := finished_manifest(out, request, overwrite=overwrite):
                 reporter.message(f"{out}: already prepared from the same inputs in the same way; nothing to do")
                 return manifest
@@ -102,7 +102,7 @@ class _Preparation:
     """The work of one process, which may resume that of a previous one."""
 
     def __init__(
-        self, corpus: Corpus, rule: ByHash | TailSplit, work: WorkDir, progress: ProgressReporter, threads: int
+        self, corpus: Corpus, rule: SplitRule, work: WorkDir, progress: ProgressReporter, threads: int
     ) -> None:
         self._corpus, self._rule, self._work, self._progress, self._threads = corpus, rule, work, progress, threads
         self._journal_time = time.monotonic()  # of the last entry
@@ -133,7 +133,7 @@ class _Preparation:
             dtype=dtype_for(tokenizer.n_vocab),
             tokenizer=TokenizerInfo(name=tokenizer.name, n_vocab=tokenizer.n_vocab, fingerprint=tokenizer.fingerprint),
             splits=splits,
-            split=self._rule.describe(),
+            split=self._rule,
             sources=output.sources,
         )
         replace_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
@@ -188,7 +188,7 @@ def _check(val_fraction: float, max_tokens: int | None, max_documents: int | Non
 
 
 def _check_not_empty(
-    splits: dict[SplitName, Split], rule: ByHash | TailSplit, max_tokens: int | None, full: set[SplitName]
+    splits: dict[SplitName, Split], rule: SplitRule, max_tokens: int | None, full: set[SplitName]
 ) -> None:
     for name, split in splits.items():
         if max_tokens and not split.tokens and name in full and (rule.val_fraction or name == "train"):

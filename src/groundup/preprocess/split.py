@@ -1,63 +1,40 @@
 """Rules that hold out text for validation."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
-from typing import TypeAlias
 
 from groundup.data.shards import SplitName, SplitRule
 from groundup.sources.corpus import Corpus, Document
 
 MIN_DOCUMENTS_BY_HASH = 100  # with fewer, the fraction that hashes select may be far from the wanted one
 
-SplitText: TypeAlias = tuple[SplitName, Iterator[str]]  # a split and its text, in chunks
+
+def choose_rule(corpus: Corpus, val_fraction: float) -> SplitRule:
+    """The rule for `corpus`: by hash if it has enough documents."""
+    by_hash = sum(1 for _ in islice(corpus, MIN_DOCUMENTS_BY_HASH)) == MIN_DOCUMENTS_BY_HASH
+    return SplitRule(rule="documents by hash" if by_hash else "last part of each document", val_fraction=val_fraction)
 
 
-@dataclass(frozen=True)
-class ByHash:
-    """Split by the hash of each document's text, so that adding data never moves a document to the other split."""
+def split_document(document: Document, rule: SplitRule) -> Iterator[tuple[SplitName, Iterator[str]]]:
+    """Each split that gets text of the document, with that text in chunks.
 
-    val_fraction: float
-
-    def parts(self, document: Document) -> Iterator[SplitText]:
-        """The complete document, in one split."""
-        if not self.val_fraction:
-            yield "train", document.chunks()
-            return
+    By hash, it is the complete document in one split; as its text decides, adding data never moves a document to the
+    other split. Else the end of every document, counted in characters, is held out, as nanoGPT does with Shakespeare.
+    """
+    if rule.rule == "last part of each document":
+        length = sum(map(len, document.chunks()))
+        cut = int(length * (1 - rule.val_fraction))
+        yield "train", _between(document.chunks(), 0, cut)
+        yield "val", _between(document.chunks(), cut, length)
+    elif not rule.val_fraction:
+        yield "train", document.chunks()
+    else:
         digest = blake2b(digest_size=8)
         for chunk in document.chunks():
             digest.update(chunk.encode())
         uniform = int.from_bytes(digest.digest(), "big") / 2**64  # in [0, 1)
-        yield "val" if uniform < self.val_fraction else "train", document.chunks()
-
-    def describe(self) -> SplitRule:
-        """The manifest's entry."""
-        return SplitRule(rule="documents by hash", val_fraction=self.val_fraction)
-
-
-@dataclass(frozen=True)
-class TailSplit:
-    """Hold out the end of every document, counted in characters, as nanoGPT does with Shakespeare."""
-
-    val_fraction: float
-
-    def parts(self, document: Document) -> Iterator[SplitText]:
-        """The beginning of the document for training, the rest for validation."""
-        length = sum(map(len, document.chunks()))
-        cut = int(length * (1 - self.val_fraction))
-        yield "train", _between(document.chunks(), 0, cut)
-        yield "val", _between(document.chunks(), cut, length)
-
-    def describe(self) -> SplitRule:
-        """The manifest's entry."""
-        return SplitRule(rule="last part of each document", val_fraction=self.val_fraction)
-
-
-def choose_rule(corpus: Corpus, val_fraction: float) -> ByHash | TailSplit:
-    """The rule for `corpus`: by hash if it has enough documents."""
-    documents = sum(1 for _ in islice(corpus, MIN_DOCUMENTS_BY_HASH))
-    return ByHash(val_fraction) if documents == MIN_DOCUMENTS_BY_HASH else TailSplit(val_fraction)
+        yield "val" if uniform < rule.val_fraction else "train", document.chunks()
 
 
 def _between(chunks: Iterator[str], start: int, stop: int) -> Iterator[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from groundup.data.shard_writer import ShardWriter
 from groundup.data.shards import Split, SplitName, dtype_for
 from groundup.preprocess.encoding import EncodedPiece, Job, Piece, longest_prefix
-from groundup.preprocess.journal import Journal
+from groundup.preprocess.records import Journal
 from groundup.sources.corpus import Position
 from groundup.tokenizers.base import Tokenizer
 

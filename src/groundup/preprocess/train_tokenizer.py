@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from groundup.preprocess.split import ByHash, TailSplit
+from groundup.data.shards import SplitRule
+from groundup.preprocess.split import split_document
 from groundup.sources.corpus import Corpus
 from groundup.sources.text import chunk_text
 from groundup.tokenizers.base import Tokenizer, TokenizerTrainer
@@ -31,7 +33,7 @@ _WORD = re.compile(r"\w+|[^\w\s]+")
 def train_tokenizer(
     trainer: TokenizerTrainer,
     corpus: Corpus,
-    rule: ByHash | TailSplit,
+    rule: SplitRule,
     progress: ProgressReporter,
     max_tokens: int | None = None,
 ) -> Tokenizer:
@@ -49,45 +51,45 @@ def train_tokenizer(
     return tokenizer
 
 
+@dataclass
 class _TrainingText:
     """The part of the corpus that a tokenizer is trained on."""
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        rule: ByHash | TailSplit,
-        use_all: bool,
-        progress: ProgressReporter,
-        max_tokens: int | None = None,
-    ) -> None:
-        self._corpus, self._rule, self._use_all, self._progress = corpus, rule, use_all, progress
-        self._limit = MAX_TRAIN_CHARS if max_tokens is None else min(MAX_TRAIN_CHARS, MAX_CHARS_PER_TOKEN * max_tokens)
-        self._size = corpus.size if corpus.is_complete else None
+    corpus: Corpus
+    rule: SplitRule
+    use_all: bool
+    progress: ProgressReporter
+    max_tokens: int | None = None
+    used: int = 0  # characters
+    skipped: int = 0
+
+    def __post_init__(self) -> None:
+        self._limit = MAX_TRAIN_CHARS
+        if self.max_tokens is not None:
+            self._limit = min(self._limit, MAX_CHARS_PER_TOKEN * self.max_tokens)
+        self._size = self.corpus.size if self.corpus.is_complete else None
         # Where all of the text can be used, none is skipped for the sake of later text.
-        spread = (
-            self._size and max_tokens is None and COMPRESSION_RATIO * self._size > min(MAX_TRAIN_CHARS, MAX_WORD_BYTES)
-        )
-        self._spread = self._size if spread else None
+        enough = self._size and COMPRESSION_RATIO * self._size > min(MAX_TRAIN_CHARS, MAX_WORD_BYTES)
+        self._spread = self._size if enough and self.max_tokens is None else None
         self._words: set[str] = set()
         self._word_bytes = 0
-        self.used = self.skipped = 0  # characters
 
     @property
     def is_full(self) -> bool:
         """Whether nothing further will be used; known in advance only if the text is taken from the beginning."""
-        return not self._use_all and self._spread is None and not self._has_room()
+        return not self.use_all and self._spread is None and not self._has_room()
 
     def chunks(self) -> Iterator[str]:
-        for document in self._corpus:
-            for split, chunks in self._rule.parts(document):
-                if split != "train" and not self._use_all:
+        for document in self.corpus:
+            for split, chunks in split_document(document, self.rule):
+                if split != "train" and not self.use_all:
                     continue
                 for chunk in chunks:
-                    self._progress(self._corpus.bytes_read if self._size else self.used)
+                    self.progress(self.corpus.bytes_read if self._size else self.used)
                     for piece in chunk_text(chunk, CHUNK_CHARS):
                         if self.is_full:
                             return
-                        if self._use_all or self._has_room():
+                        if self.use_all or self._has_room():
                             self._take(piece)
                             yield piece
                         else:
@@ -95,7 +97,7 @@ class _TrainingText:
 
     def _take(self, piece: str) -> None:
         self.used += len(piece)
-        if not self._use_all:
+        if not self.use_all:
             new = set(_WORD.findall(piece)) - self._words
             self._words |= new
             self._word_bytes += sum(len(word.encode()) for word in new)
@@ -105,5 +107,5 @@ class _TrainingText:
 
         The number of distinct words grows about as the square root of the text.
         """
-        fraction = self._corpus.bytes_read / self._spread if self._spread else 1
+        fraction = self.corpus.bytes_read / self._spread if self._spread else 1
         return self.used <= self._limit * fraction and self._word_bytes <= MAX_WORD_BYTES * fraction**0.5

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from groundup.data.shards import MANIFEST, Manifest, check_files
 from groundup.errors import DataError, TokenizerError
-from groundup.preprocess.journal import JOURNAL, Journal
-from groundup.preprocess.request import Request
+from groundup.preprocess.records import Journal, Request
 from groundup.tokenizers import Tokenizer, load_tokenizer
 from groundup.utils.files import atomic_output, move_into_place
 from groundup.utils.lock import LOCK, locked
@@ -106,11 +105,14 @@ def open_workdir(
         try:
             workdir = _resume(partial, out, request, trains_tokenizer=trains_tokenizer, overwrite=overwrite)
             yield workdir
-            (partial / JOURNAL).unlink(missing_ok=True)
+            (partial / Journal.FILE).unlink(missing_ok=True)
             move_into_place(partial, target)
             (target / LOCK).unlink(missing_ok=True)  # only now: another process would have taken over the work before
         except BaseException:
-            if (kept := _journal_or_none(partial)) is not None:
+            kept = None
+            with suppress(DataError):
+                kept = Journal.load(partial)
+            if kept:
                 log(f"{out}: {kept.done} is done and kept; the same command resumes from there")
             elif not (partial / MANIFEST).exists():
                 shutil.rmtree(partial, ignore_errors=True)
@@ -138,9 +140,8 @@ def _resume(partial: Path, out: Path, request: Request, *, trains_tokenizer: boo
         if not overwrite:
             raise
     for path in partial.iterdir():
-        if path.name == LOCK:
-            continue
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if path.name != LOCK:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     request.save(partial)
     return WorkDir(partial)
 
@@ -162,9 +163,3 @@ def _require_same(difference: str | None, out: Path) -> None:
             f"{out}: there is unfinished work for it, and {difference}; repeat the previous command to resume it, "
             "or discard it with --overwrite"
         )
-
-
-def _journal_or_none(partial: Path) -> Journal | None:
-    with suppress(DataError):
-        return Journal.load(partial)
-    return None

@@ -14,7 +14,7 @@ from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
 from groundup.errors import ConfigError, UsageError
 from groundup.preprocess.pipeline import prepare
-from groundup.preprocess.request import Request
+from groundup.preprocess.records import Request
 from groundup.run.dataset import needs_preparation, prepare_command
 from groundup.sources.cleaning import parse_cleaning_steps
 from groundup.tokenizers.base import TokenizerTrainer

@@ -17,7 +17,7 @@ from groundup.sources.compression import ReadProgress, open_decompressed
 Errors: TypeAlias = Literal["strict", "replace"]
 
 # Read at a time: long enough that the cost of a call vanishes. Preparations that were begun with another number cannot
-# resume, since they count such chunks: `FORMAT` in groundup.preprocess.journal changes with it.
+# resume, since they count such chunks: `Journal.format` of groundup.preprocess.records changes with it.
 CHUNK_BYTES = 1 << 20
 
 # Characters without a single position to cut are cut anyway from this length on: what a tokenizer keeps of each may be

@@ -9,7 +9,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 import tiktoken
 from typing_extensions import override
@@ -19,7 +18,7 @@ from groundup.errors import TokenizerError
 from groundup.tokenizers.base import END_OF_TEXT, Ids
 from groundup.tokenizers.gpt2 import PATTERN, byte_characters, encode_by_rank
 from groundup.tokenizers.hf_backend import HFTokenizer
-from groundup.tokenizers.hf_format import FILE_NAME
+from groundup.tokenizers.hf_json import FILE_NAME
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 MIN_BPE_VOCAB = 257  # the 256 bytes and the end of a text, without any merge
@@ -57,8 +56,7 @@ class BPETokenizer(HFTokenizer):
             raise TokenizerError(
                 f"not a byte-level BPE with {END_OF_TEXT} ({error}); train one with bpe:SIZE"
             ) from None
-        super().__init__(engine, pieces, end_of_text)
-        self._json = tokenizer_json
+        super().__init__(engine, pieces, end_of_text, {FILE_NAME: tokenizer_json})
         self._encoding: tiktoken.Encoding | None = None
         if trained_here and in_order:
             ranks = {piece: id_ for id_, piece in enumerate(pieces) if id_ >= len(self.special_tokens)}
@@ -95,11 +93,6 @@ class BPETokenizer(HFTokenizer):
     def definition(self) -> Mapping[str, str]:
         contents = json.dumps([[piece.hex() for piece in self.pieces], self._merges], separators=(",", ":"))
         return {"merges_sha256": hashlib.sha256(contents.encode("ascii")).hexdigest()}
-
-    @override
-    def save(self, folder: Path) -> None:
-        super().save(folder)
-        (folder / FILE_NAME).write_text(self._json, encoding="utf-8")
 
 
 def _are_in_order(vocabulary: Mapping[str, int], merges: Sequence[Sequence[str]]) -> bool:

@@ -12,7 +12,6 @@ leaves none, so no text encodes to it, and a trained GPT-1 knows it as the end o
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from typing_extensions import override
 
 import tokenizers
 from groundup.errors import TokenizerError
+from groundup.tokenizers.gpt2 import merge_pairs
 from groundup.tokenizers.hf_backend import HFTokenizer, library_errors
-from groundup.tokenizers.roundtrip import describe_loss
 from groundup.utils.hub_errors import HubRepo, explain_hub_error
 from tokenizers import models, normalizers, pre_tokenizers
 
@@ -55,10 +54,10 @@ class GPT1Tokenizer(HFTokenizer):
             )
         engine.normalizer = normalizers.BertNormalizer(lowercase=True)
         engine.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        super().__init__(engine, [_spell(piece) for piece in spellings], end_of_text)
+        pieces = [_spell(piece).encode() for piece in spellings]
+        super().__init__(engine, pieces, end_of_text, {ENCODER: encoder, MERGES: merges})
         canonical = json.dumps([spellings, pairs], separators=(",", ":"))
         self._sha256 = hashlib.sha256(canonical.encode("ascii")).hexdigest()
-        self._files = {ENCODER: encoder, MERGES: merges}
 
     @classmethod
     def read(cls, folder: Path) -> "GPT1Tokenizer":
@@ -95,36 +94,15 @@ class GPT1Tokenizer(HFTokenizer):
         except (OSError, UnicodeDecodeError, TokenizerError) as error:
             raise TokenizerError(f"{encoder.parent}: cannot be read as GPT-1's vocabulary ({error})") from None
 
-    @cached_property
-    @override
-    def lossy(self) -> str | None:
-        return describe_loss(self.encode, self.decode)
-
     @override
     def definition(self) -> Mapping[str, str]:
         return {"vocabulary_sha256": self._sha256}
 
-    @override
-    def save(self, folder: Path) -> None:
-        super().save(folder)
-        for name, contents in self._files.items():
-            (folder / name).write_text(contents, encoding="utf-8")
 
-
-def merge_pairs(merges: str) -> list[tuple[str, str]]:
-    """The merges that OpenAI's second file lists, best first. The first line names the format's version."""
-    pairs = []
-    for line in merges.split("\n")[1:]:  # splitlines would cut at characters that are pieces here
-        if line.strip():
-            left, right = line.rstrip("\r").split(" ")
-            pairs.append((left, right))
-    return pairs
-
-
-def _spell(piece: str) -> bytes:
+def _spell(piece: str) -> str:
     if piece in (LINE_BREAK, UNKNOWN):
-        return {LINE_BREAK: "\n", UNKNOWN: "\N{REPLACEMENT CHARACTER}"}[piece].encode()
-    return (piece.removesuffix(WORD_END) + " " if piece.endswith(WORD_END) else piece).encode()
+        return "\n" if piece == LINE_BREAK else "\N{REPLACEMENT CHARACTER}"
+    return piece.removesuffix(WORD_END) + " " if piece.endswith(WORD_END) else piece
 
 
 def _from_hub(name: str) -> Path:

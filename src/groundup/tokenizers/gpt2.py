@@ -83,7 +83,7 @@ def gpt2_pieces() -> tuple[bytes, ...]:
     return tuple(pieces)
 
 
-def gpt2_merges() -> tuple[tuple[str, str], ...]:
+def gpt2_merges() -> list[tuple[str, str]]:
     """The 50,000 merges, best first, in visible characters. Raises TokenizerError if the packaged file is damaged."""
     packed = resources.files("groundup.tokenizers").joinpath(MERGES_FILE).read_bytes()
     try:
@@ -92,9 +92,17 @@ def gpt2_merges() -> tuple[tuple[str, str], ...]:
         merges = b""
     if hashlib.sha256(merges).hexdigest() != MERGES_SHA256:
         raise TokenizerError(f"GPT-2's vocabulary in the package ({MERGES_FILE}) is damaged; install groundup again")
-    lines = merges.decode("utf-8").splitlines()[1:]  # the first names the format's version
-    pairs = [line.split(" ") for line in lines]
-    return tuple((left, right) for left, right in pairs)
+    return merge_pairs(merges.decode("utf-8"))
+
+
+def merge_pairs(merges: str) -> list[tuple[str, str]]:
+    """The merges that a file of OpenAI's lists, best first. The first line names the format's version."""
+    pairs = []
+    for line in merges.split("\n")[1:]:  # splitlines would cut at characters that are pieces of GPT-1
+        if line.strip():
+            left, right = line.rstrip("\r").split(" ")
+            pairs.append((left, right))
+    return pairs
 
 
 @cache

@@ -5,40 +5,38 @@ ignored. A text that begins with a space or a line end gets no further space bef
 because it continues another text. (Long documents are read in parts that begin so. A file that joins a space with a
 visible character before it, or a line end with a letter or digit before it, which published ones do not, may give other
 ids where two parts meet; so may any file for a text of 65,536 characters without a space or line end.)
+
+In the file, `model.vocab` maps pieces to ids (or lists pieces with scores). `added_tokens` are matched in a text before
+the model sees it, unless they are special, which here means that no text can spell them.
 """
 
 import hashlib
 import json
 import re
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from typing_extensions import override
 
 import tokenizers
 from groundup.errors import TokenizerError
-from groundup.tokenizers.base import Ids
+from groundup.tokenizers.base import END_OF_TEXT, Ids
 from groundup.tokenizers.gpt2 import byte_characters
 from groundup.tokenizers.hf_backend import HFTokenizer, encode_with, library_errors
-from groundup.tokenizers.hf_format import (
-    FILE_NAME,
-    Contents,
-    bare,
-    find_end,
-    has_token,
-    model_ids,
-    parse,
-    unknown_id,
-    without_prefix,
-)
-from groundup.tokenizers.roundtrip import describe_loss
 
+FILE_NAME = "tokenizer.json"
 CONFIG_NAME = "tokenizer_config.json"  # where `transformers` keeps the name of the token that ends a text
 MAX_FILE_BYTES = 1 << 28  # several times the largest published tokenizer
+MAX_VOCABULARY = 1 << 24  # ids; many times any published one
+
+# Tokens that end a text in published tokenizers, the most certain first.
+ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "<|eos|>", "<|eot_id|>", "<|im_end|>", "[SEP]")
+USE_ANOTHER_TOKEN = f"name another token behind the path: {FILE_NAME}#{END_OF_TEXT}"
 
 _BYTE = re.compile("<0x([0-9A-F]{2})>")  # how SentencePiece writes a byte that is no known character
+
+Contents: TypeAlias = dict[str, Any]
 
 
 class FileTokenizer(HFTokenizer):
@@ -55,7 +53,7 @@ class FileTokenizer(HFTokenizer):
         with library_errors("not a tokenizer that can be used"):
             contents = _with_token(contents, end_token)
             used = bare(contents, end_token)
-            unprefixed = without_prefix(used)
+            unprefixed = used | {part: _unprefixed(used.get(part)) for part in ("normalizer", "pre_tokenizer")}
             engine = _engine(used)
             self._continuing = engine if unprefixed == used else _engine(unprefixed)
             vocabulary = engine.get_vocab() | model_ids(contents)
@@ -63,28 +61,18 @@ class FileTokenizer(HFTokenizer):
             _check_unshared(vocabulary, end_token)
             self.unknown = unknown_id(contents, vocabulary)
             pieces = _piece_bytes(engine, contents, end_of_text, end_token)
-        super().__init__(engine, pieces, end_of_text)
+        saved = json.dumps(contents, ensure_ascii=False, indent=2) + "\n"
+        super().__init__(engine, pieces, end_of_text, {FILE_NAME: saved})
         self.end_token = end_token
-        self._json = json.dumps(contents, ensure_ascii=False, indent=2) + "\n"
         self._sha256 = hashlib.sha256(json.dumps(used, sort_keys=True).encode("ascii")).hexdigest()
 
     @override
     def encode(self, text: str) -> Ids:
         return encode_with(self._continuing if text[:1] in (" ", "\r", "\n") else self._engine, text)
 
-    @cached_property
-    @override
-    def lossy(self) -> str | None:
-        return describe_loss(self.encode, self.decode)
-
     @override
     def definition(self) -> Mapping[str, str]:
         return {"end_token": self.end_token, "tokenizer_sha256": self._sha256}
-
-    @override
-    def save(self, folder: Path) -> None:
-        super().save(folder)
-        (folder / FILE_NAME).write_text(self._json, encoding="utf-8")
 
 
 def read_tokenizer_file(path: Path, end_token: str | None = None) -> FileTokenizer:
@@ -105,6 +93,115 @@ def read_tokenizer_file(path: Path, end_token: str | None = None) -> FileTokeniz
         raise TokenizerError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from None
+
+
+def parse(text: str) -> Contents:
+    """The contents of a file, with `added_tokens` complete. Raises TokenizerError where it is no tokenizer."""
+    try:
+        contents = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise TokenizerError(f"not JSON, or truncated ({error}); get the {FILE_NAME} again") from None
+    model = contents.get("model") if isinstance(contents, dict) else None
+    if not (isinstance(model, dict) and model.get("vocab")):
+        raise TokenizerError(f"JSON, but not a tokenizer: it has no model with a vocab; give a {FILE_NAME}")
+    added = contents.get("added_tokens") or []
+    if not all(isinstance(token, dict) and isinstance(token.get("content"), str) for token in added):
+        raise TokenizerError(f"its added_tokens are not tokens; get the {FILE_NAME} again")
+    return {**contents, "added_tokens": [{"special": False, **token} for token in added]}
+
+
+def model_ids(contents: Contents) -> dict[str, int]:
+    """Piece -> id, without the added tokens. Raises TokenizerError where the vocabulary is damaged."""
+    vocab = contents["model"]["vocab"]
+    try:
+        ids = vocab if isinstance(vocab, dict) else {piece: id_ for id_, (piece, _) in enumerate(vocab)}
+        if not all(0 <= id_ < MAX_VOCABULARY for id_ in ids.values()):
+            raise TokenizerError(f"its ids are not all between 0 and {MAX_VOCABULARY:,}; get the {FILE_NAME} again")
+    except (TypeError, ValueError) as error:
+        raise TokenizerError(f"its vocab is damaged ({error}); get the {FILE_NAME} again") from None
+    return ids
+
+
+def unknown_id(contents: Contents, vocabulary: dict[str, int]) -> int | None:
+    """The id of unknown text; the model names either that or its piece. None where there is none."""
+    unk_id, token = (contents["model"].get(key) for key in ("unk_id", "unk_token"))
+    return unk_id if isinstance(unk_id, int) else vocabulary.get(token) if token else None
+
+
+def has_token(contents: Contents, token: str) -> bool:
+    """Whether `token` is in the vocabulary or among the added tokens."""
+    return token in model_ids(contents) or any(token == added["content"] for added in contents["added_tokens"])
+
+
+def find_end(contents: Contents, config: Path) -> str:
+    """The token that ends a text: the `eos_token` of a `tokenizer_config.json`, if there is one, or a usual one.
+
+    Raises TokenizerError where the vocabulary has none.
+    """
+    try:
+        named = json.loads(config.read_text(encoding="utf-8"))["eos_token"]
+        named = named["content"] if isinstance(named, dict) else named
+    except (OSError, ValueError, KeyError, TypeError):
+        named = None  # most files come without one
+    for token in (named, *ENDS):
+        if isinstance(token, str) and has_token(contents, token):
+            return token
+    raise TokenizerError(
+        f"it has no token that ends a text (such as {', '.join(ENDS[:4])}); name one of its tokens, or one to add, "
+        f"behind the path: {FILE_NAME}#{END_OF_TEXT}"
+    )
+
+
+def bare(contents: Contents, end_token: str) -> Contents:
+    """The contents for encoding bare text: no ids added, no dropout, and no text that encodes to `end_token`.
+
+    Raises TokenizerError where a text could encode to `end_token` nevertheless.
+    """
+    model = {**contents["model"]}
+    if model.get("dropout") is not None:
+        model["dropout"] = None
+    added = [
+        {**token, "special": True} if token["content"] == end_token else token for token in contents["added_tokens"]
+    ]
+    if end_token in model_ids(contents):
+        _check_unspellable(model, end_token)
+        # An empty piece matches no text, whatever the model; all ids stay as they are.
+        model["vocab"] = _renamed(model["vocab"], end_token, "")
+        added = [token for token in added if token["content"] != end_token]
+    nothing = dict.fromkeys(("truncation", "padding", "post_processor"))
+    return {**contents, **nothing, "added_tokens": added, "model": model}
+
+
+def _renamed(vocab: Any, old: str, new: str) -> Any:
+    if isinstance(vocab, dict):
+        return {new if piece == old else piece: id_ for piece, id_ in vocab.items()}
+    return [[new if piece == old else piece, score] for piece, score in vocab]
+
+
+def _check_unspellable(model: Contents, end_token: str) -> None:
+    """TokenizerError where the model encodes some text, or unknown text, to `end_token`."""
+    for merge in model.get("merges") or []:  # written "a b" or ["a", "b"]
+        if end_token == (merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge)):
+            raise TokenizerError(f"a text can encode to its {end_token}, so that cannot end one; {USE_ANOTHER_TOKEN}")
+    unk_id = model.get("unk_id")
+    unknown = model["vocab"][unk_id][0] if isinstance(unk_id, int) else model.get("unk_token")
+    if unknown == end_token and model.get("type") == "BPE":
+        model["unk_token"] = None  # usually a byte-level BPE, which has no unknown text
+    elif unknown == end_token:
+        raise TokenizerError(f"its {end_token} also stands for unknown text, so it cannot end one; {USE_ANOTHER_TOKEN}")
+
+
+def _unprefixed(part: Any) -> Any:
+    """A normalizer or pre-tokenizer, or a sequence of them, without the parts that add a space before the text."""
+    if isinstance(part, list):
+        return [inner for inner in map(_unprefixed, part) if inner is not None]
+    if not isinstance(part, dict):
+        return part
+    if part.get("type") == "Prepend":
+        return None
+    plain = {**part, **{key: _unprefixed(value) for key, value in part.items() if isinstance(value, list)}}
+    without = {"add_prefix_space": False, "prepend_scheme": "never"}
+    return plain | {key: value for key, value in without.items() if key in plain}
 
 
 def _with_token(contents: Contents, token: str) -> Contents:

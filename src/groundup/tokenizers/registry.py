@@ -12,8 +12,7 @@ from groundup.tokenizers.bpe import MIN_BPE_VOCAB, BPETokenizer, check_special_t
 from groundup.tokenizers.byte_char import ByteTokenizer, CharTokenizer
 from groundup.tokenizers.gpt1 import GPT1Tokenizer
 from groundup.tokenizers.gpt2 import GPT2Tokenizer
-from groundup.tokenizers.hf_format import FILE_NAME
-from groundup.tokenizers.hf_json import FileTokenizer, read_tokenizer_file
+from groundup.tokenizers.hf_json import FILE_NAME, FileTokenizer, read_tokenizer_file
 
 CHOICES = ("byte", "char", "gpt1", "gpt1:FOLDER", "gpt2", "bpe:SIZE", "bpe:SIZE:pad")
 PAD_TOKENS = ("<|pad|>", END_OF_TEXT)  # ids 0 and 1 of bpe:SIZE:pad
@@ -48,9 +47,7 @@ def choose_tokenizer(spec: str) -> Tokenizer | TokenizerTrainer:
     path, end_token = _path_and_token(spec)
     if path.exists() or path.suffix == ".json" or len(path.parts) > 1:
         return open_path(path, end_token)
-    kinds = {
-        choice.partition(":")[0]: choice for choice in CHOICES if choice.count(":") < 2 and choice != "gpt1:FOLDER"
-    }
+    kinds = {choice.partition(":")[0]: choice for choice in reversed(CHOICES)}  # the shortest choice of each
     near = get_close_matches(spec.lower(), kinds, n=1)
     hint = f"did you mean {kinds[near[0]]}? " if near else ""
     choices = f"{', '.join(CHOICES)}, or the path of a {FILE_NAME}"
@@ -62,7 +59,12 @@ def bpe_trainer(size: str | int, *, min_frequency: int = 1, special_tokens: Sequ
     check_special_tokens(special_tokens)
     if min_frequency < 1:
         raise TokenizerError(f"min_frequency {min_frequency}: must be 1 or more; 2 is usual")
-    n_vocab = _bpe_size(str(size), MIN_BPE_VOCAB + len({*special_tokens} - {END_OF_TEXT}))
+    smallest = MIN_BPE_VOCAB + len({*special_tokens} - {END_OF_TEXT})
+    n_vocab = int(size) if str(size).isdecimal() and len(str(size)) < 20 else 0
+    if not smallest <= n_vocab <= MAX_BPE_VOCAB:
+        raise TokenizerError(
+            f"bpe:{size}: the size must be a whole number of ids from {smallest} to {MAX_BPE_VOCAB}, as in bpe:8192"
+        )
     train = partial(BPETokenizer.train, n_vocab=n_vocab, min_frequency=min_frequency, special_tokens=special_tokens)
     return TokenizerTrainer(train, needs_all_text=False)
 
@@ -138,11 +140,3 @@ def _path_and_token(spec: str) -> tuple[Path, str | None]:
             f"tokenizer {spec[:50]!r}…: no path ({error.__class__.__name__}); give a shorter one"
         ) from None
     return Path(spec), None
-
-
-def _bpe_size(size: str, smallest: int) -> int:
-    if not (size.isdecimal() and len(size) <= len(str(MAX_BPE_VOCAB)) and smallest <= int(size) <= MAX_BPE_VOCAB):
-        raise TokenizerError(
-            f"bpe:{size}: the size must be a whole number of ids from {smallest} to {MAX_BPE_VOCAB}, as in bpe:8192"
-        )
-    return int(size)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 
@@ -83,29 +83,26 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
 
 
 def _on_cuda(wanted: str, capability: tuple[int, int]) -> Precision:
-    major, minor = capability
+    shown = ".".join(map(str, capability))
     if wanted == "auto":
         if capability >= BF16_FROM:
             return Precision("bf16", "GPU with bf16 units")
         if capability >= FP16_FROM:
-            return Precision("fp16", f"GPU with fp16 but no bf16 units (compute capability {major}.{minor})")
-        return Precision("fp32", f"GPU without bf16 and fp16 units (compute capability {major}.{minor})")
+            return Precision("fp16", f"GPU with fp16 but no bf16 units (compute capability {shown})")
+        return Precision("fp32", f"GPU without bf16 and fp16 units (compute capability {shown})")
     first = {"bf16": BF16_FROM, "fp16": FP16_FROM}.get(wanted, capability)
     if capability < first:
-        least = f"{first[0]}.{first[1]}"
-        remedy = "fp16" if capability >= FP16_FROM else "fp32"
         raise ConfigError(
-            f"train.precision: {wanted} needs a GPU of compute capability {least} or more, this has {major}.{minor}; "
-            f"use {remedy}"
+            f"train.precision: {wanted} needs a GPU of compute capability {first[0]}.{first[1]} or more, "
+            f"this has {shown}; use {'fp16' if capability >= FP16_FROM else 'fp32'}"
         )
     return _as_configured(wanted)
 
 
 def _as_configured(wanted: str, warning: str = "") -> Precision:
-    names: dict[str, Name] = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
-    if wanted not in names:
-        raise ConfigError(f"train.precision: {wanted!r} is not one of auto, {', '.join(names)}")
-    return Precision(names[wanted], f"as configured{warning}")
+    if wanted not in DTYPES:
+        raise ConfigError(f"train.precision: {wanted!r} is not one of auto, {', '.join(DTYPES)}")
+    return Precision(cast(Name, wanted), f"as configured{warning}")
 
 
 def autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[object]]:

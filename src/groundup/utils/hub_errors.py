@@ -53,7 +53,9 @@ def explain_hub_error(
         if isinstance(response, httpx2.Response):
             if statuses and response.status_code in statuses:
                 reason, remedy = statuses[response.status_code]
-                return HubFailure(f"{reason} (HTTP {response.status_code}{_server_message(cause)})", remedy)
+                message = " ".join(str(getattr(cause, "server_message", None) or "").split())[:200]  # the hub's own
+                status = f"HTTP {response.status_code}{message and f': {message}'}"
+                return HubFailure(f"{reason} ({status})", remedy)
             return _explain_status(response, repo)
     for cause in causes:
         if isinstance(cause, httpx2.TransportError | ConnectionError | TimeoutError):
@@ -112,12 +114,6 @@ def _retry_after(headers: Any) -> float:
     after = headers.get("Retry-After", "")
     limit = parse_ratelimit_headers(headers)
     return float(after) if after.isdigit() else float(limit.reset_in_seconds) if limit and not limit.remaining else 0.0
-
-
-def _server_message(error: BaseException) -> str:
-    """The hub's own explanation of a refusal."""
-    message = getattr(error, "server_message", None)
-    return f": {' '.join(str(message).split())[:200]}" if message else ""
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from groundup.errors import UsageError
@@ -38,11 +38,9 @@ def locked(folder: Path, purpose: str, *, shown: Path | None = None) -> Iterator
             guarded = _acquire(handle, shown or folder)
             if guarded and not _is_current(handle, folder / LOCK):
                 continue  # the previous holder has renamed the folder, and this is its lock
-            try:
+            with suppress(OSError):  # a full disk: the name tag is missing, the lock holds
                 os.truncate(handle, 0)
                 os.pwrite(handle, f"{os.getpid()} {socket.gethostname()} {purpose}\n".encode(), 0)
-            except OSError:  # a full disk: the name tag is missing, the lock holds
-                pass
             yield guarded
             return
         finally:
@@ -80,22 +78,21 @@ def _acquire(handle: int, shown: Path) -> bool:
     """Whether the lock was acquired; False where there are no locks, UsageError where another process holds it."""
     if fcntl is None:
         return False
-    for last in (False, True):
+    for is_last in (False, True):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
         except OSError as error:
             if error.errno in UNSUPPORTED:
                 return False
             if error.errno not in HELD:
                 raise UsageError(f"{shown}: cannot be locked ({error.strerror}); use another folder") from error
-            if last:
+            if is_last:
                 raise UsageError(
                     f"{shown}: in use right now by {_name_tag(handle)}; wait for it to end, or stop it first"
                 ) from None
             time.sleep(RETRY_SECONDS)  # `holder` may hold it
-        else:
-            return True
-    raise AssertionError("the second attempt returns or raises")
+    return True
 
 
 def _is_current(handle: int, path: Path) -> bool:

@@ -6,7 +6,6 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from functools import cache
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -43,7 +42,7 @@ def free_memory() -> int | None:
 
 def process_memory() -> int | None:
     """Bytes of main memory this process holds; on macOS the most it held so far, None on Windows."""
-    if _has_proc():
+    if STATM.is_file():
         return int(STATM.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     if sys.platform != "darwin":
         return None
@@ -60,11 +59,6 @@ def peak_gpu_memory() -> int | None:
     return sum(int(torch.cuda.max_memory_allocated(i)) for i in range(torch.cuda.device_count()))
 
 
-@cache
-def _has_proc() -> bool:
-    return STATM.is_file()
-
-
 def cgroup_limits(root: Path, membership: Path) -> Iterator[int]:
     """Bytes that each of the control groups around this process allows, in both versions."""
     return (limit for _, limit in _limited_groups(root, membership))
@@ -73,7 +67,9 @@ def cgroup_limits(root: Path, membership: Path) -> Iterator[int]:
 def cpu_quota(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float | None:
     """Number of cores whose time the control groups around this process allow (version 2); None: no limit."""
     limits = []
-    for folder in (folder for controllers, folder in _groups(root, membership) if not controllers):
+    for controllers, folder in _groups(root, membership):
+        if controllers:
+            continue
         try:
             quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
             limits.append(int(quota) / int(period))
