@@ -1,7 +1,5 @@
 """Whether prepared data is what a run was trained on, and whether several runs have the same text. No torch here."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

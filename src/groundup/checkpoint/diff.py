@@ -1,7 +1,5 @@
 """Comparison of two checkpoints, bit for bit."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

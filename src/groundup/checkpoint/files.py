@@ -1,7 +1,5 @@
 """JSON files and checksums of a checkpoint. No torch here."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path

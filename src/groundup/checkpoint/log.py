@@ -1,7 +1,5 @@
 """A run's log.jsonl: writer, reader, and the history that is left after kills, resumes and rollbacks. No torch here."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """A run's folder: its config, log and checkpoints."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -10,8 +10,6 @@ step-00001000/
   SHA256SUMS
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Between two evaluations a loss is interpolated linearly and marked as such; nothing is extrapolated. No torch here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike

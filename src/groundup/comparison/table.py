@@ -1,7 +1,5 @@
 """Table of a comparison with one column per run, notes on what limits it, and all of it as JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

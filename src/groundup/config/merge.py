@@ -1,7 +1,5 @@
 """Merge config sources (preset < files < options), validate once, and report mistakes in one sentence."""
 
-from __future__ import annotations
-
 import difflib
 import warnings
 from collections.abc import Iterable, Iterator

@@ -16,8 +16,6 @@ Modern: what karpathy/nanochat trains, as `transformers` computes it (its `nanoc
 Width 768 and 6 heads is its depth 12; learning rates are its base settings, with Muon's as torch scales it.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from groundup.config.merge import ConfigSource, did_you_mean

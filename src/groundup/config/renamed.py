@@ -1,7 +1,5 @@
 """Previous names of config keys and values; both stay readable in files, options, runs and checkpoints."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A run's config after its one resolution: frozen, without `auto`, and without values still to be computed."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from groundup.config.model import ModelConfig

@@ -1,7 +1,5 @@
 """Types of config values: numbers with bounds, durations, lists, and whether a key may change on resume."""
 
-from __future__ import annotations
-
 import re
 from enum import Enum
 from typing import Annotated, Any, ClassVar, Literal

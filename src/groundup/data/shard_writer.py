@@ -1,7 +1,5 @@
 """Writer of a split's shards: in constant memory, and resumable after the process was killed."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from pathlib import Path

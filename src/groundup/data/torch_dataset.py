@@ -1,7 +1,5 @@
 """A prepared split as a PyTorch dataset, for training loops of other programs. The only module of `data` with torch."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Sequence
 from pathlib import Path

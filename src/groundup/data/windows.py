@@ -5,8 +5,6 @@ computed, not stored: window `cursor` of a run can be found directly, so resumin
 be opened again. The cuts themselves shift from epoch to epoch, so that no token is always the last of its window.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -5,8 +5,6 @@ are a third of what a block keeps. `full` recomputes complete blocks, which then
 more work. `model/memory.py` has the formulas.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """torch.compile where it works: backends tried in turn, each proven by a pass before training starts, eager last."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast

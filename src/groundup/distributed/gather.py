@@ -1,7 +1,5 @@
 """Gathering of a training state's tensors from all ranks, for a checkpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 

@@ -1,7 +1,5 @@
 """Joining and leaving the process group that torchrun or SLURM started."""
 
-from __future__ import annotations
-
 import os
 import re
 import socket

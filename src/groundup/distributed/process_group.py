@@ -3,8 +3,6 @@
 torchrun, or SLURM's srun, starts the same command once per core or GPU; environment variables give each its rank.
 """
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar

@@ -5,8 +5,6 @@ thread. Split once, by sequences, the threads synchronise only when gradients ar
 sequences in a fixed order: equal up to rounding to those of one pass, and repeatable bit for bit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress

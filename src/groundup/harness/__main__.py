@@ -6,8 +6,6 @@ Takes all options of lm_eval. `--model_args`: `path` is a run or checkpoint; opt
 (default fp32), `device` (default auto) and `tokens` (about how many tokens per forward pass).
 """
 
-from __future__ import annotations
-
 import sys
 
 from groundup.errors import GroundupError, UsageError

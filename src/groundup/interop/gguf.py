@@ -4,8 +4,6 @@ Sources: llama.cpp's `src/models/gpt2.cpp` for tensors and keys, its `llama-voca
 the pattern "gpt-2", and the library `gguf`, which names and writes them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from functools import cache

@@ -4,8 +4,6 @@ Written are config.json, model.safetensors, a tokenizer and a model card. Weight
 pickles of tensors alone; of a model of the hub only the needed files are downloaded.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

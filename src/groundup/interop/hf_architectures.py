@@ -7,8 +7,6 @@ make up each of ours. Sources: `modeling_*.py` and `configuration_*.py` of gpt2,
 Letters: C width (`n_embd`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

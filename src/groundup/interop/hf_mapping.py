@@ -5,8 +5,6 @@ The differences between architectures are the table in `hf_architectures.py`. Th
 Letters: C width (`n_embd`), V vocabulary (`vocab_size`), P padded vocabulary.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any

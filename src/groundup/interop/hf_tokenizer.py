@@ -4,8 +4,6 @@ Ids and decoded text are the same, with one difference that the format implies: 
 special token, such as `<|endoftext|>`, in a text into that one id, where groundup takes it as text.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path

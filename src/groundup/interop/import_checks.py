@@ -1,7 +1,5 @@
 """Checks of an import: its arguments, before anything is read; and that the model and its tokenizer fit. No torch."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

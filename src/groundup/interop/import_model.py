@@ -1,7 +1,5 @@
 """Import a model of another program as a groundup checkpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The model read from another program's file, and the checks that every reader makes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

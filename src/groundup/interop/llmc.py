@@ -4,8 +4,6 @@ int32, little-endian: magic, version, block_size, vocab_size, n_layer, n_head, n
 zero. Then each kind of tensor, layer after layer, as fp32 (version 3) or bf16 (version 5). GELU is the tanh form.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 nanoGPT's `model.py` computes GELU exactly since June 2023; build-nanogpt's has the tanh form.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

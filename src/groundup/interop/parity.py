@@ -1,7 +1,5 @@
 """Compare what another program computes from an export with what the model computes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ No torch before the name, the libraries and the token have been checked. `HF_TOK
 and `hf auth login` are obeyed.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 import warnings

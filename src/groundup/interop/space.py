@@ -7,8 +7,6 @@ groundup-….whl           the package, imported by app.py
 model/                   a checkpoint without optimizer state, and without the paths of this machine
 """
 
-from __future__ import annotations
-
 import json
 import platform
 import re

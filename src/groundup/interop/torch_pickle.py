@@ -5,8 +5,6 @@ that calls itself `GPTConfig`, in which karpathy/build-nanogpt keeps a model's s
 which holds the numbers and does nothing.
 """
 
-from __future__ import annotations
-
 import math
 import zipfile
 from collections.abc import Mapping

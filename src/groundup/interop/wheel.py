@@ -4,8 +4,6 @@ Python can import from it without installing it, as from every pure-Python wheel
 Format: https://packaging.python.org/en/latest/specifications/binary-distribution-format/.
 """
 
-from __future__ import annotations
-
 import zlib
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping

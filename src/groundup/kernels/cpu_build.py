@@ -4,8 +4,6 @@ It takes about two seconds, once; without a compiler, torch computes the same in
 lies in the user's cache folder, under a name that depends on the source, the compiler's options and the CPU.
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import os

@@ -8,8 +8,6 @@ weight (as in Liger, arXiv:2410.10989, section 3.2). The backward pass only mult
 Letters: N rows, C width, V vocabulary, P padded vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module

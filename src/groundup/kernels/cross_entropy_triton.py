@@ -4,8 +4,6 @@ Each program computes one row. The first sweep keeps the largest logit so far an
 (Milakov and Gimelshein, arXiv:1805.02867); the second writes the gradient over the logits.
 """
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

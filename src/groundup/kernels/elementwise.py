@@ -6,8 +6,6 @@ that the C++ does not support, and without a compiler. Both agree up to rounding
 Letters: B batch, T time, H heads, D head width, C = H·D.
 """
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Callable
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """Sizes at which a computation changes its form, and the chunks that follow from them; needs no torch."""
 
-from __future__ import annotations
-
 CPU_CHUNK_BYTES = 32 * 2**20  # of fp32 logits: about what a CPU's last cache holds
 GPU_CHUNK_BYTES = 512 * 2**20  # of fp32 logits: enough to fill a GPU
 MIN_CHUNK_ROWS = 256  # with fewer, matrix products read the weights so often that they take half as long again

@@ -4,8 +4,6 @@ Letters: B batch, T time, C width (`n_embd`), H heads, D head width, I inner wid
 Submodules are named as in the released GPT-2 weights (c_attn, c_proj, c_fc), so that those load by name.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch.nn.functional as F

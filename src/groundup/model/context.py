@@ -6,8 +6,6 @@ training, `KVCache` for generation, `SharedPrefix` for evaluation where many con
 Letters: B batch, H heads, T new tokens, S tokens attended to, D head width.
 """
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import torch

@@ -3,8 +3,6 @@
 Applied from outside, as torch.compile and FSDP2 are, so that the modules themselves stay plain torch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import Tensor

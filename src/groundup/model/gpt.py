@@ -3,8 +3,6 @@
 Letters: B batch, T time, C width (`n_embd`), V vocabulary (`vocab_size`), P padded vocabulary.
 """
 
-from __future__ import annotations
-
 from typing import Literal, Self
 
 import torch

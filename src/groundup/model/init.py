@@ -1,7 +1,5 @@
 """Initial weights: standard deviations of matrices by name and shape, and construction without them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -7,8 +7,6 @@ Letters: T time, C width, H heads, I inner width, P padded vocabulary; e bytes o
 and 2 in bf16 and fp16 (where the residual stream stays fp32).
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 from groundup.config.model import ModelConfig

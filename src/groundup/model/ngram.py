@@ -12,8 +12,6 @@ first occurrence would reveal what follows the second, and attention would find 
 Letters: B batch, T time, C width (`n_embd`), V vocabulary, P padded vocabulary, W width of a code (`ngram_codes`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, Self

@@ -1,7 +1,5 @@
 """Normalisation layers, and the table that names them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch.nn.functional as F

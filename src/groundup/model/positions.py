@@ -3,8 +3,6 @@
 Letters: B batch, T time, C width (`n_embd`), H heads, D head width.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple, Protocol
 
 import torch

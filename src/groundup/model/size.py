@@ -1,7 +1,5 @@
 """Parameters, tensor shapes and floating-point operations of a model, computed from its config; needs no torch."""
 
-from __future__ import annotations
-
 from groundup.config.model import ModelConfig
 
 

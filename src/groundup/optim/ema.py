@@ -1,7 +1,5 @@
 """Exponential moving average of the weights: smoother than the weights themselves, and often better."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 

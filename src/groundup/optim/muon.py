@@ -5,8 +5,6 @@ always in bf16, which a CPU without bf16 units emulates some 300 times slower th
 are updated together, in a precision of the caller's choice.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any

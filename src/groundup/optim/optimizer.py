@@ -1,7 +1,5 @@
 """Optimizers for groups of parameters: each parameter has a role, and each role a rule."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, get_args

@@ -1,7 +1,5 @@
 """Length of a run: a number of optimizer steps, or a time."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Protocol

@@ -4,8 +4,6 @@ A schedule reads the step and the fraction of the run that will be done after it
 length is in steps, tokens, epochs or time, and a resumed run needs no state.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

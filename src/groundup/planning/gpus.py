@@ -4,8 +4,6 @@ Peak and memory are those of NVIDIA's data sheets of the SXM modules, read, with
 github.com/stas00/ml-engineering at 744d01e (compute/accelerator/README.md).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from groundup.config.merge import did_you_mean

@@ -1,7 +1,5 @@
 """Memory of a training step, by what it holds: formulas over the model's dimensions. No torch here."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from groundup.config.model import ModelConfig

@@ -3,8 +3,6 @@
 Each number stands next to its formula; where one rests on a measurement, a comment says which.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Rules behind every `auto` and every value a user may leave open. Pure arithmetic on the config and the machine."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

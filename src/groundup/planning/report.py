@@ -1,7 +1,5 @@
 """Plans as text and JSON: the summary before a run, the table of `groundup plan`, clusters, warnings with remedies."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace

@@ -1,7 +1,5 @@
 """Parallel encoding of documents to ids, with the same result and order as on one core."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor

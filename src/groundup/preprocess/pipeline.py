@@ -1,7 +1,5 @@
 """Preparation of sources into a folder of tokens: read, split, train the tokenizer if necessary, encode, write."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing

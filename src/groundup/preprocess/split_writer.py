@@ -1,7 +1,5 @@
 """Writer of the shards of both splits, and of the position in the corpus up to which they are complete."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self

@@ -1,7 +1,5 @@
 """Training of a tokenizer on the corpus, in bounded time and memory."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

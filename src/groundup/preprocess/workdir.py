@@ -1,7 +1,5 @@
 """Output folders of a preparation: checks of what is there, and the unfinished folder, which outlives its process."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress

@@ -3,8 +3,6 @@
 The rules come from measurements on two CPU cores (docs/lab-notes.md); for GPUs they are extrapolated.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Quickstart workflow: survey the text, prepare it, train by the clock, evaluate, and generate samples."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """Checkpointer: when a run's checkpoints are written and restored, and which of them stay."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path

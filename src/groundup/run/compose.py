@@ -7,8 +7,6 @@ with the weights of a checkpoint has that checkpoint's dimensions instead of the
 is noted, so that a run started again starts with the same weights or not at all.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Sequence

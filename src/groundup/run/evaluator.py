@@ -1,7 +1,5 @@
 """Evaluator: losses, tasks and samples during a run; nothing here affects training."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """Failures of a run: errors of the disk, the memory and other processes in sentences; documents of skipped data."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Initial weights of a run: drawn from its seed, or read from the checkpoint that `init_from` names."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """MetricLogger: a run's log.jsonl, its experiment trackers, and the display."""
 
-from __future__ import annotations
-
 import threading
 from collections import deque
 from collections.abc import Iterator

@@ -6,8 +6,6 @@ few steps each, with the configured schedule squeezed into them, and lower ones 
 half is trained again for twice as long, until one is left. All start from the same weights and see the same batches.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext

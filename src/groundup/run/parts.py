@@ -1,7 +1,5 @@
 """Parts of a training run, built from its resolved config: shared by the trainer, the LR search and the speed test."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

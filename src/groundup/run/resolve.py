@@ -1,7 +1,5 @@
 """One resolution of a run's config on this machine, and the plan that follows from it."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Config of a resumed run: what may change, and what a restarted command may leave open."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

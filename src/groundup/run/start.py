@@ -1,7 +1,5 @@
 """Starting, resuming and dry-running a training run: checks, plan and messages around the trainer."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Trainer: puts one run together from its config, trains it, and handles rollbacks and memory that runs out."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

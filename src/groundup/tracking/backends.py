@@ -1,7 +1,5 @@
 """Backends: wandb (network, or files in RUN/wandb), trackio (a local database), tensorboard (files in RUN)."""
 
-from __future__ import annotations
-
 import contextlib
 import html
 import json

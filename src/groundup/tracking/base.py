@@ -1,7 +1,5 @@
 """Trackers and the points they draw: interface of a backend, and the conversion of records of log.jsonl."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Mapping

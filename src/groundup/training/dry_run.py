@@ -1,7 +1,5 @@
 """A step without an update: shows before training starts whether the compiler works and memory suffices."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from itertools import product

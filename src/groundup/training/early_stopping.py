@@ -1,7 +1,5 @@
 """Lowest validation loss of a run, and early stopping by it or by a time limit."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Loss guard: rejects non-finite steps, logs spikes, and requests a rollback after repeated bad steps."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass

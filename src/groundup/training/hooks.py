@@ -1,7 +1,5 @@
 """Hooks: actions between steps. Each sees the finished step as a StepInfo; none can change training."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

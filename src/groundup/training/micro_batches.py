@@ -4,8 +4,6 @@ In the warm-up (arXiv:2108.06084) sequences are short first and double in length
 teach most at first, and short sequences cost less attention. The data order and the tokens per step stay the same.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Protocol
 

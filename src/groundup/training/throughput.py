@@ -1,7 +1,5 @@
 """Throughput of training on this machine, measured on a few tokens, without any effect on the training to come."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator

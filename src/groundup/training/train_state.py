@@ -1,7 +1,5 @@
 """Training state: everything that changes during training and is saved in a checkpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any

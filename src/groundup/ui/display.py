@@ -1,7 +1,5 @@
 """Display of a training run: what every display shows, plain lines, and a no-op."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from typing_extensions import override

@@ -1,7 +1,5 @@
 """Numbers and text for people: durations, counts, sizes, and text that a terminal may print."""
 
-from __future__ import annotations
-
 
 def human_time(seconds: float) -> str:
     """Format a duration by its two largest units: `2d 03h`, `1h 02m`, `2m 05s` or `9s`."""

@@ -1,7 +1,5 @@
 """Device, precision and determinism of torch's computations."""
 
-from __future__ import annotations
-
 import os
 import re
 import time

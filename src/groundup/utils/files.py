@@ -1,7 +1,5 @@
 """Files and folders on disk: atomic replacement, flushing, checksums."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -1,7 +1,5 @@
 """Counter-based random numbers: a hash of what they are for, without any state."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,7 +1,5 @@
 """File lock: one process at a time uses a folder. The system releases it when the process ends, however it ends."""
 
-from __future__ import annotations
-
 import errno
 import os
 import socket

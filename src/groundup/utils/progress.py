@@ -1,7 +1,5 @@
 """Progress of long work: bytes done, phases, messages, and facts about each training step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
