@@ -30,8 +30,7 @@ from groundup.preprocess.pipeline import prepare
 from groundup.run.compose import compose_config
 from groundup.run.ensure_data import ensure_prepared
 from groundup.run.evaluate_checkpoint import evaluate, evaluate_tasks
-from groundup.run.resume_config import reconfigure
-from groundup.run.start import resume_run, start_run
+from groundup.run.start import reconfigure, resume_run, start_run
 from groundup.run.trainer import TrainResult
 from groundup.ui.display import Display, PlainDisplay
 from groundup.utils.progress import ProgressReporter

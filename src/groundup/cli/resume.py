@@ -25,8 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from groundup.checkpoint.run_folder import RunFolder
     from groundup.cli.display import finish, watching
     from groundup.distributed.launch import init_distributed
-    from groundup.run.resume_config import reconfigure
-    from groundup.run.start import resume_run
+    from groundup.run.start import reconfigure, resume_run
 
     first, run = init_distributed().rank == 0, RunFolder(Path(args.run))
     config, keys = reconfigure(run, config_overrides(args))

@@ -36,9 +36,7 @@ def _gpt2(n_layer: int, n_head: int, n_embd: int, learning_rate: float) -> Row:
 
 def _laptop(n_layer: int, n_head: int, n_embd: int, block_size: int, dropout: float, max_steps: int) -> Row:
     return {
-        "model": {
-            "n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "block_size": block_size, "dropout": dropout,
-        },
+        "model": {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "block_size": block_size, "dropout": dropout},
         "optimizer": {"learning_rate": 1e-3, "beta2": 0.99},  # small batches average the second moment for longer
         "schedule": {"warmup_steps": 100},
         "train": {"batch_tokens": 32 * block_size, "max_steps": max_steps},
@@ -48,17 +46,9 @@ def _laptop(n_layer: int, n_head: int, n_embd: int, block_size: int, dropout: fl
 GPT1_PARTS: dict[str, Any] = {"norm_position": "post_norm", "init": "gpt1"}
 
 MODERN_PARTS: dict[str, Any] = {
-    "norm": "rmsnorm",
-    "norm_eps": 1e-6,
-    "position_embedding": "rotary",
-    "qk_norm": True,
-    "embedding_norm": True,
-    "activation": "relu2",
-    "bias": False,
-    "tie_embeddings": False,
-    "logit_softcap": 15.0,
-    "init": "modern",
-}
+    "norm": "rmsnorm", "norm_eps": 1e-6, "position_embedding": "rotary", "qk_norm": True, "embedding_norm": True,
+    "activation": "relu2", "bias": False, "tie_embeddings": False, "logit_softcap": 15.0, "init": "modern",
+}  # fmt: skip
 MODERN_OPTIMIZER: dict[str, Any] = {
     "name": "muon", "matrix_learning_rate": 0.02, "learning_rate": 0.004, "embedding_learning_rate": 0.2,
     "weight_decay": 0.0, "beta1": 0.8, "beta2": 0.95, "eps": 1e-10,
@@ -123,25 +113,12 @@ PRESETS: dict[str, Row] = {
         "evaluate": {"tokens": 2_097_152},
     },
     "fast-small": {
-        "model": {
-            "n_layer": 12,
-            "n_head": 6,
-            "n_embd": 768,
-            "block_size": 1024,
-            **MODERN_PARTS,
-            "ngram": 3,
-            "ngram_rows": 262_144,
-            "ngram_width": 128,
-        },
+        "model": {"n_layer": 12, "n_head": 6, "n_embd": 768, "block_size": 1024, **MODERN_PARTS}
+        | {"ngram": 3, "ngram_rows": 262_144, "ngram_width": 128},
         "optimizer": MODERN_OPTIMIZER,
         "schedule": {"name": "wsd", "cooldown_fraction": 0.6, "min_lr_ratio": 0.0},
-        "train": {
-            "seq_len_warmup_from": 256,
-            "seq_len_warmup_until": 0.4,
-            "batch_tokens": 131_072,
-            "max_steps": 5_000,
-            "compile": "on",
-        },
+        "train": {"batch_tokens": 131_072, "max_steps": 5_000, "compile": "on"}
+        | {"seq_len_warmup_from": 256, "seq_len_warmup_until": 0.4},
         "evaluate": {"tokens": 2_097_152},
     },
     # Laptop sizes: minutes on two cores, the `mini` ones longer.

@@ -65,33 +65,30 @@ class TorchProcessGroup(ProcessGroup):
     @override
     def max(self, number: int) -> int:
         box = torch.tensor(number)
-        self._collective(lambda: dist.all_reduce(box, dist.ReduceOp.MAX))
+        collective(self.rank, lambda: dist.all_reduce(box, dist.ReduceOp.MAX))
         return int(box.item())
 
     @override
     def broadcast_object(self, value: T) -> T:
         box = [value]
-        self._collective(lambda: dist.broadcast_object_list(box, device=torch.device("cpu")))
+        collective(self.rank, lambda: dist.broadcast_object_list(box, device=torch.device("cpu")))
         return box[0]
 
     @override
     def all_gather_object(self, value: T) -> list[T]:
         values: list[Any] = [None] * self.size
-        self._collective(lambda: dist.all_gather_object(values, value))
+        collective(self.rank, lambda: dist.all_gather_object(values, value))
         return values
 
     @override
     def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
-        self._collective(lambda: dist.all_reduce(tensor))
+        collective(self.rank, lambda: dist.all_reduce(tensor))
         return tensor
 
     @override
     def broadcast(self, tensor: torch.Tensor) -> torch.Tensor:
-        self._collective(lambda: dist.broadcast(tensor, src=0))
+        collective(self.rank, lambda: dist.broadcast(tensor, src=0))
         return tensor
-
-    def _collective(self, work: Callable[[], object]) -> None:
-        collective(self.rank, work)
 
 
 def collective(rank: int, work: Callable[[], object]) -> None:

@@ -92,9 +92,7 @@ class OptimizerContainer:
 
 
 def build_optimizer(
-    named_parameters: Iterable[tuple[str, nn.Parameter]],
-    config: OptimizerConfig,
-    precision: str = "fp32",
+    named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig, precision: str = "fp32"
 ) -> OptimizerContainer:
     """The rules of `config.name` over all parameters that require gradients; AdamW and SGD are fused where possible.
 

@@ -1,19 +1,35 @@
 """Length of a run: a number of optimizer steps, or a time."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from groundup.config.sections import TrainConfig
 from groundup.errors import ConfigError
 
 
-class Progress(Protocol):
-    """How far a run is."""
+@dataclass
+class Progress:
+    """Position of a run in its data and its time."""
 
-    step: int  # optimizer steps finished
-    elapsed: float  # seconds of training
-    dt: float  # seconds of the last step
+    step: int = 0  # optimizer steps finished
+    tokens: int = 0  # tokens trained on
+    cursor: int = 0  # position in the data order: sequences drawn or skipped
+    elapsed: float = 0.0  # seconds of training, interruptions not counted
+    dt: float = 0.0  # seconds of the last step, hooks not counted
+    skips: list[tuple[int, int]] = field(default_factory=list)  # ranges of sequences left out after a rollback
+
+    def finish_step(self, tokens: int, sequences: int) -> None:
+        """Count a step."""
+        self.step, self.tokens = self.step + 1, self.tokens + tokens
+        self.advance(sequences)
+
+    def advance(self, sequences: int) -> None:
+        """Move the cursor past the sequences of a step, and past those to be skipped."""
+        self.cursor += sequences
+        for start, stop in sorted(self.skips):
+            if start <= self.cursor < stop:
+                self.cursor = stop
 
 
 class RunLength(Protocol):

@@ -63,11 +63,9 @@ def optimizer_bytes(model: ModelConfig, optimizer: OptimizerConfig) -> int:
     """Optimizer state and EMA, in fp32."""
     weights = parameters(model) + padding(model)
     matrices = model.n_layer * (4 * model.n_embd * model.n_embd + 2 * model.n_embd * model.inner)  # Muon's
-    numbers = {
-        "adamw": 2 * weights,
-        "muon": 2 * weights - matrices,
-        "sgd": weights if optimizer.momentum else 0,
-    }[optimizer.name]
+    numbers = {"adamw": 2 * weights, "muon": 2 * weights - matrices, "sgd": weights if optimizer.momentum else 0}[
+        optimizer.name
+    ]
     return FP32 * (numbers + (weights if optimizer.ema_decay else 0))
 
 

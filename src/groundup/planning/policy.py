@@ -8,6 +8,7 @@ from groundup.config.resolved import ResolvedConfig
 from groundup.config.schema import Config
 from groundup.config.sections import TrainConfig
 from groundup.config.types import CheckpointingMode
+from groundup.optim.schedule import DEFAULT_COOLDOWN_FRACTION, DEFAULT_RISE_FRACTION
 from groundup.planning.memory import Machine, sequences_per_process, step_memory
 from groundup.utils.system import splits_evenly
 
@@ -17,17 +18,11 @@ MICROBATCH_THREADS = (4, 3, 2)  # numbers tried, where they divide all threads
 CHECKPOINTED_NUMBERS = 2**18  # in the residual stream of one thread's pass, 1 MiB: smaller ones are not recomputed
 GPU_MEMORY_FRACTION = 0.5  # to fill: the rest is for what the estimate does not know
 GPU_MICRO_BATCH_TOKENS = 65_536  # per forward pass; the matrix products of a small GPT are large enough by then
-DEFAULT_COOLDOWN_FRACTION = 0.4  # of wsd
-DEFAULT_ONECYCLE_WARMUP_FRACTION = 0.3  # torch.optim.lr_scheduler.OneCycleLR's pct_start
 
 
 def resolve(config: Config, machine: Machine, vocab_size: int) -> ResolvedConfig:
     """`config` with every open value decided for `machine`; its device, precision and threads are the machine's."""
-    train: dict[str, Any] = {
-        "device": machine.torch_device,
-        "precision": machine.precision,
-        "threads": machine.threads,
-    }
+    train: dict[str, Any] = {"device": machine.torch_device, "precision": machine.precision, "threads": machine.threads}
     base = _updated(config, train=train, model={"vocab_size": vocab_size, "n_inner": config.model.inner})
     train |= _division_of_work(base, machine)
     peak = config.optimizer.learning_rate
@@ -162,5 +157,5 @@ def _schedule_defaults(config: Config) -> dict[str, Any]:
     if schedule.name == "wsd" and not any(cooldowns):
         return {"cooldown_fraction": DEFAULT_COOLDOWN_FRACTION}
     if schedule.name == "onecycle" and all(value is None for value in warmups):
-        return {"warmup_fraction": DEFAULT_ONECYCLE_WARMUP_FRACTION}
+        return {"warmup_fraction": DEFAULT_RISE_FRACTION}
     return {}

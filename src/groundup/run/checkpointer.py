@@ -51,10 +51,7 @@ class Checkpointer:
             self._wait()
             background = self._config.checkpoint.async_save and not wait and self._has_memory(state)
             tensors = gather(
-                state.tensors(),
-                keep=self._process_group.rank == 0,
-                copy=background or self._sharded,
-                reuse=self._copy,
+                state.tensors(), keep=self._process_group.rank == 0, copy=background or self._sharded, reuse=self._copy
             )
             if self._process_group.rank == 0:
                 self._copy = tensors if background else None
@@ -131,7 +128,10 @@ class Checkpointer:
             writing.result()
 
     def _has_memory(self, state: TrainState) -> bool:
-        return self._process_group.rank > 0 or self._copy is not None or has_memory_for_copy(state)
+        """Whether main memory can hold the state once more, and as much again for other programs."""
+        free = free_memory()
+        size = sum(tensor.nbytes for part in state.tensors() for tensor in part.values())
+        return self._process_group.rank > 0 or self._copy is not None or free is None or free > 2 * size
 
     def _best(self, state: TrainState) -> Path | None:
         known = self._config.checkpoint.save_best and state.best.loss is not None
@@ -152,10 +152,3 @@ class Checkpointer:
     def _read(self, path: Path) -> Mapping[str, torch.Tensor]:
         rank = self._process_group.rank
         return BroadcastTensors(self._process_group, files.read_tensors(path) if rank == 0 else {})
-
-
-def has_memory_for_copy(state: TrainState) -> bool:
-    """Whether main memory can hold the state once more, and as much again for other programs."""
-    free = free_memory()
-    size = sum(tensor.nbytes for part in state.tensors() for tensor in part.values())
-    return free is None or free > 2 * size

@@ -65,9 +65,10 @@ def _read_files(files: Sequence[str | Path], *, laptop: bool) -> tuple[list[Conf
     for path in files:
         values = read_yaml(Path(path))
         small = values.pop(LAPTOP, None)
+        by_a_run = Path(path).name == "config.yaml" and Path(path).with_name("log.jsonl").exists()
         if small is not None and not isinstance(small, dict):
             raise ConfigError(f"{path}: {LAPTOP}: {small!r} is not a mapping of sections; write `{LAPTOP}:` and indent")
-        found = [ConfigSource(str(path), values, typed=not _written_by_a_run(Path(path)))]
+        found = [ConfigSource(str(path), values, typed=not by_a_run)]
         if small is not None and laptop:
             found.append(ConfigSource(f"{path}, {LAPTOP}", small, typed=True))
             has_laptop = True
@@ -76,11 +77,6 @@ def _read_files(files: Sequence[str | Path], *, laptop: bool) -> tuple[list[Conf
     if laptop and not has_laptop:
         raise ConfigError(f"--{LAPTOP}: no --config file has a section `{LAPTOP}:`; give a recipe that has one")
     return sources, names[-1]
-
-
-def _written_by_a_run(path: Path) -> bool:
-    """Whether a YAML file is the config that a training run wrote into its folder."""
-    return path.name == "config.yaml" and path.with_name("log.jsonl").exists()
 
 
 def _pop_preset(source: ConfigSource) -> str | None:

@@ -59,7 +59,11 @@ class Evaluator:
         self._device = next(model.parameters()).device
         per_process = -(-config.batch_size // process_group.size)
         self._batch_size = min(config.train.micro_batch_size, per_process)  # sequences; halved when memory runs out
-        self._tasks = _open_tasks(config, data)
+        try:  # the first form of each
+            tasks, tokenizer, block_size = config.evaluate.tasks, data.tokenizer, config.model.block_size
+            self._tasks = open_tasks(tasks, tokenizer, all_formats=False, block_size=block_size)
+        except (DataError, UsageError) as error:
+            raise DataError(f"evaluate.tasks: {error} (--evaluate.tasks none turns tasks off)") from error
         # No more tokens at a time than a micro-batch has, which fits.
         self._task_tokens = min(default_batch_tokens(self._device), self._batch_size * config.model.block_size)
         self._prompt = prompt_ids(data.tokenizer, config.evaluate.prompt)
@@ -205,11 +209,3 @@ class Evaluator:
     def _rows(self) -> int:
         """Sequences at a time: no more than training's micro-batch, which may have been halved."""
         return min(self._batch_size, self._state.micro_batch_size)
-
-
-def _open_tasks(config: ResolvedConfig, data: PreparedData) -> list[EvalTask]:
-    """Tasks to run during training, in the first form of each; DataError names the key."""
-    try:
-        return open_tasks(config.evaluate.tasks, data.tokenizer, all_formats=False, block_size=config.model.block_size)
-    except (DataError, UsageError) as error:
-        raise DataError(f"evaluate.tasks: {error} (--evaluate.tasks none turns tasks off)") from error

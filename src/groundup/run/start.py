@@ -1,19 +1,19 @@
 """Starting, resuming and dry-running a training run: checks, plan and messages around the trainer."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from groundup import __version__
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.checkpoint.state import load_metadata
-from groundup.config.merge import diff
-from groundup.config.resolved import ResolvedConfig
+from groundup.config.merge import ConfigSource, diff, get, merge_and_validate
+from groundup.config.resolved import OPEN, RESOLVED_KEYS, ResolvedConfig
 from groundup.config.schema import Config, resume_rule
 from groundup.config.types import OnResume
 from groundup.data.windows import ShuffledWindows
@@ -33,7 +33,6 @@ from groundup.run.resolve import (
     resolve_config,
     validate_config,
 )
-from groundup.run.resume_config import overrides_of, reconfigure
 from groundup.run.trainer import Trainer, TrainResult
 from groundup.ui.display import Display, NullDisplay
 from groundup.utils.device import is_out_of_memory
@@ -136,6 +135,34 @@ def resume_run(run: RunFolder, config: Config, changed: list[str], display: Disp
         return trainer.run()
 
 
+def reconfigure(
+    run: RunFolder, overrides: Mapping[str, Any], process_group: ProcessGroup | None = None
+) -> tuple[Config, list[str]]:
+    """A run's config with `overrides`, and the keys these change; ConfigError for a key that cannot change."""
+    previous = run_config(run, process_group or init_distributed())
+    sources = [ConfigSource(str(run.path), previous.model_dump()), ConfigSource("resume", dict(overrides), typed=True)]
+    config = merge_and_validate(sources)
+    keys = diff(previous, config)
+    for key in keys:
+        if resume_rule(key) is OnResume.FIXED:
+            raise ConfigError(f"{key}: cannot change when a run is resumed; start a new run with --out")
+    return config, keys
+
+
+def overrides_of(config: Config, run: RunFolder, process_group: ProcessGroup) -> dict[str, Any]:
+    """What `config` changes in the run that a restarted command finds; keys that it leaves open stay as they are."""
+    previous = run_config(run, process_group)
+    given = {key: get(config, key) for key in diff(previous, config)}
+    return {key: value for key, value in given.items() if key not in RESOLVED_KEYS or value not in OPEN}
+
+
+def run_config(run: RunFolder, process_group: ProcessGroup) -> Config:
+    """The run's config, read on rank 0."""
+    config = process_group.broadcast_object(None if process_group.rank else run.config())
+    assert config is not None, "rank 0 has read it"
+    return config
+
+
 @contextmanager
 def run_lock(run: RunFolder, display: Display, process_group: ProcessGroup) -> Iterator[None]:
     """Keep processes of other jobs from training this run at the same time."""
@@ -218,8 +245,9 @@ def _restore(
     """The trainer at its newest good checkpoint, and the line about the machine."""
     data = open_data(config)
     check_ranks_agree(process_group, config, data)
-    newest = (None, [], 1) if process_group.rank else _newest(run)
-    checkpoint, rejected, processes = process_group.broadcast_object(newest)
+    newest: tuple[Path | None, list[str]] = (None, []) if process_group.rank else run.newest_good()
+    written_by = load_metadata(newest[0]).get("processes", 1) if newest[0] else 1
+    (checkpoint, rejected), processes = process_group.broadcast_object((newest, written_by))
     for reason in rejected:
         display.message(f"rejected: {reason}")
     if processes != process_group.size and "train.threads" not in changed:  # the cores are shared otherwise now
@@ -260,9 +288,3 @@ def _announce_resume(trainer: Trainer, machine_line: str, changed: list[str]) ->
     for key in changed:
         if resume_rule(key) is OnResume.ROUNDING:
             message(f"{key} changed: what follows is the same up to rounding, not bit for bit")
-
-
-def _newest(run: RunFolder) -> tuple[Path | None, list[str], int]:
-    """The newest good checkpoint, why newer ones were rejected, and how many processes wrote it."""
-    checkpoint, rejected = run.newest_good()
-    return checkpoint, rejected, load_metadata(checkpoint).get("processes", 1) if checkpoint else 1

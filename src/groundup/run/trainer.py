@@ -243,12 +243,11 @@ class Trainer:
             every(evaluate.every_steps, lambda info: self.evaluator.evaluate(info.step)),
             every(evaluate.sample_every_steps, lambda info: self.evaluator.sample(info.step)),
             self._save_best,
-            every(checkpoint.every_steps, self._save, when_stopping=True),
-            every_minutes(checkpoint.every_minutes, self._save, self.process_group.any),
+            every(checkpoint.every_steps, lambda _: self.checkpointer.save(self.state), when_stopping=True),
+            every_minutes(
+                checkpoint.every_minutes, lambda _: self.checkpointer.save(self.state), self.process_group.any
+            ),
         ]
-
-    def _save(self, info: StepInfo) -> None:
-        self.checkpointer.save(self.state)
 
     def _save_best(self, info: StepInfo) -> None:
         if self.config.checkpoint.save_best and self.state.best.step == info.step:

@@ -11,34 +11,11 @@ from groundup.distributed.dtensor import distribute_like
 from groundup.distributed.gather import StateTensors, state_tensors
 from groundup.optim.ema import EMA
 from groundup.optim.optimizer import OptimizerContainer
+from groundup.optim.run_length import Progress as Progress
 from groundup.training.early_stopping import BestLoss
 from groundup.training.guard import LossGuard
 from groundup.utils.device import reseed
 from groundup.utils.hashing import mix64
-
-
-@dataclass
-class Progress:
-    """Position of a run in its data and its time."""
-
-    step: int = 0  # optimizer steps finished
-    tokens: int = 0  # tokens trained on
-    cursor: int = 0  # position in the data order: sequences drawn or skipped
-    elapsed: float = 0.0  # seconds of training, interruptions not counted
-    dt: float = 0.0  # seconds of the last step, hooks not counted
-    skips: list[tuple[int, int]] = field(default_factory=list)  # ranges of sequences left out after a rollback
-
-    def finish_step(self, tokens: int, sequences: int) -> None:
-        """Count a step."""
-        self.step, self.tokens = self.step + 1, self.tokens + tokens
-        self.advance(sequences)
-
-    def advance(self, sequences: int) -> None:
-        """Move the cursor past the sequences of a step, and past those to be skipped."""
-        self.cursor += sequences
-        for start, stop in sorted(self.skips):
-            if start <= self.cursor < stop:
-                self.cursor = stop
 
 
 @dataclass
