@@ -28,7 +28,6 @@ class Log:
                 self._file.write("\n")  # the previous process was killed while it wrote a line
 
     def write(self, event: str, **values: Any) -> None:
-        """Append one record."""
         line = json.dumps({"event": event, **values}, ensure_ascii=False) + "\n"
         with self._lock:
             self._file.write(line)

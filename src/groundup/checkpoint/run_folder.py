@@ -57,7 +57,6 @@ class RunFolder:
             raise UsageError(f"{self.path}: cannot be written ({error.strerror}); give another --out") from error
 
     def write_config(self, config: Config) -> None:
-        """Replace the run's config."""
         replace_text(self.path / "config.yaml", to_yaml(config))
 
     def config(self) -> Config:

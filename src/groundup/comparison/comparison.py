@@ -83,7 +83,6 @@ class Run:
 
     @property
     def parameters(self) -> int:
-        """Parameters of its model."""
         return parameters(self.config.model)
 
 

@@ -42,7 +42,6 @@ class CheckpointReport:
 
     @property
     def ok(self) -> bool:
-        """Whether training can resume from it."""
         return not self.problems
 
 
@@ -60,7 +59,6 @@ class RunReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is damaged."""
         return not self.problems and all(checkpoint.ok for checkpoint in self.checkpoints)
 
     def to_json(self) -> dict[str, Any]:

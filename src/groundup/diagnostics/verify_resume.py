@@ -44,7 +44,6 @@ class Outcome:
 
     @property
     def bitwise(self) -> bool:
-        """Whether nothing differs."""
         return self.repeatable and not (self.difference or self.metadata or self.losses_from)
 
 

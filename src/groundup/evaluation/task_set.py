@@ -77,7 +77,6 @@ class EvalTask:
 
     @property
     def size(self) -> int:
-        """Number of questions."""
         return len(self.parts[0].questions)
 
     @property

@@ -72,7 +72,6 @@ class OptimizerContainer:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """Parameter groups of all optimizers."""
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     @property
@@ -86,7 +85,6 @@ class OptimizerContainer:
             optimizer.step()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none)
 

@@ -20,7 +20,6 @@ class Progress:
     skips: list[tuple[int, int]] = field(default_factory=list)  # ranges of sequences left out after a rollback
 
     def finish_step(self, tokens: int, sequences: int) -> None:
-        """Count a step."""
         self.step, self.tokens = self.step + 1, self.tokens + tokens
         self.advance(sequences)
 
@@ -51,11 +50,9 @@ class StepLength:
     total: int
 
     def fraction(self, progress: Progress) -> float:
-        """Fraction done after the coming step."""
         return (progress.step + 1) / self.total
 
     def reached(self, progress: Progress) -> bool:
-        """Whether all steps are done."""
         return progress.step >= self.total
 
 
@@ -66,11 +63,9 @@ class TimeLength:
     seconds: float
 
     def fraction(self, progress: Progress) -> float:
-        """Fraction of the time gone after the coming step."""
         return min(1.0, (progress.elapsed + progress.dt) / self.seconds)
 
     def reached(self, progress: Progress) -> bool:
-        """Whether another step would overrun."""
         return progress.step > 0 and progress.elapsed + progress.dt > self.seconds
 
 

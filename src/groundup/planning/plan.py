@@ -49,7 +49,6 @@ class Plan:
 
     @cached_property
     def parameters(self) -> int:
-        """Their sum."""
         return parameters(self.config.model)
 
     @property
@@ -59,7 +58,6 @@ class Plan:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations per token of training."""
         return flops_per_token(self.config.model)
 
     @property
@@ -129,12 +127,10 @@ class Plan:
 
     @property
     def tokens(self) -> int | None:
-        """Tokens trained on."""
         return None if self.steps is None else self.steps * self.config.train.batch_tokens
 
     @property
     def epochs(self) -> float | None:
-        """Passes over the training split."""
         if self.data is None or self.steps is None:
             return self.config.train.epochs
         return self.steps * self.config.batch_size / self.data.sequences
@@ -187,7 +183,6 @@ class Plan:
 
     @property
     def log_bytes(self) -> int | None:
-        """The log at the end."""
         return None if self.steps is None else self.steps * LOG_RECORD_BYTES
 
     @property

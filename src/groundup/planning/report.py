@@ -221,7 +221,6 @@ class ClusterPlan:
 
     @property
     def gpus(self) -> int:
-        """Number of GPUs."""
         return self.nodes * self.per_node
 
     @property

@@ -75,7 +75,6 @@ class MetricLogger:
         )
 
     def stopping(self) -> None:
-        """Acknowledge a signal."""
         self._display.message("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
 
     def _tracker_info(self) -> dict[str, Any]:

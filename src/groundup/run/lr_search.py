@@ -81,12 +81,10 @@ class Tuned:
 
     @property
     def learning_rate(self) -> float:
-        """The best of the candidates."""
         return self.peak_lrs["optimizer.learning_rate"]
 
     @property
     def options(self) -> str:
-        """As the command line takes them."""
         return " ".join(f"--{key} {value:g}" for key, value in self.peak_lrs.items())
 
     @property

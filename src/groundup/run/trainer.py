@@ -104,7 +104,6 @@ class Trainer:
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to train."""
         return self._stopping_rule().reached(self.state.progress)
 
     def run(self) -> TrainResult:

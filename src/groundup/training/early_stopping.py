@@ -42,7 +42,6 @@ class EarlyStopping:
         return self.run_length.fraction(progress)
 
     def reached(self, progress: Progress) -> bool:
-        """Whether the run length, the patience or the time limit is reached."""
         patience = self.patience is not None and self.best.since >= self.patience
         late = self.time_limit is not None and progress.step > 0 and progress.elapsed + progress.dt > self.time_limit
         return patience or late or self.run_length.reached(progress)
@@ -56,9 +55,7 @@ class SyncedRunLength:
     broadcast: Callable[[Any], Any]
 
     def fraction(self, progress: Progress) -> float:
-        """Rank 0's fraction."""
         return float(self.broadcast(self.run_length.fraction(progress)))
 
     def reached(self, progress: Progress) -> bool:
-        """Whether rank 0's run length is reached."""
         return bool(self.broadcast(self.run_length.reached(progress)))

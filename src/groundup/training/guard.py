@@ -33,7 +33,6 @@ class RunningStats:
         return (x - self.mean) / math.sqrt(self.variance) if known else 0.0
 
     def update(self, x: float) -> None:
-        """Include a value."""
         weight = max(1 / (self.n + 1), 1 - DECAY)
         delta = x - self.mean
         self.n += 1
