@@ -23,7 +23,6 @@ class Stateful(Protocol):
     @property
     def state(self) -> Mapping[Tensor, dict[str, Any]]:
         """Each parameter's state, to be read and written in place."""
-        ...
 
 
 def state_tensors(model: nn.Module, optimizer: Stateful, ema: Mapping[str, Tensor] | None = None) -> StateTensors:

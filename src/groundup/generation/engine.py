@@ -75,11 +75,11 @@ class TextModel(Protocol):
     """A model with its tokenizer and its device, such as a loaded checkpoint."""
 
     @property
-    def model(self) -> GPT: ...  # noqa: D102
+    def model(self) -> GPT: ...
     @property
-    def tokenizer(self) -> Tokenizer: ...  # noqa: D102
+    def tokenizer(self) -> Tokenizer: ...
     @property
-    def device(self) -> torch.device: ...  # noqa: D102
+    def device(self) -> torch.device: ...
 
 
 def generate_stream(

@@ -21,11 +21,9 @@ class Context(Protocol):
 
     def positions(self, n: int, device: torch.device) -> Tensor:
         """Positions of the next `n` tokens, (T,) or (B, T). Called once per forward pass, before any `attend`."""
-        ...
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
         """Attention: three (B, H, T, D) -> (B, H, T, D)."""
-        ...
 
 
 class Causal(Context):

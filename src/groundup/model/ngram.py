@@ -44,7 +44,6 @@ class Text(Protocol):
 
     def read(self, start: int, n: int) -> NDArray[np.int64]:
         """`n` ids from `start` on."""
-        ...
 
 
 class NGramGPT(GPT):

@@ -17,7 +17,6 @@ class Rotation(Protocol):
 
     def apply(self, x: Tensor) -> Tensor:
         """(B, H, T, D) -> (B, H, T, D)."""
-        ...
 
 
 class NoRotary:

@@ -36,11 +36,9 @@ class RunLength(Protocol):
 
     def fraction(self, progress: Progress) -> float:
         """Fraction of the run done after the coming step, for the learning-rate schedule."""
-        ...
 
     def reached(self, progress: Progress) -> bool:
         """Whether the run ends before another step."""
-        ...
 
 
 @dataclass(frozen=True)

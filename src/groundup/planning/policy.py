@@ -112,26 +112,20 @@ def checkpointing(model: ModelConfig, train: TrainConfig, sequences: int) -> Che
 
 
 def fill_gpu(config: Config, machine: Machine, size: int) -> int:
-    """The largest micro-batch, at least `size`, that divides a process's sequences and fits easily: small ones leave a
-    GPU idle."""
+    """The largest micro-batch from `size` on that divides a process's sequences and fits: small ones leave a GPU idle."""
     total, block = sequences_per_process(config, machine), config.model.block_size
+    limit = GPU_MEMORY_FRACTION * (machine.memory or 0)
     sizes = [n for n in range(1, total + 1) if total % n == 0 and n * block <= GPU_MICRO_BATCH_TOKENS]
-    sizes = [
-        n
-        for n in sizes
-        if _memory(config, machine, n, checkpointing(config.model, config.train, n))
-        <= GPU_MEMORY_FRACTION * (machine.memory or 0)
-    ]
+    modes = {n: checkpointing(config.model, config.train, n) for n in sizes}
+    sizes = [n for n, mode in modes.items() if _memory(config, machine, n, mode) <= limit]
     return sizes[-1] if sizes and sizes[-1] > min(total, size) else size
 
 
 def _parallel(config: Config, machine: Machine, size: int, mode: CheckpointingMode) -> str:
-    wanted = config.train.parallel
     if machine.processes == 1:
         return "none"
-    if wanted in ("ddp", "fsdp"):
-        return wanted
-    return "ddp" if _fits(config, machine, size, mode) else "fsdp"
+    wanted, fits = config.train.parallel, _fits(config, machine, size, mode)
+    return wanted if wanted in ("ddp", "fsdp") else "ddp" if fits else "fsdp"
 
 
 def _fits(config: Config, machine: Machine, size: int, mode: CheckpointingMode, threads: int = 1) -> bool:

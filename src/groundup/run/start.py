@@ -89,8 +89,7 @@ def restarted() -> bool:
 
 
 def dry_run(config: Config, out: Path | None, display: Display) -> Plan:
-    """Check and show all that `start_run` does before it writes; nothing is written, and no model that does not fit is
-    built."""
+    """Check and show all that `start_run` does before it writes; writes nothing, builds no model that does not fit."""
     run = RunFolder(out or Path())
     if out:
         run.refuse_existing()

@@ -22,7 +22,6 @@ class Sequences(Protocol):
 
     def read(self, cursor: int, n: int) -> NDArray[np.int64]:
         """`n` sequences from position `cursor`, each with its next token: (n, block_size + 1)."""
-        ...
 
 
 class BatchLoader:
