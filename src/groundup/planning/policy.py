@@ -112,7 +112,7 @@ def checkpointing(model: ModelConfig, train: TrainConfig, sequences: int) -> Che
 
 
 def fill_gpu(config: Config, machine: Machine, size: int) -> int:
-    """The largest micro-batch from `size` on that divides a process's sequences and fits: small ones leave a GPU idle."""
+    """The largest micro-batch from `size` on that divides a process's sequences and fits: small ones idle a GPU."""
     total, block = sequences_per_process(config, machine), config.model.block_size
     limit = GPU_MEMORY_FRACTION * (machine.memory or 0)
     sizes = [n for n in range(1, total + 1) if total % n == 0 and n * block <= GPU_MICRO_BATCH_TOKENS]
