@@ -14,10 +14,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from groundup.api import configure
-from groundup.checkpoint.diff import differing_metadata, largest_difference, same_bits
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.cli import main
-from groundup.diagnostics.verify_resume import _refuse_small_disk, _terminable, shortened, verify_resume
+from groundup.diagnostics.verify_resume import (
+    _refuse_small_disk,
+    _terminable,
+    differing_metadata,
+    largest_difference,
+    same_bits,
+    shortened,
+    verify_resume,
+)
 from groundup.errors import TrainingError, UsageError
 from groundup.optim.run_length import build_run_length
 from groundup.utils.files import SUMS, sha256

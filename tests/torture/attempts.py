@@ -15,10 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from groundup.checkpoint.diff import differing_metadata, largest_difference
 from groundup.checkpoint.files import verify
 from groundup.checkpoint.log import read_log
 from groundup.checkpoint.run_folder import RunFolder, step_of
+from groundup.diagnostics.verify_resume import differing_metadata, largest_difference
 from groundup.errors import CheckpointError
 
 PHASES = ("starting", "training", "logging", "evaluating", "sampling", "saving", "deleting")

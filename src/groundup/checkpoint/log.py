@@ -40,10 +40,7 @@ class Log:
 
 
 def iter_log(
-    path: Path,
-    *,
-    matching: re.Pattern[bytes] | None = None,
-    on_unreadable: Callable[[bytes], None] = lambda line: None,
+    path: Path, *, matching: re.Pattern[bytes] | None = None, on_unreadable: Callable[[bytes], None] = lambda line: None
 ) -> Iterator[dict[str, Any]]:
     """Records of a log in the order written; none where there is no log.
 

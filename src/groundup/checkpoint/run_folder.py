@@ -207,10 +207,7 @@ def _git_commit() -> str | None:
 
 
 def logged_speed(run: Path, flops: int) -> tuple[float, str]:
-    """Median tokens per second of a run, scaled to a model of `flops` per token, and where the number is from.
-
-    CheckpointError if the run logged no step.
-    """
+    """A run's median tokens per second, scaled to `flops` per token, and its source; CheckpointError without steps."""
     folder = RunFolder(run)
     model = folder.config().model
     try:

@@ -22,17 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from groundup.checkpoint.files import (
-    AVERAGE,
-    CONFIG,
-    FORMAT,
-    MODEL,
-    PROGRESS,
-    TOKENIZER,
-    read_config,
-    read_json,
-    verify,
-)
+from groundup.checkpoint import files
+from groundup.checkpoint.files import AVERAGE, CONFIG, MODEL, PROGRESS, TOKENIZER
 from groundup.checkpoint.run_folder import find_checkpoint
 from groundup.config.schema import Config
 from groundup.distributed.dtensor import distribute_like
@@ -75,13 +66,10 @@ class LoadedModel:
 
 
 def save(folder: Path, snapshot: Snapshot, replaceable: Callable[[Path], None] | None = None) -> None:
-    """Write a checkpoint atomically; on OSError nothing is left of it.
-
-    `replaceable`: the `check` of `atomic_output`.
-    """
+    """Write a checkpoint atomically; on OSError nothing is left of it. `replaceable`: `check` of `atomic_output`."""
     tensors = snapshot.tensors
     with atomic_output(folder, replaceable) as partial:
-        config = {"format": FORMAT, **snapshot.config.model_dump()}
+        config = {"format": files.FORMAT, **snapshot.config.model_dump()}
         for name, values in ((CONFIG, config), (PROGRESS, dict(snapshot.metadata))):
             (partial / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         snapshot.tokenizer.save(partial / TOKENIZER)
@@ -111,7 +99,7 @@ def load(
     if isinstance(path, LoadedModel):
         return path
     folder = find_checkpoint(Path(path), checkpoint)
-    verify(folder, presence_only=(OPTIMIZER,))
+    files.verify(folder, presence_only=(OPTIMIZER,))
     config, where = load_config(folder), own_device(str(choose_device(device)), process_group)
     with skip_init():
         model = build_model(config.model)
@@ -123,14 +111,14 @@ def load(
 def load_config(folder: Path) -> Config:
     """The config in a checkpoint; CheckpointError if missing or damaged, NewerFormatError if of a newer groundup."""
     try:
-        return Config.model_validate(read_config(folder))
+        return Config.model_validate(files.read_config(folder))
     except ValidationError as error:
         raise CheckpointError(f"{folder / CONFIG}: {error.errors()[0]['msg']}; use another checkpoint") from None
 
 
 def load_metadata(folder: Path) -> dict[str, Any]:
     """The metadata of a checkpoint; CheckpointError if missing or damaged."""
-    return read_json(folder / PROGRESS)
+    return files.read_json(folder / PROGRESS)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

@@ -9,16 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from groundup.data.shards import (
-    DOCUMENT,
-    MAX_OFFSET_BYTES,
-    Documents,
-    Manifest,
-    SplitName,
-    Tokens,
-    check_documents,
-    check_files,
-)
+from groundup.data import shards
+from groundup.data.shards import Documents, Manifest, SplitName, Tokens
 from groundup.diagnostics.finding import Finding, problem
 from groundup.errors import DataError, GroundupError
 from groundup.tokenizers.registry import load_tokenizer
@@ -27,7 +19,6 @@ from groundup.utils.progress import ProgressReporter
 
 SPLITS: tuple[SplitName, ...] = ("train", "val")
 MIN_VAL_TOKENS = 10_000  # losses of single tokens vary by about 3 nats, so the mean of these by 0.03
-LOSS_STD = 3  # nats, of single tokens
 MAX_COPIES = 0.05  # fraction of repeated documents
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # of bytes that are not UTF-8
 ROUND_TRIP_TOKENS = 4000  # decoded and encoded again
@@ -42,18 +33,20 @@ def check_data(folder: Path, progress: ProgressReporter) -> Iterator[Finding]:
     about = str(folder)
     try:
         manifest = Manifest.load(folder)
-        check_files(folder, manifest, checksums=False)
+        shards.check_files(folder, manifest, checksums=False)
         documents = {name: Documents.open(folder, manifest, name) for name in SPLITS}
     except GroundupError as error:
         yield problem(about, "files", error)
         return
     try:
-        _check_index(folder, manifest, documents)
+        for name in SPLITS:
+            if fault := _index_fault(documents[name], manifest.splits[name].tokens, len(manifest.sources)):
+                raise DataError(f"documents-{name}.bin: {fault}; {REMEDY}")
+            shards.check_documents(folder, manifest, name)
     except GroundupError as error:  # documents would be cut at wrong positions
         yield problem(about, "documents", error)
         documents = {}
-    width = np.dtype(manifest.dtype).itemsize
-    sizes = {name: split.tokens * width for name, split in manifest.splits.items()}
+    sizes = {name: split.tokens * np.dtype(manifest.dtype).itemsize for name, split in manifest.splits.items()}
     progress.phase(f"checking {folder}", sum(sizes.values()))
     try:
         train = scan(folder, manifest, "train", documents.get("train"), progress, 0)
@@ -91,7 +84,7 @@ def scan(
     """Read a split once, whose files have the right sizes; `done` bytes were read before."""
     split, n_vocab = manifest.splits[name], manifest.tokenizer.n_vocab
     dtype = np.dtype(manifest.dtype).newbyteorder("<")
-    records = documents.records(0, len(documents)) if documents else np.empty(0, DOCUMENT)
+    records = documents.records(0, len(documents)) if documents else np.empty(0, shards.DOCUMENT)
     starts = records["start"].astype(np.int64)
     lengths = np.diff(starts, append=split.tokens)
     ends = starts + lengths
@@ -120,14 +113,6 @@ def scan(
     return found
 
 
-def _check_index(folder: Path, manifest: Manifest, documents: dict[SplitName, Documents]) -> None:
-    """Raise DataError if documents do not lie where they can, or are not those of the manifest."""
-    for name in SPLITS:
-        if fault := _index_fault(documents[name], manifest.splits[name].tokens, len(manifest.sources)):
-            raise DataError(f"documents-{name}.bin: {fault}; {REMEDY}")
-        check_documents(folder, manifest, name)
-
-
 def _index_fault(documents: Documents, n_tokens: int, n_sources: int) -> str | None:
     """What is wrong with the positions of documents, if anything. In constant memory."""
     before, step = 0, 1 << 20
@@ -140,7 +125,7 @@ def _index_fault(documents: Documents, n_tokens: int, n_sources: int) -> str | N
             return "they are not in order"
         if int(records["source"].max()) >= n_sources:
             return "one is of a source that the manifest does not have"
-        if int(records["offset"].max()) > MAX_OFFSET_BYTES:
+        if int(records["offset"].max()) > shards.MAX_OFFSET_BYTES:
             return "one begins farther into its source than any file is long"
         before = int(begins[-1])
     return "one begins behind the last token" if before > max(0, n_tokens - 1) else None
@@ -217,7 +202,7 @@ def _check_held_out(about: str, manifest: Manifest) -> Finding:
         remedy = "prepare with --val-fraction 0.1, to see when a model only memorizes"
         return Finding(about, "held out", "warning", "no text, so there is no validation loss", remedy, values)
     if tokens < MIN_VAL_TOKENS:
-        error = LOSS_STD / tokens**0.5
+        error = 3 / tokens**0.5  # as at MIN_VAL_TOKENS
         sentence = f"{tokens:,} tokens: a validation loss of so few is uncertain by about {error:.2g} nats"
         return Finding(about, "held out", "warning", sentence, "give more text, or a larger --val-fraction", values)
     fraction = tokens / (tokens + manifest.splits["train"].tokens)

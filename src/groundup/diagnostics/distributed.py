@@ -69,12 +69,8 @@ def check_job(paths: Sequence[Path], data: Path | None, timeout_s: float) -> Ite
 def _process_info(rank: int, local_rank: int, folders: Sequence[Path]) -> ProcessInfo:
     gpus = tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
     own = str(torch.cuda.get_device_properties(local_rank).uuid) if local_rank < len(gpus) else None
-    versions = {
-        "groundup": own_version(),
-        "torch": torch.__version__,
-        "Python": platform.python_version(),
-        "CUDA": torch.version.cuda or "none",
-    }
+    versions = {"groundup": own_version(), "torch": torch.__version__, "Python": platform.python_version()}
+    versions["CUDA"] = torch.version.cuda or "none"
     fingerprints, errors = {}, {}
     for folder in folders:
         try:

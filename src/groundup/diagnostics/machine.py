@@ -27,9 +27,7 @@ LOW_MEMORY_BYTES = (300e6, 1.5e9)  # problem, warning; Python and torch take 0.3
 LOW_DISK_BYTES = (200e6, 2e9)  # problem, warning
 SLOW_DISK_BYTES_PER_S = 20e6  # a checkpoint of GPT-2 takes more than a minute
 SPEED_TEST_BYTES = 64 << 20
-EXTRAS = ("", "data", "track")  # "": the libraries that groundup always needs
 TIMING_SECONDS = 0.25  # per precision
-COMPILE_SECONDS = 120.0
 COMPILED_CODE = "import torch; f = torch.compile(lambda x: (x * 2 + 1).sum()); assert f(torch.ones(8)) == 24"
 
 
@@ -61,9 +59,9 @@ def memory() -> Finding:
 
 def libraries() -> Iterator[Finding]:
     """Versions of Python and the libraries, against those this version of groundup needs."""
-    python = SpecifierSet(metadata.metadata("groundup")["Requires-Python"] or "")
-    yield version("Python", platform.python_version(), python)
-    for extra in EXTRAS:
+    required = metadata.metadata("groundup")["Requires-Python"] or ""
+    yield version("Python", platform.python_version(), SpecifierSet(required))
+    for extra in ("", "data", "track"):  # "": the libraries that groundup always needs
         good = {}
         for requirement in system.requirements(extra):
             name, specifier = requirement.name, requirement.specifier
@@ -162,7 +160,7 @@ def _flops(device: torch.device, dtype: torch.dtype) -> float:
     return 2.0 * size**3 / min(best, TIMING_SECONDS * 1e6)  # none was timed: nearly 0
 
 
-def compiler(limit: float = COMPILE_SECONDS, code: str = COMPILED_CODE) -> Finding:
+def compiler(limit: float = 120.0, code: str = COMPILED_CODE) -> Finding:
     """Whether torch.compile works: compiles a small function, in a process that is killed after `limit` seconds."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="groundup-doctor-") as cache:

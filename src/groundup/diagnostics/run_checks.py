@@ -28,8 +28,6 @@ from groundup.model import build_model
 from groundup.utils.files import SUMS, sha256
 from groundup.utils.lock import holder
 
-COUNTS, SECONDS = ("step", "tokens", "cursor"), ("elapsed", "dt")  # of progress.json
-
 
 @dataclass(frozen=True)
 class CheckpointReport:
@@ -75,10 +73,8 @@ class RunReport:
             else:
                 remedy = "update groundup" if checkpoint.newer else "use another checkpoint"
                 yield problem(about, "checkpoint", f"{checkpoint.name}: {'; '.join(checkpoint.problems)}; {remedy}")
-        for message in self.problems:
-            yield problem(about, "run", message)
-        for message in self.notes:
-            yield problem(about, "note", message, "warning")
+        yield from (problem(about, "run", message) for message in self.problems)
+        yield from (problem(about, "note", message, "warning") for message in self.notes)
         start = f"from {self.resume_from}" if self.resume_from else "from the start"
         found = Finding(about, "resume", "ok", f"`{self.command}` resumes {start}", values=self.to_json())
         if self.update:
@@ -173,11 +169,11 @@ def _wrong_progress(folder: Path) -> Iterator[str]:
     except CheckpointError as error:
         yield _relative(folder, error)
         return
-    for key in COUNTS:
+    for key in ("step", "tokens", "cursor"):
         value = progress.get(key)
         if type(value) is not int or value < 0:
             yield f"{PROGRESS}: {key} is {value!r}, not a count"
-    for key in SECONDS:
+    for key in ("elapsed", "dt"):
         value = progress.get(key)
         if not isinstance(value, int | float) or not 0 <= value < math.inf:
             yield f"{PROGRESS}: {key} is {value!r}, not a number of seconds"

@@ -82,17 +82,10 @@ def trace_step(run: Path, step: int, data: Path | None = None) -> StepTrace:
         notes = [f"not in log.jsonl: its sequences are computed{leaving_out}", *notes]
     documents = Documents.open(prepared, Manifest.load(prepared), "train")
     tokenizer = load_tokenizer(prepared / "tokenizer")
-    return StepTrace(
-        run,
-        step,
-        cursor,
-        len(records),
-        last["event"] == "step" if records else None,
-        finite_number(last.get("loss")),
-        finite_number(last.get("grad_norm")),
-        tuple(notes),
-        tuple(_windows(cursor, config.batch_size, batches, documents, tokenizer)),
-    )
+    windows = tuple(_windows(cursor, config.batch_size, batches, documents, tokenizer))
+    applied = last["event"] == "step" if records else None
+    loss, grad_norm = finite_number(last.get("loss")), finite_number(last.get("grad_norm"))
+    return StepTrace(run, step, cursor, len(records), applied, loss, grad_norm, tuple(notes), windows)
 
 
 def _windows(

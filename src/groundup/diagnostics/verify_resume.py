@@ -1,6 +1,7 @@
 """Proof, on a user's own config and machine, that a killed and resumed run equals an uninterrupted one bit for bit."""
 
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from groundup.checkpoint.diff import Difference, differing_metadata, largest_difference
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from groundup.checkpoint.files import PROGRESS, read_json
 from groundup.checkpoint.log import read_log
 from groundup.checkpoint.run_folder import RunFolder, step_of
 from groundup.config.merge import diff, get
@@ -23,10 +28,17 @@ from groundup.config.schema import Config, to_yaml
 from groundup.errors import TrainingError, UsageError
 
 COMPARED_KEYS = ("loss", "grad_norm", "lr", "tokens", "cursor")  # of a step's record: all but times
-KEEP_ALL = 1_000_000  # checkpoints: the few that are written must all stay
-POLL_SECONDS = 0.02
-SAMPLE_TOKENS = 8
+TIME_KEYS = {"elapsed", "dt", "parent"}  # of progress.json: times, and the digest of a folder that holds times
 CHECKPOINTS_ON_DISK = 5  # at once, with one that is being written
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A tensor in which two checkpoints differ."""
+
+    file: str
+    tensor: str
+    largest: float | None  # absolute; None if the tensor is missing, misshapen or not finite
 
 
 @dataclass(frozen=True)
@@ -113,9 +125,10 @@ def shortened(config: Config, total: int | None, steps: int) -> Config:
         train |= {"max_time": None, "max_steps": total}
     every = max(1, half - 1)
     tokens = min(config.train.batch_tokens, config.evaluate.tokens or config.train.batch_tokens)
-    sample = min(SAMPLE_TOKENS, config.evaluate.sample_tokens)
+    sample = min(8, config.evaluate.sample_tokens)
     evaluate = {"every_steps": every, "tokens": tokens, "sample_every_steps": every, "sample_tokens": sample}
-    checkpoint = {"every_steps": half, "every_minutes": None, "keep_last": KEEP_ALL, "save_best": False}
+    # All of the few checkpoints must stay.
+    checkpoint = {"every_steps": half, "every_minutes": None, "keep_last": 1_000_000, "save_best": False}
     changes = {"train": train, "evaluate": evaluate, "checkpoint": checkpoint, "tracking": {"backends": ()}}
     return config.model_copy(
         update={section: getattr(config, section).model_copy(update=values) for section, values in changes.items()}
@@ -130,8 +143,7 @@ def _dry_run(config: Config, folder: Path) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, start_new_session=True, check=False)
     if done.returncode:
         _raise_failure(done.returncode, done.stderr.splitlines())
-    plan: dict[str, Any] = json.loads(done.stdout)
-    return plan
+    return json.loads(done.stdout)
 
 
 def _refuse_small_disk(folder: Path, checkpoint_bytes: int) -> None:
@@ -160,7 +172,7 @@ def _run_until(reached: Callable[[], bool], words: list[str]) -> None:
             if status is not None and not reached():
                 reader.join()
                 _raise_failure(status, last_lines)
-            time.sleep(POLL_SECONDS)
+            time.sleep(0.02)
     finally:
         child.kill()  # SIGKILL
         child.wait()
@@ -196,16 +208,10 @@ def _compare(
     (uninterrupted, *_), (before, after) = _logged(straight), _logged(killed)
     differing = [step for step in range(middle + 1, last + 1) if uninterrupted.get(step) != after.get(step)]
     largest, tensors = largest_difference(straight.checkpoint(last), killed.checkpoint(last))
-    return Outcome(
-        steps=last,
-        killed_after=middle,
-        tensors=tensors,
-        difference=largest,
-        metadata=tuple(differing_metadata(straight.checkpoint(last), killed.checkpoint(last))),
-        losses_from=min(differing, default=None),
-        repeatable=same_before and all(uninterrupted.get(step) == before.get(step) for step in range(1, middle + 1)),
-        seconds=time.monotonic() - began,
-    )
+    metadata = tuple(differing_metadata(straight.checkpoint(last), killed.checkpoint(last)))
+    repeatable = same_before and all(uninterrupted.get(step) == before.get(step) for step in range(1, middle + 1))
+    losses_from, seconds = min(differing, default=None), time.monotonic() - began
+    return Outcome(last, middle, tensors, largest, metadata, losses_from, repeatable, seconds)
 
 
 def _logged(run: RunFolder) -> list[dict[int, tuple[Any, ...]]]:
@@ -238,3 +244,37 @@ def _terminable() -> Iterator[None]:
         for number, handler in before.items():
             if handler is not None:
                 signal.signal(number, handler)
+
+
+def largest_difference(a: Path, b: Path) -> tuple[Difference | None, int]:
+    """The tensor of two checkpoints with the largest difference, if any bit differs; and the number compared."""
+    found, compared = [], 0
+    for file in sorted({path.relative_to(f).as_posix() for f in (a, b) for path in f.rglob("*.safetensors")}):
+        one, other = (load_file(f / file) if (f / file).exists() else {} for f in (a, b))  # memory-mapped
+        found += [Difference(file, name, None) for name in sorted(one.keys() ^ other.keys())]
+        both = sorted(one.keys() & other.keys())
+        compared += len(both)
+        differing = (name for name in both if not same_bits(one[name], other[name]))
+        found += [Difference(file, name, _distance(one[name], other[name])) for name in differing]
+    return max(found, key=lambda d: math.inf if d.largest is None else d.largest, default=None), compared
+
+
+def same_bits(x: Tensor, y: Tensor) -> bool:
+    """Whether two tensors are equal to the last bit: 0 differs from -0, and a NaN equals itself."""
+    if x.dtype != y.dtype or x.shape != y.shape:
+        return False
+    return torch.equal(x.reshape(-1).view(torch.uint8), y.reshape(-1).view(torch.uint8))
+
+
+def differing_metadata(a: Path, b: Path) -> list[str]:
+    """The keys of progress.json in which two checkpoints differ, without times."""
+    one, other = read_json(a / PROGRESS), read_json(b / PROGRESS)
+    keys = sorted((one.keys() | other.keys()) - TIME_KEYS)
+    return [key for key in keys if (key in one) != (key in other) or one.get(key) != other.get(key)]
+
+
+def _distance(x: Tensor, y: Tensor) -> float | None:
+    if x.shape != y.shape:
+        return None
+    distance = (x.double() - y.double()).abs().max().item()
+    return distance if math.isfinite(distance) else None

@@ -22,7 +22,7 @@ from groundup.checkpoint.run_folder import find_checkpoint, run_of
 from groundup.config.merge import did_you_mean
 from groundup.errors import UsageError
 from groundup.interop import wheel
-from groundup.interop.model_card import ModelCardInfo, card, collect_card_info
+from groundup.interop.model_card import card, collect_card_info
 from groundup.interop.output import GGUF_FILE, HF_FOLDER, SPACE_FOLDER, OutputKind, check_output, new_output
 
 if TYPE_CHECKING:
@@ -72,11 +72,6 @@ class Source:
         """The weights by groundup's names, a tied head once."""
         return {name: p.detach().cpu() for name, p in self.loaded.model.named_parameters()}
 
-    @property
-    def card_info(self) -> ModelCardInfo:
-        """Facts for the model card."""
-        return collect_card_info(self.loaded, self.name, self.licence, self.run)
-
 
 Written = tuple[list[str], "Callable[[Path], Agreement | None]"]
 """Notes for the user, and the check of what was written: None where the program that reads it is not installed."""
@@ -102,7 +97,8 @@ def _refuse_hf(loaded: LoadedModel) -> None:
 def _write_hf(source: Source, folder: Path) -> Written:
     from groundup.interop import hf
 
-    loaded, text = source.loaded, card(source.card_info, HF_USAGE.format(name=source.name))
+    loaded, info = source.loaded, collect_card_info(source.loaded, source.name, source.licence, source.run)
+    text = card(info, HF_USAGE.format(name=source.name))
     hf.write(folder, loaded.config.model, source.tensors, loaded.tokenizer, text)
     return [], lambda path: hf.check(path, loaded.model, loaded.tokenizer)
 
@@ -126,8 +122,8 @@ def _write_space(source: Source, folder: Path) -> Written:
     from groundup.checkpoint.state import load
     from groundup.interop import space
 
-    loaded = source.loaded
-    notes = space.write(folder, loaded.folder, source.tensors, loaded.tokenizer, source.card_info)
+    loaded, info = source.loaded, collect_card_info(source.loaded, source.name, source.licence, source.run)
+    notes = space.write(folder, loaded.folder, source.tensors, loaded.tokenizer, info)
     return notes, lambda path: space.check(path, loaded.model, load(path / "model", device="cpu").model)
 
 

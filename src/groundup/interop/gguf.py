@@ -33,9 +33,6 @@ REQUIRED: Mapping[str, Any] = {
 
 BOUND = 1e-2  # of the largest logit: ggml looks GELU up in a table of fp16
 
-# A merge that never applies: llama.cpp needs a list of merges, and the format has no empty list.
-NO_MERGE = "{end} {end}"
-
 
 def refuse(config: ModelConfig, tokenizer: Tokenizer) -> None:
     """UsageError where llama.cpp's gpt2 cannot compute the model, or cannot split texts as the tokenizer does."""
@@ -163,4 +160,5 @@ def _vocabulary(tokenizer: Tokenizer) -> tuple[list[str], list[str], set[str]]:
     end = hf_tokenizer.end_token(tokenizer)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     specials = {token["content"] for token in contents["added_tokens"] if token["special"]}
-    return [pieces[id_] for id_ in range(tokenizer.n_vocab)], merges or [NO_MERGE.format(end=end)], specials
+    # With no merges one that never applies: llama.cpp needs a list of them, and the format has no empty list.
+    return [pieces[id_] for id_ in range(tokenizer.n_vocab)], merges or [f"{end} {end}"], specials

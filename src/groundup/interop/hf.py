@@ -38,9 +38,8 @@ BOUND = 1e-5  # of the largest logit: fp32 rounding of sums in another order
 
 def write(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, card: str) -> None:
     """Write all files to the empty `folder`; OSError from the disk, UsageError for a model of no family."""
-    end = tokenizer.end_of_text
-    generation = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
-    for name, values in ((CONFIG, config_json(config, end)), (GENERATION, generation)):
+    generation = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.end_of_text)
+    for name, values in ((CONFIG, config_json(config, tokenizer.end_of_text)), (GENERATION, generation)):
         (folder / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     hf_tokenizer.write(tokenizer, folder, config.block_size)
     (folder / CARD).write_text(card, encoding="utf-8")
@@ -74,8 +73,7 @@ def check(folder: Path, model: GPT, tokenizer: Tokenizer) -> Agreement | None:
             raise ExportError(f"{by}: {what.replace('_', ' ')} in the export, {sorted(map(str, found[what]))[0]} first")
     if (len(opened), opened.eos_token_id) != (tokenizer.n_vocab, tokenizer.end_of_text):
         raise ExportError(f"{by}: reads a tokenizer of {len(opened)} ids that ends texts with {opened.eos_token_id}")
-    device = next(model.parameters()).device
-    return check_logits(by, model(ids.to(device)).cpu(), logits, BOUND)
+    return check_logits(by, model(ids.to(next(model.parameters()).device)).cpu(), logits, BOUND)
 
 
 @contextmanager
@@ -144,9 +142,7 @@ def read_folder(folder: Path) -> ImportedModel:
         weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
         if weights is None:
             raise CheckpointError(f"there are no weights with its {CONFIG} (such as {WEIGHTS[0]}); get them as well")
-        tensors: dict[str, Tensor] = {}
-        for file in _weight_files(weights):
-            tensors |= _read_weights(file)
+        tensors = {name: tensor for file in _weight_files(weights) for name, tensor in _read_weights(file).items()}
         for name, tensor in tensors.items():
             if not tensor.is_floating_point() and not name.endswith(BUFFERS):
                 raise CheckpointError(

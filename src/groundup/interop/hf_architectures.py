@@ -78,8 +78,7 @@ _SUMMARY = {"initializer_range": 0.02, "summary_type": "cls_index", "summary_use
 
 FAMILIES: dict[str, Family] = {
     "gpt2": Family(
-        model_type="gpt2",
-        architecture="GPT2LMHeadModel",
+        model_type="gpt2", architecture="GPT2LMHeadModel",
         fixed={"norm_position": "pre_norm", **_OPENAI_PARTS},
         activations=_ACTIVATIONS,
         fields=_OPENAI_FIELDS | {"n_inner": "n_inner"},
@@ -93,21 +92,16 @@ FAMILIES: dict[str, Family] = {
         extras=_SUMMARY | {"reorder_and_upcast_attn": False},
     ),
     "openai-gpt": Family(
-        model_type="openai-gpt",
-        architecture="OpenAIGPTLMHeadModel",
+        model_type="openai-gpt", architecture="OpenAIGPTLMHeadModel",
         fixed={"norm_position": "post_norm", **_OPENAI_PARTS},
         activations={"gelu": "gelu_tanh", "relu": "relu"},  # what it calls gelu is the tanh form
-        fields=_OPENAI_FIELDS,
-        defaults=_OPENAI_DEFAULTS | {"n_positions": 512, "vocab_size": 40478, "afn": "gelu"},
-        demands={},
-        names=_openai_names("tokens_embed", "positions_embed", ()),
+        fields=_OPENAI_FIELDS, defaults=_OPENAI_DEFAULTS | {"n_positions": 512, "vocab_size": 40478, "afn": "gelu"},
+        demands={}, names=_openai_names("tokens_embed", "positions_embed", ()),
         init="gpt1", prefix="transformer.", activation_key="afn", dropout_keys=_DROPOUTS, conv1d=True,
-        inner_is_free=False,
-        extras=_SUMMARY,
+        inner_is_free=False, extras=_SUMMARY,
     ),
     "nanochat": Family(
-        model_type="nanochat",
-        architecture="NanoChatForCausalLM",
+        model_type="nanochat", architecture="NanoChatForCausalLM",
         fixed={
             "norm_position": "pre_norm", "norm": "rmsnorm", "position_embedding": "rotary", "qk_norm": True,
             "embedding_norm": True, "bias": False, "ngram": 1,

@@ -25,11 +25,8 @@ BUFFERS = (".attn.bias", ".attn.masked_bias", ".inv_freq", "position_ids")
 def family_of(config: ModelConfig) -> Family:
     """The family that computes what such a model computes; UsageError names the settings that no family has."""
     conflicts = {name: list(_conflicts(family, config)) for name, family in FAMILIES.items()}
-
-    def distance(name: str) -> tuple[int, bool]:
-        return len(conflicts[name]), FAMILIES[name].fixed["norm_position"] != config.norm_position
-
-    nearest = min(conflicts, key=distance)
+    other_norm = {name: family.fixed["norm_position"] != config.norm_position for name, family in FAMILIES.items()}
+    nearest = min(conflicts, key=lambda name: (len(conflicts[name]), other_norm[name]))
     if conflicts[nearest]:
         raise UsageError(
             f"no architecture of transformers computes this model; nearest is {nearest}, where "
@@ -59,10 +56,7 @@ def _conflicts(family: Family, config: ModelConfig) -> Iterator[str]:
 
 
 def config_json(config: ModelConfig, end_of_text: int) -> dict[str, Any]:
-    """The config.json for transformers, weights in fp32; `end_of_text` is the id that begins and ends a text.
-
-    UsageError as `family_of`.
-    """
+    """The config.json for fp32 weights; `end_of_text`: id that begins and ends a text. UsageError as `family_of`."""
     family = family_of(config)
     values: dict[str, Any] = {"model_type": family.model_type, "architectures": [family.architecture]}
     values |= {key: getattr(config, field) for field, key in family.fields.items()}

@@ -44,12 +44,9 @@ def end_token(tokenizer: Tokenizer) -> str:
 
 def write(tokenizer: Tokenizer, folder: Path, block_size: int) -> None:
     """Write `tokenizer.json` and `tokenizer_config.json`, which `transformers.AutoTokenizer` opens, to `folder`."""
-    end = end_token(tokenizer)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # which uses a tokenizer.json unchanged
-        "bos_token": end,
-        "eos_token": end,
-        "pad_token": end,  # for batches, where padding is masked
+        **dict.fromkeys(("bos_token", "eos_token", "pad_token"), end_token(tokenizer)),  # in batches, padding is masked
         "clean_up_tokenization_spaces": False,
         "model_max_length": block_size,
     }
@@ -97,8 +94,8 @@ def _byte_level(vocabulary: Mapping[bytes, int], merges: list[tuple[str, str]], 
 def _char(tokenizer: Tokenizer) -> Contents:
     characters = [tokenizer.decode([id_]) for id_ in range(tokenizer.end_of_text)]
     # A word for each character, not a BPE, which would skip unknown characters silently.
-    model = models.WordLevel({char: id_ for id_, char in enumerate(characters)}, unk_token=UNKNOWN)
-    engine = tokenizers.Tokenizer(model)
+    vocabulary = {char: id_ for id_, char in enumerate(characters)}
+    engine = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     engine.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     engine.decoder = decoders.Fuse()
     return _with_end_token(engine, END_OF_TEXT)

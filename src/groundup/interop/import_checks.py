@@ -79,10 +79,8 @@ def _readable(path: str, remedy: str) -> Iterator[None]:
 def _is_ours(folder: Path) -> bool:
     try:
         read_config(folder)
-    except NewerFormatError:
-        return True
-    except CheckpointError:
-        return False
+    except CheckpointError as error:
+        return isinstance(error, NewerFormatError)
     return True
 
 
@@ -96,8 +94,7 @@ def find_tokenizer(spec: str | None, folder: Path | None, rows: int, source: str
         if isinstance(choice, TokenizerTrainer):
             raise UsageError(f"--tokenizer {spec}: is learnt from a text, and the model has one already; {NAME_ONE}")
         return choice
-    of_size = GPT2Tokenizer() if rows in GPT2_ROWS else None
-    found = _of_folder(folder) if folder is not None else of_size
+    found = _of_folder(folder) if folder is not None else GPT2Tokenizer() if rows in GPT2_ROWS else None
     if found is None:
         raise UsageError(f"{source}: brings no tokenizer along for its {rows:,} ids; {NAME_ONE}")
     return found

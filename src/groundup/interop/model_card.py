@@ -30,11 +30,8 @@ if TYPE_CHECKING:
 
 MAX_SOURCES = 20  # listed; the others are counted
 MAX_ANCESTORS = 100  # runs that each started from the previous one's weights; folders could name each other
-HEADER: Mapping[str, Any] = {
-    "library_name": "transformers",
-    "pipeline_tag": "text-generation",
-    "tags": ["groundup"],
-}  # metadata that the hub needs of a model
+# Metadata that the hub needs of a model
+HEADER: Mapping[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["groundup"]}
 LOSS_NAMES = {
     "val_loss": "validation, nats per token",
     "bits_per_byte": "validation, bits per byte",
@@ -158,8 +155,7 @@ def card(info: ModelCardInfo, usage: str, *, header: Mapping[str, Any] = HEADER,
     parts += ["## Tasks", _table(_tasks(info))] if info.tasks else []
     lost = f" Of a text, {info.tokenizer_loses}." if info.tokenizer_loses else ""
     parts += ["## Limits", LIMITS + lost]
-    given = f"`{info.licence}`, as given by the exporter."
-    parts += ["## Licence", given if info.licence else NO_LICENCE]
+    parts += ["## Licence", f"`{info.licence}`, as given by the exporter." if info.licence else NO_LICENCE]
     parts += ["## How it was made", *_made(info)]
     return "\n\n".join(parts) + "\n"
 

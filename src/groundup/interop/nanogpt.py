@@ -14,15 +14,11 @@ from groundup.interop.hf_mapping import BUFFERS
 from groundup.interop.imported import ImportedModel, check_tensors, equal, parse_model_config, printable
 from groundup.interop.torch_pickle import PickledSettings, is_state_dict, unpickle
 
-# Our setting -> its names in nanoGPT and its descendants.
+# Our setting, which is nanoGPT's -> its name in descendants.
 SETTING_NAMES = {
-    "n_layer": ("n_layer", "num_layers"),
-    "n_head": ("n_head", "num_heads"),
-    "n_embd": ("n_embd", "dim_embedding"),
-    "block_size": ("block_size", "seq_length"),
-    "vocab_size": ("vocab_size",),
-    "dropout": ("dropout", "dropout_rate"),
-}
+    "n_layer": "num_layers", "n_head": "num_heads", "n_embd": "dim_embedding", "block_size": "seq_length",
+    "vocab_size": "vocab_size", "dropout": "dropout_rate",
+}  # fmt: skip
 PREFIXES = ("_orig_mod.", "module.", "transformer.")  # of a compiled model, of DDP, of the model itself
 SUFFIXES = {".gamma": ".weight", ".beta": ".bias"}
 FORMATS = "nanoGPT's holds model and model_args, build-nanogpt's model and config"
@@ -55,8 +51,8 @@ def read_nanogpt(path: Path) -> ImportedModel:
 
 def _sizes(path: Path, settings: Mapping[Any, Any]) -> dict[str, Any]:
     found = {}
-    for name, spellings in SETTING_NAMES.items():
-        key = next((key for key in spellings if key in settings), None)
+    for name, other in SETTING_NAMES.items():
+        key = next((key for key in (name, other) if key in settings), None)
         if key is not None:
             found[name] = settings[key]
         elif name != "dropout":

@@ -1,7 +1,4 @@
-"""Path of an export: a file or folder that appears complete or not at all, and replaces only an earlier export.
-
-No torch.
-"""
+"""Path of an export, a file or folder: appears complete or not at all, replaces only an earlier export. No torch."""
 
 import json
 from collections.abc import Callable, Iterator

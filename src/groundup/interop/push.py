@@ -148,8 +148,7 @@ def _hub_errors(repository: str) -> Iterator[None]:
             warnings.simplefilter("ignore")  # the library's, about its own dependencies
             yield
     except Exception as error:  # of the hub, its transports and its checks: unrelated classes
-        alternative = "send a folder made by `groundup export --to hf` later"
-        repo = HubRepo(repository, repository, alternative=alternative)
+        repo = HubRepo(repository, repository, alternative="send a folder made by `groundup export --to hf` later")
         raise UsageError(f"{repository}: {explain_hub_error(error, repo, STATUSES)}") from error
     finally:
         if shown:

@@ -64,10 +64,7 @@ def write(
 
 @torch.no_grad()
 def check(folder: Path, model: GPT, opened: GPT) -> Agreement:
-    """Compare the folder's model, `opened` again, with `model`, and its wheel with its RECORD.
-
-    ExportError unless the logits are equal to the last bit and the wheel is intact.
-    """
+    """ExportError unless `opened`, the folder's model, has `model`'s logits to the last bit and the wheel is intact."""
     wheel.check(folder)
     ids = batch(model.config)
     return check_logits(f"groundup {metadata.version('groundup')}", model(ids), opened(ids), 0.0)

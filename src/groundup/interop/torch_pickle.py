@@ -80,10 +80,7 @@ def _check_stored(path: Path) -> None:
 
 
 def _check_complete(path: Path, found: object) -> None:
-    """CheckpointError where a tensor anywhere in `found` is sparse, meta or expanded.
-
-    A small file could ask for any amount of memory with such a tensor.
-    """
+    """CheckpointError where any tensor is sparse, meta or expanded: a small file could ask for any amount of memory."""
     todo, seen = [found], set()
     while todo:  # no recursion: containers may hold one another, and be of any depth
         value = todo.pop()

@@ -44,13 +44,12 @@ def file_name() -> str:
 
 
 def write(folder: Path, comment: bytes = b"") -> Path:
-    """Write the wheel into `folder`, also where groundup is installed as a checkout; returns its path.
-
-    `comment`: of the zip archive, at most 65,535 bytes.
-    """
-    contents = {**_package_files(), **_dist_info_files()}
+    """Write the wheel into `folder`, also from a checkout; returns its path. `comment`: at most 65,535 bytes."""
+    root, path = _root(), folder / file_name()
+    own = [file for file in root.rglob("*") if file.suffix in SUFFIXES or file.name in NAMES]
+    names = sorted(file.relative_to(root).as_posix() for file in own if file.is_file())
+    contents = {f"{NAME}/{name}": (root / name).read_bytes() for name in names} | _dist_info_files()
     contents[f"{_dist_info()}/RECORD"] = _record(contents)
-    path = folder / file_name()
     with ZipFile(path, "w", ZIP_DEFLATED) as archive:
         archive.comment = comment
         for name, content in contents.items():
@@ -76,13 +75,6 @@ def check(folder: Path) -> None:
 def dependencies() -> list[str]:
     """groundup's dependencies without its extras, as lines of a requirements.txt."""
     return [line for line in metadata.requires(NAME) or () if "extra ==" not in line.partition(";")[2]]
-
-
-def _package_files() -> dict[str, bytes]:
-    root = _root()
-    paths = [path for path in root.rglob("*") if path.suffix in SUFFIXES or path.name in NAMES]
-    names = sorted(path.relative_to(root).as_posix() for path in paths if path.is_file())
-    return {f"{NAME}/{name}": (root / name).read_bytes() for name in names}
 
 
 def _root() -> Path:

@@ -12,13 +12,9 @@ from typing_extensions import override
 
 from groundup.tracking.base import Point, RunInfo, Tracker, TrackerType, fenced, flatten
 
-WANDB_INIT_SECONDS = 60.0  # to reach the server; wandb's own default is 90
-WANDB_FINISH_SECONDS = 20.0  # for the last uploads; wandb's own default is no limit
 WANDB_METRICS = ("train/*", "val/*", "memory/*", "event/*", "sample")
 TRACKIO_REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")  # environment variables that send its records elsewhere
 TRACKIO_PRINTING = ("trackio", "trackio.run", "trackio.utils")  # modules that print to standard output
-TENSORBOARD_FLUSH_SECONDS = 10
-TENSORBOARD_QUEUE = 100  # events between our thread and tensorboard's own
 
 
 class WandbTracker(Tracker):
@@ -36,8 +32,8 @@ class WandbTracker(Tracker):
             disable_code=True,
             disable_git=True,  # otherwise uncommitted changes are uploaded
             x_save_requirements=False,
-            init_timeout=WANDB_INIT_SECONDS,
-            finish_timeout=WANDB_FINISH_SECONDS,
+            init_timeout=60.0,  # seconds, to reach the server; wandb's own default is 90
+            finish_timeout=20.0,  # seconds, for the last uploads; wandb's own default is no limit
             finish_timeout_raises=True,
             stop_fn=lambda: None,  # a button on its page would otherwise interrupt the process
             reinit="create_new",
@@ -118,15 +114,14 @@ class TensorboardTracker(Tracker):
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self._Event, self._Summary, self._text = Event, Summary, text_pb
-        self._writer = EventFileWriter(str(run.folder / "tensorboard"), TENSORBOARD_QUEUE, TENSORBOARD_FLUSH_SECONDS)
+        self._writer = EventFileWriter(str(run.folder / "tensorboard"), max_queue_size=100, flush_secs=10)
         self._write(0, hparams_pb(flatten(run.facts.get("config") or {}), trial_id=run.id))
         for name, facts in run.facts.items():
             self._write(0, text_pb(name, fenced(json.dumps(facts, indent=2, default=str))))
 
     @override
     def log(self, point: Point) -> None:
-        values = [self._Summary.Value(tag=tag, simple_value=number) for tag, number in point.numbers.items()]
-        if values:
+        if values := [self._Summary.Value(tag=tag, simple_value=number) for tag, number in point.numbers.items()]:
             self._write(point.step, self._Summary(value=values))
         for tag, text in point.texts.items():
             self._write(point.step, self._text(tag, fenced(text)))

@@ -25,7 +25,6 @@ from groundup.utils.files import replace_text
 from groundup.utils.system import installed_version, is_supported, requirements
 
 EXTRA = "track"  # of groundup, with which trackers are installed
-ID_FILE = "tracking.json"
 ID = re.compile(r"[0-9a-f]{12}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
@@ -81,7 +80,7 @@ def open_trackers(
 
 def run_identity(run: Path, say: Callable[[str], None]) -> tuple[str, str]:
     """Id and name of a run in its trackers, from `run`/tracking.json, which is written on first use."""
-    path = run / ID_FILE
+    path = run / "tracking.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if ID.fullmatch(values["id"]) and NAME.fullmatch(values["name"]):
@@ -196,8 +195,7 @@ class AsyncTracker(NullTracker):
             self._say(self._messages.get())
 
     def _fail(self, reason: str) -> None:
-        if len(reason) > MAX_REASON_CHARACTERS:
-            reason = reason[: MAX_REASON_CHARACTERS - 1] + "…"
+        reason = reason if len(reason) <= MAX_REASON_CHARACTERS else reason[: MAX_REASON_CHARACTERS - 1] + "…"
         self._messages.put(
             f"tracking: {self._current.name} is switched off: {reason}; {self._current.remedy}; "
             "log.jsonl has everything"
