@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from groundup.checkpoint import state
+from groundup.checkpoint.files import FORMAT
 from groundup.config.model import ModelConfig
 from groundup.config.schema import Config
 from groundup.config.sections import OptimizerConfig
@@ -65,7 +66,7 @@ def test_weights_that_do_not_fit_the_model_are_named(checkpoint, change):
 def test_a_newer_format_asks_for_an_update(checkpoint):
     folder, _, _ = checkpoint
     values = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(values | {"format": state.FORMAT + 1}))
+    (folder / "config.json").write_text(json.dumps(values | {"format": FORMAT + 1}))
     with pytest.raises(CheckpointError, match="newer groundup"):
         state.load_config(folder)
 

@@ -154,8 +154,7 @@ def _vocabulary(tokenizer: Tokenizer) -> tuple[list[str], list[str], set[str]]:
         )
     added = {token["content"]: token["id"] for token in contents["added_tokens"]}
     pieces = {id_: piece for piece, id_ in {**model["vocab"], **added}.items()}
-    missing = next((id_ for id_ in range(tokenizer.n_vocab) if id_ not in pieces), None)
-    if missing is not None:
+    if (missing := next((id_ for id_ in range(tokenizer.n_vocab) if id_ not in pieces), None)) is not None:
         raise UsageError(f"tokenizer {tokenizer.name}: its id {missing} has no name; export it with --to hf")
     end = hf_tokenizer.end_token(tokenizer)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]

@@ -44,8 +44,7 @@ def read_nanogpt(path: Path) -> ImportedModel:
         tensors.pop("lm_head.weight", None)
     values = {"bias": "ln_f.bias" in tensors, "activation": "gelu" if is_nanogpt else "gelu_tanh"}
     config = parse_model_config(path, _sizes(path, settings) | values | {"tie_embeddings": tied})
-    kind = "nanoGPT checkpoint" if is_nanogpt else "build-nanogpt checkpoint"
-    notes = (EXACT_GELU,) if is_nanogpt else ()
+    kind, notes = ("nanoGPT checkpoint", (EXACT_GELU,)) if is_nanogpt else ("build-nanogpt checkpoint", ())
     return ImportedModel(kind, config, check_tensors(path, config, tensors), notes=notes)
 
 

@@ -126,8 +126,7 @@ def _api(repository: str) -> Any:
         ) from None
     if huggingface_hub.is_offline_mode():
         raise UsageError(f"{repository}: the hub may not be asked while HF_HUB_OFFLINE is set; unset it")
-    token = huggingface_hub.get_token()
-    if not token:
+    if not (token := huggingface_hub.get_token()):
         raise UsageError(
             f"{repository}: the hub must know who you are; log in with `hf auth login`, or set HF_TOKEN to a token "
             "with the right to write"
