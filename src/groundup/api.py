@@ -60,8 +60,7 @@ def _accept_previous_names(function: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         for old, new in RENAMED_ARGUMENTS.items():
             if old in kwargs:
-                message = f"{function.__name__}: {old}= is called {new}= now"
-                warnings.warn(message, RenamedKeyWarning, stacklevel=2)
+                warnings.warn(f"{function.__name__}: {old}= is called {new}= now", RenamedKeyWarning, stacklevel=2)
                 kwargs[new] = kwargs.pop(old)
         return function(*args, **kwargs)
 

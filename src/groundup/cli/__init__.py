@@ -53,7 +53,6 @@ commands:
   groundup generate runs/mine --prompt "Once"
 """
 
-
 RANK_DELAY_SECONDS = 1.0  # other ranks wait so long before they print an error, as rank 0 may print the same one
 GOMP_SPIN_COUNT = "1000"  # iterations that an idle thread spins before it sleeps
 
@@ -75,7 +74,9 @@ def main(argv: list[str] | None = None) -> None:
             status = run(normalise(argv))
         _flush()
     except GroundupError as error:
-        _print_error(error)
+        if _rank() != "0":  # the launcher ends the other ranks if rank 0 fails with the same error
+            time.sleep(RANK_DELAY_SECONDS)
+        print(f"groundup: {error}", file=sys.stderr, flush=True)
         status = error.exit_status
     except KeyboardInterrupt:
         print("groundup: interrupted", file=sys.stderr)
@@ -98,17 +99,13 @@ def _exit_distributed(status: int, message: str = "") -> None:
         exit_process(status, message)
 
 
-def _print_error(error: GroundupError) -> None:
-    """Print an error. Ranks other than 0 wait first: the launcher ends them if rank 0 fails with the same error."""
-    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
-    if rank != "0":
-        time.sleep(RANK_DELAY_SECONDS)
-    print(f"groundup: {error}", file=sys.stderr, flush=True)
+def _rank() -> str:
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
     """Print a warning on one line, without its position in our code; only on rank 0."""
-    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+    if _rank() == "0":
         print(f"groundup: {message}", file=sys.stderr, flush=True)
 
 

@@ -53,11 +53,8 @@ def run(args: argparse.Namespace) -> int:
     comparison = compare(args.runs, at_tokens=tokens)
     if out:
         _draw(comparison, out)
-    if args.json:
-        print(json.dumps(as_json(comparison)))
-        return 0
-    _print(comparison)
-    if out:
+    print(json.dumps(as_json(comparison))) if args.json else _print(comparison)
+    if out and not args.json:
         print(f"plotted in {out}")
     return 0
 

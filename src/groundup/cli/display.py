@@ -21,10 +21,7 @@ from groundup.ui.panel import Panel, can_show_panel
 
 @contextmanager
 def watching(title: str, config: Config, *, plain: bool = False, quiet: bool = False) -> Iterator[Display]:
-    """Display for a run of `config`; `plain` writes lines to standard error, so that standard output stays free.
-
-    `quiet`: no output, for ranks other than 0.
-    """
+    """Display for a run; `plain`: lines on standard error, standard output stays free; `quiet`: none, as on rank 1."""
     if quiet:
         yield NullDisplay()
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from groundup.cli.parsing import Parser, add_model
@@ -61,18 +62,14 @@ def run(args: argparse.Namespace) -> int:
     precision = choose_precision(args.precision, loaded.device).name
     # Opened first: mistakes in the questions are found before any computation.
     tasks = open_tasks(specs, loaded.tokenizer, block_size=loaded.config.model.block_size)
-    loss: Evaluation | None = None
-    baselines: list[Baseline] = []
-    compared = 0
-    if with_loss:
-        options = {name: getattr(args, name) for name in ("data", "split", "tokens", "window", "stride")}
-        loss = evaluate(loaded, precision=precision, process_group=process_group, **options)
+    options = {name: getattr(args, name) for name in ("data", "split", "tokens", "window", "stride")}
+    loss = evaluate(loaded, precision=precision, process_group=process_group, **options) if with_loss else None
     with count_progress(quiet=args.json or process_group.rank > 0) as progress:
         results = evaluate_tasks(loaded, tasks, precision=precision, process_group=process_group, progress=progress)
     if process_group.rank:
         return 0
-    if loss and args.split == "val" and not args.no_baselines:
-        baselines, compared = run_baselines(loaded, args.data)
+    with_baselines = loss and args.split == "val" and not args.no_baselines
+    baselines, compared = run_baselines(loaded, args.data) if with_baselines else ([], 0)
     if args.json:
         print(json.dumps(_as_json(str(loaded.folder), loss, baselines, results)))
     else:
@@ -81,8 +78,7 @@ def run(args: argparse.Namespace) -> int:
         _print(loss, baselines, compared, results)
     how: dict[str, Any] = {"precision": precision, "sources": {result.task: result.source for result in results}}
     if loss:
-        data = args.data or loaded.config.data
-        how |= {"data": data, "split": args.split, "window": args.window, "stride": args.stride}
+        how |= {"data": args.data or loaded.config.data} | {key: options[key] for key in ("split", "window", "stride")}
     values = ({LOSS: loss.flat()} if loss else {}) | {result.task: result.flat() for result in results}
     append_to_log(loaded, values, how)  # last: a full disk must not hide the results
     return 0
@@ -106,8 +102,6 @@ def _as_json(
     checkpoint: str, loss: Evaluation | None, baselines: list[Baseline], results: list[TaskResult]
 ) -> dict[str, Any]:
     """Everything in the table."""
-    from dataclasses import asdict
-
     values: dict[str, Any] = {"checkpoint": checkpoint}
     if loss:
         values |= {k: v if isinstance(v, str) or math.isfinite(v) else None for k, v in asdict(loss).items()}
@@ -142,8 +136,7 @@ def _print(loss: Evaluation | None, baselines: list[Baseline], compared: int, re
         for name, metric in result.metrics.items():
             digits = 2 if name == "perplexity" else 4
             chance = "" if metric.chance is None else f"{metric.chance:.4f}"
-            value = f"{metric.value:.{digits}f}"
-            table.add_row(task, name, value, _stderr(metric.stderr, digits), chance, questions)
+            table.add_row(task, name, f"{metric.value:.{digits}f}", _stderr(metric.stderr, digits), chance, questions)
             task = questions = ""
     console = Console(highlight=False, markup=False)
     console.print(table)
@@ -152,10 +145,8 @@ def _print(loss: Evaluation | None, baselines: list[Baseline], compared: int, re
     if baselines:
         console.print(f"; below it, baselines on the last {compared:,} bytes of the text, in bits/byte")
     for result in results:
-        if result.truncated:
-            console.print(
-                f"{result.task}: {result.truncated:,} endings lost the beginning of a prompt too long for the model"
-            )
+        if cut := result.truncated:
+            console.print(f"{result.task}: {cut:,} endings lost the beginning of a prompt too long for the model")
 
 
 def _stderr(value: float, digits: int) -> str:

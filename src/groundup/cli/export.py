@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: Parser) -> None:
-
     from groundup.interop.export import TARGETS
 
     formats = "\n".join(f"  {name:<9}{target.summary}" for name, target in TARGETS.items())

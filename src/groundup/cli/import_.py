@@ -67,10 +67,7 @@ def run(args: argparse.Namespace) -> int:
 def _as_json(found: Imported) -> dict[str, object]:
     return {
         "out": str(found.out),
-        "source": found.source,
-        "commit": found.commit,
-        "kind": found.kind,
-        "parameters": found.parameters,
+        **{key: getattr(found, key) for key in ("source", "commit", "kind", "parameters")},
         "model": found.model.model_dump(),
         "tokenizer": {name: getattr(found.tokenizer, name) for name in ("name", "n_vocab", "fingerprint")},
         "notes": list(found.notes),

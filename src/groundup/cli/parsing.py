@@ -24,7 +24,6 @@ from groundup.run.compose import compose_config
 OPTION = re.compile(r"--[A-Za-z][\w.-]*")
 SHORT = {("tracking", "backends"): ("--track",), ("train", "parallel"): ("--parallel",)}  # (section, key) -> options
 COMMAND_OF = {"--num_samples": "generate", "--max_tokens": "generate", "--tasks": "evaluate"}
-UNKNOWN = re.compile(r"unrecognized arguments: (\S+)")
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,13 +34,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError, with a suggestion for an unknown option."""
-        unknown = UNKNOWN.search(message)
+        unknown = re.search(r"unrecognized arguments: (\S+)", message)
         if unknown and unknown[1].startswith("-"):
-            known = [
-                option
-                for option, action in self._option_string_actions.items()
-                if option.startswith("--") and action.help != argparse.SUPPRESS
-            ]
+            actions = self._option_string_actions.items()
+            known = [name for name, action in actions if name[:2] == "--" and action.help != argparse.SUPPRESS]
             option = unknown[1].split("=")[0]
             message = f"{option}: unknown option; {_suggest(option, known)}"
         elif unknown:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from groundup.model.memory import Precision
     from groundup.planning.plan import DataSize
 
-
 EPILOG = """The plan is arithmetic and needs neither data nor torch; the time needs a speed: --measure, --like or
 --tokens-per-second. Letters: N weights, L layers, C width, T context, P padded vocabulary.
 
@@ -57,7 +56,6 @@ CLUSTER: dict[str, tuple[type, float, float, str]] = {
     "gpus_per_node": (int, 1, 1024, "GPUs of each node [8]"),
     "mfu": (float, 1e-6, 1, "fraction of its peak that one GPU reaches [published, by GPU]"),
 }
-GPUS_PER_NODE = 8
 TOKENS = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)([kmbtKMBT]?)")
 SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 
@@ -183,8 +181,7 @@ def _run_cluster(args: argparse.Namespace, config: Config, data: DataSize | None
     device, precision = config.train.device, config.train.precision
     if device in ("cpu", "mps"):
         raise ConfigError(f"train.device: {device}, but --nodes plans GPUs; leave it out")
-    measured = bool(args.tokens_per_second or args.like)
-    if precision not in ("auto", "bf16") and not measured:
+    if precision not in ("auto", "bf16") and not (args.tokens_per_second or args.like):
         raise ConfigError(f"train.precision: {precision}, but the table of GPUs is for bf16; give --tokens-per-second")
     gpu = find_gpu(args.gpu or "h100")
     kind: Precision = "bf16" if precision == "auto" else precision
@@ -196,7 +193,7 @@ def _run_cluster(args: argparse.Namespace, config: Config, data: DataSize | None
         speed = Speed(args.tokens_per_second, "what was given")
     else:
         speed = assumed_speed(plan, gpu, args.mfu)
-    cluster = ClusterPlan(plan, gpu, args.nodes or 1, args.gpus_per_node or GPUS_PER_NODE, speed)
+    cluster = ClusterPlan(plan, gpu, args.nodes or 1, args.gpus_per_node or 8, speed)
     print(cluster_json(cluster) if args.json else cluster_table(cluster))
     return 0
 

@@ -8,7 +8,6 @@ from groundup.cli.parsing import Parser, add_source, call_arguments
 
 
 def add_arguments(parser: Parser) -> None:
-
     parser.epilog = (
         "Exports as `groundup export --to hf` does, with its check, and sends that in one commit. It needs a token of\n"
         "the hub: `hf auth login`, or HF_TOKEN.\n\n"

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 MEASURED_BYTES = 10_000_000  # at the beginning of a corpus: enough for two digits of bytes per token
 STYLES = ("black on cyan", "black on yellow")  # alternating, so that borders between tokens show
-SEPARATOR = "│"  # without colours
 MARKS = {" ": "·", "\n": "⏎", "\t": "⇥"}  # invisible characters; others are escaped as in Python
 
 
@@ -122,14 +121,9 @@ def _show(args: argparse.Namespace) -> int:
     tokenizer = _open(args.tokenizer)
     text = _text(args)
     pieces = list(_pieces(tokenizer, text or ""))
-    about = {
-        "tokenizer": tokenizer.name,
-        "n_vocab": tokenizer.n_vocab,
-        "end_of_text": tokenizer.end_of_text,
-        "lossy": tokenizer.lossy,
-        "fingerprint": tokenizer.fingerprint,
-    }
     if args.json:
+        keys = ("n_vocab", "end_of_text", "lossy", "fingerprint")
+        about = {"tokenizer": tokenizer.name} | {key: getattr(tokenizer, key) for key in keys}
         tokens = [asdict(piece) for piece in pieces]
         print(json.dumps(about | {"pieces": tokens} | _sizes(len((text or "").encode()), len(pieces))))
         return 0
@@ -219,7 +213,7 @@ def _marked(text: str) -> str:
 def _print_pieces(console: Console, pieces: Iterable[ShownToken]) -> None:
     """Print tokens above their ids, in lines that fit the console and break where the text does."""
     colours = console.is_terminal and not console.no_color
-    between = " " if colours else SEPARATOR
+    between = " " if colours else "│"
     above, below = Text(), Text()
 
     def flush() -> None:

@@ -36,18 +36,21 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--out: give the folder to write the run to, or --dry-run for the plan alone")
 
     from groundup.cli.display import finish, watching
-    from groundup.distributed.launch import init_distributed
+    from groundup.distributed.launch import expected_world_size, init_distributed
+    from groundup.run.ensure_data import ensure_prepared
     from groundup.run.start import restarted, start_or_resume, start_run
+    from groundup.ui.progress import byte_progress
 
     if args.dry_run:
         return _dry_run(args, config)
-    _prepare(args, config)
+    out, may_resume = Path(args.out), args.auto_resume or restarted()
+    with byte_progress(quiet=args.json) as watch:
+        ensure_prepared(config, out, watch, processes=expected_world_size(), may_resume=may_resume)
     process_group = init_distributed()
     first = process_group.rank == 0
-    title = f"{preset} on {config.data}"
-    with watching(title, config, plain=args.json, quiet=not first) as display:
-        start = start_or_resume if process_group.any(args.auto_resume or restarted()) else start_run
-        result = start(config, Path(args.out), display)
+    with watching(f"{preset} on {config.data}", config, plain=args.json, quiet=not first) as display:
+        start = start_or_resume if process_group.any(may_resume) else start_run
+        result = start(config, out, display)
     return finish(result, as_json=args.json, quiet=not first)
 
 
@@ -70,15 +73,3 @@ def _dry_run(args: argparse.Namespace, config: Config) -> int:
     if args.json and first:
         print(as_json(plan))
     return 0
-
-
-def _prepare(args: argparse.Namespace, config: Config) -> None:
-    """Prepare the data if the config says how and it is not prepared yet."""
-    from groundup.distributed.launch import expected_world_size
-    from groundup.run.ensure_data import ensure_prepared
-    from groundup.run.start import restarted
-    from groundup.ui.progress import byte_progress
-
-    with byte_progress(quiet=args.json) as watch:
-        may_resume = args.auto_resume or restarted()
-        ensure_prepared(config, Path(args.out), watch, processes=expected_world_size(), may_resume=may_resume)

@@ -70,8 +70,7 @@ def _print(tuned: Tuned) -> None:
         print("smoothed loss over log10 of the learning rate")
         console.print(braille_chart([Series(points, "cyan")], min(CHART[0], console.width), CHART[1], edges))
     print(f"the loss rose at {tuned.diverged_at:.2g}\n" if tuned.diverged_at else "the loss never rose\n")
-    for line in _table(tuned):
-        print(line)
+    print("\n".join(_table(tuned)))
     if tuned.at_the_edge:
         steps = tuned.rounds[-1].steps << (len(tuned.rounds) - 1)  # whose first round is as long as the last one here
         print(f"\nthe lowest learning rate was the best, so a lower one may be better: --steps {steps} tries it")

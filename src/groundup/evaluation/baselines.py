@@ -1,7 +1,6 @@
 """Baselines: bits per byte of compressors and counting models on the same text, to judge a loss by.
 
-Each compressor is measured twice: on the validation text alone, and primed with the training text, as a language model
-is.
+Each compressor is measured on the validation text alone, and primed with the training text, as a language model is.
 """
 
 import gzip
@@ -62,6 +61,7 @@ def _compressors(train: bytes, val: bytes) -> list[Baseline]:
     seen = train[max(0, len(train) + min(0, len(val) - XZ_WINDOW_BYTES)) :]
     window = f"{XZ_WINDOW_BYTES >> 20} MiB"
     cut = "" if len(seen) == len(train) else f" (its last {len(seen):,} bytes: both fit into xz's window of {window})"
+    deflate = zlib.compressobj(9, wbits=-zlib.MAX_WBITS, zdict=train[-DEFLATE_WINDOW_BYTES:])  # minus: no header
     sizes = {
         "gzip -9": (
             len(gzip.compress(val, compresslevel=9, mtime=0)),
@@ -72,7 +72,7 @@ def _compressors(train: bytes, val: bytes) -> list[Baseline]:
             "Size of the .xz file of the validation text alone, header included (liblzma, preset 9).",
         ),
         "gzip -9, primed": (
-            _primed_deflate_size(train, val),
+            len(deflate.compress(val)) + len(deflate.flush()),
             f"Size of the raw deflate stream (zlib, level 9) of the validation text, with the last "
             f"{DEFLATE_WINDOW_BYTES:,} bytes of the training text, as far as deflate looks back, as its dictionary.",
         ),
@@ -88,12 +88,6 @@ def _compressors(train: bytes, val: bytes) -> list[Baseline]:
 def _xz_size(*texts: bytes) -> int:
     xz = lzma.LZMACompressor(preset=9)
     return sum(len(xz.compress(text)) for text in texts) + len(xz.flush())
-
-
-def _primed_deflate_size(train: bytes, val: bytes) -> int:
-    no_header = -zlib.MAX_WBITS
-    deflate = zlib.compressobj(level=9, wbits=no_header, zdict=train[-DEFLATE_WINDOW_BYTES:])
-    return len(deflate.compress(val)) + len(deflate.flush())
 
 
 def _counting_models(train: bytes, val: bytes) -> list[Baseline]:
@@ -134,5 +128,4 @@ def _count_bytes(text: bytes, pairs: Counts) -> Counts:
 def _bits(counts: Counts) -> npt.NDArray[np.float64]:
     """Bits per outcome, add-one smoothed along the last axis."""
     total = counts.sum(axis=-1, keepdims=True) + BYTE_VALUES
-    cost: npt.NDArray[np.float64] = np.log2(total) - np.log2(counts + 1)
-    return cost
+    return np.log2(total) - np.log2(counts + 1)

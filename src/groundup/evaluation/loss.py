@@ -76,8 +76,8 @@ def split_loss(
     if limit is not None and limit < targets and len(starts) > 1:
         # Never the incomplete window; nor, if they overlap, the first, whose tokens have less context.
         complete = starts[1:-1] if stride < block_size and len(starts) > 2 else starts[:-1]
-        n = min(len(complete), max(1, limit // stride))
-        starts = complete[np.arange(n) * len(complete) // n]
+        number = min(len(complete), max(1, limit // stride))
+        starts = complete[np.arange(number) * len(complete) // number]
     padding = np.stack([np.zeros(block_size, np.int64), np.full(block_size, IGNORED)])
     was_training = loss_sum.training
     loss_sum.eval()
@@ -91,16 +91,12 @@ def split_loss(
             ids, targets = np.stack(windows or [padding], axis=1)  # (B, W) each
             with autocast():
                 nats = loss_sum(torch.from_numpy(ids).to(device), torch.from_numpy(targets).to(device))
-            sums += _moments(nats.cpu().double(), torch.from_numpy((targets != IGNORED).sum(1)))
+            x, n = nats.cpu().double(), torch.from_numpy((targets != IGNORED).sum(1)).double()
+            n = n if x.dim() else n.sum()  # of each window, or of the batch as one draw
+            sums += torch.stack([x.sum(), n.sum(), (x**2).sum(), (x * n).sum(), (n**2).sum(), (n > 0).sum()])
     finally:
         loss_sum.train(was_training)
     return _loss(process_group.all_reduce(sums))
-
-
-def _moments(nats: Tensor, scored: Tensor) -> Tensor:
-    """Sums that the standard error needs, over the windows of a batch, or over the batch as one draw."""
-    n = scored.double() if nats.dim() else scored.double().sum()
-    return torch.stack([nats.sum(), n.sum(), (nats**2).sum(), (nats * n).sum(), (n**2).sum(), (n > 0).sum()])
 
 
 def _loss(sums: Tensor) -> Loss:

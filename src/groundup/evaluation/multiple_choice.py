@@ -34,10 +34,8 @@ class MultipleChoice:
         """Return itself; DataError if it has no right answer or an empty choice."""
         if not all(isinstance(text, str) for text in (*self.prompts, *self.endings)):
             raise DataError(f"{self.origin}: a value is not text; give texts")
-        if not 0 <= self.answer < len(self.endings):
-            raise DataError(
-                f"{self.origin}: answer {self.answer} is none of its {len(self.endings)} choices, counted from 0"
-            )
+        if self.answer not in range(n := len(self.endings)):
+            raise DataError(f"{self.origin}: answer {self.answer} is none of its {n} choices, counted from 0")
         for i, ending in enumerate(self.endings):
             if not ending.strip():
                 raise DataError(f"{self.origin}: choice {i} is empty; every choice needs text")
@@ -121,23 +119,3 @@ class Metric:
         mean = float(scores.mean())
         stderr = float(scores.std(ddof=1)) / math.sqrt(len(scores)) if len(scores) > 1 else math.nan
         return self.of_mean(mean), abs(self.slope(mean)) * stderr
-
-
-def _perplexity(mean: float) -> float:
-    return math.exp(min(-mean, MAX_EXPONENT))
-
-
-ACC = Metric(lambda q: q.is_right())
-"""Accuracy: the most likely ending is the right one."""
-
-ACC_TOKENS = Metric(lambda q: q.is_right([len(ending) for _, ending in q.question.pairs]))
-"""Accuracy by the mean over an ending's tokens: `acc_norm` of llm.c and build-nanogpt."""
-
-ACC_CHARACTERS = Metric(lambda q: q.is_right(q.question.lengths))
-"""Accuracy by the mean over an ending's characters: `acc_norm` of lm-evaluation-harness."""
-
-ACC_GREEDY = Metric(ScoredQuestion.is_greedy, by_chance=False)
-"""Greedy decoding would produce the right ending."""
-
-PERPLEXITY = Metric(lambda q: float(q.nats[q.question.answer]), _perplexity, _perplexity, by_chance=False)
-"""exp of the mean negative log-likelihood of an ending, as in lm-evaluation-harness for LAMBADA."""

@@ -112,7 +112,6 @@ class TaskResult:
     metrics: dict[str, MetricValue]
 
     def __str__(self) -> str:
-        """One line."""
         metrics = ", ".join(
             f"{name} {metric.value:.4f}" + (f" ± {metric.stderr:.4f}" if np.isfinite(metric.stderr) else "")
             for name, metric in self.metrics.items()
@@ -164,7 +163,9 @@ def open_task(
     if not rows:
         raise DataError(f"{file}: holds no questions; give one per line, as {CUSTOM_FIELDS}")
     task = TASKS[spec.name] if spec.name else _recognize(file, rows[0][1])
-    name = spec.name or next((key for key, row in TASKS.items() if row is task), _custom_name(file))
+    stem = file.name.partition(".")[0]
+    own_name = file.name if stem in (*TASKS, LOSS, "") else stem  # different from those of known tasks
+    name = spec.name or next((key for key, row in TASKS.items() if row is task), own_name)
     parts = []
     for prompt_format in task.formats if all_formats else task.formats[:1]:
         questions = (build_question(prompt_format, row, origin) for origin, row in rows)
@@ -228,12 +229,6 @@ def _recognize(file: Path, row: Row) -> Task:
     )
 
 
-def _custom_name(file: Path) -> str:
-    """Name of a user's own file of questions, different from those of known tasks."""
-    name = file.name.partition(".")[0]
-    return file.name if name in (*TASKS, LOSS, "") else name
-
-
 def _hub_file(spec: TaskSpec) -> HubFile:
     file = TASKS[spec.name].hub_file
     assert file is not None, "all tasks of the table have one"
@@ -251,8 +246,5 @@ def _download(file: HubFile, name: str) -> Path:
         ) from None
     alternative = f"give the file of the task, as {name}=FILE"
     repo = HubRepo(f"hf:{file.repo}/{file.path}", file.repo, file.revision, "data set", alternative)
-
-    def download() -> Path:
-        return Path(huggingface_hub.hf_hub_download(file.repo, file.path, repo_type="dataset", revision=file.revision))
-
-    return with_retries(repo, download, FIRST_WAITS)
+    download = partial(huggingface_hub.hf_hub_download, repo_type="dataset", revision=file.revision)
+    return Path(with_retries(repo, partial(download, file.repo, file.path), FIRST_WAITS))

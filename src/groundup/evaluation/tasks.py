@@ -5,24 +5,16 @@ and `acc_norm`. HellaSwag is also run as in llm.c and build-nanogpt, with the ra
 mean over tokens.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from groundup.errors import DataError
-from groundup.evaluation.multiple_choice import (
-    ACC,
-    ACC_CHARACTERS,
-    ACC_GREEDY,
-    ACC_TOKENS,
-    PERPLEXITY,
-    Metric,
-    MultipleChoice,
-)
+from groundup.evaluation.multiple_choice import MAX_EXPONENT, Metric, MultipleChoice, ScoredQuestion
 
-Row = Mapping[str, Any]
-"""A row of a task's file: field -> value."""
+Row = Mapping[str, Any]  # of a task's file: field -> value
 
 
 @dataclass(frozen=True)
@@ -132,6 +124,18 @@ def _label(value: Any) -> int:
     return value
 
 
+def _perplexity(mean: float) -> float:
+    return math.exp(min(-mean, MAX_EXPONENT))
+
+
+ACC = Metric(lambda q: q.is_right())
+# By the mean over an ending's tokens, `acc_norm` of llm.c and build-nanogpt; over its characters, that of the harness.
+ACC_TOKENS = Metric(lambda q: q.is_right([len(ending) for _, ending in q.question.pairs]))
+ACC_CHARACTERS = Metric(lambda q: q.is_right(q.question.lengths))
+ACC_GREEDY = Metric(ScoredQuestion.is_greedy, by_chance=False)
+# exp of the mean negative log-likelihood of an ending, as in lm-evaluation-harness for LAMBADA.
+PERPLEXITY = Metric(lambda q: float(q.nats[q.question.answer]), _perplexity, _perplexity, by_chance=False)
+
 CHOICE = {"acc": ACC, "acc_norm": ACC_TOKENS, "acc_norm_harness": ACC_CHARACTERS}
 ARC_REVISION = "210d026faf9955653af8916fad021475a3f00453"
 ARC_FIELDS = frozenset({"question", "choices", "answerKey"})
@@ -176,11 +180,7 @@ TASKS = {
     "lambada": Task(  # the last word of a passage (arXiv:1606.06031), in OpenAI's version; 5,153
         frozenset({"context", "continuation"}),
         (PromptFormat(_lambada, {"acc": ACC_GREEDY, "perplexity": PERPLEXITY}),),
-        HubFile(
-            "EleutherAI/lambada_openai",
-            "900124bf3b8235c6daf21033af9948b3f07346c4",
-            "data/lambada_test_en.jsonl",
-        ),
+        HubFile("EleutherAI/lambada_openai", "900124bf3b8235c6daf21033af9948b3f07346c4", "data/lambada_test_en.jsonl"),
     ),
 }
 """Tasks by name. Counts are those of the files at the pinned commits, as published on their pages."""

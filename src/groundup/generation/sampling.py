@@ -11,15 +11,9 @@ from torch import Tensor
 from groundup.errors import UsageError
 from groundup.utils.hashing import mix64
 
-Filter = Callable[[Tensor], Tensor]
-"""(B, V) logits -> (B, V) logits"""
+Filter = Callable[[Tensor], Tensor]  # (B, V) logits -> (B, V) logits
 
 MIN_TEMPERATURE = 1e-4  # below it, decoding is greedy: logits divided by less overflow
-
-
-def temperature(t: float) -> Filter:
-    """Divide logits by `t`: the distribution is sharper below 1, flatter above."""
-    return lambda logits: logits / t
 
 
 def top_k(k: int) -> Filter:
@@ -61,7 +55,7 @@ class Sampler:
         if not 0 <= seed < 2**63:
             raise UsageError(f"seed {seed}: must be 0 or more and below 2^63")
         self.greedy, self.seed = t < MIN_TEMPERATURE, seed
-        self.filters = [] if self.greedy else [temperature(t)]
+        self.filters: list[Filter] = [] if self.greedy else [lambda logits: logits / t]
         self.filters += [top_k(k)] if k else []
         self.filters += [top_p(p)] if p else []
         self._generators: list[torch.Generator] = []

@@ -110,13 +110,9 @@ class Groundup(TemplateLM):  # type: ignore[misc]  # the library is untyped
         temperature = float(options.get("temperature", 0.0)) if options.get("do_sample") else 0.0
         ids = prompt[-(self.max_length - max_tokens) :]
         text, written = TextStream(self._loaded.tokenizer.decode_bytes), ""
+        sampler = Sampler(temperature, p=options.get("top_p"))
         for row in stream(
-            self._loaded.model,
-            ids,
-            Sampler(temperature, p=options.get("top_p")),
-            device=self._device,
-            max_tokens=max_tokens,
-            end_of_text=self.eot_token_id,
+            self._loaded.model, ids, sampler, device=self._device, max_tokens=max_tokens, end_of_text=self.eot_token_id
         ):
             written += "" if row[0] is None else text.feed(row[0])
             cuts = [written.find(end) for end in ends if end and end in written]

@@ -112,12 +112,8 @@ class Writer:
         given = zip(RANGES, (length, samples, temperature, k, p, seed), strict=True)
         options = {name: number(name, value) for name, value in given if not (fresh and name == "seed")}
         chosen = secrets.randbelow(2**31) if fresh else int(options["seed"])
-        sampler = groundup.Sampler(
-            options["temperature"],
-            int(options["top-k"]) or None,
-            options["top-p"] if options["top-p"] < 1 else None,
-            chosen,
-        )
+        top_k, top_p = int(options["top-k"]) or None, options["top-p"] if options["top-p"] < 1 else None
+        sampler = groundup.Sampler(options["temperature"], top_k, top_p, chosen)
         try:
             read, seen, note = self.fit_prompt(str(prompt or ""))
             texts, shown = [""] * int(options["samples"]), 0.0
@@ -147,10 +143,8 @@ class Writer:
         kept = bisect_right(range(1, kept + 1), self.context, key=tokens)
         read = prompt[len(prompt) - kept :]
         seen = tokenizer.decode(tokenizer.encode(read).tolist()) if tokenizer.lossy else read
-        if kept == len(prompt):
-            return read, seen, ""
         note = f"The model reads no more than {self.context:,} tokens: of {len(prompt):,} characters the last {kept:,}."
-        return read, seen, note
+        return read, seen, note if kept < len(prompt) else ""
 
     def to_html(self, prompt: str, texts: list[str], note: str) -> str:
         """The texts so far as HTML; everything from the model or the visitor is escaped."""
