@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from groundup.utils import system
-from groundup.utils.system import cgroup_limits, free_disk, main_memory, peak_gpu_memory, process_memory
+from groundup.utils.system import free_disk, limited_groups, main_memory, peak_gpu_memory, process_memory
 
 
 def cgroups(root: Path, membership: str, **files: str) -> None:
@@ -33,7 +33,7 @@ def cgroups(root: Path, membership: str, **files: str) -> None:
 )
 def test_every_group_around_a_process_limits_it(membership, files, limits, tmp_path, monkeypatch):
     cgroups(tmp_path, membership, **files)
-    assert list(cgroup_limits(tmp_path, tmp_path / "self")) == limits
+    assert [limit for _, limit in limited_groups(tmp_path, tmp_path / "self")] == limits
     monkeypatch.setattr(system, "CGROUPS", tmp_path)
     monkeypatch.setattr(system, "MEMBERSHIP", tmp_path / "self")
     if limits:

@@ -161,8 +161,7 @@ def settings(configs: Sequence[Config], texts: Sequence[RunText]) -> dict[str, t
     A different path to the same data is no difference.
     """
     keys = {key for config in configs for key in diff(configs[0], config)}
-    fingerprints = {text.data for text in texts}
-    if len(fingerprints) == 1 and None not in fingerprints:
+    if len({text.data for text in texts}) == 1 and texts[0].data is not None:
         keys.discard("data")
     ordered = [key for key, _ in flatten(configs[0].model_dump()) if key in keys]
     return {key: tuple(get(config, key) for config in configs) for key in ordered}

@@ -26,13 +26,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 DASHES = ("-", "--")
 HEAD_FRACTION = 0.05  # of the longest curve; losses there do not extend the y range, as in a terminal's chart
 MAX_MARKERS = 25  # evaluations; more markers would hide the line
-TIME_UNITS = (
-    (3 * 3600, 3600, "hours"),
-    (180, 60, "minutes"),
-    (0, 1, "seconds"),
-)  # minimum, size, name
+TIME_UNITS = ((3 * 3600, 3600, "hours"), (180, 60, "minutes"), (0, 1, "seconds"))  # minimum, size, name
 WIDTH, HEIGHT, TASKS_HEIGHT = 11.0, 4.6, 3.4  # inches
-DPI = 160
 TASK_WIDTH_FRACTION = 0.6  # of the distance of two tasks, for the points of one
 LEGEND_CHARACTERS = 130  # in one row of the legend
 HANDLE_CHARACTERS = 10  # width of a line in the legend with its margins
@@ -50,9 +45,7 @@ class Result(NamedTuple):
 
 def missing() -> str | None:
     """Message if matplotlib is not installed, else None."""
-    if find_spec("matplotlib") is None:
-        return "matplotlib is not installed; pip install 'groundup[plot]'"
-    return None
+    return None if find_spec("matplotlib") else "matplotlib is not installed; pip install 'groundup[plot]'"
 
 
 def draw(comparison: Comparison, kind: str) -> bytes:
@@ -76,10 +69,10 @@ def figure(comparison: Comparison) -> Figure:
     runs, results = comparison.runs, accuracies(comparison.runs)
     many = f"{len(runs)} runs" if len(runs) > 1 else shorten(runs[0].name)
     other = {"same": "", "other": ", of different texts", "unknown": ", perhaps of different texts"}
-    title = f"Validation loss of {many}{other[comparison.same_text]}"
     heights = [HEIGHT, TASKS_HEIGHT] if results else [HEIGHT]
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08, hspace=0.08)
-    page = Figure(figsize=(WIDTH, sum(heights)), dpi=DPI, layout=layout)
+    page = Figure(figsize=(WIDTH, sum(heights)), dpi=160, layout=layout)
+    title = f"Validation loss of {many}{other[comparison.same_text]}"
     page.suptitle(title, x=0.01, ha="left", fontweight="bold", parse_math=False)
     grid = page.add_gridspec(len(heights), 2, height_ratios=heights)
     by_tokens = page.add_subplot(grid[0, 0])
@@ -189,14 +182,13 @@ def _frame(axes: Axes) -> None:
 
 def _legend(page: Figure, axes: Axes, comparison: Comparison) -> None:
     """Names of the runs below the axes."""
-    measure = comparison.measure
-    texts = [f"{shorten(run.name)}  {getattr(run.points[-1], measure):.3f}" for run in comparison.runs]
+    texts = [f"{shorten(run.name)}  {getattr(run.points[-1], comparison.measure):.3f}" for run in comparison.runs]
     most = max(1, LEGEND_CHARACTERS // (max(map(len, texts)) + HANDLE_CHARACTERS))
     rows = math.ceil(len(texts) / most)
     legend = page.legend(
         axes.get_lines()[: len(texts)],
         texts,
-        title=f"runs and their last validation loss ({UNIT[measure]})",
+        title=f"runs and their last validation loss ({UNIT[comparison.measure]})",
         title_fontsize=9,
         alignment="left",
         loc="outside lower left",

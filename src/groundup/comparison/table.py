@@ -117,10 +117,8 @@ def _tasks(runs: Sequence[Run]) -> Iterator[Row]:
             alike = len({one.metrics.get(EXAMPLES) for one in found if one}) == 1
             high = frozenset(i for i, value in enumerate(values) if alike and len(known) > 1 and value == max(known))
             yield Row(single_line(f"{task} {name}"), cells, high if name.startswith("acc") else frozenset())
-        yield Row(
-            "  examples",
-            tuple(f"{one.metrics[EXAMPLES]:,.0f}" if one and EXAMPLES in one.metrics else "–" for one in found),
-        )
+        counts = [one.metrics.get(EXAMPLES) if one else None for one in found]
+        yield Row("  examples", tuple("–" if count is None else f"{count:,.0f}" for count in counts))
         yield Row("  at step", tuple(f"{one.step:,}" if one else "–" for one in found))
 
 
@@ -200,11 +198,9 @@ def notes(comparison: Comparison) -> list[str]:
         found.append(
             "learning rates had not decayed equally there, and losses fall with them: compare runs of equal length"
         )
-    for axis, point in comparison.equal.items():
-        if point is None:
-            found.append(
-                f"no {axis} at which all were evaluated: one run's evaluations began after another's had ended"
-            )
+    missing = [axis for axis, point in comparison.equal.items() if point is None]
+    why = "one run's evaluations began after another's had ended"
+    found += [f"no {axis} at which all were evaluated: {why}" for axis in missing]
     readings = [r for m in comparison.equal.values() if m for r in m.losses]
     readings += [r for axis in AXES for r in comparison.needed[axis]]
     if len(comparison.runs) > 1 and any(reading.interpolated for reading in readings):

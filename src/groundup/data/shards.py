@@ -12,7 +12,6 @@ import hashlib
 import json
 import mmap
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -152,7 +151,10 @@ class Tokens:
         """
         if not 0 <= start <= start + n <= len(self):
             raise IndexError(f"tokens {start} to {start + n} of {len(self)}")
-        ids = np.concatenate([np.empty(0, np.int64), *self._parts(start, start + n)])
+        first, last = bisect_right(self._starts, start) - 1, bisect_left(self._starts, start + n)
+        shards = zip(self._starts[first:last].tolist(), self._shards[first:last], strict=True)
+        parts = [shard[max(start - begin, 0) : start + n - begin].astype(np.int64) for begin, shard in shards]
+        ids = np.concatenate([np.empty(0, np.int64), *parts])
         if ids.max(initial=0) >= self._n_vocab:
             bad = int((ids >= self._n_vocab).argmax())
             raise DataError(
@@ -160,13 +162,6 @@ class Tokens:
                 "the file is damaged: see `groundup doctor`, then copy it again, or prepare again"
             )
         return ids
-
-    def _parts(self, start: int, stop: int) -> Iterator[npt.NDArray[np.int64]]:
-        for i in range(bisect_right(self._starts, start) - 1, len(self._shards)):
-            begin = int(self._starts[i])
-            if begin >= stop:
-                return
-            yield self._shards[i][max(start - begin, 0) : stop - begin].astype(np.int64)
 
 
 class DocumentSpan(NamedTuple):
@@ -277,8 +272,7 @@ def _map(path: Path, dtype: np.dtype[Any], n: int) -> Records:
     """A file of `n` records, mapped into memory."""
     expected = n * dtype.itemsize
     try:
-        size = path.stat().st_size
-        if size != expected:
+        if (size := path.stat().st_size) != expected:
             raise DataError(f"{path}: {size} bytes, but the manifest says {expected}; copy it again, or prepare again")
         if not n:
             return np.empty(0, dtype)  # an empty file cannot be mapped

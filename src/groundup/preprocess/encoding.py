@@ -107,8 +107,7 @@ def encode_job(job: Job, tokenizer: Tokenizer) -> list[EncodedPiece]:
 
 def encode_parts(text: str, tokenizer: Tokenizer) -> Ids:
     """The ids of a text of any length in constant memory, encoded in parts cut where it changes no id."""
-    none: Ids = np.empty(0, dtype=np.uint32)
-    return np.concatenate([none, *map(tokenizer.encode, chunk_text(text, ENCODE_CHARS))])
+    return np.concatenate([np.empty(0, np.uint32), *map(tokenizer.encode, chunk_text(text, ENCODE_CHARS))])
 
 
 def _ids(piece: Piece, tokenizer: Tokenizer) -> Ids:
@@ -116,8 +115,7 @@ def _ids(piece: Piece, tokenizer: Tokenizer) -> Ids:
         return encode_parts(piece.text, tokenizer)
     except TokenizerError as error:
         document = f", document at {piece.offset}" if piece.offset else ""
-        line = _line_of_error(piece, tokenizer)
-        raise TokenizerError(f"{piece.source}{document}, line {line}: {error}") from None
+        raise TokenizerError(f"{piece.source}{document}, line {_line_of_error(piece, tokenizer)}: {error}") from None
 
 
 def _line_of_error(piece: Piece, tokenizer: Tokenizer) -> int:

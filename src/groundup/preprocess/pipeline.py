@@ -122,10 +122,8 @@ class _Preparation:
             self._check_known(tokenizer, output.known())
             splits = output.finish()
         if (known := output.known()) < WARN_KNOWN:
-            percent = f"{100 * known:.1f} %"
-            self._progress.message(
-                f"tokenizer {tokenizer.name}: knows {percent} of the text's characters; the rest is lost"
-            )
+            shown = f"{100 * known:.1f} % of the text's characters"
+            self._progress.message(f"tokenizer {tokenizer.name}: knows {shown}; the rest is lost")
         _check_not_empty(splits, self._rule, max_tokens, output.full)
         manifest = Manifest(
             dtype=dtype_for(tokenizer.n_vocab),
@@ -151,9 +149,8 @@ class _Preparation:
         return choice
 
     def _encode(self, output: SplitWriter, tokenizer: Tokenizer) -> None:
-        self._progress.phase(
-            "encoding", self._total, round(output.done * self._total) if self._total else output.n_bytes
-        )
+        done = round(output.done * self._total) if self._total else output.n_bytes
+        self._progress.phase("encoding", self._total, done)
         work = iter_jobs(self._corpus, self._rule, output.position, output.chunks, output.full)
         with closing(map_in_order(partial(encode_job, tokenizer=tokenizer), work, self._threads)) as results:
             for job, encoded in results:

@@ -8,7 +8,6 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from groundup.data.shard_writer import check_written
 from groundup.data.shards import Dtype, Sha256, Split, SplitName
 from groundup.errors import DataError
 from groundup.sources.corpus import Corpus, Position
@@ -106,11 +105,6 @@ class Journal(Record):
     share: float  # fraction of the input that is done, from 0 to 1; 0 where its size is unknown
     sampled: int  # characters in samples; `known`: those that the tokenizer knows
     known: int
-
-    def check(self, folder: Path) -> None:
-        """Raise DataError where the shards in `folder` hold less than the journal says."""
-        for name, split in self.splits.items():
-            check_written(folder, name, self.dtype, split)
 
     @property
     def done(self) -> str:

@@ -34,18 +34,16 @@ class SplitWriter:
     ) -> None:
         self._tokenizer = tokenizer
         self._limits: dict[SplitName, int] = {}
+        self.full: set[SplitName] = set(journal.full) if journal else set()
         if max_tokens is not None:
             val = round(max_tokens * val_fraction)
             self._limits = {"train": max_tokens - val, "val": val}
+            self.full.update(() if val else ("val",))
         self.position, self.chunks = (journal.place, journal.chunks) if journal else (Position(), 0)
-        self.full: set[SplitName] = set(journal.full) if journal else set()
-        if max_tokens is not None and not self._limits["val"]:
-            self.full.add("val")
         self.n_bytes = sum(split.bytes for split in journal.splits.values()) if journal else 0  # of text written
         self.done = journal.share if journal else 0.0  # fraction of the input; 0 where its size is unknown
         self._sampled, self._known = (journal.sampled, journal.known) if journal else (0, 0)
-        names = journal.sources if journal else ()
-        self._sources = {name: i for i, name in enumerate(names)}  # -> index in the manifest
+        self._sources = {name: i for i, name in enumerate(journal.sources if journal else ())}  # -> index in manifest
         self._dtype = dtype_for(tokenizer.n_vocab)
         self._open = ExitStack()
         self._writers: dict[SplitName, ShardWriter] = {}

@@ -1,5 +1,6 @@
 """Training of a tokenizer on the corpus, in bounded time and memory."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -62,15 +63,13 @@ class _TrainingText:
     skipped: int = 0
 
     def __post_init__(self) -> None:
-        self._limit = MAX_TRAIN_CHARS
-        if self.max_tokens is not None:
-            self._limit = min(self._limit, MAX_CHARS_PER_TOKEN * self.max_tokens)
+        wanted = math.inf if self.max_tokens is None else MAX_CHARS_PER_TOKEN * self.max_tokens
+        self._limit = min(MAX_TRAIN_CHARS, wanted)
         self._size = self.corpus.size if self.corpus.is_complete else None
         # Where all of the text can be used, none is skipped for the sake of later text.
         enough = self._size and COMPRESSION_RATIO * self._size > min(MAX_TRAIN_CHARS, MAX_WORD_BYTES)
         self._spread = self._size if enough and self.max_tokens is None else None
-        self._words: set[str] = set()
-        self._word_bytes = 0
+        self._words, self._word_bytes = set[str](), 0
 
     @property
     def is_full(self) -> bool:

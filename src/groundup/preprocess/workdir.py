@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from groundup.data.shard_writer import check_written
 from groundup.data.shards import MANIFEST, Manifest, check_files
 from groundup.errors import DataError, TokenizerError
 from groundup.preprocess.records import Journal, Request
@@ -101,8 +102,7 @@ def open_workdir(
         if not guarded:
             log(f"{out}: cannot be locked here; make sure that no second process prepares this folder")
         try:
-            workdir = _resume(partial, out, request, trains_tokenizer=trains_tokenizer, overwrite=overwrite)
-            yield workdir
+            yield _resume(partial, out, request, trains_tokenizer=trains_tokenizer, overwrite=overwrite)
             (partial / Journal.FILE).unlink(missing_ok=True)
             move_into_place(partial, target)
             (target / LOCK).unlink(missing_ok=True)  # only now: another process would have taken over the work before
@@ -130,7 +130,8 @@ def _resume(partial: Path, out: Path, request: Request, *, trains_tokenizer: boo
                 return WorkDir(partial, manifest=Manifest.load(partial))
             if journal:
                 _require_same(previous.difference(request, None if trains_tokenizer else journal.place.input + 1), out)
-                journal.check(partial)
+                for name, split in journal.splits.items():
+                    check_written(partial, name, journal.dtype, split)
                 tokenizer = _load_same_tokenizer(partial / TOKENIZER, journal.tokenizer)
                 request.save(partial)
                 return WorkDir(partial, journal, tokenizer)

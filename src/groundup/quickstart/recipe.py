@@ -111,8 +111,7 @@ def choose_tokenizer(text: Survey) -> Choice:
         return Choice("tokenizer", "byte", "so few different characters need no other vocabulary")
     if text.bytes < (MIN_BPE_BYTES_WIDE if wide else MIN_BPE_BYTES):
         return Choice("tokenizer", "byte", "too little text to train a vocabulary on; every byte is a token")
-    size = 2 ** round(math.log2(text.bytes / BYTES_PER_ID))
-    size = min(max(size, BPE_SIZES[0]), BPE_SIZES[1])
+    size = min(max(2 ** round(math.log2(text.bytes / BYTES_PER_ID)), BPE_SIZES[0]), BPE_SIZES[1])
     why = "its characters take several bytes, which a vocabulary joins" if wide else "fewer tokens for the same text"
     return Choice("tokenizer", f"bpe:{size}", f"{size:,} pieces of words, trained on the text; {why}")
 
@@ -134,8 +133,7 @@ def choose_shape(machine: Machine, seconds: float, tokens: int) -> tuple[tuple[i
     budget = training_flops(machine, seconds)
     best = SHAPES[0]
     for shape in SHAPES[1:]:
-        layers, _, width = shape
-        in_blocks = 12 * layers * width**2
+        in_blocks = 12 * shape[0] * shape[2] ** 2
         if in_blocks > MAX_PARAMETERS_PER_TOKEN * tokens:
             return best, f"a larger one would memorize {tokens:,} tokens"
         if FLOPS_PER_SQUARED_PARAMETER * in_blocks**2 > budget:

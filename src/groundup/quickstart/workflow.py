@@ -68,8 +68,7 @@ class Report:
 def free_folder(sources: Sequence[str], parent: Path = Path("runs")) -> Path:
     """`runs/NAME`, or `runs/NAME-2` and so on if it exists; NAME is made of the first source's letters."""
     source = Path(sources[0]).resolve().name if Path(sources[0]).exists() else sources[0]
-    words = re.findall(r"[\w-]+", source.removeprefix("hf:").partition(".")[0])
-    name = "-".join(words).strip("-") or "text"
+    name = "-".join(re.findall(r"[\w-]+", source.removeprefix("hf:").partition(".")[0])).strip("-") or "text"
     candidates = (parent / (f"{name}-{i}" if i > 1 else name) for i in count(1))
     return next(path for path in candidates if not path.exists())
 

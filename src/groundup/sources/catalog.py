@@ -34,8 +34,7 @@ class CatalogEntry:
 
     @property
     def seconds(self) -> float | None:
-        """Time to prepare it with --tokenizer gpt2: the download at DOWNLOAD_BYTES_PER_SECOND, then the tokens at
-        TOKENS_PER_SECOND. None if either figure is missing."""
+        """Time to download it and then prepare it with --tokenizer gpt2. None if either figure is missing."""
         if self.size is None or self.tokens is None:
             return None
         return self.size / DOWNLOAD_BYTES_PER_SECOND + self.tokens / TOKENS_PER_SECOND

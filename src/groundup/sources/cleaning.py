@@ -48,8 +48,7 @@ def clean_text(text: str, steps: tuple[str, ...]) -> str:
 def _dropped(steps: tuple[str, ...]) -> Mapping[int, None]:
     """A translation table that deletes code points."""
     categories = tuple(c for step, c in (("digits", "Nd"), ("punctuation", "P")) if step in steps)
-    ascii_ = string.punctuation if "punctuation" in steps else ""
     points = {
         p for p in range(sys.maxunicode + 1) if categories and unicodedata.category(chr(p)).startswith(categories)
     }
-    return dict.fromkeys(points | set(map(ord, ascii_)))
+    return dict.fromkeys(points | set(map(ord, string.punctuation if "punctuation" in steps else "")))

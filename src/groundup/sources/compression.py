@@ -80,9 +80,8 @@ class _Zstd(io.RawIOBase):
 
         self._raw, self._error = raw, zstandard.ZstdError
         self._frame = zstandard.ZstdDecompressor(max_window_size=ZSTD_MAX_WINDOW_BYTES).decompressobj
-        self._decompressor = self._frame()
+        self._decompressor, self._ready = self._frame(), memoryview(b"")
         self._in_frame = False  # the end of a frame is still to come
-        self._ready = memoryview(b"")
 
     @override
     def readable(self) -> bool:
@@ -105,6 +104,5 @@ class _Zstd(io.RawIOBase):
                 raise EOFError(str(error)) from None
         view = memoryview(buffer).cast("B")
         n = min(len(view), len(self._ready))
-        view[:n] = self._ready[:n]
-        self._ready = self._ready[n:]
+        view[:n], self._ready = self._ready[:n], self._ready[n:]
         return n

@@ -35,7 +35,6 @@ __all__ = ["PYTHON_DOCS", "STANDARD_INPUT", "Corpus", "Document", "Input", "Posi
 
 PYTHON_DOCS = "python-docs"
 STANDARD_INPUT = "-"
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Position(NamedTuple):
@@ -91,8 +90,7 @@ class Corpus:
         with_text = {self.inputs[position.input].source} if position.total else set()  # sources
         total = position.total
         for i, each in enumerate(self.inputs[position.input :], start=position.input):
-            self._progress.before = self._before[i]
-            self._progress.position = lambda: 0
+            self._progress.before, self._progress.position = self._before[i], lambda: 0
             start = position if i == position.input else Position(i)
             for n, document in enumerate(each.documents(start), start=start.documents):
                 if total == self._limit:
@@ -212,7 +210,7 @@ class _Reader:
                 shutil.copyfileobj(stream, file)
                 file.seek(0)
             except OSError as error:
-                if error.errno not in DISK_FULL:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # a full disk
                     raise
                 raise DataError(
                     f"{name}: a copy of it does not fit into {spool.parent.parent} ({error.strerror}); name a folder "

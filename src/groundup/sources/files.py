@@ -30,8 +30,7 @@ NOT_TEXT = {
     ".xz": "unpack it with: xz -d",
     ".bz2": "unpack it with: bunzip2",
     ".zip": "unpack it with: unzip",
-    ".tar": "unpack it with: tar -xf",
-    ".tgz": "unpack it with: tar -xf",
+    **dict.fromkeys((".tar", ".tgz"), "unpack it with: tar -xf"),
     ".pdf": "convert it with: pdftotext",
     ".epub": "convert it with: pandoc -t plain",
     ".docx": "convert it with: pandoc -t plain",
@@ -94,10 +93,8 @@ def folder_files(folder: Path) -> tuple[list[File], str]:
     files, closed = _walk(folder)
     texts = [path for path in files if _is_text(path)]
     if not texts:
-        known = ", ".join((*TABLES, *PROSE[:3]))
-        raise DataError(
-            f"{folder}: no text files in this folder; it may hold {known}, … or source code, each also with .gz or .zst"
-        )
+        known = f"{', '.join((*TABLES, *PROSE[:3]))}, … or source code, each also with .gz or .zst"
+        raise DataError(f"{folder}: no text files in this folder; it may hold {known}")
     left_out = Counter(format_suffix(path) for path in files if not _is_text(path))
     line = f"{folder}: reads {_counted(Counter(map(format_suffix, texts)))}"
     line += f"; leaves out {_counted(left_out)}" if left_out else ""

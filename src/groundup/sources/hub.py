@@ -186,8 +186,8 @@ def _explain_library_error(spec: HubSpec, error: Exception) -> DataError | None:
             f"read the hub's own copy of its rows: hf:{spec.repo}@refs/convert/parquet"
         )
     if "Config name is missing" in text or "BuilderConfig" in text:
-        configs = text[text.find("[") + 1 : text.find("]")].replace("'", "").split(", ")
-        listed = ", ".join(configs)
+        listed = text[text.find("[") + 1 : text.find("]")].replace("'", "")
+        configs = listed.split(", ")
         if spec.config is None:
             return DataError(
                 f"{spec.source}: it has several configs; choose one, as in hf:{spec.repo}:{configs[0]}, of {listed}"
@@ -208,8 +208,7 @@ class RemoteFile(io.RawIOBase):
     """
 
     def __init__(self, spec: HubSpec, url: str) -> None:
-        self._spec, self._url = spec, url
-        self._at = 0
+        self._spec, self._url, self._at = spec, url, 0
         self._piece, self.size = with_retries(spec, lambda: self._get(f"bytes=-{FOOTER_BYTES}"))
         self._start = self.size - len(self._piece)  # of the piece, in the file
 
@@ -233,9 +232,8 @@ class RemoteFile(io.RawIOBase):
         size = rest if size is None or size < 0 else min(size, rest)
         if size and not self._start <= self._at <= self._at + size <= self._start + len(self._piece):
             stop = self._at + min(max(size, MIN_READ_BYTES), rest)
-            self._piece, _ = with_retries(
-                self._spec, lambda: self._get(f"bytes={self._at}-{stop - 1}", stop - self._at)
-            )
+            get = partial(self._get, f"bytes={self._at}-{stop - 1}", stop - self._at)
+            self._piece, _ = with_retries(self._spec, get)
             self._start = self._at
         begin = self._at - self._start
         self._at += size
@@ -287,14 +285,12 @@ def _streamed_rows(data: DataSet, column: str, skip: int) -> Iterator[Row]:
         data.builder.config.sample_by = "document"  # a text file is one document, as it is on disk
     at = skip
     rows: Iterator[dict[str, Any]] | None = None
-
-    def stream(skip: int) -> Iterator[dict[str, Any]]:
-        return iter(data.builder.as_streaming_dataset(split=data.split).skip(skip))
+    stream = data.builder.as_streaming_dataset
 
     def next_batch() -> list[dict[str, Any]]:
         nonlocal rows
         try:
-            rows = rows or stream(at)
+            rows = rows or iter(stream(split=data.split).skip(at))
             return list(islice(rows, BATCH_ROWS))
         except BaseException:
             rows = None  # a broken generator would say that this was the end
@@ -304,7 +300,8 @@ def _streamed_rows(data: DataSet, column: str, skip: int) -> Iterator[Row]:
         kinds = {name: getattr(feature, "dtype", None) for name, feature in features.items()}
         texts = [name for name, kind in kinds.items() if kind in ("string", "large_string")]
     else:
-        first = with_retries(data.spec, lambda: list(islice(stream(0), BATCH_ROWS)))  # the same wherever one begins
+        # From the beginning, to be the same wherever one begins.
+        first = with_retries(data.spec, lambda: list(islice(stream(split=data.split), BATCH_ROWS)))
         if not first:
             return
         texts = list(dict.fromkeys(key for row in first for key, value in row.items() if isinstance(value, str)))
@@ -359,8 +356,7 @@ def _articles(rows: Iterator[Row]) -> Iterator[list[Row]]:
 
     The hub's copy has an empty row where the original has an empty line; here it is a line end again.
     """
-    held: list[Row] = []
-    before = ""
+    held, before = list[Row](), ""
     for (name, number, text), (_, _, after) in pairwise(chain(rows, [("", 0, "")])):
         begins = _TITLE.fullmatch(text) and not before.strip() and not after.strip()
         if begins and any(line.strip() for _, _, line in held):
@@ -401,15 +397,12 @@ def _quiet_libraries() -> Iterator[None]:
     import huggingface_hub
     import huggingface_hub.utils as hub
 
+    waits = ("READ", "READ_SERVER_UNAVAILABLE", "READ_RATE_LIMIT", "OPEN")
     settings = [
         (huggingface_hub.constants, "HF_HUB_DISABLE_TELEMETRY", True),
         (datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False),
-        (datasets.config, "STREAMING_READ_MAX_RETRIES", 1),
-        (datasets.config, "STREAMING_READ_RETRY_INTERVAL", 0),
-        (datasets.config, "STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL", 0),
-        (datasets.config, "STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL", 0),
-        (datasets.config, "STREAMING_OPEN_MAX_RETRIES", 1),
-        (datasets.config, "STREAMING_OPEN_RETRY_INTERVAL", 0),
+        *((datasets.config, f"STREAMING_{what}_MAX_RETRIES", 1) for what in ("READ", "OPEN")),
+        *((datasets.config, f"STREAMING_{what}_RETRY_INTERVAL", 0) for what in waits),
     ]
     with ExitStack() as after, warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -30,7 +30,6 @@ SKIPPED_FOLDERS = {
 # C modules whose import does something: `_tkinter` wants a display, `readline` writes to the terminal.
 SKIPPED_MODULES = {"_tkinter", "readline"}
 
-BLANK_LINES = re.compile(r"\n\s*\n")
 MIN_UNIQUE_CHARS = 60  # shorter paragraphs, such as "Arguments:", may be repeated
 
 
@@ -58,12 +57,11 @@ def _without_repeats(texts: Iterable[str]) -> Iterator[str]:
     """The texts without the paragraphs of earlier ones."""
     seen: set[str] = set()
     for text in texts:
-        paragraphs = BLANK_LINES.split(text)
+        paragraphs = re.split(r"\n\s*\n", text)
         kept = [p for p in paragraphs if len(p) < MIN_UNIQUE_CHARS or p.strip() not in seen]
         seen.update(p.strip() for p in paragraphs)
-        text = "\n\n".join(kept)
-        if text.strip():
-            yield text
+        if (rest := "\n\n".join(kept)).strip():
+            yield rest
 
 
 def _topics() -> Iterator[str]:
@@ -76,8 +74,7 @@ def _topics() -> Iterator[str]:
 
 def _parsed_docstrings(library: Path) -> Iterator[str | None]:
     for path in sorted(library.rglob("*.py")):
-        folders = path.relative_to(library).parts[:-1]
-        if SKIPPED_FOLDERS.intersection(folders):
+        if SKIPPED_FOLDERS.intersection(path.relative_to(library).parts[:-1]):
             continue
         try:
             tree = ast.parse(path.read_bytes())

@@ -76,7 +76,9 @@ def rechunk(pieces: Iterable[str]) -> Iterator[str]:
     length = 0  # of what is held
     before = " "  # the character before the piece
     for piece in pieces:
-        cut = _last_cut(before + piece, forced=length + len(piece) > MAX_UNCUT_CHARS)
+        text, forced = before + piece, length + len(piece) > MAX_UNCUT_CHARS
+        matches = (pattern.match(text) for pattern in (_LAST_CUT, *(_FORCED_CUTS if forced else ())))
+        cut = next((match.end() for match in matches if match), len(text) if forced else None)
         if cut is None:
             held.append(piece)
             length += len(piece)
@@ -90,14 +92,6 @@ def rechunk(pieces: Iterable[str]) -> Iterator[str]:
         yield rest
 
 
-def _last_cut(text: str, *, forced: bool) -> int | None:
-    """The last position to cut `text`, or None; with `forced` there always is one."""
-    for pattern in (_LAST_CUT, *(_FORCED_CUTS if forced else ())):
-        if match := pattern.match(text):
-            return match.end()
-    return len(text) if forced else None
-
-
 def read_json_lines(
     path: Path, errors: Errors = "strict", start: int = 0, progress: ReadProgress | None = None
 ) -> Iterator[tuple[int, str, dict[str, Any]]]:
@@ -108,11 +102,10 @@ def read_json_lines(
     offset = 0
     with open_decompressed(path, progress) as file:
         for number, line in enumerate(file, start=1):
-            if offset >= start:
-                stripped = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).rstrip()
-                if stripped:
-                    label = f"{path}, line {number}"
-                    yield offset, label, _parse_object(stripped, errors, label)
+            text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            if offset >= start and (stripped := text.rstrip()):
+                label = f"{path}, line {number}"
+                yield offset, label, _parse_object(stripped, errors, label)
             offset += len(line)
 
 

@@ -29,8 +29,7 @@ class Tokenizer(ABC):
     unknown: int | None = None  # the id of text that is not in the vocabulary, if there is one
 
     def __init__(self, pieces: Sequence[bytes], end_of_text: int) -> None:
-        self.pieces = pieces  # the bytes of each id
-        self.end_of_text = end_of_text
+        self.pieces, self.end_of_text = pieces, end_of_text  # pieces: the bytes of each id
 
     @abstractmethod
     def encode(self, text: str) -> Ids:

@@ -51,7 +51,9 @@ class BPETokenizer(HFTokenizer):
             ]
             pieces = _pieces(vocabulary, self.special_tokens)
             trained_here = contents["normalizer"] is None and contents["pre_tokenizer"] == _PRE_TOKENIZER
-            in_order = _are_in_order(vocabulary, self._merges)
+            made = [vocabulary["".join(pair)] for pair in self._merges]
+            # Each merge adds one piece, with the next id, so that ids are ranks.
+            in_order = made == list(range(len(vocabulary) - len(made), len(vocabulary)))
         except Exception as error:  # the library raises bare Exception for a file that it cannot use
             raise TokenizerError(
                 f"not a byte-level BPE with {END_OF_TEXT} ({error}); train one with bpe:SIZE"
@@ -93,12 +95,6 @@ class BPETokenizer(HFTokenizer):
     def definition(self) -> Mapping[str, str]:
         contents = json.dumps([[piece.hex() for piece in self.pieces], self._merges], separators=(",", ":"))
         return {"merges_sha256": hashlib.sha256(contents.encode("ascii")).hexdigest()}
-
-
-def _are_in_order(vocabulary: Mapping[str, int], merges: Sequence[Sequence[str]]) -> bool:
-    """Whether each merge adds one piece, with the next id, so that ids are ranks."""
-    made = [vocabulary["".join(pair)] for pair in merges]
-    return made == list(range(len(vocabulary) - len(merges), len(vocabulary)))
 
 
 def check_special_tokens(tokens: Sequence[str]) -> None:

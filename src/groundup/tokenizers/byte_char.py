@@ -3,7 +3,6 @@
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
-from typing import NoReturn
 
 import numpy as np
 from typing_extensions import override
@@ -64,19 +63,17 @@ class CharTokenizer(Tokenizer):
         ids: Ids = self._table[np.minimum(_code_points(text), len(self._table) - 1)]
         unknown = ids == self._unknown
         if unknown.any():
-            self._raise_unknown(text[int(unknown.argmax())])
+            char = text[int(unknown.argmax())]
+            raise TokenizerError(
+                f"{char!r} (U+{ord(char):04X} {unicodedata.name(char, 'unnamed')}) is not among the "
+                f"{len(self.characters)} characters of this tokenizer; leave it out, or prepare the data again "
+                "with text that contains it or with a tokenizer that encodes every text (byte, gpt2 or bpe:SIZE)"
+            )
         return ids
 
     @override
     def definition(self) -> Mapping[str, str]:
         return {"characters": self.characters}
-
-    def _raise_unknown(self, char: str) -> NoReturn:
-        raise TokenizerError(
-            f"{char!r} (U+{ord(char):04X} {unicodedata.name(char, 'unnamed')}) is not among the "
-            f"{len(self.characters)} characters of this tokenizer; leave it out, or prepare the data again "
-            "with text that contains it or with a tokenizer that encodes every text (byte, gpt2 or bpe:SIZE)"
-        )
 
 
 def _code_points(text: str) -> Ids:

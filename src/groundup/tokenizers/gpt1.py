@@ -13,7 +13,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from typing_extensions import override
 
@@ -54,7 +53,9 @@ class GPT1Tokenizer(HFTokenizer):
             )
         engine.normalizer = normalizers.BertNormalizer(lowercase=True)
         engine.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        pieces = [_spell(piece).encode() for piece in spellings]
+        texts = {LINE_BREAK: "\n", UNKNOWN: "\N{REPLACEMENT CHARACTER}"}
+        texts |= {p: p.removesuffix(WORD_END) + " " * p.endswith(WORD_END) for p in spellings if p not in texts}
+        pieces = [texts[piece].encode() for piece in spellings]
         super().__init__(engine, pieces, end_of_text, {ENCODER: encoder, MERGES: merges})
         canonical = json.dumps([spellings, pairs], separators=(",", ":"))
         self._sha256 = hashlib.sha256(canonical.encode("ascii")).hexdigest()
@@ -99,12 +100,6 @@ class GPT1Tokenizer(HFTokenizer):
         return {"vocabulary_sha256": self._sha256}
 
 
-def _spell(piece: str) -> str:
-    if piece in (LINE_BREAK, UNKNOWN):
-        return "\n" if piece == LINE_BREAK else "\N{REPLACEMENT CHARACTER}"
-    return piece.removesuffix(WORD_END) + " " if piece.endswith(WORD_END) else piece
-
-
 def _from_hub(name: str) -> Path:
     remedy = f"or give a folder that holds {ENCODER} and {MERGES}: gpt1:FOLDER"
     try:
@@ -113,9 +108,8 @@ def _from_hub(name: str) -> Path:
         raise TokenizerError(
             f"gpt1: downloading it needs huggingface_hub; install it with pip install 'groundup[data]', {remedy}"
         ) from None
-    download: Any = huggingface_hub.hf_hub_download
     try:
-        return Path(download(HUB_REPOSITORY, name))
+        return Path(huggingface_hub.hf_hub_download(HUB_REPOSITORY, name))
     except Exception as error:  # of the hub, its transport, or the disk: a dozen unrelated classes
         failure = explain_hub_error(error, HubRepo("gpt1", HUB_REPOSITORY))
         raise TokenizerError(

@@ -56,12 +56,8 @@ def encode_by_rank(encoding: tiktoken.Encoding, text: str) -> Ids:
     except UnicodeEncodeError as error:
         raise_surrogate_error(error)
     except ValueError:  # the regex engine failed
-        return _encode_parts(encoding, text)
-
-
-def _encode_parts(encoding: tiktoken.Encoding, text: str) -> Ids:
-    parts = _LONG_SPACE.split(text)
-    return np.concatenate([encoding.encode_to_numpy(part, disallowed_special=()) for part in parts])
+        parts = _LONG_SPACE.split(text)
+        return np.concatenate([encoding.encode_to_numpy(part, disallowed_special=()) for part in parts])
 
 
 def byte_characters() -> dict[str, int]:
@@ -78,9 +74,8 @@ def byte_characters() -> dict[str, int]:
 def gpt2_pieces() -> tuple[bytes, ...]:
     """The bytes of ids 0 to 50,255. Raises TokenizerError if the packaged file is damaged."""
     byte_of = byte_characters()
-    pieces = [bytes([byte]) for byte in byte_of.values()]
-    pieces += [bytes(byte_of[char] for char in left + right) for left, right in gpt2_merges()]
-    return tuple(pieces)
+    merged = (bytes(byte_of[char] for char in left + right) for left, right in gpt2_merges())
+    return (*(bytes([byte]) for byte in byte_of.values()), *merged)
 
 
 def gpt2_merges() -> list[tuple[str, str]]:
@@ -97,12 +92,8 @@ def gpt2_merges() -> list[tuple[str, str]]:
 
 def merge_pairs(merges: str) -> list[tuple[str, str]]:
     """The merges that a file of OpenAI's lists, best first. The first line names the format's version."""
-    pairs = []
-    for line in merges.split("\n")[1:]:  # splitlines would cut at characters that are pieces of GPT-1
-        if line.strip():
-            left, right = line.rstrip("\r").split(" ")
-            pairs.append((left, right))
-    return pairs
+    lines = merges.split("\n")[1:]  # splitlines would cut at characters that are pieces of GPT-1
+    return [(left, right) for line in lines if line.strip() for left, right in [line.rstrip("\r").split(" ")]]
 
 
 @cache

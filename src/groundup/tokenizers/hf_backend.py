@@ -41,8 +41,7 @@ class HFTokenizer(Tokenizer):
     ) -> None:
         super().__init__(pieces, end_of_text)
         engine.encode_special_tokens = True  # text that spells a special token is plain text
-        self._engine = engine
-        self._files = files
+        self._engine, self._files = engine, files
 
     @override
     def encode(self, text: str) -> Ids:

@@ -59,7 +59,9 @@ class FileTokenizer(HFTokenizer):
             vocabulary = engine.get_vocab() | model_ids(contents)
             end_of_text = vocabulary[end_token]
             _check_unshared(vocabulary, end_token)
-            self.unknown = unknown_id(contents, vocabulary)
+            # The model names either the id of unknown text or its piece, if there is one.
+            unk_id, unknown = (contents["model"].get(key) for key in ("unk_id", "unk_token"))
+            self.unknown = unk_id if isinstance(unk_id, int) else vocabulary.get(unknown) if unknown else None
             pieces = _piece_bytes(engine, contents, end_of_text, end_token)
         saved = json.dumps(contents, ensure_ascii=False, indent=2) + "\n"
         super().__init__(engine, pieces, end_of_text, {FILE_NAME: saved})
@@ -122,12 +124,6 @@ def model_ids(contents: Contents) -> dict[str, int]:
     return ids
 
 
-def unknown_id(contents: Contents, vocabulary: dict[str, int]) -> int | None:
-    """The id of unknown text; the model names either that or its piece. None where there is none."""
-    unk_id, token = (contents["model"].get(key) for key in ("unk_id", "unk_token"))
-    return unk_id if isinstance(unk_id, int) else vocabulary.get(token) if token else None
-
-
 def has_token(contents: Contents, token: str) -> bool:
     """Whether `token` is in the vocabulary or among the added tokens."""
     return token in model_ids(contents) or any(token == added["content"] for added in contents["added_tokens"])
@@ -157,25 +153,21 @@ def bare(contents: Contents, end_token: str) -> Contents:
 
     Raises TokenizerError where a text could encode to `end_token` nevertheless.
     """
-    model = {**contents["model"]}
-    if model.get("dropout") is not None:
-        model["dropout"] = None
+    model = contents["model"] | ({"dropout": None} if "dropout" in contents["model"] else {})
+    vocab = model["vocab"]
     added = [
         {**token, "special": True} if token["content"] == end_token else token for token in contents["added_tokens"]
     ]
     if end_token in model_ids(contents):
         _check_unspellable(model, end_token)
         # An empty piece matches no text, whatever the model; all ids stay as they are.
-        model["vocab"] = _renamed(model["vocab"], end_token, "")
+        if isinstance(vocab, dict):
+            model["vocab"] = {"" if piece == end_token else piece: id_ for piece, id_ in vocab.items()}
+        else:
+            model["vocab"] = [["" if piece == end_token else piece, score] for piece, score in vocab]
         added = [token for token in added if token["content"] != end_token]
     nothing = dict.fromkeys(("truncation", "padding", "post_processor"))
     return {**contents, **nothing, "added_tokens": added, "model": model}
-
-
-def _renamed(vocab: Any, old: str, new: str) -> Any:
-    if isinstance(vocab, dict):
-        return {new if piece == old else piece: id_ for piece, id_ in vocab.items()}
-    return [[new if piece == old else piece, score] for piece, score in vocab]
 
 
 def _check_unspellable(model: Contents, end_token: str) -> None:

@@ -38,8 +38,7 @@ class Curve:
 
     def __init__(self, limit: int = CURVE_POINTS) -> None:
         self.points: list[tuple[float, float]] = []
-        self._limit = limit
-        self._stride = 1  # values in a point
+        self._limit, self._stride = limit, 1  # stride: values in a point
         self._count, self._x, self._y = 0, 0.0, 0.0  # of the point that is still being collected
 
     def add(self, x: float, y: float) -> None:
@@ -167,12 +166,11 @@ def _rows(depth: Floats, R: int) -> npt.NDArray[np.int64]:
 
 def _labels(bottom: float, top: float, H: int) -> dict[int, str]:
     """Row of cells -> its value: top, bottom and, if it fits, the middle."""
-    span = top - bottom
     values = {0: top, H - 1: bottom}
     if H >= 5:
         depth = (4 * (H // 2) + 1.5) / (4 * H - 1)  # the centre of that cell, on the scale of the dots
-        values[H // 2] = top - span * depth
-    decimals = 2 if span >= 0.1 else 4
+        values[H // 2] = top - (top - bottom) * depth
+    decimals = 2 if top - bottom >= 0.1 else 4
     return {row: f"{y:.{decimals}f}" if abs(y) < 1e5 else f"{y:.2e}" for row, y in values.items()}
 
 

@@ -23,11 +23,9 @@ from groundup.utils.progress import StepInfo
 
 REFRESHES_PER_SECOND = 4
 LOSS_DECAY = 0.95  # of the running mean of the loss: an average over about 20 steps
-LINES_PER_SAMPLE_LINE = 6  # the sample gets one line in six of the terminal
 MAX_SAMPLE_CHARACTERS = 2000  # more never fits into those lines
 MIN_CHART_LINES, MAX_CHART_LINES = 4, 18
 OTHER_LINES = 7  # around the chart: frame 2, progress 1, numbers 3, and the line of the cursor
-NUMBER_COLUMNS = (32, 24, 20)  # cells on an 80-column terminal, enough for the longest numbers; scaled beyond
 TRAIN_STYLE, VAL_STYLE = "cyan", "bold yellow"
 
 
@@ -45,8 +43,7 @@ class RunningMean:
     """Exponential moving average with bias correction (as in Adam, arXiv:1412.6980)."""
 
     def __init__(self, decay: float = LOSS_DECAY) -> None:
-        self.value = math.nan
-        self._decay = decay
+        self.value, self._decay = math.nan, decay
         self._sum = self._weight = 0.0
 
     def add(self, value: float) -> float:
@@ -68,17 +65,14 @@ class Panel(Display):
     def __init__(
         self, title: str, total_steps: int | None, max_seconds: float | None, console: Console | None = None
     ) -> None:
-        self._title = title
-        self._total_steps = total_steps
-        self._max_seconds = max_seconds
+        self._title, self._total_steps, self._max_seconds = title, total_steps, max_seconds
         self._console = console or Console()
         self._train, self._val, self._loss = Curve(), Curve(), RunningMean()
         self._first: StepInfo | None = None
         self._now: StepInfo | None = None
         self._evaluation: tuple[float | None, float | None, float | None] = None, None, None  # train, val, bits/byte
         self._best = math.inf
-        self._sample = ""
-        self._entered = False
+        self._sample, self._entered = "", False
         self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=REFRESHES_PER_SECOND)
 
     def __enter__(self) -> Self:
@@ -91,8 +85,7 @@ class Panel(Display):
     @override
     def step(self, info: StepInfo) -> None:
         self._train.add(info.step, self._loss.add(info.loss))
-        self._now = info
-        self._first = self._first or info
+        self._now, self._first = info, self._first or info
         if self._entered and not self._live.is_started:  # not earlier: a mistake may end the run before it begins
             self._live.start(refresh=True)
 
@@ -112,8 +105,7 @@ class Panel(Display):
         self._console.print(Text(visible(text)))
 
     def _render(self) -> RenderableType:
-        title = Text(visible(self._title), style="bold")
-        return Frame(self._body(), title=title, title_align="left", border_style="dim")
+        return Frame(self._body(), title=Text(visible(self._title), "bold"), title_align="left", border_style="dim")
 
     def _body(self) -> RenderableType:
         first, now = self._first, self._now
@@ -121,8 +113,7 @@ class Panel(Display):
             return Text("waiting for the first step", style="dim")
         width = self._console.width - 4  # the frame, and the space inside it
         sample = self._sample_lines(width)
-        height = self._console.height - OTHER_LINES - len(sample)
-        height = max(MIN_CHART_LINES, min(MAX_CHART_LINES, height))
+        height = max(MIN_CHART_LINES, min(MAX_CHART_LINES, self._console.height - OTHER_LINES - len(sample)))
         series = [
             Series(list(self._train.points), TRAIN_STYLE),  # a copy: training adds points while this is drawn
             Series(list(self._val.points), VAL_STYLE, joined=False),
@@ -135,9 +126,8 @@ class Panel(Display):
         total = "" if self._total_steps is None else f" of {self._total_steps:,}"
         bar = ProgressBar(total=1, completed=now.progress, complete_style=TRAIN_STYLE, finished_style="green")
         grid = Table.grid(padding=(0, 1), expand=True)
-        grid.add_column(no_wrap=True)
-        grid.add_column(ratio=1)
-        grid.add_column(no_wrap=True)
+        for ratio in (None, 1, None):
+            grid.add_column(ratio=ratio, no_wrap=ratio is None)
         grid.add_row(f"step {now.step:,}{total}", bar, f"{now.progress:4.0%}  {self._time(first, now)}")
         return grid
 
@@ -158,7 +148,7 @@ class Panel(Display):
         best = f", best {self._best:.4f}" if math.isfinite(self._best) else ""
         gap = None if val is None or train is None else val - train
         grid = Table.grid(expand=True)
-        for ratio in NUMBER_COLUMNS:
+        for ratio in (32, 24, 20):  # cells on an 80-column terminal, enough for the longest numbers; scaled beyond
             grid.add_column(ratio=ratio, no_wrap=True)
         grid.add_row(
             _number("train loss", f"{self._loss.value:.4f}", 11, TRAIN_STYLE),
@@ -181,7 +171,7 @@ class Panel(Display):
         if not self._sample:
             return []
         lines = Text(self._sample, style="italic").wrap(self._console, max(1, width))
-        kept = lines[: max(1, self._console.height // LINES_PER_SAMPLE_LINE)]
+        kept = lines[: max(1, self._console.height // 6)]  # one line in six of the terminal
         if len(kept) < len(lines):
             kept[-1].truncate(max(1, width - 1))
             kept[-1].append("…")

@@ -66,11 +66,8 @@ class _Lines(ProgressReporter):
     """Lines in a log: phase, amount, speed, time left."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._name = ""
-        self._total: int | None = None
-        self._begun = self._last = time.monotonic()
-        self._first = 0  # resumed work does not start at 0
+        self._console, self._last = console, time.monotonic()
+        self.phase("", None)
 
     def __call__(self, done: int) -> None:
         now = time.monotonic()
@@ -84,7 +81,8 @@ class _Lines(ProgressReporter):
         self.message(line)
 
     def phase(self, name: str, total: int | None, done: int = 0) -> None:
-        self._name, self._total, self._first, self._begun = name, total, done, time.monotonic()
+        self._name, self._total, self._begun = name, total, time.monotonic()
+        self._first = done  # resumed work does not start at 0
 
     def message(self, line: str) -> None:
         self._console.print(Text(line), soft_wrap=True)
@@ -96,17 +94,16 @@ def count_progress(*, quiet: bool = False) -> Iterator[Callable[[str], Callable[
     console = Console(stderr=True, highlight=False)
     if quiet:
         yield lambda name: lambda done, of: None
-        return
-    if not console.is_terminal:
+    elif not console.is_terminal:
         yield lambda name: partial(_print_sometimes, console, name, [time.monotonic()])
-        return
-    with _progress_bar(console, MofNCompleteColumn()) as bar:
+    else:
+        with _progress_bar(console, MofNCompleteColumn()) as bar:
 
-        def start(name: str) -> Callable[[int, int], None]:
-            task = bar.add_task(name, total=None)
-            return lambda done, of: bar.update(task, completed=done, total=of)
+            def start(name: str) -> Callable[[int, int], None]:
+                task = bar.add_task(name, total=None)
+                return lambda done, of: bar.update(task, completed=done, total=of)
 
-        yield start
+            yield start
 
 
 def _print_sometimes(console: Console, name: str, last: list[float], done: int, of: int) -> None:

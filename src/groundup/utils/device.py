@@ -126,12 +126,12 @@ def set_matmul_precision(wanted: str, device: torch.device) -> None:
     torch.set_float32_matmul_precision("highest" if device.type == "cpu" else wanted)
 
 
-def bf16_speedup(size: int = 512, repeats: int = 7) -> float:
+def bf16_speedup() -> float:
     """Speed of bf16 matrix products relative to fp32 on this CPU; takes about 30 ms.
 
     On CPUs without AVX512-BF16 or AMX, bf16 is emulated and slower, so it is timed and never assumed.
     """
-    best = _matmul_seconds(torch.device("cpu"), (torch.float32, torch.bfloat16), size, repeats)
+    best = _matmul_seconds(torch.device("cpu"), (torch.float32, torch.bfloat16), 512)
     return best[torch.float32] / best[torch.bfloat16]
 
 
@@ -139,20 +139,17 @@ def matmul_flops(device: torch.device, precision: Name, threads: int) -> float:
     """FLOP/s of bare matrix products, at 2·n³ each; on a CPU, those of one thread times `threads`."""
     cpu = device.type == "cpu"
     size, dtype = 512 if cpu else 4096, DTYPES[precision]
-    best = _matmul_seconds(device, (dtype,), size, repeats=7)
-    return 2.0 * size**3 / best[dtype] * (threads if cpu else 1)
+    return 2.0 * size**3 / _matmul_seconds(device, (dtype,), size)[dtype] * (threads if cpu else 1)
 
 
-def _matmul_seconds(
-    device: torch.device, dtypes: tuple[torch.dtype, ...], size: int, repeats: int
-) -> dict[torch.dtype, float]:
+def _matmul_seconds(device: torch.device, dtypes: tuple[torch.dtype, ...], size: int) -> dict[torch.dtype, float]:
     """Shortest time of a product in each dtype, alternating; on one thread, as more would measure other programs."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     best = dict.fromkeys(dtypes, float("inf"))
     pairs = {dtype: torch.ones(2, size, size, dtype=dtype, device=device) for dtype in dtypes}
     deadline = time.perf_counter() + MAX_TIMING_SECONDS
-    for _ in range(repeats):
+    for _ in range(7):  # or until the deadline
         for dtype, (a, b) in pairs.items():
             if time.perf_counter() > deadline and best[dtype] < float("inf"):
                 continue

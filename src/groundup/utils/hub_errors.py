@@ -111,8 +111,7 @@ def _retry_after(headers: Any) -> float:
     """Seconds, from Retry-After or from the hub's own header: `ratelimit: "api";r=0;t=55`."""
     from huggingface_hub.utils import parse_ratelimit_headers
 
-    after = headers.get("Retry-After", "")
-    limit = parse_ratelimit_headers(headers)
+    after, limit = headers.get("Retry-After", ""), parse_ratelimit_headers(headers)
     return float(after) if after.isdigit() else float(limit.reset_in_seconds) if limit and not limit.remaining else 0.0
 
 

@@ -67,9 +67,8 @@ def _open(folder: Path, shown: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise UsageError(
-            f"{shown}: cannot be written ({error.strerror}); give a folder that you may write to"
-        ) from error
+        remedy = "give a folder that you may write to"
+        raise UsageError(f"{shown}: cannot be written ({error.strerror}); {remedy}") from error
 
 
 def _acquire(handle: int, shown: Path) -> bool:

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
 
 DEVICE_PATTERN = r"auto|cpu|mps|cuda(:\d+)?"
-EVEN_ITEMS_PER_WORKER = 4  # from which one more or less per worker hardly matters
 
 CGROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 STATM = Path("/proc/self/statm")
@@ -27,7 +27,8 @@ def main_memory() -> int | None:
         machine = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     except (AttributeError, ValueError, OSError):  # Windows
         machine = []
-    return min([*machine, *cgroup_limits(CGROUPS, MEMBERSHIP)], default=None)
+    limits = (limit for _, limit in limited_groups(CGROUPS, MEMBERSHIP))
+    return min([*machine, *limits], default=None)
 
 
 def free_memory() -> int | None:
@@ -59,28 +60,19 @@ def peak_gpu_memory() -> int | None:
     return sum(int(torch.cuda.max_memory_allocated(i)) for i in range(torch.cuda.device_count()))
 
 
-def cgroup_limits(root: Path, membership: Path) -> Iterator[int]:
-    """Bytes that each of the control groups around this process allows, in both versions."""
-    return (limit for _, limit in _limited_groups(root, membership))
-
-
 def cpu_quota(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float | None:
     """Number of cores whose time the control groups around this process allow (version 2); None: no limit."""
     limits = []
-    for controllers, folder in _groups(root, membership):
-        if controllers:
-            continue
-        try:
+    for folder in (folder for controllers, folder in _groups(root, membership) if not controllers):
+        with suppress(OSError, ValueError):  # none here, or `max`
             quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
             limits.append(int(quota) / int(period))
-        except (OSError, ValueError):  # none here, or `max`
-            continue
     return min(limits, default=None)
 
 
 def _cgroup_free(root: Path, membership: Path) -> Iterator[int]:
     """Bytes that each limited group has left; its cache of files counts as free."""
-    for folder, limit in _limited_groups(root, membership):
+    for folder, limit in limited_groups(root, membership):
         for used, cached in (("memory.current", "inactive_file"), ("memory.usage_in_bytes", "total_inactive_file")):
             try:
                 usage = int((folder / used).read_text(encoding="ascii"))
@@ -90,8 +82,8 @@ def _cgroup_free(root: Path, membership: Path) -> Iterator[int]:
             yield max(0, limit - usage + int(stat.get(cached, 0)))
 
 
-def _limited_groups(root: Path, membership: Path) -> Iterator[tuple[Path, int]]:
-    """The folder of each group with a memory limit, and the limit in bytes."""
+def limited_groups(root: Path, membership: Path) -> Iterator[tuple[Path, int]]:
+    """Each control group around this process with a memory limit, in both versions: its folder, its limit in bytes."""
     for controllers, folder in _groups(root, membership):
         if controllers and "memory" not in controllers:
             continue
@@ -134,7 +126,7 @@ def usable_cores() -> int:
 
 def splits_evenly(items: int, workers: int) -> bool:
     """Whether no worker gets much more to do than another when `items` are divided among them."""
-    return items % workers == 0 or items >= EVEN_ITEMS_PER_WORKER * workers
+    return items % workers == 0 or items >= 4 * workers  # then one more or less hardly matters
 
 
 def requirements(extra: str = "") -> list[Requirement]:
