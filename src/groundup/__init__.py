@@ -37,32 +37,10 @@ except PackageNotFoundError:  # a checkout on PYTHONPATH, never installed
     __version__ = "0+checkout"
 
 __all__ = [
-    "GPT",
-    "CheckpointError",
-    "ConfigError",
-    "DataError",
-    "ExportError",
-    "GroundupError",
-    "ModelConfig",
-    "Sampler",
-    "TokenizerError",
-    "TrainingError",
-    "UsageError",
-    "__version__",
-    "compare",
-    "data",
-    "evaluate",
-    "evaluate_tasks",
-    "export",
-    "generate",
-    "generate_stream",
-    "import_model",
-    "load",
-    "prepare",
-    "push",
-    "resume",
-    "train",
-]
+    "GPT", "CheckpointError", "ConfigError", "DataError", "ExportError", "GroundupError", "ModelConfig", "Sampler",
+    "TokenizerError", "TrainingError", "UsageError", "__version__", "compare", "data", "evaluate", "evaluate_tasks",
+    "export", "generate", "generate_stream", "import_model", "load", "prepare", "push", "resume", "train",
+]  # fmt: skip
 
 _HOMES = {
     "GPT": "groundup.model.gpt",

@@ -278,9 +278,9 @@ def successive_halving(
         message(f"round {n + 1}  {len(rates)} learning rates, {length} steps each")
         trials: list[LRTrial] = []
         known = [trial.learning_rate for trial in rounds[0].trials] if rounds else lower
-        needs_lower = _none_left if rounds else _lowest_is_best
         for rate in [*rates, *(rate for rate in known if rate < rates[-1])]:
-            if len(trials) >= len(rates) and not needs_lower(trials):
+            lowest_is_best = bool(trials) and trials[-1].loss is not None and min(trials, key=rank) is trials[-1]
+            if len(trials) >= len(rates) and not (_none_left(trials) if rounds else lowest_is_best):
                 break
             trials.append(LRTrial(rate, train(rate, length)))
             loss = trials[-1].loss
@@ -301,10 +301,6 @@ def successive_halving(
 def rank(trial: LRTrial) -> tuple[float, float]:
     """By loss, and of equal ones the lower learning rate first."""
     return (math.inf if trial.loss is None else trial.loss, trial.learning_rate)
-
-
-def _lowest_is_best(trials: list[LRTrial]) -> bool:
-    return trials[-1].loss is not None and min(trials, key=rank) is trials[-1]
 
 
 def _none_left(trials: list[LRTrial]) -> bool:
