@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from groundup.comparison.plot import COLOURS, DPI
+from groundup.comparison.plot import COLOURS
 from groundup.ui.format import human_count
 
 WIDTH, HEIGHT = 6.4, 4.2  # inches
@@ -36,7 +36,7 @@ def _picture(report: dict[str, Any], drawing: Callable[[Any, dict[str, Any]], No
         warnings.simplefilter("ignore")
         matplotlib.rcdefaults()
         matplotlib.rcParams["svg.hashsalt"] = "groundup"  # the same numbers give the same file
-        figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
+        figure = Figure(figsize=(WIDTH, HEIGHT), dpi=160, layout="constrained")
         axes = figure.add_subplot()
         drawing(axes, report)
         axes.spines[["top", "right"]].set_visible(False)

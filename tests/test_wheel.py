@@ -33,7 +33,7 @@ def wheel(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_the_wheel_holds_the_vocabulary_the_licences_and_no_tests(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert any(name.startswith("groundup/text/vocab/") for name in names)
+    assert any(name.startswith("groundup/tokenizers/vocab/") for name in names)
     assert "groundup/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert any(name.endswith("licenses/NOTICE") for name in names)
