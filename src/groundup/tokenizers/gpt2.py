@@ -56,8 +56,12 @@ def encode_by_rank(encoding: tiktoken.Encoding, text: str) -> Ids:
     except UnicodeEncodeError as error:
         raise_surrogate_error(error)
     except ValueError:  # the regex engine failed
-        parts = _LONG_SPACE.split(text)
-        return np.concatenate([encoding.encode_to_numpy(part, disallowed_special=()) for part in parts])
+        return _encode_parts(encoding, text)
+
+
+def _encode_parts(encoding: tiktoken.Encoding, text: str) -> Ids:
+    parts = _LONG_SPACE.split(text)
+    return np.concatenate([encoding.encode_to_numpy(part, disallowed_special=()) for part in parts])
 
 
 def byte_characters() -> dict[str, int]:
