@@ -21,7 +21,7 @@ class ConfigSource(NamedTuple):
 
     origin: str
     values: dict[str, Any]
-    typed: bool = False  # by a user, who is told of renamed keys
+    typed: bool = False  # written by a user: a warning names renamed keys
 
 
 class RenamedKeyWarning(FutureWarning):

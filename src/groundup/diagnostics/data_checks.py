@@ -114,7 +114,7 @@ def scan(
 
 
 def _index_fault(documents: Documents, n_tokens: int, n_sources: int) -> str | None:
-    """What is wrong with the positions of documents, if anything. In constant memory."""
+    """Faults in the positions of documents, found in constant memory."""
     before, step = 0, 1 << 20
     for i in range(0, len(documents), step):
         records = documents.records(i, i + step)

@@ -241,7 +241,7 @@ class NGrams(nn.Module):
         return mixed if exact else (mixed ^ (mixed >> 15)) % size
 
     def _occurrences(self, ids: Tensor) -> Tensor:
-        """What a target adds to a table's row, its code and a one; zeros for targets not scored: (…) -> (…, W + 1)."""
+        """(…) -> (…, W + 1): each target's code and a count of 1; zeros for targets that are not scored."""
         found = F.pad(F.embedding(ids.clamp(min=0), self.code), (0, 1), value=1.0)
         return found * (ids >= 0).unsqueeze(-1)
 

@@ -83,7 +83,7 @@ def step_memory(
     microbatch_threads: int,
     sharded: bool,
 ) -> Memory:
-    """What a step holds in one process, given how its work is divided."""
+    """Estimated memory of a training step in one process."""
     model = config.model
     parts = machine.processes if sharded else 1
     tokens = micro_batch_size * model.block_size

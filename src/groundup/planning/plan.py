@@ -82,7 +82,7 @@ class Plan:
 
     @cached_property
     def memory(self) -> Memory:
-        """What a step holds in one process."""
+        """Estimated memory of a training step in one process."""
         return self.memory_of(self.micro_batch_size)
 
     def memory_of(self, micro_batch_size: int) -> Memory:

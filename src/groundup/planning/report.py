@@ -281,7 +281,7 @@ def _per_gpu(cluster: ClusterPlan, parallel: Parallel) -> str:
 
 
 def cluster_warnings(cluster: ClusterPlan) -> Iterator[str]:
-    """What does not fit or would be waste, each with a remedy."""
+    """Warnings of too little memory, idle GPUs and unplanned communication, each with a remedy."""
     config, gpus = cluster.plan.config, cluster.gpus
     least = min(cluster.memory(name).total for name in PARALLEL)
     if least > cluster.gpu.memory:

@@ -72,7 +72,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was found."""
+    """Result of a learning-rate search."""
 
     peak_lrs: dict[str, float]  # dotted key -> value: the learning rate, and other peaks scaled alike
     curve: list[tuple[float, float]]  # (learning rate, smoothed loss) of the range test

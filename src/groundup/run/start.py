@@ -149,7 +149,7 @@ def reconfigure(
 
 
 def overrides_of(config: Config, run: RunFolder, process_group: ProcessGroup) -> dict[str, Any]:
-    """What `config` changes in the run that a restarted command finds; keys that it leaves open stay as they are."""
+    """Dotted keys and values in which `config` differs from the existing run; keys left open are not included."""
     previous = run_config(run, process_group)
     given = {key: get(config, key) for key in diff(previous, config)}
     return {key: value for key, value in given.items() if key not in RESOLVED_KEYS or value not in OPEN}

@@ -52,7 +52,7 @@ class Tokenizer(ABC):
 
     @property
     def lossy(self) -> str | None:
-        """What decoding does not restore, as `decoding does not give back upper case, accents`; None if all of it."""
+        """A sentence on what encoding and decoding lose, such as upper case and accents; None if nothing."""
         return None
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
