@@ -10,9 +10,9 @@ import pytest
 CODE = """
 import torch
 from groundup.kernels import cross_entropy_triton as kernel
-from groundup.kernels.cross_entropy import nats_
+from groundup.kernels.cross_entropy import nll_and_grad_
 
-kernel.BLOCK = 16
+kernel.BLOCK_COLUMNS = 16
 draw = torch.Generator().manual_seed(0)
 for dtype, rtol in ((torch.float32, 1e-5), (torch.bfloat16, 0.01)):
     for V, P in ((37, 64), (64, 64), (5, 5)):
@@ -23,8 +23,8 @@ for dtype, rtol in ((torch.float32, 1e-5), (torch.bfloat16, 0.01)):
                 targets = torch.randint(V, (10,), generator=draw)[::2]
                 targets[3] = -7
                 ours, theirs = z.clone(), z.clone()
-                found = kernel.nats_(ours, targets, V, softcap, -7, gradient)
-                torch.testing.assert_close(found, nats_(theirs, targets, V, softcap, -7, gradient))
+                found = kernel.nll_and_grad_(ours, targets, V, softcap, -7, gradient)
+                torch.testing.assert_close(found, nll_and_grad_(theirs, targets, V, softcap, -7, gradient))
                 if gradient:
                     torch.testing.assert_close(ours, theirs, rtol=rtol, atol=1e-6)
                     assert ours[0].any() and not ours[3].any() and not ours[:, V:].any()
