@@ -26,7 +26,7 @@ from bench.measure import Result, gemm_gflops, interleaved, machine, seconds
 from groundup.checkpoint.state import load
 from groundup.config.model import ModelConfig
 from groundup.evaluation.likelihood import log_likelihoods, pack_rows
-from groundup.evaluation.task_set import EvalTask, open_task
+from groundup.evaluation.tasks import EvalTask, open_task
 from groundup.interop.hf_mapping import config_json, to_hf
 from groundup.model.fused_cpu import use_fused_cpu_kernels
 from groundup.model.gpt import GPT

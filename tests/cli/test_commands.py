@@ -190,3 +190,12 @@ def test_prepare_loads_no_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == "False"
+
+
+def test_options_are_spelled_with_dashes_or_underscores_and_help_shows_dashes(groundup, run):
+    alike = [groundup("generate", run, option, 5, "--json").out for option in ("--max-tokens", "--max_tokens")]
+    assert alike[0] == alike[1]
+    text = groundup("generate", "--help").out
+    assert "--max-tokens N" in text
+    assert "max_tokens" not in text
+    assert groundup("plan", "gpt2-nano", "--train.max-steps", 7, "--json").status == 0

@@ -170,7 +170,7 @@ def test_a_dry_run_fetches_no_questions_from_the_hub_and_says_so(groundup, prepa
     def refuse(*args):
         raise AssertionError("a dry run fetches nothing")
 
-    monkeypatch.setattr("groundup.evaluation.task_set._download", refuse)
+    monkeypatch.setattr("groundup.evaluation.tasks._download", refuse)
     words = ["train", "gpt2-nano", "--data", prepared, *fast, "--dry-run", "--evaluate.tasks", "hellaswag:500"]
     done = groundup(*words)
     assert done.status == 0, done.err

@@ -123,7 +123,8 @@ def test_a_log_gets_a_line_now_and_then(capsys, monkeypatch):
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
     with byte_progress() as watch:
         watch.phase("encoding", 100_000_000)
-        for now, done in ((5.0, 0), (15.0, 15_000_000), (16.0, 16_000_000), (30.0, 60_000_000)):
+        for seconds, done in ((5.0, 0), (15.0, 15_000_000), (16.0, 16_000_000), (30.0, 60_000_000)):
+            now = seconds
             watch(done)
         watch.message("[bold]as it is[/bold]")
     assert capsys.readouterr().err.splitlines() == [

@@ -151,7 +151,7 @@ def test_what_to_try_next_is_quoted_for_the_shell(capsys):
     show(Report(**words, **numbers, samples=[], overlap=Memorization("", 0, 0)))
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     generate, again, _, train = (shlex.split(line) for line in lines if line.startswith("groundup "))
-    assert generate == ["groundup", "generate", str(run), "--prompt", "don't", "--num_samples", "3"]
+    assert generate == ["groundup", "generate", str(run), "--prompt", "don't", "--num-samples", "3"]
     assert again == ["groundup", "quickstart", "my book.txt", "--minutes", "15"]
     assert train[:4] == ["groundup", "train", "modern-mini", "--data"]
     assert train[4] == str(run / "data")

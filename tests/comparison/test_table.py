@@ -64,7 +64,7 @@ def test_tasks_have_errors_and_missing_ones_a_dash(tmp_path):
     found = compare([make_run(tmp_path / "a", {10: 4.0}, more=[record]), make_run(tmp_path / "b", {10: 4.0})])
     assert cells(found, r"\x1b[1mquiz⏎ acc") == ("0.500 ± 0.020", "–")
     assert cells(found, r"\x1b[1mquiz⏎ ppl") == ("31.4", "–")
-    assert cells(found, "examples") == ("1,000", "–")
+    assert cells(found, "questions") == ("1,000", "–")
     (result,) = accuracies(found.runs)
     assert (result.values, result.errors) == ([0.5, None], [0.02, None])
 

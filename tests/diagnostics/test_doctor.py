@@ -347,7 +347,7 @@ def doctor(monkeypatch, capsys):
 def test_the_command_ends_in_0_unless_there_is_a_problem(doctor, data):
     status, out, _ = doctor(data)
     assert status == 0
-    assert out.endswith("all is well\n")
+    assert out.endswith("no problems found\n")
     rewrite(data, "val", [[1] * 100])
     status, out, _ = doctor("--data", data)
     assert (status, out.splitlines()[-1]) == (0, "1 warning")

@@ -372,7 +372,7 @@ def test_fsck_prints_a_line_per_checkpoint_and_how_to_resume(run, capsys):
     assert status == 0
     assert out.splitlines() == [
         str(run), "✓ checkpoint  step-00000006", "✓ checkpoint  step-00000009", f"✓ checkpoint  {LAST}",
-        f"✓ resume      `groundup resume {run}` resumes from {LAST}", "", "all is well",
+        f"✓ resume      `groundup resume {run}` resumes from {LAST}", "", "no problems found",
     ]  # fmt: skip
     (run / "checkpoints" / LAST / MODEL).unlink()
     status, out, _ = command(capsys, "fsck", run)

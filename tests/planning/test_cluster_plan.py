@@ -310,5 +310,5 @@ def test_mistakes_are_one_sentence(plan, argv, sentence):
 
 def test_help_names_the_sources(plan):
     _, out, _ = plan("--help")
-    for part in ("arXiv:1910.02054", "llm-foundry", "--gpus_per_node", "--mfu", "--tokens"):
+    for part in ("arXiv:1910.02054", "llm-foundry", "--gpus-per-node", "--mfu", "--tokens"):
         assert part in out

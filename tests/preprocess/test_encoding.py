@@ -310,7 +310,7 @@ def test_a_tokenizer_that_lacks_a_few_characters_gets_a_line(tmp_path):
 )
 def test_too_few_tokens_for_a_split_are_named(tmp_path, options, split, sentences):
     (tmp_path / "a.txt").write_text(sentences(50))
-    with pytest.raises(DataError, match=rf"max_tokens \d: leaves none for the {split} split, .* a larger --max_tokens"):
+    with pytest.raises(DataError, match=rf"max_tokens \d: leaves none for the {split} split, .* a larger --max-tokens"):
         prepare([tmp_path / "a.txt"], tmp_path / "out", tokenizer="byte", **options)
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 

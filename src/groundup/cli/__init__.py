@@ -32,7 +32,7 @@ COMMANDS = {
     "import": ("import_", "import a model of another program: GPT-2 from the hub, nanoGPT, llm.c"),
     "export": ("export", "write a model for transformers or llama.cpp, or a page that runs it"),
     "push": ("push", "upload a model to the hub, as a repository for transformers"),
-    "why": ("trace_step", "show the documents behind any step of a run"),
+    "why": ("why", "show the documents behind any step of a run"),
     "doctor": ("doctor", "check this machine, runs and prepared data"),
 }
 

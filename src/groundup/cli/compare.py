@@ -35,7 +35,7 @@ def add_arguments(parser: Parser) -> None:
     parser.option("runs RUN", "folders written by `groundup train`", nargs="+")
     parser.option("--out FILE", "plot losses and tasks into a .png or .svg")
     parser.option("--overwrite", "replace an existing FILE")
-    parser.option("--at_tokens N", "compare at N tokens, such as 300M [the most that all runs have reached]")
+    parser.option("--at-tokens N", "compare at N tokens, such as 300M [the most that all runs have reached]")
     parser.option("--json", "print one JSON object")
 
 

@@ -90,7 +90,7 @@ def print_findings(findings: Iterable[Finding], *, as_json: bool) -> bool:
         print(json.dumps({"ok": not count["problem"], "findings": [asdict(finding) for finding in found]}))
     else:
         parts = [human_plural(count[status], status) for status in ("problem", "warning") if count[status]]
-        console.print(Text(f"\n{' and '.join(parts) or 'all is well'}", style="bold"))
+        console.print(Text(f"\n{' and '.join(parts) or 'no problems found'}", style="bold"))
     sys.stdout.flush()
     return count["problem"] > 0
 

@@ -13,7 +13,7 @@ from groundup.errors import UsageError
 
 if TYPE_CHECKING:
     from groundup.evaluation.baselines import Baseline
-    from groundup.evaluation.task_set import TaskResult, TaskSpec
+    from groundup.evaluation.tasks import TaskResult, TaskSpec
     from groundup.run.evaluate_checkpoint import Evaluation
 
 EPILOG = """\
@@ -39,7 +39,7 @@ def add_arguments(parser: Parser) -> None:
     parser.option("--tokens N", "score about N tokens, spread evenly [all]", type=int)
     parser.option("--window N", "score in windows of N tokens [the model's context]", type=int)
     parser.option("--stride N", "start a window every N tokens, so that they overlap [the window]", type=int)
-    parser.option("--no_baselines", "leave out simpler models and compressors")
+    parser.option("--no-baselines", "leave out simpler models and compressors")
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "bf16", "fp16"), default="fp32", help="of matrix products [fp32]"
     )
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
     from groundup.checkpoint.state import load
     from groundup.distributed.launch import init_distributed
-    from groundup.evaluation.task_set import LOSS, open_tasks
+    from groundup.evaluation.tasks import LOSS, open_tasks
     from groundup.run.evaluate_checkpoint import append_to_log, evaluate, evaluate_tasks, run_baselines
     from groundup.ui.progress import count_progress
     from groundup.utils.device import choose_precision
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _requested(args: argparse.Namespace) -> tuple[bool, list[TaskSpec]]:
     """Whether to evaluate the loss, and the tasks; without torch. UsageError for unknown and repeated tasks."""
-    from groundup.evaluation.task_set import LOSS, TaskSpec
+    from groundup.evaluation.tasks import LOSS, TaskSpec
 
     names = [LOSS] if args.tasks in (None, "none") else [name.strip() for name in args.tasks.split(",")]
     if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):

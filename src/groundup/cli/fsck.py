@@ -12,7 +12,7 @@ def add_arguments(parser: Parser) -> None:
     parser.usage = "groundup fsck RUN [--data DIR] [--json]"
     parser.epilog = (
         "Checks of a run what `groundup doctor RUN` checks, and changes nothing.\n"
-        "Exit status: 0 all is well, 1 something is damaged or written by a newer groundup, 2 there is no run.\n\n"
+        "Exit status: 0 no problems found, 1 damage or files of a newer groundup, 2 there is no run.\n\n"
         "  groundup fsck runs/book"
     )
     parser.option("run RUN", "folder written by `groundup train`")

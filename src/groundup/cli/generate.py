@@ -12,15 +12,15 @@ def add_arguments(parser: Parser) -> None:
     parser.epilog = (
         "Without a prompt, the model starts a document. The first sample is printed as it is generated, the\n"
         "others follow. The same seed gives the same samples.\n\n"
-        '  groundup generate runs/book --prompt "It was" --num_samples 5 --max_tokens 200 --temperature 0.7'
+        '  groundup generate runs/book --prompt "It was" --num-samples 5 --max-tokens 200 --temperature 0.7'
     )
     add_model(parser, device=True)
     parser.option("--prompt TEXT", "text to continue [none]", default="")
-    parser.option("--num_samples N", "number of samples [1]", type=int, default=1)
-    parser.option("--max_tokens N", "tokens to generate per sample [100]", type=int, default=100)
+    parser.option("--num-samples N", "number of samples [1]", type=int, default=1)
+    parser.option("--max-tokens N", "tokens to generate per sample [100]", type=int, default=100)
     parser.option("--temperature X", "0: greedy; 1: the model's distribution [0.8]", type=float, default=0.8)
-    parser.option("--top_k K", "sample from the K most likely tokens [all]", type=int)
-    parser.option("--top_p P", "sample from the top tokens of total probability P [all]", type=float)
+    parser.option("--top-k K", "sample from the K most likely tokens [all]", type=int)
+    parser.option("--top-p P", "sample from the top tokens of total probability P [all]", type=float)
     parser.option("--seed N", "random seed [0]", type=int, default=0)
     parser.option("--json", "print one JSON object at the end")
 

@@ -21,9 +21,9 @@ from groundup.config.schema import Config
 from groundup.errors import UsageError
 from groundup.run.compose import compose_config
 
-OPTION = re.compile(r"--[A-Za-z][\w.-]*")
+CONFIG_OPTION = re.compile(r"--[A-Za-z][\w-]*\.[\w.-]*")
 SHORT = {("tracking", "backends"): ("--track",), ("train", "parallel"): ("--parallel",)}  # (section, key) -> options
-COMMAND_OF = {"--num_samples": "generate", "--max_tokens": "generate", "--tasks": "evaluate"}
+COMMAND_OF = {"--num-samples": "generate", "--max-tokens": "generate", "--tasks": "evaluate"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,12 +37,24 @@ class Parser(argparse.ArgumentParser):
         unknown = re.search(r"unrecognized arguments: (\S+)", message)
         if unknown and unknown[1].startswith("-"):
             actions = self._option_string_actions.items()
-            known = [name for name, action in actions if name[:2] == "--" and action.help != argparse.SUPPRESS]
+            known = [
+                name
+                for name, action in actions
+                if name[:2] == "--" and name in action.option_strings and action.help != argparse.SUPPRESS
+            ]
             option = unknown[1].split("=")[0]
             message = f"{option}: unknown option; {_suggest(option, known)}"
         elif unknown:
             message = f"{unknown[1]}: one argument too many; put text with spaces in quotes"
         raise UsageError(f"{message} (see `{self.prog} --help`)")
+
+    def parse_known_args(  # type: ignore[override]  # three overloads, of which argparse itself calls the first
+        self, args: Any = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Like argparse's, but `--max_tokens` is also `--max-tokens`; help shows the second."""
+        for name, action in tuple(self._option_string_actions.items()):
+            self._option_string_actions.setdefault(name[:2] + name[2:].replace("-", "_"), action)
+        return super().parse_known_args(args, namespace)
 
     def option(self, spec: str, text: str, **options: Any) -> None:
         """Add an argument by its name and metavar, such as `--out DIR`, or a flag by its name; `text` is its help."""
@@ -54,10 +66,10 @@ class Parser(argparse.ArgumentParser):
 class SubcommandParser(Parser):
     """Parser of a command within a command; it reports its own unknown options."""
 
-    def parse_known_args(  # type: ignore[override]  # three overloads, of which argparse itself calls the first
+    def parse_known_args(  # type: ignore[override]
         self, args: Any = None, namespace: Any = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Like argparse's, but an unknown option is an error."""
+        """Like Parser's, but an unknown option is an error."""
         parsed, rest = super().parse_known_args(args, namespace)
         if rest:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -66,8 +78,8 @@ class SubcommandParser(Parser):
 
 def _suggest(option: str, known: list[str]) -> str:
     """A hint for an unknown option: its name here, or the nearest option, also by its last part (--n_layers)."""
-    last = {name.removeprefix("--").rpartition(".")[2]: name for name in known if name != "--help"}
-    word = option.lstrip("-")
+    last = {name.removeprefix("--").rpartition(".")[2].replace("-", "_"): name for name in known if name != "--help"}
+    word = option.lstrip("-").replace("-", "_")
     if word not in last and (here := ALIASES.get(word)):
         (name,) = normalise([here.replace(",", " ").split()[0]])
         command = COMMAND_OF.get(name, "train")
@@ -80,13 +92,13 @@ def _suggest(option: str, known: list[str]) -> str:
 
 
 def normalise(argv: list[str]) -> list[str]:
-    """Replace dashes inside option names by underscores, so that both spellings work; values stay as they are."""
+    """Replace dashes in config keys by underscores, so that both spellings work; values stay as they are."""
     out: list[str] = []
     for i, word in enumerate(argv):
         if word == "--":
             return out + argv[i:]
         name, equals, value = word.partition("=")
-        out.append("--" + name[2:].replace("-", "_") + equals + value if OPTION.fullmatch(name) else word)
+        out.append("--" + name[2:].replace("-", "_") + equals + value if CONFIG_OPTION.fullmatch(name) else word)
     return out
 
 
@@ -134,12 +146,7 @@ def add_config_arguments(parser: Parser) -> None:
 
 def add_config_files(parser: Parser) -> None:
     """Add options that name what a config starts from: a checkpoint, files, recipes."""
-    parser.add_argument(
-        "--init-from",
-        "--init_from",
-        metavar="FOLDER",
-        help="checkpoint or run whose weights and dimensions to start with",
-    )
+    parser.option("--init-from FOLDER", "checkpoint or run whose weights and dimensions to start with")
     parser.add_argument("--init", help=argparse.SUPPRESS)
     parser.option("--config FILE", "YAML with sections, or a recipe; may be repeated", action="append", default=[])
     parser.option("--laptop", "use the recipe's size for a laptop")

@@ -74,12 +74,12 @@ def add_arguments(parser: Parser) -> None:
     speed = parser.add_mutually_exclusive_group()
     speed.add_argument("--measure", action="store_true", help="time this model here, for about 2 seconds")
     speed.add_argument("--like", metavar="RUN", help="the speed of a run, scaled by FLOPs per token")
-    speed.add_argument("--tokens_per_second", type=float, metavar="X", help="a known speed")
+    speed.add_argument("--tokens-per-second", type=float, metavar="X", help="a known speed")
     parser.option("--tokens N", "train.max_tokens, such as 300M, 10B or 1T")
     parser.option("--json", "print one JSON object")
     cluster = parser.add_argument_group("cluster", "Memory and hours of a run on many GPUs.")
     for name, (kind, _, _, text) in CLUSTER.items():
-        cluster.add_argument(f"--{name}", type=kind, metavar="N" if kind is int else "X", help=text)
+        cluster.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N" if kind is int else "X", help=text)
     cluster.add_argument("--gpu", metavar="NAME", help="a100, h100 or h200 [h100]")
     add_config_options(parser)
 

@@ -34,9 +34,9 @@ def add_arguments(parser: Parser) -> None:
         "any of lowercase,digits,punctuation: lower the case, drop digits, drop punctuation [none]",
         default="",
     )
-    parser.option("--val_fraction X", "fraction of the text to hold out [0.1]", type=float, default=0.1)
-    parser.option("--max_documents N", "read only the first N documents [all]", type=int)
-    parser.option("--max_tokens N", "write at most N tokens, both splits together [all]", type=int)
+    parser.option("--val-fraction X", "fraction of the text to hold out [0.1]", type=float, default=0.1)
+    parser.option("--max-documents N", "read only the first N documents [all]", type=int)
+    parser.option("--max-tokens N", "write at most N tokens, both splits together [all]", type=int)
     parser.option("--threads N", "encoding threads; no effect on the result [cores]", type=int)
     parser.option(
         "--overwrite", "replace a folder that was prepared from other sources or with other options, or is damaged"

@@ -112,7 +112,7 @@ def show(found: Report) -> None:
         console.print(f"the above is about the best checkpoint, at step {best.step:,}; the loss was no lower after it")
     console.print("\nwhat to try next")
     for command, effect in (
-        (f"groundup generate {run}{which} --prompt {shlex.quote(found.prompt)} --num_samples 3", "generate more text"),
+        (f"groundup generate {run}{which} --prompt {shlex.quote(found.prompt)} --num-samples 3", "generate more text"),
         (f"groundup quickstart {shlex.join(found.sources)} --minutes 15", "train for longer"),
         ("groundup quickstart your-text.txt", "your own text, or a folder of texts"),
         (f"groundup train modern-mini --data {data} --out runs/mini", "a larger model, for longer"),

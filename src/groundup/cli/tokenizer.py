@@ -46,12 +46,12 @@ def add_arguments(parser: Parser) -> None:
         epilog=(
             "Use the folder with `groundup prepare --tokenizer DIR`; other programs can read its tokenizer.json.\n\n"
             "  groundup tokenizer train my-texts/ --size 16000 --out tokenizers/mine\n"
-            "  groundup tokenizer train a.txt --size 4096 --min_frequency 2 --special '<|im_start|>' --out tok"
+            "  groundup tokenizer train a.txt --size 4096 --min-frequency 2 --special '<|im_start|>' --out tok"
         ),
     )
     train.option("sources SOURCE", "texts, as for `groundup prepare`", nargs="+")
     train.option("--size N", "vocabulary size, 257 or more [16000]", default="16000")
-    train.option("--min_frequency N", "merge only pairs that occur N times or more [1]", type=int, default=1)
+    train.option("--min-frequency N", "merge only pairs that occur N times or more [1]", type=int, default=1)
     train.option(
         "--special TOKEN",
         "a special token, which no text is encoded to, such as '<|pad|>'; may be repeated",

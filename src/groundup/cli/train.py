@@ -24,8 +24,8 @@ def add_arguments(parser: Parser) -> None:
     )
     add_config_arguments(parser)
     parser.option("--out RUN", "folder for the run; must not hold one yet")
-    parser.option("--auto_resume", "resume RUN if it holds this run; a restarted job always does")
-    parser.option("--dry_run", "print the plan, write nothing, and stop")
+    parser.option("--auto-resume", "resume RUN if it holds this run; a restarted job always does")
+    parser.option("--dry-run", "print the plan, write nothing, and stop")
     parser.option("--json", "print the result as JSON; progress goes to standard error")
 
 

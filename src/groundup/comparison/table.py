@@ -13,7 +13,7 @@ from groundup.ui.format import human_count, human_time, visible
 LOSS_NAMES: dict[Measure, str] = {"val_loss": "val loss", "bits_per_byte": "bits/byte"}
 UNIT: dict[Measure, str] = {"val_loss": "nats per token", "bits_per_byte": "bits per byte of text"}
 STDERR = "_stderr"  # suffix of a metric's standard error
-EXAMPLES = "n"  # among a task's metrics: its number of examples
+QUESTIONS = "n"  # among a task's metrics: its number of questions
 GAP = 2  # cells between columns
 MAX_LR_DIFFERENCE = 0.1  # as a fraction of the peak; beyond it a comparison is unfair
 
@@ -74,7 +74,7 @@ def _facts(comparison: Comparison) -> Iterator[Row]:
 def _equal(comparison: Comparison) -> Iterator[Row]:
     if not any(comparison.equal.values()):
         return
-    yield Row(f"{LOSS_NAMES[comparison.measure]} where all have been")
+    yield Row(f"{LOSS_NAMES[comparison.measure]} at the same point")
     for axis, point in comparison.equal.items():
         if point:
             values = [reading.value for reading in point.losses]
@@ -85,7 +85,7 @@ def _equal(comparison: Comparison) -> Iterator[Row]:
             yield Row(f"at {position(axis, point.at)}", tuple(cells), _lowest(values))
     tokens = comparison.equal["tokens"]
     if tokens and _lr_differs(tokens):
-        yield Row("learning rate of its peak", tuple("–" if lr is None else f"{lr:.0%}" for lr in tokens.lr))
+        yield Row("learning rate / peak", tuple("–" if lr is None else f"{lr:.0%}" for lr in tokens.lr))
 
 
 def _needed(comparison: Comparison) -> Iterator[Row]:
@@ -108,17 +108,17 @@ def _tasks(runs: Sequence[Run]) -> Iterator[Row]:
     for task in tasks:
         found = [run.history.tasks.get(task) for run in runs]
         metrics = dict.fromkeys(name for one in found if one for name in one.metrics)
-        for name in (name for name in metrics if name != EXAMPLES and not name.endswith(STDERR)):
+        for name in (name for name in metrics if name != QUESTIONS and not name.endswith(STDERR)):
             values = [one.metrics.get(name) if one else None for one in found]
             errors = [one.metrics.get(name + STDERR) if one else None for one in found]
             cells = tuple(_with_error(value, error) for value, error in zip(values, errors, strict=True))
             known = [value for value in values if value is not None]
-            # The best is highlighted only if all runs had the same examples.
-            alike = len({one.metrics.get(EXAMPLES) for one in found if one}) == 1
+            # The best is highlighted only if all runs had the same questions.
+            alike = len({one.metrics.get(QUESTIONS) for one in found if one}) == 1
             high = frozenset(i for i, value in enumerate(values) if alike and len(known) > 1 and value == max(known))
             yield Row(single_line(f"{task} {name}"), cells, high if name.startswith("acc") else frozenset())
-        counts = [one.metrics.get(EXAMPLES) if one else None for one in found]
-        yield Row("  examples", tuple("–" if count is None else f"{count:,.0f}" for count in counts))
+        counts = [one.metrics.get(QUESTIONS) if one else None for one in found]
+        yield Row("  questions", tuple("–" if count is None else f"{count:,.0f}" for count in counts))
         yield Row("  at step", tuple(f"{one.step:,}" if one else "–" for one in found))
 
 

@@ -1,199 +1,250 @@
-"""Multiple-choice tasks as a table: where their files are, and how rows become questions.
+"""Open tasks: from the name of a task or a file of questions to token ids, and from log-likelihoods to results."""
 
-Prompts are those of lm-evaluation-harness (EleutherAI, version 0.4), so that `acc` and `acc_norm_harness` are its `acc`
-and `acc_norm`. HellaSwag is also run as in llm.c and build-nanogpt, with the raw context; `acc_norm` is always their
-mean over tokens.
-"""
+from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from itertools import accumulate, islice
+from pathlib import Path
 
-from groundup.errors import DataError
-from groundup.evaluation.multiple_choice import MAX_EXPONENT, Metric, MultipleChoice, ScoredQuestion
+import numpy as np
+import numpy.typing as npt
 
-Row = Mapping[str, Any]  # of a task's file: field -> value
+from groundup.config.merge import did_you_mean
+from groundup.errors import DataError, UsageError
+from groundup.evaluation.multiple_choice import EncodedQuestion, Ids, Metric, ScoredQuestion, encode
+from groundup.evaluation.task_table import CUSTOM, CUSTOM_FIELDS, TASKS, HubFile, Row, Task, build_question
+from groundup.sources.hub import FIRST_WAITS, with_retries
+from groundup.sources.parquet import read_parquet_rows
+from groundup.sources.text import read_json_lines
+from groundup.tokenizers.base import Tokenizer
+from groundup.utils.hub_errors import HubRepo
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+LOSS = "loss"  # evaluated along with tasks, but not a task
 
 
 @dataclass(frozen=True)
-class HubFile:
-    """A file of a data set on the hub at one commit."""
+class TaskSpec:
+    """A task of the table, a file of questions, or a task of the table from a file; the first `limit` questions."""
 
-    repo: str
-    revision: str
-    path: str
+    name: str  # "": recognized by the fields of the file
+    file: Path | None
+    limit: int | None
+
+    @classmethod
+    def parse(cls, text: str) -> TaskSpec:
+        """`NAME`, `FILE` or `NAME=FILE`, each with an optional `:LIMIT`. UsageError for anything else."""
+        what, limit = text.strip(), None
+        before, colon, number = what.rpartition(":")
+        if colon and number.isascii() and number.isdecimal():
+            what, limit = before, int(number)
+            if limit < 1:
+                raise UsageError(f"{text}: a limit of {limit} questions; give at least 1")
+        name, equals, path = what.partition("=") if "=" in what else ("", "", what)
+        is_file = bool(equals) or path.endswith(SUFFIXES)
+        if is_file and name and name not in TASKS:
+            raise UsageError(f"{name}: there is no such task; {did_you_mean(name, TASKS)}")
+        if path == LOSS:
+            raise UsageError(f"{text}: the loss is always evaluated, and it is not a task; leave it out")
+        if not is_file and path not in TASKS:
+            hint = f"nor is it a file such as mine.jsonl; {did_you_mean(path, (LOSS, *TASKS))}"
+            raise UsageError(f"{path or text!r}: there is no such task, {hint}")
+        return cls(name if is_file else path, Path(path) if is_file else None, limit)
 
 
 @dataclass(frozen=True)
-class PromptFormat:
-    """One way to turn a row into a question, and the metrics computed with it."""
+class TaskPart:
+    """All questions of a task in one prompt format."""
 
-    question: Callable[[Row], MultipleChoice]
+    questions: tuple[EncodedQuestion, ...]
     metrics: Mapping[str, Metric]
-    separately: bool = False  # see `multiple_choice.encode`
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of random guessing: the mean of 1 / number of choices."""
+        return sum(1 / len(question.pairs) for question in self.questions) / len(self.questions)
 
 
 @dataclass(frozen=True)
-class Task:
-    """A row of the table."""
+class EvalTask:
+    """A task whose questions are encoded for a model."""
 
-    fields: frozenset[str]  # of a row; a file is recognized by them
-    formats: tuple[PromptFormat, ...]  # during training, only the first
-    hub_file: HubFile | None = None  # None: only in users' own files
+    name: str
+    source: str  # file, or repository and commit
+    parts: tuple[TaskPart, ...]
 
+    @property
+    def size(self) -> int:
+        return len(self.parts[0].questions)
 
-def _one_prompt(prompt: str, choices: Sequence[str], answer: int) -> MultipleChoice:
-    """Choices after one prompt and a space, keeping white space of their own, as lm-evaluation-harness does."""
-    endings, lengths = tuple(f" {choice}" for choice in choices), tuple(map(len, choices))
-    return MultipleChoice((prompt,) * len(choices), endings, answer, lengths)
+    @property
+    def pairs(self) -> list[tuple[Ids, Ids]]:
+        """Prompts and endings of all questions, in all prompt formats."""
+        return [pair for part in self.parts for question in part.questions for pair in question.pairs]
 
-
-def _hellaswag_raw(row: Row) -> MultipleChoice:
-    return _one_prompt(row["ctx"], _texts(row["endings"], "endings"), _label(row["label"]))
-
-
-def _hellaswag(row: Row) -> MultipleChoice:
-    prompt = _plain(f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}")
-    return _one_prompt(prompt, [_plain(ending) for ending in _texts(row["endings"], "endings")], _label(row["label"]))
-
-
-def _plain(text: str) -> str:
-    """Remove WikiHow's markup from HellaSwag's texts."""
-    text = text.strip().replace(" [title]", ". ")
-    return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
+    def longest(self, tokens: int) -> EvalTask:
+        """The task with only its longest questions, about `tokens` tokens of them: they need the most memory."""
+        by_length = sorted(self.parts[0].questions, key=lambda question: -question.tokens)
+        size = list(accumulate(question.tokens for question in by_length))
+        n = 1 + sum(before < tokens for before in size[:-1])
+        return replace(self, parts=(replace(self.parts[0], questions=tuple(by_length[:n])),))
 
 
-def _arc(row: Row) -> MultipleChoice:
-    labels, texts = list(row["choices"]["label"]), _texts(row["choices"]["text"], "choices")
-    if row["answerKey"] not in labels:
-        raise DataError(f"answerKey {row['answerKey']!r}: none of its labels, {', '.join(map(str, labels))}")
-    return _one_prompt(f"Question: {row['question']}\nAnswer:", texts, labels.index(row["answerKey"]))
+@dataclass(frozen=True)
+class MetricValue:
+    """A metric with its standard error and the value of random guessing."""
+
+    value: float
+    stderr: float  # NaN for a single question
+    chance: float | None
 
 
-def _piqa(row: Row) -> MultipleChoice:
-    return _one_prompt(f"Question: {row['goal']}\nAnswer:", [row["sol1"], row["sol2"]], _label(row["label"]))
+@dataclass(frozen=True)
+class TaskResult:
+    """Result of a model on one task."""
+
+    task: str
+    source: str
+    questions: int
+    truncated: int  # endings whose prompt did not fit the model's context and lost its beginning
+    metrics: dict[str, MetricValue]
+
+    def __str__(self) -> str:
+        metrics = ", ".join(
+            f"{name} {metric.value:.4f}" + (f" ± {metric.stderr:.4f}" if np.isfinite(metric.stderr) else "")
+            for name, metric in self.metrics.items()
+        )
+        chance = next((f"guessing {metric.chance:.4f}, " for metric in self.metrics.values() if metric.chance), "")
+        return f"{self.task} {metrics} ({chance}{self.questions:,} questions)"
+
+    def flat(self) -> dict[str, float]:
+        """As in log.jsonl: number of questions, each metric and its standard error; without NaN and infinity."""
+        values: dict[str, float] = {"n": self.questions}
+        for name, metric in self.metrics.items():
+            values |= {name: metric.value, f"{name}_stderr": metric.stderr}
+        return {name: value for name, value in values.items() if np.isfinite(value)}
 
 
-def _winogrande(row: Row) -> MultipleChoice:
-    """The text after the gap, following each way to fill it (Trinh and Le, arXiv:1806.02847)."""
-    before, gap, after = row["sentence"].partition("_")
-    if not gap:
-        raise DataError("sentence: has no gap `_` to fill")
-    if str(row["answer"]) not in ("1", "2"):
-        raise DataError(f"answer {row['answer']!r}: neither 1 nor 2; the test part is published without")
-    prompts, after = (before + row["option1"], before + row["option2"]), after.strip()
-    return MultipleChoice(prompts, (f" {after}",) * 2, int(row["answer"]) - 1, (len(after),) * 2)
+def open_tasks(
+    tasks: Sequence[str | TaskSpec | EvalTask],
+    tokenizer: Tokenizer,
+    *,
+    all_formats: bool = True,
+    block_size: int | None = None,
+) -> list[EvalTask]:
+    """Open each of `tasks` that is not open yet, by `open_task`. UsageError if two have the same name."""
+    opened: list[EvalTask] = []
+    for task in tasks:
+        if not isinstance(task, EvalTask):
+            task = open_task(task, tokenizer, all_formats=all_formats, block_size=block_size)
+        if same := next((other for other in opened if other.name == task.name), None):
+            raise UsageError(f"{task.name}: given from {same.source} and again from {task.source}; give it once")
+        opened.append(task)
+    return opened
 
 
-def _lambada(row: Row) -> MultipleChoice:
-    """The last word of a passage, after the rest of it."""
-    if "continuation" in row:
-        return _one_prompt(row["context"], [row["continuation"].removeprefix(" ")], 0)
-    before, _, last = row["text"].rpartition(" ")
-    return _one_prompt(before, [last], 0)
+def open_task(
+    wanted: str | TaskSpec, tokenizer: Tokenizer, *, all_formats: bool = True, block_size: int | None = None
+) -> EvalTask:
+    """Read and encode the questions of a task; with `all_formats`, in every prompt format it has.
+
+    DataError, with file and line, for rows that are no questions, texts that the tokenizer cannot encode, and endings
+    longer than `block_size`.
+    """
+    spec = TaskSpec.parse(wanted) if isinstance(wanted, str) else wanted
+    if spec.file is None:
+        hub_file = _hub_file(spec)
+        file, source = _download(hub_file, spec.name), f"{hub_file.repo}@{hub_file.revision[:12]}"
+    else:
+        file, source = spec.file, str(spec.file)
+    rows = list(islice(read_rows(file), spec.limit))
+    if not rows:
+        raise DataError(f"{file}: holds no questions; give one per line, as {CUSTOM_FIELDS}")
+    task = TASKS[spec.name] if spec.name else _recognize(file, rows[0][1])
+    stem = file.name.partition(".")[0]
+    own_name = file.name if stem in (*TASKS, LOSS, "") else stem  # different from those of known tasks
+    name = spec.name or next((key for key, row in TASKS.items() if row is task), own_name)
+    parts = []
+    for prompt_format in task.formats if all_formats else task.formats[:1]:
+        questions = (build_question(prompt_format, row, origin) for origin, row in rows)
+        to_ids = partial(encode, tokenizer=tokenizer, separately=prompt_format.separately, block_size=block_size)
+        parts.append(TaskPart(tuple(map(to_ids, questions)), prompt_format.metrics))
+    return EvalTask(name, source, tuple(parts))
 
 
-def _custom(row: Row) -> MultipleChoice:
-    choices, answer = row["choices"], row["answer"]
-    if not isinstance(choices, list | tuple) or len(choices) < 2 or not all(isinstance(c, str) for c in choices):
-        raise DataError("choices: not a list of two texts or more")
-    if not isinstance(answer, int) or isinstance(answer, bool):
-        raise DataError(f"answer {answer!r}: not the number of a choice, counted from 0")
-    context = row["context"]
-    if not isinstance(context, str):
-        raise DataError("context: not a text")
-    needs_space = bool(context) and not context[-1].isspace()
-    endings = tuple(f" {choice}" if needs_space and not choice[:1].isspace() else choice for choice in choices)
-    lengths = tuple(len(choice.strip()) for choice in choices)
-    return MultipleChoice((context,) * len(choices), endings, answer, lengths)
-
-
-def _texts(value: Any, field: str) -> list[str]:
-    if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
-        raise DataError(f"{field}: not a list of texts")
-    return list(value)
-
-
-def _label(value: Any) -> int:
-    if isinstance(value, str) and value.isascii() and value.isdecimal():
-        return int(value)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise DataError(f"label {value!r}: not a number; the test parts of some tasks are published without")
-    return value
-
-
-def _perplexity(mean: float) -> float:
-    return math.exp(min(-mean, MAX_EXPONENT))
-
-
-ACC = Metric(lambda q: q.is_right())
-# By the mean over an ending's tokens, `acc_norm` of llm.c and build-nanogpt; over its characters, that of the harness.
-ACC_TOKENS = Metric(lambda q: q.is_right([len(ending) for _, ending in q.question.pairs]))
-ACC_CHARACTERS = Metric(lambda q: q.is_right(q.question.lengths))
-ACC_GREEDY = Metric(ScoredQuestion.is_greedy, by_chance=False)
-# exp of the mean negative log-likelihood of an ending, as in lm-evaluation-harness for LAMBADA.
-PERPLEXITY = Metric(lambda q: float(q.nats[q.question.answer]), _perplexity, _perplexity, by_chance=False)
-
-CHOICE = {"acc": ACC, "acc_norm": ACC_TOKENS, "acc_norm_harness": ACC_CHARACTERS}
-ARC_REVISION = "210d026faf9955653af8916fad021475a3f00453"
-ARC_FIELDS = frozenset({"question", "choices", "answerKey"})
-
-CUSTOM = Task(frozenset({"context", "choices", "answer"}), (PromptFormat(_custom, CHOICE),))
-CUSTOM_FIELDS = "your own questions: `context`, `choices`, and in `answer` the number of the right one"
-TASKS = {
-    "hellaswag": Task(  # how a scene continues (arXiv:1905.07830); 10,042 questions of 4 choices
-        frozenset({"ctx", "ctx_a", "ctx_b", "activity_label", "endings", "label"}),
-        (
-            PromptFormat(_hellaswag_raw, {"acc": ACC, "acc_norm": ACC_TOKENS}, separately=True),
-            PromptFormat(_hellaswag, {"acc_harness": ACC, "acc_norm_harness": ACC_CHARACTERS}),
-        ),
-        HubFile(
-            "Rowan/hellaswag", "218ec52e09a7e7462a5400043bb9a69a41d06b76", "data/validation-00000-of-00001.parquet"
-        ),
-    ),
-    "arc_easy": Task(  # school science questions (arXiv:1803.05457); 2,376, mostly of 4 choices
-        ARC_FIELDS,
-        (PromptFormat(_arc, CHOICE),),
-        HubFile("allenai/ai2_arc", ARC_REVISION, "ARC-Easy/test-00000-of-00001.parquet"),
-    ),
-    "arc_challenge": Task(  # the harder of these questions; 1,172
-        ARC_FIELDS,
-        (PromptFormat(_arc, CHOICE),),
-        HubFile("allenai/ai2_arc", ARC_REVISION, "ARC-Challenge/test-00000-of-00001.parquet"),
-    ),
-    "piqa": Task(  # how to do everyday things (arXiv:1911.11641); 1,838 of 2 choices
-        frozenset({"goal", "sol1", "sol2", "label"}),
-        (PromptFormat(_piqa, CHOICE),),
-        HubFile("baber/piqa", "142f6d7367fd9877f0fb3b5734ea6a545f54cdd1", "piqa_validation.parquet"),
-    ),
-    "winogrande": Task(  # which noun a pronoun refers to (arXiv:1907.10641); 1,267 of 2 choices
-        frozenset({"sentence", "option1", "option2", "answer"}),
-        (PromptFormat(_winogrande, {"acc": ACC}),),
-        HubFile(
-            "allenai/winogrande",
-            "01e74176c63542e6b0bcb004dcdea22d94fb67b5",
-            "winogrande_xl/validation-00000-of-00001.parquet",
-        ),
-    ),
-    "lambada": Task(  # the last word of a passage (arXiv:1606.06031), in OpenAI's version; 5,153
-        frozenset({"context", "continuation"}),
-        (PromptFormat(_lambada, {"acc": ACC_GREEDY, "perplexity": PERPLEXITY}),),
-        HubFile("EleutherAI/lambada_openai", "900124bf3b8235c6daf21033af9948b3f07346c4", "data/lambada_test_en.jsonl"),
-    ),
-}
-"""Tasks by name. Counts are those of the files at the pinned commits, as published on their pages."""
-
-
-def build_question(prompt_format: PromptFormat, row: Row, origin: str) -> MultipleChoice:
-    """The question of a row; DataError, starting with `origin`, if the row does not fit the task."""
+def needs_download(task: str) -> bool:
+    """Whether a task's questions come from the hub and are not in its cache on this machine."""
+    spec = TaskSpec.parse(task)
+    if spec.file is not None:
+        return False
     try:
-        question = prompt_format.question(row)
-    except KeyError as error:
-        raise DataError(f"{origin}: has no {error.args[0]}; give all fields of the task") from None
-    except (AttributeError, TypeError, ValueError) as error:
-        raise DataError(f"{origin}: not a row of this task ({error})") from None
-    except DataError as error:
-        raise DataError(f"{origin}: {error}") from None
-    return replace(question, origin=origin).check()
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return False  # opening the task says what to install
+    file = _hub_file(spec)
+    cached = try_to_load_from_cache(file.repo, file.path, revision=file.revision, repo_type="dataset")
+    return not isinstance(cached, str)
+
+
+def compute_result(
+    task: EvalTask, nats: npt.NDArray[np.float64], greedy: npt.NDArray[np.bool_], truncated: int = 0
+) -> TaskResult:
+    """Metrics of a task from (N,) log-likelihoods and greediness of all endings, in the order of `task.pairs`."""
+    metrics: dict[str, MetricValue] = {}
+    at = 0
+    for part in task.parts:
+        scored = []
+        for question in part.questions:
+            here = slice(at, at := at + len(question.pairs))
+            scored.append(ScoredQuestion(question, nats[here], greedy[here]))
+        for name, metric in part.metrics.items():
+            value, stderr = metric.value(scored)
+            metrics[name] = MetricValue(value, stderr, part.chance if metric.by_chance else None)
+    return TaskResult(task.name, task.source, task.size, truncated, metrics)
+
+
+def read_rows(file: Path) -> Iterator[tuple[str, Row]]:
+    """The rows of a .jsonl (.gz, .zst) or .parquet file, each with path and number for messages. DataError."""
+    if not file.is_file():
+        raise DataError(f"{file}: there is no such file; give questions as {', '.join(SUFFIXES)}")
+    if file.suffix == ".parquet":
+        return read_parquet_rows(file)
+    return ((label, record) for _, label, record in read_json_lines(file))
+
+
+def _recognize(file: Path, row: Row) -> Task:
+    """The task that has the fields of a row."""
+    if CUSTOM.fields <= row.keys():
+        return CUSTOM
+    names = [name for name, task in TASKS.items() if task.fields <= row.keys()]
+    if len(names) > 1:
+        raise DataError(f"{file}: could be {' or '.join(names)}; say which, as {names[0]}={file}")
+    if names:
+        return TASKS[names[0]]
+    raise DataError(
+        f"{file}: its rows have {', '.join(row) or 'no fields'}, which fits no task; write {CUSTOM_FIELDS}; "
+        f"or say which task it is, as hellaswag={file}"
+    )
+
+
+def _hub_file(spec: TaskSpec) -> HubFile:
+    file = TASKS[spec.name].hub_file
+    assert file is not None, "all tasks of the table have one"
+    return file
+
+
+def _download(file: HubFile, name: str) -> Path:
+    """The file of a task, from the hub or its cache on this machine."""
+    try:
+        import datasets  # noqa: F401  # `with_retries` configures it
+        import huggingface_hub
+    except ImportError:
+        raise DataError(
+            f"{name}: fetching it needs huggingface_hub: pip install 'groundup[data]'; or give its file, {name}=FILE"
+        ) from None
+    alternative = f"give the file of the task, as {name}=FILE"
+    repo = HubRepo(f"hf:{file.repo}/{file.path}", file.repo, file.revision, "data set", alternative)
+    download = partial(huggingface_hub.hf_hub_download, repo_type="dataset", revision=file.revision)
+    return Path(with_retries(repo, partial(download, file.repo, file.path), FIRST_WAITS))

@@ -1,4 +1,7 @@
-"""Rules behind every `auto` and every value a user may leave open. Pure arithmetic on the config and the machine."""
+"""Rules behind every `auto` and every value a user may leave open. Pure arithmetic on the config and the machine.
+
+Device and precision are facts of the hardware: `utils/device.py` asks it, and `Machine` brings the answer here.
+"""
 
 from collections.abc import Sequence
 from typing import Any

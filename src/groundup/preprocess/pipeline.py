@@ -189,12 +189,12 @@ def _check_not_empty(
         if max_tokens and not split.tokens and name in full and (rule.val_fraction or name == "train"):
             raise DataError(
                 f"max_tokens {max_tokens}: leaves none for the {name} split, with val_fraction {rule.val_fraction}; "
-                "give a larger --max_tokens"
+                "give a larger --max-tokens"
             )
     if not splits["train"].tokens:
-        raise DataError("no text is left to train on; give more text, or a smaller --val_fraction")
+        raise DataError("no text is left to train on; give more text, or a smaller --val-fraction")
     if not splits["val"].tokens and rule.val_fraction:
         raise DataError(
             f"none of the {splits['train'].documents} documents fell into the validation split of {rule.val_fraction}; "
-            "give more text or a larger --val_fraction, or turn validation off with --val_fraction 0"
+            "give more text or a larger --val-fraction, or turn validation off with --val-fraction 0"
         )

@@ -22,7 +22,7 @@ from groundup.errors import CheckpointError, DataError, UsageError
 from groundup.evaluation.baselines import Baseline, baselines, split_text
 from groundup.evaluation.likelihood import log_likelihoods
 from groundup.evaluation.loss import Loss, split_loss
-from groundup.evaluation.task_set import EvalTask, TaskResult, TaskSpec, compute_result, open_tasks
+from groundup.evaluation.tasks import EvalTask, TaskResult, TaskSpec, compute_result, open_tasks
 from groundup.model.gpt import NextTokenLoss
 from groundup.model.ngram import leave_one_out
 from groundup.planning import policy

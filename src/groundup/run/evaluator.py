@@ -13,7 +13,7 @@ from groundup.distributed.process_group import ProcessGroup
 from groundup.errors import DataError, UsageError
 from groundup.evaluation.likelihood import default_batch_tokens, log_likelihoods
 from groundup.evaluation.loss import Interrupted, Loss, split_loss
-from groundup.evaluation.task_set import EvalTask, TaskResult, compute_result, open_tasks
+from groundup.evaluation.tasks import EvalTask, TaskResult, compute_result, open_tasks
 from groundup.generation.engine import TextStream, prompt_ids, prompt_text, stream
 from groundup.generation.sampling import Sampler
 from groundup.model.gpt import GPT

@@ -16,7 +16,7 @@ from groundup.config.sections import TrainConfig
 from groundup.distributed.compile import parse_compile
 from groundup.distributed.process_group import SINGLE_PROCESS, ProcessGroup, require_same
 from groundup.errors import ConfigError, UsageError
-from groundup.evaluation.task_set import TaskSpec
+from groundup.evaluation.tasks import TaskSpec
 from groundup.model import build_model
 from groundup.model.init import skip_init
 from groundup.optim.optimizer import OptimizerContainer, build_optimizer

@@ -20,7 +20,7 @@ from groundup.data.windows import ShuffledWindows
 from groundup.distributed.launch import init_distributed
 from groundup.distributed.process_group import ProcessGroup, require_same
 from groundup.errors import CheckpointError, ConfigError, TrainingError
-from groundup.evaluation.task_set import needs_download
+from groundup.evaluation.tasks import needs_download
 from groundup.optim.run_length import TimeLength
 from groundup.planning.plan import DataSize, Plan, Speed
 from groundup.planning.report import summary, too_much_memory

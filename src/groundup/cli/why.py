@@ -19,7 +19,7 @@ from groundup.errors import UsageError
 from groundup.ui.format import human_plural, visible
 
 if TYPE_CHECKING:
-    from groundup.diagnostics.trace_step import DocumentExcerpt, StepTrace
+    from groundup.diagnostics.step_documents import DocumentExcerpt, StepTrace
 
 EPILOG = """\
 Shows each sequence of the step's global batch with its documents: source, the byte where the document begins there,
@@ -41,7 +41,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from groundup.diagnostics.trace_step import trace_step
+    from groundup.diagnostics.step_documents import trace_step
 
     if args.width is not None and args.width < MIN_WIDTH:
         raise UsageError(f"--width {args.width}: must be {MIN_WIDTH} or more")

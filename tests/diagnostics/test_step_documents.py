@@ -11,13 +11,13 @@ import pytest
 
 import groundup
 from groundup.cli import main
-from groundup.cli.trace_step import shortened
+from groundup.cli.why import shortened
 from groundup.config.merge import ConfigSource, merge_and_validate
 from groundup.config.presets import preset
 from groundup.config.schema import to_yaml
 from groundup.data.shards import Manifest
 from groundup.data.windows import ShuffledWindows
-from groundup.diagnostics.trace_step import cursor_after, trace_step
+from groundup.diagnostics.step_documents import cursor_after, trace_step
 from groundup.errors import CheckpointError, DataError, UsageError
 from groundup.training.train_state import Progress
 from groundup.utils.files import SUMS, sha256
@@ -290,7 +290,7 @@ def test_text_is_shortened_in_the_middle_and_unprintable_characters_are_escaped(
 
 def test_tracing_a_step_needs_no_torch(run):
     code = (
-        "import sys, pathlib; from groundup.diagnostics.trace_step import trace_step; "
+        "import sys, pathlib; from groundup.diagnostics.step_documents import trace_step; "
         f"trace_step(pathlib.Path({str(run)!r}), 1); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,8 +9,8 @@ import pytest
 
 from groundup.errors import DataError, UsageError
 from groundup.evaluation.multiple_choice import EncodedQuestion, MultipleChoice, encode
-from groundup.evaluation.task_set import TaskSpec, compute_result, needs_download, open_task, open_tasks, read_rows
-from groundup.evaluation.tasks import CUSTOM, TASKS, build_question
+from groundup.evaluation.task_table import CUSTOM, TASKS, build_question
+from groundup.evaluation.tasks import TaskSpec, compute_result, needs_download, open_task, open_tasks, read_rows
 from groundup.tokenizers.byte_char import ByteTokenizer
 from groundup.tokenizers.registry import choose_tokenizer
 
