@@ -96,7 +96,7 @@ def test_unknown_text_of_a_lossy_tokenizer_is_shown_as_the_model_reads_it(opened
     assert texts(write(app, prompt, samples=3)[-1][0])[:3] == expected
     assert expected[0].startswith(seen)
     picture = write(app, "nobody " * 30)[-1][0]
-    assert "of 210 characters the last 85." in picture  # twelve words and the space before
+    assert "the last 85 of 210 characters" in picture  # twelve words and the space before
 
 
 def test_a_new_seed_is_returned_and_reproduces_the_text(opened):
@@ -144,7 +144,7 @@ def test_of_a_long_prompt_the_end_is_read_and_no_more_encoded(name, text, opened
     picture, _ = write(app, prompt)[-1]
     assert max(asked) <= 2 * app.writer.context
     kept = app.writer.context // len(text.encode())
-    assert f"of 100,000 characters the last {kept}." in picture
+    assert f"the last {kept} of 100,000 characters" in picture
     assert texts(picture)[0].startswith(text * kept)
     assert write(app, text * 3)[-1][0].startswith("<div")  # no note
 
@@ -172,7 +172,7 @@ def test_any_prompt_does(prompt, opened):
 
 def test_the_page_says_what_the_readme_says(opened):
     title, first, facts, more = opened().about()
-    assert (title, first) == ("char", "It writes on from what you begin.")
+    assert (title, first) == ("char", "It continues your text.")
     assert facts.startswith("A language model of")
     assert more.startswith("### Data")
     assert "```python" not in more

@@ -87,7 +87,7 @@ def visit(browser, url):
         page = visits[-1].new_page()
         page.on("request", lambda request: asked.append(request.url))
         page.goto(url)
-        page.get_by_role("button", name="Write on").wait_for()
+        page.get_by_role("button", name="Generate").wait_for()
         return page
 
     yield go
@@ -100,14 +100,14 @@ def visit(browser, url):
 def begin(page, prompt, **values):
     """Fill in the form, and press the button."""
     fill(page, prompt, **values)
-    page.get_by_role("button", name="Write on").click()
+    page.get_by_role("button", name="Generate").click()
 
 
 def fill(page, prompt, **values):
     """The form alone."""
-    page.get_by_label("Begin").fill(prompt)
+    page.get_by_label("Prompt").fill(prompt)
     if not page.get_by_label("A new seed").is_visible():
-        page.get_by_text("How it chooses").click()
+        page.get_by_text("Sampling").click()
     if "seed" in values:
         page.get_by_label("A new seed").uncheck()
         page.get_by_label("Seed", exact=True).fill(str(values.pop("seed")))
@@ -149,9 +149,9 @@ def test_two_visitors_at_once_get_the_texts_of_their_seeds(visit, folder):
     model, wishes = groundup.load(folder / "model"), [("ab", 5), ("b", 8)]  # which go on for so long
     whole = [groundup.generate(model, prompt, seed=seed, **asked) for prompt, seed in wishes]
     for page, (prompt, seed) in zip(pages, wishes, strict=True):
-        fill(page, prompt, seed=seed, Tokens=200, Texts=2, Temperature=0.1)
+        fill(page, prompt, seed=seed, Tokens=200, Samples=2, Temperature=0.1)
     for page in pages:
-        page.get_by_role("button", name="Write on").click()
+        page.get_by_role("button", name="Generate").click()
     for page in pages:
         wait_for(page, bool)
     for page, texts in zip(pages, whole, strict=True):  # neither waits until the other's is done
@@ -167,7 +167,7 @@ def test_errors_are_shown_on_the_page(visit):
     begin(page, "word \N{SNOWMAN}")
     page.get_by_text("'\N{SNOWMAN}' (U+2603 SNOWMAN) is not among the 28 characters").wait_for()
     begin(page, "word " * 20_000, Tokens=5)
-    page.get_by_text("of 100,000 characters the last 12.").wait_for()
+    page.get_by_text("the last 12 of 100,000 characters").wait_for()
 
 
 def post(url, values):

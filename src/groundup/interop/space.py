@@ -105,7 +105,7 @@ def _header(info: ModelCardInfo) -> dict[str, Any]:
         "python_version": ".".join(platform.python_version_tuple()[:2]),
         "app_file": "app.py",
         "pinned": False,
-        "short_description": "Writes on from whatever you begin",
+        "short_description": "Continues your text",
         "tags": ["groundup"],
     }
 
@@ -116,6 +116,4 @@ def _lead(info: ModelCardInfo) -> str:
     if more := len(info.sources) - len(names):
         names.append(f"{more:,} more")
     read = " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
-    return (
-        f"It has read {read}, and writes on from whatever you begin." if read else "It writes on from what you begin."
-    )
+    return f"Trained on {read}. It continues your text." if read else "It continues your text."

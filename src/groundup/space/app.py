@@ -143,7 +143,7 @@ class Writer:
         kept = bisect_right(range(1, kept + 1), self.context, key=tokens)
         read = prompt[len(prompt) - kept :]
         seen = tokenizer.decode(tokenizer.encode(read).tolist()) if tokenizer.lossy else read
-        note = f"The model reads no more than {self.context:,} tokens: of {len(prompt):,} characters the last {kept:,}."
+        note = f"The context is {self.context:,} tokens: only the last {kept:,} of {len(prompt):,} characters are used."
         return read, seen, note if kept < len(prompt) else ""
 
     def to_html(self, prompt: str, texts: list[str], note: str) -> str:
@@ -165,25 +165,25 @@ def page(writer: Writer) -> gr.Blocks:
         gr.Markdown(f"# {title}\n\n{first}")
         gr.Markdown(facts, elem_id="facts")
         prompt = gr.Textbox(
-            label="Begin", placeholder="The first words, or nothing at all", lines=3, max_lines=12, autofocus=True
+            label="Prompt", placeholder="Text to continue; empty: a new text", lines=3, max_lines=12, autofocus=True
         )
         with gr.Row():
-            go = gr.Button("Write on", variant="primary", scale=3, min_width=160)
+            go = gr.Button("Generate", variant="primary", scale=3, min_width=160)
             halt = gr.Button("Stop", variant="stop", scale=1, min_width=80)
         with gr.Row():
             length = slider("length", 1, "Tokens")
-            samples = slider("samples", 1, "Texts")
-        with gr.Accordion("How it chooses", open=False):
+            samples = slider("samples", 1, "Samples")
+        with gr.Accordion("Sampling", open=False):
             with gr.Row():
-                temperature = slider("temperature", 0.05, "Temperature", "0: the likeliest")
-                k = slider("top-k", 1, "Top-k", "0: of all tokens")
-                p = slider("top-p", 0.01, "Top-p", "1: of all tokens")
+                temperature = slider("temperature", 0.05, "Temperature", "0: always the most likely token")
+                k = slider("top-k", 1, "Top-k", "0: all tokens")
+                p = slider("top-p", 0.01, "Top-p", "1: all tokens")
             with gr.Row():
                 seed = gr.Number(
-                    RANGES["seed"][2], label="Seed", info="the same seed writes the same text", precision=0
+                    RANGES["seed"][2], label="Seed", info="the same seed gives the same text", precision=0
                 )
                 fresh = gr.Checkbox(True, label="A new seed each time")
-        result = gr.HTML(label="What it wrote", elem_id="result")
+        result = gr.HTML(label="Generated text", elem_id="result")
         if more:
             with gr.Accordion("About this model", open=False):
                 gr.Markdown(more, elem_id="more")
