@@ -212,4 +212,6 @@ def _metavar(field: FieldInfo) -> str:
 def _shown(section: str, key: str, default: Any) -> str:
     if any(key in row.get(section, {}) for row in PRESETS.values()):
         return "by preset"
-    return "none" if default is None else str(default).lower() if isinstance(default, bool) else str(default) or '""'
+    if default in (None, ()):
+        return "none"
+    return str(default).lower() if isinstance(default, bool) else str(default) or '""'
