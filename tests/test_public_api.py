@@ -72,6 +72,21 @@ def test_unknown_names_are_attribute_errors():
     assert fresh("import groundup\nprint(hasattr(groundup, 'nonsense'))").strip() == "False"
 
 
+def test_a_display_of_another_kind_is_refused_before_anything_is_written(prepared, tmp_path):
+    class View:
+        def step(self, *, step, loss):
+            raise AssertionError
+
+    with pytest.warns(RenamedKeyWarning), pytest.raises(groundup.UsageError, match="display: View is no groundup"):
+        groundup.train(prepared, tmp_path / "run", view=View())
+    assert not (tmp_path / "run").exists()
+
+
+def test_any_model_is_built_from_its_config():
+    config = groundup.ModelConfig(n_layer=1, n_head=2, n_embd=16, vocab_size=9, ngram=2, ngram_rows=50)
+    assert type(groundup.build_model(config)).__name__ == "NGramGPT"
+
+
 def test_previous_names_of_keyword_arguments_are_accepted(prepared, tmp_path):
     small = {
         "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16},

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from groundup.interop.export import export
     from groundup.interop.import_model import import_model
     from groundup.interop.push import push
+    from groundup.model import build_model
     from groundup.model.gpt import GPT
 
 try:
@@ -38,12 +39,14 @@ except PackageNotFoundError:  # a checkout on PYTHONPATH, never installed
 
 __all__ = [
     "GPT", "CheckpointError", "ConfigError", "DataError", "ExportError", "GroundupError", "ModelConfig", "Sampler",
-    "TokenizerError", "TrainingError", "UsageError", "__version__", "compare", "data", "evaluate", "evaluate_tasks",
-    "export", "generate", "generate_stream", "import_model", "load", "prepare", "push", "resume", "train",
+    "TokenizerError", "TrainingError", "UsageError", "__version__", "build_model", "compare", "data", "evaluate",
+    "evaluate_tasks", "export", "generate", "generate_stream", "import_model", "load", "prepare", "push", "resume",
+    "train",
 ]  # fmt: skip
 
 _HOMES = {
     "GPT": "groundup.model.gpt",
+    "build_model": "groundup.model",
     "ModelConfig": "groundup.config.schema",
     "compare": "groundup.comparison.comparison",
     "Sampler": "groundup.generation.sampling",

@@ -24,6 +24,7 @@ from groundup.config.merge import ConfigSource, RenamedKeyWarning
 from groundup.config.renamed import RENAMED_ARGUMENTS
 from groundup.config.schema import Config
 from groundup.distributed.launch import expected_world_size
+from groundup.errors import UsageError
 from groundup.generation.engine import complete, generate_stream
 from groundup.generation.sampling import Sampler
 from groundup.preprocess.pipeline import prepare
@@ -106,6 +107,7 @@ def train(
     checkpoint or run whose weights and dimensions to start with. Without a `display`, lines go to the logger
     `groundup`. SIGINT and SIGTERM end in a checkpoint. Raises CheckpointError, ConfigError, DataError, UsageError.
     """
+    display = _checked(display)
     config = configure(data, preset=preset, files=files, laptop=laptop, overrides=overrides, init_from=init_from)
     ensure_prepared(config, Path(out), _LogReporter(), processes=expected_world_size())
     return start_run(config, Path(out), display or _logged(config))
@@ -128,7 +130,7 @@ def resume(
     """
     folder = RunFolder(Path(run))
     config, keys = reconfigure(folder, {**(overrides or {}), **({"data": str(data)} if data else {})})
-    return resume_run(folder, config, keys, display or _logged(config))
+    return resume_run(folder, config, keys, _checked(display) or _logged(config))
 
 
 def generate(
@@ -157,6 +159,13 @@ class _LogReporter(ProgressReporter):
 
     def message(self, line: str) -> None:
         logging.getLogger("groundup").info(line)
+
+
+def _checked(display: Display | None) -> Display | None:
+    """`display`, if it has the methods of a Display; UsageError otherwise, such as for one made for `view=`."""
+    if not isinstance(display, Display | None):
+        raise UsageError(f"display: {type(display).__name__} is no groundup.ui.display.Display; subclass that")
+    return display
 
 
 def _logged(config: Config) -> PlainDisplay:

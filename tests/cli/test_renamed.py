@@ -6,7 +6,10 @@ import warnings
 import pytest
 import yaml
 
+import groundup
+from groundup.api import configure
 from groundup.checkpoint.run_folder import RunFolder
+from groundup.cli import _show_warning
 from groundup.cli.parsing import Parser, add_config_arguments, config_of, normalise
 from groundup.config.merge import RenamedKeyWarning, get
 from groundup.config.renamed import RENAMED_KEYS, RENAMED_VALUES
@@ -101,6 +104,44 @@ def test_a_previous_value_as_an_option_in_yaml_and_in_a_run(key, old, new, tmp_p
     with warnings.catch_warnings():
         warnings.simplefilter("error", RenamedKeyWarning)
         assert get(RunFolder(tmp_path).config(), key) == new
+
+
+@pytest.mark.parametrize("old", KEYS)
+def test_a_previous_key_in_dotted_form(old, tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text(yaml.safe_dump({old: VALUES[old]}))
+    with pytest.warns(RenamedKeyWarning, match=f"{old} is called {RENAMED_KEYS[old]} now"):
+        config = config_of(parse("--config", file))
+    value = str(VALUES[old]).lower()
+    assert changed(config, RENAMED_KEYS[old]) == get(
+        config_of(parse(f"--{RENAMED_KEYS[old]}", value)), RENAMED_KEYS[old]
+    )
+
+
+def test_a_previous_key_in_dotted_form_replaces_what_a_preset_gives():
+    with pytest.warns(RenamedKeyWarning):
+        config = configure("x", preset="fast", overrides={"train.budget": "30m", "batches.first_context": 64})
+    assert (config.train.max_time, config.train.max_steps, config.train.seq_len_warmup_from) == (1800, None, 64)
+
+
+def test_previous_names_in_a_model_config_of_its_own():
+    model = groundup.ModelConfig(tied=False, softcap=30.0, positions="rotary", block="post_norm")
+    assert (model.tie_embeddings, model.logit_softcap) == (False, 30.0)
+    assert (model.position_embedding, model.norm_position) == ("rotary", "post_norm")
+
+
+def test_a_previous_value_in_capitals():
+    with pytest.warns(RenamedKeyWarning):
+        assert config_of(parse("--train.activation_checkpointing", "True")).train.activation_checkpointing == "full"
+
+
+def test_other_warnings_are_shown_as_python_shows_them(capsys):
+    shown = []
+    _show_warning(lambda *rest: shown.append(rest), "a library's own", UserWarning, "file.py", 3)
+    assert shown == [("a library's own", UserWarning, "file.py", 3)]
+    _show_warning(lambda *rest: shown.append(rest), "a key has another name", RenamedKeyWarning, "file.py", 3)
+    assert len(shown) == 1
+    assert capsys.readouterr().err == "groundup: a key has another name\n"
 
 
 def test_a_key_under_both_names_is_refused():

@@ -4,7 +4,7 @@ import pytest
 
 from groundup.config.merge import diff, flatten, get, merge_and_validate
 from groundup.config.presets import PRESETS, preset
-from groundup.config.resolved import OPEN, RESOLVED_KEYS, ResolvedConfig
+from groundup.config.resolved import MACHINE_KEYS, OPEN, RESOLVED_KEYS, ResolvedConfig
 from groundup.config.schema import Config, resume_rule, to_yaml
 from groundup.errors import ConfigError
 from groundup.planning.memory import Machine
@@ -45,16 +45,59 @@ def test_given_values_are_kept(name, machine):
 @pytest.mark.parametrize(("name", "machine"), CASES)
 def test_a_resolved_config_resolves_to_itself(name, machine):
     _, config = resolved(name, machine)
-    assert resolve(config, MACHINES[machine], VOCAB_SIZE) == config
-    assert resolve_config(config, VOCAB_SIZE, MACHINES[machine]) == config
+    assert resolve(config, MACHINES[machine], VOCAB_SIZE).model_dump() == config.model_dump()
+    assert resolve_config(config, VOCAB_SIZE, MACHINES[machine]).model_dump() == config.model_dump()
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_read_again_from_a_runs_config_it_resolves_to_itself(name):
-    _, config = resolved(name, "cpu")
-    again = Config.model_validate(config.model_dump(mode="json"))
-    assert to_yaml(again) == to_yaml(config)
-    assert resolve(again, MACHINES["cpu"], VOCAB_SIZE) == config
+@pytest.mark.parametrize(("name", "machine"), CASES)
+def test_what_a_run_records_resolves_to_the_same_again_and_is_recorded_as_the_same(name, machine):
+    _, config = resolved(name, machine)
+    again = Config.model_validate(config.recorded.model_dump(mode="json"))
+    assert to_yaml(again) == to_yaml(config.recorded)
+    assert resolve(again, MACHINES[machine], VOCAB_SIZE) == config
+
+
+@pytest.mark.parametrize(("name", "machine"), CASES)
+def test_a_run_records_only_what_the_machine_decided(name, machine):
+    asked, config = resolved(name, machine)
+    assert set(diff(asked, config.recorded)) <= MACHINE_KEYS
+    assert "recorded" not in config.model_dump()
+
+
+def test_values_that_follow_from_others_follow_when_a_recorded_config_is_edited():
+    recorded = resolve(merge_and_validate([preset("modern")]), MACHINES["cpu"], VOCAB_SIZE).recorded
+    assert recorded.optimizer.name == "muon"
+    edited = recorded.model_dump() | {"optimizer": {**recorded.optimizer.model_dump(), "learning_rate": 5e-4}}
+    edited["model"] |= {"n_embd": 2 * recorded.model.n_embd}
+    found = resolve(Config.model_validate(edited), MACHINES["cpu"], VOCAB_SIZE)
+    assert found.model.n_inner == 8 * recorded.model.n_embd
+    assert found.optimizer.head_learning_rate == 5e-4
+
+
+def test_what_was_asked_of_several_processes_is_recorded_by_one():
+    config = Config.model_validate({"train": {"max_steps": 1, "parallel": "fsdp", "micro_batch_size": 1_000_000}})
+    alone = resolve(config, MACHINES["cpu"], VOCAB_SIZE)
+    assert alone.train.parallel == "none"
+    assert alone.recorded.train.parallel == "fsdp"
+    assert alone.recorded.train.micro_batch_size == 1_000_000
+    assert resolve(alone.recorded, MACHINES["processes"], VOCAB_SIZE).train.parallel == "fsdp"
+
+
+def test_threads_that_share_a_micro_batch_come_back_with_the_single_process():
+    config = Config.model_validate({"train": {"max_steps": 1, "microbatch_threads": 2}})
+    one = Machine("cpu", "fp32", memory=None, free_disk=10**12, threads=4)
+    two = Machine("cpu", "fp32", memory=None, free_disk=10**12, processes=2, threads=2)
+    for machine, threads in ((one, 2), (two, 1), (one, 2)):
+        found = resolve(config, machine, VOCAB_SIZE)
+        assert found.train.microbatch_threads == threads
+        config = found.recorded
+
+
+def test_parallel_none_is_refused_where_there_are_several_processes():
+    config = Config.model_validate({"train": {"max_steps": 1, "parallel": "none"}})
+    assert resolve(config, MACHINES["cpu"], VOCAB_SIZE).train.parallel == "none"
+    with pytest.raises(ConfigError, match="parallel: none, but there are 3 processes"):
+        resolve(config, MACHINES["processes"], VOCAB_SIZE)
 
 
 def test_resolved_keys_are_those_that_change_from_open_to_set():
@@ -89,7 +132,7 @@ def test_an_open_value_is_no_resolved_config(key, value):
     _, config = resolved("gpt2-nano", "cpu")
     if (key, value) == ("train.device", "auto"):
         pytest.skip("a name like any other, which `detect_machine` never gives")
-    values = config.model_dump()
+    values = config.model_dump() | {"recorded": config.recorded}
     section, name = key.split(".")
     values[section][name] = value
     with pytest.raises(ValueError, match=name):

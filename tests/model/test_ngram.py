@@ -234,7 +234,7 @@ def test_parameters_are_in_the_order_of_saved_models():
 
 
 def test_a_plain_gpt_refuses_a_config_with_ngrams():
-    with pytest.raises(ValueError, match=r"describes an NGramGPT; use groundup\.model\.build_model"):
+    with pytest.raises(ValueError, match=r"describes an NGramGPT; use groundup\.build_model"):
         GPT(CONFIG)
 
 

@@ -204,7 +204,7 @@ def test_out_of_memory_halves_the_micro_batch_and_the_batch_stays(prepared, tmp_
     assert [record["micro_batch"] for record in events(tmp_path / "run", "out_of_memory")] == [4, 2]
     losses = [[r["loss"] for r in events(tmp_path / name, "step")] for name in ("run", "complete")]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
-    assert load_metadata(last(tmp_path / "run"))["micro_batch_size"] == 2
+    assert load_metadata(last(tmp_path / "run"))["micro_batch_size"] == {"configured": 8, "used": 2}
     assert len(events(tmp_path / "run", "eval")) == len(events(tmp_path / "complete", "eval"))
 
 
@@ -295,12 +295,12 @@ def test_a_halved_micro_batch_is_kept_by_a_resume_and_the_config_is_not_rewritte
     assert groundup.train(prepared, run, overrides=OVERRIDES).step == 12
     assert [record["micro_batch"] for record in events(run, "out_of_memory")] == [4, 2]
     config = (run / "config.yaml").read_bytes()
-    assert RunFolder(run).config().train.micro_batch_size == 8
-    assert load_metadata(last(run))["micro_batch_size"] == 2
+    assert RunFolder(run).config().train.micro_batch_size is None
+    assert load_metadata(last(run))["micro_batch_size"]["used"] == 2
     assert groundup.resume(run).step == 40
     assert [record["micro_batch"] for record in events(run, "out_of_memory")] == [4, 2], "not tried again"
     assert (run / "config.yaml").read_bytes() == config
-    assert load_metadata(last(run))["micro_batch_size"] == 2
+    assert load_metadata(last(run))["micro_batch_size"]["used"] == 2
 
 
 def test_a_killed_run_keeps_the_halved_micro_batch_of_its_last_checkpoint(
@@ -316,7 +316,7 @@ def test_a_killed_run_keeps_the_halved_micro_batch_of_its_last_checkpoint(
     assert groundup.resume(run).step == 40
     assert [record["micro_batch"] for record in events(run, "out_of_memory")] == [4]
     assert (run / "config.yaml").read_bytes() == config
-    assert load_metadata(last(run))["micro_batch_size"] == 4
+    assert load_metadata(last(run))["micro_batch_size"]["used"] == 4
 
 
 def test_a_given_micro_batch_size_replaces_the_halved_one(prepared, tmp_path, little_memory):
@@ -325,5 +325,8 @@ def test_a_given_micro_batch_size_replaces_the_halved_one(prepared, tmp_path, li
     groundup.train(prepared, run, overrides=OVERRIDES)
     little_memory[0] = None
     assert groundup.resume(run, overrides={"train": {"micro_batch_size": 4, "max_steps": 42}}).step == 42
-    assert load_metadata(last(run))["micro_batch_size"] == 4
+    assert load_metadata(last(run))["micro_batch_size"]["used"] == 4
     assert RunFolder(run).config().train.micro_batch_size == 4
+    shutil.rmtree(last(run))  # killed before its next checkpoint: the size that was given still holds
+    assert groundup.resume(run).step == 42
+    assert load_metadata(last(run))["micro_batch_size"] == {"configured": 4, "used": 4}

@@ -49,6 +49,15 @@ def test_an_old_run_resumes_with_the_losses_of_its_version(old):
     assert step_losses(old / "run") == pytest.approx(expected, abs=TOLERANCE)
 
 
+def test_an_old_run_has_no_damage_after_a_resume_either(old):
+    groundup.resume("run", overrides={"train": {"max_steps": 14}})
+    text = (old / "run" / "config.yaml").read_text()
+    (old / "run" / "config.yaml").write_text(text.replace("max_steps: 14", "max_steps: 16"))  # as if it was killed
+    assert groundup.resume("run").step == 16
+    findings = check_run(old / "run")
+    assert all("environment" in str(problem) for problem in findings.problems)
+
+
 def test_an_old_run_generates_and_is_evaluated(old):
     assert groundup.generate("run", "The", max_tokens=5)[0].startswith("The")
     assert 0 < groundup.evaluate("run").loss < 5

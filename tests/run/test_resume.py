@@ -9,10 +9,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import groundup
+from groundup.api import configure
 from groundup.checkpoint.log import read_log
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.presets import GPT1_PARTS, MODERN_PARTS
-from groundup.ui.display import NullDisplay
+from groundup.run.start import start_or_resume
+from groundup.ui.display import Display, NullDisplay
 from groundup.utils.files import SUMS, sha256
 
 STATE = ("model.safetensors", "optimizer/state.safetensors", "average.safetensors")
@@ -40,6 +42,20 @@ if action == "train":
 else:
     groundup.resume(run)
 """
+
+
+@pytest.fixture
+def display():
+    """A display that keeps messages."""
+
+    class Kept(Display):
+        def __init__(self):
+            self.messages = []
+
+        def message(self, text):
+            self.messages.append(text)
+
+    return Kept()
 
 
 @pytest.fixture(scope="session")
@@ -322,6 +338,31 @@ def test_moved_data_is_found_at_the_given_path(reference, prepared, tmp_path):
     shutil.copytree(prepared, tmp_path / "moved")
     groundup.resume(run, data=tmp_path / "moved")
     assert same_state(final(run), final(reference))
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides"),
+    [
+        ("gpt2-nano", {"schedule": {"name": "wsd", "warmup_steps": 1}}),
+        ("gpt2-nano", {"schedule": {"name": "onecycle", "warmup_steps": None}}),
+        ("modern", {"schedule": {"warmup_fraction": 0.1}}),
+        ("gpt2-nano", {"schedule": {"warmup_steps": 1}, "train": {"micro_batch_size": 1000}}),
+    ],
+    ids=["wsd", "onecycle", "muon", "large micro-batch"],
+)
+def test_a_repeated_command_changes_nothing(preset, overrides, prepared, tmp_path, display):
+    small = {
+        "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16},
+        "train": {"max_steps": 3, "batch_tokens": 64, "device": "cpu", "threads": 1, **overrides.get("train", {})},
+        "schedule": overrides["schedule"],
+    }
+    config = configure(prepared, preset=preset, overrides=small)
+    start_or_resume(config, tmp_path / "run", display)
+    written, display.messages = (tmp_path / "run" / "config.yaml").read_bytes(), []
+    assert start_or_resume(config, tmp_path / "run", display).step == 3
+    assert len(display.messages) == 1
+    assert "finished at step 3" in display.messages[0]
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == written
 
 
 @pytest.mark.parametrize(

@@ -111,9 +111,16 @@ def test_a_file_system_that_cannot_lock_is_said_and_used(number, tmp_path, monke
 
 def test_windows_has_no_lock(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "fcntl", None)
-    with locked(tmp_path, "training this run") as guarded, locked(tmp_path, "training this run"):
+    for name in ("pread", "pwrite"):  # neither are there
+        monkeypatch.delattr(os, name)
+    folder = tmp_path / "new"
+    with locked(folder, "training this run") as guarded, locked(folder, "training this run"):
         assert not guarded
-    assert holder(tmp_path) is None
+        assert list(folder.iterdir()) == [], "Windows renames no folder with an open file"
+    assert holder(folder) is None
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot be written"), locked(tmp_path / "file" / "run", "training this run"):
+        pass
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])

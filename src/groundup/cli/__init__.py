@@ -5,6 +5,8 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from io import TextIOWrapper
 from typing import Any
@@ -70,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", RenamedKeyWarning)
-            warnings.showwarning = _show_warning
+            warnings.showwarning = partial(_show_warning, warnings.showwarning)
             status = run(normalise(argv))
         _flush()
     except GroundupError as error:
@@ -103,9 +105,11 @@ def _rank() -> str:
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
-    """Print a warning on one line, without its position in our code; only on rank 0."""
-    if _rank() == "0":
+def _show_warning(show: Callable[..., None], message: Warning | str, category: type[Warning], *rest: Any) -> None:
+    """Print a RenamedKeyWarning on one line, without its position in our code, and only on rank 0."""
+    if not issubclass(category, RenamedKeyWarning):
+        show(message, category, *rest)
+    elif _rank() == "0":
         print(f"groundup: {message}", file=sys.stderr, flush=True)
 
 

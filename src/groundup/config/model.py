@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from groundup.config.renamed import rename_keys
 from groundup.config.types import MAX_DIMENSION, Section, Size
 from groundup.errors import ConfigError
 
@@ -104,6 +106,11 @@ class ModelConfig(Section):
     def ngrams_add_logits(self) -> bool:
         """Whether token codes are one-hot, so that n-gram frequencies can be added to the logits."""
         return self.vocab <= min(self.ngram_width, NGRAM_LOGITS_MAX_VOCAB)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _previous_names(cls, values: Any) -> Any:
+        return rename_keys({"model": values})[0]["model"] if isinstance(values, Mapping) else values
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> ModelConfig:

@@ -35,25 +35,21 @@ RENAMED_ARGUMENTS = {"init": "init_from", "view": "display"}
 
 RENAMED_SECTIONS = {"batches"}  # all of their keys live elsewhere now
 
-RENAMED_VALUES: dict[str, dict[Any, str]] = {
+RENAMED_VALUES: dict[str, dict[str, str]] = {
     "train.activation_checkpointing": {
-        "off": "none", False: "none", "false": "none", "cheap": "selective",
-        "blocks": "full", True: "full", "true": "full",
+        "off": "none", "false": "none", "cheap": "selective", "blocks": "full", "true": "full",
     },
 }  # fmt: skip
-"""Key -> previous value -> its name now."""
+"""Key -> previous value, as text in lower case -> its name now."""
 
 
 def rename_keys(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """Nested `values` under today's names, and each renaming that was made: (previous key, key).
+    """`values`, nested and under today's names, and each renaming that was made: (previous key, key).
 
     ConfigError where a key is given under both names.
     """
     renamed: list[tuple[str, str]] = []
-    result: dict[str, Any] = {
-        _underscored(key): {_underscored(k): v for k, v in value.items()} if isinstance(value, Mapping) else value
-        for key, value in values.items()
-    }
+    result = _nested(values)
     for old, new in RENAMED_KEYS.items():
         section, _, key = old.rpartition(".")
         source = result.get(section) if section else result
@@ -73,10 +69,24 @@ def rename_keys(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[s
     for dotted, names in RENAMED_VALUES.items():
         section, _, key = dotted.rpartition(".")
         source = result.get(section)
-        if isinstance(source, dict) and isinstance(value := source.get(key), bool | str) and value in names:
-            source[key] = names[value]
-            renamed.append((f"{dotted} {str(value).lower()}", f"{dotted} {names[value]}"))
+        before = str(source.get(key)).lower() if isinstance(source, dict) else ""
+        if isinstance(source, dict) and before in names:
+            source[key] = names[before]
+            renamed.append((f"{dotted} {before}", f"{dotted} {names[before]}"))
     return result, renamed
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"train.seed": 1}` as `{"train": {"seed": 1}}`, and with underscores in all keys."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        section, _, key = _underscored(name).partition(".")
+        inner = {key: value} if key else value
+        if isinstance(inner, Mapping) and isinstance(previous := result.get(section, {}), dict):
+            result[section] = previous | {_underscored(k): v for k, v in inner.items()}
+        else:
+            result[_underscored(name)] = value
+    return result
 
 
 def _underscored(key: Any) -> str:

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from groundup.config.model import ModelConfig
 from groundup.config.schema import Config
 from groundup.config.sections import OptimizerConfig, TrainConfig
@@ -37,11 +39,16 @@ class ResolvedTrain(TrainConfig):
 
 
 class ResolvedConfig(Config):
-    """Everything that defines a run, and nothing left to decide; made by `run.resolve.resolve_config`."""
+    """Everything that defines a run, and nothing left to decide; made by `run.resolve.resolve_config`.
+
+    `recorded` is what config.yaml and checkpoints hold: the config as the user gave it, and what was chosen for this
+    machine. Values that follow from other keys stay open there, so that they follow when such a file is edited.
+    """
 
     model: ResolvedModel
     optimizer: ResolvedOptimizer
     train: ResolvedTrain
+    recorded: Config = Field(exclude=True, repr=False)
 
 
 RESOLVED_KEYS = {
@@ -50,3 +57,9 @@ RESOLVED_KEYS = {
     for key in narrowed.__annotations__
 }
 """Dotted keys that a user may leave open and that the resolution fills in."""
+
+MACHINE_KEYS = {
+    "model.vocab_size", "train.device", "train.precision", "train.threads", "train.microbatch_threads",
+    "train.micro_batch_size", "train.parallel", "train.activation_checkpointing",
+}  # fmt: skip
+"""Those that a run may record though its user left them open, in this version or an earlier one."""

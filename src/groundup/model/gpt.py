@@ -31,7 +31,7 @@ class GPT(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         if type(self) is GPT and config.model_class != "GPT":
-            raise ValueError(f"this config describes an {config.model_class}; use groundup.model.build_model(config)")
+            raise ValueError(f"this config describes an {config.model_class}; use groundup.build_model(config)")
         self.config = config
         block = BLOCKS[config.norm_position]
         self.wte = nn.Embedding(config.padded_vocab, config.n_embd)

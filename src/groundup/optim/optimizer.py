@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from groundup.config.sections import OptimizerConfig
+from groundup.distributed.dtensor import is_sharded
 from groundup.optim.muon import Muon
 
 Role = Literal["matrix", "embedding", "head", "vector"]
@@ -111,11 +112,12 @@ def build_optimizer(
     if groups["muon"]:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         optimizers.append(Muon(groups["muon"], momentum=config.momentum, dtype=dtype, method=config.orthogonalize))
-    fused = all(p.device.type in ("cpu", "cuda", "mps") for moved in members.values() for p in moved)
+    parameters = [parameter for moved in members.values() for parameter in moved]
+    fused = all(parameter.device.type in ("cpu", "cuda", "mps") for parameter in parameters)
     if groups["adamw"]:
         betas = (config.beta1, config.beta2)
         optimizers.append(torch.optim.AdamW(groups["adamw"], betas=betas, eps=config.eps, fused=fused))
     if groups["sgd"]:
-        momentum = config.momentum
+        momentum, fused = config.momentum, fused and not any(is_sharded(parameter) for parameter in parameters)
         optimizers.append(torch.optim.SGD(groups["sgd"], momentum=momentum, nesterov=momentum > 0, fused=fused))
     return OptimizerContainer(optimizers)

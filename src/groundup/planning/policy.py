@@ -11,6 +11,7 @@ from groundup.config.resolved import ResolvedConfig
 from groundup.config.schema import Config
 from groundup.config.sections import TrainConfig
 from groundup.config.types import CheckpointingMode
+from groundup.errors import ConfigError
 from groundup.optim.schedule import DEFAULT_COOLDOWN_FRACTION, DEFAULT_RISE_FRACTION
 from groundup.planning.memory import Machine, sequences_per_process, step_memory
 from groundup.utils.system import splits_evenly
@@ -24,7 +25,10 @@ GPU_MICRO_BATCH_TOKENS = 65_536  # per forward pass; the matrix products of a sm
 
 
 def resolve(config: Config, machine: Machine, vocab_size: int) -> ResolvedConfig:
-    """`config` with every open value decided for `machine`; its device, precision and threads are the machine's."""
+    """`config` with every open value decided for `machine`; its device, precision and threads are the machine's.
+
+    ConfigError where `train.parallel` is none, and there are several processes.
+    """
     train: dict[str, Any] = {"device": machine.torch_device, "precision": machine.precision, "threads": machine.threads}
     base = _updated(config, train=train, model={"vocab_size": vocab_size, "n_inner": config.model.inner})
     train |= _division_of_work(base, machine)
@@ -34,7 +38,17 @@ def resolve(config: Config, machine: Machine, vocab_size: int) -> ResolvedConfig
         "head_learning_rate": config.optimizer.head_learning_rate or peak,
     }
     values = _updated(base, train=train, optimizer=optimizer, schedule=_schedule_defaults(config)).model_dump()
-    return ResolvedConfig.model_validate(values)
+    return ResolvedConfig.model_validate(values | {"recorded": _recorded(config, machine, vocab_size, train)})
+
+
+def _recorded(config: Config, machine: Machine, vocab_size: int, train: dict[str, Any]) -> Config:
+    """`config` with what a resumed run must repeat, whatever this version or another machine would choose."""
+    pinned = {key: train[key] for key in ("device", "precision", "threads")}
+    open_on_a_gpu = ("micro_batch_size",) if machine.device == "cuda" else ()  # there it depends on the memory
+    for key in ("microbatch_threads", *open_on_a_gpu):
+        if getattr(config.train, key) is None:
+            pinned[key] = train[key]
+    return _updated(config, model={"vocab_size": vocab_size}, train=pinned)
 
 
 def _updated(config: Config, **sections: dict[str, Any]) -> Config:
@@ -125,9 +139,12 @@ def fill_gpu(config: Config, machine: Machine, size: int) -> int:
 
 
 def _parallel(config: Config, machine: Machine, size: int, mode: CheckpointingMode) -> str:
+    wanted = config.train.parallel
     if machine.processes == 1:
         return "none"
-    wanted, fits = config.train.parallel, _fits(config, machine, size, mode)
+    if wanted == "none":
+        raise ConfigError(f"train.parallel: none, but there are {machine.processes} processes; give auto, ddp or fsdp")
+    fits = _fits(config, machine, size, mode)
     return wanted if wanted in ("ddp", "fsdp") else "ddp" if fits else "fsdp"
 
 

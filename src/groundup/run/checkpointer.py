@@ -110,7 +110,7 @@ class Checkpointer:
         }
         best = self._best(state)
         kept = {path for path in (best, self._rollback_target(state)) if path}
-        snapshot = files.Snapshot(self._config, self._data.tokenizer, metadata, tensors)
+        snapshot = files.Snapshot(self._config.recorded, self._data.tokenizer, metadata, tensors)
         self._writing = self._pool.submit(self._write, folder, snapshot, best, kept)
 
     def _write(self, folder: Path, snapshot: files.Snapshot, best: Path | None, kept: set[Path]) -> None:

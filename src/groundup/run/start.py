@@ -13,7 +13,7 @@ from groundup import __version__
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.checkpoint.state import load_metadata
 from groundup.config.merge import ConfigSource, diff, get, merge_and_validate
-from groundup.config.resolved import OPEN, RESOLVED_KEYS, ResolvedConfig
+from groundup.config.resolved import MACHINE_KEYS, OPEN, ResolvedConfig
 from groundup.config.schema import Config, resume_rule
 from groundup.config.types import OnResume
 from groundup.data.windows import ShuffledWindows
@@ -63,7 +63,7 @@ def start_run(
     plan = replace(prepared.plan, speed=speed) if speed else _with_speed(prepared.plan, trainer)
     with run_lock(run, display, process_group):
         if not process_group.rank:
-            run.create(trainer.config)
+            run.create(trainer.config.recorded)
         for line in (*summary(plan, advise=advise), prepared.machine_line):
             display.message(line)
         if config.init_from:
@@ -152,7 +152,7 @@ def overrides_of(config: Config, run: RunFolder, process_group: ProcessGroup) ->
     """Dotted keys and values in which `config` differs from the existing run; keys left open are not included."""
     previous = run_config(run, process_group)
     given = {key: get(config, key) for key in diff(previous, config)}
-    return {key: value for key, value in given.items() if key not in RESOLVED_KEYS or value not in OPEN}
+    return {key: value for key, value in given.items() if key not in MACHINE_KEYS or value not in OPEN}
 
 
 def run_config(run: RunFolder, process_group: ProcessGroup) -> Config:
@@ -258,12 +258,12 @@ def _restore(
     resolved = resolve_config(config, data.tokenizer.n_vocab, machine, process_group)
     trainer = _build(resolved, data, run, display, process_group, restored=checkpoint is not None)
     if checkpoint:
-        trainer.restore(checkpoint, keep_micro_batch_size="train.micro_batch_size" in changed)
+        trainer.restore(checkpoint)
     try:
         if not process_group.rank:
             run.delete_after(checkpoint)
             if changed:
-                run.write_config(resolved)
+                run.write_config(resolved.recorded)
     except OSError as error:
         raise CheckpointError(f"{run.path}: cannot be written ({error.strerror}); fix that, and resume") from error
     return trainer, line

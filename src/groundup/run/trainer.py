@@ -85,17 +85,12 @@ class Trainer:
         self.checkpointer = Checkpointer(config, data, folder, self.logger.record, group, sharded=self.parallel.sharded)
         self.resumed_from: Path | None = None
 
-    def restore(self, checkpoint: Path, *, keep_micro_batch_size: bool = False) -> None:
-        """Continue from a checkpoint; CheckpointError when it was trained on other data.
-
-        `keep_micro_batch_size`: that of the config, though the checkpoint's run may have had to halve it.
-        """
+    def restore(self, checkpoint: Path) -> None:
+        """Continue from a checkpoint; CheckpointError when it was trained on other data."""
         metadata = self.checkpointer.read_metadata(checkpoint)
         match = match_data(Path(str(self.config.data)), metadata, self.data.manifest)
         if match.answer != "same":
             raise CheckpointError(match.message)
-        if keep_micro_batch_size:
-            metadata.pop("micro_batch_size", None)
         self.checkpointer.restore(self.state, checkpoint, metadata)
         if (previous := metadata.get("processes", 1)) != (size := self.process_group.size):
             before, now = (f"{n} process{'es' if n > 1 else ''}" for n in (previous, size))

@@ -179,9 +179,7 @@ def page(writer: Writer) -> gr.Blocks:
                 k = slider("top-k", 1, "Top-k", "0: all tokens")
                 p = slider("top-p", 0.01, "Top-p", "1: all tokens")
             with gr.Row():
-                seed = gr.Number(
-                    RANGES["seed"][2], label="Seed", info="the same seed gives the same text", precision=0
-                )
+                seed = gr.Number(RANGES["seed"][2], label="Seed", info="the same seed gives the same text", precision=0)
                 fresh = gr.Checkbox(True, label="A new seed each time")
         result = gr.HTML(label="Generated text", elem_id="result")
         if more:

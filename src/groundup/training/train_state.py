@@ -35,6 +35,7 @@ class TrainState:
 
     def __post_init__(self) -> None:
         self._initial_scale = self.scaler.state_dict()
+        self._configured_size = self.micro_batch_size
         self._device = next(self.model.parameters()).device
 
     def seed_dropout(self) -> None:
@@ -50,7 +51,7 @@ class TrainState:
             "guard": self.guard.state_dict(),
             "scaler": self.scaler.state_dict(),
             "averaged": self.ema.updates,
-            "micro_batch_size": self.micro_batch_size,
+            "micro_batch_size": {"configured": self._configured_size, "used": self.micro_batch_size},
         }
 
     def load_metadata(self, metadata: Mapping[str, Any]) -> None:
@@ -62,8 +63,10 @@ class TrainState:
         self.guard.load_state_dict(metadata.get("guard", {}))
         if metadata.get("scaler") and self.scaler.is_enabled():
             self.scaler.load_state_dict(metadata["scaler"])
-        # A run that ran out of memory does not try the larger micro-batch again.
-        self.micro_batch_size = min(self.micro_batch_size, metadata.get("micro_batch_size", self.micro_batch_size))
+        # A run that ran out of memory tries a larger micro-batch again only if its config asks for another size.
+        size = metadata.get("micro_batch_size", {})
+        if size.get("configured") == self._configured_size:
+            self.micro_batch_size = min(self.micro_batch_size, size["used"])
 
     def tensors(self) -> StateTensors:
         """Weights, EMA and optimizer state by name, not copied."""

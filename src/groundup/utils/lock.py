@@ -30,6 +30,10 @@ def locked(folder: Path, purpose: str, *, shown: Path | None = None) -> Iterator
     UsageError, naming process and machine, when another process holds it; and when the folder cannot be written.
     Messages name `shown` instead of a hidden `folder`.
     """
+    if fcntl is None:  # Windows
+        _make(folder, shown or folder)
+        yield False
+        return
     while True:
         handle = _open(folder, shown or folder)
         try:
@@ -62,19 +66,27 @@ def holder(folder: Path) -> str | None:
     return None
 
 
-def _open(folder: Path, shown: Path) -> int:
+def _make(folder: Path, shown: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(error, shown) from error
+
+
+def _open(folder: Path, shown: Path) -> int:
+    _make(folder, shown)
+    try:
         return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        remedy = "give a folder that you may write to"
-        raise UsageError(f"{shown}: cannot be written ({error.strerror}); {remedy}") from error
+        raise _unwritable(error, shown) from error
+
+
+def _unwritable(error: OSError, shown: Path) -> UsageError:
+    return UsageError(f"{shown}: cannot be written ({error.strerror}); give a folder that you may write to")
 
 
 def _acquire(handle: int, shown: Path) -> bool:
     """Whether the lock was acquired; False where there are no locks, UsageError where another process holds it."""
-    if fcntl is None:
-        return False
     for is_last in (False, True):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

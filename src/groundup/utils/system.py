@@ -130,13 +130,16 @@ def splits_evenly(items: int, workers: int) -> bool:
 
 
 def requirements(extra: str = "") -> list[Requirement]:
-    """Libraries that groundup, or only one of its extras, requires, as the installed package lists them."""
+    """Libraries that groundup, or only one of its extras, requires; none where it was never installed."""
     from packaging.requirements import Requirement
 
     def applies(requirement: Requirement, extra: str) -> bool:
         return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
-    listed = [Requirement(line) for line in metadata.requires("groundup") or ()]
+    try:
+        listed = [Requirement(line) for line in metadata.requires("groundup") or ()]
+    except metadata.PackageNotFoundError:  # a checkout on PYTHONPATH
+        return []
     return [each for each in listed if applies(each, extra) and not (extra and applies(each, ""))]
 
 
@@ -154,7 +157,10 @@ def own_version() -> str:
 
 
 def is_supported(version: str, specifier: SpecifierSet) -> bool:
-    """Whether a version meets a requirement; 2.9.0rc1 and 2.9.0+cu126 count as 2.9.0."""
-    from packaging.version import Version
+    """Whether a version meets a requirement; 2.9.0rc1 and 2.9.0+cu126 count as 2.9.0, an unreadable one does."""
+    from packaging.version import InvalidVersion, Version
 
-    return specifier.contains(Version(version).base_version)
+    try:
+        return specifier.contains(Version(version).base_version)
+    except InvalidVersion:
+        return True
