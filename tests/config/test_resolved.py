@@ -4,13 +4,22 @@ import pytest
 
 from groundup.config.merge import diff, flatten, get, merge_and_validate
 from groundup.config.presets import PRESETS, preset
-from groundup.config.resolved import MACHINE_KEYS, OPEN, RESOLVED_KEYS, ResolvedConfig
+from groundup.config.resolved import (
+    MACHINE_KEYS,
+    OPEN,
+    ResolvedConfig,
+    ResolvedModel,
+    ResolvedOptimizer,
+    ResolvedTrain,
+)
 from groundup.config.schema import Config, resume_rule, to_yaml
 from groundup.errors import ConfigError
 from groundup.planning.memory import Machine
 from groundup.planning.policy import resolve
 from groundup.run.resolve import resolve_config
 
+SECTIONS = {"model": ResolvedModel, "optimizer": ResolvedOptimizer, "train": ResolvedTrain}
+RESOLVED_KEYS = {f"{section}.{key}" for section, narrowed in SECTIONS.items() for key in narrowed.__annotations__}
 MACHINES = {
     "cpu": Machine("cpu", "bf16", memory=16 * 10**9, free_disk=10**12, threads=4),
     "gpu": Machine("cuda", "bf16", memory=80 * 10**9, free_disk=10**12, threads=8, device_name="cuda:1"),
@@ -100,7 +109,7 @@ def test_parallel_none_is_refused_where_there_are_several_processes():
         resolve(config, MACHINES["processes"], VOCAB_SIZE)
 
 
-def test_resolved_keys_are_those_that_change_from_open_to_set():
+def test_narrowed_fields_are_the_keys_that_change_from_open_to_set():
     everything_open = Config.model_validate({"train": {"max_steps": 1}})
     found = resolve(everything_open, MACHINES["cpu"], VOCAB_SIZE)
     assert set(diff(everything_open, found)) == RESOLVED_KEYS

@@ -157,9 +157,14 @@ def test_two_processes_compute_what_one_does(prepared, alone, tmp_path):
     cheap = {"parallel": "fsdp", "activation_checkpointing": "selective"}
     cases["modern 5"] = config("modern", train={**cheap, "micro_batch_size": 5})
     cases["gpt1 recomputed"] = config("gpt1", train={"parallel": "fsdp", "activation_checkpointing": "full"})
+    sgd = {"optimizer": {"name": "sgd", "learning_rate": 0.1}}
+    for kind in ("ddp", "fsdp"):
+        cases[f"sgd {kind}"] = config("gpt2", train={"parallel": kind}, **sgd)
+    work.train_all(prepared, tmp_path / "one", {"sgd": config("gpt2", **sgd)})
     jobs.run(2, work.train_all, prepared, tmp_path, cases, "cut_logits", place=tmp_path)  # which `alone` are whole
     for name in cases:
-        assert_same_up_to_rounding(tmp_path / name, alone / name.split()[0])
+        model = name.split()[0]
+        assert_same_up_to_rounding(tmp_path / name, (tmp_path / "one" if model == "sgd" else alone) / model)
     for model in MODELS:
         assert_same_up_to_rounding(tmp_path / f"{model} ddp", tmp_path / f"{model} fsdp")
 

@@ -114,7 +114,7 @@ def test_a_failure_in_the_background_is_raised_by_the_next_call(prepared, tmp_pa
 
     data = PreparedData.open(prepared)
     config = Config.model_validate({**OVERRIDES, "data": str(prepared)})
-    resolved = resolve_config(config, data.tokenizer.n_vocab, detect_machine(config.train, tmp_path).machine)
+    resolved = resolve_config(config, data.tokenizer.n_vocab, detect_machine(config.train, tmp_path)[0])
     trainer = Trainer(resolved, data, RunFolder(tmp_path / "run"), NullDisplay())
     monkeypatch.setattr(state, "save", fail)
     trainer.checkpointer.save(trainer.state)

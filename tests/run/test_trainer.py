@@ -95,7 +95,7 @@ def build(prepared, changes: dict) -> Trainer:
     """A trainer that writes nothing."""
     data = PreparedData.open(prepared)
     config = Config.model_validate({**merged(changes), "data": str(prepared)})
-    resolved = resolve_config(config, data.tokenizer.n_vocab, detect_machine(config.train, prepared).machine)
+    resolved = resolve_config(config, data.tokenizer.n_vocab, detect_machine(config.train, prepared)[0])
     return Trainer(resolved, data, RunFolder(prepared), NullDisplay())
 
 

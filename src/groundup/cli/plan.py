@@ -21,29 +21,11 @@ if TYPE_CHECKING:
     from groundup.planning.plan import DataSize
 
 EPILOG = """The plan is arithmetic and needs neither data nor torch; the time needs a speed: --measure, --like or
---tokens-per-second. Letters: N weights, L layers, C width, T context, P padded vocabulary.
+--tokens-per-second. docs/training.md says how each line is computed, and how far it was from measurements.
 
-  parameters   counted by part, without rows that pad the vocabulary
-  FLOPs        6·(weights in matrix products) + 6·L·C·(T + 1) per token: 2 per weight forward, 4 backward; attention
-  weights      4 bytes each, as many for gradients; AdamW's state 8, Muon's 4 for the matrices in blocks
-  activations  what the backward pass needs: in a GPT-2 block 64·C bytes per token in fp32, 36·C in bf16; where a
-               CPU has no fused attention (dropout; bf16 up to 512 tokens), also its T x T matrices
-  logits       in chunks (32 MiB in fp32, at least 256 rows; GPUs 512 MiB): 8·P bytes per row, in bf16 10·P; gradient
-               of the head, 4·P·C; of its input, 4·C per token. Up to 8 MiB in all: 12·P per token
-  program      on a CPU: Python and torch 0.34 GB, and half of the activations, which the allocator cannot reuse
-  time         tokens / speed, and evaluations at a third of the FLOPs per token; without saving and sampling
-  Chinchilla   20 tokens per parameter (arXiv:2203.15556); 4 epochs are as good as new text (arXiv:2305.16264)
-
-Against the peak resident memory of real steps on two cores, ten of eleven shapes were within 11 %; rotary positions
-and QK-norm in fp32 took 24 % more than planned.
-
-With --nodes, the same on nodes of GPUs, from the speed of one: --mfu x peak / FLOPs, --tokens-per-second, or --like.
-Without these, an MFU that was published for MPT-1B on 8 A100 or H100 (llm-foundry's table). The total is that speed
-times the number of GPUs: communication that it does not include, failures and saving are not planned. DDP: all state
-on each GPU; FSDP2 (ZeRO-3, arXiv:1910.02054): weights, gradients and optimizer state divided by the number of GPUs.
-
-Of 24 published runs on A100 and H100, 8 to 512 GPUs, 21 were within 22 % of the speed from that MFU, half of them
-within 6 %; three others of 124M were slower, by 22 %, 30 % and 50 %. Memory was not checked on a cluster.
+With --nodes, the same on nodes of GPUs, from the speed of one: --mfu x peak / FLOPs, --tokens-per-second, --like, or
+an MFU that was published for this kind of GPU. Communication that this speed does not include, failures and saving
+are not planned. docs/cluster.md has the sources.
 
   groundup plan gpt2 --tokens-per-second 100000
   groundup plan gpt2-mini --data data/book --measure

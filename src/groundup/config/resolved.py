@@ -51,15 +51,8 @@ class ResolvedConfig(Config):
     recorded: Config = Field(exclude=True, repr=False)
 
 
-RESOLVED_KEYS = {
-    f"{section}.{key}"
-    for section, narrowed in {"model": ResolvedModel, "optimizer": ResolvedOptimizer, "train": ResolvedTrain}.items()
-    for key in narrowed.__annotations__
-}
-"""Dotted keys that a user may leave open and that the resolution fills in."""
-
 MACHINE_KEYS = {
     "model.vocab_size", "train.device", "train.precision", "train.threads", "train.microbatch_threads",
     "train.micro_batch_size", "train.parallel", "train.activation_checkpointing",
 }  # fmt: skip
-"""Those that a run may record though its user left them open, in this version or an earlier one."""
+"""Keys that a run may record though its user left them open, in this version or an earlier one."""

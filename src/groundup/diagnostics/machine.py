@@ -59,8 +59,9 @@ def memory() -> Finding:
 
 def libraries() -> Iterator[Finding]:
     """Versions of Python and the libraries, against those this version of groundup needs."""
-    required = metadata.metadata("groundup")["Requires-Python"] or ""
-    yield version("Python", platform.python_version(), SpecifierSet(required))
+    if system.installed_version("groundup"):  # otherwise a checkout on PYTHONPATH
+        required = metadata.metadata("groundup")["Requires-Python"] or ""
+        yield version("Python", platform.python_version(), SpecifierSet(required))
     for extra in ("", "data", "track"):  # "": the libraries that groundup always needs
         good = {}
         for requirement in system.requirements(extra):

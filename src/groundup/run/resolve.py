@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,13 +32,6 @@ from groundup.utils.system import free_disk, main_memory, usable_cores
 MEASURE_FRACTION = 0.03  # of a run length in time, that measuring the speed may take
 
 
-class Detected(NamedTuple):
-    """A machine, and a line that says what was chosen there and why."""
-
-    machine: Machine
-    line: str
-
-
 def validate_config(config: Config) -> None:
     """Find mistakes that can be known without the data. ConfigError."""
     parse_compile(config.train.compile)
@@ -51,8 +43,10 @@ def validate_config(config: Config) -> None:
             raise ConfigError(f"evaluate.tasks: {error}") from error
 
 
-def detect_machine(train: TrainConfig, folder: Path, process_group: ProcessGroup = SINGLE_PROCESS) -> Detected:
-    """Device, precision, threads and memory for training; `folder` is where the run will be written.
+def detect_machine(
+    train: TrainConfig, folder: Path, process_group: ProcessGroup = SINGLE_PROCESS
+) -> tuple[Machine, str]:
+    """The machine to train on, and a line that says what was chosen and why; `folder` is for the run.
 
     Where `train` leaves them open, they are chosen here; of several processes, rank 0 chooses for all. Sets torch's
     number of threads. ConfigError for a device or precision that this machine does not have.
@@ -67,7 +61,7 @@ def detect_machine(train: TrainConfig, folder: Path, process_group: ProcessGroup
     size = process_group.size
     machine = Machine(device.type, precision.name, memory, free_disk(folder), size, threads, str(device))
     each = f"{size} processes of {threads} threads" if size > 1 else f"{threads} threads"
-    return Detected(machine, f"machine  {device}, {each}, {precision.name}: {precision.reason}")
+    return machine, f"machine  {device}, {each}, {precision.name}: {precision.reason}"
 
 
 def resolve_config(
@@ -90,7 +84,7 @@ def resolve_config(
 
 def plan_here(config: Config, vocab_size: int, data: DataSize | None) -> Plan:
     """The plan of a run in one process here, its speed unknown. ConfigError for a device this machine lacks."""
-    machine = detect_machine(config.train, Path()).machine
+    machine, _ = detect_machine(config.train, Path())
     return Plan(resolve_config(config, vocab_size, machine), machine, data)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -55,16 +55,16 @@ def start_run(
     if not process_group.rank:
         run.refuse_existing()
     config = broadcast_config(config, process_group)
-    prepared = _prepare(config, out, process_group)
-    _refuse_hopeless(prepared.plan)
-    if not prepared.plan.fits:  # shown before the model is built, because building it may end this process
-        display.message(f"warning  {too_much_memory(prepared.plan)}")
-    trainer = _build(prepared.plan.config, prepared.data, run, display, process_group)
-    plan = replace(prepared.plan, speed=speed) if speed else _with_speed(prepared.plan, trainer)
+    data, plan, machine_line = _prepare(config, out, process_group)
+    _refuse_hopeless(plan)
+    if not plan.fits:  # shown before the model is built, because building it may end this process
+        display.message(f"warning  {too_much_memory(plan)}")
+    trainer = _build(plan.config, data, run, display, process_group)
+    plan = replace(plan, speed=speed) if speed else _with_speed(plan, trainer)
     with run_lock(run, display, process_group):
         if not process_group.rank:
             run.create(trainer.config.recorded)
-        for line in (*summary(plan, advise=advise), prepared.machine_line):
+        for line in (*summary(plan, advise=advise), machine_line):
             display.message(line)
         if config.init_from:
             display.message(f"weights  initialised from {config.init_from}")
@@ -95,15 +95,14 @@ def dry_run(config: Config, out: Path | None, display: Display) -> Plan:
         run.refuse_existing()
     process_group = init_distributed()
     display = NullDisplay() if process_group.rank else display
-    prepared = _prepare(broadcast_config(config, process_group), run.path, process_group)
-    plan = prepared.plan
+    data, plan, machine_line = _prepare(broadcast_config(config, process_group), run.path, process_group)
     remote = process_group.broadcast_object([task for task in config.evaluate.tasks if needs_download(task)])
     if process_group.broadcast_object(plan.fits):
         local = tuple(task for task in plan.config.evaluate.tasks if task not in remote)
         evaluate = plan.config.evaluate.model_copy(update={"tasks": local})
         offline = plan.config.model_copy(update={"evaluate": evaluate})
-        plan = _with_speed(plan, _build(offline, prepared.data, run, display, process_group))
-    for line in (*summary(plan), prepared.machine_line):
+        plan = _with_speed(plan, _build(offline, data, run, display, process_group))
+    for line in (*summary(plan), machine_line):
         display.message(line)
     for task in remote:
         display.message(f"tasks    {task}: its questions are fetched from the hub when training starts")
@@ -184,14 +183,8 @@ def check_ranks_agree(process_group: ProcessGroup, config: Config, data: Prepare
     require_same(process_group, f"the data in {config.data} are", fingerprint, "copy one folder to all machines")
 
 
-class _Prepared(NamedTuple):
-    data: PreparedData
-    plan: Plan  # its speed unknown
-    machine_line: str
-
-
-def _prepare(config: Config, folder: Path, process_group: ProcessGroup) -> _Prepared:
-    """Data and plan of a new run, before anything large is built."""
+def _prepare(config: Config, folder: Path, process_group: ProcessGroup) -> tuple[PreparedData, Plan, str]:
+    """Data, plan without a speed, and the line about the machine, of a new run; before anything large is built."""
     validate_config(config)
     data = open_data(config)
     check_ranks_agree(process_group, config, data)
@@ -199,7 +192,7 @@ def _prepare(config: Config, folder: Path, process_group: ProcessGroup) -> _Prep
     resolved = resolve_config(config, data.tokenizer.n_vocab, machine, process_group)
     plan = Plan(resolved, machine, _data_size(config, data))
     _ = plan.run_length  # ConfigError where none is given, before a model is built
-    return _Prepared(data, plan, line)
+    return data, plan, line
 
 
 def _data_size(config: Config, data: PreparedData) -> DataSize:

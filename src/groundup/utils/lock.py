@@ -30,12 +30,11 @@ def locked(folder: Path, purpose: str, *, shown: Path | None = None) -> Iterator
     UsageError, naming process and machine, when another process holds it; and when the folder cannot be written.
     Messages name `shown` instead of a hidden `folder`.
     """
-    if fcntl is None:  # Windows
-        _make(folder, shown or folder)
-        yield False
-        return
     while True:
         handle = _open(folder, shown or folder)
+        if handle is None:
+            yield False
+            return
         try:
             guarded = _acquire(handle, shown or folder)
             if guarded and not _is_current(handle, folder / LOCK):
@@ -66,23 +65,14 @@ def holder(folder: Path) -> str | None:
     return None
 
 
-def _make(folder: Path, shown: Path) -> None:
+def _open(folder: Path, shown: Path) -> int | None:
+    """Make the folder and open its lock; None on Windows, which has no locks of this kind."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644) if fcntl else None
     except OSError as error:
-        raise _unwritable(error, shown) from error
-
-
-def _open(folder: Path, shown: Path) -> int:
-    _make(folder, shown)
-    try:
-        return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise _unwritable(error, shown) from error
-
-
-def _unwritable(error: OSError, shown: Path) -> UsageError:
-    return UsageError(f"{shown}: cannot be written ({error.strerror}); give a folder that you may write to")
+        remedy = "give a folder that you may write to"
+        raise UsageError(f"{shown}: cannot be written ({error.strerror}); {remedy}") from error
 
 
 def _acquire(handle: int, shown: Path) -> bool:
