@@ -1,4 +1,4 @@
-"""`python -m bench`: measure, print tables, and keep the numbers with --json."""
+"""`python -m bench`: measure, print tables and write the numbers to --json."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ NEEDS_TEXT = {"time-to-loss"}
 
 
 def main() -> int:
-    """0 when all promises held, 1 when one did not, 2 for a mistake in what was asked."""
+    """Exit status: 0 if all promises hold, 1 if one is broken, 2 for invalid options."""
     parser = argparse.ArgumentParser(
         prog="python -m bench", description="Side-by-side benchmarks; see bench/README.md."
     )
-    parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help=f"{', '.join(SUBJECTS)}; none means all")
+    parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help=f"{', '.join(SUBJECTS)} (default: all)")
     parser.add_argument("--nanogpt", type=Path, metavar="DIR", help="a checkout of nanoGPT to compare with")
     parser.add_argument("--text", type=Path, metavar="FILE", help="tinyshakespeare's input.txt; time-to-loss needs it")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch (default 2)")
-    parser.add_argument("--rounds", type=int, help="rounds a subject (default: each subject's own)")
+    parser.add_argument("--rounds", type=int, help="rounds per subject (default: each subject's own)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write machine and results there")
-    asked = parser.parse_args()
-    if unknown := [name for name in asked.subjects if name not in SUBJECTS]:
+    args = parser.parse_args()
+    if unknown := [name for name in args.subjects if name not in SUBJECTS]:
         parser.error(f"{unknown[0]}: no such subject; there are {', '.join(SUBJECTS)}")
-    options, subjects, skipped = Options(asked.nanogpt, asked.text, asked.threads, asked.rounds), asked.subjects, []
+    options, subjects, skipped = Options(args.nanogpt, args.text, args.threads, args.rounds), args.subjects, []
     try:
         options.check()
     except UsageError as error:
@@ -58,15 +58,15 @@ def main() -> int:
         results[name] = SUBJECTS[name](options)
         results[name].ceiling = [before, gemm_gflops()]
         show(results[name], console)
-        if asked.json:  # after each, so that a later one can fail and lose nothing
-            write(asked.json, facts, results)
+        if args.json:  # after each, so that a later failure loses nothing
+            write(args.json, facts, results)
     for name in skipped:
         console.print(f"\n{name}: left out; give tinyshakespeare's input.txt with --text", highlight=False)
     return int(any(result.failures for result in results.values()))
 
 
 def write(path: Path, facts: dict[str, str | int], results: dict[str, Result]) -> None:
-    """All that was measured so far."""
+    """Write the results so far."""
     report = {
         "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
         "machine": facts,
@@ -76,7 +76,7 @@ def write(path: Path, facts: dict[str, str | int], results: dict[str, Result]) -
 
 
 def show(result: Result, console: Console) -> None:
-    """One table, and what else is to be said."""
+    """Print the table, notes and failures."""
     table = Table(title=result.title, title_justify="left", title_style="bold")
     table.add_column("")
     for heading in (result.unit, "lowest", "highest", f"x {result.baseline}"):
@@ -99,7 +99,7 @@ def show(result: Result, console: Console) -> None:
 
 
 def readable(value: float) -> str:
-    """Three figures where there are fractions."""
+    """Three significant digits below 100, else no decimals."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

@@ -22,12 +22,12 @@ Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """torch's own."""
+    """torch's fused kernel."""
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 def products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Ours."""
+    """Separate matrix products, ours."""
     return context.unfused_attention(q, k, v, 0.0)
 
 

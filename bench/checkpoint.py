@@ -36,14 +36,14 @@ def main(folder: Path) -> None:
     waits, writes, tensors = [], [], None
     writer = ThreadPoolExecutor(1)
     for step in range(ROUNDS):
-        began = time.perf_counter()
+        started = time.perf_counter()
         tensors = gather(state_tensors(gpt, optimizer), keep=True, copy=True, reuse=tensors)
         snapshot = state.Snapshot(config, ByteTokenizer(), {"step": step}, tensors)
         target = folder / f"step-{step}"
         writing = writer.submit(state.save, target, snapshot)
-        waits.append(time.perf_counter() - began)
+        waits.append(time.perf_counter() - started)
         writing.result()
-        writes.append(time.perf_counter() - began)
+        writes.append(time.perf_counter() - started)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     print(f"checkpoint of {size / 1e9:.2f} GB, medians of {ROUNDS}:")
     print(f"  training waits {statistics.median(waits):.2f} s (asynchronous), {statistics.median(writes):.2f} s (not)")
@@ -51,5 +51,5 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as place:
-        main(Path(place))
+    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as folder:
+        main(Path(folder))

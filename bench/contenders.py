@@ -86,7 +86,7 @@ TASKS = {task.name: task for task in (NANO, GPT2)}
 
 
 def sizes_of(shape: str) -> dict[str, int]:
-    """LAYERSxWIDTH as a model's sizes, heads about 64 wide; UsageError where it is not that."""
+    """Sizes of a model LAYERSxWIDTH with heads about 64 wide; UsageError for any other `shape`."""
     parts = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,4})", shape)
     if not parts:
         raise UsageError(f"{shape}: no such shape; give LAYERSxWIDTH, such as 6x256")
@@ -96,10 +96,10 @@ def sizes_of(shape: str) -> dict[str, int]:
 
 
 class Trainee(Protocol):
-    """A training that can be carried on."""
+    """A training run that is advanced by a number of steps."""
 
     def train(self, steps: int) -> list[float]:
-        """The losses of the next `steps` steps, in nats a token."""
+        """The losses of the next `steps` steps, in nats per token."""
         ...
 
 
@@ -108,17 +108,17 @@ class Peer:
     """Another project's model with our weights, and the optimizer that goes with it."""
 
     model: nn.Module
-    loss: Callable[[nn.Module, Tensor, Tensor], Tensor]  # mean nats a token of (B, T) ids and (B, T) targets
+    loss: Callable[[nn.Module, Tensor, Tensor], Tensor]  # mean nats per token of (B, T) ids and (B, T) targets
     optimizer: torch.optim.Optimizer
 
 
-def drawn(config: ModelConfig) -> GPT:
-    """The same weights each time."""
+def init_model(config: ModelConfig) -> GPT:
+    """Model with the same initial weights each time."""
     return GPT(config).init_weights(torch.Generator().manual_seed(SEED))
 
 
-def as_trained(task: Task, device: torch.device, precision: Name, *, compiling: bool = False) -> ResolvedConfig:
-    """The config of such a run, with what `groundup train` would decide."""
+def resolve_task(task: Task, device: torch.device, precision: Name, *, compiling: bool = False) -> ResolvedConfig:
+    """Resolved config of the task, as `groundup train` would resolve it."""
     train = TrainConfig(
         batch_tokens=task.step_tokens,
         seed=SEED,
@@ -137,9 +137,9 @@ class Ours:
     def __init__(
         self, gpt: GPT, task: Task, batches: ShuffledWindows, log: Log, precision: Name, *, compiling: bool = False
     ) -> None:
-        """On the device of `gpt`; RuntimeError where `compiling` is wanted and fails."""
+        """Run on the device of `gpt`; RuntimeError if `compiling` fails."""
         self.device = gpt.wte.weight.device
-        config = as_trained(task, self.device, precision, compiling=compiling)
+        config = resolve_task(task, self.device, precision, compiling=compiling)
         _, self.loss_sum, self.parallel = build_loss(config, gpt, self.device)
         self.state = build_state(config, gpt, self.device, guard=LossGuard())
         self.loader = build_loader(config, batches, self.device)
@@ -148,7 +148,7 @@ class Ours:
             self.compile("on")
 
     def compile(self, attempt: str) -> None:
-        """By one of `train.compile`'s names; RuntimeError where it fails."""
+        """Compile the loss as a value of `train.compile` says; RuntimeError if it fails."""
         messages: list[str] = []
         dry_run = DryRunStep(self.loader, self.autocast, SINGLE_PROCESS)
         self.loss_sum = compile_loss(
@@ -180,7 +180,7 @@ class Ours:
 
 
 class Theirs:
-    """A peer in the loop of nanoGPT's train.py, the windows' starts given."""
+    """A peer in the loop of nanoGPT's train.py, with the starts of its sequences given."""
 
     def __init__(
         self,
@@ -212,7 +212,7 @@ class Theirs:
             self.peer.optimizer.step()
             self.peer.optimizer.zero_grad(set_to_none=True)
         self.step += steps
-        assert self.step <= len(self.starts), "windows for as many steps"
+        assert self.step <= len(self.starts), "more steps than prepared sequences"
         return torch.stack(losses).view(steps, -1).sum(1).tolist()  # read once: a GPU need not wait between steps
 
     def _read(self, starts: NDArray[np.int64]) -> Tensor:
@@ -222,18 +222,18 @@ class Theirs:
 
 
 @contextmanager
-def stage(task: Task, ids: NDArray[np.int64] | None = None) -> Iterator[Stage]:
-    """What a trainee of this task needs; `ids` are tokens to train on instead of made-up ones."""
+def open_setup(task: Task, ids: NDArray[np.int64] | None = None) -> Iterator[Setup]:
+    """Set up data and log of a task; `ids` are tokens to train on instead of synthetic ones."""
     with TemporaryDirectory(prefix="groundup-bench-") as name:
         folder = Path(name)
         tokens = mapped(synthetic(task.config.vocab) if ids is None else ids, folder)
         with closing(Log(folder / "log.jsonl")) as log:
-            yield Stage(task, tokens, ShuffledWindows(Tokens([tokens]), task.config.block_size, SEED), log)
+            yield Setup(task, tokens, ShuffledWindows(Tokens([tokens]), task.config.block_size, SEED), log)
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A text as tokens, the windows of it, and a log."""
+class Setup:
+    """A task's tokens, its shuffled sequences and a log."""
 
     task: Task
     tokens: NDArray[np.uint16]
@@ -241,9 +241,9 @@ class Stage:
     log: Log
 
     def ours(self, precision: Name = "fp32", *, compiling: bool = False, device: torch.device = CPU) -> Ours:
-        """A run from the weights that all start from."""
+        """A groundup run from the common initial weights."""
         return Ours(
-            drawn(self.task.config).to(device), self.task, self.batches, self.log, precision, compiling=compiling
+            init_model(self.task.config).to(device), self.task, self.batches, self.log, precision, compiling=compiling
         )
 
     def theirs(
@@ -255,21 +255,21 @@ class Stage:
         compiling: bool = False,
         device: torch.device = CPU,
     ) -> Theirs:
-        """A peer that can go on for `steps` steps in all."""
+        """A peer with sequences for `steps` steps in total."""
         starts = self.batches.window_starts(0, self.task.rows * steps).reshape(-1, self.task.rows)
-        peer = make(drawn(self.task.config).to(device), self.task.adamw)
+        peer = make(init_model(self.task.config).to(device), self.task.adamw)
         return Theirs(peer, self.task, self.tokens, starts, precision, compiling=compiling)
 
 
 def mapped(ids: NDArray[np.int64], folder: Path) -> NDArray[np.uint16]:
-    """Token ids in a file mapped into memory, as prepared data is."""
+    """Token ids as a memory-mapped file, like prepared data."""
     path = folder / "train.bin"
     ids.astype("<u2").tofile(path)
     return np.memmap(path, "<u2", mode="r")
 
 
 def synthetic(vocab: int, words: int = 200_000, lexicon: int = 2_000) -> NDArray[np.int64]:
-    """About a million ids below `vocab`: made-up words, their frequencies after Zipf, 0 between them."""
+    """About a million ids below `vocab`: synthetic words with Zipf frequencies, separated by 0."""
     rng = np.random.default_rng(SEED)
     spelled = [np.append(rng.integers(1, vocab, rng.integers(1, 8)), 0) for _ in range(lexicon)]
     frequency = 1 / np.arange(1, lexicon + 1)

@@ -3,7 +3,7 @@
     python -m bench.exact --nanogpt DIR [--build-nanogpt DIR] [--shape gpt2] [--json FILE]
     python -m bench.exact --shape gpt2 --only "groundup, fp32" --rounds 1 --compared 1     one contender, two steps
 
-Each contender is a process of its own; they train in turn, A B C A B C ... Exit status 1 where our fp32 losses are not
+Each contender is a separate process; they train in turn, A B C A B C ... Exit status 1 if our fp32 losses differ from
 nanoGPT's.
 """
 
@@ -23,12 +23,12 @@ from typing import Protocol
 import torch
 from rich.console import Console
 
-from bench.apart import Answer, Failed, Make, Worker
-from bench.contenders import CPU, TASKS, Task, Trainee, stage
-from bench.exact_table import OURS, WIDTH, Contender, Found, judge, report, show, table
+from bench.contenders import CPU, TASKS, Task, Trainee, open_setup
+from bench.exact_table import OURS, WIDTH, Contender, Results, judge, report, show, table
 from bench.measure import copy_gbytes, gemm_gflops, interleaved
 from bench.nanogpt import HINT
-from bench.peers import MAKERS, Places, available
+from bench.peers import MAKERS, Checkouts, available
+from bench.worker import Answer, Failed, Make, Worker
 from groundup.cli import GOMP_SPIN_COUNT
 from groundup.errors import UsageError
 from groundup.utils.device import DTYPES, Name, choose_precision
@@ -37,19 +37,19 @@ SPINS = "GOMP_SPINCOUNT"
 
 
 class Training(Protocol):
-    """A contender under way, in a process of its own or, in tests, in this one."""
+    """A running contender, in its own process or, in tests, in this one."""
 
     def train(self, steps: int) -> Answer:
-        """The next steps; Failed where they cannot be made."""
+        """Run the next steps; Failed if it cannot."""
         ...
 
     def close(self) -> None:
-        """End it."""
+        """End the run."""
         ...
 
 
 def contenders(auto: Name, peers: Sequence[str]) -> list[Contender]:
-    """Everyone in fp32; ours and nanoGPT compiled; and where the machine computes bf16 faster, that too."""
+    """All in fp32; ours and nanoGPT also compiled, and in bf16 if the machine is faster in it."""
     quick = [auto] if auto != "fp32" else []
     found = [Contender(OURS, precision, compiling) for precision in ("fp32", *quick) for compiling in (False, True)]
     if "nanoGPT" in peers:
@@ -60,39 +60,39 @@ def contenders(auto: Name, peers: Sequence[str]) -> list[Contender]:
 
 
 @contextmanager
-def trainee(contender: Contender, task: Task, places: Places, steps: int) -> Iterator[Trainee]:
-    """A contender with all that it needs for so many steps."""
-    with stage(task) as place:
+def trainee(contender: Contender, task: Task, checkouts: Checkouts, steps: int) -> Iterator[Trainee]:
+    """Set up a contender for `steps` steps."""
+    with open_setup(task) as setup:
         if contender.who == OURS:
-            yield place.ours(contender.precision, compiling=contender.compiling)
+            yield setup.ours(contender.precision, compiling=contender.compiling)
         else:
-            make = partial(MAKERS[contender.who], places=places)
-            yield place.theirs(make, steps, contender.precision, compiling=contender.compiling)
+            make = partial(MAKERS[contender.who], checkouts=checkouts)
+            yield setup.theirs(make, steps, contender.precision, compiling=contender.compiling)
 
 
 @contextmanager
 def bare_process(task: Task) -> Iterator[Trainee | None]:
     """A process without a model, to measure its memory."""
-    with stage(task):
+    with open_setup(task):
         yield None
 
 
 def measure(
-    task: Task, them: Sequence[Contender], places: Places, start: Callable[[Make], Training], rounds: int
-) -> Found:
-    """Losses of the first steps, then timed rounds of all in turn; one that fails is left out and named."""
-    found, training = Found(task), {}
+    task: Task, them: Sequence[Contender], checkouts: Checkouts, start: Callable[[Make], Training], rounds: int
+) -> Results:
+    """Losses of the first steps, then interleaved timed rounds; a contender that fails is left out and named."""
+    found, training = Results(task), {}
     precisions = sorted({contender.precision for contender in them})
     try:
         found.bare = _once(start(partial(bare_process, task)))
         _ceilings(found, precisions)
         for each in them:
             print(f"{each.name}: {task.compared} steps ...", file=sys.stderr, flush=True)
-            with as_it_starts(each):
-                under_way = start(partial(trainee, each, task, places, task.compared + rounds * task.steps))
-            training[each.name] = under_way
+            with spin_count_set(each):
+                run = start(partial(trainee, each, task, checkouts, task.compared + rounds * task.steps))
+            training[each.name] = run
             try:
-                found.losses[each.name] = under_way.train(task.compared).losses
+                found.losses[each.name] = run.train(task.compared).losses
             except Failed as failed:
                 training.pop(each.name).close()
                 found.notes.append(f"{each.name}: left out ({failed})")
@@ -100,16 +100,16 @@ def measure(
         timed = {name: partial(_speed, found, name, each) for name, each in training.items()}
         found.rows = interleaved(timed, rounds)
     finally:
-        for under_way in training.values():
-            under_way.close()
+        for run in training.values():
+            run.close()
     _ceilings(found, precisions)
     judge(found, {each.name: each for each in them})
     return found
 
 
 @contextmanager
-def as_it_starts(contender: Contender) -> Iterator[None]:
-    """Ours is told how long idle threads spin, as the command line tells itself; the others have torch's default."""
+def spin_count_set(contender: Contender) -> Iterator[None]:
+    """Set how long idle threads spin, as the command line does, for ours; the others keep torch's default."""
     before = os.environ.get(SPINS)
     if contender.who == OURS and before is None:
         os.environ[SPINS] = GOMP_SPIN_COUNT
@@ -127,13 +127,13 @@ def _once(training: Training) -> int:
         training.close()
 
 
-def _ceilings(found: Found, precisions: Sequence[str]) -> None:
+def _ceilings(found: Results, precisions: Sequence[str]) -> None:
     found.copies.append(copy_gbytes())
     for precision in precisions:
         found.ceilings.setdefault(precision, []).append(gemm_gflops(dtype=DTYPES[precision]))
 
 
-def _speed(found: Found, name: str, training: Training) -> float:
+def _speed(found: Results, name: str, training: Training) -> float:
     try:
         answer = training.train(found.task.steps)
     except Failed as failed:
@@ -143,61 +143,61 @@ def _speed(found: Found, name: str, training: Training) -> float:
 
 
 def arguments() -> argparse.ArgumentParser:
-    """What can be asked for."""
+    """Command-line options."""
     parser = argparse.ArgumentParser(prog="python -m bench.exact", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--nanogpt", type=Path, metavar="DIR", help="a checkout of nanoGPT")
     parser.add_argument("--build-nanogpt", type=Path, metavar="DIR", help="a checkout of build-nanogpt")
     parser.add_argument("--shape", choices=list(TASKS), default="nano", help="default nano; gpt2 is 124M at 1,024")
-    parser.add_argument("--rows", type=int, metavar="N", help="windows a step")
+    parser.add_argument("--rows", type=int, metavar="N", help="sequences per step")
     parser.add_argument(
-        "--micro-rows", type=int, metavar="N", help="a pass (default: nanoGPT's all, ours as it decides)"
+        "--micro-rows", type=int, metavar="N", help="sequences per pass (default: all; ours: automatic)"
     )
     parser.add_argument("--rounds", type=int, metavar="N")
-    parser.add_argument("--steps", type=int, metavar="N", help="a round")
-    parser.add_argument("--compared", type=int, metavar="N", help="first steps, untimed, whose losses are compared")
-    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="of the rows beyond fp32")
-    parser.add_argument("--only", action="append", metavar="NAME", help="a row of the table alone; can be repeated")
+    parser.add_argument("--steps", type=int, metavar="N", help="steps per round")
+    parser.add_argument("--compared", type=int, metavar="N", help="untimed first steps, whose losses are compared")
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="of the additional rows")
+    parser.add_argument("--only", action="append", metavar="NAME", help="measure this row only; can be repeated")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch (default 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write machine and results there")
     return parser
 
 
-def chosen(asked: argparse.Namespace, places: Places) -> tuple[Task, list[Contender]]:
-    """The task and who takes part; UsageError where that makes no sense."""
-    places.check()
-    task = TASKS[asked.shape]
-    numbers = {name: getattr(asked, name) for name in ("rows", "micro_rows", "rounds", "steps", "compared")}
-    for name, value in {**numbers, "threads": asked.threads}.items():
+def chosen(args: argparse.Namespace, checkouts: Checkouts) -> tuple[Task, list[Contender]]:
+    """Task and contenders; UsageError for invalid options."""
+    checkouts.check()
+    task = TASKS[args.shape]
+    numbers = {name: getattr(args, name) for name in ("rows", "micro_rows", "rounds", "steps", "compared")}
+    for name, value in {**numbers, "threads": args.threads}.items():
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} {value}: must be 1 or more")
-    them = contenders(choose_precision(asked.precision, CPU).name, available(places))
+    them = contenders(choose_precision(args.precision, CPU).name, available(checkouts))
     names = [each.name for each in them]
-    for name in asked.only or ():
+    for name in args.only or ():
         if name not in names:
             raise UsageError(f"--only {name}: no such row here; there are {'; '.join(names)}")
     task = replace(task, **{name: value for name, value in numbers.items() if value is not None})
     if task.rows % (task.micro_rows or 1):
-        raise UsageError(f"--micro-rows {task.micro_rows}: does not divide the {task.rows} windows of a step")
-    return task, [each for each in them if not asked.only or each.name in asked.only]
+        raise UsageError(f"--micro-rows {task.micro_rows}: does not divide the {task.rows} sequences of a step")
+    return task, [each for each in them if not args.only or each.name in args.only]
 
 
 def main() -> int:
-    """0 when the promise held, 1 when it did not, 2 for a mistake in what was asked."""
+    """Exit status: 0 if the promise holds, 1 if it is broken, 2 for invalid options."""
     parser = arguments()
-    asked = parser.parse_args()
-    places = Places(asked.nanogpt, asked.build_nanogpt)
-    torch.set_num_threads(asked.threads)
+    args = parser.parse_args()
+    checkouts = Checkouts(args.nanogpt, args.build_nanogpt)
+    torch.set_num_threads(args.threads)
     try:
-        task, them = chosen(asked, places)
+        task, them = chosen(args, checkouts)
     except UsageError as error:
         parser.error(str(error))
-    found = measure(task, them, places, partial(Worker, threads=asked.threads), task.rounds)
-    if not asked.nanogpt:
+    found = measure(task, them, checkouts, partial(Worker, threads=args.threads), task.rounds)
+    if not args.nanogpt:
         found.notes.append(HINT)
     rows = table(found, {each.name: each for each in them})
     show(found, rows, Console(width=WIDTH))
-    if asked.json:
-        asked.json.write_text(json.dumps(report(found, rows), indent=2) + "\n", encoding="utf-8")
+    if args.json:
+        args.json.write_text(json.dumps(report(found, rows), indent=2) + "\n", encoding="utf-8")
     return int(bool(found.failures))
 
 

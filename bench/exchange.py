@@ -1,9 +1,9 @@
-"""Seconds to import and to export a model of GPT-2's smallest shape: whole commands, and the writing alone.
+"""Seconds to import and to export a model of GPT-2's smallest shape: complete commands, and the writing alone.
 
 python -m bench.exchange [--rounds 3] [--json FILE]
 
 The checkpoint has random weights and AdamW's state, 1.5 GB, made in a temporary folder. A command is
-counted from the start of Python to its end; an export opens what it has written with the program that reads it and
+timed from the start of Python to its end; an export opens the written model with the program that reads it and
 compares logits, which is most of that time. `bare` is a Python that imports torch, and for the exports to `hf` also
 transformers.
 """
@@ -34,7 +34,7 @@ from groundup.optim.optimizer import build_optimizer
 from groundup.tokenizers.registry import choose_tokenizer
 
 SHAPE = ModelConfig(n_layer=12, n_head=12, n_embd=768, block_size=1024, vocab_size=50_257)
-TARGETS = {"hf": "hf", "gguf": "model.gguf"}  # and what is written
+TARGETS = {"hf": "hf", "gguf": "model.gguf"}  # target -> name of the written file or folder
 GROUNDUP = (sys.executable, "-m", "groundup")
 
 
@@ -43,65 +43,65 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.exchange", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write machine and results there")
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        rows = measure(Path(place), asked.rounds)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(Path(folder), args.rounds)
     for row in rows:
         print(f"{row.name:<44}{row.median:>8.2f} s")
-    if asked.json:
+    if args.json:
         found = [{"name": row.name, "median": row.median, "values": row.values} for row in rows]
-        asked.json.write_text(json.dumps({"machine": machine(), "rows": found}, indent=2) + "\n")
+        args.json.write_text(json.dumps({"machine": machine(), "rows": found}, indent=2) + "\n")
 
 
-def measure(place: Path, rounds: int) -> list[Row]:
-    """All commands in turn, round by round."""
-    checkpoint = make(place / "checkpoint")
-    ckpt = make_nanogpt(place / "ckpt.pt", checkpoint)
+def measure(folder: Path, rounds: int) -> list[Row]:
+    """Time all commands, interleaved."""
+    checkpoint = make(folder / "checkpoint")
+    ckpt = make_nanogpt(folder / "ckpt.pt", checkpoint)
     found: dict[str, list[float]] = {}
 
-    def note(name: str, value: float) -> None:
+    def add(name: str, value: float) -> None:
         found.setdefault(name, []).append(value)
 
     for _ in range(rounds):
-        note("bare: import torch", seconds(partial(python, "import torch")))
-        note("bare: import torch and transformers", seconds(partial(python, "import torch, transformers.models.gpt2")))
+        add("bare: import torch", seconds(partial(python, "import torch")))
+        add("bare: import torch and transformers", seconds(partial(python, "import torch, transformers.models.gpt2")))
         for target, name in TARGETS.items():
-            out = place / name
+            out = folder / name
             output: dict[str, Any] = {}
-            action = partial(exported, checkpoint, target, out, output)
-            note(f"export --to {target}", seconds(action))
-            note(f"export --to {target}, writing alone", output["seconds"])
+            action = partial(run_export, checkpoint, target, out, output)
+            add(f"export --to {target}", seconds(action))
+            add(f"export --to {target}, writing alone", output["seconds"])
             if target == "hf":
-                note("import of a folder of transformers", seconds(partial(imported, out, place / "in")))
+                add("import of a folder of transformers", seconds(partial(run_import, out, folder / "in")))
             remove(out)
-        note("import of nanoGPT's ckpt.pt", seconds(partial(imported, ckpt, place / "in")))
+        add("import of nanoGPT's ckpt.pt", seconds(partial(run_import, ckpt, folder / "in")))
     return [Row(name, values) for name, values in found.items()]
 
 
 def python(code: str) -> None:
-    """A process of its own."""
+    """Run code in a new Python process."""
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def exported(checkpoint: Path, target: str, out: Path, output: dict[str, Any]) -> None:
-    """The command; what it prints goes to `output`."""
+def run_export(checkpoint: Path, target: str, out: Path, output: dict[str, Any]) -> None:
+    """Run `groundup export`; its JSON output is added to `output`."""
     words = [*GROUNDUP, "export", str(checkpoint), "--to", target, "--out", str(out), "--json"]
     output.update(json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout))
 
 
-def imported(source: Path, out: Path) -> None:
-    """Run the command, and delete what it wrote."""
+def run_import(source: Path, out: Path) -> None:
+    """Run `groundup import` and delete the result."""
     subprocess.run([*GROUNDUP, "import", str(source), "--out", str(out)], check=True, capture_output=True)
     remove(out)
 
 
 def remove(path: Path) -> None:
-    """A file or a folder."""
+    """Delete a file or a folder."""
     (shutil.rmtree if path.is_dir() else Path.unlink)(path)  # type: ignore[operator]
 
 
 def make(folder: Path) -> Path:
-    """A checkpoint as a run leaves one."""
+    """Write a checkpoint as a run does."""
     tokenizer = choose_tokenizer("gpt2")
     config = Config(model=SHAPE)
     gpt = GPT(SHAPE).init_weights(torch.Generator().manual_seed(0))

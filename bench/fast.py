@@ -2,9 +2,9 @@
 
     python -m bench.fast --text SOURCE … [--seconds 60 …] [--tokenizer char] [--rounds 3] [--json FILE]
 
-All that a user waits for is counted, from the start of `groundup prepare` to the end of `groundup train`: the training
-gets what preparation and starting leave, as the last round took them. The loss is that of the last checkpoint over the
-whole validation split, the last tenth of a text, evaluated afterwards, in windows of 256 tokens and of 64. GPT-2's way
+The time covers everything from the start of `groundup prepare` to the end of `groundup train`: training gets the time
+that preparation and start-up left in the previous round. The loss is that of the last checkpoint over the complete
+validation split, the last tenth of a text, evaluated afterwards, in windows of 256 tokens and of 64. GPT-2's way
 is AdamW with a cosine, GELU, LayerNorm and learned positions, in the preset's own layers, width, context and batch.
 """
 
@@ -36,48 +36,48 @@ CONTENDERS = {
         *("--train.batch_tokens", str(PRESETS["fast"]["train"]["batch_tokens"])),
     ],
 }
-SCORED = 250_000  # tokens at most
-OVERHEAD = 12.0  # seconds that preparing and starting may take in the first round
+MAX_EVAL_TOKENS = 250_000
+OVERHEAD = 12.0  # seconds assumed for preparation and start-up in the first round
 
 
 def main() -> int:
-    """0, and a table a text."""
+    """Print one table per text and time."""
     parser = argparse.ArgumentParser(prog="python -m bench.fast", description=__doc__.splitlines()[0])
     parser.add_argument("--text", nargs="+", required=True, metavar="SOURCE", help="as of `groundup prepare`")
-    parser.add_argument("--seconds", type=float, nargs="+", default=[60.0], help="from the first process to the last")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[60.0], help="total time of `prepare` and `train`")
     parser.add_argument("--tokenizer", default="char", help="as of `groundup prepare` (default: char)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2, help="cores to hold all to (default 2)")
-    parser.add_argument("--only", choices=CONTENDERS, help="one contender alone")
+    parser.add_argument("--threads", type=int, default=2, help="CPU cores for all processes (default 2)")
+    parser.add_argument("--only", choices=CONTENDERS, help="measure this contender only")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write machine and results there")
-    parser.add_argument("--seed", type=int, default=1337, help="of the first round; the next has the next")
-    asked = parser.parse_args()
-    if min(asked.seconds) <= OVERHEAD:
+    parser.add_argument("--seed", type=int, default=1337, help="seed of the first round; each next round adds 1")
+    args = parser.parse_args()
+    if min(args.seconds) <= OVERHEAD:
         parser.error(
-            f"--seconds {min(asked.seconds):g}: give more than {OVERHEAD:g}, which preparing and starting take"
+            f"--seconds {min(args.seconds):g}: give more than {OVERHEAD:g}, the time for preparation and start-up"
         )
-    torch.set_num_threads(asked.threads)
+    torch.set_num_threads(args.threads)
     console, found = Console(), []
-    names = [asked.only] if asked.only else list(CONTENDERS)
-    for text in asked.text:
-        for limit in asked.seconds:
+    names = [args.only] if args.only else list(CONTENDERS)
+    for text in args.text:
+        for limit in args.seconds:
             before = gemm_gflops()
-            rows = measure(text, limit, asked.tokenizer, names, asked.rounds, asked.seed, asked.threads)
+            rows = measure(text, limit, args.tokenizer, names, args.rounds, args.seed, args.threads)
             found.append(
                 {"text": Path(text).name, "seconds": limit, "gemm_gflops": [before, gemm_gflops()], "rows": rows}
             )
             console.print(table(found[-1]))
-            if asked.json:
-                said = {**vars(asked), "text": [Path(text).name for text in asked.text], "json": None}
-                report = {"command": "python -m bench.fast", "arguments": said, "machine": machine()}
-                asked.json.write_text(json.dumps(report | {"results": found}, indent=2, default=str) + "\n", "utf-8")
+            if args.json:
+                options = {**vars(args), "text": [Path(text).name for text in args.text], "json": None}
+                report = {"command": "python -m bench.fast", "arguments": options, "machine": machine()}
+                args.json.write_text(json.dumps(report | {"results": found}, indent=2, default=str) + "\n", "utf-8")
     return 0
 
 
 def measure(
     text: str, limit: float, tokenizer: str, names: list[str], rounds: int, seed: int, threads: int
 ) -> list[dict[str, float | str]]:
-    """One record a contender and round, the contenders in turn."""
+    """One record per contender and round, interleaved."""
     rows: list[dict[str, float | str]] = []
     overhead = dict.fromkeys(names, OVERHEAD)
     with tempfile.TemporaryDirectory() as folder, pinned(threads):
@@ -94,10 +94,10 @@ def measure(
 
 
 def outcome(run: Path) -> dict[str, float]:
-    """What was learnt, and from how many tokens."""
+    """Losses of a run, and its tokens, steps and speed."""
     found: dict[str, float] = {}
     for window in WINDOWS:
-        words = ["evaluate", run, "--window", window, "--tokens", SCORED, "--json"]
+        words = ["evaluate", run, "--window", window, "--tokens", MAX_EVAL_TOKENS, "--json"]
         loss = json.loads(groundup(*words))
         found |= {f"loss_{window}": loss["loss"], f"bits_per_byte_{window}": loss["bits_per_byte"]}
     steps = [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
@@ -106,10 +106,10 @@ def outcome(run: Path) -> dict[str, float]:
 
 
 def table(result: dict[str, object]) -> Table:
-    """Medians of a text and a time."""
+    """Table of medians for one text and time."""
     rows = result["rows"]
     assert isinstance(rows, list), "as measured"
-    shown = Table(title=f"{result['text']}: {result['seconds']:g} s, all counted", title_justify="left")
+    shown = Table(title=f"{result['text']}: {result['seconds']:g} s in total", title_justify="left")
     columns = (
         "seconds",
         "tokens",

@@ -1,4 +1,4 @@
-"""GELU's form with tanh, ours and torch's: nanoseconds a number, forward and backward. `python -m bench.gelu`"""
+"""GELU with tanh, ours and torch's: nanoseconds per element, forward and backward. `python -m bench.gelu`"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench.measure import interleaved, seconds
 from groundup.kernels.elementwise import gelu_tanh
 
 SHAPES = ((384, 512), (1024, 3072))
-WAYS: dict[str, Callable[[Tensor], Tensor]] = {
+VARIANTS: dict[str, Callable[[Tensor], Tensor]] = {
     "groundup, tanh": gelu_tanh,
     "torch, tanh": lambda x: F.gelu(x, approximate="tanh"),
     "torch, exact": F.gelu,
@@ -25,7 +25,7 @@ WAYS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def _forward(x: Tensor, name: str) -> float:
-    return seconds(lambda: WAYS[name](x))
+    return seconds(lambda: VARIANTS[name](x))
 
 
 def _backward(outputs: dict[str, Tensor], x: Tensor, dy: Tensor, name: str) -> float:
@@ -33,22 +33,22 @@ def _backward(outputs: dict[str, Tensor], x: Tensor, dy: Tensor, name: str) -> f
 
 
 def main() -> int:
-    """0, and a table."""
+    """Print a table."""
     parser = argparse.ArgumentParser(prog="python -m bench.gelu", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default 1)")
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    shown = Table(title="gelu: ns a number", title_justify="left")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    shown = Table(title="gelu: ns per element", title_justify="left")
     for heading in ("", *(f"{rows} x {width}, {way}" for rows, width in SHAPES for way in ("forward", "backward"))):
         shown.add_column(heading, justify="right" if heading else "left")
-    cells: dict[str, list[str]] = {name: [] for name in WAYS}
+    cells: dict[str, list[str]] = {name: [] for name in VARIANTS}
     for shape in SHAPES:
         x, dy = torch.randn(shape).requires_grad_(), torch.randn(shape)
-        outputs = {name: way(x) for name, way in WAYS.items()}
+        outputs = {name: way(x) for name, way in VARIANTS.items()}
 
         for work in (partial(_forward, x), partial(_backward, outputs, x, dy)):
-            for row in interleaved({name: partial(work, name) for name in WAYS}, asked.rounds):
+            for row in interleaved({name: partial(work, name) for name in VARIANTS}, args.rounds):
                 cells[row.name].append(f"{row.median / x.numel() * 1e9:.1f}")
     for name, values in cells.items():
         shown.add_row(name, *values)

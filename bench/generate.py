@@ -22,28 +22,28 @@ NEW = 64  # tokens
 ROUNDS = 5
 SEED = 1337
 
-Speaker = Callable[[int], list[int]]
-"""number of tokens -> the likeliest continuation of PROMPT"""
+Generate = Callable[[int], list[int]]
+"""number of tokens -> greedy continuation of PROMPT"""
 
 
 def run(options: Options) -> Result:
-    """Tokens a second of one continuation, the likeliest token each time; all contenders must say the same."""
+    """Tokens per second of greedy decoding; all contenders must generate the same tokens."""
     gpt = use_fused_cpu_kernels(GPT(SHAPE).init_weights(torch.Generator().manual_seed(SEED))).eval()
-    speakers: dict[str, Speaker] = {
+    contenders: dict[str, Generate] = {
         "groundup": partial(_ours, gpt, cached=True),
         "groundup, no cache": partial(_ours, gpt, cached=False),
     }
     if options.nanogpt:
-        speakers["nanoGPT"] = partial(_theirs, twin(gpt, options.nanogpt).eval())
-    said = {name: speak(NEW) for name, speak in speakers.items()}  # warms up, too
-    rows = interleaved({name: partial(_speed, speak) for name, speak in speakers.items()}, options.rounds_or(ROUNDS))
+        contenders["nanoGPT"] = partial(_theirs, twin(gpt, options.nanogpt).eval())
+    outputs = {name: generate(NEW) for name, generate in contenders.items()}  # warms up, too
+    rows = interleaved({name: partial(_speed, each) for name, each in contenders.items()}, options.rounds_or(ROUNDS))
     result = Result(
         f"generate: 124M parameters, {len(PROMPT)} + {NEW} tokens, fp32, one row", "tokens/s", rows, baseline="nanoGPT"
     )
-    if all(tokens == said["groundup"] for tokens in said.values()):
-        result.notes.append(f"all say the same {NEW} tokens, {len(set(said['groundup']))} of them distinct")
+    if all(tokens == outputs["groundup"] for tokens in outputs.values()):
+        result.notes.append(f"all generate the same {NEW} tokens, {len(set(outputs['groundup']))} of them distinct")
     else:
-        result.failures.append("the contenders do not say the same tokens")
+        result.failures.append("the contenders do not generate the same tokens")
     if not options.nanogpt:
         result.notes.append(HINT)
     return result
@@ -55,9 +55,9 @@ def _ours(gpt: GPT, n: int, *, cached: bool) -> list[int]:
 
 
 def _theirs(model: Any, n: int) -> list[int]:
-    ids = model.generate(torch.tensor([PROMPT]), n, top_k=1)  # the top one alone leaves nothing to chance
+    ids = model.generate(torch.tensor([PROMPT]), n, top_k=1)  # greedy
     return ids[0, len(PROMPT) :].tolist()
 
 
-def _speed(speak: Speaker) -> float:
-    return NEW / seconds(lambda: speak(NEW))
+def _speed(generate: Generate) -> float:
+    return NEW / seconds(lambda: generate(NEW))

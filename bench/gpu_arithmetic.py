@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from bench.gpu_child import Job
 from bench.gpu_device import copy_tbytes, forget, gemm_tflops, held, here, milliseconds, peak
 from bench.gpu_table import Row
-from bench.loss import whole
+from bench.loss import full_logits
 from groundup.kernels import cross_entropy
 from groundup.kernels.cross_entropy import linear_cross_entropy
 
@@ -26,12 +26,12 @@ KINDS = {
     "tf32": (torch.float32, "high"),
     "fp32": (torch.float32, "highest"),
 }
-CLOSE = 0.01  # two ways' gradients in bf16 may differ by so much of the largest
+MAX_ERROR = 0.01  # of two implementations' gradients in bf16, relative to the largest
 BACKENDS = ("CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH")
 
 
 def ceilings(job: Job) -> None:
-    """What the machine could do: large matrix products, those of GPT-2's layers, copies."""
+    """Ceilings of the machine: large matrix products, those of GPT-2's layers, copies."""
     device, tokens, square = here(toy=job.toy), 64 if job.toy else TOKENS, 64 if job.toy else 8192
     vocab = 128 if job.toy else 50_304
     shapes = {"square": (square, square, square)}
@@ -56,7 +56,7 @@ Way = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
 def losses(job: Job) -> None:
-    """Time and memory of the head and the loss, forward and backward; whether Triton and torch say the same."""
+    """Time and memory of the head and the loss, forward and backward; difference between Triton and torch."""
     device = here(toy=job.toy)
     N, C, P, V = (64, 32, 128, 100) if job.toy else (TOKENS, 768, 50_304, 50_257)
     draw = torch.Generator().manual_seed(0)
@@ -75,7 +75,7 @@ def losses(job: Job) -> None:
 
     def measured(name: str, way: Way) -> tuple[float, float]:
         forget(device)
-        with torch_alone() if name.startswith("torch") else nothing():
+        with triton_disabled() if name.startswith("torch") else no_change():
             gradients[name] = [step(way).double().cpu(), *(g.float().clone() for g in (x.grad, weight.grad))]
             x.grad = weight.grad = None
             forget(device)
@@ -84,27 +84,27 @@ def losses(job: Job) -> None:
         return time, (peak(device) - before) / 2**20
 
     job.fact("triton", cross_entropy._triton_kernel(device) is not None)
-    compiled = whole if job.toy else torch.compile(whole, dynamic=False)
-    ways = {"Triton": chunked(None), "torch chunks": chunked(None), "whole, eager": whole, "whole, compiled": compiled}
+    compiled = full_logits if job.toy else torch.compile(full_logits, dynamic=False)
+    ways = {"Triton": chunked(None), "torch chunks": chunked(None), "full": full_logits, "full, compiled": compiled}
     found: dict[str, tuple[float, float]] = {}
     for name, way in ways.items():
-        if one := job.tried(name, partial(measured, name, way)):
+        if one := job.attempt(name, partial(measured, name, way)):
             found[name] = one
-            job.show(beside_whole(found, f"{N:,} x {C} x {P:,}"))
+            job.show(rows_of(found, f"{N:,} x {C} x {P:,}"))
     differences(job, gradients)
     gradients.clear()
     pieces = (0.01, 0.02) if job.toy else (64, 128, 256, 512, 1024)
-    for mebibytes in pieces:  # of fp32 logits, as kernels/thresholds.py counts
+    for mebibytes in pieces:  # of fp32 logits, as in kernels/thresholds.py
         rows = max(1, int(mebibytes * 2**20 / (4 * P)))
         name = f"Triton, {rows:,} rows at a time ({mebibytes:g} MiB)"
-        if one := job.tried(name, partial(measured, name, chunked(rows))):
+        if one := job.attempt(name, partial(measured, name, chunked(rows))):
             job.add(Row(name, one[0], f"ms, {one[1]:,.0f} MiB"))
         gradients.clear()
 
 
-def beside_whole(found: Mapping[str, tuple[float, float]], shape: str) -> list[Row]:
-    """Milliseconds and MiB of each way, and those of the faster way with all logits at once."""
-    peers = {name: time for name, (time, _) in found.items() if name.startswith("whole")}
+def rows_of(found: Mapping[str, tuple[float, float]], shape: str) -> list[Row]:
+    """Milliseconds and MiB of each variant, compared with the faster one that computes all logits at once."""
+    peers = {name: time for name, (time, _) in found.items() if name.startswith("full")}
     best, rows = min(peers, key=peers.__getitem__, default=""), []
     for name, (time, memory) in found.items():
         one = {"peer": peers[best], "peer_name": best, "ratio": peers[best] / time} if best and name != best else {}
@@ -113,22 +113,23 @@ def beside_whole(found: Mapping[str, tuple[float, float]], shape: str) -> list[R
 
 
 def differences(job: Job, gradients: Mapping[str, list[Tensor]]) -> None:
-    """Triton's kernel against torch's passes: the loss, and both gradients by their largest number."""
+    """Largest relative difference between Triton's kernel and torch: of the loss and both gradients."""
     if "Triton" not in gradients or "torch chunks" not in gradients:
         return
     pairs = zip(gradients["Triton"], gradients["torch chunks"], strict=True)
     worst = max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)) for a, b in pairs)
-    job.add(Row("Triton - torch, worst of loss and gradients", worst, "", goal=f"<= {CLOSE:g}", met=worst <= CLOSE))
+    goal, met = f"<= {MAX_ERROR:g}", worst <= MAX_ERROR
+    job.add(Row("Triton - torch, worst of loss and gradients", worst, "", goal=goal, met=met))
 
 
 def chunked(rows: int | None) -> Way:
-    """What training does, so many rows at a time."""
+    """Loss as in training, `rows` rows at a time."""
     return lambda x, weight, targets, vocab: linear_cross_entropy(x, weight, targets, vocab=vocab, chunk=rows)
 
 
 @contextmanager
-def torch_alone() -> Iterator[None]:
-    """Without the kernel in Triton."""
+def triton_disabled() -> Iterator[None]:
+    """Disable the Triton kernel."""
     before = cross_entropy._triton_kernel
     cross_entropy._triton_kernel = lambda device: None  # type: ignore[assignment]
     try:
@@ -138,8 +139,8 @@ def torch_alone() -> Iterator[None]:
 
 
 @contextmanager
-def nothing() -> Iterator[None]:
-    """As it is."""
+def no_change() -> Iterator[None]:
+    """No-op."""
     yield
 
 
@@ -147,7 +148,7 @@ def attention(job: Job) -> None:
     """Causal attention of GPT-2's shape, forward and backward: torch's choice against each of its kernels."""
     device = here(toy=job.toy)
     B, H, T, D = (2, 2, 32, 16) if job.toy else (32, 12, 1024, 64)
-    # In the layout that the model has: heads are views of (B, T, C).
+    # In the layout of the model: heads are views of (B, T, C).
     q, k, v = (torch.randn(B, T, H, D, device=device, dtype=torch.bfloat16).transpose(1, 2).requires_grad_()
                for _ in range(3))  # fmt: skip
     gradient = torch.randn(B, T, H, D, device=device, dtype=torch.bfloat16).transpose(1, 2)
@@ -162,7 +163,7 @@ def attention(job: Job) -> None:
             return milliseconds(device, once)
 
     chosen = milliseconds(device, once)
-    found = {name: ms for name in BACKENDS if (ms := job.tried(name, partial(by, name)))}
+    found = {name: ms for name in BACKENDS if (ms := job.attempt(name, partial(by, name)))}
     best = min(found, key=found.__getitem__, default=None)
     peer = {"peer": found[best], "peer_name": best, "ratio": found[best] / chosen} if best else {}
     shape = f"({B}, {H}, {T}, {D}) bf16"

@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.gpu_table import Row
 
-HOMES = {
+FUNCTIONS = {
     "can-run": "bench.gpu_machine:can_run",
     "ceilings": "bench.gpu_arithmetic:ceilings",
     "loss": "bench.gpu_arithmetic:losses",
@@ -33,81 +33,81 @@ HOMES = {
 
 @dataclass
 class Job:
-    """What is asked of a subject, and what it has found so far: written down at once, for it may be killed."""
+    """Options of a subject and its results so far, which are saved at once, as the process may be killed."""
 
     name: str
     seconds: float
     out: Path
-    work: Path  # a folder that all subjects share
-    toy: bool = False  # on a CPU, as small as can be: only that it runs
+    work: Path  # folder shared by all subjects
+    toy: bool = False  # on a CPU at the smallest size, to test that it runs
     text: Path | None = None
     nanogpt: Path | None = None
     build_nanogpt: Path | None = None
     rows: list[Row] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    began: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
 
     @classmethod
     def of(cls, text: str) -> Job:
-        """As `bench.gpu` hands it over."""
-        asked = json.loads(text)
+        """Job from the JSON that `bench.gpu` passes."""
+        fields = json.loads(text)
         paths = {
-            name: asked[name] and Path(asked[name]) for name in ("out", "work", "text", "nanogpt", "build_nanogpt")
+            name: fields[name] and Path(fields[name]) for name in ("out", "work", "text", "nanogpt", "build_nanogpt")
         }
-        return cls(**asked | paths)
+        return cls(**fields | paths)
 
     @property
     def left(self) -> float:
         """Seconds until this process is killed."""
-        return self.seconds - (time.monotonic() - self.began)
+        return self.seconds - (time.monotonic() - self.started)
 
     def add(self, *rows: Row) -> None:
-        """Found."""
+        """Add rows and save."""
         self.rows += rows
         self.save()
 
     def show(self, rows: Sequence[Row]) -> None:
-        """Found so far, in place of what was."""
+        """Replace the rows and save."""
         self.rows = list(rows)
         self.save()
 
     def note(self, line: str) -> None:
-        """To be said."""
+        """Add a line for the user and save."""
         self.notes.append(line)
         self.save()
 
     def fact(self, name: str, value: Any) -> None:
-        """For the file alone."""
+        """Add a value for the file only and save."""
         self.facts[name] = value
         self.save()
 
     def save(self, **more: str) -> None:
-        """Whole or not at all."""
+        """Write the results atomically."""
         found = {"rows": [row.as_dict() for row in self.rows], "facts": self.facts, "notes": self.notes, **more}
         part = self.out.with_suffix(".part")
         part.write_text(json.dumps(found, default=str), encoding="utf-8")
         part.replace(self.out)
 
-    def tried(self, name: str, work: Callable[[], Any]) -> Any:
-        """What `work` returns; where it fails, None and a note, and the others go on."""
+    def attempt(self, name: str, work: Callable[[], Any]) -> Any:
+        """Result of `work`; None and a note if it raises, so that the rest continues."""
         try:
             return work()
-        except Exception as error:  # drivers and compilers fail in every way there is
+        except Exception as error:  # drivers and compilers can raise anything
             traceback.print_exc()
             self.note(f"{name}: left out ({reason(error)})")
             return None
 
 
 def reason(error: Exception) -> str:
-    """In one line."""
-    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {said}"[:160]
+    """Exception as one line."""
+    message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {message}"[:160]
 
 
 def run(job: Job) -> int:
-    """0, or 1 and the reason in the file."""
-    module, _, name = HOMES[job.name].partition(":")
+    """Run the job; returns 0, or 1 with the reason in the file."""
+    module, _, name = FUNCTIONS[job.name].partition(":")
     try:
         getattr(importlib.import_module(module), name)(job)
     except Exception as error:
@@ -119,7 +119,7 @@ def run(job: Job) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do what one argument says."""
+    """Run the job given as the only argument."""
     return run(Job.of(argv[0]))
 
 

@@ -14,14 +14,14 @@ import torch
 
 
 def here(*, toy: bool) -> torch.device:
-    """Where to measure."""
+    """Device to measure on."""
     if toy:
         torch.set_num_threads(1)
     return torch.device("cpu") if toy else torch.device("cuda", 0)
 
 
 def about(device: torch.device) -> dict[str, str | int | float]:
-    """Facts without which no number means anything."""
+    """Description of the device and the versions."""
     facts: dict[str, str | int | float] = {
         "python": platform.python_version(), "torch": torch.__version__, "device": device.type,
     }  # fmt: skip
@@ -36,22 +36,22 @@ def about(device: torch.device) -> dict[str, str | int | float]:
 
 
 def wait(device: torch.device) -> None:
-    """Until all that was asked of the device is done."""
+    """Wait until the device has finished all work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds(device: torch.device, work: Callable[[], object]) -> float:
-    """Wall time of one call, from an idle device to an idle device."""
+    """Wall time of one call, starting and ending with an idle device."""
     wait(device)
-    began = time.perf_counter()
+    started = time.perf_counter()
     work()
     wait(device)
-    return time.perf_counter() - began
+    return time.perf_counter() - started
 
 
 def milliseconds(device: torch.device, work: Callable[[], object], repeats: int = 10, warm: int = 3) -> float:
-    """Median time of a call; on a GPU by its own clock, the calls queued one behind the other."""
+    """Median time of a call; on a GPU by its own clock, with the calls queued."""
     for _ in range(warm):
         work()
     if device.type != "cuda":
@@ -96,7 +96,7 @@ def kernels(device: torch.device, work: Callable[[], object]) -> list[dict[str, 
     for event in profile.key_averages():
         if device.type == "cuda" and "cuda" not in str(event.device_type).lower():
             continue
-        if getattr(event, "is_user_annotation", False):  # a span over kernels that are counted themselves
+        if getattr(event, "is_user_annotation", False):  # a span of kernels that are counted separately
             continue
         took = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
         found.append({"name": event.key[:120], "calls": event.count, "ms": took / 1e3})
@@ -104,10 +104,10 @@ def kernels(device: torch.device, work: Callable[[], object]) -> list[dict[str, 
 
 
 def gemm_tflops(device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int], repeats: int = 10) -> float:
-    """TFLOP/s of a (M, K) by (K, N) product of random numbers: zeros run faster, for they need less power."""
+    """TFLOP/s of a (M, K) by (K, N) product of random numbers: zeros run faster, as they need less power."""
     M, K, N = shape
     a = torch.randn(M, K, device=device).to(dtype)
-    b = torch.randn(N, K, device=device).to(dtype)  # as a linear layer has its weight
+    b = torch.randn(N, K, device=device).to(dtype)  # layout of a linear layer's weight
     return 2 * M * K * N / milliseconds(device, lambda: a @ b.T, repeats) / 1e9
 
 

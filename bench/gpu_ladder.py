@@ -8,18 +8,18 @@ from functools import partial
 
 import torch
 
-from bench.apart import Here, Worker
 from bench.contenders import GPT2, Task
 from bench.gpu_child import Job
 from bench.gpu_device import here
 from bench.gpu_table import Row
-from bench.ladder import COMPARED, PACES, VOCAB, climb
+from bench.ladder import COMPARED, PACES, VOCAB, measure_rungs
 from bench.ladder_rungs import RUNGS
-from bench.ladder_table import Found, row
+from bench.ladder_table import Results, row
+from bench.worker import InProcess, Worker
 
 
 def task_of(*, toy: bool) -> Task:
-    """GPT-2's smallest size with its own vocabulary, in fewer rounds than `bench.ladder` has."""
+    """GPT-2's smallest size with its own vocabulary, in fewer rounds than `bench.ladder`."""
     if toy:
         small = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 100}
         return replace(GPT2, config=GPT2.config.model_copy(update=small), compared=2, steps=1, rounds=1)
@@ -28,24 +28,24 @@ def task_of(*, toy: bool) -> Task:
 
 
 def ladder(job: Job) -> None:
-    """Tokens per second of each rung and of the previous one; in a test none is compiled."""
-    began, took = time.monotonic(), [0.0]
+    """Tokens per second of each rung and of the one it builds on; none is compiled in a test."""
+    started, took = time.monotonic(), [0.0]
 
-    def tell(found: Found) -> None:
-        took.append(time.monotonic() - began - sum(took))
+    def save(found: Results) -> None:
+        took.append(time.monotonic() - started - sum(took))
         job.fact("rungs", [row(found, step) for step in found.steps])
         job.show(rows_of(found))
 
-    start = Here if job.toy else partial(Worker, threads=torch.get_num_threads())
-    rungs = [rung for rung in RUNGS if not (job.toy and "backend" in rung.turned)]
-    found = Found(task_of(toy=job.toy), here(toy=job.toy))
-    climb(found, rungs, start, tell=tell, enough=lambda: job.left < 1.3 * max(took) + 3)
+    start = InProcess if job.toy else partial(Worker, threads=torch.get_num_threads())
+    rungs = [rung for rung in RUNGS if not (job.toy and "backend" in rung.changes)]
+    found = Results(task_of(toy=job.toy), here(toy=job.toy))
+    measure_rungs(found, rungs, start, on_rung=save, should_stop=lambda: job.left < 1.3 * max(took) + 3)
     for line in [*found.notes, *found.failures]:
         job.note(line)
 
 
-def rows_of(found: Found) -> list[Row]:
-    """Measured rungs, each with the one it builds on."""
+def rows_of(found: Results) -> list[Row]:
+    """Rows of the measured rungs, each compared with the one it builds on."""
     speeds = {one["key"]: one["tokens_per_s"] for one in (row(found, step) for step in found.steps)}
     rows = []
     for step in found.steps:

@@ -35,10 +35,10 @@ from groundup.utils.device import autocast
 
 SHAPE = ModelConfig(n_layer=12, n_head=12, n_embd=768, block_size=1024, vocab_size=50_257)
 CPU = torch.device("cpu")
-HARNESS_BATCHES = (8, 32)  # rows; the harness wants to be told
+HARNESS_BATCHES = (8, 32)  # rows; the harness needs a batch size
 SEED = 1337
 
-Predictions = list[tuple[int, int]]  # of each question the choice by sum and by mean
+Predictions = list[tuple[int, int]]  # per question the choice by sum and by mean
 Context = Callable[[], AbstractContextManager[object]]
 
 
@@ -46,33 +46,33 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(prog="python -m bench.hellaswag", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--questions", type=Path, required=True, metavar="FILE", help="HellaSwag's validation part")
-    parser.add_argument("--count", type=int, default=32, help="questions a round (default 32)")
+    parser.add_argument("--count", type=int, default=32, help="questions per round (default 32)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--weights", metavar="CHECKPOINT", help="a trained GPT-2 of ours, instead of a random one")
+    parser.add_argument("--weights", metavar="CHECKPOINT", help="a trained GPT-2 of ours (default: random weights)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write machine and results there")
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    loaded = load(asked.weights, device="cpu") if asked.weights else None
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    loaded = load(args.weights, device="cpu") if args.weights else None
     gpt = (
         loaded.model
         if loaded
         else use_fused_cpu_kernels(GPT(SHAPE).init_weights(torch.Generator().manual_seed(SEED))).eval()
     )
     tokenizer = loaded.tokenizer if loaded else choose_tokenizer("gpt2")
-    task = open_task(f"{asked.questions}:{asked.count}", tokenizer, all_formats=False)  # type: ignore[arg-type]
-    result = measure(gpt, task, asked.precision, asked.rounds)
+    task = open_task(f"{args.questions}:{args.count}", tokenizer, all_formats=False)  # type: ignore[arg-type]
+    result = measure(gpt, task, args.precision, args.rounds)
     print(result.title)
     for row in result.rows:
         print(f"{row.name:<44}{row.median:>8.2f} {result.unit}{result.ratio(row) or 0:>8.2f} x plain loop")
     print("\n".join([*result.notes, *(f"FAILED: {failure}" for failure in result.failures)]))
-    if asked.json:
-        asked.json.write_text(json.dumps({"machine": machine(), "result": result.as_dict()}, indent=2) + "\n")
+    if args.json:
+        args.json.write_text(json.dumps({"machine": machine(), "result": result.as_dict()}, indent=2) + "\n")
 
 
 def measure(gpt: GPT, task: EvalTask, precision: str, rounds: int) -> Result:
-    """Questions a second of all contenders, which must agree."""
+    """Questions per second of all contenders, which must agree."""
     context = autocast(precision, CPU)
     twin = transformers_twin(gpt)
     contenders: dict[str, Callable[[], Predictions]] = {
@@ -87,42 +87,42 @@ def measure(gpt: GPT, task: EvalTask, precision: str, rounds: int) -> Result:
             contenders[name] = partial(harness(twin, rows), task, context)
     except ImportError:
         notes.append("without lm-evaluation-harness's rows: pip install 'lm-eval[hf]'")
-    said = {name: contender() for name, contender in contenders.items()}  # warms up, too
+    outputs = {name: contender() for name, contender in contenders.items()}  # warms up, too
     n, before = task.size, gemm_gflops()
     speeds = {name: partial(lambda run: n / seconds(run), run) for name, run in contenders.items()}
     rows_ = interleaved(speeds, rounds)
     title = f"hellaswag: {n} questions, {sum(p.numel() for p in gpt.parameters()) / 1e6:.0f}M parameters, {precision}"
     result = Result(title, "questions/s", rows_, "plain loop, transformers' GPT-2", notes, [], [before, gemm_gflops()])
-    agree(result, said, exact=precision == "fp32")
+    check_agreement(result, outputs, exact=precision == "fp32")
     result.notes.append(arithmetic(task, gpt))
     result.notes.append(f"fp32 matrix product: {result.ceiling[0]:.0f} GFLOP/s before, {result.ceiling[1]:.0f} after")
     return result
 
 
-def agree(result: Result, said: dict[str, Predictions], *, exact: bool) -> None:
-    """All must choose alike, by sum and by mean; in bf16 nearly."""
-    mine = np.array(said["groundup"])
-    for name, others in said.items():
+def check_agreement(result: Result, outputs: dict[str, Predictions], *, exact: bool) -> None:
+    """Fail if choices by sum or by mean differ; in bf16 up to 0.2 % may."""
+    mine = np.array(outputs["groundup"])
+    for name, others in outputs.items():
         share = float((mine == np.array(others)).mean())
-        result.notes.append(f"{name}: {share:.2%} of the choices are ours")
+        result.notes.append(f"{name}: {share:.2%} of the choices equal ours")
         if share < (1.0 if exact else 0.998):
-            result.failures.append(f"{name} chooses otherwise")
+            result.failures.append(f"{name} makes other choices")
 
 
 def arithmetic(task: EvalTask, gpt: GPT) -> str:
-    """How many positions go through blocks and head, a question."""
+    """Positions per question that go through the blocks and the head, as a sentence."""
     pairs, n = task.pairs, task.size
     rows, _ = pack_rows(pairs, gpt.config.block_size)
     heads = sum(1 + sum(len(ending) - 1 for _, ending in row.endings) for row in rows) / n
     padded = sum(4 * max(len(c) + len(e) for c, e in one.pairs) for one in task.parts[0].questions) / n
     return (
-        f"positions a question: {sum(row.length for row in rows) / n:.0f} through the blocks and {heads:.0f} through "
+        f"positions per question: {sum(row.length for row in rows) / n:.0f} through the blocks and {heads:.0f} through "
         f"the head; in the plain loop {padded:.0f} through both"
     )
 
 
 def ours(gpt: GPT, task: EvalTask, context: Context) -> Predictions:
-    """As `groundup evaluate` does it."""
+    """Choices of `groundup evaluate`."""
     found = log_likelihoods(gpt, task.pairs, device=CPU, autocast=context)
     return chosen(task, found.nats)
 
@@ -140,7 +140,7 @@ def chosen(task: EvalTask, nats: np.ndarray[Any, Any]) -> Predictions:
 
 @torch.no_grad()
 def plain(model: Callable[[torch.Tensor], torch.Tensor], task: EvalTask, context: Context) -> Predictions:
-    """One question at a time."""
+    """Choices of the plain loop: one question at a time."""
     found = []
     for one in task.parts[0].questions:
         T = max(len(c) + len(e) for c, e in one.pairs)
@@ -158,7 +158,7 @@ def plain(model: Callable[[torch.Tensor], torch.Tensor], task: EvalTask, context
 
 
 def harness(model: Any, rows: int) -> Callable[[EvalTask, Context], Predictions]:
-    """The harness's own model for transformers, asked for the same ids."""
+    """Choices of the harness's own model for transformers, given the same ids."""
     from lm_eval.models.huggingface import HFLM
     from transformers import PreTrainedTokenizerFast
 
@@ -166,12 +166,12 @@ def harness(model: Any, rows: int) -> Callable[[EvalTask, Context], Predictions]
 
     nothing = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"x": 0}, "x")), eos_token="x")
     nothing.pad_token = "x"
-    asked = HFLM(pretrained=model, tokenizer=nothing, batch_size=rows, max_length=1024, device="cpu")
+    lm = HFLM(pretrained=model, tokenizer=nothing, batch_size=rows, max_length=1024, device="cpu")
 
     def answers(task: EvalTask, context: Context) -> Predictions:
         requests = [((str(i), ""), c.tolist(), e.tolist()) for i, (c, e) in enumerate(task.pairs)]
         with context():
-            found = asked._loglikelihood_tokens(requests, disable_tqdm=True)
+            found = lm._loglikelihood_tokens(requests, disable_tqdm=True)
         return chosen(task, np.array([nats for nats, _ in found]))
 
     return answers

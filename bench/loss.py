@@ -2,8 +2,8 @@
 
     python -m bench.loss --rounds 5
 
-Times are of one process, the two in turn; memory is that of a process of its own for each, above what it had before,
-as Linux reports it.
+Times are of one process, interleaved; memory is measured in a separate process for each, relative to its memory
+before, as Linux reports it.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from bench.measure import gemm_gflops, interleaved, seconds
 from groundup.kernels.cross_entropy import linear_cross_entropy, softcap_and_mask
 
 SHAPES = ((1024, 768, 50_304, 50_257), (1024, 384, 8_064, 8_000), (768, 128, 128, 65))  # N, C, P, V
-WORK = 10**9  # multiplications, about, that one measured value takes
+MIN_MULTIPLICATIONS = 10**9  # per measured value, about
 
 Loss = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
-def whole(x: Tensor, weight: Tensor, targets: Tensor, vocab: int) -> Tensor:
-    """All logits at once."""
+def full_logits(x: Tensor, weight: Tensor, targets: Tensor, vocab: int) -> Tensor:
+    """Loss from all logits at once."""
     logits = softcap_and_mask(F.linear(x, weight), vocab=vocab, softcap=None)
     return F.cross_entropy(logits.float(), targets, ignore_index=-1, reduction="sum")
 
 
 def ours(x: Tensor, weight: Tensor, targets: Tensor, vocab: int) -> Tensor:
-    """What training does."""
+    """Loss in chunks, as in training."""
     return linear_cross_entropy(x, weight, targets, vocab=vocab)
 
 
-CONTENDERS: dict[str, Loss] = {"whole": whole, "ours": ours}
+CONTENDERS: dict[str, Loss] = {"full": full_logits, "ours": ours}
 
 
 def step(loss: Loss, shape: tuple[int, ...]) -> Callable[[], None]:
-    """A forward and backward pass over fixed numbers."""
+    """A forward and backward pass over fixed inputs."""
     N, C, P, V = shape
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(N, C, generator=draw).requires_grad_()
@@ -58,10 +58,10 @@ def step(loss: Loss, shape: tuple[int, ...]) -> Callable[[], None]:
 
 
 def peak(name: str, shape: tuple[int, ...], threads: int) -> int:
-    """Bytes of resident memory that the pass adds at its worst; for a process that has done nothing else."""
+    """Peak resident bytes that the pass adds, in a process that has done nothing else."""
     torch.set_num_threads(threads)
     warm, once = step(CONTENDERS[name], (64, 64, 64, 64)), step(CONTENDERS[name], shape)
-    warm()  # what libraries keep for themselves
+    warm()  # memory that libraries keep
     before = _status("VmRSS")
     once()
     return _status("VmHWM") - before
@@ -73,7 +73,7 @@ def _status(field: str) -> int:
 
 
 def mean_seconds(once: Callable[[], None], repeats: int) -> float:
-    """Of a pass."""
+    """Mean time of a pass."""
     return seconds(lambda: [once() for _ in range(repeats)]) / repeats
 
 
@@ -85,22 +85,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        asked = [(name, shape, args.threads) for shape in SHAPES for name in CONTENDERS]
-        peaks = dict(zip(((shape, name) for name, shape, _ in asked), pool.starmap(peak, asked, 1), strict=True))
+        jobs = [(name, shape, args.threads) for shape in SHAPES for name in CONTENDERS]
+        peaks = dict(zip(((shape, name) for name, shape, _ in jobs), pool.starmap(peak, jobs, 1), strict=True))
         pool.close()
         pool.join()
     print(f"a large fp32 product: {gemm_gflops():.0f} GFLOP/s")
-    print(f"{'N, C, P':<20}{'whole ms':>10}{'ours ms':>10}{'ours / whole':>14}{'whole MB':>10}{'ours MB':>10}")
+    print(f"{'N, C, P':<20}{'full ms':>10}{'ours ms':>10}{'ours / full':>14}{'full MB':>10}{'ours MB':>10}")
     for shape in SHAPES:
         passes = {name: step(loss, shape) for name, loss in CONTENDERS.items()}
         for once in passes.values():
             once()
-        repeats = max(1, WORK // prod(shape[:3]))
+        repeats = max(1, MIN_MULTIPLICATIONS // prod(shape[:3]))
         timed = {name: partial(mean_seconds, once, repeats) for name, once in passes.items()}
         theirs, mine = interleaved(timed, args.rounds)
         print(
             f"{', '.join(map(str, shape[:3])):<20}{1e3 * theirs.median:>10.1f}{1e3 * mine.median:>10.1f}"
-            f"{mine.ratio(theirs):>14.2f}{peaks[shape, 'whole'] / 1e6:>10.0f}{peaks[shape, 'ours'] / 1e6:>10.0f}"
+            f"{mine.ratio(theirs):>14.2f}{peaks[shape, 'full'] / 1e6:>10.0f}{peaks[shape, 'ours'] / 1e6:>10.0f}"
         )
 
 

@@ -22,15 +22,15 @@ CLONE = "git clone https://github.com/karpathy/nanoGPT"
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asked for."""
+    """Command-line options."""
 
     nanogpt: Path | None  # a checkout of nanoGPT
-    text: Path | None  # tinyshakespeare; `train-step` does without
+    text: Path | None  # tinyshakespeare; optional for `train-step`
     threads: int
-    rounds: int | None  # None means as many as the subject thinks right
+    rounds: int | None  # None: the subject's default
 
     def check(self) -> None:
-        """UsageError, before anything is measured, where what was named is not there, or a number makes no sense."""
+        """UsageError for a missing file or an invalid number, before anything is measured."""
         if self.text and not self.text.is_file():
             raise UsageError(f"--text: there is no {self.text}")
         if self.nanogpt:
@@ -47,7 +47,7 @@ class Options:
 
 
 def check_json(path: Path | None) -> None:
-    """UsageError, before anything is measured, where no file can be written to `path`; None is fine."""
+    """UsageError if `path` cannot be written, before anything is measured; None is valid."""
     if path is None:
         return
     if not path.parent.is_dir():
@@ -58,24 +58,24 @@ def check_json(path: Path | None) -> None:
 
 @dataclass(frozen=True)
 class Row:
-    """One contender."""
+    """Measured values of one contender."""
 
     name: str
-    values: list[float]  # one a round
+    values: list[float]  # one per round
 
     @property
     def median(self) -> float:
-        """The middle value: a neighbour's burst of work moves it little."""
+        """Median, which other processes' bursts of work change little."""
         return statistics.median(self.values)
 
     def ratio(self, other: Row) -> float:
-        """Median over the rounds of this over the other: both sides of each quotient saw the same minute."""
+        """Median over the rounds of this value over the other's of the same round."""
         return statistics.median(mine / its for mine, its in zip(self.values, other.values, strict=True))
 
 
 @dataclass
 class Result:
-    """What a subject found."""
+    """Results of a subject."""
 
     title: str
     unit: str
@@ -86,18 +86,18 @@ class Result:
     ceiling: list[float] = field(default_factory=list)  # `gemm_gflops` before and after
 
     def ratio(self, row: Row) -> float | None:
-        """A row over the baseline; None where that was not measured."""
+        """Ratio of a row to the baseline; None if that was not measured."""
         base = next((other for other in self.rows if other.name == self.baseline), None)
         return row.ratio(base) if base else None
 
     def as_dict(self) -> dict[str, Any]:
-        """For --json: every single value, and what the table says."""
+        """All values and those of the table, for --json."""
         rows = [{"name": r.name, "median": r.median, "ratio": self.ratio(r), "values": r.values} for r in self.rows]
         return {**vars(self), "rows": rows}
 
 
 def interleaved(contenders: Mapping[str, Callable[[], float]], rounds: int) -> list[Row]:
-    """Let the contenders run in turn, A B A B …; each call returns one measured value."""
+    """Run the contenders in turn, A B A B …; each call returns one measured value."""
     values: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, measure in contenders.items():
@@ -107,29 +107,29 @@ def interleaved(contenders: Mapping[str, Callable[[], float]], rounds: int) -> l
 
 def seconds(action: Callable[[], object]) -> float:
     """Wall time of one call."""
-    began = time.perf_counter()
+    started = time.perf_counter()
     action()
-    return time.perf_counter() - began
+    return time.perf_counter() - started
 
 
 def gemm_gflops(size: int = 2048, repeats: int = 5, dtype: torch.dtype = torch.float32) -> float:
-    """GFLOP/s of the fastest of a few large matrix products: what this machine could do at this moment."""
+    """GFLOP/s of the fastest of a few large matrix products: the machine's ceiling at this moment."""
     a, b = torch.rand(size, size).to(dtype), torch.rand(size, size).to(dtype)
     return 2 * size**3 / min(seconds(lambda: a @ b) for _ in range(repeats)) / 1e9
 
 
 def copy_gbytes(megabytes: int = 256, repeats: int = 5) -> float:
-    """GB/s, read and written, of the fastest of a few copies of what no cache holds."""
+    """GB/s, read and written, of the fastest of a few copies larger than any cache."""
     source, target = torch.ones(megabytes << 18), torch.zeros(megabytes << 18)
     return 2 * source.nbytes / min(seconds(lambda: target.copy_(source)) for _ in range(repeats)) / 1e9
 
 
 def machine() -> dict[str, str | int]:
-    """Facts without which no number here means anything."""
+    """Description of the machine and the versions."""
     return {
         "cpu": _cpu_name(),
         "cores": usable_cores(),
-        "load": round(os.getloadavg()[0]) if hasattr(os, "getloadavg") else 0,  # processes that wanted a core before
+        "load": round(os.getloadavg()[0]) if hasattr(os, "getloadavg") else 0,  # processes that used a core before
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

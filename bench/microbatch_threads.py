@@ -24,12 +24,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench.apart import Worker
 from bench.contenders import NANO, Task, sizes_of
-from bench.exact import as_it_starts, trainee
+from bench.exact import spin_count_set, trainee
 from bench.exact_table import OURS, Contender
 from bench.measure import gemm_gflops, interleaved, machine
-from bench.peers import Places
+from bench.peers import Checkouts
+from bench.worker import Worker
 from groundup.errors import UsageError
 from groundup.model.size import flops_per_token
 
@@ -49,8 +49,8 @@ def measure(task: Task, rounds: int, steps: int, threads: int, start: Any = Work
     """Tokens per second of each variant, one value per round."""
     ours = Contender(OURS, "fp32")
     ways = {OPERATIONS: replace(task, microbatch_threads=1), MICRO_BATCH: task}
-    with as_it_starts(ours):
-        workers = {name: start(partial(trainee, ours, each, Places(), 0), threads) for name, each in ways.items()}
+    with spin_count_set(ours):
+        workers = {name: start(partial(trainee, ours, each, Checkouts(), 0), threads) for name, each in ways.items()}
     try:
         for worker in workers.values():
             worker.train(2)
@@ -99,31 +99,31 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch (default 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write machine and results there")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     try:
-        tasks = [task_of(shape, asked.context, asked.rows) for shape in asked.shapes]
+        tasks = [task_of(shape, args.context, args.rows) for shape in args.shapes]
     except UsageError as error:
         parser.error(str(error))
     for name in ("context", "rows", "rounds", "threads"):
-        if getattr(asked, name) < 1:
-            parser.error(f"--{name} {getattr(asked, name)}: must be 1 or more")
-    torch.set_num_threads(asked.threads)
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} {getattr(args, name)}: must be 1 or more")
+    torch.set_num_threads(args.threads)
     gemm, found = gemm_gflops(), []
     for load, running in (("none", nullcontext), ("a busy process", busy_process)):
         with running():
-            for shape, task in zip(asked.shapes, tasks, strict=True):
+            for shape, task in zip(args.shapes, tasks, strict=True):
                 print(f"{shape}, {LOAD}: {load} ...", file=sys.stderr, flush=True)
                 steps = max(1, round(ROUND_FLOPS / (flops_per_token(task.config) * task.step_tokens)))
-                found.append({"shape": shape, LOAD: load, **measure(task, asked.rounds, steps, asked.threads)})
+                found.append({"shape": shape, LOAD: load, **measure(task, args.rounds, steps, args.threads)})
     Console().print(table(found))
-    if asked.json:
+    if args.json:
         report = {
             "command": shlex.join(["python", "-m", "bench.microbatch_threads", *sys.argv[1:]]),
             "machine": machine(),
             "gemm_gflops": [gemm, gemm_gflops()],
         }
-        report |= {"context": asked.context, "rows": asked.rows, "rounds": asked.rounds, "results": found}
-        asked.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        report |= {"context": args.context, "rows": args.rows, "rounds": args.rounds, "results": found}
+        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""nanoGPT, loaded from a checkout: none of its code is in this repository.
+"""nanoGPT, loaded from a checkout; none of its code is in this repository.
 
 Shapes and weights come from a groundup model, so that both compute the same function.
 """
@@ -17,13 +17,13 @@ from groundup.model.gpt import GPT
 
 HINT = f"without nanoGPT's rows: `{CLONE}` and give its folder with --nanogpt"
 
-PADDED = ("wte.weight", "lm_head.weight")  # ours have rows past the vocabulary; nanoGPT's have none
+PADDED = ("wte.weight", "lm_head.weight")  # ours have padding rows; nanoGPT's have none
 
 
 def twin(gpt: GPT, checkout: Path) -> Any:
     """nanoGPT's model with the shape and the weights of ours."""
     config = gpt.config
-    assert config.activation == "gelu", "nanoGPT has no other"
+    assert config.activation == "gelu", "nanoGPT has no other activation"
     assert config.tie_embeddings, "nanoGPT always ties its head"
     shape = {name: getattr(config, name) for name in ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias")}
     module = load_module(checkout / "model.py")
@@ -39,7 +39,7 @@ def twin(gpt: GPT, checkout: Path) -> Any:
 
 
 def quiet() -> contextlib.AbstractContextManager[object]:
-    """nanoGPT prints while it builds; our output is a table."""
+    """Discard standard output, as nanoGPT prints while it builds."""
     return contextlib.redirect_stdout(io.StringIO())
 
 

@@ -1,8 +1,8 @@
-"""Other projects' models with a groundup model's weights, made from what is installed or checked out here.
+"""Other projects' models with a groundup model's weights, made from installed packages and checkouts.
 
-All compute the function of exact GPT-2 as nanoGPT's train.py has it, so that their losses can be compared: GELU exact,
-and where the task has no biases, a peer's biases stay at zero and do not learn. litgpt alone cannot: it has no learned
-positions and no tied head. No peer's code is in this repository.
+All compute exact GPT-2 as in nanoGPT's train.py, so that their losses can be compared: exact GELU, and if the task has
+no biases, a peer's biases stay at zero and are not trained. Only litgpt differs: it has no learned positions and no
+tied head. No peer's code is in this repository.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "ml
 
 
 @dataclass(frozen=True)
-class Places:
+class Checkouts:
     """Checkouts of peers."""
 
     nanogpt: Path | None = None
     build_nanogpt: Path | None = None
 
     def check(self) -> None:
-        """UsageError where what was named is not there."""
+        """UsageError for a folder that is not such a checkout."""
         for option, folder, name in (
             ("--nanogpt", self.nanogpt, "model.py"),
             ("--build-nanogpt", self.build_nanogpt, "train_gpt2.py"),
@@ -49,11 +49,11 @@ class Places:
                 raise UsageError(f"{option}: there is no {folder / name}; give the folder of a checkout")
 
 
-def nanogpt(gpt: GPT, adamw: OptimizerConfig, places: Places) -> Peer:
-    """nanoGPT's model.py, and what its own `configure_optimizers` builds."""
-    assert places.nanogpt is not None, "offered only where a checkout was named"
+def nanogpt(gpt: GPT, adamw: OptimizerConfig, checkouts: Checkouts) -> Peer:
+    """nanoGPT's model.py with the optimizer of its own `configure_optimizers`."""
+    assert checkouts.nanogpt is not None, "available only with a checkout"
     device = gpt.wte.weight.device
-    model = twin(gpt, places.nanogpt).to(device)
+    model = twin(gpt, checkouts.nanogpt).to(device)
     with quiet():
         optimizer = model.configure_optimizers(
             adamw.weight_decay, adamw.learning_rate, (adamw.beta1, adamw.beta2), device.type
@@ -61,10 +61,10 @@ def nanogpt(gpt: GPT, adamw: OptimizerConfig, places: Places) -> Peer:
     return Peer(model, _second, optimizer)
 
 
-def build_nanogpt(gpt: GPT, adamw: OptimizerConfig, places: Places) -> Peer:
+def build_nanogpt(gpt: GPT, adamw: OptimizerConfig, checkouts: Checkouts) -> Peer:
     """The classes of build-nanogpt's train_gpt2.py, which trains when imported."""
-    assert places.build_nanogpt is not None, "offered only where a checkout was named"
-    found = classes(places.build_nanogpt / "train_gpt2.py", CLASSES)
+    assert checkouts.build_nanogpt is not None, "available only with a checkout"
+    found = classes(checkouts.build_nanogpt / "train_gpt2.py", CLASSES)
     config, device = gpt.config, gpt.wte.weight.device
     shape = {name: getattr(config, name) for name in ("block_size", "n_layer", "n_head", "n_embd")}
     model: Any = found["GPT"](found["GPTConfig"](vocab_size=config.vocab, **shape)).to(device)
@@ -72,49 +72,49 @@ def build_nanogpt(gpt: GPT, adamw: OptimizerConfig, places: Places) -> Peer:
         block.mlp.gelu.approximate = "none"
     fill(model, _named(gpt), config.bias)
     optimizer = model.configure_optimizers(adamw.weight_decay, adamw.learning_rate, device.type)
-    for group in optimizer.param_groups:  # it has one pair only
+    for group in optimizer.param_groups:  # it has a single pair
         group["betas"] = (adamw.beta1, adamw.beta2)
     return Peer(model, _second, optimizer)
 
 
-def transformers(gpt: GPT, adamw: OptimizerConfig, places: Places) -> Peer:
-    """`GPT2LMHeadModel`, with the fused AdamW that its Trainer takes."""
+def transformers(gpt: GPT, adamw: OptimizerConfig, checkouts: Checkouts) -> Peer:
+    """`GPT2LMHeadModel`, with the fused AdamW of its Trainer."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = gpt.config
     shape = {"n_positions": config.block_size, "n_layer": config.n_layer, "n_head": config.n_head}
     dropouts = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     ends = {"bos_token_id": 0, "eos_token_id": 0}
-    asked = GPT2Config(
+    peer_config = GPT2Config(
         vocab_size=config.vocab, n_embd=config.n_embd, activation_function="gelu", use_cache=False,
         **shape, **dropouts, **ends,
     )  # fmt: skip
-    model: Any = GPT2LMHeadModel(asked)
+    model: Any = GPT2LMHeadModel(peer_config)
     fill(model, {name: t.T if name.endswith(TRANSPOSED) else t for name, t in _named(gpt).items()}, config.bias)
     return Peer(model, _shifted, _adamw(model, adamw, fused=True))
 
 
-def litgpt(gpt: GPT, adamw: OptimizerConfig, places: Places) -> Peer:
-    """litgpt's GPT of this shape, rotary and untied, with the loss and AdamW of its `pretrain`; its own weights."""
-    from litgpt.model import GPT as Model  # noqa: N811 - ours has the name
+def litgpt(gpt: GPT, adamw: OptimizerConfig, checkouts: Checkouts) -> Peer:
+    """litgpt's GPT of this shape, rotary and untied, with its own weights, and the loss and AdamW of its `pretrain`."""
+    from litgpt.model import GPT as Model  # noqa: N811 - our class has this name
     from litgpt.model import Config
     from litgpt.utils import chunked_cross_entropy
 
     config = gpt.config
     shape = {name: getattr(config, name) for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd")}
-    asked = Config(**shape, padded_vocab_size=config.padded_vocab, bias=config.bias, parallel_residual=False)
-    model = Model(asked)
+    peer_config = Config(**shape, padded_vocab_size=config.padded_vocab, bias=config.bias, parallel_residual=False)
+    model = Model(peer_config)
     return Peer(model, lambda m, ids, targets: chunked_cross_entropy(m(ids), targets), _adamw(model, adamw))
 
 
 MAKERS = {"nanoGPT": nanogpt, "build-nanogpt": build_nanogpt, "transformers": transformers, "litgpt": litgpt}
 
 
-def available(places: Places) -> list[str]:
-    """The peers that can be made here."""
+def available(checkouts: Checkouts) -> list[str]:
+    """Names of the peers that can be built here."""
     found = {
-        "nanoGPT": places.nanogpt,
-        "build-nanogpt": places.build_nanogpt,
+        "nanoGPT": checkouts.nanogpt,
+        "build-nanogpt": checkouts.build_nanogpt,
         "transformers": find_spec("transformers"),
         "litgpt": find_spec("litgpt"),
     }
@@ -122,22 +122,22 @@ def available(places: Places) -> list[str]:
 
 
 def classes(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    """Top-level classes of a program, without the rest of it being run; UsageError where one is missing."""
+    """Top-level classes of a program whose other code is not run; UsageError if one is missing."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     wanted = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name in names]
     if missing := set(names) - {node.name for node in wanted}:
         raise UsageError(f"{path}: has no class {min(missing)}; give a newer or older checkout")
     module = ModuleType(f"peer_{path.stem}")
-    sys.modules[module.__name__] = module  # where dataclasses look for their class's names
+    sys.modules[module.__name__] = module  # where dataclasses look up names
     module.__dict__.update(torch=torch, nn=nn, F=F, math=math, inspect=inspect, dataclass=dataclass)
-    module.__dict__["master_process"] = False  # a global of theirs: who prints
+    module.__dict__["master_process"] = False  # their global: whether this process prints
     exec(compile(ast.Module(wanted, []), str(path), "exec"), module.__dict__)
     return {name: getattr(module, name) for name in names}
 
 
 @torch.no_grad()
 def fill(model: nn.Module, weights: dict[str, Tensor], bias: bool) -> None:
-    """Copy weights by name; without `bias`, biases become zero and stay so. KeyError for a name that it lacks."""
+    """Copy weights by name; without `bias`, biases are zero and not trained. KeyError for a missing name."""
     for name, parameter in model.named_parameters():
         if name.endswith(".bias") and not bias:
             parameter.zero_()
@@ -151,7 +151,7 @@ def _named(gpt: GPT) -> dict[str, Tensor]:
 
 
 def _rows(gpt: GPT, name: str) -> int | None:
-    return gpt.config.vocab if name == "wte.weight" else None  # ours has rows past the vocabulary
+    return gpt.config.vocab if name == "wte.weight" else None  # ours has padding rows
 
 
 def _second(model: nn.Module, ids: Tensor, targets: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ def _shifted(model: nn.Module, ids: Tensor, targets: Tensor) -> Tensor:
 
 
 def _adamw(model: nn.Module, adamw: OptimizerConfig, fused: bool = False) -> torch.optim.Optimizer:
-    """Weight decay on what has two dimensions, as the others have it."""
+    """AdamW with weight decay on matrices only, like the other trainers."""
     learning = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in learning if p.dim() >= 2], "weight_decay": adamw.weight_decay},

@@ -2,7 +2,7 @@
 
     python -m bench.prepare_memory book.txt other.txt.gz --gigabytes 2 --tokenizers gpt2 byte bpe:8000
 
-Needs about four times that much disk space, in the system's temporary folder or the one that TMPDIR names.
+Needs about four times that much disk space, in the system's temporary folder or `$TMPDIR`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from groundup.sources.compression import open_decompressed
 
 
 def main() -> None:
-    """Print a table: tokenizer, threads, seconds, MB of text a second, peak resident memory in MB."""
+    """Print a table: tokenizer, threads, seconds, MB of text per second, peak resident memory in MB."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("texts", nargs="+", type=Path, metavar="FILE", help="what is repeated; also .gz and .zst")
+    parser.add_argument("texts", nargs="+", type=Path, metavar="FILE", help="texts to repeat; also .gz and .zst")
     parser.add_argument("--gigabytes", type=float, default=2.0, metavar="X")
     parser.add_argument("--tokenizers", nargs="+", default=["gpt2", "byte", "bpe:8000"], metavar="NAME")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), metavar="N")
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def repeat(texts: list[Path], target: Path, at_least: int) -> int:
-    """Write the texts one behind another, again and again; returns how many bytes that are."""
+    """Write the texts repeatedly until `at_least` bytes are reached; returns the size."""
     size = 0
     with target.open("wb") as long:
         while size < at_least:
@@ -49,14 +49,14 @@ def repeat(texts: list[Path], target: Path, at_least: int) -> int:
 
 
 def measure(text: Path, out: Path, tokenizer: str, threads: int) -> tuple[float, int]:
-    """Prepare once, in a process of its own; returns its seconds and its peak resident memory in bytes."""
+    """Run `groundup prepare` once; returns seconds and peak resident memory in bytes."""
     words = [str(text), "--out", str(out), "--tokenizer", tokenizer, "--threads", str(threads), "--overwrite", "--json"]
-    begun = time.perf_counter()
+    started = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "groundup", "prepare", *words], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"prepare ended with status {os.waitstatus_to_exitcode(status)}")
-    return time.perf_counter() - begun, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return time.perf_counter() - started, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Time per token by size of the model and number of processes; memory by micro-batch.
 
     python -m bench.scaling --json FILE --pictures DIR
-    python -m bench.scaling --shapes 2x64 4x64 --steps 4 --rounds 1 --micro 1 2       in a minute, to try it
-    python -m bench.scaling --from FILE --pictures DIR                                 only draw what was measured
+    python -m bench.scaling --shapes 2x64 4x64 --steps 4 --rounds 1 --micro 1 2       about a minute, to try it
+    python -m bench.scaling --from FILE --pictures DIR                                 only draw earlier results
 
 Speeds are those of `groundup train` in fp32, as its log gives them; for two processes torchrun starts it. Memory is the
-most that a process held, one for each micro-batch.
+peak of a process, one process for each micro-batch.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from typing import Any
 
 import torch
 
-from bench.apart import Worker
 from bench.contenders import NANO, Task, sizes_of
 from bench.exact import bare_process, trainee
 from bench.exact_table import OURS, Contender
 from bench.measure import copy_gbytes, gemm_gflops, machine
 from bench.parallel import command, prepare, tokens_per_s
-from bench.peers import Places
+from bench.peers import Checkouts
+from bench.worker import Worker
 from groundup.config.model import ModelConfig
 from groundup.errors import UsageError
 from groundup.model.size import flops_per_token, parameters
@@ -38,22 +38,22 @@ from groundup.model.size import flops_per_token, parameters
 SHAPES = ("2x64", "4x128", "6x256", "12x384")
 CONTEXT, STEP_TOKENS = 256, 4096  # as bench.parallel trains
 VOCAB = 257  # bytes, and the end of a document
-ENOUGH = 3e12  # operations a run, where that makes neither fewer nor more steps than
-FEWEST, MOST = 5, 24
+RUN_FLOPS = 3e12  # operations per run, between the limits of the next line
+MIN_STEPS, MAX_STEPS = 5, 24
 MEMORY_SHAPE, MEMORY_ROWS, MICRO = "6x256", 16, (1, 2, 4, 8, 16)
 ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class Way:
-    """How the machine is divided."""
+    """A division of the machine into processes and threads."""
 
     processes: int
-    threads: int  # each
+    threads: int  # per process
 
     @property
     def name(self) -> str:
-        """As it stands in the picture."""
+        """Label in the pictures."""
         each = " each" if self.processes > 1 else ""
         return f"{_counted(self.processes, 'process', 'es')}, {_counted(self.threads, 'thread', 's')}{each}"
 
@@ -69,26 +69,26 @@ def ways(threads: int) -> list[Way]:
 
 
 def config_of(shape: str) -> ModelConfig:
-    """LAYERSxWIDTH as a model over bytes; UsageError where it is not that."""
+    """Model over bytes of the shape LAYERSxWIDTH; UsageError for any other `shape`."""
     return ModelConfig(**sizes_of(shape), block_size=CONTEXT, vocab_size=VOCAB)
 
 
 def steps_of(config: ModelConfig) -> int:
-    """Steps of a run: fewer of a large model."""
-    return round(min(MOST, max(FEWEST, ENOUGH / (flops_per_token(config) * STEP_TOKENS))))
+    """Steps of a run: fewer for a large model."""
+    return round(min(MAX_STEPS, max(MIN_STEPS, RUN_FLOPS / (flops_per_token(config) * STEP_TOKENS))))
 
 
 def speeds(shapes: list[str], threads: int, rounds: int, steps: int | None) -> list[dict[str, Any]]:
-    """For each shape its size, and tokens a second of each way, a value a round; all take turns."""
+    """For each shape its size, and tokens per second of each way, one value per round, interleaved."""
     found = [_size(shape) | {"tokens_per_s": {way.name: [] for way in ways(threads)}} for shape in shapes]
     with tempfile.TemporaryDirectory(prefix="groundup-bench-") as name:
-        place = Path(name)
-        prepare(place)
+        folder = Path(name)
+        prepare(folder)
         for turn in range(rounds):
             for shape, row in zip(shapes, found, strict=True):
                 for way in ways(threads):
                     print(f"round {turn + 1}: {shape}, {way.name} ...", file=sys.stderr, flush=True)
-                    speed = _run(place, shape, way, turn, steps or steps_of(config_of(shape)))
+                    speed = _run(folder, shape, way, turn, steps or steps_of(config_of(shape)))
                     row["tokens_per_s"][way.name].append(speed)
     return found
 
@@ -98,27 +98,28 @@ def _size(shape: str) -> dict[str, Any]:
     return {"shape": shape, "parameters": parameters(config), "flops_per_token": flops_per_token(config)}
 
 
-def _run(place: Path, shape: str, way: Way, turn: int, steps: int) -> float:
+def _run(folder: Path, shape: str, way: Way, turn: int, steps: int) -> float:
     out = f"{shape}-{way.processes}-{way.threads}-{turn}"
     options = [word for name, value in sizes_of(shape).items() for word in (f"--model.{name}", value)]
     options += ["--train.precision", "fp32", "--train.threads", way.threads, "--train.max_steps", steps, "--out", out]
-    done = subprocess.run(command(way.processes, *options), cwd=place, check=False, capture_output=True, text=True)
+    done = subprocess.run(command(way.processes, *options), cwd=folder, check=False, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{shape}, {way.name}: the run failed\n{done.stderr[-2000:]}")
-    return tokens_per_s(place / out, steps)
+    return tokens_per_s(folder / out, steps)
 
 
 def memory(micro: list[int], threads: int, shape: str = MEMORY_SHAPE) -> dict[str, Any]:
-    """The most that a process held after two steps, for each micro-batch; and what does not depend on it."""
+    """Peak memory of a process after two steps for each micro-batch, and the part that does not depend on it."""
     config = config_of(shape)
     task = replace(NANO, name=shape, config=config, rows=max(MEMORY_ROWS, *micro))
-    peaks = [_peak(partial(trainee, Contender(OURS, "fp32"), _with(task, n), Places(), 2), threads, 2) for n in micro]
+    ours = Contender(OURS, "fp32")
+    peaks = [_peak(partial(trainee, ours, _with(task, n), Checkouts(), 2), threads, 2) for n in micro]
     return {
         **_size(shape),
         "micro_batches": micro,
         "peak_bytes": peaks,
         "bare_process_bytes": _peak(partial(bare_process, task), threads, 0),
-        "state_bytes": 16 * parameters(config),  # weights, gradients and AdamW's two moments, 4 bytes each
+        "state_bytes": 16 * parameters(config),  # weights, gradients and AdamW's state (two tensors), 4 bytes each
     }
 
 
@@ -134,15 +135,15 @@ def _peak(make: Any, threads: int, steps: int) -> int:
         worker.close()
 
 
-def measured(asked: argparse.Namespace) -> dict[str, Any]:
-    """Everything, as --json keeps it."""
+def measured(args: argparse.Namespace) -> dict[str, Any]:
+    """Complete report, as written to --json."""
     ceilings, copies = [gemm_gflops()], [copy_gbytes()]
-    found = speeds(asked.shapes, asked.threads, asked.rounds, asked.steps)
-    held = memory(asked.micro, asked.threads)
+    found = speeds(args.shapes, args.threads, args.rounds, args.steps)
+    held = memory(args.micro, args.threads)
     return {
         "command": shlex.join(["python", "-m", "bench.scaling", *sys.argv[1:]]),
         "machine": machine(),
-        "ways": [asdict(way) | {"name": way.name} for way in ways(asked.threads)],
+        "ways": [asdict(way) | {"name": way.name} for way in ways(args.threads)],
         "context": CONTEXT,
         "step_tokens": STEP_TOKENS,
         "gemm_gflops": [*ceilings, gemm_gflops()],
@@ -153,10 +154,10 @@ def measured(asked: argparse.Namespace) -> dict[str, Any]:
 
 
 def lines(report: dict[str, Any]) -> list[str]:
-    """The same as Markdown tables."""
+    """The report as Markdown tables."""
     names, ceiling = [way["name"] for way in report["ways"]], max(report["gemm_gflops"])
-    told = [
-        f"| shape | parameters | MFLOP a token | {' | '.join(names)} (tokens/s) | GFLOP/s | of the ceiling |",
+    table = [
+        f"| shape | parameters | MFLOP per token | {' | '.join(names)} (tokens/s) | GFLOP/s | of the ceiling |",
         f"|---|---|---|{'---|' * len(names)}---|---|",
     ]
     for row in report["sizes"]:
@@ -164,57 +165,57 @@ def lines(report: dict[str, Any]) -> list[str]:
         gflops = middle[0] * row["flops_per_token"] / 1e9
         cells = [row["shape"], f"{row['parameters']:,}", f"{row['flops_per_token'] / 1e6:,.1f}"]
         cells += [*(f"{value:,.0f}" for value in middle), f"{gflops:,.0f}", f"{gflops / ceiling:.0%}"]
-        told.append(f"| {' | '.join(cells)} |")
+        table.append(f"| {' | '.join(cells)} |")
     held = report["memory"]
-    told += ["", f"| micro-batch of {held['shape']} | peak MB |", "|---|---|"]
+    table += ["", f"| micro-batch of {held['shape']} | peak MB |", "|---|---|"]
     pairs = zip(held["micro_batches"], held["peak_bytes"], strict=True)
-    return told + [f"| {n} x {report['context']} tokens | {peak / 1e6:,.0f} |" for n, peak in pairs]
+    return table + [f"| {n} x {report['context']} tokens | {peak / 1e6:,.0f} |" for n, peak in pairs]
 
 
 def main() -> int:
-    """Measure or read, print tables, keep the numbers, draw."""
+    """Measure or read a file, print tables, write --json and draw."""
     parser = argparse.ArgumentParser(prog="python -m bench.scaling", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), metavar="LxC", help="layers x width")
-    parser.add_argument("--micro", nargs="+", type=int, default=list(MICRO), metavar="N", help="windows a pass")
+    parser.add_argument("--micro", nargs="+", type=int, default=list(MICRO), metavar="N", help="sequences per pass")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--steps", type=int, metavar="N", help="a run (default: fewer of a large model)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads in all (default 2)")
+    parser.add_argument("--steps", type=int, metavar="N", help="steps per run (default: fewer for a large model)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads in total (default 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write machine and results there")
-    parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="measure nothing; read such a file")
-    parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw there; needs matplotlib (groundup[plot])")
-    parser.add_argument("--kind", choices=["svg", "png"], default="svg", help="of pictures (default svg)")
-    asked = parser.parse_args()
+    parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="read a file of --json; no measuring")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw plots there; needs groundup[plot]")
+    parser.add_argument("--kind", choices=["svg", "png"], default="svg", help="file format of the plots (default svg)")
+    args = parser.parse_args()
     try:
-        _check(asked)
+        _check(args)
     except UsageError as error:
         parser.error(str(error))
-    torch.set_num_threads(asked.threads)
-    report = json.loads(asked.source.read_text(encoding="utf-8")) if asked.source else measured(asked)
-    if asked.json:
-        asked.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    torch.set_num_threads(args.threads)
+    report = json.loads(args.source.read_text(encoding="utf-8")) if args.source else measured(args)
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print("\n".join(lines(report)))
-    if asked.pictures:
+    if args.pictures:
         from bench.scaling_pictures import draw
 
-        for path in draw(report, asked.pictures, asked.kind):
+        for path in draw(report, args.pictures, args.kind):
             print(path)
     return 0
 
 
-def _check(asked: argparse.Namespace) -> None:
+def _check(args: argparse.Namespace) -> None:
     from groundup.comparison.plot import missing
 
-    for shape in asked.shapes:
+    for shape in args.shapes:
         config_of(shape)
     for name, values in {
-        "micro": asked.micro,
-        **{n: [getattr(asked, n)] for n in ("rounds", "steps", "threads")},
+        "micro": args.micro,
+        **{n: [getattr(args, n)] for n in ("rounds", "steps", "threads")},
     }.items():
         if bad := [value for value in values if value is not None and value < 1]:
             raise UsageError(f"--{name} {bad[0]}: must be 1 or more")
-    if asked.source and not asked.source.is_file():
-        raise UsageError(f"--from: there is no {asked.source}")
-    if asked.pictures and (why := missing()):
+    if args.source and not args.source.is_file():
+        raise UsageError(f"--from: there is no {args.source}")
+    if args.pictures and (why := missing()):
         raise UsageError(f"--pictures: {why}")
 
 

@@ -25,7 +25,7 @@ GOALS = {OURS: 0.25, FAST: 0.125}  # of nanoGPT's time
 ROUNDS = 3
 WINDOW = 64  # characters; nanoGPT's context in this command
 MINUTES = 0.4  # of training that suffice for its loss
-FAST_SECONDS = 4  # the same for `fast`, which gets prepared data as nanoGPT does
+FAST_SECONDS = 4  # the same for `fast`, which is given prepared data like nanoGPT
 
 # README.md of nanoGPT, "I only have a macbook", with its data preparation left out of the time.
 DOCUMENTED = (
@@ -36,27 +36,27 @@ DOCUMENTED = (
 QUIET = "--evaluate.every_steps 0 --evaluate.sample_tokens 0 --evaluate.tokens 256 --checkpoint.every_steps 0".split()
 
 Losses = dict[str, list[float]]
-"""contender -> nats a character, one a round"""
+"""contender -> nats per character, one per round"""
 
 
 def run(options: Options) -> Result:
-    """Whole processes, from the command to the last line they print, and the loss of what they leave behind.
+    """Complete processes, from the command to the last line printed, and the losses of their checkpoints.
 
-    Losses are over the whole validation split (the last tenth of the text) in windows of 64 characters, after every
-    round, outside of the time. All processes are held to the same cores. Needs the text.
+    Losses are over the complete validation split (the last tenth of the text) in windows of 64 characters, measured
+    after every round and not timed. All processes are pinned to the same cores. Needs the text.
     """
-    assert options.text is not None, "asked for before anything is measured"
+    assert options.text is not None, "checked before anything is measured"
     losses: Losses = {OURS: [], FAST: []}
     with tempfile.TemporaryDirectory() as temporary, pinned(options.threads):
-        place = Path(temporary)
-        groundup("prepare", options.text, "--out", place / "data", "--tokenizer", "char")
+        folder = Path(temporary)
+        groundup("prepare", options.text, "--out", folder / "data", "--tokenizer", "char")
         contenders = {
-            OURS: partial(_ours, options.text, place / "ours", losses[OURS]),
-            FAST: partial(_fast, place / "data", place / "fast", losses[FAST]),
+            OURS: partial(_ours, options.text, folder / "ours", losses[OURS]),
+            FAST: partial(_fast, folder / "data", folder / "fast", losses[FAST]),
         }
         if options.nanogpt:
             losses[THEIRS] = []
-            checkout = nanogpt_with_data(options.nanogpt, options.text, place / "nanogpt")
+            checkout = nanogpt_with_data(options.nanogpt, options.text, folder / "nanogpt")
             contenders[THEIRS] = partial(_theirs, checkout, losses[THEIRS])
         rows = interleaved(contenders, options.rounds_or(ROUNDS))
     result = Result("time-to-loss: tinyshakespeare by characters", "s", rows, baseline=THEIRS)
@@ -67,10 +67,10 @@ def run(options: Options) -> Result:
 
 
 def judge(result: Result, losses: Losses) -> None:
-    """Say the worst loss of each, and which promise is broken: the loss must be reached in each single round."""
+    """Note the worst loss of each, and fail on a broken promise: the loss must be reached in every round."""
     for name, found in losses.items():
-        worst = f"{max(found):.4f} nats a character at worst in {len(found)} rounds"
-        result.notes.append(f"{name}: {worst}, over the whole validation split in windows of {WINDOW}")
+        worst = f"{max(found):.4f} nats per character at worst in {len(found)} rounds"
+        result.notes.append(f"{name}: {worst}, over the complete validation split in windows of {WINDOW}")
     if THEIRS not in losses:
         return
     for row in result.rows:
@@ -86,11 +86,11 @@ def judge(result: Result, losses: Losses) -> None:
 
 @contextmanager
 def pinned(threads: int) -> Iterator[None]:
-    """Hold this process, and those that it starts, to as many cores as there are `threads`, where the system can.
+    """Pin this process and its children to `threads` cores, if the system supports it.
 
-    Each program then takes the threads it likes, and none gets more cores than another.
+    Each program then chooses its number of threads, and none gets more cores than another.
     """
-    if not hasattr(os, "sched_setaffinity"):  # Linux alone has it
+    if not hasattr(os, "sched_setaffinity"):  # Linux only
         yield
         return
     before = os.sched_getaffinity(0)
@@ -122,14 +122,14 @@ def _our_loss(run: Path) -> float:
 
 
 def groundup(*words: object) -> str:
-    """A command in a process of its own; what it printed."""
+    """Run a groundup command in a new process; returns its output."""
     return _output([sys.executable, "-m", "groundup", *map(str, words)])
 
 
-def nanogpt_with_data(checkout: Path, source: Path, place: Path) -> Path:
-    """A copy of nanoGPT at `place`, with its data prepared from the same file."""
-    shutil.copytree(checkout, place, ignore=shutil.ignore_patterns(".git"))
-    data = place / "data" / "shakespeare_char"
+def nanogpt_with_data(checkout: Path, source: Path, folder: Path) -> Path:
+    """Copy nanoGPT to `folder` and prepare its data from the same file."""
+    shutil.copytree(checkout, folder, ignore=shutil.ignore_patterns(".git"))
+    data = folder / "data" / "shakespeare_char"
     data.mkdir(parents=True, exist_ok=True)
     text = source.read_text(encoding="utf-8")
     ids = {char: i for i, char in enumerate(sorted(set(text)))}
@@ -138,8 +138,8 @@ def nanogpt_with_data(checkout: Path, source: Path, place: Path) -> Path:
     tokens[:cut].tofile(data / "train.bin")
     tokens[cut:].tofile(data / "val.bin")
     meta = {"vocab_size": len(ids), "stoi": ids, "itos": {i: char for char, i in ids.items()}}
-    (data / "meta.pkl").write_bytes(pickle.dumps(meta))  # its train.py takes the size of the vocabulary from here
-    return place
+    (data / "meta.pkl").write_bytes(pickle.dumps(meta))  # its train.py reads the vocabulary size from here
+    return folder
 
 
 def _theirs(checkout: Path, losses: list[float]) -> float:
@@ -149,7 +149,7 @@ def _theirs(checkout: Path, losses: list[float]) -> float:
 
 
 def their_loss(checkout: Path) -> float:
-    """What nanoGPT's checkpoint loses, in nats a character over its whole validation split."""
+    """Loss of nanoGPT's checkpoint in nats per character over its complete validation split."""
     module = load_module(checkout / "model.py")
     saved = torch.load(checkout / "out-shakespeare-char" / "ckpt.pt", weights_only=True)
     model = module.GPT(module.GPTConfig(**saved["model_args"]))

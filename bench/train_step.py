@@ -1,7 +1,7 @@
 """Subject `train-step`: complete training steps, ours and nanoGPT's, on the same weights, batches and hyperparameters.
 
 The model is the one that nanoGPT's README gives for a machine without a GPU, in fp32 and eager mode. Where
-`train.precision: auto` chooses bf16, as nanoGPT on a CPU cannot, that is a row of its own.
+`train.precision: auto` chooses bf16, which nanoGPT on a CPU cannot use, an additional row shows it.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.contenders import CPU, NANO, Task, Trainee, stage
+from bench.contenders import CPU, NANO, Task, Trainee, open_setup
 from bench.measure import Options, Result, gemm_gflops, interleaved, seconds
 from bench.nanogpt import HINT
-from bench.peers import Places, nanogpt
+from bench.peers import Checkouts, nanogpt
 from groundup.model.size import flops_per_token
 from groundup.utils.device import choose_precision
 
-BOUND = 1e-3  # nats a token; the same sums in another order differ by far less
+BOUND = 1e-3  # nats per token; the same sums in another order differ by far less
 
 
 def run(options: Options) -> Result:
-    """Tokens a second, ratios to nanoGPT, and the largest difference of the fp32 losses."""
+    """Tokens per second, ratios to nanoGPT, and the largest difference of the fp32 losses."""
     task, ids = _task(options.text)
     rounds = options.rounds_or(task.rounds)
-    with stage(task, ids) as place:
-        contenders: dict[str, Trainee] = {"groundup": place.ours()}
+    with open_setup(task, ids) as setup:
+        contenders: dict[str, Trainee] = {"groundup": setup.ours()}
         if options.nanogpt:
-            make = partial(nanogpt, places=Places(options.nanogpt))
-            contenders["nanoGPT"] = place.theirs(make, task.compared + rounds * task.steps)
+            make = partial(nanogpt, checkouts=Checkouts(options.nanogpt))
+            contenders["nanoGPT"] = setup.theirs(make, task.compared + rounds * task.steps)
         if (auto := choose_precision("auto", CPU).name) != "fp32":
-            contenders[f"groundup, {auto}"] = place.ours(auto)
+            contenders[f"groundup, {auto}"] = setup.ours(auto)
         losses = {name: contender.train(task.compared) for name, contender in contenders.items()}
         rows = interleaved({name: partial(_speed, each, task) for name, each in contenders.items()}, rounds)
     result = Result("train-step: 4 layers, 128 wide, 12 x 64 tokens", "tokens/s", rows, baseline="nanoGPT")
@@ -42,15 +42,15 @@ def run(options: Options) -> Result:
     if not options.nanogpt:
         result.notes.append(HINT)
         return result
-    difference = apart(losses["groundup"], losses["nanoGPT"])
+    difference = max_difference(losses["groundup"], losses["nanoGPT"])
     steps = f"fp32 losses of the first {task.compared} steps"
-    sentence = f"{steps} differ by {difference:.1e} nats a token at most (bound {BOUND})"
+    sentence = f"{steps} differ by {difference:.1e} nats per token at most (bound {BOUND})"
     (result.notes if difference < BOUND else result.failures).append(sentence)  # a NaN fails
     return result
 
 
-def apart(ours: list[float], theirs: list[float]) -> float:
-    """The largest difference of two runs' losses, step by step; NaN where either has one."""
+def max_difference(ours: list[float], theirs: list[float]) -> float:
+    """Largest difference between two runs' losses, step by step; NaN if either has one."""
     return float(np.abs(np.subtract(ours, theirs)).max())
 
 
@@ -59,7 +59,7 @@ def _speed(contender: Trainee, task: Task) -> float:
 
 
 def _task(text: Path | None) -> tuple[Task, NDArray[np.int64] | None]:
-    """The task over a text's characters, or over made-up ones."""
+    """Task over the characters of a text, or over synthetic ones."""
     if not text:
         return NANO, None
     characters, ids = np.unique(list(text.read_text(encoding="utf-8")), return_inverse=True)

@@ -2,8 +2,8 @@
 
     python -m bench.where [nano | gpt2 | LAYERSxWIDTH] [--context N] [--vocab N] [--rows N] [--precision NAME]
 
-torch's profiler records a few steps of the real loop. The time of an operation, without those that it calls, counts for
-one group, by its name and its callers' names; time outside all operations is Python's. The profiler slows short
+torch's profiler records a few steps of the real loop. The self time of an operation counts for one group, by its
+name and its callers' names; time outside all operations is Python's. The profiler slows short
 operations down: the step's time without it is below the table.
 """
 
@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from bench.contenders import CPU, NANO, TASKS, Ours, Task, sizes_of, stage
+from bench.contenders import CPU, NANO, TASKS, Ours, Task, open_setup, sizes_of
 from bench.measure import gemm_gflops, machine, seconds
 from groundup.errors import UsageError
 from groundup.model.size import flops_per_token
@@ -38,8 +38,8 @@ ELEMENTWISE = (
     "layer_norm|rms_norm|LayerNorm|RmsNorm|[gG]elu|[rR]elu|[eE]mbedding|::(add|mul|div|pow|sum|mean|rsqrt|tanh|copy_|cat)|"
     "::(fill_|zero_|clone|contiguous|masked_fill|where|_to_copy)"
 )
-# In this order: a product that the loss makes counts as a product; one inside attention or the optimizer is theirs.
-RULES = (  # group, what an operation or one that called it is named
+# In this order: a matrix product of the loss counts as a product; one inside attention or the optimizer counts there.
+RULES = (  # group, pattern of the name of the operation or of one of its callers
     (BATCHES, re.compile(f"^{BATCHES}$")),
     (CLIP, re.compile(f"^{CLIP}$")),
     ("optimizer", re.compile(r"^Optimizer\.")),
@@ -51,22 +51,22 @@ RULES = (  # group, what an operation or one that called it is named
 
 
 @dataclass(frozen=True)
-class Found:
-    """Milliseconds of a step."""
+class StepProfile:
+    """Milliseconds per step."""
 
-    groups: dict[str, float]  # all of them together are the step, as profiled
+    groups: dict[str, float]  # their sum is the step, as profiled
     step: float  # without the profiler
     floor: float  # if all its arithmetic ran as fast as a large matrix product
     gflops: float  # of that product
 
 
 def group_of(names: Sequence[str]) -> str:
-    """The group of an operation: `names` are its own, then those of what called it, innermost first."""
+    """The group of an operation: `names` are its own, then those of its callers, innermost first."""
     return next((group for group, pattern in RULES if any(map(pattern.search, names))), OTHER)
 
 
 def milliseconds(events: Iterable[Any]) -> dict[str, float]:
-    """Milliseconds by group, of the events that torch's profiler saw; the time between them is not there."""
+    """Milliseconds by group, of the events that torch's profiler recorded; the time between them is not included."""
     spent: dict[str, float] = {}
     for event in events:
         names, caller = [], event
@@ -78,31 +78,31 @@ def milliseconds(events: Iterable[Any]) -> dict[str, float]:
     return spent
 
 
-def look(task: Task, precision: Name, steps: int) -> Found:
-    """Profile some steps of the real loop, after as many that are timed and not profiled."""
-    with stage(replace(task, microbatch_threads=1)) as place:  # the profiler sees one thread
-        ours = place.ours(precision)
+def profile_step(task: Task, precision: Name, steps: int) -> StepProfile:
+    """Profile `steps` steps of the real loop, after the same number of steps timed without the profiler."""
+    with open_setup(replace(task, microbatch_threads=1)) as setup:  # the profiler sees one thread
+        ours = setup.ours(precision)
         ours.train(2)  # creates the optimizer state
         step = seconds(lambda: ours.train(steps)) / steps * 1e3
-        with _watched(ours), profile(activities=[ProfilerActivity.CPU]) as profiler:
+        with _labelled(ours), profile(activities=[ProfilerActivity.CPU]) as profiler:
             profiled = seconds(lambda: ours.train(steps)) / steps * 1e3
         groups = {name: ms / steps for name, ms in milliseconds(profiler.events()).items()}
     groups[PYTHON] = max(0.0, profiled - sum(groups.values()))
     gflops = gemm_gflops(dtype=DTYPES[precision])
-    return Found(groups, step, task.step_tokens * flops_per_token(task.config) / gflops / 1e6, gflops)
+    return StepProfile(groups, step, task.step_tokens * flops_per_token(task.config) / gflops / 1e6, gflops)
 
 
 @contextmanager
-def _watched(ours: Ours) -> Iterator[None]:
-    """Names for what the loop does in Python: reading batches, and clipping."""
+def _labelled(ours: Ours) -> Iterator[None]:
+    """Name two parts of the loop that are Python for the profiler: reading batches and clipping."""
 
-    def clipped(*args: Any, **options: Any) -> torch.Tensor:
+    def labelled_clip(*args: Any, **options: Any) -> torch.Tensor:
         with record_function(CLIP):
             return clip(*args, **options)
 
     clip, loader = nn.utils.clip_grad_norm_, ours.loader
     with (
-        patch.object(nn.utils, "clip_grad_norm_", clipped),
+        patch.object(nn.utils, "clip_grad_norm_", labelled_clip),
         patch.object(loader, "micro_batches", _named(loader.micro_batches)),
     ):
         yield
@@ -122,7 +122,7 @@ def _named(read: Callable[..., Iterator[MicroBatch]]) -> Callable[..., Iterator[
 
 
 def task_of(shape: str, context: int | None, vocab: int | None, rows: int | None) -> Task:
-    """A named task, or nanoGPT's at so many layers and such a width; UsageError where it is neither."""
+    """A named task, or nanoGPT's with the given layers and width; UsageError for any other `shape`."""
     task = TASKS.get(shape, NANO)
     sizes = {name: value for name, value in (("block_size", context), ("vocab_size", vocab)) if value is not None}
     for name, value in {**sizes, "rows": rows}.items():
@@ -133,20 +133,20 @@ def task_of(shape: str, context: int | None, vocab: int | None, rows: int | None
     return replace(task, name=shape, config=task.config.model_copy(update=sizes), rows=rows or task.rows)
 
 
-def show(task: Task, found: Found, precision: str, console: Console) -> None:
+def show(task: Task, found: StepProfile, precision: str, console: Console) -> None:
     """The table and the lines below it."""
-    config, whole = task.config, sum(found.groups.values())
+    config, total = task.config, sum(found.groups.values())
     title = f"{config.n_layer} layers, {config.n_embd} wide, {task.rows} x {config.block_size} tokens, {precision}"
     table = Table(title=title, title_justify="left", title_style="bold")
-    for heading in ("", "ms a step", "share"):
+    for heading in ("", "ms per step", "share"):
         table.add_column(heading, justify="right" if heading else "left")
     for name, spent in sorted(found.groups.items(), key=lambda item: -item[1]):
-        table.add_row(name, f"{spent:.2f}", f"{spent / whole:.1%}")
-    table.add_row("all, as profiled", f"{whole:.2f}", "", style="bold")
+        table.add_row(name, f"{spent:.2f}", f"{spent / total:.1%}")
+    table.add_row("all, as profiled", f"{total:.2f}", "", style="bold")
     console.print(table)
-    console.print(f"without the profiler: {found.step:.2f} ms a step")
+    console.print(f"without the profiler: {found.step:.2f} ms per step")
     console.print(
-        f"the floor: {found.floor:.2f} ms, if all arithmetic ran as a large {precision} matrix product does here "
+        f"the floor: {found.floor:.2f} ms, if all arithmetic ran at the speed of a large {precision} matrix product "
         f"({found.gflops:.0f} GFLOP/s); the step is {found.step / found.floor:.1f} times that"
     )
 
@@ -157,23 +157,23 @@ def main() -> int:
     parser.add_argument("shape", nargs="?", default="nano", help=f"{', '.join(TASKS)} or LAYERSxWIDTH; default nano")
     parser.add_argument("--context", type=int, metavar="N")
     parser.add_argument("--vocab", type=int, metavar="N")
-    parser.add_argument("--rows", type=int, metavar="N", help="windows a step")
+    parser.add_argument("--rows", type=int, metavar="N", help="sequences per step")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
-    parser.add_argument("--steps", type=int, default=5, metavar="N", help="steps watched (default 5)")
+    parser.add_argument("--steps", type=int, default=5, metavar="N", help="steps profiled (default 5)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch (default 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write machine and results there")
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     try:
-        task = task_of(asked.shape, asked.context, asked.vocab, asked.rows)
+        task = task_of(args.shape, args.context, args.vocab, args.rows)
     except UsageError as error:
         parser.error(str(error))
-    precision = choose_precision(asked.precision, CPU).name
-    found = look(task, precision, asked.steps)
+    precision = choose_precision(args.precision, CPU).name
+    found = profile_step(task, precision, args.steps)
     show(task, found, precision, Console(width=110))
-    if asked.json:
-        told = {"machine": machine(), "shape": task.config.model_dump(), "rows": task.rows, "precision": precision}
-        asked.json.write_text(json.dumps(told | vars(found), indent=2) + "\n", encoding="utf-8")
+    if args.json:
+        report = {"machine": machine(), "shape": task.config.model_dump(), "rows": task.rows, "precision": precision}
+        args.json.write_text(json.dumps(report | vars(found), indent=2) + "\n", encoding="utf-8")
     return 0
 
 

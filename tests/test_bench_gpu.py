@@ -16,11 +16,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are run from a checkout, and no part of the package
 
 from bench import gpu, gpu_device, gpu_machine
-from bench.contenders import NANO, Peer, stage
-from bench.gpu import SUBJECTS, allowance, measure, stand_in, supervise, table, wanted
-from bench.gpu_child import HOMES, Job, run
+from bench.contenders import NANO, Peer, open_setup
+from bench.gpu import SUBJECTS, allowance, measure, supervise, table, wanted, write_metadata
+from bench.gpu_child import FUNCTIONS, Job, run
 from bench.gpu_table import HEADINGS, Row
-from bench.gpu_training import Learnt
+from bench.gpu_training import LossCurve
 
 from groundup.model.gpt import NextTokenLoss
 
@@ -53,8 +53,8 @@ FOUND = 'import json, os, sys, time; open(sys.argv[1], "w").write(json.dumps({"r
 def test_however_a_subject_ends_what_it_found_is_kept(watched, program, status):
     found = watched(FOUND + program)
     assert (found["status"], found["rows"]) == (status, [{"name": "a"}])
-    assert ("said" in found) == (status != "done")
-    assert "boom" not in program or "boom" in found["said"]
+    assert ("log_tail" in found) == (status != "done")
+    assert "boom" not in program or "boom" in found["log_tail"]
 
 
 def test_a_hanging_subject_is_killed_at_its_deadline_with_all_that_it_began(watched, tmp_path):
@@ -74,13 +74,13 @@ def test_a_hanging_subject_is_killed_at_its_deadline_with_all_that_it_began(watc
 class Scripted:
     """Stands in for a place: subjects that take as long, and find, what they are told."""
 
-    def __init__(self, path, results=None, minutes=10.0, takes=0.0, rehearse=False):
-        self.asked = SimpleNamespace(json=path, minutes=minutes, rehearse=rehearse)
+    def __init__(self, path, results=None, minutes=10.0, takes=0.0, dry_run=False):
+        self.args = SimpleNamespace(json=path, minutes=minutes, dry_run=dry_run)
         self.results, self.takes, self.now, self.given, self.saved = results or {}, takes, 0.0, {}, []
 
     def run(self, subject, seconds):
-        if self.asked.json and self.asked.json.exists():
-            self.saved.append(list(json.loads(self.asked.json.read_text())["subjects"]))
+        if self.args.json and self.args.json.exists():
+            self.saved.append(list(json.loads(self.args.json.read_text())["subjects"]))
         self.given[subject.name] = seconds
         self.now += self.takes if isinstance(self.takes, float) else self.takes.get(subject.name, 0.0)
         usual = {"status": "done", "rows": [], "facts": {"gpu": True, "machine": {}}, "notes": []}
@@ -135,8 +135,8 @@ def test_what_is_missing_is_one_line_before_anything_is_measured():
 
 
 def test_missing_packages_are_named_by_what_groundup_asks_for(tmp_path, monkeypatch):
-    assert {"torch", "numpy", "pydantic", "pyyaml", "zstandard"} < set(gpu_machine.needed())
-    monkeypatch.setattr(gpu_machine, "needed", lambda: ["torch", "zstandard", "pydantic"])
+    assert {"torch", "numpy", "pydantic", "pyyaml", "zstandard"} < set(gpu_machine.dependencies())
+    monkeypatch.setattr(gpu_machine, "dependencies", lambda: ["torch", "zstandard", "pydantic"])
     monkeypatch.setattr(gpu_machine, "find_spec", lambda name: name == "torch" or None)
     job = Job("can-run", 1.0, tmp_path / "out.json", tmp_path)
     assert run(job) == 1
@@ -144,14 +144,14 @@ def test_missing_packages_are_named_by_what_groundup_asks_for(tmp_path, monkeypa
 
 
 def test_a_groundup_that_is_not_installed_gets_the_metadata_of_its_project(tmp_path, monkeypatch):
-    assert stand_in(tmp_path) is None
+    assert write_metadata(tmp_path) is None
 
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
     with monkeypatch.context() as patch:
         patch.setattr(gpu.importlib.metadata, "version", missing)
-        folder = stand_in(tmp_path)
+        folder = write_metadata(tmp_path)
     (found,) = importlib.metadata.distributions(path=[str(folder)])
     assert (found.name, found.version) == ("groundup", importlib.metadata.version("groundup"))
     assert "torch>=2.9" in found.requires
@@ -165,7 +165,7 @@ def test_a_choice_brings_what_it_needs_and_without_a_text_nobody_trains_on_it():
     assert names(["loss", "ablation"], True) == ["can-run", "prepare", "loss", "ablation"]
     assert names(["loss"], True) == ["can-run", "loss"]
     assert not {"prepare", "time-to-loss", "first-step", "ablation"} & set(names(None, False))
-    assert set(HOMES) == set(NAMES)
+    assert set(FUNCTIONS) == set(NAMES)
 
 
 def test_the_table_has_a_line_for_each_row_and_json_has_no_nan():
@@ -183,7 +183,7 @@ def test_the_table_has_a_line_for_each_row_and_json_has_no_nan():
 
 def test_what_fails_within_a_subject_is_a_note_and_the_rest_goes_on(tmp_path):
     job = Job("loss", 60.0, tmp_path / "out.json", tmp_path)
-    assert job.tried("whole", lambda: 1 / 0) is None
+    assert job.attempt("whole", lambda: 1 / 0) is None
     job.add(Row("a", 1.0, "ms"))
     found = json.loads(job.out.read_text())
     assert found["notes"] == ["whole: left out (ZeroDivisionError: division by zero)"]
@@ -199,14 +199,14 @@ def test_time_to_a_loss_leaves_compiling_out_and_reads_between_evaluations():
 
     log = [step(1, 30.0), step(2, 1.0), step(3, 1.0), evaluation(3, 5.0), step(4, 60.0, 16), step(5, 2.0, 16)]
     log += [step(6, 2.0, 16), evaluation(6, 3.0)]
-    learnt = Learnt.of(log)
-    assert learnt.losses == [(3, 300, 3.0, 5.0), (6, 600, 9.0, 3.0)]
-    assert learnt.compiling == pytest.approx(29.0 + 58.0)
-    assert learnt.tokens_per_s == pytest.approx(600 / 9)
-    assert learnt.until(4.0) == (450.0, 6.0)
-    assert learnt.until(5.5) == (300.0, 3.0)
-    assert learnt.until(2.9) is None
-    assert Learnt.of([]).losses == []
+    curve = LossCurve.of(log)
+    assert curve.losses == [(3, 300, 3.0, 5.0), (6, 600, 9.0, 3.0)]
+    assert curve.compiling == pytest.approx(29.0 + 58.0)
+    assert curve.tokens_per_s == pytest.approx(600 / 9)
+    assert curve.until(4.0) == (450.0, 6.0)
+    assert curve.until(5.5) == (300.0, 3.0)
+    assert curve.until(2.9) is None
+    assert LossCurve.of([]).losses == []
 
 
 class Clock:
@@ -264,8 +264,8 @@ def twin(gpt, adamw):
 
 def test_a_peers_step_in_pieces_is_its_step():
     def losses(task):
-        with stage(task) as place:
-            return place.theirs(twin, 4).train(4)
+        with open_setup(task) as setup:
+            return setup.theirs(twin, 4).train(4)
 
     whole, pieces = losses(TINY), losses(replace(TINY, micro_rows=2))
     assert np.abs(np.subtract(whole, pieces)).max() < 1e-5
@@ -291,7 +291,7 @@ def test_mistakes_are_found_before_anything_is_measured(argv, sentence, capsys):
 @pytest.mark.long
 def test_all_subjects_can_be_rehearsed_on_a_cpu(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)  # the other tests', too
-    assert gpu.main(["--rehearse", "--json", str(tmp_path / "found.json")]) == 0
+    assert gpu.main(["--dry-run", "--json", str(tmp_path / "found.json")]) == 0
     found = json.loads((tmp_path / "found.json").read_text())["subjects"]
     assert {name: one["status"] for name, one in found.items()} == dict.fromkeys(NAMES, "done")
     assert all(one["rows"] for name, one in found.items() if name != "can-run")

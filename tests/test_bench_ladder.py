@@ -17,13 +17,13 @@ from torch.optim import adam
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are run from a checkout, and no part of the package
 
 from bench import contenders, ladder, ladder_rungs
-from bench.apart import Answer, Failed, Here
 from bench.contenders import NANO, Ours
 from bench.gpu_child import Job
 from bench.gpu_ladder import ladder as subject
-from bench.ladder import climb
+from bench.ladder import measure_rungs
 from bench.ladder_rungs import FIRST, RUNGS, Rung, Switches, trainee, weights
-from bench.ladder_table import Found, judge, report, show
+from bench.ladder_table import Results, judge, report, show
+from bench.worker import Answer, Failed, InProcess
 from rich.console import Console
 
 from groundup.kernels import cross_entropy
@@ -37,7 +37,7 @@ COMPUTED = ("sdpa", "foreach", "fused", "padded", "groundup")  # in fp32, withou
 
 
 def switched(key):
-    return replace(Switches(), **BY_KEY[key].turned)
+    return replace(Switches(), **BY_KEY[key].changes)
 
 
 def losses(switches, task=TINY, steps=5):
@@ -163,16 +163,16 @@ def test_a_backend_reaches_the_compiler_and_rounding_the_device(monkeypatch):
 def test_a_rung_without_effect_is_skipped(capability, precision, skipped, monkeypatch):
     device = torch.device("cuda") if capability else CPU
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert {rung.key for rung in RUNGS if rung.idle(device, SMALL)} == skipped
+    assert {rung.key for rung in RUNGS if rung.skip(device, SMALL)} == skipped
     if capability:
         assert ladder_rungs.auto(device) == precision
-    assert BY_KEY["padded"].idle(device, SMALL.model_copy(update={"vocab_size": 128})) == "128 is a multiple of 64"
+    assert BY_KEY["padded"].skip(device, SMALL.model_copy(update={"vocab_size": 128})) == "128 is a multiple of 64"
 
 
 def test_every_rung_turns_something_of_its_own():
-    turned = [switched(rung.key) for rung in RUNGS]
-    assert len({tuple(asdict(one).values()) for one in [Switches(), *turned]}) == len(RUNGS) + 1
-    assert [one.arithmetic for one in turned[:4]] == ["tf32", "bf16", "fp16", "fp32"]
+    changes = [switched(rung.key) for rung in RUNGS]
+    assert len({tuple(asdict(one).values()) for one in [Switches(), *changes]}) == len(RUNGS) + 1
+    assert [one.arithmetic for one in changes[:4]] == ["tf32", "bf16", "fp16", "fp32"]
 
 
 class Scripted:
@@ -201,13 +201,13 @@ A, B, C = (
     Rung("b", "b", {"attention": "sdpa"}),
     Rung("c", "c", {"loss": "chunks"}),
 )
-NAMED = {"c": C.turned, "b": B.turned, "a": A.turned, "first": {}}
+NAMED = {"c": C.changes, "b": B.changes, "a": A.changes, "first": {}}
 LAST, FIRST_STEP = {}, {}
 
 
 def scripted(seconds, rungs=(A, B, C), nats=None, **others):
     Scripted.ended = []
-    return climb(Found(TINY, CPU), rungs, partial(Scripted, seconds=seconds, nats=nats or {}), **others)
+    return measure_rungs(Results(TINY, CPU), rungs, partial(Scripted, seconds=seconds, nats=nats or {}), **others)
 
 
 def test_a_rung_is_kept_where_it_helps_and_the_next_stands_on_it():
@@ -224,7 +224,7 @@ def test_a_rung_is_kept_where_it_helps_and_the_next_stands_on_it():
 
 
 def test_a_rung_beside_the_others_is_not_kept_however_fast():
-    found = scripted({"first": 4.0, "a": 1.0, "b": 2.0}, (replace(A, stays=False), B))
+    found = scripted({"first": 4.0, "a": 1.0, "b": 2.0}, (replace(A, keep_if_faster=False), B))
     assert [(s.before, s.kept) for s in found.steps[1:]] == [("first", False), ("first", True)]
     assert found.steps[1].verdict == "for comparison"
 
@@ -265,7 +265,7 @@ def test_where_one_dies_that_others_are_measured_beside_they_are_not_blamed(who,
     monkeypatch.setitem(LAST, who, after)
     steps = []
     with pytest.raises(Failed, match=f"^{said}: no compiler"):
-        scripted({"first": 4.0, "a": 2.0, "b": 1.0}, (A, B), tell=lambda found: steps.append(found.steps[-1].verdict))
+        scripted({"first": 4.0, "a": 2.0, "b": 1.0}, (A, B), on_rung=lambda done: steps.append(done.steps[-1].verdict))
     assert steps == ["kept"]  # of a; of b nothing is told
     assert sorted(Scripted.ended) == ["a", "b", "first"]
 
@@ -280,7 +280,7 @@ def test_losses_are_the_firsts_within_what_the_arithmetic_allows(nats, broken):
 
 
 def test_table_and_file_say_what_was_found():
-    skipped = replace(B, idle=lambda device, config: "no effect here")
+    skipped = replace(B, skip=lambda device, config: "no effect here")
     found = scripted({"first": 4.0, "a": 2.0, "c": 8.0}, (A, skipped, C))
     found.ceilings = [100.0, 90.0]
     console = Console(width=124, record=True, file=io.StringIO())
@@ -306,7 +306,7 @@ def quiet(monkeypatch):
 def test_the_command_measures_and_its_file_has_no_path(quiet, tmp_path, capsys):
     words = ["--device", "cpu", "--shape", "1x16", "--vocab", "100", "--context", "16", "--rounds", "2", "--steps", "1"]
     words += ["--only", "fused", "--only", "padded", "--only", "tf32", "--json", str(tmp_path / "found.json")]
-    assert ladder.main(words, lambda make, threads: Here(make)) == 0
+    assert ladder.main(words, lambda make, threads: InProcess(make)) == 0
     text = (tmp_path / "found.json").read_text()
     assert str(tmp_path) not in text
     assert "/tmp" not in text
@@ -319,7 +319,7 @@ def test_the_command_measures_and_its_file_has_no_path(quiet, tmp_path, capsys):
 
 
 def test_where_not_even_the_first_can_be_measured_a_sentence_says_so(quiet, monkeypatch, capsys):
-    class Broken(Here):
+    class Broken(InProcess):
         def train(self, steps):
             if steps:
                 raise Failed("no memory")
@@ -330,7 +330,7 @@ def test_where_not_even_the_first_can_be_measured_a_sentence_says_so(quiet, monk
 
 
 def test_a_rung_that_fails_counts_in_the_exit_status(quiet, capsys):
-    class NoFused(Here):
+    class NoFused(InProcess):
         def train(self, steps):
             if self._make.args and self._make.args[0].adamw == "fused":
                 raise Failed("no such kernel")

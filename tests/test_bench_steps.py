@@ -18,11 +18,11 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are run from a checkout, and no part of the package
 
 from bench import exact, microbatch_threads, scaling, where
-from bench.apart import Answer, Failed, asked, peak_bytes, serve
-from bench.contenders import NANO, drawn, stage
+from bench.contenders import NANO, init_model, open_setup
 from bench.exact import Contender, contenders, measure
 from bench.exact_table import BASE, report, table
-from bench.peers import Places, classes, fill, transformers
+from bench.peers import Checkouts, classes, fill, transformers
+from bench.worker import Answer, Failed, peak_bytes, request, serve
 
 from groundup.distributed.thread_parallel import ThreadParallelLoss
 from groundup.errors import UsageError
@@ -51,7 +51,7 @@ class InThisProcess:
         self.thread.start()
 
     def train(self, steps):
-        return asked(self.pipe, steps)
+        return request(self.pipe, steps)
 
     def close(self):
         self.pipe.close()
@@ -69,9 +69,9 @@ def test_who_takes_part_depends_on_the_machine_and_on_what_is_installed():
 
 
 def test_a_training_told_to_go_on_is_the_training_without_pauses(one_core):
-    found = measure(TINY, [FP32], Places(), InThisProcess, TINY.rounds)
-    with stage(TINY) as place:
-        whole = place.ours().train(TINY.compared)
+    found = measure(TINY, [FP32], Checkouts(), InThisProcess, TINY.rounds)
+    with open_setup(TINY) as setup:
+        whole = setup.ours().train(TINY.compared)
     assert found.losses == {FP32.name: whole}
     assert found.failures == []
     (row,) = table(found, {FP32.name: FP32})
@@ -102,7 +102,7 @@ class Scripted:
 
 def scripted(losses, *them):
     Scripted.log = []
-    return measure(TINY, them, Places(), partial(Scripted, losses=losses), 2)
+    return measure(TINY, them, Checkouts(), partial(Scripted, losses=losses), 2)
 
 
 def test_contenders_take_turns_and_who_cannot_is_named(one_core):
@@ -188,9 +188,9 @@ def test_weights_are_filled_by_name_and_biases_do_not_learn(program):
 def test_transformers_trains_as_we_do():
     pytest.importorskip("transformers")
     fast = replace(TINY, adamw=TINY.adamw.model_copy(update={"learning_rate": 0.05}))  # so that a wrong GELU is seen
-    with stage(fast) as place:
-        theirs = place.theirs(partial(transformers, places=Places()), 12)
-        assert theirs.train(6) + theirs.train(6) == pytest.approx(place.ours().train(12), abs=2e-5)
+    with open_setup(fast) as setup:
+        theirs = setup.theirs(partial(transformers, checkouts=Checkouts()), 12)
+        assert theirs.train(6) + theirs.train(6) == pytest.approx(setup.ours().train(12), abs=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_an_operation_counts_for_one_group(names, group):
 
 def test_the_time_of_a_step_is_divided_whole():
     clip = nn.utils.clip_grad_norm_
-    found = where.look(TINY, "fp32", 2)
+    found = where.profile_step(TINY, "fp32", 2)
     wanted = {"matrix products", "attention", "norms, GELU, sums", "loss", "optimizer", "clipping", "batches"}
     assert wanted < found.groups.keys()
     assert min(found.groups.values()) >= 0
@@ -225,7 +225,7 @@ def test_shapes_are_names_or_sizes():
     assert where.task_of("gpt2", None, None, 1).config.n_layer == 12
     config = where.task_of("6x256", 512, 1000, None).config
     assert (config.n_layer, config.n_head, config.n_embd, config.block_size, config.vocab) == (6, 4, 256, 512, 1000)
-    assert drawn(where.task_of("1x10", None, None, None).config).config.n_head == 1
+    assert init_model(where.task_of("1x10", None, None, None).config).config.n_head == 1
     for mistake in (("6by256", None), ("0x64", None), ("1x64", 1)):
         with pytest.raises(UsageError, match=r"no such shape|must be 2 to 65,536"):
             where.task_of(*mistake, None, None)
@@ -239,7 +239,7 @@ def test_a_machine_is_divided_by_threads_and_large_models_run_fewer_steps():
     ]
     assert len(scaling.ways(1)) == 2
     steps = [scaling.steps_of(scaling.config_of(shape)) for shape in ("2x64", "6x256", "12x384")]
-    assert steps == [scaling.MOST, 23, scaling.FEWEST]
+    assert steps == [scaling.MAX_STEPS, 23, scaling.MIN_STEPS]
 
 
 def size(shape, flops, a, b):
@@ -280,7 +280,7 @@ def test_what_was_measured_becomes_tables_and_pictures(tmp_path, capsys, monkeyp
         (exact, ["--build-nanogpt", "missing"], "--build-nanogpt: there is no missing"),
         (exact, ["--only", "nanoGPT, fp32"], "no such row here; there are groundup, fp32; "),
         (exact, ["--steps", "0"], "--steps 0: must be 1 or more"),
-        (exact, ["--rows", "4", "--micro-rows", "3"], "--micro-rows 3: does not divide the 4 windows of a step"),
+        (exact, ["--rows", "4", "--micro-rows", "3"], "--micro-rows 3: does not divide the 4 sequences of a step"),
         (scaling, ["--shapes", "4x"], "4x: no such shape; give LAYERSxWIDTH"),
         (scaling, ["--micro", "2", "0"], "--micro 0: must be 1 or more"),
         (scaling, ["--from", "missing"], "--from: there is no missing"),

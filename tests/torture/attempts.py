@@ -1,7 +1,7 @@
-"""One run, killed at moments of chance and resumed until it is finished, and what the kills hit.
+"""Kill a run at random moments and resume it until it is finished; count which phases the kills interrupt.
 
-Each attempt is a fork of a process that has imported everything already, so that a kill costs the training that it
-interrupts and not the two seconds that importing takes. That process must have one thread, as a fork copies no more.
+Each attempt is a fork of a process that has imported everything already, so that a kill interrupts training and not the
+two seconds of importing. That process must have a single thread, as a fork copies only one.
 """
 
 import json
@@ -22,23 +22,23 @@ from groundup.diagnostics.verify_resume import differing_metadata, largest_diffe
 from groundup.errors import CheckpointError
 
 PHASES = ("starting", "training", "logging", "evaluating", "sampling", "saving", "deleting")
-SOON = 0.25  # part of what is left, for every other kill, so that a run dies more than once or twice
-START = 0.2  # of a whole run's time: what an attempt may take until it trains, and then some
-LONGER = 1.15  # times the longest delay after an attempt without progress, as the machine may have become slower
-CLOCKS = {"tokens_per_s", "dt", "elapsed"}  # of the log: times
+EARLY_FRACTION = 0.25  # of the remaining time, for about half of the kills, so that a run is killed several times
+STARTUP_FRACTION = 0.2  # of a complete run's time: upper bound of an attempt's start-up
+DELAY_GROWTH = 1.15  # factor on the longest delay after an attempt without progress, in case the machine became slower
+TIME_FIELDS = {"tokens_per_s", "dt", "elapsed"}  # of log records
 
 
 @dataclass
 class Tally:
-    """What became of one config's runs."""
+    """Counts of kills, runs and failures of one config."""
 
     kills: Counter = field(default_factory=Counter)  # by phase
     runs: int = 0  # finished
-    failures: list[str] = field(default_factory=list)  # each a sentence
+    failures: list[str] = field(default_factory=list)  # one message each
 
 
-def forked(work: Callable[[], object], output: Path, seconds: float | None = None) -> int | None:
-    """The exit status of `work` in a process of its own, None where it was killed after `seconds`."""
+def run_forked(work: Callable[[], object], output: Path, seconds: float | None = None) -> int | None:
+    """Run `work` in a fork; returns its exit status, or None if it was killed after `seconds`."""
     pid = os.fork()
     if not pid:
         status = 1
@@ -65,39 +65,39 @@ def forked(work: Callable[[], object], output: Path, seconds: float | None = Non
 
 
 def torture(
-    begin: Callable[[Path], object],
-    go_on: Callable[[Path], object],
-    place: Path,
+    start: Callable[[Path], object],
+    resume: Callable[[Path], object],
+    folder: Path,
     reference: Path,
-    took: float,
+    duration: float,
     kills: int,
     random_: random.Random,
 ) -> Tally:
-    """Run after run in `place`, until there were so many kills; the last one ends undisturbed.
+    """Run after run in `folder` until there were `kills` kills; the last one finishes.
 
-    `reference` is the run that nobody touched, `took` the seconds that it took.
+    `reference` is an uninterrupted run, `duration` its seconds.
     """
     tally = Tally()
     steps = step_of(RunFolder(reference).steps()[-1])
     while kills > tally.kills.total():
-        run = place / f"run-{tally.runs + len(tally.failures)}"
+        run = folder / f"run-{tally.runs + len(tally.failures)}"
         newest, longest = 0, 1.0
         while True:
             started, logged = time.time_ns(), _size(run / "log.jsonl")
-            left = START * took + took * (1 - newest / steps)
-            most = longest * left * random_.choice((1, SOON))
-            delay = random_.uniform(0, most) if tally.kills.total() < kills else None
-            # A run that was killed before it wrote its config has not begun.
-            work = go_on if (run / "config.yaml").exists() else begin
-            code = forked(lambda work=work, run=run: work(run), run.with_suffix(".txt"), delay)
+            left = STARTUP_FRACTION * duration + duration * (1 - newest / steps)
+            max_delay = longest * left * random_.choice((1, EARLY_FRACTION))
+            delay = random_.uniform(0, max_delay) if tally.kills.total() < kills else None
+            # A run that was killed before it wrote its config is started again.
+            work = resume if (run / "config.yaml").exists() else start
+            code = run_forked(lambda work=work, run=run: work(run), run.with_suffix(".txt"), delay)
             if code is not None:
                 break
             tally.kills[phase(run, started, logged)] += 1
             before, newest = newest, newest_good(run, newest, tally.failures)
-            longest = longest * LONGER if newest == before else 1.0
+            longest = longest * DELAY_GROWTH if newest == before else 1.0
         if code:
-            said = run.with_suffix(".txt").read_text().strip().splitlines()[-1]
-            tally.failures.append(f"{run}: could not go on: {said}")
+            message = run.with_suffix(".txt").read_text().strip().splitlines()[-1]
+            tally.failures.append(f"{run}: could not be resumed: {message}")
         elif found := differences(run, reference):
             tally.failures.append(f"{run}: {found}")
         else:
@@ -106,10 +106,10 @@ def torture(
 
 
 def phase(run: Path, started: int, logged: int) -> str:
-    """What was interrupted, as far as the folder tells: `started` in nanoseconds, `logged` bytes before."""
-    scraps = [p for p in (run / "checkpoints").glob(".step-*") if p.stat().st_mtime_ns >= started]
-    for scrap in scraps:
-        return "saving" if scrap.suffix == ".partial" else "deleting"
+    """Phase that was interrupted, judged by the folder; `started` in nanoseconds, `logged`: bytes of the log before."""
+    leftovers = [p for p in (run / "checkpoints").glob(".step-*") if p.stat().st_mtime_ns >= started]
+    for leftover in leftovers:
+        return "saving" if leftover.suffix == ".partial" else "deleting"
     if _size(run / "log.jsonl") <= logged:
         return "starting"
     with (run / "log.jsonl").open("rb") as file:
@@ -127,7 +127,7 @@ def phase(run: Path, started: int, logged: int) -> str:
 
 
 def newest_good(run: Path, before: int, failures: list[str]) -> int:
-    """The step of the newest good checkpoint, noting what a kill must never do."""
+    """Step of the newest good checkpoint; adds a failure for each damaged or lost one."""
     folder = RunFolder(run)
     for checkpoint in folder.steps():
         try:
@@ -146,32 +146,32 @@ def newest_good(run: Path, before: int, failures: list[str]) -> int:
 
 
 def differences(run: Path, reference: Path) -> str:
-    """How a finished run differs from the untouched one; nothing where it does not, to the last bit."""
+    """First difference between a finished run and the uninterrupted one; empty if they are bitwise equal."""
     one, other = (RunFolder(folder).steps()[-1] for folder in (run, reference))
     if one.name != other.name:
         return f"ended in {one.name}, not {other.name}"
     worst, _ = largest_difference(one, other)
     if worst:
         return f"not bitwise: {worst}"
-    if books := differing_metadata(one, other):
-        return f"not bitwise: progress.json differs in {', '.join(books)}"
-    # Whatever any attempt logged must be what the untouched run logged, and nothing may be missing.
+    if keys := differing_metadata(one, other):
+        return f"not bitwise: progress.json differs in {', '.join(keys)}"
+    # Each record of any attempt must equal that of the uninterrupted run, and none may be missing.
     known, seen = _records(reference), set()
     for key, record in _records(run).items():
         if known.get(key) != record:
-            return f"not bitwise: logged {record}, the untouched run {known.get(key)}"
+            return f"not bitwise: logged {record}, the uninterrupted run {known.get(key)}"
         seen.add(key)
     missing = sorted(known.keys() - seen)
     return f"not logged: {missing[0]}" if missing else ""
 
 
 def _records(run: Path) -> dict[tuple[str, int], dict]:
-    """What was logged of steps, evaluations and samples, times left out; a contradiction within a run is kept."""
+    """Logged steps, evaluations and samples, without times; contradictions within a run are kept."""
     found: dict[tuple[str, int], dict] = {}
     for record in read_log(run / "log.jsonl"):
         if record["event"] in ("step", "skip", "eval", "sample"):
             key = (record["event"], record["step"])
-            record = {name: value for name, value in record.items() if name not in CLOCKS}
+            record = {name: value for name, value in record.items() if name not in TIME_FIELDS}
             if found.setdefault(key, record) != record:
                 found[key] = {"contradiction": [found[key], record]}
     return found

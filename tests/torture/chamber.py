@@ -1,4 +1,4 @@
-"""The configs to be tortured, and what is told in the end."""
+"""Configs of the torture test, and its report."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
-from attempts import PHASES, Tally, forked, torture
+from attempts import PHASES, Tally, run_forked, torture
 
 import groundup
 import groundup.api
@@ -24,7 +24,7 @@ STEPS = 60  # more than an epoch
 
 TOY = {
     "model": {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 32, "dropout": 0.1},
-    # of 32 windows: ragged pieces
+    # of 32 sequences: unequal micro-batches
     "optimizer": {"learning_rate": 3e-3},
     "schedule": {"warmup_steps": 4},
     "train": {
@@ -40,7 +40,7 @@ TOY = {
 }
 MUON = {"name": "muon", "learning_rate": 0.01, "embedding_learning_rate": 0.1}
 
-# name -> what differs from TOY
+# name -> differences from TOY
 CONFIGS: dict[str, dict] = {
     "adamw": {},
     "adamw, written at once": {"checkpoint": {"async_save": False}},
@@ -52,80 +52,78 @@ CONFIGS: dict[str, dict] = {
 
 
 def main() -> int:
-    """Kill, compare, tell; 0 if every promise held."""
+    """Kill, compare and print the report; exit status 0 if every promise holds."""
     args = arguments()
     torch.set_num_threads(1)
-    place = Path(tempfile.mkdtemp(prefix="groundup-torture-"))
+    folder = Path(tempfile.mkdtemp(prefix="groundup-torture-"))
     names = args.only or list(CONFIGS)
-    data = prepare(place)
-    tallies, began = {}, time.monotonic()
+    data = prepare(folder)
+    tallies, started = {}, time.monotonic()
     for name, share in zip(names, shares(args.kills, len(names)), strict=True):
-        folder = place / name.replace(" ", "-").replace(",", "")
-        folder.mkdir()
+        config_folder = folder / name.replace(" ", "-").replace(",", "")
+        config_folder.mkdir()
         overrides = merged(CONFIGS[name])
         seed = f"{args.seed} {name}"
-        tallies[name] = punish(folder, data, overrides, share, random.Random(seed))
+        tallies[name] = torture_config(config_folder, data, overrides, share, random.Random(seed))
         print(f"{name}: {tallies[name].kills.total()} kills, {tallies[name].runs} runs", file=sys.stderr, flush=True)
     print("\n".join(table(tallies)))
     failures = [failure for tally in tallies.values() for failure in tally.failures]
-    print("\n".join(failures) or f"every run bitwise, no checkpoint lost, {time.monotonic() - began:.0f} s")
+    print("\n".join(failures) or f"every run bitwise equal, no checkpoint lost, {time.monotonic() - started:.0f} s")
     if args.json:
         args.json.write_text(json.dumps(as_json(args, tallies), indent=2) + "\n")
     if failures:
-        print(f"kept for a look: {place}")
+        print(f"kept for inspection: {folder}")
         return 1
-    shutil.rmtree(place)
+    shutil.rmtree(folder)
     return 0
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="make torture", description="SIGKILLs at moments of chance.")
-    parser.add_argument("--kills", type=int, default=120, metavar="N", help="in all, spread over the configs [120]")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the moments [1]")
+    parser = argparse.ArgumentParser(prog="make torture", description="SIGKILLs at random moments.")
+    parser.add_argument("--kills", type=int, default=120, metavar="N", help="in total, spread over the configs [120]")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="random seed of the moments [1]")
     parser.add_argument("--only", action="append", choices=list(CONFIGS), metavar="CONFIG", help="may be repeated")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there as JSON too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON")
     return parser.parse_args()
 
 
-def prepare(place: Path) -> Path:
-    """Some 27,000 byte tokens; in a process of its own, because tokenizers start threads."""
+def prepare(folder: Path) -> Path:
+    """Prepare some 27,000 byte tokens, in a fork, because tokenizers start threads."""
     rng = random.Random(0)
-    text = "".join(" ".join(rng.choices(WORDS, k=6)).capitalize() + ".\n" for _ in range(900))
-    (place / "text.txt").write_text(text)
-    assert (
-        forked(lambda: groundup.prepare(place / "text.txt", place / "data", tokenizer="byte"), place / "out.txt") == 0
-    )
-    return place / "data"
+    text, data = folder / "text.txt", folder / "data"
+    text.write_text("".join(" ".join(rng.choices(WORDS, k=6)).capitalize() + ".\n" for _ in range(900)))
+    assert run_forked(lambda: groundup.prepare(text, data, tokenizer="byte"), folder / "out.txt") == 0
+    return data
 
 
-def punish(folder: Path, data: Path, overrides: dict, kills: int, random_: random.Random) -> Tally:
+def torture_config(folder: Path, data: Path, overrides: dict, kills: int, random_: random.Random) -> Tally:
     """Torture one config."""
 
-    def begin(run: Path) -> None:
+    def start(run: Path) -> None:
         groundup.train(data, run, overrides=overrides)
 
-    def untouched() -> None:
-        begin(folder / "untouched")
+    def uninterrupted() -> None:
+        start(folder / "uninterrupted")
         (folder / "modules.json").write_text(json.dumps(list(sys.modules)))
 
-    for attempt in (1, 2):  # the second with all that the first had to import, to know how long a run takes
-        shutil.rmtree(folder / "untouched", ignore_errors=True)
-        began = time.monotonic()
-        code = forked(untouched, folder / "untouched.txt")
-        assert code == 0, (folder / "untouched.txt").read_text()
-        took = time.monotonic() - began
+    for attempt in (1, 2):  # the second, with all imports of the first done, gives a run's duration
+        shutil.rmtree(folder / "uninterrupted", ignore_errors=True)
+        started = time.monotonic()
+        code = run_forked(uninterrupted, folder / "uninterrupted.txt")
+        assert code == 0, (folder / "uninterrupted.txt").read_text()
+        duration = time.monotonic() - started
         if attempt == 1:
             import_all(json.loads((folder / "modules.json").read_text()))
     threads = len(list(Path("/proc/self/task").iterdir())) if Path("/proc/self/task").exists() else 1
     assert threads == 1, f"{threads} threads: a fork would copy one"
-    return torture(begin, groundup.resume, folder, folder / "untouched", took, kills, random_)
+    return torture(start, groundup.resume, folder, folder / "uninterrupted", duration, kills, random_)
 
 
 def import_all(names: list[str]) -> None:
-    """Import what a run imports, so that no attempt has to."""
+    """Import the modules of a run, so that no attempt has to."""
     for name in names:
         if name not in sys.modules:
-            with suppress(Exception):  # some are no files of their own
+            with suppress(Exception):  # some are not files
                 import_module(name)
 
 
@@ -138,7 +136,7 @@ def shares(n: int, parts: int) -> Iterator[int]:
 
 
 def table(tallies: dict[str, Tally]) -> list[str]:
-    """One line a config, as Markdown."""
+    """Markdown table with one line per config."""
     lines = [
         f"| config | kills | {' | '.join(PHASES)} | runs | failures |", f"|---|{'---:|' * (len(PHASES) + 3)}",
     ]  # fmt: skip
@@ -150,12 +148,12 @@ def table(tallies: dict[str, Tally]) -> list[str]:
 
 
 def _sum(tallies: dict[str, Tally]) -> Tally:
-    whole = Tally()
+    total = Tally()
     for tally in tallies.values():
-        whole.kills += tally.kills
-        whole.runs += tally.runs
-        whole.failures += tally.failures
-    return whole
+        total.kills += tally.kills
+        total.runs += tally.runs
+        total.failures += tally.failures
+    return total
 
 
 def as_json(args: argparse.Namespace, tallies: dict[str, Tally]) -> dict:

@@ -1,4 +1,4 @@
-"""Trainings in separate processes, started step by step over a pipe: none shares memory or a compiler with another, and
+"""Training runs in separate processes, advanced step by step over a pipe: they share neither memory nor a compiler, and
 each reports its peak memory.
 """
 
@@ -20,45 +20,45 @@ import torch
 from bench.contenders import Trainee
 
 STATUS = Path("/proc/self/status")
-Make = Callable[[], AbstractContextManager[Trainee]]  # whatever can be pickled
+Make = Callable[[], AbstractContextManager[Trainee]]  # must be picklable
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What some steps were like."""
+    """Time, losses and memory of some steps."""
 
     seconds: float
     losses: list[float]
-    peak: int  # bytes, the most that the process ever held
+    peak: int  # bytes, peak of the process
 
 
-class Failed(Exception):  # noqa: N818 - said of a contender, and no error of ours
-    """A contender cannot do it here; the reason in one line."""
+class Failed(Exception):  # noqa: N818 - a contender's failure, not an error of ours
+    """A contender cannot run here; the reason in one line."""
 
 
 class Worker:
-    """A process with one training."""
+    """A process with one training run."""
 
     def __init__(self, make: Make, threads: int) -> None:
-        context = multiprocessing.get_context("spawn")  # a fork would begin with our memory
+        context = multiprocessing.get_context("spawn")  # a fork would start with our memory
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, make, threads), daemon=True)
         self._process.start()
         theirs.close()
 
     def train(self, steps: int) -> Answer:
-        """Let it train; Failed where it cannot."""
-        return asked(self._pipe, steps)
+        """Train `steps` steps; Failed if it cannot."""
+        return request(self._pipe, steps)
 
     def close(self) -> None:
-        """End it."""
+        """End the run."""
         self._pipe.close()
         self._process.join()
 
 
-def asked(pipe: Connection[Any, Any], steps: int) -> Answer:
-    """Send a request to `serve`, and wait for what it answers; Failed where it cannot, or is gone."""
-    with suppress(OSError):  # it may have failed before it was asked, and its last words wait
+def request(pipe: Connection[Any, Any], steps: int) -> Answer:
+    """Send a request to `serve` and wait for the answer; Failed if it cannot train or its process ended."""
+    with suppress(OSError):  # it may have failed earlier, and its message is in the pipe
         pipe.send(steps)
     try:
         answer = pipe.recv()
@@ -70,7 +70,7 @@ def asked(pipe: Connection[Any, Any], steps: int) -> Answer:
 
 
 def serve(pipe: Connection[Any, Any], make: Make, threads: int) -> None:
-    """What runs in the process: train as many steps as is asked for, again and again, until the pipe is closed."""
+    """Main loop of the process: train as many steps as each request says, until the pipe is closed."""
     torch.set_num_threads(threads)
     with pipe:
         try:
@@ -79,12 +79,12 @@ def serve(pipe: Connection[Any, Any], make: Make, threads: int) -> None:
                     pipe.send(answer(trainee, pipe.recv()))
         except EOFError:
             pass
-        except Exception as error:  # a peer fails in any way there is, and the others go on
+        except Exception as error:  # peers can raise anything; the others continue
             pipe.send(reason(error))
 
 
 def answer(trainee: Trainee, steps: int) -> Answer:
-    """Let it train, and look at the clock; a GPU is waited for."""
+    """Train and measure; waits for the GPU."""
     start = time.perf_counter()
     losses = trainee.train(steps) if steps else []
     if torch.cuda.is_initialized():
@@ -93,20 +93,20 @@ def answer(trainee: Trainee, steps: int) -> Answer:
 
 
 def reason(error: Exception) -> str:
-    """In one line."""
-    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {said}"[:200]
+    """Exception as one line."""
+    message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {message}"[:200]
 
 
-class Here:
-    """A training in this very process: its memory is everyone's. For rehearsals and tests."""
+class InProcess:
+    """A training run in this process, which shares its memory. For dry runs and tests."""
 
     def __init__(self, make: Make) -> None:
         self._make, self._stack = make, ExitStack()
         self._trainee: Trainee | None = None
 
     def train(self, steps: int) -> Answer:
-        """Let it train; Failed where it cannot."""
+        """Train `steps` steps; Failed if it cannot."""
         try:
             if self._trainee is None:
                 self._trainee = self._stack.enter_context(self._make())
@@ -115,15 +115,15 @@ class Here:
             raise Failed(reason(error)) from error
 
     def close(self) -> None:
-        """End it."""
+        """End the run."""
         self._stack.close()
 
 
 def peak_bytes() -> int:
-    """The most memory that this process ever held: of the GPU, by tensors, where it uses one, else its own.
+    """Peak memory of this process: of tensors on the GPU if it uses one, else resident memory.
 
     On Linux `VmHWM` and not getrusage's `ru_maxrss`: that one survives exec, so a small child of a large process would
-    tell its parent's.
+    report its parent's.
     """
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
