@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-settings.register_profile("shared machine", deadline=None)  # a test must not fail because others are at work
+settings.register_profile("shared machine", deadline=None)  # a test must not fail because other processes are running
 settings.load_profile("shared machine")
 
-# Several test processes share the cores, and a thread that spins takes one from those that work.
+# Several test processes share the cores, and spinning threads would take them from working ones.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun in the background by a shell, which children inherit
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background by a shell; children inherit this
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FORK_SERVER = Path(__file__).with_name("fork_server.py")
@@ -29,7 +29,7 @@ FORK_SERVER = Path(__file__).with_name("fork_server.py")
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """A folder of real texts and models, where there is one; tests that need it are skipped elsewhere."""
+    """Folder of real texts and models; without it the tests that need it are skipped."""
     default = Path(__file__).parents[2] / "shared" / "data"
     folder = Path(os.environ.get("GROUNDUP_TEST_DATA", default))
     if not folder.is_dir():
@@ -42,7 +42,7 @@ TEXT = "the a small model reads words and learns what comes next after some time
 
 @pytest.fixture(scope="session")
 def sentences() -> Callable[..., str]:
-    """Makes about 30·n bytes of text with something to learn in it."""
+    """Function that makes about 30·n bytes of learnable text."""
 
     def make(n: int, seed: int = 0) -> str:
         rng = random.Random(seed)
@@ -53,7 +53,7 @@ def sentences() -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory, sentences) -> Path:
-    """A folder of byte tokens: some 27,000 to train on, 3,000 held out."""
+    """Prepared data of byte tokens: some 27,000 to train on, 3,000 held out."""
     import groundup
 
     folder = tmp_path_factory.mktemp("prepared")
@@ -64,13 +64,13 @@ def prepared(tmp_path_factory, sentences) -> Path:
 
 @dataclass(frozen=True)
 class Forks:
-    """What takes the place of a new Python, for what takes a while to import."""
+    """Replacement for new Python processes, to save the time of imports."""
 
     words: list[str]  # instead of [sys.executable]
-    socket: Path | None  # None where there are no forks, but new Pythons
+    socket: Path | None  # None if new processes are started instead
 
     def kill(self, process: subprocess.Popen) -> None:
-        """SIGKILL; what stands for a fork dies when that is dead."""
+        """SIGKILL the fork; the client process ends with it."""
         pid = str(process.pid)
         if self.socket:
             file, pid = self.socket.with_name(f"{self.socket.name}.{pid}"), ""
@@ -83,7 +83,7 @@ class Forks:
 
 @pytest.fixture(scope="session")
 def forks() -> Iterator[Forks]:
-    """Pythons that have imported torch already (see fork_server.py)."""
+    """Python processes with torch already imported (see fork_server.py)."""
     if sys.platform != "linux":
         yield Forks([sys.executable], None)
         return
@@ -92,7 +92,7 @@ def forks() -> Iterator[Forks]:
         with subprocess.Popen(
             [sys.executable, str(FORK_SERVER), "serve", str(path)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
-            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # it starts the others when it is imported
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # importing it starts the others
         ) as server:  # fmt: skip
             assert server.stdout.readline() == b"open\n"
             yield Forks([sys.executable, "-I", "-S", str(FORK_SERVER), str(path)], path)

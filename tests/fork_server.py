@@ -1,13 +1,13 @@
-"""Pythons that have imported torch already: forks of one process that has done nothing but import.
+"""Python processes with torch already imported: forks of a process that has only done imports.
 
-To import torch, and what torch imports when training begins, takes a core four seconds; a fork takes none.
-Whatever is groundup's own is imported anew in every fork, so that a forgotten import fails as it would elsewhere.
+Importing torch, and what it imports when training starts, takes four seconds of a core; a fork takes none.
+groundup's own modules are imported again in every fork, so that a missing import fails as it would elsewhere.
 
     python tests/fork_server.py serve SOCKET                waits there for
     python tests/fork_server.py SOCKET -c CODE WORD…        which has a fork do what `python -c CODE WORD…` does,
     python tests/fork_server.py SOCKET -m MODULE WORD…      with its environment, folder, input, outputs, exit status.
 
-What is about signals, memory or the start of a process is tested with a process of its own.
+Tests of signals, memory or process start use new processes instead.
 """
 
 import gc
@@ -27,23 +27,23 @@ IMPORTED = (
 
 
 def serve(path: str) -> dict:
-    """Fork for everyone who asks; returns, in the fork, what it was asked to do."""
+    """Fork for every client; returns, in the fork, the request."""
     from importlib import import_module
 
     for name in IMPORTED:
         import_module(name)
     for name in [name for name in sys.modules if name.partition(".")[0] == "groundup"]:
         del sys.modules[name]
-    gc.freeze()  # a collection in a fork would touch, and so copy, all there is
+    gc.freeze()  # a garbage collection in a fork would touch, and so copy, all memory
     threads = len(list(Path("/proc/self/task").iterdir()))
     assert threads == 1, f"{threads} threads: a fork would copy one"
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(path)
         door.listen()
         print("open", flush=True)
-        while select.select([door, sys.stdin], [], [])[0] == [door]:  # until whoever started us is gone
+        while select.select([door, sys.stdin], [], [])[0] == [door]:  # until the parent process is gone
             with suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:  # attendants that are done
+                while os.waitpid(-1, os.WNOHANG)[0]:  # forks that have ended
                     pass
             client, _ = door.accept()
             if not os.fork():
@@ -56,7 +56,7 @@ def serve(path: str) -> dict:
 
 
 def attend(client: socket.socket) -> dict:
-    """Fork once more and tell the client what becomes of that; returns, in that fork, what it is to do."""
+    """Fork again and report that fork's pid and exit status to the client; returns, in the fork, the request."""
     _, handles, _, _ = socket.recv_fds(client, 1, 3)
     wish = json.loads(client.makefile().readline())
     pid = os.fork()
@@ -82,7 +82,7 @@ def attend(client: socket.socket) -> dict:
 
 
 def obey(wish: dict) -> None:
-    """Do what Python does with such words."""
+    """Run the request as Python would run these arguments."""
     from runpy import run_module
     from types import ModuleType
 
@@ -101,7 +101,7 @@ def obey(wish: dict) -> None:
 
 
 def ask(path: str, words: list[str]) -> int:
-    """Have it done; returns the exit status."""
+    """Send a request to the server; returns the exit status."""
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(path)
         socket.send_fds(server, [b"."], [0, 1, 2])

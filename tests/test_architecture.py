@@ -11,7 +11,7 @@ import groundup
 SOURCE = Path(__file__).parents[1] / "src" / "groundup"
 FILES = sorted(SOURCE.rglob("*.py"))
 
-# From the ground up. A package imports only from floors below its own; packages of one floor never import one another.
+# Bottom to top. A package imports only from floors below its own; packages of one floor never import one another.
 FLOORS: list[set[str]] = [
     {"errors"},
     {"utils"},
@@ -71,7 +71,7 @@ def violations(unit: str, tree: ast.AST) -> list[str]:
 
 
 def circle(imports: dict[str, set[str]]) -> list[str]:
-    """A circle among modules, given what each imports; empty where there is none."""
+    """A cycle among modules, given the imports of each; empty if there is none."""
     try:
         TopologicalSorter(imports).prepare()
     except CycleError as error:
@@ -165,7 +165,7 @@ TORCH_FREE_FILES = {
     "interop/model_card.py",
     "interop/wheel.py",
 }
-LOADED_LATER = {"data/torch_dataset.py"}  # imported when first asked for
+LOADED_LATER = {"data/torch_dataset.py"}  # imported on first use
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

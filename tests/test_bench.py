@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic and promises, at toy size; nothing here is timed in earnest."""
+"""Arithmetic and promises of the benchmarks, at toy size; no real timing."""
 
 import math
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are run from a checkout, and no part of the package
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are run from a checkout, not part of the package
 
 from bench import __main__ as bench
 from bench import time_to_loss
@@ -98,7 +98,7 @@ def test_a_promise_is_broken_by_the_median_time_or_the_worst_loss(ours, losses, 
     assert any("at worst in 3 rounds" in note for note in result.notes)
 
 
-def test_without_a_peer_nothing_is_promised():
+def test_without_a_peer_there_is_no_promise():
     result = timed([99.0], None)
     judge(result, {OURS: [9.9]})
     assert result.failures == []
@@ -113,7 +113,7 @@ def test_processes_are_held_to_as_many_cores_as_threads():
     assert os.sched_getaffinity(0) == before
 
 
-def test_the_peer_gets_the_same_text_and_its_loss_is_over_all_of_what_is_held_out(checkout, text, tmp_path):
+def test_the_peer_gets_the_same_text_and_its_loss_covers_the_validation_split(checkout, text, tmp_path):
     place = nanogpt_with_data(checkout, text, tmp_path / "copy")
     assert not (place / ".git").exists()
     whole = text.read_text(encoding="utf-8")
@@ -141,7 +141,7 @@ def test_time_to_loss_runs_from_the_command_to_the_verdict(checkout, text, monke
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Runs the command with subjects that take no time; returns its exit status and what it measured."""
+    """Run the command with subjects that take no time; returns its exit status and the subjects run."""
     done = []
 
     def subject(name):
@@ -155,7 +155,7 @@ def measured(monkeypatch):
 
     monkeypatch.setattr(bench, "SUBJECTS", {name: subject(name) for name in bench.SUBJECTS})
     monkeypatch.setattr(bench, "gemm_gflops", lambda: 1.0)
-    monkeypatch.setattr(bench.torch, "set_num_threads", lambda n: None)  # the other tests' too
+    monkeypatch.setattr(bench.torch, "set_num_threads", lambda n: None)  # of the other tests too
 
     def call(*argv):
         done.clear()
@@ -183,14 +183,14 @@ def test_mistakes_are_found_before_anything_is_measured(argv, sentence, measured
     assert sentence in capsys.readouterr().err
 
 
-def test_all_subjects_means_those_that_can_be_measured(measured, text, capsys, monkeypatch):
+def test_by_default_all_measurable_subjects_run(measured, text, capsys, monkeypatch):
     monkeypatch.delitem(bench.SUBJECTS, "generate")
     assert measured() == (0, ["start", "train-step"])
     assert "time-to-loss: left out; give tinyshakespeare's input.txt with --text" in capsys.readouterr().out
     assert measured("--text", text) == (0, ["start", "train-step", "time-to-loss"])
 
 
-def test_what_was_measured_before_a_failure_is_kept(measured, tmp_path):
+def test_results_before_a_failure_are_kept(measured, tmp_path):
     with pytest.raises(RuntimeError, match="own fault"):
         measured("--json", tmp_path / "found.json")
     assert '"train-step"' in (tmp_path / "found.json").read_text()

@@ -1,4 +1,4 @@
-"""The ablation of `fast`: its table and its file, with commands that are stood in for."""
+"""The ablation of `fast`: its table and its file, with fake commands."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are run from a checkout, and no part of the package
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are run from a checkout, not part of the package
 
 from bench import ablation
 
@@ -17,7 +17,7 @@ from groundup.run.compose import compose_config
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The commands that were given, none of which ran."""
+    """Record the commands without running them."""
     words = []
     monkeypatch.setattr(ablation, "groundup", lambda *given: words.append([str(word) for word in given]) or "")
     monkeypatch.setattr(
@@ -33,7 +33,7 @@ def test_the_command_measures_and_its_file_has_no_path(asked, tmp_path, capsys):
     assert ablation.main([*given, *rows, "--json", str(tmp_path / "found.json")]) == 0
     assert [words[0] for words in asked] == ["prepare", "train", "train"]
     assert [words[words.index("--train.max_steps") + 1] for words in asked[1:]] == ["3", "6"]
-    assert "+1.0000" in capsys.readouterr().out  # to the first
+    assert "+1.0000" in capsys.readouterr().out  # difference from the first
     text = (tmp_path / "found.json").read_text()
     assert str(tmp_path) not in text
     said = json.loads(text)
@@ -41,10 +41,10 @@ def test_the_command_measures_and_its_file_has_no_path(asked, tmp_path, capsys):
     assert [row["name"] for row in said["rows"]] == rows[1::2]
 
 
-def test_mistakes_get_the_commands_own_sentence(asked, monkeypatch, tmp_path, capsys):
+def test_mistakes_get_the_commands_own_message(asked, monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         ablation.main(["--text", "a.txt", "--json", str(tmp_path / "missing" / "found.json")])
-    assert asked == []  # it is said before anything is measured
+    assert asked == []  # the error comes before any measurement
     for status, expected in ((2, 2), (1, 1), (-9, 1)):
 
         def fail(*words, status=status):
@@ -59,7 +59,7 @@ def test_mistakes_get_the_commands_own_sentence(asked, monkeypatch, tmp_path, ca
 
 
 @pytest.mark.parametrize("name", ablation.VARIANTS)
-def test_every_row_is_a_configuration_and_not_the_presets(name):
+def test_every_row_is_a_valid_config_unlike_the_preset(name):
     words = [str(word) for word in ablation.VARIANTS[name]]
     changes = {}
     for key, value in zip(words[::2], words[1::2], strict=True):

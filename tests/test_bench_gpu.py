@@ -1,4 +1,4 @@
-"""`bench.gpu`, whose numbers come from a machine that tests do not have: that whatever breaks, the rest is kept."""
+"""`bench.gpu` without a GPU: whatever fails, the other results are kept."""
 
 import importlib.metadata
 import json
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are run from a checkout, and no part of the package
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are run from a checkout, not part of the package
 
 from bench import gpu, gpu_device, gpu_machine
 from bench.contenders import NANO, Peer, open_setup
@@ -29,7 +29,7 @@ NAMES = [subject.name for subject in SUBJECTS]
 
 @pytest.fixture
 def watched(tmp_path):
-    """Runs a little program as a subject, for so many seconds at most."""
+    """Run a small program as a subject for at most `seconds`."""
 
     def call(program, seconds=30.0):
         out = tmp_path / "out.json"
@@ -50,14 +50,14 @@ FOUND = 'import json, os, sys, time; open(sys.argv[1], "w").write(json.dumps({"r
         ("os.kill(os.getpid(), 9)", "failed (SIGKILL)"),
     ],
 )
-def test_however_a_subject_ends_what_it_found_is_kept(watched, program, status):
+def test_results_of_a_subject_are_kept_however_it_ends(watched, program, status):
     found = watched(FOUND + program)
     assert (found["status"], found["rows"]) == (status, [{"name": "a"}])
     assert ("log_tail" in found) == (status != "done")
     assert "boom" not in program or "boom" in found["log_tail"]
 
 
-def test_a_hanging_subject_is_killed_at_its_deadline_with_all_that_it_began(watched, tmp_path):
+def test_a_hanging_subject_is_killed_at_its_deadline_with_its_children(watched, tmp_path):
     child = tmp_path / "child"
     program = f'pid = os.fork(); open({str(child)!r}, "w").write(str(pid)) if pid else 0; time.sleep(60)'
     began = time.monotonic()
@@ -72,7 +72,7 @@ def test_a_hanging_subject_is_killed_at_its_deadline_with_all_that_it_began(watc
 
 
 class Scripted:
-    """Stands in for a place: subjects that take as long, and find, what they are told."""
+    """Replaces a workspace: subjects with given durations and results."""
 
     def __init__(self, path, results=None, minutes=10.0, takes=0.0, dry_run=False):
         self.args = SimpleNamespace(json=path, minutes=minutes, dry_run=dry_run)
@@ -91,7 +91,7 @@ class Scripted:
         return measure(chosen, self, found, seconds, clock=lambda: self.now), found["subjects"]
 
 
-def test_the_file_is_written_anew_after_each_subject(tmp_path):
+def test_the_file_is_rewritten_after_each_subject(tmp_path):
     place = Scripted(tmp_path / "found.json", {"ceilings": {"status": "failed (SIGKILL)", "rows": []}})
     said, found = place.measure(SUBJECTS, 600.0)
     assert said is None
@@ -99,7 +99,7 @@ def test_the_file_is_written_anew_after_each_subject(tmp_path):
     assert list(json.loads((tmp_path / "found.json").read_text())["subjects"]) == list(found) == NAMES
 
 
-def test_what_one_leaves_of_its_time_the_next_ones_share_and_all_keep_within_it(tmp_path):
+def test_unused_time_goes_to_the_next_subjects_within_the_total(tmp_path):
     assert allowance(100.0, [1, 3]) == 25.0
     assert allowance(-1.0, [1, 3]) == 0.0
     quick, slow = Scripted(None), Scripted(None)
@@ -111,7 +111,7 @@ def test_what_one_leaves_of_its_time_the_next_ones_share_and_all_keep_within_it(
     assert all(slow.given[s.name] == pytest.approx(600 * s.share / sum(o.share for o in SUBJECTS)) for s in SUBJECTS)
 
 
-def test_a_subject_without_time_is_skipped_and_said_to_be(capsys):
+def test_a_subject_without_time_is_skipped_and_reported(capsys):
     place = Scripted(None, takes={"exact": 600.0})
     _, found = place.measure(SUBJECTS, 600.0)
     assert list(place.given) == ["can-run", "ceilings", "exact"]
@@ -127,14 +127,14 @@ def test_without_a_gpu_nothing_is_measured():
     assert (found, list(place.given)) == ({}, ["can-run"])
 
 
-def test_what_is_missing_is_one_line_before_anything_is_measured():
+def test_a_missing_package_is_one_line_before_anything_is_measured():
     place = Scripted(None, {"can-run": {"status": "failed", "facts": {}, "notes": ["missing: pydantic"]}})
     said, _ = place.measure(SUBJECTS, 600.0)
     assert said == "bench.gpu: cannot run here: missing: pydantic"
     assert list(place.given) == ["can-run"]
 
 
-def test_missing_packages_are_named_by_what_groundup_asks_for(tmp_path, monkeypatch):
+def test_missing_packages_are_named_as_groundup_requires_them(tmp_path, monkeypatch):
     assert {"torch", "numpy", "pydantic", "pyyaml", "zstandard"} < set(gpu_machine.dependencies())
     monkeypatch.setattr(gpu_machine, "dependencies", lambda: ["torch", "zstandard", "pydantic"])
     monkeypatch.setattr(gpu_machine, "find_spec", lambda name: name == "torch" or None)
@@ -143,7 +143,7 @@ def test_missing_packages_are_named_by_what_groundup_asks_for(tmp_path, monkeypa
     assert json.loads(job.out.read_text())["error"] == "ImportError: missing: pydantic"
 
 
-def test_a_groundup_that_is_not_installed_gets_the_metadata_of_its_project(tmp_path, monkeypatch):
+def test_without_an_installation_the_metadata_comes_from_pyproject(tmp_path, monkeypatch):
     assert write_metadata(tmp_path) is None
 
     def missing(name):
@@ -157,7 +157,7 @@ def test_a_groundup_that_is_not_installed_gets_the_metadata_of_its_project(tmp_p
     assert "torch>=2.9" in found.requires
 
 
-def test_a_choice_brings_what_it_needs_and_without_a_text_nobody_trains_on_it():
+def test_selected_subjects_include_their_prerequisites():
     def names(only, text):
         return [subject.name for subject in wanted(only, text=text)]
 
@@ -181,7 +181,7 @@ def test_the_table_has_a_line_for_each_row_and_json_has_no_nan():
     json.dumps(bad.as_dict(), allow_nan=False)
 
 
-def test_what_fails_within_a_subject_is_a_note_and_the_rest_goes_on(tmp_path):
+def test_a_failure_within_a_subject_is_a_note_and_the_rest_continues(tmp_path):
     job = Job("loss", 60.0, tmp_path / "out.json", tmp_path)
     assert job.attempt("whole", lambda: 1 / 0) is None
     job.add(Row("a", 1.0, "ms"))
@@ -210,7 +210,7 @@ def test_time_to_a_loss_leaves_compiling_out_and_reads_between_evaluations():
 
 
 class Clock:
-    """An event of a GPU whose every call takes 2 ms."""
+    """Fake GPU event; every call takes 2 ms."""
 
     now = 0.0
 
@@ -224,7 +224,7 @@ class Clock:
         return other.at - self.at
 
 
-def test_a_gpu_is_timed_by_its_own_clock_and_its_memory_from_when_all_was_given_back(monkeypatch):
+def test_a_gpu_is_timed_by_its_own_clock_and_peak_memory_is_reset(monkeypatch):
     done = []
     fake = {
         "synchronize": lambda device: done.append("wait"),
@@ -256,13 +256,13 @@ TINY = replace(NANO, name="tiny", config=SMALL, rows=4)
 
 
 def twin(gpt, adamw):
-    """Another project's side, played by our model."""
+    """Peer that is our own model."""
     net = NextTokenLoss(gpt)
     optimizer = torch.optim.AdamW(gpt.parameters(), lr=adamw.learning_rate, weight_decay=0.0)
     return Peer(net, lambda model, ids, targets: model(ids, targets) / ids.numel(), optimizer)
 
 
-def test_a_peers_step_in_pieces_is_its_step():
+def test_a_peers_step_in_micro_batches_equals_the_full_step():
     def losses(task):
         with open_setup(task) as setup:
             return setup.theirs(twin, 4).train(4)
@@ -289,7 +289,7 @@ def test_mistakes_are_found_before_anything_is_measured(argv, sentence, capsys):
 
 
 @pytest.mark.long
-def test_all_subjects_can_be_rehearsed_on_a_cpu(tmp_path, capsys, monkeypatch):
+def test_all_subjects_run_in_a_dry_run_on_a_cpu(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)  # the other tests', too
     assert gpu.main(["--dry-run", "--json", str(tmp_path / "found.json")]) == 0
     found = json.loads((tmp_path / "found.json").read_text())["subjects"]

@@ -1,4 +1,4 @@
-"""The ladder of speed-ups: that each rung computes the same and turns what it says, at toy size; nothing is timed."""
+"""The ladder of speed-ups at toy size: each rung computes the same and changes its setting; nothing is timed."""
 
 import io
 import json
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.optim import adam
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are run from a checkout, and no part of the package
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are run from a checkout, not part of the package
 
 from bench import contenders, ladder, ladder_rungs
 from bench.contenders import NANO, Ours
@@ -47,7 +47,7 @@ def losses(switches, task=TINY, steps=5):
 
 @pytest.fixture(scope="module", autouse=True)
 def _little_text():
-    """A text that takes no time to make up."""
+    """Use a short synthetic text."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contenders, "synthetic", cache(partial(contenders.synthetic, words=2000)))
         yield
@@ -59,8 +59,8 @@ def baseline():
 
 
 @pytest.mark.parametrize("key", COMPUTED)
-def test_a_rung_trains_as_the_first(key, baseline, monkeypatch):
-    monkeypatch.setattr(cross_entropy, "fits_unchunked", lambda rows, columns: False)  # by chunks, however few
+def test_a_rung_has_the_losses_of_the_first(key, baseline, monkeypatch):
+    monkeypatch.setattr(cross_entropy, "fits_unchunked", lambda rows, columns: False)  # in chunks, however few
     found, parameters = losses(switched(key))
     assert found == pytest.approx(baseline[0], abs=1e-5)
     assert len(set(found)) == 5
@@ -88,10 +88,10 @@ class Watch:
 
 
 @pytest.mark.parametrize(("way", "calls"), [("written out", 0), ("sdpa", 2), ("groundup", 2)])
-def test_attention_is_written_out_or_torchs_own(way, calls, monkeypatch):
+def test_attention_is_unfused_or_torchs_own(way, calls, monkeypatch):
     seen = Watch(monkeypatch, torch.nn.functional, "scaled_dot_product_attention")
     losses(Switches(attention=way), steps=1)
-    assert len(seen.calls) == calls  # one a layer
+    assert len(seen.calls) == calls  # one per layer
     with trainee(Switches(attention=way), TINY, CPU) as ours:
         assert (type(ours.loss_sum.gpt.causal) is Causal) == (way == "groundup")
 
@@ -100,7 +100,7 @@ def test_attention_is_written_out_or_torchs_own(way, calls, monkeypatch):
     ("way", "kernel"),
     [("for-loop", "_single_tensor_adam"), ("foreach", "_multi_tensor_adam"), ("fused", "_fused_adam")],
 )
-def test_adamw_moves_in_the_way_that_is_asked_for(way, kernel, monkeypatch):
+def test_adamw_uses_the_requested_implementation(way, kernel, monkeypatch):
     seen = {name: Watch(monkeypatch, adam, name) for name in dir(adam) if name.endswith("_adam")}
     assert kernel in seen
     losses(Switches(adamw=way), steps=1)
@@ -116,7 +116,7 @@ def test_adamw_keeps_groundups_groups():
 
 
 @pytest.mark.parametrize("loss", ["whole", "chunks"])
-def test_the_loss_is_of_all_logits_or_by_chunks(loss, monkeypatch):
+def test_the_loss_is_of_all_logits_or_in_chunks(loss, monkeypatch):
     monkeypatch.setattr(cross_entropy, "fits_unchunked", lambda rows, columns: False)
     seen = Watch(monkeypatch, cross_entropy, "_chunked")
     losses(Switches(loss=loss), steps=1)
@@ -169,14 +169,14 @@ def test_a_rung_without_effect_is_skipped(capability, precision, skipped, monkey
     assert BY_KEY["padded"].skip(device, SMALL.model_copy(update={"vocab_size": 128})) == "128 is a multiple of 64"
 
 
-def test_every_rung_turns_something_of_its_own():
+def test_every_rung_changes_a_different_setting():
     changes = [switched(rung.key) for rung in RUNGS]
     assert len({tuple(asdict(one).values()) for one in [Switches(), *changes]}) == len(RUNGS) + 1
     assert [one.arithmetic for one in changes[:4]] == ["tf32", "bf16", "fp16", "fp32"]
 
 
 class Scripted:
-    """A training whose step takes what it is told; no model anywhere."""
+    """A training run with given step times, without a model."""
 
     ended: ClassVar = []
 
@@ -210,7 +210,7 @@ def scripted(seconds, rungs=(A, B, C), nats=None, **others):
     return measure_rungs(Results(TINY, CPU), rungs, partial(Scripted, seconds=seconds, nats=nats or {}), **others)
 
 
-def test_a_rung_is_kept_where_it_helps_and_the_next_stands_on_it():
+def test_a_rung_is_kept_if_faster_and_the_next_builds_on_it():
     found = scripted({"first": 4.0, "a": 2.0, "b": 4.0, "c": 1.0})
     first, a, b, c = found.steps
     assert [(s.before, s.kept, s.over_before) for s in (a, b, c)] == [
@@ -223,13 +223,13 @@ def test_a_rung_is_kept_where_it_helps_and_the_next_stands_on_it():
     assert Scripted.ended == ["b", "a", "c", "first"]
 
 
-def test_a_rung_beside_the_others_is_not_kept_however_fast():
+def test_a_rung_for_comparison_is_not_kept_however_fast():
     found = scripted({"first": 4.0, "a": 1.0, "b": 2.0}, (replace(A, keep_if_faster=False), B))
     assert [(s.before, s.kept) for s in found.steps[1:]] == [("first", False), ("first", True)]
     assert found.steps[1].verdict == "for comparison"
 
 
-def test_who_is_far_slower_makes_two_steps_and_no_third():
+def test_a_far_slower_rung_runs_only_two_steps():
     found = scripted({"first": 1.0, "a": 6.0, "b": 0.5, "c": 0.25})
     a = found.steps[1]
     assert (a.slow, a.kept, a.verdict, a.rates, a.losses) == (True, False, "not kept; slow: 2 steps", [8.0], [2.0, 2.0])
@@ -237,13 +237,13 @@ def test_who_is_far_slower_makes_two_steps_and_no_third():
     assert found.steps[2].before == "first"
 
 
-def test_a_first_step_that_is_slow_for_once_is_no_slow_rung(monkeypatch):
+def test_a_slow_first_step_does_not_make_a_slow_rung(monkeypatch):
     monkeypatch.setitem(FIRST_STEP, "a", 100.0)
     a = scripted({"first": 4.0, "a": 2.0}, (A,)).steps[1]
     assert (a.slow, a.kept, a.ratios) == (False, True, [2.0] * 3)
 
 
-def test_who_fails_is_named_without_a_path_and_the_others_go_on():
+def test_a_failing_rung_is_named_without_a_path_and_the_others_continue():
     found = scripted({"first": 2.0, "a": None, "b": 1.0, "c": 0.5})
     assert found.steps[1].verdict == "failed here: no compiler in ..."
     assert [s.kept for s in found.steps] == [True, False, True, True]
@@ -253,7 +253,7 @@ def test_who_fails_is_named_without_a_path_and_the_others_go_on():
         scripted({"first": None})
 
 
-def test_who_fails_in_a_later_round_is_not_kept(monkeypatch):
+def test_a_rung_that_fails_in_a_later_round_is_not_kept(monkeypatch):
     monkeypatch.setitem(LAST, "a", 3)
     a, b = scripted({"first": 4.0, "a": 1.0, "b": 2.0}, (A, B)).steps[1:]
     assert (a.kept, a.rates, a.losses, b.before) == (False, [], [], "first")
@@ -261,17 +261,17 @@ def test_who_fails_in_a_later_round_is_not_kept(monkeypatch):
 
 
 @pytest.mark.parametrize(("who", "after", "said"), [("first", 6, FIRST.name), ("a", 5, "a")])
-def test_where_one_dies_that_others_are_measured_beside_they_are_not_blamed(who, after, said, monkeypatch):
+def test_if_a_reference_rung_fails_it_is_named_and_not_the_current_one(who, after, said, monkeypatch):
     monkeypatch.setitem(LAST, who, after)
     steps = []
     with pytest.raises(Failed, match=f"^{said}: no compiler"):
         scripted({"first": 4.0, "a": 2.0, "b": 1.0}, (A, B), on_rung=lambda done: steps.append(done.steps[-1].verdict))
-    assert steps == ["kept"]  # of a; of b nothing is told
+    assert steps == ["kept"]  # of a; b is not reported
     assert sorted(Scripted.ended) == ["a", "b", "first"]
 
 
 @pytest.mark.parametrize(("nats", "broken"), [(2.0005, False), (2.002, True), (math.nan, True)])
-def test_losses_are_the_firsts_within_what_the_arithmetic_allows(nats, broken):
+def test_losses_equal_the_firsts_within_the_bound_of_the_precision(nats, broken):
     found = scripted({"first": 2.0, "a": 1.0, "b": 1.0, "c": 1.0}, nats={"a": nats})
     assert bool(found.failures) == broken
     found.steps[1].switches, found.failures = Switches(precision="bf16"), []
@@ -279,7 +279,7 @@ def test_losses_are_the_firsts_within_what_the_arithmetic_allows(nats, broken):
     assert bool(found.failures) == math.isnan(nats)
 
 
-def test_table_and_file_say_what_was_found():
+def test_table_and_file_have_the_results():
     skipped = replace(B, skip=lambda device, config: "no effect here")
     found = scripted({"first": 4.0, "a": 2.0, "c": 8.0}, (A, skipped, C))
     found.ceilings = [100.0, 90.0]
@@ -318,7 +318,7 @@ def test_the_command_measures_and_its_file_has_no_path(quiet, tmp_path, capsys):
     assert "no effect on a CPU" in capsys.readouterr().out
 
 
-def test_where_not_even_the_first_can_be_measured_a_sentence_says_so(quiet, monkeypatch, capsys):
+def test_if_the_first_rung_fails_it_is_one_sentence(quiet, monkeypatch, capsys):
     class Broken(InProcess):
         def train(self, steps):
             if steps:
@@ -360,7 +360,7 @@ def test_mistakes_are_found_before_anything_is_measured(argv, sentence, capsys):
     assert sentence in capsys.readouterr().err
 
 
-def test_as_a_subject_of_the_gpus_bench_it_ends_in_time(tmp_path, monkeypatch):
+def test_as_a_subject_of_bench_gpu_it_ends_in_time(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     job = Job("ladder", 60.0, tmp_path / "out.json", tmp_path, toy=True)
     subject(job)

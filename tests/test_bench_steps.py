@@ -1,4 +1,4 @@
-"""The benchmarks of a training step: that they compare like with like, at toy size and not in earnest."""
+"""Benchmarks of a training step: they compare equal work, at toy size; no real timing."""
 
 import math
 import os
@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are run from a checkout, and no part of the package
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are run from a checkout, not part of the package
 
 from bench import exact, microbatch_threads, scaling, where
 from bench.contenders import NANO, init_model, open_setup
@@ -35,7 +35,7 @@ FP32 = Contender("groundup", "fp32")
 
 @pytest.fixture
 def one_core(monkeypatch):
-    """What is measured of the machine takes no time, and its threads stay as they are."""
+    """Fake the machine's ceilings, and leave the number of threads unchanged."""
     monkeypatch.setattr(exact, "gemm_gflops", lambda dtype: 100.0)
     monkeypatch.setattr(exact, "copy_gbytes", lambda: 10.0)
     for module in (exact, scaling, where):
@@ -43,7 +43,7 @@ def one_core(monkeypatch):
 
 
 class InThisProcess:
-    """Stands in for a process of its own: the same protocol over a pipe, and a thread."""
+    """Replaces a worker process: the same protocol over a pipe, with a thread."""
 
     def __init__(self, make):
         self.pipe, theirs = Pipe()
@@ -59,7 +59,7 @@ class InThisProcess:
         assert not self.thread.is_alive(), "it ends when no more steps are requested"
 
 
-def test_who_takes_part_depends_on_the_machine_and_on_what_is_installed():
+def test_contenders_depend_on_the_machine_and_the_installed_peers():
     everyone = [each.name for each in contenders("bf16", ["nanoGPT", "build-nanogpt", "transformers"])]
     assert everyone == [
         "groundup, fp32", "groundup, fp32, compiled", "groundup, bf16", "groundup, bf16, compiled", BASE,
@@ -68,7 +68,7 @@ def test_who_takes_part_depends_on_the_machine_and_on_what_is_installed():
     assert [each.name for each in contenders("fp32", [])] == ["groundup, fp32", "groundup, fp32, compiled"]
 
 
-def test_a_training_told_to_go_on_is_the_training_without_pauses(one_core):
+def test_a_run_advanced_by_requests_equals_a_run_without_pauses(one_core):
     found = measure(TINY, [FP32], Checkouts(), InThisProcess, TINY.rounds)
     with open_setup(TINY) as setup:
         whole = setup.ours().train(TINY.compared)
@@ -82,7 +82,7 @@ def test_a_training_told_to_go_on_is_the_training_without_pauses(one_core):
 
 
 class Scripted:
-    """A contender whose losses are given, and whose step takes a second."""
+    """A contender with given losses and steps of one second."""
 
     log: ClassVar[list] = []
 
@@ -105,7 +105,7 @@ def scripted(losses, *them):
     return measure(TINY, them, Checkouts(), partial(Scripted, losses=losses), 2)
 
 
-def test_contenders_take_turns_and_who_cannot_is_named(one_core):
+def test_contenders_take_turns_and_a_failing_one_is_named(one_core):
     compiled, peer = Contender("groundup", "fp32", True), Contender("nanoGPT", "fp32")
     found = scripted({compiled.name: None}, FP32, compiled, peer)
     assert Scripted.log == [
@@ -117,13 +117,13 @@ def test_contenders_take_turns_and_who_cannot_is_named(one_core):
 
 
 @pytest.mark.parametrize("second", [1.002, math.nan])
-def test_other_losses_than_nanogpts_break_the_promise_of_fp32_alone(one_core, second):
+def test_losses_unlike_nanogpts_break_the_promise_in_fp32_only(one_core, second):
     bf16, peer = Contender("groundup", "bf16"), Contender("nanoGPT", "fp32")
     assert len(scripted({FP32.name: [1.0, second]}, FP32, bf16, peer).failures) == 1
     assert scripted({bf16.name: [1.0, second], FP32.name: [1.0, 1.0005]}, FP32, bf16, peer).failures == []
 
 
-def test_what_fails_in_a_process_is_one_line():
+def test_a_failure_in_a_process_is_one_line():
     @contextmanager
     def broken():
         raise ValueError("first\nsecond")
@@ -137,7 +137,7 @@ def test_what_fails_in_a_process_is_one_line():
     training.close()
 
 
-def test_the_peak_counts_what_is_no_longer_held():
+def test_the_peak_counts_freed_memory():
     block = torch.ones(25_000_000)  # 100 MB
     with_it = peak_bytes()
     del block
@@ -166,14 +166,14 @@ def program(tmp_path):
     return path
 
 
-def test_classes_of_a_program_come_without_the_program(program):
+def test_classes_of_a_program_are_loaded_without_running_it(program):
     found = classes(program, ("Config", "Net"))
     assert found["Net"](found["Config"](width=5)).fc.in_features == 5
     with pytest.raises(UsageError, match="has no class GPT"):
         classes(program, ("Net", "GPT"))
 
 
-def test_weights_are_filled_by_name_and_biases_do_not_learn(program):
+def test_weights_are_filled_by_name_and_biases_are_not_trained(program):
     net = classes(program, ("Config", "Net"))
     model = net["Net"](net["Config"]())
     fill(model, {"fc.weight": torch.full((2, 3), 7.0), "norm.weight": torch.ones(2)}, bias=False)
@@ -185,9 +185,9 @@ def test_weights_are_filled_by_name_and_biases_do_not_learn(program):
 
 
 @pytest.mark.slow
-def test_transformers_trains_as_we_do():
+def test_transformers_has_the_same_losses():
     pytest.importorskip("transformers")
-    fast = replace(TINY, adamw=TINY.adamw.model_copy(update={"learning_rate": 0.05}))  # so that a wrong GELU is seen
+    fast = replace(TINY, adamw=TINY.adamw.model_copy(update={"learning_rate": 0.05}))  # so that a wrong GELU shows
     with open_setup(fast) as setup:
         theirs = setup.theirs(partial(transformers, checkouts=Checkouts()), 12)
         assert theirs.train(6) + theirs.train(6) == pytest.approx(setup.ours().train(12), abs=2e-5)
@@ -211,7 +211,7 @@ def test_an_operation_counts_for_one_group(names, group):
     assert where.group_of(names) == group
 
 
-def test_the_time_of_a_step_is_divided_whole():
+def test_the_time_of_a_step_is_divided_completely():
     clip = nn.utils.clip_grad_norm_
     found = where.profile_step(TINY, "fp32", 2)
     wanted = {"matrix products", "attention", "norms, GELU, sums", "loss", "optimizer", "clipping", "batches"}
@@ -261,7 +261,7 @@ SCALING = {
 }
 
 
-def test_what_was_measured_becomes_tables_and_pictures(tmp_path, capsys, monkeypatch):
+def test_results_become_tables_and_pictures(tmp_path, capsys, monkeypatch):
     pytest.importorskip("matplotlib")
     source, drawn_at = tmp_path / "found.json", tmp_path / "pictures"
     source.write_text(exact.json.dumps(SCALING))

@@ -1,6 +1,6 @@
-"""lm-evaluation-harness and groundup give equal figures: by the adapter, and by an exported model in its own `hf`.
+"""lm-evaluation-harness and groundup give equal figures, by the adapter and with an exported model in its own `hf`.
 
-Needs lm-evaluation-harness: `make interop` installs it, with the other programs that models go to, and runs this.
+Needs lm-evaluation-harness: `make interop` installs it, with the other targets of an export, and runs this.
 """
 
 import json
@@ -13,7 +13,7 @@ import yaml
 import groundup
 
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: make interop")
-pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore")]  # it warns of itself
+pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore")]  # it prints a warning
 
 QUESTIONS = {
     "arc_easy": [
@@ -46,7 +46,7 @@ def run(tmp_path_factory, sentences):
 
 
 def as_wikihow(n: int, line: str) -> dict:
-    """A row with what WikiHow leaves in two thirds of the questions, and white space where none is expected."""
+    """Row with the markup that WikiHow leaves in two thirds of the questions, and unexpected white space."""
     row = json.loads(line)
     row["endings"] = [
         f"[step] {ending} [title] {n}" if i % 2 else f"{ending} " for i, ending in enumerate(row["endings"])
@@ -56,7 +56,7 @@ def as_wikihow(n: int, line: str) -> dict:
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory, shared_data):
-    """Folder of the harness's own tasks, with files of ours for data; and our names for the same."""
+    """Folder of the harness's own tasks on our data files, and our names for the same tasks."""
     import lm_eval
 
     folder = tmp_path_factory.mktemp("tasks")
@@ -81,7 +81,7 @@ def tasks(tmp_path_factory, shared_data):
 
 
 def theirs(model, tasks) -> dict:
-    """Accuracies of the harness, under our names."""
+    """Accuracies of the harness under our names."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 
@@ -103,7 +103,7 @@ def assert_equal(ours, found):
                     assert mine[f"{ours_is}_stderr"] == pytest.approx(values[f"{metric}_stderr"]), (name, metric)
 
 
-def test_figures_equal_the_harness_s_by_the_adapter(run, tasks):
+def test_figures_of_the_adapter_equal_the_harness(run, tasks):
     from groundup.harness.model import Groundup
 
     found = theirs(Groundup(path=str(run)), tasks)
@@ -111,7 +111,7 @@ def test_figures_equal_the_harness_s_by_the_adapter(run, tasks):
     assert_equal(groundup.evaluate_tasks(run, [tasks[1][name] for name in found]), found)
 
 
-def test_figures_equal_the_harness_s_by_the_model_exported_to_transformers(run, tasks, tmp_path):
+def test_figures_of_the_exported_model_equal_the_harness(run, tasks, tmp_path):
     pytest.importorskip("accelerate")
     from lm_eval.models.huggingface import HFLM
 
@@ -137,7 +137,7 @@ def test_rolling_likelihoods_and_generated_answers(run):
             window = torch.tensor(ids[at : at + 129])
             logits = gpt(window[None, :-1])[0].log_softmax(-1)
             total += logits.gather(1, window[1:, None]).sum().item()
-    # The harness's last window reaches back, so that it too has a whole context; ours here does not.
+    # The harness's last window is shifted back to have a complete context; ours here is not.
     assert nats == pytest.approx(total, rel=0.01)
     wishes = {"until": ["\n"], "max_gen_toks": 12}
     (answer,) = model.generate_until([Instance("generate_until", {}, ("The", wishes), 0)])

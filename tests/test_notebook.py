@@ -1,4 +1,4 @@
-"""The example notebook runs from its first cell to its last, in the kernel that people run it in."""
+"""The example notebook runs from its first cell to its last, in a Jupyter kernel."""
 
 import re
 from copy import deepcopy
@@ -35,7 +35,7 @@ def test_every_step_is_explained_and_short(notebook):
     kinds = [cell.cell_type for cell in notebook.cells]
     assert kinds[0] == "markdown"
     assert all(len(source.splitlines()) <= 40 for source in code_of(notebook))
-    # Only the installation and the settings stand behind one text.
+    # Only the installation and the settings share one text.
     bare = [i for i, kind in enumerate(kinds) if kind == "code" and kinds[i - 1] == "code"]
     assert len(bare) <= 1
 
@@ -46,7 +46,7 @@ def test_it_fits_a_t4(notebook):
     assert not re.search("bf16|bfloat16", "".join(code_of(notebook)))  # a T4 only emulates it
 
 
-def test_it_installs_only_where_it_must(notebook):
+def test_it_installs_only_if_needed(notebook):
     (source,) = [source for source in code_of(notebook) if "%pip" in source]
     before, _ = source.split("%pip install --quiet groundup")
     assert before.endswith('if importlib.util.find_spec("groundup") is None:\n    ')
@@ -54,7 +54,7 @@ def test_it_installs_only_where_it_must(notebook):
 
 @pytest.fixture
 def execute(tmp_path, monkeypatch, sentences):
-    """Runs all cells of a notebook in one kernel, the settings made small; returns what they printed."""
+    """Run all cells of a notebook in one kernel with small settings; returns their output."""
     text = tmp_path / "text.txt"
     text.write_text(sentences(900), encoding="utf-8")
     for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR"):
@@ -77,16 +77,16 @@ def test_it_runs_and_the_model_learns(notebook, execute):
     own, run, loaded = map(float, re.findall(r"held-out loss ([\d.]+)", printed))
     assert before == pytest.approx(chance, abs=0.1)
     assert max(own, run, loaded) < before - 1
-    assert loaded == pytest.approx(run, abs=0.03)  # the same model, scored on other windows
+    assert loaded == pytest.approx(run, abs=0.03)  # the same model, evaluated on other windows
     assert "True held-out loss" in printed
-    assert "\nTrue\n" in printed  # the weights survive a file of PyTorch's
+    assert "\nTrue\n" in printed  # the weights survive a PyTorch file
     assert re.search(r"step +0 of \d+ \| loss", printed)
     assert re.search(r"step \d+ \| loss [\d.]+ \| dt", printed)  # groundup's own lines
     assert "pip" not in printed
 
 
 @pytest.mark.long
-def test_all_cells_run_again_after_settings_were_changed(notebook, execute, tmp_path, sentences):
+def test_all_cells_run_again_after_settings_change(notebook, execute, tmp_path, sentences):
     greek = sentences(300).lower().translate(str.maketrans("abcdefghilmnorstuwx.", "αβξδεφγηιλμνορστυωχ·"))
     other = tmp_path / "other.txt"
     other.write_text(greek, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What `import groundup` offers, and what it costs."""
+"""Public names of `import groundup`, and its cost."""
 
 import inspect
 import subprocess

@@ -1,4 +1,4 @@
-"""Every command and every line of Python in the documents runs, in the order in which it stands there."""
+"""Every command and every line of Python in the documents runs, in order."""
 
 import json
 import re
@@ -24,7 +24,7 @@ WRITTEN = ("README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/data.md", "doc
     "docs/performance.md", "docs/recipes.md", "bench/README.md",
 )  # fmt: skip
 
-# What a command of groundup may stand behind.
+# Prefixes of a groundup command.
 LAUNCHED = r"(?:\.venv/bin/|torchrun .*-m )?groundup|bash \S+two-nodes\.sh \d \S+|sbatch .*\.sbatch"
 
 # The same commands, made small enough for a test.
@@ -42,13 +42,13 @@ def blocks(language: str, document: str = "README.md") -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def test_it_fits_two_hundred_lines():
+def test_it_has_at_most_two_hundred_lines():
     assert len(README.splitlines()) <= 200
 
 
 @pytest.fixture
 def texts(tmp_path, sentences):
-    """The texts that the documents speak of."""
+    """Texts that the documents mention."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     import zstandard
@@ -79,8 +79,8 @@ def test_its_commands_run(document, texts, forks):
 
 
 @pytest.mark.parametrize("document", QUOTED)
-def test_what_it_quotes_but_a_test_cannot_run_is_a_command_all_the_same(document):
-    """Indented commands need a network, or minutes: their options and the names of their corpora are looked up."""
+def test_indented_commands_have_valid_options(document):
+    """Indented commands need a network or minutes: only their options and corpus names are checked."""
     text = (ROOT / document).read_text(encoding="utf-8")
     text = text.replace("\\\n", " ")
     for line in re.findall(rf"^ {{4}}(?:{LAUNCHED}) (.+)$", text, flags=re.MULTILINE):
@@ -94,7 +94,7 @@ def test_what_it_quotes_but_a_test_cannot_run_is_a_command_all_the_same(document
 
 
 @pytest.mark.parametrize("document", WRITTEN)
-def test_its_links_lead_somewhere(document):
+def test_its_links_exist(document):
     text = (ROOT / document).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)", text):
         if "://" not in target:
@@ -102,7 +102,7 @@ def test_its_links_lead_somewhere(document):
 
 
 @pytest.mark.slow
-def test_its_annex_names_options_that_there_are():
+def test_its_annex_names_existing_options():
     annex = README.partition("## Annex")[2]
     rows = [line.strip("|").split("|") for line in annex.splitlines() if line.startswith("| ")][1:]
     assert len(rows) >= 10

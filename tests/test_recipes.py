@@ -27,7 +27,7 @@ def config_of(name, *, laptop=False):
     return compose_config(None, [path], ConfigSource("options", {}), laptop=laptop)[1]
 
 
-def test_there_are_the_five_known_runs():
+def test_there_are_five_known_runs():
     assert sorted(NAMES) == sorted([OPENWEBTEXT, FINEWEB, GPT1, GPT3, SHAKESPEARE])
 
 
@@ -82,7 +82,7 @@ def test_the_hyperparameters_are_those_that_were_published():
 
 @pytest.fixture
 def laptop(tmp_path, shared_data):
-    """Train a recipe's laptop size; its records. Where it asks for the Shakespeare of the web, it gets the one here."""
+    """Train a recipe's laptop size; returns its log records. Shakespeare's text is read from a local file."""
 
     def train(name, *options, processes=1, out="run"):
         launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
@@ -182,11 +182,11 @@ def test_shakespeare_is_memorised(laptop):
 
 
 @pytest.mark.long
-def test_onecycle_peaks_where_it_should(laptop):
+def test_onecycle_peaks_at_the_right_step(laptop):
     steps = ["--train.max_steps", 60, "--evaluate.every_steps", 0, "--evaluate.sample_tokens", 0]
     records, _ = laptop(SHAKESPEARE, "--schedule.name", "onecycle", "--schedule.warmup_steps", "none", *steps)
     rates = [record["lr"] for record in of(records, "step")]
-    assert rates.index(max(rates)) in (17, 18)  # three tenths of the way
+    assert rates.index(max(rates)) in (17, 18)  # at three tenths of the steps
     assert max(rates) == pytest.approx(config_of(SHAKESPEARE, laptop=True).optimizer.learning_rate)
     assert rates[0] == pytest.approx(max(rates) / 25, rel=0.01)
     assert rates[-1] < max(rates) / 1e4

@@ -1,4 +1,4 @@
-"""The launch files start what they say."""
+"""The launch scripts start the jobs that they describe."""
 
 import importlib
 import json
@@ -39,7 +39,7 @@ def script(path, text):
 
 @pytest.fixture
 def surroundings(tmp_path):
-    """An environment with torchrun, and something in the place of SLURM's programs."""
+    """Environment with torchrun and fake SLURM programs."""
     (tmp_path / "bin").mkdir()
     script(tmp_path / "bin" / "srun", SRUN)
     script(tmp_path / "bin" / "scontrol", SCONTROL)
@@ -52,7 +52,7 @@ def surroundings(tmp_path):
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
-def test_bash_can_read_it(path):
+def test_bash_can_parse_it(path):
     subprocess.run(["bash", "-n", path], check=True)
     assert "set -euo pipefail" in path.read_text()
     assert "/home" not in path.read_text()
@@ -83,7 +83,7 @@ def test_it_passes_options_that_exist(path):
 
 
 @pytest.mark.parametrize("words", [[], ["0", "127.0.0.1"], ["first", "127.0.0.1", "train"]])
-def test_two_nodes_says_how_it_is_used(words):
+def test_two_nodes_prints_its_usage(words):
     done = subprocess.run(["bash", RECIPES / "two-nodes.sh", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "usage: bash" in done.stderr
@@ -111,7 +111,7 @@ def test_two_nodes_train_one_model(prepared, tmp_path, surroundings):
 
 
 def batch(tmp_path, surroundings, torchrun, command, *, signalled=False, **environ):
-    """Run the SLURM script with something in the place of torchrun; its exit status, and what it said."""
+    """Run the SLURM script with a fake torchrun; returns its exit status and output."""
     script(tmp_path / "bin" / "torchrun", f"#!/usr/bin/env bash\n{torchrun}\n")
     job = {"SLURM_NNODES": "2", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "a[1-2]", "SLURM_JOB_END_TIME": "4e9"}
     words = ["bash", RECIPES / "slurm.sbatch", *command.split()]
@@ -128,13 +128,13 @@ def batch(tmp_path, surroundings, torchrun, command, *, signalled=False, **envir
     return status, (tmp_path / "log").read_text()
 
 
-def test_a_job_whose_time_is_up_goes_back_into_the_queue(tmp_path, surroundings):
-    stopped = "touch began-$SLURM_NODEID; sleep 1; exit 1"  # as torchrun does where training stopped in a checkpoint
+def test_a_job_at_its_time_limit_is_requeued(tmp_path, surroundings):
+    stopped = "touch began-$SLURM_NODEID; sleep 1; exit 1"  # as torchrun does if training stopped with a checkpoint
     status, said = batch(tmp_path, surroundings, stopped, "train gpt2", signalled=True)
     assert (status, said) == (0, "time is up: job 7 goes back into the queue\nrequeued 7\n")
 
 
-def test_a_job_that_fails_begins_again_so_often(tmp_path, surroundings):
+def test_a_failed_job_is_retried_a_limited_number_of_times(tmp_path, surroundings):
     status, said = batch(tmp_path, surroundings, 'echo "$@"; exit 1', "train gpt2", EARLY="0", RESTARTS="2")
     assert status == 1
     started = "--nproc-per-node 1 --master-addr 127.0.0.1 --master-port .* -m groundup train gpt2 --auto-resume"
@@ -144,10 +144,10 @@ def test_a_job_that_fails_begins_again_so_often(tmp_path, surroundings):
 
 
 @pytest.mark.parametrize("command", ["train gpt2", "doctor --distributed"])
-def test_a_mistake_is_made_once(command, tmp_path, surroundings):
+def test_a_usage_error_is_not_retried(command, tmp_path, surroundings):
     status, said = batch(tmp_path, surroundings, "echo here; exit 2", command)
     assert (status, said) == (2, "here\nhere\n")
 
 
-def test_a_job_that_ends_well_is_done(tmp_path, surroundings):
+def test_a_successful_job_ends(tmp_path, surroundings):
     assert batch(tmp_path, surroundings, "true", "train gpt2") == (0, "")

@@ -1,4 +1,4 @@
-"""The package as others get it: built, installed elsewhere, run."""
+"""The wheel: built, installed elsewhere, run."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(*command: object, cwd: Path) -> str:
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # which would lead to a checkout
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # which would point to a checkout
     done = subprocess.run(
         [str(c) for c in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False
     )
@@ -44,7 +44,7 @@ def test_the_wheel_holds_the_vocabulary_the_licences_and_no_tests(wheel):
 
 
 @pytest.mark.slow
-def test_the_wheel_works_where_there_is_no_checkout(wheel, tmp_path):
+def test_the_wheel_works_without_a_checkout(wheel, tmp_path):
     venv.create(tmp_path / "env")
     python = next((tmp_path / "env").glob("*/python"))
     run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel, cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""Commands as a user types them, in an empty folder, with models of a second."""
+"""Fixtures of command-line tests: an empty folder, and models that train in a second."""
 
 import shutil
 from pathlib import Path
@@ -37,7 +37,7 @@ def groundup(capsys, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def trained(prepared, tmp_path_factory) -> Path:
-    """A finished run of twelve steps, which nobody writes into."""
+    """A finished run of twelve steps, read only."""
     folder = tmp_path_factory.mktemp("cli") / "run"
     with pytest.raises(SystemExit) as exit_:
         main(["train", "gpt2-nano", "--data", str(prepared), "--out", str(folder), *FAST])
@@ -47,7 +47,7 @@ def trained(prepared, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(trained, tmp_path_factory) -> Path:
-    """A test's own copy of it: what is measured of a run is noted in its log."""
+    """A copy for each test, as evaluations are added to a run's log."""
     return shutil.copytree(trained, tmp_path_factory.mktemp("copy") / "run", symlinks=True)
 
 

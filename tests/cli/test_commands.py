@@ -1,4 +1,4 @@
-"""The commands as a user types them: what they print, what they write, how they refuse."""
+"""The commands as a user types them: output, files and errors."""
 
 import json
 import os
@@ -26,12 +26,12 @@ def test_help_names_every_command_and_each_has_its_own(groundup):
         assert "usage: groundup" in groundup(name, "--help").out
 
 
-def test_no_command_is_help_and_version_is_said(groundup):
+def test_no_command_prints_help_and_version_prints_the_version(groundup):
     assert "commands:" in groundup().out
     assert re.fullmatch(r"groundup \d+\.\d+\.\d+\n", groundup("--version").out)
 
 
-def test_a_run_in_a_pipe_prints_the_plan_and_a_line_an_interval(groundup, prepared, tmp_path, fast):
+def test_a_run_in_a_pipe_prints_the_plan_and_a_line_per_interval(groundup, prepared, tmp_path, fast):
     done = groundup("train", "gpt2-nano", "--data", prepared, "--out", "run", *fast)
     lines = done.out.splitlines()
     assert lines[0].startswith("model    1 layers, 2 heads, 16 wide, context 16, vocabulary 257:")
@@ -89,7 +89,7 @@ def test_dashes_and_underscores_are_the_same(groundup, run):
     assert a.out == b.out
 
 
-def test_yaml_lies_between_preset_and_options(groundup, prepared, tmp_path, fast):
+def test_yaml_overrides_the_preset_and_options_override_yaml(groundup, prepared, tmp_path, fast):
     (tmp_path / "r.yaml").write_text("optimizer:\n  learning_rate: 3e-4\ntrain:\n  max_steps: 99\n")
     groundup("train", "gpt2-nano", "--config", "r.yaml", "--data", prepared, "--out", "run", *fast)
     config = RunFolder(tmp_path / "run").config()
@@ -121,7 +121,7 @@ def test_train_json_is_one_object_on_standard_output(groundup, prepared, fast):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_in_a_checkpoint_and_resume_goes_on(number, status, prepared, tmp_path, fast, forks):
+def test_a_signal_saves_a_checkpoint_and_the_run_resumes(number, status, prepared, tmp_path, fast, forks):
     command = [sys.executable, "-m", "groundup"]
     options = [*fast, "--train.max_steps", "100000", "--checkpoint.every_steps", "0", "--evaluate.every_steps", "0"]
     run = tmp_path / "run"
@@ -147,7 +147,7 @@ def test_a_signal_ends_in_a_checkpoint_and_resume_goes_on(number, status, prepar
     assert f"step {last + 3:,} saved" in done.stdout
 
 
-def test_a_closed_pipe_is_no_traceback(run):
+def test_a_closed_pipe_prints_no_traceback(run):
     command = f"{sys.executable} -m groundup generate {run} --max_tokens 300 --prompt The | head -c 3"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "The"
@@ -155,7 +155,7 @@ def test_a_closed_pipe_is_no_traceback(run):
 
 
 @pytest.mark.slow
-def test_whoever_reads_may_leave_and_the_run_ends_in_a_checkpoint(prepared, tmp_path, fast):
+def test_if_the_reader_closes_the_pipe_the_run_saves_a_checkpoint(prepared, tmp_path, fast):
     run = tmp_path / "run"
     words = [sys.executable, "-m", "groundup", "train", "gpt2-nano", "--data", prepared, "--out", run, *fast]
     command = (
@@ -168,7 +168,7 @@ def test_whoever_reads_may_leave_and_the_run_ends_in_a_checkpoint(prepared, tmp_
         time.sleep(0.1)
 
 
-def test_what_the_terminal_cannot_show_is_escaped(run):
+def test_characters_that_the_terminal_cannot_show_are_escaped(run):
     command = [sys.executable, "-m", "groundup", "generate", str(run), "--prompt", "caf\u00e9", "--max_tokens", "2"]
     env = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60, check=False)

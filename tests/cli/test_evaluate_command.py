@@ -1,4 +1,4 @@
-"""`groundup evaluate` as a user types it, and the same questions during training."""
+"""`groundup evaluate` as a user types it, and the same tasks during training."""
 
 import json
 import shutil
@@ -71,12 +71,12 @@ def test_mistakes(groundup, run, mine, words, message):
     assert message in done.err
 
 
-def test_a_context_too_long_is_cut_and_said(groundup, run, mine):
+def test_a_context_that_is_too_long_is_cut_with_a_note(groundup, run, mine):
     mine.write_text(json.dumps({"context": "so long " * 9, "choices": ["b", "c"], "answer": 0}))
     assert "mine: 2 endings lost the beginning of a prompt too long" in groundup("evaluate", run, "--tasks", mine).out
 
 
-def test_a_checkpoint_without_data_of_its_own_says_what_it_needs(groundup, run, tmp_path):
+def test_a_checkpoint_without_its_data_names_the_missing_option(groundup, run, tmp_path):
     from groundup.checkpoint.files import CONFIG
 
     alone = shutil.copytree(RunFolder(run).steps()[-1], tmp_path / "alone")
@@ -96,7 +96,7 @@ def _sums_again(folder):
     (folder / "SHA256SUMS").write_text("\n".join(sums) + "\n")
 
 
-def test_questions_are_asked_during_training_and_change_nothing(groundup, prepared, fast, mine, tmp_path):
+def test_tasks_during_training_change_nothing(groundup, prepared, fast, mine, tmp_path):
     for name, options in (("plain", []), ("asked", ["--evaluate.tasks", "mine.jsonl:5"])):
         done = groundup("train", "gpt2-nano", "--data", prepared, "--out", name, *fast, *options)
         assert done.status == 0, done.err
@@ -111,7 +111,7 @@ def test_questions_are_asked_during_training_and_change_nothing(groundup, prepar
     assert {k: found[k] for k in asked[-1]["tasks"]["mine"]} == pytest.approx(asked[-1]["tasks"]["mine"])
 
 
-def test_a_task_that_is_none_ends_a_training_before_it_begins(groundup, prepared, fast, tmp_path):
+def test_an_unknown_task_is_refused_before_training_starts(groundup, prepared, fast, tmp_path):
     for task, message in (
         ("hellaswog", "evaluate.tasks: 'hellaswog'"),
         ("no.jsonl", "no.jsonl: there is no such file"),
@@ -123,7 +123,7 @@ def test_a_task_that_is_none_ends_a_training_before_it_begins(groundup, prepared
         assert not (tmp_path / "r").exists()
 
 
-def test_during_training_hellaswag_is_asked_in_one_form(groundup, prepared, fast, tmp_path):
+def test_during_training_hellaswag_is_evaluated_in_one_form(groundup, prepared, fast, tmp_path):
     row = {
         "activity_label": "a", "ctx_a": "The model.", "ctx_b": "it", "ctx": "The model. it", "label": 1,
         "endings": ["reads", "words", "and", "learns"],
@@ -134,7 +134,7 @@ def test_during_training_hellaswag_is_asked_in_one_form(groundup, prepared, fast
     assert asked.keys() == {"n", "acc", "acc_norm"}
 
 
-def test_results_are_shown_where_they_cannot_be_noted(groundup, run, mine, monkeypatch):
+def test_results_are_printed_if_the_log_cannot_be_written(groundup, run, mine, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
@@ -144,7 +144,7 @@ def test_results_are_shown_where_they_cannot_be_noted(groundup, run, mine, monke
     assert (done.status, "the results are not logged" in done.err) == (2, True)
 
 
-def test_questions_that_are_gone_are_named_by_their_key(groundup, prepared, fast, mine, tmp_path):
+def test_a_missing_task_file_is_named_with_its_config_key(groundup, prepared, fast, mine, tmp_path):
     groundup("train", "gpt2-nano", "--data", prepared, "--out", "r", *fast, "--evaluate.tasks", "mine.jsonl")
     mine.unlink()
     done = groundup("resume", "r", "--train.max_steps", "14")

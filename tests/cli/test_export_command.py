@@ -7,7 +7,7 @@ import sys
 import pytest
 
 
-def test_export_says_what_was_checked(groundup, run, tmp_path):
+def test_export_reports_what_was_checked(groundup, run, tmp_path):
     done = groundup("export", run, "--to", "hf", "--out", "out", "--license", "mit")
     assert (done.status, done.err) == (0, "")
     assert "out: step-00000012 as hf" in done.out

@@ -1,4 +1,4 @@
-"""Mistakes get one sentence: place, value, remedy; exit status 2; nothing half-written."""
+"""Mistakes get one sentence: where, value, remedy; exit status 2; no partial files."""
 
 import errno
 import os
@@ -58,7 +58,7 @@ def test_a_mistake_is_one_sentence_and_status_2(argv, sentence, groundup, tmp_pa
     assert sentence in done.err
     assert done.err.startswith("groundup: ")
     assert done.err.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []  # nothing half-written
+    assert list(tmp_path.iterdir()) == []  # no partial files
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_mistake_is_one_sentence_and_status_2(argv, sentence, groundup, tmp_pa
     ],
 )
 @pytest.mark.parametrize("tokenizer", ["byte", "char", "gpt2"])
-def test_a_source_that_is_no_text_is_one_sentence(name, content, sentence, tokenizer, groundup, tmp_path):
+def test_a_source_that_is_not_text_is_one_sentence(name, content, sentence, tokenizer, groundup, tmp_path):
     (tmp_path / name).write_bytes(content)
     done = groundup("prepare", name, "--out", "d", "--tokenizer", tokenizer)
     assert done.status == 2
@@ -95,13 +95,13 @@ def test_an_empty_folder_is_refused(groundup, tmp_path):
     assert "no text files in this folder" in done.err
 
 
-def test_errors_replace_goes_on(groundup, tmp_path):
+def test_errors_replace_continues(groundup, tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 au lait " * 20)
     assert groundup("prepare", "latin.txt", "--out", "d", "--tokenizer", "byte", "--errors", "replace").status == 0
 
 
 @pytest.mark.parametrize("command", ["generate", "evaluate"])
-def test_a_device_that_is_none_is_refused(command, groundup, run):
+def test_an_unknown_device_is_refused(command, groundup, run):
     done = groundup(command, run, "--device", "gpu")
     assert done.status == 2
     assert "'gpu' is not one of auto, cpu, cuda, cuda:N, mps" in done.err
@@ -132,14 +132,14 @@ def test_a_run_is_never_overwritten(groundup, prepared, run, fast):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_an_unwritable_place_is_refused(groundup, prepared, tmp_path, fast):
+def test_an_unwritable_path_is_refused(groundup, prepared, tmp_path, fast):
     (tmp_path / "locked").mkdir(mode=0o500)
     done = groundup("train", "gpt2-nano", "--data", prepared, "--out", "locked/run", *fast)
     assert done.status == 2
     assert "cannot be written" in done.err
 
 
-def test_a_place_below_a_file_is_refused(groundup, prepared, tmp_path, fast):
+def test_a_path_below_a_file_is_refused_too(groundup, prepared, tmp_path, fast):
     (tmp_path / "file").write_text("x")
     done = groundup("train", "gpt2-nano", "--data", prepared, "--out", "file/run", *fast)
     assert done.status == 2
@@ -186,7 +186,7 @@ def test_a_swapped_tokenizer_in_the_data_is_noticed(groundup, prepared, tmp_path
     assert "not the tokenizer" in done.err
 
 
-def test_a_prompt_that_the_characters_cannot_say_is_refused_by_name(groundup, tmp_path, fast):
+def test_a_character_of_the_prompt_outside_the_vocabulary_is_named(groundup, tmp_path, fast):
     (tmp_path / "t.txt").write_text("abc " * 500)
     groundup("prepare", "t.txt", "--out", "d", "--tokenizer", "char")
     groundup("train", "gpt2-nano", "--data", "d", "--out", "run", *fast)
@@ -201,7 +201,7 @@ def test_a_vocabulary_that_contradicts_the_data_is_refused(groundup, prepared, f
     assert "tokenizer has 257 ids" in done.err
 
 
-def test_a_sample_prompt_that_cannot_be_said_is_refused_before_training(groundup, tmp_path, fast):
+def test_a_sample_prompt_outside_the_vocabulary_is_refused_before_training(groundup, tmp_path, fast):
     (tmp_path / "t.txt").write_text("abc " * 500)
     groundup("prepare", "t.txt", "--out", "d", "--tokenizer", "char")
     done = groundup("train", "gpt2-nano", "--data", "d", "--out", "run", *fast, "--evaluate.prompt", "é")
@@ -210,7 +210,7 @@ def test_a_sample_prompt_that_cannot_be_said_is_refused_before_training(groundup
     assert not (tmp_path / "run").exists()
 
 
-def test_a_full_disk_is_a_sentence_and_the_last_checkpoint_stays_whole(groundup, prepared, tmp_path, monkeypatch, fast):
+def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_stays(groundup, prepared, tmp_path, monkeypatch, fast):
 
     original, calls = state.save_file, []
 
@@ -230,7 +230,7 @@ def test_a_full_disk_is_a_sentence_and_the_last_checkpoint_stays_whole(groundup,
 
 
 @pytest.mark.parametrize("command", ["generate", "quickstart"])
-def test_a_command_for_one_process_says_so_to_several(command, groundup, monkeypatch):
+def test_a_command_for_one_process_refuses_several(command, groundup, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     done = groundup(command, "run")
@@ -242,7 +242,7 @@ def test_a_command_for_one_process_says_so_to_several(command, groundup, monkeyp
     ("words", "said"),
     [
         (["train", "--num_epochs", "3"], "--num_epochs: unknown option; here that is --train.epochs"),
-        (["train", "--max_tokens", "3"], "did you mean --train.max_tokens?"),  # one of ours, by its last part
+        (["train", "--max_tokens", "3"], "did you mean --train.max_tokens?"),  # ours, by its last part
         (["generate", "run", "--num-seq", "3"], "here that is --num-samples"),
         (["generate", "run", "--max_new_tokens", "3"], "here that is --max-tokens"),
         (["train", "--train.global_batch_size", "8"], "here that is --train.batch_tokens"),
@@ -257,7 +257,7 @@ def test_the_options_of_other_programs_are_known_by_name(groundup, words, said):
     assert said in done.err
 
 
-def test_what_they_are_called_here_is_there():
+def test_aliases_are_not_options_of_groundup():
     known = set()
     for name in ("train", "generate", "evaluate"):
         parser = Parser()

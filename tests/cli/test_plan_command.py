@@ -33,7 +33,7 @@ def test_json_is_one_object_with_the_same_numbers(groundup):
     assert json.loads(groundup("plan", "gpt2", "--json").out)["seconds"] is None
 
 
-def test_data_give_vocabulary_and_epochs(groundup, prepared):
+def test_the_data_determines_vocabulary_and_epochs(groundup, prepared):
     values = json.loads(groundup("plan", "gpt2-nano", "--data", prepared, "--json", "--train.epochs", 2).out)
     assert values["vocab_size"] == 257
     assert values["epochs"] == pytest.approx(2, rel=0.05)
@@ -125,7 +125,7 @@ def test_a_model_that_cannot_fit_is_one_sentence(options, groundup, prepared, tm
 
 @pytest.fixture
 def tight(monkeypatch):
-    """Hardly less memory than is planned for, which may be more than is needed."""
+    """A little less memory than planned, which may be more than needed."""
     monkeypatch.setattr("groundup.run.resolve.main_memory", lambda: 330_000_000)
 
 

@@ -1,4 +1,4 @@
-"""`groundup prepare` as a user types it: what it says, and where."""
+"""`groundup prepare` as a user types it: messages, and on which stream."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def texts(tmp_path, sentences):
     return tmp_path / "texts"
 
 
-def test_a_folder_says_what_it_reads_on_standard_error(groundup, texts):
+def test_reading_a_folder_is_reported_on_standard_error(groundup, texts):
     done = groundup("prepare", "texts", "--out", "d", "--tokenizer", "byte")
     assert done.status == 0
     assert done.err == "texts: reads 1 .py, 1 .txt; leaves out 1 .png\n"
@@ -32,13 +32,13 @@ def test_a_folder_says_what_it_reads_on_standard_error(groundup, texts):
     assert done.out.endswith("next: groundup train gpt2-micro --data d --out runs/d\n")
 
 
-def test_what_comes_next_is_quoted_for_the_shell(groundup, texts):
+def test_the_next_command_is_quoted_for_the_shell_too(groundup, texts):
     done = groundup("prepare", "texts", "--out", "my data", "--tokenizer", "byte")
     words = shlex.split(done.out.splitlines()[-1].removeprefix("next: "))
     assert words == ["groundup", "train", "gpt2-micro", "--data", "my data", "--out", "runs/my data"]
 
 
-def test_the_same_command_again_says_that_nothing_is_to_be_done(groundup, texts):
+def test_repeating_the_command_reports_that_it_is_done(groundup, texts):
     first = groundup("prepare", "texts", "--out", "d", "--tokenizer", "byte")
     again = groundup("prepare", "texts", "--out", "d", "--tokenizer", "byte")
     assert (again.status, again.out) == (0, first.out)
@@ -95,7 +95,7 @@ main(sys.argv[1:])
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
-def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(groundup, tmp_path, sentences):
+def test_ctrl_c_prints_how_to_resume_and_the_same_command_resumes(groundup, tmp_path, sentences):
     (tmp_path / "long.txt").write_text("")
     with (tmp_path / "long.txt").open("a") as file:
         for i in range(30):
@@ -118,7 +118,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(groundup, tmp_path, 
     assert not journal.exists()
 
 
-def test_a_log_gets_a_line_now_and_then(capsys, monkeypatch):
+def test_a_log_file_gets_progress_lines_at_intervals(capsys, monkeypatch):
     now = 0.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
     with byte_progress() as watch:

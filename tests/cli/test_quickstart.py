@@ -1,4 +1,4 @@
-"""The main job, in seconds."""
+"""`groundup quickstart` within seconds."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def quickstart(*argv: str) -> None:
     assert exit_.value.code == 0
 
 
-def test_it_reports_the_model_beside_simpler_ones_samples_and_what_to_try(book, capsys):
+def test_it_reports_losses_baselines_samples_and_next_commands(book, capsys):
     quickstart("book.txt", "--minutes", "0.05")
     out = capsys.readouterr().out
     for name in ("this model", "gzip -9", "xz -9", "gzip -9, primed", "xz -9, primed", "unigram", "bigram"):
@@ -51,7 +51,7 @@ def test_it_reports_the_model_beside_simpler_ones_samples_and_what_to_try(book, 
     assert "warning" not in out, "a plan of its own making needs no advice"
 
 
-def test_json_is_one_object_and_the_next_run_gets_a_folder_of_its_own(book, capsys):
+def test_json_is_one_object_and_the_next_run_gets_a_new_folder(book, capsys):
     quickstart("book.txt", "--minutes", "0.03", "--tokenizer", "char", "--json")
     quickstart("book.txt", "--minutes", "0.03", "--json")
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
@@ -92,7 +92,7 @@ def test_any_text_gives_a_model_that_beats_counting_bytes(kind, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     in_steps = partial(
         EarlyStopping, StepLength(STEPS), patience=None, time_limit=None
-    )  # what time yields depends on the machine
+    )  # results within a time depend on the machine
     monkeypatch.setattr("groundup.run.trainer.EarlyStopping", lambda length, best, *limits: in_steps(best=best))
     name, text = TEXTS[kind]
     (tmp_path / name).write_text(text)

@@ -39,14 +39,14 @@ def nested(dotted: str, value: object) -> dict:
 
 
 def run_config(dotted: str, value: object) -> str:
-    """A run's config.yaml with one value that is no default."""
+    """A run's config.yaml with one value that is not the default."""
     values = nested(dotted, value)
     values.setdefault("model", {})["vocab_size"] = 257
     return yaml.safe_dump(values)
 
 
 def changed(config: Config, key: str) -> object:
-    """The value of a key, which must not be its default."""
+    """Value of a key; fails if it is the default."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", RenamedKeyWarning)
         plain = config_of(parse())
@@ -189,7 +189,7 @@ def test_init_is_the_previous_name_of_init_from(how, groundup, prepared, fast, r
         (("--train.compile", "On!"), "expected: on, or a mode or backend of torch.compile"),
     ],
 )
-def test_a_value_that_fits_no_pattern_is_answered_with_what_is_expected(words, expected):
+def test_an_invalid_value_gets_the_expected_form(words, expected):
     with pytest.raises(ConfigError) as caught:
         config_of(parse(*words))
     assert str(caught.value).startswith(f"command line: {words[0][2:]}: {words[1]!r} is not valid; {expected}")

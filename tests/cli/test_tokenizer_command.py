@@ -34,7 +34,7 @@ def test_a_trained_tokenizer_serves_prepare_and_show(groundup, text, tmp_path):
         assert [piece["id"] for piece in shown["pieces"]] == expected.encode("lower").tolist()
 
 
-def test_fewer_merges_than_asked_are_said(groundup, text):
+def test_fewer_merges_than_requested_are_reported(groundup, text):
     done = groundup("tokenizer", "train", text, "--size", "5000", "--min-frequency", "2", "--out", "tok")
     assert done.status == 0
     assert "ids and not 5,000: the text holds no more merges; written to tok" in done.out
@@ -95,15 +95,15 @@ def test_a_mistake_is_one_sentence_and_status_2(argv, sentence, groundup, text, 
 
 
 @pytest.mark.parametrize("spec", ["x" * 5000, "a/" + "x" * 5000, "a/x\0y"])
-def test_a_tokenizer_that_is_no_path_is_one_sentence(groundup, spec):
+def test_a_tokenizer_that_is_not_a_path_is_one_sentence(groundup, spec):
     done = groundup("tokenizer", "show", "hi", "--tokenizer", spec)
     assert (done.status, done.out) == (2, "")
     assert "no path" in done.err or "there is no such file" in done.err
     assert done.err.count("\n") == 1
 
 
-def test_it_is_learnt_as_prepare_learns_it(groundup, text, monkeypatch):
-    """The same text in the same stretches, and not more of it."""
+def test_it_is_trained_as_prepare_trains_it(groundup, text, monkeypatch):
+    """The same chunks of text, and no more of it."""
     monkeypatch.setattr(train_tokenizer, "MAX_TRAIN_CHARS", 500)
     monkeypatch.setattr(train_tokenizer, "CHUNK_CHARS", 100)
     done = groundup("tokenizer", "train", text, "--size", "300", "--out", "tok")
@@ -112,7 +112,7 @@ def test_it_is_learnt_as_prepare_learns_it(groundup, text, monkeypatch):
     assert choose_tokenizer("tok").fingerprint == choose_tokenizer("d").fingerprint
 
 
-def test_pieces_stand_above_their_ids(groundup):
+def test_pieces_are_printed_above_their_ids(groundup):
     done = groundup("tokenizer", "show", "Hello, [red]world[/red]\n日\t")
     assert "Hello│, │·[ │red│] │world│[/   │red│] │⏎  \n15496│11│685│445│60│6894 │13412│445│60│198\n" in done.out
     assert r"\xe6\x97│\xa5│⇥" in done.out
@@ -124,11 +124,11 @@ def test_without_a_text_the_tokenizer_is_described(groundup):
     assert groundup("tokenizer", "show").out == "gpt2: 50,257 ids, of which 50256 (<|endoftext|>) ends a document\n"
 
 
-def test_a_lossy_tokenizer_says_what_it_loses(groundup, shared_data):
+def test_a_lossy_tokenizer_reports_what_it_loses(groundup, shared_data):
     done = groundup("tokenizer", "show", "Ünder", "--tokenizer", f"gpt1:{shared_data / 'gpt1-vocab'}")
     assert "of which 40477 (⏎) ends a document\nlossy: decoding does not give back upper case, accents" in done.out
     assert "under·" in done.out
-    assert "6 bytes, 1 tokens, 6.00 bytes per token" in done.out  # of the text, not of what became of it
+    assert "6 bytes, 1 tokens, 6.00 bytes per token" in done.out  # of the original text
 
 
 @pytest.mark.parametrize("text", ["a[bold]b[/]  \u200b\x1b[31m\\x", "日本 🙂\n", "\n", "</s>"])

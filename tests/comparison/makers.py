@@ -1,4 +1,4 @@
-"""Fake runs of a config and a log, which is all that a comparison reads."""
+"""Fake runs that consist of a config and a log, the only files that a comparison reads."""
 
 import json
 from pathlib import Path

@@ -120,7 +120,7 @@ def test_different_tokenizers_are_compared_in_bits_per_byte(tmp_path):
     assert compare([one, make_run(tmp_path / "b", {10: 2.0}, data="e" * 64)]).measure == "val_loss"
     found = compare([one, make_run(tmp_path / "c", {10: 2.0}, data="e" * 64, tokenizer="u" * 64)])
     assert (found.measure, found.target, found.same_text) == ("bits_per_byte", 2.0, "unknown")
-    assert compare([one, make_run(tmp_path / "d", {10: 2.0}, data=None)]).measure == "bits_per_byte"  # who knows
+    assert compare([one, make_run(tmp_path / "d", {10: 2.0}, data=None)]).measure == "bits_per_byte"  # unknown
 
 
 def test_prepared_folders_decide_whether_texts_are_the_same(tmp_path, prepared, sentences):
@@ -139,8 +139,8 @@ def test_prepared_folders_decide_whether_texts_are_the_same(tmp_path, prepared, 
     assert result("same", "other") == ("val_loss", "other")
     text = compare([runs["a"]]).runs[0].text
     more = replace(text, data="e", tokenizer="e", train_size=(9, 9))
-    assert same_text([text, more]) == "unknown"  # as much held out by chance
-    stranger = make_run(tmp_path / "stranger", {10: 4.0}, place=prepared)  # whose checkpoint knows other data
+    assert same_text([text, more]) == "unknown"  # the same number of tokens held out
+    stranger = make_run(tmp_path / "stranger", {10: 4.0}, place=prepared)  # whose checkpoint has other data
     assert compare([stranger]).runs[0].text.data == "d" * 64
     assert compare([stranger, runs["a"]]).same_text == "unknown"
 

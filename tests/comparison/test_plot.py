@@ -1,4 +1,4 @@
-"""A picture of several runs: whole, readable, and of nothing that names could do to it."""
+"""Plot of several runs: complete, readable and safe from markup in names."""
 
 import xml.etree.ElementTree as ET
 from types import SimpleNamespace
@@ -32,7 +32,7 @@ def cloze(i):
     return {"cloze": SimpleNamespace(metrics=metrics)} if i < 11 else {}
 
 
-def test_the_names_stand_beside_the_panels_in_full_and_as_they_are():
+def test_the_names_are_printed_next_to_the_panels_unchanged():
     found = plot.figure(comparison(12, tasks=cloze))
     found.draw_without_rendering()  # which lays it out
     (legend,) = found.legends
@@ -56,7 +56,7 @@ def test_every_point_after_the_head_is_in_the_picture():
         assert all(bottom < y < top for y in line.get_ydata()[2:])
     assert by_time.get_ylim() == by_tokens.get_ylim()
     assert len(by_tokens.get_lines()) == 4  # with the mark of equal tokens
-    assert len(by_time.get_lines()) == 3  # where there is no such place
+    assert len(by_time.get_lines()) == 3  # without a common position
 
 
 @pytest.mark.parametrize("points", [1, 2])
@@ -68,7 +68,7 @@ def test_a_file_is_one_picture_and_the_same_each_time(points):
     assert b"<script" not in svg
 
 
-def test_settings_of_the_user_have_no_part_in_it_and_stay(monkeypatch):
+def test_matplotlib_settings_of_the_user_are_neither_used_nor_changed(monkeypatch):
     import matplotlib
 
     before = draw(comparison(1), "svg")

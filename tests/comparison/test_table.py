@@ -29,7 +29,7 @@ def test_needs_are_shown_as_multiples_of_the_first_runs(tmp_path):
     assert {row.cells for row in rows(early) if "≤" in "".join(row.cells)} == {
         ("5.12K", "≤ 1.02K 0.20x"), ("20", "≤ 4 0.20x"), ("20.0s", "≤ 4.0s 0.20x"),
     }  # fmt: skip
-    turned = compare([early.runs[1].path, runs[0]])  # what may have been earlier is no measure
+    turned = compare([early.runs[1].path, runs[0]])  # an upper bound is not compared
     assert not any("x" in cell for row in rows(turned) for cell in row.cells)
 
 

@@ -116,7 +116,7 @@ def test_a_duration_of_any_size_survives_yaml(duration):
 
 
 @pytest.mark.parametrize("text", ["", "m", "5x", "-3m", "1h2"])
-def test_what_is_no_duration_is_refused(text):
+def test_an_invalid_duration_is_refused(text):
     with pytest.raises(ValueError, match="duration"):
         parse_duration(text)
 
@@ -136,7 +136,7 @@ def test_every_key_has_a_line_of_help():
         (OnResume.FIXED, ["schedule.name", "train.seed", "train.batch_tokens", "train.precision"]),
     ],
 )
-def test_resume_rules_are_those_noted_beside_the_fields(rule, keys):
+def test_resume_rules_are_those_declared_with_the_fields(rule, keys):
     assert {key: resume_rule(key) for key in keys} == dict.fromkeys(keys, rule)
 
 

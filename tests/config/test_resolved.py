@@ -1,4 +1,4 @@
-"""The resolved config: nothing is left open, nothing can change, and it resolves to itself."""
+"""The resolved config: no value is open, it is frozen, and it resolves to itself."""
 
 import pytest
 
@@ -137,7 +137,7 @@ def test_a_resolved_config_is_frozen(section, key, value):
 
 @pytest.mark.parametrize("key", sorted(RESOLVED_KEYS))
 @pytest.mark.parametrize("value", OPEN)
-def test_an_open_value_is_no_resolved_config(key, value):
+def test_a_config_with_an_open_value_is_not_resolved(key, value):
     _, config = resolved("gpt2-nano", "cpu")
     if (key, value) == ("train.device", "auto"):
         pytest.skip("a name like any other, which `detect_machine` never gives")

@@ -1,4 +1,4 @@
-"""The PyTorch dataset yields exactly the windows of a training run, with any loader."""
+"""The PyTorch dataset yields exactly the sequences of a training run, with any loader."""
 
 import copy
 import mmap
@@ -19,7 +19,7 @@ from groundup.errors import DataError, UsageError
 
 BLOCK, SEED, EPOCHS = 32, 5, 3
 
-# Two worker processes are meant, also on a machine with one core.
+# Two worker processes are intended, also on a machine with one core.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 
@@ -30,13 +30,13 @@ def data(prepared):
 
 @pytest.fixture(scope="module")
 def seen(prepared) -> np.ndarray:
-    """The windows of a run of three epochs: (windows, BLOCK + 1)."""
+    """Sequences of a run of three epochs: (sequences, BLOCK + 1)."""
     batches = ShuffledWindows(Tokens.open(prepared, "train"), BLOCK, SEED)
     return batches.read(0, EPOCHS * batches.per_epoch)
 
 
 def windows(samples) -> np.ndarray:
-    """Samples, or batches of them, put together again: (n, BLOCK + 1)."""
+    """Samples, or batches of samples, as sequences: (n, BLOCK + 1)."""
     pairs = [(ids.reshape(-1, BLOCK), targets.reshape(-1, BLOCK)) for ids, targets in samples]
     ids, targets = (torch.cat(part) for part in zip(*pairs, strict=True))
     assert torch.equal(ids[:, 1:], targets[:, :-1])
@@ -76,7 +76,7 @@ def test_ids_and_targets_share_no_memory(data, seen):
 
 
 @pytest.mark.parametrize("indices", [[4, 5, 6], [9, 2, 2, -1], [7]])
-def test_several_at_once_are_the_same_as_one_by_one(data, seen, indices):
+def test_several_items_at_once_equal_single_items(data, seen, indices):
     assert np.array_equal(windows(data.__getitems__(indices)), seen[indices])
 
 

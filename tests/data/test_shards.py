@@ -1,4 +1,4 @@
-"""Tokens on disk: what is written is what is read, and damage is noticed."""
+"""Tokens on disk: they are read as written, and damage is found."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ from groundup.errors import DataError
 
 
 def write(folder, train, val=(), *, shard_tokens=4, n_vocab=257):
-    """A folder whose documents are the given lists of ids; each is written in two pieces."""
+    """Write a folder with the given lists of ids as documents, each in two pieces."""
     folder.mkdir(parents=True, exist_ok=True)
     dtype, splits = dtype_for(n_vocab), {}
     for name, documents in {"train": train, "val": val}.items():
@@ -82,7 +82,7 @@ def test_documents_are_found_where_a_scan_finds_them(tmp_path_factory, documents
     shard_tokens=st.integers(1, 9),
 )
 def test_a_writer_resumes_from_the_flushed_state_of_another(tmp_path_factory, before, lost, after, shard_tokens):
-    """Unflushed writes of the other one leave no trace."""
+    """Unflushed writes of the first writer are discarded."""
 
     def append(writer, documents):
         for ids in documents:

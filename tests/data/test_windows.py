@@ -10,7 +10,7 @@ from groundup.errors import DataError
 
 
 class Counting:
-    """Token i is i, so that a window tells where it was read."""
+    """Tokens whose id is their position, so that a sequence shows where it was read."""
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -34,7 +34,7 @@ def test_feistel_permutation_works_far_beyond_memory():
     places = feistel_permutation(np.arange(1000, dtype=np.uint64), n, key=1)
     assert len(set(places.tolist())) == 1000
     assert places.max() < n
-    assert abs(places.mean() / n - 0.5) < 0.05  # spread over the whole range, not bunched
+    assert abs(places.mean() / n - 0.5) < 0.05  # spread over the full range
 
 
 def test_orders_of_different_keys_have_nothing_in_common():

@@ -1,4 +1,4 @@
-"""Checks of prepared data and of the machine: damage done on purpose is found, healthy folders pass."""
+"""Checks of prepared data and of the machine: deliberate damage is found, healthy folders pass."""
 
 import json
 import os
@@ -25,7 +25,7 @@ DOCUMENTS = 300
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, sentences) -> Path:
-    """Many documents, so that some are held out whole."""
+    """Prepared data with many documents, some of them held out."""
     folder = tmp_path_factory.mktemp("doctor")
     texts = [f"{i}: {sentences(20, seed=i)}" for i in range(DOCUMENTS)]
     (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -39,13 +39,13 @@ def data(whole, tmp_path) -> Path:
 
 
 def found(folder, name):
-    """The finding of that name."""
+    """The finding with this name."""
     findings = {finding.name: finding for finding in check_data(folder, ProgressReporter())}
     return findings[name]
 
 
 def rewrite(folder, name, documents, *, source="texts.jsonl"):
-    """Give a split other documents, written as `prepare` would, so that checksums are right."""
+    """Replace the documents of a split as `prepare` would write them, with valid checksums."""
     manifest = Manifest.load(folder)
     for path in folder.glob(f"{name}-*.bin"):
         path.unlink()
@@ -81,7 +81,7 @@ def flipped(path, place):
 
 @pytest.mark.parametrize("place", [0, 0.5, 0.999999])
 def test_a_flipped_bit_in_any_file_is_found(data, place):
-    files = [path for path in data.rglob("*") if path.is_file() and path.name != "request.json"]  # no part of the data
+    files = [path for path in data.rglob("*") if path.is_file() and path.name != "request.json"]  # not part of the data
     assert len(files) == 6
     for path in files:
         whole = path.read_bytes()
@@ -331,7 +331,7 @@ def test_the_fastest_type_is_timed(monkeypatch):
 
 @pytest.fixture
 def doctor(monkeypatch, capsys):
-    """The command, on a machine that is well."""
+    """The command on a healthy machine."""
     well = Finding("machine", "cores", "ok", "2 cores usable")
     monkeypatch.setattr(command_line, "machine_findings", lambda folder: iter([well]))
 

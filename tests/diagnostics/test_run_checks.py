@@ -45,19 +45,19 @@ def healthy(prepared, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(healthy, tmp_path) -> Path:
-    """A copy of it, to be spoilt."""
+    """A copy to be damaged."""
     shutil.copytree(healthy, tmp_path / "run", symlinks=True)
     return tmp_path / "run"
 
 
 def reseal(checkpoint: Path) -> None:
-    """Make the checksums true again."""
+    """Recompute the checksums."""
     names = [line.partition("  ")[2] for line in (checkpoint / SUMS).read_text().splitlines()]
     (checkpoint / SUMS).write_text("".join(f"{sha256(checkpoint / name)}  {name}\n" for name in names))
 
 
 def content(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Every file with its bytes and time."""
+    """Content and modification time of every file."""
     return {str(p): (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
 
 
@@ -164,7 +164,7 @@ def test_wrong_contents_with_right_checksums_are_found(kind, run):
     found = check_run(run)
     assert any(expected in problem for problem in found.checkpoints[-1].problems)
     assert found.resume_from == "step-00000009"
-    assert found.command == f"rm -r -- {checkpoint} && groundup resume {run}"  # resume goes by checksums alone
+    assert found.command == f"rm -r -- {checkpoint} && groundup resume {run}"  # resume checks only checksums
 
 
 @pytest.mark.parametrize("name", [MODEL, MOMENTS, "average.safetensors"])
@@ -184,7 +184,7 @@ def test_a_file_missing_from_the_checksums_too_is_found(name, run):
 
 
 def newer(checkpoint: Path) -> None:
-    """Make it one that only a later groundup can read."""
+    """Mark the checkpoint as one that only a later version can read."""
     spoil_json("config.json", format=99, model={"what": "later"})(checkpoint)
     reseal(checkpoint)
 
@@ -235,7 +235,7 @@ def test_nothing_is_hashed_twice(run, monkeypatch):
 
 
 def with_parents(run: Path) -> None:
-    """Note in each checkpoint the one that it went on from."""
+    """Record in each checkpoint its parent."""
     parent = None
     for folder in RunFolder(run).steps():
         spoil_json("progress.json", parent=parent)(folder)
@@ -253,7 +253,7 @@ def test_a_replaced_parent_checkpoint_is_found(run):
     assert "step-00000009" in problem
     assert "step-00000012 continued from" in problem
     shutil.rmtree(middle)
-    assert check_run(run).ok  # a parent that is gone proves nothing
+    assert check_run(run).ok  # a missing parent is no evidence
 
 
 def test_damaged_checksums_are_told_apart_from_a_replaced_parent(run):
@@ -289,7 +289,7 @@ def test_a_missing_file_of_the_run_is_named(name, run):
 def test_leftovers_of_a_crash_are_notes_not_problems(run):
     log = run / "log.jsonl"
     lines = log.read_text().splitlines()
-    log.write_text("\n".join([*lines, lines[-1][:9], *lines[4:]]) + '\n{"event": "st')  # torn, gone back, torn
+    log.write_text("\n".join([*lines, lines[-1][:9], *lines[4:]]) + '\n{"event": "st')  # torn, rolled back, torn
     (run / "checkpoints" / ".step-00000015.partial").mkdir()
     (run / "latest").unlink()
     (run / "latest").symlink_to("checkpoints/step-00000099")

@@ -1,4 +1,4 @@
-"""trace_step finds exactly the documents of a step, in a corpus made by hand whose every token is known."""
+"""trace_step finds exactly the documents of a step, in a hand-made corpus with every token known."""
 
 import json
 import re
@@ -23,7 +23,7 @@ from groundup.training.train_state import Progress
 from groundup.utils.files import SUMS, sha256
 
 BLOCK, ROWS, SEED, STEPS = 16, 4, 7, 40
-# As many different texts as there are rows, some shorter than a window; in bytes, with one token each and an end.
+# A different text per row, some shorter than a sequence; in bytes, with one token each and an end.
 TEXTS = [f"<{i}> " + "abcdefghijklmnopqrstuvwxyz"[: 1 + i % 26] * (1 + i % 5) for i in range(60)]
 
 
@@ -65,7 +65,7 @@ def checkpoint(run, step=10, **progress):
 
 
 class Sequence:
-    """The training split as written above: every token with its document."""
+    """Training split as written above: every token with its document."""
 
     def __init__(self):
         self.ids = [token for text in TEXTS for token in (*text.encode(), 256)]
@@ -79,7 +79,7 @@ class Sequence:
 
 
 def offsets(corpus, i):
-    """Where row `i` begins in its file."""
+    """Offset of row `i` in its file."""
     name, row = ("one.jsonl", i) if i < 30 else ("two.jsonl", i - 30)
     lines = (corpus / name).read_bytes().split(b"\n")
     return name, sum(len(line) + 1 for line in lines[:row])

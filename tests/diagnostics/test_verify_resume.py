@@ -45,12 +45,12 @@ OVERRIDES = {
 }
 WORDS = [
     f"--{section}.{key}={value}" for section, values in OVERRIDES.items() for key, value in values.items()
-]  # the same as options
+]  # the same, as options
 
 
 @pytest.fixture
 def children(forks, monkeypatch):
-    """The trial runs are forks; that the command begins processes of its own is tested below."""
+    """Run the trial runs as forks; new processes are tested below."""
     monkeypatch.setattr(
         "groundup.diagnostics.verify_resume._command", lambda words: [*forks.words, "-m", "groundup", *words, "--json"]
     )
@@ -59,7 +59,7 @@ def children(forks, monkeypatch):
 
 @pytest.fixture
 def empty(tmp_path, monkeypatch) -> Path:
-    """Where temporary folders are made."""
+    """Empty folder for temporary files."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
@@ -72,7 +72,7 @@ def test_a_run_restored_completely_is_bitwise(prepared, empty, children):
     outcome = verify_resume(configure(prepared, overrides=OVERRIDES), steps=6, report=lines.append)
     assert outcome.bitwise
     assert (outcome.steps, outcome.killed_after) == (6, 3)
-    assert outcome.tensors > 60  # weights, averages, two moments and a count for each
+    assert outcome.tensors > 60  # weights, EMA, two tensors of optimizer state and a count for each
     assert "about" in lines[0]
     assert lines[0].endswith("seconds more")
     assert "for this, checkpoint.every_steps is 3, not 1000" in lines
@@ -80,7 +80,7 @@ def test_a_run_restored_completely_is_bitwise(prepared, empty, children):
 
 
 def zero_a_moment(run: Path) -> None:
-    """Zero one moment in the newest checkpoint, and make its checksums true again."""
+    """Zero one tensor of optimizer state in the newest checkpoint and recompute its checksums."""
     checkpoint = RunFolder(run).steps()[-1]
     path = checkpoint / "optimizer/state.safetensors"
     tensors = load_file(path)
@@ -92,12 +92,12 @@ def zero_a_moment(run: Path) -> None:
 
 @pytest.mark.slow
 def test_optimizer_state_that_is_lost_is_found(prepared, empty, children):
-    """The negative control: state that is not restored shows in tensors and losses, and the kill is to blame."""
+    """Negative control: state that is not restored shows in tensors and losses, and the kill is named as cause."""
     outcome = verify_resume(configure(prepared, overrides=OVERRIDES), steps=8, before_resume=zero_a_moment)
     assert not outcome.bitwise
     assert outcome.repeatable
     assert outcome.difference.largest > 0
-    assert outcome.losses_from in (6, 7, 8)  # step 5 is computed before the moment has moved anything
+    assert outcome.losses_from in (6, 7, 8)  # step 5 is computed before the state has an effect
     assert not list(empty.iterdir())
 
 
@@ -141,7 +141,7 @@ SIGNALS = [
 @pytest.mark.parametrize(("number", "status"), SIGNALS)
 def test_interrupted_it_leaves_neither_files_nor_processes(number, status, prepared, tmp_path):
     env = os.environ | {"TMPDIR": str(tmp_path)}
-    options = [*WORDS, "--train.batch_tokens=65536", "--train.micro_batch_size=64"]  # steps that take their time
+    options = [*WORDS, "--train.batch_tokens=65536", "--train.micro_batch_size=64"]  # slow steps
     process = subprocess.Popen(
         command("--data", prepared, "--steps", 400, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env=env,
@@ -211,7 +211,7 @@ def test_a_max_time_of_unknown_steps_is_refused(prepared):
 
 @pytest.fixture
 def call(prepared, monkeypatch, capsys):
-    """The command with trial runs that end as the test wants: exit status, standard output, standard error."""
+    """Run the command with scripted trial runs: exit status, standard output, standard error."""
 
     def call(error, *words):
         def fail(*_, **__):

@@ -1,4 +1,4 @@
-"""Jobs of several processes for tests: forked from one that has imported torch already, so that they start at once."""
+"""Jobs of several processes for tests, forked from one that has imported torch, so that they start at once."""
 
 import json
 import multiprocessing
@@ -12,21 +12,21 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 120  # seconds for a whole job
+PATIENCE = 120  # seconds for a complete job
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["groundup.api", "torch.distributed.fsdp", "torch.nn.parallel"])
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """A free TCP port of this machine."""
     with closing(socket.socket()) as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
 
 
 def start(size: int, work: Callable[..., Any], *args: Any, place: Path, environ: dict[str, str] | None = None):
-    """`size` processes that call `work(*args)` together; what each returns is written to `place/RANK.json`."""
+    """Start `size` processes that call `work(*args)`; results are written to `place/RANK.json`."""
     port = str(free_port())
     processes = []
     for rank in range(size):
@@ -46,7 +46,7 @@ def start(size: int, work: Callable[..., Any], *args: Any, place: Path, environ:
 
 
 def ended(processes: list[BaseProcess]) -> list[int | None]:
-    """Their exit statuses, once they have ended; fails where one does not."""
+    """Wait for the processes; returns exit statuses, fails if one does not end."""
     for process in processes:
         process.join(PATIENCE)
     late = [process for process in processes if process.is_alive()]
@@ -57,13 +57,13 @@ def ended(processes: list[BaseProcess]) -> list[int | None]:
 
 
 def finish(processes: list[BaseProcess], place: Path) -> list[Any]:
-    """What they returned, by rank; fails where one did not end well."""
+    """Wait for the processes; returns results by rank, fails if one failed."""
     assert ended(processes) == [0] * len(processes)
     return [json.loads((place / f"{rank}.json").read_text()) for rank in range(len(processes))]
 
 
 def run(size: int, work: Callable[..., Any], *args: Any, place: Path, environ: dict[str, str] | None = None):
-    """Start and finish."""
+    """Start a job and return its results."""
     place.mkdir(parents=True, exist_ok=True)
     return finish(start(size, work, *args, place=place, environ=environ), place)
 

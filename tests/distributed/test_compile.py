@@ -34,19 +34,19 @@ def passes(loss_sum: nn.Module) -> None:
 
 
 def failing(monkeypatch, error: BaseException, *backends: str) -> None:
-    """Let these backends raise `error` when they compile."""
+    """Make these backends raise `error` when they compile."""
 
     def fail(graph, inputs, **options):
         raise error
 
     for backend in backends:
         monkeypatch.setitem(torch._dynamo.backends.registry._COMPILER_FNS, backend, fail)
-    if "inductor" in backends:  # which torch.compile calls by another way
+    if "inductor" in backends:  # which torch.compile calls in another way
         monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", fail)
 
 
 def graphs() -> int:
-    """How many were compiled since the last reset."""
+    """Number of graphs compiled since the last reset."""
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
@@ -85,7 +85,7 @@ def test_modes_and_backends_reach_torch(monkeypatch):
     assert requests == [(None, "inductor"), ("max-autotune", "inductor"), (None, "cudagraphs")]
 
 
-def test_off_returns_the_module_itself_untried():
+def test_off_returns_the_module_unchanged():
     loss_sum = build()
     assert compile_loss(loss_sum, "off", pytest.fail, lambda _: pytest.fail("tried")) is loss_sum
 

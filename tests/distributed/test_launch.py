@@ -1,4 +1,4 @@
-"""Launchers: torchrun and SLURM start jobs, and their processes stop and get lost."""
+"""Launchers: torchrun and SLURM start jobs, and their processes stop or are lost."""
 
 import json
 import os
@@ -19,12 +19,12 @@ from groundup.config.schema import to_yaml
 from groundup.distributed.launch import first_host, from_slurm
 
 pytestmark = pytest.mark.slow
-QUICKLY = 20  # seconds in which a job with a process that failed has ended; it takes 2, where nothing else runs
+QUICKLY = 20  # seconds until a job with a failed process has ended; 2 on an idle machine
 
 
 @pytest.fixture
 def options(prepared, tmp_path):
-    """Arguments of `groundup train` for a run of the toy, in `tmp_path/run`."""
+    """Arguments of `groundup train` for a toy run in `tmp_path/run`."""
 
     def make(name="gpt2", **sections):
         path = tmp_path / "config.yaml"
@@ -35,7 +35,7 @@ def options(prepared, tmp_path):
 
 
 def torchrun(*words, log: Path) -> subprocess.Popen:
-    """torchrun, what it and its processes print in `log`."""
+    """torchrun, with its output and that of its processes in `log`."""
     command = [sys.executable, "-m", "torch.distributed.run", *map(str, words[:-1]), "-m", "groundup", *words[-1]]
     environ = {**os.environ, "OMP_NUM_THREADS": "1"}
     with log.open("w") as out:
@@ -52,7 +52,7 @@ def wait_for(what, process=None):
 
 
 def logged(run: Path) -> int:
-    """The last step in a run's log."""
+    """Last step in a run's log."""
     return max(steps(run), default=0) if (run / "log.jsonl").exists() else 0
 
 
@@ -90,15 +90,15 @@ def test_two_launchers_are_two_nodes(options, prepared, tmp_path):
     assert first.wait(jobs.PATIENCE) == 0, (tmp_path / "first.txt").read_text()
     assert second.wait(jobs.PATIENCE) == 0, (tmp_path / "second.txt").read_text()
     both = (tmp_path / "first.txt").read_text() + (tmp_path / "second.txt").read_text()
-    assert both.count("step 40 saved in") == 1  # one process speaks for all
+    assert both.count("step 40 saved in") == 1  # rank 0 prints for all
     assert "2 processes" in both
     ours, theirs = steps(tmp_path / "run"), steps(tmp_path / "alone")
     assert max(abs(ours[step]["loss"] - theirs[step]["loss"]) for step in range(1, 41)) < BOUND
 
 
 @pytest.mark.long
-def test_nodes_come_and_go(options, prepared, tmp_path, monkeypatch):
-    """One begins, another joins, and is lost: two restarts, which each launcher counts for itself."""
+def test_nodes_join_and_leave(options, prepared, tmp_path, monkeypatch):
+    """One node starts, another joins and is lost: two restarts, which each launcher counts for itself."""
     monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # see docs/cluster.md
     longer = {
         "train": {"max_steps": 3000, "parallel": "ddp"},
@@ -163,13 +163,13 @@ def test_a_process_that_fails_prints_its_error_first_and_ends_all(spoil, rank, s
     assert said in printed(tmp_path, rank)
     spoke = (tmp_path / f"printed-{rank}.txt").stat().st_mtime
     for other in {0, 1, 2} - {rank}:
-        if spoil != "ask_for_another_seed":  # which all of them see
+        if spoil != "ask_for_another_seed":  # which is logged on all ranks
             assert "another process of this job has ended" in printed(tmp_path, other)
             assert (tmp_path / f"printed-{other}.txt").stat().st_mtime >= spoke
 
 
 def test_a_failing_compiler_is_skipped_under_ddp_and_an_error_under_fsdp(options, prepared, tmp_path):
-    """FSDP2 cannot take back half a pass: if it continued, it would train on a part of the gradients."""
+    """FSDP2 cannot undo half a pass: if it continued, it would train with a part of the gradients."""
     cases = {"plain": config("gpt2", train={"parallel": "ddp"})}
     cases["compiled"] = config("gpt2", train={"parallel": "ddp", "compile": "on"})
     jobs.run(2, work.train_all, prepared, tmp_path, cases, "have_no_compiler", place=tmp_path)
@@ -217,8 +217,8 @@ def test_a_run_length_in_time_follows_rank_0(prepared, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [pytest.param("ddp", marks=pytest.mark.long), "fsdp"])
-def test_bad_steps_roll_all_processes_back(kind, prepared, tmp_path):
-    """To the checkpoint's weights, moments and averages; what follows is as with one process."""
+def test_bad_steps_roll_back_all_processes(kind, prepared, tmp_path):
+    """Weights, optimizer state and EMA are those of the checkpoint; training continues as with one process."""
     bad = config("gpt2", guard={"max_bad_steps": 2}, train={"parallel": kind}, checkpoint={"every_steps": 3})
     jobs.run(1, work.train_all, prepared, tmp_path, {"alone": bad}, "poison", place=tmp_path)
     jobs.run(2, work.train_all, prepared, tmp_path, {"both": bad}, "poison", place=tmp_path)

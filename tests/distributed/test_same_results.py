@@ -19,7 +19,7 @@ from groundup.model.gpt import IGNORED
 from groundup.training.micro_batches import BatchLoader
 
 STEPS, BATCH_SIZE, BLOCK = 12, 10, 32
-BOUND = 2e-5  # nats a token, at every step, in fp32
+BOUND = 2e-5  # nats per token, at every step, in fp32
 SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": BLOCK}
 BASE = {
     "model": SHAPE,
@@ -93,7 +93,7 @@ def assert_bitwise(one: Path, other: Path) -> None:
 
 
 def without_the_end(run: Path, place: Path) -> Path:
-    """A copy of a run as it was half-way."""
+    """Copy of a run as it was half-way."""
     shutil.copytree(run, place, symlinks=True)
     for later in range(STEPS // 2 + 1, STEPS + 1):
         shutil.rmtree(place / f"checkpoints/step-{later:08d}", ignore_errors=True)
@@ -102,7 +102,7 @@ def without_the_end(run: Path, place: Path) -> Path:
 
 
 def forget_evaluations(run: Path) -> None:
-    """As though a signal had broken the last one off."""
+    """Edit the log as if a signal had interrupted the last evaluation."""
     folder = run / f"checkpoints/step-{STEPS // 2:08d}"
     metadata = json.loads((folder / "progress.json").read_text()) | {"best": {}}
     (folder / "progress.json").write_text(json.dumps(metadata))
@@ -151,7 +151,7 @@ def test_the_micro_batches_of_all_processes_are_the_batch(size, micro_batch_size
 def test_two_processes_compute_what_one_does(prepared, alone, tmp_path):
     kinds = [(model, kind) for model in MODELS for kind in ("ddp", "fsdp")]
     cases = {f"{model} {kind}": config(model, train={"parallel": kind}) for model, kind in kinds}
-    for micro, what in ((1, "none"), (5, "selective")):  # accumulation of 5, and none; three windows a pass above
+    for micro, what in ((1, "none"), (5, "selective")):  # accumulation of 5, and none; three sequences per pass above
         train = {"parallel": "ddp", "activation_checkpointing": what}
         cases[f"gpt1 {micro}"] = config("gpt1", train={**train, "micro_batch_size": micro})
     cheap = {"parallel": "fsdp", "activation_checkpointing": "selective"}
@@ -161,7 +161,7 @@ def test_two_processes_compute_what_one_does(prepared, alone, tmp_path):
     for kind in ("ddp", "fsdp"):
         cases[f"sgd {kind}"] = config("gpt2", train={"parallel": kind}, **sgd)
     work.train_all(prepared, tmp_path / "one", {"sgd": config("gpt2", **sgd)})
-    jobs.run(2, work.train_all, prepared, tmp_path, cases, "cut_logits", place=tmp_path)  # which `alone` are whole
+    jobs.run(2, work.train_all, prepared, tmp_path, cases, "cut_logits", place=tmp_path)  # logits: complete in `alone`
     for name in cases:
         model = name.split()[0]
         assert_same_up_to_rounding(tmp_path / name, (tmp_path / "one" if model == "sgd" else alone) / model)
@@ -170,13 +170,13 @@ def test_two_processes_compute_what_one_does(prepared, alone, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("size", [3, 4])  # neither divides a step's windows
+@pytest.mark.parametrize("size", [3, 4])  # neither divides a step's sequences
 def test_more_processes_compute_what_one_does(size, prepared, alone, tmp_path):
     cases = {name: config(name.split()[0], train={"parallel": name.split()[1]}) for name in ("gpt2 ddp", "modern fsdp")}
     jobs.run(size, work.train_all, prepared, tmp_path, cases, place=tmp_path)
     for name in cases:
         assert_same_up_to_rounding(tmp_path / name, alone / name.split()[0])
-    # A sum of three depends on the order, and with it on everything that has to do with buckets.
+    # A sum of three depends on the order, and so on the gradient buckets.
     again = [str(without_the_end(tmp_path / name, tmp_path / f"{name} again")) for name in cases]
     jobs.run(size, work.resume_all, again, place=tmp_path / "again")
     for name in cases:
@@ -195,13 +195,13 @@ def test_a_checkpoint_of_two_processes_resumes_with_one_two_or_three(prepared, a
         assert jobs.run(size, work.resume_all, runs, place=tmp_path / str(size)) == [[STEPS] * len(cases)] * size
     for name in cases:
         assert_bitwise(tmp_path / name, tmp_path / f"{name} on 2")
-        if "dropped" in name:  # another process, other draws
+        if "dropped" in name:  # a different process draws different numbers
             continue
         assert_same_up_to_rounding(tmp_path / f"{name} on 3", alone / name.split()[0])
         one = without_the_end(tmp_path / name, tmp_path / f"{name} on 1")
         groundup.resume(one)
         assert_same_up_to_rounding(one, alone / name.split()[0])
-    # And what one process saved, several go on with; the first thing they do is an evaluation that was due.
+    # Several processes resume a run of one process; they start with an evaluation that was due.
     back = without_the_end(alone / "modern", tmp_path / "modern from 1")
     forget_evaluations(back)
     more = {"train": {"parallel": "fsdp"}, "evaluate": {"every_steps": 3}}

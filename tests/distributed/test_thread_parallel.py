@@ -1,4 +1,4 @@
-"""Threads that share a micro-batch compute what one pass does, up to rounding, and always the same, bit for bit."""
+"""Threads that divide a micro-batch compute the same as one pass, up to rounding, and reproducibly, bit for bit."""
 
 import gc
 import threading
@@ -31,7 +31,7 @@ def model(parts="gpt2") -> GPT:
 
 
 def resolve(threads: int, *, device="cpu", **sections) -> ResolvedConfig:
-    """A config as it is resolved for a machine with unlimited memory."""
+    """Config resolved for a machine with unlimited memory."""
     machine = Machine(device, "fp32", memory=None, free_disk=10**12, threads=threads)
     return policy.resolve(Config.model_validate(sections), machine, 300)
 
@@ -42,7 +42,7 @@ def sequences(n: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def learnt(loss_sum: nn.Module, *passes: int, precision="fp32") -> list[torch.Tensor]:
-    """The losses of passes over so many windows, and the gradients that they add up to."""
+    """Losses of passes over these numbers of sequences, and the summed gradients."""
     losses = []
     loss_sum.train()
     for n in passes:
@@ -59,7 +59,7 @@ def close(a: list[torch.Tensor], b: list[torch.Tensor], tolerance: float) -> boo
 
 @pytest.fixture
 def used(monkeypatch):
-    """The threads that computed a loss."""
+    """Set of the threads that computed a loss."""
     found, forward = set(), NextTokenLoss.forward
 
     def watched(self, ids, targets):
@@ -94,12 +94,12 @@ def test_repeated_passes_are_bitwise_equal():
     ("rows", "names"),
     [(1, {"MainThread"}), (3, {"MainThread"}), (4, {"microbatch"}), (9, {"microbatch"})],
 )
-def test_sequences_that_cannot_be_shared_evenly_stay_in_one_pass(rows, names, used):
+def test_sequences_that_cannot_be_divided_evenly_stay_in_one_pass(rows, names, used):
     learnt(thread_parallel(NextTokenLoss(model()), 2), rows)
     assert {name for name, _ in used} == names
 
 
-def test_an_evaluation_is_shared_too():
+def test_an_evaluation_is_divided_too():
     gpt = model("modern").eval()
     for loss_sum in (NextTokenLoss(gpt), NextTokenLoss(gpt, "per_sequence")):
         with torch.inference_mode():
@@ -109,7 +109,7 @@ def test_an_evaluation_is_shared_too():
         assert not two.requires_grad
 
 
-def test_of_one_thread_it_is_the_loss_itself():
+def test_with_one_thread_it_is_the_loss_itself():
     loss_sum = NextTokenLoss(model())
     assert thread_parallel(loss_sum, 1) is loss_sum
 
@@ -122,7 +122,7 @@ def test_parameters_and_mode_are_those_of_the_loss():
     assert not loss_sum.gpt.training
 
 
-def test_torchs_threads_are_left_as_they_were():
+def test_torchs_number_of_threads_is_restored():
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
@@ -142,7 +142,7 @@ def test_torchs_threads_are_left_as_they_were():
 def test_a_failure_in_one_thread_is_raised_and_the_next_pass_is_complete():
     both = thread_parallel(NextTokenLoss(model()), 2)
     ids, targets = sequences(4)
-    with pytest.raises(IndexError):  # an id that there is not, in the second thread's part
+    with pytest.raises(IndexError):  # an invalid id in the second thread's part
         both(ids.index_fill(0, torch.tensor([3]), 1000), targets).backward()
     both.zero_grad()
     assert close(learnt(both, 4), learnt(NextTokenLoss(model()), 4), 1e-5)
@@ -163,7 +163,7 @@ def test_frozen_parameters_get_no_gradient():
         (2, 1, 1), (2, 3, 1), (4, 2, 2), (4, 6, 2), (4, 7, 1), (4, 17, 4),
     ],
 )  # fmt: skip
-def test_as_many_threads_share_as_divide_threads_and_sequences(threads, rows, n):
+def test_the_number_of_threads_divides_all_threads_and_sequences(threads, rows, n):
     config = resolve(threads, model={"block_size": 128}, train={"batch_tokens": 128 * rows})
     assert (config.train.micro_batch_size, config.train.microbatch_threads) == (rows, n)
     choices = policy.thread_choices(config.model, config.train)
@@ -181,7 +181,7 @@ def test_as_many_threads_share_as_divide_threads_and_sequences(threads, rows, n)
         ({"model": {"dropout": 0.1}, "train": {"microbatch_threads": 2}}, 1),
     ],
 )
-def test_threads_share_micro_batches_only_where_that_helps(changed, n):
+def test_threads_divide_micro_batches_only_where_that_helps(changed, n):
     device = changed.get("train", {}).get("device", "cpu")
     assert resolve(2, device=device, **changed).train.microbatch_threads == n
 
@@ -199,7 +199,7 @@ def test_a_batch_that_fits_stays_one_micro_batch():
 
 
 class Uneven(nn.Module):
-    """Windows that begin with 0 are scored by one parameter, all others by the other."""
+    """Loss in which sequences that start with 0 use one parameter and all others another one."""
 
     def __init__(self):
         super().__init__()
@@ -213,7 +213,7 @@ class Uneven(nn.Module):
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_a_parameter_that_one_thread_alone_needs_gets_its_gradient(first):
+def test_a_parameter_used_by_one_thread_only_gets_its_gradient(first):
     loss_sum = Uneven()
     ids = torch.tensor([[first], [first], [1 - first], [1 - first]])
     learnt_from = thread_parallel(loss_sum, 2)(ids, ids)
@@ -221,7 +221,7 @@ def test_a_parameter_that_one_thread_alone_needs_gets_its_gradient(first):
     assert (float(loss_sum.zero.grad), float(loss_sum.other.grad)) == (2.0, 2.0)
 
 
-def test_a_failure_releases_what_the_other_threads_hold():
+def test_a_failure_releases_the_memory_of_the_other_threads():
     held = []
 
     class Fails(nn.Module):
@@ -243,14 +243,14 @@ def test_a_failure_releases_what_the_other_threads_hold():
         except RuntimeError as error:
             message = str(error)
         assert message == "out of memory"
-        both._pool.submit(int).result()  # threads forget their last work when they take up another
+        both._pool.submit(int).result()  # threads release their last work when they start the next
         both._pool.submit(int).result()
         assert [reference() for reference in held] == [None]
     finally:
         gc.enable()
 
 
-def test_a_system_that_starts_no_threads_is_an_error_and_none_is_left_waiting(monkeypatch):
+def test_if_no_thread_can_be_started_it_is_an_error_and_none_waits(monkeypatch):
     start, begun = threading.Thread.start, []
 
     def second_fails(self):

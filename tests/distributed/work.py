@@ -1,4 +1,4 @@
-"""Work of the processes of a test's job."""
+"""Functions that the processes of a test job run."""
 
 import os
 import sys
@@ -44,7 +44,7 @@ def resume_in(folder, run, overrides):
 
 
 def digest(data, run, overrides):
-    """Train, and return a number that hardly any other weights have."""
+    """Train, and return a checksum of the weights."""
     found, ending = [], Trainer.run
 
     def run_and_look(self):
@@ -58,7 +58,7 @@ def digest(data, run, overrides):
 
 
 def draws(data, run, overrides):
-    """Train, and return what dropout would have drawn first in each step."""
+    """Train, and return the first number that dropout would draw in each step."""
     found, original = [], BatchLoader.micro_batches
 
     def micro_batches(self, *position):
@@ -71,7 +71,7 @@ def draws(data, run, overrides):
 
 
 def command(argv, place, spoil=None):
-    """The command line in this process, what it prints kept in `place`; `spoil` names something to break first."""
+    """Run the command line in this process, output in `place`; `spoil` names a fault to inject first."""
     from groundup.cli import main
 
     sys.stdout = sys.stderr = (Path(place) / f"printed-{os.environ['RANK']}.txt").open("w", buffering=1)
@@ -80,7 +80,7 @@ def command(argv, place, spoil=None):
 
 
 def hide_the_data():
-    """From the second process."""
+    """Hide the data from the second process."""
     if os.environ["RANK"] == "1":
         PreparedData.open = classmethod(lambda cls, folder: (_ for _ in ()).throw(DataError(f"{folder}: not here")))
 
@@ -91,14 +91,14 @@ def ask_for_another_seed():
 
 
 def lack_the_start():
-    """Where a run's first weights are, from the second process."""
+    """Hide the initial checkpoint from the second process."""
     if os.environ["RANK"] == "1":
         compose._is_on_rank_0_only = lambda path: True
         state.read_tensors = None
 
 
 def cut_logits():
-    """Into chunks, few as they are."""
+    """Compute the logits in chunks, few as they are."""
     thresholds.MAX_UNCHUNKED_BYTES, thresholds.CPU_CHUNK_BYTES, thresholds.MIN_CHUNK_ROWS = 0, 0, 20
 
 
@@ -115,7 +115,7 @@ def fail_in_step_5():
 
 
 def have_no_compiler():
-    """Anywhere."""
+    """Make every compiler backend fail."""
 
     def compile_nothing(*args, **kwargs):
         def call(*inputs):
@@ -141,7 +141,7 @@ def have_no_memory_for_samples():
 
 
 def poison():
-    """What steps 6 and 7 read makes the last process's loss NaN."""
+    """Make the loss of the last process NaN for the data of steps 6 and 7."""
     original, loss, step = BatchLoader.micro_batches, NextTokenLoss.forward, [0]
 
     def micro_batches(self, cursor, *position):
@@ -156,7 +156,7 @@ def poison():
 
 
 def evaluated(run, data, tasks):
-    """Loss and tasks of a run, as one process of several."""
+    """Evaluate loss and tasks of a run as one process of several."""
     from dataclasses import asdict
 
     from groundup.run.evaluate_checkpoint import evaluate, evaluate_tasks

@@ -82,13 +82,13 @@ def test_primed_xz_is_a_difference_of_sizes() -> None:
     assert measure(TRAIN, VAL)["xz -9, primed"] == pytest.approx(8 * extra / len(VAL))
 
 
-def test_training_text_beyond_the_window_is_cut_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_text_beyond_the_window_is_cut_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "XZ_WINDOW_BYTES", len(VAL) + 100)
     long, short = baselines(TRAIN, VAL)[3], baselines(TRAIN[-100:], VAL)[3]
     assert long.bits_per_byte == short.bits_per_byte
     assert "its last 100 bytes" in long.how
     assert "its last" not in short.how
-    monkeypatch.setattr(module, "XZ_WINDOW_BYTES", len(VAL) - 1)  # no room at all
+    monkeypatch.setattr(module, "XZ_WINDOW_BYTES", len(VAL) - 1)  # no space at all
     assert baselines(TRAIN, VAL)[3].bits_per_byte == baselines(b"", VAL)[3].bits_per_byte
 
 
@@ -119,7 +119,7 @@ def test_unseen_bytes_stay_finite(train: bytes, val: bytes) -> None:
     assert all(math.isfinite(bits) and bits >= 0 for bits in measure(train, val).values())
 
 
-def test_each_says_how_in_one_sentence() -> None:
+def test_each_baseline_describes_itself_in_one_sentence() -> None:
     found = baselines(TRAIN, VAL)
     names = ["gzip -9", "xz -9", "gzip -9, primed", "xz -9, primed", "unigram", "bigram"]
     assert [b.name for b in found] == names

@@ -1,4 +1,4 @@
-"""Endings that share a context are scored as if each stood alone."""
+"""Endings that share a context are scored as if each were alone."""
 
 from contextlib import nullcontext
 
@@ -20,7 +20,7 @@ PARTS = {"gpt2": {}, "gpt1": GPT1_PARTS, "modern": {**MODERN_PARTS, "init": "gpt
 
 
 class OneOf(ProcessGroup):
-    """Rank `rank` of `size`, whose sums stay its own."""
+    """Process group of rank `rank` of `size` whose sums are not reduced."""
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
@@ -36,7 +36,7 @@ def scored(gpt: GPT, pairs, **options):
 
 
 def pairs(questions: int, longest: int = 9, seed: int = 0) -> list:
-    """Of each question several endings, lengths and numbers at random; some contexts come twice in a row."""
+    """Several endings per question, of random number and length; some contexts come twice in a row."""
     rng, found, context = np.random.default_rng(seed), [], np.array([1])
     for _ in range(questions):
         if rng.random() < 0.8:
@@ -47,7 +47,7 @@ def pairs(questions: int, longest: int = 9, seed: int = 0) -> list:
 
 @torch.no_grad()
 def alone(gpt: GPT, context, ending) -> tuple[float, bool]:
-    """The slow way: one pass for one pair, no padding, all logits."""
+    """Reference: one pass for one pair, no padding, all logits."""
     ids = torch.from_numpy(np.concatenate([context, ending]))[-gpt.config.block_size - 1 :]
     gpt.eval()
     logits = gpt(ids[None, :-1])[0, -len(ending) :].log_softmax(-1)
@@ -66,7 +66,7 @@ def test_each_ending_is_scored_as_if_it_stood_alone(kind, tokens):
     assert found.truncated == 0
 
 
-def test_what_the_model_would_write_itself_is_greedy():
+def test_the_models_own_continuation_counts_as_greedy():
     gpt = model({}).eval()
     ids = [3, 7]
     for _ in range(5):
@@ -105,7 +105,7 @@ def test_an_ending_longer_than_the_context_is_refused():
 
 
 @pytest.mark.parametrize("size", [2, 3, 7])
-def test_processes_share_the_batches_and_add_up_to_the_whole(size):
+def test_processes_divide_the_batches_and_their_sums_are_complete(size):
     gpt, asked = model({}), pairs(6)
     passes, parts = [], []
     gpt.ln_f.register_forward_hook(lambda *_: passes.append(1))
@@ -117,7 +117,7 @@ def test_processes_share_the_batches_and_add_up_to_the_whole(size):
     np.testing.assert_allclose(nats, scored(gpt, asked).nats, rtol=0, atol=2e-5)
 
 
-def test_it_leaves_the_model_as_it_was_and_stops_when_asked():
+def test_it_leaves_the_model_unchanged_and_stops_when_requested():
     gpt = model({}).train()
     state = torch.get_rng_state()
     scored(gpt, pairs(3))
@@ -135,7 +135,7 @@ def test_progress_ends_with_the_number_of_endings():
     assert told[-1] == len(asked)
 
 
-def test_of_two_likeliest_tokens_one_is_written_and_of_none_none():
+def test_of_equally_likely_tokens_only_one_is_greedy_and_nan_is_not():
     gpt = model({})
     with torch.no_grad():
         gpt.wte.weight[:29] = 1.0  # all ids alike, so all logits are equal

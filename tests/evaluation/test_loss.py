@@ -1,4 +1,4 @@
-"""The loss of a split is one number, however it is computed."""
+"""The loss of a split does not depend on how it is computed."""
 
 import math
 from contextlib import nullcontext
@@ -58,11 +58,11 @@ def test_the_batch_size_does_not_matter(model, rows):
 
 
 @pytest.mark.parametrize("limit", [1, 8, 40, 100, 199])
-def test_a_limit_scores_about_that_many_tokens_in_whole_windows(model, limit):
+def test_a_limit_scores_about_that_many_tokens_in_complete_windows(model, limit):
     assert loss(model, 203, limit=limit).scored == max(8, limit // 8 * 8)
 
 
-def test_a_limit_spreads_over_the_whole_split(model):
+def test_a_limit_spreads_over_the_complete_split(model):
     starts = []
 
     class Spy(Split):
@@ -86,8 +86,8 @@ def test_dropout_is_off_and_training_mode_and_randomness_come_back(model):
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_bits_a_byte_by_hand():
-    # 1,000 tokens of 2 nats over 4,000 bytes: 2,000 nats = 2,885.4 bits = 0.72135 bits a byte.
+def test_bits_per_byte_by_hand():
+    # 1,000 tokens of 2 nats over 4,000 bytes: 2,000 nats = 2,885.4 bits = 0.72135 bits per byte.
     assert Loss(2.0, 999).bits_per_byte(1000, 4000) == pytest.approx(0.72135, abs=1e-5)
 
 
@@ -120,7 +120,7 @@ def test_a_limit_holds_with_a_stride_too(model):
 
 
 def test_the_standard_error_is_that_of_windows_drawn_at_random(model):
-    """Of many texts of 40 windows, the losses spread as one of them says they do."""
+    """Losses of many texts of 40 windows spread as the standard error of one of them predicts."""
     rng = np.random.default_rng(0)
     texts = [rng.choice(30, 321, p=rng.dirichlet(np.ones(30))) for _ in range(60)]
     found = []

@@ -1,4 +1,4 @@
-"""The longest verbatim overlap is exactly that."""
+"""Longest verbatim overlap of samples with a text."""
 
 import random
 
@@ -18,14 +18,14 @@ def slowly(samples: list[bytes], text: bytes) -> int:
 
 
 @given(st.lists(LETTERS, max_size=3), LETTERS)
-def test_it_is_as_long_as_trying_every_stretch_says(samples, text):
+def test_it_equals_a_search_by_brute_force(samples, text):
     found = longest_overlap(samples, text)
     assert len(found) == slowly(samples, text)
     assert found in text
     assert any(found in sample for sample in samples) or not found
 
 
-def test_a_stretch_across_a_chunk_is_found(monkeypatch):
+def test_an_overlap_across_chunks_is_found(monkeypatch):
     monkeypatch.setattr(module, "CHUNK_WORDS", 16)
     text = random.Random(0).randbytes(400)
     for start in range(0, 300, 7):
@@ -34,7 +34,7 @@ def test_a_stretch_across_a_chunk_is_found(monkeypatch):
 
 
 def test_a_full_table_changes_nothing(monkeypatch):
-    monkeypatch.setattr(module, "TABLE_BITS", 1)  # now every word is likely
+    monkeypatch.setattr(module, "TABLE_BITS", 1)  # now every word is frequent
     text = random.Random(0).randbytes(400)
     assert longest_overlap([text[33:90] + b"x"], text) == text[33:90]
 
@@ -43,19 +43,19 @@ def test_a_full_table_changes_nothing(monkeypatch):
     ("samples", "is_memorized"),
     [([b"the moon rose over the quiet harbour and the boats"], True), ([b"the moon fell"], False)],
 )
-def test_reciting_is_told_from_common_phrases(samples, is_memorized):
+def test_memorization_is_distinguished_from_common_phrases(samples, is_memorized):
     train = b"It was late. the moon rose over the quiet harbour and the boats slept. " * 3
     assert overlap(samples, train, b"the boats were gone when the day came over the hills").is_memorized is is_memorized
 
 
-def test_text_that_repeats_itself_everywhere_is_no_recital():
+def test_repetitive_text_is_not_memorization():
     train = b"all work and no play " * 100
     found = overlap([train[5:100]], train, train[3:500])
     assert found.length == found.usual == 95
     assert not found.is_memorized
 
 
-def test_nothing_in_common_is_nothing():
+def test_without_common_text_the_overlap_is_empty():
     assert longest_overlap([b"xyz"], b"abc") == b""
     assert longest_overlap([], b"abc") == b""
     assert longest_overlap([b"abc"], b"") == b""

@@ -1,4 +1,4 @@
-"""Questions are asked as the field asks them, and graded as the field grades them."""
+"""Questions are formatted and scored as in lm-evaluation-harness and llm.c."""
 
 import gzip
 import json
@@ -40,7 +40,7 @@ def question(task: str, form: int = 0) -> MultipleChoice:
     return build_question(TASKS[task].formats[form], ROWS[task], "here")
 
 
-def test_hellaswag_is_asked_raw_as_by_llm_c_and_cleaned_as_by_the_harness():
+def test_hellaswag_is_formatted_raw_as_in_llm_c_and_cleaned_as_in_the_harness():
     raw, clean = question("hellaswag"), question("hellaswag", 1)
     assert raw.prompts == ("A man sits [step] on a roof. he",) * 4
     assert raw.endings[0] == " falls [title] off"
@@ -49,7 +49,7 @@ def test_hellaswag_is_asked_raw_as_by_llm_c_and_cleaned_as_by_the_harness():
     assert raw.answer == clean.answer == 2
 
 
-def test_the_other_tasks_are_asked_as_by_the_harness():
+def test_the_other_tasks_are_formatted_as_in_the_harness():
     asked = MultipleChoice(("Question: Why?\nAnswer:",) * 3, (" so", " no", " yes"), 2, (2, 2, 3), "here")
     assert question("arc_easy") == asked
     asked = MultipleChoice(("Question: Open a jar\nAnswer:",) * 2, (" Twist", " Shout"), 0, (5, 5), "here")
@@ -78,8 +78,8 @@ def test_every_task_has_a_pinned_commit_and_a_file():
         assert f"x{''.join(task.hub_file.path.rpartition('.')[1:])}" in ("x.parquet", "x.jsonl")
 
 
-def test_an_ending_is_what_the_whole_has_beyond_its_context():
-    """A tokenizer may join letters across the border: the harness then counts ids, and so do we."""
+def test_an_ending_is_the_rest_of_the_ids_after_its_context():
+    """A tokenizer may join letters across the border: the harness then splits by number of ids, and so do we."""
     gpt2 = choose_tokenizer("gpt2")
     one = MultipleChoice(("Hello ", "Hello "), ("world", " world"), 0, (5, 5))
     spaced = encode(one, gpt2, separately=False).pairs[0]
@@ -88,7 +88,7 @@ def test_an_ending_is_what_the_whole_has_beyond_its_context():
     assert [gpt2.decode(ids.tolist()) for ids in apart] == ["Hello ", "world"]
 
 
-def test_without_a_context_the_end_of_a_text_stands_for_it():
+def test_an_empty_context_is_replaced_by_the_end_of_text():
     (prompt, ending), _ = encode(MultipleChoice(("", ""), ("a", "b"), 0, (1, 1)), BYTES, separately=False).pairs
     assert prompt.tolist() == [256]
     assert ending.tolist() == [97]
@@ -98,7 +98,7 @@ def task_of(tmp_path, *rows, **options):
     return open_task(str(written(tmp_path / "mine.jsonl", *rows)), BYTES, **options)
 
 
-def test_a_file_of_ones_own_is_graded_by_three_measures(tmp_path):
+def test_a_user_file_is_graded_by_three_metrics(tmp_path):
     task = task_of(
         tmp_path,
         {"context": "x", "choices": ["ab", "abcd"], "answer": 0},
@@ -117,7 +117,7 @@ def test_a_file_of_ones_own_is_graded_by_three_measures(tmp_path):
     assert "acc 0.5000 ± 0.5000" in str(found)
 
 
-def test_lambada_counts_what_the_model_would_have_written(tmp_path):
+def test_lambada_scores_the_greedy_continuation(tmp_path):
     path = written(tmp_path / "l.jsonl", *[{"context": "a b", "continuation": "c"}] * 4)
     task = open_task(str(path), BYTES)
     assert task.name == "lambada"
@@ -138,7 +138,7 @@ def test_files_are_known_by_their_fields_packed_or_not(tmp_path):
     assert len(open_task(str(path), BYTES, all_formats=False).parts) == 1
 
 
-def test_parquet_is_read_as_the_hub_has_it(tmp_path):
+def test_parquet_is_read_in_the_format_of_the_hub(tmp_path):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     pq.write_table(pa.Table.from_pylist([ROWS["arc_easy"]] * 2), tmp_path / "arc.parquet")
     task = open_task(f"arc_challenge={tmp_path / 'arc.parquet'}:1", BYTES)
@@ -183,7 +183,7 @@ def test_specs(text, expected):
         ("", "there is no such task"),
     ],
 )
-def test_a_task_that_is_none_is_a_sentence(text, message):
+def test_an_unknown_task_is_one_sentence(text, message):
     with pytest.raises(UsageError, match=message):
         TaskSpec.parse(text)
 
@@ -207,7 +207,7 @@ GOOD = {"context": "c", "choices": ["a", "b"], "answer": 1}
         ({**GOOD, "context": "\ud800"}, "line 2: "),
     ],
 )
-def test_what_is_no_question_is_a_sentence_with_its_place(tmp_path, row, message):
+def test_an_invalid_question_is_one_sentence_with_its_line(tmp_path, row, message):
     with pytest.raises(DataError, match=message):
         task_of(tmp_path, GOOD, row)
 
@@ -253,7 +253,7 @@ def test_a_tokenizer_that_lacks_a_letter_says_which_line(tmp_path):
         open_task(str(path), CharTokenizer(" abc"))
 
 
-def test_a_part_of_the_real_ones(shared_data):
+def test_a_sample_of_the_real_tasks(shared_data):
     path = shared_data / "hellaswag" / "val-first-2000.jsonl"
     task = open_task(f"{path}:50", choose_tokenizer("gpt2"))
     assert task.parts[0].chance == 0.25
@@ -281,7 +281,7 @@ def test_a_task_of_the_hub_is_fetched_at_its_commit_and_once(hub, tmp_path, monk
         open_task("winogrande", BYTES)
 
 
-def test_two_of_one_name_are_refused_and_no_file_passes_for_a_task(tmp_path):
+def test_duplicate_names_and_files_named_like_a_task_are_refused(tmp_path):
     first, second = written(tmp_path / "mine.jsonl", GOOD), tmp_path / "d" / "mine.jsonl"
     second.parent.mkdir()
     written(second, GOOD)
@@ -297,7 +297,7 @@ def test_an_ending_too_long_for_the_context_is_found_before_any_answer(tmp_path)
         open_task(str(path), BYTES, block_size=16)
 
 
-def test_what_is_no_number_is_no_answer(tmp_path):
+def test_a_nan_score_is_not_an_answer(tmp_path):
     task = task_of(tmp_path, GOOD, GOOD)
     found = compute_result(task, np.array([np.nan, -1.0, -1.0, -2.0]), np.zeros(4, dtype=bool))
     assert math.isnan(found.metrics["acc"].value)

@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def model() -> GPT:
-    """Matrices so large that it wanders, and no biases: a model that repeats one token would prove nothing."""
+    """Model with large weights and no biases, as one that repeats a single token would prove nothing."""
     gpt = GPT(ModelConfig(n_layer=2, n_head=2, n_embd=32, block_size=16, vocab_size=40, tie_embeddings=False))
     generator = torch.Generator().manual_seed(1)
     gpt.init_weights(generator)
@@ -47,7 +47,7 @@ def test_greedy_equals_the_plain_loop_of_forward_passes(model):
     assert [row[0] for row in tokens(model, [3, 1, 4], Sampler(t=0), max_tokens=13)] == ids[0, 3:].tolist()
 
 
-def test_of_a_long_prompt_the_last_context_is_read(model):
+def test_only_the_last_tokens_of_a_long_prompt_are_read(model):
     prompt = list(range(40))
     whole, end = (tokens(model, ids, Sampler(t=0), max_tokens=20) for ids in (prompt, prompt[-16:]))
     assert whole == end != tokens(model, prompt[:16], Sampler(t=0), max_tokens=20)
@@ -58,7 +58,7 @@ def test_sampled_cached_equals_uncached(model):
     assert both[0] == both[1]
 
 
-def test_a_row_ends_at_the_end_of_text_and_the_others_go_on(model):
+def test_a_row_ends_at_the_end_of_text_and_the_others_continue(model):
     free = tokens(model, [5], Sampler(seed=3), rows=2, max_tokens=30)
     first = [row[0] for row in free]
     second = [row[1] for row in free]
@@ -88,6 +88,6 @@ def test_streamed_bytes_are_the_text_and_no_piece_has_half_a_character(text, cut
     assert "".join(pieces) == whole
 
 
-def test_bytes_that_are_no_utf8_become_replacement_characters():
+def test_invalid_utf8_becomes_replacement_characters():
     stream_ = TextStream(bytes)
     assert "".join(stream_.feed(byte) for byte in b"a\xff\xc3(b") == "a��(b"

@@ -37,10 +37,10 @@ def test_top_p_keeps_the_fewest_that_reach_p(p, kept):
     shuffled = LOGITS[:, [2, 0, 3, 1]]
     alive = top_p(p)(shuffled).isfinite()
     assert alive.sum() == kept
-    assert alive[0, 1]  # the likeliest always stays
+    assert alive[0, 1]  # the likeliest token is always kept
 
 
-def test_a_row_draws_the_same_whatever_is_beside_it():
+def test_a_rows_draws_do_not_depend_on_the_other_rows():
     logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
     together, alone = Sampler(seed=7), Sampler(seed=7)
     for _ in range(20):

@@ -1,6 +1,6 @@
-"""Writes the golden losses again: `python tests/golden/make.py`. Do so only where training was meant to change.
+"""Rewrite the golden losses: `python tests/golden/make.py`. Only after an intended change of training.
 
-Each file holds the losses of 100 steps of a preset's parts at toy size, and the torch version that computed them.
+Each file has the losses of 100 steps of a preset's parts at toy size, and the torch version that computed them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STEPS = 100
 SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 32, "vocab_multiple": 8}
 WORDS = "the a small model reads words and learns what comes next after some time it writes lines of its own"
 
-# What a preset leaves too slow to show anything in 100 steps. Dropout is off, since its noise differs between CPUs.
+# Faster settings, to show something in 100 steps. Dropout is off, since its noise differs between CPUs.
 ADAMW = {
     "model": {"dropout": 0.0},
     "optimizer": {"learning_rate": 3e-3},
@@ -38,7 +38,7 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def prepare(folder: Path) -> Path:
-    """A small text, the same everywhere, as byte tokens."""
+    """Prepare a small deterministic text as byte tokens."""
     rng = random.Random(0)
     lines = [" ".join(rng.choices(WORDS.split(), k=6)).capitalize() + "." for _ in range(400)]
     (folder / "text.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -47,7 +47,7 @@ def prepare(folder: Path) -> Path:
 
 
 def losses(preset: str, data: Path, run: Path, **sections: dict[str, Any]) -> list[float]:
-    """Of each step, in nats per token; `sections` change the config further."""
+    """Losses of each step in nats per token; `sections` change the config further."""
     settings: dict[str, dict[str, Any]] = {
         "model": SHAPE,
         "train": {"max_steps": STEPS, "batch_tokens": 256, "device": "cpu", "precision": "fp32", "threads": 1},
@@ -62,7 +62,7 @@ def losses(preset: str, data: Path, run: Path, **sections: dict[str, Any]) -> li
 
 
 def main() -> None:
-    """Compute and write all of them."""
+    """Compute and write all golden losses."""
     with TemporaryDirectory() as name:
         data = prepare(Path(name))
         for preset in CHANGES:

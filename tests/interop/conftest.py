@@ -1,4 +1,4 @@
-"""What the tests of import and export share: checkpoints without a run that trained them, a tokenizer."""
+"""Fixtures of import and export: checkpoints that no run trained, a tokenizer."""
 
 import pytest
 
@@ -11,7 +11,7 @@ SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 12, "dropout": 0
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
-    """Makes a checkpoint folder: a preset's parts at a tiny size, all weights random; `moments` after one step."""
+    """Make a checkpoint of a preset's parts at tiny size with random weights; `moments`: with optimizer state."""
     import torch
 
     from groundup.checkpoint import state
@@ -48,13 +48,13 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def gpt2_checkpoint(checkpoint):
-    """The one that most tests export."""
+    """The checkpoint that most tests export."""
     return checkpoint(moments=True)
 
 
 @pytest.fixture
 def export_gguf():
-    """Needs the library."""
+    """Export to GGUF; needs the gguf library."""
     return pytest.importorskip("gguf", reason="needs the extra `gguf`")
 
 

@@ -15,7 +15,7 @@ SMALL = ModelConfig(n_layer=2, n_head=2, n_embd=8, block_size=16, vocab_size=257
 
 
 def gpt(config: ModelConfig = SMALL, seed: int = 0) -> GPT:
-    """A model of random numbers, biases and norms included."""
+    """Model with all weights random, including biases and norms."""
     generator, model = torch.Generator().manual_seed(seed), GPT(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -31,14 +31,14 @@ def logits(model: GPT) -> torch.Tensor:
 
 
 def plain(model: GPT) -> dict[str, torch.Tensor]:
-    """Its weights as nanoGPT and llm.c name them: the vocabulary unpadded."""
+    """Weights as nanoGPT and llm.c name them, with an unpadded vocabulary."""
     named = {f"transformer.{name}": tensor.detach().clone() for name, tensor in model.named_parameters()}
     named["transformer.wte.weight"] = named["transformer.wte.weight"][: model.config.vocab].clone()
     return named
 
 
 def hf_folder(folder: Path, model: GPT, **changes: object) -> Path:
-    """A folder of transformers, without a tokenizer."""
+    """Write a folder of transformers, without a tokenizer."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def nanogpt(path: Path, model: GPT, **changes: object) -> Path:
 
 
 def llmc(path: Path, model: GPT, *, version: int = 3) -> Path:
-    """As llm.c's train_gpt2.py writes it: kind after kind, each through all layers."""
+    """Write a file as llm.c's train_gpt2.py does: each kind of weight for all layers."""
     c, named = model.config, plain(model)
     rows = -(-c.vocab // 128) * 128
     named["transformer.wte.weight"] = torch.cat([named["transformer.wte.weight"], torch.full((rows - c.vocab, 8), 9.0)])
@@ -76,7 +76,7 @@ def llmc(path: Path, model: GPT, *, version: int = 3) -> Path:
 
 
 def gpt2_vocabulary() -> dict[str, int]:
-    """As the hub keeps it in vocab.json."""
+    """GPT-2's vocabulary as in the hub's vocab.json."""
     from groundup.tokenizers.gpt2 import byte_characters
 
     spelling = {byte: character for character, byte in byte_characters().items()}

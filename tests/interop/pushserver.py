@@ -1,4 +1,4 @@
-"""A stand-in for the hub's side of a push on 127.0.0.1: what `huggingface_hub` asks for, kept in memory."""
+"""Local server on 127.0.0.1 that replaces the hub in a push: the API of `huggingface_hub`, kept in memory."""
 
 import base64
 import hashlib
@@ -12,7 +12,7 @@ TOKEN = "hf_of_a_test"
 
 
 class PushHub:
-    """Repositories by name and branch, what was asked for, and what is to be refused."""
+    """Repositories by name and branch, recorded requests, and responses to refuse."""
 
     def __init__(self):
         self.repos: dict[str, dict[str, dict[str, bytes]]] = {}  # name -> branch -> path -> content

@@ -1,4 +1,4 @@
-"""What goes out to other programs computes what the model computes; what would not is refused, and nothing is left."""
+"""Exports compute what the model computes; a model that would not is refused, and no file is left."""
 
 import errno
 import json
@@ -58,7 +58,7 @@ def test_a_difference_is_found_and_nothing_is_left(gpt2_checkpoint, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_weights_file_is_what_others_expect(gpt2_checkpoint, tmp_path):
+def test_the_weights_file_has_the_expected_names_and_shapes(gpt2_checkpoint, tmp_path):
     from safetensors import safe_open
 
     export(gpt2_checkpoint, tmp_path / "out")
@@ -70,7 +70,7 @@ def test_the_weights_file_is_what_others_expect(gpt2_checkpoint, tmp_path):
     assert (config["model_type"], config["eos_token_id"]) == ("gpt2", 256)
 
 
-def test_without_transformers_it_says_so(gpt2_checkpoint, tmp_path, monkeypatch):
+def test_a_missing_transformers_is_reported(gpt2_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     done = export(gpt2_checkpoint, tmp_path / "out")
     assert done.checked_by is None
@@ -78,7 +78,7 @@ def test_without_transformers_it_says_so(gpt2_checkpoint, tmp_path, monkeypatch)
     assert (tmp_path / "out" / hf.MODEL).exists()
 
 
-def test_an_export_is_replaced_only_when_asked_and_only_its_like(gpt2_checkpoint, tmp_path, monkeypatch):
+def test_only_an_export_of_the_same_kind_is_replaced_and_only_on_request(gpt2_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     out = tmp_path / "out"
     export(gpt2_checkpoint, out, license="mit")
@@ -108,7 +108,7 @@ def test_an_export_is_replaced_only_when_asked_and_only_its_like(gpt2_checkpoint
         ("hf", "notes/README.md", b"# Mine, with\n- groundup\n"),
     ],
 )
-def test_what_is_no_export_is_not_replaced(to, name, content, gpt2_checkpoint, tmp_path):
+def test_a_folder_that_is_not_an_export_is_not_replaced(to, name, content, gpt2_checkpoint, tmp_path):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
@@ -117,7 +117,7 @@ def test_what_is_no_export_is_not_replaced(to, name, content, gpt2_checkpoint, t
     assert path.read_bytes() == content
 
 
-def test_an_export_that_is_killed_or_stopped_takes_nothing_away(gpt2_checkpoint, tmp_path, monkeypatch):
+def test_a_killed_or_interrupted_export_deletes_nothing(gpt2_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     out = tmp_path / "out"
     export(gpt2_checkpoint, out, license="mit")
@@ -146,7 +146,7 @@ def test_concurrent_exports_to_one_path_use_separate_partials(tmp_path):
 
     def race():
         with new_output(tmp_path / "out", kind) as hidden:
-            assert str(os.getpid()) in hidden.name  # of no other process that is there
+            assert str(os.getpid()) in hidden.name  # of no running process
             (tmp_path / "out").mkdir()
             (tmp_path / "out" / hf.CARD).write_text("the other was faster")
 
@@ -156,13 +156,13 @@ def test_concurrent_exports_to_one_path_use_separate_partials(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "said"), [("n" * 300, "File name too long"), ("a\0b", "null byte")])
-def test_paths_that_the_system_refuses_get_one_sentence(name, said, gpt2_checkpoint, tmp_path):
+def test_paths_that_the_system_rejects_get_one_sentence(name, said, gpt2_checkpoint, tmp_path):
     with pytest.raises(UsageError, match=f"cannot be written .*{said}"):
         export(gpt2_checkpoint, f"{tmp_path}/{name}")
 
 
 @pytest.mark.parametrize("full", [OSError(errno.ENOSPC, "No space left on device"), "safetensors"])
-def test_a_full_disk_leaves_what_was_there(full, gpt2_checkpoint, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_previous_export(full, gpt2_checkpoint, tmp_path, monkeypatch):
     from safetensors import SafetensorError
 
     monkeypatch.setitem(sys.modules, "transformers", None)
@@ -258,7 +258,7 @@ def test_a_damaged_checkpoint_is_refused(gpt2_checkpoint, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_weights_that_are_no_numbers_are_refused(gpt2_checkpoint, tmp_path, monkeypatch):
+def test_weights_that_are_not_finite_are_refused(gpt2_checkpoint, tmp_path, monkeypatch):
     true = groundup.checkpoint.state.load
 
     def poisoned(*args, **options):
@@ -273,7 +273,7 @@ def test_weights_that_are_no_numbers_are_refused(gpt2_checkpoint, tmp_path, monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_config_two_levels_up_is_no_run(gpt2_checkpoint, tmp_path, monkeypatch):
+def test_a_config_two_levels_up_is_not_a_run(gpt2_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     place = tmp_path / "project" / "models" / "mine"
     shutil.copytree(gpt2_checkpoint, place)
@@ -330,7 +330,7 @@ def test_code_in_a_name_is_not_copied_into_the_card(gpt2_checkpoint, tmp_path, m
     assert 'folder = "a-b-evil"' in (tmp_path / "out" / hf.CARD).read_text()
 
 
-def test_a_card_without_a_licence_or_a_run_says_so(gpt2_checkpoint, tmp_path, monkeypatch):
+def test_a_card_states_a_missing_licence_or_run(gpt2_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     export(gpt2_checkpoint, tmp_path / "out")
     card = (tmp_path / "out" / hf.CARD).read_text()
@@ -356,7 +356,7 @@ def test_a_gguf_holds_the_same_tensors(kind, checkpoint, tmp_path, export_gguf):
     assert said["general.architecture"] == "gpt2"
     assert (said["tokenizer.ggml.pre"], said["tokenizer.ggml.eos_token_id"]) == ("gpt-2", 256)
     assert said["general.license"] == "mit"
-    assert said["tokenizer.ggml.token_type"] == [1] * 256 + [3]  # normal, and one that controls
+    assert said["tokenizer.ggml.token_type"] == [1] * 256 + [3]  # normal tokens, and one control token
     assert done.bytes == (tmp_path / "m.gguf").stat().st_size
     assert done.difference is None or done.difference <= 1e-2
 
@@ -396,7 +396,7 @@ def test_a_failing_llama_cpp_gets_one_sentence(gpt2_checkpoint, tmp_path, monkey
 
 
 @pytest.mark.parametrize("preset", ["gpt1", "gpt2", "modern"])
-def test_a_padded_batch_computes_what_single_texts_do(preset, checkpoint, tmp_path):
+def test_a_padded_batch_computes_the_same_as_single_texts(preset, checkpoint, tmp_path):
     transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
     export(checkpoint(preset), tmp_path / "out")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
@@ -417,7 +417,7 @@ def test_a_tokenizer_that_llama_cpp_lacks_is_refused(checkpoint, tmp_path):
         export(checkpoint(tokenizer=CharTokenizer("abc")), tmp_path / "m.gguf", to="gguf")
 
 
-def test_without_the_library_gguf_it_says_which_extra(gpt2_checkpoint, tmp_path, monkeypatch):
+def test_without_the_gguf_library_the_extra_is_named(gpt2_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(UsageError, match=r"pip install 'groundup\[gguf\]'"):
         export(gpt2_checkpoint, tmp_path / "m.gguf", to="gguf")
@@ -428,7 +428,7 @@ def test_llama_cpp_computes_the_same_logits(checkpoint, tmp_path, export_gguf):
     from groundup.tokenizers.bpe import BPETokenizer
 
     tokenizer = BPETokenizer.train(SAMPLES, 300)
-    done = export(checkpoint(tokenizer=tokenizer), tmp_path / "m.gguf", to="gguf")  # which compares ids as well
+    done = export(checkpoint(tokenizer=tokenizer), tmp_path / "m.gguf", to="gguf")  # which also compares ids
     assert done.checked_by.startswith("llama.cpp")
     assert done.difference <= 1e-2
 
@@ -447,7 +447,7 @@ def test_logits_that_are_nan_or_of_another_shape_differ_without_bound():
 def test_the_card_lists_tasks_and_the_origin_of_the_weights(gpt2_checkpoint, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(gpt2_checkpoint, run / "checkpoints" / "step-00000010")
-    shutil.copy(gpt2_checkpoint / "config.json", run / "config.yaml")  # there is one; nothing reads it here
+    shutil.copy(gpt2_checkpoint / "config.json", run / "config.yaml")  # exists; nothing reads it here
     records = [
         {"event": "eval", "step": 10, "val_loss": 3.5, "tasks": {"piqa": {"n": 7, "acc": 0.5, "acc_stderr": 0.1}}},
         {"event": "evaluate", "step": 10, "results": {"loss": {"loss": 3.5}, "hellaswag": {"n": 40, "acc_norm": 0.25}}},
@@ -462,7 +462,7 @@ def test_the_card_lists_tasks_and_the_origin_of_the_weights(gpt2_checkpoint, tmp
     assert "trained from scratch" in card
     groundup.import_model(tmp_path / "hf", tmp_path / "imported")
     groundup.export(tmp_path / "imported", tmp_path / "again")
-    card = (tmp_path / "again" / "README.md").read_text()  # of a context, 12, that no usual batch is a multiple of
+    card = (tmp_path / "again" / "README.md").read_text()  # of a context, 12, that does not divide the usual batch
     assert "initialized with the weights of a GPT2LMHeadModel of transformers" in card
     assert "learning rate" not in card, "it was not trained here"
     assert "not trained further" in card

@@ -19,7 +19,7 @@ def shape(family: str, **values) -> ModelConfig:
 
 
 def weights(config: ModelConfig) -> dict[str, torch.Tensor]:
-    """Random ones, of which the rows past the vocabulary are zero."""
+    """Random weights, with zero rows past the vocabulary."""
     torch.manual_seed(0)
     model = GPT(config)
     found = {name: torch.randn_like(parameter) for name, parameter in model.named_parameters()}
@@ -42,7 +42,7 @@ def test_round_trip_changes_nothing(family, tied):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_transformers_knows_each_name_and_computes_the_same(family):
-    """What we write is what its strict loader wants; a config.json that it did not understand would change logits."""
+    """The strict loader accepts what we write; a misread config.json would change the logits."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = shape(family, n_inner=None if family == "openai-gpt" else 40, norm_eps=1e-3)
@@ -116,7 +116,7 @@ def test_settings_that_groundup_cannot_compute_are_refused(change, said):
         ("openai-gpt", {"activation": "gelu"}, "model.activation must be gelu_tanh or relu, not gelu"),
     ],
 )
-def test_a_model_of_no_family_is_refused(family, change, said):
+def test_a_model_of_an_unknown_family_is_refused(family, change, said):
     with pytest.raises(UsageError, match=said):
         family_of(shape(family, **change))
 

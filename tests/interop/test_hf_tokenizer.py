@@ -1,4 +1,4 @@
-"""Tokenizers of ours, opened by others, cut and join texts alike."""
+"""Exported tokenizers encode and decode in transformers as in groundup."""
 
 import json
 
@@ -15,7 +15,7 @@ from groundup.tokenizers.hf_json import FileTokenizer
 
 
 def of_another_program(texts):
-    """A file with a normalizer, a template that puts tokens around a text, and an end that its vocabulary holds."""
+    """File with a normalizer, a template that adds tokens around a text, and an end token in its vocabulary."""
     import tokenizers
     from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -57,10 +57,10 @@ def test_transformers_gives_the_same_ids_and_the_same_text_back(kind, sentences,
     assert theirs(text)["input_ids"] == ids
     assert theirs.decode(ids) == tokenizer.decode(ids)
     assert (len(theirs), theirs.eos_token_id) == (tokenizer.n_vocab, tokenizer.end_of_text)
-    # Here they differ, as the format has it: others find the name of the special token in a text.
+    # They differ here, by the format: other programs recognise the name of the special token in a text.
     end = theirs.eos_token
     assert theirs(end)["input_ids"] == [tokenizer.end_of_text]
-    if kind != "char":  # whose text must be of its own characters
+    if kind != "char":  # whose text must consist of its characters
         assert tokenizer.end_of_text not in tokenizer.encode(end).tolist()
 
 

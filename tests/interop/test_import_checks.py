@@ -1,4 +1,4 @@
-"""What cannot be imported gets a sentence; nothing is written, and nothing that a file brings along is run."""
+"""Models that cannot be imported get one sentence; nothing is written, and no code in a file is run."""
 
 import json
 import pickle
@@ -100,9 +100,9 @@ def test_a_foreign_folder_may_hold_files_of_groundups_names(tmp_path, byte_token
     import_model(source, tmp_path / "out", tokenizer=byte_tokenizer)
 
 
-def test_existing_output_is_replaced_only_when_asked(tmp_path, byte_tokenizer):
+def test_existing_output_is_replaced_only_on_request(tmp_path, byte_tokenizer):
     source, out = hf_folder(tmp_path / "hf", gpt()), tmp_path / "out"
-    out.mkdir()  # empty: nobody minds
+    out.mkdir()  # empty: accepted
     import_model(source, out, tokenizer=byte_tokenizer)
     with pytest.raises(groundup.UsageError, match="replace it with --overwrite"):
         import_model(source, out, tokenizer=byte_tokenizer)
@@ -115,7 +115,7 @@ def test_existing_output_is_replaced_only_when_asked(tmp_path, byte_tokenizer):
 
 
 @pytest.mark.parametrize("sums", ["x", "0  thesis.txt", "0  config.json\n0  thesis.txt\n"])
-def test_checksums_make_no_checkpoint(tmp_path, byte_tokenizer, sums):
+def test_checksums_alone_are_not_a_checkpoint(tmp_path, byte_tokenizer, sums):
     source, iso = hf_folder(tmp_path / "hf", gpt()), tmp_path / "iso"
     iso.mkdir()
     (iso / "SHA256SUMS").write_text(sums)
@@ -136,14 +136,14 @@ def test_a_users_file_in_a_checkpoint_is_kept(tmp_path, byte_tokenizer, monkeypa
         return find_tokenizer(spec, *rest)
 
     monkeypatch.setattr("groundup.interop.import_model.find_tokenizer", write_meanwhile)
-    for _ in range(2):  # put there while the import was at work, and before
+    for _ in range(2):  # written during the import, and before
         with pytest.raises(groundup.UsageError, match=r"holds .notes/thesis\.txt., which is of no checkpoint"):
             import_model(source, out, tokenizer=byte_tokenizer, overwrite=True)
         assert (out / "notes" / "thesis.txt").exists()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_a_link_stays_a_link(tmp_path, byte_tokenizer):
+def test_a_symbolic_link_is_kept(tmp_path, byte_tokenizer):
     source, out = hf_folder(tmp_path / "hf", gpt()), tmp_path / "out"
     out.symlink_to(tmp_path / "far" / "away", target_is_directory=True)
     for overwrite in (False, True):
@@ -152,7 +152,7 @@ def test_a_link_stays_a_link(tmp_path, byte_tokenizer):
     assert [path.name for path in (tmp_path / "far").iterdir()] == ["away"]
 
 
-def test_names_that_the_system_refuses(tmp_path, byte_tokenizer):
+def test_names_that_the_system_rejects(tmp_path, byte_tokenizer):
     source = hf_folder(tmp_path / "hf", gpt())
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     for name in ("a" * 300, "a\0b", "a" * 250, "circle"):
@@ -184,7 +184,7 @@ def test_a_pickle_with_code_is_not_run(tmp_path, refused):
 
 
 def forged(path, module, name, argument=None):
-    """A file of torch whose `config` is `module.name(argument)`, called on reading, or without one never set up."""
+    """A torch file whose `config` unpickles to `module.name(argument)`, or without argument to an empty instance."""
     torch.save({"model": {"a": torch.ones(1)}, "config": "PLACE"}, path)
     with zipfile.ZipFile(path) as archive:
         contents = {entry: archive.read(entry) for entry in archive.namelist()}
@@ -201,7 +201,7 @@ def forged(path, module, name, argument=None):
 @pytest.mark.parametrize(
     ("module", "name"), [("__main__", "GPTConfig"), ("os", "GPTConfig"), ("os.system", "GPTConfig")]
 )
-def test_code_named_gptconfig_does_nothing(tmp_path, refused, module, name):
+def test_code_named_gptconfig_is_not_run(tmp_path, refused, module, name):
     mark = tmp_path / "mark"
     path = forged(tmp_path / "evil.pt", module, name, f"touch {mark}")
     refused(path, r"evil\.pt")
@@ -215,7 +215,7 @@ def test_code_next_to_a_real_gptconfig_is_refused(tmp_path, refused):
     assert not mark.exists()
 
 
-def test_pickles_that_are_no_checkpoint(tmp_path, refused):
+def test_pickles_that_are_not_checkpoints(tmp_path, refused):
     torch.save([1, 2], tmp_path / "list.pt")
     refused(tmp_path / "list.pt", "holds a list, not the dict of a checkpoint")
     torch.save({"weights": torch.ones(2)}, tmp_path / "dict.pt")

@@ -90,7 +90,7 @@ def test_a_file_of_an_old_torch(tmp_path, byte_tokenizer):
     check(import_model(tmp_path / "old.pt", tmp_path / "out", tokenizer=byte_tokenizer), model)
 
 
-def test_a_nanogpt_of_other_spellings(tmp_path, shared_data):
+def test_a_nanogpt_checkpoint_with_other_key_names(tmp_path, shared_data):
     CharTokenizer("".join(chr(97 + i) for i in range(31))).save(tmp_path / "char")
     source = shared_data / "nanogpt-checkpoint" / "ckpt.pt"
     weights = torch.load(source, weights_only=True, map_location="cpu")["model"]
@@ -138,7 +138,7 @@ def test_build_nanogpt(tmp_path, byte_tokenizer):
     assert found.kind == "build-nanogpt checkpoint"
 
 
-def test_rows_that_only_pad_are_left_out(tmp_path):
+def test_padding_rows_are_left_out(tmp_path):
     """nanoGPT's 50,304 rows under GPT-2's 50,257 ids."""
     model = gpt(ModelConfig(n_layer=1, n_head=1, n_embd=4, block_size=16, vocab_size=50_304, activation="gelu"))
     found = import_model(nanogpt(tmp_path / "ckpt.pt", model), tmp_path / "out")
@@ -149,8 +149,8 @@ def test_rows_that_only_pad_are_left_out(tmp_path):
     assert "47 of its 50,304 rows" in found.notes[-1]
 
 
-def test_a_model_of_characters_gains_the_end_of_a_text(tmp_path):
-    model = gpt(SMALL.model_copy(update={"vocab_size": 64, "activation": "gelu"}))  # its padding has no room left
+def test_a_character_model_gains_an_end_of_text_token(tmp_path):
+    model = gpt(SMALL.model_copy(update={"vocab_size": 64, "activation": "gelu"}))  # without padding rows left
     CharTokenizer("".join(chr(48 + i) for i in range(64))).save(tmp_path / "char")
     found = import_model(nanogpt(tmp_path / "ckpt.pt", model), tmp_path / "out", tokenizer=str(tmp_path / "char"))
     after = loaded(found.out)
@@ -160,7 +160,7 @@ def test_a_model_of_characters_gains_the_end_of_a_text(tmp_path):
     torch.testing.assert_close(logits(after.model)[..., :64], logits(model), atol=1e-5, rtol=0)
 
 
-def test_a_head_of_its_own_is_kept_whatever_the_settings_say(tmp_path, byte_tokenizer):
+def test_an_untied_head_is_kept_despite_the_settings(tmp_path, byte_tokenizer):
     from safetensors.torch import load_file, save_file
 
     model = gpt(SMALL.model_copy(update={"tie_embeddings": False}))
@@ -169,12 +169,12 @@ def test_a_head_of_its_own_is_kept_whatever_the_settings_say(tmp_path, byte_toke
     assert not found.model.tie_embeddings
     check(found, model)
     weights = load_file(folder / "model.safetensors")
-    weights["lm_head.weight"] = weights["transformer.wte.weight"].double()  # the same, if not in the same precision
+    weights["lm_head.weight"] = weights["transformer.wte.weight"].double()  # the same values in another precision
     save_file(weights, folder / "model.safetensors")
     assert import_model(folder, tmp_path / "tied", tokenizer=byte_tokenizer).model.tie_embeddings
 
 
-def test_gpt2s_vocabulary_cut_otherwise_is_another_tokenizer(tmp_path, monkeypatch):
+def test_gpt2s_vocabulary_with_another_split_pattern_is_another_tokenizer(tmp_path, monkeypatch):
     from groundup.interop import import_checks
     from groundup.tokenizers.gpt2 import gpt2_merges
 
@@ -182,7 +182,7 @@ def test_gpt2s_vocabulary_cut_otherwise_is_another_tokenizer(tmp_path, monkeypat
     merges = [" ".join(merge) for merge in gpt2_merges()]
     cut = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     end, ids = {"id": 1, "content": "<|endoftext|>", "special": True}, {"a": 0}
-    monkeypatch.setattr(import_checks, "_gpt2_ids", lambda: ids | {"<|endoftext|>": 1})  # few: those are another test's
+    monkeypatch.setattr(import_checks, "_gpt2_ids", lambda: ids | {"<|endoftext|>": 1})  # few; another test covers all
     model = {"type": "BPE", "vocab": ids, "merges": merges}
     plain = {"normalizer": None, "pre_tokenizer": cut, "model": model, "added_tokens": [end]}
     for changes, name in (
@@ -232,7 +232,7 @@ def test_a_model_of_the_hub_and_then_without_the_network(tmp_path, byte_tokenize
         import_model("hf:some/other", tmp_path / "other")
 
 
-def test_the_hub_without_such_a_model(tmp_path, hub):
+def test_a_model_that_the_hub_does_not_have(tmp_path, hub):
     with pytest.raises(groundup.UsageError, match="hf:some/model: there is no model some/model \\(HTTP 404\\)"):
         import_model("hf:some/model", tmp_path / "out")
     hub.put("some/data", {"README.md": b""})
@@ -240,7 +240,7 @@ def test_the_hub_without_such_a_model(tmp_path, hub):
         import_model("hf:some/data", tmp_path / "out")
 
 
-def test_the_command_says_what_it_found(tmp_path, byte_tokenizer, capsys):
+def test_the_command_reports_what_it_imported(tmp_path, byte_tokenizer, capsys):
     from groundup.cli import run
 
     source = str(hf_folder(tmp_path / "hf", gpt()))

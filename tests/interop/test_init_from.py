@@ -36,7 +36,7 @@ SHORT = {
 
 @pytest.fixture
 def start(tmp_path, byte_tokenizer) -> Path:
-    """An imported model of 16 tokens of context, over bytes."""
+    """An imported byte model with a context of 16 tokens."""
     model = gpt(SMALL.model_copy(update={"dropout": 0.1}))
     return import_model(hf_folder(tmp_path / "hf", model), tmp_path / "start", tokenizer=byte_tokenizer).out
 
@@ -70,15 +70,15 @@ def test_training_starts_from_the_imported_loss_and_lowers_it(tmp_path, prepared
     assert groundup.evaluate(tmp_path / "run", device="cpu").loss < before - 0.1
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert written["init_from"] == str(start)
-    assert groundup.resume(tmp_path / "run").step == 40  # and its own config.yaml is one that can be used again
+    assert groundup.resume(tmp_path / "run").step == 40  # and its config.yaml can be reused
 
 
 class Killed(BaseException):
-    """Stands in for SIGKILL: nothing is saved."""
+    """Replaces SIGKILL: nothing is saved."""
 
 
 def cut_off(monkeypatch, work):
-    """Let the third step of `work` be its last, with nothing on disk but the run's config."""
+    """Stop `work` in its third step, with only the run's config on disk."""
     original, calls = BatchLoader.micro_batches, []
 
     def micro_batches(self, cursor, *position):
@@ -160,14 +160,14 @@ def test_the_model_card_names_the_initial_weights(tmp_path, prepared, start, mon
     assert "initialized with the weights of first" in card("without the run")
 
 
-def test_a_shorter_context_leaves_the_last_positions_out(prepared, start):
+def test_a_shorter_block_size_drops_the_last_positions(prepared, start):
     config = configure(prepared, init_from=start, overrides=overrides(model={"block_size": 8}))
     shorter, ids = use_fused_cpu_kernels(build_initial_model(config, SINGLE_PROCESS)).eval(), torch.arange(8)[None]
     with torch.no_grad():
         assert torch.equal(shorter(ids), groundup.load(start, device="cpu").model(ids))
 
 
-def test_the_shape_is_the_checkpoints_whatever_the_preset(prepared, start, tmp_path):
+def test_the_shape_comes_from_the_checkpoint_not_the_preset(prepared, start, tmp_path):
     parser = Parser(prog="groundup train")
     add_config_arguments(parser)
     (tmp_path / "run.yaml").write_text(f"init_from: {start}\nmodel: {{dropout: 0.3}}")
@@ -179,7 +179,7 @@ def test_the_shape_is_the_checkpoints_whatever_the_preset(prepared, start, tmp_p
     assert config.init_sha256
 
 
-def test_a_checksum_belongs_to_the_start_that_it_was_noted_with(prepared, start, tmp_path, byte_tokenizer):
+def test_a_checksum_applies_only_to_its_checkpoint(prepared, start, tmp_path, byte_tokenizer):
     other = import_model(hf_folder(tmp_path / "b", gpt(seed=1)), tmp_path / "other", tokenizer=byte_tokenizer).out
     noted = {
         "init_from": str(other),
@@ -218,7 +218,7 @@ def test_another_shape_is_refused(start, model, said):
         compose_config("gpt2-micro", [], ConfigSource("options", {"init_from": str(start), "model": model}))
 
 
-def test_no_such_start_and_another_tokenizer(tmp_path, start, sentences):
+def test_a_missing_checkpoint_and_another_tokenizer_are_refused(tmp_path, start, sentences):
     with pytest.raises(CheckpointError, match="none: is neither a run nor a checkpoint"):
         compose_config("gpt2-micro", [], ConfigSource("options", {"init_from": str(tmp_path / "none")}))
     with pytest.raises(ConfigError, match="init_from: 3 is not text"):
@@ -229,10 +229,10 @@ def test_no_such_start_and_another_tokenizer(tmp_path, start, sentences):
         configure(tmp_path / "chars", init_from=start)
 
 
-def test_a_plan_knows_the_shape(start, capsys):
+def test_a_plan_has_the_shape_of_the_checkpoint(start, capsys):
     from groundup.cli import run
 
     assert run(["plan", "--init-from", str(start), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["parameters"] == 3_944
     assert run(["plan", "--init-from", str(start), "--train.max_steps", "2"]) == 0
-    assert "would learn more" not in capsys.readouterr().out  # it has learnt already
+    assert "would learn more" not in capsys.readouterr().out  # it is already trained

@@ -1,4 +1,4 @@
-"""A push arrives whole, in one commit; what stands in its way is a sentence. The hub is a stand-in on 127.0.0.1."""
+"""A push is one complete commit; failures are one sentence. The hub is a local server on 127.0.0.1."""
 
 import errno
 import socket
@@ -29,12 +29,12 @@ def hub(monkeypatch, tmp_path):
     monkeypatch.setattr(hub_library.constants, "HF_STORED_TOKENS_PATH", str(tmp_path / "no-tokens"))
     monkeypatch.setattr(hub_library.constants, "ENDPOINT", server.url)
     monkeypatch.setattr(hub_library.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub_library.constants, "HF_HUB_DISABLE_XET", True)  # whose server there is none of here
+    monkeypatch.setattr(hub_library.constants, "HF_HUB_DISABLE_XET", True)  # which has no server here
     yield server
     server.close()
 
 
-def test_the_pushed_model_computes_what_was_sent(hub, gpt2_checkpoint, tmp_path):
+def test_the_pushed_model_computes_the_same(hub, gpt2_checkpoint, tmp_path):
     done = push(gpt2_checkpoint, "me/book", private=True, license="mit")
     assert (done.url, done.export.difference <= hf.BOUND) == (f"{hub.url}/me/book", True)
     assert [asked["visibility"] for asked in hub.created] == ["private"]
@@ -61,7 +61,7 @@ def test_a_second_push_goes_to_the_same_repository_and_to_a_branch(hub, gpt2_che
     assert hub.messages[1:] == ["again"]
 
 
-def test_other_weights_leave_with_the_same_commit(hub, gpt2_checkpoint, monkeypatch):
+def test_other_weight_files_are_deleted_in_the_same_commit(hub, gpt2_checkpoint, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     stale = {"pytorch_model.bin": b"old", "model-00001-of-00002.safetensors": b"old", "notes.txt": b"mine"}
     hub.repos["me/book"] = {"main": dict(stale)}
@@ -78,7 +78,7 @@ def test_private_weights_do_not_go_to_a_public_repository(hub, gpt2_checkpoint, 
     assert len(hub.messages) == 1
 
 
-def test_without_room_for_the_export_it_says_tmpdir(hub, gpt2_checkpoint, monkeypatch, tmp_path):
+def test_without_disk_space_for_the_export_tmpdir_is_suggested(hub, gpt2_checkpoint, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     with pytest.raises(UsageError, match=r"no temporary folder .* set TMPDIR"):
         push(gpt2_checkpoint, "me/book")
@@ -98,36 +98,36 @@ def test_without_room_for_the_export_it_says_tmpdir(hub, gpt2_checkpoint, monkey
     "name",
     ["book", "me/", "/book", "me/book/x", "me/..", "me/a--b", "https://x.y/z", "me/bo ok", "me/book.", "me/book.git"],
 )
-def test_a_bad_name_is_refused_before_anyone_is_asked(name, hub, gpt2_checkpoint):
+def test_an_invalid_name_is_refused_before_any_request(name, hub, gpt2_checkpoint):
     with pytest.raises(UsageError, match="give owner/name"):
         push(gpt2_checkpoint, name)
     assert hub.log == []
 
 
-def test_a_bad_branch_is_refused(hub, gpt2_checkpoint):
+def test_an_invalid_branch_is_refused(hub, gpt2_checkpoint):
     with pytest.raises(UsageError, match="no name of a branch"):
         push(gpt2_checkpoint, "me/book", revision="../main")
 
 
-def test_without_a_token_nothing_is_asked(hub, gpt2_checkpoint, monkeypatch):
+def test_without_a_token_no_request_is_made(hub, gpt2_checkpoint, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(UsageError, match="must know who you are"):
         push(gpt2_checkpoint, "me/book")
     assert hub.log == []
 
 
-def test_offline_means_offline(hub, gpt2_checkpoint, monkeypatch):
+def test_offline_mode_makes_no_request(hub, gpt2_checkpoint, monkeypatch):
     monkeypatch.setattr(hub_library.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UsageError, match="HF_HUB_OFFLINE is set"):
         push(gpt2_checkpoint, "me/book")
 
 
-def test_a_wrong_token_shows_before_the_work(hub, tmp_path, monkeypatch):
+def test_a_wrong_token_is_reported_before_the_export(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_of_someone_else")
     with pytest.raises(UsageError, match="does not know the token") as caught:
         push(tmp_path / "nowhere", "me/book")
     assert "hf_of_someone_else" not in str(caught.value)
-    # The library may ask for something of its own first, once in a process.
+    # The library may send a request of its own first, once per process.
     assert hub.log[-1] == "GET /api/whoami-v2"
     assert all(line.startswith("GET ") for line in hub.log), "nothing was made or sent"
 
@@ -142,7 +142,7 @@ def test_a_wrong_token_shows_before_the_work(hub, tmp_path, monkeypatch):
         ("PUT /large", 413, "no files so large"),
     ],
 )
-def test_a_refusal_is_a_sentence(where, status, said, hub, gpt2_checkpoint, monkeypatch):
+def test_a_refusal_is_one_sentence(where, status, said, hub, gpt2_checkpoint, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     hub.refused[where] = status
     with pytest.raises(UsageError, match=said) as caught:
@@ -151,7 +151,7 @@ def test_a_refusal_is_a_sentence(where, status, said, hub, gpt2_checkpoint, monk
     assert "\n" not in str(caught.value)
 
 
-def test_no_network_is_a_sentence(hub, gpt2_checkpoint, monkeypatch):
+def test_a_missing_network_is_one_sentence(hub, gpt2_checkpoint, monkeypatch):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setattr(hub_library.constants, "ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
@@ -159,7 +159,7 @@ def test_no_network_is_a_sentence(hub, gpt2_checkpoint, monkeypatch):
             push(gpt2_checkpoint, "me/book")
 
 
-def test_without_the_library_it_says_which_extra(gpt2_checkpoint, monkeypatch):
+def test_without_the_library_the_extra_is_named(gpt2_checkpoint, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UsageError, match=r"pip install 'groundup\[hf\]'"):
         push(gpt2_checkpoint, "me/book")

@@ -1,4 +1,4 @@
-"""An exported model answers where others serve models. Real servers, on 127.0.0.1."""
+"""Exported models in other programs' servers, which run on 127.0.0.1."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def ask(address, path, values=None):
 
 @pytest.fixture
 def serve():
-    """Start `transformers serve` on a folder; gives its address."""
+    """Start `transformers serve` on a folder; returns its address."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         pytest.skip(f"needs pip install 'transformers[serving]' ({', '.join(missing)} missing)")
     processes = []
@@ -58,10 +58,10 @@ def serve():
 
 @pytest.mark.long
 @pytest.mark.parametrize("preset", ["gpt2", "modern"])
-def test_transformers_serve_writes_what_we_write(preset, checkpoint, tmp_path, serve):
+def test_transformers_serve_generates_the_same_text(preset, checkpoint, tmp_path, serve):
     folder = checkpoint(preset)
     export(folder, tmp_path / "model")
-    prompt, n = "Once", 7  # together no more than the context
+    prompt, n = "Once", 7  # in total no more than the context
     expected = groundup.generate(folder, prompt, max_tokens=n, temperature=0)[0].removeprefix(prompt)
     values = {"model": str(tmp_path / "model"), "prompt": prompt, "max_tokens": n, "temperature": 0}
     [choice] = ask(serve(tmp_path / "model"), "/v1/completions", values)["choices"]
@@ -69,7 +69,7 @@ def test_transformers_serve_writes_what_we_write(preset, checkpoint, tmp_path, s
 
 
 @pytest.mark.slow
-def test_llama_cpp_writes_what_we_write(checkpoint, tmp_path):
+def test_llama_cpp_generates_the_same_text(checkpoint, tmp_path):
     pytest.importorskip("gguf", reason="needs the extra `gguf`")
     llama_cpp = pytest.importorskip("llama_cpp", reason="needs llama-cpp-python")
     folder = checkpoint()

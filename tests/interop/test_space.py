@@ -1,4 +1,4 @@
-"""A Space: what its folder holds, that the wheel in it is one, and what stands in the way of writing over it."""
+"""Export of a Space: contents of its folder, its wheel, and when a folder is replaced."""
 
 import ast
 import importlib
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def folder(checkpoint, tmp_path_factory):
-    """A Space of a tiny model, which others may read."""
+    """A Space of a tiny model, readable by others."""
     out = tmp_path_factory.mktemp("space") / "page"
     export(checkpoint(average=True), out, to="space", license="mit", name="me/tiny")
     return out
@@ -46,7 +46,7 @@ def same(one: Path, other: Path) -> bool:
     return names[0] == names[1] and all((one / n).read_bytes() == (other / n).read_bytes() for n in names[0])
 
 
-def test_the_folder_holds_all_that_a_page_needs(folder):
+def test_the_folder_contains_everything_that_the_page_needs(folder):
     names = {path.name for path in folder.iterdir()}
     assert names == {"app.py", "README.md", "requirements.txt", "model", wheel.file_name()}
     page = (folder / "app.py").read_bytes()
@@ -56,7 +56,7 @@ def test_the_folder_holds_all_that_a_page_needs(folder):
 
 @torch.no_grad()
 @pytest.mark.parametrize("changes", [{}, {"average": True}, {"ngram": 3}])
-def test_any_model_goes_out_and_computes_the_same(changes, checkpoint, tmp_path):
+def test_every_model_is_exported_and_computes_the_same(changes, checkpoint, tmp_path):
     model = checkpoint("modern" if "ngram" in changes else "gpt2", **changes)
     done = export(model, tmp_path / "page", to="space")
     assert (done.difference, done.checked_by) == (0.0, f"groundup {groundup.__version__}")
@@ -68,7 +68,7 @@ def test_any_model_goes_out_and_computes_the_same(changes, checkpoint, tmp_path)
     assert groundup.generate(model, "a", **options) == groundup.generate(tmp_path / "page" / "model", "a", **options)
 
 
-def test_other_weights_are_noticed_and_nothing_is_left(checkpoint, tmp_path, monkeypatch):
+def test_changed_weights_are_found_and_nothing_is_left(checkpoint, tmp_path, monkeypatch):
     true = space.state.save
 
     def wrong(folder, what):
@@ -82,7 +82,7 @@ def test_other_weights_are_noticed_and_nothing_is_left(checkpoint, tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wheel_that_the_disk_spoils_is_noticed_and_nothing_is_left(checkpoint, tmp_path, monkeypatch):
+def test_a_damaged_wheel_is_found_and_nothing_is_left(checkpoint, tmp_path, monkeypatch):
     true, model = wheel.write, checkpoint()
 
     def spoilt(folder, comment):
@@ -105,7 +105,7 @@ def test_a_wheel_that_the_disk_spoils_is_noticed_and_nothing_is_left(checkpoint,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_written_where_no_wheel_can_be_built(folder, checkpoint, tmp_path, monkeypatch):
+def test_nothing_is_written_if_no_wheel_can_be_built(folder, checkpoint, tmp_path, monkeypatch):
     model = checkpoint()
     with monkeypatch.context() as patched:
         patched.setattr(wheel, "NAME", "groundup_that_nobody_installed")
@@ -127,7 +127,7 @@ def test_nothing_is_written_where_no_wheel_can_be_built(folder, checkpoint, tmp_
         *((v, "") for v in ("2.13.0.dev2", "2.9.0a0+git")),
     ],
 )
-def test_a_torch_that_no_index_has_is_not_asked_for(version, line, checkpoint, tmp_path, monkeypatch):
+def test_a_torch_version_that_no_index_has_is_not_required(version, line, checkpoint, tmp_path, monkeypatch):
     true = metadata.version
     said = SimpleNamespace(version=lambda name: version if name == "torch" else true(name))
     monkeypatch.setattr(space, "metadata", said)
@@ -183,24 +183,24 @@ def test_no_optimizer_state_and_no_local_path_is_exported(checkpoint, tmp_path):
     assert json.loads((out / "model/progress.json").read_text())["origin"] == {"kind": "nanoGPT checkpoint"}
 
 
-def test_what_the_hub_reads_is_what_it_asks_for(folder):
+def test_the_readme_header_has_the_fields_of_the_hub(folder):
     said = header(folder)
     assert {"title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "app_file", "pinned"} <= said.keys()
     assert (said["title"], said["sdk"], said["app_file"], said["license"]) == ("tiny", "gradio", "app.py", "mit")
     assert said["python_version"] == f"{sys.version_info.major}.{sys.version_info.minor}"
-    assert len(said["short_description"]) <= 60  # more the hub refuses
+    assert len(said["short_description"]) <= 60  # the hub refuses more
     assert "library_name" not in said
     assert "# me/tiny" in (folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_code_in_the_card_names_what_is_there(folder):
+def test_the_code_in_the_card_uses_existing_names(folder):
     code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
     names = {node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)}
     assert {wheel.file_name(), "model"} <= names
     assert all((folder / name).exists() for name in (wheel.file_name(), "model"))
 
 
-def test_the_requirements_are_ours_and_nothing_that_lies_beside_them(folder):
+def test_the_requirements_are_those_of_groundup_and_gradio(folder):
     packaging = pytest.importorskip("packaging.requirements")
     lines = [packaging.Requirement(line) for line in (folder / "requirements.txt").read_text().splitlines()]
     found = {line.name: str(line.specifier) for line in lines}
@@ -218,7 +218,7 @@ def test_the_wheel_is_valid(folder):
     with zipfile.ZipFile(folder / wheel.file_name()) as archive:
         names = archive.namelist()
         contents = {name: archive.read(name) for name in names}
-        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}  # whenever it is made
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}  # at any time
     info = f"groundup-{groundup.__version__}.dist-info"
     rows = [line.rsplit(",", 2) for line in contents[f"{info}/RECORD"].decode().splitlines()]
     assert [name for name, _, _ in rows] == names
@@ -240,7 +240,7 @@ def test_the_export_is_reproducible(folder, checkpoint, tmp_path):
 
 
 def test_the_package_runs_from_the_wheel(folder, tmp_path):
-    """What looks for files beside the code, asked in a zip."""
+    """Package data is found inside the zip."""
     path = folder / wheel.file_name()
     found = next(iter(metadata.distributions(name="groundup", path=[str(path)])))
     assert found.version == groundup.__version__
@@ -261,7 +261,7 @@ def test_the_package_runs_from_the_wheel(folder, tmp_path):
         sys.modules.update(kept)
 
 
-def test_an_earlier_one_is_replaced_when_asked_even_of_another_version(checkpoint, tmp_path):
+def test_an_earlier_export_is_replaced_on_request_also_of_another_version(checkpoint, tmp_path):
     out, model = tmp_path / "page", checkpoint()
     export(model, out, to="space", license="mit")
     with pytest.raises(UsageError, match="is there already"):
@@ -273,7 +273,7 @@ def test_an_earlier_one_is_replaced_when_asked_even_of_another_version(checkpoin
     assert [path.name for path in tmp_path.iterdir()] == ["page"]
 
 
-def test_nothing_else_is_replaced_nor_a_page_that_was_changed(checkpoint, tmp_path):
+def test_other_folders_and_modified_pages_are_not_replaced(checkpoint, tmp_path):
     out, model = tmp_path / "page", checkpoint()
     export(model, out, to="space")
     (out / "notes.txt").write_text("mine")
@@ -298,7 +298,7 @@ def test_nothing_else_is_replaced_nor_a_page_that_was_changed(checkpoint, tmp_pa
         export(model, out / "model", to="space", overwrite=True)
 
 
-def test_a_damaged_wheel_is_replaced_with_the_rest_and_one_that_is_none_is_not(checkpoint, tmp_path):
+def test_a_damaged_wheel_is_replaced_and_a_file_that_is_no_wheel_is_not(checkpoint, tmp_path):
     out, model = tmp_path / "page", checkpoint()
     export(model, out, to="space")
     path = out / wheel.file_name()
@@ -307,7 +307,7 @@ def test_a_damaged_wheel_is_replaced_with_the_rest_and_one_that_is_none_is_not(c
         starts = [info.header_offset + 30 + len(info.filename) for info in archive.infolist()]
     damaged = bytearray(whole)
     for start in starts:
-        damaged[start : start + 20] = b"\xff" * 20  # which zlib cannot make anything of
+        damaged[start : start + 20] = b"\xff" * 20  # which zlib cannot decompress
     path.write_bytes(damaged)
     export(model, out, to="space", overwrite=True)
     assert path.read_bytes() == whole
@@ -316,12 +316,12 @@ def test_a_damaged_wheel_is_replaced_with_the_rest_and_one_that_is_none_is_not(c
         export(model, out, to="space", overwrite=True)
 
 
-def test_nothing_of_gradio_is_needed_to_write_it(checkpoint, tmp_path, monkeypatch):
+def test_the_export_needs_no_gradio(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     export(checkpoint(), tmp_path / "page", to="space")
 
 
-def test_the_command_says_what_was_checked(checkpoint, tmp_path, capsys):
+def test_the_command_reports_what_was_checked(checkpoint, tmp_path, capsys):
     from groundup.cli import main
 
     with pytest.raises(SystemExit, match="0"):

@@ -1,4 +1,4 @@
-"""What the page of a Space does, without the page: Gradio is stood in for, and the wheel by the checkout."""
+"""Code behind the page of a Space, with a fake Gradio and the checkout instead of the wheel."""
 
 import runpy
 import shutil
@@ -21,14 +21,14 @@ FULL = {"length": 20, "samples": 1, "temperature": 0.8, "top-k": 0, "top-p": 1.0
 
 
 class RefusedError(Exception):
-    """Stands for gradio.Error."""
+    """Replaces gradio.Error."""
 
     def __init__(self, message, **_):
         super().__init__(message)
 
 
 def words():
-    """One that knows words alone: what it does not know is decoded to what it reads as three."""
+    """Tokenizer of known words; an unknown one is decoded to a text that it reads as three."""
     vocabulary = {word: i for i, word in enumerate(["a", "word", "two", "<unk>", "<|endoftext|>"])}
     engine = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     engine.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -37,7 +37,7 @@ def words():
 
 @pytest.fixture(scope="module")
 def spaces(checkpoint, tmp_path_factory):
-    """Makes the Space of a tiny model, once for each tokenizer."""
+    """Make the Space of a tiny model, once for each tokenizer."""
     made = {}
 
     def make(name):
@@ -54,7 +54,7 @@ def spaces(checkpoint, tmp_path_factory):
 
 @pytest.fixture
 def opened(spaces, monkeypatch):
-    """The names of an app.py, and its writer."""
+    """Globals of an app.py, with its writer."""
     gradio = ModuleType("gradio")
     gradio.Error = RefusedError
     monkeypatch.setitem(sys.modules, "gradio", gradio)
@@ -80,7 +80,7 @@ def texts(picture):
 
 
 @pytest.mark.parametrize("name", ["char", "byte", "ngram"])
-def test_it_writes_what_groundup_generate_writes(name, opened):
+def test_it_generates_the_same_text_as_groundup_generate(name, opened):
     app = opened(name)
     picture, seed = write(app, "a word", samples=3)[-1]
     assert texts(picture)[:3] == groundup.generate(app.folder / "model", "a word", num_samples=3, max_tokens=20, seed=7)
@@ -105,15 +105,15 @@ def test_a_new_seed_is_returned_and_reproduces_the_text(opened):
     assert seed != other
     assert write(app, "a", seed=seed)[-1] == (first, seed)
     assert first != second
-    assert write(app, "a", fresh=True, seed=None)  # an empty field, which nobody asked for
+    assert write(app, "a", fresh=True, seed=None)  # an empty field, which is not used
 
 
 @pytest.mark.parametrize("name", ["char", "ngram"])
-def test_visitors_at_once_get_each_their_own(name, opened):
+def test_concurrent_visitors_get_their_own_texts(name, opened):
     app = opened(name)
     wishes = [{"prompt": "abc"[:n], "seed": n, "samples": n, "length": 30} for n in (1, 2, 3)]
     alone = [write(app, **wish)[-1] for wish in wishes]
-    # In turns, and in threads as Gradio has it.
+    # In turns, and in threads as in Gradio.
     writing = [
         app.writer.write(w["prompt"], *(FULL | {k: w[k] for k in w if k != "prompt"}).values(), False) for w in wishes
     ]
@@ -122,7 +122,7 @@ def test_visitors_at_once_get_each_their_own(name, opened):
         assert [pictures[-1] for pictures in pool.map(lambda wish: write(app, **wish), wishes * 3)] == alone * 3
 
 
-def test_text_grows_and_no_picture_is_html_of_the_models(opened, monkeypatch):
+def test_text_is_streamed_and_html_in_it_is_escaped(opened, monkeypatch):
     app = opened("byte")
     app.writer.write.__globals__["REFRESH_SECONDS"] = 0
     pictures = [picture for picture, _ in write(app, "<b>&", length=12)]
@@ -135,7 +135,7 @@ def test_text_grows_and_no_picture_is_html_of_the_models(opened, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "text"), [("char", "a"), ("byte", "é"), ("ngram", "\N{SNOWMAN}")])
-def test_of_a_long_prompt_the_end_is_read_and_no_more_encoded(name, text, opened, monkeypatch):
+def test_only_the_end_of_a_long_prompt_is_encoded_and_read(name, text, opened, monkeypatch):
     app = opened(name)
     tokenizer, asked = app.writer.model.tokenizer, []
     true = type(tokenizer).encode
@@ -157,7 +157,7 @@ def test_characters_that_the_tokenizer_lacks_are_named(opened):
         write(app, "a \ud800")
 
 
-def test_values_from_past_the_page_are_refused(opened):
+def test_values_sent_around_the_page_are_refused(opened):
     app = opened()
     for name in FULL:
         for value in (-1, 10**10, float("nan"), float("inf"), "5", None, [1], {"a": 1}):
@@ -166,11 +166,11 @@ def test_values_from_past_the_page_are_refused(opened):
 
 
 @pytest.mark.parametrize("prompt", [None, 5, ["a"], ""])
-def test_any_prompt_does(prompt, opened):
+def test_any_prompt_is_accepted(prompt, opened):
     assert write(opened("byte"), prompt)[-1][0].startswith("<div")
 
 
-def test_the_page_says_what_the_readme_says(opened):
+def test_the_page_shows_the_text_of_the_readme(opened):
     title, first, facts, more = opened().about()
     assert (title, first) == ("char", "It continues your text.")
     assert facts.startswith("A language model of")
@@ -179,7 +179,7 @@ def test_the_page_says_what_the_readme_says(opened):
 
 
 @pytest.mark.parametrize("readme", ["", "---\n---\n", "# mine", "---\ntitle: x\n---\n\n# mine\n\nHello.\n"])
-def test_a_readme_of_ones_own_does(readme, opened):
+def test_a_custom_readme_is_accepted(readme, opened):
     app = opened()
     path = app.folder / "README.md"
     kept = path.read_text(encoding="utf-8")
@@ -209,7 +209,7 @@ def test_a_readme_of_ones_own_does(readme, opened):
 def test_an_incomplete_folder_gets_one_sentence(harm, said, spaces, forks, tmp_path):
     folder = shutil.copytree(spaces("byte"), tmp_path / "page")
     harm(folder)
-    # Without what is installed: only the wheel has a groundup.
+    # Without installed packages: only the wheel has groundup.
     code = (
         "import runpy, sys, types; sys.modules['gradio'] = types.ModuleType('gradio')\n"
         "sys.path[:] = [p for p in sys.path if not p.endswith('src')]\n"

@@ -1,4 +1,4 @@
-"""The page of a Space as a visitor has it, in a browser: served from the exported folder, groundup from its wheel."""
+"""Page of a Space in a browser: served from the exported folder, groundup from its wheel."""
 
 import json
 import os
@@ -34,7 +34,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def folder(checkpoint, tmp_path_factory):
     tokenizer = CharTokenizer.train(["\n abcdefghijklmnopqrstuvwxyz"])
-    model = checkpoint(tokenizer=tokenizer, n_layer=8)  # so slow that one can see it write, and stop it
+    model = checkpoint(tokenizer=tokenizer, n_layer=8)  # slow enough to see it write, and to stop it
     out = tmp_path_factory.mktemp("served") / "page"
     export(model, out, to="space", name="me/alphabet")
     return out
@@ -42,7 +42,7 @@ def folder(checkpoint, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url(folder, forks):
-    """Where the page is."""
+    """Address of the page."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -79,7 +79,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser, url):
-    """Opens the page for one more visitor; whatever it asks of another host is a failure."""
+    """Open the page for another visitor; any request to another host fails the test."""
     visits, asked = [], []
 
     def go():
@@ -98,13 +98,13 @@ def visit(browser, url):
 
 
 def begin(page, prompt, **values):
-    """Fill in the form, and press the button."""
+    """Fill in the form and press the button."""
     fill(page, prompt, **values)
     page.get_by_role("button", name="Generate").click()
 
 
 def fill(page, prompt, **values):
-    """The form alone."""
+    """Fill in the form only."""
     page.get_by_label("Prompt").fill(prompt)
     if not page.get_by_label("A new seed").is_visible():
         page.get_by_text("Sampling").click()
@@ -121,7 +121,7 @@ def written(page):
 
 
 def wait_for(page, done):
-    """What was written, as soon as `done` says so of it."""
+    """Wait until `done(text)` is true; returns the text."""
     until = time.monotonic() + 30
     while not done(found := written(page)):
         assert time.monotonic() < until, found
@@ -129,10 +129,10 @@ def wait_for(page, done):
     return found
 
 
-def test_text_grows_before_the_eye_and_stops_when_told(visit):
+def test_text_is_streamed_and_stops_on_request(visit):
     page = visit()
     assert page.title() == "alphabet"
-    begin(page, "a word", Tokens=1000, Temperature=0)  # greedily, this one goes on for good
+    begin(page, "a word", Tokens=1000, Temperature=0)  # greedily, this one does not stop by itself
     first = wait_for(page, lambda texts: texts and len(texts[0]) > 6)[0]
     second = wait_for(page, lambda texts: len(texts[0]) > len(first))[0]
     assert second.startswith(first)
@@ -144,9 +144,9 @@ def test_text_grows_before_the_eye_and_stops_when_told(visit):
     assert len(still) < 1006
 
 
-def test_two_visitors_at_once_get_the_texts_of_their_seeds(visit, folder):
+def test_two_concurrent_visitors_get_the_texts_of_their_seeds(visit, folder):
     pages, asked = [visit(), visit()], {"num_samples": 2, "max_tokens": 200, "temperature": 0.1}
-    model, wishes = groundup.load(folder / "model"), [("ab", 5), ("b", 8)]  # which go on for so long
+    model, wishes = groundup.load(folder / "model"), [("ab", 5), ("b", 8)]  # which do not stop by themselves
     whole = [groundup.generate(model, prompt, seed=seed, **asked) for prompt, seed in wishes]
     for page, (prompt, seed) in zip(pages, wishes, strict=True):
         fill(page, prompt, seed=seed, Tokens=200, Samples=2, Temperature=0.1)
@@ -154,7 +154,7 @@ def test_two_visitors_at_once_get_the_texts_of_their_seeds(visit, folder):
         page.get_by_role("button", name="Generate").click()
     for page in pages:
         wait_for(page, bool)
-    for page, texts in zip(pages, whole, strict=True):  # neither waits until the other's is done
+    for page, texts in zip(pages, whole, strict=True):  # neither waits for the other
         found = written(page)
         assert all(text.startswith(part) for text, part in zip(texts, found, strict=True))
         assert found != texts
@@ -171,7 +171,7 @@ def test_errors_are_shown_on_the_page(visit):
 
 
 def post(url, values):
-    """Ask past the page; returns what came back."""
+    """Send a request around the page; returns the response."""
     headers = {"Content-Type": "application/json"}
     request = Request(f"{url}/gradio_api/call/write", json.dumps({"data": values}).encode(), headers)
     with urlopen(request) as answer:
@@ -180,7 +180,7 @@ def post(url, values):
         return answer.read().decode()
 
 
-def test_values_sent_past_the_page_are_checked(url):
+def test_values_sent_around_the_page_are_checked(url):
     good = ["a", 5, 1, 0.8, 0, 1.0, 3, False]
     assert "event: complete" in post(url, good)
     for place, bad in [(1, 10**6), (2, 0), (3, "hot"), (4, -1), (5, None), (6, 1.5e300)]:

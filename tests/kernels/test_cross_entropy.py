@@ -1,4 +1,4 @@
-"""Chunked cross-entropy against torch's, from all logits at once."""
+"""Chunked cross-entropy against torch's cross-entropy from all logits."""
 
 import pytest
 import torch
@@ -169,7 +169,7 @@ def test_a_second_backward_pass_raises():
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_compilers_do_not_look_inside(backend, monkeypatch):
+def test_compilers_treat_it_as_one_operation(backend, monkeypatch):
     monkeypatch.setattr(thresholds, "MAX_UNCHUNKED_BYTES", 0)
     monkeypatch.setattr(thresholds, "CPU_CHUNK_BYTES", 0)
     monkeypatch.setattr(thresholds, "MIN_CHUNK_ROWS", 5)

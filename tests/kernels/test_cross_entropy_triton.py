@@ -34,7 +34,7 @@ for dtype, rtol in ((torch.float32, 1e-5), (torch.bfloat16, 0.01)):
 
 
 @pytest.mark.slow
-def test_the_kernel_does_what_torch_does():
+def test_the_kernel_computes_what_torch_computes():
     if importlib.util.find_spec("triton") is None:
         pytest.skip("no triton; pip install 'groundup[dev]' on Linux")
     environ = os.environ | {"TRITON_INTERPRET": "1"}  # before Triton is imported, so in a process of its own

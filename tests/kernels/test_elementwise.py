@@ -42,8 +42,8 @@ def test_kernels_compute_what_torch_computes(name, dtype, monkeypatch):
     x = torch.randn(KERNELS[name][1], generator=torch.Generator().manual_seed(1)).to(dtype)
     ours = results(name, x)
     monkeypatch.setattr(elementwise, "library", lambda: None)
-    exact = 1e-5 if name == "gelu_tanh" else 2e-6  # that of numbers up to 30
-    bound = exact if dtype == torch.float32 else 0.04  # bf16: torch rounds in between
+    exact = 1e-5 if name == "gelu_tanh" else 2e-6  # for numbers up to 30
+    bound = exact if dtype == torch.float32 else 0.04  # bf16: torch rounds intermediate results
     for mine, plain in zip(ours, results(name, x), strict=True):
         assert mine.dtype == plain.dtype
         torch.testing.assert_close(mine, plain, atol=bound, rtol=bound)

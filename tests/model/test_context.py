@@ -1,4 +1,4 @@
-"""The cache answers as if all tokens had been given at once."""
+"""The KV cache gives the logits of a single pass."""
 
 import pytest
 import torch

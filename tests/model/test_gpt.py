@@ -44,7 +44,7 @@ def test_the_known_models_have_the_published_number_of_parameters(name, count):
     assert built - (config.padded_vocab - config.vocab) * config.n_embd == count
 
 
-# GPT-1, a modern model, and mixtures that nobody published: every part goes with every other.
+# GPT-1, a modern model, and unpublished combinations: every part works with every other.
 MIXTURES: dict[str, dict] = {
     "gpt1": GPT1_PARTS,
     "modern": MODERN_PARTS,
@@ -147,7 +147,7 @@ def test_dropout_acts_in_training_only():
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("parts", MIXTURES.values(), ids=MIXTURES)
-def test_every_mixture_of_parts_learns(parts, optimizer):
+def test_every_combination_of_parts_learns(parts, optimizer):
     model = small(**parts)
     loss_sum = NextTokenLoss(model)
     config = OptimizerConfig(name=optimizer, learning_rate=0.01, embedding_learning_rate=0.1, weight_decay=0.0)
@@ -165,10 +165,10 @@ def test_every_mixture_of_parts_learns(parts, optimizer):
 
 
 @pytest.mark.parametrize("parts", MIXTURES.values(), ids=MIXTURES)
-def test_every_mixture_of_parts_is_causal(parts):
+def test_every_combination_of_parts_is_causal(parts):
     model = small(**parts).eval()
     with torch.no_grad():
-        for parameter in model.parameters():  # modern parts begin with a head of zeros, which would hide everything
+        for parameter in model.parameters():  # modern parts start with a head of zeros, which would hide everything
             parameter.normal_(0.0, 0.1, generator=torch.Generator().manual_seed(parameter.numel()))
     changed = ids().clone()
     changed[:, 9] = (changed[:, 9] + 1) % 70
@@ -177,7 +177,7 @@ def test_every_mixture_of_parts_is_causal(parts):
     assert not torch.allclose(before[:, 9:], after[:, 9:])
 
 
-def test_rotary_scores_depend_on_the_distance_alone():
+def test_rotary_scores_depend_only_on_the_distance():
     rotary = RotaryPositions(ModelConfig(**SMALL, position_embedding="rotary"))
     q, k = torch.randn(2, 1, 1, 1, 16, generator=torch.Generator().manual_seed(0)).unbind()
 

@@ -1,4 +1,4 @@
-"""skip_init skips the drawing of weights and changes nothing else."""
+"""skip_init skips the initialisation of weights and changes nothing else."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The estimates of memory against the tensors that torch keeps for the backward pass."""
+"""Memory estimates against the tensors that torch keeps for the backward pass."""
 
 import pytest
 import torch

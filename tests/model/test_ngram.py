@@ -1,4 +1,4 @@
-"""N-grams find their table rows in every context, and tables hold what followed them in the text."""
+"""N-grams are mapped to table rows, and the tables hold the tokens that followed them in the text."""
 
 import itertools
 
@@ -135,7 +135,7 @@ def empty(width: int = 9) -> NGrams:
 
 
 def table_row(tables: NGrams, tokens: list[int]) -> torch.Tensor:
-    """The row of an n-gram, its first token first."""
+    """Table row of an n-gram, its first token first."""
     return tables.tables[len(tokens) - 2][tables.rows([torch.tensor(token) for token in reversed(tokens)])]
 
 
@@ -149,7 +149,7 @@ def test_the_tables_hold_what_followed_each_ngram(chunk, monkeypatch):
     monkeypatch.setattr(ngram, "CHUNK_TOKENS", chunk)
     tables = empty()
     tables.count(TEXT)
-    tables.count(TEXT)  # replaces what was counted
+    tables.count(TEXT)  # replaces the previous counts
     for n in (2, 3, 4):
         for start in range(0, 399 - n, 5):
             tokens = TEXT[start : start + n]
@@ -214,7 +214,7 @@ def test_tables_are_not_learned():
     gpt.ngrams.count(TEXT)
     before = {name: p.clone() for name, p in gpt.named_parameters()}
     optimizer = build_optimizer(gpt.named_parameters(), OptimizerConfig(name="muon"))
-    for _ in range(2):  # the head begins at zero, so that in the first step it alone learns
+    for _ in range(2):  # the head starts at zero, so only the head changes in the first step
         NextTokenLoss(gpt)(torch.tensor([TEXT[:12]]), torch.tensor([TEXT[1:13]])).backward()
         optimizer.step()
     same = {name for name, p in gpt.named_parameters() if torch.equal(p, before[name])}

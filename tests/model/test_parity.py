@@ -1,4 +1,4 @@
-"""Our GPT computes what the published ones compute."""
+"""Our GPT computes the same as the published implementations."""
 
 import json
 
@@ -13,7 +13,7 @@ from groundup.model.gpt import GPT
 
 
 def randomised(model: torch.nn.Module, seed: int = 0) -> None:
-    """Every tensor random, biases and norms included: a swapped or forgotten one cannot hide."""
+    """Set every tensor to random values, including biases and norms, so that a swapped or missing one shows."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

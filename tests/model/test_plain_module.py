@@ -1,4 +1,4 @@
-"""A GPT is a plain `torch.nn.Module`: whatever PyTorch does with modules works, whatever parts it is made of."""
+"""A GPT is a plain `torch.nn.Module`: everything that PyTorch does with modules works, with all its parts."""
 
 import copy
 import io
@@ -73,7 +73,7 @@ def test_gradients_of_any_loss_are_those_of_the_unpadded_model(kind):
 
 
 @every_kind
-def test_a_torch_optimizer_learns_with_it(kind):
+def test_a_torch_optimizer_trains_it(kind):
     model = build(kind).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     before = loss_of(model).item()
@@ -128,7 +128,7 @@ def test_to_converts_all_tensors(kind):
 MODERN = next(i for i, kind in enumerate(KINDS) if kind.get("position_embedding") == "rotary")
 COMPILED = [
     *[pytest.param("aot_eager", kind, id=f"aot_eager-{i}") for i, kind in enumerate(KINDS)],
-    *[  # which compiles C++, and one kind of model shows what all need
+    *[  # which compiles C++; one kind of model is enough
         pytest.param(
             "inductor", kind, id=f"inductor-{i}", marks=[pytest.mark.slow if i == MODERN else pytest.mark.long]
         )
@@ -151,7 +151,7 @@ def test_a_compiled_model_computes_the_same(backend, kind):
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 def test_a_custom_loop_gives_the_losses_of_a_training_run(prepared, tmp_path):
-    """Same seed, same windows, same optimizer: the same losses as `groundup.train` writes into its log."""
+    """Same seed, sequences and optimizer: the same losses as in the log of `groundup.train`."""
     steps, rows, lr, shape = 30, 8, 3e-3, {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 32}
     overrides = {
         "model": shape,

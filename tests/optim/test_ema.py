@@ -63,7 +63,7 @@ def test_swapped_in_restores_the_weights_bit_for_bit(model):
     stir(model, 1)
     average.update()
     with torch.no_grad():
-        next(model.parameters()).view(-1)[0] = float("nan")  # even what no comparison finds equal
+        next(model.parameters()).view(-1)[0] = float("nan")  # also NaN, which is not equal to itself
     before, ids = bits(model), torch.arange(8)[None]
     addresses = [p.data_ptr() for p in model.parameters()]
     with average.swapped_in():
@@ -71,7 +71,7 @@ def test_swapped_in_restores_the_weights_bit_for_bit(model):
             assert torch.equal(p, average.tensors()[name])
         model(ids)
     assert bits(model) == before
-    assert [p.data_ptr() for p in model.parameters()] == addresses  # what was compiled for them still holds
+    assert [p.data_ptr() for p in model.parameters()] == addresses  # compiled code for them stays valid
 
 
 def test_an_exception_restores_the_weights(model):

@@ -1,4 +1,4 @@
-"""Every parameter has one role and the decay that goes with it."""
+"""Every parameter has one role, which determines its weight decay."""
 
 import pytest
 import torch
@@ -136,7 +136,7 @@ def test_all_peak_learning_rates_scale_alike(name, embedding):
     assert peak_lrs(config) == expected
     assert next(iter(peak_lrs(config))) == "learning_rate"
     assert peak_lrs(scale_lrs(config, 0.002)) == {key: value / 2 for key, value in expected.items()}
-    assert scale_lrs(config, 0.0012345).learning_rate == 0.0012  # what a person can type
+    assert scale_lrs(config, 0.0012345).learning_rate == 0.0012  # a number that a person can type
 
     def scales(c: OptimizerConfig) -> list[float]:
         named = GPT(ModelConfig(**SHAPE, tie_embeddings=False)).named_parameters()

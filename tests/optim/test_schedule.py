@@ -51,7 +51,7 @@ def test_tokens_equal_their_steps():
         for lengths in ({"warmup_steps": 10, "cooldown_steps": 20}, {"warmup_tokens": 640, "cooldown_tokens": 1280})
     )
     assert [in_steps(i, (i + 1) / 100) for i in range(100)] == [in_tokens(i, (i + 1) / 100) for i in range(100)]
-    # GPT-3's 375M tokens are 715.26 steps of half a million: no step is rounded to.
+    # GPT-3's 375M tokens are 715.26 steps of half a million: not rounded to steps.
     gpt3 = build_schedule(ScheduleConfig(name="constant", warmup_tokens=375_000_000), 1.0, 10_000, 524_288)
     assert gpt3(0, 1e-4) == pytest.approx(524_288 / 375_000_000)
     assert gpt3(714, 0.0715) < gpt3(715, 0.0716) == 1.0
@@ -134,7 +134,7 @@ def test_schedules_stay_in_range_even_beyond_the_ends(name, total, warmup):
         return
     for step, fraction in [(0, 0.0), (0, 1.0), (0, 1e-9), (1, 0.5), (49, 1.0), (60, 1.2), (10**6, 1.0)]:
         assert 0.0 <= schedule(step, fraction) <= 2.0
-        assert schedule(step, fraction) == schedule(step, fraction)  # nothing is remembered
+        assert schedule(step, fraction) == schedule(step, fraction)  # no state
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_warm_up_and_cooldown_may_fill_the_run(part):
     lr = rates(100, name="wsd", warmup_fraction=part, cooldown_fraction=1.0 - part, min_lr_ratio=0.0)
     assert max(lr) == pytest.approx(2.0) == pytest.approx(lr[round(100 * part) - 1])
     assert lr[-1] == pytest.approx(0.0, abs=1e-12)
-    tokens = {"warmup_tokens": 776_868, "cooldown_tokens": 77_132}  # whose shares add up to a rounding more than one
+    tokens = {"warmup_tokens": 776_868, "cooldown_tokens": 77_132}  # fractions add up to more than one by rounding
     assert build_schedule(ScheduleConfig(name="wsd", **tokens, min_lr_ratio=0.0), 1.0, 854, 1000)(853, 1.0) == 0.0
 
 
@@ -189,5 +189,7 @@ def test_squeezing_scales_warm_up_and_cooldown():
         rates(50, name="wsd", warmup_steps=5, cooldown_steps=20, min_lr_ratio=0.0)
     )
     assert squeezed(ScheduleConfig(warmup_steps=900), 500, 64).warmup_fraction == 1.0
-    assert squeezed(ScheduleConfig(warmup_steps=900), None, 64).warmup_fraction == 0.1  # of a time: nobody knows
+    assert (
+        squeezed(ScheduleConfig(warmup_steps=900), None, 64).warmup_fraction == 0.1
+    )  # in a run of given time: unknown
     assert squeezed(ScheduleConfig(warmup_steps=0), None, 64).warmup_fraction == 0.0

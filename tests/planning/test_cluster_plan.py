@@ -93,7 +93,7 @@ def test_a_warning_of_too_many_gpus_gives_numbers_that_work(nodes, per_node):
         assert too_many(n // 2, n // 2 // per_node) == []
 
 
-def test_no_option_leaves_the_arithmetic():
+def test_plans_of_any_size_are_finite():
     for gpu in GPUS.values():
         for nodes, per_node in ((10**6, 1024), (1, 1)):
             plan = cluster_plan(nodes, per_node, gpu=gpu)
@@ -107,15 +107,15 @@ def test_no_option_leaves_the_arithmetic():
 
 
 class Run(NamedTuple):
-    """One published run: what it was, tokens a second a GPU, and where that stands."""
+    """One published run: its configuration, tokens per second per GPU, and the source."""
 
     name: str
     model: dict[str, object]
     gpu: str
     nodes: int  # of eight GPUs
-    rows: int  # windows a step
+    rows: int  # sequences per step
     micro: int
-    speed: float  # tokens a second a GPU
+    speed: float  # tokens per second per GPU
     source: str
 
 
@@ -136,7 +136,7 @@ NANOCHAT_D26 = shape(26, 13, 1664, 2048, 32_768) | {"tie_embeddings": False}
 LLM_C = "github.com/karpathy/llm.c, scripts/run_gpt2_{}.sh: its comment, seconds a step"
 FOUNDRY = "github.com/mosaicml/llm-foundry at 8c8dd48, scripts/train/benchmarking/README.md"
 MODDED = "github.com/KellerJordan/modded-nanogpt, records (research/performance.md, 1.1 and 1.3)"
-STEP = 524_288  # tokens of a step of GPT-2's reproductions
+STEP = 524_288  # tokens per step of GPT-2's reproductions
 
 
 def mpt(name: str, gpu: str, gpus: int, rows: int, micro: int, speed: float) -> Run:
@@ -150,7 +150,7 @@ PUBLISHED = [
     Run("llm.c 1558M", XL, "h100", 1, 1024, 16, 2 * STEP / 8 / 2.80, LLM_C.format("1558M")),
     Run("llm.c 124M", SMALL, "h100", 1, 512, 64, STEP / 8 / 0.140, f"{MODDED}: record 1, 140 ms"),
     Run("modded-nanogpt 7", SMALL, "h100", 1, 512, 64, STEP / 8 / 0.1418, f"{MODDED}: record 7, 141.8 ms"),
-    # Its windows slide, so it does less than is counted here.
+    # Its attention windows slide, so it does less than is counted here.
     Run("nanochat d26", NANOCHAT_D26, "h100", 1, 512, 32, 630e3 / 8, "karpathy/nanochat, dev/LOG.md: bf16"),
     mpt("350M", "a100", 8, 512, 32, 58_782), mpt("760M", "a100", 8, 384, 24, 32_434),
     mpt("3B", "a100", 8, 160, 10, 10_811), mpt("7B", "a100", 8, 96, 6, 4_641),
@@ -160,7 +160,7 @@ PUBLISHED = [
     mpt("3B", "h100", 128, 1024, 8, 23_422), mpt("3B", "h100", 512, 4096, 8, 21_664),
     mpt("7B", "h100", 128, 768, 6, 10_475), mpt("7B", "h100", 512, 3072, 6, 9_670),
 ]  # fmt: skip
-# Stacks that reach less of a GPU with so small a model: the plan is what could be had, not what they had.
+# Programs that use less of a GPU with such a small model: the plan shows what is possible, not their speed.
 SLOWER = [
     (Run("J. Schwartz, 124M", SMALL, "h100", 1, 512, 64, 375e3, "blog: 3 million tokens/s on 8 H100"), 1.30),
     (mpt("125M", "a100", 8, 640, 40, 142_830), 1.45),
@@ -181,7 +181,7 @@ def test_the_assumed_mfu_is_that_of_its_one_source(name):
     run, gpu = ASSUMED[name], GPUS[name]
     model = Config.model_validate({"model": run.model}).model
     assert gpu.mfu == pytest.approx(run.speed * flops_per_token(model) / gpu.peak, abs=0.001)
-    assert parameters(model) == pytest.approx(1_315_950_592, rel=0.001)  # as the table counts it
+    assert parameters(model) == pytest.approx(1_315_950_592, rel=0.001)  # as counted in the table
     assert GPUS["h200"].mfu == GPUS["h100"].mfu
 
 
@@ -191,7 +191,7 @@ def test_published_speeds_are_met(run):
     assert abs(ratio(run) - 1) < WITHIN
 
 
-def test_half_of_the_published_speeds_are_met_within_six_percent_as_the_docs_say():
+def test_half_of_the_published_speeds_are_met_within_six_percent():
     assert median(abs(ratio(run) - 1) for run in PUBLISHED) < 0.06
     text = " ".join((Path(__file__).parents[2] / "docs" / "cluster.md").read_text(encoding="utf-8").split())
     assert f"Of {len(PUBLISHED) + len(SLOWER)} published runs" in text

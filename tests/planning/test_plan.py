@@ -75,16 +75,16 @@ def test_planned_activations_depend_on_activation_checkpointing(given, meant):
     assert len(set(a_token.values())) == 3
 
 
-def test_each_thread_that_shares_a_micro_batch_has_its_own_gradients():
+def test_each_microbatch_thread_has_its_own_gradients():
     machine, train = replace(HERE, threads=2), {"max_steps": 10, "batch_tokens": 64}
     one, two = (plan(machine=machine, train={**train, "microbatch_threads": n}) for n in (1, 2))
     assert two.memory.gradients == 2 * one.memory.gradients
-    assert two.memory_of(1).gradients == one.memory_of(1).gradients  # one sequence is not shared
+    assert two.memory_of(1).gradients == one.memory_of(1).gradients  # a single sequence is not divided
     assert ", 2 threads" in summary(two)[1]
     assert "threads" not in summary(one)[1]
 
 
-def test_a_plan_here_is_resolved_and_threads_do_not_share_where_only_that_does_not_fit(monkeypatch):
+def test_a_plan_is_resolved_without_microbatch_threads_if_only_they_do_not_fit(monkeypatch):
     train = {"max_steps": 10, "batch_tokens": 64, "device": "cpu", "threads": 2, "precision": "fp32"}
     config = Config.model_validate({"model": SMALL, "train": {**train, "micro_batch_size": 2}})  # adds gradients up
     found = plan_here(config, 300, None)
@@ -118,7 +118,7 @@ def test_run_lengths_in_steps_tokens_and_epochs_agree():
     assert (by_steps.tokens, by_steps.epochs) == (3200, 2.0)
     assert plan(data, train={"max_tokens": 3200, "batch_tokens": 64}).steps == 50
     assert plan(data, train={"epochs": 2, "batch_tokens": 64}).steps == 50
-    assert plan(DataSize(1, 0), train={"epochs": 5e-324, "batch_tokens": 64}).steps == 1  # a run has a step
+    assert plan(DataSize(1, 0), train={"epochs": 5e-324, "batch_tokens": 64}).steps == 1  # a run has at least one step
     assert by_steps.tokens_per_parameter == 3200 / by_steps.parameters
 
 

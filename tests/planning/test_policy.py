@@ -1,4 +1,4 @@
-"""The rules behind every `auto` and every value that a user may leave open."""
+"""Rules for every `auto` and every value that a user may leave open."""
 
 from dataclasses import replace
 
@@ -98,7 +98,7 @@ def test_a_large_model_has_smaller_micro_batches_of_at_least_one_sequence():
 @pytest.mark.parametrize(
     ("total", "counts"), [(1, ()), (2, (2,)), (3, (3,)), (4, (4, 2)), (5, ()), (6, (3, 2)), (12, (4, 3, 2))]
 )
-def test_up_to_four_threads_share_where_they_divide_all_threads(total, counts):
+def test_up_to_four_threads_are_used_if_they_divide_all_threads(total, counts):
     assert thread_counts(total) == counts
 
 
@@ -114,7 +114,7 @@ def test_up_to_four_threads_share_where_they_divide_all_threads(total, counts):
         ({}, {"threads": None}, ()),
     ],
 )
-def test_threads_share_on_a_cpu_without_dropout_or_compiler(model, train, choices):
+def test_micro_batches_are_divided_on_a_cpu_without_dropout_or_compiler(model, train, choices):
     assert (
         thread_choices(ModelConfig(**TINY, **model), TrainConfig(**{"device": "cpu", "threads": 4, **train})) == choices
     )
@@ -196,7 +196,7 @@ def test_weights_are_sharded_only_where_they_do_not_fit(machine, given, expected
     assert resolved(machine, model=GPT2, train={"parallel": given, "micro_batch_size": 1}).train.parallel == expected
 
 
-def test_threads_do_not_share_where_only_their_gradients_do_not_fit():
+def test_micro_batches_are_not_divided_if_the_gradients_do_not_fit():
     changes = {"batch_size": 16, "train": {"micro_batch_size": 8}}
     shared = resolved(CPU, **changes)
     assert shared.train.microbatch_threads == 4

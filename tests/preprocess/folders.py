@@ -1,10 +1,10 @@
-"""What the tests say about whole folders."""
+"""Helpers for tests that compare folders."""
 
 import hashlib
 
 
 def digests(folder):
-    """The checksum of every file below a folder."""
+    """Checksum of every file in a folder."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")

@@ -1,4 +1,4 @@
-"""A file read in chunks gives the very ids that it gives in one piece, whatever the size of the chunks."""
+"""A file read in chunks gives the same ids as in one piece, for any chunk size."""
 
 import numpy as np
 import pytest

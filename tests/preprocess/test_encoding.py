@@ -1,4 +1,4 @@
-"""Encoding on many threads gives what one gives; a text that cannot be expressed is found in its file."""
+"""Encoding on many threads gives the result of one; a text that cannot be encoded is located in its file."""
 
 import gzip
 import json
@@ -46,7 +46,7 @@ def test_results_come_in_order_and_never_far_ahead():
         assert len(begun) - done <= 6
 
 
-def test_what_goes_wrong_in_a_thread_ends_the_work():
+def test_an_error_in_a_thread_ends_the_work():
     def fail_at_three(i):
         if i == 3:
             raise TokenizerError("no")
@@ -71,7 +71,7 @@ def test_the_folder_does_not_depend_on_threads_or_the_size_of_jobs(tmp_path, tok
     assert digests(tmp_path / "one") == digests(tmp_path / "four") == digests(tmp_path / "seven")
 
 
-def test_every_job_says_where_to_go_on(tmp_path, sentences, monkeypatch):
+def test_every_job_has_the_position_to_continue_from(tmp_path, sentences, monkeypatch):
     monkeypatch.setattr(encoding, "JOB_CHARS", 200)
     (tmp_path / "a.txt").write_text(sentences(60))
     (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": sentences(2, i)}) + "\n" for i in range(20)))
@@ -133,7 +133,7 @@ def test_at_most_so_many_tokens_come_from_the_beginning_of_each_split(tmp_path, 
         assert manifest.splits[split].documents == len(part)
 
 
-def test_more_tokens_than_there_are_is_all_of_them(tmp_path, sentences):
+def test_a_limit_above_the_number_of_tokens_keeps_all(tmp_path, sentences):
     (tmp_path / "a.txt").write_text(sentences(50))
     all_ = prepare([tmp_path / "a.txt"], tmp_path / "all", tokenizer="byte")
     some = prepare([tmp_path / "a.txt"], tmp_path / "some", tokenizer="byte", max_tokens=10**9)
@@ -147,7 +147,7 @@ def test_only_the_first_documents_decide_the_rule(tmp_path, sentences):
     assert manifest.split.rule == "last part of each document"
 
 
-def test_cleaned_text_is_what_becomes_tokens(tmp_path):
+def test_the_cleaned_text_is_tokenized(tmp_path):
     (tmp_path / "a.txt").write_text("It's 9 O'CLOCK, sir! " * 10)
     prepare(
         [tmp_path / "a.txt"],
@@ -180,7 +180,7 @@ class RecordingProgress(ProgressReporter):
         self.phases.append((name, total))
 
 
-def test_merges_are_learnt_from_all_parts_of_a_long_corpus_but_not_from_all_of_it(tmp_path, monkeypatch):
+def test_merges_are_trained_on_samples_from_all_parts_of_a_long_corpus(tmp_path, monkeypatch):
     monkeypatch.setattr(train_tokenizer, "MAX_TRAIN_CHARS", 40_000)
     monkeypatch.setattr(train_tokenizer, "CHUNK_CHARS", 500)
     for i, word in enumerate(["alpha", "bravo", "charlie", "delta"]):
@@ -203,7 +203,7 @@ def corpus_and_rule(paths, **options):
 
 
 def taken(paths, max_tokens=None, **options):
-    """How many characters a learner sees, and whether that was all it would take."""
+    """Number of characters that a tokenizer is trained on, and whether it reached its limit."""
     text = train_tokenizer._TrainingText(
         *corpus_and_rule(paths, **options), use_all=False, progress=ProgressReporter(), max_tokens=max_tokens
     )
@@ -212,8 +212,8 @@ def taken(paths, max_tokens=None, **options):
 
 
 @pytest.mark.parametrize("rows", [1, 3, 100])
-def test_all_of_a_small_corpus_is_learnt_from_whatever_its_format(tmp_path, rows, sentences, monkeypatch):
-    """However much of it stands in its first row."""
+def test_a_small_corpus_is_used_completely_in_every_format(tmp_path, rows, sentences, monkeypatch):
+    """Also if most of it is in the first row."""
     monkeypatch.setattr(train_tokenizer, "MAX_TRAIN_CHARS", 8_000_000)
     text = sentences(40_000)  # about 1.2 MB
     pq.write_table(pa.table({"text": [text, *["short"] * (rows - 1)]}), tmp_path / "a.parquet")
@@ -222,7 +222,7 @@ def test_all_of_a_small_corpus_is_learnt_from_whatever_its_format(tmp_path, rows
         assert taken([tmp_path / name]) == (len(text) + 5 * (rows - 1), False)
 
 
-def test_of_the_first_documents_of_a_large_corpus_all_is_learnt_from(tmp_path, sentences, monkeypatch):
+def test_with_a_document_limit_all_of_those_documents_are_used(tmp_path, sentences, monkeypatch):
     monkeypatch.setattr(train_tokenizer, "MAX_TRAIN_CHARS", 20_000)
     monkeypatch.setattr(train_tokenizer, "CHUNK_CHARS", 500)
     texts = [sentences(10, i) for i in range(300)]
@@ -233,7 +233,7 @@ def test_of_the_first_documents_of_a_large_corpus_all_is_learnt_from(tmp_path, s
     assert 20_000 < n < 21_000
 
 
-def test_for_a_few_tokens_only_the_beginning_is_learnt_from(tmp_path, sentences, monkeypatch):
+def test_with_a_token_limit_only_the_beginning_is_used(tmp_path, sentences, monkeypatch):
     monkeypatch.setattr(train_tokenizer, "CHUNK_CHARS", 500)
     (tmp_path / "a.txt").write_text(sentences(20_000))
     read, cut = [], train_tokenizer.chunk_text
@@ -247,8 +247,8 @@ def test_for_a_few_tokens_only_the_beginning_is_learnt_from(tmp_path, sentences,
     assert progress.messages == [f"tokenizer trained on the first {n:,} characters"]
 
 
-def test_a_text_of_ever_new_words_is_learnt_from_within_bounds(tmp_path, monkeypatch):
-    """Evenly, as far as that is possible."""
+def test_a_text_of_distinct_words_is_sampled_within_bounds(tmp_path, monkeypatch):
+    """Evenly, as far as possible."""
     monkeypatch.setattr("groundup.sources.text.MAX_UNCUT_CHARS", 500)
     monkeypatch.setattr(train_tokenizer, "MAX_WORD_BYTES", 40_000)
     monkeypatch.setattr(train_tokenizer, "CHUNK_CHARS", 500)
@@ -266,7 +266,7 @@ def test_a_text_of_ever_new_words_is_learnt_from_within_bounds(tmp_path, monkeyp
     assert text.index(parts[-1]) > 90_000
 
 
-def test_a_lossy_tokenizer_is_said_to_be_so(tmp_path, monkeypatch):
+def test_a_lossy_tokenizer_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(ByteTokenizer, "lossy", "drops nothing, to be true", raising=False)
     (tmp_path / "a.txt").write_text("some text to be told about")
     progress = RecordingProgress()
@@ -275,7 +275,7 @@ def test_a_lossy_tokenizer_is_said_to_be_so(tmp_path, monkeypatch):
 
 
 def words_tokenizer(path, *known):
-    """A tokenizer.json that knows these words."""
+    """A tokenizer.json with a vocabulary of these words."""
     vocab = {word: i for i, word in enumerate(("<unk>", "</s>", *known))}
     engine = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="<unk>"))
     engine.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
@@ -332,7 +332,7 @@ HARD = {
 
 @pytest.mark.parametrize("name", HARD)
 @pytest.mark.parametrize("tokenizer", ["byte", "char", "gpt2", "bpe:300", "bpe:5000"])
-def test_whatever_the_text_is_it_comes_back_or_a_sentence_does(tmp_path, name, tokenizer):
+def test_every_text_round_trips_or_gets_one_sentence(tmp_path, name, tokenizer):
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": HARD[name]}))
     if name == "one character":
         with pytest.raises(GroundupError, match="no text is left to train on"):
@@ -394,9 +394,7 @@ def test_memory_does_not_grow_with_a_text_that_has_no_spaces(tmp_path, kind, alp
         pytest.param(12_000_000, train_tokenizer.MAX_WORD_BYTES, 1_200_000, 3_000_000, marks=pytest.mark.long),
     ],
 )
-def test_memory_for_learning_is_bounded_where_no_two_words_are_the_same(
-    tmp_path, characters, word_bytes, most, unbounded
-):
+def test_training_memory_is_bounded_for_distinct_words(tmp_path, characters, word_bytes, most, unbounded):
     text = "".join(random.Random(0).choices("的一是不了人我在有他这中大来上个国，。", k=characters))
     (tmp_path / "a.txt").write_text(text)
     command = [sys.executable, "-c", MEASURED, tmp_path / "a.txt", tmp_path / "out", "bpe:300", str(word_bytes)]
@@ -416,7 +414,7 @@ def test_one_line_of_many_megabytes_is_prepared(tmp_path, tokenizer, word, megab
 
 
 def test_an_old_manifest_still_loads(tmp_path):
-    """As the first version wrote it."""
+    """Manifest of the first version."""
     old = {
         "format": 1,
         "dtype": "uint16",

@@ -1,4 +1,4 @@
-"""A finished folder is known again: left alone if it is what is asked for, and never replaced unasked."""
+"""A finished folder is recognised: kept if it matches the request, and never replaced without --overwrite."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def times(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-def test_the_same_again_does_nothing_and_says_so(texts, out):
+def test_the_same_command_again_does_nothing_and_reports_it(texts, out):
     before, progress = times(out), RecordingProgress()
     manifest = prepare([texts], out, tokenizer="byte", threads=1, overwrite=True, progress=progress)
     assert manifest == Manifest.load(out)
@@ -70,7 +70,7 @@ def test_the_same_again_does_nothing_and_says_so(texts, out):
         ({"clean": "digits"}, "clean was not given and is 'digits'"),
     ],
 )
-def test_other_settings_are_named_and_the_folder_stays(texts, out, options, said):
+def test_different_settings_are_named_and_the_folder_stays(texts, out, options, said):
     before = digests(out)
     wishes = {"tokenizer": "byte"} | options
     with pytest.raises(
@@ -119,13 +119,13 @@ def test_changed_inputs_are_named(texts, out, change, said):
         prepare([texts], out, tokenizer="byte")
 
 
-def test_sources_in_another_order_are_another_request(texts, out):
+def test_sources_in_another_order_are_a_different_request(texts, out):
     prepare([texts / "0.txt", texts / "1.txt"], out.with_name("two"), tokenizer="byte")
     with pytest.raises(DataError, match=r"the sources come in another order, from 1\.txt on"):
         prepare([texts / "1.txt", texts / "0.txt"], out.with_name("two"), tokenizer="byte")
 
 
-def test_a_folder_that_keeps_no_record_is_not_replaced_unasked(texts, out):
+def test_a_folder_without_a_record_is_not_replaced_without_overwrite(texts, out):
     (out / "request.json").unlink()
     with pytest.raises(DataError, match="holds tokens but no record of what they were made from"):
         prepare([texts], out, tokenizer="byte")
@@ -133,7 +133,7 @@ def test_a_folder_that_keeps_no_record_is_not_replaced_unasked(texts, out):
     assert (out / "request.json").exists()
 
 
-def test_a_finished_folder_that_is_not_whole_is_said_to_be_so(texts, out):
+def test_an_incomplete_finished_folder_is_reported(texts, out):
     (out / "train-00000.bin").unlink()
     with pytest.raises(DataError, match=r"out: is incomplete, .*train-00000\.bin.*--overwrite"):
         prepare([texts], out, tokenizer="byte")
@@ -151,7 +151,7 @@ def test_a_finished_folder_that_is_not_whole_is_said_to_be_so(texts, out):
         (lambda out: CharTokenizer("ab").save(out / "tokenizer"), "is not the tokenizer that made the tokens"),
     ],
 )
-def test_whatever_is_missing_from_a_finished_folder_it_is_not_whole(texts, out, damage, said):
+def test_any_missing_file_makes_a_finished_folder_incomplete(texts, out, damage, said):
     before = digests(out)
     damage(out)
     with pytest.raises(DataError, match=rf"out: is incomplete, .*{said}.*--overwrite"):
@@ -160,7 +160,7 @@ def test_whatever_is_missing_from_a_finished_folder_it_is_not_whole(texts, out, 
     assert digests(out) == before
 
 
-def test_a_flipped_bit_is_found_by_who_asks_to_overwrite(texts, out):
+def test_a_flipped_bit_is_found_with_overwrite(texts, out):
     before, path = digests(out), out / "train-00000.bin"
     contents = bytearray(path.read_bytes())
     contents[100] ^= 1
@@ -169,24 +169,24 @@ def test_a_flipped_bit_is_found_by_who_asks_to_overwrite(texts, out):
     assert digests(out) == before
 
 
-def test_another_column_of_the_same_file_is_another_request(tmp_path):
+def test_another_column_of_the_same_file_is_a_different_request(tmp_path):
     pq.write_table(pa.table({"a": ["one " * 50], "b": ["two " * 50]}), tmp_path / "ab.parquet")
     prepare([f"{tmp_path}/ab.parquet#a"], tmp_path / "out", tokenizer="byte")
     with pytest.raises(DataError, match=r"ab\.parquet#a is no longer among the sources"):
         prepare([f"{tmp_path}/ab.parquet#b"], tmp_path / "out", tokenizer="byte")
 
 
-def test_many_inputs_are_compared_in_a_time_that_grows_as_they_do():
+def test_many_inputs_are_compared_in_linear_time():
     inputs = [InputFile(name=f"d/{i}.txt", size=1, version="1") for i in range(20_000)]
     request = Request(settings={}, inputs=tuple(inputs))
     changed = Request(settings={}, inputs=(*inputs[:-1], inputs[-1].model_copy(update={"version": "2"})))
     begun = time.process_time()
     assert request.difference(request) is None
     assert request.difference(changed) == "d/19999.txt has changed"
-    assert time.process_time() - begun < 2  # with a look at all for each it takes a quarter of a minute
+    assert time.process_time() - begun < 2  # a quadratic comparison takes 15 seconds
 
 
-def test_a_replacement_that_fails_leaves_the_old_folder(texts, out):
+def test_a_failed_replacement_leaves_the_old_folder(texts, out):
     before = digests(out)
     (texts / "1.txt").write_bytes(b"caf\xe9")
     with pytest.raises(DataError, match="not UTF-8"):
@@ -195,20 +195,20 @@ def test_a_replacement_that_fails_leaves_the_old_folder(texts, out):
     assert sorted(path.name for path in out.parent.iterdir()) == ["out", "texts"]
 
 
-def test_a_folder_of_something_else_is_never_overwritten(texts, tmp_path):
+def test_a_folder_of_other_files_is_never_overwritten(texts, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious.txt").write_text("mine")
     with pytest.raises(DataError, match="already holds files"):
         prepare([texts], tmp_path / "mine", tokenizer="byte", overwrite=True)
 
 
-def test_the_record_says_neither_where_the_texts_lie_nor_who_made_it(out, tmp_path):
+def test_the_record_has_no_path_and_no_user_name(out, tmp_path):
     record = json.loads((out / "request.json").read_text())
     assert [each["name"] for each in record["inputs"]] == ["texts/0.txt", "texts/1.txt", "texts/2.txt"]
     assert str(tmp_path) not in json.dumps(record)
 
 
-def test_standard_input_is_known_by_its_text(tmp_path, monkeypatch):
+def test_standard_input_is_identified_by_its_text(tmp_path, monkeypatch):
     import io
     import sys
 

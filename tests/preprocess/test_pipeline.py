@@ -1,4 +1,4 @@
-"""Preparing: what comes out is what went in, split as promised."""
+"""Prepared data is the input text, split as documented."""
 
 import json
 import random
@@ -27,13 +27,13 @@ def book(tmp_path):
 
 @pytest.fixture
 def lines(tmp_path):
-    """300 documents."""
+    """A file of 300 documents."""
     (tmp_path / "lines.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in LINES))
     return tmp_path / "lines.jsonl"
 
 
 def documents(folder, split):
-    """The documents of a split as text, from the tokens on disk alone."""
+    """Documents of a split as text, from the tokens on disk only."""
     tokenizer, tokens = load_tokenizer(folder / "tokenizer"), Tokens.open(folder, split)
     ids = tokens.read(0, len(tokens))
     parts = np.split(ids, np.flatnonzero(ids == tokenizer.end_of_text) + 1)
@@ -50,7 +50,7 @@ def test_one_document_is_held_out_at_its_end(tmp_path, book, tokenizer):
 
 
 @pytest.mark.parametrize("tokenizer", ["byte", "gpt2"])
-def test_many_documents_are_held_out_whole(tmp_path, lines, tokenizer):
+def test_many_documents_are_held_out_completely(tmp_path, lines, tokenizer):
     manifest = prepare([lines], tmp_path / "out", tokenizer=tokenizer)
     train, val = documents(tmp_path / "out", "train"), documents(tmp_path / "out", "val")
     assert sorted(train + val) == sorted(LINES)
@@ -95,10 +95,10 @@ def test_documents_can_be_found_again_in_their_source(tmp_path, lines):
 
 
 @pytest.mark.parametrize("tokenizer", ["char", "bpe:300"])
-def test_the_same_input_gives_the_same_folder_wherever_it_lies(tmp_path, lines, tokenizer):
+def test_the_same_input_gives_the_same_folder_at_any_path(tmp_path, lines, tokenizer):
     elsewhere = tmp_path / "elsewhere" / lines.name
     elsewhere.parent.mkdir()
-    shutil.copy2(lines, elsewhere)  # with its time, by which a later call knows that nothing has changed
+    shutil.copy2(lines, elsewhere)  # with its time, by which a later call detects that nothing has changed
     prepare([lines], tmp_path / "one", tokenizer=tokenizer)
     prepare([elsewhere], tmp_path / "two", tokenizer=tokenizer)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
@@ -106,19 +106,19 @@ def test_the_same_input_gives_the_same_folder_wherever_it_lies(tmp_path, lines, 
         assert str(tmp_path) not in (tmp_path / "one" / name).read_text()
 
 
-def test_nothing_is_held_out_if_so_wished(tmp_path, book):
+def test_nothing_is_held_out_on_request(tmp_path, book):
     manifest = prepare([book], tmp_path / "out", tokenizer="byte", val_fraction=0)
     assert manifest.splits["val"].tokens == 0
     assert documents(tmp_path / "out", "train") == [TEXT]
 
 
-def test_characters_that_only_validation_holds_are_known(tmp_path):
+def test_characters_of_the_validation_text_are_in_the_vocabulary(tmp_path):
     (tmp_path / "a.txt").write_text("a" * 9 + "z")
     prepare([tmp_path / "a.txt"], tmp_path / "out", tokenizer="char")
     assert documents(tmp_path / "out", "val") == ["z"]
 
 
-def test_a_learnt_bpe_has_not_seen_the_validation_text(tmp_path):
+def test_a_trained_bpe_has_not_seen_the_validation_text(tmp_path):
     (tmp_path / "a.txt").write_text("ab" * 450 + "yz" * 50)
     prepare([tmp_path / "a.txt"], tmp_path / "out", tokenizer="bpe:300")
     tokenizer = load_tokenizer(tmp_path / "out" / "tokenizer")
@@ -126,14 +126,14 @@ def test_a_learnt_bpe_has_not_seen_the_validation_text(tmp_path):
     assert len(tokenizer.encode("yzyz")) == 4
 
 
-def test_progress_is_told_up_to_the_last_byte(tmp_path, book):
+def test_progress_is_reported_up_to_the_last_byte(tmp_path, book):
     told = []
     prepare([book], tmp_path / "out", tokenizer="byte", progress=told.append)
     assert told == sorted(told)
     assert told[-1] == len(TEXT)
 
 
-def test_text_that_is_no_utf8_can_be_replaced(tmp_path):
+def test_invalid_utf8_can_be_replaced(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"caf\xe9 noir")
     prepare([tmp_path / "a.txt"], tmp_path / "out", tokenizer="byte", errors="replace", val_fraction=0)
     assert documents(tmp_path / "out", "train") == ["caf\N{REPLACEMENT CHARACTER} noir"]
@@ -150,7 +150,7 @@ def test_text_that_is_no_utf8_can_be_replaced(tmp_path):
         ({"column": "txet"}, DataError, "no field 'txet'; did you mean 'text'"),
     ],
 )
-def test_a_wish_that_cannot_be_met_leaves_nothing_behind(tmp_path, lines, options, error, said):
+def test_an_impossible_option_leaves_nothing_behind(tmp_path, lines, options, error, said):
     with pytest.raises(error, match=said):
         prepare([lines], tmp_path / "out", **{"tokenizer": "byte"} | options)
     assert [path.name for path in tmp_path.iterdir()] == [lines.name]

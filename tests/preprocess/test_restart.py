@@ -1,4 +1,4 @@
-"""Killed at any moment and started again, a preparation ends in the very folder of one that nothing disturbed."""
+"""A preparation killed at any moment and started again gives the same folder as an uninterrupted one."""
 
 import gzip
 import json
@@ -28,7 +28,7 @@ from groundup.utils.progress import ProgressReporter
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 
-CHUNK = 700  # bytes: many chunks to a document, many jobs to a corpus, many entries in the journal
+CHUNK = 700  # bytes: many chunks per document, many jobs per corpus, many entries in the journal
 
 # Prepares with an entry in the journal after every job, and kills itself before or after the n-th call of a function.
 VICTIM = """
@@ -90,7 +90,7 @@ ALL_DONE = {phase for phase in DURING if phase.startswith("finishing") and phase
 
 
 class RecordingProgress(ProgressReporter):
-    """Remembers what was said."""
+    """Records messages."""
 
     def __init__(self):
         super().__init__()
@@ -102,7 +102,7 @@ class RecordingProgress(ProgressReporter):
 
 @pytest.fixture(autouse=True)
 def _small_steps(monkeypatch):
-    """The same small steps in this process as in the one that is killed."""
+    """Set the same small chunks and jobs in this process as in the killed one."""
     monkeypatch.setattr(pipeline, "open_sources", partial(open_sources, chunk_bytes=CHUNK))
     monkeypatch.setattr(pipeline, "JOURNAL_SECONDS", 0)
     monkeypatch.setattr(encoding, "JOB_CHARS", 900)
@@ -116,7 +116,7 @@ def line(i):
 
 @pytest.fixture(scope="module", params=["few documents", "many documents"])
 def corpus(request, tmp_path_factory):
-    """A folder with a file of every format; its time stands still."""
+    """A folder with a file of every format and a fixed modification time."""
     folder = tmp_path_factory.mktemp("restart") / "corpus"
     folder.mkdir()
     many = request.param == "many documents"
@@ -137,7 +137,7 @@ def options(tokenizer, **more):
 
 @pytest.fixture(scope="session")
 def victim(forks):
-    """Starts a preparation that may kill itself."""
+    """Start a preparation that may kill itself."""
 
     def start(corpus, out, wishes, *call, seconds=0.0):
         words = [str(CHUNK), str(seconds), *call, str(corpus), str(out), repr(wishes)]
@@ -148,7 +148,7 @@ def victim(forks):
 
 @pytest.fixture(scope="session")
 def killed(victim):
-    """Runs a preparation that kills itself."""
+    """Run a preparation that kills itself."""
 
     def run(*words):
         process = victim(*words)
@@ -160,7 +160,7 @@ def killed(victim):
 
 @pytest.fixture(scope="module")
 def undisturbed(corpus, tmp_path_factory):
-    """The digests of the folder that nothing disturbs, by options."""
+    """Digests of an uninterrupted preparation, by options."""
     known = {}
 
     def make(wishes):
@@ -193,7 +193,7 @@ def test_killed_in_any_phase_it_ends_in_the_same_folder(phase, corpus, undisturb
 
 
 def fsyncs_before_the_manifest(corpus, out, wishes):
-    """How many times a run has waited for the disk when it waits for its manifest."""
+    """Number of fsyncs of a preparation before that of its manifest."""
     count, at_manifest = 0, []
     with pytest.MonkeyPatch.context() as patch:
         fsync, save = os.fsync, pipeline.replace_text
@@ -211,7 +211,7 @@ def fsyncs_before_the_manifest(corpus, out, wishes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", ["gpt2", pytest.param("bpe:300", marks=pytest.mark.long)])
-def test_killed_again_and_again_at_moments_of_chance_it_ends_in_the_same_folder(
+def test_killed_repeatedly_at_random_moments_it_ends_in_the_same_folder(
     tokenizer, corpus, undisturbed, tmp_path, victim, forks
 ):
     chance, wishes, kills = random.Random(tokenizer), options(tokenizer), 0
@@ -220,7 +220,7 @@ def test_killed_again_and_again_at_moments_of_chance_it_ends_in_the_same_folder(
             journal, deadline = tmp_path / ".out.partial" / "journal.json", time.monotonic() + 60
             before = contents(journal)
             while process.poll() is None and time.monotonic() < deadline:
-                if contents(journal) not in (b"", before):  # it came further than the one before
+                if contents(journal) not in (b"", before):  # it got further than the previous one
                     time.sleep(chance.uniform(0, 0.05))
                     break
                 time.sleep(0.002)
@@ -232,7 +232,7 @@ def test_killed_again_and_again_at_moments_of_chance_it_ends_in_the_same_folder(
 
 
 def contents(path):
-    """Its bytes; none where it is not there, or no longer."""
+    """Content of a file, empty if it does not exist."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -240,7 +240,7 @@ def contents(path):
 
 
 def journal_of(killed, corpus, out, wishes, nth="22"):
-    """A killed preparation's unfinished folder, and its journal."""
+    """Kill a preparation; returns the journal of its unfinished folder."""
     killed(corpus, out, wishes, "groundup.preprocess.records", "Journal.save", nth, "after")
     return out.with_name(f".{out.name}.partial") / "journal.json"
 
@@ -275,7 +275,7 @@ def test_a_journal_with_one_wrong_field_does_not_end_in_the_same_folder(
 
 
 def test_a_split_that_was_full_stays_full(tmp_path, monkeypatch):
-    """Two emoji take six tokens and do not fit into five; the `a` behind them, which would, must not slip in."""
+    """Two emoji take six tokens and do not fit into five; the following `a`, which would fit, must not be added."""
     source = tmp_path / "a.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in ["🦄🦄", "a", "b", "c"] * 30))
     wishes = {"tokenizer": "gpt2", "max_tokens": 6, "val_fraction": 0.0, "threads": 1}
@@ -289,7 +289,7 @@ def test_a_split_that_was_full_stays_full(tmp_path, monkeypatch):
 
 
 def interrupt(sources, out, wishes, *, entries, progress=None):
-    """Ctrl-C once the journal has had so many entries."""
+    """Interrupt a preparation after `entries` journal entries."""
     save, saved = Journal.save, []
 
     def save_then_interrupt(journal, folder):
@@ -306,13 +306,13 @@ def interrupt(sources, out, wishes, *, entries, progress=None):
 
 @pytest.fixture
 def interrupted(corpus, tmp_path):
-    """A preparation with byte tokens, interrupted in the middle of the second file; returns what was said."""
+    """A preparation with byte tokens, interrupted in the middle of the second file; returns the messages."""
     progress = RecordingProgress()
     interrupt([corpus], tmp_path / "out", options("byte"), entries=17, progress=progress)
     return progress.messages
 
 
-def test_an_interruption_keeps_the_work_and_says_how_to_go_on(interrupted, corpus, undisturbed, tmp_path):
+def test_an_interruption_keeps_the_work_and_reports_how_to_resume(interrupted, corpus, undisturbed, tmp_path):
     assert re.match(r".*out: \d+% is done and kept", interrupted[-1])
     assert interrupted[-1].endswith("; the same command resumes from there")
     progress = RecordingProgress()
@@ -321,7 +321,7 @@ def test_an_interruption_keeps_the_work_and_says_how_to_go_on(interrupted, corpu
     assert digests(tmp_path / "out") == undisturbed(options("byte"))
 
 
-def test_what_is_done_is_not_encoded_again(interrupted, corpus, tmp_path, monkeypatch):
+def test_finished_work_is_not_encoded_again(interrupted, corpus, tmp_path, monkeypatch):
     encoded = []
     monkeypatch.setattr(
         pipeline,
@@ -338,7 +338,7 @@ def test_what_is_done_is_not_encoded_again(interrupted, corpus, tmp_path, monkey
     )
 
 
-def test_other_settings_do_not_touch_unfinished_work(interrupted, corpus, tmp_path):
+def test_different_settings_do_not_change_unfinished_work(interrupted, corpus, tmp_path):
     before = digests(tmp_path / ".out.partial")
     with pytest.raises(
         DataError, match=r"unfinished work for it, and tokenizer was 'byte' and is 'gpt2'; .* --overwrite"
@@ -349,7 +349,7 @@ def test_other_settings_do_not_touch_unfinished_work(interrupted, corpus, tmp_pa
     assert digests(tmp_path / ".out.partial") == before
 
 
-def test_unfinished_work_of_other_settings_can_be_thrown_away(interrupted, corpus, undisturbed, tmp_path):
+def test_unfinished_work_of_other_settings_can_be_deleted(interrupted, corpus, undisturbed, tmp_path):
     prepare([corpus], tmp_path / "out", **options("gpt2"), overwrite=True)
     assert digests(tmp_path / "out") == undisturbed(options("gpt2"))
 
@@ -359,7 +359,7 @@ def copied(corpus, folder):
 
 
 @pytest.mark.parametrize("tokenizer", ["byte", "char"])
-def test_a_file_that_was_still_to_come_may_change_unless_the_tokenizer_has_seen_it(corpus, tokenizer, tmp_path):
+def test_an_unread_file_may_change_unless_the_tokenizer_was_trained_on_it(corpus, tokenizer, tmp_path):
     mine = copied(corpus, tmp_path)
     interrupt([mine], tmp_path / "out", options(tokenizer), entries=5)
     (mine / "e.txt.gz").write_bytes(gzip.compress(b"mended when shall we three"))
@@ -372,7 +372,7 @@ def test_a_file_that_was_still_to_come_may_change_unless_the_tokenizer_has_seen_
     assert digests(tmp_path / "out") == digests(tmp_path / "anew")
 
 
-def test_a_file_that_has_been_read_must_not_change(corpus, tmp_path):
+def test_a_file_that_was_read_must_not_change(corpus, tmp_path):
     mine = copied(corpus, tmp_path)
     interrupt([mine], tmp_path / "out", options("byte"), entries=5)
     (mine / "a.txt").write_text("something else")
@@ -381,7 +381,7 @@ def test_a_file_that_has_been_read_must_not_change(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["journal.json", "request.json", "train-00000.bin", "tokenizer"])
-def test_damage_to_unfinished_work_is_a_sentence(damage, interrupted, corpus, undisturbed, tmp_path):
+def test_damage_to_unfinished_work_is_one_sentence(damage, interrupted, corpus, undisturbed, tmp_path):
     path = tmp_path / ".out.partial" / damage
     if path.is_dir():
         shutil.rmtree(path)
@@ -393,7 +393,7 @@ def test_damage_to_unfinished_work_is_a_sentence(damage, interrupted, corpus, un
     assert digests(tmp_path / "out") == undisturbed(options("byte"))
 
 
-def test_two_at_once_are_not_possible(corpus, undisturbed, tmp_path):
+def test_two_concurrent_preparations_are_refused(corpus, undisturbed, tmp_path):
     told = []
 
     class Second(ProgressReporter):
@@ -411,7 +411,7 @@ def test_two_at_once_are_not_possible(corpus, undisturbed, tmp_path):
 
 
 def test_another_process_waits_until_the_folder_is_in_place(corpus, undisturbed, tmp_path, monkeypatch):
-    """Also when all is done but for the last step, for which the work could be taken for its own."""
+    """Also if only the last step is missing and the other process could take over the work."""
     refused, replace = [], Path.replace
 
     def come_between(path, target):
@@ -427,7 +427,7 @@ def test_another_process_waits_until_the_folder_is_in_place(corpus, undisturbed,
     assert digests(tmp_path / "out") == undisturbed(options("byte"))
 
 
-def test_work_of_an_older_groundup_that_cut_elsewhere_is_not_gone_on_with(interrupted, corpus, tmp_path):
+def test_unfinished_work_with_an_older_journal_is_not_resumed(interrupted, corpus, tmp_path):
     path = tmp_path / ".out.partial" / "journal.json"
     path.write_text(path.read_text().replace('"format":2', '"format":1'))
     with pytest.raises(DataError, match=r"not a journal of groundup \(format: .*--overwrite"):
@@ -435,7 +435,7 @@ def test_work_of_an_older_groundup_that_cut_elsewhere_is_not_gone_on_with(interr
 
 
 def test_a_refused_tokenizer_stays_refused(corpus, tmp_path, monkeypatch):
-    """What was known of the text before an interruption counts after it."""
+    """Findings about the text before an interruption apply after it."""
     monkeypatch.setattr(pipeline, "MIN_KNOWN", 0)
     monkeypatch.setattr(ByteTokenizer, "lossy", "drops everything")
     monkeypatch.setattr(encoding, "known_characters", lambda text, decoded: (len(text), 0))

@@ -1,4 +1,4 @@
-"""A prepared folder is whole or not there, whatever happens, and takes no more memory for more text."""
+"""A prepared folder is complete or absent whatever happens, and memory does not grow with the text."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from groundup.errors import DataError
 from groundup.preprocess.pipeline import prepare
 from groundup.preprocess.workdir import new_folder
 
-# Prepares, but falls asleep when the first bytes have been written.
+# Prepares, but sleeps after the first bytes are written.
 SLEEPY = """
 import sys, time
 from pathlib import Path
@@ -34,7 +34,7 @@ def book(tmp_path):
     return tmp_path / "book.txt"
 
 
-def test_a_kill_leaves_nothing_in_place_and_the_next_attempt_succeeds(tmp_path, book):
+def test_a_kill_leaves_no_output_and_the_next_attempt_succeeds(tmp_path, book):
     out, shard = tmp_path / "out", tmp_path / ".out.partial" / "train-00000.bin"
     with subprocess.Popen([sys.executable, "-c", SLEEPY, book, out]) as process:
         deadline = time.monotonic() + 60
@@ -69,7 +69,7 @@ def test_missing_parents_are_made(tmp_path):
     assert (tmp_path / "a" / "b" / "out" / "file").exists()
 
 
-def test_a_folder_that_holds_something_is_left_alone_and_nothing_is_read(tmp_path):
+def test_a_folder_with_files_is_refused_before_anything_is_read(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious.txt").write_text("mine")
     with pytest.raises(DataError, match="out: already holds files; choose another folder with --out"):
@@ -85,7 +85,7 @@ def test_a_folder_that_holds_something_is_left_alone_and_nothing_is_read(tmp_pat
         ("x" * 300, r"cannot be written \(File name too long\)"),
     ],
 )
-def test_a_place_that_cannot_be_written_is_refused(tmp_path, book, out, said):
+def test_a_path_that_cannot_be_written_is_refused(tmp_path, book, out, said):
     with pytest.raises(DataError, match=said):
         prepare([book], tmp_path / out, tokenizer="byte")
 

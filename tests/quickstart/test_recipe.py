@@ -1,4 +1,4 @@
-"""Whatever the text, the machine and the time: a quickstart's choices are possible, sensible, and have reasons."""
+"""A quickstart's choices are possible, sensible and explained for any text, machine and time."""
 
 import pytest
 from hypothesis import given
@@ -47,7 +47,7 @@ def test_the_tokenizer_follows_the_size_and_the_script(looked, chosen):
     choice = choose_tokenizer(looked)
     assert choice.value == chosen
     assert choice.reason
-    tokenizer_named(choice.value)  # there is such a tokenizer
+    tokenizer_named(choice.value)  # the tokenizer exists
 
 
 @given(BYTES, st.floats(1, 6000), MINUTES, MACHINES, st.sampled_from([66, 257, 2048, 50_257]))
@@ -70,20 +70,20 @@ def test_more_time_and_more_text_never_mean_a_smaller_model(tokens, minutes, mac
     assert place(minutes * 60, tokens) <= place(minutes * 60, 2 * tokens)
 
 
-def test_a_small_text_keeps_the_model_small_and_says_why():
+def test_a_small_text_keeps_the_model_small_with_a_reason():
     shape, why = choose_shape(GPU, 3600, 20_000)
     assert shape == SHAPES[0]
     assert "memorize" in why
 
 
-def test_little_text_gets_a_context_of_which_it_holds_several():
+def test_a_short_text_gets_a_context_that_it_contains_several_times():
     assert choose_context(1_000_000, 1_000_000, 180)[0] > choose_context(300, 300, 180)[0]
     block_size, choice = choose_context(300, 300, 180)
     assert block_size * 4 <= 300
     assert "few sequences" in choice.reason
 
 
-def test_time_for_too_many_passes_becomes_fewer_passes_within_that_time():
+def test_epochs_are_limited_even_if_time_allows_more():
     config, _ = build_recipe(LAPTOP, 180, "data", 1_000_000, 1_000_000, 257)
     same, choice = choose_run_length(config, 2.0, 1_000_000)
     assert same.train == config.train
@@ -95,7 +95,7 @@ def test_time_for_too_many_passes_becomes_fewer_passes_within_that_time():
 
 
 @given(st.integers(100, 10**8), st.floats(0.001, 1e5))
-def test_there_are_steps_enough_and_several_evaluations(tokens, epochs):
+def test_there_are_enough_steps_and_several_evaluations(tokens, epochs):
     config, _ = build_recipe(LAPTOP, 180, "data", tokens, tokens, 257)
     assert config.train.batch_tokens <= max(config.model.block_size, tokens / 16)
     resolved, _ = choose_run_length(config, epochs, tokens)
@@ -104,7 +104,7 @@ def test_there_are_steps_enough_and_several_evaluations(tokens, epochs):
     assert resolved.evaluate.every_steps <= max(1, steps / 5)
 
 
-def test_where_little_can_be_done_windows_and_steps_are_short():
+def test_with_little_compute_sequences_and_steps_are_short():
     slow, fast = (Machine("cpu", flops) for flops in (1e11, 1e12))
     config, _ = build_recipe(slow, 12, "d", 1_000_000, 1_000_000, 66)
     longer, _ = build_recipe(fast, 12, "d", 1_000_000, 1_000_000, 66)

@@ -1,4 +1,4 @@
-"""A look at a text counts what is there."""
+"""Survey of a text: counts of bytes, characters and documents."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,13 +19,13 @@ def test_it_counts_bytes_characters_and_documents(texts):
     assert (found.documents, found.complete) == (len(texts), True)
 
 
-def test_of_a_long_text_the_beginning_is_enough():
+def test_only_the_beginning_of_a_long_text_is_surveyed():
     found = survey(documents(["abcdef"] * 100), max_bytes=60)
     assert not found.complete
     assert 60 <= found.bytes < 70
     assert found.size.startswith("more than 60 bytes in 10 documents")
 
 
-def test_bytes_per_character_tells_scripts_apart():
+def test_bytes_per_character_distinguishes_scripts():
     ratios = [survey(documents([t])).bytes_per_character for t in ("plain", "Ελλάδα", "你好世界", "😀😀")]
     assert ratios == [1, 2, 3, 4]

@@ -1,4 +1,4 @@
-"""When checkpoints are written, and which of them stay."""
+"""Times at which checkpoints are written, and which of them are kept."""
 
 import json
 import threading
@@ -38,7 +38,7 @@ def test_multiples_of_keep_every_are_never_deleted(prepared, tmp_path):
 
 def test_checkpoints_every_so_many_minutes(prepared, tmp_path, monkeypatch):
     ticks = iter(range(0, 100_000, 30))
-    monkeypatch.setattr("groundup.training.hooks.time.monotonic", lambda: next(ticks))  # half a minute at every look
+    monkeypatch.setattr("groundup.training.hooks.time.monotonic", lambda: next(ticks))  # 30 s per reading of the clock
     train(prepared, tmp_path / "run", every_steps=0, every_minutes=2, keep_last=99)
     assert steps(tmp_path / "run")[-1] == 20
     assert len(steps(tmp_path / "run")) >= 4

@@ -57,7 +57,7 @@ def test_patience_ends_the_run_at_the_last_of_its_evaluations(prepared, tmp_path
     result = groundup.train(
         prepared, tmp_path / "run", overrides=merged(train={"early_stopping_patience": 3}, evaluate=evaluate)
     )
-    assert result.step == 30  # 15 was best; 20, 25 and 30 were not better
+    assert result.step == 30  # 15 was the best; 20, 25 and 30 were not better
     assert result.signal is None
     log = read_log(tmp_path / "run" / "log.jsonl")
     assert [record["step"] for record in log if record["event"] == "eval"] == [5, 10, 15, 20, 25, 30]

@@ -53,7 +53,7 @@ def test_a_recipe_names_its_preset_and_its_laptop_size(folder):
     assert (name, config.model.n_layer, config.train.max_steps) == ("gpt2-mini", 6, 7)
     name, config = recipe(laptop=True)
     assert (name, config.model.n_layer, config.train.max_tokens, config.train.max_steps) == ("gpt2-nano", 3, 640, None)
-    assert config.prepare.sources == ("book.txt",)  # what it does not change stays
+    assert config.prepare.sources == ("book.txt",)  # unchanged keys stay
     name, config = recipe(laptop=True, preset="gpt2-micro", train={"max_steps": 9, "batch_tokens": 128})
     assert (name, config.model.n_layer, config.train.max_steps) == ("gpt2-micro", 4, 9)
 
@@ -91,13 +91,13 @@ def test_a_run_prepares_missing_data(folder):
     manifest = (folder / "data/book/manifest.json").read_text()
     assert '"char"' in manifest
     assert '"val_fraction": 0.2' in manifest
-    groundup.train("data/book", "runs/b", overrides=options)  # what is there is taken
+    groundup.train("data/book", "runs/b", overrides=options)  # existing data is used
     for key, value in (("tokenizer", "byte"), ("val_fraction", 0.1), ("clean", "lowercase"), ("max_tokens", 9)):
         other = options | {"prepare": options["prepare"] | {key: value}}
         with pytest.raises(ConfigError, match=rf"data/book was prepared with {key} .*, and prepare.{key} is "):
             groundup.train("data/book", "runs/c", overrides=other)
     options["prepare"] = {"sources": "", "tokenizer": "byte"}
-    groundup.train("data/book", "runs/c", overrides=options)  # as it is
+    groundup.train("data/book", "runs/c", overrides=options)  # unchanged
     assert (folder / "data/book/manifest.json").read_text() == manifest
 
 
@@ -160,7 +160,7 @@ def test_the_command_line_prepares_missing_data_too(folder, capsys):
     assert "start    loss" in output
     (folder / "data").rename(folder / "moved")
     with pytest.raises(SystemExit) as end:
-        main([*words, *small])  # a run that is there already is found before anything is prepared
+        main([*words, *small])  # an existing run is found before anything is prepared
     assert end.value.code == 2
     assert "holds a run already" in capsys.readouterr().err
     assert not (folder / "data").exists()

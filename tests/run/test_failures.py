@@ -50,7 +50,7 @@ def events(run, kind):
 
 @pytest.fixture
 def poison(monkeypatch):
-    """Sequences at these positions make the loss NaN, as a broken document might."""
+    """Make the loss NaN for sequences at these positions, as a broken document might."""
     bad, position = set(), [0]
     batches, loss = BatchLoader.micro_batches, NextTokenLoss.forward
 
@@ -68,7 +68,7 @@ def poison(monkeypatch):
 
 
 def test_a_rollback_skips_the_sequences_of_the_bad_steps_and_names_their_documents(prepared, tmp_path, poison):
-    poison |= {BATCH_SIZE * step for step in (20, 21, 22)}  # what steps 21 to 23 read
+    poison |= {BATCH_SIZE * step for step in (20, 21, 22)}  # sequences of steps 21 to 23
     result = groundup.train(prepared, tmp_path / "run", overrides=OVERRIDES)
     (back,) = events(tmp_path / "run", "rollback")
     assert (back["step"], back["bad_step"]) == (16, 23)
@@ -177,7 +177,7 @@ def test_interrupted_among_bad_steps_the_count_continues(prepared, tmp_path, poi
 
 
 def stop_at(monkeypatch, step):
-    """SIGTERM in the middle of a step, once."""
+    """Send SIGTERM in the middle of a step, once."""
     original, done = groundup.training.train_state.LossGuard.allows_step, []
 
     def allows_step(self, at, loss, grad_norm):

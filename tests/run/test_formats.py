@@ -1,4 +1,4 @@
-"""Runs, data and configs of earlier versions: they resume, generate, evaluate, compare and export as they did then.
+"""Runs, data and configs of earlier versions: they resume, generate, evaluate, compare and export as before.
 
 `tests/fixtures/make.py` and `make_old_names.py` wrote them; `old-names` has the previous names of all config keys.
 """
@@ -76,12 +76,12 @@ def old_names(tmp_path, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error", RenamedKeyWarning)
         yield copied(FIXTURES / "old-names", tmp_path / "old", monkeypatch)
-    torch.use_deterministic_algorithms(False)  # which run-all asks for
+    torch.use_deterministic_algorithms(False)  # which run-all requires
     torch.set_num_threads(threads)
 
 
 def rounding() -> str:
-    """A digest that two machines share where their torch rounds alike."""
+    """A digest that is equal on machines whose torch rounds alike."""
     torch.manual_seed(0)
     x = torch.randn(67, 67, requires_grad=True)
     y = torch.nn.functional.gelu((x @ x).softmax(-1) @ x).exp().sum(0).logsumexp(0)
@@ -90,7 +90,7 @@ def rounding() -> str:
 
 
 def rounds_alike() -> bool:
-    """Whether this machine and its torch are like those that wrote expected.json."""
+    """Whether this machine and its torch round like those that wrote expected.json."""
     made_with = EXPECTED["made_with"]
     return (torch.__version__.partition("+")[0], rounding()) == (made_with["torch"], made_with["rounding"])
 

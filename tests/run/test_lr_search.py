@@ -1,4 +1,4 @@
-"""The learning-rate search finds a good rate, and the same one every time."""
+"""The learning-rate search finds a good rate, reproducibly."""
 
 import json
 import math
@@ -207,7 +207,7 @@ def rates(rounds):
 
 
 def test_if_all_kept_rates_diverge_later_the_next_lower_ones_replace_them():
-    def loss(rate, steps):  # learns the faster the higher, but in a longer run diverges
+    def loss(rate, steps):  # a higher rate learns faster but diverges in a longer run
         return None if rate * steps > 0.5 else 3.0 - rate
 
     rounds, lines = halved(loss)

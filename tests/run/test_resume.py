@@ -60,7 +60,7 @@ def display():
 
 @pytest.fixture(scope="session")
 def killed(forks):
-    """Trains or resumes in a process that dies at the given call; fails when it does not get that far."""
+    """Train or resume in a process that dies at the given call; fails if the call is not reached."""
 
     def kill(action: str, where: tuple[str, str, int], run: Path, data: Path, overrides: dict) -> None:
         arguments = json.dumps([*where, action, str(run), str(data), overrides])
@@ -76,7 +76,7 @@ def final(run: Path) -> Path:
 
 
 def same_state(a: Path, b: Path) -> bool:
-    """Equal weights and moments, bit for bit, and equal metadata."""
+    """Whether weights and optimizer state are equal bit for bit, and metadata is equal."""
     files = [name for name in STATE if (a / name).exists() or (b / name).exists()]
     metadata = [json.loads((folder / "progress.json").read_text()) for folder in (a, b)]
     for values in metadata:
@@ -156,7 +156,7 @@ def test_muon_and_every_part_resume_bitwise_too(parts, prepared, tmp_path, kille
     groundup.resume(tmp_path / "run")
     assert same_state(final(tmp_path / "run"), final(tmp_path / "uninterrupted"))
 
-    checkpoint = RunFolder(tmp_path / "tampered").steps()[-1]  # the negative control: Muon's momentum is forgotten
+    checkpoint = RunFolder(tmp_path / "tampered").steps()[-1]  # negative control: Muon's momentum is lost
     tensors = load_file(checkpoint / "optimizer/state.safetensors")
     tensors["h.0.mlp.c_fc.weight|momentum_buffer"].zero_()
     save_file(tensors, checkpoint / "optimizer/state.safetensors")
@@ -166,7 +166,7 @@ def test_muon_and_every_part_resume_bitwise_too(parts, prepared, tmp_path, kille
 
 
 def copy_stopped_at(reference: Path, tmp_path: Path, step: int = 54) -> tuple[Path, Path]:
-    """The reference run as it stood at a checkpoint; returns run and checkpoint."""
+    """Copy of the reference run as it was at a checkpoint; returns run and checkpoint."""
     run = tmp_path / "run"
     shutil.copytree(reference, run, symlinks=True)
     shutil.rmtree(final(run))
@@ -174,7 +174,7 @@ def copy_stopped_at(reference: Path, tmp_path: Path, step: int = 54) -> tuple[Pa
 
 
 def reseal(checkpoint: Path) -> None:
-    """Make the checksums true again after tampering."""
+    """Recompute the checksums after tampering."""
     lines = (checkpoint / SUMS).read_text().splitlines()
     names = [line.partition("  ")[2] for line in lines]
     (checkpoint / SUMS).write_text("".join(f"{sha256(checkpoint / n)}  {n}\n" for n in names))
@@ -211,7 +211,7 @@ def test_resealing_alone_changes_nothing(reference, tmp_path):
     ids=["moments", "one moment", "cursor", "step"],
 )
 def test_a_lost_part_of_the_state_changes_the_result(drop, reference, tmp_path):
-    """The negative control: if one piece were not restored, the tests above would fail."""
+    """Negative control: if one part were not restored, the tests above would fail."""
     run, checkpoint = copy_stopped_at(reference, tmp_path)
     drop(checkpoint)
     reseal(checkpoint)
@@ -455,7 +455,7 @@ def test_a_checkpoint_that_cannot_be_read_is_rejected_like_a_damaged_one(referen
 
 @pytest.mark.slow
 def test_fp16_resumes_bitwise_with_its_scale_after_a_skipped_step(prepared, tmp_path, killed):
-    """Two tokens a step: their gradients are so large that the first scale overflows."""
+    """Two tokens per step: their gradients are so large that the first scale overflows."""
     overrides = {
         **OVERRIDES,
         "model": {"n_layer": 1, "n_head": 1, "n_embd": 8, "block_size": 2, "dropout": 0.1},
@@ -471,7 +471,7 @@ def test_fp16_resumes_bitwise_with_its_scale_after_a_skipped_step(prepared, tmp_
     groundup.resume(tmp_path / "run")
     assert same_state(final(tmp_path / "run"), final(tmp_path / "uninterrupted"))
 
-    checkpoint = RunFolder(tmp_path / "tampered").steps()[-1]  # the negative control: the scale is forgotten
+    checkpoint = RunFolder(tmp_path / "tampered").steps()[-1]  # negative control: the scale is lost
     change_progress(scaler={})(checkpoint)
     reseal(checkpoint)
     groundup.resume(tmp_path / "tampered")

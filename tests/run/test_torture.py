@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import groundup
 from groundup.checkpoint.run_folder import RunFolder
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))  # run from a checkout, and no part of the package
+sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))  # run from a checkout, not part of the package
 
 from attempts import differences, newest_good
 
@@ -36,7 +36,7 @@ def uninterrupted(prepared, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(uninterrupted, tmp_path) -> Path:
-    """A copy of it."""
+    """A copy for each test."""
     shutil.copytree(uninterrupted, tmp_path / "run", symlinks=True)
     return tmp_path / "run"
 

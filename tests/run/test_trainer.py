@@ -92,7 +92,7 @@ def test_sequence_length_warm_up_starts_short_and_is_logged(train):
 
 
 def build(prepared, changes: dict) -> Trainer:
-    """A trainer that writes nothing."""
+    """Build a trainer without writing files."""
     data = PreparedData.open(prepared)
     config = Config.model_validate({**merged(changes), "data": str(prepared)})
     resolved = resolve_config(config, data.tokenizer.n_vocab, detect_machine(config.train, prepared)[0])
@@ -108,7 +108,7 @@ def test_the_seed_decides_weights_order_and_dropout(prepared):
         a.state.progress.step = step
         a.state.seed_dropout()
         draws.append(torch.rand(4).tolist())
-    assert draws[0] == draws[2] != draws[1]  # each step has a mask of its own, and always the same one
+    assert draws[0] == draws[2] != draws[1]  # each step has its own mask, and always the same one
 
 
 def test_grad_clip_0_turns_clipping_off(train):

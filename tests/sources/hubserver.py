@@ -1,4 +1,4 @@
-"""A stand-in for the hub on 127.0.0.1: the addresses that the libraries ask for, and faults on request."""
+"""Local server on 127.0.0.1 that replaces the hub: the API of the libraries, and faults on request."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 
 class Hub:
-    """Data sets and models by name and revision, what was asked for, and what is to go wrong."""
+    """Data sets and models by name and revision, recorded requests, and faults to inject."""
 
     def __init__(self):
         self.repos: dict[str, dict[str, dict[str, bytes]]] = {}  # name -> revision -> path -> content
@@ -18,10 +18,10 @@ class Hub:
         self.hashes: dict[int, str] = {}
         self.log: list[tuple[str, str, str | None]] = []  # method, path, Range
         self.sent = Counter()  # path of a file -> bytes of it
-        self.faults: list[list] = []  # [pattern, how often still, what, after how many]
+        self.faults: list[list] = []  # [pattern, remaining times, fault, after how many requests]
         self.tokens: set[str | None] = set()
-        self.token: str | None = None  # without it, nothing is found
-        self.elsewhere = False  # whether files lie on another host, as large ones of the hub do
+        self.token: str | None = None  # without it, every request is 404
+        self.elsewhere = False  # whether files are on another host, like large files of the hub
         self.tokens_elsewhere: set[str | None] = set()
         server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         server.hub = self
@@ -57,7 +57,7 @@ class Hub:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # an answer in one piece: two would wait for each other
+    wbufsize = -1  # an answer in one packet: two would wait for each other
     disable_nagle_algorithm = True
 
     def log_message(self, *_):

@@ -1,4 +1,4 @@
-"""Cleaning does what its table says, wherever the chunks end."""
+"""Cleaning works as its table says, wherever the chunks end."""
 
 import string
 import unicodedata
@@ -38,7 +38,7 @@ def test_no_dropped_character_is_left(text):
 texts = st.text(st.sampled_from(list("aBΣς İ.,!1 \n\n日")))
 
 
-@settings(deadline=None)  # the first call goes through all of Unicode
+@settings(deadline=None)  # the first call scans all of Unicode
 @given(text=texts, chunk=st.integers(1, 9), steps=st.sets(st.sampled_from(STEPS)))
 def test_the_chunks_of_a_document_do_not_matter(text, chunk, steps):
     wished = parse_cleaning_steps(steps)

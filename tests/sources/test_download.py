@@ -16,7 +16,7 @@ TEXT = b"First Citizen:\nBefore we proceed any further, hear me speak.\n"
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    """A stand-in for the place of the text; what it answers can be changed, and it counts."""
+    """Local server for the text, with changeable responses and a counter."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):

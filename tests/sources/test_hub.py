@@ -1,6 +1,6 @@
-"""Corpora of the hub, read from a stand-in on 127.0.0.1: exact, resumable, and one sentence for every failure.
+"""Corpora of the hub, read from a local server on 127.0.0.1: exact, resumable, one sentence for every failure.
 
-The libraries read HF_ENDPOINT when they are imported, so they run in a process of their own.
+The libraries read HF_ENDPOINT when they are imported, so they run in a separate process.
 """
 
 import io
@@ -81,7 +81,7 @@ class Reader:
         return json.loads(line)
 
     def close(self) -> str:
-        """End it; returns what it wrote to standard error."""
+        """End the process; returns its standard error."""
         _, stderr = self._process.communicate()
         return stderr
 
@@ -93,7 +93,7 @@ def process(tmp_path_factory):
     yield server, reader
     stderr = reader.close()
     server.close()
-    assert stderr == ""  # no bar, no warning, no log line of the libraries, in all of these tests
+    assert stderr == ""  # no bar, warning or log line of the libraries in any of these tests
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ NUMBERS = itertools.count()
 
 @pytest.fixture
 def repo() -> str:
-    """A data set of this test's own, as what was found out once is kept."""
+    """A new data set name for each test, as results are cached."""
     return f"owner/set-{next(NUMBERS)}"
 
 
@@ -171,7 +171,7 @@ def test_what_is_skipped_and_other_columns_are_not_downloaded(hub, read, repo):
     assert [text for text, *_ in answer["documents"][0]] == texts[185:]
     assert (
         hub.sent[path] < complete / 10 + (1 << 16) + 8192
-    )  # one of ten groups of rows, and the footer as pyarrow asks for it
+    )  # one of ten row groups, and the footer as pyarrow reads it
 
 
 def test_only_the_hub_is_asked(hub, read, repo):
@@ -209,7 +209,7 @@ def test_the_identity_names_the_commit_and_changes_with_it(hub, read, repo):
     hub.put(repo, {"data/train-00000-of-00001.parquet": parquet(["new"])})
     again = read(f"hf:{repo}#text", identity=True)
     assert again["identity"] == before  # one process sees one revision …
-    assert "error" in again  # … and says so when that revision is gone
+    assert "error" in again  # … and reports when that revision is gone
     assert read(f"hf:{repo}@main#text", identity=True)["identity"] == f"hf:{repo}@{hub.commit(repo)}#text"
 
 
@@ -315,7 +315,7 @@ def test_transient_failures_are_retried(pattern, what, waits, hub, read, repo):
     hub.fault(pattern, what, times=1)
     answer = read(f"hf:{repo}")
     assert tuples(answer["documents"][0]) == expected
-    assert hub.faults[0][1] == 0  # it did happen
+    assert hub.faults[0][1] == 0  # the fault did occur
     if waits is not None:
         assert answer["slept"] == waits
 

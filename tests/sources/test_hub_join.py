@@ -1,4 +1,4 @@
-"""How rows become documents: lines that are joined to articles, and runs of sentences."""
+"""Rows become documents: lines joined to articles, and consecutive sentences."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def test_an_article_begins_with_a_title_between_empty_lines():
     found = texts_of(join_rows(ARTICLES, rows(LINES), 0))
     assert found == [
         "\n = First = \n\n one \n = = Part = = \n\n two \n\n\n",
-        " = Second = \n\n = 5 = \n three \n\n",  # the 5 is no title: text follows at once
+        " = Second = \n\n = 5 = \n three \n\n",  # the 5 is not a title: text follows at once
         " = Third , = fourth = \n\n",
     ]
     assert "".join(found) == "".join(line or "\n" for line in LINES)

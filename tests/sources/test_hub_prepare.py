@@ -1,4 +1,4 @@
-"""`groundup prepare` from a stand-in for the hub: complete, interrupted and resumed."""
+"""`groundup prepare` from a local hub server: complete, interrupted and resumed."""
 
 import filecmp
 import io
@@ -13,7 +13,7 @@ from hubserver import Hub
 pa = pytest.importorskip("pyarrow", reason="needs the extra `data`")
 pytest.importorskip("datasets", reason="needs the extra `data`")
 
-# The command, without its waits, and with an entry in the journal after every piece of work.
+# The command, without waiting, and with a journal entry after every job.
 COMMAND = """
 import sys
 from groundup.sources import hub

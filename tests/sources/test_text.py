@@ -1,4 +1,4 @@
-"""Decoding: what is message about bytes that are not text, wherever the blocks happen to end."""
+"""Decoding of text, and messages about bytes that are not text, wherever the blocks end."""
 
 import gzip
 import random
@@ -87,7 +87,7 @@ def test_a_damaged_compressed_file_is_refused(write, suffix, damage):
 def test_a_frame_with_a_long_window_is_decompressed(write):
     text = random.Random(0).randbytes(1 << 10).hex().encode() * 9
     settings = zstandard.ZstdCompressionParameters.from_level(1, window_log=30, enable_ldm=True)
-    packer = zstandard.ZstdCompressor(compression_params=settings).compressobj()  # does not know the size beforehand
+    packer = zstandard.ZstdCompressor(compression_params=settings).compressobj()  # size not known beforehand
     assert "".join(read_text(write(packer.compress(text) + packer.flush(), "a.txt.zst"), "strict")) == text.decode()
 
 

@@ -1,4 +1,4 @@
-"""The trained BPE against the library, and the file, that it must agree with."""
+"""The trained BPE against the tokenizers library and its file."""
 
 import json
 
@@ -28,10 +28,10 @@ def test_ids_are_those_of_the_saved_file_in_the_library(tmp_path_factory, text):
     assert TOKENIZER.decode(TOKENIZER.encode(text)) == theirs.decode(theirs.encode(text).ids)
 
 
-@settings(deadline=None)  # it learns many times
+@settings(deadline=None)  # it is trained many times
 @given(data=st.data(), alphabet=st.sampled_from(["a", "ab", "aaab", "aab ", "的一", "éèé", "ab'.s1 \n"]))
-def test_whatever_the_merges_ids_are_the_librarys(data, alphabet):
-    """Runs and overlaps, where the two ways to apply merges could part."""
+def test_ids_equal_the_librarys_for_any_merges(data, alphabet):
+    """Repetitions and overlaps, where the two ways to apply merges could differ."""
     texts = st.text(st.sampled_from(alphabet), min_size=1, max_size=300)
     tokenizer = BPETokenizer.train(data.draw(st.lists(texts, min_size=1, max_size=4)), n_vocab=400)
     assert tokenizer._encoding is not None
@@ -55,7 +55,7 @@ def test_a_real_text_has_the_librarys_ids(shared_data):
 
 
 @pytest.mark.parametrize("change", ["order", "pattern"])
-def test_a_file_that_was_changed_is_left_to_the_library(change):
+def test_a_modified_file_is_encoded_by_the_library(change):
     contents = json.loads(TOKENIZER._files["tokenizer.json"])
     if change == "order":
         merges = contents["model"]["merges"]
@@ -86,7 +86,7 @@ def test_training_twice_gives_the_same_tokenizer():
     assert BPETokenizer.train(CORPUS, n_vocab=320).fingerprint == TOKENIZER.fingerprint
 
 
-def test_an_error_of_the_texts_passes_through_training():
+def test_an_error_while_reading_texts_is_raised_by_training():
     def texts():
         yield "some text"
         raise TokenizerError("from the text")
@@ -103,8 +103,8 @@ def test_a_foreign_tokenizer_file_is_refused(tmp_path, contents):
         load_tokenizer(tmp_path)
 
 
-def test_the_merges_are_those_of_the_reference_but_for_ties(shared_data):
-    """The reference orders pairs of equal count in another way, so at the end a few others are left out."""
+def test_the_merges_equal_the_reference_except_ties(shared_data):
+    """The reference orders pairs of equal count differently, so at the end a few other pairs are left out."""
     folder = shared_data / "bpe-train-reference"
     text = (folder / "corpus.en").read_text(encoding="utf-8")
     lines = (folder / "train-bpe-reference-merges.txt").read_text(encoding="utf-8").splitlines()
@@ -123,7 +123,7 @@ def test_a_rare_pair_is_not_merged():
     assert b"cd" in BPETokenizer.train(texts, n_vocab=1000, min_frequency=4).pieces
 
 
-def test_special_tokens_are_ids_that_no_text_becomes(tmp_path):
+def test_no_text_is_encoded_to_special_tokens(tmp_path):
     special = ["<|pad|>", "<|im_start|>", "<|é 日|>"]
     texts = ["<|pad|> <|im_start|>user<|é 日|> " * 100]
     tokenizer = bpe_trainer(270, special_tokens=special).train(texts)
@@ -136,10 +136,10 @@ def test_special_tokens_are_ids_that_no_text_becomes(tmp_path):
     assert load_tokenizer(tmp_path).special_tokens == tokenizer.special_tokens
     assert load_tokenizer(tmp_path).fingerprint == tokenizer.fingerprint
     theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    assert theirs.encode("<|im_start|>").ids == [2]  # other programs, who mean them, find them
+    assert theirs.encode("<|im_start|>").ids == [2]  # other programs do encode to them
 
 
-def test_a_padded_vocabulary_has_its_specials_where_other_programs_expect_them(tmp_path):
+def test_a_padded_vocabulary_has_its_special_ids_where_other_programs_expect_them(tmp_path):
     text = "<|pad|> <|endoftext|> the cat sat on the mat. " * 100
     tokenizer = choose_tokenizer("bpe:270:pad").train([text])
     assert (tokenizer.n_vocab, tokenizer.end_of_text) == (270, 1)
@@ -197,7 +197,7 @@ def test_a_text_of_one_repeated_character(n):
     ],
 )
 def test_files_of_groundup_0_1_still_load(tmp_path, kind, fingerprint):
-    """The fingerprints are those that version 0.1 wrote, beside these fields."""
+    """Fingerprints are those that version 0.1 wrote next to these fields."""
     saved = {
         "byte": {},
         "char": {"characters": "ab"},

@@ -1,4 +1,4 @@
-"""One id a byte, one id a character."""
+"""Byte tokenizer: one id per byte; character tokenizer: one id per character."""
 
 import pytest
 

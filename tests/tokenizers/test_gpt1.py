@@ -1,4 +1,4 @@
-"""GPT-1's tokenizer against transformers' own, and the ways to get it."""
+"""GPT-1's tokenizer against that of transformers, and its download."""
 
 import http.server
 import json
@@ -25,7 +25,7 @@ SMALL_ENCODER = json.dumps({piece: id_ for id_, piece in enumerate(PIECES)})
 SMALL_MERGES = "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in PAIRS)
 SMALL = GPT1Tokenizer(SMALL_ENCODER, SMALL_MERGES)
 
-# Everything that the normalisation looks at: case, accents, controls, Chinese, all kinds of space and of mark.
+# Everything that the normalisation changes: case, accents, controls, Chinese, all kinds of space and of mark.
 hard = st.text(
     st.sampled_from(list("aBéÅ\u0301 \n\r\t\0\x0b\x1c\x85\u00a0\u00ad\u200b\u2003\u3000\ufffd日!.,'-<>$ßﬁİσΣ🙂"))
 )
@@ -48,7 +48,7 @@ def theirs(shared_data):
     )
 
 
-def test_words_are_lowered_split_and_merged():
+def test_words_are_lower_cased_split_and_merged():
     lower, low, unknown = PIECES.index("lower</w>"), PIECES.index("low</w>"), 0
     assert SMALL.encode("Lower, LÓW\n日").tolist() == [lower, PIECES.index(",</w>"), low, unknown]
     assert SMALL.decode(SMALL.encode("Lower, LÓW\n日")) == "lower , low \N{REPLACEMENT CHARACTER}"
@@ -83,7 +83,7 @@ def test_a_cut_before_a_space_changes_no_id(real, before, visible, space, after)
 
 @given(text=texts)
 def test_decoding_gives_the_normalised_text(real, text):
-    """Which, normalised again, stays as it is, but for what was unknown."""
+    """Normalised again it is unchanged, except for unknown characters."""
     ids = real.encode(text)
     known = [id_ for id_ in ids.tolist() if id_ != 0]
     normal = real.decode(ids)
@@ -104,19 +104,19 @@ def test_no_text_ends_a_document(text):
     assert SMALL.end_of_text not in SMALL.encode(text)
 
 
-def test_spelling_out_the_unknown_is_only_text():
+def test_the_spelled_out_unknown_token_is_plain_text():
     assert 0 in SMALL.encode("<")  # unknown here
     assert (
         GPT1Tokenizer(SMALL_ENCODER.replace('"z"', '"<"').replace('"y"', '">"'), SMALL_MERGES).encode("<unk>").size > 1
     )
 
 
-def test_what_it_loses_is_said():
+def test_what_it_loses_is_reported():
     for word in ("upper case", "accents", "line ends", "punctuation", "runs of spaces"):
         assert word in SMALL.lossy
 
 
-def test_a_saved_one_comes_back_the_same(tmp_path):
+def test_a_saved_tokenizer_loads_unchanged(tmp_path):
     SMALL.save(tmp_path)
     loaded = load_tokenizer(tmp_path)
     assert (loaded.name, loaded.fingerprint) == ("gpt1", SMALL.fingerprint)
@@ -130,7 +130,7 @@ def test_the_hubs_names_of_the_files_serve_as_well(tmp_path):
     assert choose_tokenizer(f"gpt1:{tmp_path}").fingerprint == SMALL.fingerprint
 
 
-def test_a_changed_file_is_noticed(tmp_path):
+def test_a_changed_file_is_found(tmp_path):
     SMALL.save(tmp_path)
     path = tmp_path / MERGES
     path.write_text(path.read_text().replace("l o\n", "o l\n").replace("lo w</w>\nlo w\n", ""))
@@ -168,7 +168,7 @@ def test_a_folder_without_the_files_is_refused(tmp_path):
 
 @pytest.fixture
 def hub(shared_data):
-    """A stand-in for the hub on this machine: yields its address, and what it answers, which may be changed."""
+    """Local hub server: yields its address and its responses, which may be changed."""
     folder = shared_data / "gpt1-vocab"
     files = {HUB_ENCODER: (folder / ENCODER).read_bytes(), HUB_MERGES: (folder / MERGES).read_bytes()}
 
@@ -207,14 +207,14 @@ def hub(shared_data):
 
 
 def fetched(tmp_path, address, **more):
-    """`groundup tokenizer show` of GPT-1, in a process of its own: the hub's library reads its settings once."""
+    """`groundup tokenizer show` of GPT-1 in a new process, as the hub's library reads its settings only once."""
     env = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", **more}
     command = [sys.executable, "-m", "groundup", "tokenizer", "show", "Hello", "--tokenizer", "gpt1", "--json"]
     return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
 
 
 @pytest.mark.slow
-def test_it_is_fetched_once_and_then_there_without_a_network(hub, tmp_path, real):
+def test_it_is_downloaded_once_and_then_works_offline(hub, tmp_path, real):
     address, files = hub
     done = fetched(tmp_path, address)
     assert json.loads(done.stdout)["fingerprint"] == real.fingerprint
@@ -225,7 +225,7 @@ def test_it_is_fetched_once_and_then_there_without_a_network(hub, tmp_path, real
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["missing", "offline", "foreign"])
-def test_what_the_hub_cannot_give_is_one_sentence(hub, tmp_path, fault):
+def test_a_file_that_the_hub_lacks_is_one_sentence(hub, tmp_path, fault):
     address, files = hub
     if fault == "missing":
         files.clear()

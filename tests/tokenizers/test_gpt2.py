@@ -39,7 +39,7 @@ def test_tokens_never_cross_the_pieces_of_the_other_implementation(text):
 
 
 @pytest.mark.parametrize("space", [" ", "\n", "\u2003"])
-def test_very_long_white_space_is_no_obstacle(space):
+def test_very_long_white_space_is_encoded(space):
     text = "a" + space * 1_200_000 + "b"
     assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
 
@@ -52,7 +52,7 @@ def test_cutting_long_white_space_changes_no_id(before, after, space):
         assert np.array_equal(gpt2._encode_parts(TOKENIZER._encoding, text), TOKENIZER.encode(text))
 
 
-def test_a_damaged_package_is_noticed(tmp_path, monkeypatch):
+def test_a_damaged_package_is_found(tmp_path, monkeypatch):
     (tmp_path / "vocab").mkdir()
     (tmp_path / gpt2.MERGES_FILE).write_bytes(b"not xz")
     monkeypatch.setattr(gpt2.resources, "files", lambda _: tmp_path)

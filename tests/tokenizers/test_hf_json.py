@@ -1,4 +1,4 @@
-"""Any tokenizer.json against the library that wrote it."""
+"""Tokenizers of any tokenizer.json against the library that wrote it."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def llama():
     engine = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     special = ["<unk>", "<s>", "</s>", *bytes_]
     engine.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    engine.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")  # for training alone
+    engine.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")  # for training only
     engine.train_from_iterator(
         [line for text in CORPUS for line in text.replace("</s>", "").splitlines()],  # as SentencePiece does
         trainers.BpeTrainer(vocab_size=350, special_tokens=special, show_progress=False),
@@ -125,7 +125,7 @@ ENGINES = {
 }
 ENDS = {"word-piece": "[SEP]", "words": "<|endoftext|>"}
 OURS = {kind: FileTokenizer(engine.to_str(), ENDS.get(kind, "</s>")) for kind, engine in ENGINES.items()}
-MARKS = {"byte-level with prefix", "llama", "unigram"}  # those that put a space before the text
+MARKS = {"byte-level with prefix", "llama", "unigram"}  # those that add a space before the text
 
 texts = st.text(st.sampled_from(list("lowernst <|/>s.,'! \n\r\t\u00a0éE\u0301日🙂12"))) | st.text(
     st.characters(exclude_categories=["Cs"])
@@ -144,15 +144,15 @@ def test_ids_are_the_librarys(kind, text):
     theirs = ENGINES[kind]
     theirs.encode_special_tokens = True
     if kind in MARKS and text[:1] in (" ", "\n", "\r"):
-        text = "a" + text  # such a beginning is the continuation of another text
+        text = "a" + text  # such a start is the continuation of another text
     expected = theirs.encode(text, add_special_tokens=False).ids
-    if OURS[kind].end_of_text not in expected:  # the library itself spells some
+    if OURS[kind].end_of_text not in expected:  # the library itself spells some differently
         assert OURS[kind].encode(text).tolist() == expected
 
 
 @pytest.mark.parametrize("kind", ENGINES)
 @given(text=texts)
-def test_decoding_is_the_librarys_but_for_the_ends(kind, text):
+def test_decoding_equals_the_librarys_except_at_the_ends(kind, text):
     ids = OURS[kind].encode(text).tolist()
     expected = ENGINES[kind].decode(ids, skip_special_tokens=False)
     ends = " " if kind in MARKS or kind in ENDS else ""
@@ -186,7 +186,7 @@ def test_a_cut_changes_no_id(kind, text):
     assert np.array_equal(OURS[kind].encode(text), np.concatenate(parts))
 
 
-def test_the_line_end_behind_a_mark_is_a_piece_with_it_and_never_cut_off():
+def test_a_line_end_after_a_mark_is_never_split_from_it():
     assert any(piece.endswith(b".\n") for piece in OURS["llama-3"].pieces)
     text = "the end.\nthe end,\n\nthe end\r\n" * 40
     parts = list(chunk_text(text, 1))
@@ -200,7 +200,7 @@ def test_bytes_lose_nothing(text):
     assert OURS["llama"].decode(OURS["llama"].encode("a" + text)) == " a" + text
 
 
-def test_what_is_lost_is_found():
+def test_lost_text_is_found():
     assert OURS["byte-level"].lossy is None
     assert OURS["llama"].lossy == "decoding does not give back a space at its beginning or end"
     assert "how a character is composed" in OURS["unigram"].lossy
@@ -215,7 +215,7 @@ def test_half_a_character_is_bytes():
     assert OURS["byte-level"].decode_bytes(OURS["byte-level"].encode("日").tolist()[:1]) == b"\xe6"
 
 
-def test_a_file_written_by_groundup_serves_as_any_other(tmp_path):
+def test_a_file_written_by_groundup_can_be_loaded_like_any_other(tmp_path):
     own = BPETokenizer.train(CORPUS, n_vocab=300)
     own.save(tmp_path)
     file = choose_tokenizer(str(tmp_path / "tokenizer.json"))
@@ -224,7 +224,7 @@ def test_a_file_written_by_groundup_serves_as_any_other(tmp_path):
     assert list(file.pieces) == list(own.pieces)
 
 
-def test_truncation_padding_and_dropout_do_not_leak():
+def test_truncation_padding_and_dropout_of_the_file_are_ignored():
     engine = byte_level(prefix=False)
     plain = FileTokenizer(engine.to_str(), "</s>")
     engine.enable_truncation(2)
@@ -235,7 +235,7 @@ def test_truncation_padding_and_dropout_do_not_leak():
     assert np.array_equal(noisy.encode(CORPUS[0]), plain.encode(CORPUS[0]))
 
 
-def test_a_saved_one_comes_back_the_same(kind, tmp_path):
+def test_a_saved_tokenizer_loads_unchanged(kind, tmp_path):
     OURS[kind].save(tmp_path)
     for loaded in (load_tokenizer(tmp_path), choose_tokenizer(str(tmp_path))):
         assert (loaded.name, loaded.n_vocab, loaded.end_of_text) == ("json", OURS[kind].n_vocab, OURS[kind].end_of_text)
@@ -243,7 +243,7 @@ def test_a_saved_one_comes_back_the_same(kind, tmp_path):
         assert np.array_equal(loaded.encode(CORPUS[0]), OURS[kind].encode(CORPUS[0]))
 
 
-def test_a_changed_file_is_noticed(tmp_path):
+def test_a_changed_file_is_found(tmp_path):
     OURS["words"].save(tmp_path)
     path = tmp_path / "tokenizer.json"
     path.write_text(path.read_text().replace('"w1":', '"v1":'))
@@ -312,7 +312,7 @@ def test_what_is_unknown_has_an_id_where_the_model_says_so():
         ("abc", "", (3, 0)),
     ],
 )
-def test_what_a_tokenizer_drops_on_purpose_is_not_lost(text, decoded, counts):
+def test_text_that_a_tokenizer_normalises_is_not_lost(text, decoded, counts):
     assert known_characters(text, decoded) == counts
 
 
@@ -355,7 +355,7 @@ def charsmap(contents):
         (lambda c: c.update(decoder={"type": "x"}), "not a tokenizer that can be used"),
     ],
 )
-def test_a_file_that_cannot_serve_is_one_sentence(tmp_path, change, said):
+def test_an_unusable_file_is_one_sentence(tmp_path, change, said):
     contents = json.loads(ENGINES["words"].to_str())
     change(contents)
     path = tmp_path / "tokenizer.json"
@@ -378,7 +378,7 @@ def test_a_file_that_cannot_serve_is_one_sentence(tmp_path, change, said):
         (b'{"model": {"type": "WordLevel", "vocab": {"\\ud800": 0}}}', "no token that ends a text"),
     ],
 )
-def test_a_file_that_is_something_else_is_one_sentence(tmp_path, contents, said):
+def test_a_file_of_another_kind_is_one_sentence(tmp_path, contents, said):
     path = tmp_path / "tokenizer.json"
     path.write_bytes(contents)
     for spec in (path, tmp_path):
@@ -386,7 +386,7 @@ def test_a_file_that_is_something_else_is_one_sentence(tmp_path, contents, said)
             choose_tokenizer(str(spec))
 
 
-def test_missing_and_strange_files_are_one_sentence(tmp_path, monkeypatch):
+def test_missing_and_special_files_are_one_sentence(tmp_path, monkeypatch):
     for spec in ("none/such", "nowhere.json", str(tmp_path / "x.json#</s>")):
         with pytest.raises(TokenizerError, match="there is no such file"):
             choose_tokenizer(spec)
@@ -394,7 +394,7 @@ def test_missing_and_strange_files_are_one_sentence(tmp_path, monkeypatch):
         choose_tokenizer(str(tmp_path))
     with pytest.raises(TokenizerError, match="no path"):
         choose_tokenizer("a/" + "x" * 5000)
-    os.mkfifo(tmp_path / "pipe.json")  # reading it would wait forever
+    os.mkfifo(tmp_path / "pipe.json")  # reading it would never end
     with pytest.raises(TokenizerError, match="there is no such file"):
         choose_tokenizer(str(tmp_path / "pipe.json"))
     ENGINES["words"].save(str(tmp_path / "tokenizer.json"))
@@ -412,7 +412,7 @@ def test_a_text_that_cannot_be_expressed_is_one_sentence():
         no_unknown.encode("\ud800")
 
 
-def test_more_than_65536_ids_make_wide_shards(tmp_path):
+def test_more_than_65536_ids_need_wide_shards(tmp_path):
     n = 70_000
     words(n).save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "text.txt").write_text(" ".join(f"w{i}" for i in range(0, n, 7)))

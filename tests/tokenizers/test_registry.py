@@ -1,4 +1,4 @@
-"""Laws that every tokenizer keeps, and the words it uses when it cannot."""
+"""Properties of every tokenizer, and its error messages."""
 
 import json
 
@@ -14,7 +14,7 @@ from groundup.tokenizers.registry import choose_tokenizer, load_tokenizer
 CORPUS = "It was the best of times, it was the worst of times;\r\n\tit's <|endoftext|> — naïve, 日本 🙂\n" * 30
 SPECS = ["byte", "char", "gpt2", "bpe:300"]
 
-unicode_text = st.text(st.characters(exclude_categories=["Cs"]))  # all there is, but for lone surrogates
+unicode_text = st.text(st.characters(exclude_categories=["Cs"]))  # all characters except lone surrogates
 
 
 def build(spec):
@@ -40,7 +40,7 @@ def test_any_unicode_text_survives(spec, text):
     assert TOKENIZERS[spec].decode(TOKENIZERS[spec].encode(text)) == text
 
 
-def test_every_id_lies_in_the_vocabulary(tokenizer):
+def test_every_id_is_in_the_vocabulary(tokenizer):
     ids = tokenizer.encode(CORPUS)
     assert ids.dtype == np.uint32
     assert ids.min() >= 0
@@ -51,7 +51,7 @@ def test_nothing_encodes_to_no_ids(tokenizer):
     assert tokenizer.encode("").shape == (0,)
 
 
-def test_spelling_out_the_end_of_text_does_not_end_it(tokenizer):
+def test_the_spelled_out_end_of_text_is_plain_text(tokenizer):
     assert tokenizer.end_of_text not in tokenizer.encode(CORPUS)
     assert tokenizer.decode([tokenizer.end_of_text]) == "<|endoftext|>"
 
@@ -73,7 +73,7 @@ def test_an_id_that_does_not_exist_is_refused(tokenizer, wrong):
         tokenizer.decode_bytes([0, wrong])
 
 
-def test_a_saved_tokenizer_comes_back_the_same(tokenizer, tmp_path):
+def test_a_saved_tokenizer_loads_unchanged_in_every_kind(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     loaded = load_tokenizer(tmp_path)
     assert (loaded.name, loaded.n_vocab, loaded.end_of_text) == (
@@ -124,7 +124,7 @@ def test_a_damaged_file_is_refused(tmp_path, contents):
         load_tokenizer(tmp_path)
 
 
-def test_a_changed_vocabulary_is_noticed(tmp_path):
+def test_a_changed_vocabulary_is_found(tmp_path):
     TOKENIZERS["char"].save(tmp_path)
     path = tmp_path / "groundup-tokenizer.json"
     saved = json.loads(path.read_text())

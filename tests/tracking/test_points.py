@@ -1,4 +1,4 @@
-"""PointBuilder that trackers draw for the records of log.jsonl."""
+"""PointBuilder: records of log.jsonl as points for trackers."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def test_memory_is_drawn_in_gb(monkeypatch):
     assert "memory/gpu_gb" not in numbers
 
 
-def test_mfu_equals_palms():
+def test_mfu_equals_the_published_value_of_palm():
     """PaLM 540B (arXiv:2204.02311): 238,300 tokens/s on 6,144 chips of 275 TFLOP/s are stated as 46.2 %."""
     N, L, H, Q, T = 540.35e9, 118, 48, 256, 2048
     points = PointBuilder(6 * N + 12 * L * H * Q * T, 6144 * 275e12)

@@ -45,7 +45,7 @@ def second_part(shown):
 
 
 def train(run, *to, **more):
-    """Records of both parts; the messages."""
+    """Record both parts; returns the messages."""
     said = []
     for part in (first_part, second_part):
         part(open_trackers(TrackingConfig(backends=to, offline=True, **more), run, SETTINGS, said.append))
@@ -74,7 +74,7 @@ def test_tensorboard_reads_back_what_was_recorded(tmp_path):
     assert "_hparams_/session_start_info" in events.summary_metadata
 
 
-def test_a_tensorboard_folder_that_cannot_be_written_is_a_message(tmp_path):
+def test_a_tensorboard_folder_that_cannot_be_written_is_reported(tmp_path):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     (tmp_path / "tensorboard").write_text("in the way")
     said = []
@@ -86,7 +86,7 @@ def test_a_tensorboard_folder_that_cannot_be_written_is_a_message(tmp_path):
 
 
 def python(code, cwd, to=subprocess.PIPE, **environment):
-    """Run `code`, with this file's names, in a process of its own; what it printed."""
+    """Run `code`, with this file's names, in a new process; returns its output."""
     header = "import sys; sys.path[:0] = [FOLDER]; from test_real import *\nfrom pathlib import Path\n"
     header = header.replace("FOLDER", repr(os.path.dirname(__file__)))  # noqa: PTH120
     return subprocess.run(
@@ -104,7 +104,7 @@ def python(code, cwd, to=subprocess.PIPE, **environment):
 def test_trackio_stores_what_was_recorded(tmp_path):
     pytest.importorskip("trackio", reason="trackio is not installed")
     home = tmp_path / "trackio"
-    # Only a process of its own takes another folder, and can show that nothing is printed.
+    # Only a new process uses another folder, and can show that nothing is printed.
     out = python(
         """
         import huggingface_hub
@@ -155,7 +155,7 @@ def test_wandb_writes_files_offline(tmp_path):
 
 
 def history(path):
-    """The rows in a file of wandb's: LevelDB's log format, after seven bytes of wandb's own."""
+    """Rows of a wandb file: LevelDB's log format after a header of seven bytes."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     block, data, at, parts = 32_768, path.read_bytes(), 7, b""
@@ -166,7 +166,7 @@ def history(path):
         size, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
         parts += data[at + 7 : at + 7 + size]
         at += 7 + size
-        if kind in (1, 4):  # a record that is whole, or whole now
+        if kind in (1, 4):  # a record that is complete, or complete now
             record, parts = Record.FromString(parts), b""
             if record.WhichOneof("record_type") == "history":
                 yield {".".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
@@ -203,7 +203,7 @@ def test_a_stopped_wandb_process_does_not_delay_the_exit(tmp_path):
         shown.close(1)
         Path("out").write_text(f"{core.pid} {said} {time.time()}")
     """
-    python(code, _with_run(tmp_path), to=subprocess.DEVNULL)  # its own process would keep a pipe open
+    python(code, _with_run(tmp_path), to=subprocess.DEVNULL)  # its process would keep a pipe open
     ended, out = time.time(), (tmp_path / "out").read_text()
     try:
         assert "wandb is switched off: it did not finish in time" in out

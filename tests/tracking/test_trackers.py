@@ -47,7 +47,7 @@ def run_info(tmp_path):
 
 @pytest.fixture
 def make(run_info, said):
-    """Opens an AsyncTracker for these trackers, or for functions that open one."""
+    """Open an AsyncTracker for these trackers, or for functions that open one."""
 
     def make(*fakes, abandon=lambda: None, **options):
         types = [
@@ -264,7 +264,7 @@ def test_an_untested_version_is_an_error_before_training(monkeypatch, have, good
         check(TrackingConfig(backends=("wandb",)))
 
 
-def test_a_folder_of_a_trackers_name_is_no_package(monkeypatch, tmp_path):
+def test_a_folder_with_a_trackers_name_is_not_the_package(monkeypatch, tmp_path):
     (tmp_path / "wandb").mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
@@ -310,7 +310,7 @@ def test_a_damaged_identity_is_replaced_and_never_a_path(monkeypatch, tmp_path, 
     assert json.loads((tmp_path / "tracking.json").read_text())["id"] == seen[0].id
 
 
-def test_a_folder_that_cannot_be_written_is_a_message(monkeypatch, tmp_path, said):
+def test_a_folder_that_cannot_be_written_is_reported(monkeypatch, tmp_path, said):
     monkeypatch.setitem(trackers.BACKENDS, "wandb", TrackerType("wandb", lambda run: Fake(), ""))
     open_trackers(TrackingConfig(backends=("wandb",)), tmp_path / "gone", {}, said.append).close(10)
     assert "cannot be written" in said[0]

@@ -1,4 +1,4 @@
-"""When hooks act, and how signals ask for a stop."""
+"""Times at which hooks run, and signals that request a stop."""
 
 import math
 import signal

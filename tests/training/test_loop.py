@@ -180,7 +180,7 @@ def test_a_run_length_in_time_ends_the_run_and_the_last_step_is_finished(clock):
     _, infos, progress = train(steps=None, run_length=TimeLength(1.0))
     assert [i.finished for i in infos] == [False] * (len(infos) - 1) + [True]
     assert len(infos) > 20
-    assert 0.95 < progress.elapsed < 1.04  # as long as asked, and not longer
+    assert 0.95 < progress.elapsed < 1.04  # as long as requested, and not longer
     assert infos[-1].fraction > 0.95
     assert infos[-1].lr < 0.11 * 0.01 + 1e-4  # the learning rate ended when the time did
 

@@ -44,7 +44,7 @@ class CountedEMA(NoEMA):
 
 
 def train(precision, steps, *, scaler=None, prepare=lambda model: None, name="adamw"):
-    """Weights before and after each step, the infos of the steps, and the scale after each."""
+    """Train; returns weights before and after each step, step infos and the scale after each step."""
     model = GPT(ModelConfig(n_layer=1, n_head=2, n_embd=8, block_size=8, vocab_size=10, vocab_multiple=2))
     model.init_weights(torch.Generator().manual_seed(0))
     prepare(model)
@@ -86,7 +86,7 @@ def test_an_overflow_skips_the_step_halves_the_scale_and_training_continues(name
     seen, infos, scales = train("fp16", 16, scaler=scaler, name=name)
     applied = [info.applied for info in infos]
     assert 2 < applied.index(True) < 12  # more skipped in a row than the guard allows
-    assert applied.count(False) < 12  # the scale ends where nothing overflows
+    assert applied.count(False) < 12  # the final scale does not overflow
     moved = [not torch.equal(a, b) for a, b in pairwise(seen)]
     assert moved == applied
     halved = [after == before / 2 for before, after in pairwise([2.0**24, *scales])]

@@ -1,4 +1,4 @@
-"""Measuring the speed: real work, in bounded time, without a trace in the training to come."""
+"""Throughput measurement: real work in bounded time, without an effect on training."""
 
 import time
 from contextlib import nullcontext
@@ -52,7 +52,7 @@ def test_measuring_leaves_weights_state_and_generators_unchanged(name, spoilt):
 
 
 class Slow(nn.Module):
-    """Takes a known time: so much a pass, so much a token."""
+    """Module that takes a known time per pass and per token."""
 
     def __init__(self, a_pass: float, a_token: float) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def test_a_slow_model_is_extrapolated_from_the_cost_per_pass_and_per_token():
     ids = torch.zeros(64, 1024, dtype=torch.long)
     began = time.perf_counter()
     found = run(model, torch.optim.AdamW(model.parameters()), ids, seconds=0.0)
-    assert time.perf_counter() - began < 30  # the whole of it would take a minute
+    assert time.perf_counter() - began < 30  # the complete micro-batch would take a minute
     assert found.tokens == max(model.seen) == 128
     assert found.tokens_per_s < 1 / 1e-3
     assert _pass_seconds([(64, 0.05 + 0.064), (128, 0.05 + 0.128)], 65_536) == pytest.approx(0.05 + 65.536)
@@ -96,7 +96,7 @@ def test_timed_pieces_grow_up_to_the_complete_micro_batch(rows, length):
 
 
 class Failing(Slow):
-    """Calls something instead of computing."""
+    """Module that calls a function instead of computing."""
 
     def __init__(self, fail) -> None:
         super().__init__(0, 0)

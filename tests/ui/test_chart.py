@@ -33,7 +33,7 @@ points = st.lists(st.tuples(st.floats(0, 1e6), st.floats()), max_size=60)
 
 @given(points, points, st.integers(-1, 90), st.integers(-1, 20))
 @settings(deadline=None, max_examples=200)
-def test_nothing_leaves_the_box(a, b, width: int, height: int) -> None:
+def test_the_plot_stays_inside_the_box(a, b, width: int, height: int) -> None:
     chart = braille_chart([Series(a, "cyan"), Series(b, "bold yellow", joined=False)], width, height)
     lines = chart.plain.split("\n")
     assert len(lines) == max(1, height if height > 1 and width > 0 else 1)
@@ -56,7 +56,7 @@ def test_a_falling_series_falls(values) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 64), st.floats(1, 9)), min_size=2, max_size=8, unique_by=lambda p: p[0]))
 @settings(deadline=None)
-def test_a_point_is_where_arithmetic_says(chosen) -> None:
+def test_a_point_is_at_the_computed_position(chosen) -> None:
     # Two anchors fix the range; a curve this short has no head to be cut off.
     series = [(-1.0, 0.0), *chosen, (65.0, 10.0)]
     chart = braille_chart([Series(series, joined=False)], 60, 11)
@@ -74,7 +74,7 @@ def test_a_point_is_where_arithmetic_says(chosen) -> None:
 def test_a_line_passes_through_the_middle() -> None:
     chart = braille_chart([Series([(0, 0), (10, 10)])], 40, 9)
     C = 2 * plot_width(chart)
-    assert len(lit(chart)) == C  # a slope this gentle needs one dot a column
+    assert len(lit(chart)) == C  # such a gentle slope needs one dot per column
     for row, column in lit(chart):
         assert abs(row - (1 - column / (C - 1)) * 31) <= 1
 
@@ -102,7 +102,7 @@ def test_a_constant_is_a_level_line(value: float, count: int) -> None:
     assert len({row for row, _ in dots}) == 1
 
 
-def test_a_late_series_takes_the_cell() -> None:
+def test_the_last_series_takes_a_shared_cell() -> None:
     line = Series([(0, 1.0), (9, 1.0)], "cyan")
     mark = Series([(0, 1.0)], "bold yellow", joined=False)
     chart = braille_chart([line, mark], 30, 6)
@@ -117,7 +117,7 @@ def test_no_points_no_dots(nothing) -> None:
     assert braille_chart([], 30, 6).plain == "\n" * 5
 
 
-def test_bad_points_change_nothing() -> None:
+def test_points_that_are_not_finite_change_nothing() -> None:
     good = [(float(i), 5.0 - i / 10) for i in range(30)]
     bad = [(3.0, math.nan), (4.0, math.inf), (math.inf, 1.0), (5.0, 1e300)]
     assert braille_chart([Series(good + bad)], 50, 8) == braille_chart([Series(good)], 50, 8)
@@ -132,14 +132,14 @@ def test_x_range_fixes_the_edges_and_leaves_out_what_is_beyond() -> None:
     assert max(columns) == round(0.5 * (C - 1))
 
 
-def test_many_points_are_quick() -> None:
+def test_many_points_are_drawn_fast() -> None:
     many = Series([(float(i), 2 + 1 / (1 + i)) for i in range(10_000)])
     best = math.inf
     for _ in range(10):
         start = time.perf_counter()
         braille_chart([many], 76, 12)
         best = min(best, time.perf_counter() - start)
-    assert best < 0.02  # 2 ms on a quiet machine; ten times that on a busy one
+    assert best < 0.02  # 2 ms on an idle machine; ten times that on a busy one
 
 
 @given(st.lists(st.floats(-100, 100), max_size=300), st.sampled_from([2, 4, 10, 64]))

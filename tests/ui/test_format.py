@@ -36,7 +36,7 @@ def test_human_bytes(n: float, text: str) -> None:
 
 
 @given(st.text())
-def test_visible_text_cannot_command_a_terminal(text: str) -> None:
+def test_printable_text_has_no_terminal_commands(text: str) -> None:
     safe = visible(text)
     assert all(character.isprintable() or character == "\n" for character in safe)
     safe.encode("utf-8")  # no lone surrogates either

@@ -102,7 +102,7 @@ def test_time_left() -> None:
     resumed.step(replace(STEP, step=900, fraction=0.9, elapsed=5.0))
     assert "after 5s" in shown(resumed, console)[1]  # one step says nothing about the speed
     resumed.step(replace(STEP, step=910, fraction=0.91, elapsed=15.0))
-    assert "1m 30s left" in shown(resumed, console)[1]  # a step a second, whatever the clock said at first
+    assert "1m 30s left" in shown(resumed, console)[1]  # one step per second, whatever the clock showed at first
     budget = Panel("demo", None, 3600, console)
     budget.step(replace(STEP, step=1, fraction=0.0, elapsed=10.0))
     assert "59m 50s left" in shown(budget, console)[1]

@@ -1,4 +1,4 @@
-"""Deterministic kernels alone, and a word where that comes too late."""
+"""Deterministic kernels only, and a message if it is too late to enable them."""
 
 import os
 
@@ -12,7 +12,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 @pytest.fixture(autouse=True)
 def _as_before(monkeypatch):
-    monkeypatch.setenv(CUBLAS_VARIABLE, "")  # and so put back afterwards
+    monkeypatch.setenv(CUBLAS_VARIABLE, "")  # so that it is restored afterwards
     flags = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     yield
     torch.use_deterministic_algorithms(False)
@@ -26,7 +26,7 @@ def state() -> tuple[bool, bool, bool]:
 
 
 @pytest.mark.parametrize("device", [CPU, CUDA])
-def test_on_and_off_again(device, monkeypatch):
+def test_it_is_switched_on_and_off(device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
     make_deterministic(True, device, pytest.fail)
     assert state() == (True, True, False)
@@ -36,7 +36,7 @@ def test_on_and_off_again(device, monkeypatch):
 
 
 @pytest.mark.parametrize("started", [False, True])
-def test_cublas_is_told_before_cuda_starts_or_it_is_said(monkeypatch, started):
+def test_the_cublas_variable_is_set_before_cuda_starts_or_a_message_is_given(monkeypatch, started):
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: started)
     said = []
     make_deterministic(True, CUDA, said.append)
@@ -46,7 +46,7 @@ def test_cublas_is_told_before_cuda_starts_or_it_is_said(monkeypatch, started):
 
 
 @pytest.mark.parametrize("given", [":16:8", ":4096:8"])
-def test_what_the_environment_says_already_stays(monkeypatch, given):
+def test_an_existing_environment_variable_is_kept(monkeypatch, given):
     monkeypatch.setenv(CUBLAS_VARIABLE, given)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     make_deterministic(True, CUDA, pytest.fail)
@@ -54,6 +54,6 @@ def test_what_the_environment_says_already_stays(monkeypatch, given):
 
 
 @pytest.mark.parametrize(("on", "device"), [(False, CUDA), (True, CPU)])
-def test_nothing_is_told_to_cublas_without_need(on, device):
+def test_the_cublas_variable_is_set_only_if_needed(on, device):
     make_deterministic(on, device, pytest.fail)
     assert os.environ[CUBLAS_VARIABLE] == ""

@@ -1,4 +1,4 @@
-"""Where and in which arithmetic, and why."""
+"""Choice of device and precision, with the reason."""
 
 from contextlib import nullcontext
 
@@ -14,14 +14,14 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("speedup", "name"), [(3.0, "bf16"), (1.1, "fp32"), (0.012, "fp32")])
-def test_on_a_cpu_the_faster_arithmetic_is_taken_and_the_reason_said(monkeypatch, speedup, name):
+def test_on_a_cpu_the_faster_precision_is_chosen_with_a_reason(monkeypatch, speedup, name):
     monkeypatch.setattr(device, "bf16_speedup", lambda: speedup)
     precision = choose_precision("auto", CPU)
     assert precision.name == name
     assert f" {speedup:g}x as fast" in precision.reason
 
 
-def test_what_is_asked_for_is_taken_untimed(monkeypatch):
+def test_a_requested_precision_is_used_without_timing(monkeypatch):
     monkeypatch.setattr(device, "bf16_speedup", lambda: pytest.fail("timed without need"))
     assert choose_precision("fp32", CPU).name == "fp32"
     assert choose_precision("bf16", CPU).name == "bf16"
@@ -46,21 +46,21 @@ def test_on_a_gpu_the_capability_decides(monkeypatch, capability, name):
         ("fp16", (5, 2), r"fp16 needs .* capability 5.3 or more, this has 5.2; use fp32"),
     ],
 )
-def test_what_an_old_gpu_cannot_do_is_refused(monkeypatch, wanted, capability, words):
+def test_a_precision_that_an_old_gpu_lacks_is_refused(monkeypatch, wanted, capability, words):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     with pytest.raises(ConfigError, match=words):
         choose_precision(wanted, torch.device("cuda"))
     assert choose_precision("fp32", torch.device("cuda")).name == "fp32"
 
 
-def test_fp16_on_a_cpu_is_allowed_and_said_to_be_slow():
+def test_fp16_on_a_cpu_is_allowed_with_a_warning():
     name, reason = choose_precision("fp16", CPU)
     assert name == "fp16"
     assert "slow" in reason
     assert "slow" not in choose_precision("fp32", CPU).reason
 
 
-def test_on_apple_gpus_fp32_is_the_default_and_fp16_may_be_asked_for():
+def test_on_apple_gpus_fp32_is_the_default_and_fp16_is_allowed():
     assert choose_precision("auto", torch.device("mps")).name == "fp32"
     assert choose_precision("fp16", torch.device("mps")) == ("fp16", "as configured")
 
@@ -71,7 +71,7 @@ def test_an_unknown_precision_is_refused():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_device_that_is_not_here_is_refused():
+def test_a_missing_device_is_refused():
     with pytest.raises(ConfigError, match="cuda:3 is not on this machine"):
         choose_device("cuda:3")
 
@@ -94,7 +94,7 @@ def _rounding_comes_back():
 
 @pytest.mark.usefixtures("_rounding_comes_back")
 @pytest.mark.parametrize("wanted", ["highest", "high", "medium"])
-def test_products_in_fp32_round_as_asked_on_a_gpu_and_never_on_a_cpu(wanted):
+def test_fp32_products_use_tf32_only_on_request_and_never_on_a_cpu(wanted):
     set_matmul_precision(wanted, torch.device("cuda"))
     assert torch.get_float32_matmul_precision() == wanted
     set_matmul_precision(wanted, CPU)
@@ -108,5 +108,5 @@ def test_reseed_sets_what_dropout_draws_from():
     assert torch.equal(a, torch.rand(3))
 
 
-def test_there_is_a_core():
+def test_there_is_at_least_one_core():
     assert usable_cores() >= 1

@@ -1,4 +1,4 @@
-"""A folder is whole or not there, and says what is wrong with it."""
+"""A folder is complete or absent, and damage to it is named."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ def test_a_finished_folder_verifies_with_our_tool_and_with_sha256sum(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
 
 
-def test_an_error_leaves_neither_target_nor_scraps(tmp_path):
+def test_an_error_leaves_neither_target_nor_partial_files(tmp_path):
     def fail():
         with atomic_output(tmp_path / "c") as partial:
             (partial / "a.txt").write_text("alpha")
@@ -38,7 +38,7 @@ def test_an_error_leaves_neither_target_nor_scraps(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_scraps_of_a_killed_attempt_do_not_get_in(tmp_path):
+def test_partial_files_of_a_killed_attempt_are_not_used(tmp_path):
     (tmp_path / ".c.999999999.partial").mkdir()
     (tmp_path / ".c.999999999.partial" / "old.txt").write_text("old")
     write(tmp_path / "c")
@@ -70,7 +70,7 @@ def test_replace_text_replaces(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_log_line_cut_off_by_a_crash_harms_no_other(tmp_path):
+def test_a_log_line_cut_off_by_a_crash_does_not_affect_others(tmp_path):
     path = tmp_path / "log.jsonl"
     log = Log(path)
     log.write("step", step=1)
@@ -91,7 +91,7 @@ def test_every_log_line_is_json(tmp_path):
     assert json.loads(line)["text"].startswith("line\nbreak")
 
 
-def test_what_nobody_is_about_to_read_need_only_be_there(tmp_path):
+def test_unread_files_are_checked_for_existence_only(tmp_path):
     with atomic_output(tmp_path / "c") as partial:
         (partial / "a").write_text("one")
         (partial / "b").write_text("two")

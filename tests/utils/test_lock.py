@@ -25,7 +25,7 @@ with locked(Path(sys.argv[1]), "training this run") as guarded:
 
 
 def start(folder: Path) -> subprocess.Popen:
-    """A process that holds the lock of `folder`."""
+    """Start a process that holds the lock of `folder`."""
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(folder)], stdout=subprocess.PIPE, text=True)
     assert child.stdout.readline() == "True\n"
     return child
@@ -40,7 +40,7 @@ def child(tmp_path):
     process.communicate()
 
 
-def test_a_second_process_is_told_who_has_the_run(child, tmp_path):
+def test_a_second_process_is_refused_with_the_owner(child, tmp_path):
     with pytest.raises(UsageError) as caught, locked(tmp_path / "run", "training this run"):
         pass
     message = str(caught.value)
@@ -49,14 +49,14 @@ def test_a_second_process_is_told_who_has_the_run(child, tmp_path):
     assert "\n" not in message
 
 
-def test_sigkill_lets_go_at_once(child, tmp_path):
+def test_sigkill_releases_the_lock_at_once(child, tmp_path):
     child.send_signal(signal.SIGKILL)
     child.wait(timeout=10)
     with locked(tmp_path / "run", "training this run") as guarded:
         assert guarded
 
 
-def test_the_lock_is_let_go_of_at_the_end_and_after_an_error(tmp_path):
+def test_the_lock_is_released_at_the_end_and_after_an_error(tmp_path):
     with pytest.raises(ZeroDivisionError), locked(tmp_path, "training this run"):
         raise ZeroDivisionError
     for _ in range(2):
@@ -65,19 +65,19 @@ def test_the_lock_is_let_go_of_at_the_end_and_after_an_error(tmp_path):
             assert (tmp_path / LOCK).read_text().split()[0] == str(os.getpid())
 
 
-def test_nor_may_one_process_train_a_run_twice_at_once(tmp_path):
+def test_one_process_cannot_train_a_run_twice_concurrently(tmp_path):
     with locked(tmp_path, "training this run"):
         with pytest.raises(UsageError, match=f"process {os.getpid()} on"), locked(tmp_path, "training this run"):
             pass
         assert holder(tmp_path).startswith(f"process {os.getpid()} on")
 
 
-def test_two_runs_do_not_know_of_each_other(child, tmp_path):
+def test_two_runs_have_independent_locks(child, tmp_path):
     with locked(tmp_path / "other", "training this run") as guarded:
         assert guarded
 
 
-def test_who_only_looks_takes_nothing_and_writes_nothing(child, tmp_path):
+def test_reading_the_owner_takes_no_lock_and_writes_nothing(child, tmp_path):
     assert holder(tmp_path / "run") == f"process {child.pid} on {socket.gethostname()}, training this run"
     assert holder(tmp_path) is None
     assert not (tmp_path / LOCK).exists()
@@ -99,7 +99,7 @@ def test_a_child_that_outlives_the_process_does_not_keep_the_lock(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS])
-def test_a_file_system_that_cannot_lock_is_said_and_used(number, tmp_path, monkeypatch):
+def test_a_file_system_without_locks_is_used_with_a_message(number, tmp_path, monkeypatch):
     def refuse(handle, how):
         raise OSError(number, os.strerror(number))
 
@@ -142,7 +142,7 @@ def test_a_read_only_folder_is_one_sentence(tmp_path):
     tmp_path.chmod(0o755)
 
 
-def test_a_name_tag_that_cannot_be_written_or_read_does_not_matter(tmp_path, monkeypatch):
+def test_an_owner_file_that_cannot_be_written_or_read_is_ignored(tmp_path, monkeypatch):
     def refuse(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 

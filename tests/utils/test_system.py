@@ -1,4 +1,4 @@
-"""Room is what this process may use, not what the machine has."""
+"""Memory limits of this process, not of the machine."""
 
 import os
 import sys
@@ -31,7 +31,7 @@ def cgroups(root: Path, membership: str, **files: str) -> None:
         ("3:cpuset:/\n", {"memory__limit": "800"}, []),
     ],
 )
-def test_every_group_around_a_process_limits_it(membership, files, limits, tmp_path, monkeypatch):
+def test_every_enclosing_cgroup_limits_memory(membership, files, limits, tmp_path, monkeypatch):
     cgroups(tmp_path, membership, **files)
     assert [limit for _, limit in limited_groups(tmp_path, tmp_path / "self")] == limits
     monkeypatch.setattr(system, "CGROUPS", tmp_path)
@@ -41,17 +41,17 @@ def test_every_group_around_a_process_limits_it(membership, files, limits, tmp_p
 
 
 @pytest.mark.skipif(not hasattr(os, "sysconf"), reason="the system does not say how much memory it has")
-def test_without_groups_it_is_the_machines_memory(tmp_path, monkeypatch):
+def test_without_cgroups_it_is_the_machines_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(system, "MEMBERSHIP", tmp_path / "missing")
     assert main_memory() == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
-def test_the_real_groups_can_be_read():
+def test_the_real_cgroups_can_be_read():
     assert 0 < main_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def test_disk_is_that_of_a_folder_yet_to_be_made(tmp_path):
+def test_free_disk_space_is_known_for_a_future_folder(tmp_path):
     assert free_disk(tmp_path / "not" / "yet") > 0
 
 
