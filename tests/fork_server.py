@@ -37,17 +37,17 @@ def serve(path: str) -> dict:
     gc.freeze()  # a garbage collection in a fork would touch, and so copy, all memory
     threads = len(list(Path("/proc/self/task").iterdir()))
     assert threads == 1, f"{threads} threads: a fork would copy one"
-    with socket.socket(socket.AF_UNIX) as door:
-        door.bind(path)
-        door.listen()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
         print("open", flush=True)
-        while select.select([door, sys.stdin], [], [])[0] == [door]:  # until the parent process is gone
+        while select.select([listener, sys.stdin], [], [])[0] == [listener]:  # until the parent process is gone
             with suppress(ChildProcessError):
                 while os.waitpid(-1, os.WNOHANG)[0]:  # forks that have ended
                     pass
-            client, _ = door.accept()
+            client, _ = listener.accept()
             if not os.fork():
-                return attend(client)
+                return serve_client(client)
             client.close()
     with suppress(ChildProcessError):
         while os.wait():  # so that their time is counted
@@ -55,10 +55,10 @@ def serve(path: str) -> dict:
     sys.exit()
 
 
-def attend(client: socket.socket) -> dict:
+def serve_client(client: socket.socket) -> dict:
     """Fork again and report that fork's pid and exit status to the client; returns, in the fork, the request."""
     _, handles, _, _ = socket.recv_fds(client, 1, 3)
-    wish = json.loads(client.makefile().readline())
+    request = json.loads(client.makefile().readline())
     pid = os.fork()
     if not pid:
         client.close()
@@ -67,7 +67,7 @@ def attend(client: socket.socket) -> dict:
             os.close(handle)
         sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
-        return wish
+        return request
     try:
         for handle in (0, 1, 2, *handles):
             os.close(handle)
@@ -81,15 +81,15 @@ def attend(client: socket.socket) -> dict:
         os._exit(0)
 
 
-def obey(wish: dict) -> None:
+def run_request(request: dict) -> None:
     """Run the request as Python would run these arguments."""
     from runpy import run_module
     from types import ModuleType
 
     os.environ.clear()
-    os.environ.update(wish["environ"])
-    os.chdir(wish["folder"])
-    how, what, *words = wish["words"]
+    os.environ.update(request["environ"])
+    os.chdir(request["folder"])
+    how, what, *words = request["words"]
     sys.argv[:] = [how, *words]
     if how == "-m":
         sys.path[0] = str(Path.cwd())
@@ -105,8 +105,8 @@ def ask(path: str, words: list[str]) -> int:
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(path)
         socket.send_fds(server, [b"."], [0, 1, 2])
-        wish = {"words": words, "environ": dict(os.environ), "folder": str(Path.cwd())}
-        server.sendall(json.dumps(wish).encode() + b"\n")
+        request = {"words": words, "environ": dict(os.environ), "folder": str(Path.cwd())}
+        server.sendall(json.dumps(request).encode() + b"\n")
         answers = server.makefile()
         with Path(f"{path}.{os.getpid()}").open("w") as file:
             file.write(answers.readline())
@@ -115,7 +115,7 @@ def ask(path: str, words: list[str]) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
-        obey(serve(sys.argv[2]))
+        run_request(serve(sys.argv[2]))
     else:
         status = ask(sys.argv[1], sys.argv[2:])
         if status < 0:

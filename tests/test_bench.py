@@ -116,11 +116,11 @@ def test_processes_are_held_to_as_many_cores_as_threads():
 def test_the_peer_gets_the_same_text_and_its_loss_covers_the_validation_split(checkout, text, tmp_path):
     place = nanogpt_with_data(checkout, text, tmp_path / "copy")
     assert not (place / ".git").exists()
-    whole = text.read_text(encoding="utf-8")
+    complete = text.read_text(encoding="utf-8")
     train, val = (np.fromfile(place / "data" / "shakespeare_char" / f"{n}.bin", np.uint16) for n in ("train", "val"))
-    characters = sorted(set(whole))
-    assert "".join(characters[i] for i in [*train, *val]) == whole
-    assert len(val) == pytest.approx(len(whole) / 10, abs=1)
+    characters = sorted(set(complete))
+    assert "".join(characters[i] for i in [*train, *val]) == complete
+    assert len(val) == pytest.approx(len(complete) / 10, abs=1)
     words = [sys.executable, "train.py", *time_to_loss.DOCUMENTED]
     subprocess.run(words, cwd=place, check=True)
     assert their_loss(place) == pytest.approx(math.log(len(characters)))

@@ -16,7 +16,7 @@ from groundup.run.compose import compose_config
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def commands(monkeypatch):
     """Record the commands without running them."""
     words = []
     monkeypatch.setattr(ablation, "groundup", lambda *given: words.append([str(word) for word in given]) or "")
@@ -27,24 +27,24 @@ def asked(monkeypatch):
     return words
 
 
-def test_the_command_measures_and_its_file_has_no_path(asked, tmp_path, capsys):
+def test_the_command_measures_and_its_file_has_no_path(commands, tmp_path, capsys):
     given = ["--text", str(tmp_path / "input.txt"), "--tokenizer", str(tmp_path / "mine.json"), "--steps", "3"]
     rows = ["--only", "fast", "--only", "no n-grams, twice the steps"]
     assert ablation.main([*given, *rows, "--json", str(tmp_path / "found.json")]) == 0
-    assert [words[0] for words in asked] == ["prepare", "train", "train"]
-    assert [words[words.index("--train.max_steps") + 1] for words in asked[1:]] == ["3", "6"]
+    assert [words[0] for words in commands] == ["prepare", "train", "train"]
+    assert [words[words.index("--train.max_steps") + 1] for words in commands[1:]] == ["3", "6"]
     assert "+1.0000" in capsys.readouterr().out  # difference from the first
     text = (tmp_path / "found.json").read_text()
     assert str(tmp_path) not in text
-    said = json.loads(text)
-    assert (said["arguments"]["text"], said["arguments"]["tokenizer"]) == ("input.txt", "mine.json")
-    assert [row["name"] for row in said["rows"]] == rows[1::2]
+    report = json.loads(text)
+    assert (report["arguments"]["text"], report["arguments"]["tokenizer"]) == ("input.txt", "mine.json")
+    assert [row["name"] for row in report["rows"]] == rows[1::2]
 
 
-def test_mistakes_get_the_commands_own_message(asked, monkeypatch, tmp_path, capsys):
+def test_mistakes_get_the_commands_own_message(commands, monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         ablation.main(["--text", "a.txt", "--json", str(tmp_path / "missing" / "found.json")])
-    assert asked == []  # the error comes before any measurement
+    assert commands == []  # the error comes before any measurement
     for status, expected in ((2, 2), (1, 1), (-9, 1)):
 
         def fail(*words, status=status):

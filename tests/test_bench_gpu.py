@@ -93,8 +93,8 @@ class Scripted:
 
 def test_the_file_is_rewritten_after_each_subject(tmp_path):
     place = Scripted(tmp_path / "found.json", {"ceilings": {"status": "failed (SIGKILL)", "rows": []}})
-    said, found = place.measure(SUBJECTS, 600.0)
-    assert said is None
+    message, found = place.measure(SUBJECTS, 600.0)
+    assert message is None
     assert place.saved == [NAMES[:n] for n in range(1, len(NAMES))]
     assert list(json.loads((tmp_path / "found.json").read_text())["subjects"]) == list(found) == NAMES
 
@@ -122,15 +122,15 @@ def test_a_subject_without_time_is_skipped_and_reported(capsys):
 
 def test_without_a_gpu_nothing_is_measured():
     place = Scripted(None, {"can-run": {"facts": {"gpu": False, "machine": {}}}})
-    said, found = place.measure(SUBJECTS, 600.0)
-    assert said == "bench.gpu: torch finds no NVIDIA GPU here, so there is nothing to measure."
+    message, found = place.measure(SUBJECTS, 600.0)
+    assert message == "bench.gpu: torch finds no NVIDIA GPU here, so there is nothing to measure."
     assert (found, list(place.given)) == ({}, ["can-run"])
 
 
 def test_a_missing_package_is_one_line_before_anything_is_measured():
     place = Scripted(None, {"can-run": {"status": "failed", "facts": {}, "notes": ["missing: pydantic"]}})
-    said, _ = place.measure(SUBJECTS, 600.0)
-    assert said == "bench.gpu: cannot run here: missing: pydantic"
+    message, _ = place.measure(SUBJECTS, 600.0)
+    assert message == "bench.gpu: cannot run here: missing: pydantic"
     assert list(place.given) == ["can-run"]
 
 
@@ -183,7 +183,7 @@ def test_the_table_has_a_line_for_each_row_and_json_has_no_nan():
 
 def test_a_failure_within_a_subject_is_a_note_and_the_rest_continues(tmp_path):
     job = Job("loss", 60.0, tmp_path / "out.json", tmp_path)
-    assert job.attempt("whole", lambda: 1 / 0) is None
+    assert job.attempt("complete", lambda: 1 / 0) is None
     job.add(Row("a", 1.0, "ms"))
     found = json.loads(job.out.read_text())
     assert found["notes"] == ["whole: left out (ZeroDivisionError: division by zero)"]
@@ -267,9 +267,9 @@ def test_a_peers_step_in_micro_batches_equals_the_full_step():
         with open_setup(task) as setup:
             return setup.theirs(twin, 4).train(4)
 
-    whole, pieces = losses(TINY), losses(replace(TINY, micro_rows=2))
-    assert np.abs(np.subtract(whole, pieces)).max() < 1e-5
-    assert len(set(whole)) == 4
+    complete, pieces = losses(TINY), losses(replace(TINY, micro_rows=2))
+    assert np.abs(np.subtract(complete, pieces)).max() < 1e-5
+    assert len(set(complete)) == 4
 
 
 @pytest.mark.parametrize(

@@ -260,11 +260,11 @@ def test_a_rung_that_fails_in_a_later_round_is_not_kept(monkeypatch):
     assert Scripted.ended == ["a", "b", "first"]
 
 
-@pytest.mark.parametrize(("who", "after", "said"), [("first", 6, FIRST.name), ("a", 5, "a")])
-def test_if_a_reference_rung_fails_it_is_named_and_not_the_current_one(who, after, said, monkeypatch):
+@pytest.mark.parametrize(("who", "after", "message"), [("first", 6, FIRST.name), ("a", 5, "a")])
+def test_if_a_reference_rung_fails_it_is_named_and_not_the_current_one(who, after, message, monkeypatch):
     monkeypatch.setitem(LAST, who, after)
     steps = []
-    with pytest.raises(Failed, match=f"^{said}: no compiler"):
+    with pytest.raises(Failed, match=f"^{message}: no compiler"):
         scripted({"first": 4.0, "a": 2.0, "b": 1.0}, (A, B), on_rung=lambda done: steps.append(done.steps[-1].verdict))
     assert steps == ["kept"]  # of a; b is not reported
     assert sorted(Scripted.ended) == ["a", "b", "first"]
@@ -289,12 +289,12 @@ def test_table_and_file_have_the_results():
     assert "24 │     2.00 │      2.00-2.00 │    2.00" in text
     assert "no effect here" in text
     assert "not kept" in text
-    told = json.loads(json.dumps(report(found, {"rounds": 3}), allow_nan=False))
-    assert [(row["key"], row["measured"], row["kept"]) for row in told["rows"]] == [
+    contents = json.loads(json.dumps(report(found, {"rounds": 3}), allow_nan=False))
+    assert [(row["key"], row["measured"], row["kept"]) for row in contents["rows"]] == [
         ("first", True, True), ("a", True, True), ("b", False, False), ("c", True, False),
     ]  # fmt: skip
-    assert told["rows"][1] == {**told["rows"][1], "tokens_per_s": 24.0, "ratio_before": 2.0, "before": "first"}
-    assert told["rows"][3]["ratio_first"] == 0.5
+    assert contents["rows"][1] == {**contents["rows"][1], "tokens_per_s": 24.0, "ratio_before": 2.0, "before": "first"}
+    assert contents["rows"][3]["ratio_first"] == 0.5
 
 
 @pytest.fixture

@@ -60,8 +60,8 @@ class InThisProcess:
 
 
 def test_contenders_depend_on_the_machine_and_the_installed_peers():
-    everyone = [each.name for each in contenders("bf16", ["nanoGPT", "build-nanogpt", "transformers"])]
-    assert everyone == [
+    all_names = [each.name for each in contenders("bf16", ["nanoGPT", "build-nanogpt", "transformers"])]
+    assert all_names == [
         "groundup, fp32", "groundup, fp32, compiled", "groundup, bf16", "groundup, bf16, compiled", BASE,
         "nanoGPT, bf16, compiled", "build-nanogpt, bf16", "transformers, fp32",
     ]  # fmt: skip
@@ -71,8 +71,8 @@ def test_contenders_depend_on_the_machine_and_the_installed_peers():
 def test_a_run_advanced_by_requests_equals_a_run_without_pauses(one_core):
     found = measure(TINY, [FP32], Checkouts(), InThisProcess, TINY.rounds)
     with open_setup(TINY) as setup:
-        whole = setup.ours().train(TINY.compared)
-    assert found.losses == {FP32.name: whole}
+        complete = setup.ours().train(TINY.compared)
+    assert found.losses == {FP32.name: complete}
     assert found.failures == []
     (row,) = table(found, {FP32.name: FP32})
     assert len(row["values"]) == 2

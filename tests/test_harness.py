@@ -139,11 +139,11 @@ def test_rolling_likelihoods_and_generated_answers(run):
             total += logits.gather(1, window[1:, None]).sum().item()
     # The harness's last window is shifted back to have a complete context; ours here is not.
     assert nats == pytest.approx(total, rel=0.01)
-    wishes = {"until": ["\n"], "max_gen_toks": 12}
-    (answer,) = model.generate_until([Instance("generate_until", {}, ("The", wishes), 0)])
+    settings = {"until": ["\n"], "max_gen_toks": 12}
+    (answer,) = model.generate_until([Instance("generate_until", {}, ("The", settings), 0)])
     assert "\n" not in answer
-    said = groundup.generate(run, "The", max_tokens=12, temperature=0)[0]
-    assert ("The" + answer) == said.partition("\n")[0]
+    expected = groundup.generate(run, "The", max_tokens=12, temperature=0)[0]
+    assert ("The" + answer) == expected.partition("\n")[0]
 
 
 def test_the_command_line_evaluates_a_run(run, tasks, tmp_path):

@@ -50,8 +50,8 @@ def test_a_recipe_prepares_its_own_text_and_has_a_size_for_a_laptop(name):
     assert full.prepare.sources
     assert full.data != small.data
     vocab = {"vocab_size": 50_257 if full.prepare.tokenizer == "gpt2" else 40_000}
-    whole, little = (parameters(config.model.model_copy(update=vocab)) for config in (full, small))
-    assert whole == (124_439_808 if name != GPT1 else 116_167_680)  # the paper's shape with 40,000 ids
+    complete, little = (parameters(config.model.model_copy(update=vocab)) for config in (full, small))
+    assert complete == (124_439_808 if name != GPT1 else 116_167_680)  # the paper's shape with 40,000 ids
     assert little < 8_000_000
 
 

@@ -130,23 +130,23 @@ def batch(tmp_path, surroundings, torchrun, command, *, signalled=False, **envir
 
 def test_a_job_at_its_time_limit_is_requeued(tmp_path, surroundings):
     stopped = "touch began-$SLURM_NODEID; sleep 1; exit 1"  # as torchrun does if training stopped with a checkpoint
-    status, said = batch(tmp_path, surroundings, stopped, "train gpt2", signalled=True)
-    assert (status, said) == (0, "time is up: job 7 goes back into the queue\nrequeued 7\n")
+    status, output = batch(tmp_path, surroundings, stopped, "train gpt2", signalled=True)
+    assert (status, output) == (0, "time is up: job 7 goes back into the queue\nrequeued 7\n")
 
 
 def test_a_failed_job_is_retried_a_limited_number_of_times(tmp_path, surroundings):
-    status, said = batch(tmp_path, surroundings, 'echo "$@"; exit 1', "train gpt2", EARLY="0", RESTARTS="2")
+    status, output = batch(tmp_path, surroundings, 'echo "$@"; exit 1', "train gpt2", EARLY="0", RESTARTS="2")
     assert status == 1
     started = "--nproc-per-node 1 --master-addr 127.0.0.1 --master-port .* -m groundup train gpt2 --auto-resume"
-    assert len(re.findall(f"--nnodes 2 --node-rank 0 {started}", said)) == 3
-    assert len(re.findall(f"--nnodes 2 --node-rank 1 {started}", said)) == 3
-    assert said.count("began again after status 1") == 2
+    assert len(re.findall(f"--nnodes 2 --node-rank 0 {started}", output)) == 3
+    assert len(re.findall(f"--nnodes 2 --node-rank 1 {started}", output)) == 3
+    assert output.count("began again after status 1") == 2
 
 
 @pytest.mark.parametrize("command", ["train gpt2", "doctor --distributed"])
 def test_a_usage_error_is_not_retried(command, tmp_path, surroundings):
-    status, said = batch(tmp_path, surroundings, "echo here; exit 2", command)
-    assert (status, said) == (2, "here\nhere\n")
+    status, output = batch(tmp_path, surroundings, "echo here; exit 2", command)
+    assert (status, output) == (2, "here\nhere\n")
 
 
 def test_a_successful_job_ends(tmp_path, surroundings):

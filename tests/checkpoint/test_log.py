@@ -27,7 +27,7 @@ def records(first, last):
 
 @pytest.fixture(scope="module")
 def read(tmp_path_factory):
-    """The history of these records, or of text as it stands."""
+    """The history of these records, or of literal text."""
     log = tmp_path_factory.mktemp("log") / "log.jsonl"
 
     def history(found):

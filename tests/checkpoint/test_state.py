@@ -1,4 +1,4 @@
-"""Saving and loading of checkpoints, and what is refused."""
+"""Saving and loading of checkpoints, and rejection of invalid ones."""
 
 import json
 

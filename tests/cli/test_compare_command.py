@@ -34,28 +34,28 @@ def runs(run, tmp_path):
 
 
 def test_table_and_json_have_the_same_numbers(groundup, runs):
-    said, found = groundup("compare", *runs), json.loads(groundup("compare", *runs, "--json").out)
-    assert said.status == 0
+    done, found = groundup("compare", *runs), json.loads(groundup("compare", *runs, "--json").out)
+    assert done.status == 0
     assert (found["measure"], found["same_text"]) == ("val_loss", "same")
     one, two = (r["value"] for r in found["at"]["tokens"]["losses"])
     assert two == pytest.approx(one - 0.5)
     assert ["at", "3.07K", "tokens", f"{one:.4f}", f"{two:.4f}", "-0.5000"] in [
-        line.split() for line in said.out.splitlines()
+        line.split() for line in done.out.splitlines()
     ]
     assert found["settings"] == {"model.dropout": [0.0, 0.1]}
-    assert "model.dropout" in said.out
+    assert "model.dropout" in done.out
     assert found["runs"][1]["tasks"]["hellaswag"]["metrics"]["acc_norm"] == 0.3125
-    assert "0.312 ± 0.013" in said.out
+    assert "0.312 ± 0.013" in done.out
     assert found["to_reach"]["loss"] == min(e["val_loss"] for e in found["runs"][0]["evaluations"])
     assert found["to_reach"]["step"][0]["value"] == 12
-    assert not any(line != line.rstrip() for line in said.out.splitlines())
+    assert not any(line != line.rstrip() for line in done.out.splitlines())
     assert sorted(Path().iterdir()) == [Path("one"), Path("two")]
 
 
 def test_one_run_alone(groundup, runs):
-    said = groundup("compare", runs[0]).out
-    assert "lowest val loss" in said
-    assert "at the same point" not in said
+    out = groundup("compare", runs[0]).out
+    assert "lowest val loss" in out
+    assert "at the same point" not in out
 
 
 def test_a_plot_is_replaced_only_with_overwrite(groundup, runs, monkeypatch):
@@ -115,10 +115,10 @@ def test_a_table_keeps_its_width_and_columns(width):
     rows = [Row("facts"), Row("loss", ("1.0", "22.0", "3")), Row("日本", ("x", "y", "z" * 9), frozenset({2}))]
     lines = list(table(["a", "b", "a name"], rows, width))
     assert all(isinstance(line, Text) for line in lines)
-    told = [line.plain for line in lines]
-    assert sum("22.0" in line for line in told) == sum("zzz" in line for line in told) == 1
+    rows = [line.plain for line in lines]
+    assert sum("22.0" in line for line in rows) == sum("zzz" in line for line in rows) == 1
     if width is None or width >= 28:
-        assert told == ["       a    b     a name", "", "facts", "loss   1.0  22.0  3", "日本   x    y     zzzzzzzzz"]
+        assert rows == ["       a    b     a name", "", "facts", "loss   1.0  22.0  3", "日本   x    y     zzzzzzzzz"]
     if width and width >= 20:
         assert max(line.cell_len for line in lines) <= width
     assert GAP == 2

@@ -97,18 +97,18 @@ def _sums_again(folder):
 
 
 def test_tasks_during_training_change_nothing(groundup, prepared, fast, mine, tmp_path):
-    for name, options in (("plain", []), ("asked", ["--evaluate.tasks", "mine.jsonl:5"])):
+    for name, options in (("plain", []), ("tasks", ["--evaluate.tasks", "mine.jsonl:5"])):
         done = groundup("train", "gpt2-nano", "--data", prepared, "--out", name, *fast, *options)
         assert done.status == 0, done.err
     assert "step 6: mine acc" in done.out
-    asked = [r for r in read_log(tmp_path / "asked" / "log.jsonl") if r["event"] == "eval"]
-    assert [r["tasks"]["mine"]["n"] for r in asked] == [5, 5]
+    evals = [r for r in read_log(tmp_path / "tasks" / "log.jsonl") if r["event"] == "eval"]
+    assert [r["tasks"]["mine"]["n"] for r in evals] == [5, 5]
     weights = [
-        (tmp_path / name / "checkpoints/step-00000012/model.safetensors").read_bytes() for name in ("plain", "asked")
+        (tmp_path / name / "checkpoints/step-00000012/model.safetensors").read_bytes() for name in ("plain", "tasks")
     ]
     assert weights[0] == weights[1]
-    found = json.loads(groundup("evaluate", "asked", "--tasks", "mine.jsonl:5", "--json").out)["tasks"]["mine"]
-    assert {k: found[k] for k in asked[-1]["tasks"]["mine"]} == pytest.approx(asked[-1]["tasks"]["mine"])
+    found = json.loads(groundup("evaluate", "tasks", "--tasks", "mine.jsonl:5", "--json").out)["tasks"]["mine"]
+    assert {k: found[k] for k in evals[-1]["tasks"]["mine"]} == pytest.approx(evals[-1]["tasks"]["mine"])
 
 
 def test_an_unknown_task_is_refused_before_training_starts(groundup, prepared, fast, tmp_path):
@@ -130,8 +130,8 @@ def test_during_training_hellaswag_is_evaluated_in_one_form(groundup, prepared, 
     }  # fmt: skip
     (tmp_path / "swag.jsonl").write_text(json.dumps(row))
     groundup("train", "gpt2-nano", "--data", prepared, "--out", "r", *fast, "--evaluate.tasks", "swag.jsonl")
-    (asked, _) = [r["tasks"]["hellaswag"] for r in read_log(tmp_path / "r" / "log.jsonl") if r["event"] == "eval"]
-    assert asked.keys() == {"n", "acc", "acc_norm"}
+    (first, _) = [r["tasks"]["hellaswag"] for r in read_log(tmp_path / "r" / "log.jsonl") if r["event"] == "eval"]
+    assert first.keys() == {"n", "acc", "acc_norm"}
 
 
 def test_results_are_printed_if_the_log_cannot_be_written(groundup, run, mine, monkeypatch):

@@ -19,12 +19,12 @@ def test_export_reports_what_was_checked(groundup, run, tmp_path):
 
 def test_json_is_one_object(groundup, run, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    said = json.loads(groundup("export", run, "--to", "hf", "--out", "out", "--json").out)
-    assert (said["to"], said["checkpoint"], said["checked_by"]) == ("hf", "step-00000012", None)
+    result = json.loads(groundup("export", run, "--to", "hf", "--out", "out", "--json").out)
+    assert (result["to"], result["checkpoint"], result["checked_by"]) == ("hf", "step-00000012", None)
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "message"),
     [
         (["export", "nowhere", "--to", "hf", "--out", "out"], "nowhere: is neither a run nor a checkpoint"),
         (["export", "x", "--out", "out"], "--to"),
@@ -34,10 +34,10 @@ def test_json_is_one_object(groundup, run, monkeypatch):
         (["push", "x"], "OWNER/NAME"),
     ],
 )
-def test_mistakes(argv, said, groundup, tmp_path):
+def test_mistakes(argv, message, groundup, tmp_path):
     done = groundup(*argv)
     assert (done.status, done.err.count("\n")) == (2, 1)
-    assert said in done.err
+    assert message in done.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -239,7 +239,7 @@ def test_a_command_for_one_process_refuses_several(command, groundup, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["train", "--num_epochs", "3"], "--num_epochs: unknown option; here that is --train.epochs"),
         (["train", "--max_tokens", "3"], "did you mean --train.max_tokens?"),  # ours, by its last part
@@ -251,10 +251,10 @@ def test_a_command_for_one_process_refuses_several(command, groundup, monkeypatc
         (["train", "--gradient_accumulation_steps=8"], "here that is --train.batch_tokens, which is accumulated"),
     ],
 )
-def test_the_options_of_other_programs_are_known_by_name(groundup, words, said):
+def test_the_options_of_other_programs_are_known_by_name(groundup, words, message):
     done = groundup(*words)
     assert done.status == 2
-    assert said in done.err
+    assert message in done.err
 
 
 def test_aliases_are_not_options_of_groundup():

@@ -42,10 +42,10 @@ def test_fewer_merges_than_requested_are_reported(groundup, text):
 
 def test_training_as_json(groundup, text):
     done = groundup("tokenizer", "train", text, "--size", "270", "--out", "tok", "--json")
-    said = json.loads(done.out)
-    assert (said["n_vocab"], said["bytes"]) == (270, len(TEXT))
-    assert said["bytes_per_token"] == len(TEXT) / said["tokens"]
-    assert said["fingerprint"] == choose_tokenizer("tok").fingerprint
+    result = json.loads(done.out)
+    assert (result["n_vocab"], result["bytes"]) == (270, len(TEXT))
+    assert result["bytes_per_token"] == len(TEXT) / result["tokens"]
+    assert result["fingerprint"] == choose_tokenizer("tok").fingerprint
 
 
 def test_a_column_of_json_lines_and_odd_bytes(groundup, tmp_path):

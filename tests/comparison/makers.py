@@ -24,10 +24,10 @@ def make_run(
     more: Any = (),
     **settings: Any,
 ) -> Path:
-    """A run with these validation losses by step, `seconds` a step, on data and with a tokenizer of such fingerprints.
+    """A run with these validation losses by step, `seconds` per step and these fingerprints of data and tokenizer.
 
     Its config says that the data is at `place`; without a fingerprint it has no checkpoint. `settings` are sections of
-    the config; `more` are records at the end of the log, which goes to step `last` where that is beyond the losses.
+    the config; `more` are records at the end of the log, which goes to step `last` if that is beyond the losses.
     """
     sections = {name: {**default, **settings.pop(name, {})} for name, default in (("model", MODEL), ("train", TRAIN))}
     config = merge_and_validate([ConfigSource("test", {"data": str(place), **sections, **settings})])

@@ -1,4 +1,4 @@
-"""Losses at equal tokens, steps and time, what each run needed, and no extrapolation."""
+"""Losses at equal tokens, steps and time, the needs of each run, and no extrapolation."""
 
 from dataclasses import replace
 

@@ -89,7 +89,7 @@ def test_a_writer_resumes_from_the_flushed_state_of_another(tmp_path_factory, be
             writer.begin_document(source=0, offset=len(ids))
             writer.write(np.array(ids, np.uint32), len(ids))
 
-    cut, whole = tmp_path_factory.mktemp("cut"), tmp_path_factory.mktemp("whole")
+    cut, complete = tmp_path_factory.mktemp("cut"), tmp_path_factory.mktemp("complete")
     with ShardWriter(cut, "train", "uint16", shard_tokens) as writer:
         append(writer, before)
         done = writer.flush()
@@ -97,10 +97,10 @@ def test_a_writer_resumes_from_the_flushed_state_of_another(tmp_path_factory, be
     with ShardWriter(cut, "train", "uint16", shard_tokens, done) as writer:
         append(writer, after)
         split = writer.finish()
-    with ShardWriter(whole, "train", "uint16", shard_tokens) as writer:
+    with ShardWriter(complete, "train", "uint16", shard_tokens) as writer:
         append(writer, before + after)
         assert writer.finish() == split
-    assert {p.name: p.read_bytes() for p in cut.iterdir()} == {p.name: p.read_bytes() for p in whole.iterdir()}
+    assert {p.name: p.read_bytes() for p in cut.iterdir()} == {p.name: p.read_bytes() for p in complete.iterdir()}
 
 
 def test_truncated_files_cannot_be_resumed(tmp_path):
@@ -244,18 +244,18 @@ def test_the_checksum_of_documents_is_in_the_manifest_but_not_in_the_fingerprint
 
 def test_folders_without_that_checksum_keep_their_fingerprint():
     place = Path(__file__).parents[1] / "fixtures" / "format-1"
-    (books,) = place.glob("run/checkpoints/*/progress.json")
-    assert Manifest.load(place / "data").fingerprint == json.loads(books.read_text())["data"]
+    (metadata,) = place.glob("run/checkpoints/*/progress.json")
+    assert Manifest.load(place / "data").fingerprint == json.loads(metadata.read_text())["data"]
 
 
 @pytest.mark.parametrize("name", ["documents-train.bin", "documents-val.bin", "train-00000.bin", "val-00000.bin"])
 def test_a_flipped_bit_in_any_file_is_found_by_its_checksum(tmp_path, name):
     manifest = write(tmp_path, [[1, 2, 3], [4, 5]], val=[[6, 7]])
     path = tmp_path / name
-    whole = path.read_bytes()
+    complete = path.read_bytes()
     check_files(tmp_path, manifest, checksums=True)
-    for place in range(len(whole)):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    for place in range(len(complete)):
+        path.write_bytes(complete[:place] + bytes([complete[place] ^ 1]) + complete[place + 1 :])
         with pytest.raises(DataError, match=rf"{name}: damaged \(its checksum is not the manifest's\)"):
             check_files(tmp_path, manifest, checksums=True)
 

@@ -46,10 +46,10 @@ def test_orders_of_different_keys_have_nothing_in_common():
 @given(n=st.integers(9, 400), cursor=st.integers(0, 1000), rows=st.integers(1, 40))
 def test_any_cut_of_the_cursor_gives_the_same_windows(n, cursor, rows):
     batches = ShuffledWindows(Counting(n), 8, seed=3)
-    whole = batches.read(cursor, rows)
+    complete = batches.read(cursor, rows)
     one_by_one = np.concatenate([batches.read(cursor + i, 1) for i in range(rows)])
-    assert np.array_equal(whole, one_by_one)
-    assert whole.shape == (rows, 9)
+    assert np.array_equal(complete, one_by_one)
+    assert complete.shape == (rows, 9)
 
 
 @given(n=st.integers(9, 400), epoch=st.integers(0, 5))

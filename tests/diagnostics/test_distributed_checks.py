@@ -1,4 +1,4 @@
-"""Checks of a job of several processes: what differs is reported before training, with the process at fault."""
+"""Checks of a job of several processes: differences are reported before training, with the process at fault."""
 
 import json
 import multiprocessing

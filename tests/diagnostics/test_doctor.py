@@ -24,7 +24,7 @@ DOCUMENTS = 300
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, sentences) -> Path:
+def healthy(tmp_path_factory, sentences) -> Path:
     """Prepared data with many documents, some of them held out."""
     folder = tmp_path_factory.mktemp("doctor")
     texts = [f"{i}: {sentences(20, seed=i)}" for i in range(DOCUMENTS)]
@@ -34,8 +34,8 @@ def whole(tmp_path_factory, sentences) -> Path:
 
 
 @pytest.fixture
-def data(whole, tmp_path) -> Path:
-    return shutil.copytree(whole, tmp_path / "data")
+def data(healthy, tmp_path) -> Path:
+    return shutil.copytree(healthy, tmp_path / "data")
 
 
 def found(folder, name):
@@ -66,8 +66,8 @@ def documents_of(folder, name):
     return [ids[documents.begin(i) : documents.begin(i + 1)] for i in range(len(documents))]
 
 
-def test_a_healthy_folder_passes(whole):
-    findings = list(check_data(whole, ProgressReporter()))
+def test_a_healthy_folder_passes(healthy):
+    findings = list(check_data(healthy, ProgressReporter()))
     assert [finding.name for finding in findings] == ["checksums", "ids", "split", "copies", "held out", "tokenizer"]
     assert [finding for finding in findings if finding.status != "ok"] == []
     assert not any(finding.remedy for finding in findings)
@@ -84,10 +84,10 @@ def test_a_flipped_bit_in_any_file_is_found(data, place):
     files = [path for path in data.rglob("*") if path.is_file() and path.name != "request.json"]  # not part of the data
     assert len(files) == 6
     for path in files:
-        whole = path.read_bytes()
+        healthy = path.read_bytes()
         flipped(path, place)
         assert "problem" in {finding.status for finding in check_data(data, ProgressReporter())}, path
-        path.write_bytes(whole)
+        path.write_bytes(healthy)
     assert {finding.status for finding in check_data(data, ProgressReporter())} == {"ok"}
 
 
@@ -203,7 +203,7 @@ def test_impossible_positions_of_documents_are_found(data, change, sentence):
     assert sentence in finding.sentence
 
 
-def test_another_tokenizer_is_found(data, whole, tmp_path):
+def test_another_tokenizer_is_found(data, healthy, tmp_path):
     (tmp_path / "a.txt").write_text("some other text")
     groundup.prepare([tmp_path / "a.txt"], tmp_path / "other", tokenizer="char")
     shutil.rmtree(data / "tokenizer")
@@ -213,7 +213,7 @@ def test_another_tokenizer_is_found(data, whole, tmp_path):
     assert found(data, "tokenizer").status == "problem"
 
 
-def test_progress_reports_all_bytes(whole):
+def test_progress_reports_all_bytes(healthy):
     class Seen(ProgressReporter):
         done, total = 0, 0
 
@@ -225,8 +225,8 @@ def test_progress_reports_all_bytes(whole):
             self.done = done
 
     seen = Seen()
-    list(check_data(whole, seen))
-    manifest = Manifest.load(whole)
+    list(check_data(healthy, seen))
+    manifest = Manifest.load(healthy)
     assert seen.done == seen.total == sum(split.tokens for split in manifest.splits.values()) * 2
 
 
@@ -264,9 +264,9 @@ def test_this_machine_has_the_libraries_and_a_missing_one_is_named(monkeypatch):
 
 def test_versions_of_trackers_are_checked(monkeypatch):
     have = {"wandb": "0.31.2", "tensorboard": "2.21.0"}
-    asked = ["wandb<1,>=0.31; extra == 'track'", "tensorboard>=2; extra == 'track'", "ruff>=99; extra == 'dev'"]
+    requirements = ["wandb<1,>=0.31; extra == 'track'", "tensorboard>=2; extra == 'track'", "ruff>=99; extra == 'dev'"]
     monkeypatch.setattr(machine.metadata, "version", have.__getitem__)
-    monkeypatch.setattr(machine.metadata, "requires", lambda _: asked)
+    monkeypatch.setattr(machine.metadata, "requires", lambda _: requirements)
     monkeypatch.setattr(machine.metadata, "metadata", lambda _: {"Requires-Python": ">=3.11"})
     extra = next(finding for finding in machine.libraries() if finding.name == "extra track")
     assert (extra.status, extra.values) == ("ok", have)

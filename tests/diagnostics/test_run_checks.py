@@ -111,20 +111,20 @@ def test_every_damaged_file_is_named_not_the_first_alone(run):
 
 
 def spoil_tensor(name: str, change) -> object:
-    def spoil(checkpoint: Path) -> None:
+    def corrupt(checkpoint: Path) -> None:
         tensors = load_file(checkpoint / name)
         change(tensors)
         save_file(tensors, checkpoint / name)
 
-    return spoil
+    return corrupt
 
 
 def spoil_json(name: str, **values) -> object:
-    def spoil(checkpoint: Path) -> None:
+    def corrupt(checkpoint: Path) -> None:
         path = checkpoint / name
         path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
-    return spoil
+    return corrupt
 
 
 def nan(key: str) -> object:
@@ -158,8 +158,8 @@ WRONG = {
 @pytest.mark.parametrize("kind", WRONG)
 def test_wrong_contents_with_right_checksums_are_found(kind, run):
     checkpoint = run / "checkpoints" / LAST
-    spoil, expected = WRONG[kind]
-    spoil(checkpoint)
+    corrupt, expected = WRONG[kind]
+    corrupt(checkpoint)
     reseal(checkpoint)
     found = check_run(run)
     assert any(expected in problem for problem in found.checkpoints[-1].problems)

@@ -173,8 +173,8 @@ def read(path: Path) -> bytes:
 @pytest.mark.slow
 @pytest.mark.parametrize(("steps", "words"), [(1, []), (8, ["--train.max_steps=1"])])
 def test_too_few_steps_are_one_sentence(steps, words, prepared, forks):
-    _, *asked = command("--data", prepared, "--steps", steps, *WORDS, *words)
-    done = subprocess.run([*forks.words, *asked], capture_output=True, text=True, check=False)
+    _, *arguments = command("--data", prepared, "--steps", steps, *WORDS, *words)
+    done = subprocess.run([*forks.words, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("groundup: ")
     assert len(done.stderr.splitlines()) == 1

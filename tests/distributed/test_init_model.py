@@ -22,7 +22,7 @@ def test_two_processes_start_with_the_weights_of_one(tmp_path, prepared):
     }
     work.train_all(prepared, tmp_path, {"one": later})
     kinds = {kind: later | {"train": later["train"] | {"parallel": kind}} for kind in ("ddp", "fsdp")}
-    jobs.run(2, work.train_all, str(prepared), str(tmp_path), kinds, "lack_the_start", place=tmp_path / "job")
+    jobs.run(2, work.train_all, str(prepared), str(tmp_path), kinds, "hide_init_from", place=tmp_path / "job")
     one = load_file(tmp_path / "one/checkpoints/step-00000003/model.safetensors")
     for kind in kinds:
         two = load_file(tmp_path / kind / "checkpoints/step-00000003/model.safetensors")

@@ -144,26 +144,26 @@ def test_a_signal_to_one_process_stops_all_in_one_checkpoint(number, status, opt
 
 
 @pytest.mark.parametrize(
-    ("spoil", "rank", "said", "status"),
+    ("damage", "rank", "message", "status"),
     [
         ("hide_the_data", 1, "groundup: ", 2),
-        ("ask_for_another_seed", 1, "process 1 on", 2),
+        ("change_the_seed", 1, "process 1 on", 2),
         ("fail_in_step_5", 1, "ValueError: a fault of ours", 1),
-        ("have_no_memory_for_samples", 1, "out of memory with", 1),
+        ("run_out_of_memory_in_samples", 1, "out of memory with", 1),
     ],
 )
-def test_a_process_that_fails_prints_its_error_first_and_ends_all(spoil, rank, said, status, options, tmp_path):
-    processes = jobs.start(3, work.command, options(), tmp_path, spoil, place=tmp_path)
+def test_a_process_that_fails_prints_its_error_first_and_ends_all(damage, rank, message, status, options, tmp_path):
+    processes = jobs.start(3, work.command, options(), tmp_path, damage, place=tmp_path)
     processes[rank].join(jobs.PATIENCE)
     began = time.monotonic()
     found = jobs.ended(processes)
     assert time.monotonic() - began < QUICKLY
     assert found[rank] == status
     assert all(found)
-    assert said in printed(tmp_path, rank)
+    assert message in printed(tmp_path, rank)
     spoke = (tmp_path / f"printed-{rank}.txt").stat().st_mtime
     for other in {0, 1, 2} - {rank}:
-        if spoil != "ask_for_another_seed":  # which is logged on all ranks
+        if damage != "change_the_seed":  # which is logged on all ranks
             assert "another process of this job has ended" in printed(tmp_path, other)
             assert (tmp_path / f"printed-{other}.txt").stat().st_mtime >= spoke
 
@@ -172,10 +172,10 @@ def test_a_failing_compiler_is_skipped_under_ddp_and_an_error_under_fsdp(options
     """FSDP2 cannot undo half a pass: if it continued, it would train with a part of the gradients."""
     cases = {"plain": config("gpt2", train={"parallel": "ddp"})}
     cases["compiled"] = config("gpt2", train={"parallel": "ddp", "compile": "on"})
-    jobs.run(2, work.train_all, prepared, tmp_path, cases, "have_no_compiler", place=tmp_path)
+    jobs.run(2, work.train_all, prepared, tmp_path, cases, "break_the_compiler", place=tmp_path)
     assert_bitwise(tmp_path / "plain", tmp_path / "compiled")
     words = [*options(train={"parallel": "fsdp"}), "--train.compile", "on"]
-    assert jobs.ended(jobs.start(2, work.command, words, tmp_path, "have_no_compiler", place=tmp_path)) == [1, 1]
+    assert jobs.ended(jobs.start(2, work.command, words, tmp_path, "break_the_compiler", place=tmp_path)) == [1, 1]
     assert "give --train.compile off" in printed(tmp_path, 0)
 
 

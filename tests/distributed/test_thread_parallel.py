@@ -251,11 +251,11 @@ def test_a_failure_releases_the_memory_of_the_other_threads():
 
 
 def test_if_no_thread_can_be_started_it_is_an_error_and_none_waits(monkeypatch):
-    start, begun = threading.Thread.start, []
+    start, started = threading.Thread.start, []
 
     def second_fails(self):
-        begun.append(self)
-        if len(begun) == 2:
+        started.append(self)
+        if len(started) == 2:
             raise RuntimeError("can't start new thread")
         start(self)
 
@@ -264,5 +264,5 @@ def test_if_no_thread_can_be_started_it_is_an_error_and_none_waits(monkeypatch):
     with pytest.raises(TrainingError, match=r"can't start new thread, of 3; give --train\.microbatch_threads 1"):
         thread_parallel(NextTokenLoss(model()), 3)
     assert torch.get_num_threads() == before
-    begun[0].join(10)
-    assert not begun[0].is_alive()
+    started[0].join(10)
+    assert not started[0].is_alive()

@@ -22,11 +22,11 @@ from groundup.training.micro_batches import BatchLoader
 from groundup.ui.display import NullDisplay
 
 
-def train_all(data, folder, cases, spoil=None):
+def train_all(data, folder, cases, damage=None):
     """Train each case, one after the other, in one job."""
     torch.set_num_threads(1)
-    if spoil:
-        globals()[spoil]()
+    if damage:
+        globals()[damage]()
     for name, overrides in cases.items():
         start_run(configure(data, overrides=overrides), Path(folder) / name, NullDisplay(), speed=Speed(1.0, "given"))
 
@@ -70,13 +70,13 @@ def draws(data, run, overrides):
     return found
 
 
-def command(argv, place, spoil=None):
-    """Run the command line in this process, output in `place`; `spoil` names a fault to inject first."""
+def command(argv, place, damage=None):
+    """Run the command line in this process, output in `place`; `damage` names a fault to inject first."""
     from groundup.cli import main
 
     sys.stdout = sys.stderr = (Path(place) / f"printed-{os.environ['RANK']}.txt").open("w", buffering=1)
     torch.set_num_threads(1)
-    main([str(word) for word in [*argv, *(globals()[spoil]() or () if spoil else ())]])
+    main([str(word) for word in [*argv, *(globals()[damage]() or () if damage else ())]])
 
 
 def hide_the_data():
@@ -85,12 +85,12 @@ def hide_the_data():
         PreparedData.open = classmethod(lambda cls, folder: (_ for _ in ()).throw(DataError(f"{folder}: not here")))
 
 
-def ask_for_another_seed():
+def change_the_seed():
     """In the second process."""
     return ("--train.seed", "5") if os.environ["RANK"] == "1" else ()
 
 
-def lack_the_start():
+def hide_init_from():
     """Hide the initial checkpoint from the second process."""
     if os.environ["RANK"] == "1":
         compose._is_on_rank_0_only = lambda path: True
@@ -114,7 +114,7 @@ def fail_in_step_5():
     BatchLoader.micro_batches = micro_batches
 
 
-def have_no_compiler():
+def break_the_compiler():
     """Make every compiler backend fail."""
 
     def compile_nothing(*args, **kwargs):
@@ -128,7 +128,7 @@ def have_no_compiler():
     torch.compile = compile_nothing
 
 
-def have_no_memory_for_samples():
+def run_out_of_memory_in_samples():
     """In the second process."""
     original = Evaluator._generate
 

@@ -52,9 +52,9 @@ def test_counting_models_equal_the_slow_sums(train: bytes, val: bytes) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, len(TRAIN) - 1, len(TRAIN)])
 def test_counting_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    whole = module._count_pairs(TRAIN)
+    complete = module._count_pairs(TRAIN)
     monkeypatch.setattr(module, "CHUNK_BYTES", chunk)
-    assert (module._count_pairs(TRAIN) == whole).all()
+    assert (module._count_pairs(TRAIN) == complete).all()
 
 
 def test_compressors_alone_are_the_sizes_of_files(tmp_path) -> None:

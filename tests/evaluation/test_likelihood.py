@@ -58,9 +58,9 @@ def alone(gpt: GPT, context, ending) -> tuple[float, bool]:
 @pytest.mark.parametrize("kind", PARTS)
 @pytest.mark.parametrize("tokens", [1, 60, 4096])
 def test_each_ending_is_scored_as_if_it_stood_alone(kind, tokens):
-    gpt, asked = model(PARTS[kind]), pairs(20)
-    found = scored(gpt, asked, tokens=tokens)
-    expected = [alone(gpt, *pair) for pair in asked]
+    gpt, asked_pairs = model(PARTS[kind]), pairs(20)
+    found = scored(gpt, asked_pairs, tokens=tokens)
+    expected = [alone(gpt, *pair) for pair in asked_pairs]
     np.testing.assert_allclose(found.nats, [nats for nats, _ in expected], rtol=0, atol=2e-5)
     assert found.greedy.tolist() == [greedy for _, greedy in expected]
     assert found.truncated == 0
@@ -87,10 +87,10 @@ def test_a_context_is_computed_once():
 def test_a_context_that_does_not_fit_loses_its_beginning(kind):
     gpt, rng = model(PARTS[kind], block_size=16), np.random.default_rng(1)
     context = rng.integers(0, 29, 15)
-    asked = [(context, rng.integers(0, 29, n)) for n in (1, 2, 3, 9, 16)]
-    found = scored(gpt, asked)
+    asked_pairs = [(context, rng.integers(0, 29, n)) for n in (1, 2, 3, 9, 16)]
+    found = scored(gpt, asked_pairs)
     assert found.truncated == 3
-    np.testing.assert_allclose(found.nats, [alone(gpt, *pair)[0] for pair in asked], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(found.nats, [alone(gpt, *pair)[0] for pair in asked_pairs], rtol=0, atol=2e-5)
 
 
 def test_rows_do_not_grow_past_the_context():
@@ -106,15 +106,15 @@ def test_an_ending_longer_than_the_context_is_refused():
 
 @pytest.mark.parametrize("size", [2, 3, 7])
 def test_processes_divide_the_batches_and_their_sums_are_complete(size):
-    gpt, asked = model({}), pairs(6)
+    gpt, asked_pairs = model({}), pairs(6)
     passes, parts = [], []
     gpt.ln_f.register_forward_hook(lambda *_: passes.append(1))
     for rank in range(size):
         passes.clear()
-        parts.append((scored(gpt, asked, tokens=40, process_group=OneOf(rank, size)), len(passes)))
+        parts.append((scored(gpt, asked_pairs, tokens=40, process_group=OneOf(rank, size)), len(passes)))
     assert len({n for _, n in parts}) == 1, "all make equally many passes: under FSDP2 each is a meeting"
     nats = sum(part.nats for part, _ in parts)
-    np.testing.assert_allclose(nats, scored(gpt, asked).nats, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(nats, scored(gpt, asked_pairs).nats, rtol=0, atol=2e-5)
 
 
 def test_it_leaves_the_model_unchanged_and_stops_when_requested():
@@ -129,19 +129,19 @@ def test_it_leaves_the_model_unchanged_and_stops_when_requested():
 
 
 def test_progress_ends_with_the_number_of_endings():
-    told, asked = [], pairs(10)
-    scored(model({}), asked, tokens=30, progress=lambda done, total: told.append(done))
-    assert told == sorted(told)
-    assert told[-1] == len(asked)
+    reported, asked_pairs = [], pairs(10)
+    scored(model({}), asked_pairs, tokens=30, progress=lambda done, total: reported.append(done))
+    assert reported == sorted(reported)
+    assert reported[-1] == len(asked_pairs)
 
 
 def test_of_equally_likely_tokens_only_one_is_greedy_and_nan_is_not():
     gpt = model({})
     with torch.no_grad():
         gpt.wte.weight[:29] = 1.0  # all ids alike, so all logits are equal
-    asked = [(np.array([1]), np.array([i])) for i in range(29)]
-    assert scored(gpt, asked).greedy.sum() == 1
+    asked_pairs = [(np.array([1]), np.array([i])) for i in range(29)]
+    assert scored(gpt, asked_pairs).greedy.sum() == 1
     with torch.no_grad():
         gpt.ln_f.weight.fill_(torch.nan)
-    found = scored(gpt, asked)
+    found = scored(gpt, asked_pairs)
     assert np.isnan(found.nats).all()

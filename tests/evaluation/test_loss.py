@@ -132,22 +132,22 @@ def test_the_standard_error_is_that_of_windows_drawn_at_random(model):
         )
     one = Split(1)
     one.ids = np.concatenate([ids[:320] for ids in texts])
-    whole = split_loss(NextTokenLoss(model, "per_sequence"), one, 8, device=CPU, autocast=nullcontext)
+    complete = split_loss(NextTokenLoss(model, "per_sequence"), one, 8, device=CPU, autocast=nullcontext)
     means = np.array([one.nats_per_token for one in found])
-    assert whole.nats_per_token == pytest.approx(means.mean(), abs=0.02)
+    assert complete.nats_per_token == pytest.approx(means.mean(), abs=0.02)
     each = np.mean([one.stderr for one in found])
-    assert 0.5 < each / (whole.stderr * math.sqrt(60)) < 1.1
+    assert 0.5 < each / (complete.stderr * math.sqrt(60)) < 1.1
     assert math.isnan(
         split_loss(NextTokenLoss(model, "per_sequence"), Split(5), 8, device=CPU, autocast=nullcontext).stderr
     )
 
 
 def test_each_window_and_the_sum_of_all_agree(model):
-    whole, apart = loss(model, 203, rows=5), split_loss(
+    complete, apart = loss(model, 203, rows=5), split_loss(
         NextTokenLoss(model, "per_sequence"), Split(203), 8, device=CPU, autocast=nullcontext, rows=5
     )  # fmt: skip
-    assert apart.nats_per_token == pytest.approx(whole.nats_per_token, rel=1e-6)
-    assert apart.scored == whole.scored
+    assert apart.nats_per_token == pytest.approx(complete.nats_per_token, rel=1e-6)
+    assert apart.scored == complete.scored
 
 
 def test_of_windows_of_one_length_it_is_the_usual_standard_error(model):

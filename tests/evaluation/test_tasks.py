@@ -50,10 +50,10 @@ def test_hellaswag_is_formatted_raw_as_in_llm_c_and_cleaned_as_in_the_harness():
 
 
 def test_the_other_tasks_are_formatted_as_in_the_harness():
-    asked = MultipleChoice(("Question: Why?\nAnswer:",) * 3, (" so", " no", " yes"), 2, (2, 2, 3), "here")
-    assert question("arc_easy") == asked
-    asked = MultipleChoice(("Question: Open a jar\nAnswer:",) * 2, (" Twist", " Shout"), 0, (5, 5), "here")
-    assert question("piqa") == asked
+    requested = MultipleChoice(("Question: Why?\nAnswer:",) * 3, (" so", " no", " yes"), 2, (2, 2, 3), "here")
+    assert question("arc_easy") == requested
+    requested = MultipleChoice(("Question: Open a jar\nAnswer:",) * 2, (" Twist", " Shout"), 0, (5, 5), "here")
+    assert question("piqa") == requested
     prompts = ("Ann told Eve Ann", "Ann told Eve Eve")
     assert question("winogrande") == MultipleChoice(prompts, (" was late.",) * 2, 1, (9, 9), "here")
     assert question("lambada") == MultipleChoice(("She sat down and ate the",), (" bread",), 0, (5,), "here")
@@ -61,11 +61,11 @@ def test_the_other_tasks_are_formatted_as_in_the_harness():
 
 def test_white_space_of_a_choice_counts_as_the_harness_counts_it():
     wikihow = {**HELLASWAG, "endings": ["[step] Rub it.", "b", "c", "d "]}
-    asked = build_question(TASKS["hellaswag"].formats[1], wikihow, "here")
-    assert asked.endings == ("  Rub it.", " b", " c", " d")
-    assert asked.lengths == (8, 1, 1, 1)
-    asked = build_question(TASKS["piqa"].formats[0], {**ROWS["piqa"], "sol1": " Twist it "}, "here")
-    assert (asked.endings[0], asked.lengths[0]) == ("  Twist it ", 10)
+    requested = build_question(TASKS["hellaswag"].formats[1], wikihow, "here")
+    assert requested.endings == ("  Rub it.", " b", " c", " d")
+    assert requested.lengths == (8, 1, 1, 1)
+    requested = build_question(TASKS["piqa"].formats[0], {**ROWS["piqa"], "sol1": " Twist it "}, "here")
+    assert (requested.endings[0], requested.lengths[0]) == ("  Twist it ", 10)
     own = {"context": "A: ", "choices": ["yes", " no"], "answer": 0}
     assert build_question(CUSTOM.formats[0], own, "here").endings == ("yes", " no")
     assert build_question(CUSTOM.formats[0], {**own, "context": "A:"}, "here").endings == (" yes", " no")
@@ -270,13 +270,13 @@ def test_a_task_of_the_hub_is_fetched_at_its_commit_and_once(hub, tmp_path, monk
     hub.put(file.repo, {file.path: b"what is there today"}, revision="main")
     task = open_task("piqa:2", BYTES)
     assert (task.size, task.source) == (2, f"{file.repo}@{file.revision[:12]}")
-    asked = len(hub.log)
+    n_requests = len(hub.log)
     assert not needs_download("piqa:2")
     assert needs_download("winogrande")
     assert not needs_download("mine.jsonl")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert open_task("piqa", BYTES).size == 3
-    assert len(hub.log) == asked
+    assert len(hub.log) == n_requests
     with pytest.raises(DataError, match=r"HF_HUB_OFFLINE is set.*give the file of the task, as winogrande=FILE"):
         open_task("winogrande", BYTES)
 

@@ -49,8 +49,8 @@ def test_greedy_equals_the_plain_loop_of_forward_passes(model):
 
 def test_only_the_last_tokens_of_a_long_prompt_are_read(model):
     prompt = list(range(40))
-    whole, end = (tokens(model, ids, Sampler(t=0), max_tokens=20) for ids in (prompt, prompt[-16:]))
-    assert whole == end != tokens(model, prompt[:16], Sampler(t=0), max_tokens=20)
+    complete, end = (tokens(model, ids, Sampler(t=0), max_tokens=20) for ids in (prompt, prompt[-16:]))
+    assert complete == end != tokens(model, prompt[:16], Sampler(t=0), max_tokens=20)
 
 
 def test_sampled_cached_equals_uncached(model):
@@ -84,8 +84,8 @@ def test_streamed_bytes_are_the_text_and_no_piece_has_half_a_character(text, cut
     data = text.encode()
     stream_ = TextStream(bytes)
     pieces = [stream_.feed(byte) for byte in data[: len(data) - cut]]
-    whole = data[: len(data) - cut].decode(errors="ignore") if cut else text
-    assert "".join(pieces) == whole
+    complete = data[: len(data) - cut].decode(errors="ignore") if cut else text
+    assert "".join(pieces) == complete
 
 
 def test_invalid_utf8_becomes_replacement_characters():

@@ -75,11 +75,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def create(hub, body):
-    asked = json.loads(body)
-    name = f"{asked['organization']}/{asked['name']}"
+    values = json.loads(body)
+    name = f"{values['organization']}/{values['name']}"
     if name in hub.repos:
         return {"error": "You already created this model repo", "url": f"{hub.url}/{name}"}, 409
-    hub.created.append(asked)
+    hub.created.append(values)
     hub.repos[name] = {"main": {}}
     return ({"url": f"{hub.url}/{name}"},)
 

@@ -155,9 +155,9 @@ def test_concurrent_exports_to_one_path_use_separate_partials(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"out", other.name}
 
 
-@pytest.mark.parametrize(("name", "said"), [("n" * 300, "File name too long"), ("a\0b", "null byte")])
-def test_paths_that_the_system_rejects_get_one_sentence(name, said, gpt2_checkpoint, tmp_path):
-    with pytest.raises(UsageError, match=f"cannot be written .*{said}"):
+@pytest.mark.parametrize(("name", "message"), [("n" * 300, "File name too long"), ("a\0b", "null byte")])
+def test_paths_that_the_system_rejects_get_one_sentence(name, message, gpt2_checkpoint, tmp_path):
+    with pytest.raises(UsageError, match=f"cannot be written .*{message}"):
         export(gpt2_checkpoint, f"{tmp_path}/{name}")
 
 
@@ -211,7 +211,7 @@ def test_a_path_below_a_file_is_refused(gpt2_checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"to": "onnx"}, "there is no such format; known: hf, gguf, space"),
         ({"to": "nanogpt"}, "to 'nanogpt': there is no such format; known: hf, gguf, space"),
@@ -220,14 +220,14 @@ def test_a_path_below_a_file_is_refused(gpt2_checkpoint, tmp_path):
         ({"license": "all rights: mine"}, "no identifier"),
     ],
 )
-def test_bad_options_get_one_sentence(options, said, gpt2_checkpoint, tmp_path):
-    with pytest.raises(UsageError, match=said):
+def test_bad_options_get_one_sentence(options, message, gpt2_checkpoint, tmp_path):
+    with pytest.raises(UsageError, match=message):
         export(gpt2_checkpoint, tmp_path / "out", **options)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("to", "preset", "changes", "said"),
+    ("to", "preset", "changes", "message"),
     [
         ("hf", "gpt2", {"logit_softcap": 15.0}, r"model\.logit_softcap must be null, not 15\.0"),
         (
@@ -240,9 +240,9 @@ def test_bad_options_get_one_sentence(options, said, gpt2_checkpoint, tmp_path):
         ("gguf", "gpt2", {"activation": "gelu"}, r"model\.activation gelu"),
     ],
 )
-def test_a_model_that_the_format_cannot_hold_is_refused(to, preset, changes, said, checkpoint, tmp_path):
+def test_a_model_that_the_format_cannot_hold_is_refused(to, preset, changes, message, checkpoint, tmp_path):
     folder = checkpoint(preset, **changes)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         export(folder, tmp_path / "out", to=to)
     assert list(tmp_path.iterdir()) == []
 
@@ -308,7 +308,7 @@ def test_the_card_holds_what_the_run_recorded(prepared, checkpoint, tmp_path, mo
     monkeypatch.setattr(state, "load_config", lambda folder: config)
     export(run, tmp_path / "out", license="CC-BY-4.0", name="a-book")
     card = (tmp_path / "out" / hf.CARD).read_text()
-    for said in (
+    for message in (
         "license: cc-by-4.0",
         "# a-book",
         "`text.txt`",
@@ -317,7 +317,7 @@ def test_the_card_holds_what_the_run_recorded(prepared, checkpoint, tmp_path, mo
         "| steps | 10 |",
         "| torch | 2.13 |",
     ):
-        assert said in card
+        assert message in card
     assert "/home/me" not in card
     assert str(tmp_path) not in card
 
@@ -352,11 +352,11 @@ def test_a_gguf_holds_the_same_tensors(kind, checkpoint, tmp_path, export_gguf):
     assert ("output.weight" in found) == (kind == "untied")
     assert len(found) == 2 + 2 * 12 + 2 + (kind == "untied")  # llama.cpp wants every bias
     assert bool(found["blk.0.attn_qkv.bias"].any()) == (kind != "no bias")
-    said = {key: field.contents() for key, field in reader.fields.items()}
-    assert said["general.architecture"] == "gpt2"
-    assert (said["tokenizer.ggml.pre"], said["tokenizer.ggml.eos_token_id"]) == ("gpt-2", 256)
-    assert said["general.license"] == "mit"
-    assert said["tokenizer.ggml.token_type"] == [1] * 256 + [3]  # normal tokens, and one control token
+    fields = {key: field.contents() for key, field in reader.fields.items()}
+    assert fields["general.architecture"] == "gpt2"
+    assert (fields["tokenizer.ggml.pre"], fields["tokenizer.ggml.eos_token_id"]) == ("gpt-2", 256)
+    assert fields["general.license"] == "mit"
+    assert fields["tokenizer.ggml.token_type"] == [1] * 256 + [3]  # normal tokens, and one control token
     assert done.bytes == (tmp_path / "m.gguf").stat().st_size
     assert done.difference is None or done.difference <= 1e-2
 
@@ -406,8 +406,8 @@ def test_a_padded_batch_computes_the_same_as_single_texts(preset, checkpoint, tm
         **tokenizer(["ab", "abcdef"], return_tensors="pt", padding=True, padding_side="left"), **options
     )
     assert both[0, 6 : 6 + len(one)].tolist() == one.tolist()
-    said = [json.loads((tmp_path / "out" / name).read_text())["pad_token_id"] for name in (hf.CONFIG, hf.GENERATION)]
-    assert said == [None, 256]
+    pad_ids = [json.loads((tmp_path / "out" / name).read_text())["pad_token_id"] for name in (hf.CONFIG, hf.GENERATION)]
+    assert pad_ids == [None, 256]
 
 
 def test_a_tokenizer_that_llama_cpp_lacks_is_refused(checkpoint, tmp_path):

@@ -82,7 +82,7 @@ def test_weights_of_another_type_become_fp32():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"model_type": "llama"}, "model_type 'llama'"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx true"),
@@ -98,13 +98,13 @@ def test_weights_of_another_type_become_fp32():
         ({"model_type": "openai-gpt", "afn": "swish"}, 'afn "swish"'),
     ],
 )
-def test_settings_that_groundup_cannot_compute_are_refused(change, said):
-    with pytest.raises(UsageError, match="(?s)" + said):
+def test_settings_that_groundup_cannot_compute_are_refused(change, message):
+    with pytest.raises(UsageError, match="(?s)" + message):
         model_config(config_json(shape("gpt2"), 3) | change)
 
 
 @pytest.mark.parametrize(
-    ("family", "change", "said"),
+    ("family", "change", "message"),
     [
         (
             "nanochat",
@@ -116,17 +116,17 @@ def test_settings_that_groundup_cannot_compute_are_refused(change, said):
         ("openai-gpt", {"activation": "gelu"}, "model.activation must be gelu_tanh or relu, not gelu"),
     ],
 )
-def test_a_model_of_an_unknown_family_is_refused(family, change, said):
-    with pytest.raises(UsageError, match=said):
+def test_a_model_of_an_unknown_family_is_refused(family, change, message):
+    with pytest.raises(UsageError, match=message):
         family_of(shape(family, **change))
 
 
 def test_weights_that_do_not_fit_are_refused():
     config = shape("gpt2")
-    whole = to_hf(config, weights(config))
+    complete = to_hf(config, weights(config))
     with pytest.raises(CheckpointError, match=r"transformer\.ln_f\.weight: missing"):
-        to_groundup(config, {name: tensor for name, tensor in whole.items() if name != "transformer.ln_f.weight"})
+        to_groundup(config, {name: tensor for name, tensor in complete.items() if name != "transformer.ln_f.weight"})
     with pytest.raises(CheckpointError, match=r"score\.weight: the weights have it"):
-        to_groundup(config, whole | {"score.weight": torch.ones(2)})
+        to_groundup(config, complete | {"score.weight": torch.ones(2)})
     with pytest.raises(CheckpointError, match=r"71 x 16 in the weights, and 70 x 16"):
-        to_groundup(config, whole | {"transformer.wte.weight": torch.ones(71, 16)})
+        to_groundup(config, complete | {"transformer.wte.weight": torch.ones(71, 16)})

@@ -74,24 +74,24 @@ def test_an_unknown_character_is_an_error_in_the_exported_tokenizer(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("damage", "message"),
     [
         (lambda made: made["model"]["merges"].clear(), "other ids"),
         (lambda made: made.update(decoder=None), "another text"),
         (lambda made: made.update(post_processor=None, normalizer={"type": "Lowercase"}), "other ids"),
     ],
 )
-def test_a_tokenizer_file_that_encodes_or_decodes_differently_is_found(spoil, said, tmp_path, monkeypatch):
+def test_a_tokenizer_file_that_encodes_or_decodes_differently_is_found(damage, message, tmp_path, monkeypatch):
     tokenizer = BPETokenizer.train(SAMPLES, 400)
 
-    def spoilt(tokenizer):
+    def damaged(tokenizer):
         made = contents(tokenizer)
-        spoil(made)
+        damage(made)
         return made
 
-    monkeypatch.setattr(hf_tokenizer, "contents", spoilt)
+    monkeypatch.setattr(hf_tokenizer, "contents", damaged)
     write(tokenizer, tmp_path, block_size=8)
-    with pytest.raises(ExportError, match=said):
+    with pytest.raises(ExportError, match=message):
         check(tokenizer, tmp_path)
 
 

@@ -18,8 +18,8 @@ from groundup.tokenizers.byte_char import CharTokenizer
 
 @pytest.fixture
 def refused(tmp_path, byte_tokenizer):
-    def check(source, said, *, tokenizer=byte_tokenizer, **options):
-        with pytest.raises(GroundupError, match=said) as caught:
+    def check(source, message, *, tokenizer=byte_tokenizer, **options):
+        with pytest.raises(GroundupError, match=message) as caught:
             import_model(source, tmp_path / "out", tokenizer=tokenizer, **options)
         assert caught.value.exit_status == 2
         assert not re.search("[\n\x1b\ud800]", str(caught.value))
@@ -49,8 +49,8 @@ def test_settings_and_weights_that_disagree(tmp_path, refused):
 def test_damaged_folders(tmp_path, refused):
     folder = hf_folder(tmp_path / "hf", gpt())
     weights = folder / "model.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-100])
+    complete = weights.read_bytes()
+    weights.write_bytes(complete[:-100])
     refused(folder, r"model\.safetensors: cut short or damaged")
     weights.unlink()
     refused(folder, r"there are no weights with its config\.json")
@@ -220,8 +220,8 @@ def test_pickles_that_are_not_checkpoints(tmp_path, refused):
     refused(tmp_path / "list.pt", "holds a list, not the dict of a checkpoint")
     torch.save({"weights": torch.ones(2)}, tmp_path / "dict.pt")
     refused(tmp_path / "dict.pt", r"no checkpoint of nanoGPT, nor of build-nanogpt \(it holds weights\)")
-    whole = nanogpt(tmp_path / "ckpt.pt", gpt()).read_bytes()
-    (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
+    complete = nanogpt(tmp_path / "ckpt.pt", gpt()).read_bytes()
+    (tmp_path / "cut.pt").write_bytes(complete[: len(complete) // 2])
     refused(tmp_path / "cut.pt", r"cut\.pt: .*cut short")
 
 
@@ -248,8 +248,8 @@ def test_tensors_without_all_their_data(tmp_path, refused, bad):
 
 
 def test_an_archive_that_is_compressed(tmp_path, refused):
-    whole = nanogpt(tmp_path / "ckpt.pt", gpt())
-    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as new:
+    complete = nanogpt(tmp_path / "ckpt.pt", gpt())
+    with zipfile.ZipFile(complete) as old, zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as new:
         for name in old.namelist():
             new.writestr(name, old.read(name))
     refused(tmp_path / "bomb.pt", r"bomb\.pt: \S+data\.pkl in it is compressed")
@@ -283,9 +283,9 @@ def test_names_reach_a_terminal_as_plain_text(tmp_path, refused):
     name = EVIL.replace("\ud800", "")
     folder = hf_folder(tmp_path / "hf", gpt())
     weights = load_file(folder / "model.safetensors")
-    for tensor, said in ((torch.ones(2), "the weights have it"), (torch.ones(2).int(), "quantised")):
+    for tensor, message in ((torch.ones(2), "the weights have it"), (torch.ones(2).int(), "quantised")):
         save_file(weights | {name: tensor}, folder / "model.safetensors")
-        refused(folder, r"evil\\x1b\[2Jx\\nsecond.*" + said)
+        refused(folder, r"evil\\x1b\[2Jx\\nsecond.*" + message)
     (folder / "model.safetensors").unlink()
     index = folder / "model.safetensors.index.json"
     for bad in (EVIL, "a\0.bin", "a" * 300 + ".bin"):
@@ -304,16 +304,16 @@ def test_names_reach_a_terminal_as_plain_text(tmp_path, refused):
 
 def test_invalid_llmc_files(tmp_path, refused):
     path = llmc(tmp_path / "m.bin", gpt())
-    whole = path.read_bytes()
-    for bad, said in (
+    complete = path.read_bytes()
+    for bad, message in (
         (b"", "has 0 bytes, and a header alone 1,024"),
-        (whole[:4], "has 4 bytes, and a header alone 1,024"),
+        (complete[:4], "has 4 bytes, and a header alone 1,024"),
         (b"\x01" * 2000, re.escape("begins with 16843009, not 20240326")),
-        (whole[:4] + b"\x07\0\0\0" + whole[8:], "version 7 of llm.c's format"),
-        (whole[:-4], "but its header asks for"),
-        (whole + b"\0", "but its header asks for"),
-        (whole[:16] + b"\xff" * 4 + whole[20:], "its settings describe no model"),
-        (whole[:28] + b"\1\0\0\0" + whole[32:], "pads 257 ids to 1 rows, which is fewer"),
+        (complete[:4] + b"\x07\0\0\0" + complete[8:], "version 7 of llm.c's format"),
+        (complete[:-4], "but its header asks for"),
+        (complete + b"\0", "but its header asks for"),
+        (complete[:16] + b"\xff" * 4 + complete[20:], "its settings describe no model"),
+        (complete[:28] + b"\1\0\0\0" + complete[32:], "pads 257 ids to 1 rows, which is fewer"),
     ):
         path.write_bytes(bad)
-        refused(path, said)
+        refused(path, message)

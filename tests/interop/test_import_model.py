@@ -35,9 +35,9 @@ def test_a_folder_of_transformers(tmp_path, byte_tokenizer):
     check(found, model)
     assert (found.kind, found.parameters) == ("GPT2LMHeadModel of transformers", 3_944)
     assert groundup.generate(tmp_path / "out", "a", max_tokens=3, device="cpu")[0].startswith("a")
-    books = json.loads((tmp_path / "out" / "progress.json").read_text())
-    assert books["step"] == 0
-    assert books["origin"]["kind"] == found.kind
+    metadata = json.loads((tmp_path / "out" / "progress.json").read_text())
+    assert metadata["step"] == 0
+    assert metadata["origin"]["kind"] == found.kind
 
 
 @pytest.mark.parametrize("parts", [GPT1_PARTS, MODERN_PARTS, MODERN_PARTS | {"tie_embeddings": True, "n_inner": 24}])
@@ -51,14 +51,14 @@ def test_the_same_model_in_parts_and_as_a_pickle(tmp_path, byte_tokenizer):
 
     model = gpt()
     folder = hf_folder(tmp_path / "hf", model)
-    whole = load_file(folder / "model.safetensors")
+    complete = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    torch.save(whole, folder / "pytorch_model.bin")
+    torch.save(complete, folder / "pytorch_model.bin")
     check(import_model(folder, tmp_path / "pickled", tokenizer=byte_tokenizer), model)
-    names = sorted(whole)
+    names = sorted(complete)
     halves = {"a.safetensors": names[:5], "b.safetensors": names[5:]}
     for file, some in halves.items():
-        save_file({name: whole[name].clone() for name in some}, folder / file)
+        save_file({name: complete[name].clone() for name in some}, folder / file)
     index = {"weight_map": {name: file for file, some in halves.items() for name in some}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     check(import_model(folder, tmp_path / "parts", tokenizer=byte_tokenizer), model)
@@ -224,10 +224,10 @@ def test_a_model_of_the_hub_and_then_without_the_network(tmp_path, byte_tokenize
     assert found.commit == hub.commit("some/model")
     assert not hub.sent["flax_model.msgpack"]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    asked = len(hub.log)
+    n_requests = len(hub.log)
     again = import_model("hf:some/model", tmp_path / "again", tokenizer=byte_tokenizer)
     assert again.commit == found.commit
-    assert len(hub.log) == asked
+    assert len(hub.log) == n_requests
     with pytest.raises(groundup.UsageError, match=r"hf:some/other: .*HF_HUB_OFFLINE is set; unset it, or download it"):
         import_model("hf:some/other", tmp_path / "other")
 
@@ -245,9 +245,9 @@ def test_the_command_reports_what_it_imported(tmp_path, byte_tokenizer, capsys):
 
     source = str(hf_folder(tmp_path / "hf", gpt()))
     assert run(["import", source, "--out", str(tmp_path / "a"), "--tokenizer", byte_tokenizer]) == 0
-    said = capsys.readouterr().out
-    assert "3,944 parameters" in said
-    assert f"next: groundup train --init-from {tmp_path / 'a'}" in said
+    out = capsys.readouterr().out
+    assert "3,944 parameters" in out
+    assert f"next: groundup train --init-from {tmp_path / 'a'}" in out
     assert run(["import", source, "--out", str(tmp_path / "b"), "--tokenizer", byte_tokenizer, "--json"]) == 0
-    said = SimpleNamespace(**json.loads(capsys.readouterr().out))
-    assert (said.parameters, said.tokenizer["n_vocab"], said.commit) == (3_944, 257, None)
+    result = SimpleNamespace(**json.loads(capsys.readouterr().out))
+    assert (result.parameters, result.tokenizer["n_vocab"], result.commit) == (3_944, 257, None)

@@ -201,7 +201,7 @@ def test_a_checksum_applies_only_to_its_checkpoint(prepared, start, tmp_path, by
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "message"),
     [
         (
             {"n_layer": 3},
@@ -213,8 +213,8 @@ def test_a_checksum_applies_only_to_its_checkpoint(prepared, start, tmp_path, by
         ({"n_inner": 33}, r"model\.n_inner: 33, but .* has None"),
     ],
 )
-def test_another_shape_is_refused(start, model, said):
-    with pytest.raises(ConfigError, match=said):
+def test_another_shape_is_refused(start, model, message):
+    with pytest.raises(ConfigError, match=message):
         compose_config("gpt2-micro", [], ConfigSource("options", {"init_from": str(start), "model": model}))
 
 

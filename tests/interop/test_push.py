@@ -37,7 +37,7 @@ def hub(monkeypatch, tmp_path):
 def test_the_pushed_model_computes_the_same(hub, gpt2_checkpoint, tmp_path):
     done = push(gpt2_checkpoint, "me/book", private=True, license="mit")
     assert (done.url, done.export.difference <= hf.BOUND) == (f"{hub.url}/me/book", True)
-    assert [asked["visibility"] for asked in hub.created] == ["private"]
+    assert [repo["visibility"] for repo in hub.created] == ["private"]
     assert hub.messages == ["step-00000010, exported by groundup"]  # one commit
     arrived = hub.repos["me/book"]["main"]
     assert arrived.keys() == HF_FILES
@@ -133,7 +133,7 @@ def test_a_wrong_token_is_reported_before_the_export(hub, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("where", "status", "said"),
+    ("where", "status", "sentence"),
     [
         ("repos/create", 403, "may not write there"),
         ("repos/create", 404, "no such owner"),
@@ -142,10 +142,10 @@ def test_a_wrong_token_is_reported_before_the_export(hub, tmp_path, monkeypatch)
         ("PUT /large", 413, "no files so large"),
     ],
 )
-def test_a_refusal_is_one_sentence(where, status, said, hub, gpt2_checkpoint, monkeypatch):
+def test_a_refusal_is_one_sentence(where, status, sentence, hub, gpt2_checkpoint, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     hub.refused[where] = status
-    with pytest.raises(UsageError, match=said) as caught:
+    with pytest.raises(UsageError, match=sentence) as caught:
         push(gpt2_checkpoint, "me/book")
     assert f"HTTP {status}" in str(caught.value)
     assert "\n" not in str(caught.value)

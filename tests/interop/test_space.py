@@ -85,7 +85,7 @@ def test_changed_weights_are_found_and_nothing_is_left(checkpoint, tmp_path, mon
 def test_a_damaged_wheel_is_found_and_nothing_is_left(checkpoint, tmp_path, monkeypatch):
     true, model = wheel.write, checkpoint()
 
-    def spoilt(folder, comment):
+    def corrupted(folder, comment):
         path = true(folder, comment)
         content = path.read_bytes()
         path.write_bytes(content[:200] + bytes([content[200] ^ 1]) + content[201:])
@@ -98,7 +98,7 @@ def test_a_damaged_wheel_is_found_and_nothing_is_left(checkpoint, tmp_path, monk
             for name, content in kept.items():
                 archive.writestr(name, content)
 
-    for wrong in (spoilt, half):
+    for wrong in (corrupted, half):
         monkeypatch.setattr(wheel, "write", wrong)
         with pytest.raises(ExportError, match=r"none-any\.whl: is not what was written"):
             export(model, tmp_path / "page", to="space")
@@ -129,12 +129,12 @@ def test_nothing_is_written_if_no_wheel_can_be_built(folder, checkpoint, tmp_pat
 )
 def test_a_torch_version_that_no_index_has_is_not_required(version, line, checkpoint, tmp_path, monkeypatch):
     true = metadata.version
-    said = SimpleNamespace(version=lambda name: version if name == "torch" else true(name))
-    monkeypatch.setattr(space, "metadata", said)
+    fake = SimpleNamespace(version=lambda name: version if name == "torch" else true(name))
+    monkeypatch.setattr(space, "metadata", fake)
     done = export(checkpoint(), tmp_path / "page", to="space")
-    asked = (tmp_path / "page/requirements.txt").read_text().splitlines()
+    required = (tmp_path / "page/requirements.txt").read_text().splitlines()
     ours = next(line for line in wheel.dependencies() if line.startswith("torch"))
-    assert (line or ours) in asked
+    assert (line or ours) in required
     assert ["no release" in note for note in done.notes] == [True] * (not line)
 
 
@@ -176,20 +176,20 @@ def test_no_optimizer_state_and_no_local_path_is_exported(checkpoint, tmp_path):
         packed = [archive.read(name) for name in archive.namelist()] + [archive.comment]
     written = [path.read_bytes() for path in out.rglob("*") if path.is_file()]
     assert not any(b"hidden-place" in content for content in written + packed)
-    told, mine = load_config(out / "model"), load_config(model)
-    assert told == Config(**{name: getattr(mine, name) for name in space.PUBLIC_SECTIONS})
-    assert told.train.seed == 5
+    exported, mine = load_config(out / "model"), load_config(model)
+    assert exported == Config(**{name: getattr(mine, name) for name in space.PUBLIC_SECTIONS})
+    assert exported.train.seed == 5
     assert (out / "model/optimizer/state.safetensors").stat().st_size < 100
     assert json.loads((out / "model/progress.json").read_text())["origin"] == {"kind": "nanoGPT checkpoint"}
 
 
 def test_the_readme_header_has_the_fields_of_the_hub(folder):
-    said = header(folder)
-    assert {"title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "app_file", "pinned"} <= said.keys()
-    assert (said["title"], said["sdk"], said["app_file"], said["license"]) == ("tiny", "gradio", "app.py", "mit")
-    assert said["python_version"] == f"{sys.version_info.major}.{sys.version_info.minor}"
-    assert len(said["short_description"]) <= 60  # the hub refuses more
-    assert "library_name" not in said
+    head = header(folder)
+    assert {"title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "app_file", "pinned"} <= head.keys()
+    assert (head["title"], head["sdk"], head["app_file"], head["license"]) == ("tiny", "gradio", "app.py", "mit")
+    assert head["python_version"] == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert len(head["short_description"]) <= 60  # the hub refuses more
+    assert "library_name" not in head
     assert "# me/tiny" in (folder / "README.md").read_text(encoding="utf-8")
 
 
@@ -302,16 +302,16 @@ def test_a_damaged_wheel_is_replaced_and_a_file_that_is_no_wheel_is_not(checkpoi
     out, model = tmp_path / "page", checkpoint()
     export(model, out, to="space")
     path = out / wheel.file_name()
-    whole = path.read_bytes()
+    complete = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
         starts = [info.header_offset + 30 + len(info.filename) for info in archive.infolist()]
-    damaged = bytearray(whole)
+    damaged = bytearray(complete)
     for start in starts:
         damaged[start : start + 20] = b"\xff" * 20  # which zlib cannot decompress
     path.write_bytes(damaged)
     export(model, out, to="space", overwrite=True)
-    assert path.read_bytes() == whole
-    path.write_bytes(whole[: len(whole) // 2])
+    assert path.read_bytes() == complete
+    path.write_bytes(complete[: len(complete) // 2])
     with pytest.raises(UsageError, match="no such export"):
         export(model, out, to="space", overwrite=True)
 

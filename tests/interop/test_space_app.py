@@ -111,15 +111,15 @@ def test_a_new_seed_is_returned_and_reproduces_the_text(opened):
 @pytest.mark.parametrize("name", ["char", "ngram"])
 def test_concurrent_visitors_get_their_own_texts(name, opened):
     app = opened(name)
-    wishes = [{"prompt": "abc"[:n], "seed": n, "samples": n, "length": 30} for n in (1, 2, 3)]
-    alone = [write(app, **wish)[-1] for wish in wishes]
+    settings = [{"prompt": "abc"[:n], "seed": n, "samples": n, "length": 30} for n in (1, 2, 3)]
+    alone = [write(app, **setting)[-1] for setting in settings]
     # In turns, and in threads as in Gradio.
     writing = [
-        app.writer.write(w["prompt"], *(FULL | {k: w[k] for k in w if k != "prompt"}).values(), False) for w in wishes
+        app.writer.write(w["prompt"], *(FULL | {k: w[k] for k in w if k != "prompt"}).values(), False) for w in settings
     ]
     assert [next(filter(None, reversed(column))) for column in zip(*zip_longest(*writing), strict=True)] == alone
     with ThreadPoolExecutor(3) as pool:
-        assert [pictures[-1] for pictures in pool.map(lambda wish: write(app, **wish), wishes * 3)] == alone * 3
+        assert [pictures[-1] for pictures in pool.map(lambda setting: write(app, **setting), settings * 3)] == alone * 3
 
 
 def test_text_is_streamed_and_html_in_it_is_escaped(opened, monkeypatch):
@@ -137,12 +137,12 @@ def test_text_is_streamed_and_html_in_it_is_escaped(opened, monkeypatch):
 @pytest.mark.parametrize(("name", "text"), [("char", "a"), ("byte", "é"), ("ngram", "\N{SNOWMAN}")])
 def test_only_the_end_of_a_long_prompt_is_encoded_and_read(name, text, opened, monkeypatch):
     app = opened(name)
-    tokenizer, asked = app.writer.model.tokenizer, []
+    tokenizer, lengths = app.writer.model.tokenizer, []
     true = type(tokenizer).encode
-    monkeypatch.setattr(type(tokenizer), "encode", lambda self, text: asked.append(len(text)) or true(self, text))
+    monkeypatch.setattr(type(tokenizer), "encode", lambda self, text: lengths.append(len(text)) or true(self, text))
     prompt = text * 100_000
     picture, _ = write(app, prompt)[-1]
-    assert max(asked) <= 2 * app.writer.context
+    assert max(lengths) <= 2 * app.writer.context
     kept = app.writer.context // len(text.encode())
     assert f"the last {kept} of 100,000 characters" in picture
     assert texts(picture)[0].startswith(text * kept)
@@ -193,7 +193,7 @@ def test_a_custom_readme_is_accepted(readme, opened):
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("harm", "sentence"),
     [
         (lambda folder: next(folder.glob("*.whl")).unlink(), "the wheel groundup-….whl is missing"),
         (
@@ -206,7 +206,7 @@ def test_a_custom_readme_is_accepted(readme, opened):
         (lambda folder: next(folder.glob("*.whl")).write_bytes(b"PK"), "requirements.txt"),
     ],
 )
-def test_an_incomplete_folder_gets_one_sentence(harm, said, spaces, forks, tmp_path):
+def test_an_incomplete_folder_gets_one_sentence(harm, sentence, spaces, forks, tmp_path):
     folder = shutil.copytree(spaces("byte"), tmp_path / "page")
     harm(folder)
     # Without installed packages: only the wheel has groundup.
@@ -217,6 +217,6 @@ def test_an_incomplete_folder_gets_one_sentence(harm, said, spaces, forks, tmp_p
     )
     done = subprocess.run([*forks.words, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert sentence in done.stderr
     assert done.stderr.startswith("app.py: ")
     assert len(done.stderr.splitlines()) == 1

@@ -80,12 +80,12 @@ def browser():
 @pytest.fixture
 def visit(browser, url):
     """Open the page for another visitor; any request to another host fails the test."""
-    visits, asked = [], []
+    visits, urls = [], []
 
     def go():
         visits.append(browser.new_context())
         page = visits[-1].new_page()
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: urls.append(request.url))
         page.goto(url)
         page.get_by_role("button", name="Generate").wait_for()
         return page
@@ -93,8 +93,8 @@ def visit(browser, url):
     yield go
     for context in visits:
         context.close()
-    assert asked
-    assert [one for one in asked if not one.startswith((f"{url}/", "data:", "blob:"))] == []
+    assert urls
+    assert [one for one in urls if not one.startswith((f"{url}/", "data:", "blob:"))] == []
 
 
 def begin(page, prompt, **values):
@@ -145,20 +145,20 @@ def test_text_is_streamed_and_stops_on_request(visit):
 
 
 def test_two_concurrent_visitors_get_the_texts_of_their_seeds(visit, folder):
-    pages, asked = [visit(), visit()], {"num_samples": 2, "max_tokens": 200, "temperature": 0.1}
-    model, wishes = groundup.load(folder / "model"), [("ab", 5), ("b", 8)]  # which do not stop by themselves
-    whole = [groundup.generate(model, prompt, seed=seed, **asked) for prompt, seed in wishes]
-    for page, (prompt, seed) in zip(pages, wishes, strict=True):
+    pages, options = [visit(), visit()], {"num_samples": 2, "max_tokens": 200, "temperature": 0.1}
+    model, inputs = groundup.load(folder / "model"), [("ab", 5), ("b", 8)]  # which do not stop by themselves
+    expected = [groundup.generate(model, prompt, seed=seed, **options) for prompt, seed in inputs]
+    for page, (prompt, seed) in zip(pages, inputs, strict=True):
         fill(page, prompt, seed=seed, Tokens=200, Samples=2, Temperature=0.1)
     for page in pages:
         page.get_by_role("button", name="Generate").click()
     for page in pages:
         wait_for(page, bool)
-    for page, texts in zip(pages, whole, strict=True):  # neither waits for the other
+    for page, texts in zip(pages, expected, strict=True):  # neither waits for the other
         found = written(page)
         assert all(text.startswith(part) for text, part in zip(texts, found, strict=True))
         assert found != texts
-    for page, texts in zip(pages, whole, strict=True):
+    for page, texts in zip(pages, expected, strict=True):
         wait_for(page, lambda found, texts=texts: found == texts)
 
 
@@ -182,9 +182,9 @@ def post(url, values):
 
 def test_values_sent_around_the_page_are_checked(url):
     good = ["a", 5, 1, 0.8, 0, 1.0, 3, False]
-    assert "event: complete" in post(url, good)
+    assert "event: expected" in post(url, good)
     for place, bad in [(1, 10**6), (2, 0), (3, "hot"), (4, -1), (5, None), (6, 1.5e300)]:
-        said = post(url, [*good[:place], bad, *good[place + 1 :]])
-        assert re.search("event: error\ndata: .*must be a number from", said), said
+        response = post(url, [*good[:place], bad, *good[place + 1 :]])
+        assert re.search("event: error\ndata: .*must be a number from", response), response
     with pytest.raises(HTTPError):
         urlopen(f"{url}/gradio_api/file={__file__}")

@@ -37,6 +37,6 @@ for dtype, rtol in ((torch.float32, 1e-5), (torch.bfloat16, 0.01)):
 def test_the_kernel_computes_what_torch_computes():
     if importlib.util.find_spec("triton") is None:
         pytest.skip("no triton; pip install 'groundup[dev]' on Linux")
-    environ = os.environ | {"TRITON_INTERPRET": "1"}  # before Triton is imported, so in a process of its own
+    environ = os.environ | {"TRITON_INTERPRET": "1"}  # before Triton is imported, so in a new process
     done = subprocess.run([sys.executable, "-c", CODE], env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -138,7 +138,7 @@ def test_schedules_stay_in_range_even_beyond_the_ends(name, total, warmup):
 
 
 @pytest.mark.parametrize(
-    ("lengths", "said"),
+    ("lengths", "message"),
     [
         ({"warmup_steps": 70}, r"70 steps and a cooldown of 0\.4 of the run .* 100 steps"),
         ({"warmup_fraction": 0.5, "cooldown_steps": 60}, "0.5 of the run and a cooldown of 60 steps"),
@@ -146,8 +146,8 @@ def test_schedules_stay_in_range_even_beyond_the_ends(name, total, warmup):
     ],
     ids=str,
 )
-def test_warm_up_and_cooldown_longer_than_the_run_are_refused(lengths, said):
-    with pytest.raises(ConfigError, match=said):
+def test_warm_up_and_cooldown_longer_than_the_run_are_refused(lengths, message):
+    with pytest.raises(ConfigError, match=message):
         build_schedule(ScheduleConfig(name="wsd", **lengths), 1.0, 100, 64)
     with pytest.raises(ConfigError, match="are longer than the run; give smaller ones"):
         build_schedule(ScheduleConfig(name="wsd", warmup_fraction=0.7, cooldown_fraction=0.4), 1.0, None)

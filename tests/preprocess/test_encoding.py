@@ -30,7 +30,7 @@ from groundup.utils.progress import ProgressReporter
 
 
 def test_results_come_in_order_and_never_far_ahead():
-    begun = []
+    started = []
 
     def slow(i):
         time.sleep(random.Random(i).uniform(0, 0.01))
@@ -38,12 +38,12 @@ def test_results_come_in_order_and_never_far_ahead():
 
     def items():
         for i in range(50):
-            begun.append(i)
+            started.append(i)
             yield i
 
     for done, (item, square) in enumerate(map_in_order(slow, items(), threads=4)):
         assert (item, square) == (done, done * done)
-        assert len(begun) - done <= 6
+        assert len(started) - done <= 6
 
 
 def test_an_error_in_a_thread_ends_the_work():
@@ -77,14 +77,14 @@ def test_every_job_has_the_position_to_continue_from(tmp_path, sentences, monkey
     (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": sentences(2, i)}) + "\n" for i in range(20)))
     with open_sources([tmp_path / "a.txt", tmp_path / "b.jsonl"], chunk_bytes=90) as corpus:
         rule = choose_rule(corpus, 0.1)
-        whole = list(iter_jobs(corpus, rule, Position(), 0, set()))
-        pieces = [piece for job in whole for piece in job.pieces]
-        assert len(whole) > 10
-        for i, job in enumerate(whole):
+        all_jobs = list(iter_jobs(corpus, rule, Position(), 0, set()))
+        pieces = [piece for job in all_jobs for piece in job.pieces]
+        assert len(all_jobs) > 10
+        for i, job in enumerate(all_jobs):
             left = [
                 piece for later in iter_jobs(corpus, rule, job.position, job.chunks, set()) for piece in later.pieces
             ]
-            assert left == pieces[sum(len(j.pieces) for j in whole[: i + 1]) :]
+            assert left == pieces[sum(len(j.pieces) for j in all_jobs[: i + 1]) :]
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,10 @@ def test_at_most_so_many_tokens_come_from_the_beginning_of_each_split(tmp_path, 
     prepare([tmp_path / "a.jsonl"], tmp_path / "all", **options)
     manifest = prepare([tmp_path / "a.jsonl"], tmp_path / "some", **options, max_tokens=limit)
     for split, share in (("train", limit - limit // 5), ("val", limit // 5)):
-        whole, part = text_of(tmp_path / "all", split), text_of(tmp_path / "some", split)
+        complete, part = text_of(tmp_path / "all", split), text_of(tmp_path / "some", split)
         assert share - 3 <= manifest.splits[split].tokens <= share
-        assert part[:-1] == whole[: len(part) - 1]
-        assert whole[len(part) - 1].startswith(part[-1])
+        assert part[:-1] == complete[: len(part) - 1]
+        assert complete[len(part) - 1].startswith(part[-1])
         assert manifest.splits[split].bytes == len("".join(part).encode())
         assert manifest.splits[split].documents == len(part)
 

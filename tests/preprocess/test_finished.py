@@ -59,7 +59,7 @@ def test_the_same_command_again_does_nothing_and_reports_it(texts, out):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "sentence"),
     [
         ({"tokenizer": "gpt2"}, "tokenizer was 'byte' and is 'gpt2'"),
         ({"column": "body"}, "column was 'text' and is 'body'"),
@@ -70,16 +70,16 @@ def test_the_same_command_again_does_nothing_and_reports_it(texts, out):
         ({"clean": "digits"}, "clean was not given and is 'digits'"),
     ],
 )
-def test_different_settings_are_named_and_the_folder_stays(texts, out, options, said):
+def test_different_settings_are_named_and_the_folder_stays(texts, out, options, sentence):
     before = digests(out)
-    wishes = {"tokenizer": "byte"} | options
+    settings = {"tokenizer": "byte"} | options
     with pytest.raises(
-        DataError, match=rf"out: already prepared in another way: {said}; choose another .* --overwrite"
+        DataError, match=rf"out: already prepared in another way: {sentence}; choose another .* --overwrite"
     ):
-        prepare([texts], out, **wishes)
+        prepare([texts], out, **settings)
     assert digests(out) == before
-    prepare([texts], out, **wishes, overwrite=True)
-    prepare([texts], out.with_name("new"), **wishes)
+    prepare([texts], out, **settings, overwrite=True)
+    prepare([texts], out.with_name("new"), **settings)
     assert digests(out) == digests(out.with_name("new"))
 
 
@@ -104,7 +104,7 @@ def rename(texts):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "sentence"),
     [
         (touch, r"texts/1\.txt has changed"),
         (grow, r"texts/1\.txt has changed"),
@@ -113,9 +113,9 @@ def rename(texts):
         (rename, r"texts/1\.txt is no longer among the sources"),
     ],
 )
-def test_changed_inputs_are_named(texts, out, change, said):
+def test_changed_inputs_are_named(texts, out, change, sentence):
     change(texts)
-    with pytest.raises(DataError, match=rf"already prepared in another way: {said}"):
+    with pytest.raises(DataError, match=rf"already prepared in another way: {sentence}"):
         prepare([texts], out, tokenizer="byte")
 
 
@@ -142,7 +142,7 @@ def test_an_incomplete_finished_folder_is_reported(texts, out):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "sentence"),
     [
         (lambda out: shutil.rmtree(out / "tokenizer"), "no tokenizer here"),
         (lambda out: (out / "documents-val.bin").unlink(), r"documents-val\.bin: cannot be read"),
@@ -151,10 +151,10 @@ def test_an_incomplete_finished_folder_is_reported(texts, out):
         (lambda out: CharTokenizer("ab").save(out / "tokenizer"), "is not the tokenizer that made the tokens"),
     ],
 )
-def test_any_missing_file_makes_a_finished_folder_incomplete(texts, out, damage, said):
+def test_any_missing_file_makes_a_finished_folder_incomplete(texts, out, damage, sentence):
     before = digests(out)
     damage(out)
-    with pytest.raises(DataError, match=rf"out: is incomplete, .*{said}.*--overwrite"):
+    with pytest.raises(DataError, match=rf"out: is incomplete, .*{sentence}.*--overwrite"):
         prepare([texts], out, tokenizer="byte")
     prepare([texts], out, tokenizer="byte", overwrite=True)
     assert digests(out) == before
@@ -180,10 +180,10 @@ def test_many_inputs_are_compared_in_linear_time():
     inputs = [InputFile(name=f"d/{i}.txt", size=1, version="1") for i in range(20_000)]
     request = Request(settings={}, inputs=tuple(inputs))
     changed = Request(settings={}, inputs=(*inputs[:-1], inputs[-1].model_copy(update={"version": "2"})))
-    begun = time.process_time()
+    started = time.process_time()
     assert request.difference(request) is None
     assert request.difference(changed) == "d/19999.txt has changed"
-    assert time.process_time() - begun < 2  # a quadratic comparison takes 15 seconds
+    assert time.process_time() - started < 2  # a quadratic comparison takes 15 seconds
 
 
 def test_a_failed_replacement_leaves_the_old_folder(texts, out):

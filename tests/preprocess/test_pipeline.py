@@ -127,10 +127,10 @@ def test_a_trained_bpe_has_not_seen_the_validation_text(tmp_path):
 
 
 def test_progress_is_reported_up_to_the_last_byte(tmp_path, book):
-    told = []
-    prepare([book], tmp_path / "out", tokenizer="byte", progress=told.append)
-    assert told == sorted(told)
-    assert told[-1] == len(TEXT)
+    reported = []
+    prepare([book], tmp_path / "out", tokenizer="byte", progress=reported.append)
+    assert reported == sorted(reported)
+    assert reported[-1] == len(TEXT)
 
 
 def test_invalid_utf8_can_be_replaced(tmp_path):
@@ -140,7 +140,7 @@ def test_invalid_utf8_can_be_replaced(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "said"),
+    ("options", "error", "message"),
     [
         ({"val_fraction": 0.6}, UsageError, "val_fraction: 0.6 is not between 0 and 0.5"),
         ({"val_fraction": -0.1}, UsageError, "val_fraction: -0.1 is not between"),
@@ -150,8 +150,8 @@ def test_invalid_utf8_can_be_replaced(tmp_path):
         ({"column": "txet"}, DataError, "no field 'txet'; did you mean 'text'"),
     ],
 )
-def test_an_impossible_option_leaves_nothing_behind(tmp_path, lines, options, error, said):
-    with pytest.raises(error, match=said):
+def test_an_impossible_option_leaves_nothing_behind(tmp_path, lines, options, error, message):
+    with pytest.raises(error, match=message):
         prepare([lines], tmp_path / "out", **{"tokenizer": "byte"} | options)
     assert [path.name for path in tmp_path.iterdir()] == [lines.name]
 

@@ -139,8 +139,8 @@ def options(tokenizer, **more):
 def victim(forks):
     """Start a preparation that may kill itself."""
 
-    def start(corpus, out, wishes, *call, seconds=0.0):
-        words = [str(CHUNK), str(seconds), *call, str(corpus), str(out), repr(wishes)]
+    def start(corpus, out, settings, *call, seconds=0.0):
+        words = [str(CHUNK), str(seconds), *call, str(corpus), str(out), repr(settings)]
         return subprocess.Popen([*forks.words, "-c", VICTIM, *words], stderr=subprocess.PIPE)
 
     return start
@@ -163,14 +163,14 @@ def undisturbed(corpus, tmp_path_factory):
     """Digests of an uninterrupted preparation, by options."""
     known = {}
 
-    def make(wishes):
-        if repr(wishes) not in known:
+    def make(settings):
+        if repr(settings) not in known:
             out = tmp_path_factory.mktemp("undisturbed") / "out"
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(pipeline, "JOURNAL_SECONDS", 1e9)
-                prepare([corpus], out, **wishes)
-            known[repr(wishes)] = digests(out)
-        return known[repr(wishes)]
+                prepare([corpus], out, **settings)
+            known[repr(settings)] = digests(out)
+        return known[repr(settings)]
 
     return make
 
@@ -179,20 +179,20 @@ def undisturbed(corpus, tmp_path_factory):
 @pytest.mark.parametrize("phase", DURING)
 def test_killed_in_any_phase_it_ends_in_the_same_folder(phase, corpus, undisturbed, tmp_path, killed):
     *call, tokenizer = DURING[phase]
-    wishes = options(tokenizer)
-    expected = undisturbed(wishes)
+    settings = options(tokenizer)
+    expected = undisturbed(settings)
     if "LAST" in call:
-        call[2] = str(fsyncs_before_the_manifest(corpus, tmp_path / "counted", wishes))
-    killed(corpus, tmp_path / "out", wishes, *call)
+        call[2] = str(fsyncs_before_the_manifest(corpus, tmp_path / "counted", settings))
+    killed(corpus, tmp_path / "out", settings, *call)
     progress = RecordingProgress()
-    prepare([corpus], tmp_path / "out", **wishes, progress=progress)
+    prepare([corpus], tmp_path / "out", **settings, progress=progress)
     assert digests(tmp_path / "out") == expected
     assert [path.name for path in tmp_path.iterdir() if path.name != "counted"] == ["out"]
     resumed = any("resuming at" in line for line in progress.messages)
     assert resumed == (phase not in NOTHING_DONE and phase not in ALL_DONE)
 
 
-def fsyncs_before_the_manifest(corpus, out, wishes):
+def fsyncs_before_the_manifest(corpus, out, settings):
     """Number of fsyncs of a preparation before that of its manifest."""
     count, at_manifest = 0, []
     with pytest.MonkeyPatch.context() as patch:
@@ -205,7 +205,7 @@ def fsyncs_before_the_manifest(corpus, out, wishes):
 
         patch.setattr(os, "fsync", counted)
         patch.setattr(pipeline, "replace_text", lambda path, text: (at_manifest.append(count + 1), save(path, text)))
-        prepare([corpus], out, **wishes)
+        prepare([corpus], out, **settings)
     return at_manifest[0]
 
 
@@ -214,9 +214,9 @@ def fsyncs_before_the_manifest(corpus, out, wishes):
 def test_killed_repeatedly_at_random_moments_it_ends_in_the_same_folder(
     tokenizer, corpus, undisturbed, tmp_path, victim, forks
 ):
-    chance, wishes, kills = random.Random(tokenizer), options(tokenizer), 0
+    chance, settings, kills = random.Random(tokenizer), options(tokenizer), 0
     while not (tmp_path / "out").exists():
-        with victim(corpus, tmp_path / "out", wishes, *NEVER) as process:
+        with victim(corpus, tmp_path / "out", settings, *NEVER) as process:
             journal, deadline = tmp_path / ".out.partial" / "journal.json", time.monotonic() + 60
             before = contents(journal)
             while process.poll() is None and time.monotonic() < deadline:
@@ -228,7 +228,7 @@ def test_killed_repeatedly_at_random_moments_it_ends_in_the_same_folder(
             process.stderr.close()
         kills += process.returncode == -signal.SIGKILL
     assert kills
-    assert digests(tmp_path / "out") == undisturbed(wishes)
+    assert digests(tmp_path / "out") == undisturbed(settings)
 
 
 def contents(path):
@@ -239,15 +239,15 @@ def contents(path):
         return b""
 
 
-def journal_of(killed, corpus, out, wishes, nth="22"):
+def journal_of(killed, corpus, out, settings, nth="22"):
     """Kill a preparation; returns the journal of its unfinished folder."""
-    killed(corpus, out, wishes, "groundup.preprocess.records", "Journal.save", nth, "after")
+    killed(corpus, out, settings, "groundup.preprocess.records", "Journal.save", nth, "after")
     return out.with_name(f".{out.name}.partial") / "journal.json"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("field", "spoil"),
+    ("field", "corrupt"),
     [
         ("tokenizer", lambda value: "0" * 64),
         ("place", lambda value: [0, 0, 0, 0]),
@@ -261,34 +261,34 @@ def journal_of(killed, corpus, out, wishes, nth="22"):
     ],
 )
 def test_a_journal_with_one_wrong_field_does_not_end_in_the_same_folder(
-    field, spoil, corpus, undisturbed, tmp_path, killed
+    field, corrupt, corpus, undisturbed, tmp_path, killed
 ):
-    wishes = options("byte")
-    path = journal_of(killed, corpus, tmp_path / "out", wishes)
+    settings = options("byte")
+    path = journal_of(killed, corpus, tmp_path / "out", settings)
     journal = json.loads(path.read_text())
-    path.write_text(json.dumps(journal | {field: spoil(journal[field])}))
+    path.write_text(json.dumps(journal | {field: corrupt(journal[field])}))
     try:
-        prepare([corpus], tmp_path / "out", **wishes)
+        prepare([corpus], tmp_path / "out", **settings)
     except GroundupError:
         return
-    assert digests(tmp_path / "out") != undisturbed(wishes)
+    assert digests(tmp_path / "out") != undisturbed(settings)
 
 
 def test_a_split_that_was_full_stays_full(tmp_path, monkeypatch):
     """Two emoji take six tokens and do not fit into five; the following `a`, which would fit, must not be added."""
     source = tmp_path / "a.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in ["🦄🦄", "a", "b", "c"] * 30))
-    wishes = {"tokenizer": "gpt2", "max_tokens": 6, "val_fraction": 0.0, "threads": 1}
+    settings = {"tokenizer": "gpt2", "max_tokens": 6, "val_fraction": 0.0, "threads": 1}
     monkeypatch.setattr(encoding, "JOB_PIECES", 1)
-    prepare([source], tmp_path / "whole", **wishes)
-    interrupt([source], tmp_path / "out", wishes, entries=2)
+    prepare([source], tmp_path / "whole", **settings)
+    interrupt([source], tmp_path / "out", settings, entries=2)
     path = tmp_path / ".out.partial" / "journal.json"
     assert json.loads(path.read_text())["full"] == ["train", "val"]
-    prepare([source], tmp_path / "out", **wishes)
+    prepare([source], tmp_path / "out", **settings)
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
 
 
-def interrupt(sources, out, wishes, *, entries, progress=None):
+def interrupt(sources, out, settings, *, entries, progress=None):
     """Interrupt a preparation after `entries` journal entries."""
     save, saved = Journal.save, []
 
@@ -301,7 +301,7 @@ def interrupt(sources, out, wishes, *, entries, progress=None):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Journal, "save", save_then_interrupt)
         with pytest.raises(KeyboardInterrupt):
-            prepare(sources, out, **wishes, progress=progress)
+            prepare(sources, out, **settings, progress=progress)
 
 
 @pytest.fixture
@@ -394,19 +394,19 @@ def test_damage_to_unfinished_work_is_one_sentence(damage, interrupted, corpus, 
 
 
 def test_two_concurrent_preparations_are_refused(corpus, undisturbed, tmp_path):
-    told = []
+    reported = []
 
     class Second(ProgressReporter):
         def __call__(self, done):
-            if not told:
+            if not reported:
                 with pytest.raises(
                     UsageError, match=rf"out: in use right now by process {os.getpid()} on .*; wait for it"
                 ) as error:
                     prepare([corpus], tmp_path / "out", **options("byte"))
-                told.append(error)
+                reported.append(error)
 
     prepare([corpus], tmp_path / "out", **options("byte"), progress=Second())
-    assert told
+    assert reported
     assert digests(tmp_path / "out") == undisturbed(options("byte"))
 
 

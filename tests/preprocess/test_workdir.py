@@ -78,15 +78,15 @@ def test_a_folder_with_files_is_refused_before_anything_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("out", "said"),
+    ("out", "message"),
     [
         ("book.txt", "book.txt: is a file; choose another folder"),
         ("book.txt/out", r"cannot be written \(Not a directory\); choose another path with --out"),
         ("x" * 300, r"cannot be written \(File name too long\)"),
     ],
 )
-def test_a_path_that_cannot_be_written_is_refused(tmp_path, book, out, said):
-    with pytest.raises(DataError, match=said):
+def test_a_path_that_cannot_be_written_is_refused(tmp_path, book, out, message):
+    with pytest.raises(DataError, match=message):
         prepare([book], tmp_path / out, tokenizer="byte")
 
 

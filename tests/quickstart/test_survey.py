@@ -14,8 +14,8 @@ def documents(texts: list[str]) -> list[Document]:
 @given(st.lists(st.text(st.characters(codec="utf-8")), max_size=5))
 def test_it_counts_bytes_characters_and_documents(texts):
     found = survey(documents(texts))
-    whole = "".join(texts)
-    assert (found.bytes, found.characters, found.distinct) == (len(whole.encode()), len(whole), len(set(whole)))
+    full = "".join(texts)
+    assert (found.bytes, found.characters, found.distinct) == (len(full.encode()), len(full), len(set(full)))
     assert (found.documents, found.complete) == (len(texts), True)
 
 

@@ -70,7 +70,7 @@ def test_a_checkpoint_is_the_same_written_in_the_background_or_not(async_save, p
 
 
 def test_a_background_save_writes_the_step_it_was_requested_at(prepared, tmp_path, monkeypatch):
-    """The writer is held up until the run is over; what it then writes is of the step at which it was requested."""
+    """The writer is held until the run is over; it then writes the state of the step at which it was requested."""
     held, original = threading.Event(), state.save
 
     def save(folder, what):

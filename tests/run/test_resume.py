@@ -80,7 +80,7 @@ def same_state(a: Path, b: Path) -> bool:
     files = [name for name in STATE if (a / name).exists() or (b / name).exists()]
     metadata = [json.loads((folder / "progress.json").read_text()) for folder in (a, b)]
     for values in metadata:
-        del values["elapsed"], values["dt"], values["parent"]  # an interruption leaves a checkpoint of its own
+        del values["elapsed"], values["dt"], values["parent"]  # an interruption saves an additional checkpoint
     return metadata[0] == metadata[1] and all((a / f).read_bytes() == (b / f).read_bytes() for f in files)
 
 

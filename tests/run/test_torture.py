@@ -63,10 +63,10 @@ def lose_a_line(run: Path) -> None:
     (run / "log.jsonl").write_text("\n".join(line for line in lines if '"step": 3,' not in line) + "\n")
 
 
-@pytest.mark.parametrize("spoil", [lose_optimizer_state, spoil_metadata, log_twice, lose_a_line])
-def test_changes_that_a_resume_must_not_make_are_found(spoil, run, uninterrupted):
+@pytest.mark.parametrize("damage", [lose_optimizer_state, spoil_metadata, log_twice, lose_a_line])
+def test_changes_that_a_resume_must_not_make_are_found(damage, run, uninterrupted):
     assert differences(run, uninterrupted) == ""
-    spoil(run)
+    damage(run)
     assert differences(run, uninterrupted)
 
 

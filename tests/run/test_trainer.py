@@ -212,17 +212,17 @@ def test_a_context_that_is_too_long_is_refused(train):
 
 def test_a_shorter_window_is_scored_as_if_the_context_were_shorter(train, prepared):
     run = train().path
-    whole = groundup.evaluate(run)
-    assert groundup.evaluate(run, window=16) == whole, "the model's own context is the default"
+    complete = groundup.evaluate(run)
+    assert groundup.evaluate(run, window=16) == complete, "the model's own context is the default"
     short = groundup.evaluate(run, window=4)
-    assert short.tokens == whole.tokens
-    assert short.loss > whole.loss, "less is known in a shorter window"
+    assert short.tokens == complete.tokens
+    assert short.loss > complete.loss, "less is known in a shorter window"
     model = groundup.load(run).model
-    ids = torch.from_numpy(Tokens.open(prepared, "val").read(0, whole.tokens + 1))
-    rows = [(ids[i : i + 4], ids[i + 1 : i + 5]) for i in range(0, whole.tokens, 4)]
+    ids = torch.from_numpy(Tokens.open(prepared, "val").read(0, complete.tokens + 1))
+    rows = [(ids[i : i + 4], ids[i + 1 : i + 5]) for i in range(0, complete.tokens, 4)]
     with torch.no_grad():
         nats = sum(F.cross_entropy(model(x[None, : len(y)])[0], y, reduction="sum").item() for x, y in rows)
-    assert short.loss == pytest.approx(nats / whole.tokens, abs=1e-4)
+    assert short.loss == pytest.approx(nats / complete.tokens, abs=1e-4)
     for window in (0, 17):
         with pytest.raises(groundup.UsageError, match="from 1 to the model's context of 16"):
             groundup.evaluate(run, window=window)

@@ -214,10 +214,10 @@ def test_bytes_read_count_bytes_on_disk(tmp_path):
 
 
 def test_skipped_documents_are_not_requested_from_the_hub(monkeypatch):
-    asked = []
+    requested = []
 
     def documents(source, column, skip):
-        asked.append((source, column, skip))
+        requested.append((source, column, skip))
         return (Document("part-0", i, lambda: iter(["text"])) for i in range(skip, 4))
 
     monkeypatch.setattr(module.hub, "is_hub_name", lambda source: source.startswith("hf:"))
@@ -226,7 +226,7 @@ def test_skipped_documents_are_not_requested_from_the_hub(monkeypatch):
     with open_sources(["hf:some/thing"], column="body") as corpus:
         assert (corpus.inputs[0].version, corpus.size) == ("hf:some/thing@abc", None)
         assert [place.documents for place, _ in corpus.documents_from(Position(0, 2, 0, 2))] == [2, 3]
-    assert asked == [("hf:some/thing", "body", 2)]
+    assert requested == [("hf:some/thing", "body", 2)]
 
 
 def test_long_texts_of_tables_come_in_chunks(tmp_path):

@@ -20,7 +20,7 @@ def server(monkeypatch, tmp_path):
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            self.server.asked += 1
+            self.server.n_requests += 1
             self.send_response(self.server.status)
             self.send_header("Content-Length", str(len(TEXT)))
             self.end_headers()
@@ -30,7 +30,7 @@ def server(monkeypatch, tmp_path):
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as http:
-        http.status, http.text, http.asked = 200, TEXT, 0
+        http.status, http.text, http.n_requests = 200, TEXT, 0
         thread = threading.Thread(target=http.serve_forever)
         thread.start()
         monkeypatch.setattr(download, "SHAKESPEARE_URL", f"http://127.0.0.1:{http.server_port}/input.txt")
@@ -51,14 +51,14 @@ def test_it_is_downloaded_once_and_then_read_from_the_cache(server, tmp_path):
     for _ in range(2):
         with open_sources(["shakespeare"]) as corpus:
             assert [(d.source, "".join(d.chunks())) for d in corpus] == [("shakespeare", TEXT.decode())]
-    assert server.asked == 1
+    assert server.n_requests == 1
     assert kept(tmp_path) == ["tinyshakespeare.txt"]
 
 
 def test_a_damaged_copy_is_downloaded_again(server, tmp_path):
     download.shakespeare().write_bytes(TEXT[:-1])
     assert download.shakespeare().read_bytes() == TEXT
-    assert server.asked == 2
+    assert server.n_requests == 2
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,9 @@ def test_an_article_begins_with_a_title_between_empty_lines():
 
 @pytest.mark.parametrize("joined", [1, 2, 3, 16, 100, ARTICLES])
 def test_skipping_is_exact_for_every_way_of_joining(joined):
-    whole = [(d.offset, *d.chunks()) for d in join_rows(joined, rows(LINES), 0)]
-    for skip in range(len(whole) + 2):
-        assert [(d.offset, *d.chunks()) for d in join_rows(joined, rows(LINES), skip)] == whole[skip:]
+    complete = [(d.offset, *d.chunks()) for d in join_rows(joined, rows(LINES), 0)]
+    for skip in range(len(complete) + 2):
+        assert [(d.offset, *d.chunks()) for d in join_rows(joined, rows(LINES), skip)] == complete[skip:]
 
 
 def test_runs_of_rows_are_lines_of_a_document():

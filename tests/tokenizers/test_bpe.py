@@ -155,7 +155,7 @@ def test_a_padded_vocabulary_has_its_special_ids_where_other_programs_expect_the
 
 
 @pytest.mark.parametrize(
-    ("special", "said"),
+    ("special", "message"),
     [
         (["<|endoftext|>", "<|endoftext|>"], "in the list already"),
         (["<|a|>", "<|a|>"], "in the list already"),
@@ -166,8 +166,8 @@ def test_a_padded_vocabulary_has_its_special_ids_where_other_programs_expect_the
         (["<|\udc80|>"], "not printable"),
     ],
 )
-def test_a_bad_special_token_is_one_sentence(special, said):
-    with pytest.raises(TokenizerError, match=said):
+def test_a_bad_special_token_is_one_sentence(special, message):
+    with pytest.raises(TokenizerError, match=message):
         bpe_trainer(300, special_tokens=special)
 
 

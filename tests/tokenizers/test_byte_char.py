@@ -18,7 +18,7 @@ def test_char_ids_follow_code_points_and_the_last_ends_a_text():
 
 
 @pytest.mark.parametrize(
-    ("char", "said"),
+    ("char", "message"),
     [
         ("c", r"'c' \(U\+0063 LATIN SMALL LETTER C\) is not among the 3 characters"),  # between known ones
         ("é", r"'é' \(U\+00E9 LATIN SMALL LETTER E WITH ACUTE\)"),  # just past the last
@@ -26,6 +26,6 @@ def test_char_ids_follow_code_points_and_the_last_ends_a_text():
         ("\x00", r"U\+0000 unnamed"),
     ],
 )
-def test_an_unknown_character_is_named(char, said):
-    with pytest.raises(TokenizerError, match=said):
+def test_an_unknown_character_is_named(char, message):
+    with pytest.raises(TokenizerError, match=message):
         CharTokenizer.train(["abè"]).encode("ab" + char)

@@ -76,9 +76,9 @@ def test_a_real_text_has_the_ids_of_transformers(real, theirs, shared_data):
     before=texts, visible=st.sampled_from("aBé\u0301\u200b\u00ad\0日!.'🙂"), space=st.sampled_from(" \r\n"), after=texts
 )
 def test_a_cut_before_a_space_changes_no_id(real, before, visible, space, after):
-    whole = real.encode(before + visible + space + after)
+    complete = real.encode(before + visible + space + after)
     parts = real.encode(before + visible), real.encode(space + after)
-    assert np.array_equal(whole, np.concatenate(parts))
+    assert np.array_equal(complete, np.concatenate(parts))
 
 
 @given(text=texts)

@@ -166,10 +166,10 @@ def test_decoding_equals_the_librarys_except_at_the_ends(kind, text):
 def test_text_streamed_token_by_token_is_the_text(kind, text):
     ids = OURS[kind].encode(text).tolist()
     stream = TextStream(OURS[kind].decode_bytes)
-    whole = OURS[kind].decode(ids)
+    complete = OURS[kind].decode(ids)
     streamed = "".join(map(stream.feed, ids))
-    assert streamed == whole[: len(streamed)]
-    assert set(whole[len(streamed) :]) <= {"\N{REPLACEMENT CHARACTER}"}  # half a character at the end is held back
+    assert streamed == complete[: len(streamed)]
+    assert set(complete[len(streamed) :]) <= {"\N{REPLACEMENT CHARACTER}"}  # half a character at the end is held back
 
 
 @pytest.mark.parametrize("kind", ENGINES)
@@ -338,7 +338,7 @@ def charsmap(contents):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (without_end, "no token that ends a text"),
         (spellable, "a text can encode to its"),
@@ -355,19 +355,19 @@ def charsmap(contents):
         (lambda c: c.update(decoder={"type": "x"}), "not a tokenizer that can be used"),
     ],
 )
-def test_an_unusable_file_is_one_sentence(tmp_path, change, said):
+def test_an_unusable_file_is_one_sentence(tmp_path, change, message):
     contents = json.loads(ENGINES["words"].to_str())
     change(contents)
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(contents))
-    with pytest.raises(TokenizerError, match=said) as error:
+    with pytest.raises(TokenizerError, match=message) as error:
         choose_tokenizer(str(path))
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("contents", "said"),
+    ("contents", "message"),
     [
         (b"", "not JSON"),
         (b"{", "not JSON"),
@@ -378,11 +378,11 @@ def test_an_unusable_file_is_one_sentence(tmp_path, change, said):
         (b'{"model": {"type": "WordLevel", "vocab": {"\\ud800": 0}}}', "no token that ends a text"),
     ],
 )
-def test_a_file_of_another_kind_is_one_sentence(tmp_path, contents, said):
+def test_a_file_of_another_kind_is_one_sentence(tmp_path, contents, message):
     path = tmp_path / "tokenizer.json"
     path.write_bytes(contents)
     for spec in (path, tmp_path):
-        with pytest.raises(TokenizerError, match=said):
+        with pytest.raises(TokenizerError, match=message):
             choose_tokenizer(str(spec))
 
 

@@ -92,7 +92,7 @@ def test_different_tokenizers_have_different_fingerprints():
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         ("gpt-2", "unknown tokenizer 'gpt-2'; did you mean gpt2"),
         ("bytes", "did you mean byte"),
@@ -107,8 +107,8 @@ def test_different_tokenizers_have_different_fingerprints():
         ("bpe:" + "9" * 5000, "whole number of ids from 257 to"),
     ],
 )
-def test_an_unknown_name_is_answered_with_the_choices(spec, said):
-    with pytest.raises(TokenizerError, match=said):
+def test_an_unknown_name_is_answered_with_the_choices(spec, message):
+    with pytest.raises(TokenizerError, match=message):
         choose_tokenizer(spec)
 
 

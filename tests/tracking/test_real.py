@@ -46,10 +46,10 @@ def second_part(shown):
 
 def train(run, *to, **more):
     """Record both parts; returns the messages."""
-    said = []
+    messages = []
     for part in (first_part, second_part):
-        part(open_trackers(TrackingConfig(backends=to, offline=True, **more), run, SETTINGS, said.append))
-    return said
+        part(open_trackers(TrackingConfig(backends=to, offline=True, **more), run, SETTINGS, messages.append))
+    return messages
 
 
 def test_tensorboard_reads_back_what_was_recorded(tmp_path):
@@ -77,12 +77,12 @@ def test_tensorboard_reads_back_what_was_recorded(tmp_path):
 def test_a_tensorboard_folder_that_cannot_be_written_is_reported(tmp_path):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     (tmp_path / "tensorboard").write_text("in the way")
-    said = []
-    shown = open_trackers(TrackingConfig(backends=("tensorboard",)), tmp_path, SETTINGS, said.append)
+    messages = []
+    shown = open_trackers(TrackingConfig(backends=("tensorboard",)), tmp_path, SETTINGS, messages.append)
     shown.record("step", step(1, 2.0))
     shown.close(TIMEOUT_S)
-    assert len(said) == 1
-    assert said[0].startswith("tracking: tensorboard is switched off: ")
+    assert len(messages) == 1
+    assert messages[0].startswith("tracking: tensorboard is switched off: ")
 
 
 def python(code, cwd, to=subprocess.PIPE, **environment):
@@ -108,10 +108,10 @@ def test_trackio_stores_what_was_recorded(tmp_path):
     out = python(
         """
         import huggingface_hub
-        asked = []
-        huggingface_hub.whoami = lambda **_: asked.append("who am I") or {"name": "me"}
-        assert (said := train(Path("run"), "trackio")) == [], said
-        assert asked == []
+        requests = []
+        huggingface_hub.whoami = lambda **_: requests.append("who am I") or {"name": "me"}
+        assert (messages := train(Path("run"), "trackio")) == [], messages
+        assert requests == []
         """,
         _with_run(tmp_path),
         TRACKIO_DIR=str(home),
@@ -138,7 +138,7 @@ def _with_run(folder):
 def test_wandb_writes_files_offline(tmp_path):
     pytest.importorskip("wandb", reason="wandb is not installed")
     out = python(
-        """assert (said := train(Path("run"), "wandb")) == [], said""", _with_run(tmp_path), WANDB_API_KEY="k" * 40
+        """assert (out := train(Path("run"), "wandb")) == [], out""", _with_run(tmp_path), WANDB_API_KEY="k" * 40
     )
     assert out == ""
     parts = sorted((tmp_path / "run" / "wandb").glob("offline-run-*"))
@@ -176,11 +176,11 @@ def test_without_a_key_wandb_is_switched_off_without_a_prompt(tmp_path):
     pytest.importorskip("wandb", reason="wandb is not installed")
     out = python(
         """
-        said = []
-        shown = open_trackers(TrackingConfig(backends=("wandb",)), Path("run"), SETTINGS, said.append)
+        messages = []
+        shown = open_trackers(TrackingConfig(backends=("wandb",)), Path("run"), SETTINGS, messages.append)
         shown.record("step", step(1, 2.0))
         shown.close(TIMEOUT_S)
-        print(said)
+        print(messages)
         """,
         _with_run(tmp_path),
     )
@@ -191,8 +191,8 @@ def test_without_a_key_wandb_is_switched_off_without_a_prompt(tmp_path):
 def test_a_stopped_wandb_process_does_not_delay_the_exit(tmp_path):
     pytest.importorskip("wandb", reason="wandb is not installed")
     code = """
-        said = []
-        shown = open_trackers(TrackingConfig(backends=("wandb",), offline=True), Path("run"), SETTINGS, said.append)
+        messages = []
+        shown = open_trackers(TrackingConfig(backends=("wandb",), offline=True), Path("run"), SETTINGS, messages.append)
         shown.record("step", step(1, 2.0))
         while shown.waiting or not shown._open:
             time.sleep(0.05)
@@ -201,7 +201,7 @@ def test_a_stopped_wandb_process_does_not_delay_the_exit(tmp_path):
         os.kill(core.pid, signal.SIGSTOP)
         shown.record("step", step(2, 2.0))
         shown.close(1)
-        Path("out").write_text(f"{core.pid} {said} {time.time()}")
+        Path("out").write_text(f"{core.pid} {messages} {time.time()}")
     """
     python(code, _with_run(tmp_path), to=subprocess.DEVNULL)  # its process would keep a pipe open
     ended, out = time.time(), (tmp_path / "out").read_text()

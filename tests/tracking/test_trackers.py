@@ -36,7 +36,7 @@ class Fake:
 
 
 @pytest.fixture
-def said():
+def messages():
     return []
 
 
@@ -46,7 +46,7 @@ def run_info(tmp_path):
 
 
 @pytest.fixture
-def make(run_info, said):
+def make(run_info, messages):
     """Open an AsyncTracker for these trackers, or for functions that open one."""
 
     def make(*fakes, abandon=lambda: None, **options):
@@ -54,7 +54,7 @@ def make(run_info, said):
             TrackerType(f"fake{i}", fake if callable(fake) else (lambda _, f=fake: f), "fix it", abandon)
             for i, fake in enumerate(fakes)
         ]
-        return AsyncTracker(types, run_info, PointBuilder(), said.append, **options)
+        return AsyncTracker(types, run_info, PointBuilder(), messages.append, **options)
 
     return make
 
@@ -74,7 +74,7 @@ def eventually(condition):
         time.sleep(0.005)
 
 
-def test_every_tracker_gets_every_record_in_order(make, said):
+def test_every_tracker_gets_every_record_in_order(make, messages):
     one, other = Fake(), Fake()
     shown = make(one, other)
     for step in range(50):
@@ -84,7 +84,7 @@ def test_every_tracker_gets_every_record_in_order(make, said):
     assert [p.step for p in one.points] == [p.step for p in other.points] == list(range(51))
     assert one.points[3].numbers["train/loss"] == 2.5
     assert one.closed == other.closed == 1
-    assert said == []
+    assert messages == []
 
 
 def test_records_are_copied(make, hang):
@@ -100,7 +100,7 @@ def test_records_are_copied(make, hang):
 
 @pytest.mark.parametrize("error", [OSError("no route to host"), ImportError("half installed"), SystemExit(3)])
 @pytest.mark.parametrize("when", ["open", "log", "close"])
-def test_a_tracker_that_raises_is_switched_off_with_one_message(make, said, error, when):
+def test_a_tracker_that_raises_is_switched_off_with_one_message(make, messages, error, when):
     def fail(*_):
         raise error
 
@@ -112,15 +112,15 @@ def test_a_tracker_that_raises_is_switched_off_with_one_message(make, said, erro
         time.sleep(0.001)
     shown.close(10)
     assert len(good.points) == 20
-    assert len(said) == 1
-    assert said[0].startswith("tracking: fake0 is switched off: ")
-    assert str(error) in said[0]
-    assert "fix it" in said[0]
-    assert "log.jsonl has everything" in said[0]
+    assert len(messages) == 1
+    assert messages[0].startswith("tracking: fake0 is switched off: ")
+    assert str(error) in messages[0]
+    assert "fix it" in messages[0]
+    assert "log.jsonl has everything" in messages[0]
 
 
 @pytest.mark.parametrize("when", ["open", "log", "close"])
-def test_a_tracker_that_hangs_neither_slows_the_run_nor_its_end(make, said, hang, when):
+def test_a_tracker_that_hangs_neither_slows_the_run_nor_its_end(make, messages, hang, when):
     abandoned = []
     stuck = Fake(before=hang if when == "log" else lambda _: None, before_close=hang)
     shown = make(hang if when == "open" else stuck, abandon=lambda: abandoned.append(1))
@@ -131,22 +131,22 @@ def test_a_tracker_that_hangs_neither_slows_the_run_nor_its_end(make, said, hang
         slowest = max(slowest, time.perf_counter() - before)
         time.sleep(0.01)
     assert slowest < 0.1
-    assert said == []
+    assert messages == []
     before = time.monotonic()
     shown.close(0.5)
     assert time.monotonic() - before < 2
     waiting = {"open": 5, "log": 4, "close": 0}[when]
-    assert said == [
+    assert messages == [
         f"tracking: fake0 is switched off: it did not finish in time, {waiting} records were waiting; fix it; "
         "log.jsonl has everything"
     ]
     assert abandoned == [1]
     shown.record("step", STEP)
     shown.close(5)  # a second time does nothing
-    assert len(said) == 1
+    assert len(messages) == 1
 
 
-def test_records_beyond_the_queue_are_left_out_and_counted(make, said):
+def test_records_beyond_the_queue_are_left_out_and_counted(make, messages):
     gate = threading.Event()
     slow = Fake(before=lambda _: gate.wait(10))
     shown = make(slow, max_queue=3)
@@ -154,16 +154,16 @@ def test_records_beyond_the_queue_are_left_out_and_counted(make, said):
     eventually(lambda: shown.waiting == 0)  # taken, and held by the tracker
     for step in range(1, 10):
         shown.record("step", {**STEP, "step": step})
-    assert said == [
+    assert messages == [
         "tracking: fake0 is too slow: 3 records are waiting, and further ones are left out; log.jsonl has them all"
     ]
     gate.set()
     shown.close(10)
     assert [p.step for p in slow.points] == [0, 1, 2, 3]
-    assert said[1:] == ["tracking: 6 records were left out; log.jsonl has them all"]
+    assert messages[1:] == ["tracking: 6 records were left out; log.jsonl has them all"]
 
 
-def test_fast_steps_are_thinned_but_no_other_record_and_not_the_last(make, said):
+def test_fast_steps_are_thinned_but_no_other_record_and_not_the_last(make, messages):
     fake = Fake()
     shown = make(fake, first_steps=2, step_seconds=1000)
     for step in range(10):
@@ -171,7 +171,7 @@ def test_fast_steps_are_thinned_but_no_other_record_and_not_the_last(make, said)
         shown.record("sample", {"step": step, "text": "x"}) if step == 5 else None
     shown.close(10)
     assert [(p.step, bool(p.texts)) for p in fake.points] == [(0, False), (1, False), (5, True), (9, False)]
-    assert said == []
+    assert messages == []
 
 
 def test_the_last_step_is_shown_though_other_records_come_after_it(make):
@@ -236,12 +236,12 @@ def test_thinning_depends_on_time(make):
     assert [p.step for p in fake.points] == [0, 1, 2]
 
 
-def test_without_trackers_nothing_is_written(tmp_path, said):
-    shown = open_trackers(TrackingConfig(), tmp_path, {}, said.append)
+def test_without_trackers_nothing_is_written(tmp_path, messages):
+    shown = open_trackers(TrackingConfig(), tmp_path, {}, messages.append)
     shown.record("step", STEP)
     shown.close()
     assert list(tmp_path.iterdir()) == []
-    assert said == []
+    assert messages == []
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio", "tensorboard"])
@@ -282,46 +282,46 @@ def test_offline_refuses_a_remote_trackio(monkeypatch, variable):
     assert "abc" not in str(caught.value)
 
 
-def test_a_resumed_run_keeps_its_id(monkeypatch, tmp_path, said):
+def test_a_resumed_run_keeps_its_id(monkeypatch, tmp_path, messages):
     seen = []
     monkeypatch.setitem(trackers.BACKENDS, "wandb", TrackerType("wandb", lambda run: seen.append(run) or Fake(), ""))
     run = tmp_path / "my run ü"
     run.mkdir()
     for _ in range(2):
-        open_trackers(TrackingConfig(backends=("wandb",), project="mine"), run, {}, said.append).close(10)
+        open_trackers(TrackingConfig(backends=("wandb",), project="mine"), run, {}, messages.append).close(10)
     assert seen[0].id == seen[1].id
     assert seen[0].name == seen[1].name == f"my-run-{seen[0].id[:6]}"
     assert seen[0].project == "mine"
-    assert said == []
+    assert messages == []
     assert [path.name for path in run.iterdir()] == ["tracking.json"]
 
 
 @pytest.mark.parametrize(
     "text", ["{", "[]", "{}", json.dumps({"id": "../../x", "name": "a"}), json.dumps({"id": "0" * 12, "name": "../a"})]
 )
-def test_a_damaged_identity_is_replaced_and_never_a_path(monkeypatch, tmp_path, said, text):
+def test_a_damaged_identity_is_replaced_and_never_a_path(monkeypatch, tmp_path, messages, text):
     seen = []
     monkeypatch.setitem(trackers.BACKENDS, "wandb", TrackerType("wandb", lambda run: seen.append(run) or Fake(), ""))
     (tmp_path / "tracking.json").write_text(text)
-    open_trackers(TrackingConfig(backends=("wandb",)), tmp_path, {}, said.append).close(10)
+    open_trackers(TrackingConfig(backends=("wandb",)), tmp_path, {}, messages.append).close(10)
     assert ".." not in seen[0].id + seen[0].name
-    assert len(said) == 1
-    assert "damaged" in said[0]
+    assert len(messages) == 1
+    assert "damaged" in messages[0]
     assert json.loads((tmp_path / "tracking.json").read_text())["id"] == seen[0].id
 
 
-def test_a_folder_that_cannot_be_written_is_reported(monkeypatch, tmp_path, said):
+def test_a_folder_that_cannot_be_written_is_reported(monkeypatch, tmp_path, messages):
     monkeypatch.setitem(trackers.BACKENDS, "wandb", TrackerType("wandb", lambda run: Fake(), ""))
-    open_trackers(TrackingConfig(backends=("wandb",)), tmp_path / "gone", {}, said.append).close(10)
-    assert "cannot be written" in said[0]
+    open_trackers(TrackingConfig(backends=("wandb",)), tmp_path / "gone", {}, messages.append).close(10)
+    assert "cannot be written" in messages[0]
 
 
-def test_a_reason_is_one_short_line(make, said):
+def test_a_reason_is_one_short_line(make, messages):
     def fail(_):
         raise OSError("refused\nand more " + "x" * 500)
 
     make(fail).close(10)
-    (line,) = said
+    (line,) = messages
     assert "\n" not in line
     assert "refused and more xxx" in line
     assert len(line) < 300

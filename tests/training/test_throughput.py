@@ -32,10 +32,10 @@ IDS = torch.arange(256).view(4, 64) % 50
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-@pytest.mark.parametrize("spoilt", [False, True])
-def test_measuring_leaves_weights_state_and_generators_unchanged(name, spoilt):
+@pytest.mark.parametrize("damaged", [False, True])
+def test_measuring_leaves_weights_state_and_generators_unchanged(name, damaged):
     loss_sum, optimizer = parts(name)
-    if spoilt:  # a gradient that is not finite
+    if damaged:  # a gradient that is not finite
         loss_sum.register_forward_hook(lambda *args: args[-1] * torch.inf)
     loss_sum.eval()
     before = [p.detach().clone() for p in loss_sum.parameters()]

@@ -1,4 +1,4 @@
-"""Deterministic kernels only, and a message if it is too late to enable them."""
+"""Deterministic kernels only, and a messages if it is too late to enable them."""
 
 import os
 
@@ -38,10 +38,10 @@ def test_it_is_switched_on_and_off(device, monkeypatch):
 @pytest.mark.parametrize("started", [False, True])
 def test_the_cublas_variable_is_set_before_cuda_starts_or_a_message_is_given(monkeypatch, started):
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: started)
-    said = []
-    make_deterministic(True, CUDA, said.append)
+    messages = []
+    make_deterministic(True, CUDA, messages.append)
     assert os.environ[CUBLAS_VARIABLE] == ":4096:8"
-    assert [CUBLAS_VARIABLE in line for line in said] == [True] * started
+    assert [CUBLAS_VARIABLE in line for line in messages] == [True] * started
     make_deterministic(True, CUDA, pytest.fail)  # once is enough
 
 
