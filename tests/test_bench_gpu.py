@@ -186,7 +186,7 @@ def test_a_failure_within_a_subject_is_a_note_and_the_rest_continues(tmp_path):
     assert job.attempt("complete", lambda: 1 / 0) is None
     job.add(Row("a", 1.0, "ms"))
     found = json.loads(job.out.read_text())
-    assert found["notes"] == ["whole: left out (ZeroDivisionError: division by zero)"]
+    assert found["notes"] == ["complete: left out (ZeroDivisionError: division by zero)"]
     assert [row["name"] for row in found["rows"]] == ["a"]
 
 
