@@ -115,10 +115,10 @@ def test_a_table_keeps_its_width_and_columns(width):
     rows = [Row("facts"), Row("loss", ("1.0", "22.0", "3")), Row("日本", ("x", "y", "z" * 9), frozenset({2}))]
     lines = list(table(["a", "b", "a name"], rows, width))
     assert all(isinstance(line, Text) for line in lines)
-    rows = [line.plain for line in lines]
-    assert sum("22.0" in line for line in rows) == sum("zzz" in line for line in rows) == 1
+    plain = [line.plain for line in lines]
+    assert sum("22.0" in line for line in plain) == sum("zzz" in line for line in plain) == 1
     if width is None or width >= 28:
-        assert rows == ["       a    b     a name", "", "facts", "loss   1.0  22.0  3", "日本   x    y     zzzzzzzzz"]
+        assert plain == ["       a    b     a name", "", "facts", "loss   1.0  22.0  3", "日本   x    y     zzzzzzzzz"]
     if width and width >= 20:
         assert max(line.cell_len for line in lines) <= width
     assert GAP == 2

@@ -30,7 +30,7 @@ def start(size: int, work: Callable[..., Any], *args: Any, place: Path, environ:
     port = str(free_port())
     processes = []
     for rank in range(size):
-        environ = {
+        variables = {
             "RANK": str(rank),
             "WORLD_SIZE": str(size),
             "LOCAL_RANK": str(rank),
@@ -39,7 +39,7 @@ def start(size: int, work: Callable[..., Any], *args: Any, place: Path, environ:
             "MASTER_PORT": port,
             **(environ or {}),
         }
-        process = _context.Process(target=_enter, args=(environ, place / f"{rank}.json", work, args))
+        process = _context.Process(target=_enter, args=(variables, place / f"{rank}.json", work, args))
         process.start()
         processes.append(process)
     return processes
@@ -68,10 +68,10 @@ def run(size: int, work: Callable[..., Any], *args: Any, place: Path, environ: d
     return finish(start(size, work, *args, place=place, environ=environ), place)
 
 
-def _enter(environ: dict[str, str], answer: Path, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _enter(variables: dict[str, str], answer: Path, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
     from groundup.distributed.launch import exit_process
 
-    os.environ.update(environ)
+    os.environ.update(variables)
     status = 0
     try:
         answer.write_text(json.dumps(work(*args)))

@@ -189,7 +189,5 @@ def test_squeezing_scales_warm_up_and_cooldown():
         rates(50, name="wsd", warmup_steps=5, cooldown_steps=20, min_lr_ratio=0.0)
     )
     assert squeezed(ScheduleConfig(warmup_steps=900), 500, 64).warmup_fraction == 1.0
-    assert (
-        squeezed(ScheduleConfig(warmup_steps=900), None, 64).warmup_fraction == 0.1
-    )  # in a run of given time: unknown
+    assert squeezed(ScheduleConfig(warmup_steps=900), None, 64).warmup_fraction == 0.1  # steps unknown
     assert squeezed(ScheduleConfig(warmup_steps=0), None, 64).warmup_fraction == 0.0
