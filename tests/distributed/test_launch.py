@@ -163,7 +163,7 @@ def test_a_process_that_fails_prints_its_error_first_and_ends_all(damage, rank, 
     assert message in printed(tmp_path, rank)
     spoke = (tmp_path / f"printed-{rank}.txt").stat().st_mtime
     for other in {0, 1, 2} - {rank}:
-        if damage != "change_the_seed":  # which is logged on all ranks
+        if damage != "change_the_seed":  # which all ranks detect
             assert "another process of this job has ended" in printed(tmp_path, other)
             assert (tmp_path / f"printed-{other}.txt").stat().st_mtime >= spoke
 
