@@ -144,7 +144,7 @@ class TrainConfig(Section):
     batch_tokens: Positive = 8192
     """tokens per optimizer step, over all accumulation and all processes"""
     micro_batch_size: Annotated[Size | None, ROUNDING] = None
-    """sequences per forward pass; default: 16,384 tokens' worth, fewer for large models"""
+    """sequences per forward pass; default: 16,384 tokens' worth, fewer for large models, more on a GPU"""
     seq_len_warmup_from: Annotated[int, Field(ge=2)] | None = None
     """start with sequences of this length and double it up to block_size (sequence-length warm-up); default: off"""
     seq_len_warmup_until: Fraction = 0.5
