@@ -12,7 +12,7 @@ help:
 	@echo "make install      put groundup into .venv"
 	@echo "make test         run all tests          make quick    leave out the slow ones"
 	@echo "make recipes      run the laptop size of every recipe, a quarter of an hour, and see it do what it claims"
-	@echo "make torture      kill training runs at moments of chance (make torture ARGS='--kills 200 --seed 1');"
+	@echo "make torture      kill training runs at random moments (make torture ARGS='--kills 200 --seed 1');"
 	@echo "                  then the tests that take minutes"
 	@echo "make interop      install the programs that our models go to, and open models in each (compiles for a while)"
 	@echo "make lint         ruff and mypy          make format   let ruff format"
