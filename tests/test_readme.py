@@ -56,7 +56,6 @@ def texts(tmp_path, sentences):
     (tmp_path / "book.txt").write_text("Once upon a time.\n" + sentences(2000))
     (tmp_path / "my-texts").mkdir()
     (tmp_path / "my-texts" / "a.md").write_text(sentences(1000, seed=1))
-    (tmp_path / "recipe.yaml").write_text("train:\n  batch_tokens: 1024\n")
     rows = [sentences(5, seed=seed) for seed in range(300)]
     pq.write_table(pa.table({"id": range(300), "body": rows}), tmp_path / "dump.parquet")
     lines = "".join(json.dumps({"body": row}) + "\n" for row in rows)
