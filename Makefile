@@ -7,11 +7,11 @@ ARGS ?=
 .PHONY: help install quickstart test quick recipes torture interop lint format bench clean
 
 help:
-	@echo "make quickstart   train a GPT on Python's documentation for about 3 minutes and let it speak"
+	@echo "make quickstart   train a GPT on Python's documentation for about 3 minutes and sample from it"
 	@echo "                  (make quickstart ARGS='my-texts/ --minutes 10' for your own texts)"
 	@echo "make install      put groundup into .venv"
 	@echo "make test         run all tests          make quick    leave out the slow ones"
-	@echo "make recipes      run the laptop size of every recipe, a quarter of an hour, and see it do what it claims"
+	@echo "make recipes      run the laptop size of every recipe, a quarter of an hour, and check what it claims"
 	@echo "make torture      kill training runs at random moments (make torture ARGS='--kills 200 --seed 1');"
 	@echo "                  then the tests that take minutes"
 	@echo "make interop      install the programs that our models go to, and open models in each (compiles for a while)"

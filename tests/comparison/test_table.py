@@ -41,7 +41,7 @@ WARNINGS = {
     "model.block_size and evaluate.tokens differ": {**ALIKE, "model": {"block_size": 8}, "evaluate": {"tokens": 9}},
     "different machines": {**ALIKE, "train": {"threads": 2}},
     "had not decayed equally": {**ALIKE, "optimizer": {"learning_rate": 1e-2}},
-    "no step at which all were evaluated": {"losses": {30: 2.0}},
+    "no comparison at equal step": {"losses": {30: 2.0}},
     "~ interpolated": {"losses": {5: 4.0, 15: 2.9, 20: 2.8}},
     "≤ at the first evaluation": {"losses": {10: 2.0, 20: 1.0}},
 }

@@ -13,11 +13,13 @@ from packaging.specifiers import SpecifierSet
 import groundup
 from groundup.cli import doctor as command_line
 from groundup.cli import main
+from groundup.config.sections import TrackingConfig
 from groundup.data.shard_writer import ShardWriter
 from groundup.data.shards import DOCUMENT, MANIFEST, Documents, Manifest
 from groundup.diagnostics import data_checks, machine
 from groundup.diagnostics.data_checks import check_data
 from groundup.diagnostics.finding import Finding
+from groundup.tracking.trackers import check
 from groundup.utils.progress import ProgressReporter
 
 DOCUMENTS = 300
@@ -265,7 +267,7 @@ def test_this_machine_has_the_libraries_and_a_missing_one_is_named(monkeypatch):
 def test_versions_of_trackers_are_checked(monkeypatch):
     have = {"wandb": "0.31.2", "tensorboard": "2.21.0"}
     requirements = ["wandb<1,>=0.31; extra == 'track'", "tensorboard>=2; extra == 'track'", "ruff>=99; extra == 'dev'"]
-    monkeypatch.setattr(machine.metadata, "version", have.__getitem__)
+    monkeypatch.setattr(machine.metadata, "version", lambda name: have.get(name, "0.1.0"))
     monkeypatch.setattr(machine.metadata, "requires", lambda _: requirements)
     monkeypatch.setattr(machine.metadata, "metadata", lambda _: {"Requires-Python": ">=3.11"})
     extra = next(finding for finding in machine.libraries() if finding.name == "extra track")
@@ -274,6 +276,16 @@ def test_versions_of_trackers_are_checked(monkeypatch):
     old = next(finding for finding in machine.libraries() if finding.name == "wandb")
     assert old.status == "problem"
     assert "0.1, but groundup needs" in old.sentence
+
+
+def test_a_checkout_that_was_never_installed_has_no_requirements(monkeypatch):
+    def missing(name):
+        raise machine.metadata.PackageNotFoundError(name)
+
+    for name in ("version", "requires", "metadata"):
+        monkeypatch.setattr(machine.metadata, name, missing)
+    assert [(finding.name, finding.status) for finding in machine.libraries()] == [("libraries", "ok")]
+    check(TrackingConfig(backends=("tensorboard",)))
 
 
 def test_torch_that_cannot_be_loaded_is_a_finding(monkeypatch):

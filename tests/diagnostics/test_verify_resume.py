@@ -74,8 +74,9 @@ def test_a_run_restored_completely_is_bitwise(prepared, empty, children):
     assert (outcome.steps, outcome.killed_after) == (6, 3)
     assert outcome.tensors > 60  # weights, EMA, two tensors of optimizer state and a count for each
     assert "about" in lines[0]
-    assert lines[0].endswith("seconds more")
-    assert "for this, checkpoint.every_steps is 3, not 1000" in lines
+    assert lines[0].endswith("s left")
+    assert lines[1].startswith("changed for this test: ")
+    assert "checkpoint.every_steps 1000 -> 3" in lines[1]
     assert not list(empty.iterdir())
 
 
@@ -125,7 +126,7 @@ def test_the_command_prints_lines_and_json(prepared, tmp_path):
     values = json.loads(done.stdout)
     assert values["bitwise"]
     assert values["losses_from"] is None
-    assert "for this, train.max_time is None, not 20.0" in done.stderr
+    assert "train.max_time 20.0 -> None" in done.stderr
     assert not list(tmp_path.glob("groundup*"))
 
 

@@ -26,7 +26,7 @@ COMMANDS = {
     "tune": ("tune", "find a learning rate for your config and data"),
     "train": ("train", "train a GPT on prepared tokens"),
     "resume": ("resume", "resume an interrupted run, bit for bit"),
-    "fsck": ("fsck", "look for damage in a run, and say where to go on"),
+    "fsck": ("fsck", "check a run for damage, and name the newest good checkpoint"),
     "verify-resume": ("verify_resume", "prove on your config and machine that resuming is exact"),
     "evaluate": ("evaluate", "measure loss and tasks such as HellaSwag, with standard errors"),
     "compare": ("compare", "compare the losses of several runs, in a table and a plot"),
@@ -42,7 +42,7 @@ MULTI_PROCESS = ("train", "resume", "evaluate", "doctor")  # commands that torch
 
 USAGE = """usage: groundup COMMAND [OPTION…]
 
-Any text in, a GPT of your own out.
+Train GPTs from scratch on your own text.
 
 commands:
 {commands}

@@ -58,7 +58,7 @@ def _record(name: str, corpus: CatalogEntry) -> dict[str, Any]:
 
 def _figures(corpus: CatalogEntry) -> str:
     documents = "1 document" if corpus.documents == 1 else f"{_count(corpus, 'documents')} documents"
-    size = "nothing" if corpus.size == 0 else "?" if corpus.size is None else human_bytes(corpus.size)
+    size = "nothing" if corpus.size == 0 else "an unknown size" if corpus.size is None else human_bytes(corpus.size)
     return f"{size} to download, {documents}, {_count(corpus, 'tokens')} GPT-2 tokens, {_time(corpus.seconds)}"
 
 
@@ -71,7 +71,7 @@ def _count(corpus: CatalogEntry, figure: str) -> str:
 
 def _time(seconds: float | None) -> str:
     if seconds is None:
-        return "time ?"
+        return "time unknown"
     if seconds < 60:
         return f"{max(seconds, 1):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from groundup.checkpoint.state import load
     from groundup.distributed.launch import init_distributed
     from groundup.evaluation.tasks import LOSS, open_tasks
+    from groundup.model.size import parameters
     from groundup.run.evaluate_checkpoint import append_to_log, evaluate, evaluate_tasks, run_baselines
     from groundup.ui.progress import count_progress
     from groundup.utils.device import choose_precision
@@ -73,8 +74,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(_as_json(str(loaded.folder), loss, baselines, results)))
     else:
-        parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
-        print(f"{loaded.folder}: {parameters:,} parameters, {precision} on {loaded.device}\n")
+        size = parameters(loaded.config.model)
+        print(f"{loaded.folder}: {size:,} parameters, {precision} on {loaded.device}\n")
         _print(loss, baselines, compared, results)
     how: dict[str, Any] = {"precision": precision, "sources": {result.task: result.source for result in results}}
     if loss:

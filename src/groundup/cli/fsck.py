@@ -11,7 +11,7 @@ from groundup.cli.parsing import Parser
 def add_arguments(parser: Parser) -> None:
     parser.usage = "groundup fsck RUN [--data DIR] [--json]"
     parser.epilog = (
-        "Checks of a run what `groundup doctor RUN` checks, and changes nothing.\n"
+        "The checks that `groundup doctor RUN` makes of a run, without the machine; changes nothing.\n"
         "Exit status: 0 no problems found, 1 damage or files of a newer groundup, 2 there is no run.\n\n"
         "  groundup fsck runs/book"
     )

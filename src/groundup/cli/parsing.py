@@ -36,12 +36,8 @@ class Parser(argparse.ArgumentParser):
         """Raise UsageError, with a suggestion for an unknown option."""
         unknown = re.search(r"unrecognized arguments: (\S+)", message)
         if unknown and unknown[1].startswith("-"):
-            actions = self._option_string_actions.items()
-            known = [
-                name
-                for name, action in actions
-                if name[:2] == "--" and name in action.option_strings and action.help != argparse.SUPPRESS
-            ]
+            shown = [action for action in self._actions if action.help != argparse.SUPPRESS]
+            known = [name for action in shown for name in action.option_strings if name[:2] == "--"]
             option = unknown[1].split("=")[0]
             message = f"{option}: unknown option; {_suggest(option, known)}"
         elif unknown:

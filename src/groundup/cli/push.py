@@ -9,8 +9,8 @@ from groundup.cli.parsing import Parser, add_source, call_arguments
 
 def add_arguments(parser: Parser) -> None:
     parser.epilog = (
-        "Exports as `groundup export --to hf` does, with its check, and sends that in one commit. It needs a token of\n"
-        "the hub: `hf auth login`, or HF_TOKEN.\n\n"
+        "Exports as `groundup export --to hf` does, with its check, and uploads that in one commit. Needs a token:\n"
+        "`hf auth login`, or HF_TOKEN.\n\n"
         "  groundup push runs/book me/book --private --license mit"
     )
     add_source(parser)

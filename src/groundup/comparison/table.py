@@ -196,11 +196,10 @@ def notes(comparison: Comparison) -> list[str]:
     tokens = comparison.equal["tokens"]
     if tokens and _lr_differs(tokens):
         found.append(
-            "learning rates had not decayed equally there, and losses fall with them: compare runs of equal length"
+            "learning rates had not decayed equally at that point, which changes losses: compare runs of equal length"
         )
     missing = [axis for axis, point in comparison.equal.items() if point is None]
-    why = "one run's evaluations began after another's had ended"
-    found += [f"no {axis} at which all were evaluated: {why}" for axis in missing]
+    found += [f"no comparison at equal {axis}: the ranges of the runs' evaluations do not overlap" for axis in missing]
     readings = [r for m in comparison.equal.values() if m for r in m.losses]
     readings += [r for axis in AXES for r in comparison.needed[axis]]
     if len(comparison.runs) > 1 and any(reading.interpolated for reading in readings):

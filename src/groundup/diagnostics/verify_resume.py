@@ -84,15 +84,15 @@ def verify_resume(
         _refuse_small_disk(folder, plan["checkpoint_bytes"])
         step_seconds = config.train.batch_tokens / plan["tokens_per_s"] if plan["tokens_per_s"] else 0.0
         seconds = 3 * start_up + (2 * last + 4) * step_seconds
-        report(f"{last} steps straight, and again with a kill after step {middle}: about {seconds:.0f} seconds more")
-        for key in diff(config, short):
-            report(f"for this, {key} is {get(short, key)}, not {get(config, key)}")
+        report(f"{last} steps uninterrupted, then again with a kill after step {middle}; about {seconds:.0f} s left")
+        changes = ", ".join(f"{key} {get(config, key)} -> {get(short, key)}" for key in diff(config, short))
+        report(f"changed for this test: {changes}")
         straight, killed = RunFolder(folder / "straight"), RunFolder(folder / "killed")
         config_file = folder / "config.yaml"
         config_file.write_text(to_yaml(short), encoding="utf-8")
         train = ["train", "--config", str(config_file), "--out"]
         _run_until(lambda: straight.checkpoint(last).is_dir(), [*train, str(straight.path)])
-        report(f"straight: step {last} after {time.monotonic() - began:.0f} s")
+        report(f"uninterrupted: step {last} after {time.monotonic() - began:.0f} s")
         # The second run takes what the first one resolved, such as a precision chosen by timing.
         shutil.copyfile(straight.path / "config.yaml", config_file)
         _run_until(

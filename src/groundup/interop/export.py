@@ -172,7 +172,7 @@ def export(
         files = [file for file in partial.rglob("*") if file.is_file()] if target.kind.files else [partial]
         size = sum(file.stat().st_size for file in files)
     if agreement is None:
-        notes.append(f"not opened there: {target.reader_missing}")
+        notes.append(f"not checked: {target.reader_missing}")
     by, difference = (agreement.by, agreement.difference) if agreement else (None, None)
     return Export(out, to, source.loaded.folder.name, size, tuple(notes), by, difference, seconds)
 

@@ -22,6 +22,7 @@ from groundup.checkpoint.log import EVAL_CHECKPOINT_EVENTS, iter_log
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
 from groundup.errors import GroundupError
+from groundup.model.size import parameters
 from groundup.sources.catalog import CORPORA
 from groundup.sources.hub import PREFIX, parse_spec
 
@@ -69,17 +70,16 @@ class ModelCardInfo:
 
 def collect_card_info(loaded: LoadedModel, name: str, licence: str, run: Path | None) -> ModelCardInfo:
     """Read the facts from a checkpoint, and from its `run` and data where these are still there."""
-    config, model = loaded.config, loaded.config.model
+    config = loaded.config
     progress = read_json(loaded.folder / PROGRESS)
     manifest = manifest_of_run(config.data, progress.get("data"))
     splits = manifest.splits if manifest else {}
     newest: dict[str, Any] = next(reversed(_logged(run, progress["step"], "eval")), {})
-    padding = (model.padded_vocab - model.vocab) * model.n_embd * (1 if model.tie_embeddings else 2)
     return ModelCardInfo(
         name=name,
         licence=licence,
         config=config,
-        parameters=sum(p.numel() for p in loaded.model.parameters()) - padding,
+        parameters=parameters(config.model),
         tokenizer=loaded.tokenizer.name,
         tokenizer_loses=loaded.tokenizer.lossy,
         step=progress["step"],

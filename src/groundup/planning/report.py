@@ -54,7 +54,8 @@ def length(plan: Plan) -> str:
     if plan.steps is None or plan.tokens is None or plan.tokens_per_parameter is None:
         return clock or f"{plan.epochs:g} epochs; give --data to know how many steps that is"
     epochs = f" = {plan.epochs:,.2f} epochs" if plan.data and plan.epochs is not None else ""
-    ratio = f"{plan.tokens_per_parameter:,.1f} per parameter (Chinchilla: {CHINCHILLA_RATIO})"
+    each = plan.tokens_per_parameter
+    ratio = f"{f'{each:,.1f}' if each >= 1 else f'{each:.2g}'} per parameter (Chinchilla: {CHINCHILLA_RATIO})"
     start = f"{clock}, {about}" if clock else ""
     return f"{start}{plan.steps:,} steps{epochs} = {human_count(plan.tokens)} tokens, {ratio}"
 
