@@ -182,7 +182,7 @@ def post(url, values):
 
 def test_values_sent_around_the_page_are_checked(url):
     good = ["a", 5, 1, 0.8, 0, 1.0, 3, False]
-    assert "event: expected" in post(url, good)
+    assert "event: complete" in post(url, good)
     for place, bad in [(1, 10**6), (2, 0), (3, "hot"), (4, -1), (5, None), (6, 1.5e300)]:
         response = post(url, [*good[:place], bad, *good[place + 1 :]])
         assert re.search("event: error\ndata: .*must be a number from", response), response

@@ -1,4 +1,4 @@
-"""Deterministic kernels only, and a messages if it is too late to enable them."""
+"""Deterministic kernels only, and a message if it is too late to enable them."""
 
 import os
 
