@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from packaging.specifiers import SpecifierSet
 
 import groundup
 from groundup.cli import doctor as command_line
-from groundup.cli import main
 from groundup.config.sections import TrackingConfig
 from groundup.data.shard_writer import ShardWriter
 from groundup.data.shards import DOCUMENT, MANIFEST, Documents, Manifest
@@ -342,18 +342,11 @@ def test_the_fastest_type_is_timed(monkeypatch):
 
 
 @pytest.fixture
-def doctor(monkeypatch, capsys):
+def doctor(monkeypatch, command):
     """The command on a healthy machine."""
     well = Finding("machine", "cores", "ok", "2 cores usable")
     monkeypatch.setattr(command_line, "machine_findings", lambda folder: iter([well]))
-
-    def call(*argv):
-        with pytest.raises(SystemExit) as exit_:
-            main(["doctor", *map(str, argv)])
-        done = capsys.readouterr()
-        return exit_.value.code, done.out, done.err
-
-    return call
+    return partial(command, "doctor")
 
 
 def test_the_command_ends_in_0_unless_there_is_a_problem(doctor, data):

@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 import groundup
 from groundup.checkpoint import files
 from groundup.checkpoint.run_folder import RunFolder
-from groundup.cli import main
 from groundup.diagnostics.run_checks import check_lone_checkpoint, check_run
 from groundup.errors import DataError
 from groundup.utils.files import SUMS, sha256
@@ -189,25 +188,25 @@ def newer(checkpoint: Path) -> None:
     reseal(checkpoint)
 
 
-def test_a_checkpoint_of_a_newer_groundup_is_not_damaged_and_is_never_deleted(run, capsys):
+def test_a_checkpoint_of_a_newer_groundup_is_not_damaged_and_is_never_deleted(run, command):
     newer(run / "checkpoints" / LAST)
     found = check_run(run)
     assert not found.ok
     assert found.update
     assert found.command is None
-    status, out, _ = command(capsys, "fsck", run)
+    status, out, _ = command("fsck", run)
     assert status == 1
     assert f"✗ checkpoint  {LAST}: config.json: of format 99, which a newer groundup wrote" in out
     assert "damaged" not in out
     assert "rm " not in out
     assert out.endswith("→ update groundup\n\n1 problem and 1 warning\n")
-    assert json.loads(command(capsys, "fsck", run, "--json")[1])["update"]
+    assert json.loads(command("fsck", run, "--json")[1])["update"]
 
 
-def test_resume_refuses_a_checkpoint_of_a_newer_groundup_and_touches_nothing(run, capsys):
+def test_resume_refuses_a_checkpoint_of_a_newer_groundup_and_touches_nothing(run, command):
     newer(run / "checkpoints" / LAST)
     before = content(run)
-    status, _, err = command(capsys, "resume", run, "--train.max_steps", 20)
+    status, _, err = command("resume", run, "--train.max_steps", 20)
     assert status == 2
     assert err.splitlines()[-1].endswith("which a newer groundup wrote (this one reads up to 2); update groundup")
     (lock,) = {name for name, value in content(run).items() if value != before[name]}
@@ -360,35 +359,28 @@ def test_a_run_without_checkpoints_is_ok(run):
     assert found.notes == ("no checkpoint yet: resume starts again, with the same weights",)
 
 
-def command(capsys, *argv: object) -> tuple[int, str, str]:
-    """Exit status, standard output, standard error."""
-    with pytest.raises(SystemExit) as exit_:
-        main([str(word) for word in argv])
-    return exit_.value.code, *capsys.readouterr()
-
-
-def test_fsck_prints_a_line_per_checkpoint_and_how_to_resume(run, capsys):
-    status, out, _ = command(capsys, "fsck", run)
+def test_fsck_prints_a_line_per_checkpoint_and_how_to_resume(run, command):
+    status, out, _ = command("fsck", run)
     assert status == 0
     assert out.splitlines() == [
         str(run), "✓ checkpoint  step-00000006", "✓ checkpoint  step-00000009", f"✓ checkpoint  {LAST}",
         f"✓ resume      `groundup resume {run}` resumes from {LAST}", "", "no problems found",
     ]  # fmt: skip
     (run / "checkpoints" / LAST / MODEL).unlink()
-    status, out, _ = command(capsys, "fsck", run)
+    status, out, _ = command("fsck", run)
     assert status == 1
     assert f"✗ checkpoint  {LAST}: model.safetensors: missing\n" in out
     assert "resumes from step-00000009\n" in out
     for folder in RunFolder(run).steps():
         (folder / SUMS).unlink()
-    status, out, _ = command(capsys, "fsck", run)
+    status, out, _ = command("fsck", run)
     assert status == 1
     assert "✗ resume      no checkpoint is complete\n              → start a new run\n" in out
 
 
-def test_json_of_fsck_is_one_object(run, capsys):
+def test_json_of_fsck_is_one_object(run, command):
     (run / "checkpoints" / LAST / SUMS).write_text("")
-    status, out, _ = command(capsys, "fsck", run, "--json")
+    status, out, _ = command("fsck", run, "--json")
     values = json.loads(out)
     assert status == 1
     assert not values["ok"]
@@ -396,21 +388,21 @@ def test_json_of_fsck_is_one_object(run, capsys):
     assert values["resume_from"] == "step-00000009"
 
 
-def test_fsck_without_a_run_exits_with_2(tmp_path, capsys):
-    status, _, err = command(capsys, "fsck", tmp_path)
+def test_fsck_without_a_run_exits_with_2(tmp_path, command):
+    status, _, err = command("fsck", tmp_path)
     assert status == 2
     assert "holds no run" in err
 
 
-def test_doctor_finds_in_a_run_what_fsck_finds(run, capsys, monkeypatch):
+def test_doctor_finds_in_a_run_what_fsck_finds(run, command, monkeypatch):
     monkeypatch.setattr("groundup.cli.doctor.machine_findings", lambda folder: iter(()))
     (run / "checkpoints" / LAST / MODEL).unlink()
-    assert command(capsys, "doctor", run) == command(capsys, "fsck", run)
-    status, out, _ = command(capsys, "doctor", run, "--json")
+    assert command("doctor", run) == command("fsck", run)
+    status, out, _ = command("doctor", run, "--json")
     findings = json.loads(out)["findings"]
     assert status == 1
     assert [finding["status"] for finding in findings] == ["ok", "ok", "problem", "ok"]
-    assert findings[-1]["values"] == json.loads(command(capsys, "fsck", run, "--json")[1])
+    assert findings[-1]["values"] == json.loads(command("fsck", run, "--json")[1])
 
 
 def test_a_lone_checkpoint_is_checked_by_its_checksums(run):

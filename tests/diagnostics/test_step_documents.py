@@ -4,13 +4,13 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import groundup
-from groundup.cli import main
 from groundup.cli.why import shortened
 from groundup.config.merge import ConfigSource, merge_and_validate
 from groundup.config.presets import preset
@@ -146,10 +146,10 @@ def test_a_step_not_in_the_log_is_computed_and_noted(run):
         {"loss": {"a": 1}, "grad_norm": None},
     ],
 )
-def test_losses_that_are_no_numbers_are_left_out(run, command, odd):
+def test_losses_that_are_no_numbers_are_left_out(run, why, odd):
     log(run, {"event": "step", "step": 3, "cursor": 8, **odd})
     assert (trace_step(run, 3).loss, trace_step(run, 3).grad_norm) == (None, None)
-    status, out, err = command(run, 3)
+    status, out, err = why(run, 3)
     assert (status, err, out.splitlines()[0]) == (0, "", "step 3")
 
 
@@ -230,20 +230,15 @@ def test_other_data_is_refused(run, corpus):
 
 
 @pytest.fixture
-def command(capsys):
-    def call(*argv):
-        with pytest.raises(SystemExit) as exit_:
-            main(["why", *map(str, argv)])
-        done = capsys.readouterr()
-        return exit_.value.code, done.out, done.err
-
-    return call
+def why(command):
+    """The command `groundup why`."""
+    return partial(command, "why")
 
 
-def test_the_command_prints_loss_documents_and_text_within_the_width(run, command, monkeypatch):
+def test_the_command_prints_loss_documents_and_text_within_the_width(run, why, monkeypatch):
     log(run, {"event": "step", "step": 3, "cursor": 8, "loss": 5.25, "grad_norm": 1.5})
     monkeypatch.setenv("COLUMNS", "80")
-    status, out, err = command(run, 3)
+    status, out, err = why(run, 3)
     assert (status, err) == (0, "")
     assert "step 3   loss 5.2500   gradient norm 1.5" in out
     assert "sequences 8 to 11, of 16 tokens each: " in out
@@ -254,8 +249,8 @@ def test_the_command_prints_loss_documents_and_text_within_the_width(run, comman
     assert max(map(len, out.splitlines())) <= 80
 
 
-def test_json_is_one_object_with_all_text(run, command):
-    status, out, _ = command(run, 3, "--json")
+def test_json_is_one_object_with_all_text(run, why):
+    status, out, _ = why(run, 3, "--json")
     found = trace_step(run, 3)
     values = json.loads(out)
     assert status == 0
@@ -270,8 +265,8 @@ def test_json_is_one_object_with_all_text(run, command):
     ("argv", "sentence"),
     [(["nowhere", 1], "holds no run"), (["x", "many"], "'many'"), (["x", 1, "--width", 3], "--width 3: must be 20")],
 )
-def test_a_mistake_is_one_sentence_and_status_2(argv, sentence, command):
-    status, out, err = command(*argv)
+def test_a_mistake_is_one_sentence_and_status_2(argv, sentence, why):
+    status, out, err = why(*argv)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert sentence in err
 

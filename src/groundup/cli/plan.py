@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from groundup.planning.plan import DataSize
 
 EPILOG = """The plan is arithmetic and needs neither data nor torch; the time needs a speed: --measure, --like or
---tokens-per-second. docs/training.md says how each line is computed, and how far it was from measurements.
+--tokens-per-second. docs/training.md says how each line is computed.
 
 With --nodes, the same on nodes of GPUs, from the speed of one: --mfu x peak / FLOPs, --tokens-per-second, --like, or
 an MFU that was published for this kind of GPU. Communication that this speed does not include, failures and saving

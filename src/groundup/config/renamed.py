@@ -69,8 +69,9 @@ def rename_keys(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[s
     for dotted, names in RENAMED_VALUES.items():
         section, _, key = dotted.rpartition(".")
         source = result.get(section)
-        before = str(source.get(key)).lower() if isinstance(source, dict) else ""
-        if isinstance(source, dict) and before in names:
+        if not isinstance(source, dict):
+            continue
+        if (before := str(source.get(key)).lower()) in names:
             source[key] = names[before]
             renamed.append((f"{dotted} {before}", f"{dotted} {names[before]}"))
     return result, renamed

@@ -53,7 +53,6 @@ class ModelCardInfo:
     name: str
     licence: str
     config: Config
-    parameters: int
     tokenizer: str
     tokenizer_loses: str | None
     step: int
@@ -79,7 +78,6 @@ def collect_card_info(loaded: LoadedModel, name: str, licence: str, run: Path | 
         name=name,
         licence=licence,
         config=config,
-        parameters=parameters(config.model),
         tokenizer=loaded.tokenizer.name,
         tokenizer_loses=loaded.tokenizer.lossy,
         step=progress["step"],
@@ -174,7 +172,7 @@ def _summary(info: ModelCardInfo) -> str:
     model = info.config.model
     start = f"initialized with the weights of {plain(info.origin)}" if info.origin else "trained from scratch"
     return (
-        f"A language model of {info.parameters:,} parameters, {start}: {model.n_layer} layers, "
+        f"A language model of {parameters(model):,} parameters, {start}: {model.n_layer} layers, "
         f"{model.n_head} heads, width {model.n_embd}, a context of {model.block_size:,} tokens, "
         f"a vocabulary of {model.vocab:,} ids of the tokenizer `{info.tokenizer}`."
     )

@@ -46,7 +46,7 @@ def validate_config(config: Config) -> None:
 def detect_machine(
     train: TrainConfig, folder: Path, process_group: ProcessGroup = SINGLE_PROCESS
 ) -> tuple[Machine, str]:
-    """The machine to train on, and a line that says what was chosen and why; `folder` is for the run.
+    """The machine to train on, and a line on what was chosen and why; `folder` is where the run will be written.
 
     Where `train` leaves them open, they are chosen here; of several processes, rank 0 chooses for all. Sets torch's
     number of threads. ConfigError for a device or precision that this machine does not have.
@@ -69,9 +69,9 @@ def resolve_config(
 ) -> ResolvedConfig:
     """Replace every `auto`, and every value still to be computed, once; `planning/policy.py` has the rules.
 
-    The result is written into the run's folder, so that a resumed run computes exactly as the first one did. Of several
-    processes, rank 0 decides for all. `vocab_size` is that of the data's tokenizer: ConfigError where the config has
-    another.
+    Its `recorded` is written into the run's folder, so that a resumed run computes exactly as the first one did. Of
+    several processes, rank 0 decides for all. `vocab_size` is that of the data's tokenizer; ConfigError if the config
+    has another.
     """
     if config.model.vocab_size not in (None, vocab_size):
         raise ConfigError(

@@ -157,7 +157,7 @@ def own_version() -> str:
 
 
 def is_supported(version: str, specifier: SpecifierSet) -> bool:
-    """Whether a version meets a requirement; 2.9.0rc1 and 2.9.0+cu126 count as 2.9.0, an unreadable one does."""
+    """Whether a version meets a requirement, 2.9.0rc1 and 2.9.0+cu126 as 2.9.0; True for one that cannot be read."""
     from packaging.version import InvalidVersion, Version
 
     try:
