@@ -34,27 +34,63 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def folder(checkpoint, tmp_path_factory):
     tokenizer = CharTokenizer.train(["\n abcdefghijklmnopqrstuvwxyz"])
-    model = checkpoint(tokenizer=tokenizer, n_layer=8)  # slow enough to see it write, and to stop it
+    model = checkpoint(tokenizer=tokenizer)
     out = tmp_path_factory.mktemp("served") / "page"
     export(model, out, to="space", name="me/alphabet")
     return out
 
 
+# Runs the app as it is, except that no text grows beyond the number of tokens in a file, and each token is shown.
+SERVE = """
+import pathlib, runpy, sys, time, gradio
+sys.path[:] = [p for p in sys.path if not p.endswith("src")]
+folder, limit = map(pathlib.Path, sys.argv[1:])
+launch = gradio.Blocks.launch
+
+def launch_held(blocks, **options):
+    import groundup
+    stream = groundup.generate_stream
+
+    def held(*args, **kwargs):
+        for done, pieces in enumerate(stream(*args, **kwargs)):
+            while done >= int(limit.read_text()):
+                time.sleep(0.005)
+            yield pieces
+
+    groundup.generate_stream = held
+    sys.modules["__main__"].REFRESH_SECONDS = 0
+    return launch(blocks, **options)
+
+gradio.Blocks.launch = launch_held
+runpy.run_path(str(folder / "app.py"), run_name="__main__")
+"""
+
+
 @pytest.fixture(scope="module")
-def url(folder, forks):
+def allow(tmp_path_factory):
+    """Sets how many tokens the server may generate per text."""
+    path, new = (tmp_path_factory.mktemp("limit") / name for name in ("tokens", "new"))
+
+    def allow(tokens):
+        new.write_text(str(tokens))
+        new.replace(path)  # atomically: the server reads it at any time
+        return path
+
+    return allow
+
+
+@pytest.fixture(scope="module")
+def url(folder, allow, forks):
     """Address of the page."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    code = (
-        "import runpy, sys; sys.path[:] = [p for p in sys.path if not p.endswith('src')]\n"
-        f"runpy.run_path({str(folder / 'app.py')!r}, run_name='__main__')"
-    )
     env = {k: v for k, v in os.environ.items() if k not in ("SPACE_ID", "GRADIO_SERVER_NAME")}
     env |= {"GRADIO_SERVER_PORT": str(port), "HF_HUB_OFFLINE": "1"}
-    with subprocess.Popen([*forks.words, "-c", code], env=env, stdout=subprocess.DEVNULL) as server:
+    words = [*forks.words, "-c", SERVE, folder, allow(1000)]
+    with subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL) as server:
         place = f"http://127.0.0.1:{port}"
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while True:
             try:
                 urlopen(place).close()
@@ -120,46 +156,44 @@ def written(page):
     return page.locator("#result .text").all_text_contents()
 
 
-def wait_for(page, done):
-    """Wait until `done(text)` is true; returns the text."""
-    until = time.monotonic() + 30
-    while not done(found := written(page)):
+def wait_for(page, expected):
+    """Wait until the page shows exactly these texts."""
+    until = time.monotonic() + 60
+    while (found := written(page)) != expected:
         assert time.monotonic() < until, found
         page.wait_for_timeout(20)
-    return found
 
 
-def test_text_is_streamed_and_stops_on_request(visit):
-    page = visit()
-    assert page.title() == "alphabet"
-    begin(page, "a word", Tokens=1000, Temperature=0)  # greedily, this one does not stop by itself
-    first = wait_for(page, lambda texts: texts and len(texts[0]) > 6)[0]
-    second = wait_for(page, lambda texts: len(texts[0]) > len(first))[0]
-    assert second.startswith(first)
-    page.get_by_role("button", name="Stop").click()
+def test_text_is_streamed_and_stops_on_request(visit, folder, allow):
+    page, prompt = visit(), "a word"
+    text = groundup.generate(groundup.load(folder / "model"), prompt, max_tokens=100, temperature=0)[0]
+    assert len(text) > 30  # it does not stop by itself before
+    allow(10)
+    begin(page, prompt, Tokens=1000, Temperature=0)
+    wait_for(page, [text[: len(prompt) + 10]])
+    allow(20)
+    wait_for(page, [text[: len(prompt) + 20]])
+    with page.expect_request(re.compile("/cancel$")) as cancelled:
+        page.get_by_role("button", name="Stop").click()
+    allow(1000)
+    assert cancelled.value.response().ok
     page.wait_for_timeout(500)
-    still = written(page)[0]
-    page.wait_for_timeout(500)
-    assert written(page) == [still]
-    assert len(still) < 1006
+    assert written(page) == [text[: len(prompt) + 20]]
 
 
-def test_two_concurrent_visitors_get_the_texts_of_their_seeds(visit, folder):
+def test_two_concurrent_visitors_get_the_texts_of_their_seeds(visit, folder, allow):
     pages, options = [visit(), visit()], {"num_samples": 2, "max_tokens": 200, "temperature": 0.1}
     model, inputs = groundup.load(folder / "model"), [("ab", 5), ("b", 8)]  # which do not stop by themselves
     expected = [groundup.generate(model, prompt, seed=seed, **options) for prompt, seed in inputs]
+    allow(10)
     for page, (prompt, seed) in zip(pages, inputs, strict=True):
         fill(page, prompt, seed=seed, Tokens=200, Samples=2, Temperature=0.1)
-    for page in pages:
         page.get_by_role("button", name="Generate").click()
-    for page in pages:
-        wait_for(page, bool)
-    for page, texts in zip(pages, expected, strict=True):  # neither waits for the other
-        found = written(page)
-        assert all(text.startswith(part) for text, part in zip(texts, found, strict=True))
-        assert found != texts
+    for page, texts, (prompt, _) in zip(pages, expected, inputs, strict=True):  # neither waits for the other's end
+        wait_for(page, [text[: len(prompt) + 10] for text in texts])
+    allow(1000)
     for page, texts in zip(pages, expected, strict=True):
-        wait_for(page, lambda found, texts=texts: found == texts)
+        wait_for(page, texts)
 
 
 def test_errors_are_shown_on_the_page(visit):
