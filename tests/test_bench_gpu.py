@@ -59,14 +59,14 @@ def test_results_of_a_subject_are_kept_however_it_ends(watched, program, status)
 
 def test_a_hanging_subject_is_killed_at_its_deadline_with_its_children(watched, tmp_path):
     child = tmp_path / "child"
-    program = f'pid = os.fork(); open({str(child)!r}, "w").write(str(pid)) if pid else 0; time.sleep(60)'
+    program = f'pid = os.fork(); open({str(child)!r}, "w").write(str(pid)) if pid else 0; time.sleep(600)'
     began = time.monotonic()
     found = watched(FOUND + program, seconds=1.0)
     assert found["status"] == "stopped after 1 s"
     assert found["rows"] == [{"name": "a"}]
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 300
     state = Path(f"/proc/{child.read_text()}/stat")
-    while state.exists() and state.read_text().split()[2] != "Z" and time.monotonic() < began + 20:
+    while state.exists() and state.read_text().split()[2] != "Z" and time.monotonic() < began + 300:
         time.sleep(0.01)
     assert not state.exists() or state.read_text().split()[2] == "Z"
 

@@ -73,7 +73,7 @@ def test_its_commands_run(document, texts, forks):
         for name, options in SHRINK.items():
             line = re.sub(rf"(groundup {name} .*)", rf"\1 {options}", line)
         line = line.replace("groundup ", f"{shlex.join(forks.words)} -m groundup ", 1)
-        done = subprocess.run(line, shell=True, cwd=texts, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(line, shell=True, cwd=texts, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
 
 

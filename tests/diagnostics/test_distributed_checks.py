@@ -38,7 +38,7 @@ def of(findings):
 def test_a_healthy_job_is_reported_once(prepared, tmp_path):
     command = [*TORCHRUN, "--nproc-per-node", "2", "--master-port", free_port(), "-m", "groundup", "doctor"]
     command += ["--distributed", "runs/mine", "--data", str(prepared), "--json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)  # of one process alone
     assert found["ok"]
@@ -111,7 +111,7 @@ def test_missing_processes_are_reported_in_time(rank, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["doctor", "--distributed", "--timeout", "1"])
     assert ended.value.code == 1
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60  # of the two minutes that it would wait without the option
     output = capsys.readouterr()
     assert "the processes of this job did not connect" in output.out + output.err
     assert "GLOO_SOCKET_IFNAME" in output.out + output.err

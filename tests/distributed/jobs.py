@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 120  # seconds for a complete job
+PATIENCE = 300  # seconds for a complete job; less than the time limit of a collective
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["groundup.api", "torch.distributed.fsdp", "torch.nn.parallel"])

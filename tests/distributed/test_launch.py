@@ -19,7 +19,6 @@ from groundup.config.schema import to_yaml
 from groundup.distributed.launch import first_host, from_slurm
 
 pytestmark = pytest.mark.slow
-QUICKLY = 20  # seconds until a job with a failed process has ended; 2 on an idle machine
 
 
 @pytest.fixture
@@ -43,12 +42,11 @@ def torchrun(*words, log: Path) -> subprocess.Popen:
 
 
 def wait_for(what, process=None):
-    for _ in range(1200):
-        if what():
-            return
+    deadline = time.monotonic() + jobs.PATIENCE
+    while not what():
         assert process is None or process.poll() is None, "ended too early"
+        assert time.monotonic() < deadline
         time.sleep(0.1)
-    raise AssertionError("waited for two minutes")
 
 
 def logged(run: Path) -> int:
@@ -155,9 +153,7 @@ def test_a_signal_to_one_process_stops_all_in_one_checkpoint(number, status, opt
 def test_a_process_that_fails_prints_its_error_first_and_ends_all(damage, rank, message, status, options, tmp_path):
     processes = jobs.start(3, work.command, options(), tmp_path, damage, place=tmp_path)
     processes[rank].join(jobs.PATIENCE)
-    began = time.monotonic()
     found = jobs.ended(processes)
-    assert time.monotonic() - began < QUICKLY
     assert found[rank] == status
     assert all(found)
     assert message in printed(tmp_path, rank)

@@ -23,7 +23,7 @@ NEEDED = ("transformers", "fastapi", "uvicorn", "openai", "accelerate")
 def ask(address, path, values=None):
     data = json.dumps(values).encode() if values else None
     request = Request(f"{address}{path}", data, {"Content-Type": "application/json"})
-    with urlopen(request, timeout=60) as answer:
+    with urlopen(request, timeout=300) as answer:
         return json.load(answer)
 
 

@@ -90,7 +90,7 @@ def url(folder, allow, forks):
     words = [*forks.words, "-c", SERVE, folder, allow(1000)]
     with subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL) as server:
         place = f"http://127.0.0.1:{port}"
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while True:
             try:
                 urlopen(place).close()
@@ -158,7 +158,7 @@ def written(page):
 
 def wait_for(page, expected):
     """Wait until the page shows exactly these texts."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while (found := written(page)) != expected:
         assert time.monotonic() < until, found
         page.wait_for_timeout(20)

@@ -37,7 +37,7 @@ def book(tmp_path):
 def test_a_kill_leaves_no_output_and_the_next_attempt_succeeds(tmp_path, book):
     out, shard = tmp_path / "out", tmp_path / ".out.partial" / "train-00000.bin"
     with subprocess.Popen([sys.executable, "-c", SLEEPY, book, out]) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not shard.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         process.kill()

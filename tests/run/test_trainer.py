@@ -191,7 +191,7 @@ main(["train", "gpt2-nano", "--data", sys.argv[1], "--out", sys.argv[2], *option
 @pytest.mark.parametrize("size", [10, 100_000])  # bytes: too few for the log, too few for the weights
 def test_a_full_disk_is_one_sentence(size, prepared, tmp_path, forks):
     command = [*forks.words, "-c", FULL_DISK, str(prepared), str(tmp_path / "run"), str(size)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2, done.stderr
     assert "cannot be written" in done.stderr
     assert "Traceback" not in done.stderr

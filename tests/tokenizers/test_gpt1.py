@@ -210,7 +210,7 @@ def fetched(tmp_path, address, **more):
     """`groundup tokenizer show` of GPT-1 in a new process, as the hub's library reads its settings only once."""
     env = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", **more}
     command = [sys.executable, "-m", "groundup", "tokenizer", "show", "Hello", "--tokenizer", "gpt1", "--json"]
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def test_a_second_process_is_refused_with_the_owner(child, tmp_path):
 
 def test_sigkill_releases_the_lock_at_once(child, tmp_path):
     child.send_signal(signal.SIGKILL)
-    child.wait(timeout=10)
+    child.wait(timeout=300)
     with locked(tmp_path / "run", "training this run") as guarded:
         assert guarded
 
@@ -82,7 +82,7 @@ def test_reading_the_owner_takes_no_lock_and_writes_nothing(child, tmp_path):
     assert holder(tmp_path) is None
     assert not (tmp_path / LOCK).exists()
     child.kill()
-    child.wait(timeout=10)
+    child.wait(timeout=300)
     assert holder(tmp_path / "run") is None
 
 
