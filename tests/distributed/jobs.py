@@ -15,7 +15,12 @@ from typing import Any
 PATIENCE = 300  # seconds for a complete job; less than the time limit of a collective
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["groundup.api", "torch.distributed.fsdp", "torch.nn.parallel"])
+_context.set_forkserver_preload(
+    [
+        "groundup.api", "groundup.run.trainer", "groundup.cli.display", "torch.distributed.fsdp", "torch.nn.parallel",
+        "torch._dynamo", "torch._inductor.config", "torch.distributed.checkpoint.state_dict",
+    ]
+)  # fmt: skip
 
 
 def free_port() -> int:

@@ -182,12 +182,12 @@ def test_text_is_streamed_and_stops_on_request(visit, folder, allow):
 
 
 def test_two_concurrent_visitors_get_the_texts_of_their_seeds(visit, folder, allow):
-    pages, options = [visit(), visit()], {"num_samples": 2, "max_tokens": 200, "temperature": 0.1}
+    pages, options = [visit(), visit()], {"num_samples": 2, "max_tokens": 40, "temperature": 0.1}
     model, inputs = groundup.load(folder / "model"), [("ab", 5), ("b", 8)]  # which do not stop by themselves
     expected = [groundup.generate(model, prompt, seed=seed, **options) for prompt, seed in inputs]
     allow(10)
     for page, (prompt, seed) in zip(pages, inputs, strict=True):
-        fill(page, prompt, seed=seed, Tokens=200, Samples=2, Temperature=0.1)
+        fill(page, prompt, seed=seed, Tokens=40, Samples=2, Temperature=0.1)
         page.get_by_role("button", name="Generate").click()
     for page, texts, (prompt, _) in zip(pages, expected, inputs, strict=True):  # neither waits for the other's end
         wait_for(page, [text[: len(prompt) + 10] for text in texts])
