@@ -66,7 +66,7 @@ def test_the_next_command_is_quoted_for_the_shell(number, best, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["dumb", "xterm-256color"])
+@pytest.mark.parametrize("kind", [pytest.param("dumb", marks=pytest.mark.long), "xterm-256color"])
 def test_a_terminal_that_is_closed_ends_the_run_in_a_checkpoint(kind, prepared, tmp_path):
     ours, theirs = pty.openpty()
     words = ["train", "gpt2-nano", "--data", str(prepared), "--out", str(tmp_path / "run")]

@@ -117,17 +117,18 @@ def command(*words: object) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_command_prints_lines_and_json(prepared, tmp_path):
-    env = os.environ | {"TMPDIR": str(tmp_path)}
+def test_the_command_prints_lines_and_json(prepared, empty, children, capsys):
     options = [word for word in WORDS if "max_steps" not in word]
     words = command("--data", prepared, "--steps", 4, "--json", *options, "--train.max_time=20s")
-    done = subprocess.run(words, capture_output=True, text=True, env=env, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    values = json.loads(done.stdout)
+    with pytest.raises(SystemExit) as ended:
+        main(words[words.index("verify-resume") :])
+    assert ended.value.code == 0
+    output = capsys.readouterr()
+    values = json.loads(output.out)
     assert values["bitwise"]
     assert values["losses_from"] is None
-    assert "train.max_time 20.0 -> None" in done.stderr
-    assert not list(tmp_path.glob("groundup*"))
+    assert "train.max_time 20.0 -> None" in output.err
+    assert not list(empty.iterdir())
 
 
 LONG = pytest.mark.long

@@ -363,8 +363,8 @@ CHINESE, LETTERS = "的一是不了人我在有他这中大来上个国，。", 
 @pytest.mark.parametrize(
     ("kind", "alphabet"),
     [
-        ("json", CHINESE),
         ("gpt2", LETTERS),
+        pytest.param("json", CHINESE, marks=pytest.mark.long),
         pytest.param("bpe", CHINESE, marks=pytest.mark.long),
         pytest.param("bpe", LETTERS, marks=pytest.mark.long),
         pytest.param("gpt2", CHINESE, marks=pytest.mark.long),
@@ -385,13 +385,13 @@ def test_memory_does_not_grow_with_a_text_that_has_no_spaces(tmp_path, kind, alp
     assert peak[4_000_000] - peak[200_000] < 80, f"peak memory in MB: {peak}"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="no /proc to read the peak memory from")
 @pytest.mark.parametrize(
     ("characters", "word_bytes", "most", "unbounded"),
     [
         (7_000_000, 1_000_000, 900_000, 1_550_000),
-        pytest.param(12_000_000, train_tokenizer.MAX_WORD_BYTES, 1_200_000, 3_000_000, marks=pytest.mark.long),
+        (12_000_000, train_tokenizer.MAX_WORD_BYTES, 1_200_000, 3_000_000),
     ],
 )
 def test_training_memory_is_bounded_for_distinct_words(tmp_path, characters, word_bytes, most, unbounded):
