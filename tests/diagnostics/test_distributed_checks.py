@@ -111,7 +111,7 @@ def test_missing_processes_are_reported_in_time(rank, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["doctor", "--distributed", "--timeout", "1"])
     assert ended.value.code == 1
-    assert time.monotonic() - began < 60  # of the two minutes that it would wait without the option
+    assert time.monotonic() - began < 50  # without the option it would wait for 60 s
     output = capsys.readouterr()
     assert "the processes of this job did not connect" in output.out + output.err
     assert "GLOO_SOCKET_IFNAME" in output.out + output.err

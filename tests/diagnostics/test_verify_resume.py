@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 
 from groundup.api import configure
 from groundup.checkpoint.run_folder import RunFolder
-from groundup.cli import main
 from groundup.diagnostics.verify_resume import (
     _refuse_small_disk,
     _terminable,
@@ -112,26 +111,30 @@ def test_a_run_that_started_again_proves_nothing(prepared, empty, children):
     assert not list(empty.iterdir())
 
 
-def command(*words: object) -> list[str]:
+def new_process(*words: object) -> list[str]:
+    """Arguments that start the command."""
     return [sys.executable, "-m", "groundup", "verify-resume", "gpt2-nano", *map(str, words)]
 
 
+LONG = pytest.mark.long
+
+
 @pytest.mark.slow
-def test_the_command_prints_lines_and_json(prepared, empty, children, capsys):
+@pytest.mark.parametrize("trials", ["forks", pytest.param("new processes", marks=LONG)])
+def test_the_command_prints_lines_and_json(trials, prepared, forks, empty, command, request):
+    if trials == "forks":
+        request.getfixturevalue("children")
     options = [word for word in WORDS if "max_steps" not in word]
-    words = command("--data", prepared, "--steps", 4, "--json", *options, "--train.max_time=20s")
-    with pytest.raises(SystemExit) as ended:
-        main(words[words.index("verify-resume") :])
-    assert ended.value.code == 0
-    output = capsys.readouterr()
-    values = json.loads(output.out)
+    words = ["verify-resume", "gpt2-nano", "--data", prepared, "--steps", 4, "--json", *options]
+    status, out, err = command(*words, "--train.max_time=20s")
+    assert status == 0
+    values = json.loads(out)
     assert values["bitwise"]
     assert values["losses_from"] is None
-    assert "train.max_time 20.0 -> None" in output.err
+    assert "train.max_time 20.0 -> None" in err
     assert not list(empty.iterdir())
 
 
-LONG = pytest.mark.long
 SIGNALS = [
     pytest.param(signal.SIGINT, 130, marks=LONG),
     pytest.param(signal.SIGTERM, 143, marks=LONG),
@@ -145,7 +148,7 @@ def test_interrupted_it_leaves_neither_files_nor_processes(number, status, prepa
     env = os.environ | {"TMPDIR": str(tmp_path)}
     options = [*WORDS, "--train.batch_tokens=65536", "--train.micro_batch_size=64"]  # slow steps
     process = subprocess.Popen(
-        command("--data", prepared, "--steps", 400, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        new_process("--data", prepared, "--steps", 400, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env=env,
     )  # fmt: skip
     try:
@@ -175,7 +178,7 @@ def read(path: Path) -> bytes:
 @pytest.mark.slow
 @pytest.mark.parametrize(("steps", "words"), [(1, []), (8, ["--train.max_steps=1"])])
 def test_too_few_steps_are_one_sentence(steps, words, prepared, forks):
-    _, *arguments = command("--data", prepared, "--steps", steps, *WORDS, *words)
+    _, *arguments = new_process("--data", prepared, "--steps", steps, *WORDS, *words)
     done = subprocess.run([*forks.words, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("groundup: ")
@@ -212,7 +215,7 @@ def test_a_max_time_of_unknown_steps_is_refused(prepared):
 
 
 @pytest.fixture
-def call(prepared, monkeypatch, capsys):
+def call(prepared, monkeypatch, command):
     """Run the command with scripted trial runs: exit status, standard output, standard error."""
 
     def call(error, *words):
@@ -220,9 +223,7 @@ def call(prepared, monkeypatch, capsys):
             raise error
 
         monkeypatch.setattr("groundup.diagnostics.verify_resume.verify_resume", fail)
-        with pytest.raises(SystemExit) as exit_:
-            main(["verify-resume", "gpt2-nano", "--data", str(prepared), *words])
-        return exit_.value.code, *capsys.readouterr()
+        return command("verify-resume", "gpt2-nano", "--data", prepared, *words)
 
     return call
 

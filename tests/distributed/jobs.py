@@ -12,15 +12,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from fork_server import IMPORTED
+
 PATIENCE = 300  # seconds for a complete job; less than the time limit of a collective
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
-    [
-        "groundup.api", "groundup.run.trainer", "groundup.cli.display", "torch.distributed.fsdp", "torch.nn.parallel",
-        "torch._dynamo", "torch._inductor.config", "torch.distributed.checkpoint.state_dict",
-    ]
-)  # fmt: skip
+_context.set_forkserver_preload([*IMPORTED, "torch.distributed.fsdp", "torch.nn.parallel"])
 
 
 def free_port() -> int:

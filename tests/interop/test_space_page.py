@@ -166,6 +166,7 @@ def wait_for(page, expected):
 
 def test_text_is_streamed_and_stops_on_request(visit, folder, allow):
     page, prompt = visit(), "a word"
+    assert page.title() == "alphabet"
     text = groundup.generate(groundup.load(folder / "model"), prompt, max_tokens=100, temperature=0)[0]
     assert len(text) > 30  # it does not stop by itself before
     allow(10)
