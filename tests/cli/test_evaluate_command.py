@@ -7,6 +7,7 @@ import pytest
 
 from groundup.checkpoint.log import read_log
 from groundup.checkpoint.run_folder import RunFolder
+from groundup.data.shards import Manifest
 
 QUESTIONS = [{"context": "The small model", "choices": ["reads", "words.", "x"], "answer": i % 3} for i in range(7)]
 
@@ -87,6 +88,39 @@ def test_a_checkpoint_without_its_data_names_the_missing_option(groundup, run, t
     assert (done.status, "give a prepared folder with --data" in done.err) == (2, True)
 
 
+def test_a_changed_data_folder_is_refused_unless_it_is_asked_for(groundup, run, prepared):
+    _train_on(run, "0" * 64)
+    done = groundup("evaluate", run)
+    assert done.status == 2
+    fingerprint = Manifest.load(prepared).fingerprint[:12]
+    assert f"not the data that this run was trained on (fingerprint {fingerprint}, the run's 000000000000)" in done.err
+    assert "give the folder of the run's data with --data DIR" in done.err
+    assert not [r for r in read_log(run / "log.jsonl") if r["event"] == "eval_checkpoint"], "it is not the run's loss"
+    done = groundup("evaluate", run, "--data", prepared, "--json", "--no-baselines")
+    assert (done.status, "it may hold text that the run was trained on" in done.err) == (0, True)
+    assert read_log(run / "log.jsonl")[-1]["how"]["own_data"] == "other"
+    assert json.loads(done.out)["split"] == "val"
+
+
+def test_generating_and_comparing_say_that_the_data_has_changed(groundup, run, prepared):
+    assert "not the data" not in groundup("generate", run, "--max-tokens", "2").err
+    _train_on(run, "0" * 64)
+    done = groundup("generate", run, "--max-tokens", "2")
+    assert (done.status, f"note  {prepared}: not the data that this run was trained on" in done.err) == (0, True)
+    assert f"{run.name}: {prepared}: not the data that this run was trained on" in groundup("compare", run).out
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace(str(prepared), "nowhere"))
+    assert "not the data" not in groundup("compare", run).out, "nobody can tell"
+
+
+def _train_on(run, fingerprint):
+    """Make the newest checkpoint say that it was trained on the data with this fingerprint."""
+    newest = RunFolder(run).steps()[-1]
+    progress = json.loads((newest / "progress.json").read_text())
+    (newest / "progress.json").write_text(json.dumps(progress | {"data": fingerprint}))
+    _sums_again(newest)
+
+
 def _sums_again(folder):
     import hashlib
 
@@ -141,7 +175,7 @@ def test_results_are_printed_if_the_log_cannot_be_written(groundup, run, mine, m
     monkeypatch.setattr("groundup.run.evaluate_checkpoint.Log", refuse)
     done = groundup("evaluate", run, "--tasks", mine)
     assert "acc_norm" in done.out
-    assert (done.status, "the results are not logged" in done.err) == (2, True)
+    assert (done.status, "the results are not logged" in done.err) == (0, True)
 
 
 def test_a_missing_task_file_is_named_with_its_config_key(groundup, prepared, fast, mine, tmp_path):

@@ -334,6 +334,9 @@ def test_other_data_is_refused(reference, tmp_path):
     groundup.prepare([tmp_path / "other.txt"], tmp_path / "other", tokenizer="byte")
     with pytest.raises(groundup.CheckpointError, match="not the data that this run was trained on"):
         groundup.resume(run, data=tmp_path / "other")
+    groundup.prepare([tmp_path / "other.txt"], tmp_path / "chars", tokenizer="char")
+    with pytest.raises(groundup.CheckpointError, match=r"chars: prepared with another tokenizer than the run's \(char"):
+        groundup.resume(run, data=tmp_path / "chars")
 
 
 def test_moved_data_is_found_at_the_given_path(reference, prepared, tmp_path):

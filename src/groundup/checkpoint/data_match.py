@@ -5,41 +5,68 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from groundup.checkpoint.files import PROGRESS, read_field
+from groundup.checkpoint.files import PROGRESS, TOKENIZER, read_field, read_json
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
 from groundup.data.shards import Manifest
-from groundup.errors import DataError
+from groundup.errors import DataError, GroundupError
 from groundup.tokenizers.base import TOKENIZER_FILE
 
 Answer = Literal["same", "other", "unknown"]
 
 
 class DataMatch(NamedTuple):
-    """An answer, and the message to show unless it is `same`."""
+    """An answer, and what to show unless it is `same`."""
 
     answer: Answer | Literal["missing"]
-    message: str = ""
+    difference: str = ""
+    remedy: str = ""
+
+    @property
+    def message(self) -> str:
+        return "; ".join(filter(None, (self.difference, self.remedy)))
 
 
-def match_data(folder: Path, metadata: Mapping[str, Any], manifest: Manifest | None = None) -> DataMatch:
+def match_data(
+    folder: Path, metadata: Mapping[str, Any], manifest: Manifest | None = None, tokenizer: str | None = None
+) -> DataMatch:
     """Compare a prepared folder with the one in a checkpoint's `metadata`, its progress.json, which may be empty.
 
-    `manifest`: the folder's, if it was read already. DataError for a folder whose manifest cannot be read.
+    `manifest`: the folder's, if it was read already; `tokenizer`: the fingerprint of the checkpoint's, if known.
+    DataError for a folder whose manifest cannot be read.
     """
     if manifest is None and not folder.is_dir():
         below = "" if folder.is_absolute() else f" below {Path.cwd()}, the current folder"
+        missing = f"{folder}: there is no such folder{below}"
+        return DataMatch("missing", missing, "give the path of the run's data with --data DIR")
+    manifest = manifest or Manifest.load(folder)
+    remedy = "give the folder of the run's data with --data DIR"
+    if tokenizer not in (None, manifest.tokenizer.fingerprint):
+        name, ids = manifest.tokenizer.name, f"{manifest.tokenizer.n_vocab:,}"
         return DataMatch(
-            "missing", f"{folder}: there is no such folder{below}; give the path of the run's data with --data DIR"
+            "other", f"{folder}: prepared with another tokenizer than the run's ({name}, {ids} ids)", remedy
         )
-    fingerprint = (manifest or Manifest.load(folder)).fingerprint
     if "data" not in metadata:
         return DataMatch("unknown", "no checkpoint of the run says whether its data has changed since")
-    if metadata["data"] != fingerprint:
-        return DataMatch(
-            "other", f"{folder}: not the data that this run was trained on; give its folder with --data DIR"
-        )
+    if metadata["data"] != manifest.fingerprint:
+        now, then = (str(value)[:12] for value in (manifest.fingerprint, metadata["data"]))
+        other = f"{folder}: not the data that this run was trained on (fingerprint {now}, the run's {then})"
+        return DataMatch("other", other, remedy)
     return DataMatch("same")
+
+
+def tokenizer_of(checkpoint: Path) -> str | None:
+    """Fingerprint of a checkpoint's tokenizer; None if it cannot be read."""
+    return read_field(checkpoint / TOKENIZER / TOKENIZER_FILE, "fingerprint")
+
+
+def changed_data(checkpoint: Path, data: str | None) -> str | None:
+    """How the folder `data` differs from what a checkpoint was trained on; None if it does not, or that is unknown."""
+    try:
+        match = None if data is None else match_data(Path(data), read_json(checkpoint / PROGRESS))
+    except GroundupError:
+        return None
+    return match.difference if match and match.answer == "other" else None
 
 
 def manifest_of_run(data: str | None, fingerprint: str | None) -> Manifest | None:
@@ -60,6 +87,7 @@ class RunText:
     held_out: tuple[str, ...] | None  # checksums of the validation split's shards
     size: tuple[int, int] | None  # bytes and documents of the validation text
     train_size: tuple[int, int] | None  # bytes and documents of the training text
+    changed: str | None = None  # how the prepared folder differs from what the run was trained on
 
 
 def text_of_run(folder: RunFolder, config: Config) -> RunText:
@@ -70,13 +98,17 @@ def text_of_run(folder: RunFolder, config: Config) -> RunText:
     data = tokenizer = None
     for checkpoint in reversed(folder.steps()):
         data = data or read_field(checkpoint / PROGRESS, "data")
-        tokenizer = tokenizer or read_field(checkpoint / "tokenizer" / TOKENIZER_FILE, "fingerprint")
+        tokenizer = tokenizer or tokenizer_of(checkpoint)
     manifest = manifest_of_run(config.data, data)
     if manifest is None:
-        return RunText(data, tokenizer, None, None, None)
+        changed = next((changed_data(checkpoint, config.data) for checkpoint in folder.steps()[-1:]), None)
+        return RunText(data, tokenizer, None, None, None, changed)
     train, val = manifest.splits["train"], manifest.splits["val"]
-    shards, sizes = tuple(shard.sha256 for shard in val.shards), [(s.bytes, s.documents) for s in (val, train)]
-    return RunText(manifest.fingerprint, manifest.tokenizer.fingerprint, shards, *sizes)
+    shards, (held_out, rest) = (
+        tuple(shard.sha256 for shard in val.shards),
+        [(s.bytes, s.documents) for s in (val, train)],
+    )
+    return RunText(manifest.fingerprint, manifest.tokenizer.fingerprint, shards, held_out, rest)
 
 
 def same_tokenizer(texts: Sequence[RunText]) -> Answer:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from groundup.cli.parsing import Parser, add_model
 from groundup.errors import UsageError
+from groundup.ui.format import visible
 
 if TYPE_CHECKING:
     from groundup.evaluation.baselines import Baseline
@@ -28,6 +30,8 @@ Losses are in nats per token. acc_norm is llm.c's (mean over tokens), acc_norm_h
   groundup evaluate runs/web --tasks loss,hellaswag,lambada --precision bf16
   groundup evaluate runs/book --tasks mine.jsonl
   torchrun --nproc-per-node 8 -m groundup evaluate runs/web --tasks hellaswag"""
+
+HOW = ("split", "window", "stride")  # options of the loss that are logged with it
 
 
 def add_arguments(parser: Parser) -> None:
@@ -54,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from groundup.distributed.launch import init_distributed
     from groundup.evaluation.tasks import LOSS, open_tasks
     from groundup.model.size import parameters
-    from groundup.run.evaluate_checkpoint import append_to_log, evaluate, evaluate_tasks, run_baselines
+    from groundup.run.evaluate_checkpoint import append_to_log, evaluate, evaluate_tasks, prepared_data, run_baselines
     from groundup.ui.progress import count_progress
     from groundup.utils.device import choose_precision
 
@@ -79,9 +83,13 @@ def run(args: argparse.Namespace) -> int:
         _print(loss, baselines, compared, results)
     how: dict[str, Any] = {"precision": precision, "sources": {result.task: result.source for result in results}}
     if loss:
-        how |= {"data": args.data or loaded.config.data} | {key: options[key] for key in ("split", "window", "stride")}
+        folder, _, match = prepared_data(loaded, args.data)
+        how |= {"data": str(folder), "own_data": match.answer} | {key: options[key] for key in HOW}
+        if match.answer == "other":
+            print(f"note  {visible(match.difference)}; it may hold text that the run was trained on", file=sys.stderr)
     values = ({LOSS: loss.flat()} if loss else {}) | {result.task: result.flat() for result in results}
-    append_to_log(loaded, values, how)  # last: a full disk must not hide the results
+    if not_logged := append_to_log(loaded, values, how):
+        print(f"note  {visible(not_logged)}", file=sys.stderr)
     return 0
 
 

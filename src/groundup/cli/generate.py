@@ -26,12 +26,15 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from groundup.checkpoint.data_match import changed_data
     from groundup.checkpoint.state import load
     from groundup.generation.engine import generate_stream, prompt_text
     from groundup.generation.sampling import Sampler
 
     sampler = Sampler(args.temperature, args.top_k, args.top_p, args.seed)  # first: it checks the values
     loaded = load(args.path, checkpoint=args.checkpoint, device=args.device)
+    if changed := changed_data(loaded.folder, loaded.config.data):
+        print(f"note  {visible(changed)}; the model in the checkpoint is the same", file=sys.stderr)
     texts = [prompt_text(loaded.tokenizer, args.prompt)] * args.num_samples
     # A terminal would obey control characters in the samples; a pipe gets the text unchanged.
     show = visible if sys.stdout.isatty() else str

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from groundup.checkpoint.data_match import DataMatch, match_data
 from groundup.checkpoint.files import PROGRESS, read_json
 from groundup.checkpoint.log import EVAL_CHECKPOINT, Log
 from groundup.checkpoint.run_folder import RunFolder, run_of
@@ -18,7 +19,7 @@ from groundup.checkpoint.state import LoadedModel, load
 from groundup.data.shards import Manifest, Tokens
 from groundup.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from groundup.distributed.thread_parallel import thread_parallel
-from groundup.errors import CheckpointError, DataError, UsageError
+from groundup.errors import DataError, UsageError
 from groundup.evaluation.baselines import Baseline, baselines, split_text
 from groundup.evaluation.likelihood import log_likelihoods
 from groundup.evaluation.loss import Loss, split_loss
@@ -85,7 +86,8 @@ def evaluate(
     The split is scored in windows of the model's context, or of `window` tokens, which is harder: the first tokens of
     a window have little context. With a `stride` below the window they overlap, and each token is scored once, by the
     window that gives it the most context. `tokens` limits the scored tokens; default: the complete split. The processes
-    of a `process_group` share the windows. Raises CheckpointError, DataError, UsageError.
+    of a `process_group` share the windows. Raises CheckpointError, DataError, UsageError; DataError also where the
+    run's own folder now holds other data, part of which may be what it was trained on.
     """
     if split not in ("train", "val"):
         raise UsageError(f"split {split!r}: must be train or val")
@@ -98,11 +100,11 @@ def evaluate(
     window = window or block_size
     if stride is not None and not 1 <= stride <= window:
         raise UsageError(f"stride {stride}: must be from 1 to the window of {window}")
-    folder, manifest = _prepared(loaded, data)
+    folder, manifest, match = prepared_data(loaded, data)
     part = manifest.splits[split]
     if part.tokens < 2:
         raise DataError(f"{folder}: its {split} split is empty; prepare it with --val-fraction 0.1")
-    counted = split == "train" and manifest.fingerprint == read_json(loaded.folder / PROGRESS).get("data")
+    counted = split == "train" and match.answer == "same"
     config = loaded.config
     micro_batch = policy.micro_batch_size(config, policy.thread_choices(config.model, config.train))
     rows, single_cpu = micro_batch * (block_size // window), loaded.device.type == "cpu" and process_group.size == 1
@@ -128,7 +130,7 @@ def run_baselines(loaded: LoadedModel, data: PathLike | None = None) -> tuple[li
 
     Of each text, at most the last COMPARED_BYTES are used.
     """
-    folder, _ = _prepared(loaded, data)
+    folder, *_ = prepared_data(loaded, data)
     train, val = (split_text(folder, split, loaded.tokenizer, COMPARED_BYTES) for split in ("train", "val"))
     return baselines(train[-COMPARED_BYTES:], val), len(val)
 
@@ -168,26 +170,30 @@ def evaluate_tasks(
     return results
 
 
-def append_to_log(loaded: LoadedModel, results: dict[str, dict[str, float]], how: dict[str, Any]) -> None:
+def append_to_log(loaded: LoadedModel, results: dict[str, dict[str, float]], how: dict[str, Any]) -> str | None:
     """Append results, and the settings `how` they were measured, to the log of the checkpoint's run, if it is in one.
 
-    CheckpointError if the log cannot be written.
+    Returns a message where the log cannot be written, as in a folder that is read-only.
     """
     folder = run_of(loaded.folder)
     if folder is None:
-        return
+        return None
     run = RunFolder(folder)
     step = read_json(loaded.folder / PROGRESS).get("step", 0)
     try:
         log = Log(run.log)
+        log.write(EVAL_CHECKPOINT, checkpoint=loaded.folder.resolve().name, step=step, results=results, how=how)
+        log.close()
     except OSError as error:
-        raise CheckpointError(f"{run.log}: cannot be written ({error.strerror}); the results are not logged") from error
-    log.write(EVAL_CHECKPOINT, checkpoint=loaded.folder.resolve().name, step=step, results=results, how=how)
-    log.close()
+        return f"{run.log}: cannot be written ({error.strerror}); the results are not logged"
+    return None
 
 
-def _prepared(loaded: LoadedModel, data: PathLike | None) -> tuple[Path, Manifest]:
-    """The prepared folder to evaluate on, with the same tokenizer as the model. DataError."""
+def prepared_data(loaded: LoadedModel, data: PathLike | None) -> tuple[Path, Manifest, DataMatch]:
+    """The prepared folder to evaluate on, and whether it is what the model was trained on.
+
+    DataError where its tokenizer is not the model's, or where no folder `data` was given and the run's own changed.
+    """
     if not (data or loaded.config.data):
         raise DataError(f"{loaded.folder}: names no data of its own; give a prepared folder with --data")
     folder = Path(data or loaded.config.data or "")
@@ -197,4 +203,7 @@ def _prepared(loaded: LoadedModel, data: PathLike | None) -> tuple[Path, Manifes
         raise DataError(f"{error}; or name the prepared folder with --data") from error
     if manifest.tokenizer.fingerprint != loaded.tokenizer.fingerprint:
         raise DataError(f"{folder}: prepared with another tokenizer than the model's; prepare it with the same one")
-    return folder, manifest
+    match = match_data(folder, read_json(loaded.folder / PROGRESS), manifest)
+    if match.answer == "other" and data is None:
+        raise DataError(match.message)
+    return folder, manifest, match

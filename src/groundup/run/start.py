@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from groundup import __version__
+from groundup.checkpoint.data_match import DataMatch, match_data, tokenizer_of
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.checkpoint.state import load_metadata
 from groundup.config.merge import ConfigSource, diff, get, merge_and_validate
@@ -238,10 +239,16 @@ def _restore(
     data = open_data(config)
     check_ranks_agree(process_group, config, data)
     newest: tuple[Path | None, list[str]] = (None, []) if process_group.rank else run.newest_good()
-    written_by = load_metadata(newest[0]).get("processes", 1) if newest[0] else 1
-    (checkpoint, rejected), processes = process_group.broadcast_object((newest, written_by))
+    written_by, match = 1, DataMatch("same")
+    if newest[0]:
+        metadata = load_metadata(newest[0])
+        written_by = metadata.get("processes", 1)
+        match = match_data(Path(str(config.data)), metadata, data.manifest, tokenizer_of(newest[0]))
+    (checkpoint, rejected), processes, match = process_group.broadcast_object((newest, written_by, match))
     for reason in rejected:
         display.message(f"rejected: {reason}")
+    if match.answer != "same":
+        raise CheckpointError(match.message)
     if processes != process_group.size and "train.threads" not in changed:  # the cores are shared otherwise now
         config = _update_train(config, threads=None)
         changed.append("train.threads")

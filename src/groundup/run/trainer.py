@@ -7,14 +7,13 @@ from pathlib import Path
 
 import torch
 
-from groundup.checkpoint.data_match import match_data
 from groundup.checkpoint.log import read_log
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.resolved import ResolvedConfig
 from groundup.data.windows import ShuffledWindows
 from groundup.distributed.compile import compile_loss
 from groundup.distributed.process_group import SINGLE_PROCESS, ProcessGroup, own_device
-from groundup.errors import CheckpointError, ConfigError
+from groundup.errors import ConfigError
 from groundup.model.gpt import GPT
 from groundup.optim.run_length import TimeLength, build_run_length
 from groundup.run.checkpointer import Checkpointer
@@ -86,11 +85,8 @@ class Trainer:
         self.resumed_from: Path | None = None
 
     def restore(self, checkpoint: Path) -> None:
-        """Continue from a checkpoint; CheckpointError when it was trained on other data."""
+        """Continue from a checkpoint, which was trained on this data."""
         metadata = self.checkpointer.read_metadata(checkpoint)
-        match = match_data(Path(str(self.config.data)), metadata, self.data.manifest)
-        if match.answer != "same":
-            raise CheckpointError(match.message)
         self.checkpointer.restore(self.state, checkpoint, metadata)
         if (previous := metadata.get("processes", 1)) != (size := self.process_group.size):
             before, now = (f"{n} process{'es' if n > 1 else ''}" for n in (previous, size))
