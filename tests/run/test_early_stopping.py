@@ -1,16 +1,21 @@
 """The best checkpoint is kept; early stopping ends a run whose validation loss stops falling."""
 
 import itertools
+import json
 import signal
+from dataclasses import replace
 
 import pytest
 
 import groundup
-from groundup.checkpoint.log import read_log
+from groundup.checkpoint.log import read_history, read_log
 from groundup.checkpoint.run_folder import RunFolder
+from groundup.comparison.comparison import compare
+from groundup.comparison.table import notes
 from groundup.evaluation.loss import Loss
 from groundup.run.evaluator import Evaluator
 from groundup.training.early_stopping import BestLoss
+from groundup.utils.files import write_checksums
 
 BASE = {
     "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16},
@@ -36,7 +41,7 @@ def merged(**changes):
 def test_the_best_checkpoint_is_kept_and_can_be_loaded(prepared, tmp_path, scripted):
     overrides = merged(train={"max_steps": 35})
     result = groundup.train(prepared, tmp_path / "run", overrides=overrides)
-    assert result.best == BestLoss(loss=1.0, step=15, since=4, seen=35)
+    assert replace(result.best, text=None) == BestLoss(loss=1.0, step=15, since=4, seen=35)
     assert [folder.name for folder in RunFolder(tmp_path / "run").steps()] == ["step-00000015", "step-00000035"]
     assert groundup.load(tmp_path / "run", checkpoint="best").folder.name == "step-00000015"
     assert groundup.load(tmp_path / "run").folder.name == "step-00000035"
@@ -77,7 +82,8 @@ def test_interruptions_change_neither_the_best_step_nor_the_end(stops, prepared,
     while result.signal:
         result = groundup.resume(tmp_path / "run")
     untouched = groundup.resume(tmp_path / "untouched")
-    assert (result.step, result.best) == (untouched.step, untouched.best) == (30, BestLoss(1.0, 15, 3, 30))
+    assert (result.step, result.best) == (untouched.step, untouched.best)
+    assert (result.step, replace(result.best, text=None)) == (30, BestLoss(1.0, 15, 3, 30))
     assert final_losses(tmp_path / "run") == final_losses(tmp_path / "untouched")
     assert groundup.load(tmp_path / "run", checkpoint="best").folder.name == "step-00000015"
 
@@ -105,6 +111,45 @@ def killing(steps: set[int]):
         return True
 
     return allows_step
+
+
+def test_losses_of_other_text_are_not_compared_with_the_best_so_far(prepared, tmp_path, scripted, caplog):
+    """With evaluate.tokens changed, 1.5 at step 20 is not worse than the 1.0 at step 15: it is of other text."""
+    run = tmp_path / "run"
+    groundup.train(prepared, run, overrides=merged(train={"max_steps": 15}))
+    caplog.set_level("INFO", "groundup")
+    changes = {"train": {"max_steps": 20, "early_stopping_patience": 1}, "evaluate": {"tokens": 400}}
+    result = groundup.resume(run, overrides=changes)  # step 15 again: 1.5, and step 20: not a number
+    assert "the best so far, 1.0000 at step 15, and patience start anew" in caplog.text
+    assert (result.best.loss, result.best.step, result.best.since) == (1.5, 15, 1)
+    history = read_history(run / "log.jsonl").evaluations
+    assert [(point.step, point.text) for point in history] == [(5, 0), (10, 0), (15, 1), (20, 1)]
+    assert [point.step for point in compare([run]).runs[0].points] == [15]
+    assert "run: losses before step 15 are of other text, and left out" in notes(compare([run]))
+
+
+def test_another_number_of_tokens_that_scores_the_same_text_changes_nothing(prepared, tmp_path, scripted, caplog):
+    run = tmp_path / "run"
+    groundup.train(prepared, run, overrides=merged(train={"max_steps": 10}, evaluate={"tokens": 100_000}))
+    caplog.set_level("INFO", "groundup")
+    result = groundup.resume(run, overrides={"train": {"max_steps": 20}, "evaluate": {"tokens": None}})
+    assert "start anew" not in caplog.text
+    assert (result.best.loss, result.best.step, result.best.since) == (1.0, 15, 1)
+
+
+@pytest.mark.parametrize("tokens", [200, 400])
+def test_a_checkpoint_without_the_name_of_its_text_has_that_of_its_config(tokens, prepared, tmp_path, scripted, caplog):
+    run = tmp_path / "run"
+    groundup.train(prepared, run, overrides=merged(train={"max_steps": 15}))
+    progress = RunFolder(run).steps()[-1] / "progress.json"
+    values = json.loads(progress.read_text())
+    del values["best"]["text"]
+    progress.write_text(json.dumps(values))
+    (progress.parent / "SHA256SUMS").unlink()
+    write_checksums(progress.parent)
+    caplog.set_level("INFO", "groundup")
+    result = groundup.resume(run, overrides={"train": {"max_steps": 20}, "evaluate": {"tokens": tokens}})
+    assert ("start anew" in caplog.text, result.best.loss) == ((False, 1.0) if tokens == 200 else (True, 1.5))
 
 
 def final_losses(run) -> dict[int, float]:

@@ -90,6 +90,7 @@ class Evaluation:
     val_loss: float | None  # nats per token; None where it was not finite, or nothing was held out
     bits_per_byte: float | None  # of the validation text
     train_loss: float | None  # nats per token
+    text: int = 0  # texts evaluated on before; losses on different ones cannot be compared
 
 
 @dataclass(frozen=True)
@@ -125,12 +126,13 @@ def read_history(log: Path) -> History:
         if event in ("step", "skip"):  # a skipped step was not applied
             builder.add_step(step, record)
         elif event == "eval":
-            builder.evaluations[step] = record
+            builder.evaluations[step] = {**record, "text": builder.text}
             builder.add_tasks(step, record.get("tasks"))
         elif event in EVAL_CHECKPOINT_EVENTS:
             builder.add_tasks(step, record.get("results"))
         elif event in ("resume", "rollback"):
             builder.drop_after(step)
+            builder.text += record.get("other_text") is True
     return builder.history()
 
 
@@ -142,6 +144,7 @@ class _HistoryBuilder:
         self.columns: tuple[array[Any], ...] = (self.steps, self.tokens, self.seconds, self.lr)
         self.evaluations: dict[int, Mapping[str, Any]] = {}
         self.tasks: dict[int, dict[str, dict[str, float]]] = {}
+        self.text = 0
 
     def drop_after(self, step: int) -> None:
         n = bisect_right(self.steps, step)
@@ -176,7 +179,9 @@ class _HistoryBuilder:
     def _evaluation(self, step: int, record: Mapping[str, Any]) -> Evaluation | None:
         """None where the log lacks the step, so that its tokens and time are unknown."""
         i = bisect_left(self.steps, step)
-        losses = [finite_number(record.get(name)) for name in ("val_loss", "bits_per_byte", "train_loss")]
+        val, bits, train = (finite_number(record.get(name)) for name in ("val_loss", "bits_per_byte", "train_loss"))
+        text = record["text"]
         if i < len(self.steps) and self.steps[i] == step:
-            return Evaluation(step, self.tokens[i], self.seconds[i], finite_number(self.lr[i]), *losses)
-        return Evaluation(0, 0, 0.0, None, *losses) if step == 0 else None
+            lr = finite_number(self.lr[i])
+            return Evaluation(step, self.tokens[i], self.seconds[i], lr, val, bits, train, text)
+        return Evaluation(0, 0, 0.0, None, val, bits, train, text) if step == 0 else None

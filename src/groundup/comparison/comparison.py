@@ -77,7 +77,7 @@ class Run:
     path: Path
     config: Config
     history: History
-    points: tuple[Evaluation, ...]  # evaluations that have the measure
+    points: tuple[Evaluation, ...]  # evaluations that have the measure, all on one text
     text: RunText
     machine: tuple[object, ...]  # hardware, processes and threads, which its time depends on
 
@@ -178,10 +178,10 @@ def _check_paths(paths: Sequence[Path]) -> None:
 
 
 def _points(folder: RunFolder, history: History, measure: Measure) -> tuple[Evaluation, ...]:
-    """Evaluations that have the measure; CheckpointError if none has."""
+    """Evaluations that have the measure, on the last text that any is of; CheckpointError if none has."""
     found = tuple(point for point in history.evaluations if getattr(point, measure) is not None)
     if found:
-        return found
+        return tuple(point for point in found if point.text == found[-1].text)
     if not history.evaluations:
         what = "no evaluation yet; let it train until evaluate.every_steps"
     elif all(point.val_loss is None for point in history.evaluations):

@@ -189,6 +189,11 @@ def notes(comparison: Comparison) -> list[str]:
             "whether all losses are of one validation text is unknown: prepared folders have changed or are missing"
         )
     found += [single_line(f"{run.name}: {run.text.changed}") for run in comparison.runs if run.text.changed]
+    found += [
+        f"{single_line(run.name)}: losses before step {run.points[0].step:,} are of other text, and left out"
+        for run in comparison.runs
+        if run.points[0].text
+    ]
     if scored := [key for key in ("model.block_size", "evaluate.tokens") if key in comparison.settings]:
         keys = " and ".join(scored)
         found.append(f"{keys} differ, so the runs scored different tokens, or saw different text before them")

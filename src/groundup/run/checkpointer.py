@@ -14,7 +14,7 @@ from groundup.distributed.gather import StateTensors, gather
 from groundup.distributed.process_group import BroadcastTensors, ProcessGroup
 from groundup.errors import CheckpointError
 from groundup.optim.ema import NoEMA
-from groundup.run.dataset import PreparedData
+from groundup.run.dataset import PreparedData, validation_text
 from groundup.training.train_state import TrainState
 from groundup.utils.files import SUMS, sha256
 from groundup.utils.system import free_memory
@@ -65,8 +65,10 @@ class Checkpointer:
         """Metadata of a checkpoint, read on rank 0. NewerFormatError where a newer groundup wrote it."""
         metadata: dict[str, Any] = {}
         if self._process_group.rank == 0:
-            files.load_config(checkpoint)  # rejects newer formats
+            config = files.load_config(checkpoint)  # rejects newer formats
             metadata = files.load_metadata(checkpoint)
+            if best := metadata.get("best"):  # earlier versions did not note the text
+                metadata["best"] = {"text": validation_text(config, self._data.manifest), **best}
         return self._process_group.broadcast_object(metadata)
 
     def restore(self, state: TrainState, checkpoint: Path, metadata: Mapping[str, Any]) -> None:

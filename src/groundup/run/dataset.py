@@ -12,6 +12,7 @@ from groundup.config.schema import Config
 from groundup.config.sections import PrepareConfig
 from groundup.data.shards import MANIFEST, Manifest, Tokens, check_files
 from groundup.errors import ConfigError, DataError
+from groundup.evaluation.loss import scored_windows
 from groundup.tokenizers.base import Tokenizer
 from groundup.tokenizers.registry import load_tokenizer
 
@@ -49,6 +50,18 @@ def open_data(config: Config) -> PreparedData:
     if needs_preparation(config):
         raise DataError(f"{config.data}: missing or not complete; prepare it by: {prepare_command(config)}")
     return PreparedData.open(Path(config.data))
+
+
+def validation_text(config: Config, manifest: Manifest) -> str | None:
+    """Name of the text that validation losses of a run are of; None if nothing was held out.
+
+    Losses of different texts cannot be compared, so the best of them starts anew where this changes.
+    """
+    tokens, block_size = manifest.splits["val"].tokens, config.model.block_size
+    if tokens < 2:
+        return None
+    windows = len(scored_windows(tokens, block_size, block_size, config.evaluate.tokens))
+    return f"{windows} windows of {block_size} tokens of {manifest.fingerprint[:16]}"
 
 
 def needs_preparation(config: Config) -> bool:

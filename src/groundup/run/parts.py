@@ -47,6 +47,7 @@ def build_state(
     guard: LossGuard | None = None,
     scaler: torch.amp.GradScaler | None = None,
     rank: int = 0,
+    validation_text: str | None = None,
     log: Callable[..., None] = lambda *_, **__: None,
 ) -> TrainState:
     """The state of a run that starts with `model`. `log(event, **values)` receives loss spikes.
@@ -73,6 +74,7 @@ def build_state(
         micro_batch_size=config.train.micro_batch_size,
         seed=config.train.seed,
         rank=rank,
+        validation_text=validation_text,
     )
     return state
 

@@ -17,7 +17,7 @@ from groundup.errors import ConfigError
 from groundup.model.gpt import GPT
 from groundup.optim.run_length import TimeLength, build_run_length
 from groundup.run.checkpointer import Checkpointer
-from groundup.run.dataset import PreparedData
+from groundup.run.dataset import PreparedData, validation_text
 from groundup.run.evaluator import EvalLosses, Evaluator
 from groundup.run.failures import documents_of, first_documents, translate_errors
 from groundup.run.init_model import build_initial_model
@@ -72,7 +72,10 @@ class Trainer:
         self.autocast = autocast(config.train.precision, self.device)
         self.model = self._initial_model(restored=restored, message=True).to(self.device)
         self.loss_sum, self.loss, self.parallel = build_loss(config, self.model, self.device, group)
-        self.state = build_state(config, self.model, self.device, rank=group.rank, log=self.logger.spike)
+        self.state = build_state(
+            config, self.model, self.device, rank=group.rank, log=self.logger.spike,
+            validation_text=validation_text(config, data.manifest),
+        )  # fmt: skip
         self.sequences = ShuffledWindows(data.train, config.model.block_size, config.train.seed)
         self.loader = build_loader(config, self.sequences, self.device, group)
         self.run_length = build_run_length(config.train, config.batch_size, self.sequences.per_epoch)
@@ -83,6 +86,7 @@ class Trainer:
         )  # fmt: skip
         self.checkpointer = Checkpointer(config, data, folder, self.logger.record, group, sharded=self.parallel.sharded)
         self.resumed_from: Path | None = None
+        self.other_text = False  # whether validation losses so far are of other text than those to come
 
     def restore(self, checkpoint: Path) -> None:
         """Continue from a checkpoint, which was trained on this data."""
@@ -91,6 +95,13 @@ class Trainer:
         if (previous := metadata.get("processes", 1)) != (size := self.process_group.size):
             before, now = (f"{n} process{'es' if n > 1 else ''}" for n in (previous, size))
             self.display.message(f"{before} before, {now} now: the same batches, and losses equal up to rounding")
+        previous_best = BestLoss(**metadata.get("best", {}))
+        self.other_text = bool(previous_best.seen) and previous_best.text != self.state.best.text
+        if self.other_text and previous_best.loss is not None:
+            lowest = f"the best so far, {previous_best.loss:.4f} at step {previous_best.step:,},"
+            self.display.message(
+                f"evaluate.tokens changed: losses are of other text now; {lowest} and patience start anew"
+            )
         self.resumed_from = checkpoint
 
     @property
@@ -113,7 +124,8 @@ class Trainer:
     def _train(self) -> None:
         with self._running():
             if self.resumed_from:
-                self.logger.record("resume", step=self.state.progress.step, checkpoint=self.resumed_from.name)
+                other = {"other_text": True} if self.other_text else {}
+                self.logger.record("resume", step=self.state.progress.step, checkpoint=self.resumed_from.name, **other)
                 self.evaluator.run_missed_eval()
             try:
                 with self.stop.at_once():

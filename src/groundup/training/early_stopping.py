@@ -15,6 +15,7 @@ class BestLoss:
     step: int = 0  # of that evaluation
     since: int = 0  # evaluations after it, none of them lower
     seen: int = 0  # step of the last evaluation
+    text: str | None = None  # name of the text that all these losses are of
 
     def update(self, step: int, loss: float) -> None:
         """Include an evaluation; one that is not a number is never the best."""

@@ -30,13 +30,15 @@ class TrainState:
     micro_batch_size: int  # sequences per forward pass; halved when memory runs out
     seed: int = 0  # of dropout
     rank: int = 0
+    validation_text: str | None = None  # its name; the best loss on another one is not the best on this
     progress: Progress = field(default_factory=Progress)
-    best: BestLoss = field(default_factory=BestLoss)
+    best: BestLoss = field(init=False)
 
     def __post_init__(self) -> None:
         self._initial_scale = self.scaler.state_dict()
         self._configured_size = self.micro_batch_size
         self._device = next(self.model.parameters()).device
+        self.best = BestLoss(text=self.validation_text)
 
     def seed_dropout(self) -> None:
         """Seed the coming step's dropout from (seed, step, rank): neither evaluations nor interruptions shift it."""
@@ -59,7 +61,8 @@ class TrainState:
         known = {f.name: metadata[f.name] for f in fields(Progress) if f.name in metadata}
         self.progress = Progress(**known)
         self.progress.skips = [(start, stop) for start, stop in self.progress.skips]
-        self.best = BestLoss(**metadata.get("best", {}))
+        best = BestLoss(**metadata.get("best", {}))
+        self.best = best if best.text == self.validation_text else BestLoss(text=self.validation_text)
         self.guard.load_state_dict(metadata.get("guard", {}))
         if metadata.get("scaler") and self.scaler.is_enabled():
             self.scaler.load_state_dict(metadata["scaler"])
@@ -88,7 +91,7 @@ class TrainState:
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(self._initial_scale)
         self.progress = Progress(elapsed=self.progress.elapsed, skips=self.progress.skips)
-        self.best = BestLoss()
+        self.best = BestLoss(text=self.validation_text)
 
     def skip(self, skips: list[tuple[int, int]], elapsed: float) -> None:
         """After a rollback: leave out these ranges of sequences; `elapsed` seconds have passed."""
