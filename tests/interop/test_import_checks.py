@@ -1,9 +1,11 @@
 """Models that cannot be imported get one sentence; nothing is written, and no code in a file is run."""
 
 import json
+import os
 import pickle
 import re
 import zipfile
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from foreign_models import SMALL, gpt, hf_folder, llmc, nanogpt
 
 import groundup
 from groundup.errors import GroundupError
+from groundup.interop.hf_architectures import FAMILIES
 from groundup.interop.import_checks import find_tokenizer
 from groundup.interop.import_model import import_model
 from groundup.tokenizers.byte_char import CharTokenizer
@@ -40,7 +43,7 @@ def test_settings_and_weights_that_disagree(tmp_path, refused):
     refused(hf_folder(tmp_path / "a", gpt(), n_embd=16), "257 x 8 in the weights, and 257 x 16")
     refused(hf_folder(tmp_path / "b", gpt(), n_layer=3), r"h\.2\.ln_1\.weight: missing from the weights")
     refused(hf_folder(tmp_path / "c", gpt(), n_layer=1), r"h\.1\..*: the weights have it")
-    refused(hf_folder(tmp_path / "d", gpt(), n_positions=8), r"wpe\.weight is 16 x 8, and by its settings 8 x 8")
+    refused(hf_folder(tmp_path / "d", gpt(), n_positions=8), r"wpe\.weight: 16 x 8 in the weights, and 8 x 8 by config")
     refused(hf_folder(tmp_path / "e", gpt(), n_layer=10**9), "missing from the weights")
     refused(nanogpt(tmp_path / "ckpt.pt", gpt(), n_layer=10**9), "holds 2 blocks, and its settings say 1000000000")
     refused(nanogpt(tmp_path / "ckpt.pt", gpt(), n_embd="8; rm"), "its settings describe no model")
@@ -63,6 +66,65 @@ def test_damaged_folders(tmp_path, refused):
     refused(folder, r"config\.json: damaged")
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
     refused(folder, "model_type 'llama': not an architecture that groundup computes")
+
+
+def test_a_header_that_does_not_fit_is_refused_before_any_tensor_is_read(tmp_path, refused, monkeypatch):
+    read = []
+    monkeypatch.setattr("groundup.interop.hf.load_file", read.append)
+    refused(hf_folder(tmp_path / "a", gpt(), n_embd=10**6, n_head=1), "257 x 8 in the weights, and 257 x 1000000")
+    refused(hf_folder(tmp_path / "b", gpt(), vocab_size=10**9), "257 x 8 in the weights, and 1000000000 x 8")
+    folder = hf_folder(tmp_path / "c", gpt())
+    weights = folder / "model.safetensors"
+    complete = weights.read_bytes()
+    for header in (b'{"a": ' * 10**5, b"[]", b'{"a": 5}', b'{"a": {"dtype": "F32", "shape": [-1]}}'):
+        weights.write_bytes(len(header).to_bytes(8, "little") + header)
+        refused(folder, r"model\.safetensors: cut short or damaged")
+    weights.write_bytes((99 << 20).to_bytes(8, "little") + complete[8:])
+    refused(folder, "its header is larger than 16,777,216 bytes")
+    assert read == []
+
+
+def test_parts_of_other_shapes_than_those_next_to_them(tmp_path, refused):
+    from safetensors.torch import load_file, save_file
+
+    config = SMALL.model_copy(update=dict(FAMILIES["nanochat"].fixed) | {"activation": "relu2"})
+    folder = hf_folder(tmp_path / "hf", gpt(config))
+    weights = load_file(folder / "model.safetensors")
+    name = "model.layers.0.self_attn.k_proj.weight"
+    for shape in ((8, 9), (8,), (9, 8)):
+        save_file(weights | {name: torch.ones(shape)}, folder / "model.safetensors")
+        refused(folder, rf"{name}: {' x '.join(map(str, shape))} in the weights, and 8 x 8")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights | {name: torch.ones(8, 9)}, folder / "pytorch_model.bin")
+    refused(folder, rf"{name}: 8 x 9 in the weights, and 8 x 8")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"])
+def test_a_pipe_or_device_instead_of_a_file(tmp_path, refused, name):
+    folder = hf_folder(tmp_path / "hf", gpt())
+    (folder / name).unlink(missing_ok=True)
+    if name.endswith("index.json"):
+        (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / name)
+    message = {"config.json": r"config\.json: damaged \(not a regular file\)", "tokenizer.json": "brings no tokenizer"}
+    refused(folder, message.get(name, "there are no weights"), tokenizer=None)
+    refused(folder / name, "cannot be read .not a regular file.; give hf:OWNER/NAME")
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    refused(folder, message.get(name, "there are no weights"), tokenizer=None)
+
+
+def test_json_files_have_a_largest_size_and_depth(tmp_path, refused):
+    folder = hf_folder(tmp_path / "hf", gpt())
+    (folder / "config.json").write_text('{"model_type": ' + "[" * 100_000)
+    refused(folder, r"config\.json: damaged \(nested too deeply")
+    (folder / "config.json").write_text(" " * (16 << 20) + "{}")
+    refused(folder, r"config\.json: damaged \(larger than 16,777,216 bytes")
+    folder = hf_folder(tmp_path / "many", gpt())
+    (folder / "model.safetensors").unlink()
+    listed = {str(i): f"{i}.safetensors" for i in range(1001)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listed}))
+    refused(folder, "lists 1,001 files, and a model has at most 1000")
 
 
 def test_quantised_weights(tmp_path, refused):
@@ -177,9 +239,9 @@ class Evil:
 def test_a_pickle_with_code_is_not_run(tmp_path, refused):
     mark = tmp_path / "mark"
     torch.save({"model": {"a": torch.ones(1)}, "model_args": Evil(mark)}, tmp_path / "evil.pt")
-    refused(tmp_path / "evil.pt", r"evil\.pt: asks for .*open, which is code; groundup runs no code")
+    refused(tmp_path / "evil.pt", r"evil\.pt: asks for .*open, not only for tensors.*groundup runs no code")
     (tmp_path / "old.pt").write_bytes(pickle.dumps(Evil(mark), protocol=2))
-    refused(tmp_path / "old.pt", r"old\.pt: ")
+    refused(tmp_path / "old.pt", r"old\.pt: asks for .*open, not only for tensors")
     assert not mark.exists()
 
 
@@ -211,8 +273,93 @@ def test_code_named_gptconfig_is_not_run(tmp_path, refused, module, name):
 def test_code_next_to_a_real_gptconfig_is_refused(tmp_path, refused):
     mark = tmp_path / "mark"
     path = forged(tmp_path / "evil.pt", "os", "system", f"touch {mark}")
-    refused(path, r"asks for os\.system, which is code")
+    refused(path, r"asks for os\.system, not only for tensors")
     assert not mark.exists()
+
+
+HEADER = (torch.serialization.MAGIC_NUMBER, 1001, {"little_endian": True})  # of torch's older format
+EMPTY = pickle.dumps({}, protocol=2)
+DOUBLED = b"]" + b"q\0" + b"".join(b"](h%ch%ceq%c" % (i, i, i + 1) for i in range(60))  # a list of two lists of two …
+NESTED = b"K\1\x85" + b"q\0" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(60))  # the same of tuples
+STORAGE = b"X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\x000X\3\0\0\0cpu\x8a\5\0\0\0\0\2Ntq\1Q"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"c__builtin__\nbytearray\n\x8a\x05\0\xbc\xa0\x65\x01\x85R", r"asks for __builtin__\.bytearray, not only for"),
+        (b"cbuiltins\nbytearray\n\x8a\x05\0\xbc\xa0\x65\x01\x85R", r"asks for builtins\.bytearray, not only for"),
+        (b"ctorch\nTensor\n\x8a\x05\0\xbc\xa0\x65\x01\x85R", r"asks for torch\.Tensor, not only for"),
+        (b"}" + NESTED + b"K\1s", "asks for a tuple of more than 65,536 values"),
+        (DOUBLED + b")R", "asks for a call of a plain value"),
+        (b"}\x8a\x09" + b"\xff" * 8 + b"\1K\1s", "asks for a whole number of more than 64 bits"),
+        (b"(" + STORAGE, r"its tensors need 34,359,738,368 bytes, and it has"),
+        (b"K\1Q", "asks for an object that is no storage"),
+        (b"ccollections\nOrderedDict\n)R}X\5\0\0\0itemsK\1sb", "an OrderedDict with other attributes"),
+        (b"c__main__\nGPTConfig\n)RK\1b", "holds a PickledSettings, not the dict"),
+        (b"}K\1b", "asks for an object with a state of its own"),
+        (b"}q\xff\x88h\x07", "cut short"),
+    ],
+    ids=[
+        "__builtin__",
+        "bytearray",
+        "Tensor",
+        "tuples",
+        "call",
+        "integer",
+        "size",
+        "storage",
+        "attribute",
+        "class",
+        "state",
+        "memo",
+    ],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_small_pickle_that_takes_memory_or_time(tmp_path, refused, body, message, zipped):
+    path, contents = tmp_path / "bomb.pt", b"\x80\2" + body + b"."
+    if zipped:
+        torch.save({}, tmp_path / "plain.pt")
+        with zipfile.ZipFile(tmp_path / "plain.pt") as old, zipfile.ZipFile(path, "w") as new:
+            for name in old.namelist():
+                new.writestr(name, contents if name.endswith("data.pkl") else old.read(name))
+    else:
+        path.write_bytes(b"".join(pickle.dumps(value, protocol=2) for value in HEADER) + contents + EMPTY)
+    refused(path, message)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_many_tensors_of_the_same_numbers(tmp_path, refused, zipped):
+    shared = torch.ones(10_000)
+    found = {"model": {str(i): shared.view(10, -1) for i in range(50)}}
+    torch.save(found, tmp_path / "m.pt", _use_new_zipfile_serialization=zipped)
+    refused(tmp_path / "m.pt", "shared by many")
+
+
+def test_settings_of_a_checkpoint_that_hold_themselves_many_times(tmp_path, refused):
+    nested = []
+    for _ in range(60):
+        nested = [nested, nested]
+    refused(nanogpt(tmp_path / "ckpt.pt", gpt(), n_embd=nested), "its settings describe no model")
+
+
+def test_a_pickle_larger_than_any_model_needs(tmp_path, refused, monkeypatch):
+    monkeypatch.setattr("groundup.interop.torch_pickle.MAX_PICKLE_BYTES", 300)
+    for zipped in (True, False):
+        torch.save({"a": ["0123456789" * 40]}, tmp_path / "m.pt", _use_new_zipfile_serialization=zipped)
+        refused(tmp_path / "m.pt", "larger than 300 bytes" if zipped else "cut short")
+
+
+def test_older_files_of_torch_are_read(tmp_path, byte_tokenizer):
+    found = torch.load(nanogpt(tmp_path / "new.pt", gpt()), weights_only=True)
+    found["model"] = OrderedDict(found["model"])
+    found["model"]._metadata = OrderedDict(version=1)
+    found["config"] = {"dtype": torch.float16, "betas": (0.9, 0.95), "big": 2**40, "none": [None, True, "a"]}
+    for zipped in (True, False):
+        torch.save(found, tmp_path / "old.pt", _use_new_zipfile_serialization=zipped)
+        out = tmp_path / f"out-{zipped}"
+        import_model(tmp_path / "old.pt", out, tokenizer=byte_tokenizer)
+    assert (tmp_path / "out-True/model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
 
 
 def test_pickles_that_are_not_checkpoints(tmp_path, refused):
@@ -230,21 +377,26 @@ def test_a_gptconfig_that_was_never_set_up(tmp_path, refused):
 
 
 @pytest.mark.parametrize(
-    "bad",
-    [torch.ones(1).expand(10**12), torch.eye(2).to_sparse(), torch.empty(2, device="meta"), torch.ones(1).expand(2, 3)],
-    ids=["expanded far", "sparse", "meta", "expanded"],
+    ("bad", "message"),
+    [
+        (torch.ones(1).expand(10**12), "a tensor whose numbers are not all in the file"),
+        (torch.ones(1).expand(2, 3), "a tensor whose numbers are not all in the file"),
+        (torch.eye(2).to_sparse(), r"asks for torch\._utils\._rebuild_sparse_tensor"),
+        (torch.empty(2, device="meta"), r"asks for torch\._utils\._rebuild_meta_tensor_no_storage"),
+    ],
+    ids=["expanded far", "expanded", "sparse", "meta"],
 )
-def test_tensors_without_all_their_data(tmp_path, refused, bad):
+def test_tensors_without_all_their_data(tmp_path, refused, bad, message):
     folder = hf_folder(tmp_path / "hf", gpt())
     (folder / "model.safetensors").unlink()
     torch.save({"transformer.wte.weight": bad}, folder / "pytorch_model.bin")
-    refused(folder, "a tensor whose numbers are not all in the file")
+    refused(folder, message)
     found = torch.load(nanogpt(tmp_path / "ckpt.pt", gpt()), weights_only=True)
     for zipped in (True, False):
         torch.save(
             found | {"optimizer": {"state": [({0: bad},)]}}, tmp_path / "m.pt", _use_new_zipfile_serialization=zipped
         )
-        refused(tmp_path / "m.pt", r"m\.pt: holds a tensor whose numbers are not all in the file")
+        refused(tmp_path / "m.pt", message)
 
 
 def test_an_archive_that_is_compressed(tmp_path, refused):

@@ -20,7 +20,7 @@ from groundup.config.model import ModelConfig
 from groundup.errors import CheckpointError, ExportError, UsageError
 from groundup.interop import hf_tokenizer
 from groundup.interop.hf_architectures import FAMILIES
-from groundup.interop.hf_mapping import BUFFERS, config_json, model_config, to_groundup, to_hf, untied
+from groundup.interop.hf_mapping import BUFFERS, check_weights, config_json, model_config, to_groundup, to_hf, untied
 from groundup.interop.imported import ImportedModel, check_tensors, printable
 from groundup.interop.parity import Agreement, batch, check_logits, opened_by
 from groundup.interop.torch_pickle import is_state_dict, unpickle
@@ -28,11 +28,13 @@ from groundup.model.gpt import GPT
 from groundup.sources.hub import PREFIX
 from groundup.tokenizers.base import Tokenizer
 from groundup.utils.hub_errors import HubRepo, explain_hub_error
+from groundup.utils.reading import TensorInfo, read_json, read_safetensors_header
 
 MODEL, CONFIG, GENERATION, CARD = "model.safetensors", "config.json", "generation_config.json", "README.md"
 WEIGHTS = (MODEL, "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Files of weights, the preferred first; an index lists the files of a model in parts."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json")
+MAX_PARTS = 1000  # files of a model's weights, each of which is a download
 BOUND = 1e-5  # of the largest logit: fp32 rounding of sums in another order
 
 
@@ -142,18 +144,26 @@ def read_folder(folder: Path) -> ImportedModel:
         weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
         if weights is None:
             raise CheckpointError(f"there are no weights with its {CONFIG} (such as {WEIGHTS[0]}); get them as well")
-        tensors = {name: tensor for file in _weight_files(weights) for name, tensor in _read_weights(file).items()}
-        for name, tensor in tensors.items():
-            if not tensor.is_floating_point() and not name.endswith(BUFFERS):
-                raise CheckpointError(
-                    f"{printable(name)} holds {tensor.dtype}: quantised weights cannot be read; get plain ones"
-                )
+        files = _weight_files(weights)
+        if all(file.suffix == ".safetensors" for file in files):
+            infos = {name: info for file in files for name, info in _read_header(file).items()}
+            _check_floating({name: (info.dtype, info.dtype.startswith(("F", "BF"))) for name, info in infos.items()})
+            check_weights(config, {name: info.shape for name, info in infos.items()})
+        tensors = {name: tensor for file in files for name, tensor in _read_weights(file).items()}
+        _check_floating({name: (tensor.dtype, tensor.is_floating_point()) for name, tensor in tensors.items()})
         config = untied(config, tensors)
         found = to_groundup(config, tensors)
     except (CheckpointError, UsageError) as error:
         raise type(error)(f"{folder}: {error}") from None
     kind = f"{FAMILIES[values['model_type']].architecture} of transformers"
     return ImportedModel(kind, config, check_tensors(folder, config, found), folder)
+
+
+def _check_floating(dtypes: Mapping[str, tuple[object, bool]]) -> None:
+    """CheckpointError unless all weights are floating-point numbers; `dtypes`: name -> dtype, whether it is one."""
+    for name, (dtype, is_floating) in dtypes.items():
+        if not is_floating and not name.endswith(BUFFERS):
+            raise CheckpointError(f"{printable(name)} holds {dtype}: quantised weights cannot be read; get plain ones")
 
 
 def _weight_files(path: Path) -> list[Path]:
@@ -168,19 +178,34 @@ def _weight_files(path: Path) -> list[Path]:
         plain = isinstance(name, str) and Path(name).name == name and name.isprintable() and len(name) < 200
         if not plain or not name.endswith((".safetensors", ".bin")):
             raise CheckpointError(f"{path.name}: {str(name)[:80]!r} is no name of a file of weights; get it again")
-    return [path.with_name(name) for name in sorted(set(names.values()))]
+    files = sorted(set(names.values()))
+    if len(files) > MAX_PARTS:
+        raise CheckpointError(
+            f"{path.name}: lists {len(files):,} files, and a model has at most {MAX_PARTS}; get it again"
+        )
+    return [path.with_name(name) for name in files]
+
+
+def _read_header(path: Path) -> dict[str, TensorInfo]:
+    try:
+        return read_safetensors_header(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.name}: missing; get it as well") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path.name}: cut short or damaged ({printable(error, 200)}); get it again") from None
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(f"{path.name}: missing; get it as well")
     if path.suffix == ".safetensors":
+        _read_header(path)  # which has a largest size; the library's has none that matters
         try:
             return load_file(path)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
                 f"{path.name}: cut short or damaged ({printable(error, 200)}); get it again"
             ) from None
+    if not path.is_file():
+        raise CheckpointError(f"{path.name}: missing; get it as well")
     found = unpickle(path)
     if not is_state_dict(found):
         raise CheckpointError(f"{path.name}: holds no tensors by name; get it again")
@@ -189,11 +214,11 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except FileNotFoundError:
         raise CheckpointError(f"there is no {path.name} here; give the folder of a model of transformers") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path.name}: damaged ({error}); get it again") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path.name}: damaged ({printable(error, 200)}); get it again") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{path.name}: damaged (no JSON object); get it again")
     return values

@@ -6,6 +6,7 @@ Letters: C width (`n_embd`), V vocabulary (`vocab_size`), P padded vocabulary.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from groundup.config.model import ModelConfig
 from groundup.errors import CheckpointError, UsageError
-from groundup.interop.hf_architectures import FAMILIES, Family
-from groundup.interop.imported import VOCAB_TENSORS, equal, padded, printable
+from groundup.interop.hf_architectures import BLOCK, FAMILIES, Family
+from groundup.interop.imported import VOCAB_TENSORS, equal, padded, printable, size
+from groundup.model.size import shapes
 
 BUFFERS = (".attn.bias", ".attn.masked_bias", ".inv_freq", "position_ids")
 """Suffixes of names that are tables, not weights: causal masks, positions and rotary frequencies in older files."""
@@ -160,23 +162,44 @@ def to_groundup(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str,
     The family's prefix, buffers and a tied head are optional. A tensor that needs no change is not copied.
     CheckpointError when one is missing, unknown or of another vocabulary; UsageError as `family_of`.
     """
-    family, found, used = family_of(config), {}, {"lm_head.weight"}
+    check_weights(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    family, found = family_of(config), {}
     for name, parts in _tensors(family, config):
-        keys = [part if part in tensors else part.removeprefix(family.prefix) for part in parts]
-        used |= set(keys)
-        for key, part in zip(keys, parts, strict=True):
-            if key not in tensors:
-                raise CheckpointError(f"{part}: missing from the weights; they and config.json do not belong together")
+        keys = [_key(family, part, tensors) for part in parts]
         pieces = [tensors[key] for key in keys]
         tensor = _transpose_conv1d(family, name, torch.cat(pieces) if len(pieces) > 1 else pieces[0])
         tensor = padded(config, keys[0], tensor) if name in VOCAB_TENSORS else tensor
         found[name] = tensor.to(torch.float32).contiguous()
-    for key in sorted(tensors.keys() - used):
+    return found
+
+
+def check_weights(config: ModelConfig, found: Mapping[str, tuple[int, ...]]) -> None:
+    """CheckpointError unless weights of transformers, given by name and shape, are those of `config`'s model."""
+    family, used = family_of(config), {"lm_head.weight"}
+    expected = shapes(config.model_copy(update={"n_layer": 1, "bias": True}))
+    for name, parts in _tensors(family, config):
+        rows, *columns = expected[re.sub(r"^h\.\d+\.", "h.0.", name)]
+        shape = ((config.vocab if name in VOCAB_TENSORS else rows) // len(parts), *columns)
+        shape = shape[::-1] if _is_conv1d(family, name) else shape
+        for part in parts:
+            if (key := _key(family, part, found)) not in found:
+                raise CheckpointError(f"{part}: missing from the weights; they and config.json do not belong together")
+            if found[key] != shape:
+                raise CheckpointError(
+                    f"{key}: {size(found[key])} in the weights, and {size(shape)} by config.json; "
+                    "the two do not belong together"
+                )
+            used.add(key)
+    for key in sorted(found.keys() - used):
         if not key.endswith(BUFFERS):
             raise CheckpointError(
                 f"{printable(key)}: the weights have it, and the model that config.json describes does not"
             )
-    return found
+
+
+def _key(family: Family, part: str, found: Mapping[str, object]) -> str:
+    """The name of a tensor of transformers in a file, which may leave out the family's prefix."""
+    return part if part in found else part.removeprefix(family.prefix)
 
 
 def _tensors(family: Family, config: ModelConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -190,7 +213,11 @@ def _tensors(family: Family, config: ModelConfig) -> Iterator[tuple[str, tuple[s
 
 def _transpose_conv1d(family: Family, name: str, tensor: Tensor) -> Tensor:
     """Transpose a matrix of a block between (out, in), as here, and (in, out), as in transformers' Conv1D."""
-    return tensor.T if family.conv1d and name.startswith("h.") and tensor.dim() == 2 else tensor
+    return tensor.T if _is_conv1d(family, name) else tensor
+
+
+def _is_conv1d(family: Family, name: str) -> bool:
+    return family.conv1d and name.endswith(tuple(f".{part}.weight" for part in BLOCK))
 
 
 def json_repr(value: object) -> str:

@@ -1,6 +1,5 @@
 """Checks of an import: its arguments, before anything is read; and that the model and its tokenizer fit. No torch."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,9 +10,10 @@ from groundup.sources.hub import PREFIX
 from groundup.tokenizers.base import END_OF_TEXT, Tokenizer, TokenizerTrainer
 from groundup.tokenizers.gpt1 import GPT1Tokenizer
 from groundup.tokenizers.gpt2 import GPT2Tokenizer, byte_characters, gpt2_merges, gpt2_pieces
-from groundup.tokenizers.hf_json import FILE_NAME, model_ids, parse, read_tokenizer_file
+from groundup.tokenizers.hf_json import FILE_NAME, MAX_FILE_BYTES, model_ids, parse, read_tokenizer_file
 from groundup.tokenizers.registry import choose_tokenizer
 from groundup.utils.files import SUMS, checksums
+from groundup.utils.reading import read_json, read_text
 
 SOURCES = (
     f"{PREFIX}OWNER/NAME, a folder of transformers (with its config.json), a ckpt.pt of nanoGPT or build-nanogpt, "
@@ -127,7 +127,7 @@ def _of_folder(folder: Path) -> Tokenizer | None:
 
 def _cuts_as_gpt2(file: Path) -> bool:
     """Whether a tokenizer.json with GPT-2's ids also gives a text the ids that GPT-2 gives it."""
-    contents = parse(file.read_text(encoding="utf-8"))
+    contents = parse(read_text(file, limit=MAX_FILE_BYTES))
     cut, model = contents.get("pre_tokenizer"), contents["model"]
     if contents.get("normalizer") is not None or not isinstance(cut, dict) or not isinstance(model.get("merges"), list):
         return False
@@ -138,13 +138,13 @@ def _cuts_as_gpt2(file: Path) -> bool:
 
 def _ids(folder: Path) -> dict[str, int]:
     """Every piece and its id, from tokenizer.json or vocab.json; empty where neither can be read."""
-    with suppress(OSError, ValueError, TokenizerError, KeyError, TypeError, AttributeError, RecursionError):
+    with suppress(OSError, ValueError, TokenizerError, KeyError, TypeError, AttributeError):
         if (folder / FILE_NAME).is_file():
-            contents = parse((folder / FILE_NAME).read_text(encoding="utf-8"))
+            contents = parse(read_text(folder / FILE_NAME, limit=MAX_FILE_BYTES))
             return model_ids(contents) | {token["content"]: token["id"] for token in contents["added_tokens"]}
         more = folder / "added_tokens.json"
         files = [folder / "vocab.json", *([more] if more.is_file() else [])]
-        return {piece: id_ for file in files for piece, id_ in json.loads(file.read_text(encoding="utf-8")).items()}
+        return {piece: id_ for file in files for piece, id_ in read_json(file).items()}
     return {}
 
 

@@ -17,16 +17,17 @@ from groundup.interop.import_checks import SOURCES, check, check_output, find_to
 from groundup.interop.imported import VOCAB_TENSORS, ImportedModel, resized
 from groundup.interop.llmc import MAGIC, read_llmc
 from groundup.interop.nanogpt import read_nanogpt
-from groundup.interop.torch_pickle import ZIP_MAGIC
+from groundup.interop.torch_pickle import LEGACY_MAGIC, ZIP_MAGIC
 from groundup.model.size import parameters
 from groundup.sources.hub import PREFIX
 from groundup.tokenizers.base import Tokenizer
+from groundup.utils.reading import open_regular
 
 BATCH_TOKENS = 8192  # a config needs a batch of full sequences, although an imported checkpoint does not train with it
 
 READERS: dict[bytes, Callable[[Path], ImportedModel]] = {
     ZIP_MAGIC: read_nanogpt,
-    b"\x80\x02": read_nanogpt,  # of torch before 1.6
+    LEGACY_MAGIC: read_nanogpt,
     MAGIC.to_bytes(4, "little"): read_llmc,
 }
 """By the first bytes of a file."""
@@ -91,13 +92,15 @@ def _read(source: str, cached: Path | None) -> ImportedModel:
         except GroundupError as error:
             raise type(error)(str(error).replace(str(path), source, 1)) from None
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(4)
         default = read_llmc if path.suffix == ".bin" else None  # its error says what a .bin must hold
         reader = next((read for start, read in READERS.items() if head.startswith(start)), default)
         if reader is None:
             raise UsageError(f"{source}: nothing that groundup can read; give {SOURCES}")
         return reader(path)
+    except ValueError as error:
+        raise UsageError(f"{source}: cannot be read ({error}); give {SOURCES}") from None
     except OSError as error:
         raise UsageError(f"{source}: cannot be read ({error.strerror}); check its permissions") from None
 

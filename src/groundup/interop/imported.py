@@ -1,5 +1,6 @@
 """The model read from another program's file, and the checks that every reader makes."""
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,10 @@ def parse_model_config(path: Path, values: Mapping[str, Any]) -> ModelConfig:
         return ModelConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        reason = first.get("ctx", {}).get("error") or f"{first['loc'][-1]} {first['input']!r:.80}: {first['msg']}"
+        # Not `repr`: a pickled list may hold another twice, which holds a third twice, and so on.
+        reason = (
+            first.get("ctx", {}).get("error") or f"{first['loc'][-1]} {reprlib.repr(first['input'])}: {first['msg']}"
+        )
         raise CheckpointError(
             f"{path}: its settings describe no model ({printable(reason, 200)}); get the file again"
         ) from None
@@ -61,7 +65,7 @@ def check_tensors(path: Path, config: ModelConfig, tensors: Mapping[str, Tensor]
             tensor = padded(config, f"{path}: {name}", tensor)
         if tensor.shape != shape:
             raise CheckpointError(
-                f"{path}: {name} is {_size(tensor.shape)}, and by its settings {_size(shape)}; {REMEDY}"
+                f"{path}: {name} is {size(tensor.shape)}, and by its settings {size(shape)}; {REMEDY}"
             )
         checked[name] = tensor.to(torch.float32).contiguous()
         if not checked[name].isfinite().all():
@@ -73,7 +77,7 @@ def padded(config: ModelConfig, name: str, tensor: Tensor) -> Tensor:
     """(V, C) -> (P, C) in fp32, zeros below; CheckpointError, beginning with `name`, unless it has V rows."""
     if tensor.shape != (config.vocab, config.n_embd):
         raise CheckpointError(
-            f"{name}: {_size(tensor.shape)} in the weights, and {config.vocab} x {config.n_embd} by their "
+            f"{name}: {size(tensor.shape)} in the weights, and {config.vocab} x {config.n_embd} by their "
             "configuration; the two do not belong together"
         )
     return tensor if config.padded_vocab == config.vocab else resized(config, tensor)
@@ -96,5 +100,6 @@ def printable(name: object, max_length: int = 80) -> str:
     return repr(str(name))[1:-1][:max_length]
 
 
-def _size(shape: tuple[int, ...]) -> str:
+def size(shape: tuple[int, ...]) -> str:
+    """A shape for a message, such as `50257 x 768`."""
     return " x ".join(map(str, shape)) or "a single number"
