@@ -334,6 +334,13 @@ def test_a_compiler_that_fails_or_hangs_is_a_warning():
     assert machine.compiler(code="").status == "ok"
 
 
+def test_the_compiler_is_tried_without_modules_of_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "yaml.py").write_text("open('executed', 'w')")
+    monkeypatch.chdir(tmp_path)
+    assert machine.compiler(code="import yaml").status == "ok"
+    assert not (tmp_path / "executed").exists()
+
+
 def test_the_fastest_type_is_timed(monkeypatch):
     monkeypatch.setattr(machine, "TIMING_SECONDS", 0.01)
     values = machine.precision().values

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from groundup.api import configure
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.diagnostics.verify_resume import (
+    _command,
     _refuse_small_disk,
     _terminable,
     differing_metadata,
@@ -54,6 +55,12 @@ def children(forks, monkeypatch):
         "groundup.diagnostics.verify_resume._command", lambda words: [*forks.words, "-m", "groundup", *words, "--json"]
     )
     monkeypatch.setattr("groundup.diagnostics.verify_resume.subprocess.Popen.kill", lambda child: forks.kill(child))
+
+
+def test_trial_runs_import_nothing_from_the_current_folder(tmp_path):
+    (tmp_path / "argparse.py").write_text("open('executed', 'w')")
+    done = subprocess.run(_command(["--version"]), cwd=tmp_path, capture_output=True, check=False)
+    assert (done.returncode, (tmp_path / "executed").exists()) == (0, False), done.stderr
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ class RunFolder:
     """Paths and files of one run.
 
     config.yaml        the exact resolved config
-    environment.json   command, versions, machine, git commit
+    environment.json   command, versions, machine, git commit of groundup's code
     log.jsonl          one object per line: steps, evaluations, samples, saves, resumes
     checkpoints/       step-00001000/ …
     latest, best       -> the newest checkpoint, and the one with the lowest validation loss
@@ -185,7 +185,7 @@ def run_of(checkpoint: Path) -> Path | None:
 
 
 def environment() -> dict[str, Any]:
-    """Command, versions, machine and git commit of this process."""
+    """Command, versions, machine, and the git commit of groundup's own code, of this process."""
     versions = {"groundup": own_version(), **{name: have for name in LIBRARIES if (have := installed_version(name))}}
     return {
         "command": shlex.join(sys.argv),
@@ -199,7 +199,14 @@ def environment() -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    """The commit of the checkout that groundup runs from; None if it is installed.
+
+    Of another repository git is asked nothing: its settings name programs that git starts, even to name a commit.
+    """
+    checkout = Path(__file__).parents[3]
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):

@@ -167,7 +167,7 @@ def compiler(limit: float = 120.0, code: str = COMPILED_CODE) -> Finding:
     with tempfile.TemporaryDirectory(prefix="groundup-doctor-") as cache:
         environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
         process = subprocess.Popen(
-            [sys.executable, "-c", code],
+            [sys.executable, "-P", "-c", code],  # -P: nothing is imported from the current folder
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

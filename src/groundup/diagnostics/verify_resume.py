@@ -190,7 +190,7 @@ def _raise_failure(status: int, lines: Sequence[str]) -> None:
 
 
 def _command(words: list[str]) -> list[str]:
-    return [sys.executable, "-m", "groundup", *words, "--json"]
+    return [sys.executable, "-P", "-m", "groundup", *words, "--json"]  # -P: nothing is imported from this folder
 
 
 def _last_step(run: RunFolder) -> int:
