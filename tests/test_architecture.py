@@ -144,6 +144,48 @@ def test_files_and_functions_stay_readable(path):
             assert node.end_lineno - node.lineno < MAX_FUNCTION_LINES, f"{node.name} is longer than a screen"
 
 
+# Ways around the streams that escape what a terminal would obey, and the modules that may use them.
+WAYS_AROUND = {
+    "rich.console.Console": {"ui/console.py"},
+    "rich.get_console": set(),
+    "rich.print": set(),
+    "unescaped": {"ui/streams.py", "cli/generate.py", "interop/push.py"},  # a model's text in a pipe; the hub's bars
+    "rich_proxied_file": {"ui/streams.py"},
+    "__stdout__": set(),
+    "__stderr__": set(),
+    "os.write": {"cli/interrupts.py"},  # a constant
+    "sys.stdout.buffer": set(),
+    "sys.stderr.buffer": set(),
+}
+
+
+def ways_around(tree: ast.AST) -> set[str]:
+    used = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            used |= {name for alias in node.names for name in (alias.name, f"{node.module}.{alias.name}")}
+        elif isinstance(node, ast.Attribute):
+            used |= {node.attr, ast.unparse(node)}
+        elif isinstance(node, ast.Name | ast.FunctionDef):
+            used.add(node.id if isinstance(node, ast.Name) else node.name)
+    return used & WAYS_AROUND.keys()
+
+
+def test_text_reaches_the_terminal_escaped():
+    found = {(name_of(path), way) for path in FILES for way in ways_around(parse(path))}
+    assert {(file, way) for file, way in found if file not in WAYS_AROUND[way]} == set()
+
+
+@pytest.mark.parametrize("line", ["from rich.console import Console", "sys.__stderr__.write(x)", "os.write(1, x)"])
+def test_a_planted_way_around_is_found(line):
+    assert ways_around(ast.parse(line))
+
+
+def test_commands_print_json_that_is_printable():
+    for path in (SOURCE / "cli").glob("*.py"):
+        assert "json.dumps" not in path.read_text(encoding="utf-8"), f"{path.name}: print `json_line` instead"
+
+
 TORCH_FREE = {"errors", "config", "tokenizers", "sources", "data", "preprocess", "ui", "tracking", "comparison"}
 TORCH_FREE_FILES = {
     "utils/files.py",

@@ -34,6 +34,7 @@ from groundup.run.evaluate_checkpoint import evaluate, evaluate_tasks
 from groundup.run.start import reconfigure, resume_run, start_run
 from groundup.run.trainer import TrainResult
 from groundup.ui.display import Display, PlainDisplay
+from groundup.ui.format import single_line
 from groundup.utils.progress import ProgressReporter
 
 __all__ = [
@@ -158,7 +159,7 @@ class _LogReporter(ProgressReporter):
     """Reports a preparation to the logger `groundup`."""
 
     def message(self, line: str) -> None:
-        logging.getLogger("groundup").info(line)
+        logging.getLogger("groundup").info(single_line(line))
 
 
 def _checked(display: Display | None) -> Display | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from groundup.cli import main
+from groundup.ui.format import visible
 
 FAST = (
     "--model.n_layer 1 --model.n_head 2 --model.n_embd 16 --model.block_size 16 --train.batch_tokens 256 "
@@ -23,13 +24,16 @@ class Done:
 
 @pytest.fixture
 def groundup(capsys, tmp_path, monkeypatch):
-    """Run a command line in an empty folder."""
+    """Run a command line in an empty folder; none prints a control character."""
     monkeypatch.chdir(tmp_path)
 
     def call(*argv: object) -> Done:
         with pytest.raises(SystemExit) as exit_:
             main([str(word) for word in argv])
         captured = capsys.readouterr()
+        if "generate" not in argv:  # which writes a text into a pipe as it is
+            assert visible(captured.out) == captured.out
+        assert visible(captured.err) == captured.err
         return Done(exit_.value.code, captured.out, captured.err)
 
     return call

@@ -1,4 +1,4 @@
-"""A closed terminal ends a run in a checkpoint, and no display raises."""
+"""A hangup of the terminal ends a run in a checkpoint, and no display raises."""
 
 import os
 import pty
@@ -32,18 +32,12 @@ class Broken:
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), BrokenPipeError(), ValueError("closed file")])
-def test_a_closed_display_is_not_called_again_and_a_stop_is_requested(error):
-    received = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
-    try:
-        broken = Broken(error)
-        display = ClosableDisplay(broken)
-        display.message("a")
-        display.sample("b")
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def test_a_closed_display_is_not_called_again(error):
+    broken = Broken(error)
+    display = ClosableDisplay(broken)
+    display.message("a")
+    display.sample("b")
     assert broken.calls == 1
-    assert received == [signal.SIGTERM]
 
 
 def test_other_errors_are_not_hidden():

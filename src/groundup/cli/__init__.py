@@ -1,4 +1,7 @@
-"""Command line. Only the chosen command's module is imported, so that help and errors appear at once."""
+"""Command line. Only the chosen command's module is imported, so that help and errors appear at once.
+
+Little is imported before `main`, which answers Ctrl-C.
+"""
 
 import os
 import sys
@@ -6,14 +9,15 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
-from io import TextIOWrapper
 from typing import Any
 
-from groundup.cli.parsing import Parser, normalise
-from groundup.config.merge import RenamedKeyWarning, did_you_mean
+from groundup.cli.interrupts import INTERRUPTED, STATUS_INTERRUPTED, interruptible
 from groundup.errors import GroundupError, UsageError
+from groundup.ui.format import single_line
+from groundup.ui.streams import printable_streams
 
 # Command -> (module, one line for --help). Of a module, add_arguments declares the options, and run executes the
 # command and returns the exit status.
@@ -56,70 +60,70 @@ commands:
 """
 
 RANK_DELAY_SECONDS = 1.0  # other ranks wait so long before they print an error, as rank 0 may print the same one
+OUTPUT_LOST, READER_GONE = 74, 141  # exit status: EX_IOERR of sysexits.h; what a shell reports after SIGPIPE
 GOMP_SPIN_COUNT = "1000"  # iterations that an idle thread spins before it sleeps
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 training gave up, 2 a user's mistake, 128 + n after signal n."""
-    argv = sys.argv[1:] if argv is None else argv
+    """Run the command line and exit.
+
+    Exit status: 0 done, 1 training gave up, 2 a user's mistake, 74 done, but output was lost, 141 the reader of the
+    output is gone, 128 + n after signal n.
+    """
     # By default libgomp's idle threads spin for milliseconds and, on a shared machine, take the core from the thread
     # that they wait for. Must be set before torch is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPIN_COUNT)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # escape characters that the terminal's encoding lacks
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", RenamedKeyWarning)
-            warnings.showwarning = partial(_show_warning, warnings.showwarning)
-            status = run(normalise(argv))
-        _flush()
-    except GroundupError as error:
-        if _rank() != "0":  # the launcher ends the other ranks if rank 0 fails with the same error
-            time.sleep(RANK_DELAY_SECONDS)
-        print(f"groundup: {error}", file=sys.stderr, flush=True)
-        status = error.exit_status
-    except KeyboardInterrupt:
-        print("groundup: interrupted", file=sys.stderr)
-        status = 130
-    except BrokenPipeError:  # `groundup generate … | head`
-        sys.stderr.close()
-        status = 141
-    except Exception:  # a bug of groundup
-        _exit_distributed(1, traceback.format_exc())
-        raise
-    _exit_distributed(status)
+    with printable_streams() as output:
+        status = _run_and_report(sys.argv[1:] if argv is None else argv, until_exit=argv is None)
+        with suppress(BrokenPipeError):
+            output.flush()
+        if status == 0 and output.error is not None:
+            status = READER_GONE if isinstance(output.error, BrokenPipeError) else OUTPUT_LOST
+        _exit_distributed(status)
     sys.exit(status)
 
 
-def _exit_distributed(status: int, message: str = "") -> None:
-    """Exit here if this is one of several training processes."""
-    if "torch.distributed" in sys.modules:
-        from groundup.distributed.launch import exit_process
+def _run_and_report(argv: list[str], *, until_exit: bool) -> int:
+    """Run the command, with errors in one sentence on standard error; returns the exit status."""
+    try:
+        with interruptible(until_exit=until_exit):
+            return run(argv)
+    except GroundupError as error:
+        _print_error(error)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr, flush=True)
+        return STATUS_INTERRUPTED
+    except BrokenPipeError:  # `groundup generate … | head`
+        return READER_GONE
+    except SystemExit as error:  # after `--help`
+        return int(error.code or 0)
+    except OSError as error:
+        if error.filename is None:  # a bug of groundup
+            traceback.print_exc()
+            return 1
+        _print_error(f"{os.fsdecode(error.filename)}: {error.strerror}; name another, or make this one usable")
+        return UsageError.exit_status
+    except Exception:  # a bug of groundup
+        traceback.print_exc()
+        return 1
 
-        exit_process(status, message)
+
+def _print_error(message: object) -> None:
+    if _rank() != "0":  # the launcher ends the other ranks if rank 0 fails with the same error
+        time.sleep(RANK_DELAY_SECONDS)
+    print(f"groundup: {single_line(str(message))}", file=sys.stderr, flush=True)
+
+
+def _exit_distributed(status: int) -> None:
+    """Exit here if this is one of several training processes."""
+    if launch := sys.modules.get("groundup.distributed.launch"):  # not imported for this: that takes a second
+        launch.exit_process(status)
 
 
 def _rank() -> str:
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
-
-
-def _show_warning(show: Callable[..., None], message: Warning | str, category: type[Warning], *rest: Any) -> None:
-    """Print a RenamedKeyWarning on one line, without its position in our code, and only on rank 0."""
-    if not issubclass(category, RenamedKeyWarning):
-        show(message, category, *rest)
-    elif _rank() == "0":
-        print(f"groundup: {message}", file=sys.stderr, flush=True)
-
-
-def _flush() -> None:
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError:  # the terminal was closed, after the command was done
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run(argv: list[str]) -> int:
@@ -135,11 +139,29 @@ def run(argv: list[str]) -> int:
         print(f"groundup {__version__}")
         return 0
     if name not in COMMANDS:
+        from groundup.config.merge import did_you_mean
+
         raise UsageError(f"{name}: there is no such command; {did_you_mean(name, COMMANDS)}")
     if name not in MULTI_PROCESS and "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError(f"{name}: runs in one process; only {', '.join(MULTI_PROCESS)} can use several")
+    from groundup.cli.parsing import Parser, normalise
+    from groundup.config.merge import RenamedKeyWarning
+
     module, summary = COMMANDS[name]
     command = import_module(f"groundup.cli.{module}")
     parser = Parser(prog=f"groundup {name}", description=summary[0].upper() + summary[1:] + ".")
     command.add_arguments(parser)
-    return command.run(parser.parse_args(argv[1:]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RenamedKeyWarning)
+        warnings.showwarning = partial(_show_warning, warnings.showwarning)
+        return command.run(parser.parse_args(normalise(argv[1:])))
+
+
+def _show_warning(show: Callable[..., None], message: Warning | str, category: type[Warning], *rest: Any) -> None:
+    """Print a RenamedKeyWarning on one line, without its position in our code, and only on rank 0."""
+    from groundup.config.merge import RenamedKeyWarning
+
+    if not issubclass(category, RenamedKeyWarning):
+        show(message, category, *rest)
+    elif _rank() == "0":
+        print(f"groundup: {single_line(str(message))}", file=sys.stderr, flush=True)

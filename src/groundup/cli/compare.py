@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundup.cli.parsing import Parser
 from groundup.errors import UsageError
+from groundup.ui.format import json_line, single_line
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from groundup.comparison.comparison import Comparison
+    from groundup.ui.console import Console
 
 EPILOG = """Compares validation losses at equal tokens, steps and time; the tokens, steps and time that each run needed
 to reach the lowest loss that all have reached, also as a multiple of the first run's; results of tasks, with standard
@@ -53,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     comparison = compare(args.runs, at_tokens=tokens)
     if out:
         _draw(comparison, out)
-    print(json.dumps(as_json(comparison))) if args.json else _print(comparison)
+    print(json_line(as_json(comparison))) if args.json else _print(comparison)
     if out and not args.json:
         print(f"plotted in {out}")
     return 0
@@ -87,13 +86,13 @@ def _draw(comparison: Comparison, out: Path) -> None:
 
 
 def _print(comparison: Comparison) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    from groundup.comparison.table import notes, rows, single_line, table
+    from groundup.comparison.table import notes, rows, table
+    from groundup.ui.console import Console
     from groundup.ui.panel import can_show_panel
 
-    console = Console(highlight=False, markup=False)
+    console = Console()
     names, lines = [single_line(run.name) for run in comparison.runs], list(rows(comparison))
     for line in table(names, lines, console.width if console.is_terminal else None):
         console.print(line, soft_wrap=True)

@@ -1,13 +1,12 @@
 """`groundup corpora`."""
 
 import argparse
-import json
 from typing import Any
 
 from groundup.cli.parsing import Parser
 from groundup.sources.catalog import CORPORA, DOWNLOAD_BYTES_PER_SECOND, TOKENS_PER_SECOND, CatalogEntry
 from groundup.sources.hub import GRAMMAR
-from groundup.ui.format import human_bytes
+from groundup.ui.format import human_bytes, json_line
 
 COMMAND = "groundup prepare {name} --out data/{name} --tokenizer gpt2"
 
@@ -30,7 +29,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.json:
-        print(json.dumps({"corpora": [_record(name, corpus) for name, corpus in CORPORA.items()]}))
+        print(json_line({"corpora": [_record(name, corpus) for name, corpus in CORPORA.items()]}))
         return 0
     for name, corpus in CORPORA.items():
         print(f"{name}: {corpus.description}")

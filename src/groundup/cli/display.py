@@ -1,21 +1,19 @@
 """Output of `train`, `resume` and `quickstart`: a panel on a terminal, plain lines in a pipe, the final lines."""
 
-import json
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from groundup.config.schema import Config
 from groundup.run.trainer import TrainResult
+from groundup.ui.console import Console
 from groundup.ui.display import Display, NullDisplay, PlainDisplay
+from groundup.ui.format import json_line
 from groundup.ui.panel import Panel, can_show_panel
 
 
@@ -31,15 +29,12 @@ def watching(title: str, config: Config, *, plain: bool = False, quiet: bool = F
         yield ClosableDisplay(PlainDisplay(partial(print, file=stream, flush=True), config.train.log_every))
         return
     panel = Panel(title, config.train.max_steps, config.train.max_time, console)
-    try:
-        yield ClosableDisplay(panel.__enter__())
-    finally:
-        with suppress(OSError):  # of a terminal that was closed
-            panel.__exit__(None, None, None)
+    with panel:
+        yield ClosableDisplay(panel)
 
 
 class ClosableDisplay(NullDisplay):
-    """Wraps a display whose terminal or pipe may be closed: then it shows nothing more and asks for an orderly stop."""
+    """Wraps a display whose terminal or pipe may be closed: then it shows nothing more, and training goes on."""
 
     def __init__(self, display: Display) -> None:
         self._closed = False
@@ -53,7 +48,6 @@ class ClosableDisplay(NullDisplay):
             show(*args, **values)
         except (OSError, ValueError):
             self._closed = True
-            signal.raise_signal(signal.SIGTERM)
         except RuntimeError as error:
             if "reentrant" not in str(error):  # a signal handler's message while a line is written: drop the message
                 raise
@@ -67,11 +61,10 @@ def finish(result: TrainResult, *, as_json: bool, quiet: bool = False) -> int:
     elif as_json:
         values = {**asdict(result), **asdict(result.losses)}
         del values["losses"]
-        print(json.dumps(values, default=lambda path: path.as_posix() if isinstance(path, Path) else str(path)))
+        print(json_line(values, default=lambda path: path.as_posix() if isinstance(path, Path) else str(path)))
     elif result.signal:
-        with suppress(OSError):  # the terminal may be what has gone
-            print(f"stopped at step {result.step:,}; saved in {result.checkpoint}")
-            print("next:", shlex.join(["groundup", "resume", str(result.run)]), flush=True)
+        print(f"stopped at step {result.step:,}; saved in {result.checkpoint}")
+        print("next:", shlex.join(["groundup", "resume", str(result.run)]), flush=True)
     else:
         print(f"step {result.step:,} saved in {result.checkpoint}")
         earlier = best.loss is not None and best.step < result.step

@@ -1,7 +1,6 @@
 """`groundup doctor`."""
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -11,13 +10,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
 
 from groundup.cli.parsing import Parser
 from groundup.diagnostics.finding import Finding
 from groundup.errors import UsageError
-from groundup.ui.format import human_plural, visible
+from groundup.ui.console import Console
+from groundup.ui.format import human_plural, json_line, visible
 
 EPILOG = """Checks the machine: cores, memory, Python and libraries, torch, GPU, the fastest precision, the compiler of
 train.compile, and the disk of the first folder, or of this one. Of prepared data, in one pass over it:
@@ -76,7 +75,7 @@ def _run_distributed(args: argparse.Namespace, paths: list[Path], data: Path | N
 
 def print_findings(findings: Iterable[Finding], *, as_json: bool) -> bool:
     """Print each finding as it comes, or all as one JSON object; return whether there is a problem."""
-    console = Console(highlight=False, soft_wrap=True, file=sys.stdout)
+    console = Console(soft_wrap=True)
     # None where the output is no terminal, so that a line stays a line.
     width = min(MAX_COLUMNS, shutil.get_terminal_size().columns) if console.is_terminal else None
     found: list[Finding] = []
@@ -87,7 +86,7 @@ def print_findings(findings: Iterable[Finding], *, as_json: bool) -> bool:
         found.append(finding)
     count: Counter[str] = Counter(finding.status for finding in found)
     if as_json:
-        print(json.dumps({"ok": not count["problem"], "findings": [asdict(finding) for finding in found]}))
+        print(json_line({"ok": not count["problem"], "findings": [asdict(finding) for finding in found]}))
     else:
         parts = [human_plural(count[status], status) for status in ("problem", "warning") if count[status]]
         console.print(Text(f"\n{' and '.join(parts) or 'no problems found'}", style="bold"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from groundup.cli.parsing import Parser, add_model
 from groundup.errors import UsageError
-from groundup.ui.format import visible
+from groundup.ui.format import json_line
 
 if TYPE_CHECKING:
     from groundup.evaluation.baselines import Baseline
@@ -76,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     with_baselines = loss and args.split == "val" and not args.no_baselines
     baselines, compared = run_baselines(loaded, args.data) if with_baselines else ([], 0)
     if args.json:
-        print(json.dumps(_as_json(str(loaded.folder), loss, baselines, results)))
+        print(json_line(_as_json(str(loaded.folder), loss, baselines, results)))
     else:
         size = parameters(loaded.config.model)
         print(f"{loaded.folder}: {size:,} parameters, {precision} on {loaded.device}\n")
@@ -86,10 +85,10 @@ def run(args: argparse.Namespace) -> int:
         folder, _, match = prepared_data(loaded, args.data)
         how |= {"data": str(folder), "own_data": match.answer} | {key: options[key] for key in HOW}
         if match.answer == "other":
-            print(f"note  {visible(match.difference)}; it may hold text that the run was trained on", file=sys.stderr)
+            print(f"note  {match.difference}; it may hold text that the run was trained on", file=sys.stderr)
     values = ({LOSS: loss.flat()} if loss else {}) | {result.task: result.flat() for result in results}
     if not_logged := append_to_log(loaded, values, how):
-        print(f"note  {visible(not_logged)}", file=sys.stderr)
+        print(f"note  {not_logged}", file=sys.stderr)
     return 0
 
 
@@ -128,8 +127,9 @@ def _as_json(
 
 def _print(loss: Evaluation | None, baselines: list[Baseline], compared: int, results: list[TaskResult]) -> None:
     """Print values with their standard errors, baselines, and the values of random guessing."""
-    from rich.console import Console
     from rich.table import Table
+
+    from groundup.ui.console import Console
 
     table = Table("task", "metric", box=None, padding=(0, 2, 0, 0))
     for title in ("value", "± stderr", "chance", "questions"):
@@ -147,7 +147,7 @@ def _print(loss: Evaluation | None, baselines: list[Baseline], compared: int, re
             chance = "" if metric.chance is None else f"{metric.chance:.4f}"
             table.add_row(task, name, f"{metric.value:.{digits}f}", _stderr(metric.stderr, digits), chance, questions)
             task = questions = ""
-    console = Console(highlight=False, markup=False)
+    console = Console()
     console.print(table)
     if loss:
         console.print(f"\nloss over {loss.tokens:,} tokens", end="" if baselines else "\n")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from groundup.cli.parsing import Parser, add_source, call_arguments
+from groundup.ui.format import json_line
 
 if TYPE_CHECKING:
     from groundup.interop.export import Export
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
     done = export(**call_arguments(args))
     if args.json:
-        print(json.dumps({**asdict(done), "out": str(done.out)}))
+        print(json_line({**asdict(done), "out": str(done.out)}))
         return 0
     print(f"{done.out}: {done.checkpoint} as {done.to}, {done.bytes:,} bytes")
     print_check(done)

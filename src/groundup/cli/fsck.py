@@ -1,11 +1,11 @@
 """`groundup fsck`: what `groundup doctor` finds in a run, without the machine."""
 
 import argparse
-import json
 from pathlib import Path
 
 from groundup.cli.doctor import print_findings
 from groundup.cli.parsing import Parser
+from groundup.ui.format import json_line
 
 
 def add_arguments(parser: Parser) -> None:
@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
 
     report = check_run(Path(args.run), Path(args.data) if args.data else None)
     if args.json:
-        print(json.dumps(report.to_json()))
+        print(json_line(report.to_json()))
     else:
         print_findings(report.findings(), as_json=False)
     return 0 if report.ok else 1

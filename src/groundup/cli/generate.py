@@ -1,11 +1,12 @@
 """`groundup generate`."""
 
 import argparse
-import json
 import sys
+from functools import partial
 
 from groundup.cli.parsing import Parser, add_model
-from groundup.ui.format import visible
+from groundup.ui.format import json_line
+from groundup.ui.streams import unescaped
 
 
 def add_arguments(parser: Parser) -> None:
@@ -34,21 +35,21 @@ def run(args: argparse.Namespace) -> int:
     sampler = Sampler(args.temperature, args.top_k, args.top_p, args.seed)  # first: it checks the values
     loaded = load(args.path, checkpoint=args.checkpoint, device=args.device)
     if changed := changed_data(loaded.folder, loaded.config.data):
-        print(f"note  {visible(changed)}; the model in the checkpoint is the same", file=sys.stderr)
+        print(f"note  {changed}; the model in the checkpoint is the same", file=sys.stderr)
     texts = [prompt_text(loaded.tokenizer, args.prompt)] * args.num_samples
     # A terminal would obey control characters in the samples; a pipe gets the text unchanged.
-    show = visible if sys.stdout.isatty() else str
+    say = partial(print, file=sys.stdout if sys.stdout.isatty() else unescaped(sys.stdout))
     unprinted = texts[0] if texts else ""
     number, length = args.num_samples, args.max_tokens
     for pieces in generate_stream(loaded, args.prompt, sampler, num_samples=number, max_tokens=length):
         texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
         if not args.json:
-            print(show(unprinted + pieces[0]), end="", flush=True)
+            say(unprinted + pieces[0], end="", flush=True)
             unprinted = ""
     if args.json:
-        print(json.dumps({"prompt": args.prompt, "seed": args.seed, "samples": texts}, ensure_ascii=False))
+        print(json_line({"prompt": args.prompt, "seed": args.seed, "samples": texts}))
         return 0
-    print(show(unprinted))
+    say(unprinted)
     for text in texts[1:]:
-        print("─" * 40, show(text), sep="\n")
+        say("─" * 40, text, sep="\n")
     return 0

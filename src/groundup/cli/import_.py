@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundup.cli.parsing import Parser, call_arguments
 from groundup.interop.import_checks import check
+from groundup.ui.format import json_line
 
 if TYPE_CHECKING:
     from groundup.interop.import_model import Imported
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
     found = import_model(**call_arguments(args))
     if args.json:
-        print(json.dumps(_as_json(found)))
+        print(json_line(_as_json(found)))
         return 0
     model = found.model
     commit = f", commit {found.commit}" if found.commit else ""

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 from groundup.cli.parsing import Parser, add_text_fields, call_arguments
+from groundup.ui.format import json_line
 
 MICRO_VOCAB = 16_384  # ids; with more, the output head of a small model would be most of its work
 
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     with byte_progress(quiet=args.json) as watch:
         manifest = prepare(**call_arguments(args), progress=watch)
     if args.json:
-        print(manifest.model_dump_json())
+        print(json_line(manifest.model_dump(mode="json")))
         return 0
     for name, split in manifest.splits.items():
         ratio = f", {split.bytes / split.tokens:.2f} bytes per token" if split.tokens else ""

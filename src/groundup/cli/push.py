@@ -1,10 +1,10 @@
 """`groundup push`: a model to the Hugging Face hub."""
 
 import argparse
-import json
 
 from groundup.cli.export import print_check
 from groundup.cli.parsing import Parser, add_source, call_arguments
+from groundup.ui.format import json_line
 
 
 def add_arguments(parser: Parser) -> None:
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
 
     done = push(**call_arguments(args))
     if args.json:
-        print(json.dumps({"url": done.url, "commit": done.commit, "checkpoint": done.export.checkpoint}))
+        print(json_line({"url": done.url, "commit": done.commit, "checkpoint": done.export.checkpoint}))
         return 0
     print_check(done.export)
     print(f"{done.export.checkpoint} is at {done.url} (commit {done.commit[:12]})")

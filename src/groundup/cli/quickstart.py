@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from dataclasses import asdict
@@ -11,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
@@ -21,7 +19,8 @@ from groundup.errors import UsageError
 from groundup.evaluation.baselines import Baseline
 from groundup.evaluation.memorization import Memorization
 from groundup.sources.corpus import PYTHON_DOCS
-from groundup.ui.format import visible
+from groundup.ui.console import Console
+from groundup.ui.format import json_line, visible
 from groundup.ui.progress import byte_progress
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
             "samples": found.samples,
             "overlap": asdict(found.overlap) | {"recites": found.overlap.is_memorized},
         }
-        print(json.dumps(values, ensure_ascii=False))
+        print(json_line(values))
     else:
         show(found)
     return 128 + found.result.signal if found.result.signal else 0
@@ -81,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 def show(found: Report) -> None:
     """Print bits per byte of the model and the baselines, how each was computed, the samples, and next commands."""
-    console = Console(highlight=False, markup=False)  # paths and samples may hold brackets
+    console = Console()
     model = Baseline("this model", found.bits_per_byte, found.how)
     rows = sorted([model, *found.baselines], key=lambda row: row.bits_per_byte)
     table = Table(box=None, padding=(0, 2, 0, 0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -11,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
-from rich.console import Console
 from rich.text import Text
 
 from groundup.cli.parsing import Parser, SubcommandParser, add_text_fields
 from groundup.errors import UsageError
 from groundup.tokenizers.base import Tokenizer, TokenizerTrainer
 from groundup.tokenizers.registry import bpe_trainer, choose_tokenizer
-from groundup.ui.format import visible
+from groundup.ui.console import Console
+from groundup.ui.format import json_line, visible
 
 if TYPE_CHECKING:
     from groundup.sources.corpus import Corpus
@@ -107,7 +106,7 @@ def _train(args: argparse.Namespace) -> int:
         tokenizer.save(folder)
     if args.json:
         values = {"out": args.out, "n_vocab": tokenizer.n_vocab, "fingerprint": tokenizer.fingerprint}
-        print(json.dumps(values | _sizes(n_bytes, n_tokens)))
+        print(json_line(values | _sizes(n_bytes, n_tokens)))
         return 0
     few = "" if tokenizer.n_vocab == int(args.size) else f" and not {int(args.size):,}: the text holds no more merges"
     print(f"tokenizer bpe, {tokenizer.n_vocab:,} ids{few}; written to {args.out}")
@@ -125,14 +124,14 @@ def _show(args: argparse.Namespace) -> int:
         keys = ("n_vocab", "end_of_text", "lossy", "fingerprint")
         about = {"tokenizer": tokenizer.name} | {key: getattr(tokenizer, key) for key in keys}
         tokens = [asdict(piece) for piece in pieces]
-        print(json.dumps(about | {"pieces": tokens} | _sizes(len((text or "").encode()), len(pieces))))
+        print(json_line(about | {"pieces": tokens} | _sizes(len((text or "").encode()), len(pieces))))
         return 0
     end = _marked(tokenizer.decode([tokenizer.end_of_text]))
     print(f"{tokenizer.name}: {tokenizer.n_vocab:,} ids, of which {tokenizer.end_of_text} ({end}) ends a document")
     if tokenizer.lossy:
         print(f"lossy: {tokenizer.lossy}")
     if text is not None:
-        _print_pieces(Console(highlight=False), pieces)
+        _print_pieces(Console(), pieces)
         print(_summary(len(text.encode()), len(pieces)))
     return 0
 

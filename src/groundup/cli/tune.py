@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from groundup.cli.parsing import Parser, SubcommandParser, add_config_arguments, config_of
 from groundup.ui.chart import Series, braille_chart
+from groundup.ui.console import Console
 from groundup.ui.display import PlainDisplay
+from groundup.ui.format import json_line
 
 if TYPE_CHECKING:
     from groundup.run.lr_search import Tuned
@@ -59,11 +58,11 @@ def _as_json(tuned: Tuned) -> str:
     curve = [{"learning_rate": rate, "loss": loss} for rate, loss in tuned.curve]
     values = {"learning_rate": tuned.learning_rate, "options": tuned.options, "peaks": tuned.peak_lrs}
     values |= {"diverged_at": tuned.diverged_at, "curve": curve, "rounds": [asdict(r) for r in tuned.rounds]}
-    return json.dumps(values)
+    return json_line(values)
 
 
 def _print(tuned: Tuned) -> None:
-    console = Console(highlight=False)
+    console = Console()
     if tuned.curve and console.encoding.startswith("utf"):
         points = [(math.log10(rate), loss) for rate, loss in tuned.curve]
         edges = math.floor(points[0][0]), math.ceil(points[-1][0])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from groundup.cli.parsing import Parser, add_config_arguments, config_of
 from groundup.errors import TrainingError, UsageError
+from groundup.ui.format import json_line
 
 if TYPE_CHECKING:
     from groundup.diagnostics.verify_resume import Outcome
@@ -49,11 +49,11 @@ def run(args: argparse.Namespace) -> int:
     except TrainingError as error:
         print(f"groundup: {error}", file=sys.stderr)
         if args.json:
-            print(json.dumps({"bitwise": None, "error": str(error)}))
+            print(json_line({"bitwise": None, "error": str(error)}))
         return NOTHING_PROVED
     if args.json:
         previous_names = {"books": outcome.metadata}
-        print(json.dumps({**asdict(outcome), **previous_names, "bitwise": outcome.bitwise}))
+        print(json_line({**asdict(outcome), **previous_names, "bitwise": outcome.bitwise}))
     else:
         print("\n".join(_lines(outcome)))
     return 0 if outcome.bitwise else 1

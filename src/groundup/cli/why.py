@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, chop_cells
-from rich.console import Console
 from rich.text import Text
 
 from groundup.cli.parsing import Parser
 from groundup.errors import UsageError
-from groundup.ui.format import human_plural, visible
+from groundup.ui.console import Console
+from groundup.ui.format import human_plural, json_line, single_line
 
 if TYPE_CHECKING:
     from groundup.diagnostics.step_documents import DocumentExcerpt, StepTrace
@@ -47,11 +45,11 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--width {args.width}: must be {MIN_WIDTH} or more")
     trace = trace_step(Path(args.run), args.step, Path(args.data) if args.data else None)
     if args.json:
-        print(json.dumps(to_json(trace)))
+        print(json_line(to_json(trace)))
         return 0
     indent = len(str(len(trace.windows))) + 2
     width = args.width or shutil.get_terminal_size().columns - indent
-    console = Console(highlight=False, soft_wrap=True, file=sys.stdout)
+    console = Console(soft_wrap=True)
     for line in _lines(trace, indent, max(MIN_WIDTH, width)):
         console.print(line)
     return 0
@@ -94,14 +92,14 @@ def _lines(trace: StepTrace, indent: int, width: int) -> Iterator[Text]:
 
 def _heading(excerpt: DocumentExcerpt) -> Text:
     part = excerpt.part
-    line = Text(visible(part.source), style="not bold cyan")
+    line = Text(single_line(part.source), style="not bold cyan")
     tokens = f", tokens {part.start:,} to {part.stop - 1:,} of {part.length:,}" if excerpt.text else ", its end"
     return line.append(f" @{part.offset:,}{tokens}", style="not cyan dim")
 
 
 def shortened(text: str, width: int) -> str:
     """`text` on one line of at most `width` columns, unprintable characters escaped; of long text the two ends."""
-    begin, end = (visible(piece).replace("\n", "⏎") for piece in (text[:width], text[-width:]))
+    begin, end = (single_line(piece) for piece in (text[:width], text[-width:]))
     if len(text) <= width and cell_len(begin) <= width:
         return begin
     left = (width - 3) * 2 // 3

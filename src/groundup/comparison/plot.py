@@ -13,8 +13,8 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from groundup.comparison.comparison import Comparison, Run
-from groundup.comparison.table import STDERR, UNIT, single_line
-from groundup.ui.format import human_count
+from groundup.comparison.table import STDERR, UNIT
+from groundup.ui.format import human_count, single_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from groundup.comparison.comparison import AXES, Axis, Comparison, EqualPoint, Measure, Reading, Run
-from groundup.ui.format import human_count, human_time, visible
+from groundup.ui.format import human_count, human_time, single_line
 
 LOSS_NAMES: dict[Measure, str] = {"val_loss": "val loss", "bits_per_byte": "bits/byte"}
 UNIT: dict[Measure, str] = {"val_loss": "nats per token", "bits_per_byte": "bits per byte of text"}
@@ -21,11 +21,6 @@ MAX_LR_DIFFERENCE = 0.1  # as a fraction of the peak; beyond it a comparison is 
 def short_time(seconds: float) -> str:
     """Format a duration: `4.2s`, or `2m 05s` from a minute on."""
     return f"{seconds:.1f}s" if seconds < 59.95 else human_time(seconds)
-
-
-def single_line(text: str) -> str:
-    """Escape a name from elsewhere for one line of a terminal."""
-    return visible(text).replace("\n", "⏎")
 
 
 FORMATS: dict[Axis, Callable[[float], str]] = {"tokens": human_count, "step": "{:,.0f}".format, "seconds": short_time}

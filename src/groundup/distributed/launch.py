@@ -107,15 +107,13 @@ def first_host(nodes: str) -> str:
     return found[1] + (found[2] or "") if found else socket.gethostname()
 
 
-def exit_process(status: int, message: str = "") -> None:
-    """Leave the process group and exit with a message on standard error; no-op without a process group.
+def exit_process(status: int) -> None:
+    """Leave the process group and exit; no-op without a process group.
 
     Exits without Python's clean-up: gloo's threads, when they outlive torch's, abort about a third of processes.
     """
     if not dist.is_initialized():
         return
-    with suppress(OSError, ValueError):
-        sys.stderr.write(message)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()

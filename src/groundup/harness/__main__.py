@@ -9,6 +9,7 @@ Takes all options of lm_eval. `--model_args`: `path` is a run or checkpoint; opt
 import sys
 
 from groundup.errors import GroundupError, UsageError
+from groundup.ui.format import single_line
 
 COMMANDS = ("run", "ls", "validate")
 
@@ -30,7 +31,7 @@ def main() -> int:
             sys.argv[2:2] = ["--model", "groundup"]
         cli_evaluate()
     except GroundupError as error:
-        print(f"groundup: {error}", file=sys.stderr)
+        print(f"groundup: {single_line(str(error))}", file=sys.stderr)
         return error.exit_status
     return 0
 

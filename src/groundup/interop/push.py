@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +16,7 @@ from typing import Any
 
 from groundup.errors import UsageError
 from groundup.interop.export import Export, export
+from groundup.ui.streams import unescaped
 from groundup.utils.hub_errors import HubRepo, explain_hub_error
 
 # Names of repositories and branches as the hub allows them; a stricter rule would refuse existing ones.
@@ -143,7 +144,8 @@ def _hub_errors(repository: str) -> Iterator[None]:
     if shown:
         disable_progress_bars()
     try:
-        with warnings.catch_warnings():
+        # Its bars write control characters; file names in them are our own.
+        with warnings.catch_warnings(), redirect_stderr(unescaped(sys.stderr)):
             warnings.simplefilter("ignore")  # the library's, about its own dependencies
             yield
     except Exception as error:  # of the hub, its transports and its checks: unrelated classes

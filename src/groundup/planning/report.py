@@ -1,6 +1,5 @@
 """Plans as text and JSON: the summary before a run, the table of `groundup plan`, clusters, warnings with remedies."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
@@ -13,7 +12,7 @@ from groundup.optim.run_length import TimeLength
 from groundup.planning.gpus import GPU
 from groundup.planning.memory import Memory
 from groundup.planning.plan import Plan, Speed
-from groundup.ui.format import human_bytes, human_count, human_time
+from groundup.ui.format import human_bytes, human_count, human_time, json_line
 
 CHINCHILLA_RATIO = 20  # tokens per parameter, compute-optimal (arXiv:2203.15556)
 MIN_TOKENS_PER_PARAMETER, MAX_TOKENS_PER_PARAMETER = 1, 10_000  # warn outside; Llama 3 8B had 1,875
@@ -196,7 +195,7 @@ def as_json(plan: Plan) -> str:
     values["tokens_per_s"] = plan.speed.tokens_per_s if plan.speed else None
     values["speed_source"] = plan.speed.source if plan.speed else None
     values |= _attributes(plan, "seconds", "evaluation_seconds", "disk", "checkpoints", "checkpoint_bytes", "log_bytes")
-    return json.dumps(values | {"warnings": list(warnings(plan))})
+    return json_line(values | {"warnings": list(warnings(plan))})
 
 
 def _attributes(source: object, *names: str) -> dict[str, Any]:
@@ -314,4 +313,4 @@ def cluster_json(cluster: ClusterPlan) -> str:
     for name in PARALLEL:
         memory = cluster.memory(name)
         values[name] = {"fits": memory.total <= gpu.memory, "memory": _memory_json(memory)}
-    return json.dumps(values | {"warnings": list(cluster_warnings(cluster))})
+    return json_line(values | {"warnings": list(cluster_warnings(cluster))})

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from groundup.quickstart.recipe import (
 from groundup.run.evaluate_checkpoint import COMPARED_BYTES, evaluate
 from groundup.run.start import plan_with_speed, start_run
 from groundup.run.trainer import TrainResult
-from groundup.sources.corpus import STANDARD_INPUT, open_sources
+from groundup.sources.corpus import STANDARD_INPUT, open_sources, standard_input
 from groundup.ui.display import Display
 from groundup.utils.device import choose_device, choose_precision, matmul_flops
 from groundup.utils.system import usable_cores
@@ -142,7 +141,7 @@ def _rereadable(source: str, folder: Path) -> str:
     file = folder / "standard-input.txt"
     if not file.exists():
         with file.open("wb") as text:
-            shutil.copyfileobj(sys.stdin.buffer, text)
+            shutil.copyfileobj(standard_input(), text)
     return str(file)
 
 

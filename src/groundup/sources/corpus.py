@@ -37,6 +37,13 @@ PYTHON_DOCS = "python-docs"
 STANDARD_INPUT = "-"
 
 
+def standard_input() -> BinaryIO:
+    """Standard input as bytes; DataError where it is closed, as for a daemon."""
+    if sys.stdin is None:
+        raise DataError(f"{STANDARD_INPUT}: standard input is closed; redirect it from a file, or name one")
+    return sys.stdin.buffer
+
+
 class Position(NamedTuple):
     """Position of a document in a corpus."""
 
@@ -157,7 +164,7 @@ class _Reader:
         if text == SHAKESPEARE:
             return [self._file(text, text, shakespeare(), self.column)]
         if text == STANDARD_INPUT:
-            return [self._spooled("standard input", sys.stdin.buffer, spool)]
+            return [self._spooled("standard input", standard_input(), spool)]
         if hub.is_hub_name(text):
             version = hub.hub_identity(text)
             return [Input(text, text, None, version, lambda at: hub.hub_documents(text, self.column, at.documents))]

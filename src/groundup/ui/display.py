@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from typing_extensions import override
 
-from groundup.ui.format import visible
+from groundup.ui.format import single_line, visible
 from groundup.utils.progress import StepInfo
 
 
@@ -54,4 +54,4 @@ class PlainDisplay(Display):
 
     @override
     def message(self, text: str) -> None:
-        self._write(text)
+        self._write(single_line(text))

@@ -1,5 +1,9 @@
 """Numbers and text for people: durations, counts, sizes, and text that a terminal may print."""
 
+import json
+from collections.abc import Callable
+from typing import Any
+
 
 def human_time(seconds: float) -> str:
     """Format a duration by its two largest units: `2d 03h`, `1h 02m`, `2m 05s` or `9s`."""
@@ -39,3 +43,13 @@ def human_bytes(n: float) -> str:
 def visible(text: str) -> str:
     """Escape control characters and everything unprintable as in Python; newlines stay."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def single_line(text: str) -> str:
+    """Like `visible`, and with a sign for each newline: a line that names something from elsewhere stays one line."""
+    return visible(text).replace("\n", "⏎")
+
+
+def json_line(value: Any, default: Callable[[Any], Any] | None = None) -> str:
+    """JSON on one line, in printable ASCII: the text is exact, and a terminal has nothing to obey."""
+    return json.dumps(value, default=default).replace("\x7f", "\\u007f")

@@ -7,7 +7,7 @@ second is not slowed.
 import math
 from typing import Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel as Frame
 from rich.progress_bar import ProgressBar
@@ -17,8 +17,9 @@ from rich.text import Text
 from typing_extensions import override
 
 from groundup.ui.chart import Curve, Series, braille_chart
+from groundup.ui.console import Console
 from groundup.ui.display import Display
-from groundup.ui.format import human_count, human_time, visible
+from groundup.ui.format import human_count, human_time, single_line, visible
 from groundup.utils.progress import StepInfo
 
 REFRESHES_PER_SECOND = 4
@@ -102,7 +103,7 @@ class Panel(Display):
 
     @override
     def message(self, text: str) -> None:
-        self._console.print(Text(visible(text)))
+        self._console.print(Text(single_line(text)))
 
     def _render(self) -> RenderableType:
         return Frame(self._body(), title=Text(visible(self._title), "bold"), title_align="left", border_style="dim")

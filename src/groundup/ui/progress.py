@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -20,6 +19,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from groundup.ui.console import Console
+from groundup.ui.format import single_line
 from groundup.utils.progress import ProgressReporter
 
 LINE_SECONDS = 10.0  # between two lines; shorter work prints none
@@ -28,7 +29,7 @@ LINE_SECONDS = 10.0  # between two lines; shorter work prints none
 @contextmanager
 def byte_progress(*, quiet: bool = False) -> Iterator[ProgressReporter]:
     """Yields a reporter of bytes: a bar on a terminal, lines elsewhere. `quiet`: no output."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True)
     if quiet:
         yield ProgressReporter()
     elif not console.is_terminal:
@@ -59,7 +60,7 @@ class _Bar(ProgressReporter):
         self._task = self._bar.add_task(name, total=total, completed=done)
 
     def message(self, line: str) -> None:
-        self._bar.console.print(Text(line), soft_wrap=True)
+        self._bar.console.print(Text(single_line(line)), soft_wrap=True)
 
 
 class _Lines(ProgressReporter):
@@ -85,13 +86,13 @@ class _Lines(ProgressReporter):
         self._first = done  # resumed work does not start at 0
 
     def message(self, line: str) -> None:
-        self._console.print(Text(line), soft_wrap=True)
+        self._console.print(Text(single_line(line)), soft_wrap=True)
 
 
 @contextmanager
 def count_progress(*, quiet: bool = False) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     """Yields a function that takes a task's name and returns a function to call with its done and total counts."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True)
     if quiet:
         yield lambda name: lambda done, of: None
     elif not console.is_terminal:

@@ -1,0 +1,76 @@
+"""Ctrl-C at any moment is one line and exit status 130."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import groundup
+
+SOURCE = Path(groundup.__file__).parents[1]
+INTERRUPTED = (130, "", "groundup: interrupted\n")
+
+# A library that gets Ctrl-C in the middle of its import, after a part of it was imported.
+LIBRARY = """
+import os, signal, sys
+from torch import distributed
+os.kill(os.getpid(), signal.SIGINT)
+for _ in range(1000):  # signals are handled between bytecodes
+    pass
+"""
+
+
+def start(code: str, *words: object, python_path: tuple[object, ...] = (SOURCE,)) -> tuple[int, str, str]:
+    """Run code in a new process; returns exit status, standard output, standard error."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, python_path))}
+    command = [sys.executable, "-c", code, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("words", [["train", "gpt2-nano", "--data", "x", "--out", "y"], ["resume", "x"]])
+def test_while_torch_is_imported(words, tmp_path):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(LIBRARY)
+    (tmp_path / "torch" / "distributed.py").touch()
+    code = "from groundup.cli import main; main()"
+    assert start(code, *words, python_path=(tmp_path, SOURCE)) == INTERRUPTED
+
+
+def test_again_while_libraries_clean_up():
+    # As torch does when a process ends.
+    clean_up = "import atexit, os, signal; atexit.register(lambda: [os.kill(os.getpid(), signal.SIGINT), None][1])"
+    assert start(f"{clean_up}\nfrom groundup.cli import main; main()", "--version")[::2] == (0, "")
+
+
+def test_before_the_command_line_is_imported():
+    # Parsing takes most of the time until a command begins, so it is imported when Ctrl-C is answered already.
+    code = "import sys, groundup.cli; print({'pydantic', 'numpy', 'rich', 'torch'} & {*sys.modules})"
+    assert start(code) == (0, "set()\n", "")
+
+
+def test_while_a_command_runs(groundup, monkeypatch):
+    handlers = []
+
+    def interrupt(*_):
+        handlers.append(signal.getsignal(signal.SIGINT))
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr("groundup.cli.corpora.run", interrupt)
+    done = groundup("corpora")
+    assert (done.status, done.out, done.err) == INTERRUPTED
+    assert handlers != [before]
+    assert signal.getsignal(signal.SIGINT) is before  # `main` was called with arguments, by another program
+
+
+def test_a_program_that_handles_the_signal_itself_goes_on_doing_so(groundup):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert groundup("--version").status == 0
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
