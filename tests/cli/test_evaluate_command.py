@@ -77,6 +77,18 @@ def test_a_context_that_is_too_long_is_cut_with_a_note(groundup, run, mine):
     assert "mine: 2 endings lost the beginning of a prompt too long" in groundup("evaluate", run, "--tasks", mine).out
 
 
+def test_equal_choices_are_chance_and_counted(groundup, run, mine):
+    mine.write_text(
+        "".join(json.dumps({"context": "a", "choices": ["b", "b", "b"], "answer": i}) + "\n" for i in (0, 2))
+    )
+    done = groundup("evaluate", run, "--tasks", mine)
+    said = " ".join(done.out.split())
+    assert "as likely as another, and scores its share: 2 in acc, 2 in acc_norm, 2 in acc_norm_harness" in said
+    found = json.loads(groundup("evaluate", run, "--tasks", mine, "--json").out)["tasks"]["mine"]
+    assert (found["acc"], found["acc_ties"]) == (pytest.approx(1 / 3), 2)
+    assert "_ties" not in groundup("compare", run).out
+
+
 def test_a_checkpoint_without_its_data_names_the_missing_option(groundup, run, tmp_path):
     from groundup.checkpoint.files import CONFIG
 

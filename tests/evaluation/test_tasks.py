@@ -117,6 +117,21 @@ def test_a_user_file_is_graded_by_three_metrics(tmp_path):
     assert "acc 0.5000 ± 0.5000" in str(found)
 
 
+@pytest.mark.parametrize("answer", [0, 1])
+def test_tied_choices_score_their_share_in_any_order(answer, tmp_path):
+    task = task_of(tmp_path, *[{"context": "The", "choices": ["cats are fat", "cats is fat!"], "answer": answer}] * 20)
+    nats = np.full(40, -51.25)
+    nats[::2] *= 1 + 1e-7  # rounded in another batch
+    found = compute_result(task, nats, np.zeros(40, dtype=bool))
+    acc = found.metrics["acc"]
+    assert (acc.value, acc.stderr, acc.chance, acc.ties) == (0.5, 0.0, 0.5, 20)
+    assert found.flat()["acc_ties"] == 20
+    nats[::2] -= 0.001
+    clear = compute_result(task, nats, np.zeros(40, dtype=bool))
+    assert (clear.metrics["acc"].value, clear.metrics["acc"].ties) == (float(answer == 1), 0)
+    assert "acc_ties" not in clear.flat()
+
+
 def test_lambada_scores_the_greedy_continuation(tmp_path):
     path = written(tmp_path / "l.jsonl", *[{"context": "a b", "continuation": "c"}] * 4)
     task = open_task(str(path), BYTES)

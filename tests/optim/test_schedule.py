@@ -41,6 +41,13 @@ def test_in_a_run_of_given_time_the_rate_ends_at_its_minimum():
     assert lr[4] > lr[3] > lr[0] > 0
 
 
+@pytest.mark.parametrize("name", ["cosine", "linear", "constant", "wsd", "inverse_sqrt", "onecycle"])
+def test_the_first_step_of_a_run_of_given_time_moves_the_weights(name):
+    """How much of the run will be done after it is unknown: its fraction is 0."""
+    schedule = build_schedule(ScheduleConfig(name=name, warmup_fraction=0.1), 2.0, None)
+    assert 0 < schedule(0, 0.0) < schedule(1, 0.05)
+
+
 def test_constant_is_constant():
     assert rates(50, name="constant", warmup_steps=0) == [2.0] * 50
 

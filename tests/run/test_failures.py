@@ -148,7 +148,7 @@ def test_rollback_in_fp16(prepared, tmp_path, poison):
         assert len(events(run, "rollback")) == 1
 
 
-def test_out_of_memory_while_compiling_halves_the_micro_batch(prepared, tmp_path, monkeypatch):
+def test_out_of_memory_while_compiling_halves_the_micro_batch(prepared, tmp_path, monkeypatch, caplog):
     original = NextTokenLoss.forward
 
     def forward(self, ids, targets):
@@ -159,8 +159,10 @@ def test_out_of_memory_while_compiling_halves_the_micro_batch(prepared, tmp_path
     monkeypatch.setattr(NextTokenLoss, "forward", forward)
     monkeypatch.setattr("groundup.run.start._with_speed", lambda plan, *_: plan)
     overrides = {**OVERRIDES, "train": {**OVERRIDES["train"], "compile": "eager", "max_steps": 3}}
+    caplog.set_level("INFO", "groundup")
     assert groundup.train(prepared, tmp_path / "run", overrides=overrides).step == 3
     assert [record["micro_batch"] for record in events(tmp_path / "run", "out_of_memory")] == [4]
+    assert caplog.text.count("compiling the model, which may take minutes; not counted as training time") == 1
 
 
 def last(run):

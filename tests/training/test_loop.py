@@ -15,7 +15,7 @@ from groundup.errors import TrainingError
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.optim.ema import NoEMA
 from groundup.optim.optimizer import build_optimizer
-from groundup.optim.run_length import StepLength, TimeLength
+from groundup.optim.run_length import Progress, StepLength, TimeLength
 from groundup.optim.schedule import build_schedule
 from groundup.training.guard import LossGuard
 from groundup.training.loop import fit
@@ -183,6 +183,35 @@ def test_a_run_length_in_time_ends_the_run_and_the_last_step_is_finished(clock):
     assert 0.95 < progress.elapsed < 1.04  # as long as requested, and not longer
     assert infos[-1].fraction > 0.95
     assert infos[-1].lr < 0.11 * 0.01 + 1e-4  # the learning rate ended when the time did
+
+
+def test_one_stalled_step_neither_ends_a_run_of_given_time_nor_its_schedule(clock):
+    """A stall of 0.4 s at 0.5 of 1 s leaves 0.1 s, in which steps go on and the learning rate ends."""
+
+    def stall(model):
+        steps = iter(range(1000))
+
+        def hook(grad):
+            clock.now += 0.4 * (next(steps) == 10)
+            return grad
+
+        model.h[0].mlp.c_fc.weight.register_hook(hook)
+
+    _, infos, progress = train(steps=None, run_length=TimeLength(1.0), prepare=stall)
+    assert max(info.dt for info in infos) > 0.4
+    assert 0.95 < progress.elapsed < 1.04
+    assert infos[-1].lr < 0.11 * 0.01 + 1e-4
+
+
+def test_a_stall_before_a_checkpoint_does_not_end_the_resumed_run():
+    progress = Progress()
+    for seconds in (0.1, 0.1, 5.0):
+        progress.time_step(seconds)
+    assert (progress.dt, progress.usual_dt) == (5.0, 0.1)
+    resumed = Progress(step=3, elapsed=5.2, dt=progress.usual_dt)  # as a checkpoint has it
+    resumed.time_step(5.0)
+    assert not TimeLength(10.4).reached(resumed)
+    assert TimeLength(5.25).reached(resumed)
 
 
 def test_time_spent_in_hooks_counts_and_the_last_step_is_still_finished(clock):

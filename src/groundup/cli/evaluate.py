@@ -156,6 +156,8 @@ def _print(loss: Evaluation | None, baselines: list[Baseline], compared: int, re
     for result in results:
         if cut := result.truncated:
             console.print(f"{result.task}: {cut:,} endings lost the beginning of a prompt too long for the model")
+        if tied := ", ".join(f"{m.ties:,} in {name}" for name, m in result.metrics.items() if m.ties):
+            console.print(f"{result.task}: the right choice is as likely as another, and scores its share: {tied}")
 
 
 def _stderr(value: float, digits: int) -> str:

@@ -12,7 +12,7 @@ from groundup.ui.format import human_count, human_time, single_line
 
 LOSS_NAMES: dict[Measure, str] = {"val_loss": "val loss", "bits_per_byte": "bits/byte"}
 UNIT: dict[Measure, str] = {"val_loss": "nats per token", "bits_per_byte": "bits per byte of text"}
-STDERR = "_stderr"  # suffix of a metric's standard error
+STDERR, TIES = "_stderr", "_ties"  # suffixes of a metric's standard error, and of its number of ties
 QUESTIONS = "n"  # among a task's metrics: its number of questions
 GAP = 2  # cells between columns
 MAX_LR_DIFFERENCE = 0.1  # as a fraction of the peak; beyond it a comparison is unfair
@@ -103,7 +103,7 @@ def _tasks(runs: Sequence[Run]) -> Iterator[Row]:
     for task in tasks:
         found = [run.history.tasks.get(task) for run in runs]
         metrics = dict.fromkeys(name for one in found if one for name in one.metrics)
-        for name in (name for name in metrics if name != QUESTIONS and not name.endswith(STDERR)):
+        for name in (name for name in metrics if name != QUESTIONS and not name.endswith((STDERR, TIES))):
             values = [one.metrics.get(name) if one else None for one in found]
             errors = [one.metrics.get(name + STDERR) if one else None for one in found]
             cells = tuple(_with_error(value, error) for value, error in zip(values, errors, strict=True))

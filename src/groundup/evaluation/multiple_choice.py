@@ -14,6 +14,7 @@ from groundup.errors import DataError, TokenizerError
 from groundup.tokenizers.base import Tokenizer
 
 Ids = npt.NDArray[Any]
+TIE = 1e-6  # of a score: by so much fp32 sums of equal probabilities differ with the batch they were computed in
 MAX_EXPONENT = 700.0  # exp of more overflows a float
 
 
@@ -95,9 +96,15 @@ class ScoredQuestion:
     greedy: npt.NDArray[np.bool_]  # whether greedy decoding would produce this ending
 
     def is_right(self, lengths: Sequence[int] | None = None) -> float:
-        """1 if the most likely ending, per unit of length, is the right one, else 0; NaN if any likelihood is."""
+        """1 if the most likely ending, per unit of length, is the right one, else 0; NaN if any likelihood is.
+
+        Of endings that are equally likely up to a fraction `TIE`, one is picked at random: 1 / their number.
+        """
         nats = self.nats if lengths is None else self.nats / np.array(lengths, dtype=np.float64)
-        return math.nan if np.isnan(nats).any() else float(int(nats.argmax()) == self.question.answer)
+        if np.isnan(nats).any():
+            return math.nan
+        best = nats >= nats.max() - TIE * abs(nats.max())
+        return float(best[self.question.answer] / best.sum())
 
     def is_greedy(self) -> float:
         """1 if greedy decoding would produce the right ending, else 0; NaN if any likelihood is."""
@@ -113,9 +120,13 @@ class Metric:
     slope: Callable[[float], float] = lambda mean: 1.0  # derivative of `of_mean`, for the standard error
     by_chance: bool = True  # whether random guessing scores above 0
 
-    def value(self, questions: Sequence[ScoredQuestion]) -> tuple[float, float]:
-        """The metric over all questions and its standard error: that of a mean, by the delta method."""
+    def value(self, questions: Sequence[ScoredQuestion]) -> tuple[float, float, int]:
+        """The metric over all questions, its standard error, and the questions whose right choice ties with another.
+
+        The error is that of a mean, by the delta method.
+        """
         scores = np.array([self.score(question) for question in questions])
         mean = float(scores.mean())
         stderr = float(scores.std(ddof=1)) / math.sqrt(len(scores)) if len(scores) > 1 else math.nan
-        return self.of_mean(mean), abs(self.slope(mean)) * stderr
+        ties = int(((scores > 0) & (scores < 1)).sum()) if self.by_chance else 0
+        return self.of_mean(mean), abs(self.slope(mean)) * stderr, ties

@@ -99,6 +99,7 @@ class MetricValue:
     value: float
     stderr: float  # NaN for a single question
     chance: float | None
+    ties: int = 0  # questions whose right choice is as likely as another; each scores 1 / the number of these
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,11 @@ class TaskResult:
         return f"{self.task} {metrics} ({chance}{self.questions:,} questions)"
 
     def flat(self) -> dict[str, float]:
-        """As in log.jsonl: number of questions, each metric and its standard error; without NaN and infinity."""
+        """As in log.jsonl: number of questions, each metric, its standard error and ties; without NaN and infinity."""
         values: dict[str, float] = {"n": self.questions}
         for name, metric in self.metrics.items():
             values |= {name: metric.value, f"{name}_stderr": metric.stderr}
+            values |= {f"{name}_ties": metric.ties} if metric.ties else {}
         return {name: value for name, value in values.items() if np.isfinite(value)}
 
 
@@ -200,8 +202,8 @@ def compute_result(
             here = slice(at, at := at + len(question.pairs))
             scored.append(ScoredQuestion(question, nats[here], greedy[here]))
         for name, metric in part.metrics.items():
-            value, stderr = metric.value(scored)
-            metrics[name] = MetricValue(value, stderr, part.chance if metric.by_chance else None)
+            value, stderr, ties = metric.value(scored)
+            metrics[name] = MetricValue(value, stderr, part.chance if metric.by_chance else None, ties)
     return TaskResult(task.name, task.source, task.size, truncated, metrics)
 
 

@@ -221,7 +221,7 @@ def _tasks(info: ModelCardInfo) -> Iterator[tuple[str, str]]:
     """A row for each metric, with its standard error and the number of questions."""
     for task, result in info.tasks.items():
         for name, value in result.items():
-            if name == "n" or name.endswith("_stderr"):
+            if name == "n" or name.endswith(("_stderr", "_ties")):
                 continue
             error = f" ± {result[f'{name}_stderr']:.4f}" if f"{name}_stderr" in result else ""
             yield f"{plain(task)}, {name}", f"{value:.4f}{error}, {result.get('n', 0):,.0f} questions"

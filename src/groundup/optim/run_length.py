@@ -2,10 +2,13 @@
 
 import math
 from dataclasses import dataclass, field
+from statistics import median_low
 from typing import Protocol
 
 from groundup.config.sections import TrainConfig
 from groundup.errors import ConfigError
+
+RECENT_STEPS = 5  # whose median is what a step usually takes: two of them may stall
 
 
 @dataclass
@@ -18,6 +21,18 @@ class Progress:
     elapsed: float = 0.0  # seconds of training, interruptions not counted
     dt: float = 0.0  # seconds of the last step, hooks not counted
     skips: list[tuple[int, int]] = field(default_factory=list)  # ranges of sequences left out after a rollback
+
+    def __post_init__(self) -> None:
+        self._recent = [self.dt] if self.dt else []
+
+    @property
+    def usual_dt(self) -> float:
+        """Seconds that the coming step will take: the median of the last ones, so that one stall does not count."""
+        return median_low(self._recent) if self._recent else 0.0
+
+    def time_step(self, seconds: float) -> None:
+        """Note how long a step took."""
+        self.dt, self._recent = seconds, [*self._recent, seconds][-RECENT_STEPS:]
 
     def finish_step(self, tokens: int, sequences: int) -> None:
         self.step, self.tokens = self.step + 1, self.tokens + tokens
@@ -61,10 +76,10 @@ class TimeLength:
     seconds: float
 
     def fraction(self, progress: Progress) -> float:
-        return min(1.0, (progress.elapsed + progress.dt) / self.seconds)
+        return min(1.0, (progress.elapsed + progress.usual_dt) / self.seconds)
 
     def reached(self, progress: Progress) -> bool:
-        return progress.step > 0 and progress.elapsed + progress.dt > self.seconds
+        return progress.step > 0 and progress.elapsed + progress.usual_dt > self.seconds
 
 
 def build_run_length(train: TrainConfig, batch_size: int, epoch_sequences: int) -> StepLength | TimeLength:

@@ -17,6 +17,7 @@ Schedule = Callable[[int, float], float]
 DEFAULT_COOLDOWN_FRACTION = 0.4  # of the run
 DEFAULT_RISE_FRACTION = 0.3  # of the run; torch.optim.lr_scheduler.OneCycleLR
 TIMED_SPAN_FRACTION = 0.1  # of the run, for a span in steps whose part of a run of given time is unknown
+FIRST_STEP = 0.01  # of a warm-up that is a fraction of a run of given time, done after the first step
 SUM_TOLERANCE = 1e-9  # two fractions that fill a run may add up to so much more than 1
 
 
@@ -37,6 +38,8 @@ class Span:
         `done` is the fraction of the run done after that step.
         """
         if self.steps is None:
+            if not self.total and not done:  # how long the first step will take is unknown
+                done = FIRST_STEP * self.fraction
             return done / self.fraction if self.fraction else math.inf
         return (step + 1) / self.steps if self.steps else math.inf
 

@@ -208,6 +208,8 @@ class Trainer:
         def prove(loss: torch.nn.Module) -> None:
             dry_run(loss, self.state.micro_batch_size)
 
+        if train.compile != "off":
+            self.display.message("compile: compiling the model, which may take minutes; not counted as training time")
         while True:
             try:
                 loss = compile_loss(self.loss_sum, train.compile, self.display.message, prove, self.parallel.blocks)

@@ -86,7 +86,7 @@ class PointBuilder:
         if event == "eval":
             numbers = {shown: values.get(name) for name, shown in EVALUATION.items()}
             for task, metrics in values.get("tasks", {}).items():
-                shown = (name for name in metrics if name != "n" and not name.endswith("_stderr"))
+                shown = (name for name in metrics if name != "n" and not name.endswith(("_stderr", "_ties")))
                 numbers |= {f"tasks/{task}/{name}": metrics[name] for name in shown}
             return Point(self._step, _finite(numbers))
         if event == "sample":

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from groundup.optim.run_length import Progress, RunLength
+from groundup.optim.run_length import Progress, RunLength, TimeLength
 
 
 @dataclass
@@ -44,7 +44,7 @@ class EarlyStopping:
 
     def reached(self, progress: Progress) -> bool:
         patience = self.patience is not None and self.best.since >= self.patience
-        late = self.time_limit is not None and progress.step > 0 and progress.elapsed + progress.dt > self.time_limit
+        late = self.time_limit is not None and TimeLength(self.time_limit).reached(progress)
         return patience or late or self.run_length.reached(progress)
 
 

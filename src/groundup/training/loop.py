@@ -72,7 +72,8 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         progress.finish_step(loader.scored, loader.batch_size)
         now = time.perf_counter()
-        progress.elapsed, progress.dt = now - started, now - step_started
+        progress.elapsed = now - started
+        progress.time_step(now - step_started)
         info = StepInfo(
             progress.step, progress.tokens, cursor, progress.elapsed, loss_value, norm_value, lr, progress.dt,
             loader.scored / progress.dt, fraction, applied, run_length.reached(progress), should_stop(), ids.size(1),

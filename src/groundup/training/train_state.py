@@ -49,6 +49,7 @@ class TrainState:
         """Everything but the tensors, for JSON."""
         return {
             **asdict(self.progress),
+            "dt": self.progress.usual_dt,  # all that a resumed run knows of the time of a step
             "best": asdict(self.best),
             "guard": self.guard.state_dict(),
             "scaler": self.scaler.state_dict(),
