@@ -18,7 +18,8 @@ from groundup.errors import TokenizerError
 from groundup.tokenizers.base import END_OF_TEXT, Ids
 from groundup.tokenizers.gpt2 import PATTERN, byte_characters, encode_by_rank
 from groundup.tokenizers.hf_backend import HFTokenizer
-from groundup.tokenizers.hf_json import FILE_NAME
+from groundup.tokenizers.hf_json import FILE_NAME, model_ids, parse
+from groundup.tokenizers.hf_limits import check_limits
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 MIN_BPE_VOCAB = 257  # the 256 bytes and the end of a text, without any merge
@@ -40,11 +41,12 @@ class BPETokenizer(HFTokenizer):
 
     def __init__(self, tokenizer_json: str) -> None:
         try:
-            contents = json.loads(tokenizer_json)
+            contents = parse(tokenizer_json)
+            check_limits(contents, model_ids(contents))
             model = contents["model"]
             vocabulary: dict[str, int] = model["vocab"]
             self._merges: list[list[str]] = model["merges"]
-            engine = tokenizers.Tokenizer.from_str(tokenizer_json)
+            engine = tokenizers.Tokenizer.from_str(json.dumps(contents))  # what was checked
             end_of_text = vocabulary[END_OF_TEXT]
             self.special_tokens = [END_OF_TEXT] + [
                 token["content"] for token in contents["added_tokens"] if token["content"] != END_OF_TEXT

@@ -21,6 +21,7 @@ from groundup.errors import TokenizerError
 from groundup.tokenizers.gpt2 import merge_pairs
 from groundup.tokenizers.hf_backend import HFTokenizer, library_errors
 from groundup.utils.hub_errors import HubRepo, explain_hub_error
+from groundup.utils.reading import parse_json, read_text
 from tokenizers import models, normalizers, pre_tokenizers
 
 ENCODER, MERGES = "encoder_bpe_40000.json", "vocab_40000.bpe"  # OpenAI's names
@@ -43,7 +44,7 @@ class GPT1Tokenizer(HFTokenizer):
 
     def __init__(self, encoder: str, merges: str) -> None:
         with library_errors("not a vocabulary of GPT-1"):
-            vocabulary: dict[str, int] = json.loads(encoder)
+            vocabulary: dict[str, int] = parse_json(encoder)
             spelling = {id_: piece for piece, id_ in vocabulary.items()}
             spellings = [spelling[id_] for id_ in range(len(vocabulary))]
             end_of_text, self.unknown = vocabulary[LINE_BREAK], vocabulary[UNKNOWN]
@@ -91,8 +92,8 @@ class GPT1Tokenizer(HFTokenizer):
     @classmethod
     def _from_files(cls, encoder: Path, merges: Path) -> "GPT1Tokenizer":
         try:
-            return cls(encoder.read_text(encoding="utf-8"), merges.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, TokenizerError) as error:
+            return cls(read_text(encoder), read_text(merges))
+        except (OSError, ValueError, TokenizerError) as error:
             raise TokenizerError(f"{encoder.parent}: cannot be read as GPT-1's vocabulary ({error})") from None
 
     @override

@@ -24,10 +24,13 @@ from groundup.errors import TokenizerError
 from groundup.tokenizers.base import END_OF_TEXT, Ids
 from groundup.tokenizers.gpt2 import byte_characters
 from groundup.tokenizers.hf_backend import HFTokenizer, encode_with, library_errors
+from groundup.tokenizers.hf_limits import check_limits
+from groundup.utils.reading import parse_json, read_json, read_text
 
 FILE_NAME = "tokenizer.json"
 CONFIG_NAME = "tokenizer_config.json"  # where `transformers` keeps the name of the token that ends a text
-MAX_FILE_BYTES = 1 << 28  # several times the largest published tokenizer
+MAX_FILE_BYTES = 1 << 26  # twice the largest published tokenizer
+MAX_COMMAS = 6_000_000  # about as many values: three times the most of a published tokenizer
 MAX_VOCABULARY = 1 << 24  # ids; many times any published one
 
 # Tokens that end a text in published tokenizers, the most certain first.
@@ -51,6 +54,7 @@ class FileTokenizer(HFTokenizer):
     def __init__(self, tokenizer_json: str, end_token: str) -> None:
         contents = parse(tokenizer_json)
         with library_errors("not a tokenizer that can be used"):
+            check_limits(contents, model_ids(contents))
             contents = _with_token(contents, end_token)
             used = bare(contents, end_token)
             unprefixed = used | {part: _unprefixed(used.get(part)) for part in ("normalizer", "pre_tokenizer")}
@@ -85,29 +89,33 @@ def read_tokenizer_file(path: Path, end_token: str | None = None) -> FileTokeniz
     try:
         if not path.is_file():
             raise TokenizerError("there is no such file; check the path")
-        if (size := path.stat().st_size) > MAX_FILE_BYTES:
-            raise TokenizerError(f"{size:,} bytes are too many for a tokenizer; give a {FILE_NAME}")
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, limit=MAX_FILE_BYTES)
         return FileTokenizer(text, end_token or find_end(parse(text), path.with_name(CONFIG_NAME)))
     except UnicodeDecodeError as error:
         raise TokenizerError(f"{path}: not a {FILE_NAME} (byte {error.start} is not UTF-8); give one") from None
     except OSError as error:
         raise TokenizerError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    except ValueError as error:
+        raise TokenizerError(f"{path}: cannot be read as a {FILE_NAME} ({error}); give one") from None
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from None
 
 
 def parse(text: str) -> Contents:
     """The contents of a file, with `added_tokens` complete. Raises TokenizerError where it is no tokenizer."""
+    if text.count(",") > MAX_COMMAS:
+        raise TokenizerError(f"it has more than {MAX_COMMAS:,} values, too many for a tokenizer; give a {FILE_NAME}")
     try:
-        contents = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        contents = parse_json(text)
+    except ValueError as error:
         raise TokenizerError(f"not JSON, or truncated ({error}); get the {FILE_NAME} again") from None
     model = contents.get("model") if isinstance(contents, dict) else None
     if not (isinstance(model, dict) and model.get("vocab")):
         raise TokenizerError(f"JSON, but not a tokenizer: it has no model with a vocab; give a {FILE_NAME}")
     added = contents.get("added_tokens") or []
-    if not all(isinstance(token, dict) and isinstance(token.get("content"), str) for token in added):
+    if not isinstance(added, list) or not all(
+        isinstance(token, dict) and isinstance(token.get("content"), str) for token in added
+    ):
         raise TokenizerError(f"its added_tokens are not tokens; get the {FILE_NAME} again")
     return {**contents, "added_tokens": [{"special": False, **token} for token in added]}
 
@@ -135,7 +143,7 @@ def find_end(contents: Contents, config: Path) -> str:
     Raises TokenizerError where the vocabulary has none.
     """
     try:
-        named = json.loads(config.read_text(encoding="utf-8"))["eos_token"]
+        named = read_json(config)["eos_token"]
         named = named["content"] if isinstance(named, dict) else named
     except (OSError, ValueError, KeyError, TypeError):
         named = None  # most files come without one
@@ -231,6 +239,7 @@ def _piece_bytes(engine: tokenizers.Tokenizer, contents: Contents, end_of_text: 
     as_text = {token["content"] for token in contents["added_tokens"] if not token["special"]}
     decoders = _decoder_types(contents.get("decoder"))
     byte_of = byte_characters()
+    decoded_bytes = 0
     pieces = [b""] * (max(*vocabulary.values(), end_of_text) + 1)
     for text, id_ in vocabulary.items():
         if text in as_text:
@@ -241,6 +250,9 @@ def _piece_bytes(engine: tokenizers.Tokenizer, contents: Contents, end_of_text: 
             pieces[id_] = bytes([int(byte[1], 16)])
         else:
             pieces[id_] = _decode_inside(engine.decoder, text).encode()
+            decoded_bytes += len(pieces[id_])
+            if decoded_bytes > MAX_FILE_BYTES:
+                raise ValueError(f"its vocab decodes to more than {MAX_FILE_BYTES:,} bytes")
     pieces[end_of_text] = end_token.encode()
     return pieces
 

@@ -1,0 +1,177 @@
+"""A small tokenizer.json that would take memory or time is refused; what published ones ask for is accepted."""
+
+import base64
+import json
+import struct
+
+import pytest
+
+from groundup.errors import TokenizerError
+from groundup.tokenizers import hf_json
+from groundup.tokenizers.bpe import BPETokenizer
+from groundup.tokenizers.gpt1 import GPT1Tokenizer
+from groundup.tokenizers.hf_json import FileTokenizer
+from groundup.tokenizers.hf_limits import TYPES, check_limits
+from groundup.tokenizers.patterns import check_pattern
+from tokenizers import decoders, normalizers, pre_tokenizers
+
+WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+LETTERS = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+PUBLISHED = {  # pattern -> the least number of characters that it matches
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": 1,  # GPT-2
+    rf"{WORDS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{SPACES}": 1,  # Llama 3
+    rf"{WORDS}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{SPACES}": 1,  # Qwen
+    rf"[^\r\n\p{{L}}\p{{N}}]?{LETTERS}{WORDS}?|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{SPACES}": 1,  # gpt-oss
+    rf"'(?i:[sdmt]|ll|ve)|[^\r\n\p{{L}}\p{{N}}]?+\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]++[\r\n]*|{SPACES}": 1,  # Ling
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+": 1,  # DeepSeek V3
+    r"[\p{Lo}\p{M}&&[^\p{Han}]]+|[一-龥぀-ゟ゠-ヿ]+": 1,  # Kimi
+    r" ?[^(\s|[.,!?…。，、।۔،])]+": 1,  # BLOOM
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+": 1,  # CLIP
+    r"\d{1,3}(?=(?:\d{3})*\b)": 1,  # Command A
+    r"(?=(\d{3})+(?!\d))": 0,  # SuperBPE
+    r"(?:\r?\n)+(?!\r?\n)": 1,  # Laguna
+    rf"{WORDS}|[^\r\n\p{{L}}\p{{N}}]?(?:\p{{L}}\p{{M}}*(?: \p{{L}}\p{{M}}*)*)+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]?"
+    r"|\s*[\r\n]|\s+(?!\S)|\s+": 1,  # EXAONE 4
+    "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z": 8,  # Chameleon
+    " {2,}": 2,  # T5
+    r"\s+$": 1,
+    "[0-9][0-9][0-9]": 3,  # Falcon
+    "(?i)word|[[:alpha:]]{2,5}": 2,
+    "": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("pattern", "width"), PUBLISHED.items())
+def test_patterns_of_published_tokenizers_are_accepted(pattern, width):
+    assert check_pattern(pattern) == width
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(a|aa)+b", "(a+)+b", "(a*)*b", "(?:a|a)*b", "(?>a+)+", "(a?){30}a{30}", "a?" * 30 + "a" * 30, "a+a+b",
+        "a*b*c*d", "(?=a+)a+b", "b*(a+b)?c", "(a|b)" * 9, "a{1,2}+b", "a{2}{3}", "a**", "a{3}?", "a{5,2}",
+        "a{0,400}", ".{0,50}.{0,50}b", "(?:a{1000}){1000}", "(?:(?:a{64}){64}){2}", r"(a)\1", r"(?<n>a)\k<n>",
+        r"(a\g<0>)?", "(?~a+)", "(?x)a+ +", "a+(?i)b|c+d", "(?#a)", "(?(1)a)", "(" * 3000, "(" * 21 + ")" * 21, "(a",
+        "a)", "[a", "[]a]", "*a", "a" * 5000, r"\p{", "\\",
+    ],
+)  # fmt: skip
+def test_patterns_that_could_search_for_hours_are_refused(pattern):
+    with pytest.raises(ValueError, match="regular expression"):
+        check_pattern(pattern)
+
+
+LETTER = {"type": "BPE", "vocab": {"a": 0, "b": 1, "</s>": 2}, "merges": []}
+
+
+def small(**parts):
+    return json.dumps({"version": "1.0", "added_tokens": [], "model": LETTER, **parts})
+
+
+def replace(pattern, content):
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+def charsmap(*replacements):
+    trie = struct.pack("<I", 8) + bytes(8)
+    return {
+        "type": "Precompiled",
+        "precompiled_charsmap": base64.b64encode(trie + b"\0".join(replacements) + b"\0").decode(),
+    }
+
+
+DOUBLED = {"type": "Sequence", "normalizers": [replace({"String": "a"}, "aa")] * 40}
+SPLIT = {"type": "Split", "pattern": {"Regex": "(a|aa)+b"}, "behavior": "Isolated", "invert": False}
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"normalizer": DOUBLED}, "its normalizer makes a text more than 128 times as long"),
+        ({"normalizer": {"type": "Sequence", "normalizers": [DOUBLED]}}, "more than 128 times"),
+        ({"normalizer": replace({"String": ""}, "a" * 200)}, "more than 128 times"),
+        ({"normalizer": replace({"Regex": "b*"}, "a" * 200)}, "more than 128 times"),
+        ({"normalizer": replace({"Regex": "b+"}, "a" * 200)}, "more than 128 times"),
+        ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "ByteLevel"}] * 30}}, "more than 128 times"),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}] * 30}}, "more than 128 times"),
+        ({"decoder": {"type": "Sequence", "decoders": DOUBLED["normalizers"]}}, "its decoder makes a text more than"),
+        ({"normalizer": charsmap(b"x" * 200)}, "more than 128 times"),
+        ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}] * 1001}}, "too many steps"),
+        ({"normalizer": {"type": "Prepend", "prepend": "a" * 65}}, "more than 64 bytes before each text"),
+        ({"pre_tokenizer": SPLIT}, "the regular expression '.a|aa.+b'"),
+        ({"normalizer": replace({"Regex": "(a|aa)+b"}, "")}, "the regular expression '.a|aa.+b'"),
+        ({"decoder": replace({"Regex": "(a|aa)+b"}, "")}, "the regular expression '.a|aa.+b'"),
+        ({"pre_tokenizer": {key: SPLIT[key] for key in SPLIT if key != "type"}}, "not a tokenizer that can be used"),
+        ({"normalizer": {"type": "Evil"}}, "its normalizer has an unknown type 'Evil'"),
+        ({"normalizer": 5}, "not a tokenizer that can be used"),
+        ({"normalizer": charsmap()["precompiled_charsmap"]}, "not a tokenizer that can be used"),
+        ({"model": LETTER | {"continuing_subword_prefix": "a" * 65}}, "its continuing_subword_prefix has more than 64"),
+        ({"model": LETTER | {"max_input_chars_per_word": 10**9}}, "its max_input_chars_per_word is above 1000"),
+        ({"model": LETTER | {"vocab": {"a" * 70_000: 0, "</s>": 1}}}, "a piece of more than 65,536 characters"),
+        ({"added_tokens": [{"content": "a" * (1 << 20) + "b", "id": 3}]}, "more than 1,048,576 characters"),
+    ],
+)
+def test_a_file_that_takes_memory_or_time_is_one_sentence(parts, message):
+    with pytest.raises(TokenizerError, match=message):
+        FileTokenizer(small(**parts), "</s>")
+
+
+def test_the_same_limits_hold_for_a_tokenizer_that_a_folder_calls_groundups_own():
+    contents = json.loads(BPETokenizer.train(["a b"], 300)._files["tokenizer.json"])
+    with pytest.raises(TokenizerError, match="the regular expression"):
+        BPETokenizer(json.dumps(contents | {"pre_tokenizer": SPLIT}))
+
+
+def test_a_file_has_a_largest_number_of_values(monkeypatch):
+    monkeypatch.setattr(hf_json, "MAX_COMMAS", 5)
+    with pytest.raises(TokenizerError, match="more than 5 values"):
+        FileTokenizer(small(), "</s>")
+
+
+def test_decoded_pieces_have_a_largest_total(monkeypatch):
+    monkeypatch.setattr(hf_json, "MAX_FILE_BYTES", 150)
+    with pytest.raises(TokenizerError, match="its vocab decodes to more than 150 bytes"):
+        FileTokenizer(small(decoder=replace({"String": "a"}, "a" * 100) | {"type": "Replace"}), "</s>")
+
+
+def test_usual_chains_of_steps_are_accepted():
+    llama = [{"type": "Prepend", "prepend": "▁"}, replace({"String": " "}, "▁")]
+    letters = [replace({"String": letter}, letter.upper()) for letter in "cdefghij" * 60]
+    for steps in (llama, letters):
+        made = FileTokenizer(small(normalizer={"type": "Sequence", "normalizers": steps}), "</s>")
+        assert made.encode("ab").tolist() == [0, 1]
+    t5 = [charsmap(b"x" * 33), replace({"Regex": " {2,}"}, "▁")]
+    check_limits(json.loads(small(normalizer={"type": "Sequence", "normalizers": t5})), ["a"])
+
+
+def test_every_step_of_the_library_is_known_by_its_name():
+    made = {
+        "normalizer": [
+            normalizers.BertNormalizer(), normalizers.ByteLevel(), normalizers.Lowercase(), normalizers.NFC(),
+            normalizers.NFD(), normalizers.NFKC(), normalizers.NFKD(), normalizers.Nmt(), normalizers.Prepend("a"),
+            normalizers.Replace("a", "b"), normalizers.Strip(), normalizers.StripAccents(),
+        ],
+        "pre_tokenizer": [
+            pre_tokenizers.BertPreTokenizer(), pre_tokenizers.ByteLevel(), pre_tokenizers.CharDelimiterSplit("a"),
+            pre_tokenizers.Digits(), pre_tokenizers.FixedLength(5), pre_tokenizers.Metaspace(),
+            pre_tokenizers.Punctuation(), pre_tokenizers.Split("a", "isolated"), pre_tokenizers.UnicodeScripts(),
+            pre_tokenizers.Whitespace(), pre_tokenizers.WhitespaceSplit(),
+        ],
+        "decoder": [
+            decoders.BPEDecoder(), decoders.ByteFallback(), decoders.ByteLevel(), decoders.CTC(), decoders.Fuse(),
+            decoders.Metaspace(), decoders.Replace("a", "b"), decoders.Strip(" ", 1, 0), decoders.WordPiece(),
+        ],
+    }  # fmt: skip
+    for part, steps in made.items():
+        names = {json.loads(step.__getstate__())["type"] for step in steps}
+        assert TYPES[part] - names <= {"Sequence", "Precompiled"}
+        assert names <= TYPES[part]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, " " * (17 << 20), "{"])
+def test_vocabularies_of_gpt1_are_bounded_json(tmp_path, text):
+    (tmp_path / "vocab.json").write_text(text)
+    (tmp_path / "merges.txt").write_text("")
+    with pytest.raises(TokenizerError, match="cannot be read as GPT-1's vocabulary"):
+        GPT1Tokenizer.read(tmp_path)
