@@ -71,9 +71,15 @@ def run(size: int, work: Callable[..., Any], *args: Any, place: Path, environ: d
 
 
 def _enter(variables: dict[str, str], answer: Path, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    """Do the work as one process of a job, none of which unpickles what another one sends."""
+    from torch.distributed import distributed_c10d
+
     from groundup.distributed.launch import exit_process
 
     os.environ.update(variables)
+    for name in ("_object_to_tensor", "_tensor_to_object"):  # torch's own, which pickle
+        assert hasattr(distributed_c10d, name)
+        setattr(distributed_c10d, name, None)
     status = 0
     try:
         answer.write_text(json.dumps(work(*args)))

@@ -184,6 +184,12 @@ def test_a_mistake_of_all_processes_is_printed_by_rank_0(options, tmp_path):
     assert printed(tmp_path, 1) == ""
 
 
+def test_processes_exchange_values_of_different_lengths_as_json(tmp_path):
+    values = [{"a": [0.1 + 0.2, None, True, "é\n"]}, list(range(1000))]
+    found = jobs.run(2, work.exchange, values, place=tmp_path)
+    assert found == [[values[0], values]] * 2
+
+
 def test_ranks_and_address_from_slurm():
     given = {
         "SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "2(x4)",

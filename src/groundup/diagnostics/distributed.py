@@ -5,7 +5,7 @@ import platform
 import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -28,7 +28,7 @@ class ProcessInfo:
     host: str
     local_rank: int
     versions: dict[str, str]
-    gpus: tuple[str, ...]  # models of all GPUs that it sees
+    gpus: list[str]  # models of all GPUs that it sees
     gpu: str | None  # unique id of its own GPU; None if it has none
     data: dict[str, str]  # folder -> fingerprint
     errors: dict[str, str]  # folder -> why it cannot be used
@@ -51,7 +51,8 @@ def check_job(paths: Sequence[Path], data: Path | None, timeout_s: float) -> Ite
     folders = list(dict.fromkeys([*paths, *([data] if data else [])]))
     try:
         process_group = init_distributed(timedelta(seconds=timeout_s))
-        infos = process_group.all_gather_object(_process_info(process_group.rank, process_group.local_rank, folders))
+        own = _process_info(process_group.rank, process_group.local_rank, folders)
+        infos = [ProcessInfo(**values) for values in process_group.all_gather_object(asdict(own))]
     except TrainingError as error:
         if os.environ.get("RANK", "0") != "0":
             raise
@@ -67,7 +68,7 @@ def check_job(paths: Sequence[Path], data: Path | None, timeout_s: float) -> Ite
 
 
 def _process_info(rank: int, local_rank: int, folders: Sequence[Path]) -> ProcessInfo:
-    gpus = tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     own = str(torch.cuda.get_device_properties(local_rank).uuid) if local_rank < len(gpus) else None
     versions = {"groundup": own_version(), "torch": torch.__version__, "Python": platform.python_version()}
     versions["CUDA"] = torch.version.cuda or "none"

@@ -3,17 +3,16 @@
 torchrun, or SLURM's srun, starts the same command once per core or GPU; environment variables give each its rank.
 """
 
+import json
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from typing_extensions import override
 
 from groundup.errors import ConfigError, GroundupError, TrainingError
-
-T = TypeVar("T")
 
 
 class ProcessGroup:
@@ -30,12 +29,12 @@ class ProcessGroup:
         """The largest of all ranks' numbers."""
         return number
 
-    def broadcast_object(self, value: T) -> T:
-        """Rank 0's value."""
+    def broadcast_object(self, value: Any) -> Any:
+        """Rank 0's value, of JSON's types; where there are several processes, a tuple arrives as a list."""
         return value
 
-    def all_gather_object(self, value: T) -> list[T]:
-        """All ranks' values, by rank."""
+    def all_gather_object(self, value: Any) -> list[Any]:
+        """All ranks' values, by rank; of JSON's types, as with `broadcast_object`."""
         return [value]
 
     def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -69,16 +68,19 @@ class TorchProcessGroup(ProcessGroup):
         return int(box.item())
 
     @override
-    def broadcast_object(self, value: T) -> T:
-        box = [value]
-        collective(self.rank, lambda: dist.broadcast_object_list(box, device=torch.device("cpu")))
-        return box[0]
+    def broadcast_object(self, value: Any) -> Any:
+        text = _as_bytes(value) if self.rank == 0 else torch.empty(0, dtype=torch.uint8)
+        size = int(self.broadcast(torch.tensor(len(text))).item())
+        return _from_bytes(self.broadcast(text if self.rank == 0 else text.new_empty(size)))
 
     @override
-    def all_gather_object(self, value: T) -> list[T]:
-        values: list[Any] = [None] * self.size
-        collective(self.rank, lambda: dist.all_gather_object(values, value))
-        return values
+    def all_gather_object(self, value: Any) -> list[Any]:
+        text = _as_bytes(value)
+        padded = text.new_full((self.max(len(text)),), ord(" "))
+        texts = [torch.empty_like(padded) for _ in range(self.size)]
+        padded[: len(text)] = text
+        collective(self.rank, lambda: dist.all_gather(texts, padded))
+        return [_from_bytes(each) for each in texts]
 
     @override
     def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -89,6 +91,15 @@ class TorchProcessGroup(ProcessGroup):
     def broadcast(self, tensor: torch.Tensor) -> torch.Tensor:
         collective(self.rank, lambda: dist.broadcast(tensor, src=0))
         return tensor
+
+
+# Torch's own functions for objects unpickle, and so would execute, what another process sends.
+def _as_bytes(value: object) -> torch.Tensor:
+    return torch.frombuffer(bytearray(json.dumps(value), "ascii"), dtype=torch.uint8)
+
+
+def _from_bytes(text: torch.Tensor) -> Any:
+    return json.loads(bytes(text.tolist()))
 
 
 def collective(rank: int, work: Callable[[], object]) -> None:
@@ -110,14 +121,14 @@ class BroadcastTensors(Mapping[str, torch.Tensor]):
     def __init__(self, process_group: ProcessGroup, tensors: Mapping[str, torch.Tensor]) -> None:
         """`tensors` are read on rank 0 only."""
         self._process_group, self._tensors = process_group, tensors
-        shapes = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
+        shapes = {name: [list(t.shape), str(t.dtype).removeprefix("torch.")] for name, t in tensors.items()}
         self._shapes = process_group.broadcast_object(shapes)
 
     def __getitem__(self, name: str) -> torch.Tensor:
         shape, dtype = self._shapes[name]
         held = self._process_group.rank == 0
         return self._process_group.broadcast(
-            self._tensors[name].contiguous() if held else torch.empty(shape, dtype=dtype)
+            self._tensors[name].contiguous() if held else torch.empty(shape, dtype=getattr(torch, dtype))
         )
 
     def __iter__(self) -> Iterator[str]:
@@ -160,7 +171,7 @@ def nccl_message(error: RuntimeError) -> str | None:
 
 def require_same(process_group: ProcessGroup, what: str, value: object, remedy: str) -> None:
     """GroundupError where the processes differ in what must be equal on all of them."""
-    values = process_group.all_gather_object((socket.gethostname(), value))
+    values = process_group.all_gather_object([socket.gethostname(), value])
     for rank, (host, theirs) in enumerate(values):
         if theirs != values[0][1]:
             raise GroundupError(
@@ -180,11 +191,11 @@ def own_device(wanted: str, process_group: ProcessGroup) -> torch.device:
     if device.type != "cuda" or device.index is not None:
         raise ConfigError(f"train.device: {wanted} cannot be shared by {process_group.size} processes; use cuda or cpu")
     device = torch.device("cuda", process_group.local_rank % torch.cuda.device_count())
-    gpu = (socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid))
+    gpu = [socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid)]
     gpus = process_group.all_gather_object(gpu)
     for rank, (host, uuid) in enumerate(gpus):
-        if (host, uuid) in gpus[:rank]:
-            first = gpus.index((host, uuid))
+        if [host, uuid] in gpus[:rank]:
+            first = gpus.index([host, uuid])
             raise ConfigError(
                 f"train.device: processes {first} and {rank} on {host} would share one GPU; start no more processes "
                 "there than it has GPUs"

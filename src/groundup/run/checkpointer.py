@@ -93,7 +93,8 @@ class Checkpointer:
             self._wait()
             found, _ = self._folder.newest_good(step)
             self._folder.delete_after(found)
-        self.saved = self._process_group.broadcast_object(found)
+        name = self._process_group.broadcast_object(found and found.name)
+        self.saved = self._folder.checkpoints / name if name else None
         return self.saved
 
     def close(self) -> None:

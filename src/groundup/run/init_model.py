@@ -48,9 +48,15 @@ def build_initial_model(
     return model
 
 
+def rank_0_config(config: Config | None, process_group: ProcessGroup) -> Config:
+    """Rank 0's config; other ranks may give None."""
+    values = process_group.broadcast_object(config.model_dump(mode="json") if config else None)
+    return Config.model_validate(values)
+
+
 def broadcast_config(config: Config, process_group: ProcessGroup) -> Config:
     """Rank 0's config, for ranks that lack the checkpoint it was made from."""
-    first = process_group.broadcast_object(config)
+    first = rank_0_config(config, process_group)
     return first if first.init_from is not None and config.init_sha256 is None else config
 
 

@@ -1,7 +1,7 @@
 """One resolution of a run's config on this machine, and the plan that follows from it."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from groundup.run.parts import build_loss
 from groundup.tracking.trackers import check as check_trackers
 from groundup.training.micro_batches import to_inputs_targets
 from groundup.training.throughput import MEASURE_SECONDS, measure_throughput
-from groundup.utils.device import autocast, choose_device, choose_precision, device_memory, is_out_of_memory
+from groundup.utils.device import Precision, autocast, choose_device, choose_precision, device_memory, is_out_of_memory
 from groundup.utils.system import free_disk, main_memory, usable_cores
 
 MEASURE_FRACTION = 0.03  # of a run length in time, that measuring the speed may take
@@ -55,7 +55,7 @@ def detect_machine(
     require_same(process_group, "train.device is", device.type, "fix the GPU there, or give all --train.device cpu")
     threads = process_group.broadcast_object(train.threads or max(1, usable_cores() // process_group.local_size))
     torch.set_num_threads(threads)
-    precision = process_group.broadcast_object(choose_precision(train.precision, device))
+    precision = Precision(*process_group.broadcast_object(choose_precision(train.precision, device)))
     main = main_memory()
     memory = device_memory(device) or (main and main // process_group.local_size)
     size = process_group.size
@@ -78,8 +78,8 @@ def resolve_config(
             f"model.vocab_size: {config.model.vocab_size}, but the data's tokenizer has {vocab_size} ids; leave it out "
             "(--model.vocab_multiple pads the embedding)"
         )
-    resolved = policy.resolve(config, machine, vocab_size)
-    return process_group.broadcast_object(resolved)
+    first = Machine(**process_group.broadcast_object(asdict(machine)))
+    return policy.resolve(config, first, vocab_size)
 
 
 def plan_here(config: Config, vocab_size: int, data: DataSize | None) -> Plan:

@@ -26,7 +26,7 @@ from groundup.optim.run_length import TimeLength
 from groundup.planning.plan import DataSize, Plan, Speed
 from groundup.planning.report import summary, too_much_memory
 from groundup.run.dataset import PreparedData, open_data
-from groundup.run.init_model import broadcast_config
+from groundup.run.init_model import broadcast_config, rank_0_config
 from groundup.run.resolve import (
     detect_machine,
     measure_speed,
@@ -157,9 +157,7 @@ def overrides_of(config: Config, run: RunFolder, process_group: ProcessGroup) ->
 
 def run_config(run: RunFolder, process_group: ProcessGroup) -> Config:
     """The run's config, read on rank 0."""
-    config = process_group.broadcast_object(None if process_group.rank else run.config())
-    assert config is not None, "rank 0 has read it"
-    return config
+    return rank_0_config(None if process_group.rank else run.config(), process_group)
 
 
 @contextmanager
@@ -176,9 +174,9 @@ def run_lock(run: RunFolder, display: Display, process_group: ProcessGroup) -> I
 
 def check_ranks_agree(process_group: ProcessGroup, config: Config, data: PreparedData) -> None:
     """GroupundError where versions, options or data differ between the processes of this job."""
-    versions = (__version__, torch.__version__)
+    versions = f"{__version__} and {torch.__version__}"
     require_same(process_group, "groundup and torch are", versions, "install the same everywhere")
-    unlike = ", ".join(diff(process_group.broadcast_object(config), config)) or "none"
+    unlike = ", ".join(diff(rank_0_config(config, process_group), config)) or "none"
     require_same(process_group, "options unlike rank 0's are", unlike, "start the same command everywhere")
     fingerprint = data.manifest.fingerprint
     require_same(process_group, f"the data in {config.data} are", fingerprint, "copy one folder to all machines")
@@ -238,17 +236,18 @@ def _restore(
     """The trainer at its newest good checkpoint, and the line about the machine."""
     data = open_data(config)
     check_ranks_agree(process_group, config, data)
-    newest: tuple[Path | None, list[str]] = (None, []) if process_group.rank else run.newest_good()
-    written_by, match = 1, DataMatch("same")
-    if newest[0]:
-        metadata = load_metadata(newest[0])
-        written_by = metadata.get("processes", 1)
-        match = match_data(Path(str(config.data)), metadata, data.manifest, tokenizer_of(newest[0]))
-    (checkpoint, rejected), processes, match = process_group.broadcast_object((newest, written_by, match))
+    newest, rejected = (None, []) if process_group.rank else run.newest_good()
+    metadata, match = {}, DataMatch("same")
+    if newest:
+        metadata = load_metadata(newest)
+        match = match_data(Path(str(config.data)), metadata, data.manifest, tokenizer_of(newest))
+    name, metadata, match = process_group.broadcast_object([newest and newest.name, metadata, match])
+    checkpoint, match = run.checkpoints / name if name else None, DataMatch(*match)
     for reason in rejected:
         display.message(f"rejected: {reason}")
     if match.answer != "same":
         raise CheckpointError(match.message)
+    processes = metadata.get("processes", 1)
     if processes != process_group.size and "train.threads" not in changed:  # the cores are shared otherwise now
         config = _update_train(config, threads=None)
         changed.append("train.threads")
