@@ -1,44 +1,94 @@
-"""Kill a run at random moments and resume it until it is finished; count which phases the kills interrupt.
+"""End a run by signals at random moments and resume it until it is finished; count which phases the signals interrupt.
 
-Each attempt is a fork of a process that has imported everything already, so that a kill interrupts training and not the
-two seconds of importing. That process must have a single thread, as a fork copies only one.
+Each attempt is a fork of a process that has imported everything already, so that a signal interrupts training and not
+the two seconds of importing. That process must have a single thread, as a fork copies only one.
 """
 
 import json
 import os
 import random
+import re
 import signal
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from groundup.checkpoint.files import verify
-from groundup.checkpoint.log import read_log
-from groundup.checkpoint.run_folder import RunFolder, step_of
-from groundup.diagnostics.verify_resume import differing_metadata, largest_difference
-from groundup.errors import CheckpointError
+from compare import differences, other_losses
+from configs import Row
 
+from groundup.checkpoint.files import verify
+from groundup.checkpoint.run_folder import RunFolder, step_of
+from groundup.cli import main
+from groundup.errors import CheckpointError
+from groundup.training.signals import STOP_SIGNALS
+
+SOFT = [signal.Signals[name] for name in STOP_SIGNALS if hasattr(signal, name)]  # those that ask a run to stop
 PHASES = ("starting", "training", "logging", "evaluating", "sampling", "saving", "deleting")
-EARLY_FRACTION = 0.25  # of the remaining time, for about half of the kills, so that a run is killed several times
+SOFT_FRACTION = 0.4  # of the first signals of an attempt
+SECOND_FRACTION = 0.3  # of the soft ones are followed by another signal
+MAX_SECOND_DELAY = 0.1  # seconds between them
+EARLY_FRACTION = 0.25  # of the remaining time, for about half of the signals, so that a run is ended several times
 STARTUP_FRACTION = 0.2  # of a complete run's time: upper bound of an attempt's start-up
 DELAY_GROWTH = 1.15  # factor on the longest delay after an attempt without progress, in case the machine became slower
-TIME_FIELDS = {"tokens_per_s", "dt", "elapsed"}  # of log records
+STOP_SECONDS = 300.0  # that a run may take to finish or stop
+NEVER_ENDED = 256  # no exit status
+CHANGED_KERNELS = re.compile(r"kernels.*rounding")
+
+Plan = list[tuple[float, signal.Signals]]  # seconds to wait before each signal
 
 
 @dataclass
 class Tally:
-    """Counts of kills, runs and failures of one config."""
+    """Counts of signals, runs and failures of one config."""
 
     kills: Counter = field(default_factory=Counter)  # by phase
+    soft: Counter = field(default_factory=Counter)  # by name of the signal
     runs: int = 0  # finished
     failures: list[str] = field(default_factory=list)  # one message each
 
+    @property
+    def signals(self) -> int:
+        return self.kills.total() + self.soft.total()
 
-def run_forked(work: Callable[[], object], output: Path, seconds: float | None = None) -> int | None:
-    """Run `work` in a fork; returns its exit status, or None if it was killed after `seconds`."""
+
+@dataclass
+class Torture:
+    """A config, its data and its uninterrupted run, and how to start and resume others like it."""
+
+    row: Row
+    folder: Path
+    data: Path
+    duration: float = 0.0  # seconds of the uninterrupted run
+
+    @property
+    def reference(self) -> Path:
+        return self.folder / "uninterrupted"
+
+    def command(self, run: Path) -> list[str]:
+        """Command line that starts or resumes a run."""
+        if (run / "config.yaml").exists():  # a run that was killed before it wrote its config is started again
+            return ["resume", str(run)]
+        config = self.folder / "config.yaml"
+        return ["train", self.row.preset, "--config", str(config), "--data", str(self.data), "--out", str(run)]
+
+    def attempt(self, run: Path, plan: Plan, environ: Mapping[str, str]) -> tuple[int, Plan, str]:
+        """Start or resume `run` in a fork; its exit status, the signals it got of `plan`, and what it printed."""
+        words = self.command(run)
+        output = run.with_suffix(".txt")
+        with output.open("a") as file:
+            file.write(f"$ {' '.join(words)}  # {dict(environ)}, {plan_text(plan)}\n")
+            start = file.tell()
+        status, sent = run_forked(lambda: main(words), output, plan, environ)
+        return status, sent, output.read_bytes()[start:].decode(errors="replace")
+
+
+def run_forked(
+    work: Callable[[], object], output: Path, plan: Plan = (), environ: Mapping[str, str] = {}
+) -> tuple[int, Plan]:
+    """Run `work` in a fork; its exit status, -n after signal n, or NEVER_ENDED, and the signals that it got."""
     pid = os.fork()
     if not pid:
         status = 1
@@ -46,63 +96,132 @@ def run_forked(work: Callable[[], object], output: Path, seconds: float | None =
             handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(handle, 1)
             os.dup2(handle, 2)
+            os.environ.update(environ)
             work()
             status = 0
-        except BaseException:
-            os.write(2, traceback.format_exc().encode())
+        except SystemExit as error:
+            status = error.code or 0
+        except BaseException as error:
+            status = 130
+            if error.__traceback__.tb_next or not isinstance(error, KeyboardInterrupt):  # else: not in `work`
+                os.write(2, traceback.format_exc().encode())
+                status = 1
         finally:
             os._exit(status)
-    if seconds is not None:
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(min(left, 0.005))
+    sent: Plan = []
+    for delay, number in plan:
+        if (status := _wait(pid, delay)) is not None:
+            return status, sent
+        os.kill(pid, number)
+        sent.append((delay, number))
+    status = _wait(pid, STOP_SECONDS)
+    if status is None:
         os.kill(pid, signal.SIGKILL)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return None if code == -signal.SIGKILL else code
+        os.waitpid(pid, 0)
+        with output.open("a") as file:
+            file.write(f"did not end within {STOP_SECONDS:.0f} s\n")
+    return NEVER_ENDED if status is None else status, sent
 
 
-def torture(
-    start: Callable[[Path], object],
-    resume: Callable[[Path], object],
-    folder: Path,
-    reference: Path,
-    duration: float,
-    kills: int,
-    random_: random.Random,
-) -> Tally:
-    """Run after run in `folder` until there were `kills` kills; the last one finishes.
+def _wait(pid: int, seconds: float) -> int | None:
+    """The exit status of a child process; None if it is still running after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if (left := deadline - time.monotonic()) <= 0:
+            return None
+        time.sleep(min(left, 0.003))
 
-    `reference` is an uninterrupted run, `duration` its seconds.
-    """
-    tally = Tally()
-    steps = step_of(RunFolder(reference).steps()[-1])
-    while kills > tally.kills.total():
-        run = folder / f"run-{tally.runs + len(tally.failures)}"
-        newest, longest = 0, 1.0
-        while True:
-            started, logged = time.time_ns(), _size(run / "log.jsonl")
-            left = STARTUP_FRACTION * duration + duration * (1 - newest / steps)
-            max_delay = longest * left * random_.choice((1, EARLY_FRACTION))
-            delay = random_.uniform(0, max_delay) if tally.kills.total() < kills else None
-            # A run that was killed before it wrote its config is started again.
-            work = resume if (run / "config.yaml").exists() else start
-            code = run_forked(lambda work=work, run=run: work(run), run.with_suffix(".txt"), delay)
-            if code is not None:
-                break
-            tally.kills[phase(run, started, logged)] += 1
-            before, newest = newest, newest_good(run, newest, tally.failures)
-            longest = longest * DELAY_GROWTH if newest == before else 1.0
-        if code:
-            message = run.with_suffix(".txt").read_text().strip().splitlines()[-1]
-            tally.failures.append(f"{run}: could not be resumed: {message}")
-        elif found := differences(run, reference):
-            tally.failures.append(f"{run}: {found}")
-        else:
-            tally.runs += 1
+
+def torture(case: Torture, signals: int, seed: str, runs: Sequence[int] | None = None) -> Tally:
+    """Run after run until there were so many signals; the last one finishes. `runs`: only those of these numbers."""
+    tally, index = Tally(), 0
+    while tally.signals < signals if runs is None else index < len(runs):
+        number = index if runs is None else runs[index]
+        left = signals - tally.signals if runs is None else signals
+        index += 1
+        for failure in torture_run(case, number, left, random.Random(f"{seed} {number}"), tally):
+            tally.failures.append(f"run {number}: {failure}")
     return tally
+
+
+def torture_run(case: Torture, number: int, signals: int, random_: random.Random, tally: Tally) -> list[str]:
+    """End a run by up to `signals` signals, and let it finish; returns failures."""
+    run, before, failures = case.folder / f"run-{number}", tally.signals, []
+    steps, newest, longest = step_of(RunFolder(case.reference).steps()[-1]), 0, 1.0
+    kernels = KernelHistory(run) if case.row.other_kernels else None
+    while True:
+        started, logged = time.time_ns(), _size(run / "log.jsonl")
+        seconds = longest * case.duration * (STARTUP_FRACTION + max(0, 1 - newest / steps))
+        plan = plan_signals(random_, seconds) if tally.signals - before < signals else []
+        environ = kernels.next(random_) if kernels else {}
+        status, sent, words = case.attempt(run, plan, environ)
+        tally.kills.update(phase(run, started, logged) for _, number in sent if number == signal.SIGKILL)
+        tally.soft.update(number.name for _, number in sent if number != signal.SIGKILL)
+        if "Traceback" in words or status == NEVER_ENDED:
+            return [*failures, f"{last_line(words)} (after {plan_text(sent)})"]
+        if kernels and (found := kernels.failure(words, finished=not status)):
+            failures.append(found)
+        if not sent:
+            break
+        # A run that was asked to stop by any of the others says that it was terminated.
+        if status not in {0, 128 + signal.SIGTERM, *(code for _, number in sent for code in (-number, 128 + number))}:
+            failures.append(f"exit status {status} after {plan_text(sent)}: {last_line(words)}")
+        last, newest = newest, newest_good(run, newest, failures)
+        longest = longest * DELAY_GROWTH if newest == last else 1.0
+    if status:
+        return [*failures, f"could not be resumed: {last_line(words)}"]
+    if found := (other_losses if kernels else differences)(run, case.reference):
+        failures.append(found)
+    tally.runs += not failures
+    return failures
+
+
+def plan_signals(random_: random.Random, seconds: float) -> Plan:
+    """A signal at a random moment, early for about half of them; after one that asks to stop, at times another."""
+    delay = random_.uniform(0, seconds * random_.choice((1, EARLY_FRACTION)))
+    if random_.random() >= SOFT_FRACTION:
+        return [(delay, signal.SIGKILL)]
+    plan = [(delay, random_.choice(SOFT))]
+    if random_.random() < SECOND_FRACTION:
+        plan.append((random_.uniform(0, MAX_SECOND_DELAY), random_.choice((signal.SIGKILL, signal.SIGINT, *SOFT))))
+    return plan
+
+
+def last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no message"])[-1]
+
+
+def plan_text(plan: Plan) -> str:
+    return ", ".join(f"{number.name} {delay:.3f} s later" for delay, number in plan) or "no signal"
+
+
+class KernelHistory:
+    """Which checkpoints of a run were written with the C++ kernels, and whether each resume said what changed."""
+
+    def __init__(self, run: Path) -> None:
+        self._run = RunFolder(run)
+        self._written: dict[str, bool] = {}  # checkpoint -> with kernels
+        self._now = self._changed = False
+
+    def next(self, random_: random.Random) -> dict[str, str]:
+        """The environment of the next attempt."""
+        environ = random_.choice(({}, {"GROUNDUP_KERNELS": "torch"}, {"CXX": "/nonexistent/g++"}))
+        steps = self._run.steps() if self._run.path.exists() else []
+        self._now = not environ
+        self._changed = bool(steps) and self._written[steps[-1].name] != self._now
+        return environ
+
+    def failure(self, words: str, *, finished: bool) -> str:
+        """Whether the attempt said too much or too little; empty if not."""
+        for checkpoint in self._run.steps() if self._run.path.exists() else []:
+            self._written.setdefault(checkpoint.name, self._now)
+        lines = [line for line in words.splitlines()[1:] if CHANGED_KERNELS.search(line)]
+        if len(lines) > self._changed or (finished and len(lines) < self._changed):
+            return f"the kernels changed: {self._changed}, but the lines about it are {lines}"
+        return ""
 
 
 def phase(run: Path, started: int, logged: int) -> str:
@@ -143,38 +262,6 @@ def newest_good(run: Path, before: int, failures: list[str]) -> int:
     if step < before:
         failures.append(f"lost: {run}: had a checkpoint at step {before}, now at step {step}")
     return step
-
-
-def differences(run: Path, reference: Path) -> str:
-    """First difference between a finished run and the uninterrupted one; empty if they are bitwise equal."""
-    one, other = (RunFolder(folder).steps()[-1] for folder in (run, reference))
-    if one.name != other.name:
-        return f"ended in {one.name}, not {other.name}"
-    worst, _ = largest_difference(one, other)
-    if worst:
-        return f"not bitwise: {worst}"
-    if keys := differing_metadata(one, other):
-        return f"not bitwise: progress.json differs in {', '.join(keys)}"
-    # Each record of any attempt must equal that of the uninterrupted run, and none may be missing.
-    known, seen = _records(reference), set()
-    for key, record in _records(run).items():
-        if known.get(key) != record:
-            return f"not bitwise: logged {record}, the uninterrupted run {known.get(key)}"
-        seen.add(key)
-    missing = sorted(known.keys() - seen)
-    return f"not logged: {missing[0]}" if missing else ""
-
-
-def _records(run: Path) -> dict[tuple[str, int], dict]:
-    """Logged steps, evaluations and samples, without times; contradictions within a run are kept."""
-    found: dict[tuple[str, int], dict] = {}
-    for record in read_log(run / "log.jsonl"):
-        if record["event"] in ("step", "skip", "eval", "sample"):
-            key = (record["event"], record["step"])
-            record = {name: value for name, value in record.items() if name not in TIME_FIELDS}
-            if found.setdefault(key, record) != record:
-                found[key] = {"contradiction": [found[key], record]}
-    return found
 
 
 def _size(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Configs of the torture test, and its report."""
+"""Runs the torture test of each config, and prints its report."""
 
 import argparse
 import json
@@ -13,76 +13,62 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
-from attempts import PHASES, Tally, run_forked, torture
+import yaml
+from attempts import PHASES, SOFT, Tally, Torture, run_forked, torture
+from configs import CONFIGS, STEPS
 
 import groundup
-import groundup.api
-from groundup.config.presets import MODERN_PARTS
+from groundup.checkpoint.run_folder import RunFolder
+from groundup.cli import main as groundup_main
 
 WORDS = "the a small model reads words and learns what comes next after some time it writes lines of its own".split()
-STEPS = 60  # more than an epoch
-
-TOY = {
-    "model": {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 32, "dropout": 0.1},
-    # of 32 sequences: unequal micro-batches
-    "optimizer": {"learning_rate": 3e-3},
-    "schedule": {"warmup_steps": 4},
-    "train": {
-        "micro_batch_size": 9,
-        "max_steps": STEPS,
-        "batch_tokens": 1024,
-        "threads": 1,
-        "precision": "fp32",
-        "device": "cpu",
-    },
-    "evaluate": {"every_steps": 7, "tokens": 500, "sample_every_steps": 14, "sample_tokens": 8},
-    "checkpoint": {"every_steps": 5, "keep_last": 2},
-}
-MUON = {"name": "muon", "learning_rate": 0.01, "embedding_learning_rate": 0.1}
-
-# name -> differences from TOY
-CONFIGS: dict[str, dict] = {
-    "adamw": {},
-    "adamw, written at once": {"checkpoint": {"async_save": False}},
-    "a checkpoint a step": {"checkpoint": {"every_steps": 1, "keep_last": 3, "keep_every": 20}},
-    "muon, modern": {"model": MODERN_PARTS, "optimizer": MUON, "schedule": {"name": "wsd"}},
-    "ema, one checkpoint kept": {"optimizer": {"ema_decay": 0.9}, "checkpoint": {"keep_last": 1, "save_best": False}},
-    "ema, written at once": {"optimizer": {"ema_decay": 0.9}, "checkpoint": {"async_save": False, "every_steps": 2}},
-}
 
 
 def main() -> int:
-    """Kill, compare and print the report; exit status 0 if every promise holds."""
+    """Interrupt, compare and print the report; exit status 0 if every promise holds."""
     args = arguments()
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp(prefix="groundup-torture-"))
     names = args.only or list(CONFIGS)
     data = prepare(folder)
     tallies, started = {}, time.monotonic()
+    print(f"seed {args.seed}", file=sys.stderr)
     for name, share in zip(names, shares(args.kills, len(names)), strict=True):
-        config_folder = folder / name.replace(" ", "-").replace(",", "")
-        config_folder.mkdir()
-        overrides = merged(CONFIGS[name])
-        seed = f"{args.seed} {name}"
-        tallies[name] = torture_config(config_folder, data, overrides, share, random.Random(seed))
-        print(f"{name}: {tallies[name].kills.total()} kills, {tallies[name].runs} runs", file=sys.stderr, flush=True)
+        case = Torture(CONFIGS[name], folder / name.replace(" ", "-").replace(",", ""), data)
+        set_up(case)
+        tally = tallies[name] = torture(case, share, f"{args.seed} {name}", args.run)
+        line = f"{name}: {tally.signals} signals, {tally.runs} runs equal, {len(tally.failures)} failures"
+        print(f"{line}, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+        for failure in tally.failures:
+            number = failure.split()[1].rstrip(":")
+            command = f"python tests/torture --seed {args.seed} --only '{name}' --run {number}"
+            print(f"FAILED {name}: {failure}\n  repeat: {command}")
     print("\n".join(table(tallies)))
-    failures = [failure for tally in tallies.values() for failure in tally.failures]
-    print("\n".join(failures) or f"every run bitwise equal, no checkpoint lost, {time.monotonic() - started:.0f} s")
+    print(", ".join(f"{n} {name}" for name, n in sorted(_sum(tallies).soft.items())))
     if args.json:
         args.json.write_text(json.dumps(as_json(args, tallies), indent=2) + "\n")
-    if failures:
+    if _sum(tallies).failures:
         print(f"kept for inspection: {folder}")
         return 1
+    print(f"every run bitwise equal, no checkpoint lost, {time.monotonic() - started:.0f} s")
     shutil.rmtree(folder)
     return 0
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="make torture", description="SIGKILLs at random moments.")
-    parser.add_argument("--kills", type=int, default=120, metavar="N", help="in total, spread over the configs [120]")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="random seed of the moments [1]")
+    parser = argparse.ArgumentParser(prog="make torture", description="Signals at random moments.")
+    parser.add_argument(
+        "--kills",
+        type=int,
+        default=550,
+        metavar="N",
+        help="SIGKILLs and softer signals in total, over all configs [550]",
+    )
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="random seed of moments and signals [1]")
     parser.add_argument("--only", action="append", choices=list(CONFIGS), metavar="CONFIG", help="may be repeated")
+    parser.add_argument(
+        "--run", action="append", type=int, metavar="N", help="only the run of this number; may be repeated"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON")
     return parser.parse_args()
 
@@ -92,31 +78,32 @@ def prepare(folder: Path) -> Path:
     rng = random.Random(0)
     text, data = folder / "text.txt", folder / "data"
     text.write_text("".join(" ".join(rng.choices(WORDS, k=6)).capitalize() + ".\n" for _ in range(900)))
-    assert run_forked(lambda: groundup.prepare(text, data, tokenizer="byte"), folder / "out.txt") == 0
+    assert run_forked(lambda: groundup.prepare(text, data, tokenizer="byte"), folder / "out.txt")[0] == 0
     return data
 
 
-def torture_config(folder: Path, data: Path, overrides: dict, kills: int, random_: random.Random) -> Tally:
-    """Torture one config."""
-
-    def start(run: Path) -> None:
-        groundup.train(data, run, overrides=overrides)
+def set_up(case: Torture) -> None:
+    """Train the uninterrupted run, and import all that it needed."""
+    case.folder.mkdir()
+    (case.folder / "config.yaml").write_text(yaml.safe_dump(case.row.config()))
+    modules = case.folder / "modules.json"
 
     def uninterrupted() -> None:
-        start(folder / "uninterrupted")
-        (folder / "modules.json").write_text(json.dumps(list(sys.modules)))
+        with suppress(SystemExit):
+            groundup_main(case.command(case.reference))
+        modules.write_text(json.dumps(list(sys.modules)))
 
     for attempt in (1, 2):  # the second, with all imports of the first done, gives a run's duration
-        shutil.rmtree(folder / "uninterrupted", ignore_errors=True)
+        shutil.rmtree(case.reference, ignore_errors=True)
         started = time.monotonic()
-        code = run_forked(uninterrupted, folder / "uninterrupted.txt")
-        assert code == 0, (folder / "uninterrupted.txt").read_text()
-        duration = time.monotonic() - started
+        code, _ = run_forked(uninterrupted, case.reference.with_suffix(".txt"))
+        finished = code == 0 and RunFolder(case.reference).steps()
+        assert finished, case.reference.with_suffix(".txt").read_text()
+        case.duration = time.monotonic() - started
         if attempt == 1:
-            import_all(json.loads((folder / "modules.json").read_text()))
+            import_all(json.loads(modules.read_text()))
     threads = len(list(Path("/proc/self/task").iterdir())) if Path("/proc/self/task").exists() else 1
     assert threads == 1, f"{threads} threads: a fork would copy one"
-    return torture(start, groundup.resume, folder, folder / "uninterrupted", duration, kills, random_)
 
 
 def import_all(names: list[str]) -> None:
@@ -127,23 +114,20 @@ def import_all(names: list[str]) -> None:
                 import_module(name)
 
 
-def merged(differences: dict) -> dict:
-    return {section: {**TOY.get(section, {}), **differences.get(section, {})} for section in TOY.keys() | differences}
-
-
 def shares(n: int, parts: int) -> Iterator[int]:
     return (n // parts + (i < n % parts) for i in range(parts))
 
 
 def table(tallies: dict[str, Tally]) -> list[str]:
     """Markdown table with one line per config."""
-    lines = [
-        f"| config | kills | {' | '.join(PHASES)} | runs | failures |", f"|---|{'---:|' * (len(PHASES) + 3)}",
-    ]  # fmt: skip
+    soft = "/".join(number.name.removeprefix("SIG") for number in SOFT)
+    head = ("config", soft, "KILL", *PHASES, "runs", "failures")
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
     rows = {**tallies, "all": _sum(tallies)}
     for name, tally in rows.items():
         hits = " | ".join(str(tally.kills[phase]) for phase in PHASES)
-        lines.append(f"| {name} | {tally.kills.total()} | {hits} | {tally.runs} | {len(tally.failures)} |")
+        counts = f"{tally.soft.total()} | {tally.kills.total()} | {hits} | {tally.runs} | {len(tally.failures)}"
+        lines.append(f"| {name} | {counts} |")
     return lines
 
 
@@ -151,6 +135,7 @@ def _sum(tallies: dict[str, Tally]) -> Tally:
     total = Tally()
     for tally in tallies.values():
         total.kills += tally.kills
+        total.soft += tally.soft
         total.runs += tally.runs
         total.failures += tally.failures
     return total
@@ -158,7 +143,7 @@ def _sum(tallies: dict[str, Tally]) -> Tally:
 
 def as_json(args: argparse.Namespace, tallies: dict[str, Tally]) -> dict:
     configs = {
-        name: {"kills": dict(tally.kills), "runs": tally.runs, "failures": tally.failures}
+        name: {"kills": dict(tally.kills), "soft": dict(tally.soft), "runs": tally.runs, "failures": tally.failures}
         for name, tally in tallies.items()
     }
-    return {"seed": args.seed, "kills": _sum(tallies).kills.total(), "steps": STEPS, "configs": configs}
+    return {"seed": args.seed, "signals": _sum(tallies).signals, "steps": STEPS, "configs": configs}
