@@ -20,8 +20,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXECUTED = ("README.md", "docs/data.md", "docs/training.md", "docs/cluster.md", "docs/evaluation.md")
 QUOTED = (*EXECUTED, "docs/exchange.md", "docs/serving.md", "docs/recipes.md")
 WRITTEN = ("README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/data.md", "docs/training.md",
-    "docs/cluster.md", "docs/evaluation.md", "docs/exchange.md", "docs/serving.md", "docs/tracking.md", "docs/prove.md",
-    "docs/performance.md", "docs/recipes.md", "bench/README.md",
+    "docs/cluster.md", "docs/evaluation.md", "docs/exchange.md", "docs/serving.md", "docs/tracking.md",
+    "docs/reliability.md", "docs/performance.md", "docs/recipes.md", "bench/README.md",
 )  # fmt: skip
 
 # Prefixes of a groundup command.
