@@ -19,6 +19,7 @@ from groundup.data.shards import DOCUMENT, MANIFEST, Documents, Manifest
 from groundup.diagnostics import data_checks, machine
 from groundup.diagnostics.data_checks import check_data
 from groundup.diagnostics.finding import Finding
+from groundup.kernels import cpu_build
 from groundup.tracking.trackers import check
 from groundup.utils.progress import ProgressReporter
 
@@ -267,11 +268,19 @@ def test_this_machine_has_the_libraries_and_a_missing_one_is_named(monkeypatch):
 def test_versions_of_trackers_are_checked(monkeypatch):
     have = {"wandb": "0.31.2", "tensorboard": "2.21.0"}
     requirements = ["wandb<1,>=0.31; extra == 'track'", "tensorboard>=2; extra == 'track'", "ruff>=99; extra == 'dev'"]
-    monkeypatch.setattr(machine.metadata, "version", lambda name: have.get(name, "0.1.0"))
+    requirements.append("trackio>=0.43; extra == 'track'")
+
+    def version(name):
+        if name == "trackio":
+            raise machine.metadata.PackageNotFoundError(name)
+        return have.get(name, "0.1.0")
+
+    monkeypatch.setattr(machine.metadata, "version", version)
     monkeypatch.setattr(machine.metadata, "requires", lambda _: requirements)
     monkeypatch.setattr(machine.metadata, "metadata", lambda _: {"Requires-Python": ">=3.11"})
     extra = next(finding for finding in machine.libraries() if finding.name == "extra track")
     assert (extra.status, extra.values) == ("ok", have)
+    assert extra.sentence == "wandb 0.31.2, tensorboard 2.21.0; not installed: trackio"
     have["wandb"] = "0.1"
     old = next(finding for finding in machine.libraries() if finding.name == "wandb")
     assert old.status == "problem"
@@ -332,6 +341,14 @@ def test_a_compiler_that_fails_or_hangs_is_a_warning():
     hung = machine.compiler(limit=0.5, code="import time; time.sleep(60)")
     assert "gave up after 0.5 s" in hung.sentence
     assert machine.compiler(code="").status == "ok"
+
+
+def test_missing_kernels_are_a_warning_with_reason_and_remedy_unless_switched_off(monkeypatch):
+    monkeypatch.setattr(cpu_build, "kernels", lambda: cpu_build.Kernels(None, reason="no compiler", remedy="get one"))
+    assert machine.kernels().status == "warning"
+    assert (machine.kernels().sentence.endswith(": no compiler"), machine.kernels().remedy) == (True, "get one")
+    monkeypatch.setattr(cpu_build, "kernels", lambda: cpu_build.Kernels(None, reason="switched off"))
+    assert machine.kernels().status == "ok"
 
 
 def test_the_compiler_is_tried_without_modules_of_the_current_folder(tmp_path, monkeypatch):

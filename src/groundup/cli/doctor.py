@@ -18,8 +18,8 @@ from groundup.errors import UsageError
 from groundup.ui.console import Console
 from groundup.ui.format import human_plural, json_line, visible
 
-EPILOG = """Checks the machine: cores, memory, Python and libraries, torch, GPU, the fastest precision, the compiler of
-train.compile, and the disk of the first folder, or of this one. Of prepared data, in one pass over it:
+EPILOG = """Checks the machine: cores, memory, Python and libraries, torch, GPU, the fastest precision, the C++ kernels,
+the compiler of train.compile, and the disk of the first folder, or of this one. Of prepared data, in one pass over it:
 checksums, ids, documents on both sides of the split, copies, how much is held out, the tokenizer. Of a run:
 config, log, links, free disk, checksums and numbers of each checkpoint, whether each is the one that the next
 continued from, and whether the data is the run's own. It changes nothing. Exit status 1 if there is a problem.
@@ -124,6 +124,7 @@ def machine_findings(folder: Path) -> Iterator[Finding]:
     yield from found
     if all(finding.status != "problem" for finding in found):
         yield machine.precision()
+        yield machine.kernels()
         yield machine.compiler()
     yield machine.disk(folder)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,11 +17,13 @@ from packaging.specifiers import SpecifierSet
 
 from groundup.diagnostics.finding import Finding, Status
 from groundup.utils import system
+from groundup.utils.subprocesses import run_bounded
 
 if TYPE_CHECKING:
     import torch
 
 ABOUT = "machine"
+EXTRAS = ("data", "hf", "gguf", "track", "eval", "plot", "space")  # those for users
 LOW_MEMORY_BYTES = (300e6, 1.5e9)  # problem, warning; Python and torch take 0.35 GB before the first weight
 LOW_DISK_BYTES = (200e6, 2e9)  # problem, warning
 SLOW_DISK_BYTES_PER_S = 20e6  # a checkpoint of GPT-2 takes more than a minute
@@ -62,19 +63,24 @@ def libraries() -> Iterator[Finding]:
     if system.installed_version("groundup"):  # otherwise a checkout on PYTHONPATH
         required = metadata.metadata("groundup")["Requires-Python"] or ""
         yield version("Python", platform.python_version(), SpecifierSet(required))
-    for extra in ("", "data", "track"):  # "": the libraries that groundup always needs
-        good = {}
+    for extra in ("", *EXTRAS):  # "": the libraries that groundup always needs
+        good, missing = {}, []
         for requirement in system.requirements(extra):
             name, specifier = requirement.name, requirement.specifier
+            if name == "groundup":  # with another extra
+                continue
             installed = system.installed_version(name)
             if installed is None and not extra:
                 yield Finding(ABOUT, name, "problem", "not installed", f"pip install '{name}{specifier}'")
+            elif installed is None:
+                missing.append(name)
             elif installed is not None and system.is_supported(installed, specifier):
                 good[name] = installed
             elif installed is not None:
                 yield version(name, installed, specifier)
         if good or not extra:
             listed = ", ".join(f"{name} {installed}" for name, installed in good.items())
+            listed += f"; not installed: {', '.join(missing)}" if missing else ""
             yield Finding(ABOUT, f"extra {extra}" if extra else "libraries", "ok", listed, values=good)
 
 
@@ -166,27 +172,14 @@ def compiler(limit: float = 120.0, code: str = COMPILED_CODE) -> Finding:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="groundup-doctor-") as cache:
         environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-c", code],  # -P: nothing is imported from the current folder
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
+        command = [sys.executable, "-P", "-c", code]  # -P: nothing is imported from the current folder
         try:
-            _, output = process.communicate(timeout=limit)
+            done = run_bounded(command, limit, environment)
+            output, works = done.stderr, done.returncode == 0
         except subprocess.TimeoutExpired:
-            output = f"gave up after {limit:g} s"
-        finally:
-            if process.poll() is None:
-                if hasattr(os, "killpg"):
-                    os.killpg(process.pid, signal.SIGKILL)  # also the compilers that it started
-                process.kill()
-                process.communicate()
+            output, works = f"gave up after {limit:g} s", False
     seconds = time.perf_counter() - began
-    if process.returncode == 0:
+    if works:
         return Finding(ABOUT, "compiler", "ok", f"torch.compile works ({seconds:.0f} s)", values={"seconds": seconds})
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     reason = next((line for line in reversed(lines) if "Error" in line or "ompiler" in line), (lines or ["?"])[-1])
@@ -194,6 +187,17 @@ def compiler(limit: float = 120.0, code: str = COMPILED_CODE) -> Finding:
         "install a C++ compiler (Debian: apt install g++; macOS: xcode-select --install), or keep train.compile off"
     )
     return Finding(ABOUT, "compiler", "warning", f"torch.compile does not work: {reason[:200]}", remedy)
+
+
+def kernels() -> Finding:
+    """Whether training on CPUs uses the C++ kernels, which are compiled now if they never were."""
+    from groundup.kernels import cpu_build
+
+    found = cpu_build.kernels()
+    if found.library:
+        return Finding(ABOUT, "kernels", "ok", "C++ kernels for CPUs work", values={"identity": found.identity})
+    sentence = f"no C++ kernels, so torch computes the same slower on CPUs: {found.reason}"
+    return Finding(ABOUT, "kernels", "warning" if found.remedy else "ok", sentence, found.remedy)
 
 
 def disk(folder: Path) -> Finding:

@@ -81,6 +81,7 @@ void relu_squared_backward(const T* dy, const T* x, T* dx, int64_t n) {
 inline float exponential(float x) {
     x = x < -40 ? -40 : x > 40 ? 40 : x;
     float n = std::nearbyint(x * 1.44269504f);
+    float power_of_2 = n > -64 ? n : -64;  // a number also where x is NaN, which no integer can be; the product below is NaN
     float r = std::fma(n, 2.12194440e-4f, std::fma(n, -0.693359375f, x));
     float p = 1.9875691500e-4f;
     p = p * r + 1.3981999507e-3f;
@@ -88,7 +89,7 @@ inline float exponential(float x) {
     p = p * r + 4.1665795894e-2f;
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
-    int32_t power = (static_cast<int32_t>(n) + 127) << 23;
+    int32_t power = (static_cast<int32_t>(power_of_2) + 127) << 23;
     float scale;
     std::memcpy(&scale, &power, 4);
     return (p * r * r + r + 1) * scale;

@@ -1,7 +1,8 @@
 """Compilation of the C++ kernels (`cpu.cpp`) for this machine, at first use; the result is cached.
 
 It takes about two seconds, once; without a compiler, torch computes the same in more passes over memory. The library
-lies in the user's cache folder, under a name that depends on the source, the compiler's options and the CPU.
+lies in the user's cache folder, under a name made of two checksums: of the source, the compiler's options and the CPU;
+and of its own content.
 """
 
 import ctypes
@@ -12,8 +13,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
+
+from groundup.utils.files import move_into_place, replace_text, sha256
+from groundup.utils.subprocesses import run_bounded
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
 MAX_HEAD_WIDTH = 256  # of attention, in numbers
@@ -23,48 +29,104 @@ OPTIONS = (
 )  # fmt: skip
 # Linked without -ffast-math, with which the library would round small numbers of all of torch to zero.
 LINK_OPTIONS = ("-shared", "-fopenmp")
-TIMEOUT_SECONDS = 120  # for each run of the compiler
+MAX_BUILD_SECONDS = 120
 VARIABLE = "GROUNDUP_KERNELS"  # `torch` disables the C++ kernels
 
 
-@cache
+class Kernels(NamedTuple):
+    """The compiled functions, or the reason why there are none and torch must compute everything."""
+
+    library: ctypes.CDLL | None
+    identity: str = ""  # of source, options, CPU and machine code
+    reason: str = ""
+    remedy: str = ""  # empty where nothing is wrong
+
+
 def library() -> ctypes.CDLL | None:
-    """The compiled functions; None where they are not available and torch must compute everything.
+    """The compiled functions; None where torch must compute everything."""
+    return kernels().library
+
+
+@cache
+def kernels() -> Kernels:
+    """The compiled functions, compiled now unless they are cached.
 
     Linux only: there the OpenMP that g++ links is the one that torch has already loaded, so that both share threads.
     """
-    if platform.system() != "Linux" or os.environ.get(VARIABLE) == "torch":
-        return None
+    if platform.system() != "Linux":
+        return Kernels(None, reason="compiled on Linux only")
+    if os.environ.get(VARIABLE) == "torch":
+        return Kernels(None, reason=f"switched off by {VARIABLE}=torch")
     try:
-        return ctypes.CDLL(str(_build()))
-    except (OSError, RuntimeError, subprocess.SubprocessError):  # a user without a home is a RuntimeError
-        return None
+        path = _cached_or_built()
+        return Kernels(ctypes.CDLL(str(path)), path.stem.removeprefix("kernels-"))
+    except _UnavailableError as error:
+        return Kernels(None, reason=str(error), remedy=error.remedy)
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    except RuntimeError as error:  # a user without a home
+        reason = str(error)
+    return Kernels(None, reason=reason, remedy="name a folder that can be written in XDG_CACHE_HOME")
 
 
-def _build() -> Path:
-    """Path of the shared library, compiled unless it is cached; OSError or SubprocessError where that fails."""
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
+class _UnavailableError(Exception):
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.remedy = remedy
+
+
+def _cached_or_built() -> Path:
+    """Path of the shared library; OSError or _UnavailableError where there is none."""
+    named = os.environ.get("CXX", "g++")
+    compiler = shutil.which(named)
     if compiler is None:
-        raise FileNotFoundError("no C++ compiler")
+        raise _UnavailableError(f"no C++ compiler ({named})", "install one (Debian: apt install g++)")
     ingredients = (SOURCE.read_text("utf-8"), compiler, *OPTIONS, *LINK_OPTIONS, _cpu_model())
-    key = hashlib.sha256("\0".join(ingredients).encode()).hexdigest()
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundup"
-    library = folder / f"kernels-{key[:16]}.so"
-    if not library.is_file():
-        print("compiling CPU kernels, once (about 2 s)", file=sys.stderr)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    key = hashlib.sha256("\0".join(ingredients).encode()).hexdigest()[:16]
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundup" / "kernels"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _refuse_if_writable_by_others(folder)
+    for library in sorted(folder.glob(f"kernels-{key}-*.so")):
+        _refuse_if_writable_by_others(library)
+        if library.stem.endswith(sha256(library)[:16]):
+            return library
+        library.unlink()  # damaged
+    failed = folder / f"failed-{key}.txt"
+    if not failed.is_file():
+        print(f"compiling CPU kernels, once (about 2 s, at most {MAX_BUILD_SECONDS})", file=sys.stderr)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:  # several processes may build at once
-            linked, compiled = Path(scratch) / library.name, str(Path(scratch) / "cpu.o")
-            for command in (
-                [compiler, *OPTIONS, "-c", str(SOURCE), "-o", compiled],
-                [compiler, *LINK_OPTIONS, compiled, "-o", str(linked)],
-            ):
-                subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT_SECONDS)
-            linked.replace(library)
-    for path in (folder, library):
-        if path.stat().st_uid != os.getuid() or path.stat().st_mode & 0o022:
-            raise PermissionError(f"{path}: other users could have written it")
-    return library
+            linked = Path(scratch) / "linked.so"
+            reason = _build(compiler, Path(scratch) / "cpu.o", linked)
+            if not reason:
+                linked.chmod(0o700)  # the linker follows the umask
+                library = folder / f"kernels-{key}-{sha256(linked)[:16]}.so"
+                move_into_place(linked, library)
+                return library
+        replace_text(failed, reason)
+    raise _UnavailableError(failed.read_text("utf-8", "replace"), f"delete {failed} to try again")
+
+
+def _build(compiler: str, compiled: Path, linked: Path) -> str:
+    """Compile and link; the reason if the compiler fails or takes too long, else an empty text."""
+    deadline = time.monotonic() + MAX_BUILD_SECONDS
+    for command in (
+        [compiler, *OPTIONS, "-c", str(SOURCE), "-o", str(compiled)],
+        [compiler, *LINK_OPTIONS, str(compiled), "-o", str(linked)],
+    ):
+        try:
+            done = run_bounded(command, deadline - time.monotonic())
+        except subprocess.TimeoutExpired:
+            return f"{compiler} did not end within {MAX_BUILD_SECONDS} s"
+        if done.returncode:
+            lines = [line.strip() for line in done.stderr.splitlines() if "error" in line.lower()]
+            return f"{compiler} failed: {(lines or [f'exit status {done.returncode}'])[0][:200]}"
+    return ""
+
+
+def _refuse_if_writable_by_others(path: Path) -> None:
+    status = path.stat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise _UnavailableError(f"{path}: other users could have written it", f"delete {path}")
 
 
 def _cpu_model() -> str:
