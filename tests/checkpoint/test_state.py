@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from groundup.checkpoint import state
 from groundup.checkpoint.files import FORMAT
+from groundup.checkpoint.metadata import load_metadata
 from groundup.config.model import ModelConfig
 from groundup.config.schema import Config
 from groundup.config.sections import OptimizerConfig
@@ -28,7 +29,8 @@ def checkpoint(tmp_path):
     optimizer.step()
     folder = tmp_path / "step-00000001"
     state.save(
-        folder, state.Snapshot(Config(model=MODEL), ByteTokenizer(), {"step": 1}, state_tensors(model, optimizer))
+        folder,
+        state.Snapshot(Config(model=MODEL), ByteTokenizer(), {"step": 1, "tokens": 8}, state_tensors(model, optimizer)),
     )
     return folder, model, optimizer
 
@@ -38,9 +40,9 @@ def test_what_is_saved_is_loaded(checkpoint):
     other = GPT(MODEL)
     moments = build_optimizer(other.named_parameters(), OptimizerConfig())
     state.load_model(folder, other)
-    state.load_optimizer(folder, other, moments)
+    state.load_optimizer(folder, other, moments, OptimizerConfig())
     assert state.load_config(folder) == Config(model=MODEL)
-    assert state.load_metadata(folder) == {"step": 1}
+    assert load_metadata(folder) == {"step": 1, "tokens": 8}
     assert state.load_tokenizer(folder).fingerprint == ByteTokenizer().fingerprint
     for a, b in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)

@@ -149,7 +149,7 @@ WRONG = {
     "a negative cursor": (spoil_json("progress.json", cursor=-1), "cursor is -1"),
     "an endless time": (spoil_json("progress.json", elapsed=float("inf")), "elapsed is inf"),
     "no format": (spoil_json("config.json", format=None), "config.json: damaged (its format is None, not 2 or less)"),
-    "no fingerprint": (spoil_json("progress.json", data=None), "progress.json: data is None, not a fingerprint"),
+    "no fingerprint": (spoil_json("progress.json", data=None), "progress.json: damaged (data is None"),
     "no JSON": (lambda c: (c / "progress.json").write_text("{"), "progress.json: damaged"),
 }
 

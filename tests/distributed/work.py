@@ -7,13 +7,12 @@ from pathlib import Path
 import torch
 
 from groundup.api import configure, resume
-from groundup.checkpoint import state
 from groundup.distributed.launch import init_distributed
 from groundup.errors import DataError
 from groundup.kernels import thresholds
 from groundup.model.gpt import NextTokenLoss
 from groundup.planning.plan import Speed
-from groundup.run import compose
+from groundup.run import compose, init_model
 from groundup.run.dataset import PreparedData
 from groundup.run.evaluator import Evaluator
 from groundup.run.start import start_run
@@ -94,7 +93,7 @@ def hide_init_from():
     """Hide the initial checkpoint from the second process."""
     if os.environ["RANK"] == "1":
         compose._is_on_rank_0_only = lambda path: True
-        state.read_tensors = None
+        init_model.read_tensors = None
 
 
 def cut_logits():

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 import groundup
 from groundup.checkpoint.log import read_log
+from groundup.checkpoint.metadata import load_metadata
 from groundup.checkpoint.run_folder import RunFolder
-from groundup.checkpoint.state import load_metadata
 from groundup.data.shards import DOCUMENT, Tokens
 from groundup.data.windows import ShuffledWindows
 from groundup.model.gpt import NextTokenLoss

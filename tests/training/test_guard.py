@@ -51,7 +51,7 @@ def test_a_gradient_norm_that_stays_large_is_logged_only_at_first():
 
 
 def test_max_bad_steps_in_a_row_request_a_rollback():
-    at = []
+    at = [0]
     guard, _ = warmed_up(max_bad_steps=3, max_rollbacks=1, cursor=lambda: 8 * at[-1])
     at.append(101)
     guard.allows_step(101, 9.0, 1.0)

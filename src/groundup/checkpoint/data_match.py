@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from groundup.checkpoint.files import PROGRESS, TOKENIZER, read_field, read_json
+from groundup.checkpoint.files import PROGRESS, TOKENIZER, read_field
+from groundup.checkpoint.metadata import load_metadata
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
 from groundup.data.shards import Manifest
@@ -63,7 +64,7 @@ def tokenizer_of(checkpoint: Path) -> str | None:
 def changed_data(checkpoint: Path, data: str | None) -> str | None:
     """How the folder `data` differs from what a checkpoint was trained on; None if it does not, or that is unknown."""
     try:
-        match = None if data is None else match_data(Path(data), read_json(checkpoint / PROGRESS))
+        match = None if data is None else match_data(Path(data), load_metadata(checkpoint))
     except GroundupError:
         return None
     return match.difference if match and match.answer == "other" else None

@@ -11,6 +11,7 @@ from groundup.utils.files import SUMS, checksums, files_below, sha256
 FORMAT = 2  # of a checkpoint: 2 has the config keys of today, 1 their previous names
 CONFIG, PROGRESS = "config.json", "progress.json"
 MODEL, AVERAGE, TOKENIZER = "model.safetensors", "average.safetensors", "tokenizer"
+OPTIMIZER = "optimizer/state.safetensors"
 
 
 def read_json(path: Path) -> dict[str, Any]:

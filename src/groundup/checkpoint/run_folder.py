@@ -4,6 +4,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -12,8 +13,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from groundup.checkpoint.files import PROGRESS, read_json, verify
+from groundup.checkpoint.files import verify
 from groundup.checkpoint.log import iter_log
+from groundup.checkpoint.metadata import load_metadata
 from groundup.config.merge import ConfigSource, merge_and_validate
 from groundup.config.schema import Config, read_yaml, to_yaml
 from groundup.errors import CheckpointError, ConfigError, UsageError
@@ -22,6 +24,7 @@ from groundup.utils.files import SUMS, flush, remove_folder, replace_text
 from groundup.utils.system import installed_version, own_version
 
 MIN_TOKENS_PER_S, MAX_TOKENS_PER_S = 1e-6, 1e15  # a logged speed outside is a mistake
+STEP = re.compile(r"step-\d{1,19}", re.ASCII)  # the name of a checkpoint's folder
 LIBRARIES = ("torch", "numpy", "tokenizers", "tiktoken", "safetensors")
 
 
@@ -75,7 +78,7 @@ class RunFolder:
 
     def steps(self) -> list[Path]:
         """Checkpoint folders, oldest first; complete or not."""
-        folders = (path for path in self.checkpoints.glob("step-*") if path.is_dir() and path.name[5:].isdigit())
+        folders = (path for path in self.checkpoints.glob("step-*") if STEP.fullmatch(path.name) and path.is_dir())
         return sorted(folders, key=step_of)
 
     def newest_good(self, before: float = math.inf) -> tuple[Path | None, list[str]]:
@@ -144,7 +147,7 @@ class RunFolder:
 def _best_step(checkpoint: Path) -> int | None:
     """The step with the lowest validation loss when a checkpoint was written; None if there was none."""
     try:
-        best = read_json(checkpoint / PROGRESS).get("best") or {}
+        best = load_metadata(checkpoint).get("best", {})
     except CheckpointError:
         return None
     return best.get("step") if best.get("loss") is not None else None

@@ -19,13 +19,16 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from groundup.checkpoint import files
-from groundup.checkpoint.files import AVERAGE, CONFIG, MODEL, PROGRESS, TOKENIZER
+from groundup.checkpoint.files import AVERAGE, CONFIG, MODEL, OPTIMIZER, PROGRESS, TOKENIZER
+from groundup.checkpoint.metadata import load_training_metadata
 from groundup.checkpoint.run_folder import find_checkpoint
+from groundup.checkpoint.tensors import Shapes, check_headers, read_tensors
 from groundup.config.schema import Config
+from groundup.config.sections import OptimizerConfig
 from groundup.distributed.dtensor import distribute_like
 from groundup.distributed.gather import Stateful, StateTensors
 from groundup.distributed.process_group import SINGLE_PROCESS, ProcessGroup, own_device
@@ -34,14 +37,14 @@ from groundup.model import build_model
 from groundup.model.fused_cpu import use_fused_cpu_kernels
 from groundup.model.gpt import GPT
 from groundup.model.init import skip_init
+from groundup.optim.optimizer import state_shapes
 from groundup.tokenizers import registry
 from groundup.tokenizers.base import Tokenizer
 from groundup.utils.device import choose_device
 from groundup.utils.files import atomic_output, write_checksums
 
-OPTIMIZER = "optimizer/state.safetensors"
-
-Reader = Callable[[Path], Mapping[str, Tensor]]
+Reader = Callable[[Path, Shapes], Mapping[str, Tensor]]
+"""(file, shapes by name) -> exactly these tensors"""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def load(
     folder = find_checkpoint(Path(path), checkpoint)
     files.verify(folder, presence_only=(OPTIMIZER,))
     config, where = load_config(folder), own_device(str(choose_device(device)), process_group)
+    check_headers(folder, config, optimizer=False)
     with skip_init():
         model = build_model(config.model)
     load_model(folder, model, averaged=True)
@@ -116,9 +120,13 @@ def load_config(folder: Path) -> Config:
         raise CheckpointError(f"{folder / CONFIG}: {error.errors()[0]['msg']}; use another checkpoint") from None
 
 
-def load_metadata(folder: Path) -> dict[str, Any]:
-    """The metadata of a checkpoint; CheckpointError if missing or damaged."""
-    return files.read_json(folder / PROGRESS)
+def load_resumable(folder: Path) -> dict[str, Any]:
+    """The metadata of a run's checkpoint, once its tensors are known to be those of its config, by name and shape.
+
+    CheckpointError where they are not, or where metadata or config are missing or damaged.
+    """
+    check_headers(folder, load_config(folder), optimizer=True)
+    return load_training_metadata(folder)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -133,56 +141,42 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, memory-mapped; CheckpointError if it is missing or damaged."""
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: missing; give the folder of a run or of a complete checkpoint") from error
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: truncated or damaged ({error}); use another checkpoint") from error
-
-
 @torch.no_grad()
 def load_model(folder: Path, model: nn.Module, *, averaged: bool = False, read: Reader = read_tensors) -> None:
     """Copy a checkpoint's weights into `model`; with `averaged` their EMA, if the checkpoint has one.
 
-    CheckpointError if a tensor is missing, foreign or misshapen.
+    CheckpointError if a tensor is missing, foreign or misshapen, or not finite.
     """
     path = folder / AVERAGE if averaged and (folder / AVERAGE).exists() else folder / MODEL
-    tensors, parameters = read(path), dict(model.named_parameters())
-    remedy = "use weights and config.json of one checkpoint"
-    for name in sorted(tensors.keys() ^ parameters.keys()):
-        lacking = "the file" if name in parameters else "the model"
-        raise CheckpointError(f"{path}: {name} is missing from {lacking}; {remedy}")
-    for name, parameter in parameters.items():
-        tensor = tensors[name]
-        if tensor.shape != parameter.shape:
-            sizes = f"{list(tensor.shape)}, the model's {list(parameter.shape)}"
-            raise CheckpointError(f"{path}: {name} is {sizes}; {remedy}")
-        parameter.copy_(distribute_like(tensor, parameter))
+    tensors = read(path, _shapes(model))
+    for name, parameter in model.named_parameters():
+        parameter.copy_(distribute_like(tensors[name], parameter))
 
 
-def load_ema(folder: Path) -> dict[str, Tensor]:
-    """The EMA of the weights by name of parameter; empty if none was kept."""
-    return read_tensors(folder / AVERAGE) if (folder / AVERAGE).exists() else {}
+def load_ema(folder: Path, model: nn.Module) -> dict[str, Tensor]:
+    """The EMA of the weights by name of parameter; empty if none was kept. CheckpointError as of `load_model`."""
+    return read_tensors(folder / AVERAGE, _shapes(model)) if (folder / AVERAGE).exists() else {}
 
 
 @torch.no_grad()
-def load_optimizer(folder: Path, model: nn.Module, optimizer: Stateful, *, read: Reader = read_tensors) -> None:
-    """Load a checkpoint's optimizer state into `optimizer`; CheckpointError if it does not fit the model."""
-    path = folder / OPTIMIZER
+def load_optimizer(
+    folder: Path, model: nn.Module, optimizer: Stateful, config: OptimizerConfig, *, read: Reader = read_tensors
+) -> None:
+    """Load a checkpoint's state of an `optimizer` built from `config`; CheckpointError as of `load_model`."""
     parameters = dict(model.named_parameters())
+    learned = {name: tuple(parameter.shape) for name, parameter in parameters.items() if parameter.requires_grad}
     for values in optimizer.state.values():
         values.clear()
-    for key, value in read(path).items():
+    for key, value in read(folder / OPTIMIZER, state_shapes(config, learned)).items():
         name, _, state_key = key.partition("|")
-        if name not in parameters or (value.dim() and value.shape != parameters[name].shape):
-            raise CheckpointError(f"{path}: {key} belongs to no parameter of this model; the configs differ")
         parameter = parameters[name]
         # Step counts are scalars; a fused AdamW keeps them on the device.
-        placed = distribute_like(value, parameter) if value.dim() else value.to(parameter.device)
+        placed = distribute_like(value, parameter) if state_key != "step" else value.to(parameter.device)
         optimizer.state[parameter][state_key] = placed.clone()  # `value` is mapped from a file that may be deleted
+
+
+def _shapes(model: nn.Module) -> Shapes:
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 def _write(tensors: dict[str, Tensor], path: Path) -> None:

@@ -1,32 +1,31 @@
 """Checks of a run: its config, log, checkpoints and data. Finds damage and where to resume; changes nothing."""
 
-import json
-import math
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-
 from groundup.checkpoint import state
 from groundup.checkpoint.data_match import match_data
-from groundup.checkpoint.files import AVERAGE, MODEL, PROGRESS, damage, read_config, verify
+from groundup.checkpoint.files import AVERAGE, CONFIG, MODEL, OPTIMIZER, damage, read_config, verify
 from groundup.checkpoint.log import iter_log
+from groundup.checkpoint.metadata import load_metadata, load_training_metadata
 from groundup.checkpoint.run_folder import RunFolder
+from groundup.checkpoint.tensors import expected_tensors, tensor_problems
 from groundup.config.merge import diff
 from groundup.config.schema import Config, resume_rule
 from groundup.config.types import FIXED
 from groundup.data.shards import Manifest, check_files
 from groundup.diagnostics.finding import Finding, problem
 from groundup.errors import CheckpointError, DataError, GroundupError, NewerFormatError
-from groundup.model import build_model
 from groundup.utils.files import SUMS, sha256
 from groundup.utils.lock import holder
+from groundup.utils.reading import read_json
+
+MAX_TENSOR_PROBLEMS = 20  # named of one file
 
 
 @dataclass(frozen=True)
@@ -154,54 +153,21 @@ def _wrong_contents(folder: Path) -> Iterator[str]:
         yield _relative(folder, error)
         return
     average = (AVERAGE,) if config.optimizer.ema_decay else ()
-    missing = [name for name in (MODEL, state.OPTIMIZER, *average) if not (folder / name).is_file()]
+    missing = [name for name in (MODEL, OPTIMIZER, *average) if not (folder / name).is_file()]
     yield from (f"{name}: missing, though {SUMS} does not list it" for name in missing)
-    yield from _wrong_progress(folder)
-    with torch.device("meta"):
-        shapes = {name: list(parameter.shape) for name, parameter in build_model(config.model).named_parameters()}
-    for file in sorted(folder.rglob("*.safetensors")):
-        yield from _wrong_tensors(file, file.relative_to(folder).as_posix(), shapes)
-
-
-def _wrong_progress(folder: Path) -> Iterator[str]:
+    if not average and (folder / AVERAGE).exists():
+        yield f"{AVERAGE}: there, though optimizer.ema_decay in {CONFIG} asks for none"
     try:
-        progress = state.load_metadata(folder)
+        load_training_metadata(folder)
     except CheckpointError as error:
         yield _relative(folder, error)
-        return
-    for key in ("step", "tokens", "cursor"):
-        value = progress.get(key)
-        if type(value) is not int or value < 0:
-            yield f"{PROGRESS}: {key} is {value!r}, not a count"
-    for key in ("elapsed", "dt"):
-        value = progress.get(key)
-        if not isinstance(value, int | float) or not 0 <= value < math.inf:
-            yield f"{PROGRESS}: {key} is {value!r}, not a number of seconds"
-    if not isinstance(progress.get("data"), str):
-        yield f"{PROGRESS}: data is {progress.get('data')!r}, not a fingerprint"
-    step = progress.get("step")
-    if isinstance(step, int) and folder.name != f"step-{step:08d}":
-        yield f"{PROGRESS}: is of step {step}, but the folder is {folder.name}"
-
-
-def _wrong_tensors(file: Path, name: str, shapes: Mapping[str, list[int]]) -> Iterator[str]:
-    """Tensors that are missing, foreign, misshapen or not finite; one is in memory at a time."""
-    missing = set(shapes) if "/" not in name else set()  # an optimizer may have no state for a parameter
     try:
-        with safe_open(file, framework="pt") as tensors:
-            for key in tensors.keys():  # noqa: SIM118 (it is no mapping)
-                tensor, parameter = tensors.get_tensor(key), key.partition("|")[0]
-                missing.discard(key)
-                if parameter not in shapes or ("|" not in key and "/" in name):
-                    yield f"{name}: {key} belongs to no parameter of the model in config.json"
-                elif list(tensor.shape) != shapes[parameter] and (tensor.dim() or "|" not in key):
-                    yield f"{name}: {key} is {list(tensor.shape)}, but the model's is {shapes[parameter]}"
-                elif bad := int((~torch.isfinite(tensor)).sum()):
-                    yield f"{name}: {key} has {bad} numbers that are not finite"
-    except (OSError, SafetensorError) as error:
-        yield f"{name}: cannot be read as tensors ({error})"
-    if missing:
-        yield f"{name}: {', '.join(sorted(missing))} of the model missing"
+        for name, expected in expected_tensors(folder, config).items():
+            if (folder / name).is_file():
+                found = islice(tensor_problems(folder / name, expected), MAX_TENSOR_PROBLEMS)
+                yield from (f"{name}: {what}" for what in found)
+    except CheckpointError as error:
+        yield _relative(folder, error)
 
 
 def _check_parents(run: RunFolder, reports: list[CheckpointReport]) -> tuple[list[CheckpointReport], list[str]]:
@@ -209,7 +175,7 @@ def _check_parents(run: RunFolder, reports: list[CheckpointReport]) -> tuple[lis
     found, replaced = {report.name: report for report in reports}, []
     for child in reports:
         try:
-            parent = state.load_metadata(run.checkpoints / child.name)["parent"]
+            parent = load_metadata(run.checkpoints / child.name)["parent"]
             name = run.checkpoint(parent["step"]).name
             if not child.ok or name not in found or sha256(run.checkpoints / name / SUMS) == parent["sha256"]:
                 continue
@@ -232,7 +198,7 @@ def _check_own_files(run: RunFolder, config: Config | None, good: Path | None) -
     if good and not run.log.exists():
         yield f"{run.log.name}: missing"
     try:
-        json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
+        read_json(run.path / "environment.json")
     except (OSError, ValueError):
         yield "environment.json: missing or damaged; ignore it: training does not need it"
 
@@ -243,7 +209,7 @@ def _check_data(config: Config | None, good: Path | None, moved: Path | None) ->
     if folder is None:
         return [], []
     try:
-        found = match_data(folder, state.load_metadata(good) if good else {})
+        found = match_data(folder, load_metadata(good) if good else {})
         if found.answer == "missing":
             return [], [found.message]  # on another machine, say: no damage
         check_files(folder, Manifest.load(folder), checksums=False)
@@ -288,7 +254,7 @@ def _check_disk(run: RunFolder) -> Iterator[str]:
 
 
 def _resume_command(run: RunFolder, reports: list[CheckpointReport], data: Path | None) -> str | None:
-    """How to continue. Resuming checks checksums alone, so checkpoints with other problems must be deleted first."""
+    """How to continue. Resuming refuses a checkpoint whose checksums match and whose contents are wrong: delete it."""
     bad = list(takewhile(lambda report: not report.ok, reversed(reports)))
     if reports and len(bad) == len(reports):
         return None  # `groundup resume` has nothing to resume from

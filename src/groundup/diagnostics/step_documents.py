@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from groundup.checkpoint.data_match import match_data
-from groundup.checkpoint.files import PROGRESS, read_json
+from groundup.checkpoint.files import PROGRESS
 from groundup.checkpoint.log import finite_number, iter_log
+from groundup.checkpoint.metadata import load_metadata
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
 from groundup.data.shards import Documents, DocumentSpan, Manifest, Tokens
@@ -159,8 +160,8 @@ def _metadata(folder: RunFolder) -> tuple[dict[str, Any], Skips]:
         try:
             if sha256(checkpoint / PROGRESS) != (checksums(checkpoint) or {}).get(PROGRESS):
                 continue
-            metadata = read_json(checkpoint / PROGRESS)
-            return metadata, [(int(start), int(stop)) for start, stop in metadata.get("skips", [])]
-        except (CheckpointError, OSError, ValueError, TypeError, OverflowError):
+            metadata = load_metadata(checkpoint)
+            return metadata, [(start, stop) for start, stop in metadata.get("skips", [])]
+        except (CheckpointError, OSError):
             continue
     return {}, []

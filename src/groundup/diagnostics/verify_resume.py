@@ -20,8 +20,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from groundup.checkpoint.files import PROGRESS, read_json
 from groundup.checkpoint.log import read_log
+from groundup.checkpoint.metadata import load_metadata
 from groundup.checkpoint.run_folder import RunFolder, step_of
 from groundup.config.merge import diff, get
 from groundup.config.schema import Config, to_yaml
@@ -268,7 +268,7 @@ def same_bits(x: Tensor, y: Tensor) -> bool:
 
 def differing_metadata(a: Path, b: Path) -> list[str]:
     """The keys of progress.json in which two checkpoints differ, without times."""
-    one, other = read_json(a / PROGRESS), read_json(b / PROGRESS)
+    one, other = load_metadata(a), load_metadata(b)
     keys = sorted((one.keys() | other.keys()) - TIME_KEYS)
     return [key for key in keys if (key in one) != (key in other) or one.get(key) != other.get(key)]
 

@@ -22,6 +22,11 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
+def local_tensor(tensor: Tensor) -> Tensor:
+    """This rank's shard of a sharded tensor; any other as it is."""
+    return tensor.to_local() if is_sharded(tensor) else tensor
+
+
 def distribute_like(tensor: Tensor, model: Tensor) -> Tensor:
     """`tensor` on the device of `model` and sharded like it; every rank must have the complete tensor."""
     tensor = tensor.to(model.device)

@@ -17,11 +17,12 @@ import yaml
 from pydantic import ValidationError
 
 from groundup.checkpoint.data_match import manifest_of_run
-from groundup.checkpoint.files import AVERAGE, PROGRESS, read_config, read_json
+from groundup.checkpoint.files import AVERAGE, read_config, read_json
 from groundup.checkpoint.log import EVAL_CHECKPOINT_EVENTS, iter_log
+from groundup.checkpoint.metadata import load_metadata
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
-from groundup.errors import GroundupError
+from groundup.errors import CheckpointError, GroundupError
 from groundup.model.size import parameters
 from groundup.sources.catalog import CORPORA
 from groundup.sources.hub import PREFIX, parse_spec
@@ -70,7 +71,7 @@ class ModelCardInfo:
 def collect_card_info(loaded: LoadedModel, name: str, licence: str, run: Path | None) -> ModelCardInfo:
     """Read the facts from a checkpoint, and from its `run` and data where these are still there."""
     config = loaded.config
-    progress = read_json(loaded.folder / PROGRESS)
+    progress = load_metadata(loaded.folder)
     manifest = manifest_of_run(config.data, progress.get("data"))
     splits = manifest.splits if manifest else {}
     newest: dict[str, Any] = next(reversed(_logged(run, progress["step"], "eval")), {})
@@ -125,7 +126,7 @@ def _find_origin(config: Config, progress: dict[str, Any]) -> str:
         folder = Path(config.init_from)
         name = folder.parent.parent.name if folder.parent.name == "checkpoints" else folder.name
         try:
-            config, progress = Config.model_validate(read_config(folder)), read_json(folder / PROGRESS)
+            config, progress = Config.model_validate(read_config(folder)), load_metadata(folder)
         except (GroundupError, ValidationError):
             break
     return name
@@ -134,7 +135,10 @@ def _find_origin(config: Config, progress: dict[str, Any]) -> str:
 def _read_versions(run: Path | None) -> dict[str, str]:
     """Versions of Python and of the libraries that the run was trained with."""
     path = run / "environment.json" if run else None
-    environment = read_json(path) if path and path.is_file() else {}
+    try:
+        environment = read_json(path) if path else {}
+    except CheckpointError:  # a model needs no record of the machine that trained it
+        environment = {}
     libraries = environment.get("versions")
     versions = {"python": environment.get("python"), **(libraries if isinstance(libraries, dict) else {})}
     return {name: str(version) for name, version in versions.items() if version}

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from groundup.checkpoint import state
-from groundup.checkpoint.files import PROGRESS, read_json
+from groundup.checkpoint.metadata import load_metadata
 from groundup.config.schema import Config
 from groundup.distributed.gather import StateTensors
 from groundup.interop import wheel
@@ -84,7 +84,7 @@ def requirements() -> tuple[list[str], list[str]]:
 
 def _progress(checkpoint: Path) -> dict[str, Any]:
     """Training progress, and the source of an imported model if that is on the hub."""
-    progress = read_json(checkpoint / PROGRESS)
+    progress = load_metadata(checkpoint)
     origin = progress.get("origin")
     kept = {"step": progress["step"], "tokens": progress["tokens"]}
     if isinstance(origin, dict) and origin:

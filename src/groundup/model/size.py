@@ -56,6 +56,11 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return found | {f"h.{i}.{name}": size for i in range(config.n_layer) for name, size in block.items()}
 
 
+def is_learned(name: str) -> bool:
+    """Whether a parameter named as in `shapes` is trained: codes and tables of n-grams are not."""
+    return name != "ngrams.code" and not name.startswith("ngrams.tables.")
+
+
 def flops_per_token(config: ModelConfig) -> int:
     """Floating-point operations to train on one token: 6 · N_matmul + 6 · L · C · (T + 1).
 

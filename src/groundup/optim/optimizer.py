@@ -1,7 +1,7 @@
 """Optimizers for groups of parameters: each parameter has a role, and each role a rule."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -41,9 +41,9 @@ RULES: dict[str, dict[Role, GroupRule]] = {
 }
 
 
-def role(name: str, parameter: nn.Parameter) -> Role:
-    """Role of a named parameter; a tied head is an embedding."""
-    if parameter.dim() < 2:
+def role(name: str, dimensions: int) -> Role:
+    """Role of a named parameter with so many dimensions; a tied head is an embedding."""
+    if dimensions < 2:
         return "vector"
     if name in ("wte.weight", "wpe.weight"):
         return "embedding"
@@ -101,7 +101,7 @@ def build_optimizer(
     members: dict[GroupRule, list[nn.Parameter]] = defaultdict(list)
     for name, parameter in named_parameters:
         if parameter.requires_grad:
-            members[RULES[config.name][role(name, parameter)]].append(parameter)
+            members[RULES[config.name][role(name, parameter.dim())]].append(parameter)
     groups: dict[str, list[dict[str, Any]]] = {"adamw": [], "muon": [], "sgd": []}
     for rule, parameters in members.items():
         peak = getattr(config, rule.learning_rate) or config.learning_rate
@@ -121,3 +121,17 @@ def build_optimizer(
         momentum, fused = config.momentum, fused and not any(is_sharded(parameter) for parameter in parameters)
         optimizers.append(torch.optim.SGD(groups["sgd"], momentum=momentum, nesterov=momentum > 0, fused=fused))
     return OptimizerContainer(optimizers)
+
+
+def state_shapes(config: OptimizerConfig, learned: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the state that an optimizer has after a step, by `parameter|key`, given those of its parameters."""
+    keys = {
+        "adamw": ("step", "exp_avg", "exp_avg_sq"),
+        "muon": ("momentum_buffer",),
+        "sgd": ("momentum_buffer",) if config.momentum else (),
+    }
+    return {
+        f"{name}|{key}": () if key == "step" else shape
+        for name, shape in learned.items()
+        for key in keys[RULES[config.name][role(name, len(shape))].algorithm]
+    }

@@ -9,6 +9,7 @@ import torch
 
 from groundup.checkpoint import state as files
 from groundup.checkpoint.run_folder import RunFolder, step_of
+from groundup.checkpoint.tensors import Shapes, is_finite, read_tensors
 from groundup.config.resolved import ResolvedConfig
 from groundup.distributed.gather import StateTensors, gather
 from groundup.distributed.process_group import BroadcastTensors, ProcessGroup
@@ -45,10 +46,14 @@ class Checkpointer:
         self.saved: Path | None = None  # the newest, which may still be being written
 
     def save(self, state: TrainState, *, wait: bool = False) -> None:
-        """Write a checkpoint of this moment; OSError when this or the previous one could not be written."""
+        """Write a checkpoint of this moment; OSError when this or the previous one could not be written.
+
+        RollbackRequested or TrainingError, as the guard has it, where a number is not finite: nothing is written.
+        """
         folder = self._folder.checkpoint(state.progress.step)
         if folder != self.saved:
             self._wait()
+            self._reject_not_finite(state)
             background = self._config.checkpoint.async_save and not wait and self._has_memory(state)
             tensors = gather(
                 state.tensors(), keep=self._process_group.rank == 0, copy=background or self._sharded, reuse=self._copy
@@ -62,21 +67,21 @@ class Checkpointer:
             self._wait()
 
     def read_metadata(self, checkpoint: Path) -> dict[str, Any]:
-        """Metadata of a checkpoint, read on rank 0. NewerFormatError where a newer groundup wrote it."""
+        """Metadata of a checkpoint to resume from, read on rank 0; CheckpointError as of `load_resumable`."""
         metadata: dict[str, Any] = {}
         if self._process_group.rank == 0:
-            config = files.load_config(checkpoint)  # rejects newer formats
-            metadata = files.load_metadata(checkpoint)
+            metadata = files.load_resumable(checkpoint)
             if best := metadata.get("best"):  # earlier versions did not note the text
-                metadata["best"] = {"text": validation_text(config, self._data.manifest), **best}
+                text = validation_text(files.load_config(checkpoint), self._data.manifest)
+                metadata["best"] = {"text": text, **best}
         return self._process_group.broadcast_object(metadata)
 
     def restore(self, state: TrainState, checkpoint: Path, metadata: Mapping[str, Any]) -> None:
         """Load a checkpoint into `state`. CheckpointError when it does not fit this model."""
         state.load_metadata(metadata)
         files.load_model(checkpoint, state.model, read=self._read)
-        files.load_optimizer(checkpoint, state.model, state.optimizer, read=self._read)
-        held = files.load_ema(checkpoint) if self._process_group.rank == 0 else {}
+        files.load_optimizer(checkpoint, state.model, state.optimizer, self._config.optimizer, read=self._read)
+        held = files.load_ema(checkpoint, state.model) if self._process_group.rank == 0 else {}
         averages = BroadcastTensors(self._process_group, held)
         if bool(averages) == isinstance(state.ema, NoEMA):
             raise CheckpointError(
@@ -103,6 +108,17 @@ class Checkpointer:
             self._wait()
         finally:
             self._pool.shutdown()
+
+    def _reject_not_finite(self, state: TrainState) -> None:
+        kinds = ("weights", "EMA", "optimizer state")
+        tensors = [
+            (f"{name} ({kind})", t)
+            for kind, part in zip(kinds, state.tensors(), strict=True)
+            for name, t in part.items()
+        ]
+        found = next((i for i, (_, tensor) in enumerate(tensors) if not is_finite(tensor)), -1)
+        if (agreed := self._process_group.max(found)) >= 0:  # each rank may hold only its shards
+            state.guard.reject_state(state.progress.step, tensors[agreed][0])
 
     def _submit(self, folder: Path, tensors: StateTensors, state: TrainState) -> None:
         metadata = {
@@ -152,6 +168,6 @@ class Checkpointer:
             return None
         return {"step": step_of(self.saved), "sha256": sha256(self.saved / SUMS)}
 
-    def _read(self, path: Path) -> Mapping[str, torch.Tensor]:
+    def _read(self, path: Path, expected: Shapes) -> Mapping[str, torch.Tensor]:
         rank = self._process_group.rank
-        return BroadcastTensors(self._process_group, files.read_tensors(path) if rank == 0 else {})
+        return BroadcastTensors(self._process_group, read_tensors(path, expected) if rank == 0 else {})

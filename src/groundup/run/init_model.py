@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from groundup.checkpoint import state
+from groundup.checkpoint.tensors import Shapes, check_headers, read_tensors
 from groundup.config.schema import Config
 from groundup.distributed.process_group import BroadcastTensors, ProcessGroup
 from groundup.errors import CheckpointError
@@ -13,6 +14,7 @@ from groundup.model import build_model
 from groundup.model.gpt import GPT
 from groundup.model.init import skip_init
 from groundup.model.ngram import NGramGPT, Text
+from groundup.model.size import shapes
 from groundup.run.compose import weights_file
 from groundup.utils.files import sha256
 
@@ -33,6 +35,8 @@ def build_initial_model(
     all ranks, where it is missing, or not the one that the run was started with. A model to be `restored` gets no
     weights.
     """
+    if config.init_from is not None and not restored:
+        _check_checkpoint(config, process_group)
     with skip_init():
         model = build_model(config.model)
     if restored:
@@ -60,15 +64,19 @@ def broadcast_config(config: Config, process_group: ProcessGroup) -> Config:
     return first if first.init_from is not None and config.init_sha256 is None else config
 
 
-def _load_weights(model: GPT, config: Config, process_group: ProcessGroup) -> None:
-    assert config.init_from is not None, "checked by the caller"
-    folder, rank = Path(config.init_from), process_group.rank
-    problem = process_group.broadcast_object(None if rank else _problem(folder, config.init_sha256))
+def _check_checkpoint(config: Config, process_group: ProcessGroup) -> None:
+    """CheckpointError, on all ranks, where the weights to start with are not those of the config."""
+    folder = Path(config.init_from or "")
+    problem = process_group.broadcast_object(None if process_group.rank else _problem(folder, config.init_sha256))
     if problem is not None:
         raise CheckpointError(problem)
 
-    def read(path: Path) -> Mapping[str, torch.Tensor]:
-        tensors = state.read_tensors(path) if rank == 0 else {}
+
+def _load_weights(model: GPT, config: Config, process_group: ProcessGroup) -> None:
+    folder = Path(config.init_from or "")
+
+    def read(path: Path, expected: Shapes) -> Mapping[str, torch.Tensor]:
+        tensors = read_tensors(path, shapes(state.load_config(folder).model)) if process_group.rank == 0 else {}
         if "wpe.weight" in tensors:  # a shorter context needs the first positions only
             tensors["wpe.weight"] = tensors["wpe.weight"][: config.model.block_size]
         return BroadcastTensors(process_group, tensors)
@@ -86,4 +94,8 @@ def _problem(folder: Path, expected_sha256: str | None) -> str | None:
         return f"init_from: {path} cannot be read ({error.strerror}), {remedy}"
     if expected_sha256 is not None and found != expected_sha256:
         return f"init_from: {path} is not what it was when the run was configured (its checksum differs), {remedy}"
+    try:
+        check_headers(folder, state.load_config(folder), optimizer=False)
+    except CheckpointError as error:
+        return f"init_from: {error}"
     return None

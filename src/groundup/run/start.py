@@ -12,7 +12,7 @@ import torch
 from groundup import __version__
 from groundup.checkpoint.data_match import DataMatch, match_data, tokenizer_of
 from groundup.checkpoint.run_folder import RunFolder
-from groundup.checkpoint.state import load_metadata
+from groundup.checkpoint.state import load_resumable
 from groundup.config.merge import ConfigSource, diff, get, merge_and_validate
 from groundup.config.resolved import MACHINE_KEYS, OPEN, ResolvedConfig
 from groundup.config.schema import Config, resume_rule
@@ -239,7 +239,7 @@ def _restore(
     newest, rejected = (None, []) if process_group.rank else run.newest_good()
     metadata, match = {}, DataMatch("same")
     if newest:
-        metadata = load_metadata(newest)
+        metadata = load_resumable(newest)
         match = match_data(Path(str(config.data)), metadata, data.manifest, tokenizer_of(newest))
     name, metadata, match = process_group.broadcast_object([newest and newest.name, metadata, match])
     checkpoint, match = run.checkpoints / name if name else None, DataMatch(*match)

@@ -142,7 +142,7 @@ class Trainer:
         """Train; after a rollback or running out of memory, train on."""
         while True:
             try:
-                return fit(
+                fit(
                     step_loss,
                     self.state,
                     self.loader,
@@ -154,6 +154,7 @@ class Trainer:
                     hooks=self._hooks(),
                     should_stop=self.stop,
                 )
+                return self.checkpointer.save(self.state)  # here, where a rollback is still possible
             except RollbackRequested as request:
                 rollback: RollbackRequested | None = request
             except RuntimeError as error:
@@ -171,9 +172,11 @@ class Trainer:
         """Roll back to the newest checkpoint before the bad steps and skip the sequences they trained on."""
         state, elapsed = self.state, self.state.progress.elapsed
         skips = state.progress.skips
-        skip = (request.cursor, state.progress.cursor + self.loader.batch_size)
+        in_step = request.last > state.progress.step  # else after one that was finished
+        skip = (request.cursor, state.progress.cursor + (self.loader.batch_size if in_step else 0))
         state.discard_gradients()
-        state.scaler.update()  # forgets that these gradients were unscaled
+        if in_step:
+            state.scaler.update()  # forgets that these gradients were unscaled
         if checkpoint := self.checkpointer.newest_before(request.first):
             self.checkpointer.restore(state, checkpoint, self.checkpointer.read_metadata(checkpoint))
         else:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from groundup.errors import TrainingError
 
@@ -65,6 +65,7 @@ class LossGuard:
         self.loss, self.grad_norm = RunningStats(), RunningStats()
         self.bad_steps = 0  # in a row
         self.first: tuple[int, int] | None = None  # the first of them, and its first sequence
+        self._allowed: tuple[int, int] | None = None  # likewise, of the last step that was not bad
 
     def allows_step(self, step: int, loss: float, grad_norm: float) -> bool:
         """Whether a step may change the weights. Raises RollbackRequested or TrainingError after too many bad ones."""
@@ -72,7 +73,7 @@ class LossGuard:
         if not finite and math.isfinite(loss) and self._overflows():
             return False
         if finite and not self._spikes(step, loss, grad_norm):
-            self.bad_steps, self.first = 0, None
+            self.bad_steps, self.first, self._allowed = 0, None, (step, self._cursor())
             self.loss.update(loss)
             return True
         self.bad_steps += 1
@@ -101,6 +102,14 @@ class LossGuard:
         if not finite:
             raise TrainingError(f"step {step}: {what}, {count}; start a new run with a lower --optimizer.learning_rate")
         self.loss = RunningStats()
+
+    def reject_state(self, step: int, tensor: str) -> NoReturn:
+        """A tensor is not finite after finished step `step`: raise RollbackRequested, or TrainingError in the end."""
+        reason = f"step {step}: {tensor} is not finite, so no checkpoint was written"
+        first, self.first, self.bad_steps = self.first or self._allowed or (step, self._cursor()), None, 0
+        if self._rollbacks() < self.max_rollbacks:
+            raise RollbackRequested(*first, step, reason)
+        raise TrainingError(f"{reason}; start a new run with a lower --optimizer.learning_rate")
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds of the guard."""
