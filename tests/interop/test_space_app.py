@@ -1,9 +1,11 @@
 """Code behind the page of a Space, with a fake Gradio and the checkout instead of the wheel."""
 
+import asyncio
 import runpy
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from html import escape, unescape
 from itertools import pairwise, zip_longest
@@ -163,6 +165,69 @@ def test_values_sent_around_the_page_are_refused(opened):
         for value in (-1, 10**10, float("nan"), float("inf"), "5", None, [1], {"a": 1}):
             with pytest.raises(RefusedError, match=f"{name} .*: must be a number from"):
                 write(app, "a", **{name: value})
+
+
+def test_a_request_has_a_largest_number_of_tokens(opened):
+    app = opened()
+    assert write(app, "a", samples=4, length=250)
+    with pytest.raises(RefusedError, match="4 samples of 251 tokens: ask for at most 1,000 tokens in all"):
+        write(app, "a", samples=4, length=251)
+
+
+def test_a_text_to_which_nobody_listens_is_given_up(opened):
+    app = opened()
+    constants = app.writer.write.__globals__
+    constants["REFRESH_SECONDS"] = 0
+    visitor = SimpleNamespace(session_hash="mine")
+
+    def pictures():
+        return list(app.writer.write("a word", *(FULL | {"temperature": 0}).values(), False, visitor))
+
+    assert len(pictures()) == 21  # nobody has listened so far, which may still come
+    constants["UNHEARD_SECONDS"] = -1
+    assert pictures() == []
+    app.writer.listening["mine"] += 1
+    assert len(pictures()) == 21
+
+
+async def answer(gate, method, path, headers=(), query=b""):
+    """Status of a request that the gate refuses; 0 where it passes it on."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "path": path, "query_string": query, "headers": list(headers)}
+    await gate(scope, None, send)
+    return sent[0]["status"] if sent else 0
+
+
+def test_only_requests_of_the_page_are_let_through(opened):
+    seen = []
+
+    async def inner(scope, *_):
+        seen.append(dict(listening))
+
+    listening = Counter()
+    gate = opened().Gate(inner, listening)
+    length = (b"content-length", b"100")
+    for method, path, headers, status in [
+        ("POST", "/gradio_api/queue/join", [length], 0),
+        ("POST", "/gradio_api/call/write/", [length], 0),
+        ("GET", "/config", [], 0),
+        ("POST", "/gradio_api/upload", [length], 404),
+        ("POST", "/upload", [length], 404),
+        ("POST", "/gradio_api/run/write", [length], 404),
+        ("PUT", "/gradio_api/queue/join", [length], 404),
+        ("POST", "/gradio_api/queue/join", [], 413),  # in chunks, of any number
+        ("POST", "/gradio_api/queue/join", [(b"content-length", b"1048577")], 413),
+        ("POST", "/gradio_api/queue/join", [(b"content-length", b"9" * 5000)], 413),
+    ]:
+        assert asyncio.run(answer(gate, method, path, headers)) == status, path
+    asyncio.run(answer(gate, "GET", "/gradio_api/queue/data", query=b"session_hash=mine"))
+    asyncio.run(answer(gate, "GET", "/gradio_api/call/write/job"))
+    assert seen[-2:] == [{"mine": 1}, {"job": 1}]
+    assert not listening
 
 
 @pytest.mark.parametrize("prompt", [None, 5, ["a"], ""])

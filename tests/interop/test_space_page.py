@@ -58,7 +58,7 @@ def launch_held(blocks, **options):
             yield pieces
 
     groundup.generate_stream = held
-    sys.modules["__main__"].REFRESH_SECONDS = 0
+    sys.modules["__main__"].REFRESH_SECONDS = sys.modules["__main__"].UNHEARD_SECONDS = 0
     return launch(blocks, **options)
 
 gradio.Blocks.launch = launch_held
@@ -223,3 +223,32 @@ def test_values_sent_around_the_page_are_checked(url):
         assert re.search("event: error\ndata: .*must be a number from", response), response
     with pytest.raises(HTTPError):
         urlopen(f"{url}/gradio_api/file={__file__}")
+
+
+def test_uploads_and_large_bodies_are_refused(url):
+    boundary = "--x\r\nContent-Disposition: form-data; name=files; filename=a.txt\r\n\r\nhello\r\n--x--\r\n"
+    for path, body, type_, status in [
+        ("upload", boundary.encode(), "multipart/form-data; boundary=x", 404),
+        ("call/write", json.dumps({"data": ["a" * (1 << 20)]}).encode(), "application/json", 413),
+    ]:
+        with pytest.raises(HTTPError) as caught:
+            urlopen(Request(f"{url}/gradio_api/{path}", body, {"Content-Type": type_}))
+        with caught.value as refusal:
+            assert refusal.code == status
+
+
+def test_a_text_to_which_somebody_listens_is_completed(url, folder, allow):
+    allow(0)
+    request = Request(
+        f"{url}/gradio_api/call/write",
+        json.dumps({"data": ["a word", 20, 1, 0, 0, 1.0, 3, False]}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urlopen(request) as answer:
+        event = json.load(answer)["event_id"]
+    with urlopen(f"{url}/gradio_api/call/write/{event}") as answer:
+        allow(1000)
+        events = answer.read().decode()
+    text = groundup.generate(groundup.load(folder / "model"), "a word", max_tokens=20, temperature=0)[0]
+    assert text.removeprefix("a word") in events.replace("\\n", "\n")
+    assert "event: complete" in events

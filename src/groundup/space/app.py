@@ -15,11 +15,13 @@ import os
 import secrets
 import sys
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from time import monotonic
 from typing import Any, NoReturn
+from urllib.parse import parse_qs
 
 HERE = Path(__file__).resolve().parent
 
@@ -41,6 +43,8 @@ if len(wheels) > 1:
 sys.path.insert(0, str(wheels[0]))  # Python imports from the wheel without installing it
 try:
     import gradio as gr
+    from starlette.middleware import Middleware
+    from starlette.responses import PlainTextResponse
 
     import groundup
 except ImportError as error:
@@ -48,7 +52,11 @@ except ImportError as error:
 
 MAX_CONCURRENT = 2  # generations at once: each slows down the others; further visitors wait in a queue
 MAX_QUEUED = 50  # beyond that a visitor is asked to come back later
+MAX_TOKENS = 1000  # of all samples of a request together
 REFRESH_SECONDS = 0.05  # between two updates of a growing text
+UNHEARD_SECONDS = 5  # after which a text to which nobody listens is given up
+MAX_BODY_BYTES = 1 << 20  # of a request: a prompt, of which only the end is used
+POSTS = ("/queue/join", "/cancel", "/reset", "/call/write", "/call/v2/write")  # gradio has others, such as uploads
 
 # Accepted values, from the page or from its API: name -> minimum, maximum, default.
 RANGES = {
@@ -97,31 +105,80 @@ def number(name: str, value: Any) -> float:
     return math.floor(value) if isinstance(default, int) else float(value)
 
 
+class Gate:
+    """ASGI middleware that refuses what the page does not need, and counts who listens to which job."""
+
+    def __init__(self, app: Any, listening: Counter[str]) -> None:
+        self.app, self.listening = app, listening
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path = scope["path"].rstrip("/")
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            length = dict(scope["headers"]).get(b"content-length", b"")
+            if scope["method"] != "POST" or not path.endswith(POSTS):
+                await PlainTextResponse("Not found", 404)(scope, receive, send)
+                return
+            if not (length.isdigit() and len(length) < 10 and int(length) <= MAX_BODY_BYTES):
+                await PlainTextResponse(f"At most {MAX_BODY_BYTES:,} bytes", 413)(scope, receive, send)
+                return
+        # The page listens for its session; a job without a session is one of its own, named as the job.
+        session = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [path.rpartition("/")[2]])[0]
+        self.listening[session] += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.listening[session] -= 1
+            if not self.listening[session]:
+                del self.listening[session]
+
+
 class Writer:
     """Generates text for any number of visitors; only local variables of `write` belong to one of them."""
 
     def __init__(self, folder: Path) -> None:
         self.model = groundup.load(folder)
         self.context = self.model.config.model.block_size
+        self.listening: Counter[str] = Counter()  # by session
         self.style = "text mono" if self.model.tokenizer.name in ("byte", "char") else "text"
 
     def write(
-        self, prompt: Any, length: Any, samples: Any, temperature: Any, k: Any, p: Any, seed: Any, fresh: Any
+        self,
+        prompt: Any,
+        length: Any,
+        samples: Any,
+        temperature: Any,
+        k: Any,
+        p: Any,
+        seed: Any,
+        fresh: Any,
+        request: gr.Request | None = None,
     ) -> Iterator[tuple[str, float]]:
-        """Yield the growing texts as HTML, and their seed: the given one, or with `fresh` a new one."""
+        """Yield the growing texts as HTML, and their seed: the given one, or with `fresh` a new one.
+
+        A text to which the visitor of `request` does not listen is given up.
+        """
         given = zip(RANGES, (length, samples, temperature, k, p, seed), strict=True)
         options = {name: number(name, value) for name, value in given if not (fresh and name == "seed")}
+        if options["length"] * options["samples"] > MAX_TOKENS:
+            asked = f"{options['samples']} samples of {options['length']} tokens"
+            raise gr.Error(f"{asked}: ask for at most {MAX_TOKENS:,} tokens in all", print_exception=False)
         chosen = secrets.randbelow(2**31) if fresh else int(options["seed"])
         top_k, top_p = int(options["top-k"]) or None, options["top-p"] if options["top-p"] < 1 else None
         sampler = groundup.Sampler(options["temperature"], top_k, top_p, chosen)
         try:
             read, seen, note = self.fit_prompt(str(prompt or ""))
-            texts, shown = [""] * int(options["samples"]), 0.0
+            texts, shown, start = [""] * int(options["samples"]), 0.0, monotonic()
             for pieces in groundup.generate_stream(
                 self.model, read, sampler, num_samples=len(texts), max_tokens=int(options["length"])
             ):
                 texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
                 if monotonic() - shown >= REFRESH_SECONDS:
+                    heard = request is None or request.session_hash in self.listening
+                    if not heard and monotonic() - start > UNHEARD_SECONDS:
+                        return
                     yield self.to_html(seen, texts, note), chosen
                     shown = monotonic()
         except groundup.GroundupError as error:
@@ -216,6 +273,7 @@ def main() -> None:
             footer_links=["gradio"],
             theme=gr.themes.Soft(primary_hue="emerald", font=system[0], font_mono=system[1]),
             css=CSS,
+            app_kwargs={"middleware": [Middleware(Gate, listening=writer.listening)]},
         )
     except OSError as error:  # the address is in use
         give_up(str(error))
