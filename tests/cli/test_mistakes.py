@@ -110,7 +110,10 @@ def test_an_unknown_device_is_refused(command, groundup, run):
 def test_values_out_of_range_are_named_before_anything_is_printed(groundup, run):
     done = groundup("generate", run, "--prompt", "hello", "--num_samples", "0")
     assert (done.status, done.out) == (2, "")
-    assert "num_samples 0: must be 1 or more" in done.err
+    assert "num_samples 0: must be from 1 to 1,000" in done.err
+    done = groundup("generate", run, "--prompt", "hello", "--num_samples", "1000000000")  # before room is made for them
+    assert (done.status, done.out) == (2, "")
+    assert "num_samples 1000000000: must be from 1 to 1,000" in done.err
     assert "tokens -5: must be 1 or more" in groundup("evaluate", run, "--tokens", "-5").err
 
 

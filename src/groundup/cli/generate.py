@@ -36,12 +36,13 @@ def run(args: argparse.Namespace) -> int:
     loaded = load(args.path, checkpoint=args.checkpoint, device=args.device)
     if changed := changed_data(loaded.folder, loaded.config.data):
         print(f"note  {changed}; the model in the checkpoint is the same", file=sys.stderr)
-    texts = [prompt_text(loaded.tokenizer, args.prompt)] * args.num_samples
+    number, length = args.num_samples, args.max_tokens
+    growth = generate_stream(loaded, args.prompt, sampler, num_samples=number, max_tokens=length)
+    texts = [prompt_text(loaded.tokenizer, args.prompt)] * number
     # A terminal would obey control characters in the samples; a pipe gets the text unchanged.
     say = partial(print, file=sys.stdout if sys.stdout.isatty() else unescaped(sys.stdout))
-    unprinted = texts[0] if texts else ""
-    number, length = args.num_samples, args.max_tokens
-    for pieces in generate_stream(loaded, args.prompt, sampler, num_samples=number, max_tokens=length):
+    unprinted = texts[0]
+    for pieces in growth:
         texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
         if not args.json:
             say(unprinted + pieces[0], end="", flush=True)

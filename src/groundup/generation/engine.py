@@ -15,6 +15,8 @@ from groundup.generation.sampling import Sampler
 from groundup.model.gpt import GPT
 from groundup.tokenizers.base import Tokenizer
 
+MAX_SAMPLES = 1000  # of one prompt
+
 
 @torch.inference_mode()
 def stream(
@@ -90,10 +92,19 @@ def generate_stream(
     Yields, per token, the new text of each sample, which may be empty. An empty prompt starts a document. Raises
     TokenizerError, UsageError.
     """
-    if num_samples < 1:
-        raise UsageError(f"num_samples {num_samples}: must be 1 or more")
+    if not 1 <= num_samples <= MAX_SAMPLES:  # at once, before the caller makes room for them
+        raise UsageError(
+            f"num_samples {num_samples}: must be from 1 to {MAX_SAMPLES:,}, as all are generated at once; "
+            "for more, generate again with another seed"
+        )
     if max_tokens < 0:
         raise UsageError(f"max_tokens {max_tokens}: must be 0 or more")
+    return _stream_text(loaded, prompt, sampler, num_samples, max_tokens)
+
+
+def _stream_text(
+    loaded: TextModel, prompt: str, sampler: Sampler, num_samples: int, max_tokens: int
+) -> Iterator[list[str]]:
     tokenizer, device = loaded.tokenizer, loaded.device
     texts = [TextStream(tokenizer.decode_bytes) for _ in range(num_samples)]
     ids, end = prompt_ids(tokenizer, prompt), tokenizer.end_of_text
@@ -106,8 +117,9 @@ def complete(
     loaded: TextModel, prompt: str, sampler: Sampler, *, num_samples: int = 1, max_tokens: int = 100
 ) -> list[str]:
     """Generate `num_samples` continuations of `prompt`; returns texts that include it. See `generate_stream`."""
+    growth = generate_stream(loaded, prompt, sampler, num_samples=num_samples, max_tokens=max_tokens)
     texts = [prompt_text(loaded.tokenizer, prompt)] * num_samples
-    for pieces in generate_stream(loaded, prompt, sampler, num_samples=num_samples, max_tokens=max_tokens):
+    for pieces in growth:
         texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
     return texts
 
