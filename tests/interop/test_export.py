@@ -19,6 +19,7 @@ from groundup.interop.export import TARGETS, export
 from groundup.interop.hf_tokenizer import SAMPLES
 from groundup.interop.output import HF_FILES, new_output
 from groundup.interop.parity import batch, identical, relative
+from groundup.tokenizers.byte_char import CharTokenizer
 
 
 def theirs(folder: Path) -> torch.nn.Module:
@@ -290,6 +291,31 @@ def test_an_environment_without_versions_is_accepted(tmp_path):
 
     (tmp_path / "environment.json").write_text('{"python": "3.11", "versions": [1]}')
     assert _read_versions(tmp_path) == {"python": "3.11"}
+
+
+def test_nothing_from_a_file_is_code_in_the_card(gpt2_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    run, evil = tmp_path / "run", "<script>alert(1)</script>|\x1b]52;c;aGk=\x07\n# title\x9b\u202e[a](javascript:b)`c`"
+    shutil.copytree(gpt2_checkpoint, run / "checkpoints" / "step-00000010")
+    (run / "config.yaml").write_text("")
+    (run / "environment.json").write_text(json.dumps({"python": evil, "versions": {evil: "1", "torch": evil * 1000}}))
+    tasks = {"event": "eval", "step": 10, "tasks": {evil: {"n": 1, evil: 0.5}}}
+    odd = [{"event": "eval", "step": 10, "tasks": made} for made in ([1], {"a": 1}, {"b": {"acc": "high", "n": []}})]
+    (run / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in (tasks, *odd)))
+    export(run / "checkpoints" / "step-00000010", tmp_path / "out", name="toy")
+    card = (tmp_path / "out" / hf.CARD).read_text()
+    assert card.count("alert(1)") >= 4
+    assert len(card) < 10_000
+    assert not set("<>\x1b\x07\x9b\u202e") & set(card)
+    assert [line for line in card.splitlines() if line.startswith("# ")] == ["# toy"]
+    assert "[a]" not in card
+    assert "`c`" not in card
+
+
+def test_the_card_of_a_char_model_says_that_other_characters_are_errors(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    export(checkpoint(tokenizer=CharTokenizer.train(["abc"])), tmp_path / "out")
+    assert "a character that its training text lacks is an error" in (tmp_path / "out" / hf.CARD).read_text()
 
 
 def test_the_card_holds_what_the_run_recorded(prepared, checkpoint, tmp_path, monkeypatch):

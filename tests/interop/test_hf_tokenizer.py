@@ -64,6 +64,15 @@ def test_transformers_gives_the_same_ids_and_the_same_text_back(kind, sentences,
         assert tokenizer.end_of_text not in tokenizer.encode(end).tolist()
 
 
+def test_a_batch_of_prompts_is_padded_where_generation_does_not_begin(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
+    write(ByteTokenizer(), tmp_path, block_size=8)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    rows = theirs(["abc", "d"], padding=True)
+    assert [row[-1] for row in rows["input_ids"]] == [ord("c"), ord("d")]
+    assert rows["attention_mask"] == [[1, 1, 1], [0, 0, 1]]
+
+
 def test_an_unknown_character_is_an_error_in_the_exported_tokenizer(tmp_path):
     import tokenizers
 

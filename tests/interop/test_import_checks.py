@@ -365,8 +365,12 @@ def test_older_files_of_torch_are_read(tmp_path, byte_tokenizer):
 def test_pickles_that_are_not_checkpoints(tmp_path, refused):
     torch.save([1, 2], tmp_path / "list.pt")
     refused(tmp_path / "list.pt", "holds a list, not the dict of a checkpoint")
-    torch.save({"weights": torch.ones(2)}, tmp_path / "dict.pt")
+    torch.save({"weights": [torch.ones(2)]}, tmp_path / "dict.pt")
     refused(tmp_path / "dict.pt", r"no checkpoint of nanoGPT, nor of build-nanogpt \(it holds weights\)")
+    torch.save({"transformer.wte.weight": torch.ones(2)}, tmp_path / "pytorch_model.bin")
+    refused(
+        tmp_path / "pytorch_model.bin", r"weights without the settings of a model; give their folder with config\.json"
+    )
     complete = nanogpt(tmp_path / "ckpt.pt", gpt()).read_bytes()
     (tmp_path / "cut.pt").write_bytes(complete[: len(complete) // 2])
     refused(tmp_path / "cut.pt", r"cut\.pt: .*cut short")

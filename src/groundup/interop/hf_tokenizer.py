@@ -49,6 +49,7 @@ def write(tokenizer: Tokenizer, folder: Path, block_size: int) -> None:
         **dict.fromkeys(("bos_token", "eos_token", "pad_token"), end_token(tokenizer)),  # in batches, padding is masked
         "clean_up_tokenization_spaces": False,
         "model_max_length": block_size,
+        "padding_side": "left",  # a model continues the end of each row
     }
     for name, values in ((FILE_NAME, contents(tokenizer)), (CONFIG_NAME, config)):
         (folder / name).write_text(json.dumps(values, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -30,6 +30,7 @@ from groundup.sources.hub import PREFIX, parse_spec
 if TYPE_CHECKING:
     from groundup.checkpoint.state import LoadedModel
 
+MAX_TEXT_CHARS = 200  # of a name or value from a file
 MAX_SOURCES = 20  # listed; the others are counted
 MAX_ANCESTORS = 100  # runs that each started from the previous one's weights; folders could name each other
 # Metadata that the hub needs of a model
@@ -42,6 +43,9 @@ LOSS_NAMES = {
 LIMITS = (
     "It continues text in the style of its training data, whether true or not. It was not trained to follow "
     "instructions, and nothing prevents it from repeating its training text."
+)
+ONLY_KNOWN_CHARACTERS = (
+    " A text with a character that its training text lacks is an error, as the model has no id for it."
 )
 NO_RECIPE = "It was imported and not trained further, so its training recipe is not known here."
 NO_LICENCE = "No licence was given for this model; ask its publisher before using it."
@@ -104,10 +108,20 @@ def _read_tasks(run: Path | None, step: int) -> dict[str, dict[str, float]]:
     """The newest result of each task. `groundup evaluate` measures more than an evaluation during training does."""
     tasks: dict[str, dict[str, float]] = {}
     for record in _logged(run, step, "eval"):
-        tasks |= record.get("tasks", {})
+        tasks |= _results(record.get("tasks"))
     for record in _logged(run, step, *EVAL_CHECKPOINT_EVENTS):
-        tasks |= {name: result for name, result in record.get("results", {}).items() if name != "loss"}
+        tasks |= {name: result for name, result in _results(record.get("results")).items() if name != "loss"}
     return tasks
+
+
+def _results(logged: Any) -> dict[str, dict[str, float]]:
+    """The numbers of each task, without what else a log of another program may hold."""
+    tasks = logged.items() if isinstance(logged, dict) else ()
+    return {
+        name: {key: value for key, value in result.items() if isinstance(value, int | float)}
+        for name, result in tasks
+        if isinstance(result, dict)
+    }
 
 
 def _find_origin(config: Config, progress: dict[str, Any]) -> str:
@@ -141,7 +155,7 @@ def _read_versions(run: Path | None) -> dict[str, str]:
         environment = {}
     libraries = environment.get("versions")
     versions = {"python": environment.get("python"), **(libraries if isinstance(libraries, dict) else {})}
-    return {name: str(version) for name, version in versions.items() if version}
+    return {str(name): str(version) for name, version in versions.items() if version}
 
 
 def card(info: ModelCardInfo, usage: str, *, header: Mapping[str, Any] = HEADER, lead: str = "") -> str:
@@ -156,6 +170,7 @@ def card(info: ModelCardInfo, usage: str, *, header: Mapping[str, Any] = HEADER,
     parts += ["## Losses", *_losses(info)]
     parts += ["## Tasks", _table(_tasks(info))] if info.tasks else []
     lost = f" Of a text, {info.tokenizer_loses}." if info.tokenizer_loses else ""
+    lost = ONLY_KNOWN_CHARACTERS if info.tokenizer == "char" else lost
     parts += ["## Limits", LIMITS + lost]
     parts += ["## Licence", f"`{info.licence}`, as given by the exporter." if info.licence else NO_LICENCE]
     parts += ["## How it was made", *_made(info)]
@@ -228,7 +243,7 @@ def _tasks(info: ModelCardInfo) -> Iterator[tuple[str, str]]:
             if name == "n" or name.endswith(("_stderr", "_ties")):
                 continue
             error = f" ± {result[f'{name}_stderr']:.4f}" if f"{name}_stderr" in result else ""
-            yield f"{plain(task)}, {name}", f"{value:.4f}{error}, {result.get('n', 0):,.0f} questions"
+            yield f"{task}, {name}", f"{value:.4f}{error}, {result.get('n', 0):,.0f} questions"
 
 
 def _made(info: ModelCardInfo) -> Iterator[str]:
@@ -241,9 +256,10 @@ def _made(info: ModelCardInfo) -> Iterator[str]:
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> str:
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+    return "\n".join(["| | |", "|---|---|", *(f"| {plain(name)} | {plain(value)} |" for name, value in rows)])
 
 
 def plain(text: str) -> str:
-    """Replace the characters that Markdown interprets by spaces."""
-    return re.sub(r"[`\n\r<>|\[\]]", " ", text)
+    """The beginning of a text, with spaces for what Markdown or a terminal interprets."""
+    shown = re.sub(r"[`<>|\[\]]", " ", text[:MAX_TEXT_CHARS])
+    return "".join(char if char.isprintable() else " " for char in shown)

@@ -30,6 +30,10 @@ def read_nanogpt(path: Path) -> ImportedModel:
     found = unpickle(path)
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: holds a {type(found).__name__}, not the dict of a checkpoint; {FORMATS}")
+    if found and is_state_dict(found):
+        raise CheckpointError(
+            f"{path}: holds weights without the settings of a model; give their folder with config.json"
+        )
     weights, settings = found.get("model"), found.get("model_args")
     is_nanogpt = isinstance(settings, dict)
     if isinstance(found.get("config"), PickledSettings):
