@@ -14,11 +14,28 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("speedup", "name"), [(3.0, "bf16"), (1.1, "fp32"), (0.012, "fp32")])
-def test_on_a_cpu_the_faster_precision_is_chosen_with_a_reason(monkeypatch, speedup, name):
+def test_on_other_cpus_the_faster_precision_is_chosen_with_a_reason(monkeypatch, speedup, name):
+    monkeypatch.setattr(device.platform, "machine", lambda: "aarch64")
     monkeypatch.setattr(device, "bf16_speedup", lambda: speedup)
     precision = choose_precision("auto", CPU)
     assert precision.name == name
     assert f" {speedup:g}x as fast" in precision.reason
+
+
+@pytest.mark.parametrize(("units", "name"), [(True, "bf16"), (False, "fp32")])
+def test_on_an_x86_cpu_its_units_decide_and_no_clock(monkeypatch, units, name):
+    monkeypatch.setattr(device.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(device, "has_bf16_units", lambda: units)
+    monkeypatch.setattr(device, "bf16_speedup", lambda: pytest.fail("timed"))
+    assert choose_precision("auto", CPU).name == name
+
+
+def test_time_that_other_programs_take_is_not_counted(monkeypatch):
+    now = iter(range(100))  # a clock that stands still for this thread
+    monkeypatch.setattr(device.sys, "platform", "linux")
+    monkeypatch.setattr(device.time, "perf_counter", lambda: pytest.fail("the time of all programs"))
+    monkeypatch.setattr(device.time, "thread_time", lambda: next(now) * 1e-3)
+    assert device.bf16_speedup() == pytest.approx(1)
 
 
 def test_a_requested_precision_is_used_without_timing(monkeypatch):

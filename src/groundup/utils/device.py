@@ -1,7 +1,9 @@
 """Device, precision and determinism of torch's computations."""
 
 import os
+import platform
 import re
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +19,7 @@ Name = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 BF16_FROM = (8, 0)  # compute capability: Ampere. `is_bf16_supported` says yes to emulation on a T4
+X86 = ("x86_64", "amd64")
 FP16_FROM = (5, 3)  # the first with fp16 arithmetic
 
 MAX_TIMING_SECONDS = 0.1  # of matrix products: an emulated type takes 200 ms for one that takes fp32 3 ms
@@ -72,6 +75,10 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
         return _on_cuda(wanted, torch.cuda.get_device_capability(device))
     if wanted == "auto" and device.type == "mps":
         return Precision("fp32", "the safe choice on Apple GPUs")
+    if wanted == "auto" and platform.machine().lower() in X86:
+        if has_bf16_units():
+            return Precision("bf16", "CPU with bf16 units (AVX512-BF16 or AMX)")
+        return Precision("fp32", "this CPU emulates bf16")
     if wanted == "auto":
         speedup = bf16_speedup()
         reason = f"bf16 matrix products run {speedup:.2g}x as fast as fp32 on this CPU"
@@ -126,11 +133,14 @@ def set_matmul_precision(wanted: str, device: torch.device) -> None:
     torch.set_float32_matmul_precision("highest" if device.type == "cpu" else wanted)
 
 
-def bf16_speedup() -> float:
-    """Speed of bf16 matrix products relative to fp32 on this CPU; takes about 30 ms.
+def has_bf16_units() -> bool:
+    """Whether this x86 CPU multiplies bf16 matrices faster than fp32. Not timed: every run must decide the same."""
+    units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return units and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
-    On CPUs without AVX512-BF16 or AMX, bf16 is emulated and slower, so it is timed and never assumed.
-    """
+
+def bf16_speedup() -> float:
+    """Speed of bf16 matrix products relative to fp32 on this CPU; takes about 30 ms."""
     best = _matmul_seconds(torch.device("cpu"), (torch.float32, torch.bfloat16), 512)
     return best[torch.float32] / best[torch.bfloat16]
 
@@ -144,20 +154,23 @@ def matmul_flops(device: torch.device, precision: Name, threads: int) -> float:
 
 def _matmul_seconds(device: torch.device, dtypes: tuple[torch.dtype, ...], size: int) -> dict[torch.dtype, float]:
     """Shortest time of a product in each dtype, alternating; on one thread, as more would measure other programs."""
+    on_gpu = device.type != "cpu"
+    # This thread's own time leaves out that of other programs; macOS computes products on threads of its own.
+    clock = time.thread_time if sys.platform == "linux" and not on_gpu else time.perf_counter
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     best = dict.fromkeys(dtypes, float("inf"))
     pairs = {dtype: torch.ones(2, size, size, dtype=dtype, device=device) for dtype in dtypes}
-    deadline = time.perf_counter() + MAX_TIMING_SECONDS
+    deadline = clock() + MAX_TIMING_SECONDS
     for _ in range(7):  # or until the deadline
         for dtype, (a, b) in pairs.items():
-            if time.perf_counter() > deadline and best[dtype] < float("inf"):
+            if clock() > deadline and best[dtype] < float("inf"):
                 continue
-            began = time.perf_counter()
+            began = clock()
             a @ b
-            if device.type != "cpu":
+            if on_gpu:
                 torch.accelerator.synchronize()
-            best[dtype] = min(best[dtype], time.perf_counter() - began)
+            best[dtype] = min(best[dtype], clock() - began)
     torch.set_num_threads(threads)
     return best
 
