@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help install quickstart test quick recipes torture interop lint format bench clean
+.PHONY: help install quickstart test quick recipes torture hostile interop lint format bench clean
 
 help:
 	@echo "make quickstart   train a GPT on Python's documentation for about 3 minutes and sample from it"
@@ -15,6 +15,7 @@ help:
 	@echo "make torture      end training runs at random moments, by SIGKILL and by signals that ask them to stop"
 	@echo "                  (make torture ARGS='--kills 200 --seed 1'; by default 550 signals, half an hour);"
 	@echo "                  then the tests that take minutes"
+	@echo "make hostile      thousands of damaged and hostile files, half an hour (make hostile ARGS='--cases 300 --seed 2')"
 	@echo "make interop      install the programs that our models go to, and open models in each (compiles for a while)"
 	@echo "make lint         ruff and mypy          make format   let ruff format"
 	@echo "make bench        side by side with peers (see bench/README.md)"
@@ -48,6 +49,9 @@ recipes: .venv/installed-dev
 torture: .venv/installed-dev
 	$(BIN)/python tests/torture $(ARGS)
 	$(BIN)/python -m pytest -n 2 -m long
+
+hostile: .venv/installed-dev
+	$(BIN)/python tests/hostile $(ARGS)
 
 # llama.cpp is compiled, for some ten minutes; the others are some 500 MB.
 interop: .venv/installed-dev

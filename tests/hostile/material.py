@@ -1,0 +1,82 @@
+"""Valid inputs, from which the cases are made. All paths in them are relative to the folder that holds `in`."""
+
+import bz2
+import gzip
+import json
+import random
+import shutil
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+import yaml
+import zstandard
+
+from groundup.cli import main
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "interop"))
+
+from foreign_models import SMALL, gpt, hf_folder, llmc, nanogpt
+
+WORDS = "the a small model reads words and learns what comes next".split()
+
+TINY = (
+    "--model.n_layer 1 --model.n_head 2 --model.n_embd 8 --model.block_size 16 --optimizer.ema_decay 0.9 "
+    "--train.batch_tokens 64 --train.max_steps 2 --train.threads 1 --train.precision fp32 --train.device cpu "
+    "--checkpoint.keep_last 1 --checkpoint.save_best false --evaluate.tokens 100 --evaluate.sample_tokens 4 "
+    "--schedule.warmup_steps 1"
+).split()  # one checkpoint, so that no command can fall back on an earlier one
+
+
+def command(line: str, *words: str) -> None:
+    with suppress(SystemExit):
+        main([*line.split(), *words])
+
+
+def build() -> None:
+    """Write everything to the folder `in` of the current folder."""
+    rng, texts = random.Random(0), Path("in/texts")
+    texts.mkdir(parents=True)
+    lines = [" ".join(rng.choices(WORDS, k=6)) + "." for _ in range(300)]
+    text = "\n".join(lines).encode()
+    rows = "".join(json.dumps({"text": line, "n": i}) + "\n" for i, line in enumerate(lines)).encode()
+    (texts / "doc.txt").write_bytes(text)
+    (texts / "doc.txt.gz").write_bytes(gzip.compress(text))
+    (texts / "doc.txt.bz2").write_bytes(bz2.compress(text))
+    (texts / "doc.txt.zst").write_bytes(zstandard.compress(text))
+    (texts / "rows.jsonl").write_bytes(rows)
+    (texts / "rows.jsonl.zst").write_bytes(zstandard.compress(rows))
+    with suppress(ImportError):
+        from pyarrow import parquet, table
+
+        parquet.write_table(table({"text": lines, "n": list(range(len(lines)))}), texts / "rows.parquet")
+    command("prepare in/texts/doc.txt --out in/data --tokenizer byte")
+    command("prepare in/texts/doc.txt --out in/pairs --tokenizer bpe:300")
+    command("train gpt2-nano --data in/data --out in/run", *TINY)
+    shutil.copytree("in/run", "in/other", symlinks=True)
+    command("export in/run --to space --out in/space")
+    command("export in/run --to hf --out in/exported")
+    recipe = {"model": {"n_layer": 1, "n_head": 2, "n_embd": 8, "block_size": 16}, "train": {"max_steps": 2}}
+    Path("in/config.yaml").write_text(yaml.safe_dump(recipe))
+    questions = ({"context": line, "choices": ["reads words", "words the"], "answer": 0} for line in lines[:5])
+    Path("in/questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))
+    torch.manual_seed(0)
+    model = gpt(SMALL)
+    hf_folder(Path("in/gpt2"), model)
+    weights = Path("in/gpt2/model.safetensors")
+    hf_folder(Path("in/split"), model)
+    split_weights(Path("in/split"), weights)
+    nanogpt(Path("in/nanogpt.pt"), model)
+    llmc(Path("in/model.bin"), model)
+
+
+def split_weights(folder: Path, weights: Path) -> None:
+    """Turn a folder's weights into one of several files with an index, as large models have them."""
+    from safetensors import safe_open
+
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    with safe_open(weights, "pt") as file:
+        names = dict.fromkeys(file.keys(), "model-00001-of-00001.safetensors")
+    index = {"metadata": {"total_size": 1}, "weight_map": names}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
