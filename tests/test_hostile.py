@@ -1,4 +1,4 @@
-"""Faults in the handling of files that others could have made are found; `make hostile` tries thousands of such files."""
+"""Faults in handling files that others could have made are found; `make hostile` tries thousands of such files."""
 
 import os
 import subprocess

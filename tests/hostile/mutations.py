@@ -386,7 +386,7 @@ def of_text(path: Path) -> Iterator[Mutation]:
     for name, text in TEXTS.items():
         yield Mutation(f"holds {name}", rewrite(lambda _, t=text: pack(t)))
     if path.suffix in PACKERS:
-        yield Mutation("300 MB in one line", rewrite(lambda _: pack(b"x" * (300 * MiB))))
+        yield Mutation("100 MB in one line", rewrite(lambda _: pack(b"x" * (100 * MiB))))
 
 
 PACKERS = {".gz": gzip.compress, ".zst": zstandard.compress, ".bz2": bz2.compress}

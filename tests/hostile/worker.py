@@ -16,7 +16,7 @@ from laws import TIMED_OUT, Outcome, State, state_of
 
 import groundup.cli
 
-ADDRESS_SPACE_BYTES = 4 << 30  # in addition to the parent's; resident memory is measured
+ADDRESS_SPACE_BYTES = 3 << 30  # in addition to the parent's; resident memory is measured
 WALL_FACTOR = 4  # on a machine that others use too; a command that waits takes no CPU time
 
 Fault = Callable[[], None]
