@@ -17,7 +17,10 @@ MAX_HASHED_BYTES = 64 << 20  # of larger files, which are sparse, only size and 
 TIMED_OUT = "timed out"
 
 # What a command may change, besides `work/out`, where it succeeds.
-WRITES = {"resume": "in/run/", "evaluate": "in/run/log.jsonl", "export": "in/exported/", "prepare": "in/data/"}
+WRITES = {
+    "resume": ("in/run/",), "evaluate": ("in/run/log.jsonl",), "export": ("in/exported/", "in/space/"),
+    "prepare": ("in/data/",),
+}  # fmt: skip
 LOCKS = re.compile(r"(^|/)\.[^/]*lock$")
 
 State = dict[str, tuple]  # path -> kind, size, time, content
@@ -103,7 +106,7 @@ def files(command: str, outcome: Outcome, folder: Path) -> list[str]:
             continue
         elif top == "tmp" or (top == "work" and not may_write and path in after):
             found.append(f"leaves {path}")
-        elif top == "in" and not (may_write and path.startswith(WRITES.get(command, "-"))):
+        elif top == "in" and not (may_write and path.startswith(WRITES.get(command, ()))):
             found.append(f"changes {path}")
     if command == "resume" and outcome.status == 0:
         for weights in sorted((folder / "in/run/checkpoints").glob("step-00000003/*.safetensors")):
