@@ -84,6 +84,50 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(words, sentence, groundup,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["texts", "tiny.txt"]
 
 
+@pytest.mark.parametrize("name", ["-leading.txt", "--overwrites"])
+def test_a_name_that_begins_with_a_dash_is_explained(groundup, tmp_path, name):
+    (tmp_path / name).write_text("some text of a file")
+    done = groundup("prepare", name, "--out", "d", "--tokenizer", "byte")
+    assert (done.status, done.out) == (2, "")
+    assert f"{name}: taken for an option; a file of that name is given as ./{name}" in done.err
+    assert groundup("prepare", f"./{name}", "--out", "d", "--tokenizer", "byte").status == 0
+
+
+def test_a_column_without_rows_is_an_error(groundup, texts):
+    done = groundup("prepare", "texts", "--out", "d", "--tokenizer", "byte", "--column", "body")
+    assert done.status == 2
+    assert done.err.endswith("column 'body': none of the sources has columns; leave --column out\n")
+
+
+def test_json_lines_of_any_name_are_reported(groundup, tmp_path):
+    (tmp_path / "lines.json").write_text('{"text": "some text of a row"}\n' * 9)
+    done = groundup("prepare", "lines.json", "--out", "d", "--tokenizer", "byte")
+    assert done.err == "lines.json: JSON lines, so each line is a document\n"
+    assert done.out.startswith("train          9 documents")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+def test_sigterm_leaves_no_copy_of_standard_input(tmp_path, sentences):
+    (tmp_path / "tmp").mkdir()
+    words = ["prepare", "-", "--out", "d", "--tokenizer", "byte"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "groundup", *words], cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=os.environ | {"TMPDIR": str(tmp_path / "tmp")}, text=True,
+    ) as process:  # fmt: skip
+        process.stdin.write(sentences(10_000))
+        process.stdin.flush()
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline and not any((tmp_path / "tmp").iterdir()):
+            time.sleep(0.01)
+        process.terminate()
+        _, errors = process.communicate(timeout=300)
+    assert process.returncode == 143
+    assert "Traceback" not in errors
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["tmp"]
+
+
 SLOW = """
 import sys
 from groundup.preprocess import encoding, pipeline

@@ -62,7 +62,6 @@ def test_the_same_command_again_does_nothing_and_reports_it(texts, out):
     ("options", "sentence"),
     [
         ({"tokenizer": "gpt2"}, "tokenizer was 'byte' and is 'gpt2'"),
-        ({"column": "body"}, "column was 'text' and is 'body'"),
         ({"val_fraction": 0.2}, r"val_fraction was 0\.1 and is 0\.2"),
         ({"errors": "replace"}, "errors was 'strict' and is 'replace'"),
         ({"max_tokens": 100}, "max_tokens was not given and is 100"),
@@ -103,11 +102,18 @@ def rename(texts):
     (texts / "1.txt").rename(texts / "4.txt")
 
 
+def test_another_column_of_rows_is_a_different_request(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "one two three", "body": "four five six"}\n' * 9)
+    prepare([tmp_path / "a.jsonl"], tmp_path / "out", tokenizer="byte")
+    with pytest.raises(DataError, match="already prepared in another way: column was 'text' and is 'body'"):
+        prepare([tmp_path / "a.jsonl"], tmp_path / "out", tokenizer="byte", column="body")
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (touch, r"texts/1\.txt has changed"),
-        (grow, r"texts/1\.txt has changed"),
+        (touch, r"texts/1\.txt has changed \(its modification time\)"),
+        (grow, r"texts/1\.txt has changed \(its size\)"),
         (lose, r"texts/2\.txt is no longer among the sources"),
         (add, r"texts/9\.txt is new among the sources"),
         (rename, r"texts/1\.txt is no longer among the sources"),
@@ -182,7 +188,7 @@ def test_many_inputs_are_compared_in_linear_time():
     changed = Request(settings={}, inputs=(*inputs[:-1], inputs[-1].model_copy(update={"version": "2"})))
     started = time.process_time()
     assert request.difference(request) is None
-    assert request.difference(changed) == "d/19999.txt has changed"
+    assert request.difference(changed) == "d/19999.txt has changed (its modification time)"
     assert time.process_time() - started < 2  # a quadratic comparison takes 15 seconds
 
 

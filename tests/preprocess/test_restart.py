@@ -376,7 +376,7 @@ def test_a_file_that_was_read_must_not_change(corpus, tmp_path):
     mine = copied(corpus, tmp_path)
     interrupt([mine], tmp_path / "out", options("byte"), entries=5)
     (mine / "a.txt").write_text("something else")
-    with pytest.raises(DataError, match=r"corpus/a\.txt has changed; repeat the previous command"):
+    with pytest.raises(DataError, match=r"corpus/a\.txt has changed \(its size\); repeat the previous command"):
         prepare([mine], tmp_path / "out", **options("byte"))
 
 

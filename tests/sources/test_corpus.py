@@ -3,26 +3,21 @@
 import gzip
 import io
 import os
+import signal
 import sys
+import tempfile
 import threading
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from documents import read
 
 from groundup.errors import DataError
 from groundup.sources import corpus as module
 from groundup.sources.corpus import Position, open_sources
 from groundup.sources.text import Document
-
-
-def read(*sources, **options):
-    """(source, offset, text) of each document; every corpus is read twice, which must make no difference."""
-    with open_sources(sources, **options) as corpus:
-        first, second = ([(d.source, d.offset, "".join(d.chunks())) for d in corpus] for _ in range(2))
-    assert first == second
-    return first
 
 
 def test_a_file_is_one_document(tmp_path):
@@ -74,32 +69,6 @@ def test_a_corpus_name_takes_precedence_over_a_path_with_a_message(tmp_path, nam
     assert [text for _, _, text in read(f"./{name}")] == ["mine"]
 
 
-def test_folders_that_are_not_entered_are_reported(tmp_path):
-    (tmp_path / "corpus" / "sub").mkdir(parents=True)
-    (tmp_path / "corpus" / "sub" / "a.txt").write_text("a")
-    (tmp_path / "corpus" / "linked").symlink_to(tmp_path)
-    messages = []
-    with open_sources([tmp_path / "corpus"], say=messages.append) as corpus:
-        assert [document.source for document in corpus] == ["corpus/sub/a.txt"]
-    assert messages == [f"{tmp_path / 'corpus'}: reads 1 .txt; does not enter linked (a link)"]
-
-
-def test_an_unreadable_folder_is_reported(tmp_path, monkeypatch):
-    (tmp_path / "corpus" / "closed").mkdir(parents=True)
-    (tmp_path / "corpus" / "a.txt").write_text("a")
-    scandir = os.scandir
-
-    def refuse(path):
-        if str(path).endswith("closed"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    messages = []
-    with open_sources([tmp_path / "corpus"], say=messages.append):
-        assert messages == [f"{tmp_path / 'corpus'}: reads 1 .txt; does not enter closed (Permission denied)"]
-
-
 def test_a_full_disk_is_reported_for_standard_input(monkeypatch):
     class Endless(io.RawIOBase):
         def readable(self):
@@ -111,37 +80,6 @@ def test_a_full_disk_is_reported_for_standard_input(monkeypatch):
     monkeypatch.setattr(sys, "stdin", type("Stream", (), {"buffer": Endless()}))
     with pytest.raises(DataError, match=r"standard input: a copy of it does not fit into .*TMPDIR"):
         read("-")
-
-
-def test_a_folder_is_read_in_order_of_names_without_hidden_or_unknown_files(tmp_path):
-    folder, messages = tmp_path / "corpus", []
-    names = ["b.txt", "a/z.md", "a/y.TXT", "a.jsonl", "c.py", ".hidden.txt", ".git/x.txt", "empty.txt", "d.csv.gz"]
-    for name in [*names, "e.csv", "picture.png", "log.jsonl", "LICENSE"]:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("" if name == "empty.txt" else '{"text": "of a line"}')
-    (folder / "f.rst.zst").write_bytes(zstandard.compress(b"packed"))
-    with open_sources([folder], say=messages.append) as corpus:
-        assert [document.source for document in corpus] == [
-            *("corpus/a.jsonl", "corpus/a/y.TXT", "corpus/a/z.md", "corpus/b.txt", "corpus/c.py", "corpus/f.rst.zst")
-        ]
-    reads, leaves_out = messages[0].split("; ")
-    assert reads == f"{folder}: reads 3 .txt, 1 .jsonl, 1 .md, 1 .py, 1 .rst"
-    assert leaves_out == "leaves out 2 .csv, 1 without suffix, 1 .png"
-
-
-def test_a_pattern_is_every_file_that_it_matches(tmp_path):
-    for name in ["b/x.txt", "a.txt", "b/c/y.txt", "b/z.md"]:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(name)
-    assert [text for _, _, text in read(f"{tmp_path}/**/*.txt")] == ["a.txt", "b/c/y.txt", "b/x.txt"]
-    assert [source for source, _, _ in read(f"{tmp_path}/b/**/*.txt")] == ["c/y.txt", "x.txt"]
-    with pytest.raises(DataError, match=r"\*\.csv: no file matches this pattern"):
-        read(f"{tmp_path}/*.csv")
-
-
-def test_a_file_name_may_contain_wildcards(tmp_path):
-    (tmp_path / "a[1].txt").write_text("text")
-    assert read(tmp_path / "a[1].txt") == [("a[1].txt", 0, "text")]
 
 
 def test_files_of_the_same_name_get_distinct_names(tmp_path):
@@ -290,22 +228,91 @@ def test_the_built_in_corpus_comes_by_name(monkeypatch):
         ("a.jsonl", b'\n{"text": ""}\n', "there is no text in it"),
         ("a.parquet", b"PAR1", "damaged or cut short as a parquet file"),
         ("a.parquet.gz", b"", "a parquet file is packed inside and read as it is; unpack this one first"),
-        ("a.zst", b"(", "damaged or cut short as a zstd file"),
         ("empty.zst", b"", "there is no text in it"),
         ("a.tar.gz", b"", "tar files are not read as text; unpack it with: tar"),
         ("a.PDF", b"%PDF", "pdf files are not read as text; convert it with: pdftotext"),
-        ("folder/a.csv", b"a,b", r"folder: no text files in this folder; it may hold \.jsonl, \.parquet, \.txt"),
-        ("not.gz", b"plain", "damaged or cut short as a gzip file"),
+        ("not.gz", b"plain", r"not packed with gzip, .*; if it is plain text, take \.gz off its name"),
+        ("r.rtf", b"{\\rtf1 text}", "this is RTF, which is not read as text; convert it with: pandoc"),
+        ("ascii-pdf.txt", b"%PDF-1.4\nBT", "this is a PDF, which is not read as text; convert it with: pdftotext"),
+        ("book.txt", b"PK\3\4" + bytes(99), "this is a zip archive, as .* are, which is not read as text; unpack it"),
+        ("book", bytes(60) + b"BOOKMOBI" + bytes(99), "this is a Kindle book"),
+        ("base", b"SQLite format 3\0", "this is an SQLite database"),
+        ("archive.gz", gzip.compress(bytes(257) + b"ustar\0"), "this is a tar archive, .* unpack it with: tar"),
+        ("table.csv", b"a,b\n1,2\n", r"\.csv files are not read as text; write its text column as \.jsonl, or give it"),
+        ("x.json", b'[{"text": "one"}]', "this is JSON, but its lines are not objects, .* with: jq"),
+        ("x.json", b"[1, 2]", "this is JSON, but its lines"),
+        ("x", b'[\n {\n  "text": "one"\n }\n]', "this is JSON, but its lines"),
+        ("x.txt", b'\xef\xbb\xbf{\n "text": "one"\n}', "this is JSON, but its lines"),
+        ("x.json.gz", gzip.compress(b'{"data": [{"text": "one"}]}'), "this is JSON, but its lines"),
+        ("x.ipynb", b'{\n "cells": []}', "this is JSON, but its lines"),
+        ("packed.gz", gzip.compress(b"PAR1"), "a parquet file is packed inside and read as it is; unpack this one"),
+        ("folder/a.csv", b"a,b", r"folder: no text files in this folder; leaves out 1 \.csv; it may hold \.jsonl"),
+        ("input.txt#text", None, "is plain text, which has no column 'text'; leave out #text"),
+        ("https://example.com/a.txt", None, "an address, and these are not fetched; download it first, with: curl -LO"),
+        ("file:///tmp/a.txt", None, "file:///tmp/a.txt: an address, and these are not fetched; give its path"),
     ],
 )
 def test_unreadable_sources_get_a_message_with_a_remedy(tmp_path, name, contents, message):
     (tmp_path / "input.txt").write_text("there")
-    path = tmp_path / name
+    path = name if ":/" in name else tmp_path / name
     if contents is not None:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(contents)
     with pytest.raises(DataError, match=message):
         read(tmp_path / "folder" if name.startswith("folder") else path)
+
+
+def test_mistakes_in_standard_input_do_not_name_its_copy(monkeypatch):
+    for stream, message in {
+        b"latin \xe9": r"^standard input: byte 6 \(line 1\) is 0xE9",
+        b"a\0b": "^standard input: byte 1 is NUL",
+        b"%PDF-": "^standard input: this is a PDF",
+        b'{"text": "one"}\n' * 11 + b"{": "^standard input, line 12: not valid JSON",
+        gzip.compress(b"text" * 999)[:-9]: "^standard input: damaged or cut short as a gzip file",
+    }.items():
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stream)))
+        with pytest.raises(DataError, match=message):
+            read("-")
+
+
+def test_what_was_replaced_is_listed_by_file(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9 cr\xe8me\n" * 100)
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "\xe9"}\n')
+    (tmp_path / "c.txt").write_bytes(b"\xef\xbb\xbf\xef\xbb\xbfclean")
+    with open_sources([tmp_path], errors="replace") as corpus:
+        for _ in range(2):
+            assert all([*document.chunks()] for document in corpus)
+        name = tmp_path.name
+        assert corpus.findings() == [
+            f"characters that are not valid were replaced by U+FFFD: 200 in {name}/a.txt, 1 in {name}/b.jsonl",
+            f"byte order marks (U+FEFF) stand inside the text and are kept: 1 in {name}/c.txt",
+        ]
+
+
+def replace(path):
+    path.with_name("new").write_text("another text")
+    path.with_name("new").replace(path)
+
+
+@pytest.mark.parametrize("change", [replace, lambda path: path.write_text("longer than it was"), os.unlink])
+def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path, change):
+    (tmp_path / "a.txt").write_text("the old text")
+    with open_sources([tmp_path / "a.txt"]) as corpus:
+        corpus.check_unchanged()
+        change(tmp_path / "a.txt")
+        with pytest.raises(DataError, match=r"a\.txt: changed while it was read, so the result is thrown away"):
+            corpus.check_unchanged()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+def test_sigterm_removes_the_copy_of_standard_input(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"text")))
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    with pytest.raises(SystemExit, match="143"), open_sources(["-"]):
+        signal.raise_signal(signal.SIGTERM)
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_an_empty_source_among_others_is_refused(tmp_path):

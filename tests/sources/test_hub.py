@@ -426,6 +426,21 @@ def test_without_a_network_the_message_names_an_alternative(tmp_path):
     assert offline.close() == ""
 
 
+def test_the_only_split_is_read_with_a_message(hub, read, repo):
+    hub.put(repo, {"data/test.parquet": parquet(["one", "two"])})
+    assert read(f"hf:{repo}")["logged"] == [f"hf:{repo}: it has no split named train; reads its only one, test"]
+
+
+def test_the_hub_is_not_asked_while_the_library_is_offline(monkeypatch):
+    import datasets
+
+    from groundup.sources.hub import hub_identity
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)  # as HF_DATASETS_OFFLINE sets it too
+    with pytest.raises(DataError, match=r"unset it \(or HF_DATASETS_OFFLINE\), or give the files of its cache by path"):
+        hub_identity("hf:owner/offline")
+
+
 def test_a_missing_library_is_one_sentence(monkeypatch):
     from groundup.sources.hub import hub_documents
 

@@ -113,6 +113,15 @@ def test_memory_does_not_grow_with_the_row_groups(tmp_path):
     assert peak[16_000] - peak[4000] < 40_000, f"peak memory in kB: {peak}"
 
 
+def test_few_long_rows_are_held_at_a_time(write):
+    """Of a small file too: its dictionary can hold one text that stands in every row."""
+    before, row = pa.total_allocated_bytes(), 1 << 20
+    path = write({"text": ["a" * row] * 64})
+    held = [pa.total_allocated_bytes() - before for _ in read_parquet(path, "text", "strict")]
+    assert len(held) == 64
+    assert max(held) < 32 * row
+
+
 def test_invalid_utf8_is_located_or_replaced(write):
     broken = pa.array([b"fine", b"caf\xe9"], pa.binary()).view(pa.string())
     path = write({"text": broken})

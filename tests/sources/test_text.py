@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.errors import DataError
-from groundup.sources.compression import open_decompressed
-from groundup.sources.text import MAX_UNCUT_CHARS, chunk_text, read_jsonl, read_text, rechunk
+from groundup.sources import text as text_module
+from groundup.sources.compression import ReadProgress, open_decompressed
+from groundup.sources.text import MARKS, MAX_UNCUT_CHARS, REPLACED, chunk_text, read_jsonl, read_text, rechunk
 from groundup.tokenizers.gpt2 import GPT2Tokenizer
 
 BLOCKS = [1, 2, 3, 7, 1 << 20]
@@ -57,13 +58,53 @@ def test_a_binary_file_is_refused(write, errors):
         list(read_text(write(b"ELF\n\n\0\0"), errors))
 
 
-@pytest.mark.parametrize("codec", ["utf-16", "utf-16-be"])
-def test_utf16_is_recognised(write, codec):
-    with pytest.raises(DataError, match="this is UTF-16, not UTF-8; convert it with: iconv"):
+@pytest.mark.parametrize("codec", ["utf-16", "utf-16-be", "utf-32", "utf-32-be"])
+def test_other_encodings_are_recognised(write, codec):
+    name = codec.upper()[:6]
+    with pytest.raises(DataError, match=f"this is {name}, not UTF-8; convert it with: iconv -f {name} -t UTF-8"):
         list(read_text(write("\ufeffabc".encode(codec)), "strict"))
 
 
+@pytest.mark.parametrize("codec", ["UTF-16LE", "UTF-16BE"])
+def test_utf16_without_a_mark_is_recognised(write, codec):
+    with pytest.raises(DataError, match=f"is NUL, as in {codec} without .* mark; convert it with: iconv -f {codec} -t"):
+        list(read_text(write("Some naïve text — and more.\n".encode(codec) * 9), "replace"))
+
+
+def test_a_stray_nul_can_be_removed(write):
+    with pytest.raises(DataError, match=r"byte 11 is NUL, so .*; give text, .* or remove the NULs .*: tr -d '\\000'"):
+        list(read_text(write(b"hello world\0 and more"), "replace"))
+
+
+@pytest.mark.parametrize("chunk_bytes", BLOCKS)
+def test_what_is_replaced_is_counted_once_for_each_file(write, chunk_bytes):
+    progress = ReadProgress()
+    path = write("é\ufffd\ufeff".encode() + b"caf\xe9 \xe2\x82 \xff" + "\ufffd\ufeff".encode() + b"\xe2\x82")
+    for _ in range(2):
+        list(read_text(path, "replace", chunk_bytes, progress))
+    assert progress.found == {path: {REPLACED: 4, MARKS: 2}}
+
+
+def test_what_is_replaced_in_rows_is_counted(write):
+    progress = ReadProgress()
+    path = write(b'{"text": "a\xffb\xef\xbb\xbf"}\n{"text": "a\\udc00b"}\n{"text": "\\ufffd"}', "a.jsonl")
+    assert len(jsonl(path, errors="replace", progress=progress)) == 3
+    assert progress.found == {path: {REPLACED: 2, MARKS: 1}}
+
+
 PACKERS = {".gz": gzip.compress, ".zst": zstandard.compress}
+
+
+@pytest.mark.parametrize("suffix", PACKERS)
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.txt.zst", "a"])
+def test_packed_files_are_known_by_their_first_bytes(write, suffix, name):
+    assert "".join(read_text(write(PACKERS[suffix](b"packed"), name), "strict")) == "packed"
+
+
+@pytest.mark.parametrize("suffix", PACKERS)
+def test_a_plain_file_with_the_suffix_of_a_packed_one_is_named_so(write, suffix):
+    with pytest.raises(DataError, match=rf"not packed with .*; if it is plain text, take \{suffix} off its name"):
+        list(read_text(write(b"plain", f"a.txt{suffix}"), "strict"))
 
 
 @pytest.mark.parametrize("suffix", PACKERS)
@@ -76,11 +117,12 @@ def test_compressed_files_of_several_frames_are_decompressed(write, suffix):
 @pytest.mark.parametrize(
     "damage",
     [lambda b: b[:-9], lambda b: b[:3], lambda b: b"no" + b, lambda b: b[:9] + b"\xff" + b, lambda b: b + b[:5]],
+    ids=["end", "begins", "before", "inside", "after"],
 )
 @pytest.mark.parametrize("suffix", PACKERS)
 def test_a_damaged_compressed_file_is_refused(write, suffix, damage):
     packed = PACKERS[suffix](b"some text that is long enough to be cut\n" * 9)
-    with pytest.raises(DataError, match=r"damaged or cut short as a (gzip|zstd) file"):
+    with pytest.raises(DataError, match=r"damaged or cut short as a (gzip|zstd) file|not packed with (gzip|zstd), or"):
         list(read_text(write(damage(packed), f"a.txt{suffix}"), "strict"))
 
 
@@ -180,6 +222,26 @@ def test_a_line_whose_field_is_null_holds_no_text(write):
 def test_invalid_lines_are_refused(write, line, message):
     with pytest.raises(DataError, match=message):
         jsonl(write(b'{"text": "good"}\n' + line + b"\n", "a.jsonl"))
+
+
+def test_line_ends_of_cr_alone_are_named(write):
+    with pytest.raises(
+        DataError, match=r"line 1: not valid JSON \(Extra data, .*LF and not in CR alone: .* tr '\\r' '\\n'"
+    ):
+        jsonl(write(b'{"text": "a"}\r{"text": "b"}\r', "a.jsonl"))
+
+
+@pytest.mark.parametrize("pack", [bytes, *PACKERS.values()])
+def test_a_row_has_a_largest_size(write, monkeypatch, pack):
+    monkeypatch.setattr(text_module, "MAX_ROW_BYTES", 1000)
+    longest = b'{"text": "' + b"a" * 987 + b'"}\n'
+    assert len(longest) == 1000
+    assert len(jsonl(write(pack(longest * 3), "a.jsonl"))) == 3
+    bomb = pack(longest * 2 + b'{"text": "' + b"a" * 10_000_000)
+    with pytest.raises(
+        DataError, match=r"a\.jsonl, line 3: longer than 1,000 bytes, the most that a row may have; split"
+    ):
+        jsonl(write(bomb, "a.jsonl"))
 
 
 def test_lines_before_the_start_are_not_parsed(write):

@@ -5,7 +5,9 @@ Options such as `--train.max_steps` are made from the fields of the config secti
 """
 
 import argparse
+import os
 import re
+import sys
 import types
 import typing
 from typing import Any, Literal, NoReturn
@@ -31,9 +33,13 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        self._given: list[str] = []
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError, with a suggestion for an unknown option."""
+        dashed = [word for word in self._given if word.startswith("-") and os.path.lexists(word)]
+        if dashed and message.startswith("the following arguments are required"):
+            message = f"{dashed[0]}: taken for an option; a file of that name is given as ./{dashed[0]}"
         unknown = re.search(r"unrecognized arguments: (\S+)", message)
         if unknown and unknown[1].startswith("-"):
             shown = [action for action in self._actions if action.help != argparse.SUPPRESS]
@@ -48,6 +54,7 @@ class Parser(argparse.ArgumentParser):
         self, args: Any = None, namespace: Any = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """Like argparse's, but `--max_tokens` is also `--max-tokens`; help shows the second."""
+        self._given = sys.argv[1:] if args is None else list(args)
         for name, action in tuple(self._option_string_actions.items()):
             self._option_string_actions.setdefault(name[:2] + name[2:].replace("-", "_"), action)
         return super().parse_known_args(args, namespace)

@@ -10,7 +10,7 @@ from groundup.data.shard_writer import SHARD_TOKENS
 from groundup.data.shards import MANIFEST, Manifest, Split, SplitName, SplitRule, TokenizerInfo, dtype_for
 from groundup.errors import DataError, TokenizerError, UsageError
 from groundup.preprocess.encoding import encode_job, iter_jobs, map_in_order
-from groundup.preprocess.records import Request, Setting
+from groundup.preprocess.records import Journal, Request, Setting
 from groundup.preprocess.split import choose_rule
 from groundup.preprocess.split_writer import SplitWriter
 from groundup.preprocess.train_tokenizer import train_tokenizer
@@ -30,6 +30,8 @@ MAX_VAL_FRACTION = 0.5
 # Rare characters are missing from many good tokenizers.
 MIN_KNOWN, WARN_KNOWN = 0.5, 0.999
 MIN_SAMPLED_CHARS = 20_000  # before the fraction is checked during encoding; from at least ten positions
+
+MAX_HELD_OUT_RATIO = 2.0  # of the text in the validation split to the wanted fraction, before a message
 
 JOURNAL_SECONDS = 3.0  # between two entries; less work is not worth keeping, so a small corpus leaves nothing behind
 
@@ -63,7 +65,7 @@ def prepare(
     memory. A call that was killed continues when it is repeated; a finished one does nothing; `overwrite` replaces a
     folder that is damaged or has other sources or settings. Raises DataError, TokenizerError, UsageError.
     """
-    sources, out = [sources] if isinstance(sources, str | Path) else sources, Path(out)
+    sources, out = _as_list(sources), Path(out)
     _check(val_fraction, max_tokens, max_documents, threads)
     steps = parse_cleaning_steps(clean)
     reporter = progress if isinstance(progress, ProgressReporter) else ProgressReporter(progress)
@@ -121,10 +123,24 @@ class _Preparation:
             self._encode(output, tokenizer)
             self._check_known(tokenizer, output.known())
             splits = output.finish()
+        try:
+            self._corpus.check_unchanged()
+        except DataError:
+            (folder / Journal.FILE).unlink(missing_ok=True)  # nothing to resume from: the tokens are of two texts
+            raise
+        for line in self._corpus.findings():
+            self._progress.message(line)
         if (known := output.known()) < WARN_KNOWN:
             shown = f"{100 * known:.1f} % of the text's characters"
             self._progress.message(f"tokenizer {tokenizer.name}: knows {shown}; the rest is lost")
         _check_not_empty(splits, self._rule, max_tokens, output.full)
+        if (
+            held_out := splits["val"].bytes / sum(split.bytes for split in splits.values())
+        ) > MAX_HELD_OUT_RATIO * self._rule.val_fraction:
+            self._progress.message(
+                f"{100 * held_out:.0f} % of the text is held out, not {100 * self._rule.val_fraction:.0f} %: "
+                "its documents are too few or too short to be split finely"
+            )
         manifest = Manifest(
             dtype=dtype_for(tokenizer.n_vocab),
             tokenizer=TokenizerInfo(name=tokenizer.name, n_vocab=tokenizer.n_vocab, fingerprint=tokenizer.fingerprint),
@@ -172,6 +188,15 @@ class _Preparation:
         if time.monotonic() - self._journal_time >= JOURNAL_SECONDS:
             output.journal().save(self._work.path)
             self._journal_time = time.monotonic()
+
+
+def _as_list(sources: object) -> list[str | Path]:
+    found: list[str | Path] = []
+    for each in sources if isinstance(sources, Iterable) and not isinstance(sources, str | bytes) else [sources]:
+        if not isinstance(each, str | Path):
+            raise UsageError(f"sources: {each!r} is no path and no name of a corpus; give strings or Paths")
+        found.append(each)
+    return found
 
 
 def _check(val_fraction: float, max_tokens: int | None, max_documents: int | None, threads: int | None) -> None:

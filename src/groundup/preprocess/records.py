@@ -84,7 +84,8 @@ class Request(Record):
             if old.name != new.name:
                 return f"the sources come in another order, from {new.name} on"
             if old != new:
-                return f"{old.name} has changed"
+                what = "size" if old.size != new.size else "modification time"
+                return f"{old.name} has changed" + (f" (its {what})" if new.version.isdecimal() else "")
         return None
 
 

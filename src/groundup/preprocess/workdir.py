@@ -8,7 +8,7 @@ from pathlib import Path
 
 from groundup.data.shard_writer import check_written
 from groundup.data.shards import MANIFEST, Manifest, check_files
-from groundup.errors import DataError, TokenizerError
+from groundup.errors import DataError, TokenizerError, UsageError
 from groundup.preprocess.records import Journal, Request
 from groundup.tokenizers import Tokenizer, load_tokenizer
 from groundup.utils.files import atomic_output, move_into_place
@@ -29,6 +29,8 @@ class WorkDir:
 
 def check_output(out: Path, *, prepared: bool = False) -> None:
     """DataError unless `out` is free: nothing there, an empty folder, or, if allowed, a `prepared` one."""
+    if "\0" in str(out):
+        raise UsageError(f"--out {str(out)!r}: holds NUL, which no path may; choose another folder with --out")
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; choose another folder with --out")
     if out.is_dir() and any(out.iterdir()) and not (prepared and (out / MANIFEST).is_file()):

@@ -1,10 +1,11 @@
-"""Files read as bytes, decompressed if they are .gz or .zst, and how much of them has been read."""
+"""Files read as bytes, decompressed if their first bytes are those of gzip or zstd, and what was found in them."""
 
 from __future__ import annotations
 
 import gzip
 import io
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,14 @@ from groundup.errors import DataError
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-COMPRESSED = (".gz", ".zst")
+COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
+
+# First bytes of a file: the content decides, whatever it is called, and a pipe has no name. (zstd may begin with a
+# frame that is skipped.)
+_MAGIC = {
+    "gzip": (b"\x1f\x8b",),
+    "zstd": (b"\x28\xb5\x2f\xfd", *(bytes((0x50 + i, 0x2A, 0x4D, 0x18)) for i in range(16))),
+}
 
 # The farthest that a frame may look back (`zstd --long=31`): the memory that it takes is what its writer asked for.
 ZSTD_MAX_WINDOW_BYTES = 1 << 31
@@ -28,32 +36,50 @@ ZSTD_STEP_BYTES = 1024
 
 
 class ReadProgress:
-    """Bytes read of a corpus, as they lie on disk: of compressed files, compressed bytes."""
+    """What has been read of a corpus: bytes as they lie on disk (of compressed files, compressed bytes), and findings.
+
+    A file may be read several times; what is counted of it is what one reading found.
+    """
 
     def __init__(self) -> None:
         self.before = 0  # size of the files before the current one
         self.position: Callable[[], int] = lambda: 0  # in the current one
+        self.found: dict[Path, Counter[str]] = {}  # file -> a finding, as a clause without its number -> how often
+        self._path, self._counts = Path(), Counter[str]()  # of the current reading
 
     @property
     def bytes_read(self) -> int:
         """Bytes up to the current position."""
         return self.before + self.position()
 
+    def begin(self, path: Path) -> None:
+        """Start to count what a reading of `path` finds."""
+        self._path, self._counts = path, Counter()
+
+    def count(self, finding: str, n: int) -> None:
+        """Add `n` to a finding of the current reading."""
+        if n:
+            self._counts[finding] += n
+            self.found[self._path] = self.found.get(self._path, Counter()) | self._counts
+
 
 @contextmanager
 def open_decompressed(path: Path, progress: ReadProgress | None = None) -> Iterator[io.BufferedIOBase]:
-    """Open a file for reading bytes, decompressed if it is a `.gz` or `.zst`; errors of reading become DataError."""
-    progress = progress or ReadProgress()
+    """Open a file for reading bytes, decompressed if it is packed; errors of reading become DataError."""
+    progress, kind = progress or ReadProgress(), None
+    progress.begin(path)
     try:
-        with path.open("rb") as raw, _decompressed(raw, path.suffix.lower()) as file:
-            progress.position = raw.tell
-            try:
-                yield file
-            finally:
-                end = raw.tell()
-                progress.position = lambda: end
+        with path.open("rb") as raw:
+            kind = compression_kind(raw.peek(4)[:4])
+            _check_suffix(path, kind, is_empty=not raw.peek(1))
+            with _decompressed(raw, kind) as file:
+                progress.position = raw.tell
+                try:
+                    yield file
+                finally:
+                    end = raw.tell()
+                    progress.position = lambda: end
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        kind = "gzip" if path.suffix.lower() == ".gz" else "zstd"
         raise DataError(f"{path}: damaged or cut short as a {kind} file ({error}); get a complete copy of it") from None
     except OSError as error:
         raise DataError(
@@ -61,10 +87,24 @@ def open_decompressed(path: Path, progress: ReadProgress | None = None) -> Itera
         ) from None
 
 
-def _decompressed(raw: BinaryIO, suffix: str) -> io.BufferedIOBase:
-    if suffix == ".gz":
+def compression_kind(start: bytes) -> str | None:
+    """`gzip`, `zstd` or None, from the first bytes of a file."""
+    return next((kind for kind, magic in _MAGIC.items() if start.startswith(magic)), None)
+
+
+def _check_suffix(path: Path, kind: str | None, *, is_empty: bool) -> None:
+    expected = COMPRESSED.get(path.suffix.lower())
+    if expected and kind is None and not is_empty:
+        raise DataError(
+            f"{path}: not packed with {expected}, or damaged at its beginning; if it is plain text, take "
+            f"{path.suffix} off its name, otherwise get a complete copy of it"
+        )
+
+
+def _decompressed(raw: BinaryIO, kind: str | None) -> io.BufferedIOBase:
+    if kind == "gzip":
         return gzip.GzipFile(fileobj=raw, mode="rb")
-    if suffix == ".zst":
+    if kind == "zstd":
         return io.BufferedReader(_Zstd(raw), buffer_size=1 << 16)
     return raw  # type: ignore[return-value]  # a buffered file is a BinaryIO to the library's types
 

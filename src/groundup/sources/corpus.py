@@ -1,7 +1,7 @@
 """Corpora: files, folders, standard input and corpora known by name, as a stream of documents.
 
     .txt .md .py …      the file is one document
-    .jsonl .parquet     each line or row is one: its field `--column`, or the one named after `#`
+    .jsonl .parquet     each line or row is one: its field `--column`, or the one named after `#`; under any name
     ….gz ….zst          the same, compressed
 
 Nothing here depends on a tokenizer, and no corpus has to fit into memory.
@@ -9,15 +9,19 @@ Nothing here depends on a tokenizer, and no corpus has to fit into memory.
 
 import errno
 import hashlib
+import re
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from glob import has_magic
 from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import current_thread, main_thread
 from typing import BinaryIO, NamedTuple
 
 from groundup.errors import DataError
@@ -25,7 +29,8 @@ from groundup.sources import hub
 from groundup.sources.cleaning import clean_document
 from groundup.sources.compression import ReadProgress
 from groundup.sources.download import SHAKESPEARE, shakespeare
-from groundup.sources.files import TABLES, File, folder_files, format_suffix, glob_files, single_file
+from groundup.sources.files import File, as_it_is, folder_files, glob_files, is_code, listed, single_file
+from groundup.sources.formats import TABLES, Format, format_suffix, identify
 from groundup.sources.parquet import read_parquet
 from groundup.sources.python_docs import python_docs
 from groundup.sources.text import CHUNK_BYTES, Document, Errors, chunk_text, has_text, read_jsonl, read_text
@@ -35,6 +40,10 @@ __all__ = ["PYTHON_DOCS", "STANDARD_INPUT", "Corpus", "Document", "Input", "Posi
 
 PYTHON_DOCS = "python-docs"
 STANDARD_INPUT = "-"
+DEFAULT_COLUMN = hub.DEFAULT_COLUMN
+AS_ROWS = " as rows"  # in the version of a file whose name does not say that it holds rows
+
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/", re.IGNORECASE)
 
 
 def standard_input() -> BinaryIO:
@@ -62,6 +71,9 @@ class Input:
     size: int | None  # bytes on disk
     version: str  # changes when the text does
     documents: Callable[[Position], Iterator[Document]]  # from a position in this input on
+    has_columns: bool = False
+    path: Path | None = None
+    state: tuple[int, ...] | None = None  # of a file of the user's when it was opened; see `_state`
 
 
 class Corpus:
@@ -88,6 +100,27 @@ class Corpus:
     def bytes_read(self) -> int:
         """Bytes on disk up to the end of what was read last."""
         return self._progress.bytes_read
+
+    def check_unchanged(self) -> None:
+        """DataError if a file is no longer the one that was opened: what was read may be parts of two texts."""
+        for each in self.inputs:
+            try:
+                is_same = each.path is None or each.state in (None, _state(each.path))
+            except OSError:
+                is_same = False
+            if not is_same:
+                raise DataError(
+                    f"{each.path}: changed while it was read, so the result is thrown away; repeat the command when "
+                    "nothing writes to this file"
+                )
+
+    def findings(self) -> list[str]:
+        """Messages about what was replaced, or is odd, in the files that were read: one line for each kind."""
+        per_finding: dict[str, list[str]] = {}
+        for each in self.inputs:
+            for finding, n in self._progress.found.get(each.path or Path(), {}).items():
+                per_finding.setdefault(finding, []).append(f"{n:,} in {each.name}")
+        return [f"{finding}: {listed(files)}" for finding, files in per_finding.items()]
 
     def __iter__(self) -> Iterator[Document]:
         return (document for _, document in self.documents_from(Position()))
@@ -125,15 +158,16 @@ def open_sources(
 
     Only the first `max_documents` are read, each after the steps of `clean` (see `groundup.sources.cleaning`). A file
     that is given more than once is read once. `say` gets messages about that, and about what is left out of folders.
-    Standard input is kept in a temporary file until the end of the `with` block. Raises DataError for what cannot be
-    read as text: at once if the path shows it, otherwise when the iteration comes to it.
+    Standard input is kept in a temporary file until the end of the `with` block, which SIGTERM ends too. Raises
+    DataError for what cannot be read as text: at once if path or first bytes show it, otherwise when the iteration
+    comes to it; and for a `column` if nothing has columns.
     """
     if not sources:
         raise DataError(
             f"there is nothing to read: name a file, a folder, - for standard input, {SHAKESPEARE} or {PYTHON_DOCS}"
         )
     reader = _Reader(column, errors, chunk_bytes, ReadProgress())
-    with TemporaryDirectory(prefix="groundup-") as temporary:
+    with _exit_on_sigterm(), TemporaryDirectory(prefix="groundup-") as temporary:
         found: list[File | Input] = []
         for i, given in enumerate(sources):
             try:
@@ -167,11 +201,17 @@ class _Reader:
             return [self._spooled("standard input", standard_input(), spool)]
         if hub.is_hub_name(text):
             version = hub.hub_identity(text)
-            return [Input(text, text, None, version, lambda at: hub.hub_documents(text, self.column, at.documents))]
+            read = partial(hub.hub_documents, text, self.column)
+            return [Input(text, text, None, version, lambda at: read(at.documents), has_columns=True)]
         path, column = Path(given), self.column
         bare, hash_, after = text.rpartition("#")
-        if hash_ and after and not path.exists() and format_suffix(Path(bare)) in TABLES:
+        if hash_ and after and not path.exists() and (format_suffix(Path(bare)) in TABLES or Path(bare).is_file()):
             text, path, column = bare, Path(bare), after
+            if path.is_file() and identify(path, column, is_code=is_code(path)) == "text":
+                raise DataError(f"{path}: is plain text, which has no column {column!r}; leave out #{column}")
+        if (address := _ADDRESS.match(text)) and not path.exists():
+            to_do = "give its path" if address[1] == "file" else "download it first, with: curl -LO"
+            raise DataError(f"{given}: an address, and these are not fetched; {to_do}")
         if path.is_fifo():  # as the shell's <(…) makes them
             with path.open("rb") as pipe:
                 return [self._spooled(path.name, pipe, spool)]
@@ -179,9 +219,13 @@ class _Reader:
             files, line = folder_files(path)
             say(line)
         elif has_magic(text) and not path.exists():
-            files = glob_files(text)
+            files, line = glob_files(text)
+            if line:
+                say(line)
         else:
             files = [single_file(path, (PYTHON_DOCS, SHAKESPEARE))]
+            if markup := as_it_is(path):
+                say(markup)
         return [file._replace(source=text, column=column) for file in files]
 
     def inputs(self, found: Sequence[File | Input], say: Callable[[str], None]) -> list[Input]:
@@ -203,12 +247,32 @@ class _Reader:
                 name = names[item.absolute] + (f"#{item.column}" if item.column != self.column else "")
                 item = self._file(item.source, name, item.path, item.column)
             inputs.append(item)
+        rows = [each.name for each in inputs if each.version.endswith(AS_ROWS)]
+        if rows:
+            say(f"{listed(rows)}: JSON lines, so each line is a document")
+        if self.column != DEFAULT_COLUMN and not any(each.has_columns for each in inputs):
+            raise DataError(f"column {self.column!r}: none of the sources has columns; leave --column out")
         return inputs
 
-    def _file(self, source: str, name: str, path: Path, column: str, version: str | None = None) -> Input:
-        stat = path.stat()
-        version = version or str(stat.st_mtime_ns)
-        return Input(source, name, stat.st_size, version, lambda at: self._documents(name, path, column, at))
+    def _file(self, source: str, name: str, path: Path, column: str, checksum: str = "") -> Input:
+        """The input of a file, or of a copy of standard input with its `checksum`."""
+        state = _state(path)
+        with _naming(path, name if checksum else str(path)):
+            kind = identify(path, column, is_code=is_code(path))
+        version = checksum or str(state[1])
+        if kind != "text" and format_suffix(path) not in TABLES:
+            version += AS_ROWS  # as work of earlier versions, which took it for text, must not be resumed or kept
+        label = name if checksum else str(path)
+        return Input(
+            source,
+            name,
+            state[0],
+            version,
+            lambda at: self._documents(name, path, kind, column, at, label),
+            has_columns=kind != "text",
+            path=path,
+            state=None if checksum else state,
+        )
 
     def _spooled(self, name: str, stream: BinaryIO, spool: Path) -> Input:
         """Copy a stream, which can be read only once, to disk."""
@@ -226,14 +290,20 @@ class _Reader:
             version = hashlib.file_digest(file, "sha256").hexdigest()
         return self._file(name, name, spool, self.column, version)
 
-    def _documents(self, name: str, path: Path, column: str, position: Position) -> Iterator[Document]:
-        kind = format_suffix(path)
-        if kind in TABLES:
-            read_table = read_jsonl if kind == ".jsonl" else read_parquet
-            for offset, text in read_table(path, column, self.errors, position.offset, self.progress):
-                yield self._in_memory(name, offset, text)
-        elif not position.offset and has_text(path):
-            yield Document(name, 0, lambda: read_text(path, self.errors, self.chunk_bytes, self.progress))
+    def _documents(
+        self, name: str, path: Path, kind: Format, column: str, position: Position, label: str
+    ) -> Iterator[Document]:
+        with _naming(path, label):
+            if kind != "text":
+                read_table = read_jsonl if kind == "jsonl" else read_parquet
+                for offset, text in read_table(path, column, self.errors, position.offset, self.progress):
+                    yield self._in_memory(name, offset, text)
+            elif not position.offset and has_text(path):
+                yield Document(name, 0, lambda: self._text(path, label))
+
+    def _text(self, path: Path, label: str) -> Iterator[str]:
+        with _naming(path, label):
+            yield from read_text(path, self.errors, self.chunk_bytes, self.progress)
 
     def _python_docs(self, position: Position) -> Iterator[Document]:
         offset = 0
@@ -244,3 +314,35 @@ class _Reader:
 
     def _in_memory(self, source: str, offset: int, text: str) -> Document:
         return Document(source, offset, lambda: chunk_text(text, self.chunk_bytes))
+
+
+@contextmanager
+def _naming(path: Path, label: str) -> Iterator[None]:
+    """Put `label` for `path` in errors: the user has never seen the path of a copy of standard input."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(str(error).replace(str(path), label)) from None
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Size in bytes, modification time in nanoseconds and identity of a file."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_dev
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise SystemExit, which removes temporary files, unless the program has a handler of its own."""
+
+    def stop(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    if current_thread() is not main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from glob import glob, has_magic
 from pathlib import Path
@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 from groundup.errors import DataError
 from groundup.sources.compression import COMPRESSED
+from groundup.sources.formats import MARKUP, NOT_TEXT, PACKED_PARQUET, TABLES, format_suffix, is_binary
 
 RUN_LOG = "log.jsonl"  # of a training run, which may lie in the folder that one works in; never read as text
 
-# Read from folders, each also with .gz or .zst after it (except parquet, which compresses itself). A list instead of
-# a look inside: what a corpus holds should not depend on the first bytes of its files.
-TABLES = (".jsonl", ".parquet")
+# Read from folders besides rows, each also with .gz or .zst after it (except parquet, which compresses itself). A list
+# instead of a look inside, as a folder may hold anything; but what is called like code and is binary is left out, as
+# .ts may also be a video.
 PROSE = (".txt", ".text", ".md", ".markdown", ".rst", ".org", ".adoc", ".tex")
 CODE = tuple(
     ".py .pyi .pyx .c .h .cc .cpp .cxx .hh .hpp .cu .cuh .java .kt .scala .js .jsx .mjs .ts .tsx .go .rs .rb .php .pl "
@@ -23,19 +24,7 @@ CODE = tuple(
     ".sql .html .htm .css .scss .vue .zig .nim .dart .f90 .asm .s .v .sv .vhd .proto .cmake".split()
 )
 TEXT_SUFFIXES = frozenset({*TABLES, *PROSE, *CODE})
-
-# Files that are surely not text, and how to turn them into text.
-NOT_TEXT = {
-    ".arrow": "write its text column as .parquet or .jsonl",
-    ".xz": "unpack it with: xz -d",
-    ".bz2": "unpack it with: bunzip2",
-    ".zip": "unpack it with: unzip",
-    **dict.fromkeys((".tar", ".tgz"), "unpack it with: tar -xf"),
-    ".pdf": "convert it with: pdftotext",
-    ".epub": "convert it with: pandoc -t plain",
-    ".docx": "convert it with: pandoc -t plain",
-    ".bin": "give the text that it was made from",
-}
+MAX_NAMES = 5  # in a message
 
 
 class File(NamedTuple):
@@ -52,73 +41,120 @@ class File(NamedTuple):
         return Path(os.path.abspath(self.path))  # noqa: PTH100
 
 
-def format_suffix(path: Path) -> str:
-    """The suffix of the format, without that of the compression: `.jsonl` of `a.jsonl.gz`."""
-    name = Path(path.name.lower())
-    return Path(name.stem).suffix if name.suffix in COMPRESSED else name.suffix
-
-
 def single_file(path: Path, known: Iterable[str]) -> File:
     """A file that the user named, with any suffix but those that are surely not text.
 
     Raises DataError; if it is missing, with the closest name among its neighbours and the `known` corpora.
     """
+    if path.is_symlink() and not path.exists():
+        raise DataError(f"{path}: a link to {os.readlink(path)}, which leads nowhere; give the file itself")  # noqa: PTH115
     if not path.exists():
         neighbours = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         near = get_close_matches(path.name, [*neighbours, *known], n=1)
         hint = f"did you mean {near[0]}?" if near else "check the path"
         raise DataError(f"{path}: there is no such file or folder; {hint}")
+    if not path.is_file():
+        raise DataError(f"{path}: a device or socket, which is not read as text; give a file, or - for standard input")
     if remedy := NOT_TEXT.get(format_suffix(path)):
         raise DataError(f"{path}: {format_suffix(path)} files are not read as text; {remedy}")
-    if format_suffix(path) == ".parquet" and path.suffix.lower() in COMPRESSED:
-        raise DataError(f"{path}: a parquet file is packed inside and read as it is; unpack this one first")
+    if _is_packed_parquet(path):
+        raise DataError(f"{path}: {PACKED_PARQUET}")
     return File(path, 1)
 
 
-def glob_files(pattern: str) -> list[File]:
-    """The files that match a pattern such as `texts/**/*.txt`, sorted. Raises DataError if there is none."""
-    files = sorted(path for path in map(Path, glob(pattern, recursive=True)) if path.is_file())  # noqa: PTH207  # also absolute
+def glob_files(pattern: str) -> tuple[list[File], str]:
+    """The files that match a pattern such as `texts/**/*.txt`, sorted, and a message about folders not entered.
+
+    As in a folder, `**` enters no links, which may lead back to where they are. Raises DataError if no file matches.
+    """
+    paths, closed = [Path(Path(pattern).anchor)], list[str]()
+    parts = Path(pattern).relative_to(paths[0]).parts
+    for part in (*parts, "*") if parts[-1] == "**" else parts:
+        if part == "**":
+            paths = list(dict.fromkeys(folder for path in paths if path.is_dir() for folder, _ in _walk(path, closed)))
+        else:
+            paths = [path / name for path in paths for name in glob(part, root_dir=path)]  # noqa: PTH207  # no hidden files
+    files = sorted({path for path in paths if path.is_file()})
     if not files:
-        raise DataError(f"{pattern}: no file matches this pattern; `**` stands for any folders, `*` for any name")
+        bracket = "; for a [ in a name write [[]" if "[" in pattern else ""
+        raise DataError(
+            f"{pattern}: no file matches this pattern; `**` stands for any folders, `*` for any name{bracket}"
+        )
     # Paths differ from their first part with a wildcard on.
     fixed = next(i for i, part in enumerate(Path(pattern).parts) if has_magic(part))
-    return [single_file(path, ())._replace(n_parts=len(path.parts) - fixed) for path in files]
+    line = f"{pattern}: does not enter {listed(closed)}" if closed else ""
+    return [single_file(path, ())._replace(n_parts=len(path.parts) - fixed) for path in files], line
 
 
 def folder_files(folder: Path) -> tuple[list[File], str]:
     """The text files in a folder and below, in order of their names, and a message that counts what is left out.
 
-    Hidden files are ignored. A file's name begins with the folder's own. Raises DataError if there is no text.
+    Hidden files, and links to files outside of the folder, are not read. A file's name begins with the folder's own.
+    Raises DataError if there is no text.
     """
-    files, closed = _walk(folder)
-    texts = [path for path in files if _is_text(path)]
+    closed: list[str] = []
+    inside = _places(folder)
+    files, outside = list[Path](), list[str]()
+    for parent, names in _walk(folder, closed):
+        for path in (parent / name for name in names if name != RUN_LOG and not name.startswith(".")):
+            if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in inside):
+                outside.append(path.name)
+            elif path.is_file():
+                files.append(path.relative_to(folder))
+    files.sort(key=Path.as_posix)
+    texts = [path for path in files if format_suffix(path) in TEXT_SUFFIXES and not _is_packed_parquet(path)]
+    binary = [path for path in texts if is_code(path) and is_binary(folder / path)]
+    texts = [path for path in texts if path not in set(binary)]
+    empty = sum(not (folder / path).stat().st_size for path in texts)
+    left_out = Counter(format_suffix(path) for path in set(files) - {*texts, *binary})
+    line = f"; leaves out {_counted(left_out)}" if left_out else ""
+    line += f"; leaves out {listed([f'{path} (binary)' for path in binary])}" if binary else ""
+    line += f"; does not enter {listed(closed)}" if closed else ""
+    line += f"; does not follow links out of the folder: {listed(sorted(outside))}" if outside else ""
     if not texts:
         known = f"{', '.join((*TABLES, *PROSE[:3]))}, … or source code, each also with .gz or .zst"
-        raise DataError(f"{folder}: no text files in this folder; it may hold {known}")
-    left_out = Counter(format_suffix(path) for path in files if not _is_text(path))
-    line = f"{folder}: reads {_counted(Counter(map(format_suffix, texts)))}"
-    line += f"; leaves out {_counted(left_out)}" if left_out else ""
-    line += f"; does not enter {', '.join(closed)}" if closed else ""
-    return [File(folder / path, len(path.parts) + 1) for path in texts], line
+        raise DataError(f"{folder}: no text files in this folder{line}; it may hold {known}")
+    reads = _counted(Counter(map(format_suffix, texts))) + (f" ({empty:,} empty)" if empty else "")
+    return [File(folder / path, len(path.parts) + 1) for path in texts], f"{folder}: reads {reads}{line}"
 
 
-def _walk(folder: Path) -> tuple[list[Path], list[str]]:
-    """The files below a folder, relative to it, and the folders that were not entered."""
-    found: list[Path] = []
-    refused: list[OSError] = []
-    closed: list[str] = []
-    for parent, folders, names in os.walk(folder, onerror=refused.append):
+def is_code(path: Path) -> bool:
+    """Whether a file has a suffix of source code."""
+    return format_suffix(path) in CODE
+
+
+def as_it_is(path: Path) -> str | None:
+    """The message about a file whose markup is read as text; None for any other."""
+    remedy = MARKUP.get(format_suffix(path))
+    return remedy and f"{path}: read with its markup; for the text alone convert it with: {remedy}"
+
+
+def _walk(folder: Path, closed: list[str]) -> Iterator[tuple[Path, list[str]]]:
+    """A folder and those below it, but no hidden ones, each with the names in it. `closed` gets those not entered."""
+
+    def refuse(error: OSError) -> None:
+        closed.append(f"{Path(error.filename).name} ({error.strerror})")
+
+    for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         closed += [f"{name} (a link)" for name in folders if (Path(parent) / name).is_symlink()]
-        paths = [Path(parent) / name for name in names if name != RUN_LOG and not name.startswith(".")]
-        found += [path.relative_to(folder) for path in paths if path.is_file()]
-    closed += [f"{Path(error.filename).name} ({error.strerror})" for error in refused]
-    return sorted(found, key=Path.as_posix), closed
+        yield Path(parent), names
 
 
-def _is_text(path: Path) -> bool:
-    compressed_twice = format_suffix(path) == ".parquet" and path.suffix.lower() in COMPRESSED
-    return format_suffix(path) in TEXT_SUFFIXES and not compressed_twice
+def _places(folder: Path) -> list[Path]:
+    """Where a folder's links may lead: into it, and from a snapshot in the hub's cache to the files themselves."""
+    real = folder.resolve()
+    return [real, *(parent.parent / "blobs" for parent in real.parents if parent.name == "snapshots")]
+
+
+def _is_packed_parquet(path: Path) -> bool:
+    return format_suffix(path) == ".parquet" and path.suffix.lower() in COMPRESSED
+
+
+def listed(names: list[str]) -> str:
+    """`a, b, c and 4 more`: the first names, and how many follow."""
+    more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more
 
 
 def _counted(suffixes: Counter[str]) -> str:

@@ -151,6 +151,11 @@ def resolve(spec: HubSpec) -> DataSet:
             f"{spec.source}: reading from the hub needs more libraries; install them with: pip install 'groundup[data]'"
         ) from None
 
+    if datasets.config.HF_HUB_OFFLINE:
+        raise DataError(
+            f"{spec.source}: the hub may not be asked while HF_HUB_OFFLINE is set; unset it (or HF_DATASETS_OFFLINE), "
+            f"or give the files of its cache by path, as in: groundup prepare FOLDER/*.parquet"
+        )
     timeout = huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT
     find = partial(huggingface_hub.HfApi().dataset_info, spec.repo, revision=spec.revision, timeout=timeout)
     commit = str(with_retries(spec, find, FIRST_WAITS).sha)
@@ -174,6 +179,8 @@ def resolve(spec: HubSpec) -> DataSet:
         names = ", ".join(files) or "none"
         raise DataError(f"{spec.source}: it has no split named train, but {names}; name files, as {spec.repo}/FOLDER/*")
     split = "train" if "train" in files else next(iter(files))
+    if split != "train":
+        log.warning("%s: it has no split named train; reads its only one, %s", spec.source, split)
     return DataSet(spec, commit, split, files[split], builder)
 
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from groundup.errors import DataError
 from groundup.sources.compression import ReadProgress
-from groundup.sources.text import Errors, did_you_mean
+from groundup.sources.text import MARK, MARKS, REPLACED, Errors, count_replaced, did_you_mean
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-BATCH_ROWS = 64  # decoded at a time; a row may be a book
+BATCH_ROWS = 8  # decoded at a time; a row may be a book, and 64 of them would be gigabytes
 BUFFER_BYTES = 4 << 20  # of a column read at a time: memory must not grow with the row groups
 
 
@@ -30,13 +30,17 @@ def read_parquet(
     """
     with open_parquet(path) as file:
         _check_column(file.schema_arrow, column, path)
+        progress = progress or ReadProgress()
+        progress.begin(path)
         begun, rows, size = 0, file.metadata.num_rows, path.stat().st_size
-        if progress:
-            progress.position = lambda: size * begun // rows if rows else size
+        progress.position = lambda: size * begun // rows if rows else size
         for row, value in read_column(file, column, start):
             begun = row + 1
             if value:
-                yield row, _decode(value, errors, f"{path}: row {row}")
+                text = _decode(value, errors, f"{path}: row {row}")
+                progress.count(REPLACED, count_replaced(value, text))
+                progress.count(MARKS, text.count(MARK))
+                yield row, text
 
 
 def read_parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

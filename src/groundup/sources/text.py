@@ -24,17 +24,30 @@ CHUNK_BYTES = 1 << 20
 # half a kilobyte, and memory must not depend on what a file holds. Changed like the number above.
 MAX_UNCUT_CHARS = 1 << 16
 
+# A JSON lines row is held in memory, several times over while it is parsed.
+MAX_ROW_BYTES = 128 << 20
+
 # Where a text may be cut without changing a single token: before a space that follows a visible character, and before
 # a line end that follows a letter or a digit. The patterns of published tokenizers never join across such a point, and
 # look neither before nor beyond it; some do join a line end with a punctuation mark before it. (What counts as white
 # space is not quite the same everywhere; a space and line ends are, and so is whatever `\S` matches.)
-_LAST_CUT = re.compile(r".*(?:\S(?= )|[^\W_](?=[\r\n]))", re.DOTALL)
+# These patterns are for reversed text, whose first match is the last cut: `.*` at the front of a pattern would find it
+# by backtracking, ten times as slowly where there is none.
+_LAST_CUT = re.compile(r" (?=\S)|[\r\n](?=[^\W_])")
 
 # Where a text without such a position is cut, the best first: before any line end, as GPT-2's pattern allows, and where
 # a word ends at a punctuation mark.
-_FORCED_CUTS = [re.compile(r".*\S(?=[\r\n])", re.DOTALL), re.compile(r".*[^\W_](?=[^\w\s]|_)", re.DOTALL)]
+_FORCED_CUTS = [re.compile(r"[\r\n](?=\S)"), re.compile(r"(?:[^\w\s]|_)(?=[^\W_])")]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_OTHER_ENCODINGS = {  # UTF-32 first, as its mark begins with that of UTF-16
+    "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
+    "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+}
+
+REPLACEMENT, MARK = "\N{REPLACEMENT CHARACTER}", "\N{ZERO WIDTH NO-BREAK SPACE}"
+REPLACED = "characters that are not valid were replaced by U+FFFD"
+MARKS = "byte order marks (U+FEFF) stand inside the text and are kept"
 
 
 @dataclass(frozen=True)
@@ -57,7 +70,7 @@ def read_text(
 ) -> Iterator[str]:
     """The text of a file in chunks of about `chunk_bytes`, cut where tokens do not change."""
     with open_decompressed(path, progress) as file:
-        yield from rechunk(_decode(file, path, errors, chunk_bytes))
+        yield from rechunk(_decode(file, path, errors, chunk_bytes, progress or ReadProgress()))
 
 
 def chunk_text(text: str, chunk_chars: int = CHUNK_BYTES) -> Iterator[str]:
@@ -76,14 +89,14 @@ def rechunk(pieces: Iterable[str]) -> Iterator[str]:
     length = 0  # of what is held
     before = " "  # the character before the piece
     for piece in pieces:
-        text, forced = before + piece, length + len(piece) > MAX_UNCUT_CHARS
-        matches = (pattern.match(text) for pattern in (_LAST_CUT, *(_FORCED_CUTS if forced else ())))
-        cut = next((match.end() for match in matches if match), len(text) if forced else None)
-        if cut is None:
+        reverse, forced = (before + piece)[::-1], length + len(piece) > MAX_UNCUT_CHARS
+        matches = (pattern.search(reverse) for pattern in (_LAST_CUT, *(_FORCED_CUTS if forced else ())))
+        after = next((match.start() + 1 for match in matches if match), 0 if forced else None)  # characters
+        if after is None:
             held.append(piece)
             length += len(piece)
         else:
-            cut -= len(before)
+            cut = len(piece) - after
             if chunk := "".join([*held, piece[:cut]]):
                 yield chunk
             held, length = [piece[cut:]], len(piece) - cut
@@ -97,15 +110,23 @@ def read_json_lines(
 ) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """The objects of a JSON lines file, each with its byte offset and a label (path and line number) for messages.
 
-    Empty lines are skipped, lines before byte `start` not parsed. Raises DataError for a line that is no object.
+    Empty lines are skipped, lines before byte `start` not parsed. Raises DataError for a line that is no object, or is
+    longer than `MAX_ROW_BYTES`.
     """
-    offset = 0
+    offset, progress = 0, progress or ReadProgress()
     with open_decompressed(path, progress) as file:
-        for number, line in enumerate(file, start=1):
-            text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            if offset >= start and (stripped := text.rstrip()):
-                label = f"{path}, line {number}"
-                yield offset, label, _parse_object(stripped, errors, label)
+        for number, line in enumerate(iter(lambda: file.readline(MAX_ROW_BYTES + 1), b""), start=1):
+            label = f"{path}, line {number}"
+            if len(line) > MAX_ROW_BYTES:
+                raise DataError(
+                    f"{label}: longer than {MAX_ROW_BYTES:,} bytes, the most that a row may have; split it, or write "
+                    "its text to a file of its own, which may have any length"
+                )
+            row = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            if offset >= start and (stripped := row.rstrip()):
+                text = _decode_line(stripped, errors, label)
+                progress.count(REPLACED, count_replaced(stripped, text))
+                yield offset, label, _parse_object(text, label)
             offset += len(line)
 
 
@@ -116,9 +137,24 @@ def read_jsonl(
 
     Lines whose field is empty or null are left out. Raises DataError for a line without such text.
     """
+    progress = progress or ReadProgress()
     for offset, label, record in read_json_lines(path, errors, start, progress):
-        if text := _field(record, column, errors, label):
+        if text := _field(record, column, label):
+            if found := _SURROGATE.search(text):
+                if errors == "strict":
+                    raise DataError(
+                        f"{label}: the text holds U+{ord(found[0]):04X}, half of a surrogate pair, which is not a "
+                        "character; fix the line, or replace what is not valid with --errors replace"
+                    )
+                text, n_replaced = _SURROGATE.subn(REPLACEMENT, text)
+                progress.count(REPLACED, n_replaced)
+            progress.count(MARKS, text.count(MARK))
             yield offset, text
+
+
+def count_replaced(data: bytes, text: str) -> int:
+    """How many characters of `text`, decoded from `data`, stand for bytes that are not UTF-8."""
+    return text.count(REPLACEMENT) - data.count(REPLACEMENT.encode())
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -127,21 +163,21 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}? " if close else ""
 
 
-def _decode(file: BufferedIOBase, path: Path, errors: Errors, chunk_bytes: int) -> Iterator[str]:
+def _decode(
+    file: BufferedIOBase, path: Path, errors: Errors, chunk_bytes: int, progress: ReadProgress
+) -> Iterator[str]:
     """Decode UTF-8 block by block, without its byte order mark."""
-    start = file.read(len(codecs.BOM_UTF8))
-    _refuse_utf16(start, str(path))
+    start = file.read(len(codecs.BOM_UTF32_LE))
+    _refuse_other_encoding(start, str(path))
     offset, line = 0, 1  # of the next block
-    if start == codecs.BOM_UTF8:
-        offset, start = len(start), b""
+    if start.startswith(codecs.BOM_UTF8):
+        offset, start = len(codecs.BOM_UTF8), start.removeprefix(codecs.BOM_UTF8)
     start += file.read(chunk_bytes)  # together, so that a picture is called a picture before its first odd byte
     decoder = codecs.getincrementaldecoder("utf-8")(errors)
     rest = iter(lambda: file.read(chunk_bytes), b"")
     for block in chain([start], rest, [b""]):
         if b"\0" in block:
-            raise DataError(
-                f"{path}: byte {offset + block.index(0)} is NUL, so this is no text file; give text, as UTF-8"
-            )
+            _refuse_nul(block, offset, path)
         pending, _ = decoder.getstate()  # the beginning of a character that the last block cut
         try:
             text = decoder.decode(block, final=not block)
@@ -149,20 +185,28 @@ def _decode(file: BufferedIOBase, path: Path, errors: Errors, chunk_bytes: int) 
             at = line + error.object.count(b"\n", 0, error.start)
             _refuse_bytes(error, f"{path}: byte {offset - len(pending) + error.start} (line {at})")
         offset, line = offset + len(block), line + block.count(b"\n")
+        progress.count(REPLACED, count_replaced(pending + block, text))
+        progress.count(MARKS, text.count(MARK))
         if text:
             yield text
 
 
-def _parse_object(line: bytes, errors: Errors, label: str) -> dict[str, Any]:
-    _refuse_utf16(line, label)
+def _decode_line(line: bytes, errors: Errors, label: str) -> str:
+    _refuse_other_encoding(line, label)
     try:
-        record = json.loads(line.decode("utf-8", errors))
+        return line.decode("utf-8", errors)
     except UnicodeDecodeError as error:
         _refuse_bytes(error, f"{label}: byte {error.start} of the line")
+
+
+def _parse_object(line: str, label: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"{label}: not valid JSON ({error.msg}, column {error.colno}); fix or remove the line"
-        ) from None
+        remedy = "fix or remove the line"
+        if "\r" in line[: error.pos + 1]:
+            remedy = "lines must end in LF and not in CR alone: convert them with: tr '\\r' '\\n'"
+        raise DataError(f"{label}: not valid JSON ({error.msg}, column {error.colno}); {remedy}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{label}: JSON that cannot be read ({error}); fix or remove the line") from None
     if not isinstance(record, dict):
@@ -170,32 +214,39 @@ def _parse_object(line: bytes, errors: Errors, label: str) -> dict[str, Any]:
     return record
 
 
-def _field(record: dict[str, Any], column: str, errors: Errors, label: str) -> str | None:
+def _field(record: dict[str, Any], column: str, label: str) -> str | None:
     if column not in record:
         fields = ", ".join(map(repr, record)) or "none"
         hint = did_you_mean(column, record)
         raise DataError(f"{label}: no field {column!r}; {hint}fields are {fields}: choose one with --column")
     text = record[column]
-    if text is None:
-        return None
-    if not isinstance(text, str):
+    if text is not None and not isinstance(text, str):
         raise DataError(
             f"{label}: field {column!r} is not text but {type(text).__name__}; choose another with --column, "
             "or fix the line"
         )
-    if found := _SURROGATE.search(text):
-        if errors == "strict":
-            raise DataError(
-                f"{label}: the text holds U+{ord(found[0]):04X}, half of a surrogate pair, which is not a character; "
-                "fix the line, or replace what is not valid with --errors replace"
-            )
-        text = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
     return text
 
 
-def _refuse_utf16(start: bytes, label: str) -> None:
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DataError(f"{label}: this is UTF-16, not UTF-8; convert it with: iconv -f UTF-16 -t UTF-8")
+def _refuse_other_encoding(start: bytes, label: str) -> None:
+    for codec, marks in _OTHER_ENCODINGS.items():
+        if start.startswith(marks):
+            raise DataError(f"{label}: this is {codec}, not UTF-8; convert it with: iconv -f {codec} -t UTF-8")
+
+
+def _refuse_nul(block: bytes, offset: int, path: Path) -> NoReturn:
+    """Raise DataError for a block that holds NUL; `offset` is its position in the file."""
+    at = offset + block.index(0)
+    for codec, zero, other in (("UTF-16LE", block[1::2], block[::2]), ("UTF-16BE", block[::2], block[1::2])):
+        if not offset and 4 * zero.count(0) > len(zero) and 20 * other.count(0) <= len(other):
+            raise DataError(
+                f"{path}: byte {at} is NUL, as in {codec} without a byte order mark; convert it with: "
+                f"iconv -f {codec} -t UTF-8"
+            )
+    raise DataError(
+        f"{path}: byte {at} is NUL, so this is no text file; give text, as UTF-8, or remove the NULs of a damaged one "
+        "with: tr -d '\\000'"
+    )
 
 
 def _refuse_bytes(error: UnicodeDecodeError, label: str) -> NoReturn:

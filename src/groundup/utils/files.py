@@ -150,9 +150,13 @@ def distinct_names(lengths: Mapping[Path, int]) -> dict[Path, str]:
         names = {path: "/".join(path.parts[-n:]) for path, n in lengths.items()}
         counts = Counter(names.values())
         if len(counts) == len(names):
-            # On disk a name may be any bytes; in a manifest it must be text.
-            return {path: name.encode(errors="replace").decode() for path, name in names.items()}
+            return {path: _name_as_text(name) for path, name in names.items()}
         lengths = {path: n + (counts[names[path]] > 1) for path, n in lengths.items()}
+
+
+def _name_as_text(name: str) -> str:
+    """A file name as UTF-8, whatever the locale took its bytes for; `?` for each byte that is none."""
+    return os.fsencode(name).decode("utf-8", "surrogateescape").encode(errors="replace").decode()
 
 
 def flush(path: Path) -> None:

@@ -1,0 +1,116 @@
+"""Format of a file from its first bytes: JSON lines and parquet under any name, and what is surely not plain text."""
+
+import codecs
+import json
+import re
+from collections.abc import Iterable
+from io import BufferedIOBase
+from itertools import islice
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from groundup.errors import DataError
+from groundup.sources.compression import COMPRESSED, open_decompressed
+from groundup.sources.text import MAX_ROW_BYTES
+
+Format: TypeAlias = Literal["text", "jsonl", "parquet"]
+
+HEAD_BYTES = 8192
+FIRST_ROWS = 10  # looked at to see whether every line is a JSON object
+
+TABLES: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+
+# Suffixes of files that are surely not plain text, and how to get at their text.
+NOT_TEXT = {
+    ".arrow": "write its text column as .parquet or .jsonl",
+    **dict.fromkeys(
+        (".csv", ".tsv"),
+        "write its text column as .jsonl, or give it as it is, separators included, on standard input",
+    ),
+    ".xz": "unpack it with: xz -d",
+    ".bz2": "unpack it with: bunzip2",
+    ".zip": "unpack it with: unzip",
+    **dict.fromkeys((".tar", ".tgz"), "unpack it with: tar -xf"),
+    ".pdf": "convert it with: pdftotext",
+    **dict.fromkeys((".epub", ".docx", ".odt"), "convert it with: pandoc -t plain"),
+    ".bin": "give the text that it was made from",
+}
+
+_PARQUET = b"PAR1"
+PACKED_PARQUET = "a parquet file is packed inside and read as it is; unpack this one first"
+
+# First bytes, from a position on, of the same and others under any name.
+_MAGIC = (
+    (0, b"PK\x03\x04", "a zip archive, as .docx, .odt and .epub are", "unpack it with unzip, or: pandoc -t plain"),
+    (0, b"%PDF-", "a PDF", "convert it with: pdftotext"),
+    (0, b"{\\rtf", "RTF", "convert it with: pandoc -f rtf -t plain"),
+    (0, b"SQLite format 3\0", "an SQLite database", "write its text column as .jsonl"),
+    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Office document", "save it as text"),
+    (60, b"BOOKMOBI", "a Kindle book", "convert it with: ebook-convert"),
+    (0, b"\xfd7zXZ\0", "an xz file", "unpack it with: xz -d"),
+    (4, b"1AY&SY", "a bzip2 file", "unpack it with: bunzip2"),
+    (257, b"ustar", "a tar archive", "unpack it with: tar -xf"),
+)
+
+# Text formats that are read as they are, and how to get at the text alone.
+MARKUP = {
+    **dict.fromkeys((".html", ".htm", ".xhtml"), "pandoc -f html -t plain"),
+    **dict.fromkeys((".srt", ".vtt"), "grep -v -e '^[0-9]*$' -e ' --> '"),
+}
+
+# The beginning of a JSON document: an object, or an array of them.
+_JSON = re.compile(rb'\s*(?:\[\s*)?\{\s*"[^"\n]*"\s*:')
+
+
+def format_suffix(path: Path) -> str:
+    """The suffix of the format, without that of the compression: `.jsonl` of `a.jsonl.gz`."""
+    name = Path(path.name.lower())
+    return Path(name.stem).suffix if name.suffix in COMPRESSED else name.suffix
+
+
+def is_binary(path: Path) -> bool:
+    """Whether NUL is among the first bytes of a file."""
+    with open_decompressed(path) as file:
+        return b"\0" in file.read(HEAD_BYTES)
+
+
+def identify(path: Path, column: str, *, is_code: bool = False) -> Format:
+    """Whether a file holds plain text or rows; of code, braces and quotes at its beginning mean nothing.
+
+    Rows are JSON lines if its first lines are JSON objects: several, or one with the field `column`. Raises DataError
+    for what is surely neither.
+    """
+    suffix = format_suffix(path)
+    if suffix in TABLES:
+        return TABLES[suffix]
+    with open_decompressed(path) as file:
+        head = file.read(HEAD_BYTES)
+    if head.startswith(_PARQUET):
+        with path.open("rb") as raw:
+            if raw.read(len(_PARQUET)) == _PARQUET:
+                return "parquet"
+        raise DataError(f"{path}: {PACKED_PARQUET}")
+    for at, magic, kind, remedy in _MAGIC:
+        if head.startswith(magic, at):
+            raise DataError(f"{path}: this is {kind}, which is not read as text; {remedy}")
+    is_json = suffix == ".json" and head.strip() not in (b"", codecs.BOM_UTF8)
+    if is_code or not (is_json or _JSON.match(head.removeprefix(codecs.BOM_UTF8))):
+        return "text"
+    with open_decompressed(path) as file:
+        if _is_json_lines(file, column):
+            return "jsonl"
+    raise DataError(
+        f"{path}: this is JSON, but its lines are not objects, so it is not read as rows; write one object per line, "
+        "for an array with: jq -c '.[]'"
+    )
+
+
+def _is_json_lines(file: BufferedIOBase, column: str) -> bool:
+    lines: Iterable[bytes] = iter(lambda: file.readline(MAX_ROW_BYTES), b"")
+    rows = []
+    for line in islice((line for line in lines if line.strip()), FIRST_ROWS):
+        try:
+            rows.append(json.loads(line.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace")))
+        except (ValueError, RecursionError):
+            return False
+    return all(isinstance(row, dict) for row in rows) and (len(rows) > 1 or column in rows[0])
