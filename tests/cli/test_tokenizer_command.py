@@ -120,6 +120,20 @@ def test_pieces_are_printed_above_their_ids(groundup):
     assert "28 bytes, 13 tokens, 2.15 bytes per token" in done.out
 
 
+def test_of_a_long_file_the_beginning_is_shown(groundup, text, monkeypatch):
+    monkeypatch.setattr(command, "SHOWN_CHARS", 100)
+    done = groundup("tokenizer", "show", "--file", text)
+    assert re.search(r"^\d\d bytes, \d\d tokens, .* per token: the first \d\d characters$", done.out, re.M)
+    shown = json.loads(groundup("tokenizer", "show", "--file", text, "--json").out)
+    assert not shown["is_all"]
+    ids = [piece["id"] for piece in shown["pieces"]]
+    assert ids == choose_tokenizer("gpt2").encode(TEXT).tolist()[: len(ids)]
+    assert 80 < shown["bytes"] <= 100
+    monkeypatch.setattr(command, "SHOWN_CHARS", len(TEXT))
+    complete = json.loads(groundup("tokenizer", "show", "--file", text, "--json").out)
+    assert (complete["is_all"], complete["bytes"]) == (True, len(TEXT))
+
+
 def test_without_a_text_the_tokenizer_is_described(groundup):
     assert groundup("tokenizer", "show").out == "gpt2: 50,257 ids, of which 50256 (<|endoftext|>) ends a document\n"
 

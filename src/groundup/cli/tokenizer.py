@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from groundup.ui.format import json_line, visible
 if TYPE_CHECKING:
     from groundup.sources.corpus import Corpus
 
+SHOWN_CHARS = 20_000  # of a file or standard input
 MEASURED_BYTES = 10_000_000  # at the beginning of a corpus: enough for two digits of bytes per token
 STYLES = ("black on cyan", "black on yellow")  # alternating, so that borders between tokens show
 MARKS = {" ": "·", "\n": "⏎", "\t": "⇥"}  # invisible characters; others are escaped as in Python
@@ -65,7 +67,8 @@ def add_arguments(parser: Parser) -> None:
         help="show the tokens of a text",
         description="Show the tokens of a text, with their ids. Without a text: describe the tokenizer.",
         epilog=(
-            "A space shows as ·, a line end as ⏎, a tab as ⇥; bytes of incomplete characters as \\xe6.\n\n"
+            "A space shows as ·, a line end as ⏎, a tab as ⇥; bytes of incomplete characters as \\xe6. Of a file or\n"
+            f"of standard input, the first {SHOWN_CHARS:,} characters are shown.\n\n"
             '  groundup tokenizer show "Hello, world"\n'
             "  groundup tokenizer show --file book.txt --tokenizer runs/book\n"
             '  echo "naïve" | groundup tokenizer show - --tokenizer byte'
@@ -103,6 +106,9 @@ def _train(args: argparse.Namespace) -> int:
         watch.phase("learning", corpus.size)
         tokenizer = train_tokenizer(learner, corpus, everything, watch)
         n_bytes, n_tokens = _measure(tokenizer, _texts(corpus))
+        corpus.check_unchanged()
+        for line in corpus.findings():
+            watch.message(line)
         tokenizer.save(folder)
     if args.json:
         values = {"out": args.out, "n_vocab": tokenizer.n_vocab, "fingerprint": tokenizer.fingerprint}
@@ -118,13 +124,13 @@ def _train(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     tokenizer = _open(args.tokenizer)
-    text = _text(args)
+    text, is_all = _text(args)
     pieces = list(_pieces(tokenizer, text or ""))
     if args.json:
         keys = ("n_vocab", "end_of_text", "lossy", "fingerprint")
         about = {"tokenizer": tokenizer.name} | {key: getattr(tokenizer, key) for key in keys}
         tokens = [asdict(piece) for piece in pieces]
-        print(json_line(about | {"pieces": tokens} | _sizes(len((text or "").encode()), len(pieces))))
+        print(json_line(about | {"pieces": tokens, "is_all": is_all} | _sizes(len((text or "").encode()), len(pieces))))
         return 0
     end = _marked(tokenizer.decode([tokenizer.end_of_text]))
     print(f"{tokenizer.name}: {tokenizer.n_vocab:,} ids, of which {tokenizer.end_of_text} ({end}) ends a document")
@@ -132,7 +138,7 @@ def _show(args: argparse.Namespace) -> int:
         print(f"lossy: {tokenizer.lossy}")
     if text is not None:
         _print_pieces(Console(), pieces)
-        print(_summary(len(text.encode()), len(pieces)))
+        print(_summary(len(text.encode()), len(pieces)) + ("" if is_all else f": the first {len(text):,} characters"))
     return 0
 
 
@@ -158,17 +164,30 @@ def _is_run(spec: str) -> bool:
         return False
 
 
-def _text(args: argparse.Namespace) -> str | None:
-    """The text to show, from the command line, a file or standard input; None if none is given."""
+def _text(args: argparse.Namespace) -> tuple[str | None, bool]:
+    """The text to show, from the command line, a file or standard input, or its beginning, and whether it is complete.
+
+    None if no text is given.
+    """
     from groundup.sources.corpus import STANDARD_INPUT, open_sources
+    from groundup.sources.text import chunk_text
 
     if args.text is not None and args.file is not None:
         raise UsageError(f"--file {args.file}: a text is given as well; give one of the two")
     source = STANDARD_INPUT if args.text == STANDARD_INPUT else args.file
     if source is None:
-        return args.text
-    with open_sources([source], column=args.column, errors=args.errors) as corpus:
-        return "".join(_texts(corpus))
+        return args.text, True
+    shown = ""
+    with open_sources([source], column=args.column, errors=args.errors, say=_note) as corpus:
+        for text in _texts(corpus):
+            shown += text
+            if len(shown) > SHOWN_CHARS:
+                return next(chunk_text(shown, SHOWN_CHARS)), False
+    return shown, True
+
+
+def _note(line: str) -> None:
+    print(visible(line), file=sys.stderr)
 
 
 def _texts(corpus: Corpus) -> Iterator[str]:
