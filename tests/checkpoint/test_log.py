@@ -1,12 +1,14 @@
 """History of a run by its log, after kills, resumes and rollbacks."""
 
 import json
+import os
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.checkpoint.log import Task, read_history
+from groundup.checkpoint.log import Task, iter_log, read_history, read_log, task_metrics
+from groundup.errors import CheckpointError
 
 
 def step(n, event="step"):
@@ -119,3 +121,27 @@ def test_the_newest_result_of_each_task_counts_in_training_or_after(read, event)
 
 def test_no_log_is_an_empty_history(tmp_path):
     assert read_history(tmp_path / "log.jsonl").evaluations == ()
+
+
+def test_of_a_line_longer_than_any_record_only_the_first_part_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("groundup.checkpoint.log.MAX_BYTES", 200)
+    log, lines = tmp_path / "log.jsonl", [json.dumps(evaluation(n)) for n in (1, 2)]
+    inner = "x" * 199 + lines[0]  # a record within the long line is none
+    log.write_text("\n".join([lines[0], "y" * 1000, inner, lines[1]]) + "\n")
+    unreadable = []
+    found = [record["step"] for record in iter_log(log, on_unreadable=unreadable.append)]
+    assert found == [1, 2]
+    assert unreadable == [b"y" * 200, inner[:200].encode()]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_log_that_is_no_file_is_one_sentence(kind, tmp_path):
+    log = tmp_path / "log.jsonl"
+    os.mkfifo(log) if kind == "pipe" else log.symlink_to("/dev/zero")
+    with pytest.raises(CheckpointError, match=r"log\.jsonl: not a regular file; "):
+        read_log(log)
+
+
+@pytest.mark.parametrize("results", [None, [], "a", {"a": 1}, {"a": ["b"]}, {"a": {"b": "c"}, "loss": {"e": 1}}])
+def test_results_of_another_type_have_no_metrics(results):
+    assert not any(task_metrics(results).values())

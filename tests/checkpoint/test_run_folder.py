@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from groundup.checkpoint import run_folder
+from groundup.errors import CheckpointError
 
 
 def git(*words, cwd):
@@ -74,3 +75,13 @@ def test_a_package_installed_within_another_repository_has_no_commit(repository,
     monkeypatch.setattr(run_folder, "__file__", str(package / "checkpoint/run_folder.py"))
     monkeypatch.chdir(tmp_path / "theirs")
     assert run_folder.environment()["git"] is None
+
+
+def test_only_folders_with_a_written_number_are_checkpoints(tmp_path):
+    run = run_folder.RunFolder(tmp_path)
+    for name in ("step-00000012", "step-2", "step-²", "step-٣", "step-", "step--1", "step-1.5", "step-" + "9" * 200):
+        (run.checkpoints / name).mkdir(parents=True)
+    (run.checkpoints / "step-00000007").write_text("a file")
+    assert [path.name for path in run.steps()] == ["step-2", "step-00000012"]
+    with pytest.raises(CheckpointError, match="no checkpoint 'step-²'"):
+        run_folder.find_checkpoint(tmp_path, "step-²")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -270,3 +271,28 @@ def test_an_id_outside_of_the_vocabulary_is_reported_with_its_position(tmp_path)
     assert tokens.read(0, 5).tolist() == [1, 2, 3, 4, 5]
     with pytest.raises(DataError, match=r"split train: token 5 is 40000, but the tokenizer has 257 ids.*doctor"):
         tokens.read(3, 4)
+
+
+@pytest.mark.parametrize("number", [0, 10**400, -1, 2**63, 1.5, "1", None])
+def test_a_split_of_an_impossible_size_is_refused(number, tmp_path):
+    write(tmp_path, [[1, 2, 3]])
+    path = tmp_path / "manifest.json"
+    values = json.loads(path.read_text())
+    values["splits"]["train"]["bytes"] = number
+    path.write_text(json.dumps(values))
+    with pytest.raises(DataError, match=r"not a manifest of groundup \(splits\.train\.bytes: "):
+        Manifest.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "deep", "large"])
+def test_a_manifest_that_cannot_be_one_is_one_sentence(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("groundup.data.shards.MAX_MANIFEST_BYTES", 500_000)
+    path = tmp_path / "manifest.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_text({"deep": "[" * 100_000, "large": " " * 500_001}[kind])
+    with pytest.raises(DataError, match=r"manifest\.json: not a manifest of groundup \(.*\); prepare the data again"):
+        Manifest.load(tmp_path)

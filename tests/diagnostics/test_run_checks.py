@@ -285,6 +285,11 @@ def test_a_missing_file_of_the_run_is_named(name, run):
     assert any(name in problem for problem in check_run(run).problems)
 
 
+def test_a_damaged_environment_is_named(run):
+    (run / "environment.json").write_text("[" * 100_000)
+    assert check_run(run).problems == ("environment.json: missing or damaged; ignore it: training does not need it",)
+
+
 def test_leftovers_of_a_crash_are_notes_not_problems(run):
     log = run / "log.jsonl"
     lines = log.read_text().splitlines()

@@ -291,6 +291,8 @@ def test_an_environment_without_versions_is_accepted(tmp_path):
 
     (tmp_path / "environment.json").write_text('{"python": "3.11", "versions": [1]}')
     assert _read_versions(tmp_path) == {"python": "3.11"}
+    (tmp_path / "environment.json").write_text("[" * 100_000)
+    assert _read_versions(tmp_path) == {}
 
 
 def test_nothing_from_a_file_is_code_in_the_card(gpt2_checkpoint, tmp_path, monkeypatch):

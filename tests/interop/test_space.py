@@ -311,6 +311,10 @@ def test_a_damaged_wheel_is_replaced_and_a_file_that_is_no_wheel_is_not(checkpoi
     path.write_bytes(damaged)
     export(model, out, to="space", overwrite=True)
     assert path.read_bytes() == complete
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = b"[" * 60_000
+    with pytest.raises(UsageError, match="no such export"):
+        export(model, out, to="space", overwrite=True)
     path.write_bytes(complete[: len(complete) // 2])
     with pytest.raises(UsageError, match="no such export"):
         export(model, out, to="space", overwrite=True)

@@ -139,6 +139,20 @@ def test_a_folder_without_a_record_is_not_replaced_without_overwrite(texts, out)
     assert (out / "request.json").exists()
 
 
+@pytest.mark.parametrize("kind", ["deep", "pipe", "device"])
+def test_a_record_that_cannot_be_one_is_one_sentence(kind, texts, out):
+    path = out / "request.json"
+    path.unlink()
+    if kind == "deep":
+        path.write_text("[" * 100_000)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=r"request\.json: not a request of groundup \(.*\); replace the folder"):
+        prepare([texts], out, tokenizer="byte")
+
+
 def test_an_incomplete_finished_folder_is_reported(texts, out):
     (out / "train-00000.bin").unlink()
     with pytest.raises(DataError, match=r"out: is incomplete, .*train-00000\.bin.*--overwrite"):

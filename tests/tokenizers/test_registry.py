@@ -1,6 +1,7 @@
 """Properties of every tokenizer, and its error messages."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -117,7 +118,22 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
         load_tokenizer(tmp_path)
 
 
-@pytest.mark.parametrize("contents", ["", "{", "[]", "{}", '{"kind": "spiral", "fingerprint": ""}', "\xff", "null"])
+DAMAGED = {
+    "empty": "",
+    "cut": "{",
+    "a list": "[]",
+    "no kind": "{}",
+    "another kind": '{"kind": "spiral", "fingerprint": ""}',
+    "no text": "\xff",
+    "null": "null",
+    "deep": "[" * 100_000,
+    "a list of characters": '{"kind": "char", "characters": ["a", "b"], "fingerprint": ""}',
+    "half a pair": '{"kind": "char", "characters": "\\ud800", "fingerprint": ""}',
+    "a kind that is no text": '{"kind": ["byte"], "fingerprint": ""}',
+}
+
+
+@pytest.mark.parametrize("contents", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_file_is_refused(tmp_path, contents):
     (tmp_path / "groundup-tokenizer.json").write_text(contents, encoding="latin-1")
     with pytest.raises(TokenizerError, match="cannot be read as a tokenizer"):
@@ -131,3 +147,18 @@ def test_a_changed_vocabulary_is_found(tmp_path):
     path.write_text(json.dumps(saved | {"characters": saved["characters"][1:]}))
     with pytest.raises(TokenizerError, match="the fingerprint does not match"):
         load_tokenizer(tmp_path)
+
+
+def test_files_of_a_tokenizer_that_are_no_files_are_refused(tmp_path):
+    path = tmp_path / "groundup-tokenizer.json"
+    for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
+        path.unlink(missing_ok=True)
+        make(path)
+        with pytest.raises(TokenizerError, match="not a regular file"):
+            load_tokenizer(tmp_path)
+        path.unlink()
+        path.write_text('{"kind": "bpe", "fingerprint": ""}')
+        make(tmp_path / "tokenizer.json")
+        with pytest.raises(TokenizerError, match="not a regular file"):
+            load_tokenizer(tmp_path)
+        (tmp_path / "tokenizer.json").unlink()

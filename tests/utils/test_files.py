@@ -1,6 +1,7 @@
 """A folder is complete or absent, and damage to it is named."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -109,3 +110,29 @@ def test_distinct_names_are_the_shortest_ends_of_paths_that_differ():
     paths = [Path("/x/a/run"), Path("/x/b/run"), Path("/x/c/other"), Path("/y/b/run")]
     assert list(distinct_names(dict.fromkeys(paths, 1)).values()) == ["a/run", "x/b/run", "other", "y/b/run"]
     assert distinct_names({Path("/run"): 1}) == {Path("/run"): "run"}
+
+
+@pytest.mark.parametrize("change", ["grown", "zeros", "no name", "short digest", "huge", "a pipe", "a device", "empty"])
+def test_damaged_checksums_are_one_sentence(change, tmp_path):
+    write(tmp_path / "c")
+    path = tmp_path / "c" / SUMS
+    text = path.read_text()
+    path.unlink()
+    if change == "a pipe":
+        os.mkfifo(path)
+    elif change == "a device":
+        path.symlink_to("/dev/zero")
+    else:
+        changed = {
+            "grown": text + "x",
+            "zeros": text + "\0" * 100,
+            "no name": text.replace("a.txt", ""),
+            "short digest": text[1:],
+            "huge": text + "".join(f"{i:064x}  {i}\n" for i in range(20_000)),
+            "empty": "",
+        }
+        path.write_text(changed[change])
+    with pytest.raises(CheckpointError) as caught:
+        verify(tmp_path / "c")
+    remedy = "use another checkpoint"
+    assert str(caught.value) == f"{path}: missing or damaged, so this is no complete checkpoint; {remedy}"

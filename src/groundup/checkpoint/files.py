@@ -1,11 +1,11 @@
 """JSON files and checksums of a checkpoint. No torch here."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from groundup.errors import CheckpointError, NewerFormatError
+from groundup.utils import reading
 from groundup.utils.files import SUMS, checksums, files_below, sha256
 
 FORMAT = 2  # of a checkpoint: 2 has the config keys of today, 1 their previous names
@@ -17,7 +17,7 @@ OPTIMIZER = "optimizer/state.safetensors"
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; CheckpointError when there is none."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = reading.read_json(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: missing; give the folder of a run or of a complete checkpoint") from error
     except (OSError, ValueError) as error:

@@ -10,7 +10,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from groundup.errors import CheckpointError
+from groundup.utils.reading import MAX_BYTES, open_regular, parse_json
 
 EVAL_CHECKPOINT = "eval_checkpoint"  # event of `groundup evaluate`, after training
 EVAL_CHECKPOINT_EVENTS = (EVAL_CHECKPOINT, "evaluate")  # previous versions wrote the second
@@ -45,16 +48,16 @@ def iter_log(
     """Records of a log in the order written; none where there is no log.
 
     Lines that are no record, such as one cut off by a crash, go to `on_unreadable`. Only lines that `matching` finds
-    are parsed: parsing all of a long run takes minutes.
+    are parsed: parsing all of a long run takes minutes. CheckpointError where the log is a pipe or a device.
     """
     try:
-        with path.open("rb") as file:  # as bytes, where only a newline ends a line
-            for line in file:
+        with open_regular(path) as file:  # as bytes, where only a newline ends a line
+            for line in _lines(file):
                 if matching is not None and not matching.search(line):
                     continue
                 try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError):
+                    record = parse_json(line)
+                except ValueError:
                     record = None
                 if isinstance(record, dict) and isinstance(record.get("event"), str):
                     yield record
@@ -62,6 +65,17 @@ def iter_log(
                     on_unreadable(line)
     except OSError:
         return
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; put back the log.jsonl of the run, or remove this") from None
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Lines of a file; of one longer than a record can be, the first part alone."""
+    complete = True
+    while line := file.readline(MAX_BYTES):
+        if complete:
+            yield line
+        complete = line.endswith(b"\n")
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -77,6 +91,15 @@ def finite_number(value: object) -> float | None:
         return float(value) if math.isfinite(value) else None
     except OverflowError:
         return None
+
+
+def task_metrics(results: object) -> dict[str, dict[str, float]]:
+    """The finite numbers of each task in the results of a record, which may be of any type."""
+    return {
+        task: {name: x for name, value in metrics.items() if (x := finite_number(value)) is not None}
+        for task, metrics in (results.items() if isinstance(results, dict) else ())
+        if isinstance(metrics, dict) and task != "loss"
+    }
 
 
 @dataclass(frozen=True)
@@ -165,10 +188,8 @@ class _HistoryBuilder:
                 column.append(value)
 
     def add_tasks(self, step: int, results: object) -> None:
-        for task, metrics in results.items() if isinstance(results, dict) else ():
-            if isinstance(metrics, dict) and task != "loss":
-                numbers = {str(k): x for k, v in metrics.items() if (x := finite_number(v)) is not None}
-                self.tasks.setdefault(step, {})[str(task)] = numbers
+        if found := task_metrics(results):
+            self.tasks.setdefault(step, {}).update(found)
 
     def history(self) -> History:
         found = [self._evaluation(step, self.evaluations[step]) for step in sorted(self.evaluations)]

@@ -17,14 +17,16 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from groundup.errors import DataError
 from groundup.utils.files import sha256
+from groundup.utils.reading import read_bytes
 
 FORMAT: Final = 1
 MANIFEST = "manifest.json"
-MAX_OFFSET_BYTES = 2**63 - 1  # no file is larger
+MAX_OFFSET_BYTES = MAX_COUNT = 2**63 - 1  # no file is larger
+MAX_MANIFEST_BYTES = 256 << 20  # the names of some millions of sources
 
 # One document: its first token, its source (an index into the manifest's), its byte offset in that source.
 DOCUMENT = np.dtype([("start", "<u8"), ("source", "<u4"), ("offset", "<u8")])
@@ -33,6 +35,7 @@ SplitName: TypeAlias = Literal["train", "val"]
 Records: TypeAlias = npt.NDArray[Any]
 Dtype: TypeAlias = Literal["uint16", "uint32"]
 Sha256: TypeAlias = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Count: TypeAlias = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 
 
 class _Record(BaseModel):
@@ -43,16 +46,16 @@ class Shard(_Record):
     """One file of token ids."""
 
     file: Annotated[str, Field(pattern=r"^(train|val)-\d{5,}\.bin$")]
-    tokens: PositiveInt
+    tokens: Annotated[int, Field(ge=1, le=MAX_COUNT)]
     sha256: Sha256
 
 
 class Split(_Record):
     """Training or validation data. `bytes` of its text in UTF-8 turn nats per token into bits per byte."""
 
-    tokens: NonNegativeInt
-    bytes: NonNegativeInt
-    documents: NonNegativeInt
+    tokens: Count
+    bytes: Count
+    documents: Count
     shards: tuple[Shard, ...]
     documents_sha256: Sha256 | None = None  # of their file; folders of earlier versions lack it
 
@@ -61,7 +64,7 @@ class TokenizerInfo(_Record):
     """The tokenizer that made the ids."""
 
     name: str
-    n_vocab: PositiveInt
+    n_vocab: Annotated[int, Field(ge=1, le=1 << 32)]
     fingerprint: Sha256
 
 
@@ -87,13 +90,15 @@ class Manifest(_Record):
         """Read `folder`'s manifest. Raises DataError if it is missing, damaged, foreign, or of a newer groundup."""
         path = folder / MANIFEST
         try:
-            text = path.read_bytes()
+            text = read_bytes(path, limit=MAX_MANIFEST_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             raise DataError(f"{folder}: no {MANIFEST} here; make such a folder with `groundup prepare`") from None
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+        except ValueError as error:
+            raise DataError(f"{path}: not a manifest of groundup ({error}); prepare the data again") from None
         try:
-            return cls.model_validate_json(text)
+            manifest = cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
@@ -104,6 +109,13 @@ class Manifest(_Record):
             raise DataError(
                 f"{path}: not a manifest of groundup ({where}: {first['msg']}); prepare the data again"
             ) from None
+        for name, split in manifest.splits.items():
+            if split.tokens > 1 and not split.bytes:  # which turn nats per token into bits per byte
+                raise DataError(
+                    f"{path}: not a manifest of groundup (splits.{name}.bytes: 0 of {split.tokens} tokens); "
+                    "prepare the data again"
+                )
+        return manifest
 
     @property
     def fingerprint(self) -> str:

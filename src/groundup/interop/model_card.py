@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from groundup.checkpoint.data_match import manifest_of_run
 from groundup.checkpoint.files import AVERAGE, read_config, read_json
-from groundup.checkpoint.log import EVAL_CHECKPOINT_EVENTS, iter_log
+from groundup.checkpoint.log import EVAL_CHECKPOINT_EVENTS, iter_log, task_metrics
 from groundup.checkpoint.metadata import load_metadata
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
@@ -108,20 +108,10 @@ def _read_tasks(run: Path | None, step: int) -> dict[str, dict[str, float]]:
     """The newest result of each task. `groundup evaluate` measures more than an evaluation during training does."""
     tasks: dict[str, dict[str, float]] = {}
     for record in _logged(run, step, "eval"):
-        tasks |= _results(record.get("tasks"))
+        tasks |= task_metrics(record.get("tasks"))
     for record in _logged(run, step, *EVAL_CHECKPOINT_EVENTS):
-        tasks |= {name: result for name, result in _results(record.get("results")).items() if name != "loss"}
+        tasks |= task_metrics(record.get("results"))
     return tasks
-
-
-def _results(logged: Any) -> dict[str, dict[str, float]]:
-    """The numbers of each task, without what else a log of another program may hold."""
-    tasks = logged.items() if isinstance(logged, dict) else ()
-    return {
-        name: {key: value for key, value in result.items() if isinstance(value, int | float)}
-        for name, result in tasks
-        if isinstance(result, dict)
-    }
 
 
 def _find_origin(config: Config, progress: dict[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """Path of an export, a file or folder: appears complete or not at all, replaces only an earlier export. No torch."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from zipfile import BadZipFile, ZipFile
 from groundup.errors import UsageError
 from groundup.interop.wheel import PATTERN
 from groundup.utils.files import atomic_output, files_below, restore_previous, sha256
+from groundup.utils.reading import parse_json
 
 HF_FILES = frozenset(
     {"config.json", "generation_config.json", "model.safetensors", "README.md", "tokenizer.json",
@@ -46,7 +46,7 @@ def _is_space(folder: Path) -> bool:
     for wheel in folder.glob(PATTERN):
         try:
             with ZipFile(wheel) as archive:  # its members are not read, and may be damaged
-                written = json.loads(archive.comment)
+                written = parse_json(archive.comment)
         except (FileNotFoundError, BadZipFile, ValueError, NotImplementedError):
             continue
         if not isinstance(written, dict):

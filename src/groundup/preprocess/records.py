@@ -8,10 +8,11 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from groundup.data.shards import Dtype, Sha256, Split, SplitName
+from groundup.data.shards import MAX_MANIFEST_BYTES, Dtype, Sha256, Split, SplitName
 from groundup.errors import DataError
 from groundup.sources.corpus import Corpus, Position
 from groundup.utils.files import replace_text
+from groundup.utils.reading import read_bytes
 
 Setting = str | int | float | None
 
@@ -29,13 +30,15 @@ class Record(BaseModel):
         """The record in `folder`, or None where there is none. Raises DataError for a damaged one."""
         path = folder / cls.FILE
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate_json(read_bytes(path, limit=MAX_MANIFEST_BYTES))
         except FileNotFoundError:
             return None
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"]))
             raise DataError(f"{path}: not a {path.stem} of groundup ({field}: {first['msg']}); {cls.REMEDY}") from None
+        except ValueError as error:
+            raise DataError(f"{path}: not a {path.stem} of groundup ({error}); {cls.REMEDY}") from None
 
     def save(self, folder: Path) -> None:
         """Replace the record in `folder`; a crash leaves the old or the new one."""

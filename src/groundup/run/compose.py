@@ -7,7 +7,6 @@ with the weights of a checkpoint has that checkpoint's dimensions instead of the
 is noted, so that a run started again starts with the same weights or not at all.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from groundup.data.shards import Manifest
 from groundup.errors import CheckpointError, ConfigError, DataError
 from groundup.tokenizers.base import TOKENIZER_FILE
 from groundup.utils.files import SUMS, checksums
+from groundup.utils.reading import read_json
 
 NOT_IN_WEIGHTS = ("dropout", "init")  # model keys that a checkpoint's weights do not decide
 PRESET, LAPTOP = "preset", "laptop"  # keys that only files have
@@ -154,7 +154,7 @@ def _check_tokenizer(config: Config, folder: Path) -> None:
         return
     path = folder / TOKENIZER / TOKENIZER_FILE
     try:
-        ours = json.loads(path.read_text(encoding="ascii"))["fingerprint"]
+        ours = read_json(path)["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: missing or damaged ({error}); use another checkpoint") from None
     if ours != theirs:

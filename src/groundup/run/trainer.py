@@ -236,7 +236,7 @@ class Trainer:
     def _finish_missed_eval(self) -> None:
         """Run the final evaluation if an interrupted process never completed it."""
         log = read_log(self.folder.log) if self.process_group.rank == 0 else []
-        steps = self.process_group.broadcast_object([record["step"] for record in log if record["event"] == "eval"])
+        steps = self.process_group.broadcast_object([record.get("step") for record in log if record["event"] == "eval"])
         if self.state.progress.step not in steps:
             with self._running():
                 self.evaluator.run_missed_eval(finished=True)

@@ -1,6 +1,5 @@
 """Tokenizers by name, by path, and from the folder they were saved to."""
 
-import json
 from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
@@ -12,7 +11,8 @@ from groundup.tokenizers.bpe import MIN_BPE_VOCAB, BPETokenizer, check_special_t
 from groundup.tokenizers.byte_char import ByteTokenizer, CharTokenizer
 from groundup.tokenizers.gpt1 import GPT1Tokenizer
 from groundup.tokenizers.gpt2 import GPT2Tokenizer
-from groundup.tokenizers.hf_json import FILE_NAME, FileTokenizer, read_tokenizer_file
+from groundup.tokenizers.hf_json import FILE_NAME, MAX_FILE_BYTES, FileTokenizer, read_tokenizer_file
+from groundup.utils.reading import read_json, read_text
 
 CHOICES = ("byte", "char", "gpt1", "gpt1:FOLDER", "gpt2", "bpe:SIZE", "bpe:SIZE:pad")
 PAD_TOKENS = ("<|pad|>", END_OF_TEXT)  # ids 0 and 1 of bpe:SIZE:pad
@@ -92,7 +92,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """
     path = folder / TOKENIZER_FILE
     try:
-        saved = json.loads(path.read_text(encoding="ascii"))
+        saved = read_json(path)
+        if not isinstance(saved, dict) or not all(isinstance(value, str) for value in saved.values()):
+            raise TypeError("not an object of texts")
         tokenizer = _rebuild(saved, folder)
         intact = tokenizer.fingerprint == saved["fingerprint"]
     except FileNotFoundError as error:
@@ -121,9 +123,9 @@ def _rebuild(saved: dict[str, str], folder: Path) -> Tokenizer:
         case "gpt2":
             return GPT2Tokenizer()
         case "json":
-            return FileTokenizer((folder / FILE_NAME).read_text(encoding="utf-8"), saved["end_token"])
+            return FileTokenizer(read_text(folder / FILE_NAME, limit=MAX_FILE_BYTES), saved["end_token"])
         case "bpe":
-            return BPETokenizer((folder / FILE_NAME).read_text(encoding="utf-8"))
+            return BPETokenizer(read_text(folder / FILE_NAME, limit=MAX_FILE_BYTES))
         case kind:
             raise TokenizerError(f"unknown kind {kind!r}, perhaps written by a newer groundup")
 

@@ -22,6 +22,7 @@ from groundup.errors import ConfigError
 from groundup.tracking.backends import BACKENDS, TRACKIO_REMOTE
 from groundup.tracking.base import PointBuilder, RunInfo, Tracker, TrackerType
 from groundup.utils.files import replace_text
+from groundup.utils.reading import read_json
 from groundup.utils.system import installed_version, is_supported, requirements
 
 EXTRA = "track"  # of groundup, with which trackers are installed
@@ -82,7 +83,7 @@ def run_identity(run: Path, say: Callable[[str], None]) -> tuple[str, str]:
     """Id and name of a run in its trackers, from `run`/tracking.json, which is written on first use."""
     path = run / "tracking.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         if ID.fullmatch(values["id"]) and NAME.fullmatch(values["name"]):
             return values["id"], values["name"]
         raise ValueError("no id or no name")

@@ -9,7 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from groundup.utils.reading import read_text
+
 SUMS = "SHA256SUMS"  # in the format of sha256sum, so that `sha256sum -c SHA256SUMS` checks a folder by hand
+
+
+SUMS_LINE = re.compile(r"(?P<digest>[0-9a-f]{64})  (?P<name>.+)")
+MAX_SUMS_BYTES = 1 << 20  # a checkpoint's has some ten lines
 
 
 @contextmanager
@@ -108,12 +114,13 @@ def write_checksums(folder: Path) -> None:
 
 
 def checksums(folder: Path) -> dict[str, str] | None:
-    """The digest of each file listed in a folder's SHA256SUMS; None if that is missing or unreadable."""
+    """The digest of each file listed in a folder's SHA256SUMS; None if that is missing or damaged."""
     try:
-        lines = (folder / SUMS).read_bytes().decode().removesuffix("\n").split("\n")
-    except (OSError, UnicodeDecodeError):
+        lines = read_text(folder / SUMS, limit=MAX_SUMS_BYTES).removesuffix("\n").split("\n")
+    except (OSError, ValueError):
         return None
-    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    found = [SUMS_LINE.fullmatch(line) for line in lines]
+    return {line["name"]: line["digest"] for line in found if line} if all(found) else None
 
 
 def replace_text(path: Path, text: str) -> None:
