@@ -56,16 +56,16 @@ def of_reader(reader: Reader, random_: random.Random) -> Iterator[Case]:
     yield from rest
 
 
-def corpus(n: int, seed: int) -> list[Case]:
-    """At most n cases, as many of each reader as possible."""
+def corpus(n: int, seed: int) -> tuple[list[Case], int]:
+    """At most n cases, as many of each reader as possible, and how many there are."""
     rows = [list(of_reader(reader, random.Random(f"{seed} {reader.name}"))) for reader in READERS]
     whole = [case for row in rows for case in row if case.mutation in WHOLE]
     rest = [[case for case in row if case.mutation not in WHOLE] for row in rows]
     mixed = [case for turn in zip_longest(*rest) for case in turn if case]
-    if n >= 2 * len(whole):
-        return whole + mixed[: n - len(whole)]
+    if 2 * n >= 3 * len(whole):
+        return whole + mixed[: n - len(whole)], len(whole) + len(mixed)
     random_ = random.Random(seed)
-    return random_.sample(whole, min(len(whole), n // 2)) + mixed[: n - n // 2]
+    return random_.sample(whole, n // 2) + mixed[: n - n // 2], len(whole) + len(mixed)
 
 
 def find(names: Sequence[str]) -> list[Case]:
@@ -118,10 +118,11 @@ def main(argv: list[str] | None = None) -> int:
     folder = Path(tempfile.mkdtemp(prefix="groundup-hostile-")).resolve()
     set_up(folder)
     os.chdir(folder)
-    cases = find(args.names) if args.names else corpus(args.cases, args.seed)
+    cases, known = (find(args.names), len(args.names)) if args.names else corpus(args.cases, args.seed)
     if args.only:
         cases = [case for case in cases if case.reader.name in args.only]
-    print(f"{len(cases)} cases of {len({case.reader.name for case in cases})} kinds of files, seed {args.seed}")
+    kinds = len({case.reader.name for case in cases})
+    print(f"{len(cases)} of {known} cases, {kinds} kinds of files, seed {args.seed}", flush=True)
     failed: list[dict] = []
     for fault in args.fault or [""]:
         if fault:

@@ -15,6 +15,7 @@ MAX_RESIDENT_BYTES = 2 << 30
 MAX_LINE = 4000  # characters of an error
 MAX_HASHED_BYTES = 64 << 20  # of larger files, which are sparse, only size and time are compared
 TIMED_OUT = "timed out"
+SECRET = "a text that is nobody's business"  # of the file outside
 
 # What a command may change, besides `work/out`, where it succeeds.
 WRITES = {
@@ -84,6 +85,8 @@ def output(command: str, outcome: Outcome) -> list[str]:
     for name, text in streams.items():
         if bad := sorted({character for character in text if not (character.isprintable() or character == "\n")}):
             found.append(f"{name} has {', '.join(map(repr, bad[:5]))}")
+        if SECRET in text:
+            found.append(f"{name} shows a foreign file")
     if outcome.status == 2:
         lines = outcome.err.splitlines()
         if len(lines) != 1 or not lines[0].startswith("groundup: "):

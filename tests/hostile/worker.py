@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from laws import TIMED_OUT, Outcome, State, state_of
+from laws import SECRET, TIMED_OUT, Outcome, State, state_of
 
 import groundup.cli
 
@@ -61,7 +61,7 @@ class Slot:
         shutil.rmtree(self.folder, ignore_errors=True)
         for name in ("in", "outside/folder/step-00000099", "work", "tmp", "home"):
             (self.folder / name).mkdir(parents=True)
-        (self.folder / "outside/precious.txt").write_text("a text that is nobody's business\n")
+        (self.folder / "outside/precious.txt").write_text(f"{SECRET}\n")
         (self.folder / "outside/folder/step-00000099/thesis.txt").write_text("precious\n")
         for name in needs:
             source = material / "in" / name
