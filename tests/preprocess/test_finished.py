@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from folders import digests
 
-from groundup.data.shards import Manifest
+from groundup.data.shards import Manifest, check_files
 from groundup.errors import DataError
 from groundup.preprocess.pipeline import prepare
 from groundup.preprocess.records import InputFile, Request
@@ -185,6 +185,8 @@ def test_a_flipped_bit_is_found_with_overwrite(texts, out):
     contents = bytearray(path.read_bytes())
     contents[100] ^= 1
     path.write_bytes(contents)
+    with pytest.raises(DataError, match="copy it again, or prepare again with --overwrite"):
+        check_files(out, Manifest.load(out), checksums=True)
     prepare([texts], out, tokenizer="byte", overwrite=True)
     assert digests(out) == before
 

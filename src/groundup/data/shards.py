@@ -107,7 +107,7 @@ class Manifest(_Record):
                     f"{path}: format {first['input']}, while this groundup reads format {FORMAT}; update it"
                 ) from None
             raise DataError(
-                f"{path}: not a manifest of groundup ({where}: {first['msg']}); prepare the data again"
+                f"{path}: not a manifest of groundup ({where}: {first['msg']}); prepare the data again with --overwrite"
             ) from None
         for name, split in manifest.splits.items():
             if split.tokens > 1 and not split.bytes:  # which turn nats per token into bits per byte
@@ -171,7 +171,7 @@ class Tokens:
             bad = int((ids >= self._n_vocab).argmax())
             raise DataError(
                 f"{self._name}: token {start + bad} is {ids[bad]}, but the tokenizer has {self._n_vocab} ids; "
-                "the file is damaged: see `groundup doctor`, then copy it again, or prepare again"
+                "the file is damaged: see `groundup doctor`, then copy it again, or prepare again with --overwrite"
             )
         return ids
 
@@ -241,7 +241,7 @@ class Documents:
     def _damaged(self, i: int, what: str) -> DataError:
         return DataError(
             f"{self._name}: document {i:,} {what}; the file is damaged: see `groundup doctor`, then copy it again, "
-            "or prepare again"
+            "or prepare again with --overwrite"
         )
 
 
@@ -270,9 +270,13 @@ def _check_sum(path: Path, digest: str) -> None:
     try:
         found = sha256(path)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); copy the folder again, or prepare again") from None
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); copy the folder again, or prepare again with --overwrite"
+        ) from None
     if found != digest:
-        raise DataError(f"{path}: damaged (its checksum is not the manifest's); copy it again, or prepare again")
+        raise DataError(
+            f"{path}: damaged (its checksum is not the manifest's); copy it again, or prepare again with --overwrite"
+        )
 
 
 def documents_file(folder: Path, name: SplitName) -> Path:
@@ -285,13 +289,18 @@ def _map(path: Path, dtype: np.dtype[Any], n: int) -> Records:
     expected = n * dtype.itemsize
     try:
         if (size := path.stat().st_size) != expected:
-            raise DataError(f"{path}: {size} bytes, but the manifest says {expected}; copy it again, or prepare again")
+            raise DataError(
+                f"{path}: {size} bytes, but the manifest says {expected}; "
+                "copy it again, or prepare again with --overwrite"
+            )
         if not n:
             return np.empty(0, dtype)  # an empty file cannot be mapped
         with path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); copy the folder again, or prepare again") from None
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); copy the folder again, or prepare again with --overwrite"
+        ) from None
     if hasattr(mmap, "MADV_RANDOM"):  # a sequence is some kilobytes anywhere in gigabytes: no read-ahead
         mapped.madvise(mmap.MADV_RANDOM)
     return np.frombuffer(mapped, dtype)

@@ -24,7 +24,7 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # of bytes that are not UTF-8
 ROUND_TRIP_TOKENS = 4000  # decoded and encoded again
 VOCAB_MULTIPLE = 64  # default of `model.vocab_multiple`: embeddings are padded to this many rows
 CHUNK_BYTES = 8 << 20  # read at a time
-REMEDY = "copy the folder again, or prepare again"
+REMEDY = "copy the folder again, or prepare again with --overwrite"
 DIGEST_BYTES = 8  # among ten million documents, two different ones share a digest with a chance of 3 in a million
 
 
@@ -137,7 +137,9 @@ def _check_checksums(about: str, manifest: Manifest, damaged: list[str], n_bytes
     if damaged:
         names = damaged[0] if len(damaged) == 1 else f"{damaged[0]} and {len(damaged) - 1:,} more"
         sentence = f"{names} of {files} damaged: the checksum is not the manifest's"
-        return Finding(about, "checksums", "problem", sentence, "copy it again, or prepare again", values)
+        return Finding(
+            about, "checksums", "problem", sentence, "copy it again, or prepare again with --overwrite", values
+        )
     sentence = f"{human_plural(files, 'file')} with {human_bytes(n_bytes)} of tokens, all as the manifest says"
     return Finding(about, "checksums", "ok", sentence, values=values)
 
@@ -174,7 +176,14 @@ def _check_leaks(about: str, train: Scan, val: Scan, documents: dict[SplitName, 
         f"{human_plural(len(shared), 'training document')} also held out, word for word: such as {source} @{offset:,}, "
         f"which is {copy} @{copy_offset:,}"
     )
-    return Finding(about, "split", "problem", sentence, "drop them, or prepare again: copies stay together", values)
+    return Finding(
+        about,
+        "split",
+        "problem",
+        sentence,
+        "drop them, or prepare again: copies stay together",
+        values,
+    )
 
 
 def _check_copies(about: str, train: Scan) -> Iterator[Finding]:
@@ -192,7 +201,13 @@ def _check_copies(about: str, train: Scan) -> Iterator[Finding]:
         yield Finding(about, "copies", "ok", some if repeated else "no training document twice", values=values)
     if empty:
         sentence = f"{human_plural(empty, 'training document')} empty ({empty / total:.1%})"
-        yield Finding(about, "empty", "warning", sentence, "prepare the data again: it leaves out empty documents")
+        yield Finding(
+            about,
+            "empty",
+            "warning",
+            sentence,
+            "prepare the data again: it leaves out empty documents",
+        )
 
 
 def _check_held_out(about: str, manifest: Manifest) -> Finding:
@@ -215,7 +230,9 @@ def _check_tokenizer(about: str, folder: Path, manifest: Manifest, *, valid_ids:
         tokenizer = load_tokenizer(folder / "tokenizer")
         if tokenizer.fingerprint != manifest.tokenizer.fingerprint:
             sentence = f"{folder / 'tokenizer'}: not the one that these tokens were made with"
-            return Finding(about, "tokenizer", "problem", sentence, "put that one back, or prepare again")
+            return Finding(
+                about, "tokenizer", "problem", sentence, "put that one back, or prepare again with --overwrite"
+            )
         sentence = f"{tokenizer.name}, {tokenizer.n_vocab:,} ids"
         if tokenizer.lossy is not None:
             return Finding(about, "tokenizer", "ok", f"{sentence}; {tokenizer.lossy}")
@@ -225,7 +242,7 @@ def _check_tokenizer(about: str, folder: Path, manifest: Manifest, *, valid_ids:
             text = tokenizer.decode(ids[ids != tokenizer.end_of_text].tolist()).rstrip(REPLACEMENT)
             if REPLACEMENT not in text and tokenizer.decode(tokenizer.encode(text).tolist()) != text:
                 sentence += ": text of these tokens changes when it is encoded and decoded again"
-                return Finding(about, "tokenizer", "problem", sentence, "prepare the data again")
+                return Finding(about, "tokenizer", "problem", sentence, "prepare the data again with --overwrite")
     except GroundupError as error:
         return problem(about, "tokenizer", error)
     return Finding(about, "tokenizer", "ok", f"{sentence}; decodes to the text it encoded")

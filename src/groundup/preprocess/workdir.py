@@ -72,7 +72,8 @@ def finished_manifest(out: Path, request: Request, *, overwrite: bool) -> Manife
     except (DataError, TokenizerError) as error:
         if overwrite:
             return None
-        raise DataError(f"{out}: is incomplete, {error}; or replace it with --overwrite") from None
+        otherwise = "" if "--overwrite" in str(error) else "; or replace it with --overwrite"
+        raise DataError(f"{out}: is incomplete, {error}{otherwise}") from None
     if previous is None:
         difference = f"it holds tokens but no record of what they were made from; {remedy}"
     elif found := previous.difference(request):

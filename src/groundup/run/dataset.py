@@ -35,7 +35,8 @@ class PreparedData:
         tokenizer = load_tokenizer(folder / "tokenizer")
         if tokenizer.fingerprint != manifest.tokenizer.fingerprint:
             raise DataError(
-                f"{folder / 'tokenizer'}: not the tokenizer that these tokens were made with; prepare the data again"
+                f"{folder / 'tokenizer'}: not the tokenizer that these tokens were made with; "
+                "prepare the data again with --overwrite"
             )
         size = sum(split.tokens for split in manifest.splits.values()) * np.dtype(manifest.dtype).itemsize
         check_files(folder, manifest, checksums=size <= MAX_CHECKSUM_BYTES)
