@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from packaging.requirements import Requirement
 from torch import Tensor
 
 from groundup.checkpoint import state
@@ -30,9 +31,8 @@ from groundup.model.gpt import GPT
 from groundup.sources.hub import PREFIX
 from groundup.tokenizers.base import Tokenizer
 
-GRADIO = "gradio>=6.31,<7"  # as the extra `space` in pyproject.toml
-SDK = "6.31.0"  # for the hub to install: the version of these that the tests use
-RELEASE = re.compile(r"\d+\.\d+\.\d+", re.ASCII)  # of torch: a nightly or local build is on no index
+SDK = "6.31.0"  # of gradio, for the hub to install: the version that the tests use
+RELEASE = re.compile(r"\d+(\.\d+)*(\.?post\d+)?", re.ASCII)  # a nightly or local build is on no index
 PUBLIC_SECTIONS = ("model", "optimizer", "schedule", "train")  # of the config: none can name a path, text or person
 MAX_SOURCES = 3  # named on the page; the card has more
 USAGE = """
@@ -73,13 +73,21 @@ def check(folder: Path, model: GPT, opened: GPT) -> Agreement:
 def requirements() -> tuple[list[str], list[str]]:
     """The lines of requirements.txt, and notes about them.
 
-    They are groundup's dependencies and gradio; torch is pinned to the running version if that is a release.
+    They are groundup's dependencies and gradio, each in the version that runs here if that is a release.
     """
-    version, lines = metadata.version("torch").partition("+")[0], [*wheel.dependencies(), GRADIO]
-    if RELEASE.fullmatch(version):
-        return [f"torch=={version}" if line.startswith("torch") else line for line in lines], []
-    asked = next(line for line in lines if line.startswith("torch"))
-    return lines, [f"requirements.txt asks for {asked}, in any version: torch {version} here is no release"]
+    lines = [_pinned(line) for line in wheel.dependencies()]
+    notes = [
+        f"requirements.txt asks for {line}, in any version: torch {metadata.version('torch')} here is no release"
+        for line in lines
+        if line.startswith("torch") and "==" not in line
+    ]
+    return [*lines, f"gradio=={SDK}"], notes
+
+
+def _pinned(line: str) -> str:
+    name = Requirement(line).name
+    version = metadata.version(name).partition("+")[0]
+    return f"{name}=={version}" if RELEASE.fullmatch(version) else line
 
 
 def _progress(checkpoint: Path) -> dict[str, Any]:
