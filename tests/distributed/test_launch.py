@@ -112,7 +112,7 @@ def test_nodes_join_and_leave(options, prepared, tmp_path, monkeypatch):
     first = torchrun(*meeting, words, log=tmp_path / "first.txt")
     wait_for(lambda: logged(tmp_path / "run") >= 12, first)
     second = torchrun(*meeting, words, log=tmp_path / "second.txt")
-    wait_for(lambda: "1 process before, 2 processes now" in (tmp_path / "first.txt").read_text(), first)
+    wait_for(lambda: "processes 1 -> 2" in (tmp_path / "first.txt").read_text(), first)
     last = logged(tmp_path / "run")
     wait_for(lambda: logged(tmp_path / "run") >= last + 12, first)
     lost = subprocess.run(["pgrep", "-P", str(second.pid)], capture_output=True, text=True, check=True).stdout.split()
@@ -120,7 +120,7 @@ def test_nodes_join_and_leave(options, prepared, tmp_path, monkeypatch):
         os.kill(pid, signal.SIGKILL)
     second.wait()
     assert first.wait(jobs.PATIENCE) == 0, (tmp_path / "first.txt").read_text()
-    assert "2 processes before, 1 process now" in (tmp_path / "first.txt").read_text()
+    assert "processes 2 -> 1" in (tmp_path / "first.txt").read_text()
     ours, theirs = steps(tmp_path / "run"), steps(tmp_path / "alone")
     assert max(abs(ours[step]["loss"] - theirs[step]["loss"]) for step in range(1, 31)) < BOUND
     assert len(ours) == 3000

@@ -82,6 +82,7 @@ class Metadata(_Part):
     averaged: Count = 0
     micro_batch_size: _MicroBatchSize | None = None
     processes: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1
+    numerics: dict[str, int | str] = {}
     data: str | None = None
     parent: _Parent | None = None
     origin: dict[str, Any] | None = None

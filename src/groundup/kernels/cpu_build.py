@@ -37,7 +37,7 @@ class Kernels(NamedTuple):
     """The compiled functions, or the reason why there are none and torch must compute everything."""
 
     library: ctypes.CDLL | None
-    identity: str = ""  # of source, options, CPU and machine code
+    identity: str = ""  # checksum of the machine code
     reason: str = ""
     remedy: str = ""  # empty where nothing is wrong
 
@@ -59,7 +59,7 @@ def kernels() -> Kernels:
         return Kernels(None, reason=f"switched off by {VARIABLE}=torch")
     try:
         path = _cached_or_built()
-        return Kernels(ctypes.CDLL(str(path)), path.stem.removeprefix("kernels-"))
+        return Kernels(ctypes.CDLL(str(path)), path.stem.rpartition("-")[2])
     except _UnavailableError as error:
         return Kernels(None, reason=str(error), remedy=error.remedy)
     except OSError as error:

@@ -15,6 +15,7 @@ from groundup.distributed.gather import StateTensors, gather
 from groundup.distributed.process_group import BroadcastTensors, ProcessGroup
 from groundup.errors import CheckpointError
 from groundup.optim.ema import NoEMA
+from groundup.run.changes import numeric_facts
 from groundup.run.dataset import PreparedData, validation_text
 from groundup.training.train_state import TrainState
 from groundup.utils.files import SUMS, sha256
@@ -40,6 +41,7 @@ class Checkpointer:
         """`log(event, **values)` records a checkpoint once it is complete; `sharded`: each process holds shards."""
         self._config, self._data, self._folder, self._log = config, data, folder, log
         self._process_group, self._sharded = process_group, sharded
+        self.numerics = numeric_facts(torch.device(config.train.device), process_group)
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
         self._copy: StateTensors | None = None  # the last copy, whose memory the next one takes
@@ -124,6 +126,7 @@ class Checkpointer:
         metadata = {
             **state.metadata(),
             "processes": self._process_group.size,
+            "numerics": self.numerics,
             "data": self._data.manifest.fingerprint,
             "parent": self._parent(),
         }

@@ -16,6 +16,7 @@ from groundup.distributed.compile import parse_compile
 from groundup.distributed.process_group import SINGLE_PROCESS, ProcessGroup, require_same
 from groundup.errors import ConfigError, UsageError
 from groundup.evaluation.tasks import TaskSpec
+from groundup.kernels import cpu_build
 from groundup.model import build_model
 from groundup.model.init import skip_init
 from groundup.optim.optimizer import OptimizerContainer, build_optimizer
@@ -61,7 +62,11 @@ def detect_machine(
     size = process_group.size
     machine = Machine(device.type, precision.name, memory, free_disk(folder), size, threads, str(device))
     each = f"{size} processes of {threads} threads" if size > 1 else f"{threads} threads"
-    return machine, f"machine  {device}, {each}, {precision.name}: {precision.reason}"
+    line = f"machine  {device}, {each}, {precision.name}: {precision.reason}"
+    if device.type == "cpu":
+        compiled = cpu_build.kernels()
+        line += "; C++ kernels" if compiled.library else f"; no C++ kernels: {compiled.reason}"
+    return machine, line
 
 
 def resolve_config(

@@ -11,8 +11,9 @@ import torch
 
 from groundup import __version__
 from groundup.checkpoint.data_match import DataMatch, match_data, tokenizer_of
+from groundup.checkpoint.metadata import load_metadata
 from groundup.checkpoint.run_folder import RunFolder
-from groundup.checkpoint.state import load_resumable
+from groundup.checkpoint.state import load_config, load_resumable
 from groundup.config.merge import ConfigSource, diff, get, merge_and_validate
 from groundup.config.resolved import MACHINE_KEYS, OPEN, ResolvedConfig
 from groundup.config.schema import Config, resume_rule
@@ -25,6 +26,7 @@ from groundup.evaluation.tasks import needs_download
 from groundup.optim.run_length import TimeLength
 from groundup.planning.plan import DataSize, Plan, Speed
 from groundup.planning.report import summary, too_much_memory
+from groundup.run.changes import changed_learning_rate, changed_numerics
 from groundup.run.dataset import PreparedData, open_data
 from groundup.run.init_model import broadcast_config, rank_0_config
 from groundup.run.resolve import (
@@ -130,7 +132,7 @@ def resume_run(run: RunFolder, config: Config, changed: list[str], display: Disp
     display = NullDisplay() if process_group.rank else display
     with run_lock(run, display, process_group):
         trainer, machine_line = _restore(run, config, changed, display, process_group)
-        _announce_resume(trainer, machine_line, changed)
+        _announce_resume(trainer, machine_line)
         return trainer.run()
 
 
@@ -272,7 +274,17 @@ def _update_train(config: Config, **values: int | None) -> Config:
     return config.model_copy(update={"train": config.train.model_copy(update=values)})
 
 
-def _announce_resume(trainer: Trainer, machine_line: str, changed: list[str]) -> None:
+def _changes_since(checkpoint: Path, trainer: Trainer) -> list[str]:
+    """Lines on what changed since a checkpoint was written and moves the numbers to come; on rank 0."""
+    before, now, metadata = load_config(checkpoint), trainer.config, load_metadata(checkpoint)
+    noted = {"processes": metadata.get("processes", 1)} | metadata.get("numerics", {})
+    progress, per_epoch = trainer.state.progress, trainer.sequences.per_epoch
+    numerics = changed_numerics(before, now.recorded, noted, trainer.checkpointer.numerics)
+    rate = changed_learning_rate(before, now, progress, per_epoch)
+    return [line for line in (numerics, rate) if line]
+
+
+def _announce_resume(trainer: Trainer, machine_line: str) -> None:
     message, path, progress = trainer.display.message, trainer.folder.path, trainer.state.progress
     if trainer.done:
         option = "--train.max_time" if isinstance(trainer.run_length, TimeLength) else "--train.max_steps"
@@ -283,6 +295,6 @@ def _announce_resume(trainer: Trainer, machine_line: str, changed: list[str]) ->
         source = trainer.resumed_from
         message(f"{path}: resuming from {source.name if source else 'the start: it has no checkpoint yet'}")
         message(machine_line)
-    for key in changed:
-        if resume_rule(key) is OnResume.ROUNDING:
-            message(f"{key} changed: what follows is the same up to rounding, not bit for bit")
+        if source and not trainer.process_group.rank:
+            for line in _changes_since(source, trainer):
+                message(line)
