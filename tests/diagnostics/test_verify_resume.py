@@ -250,7 +250,7 @@ def test_a_disk_too_small_for_the_checkpoints_is_refused_with_the_remedy(tmp_pat
         "groundup.diagnostics.verify_resume.shutil.disk_usage", lambda place: shutil._ntuple_diskusage(9e9, 9e9, 4.9e9)
     )
     _refuse_small_disk(tmp_path / "x", 980_000_000)
-    with pytest.raises(UsageError, match=rf"^{tmp_path}: 4\.9 GB free, but 5\.0 GB are needed for a while; .*TMPDIR$"):
+    with pytest.raises(UsageError, match=rf"^{tmp_path}: 4\.9 GB free, but 5 GB are needed for a while; .*TMPDIR$"):
         _refuse_small_disk(tmp_path / "x", 1_000_000_000)
 
 

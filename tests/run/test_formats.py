@@ -149,7 +149,7 @@ def test_a_config_file_with_previous_names_means_the_same(laptop, old_names):
     messages = [str(warning.message) for warning in caught if issubclass(warning.category, RenamedKeyWarning)]
     named = sorted(message.partition(": ")[2].partition(" is called ")[0] for message in messages)
     of_laptop = ["batches.micro_batch", "tracking.to", "train.activation_checkpointing blocks"] if laptop else []
-    assert named == sorted([*RENAMED_KEYS, "train.activation_checkpointing false", *of_laptop])
+    assert named == sorted([*RENAMED_KEYS, "train.activation_checkpointing off", *of_laptop])
 
 
 def test_previous_values_of_activation_checkpointing_mean_the_same(old_names):

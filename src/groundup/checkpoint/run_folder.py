@@ -17,7 +17,8 @@ from groundup.checkpoint.files import verify
 from groundup.checkpoint.log import iter_log
 from groundup.checkpoint.metadata import load_metadata
 from groundup.config.merge import ConfigSource, merge_and_validate
-from groundup.config.schema import Config, read_yaml, to_yaml
+from groundup.config.schema import Config, to_yaml
+from groundup.config.yaml_loader import read_yaml
 from groundup.errors import CheckpointError, ConfigError, UsageError
 from groundup.model.size import flops_per_token
 from groundup.utils.files import SUMS, flush, remove_folder, replace_text

@@ -144,9 +144,10 @@ def run(argv: list[str]) -> int:
         raise UsageError(f"{name}: there is no such command; {did_you_mean(name, COMMANDS)}")
     if name not in MULTI_PROCESS and "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError(f"{name}: runs in one process; only {', '.join(MULTI_PROCESS)} can use several")
-    from groundup.cli.parsing import Parser, normalise
+    from groundup.cli.parsing import Parser, check_words, normalise
     from groundup.config.merge import RenamedKeyWarning
 
+    check_words(argv)
     module, summary = COMMANDS[name]
     command = import_module(f"groundup.cli.{module}")
     parser = Parser(prog=f"groundup {name}", description=summary[0].upper() + summary[1:] + ".")

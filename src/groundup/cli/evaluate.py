@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from groundup.cli.parsing import Parser, add_model
+from groundup.cli.parsing import Parser, add_model, whole_number
 from groundup.errors import UsageError
 from groundup.ui.format import json_line
 
@@ -39,9 +39,9 @@ def add_arguments(parser: Parser) -> None:
     parser.option("--tasks TASK,…", "what to evaluate [loss]")
     parser.option("--data DIR", "prepared folder for the loss [the run's own]")
     parser.add_argument("--split", choices=("train", "val"), default="val", help="split of the data [val]")
-    parser.option("--tokens N", "score about N tokens, spread evenly [all]", type=int)
-    parser.option("--window N", "score in windows of N tokens [the model's context]", type=int)
-    parser.option("--stride N", "start a window every N tokens, so that they overlap [the window]", type=int)
+    parser.option("--tokens N", "score about N tokens, spread evenly [all]", type=whole_number)
+    parser.option("--window N", "score in windows of N tokens [the model's context]", type=whole_number)
+    parser.option("--stride N", "start a window every N tokens, so that they overlap [the window]", type=whole_number)
     parser.option("--no-baselines", "leave out simpler models and compressors")
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "bf16", "fp16"), default="fp32", help="of matrix products [fp32]"

@@ -4,7 +4,7 @@ import argparse
 import sys
 from functools import partial
 
-from groundup.cli.parsing import Parser, add_model
+from groundup.cli.parsing import Parser, add_model, utf8, whole_number
 from groundup.ui.format import json_line
 from groundup.ui.streams import unescaped
 
@@ -16,13 +16,13 @@ def add_arguments(parser: Parser) -> None:
         '  groundup generate runs/book --prompt "It was" --num-samples 5 --max-tokens 200 --temperature 0.7'
     )
     add_model(parser, device=True)
-    parser.option("--prompt TEXT", "text to continue [none]", default="")
-    parser.option("--num-samples N", "number of samples [1]", type=int, default=1)
-    parser.option("--max-tokens N", "tokens to generate per sample [100]", type=int, default=100)
+    parser.option("--prompt TEXT", "text to continue [none]", type=utf8, default="")
+    parser.option("--num-samples N", "number of samples [1]", type=whole_number, default=1)
+    parser.option("--max-tokens N", "tokens to generate per sample [100]", type=whole_number, default=100)
     parser.option("--temperature X", "0: greedy; 1: the model's distribution [0.8]", type=float, default=0.8)
-    parser.option("--top-k K", "sample from the K most likely tokens [all]", type=int)
+    parser.option("--top-k K", "sample from the K most likely tokens [all]", type=whole_number)
     parser.option("--top-p P", "sample from the top tokens of total probability P [all]", type=float)
-    parser.option("--seed N", "random seed [0]", type=int, default=0)
+    parser.option("--seed N", "random seed [0]", type=whole_number, default=0)
     parser.option("--json", "print one JSON object at the end")
 
 

@@ -20,10 +20,12 @@ from groundup.config.merge import ConfigSource, did_you_mean
 from groundup.config.presets import DEFAULT, PRESETS
 from groundup.config.renamed import RENAMED_KEYS
 from groundup.config.schema import Config
+from groundup.config.types import parse_whole
 from groundup.errors import UsageError
 from groundup.run.compose import compose_config
 
 CONFIG_OPTION = re.compile(r"--[A-Za-z][\w-]*\.[\w.-]*")
+NEGATIVE_NUMBER = re.compile(r"-\.?\d")  # as argparse has it from Python 3.14 on: -1e-3 is a value, not an option
 SHORT = {("tracking", "backends"): ("--track",), ("train", "parallel"): ("--parallel",)}  # (section, key) -> options
 COMMAND_OF = {"--num-samples": "generate", "--max-tokens": "generate", "--tasks": "evaluate"}
 
@@ -34,6 +36,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
         self._given: list[str] = []
+        self._negative_number_matcher = NEGATIVE_NUMBER
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError, with a suggestion for an unknown option."""
@@ -103,6 +106,29 @@ def normalise(argv: list[str]) -> list[str]:
         name, equals, value = word.partition("=")
         out.append("--" + name[2:].replace("-", "_") + equals + value if CONFIG_OPTION.fullmatch(name) else word)
     return out
+
+
+def check_words(argv: list[str]) -> None:
+    """UsageError for a word that can be neither a path nor a text."""
+    for word in argv:
+        if "\0" in word:
+            raise UsageError(f"{word}: has a NUL character; leave it out")
+
+
+def whole_number(text: str) -> int:
+    """Type of an option that takes a whole number, also as `1e3`."""
+    try:
+        return int(parse_whole(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def utf8(word: str) -> str:
+    """Type of an argument that is text: UTF-8 whatever the locale, as which Python may have decoded it otherwise."""
+    try:
+        return os.fsencode(word).decode()
+    except UnicodeError:
+        raise argparse.ArgumentTypeError(f"{word!r} is not UTF-8; give the text in that encoding") from None
 
 
 def call_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -179,6 +205,7 @@ def add_config_options(parser: argparse.ArgumentParser, sections: tuple[str, ...
                 f"--{name}.{key}",
                 dest=f"{name}.{key}",
                 metavar=_metavar(inner),
+                type=utf8 if key == "prompt" else str,
                 default=argparse.SUPPRESS,
                 help=f"{inner.description} [{_shown(name, key, inner.default)}]".replace("%", "%%"),
             )

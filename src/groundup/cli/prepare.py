@@ -4,7 +4,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from groundup.cli.parsing import Parser, add_text_fields, call_arguments
+from groundup.cli.parsing import Parser, add_text_fields, call_arguments, whole_number
 from groundup.ui.format import json_line
 
 MICRO_VOCAB = 16_384  # ids; with more, the output head of a small model would be most of its work
@@ -36,9 +36,9 @@ def add_arguments(parser: Parser) -> None:
         default="",
     )
     parser.option("--val-fraction X", "fraction of the text to hold out [0.1]", type=float, default=0.1)
-    parser.option("--max-documents N", "read only the first N documents [all]", type=int)
-    parser.option("--max-tokens N", "write at most N tokens, both splits together [all]", type=int)
-    parser.option("--threads N", "encoding threads; no effect on the result [cores]", type=int)
+    parser.option("--max-documents N", "read only the first N documents [all]", type=whole_number)
+    parser.option("--max-tokens N", "write at most N tokens, both splits together [all]", type=whole_number)
+    parser.option("--threads N", "encoding threads; no effect on the result [cores]", type=whole_number)
     parser.option(
         "--overwrite", "replace a folder that was prepared from other sources or with other options, or is damaged"
     )

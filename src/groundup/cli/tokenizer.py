@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 from rich.text import Text
 
-from groundup.cli.parsing import Parser, SubcommandParser, add_text_fields
+from groundup.cli.parsing import Parser, SubcommandParser, add_text_fields, utf8, whole_number
 from groundup.errors import UsageError
 from groundup.tokenizers.base import Tokenizer, TokenizerTrainer
 from groundup.tokenizers.registry import bpe_trainer, choose_tokenizer
@@ -52,10 +52,11 @@ def add_arguments(parser: Parser) -> None:
     )
     train.option("sources SOURCE", "texts, as for `groundup prepare`", nargs="+")
     train.option("--size N", "vocabulary size, 257 or more [16000]", default="16000")
-    train.option("--min-frequency N", "merge only pairs that occur N times or more [1]", type=int, default=1)
+    train.option("--min-frequency N", "merge only pairs that occur N times or more [1]", type=whole_number, default=1)
     train.option(
         "--special TOKEN",
         "a special token, which no text is encoded to, such as '<|pad|>'; may be repeated",
+        type=utf8,
         action="append",
         default=[],
     )
@@ -74,7 +75,7 @@ def add_arguments(parser: Parser) -> None:
             '  echo "naïve" | groundup tokenizer show - --tokenizer byte'
         ),
     )
-    show.option("text TEXT", "the text; - for standard input", nargs="?")
+    show.option("text TEXT", "the text; - for standard input", type=utf8, nargs="?")
     show.option("--file F", "file to read the text from, as for `groundup prepare`")
     show.option(
         "--tokenizer NAME",

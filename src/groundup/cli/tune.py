@@ -9,7 +9,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
 
-from groundup.cli.parsing import Parser, SubcommandParser, add_config_arguments, config_of
+from groundup.cli.parsing import Parser, SubcommandParser, add_config_arguments, config_of, whole_number
 from groundup.ui.chart import Series, braille_chart
 from groundup.ui.console import Console
 from groundup.ui.display import PlainDisplay
@@ -38,7 +38,7 @@ def add_arguments(parser: Parser) -> None:
     )
     lr.usage = "groundup tune lr [PRESET] --data DIR [--config FILE…] [--section.key VALUE…] [--steps N] [--json]"
     add_config_arguments(lr)
-    lr.option("--steps N", "steps of the longest of the short runs [100]", type=int, default=100)
+    lr.option("--steps N", "steps of the longest of the short runs [100]", type=whole_number, default=100)
     lr.option("--json", "print one JSON object and nothing else on standard output")
 
 

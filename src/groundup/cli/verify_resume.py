@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from groundup.cli.parsing import Parser, add_config_arguments, config_of
+from groundup.cli.parsing import Parser, add_config_arguments, config_of, whole_number
 from groundup.errors import TrainingError, UsageError
 from groundup.ui.format import json_line
 
@@ -32,7 +32,7 @@ def add_arguments(parser: Parser) -> None:
         "  groundup verify-resume gpt2-mini --data data/book --model.dropout 0.1"
     )
     add_config_arguments(parser)
-    parser.option("--steps N", f"steps of each run [{STEPS}]", type=int, default=STEPS)
+    parser.option("--steps N", f"steps of each run [{STEPS}]", type=whole_number, default=STEPS)
     parser.option("--json", "print one JSON object; progress goes to standard error")
 
 

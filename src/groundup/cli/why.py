@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
-from groundup.cli.parsing import Parser
+from groundup.cli.parsing import Parser, whole_number
 from groundup.errors import UsageError
 from groundup.ui.console import Console
 from groundup.ui.format import human_plural, json_line, single_line
@@ -32,9 +32,9 @@ MIN_WIDTH = 20  # characters of text
 def add_arguments(parser: Parser) -> None:
     parser.epilog = EPILOG
     parser.option("run RUN", "folder written by `groundup train`")
-    parser.option("step STEP", "a step as in log.jsonl, or a future one", type=int)
+    parser.option("step STEP", "a step as in log.jsonl, or a future one", type=whole_number)
     parser.option("--data DIR", "the run's prepared folder, if it has moved")
-    parser.option("--width N", "characters of text per document [terminal's width]", type=int)
+    parser.option("--width N", "characters of text per document [terminal's width]", type=whole_number)
     parser.option("--json", "print one JSON object, with the full text")
 
 

@@ -1,6 +1,7 @@
 """Merge config sources (preset < files < options), validate once, and report mistakes in one sentence."""
 
 import difflib
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -28,6 +29,8 @@ class RenamedKeyWarning(FutureWarning):
     """A config key was given under its previous name."""
 
 
+MAX_SHOWN_CHARACTERS = 100  # of a value in a sentence
+
 # pydantic's kinds of error, by how they start, in words.
 MISTAKES = {
     "int": "is not a whole number",
@@ -53,6 +56,7 @@ def merge_and_validate(sources: Iterable[ConfigSource]) -> Config:
     for source in sources:
         values = list(flatten(_current_names(source)))
         for key, value in values:
+            _check_text(value, f"{source.origin}: {key}")
             _drop_alternatives(merged, key, value)
         for key, value in values:
             _assign(merged, key, value)
@@ -126,6 +130,13 @@ def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
     tree[last] = value
 
 
+def _check_text(value: Any, place: str) -> None:
+    """ConfigError for text that is neither UTF-8 nor a path; bytes of a path that are not UTF-8 may stay."""
+    for text in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(text, str) and ("\0" in text or re.search("[\ud800-\udc7f\udd00-\udfff]", text)):
+            raise ConfigError(f"{place}: {_shown(text)} has a NUL or half of a surrogate pair; leave that out")
+
+
 def _drop_alternatives(tree: dict[str, Any], dotted: str, value: Any) -> None:
     section, _, name = dotted.partition(".")
     if value is None or not isinstance(tree.get(section), dict):
@@ -149,22 +160,28 @@ def _sentence(error: ValidationError, origins: dict[str, str]) -> str:
         return f"{place}{dotted}: unknown key; {did_you_mean(path[-1], section.model_fields)}"
     if kind == "value_error":
         message = str(first["ctx"]["error"])
-        shown = f" {value!r}:" if not isinstance(value, dict | BaseModel) else ""
+        shown = f" {_shown(value)}:" if not isinstance(value, dict | BaseModel) else ""
         return f"{place}{dotted + ':' if dotted else ''}{shown} {message}".strip()
     if kind.startswith("string_pattern"):
         expected = section_at(path[:-1]).model_fields[path[-1]].description
-        return f"{place}{dotted}: {value!r} is not valid; expected: {expected}"
+        return f"{place}{dotted}: {_shown(value)} is not valid; expected: {expected}"
     return f"{place}{dotted}: {_what(kind, value, first)}"
 
 
 def _what(kind: str, value: Any, error: Any) -> str:
-    context = error.get("ctx", {})
+    context, shown = error.get("ctx", {}), _shown(value)
     if kind == "literal_error":
-        return f"{value!r} is not one of {context['expected']}"
+        return f"{shown} is not one of {context['expected']}"
     if kind in BOUNDS:
         name, bound = BOUNDS[kind]
-        return f"{value!r} is out of range; it must be {name} {context[bound]:g}"
+        return f"{shown} is out of range; it must be {name} {context[bound]:g}"
     if kind.startswith("model"):
-        return f"{value!r} is not a section; write `{error['loc'][-1]}:` and indented keys under it"
+        return f"{shown} is not a section; write `{error['loc'][-1]}:` and indented keys under it"
     mistake = next((words for start, words in MISTAKES.items() if kind.startswith(start)), None)
-    return f"{value!r} {mistake}" if mistake else f"{value!r}: {error['msg']}"
+    return f"{shown} {mistake}" if mistake else f"{shown}: {error['msg']}"
+
+
+def _shown(value: Any) -> str:
+    """A value as a sentence has it: as Python writes it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else text[:MAX_SHOWN_CHARACTERS] + "…"

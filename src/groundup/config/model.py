@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from groundup.config.renamed import rename_keys
-from groundup.config.types import MAX_DIMENSION, Section, Size
+from groundup.config.types import MAX_DIMENSION, Section, Size, Whole
 from groundup.errors import ConfigError
 
 NGRAM_LOGITS_MAX_VOCAB = 1024  # ids; up to here n-gram frequencies are added to the logits as well
@@ -26,7 +26,7 @@ class ModelConfig(Section):
     """width of the residual stream"""
     n_inner: Size | None = None
     """width of the feed-forward layer; default: 4 x n_embd"""
-    block_size: Annotated[int, Field(ge=2, le=MAX_DIMENSION)] = 256
+    block_size: Annotated[Whole, Field(ge=2, le=MAX_DIMENSION)] = 256
     """context length in tokens"""
     vocab_size: Size | None = None
     """number of token ids; default: that of the data's tokenizer"""
@@ -52,7 +52,7 @@ class ModelConfig(Section):
     """normalise the embedding before the first block"""
     activation: Literal["gelu_tanh", "gelu", "relu", "relu2"] = "gelu_tanh"
     """nonlinearity of the feed-forward layer; gelu_tanh in GPT-1 and GPT-2, relu2 (ReLU squared) in modern"""
-    ngram: Annotated[int, Field(ge=1, le=8)] = 1
+    ngram: Annotated[Whole, Field(ge=1, le=8)] = 1
     """longest n-gram whose continuations in the training text are looked up as extra input; 1: no n-gram tables"""
     ngram_rows: Size = 65_536
     """rows of each n-gram table; more n-grams than rows share rows by hashing"""

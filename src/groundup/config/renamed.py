@@ -37,7 +37,8 @@ RENAMED_SECTIONS = {"batches"}  # all of their keys live elsewhere now
 
 RENAMED_VALUES: dict[str, dict[str, str]] = {
     "train.activation_checkpointing": {
-        "off": "none", "false": "none", "cheap": "selective", "blocks": "full", "true": "full",
+        "off": "none", "no": "none", "false": "none", "cheap": "selective", "blocks": "full", "on": "full",
+        "yes": "full", "true": "full",
     },
 }  # fmt: skip
 """Key -> previous value, as text in lower case -> its name now."""

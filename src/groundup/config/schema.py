@@ -9,7 +9,6 @@ it was made. No torch here: `groundup --help` and validation stay fast.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
@@ -28,7 +27,6 @@ from groundup.config.sections import (
     TrainConfig,
 )
 from groundup.config.types import FREE, OnResume, Section
-from groundup.errors import ConfigError
 
 
 class Config(Section):
@@ -113,20 +111,3 @@ def section_at(path: Iterable[str]) -> type[Section]:
 def to_yaml(config: Config) -> str:
     """The config as YAML, complete and readable by `merge_and_validate`."""
     return yaml.safe_dump(config.model_dump(), sort_keys=False)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; ConfigError when it is missing or is no mapping of sections."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give an existing YAML file") from error
-    except (yaml.YAMLError, ValueError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        raise ConfigError(f"{path}{line}: not YAML; write `section:` and indented `key: value` lines") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected sections such as `model:` and `train:`, found {type(values).__name__}")
-    return values

@@ -19,6 +19,7 @@ from groundup.config.types import (
     Rate,
     Section,
     Size,
+    Whole,
     split_commas,
 )
 from groundup.utils.system import DEVICE_PATTERN
@@ -127,7 +128,7 @@ def _none_as_text(value: Any) -> Any:
 class TrainConfig(Section):
     """Run length, batch, and how to compute."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1337
+    seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 1337
     """seed of the data order, the initial weights and dropout"""
     max_steps: Annotated[Positive | None, FREE] = None
     """run length in steps"""
@@ -145,7 +146,7 @@ class TrainConfig(Section):
     """tokens per optimizer step, over all accumulation and all processes"""
     micro_batch_size: Annotated[Size | None, ROUNDING] = None
     """sequences per forward pass; default: 16,384 tokens' worth, fewer for large models, more on a GPU"""
-    seq_len_warmup_from: Annotated[int, Field(ge=2)] | None = None
+    seq_len_warmup_from: Annotated[Whole, Field(ge=2)] | None = None
     """start with sequences of this length and double it up to block_size (sequence-length warm-up); default: off"""
     seq_len_warmup_until: Fraction = 0.5
     """fraction of the run after which sequences have their full length"""
@@ -166,9 +167,9 @@ class TrainConfig(Section):
     third more work"""
     deterministic: Annotated[bool, ROUNDING] = False
     """use deterministic kernels only: bitwise repeatable on a GPU too, somewhat slower; a CPU always is"""
-    threads: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, ROUNDING] = None
+    threads: Annotated[Annotated[Whole, Field(ge=1, le=1024)] | None, ROUNDING] = None
     """CPU threads per process; default: one per core, shared by the processes of a machine"""
-    microbatch_threads: Annotated[Annotated[int, Field(ge=1, le=64)] | None, ROUNDING] = None
+    microbatch_threads: Annotated[Annotated[Whole, Field(ge=1, le=64)] | None, ROUNDING] = None
     """CPU threads that each run part of the micro-batch; 1: let torch parallelise inside each operation; default:
     up to 4"""
     log_every: Annotated[Positive, FREE] = 10
@@ -229,7 +230,7 @@ class GuardConfig(Section):
 
     spike_sigma: Annotated[float, Field(ge=2, le=1e6)] | None = 8.0
     """log a spike when loss or gradient norm exceeds its running mean by this many standard deviations; none: off"""
-    max_bad_steps: Annotated[int, Field(ge=1, le=100_000)] = 10
+    max_bad_steps: Annotated[Whole, Field(ge=1, le=100_000)] = 10
     """after this many spikes or non-finite steps in a row, roll back to the last checkpoint and skip their data"""
     max_rollbacks: Count = 3
     """give up after this many rollbacks"""

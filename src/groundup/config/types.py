@@ -1,6 +1,7 @@
 """Types of config values: numbers with bounds, durations, lists, and whether a key may change on resume."""
 
 import re
+from decimal import Decimal
 from enum import Enum
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,15 +22,24 @@ def parse_duration(value: Any) -> float:
     return sum(float(number) * SECONDS_PER_UNIT[unit] for number, _, unit in re.findall(r"(\d+(\.\d+)?)([hms])", text))
 
 
+def parse_whole(value: Any) -> Any:
+    """The number in text such as `1e3` or `2.5e3`, if it is whole; anything else as it is."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,20}(\.\d{0,20})?[eE][+-]?\d{1,2}", value.strip()):
+        number = Decimal(value.strip())
+        return int(number) if number == int(number) else value
+    return value
+
+
 # Bounds beyond anything that will be trained, and within which no product or quotient leaves the range of a float.
 MAX_SECONDS = 1e10  # three centuries
 MAX_TOKENS = 10**15  # or steps; the largest runs of 2025 saw some 10^13 tokens
 MAX_DIMENSION = 10**9  # of a tensor
 
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, le=MAX_SECONDS)]
-Positive = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
-Count = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
-Size = Annotated[int, Field(ge=1, le=MAX_DIMENSION)]
+Whole = Annotated[int, BeforeValidator(parse_whole)]
+Positive = Annotated[Whole, Field(ge=1, le=MAX_TOKENS)]
+Count = Annotated[Whole, Field(ge=0, le=MAX_TOKENS)]
+Size = Annotated[Whole, Field(ge=1, le=MAX_DIMENSION)]
 Rate = Annotated[float, Field(ge=1e-12, le=10)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from packaging.specifiers import SpecifierSet
 
 from groundup.diagnostics.finding import Finding, Status
+from groundup.ui.format import human_bytes
 from groundup.utils import system
 from groundup.utils.subprocesses import run_bounded
 
@@ -55,7 +56,7 @@ def memory() -> Finding:
     values = {"bytes": total, "free_bytes": free}
     status = _status(free, LOW_MEMORY_BYTES)
     remedy = "end other programs, or use a small model: `groundup plan` computes its memory" if status != "ok" else ""
-    return Finding(ABOUT, "memory", status, f"{free / 1e9:.1f} GB free of {total / 1e9:.1f} GB", remedy, values)
+    return Finding(ABOUT, "memory", status, f"{human_bytes(free)} free of {human_bytes(total)}", remedy, values)
 
 
 def libraries() -> Iterator[Finding]:
@@ -114,7 +115,7 @@ def torch_build() -> Iterator[Finding]:
             free, total = torch.cuda.mem_get_info(i)
             figures = {"name": gpu.name, "capability": [gpu.major, gpu.minor], "bytes": total, "free_bytes": free}
             sentence = f"{gpu.name}, capability {gpu.major}.{gpu.minor}, "
-            sentence += f"{free / 1e9:.1f} GB free of {total / 1e9:.1f} GB"
+            sentence += f"{human_bytes(free)} free of {human_bytes(total)}"
             busy = free < total / 2
             remedy = "another program holds the rest; `nvidia-smi` names it" if busy else ""
             yield Finding(ABOUT, f"gpu {i}", "warning" if busy else "ok", sentence, remedy, figures)
@@ -206,7 +207,7 @@ def disk(folder: Path) -> Finding:
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     status: Status = _status(free, LOW_DISK_BYTES)
     remedy = "make room, or choose another disk with --out" if status != "ok" else ""
-    sentence, values = f"{free / 1e9:,.1f} GB free at {existing}", {"place": str(existing), "free_bytes": free}
+    sentence, values = f"{human_bytes(free)} free at {existing}", {"place": str(existing), "free_bytes": free}
     if free < 4 * SPEED_TEST_BYTES:
         return Finding(ABOUT, "disk", status, sentence, remedy, values)
     try:

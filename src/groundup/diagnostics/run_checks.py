@@ -21,6 +21,7 @@ from groundup.config.types import FIXED
 from groundup.data.shards import Manifest, check_files
 from groundup.diagnostics.finding import Finding, problem
 from groundup.errors import CheckpointError, DataError, GroundupError, NewerFormatError
+from groundup.ui.format import human_bytes
 from groundup.utils.files import SUMS, sha256
 from groundup.utils.lock import holder
 from groundup.utils.reading import read_json
@@ -250,7 +251,7 @@ def _check_disk(run: RunFolder) -> Iterator[str]:
     for folder in run.steps()[-1:]:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         if free < size:
-            yield f"disk: {free / 1e9:.2f} GB free, but a checkpoint takes {size / 1e9:.2f} GB; make room first"
+            yield f"disk: {human_bytes(free)} free, but a checkpoint takes {human_bytes(size)}; make room first"
 
 
 def _resume_command(run: RunFolder, reports: list[CheckpointReport], data: Path | None) -> str | None:

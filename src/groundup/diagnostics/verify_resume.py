@@ -26,6 +26,7 @@ from groundup.checkpoint.run_folder import RunFolder, step_of
 from groundup.config.merge import diff, get
 from groundup.config.schema import Config, to_yaml
 from groundup.errors import TrainingError, UsageError
+from groundup.ui.format import human_bytes
 
 COMPARED_KEYS = ("loss", "grad_norm", "lr", "tokens", "cursor")  # of a step's record: all but times
 TIME_KEYS = {"elapsed", "dt", "parent"}  # of progress.json: times, and the digest of a folder that holds times
@@ -150,7 +151,7 @@ def _refuse_small_disk(folder: Path, checkpoint_bytes: int) -> None:
     free, need = shutil.disk_usage(folder).free, CHECKPOINTS_ON_DISK * checkpoint_bytes
     if free < need:
         raise UsageError(
-            f"{folder.parent}: {free / 1e9:.1f} GB free, but {need / 1e9:.1f} GB are needed for a while; "
+            f"{folder.parent}: {human_bytes(free)} free, but {human_bytes(need)} are needed for a while; "
             "name a larger folder in the environment variable TMPDIR"
         )
 

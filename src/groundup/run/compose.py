@@ -19,7 +19,8 @@ from groundup.checkpoint.run_folder import find_checkpoint
 from groundup.config.merge import ConfigSource, diff, merge_and_validate, rename_source
 from groundup.config.model import ModelConfig
 from groundup.config.presets import DEFAULT, preset
-from groundup.config.schema import Config, read_yaml
+from groundup.config.schema import Config
+from groundup.config.yaml_loader import read_yaml
 from groundup.data.shards import Manifest
 from groundup.errors import CheckpointError, ConfigError, DataError
 from groundup.tokenizers.base import TOKENIZER_FILE
@@ -63,7 +64,7 @@ def _read_files(files: Sequence[str | Path], *, laptop: bool) -> tuple[list[Conf
     sources: list[ConfigSource] = []
     names, has_laptop = [DEFAULT], False
     for path in files:
-        values = read_yaml(Path(path))
+        values = read_yaml(Path(path), pipe=True)
         small = values.pop(LAPTOP, None)
         by_a_run = Path(path).name == "config.yaml" and Path(path).with_name("log.jsonl").exists()
         if small is not None and not isinstance(small, dict):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
-DEVICE_PATTERN = r"auto|cpu|mps|cuda(:\d+)?"
+DEVICE_PATTERN = r"auto|cpu|mps|cuda(:\d{1,3})?"
 
 CGROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 STATM = Path("/proc/self/statm")
