@@ -37,6 +37,12 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _state_home(tmp_path_factory) -> None:
+    """Notes on tracked runs stay out of the user's home."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 TEXT = "the a small model reads words and learns what comes next after some time it writes lines of its own"
 
 

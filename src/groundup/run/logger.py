@@ -13,6 +13,7 @@ from groundup.checkpoint.log import Log
 from groundup.checkpoint.run_folder import RunFolder, environment
 from groundup.config.resolved import ResolvedConfig
 from groundup.model.size import flops_per_token
+from groundup.tracking.permission import permitted
 from groundup.tracking.trackers import NullTracker, open_trackers
 from groundup.training.hooks import report_first_loss
 from groundup.training.loop import StepInfo
@@ -40,7 +41,8 @@ class MetricLogger:
         with ExitStack() as closing:  # the log reaches the disk whatever the trackers do
             closing.callback(self._log.close)
             info = self._tracker_info()
-            self._trackers = open_trackers(self._config.tracking, self._folder.path, info, self._display.message)
+            tracking = permitted(self._config.tracking, self._folder.path, self._display.message)
+            self._trackers = open_trackers(tracking, self._folder.path, info, self._display.message)
             closing.callback(self._trackers.close)
             closing.callback(self._flush_trackers)  # such as the last save, recorded from its own thread
             yield

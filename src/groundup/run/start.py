@@ -14,7 +14,7 @@ from groundup.checkpoint.data_match import DataMatch, match_data, tokenizer_of
 from groundup.checkpoint.metadata import load_metadata
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.checkpoint.state import load_config, load_resumable
-from groundup.config.merge import ConfigSource, diff, get, merge_and_validate
+from groundup.config.merge import ConfigSource, diff, flatten, get, merge_and_validate, rename_source
 from groundup.config.resolved import MACHINE_KEYS, OPEN, ResolvedConfig
 from groundup.config.schema import Config, resume_rule
 from groundup.config.types import OnResume
@@ -37,6 +37,7 @@ from groundup.run.resolve import (
     validate_config,
 )
 from groundup.run.trainer import Trainer, TrainResult
+from groundup.tracking.permission import permit
 from groundup.ui.display import Display, NullDisplay
 from groundup.utils.device import is_out_of_memory
 from groundup.utils.lock import locked
@@ -67,6 +68,8 @@ def start_run(
     with run_lock(run, display, process_group):
         if not process_group.rank:
             run.create(trainer.config.recorded)
+            if config.tracking.backends:
+                permit(run.path, display.message)
         for line in (*summary(plan, advise=advise), machine_line):
             display.message(line)
         if config.init_from:
@@ -83,7 +86,10 @@ def start_or_resume(config: Config, out: Path, display: Display) -> TrainResult:
     if not process_group.broadcast_object((run.path / "config.yaml").exists()):
         return start_run(config, out, display)
     overrides = overrides_of(broadcast_config(config, process_group), run, process_group)
-    return resume_run(run, *reconfigure(run, overrides, process_group), display)
+    merged, keys = reconfigure(run, overrides, process_group)
+    if config.tracking.backends and not process_group.rank:  # this command asks for them, whatever the run does
+        permit(run.path, display.message)
+    return resume_run(run, merged, keys, display)
 
 
 def restarted() -> bool:
@@ -139,14 +145,23 @@ def resume_run(run: RunFolder, config: Config, changed: list[str], display: Disp
 def reconfigure(
     run: RunFolder, overrides: Mapping[str, Any], process_group: ProcessGroup | None = None
 ) -> tuple[Config, list[str]]:
-    """A run's config with `overrides`, and the keys these change; ConfigError for a key that cannot change."""
-    previous = run_config(run, process_group or init_distributed())
-    sources = [ConfigSource(str(run.path), previous.model_dump()), ConfigSource("resume", dict(overrides), typed=True)]
-    config = merge_and_validate(sources)
+    """A run's config with `overrides`, and the keys these change; ConfigError for a key that cannot change.
+
+    Trackers that the overrides name are permitted for this run.
+    """
+    process_group = process_group or init_distributed()
+    previous, given = run_config(run, process_group), ConfigSource("resume", dict(overrides), typed=True)
+    config = merge_and_validate([ConfigSource(str(run.path), previous.model_dump()), given])
     keys = diff(previous, config)
     for key in keys:
         if resume_rule(key) is OnResume.FIXED:
             raise ConfigError(f"{key}: cannot change when a run is resumed; start a new run with --out")
+    if (
+        not process_group.rank
+        and config.tracking.backends
+        and "tracking.backends" in dict(flatten(rename_source(given)[0]))
+    ):
+        permit(run.path, lambda _: None)
     return config, keys
 
 
