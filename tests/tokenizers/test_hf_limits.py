@@ -11,7 +11,7 @@ from groundup.tokenizers import hf_json
 from groundup.tokenizers.bpe import BPETokenizer
 from groundup.tokenizers.gpt1 import GPT1Tokenizer
 from groundup.tokenizers.hf_json import FileTokenizer
-from groundup.tokenizers.hf_limits import TYPES, check_limits
+from groundup.tokenizers.hf_limits import MAX_SEARCHES, TYPES, check_limits
 from groundup.tokenizers.patterns import check_pattern
 from tokenizers import decoders, normalizers, pre_tokenizers
 
@@ -38,13 +38,16 @@ PUBLISHED = {  # pattern -> the least number of characters that it matches
     r"\s+$": 1,
     "[0-9][0-9][0-9]": 3,  # Falcon
     "(?i)word|[[:alpha:]]{2,5}": 2,
+    "(a+b)?": 0,
     "": 0,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("pattern", "width"), PUBLISHED.items())
 def test_patterns_of_published_tokenizers_are_accepted(pattern, width):
-    assert check_pattern(pattern) == width
+    found, searches = check_pattern(pattern)
+    assert found == width
+    assert searches <= MAX_SEARCHES / 3
 
 
 @pytest.mark.parametrize(
@@ -82,7 +85,13 @@ def charsmap(*replacements):
 
 
 DOUBLED = {"type": "Sequence", "normalizers": [replace({"String": "a"}, "aa")] * 40}
-SPLIT = {"type": "Split", "pattern": {"Regex": "(a|aa)+b"}, "behavior": "Isolated", "invert": False}
+
+
+def split(regex):
+    return {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+
+
+SPLIT = split("(a|aa)+b")
 
 
 @pytest.mark.parametrize(
@@ -102,6 +111,16 @@ SPLIT = {"type": "Split", "pattern": {"Regex": "(a|aa)+b"}, "behavior": "Isolate
         ({"pre_tokenizer": SPLIT}, "the regular expression '.a|aa.+b'"),
         ({"normalizer": replace({"Regex": "(a|aa)+b"}, "")}, "the regular expression '.a|aa.+b'"),
         ({"decoder": replace({"Regex": "(a|aa)+b"}, "")}, "the regular expression '.a|aa.+b'"),
+        ({"pre_tokenizer": split("|".join(["a+b"] * 33))}, "search a text more than 32 times"),
+        ({"pre_tokenizer": split("(" + "|".join(["a+"] * 33) + ")b")}, "search a text more than 32 times"),
+        ({"pre_tokenizer": split("a?a?a?a?a?a?a+b")}, "search a text more than 32 times"),
+        (
+            {
+                "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split("(?=a+b)")] * 20},
+                "normalizer": {"type": "Sequence", "normalizers": [replace({"Regex": "a+b"}, "")] * 20},
+            },
+            "search a text more than 32 times",
+        ),
         ({"pre_tokenizer": {key: SPLIT[key] for key in SPLIT if key != "type"}}, "not a tokenizer that can be used"),
         ({"normalizer": {"type": "Evil"}}, "its normalizer has an unknown type 'Evil'"),
         ({"normalizer": 5}, "not a tokenizer that can be used"),

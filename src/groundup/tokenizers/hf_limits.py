@@ -30,6 +30,7 @@ LISTS = ("normalizers", "pretokenizers", "decoders")  # in a Sequence
 
 MAX_COMPONENTS = 1000
 MAX_GROWTH = 128  # bytes of a text after all replacements, per byte; published files: 50, for one rare character
+MAX_SEARCHES = 32  # of a text from each place in it, by all regular expressions; published files: 10
 MAX_AFFIX_BYTES = 64  # added before or after a text, a word or a piece of one
 MAX_PIECE_CHARS = 1 << 16
 MAX_ADDED_CHARS = 1 << 20  # of all added tokens
@@ -39,13 +40,16 @@ AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix", "unk_token")
 
 def check_limits(contents: Mapping[str, Any], pieces: Iterable[str]) -> None:
     """An exception where the parsed file, with `pieces` in its vocabulary, is beyond the limits or no tokenizer."""
-    growth = 1.0
+    growth, searches = 1.0, 0
     for part in TYPES:
         components = list(_components(part, contents.get(part)))
+        searches += sum(check_pattern(step["pattern"]["Regex"])[1] for step in components if _has_regex(step))
         part_growth = math.prod(map(_growth, components))
         growth = part_growth if part == "decoder" else growth * part_growth
         if growth > MAX_GROWTH or len(components) > MAX_COMPONENTS:
             raise ValueError(f"its {part} makes a text more than {MAX_GROWTH} times as long, or has too many steps")
+    if searches > MAX_SEARCHES:
+        raise ValueError(f"its regular expressions search a text more than {MAX_SEARCHES} times from each place")
     _check_model(contents["model"])
     if max(map(len, pieces)) > MAX_PIECE_CHARS:
         raise ValueError(f"its vocab has a piece of more than {MAX_PIECE_CHARS:,} characters")
@@ -63,13 +67,16 @@ def _components(part: str, value: Any) -> Iterator[Mapping[str, Any]]:
         todo += [inner for name in LISTS for inner in component.get(name) or []]
 
 
+def _has_regex(component: Mapping[str, Any]) -> bool:
+    return "Regex" in (component.get("pattern") or ())
+
+
 def _growth(component: Mapping[str, Any]) -> float:
     """How many times as long a text can become, in bytes."""
-    pattern = component.get("pattern") or {}
-    width = check_pattern(pattern["Regex"]) if "Regex" in pattern else len(pattern.get("String", "").encode())
     match component["type"]:
         case "Replace":
-            added = len(component["content"].encode())
+            pattern, added = component["pattern"], len(component["content"].encode())
+            width = check_pattern(pattern["Regex"])[0] if _has_regex(component) else len(pattern["String"].encode())
             return max(1.0, added / width if width else 1.0 + added)
         case "ByteLevel":
             return 2.0

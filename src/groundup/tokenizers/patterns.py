@@ -7,8 +7,7 @@ groups without choices, and in one alternative no second open repetition that th
 
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MAX_PATTERN_CHARS = 4096
 MAX_DEPTH = 20  # of groups
@@ -17,12 +16,12 @@ MAX_WIDTH = 4096  # characters that a part must match at least
 
 # Of published tokenizers (Laguna, EXAONE 4, Chameleon): unambiguous, which the rules below do not see.
 KNOWN = {
-    r"(?:\r?\n)+(?!\r?\n)": 1,
+    r"(?:\r?\n)+(?!\r?\n)": (1, 2),
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?"
-    r"|\s*[\r\n]|\s+(?!\S)|\s+": 1,
-    r"(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z": 8,
+    r"|\s*[\r\n]|\s+(?!\S)|\s+": (1, 4),
+    r"(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z": (8, 0),
 }
-"""Patterns that are accepted as they are, and the least number of characters that a match has."""
+"""Patterns that are accepted as they are, and what `check_pattern` says of them."""
 
 _QUANTIFIER = re.compile(r"(?:[*+?]|\{(\d+)\}|\{(\d*),(\d*)\})", re.ASCII)
 _GROUP = re.compile(r"\((?:\?(?:[:=!>]|<[=!]|[imsu-]+:))?")
@@ -40,12 +39,16 @@ class _Part:
     width: int  # characters that it matches at least
     can_fail: bool = True  # whether some text does not match, not even with nothing
     choices: int = 1  # ways to match, without open repetitions
-    open: int = 0  # repetitions without an upper bound
+    open: int = 0  # repetitions without an upper bound that follow one another
     tried_again: int = 0  # those of them after which something can fail
+    loops: int = 0  # repetitions without an upper bound, those of all alternatives
 
 
-def check_pattern(pattern: str) -> int:
-    """The least number of characters that a match has; ValueError where the pattern could take too long."""
+def check_pattern(pattern: str) -> tuple[int, int]:
+    """The least number of characters that a match has, and how often a text may be searched to its end from each place.
+
+    ValueError where the pattern could take too long.
+    """
     if pattern in KNOWN:
         return KNOWN[pattern]
     if len(pattern) > MAX_PATTERN_CHARS:
@@ -57,12 +60,13 @@ def check_pattern(pattern: str) -> int:
             raise ValueError("a bracket that closes nothing")
     except ValueError as error:
         raise ValueError(f"the regular expression {pattern!r:.80}, with {error}") from None
-    return part.width
+    return part.width, parser.searches
 
 
 class _Parser:
     def __init__(self, pattern: str) -> None:
         options = _OPTIONS.match(pattern)  # elsewhere they would change what an alternative is
+        self.searches = 0
         self.rest = pattern[options.end() :] if options else pattern
 
     def alternatives(self, depth: int) -> _Part:
@@ -78,13 +82,19 @@ class _Parser:
             sum(part.choices for part in parts),
             max(part.open for part in parts),
             max(part.tried_again for part in parts),
+            sum(part.loops for part in parts),
         )
 
     def _sequence(self, depth: int) -> _Part:
         parts = []
         while self.rest and self.rest[0] not in "|)":
             parts.append(self._quantified(depth))
-        return _check(_concatenated(parts))
+        sequence = _check(_concatenated(parts))
+        if depth == 0 and sequence.tried_again:
+            last = max((i for i, part in enumerate(parts) if part.can_fail), default=len(parts))
+            # What follows the last part that can fail is never tried again.
+            self.searches += math.prod(part.choices for part in parts[: last + 1]) * sequence.loops
+        return sequence
 
     def _quantified(self, depth: int) -> _Part:
         part, is_group = self._atom(depth)
@@ -111,6 +121,7 @@ class _Parser:
                 part.choices * variants,
                 part.open + (most == math.inf),
                 part.tried_again,
+                part.loops + (most == math.inf),
             )
         )
 
@@ -122,7 +133,7 @@ class _Parser:
                 raise ValueError("a group that does not end, or is of an unusual kind")
             self.rest = self.rest[1:]
             looks_around = group[0].endswith(("=", "!"))
-            return (_Part(0, True, inner.choices, inner.open, inner.tried_again) if looks_around else inner), True
+            return (replace(inner, width=0, can_fail=True) if looks_around else inner), True
         if self._take(_ASSERTION):
             return _Part(0), True  # which is not to be repeated either
         if self.rest[0] == "[":
@@ -156,13 +167,19 @@ class _Parser:
         return found
 
 
-def _concatenated(parts: Iterable[_Part]) -> _Part:
-    width, can_fail, choices, open_, tried_again = 0, False, 1, 0, 0
+def _concatenated(parts: list[_Part]) -> _Part:
+    open_ = tried_again = 0
     for part in parts:
-        width, can_fail, choices = width + part.width, can_fail or part.can_fail, choices * part.choices
         tried_again = (max(open_, tried_again) if part.can_fail else tried_again) + part.tried_again
         open_ += part.open
-    return _Part(width, can_fail, choices, open_, tried_again)
+    return _Part(
+        sum(part.width for part in parts),
+        any(part.can_fail for part in parts),
+        math.prod(part.choices for part in parts),
+        open_,
+        tried_again,
+        sum(part.loops for part in parts),
+    )
 
 
 def _check(part: _Part) -> _Part:
