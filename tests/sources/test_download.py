@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from groundup.errors import DataError
+from groundup.kernels import cpu_build
 from groundup.sources import download
 from groundup.sources.corpus import open_sources
 
@@ -100,6 +101,25 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(server, monkeypatch, tmp
         DataError, match=r"cannot be written .*; name another folder in the environment variable XDG_CACHE"
     ):
         download.shakespeare()
+
+
+@pytest.mark.parametrize("variables", [{}, {"HOME": "here"}, {"HOME": "here", "XDG_CACHE_HOME": "here"}])
+def test_a_user_without_a_home_is_told_what_to_name(server, monkeypatch, tmp_path, variables):
+    def no_entry(uid):
+        raise KeyError(uid)
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("pwd.getpwuid", no_entry)
+    monkeypatch.setattr("groundup.kernels.cpu_build.shutil.which", lambda name: "/usr/bin/g++")
+    with pytest.raises(DataError, match=r"^shakespeare: ~/\.cache cannot be written \(there is no home folder\); name"):
+        download.shakespeare()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OSError, match="there is no home folder"):  # so that torch computes everything
+        cpu_build._cached_or_built()
 
 
 def test_the_checksum_is_that_of_the_real_text(shared_data):

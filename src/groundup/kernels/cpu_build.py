@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from groundup.utils.files import move_into_place, replace_text, sha256
 from groundup.utils.subprocesses import run_bounded
+from groundup.utils.system import cache_folder
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
 MAX_HEAD_WIDTH = 256  # of attention, in numbers
@@ -64,8 +65,6 @@ def kernels() -> Kernels:
         return Kernels(None, reason=str(error), remedy=error.remedy)
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-    except RuntimeError as error:  # a user without a home
-        reason = str(error)
     return Kernels(None, reason=reason, remedy="name a folder that can be written in XDG_CACHE_HOME")
 
 
@@ -83,7 +82,7 @@ def _cached_or_built() -> Path:
         raise _UnavailableError(f"no C++ compiler ({named})", "install one (Debian: apt install g++)")
     ingredients = (SOURCE.read_text("utf-8"), compiler, *OPTIONS, *LINK_OPTIONS, _cpu_model())
     key = hashlib.sha256("\0".join(ingredients).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundup" / "kernels"
+    folder = cache_folder() / "kernels"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _refuse_if_writable_by_others(folder)
     for library in sorted(folder.glob(f"kernels-{key}-*.so")):

@@ -1,7 +1,6 @@
 """Tiny Shakespeare: downloaded once, checked, and kept in the user's cache folder."""
 
 import hashlib
-import os
 import urllib.error
 import urllib.request
 from http.client import HTTPException
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from groundup.errors import DataError
 from groundup.utils.files import atomic_output
+from groundup.utils.system import cache_folder
 
 SHAKESPEARE = "shakespeare"
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -22,8 +22,9 @@ def shakespeare() -> Path:
 
     Raises DataError if it cannot be downloaded, or is not what it should be.
     """
-    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundup" / "tinyshakespeare.txt"
+    path = Path("tinyshakespeare.txt")
     try:
+        path = cache_folder() / path
         if path.is_file() and _is_shakespeare(path.read_bytes()):
             return path
         text = _get(SHAKESPEARE_URL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -111,6 +112,17 @@ def _groups(root: Path, membership: Path) -> Iterator[tuple[list[str], Path]]:
         group = PurePosixPath(path.lstrip("/"))
         for folder in dict.fromkeys([group, *group.parents]):
             yield names, (root / "memory" if "memory" in names else root) / folder
+
+
+def cache_folder() -> Path:
+    """groundup's folder among the user's cached files; OSError where no variable and no user database names a home."""
+    folders = [Path(os.environ.get("XDG_CACHE_HOME", ""))]
+    with suppress(RuntimeError):  # the user has no home
+        folders.append(Path.home() / ".cache")
+    for folder in folders:
+        if folder.is_absolute():  # others would depend on the current folder
+            return folder / "groundup"
+    raise FileNotFoundError(errno.ENOENT, "there is no home folder", "~/.cache")
 
 
 def free_disk(path: Path) -> int:
