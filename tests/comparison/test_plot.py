@@ -14,12 +14,12 @@ pytest.importorskip("matplotlib")
 NAMES = ["_hidden", "cost$\\frac$", "<b>&", *(f"a-run-of-a-longer-name-{i}" for i in range(9))]
 
 
-def comparison(n, points=5, tasks=lambda i: {}):
+def comparison(n, points=5, tasks=lambda i: {}, train=lambda loss: None):
     runs = []
     for i, name in enumerate(NAMES[:n]):
         losses = [9.0, *(5.0 - k - i / 50 for k in range(1, points))]
         evaluations = [
-            SimpleNamespace(tokens=100 * k, seconds=float(k * (i + 1)), val_loss=loss)
+            SimpleNamespace(tokens=100 * k, seconds=float(k * (i + 1)), val_loss=loss, train_loss=train(loss))
             for k, loss in enumerate(losses, start=1)
         ]
         runs.append(SimpleNamespace(name=name, points=evaluations, history=SimpleNamespace(tasks=tasks(i))))
@@ -57,6 +57,23 @@ def test_every_point_after_the_head_is_in_the_picture():
     assert by_time.get_ylim() == by_tokens.get_ylim()
     assert len(by_tokens.get_lines()) == 4  # with the mark of equal tokens
     assert len(by_time.get_lines()) == 3  # without a common position
+
+
+def test_training_losses_are_thin_dotted_lines_of_the_same_colours():
+    found = plot.figure(comparison(2, train=lambda loss: loss - 1.5))
+    by_tokens, by_time = found.axes
+    one, two, *training = by_tokens.get_lines()[:4]
+    assert [line.get_color() for line in training] == [one.get_color(), two.get_color()]
+    assert list(training[0].get_ydata()) == [loss - 1.5 for loss in one.get_ydata()]
+    assert training[0].get_linestyle() != one.get_linestyle()
+    assert training[0].get_linewidth() < one.get_linewidth()
+    assert [text.get_text() for text in by_tokens.get_legend().get_texts()] == ["validation", "training"]
+    assert found.get_suptitle().startswith("Training and validation loss of 2 runs")
+    assert by_tokens.get_ylim()[0] < min(two.get_ydata()) - 1.5
+    assert len(by_time.get_lines()) == 4
+    alone = plot.figure(comparison(2))
+    assert alone.get_suptitle().startswith("Validation loss")
+    assert alone.axes[0].get_legend() is None
 
 
 @pytest.mark.parametrize("points", [1, 2])

@@ -16,9 +16,13 @@ import torch
 import groundup
 from groundup.api import configure
 from groundup.checkpoint.log import read_log
+from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.merge import RenamedKeyWarning
 from groundup.config.renamed import RENAMED_KEYS, rename_keys
+from groundup.data.shards import Tokens
+from groundup.data.windows import ShuffledWindows
 from groundup.diagnostics.run_checks import check_run
+from groundup.diagnostics.step_documents import trace_step
 from groundup.utils.files import sha256
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -47,6 +51,12 @@ def test_an_old_run_resumes_with_the_losses_of_its_version(old):
     assert groundup.resume("run", overrides={"train": {"max_steps": 20}}).step == 20
     expected = json.loads((old / "losses.json").read_text())
     assert step_losses(old / "run") == pytest.approx(expected, abs=TOLERANCE)
+    checkpoints = sorted((old / "run" / "checkpoints").iterdir())
+    assert json.loads((checkpoints[-1] / "progress.json").read_text())["sequence_layout"] == 1
+    ids = [window.start for window in trace_step(old / "run", 20).windows]
+    config, tokens = RunFolder(old / "run").config(), Tokens.open(old / "data", "train")
+    sequences = ShuffledWindows(tokens, config.model.block_size, config.train.seed, layout=1)
+    assert ids == sequences.window_starts(19 * config.batch_size, config.batch_size).tolist()
 
 
 def test_an_old_run_has_no_damage_after_a_resume_either(old):
@@ -163,7 +173,11 @@ def test_previous_values_of_activation_checkpointing_mean_the_same(old_names):
         assert config.train.activation_checkpointing == expected["train"]["activation_checkpointing"]
 
 
-def test_a_config_file_with_previous_names_trains_the_same(old_names):
+def test_a_config_file_with_previous_names_trains_the_same(old_names, monkeypatch):
+    def previous_layout(tokens, block_size, seed, layout):
+        return ShuffledWindows(tokens, block_size, seed, 1)
+
+    monkeypatch.setattr("groundup.run.trainer.ShuffledWindows", previous_layout)  # which a new run no longer has
     expected = EXPECTED["config"]["trained"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RenamedKeyWarning)

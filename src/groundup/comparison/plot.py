@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from groundup.checkpoint.log import Evaluation
 from groundup.comparison.comparison import Comparison, Run
 from groundup.comparison.table import STDERR, UNIT
 from groundup.ui.format import human_count, single_line
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 # yellow, which is too faint on white. Further runs are dashed.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--")
+TRAINING: dict[str, Any] = {"linestyle": (0, (1, 1.2)), "linewidth": 1.2}  # beside validation losses, which are solid
 HEAD_FRACTION = 0.05  # of the longest curve; losses there do not extend the y range, as in a terminal's chart
 MAX_MARKERS = 25  # evaluations; more markers would hide the line
 TIME_UNITS = ((3 * 3600, 3600, "hours"), (180, 60, "minutes"), (0, 1, "seconds"))  # minimum, size, name
@@ -72,7 +74,8 @@ def figure(comparison: Comparison) -> Figure:
     heights = [HEIGHT, TASKS_HEIGHT] if results else [HEIGHT]
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08, hspace=0.08)
     page = Figure(figsize=(WIDTH, sum(heights)), dpi=160, layout=layout)
-    title = f"Validation loss of {many}{other[comparison.same_text]}"
+    both = "Training and validation loss" if any(training(run, comparison) for run in runs) else "Validation loss"
+    title = f"{both} of {many}{other[comparison.same_text]}"
     page.suptitle(title, x=0.01, ha="left", fontweight="bold", parse_math=False)
     grid = page.add_gridspec(len(heights), 2, height_ratios=heights)
     by_tokens = page.add_subplot(grid[0, 0])
@@ -82,6 +85,12 @@ def figure(comparison: Comparison) -> Figure:
         _tasks(page.add_subplot(grid[1, :]), results, len(runs))
     _legend(page, by_tokens, comparison)
     return page
+
+
+def training(run: Run, comparison: Comparison) -> list[tuple[Evaluation, float]]:
+    """Evaluations with their training losses; none in bits per byte, of which training losses are not known."""
+    losses = [(point, point.train_loss) for point in run.points] if comparison.measure == "val_loss" else []
+    return [(point, loss) for point, loss in losses if loss is not None]
 
 
 def shorten(name: str) -> str:
@@ -118,8 +127,15 @@ def _losses(by_tokens: Axes, by_time: Axes, comparison: Comparison) -> None:
         }
         by_tokens.plot([point.tokens for point in run.points], losses, **style)
         by_time.plot([point.seconds / unit for point in run.points], losses, **style)
+    for i, run in enumerate(runs):
+        found, style = training(run, comparison), TRAINING | {"color": COLOURS[i % len(COLOURS)]}
+        if found:
+            losses = [loss for _, loss in found]
+            by_tokens.plot([point.tokens for point, _ in found], losses, **style)
+            by_time.plot([point.seconds / unit for point, _ in found], losses, **style)
+            _name_lines(by_tokens)
     by_tokens.xaxis.set_major_formatter(lambda tokens, _: human_count(tokens))
-    by_tokens.set(xlabel="tokens", ylabel=f"validation loss ({UNIT[measure]})")
+    by_tokens.set(xlabel="tokens", ylabel=f"loss ({UNIT[measure]})")
     by_time.set(xlabel=f"training time ({name})")
     by_time.tick_params(labelleft=False)
     by_tokens.set_ylim(*_range(comparison))
@@ -137,9 +153,20 @@ def _losses(by_tokens: Axes, by_time: Axes, comparison: Comparison) -> None:
             axes.text(position, 1, text, ha="right", va="bottom", color="0.4", fontsize=8, transform=where)
 
 
+def _name_lines(axes: Axes) -> None:
+    """Say in the corner that curves leave free which lines are of which text."""
+    from matplotlib.lines import Line2D
+
+    styles: dict[str, dict[str, Any]] = {"validation": {"linewidth": 1.8}, "training": TRAINING}
+    lines = [Line2D([], [], color="0.3", label=name, **style) for name, style in styles.items()]
+    axes.legend(handles=lines, loc="upper right", frameon=False, handlelength=3)
+
+
 def _range(comparison: Comparison) -> tuple[float, float]:
     """From the lowest loss to the highest after the head, with a margin."""
-    points = [(point.tokens, getattr(point, comparison.measure)) for run in comparison.runs for point in run.points]
+    runs = comparison.runs
+    points = [(point.tokens, float(getattr(point, comparison.measure))) for run in runs for point in run.points]
+    points += [(point.tokens, loss) for run in runs for point, loss in training(run, comparison)]
     head = HEAD_FRACTION * max(tokens for tokens, _ in points)
     bottom, top = min(loss for _, loss in points), max(loss for tokens, loss in points if tokens >= head)
     margin = 0.05 * (top - bottom) or 0.05 * abs(top) or 1.0

@@ -69,8 +69,8 @@ def dataset(
 
     Item i is sequence i of a training run with the same `block_size` and `train.seed`: read without shuffling, items
     come in the order of `groundup train`; `torch.utils.data.Subset(data, range(i, len(data)))` resumes at sequence i.
-    Each of the `epochs` has its own order and cuts. An epoch leaves out one sequence's worth of tokens, as room to
-    shift the cuts.
+    Each of the `epochs` has its own order and cuts. An epoch leaves out one or two sequences' worth of tokens, not the
+    same as another epoch, as room to shift the cuts.
 
     `vocab_size` of the result is the number of token ids. Raises DataError, UsageError.
     """

@@ -2,8 +2,12 @@
 
 The training split is cut into windows of `block_size` tokens. An epoch visits every window once, in an order that is
 computed, not stored: window `cursor` of a run can be found directly, so resuming is a seek, and any step of a run can
-be opened again. The cuts themselves shift from epoch to epoch, so that no token is always the last of its window.
+be opened again. The cuts themselves shift from epoch to epoch, so that no token is always the last of its window, and
+so does what an epoch leaves out, so that every token but the first is a target sooner or later.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +16,13 @@ from groundup.data.shards import Tokens
 from groundup.errors import DataError
 from groundup.utils.hashing import mix64
 
+LAYOUT = 2  # how an epoch is cut; 1, of runs that began in an earlier version, never reaches the end of the split
 FEISTEL_ROUNDS = 6  # 4 make a permutation pseudorandom (Luby & Rackoff 1988), two more cost little
+
+
+def layout_of(metadata: Mapping[str, Any]) -> int:
+    """The layout of a run's training sequences by a checkpoint's metadata, which is empty where there is none yet."""
+    return metadata.get("sequence_layout", 1) if metadata else LAYOUT
 
 
 def feistel_permutation(index: NDArray[np.uint64], n: int, key: int) -> NDArray[np.uint64]:
@@ -37,17 +47,19 @@ def feistel_permutation(index: NDArray[np.uint64], n: int, key: int) -> NDArray[
 class ShuffledWindows:
     """Windows of a training split in the order of a run. An index counts windows since the start of the run."""
 
-    def __init__(self, tokens: Tokens, block_size: int, seed: int) -> None:
-        """Raises DataError if the split is shorter than one window and its last target."""
+    def __init__(self, tokens: Tokens, block_size: int, seed: int, layout: int = LAYOUT) -> None:
+        """Raises DataError if the split is shorter than one window and its last target, or for an unknown layout."""
+        if layout not in (1, LAYOUT):
+            raise DataError(f"sequence layout {layout!r}: only a newer groundup has it; update this one")
         if len(tokens) < block_size + 1:
             fits = 2 ** ((len(tokens) - 1) // 2).bit_length() // 2  # a power of two, twice over
             remedy = f"give more text, or --model.block_size {fits}" if fits > 1 else "give more text"
             found = f"the training split has {len(tokens)} tokens"
             raise DataError(f"{found}, fewer than a context of {block_size} and one more; {remedy}")
-        self.tokens, self.block_size, self.seed = tokens, block_size, seed
+        self.tokens, self.block_size, self.seed, self.layout = tokens, block_size, seed, layout
         # One window less than fit, where there are several: that slack is what lets the cuts shift.
         self.per_epoch = max(1, (len(tokens) - 1) // block_size - 1)
-        self._slack = min(block_size - 1, len(tokens) - 1 - self.per_epoch * block_size)
+        self._slack = len(tokens) - 1 - self.per_epoch * block_size
 
     def window_starts(self, cursor: int, n: int) -> NDArray[np.int64]:
         """First tokens of the `n` windows from index `cursor` on, (n,)."""
@@ -67,7 +79,19 @@ class ShuffledWindows:
         for epoch in np.unique(epochs):
             here = epochs == epoch
             key = int(mix64(self.seed, int(epoch))[0])
-            shift = int(mix64(key, 0)[0]) % (self._slack + 1)
-            order = feistel_permutation(index[here].astype(np.uint64), self.per_epoch, key)
-            starts[here] = shift + order.astype(np.int64) * self.block_size
+            order = feistel_permutation(index[here].astype(np.uint64), self.per_epoch, key).astype(np.int64)
+            gap, before, after = self._shifts(key)
+            starts[here] = order * self.block_size + np.where(order < gap, before, after)
         return starts
+
+    def _shifts(self, key: int) -> tuple[int, int, int]:
+        """A window of an epoch, and by how much those before it, and it and those after it, are shifted.
+
+        What is left out lies between the two, and at one end of the split, which takes turns with the other.
+        """
+        if self.layout == 1:
+            shift = int(mix64(key, 0)[0]) % (min(self.block_size - 1, self._slack) + 1)
+            return 0, shift, shift
+        shift, gap, at_end = (int(mix64(key, n)[0]) for n in range(3))
+        shift, gap = shift % (self._slack + 1), gap % (self.per_epoch + 1)
+        return (gap, 0, shift) if at_end % 2 else (gap, shift, self._slack)

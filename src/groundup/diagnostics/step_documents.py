@@ -17,7 +17,7 @@ from groundup.checkpoint.metadata import load_metadata
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
 from groundup.data.shards import Documents, DocumentSpan, Manifest, Tokens
-from groundup.data.windows import ShuffledWindows
+from groundup.data.windows import ShuffledWindows, layout_of
 from groundup.errors import CheckpointError, ConfigError, DataError, UsageError
 from groundup.optim.run_length import StepLength, build_run_length
 from groundup.tokenizers.base import Tokenizer
@@ -72,7 +72,8 @@ def trace_step(run: Path, step: int, data: Path | None = None) -> StepTrace:
     config = folder.config()
     metadata, skips = _metadata(folder)
     prepared, notes = _data_folder(config, data, metadata)
-    batches = ShuffledWindows(Tokens.open(prepared, "train"), config.model.block_size, config.train.seed)
+    tokens, layout = Tokens.open(prepared, "train"), layout_of(metadata)
+    batches = ShuffledWindows(tokens, config.model.block_size, config.train.seed, layout)
     records = _step_records(folder.log, step)
     last = records[-1] if records else {}
     if records:

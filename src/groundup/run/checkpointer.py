@@ -37,10 +37,14 @@ class Checkpointer:
         process_group: ProcessGroup,
         *,
         sharded: bool,
+        sequence_layout: int,
     ) -> None:
-        """`log(event, **values)` records a checkpoint once it is complete; `sharded`: each process holds shards."""
+        """`log(event, **values)` records a checkpoint once it is complete; `sharded`: each process holds shards.
+
+        `sequence_layout`: that of the run's training sequences.
+        """
         self._config, self._data, self._folder, self._log = config, data, folder, log
-        self._process_group, self._sharded = process_group, sharded
+        self._process_group, self._sharded, self._sequence_layout = process_group, sharded, sequence_layout
         self.numerics = numeric_facts(torch.device(config.train.device), process_group)
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
@@ -128,6 +132,7 @@ class Checkpointer:
             "processes": self._process_group.size,
             "numerics": self.numerics,
             "data": self._data.manifest.fingerprint,
+            "sequence_layout": self._sequence_layout,
             "parent": self._parent(),
         }
         best = self._best(state)

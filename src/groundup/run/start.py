@@ -18,7 +18,7 @@ from groundup.config.merge import ConfigSource, diff, flatten, get, merge_and_va
 from groundup.config.resolved import MACHINE_KEYS, OPEN, ResolvedConfig
 from groundup.config.schema import Config, resume_rule
 from groundup.config.types import OnResume
-from groundup.data.windows import ShuffledWindows
+from groundup.data.windows import LAYOUT, ShuffledWindows, layout_of
 from groundup.distributed.launch import init_distributed
 from groundup.distributed.process_group import ProcessGroup, require_same
 from groundup.errors import CheckpointError, ConfigError, TrainingError
@@ -229,9 +229,10 @@ def _build(
     process_group: ProcessGroup,
     *,
     restored: bool = False,
+    sequence_layout: int = LAYOUT,
 ) -> Trainer:
     try:
-        return Trainer(config, data, run, display, process_group, restored=restored)
+        return Trainer(config, data, run, display, process_group, restored=restored, sequence_layout=sequence_layout)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -272,7 +273,15 @@ def _restore(
         config = _update_train(config, microbatch_threads=1)
     machine, line = detect_machine(config.train, run.path, process_group)
     resolved = resolve_config(config, data.tokenizer.n_vocab, machine, process_group)
-    trainer = _build(resolved, data, run, display, process_group, restored=checkpoint is not None)
+    trainer = _build(
+        resolved,
+        data,
+        run,
+        display,
+        process_group,
+        restored=checkpoint is not None,
+        sequence_layout=layout_of(metadata),
+    )
     if checkpoint:
         trainer.restore(checkpoint)
     try:

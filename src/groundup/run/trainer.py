@@ -10,7 +10,7 @@ import torch
 from groundup.checkpoint.log import read_log
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.resolved import ResolvedConfig
-from groundup.data.windows import ShuffledWindows
+from groundup.data.windows import LAYOUT, ShuffledWindows
 from groundup.distributed.compile import compile_loss
 from groundup.distributed.process_group import SINGLE_PROCESS, ProcessGroup, own_device
 from groundup.errors import ConfigError
@@ -59,8 +59,12 @@ class Trainer:
         process_group: ProcessGroup = SINGLE_PROCESS,
         *,
         restored: bool = False,
+        sequence_layout: int = LAYOUT,
     ) -> None:
-        """`restored`: a checkpoint will be loaded, so no initial weights are needed. ConfigError, CheckpointError."""
+        """`restored`: a checkpoint will be loaded, so no initial weights are needed. ConfigError, CheckpointError.
+
+        `sequence_layout`: that of the training sequences so far.
+        """
         if config.train.early_stopping_patience and data.val is None:
             raise ConfigError("train.early_stopping_patience: nothing was held out; prepare with --val-fraction 0.1")
         self.config, self.data, self.folder, self.display = config, data, folder, display
@@ -76,7 +80,7 @@ class Trainer:
             config, self.model, self.device, rank=group.rank, log=self.logger.spike,
             validation_text=validation_text(config, data.manifest),
         )  # fmt: skip
-        self.sequences = ShuffledWindows(data.train, config.model.block_size, config.train.seed)
+        self.sequences = ShuffledWindows(data.train, config.model.block_size, config.train.seed, sequence_layout)
         self.loader = build_loader(config, self.sequences, self.device, group)
         self.run_length = build_run_length(config.train, config.batch_size, self.sequences.per_epoch)
         self.schedule = build_run_schedule(config, self.run_length)
@@ -84,7 +88,10 @@ class Trainer:
             config, data, self.model, self.state, self.loss, self.parallel, group, autocast=self.autocast,
             display=display, log=self.logger.record, should_stop=self.stop,
         )  # fmt: skip
-        self.checkpointer = Checkpointer(config, data, folder, self.logger.record, group, sharded=self.parallel.sharded)
+        self.checkpointer = Checkpointer(
+            config, data, folder, self.logger.record, group, sharded=self.parallel.sharded,
+            sequence_layout=sequence_layout,
+        )  # fmt: skip
         self.resumed_from: Path | None = None
         self.other_text = False  # whether validation losses so far are of other text than those to come
 
