@@ -16,7 +16,7 @@ from groundup.config.merge import ConfigSource, merge_and_validate
 from groundup.config.presets import preset
 from groundup.config.schema import to_yaml
 from groundup.data.shards import Manifest
-from groundup.data.windows import ShuffledWindows
+from groundup.data.windows import LAYOUT, ShuffledWindows
 from groundup.diagnostics.step_documents import cursor_after, trace_step
 from groundup.errors import CheckpointError, DataError, UsageError
 from groundup.training.train_state import Progress
@@ -59,7 +59,9 @@ def log(run, *records):
 def checkpoint(run, step=10, **progress):
     folder = run / "checkpoints" / f"step-{step:08d}"
     folder.mkdir(parents=True)
-    (folder / "progress.json").write_text(json.dumps({"step": step, **progress}))
+    (folder / "progress.json").write_text(
+        json.dumps({"step": step, "tokens": 0, "sequence_layout": LAYOUT, **progress})
+    )
     (folder / SUMS).write_text(f"{sha256(folder / 'progress.json')}  progress.json\n")
     return folder
 
