@@ -99,6 +99,13 @@ class Trainer:
         """Continue from a checkpoint, which was trained on this data."""
         metadata = self.checkpointer.read_metadata(checkpoint)
         self.checkpointer.restore(self.state, checkpoint, metadata)
+        previous_best = BestLoss(**metadata.get("best", {}))
+        self.other_text = bool(previous_best.seen) and previous_best.text != self.state.best.text
+        if self.other_text and previous_best.loss is not None:
+            lowest = f"the best so far, {previous_best.loss:.4f} at step {previous_best.step:,},"
+            self.display.message(
+                f"evaluate.tokens changed: losses are of other text now; {lowest} and patience start anew"
+            )
         self.resumed_from = checkpoint
 
     @property
