@@ -244,6 +244,7 @@ def test_the_built_in_corpus_comes_by_name(monkeypatch):
         ("x", b'[\n {\n  "text": "one"\n }\n]', "this is JSON, but its lines"),
         ("x.txt", b'\xef\xbb\xbf{\n "text": "one"\n}', "this is JSON, but its lines"),
         ("x.json.gz", gzip.compress(b'{"data": [{"text": "one"}]}'), "this is JSON, but its lines"),
+        ("x.json", '{"text": "one"}'.encode("utf-16"), "this is UTF-16, not UTF-8; convert it with: iconv"),
         ("x.ipynb", b'{\n "cells": []}', "this is JSON, but its lines"),
         ("packed.gz", gzip.compress(b"PAR1"), "a parquet file is packed inside and read as it is; unpack this one"),
         ("folder/a.csv", b"a,b", r"folder: no text files in this folder; leaves out 1 \.csv; it may hold \.jsonl"),

@@ -96,6 +96,7 @@ def test_links_to_files_outside_of_a_folder_are_not_followed(tmp_path):
     assert messages[0] == (
         f"{folder}: reads 2 .txt; does not follow links out of the folder: more.txt, notes.txt, x.txt"
     )
+    (folder / "self.txt").symlink_to("self.txt")
     (tmp_path / "link").symlink_to(folder)
     assert [text for _, _, text in read(tmp_path / "link")] == ["mine"]
     assert [text for _, _, text in read(folder / "notes.txt")] == ["secret"]

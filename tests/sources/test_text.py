@@ -133,6 +133,20 @@ def test_a_frame_with_a_long_window_is_decompressed(write):
     assert "".join(read_text(write(packer.compress(text) + packer.flush(), "a.txt.zst"), "strict")) == text.decode()
 
 
+@pytest.mark.parametrize("zeros", [1, 100, 1 << 14, 10_000_000])
+def test_zeros_after_gzip_are_skipped(write, zeros):
+    path = write(gzip.compress(b"one ") + bytes(zeros) + gzip.compress(b"two") + bytes(zeros), "a.txt.gz")
+    with open_decompressed(path) as file:
+        assert file.read() == b"one two"
+
+
+def test_a_gzip_file_with_a_wrong_checksum_is_refused(write):
+    packed = bytearray(gzip.compress(b"some text"))
+    packed[-6] ^= 1
+    with pytest.raises(DataError, match=r"damaged or cut short as a gzip file \(.*incorrect data check\)"):
+        list(read_text(write(bytes(packed), "a.txt.gz"), "strict"))
+
+
 @pytest.mark.parametrize("missing", [1, 5, 1000, 20_000])
 def test_a_truncated_compressed_file_is_never_taken_for_complete(write, missing):
     contents = random.Random(0).randbytes(300_000).hex().encode()
@@ -141,9 +155,10 @@ def test_a_truncated_compressed_file_is_never_taken_for_complete(write, missing)
             list(read_text(write(pack(contents)[:-missing], f"a.txt{suffix}"), "strict"))
 
 
-def test_a_compression_bomb_is_read_in_small_pieces(write):
-    bomb = zstandard.ZstdCompressor(level=1).compress(bytes(1) * 0 + b"a b " * 20_000_000)  # 80 MB in a few kB
-    with open_decompressed(write(bomb, "a.zst")) as file:
+@pytest.mark.parametrize("pack", [zstandard.ZstdCompressor(level=1).compress, gzip.compress])
+def test_a_compression_bomb_is_read_in_small_pieces(write, pack):
+    bomb = pack(b"a b " * 20_000_000)  # 80 MB in a few kB
+    with open_decompressed(write(bomb, "a.txt")) as file:
         pieces = [len(piece) for piece in iter(lambda: file.read1(), b"")]
     assert sum(pieces) == 80_000_000
     assert max(pieces) < 1 << 25

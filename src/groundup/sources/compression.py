@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from typing_extensions import override
 
@@ -30,9 +30,9 @@ _MAGIC = {
 # The farthest that a frame may look back (`zstd --long=31`): the memory that it takes is what its writer asked for.
 ZSTD_MAX_WINDOW_BYTES = 1 << 31
 
-# Compressed bytes given to zstd at a time. Four of them can stand for a block of 128 kB (RFC 8878, section 3.1.1.2), so
-# this bounds what one step decompresses, whatever the file holds, to 32 MB.
-ZSTD_STEP_BYTES = 1024
+# Compressed bytes given to a library at a time. In zstd four of them can stand for a block of 128 kB (RFC 8878, section
+# 3.1.1.2), in gzip one for 1032 bytes, so this bounds what one step decompresses, whatever the file holds, to 32 MB.
+STEP_BYTES = {"gzip": 1 << 14, "zstd": 1 << 10}
 
 
 class ReadProgress:
@@ -79,7 +79,7 @@ def open_decompressed(path: Path, progress: ReadProgress | None = None) -> Itera
                 finally:
                     end = raw.tell()
                     progress.position = lambda: end
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except EOFError as error:
         raise DataError(f"{path}: damaged or cut short as a {kind} file ({error}); get a complete copy of it") from None
     except OSError as error:
         raise DataError(
@@ -102,24 +102,21 @@ def _check_suffix(path: Path, kind: str | None, *, is_empty: bool) -> None:
 
 
 def _decompressed(raw: BinaryIO, kind: str | None) -> io.BufferedIOBase:
-    if kind == "gzip":
-        return gzip.GzipFile(fileobj=raw, mode="rb")
-    if kind == "zstd":
-        return io.BufferedReader(_Zstd(raw), buffer_size=1 << 16)
+    if kind:
+        return io.BufferedReader(_Frames(raw, kind), buffer_size=1 << 16)
     return raw  # type: ignore[return-value]  # a buffered file is a BinaryIO to the library's types
 
 
-class _Zstd(io.RawIOBase):
-    """A file of any number of zstd frames. EOFError if the last one is incomplete.
+class _Frames(io.RawIOBase):
+    """A file of any number of zstd frames or gzip members. EOFError if the last one is incomplete.
 
-    The library's own stream reader takes a file that was cut short for one that ends there.
+    zstandard's own stream reader takes a file that was cut short for one that ends there, and Python's GzipFile skips
+    zeros after the last member, which tapes have there, one byte at a time.
     """
 
-    def __init__(self, raw: BinaryIO) -> None:
-        import zstandard
-
-        self._raw, self._error = raw, zstandard.ZstdError
-        self._frame = zstandard.ZstdDecompressor(max_window_size=ZSTD_MAX_WINDOW_BYTES).decompressobj
+    def __init__(self, raw: BinaryIO, kind: str) -> None:
+        self._raw, self._step_bytes = raw, STEP_BYTES[kind]
+        self._padding, self._error, self._frame = _codec(kind)
         self._decompressor, self._ready = self._frame(), memoryview(b"")
         self._in_frame = False  # the end of a frame is still to come
 
@@ -133,11 +130,13 @@ class _Zstd(io.RawIOBase):
             compressed = self._decompressor.unused_data if self._decompressor.eof else b""
             if self._decompressor.eof:
                 self._decompressor, self._in_frame = self._frame(), False
-            compressed = compressed or self._raw.read(ZSTD_STEP_BYTES)
+            compressed = compressed or self._raw.read(self._step_bytes)
             if not compressed and self._in_frame:
                 raise EOFError("it ends in the middle of a frame")
             if not compressed:
                 return 0
+            if not self._in_frame and not (compressed := compressed.lstrip(self._padding)):
+                continue
             try:
                 self._ready, self._in_frame = memoryview(self._decompressor.decompress(compressed)), True
             except self._error as error:
@@ -146,3 +145,13 @@ class _Zstd(io.RawIOBase):
         n = min(len(view), len(self._ready))
         view[:n], self._ready = self._ready[:n], self._ready[n:]
         return n
+
+
+def _codec(kind: str) -> tuple[bytes, type[Exception], Callable[[], Any]]:
+    """Bytes that may stand between frames, the library's error, and what makes a decompressor of one frame."""
+    if kind == "gzip":
+        return b"\0", zlib.error, partial(zlib.decompressobj, wbits=16 + zlib.MAX_WBITS)
+    import zstandard
+
+    frame = zstandard.ZstdDecompressor(max_window_size=ZSTD_MAX_WINDOW_BYTES).decompressobj
+    return b"", zstandard.ZstdError, frame

@@ -97,16 +97,15 @@ def folder_files(folder: Path) -> tuple[list[File], str]:
     files, outside = list[Path](), list[str]()
     for parent, names in _walk(folder, closed):
         for path in (parent / name for name in names if name != RUN_LOG and not name.startswith(".")):
-            if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in inside):
+            if path.is_symlink() and not any(Path(os.path.realpath(path)).is_relative_to(place) for place in inside):
                 outside.append(path.name)
             elif path.is_file():
                 files.append(path.relative_to(folder))
-    files.sort(key=Path.as_posix)
-    texts = [path for path in files if format_suffix(path) in TEXT_SUFFIXES and not _is_packed_parquet(path)]
-    binary = [path for path in texts if is_code(path) and is_binary(folder / path)]
-    texts = [path for path in texts if path not in set(binary)]
+    named = [path for path in files if format_suffix(path) in TEXT_SUFFIXES and not _is_packed_parquet(path)]
+    binary = [path for path in named if is_code(path) and is_binary(folder / path)]
+    texts = sorted({*named} - {*binary}, key=Path.as_posix)
     empty = sum(not (folder / path).stat().st_size for path in texts)
-    left_out = Counter(format_suffix(path) for path in set(files) - {*texts, *binary})
+    left_out = Counter(format_suffix(path) for path in {*files} - {*named})
     line = f"; leaves out {_counted(left_out)}" if left_out else ""
     line += f"; leaves out {listed([f'{path} (binary)' for path in binary])}" if binary else ""
     line += f"; does not enter {listed(closed)}" if closed else ""

@@ -93,6 +93,8 @@ def identify(path: Path, column: str, *, is_code: bool = False) -> Format:
     for at, magic, kind, remedy in _MAGIC:
         if head.startswith(magic, at):
             raise DataError(f"{path}: this is {kind}, which is not read as text; {remedy}")
+    if b"\0" in head:
+        return "text"  # to be refused with its position, as UTF-16 or as no text at all
     is_json = suffix == ".json" and head.strip() not in (b"", codecs.BOM_UTF8)
     if is_code or not (is_json or _JSON.match(head.removeprefix(codecs.BOM_UTF8))):
         return "text"
@@ -107,10 +109,13 @@ def identify(path: Path, column: str, *, is_code: bool = False) -> Format:
 
 def _is_json_lines(file: BufferedIOBase, column: str) -> bool:
     lines: Iterable[bytes] = iter(lambda: file.readline(MAX_ROW_BYTES), b"")
-    rows = []
+    n, has_column = 0, False
     for line in islice((line for line in lines if line.strip()), FIRST_ROWS):
         try:
-            rows.append(json.loads(line.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace")))
+            row = json.loads(line.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace"))
         except (ValueError, RecursionError):
             return False
-    return all(isinstance(row, dict) for row in rows) and (len(rows) > 1 or column in rows[0])
+        if not isinstance(row, dict):
+            return False
+        n, has_column = n + 1, column in row
+    return n > 1 or has_column

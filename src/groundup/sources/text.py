@@ -89,9 +89,8 @@ def rechunk(pieces: Iterable[str]) -> Iterator[str]:
     length = 0  # of what is held
     before = " "  # the character before the piece
     for piece in pieces:
-        reverse, forced = (before + piece)[::-1], length + len(piece) > MAX_UNCUT_CHARS
-        matches = (pattern.search(reverse) for pattern in (_LAST_CUT, *(_FORCED_CUTS if forced else ())))
-        after = next((match.start() + 1 for match in matches if match), 0 if forced else None)  # characters
+        forced = length + len(piece) > MAX_UNCUT_CHARS
+        after = _chars_after_cut(before + piece, forced)
         if after is None:
             held.append(piece)
             length += len(piece)
@@ -103,6 +102,17 @@ def rechunk(pieces: Iterable[str]) -> Iterator[str]:
         before = piece[-1:] or before
     if rest := "".join(held):
         yield rest
+
+
+def _chars_after_cut(text: str, forced: bool) -> int | None:
+    """How many characters of `text` follow the last position to cut; None if there is none, 0 if `forced`."""
+    spaced = any(char in text for char in " \r\n")  # much faster to see than that no pattern matches
+    patterns = [_LAST_CUT] if spaced else []
+    if forced:
+        patterns += [*(_FORCED_CUTS[:1] if spaced else ()), *(() if text.isalnum() else _FORCED_CUTS[1:])]
+    reverse = text[::-1] if patterns else ""
+    matches = (pattern.search(reverse) for pattern in patterns)
+    return next((match.start() + 1 for match in matches if match), 0 if forced else None)
 
 
 def read_json_lines(
