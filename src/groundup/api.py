@@ -99,19 +99,22 @@ def train(
     laptop: bool = False,
     overrides: Mapping[str, Any] | None = None,
     init_from: PathLike | None = None,
+    checkpoints: PathLike | None = None,
     display: Display | None = None,
 ) -> TrainResult:
     """Train a new GPT on prepared `data` into the run folder `out`.
 
     If `data` does not exist and the config's section `prepare` names sources, the data is prepared first.
     `overrides` holds sections, such as `{"model": {"n_layer": 2}, "train": {"max_time": "10m"}}`. `init_from` is a
-    checkpoint or run whose weights and dimensions to start with. Without a `display`, lines go to the logger
+    checkpoint or run whose weights and dimensions to start with; `checkpoints` a new folder for the run's checkpoints,
+    such as one on a larger disk. Without a `display`, lines go to the logger
     `groundup`. SIGINT and SIGTERM end in a checkpoint. Raises CheckpointError, ConfigError, DataError, UsageError.
     """
     display = _checked(display)
     config = configure(data, preset=preset, files=files, laptop=laptop, overrides=overrides, init_from=init_from)
     ensure_prepared(config, Path(out), _LogReporter(), processes=expected_world_size())
-    return start_run(config, Path(out), display or _logged(config))
+    elsewhere = None if checkpoints is None else Path(checkpoints)
+    return start_run(config, Path(out), display or _logged(config), checkpoints=elsewhere)
 
 
 @_accept_previous_names
@@ -120,18 +123,20 @@ def resume(
     *,
     data: PathLike | None = None,
     overrides: Mapping[str, Any] | None = None,
+    checkpoints: PathLike | None = None,
     display: Display | None = None,
 ) -> TrainResult:
     """Resume a run from its newest good checkpoint: bit for bit as if it had never stopped.
 
     Bitwise on the same machine and CPU threads, for run lengths in steps, tokens or epochs. `data` names the prepared
-    folder when it has moved; `overrides` may change the run length, evaluation, checkpoints, guard, trackers,
-    device, threads and micro-batch, and stay with the run. A finished run is left as it is.
-    Raises CheckpointError, ConfigError.
+    folder when it has moved, `checkpoints` that of the run's checkpoints when they have; `overrides` may change the run
+    length, evaluation, checkpoints, guard, trackers, device, threads and micro-batch, and stay with the run. A
+    finished run is left as it is. Raises CheckpointError, ConfigError.
     """
     folder = RunFolder(Path(run))
     config, keys = reconfigure(folder, {**(overrides or {}), **({"data": str(data)} if data else {})})
-    return resume_run(folder, config, keys, _checked(display) or _logged(config))
+    elsewhere = None if checkpoints is None else Path(checkpoints)
+    return resume_run(folder, config, keys, _checked(display) or _logged(config), checkpoints=elsewhere)
 
 
 def generate(

@@ -6,7 +6,8 @@
     ├── DataError          a source text, or a folder of prepared tokens
     ├── TokenizerError     a tokenizer that cannot be read, or that does not fit
     ├── CheckpointError    a run or checkpoint folder
-    │   └── NewerFormatError   one that a newer groundup wrote: it is not damaged
+    │   ├── NewerFormatError   one that a newer groundup wrote: it is not damaged
+    │   └── UnreadableError    one that the system cannot read now: it is not known to be damaged
     ├── TrainingError      a training run that cannot continue
     └── ExportError        an export whose results differ from the model's
 
@@ -43,6 +44,10 @@ class CheckpointError(GroundupError):
 
 class NewerFormatError(CheckpointError):
     """A checkpoint was written by a newer groundup; this installation must be updated."""
+
+
+class UnreadableError(CheckpointError):
+    """The system could not read a run or checkpoint: no reason to reject or delete anything."""
 
 
 class TrainingError(GroundupError):

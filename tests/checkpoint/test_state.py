@@ -1,6 +1,8 @@
 """Saving and loading of checkpoints, and rejection of invalid ones."""
 
 import json
+import os
+import stat
 
 import pytest
 import torch
@@ -80,3 +82,17 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_refused(checkpoint):
     CharTokenizer.train(["abc"]).save(folder / "tokenizer")
     with pytest.raises(CheckpointError, match="this tokenizer has 4 ids, the model 257"):
         state.load_tokenizer(folder)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
+def test_weights_may_be_read_by_whom_the_umask_allows(umask, mode, checkpoint):
+    folder, model, optimizer = checkpoint
+    before = os.umask(umask)
+    try:
+        state.save(
+            folder, state.Snapshot(Config(model=MODEL), ByteTokenizer(), {"step": 1}, state_tensors(model, optimizer))
+        )
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*") if path.is_file()} == {mode}

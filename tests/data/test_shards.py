@@ -296,3 +296,31 @@ def test_a_manifest_that_cannot_be_one_is_one_sentence(kind, tmp_path, monkeypat
         path.write_text({"deep": "[" * 100_000, "large": " " * 500_001}[kind])
     with pytest.raises(DataError, match=r"manifest\.json: not a manifest of groundup \(.*\); prepare the data again"):
         Manifest.load(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["train-00001.bin", "documents-train.bin"])
+def test_a_file_that_is_cut_short_while_it_is_in_use_is_one_sentence(tmp_path, file):
+    manifest = write(tmp_path, [[1, 2, 3], [4, 5, 6, 7]])
+    tokens, documents = Tokens.open(tmp_path, "train"), Documents.open(tmp_path, manifest, "train")
+    size = (tmp_path / file).stat().st_size
+    os.truncate(tmp_path / file, size - 1)
+    with pytest.raises(DataError, match=rf"{file}: {size - 1} bytes now, and {size} when it was opened"):
+        tokens.read(0, len(tokens)), documents.spans(0, len(tokens))
+
+
+def test_a_disk_that_fails_while_a_shard_is_in_use_is_one_sentence(tmp_path, monkeypatch):
+    write(tmp_path, [[1, 2, 3]])
+    tokens = Tokens.open(tmp_path, "train")
+
+    def fail(*args):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", fail)
+    with pytest.raises(DataError, match=r"train-00000\.bin: cannot be read \(Input/output error\)"):
+        tokens.read(0, 2)
+
+
+def test_shards_are_read_where_the_system_knows_no_offsets(tmp_path, monkeypatch):
+    write(tmp_path, [[1, 2, 3, 4, 5]])
+    monkeypatch.delattr(os, "pread")
+    assert Tokens.open(tmp_path, "train").read(1, 4).tolist() == [2, 3, 4, 5]

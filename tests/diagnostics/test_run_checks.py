@@ -266,12 +266,55 @@ def test_damaged_checksums_are_told_apart_from_a_replaced_parent(run):
     assert middle.problems[0] == f"{SUMS}: not the file that step-00000012 continued from"
 
 
-@pytest.mark.parametrize("text", ["model: [", "", "nonsense: 1"])
-def test_a_damaged_config_is_named_and_nothing_is_proposed(text, run):
+@pytest.mark.parametrize(("text", "what"), [("model: [", "no YAML"), ("", "cut short")])
+def test_a_lost_config_is_named_with_what_resume_does(text, what, run):
     (run / "config.yaml").write_text(text)
     found = check_run(run)
-    assert any("config.yaml" in problem for problem in found.problems)
+    assert found.problems == (f"config.yaml: {what}; resume rebuilds it from {LAST}",)
+    assert found.command == f"groundup resume {run}"
+
+
+def test_a_mistake_in_the_config_is_named_and_nothing_is_proposed(run):
+    path = run / "config.yaml"
+    path.write_text(path.read_text() + "nonsense: 1\n")
+    found = check_run(run)
+    assert any("nonsense: unknown key" in problem for problem in found.problems)
     assert found.command is None
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_proposed_for_deletion(run, monkeypatch):
+    def fail(path):
+        if path.parts[-2:] == (LAST, MODEL):
+            raise OSError(5, "Input/output error", str(path))
+        return sha256(path)
+
+    monkeypatch.setattr("groundup.checkpoint.files.sha256", fail)
+    found = check_run(run)
+    assert found.checkpoints[-1].problems == (f"{MODEL}: cannot be read (Input/output error)",)
+    assert (found.command, found.ok) == (None, False)
+
+
+@pytest.mark.parametrize("where", ["damage", "_wrong_contents", "_check_disk"])
+def test_checkpoints_that_training_deletes_meanwhile_are_never_missed(where, run, monkeypatch):
+    """Whenever the newest is deleted, another is there."""
+    from groundup.diagnostics import run_checks
+
+    original, folder, step = getattr(run_checks, where), run / "checkpoints", [int(LAST[5:])]
+
+    def race(argument, *rest):
+        if step[0] < int(LAST[5:]) + 3:
+            old, step[0] = folder / f"step-{step[0]:08d}", step[0] + 1
+            shutil.copytree(old, folder / f"step-{step[0]:08d}")
+            shutil.rmtree(old)
+        return original(argument, *rest)
+
+    for older in RunFolder(run).steps()[:-1]:
+        shutil.rmtree(older)
+    monkeypatch.setattr(run_checks, where, race)
+    found = check_run(run)
+    assert [checkpoint.name for checkpoint in found.checkpoints] == [f"step-{int(LAST[5:]) + 3:08d}"]
+    assert not any("missing" in problem for problem in (*found.problems, *found.checkpoints[0].problems))
+    assert not any("no checkpoint yet" in note for note in found.notes)
 
 
 def test_a_config_that_differs_from_the_checkpoints_is_found(run):
@@ -425,4 +468,5 @@ def test_a_changed_key_that_may_change_on_resume_is_no_problem(run):
     path.write_text(path.read_text().replace("every_steps: 3", "every_steps: 4").replace("threads: 1", "threads: 2"))
     assert check_run(run).ok
     path.write_text(path.read_text().replace("seed: 1337", "seed: 1"))
-    assert check_run(run).problems == (f"config.yaml: differs from checkpoints/{LAST}/config.json in train.seed",)
+    (found,) = check_run(run).problems
+    assert found.startswith(f"config.yaml: train.seed is 1, not 1337, as {LAST} was trained with; put that back")

@@ -4,8 +4,11 @@ import json
 import os
 import pickle
 import re
+import shutil
 import zipfile
 from collections import OrderedDict
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -473,3 +476,46 @@ def test_invalid_llmc_files(tmp_path, refused):
     ):
         path.write_bytes(bad)
         refused(path, message)
+
+
+@pytest.mark.parametrize("hidden", [".out.previous", ".out.former", ".out.deleted"])
+def test_what_an_import_killed_while_replacing_it_left_is_put_back_or_tidied(hidden, tmp_path, byte_tokenizer):
+    """`.former` and `.deleted` are of earlier versions."""
+    source, out = nanogpt(tmp_path / "ckpt.pt", gpt()), tmp_path / "out"
+    import_model(source, out, tokenizer=byte_tokenizer)
+    out.rename(tmp_path / hidden)
+    with pytest.raises(groundup.UsageError, match="replace it with --overwrite"):
+        import_model(source, out, tokenizer=byte_tokenizer)
+    assert groundup.load(out).config.model.n_layer == 2
+    out.rename(tmp_path / hidden)
+    if hidden == ".out.deleted":
+        (tmp_path / hidden / "model.safetensors").unlink()  # it was being deleted
+    import_model(source, out, tokenizer=byte_tokenizer, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == ["out"]
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_an_import_killed_at_any_moment_leaves_the_old_or_the_new(step, tmp_path, byte_tokenizer, monkeypatch):
+    source, out, calls = nanogpt(tmp_path / "ckpt.pt", gpt()), tmp_path / "out", []
+    import_model(source, out, tokenizer=byte_tokenizer)
+
+    class Killed(BaseException):
+        pass
+
+    def dying(original):
+        def call(*args, **kwargs):
+            calls.append(original)
+            if len(calls) > step:
+                raise Killed
+            return original(*args, **kwargs)
+
+        return call
+
+    for owner, name in ((Path, "rename"), (Path, "replace"), (shutil, "rmtree"), (Path, "unlink"), (Path, "rmdir")):
+        monkeypatch.setattr(owner, name, dying(getattr(owner, name)))
+    with suppress(Killed):
+        import_model(source, out, tokenizer=byte_tokenizer, overwrite=True)
+    monkeypatch.undo()
+    with pytest.raises(groundup.UsageError, match="replace it with --overwrite"):
+        import_model(source, out, tokenizer=byte_tokenizer)
+    assert groundup.load(out).config.model.n_layer == 2

@@ -10,9 +10,11 @@ import pytest
 import groundup
 from groundup.checkpoint.log import read_history, read_log
 from groundup.checkpoint.run_folder import RunFolder
+from groundup.checkpoint.state import load_metadata
 from groundup.comparison.comparison import compare
 from groundup.comparison.table import notes
-from groundup.evaluation.loss import Loss
+from groundup.diagnostics.run_checks import check_run
+from groundup.evaluation.loss import Interrupted, Loss
 from groundup.run.evaluator import Evaluator
 from groundup.training.early_stopping import BestLoss
 from groundup.utils.files import write_checksums
@@ -86,6 +88,26 @@ def test_interruptions_change_neither_the_best_step_nor_the_end(stops, prepared,
     assert (result.step, replace(result.best, text=None)) == (30, BestLoss(1.0, 15, 3, 30))
     assert final_losses(tmp_path / "run") == final_losses(tmp_path / "untouched")
     assert groundup.load(tmp_path / "run", checkpoint="best").folder.name == "step-00000015"
+    metadata = [load_metadata(done.checkpoint) for done in (result, untouched)]
+    assert metadata[0]["best"] == metadata[1]["best"]
+    assert metadata[0]["parent"] != {**metadata[0]["parent"], "step": 30}, "no checkpoint continues from itself"
+    assert check_run(tmp_path / "run").ok
+    logged = (tmp_path / "run" / "log.jsonl").read_bytes()
+    groundup.resume(tmp_path / "run")
+    assert (tmp_path / "run" / "log.jsonl").read_bytes() == logged
+
+
+def test_a_stop_in_the_last_step_says_so_and_resume_makes_the_last_evaluation(prepared, tmp_path, monkeypatch, curve):
+    monkeypatch.setattr("groundup.training.guard.LossGuard.allows_step", killing({40}))
+    stopped = groundup.train(prepared, tmp_path / "run", overrides=merged())
+    assert (stopped.step, stopped.signal, stopped.best.seen) == (40, signal.SIGTERM, 35)
+    result = groundup.resume(tmp_path / "run")
+    assert (result.signal, result.best.step, load_metadata(result.checkpoint)["best"]["step"]) == (None, 40, 40)
+    assert groundup.load(tmp_path / "run", checkpoint="best").folder == result.checkpoint
+    assert (tmp_path / "run" / "best").resolve() == result.checkpoint
+    logged = (tmp_path / "run" / "log.jsonl").read_bytes()
+    assert groundup.resume(tmp_path / "run").best.step == 40
+    assert (tmp_path / "run" / "log.jsonl").read_bytes() == logged
 
 
 @pytest.fixture
@@ -95,7 +117,13 @@ def curve(monkeypatch):
 
     def evaluate(self, step):
         value = CURVE[step // 5 - 1] if step % 5 == 0 else 9.0
-        monkeypatch.setattr("groundup.run.evaluator.split_loss", lambda *args, **kwargs: Loss(value, 100))
+
+        def split_loss(*args, stop, **kwargs):
+            if stop():
+                raise Interrupted
+            return Loss(value, 100)
+
+        monkeypatch.setattr("groundup.run.evaluator.split_loss", split_loss)
         original(self, step)
 
     monkeypatch.setattr(Evaluator, "evaluate", evaluate)

@@ -1,6 +1,7 @@
 """A run killed at any moment and resumed ends with the weights of an uninterrupted one, bit for bit."""
 
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -14,6 +15,8 @@ from groundup.api import configure
 from groundup.checkpoint.log import read_log
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.presets import GPT1_PARTS, MODERN_PARTS
+from groundup.diagnostics.run_checks import check_run
+from groundup.errors import UnreadableError
 from groundup.run.start import start_or_resume
 from groundup.ui.display import Display, NullDisplay
 from groundup.utils.files import SUMS, sha256
@@ -308,14 +311,95 @@ def test_a_missing_device_is_refused_with_advice(reference, tmp_path):
     assert any("not bit for bit" in line for line in display.lines)
 
 
-@pytest.mark.parametrize("text", ["model: [", "", "model: 3", "nonsense: 1"])
-def test_a_damaged_config_is_one_sentence(text, reference, tmp_path):
+@pytest.mark.parametrize("text", ["model: [", "", None])
+def test_a_lost_config_is_rebuilt_from_the_newest_checkpoint_and_the_file_kept(text, reference, tmp_path):
     run, _ = copy_stopped_at(reference, tmp_path)
-    (run / "config.yaml").write_text(text)
-    with pytest.raises(groundup.GroundupError) as caught:
+    path = run / "config.yaml"
+    whole = path.read_bytes()
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+        path.with_name("config.yaml.damaged").write_text("kept earlier")
+    display = Listener()
+    groundup.resume(run, display=display)
+    assert same_state(final(run), final(reference))
+    assert path.read_bytes() == whole
+    (line,) = (line for line in display.lines if "rebuilt from the newest checkpoint" in line)
+    assert any(line.startswith("machine  ") for line in display.lines)
+    if text is not None:
+        assert line.endswith("kept as config.yaml.damaged1")
+        assert path.with_name("config.yaml.damaged1").read_text() == text
+
+
+def test_a_mistake_in_a_config_is_one_sentence(reference, tmp_path):
+    run, _ = copy_stopped_at(reference, tmp_path)
+    path = run / "config.yaml"
+    path.write_text(path.read_text() + "nonsense: 1\n")
+    with pytest.raises(
+        groundup.CheckpointError, match=r"config\.yaml: nonsense: unknown key.*mend it, or remove it"
+    ) as e:
         groundup.resume(run)
-    assert "\n" not in str(caught.value)
-    assert "config" in str(caught.value)
+    assert "\n" not in str(e.value)
+
+
+def test_a_config_that_cannot_be_read_is_not_rebuilt(reference, tmp_path, monkeypatch):
+    run, _ = copy_stopped_at(reference, tmp_path)
+    original, path = os.open, run / "config.yaml"
+
+    def fail(target, *args, **kwargs):
+        if target == path:
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(target, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(UnreadableError, match=r"config\.yaml: cannot be read \(Permission denied\)"):
+        groundup.resume(run)
+
+
+def test_a_config_that_is_a_link_is_refused(reference, tmp_path):
+    run, _ = copy_stopped_at(reference, tmp_path)
+    (run / "config.yaml").rename(tmp_path / "elsewhere.yaml")
+    (run / "config.yaml").symlink_to(tmp_path / "elsewhere.yaml")
+    with pytest.raises(groundup.CheckpointError, match=r"config\.yaml: is a link, which is not followed"):
+        groundup.resume(run)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text.replace("weight_decay: 0.1", "weight_decay: 0.2"), "optimizer.weight_decay is 0.2, not 0.1"),
+        (lambda text: text.replace("n_layer: 2", "n_layer: 3"), "model.n_layer is 3, not 2"),
+        (lambda text: text.partition("optimizer:")[0], "optimizer.learning_rate is missing, not 0.003"),
+        (lambda text: text.partition("  keep_last:")[0], "checkpoint.keep_last is missing, not 3"),
+    ],
+)
+def test_a_config_that_contradicts_the_checkpoint_is_refused_with_both_values(change, said, reference, tmp_path):
+    run, _ = copy_stopped_at(reference, tmp_path)
+    path = run / "config.yaml"
+    path.write_text(change(path.read_text()))
+    before = sorted(run.rglob("*"))
+    with pytest.raises(groundup.CheckpointError, match=f"config.yaml: .*{said}.*step-00000054 was trained with; put"):
+        groundup.resume(run)
+    assert sorted(set(run.rglob("*")) - {run / ".lock"}) == sorted(set(before) - {run / ".lock"})
+    assert any(said in problem for problem in check_run(run).problems)
+    path.unlink()  # the remedy
+    assert groundup.resume(run, overrides={"train": {"max_steps": 55}}).step == 55
+
+
+def test_checkpoints_may_be_moved_to_another_disk(reference, tmp_path):
+    run, checkpoint = copy_stopped_at(reference, tmp_path)
+    big = tmp_path / "big" / "checkpoints of a run"
+    big.parent.mkdir()
+    shutil.move(checkpoint.parent, big)
+    (run / "checkpoints").symlink_to(big)  # as one does, and as a run from others may have it
+    with pytest.raises(groundup.CheckpointError, match=r"is a link, which is not followed.*--checkpoints DIR"):
+        groundup.resume(run)
+    groundup.resume(run, checkpoints=big)
+    assert same_state(big / final(run).name, final(reference))
+    assert check_run(run).ok
+    assert groundup.load(run, checkpoint="best").folder.parent == big
+    assert (run / "latest").resolve() == big / final(run).name
+    assert groundup.resume(run, overrides={"train": {"max_steps": 61}}).checkpoint == big / "step-00000061"
 
 
 def test_a_finished_run_with_max_time_is_not_continued(prepared, tmp_path):
@@ -444,19 +528,71 @@ def test_early_stopping_ends_a_killed_run_at_the_same_step(prepared, tmp_path, k
         assert same_state(RunFolder(run).steps()[-1], end)
 
 
-def test_a_checkpoint_that_cannot_be_read_is_rejected_like_a_damaged_one(reference, tmp_path, monkeypatch):
+def test_a_checkpoint_that_cannot_be_read_ends_a_resume_and_nothing_is_deleted(reference, tmp_path, monkeypatch):
     run, checkpoint = copy_stopped_at(reference, tmp_path)
 
     def unreadable(path):
         if path.is_relative_to(checkpoint) and path.name == "model.safetensors":
-            raise OSError(5, "Input/output error")
+            raise OSError(5, "Input/output error", str(path))
         return sha256(path)
 
-    monkeypatch.setattr("groundup.checkpoint.files.sha256", unreadable)
+    before = sorted({*run.rglob("*"), run / ".lock"})
+    with monkeypatch.context() as patch:
+        patch.setattr("groundup.checkpoint.files.sha256", unreadable)
+        with pytest.raises(
+            UnreadableError, match=r"model\.safetensors: cannot be read \(Input/output error\); nothing"
+        ):
+            groundup.resume(run)
+    assert sorted(run.rglob("*")) == before
+    groundup.resume(run)
+    assert same_state(final(run), final(reference))
+
+
+def test_a_rejected_checkpoint_is_kept_aside_and_never_deleted(reference, tmp_path):
+    run, checkpoint = copy_stopped_at(reference, tmp_path)
+    damaged = checkpoint / "model.safetensors"
+    damaged.write_bytes(b"damaged")
     display = Listener()
     groundup.resume(run, display=display)
-    assert any("rejected" in line and "cannot be read (Input/output error)" in line for line in display.lines)
+    aside = checkpoint.with_name(".step-00000054.rejected")
+    assert any(f"{damaged}: damaged" in line and f"kept as {aside}" in line for line in display.lines)
+    assert (aside / damaged.name).read_bytes() == b"damaged"
+    shutil.rmtree(final(run))
+    damaged.write_bytes(b"damaged again")  # the same step once more
+    groundup.resume(run)
+    kept = sorted(RunFolder(run).checkpoints.glob(".*"))
+    assert [path.name for path in kept] == [".step-00000054.rejected", ".step-00000054.rejected1"]
+    assert [(path / damaged.name).read_bytes() for path in kept] == [b"damaged", b"damaged again"]
+    assert any(
+        "rejected and kept by resume" in note and ".step-00000054.rejected1" in note for note in check_run(run).notes
+    )
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_started_again(reference, tmp_path):
+    """The disk that holds them may not be mounted."""
+    run = tmp_path / "run"
+    shutil.copytree(reference, run, symlinks=True)
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(groundup.CheckpointError, match="holds no checkpoint, though one of step 60 was saved; mount"):
+        groundup.resume(run)
+    assert not (run / "checkpoints").exists()
+
+
+def test_a_checkpoint_that_was_being_replaced_is_put_back(reference, tmp_path):
+    run, checkpoint = copy_stopped_at(reference, tmp_path)
+    for older in RunFolder(run).steps()[:-1]:
+        shutil.rmtree(older)
+    checkpoint.rename(checkpoint.with_name(".step-00000054.previous"))
+    groundup.resume(run)
     assert same_state(final(run), final(reference))
+
+
+def test_data_that_has_moved_is_asked_for_by_the_option(reference, tmp_path):
+    run, _ = copy_stopped_at(reference, tmp_path)
+    with pytest.raises(
+        groundup.DataError, match="there is no such folder; give the path of the run's data with --data"
+    ):
+        groundup.resume(run, data=tmp_path / "gone")
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 
 from groundup.training.hooks import FAR_FROM_UNIFORM, every, report_first_loss
 from groundup.training.loop import StepInfo
-from groundup.training.signals import StoppedAtOnce, StopSignals
+from groundup.training.signals import STOP_SIGNALS, StoppedAtOnce, StopSignals
 
 
 def info(step: int, *, finished: bool = False, stopping: bool = False) -> StepInfo:
@@ -52,7 +52,7 @@ def test_the_first_loss_is_compared_with_uniform_guessing(loss, warned):
     assert warned in messages[-1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)])
 def test_a_signal_requests_a_stop_and_the_handlers_are_restored(number):
     before = signal.getsignal(number)
     with StopSignals() as stop:
@@ -61,6 +61,19 @@ def test_a_signal_requests_a_stop_and_the_handlers_are_restored(number):
         assert stop()
         assert stop.received == number
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="Windows has no such signal")
+def test_an_alarm_that_the_program_uses_itself_stays_its_own():
+    received = []
+    before = signal.signal(signal.SIGALRM, lambda number, frame: received.append(number))
+    try:
+        with StopSignals() as stop:
+            signal.raise_signal(signal.SIGALRM)
+            assert not stop()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert received == [signal.SIGALRM]
 
 
 def test_a_second_ctrl_c_interrupts_at_once():

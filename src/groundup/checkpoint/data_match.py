@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from groundup.checkpoint.files import PROGRESS, TOKENIZER, read_field
 from groundup.checkpoint.metadata import load_metadata
-from groundup.checkpoint.run_folder import RunFolder
+from groundup.checkpoint.run_folder import MAX_LOOKS, RunFolder
 from groundup.config.schema import Config
 from groundup.data.shards import Manifest
 from groundup.errors import DataError, GroundupError
@@ -97,9 +97,12 @@ def text_of_run(folder: RunFolder, config: Config) -> RunText:
     A run without a checkpoint is assumed to have been trained on the folder that its config names.
     """
     data = tokenizer = None
-    for checkpoint in reversed(folder.steps()):
-        data = data or read_field(checkpoint / PROGRESS, "data")
-        tokenizer = tokenizer or tokenizer_of(checkpoint)
+    for _ in range(MAX_LOOKS):
+        for checkpoint in reversed(folder.steps()):
+            data = data or read_field(checkpoint / PROGRESS, "data")
+            tokenizer = tokenizer or tokenizer_of(checkpoint)
+        if data or not folder.steps():  # else training may have deleted them while they were read
+            break
     manifest = manifest_of_run(config.data, data)
     if manifest is None:
         changed = next((changed_data(checkpoint, config.data) for checkpoint in folder.steps()[-1:]), None)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from groundup.errors import CheckpointError, NewerFormatError
+from groundup.errors import CheckpointError, NewerFormatError, UnreadableError
 from groundup.utils import reading
 from groundup.utils.files import SUMS, checksums, files_below, sha256
 
@@ -20,8 +20,10 @@ def read_json(path: Path) -> dict[str, Any]:
         values = reading.read_json(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: missing; give the folder of a run or of a complete checkpoint") from error
-    except (OSError, ValueError) as error:
+    except (ValueError, IsADirectoryError, NotADirectoryError) as error:
         raise CheckpointError(f"{path}: damaged ({error}); use another checkpoint") from error
+    except OSError as error:
+        raise unreadable(error, path) from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: damaged (no JSON object); use another checkpoint")
     return values
@@ -58,15 +60,30 @@ def read_config(folder: Path) -> dict[str, Any]:
 def verify(folder: Path, presence_only: Sequence[str] = ()) -> None:
     """Raise CheckpointError with the first file of a checkpoint that is missing or does not match its checksum.
 
-    `presence_only`: files that are not about to be read, whose checksums are skipped.
+    `presence_only`: files that are not about to be read, whose checksums are skipped. UnreadableError where the system
+    fails to read it.
     """
-    for file, problem in damage(folder, presence_only):
-        raise CheckpointError(f"{folder / file}: {problem}; use another checkpoint")
+    try:
+        for file, problem in damage(folder, presence_only):
+            raise CheckpointError(f"{folder / file}: {problem}; use another checkpoint")
+    except OSError as error:
+        raise unreadable(error, folder) from error
+
+
+def unreadable(error: OSError, path: Path) -> UnreadableError:
+    """The sentence for what the system failed to read."""
+    return UnreadableError(
+        f"{error.filename or path}: cannot be read ({error.strerror or error}); nothing was changed: make it readable "
+        "(its permissions, the disk or the mount), and try again"
+    )
 
 
 def damage(folder: Path, presence_only: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
-    """Each file of a checkpoint that is missing, unlisted or does not match its checksum, with the problem."""
-    listed = checksums(folder)
+    """Each file of a checkpoint that is missing, unlisted, a link or does not match its checksum, with the problem.
+
+    OSError where the system fails to read it, which is no damage.
+    """
+    listed = None if (folder / SUMS).is_symlink() else checksums(folder)
     if listed is None:
         yield SUMS, "missing or damaged, so this is no complete checkpoint"
         return
@@ -75,9 +92,10 @@ def damage(folder: Path, presence_only: Sequence[str] = ()) -> Iterator[tuple[st
         yield SUMS, f"damaged (it does not list {', '.join(unlisted)})"
     for name in sorted(listed.keys() - present.keys()):
         yield name, "missing"
-    for name in sorted((listed.keys() & present.keys()) - set(presence_only)):
-        try:
-            if sha256(present[name]) != listed[name]:
-                yield name, f"damaged (its checksum is not the one in {SUMS})"
-        except OSError as error:
-            yield name, f"cannot be read ({error.strerror})"
+    for name in sorted(listed.keys() & present.keys()):
+        if present[name].is_symlink():
+            yield name, "a link, and a checkpoint holds its files itself"
+        elif not present[name].is_file():
+            yield name, "no regular file"
+        elif name not in presence_only and sha256(present[name]) != listed[name]:
+            yield name, f"damaged (its checksum is not the one in {SUMS})"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from groundup.errors import CheckpointError
-from groundup.utils.reading import MAX_BYTES, open_regular, parse_json
+from groundup.utils.reading import MAX_BYTES, open_own, open_regular, parse_json
 
 EVAL_CHECKPOINT = "eval_checkpoint"  # event of `groundup evaluate`, after training
 EVAL_CHECKPOINT_EVENTS = (EVAL_CHECKPOINT, "evaluate")  # previous versions wrote the second
@@ -23,7 +23,13 @@ class Log:
     """Appends records to log.jsonl, one JSON object per line; each line is complete before the next begins."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8", buffering=1)  # a line reaches the system when it is complete
+        """OSError; CheckpointError where something else than a file is there, such as a link."""
+        try:
+            handle = open_own(path, os.O_WRONLY | os.O_APPEND)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: is {error}; remove it") from error
+        # A line reaches the system when it is complete.
+        self._file = os.fdopen(handle, "a", encoding="utf-8", buffering=1)
         self._lock = threading.Lock()  # the thread that writes checkpoints logs as well
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
@@ -40,6 +46,16 @@ class Log:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+
+
+def last_saved(path: Path) -> int | None:
+    """The step of the newest checkpoint that should be there, by a log; None if there should be none."""
+    saved: list[int] = []
+    for record in iter_log(path, matching=re.compile(rb'"event": "(save|resume|rollback)"')):
+        step = record.get("step")
+        if isinstance(step, int):
+            saved = [earlier for earlier in saved if earlier <= step] if record["event"] != "save" else [*saved, step]
+    return max(saved, default=None)
 
 
 def iter_log(

@@ -1,32 +1,38 @@
 """A run's folder: its config, log and checkpoints."""
 
+import itertools
 import json
 import math
 import os
 import platform
 import re
 import shlex
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
-from groundup.checkpoint.files import verify
-from groundup.checkpoint.log import iter_log
+from groundup.checkpoint.files import unreadable, verify
+from groundup.checkpoint.location import assign, checkpoints_of, owner
+from groundup.checkpoint.log import iter_log, last_saved
 from groundup.checkpoint.metadata import load_metadata
 from groundup.config.merge import ConfigSource, merge_and_validate
 from groundup.config.schema import Config, to_yaml
 from groundup.config.yaml_loader import read_yaml
-from groundup.errors import CheckpointError, ConfigError, UsageError
+from groundup.errors import CheckpointError, ConfigError, UnreadableError, UsageError
 from groundup.model.size import flops_per_token
-from groundup.utils.files import SUMS, flush, remove_folder, replace_text
+from groundup.utils.files import PREVIOUS, SUMS, flush, remove, remove_folder, replace_text, restore_previous
 from groundup.utils.system import installed_version, own_version
 
 MIN_TOKENS_PER_S, MAX_TOKENS_PER_S = 1e-6, 1e15  # a logged speed outside is a mistake
 STEP = re.compile(r"step-\d{1,19}", re.ASCII)  # the name of a checkpoint's folder
+MAX_LOOKS = 10  # at the list of checkpoints, while a training process deletes them
+REJECTED = ".rejected"  # in the hidden names of damaged checkpoints
 LIBRARIES = ("torch", "numpy", "tokenizers", "tiktoken", "safetensors")
+
+T = TypeVar("T")
 
 
 class RunFolder:
@@ -35,30 +41,51 @@ class RunFolder:
     config.yaml        the exact resolved config
     environment.json   command, versions, machine, git commit of groundup's code
     log.jsonl          one object per line: steps, evaluations, samples, saves, resumes
-    checkpoints/       step-00001000/ …
+    checkpoints/       step-00001000/ …; or a file that names another folder (see `location`)
     latest, best       -> the newest checkpoint, and the one with the lowest validation loss
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.log = path / "log.jsonl"
-        self.checkpoints = path / "checkpoints"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints. CheckpointError where it is a link, or not this run's; UnreadableError."""
+        return checkpoints_of(self.path)
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a run here, though perhaps a damaged one."""
+        return (self.path / "config.yaml").exists() or bool(self.steps())
 
     def refuse_existing(self) -> None:
         """UsageError when there is a run here already."""
-        if (self.path / "config.yaml").exists():
+        if self.exists:
             resume = shlex.join(["groundup", "resume", str(self.path)])
             raise UsageError(f"{self.path}: holds a run already; resume it with `{resume}`, or give another --out")
 
-    def create(self, config: Config) -> None:
-        """Start a new run here; UsageError when the folder cannot be written."""
+    def create(self, config: Config, checkpoints: Path | None = None) -> None:
+        """Start a new run here, its `checkpoints` perhaps elsewhere; UsageError when a folder cannot be written."""
         self.refuse_existing()
         try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            if checkpoints is not None:
+                assign(self.path, checkpoints, new=True)
+            else:
+                self.checkpoints.mkdir(exist_ok=True)
             replace_text(self.path / "environment.json", json.dumps(environment(), indent=2) + "\n")
             self.write_config(config)
         except OSError as error:
-            raise UsageError(f"{self.path}: cannot be written ({error.strerror}); give another --out") from error
+            place = error.filename if checkpoints else self.path
+            raise UsageError(f"{place}: cannot be written ({error.strerror}); give another --out") from error
+
+    def move_checkpoints(self, folder: Path) -> None:
+        """Note that the checkpoints are in `folder` now. UsageError."""
+        try:
+            assign(self.path, folder, new=False)
+        except OSError as error:
+            raise UsageError(f"--checkpoints {folder}: cannot be used ({error.strerror}); give another") from error
 
     def write_config(self, config: Config) -> None:
         replace_text(self.path / "config.yaml", to_yaml(config))
@@ -67,8 +94,9 @@ class RunFolder:
         """The run's config; CheckpointError when this is no run, or its config is damaged."""
         path = self.path / "config.yaml"
         if not path.exists():
-            raise CheckpointError(f"{self.path}: holds no run (there is no {path.name}); give the folder of one")
-        remedy = "put back the config.yaml that the run was started with"
+            what = "resume the run to rebuild it" if self.steps() else "give the folder of one"
+            raise CheckpointError(f"{self.path}: holds no run (there is no {path.name}); {what}")
+        remedy = "mend it, or remove it, and resume rebuilds it from the newest checkpoint"
         try:
             config = merge_and_validate([ConfigSource(str(path), read_yaml(path))])
         except ConfigError as error:
@@ -78,37 +106,80 @@ class RunFolder:
         return config
 
     def steps(self) -> list[Path]:
-        """Checkpoint folders, oldest first; complete or not."""
-        folders = (path for path in self.checkpoints.glob("step-*") if STEP.fullmatch(path.name) and path.is_dir())
-        return sorted(folders, key=step_of)
+        """Checkpoint folders, oldest first; complete or not. CheckpointError for a link, UnreadableError."""
+        folder = self.checkpoints
+        try:
+            found = [path for path in folder.iterdir() if STEP.fullmatch(path.name) and path.is_dir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise unreadable(error, folder) from error
+        for path in found:
+            if path.is_symlink():
+                raise CheckpointError(f"{path}: is a link, which is not followed; put the checkpoint itself there")
+        return sorted(found, key=step_of)
 
-    def newest_good(self, before: float = math.inf) -> tuple[Path | None, list[str]]:
-        """The newest checkpoint of a step below `before` whose checksums match, and why each newer one was rejected.
+    def newest_good(self, before: float = math.inf) -> tuple[Path | None, dict[Path, str]]:
+        """The newest checkpoint of a step below `before` whose checksums match, and why newer ones are rejected.
 
-        None if there are none; CheckpointError if all are damaged.
+        None if there are none; CheckpointError if all are damaged; UnreadableError if it is not known whether one is.
         """
-        rejected: list[str] = []
+        rejected: dict[Path, str] = {}
         for folder in reversed([folder for folder in self.steps() if step_of(folder) < before]):
             try:
                 verify(folder)
+            except UnreadableError:
+                raise
             except CheckpointError as error:
-                rejected.append(str(error))
+                rejected[folder] = str(error)
             else:
                 return folder, rejected
         if not rejected:
-            return None, []
+            return None, {}
         which = "" if before == math.inf else f" from before step {before}"
         raise CheckpointError(
-            f"{self.path}: no checkpoint{which} is complete, so start a new run: {'; '.join(rejected)}"
+            f"{self.path}: no checkpoint{which} is complete, so start a new run: {'; '.join(rejected.values())}"
         )
 
-    def delete_after(self, checkpoint: Path | None) -> None:
-        """Delete the checkpoints after `checkpoint`, so that none of them counts as the newest, and partial ones."""
+    def refuse_lost(self) -> None:
+        """CheckpointError where the log says that there should be a checkpoint; for a run that has none."""
+        if (step := last_saved(self.log)) is not None:
+            raise CheckpointError(
+                f"{self.checkpoints}: holds no checkpoint, though one of step {step} was saved; mount it or put "
+                "it back, or start a new run"
+            )
+
+    def go_back_to(self, checkpoint: Path | None, rejected: Mapping[Path, str]) -> list[str]:
+        """Let `checkpoint` be the newest: delete later ones and leftovers of crashes, but keep `rejected` ones aside.
+
+        Returns a sentence for each rejected one.
+        """
+        kept = []
+        for folder, reason in rejected.items():
+            names = (f".{folder.name}{REJECTED}{n or ''}" for n in itertools.count())
+            aside = next(path for path in map(folder.with_name, names) if not os.path.lexists(path))
+            folder.rename(aside)
+            kept.append(f"rejected: {reason}; it is kept as {aside}")
         for folder in self.steps():
             if checkpoint is None or step_of(folder) > step_of(checkpoint):
                 remove_folder(folder)
-        for partial in self.checkpoints.glob(".step-*"):
-            shutil.rmtree(partial, ignore_errors=True)
+        for path in self.leftovers():
+            remove(path)
+        return kept
+
+    def restore_replaced(self) -> None:
+        """Put back checkpoints that a process was killed over while it replaced them."""
+        for path in self.leftovers():
+            if path.name.endswith(PREVIOUS):
+                restore_previous(path.with_name(path.name.removeprefix(".").removesuffix(PREVIOUS)))
+
+    def leftovers(self) -> list[Path]:
+        """What crashes left among the checkpoints, partial ones and such; not the rejected ones."""
+        return [path for path in sorted(self.checkpoints.glob(".step-*")) if REJECTED not in path.name]
+
+    def rejected(self) -> list[Path]:
+        """Damaged checkpoints that were kept aside."""
+        return sorted(self.checkpoints.glob(f".step-*{REJECTED}*"))
 
     def checkpoint(self, step: int) -> Path:
         """The path of the checkpoint of a step, whether it exists or not."""
@@ -124,7 +195,9 @@ class RunFolder:
         link, temporary = self.path / name, self.path / f".{name}.partial"
         try:
             temporary.unlink(missing_ok=True)
-            temporary.symlink_to(checkpoint.relative_to(self.path), target_is_directory=True)
+            inside = checkpoint.is_relative_to(self.path)
+            target = checkpoint.relative_to(self.path) if inside else checkpoint
+            temporary.symlink_to(target, target_is_directory=True)
             temporary.replace(link)
             flush(self.path)
         except (OSError, NotImplementedError):
@@ -133,22 +206,30 @@ class RunFolder:
     def prune(self, keep: int, spared: set[Path], every: int | None = None, *, bests: bool = True) -> None:
         """Delete checkpoints except the newest `keep`, those in `spared`, and multiples of `every` steps.
 
-        With `bests`, the best checkpoint noted in any of these stays too: a rollback to one of them needs it.
+        With `bests`, the best checkpoint noted in any of these stays too: a rollback to one of them needs it. Where
+        that cannot be read, none is deleted.
         """
         folders = self.steps()
         kept = {f for f in folders[-keep:] + list(spared) if f.is_dir()}
         kept |= {folder for folder in folders if every and step_of(folder) % every == 0}
-        if bests:
-            kept |= {self.checkpoint(step) for folder in kept if (step := _best_step(folder)) is not None}
+        try:
+            kept |= {self.checkpoint(step) for folder in kept if bests and (step := _best_step(folder)) is not None}
+        except UnreadableError:
+            return
         for folder in folders:
             if folder not in kept:
                 remove_folder(folder)
 
 
 def _best_step(checkpoint: Path) -> int | None:
-    """The step with the lowest validation loss when a checkpoint was written; None if there was none."""
+    """The step with the lowest validation loss when a checkpoint was written; None if there was none.
+
+    UnreadableError.
+    """
     try:
         best = load_metadata(checkpoint).get("best", {})
+    except UnreadableError:
+        raise
     except CheckpointError:
         return None
     return best.get("step") if best.get("loss") is not None else None
@@ -167,25 +248,61 @@ def find_checkpoint(path: Path, which: str = "latest") -> Path:
     if (path / SUMS).is_file():
         return path
     run = RunFolder(path)
-    if not run.steps():
+    steps = run.steps()
+    if not steps:
         what = "has no checkpoint yet" if (path / "config.yaml").exists() else "is neither a run nor a checkpoint"
         raise CheckpointError(f"{path}: {what}; give a folder written by `groundup train`")
     if which == "latest":
-        return run.steps()[-1]
+        return steps[-1]
     folder = run.best() if which == "best" else run.checkpoints / which
+    if folder is None and not steps[-1].is_dir():  # deleted by training before its best was read
+        return find_checkpoint(path, which)
     if folder is None:
         raise CheckpointError(
             f"{path}: no best checkpoint is kept (nothing was held out, or checkpoint.save_best is off); use latest"
         )
-    if folder not in run.steps():
-        raise CheckpointError(f"{path}: no checkpoint {which!r}; there are {', '.join(p.name for p in run.steps())}")
+    if which != "best" and folder not in steps:
+        raise CheckpointError(f"{path}: no checkpoint {which!r}; there are {', '.join(p.name for p in steps)}")
     return folder
 
 
+def read_checkpoint(path: Path, which: str, read: Callable[[Path], T]) -> T:
+    """`read` of the checkpoint that `find_checkpoint` finds; of the next one if training deletes it meanwhile.
+
+    Raises what `read` does, and CheckpointError.
+    """
+    for last in [False] * (MAX_LOOKS - 1) + [True]:
+        folder = find_checkpoint(path, which)
+        identity = folder_identity(folder)
+        try:
+            return read(folder)
+        except Exception as error:
+            if folder_identity(folder) == identity:
+                raise
+            if last or folder == path:
+                raise CheckpointError(
+                    f"{folder}: was deleted while it was read, by the process that trains its run; give the run "
+                    "itself, or resume it with a larger --checkpoint.keep_last"
+                ) from error
+    raise AssertionError
+
+
+def folder_identity(folder: Path) -> int | None:
+    """A number that is another one for a folder that replaces this one; None for a folder that is gone."""
+    try:
+        return folder.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
 def run_of(checkpoint: Path) -> Path | None:
-    """The run that a checkpoint's folder lies in, if any."""
+    """The run that a checkpoint belongs to, if any."""
     folder = checkpoint.resolve().parent
-    return folder.parent if folder.name == "checkpoints" and (folder.parent / "config.yaml").is_file() else None
+    try:
+        run = owner(folder) or folder.parent
+        return run if (run / "config.yaml").is_file() and checkpoints_of(run).resolve() == folder else None
+    except (OSError, CheckpointError):
+        return None
 
 
 def environment() -> dict[str, Any]:

@@ -11,6 +11,7 @@ step-00001000/
 """
 
 import json
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,8 @@ from torch import Tensor, nn
 
 from groundup.checkpoint import files
 from groundup.checkpoint.files import AVERAGE, CONFIG, MODEL, OPTIMIZER, PROGRESS, TOKENIZER
-from groundup.checkpoint.metadata import load_training_metadata
-from groundup.checkpoint.run_folder import find_checkpoint
+from groundup.checkpoint.metadata import load_metadata, load_training_metadata
+from groundup.checkpoint.run_folder import read_checkpoint
 from groundup.checkpoint.tensors import Shapes, check_headers, read_tensors
 from groundup.config.schema import Config
 from groundup.config.sections import OptimizerConfig
@@ -66,6 +67,7 @@ class LoadedModel:
     model: GPT
     tokenizer: Tokenizer
     device: torch.device
+    metadata: Mapping[str, Any]  # of the training state, as in its progress.json
 
 
 def save(folder: Path, snapshot: Snapshot, replaceable: Callable[[Path], None] | None = None) -> None:
@@ -81,6 +83,8 @@ def save(folder: Path, snapshot: Snapshot, replaceable: Callable[[Path], None] |
             _write(tensors.ema, partial / AVERAGE)
         (partial / OPTIMIZER).parent.mkdir()
         _write(tensors.optimizer, partial / OPTIMIZER)
+        for path in partial.rglob("*.safetensors"):
+            path.chmod(stat.S_IMODE((partial / CONFIG).stat().st_mode))  # 0600 by safetensors, whatever the umask
         write_checksums(partial)
 
 
@@ -101,15 +105,19 @@ def load(
     """
     if isinstance(path, LoadedModel):
         return path
-    folder = find_checkpoint(Path(path), checkpoint)
+    where = own_device(str(choose_device(device)), process_group)
+    return read_checkpoint(Path(path), checkpoint, lambda folder: _load(folder, where))
+
+
+def _load(folder: Path, where: torch.device) -> LoadedModel:
     files.verify(folder, presence_only=(OPTIMIZER,))
-    config, where = load_config(folder), own_device(str(choose_device(device)), process_group)
+    config = load_config(folder)
     check_headers(folder, config, optimizer=False)
     with skip_init():
         model = build_model(config.model)
     load_model(folder, model, averaged=True)
     model = use_fused_cpu_kernels(model.to(where)).eval()
-    return LoadedModel(folder, config, model, load_tokenizer(folder), where)
+    return LoadedModel(folder, config, model, load_tokenizer(folder), where, load_metadata(folder))
 
 
 def load_config(folder: Path) -> Config:

@@ -14,7 +14,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from groundup.cli.interrupts import INTERRUPTED, STATUS_INTERRUPTED, interruptible
+from groundup.cli.interrupts import INTERRUPTED, STATUS_INTERRUPTED, interruptible, terminable
 from groundup.errors import GroundupError, UsageError
 from groundup.ui.format import single_line
 from groundup.ui.streams import printable_streams
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
 def _run_and_report(argv: list[str], *, until_exit: bool) -> int:
     """Run the command, with errors in one sentence on standard error; returns the exit status."""
     try:
-        with interruptible(until_exit=until_exit):
+        with interruptible(until_exit=until_exit), terminable(quiet=_rank() != "0"):
             return run(argv)
     except GroundupError as error:
         _print_error(error)

@@ -135,7 +135,7 @@ def _kind(path: Path) -> str:
         return "data"
     if (path / "SHA256SUMS").exists():
         return "checkpoint"
-    if (path / "config.yaml").exists() or (path / "checkpoints").is_dir():
+    if (path / "config.yaml").exists() or (path / "checkpoints").exists():
         return "run"
     what = "neither a run, nor a checkpoint, nor prepared data" if path.exists() else "there is no such folder"
     raise UsageError(f"{path}: {what}; give one that `groundup train` or `groundup prepare` wrote")

@@ -1,4 +1,4 @@
-"""Ctrl-C on the command line: at any moment one line and exit status 130."""
+"""Ctrl-C and SIGTERM on the command line: at any moment one line and exit status 128 + n."""
 
 import os
 import signal
@@ -8,6 +8,7 @@ from types import FrameType
 from typing import NoReturn
 
 INTERRUPTED = "groundup: interrupted"
+TERMINATED = "groundup: ended by SIGTERM"
 STANDARD_ERROR = 2  # its descriptor: `sys.stderr` may be in the middle of a write
 STATUS_INTERRUPTED = 128 + signal.SIGINT
 IMPORTLIB = "<frozen importlib._bootstrap"  # how its code's file name starts
@@ -29,6 +30,30 @@ def interruptible(*, until_exit: bool) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN if until_exit else previous)
+
+
+@contextmanager
+def terminable(*, quiet: bool) -> Iterator[None]:
+    """While entered, SIGTERM ends this process, after one line unless `quiet`; while training, see `StopSignals`."""
+    owner = os.getpid()
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a worker process, which its pool ends by this signal
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        if not quiet:
+            os.write(STANDARD_ERROR, f"{TERMINATED}\n".encode())
+        os._exit(128 + number)
+
+    previous = signal.getsignal(signal.SIGTERM)
+    if previous != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

@@ -16,6 +16,7 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.option("run RUN", "folder written by `groundup train`")
     parser.option("--data DIR", "the prepared folder, if it has moved")
+    parser.option("--checkpoints DIR", "the folder of the run's checkpoints, if they have been moved")
     parser.option("--json", "print the result as JSON; progress goes to standard error")
     add_config_options(parser, ("train", "evaluate", "checkpoint", "guard", "tracking"))
 
@@ -30,5 +31,6 @@ def run(args: argparse.Namespace) -> int:
     first, run = init_distributed().rank == 0, RunFolder(Path(args.run))
     config, keys = reconfigure(run, config_overrides(args))
     with watching(args.run, config, plain=args.json, quiet=not first) as display:
-        result = resume_run(run, config, keys, display)
+        checkpoints = Path(args.checkpoints) if args.checkpoints else None
+        result = resume_run(run, config, keys, display, checkpoints=checkpoints)
     return finish(result, as_json=args.json, quiet=not first)

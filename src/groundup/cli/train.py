@@ -24,6 +24,7 @@ def add_arguments(parser: Parser) -> None:
     )
     add_config_arguments(parser)
     parser.option("--out RUN", "folder for the run; must not hold one yet")
+    parser.option("--checkpoints DIR", "a new folder for the checkpoints, such as one on a larger disk [in RUN]")
     parser.option("--auto-resume", "resume RUN if it holds this run; a restarted job always does")
     parser.option("--dry-run", "print the plan, write nothing, and stop")
     parser.option("--json", "print the result as JSON; progress goes to standard error")
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     first = process_group.rank == 0
     with watching(f"{preset} on {config.data}", config, plain=args.json, quiet=not first) as display:
         start = start_or_resume if process_group.any(may_resume) else start_run
-        result = start(config, out, display)
+        result = start(config, out, display, checkpoints=Path(args.checkpoints) if args.checkpoints else None)
     return finish(result, as_json=args.json, quiet=not first)
 
 

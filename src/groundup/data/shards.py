@@ -10,8 +10,8 @@ The same for `val`. None of these depends on when, where or by whom they were ma
 
 import hashlib
 import json
-import mmap
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from groundup.data.record_file import RecordFile
 from groundup.errors import DataError
 from groundup.utils.files import sha256
 from groundup.utils.reading import read_bytes
@@ -140,7 +141,9 @@ def dtype_for(n_vocab: int) -> Dtype:
 class Tokens:
     """One split as a single read-only sequence of ids across its shards."""
 
-    def __init__(self, shards: list[npt.NDArray[np.integer]], n_vocab: int = 1 << 32, name: str = "tokens") -> None:
+    def __init__(
+        self, shards: Sequence[npt.NDArray[np.integer] | RecordFile], n_vocab: int = 1 << 32, name: str = "tokens"
+    ) -> None:
         """`n_vocab` bounds the ids; `name` stands for them in error messages."""
         self._shards, self._n_vocab, self._name = shards, n_vocab, name
         self._starts = np.cumsum([0, *map(len, shards)])  # of each shard, and the end of the last
@@ -150,7 +153,7 @@ class Tokens:
         """The split `name` of a prepared folder. Raises DataError if files are missing or cut short."""
         manifest = Manifest.load(folder)
         dtype = np.dtype(manifest.dtype).newbyteorder("<")
-        shards = [_map(folder / shard.file, dtype, shard.tokens) for shard in manifest.splits[name].shards]
+        shards = [_open(folder / shard.file, dtype, shard.tokens) for shard in manifest.splits[name].shards]
         return cls(shards, manifest.tokenizer.n_vocab, f"{folder}, split {name}")
 
     def __len__(self) -> int:
@@ -159,7 +162,7 @@ class Tokens:
     def read(self, start: int, n: int) -> npt.NDArray[np.int64]:
         """The `n` ids from `start` on, shape (n,). Raises IndexError for positions outside of the split.
 
-        Raises DataError for an id that the tokenizer does not have: the file was changed.
+        Raises DataError for an id that the tokenizer does not have, and where the file was cut short or cannot be read.
         """
         if not 0 <= start <= start + n <= len(self):
             raise IndexError(f"tokens {start} to {start + n} of {len(self)}")
@@ -190,7 +193,9 @@ class DocumentSpan(NamedTuple):
 class Documents:
     """Positions of the documents of a split."""
 
-    def __init__(self, records: Records, sources: tuple[str, ...], n_tokens: int, name: str = "documents") -> None:
+    def __init__(
+        self, records: Records | RecordFile, sources: tuple[str, ...], n_tokens: int, name: str = "documents"
+    ) -> None:
         """`records` are of type `DOCUMENT`, in order of their start; the last ends at token `n_tokens`.
 
         `name` stands for them in error messages.
@@ -203,8 +208,7 @@ class Documents:
         check_files(folder, manifest, checksums=False)
         split = manifest.splits[name]
         path = documents_file(folder, name)
-        records = np.memmap(path, DOCUMENT, mode="r") if split.documents else np.empty(0, DOCUMENT)
-        return cls(records, manifest.sources, split.tokens, str(path))
+        return cls(_open(path, DOCUMENT, split.documents), manifest.sources, split.tokens, str(path))
 
     def __len__(self) -> int:
         return len(self._records)
@@ -251,9 +255,9 @@ def check_files(folder: Path, manifest: Manifest, *, checksums: bool) -> None:
     With `checksums`, also for one with other contents.
     """
     for name, split in manifest.splits.items():
-        _map(documents_file(folder, name), DOCUMENT, split.documents)
+        _check_size(documents_file(folder, name), DOCUMENT, split.documents)
         for shard in split.shards:
-            _map(folder / shard.file, np.dtype(manifest.dtype), shard.tokens)
+            _check_size(folder / shard.file, np.dtype(manifest.dtype), shard.tokens)
             if checksums:
                 _check_sum(folder / shard.file, shard.sha256)
         if checksums:
@@ -284,23 +288,28 @@ def documents_file(folder: Path, name: SplitName) -> Path:
     return folder / f"documents-{name}.bin"
 
 
-def _map(path: Path, dtype: np.dtype[Any], n: int) -> Records:
-    """A file of `n` records, mapped into memory."""
+def _open(path: Path, dtype: np.dtype[Any], n: int) -> RecordFile:
+    """A file of `n` records. DataError if it is missing or has another size."""
+    try:
+        _check_size(path, dtype, n)
+        return RecordFile(path, dtype, n)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _check_size(path: Path, dtype: np.dtype[Any], n: int) -> None:
     expected = n * dtype.itemsize
     try:
-        if (size := path.stat().st_size) != expected:
-            raise DataError(
-                f"{path}: {size} bytes, but the manifest says {expected}; "
-                "copy it again, or prepare again with --overwrite"
-            )
-        if not n:
-            return np.empty(0, dtype)  # an empty file cannot be mapped
-        with path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        size = path.stat().st_size
     except OSError as error:
+        raise _unreadable(path, error) from None
+    if size != expected:
         raise DataError(
-            f"{path}: cannot be read ({error.strerror}); copy the folder again, or prepare again with --overwrite"
-        ) from None
-    if hasattr(mmap, "MADV_RANDOM"):  # a sequence is some kilobytes anywhere in gigabytes: no read-ahead
-        mapped.madvise(mmap.MADV_RANDOM)
-    return np.frombuffer(mapped, dtype)
+            f"{path}: {size} bytes, but the manifest says {expected}; copy it again, or prepare again with --overwrite"
+        )
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{path}: cannot be read ({error.strerror}); copy the folder again, or prepare again with --overwrite"
+    )

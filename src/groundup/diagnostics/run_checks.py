@@ -2,7 +2,7 @@
 
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice, takewhile
 from pathlib import Path
@@ -10,14 +10,13 @@ from typing import Any
 
 from groundup.checkpoint import state
 from groundup.checkpoint.data_match import match_data
-from groundup.checkpoint.files import AVERAGE, CONFIG, MODEL, OPTIMIZER, damage, read_config, verify
+from groundup.checkpoint.files import AVERAGE, CONFIG, MODEL, OPTIMIZER, damage, read_config, unreadable, verify
 from groundup.checkpoint.log import iter_log
 from groundup.checkpoint.metadata import load_metadata, load_training_metadata
-from groundup.checkpoint.run_folder import RunFolder
+from groundup.checkpoint.run_config import changed_config, checkpoint_config, lost_config
+from groundup.checkpoint.run_folder import MAX_LOOKS, RunFolder, folder_identity
 from groundup.checkpoint.tensors import expected_tensors, tensor_problems
-from groundup.config.merge import diff
-from groundup.config.schema import Config, resume_rule
-from groundup.config.types import FIXED
+from groundup.config.schema import Config
 from groundup.data.shards import Manifest, check_files
 from groundup.diagnostics.finding import Finding, problem
 from groundup.errors import CheckpointError, DataError, GroundupError, NewerFormatError
@@ -37,6 +36,7 @@ class CheckpointReport:
     problems: tuple[str, ...]  # `file: what`
     intact: bool = True  # every file matches its checksum
     newer: bool = False  # written by a newer groundup, so that its contents cannot be checked
+    unreadable: bool = False  # the system failed to read it, so that it is not known to be damaged
 
     @property
     def ok(self) -> bool:
@@ -71,7 +71,8 @@ class RunReport:
             if checkpoint.ok:
                 yield Finding(about, "checkpoint", "ok", checkpoint.name)
             else:
-                remedy = "update groundup" if checkpoint.newer else "use another checkpoint"
+                remedy = "make it readable" if checkpoint.unreadable else "use another checkpoint"
+                remedy = "update groundup" if checkpoint.newer else remedy
                 yield problem(about, "checkpoint", f"{checkpoint.name}: {'; '.join(checkpoint.problems)}; {remedy}")
         yield from (problem(about, "run", message) for message in self.problems)
         yield from (problem(about, "note", message, "warning") for message in self.notes)
@@ -89,38 +90,57 @@ class RunReport:
 def check_run(path: Path, data: Path | None = None) -> RunReport:
     """Check everything about the run at `path`; `data` is its prepared folder if that has moved.
 
-    CheckpointError when there is no run at all, DataError when `data` is no folder. A checkpoint that a training
-    process deletes meanwhile is left out.
+    CheckpointError when there is no run at all, DataError when `data` is no folder. Where a training process deletes
+    or replaces a checkpoint meanwhile, the list is read again, and what was checked is not checked again.
     """
     run = RunFolder(path)
     if not (path / "config.yaml").exists() and not run.checkpoints.is_dir():
         raise CheckpointError(f"{path}: holds no run; give a folder written by `groundup train`")
     if data and not data.is_dir():
         raise DataError(match_data(data, {}).message)
-    user = holder(path)
+    checked: dict[tuple[Path, int | None], CheckpointReport] = {}
+    for _ in range(MAX_LOOKS):
+        keys = [(folder, folder_identity(folder)) for folder in run.steps()]
+        try:
+            for key in keys:
+                checked[key] = checked.get(key) or _check_checkpoint(key[0])
+            report = _report(run, [checked[key] for key in keys], data)
+        except Exception:
+            if _are_there(keys):
+                raise
+            continue
+        if _are_there(keys):
+            return report
+    raise CheckpointError(f"{run.checkpoints}: deleted by training before they can be checked; stop the run first")
+
+
+def _are_there(keys: Iterable[tuple[Path, int | None]]) -> bool:
+    return all(identity is not None and folder_identity(folder) == identity for folder, identity in keys)
+
+
+def _report(run: RunFolder, reports: list[CheckpointReport], data: Path | None) -> RunReport:
+    user = holder(run.path)
     notes = [f"in use right now by {user}"] if user else []
-    problems: list[str] = []
-    try:
-        config = run.config()
-    except GroundupError as error:
-        config, problems = None, [_relative(run.path, error)]
-    reports = [_check_checkpoint(folder) for folder in run.steps()]
-    reports = [report for report in reports if (run.checkpoints / report.name).is_dir()]
     reports, replaced = _check_parents(run, reports)
     good = next((run.checkpoints / report.name for report in reversed(reports) if report.ok), None)
+    config, own_problem = _read_config(run, good)
     data_problems, data_notes = _check_data(config, good, data)
-    problems += [*replaced, *_check_own_files(run, config, good), *data_problems]
+    problems = [*own_problem, *replaced, *_check_own_files(run, good), *data_problems]
     notes += [*data_notes, *_check_log(run.log), *_check_links(run)]
-    partial = sorted(folder.name for folder in run.checkpoints.glob(".step-*"))
-    if partial and not user:
-        notes.append(f"checkpoints: {', '.join(partial)} left behind by a crash; resume deletes them")
+    left = [path.name for path in run.leftovers()]
+    if left and not user:
+        notes.append(f"checkpoints: {', '.join(left)} left behind by a crash; resume tidies them")
+    if rejected := [path.name for path in run.rejected()]:
+        notes.append(f"checkpoints: {', '.join(rejected)}: rejected and kept by resume; delete what you do not need")
     notes += _check_disk(run)
     if not reports:
         notes.append("no checkpoint yet: resume starts again, with the same weights")
     # Whether a newer groundup wrote the newest checkpoint with matching checksums, the one resuming would take.
     update = next((report.newer for report in reversed(reports) if report.intact), False)
     command = _resume_command(run, reports, data) if config and not update else None
-    return RunReport(path, tuple(reports), tuple(problems), tuple(notes), good.name if good else None, command, update)
+    return RunReport(
+        run.path, tuple(reports), tuple(problems), tuple(notes), good.name if good else None, command, update
+    )
 
 
 def check_lone_checkpoint(path: Path) -> Finding:
@@ -135,7 +155,11 @@ def check_lone_checkpoint(path: Path) -> Finding:
 
 def _check_checkpoint(folder: Path) -> CheckpointReport:
     """Every damaged file; if there is none, what is wrong with the contents."""
-    damaged = tuple(f"{file}: {what}" for file, what in damage(folder))
+    try:
+        damaged = tuple(f"{file}: {what}" for file, what in damage(folder))
+    except OSError as error:
+        reason = _relative(folder, unreadable(error, folder)).partition("; nothing was changed")[0]
+        return CheckpointReport(folder.name, (reason,), intact=False, unreadable=True)
     if damaged:
         return CheckpointReport(folder.name, damaged, intact=False)
     try:
@@ -190,12 +214,20 @@ def _check_parents(run: RunFolder, reports: list[CheckpointReport]) -> tuple[lis
     return list(found.values()), replaced
 
 
-def _check_own_files(run: RunFolder, config: Config | None, good: Path | None) -> Iterator[str]:
-    """Whether the run's own files are there, and its config is that of its checkpoints."""
-    if config and good:
-        keys = [key for key in diff(state.load_config(good), config) if resume_rule(key) is FIXED]
-        if keys:
-            yield f"config.yaml: differs from checkpoints/{good.name}/config.json in {', '.join(keys)}"
+def _read_config(run: RunFolder, good: Path | None) -> tuple[Config | None, list[str]]:
+    """The config that resuming would use, None if it would not, and what is wrong with the run's."""
+    if good and (lost := lost_config(run)):
+        return checkpoint_config(good), [f"config.yaml: {lost}; resume rebuilds it from {good.name}"]
+    try:
+        config = run.config()
+    except CheckpointError as error:
+        return None, [_relative(run.path, error)]
+    changed = changed_config(run, config, good) if good else None
+    return (None, [changed.removeprefix(f"{run.path}/")]) if changed else (config, [])
+
+
+def _check_own_files(run: RunFolder, good: Path | None) -> Iterator[str]:
+    """Whether the run's log and environment.json are there."""
     if good and not run.log.exists():
         yield f"{run.log.name}: missing"
     try:
@@ -257,8 +289,8 @@ def _check_disk(run: RunFolder) -> Iterator[str]:
 def _resume_command(run: RunFolder, reports: list[CheckpointReport], data: Path | None) -> str | None:
     """How to continue. Resuming refuses a checkpoint whose checksums match and whose contents are wrong: delete it."""
     bad = list(takewhile(lambda report: not report.ok, reversed(reports)))
-    if reports and len(bad) == len(reports):
-        return None  # `groundup resume` has nothing to resume from
+    if (reports and len(bad) == len(reports)) or any(report.unreadable for report in bad):
+        return None  # `groundup resume` has nothing to resume from, or could not read the newest
     names = [str(run.checkpoints / report.name) for report in reversed(bad) if report.intact]
     remove = f"{shlex.join(['rm', '-r', '--', *names])} && " if names else ""
     return remove + shlex.join(["groundup", "resume", str(run.path), *(["--data", str(data)] if data else [])])

@@ -18,7 +18,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from groundup.checkpoint.run_folder import find_checkpoint, run_of
+from groundup.checkpoint.run_folder import read_checkpoint, run_of
 from groundup.config.merge import did_you_mean
 from groundup.errors import UsageError
 from groundup.interop import wheel
@@ -162,7 +162,19 @@ def export(
         raise UsageError(f"to {to!r}: there is no such format; {did_you_mean(to, TARGETS)}")
     target, out = TARGETS[to], Path(out)
     check_output(out, target.kind, overwrite=overwrite)
-    source = _open_source(path, checkpoint=checkpoint, name=name, licence=license)
+    if name is not None and not NAME.fullmatch(name):
+        raise UsageError(f"name {name!r}: must be letters, digits, '-', '_' and '.', as in book or me/book")
+    if license and not LICENCE.fullmatch(license):
+        raise UsageError(f"license {license!r}: no identifier; give one of the SPDX list, such as mit or cc-by-4.0")
+
+    def write(folder: Path) -> Export:
+        return _export(folder, out, to, name=name, licence=license, overwrite=overwrite)
+
+    return read_checkpoint(Path(path), checkpoint, write)
+
+
+def _export(folder: Path, out: Path, to: str, *, name: str | None, licence: str, overwrite: bool) -> Export:
+    target, source = TARGETS[to], _open_source(folder, name=name, licence=licence)
     target.refuse(source.loaded)
     with new_output(out, target.kind, overwrite=overwrite) as partial:
         start = perf_counter()
@@ -177,14 +189,9 @@ def export(
     return Export(out, to, source.loaded.folder.name, size, tuple(notes), by, difference, seconds)
 
 
-def _open_source(path: str | Path, *, checkpoint: str, name: str | None, licence: str) -> Source:
-    """Load the checkpoint. UsageError for a bad name or licence, and where a weight is not finite."""
-    folder = find_checkpoint(Path(path), checkpoint)
+def _open_source(folder: Path, *, name: str | None, licence: str) -> Source:
+    """Load the checkpoint. UsageError where a weight is not finite."""
     run = run_of(folder)
-    if name is not None and not NAME.fullmatch(name):
-        raise UsageError(f"name {name!r}: must be letters, digits, '-', '_' and '.', as in book or me/book")
-    if licence and not LICENCE.fullmatch(licence):
-        raise UsageError(f"license {licence!r}: no identifier; give one of the SPDX list, such as mit or cc-by-4.0")
     from groundup.checkpoint.state import load
 
     name = name or NOT_IN_NAMES.sub("-", (run or folder).resolve().name).strip("-") or "model"

@@ -5,6 +5,7 @@ pickles of tensors alone; of a model of the hub only the needed files are downlo
 """
 
 import json
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -47,6 +48,7 @@ def write(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], toke
     (folder / CARD).write_text(card, encoding="utf-8")
     try:
         save_file(to_hf(config, tensors), folder / MODEL, metadata={"format": "pt"})
+        (folder / MODEL).chmod(stat.S_IMODE((folder / CARD).stat().st_mode))  # 0600 by safetensors, whatever the umask
     except SafetensorError as error:  # also raised for a full disk
         raise OSError(str(error)) from error
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from groundup.checkpoint.files import read_config
+from groundup.checkpoint.files import read_config, verify
 from groundup.errors import CheckpointError, NewerFormatError, TokenizerError, UsageError
 from groundup.sources.hub import PREFIX
 from groundup.tokenizers.base import END_OF_TEXT, Tokenizer, TokenizerTrainer
@@ -12,7 +12,7 @@ from groundup.tokenizers.gpt1 import GPT1Tokenizer
 from groundup.tokenizers.gpt2 import GPT2Tokenizer, byte_characters, gpt2_merges, gpt2_pieces
 from groundup.tokenizers.hf_json import FILE_NAME, MAX_FILE_BYTES, model_ids, parse, read_tokenizer_file
 from groundup.tokenizers.registry import choose_tokenizer
-from groundup.utils.files import SUMS, checksums
+from groundup.utils.files import DELETED, SUMS, checksums, hidden, restore_previous
 from groundup.utils.reading import read_json, read_text
 
 SOURCES = (
@@ -36,7 +36,7 @@ def check(source: str, out: Path, *, revision: str | None, overwrite: bool) -> N
         if not path.exists():
             raise UsageError(f"{source}: there is no such file or folder; give {SOURCES}")
         # Other programs' folders may hold a config.yaml or checksums of their own.
-        if (path / "config.yaml").is_file() and (path / "checkpoints").is_dir():
+        if (path / "config.yaml").is_file() and (path / "checkpoints").exists():
             raise UsageError(f"{source}: already a groundup run; use it as it is")
         if (path / SUMS).is_file() and _is_ours(path):
             raise UsageError(f"{source}: already a groundup checkpoint; use it as it is")
@@ -49,6 +49,8 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     """
     with _readable(str(out), "choose another folder with --out"):
         target = out.resolve()
+        restore_previous(target)
+        _restore_deleted(target)
         if target.is_file():
             raise UsageError(f"{out}: is a file; choose another folder with --out")
         if not target.is_dir() or not any(target.iterdir()):
@@ -64,6 +66,15 @@ def check_output(out: Path, *, overwrite: bool) -> None:
             )
         if not overwrite:
             raise UsageError(f"{out}: holds a checkpoint already; choose another --out, or replace it with --overwrite")
+
+
+def _restore_deleted(target: Path) -> None:
+    """Put back what an import of an earlier version was about to delete, if it is complete."""
+    deleted = hidden(target, DELETED)
+    if deleted.is_dir() and not deleted.is_symlink() and not target.exists():
+        with suppress(CheckpointError):
+            verify(deleted)
+            deleted.rename(target)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from groundup.checkpoint.data_match import manifest_of_run
 from groundup.checkpoint.files import AVERAGE, read_config, read_json
 from groundup.checkpoint.log import EVAL_CHECKPOINT_EVENTS, iter_log, task_metrics
 from groundup.checkpoint.metadata import load_metadata
-from groundup.checkpoint.run_folder import RunFolder
+from groundup.checkpoint.run_folder import RunFolder, run_of
 from groundup.config.schema import Config
 from groundup.errors import CheckpointError, GroundupError
 from groundup.model.size import parameters
@@ -75,7 +75,7 @@ class ModelCardInfo:
 def collect_card_info(loaded: LoadedModel, name: str, licence: str, run: Path | None) -> ModelCardInfo:
     """Read the facts from a checkpoint, and from its `run` and data where these are still there."""
     config = loaded.config
-    progress = load_metadata(loaded.folder)
+    progress = dict(loaded.metadata)
     manifest = manifest_of_run(config.data, progress.get("data"))
     splits = manifest.splits if manifest else {}
     newest: dict[str, Any] = next(reversed(_logged(run, progress["step"], "eval")), {})
@@ -128,7 +128,8 @@ def _find_origin(config: Config, progress: dict[str, Any]) -> str:
         if not config.init_from:
             break
         folder = Path(config.init_from)
-        name = folder.parent.parent.name if folder.parent.name == "checkpoints" else folder.name
+        run = run_of(folder) or (folder.parent.parent if folder.parent.name == "checkpoints" else folder)
+        name = run.name
         try:
             config, progress = Config.model_validate(read_config(folder)), load_metadata(folder)
         except (GroundupError, ValidationError):

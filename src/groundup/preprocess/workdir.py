@@ -100,6 +100,8 @@ def open_workdir(
     target = out.resolve()
     partial = target.with_name(f".{target.name}.partial")
     missing = [parent for parent in target.parents if not parent.exists()]
+    if partial.is_symlink():
+        raise DataError(f"{partial}: is a link, which is not followed; remove it")
     partial.mkdir(parents=True, exist_ok=True)
     with locked(partial, "preparing this folder", shown=out) as guarded:
         if not guarded:

@@ -50,14 +50,16 @@ class Checkpointer:
         self._writing: Future[None] | None = None
         self._copy: StateTensors | None = None  # the last copy, whose memory the next one takes
         self.saved: Path | None = None  # the newest, which may still be being written
+        self._parent: dict[str, Any] | None = None  # of that one
 
-    def save(self, state: TrainState, *, wait: bool = False) -> None:
+    def save(self, state: TrainState, *, wait: bool = False, again: bool = False) -> None:
         """Write a checkpoint of this moment; OSError when this or the previous one could not be written.
 
+        `again`: the one of this step is replaced, as its metadata has changed.
         RollbackRequested or TrainingError, as the guard has it, where a number is not finite: nothing is written.
         """
         folder = self._folder.checkpoint(state.progress.step)
-        if folder != self.saved:
+        if again or folder != self.saved:
             self._wait()
             self._reject_not_finite(state)
             background = self._config.checkpoint.async_save and not wait and self._has_memory(state)
@@ -95,15 +97,16 @@ class Checkpointer:
                 "optimizer.ema_decay asks for; put back the config.yaml that the run was started with"
             )
         state.ema.load(averages, metadata.get("averaged", 0))
-        self.saved = checkpoint
+        self.saved, self._parent = checkpoint, metadata.get("parent")
 
     def newest_before(self, step: float) -> Path | None:
-        """The newest complete checkpoint of a step before this one; later ones are deleted."""
+        """The newest complete checkpoint of a step before this one; later ones are deleted, damaged ones kept aside."""
         found = None
         if self._process_group.rank == 0:
             self._wait()
-            found, _ = self._folder.newest_good(step)
-            self._folder.delete_after(found)
+            found, rejected = self._folder.newest_good(step)
+            for line in self._folder.go_back_to(found, rejected):
+                self._log("rejected", message=line)
         name = self._process_group.broadcast_object(found and found.name)
         self.saved = self._folder.checkpoints / name if name else None
         return self.saved
@@ -127,13 +130,15 @@ class Checkpointer:
             state.guard.reject_state(state.progress.step, tensors[agreed][0])
 
     def _submit(self, folder: Path, tensors: StateTensors, state: TrainState) -> None:
+        if folder != self.saved:  # else it has the parent of the one that it replaces
+            self._parent = self._as_parent()
         metadata = {
             **state.metadata(),
             "processes": self._process_group.size,
             "numerics": self.numerics,
             "data": self._data.manifest.fingerprint,
             "sequence_layout": self._sequence_layout,
-            "parent": self._parent(),
+            "parent": self._parent,
         }
         best = self._best(state)
         kept = {path for path in (best, self._rollback_target(state)) if path}
@@ -170,7 +175,7 @@ class Checkpointer:
         older = [path for path in self._folder.steps() if first and step_of(path) < first[0]]
         return older[-1] if older else None
 
-    def _parent(self) -> dict[str, Any] | None:
+    def _as_parent(self) -> dict[str, Any] | None:
         """The checkpoint that training continued from, with its checksum."""
         if self.saved is None:
             return None

@@ -10,11 +10,9 @@ is noted, so that a run started again starts with the same weights or not at all
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
-
-from groundup.checkpoint.files import AVERAGE, CONFIG, MODEL, TOKENIZER, read_config
+from groundup.checkpoint.files import AVERAGE, CONFIG, MODEL, TOKENIZER, unreadable
+from groundup.checkpoint.run_config import checkpoint_config
 from groundup.checkpoint.run_folder import find_checkpoint
 from groundup.config.merge import ConfigSource, diff, merge_and_validate, rename_source
 from groundup.config.model import ModelConfig
@@ -53,7 +51,10 @@ def weights_file(folder: Path) -> Path:
 def weights_sha256(folder: Path) -> str:
     """Checksum of the weights as the checkpoint lists it; CheckpointError where it does not."""
     name = weights_file(folder).name
-    found = (checksums(folder) or {}).get(name)
+    try:
+        found = (checksums(folder) or {}).get(name)
+    except OSError as error:
+        raise unreadable(error, folder / SUMS) from error
     if found is None:
         raise CheckpointError(f"{folder / SUMS}: does not list {name}, so this checkpoint is not complete; use another")
     return found
@@ -102,7 +103,7 @@ def _merge(name: str, sources: Sequence[ConfigSource]) -> Config:
         folder = find_checkpoint(Path(named[-1]))
     except CheckpointError as error:
         raise CheckpointError(f"{error}, or import another program's model with `groundup import`") from None
-    model = _read_model(folder)
+    model = checkpoint_config(folder).model
     config = merge_and_validate(
         [preset(name), ConfigSource(str(folder / CONFIG), {"model": model.model_dump()}), *sources]
     )
@@ -117,14 +118,6 @@ def _merge(name: str, sources: Sequence[ConfigSource]) -> Config:
 def _is_on_rank_0_only(path: Path) -> bool:
     """Whether a folder is missing here, and this rank does not need it."""
     return not path.exists() and os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0"
-
-
-def _read_model(folder: Path) -> ModelConfig:
-    values: dict[str, Any] = read_config(folder)
-    try:
-        return Config.model_validate(values).model
-    except ValidationError as error:
-        raise CheckpointError(f"{folder / CONFIG}: {error.errors()[0]['msg']}; use another checkpoint") from None
 
 
 def _check_model(config: Config, model: ModelConfig, folder: Path) -> None:

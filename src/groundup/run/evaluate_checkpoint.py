@@ -13,7 +13,6 @@ import torch
 
 from groundup.checkpoint.data_match import DataMatch, match_data
 from groundup.checkpoint.log import EVAL_CHECKPOINT, Log
-from groundup.checkpoint.metadata import load_metadata
 from groundup.checkpoint.run_folder import RunFolder, run_of
 from groundup.checkpoint.state import LoadedModel, load
 from groundup.data.shards import Manifest, Tokens
@@ -179,7 +178,7 @@ def append_to_log(loaded: LoadedModel, results: dict[str, dict[str, float]], how
     if folder is None:
         return None
     run = RunFolder(folder)
-    step = load_metadata(loaded.folder)["step"]
+    step = loaded.metadata["step"]
     try:
         log = Log(run.log)
         log.write(EVAL_CHECKPOINT, checkpoint=loaded.folder.resolve().name, step=step, results=results, how=how)
@@ -203,7 +202,7 @@ def prepared_data(loaded: LoadedModel, data: PathLike | None) -> tuple[Path, Man
         raise DataError(f"{error}; or name the prepared folder with --data") from error
     if manifest.tokenizer.fingerprint != loaded.tokenizer.fingerprint:
         raise DataError(f"{folder}: prepared with another tokenizer than the model's; prepare it with the same one")
-    match = match_data(folder, load_metadata(loaded.folder), manifest)
+    match = match_data(folder, loaded.metadata, manifest)
     if match.answer == "other" and data is None:
         raise DataError(match.message)
     return folder, manifest, match

@@ -102,12 +102,22 @@ class Evaluator:
             )
             self._update_best(step, self.losses.val_loss)
 
-    def run_missed_eval(self, *, finished: bool = False) -> None:
-        """Run the evaluation that was due when a stop came: which loss is best must not depend on interruptions."""
+    def run_missed_eval(self, *, finished: bool = False) -> bool:
+        """Run the evaluation that was due when a stop came: which loss is best must not depend on interruptions.
+
+        Returns whether there was one and it is complete, so that the checkpoint of this step is to be saved again.
+        """
         n, step = self._config.evaluate.every_steps, self._state.progress.step
         due = finished or (n and step and step % n == 0)
-        if due and self._state.best.seen < step and self._data.val is not None:
-            self.evaluate(step)
+        if not due or not self.missed:
+            return False
+        self.evaluate(step)
+        return not self.missed
+
+    @property
+    def missed(self) -> bool:
+        """Whether the loss at the current step has not been measured, though it could be."""
+        return self._state.best.seen < self._state.progress.step and self._data.val is not None
 
     def sample(self, step: int) -> None:
         """Continue the configured prompt; log and display the text."""

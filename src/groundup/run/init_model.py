@@ -90,8 +90,8 @@ def _problem(folder: Path, expected_sha256: str | None) -> str | None:
     remedy = "so this run cannot start; put the folder back, or start a new run with another --init-from"
     try:
         found = sha256(path)
-    except OSError as error:
-        return f"init_from: {path} cannot be read ({error.strerror}), {remedy}"
+    except (OSError, ValueError) as error:
+        return f"init_from: {path} cannot be read ({getattr(error, 'strerror', None) or error}), {remedy}"
     if expected_sha256 is not None and found != expected_sha256:
         return f"init_from: {path} is not what it was when the run was configured (its checksum differs), {remedy}"
     try:

@@ -12,6 +12,7 @@ import torch
 from groundup import __version__
 from groundup.checkpoint.data_match import DataMatch, match_data, tokenizer_of
 from groundup.checkpoint.metadata import load_metadata
+from groundup.checkpoint.run_config import changed_config, config_or_rebuilt, keep_lost_config, lost_config
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.checkpoint.state import load_config, load_resumable
 from groundup.config.merge import ConfigSource, diff, flatten, get, merge_and_validate, rename_source
@@ -21,7 +22,7 @@ from groundup.config.types import OnResume
 from groundup.data.windows import LAYOUT, ShuffledWindows, layout_of
 from groundup.distributed.launch import init_distributed
 from groundup.distributed.process_group import ProcessGroup, require_same
-from groundup.errors import CheckpointError, ConfigError, TrainingError
+from groundup.errors import CheckpointError, ConfigError, DataError, TrainingError
 from groundup.evaluation.tasks import needs_download
 from groundup.optim.run_length import TimeLength
 from groundup.planning.plan import DataSize, Plan, Speed
@@ -46,13 +47,19 @@ RESTART_VARIABLES = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 
 
 def start_run(
-    config: Config, out: Path, display: Display, *, speed: Speed | None = None, advise: bool = True
+    config: Config,
+    out: Path,
+    display: Display,
+    *,
+    checkpoints: Path | None = None,
+    speed: Speed | None = None,
+    advise: bool = True,
 ) -> TrainResult:
     """Train a new run; everything is checked before anything is written.
 
-    A known `speed` is not measured again; without `advise`, only warnings of what cannot go well are given. ConfigError
-    for what no memory of this machine can hold; what is only likely not to fit is tried, with a warning. Of several
-    processes, rank 0 writes the run's folder and uses `display`.
+    `checkpoints`: a folder outside of `out` for them. A known `speed` is not measured again; without `advise`, only
+    warnings of what cannot go well are given. ConfigError for what no memory of this machine can hold; what is only
+    likely not to fit is tried, with a warning. Of several processes, rank 0 writes the run's folder and uses `display`.
     """
     process_group, run = init_distributed(), RunFolder(out)
     display = NullDisplay() if process_group.rank else display
@@ -67,7 +74,7 @@ def start_run(
     plan = replace(plan, speed=speed) if speed else _with_speed(plan, trainer)
     with run_lock(run, display, process_group):
         if not process_group.rank:
-            run.create(trainer.config.recorded)
+            run.create(trainer.config.recorded, checkpoints)
             if config.tracking.backends:
                 permit(run.path, display.message)
         for line in (*summary(plan, advise=advise), machine_line):
@@ -77,19 +84,19 @@ def start_run(
         return trainer.run()
 
 
-def start_or_resume(config: Config, out: Path, display: Display) -> TrainResult:
+def start_or_resume(config: Config, out: Path, display: Display, *, checkpoints: Path | None = None) -> TrainResult:
     """`start_run`, or `resume_run` where `out` already holds this run: for launchers that repeat a command.
 
     ConfigError where the run there is another one.
     """
     process_group, run = init_distributed(), RunFolder(out)
-    if not process_group.broadcast_object((run.path / "config.yaml").exists()):
-        return start_run(config, out, display)
+    if not process_group.broadcast_object(run.exists):
+        return start_run(config, out, display, checkpoints=checkpoints)
     overrides = overrides_of(broadcast_config(config, process_group), run, process_group)
     merged, keys = reconfigure(run, overrides, process_group)
     if config.tracking.backends and not process_group.rank:  # this command asks for them, whatever the run does
         permit(run.path, display.message)
-    return resume_run(run, merged, keys, display)
+    return resume_run(run, merged, keys, display, checkpoints=checkpoints)
 
 
 def restarted() -> bool:
@@ -128,15 +135,19 @@ def plan_with_speed(config: Config) -> Plan:
     return plan
 
 
-def resume_run(run: RunFolder, config: Config, changed: list[str], display: Display) -> TrainResult:
+def resume_run(
+    run: RunFolder, config: Config, changed: list[str], display: Display, *, checkpoints: Path | None = None
+) -> TrainResult:
     """Resume from the newest good checkpoint, or from the start where the run was killed before its first.
 
-    `changed`: keys in which `config` differs from the run's.
+    `changed`: keys in which `config` differs from the run's. `checkpoints`: where they have been moved.
     """
     validate_config(config)
     process_group = init_distributed()
     display = NullDisplay() if process_group.rank else display
     with run_lock(run, display, process_group):
+        if checkpoints is not None and not process_group.rank:
+            run.move_checkpoints(checkpoints)
         trainer, machine_line = _restore(run, config, changed, display, process_group)
         _announce_resume(trainer, machine_line)
         return trainer.run()
@@ -174,7 +185,7 @@ def overrides_of(config: Config, run: RunFolder, process_group: ProcessGroup) ->
 
 def run_config(run: RunFolder, process_group: ProcessGroup) -> Config:
     """The run's config, read on rank 0."""
-    return rank_0_config(None if process_group.rank else run.config(), process_group)
+    return rank_0_config(None if process_group.rank else config_or_rebuilt(run), process_group)
 
 
 @contextmanager
@@ -252,17 +263,17 @@ def _restore(
     run: RunFolder, config: Config, changed: list[str], display: Display, process_group: ProcessGroup
 ) -> tuple[Trainer, str]:
     """The trainer at its newest good checkpoint, and the line about the machine."""
+    if config.data and not (folder := Path(config.data)).is_dir():
+        raise DataError(match_data(folder, {}).message)
     data = open_data(config)
     check_ranks_agree(process_group, config, data)
-    newest, rejected = (None, []) if process_group.rank else run.newest_good()
+    newest, rejected = (None, {}) if process_group.rank else _newest_checkpoint(run)
     metadata, match = {}, DataMatch("same")
     if newest:
         metadata = load_resumable(newest)
         match = match_data(Path(str(config.data)), metadata, data.manifest, tokenizer_of(newest))
     name, metadata, match = process_group.broadcast_object([newest and newest.name, metadata, match])
     checkpoint, match = run.checkpoints / name if name else None, DataMatch(*match)
-    for reason in rejected:
-        display.message(f"rejected: {reason}")
     if match.answer != "same":
         raise CheckpointError(match.message)
     processes = metadata.get("processes", 1)
@@ -286,12 +297,28 @@ def _restore(
         trainer.restore(checkpoint)
     try:
         if not process_group.rank:
-            run.delete_after(checkpoint)
-            if changed:
+            rebuilt = keep_lost_config(run)
+            for message in (*run.go_back_to(checkpoint, rejected), *([rebuilt] if rebuilt else [])):
+                display.message(message)
+            if changed or rebuilt:
                 run.write_config(resolved.recorded)
     except OSError as error:
         raise CheckpointError(f"{run.path}: cannot be written ({error.strerror}); fix that, and resume") from error
     return trainer, line
+
+
+def _newest_checkpoint(run: RunFolder) -> tuple[Path | None, dict[Path, str]]:
+    """The newest good checkpoint, and why newer ones are rejected.
+
+    CheckpointError where all are damaged or lost, and where config.yaml contradicts the newest.
+    """
+    run.restore_replaced()
+    newest, rejected = run.newest_good()
+    if newest is None:
+        run.refuse_lost()
+    elif lost_config(run) is None and (message := changed_config(run, run.config(), newest)):
+        raise CheckpointError(message)
+    return newest, rejected
 
 
 def _update_train(config: Config, **values: int | None) -> Config:

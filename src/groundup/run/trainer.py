@@ -119,7 +119,8 @@ class Trainer:
         else:
             self._train()
         assert self.checkpointer.saved is not None, "every way out of the loop saves"
-        progress, signal = self.state.progress, None if self.done else self.stop.received
+        complete = self.done and not (self.stop.received and self.evaluator.missed)
+        progress, signal = self.state.progress, None if complete else self.stop.received
         losses, best = self.evaluator.losses, self.state.best
         return TrainResult(
             self.folder.path, self.checkpointer.saved, progress.step, progress.tokens, losses, best, signal
@@ -130,7 +131,8 @@ class Trainer:
             if self.resumed_from:
                 other = {"other_text": True} if self.other_text else {}
                 self.logger.record("resume", step=self.state.progress.step, checkpoint=self.resumed_from.name, **other)
-                self.evaluator.run_missed_eval()
+                if self.evaluator.run_missed_eval():
+                    self.checkpointer.save(self.state, again=True)
             try:
                 with self.stop.at_once():
                     step_loss = self._warm_up()
@@ -238,12 +240,14 @@ class Trainer:
         return self.parallel.wrap(loss, lambda net: dry_run.unscored_pass(net, sequences))
 
     def _finish_missed_eval(self) -> None:
-        """Run the final evaluation if an interrupted process never completed it."""
+        """Run the final evaluation if an interrupted process never completed it, or did not save what is best."""
         log = read_log(self.folder.log) if self.process_group.rank == 0 else []
         steps = self.process_group.broadcast_object([record.get("step") for record in log if record["event"] == "eval"])
-        if self.state.progress.step not in steps:
+        # Earlier versions logged a missed evaluation and saved nothing; where losses start anew, `seen` is 0.
+        if self.state.progress.step not in steps or (self.state.best.seen and self.evaluator.missed):
             with self._running():
-                self.evaluator.run_missed_eval(finished=True)
+                if self.evaluator.run_missed_eval(finished=True):
+                    self.checkpointer.save(self.state, again=True, wait=True)
 
     def _hooks(self) -> list[Hook]:
         """Hooks in the order in which they see a step; saving comes last."""

@@ -76,7 +76,11 @@ def open_trackers(
     facts = {name: settings[name] for name in ("config", "environment") if settings.get(name)}
     info = RunInfo(config.project, name, run_id, run.resolve(), config.offline, facts)
     points = PointBuilder(settings.get("flops_per_token"), settings.get("peak_flops"))
-    return AsyncTracker([BACKENDS[name] for name in dict.fromkeys(config.backends)], info, points, say)
+    names = dict.fromkeys(config.backends)
+    for name in [name for name in names if (run / name).is_symlink()]:  # where wandb and tensorboard write
+        say(f"{run / name}: is a link, which is not followed, so {name} is switched off; remove it")
+        del names[name]
+    return AsyncTracker([BACKENDS[name] for name in names], info, points, say)
 
 
 def run_identity(run: Path, say: Callable[[str], None]) -> tuple[str, str]:

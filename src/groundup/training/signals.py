@@ -1,4 +1,4 @@
-"""Signals that stop training in an orderly way: SIGINT, SIGTERM, SIGHUP, SIGUSR1, and SLURM's time limit."""
+"""Signals that stop training in an orderly way, such as SIGINT and SIGTERM, and SLURM's time limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # the last two do not exist on Windows
+# Not all exist on Windows. The program around training may use those of UNLESS_HANDLED itself.
+UNLESS_HANDLED = ("SIGUSR2", "SIGXCPU", "SIGALRM", "SIGQUIT")
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", *UNLESS_HANDLED)
 SECONDS_BEFORE_LIMIT = 120.0  # that a checkpoint and the exit may take before SLURM's time limit
 
 
@@ -22,9 +24,9 @@ class StoppedAtOnce(BaseException):
 class StopSignals:
     """Turns signals into a requested stop while entered; a second SIGINT interrupts at once.
 
-    A signal that is ignored already, as under `nohup`, stays ignored. SLURM's time limit (`SLURM_JOB_END_TIME`, seconds
-    since 1970) requests a stop too, two minutes ahead. `acknowledge` is called at the first request, so that a
-    user sees an answer to Ctrl-C.
+    A signal that is ignored already, as under `nohup`, stays ignored; one of UNLESS_HANDLED with a handler keeps that.
+    SLURM's time limit (`SLURM_JOB_END_TIME`, seconds since 1970) requests a stop too, two minutes ahead. `acknowledge`
+    is called at the first request, so that a user sees an answer to Ctrl-C.
 
     Of several processes one may receive a signal and all must stop: `agree` returns the largest of the signals they
     received, 0 for none. They must then ask at the same moments.
@@ -73,7 +75,8 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         try:
             for number in (getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)):
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup, or a handler not of Python's
+                used = number.name in UNLESS_HANDLED and signal.getsignal(number) != signal.SIG_DFL
+                if not used and signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup, or not Python's
                     self._previous[number] = signal.signal(number, self._handle)
         except ValueError:  # not the main thread: the program that runs us handles signals
             self._previous.clear()
@@ -86,15 +89,11 @@ class StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        meaning = number if number in (signal.SIGINT, _SIGHUP) else signal.SIGTERM
         if self.received is None:
-            self._receive(meaning)
-        self.received = meaning
+            self._receive(number)
+        self.received = number
         if self._raise_at_once:
             raise StoppedAtOnce
-
-
-_SIGHUP = getattr(signal, "SIGHUP", None)
 
 
 def _slurm_limit() -> float:

@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from groundup.utils.reading import read_text
+from groundup.utils.reading import open_regular, read_text
 
 SUMS = "SHA256SUMS"  # in the format of sha256sum, so that `sha256sum -c SHA256SUMS` checks a folder by hand
+
+# Ends of hidden names: of what is being replaced, now and by earlier versions, and of what is being deleted.
+PREVIOUS, FORMER, DELETED = ".previous", ".former", ".deleted"
 
 
 SUMS_LINE = re.compile(r"(?P<digest>[0-9a-f]{64})  (?P<name>.+)")
@@ -34,13 +37,15 @@ def atomic_output(
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")  # processes may export to one path at once
     try:
         _remove_abandoned(target)
-        (partial if is_folder else target.parent).mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if is_folder:
+            partial.mkdir()
         yield partial
         if check is not None and target.exists():
             check(target)
         move_into_place(partial, target)
     except BaseException:
-        _remove(partial)
+        remove(partial)
         with suppress(OSError):  # another process has put something there
             for parent in missing:
                 parent.rmdir()
@@ -53,29 +58,33 @@ def move_into_place(partial: Path, target: Path) -> None:
         flush(path)
     _swap(partial, target)
     flush(target.parent)
-    _remove(_previous(target))
+    for end in (PREVIOUS, FORMER, DELETED):
+        remove(hidden(target, end))
 
 
 def restore_previous(target: Path) -> None:
     """Put back the previous `target` if a process was killed between the two renames that replace it."""
-    if _previous(target).exists() and not target.exists():
-        _previous(target).rename(target)
+    for end in (PREVIOUS, FORMER):
+        previous = hidden(target, end)
+        if previous.exists() and not previous.is_symlink() and not target.exists():
+            previous.rename(target)
 
 
 def _swap(partial: Path, target: Path) -> None:
     # A folder cannot be renamed onto one that holds something (nor, on Windows, onto any).
     try:
         if target.is_dir():
-            _remove(_previous(target))
-            target.rename(_previous(target))
+            remove(hidden(target, PREVIOUS))
+            target.rename(hidden(target, PREVIOUS))
         partial.replace(target)
     except BaseException:
         restore_previous(target)
         raise
 
 
-def _previous(target: Path) -> Path:
-    return target.with_name(f".{target.name}.previous")
+def hidden(target: Path, end: str) -> Path:
+    """The hidden sibling of `target` whose name ends with `end`."""
+    return target.with_name(f".{target.name}{end}")
 
 
 def _remove_abandoned(target: Path) -> None:
@@ -85,7 +94,7 @@ def _remove_abandoned(target: Path) -> None:
     name = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.partial", re.ASCII)
     for path in list(target.parent.iterdir()):
         if (found := name.fullmatch(path.name)) and not _is_other_process(int(found[1])):
-            _remove(path)
+            remove(path)
 
 
 def _is_other_process(pid: int) -> bool:
@@ -100,8 +109,9 @@ def _is_other_process(pid: int) -> bool:
     return pid != os.getpid()
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
+def remove(path: Path) -> None:
+    """Delete a file, a folder or a link, if it is there; never what a link points to."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
@@ -114,10 +124,13 @@ def write_checksums(folder: Path) -> None:
 
 
 def checksums(folder: Path) -> dict[str, str] | None:
-    """The digest of each file listed in a folder's SHA256SUMS; None if that is missing or damaged."""
+    """The digest of each file listed in a folder's SHA256SUMS; None if that is missing or damaged.
+
+    OSError where it cannot be read.
+    """
     try:
         lines = read_text(folder / SUMS, limit=MAX_SUMS_BYTES).removesuffix("\n").split("\n")
-    except (OSError, ValueError):
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
         return None
     found = [SUMS_LINE.fullmatch(line) for line in lines]
     return {line["name"]: line["digest"] for line in found if line} if all(found) else None
@@ -131,23 +144,26 @@ def replace_text(path: Path, text: str) -> None:
 def replace_bytes(path: Path, content: bytes) -> None:
     """Write a small file so that a crash leaves either the old or the new content."""
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_bytes(content)
-    flush(temporary)
+    remove(temporary)
+    with temporary.open("xb") as file:  # never through a link that has just been put there
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
     flush(path.parent)
 
 
 def remove_folder(folder: Path) -> None:
     """Delete a folder under another name first: half-deleted never looks like damaged."""
-    doomed = folder.with_name(f".{folder.name}.deleted")
-    shutil.rmtree(doomed, ignore_errors=True)
+    doomed = hidden(folder, DELETED)
+    remove(doomed)
     folder.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    remove(doomed)
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
-    with path.open("rb") as file:
+    """Hex digest of a regular file's content; ValueError for anything else."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -178,5 +194,16 @@ def flush(path: Path) -> None:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files of a folder and of the folders in it, in order."""
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    """All files of a folder and of the folders in it, in order; links are listed and not followed.
+
+    OSError where a folder cannot be listed.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder, onerror=fail):
+        links = [name for name in folders if Path(parent, name).is_symlink()]
+        found += [Path(parent, name) for name in (*names, *links)]
+    return sorted(found)

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from groundup.errors import UsageError
+from groundup.utils.reading import open_own
 
 try:
     import fcntl
@@ -53,7 +54,7 @@ def holder(folder: Path) -> str | None:
     if fcntl is None:
         return None
     try:
-        handle = os.open(folder / LOCK, os.O_RDONLY)
+        handle = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:
         return None
     try:
@@ -69,7 +70,11 @@ def _open(folder: Path, shown: Path) -> int | None:
     """Make the folder and open its lock; None on Windows, which has no locks of this kind."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644) if fcntl else None
+        if fcntl is None:
+            return None
+        return open_own(folder / LOCK, os.O_RDWR, 0o644)
+    except ValueError as error:
+        raise UsageError(f"{folder / LOCK}: is {error}; remove it") from error
     except OSError as error:
         remedy = "give a folder that you may write to"
         raise UsageError(f"{shown}: cannot be written ({error.strerror}); {remedy}") from error

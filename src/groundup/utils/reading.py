@@ -1,4 +1,4 @@
-"""Bounded reading of files that others may have written: no pipe and no device, a largest size, JSON of limited depth.
+"""Files that others may have put there: no pipe, no device; bounded reading, JSON of limited depth; no link is written.
 
 OSError means that a file could not be read, ValueError that its content is not acceptable.
 """
@@ -10,8 +10,9 @@ import os
 import stat
 import struct
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 MAX_BYTES = 16 << 20  # of a JSON or text file, unless the caller names another limit
 MAX_HEADER_BYTES = 16 << 20  # of a safetensors file; a model of 1,000 blocks with optimizer state needs 5 MB
@@ -29,7 +30,7 @@ class TensorInfo:
         return math.prod(self.shape)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a regular file for reading; anything else is a ValueError."""
     # Without O_NONBLOCK, opening a named pipe waits for a writer.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -40,6 +41,18 @@ def open_regular(path: Path) -> BinaryIO:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     raise ValueError("not a regular file")
+
+
+def open_own(path: Path, flags: int, mode: int = 0o666) -> int:
+    """A handle to write one of groundup's own files, made if missing; a link, pipe or device is a ValueError."""
+    if path.is_symlink():  # for systems without O_NOFOLLOW
+        raise ValueError("a link, which is not followed")
+    flags |= os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, flags, mode)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise ValueError("no regular file")
+    return handle
 
 
 def read_bytes(path: Path, *, limit: int = MAX_BYTES) -> bytes:
