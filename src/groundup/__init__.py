@@ -6,7 +6,6 @@ The names below are the whole public Python API. They are loaded when first used
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from groundup.errors import (
@@ -32,10 +31,7 @@ if TYPE_CHECKING:
     from groundup.model import build_model
     from groundup.model.gpt import GPT
 
-try:
-    __version__ = version("groundup")
-except PackageNotFoundError:  # a checkout on PYTHONPATH, never installed
-    __version__ = "0+checkout"
+__version__: str
 
 __all__ = [
     "GPT", "CheckpointError", "ConfigError", "DataError", "ExportError", "GroundupError", "ModelConfig", "Sampler",
@@ -63,6 +59,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name == "__version__":
+        return import_module("groundup.utils.system").own_version()
     if name == "data":
         return import_module("groundup.data")
     raise AttributeError(f"module 'groundup' has no attribute {name!r}")
