@@ -23,6 +23,7 @@ from groundup.data.shards import Tokens
 from groundup.data.windows import ShuffledWindows
 from groundup.diagnostics.run_checks import check_run
 from groundup.diagnostics.step_documents import trace_step
+from groundup.ui.display import PlainDisplay
 from groundup.utils.files import sha256
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -48,7 +49,10 @@ def step_losses(run: Path) -> list[float]:
 
 
 def test_an_old_run_resumes_with_the_losses_of_its_version(old):
-    assert groundup.resume("run", overrides={"train": {"max_steps": 20}}).step == 20
+    lines: list[str] = []
+    shown = PlainDisplay(lines.append)
+    assert groundup.resume("run", overrides={"train": {"max_steps": 20}}, display=shown).step == 20
+    assert not [line for line in lines if line.startswith("changed")], "nothing is known to have changed"
     expected = json.loads((old / "losses.json").read_text())
     assert step_losses(old / "run") == pytest.approx(expected, abs=TOLERANCE)
     checkpoints = sorted((old / "run" / "checkpoints").iterdir())
