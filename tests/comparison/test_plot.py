@@ -1,6 +1,7 @@
 """Plot of several runs: complete, readable and safe from markup in names."""
 
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -74,6 +75,25 @@ def test_training_losses_are_thin_dotted_lines_of_the_same_colours():
     alone = plot.figure(comparison(2))
     assert alone.get_suptitle().startswith("Validation loss")
     assert alone.axes[0].get_legend() is None
+
+
+def test_points_stand_at_their_tokens_and_at_their_time_in_the_unit_that_the_axis_names():
+    found = comparison(1)
+    for point in found.runs[0].points:
+        point.seconds *= 3600
+    by_tokens, by_time = plot.figure(found).axes
+    assert list(by_tokens.get_lines()[0].get_xdata()) == [100, 200, 300, 400, 500]
+    assert by_time.get_xlabel() == "training time (hours)"
+    assert list(by_time.get_lines()[0].get_xdata()) == [1, 2, 3, 4, 5]
+
+
+def test_points_of_a_task_stand_side_by_side_in_the_order_of_the_runs_around_its_name():
+    axes = plot.figure(comparison(4, tasks=cloze)).axes[-1]
+    positions = [container.lines[0].get_xdata()[0] for container in axes.containers]
+    steps = [after - before for before, after in pairwise(positions)]
+    assert sum(positions) == pytest.approx(0)
+    assert steps == pytest.approx([steps[0]] * 3)
+    assert 0 < steps[0] < 1 / 4  # four runs fit between two names
 
 
 @pytest.mark.parametrize("points", [1, 2])

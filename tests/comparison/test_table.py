@@ -33,6 +33,16 @@ def test_needs_are_shown_as_multiples_of_the_first_runs(tmp_path):
     assert not any("x" in cell for row in rows(turned) for cell in row.cells)
 
 
+def test_speeds_and_ratios_of_runs_that_took_no_second_are_shown_and_none_of_those_that_took_no_time(tmp_path):
+    fast = [make_run(tmp_path / name, {10: 4.0, 20: 3.0}, seconds=0.01) for name in ("a", "b")]
+    assert cells(compare(fast), "tokens/s") == ("25,600", "25,600")
+    (needed,) = [row for row in rows(compare(fast)) if row.label == "time" and "x" in row.cells[1]]
+    assert needed.cells[1].endswith(" 1.00x")
+    timeless = compare([make_run(tmp_path / "c", {10: 4.0, 20: 3.0}, seconds=0.0), fast[0]])
+    assert cells(timeless, "tokens/s") == ("–", "25,600")
+    assert not any("x" in cell for row in rows(timeless) if row.label == "time" for cell in row.cells)
+
+
 ALIKE = {"losses": {10: 4.0, 20: 3.0}}
 WARNINGS = {
     "bits per byte": {**ALIKE, "tokenizer": "u" * 64, "data": "e" * 64},

@@ -259,6 +259,18 @@ def test_lower_rates_stay_within_what_a_config_allows():
     assert lower_candidates(OptimizerConfig(learning_rate=1e-12), 1e-12) == []
 
 
+def test_the_search_continues_right_below_its_lowest_candidate(prepared, monkeypatch):
+    class CalledError(Exception): ...
+
+    def halving(train, rates, lower, *rest):
+        raise CalledError(rates[-1] / lower[0])
+
+    monkeypatch.setattr("groundup.run.lr_search.successive_halving", halving)
+    with pytest.raises(CalledError) as called:
+        tune(prepared)
+    assert called.value.args[0] == pytest.approx(CANDIDATE_RATIO, rel=0.05)  # rates are rounded
+
+
 def test_out_of_memory_in_a_trial_a_smaller_micro_batch_is_advised(prepared, monkeypatch):
     def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
