@@ -125,6 +125,19 @@ def test_generating_and_comparing_say_that_the_data_has_changed(groundup, run, p
     assert "not the data" not in groundup("compare", run).out, "nobody can tell"
 
 
+def test_a_prompt_longer_than_the_context_is_noted(groundup, run):
+    done = groundup("generate", run, "--max-tokens", "1", "--prompt", "a" * 17)
+    assert (done.status, "the prompt has 17 tokens: the model reads the last 16" in done.err) == (0, True)
+    assert "note" not in groundup("generate", run, "--max-tokens", "1", "--prompt", "a" * 16).err
+
+
+def test_an_option_that_cannot_change_is_not_called_unknown(groundup, run):
+    done = groundup("resume", run, "--optimizer.learning-rate", "1e-4")
+    assert done.status == 2
+    assert "--optimizer.learning_rate: cannot change when a run is resumed; start a new run" in done.err
+    assert "unknown option" in groundup("resume", run, "--optimizer.lerning_rate", "1").err
+
+
 def _train_on(run, fingerprint):
     """Make the newest checkpoint say that it was trained on the data with this fingerprint."""
     newest = RunFolder(run).steps()[-1]

@@ -53,6 +53,7 @@ WARNINGS = {
     "had not decayed equally": {**ALIKE, "optimizer": {"learning_rate": 1e-2}},
     "no comparison at equal step": {"losses": {30: 2.0}},
     "~ interpolated": {"losses": {5: 4.0, 15: 2.9, 20: 2.8}},
+    "differ in train.seed alone": {**ALIKE, "train": {"seed": 2}},
     "≤ at the first evaluation": {"losses": {10: 2.0, 20: 1.0}},
 }
 

@@ -180,6 +180,14 @@ def test_a_checkpoint_without_the_name_of_its_text_has_that_of_its_config(tokens
     assert ("start anew" in caplog.text, result.best.loss) == ((False, 1.0) if tokens == 200 else (True, 1.5))
 
 
+@pytest.mark.parametrize(("loss", "warned"), [(5.5, False), (5.6, True)])
+def test_a_run_that_ends_worse_than_guessing_says_so(loss, warned, prepared, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("groundup.run.evaluator.split_loss", lambda *args, **kwargs: Loss(loss, 100))
+    caplog.set_level("INFO", "groundup")
+    groundup.train(prepared, tmp_path / "run", overrides=merged(train={"max_steps": 2}))
+    assert ("is worse than uniform guessing, 5.5491" in caplog.text) == warned
+
+
 def final_losses(run) -> dict[int, float]:
     return {r["step"]: r["val_loss"] for r in read_log(run / "log.jsonl") if r["event"] == "eval" and r["step"] <= 30}
 

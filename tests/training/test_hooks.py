@@ -4,6 +4,7 @@ import math
 import signal
 from contextlib import suppress
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -101,3 +102,9 @@ def test_a_signal_while_compiling_raises_at_once():
             signal.raise_signal(signal.SIGTERM)
         with pytest.raises(StoppedAtOnce), stop.at_once():
             pytest.fail("a stop requested earlier counts too")
+
+
+def test_trained_weights_are_not_compared_with_guessing():
+    messages = []
+    report_first_loss(None, messages.append)(SimpleNamespace(step=1, loss=2.5))
+    assert messages == ["start    loss 2.5000 with the initial weights, on the first batch"]

@@ -29,7 +29,7 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     from groundup.checkpoint.data_match import changed_data
     from groundup.checkpoint.state import load
-    from groundup.generation.engine import generate_stream, prompt_text
+    from groundup.generation.engine import generate_stream, prompt_ids, prompt_text
     from groundup.generation.sampling import Sampler
 
     sampler = Sampler(args.temperature, args.top_k, args.top_p, args.seed)  # first: it checks the values
@@ -38,6 +38,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"note  {changed}; the model in the checkpoint is the same", file=sys.stderr)
     number, length = args.num_samples, args.max_tokens
     growth = generate_stream(loaded, args.prompt, sampler, num_samples=number, max_tokens=length)
+    tokens, block_size = len(prompt_ids(loaded.tokenizer, args.prompt)), loaded.config.model.block_size
+    if tokens > block_size:
+        note = f"note  the prompt has {tokens:,} tokens: the model reads the last {block_size:,}, its context"
+        print(note, file=sys.stderr)
     texts = [prompt_text(loaded.tokenizer, args.prompt)] * number
     # A terminal would obey control characters in the samples; a pipe gets the text unchanged.
     say = partial(print, file=sys.stdout if sys.stdout.isatty() else unescaped(sys.stdout))

@@ -19,7 +19,7 @@ from groundup.cli.aliases import ALIASES
 from groundup.config.merge import ConfigSource, did_you_mean
 from groundup.config.presets import DEFAULT, PRESETS
 from groundup.config.renamed import RENAMED_KEYS
-from groundup.config.schema import Config
+from groundup.config.schema import Config, resume_rule
 from groundup.config.types import parse_whole
 from groundup.errors import UsageError
 from groundup.run.compose import compose_config
@@ -49,6 +49,8 @@ class Parser(argparse.ArgumentParser):
             known = [name for action in shown for name in action.option_strings if name[:2] == "--"]
             option = unknown[1].split("=")[0]
             message = f"{option}: unknown option; {_suggest(option, known)}"
+            if self.prog.endswith(" resume") and _is_key(option):
+                message = f"{option}: cannot change when a run is resumed; start a new run with `groundup train`"
         elif unknown:
             message = f"{unknown[1]}: one argument too many; put text with spaces in quotes"
         raise UsageError(f"{message} (see `{self.prog} --help`)")
@@ -80,6 +82,14 @@ class SubcommandParser(Parser):
         if rest:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
         return parsed, rest
+
+
+def _is_key(option: str) -> bool:
+    """Whether an option names a key of the config."""
+    try:
+        return bool(resume_rule(option.removeprefix("--").replace("-", "_")))
+    except (KeyError, AttributeError):  # of a section, or of a value
+        return False
 
 
 def _suggest(option: str, known: list[str]) -> str:

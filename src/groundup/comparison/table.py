@@ -199,6 +199,8 @@ def notes(comparison: Comparison) -> list[str]:
         found.append(
             "learning rates had not decayed equally at that point, which changes losses: compare runs of equal length"
         )
+    if list(comparison.settings) == ["train.seed"]:
+        found.append("the runs differ in train.seed alone, so their difference is what another seed changes")
     missing = [axis for axis, point in comparison.equal.items() if point is None]
     found += [f"no comparison at equal {axis}: the ranges of the runs' evaluations do not overlap" for axis in missing]
     readings = [r for m in comparison.equal.values() if m for r in m.losses]

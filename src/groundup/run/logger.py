@@ -32,7 +32,8 @@ class MetricLogger:
         self._trackers = NullTracker()
         # A model that was trained, or that has n-gram tables of the text, does not start at uniform guessing.
         untrained = config.init_from is None and config.model.ngram < 2
-        self._first_loss = report_first_loss(config.model.vocab, display.message) if untrained else None
+        uniform = config.model.vocab if untrained else None
+        self._first_loss = report_first_loss(uniform, display.message)
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -61,9 +62,8 @@ class MetricLogger:
             self._trackers.record(*self._waiting.popleft())
 
     def step(self, info: StepInfo) -> None:
-        """Display a step, and whether the guard rejected it; after the first, compare its loss with guessing."""
-        if self._first_loss:
-            self._first_loss(info)
+        """Display a step, and whether the guard rejected it; after the first, report the loss at the start."""
+        self._first_loss(info)
         if not info.applied:
             self._display.message(f"step {info.step}: loss {info.loss}, gradient norm {info.grad_norm}: not applied")
         self._display.step(info)

@@ -1,5 +1,6 @@
 """Trainer: puts one run together from its config, trains it, and handles rollbacks and memory that runs out."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -143,6 +144,7 @@ class Trainer:
             self.checkpointer.save(self.state, wait=True)
             if self.done:
                 self.evaluator.final_sample(self.state.progress.step)
+                self._warn_of_divergence()
 
     def _fit(self, step_loss: torch.nn.Module) -> None:
         """Train; after a rollback or running out of memory, train on."""
@@ -173,6 +175,14 @@ class Trainer:
                 self._roll_back(rollback)
             else:
                 self._halve_micro_batch()
+
+    def _warn_of_divergence(self) -> None:
+        loss, uniform = self.evaluator.losses.val_loss, math.log(self.config.model.vocab)
+        if loss is not None and not loss <= uniform:  # a NaN is worse as well
+            self.display.message(
+                f"warning  the validation loss, {loss:.4f}, is worse than uniform guessing, {uniform:.4f}: the run "
+                "diverged, or has hardly begun; try a lower --optimizer.learning_rate, or more steps"
+            )
 
     def _roll_back(self, request: RollbackRequested) -> None:
         """Roll back to the newest checkpoint before the bad steps and skip the sequences they trained on."""

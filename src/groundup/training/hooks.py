@@ -57,13 +57,20 @@ def log_step(write: Callable[..., None]) -> Hook:
     return hook
 
 
-def report_first_loss(vocab: int, message: Callable[[str], None]) -> Hook:
-    """Compare the first step's loss with that of uniform guessing, ln V; warn where it is far off."""
-    uniform = math.log(vocab)
+def report_first_loss(vocab: int | None, message: Callable[[str], None]) -> Hook:
+    """Report the first step's loss, which is that of the initial weights.
+
+    It is compared with that of uniform guessing, ln V, with a warning where it is far off; `vocab` is None where the
+    weights are not random, so that it should be lower.
+    """
 
     def hook(info: StepInfo) -> None:
         if info.step != 1:
             return
+        if vocab is None:
+            message(f"start    loss {info.loss:.4f} with the initial weights, on the first batch")
+            return
+        uniform = math.log(vocab)
         message(f"start    loss {info.loss:.4f}; uniform guessing: ln({vocab:,}) = {uniform:.4f}")
         if not abs(info.loss - uniform) <= FAR_FROM_UNIFORM:  # a NaN is far as well
             message(f"warning  the first loss is far from that: {_explanation(info.loss, uniform)}")
