@@ -95,3 +95,15 @@ class ShuffledWindows:
         shift, gap, at_end = (int(mix64(key, n)[0]) for n in range(3))
         shift, gap = shift % (self._slack + 1), gap % (self.per_epoch + 1)
         return (gap, 0, shift) if at_end % 2 else (gap, shift, self._slack)
+
+
+def scored_windows(tokens: int, block_size: int, stride: int, limit: int | None) -> NDArray[np.int64]:
+    """First tokens of the windows that an evaluation scores in a split of so many tokens, (n,)."""
+    targets = tokens - 1
+    starts = np.arange(-(-max(0, targets - block_size) // stride) + 1) * stride
+    if limit is not None and limit < targets and len(starts) > 1:
+        # Never the incomplete window; nor, if they overlap, the first, whose tokens have less context.
+        complete = starts[1:-1] if stride < block_size and len(starts) > 2 else starts[:-1]
+        number = min(len(complete), max(1, limit // stride))
+        starts = complete[np.arange(number) * len(complete) // number]
+    return starts

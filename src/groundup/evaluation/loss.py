@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from groundup.data.shards import Tokens
+from groundup.data.windows import scored_windows
 from groundup.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from groundup.evaluation.multiple_choice import MAX_EXPONENT
 from groundup.model.gpt import IGNORED
@@ -91,18 +92,6 @@ def split_loss(
     finally:
         loss_sum.train(was_training)
     return _loss(process_group.all_reduce(sums))
-
-
-def scored_windows(tokens: int, block_size: int, stride: int, limit: int | None) -> NDArray[np.int64]:
-    """First tokens of the windows that `split_loss` scores in a split of so many tokens, (n,)."""
-    targets = tokens - 1
-    starts = np.arange(-(-max(0, targets - block_size) // stride) + 1) * stride
-    if limit is not None and limit < targets and len(starts) > 1:
-        # Never the incomplete window; nor, if they overlap, the first, whose tokens have less context.
-        complete = starts[1:-1] if stride < block_size and len(starts) > 2 else starts[:-1]
-        number = min(len(complete), max(1, limit // stride))
-        starts = complete[np.arange(number) * len(complete) // number]
-    return starts
 
 
 def _loss(sums: Tensor) -> Loss:

@@ -11,8 +11,8 @@ import numpy as np
 from groundup.config.schema import Config
 from groundup.config.sections import PrepareConfig
 from groundup.data.shards import MANIFEST, Manifest, Tokens, check_files
+from groundup.data.windows import scored_windows
 from groundup.errors import ConfigError, DataError
-from groundup.evaluation.loss import scored_windows
 from groundup.tokenizers.base import Tokenizer
 from groundup.tokenizers.registry import load_tokenizer
 
