@@ -34,6 +34,8 @@ ZSTD_MAX_WINDOW_BYTES = 1 << 31
 # 3.1.1.2), in gzip one for 1032 bytes, so this bounds what one step decompresses, whatever the file holds, to 32 MB.
 STEP_BYTES = {"gzip": 1 << 14, "zstd": 1 << 10}
 
+MAX_PADDING_BYTES = 1 << 20  # zeros after gzip members, as the blocks of tapes leave them
+
 
 class ReadProgress:
     """What has been read of a corpus: bytes as they lie on disk (of compressed files, compressed bytes), and findings.
@@ -119,6 +121,7 @@ class _Frames(io.RawIOBase):
         self._padding, self._error, self._frame = _codec(kind)
         self._decompressor, self._ready = self._frame(), memoryview(b"")
         self._in_frame = False  # the end of a frame is still to come
+        self._n_padding = 0  # bytes between frames
 
     @override
     def readable(self) -> bool:
@@ -135,8 +138,13 @@ class _Frames(io.RawIOBase):
                 raise EOFError("it ends in the middle of a frame")
             if not compressed:
                 return 0
-            if not self._in_frame and not (compressed := compressed.lstrip(self._padding)):
-                continue
+            if not self._in_frame:
+                n, compressed = len(compressed), compressed.lstrip(self._padding)
+                self._n_padding += n - len(compressed)
+                if self._n_padding > MAX_PADDING_BYTES:
+                    raise EOFError(f"more than {MAX_PADDING_BYTES:,} zeros follow its end")
+                if not compressed:
+                    continue
             try:
                 self._ready, self._in_frame = memoryview(self._decompressor.decompress(compressed)), True
             except self._error as error:
