@@ -283,3 +283,15 @@ def test_aliases_are_not_options_of_groundup():
         assert f"--{theirs}".replace("_", "-") not in known or theirs in ("max_tokens", "resume", "init_from")
         for option in re.findall(r"--[\w.-]+", ours.partition("torchrun")[0].partition("`groundup prepare")[0]):
             assert option.replace("_", "-") in known, theirs
+
+
+def test_an_error_that_quotes_a_long_text_keeps_its_place_and_its_remedy(groundup, prepared, tmp_path):
+    data = shutil.copytree(prepared, tmp_path / "data")
+    request = data / "request.json"
+    request.write_text(request.read_text().replace('"byte"', f'"{"x" * 1_000_000}"'))
+    (tmp_path / "text.txt").write_text("other text")
+    done = groundup("prepare", tmp_path / "text.txt", "--out", data, "--tokenizer", "byte")
+    assert done.status == 2
+    assert done.err.startswith(f"groundup: {data}: ")
+    assert "--overwrite" in done.err
+    assert len(done.err) < 2100

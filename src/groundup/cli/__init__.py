@@ -61,6 +61,7 @@ commands:
 
 RANK_DELAY_SECONDS = 1.0  # other ranks wait so long before they print an error, as rank 0 may print the same one
 OUTPUT_LOST, READER_GONE = 74, 141  # exit status: EX_IOERR of sysexits.h; what a shell reports after SIGPIPE
+MAX_ERROR_CHARACTERS = 2000
 GOMP_SPIN_COUNT = "1000"  # iterations that an idle thread spins before it sleeps
 
 
@@ -113,7 +114,10 @@ def _run_and_report(argv: list[str], *, until_exit: bool) -> int:
 def _print_error(message: object) -> None:
     if _rank() != "0":  # the launcher ends the other ranks if rank 0 fails with the same error
         time.sleep(RANK_DELAY_SECONDS)
-    print(f"groundup: {single_line(str(message))}", file=sys.stderr, flush=True)
+    line = single_line(str(message))
+    if len(line) > MAX_ERROR_CHARACTERS:  # of a text that a file holds; the place stands before it, the remedy after it
+        line = f"{line[: MAX_ERROR_CHARACTERS // 2]} … {line[-MAX_ERROR_CHARACTERS // 2 :]}"
+    print(f"groundup: {line}", file=sys.stderr, flush=True)
 
 
 def _exit_distributed(status: int) -> None:
