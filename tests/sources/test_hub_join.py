@@ -70,3 +70,7 @@ def test_every_entry_of_the_catalog_can_be_parsed():
                 getattr(parse_spec(corpus.source), field) for field in ("repo", "files", "config")
             )
             assert spec.rows_per_document == corpus.rows_per_document
+
+
+def test_only_corpora_whose_rows_are_lines_are_joined():
+    assert {name for name, corpus in CORPORA.items() if corpus.rows_per_document != 1} == {"bookcorpus", "wikitext-103"}
