@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from groundup.checkpoint import state
-from groundup.checkpoint.files import CONFIG, MODEL, OPTIMIZER
+from groundup.checkpoint.files import CONFIG, MODEL, OPTIMIZER, PROGRESS
 from groundup.checkpoint.tensors import expected_tensors, is_finite, read_tensors, tensor_problems
 from groundup.config.model import ModelConfig
 from groundup.config.schema import Config
@@ -86,6 +86,8 @@ SPOILED_STATE = {
     "a moment in float64": {KEY: torch.ones(SHAPE, dtype=torch.float64)},
     "a moment that is NaN": {KEY: torch.full(SHAPE, torch.nan)},
     "a moment that is infinite": {KEY: torch.full(SHAPE, -torch.inf)},
+    "a squared moment below 0": {KEY + "_sq": torch.full(SHAPE, -1.0)},
+    "a step below 0": {STEP: torch.tensor(-1.0)},
     "a missing moment": {KEY: None},
     "a missing step": {STEP: None},
     "a step of two numbers": {STEP: torch.ones(2)},
@@ -187,3 +189,15 @@ def test_of_many_wrong_names_a_few_are_told(tmp_path):
     assert "002" in str(caught.value)
     assert "and 47 more" in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+def test_state_is_missing_only_before_the_first_step(checkpoint):
+    save_file({}, checkpoint / OPTIMIZER)
+    values = {"step": 1, "tokens": 8, "cursor": 1, "elapsed": 0.1, "dt": 0.1, "data": ""}
+    for guard, missing in ({}, False), ({"guard": {"loss": {"n": 0}}}, False), ({"guard": {"loss": {"n": 1}}}, True):
+        (checkpoint / PROGRESS).write_text(json.dumps(values | guard))
+        if missing:
+            with pytest.raises(CheckpointError, match=r"state\.safetensors: .* of the model missing"):
+                state.load_resumable(checkpoint)
+        else:
+            assert state.load_resumable(checkpoint) == values | guard

@@ -164,7 +164,7 @@ def test_wrong_contents_with_right_checksums_are_found(kind, run):
     found = check_run(run)
     assert any(expected in problem for problem in found.checkpoints[-1].problems)
     assert found.resume_from == "step-00000009"
-    assert found.command == f"rm -r -- {checkpoint} && groundup resume {run}"  # resume checks only checksums
+    assert found.command == f"rm -r -- {checkpoint} && groundup resume {run}"  # resume would refuse it
 
 
 @pytest.mark.parametrize("name", [MODEL, MOMENTS, "average.safetensors"])

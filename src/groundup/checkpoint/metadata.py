@@ -1,5 +1,6 @@
 """Metadata of a checkpoint: progress.json, whose types are checked wherever it is read. No torch here."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -109,6 +110,11 @@ def load_training_metadata(folder: Path) -> dict[str, Any]:
     if folder.name != f"step-{values['step']:08d}":
         raise _damaged(folder, f"is of step {values['step']}, but the folder is {folder.name}")
     return values
+
+
+def has_stepped(metadata: Mapping[str, Any]) -> bool:
+    """Whether the optimizer has made a step since the run began, as far as known: then it has state."""
+    return bool(metadata.get("guard", {}).get("loss", {}).get("n"))
 
 
 def _load(folder: Path, kind: type[Metadata]) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def load(
 def _load(folder: Path, where: torch.device) -> LoadedModel:
     files.verify(folder, presence_only=(OPTIMIZER,))
     config = load_config(folder)
-    check_headers(folder, config, optimizer=False)
+    check_headers(folder, config)
     with skip_init():
         model = build_model(config.model)
     load_model(folder, model, averaged=True)
@@ -133,8 +133,9 @@ def load_resumable(folder: Path) -> dict[str, Any]:
 
     CheckpointError where they are not, or where metadata or config are missing or damaged.
     """
-    check_headers(folder, load_config(folder), optimizer=True)
-    return load_training_metadata(folder)
+    config, metadata = load_config(folder), load_training_metadata(folder)
+    check_headers(folder, config, metadata)
+    return metadata
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

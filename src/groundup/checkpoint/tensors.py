@@ -5,6 +5,7 @@ All of them are float32. Resuming, loading and the search for damage ask the sam
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from groundup.checkpoint.files import AVERAGE, CONFIG, MODEL, OPTIMIZER
+from groundup.checkpoint.metadata import has_stepped
 from groundup.config.schema import Config
 from groundup.distributed.dtensor import local_tensor
 from groundup.errors import CheckpointError
@@ -21,6 +23,7 @@ from groundup.utils.reading import TensorInfo, read_safetensors_header
 
 MIN_TENSORS_PER_BLOCK = 4  # the weights of its linear layers
 MAX_NAMES = 3  # in a message
+NEVER_NEGATIVE = ("|step", "|exp_avg_sq")  # of AdamW: the root of a number below 0 would make the weights NaN
 MAX_NAME_CHARACTERS = 80
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -42,14 +45,15 @@ def expected_tensors(folder: Path, config: Config) -> dict[str, Shapes]:
     return {MODEL: weights, AVERAGE: weights, OPTIMIZER: state_shapes(config.optimizer, learned)}
 
 
-def check_headers(folder: Path, config: Config, *, optimizer: bool) -> None:
+def check_headers(folder: Path, config: Config, metadata: Mapping[str, Any] | None = None) -> None:
     """CheckpointError unless the files hold the tensors of `config`; nothing is loaded, and no model is built.
 
-    `optimizer`: the optimizer's state too.
+    With `metadata`, the optimizer's state too.
     """
+    stepped = metadata is not None and has_stepped(metadata)
     for name, expected in expected_tensors(folder, config).items():
-        if name == MODEL or (name == AVERAGE and (folder / name).exists()) or (name == OPTIMIZER and optimizer):
-            for problem in _header_problems(folder / name, _header(folder / name), expected):
+        if metadata is not None if name == OPTIMIZER else name == MODEL or (folder / name).exists():
+            for problem in _header_problems(folder / name, _header(folder / name), expected, stepped=stepped):
                 raise CheckpointError(f"{folder / name}: {problem}; use another checkpoint")
 
 
@@ -60,14 +64,14 @@ def read_tensors(path: Path, expected: Shapes) -> dict[str, Tensor]:
     return load_file(path)
 
 
-def tensor_problems(path: Path, expected: Shapes) -> Iterator[str]:
+def tensor_problems(path: Path, expected: Shapes, *, stepped: bool = False) -> Iterator[str]:
     """What is wrong with the tensors of a file: those that are not `expected`, else those that are not finite.
 
-    An optimizer has no state before its first step, so that a file of it may be empty. CheckpointError where the file
-    cannot be read.
+    An optimizer has no state before its first step: its file may be empty unless it has `stepped`. CheckpointError
+    where the file cannot be read.
     """
     header = _header(path)
-    problems = list(_header_problems(path, header, expected))
+    problems = list(_header_problems(path, header, expected, stepped=stepped))
     yield from problems
     if problems or not header:
         return
@@ -78,6 +82,8 @@ def tensor_problems(path: Path, expected: Shapes) -> Iterator[str]:
     for name, tensor in tensors.items():
         if not is_finite(tensor):
             yield f"{name} has {int((~torch.isfinite(tensor)).sum())} numbers that are not finite"
+        elif name.endswith(NEVER_NEGATIVE) and bool((tensor < 0).any()):
+            yield f"{name} has numbers below 0"
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -96,8 +102,8 @@ def _header(path: Path) -> dict[str, TensorInfo]:
         raise _unreadable(path, error) from None
 
 
-def _header_problems(path: Path, found: Mapping[str, TensorInfo], expected: Shapes) -> Iterator[str]:
-    if not found and path.name != MODEL and path.name != AVERAGE:
+def _header_problems(path: Path, found: Mapping[str, TensorInfo], expected: Shapes, *, stepped: bool) -> Iterator[str]:
+    if not found and path.name not in (MODEL, AVERAGE) and not stepped:
         return
     if missing := expected.keys() - found.keys():
         yield f"{_listed(missing)} of the model missing"

@@ -12,7 +12,7 @@ from groundup.checkpoint import state
 from groundup.checkpoint.data_match import match_data
 from groundup.checkpoint.files import AVERAGE, CONFIG, MODEL, OPTIMIZER, damage, read_config, unreadable, verify
 from groundup.checkpoint.log import iter_log
-from groundup.checkpoint.metadata import load_metadata, load_training_metadata
+from groundup.checkpoint.metadata import has_stepped, load_metadata, load_training_metadata
 from groundup.checkpoint.run_config import changed_config, checkpoint_config, lost_config
 from groundup.checkpoint.run_folder import MAX_LOOKS, RunFolder, folder_identity
 from groundup.checkpoint.tensors import expected_tensors, tensor_problems
@@ -182,14 +182,15 @@ def _wrong_contents(folder: Path) -> Iterator[str]:
     yield from (f"{name}: missing, though {SUMS} does not list it" for name in missing)
     if not average and (folder / AVERAGE).exists():
         yield f"{AVERAGE}: there, though optimizer.ema_decay in {CONFIG} asks for none"
+    stepped = False
     try:
-        load_training_metadata(folder)
+        stepped = has_stepped(load_training_metadata(folder))
     except CheckpointError as error:
         yield _relative(folder, error)
     try:
         for name, expected in expected_tensors(folder, config).items():
             if (folder / name).is_file():
-                found = islice(tensor_problems(folder / name, expected), MAX_TENSOR_PROBLEMS)
+                found = islice(tensor_problems(folder / name, expected, stepped=stepped), MAX_TENSOR_PROBLEMS)
                 yield from (f"{name}: {what}" for what in found)
     except CheckpointError as error:
         yield _relative(folder, error)

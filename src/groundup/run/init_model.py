@@ -95,7 +95,7 @@ def _problem(folder: Path, expected_sha256: str | None) -> str | None:
     if expected_sha256 is not None and found != expected_sha256:
         return f"init_from: {path} is not what it was when the run was configured (its checksum differs), {remedy}"
     try:
-        check_headers(folder, state.load_config(folder), optimizer=False)
+        check_headers(folder, state.load_config(folder))
     except CheckpointError as error:
         return f"init_from: {error}"
     return None
