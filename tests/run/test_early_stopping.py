@@ -148,7 +148,7 @@ def test_losses_of_other_text_are_not_compared_with_the_best_so_far(prepared, tm
     caplog.set_level("INFO", "groundup")
     changes = {"train": {"max_steps": 20, "early_stopping_patience": 1}, "evaluate": {"tokens": 400}}
     result = groundup.resume(run, overrides=changes)  # step 15 again: 1.5, and step 20: not a number
-    assert "the best so far, 1.0000 at step 15, and patience start anew" in caplog.text
+    assert "the best so far, 1.0000 at step 15, and patience start over" in caplog.text
     assert (result.best.loss, result.best.step, result.best.since) == (1.5, 15, 1)
     history = read_history(run / "log.jsonl").evaluations
     assert [(point.step, point.text) for point in history] == [(5, 0), (10, 0), (15, 1), (20, 1)]
@@ -161,7 +161,7 @@ def test_another_number_of_tokens_that_scores_the_same_text_changes_nothing(prep
     groundup.train(prepared, run, overrides=merged(train={"max_steps": 10}, evaluate={"tokens": 100_000}))
     caplog.set_level("INFO", "groundup")
     result = groundup.resume(run, overrides={"train": {"max_steps": 20}, "evaluate": {"tokens": None}})
-    assert "start anew" not in caplog.text
+    assert "start over" not in caplog.text
     assert (result.best.loss, result.best.step, result.best.since) == (1.0, 15, 1)
 
 
@@ -177,7 +177,7 @@ def test_a_checkpoint_without_the_name_of_its_text_has_that_of_its_config(tokens
     write_checksums(progress.parent)
     caplog.set_level("INFO", "groundup")
     result = groundup.resume(run, overrides={"train": {"max_steps": 20}, "evaluate": {"tokens": tokens}})
-    assert ("start anew" in caplog.text, result.best.loss) == ((False, 1.0) if tokens == 200 else (True, 1.5))
+    assert ("start over" in caplog.text, result.best.loss) == ((False, 1.0) if tokens == 200 else (True, 1.5))
 
 
 @pytest.mark.parametrize(("loss", "warned"), [(5.5, False), (5.6, True)])

@@ -96,7 +96,7 @@ class RunFolder:
         if not path.exists():
             what = "resume the run to rebuild it" if self.steps() else "give the folder of one"
             raise CheckpointError(f"{self.path}: holds no run (there is no {path.name}); {what}")
-        remedy = "mend it, or remove it, and resume rebuilds it from the newest checkpoint"
+        remedy = "repair it, or remove it, and resume rebuilds it from the newest checkpoint"
         try:
             config = merge_and_validate([ConfigSource(str(path), read_yaml(path))])
         except ConfigError as error:

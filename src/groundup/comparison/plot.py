@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # yellow, which is too faint on white. Further runs are dashed.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--")
-TRAINING: dict[str, Any] = {"linestyle": (0, (1, 1.2)), "linewidth": 1.2}  # beside validation losses, which are solid
+TRAINING: dict[str, Any] = {"linestyle": (0, (1, 1.2)), "linewidth": 1.2}  # validation losses are solid
 HEAD_FRACTION = 0.05  # of the longest curve; losses there do not extend the y range, as in a terminal's chart
 MAX_MARKERS = 25  # evaluations; more markers would hide the line
 TIME_UNITS = ((3 * 3600, 3600, "hours"), (180, 60, "minutes"), (0, 1, "seconds"))  # minimum, size, name

@@ -56,7 +56,7 @@ def open_data(config: Config) -> PreparedData:
 def validation_text(config: Config, manifest: Manifest) -> str | None:
     """Name of the text that validation losses of a run are of; None if nothing was held out.
 
-    Losses of different texts cannot be compared, so the best of them starts anew where this changes.
+    Losses of different texts cannot be compared, so the best of them starts over where this changes.
     """
     tokens, block_size = manifest.splits["val"].tokens, config.model.block_size
     if tokens < 2:

@@ -105,7 +105,7 @@ class Trainer:
         if self.other_text and previous_best.loss is not None:
             lowest = f"the best so far, {previous_best.loss:.4f} at step {previous_best.step:,},"
             self.display.message(
-                f"evaluate.tokens changed: losses are of other text now; {lowest} and patience start anew"
+                f"evaluate.tokens changed: losses are of other text now; {lowest} and patience start over"
             )
         self.resumed_from = checkpoint
 
@@ -253,7 +253,7 @@ class Trainer:
         """Run the final evaluation if an interrupted process never completed it, or did not save what is best."""
         log = read_log(self.folder.log) if self.process_group.rank == 0 else []
         steps = self.process_group.broadcast_object([record.get("step") for record in log if record["event"] == "eval"])
-        # Earlier versions logged a missed evaluation and saved nothing; where losses start anew, `seen` is 0.
+        # Earlier versions logged a missed evaluation and saved nothing; where losses start over, `seen` is 0.
         if self.state.progress.step not in steps or (self.state.best.seen and self.evaluator.missed):
             with self._running():
                 if self.evaluator.run_missed_eval(finished=True):

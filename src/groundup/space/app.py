@@ -54,7 +54,7 @@ MAX_CONCURRENT = 2  # generations at once: each slows down the others; further v
 MAX_QUEUED = 50  # beyond that a visitor is asked to come back later
 MAX_TOKENS = 1000  # of all samples of a request together
 REFRESH_SECONDS = 0.05  # between two updates of a growing text
-UNHEARD_SECONDS = 5  # after which a text to which nobody listens is given up
+UNHEARD_SECONDS = 5  # after which a text that no client reads is stopped
 MAX_BODY_BYTES = 1 << 20  # of a request: a prompt, of which only the end is used
 POSTS = ("/queue/join", "/cancel", "/reset", "/call/write", "/call/v2/write")  # gradio has others, such as uploads
 
