@@ -89,6 +89,16 @@ def test_equal_choices_are_chance_and_counted(groundup, run, mine):
     assert "_ties" not in groundup("compare", run).out
 
 
+def test_a_narrow_screen_and_long_names_cut_no_number(groundup, run, mine, monkeypatch):
+    name = "questions-of-a-long-name-" * 4
+    long = mine.rename(mine.with_name(f"{name}\x1b[m.jsonl"))
+    monkeypatch.setenv("COLUMNS", "30")
+    done = groundup("evaluate", run, "--tasks", long)
+    assert "…" not in done.out
+    assert f"{name}\\x1b[m  acc " in done.out
+    assert f"{read_log(run / 'log.jsonl')[-1]['results'][name + chr(27) + '[m']['acc_stderr']:.4f}" in done.out
+
+
 def test_a_checkpoint_without_its_data_names_the_missing_option(groundup, run, tmp_path):
     from groundup.checkpoint.files import CONFIG
 

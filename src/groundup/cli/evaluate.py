@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from groundup.cli.parsing import Parser, add_model, whole_number
 from groundup.errors import UsageError
-from groundup.ui.format import json_line
+from groundup.ui.format import json_line, single_line
 
 if TYPE_CHECKING:
     from groundup.evaluation.baselines import Baseline
@@ -30,6 +30,7 @@ Losses are in nats per token. acc_norm is llm.c's (mean over tokens), acc_norm_h
   groundup evaluate runs/book --tasks mine.jsonl
   torchrun --nproc-per-node 8 -m groundup evaluate runs/web --tasks hellaswag"""
 
+MAX_TABLE_CELLS = 1000  # more than any name of a file has
 HOW = ("split", "window", "stride")  # options of the loss that are logged with it
 
 
@@ -145,19 +146,27 @@ def _print(loss: Evaluation | None, baselines: list[Baseline], compared: int, re
         for name, metric in result.metrics.items():
             digits = 2 if name == "perplexity" else 4
             chance = "" if metric.chance is None else f"{metric.chance:.4f}"
-            table.add_row(task, name, f"{metric.value:.{digits}f}", _stderr(metric.stderr, digits), chance, questions)
+            table.add_row(
+                single_line(task), name, f"{metric.value:.{digits}f}", _stderr(metric.stderr, digits), chance, questions
+            )
             task = questions = ""
     console = Console()
-    console.print(table)
+    wide = console.options.update(max_width=MAX_TABLE_CELLS)
+    table.width = console.measure(table, options=wide).maximum  # a narrower screen would cut numbers
+    console.print(table, soft_wrap=True)
     if loss:
         console.print(f"\nloss over {loss.tokens:,} tokens", end="" if baselines else "\n")
     if baselines:
         console.print(f"; below it, baselines on the last {compared:,} bytes of the text, in bits/byte")
     for result in results:
         if cut := result.truncated:
-            console.print(f"{result.task}: {cut:,} endings lost the beginning of a prompt too long for the model")
+            console.print(
+                f"{result.task}: {cut:,} endings lost the beginning of a prompt too long for the model", soft_wrap=True
+            )
         if tied := ", ".join(f"{m.ties:,} in {name}" for name, m in result.metrics.items() if m.ties):
-            console.print(f"{result.task}: the right choice is as likely as another, and scores its share: {tied}")
+            console.print(
+                f"{result.task}: the right choice is as likely as another, and scores its share: {tied}", soft_wrap=True
+            )
 
 
 def _stderr(value: float, digits: int) -> str:
