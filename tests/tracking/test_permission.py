@@ -6,6 +6,7 @@ import pytest
 
 import groundup
 from groundup.config.sections import TrackingConfig
+from groundup.errors import ConfigError
 from groundup.run import logger
 from groundup.run.start import reconfigure, start_or_resume
 from groundup.tracking import permission
@@ -69,6 +70,31 @@ def test_a_run_of_others_contacts_no_tracker_and_says_how_to(foreign, opened):
     (line,) = [line for line in display.lines if line.startswith("tracking")]
     assert f"`groundup resume {foreign} --track wandb,tensorboard`" in line
     assert "wandb" in (foreign / "config.yaml").read_text(), "the config stays what it was"
+
+
+def test_trackers_that_nobody_asked_for_need_not_be_installed(foreign, opened, monkeypatch):
+    def check(config):
+        if "wandb" in config.backends:
+            raise ConfigError("wandb is not installed")
+
+    monkeypatch.setattr("groundup.run.resolve.check_trackers", check)
+    (foreign / "tracking.json").unlink()
+    groundup.resume(foreign, overrides=LONGER)
+    assert opened == [("tensorboard",)]
+    assert not (foreign / "tracking.json").exists()
+    with pytest.raises(ConfigError, match="not installed"):
+        groundup.resume(foreign, overrides=WANDB)
+
+
+@pytest.mark.parametrize("named", ["relative", ""])
+def test_notes_lie_where_the_current_folder_does_not_decide(named, foreign, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_STATE_HOME", named)
+    monkeypatch.chdir(tmp_path)
+    permission.permit(foreign, lambda _: None)
+    (note,) = (tmp_path / "home/.local/state/groundup/tracked").iterdir()
+    assert note.name == json.loads((foreign / "tracking.json").read_text())["id"]
+    assert not (tmp_path / "relative").exists()
 
 
 def test_an_option_permits_it_from_then_on(foreign, opened, new_process):

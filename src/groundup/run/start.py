@@ -18,6 +18,7 @@ from groundup.checkpoint.state import load_config, load_resumable
 from groundup.config.merge import ConfigSource, diff, flatten, get, merge_and_validate, rename_source
 from groundup.config.resolved import MACHINE_KEYS, OPEN, ResolvedConfig
 from groundup.config.schema import Config, resume_rule
+from groundup.config.sections import TrackingConfig
 from groundup.config.types import OnResume
 from groundup.data.windows import LAYOUT, ShuffledWindows, layout_of
 from groundup.distributed.launch import init_distributed
@@ -38,7 +39,7 @@ from groundup.run.resolve import (
     validate_config,
 )
 from groundup.run.trainer import Trainer, TrainResult
-from groundup.tracking.permission import permit
+from groundup.tracking.permission import permit, permitted
 from groundup.ui.display import Display, NullDisplay
 from groundup.utils.device import is_out_of_memory
 from groundup.utils.lock import locked
@@ -142,8 +143,9 @@ def resume_run(
 
     `changed`: keys in which `config` differs from the run's. `checkpoints`: where they have been moved.
     """
-    validate_config(config)
     process_group = init_distributed()
+    trackers = TrackingConfig() if process_group.rank else permitted(config.tracking, run.path, lambda _: None)
+    validate_config(config.model_copy(update={"tracking": trackers}))
     display = NullDisplay() if process_group.rank else display
     with run_lock(run, display, process_group):
         if checkpoints is not None and not process_group.rank:

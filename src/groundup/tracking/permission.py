@@ -4,13 +4,13 @@ A run's folder may come from others, and its config.yaml may name trackers. So t
 home, by the random id of the run, when a run is started with trackers or an option names them.
 """
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from groundup.config.sections import TrackingConfig
-from groundup.tracking.trackers import run_identity
+from groundup.tracking.trackers import noted_identity, run_identity
+from groundup.utils.system import state_folder
 
 LOCAL = {"tensorboard"}  # writes into the run's folder alone, and needs no permission
 
@@ -21,7 +21,7 @@ def permit(run: Path, say: Callable[[str], None]) -> None:
     """Note that this account asked for trackers of the run in the folder `run`, now and whenever it is resumed."""
     run_id, _ = run_identity(run, say)
     _asked_here.add(run_id)
-    with suppress(OSError, RuntimeError):  # a user without a home is a RuntimeError
+    with suppress(OSError):
         note = _note(run_id)
         note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         note.touch()
@@ -30,7 +30,7 @@ def permit(run: Path, say: Callable[[str], None]) -> None:
 def permitted(config: TrackingConfig, run: Path, say: Callable[[str], None]) -> TrackingConfig:
     """`config` without trackers that this account did not ask for; one message names them."""
     refused = [name for name in config.backends if name not in LOCAL]
-    if not refused or _is_permitted(run_identity(run, say)[0]):
+    if not refused or _is_permitted(run):
         return config
     names = ",".join(refused)
     say(
@@ -40,12 +40,12 @@ def permitted(config: TrackingConfig, run: Path, say: Callable[[str], None]) -> 
     return config.model_copy(update={"backends": tuple(name for name in config.backends if name in LOCAL)})
 
 
-def _is_permitted(run_id: str) -> bool:
-    with suppress(OSError, RuntimeError):
+def _is_permitted(run: Path) -> bool:
+    with suppress(OSError, ValueError):  # without an id, nobody asked
+        run_id, _ = noted_identity(run)
         return run_id in _asked_here or _note(run_id).is_file()
     return False
 
 
 def _note(run_id: str) -> Path:
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "groundup" / "tracked" / run_id
+    return state_folder() / "tracked" / run_id

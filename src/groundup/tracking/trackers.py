@@ -25,6 +25,7 @@ from groundup.utils.files import replace_text
 from groundup.utils.reading import read_json
 from groundup.utils.system import installed_version, is_supported, requirements
 
+IDENTITY = "tracking.json"  # in a run's folder
 EXTRA = "track"  # of groundup, with which trackers are installed
 ID = re.compile(r"[0-9a-f]{12}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -83,17 +84,23 @@ def open_trackers(
     return AsyncTracker([BACKENDS[name] for name in names], info, points, say)
 
 
-def run_identity(run: Path, say: Callable[[str], None]) -> tuple[str, str]:
-    """Id and name of a run in its trackers, from `run`/tracking.json, which is written on first use."""
-    path = run / "tracking.json"
-    try:
-        values = read_json(path)
+def noted_identity(run: Path) -> tuple[str, str]:
+    """Id and name of a run in its trackers, as `run`/tracking.json has them; OSError, ValueError."""
+    values = read_json(run / IDENTITY)
+    with suppress(TypeError, KeyError):
         if ID.fullmatch(values["id"]) and NAME.fullmatch(values["name"]):
             return values["id"], values["name"]
-        raise ValueError("no id or no name")
+    raise ValueError("no id or no name")
+
+
+def run_identity(run: Path, say: Callable[[str], None]) -> tuple[str, str]:
+    """Id and name of a run in its trackers, noted on first use."""
+    path = run / IDENTITY
+    try:
+        return noted_identity(run)
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError):
         say(f"{path}: damaged, so trackers show this run as a new one")
     run_id = uuid.uuid4().hex[:12]
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", run.resolve().name).strip("._-")[:60] or "run"

@@ -116,13 +116,22 @@ def _groups(root: Path, membership: Path) -> Iterator[tuple[list[str], Path]]:
 
 def cache_folder() -> Path:
     """groundup's folder among the user's cached files; OSError where no variable and no user database names a home."""
-    folders = [Path(os.environ.get("XDG_CACHE_HOME", ""))]
+    return _user_folder("XDG_CACHE_HOME", ".cache")
+
+
+def state_folder() -> Path:
+    """groundup's folder among what programs note for the user; OSError as of `cache_folder`."""
+    return _user_folder("XDG_STATE_HOME", ".local/state")
+
+
+def _user_folder(variable: str, below_home: str) -> Path:
+    folders = [Path(os.environ.get(variable, ""))]
     with suppress(RuntimeError):  # the user has no home
-        folders.append(Path.home() / ".cache")
+        folders.append(Path.home() / below_home)
     for folder in folders:
         if folder.is_absolute():  # others would depend on the current folder
             return folder / "groundup"
-    raise FileNotFoundError(errno.ENOENT, "there is no home folder", "~/.cache")
+    raise FileNotFoundError(errno.ENOENT, "there is no home folder", f"~/{below_home}")
 
 
 def free_disk(path: Path) -> int:
