@@ -173,8 +173,9 @@ def test_checkpoints_that_are_a_link_are_refused(run, outside):
             use()
 
 
-def test_a_checkpoint_that_is_a_link_is_refused(run, outside):
-    run.checkpoint(16).symlink_to(outside / "step-00000099")
+@pytest.mark.parametrize("target", ["step-00000099", "nothing"])
+def test_a_checkpoint_that_is_a_link_is_refused(target, run, outside):
+    run.checkpoint(16).symlink_to(outside / target)
     with pytest.raises(CheckpointError, match="step-00000016: is a link"):
         run.newest_good()
 

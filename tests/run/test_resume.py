@@ -336,7 +336,7 @@ def test_a_mistake_in_a_config_is_one_sentence(reference, tmp_path):
     path = run / "config.yaml"
     path.write_text(path.read_text() + "nonsense: 1\n")
     with pytest.raises(
-        groundup.CheckpointError, match=r"config\.yaml: nonsense: unknown key.*mend it, or remove it"
+        groundup.CheckpointError, match=r"config\.yaml: nonsense: unknown key.*repair it, or remove it"
     ) as e:
         groundup.resume(run)
     assert "\n" not in str(e.value)

@@ -109,7 +109,11 @@ class RunFolder:
         """Checkpoint folders, oldest first; complete or not. CheckpointError for a link, UnreadableError."""
         folder = self.checkpoints
         try:
-            found = [path for path in folder.iterdir() if STEP.fullmatch(path.name) and path.is_dir()]
+            found = [
+                path
+                for path in folder.iterdir()
+                if STEP.fullmatch(path.name) and (path.is_symlink() or path.is_dir())  # a link may lead nowhere yet
+            ]
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:

@@ -11,6 +11,7 @@ import torch
 
 from groundup import __version__
 from groundup.checkpoint.data_match import DataMatch, match_data, tokenizer_of
+from groundup.checkpoint.log import Log
 from groundup.checkpoint.metadata import load_metadata
 from groundup.checkpoint.run_config import changed_config, config_or_rebuilt, keep_lost_config, lost_config
 from groundup.checkpoint.run_folder import RunFolder
@@ -148,8 +149,10 @@ def resume_run(
     validate_config(config.model_copy(update={"tracking": trackers}))
     display = NullDisplay() if process_group.rank else display
     with run_lock(run, display, process_group):
-        if checkpoints is not None and not process_group.rank:
-            run.move_checkpoints(checkpoints)
+        if not process_group.rank:
+            Log(run.log).close()  # a log that is a link is refused before anything changes
+            if checkpoints is not None:
+                run.move_checkpoints(checkpoints)
         trainer, machine_line = _restore(run, config, changed, display, process_group)
         _announce_resume(trainer, machine_line)
         return trainer.run()
