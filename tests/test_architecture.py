@@ -149,7 +149,7 @@ WAYS_AROUND = {
     "rich.console.Console": {"ui/console.py"},
     "rich.get_console": set(),
     "rich.print": set(),
-    "unescaped": {"ui/streams.py", "cli/generate.py", "interop/push.py"},  # a model's text in a pipe; the hub's bars
+    "unescaped": {"ui/streams.py", "ui/console.py", "cli/generate.py", "interop/push.py"},  # text in a pipe; bars
     "rich_proxied_file": {"ui/streams.py"},
     "__stdout__": set(),
     "__stderr__": set(),

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.live import Live
 from rich.text import Text
 
 from groundup.checkpoint.log import read_log
@@ -159,6 +160,18 @@ def test_a_console_keeps_its_own_codes_and_escapes_those_in_texts(monkeypatch):
         console.print(Text(COMMANDS_TO_A_TERMINAL, "red"), f"[link=file:///]{COMMANDS_TO_A_TERMINAL}")
     shown = AS_TEXT.replace(r"\x07", "").replace(r"\r", "")  # rich drops these two
     assert terminal.getvalue() == f"\x1b[31m{shown}\x1b[0m [link=file:///]{shown}\n"
+
+
+def test_a_live_display_keeps_its_own_codes_and_escapes_what_is_printed_meanwhile(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", terminal := io.StringIO())
+    with printable_streams(), Live("bar", console=Console(force_terminal=True)) as live:
+        live.refresh()
+        print("\x1b]8;;\x07\x1b[2J\x1b\\link\u202e")
+    assert terminal.getvalue().startswith("\x1b[?25l")
+    assert terminal.getvalue().count("link\\u202e") == 1
+    for codes in ("\\x1b", "\x07", "\x1b[2J"):
+        assert codes not in terminal.getvalue()
 
 
 @pytest.mark.parametrize("text", [COMMANDS_TO_A_TERMINAL, "\x00\n\t 한국 😀"])

@@ -1,13 +1,14 @@
 """rich's console for text that others may have written."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import IO, Any
 
 import rich.console
 from rich.segment import Segment
 from typing_extensions import override
 
 from groundup.ui.format import visible
+from groundup.ui.streams import unescaped
 
 
 class Console(rich.console.Console):
@@ -16,10 +17,16 @@ class Console(rich.console.Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
 
+    @property  # type: ignore[misc]  # rich can also set it
+    def file(self) -> IO[str]:
+        """Standard output or error, unescaped also while a live display of rich has replaced it."""
+        return unescaped(super().file)
+
     @override
     def render(self, *args: Any, **options: Any) -> Iterable[Segment]:
         for segment in super().render(*args, **options):
-            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+            style = segment.style and segment.style.update_link(None)  # the address may have control characters
+            yield segment if segment.control else Segment(visible(segment.text), style)
 
     @override
     def on_broken_pipe(self) -> None:

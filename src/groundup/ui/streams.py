@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from groundup.ui.format import visible
 
@@ -53,7 +53,7 @@ class EscapedOutput:
         return getattr(self.rich_proxied_file, name)
 
 
-def unescaped(stream: TextIO) -> TextIO:
+def unescaped(stream: IO[str]) -> IO[str]:
     """The stream under an `EscapedOutput`; any other stream as it is."""
     return getattr(stream, "rich_proxied_file", stream)
 
