@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.checkpoint.log import Task, iter_log, read_history, read_log, task_metrics
+from groundup.checkpoint import log as log_module
+from groundup.checkpoint.log import Task, iter_log, last_saved, read_history, read_log, task_metrics
 from groundup.errors import CheckpointError
 
 
@@ -145,3 +146,28 @@ def test_a_log_that_is_no_file_is_one_sentence(kind, tmp_path):
 @pytest.mark.parametrize("results", [None, [], "a", {"a": 1}, {"a": ["b"]}, {"a": {"b": "c"}, "loss": {"e": 1}}])
 def test_results_of_another_type_have_no_metrics(results):
     assert not any(task_metrics(results).values())
+
+
+class CountedInt(int):
+    """A step of a record, which counts how often it is compared."""
+
+    compared = 0
+
+    def __gt__(self, other):
+        CountedInt.compared += 1
+        return int(self) > other
+
+    def __le__(self, other):
+        CountedInt.compared += 1
+        return int(self) <= other
+
+
+@pytest.mark.parametrize("read", [read_history, last_saved])
+def test_a_log_of_many_evaluations_and_many_returns_is_read_in_proportion_to_its_length(read, tmp_path, monkeypatch):
+    n = 500
+    kept = [{"event": event, "step": CountedInt(i)} for i in range(n) for event in ("eval", "save")]
+    returns = [{"event": "resume", "step": CountedInt(n)} for _ in range(n)]
+    monkeypatch.setattr(log_module, "iter_log", lambda *_, **__: iter([*kept, *returns]))
+    CountedInt.compared = 0
+    assert read(tmp_path)
+    assert CountedInt.compared < 20 * len(kept + returns)

@@ -32,7 +32,10 @@ WRONG = {
     "data": [None, 3, ["8a"]],
     "skips": [{}, [1], [[1]], [[1, 2, 3]], [[5, 3]], [["a", "b"]], "ab", [[0, 1]] * 100_001],
     "best": [[], 1, {"loss": "a"}, {"loss": float("nan")}, {"step": None}, {"strange": 1}],
-    "guard": [[], {"loss": 1}, {"loss": {"mean": "a"}}, {"grad_norm": {"strange": 1}}, {"first": [1]}, {"bad": "a"}],
+    "guard": [
+        *([], {"loss": 1}, {"loss": {"mean": "a"}}, {"grad_norm": {"strange": 1}}, {"first": [1]}, {"bad": "a"}),
+        *({"loss": {"mean": -1e40}}, {"grad_norm": {"mean": 1e300}}, {"loss": {"variance": 1e80}}),
+    ],
     "scaler": [1, {"scale": 1.0}, {"scale": "a"}],
     "averaged": [-1, "a", 1.5],
     "micro_batch_size": [1, {}, {"configured": 1, "used": 0}, {"configured": "1", "used": 1}],

@@ -9,6 +9,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -50,12 +51,15 @@ class Log:
 
 def last_saved(path: Path) -> int | None:
     """The step of the newest checkpoint that should be there, by a log; None if there should be none."""
-    saved: list[int] = []
-    for record in iter_log(path, matching=re.compile(rb'"event": "(save|resume|rollback)"')):
-        step = record.get("step")
-        if isinstance(step, int):
-            saved = [earlier for earlier in saved if earlier <= step] if record["event"] != "save" else [*saved, step]
-    return max(saved, default=None)
+    found = iter_log(path, matching=re.compile(rb'"event": "(save|resume|rollback)"'))
+    steps = [(record["event"], record["step"]) for record in found if isinstance(record.get("step"), int)]
+    newest, kept_until = None, math.inf
+    for event, step in reversed(steps):
+        if event != "save":
+            kept_until = min(kept_until, step)
+        elif step <= kept_until:
+            newest = step if newest is None else max(newest, step)
+    return newest
 
 
 def iter_log(
@@ -165,8 +169,7 @@ def read_history(log: Path) -> History:
         if event in ("step", "skip"):  # a skipped step was not applied
             builder.add_step(step, record)
         elif event == "eval":
-            builder.evaluations[step] = {**record, "text": builder.text}
-            builder.add_tasks(step, record.get("tasks"))
+            builder.add_evaluation(step, record)
         elif event in EVAL_CHECKPOINT_EVENTS:
             builder.add_tasks(step, record.get("results"))
         elif event in ("resume", "rollback"):
@@ -183,15 +186,17 @@ class _HistoryBuilder:
         self.columns: tuple[array[Any], ...] = (self.steps, self.tokens, self.seconds, self.lr)
         self.evaluations: dict[int, Mapping[str, Any]] = {}
         self.tasks: dict[int, dict[str, dict[str, float]]] = {}
+        self.evaluated: list[int] = []  # steps of both, negated: a heap whose first is the latest
         self.text = 0
 
     def drop_after(self, step: int) -> None:
         n = bisect_right(self.steps, step)
         for column in self.columns:
             del column[n:]
-        for kept in (self.evaluations, self.tasks):
-            for later in [key for key in kept if key > step]:
-                del kept[later]
+        while self.evaluated and -self.evaluated[0] > step:
+            later = -heappop(self.evaluated)
+            self.evaluations.pop(later, None)
+            self.tasks.pop(later, None)
 
     def add_step(self, step: int, record: Mapping[str, Any]) -> None:
         if not self.steps or step <= self.steps[-1]:
@@ -203,8 +208,14 @@ class _HistoryBuilder:
             for column, value in zip(self.columns, values, strict=True):
                 column.append(value)
 
+    def add_evaluation(self, step: int, record: Mapping[str, Any]) -> None:
+        self.evaluations[step] = {**record, "text": self.text}
+        heappush(self.evaluated, -step)
+        self.add_tasks(step, record.get("tasks"))
+
     def add_tasks(self, step: int, results: object) -> None:
         if found := task_metrics(results):
+            heappush(self.evaluated, -step)
             self.tasks.setdefault(step, {}).update(found)
 
     def history(self) -> History:

@@ -11,6 +11,7 @@ from groundup.errors import CheckpointError
 
 MAX_COUNT = 2**62  # steps, tokens or sequences; more do not fit a 64-bit number with room to add to it
 MAX_SKIPS = 100_000  # ranges of sequences, one per rollback
+MAX_NUMBER = 1e39  # beyond float32, of which losses and gradient norms are
 
 
 def _checked_range(bounds: list[int]) -> list[int]:
@@ -45,8 +46,8 @@ class _Best(_Part):
 
 class _Stats(_Part):
     n: Count = 0
-    mean: float = 0.0
-    variance: Annotated[float, Field(ge=0)] = 0.0
+    mean: Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)] = 0.0
+    variance: Annotated[float, Field(ge=0, le=MAX_NUMBER**2)] = 0.0
 
 
 class _Guard(_Part):

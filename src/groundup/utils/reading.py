@@ -16,6 +16,7 @@ from typing import Any
 
 MAX_BYTES = 16 << 20  # of a JSON or text file, unless the caller names another limit
 MAX_HEADER_BYTES = 16 << 20  # of a safetensors file; a model of 1,000 blocks with optimizer state needs 5 MB
+MAX_DIMENSIONS = 64  # as in torch; the product of millions of numbers would take hours
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,10 @@ def read_safetensors_header(path: Path) -> dict[str, TensorInfo]:
 
 def _tensor_info(name: str, entry: Any) -> TensorInfo:
     shape = entry.get("shape") if isinstance(entry, dict) else None
-    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+    if (
+        not isinstance(shape, list)
+        or len(shape) > MAX_DIMENSIONS
+        or not all(type(n) is int and 0 <= n < 2**63 for n in shape)
+    ):
         raise ValueError(f"its header gives no shape for {name}")
     return TensorInfo(str(entry.get("dtype")), tuple(shape))
