@@ -64,6 +64,13 @@ def test_a_flipped_bit_a_missing_and_a_foreign_file_are_named(tmp_path, name):
         verify(tmp_path / "c")
 
 
+@pytest.mark.parametrize("name", [".DS_Store", "sub/._b.txt", "sub/.nfs000000000b4c01"])
+def test_what_the_system_puts_into_a_folder_is_no_damage(tmp_path, name):
+    write(tmp_path / "c")
+    (tmp_path / "c" / name).write_text("x")
+    verify(tmp_path / "c")
+
+
 def test_replace_text_replaces(tmp_path):
     replace_text(tmp_path / "f", "one")
     replace_text(tmp_path / "f", "two")

@@ -1,5 +1,6 @@
 """JSON files and checksums of a checkpoint. No torch here."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ FORMAT = 2  # of a checkpoint: 2 has the config keys of today, 1 their previous 
 CONFIG, PROGRESS = "config.json", "progress.json"
 MODEL, AVERAGE, TOKENIZER = "model.safetensors", "average.safetensors", "tokenizer"
 OPTIMIZER = "optimizer/state.safetensors"
+SYSTEM_FILE = re.compile(r"\.DS_Store|\._.+|\.nfs[0-9a-f]+")  # which macOS and NFS put into folders of others
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -88,7 +90,8 @@ def damage(folder: Path, presence_only: Sequence[str] = ()) -> Iterator[tuple[st
         yield SUMS, "missing or damaged, so this is no complete checkpoint"
         return
     present = {path.relative_to(folder).as_posix(): path for path in files_below(folder) if path != folder / SUMS}
-    if unlisted := sorted(present.keys() - listed.keys()):
+    foreign = present.keys() - listed.keys()
+    if unlisted := sorted(name for name in foreign if not SYSTEM_FILE.fullmatch(present[name].name)):
         yield SUMS, f"damaged (it does not list {', '.join(unlisted)})"
     for name in sorted(listed.keys() - present.keys()):
         yield name, "missing"
