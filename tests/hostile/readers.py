@@ -106,7 +106,9 @@ READERS = [
     Reader("run config", "in/run/config.yaml", m.of_yaml, (RESUME, FSCK, COMPARE, WHY), RUN, required=False),
     Reader("run log", "in/run/log.jsonl", m.of_lines, (RESUME, "resume in/run", COMPARE, FSCK), RUN, required=False),
     Reader("run environment", "in/run/environment.json", m.of_json, (EXPORT, FSCK, COMPARE), RUN, required=False),
-    Reader("config file", "in/config.yaml", m.of_yaml, (WITH_FILE,), ("config.yaml", "data"), skips=("empty", "a pipe")),
+    Reader(
+        "config file", "in/config.yaml", m.of_yaml, (WITH_FILE,), ("config.yaml", "data"), skips=("empty", "a pipe")
+    ),
     Reader("manifest", "in/data/manifest.json", m.of_json, (TRAIN, RESUME, EVALUATE), RUN),
     Reader("shard", "in/data/train-00000.bin", m.nothing_more, (TRAIN, RESUME), RUN),
     Reader("documents", "in/data/documents-train.bin", m.of_binary, (WHY, TRAIN), RUN, required=False),
