@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -239,14 +240,17 @@ def test_the_built_in_corpus_comes_by_name(monkeypatch):
         ("base", b"SQLite format 3\0", "this is an SQLite database"),
         ("archive.gz", gzip.compress(bytes(257) + b"ustar\0"), "this is a tar archive, .* unpack it with: tar"),
         ("table.csv", b"a,b\n1,2\n", r"\.csv files are not read as text; write its text column as \.jsonl, or give it"),
-        ("x.json", b'[{"text": "one"}]', "this is JSON, but its lines are not objects, .* with: jq"),
-        ("x.json", b"[1, 2]", "this is JSON, but its lines"),
-        ("x", b'[\n {\n  "text": "one"\n }\n]', "this is JSON, but its lines"),
-        ("x.txt", b'\xef\xbb\xbf{\n "text": "one"\n}', "this is JSON, but its lines"),
-        ("x.json.gz", gzip.compress(b'{"data": [{"text": "one"}]}'), "this is JSON, but its lines"),
+        ("x.json", b'[{"text": "one"}]', "begins as JSON does, but its lines are not objects, .* with: jq"),
+        ("x.json", b"[1, 2]", "begins as JSON does, but its lines"),
+        ("x", b'[\n {\n  "text": "one"\n }\n]', "begins as JSON does, but its lines"),
+        ("x.txt", b'\xef\xbb\xbf{\n "text": "one"\n}', "begins as JSON does, but its lines"),
+        ("x.json.gz", gzip.compress(b'{"data": [{"text": "one"}]}'), "line 1: no field 'text'; fields are 'data'"),
         ("x.json", '{"text": "one"}'.encode("utf-16"), "this is UTF-16, not UTF-8; convert it with: iconv"),
-        ("x.ipynb", b'{\n "cells": []}', "this is JSON, but its lines"),
-        ("packed.gz", gzip.compress(b"PAR1"), "a parquet file is packed inside and read as it is; unpack this one"),
+        ("x.ipynb", b'{\n "cells": []}', "ipynb files are not read as text; convert it with: jupyter nbconvert"),
+        ("x.txt", b'{"text": "one"}\n{"text": "two"\n', "begins as JSON does, but its lines"),
+        ("x.txt", b'{"text": "one"};\n{"text": "two"};\n', "begins as JSON does, but its lines"),
+        ("x.txt", b'{"text": "one"},\n{"text": "two"}\n', "begins as JSON does, but its lines"),
+        ("packed.gz", gzip.compress(b"PAR1\x15"), "a parquet file is packed inside and read as it is; unpack this one"),
         ("folder/a.csv", b"a,b", r"folder: no text files in this folder; leaves out 1 \.csv; it may hold \.jsonl"),
         ("input.txt#text", None, "is plain text, which has no column 'text'; leave out #text"),
         ("https://example.com/a.txt", None, "an address, and these are not fetched; download it first, with: curl -LO"),
@@ -292,6 +296,7 @@ def test_what_was_replaced_is_listed_by_file(tmp_path):
 
 def replace(path):
     path.with_name("new").write_text("another text")
+    os.utime(path.with_name("new"), (1, 1))
     path.with_name("new").replace(path)
 
 
@@ -299,6 +304,8 @@ def replace(path):
 def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path, change):
     (tmp_path / "a.txt").write_text("the old text")
     with open_sources([tmp_path / "a.txt"]) as corpus:
+        shutil.copy2(tmp_path / "a.txt", tmp_path / "same")  # as on file systems whose inode numbers do not last
+        (tmp_path / "same").replace(tmp_path / "a.txt")
         corpus.check_unchanged()
         change(tmp_path / "a.txt")
         with pytest.raises(DataError, match=r"a\.txt: changed while it was read, so the result is thrown away"):

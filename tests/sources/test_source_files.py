@@ -48,9 +48,10 @@ def test_a_folder_is_read_in_order_of_names_without_hidden_or_unknown_files(tmp_
         assert [document.source for document in corpus] == [
             *("corpus/a.jsonl", "corpus/a/y.TXT", "corpus/a/z.md", "corpus/b.txt", "corpus/c.py", "corpus/f.rst.zst")
         ]
-    reads, leaves_out = messages[0].split("; ")
+    reads, leaves_out, log = messages[0].split("; ")
     assert reads == f"{folder}: reads 3 .txt, 1 .jsonl, 1 .md, 1 .py, 1 .rst (1 empty)"
     assert leaves_out == "leaves out 2 .csv, 1 without suffix, 1 .png"
+    assert log == "leaves out log.jsonl (the log of a run)"
 
 
 def test_a_pattern_is_every_file_that_it_matches(tmp_path):

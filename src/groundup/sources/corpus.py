@@ -41,7 +41,13 @@ __all__ = ["PYTHON_DOCS", "STANDARD_INPUT", "Corpus", "Document", "Input", "Posi
 PYTHON_DOCS = "python-docs"
 STANDARD_INPUT = "-"
 DEFAULT_COLUMN = hub.DEFAULT_COLUMN
-AS_ROWS = " as rows"  # in the version of a file whose name does not say that it holds rows
+
+# Ends of the version of a file whose name does not say that it holds rows, as work of earlier versions, which took it
+# for text, must not be resumed or kept; and what is said about it.
+AS_ROWS = {
+    "jsonl": (" as rows", "JSON lines, so each line is a document"),
+    "parquet": (" as parquet", "parquet, so each row is a document"),
+}
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/", re.IGNORECASE)
 
@@ -73,7 +79,7 @@ class Input:
     documents: Callable[[Position], Iterator[Document]]  # from a position in this input on
     has_columns: bool = False
     path: Path | None = None
-    state: tuple[int, ...] | None = None  # of a file of the user's when it was opened; see `_state`
+    state: tuple[int, int] | None = None  # of a file of the user's when it was opened; see `_state`
 
 
 class Corpus:
@@ -207,7 +213,7 @@ class _Reader:
         bare, hash_, after = text.rpartition("#")
         if hash_ and after and not path.exists() and (format_suffix(Path(bare)) in TABLES or Path(bare).is_file()):
             text, path, column = bare, Path(bare), after
-            if path.is_file() and identify(path, column, is_code=is_code(path)) == "text":
+            if path.is_file() and identify(path, is_code=is_code(path)) == "text":
                 raise DataError(f"{path}: is plain text, which has no column {column!r}; leave out #{column}")
         if (address := _ADDRESS.match(text)) and not path.exists():
             to_do = "give its path" if address[1] == "file" else "download it first, with: curl -LO"
@@ -224,8 +230,8 @@ class _Reader:
                 say(line)
         else:
             files = [single_file(path, (PYTHON_DOCS, SHAKESPEARE))]
-            if markup := as_it_is(path):
-                say(markup)
+        if markup := as_it_is(files):
+            say(markup)
         return [file._replace(source=text, column=column) for file in files]
 
     def inputs(self, found: Sequence[File | Input], say: Callable[[str], None]) -> list[Input]:
@@ -247,9 +253,9 @@ class _Reader:
                 name = names[item.absolute] + (f"#{item.column}" if item.column != self.column else "")
                 item = self._file(item.source, name, item.path, item.column)
             inputs.append(item)
-        rows = [each.name for each in inputs if each.version.endswith(AS_ROWS)]
-        if rows:
-            say(f"{listed(rows)}: JSON lines, so each line is a document")
+        for end, what in AS_ROWS.values():
+            if rows := [each.name for each in inputs if each.version.endswith(end)]:
+                say(f"{listed(rows)}: {what}")
         if self.column != DEFAULT_COLUMN and not any(each.has_columns for each in inputs):
             raise DataError(f"column {self.column!r}: none of the sources has columns; leave --column out")
         return inputs
@@ -258,10 +264,10 @@ class _Reader:
         """The input of a file, or of a copy of standard input with its `checksum`."""
         state = _state(path)
         with _naming(path, name if checksum else str(path)):
-            kind = identify(path, column, is_code=is_code(path))
+            kind = identify(path, is_code=is_code(path))
         version = checksum or str(state[1])
         if kind != "text" and format_suffix(path) not in TABLES:
-            version += AS_ROWS  # as work of earlier versions, which took it for text, must not be resumed or kept
+            version += AS_ROWS[kind][0]
         label = name if checksum else str(path)
         return Input(
             source,
@@ -325,10 +331,10 @@ def _naming(path: Path, label: str) -> Iterator[None]:
         raise DataError(str(error).replace(str(path), label)) from None
 
 
-def _state(path: Path) -> tuple[int, ...]:
-    """Size in bytes, modification time in nanoseconds and identity of a file."""
+def _state(path: Path) -> tuple[int, int]:
+    """Size in bytes and modification time in nanoseconds: some file systems give a file a new inode number at times."""
     stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_dev
+    return stat.st_size, stat.st_mtime_ns
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from glob import glob, has_magic
 from pathlib import Path
@@ -96,18 +96,19 @@ def folder_files(folder: Path) -> tuple[list[File], str]:
     inside = _places(folder)
     files, outside = list[Path](), list[str]()
     for parent, names in _walk(folder, closed):
-        for path in (parent / name for name in names if name != RUN_LOG and not name.startswith(".")):
+        for path in (parent / name for name in names if not name.startswith(".")):
             if path.is_symlink() and not any(Path(os.path.realpath(path)).is_relative_to(place) for place in inside):
                 outside.append(path.name)
             elif path.is_file():
                 files.append(path.relative_to(folder))
     named = [path for path in files if format_suffix(path) in TEXT_SUFFIXES and not _is_packed_parquet(path)]
-    binary = [path for path in named if is_code(path) and is_binary(folder / path)]
-    texts = sorted({*named} - {*binary}, key=Path.as_posix)
+    odd = {path: "the log of a run" for path in named if path.name == RUN_LOG}
+    odd |= {path: "binary" for path in named if is_code(path) and is_binary(folder / path)}
+    texts = sorted({*named} - {*odd}, key=Path.as_posix)
     empty = sum(not (folder / path).stat().st_size for path in texts)
     left_out = Counter(format_suffix(path) for path in {*files} - {*named})
     line = f"; leaves out {_counted(left_out)}" if left_out else ""
-    line += f"; leaves out {listed([f'{path} (binary)' for path in binary])}" if binary else ""
+    line += f"; leaves out {listed([f'{path} ({what})' for path, what in odd.items()])}" if odd else ""
     line += f"; does not enter {listed(closed)}" if closed else ""
     line += f"; does not follow links out of the folder: {listed(sorted(outside))}" if outside else ""
     if not texts:
@@ -122,10 +123,13 @@ def is_code(path: Path) -> bool:
     return format_suffix(path) in CODE
 
 
-def as_it_is(path: Path) -> str | None:
-    """The message about a file whose markup is read as text; None for any other."""
-    remedy = MARKUP.get(format_suffix(path))
-    return remedy and f"{path}: read with its markup; for the text alone convert it with: {remedy}"
+def as_it_is(files: Sequence[File]) -> str | None:
+    """The message about files whose markup is read as text; None where there is none."""
+    marked = [file.path for file in files if format_suffix(file.path) in MARKUP]
+    if not marked:
+        return None
+    remedy, others = MARKUP[format_suffix(marked[0])], f" and {len(marked) - 1:,} more files" if marked[1:] else ""
+    return f"{marked[0]}{others}: read with markup; for the text alone convert it with: {remedy}"
 
 
 def _walk(folder: Path, closed: list[str]) -> Iterator[tuple[Path, list[str]]]:

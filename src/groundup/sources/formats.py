@@ -3,20 +3,17 @@
 import codecs
 import json
 import re
-from collections.abc import Iterable
-from io import BufferedIOBase
-from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from groundup.errors import DataError
 from groundup.sources.compression import COMPRESSED, open_decompressed
-from groundup.sources.text import MAX_ROW_BYTES
 
 Format: TypeAlias = Literal["text", "jsonl", "parquet"]
 
 HEAD_BYTES = 8192
-FIRST_ROWS = 10  # looked at to see whether every line is a JSON object
+ROWS_BYTES = 1 << 20  # looked at, and in them this many lines, to see whether every line is a JSON object
+FIRST_ROWS = 10
 
 TABLES: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
@@ -33,10 +30,11 @@ NOT_TEXT = {
     **dict.fromkeys((".tar", ".tgz"), "unpack it with: tar -xf"),
     ".pdf": "convert it with: pdftotext",
     **dict.fromkeys((".epub", ".docx", ".odt"), "convert it with: pandoc -t plain"),
+    ".ipynb": "convert it with: jupyter nbconvert --to markdown",
     ".bin": "give the text that it was made from",
 }
 
-_PARQUET = b"PAR1"
+_PARQUET = b"PAR1\x15"  # and the first field of a page header: prose may begin with PAR1, a receptor's name
 PACKED_PARQUET = "a parquet file is packed inside and read as it is; unpack this one first"
 
 # First bytes, from a position on, of the same and others under any name.
@@ -49,7 +47,7 @@ _MAGIC = (
     (60, b"BOOKMOBI", "a Kindle book", "convert it with: ebook-convert"),
     (0, b"\xfd7zXZ\0", "an xz file", "unpack it with: xz -d"),
     (4, b"1AY&SY", "a bzip2 file", "unpack it with: bunzip2"),
-    (257, b"ustar", "a tar archive", "unpack it with: tar -xf"),
+    *((257, magic, "a tar archive", "unpack it with: tar -xf") for magic in (b"ustar\0", b"ustar  \0")),
 )
 
 # Text formats that are read as they are, and how to get at the text alone.
@@ -74,11 +72,10 @@ def is_binary(path: Path) -> bool:
         return b"\0" in file.read(HEAD_BYTES)
 
 
-def identify(path: Path, column: str, *, is_code: bool = False) -> Format:
+def identify(path: Path, *, is_code: bool = False) -> Format:
     """Whether a file holds plain text or rows; of code, braces and quotes at its beginning mean nothing.
 
-    Rows are JSON lines if its first lines are JSON objects: several, or one with the field `column`. Raises DataError
-    for what is surely neither.
+    Rows are JSON lines if each of its first lines is a JSON object. Raises DataError for what is surely neither.
     """
     suffix = format_suffix(path)
     if suffix in TABLES:
@@ -99,23 +96,27 @@ def identify(path: Path, column: str, *, is_code: bool = False) -> Format:
     if is_code or not (is_json or _JSON.match(head.removeprefix(codecs.BOM_UTF8))):
         return "text"
     with open_decompressed(path) as file:
-        if _is_json_lines(file, column):
-            return "jsonl"
+        start, is_cut = file.read(ROWS_BYTES).removeprefix(codecs.BOM_UTF8), bool(file.read(1))
+    lines = [line for line in start.split(b"\n") if line.strip()]
+    if is_cut and len(lines) == 1 and lines[0].lstrip().startswith(b"{"):
+        return "jsonl"  # a longer row, which its reader parses
+    values = [_parse(line) for line in lines[: -1 if is_cut else None][:FIRST_ROWS]]
+    if all(isinstance(value, dict) and not rest for value, rest in values):
+        return "jsonl"
+    value, rest = _parse(start)
+    if not is_json and value is not None and rest.lstrip(" \t\r").startswith("\n") and not _JSON.match(rest.encode()):
+        return "text"  # prose after a JSON document, as in Markdown with metadata at its beginning
     raise DataError(
-        f"{path}: this is JSON, but its lines are not objects, so it is not read as rows; write one object per line, "
-        "for an array with: jq -c '.[]'"
+        f"{path}: begins as JSON does, but its lines are not objects, so it is not read as rows; write one object per "
+        "line, for an array with: jq -c '.[]'; or, to read the JSON itself as one text, with: jq -Rsc '{text: .}'"
     )
 
 
-def _is_json_lines(file: BufferedIOBase, column: str) -> bool:
-    lines: Iterable[bytes] = iter(lambda: file.readline(MAX_ROW_BYTES), b"")
-    n, has_column = 0, False
-    for line in islice((line for line in lines if line.strip()), FIRST_ROWS):
-        try:
-            row = json.loads(line.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace"))
-        except (ValueError, RecursionError):
-            return False
-        if not isinstance(row, dict):
-            return False
-        n, has_column = n + 1, column in row
-    return n > 1 or has_column
+def _parse(start: bytes) -> tuple[object, str]:
+    """The JSON value at the beginning of a text, None where there is none, and what follows it."""
+    text = start.decode("utf-8", "replace").strip()
+    try:
+        value, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return None, text
+    return value, text[end:]
