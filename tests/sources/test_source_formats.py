@@ -63,9 +63,10 @@ def test_a_first_row_that_is_longer_than_what_is_looked_at_is_a_row(tmp_path, mo
     with pytest.raises(DataError, match=r"a\.txt, line 4: not valid JSON"):
         read(tmp_path / "a.txt")
     assert [text for _, _, text in read(tmp_path / "b.txt")] == ["long" * 30]
-    (tmp_path / "c.json").write_bytes(b"[" + ROWS * 2)
-    with pytest.raises(DataError, match="begins as JSON does, but its lines are not objects"):
-        read(tmp_path / "c.json")
+    for array in (b"[" + ROWS * 2, b"[" + ROWS.replace(b"\n", b",") * 2):
+        (tmp_path / "c.json").write_bytes(array)
+        with pytest.raises(DataError, match="begins as JSON does, but its lines are not objects"):
+            read(tmp_path / "c.json")
 
 
 @pytest.mark.parametrize(

@@ -98,10 +98,11 @@ def identify(path: Path, *, is_code: bool = False) -> Format:
     with open_decompressed(path) as file:
         start, is_cut = file.read(ROWS_BYTES).removeprefix(codecs.BOM_UTF8), bool(file.read(1))
     lines = [line for line in start.split(b"\n") if line.strip()]
-    if is_cut and len(lines) == 1 and lines[0].lstrip().startswith(b"{"):
+    complete = lines[:-1] if is_cut else lines
+    if not complete and lines[0].lstrip().startswith(b"{"):
         return "jsonl"  # a longer row, which its reader parses
-    values = [_parse(line) for line in lines[: -1 if is_cut else None][:FIRST_ROWS]]
-    if all(isinstance(value, dict) and not rest for value, rest in values):
+    values = [_parse(line) for line in complete[:FIRST_ROWS]]
+    if values and all(isinstance(value, dict) and not rest for value, rest in values):
         return "jsonl"
     value, rest = _parse(start)
     if not is_json and value is not None and rest.lstrip(" \t\r").startswith("\n") and not _JSON.match(rest.encode()):
