@@ -74,6 +74,14 @@ def test_what_cannot_be_read_is_never_rejected_and_never_deleted(name, number, r
     assert tree(run.path) == before
 
 
+def test_a_config_that_cannot_be_read_is_never_said_to_be_removed(run, failing):
+    failing(run.path / "config.yaml", errno.EACCES)
+    with pytest.raises(
+        UnreadableError, match=r"config\.yaml: cannot be read \(Permission denied\); nothing was changed"
+    ):
+        run.config()
+
+
 def test_damage_is_rejected_and_kept_aside(run):
     (run.checkpoint(12) / "progress.json").unlink()
     newest, rejected = run.newest_good()
@@ -260,6 +268,25 @@ def test_a_run_that_was_copied_does_not_share_the_folder_and_one_that_was_moved_
     shutil.rmtree(run.path)
     copy.move_checkpoints(tmp_path / "disk")
     assert copy.checkpoints == tmp_path / "disk"
+
+
+def test_a_folder_whose_checkpoints_and_run_were_deleted_may_be_used_again(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.create(Config(), tmp_path / "disk")
+    (run.path / "config.yaml").unlink()  # as after a kill between the two, and where the folder is made anew
+    run.create(Config(), tmp_path / "disk")
+    assert run.checkpoints == tmp_path / "disk"
+
+
+def test_a_run_that_took_its_checkpoints_back_is_found_by_them_even_when_copied(tmp_path):
+    run, disk = RunFolder(tmp_path / "run"), tmp_path / "disk"
+    run.create(Config(), disk)
+    write_checkpoint(run.checkpoint(4))
+    (run.path / "checkpoints").unlink()
+    disk.rename(run.path / "checkpoints")
+    shutil.copytree(run.path, tmp_path / "copy")
+    for folder in (run.path, tmp_path / "copy"):
+        assert run_of(find_checkpoint(folder)) == folder
 
 
 # Reading beside a training process that deletes checkpoints.

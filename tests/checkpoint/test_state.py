@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from groundup.checkpoint import state
-from groundup.checkpoint.files import FORMAT
+from groundup.checkpoint.files import FORMAT, load_config
 from groundup.checkpoint.metadata import load_metadata
 from groundup.config.model import ModelConfig
 from groundup.config.schema import Config
@@ -43,7 +43,7 @@ def test_what_is_saved_is_loaded(checkpoint):
     moments = build_optimizer(other.named_parameters(), OptimizerConfig())
     state.load_model(folder, other)
     state.load_optimizer(folder, other, moments, OptimizerConfig())
-    assert state.load_config(folder) == Config(model=MODEL)
+    assert load_config(folder) == Config(model=MODEL)
     assert load_metadata(folder) == {"step": 1, "tokens": 8}
     assert state.load_tokenizer(folder).fingerprint == ByteTokenizer().fingerprint
     for a, b in zip(model.parameters(), other.parameters(), strict=True):
@@ -72,7 +72,7 @@ def test_a_newer_format_asks_for_an_update(checkpoint):
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(values | {"format": FORMAT + 1}))
     with pytest.raises(CheckpointError, match="newer groundup"):
-        state.load_config(folder)
+        load_config(folder)
 
 
 def test_a_tokenizer_that_does_not_fit_the_model_is_refused(checkpoint):

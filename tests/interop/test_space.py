@@ -18,7 +18,7 @@ import torch
 import yaml
 
 import groundup
-from groundup.checkpoint.state import load_config
+from groundup.checkpoint.files import load_config
 from groundup.config.schema import Config
 from groundup.errors import ExportError, UsageError
 from groundup.interop import space, wheel

@@ -5,6 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from groundup.config.schema import Config
 from groundup.errors import CheckpointError, NewerFormatError, UnreadableError
 from groundup.utils import reading
 from groundup.utils.files import SUMS, checksums, files_below, sha256
@@ -57,6 +60,14 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{path}: damaged (its format is {found!r}, not {FORMAT} or less); use another checkpoint"
         )
     return values
+
+
+def load_config(folder: Path) -> Config:
+    """The config in a checkpoint; CheckpointError if missing or damaged, NewerFormatError if of a newer groundup."""
+    try:
+        return Config.model_validate(read_config(folder))
+    except ValidationError as error:
+        raise CheckpointError(f"{folder / CONFIG}: {error.errors()[0]['msg']}; use another checkpoint") from None
 
 
 def verify(folder: Path, presence_only: Sequence[str] = ()) -> None:

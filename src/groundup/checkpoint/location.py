@@ -66,7 +66,7 @@ def assign(run: Path, folder: Path, *, new: bool) -> None:
         raise UsageError(f"{option}: holds the checkpoints of {previous}; give another folder")
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     for name in names:
-        if new or not name.startswith(("step-", ".step-", OWNER)):
+        if not name.startswith(OWNER if new else (OWNER, "step-", ".step-")):
             raise UsageError(f"{option}: holds {name} already; give a new folder")
     if pointer.is_dir() and not pointer.is_symlink():
         if any(pointer.iterdir()):

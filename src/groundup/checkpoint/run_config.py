@@ -4,9 +4,7 @@ import os
 from itertools import count
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from groundup.checkpoint.files import CONFIG, read_config, unreadable
+from groundup.checkpoint.files import load_config, unreadable
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.merge import diff, flatten, get
 from groundup.config.renamed import rename_keys
@@ -47,7 +45,7 @@ def config_or_rebuilt(run: RunFolder) -> Config:
         except CheckpointError:
             checkpoint = None
         if checkpoint:
-            return checkpoint_config(checkpoint)
+            return load_config(checkpoint)
     return run.config()
 
 
@@ -65,20 +63,12 @@ def keep_lost_config(run: RunFolder) -> str | None:
     return message
 
 
-def checkpoint_config(checkpoint: Path) -> Config:
-    """The config in a checkpoint; CheckpointError if missing or damaged, NewerFormatError if of a newer groundup."""
-    try:
-        return Config.model_validate(read_config(checkpoint))
-    except ValidationError as error:
-        raise CheckpointError(f"{checkpoint / CONFIG}: {error.errors()[0]['msg']}; use another checkpoint") from None
-
-
 def changed_config(run: RunFolder, config: Config, checkpoint: Path) -> str | None:
     """How the run's `config` contradicts the one that a checkpoint was trained with; None if it does not.
 
     That is a key that cannot change on resume and has, or any other that config.yaml does not hold, as if cut off.
     """
-    path, trained = run.path / "config.yaml", checkpoint_config(checkpoint)
+    path, trained = run.path / "config.yaml", load_config(checkpoint)
     written = {key for key, _ in flatten(rename_keys(read_yaml(path))[0])}
     found = []
     for key in diff(trained, config):

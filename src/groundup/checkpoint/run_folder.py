@@ -100,6 +100,9 @@ class RunFolder:
         try:
             config = merge_and_validate([ConfigSource(str(path), read_yaml(path))])
         except ConfigError as error:
+            reason = error.__cause__
+            if isinstance(reason, OSError) and not isinstance(reason, IsADirectoryError):
+                raise unreadable(reason, path) from error
             raise CheckpointError(f"{error}; {remedy}") from error
         if config.model.vocab_size is None:  # resolved in every run: most of the file is lost
             raise CheckpointError(f"{path}: truncated (it has no model.vocab_size); {remedy}")
@@ -303,10 +306,12 @@ def run_of(checkpoint: Path) -> Path | None:
     """The run that a checkpoint belongs to, if any."""
     folder = checkpoint.resolve().parent
     try:
-        run = owner(folder) or folder.parent
-        return run if (run / "config.yaml").is_file() and checkpoints_of(run).resolve() == folder else None
+        for run in (owner(folder), folder.parent):  # the first is out of date where a run took its checkpoints back
+            if run and (run / "config.yaml").is_file() and checkpoints_of(run).resolve() == folder:
+                return run
     except (OSError, CheckpointError):
-        return None
+        pass
+    return None
 
 
 def environment() -> dict[str, Any]:

@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from groundup.checkpoint import files
-from groundup.checkpoint.files import AVERAGE, CONFIG, MODEL, OPTIMIZER, PROGRESS, TOKENIZER
+from groundup.checkpoint.files import AVERAGE, CONFIG, MODEL, OPTIMIZER, PROGRESS, TOKENIZER, load_config
 from groundup.checkpoint.metadata import load_metadata, load_training_metadata
 from groundup.checkpoint.run_folder import read_checkpoint
 from groundup.checkpoint.tensors import Shapes, check_headers, read_tensors
@@ -118,14 +117,6 @@ def _load(folder: Path, where: torch.device) -> LoadedModel:
     load_model(folder, model, averaged=True)
     model = use_fused_cpu_kernels(model.to(where)).eval()
     return LoadedModel(folder, config, model, load_tokenizer(folder), where, load_metadata(folder))
-
-
-def load_config(folder: Path) -> Config:
-    """The config in a checkpoint; CheckpointError if missing or damaged, NewerFormatError if of a newer groundup."""
-    try:
-        return Config.model_validate(files.read_config(folder))
-    except ValidationError as error:
-        raise CheckpointError(f"{folder / CONFIG}: {error.errors()[0]['msg']}; use another checkpoint") from None
 
 
 def load_resumable(folder: Path) -> dict[str, Any]:

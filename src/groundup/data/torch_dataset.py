@@ -55,7 +55,7 @@ class WindowDataset(Dataset[Sample]):
         return [(window[:-1].clone(), window[1:].clone()) for window in windows]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._arguments  # a memory map would be pickled with all its contents
+        return type(self), self._arguments  # open files cannot be pickled
 
 
 def dataset(

@@ -10,10 +10,10 @@ from typing import Any
 
 from groundup.checkpoint import state
 from groundup.checkpoint.data_match import match_data
-from groundup.checkpoint.files import AVERAGE, CONFIG, MODEL, OPTIMIZER, damage, read_config, unreadable, verify
+from groundup.checkpoint.files import AVERAGE, CONFIG, MODEL, OPTIMIZER, damage, load_config, unreadable, verify
 from groundup.checkpoint.log import iter_log
 from groundup.checkpoint.metadata import has_stepped, load_metadata, load_training_metadata
-from groundup.checkpoint.run_config import changed_config, checkpoint_config, lost_config
+from groundup.checkpoint.run_config import changed_config, lost_config
 from groundup.checkpoint.run_folder import MAX_LOOKS, RunFolder, folder_identity
 from groundup.checkpoint.tensors import expected_tensors, tensor_problems
 from groundup.config.schema import Config
@@ -147,7 +147,7 @@ def check_lone_checkpoint(path: Path) -> Finding:
     """The checksums of a checkpoint that may lie outside a run."""
     try:
         verify(path)
-        read_config(path)
+        load_config(path)
     except GroundupError as error:
         return problem(str(path), "checkpoint", error)
     return Finding(str(path), "checkpoint", "ok", "complete: every checksum matches")
@@ -170,7 +170,7 @@ def _check_checkpoint(folder: Path) -> CheckpointReport:
 
 def _wrong_contents(folder: Path) -> Iterator[str]:
     try:
-        config = state.load_config(folder)
+        config = load_config(folder)
         state.load_tokenizer(folder)
     except NewerFormatError:
         raise
@@ -218,7 +218,7 @@ def _check_parents(run: RunFolder, reports: list[CheckpointReport]) -> tuple[lis
 def _read_config(run: RunFolder, good: Path | None) -> tuple[Config | None, list[str]]:
     """The config that resuming would use, None if it would not, and what is wrong with the run's."""
     if good and (lost := lost_config(run)):
-        return checkpoint_config(good), [f"config.yaml: {lost}; resume rebuilds it from {good.name}"]
+        return load_config(good), [f"config.yaml: {lost}; resume rebuilds it from {good.name}"]
     try:
         config = run.config()
     except CheckpointError as error:

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import ValidationError
 
 from groundup.checkpoint.data_match import manifest_of_run
-from groundup.checkpoint.files import AVERAGE, read_config, read_json
+from groundup.checkpoint.files import AVERAGE, load_config, read_json
 from groundup.checkpoint.log import EVAL_CHECKPOINT_EVENTS, iter_log, task_metrics
 from groundup.checkpoint.metadata import load_metadata
 from groundup.checkpoint.run_folder import RunFolder, run_of
@@ -131,8 +130,8 @@ def _find_origin(config: Config, progress: dict[str, Any]) -> str:
         run = run_of(folder) or (folder.parent.parent if folder.parent.name == "checkpoints" else folder)
         name = run.name
         try:
-            config, progress = Config.model_validate(read_config(folder)), load_metadata(folder)
-        except (GroundupError, ValidationError):
+            config, progress = load_config(folder), load_metadata(folder)
+        except GroundupError:
             break
     return name
 

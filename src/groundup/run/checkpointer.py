@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from groundup.checkpoint import state as files
+from groundup.checkpoint.files import load_config
 from groundup.checkpoint.run_folder import RunFolder, step_of
 from groundup.checkpoint.tensors import Shapes, is_finite, read_tensors
 from groundup.config.resolved import ResolvedConfig
@@ -80,7 +81,7 @@ class Checkpointer:
         if self._process_group.rank == 0:
             metadata = files.load_resumable(checkpoint)
             if best := metadata.get("best"):  # earlier versions did not note the text
-                text = validation_text(files.load_config(checkpoint), self._data.manifest)
+                text = validation_text(load_config(checkpoint), self._data.manifest)
                 metadata["best"] = {"text": text, **best}
         return self._process_group.broadcast_object(metadata)
 

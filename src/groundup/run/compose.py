@@ -11,8 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from groundup.checkpoint.files import AVERAGE, CONFIG, MODEL, TOKENIZER, unreadable
-from groundup.checkpoint.run_config import checkpoint_config
+from groundup.checkpoint.files import AVERAGE, CONFIG, MODEL, TOKENIZER, load_config, unreadable
 from groundup.checkpoint.run_folder import find_checkpoint
 from groundup.config.merge import ConfigSource, diff, merge_and_validate, rename_source
 from groundup.config.model import ModelConfig
@@ -103,7 +102,7 @@ def _merge(name: str, sources: Sequence[ConfigSource]) -> Config:
         folder = find_checkpoint(Path(named[-1]))
     except CheckpointError as error:
         raise CheckpointError(f"{error}, or import another program's model with `groundup import`") from None
-    model = checkpoint_config(folder).model
+    model = load_config(folder).model
     config = merge_and_validate(
         [preset(name), ConfigSource(str(folder / CONFIG), {"model": model.model_dump()}), *sources]
     )

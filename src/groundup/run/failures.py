@@ -58,7 +58,7 @@ def documents_of(folder: Path, sequences: ShuffledWindows, start: int, stop: int
                 found[f"{span.source}:{span.offset}"] = None
                 if len(found) == LOGGED_DOCUMENTS:
                     return list(found)
-    except DataError:  # moved while the tokens are still mapped, or damaged: the log has the sequences' positions
+    except DataError:  # moved while the tokens are still open, or damaged: the log has the sequences' positions
         return []
     return list(found)
 

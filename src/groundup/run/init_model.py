@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from groundup.checkpoint import state
+from groundup.checkpoint.files import load_config
 from groundup.checkpoint.tensors import Shapes, check_headers, read_tensors
 from groundup.config.schema import Config
 from groundup.distributed.process_group import BroadcastTensors, ProcessGroup
@@ -76,7 +77,7 @@ def _load_weights(model: GPT, config: Config, process_group: ProcessGroup) -> No
     folder = Path(config.init_from or "")
 
     def read(path: Path, expected: Shapes) -> Mapping[str, torch.Tensor]:
-        tensors = read_tensors(path, shapes(state.load_config(folder).model)) if process_group.rank == 0 else {}
+        tensors = read_tensors(path, shapes(load_config(folder).model)) if process_group.rank == 0 else {}
         if "wpe.weight" in tensors:  # a shorter context needs the first positions only
             tensors["wpe.weight"] = tensors["wpe.weight"][: config.model.block_size]
         return BroadcastTensors(process_group, tensors)
@@ -95,7 +96,7 @@ def _problem(folder: Path, expected_sha256: str | None) -> str | None:
     if expected_sha256 is not None and found != expected_sha256:
         return f"init_from: {path} is not what it was when the run was configured (its checksum differs), {remedy}"
     try:
-        check_headers(folder, state.load_config(folder))
+        check_headers(folder, load_config(folder))
     except CheckpointError as error:
         return f"init_from: {error}"
     return None

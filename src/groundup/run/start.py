@@ -11,11 +11,12 @@ import torch
 
 from groundup import __version__
 from groundup.checkpoint.data_match import DataMatch, match_data, tokenizer_of
+from groundup.checkpoint.files import load_config
 from groundup.checkpoint.log import Log
 from groundup.checkpoint.metadata import load_metadata
 from groundup.checkpoint.run_config import changed_config, config_or_rebuilt, keep_lost_config, lost_config
 from groundup.checkpoint.run_folder import RunFolder
-from groundup.checkpoint.state import load_config, load_resumable
+from groundup.checkpoint.state import load_resumable
 from groundup.config.merge import ConfigSource, diff, flatten, get, merge_and_validate, rename_source
 from groundup.config.resolved import MACHINE_KEYS, OPEN, ResolvedConfig
 from groundup.config.schema import Config, resume_rule
