@@ -111,10 +111,12 @@ class Manifest(_Record):
                 f"{path}: not a manifest of groundup ({where}: {first['msg']}); prepare the data again with --overwrite"
             ) from None
         for name, split in manifest.splits.items():
-            if split.tokens > 1 and not split.bytes:  # which turn nats per token into bits per byte
+            held = sum(shard.tokens for shard in split.shards)
+            # Tokens per byte turn nats per token into bits per byte.
+            if split.tokens != held or (held > 1 and not split.bytes):
                 raise DataError(
-                    f"{path}: not a manifest of groundup (splits.{name}.bytes: 0 of {split.tokens} tokens); "
-                    "prepare the data again"
+                    f"{path}: not a manifest of groundup (splits.{name}: {split.tokens} tokens, {split.bytes} bytes, "
+                    f"but its shards hold {held} tokens); prepare the data again"
                 )
         return manifest
 
