@@ -120,6 +120,7 @@ def test_pieces_are_printed_above_their_ids(groundup):
     assert r"\xe6\x97│\xa5│⇥" in done.out
     assert "⇥" in done.out
     assert "28 bytes, 13 tokens, 2.15 bytes per token" in done.out
+    assert "│\\xa0│" in groundup("tokenizer", "show", "a\u00a0b").out  # no space, though it looks like one
 
 
 def test_of_a_long_file_the_beginning_is_shown(groundup, text, monkeypatch):

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from groundup.ui.format import visible
+
 MAX_RESIDENT_BYTES = 2 << 30
 MAX_LINE = 4000  # characters of an error
 MAX_HASHED_BYTES = 64 << 20  # of larger files, which are sparse, only size and time are compared
@@ -83,7 +85,7 @@ def output(command: str, outcome: Outcome) -> list[str]:
     found = []
     streams = {"standard error": outcome.err} | ({"standard output": outcome.out} if command != "generate" else {})
     for name, text in streams.items():
-        if bad := sorted({character for character in text if not (character.isprintable() or character == "\n")}):
+        if bad := sorted({character for character in text if visible(character) != character}):
             found.append(f"{name} has {', '.join(map(repr, bad[:5]))}")
         if SECRET in text:
             found.append(f"{name} shows a foreign file")

@@ -1,8 +1,10 @@
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.ui.format import human_bytes, human_count, human_time, visible
+from groundup.ui.format import NOT_ESCAPED, human_bytes, human_count, human_time, visible
 
 
 @pytest.mark.parametrize(
@@ -35,9 +37,38 @@ def test_human_bytes(n: float, text: str) -> None:
     assert human_bytes(n) == text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "10\u00a0000\u202f€",
+        "全角\u3000空白",
+        "می\u200cخواهم",
+        "क्\u200dष",
+        "👩\u200d🚀 ❤\ufe0f",
+        "ខ្ញុំ\u200bទៅ",
+        "\u06dd",
+        "a\nb",
+    ],
+)
+def test_text_of_any_language_is_shown_as_it_is(text: str) -> None:
+    assert visible(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\x00", "\t", "\r", "\x1b", "\x7f", "\x85", "\x9b", "\xad", "\u061c", "\u200e", "\u200f", "\u2028", "\u2029",
+     "\u202a", "\u202e", "\u2066", "\u2069", "\ufeff", "\ufff9", "\ud800", "\ue000", "\U000e0001", "\U000e0041"],
+    ids=ascii,
+)  # fmt: skip
+def test_what_a_terminal_may_obey_or_cannot_show_is_escaped(text: str) -> None:
+    assert visible(text) == ascii(text)[1:-1]
+
+
 @given(st.text())
-def test_printable_text_has_no_terminal_commands(text: str) -> None:
+def test_shown_text_has_no_terminal_commands(text: str) -> None:
     safe = visible(text)
-    assert all(character.isprintable() or character == "\n" for character in safe)
+    assert {unicodedata.category(character) for character in safe if character not in NOT_ESCAPED}.isdisjoint(
+        {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+    )
     safe.encode("utf-8")  # no lone surrogates either
     assert visible(safe) == safe

@@ -18,7 +18,7 @@ from groundup.errors import UsageError
 from groundup.tokenizers.base import Tokenizer, TokenizerTrainer
 from groundup.tokenizers.registry import bpe_trainer, choose_tokenizer
 from groundup.ui.console import Console
-from groundup.ui.format import json_line, visible
+from groundup.ui.format import escaped, json_line, visible
 
 if TYPE_CHECKING:
     from groundup.sources.corpus import Corpus
@@ -226,7 +226,7 @@ def _pieces(tokenizer: Tokenizer, text: str) -> Iterator[ShownToken]:
 
 def _marked(text: str) -> str:
     """`text` with all characters visible."""
-    return "".join(MARKS.get(char) or visible(char) for char in text)
+    return "".join(MARKS.get(char) or escaped(char) for char in text)
 
 
 def _print_pieces(console: Console, pieces: Iterable[ShownToken]) -> None:

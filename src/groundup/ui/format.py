@@ -1,8 +1,13 @@
 """Numbers and text for people: durations, counts, sizes, and text that a terminal may print."""
 
 import json
+import unicodedata
 from collections.abc import Callable
 from typing import Any
+
+# Newline, and the format characters that words are written with: zero-width space (Khmer, Thai), non-joiner (Persian),
+# joiner (Indic scripts, emoji), and the Arabic end of verse. Those that change the direction are not among them.
+NOT_ESCAPED = "\n\u200b\u200c\u200d\u06dd"
 
 
 def human_time(seconds: float) -> str:
@@ -40,9 +45,14 @@ def human_bytes(n: float) -> str:
     return f"{n:.3g} TB" if n < 999.5 else f"{n:,.0f} TB"
 
 
+def escaped(text: str) -> str:
+    """Escape everything unprintable as in Python: controls, newlines, and spaces other than the usual one."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def visible(text: str) -> str:
-    """Escape control characters and everything unprintable as in Python; newlines stay."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    """Escape what a terminal may obey or cannot show; newlines, spaces of all widths, and joiners stay."""
+    return "".join(c if c in NOT_ESCAPED or unicodedata.category(c) == "Zs" else escaped(c) for c in text)
 
 
 def single_line(text: str) -> str:
