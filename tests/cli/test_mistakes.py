@@ -21,6 +21,7 @@ from groundup.cli.parsing import Parser
         (["trian"], "trian: there is no such command; did you mean train?"),
         (["train", "--data", "x"], "--out"),
         (["train", "gpt3", "--data", "x", "--out", "y"], "preset 'gpt3': there is none; did you mean gpt2?"),
+        (["train", "", "--data", "x", "--out", "y"], "preset '': there is none; known: gpt1"),  # "$UNSET"
         (["train", "--data", "x", "--out", "y", "--model.n_layers", "3"], "did you mean --model.n_layer?"),
         (["train", "--data", "x", "--out", "y", "--train.max-steps", "abc"], "train.max_steps: 'abc' is not a whole"),
         (["train", "--data", "x", "--out", "y", "--model.n_head", "5"], "n_embd 128 is not divisible by n_head 5"),

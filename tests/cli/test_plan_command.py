@@ -25,6 +25,11 @@ def test_it_needs_neither_data_nor_torch(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_none_is_no_value_for_a_number_and_a_word_for_a_text(groundup):
+    words = ["plan", "gpt2-nano", "--json", "--train.time_limit", "none", "--evaluate.prompt"]
+    assert [groundup(*words, prompt).status for prompt in ("None", "null")] == [0, 0]
+
+
 def test_json_is_one_object_with_the_same_numbers(groundup):
     values = json.loads(groundup("plan", "gpt2", "--json", "--tokens_per_second", "1e5").out)
     assert values["parameters"] == 124_439_808 == sum(values["parameters_by_part"].values())

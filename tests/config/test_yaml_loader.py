@@ -63,7 +63,8 @@ def test_a_mistake_is_one_sentence_with_file_and_line(text, sentence, parse):
     ("text", "value"),
     [
         ("on", "on"), ("off", "off"), ("yes", "yes"), ("true", True), ("False", False), ("~", None),
-        ("12", 12), ("0x1f", 31), ("1:30", 90), ("3.0e-4", 3e-4), ("3e-4", "3e-4"), (".inf", float("inf")),
+        ("12", 12), ("0x1f", 31), ("1:30", "1:30"), ("010", "010"),
+        ("3.0e-4", 3e-4), ("3e-4", "3e-4"), (".inf", float("inf")),
         ("'1'", "1"), ("2024-01-01", "2024-01-01"),
         ("0x" + "f" * 50_000, "0x" + "f" * 50_000), ("[a, 1]", ["a", 1]), ("! x", "x"),
     ],
@@ -81,6 +82,8 @@ def test_values(text, value, parse):
         ('prepare: {sources: ["a\\uD800"]}', r"prepare.sources: 'a\ud800' has a NUL or half of a surrogate pair"),
         ("model: {n_layer: 0x" + "f" * 50_000 + "}", "model.n_layer: '0xffff"),
         ("model: [" + "9, " * 50_000 + "]", "model: [9, 9, "),
+        ("train:\n\u00a0\u00a0max_steps: 5", r"c.yaml: \xa0\xa0max_steps: unknown key"),  # as copied from a page
+        ("train: {max_time: 1:30}", "expected a duration such as 90s, 30m or 1h30m"),
         ("train: {max_steps: .inf}", "train.max_steps: inf is not a number"),
         ("train: {max_steps: 1e-3}", "train.max_steps: '1e-3' is not a whole number"),
         ("train: {device: 'cuda:99999999999999999999'}", "expected: auto, cpu, cuda, cuda:N or mps"),
@@ -107,6 +110,19 @@ def test_a_whole_number_may_be_written_with_an_exponent(text, parse):
     values["train"]["batch_tokens"] = "2e3"
     config = merge_and_validate([ConfigSource("c.yaml", values)])
     assert [config.train.max_steps, config.train.seed, config.train.threads, config.model.block_size] == [1000] * 4
+
+
+def test_a_number_with_leading_zeros_is_decimal_as_on_the_command_line(parse):
+    config = merge_and_validate(
+        [ConfigSource("c.yaml", parse("train: {max_steps: 0100, seed: -0}\nmodel: {dropout: 00.5}"))]
+    )
+    assert (config.train.max_steps, config.train.seed, config.model.dropout) == (100, 0, 0.5)
+
+
+def test_a_section_whose_keys_are_all_commented_out_changes_nothing(parse):
+    given = ConfigSource("options", {"train": {"max_steps": 5}})
+    config = merge_and_validate([given, ConfigSource("c.yaml", parse("train:\n  # max_steps: 100\nmodel:\ndata:\n"))])
+    assert config == merge_and_validate([given])
 
 
 def test_a_path_that_is_not_utf8_stays_as_it_is():

@@ -12,14 +12,13 @@ import types
 import typing
 from typing import Any, Literal, NoReturn
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from groundup.cli.aliases import ALIASES
 from groundup.config.merge import ConfigSource, did_you_mean
 from groundup.config.presets import DEFAULT, PRESETS
 from groundup.config.renamed import RENAMED_KEYS
-from groundup.config.schema import Config, resume_rule
+from groundup.config.schema import SECTIONS, Config, resume_rule
 from groundup.config.types import parse_whole
 from groundup.errors import UsageError
 from groundup.run.compose import compose_config
@@ -141,6 +140,11 @@ def utf8(word: str) -> str:
         raise argparse.ArgumentTypeError(f"{word!r} is not UTF-8; give the text in that encoding") from None
 
 
+def none_or_text(word: str) -> str | None:
+    """Type of a config option that is no text: `none` means no value."""
+    return None if word.lower() in ("none", "null") else word
+
+
 def call_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """All arguments but `--json`, as keywords of the function that a command calls."""
     return {name: value for name, value in vars(args).items() if name != "json"}
@@ -204,9 +208,8 @@ def preset_and_config(args: argparse.Namespace, options: dict[str, Any] | None =
 
 def add_config_options(parser: argparse.ArgumentParser, sections: tuple[str, ...] | None = None) -> None:
     """Add one `--section.key VALUE` for each field of the config, or of some sections; previous names are hidden."""
-    for name, field in Config.model_fields.items():
-        section = field.annotation
-        if not (isinstance(section, type) and issubclass(section, BaseModel)) or (sections and name not in sections):
+    for name, section in SECTIONS.items():
+        if sections and name not in sections:
             continue
         group = parser.add_argument_group(name, (section.__doc__ or "").splitlines()[0])
         for key, inner in section.model_fields.items():
@@ -215,23 +218,25 @@ def add_config_options(parser: argparse.ArgumentParser, sections: tuple[str, ...
                 f"--{name}.{key}",
                 dest=f"{name}.{key}",
                 metavar=_metavar(inner),
-                type=utf8 if key == "prompt" else str,
+                type=utf8 if key == "prompt" else str if inner.annotation is str else none_or_text,
                 default=argparse.SUPPRESS,
                 help=f"{inner.description} [{_shown(name, key, inner.default)}]".replace("%", "%%"),
             )
 
     for old, new in RENAMED_KEYS.items():
         if "." in old and (sections is None or new.partition(".")[0] in sections):
-            parser.add_argument(f"--{old}", dest=old, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+            parser.add_argument(
+                f"--{old}", dest=old, type=none_or_text, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+            )
 
 
 def config_overrides(args: argparse.Namespace) -> dict[str, Any]:
-    """The config options that were given, as nested sections, and paths; `none` means no value."""
+    """The config options that were given, as nested sections, and paths."""
     tree: dict[str, Any] = {}
     for dotted, value in vars(args).items():
         section, dot, key = dotted.partition(".")
         if dot:
-            tree.setdefault(section, {})[key] = None if value.lower() in ("none", "null") else value
+            tree.setdefault(section, {})[key] = value
         elif dotted in ("data", "init", "init_from") and value is not None:
             tree[dotted] = value
     return tree

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from groundup.config.renamed import rename_keys
-from groundup.config.schema import Config, section_at
+from groundup.config.schema import SECTIONS, Config, section_at
 from groundup.config.sections import COOLDOWNS, RUN_LENGTHS, WARMUPS
 from groundup.errors import ConfigError
 
@@ -54,7 +54,8 @@ def merge_and_validate(sources: Iterable[ConfigSource]) -> Config:
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for source in sources:
-        values = list(flatten(_current_names(source)))
+        # A section without keys, such as one that is commented out, is empty.
+        values = [(k, v) for k, v in flatten(_current_names(source)) if v is not None or k not in SECTIONS]
         for key, value in values:
             _check_text(value, f"{source.origin}: {key}")
             _drop_alternatives(merged, key, value)
@@ -157,7 +158,8 @@ def _sentence(error: ValidationError, origins: dict[str, str]) -> str:
     kind, value = first["type"], first.get("input")
     if kind == "extra_forbidden":
         section = section_at(path[:-1])
-        return f"{place}{dotted}: unknown key; {did_you_mean(path[-1], section.model_fields)}"
+        shown = repr(dotted)[1:-1]  # spaces of other kinds, as copied from a page, are escaped
+        return f"{place}{shown}: unknown key; {did_you_mean(path[-1], section.model_fields)}"
     if kind == "value_error":
         message = str(first["ctx"]["error"])
         shown = f" {_shown(value)}:" if not isinstance(value, dict | BaseModel) else ""

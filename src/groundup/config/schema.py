@@ -89,6 +89,13 @@ class Config(Section):
         return self
 
 
+SECTIONS = {
+    name: field.annotation
+    for name, field in Config.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+}
+
+
 def resume_rule(dotted: str) -> OnResume:
     """Whether the config key `dotted`, such as `train.seed`, may change on resume, as noted at its field.
 

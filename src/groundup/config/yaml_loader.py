@@ -14,6 +14,7 @@ from groundup.utils.reading import open_regular
 MAX_FILE_BYTES = 1 << 20  # a config with all keys has 4,000
 MAX_DEPTH = 10  # sections of a section `laptop` are 3 deep
 MAX_NUMBER_CHARACTERS = 100  # more is text, which no key that wants a number accepts
+TEXT_HERE = re.compile(r"[-+]?0[\d_]|.*:")  # YAML 1.1 reads 010 as 8 and 1:30 as 90; later versions and options do not
 BOOL, INT, FLOAT, NULL = (f"tag:yaml.org,2002:{name}" for name in ("bool", "int", "float", "null"))
 
 
@@ -80,7 +81,7 @@ class _Loader(yaml.SafeLoader):
 
     @override
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
-        if kind is yaml.ScalarNode and len(value) > MAX_NUMBER_CHARACTERS:
+        if kind is yaml.ScalarNode and (len(value) > MAX_NUMBER_CHARACTERS or TEXT_HERE.match(value)):
             implicit = (False, False)
         return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
 

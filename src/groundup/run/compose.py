@@ -38,7 +38,7 @@ def compose_config(
     config holds `init_from` alone, and is to be replaced by rank 0's.
     """
     sources, named = _read_files(files, laptop=laptop)
-    name = name or named
+    name = named if name is None else name
     return name, _merge(name, [*sources, options])
 
 
