@@ -114,6 +114,14 @@ def test_the_log_says_which_checkpoint_should_be_there(tmp_path):
     assert last_saved(tmp_path / "log.jsonl") is None
 
 
+@pytest.mark.parametrize("number", ERRORS, ids=errno.errorcode.get)
+def test_a_log_that_cannot_be_read_is_not_taken_for_an_empty_one(number, run, failing):
+    run.log.write_text('{"event": "save", "step": 12}\n')
+    failing(run.log, number)
+    with pytest.raises(UnreadableError, match=r"log\.jsonl: cannot be read"):
+        last_saved(run.log)
+
+
 # Links that a run's folder from others brings along. `outside` must never change.
 
 

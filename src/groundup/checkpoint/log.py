@@ -13,6 +13,7 @@ from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from groundup.checkpoint.files import unreadable
 from groundup.errors import CheckpointError
 from groundup.utils.reading import MAX_BYTES, open_own, open_regular, parse_json
 
@@ -68,7 +69,8 @@ def iter_log(
     """Records of a log in the order written; none where there is no log.
 
     Lines that are no record, such as one cut off by a crash, go to `on_unreadable`. Only lines that `matching` finds
-    are parsed: parsing all of a long run takes minutes. CheckpointError where the log is a pipe or a device.
+    are parsed: parsing all of a long run takes minutes. CheckpointError where the log is a pipe or a device;
+    UnreadableError.
     """
     try:
         with open_regular(path) as file:  # as bytes, where only a newline ends a line
@@ -83,8 +85,10 @@ def iter_log(
                     yield record
                 elif line.strip():
                     on_unreadable(line)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return
+    except OSError as error:
+        raise unreadable(error, path) from error
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}; put back the log.jsonl of the run, or remove this") from None
 
