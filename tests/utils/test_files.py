@@ -71,6 +71,14 @@ def test_what_the_system_puts_into_a_folder_is_no_damage(tmp_path, name):
     verify(tmp_path / "c")
 
 
+def test_checksums_longer_than_any_checkpoint_has_are_damaged(tmp_path):
+    write(tmp_path / "c")
+    sums = tmp_path / "c" / "SHA256SUMS"
+    sums.write_text(sums.read_text() * 10_000)
+    with pytest.raises(CheckpointError, match="SHA256SUMS: missing or damaged"):
+        verify(tmp_path / "c")
+
+
 def test_replace_text_replaces(tmp_path):
     replace_text(tmp_path / "f", "one")
     replace_text(tmp_path / "f", "two")
