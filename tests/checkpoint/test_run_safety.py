@@ -165,6 +165,13 @@ def test_the_place_of_a_partial_file_is_never_followed(target, run, outside):
     assert not (outside / "nothing").exists()
 
 
+def test_a_link_put_at_the_place_of_a_partial_file_just_after_it_was_cleared_is_not_followed(run, outside, monkeypatch):
+    (run.path / ".config.yaml.partial").symlink_to(outside / "file")
+    monkeypatch.setattr("groundup.utils.files.remove", lambda path: None)
+    with pytest.raises(FileExistsError):
+        replace_text(run.path / "config.yaml", "new")
+
+
 def test_the_place_of_a_partial_folder_is_never_followed(run, outside):
     for pid in (os.getpid(), 999_999_999):
         (run.checkpoints / f".step-00000016.{pid}.partial").symlink_to(outside)
