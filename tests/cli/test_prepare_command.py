@@ -191,6 +191,7 @@ def test_a_first_report_that_comes_late_has_a_speed(capsys, monkeypatch):
 def test_a_terminal_gets_a_bar_with_the_phase_and_the_time_left(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(progress, "can_redraw", lambda _: True)
     with byte_progress() as watch:
         watch.phase("learning bpe:300", 2_000_000)
         watch(1_000_000)

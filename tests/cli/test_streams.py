@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.live import Live
@@ -185,5 +186,13 @@ def test_json_is_printable_and_exact(text):
 def test_a_text_is_generated_into_a_pipe_as_it_is_and_onto_a_terminal_escaped(run, groundup, monkeypatch):
     monkeypatch.setattr("groundup.generation.engine.generate_stream", lambda *_, **__: iter([["\x1b[1m"]]))
     assert groundup("generate", run, "--prompt", "Once").out == "Once\x1b[1m\n"
-    monkeypatch.setattr("groundup.ui.streams.Output.isatty", lambda _: True, raising=False)
+    monkeypatch.setattr("groundup.ui.streams.Output.isatty", lambda _: True)
     assert groundup("generate", run, "--prompt", "Once").out == "Once\\x1b[1m\n"
+
+
+def test_a_program_may_have_replaced_standard_output_by_an_object_that_can_only_write(run, monkeypatch):
+    written = []
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=written.append, flush=list))
+    with pytest.raises(SystemExit) as exit_:
+        main(["generate", str(run), "--prompt", "Once", "--max-tokens", "1"])
+    assert (exit_.value.code, "".join(written)[:4]) == (0, "Once")

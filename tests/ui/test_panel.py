@@ -1,5 +1,6 @@
 import io
 import math
+import os
 import threading
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from groundup.ui import panel as module
 from groundup.ui.chart import CURVE_POINTS
 from groundup.ui.panel import Panel, RunningMean, can_show_panel
+from groundup.ui.progress import byte_progress, count_progress
 from groundup.utils.progress import StepInfo
 
 STEP = StepInfo(
@@ -183,7 +185,7 @@ def test_drawing_during_training(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "step 19,999" in console.file.getvalue()
 
 
-def test_only_a_capable_terminal_gets_a_panel() -> None:
+def test_only_a_capable_terminal_gets_a_panel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not can_show_panel(Console(file=io.StringIO()))
     latin = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
     assert not can_show_panel(Console(file=latin, force_terminal=True))
@@ -192,3 +194,15 @@ def test_only_a_capable_terminal_gets_a_panel() -> None:
     utf8.isatty = lambda: True
     assert can_show_panel(Console(file=utf8, force_terminal=True, _environ={"TERM": "xterm"}))
     assert not can_show_panel(Console(file=utf8, force_terminal=True, _environ={"TERM": "dumb"}))
+    utf8.fileno = lambda: 1
+    monkeypatch.setattr(os, "tcgetpgrp", lambda _: os.getpgrp() + 1, raising=False)  # of the shell, or another job
+    assert not can_show_panel(Console(file=utf8, force_terminal=True, _environ={"TERM": "xterm"}))
+
+
+def test_a_log_gets_no_bars(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on GitHub
+    with byte_progress() as watch, count_progress() as start:
+        watch.phase("reading", 10)
+        watch(5)
+        start("questions")(1, 2)
+    assert capsys.readouterr() == ("", "")

@@ -1,5 +1,6 @@
 """rich's console for text that others may have written."""
 
+import os
 from collections.abc import Iterable
 from typing import IO, Any
 
@@ -9,6 +10,16 @@ from typing_extensions import override
 
 from groundup.ui.format import visible
 from groundup.ui.streams import unescaped
+
+
+def can_redraw(console: rich.console.Console) -> bool:
+    """Whether lines can be drawn over: on a terminal, whatever FORCE_COLOR says, and not by a job in the background."""
+    if not (console.is_terminal and console.file.isatty()) or console.is_dumb_terminal:
+        return False
+    try:
+        return os.tcgetpgrp(console.file.fileno()) == os.getpgrp()
+    except (OSError, AttributeError):  # not the terminal that controls this process; no such thing on Windows
+        return True
 
 
 class Console(rich.console.Console):

@@ -17,7 +17,7 @@ from rich.text import Text
 from typing_extensions import override
 
 from groundup.ui.chart import Curve, Series, braille_chart
-from groundup.ui.console import Console
+from groundup.ui.console import Console, can_redraw
 from groundup.ui.display import Display
 from groundup.ui.format import human_count, human_time, single_line, visible
 from groundup.utils.progress import StepInfo
@@ -32,12 +32,7 @@ TRAIN_STYLE, VAL_STYLE = "cyan", "bold yellow"
 
 def can_show_panel(console: Console) -> bool:
     """Whether `console` is a terminal that can redraw lines and has braille; otherwise print plain lines."""
-    return (
-        console.is_terminal
-        and console.file.isatty()
-        and not console.is_dumb_terminal
-        and console.encoding.startswith("utf")
-    )
+    return can_redraw(console) and console.encoding.startswith("utf")
 
 
 class RunningMean:

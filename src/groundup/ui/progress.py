@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from groundup.ui.console import Console
+from groundup.ui.console import Console, can_redraw
 from groundup.ui.format import single_line
 from groundup.utils.progress import ProgressReporter
 
@@ -32,7 +32,7 @@ def byte_progress(*, quiet: bool = False) -> Iterator[ProgressReporter]:
     console = Console(stderr=True)
     if quiet:
         yield ProgressReporter()
-    elif not console.is_terminal:
+    elif not can_redraw(console):
         yield _Lines(console)
     else:
         with _progress_bar(console, DownloadColumn(), TransferSpeedColumn()) as bar:
@@ -95,7 +95,7 @@ def count_progress(*, quiet: bool = False) -> Iterator[Callable[[str], Callable[
     console = Console(stderr=True)
     if quiet:
         yield lambda name: lambda done, of: None
-    elif not console.is_terminal:
+    elif not can_redraw(console):
         yield lambda name: partial(_print_sometimes, console, name, [time.monotonic()])
     else:
         with _progress_bar(console, MofNCompleteColumn()) as bar:

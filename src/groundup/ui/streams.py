@@ -27,6 +27,9 @@ class Output:
     def flush(self) -> None:
         self._attempt(self._stream.flush)
 
+    def isatty(self) -> bool:
+        return bool(getattr(self._stream, "isatty", bool)())  # a program's replacement may have `write` alone
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
