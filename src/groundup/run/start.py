@@ -269,7 +269,7 @@ def _restore(
     run: RunFolder, config: Config, changed: list[str], display: Display, process_group: ProcessGroup
 ) -> tuple[Trainer, str]:
     """The trainer at its newest good checkpoint, and the line about the machine."""
-    if config.data and not (folder := Path(config.data)).is_dir():
+    if config.data and not (folder := Path(config.data)).is_dir() and not config.prepare.sources:
         raise DataError(match_data(folder, {}).message)
     data = open_data(config)
     check_ranks_agree(process_group, config, data)
