@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -173,14 +174,11 @@ def test_a_closed_pipe_prints_no_traceback(run):
 def test_if_the_reader_closes_the_pipe_the_run_saves_a_checkpoint(prepared, tmp_path, fast):
     run = tmp_path / "run"
     words = [sys.executable, "-m", "groundup", "train", "gpt2-nano", "--data", prepared, "--out", run, *fast]
-    command = (
-        " ".join(map(str, words)) + " --train.max_steps 100000 --checkpoint.every_steps 0 | head -n 12"
-    )  # four lines of plan, then steps
+    words += ["--train.max_steps", "100000", "--checkpoint.every_steps", "0"]
+    command = f"({shlex.join(map(str, words))}; echo $? > {tmp_path}/status) | head -n 12"  # plan, then steps
     subprocess.run(command, shell=True, capture_output=True, timeout=300, check=True)
-    deadline = time.monotonic() + 300
-    while not RunFolder(run).steps():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    assert (tmp_path / "status").read_text() == "141\n"
+    assert RunFolder(run).steps()
 
 
 def test_characters_that_the_terminal_cannot_show_are_escaped(run):

@@ -61,6 +61,7 @@ commands:
 
 RANK_DELAY_SECONDS = 1.0  # other ranks wait so long before they print an error, as rank 0 may print the same one
 OUTPUT_LOST, READER_GONE = 74, 141  # exit status: EX_IOERR of sysexits.h; what a shell reports after SIGPIPE
+STOPPED = 143  # exit status of training that SIGTERM stopped; a display whose reader is gone stops it so
 MAX_ERROR_CHARACTERS = 2000
 GOMP_SPIN_COUNT = "1000"  # iterations that an idle thread spins before it sleeps
 
@@ -79,8 +80,10 @@ def main(argv: list[str] | None = None) -> None:
         status = _run_and_report(sys.argv[1:] if argv is None else argv, until_exit=argv is None)
         with suppress(BrokenPipeError):
             output.flush()
-        if status == 0 and output.error is not None:
-            status = READER_GONE if isinstance(output.error, BrokenPipeError) else OUTPUT_LOST
+        if isinstance(output.error, BrokenPipeError) and status in (0, STOPPED):
+            status = READER_GONE
+        elif output.error is not None and status == 0:
+            status = OUTPUT_LOST
         _exit_distributed(status)
     sys.exit(status)
 

@@ -1,6 +1,7 @@
 """Output of `train`, `resume` and `quickstart`: a panel on a terminal, plain lines in a pipe, the final lines."""
 
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,7 +35,10 @@ def watching(title: str, config: Config, *, plain: bool = False, quiet: bool = F
 
 
 class ClosableDisplay(NullDisplay):
-    """Wraps a display whose terminal or pipe may be closed: then it shows nothing more, and training goes on."""
+    """Wraps a display whose terminal or pipe may be closed: then it shows nothing more, and training goes on.
+
+    Where the reader of a pipe is gone, as after `| head`, training stops as after SIGTERM.
+    """
 
     def __init__(self, display: Display) -> None:
         self._closed = False
@@ -46,8 +50,10 @@ class ClosableDisplay(NullDisplay):
             return
         try:
             show(*args, **values)
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
             self._closed = True
+            if isinstance(error, BrokenPipeError):
+                signal.raise_signal(signal.SIGTERM)
         except RuntimeError as error:
             if "reentrant" not in str(error):  # a signal handler's message while a line is written: drop the message
                 raise
