@@ -16,7 +16,7 @@ from groundup.config.sections import OptimizerConfig
 from groundup.distributed.gather import state_tensors
 from groundup.errors import CheckpointError
 from groundup.model import build_model
-from groundup.model.size import is_learned, shapes
+from groundup.model.size import MAX_READ_CONTEXT, is_learned, shapes
 from groundup.optim.optimizer import build_optimizer, state_shapes
 from groundup.tokenizers.byte_char import ByteTokenizer
 from groundup.utils.files import write_checksums
@@ -46,7 +46,9 @@ def change(file, **changes):
 def reconfigure(folder, **model):
     """Give the checkpoint another model in its config.json, under checksums that match."""
     values = json.loads((folder / CONFIG).read_text())
-    (folder / CONFIG).write_text(json.dumps(values | {"model": values["model"] | model}))
+    values["model"] |= model
+    values["train"]["batch_tokens"] = values["model"]["block_size"]
+    (folder / CONFIG).write_text(json.dumps(values))
     write_checksums_again(folder)
 
 
@@ -167,6 +169,19 @@ def test_a_config_that_asks_for_more_than_the_weights_hold_is_refused_before_any
     reconfigure(checkpoint, **model)
     with pytest.raises(CheckpointError, match="use another checkpoint"):
         state.load(checkpoint, device="cpu")
+
+
+def test_a_context_that_no_tensor_confirms_has_a_largest_length(tmp_path):
+    rotary = ModelConfig(**SIZES | {"block_size": MAX_READ_CONTEXT, "position_embedding": "rotary"})
+    save_file({name: torch.zeros(shape) for name, shape in shapes(rotary).items()}, tmp_path / MODEL)
+    config = Config(model=rotary, train={"batch_tokens": MAX_READ_CONTEXT})
+    assert expected_tensors(tmp_path, config)[MODEL] == shapes(rotary)
+    longer = Config(
+        model=rotary.model_copy(update={"block_size": 2 * MAX_READ_CONTEXT}),
+        train={"batch_tokens": 2 * MAX_READ_CONTEXT},
+    )
+    with pytest.raises(CheckpointError, match="block_size is 2,097,152, of at most 1,048,576"):
+        expected_tensors(tmp_path, longer)
 
 
 def test_a_header_of_more_than_the_file_holds_is_refused_before_anything_is_built(checkpoint, monkeypatch):

@@ -7,7 +7,7 @@ from groundup.config.model import ModelConfig
 from groundup.config.presets import PRESETS
 from groundup.errors import CheckpointError, UsageError
 from groundup.interop.hf_architectures import FAMILIES
-from groundup.interop.hf_mapping import config_json, family_of, model_config, to_groundup, to_hf
+from groundup.interop.hf_mapping import check_weights, config_json, family_of, model_config, to_groundup, to_hf
 from groundup.model.gpt import GPT
 
 PARTS = {"gpt2": "gpt2-nano", "openai-gpt": "gpt1", "nanochat": "modern-micro"}
@@ -119,6 +119,11 @@ def test_settings_that_groundup_cannot_compute_are_refused(change, message):
 def test_a_model_of_an_unknown_family_is_refused(family, change, message):
     with pytest.raises(UsageError, match=message):
         family_of(shape(family, **change))
+
+
+def test_a_context_that_no_weight_confirms_has_a_largest_length():
+    with pytest.raises(CheckpointError, match="max_position_embeddings 1,000,000,000: a context has at most 1,048,576"):
+        check_weights(shape("nanochat", block_size=10**9), {})
 
 
 def test_weights_that_do_not_fit_are_refused():

@@ -17,7 +17,7 @@ from groundup.checkpoint.metadata import has_stepped
 from groundup.config.schema import Config
 from groundup.distributed.dtensor import local_tensor
 from groundup.errors import CheckpointError
-from groundup.model.size import is_learned, shapes
+from groundup.model.size import MAX_READ_CONTEXT, is_learned, shapes
 from groundup.optim.optimizer import state_shapes
 from groundup.utils.reading import TensorInfo, read_safetensors_header
 
@@ -32,14 +32,17 @@ Shapes = Mapping[str, tuple[int, ...]]
 def expected_tensors(folder: Path, config: Config) -> dict[str, Shapes]:
     """Names and shapes of the tensors in each file of a checkpoint, as its config has them.
 
-    CheckpointError where the weights are too few for the blocks that the config asks for, so that these are not listed.
+    CheckpointError where the weights are too few for the blocks that the config asks for, so that these are not
+    listed, or where its context is longer than any model's.
     """
     blocks, found = config.model.n_layer, len(_header(folder / MODEL))
+    damage = ""
     if MIN_TENSORS_PER_BLOCK * blocks > found:
-        raise CheckpointError(
-            f"{folder / CONFIG}: damaged (model.n_layer is {blocks}, but {MODEL} has {found} tensors); "
-            "use another checkpoint"
-        )
+        damage = f"model.n_layer is {blocks}, but {MODEL} has {found} tensors"
+    elif config.model.block_size > MAX_READ_CONTEXT:
+        damage = f"model.block_size is {config.model.block_size:,}, of at most {MAX_READ_CONTEXT:,}"
+    if damage:
+        raise CheckpointError(f"{folder / CONFIG}: damaged ({damage}); use another checkpoint")
     weights = shapes(config.model)
     learned = {name: shape for name, shape in weights.items() if is_learned(name)}
     return {MODEL: weights, AVERAGE: weights, OPTIMIZER: state_shapes(config.optimizer, learned)}

@@ -18,7 +18,7 @@ from groundup.config.model import ModelConfig
 from groundup.errors import CheckpointError, UsageError
 from groundup.interop.hf_architectures import BLOCK, FAMILIES, Family
 from groundup.interop.imported import VOCAB_TENSORS, equal, padded, printable, size
-from groundup.model.size import shapes
+from groundup.model.size import MAX_READ_CONTEXT, shapes
 
 BUFFERS = (".attn.bias", ".attn.masked_bias", ".inv_freq", "position_ids")
 """Suffixes of names that are tables, not weights: causal masks, positions and rotary frequencies in older files."""
@@ -176,6 +176,10 @@ def to_groundup(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str,
 def check_weights(config: ModelConfig, found: Mapping[str, tuple[int, ...]]) -> None:
     """CheckpointError unless weights of transformers, given by name and shape, are those of `config`'s model."""
     family, used = family_of(config), {"lm_head.weight"}
+    if config.block_size > MAX_READ_CONTEXT:
+        raise CheckpointError(
+            f"{family.fields['block_size']} {config.block_size:,}: a context has at most {MAX_READ_CONTEXT:,} tokens"
+        )
     expected = shapes(config.model_copy(update={"n_layer": 1, "bias": True}))
     for name, parts in _tensors(family, config):
         rows, *columns = expected[re.sub(r"^h\.\d+\.", "h.0.", name)]

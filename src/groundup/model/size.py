@@ -2,6 +2,9 @@
 
 from groundup.config.model import ModelConfig
 
+# Tokens, in models from files: tables of rotary positions have so many rows, and no weight's shape confirms them.
+MAX_READ_CONTEXT = 2**20
+
 
 def parameters(config: ModelConfig) -> int:
     """Parameters of a GPT, without padding, a tied head counted once: 124,439,808 for GPT-2 small."""
