@@ -32,12 +32,15 @@ class Broken:
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), BrokenPipeError(), ValueError("closed file")])
-def test_a_closed_display_is_not_called_again(error):
+def test_a_closed_display_is_not_called_again_and_a_reader_that_is_gone_ends_the_run(error, monkeypatch):
+    raised = []
+    monkeypatch.setattr(signal, "raise_signal", raised.append)
     broken = Broken(error)
     display = ClosableDisplay(broken)
     display.message("a")
     display.sample("b")
     assert broken.calls == 1
+    assert raised == [signal.SIGTERM] * isinstance(error, BrokenPipeError)
 
 
 def test_other_errors_are_not_hidden():

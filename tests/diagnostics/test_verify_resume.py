@@ -112,6 +112,7 @@ def test_optimizer_state_that_is_lost_is_found(prepared, empty, children):
 def test_a_run_that_started_again_proves_nothing(prepared, empty, children):
     def lose(run: Path) -> None:
         shutil.rmtree(run / "checkpoints")
+        (run / "log.jsonl").unlink()  # which says that there was a checkpoint
 
     with pytest.raises(TrainingError, match="did not resume from its checkpoint at step 2"):
         verify_resume(configure(prepared, overrides=OVERRIDES), steps=4, before_resume=lose)
@@ -290,10 +291,12 @@ def test_the_largest_difference_is_named_and_metadata_is_compared(tmp_path):
         save_file(
             {"same": torch.ones(2), "x": torch.tensor([0.0, x]), "y": torch.tensor([x / 9])}, folder / "m.safetensors"
         )
-        (folder / "progress.json").write_text(json.dumps({"step": 1, "elapsed": x, "scaler": {"scale": x}}))
+        (folder / "progress.json").write_text(
+            json.dumps({"step": 1, "tokens": 8, "elapsed": x, "averaged": int(2 * x)})
+        )
     found, compared = largest_difference(a, b)
     assert (found.file, found.tensor, found.largest, compared) == ("m.safetensors", "x", 0.5, 3)
-    assert differing_metadata(a, b) == ["scaler"]
+    assert differing_metadata(a, b) == ["averaged"]
     assert largest_difference(a, a) == (None, 3)
     (b / "m.safetensors").unlink()
     assert largest_difference(a, b)[0].largest is None

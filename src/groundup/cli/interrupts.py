@@ -34,16 +34,23 @@ def interruptible(*, until_exit: bool) -> Iterator[None]:
 
 @contextmanager
 def terminable(*, quiet: bool) -> Iterator[None]:
-    """While entered, SIGTERM ends this process, after one line unless `quiet`; while training, see `StopSignals`."""
-    owner = os.getpid()
+    """While entered, SIGTERM raises SystemExit, after one line unless `quiet`; while training, see `StopSignals`.
+
+    It ends the process at once while a module is imported, and when it comes again.
+    """
+    owner, again = os.getpid(), False
 
     def terminate(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:  # a worker process, which its pool ends by this signal
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        if not quiet:
+        nonlocal again
+        if not (quiet or again):
             os.write(STANDARD_ERROR, f"{TERMINATED}\n".encode())
-        os._exit(128 + number)
+        if again or _is_importing(frame):
+            os._exit(128 + number)
+        again = True
+        raise SystemExit(128 + number)  # so that temporary files are removed
 
     previous = signal.getsignal(signal.SIGTERM)
     if previous != signal.SIG_DFL:
@@ -57,10 +64,16 @@ def terminable(*, quiet: bool) -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    while frame is not None:
-        # C code whose import was broken off can abort, and cannot be imported again.
-        if frame.f_code.co_filename.startswith(IMPORTLIB):
-            os.write(STANDARD_ERROR, f"{INTERRUPTED}\n".encode())
-            os._exit(STATUS_INTERRUPTED)
-        frame = frame.f_back
+    if _is_importing(frame):
+        os.write(STANDARD_ERROR, f"{INTERRUPTED}\n".encode())
+        os._exit(STATUS_INTERRUPTED)
     raise KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported; C code can abort when that is broken off, and cannot be imported again."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(IMPORTLIB):
+            return True
+        frame = frame.f_back
+    return False
