@@ -258,6 +258,7 @@ class Trainer:
             with self._running():
                 if self.evaluator.run_missed_eval(finished=True):
                     self.checkpointer.save(self.state, again=True, wait=True)
+                    self.evaluator.final_sample(self.state.progress.step)
 
     def _hooks(self) -> list[Hook]:
         """Hooks in the order in which they see a step; saving comes last."""
