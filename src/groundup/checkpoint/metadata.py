@@ -68,7 +68,7 @@ class _Parent(_Part):
 
 
 class Metadata(_Part):
-    """What every checkpoint has, and the types of what some have; further keys are ignored."""
+    """Schema of progress.json: required keys, and the types of optional ones; other keys are ignored."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="ignore")
 
@@ -92,7 +92,7 @@ class Metadata(_Part):
 
 
 class TrainingMetadata(Metadata):
-    """What a run needs to continue."""
+    """Schema of progress.json with the keys that resuming requires."""
 
     cursor: Count
     elapsed: Seconds

@@ -181,7 +181,7 @@ class RunFolder:
                 restore_previous(path.with_name(path.name.removeprefix(".").removesuffix(PREVIOUS)))
 
     def leftovers(self) -> list[Path]:
-        """What crashes left among the checkpoints, partial ones and such; not the rejected ones."""
+        """Partial, replaced and half-deleted checkpoints of crashed processes; not the rejected ones."""
         return [path for path in sorted(self.checkpoints.glob(".step-*")) if REJECTED not in path.name]
 
     def rejected(self) -> list[Path]:

@@ -68,7 +68,7 @@ def read_tensors(path: Path, expected: Shapes) -> dict[str, Tensor]:
 
 
 def tensor_problems(path: Path, expected: Shapes, *, stepped: bool = False) -> Iterator[str]:
-    """What is wrong with the tensors of a file: those that are not `expected`, else those that are not finite.
+    """Problems with the tensors of a file: unexpected names, types or shapes; if none, numbers that are not finite.
 
     An optimizer has no state before its first step: its file may be empty unless it has `stepped`. CheckpointError
     where the file cannot be read.

@@ -1,4 +1,4 @@
-"""What a pickle of torch asks for, read from its opcodes before anything is unpickled.
+"""Globals, tensors and sizes named by a pickle of torch, read from its opcodes before anything is unpickled.
 
 Only what files of weights need is allowed: plain values, OrderedDicts, tensors of storages in the file, and instances
 of a class that calls itself `GPTConfig`, which `groundup.interop.torch_pickle` replaces.
@@ -36,7 +36,7 @@ class UnsupportedPickleError(Exception):
 
 @dataclass
 class PickleContents:
-    """What one or more pickles ask for."""
+    """Globals and storages that one or more pickles name."""
 
     settings: set[str] = field(default_factory=set)  # names of classes that call themselves GPTConfig
     storages: dict[str, int] = field(default_factory=dict)  # key -> bytes

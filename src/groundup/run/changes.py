@@ -1,4 +1,4 @@
-"""What differs between the process that wrote a checkpoint and the one that resumes from it, and what follows."""
+"""Differences in software and hardware between saving a checkpoint and resuming, and their effect on results."""
 
 import math
 import os
@@ -25,7 +25,7 @@ MIN_RATE_CHANGE = 0.01  # of the learning rate, to be worth a line
 
 
 def numeric_facts(device: torch.device, process_group: ProcessGroup) -> dict[str, Any]:
-    """What decides how numbers round and is not in the config; where processes differ, all their values."""
+    """Software and hardware that affect rounding and are not in the config; all values where processes differ."""
     facts = {"torch": str(torch.__version__)}
     if device.type == "cuda":
         facts["GPU"] = torch.cuda.get_device_name(device)

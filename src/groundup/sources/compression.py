@@ -38,7 +38,7 @@ MAX_PADDING_BYTES = 1 << 20  # zeros after gzip members, as the blocks of tapes 
 
 
 class ReadProgress:
-    """What has been read of a corpus: bytes as they lie on disk (of compressed files, compressed bytes), and findings.
+    """Bytes of a corpus read so far, as on disk (of compressed files, compressed bytes), and findings about them.
 
     A file may be read several times; what is counted of it is what one reading found.
     """

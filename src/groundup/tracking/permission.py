@@ -41,7 +41,7 @@ def permitted(config: TrackingConfig, run: Path, say: Callable[[str], None]) -> 
 
 
 def _is_permitted(run: Path) -> bool:
-    with suppress(OSError, ValueError):  # without an id, nobody asked
+    with suppress(OSError, ValueError):  # no id yet: no tracker was requested
         run_id, _ = noted_identity(run)
         return run_id in _asked_here or _note(run_id).is_file()
     return False
