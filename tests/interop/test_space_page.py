@@ -60,7 +60,7 @@ def launch_held(blocks, **options):
             yield pieces
 
     groundup.generate_stream = held
-    sys.modules["__main__"].REFRESH_SECONDS = sys.modules["__main__"].UNHEARD_SECONDS = 0
+    sys.modules["__main__"].REFRESH_SECONDS = 0
     return launch(blocks, **options)
 
 gradio.Blocks.launch = launch_held
