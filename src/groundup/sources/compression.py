@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import zlib
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile, gettempdir
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from typing_extensions import override
@@ -34,6 +36,10 @@ ZSTD_MAX_WINDOW_BYTES = 1 << 31
 # 3.1.1.2), in gzip one for 1032 bytes, so this bounds what one step decompresses, whatever the file holds, to 32 MB.
 STEP_BYTES = {"gzip": 1 << 14, "zstd": 1 << 10}
 
+# What is copied while it is unpacked may be this much larger than it is packed, from this size on.
+MAX_RATIO = 250
+MIN_RATIO_BYTES = 16 << 20
+
 MAX_PADDING_BYTES = 1 << 20  # zeros after gzip members, as the blocks of tapes leave them
 
 
@@ -57,6 +63,12 @@ class ReadProgress:
     def begin(self, path: Path) -> None:
         """Start to count what a reading of `path` finds."""
         self._path, self._counts = path, Counter()
+
+    def take(self, found: Counter[str]) -> None:
+        """Move all that a reader has `found` to the current reading."""
+        for finding, n in found.items():
+            self.count(finding, n)
+        found.clear()
 
     def count(self, finding: str, n: int) -> None:
         """Add `n` to a finding of the current reading."""
@@ -87,6 +99,50 @@ def open_decompressed(path: Path, progress: ReadProgress | None = None) -> Itera
         raise DataError(
             f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions"
         ) from None
+
+
+@contextmanager
+def open_unpacked(path: Path, progress: ReadProgress | None = None) -> Iterator[BinaryIO]:
+    """`open_decompressed` for readers that seek: what is packed is unpacked to a temporary file."""
+    with open_decompressed(path, progress) as file:
+        if file.seekable():
+            yield file  # type: ignore[misc]  # a buffered file is a BinaryIO to the library's types
+            return
+        with TemporaryFile(prefix="groundup-") as copy:
+            copy_bounded(file, copy, str(path), path.stat().st_size)
+            copy.seek(0)
+            yield copy
+
+
+def copy_bounded(source: BinaryIO | io.BufferedIOBase, copy: BinaryIO, name: str, packed: int | None = None) -> None:
+    """Copy a stream to a temporary file. DataError where that is full, or the stream unpacks to far too much."""
+    size = 0
+    while block := source.read(1 << 20):
+        size += len(block)
+        if packed is not None:
+            check_ratio(size, packed, name)
+        _write(copy, block, name)
+
+
+def _write(copy: BinaryIO, block: bytes, name: str) -> None:
+    try:
+        copy.write(block)
+        copy.flush()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise DataError(
+            f"{name}: a copy of it does not fit into {gettempdir()} ({error.strerror}); name a folder with more room "
+            "in the environment variable TMPDIR"
+        ) from None
+
+
+def check_ratio(size: int, packed: int, name: str) -> None:
+    """DataError if what is unpacked of a file so far is too large for its packed size, as in a decompression bomb."""
+    if size > MIN_RATIO_BYTES and size > MAX_RATIO * packed:
+        raise DataError(
+            f"{name}: unpacks to more than {MAX_RATIO} times its size, as no text does; remove it from the sources"
+        )
 
 
 def compression_kind(start: bytes) -> str | None:

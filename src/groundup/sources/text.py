@@ -162,6 +162,15 @@ def read_jsonl(
             yield offset, text
 
 
+def decode_utf8(data: bytes, label: str, errors: Errors) -> str:
+    """UTF-8 in memory as text, its byte order mark included. Raises DataError that names byte and line."""
+    _refuse_other_encoding(data, label)
+    try:
+        return data.decode("utf-8", errors)
+    except UnicodeDecodeError as error:
+        _refuse_bytes(error, f"{label}: byte {error.start} (line {data.count(10, 0, error.start) + 1})")
+
+
 def count_replaced(data: bytes, text: str) -> int:
     """How many characters of `text`, decoded from `data`, stand for bytes that are not UTF-8."""
     return text.count(REPLACEMENT) - data.count(REPLACEMENT.encode())

@@ -1,0 +1,66 @@
+"""Documents that people own: the text of a web page, a book, a table, a mailbox, as its reader sees it.
+
+Each format has one row in `FORMATS`. Its reader is a function `read_X(file, name, options, found)` of a seekable binary
+file, already decompressed; the name to give in messages; `ReadOptions`; and a counter of what is to be told about the
+file, each under a clause without its number. It yields the text of one document after the other, with one blank line
+between paragraphs, and raises DataError for what cannot be read. It is imported when its first file is read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from typing import BinaryIO, NamedTuple, cast
+
+from groundup.errors import DataError
+from groundup.sources.documents.options import ReadOptions
+
+Reader = Callable[[BinaryIO, str, ReadOptions, Counter[str]], Iterator[str]]
+
+
+class DocumentFormat(NamedTuple):
+    """A format of documents, and who reads it."""
+
+    noun: str  # as in "damaged as NOUN"
+    suffixes: tuple[str, ...]
+    reader: str  # module and function in this package, such as `markup.read_html`
+    library: str = ""  # that the reader imports, from the extra `documents`
+    has_columns: bool = False  # `--column` chooses among them
+    said: str = ""  # what to tell of a file that could be thought to be read as it is
+
+
+FORMATS: dict[str, DocumentFormat] = {}
+
+
+def suffixes() -> dict[str, str]:
+    """The format of each suffix."""
+    return {suffix: kind for kind, row in FORMATS.items() for suffix in row.suffixes}
+
+
+def missing_library(kind: str) -> str | None:
+    """The sentence about a library that the reader of `kind` needs and that is not installed; None if it is there."""
+    library = FORMATS[kind].library
+    if not library or find_spec(library):
+        return None
+    return f"reading {FORMATS[kind].noun} needs {library}; install it with: pip install 'groundup[documents]'"
+
+
+def read_documents(kind: str, file: BinaryIO, name: str, options: ReadOptions, found: Counter[str]) -> Iterator[str]:
+    """The text of each document in a file; those without any are left out."""
+    if missing := missing_library(kind):
+        raise DataError(f"{name}: {missing}")
+    module, _, function = FORMATS[kind].reader.partition(".")
+    read = cast("Reader", getattr(import_module(f"{__name__}.{module}"), function))
+    try:
+        for text in read(file, name, options, found):
+            if text and not text.isspace():
+                yield text
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read ({error.strerror or error}); get a complete copy of it") from None
+    except Exception as error:  # libraries raise anything for a file that is damaged
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"{name}: damaged as {FORMATS[kind].noun} ({reason}); get a complete copy of it") from None
