@@ -60,19 +60,18 @@ def test_a_binary_file_is_refused(write, errors):
 
 @pytest.mark.parametrize("codec", ["utf-16", "utf-16-be", "utf-32", "utf-32-be"])
 def test_other_encodings_are_recognised(write, codec):
-    name = codec.upper()[:6]
-    with pytest.raises(DataError, match=f"this is {name}, not UTF-8; convert it with: iconv -f {name} -t UTF-8"):
+    with pytest.raises(DataError, match=f"not UTF-8; this looks like {codec[:6]}: add --encoding {codec[:6]}$"):
         list(read_text(write("\ufeffabc".encode(codec)), "strict"))
 
 
-@pytest.mark.parametrize("codec", ["UTF-16LE", "UTF-16BE"])
+@pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be"])
 def test_utf16_without_a_mark_is_recognised(write, codec):
-    with pytest.raises(DataError, match=f"is NUL, as in {codec} without .* mark; convert it with: iconv -f {codec} -t"):
+    with pytest.raises(DataError, match=f"is NUL, which text .*; this looks like {codec}: add --encoding {codec}"):
         list(read_text(write("Some naïve text — and more.\n".encode(codec) * 9), "replace"))
 
 
 def test_a_stray_nul_can_be_removed(write):
-    with pytest.raises(DataError, match=r"byte 11 is NUL, so .*; give text, .* or remove the NULs .*: tr -d '\\000'"):
+    with pytest.raises(DataError, match=r"byte 11 is NUL, so .*; give text, or remove the NULs .*: tr -d '\\000'"):
         list(read_text(write(b"hello world\0 and more"), "replace"))
 
 
@@ -239,7 +238,7 @@ def test_a_line_whose_field_is_null_holds_no_text(write):
         (b'{"text": 5}', "2: field 'text' is not text but int"),
         (b'{"text": "a\\udc00"}', r"2: the text holds U\+DC00, half of a surrogate pair"),
         (b'{"text": "\xff"}', "2: byte 10 of the line is 0xFF, which is not UTF-8"),
-        (b"\xff\xfe{\0", "2: this is UTF-16"),
+        (b"\xff\xfe{\0", "2: not UTF-8; this looks like utf-16"),
         (b'{"text": ' + b"[" * 100_000, "2: JSON that cannot be read"),
         (b'{"text": "a", "n": ' + b"9" * 5000 + b"}", "2: JSON that cannot be read"),
     ],

@@ -17,7 +17,7 @@ from groundup.preprocess.train_tokenizer import train_tokenizer
 from groundup.preprocess.workdir import TOKENIZER, WorkDir, check_output, finished_manifest, open_workdir, unwritable
 from groundup.sources.cleaning import parse_cleaning_steps
 from groundup.sources.corpus import Corpus, open_sources
-from groundup.sources.text import Errors
+from groundup.sources.encodings import Errors
 from groundup.tokenizers.base import Tokenizer, TokenizerTrainer
 from groundup.tokenizers.registry import choose_tokenizer
 from groundup.utils.files import flush, replace_text

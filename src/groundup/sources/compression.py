@@ -117,17 +117,20 @@ def open_unpacked(path: Path, progress: ReadProgress | None = None) -> Iterator[
 def copy_bounded(source: BinaryIO | io.BufferedIOBase, copy: BinaryIO, name: str, packed: int | None = None) -> None:
     """Copy a stream to a temporary file. DataError where that is full, or the stream unpacks to far too much."""
     size = 0
-    while block := source.read(1 << 20):
-        size += len(block)
-        if packed is not None:
-            check_ratio(size, packed, name)
-        _write(copy, block, name)
-
-
-def _write(copy: BinaryIO, block: bytes, name: str) -> None:
-    try:
-        copy.write(block)
+    with writing_copy(name):
+        while block := source.read(1 << 20):
+            size += len(block)
+            if packed is not None:
+                check_ratio(size, packed, name)
+            copy.write(block)
         copy.flush()
+
+
+@contextmanager
+def writing_copy(name: str) -> Iterator[None]:
+    """DataError where there is no room for a temporary copy of `name`."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise

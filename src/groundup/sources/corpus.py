@@ -7,10 +7,8 @@
 Nothing here depends on a tokenizer, and no corpus has to fit into memory.
 """
 
-import errno
 import hashlib
 import re
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,24 +20,28 @@ from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import current_thread, main_thread
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple, TypeAlias
 
 from groundup.errors import DataError
 from groundup.sources import hub
 from groundup.sources.cleaning import clean_document
-from groundup.sources.compression import ReadProgress
+from groundup.sources.compression import ReadProgress, copy_bounded
+from groundup.sources.documents import FORMATS
+from groundup.sources.documents.options import ReadOptions
 from groundup.sources.download import SHAKESPEARE, shakespeare
-from groundup.sources.files import File, as_it_is, folder_files, glob_files, is_code, listed, single_file
-from groundup.sources.formats import TABLES, Format, format_suffix, identify
-from groundup.sources.parquet import read_parquet
+from groundup.sources.encodings import Errors, parse_encoding
+from groundup.sources.file_reader import FileReader, SourceFile, naming
+from groundup.sources.files import File, as_it_is, folder_files, glob_files, listed, single_file
+from groundup.sources.formats import TABLES, format_suffix, has_columns
 from groundup.sources.python_docs import python_docs
-from groundup.sources.text import CHUNK_BYTES, Document, Errors, chunk_text, has_text, read_jsonl, read_text
+from groundup.sources.text import CHUNK_BYTES, Document, chunk_text
 from groundup.utils.files import distinct_names
 
 __all__ = ["PYTHON_DOCS", "STANDARD_INPUT", "Corpus", "Document", "Input", "Position", "open_sources"]
 
 PYTHON_DOCS = "python-docs"
 STANDARD_INPUT = "-"
+ReadAs: TypeAlias = Literal["auto", "text"]
 DEFAULT_COLUMN = hub.DEFAULT_COLUMN
 
 # Ends of the version of a file whose name does not say that it holds rows, as work of earlier versions, which took it
@@ -155,6 +157,9 @@ def open_sources(
     *,
     column: str = "text",
     errors: Errors = "strict",
+    encoding: str | None = None,
+    read_as: ReadAs = "auto",
+    separator: str | None = None,
     chunk_bytes: int = CHUNK_BYTES,
     max_documents: int | None = None,
     clean: tuple[str, ...] = (),
@@ -162,6 +167,8 @@ def open_sources(
 ) -> Iterator[Corpus]:
     """The documents of `sources`: paths and patterns of files, folders, `-` for standard input, corpora by name.
 
+    Text is UTF-8, or of the `encoding` that is named. With `read_as="text"`, every file is a text as it is, tables
+    and web pages with their markup. A `separator` divides texts into documents, without the line ends next to it.
     Only the first `max_documents` are read, each after the steps of `clean` (see `groundup.sources.cleaning`). A file
     that is given more than once is read once. `say` gets messages about that, and about what is left out of folders.
     Standard input is kept in a temporary file until the end of the `with` block, which SIGTERM ends too. Raises
@@ -172,8 +179,12 @@ def open_sources(
         raise DataError(
             f"there is nothing to read: name a file, a folder, - for standard input, {SHAKESPEARE} or {PYTHON_DOCS}"
         )
-    reader = _Reader(column, errors, chunk_bytes, ReadProgress())
+    options = ReadOptions(column, errors, parse_encoding(encoding))
     with _exit_on_sigterm(), TemporaryDirectory(prefix="groundup-") as temporary:
+        progress = ReadProgress()
+        as_text = read_as == "text"
+        files = FileReader(options, progress, Path(temporary), separator, as_text, chunk_bytes)
+        reader = _Reader(files)
         found: list[File | Input] = []
         for i, given in enumerate(sources):
             try:
@@ -182,17 +193,14 @@ def open_sources(
                 raise DataError(
                     f"{given}: cannot be read ({error.strerror}); check the path and its permissions"
                 ) from None
-        yield Corpus(reader.inputs(found, say), reader.progress, max_documents, clean)
+        yield Corpus(reader.inputs(found, say), progress, max_documents, clean)
 
 
 @dataclass(frozen=True)
 class _Reader:
     """How the files of a corpus are read."""
 
-    column: str
-    errors: Errors
-    chunk_bytes: int
-    progress: ReadProgress
+    files: FileReader
 
     def find(self, given: str | Path, spool: Path, say: Callable[[str], None]) -> Iterable[File | Input]:
         """The inputs of one source, and its files, which get their names later."""
@@ -202,19 +210,20 @@ class _Reader:
         if text == PYTHON_DOCS:
             return [Input(text, text, None, sys.version, self._python_docs)]
         if text == SHAKESPEARE:
-            return [self._file(text, text, shakespeare(), self.column)]
+            return [self._file(File(shakespeare(), 1, text, self.files.options.column), text)]
         if text == STANDARD_INPUT:
             return [self._spooled("standard input", standard_input(), spool)]
         if hub.is_hub_name(text):
             version = hub.hub_identity(text)
-            read = partial(hub.hub_documents, text, self.column)
+            read = partial(hub.hub_documents, text, self.files.options.column)
             return [Input(text, text, None, version, lambda at: read(at.documents), has_columns=True)]
-        path, column = Path(given), self.column
+        path, column = Path(given), self.files.options.column
         bare, hash_, after = text.rpartition("#")
         if hash_ and after and not path.exists() and (format_suffix(Path(bare)) in TABLES or Path(bare).is_file()):
             text, path, column = bare, Path(bare), after
-            if path.is_file() and identify(path, is_code=is_code(path)) == "text":
-                raise DataError(f"{path}: is plain text, which has no column {column!r}; leave out #{column}")
+            if path.is_file() and not has_columns(kind := self.files.identify(path)):
+                what = "plain text" if kind == "text" else FORMATS[kind].noun
+                raise DataError(f"{path}: is {what}, which has no column {column!r}; leave out #{column}")
         if (address := _ADDRESS.match(text)) and not path.exists():
             to_do = "give its path" if address[1] == "file" else "download it first, with: curl -LO"
             raise DataError(f"{given}: an address, and these are not fetched; {to_do}")
@@ -236,6 +245,7 @@ class _Reader:
 
     def inputs(self, found: Sequence[File | Input], say: Callable[[str], None]) -> list[Input]:
         """The inputs in order, each column of a file once and with a name of its own."""
+        column = self.files.options.column
         kept: dict[object, File | Input] = {}
         again: list[Path] = []
         for i, item in enumerate(found):
@@ -250,32 +260,36 @@ class _Reader:
         inputs: list[Input] = []
         for item in kept.values():
             if isinstance(item, File):
-                name = names[item.absolute] + (f"#{item.column}" if item.column != self.column else "")
-                item = self._file(item.source, name, item.path, item.column)
+                name = names[item.absolute] + (f"#{item.column}" if item.column != column else "")
+                item = self._file(item, name)
             inputs.append(item)
-        for end, what in AS_ROWS.values():
+        told = list(AS_ROWS.values()) + [(f" as {kind}", row.said) for kind, row in FORMATS.items() if row.said]
+        for end, what in told:
             if rows := [each.name for each in inputs if each.version.endswith(end)]:
                 say(f"{listed(rows)}: {what}")
-        if self.column != DEFAULT_COLUMN and not any(each.has_columns for each in inputs):
-            raise DataError(f"column {self.column!r}: none of the sources has columns; leave --column out")
+        if column != DEFAULT_COLUMN and not any(each.has_columns for each in inputs):
+            raise DataError(f"column {column!r}: none of the sources has columns; leave --column out")
         return inputs
 
-    def _file(self, source: str, name: str, path: Path, column: str, checksum: str = "") -> Input:
+    def _file(self, file: File, name: str, checksum: str = "") -> Input:
         """The input of a file, or of a copy of standard input with its `checksum`."""
+        path, label = file.path, name if checksum else str(file.path)
         state = _state(path)
-        with _naming(path, name if checksum else str(path)):
-            kind = identify(path, is_code=is_code(path))
+        with naming(path, label):
+            kind = self.files.identify(path)
         version = checksum or str(state[1])
-        if kind != "text" and format_suffix(path) not in TABLES:
+        if kind in FORMATS:
+            version += f" as {kind}"
+        elif kind in AS_ROWS and format_suffix(path) not in TABLES:
             version += AS_ROWS[kind][0]
-        label = name if checksum else str(path)
+        source = SourceFile(path, name, label, kind, file.column, file.is_named)
         return Input(
-            source,
+            file.source,
             name,
             state[0],
             version,
-            lambda at: self._documents(name, path, kind, column, at, label),
-            has_columns=kind != "text",
+            lambda at: self.files.documents(source, at.documents, at.offset),
+            has_columns=has_columns(kind),
             path=path,
             state=None if checksum else state,
         )
@@ -283,33 +297,10 @@ class _Reader:
     def _spooled(self, name: str, stream: BinaryIO, spool: Path) -> Input:
         """Copy a stream, which can be read only once, to disk."""
         with spool.open("w+b") as file:
-            try:
-                shutil.copyfileobj(stream, file)
-                file.seek(0)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # a full disk
-                    raise
-                raise DataError(
-                    f"{name}: a copy of it does not fit into {spool.parent.parent} ({error.strerror}); name a folder "
-                    "with more room in the environment variable TMPDIR"
-                ) from None
+            copy_bounded(stream, file, name)
+            file.seek(0)
             version = hashlib.file_digest(file, "sha256").hexdigest()
-        return self._file(name, name, spool, self.column, version)
-
-    def _documents(
-        self, name: str, path: Path, kind: Format, column: str, position: Position, label: str
-    ) -> Iterator[Document]:
-        with _naming(path, label):
-            if kind != "text":
-                read_table = read_jsonl if kind == "jsonl" else read_parquet
-                for offset, text in read_table(path, column, self.errors, position.offset, self.progress):
-                    yield self._in_memory(name, offset, text)
-            elif not position.offset and has_text(path):
-                yield Document(name, 0, lambda: self._text(path, label))
-
-    def _text(self, path: Path, label: str) -> Iterator[str]:
-        with _naming(path, label):
-            yield from read_text(path, self.errors, self.chunk_bytes, self.progress)
+        return self._file(File(spool, 1, name, self.files.options.column), name, version)
 
     def _python_docs(self, position: Position) -> Iterator[Document]:
         offset = 0
@@ -319,16 +310,7 @@ class _Reader:
             offset += len(text.encode())
 
     def _in_memory(self, source: str, offset: int, text: str) -> Document:
-        return Document(source, offset, lambda: chunk_text(text, self.chunk_bytes))
-
-
-@contextmanager
-def _naming(path: Path, label: str) -> Iterator[None]:
-    """Put `label` for `path` in errors: the user has never seen the path of a copy of standard input."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(str(error).replace(str(path), label)) from None
+        return Document(source, offset, lambda: chunk_text(text, self.files.chunk_bytes))
 
 
 def _state(path: Path) -> tuple[int, int]:

@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 from groundup.errors import DataError
 from groundup.sources.compression import COMPRESSED
-from groundup.sources.formats import MARKUP, NOT_TEXT, PACKED_PARQUET, TABLES, format_suffix, is_binary
+from groundup.sources.documents import needs_library
+from groundup.sources.formats import MARKUP, NOT_TEXT, PACKED_PARQUET, TABLES, by_suffix, format_suffix, is_binary
 
 RUN_LOG = "log.jsonl"  # of a training run, which may lie in the folder that one works in; never read as text
+JUNK = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")  # that other systems leave in folders and archives
 
 # Read from folders besides rows, each also with .gz or .zst after it (except parquet, which compresses itself). A list
 # instead of a look inside, as a folder may hold anything; but what is called like code and is binary is left out, as
@@ -21,9 +23,9 @@ PROSE = (".txt", ".text", ".md", ".markdown", ".rst", ".org", ".adoc", ".tex")
 CODE = tuple(
     ".py .pyi .pyx .c .h .cc .cpp .cxx .hh .hpp .cu .cuh .java .kt .scala .js .jsx .mjs .ts .tsx .go .rs .rb .php .pl "
     ".pm .lua .r .jl .swift .m .mm .cs .fs .hs .ml .mli .clj .ex .exs .erl .lisp .scm .el .vim .sh .bash .zsh .ps1 "
-    ".sql .html .htm .css .scss .vue .zig .nim .dart .f90 .asm .s .v .sv .vhd .proto .cmake".split()
+    ".sql .css .scss .vue .zig .nim .dart .f90 .asm .s .v .sv .vhd .proto .cmake".split()
 )
-TEXT_SUFFIXES = frozenset({*TABLES, *PROSE, *CODE})
+TEXT_SUFFIXES = frozenset({*TABLES, *PROSE, *CODE, ".html", ".htm"})
 MAX_NAMES = 5  # in a message
 
 
@@ -34,6 +36,7 @@ class File(NamedTuple):
     n_parts: int
     source: str = ""  # as the user named it
     column: str = ""
+    is_named: bool = True  # by the user, and not found in a folder
 
     @property
     def absolute(self) -> Path:
@@ -55,7 +58,7 @@ def single_file(path: Path, known: Iterable[str]) -> File:
         raise DataError(f"{path}: there is no such file or folder; {hint}")
     if not path.is_file():
         raise DataError(f"{path}: a device or socket, which is not read as text; give a file, or - for standard input")
-    if remedy := NOT_TEXT.get(format_suffix(path)):
+    if (remedy := NOT_TEXT.get(format_suffix(path))) and format_suffix(path) not in by_suffix():
         raise DataError(f"{path}: {format_suffix(path)} files are not read as text; {remedy}")
     if _is_packed_parquet(path):
         raise DataError(f"{path}: {PACKED_PARQUET}")
@@ -90,32 +93,68 @@ def folder_files(folder: Path) -> tuple[list[File], str]:
     """The text files in a folder and below, in order of their names, and a message that counts what is left out.
 
     Hidden files, and links to files outside of the folder, are not read. A file's name begins with the folder's own.
-    Raises DataError if there is no text.
+    Empty files are among them, and counted as left out. Raises DataError if there is no text.
     """
     closed: list[str] = []
     inside = _places(folder)
-    files, outside = list[Path](), list[str]()
+    texts, outside, left_out = list[Path](), list[str](), Counter[tuple[str, str]]()
     for parent, names in _walk(folder, closed):
-        for path in (parent / name for name in names if not name.startswith(".")):
+        for path in (parent / name for name in names):
+            reason = left_out_by_name(path.relative_to(folder))
             if path.is_symlink() and not any(Path(os.path.realpath(path)).is_relative_to(place) for place in inside):
-                outside.append(path.name)
+                outside += [path.name] if reason != "hidden" else []
             elif path.is_file():
-                files.append(path.relative_to(folder))
-    named = [path for path in files if format_suffix(path) in TEXT_SUFFIXES and not _is_packed_parquet(path)]
-    odd = {path: "the log of a run" for path in named if path.name == RUN_LOG}
-    odd |= {path: "binary" for path in named if is_code(path) and is_binary(folder / path)}
-    texts = sorted({*named} - {*odd}, key=Path.as_posix)
-    empty = sum(not (folder / path).stat().st_size for path in texts)
-    left_out = Counter(format_suffix(path) for path in {*files} - {*named})
-    line = f"; leaves out {_counted(left_out)}" if left_out else ""
-    line += f"; leaves out {listed([f'{path} ({what})' for path, what in odd.items()])}" if odd else ""
+                if reason := reason or left_out_by_content(path):
+                    left_out[format_suffix(path), reason] += 1
+                if reason in (None, "empty"):
+                    texts.append(path.relative_to(folder))
+    texts.sort(key=Path.as_posix)
+    line = f"; leaves out {', '.join(summary(left_out).values())}" if left_out else ""
     line += f"; does not enter {listed(closed)}" if closed else ""
     line += f"; does not follow links out of the folder: {listed(sorted(outside))}" if outside else ""
-    if not texts:
+    read = Counter(map(format_suffix, texts))
+    read.subtract({suffix: n for (suffix, reason), n in left_out.items() if reason == "empty"})
+    if not +read:
         known = f"{', '.join((*TABLES, *PROSE[:3]))}, … or source code, each also with .gz or .zst"
         raise DataError(f"{folder}: no text files in this folder{line}; it may hold {known}")
-    reads = _counted(Counter(map(format_suffix, texts))) + (f" ({empty:,} empty)" if empty else "")
-    return [File(folder / path, len(path.parts) + 1) for path in texts], f"{folder}: reads {reads}{line}"
+    return [File(folder / path, len(path.parts) + 1, is_named=False) for path in texts], (
+        f"{folder}: reads {_counted(+read)}{line}"
+    )
+
+
+BARE_REASONS = ("hidden", "junk")  # whose suffixes say nothing
+
+
+def left_out_by_name(path: Path) -> str | None:
+    """Why a file is not read whose path in a folder or archive this is; None if it is read."""
+    if any(part in JUNK or part.startswith("._") for part in path.parts):
+        return "junk"
+    if any(part.startswith(".") for part in path.parts):
+        return "hidden"
+    if path.name == RUN_LOG:
+        return "the log of a run"
+    suffix = format_suffix(path)
+    if (suffix not in TEXT_SUFFIXES and suffix not in by_suffix()) or _is_packed_parquet(path):
+        return "not read"
+    return needed if (needed := needs_library(by_suffix().get(suffix, ""))) else None
+
+
+def left_out_by_content(path: Path) -> str | None:
+    """Why a file is not read that is on disk, and readable by its name; None if it is read."""
+    if not path.stat().st_size:
+        return "empty"
+    return "binary" if is_code(path) and is_binary(path) else None
+
+
+def summary(left_out: Counter[tuple[str, str]]) -> dict[str, str]:
+    """By reason, how many files of each suffix are left out: `3 .png, 1 .mp3 (not read)`."""
+    by_reason: dict[str, Counter[str]] = {}
+    for (suffix, reason), n in left_out.items():
+        by_reason.setdefault(reason, Counter())[suffix] += n
+    return {
+        reason: f"{files.total():,} {reason}" if reason in BARE_REASONS else f"{_counted(files)} ({reason})"
+        for reason, files in sorted(by_reason.items(), key=lambda item: -item[1].total())
+    }
 
 
 def is_code(path: Path) -> bool:
@@ -125,7 +164,7 @@ def is_code(path: Path) -> bool:
 
 def as_it_is(files: Sequence[File]) -> str | None:
     """The message about files whose markup is read as text; None where there is none."""
-    marked = [file.path for file in files if format_suffix(file.path) in MARKUP]
+    marked = [file.path for file in files if format_suffix(file.path) in {*MARKUP} - {*by_suffix()}]
     if not marked:
         return None
     remedy, others = MARKUP[format_suffix(marked[0])], f" and {len(marked) - 1:,} more files" if marked[1:] else ""

@@ -1,21 +1,26 @@
-"""Format of a file from its first bytes: JSON lines and parquet under any name, and what is surely not plain text."""
+"""Format of a file, from its first bytes and then from its name: text, rows, documents, and what is surely no text."""
 
 import codecs
 import json
 import re
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from groundup.errors import DataError
 from groundup.sources.compression import COMPRESSED, open_decompressed
+from groundup.sources.documents import FORMATS, suffixes
+from groundup.sources.documents.zips import open_zip, read_member
+from groundup.sources.text import open_text
 
-Format: TypeAlias = Literal["text", "jsonl", "parquet"]
+Rows: TypeAlias = Literal["jsonl", "parquet"]
+Format: TypeAlias = str  # text, rows, or a key of `groundup.sources.documents.FORMATS`
 
 HEAD_BYTES = 8192
 ROWS_BYTES = 1 << 20  # looked at, and in them this many lines, to see whether every line is a JSON object
 FIRST_ROWS = 10
 
-TABLES: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+ARCHIVES = {"zip": (".zip",), "tar": (".tar", ".tgz")}
+TABLES: dict[str, Rows] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
 # Suffixes of files that are surely not plain text, and how to get at their text.
 NOT_TEXT = {
@@ -26,8 +31,6 @@ NOT_TEXT = {
     ),
     ".xz": "unpack it with: xz -d",
     ".bz2": "unpack it with: bunzip2",
-    ".zip": "unpack it with: unzip",
-    **dict.fromkeys((".tar", ".tgz"), "unpack it with: tar -xf"),
     ".pdf": "convert it with: pdftotext",
     **dict.fromkeys((".epub", ".docx", ".odt"), "convert it with: pandoc -t plain"),
     ".ipynb": "convert it with: jupyter nbconvert --to markdown",
@@ -37,18 +40,35 @@ NOT_TEXT = {
 _PARQUET = b"PAR1\x15"  # and the first field of a page header: prose may begin with PAR1, a receptor's name
 PACKED_PARQUET = "a parquet file is packed inside and read as it is; unpack this one first"
 
-# First bytes, from a position on, of the same and others under any name.
+# First bytes, from a position on, of the same and others under any name: format, what it is, how to get at its text.
 _MAGIC = (
-    (0, b"PK\x03\x04", "a zip archive, as .docx, .odt and .epub are", "unpack it with unzip, or: pandoc -t plain"),
-    (0, b"%PDF-", "a PDF", "convert it with: pdftotext"),
-    (0, b"{\\rtf", "RTF", "convert it with: pandoc -f rtf -t plain"),
-    (0, b"SQLite format 3\0", "an SQLite database", "write its text column as .jsonl"),
-    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Office document", "save it as text"),
-    (60, b"BOOKMOBI", "a Kindle book", "convert it with: ebook-convert"),
-    (0, b"\xfd7zXZ\0", "an xz file", "unpack it with: xz -d"),
-    (4, b"1AY&SY", "a bzip2 file", "unpack it with: bunzip2"),
-    *((257, magic, "a tar archive", "unpack it with: tar -xf") for magic in (b"ustar\0", b"ustar  \0")),
+    (0, b"%PDF-", "pdf", "a PDF", "convert it with: pdftotext"),
+    (0, b"{\\rtf", "rtf", "RTF", "convert it with: pandoc -f rtf -t plain"),
+    (0, b"SQLite format 3\0", "", "an SQLite database", "write its text column as .jsonl"),
+    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "", "an Office document", "save it as text"),
+    (60, b"BOOKMOBI", "", "a Kindle book", "convert it with: ebook-convert"),
+    (0, b"\xfd7zXZ\0", "", "an xz file", "unpack it with: xz -d"),
+    (4, b"1AY&SY", "", "a bzip2 file", "unpack it with: bunzip2"),
+    *((257, magic, "tar", "a tar archive", "unpack it with: tar -xf") for magic in (b"ustar\0", b"ustar  \0")),
 )
+
+# The same of text: what a file of any name begins with, if it is such a document.
+_BEGINS = {
+    "html": re.compile(
+        rb"\s*(<\?xml[^>]*>\s*)?(<!--.{0,4000}?-->\s*)*<(!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL
+    ),
+    "subtitles": re.compile(rb"WEBVTT[ \t\r\n]|\s*\d+[ \t]*\r?\n\d+:\d\d:\d\d[,.]\d{3} --> "),
+    "mbox": re.compile(rb"From \S+[^\r\n]*\d{4}[^\r\n]*\r?\n([A-Za-z][\w-]*:[^\r\n]*\r?\n|>From [^\r\n]*\r?\n)"),
+}
+
+# Zip files whose first member says what they are, and those that one member tells.
+_ZIP_MIMETYPES = {b"application/epub+zip": "epub", b"application/vnd.oasis.opendocument.text": "odt"}
+_ZIP_MEMBERS = {
+    "META-INF/container.xml": "epub",
+    "word/document.xml": "docx",
+    "xl/workbook.xml": "",
+    "ppt/presentation.xml": "",
+}
 
 # Text formats that are read as they are, and how to get at the text alone.
 MARKUP = {
@@ -66,16 +86,31 @@ def format_suffix(path: Path) -> str:
     return Path(name.stem).suffix if name.suffix in COMPRESSED else name.suffix
 
 
+def is_archive(kind: Format) -> bool:
+    """Whether files of a format hold other files, each of its own format."""
+    return kind in ARCHIVES
+
+
+def has_columns(kind: Format) -> bool:
+    """Whether `--column` chooses among the columns of a format, or of files in it."""
+    return kind in get_args(Rows) or is_archive(kind) or (kind in FORMATS and FORMATS[kind].has_columns)
+
+
+def by_suffix() -> dict[str, Format]:
+    """The format of each suffix but those of text."""
+    return {**TABLES, **suffixes(), **{suffix: kind for kind, names in ARCHIVES.items() for suffix in names}}
+
+
 def is_binary(path: Path) -> bool:
     """Whether NUL is among the first bytes of a file."""
     with open_decompressed(path) as file:
         return b"\0" in file.read(HEAD_BYTES)
 
 
-def identify(path: Path, *, is_code: bool = False) -> Format:
-    """Whether a file holds plain text or rows; of code, braces and quotes at its beginning mean nothing.
+def identify(path: Path, *, is_code: bool = False, encoding: str | None = None) -> Format:
+    """The format of a file; of code, braces and quotes at its beginning mean nothing.
 
-    Rows are JSON lines if each of its first lines is a JSON object. Raises DataError for what is surely neither.
+    Rows are JSON lines if each of its first lines is a JSON object. Raises DataError for what is surely not readable.
     """
     suffix = format_suffix(path)
     if suffix in TABLES:
@@ -87,15 +122,62 @@ def identify(path: Path, *, is_code: bool = False) -> Format:
             if raw.read(len(_PARQUET)) == _PARQUET:
                 return "parquet"
         raise DataError(f"{path}: {PACKED_PARQUET}")
-    for at, magic, kind, remedy in _MAGIC:
-        if head.startswith(magic, at):
-            raise DataError(f"{path}: this is {kind}, which is not read as text; {remedy}")
+    if kind := _known_binary(path, head):
+        return kind
+    named = by_suffix().get(suffix)
+    if encoding:
+        with open_text(path, encoding=encoding, errors="replace") as file:
+            head = file.read(HEAD_BYTES)
     if b"\0" in head:
-        return "text"  # to be refused with its position, as UTF-16 or as no text at all
-    is_json = suffix == ".json" and head.strip() not in (b"", codecs.BOM_UTF8)
-    if is_code or not (is_json or _JSON.match(head.removeprefix(codecs.BOM_UTF8))):
+        return named or "text"  # of which the reader names the position, or UTF-16
+    if is_code:
         return "text"
-    with open_decompressed(path) as file:
+    for kind, begins in _BEGINS.items():
+        if kind in FORMATS and begins.match(head.removeprefix(codecs.BOM_UTF8)):
+            return kind
+    if named and named != "json":
+        return named
+    return _json_or_text(path, head, encoding, is_json=suffix == ".json")
+
+
+def _known_binary(path: Path, head: bytes) -> Format | None:
+    """The format that the first bytes show, None for text. Raises DataError for a format that is not read."""
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        kind = _zip_kind(path)
+        if kind in FORMATS or is_archive(kind):
+            return kind
+        raise DataError(
+            f"{path}: this is a zip archive of another program's, as spreadsheets and presentations are, which is not "
+            "read as text; save it as text or .csv"
+        )
+    for at, magic, kind, noun, remedy in _MAGIC:
+        if head.startswith(magic, at):
+            if kind in FORMATS or is_archive(kind):
+                return kind
+            raise DataError(f"{path}: this is {noun}, which is not read as text; {remedy}")
+    return None
+
+
+def _zip_kind(path: Path) -> Format:
+    """What a zip file holds: a document, "" for one that is not read, or (`zip`) any files."""
+    with path.open("rb") as file:
+        if not file.read(4).startswith(b"PK"):  # packed once more
+            return suffixes().get(format_suffix(path), "zip")
+        with open_zip(file, str(path)) as archive:
+            names = set(archive.namelist())
+            if "mimetype" in names:
+                kind = _ZIP_MIMETYPES.get(read_member(archive, "mimetype", str(path), HEAD_BYTES).strip())
+                if kind:
+                    return kind
+    return next((kind for member, kind in _ZIP_MEMBERS.items() if member in names), "zip")
+
+
+def _json_or_text(path: Path, head: bytes, encoding: str | None, *, is_json: bool) -> Format:
+    """Whether a file holds JSON lines, other JSON, or plain text."""
+    is_json = is_json and head.strip() not in (b"", codecs.BOM_UTF8)
+    if not (is_json or _JSON.match(head.removeprefix(codecs.BOM_UTF8))):
+        return "text"
+    with open_text(path, encoding=encoding, errors="replace") as file:
         start, is_cut = file.read(ROWS_BYTES).removeprefix(codecs.BOM_UTF8), bool(file.read(1))
     lines = [line for line in start.split(b"\n") if line.strip()]
     complete = lines[:-1] if is_cut else lines
@@ -107,6 +189,8 @@ def identify(path: Path, *, is_code: bool = False) -> Format:
     value, rest = _parse(start)
     if not is_json and value is not None and rest.lstrip(" \t\r").startswith("\n") and not _JSON.match(rest.encode()):
         return "text"  # prose after a JSON document, as in Markdown with metadata at its beginning
+    if "json" in FORMATS:
+        return "json"
     raise DataError(
         f"{path}: begins as JSON does, but its lines are not objects, so it is not read as rows; write one object per "
         "line, for an array with: jq -c '.[]'; or, to read the JSON itself as one text, with: jq -Rsc '{text: .}'"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from groundup.errors import DataError
 from groundup.sources.compression import ReadProgress
-from groundup.sources.text import MARK, MARKS, REPLACED, Errors, count_replaced, did_you_mean
+from groundup.sources.encodings import Errors
+from groundup.sources.text import MARK, MARKS, REPLACED, count_replaced, did_you_mean
 
 if TYPE_CHECKING:
     import pyarrow as pa

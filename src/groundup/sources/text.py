@@ -4,17 +4,17 @@ import codecs
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
-from io import BufferedIOBase
+from io import BufferedIOBase, BufferedReader
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 from groundup.errors import DataError
 from groundup.sources.compression import ReadProgress, open_decompressed
-
-Errors: TypeAlias = Literal["strict", "replace"]
+from groundup.sources.encodings import Errors, Recoded, advice, mark_of, offer, utf16_without_mark
 
 # Read at a time: long enough that the cost of a call vanishes. Preparations that were begun with another number cannot
 # resume, since they count such chunks: `Journal.format` of groundup.preprocess.records changes with it.
@@ -40,10 +40,6 @@ _LAST_CUT = re.compile(r" (?=\S)|[\r\n](?=[^\W_])")
 _FORCED_CUTS = [re.compile(r"[\r\n](?=\S)"), re.compile(r"(?:[^\w\s]|_)(?=[^\W_])")]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_OTHER_ENCODINGS = {  # UTF-32 first, as its mark begins with that of UTF-16
-    "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
-    "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
-}
 
 REPLACEMENT, MARK = "\N{REPLACEMENT CHARACTER}", "\N{ZERO WIDTH NO-BREAK SPACE}"
 REPLACED = "characters that are not valid were replaced by U+FFFD"
@@ -59,6 +55,24 @@ class Document:
     chunks: Callable[[], Iterator[str]]
 
 
+@contextmanager
+def open_text(
+    path: Path, progress: ReadProgress | None = None, encoding: str | None = None, errors: Errors = "strict"
+) -> Iterator[BufferedIOBase]:
+    """Open a text file for reading UTF-8, whatever its `encoding` is on disk; a byte order mark takes precedence."""
+    with open_decompressed(path, progress) as file:
+        if encoding is None:
+            yield file
+            return
+        start = file.read(len(codecs.BOM_UTF32_LE))
+        if not encoding.startswith(("utf-16", "utf-32")):
+            _refuse_other_encoding(start, str(path))
+        if start.startswith(codecs.BOM_UTF8):
+            encoding = "utf-8"
+        progress = progress or ReadProgress()
+        yield BufferedReader(Recoded(file, start, encoding, errors, str(path), lambda n: progress.count(REPLACED, n)))
+
+
 def has_text(path: Path) -> bool:
     """Whether a file holds anything but a byte order mark."""
     with open_decompressed(path) as file:
@@ -66,11 +80,26 @@ def has_text(path: Path) -> bool:
 
 
 def read_text(
-    path: Path, errors: Errors, chunk_bytes: int = CHUNK_BYTES, progress: ReadProgress | None = None
+    path: Path,
+    errors: Errors,
+    chunk_bytes: int = CHUNK_BYTES,
+    progress: ReadProgress | None = None,
+    encoding: str | None = None,
 ) -> Iterator[str]:
     """The text of a file in chunks of about `chunk_bytes`, cut where tokens do not change."""
-    with open_decompressed(path, progress) as file:
-        yield from rechunk(_decode(file, path, errors, chunk_bytes, progress or ReadProgress()))
+    return rechunk(decode_file(path, errors, chunk_bytes, progress, encoding))
+
+
+def decode_file(
+    path: Path,
+    errors: Errors,
+    chunk_bytes: int = CHUNK_BYTES,
+    progress: ReadProgress | None = None,
+    encoding: str | None = None,
+) -> Iterator[str]:
+    """The text of a file in pieces, wherever its blocks end. Raises DataError, with the place, for what is not text."""
+    with open_text(path, progress, encoding, errors) as file:
+        yield from _decode(file, path, errors, chunk_bytes, progress or ReadProgress())
 
 
 def chunk_text(text: str, chunk_chars: int = CHUNK_BYTES) -> Iterator[str]:
@@ -116,7 +145,11 @@ def _chars_after_cut(text: str, forced: bool) -> int | None:
 
 
 def read_json_lines(
-    path: Path, errors: Errors = "strict", start: int = 0, progress: ReadProgress | None = None
+    path: Path,
+    errors: Errors = "strict",
+    start: int = 0,
+    progress: ReadProgress | None = None,
+    encoding: str | None = None,
 ) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """The objects of a JSON lines file, each with its byte offset and a label (path and line number) for messages.
 
@@ -124,7 +157,7 @@ def read_json_lines(
     longer than `MAX_ROW_BYTES`.
     """
     offset, progress = 0, progress or ReadProgress()
-    with open_decompressed(path, progress) as file:
+    with open_text(path, progress, encoding, errors) as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_ROW_BYTES + 1), b""), start=1):
             label = f"{path}, line {number}"
             if len(line) > MAX_ROW_BYTES:
@@ -134,21 +167,26 @@ def read_json_lines(
                 )
             row = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if offset >= start and (stripped := row.rstrip()):
-                text = _decode_line(stripped, errors, label)
+                text = _decode_line(stripped, errors, label, path)
                 progress.count(REPLACED, count_replaced(stripped, text))
                 yield offset, label, _parse_object(text, label)
             offset += len(line)
 
 
 def read_jsonl(
-    path: Path, column: str, errors: Errors, start: int = 0, progress: ReadProgress | None = None
+    path: Path,
+    column: str,
+    errors: Errors,
+    start: int = 0,
+    progress: ReadProgress | None = None,
+    encoding: str | None = None,
 ) -> Iterator[tuple[int, str]]:
     """The field `column` of each line of a JSON lines file, with the line's byte offset, from byte `start` on.
 
     Lines whose field is empty or null are left out. Raises DataError for a line without such text.
     """
     progress = progress or ReadProgress()
-    for offset, label, record in read_json_lines(path, errors, start, progress):
+    for offset, label, record in read_json_lines(path, errors, start, progress, encoding):
         if text := _field(record, column, label):
             if found := _SURROGATE.search(text):
                 if errors == "strict":
@@ -168,7 +206,8 @@ def decode_utf8(data: bytes, label: str, errors: Errors) -> str:
     try:
         return data.decode("utf-8", errors)
     except UnicodeDecodeError as error:
-        _refuse_bytes(error, f"{label}: byte {error.start} (line {data.count(10, 0, error.start) + 1})")
+        place = f"{label}: byte {error.start} (line {data.count(10, 0, error.start) + 1})"
+        _refuse_bytes(error, place, lambda: nullcontext([data]))
 
 
 def count_replaced(data: bytes, text: str) -> int:
@@ -188,21 +227,28 @@ def _decode(
     """Decode UTF-8 block by block, without its byte order mark."""
     start = file.read(len(codecs.BOM_UTF32_LE))
     _refuse_other_encoding(start, str(path))
-    offset, line = 0, 1  # of the next block
-    if start.startswith(codecs.BOM_UTF8):
-        offset, start = len(codecs.BOM_UTF8), start.removeprefix(codecs.BOM_UTF8)
-    start += file.read(chunk_bytes)  # together, so that a picture is called a picture before its first odd byte
+    offset = len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0
+    start = start[offset:] + file.read(chunk_bytes)  # together, so that a picture is called a picture before a byte
+    blocks = chain([start], iter(lambda: file.read(chunk_bytes), b""))
+    yield from decode_blocks(blocks, path, errors, progress, offset)
+
+
+def decode_blocks(
+    blocks: Iterable[bytes], path: Path, errors: Errors, progress: ReadProgress, offset: int = 0, line: int = 1
+) -> Iterator[str]:
+    """Decode UTF-8 that comes in blocks, the first of which begins at byte `offset` of a file, in `line`."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors)
-    rest = iter(lambda: file.read(chunk_bytes), b"")
-    for block in chain([start], rest, [b""]):
+    begins = offset
+    for block in chain(blocks, [b""]):
         if b"\0" in block:
-            _refuse_nul(block, offset, path)
+            _refuse_nul(block, offset, path, is_first=offset == begins)
         pending, _ = decoder.getstate()  # the beginning of a character that the last block cut
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             at = line + error.object.count(b"\n", 0, error.start)
-            _refuse_bytes(error, f"{path}: byte {offset - len(pending) + error.start} (line {at})")
+            place = f"{path}: byte {offset - len(pending) + error.start} (line {at})"
+            _refuse_bytes(error, place, lambda: _pieces(path))
         offset, line = offset + len(block), line + block.count(b"\n")
         progress.count(REPLACED, count_replaced(pending + block, text))
         progress.count(MARKS, text.count(MARK))
@@ -210,12 +256,12 @@ def _decode(
             yield text
 
 
-def _decode_line(line: bytes, errors: Errors, label: str) -> str:
+def _decode_line(line: bytes, errors: Errors, label: str, path: Path) -> str:
     _refuse_other_encoding(line, label)
     try:
         return line.decode("utf-8", errors)
     except UnicodeDecodeError as error:
-        _refuse_bytes(error, f"{label}: byte {error.start} of the line")
+        _refuse_bytes(error, f"{label}: byte {error.start} of the line", lambda: _pieces(path))
 
 
 def _parse_object(line: str, label: str) -> dict[str, Any]:
@@ -247,29 +293,33 @@ def _field(record: dict[str, Any], column: str, label: str) -> str | None:
     return text
 
 
+@contextmanager
+def _pieces(path: Path) -> Iterator[Iterable[bytes]]:
+    with open_decompressed(path) as file:
+        yield iter(lambda: file.read(CHUNK_BYTES), b"")
+
+
 def _refuse_other_encoding(start: bytes, label: str) -> None:
-    for codec, marks in _OTHER_ENCODINGS.items():
-        if start.startswith(marks):
-            raise DataError(f"{label}: this is {codec}, not UTF-8; convert it with: iconv -f {codec} -t UTF-8")
+    if codec := mark_of(start):
+        raise DataError(f"{label}: not UTF-8; {offer(codec)}")
 
 
-def _refuse_nul(block: bytes, offset: int, path: Path) -> NoReturn:
+def _refuse_nul(block: bytes, offset: int, path: Path, *, is_first: bool) -> NoReturn:
     """Raise DataError for a block that holds NUL; `offset` is its position in the file."""
     at = offset + block.index(0)
-    for codec, zero, other in (("UTF-16LE", block[1::2], block[::2]), ("UTF-16BE", block[::2], block[1::2])):
-        if not offset and 4 * zero.count(0) > len(zero) and 20 * other.count(0) <= len(other):
-            raise DataError(
-                f"{path}: byte {at} is NUL, as in {codec} without a byte order mark; convert it with: "
-                f"iconv -f {codec} -t UTF-8"
-            )
+    codec = utf16_without_mark(block) if is_first else None
+    if codec:
+        raise DataError(f"{path}: byte {at} is NUL, which text in UTF-8 has not; {offer(codec)}")
     raise DataError(
-        f"{path}: byte {at} is NUL, so this is no text file; give text, as UTF-8, or remove the NULs of a damaged one "
-        "with: tr -d '\\000'"
+        f"{path}: byte {at} is NUL, so this is no text file; give text, or remove the NULs of a damaged one with: "
+        "tr -d '\\000'"
     )
 
 
-def _refuse_bytes(error: UnicodeDecodeError, label: str) -> NoReturn:
+def _refuse_bytes(
+    error: UnicodeDecodeError, label: str, opened: Callable[[], AbstractContextManager[Iterable[bytes]]]
+) -> NoReturn:
     raise DataError(
-        f"{label} is 0x{error.object[error.start]:02X}, which is not UTF-8 here ({error.reason}); "
-        "convert the text with iconv, or replace what is not valid with --errors replace"
+        f"{label} is 0x{error.object[error.start]:02X}, which is not UTF-8 here ({error.reason}); {advice(opened)}, "
+        "or replace what is not valid with --errors replace"
     ) from None

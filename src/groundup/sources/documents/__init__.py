@@ -39,18 +39,18 @@ def suffixes() -> dict[str, str]:
     return {suffix: kind for kind, row in FORMATS.items() for suffix in row.suffixes}
 
 
-def missing_library(kind: str) -> str | None:
-    """The sentence about a library that the reader of `kind` needs and that is not installed; None if it is there."""
-    library = FORMATS[kind].library
+def needs_library(kind: str) -> str | None:
+    """What the reader of a format needs and is not installed, and what installs it; None if nothing is missing."""
+    library = FORMATS[kind].library if kind in FORMATS else ""
     if not library or find_spec(library):
         return None
-    return f"reading {FORMATS[kind].noun} needs {library}; install it with: pip install 'groundup[documents]'"
+    return f"needs {library}; install it with: pip install 'groundup[documents]'"
 
 
 def read_documents(kind: str, file: BinaryIO, name: str, options: ReadOptions, found: Counter[str]) -> Iterator[str]:
     """The text of each document in a file; those without any are left out."""
-    if missing := missing_library(kind):
-        raise DataError(f"{name}: {missing}")
+    if needed := needs_library(kind):
+        raise DataError(f"{name}: reading {FORMATS[kind].noun} {needed}")
     module, _, function = FORMATS[kind].reader.partition(".")
     read = cast("Reader", getattr(import_module(f"{__name__}.{module}"), function))
     try:

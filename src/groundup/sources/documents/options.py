@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from groundup.errors import DataError
-from groundup.sources.text import MARK, MARKS, REPLACED, Errors, count_replaced, decode_utf8
+from groundup.sources.encodings import Errors
+from groundup.sources.text import MARK, MARKS, REPLACED, count_replaced, decode_utf8
 
 
 @dataclass(frozen=True)
