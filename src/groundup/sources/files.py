@@ -11,6 +11,7 @@ from typing import NamedTuple
 from groundup.errors import DataError
 from groundup.sources.compression import COMPRESSED
 from groundup.sources.formats import MARKUP, NOT_TEXT, PACKED_PARQUET, TABLES, format_suffix, is_binary
+from groundup.utils.files import leads_out
 
 RUN_LOG = "log.jsonl"  # of a training run, which may lie in the folder that one works in; never read as text
 
@@ -93,11 +94,10 @@ def folder_files(folder: Path) -> tuple[list[File], str]:
     Raises DataError if there is no text.
     """
     closed: list[str] = []
-    inside = _places(folder)
     files, outside = list[Path](), list[str]()
     for parent, names in _walk(folder, closed):
         for path in (parent / name for name in names if not name.startswith(".")):
-            if path.is_symlink() and not any(Path(os.path.realpath(path)).is_relative_to(place) for place in inside):
+            if path.is_symlink() and leads_out(path, folder):
                 outside.append(path.name)
             elif path.is_file():
                 files.append(path.relative_to(folder))
@@ -142,12 +142,6 @@ def _walk(folder: Path, closed: list[str]) -> Iterator[tuple[Path, list[str]]]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         closed += [f"{name} (a link)" for name in folders if (Path(parent) / name).is_symlink()]
         yield Path(parent), names
-
-
-def _places(folder: Path) -> list[Path]:
-    """Where a folder's links may lead: into it, and from a snapshot in the hub's cache to the files themselves."""
-    real = folder.resolve()
-    return [real, *(parent.parent / "blobs" for parent in real.parents if parent.name == "snapshots")]
 
 
 def _is_packed_parquet(path: Path) -> bool:
