@@ -21,8 +21,11 @@ settings.load_profile("shared machine")
 # Several test processes share the cores, and spinning threads would take them from working ones.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background by a shell; children inherit this
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Started in the background by a shell, or with nohup: what is ignored, children inherit.
+for name, usual in {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}.items():
+    number = getattr(signal, name, None)
+    if number and signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 FORK_SERVER = Path(__file__).with_name("fork_server.py")
 

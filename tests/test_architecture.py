@@ -181,6 +181,16 @@ def test_a_planted_way_around_is_found(line):
     assert ways_around(ast.parse(line))
 
 
+def test_python_processes_import_nothing_from_the_current_folder():
+    commands = [node for path in FILES for node in ast.walk(parse(path)) if isinstance(node, ast.List)]
+    ours = [
+        words for node in commands if (words := [ast.unparse(word) for word in node.elts])[:1] == ["sys.executable"]
+    ]
+    assert {words[1] for words in ours} == {"'-P'"}
+    uses = sum(path.read_text(encoding="utf-8").count("sys.executable") for path in FILES)
+    assert uses == len(ours), "a command that is made otherwise"
+
+
 def test_commands_print_json_that_is_printable():
     for path in (SOURCE / "cli").glob("*.py"):
         assert "json.dumps" not in path.read_text(encoding="utf-8"), f"{path.name}: print `json_line` instead"

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from groundup.checkpoint.files import verify
 from groundup.checkpoint.log import Log, last_saved
 from groundup.checkpoint.run_folder import RunFolder, find_checkpoint, read_checkpoint, run_of
 from groundup.config.schema import Config
 from groundup.errors import CheckpointError, UnreadableError, UsageError
-from groundup.utils.files import SUMS, atomic_output, replace_text, write_checksums
+from groundup.utils.files import SUMS, atomic_output, files_below, replace_text, write_checksums
 from groundup.utils.lock import LOCK, holder, locked
 
 ERRORS = [errno.EACCES, errno.EIO, errno.ESTALE]
@@ -211,6 +212,21 @@ def test_a_checkpoint_that_holds_a_link_is_damaged(name, run, outside):
     newest, rejected = run.newest_good()
     assert newest == run.checkpoint(8)
     assert list(rejected) == [run.checkpoint(12)]
+
+
+def test_a_checkpoint_in_the_cache_of_the_hub_is_read(tmp_path, outside):
+    """There all files are links into a folder next to the snapshots."""
+    repository = tmp_path / "spaces--me--book"
+    folder = write_checkpoint(repository / "snapshots" / "1f" / "step-00000004")
+    (repository / "blobs").mkdir()
+    for number, file in enumerate(files_below(folder)):
+        file.rename(repository / "blobs" / str(number))
+        file.symlink_to(os.path.relpath(repository / "blobs" / str(number), file.parent))
+    verify(folder)
+    (folder / "progress.json").unlink()
+    (folder / "progress.json").symlink_to(outside / "step-00000099" / "progress.json")
+    with pytest.raises(CheckpointError, match=r"progress\.json: a link, and a checkpoint holds its files itself"):
+        verify(folder)
 
 
 def test_the_links_latest_and_best_are_set_and_paths_through_them_are_read(run):

@@ -24,6 +24,7 @@ def test_loss_and_tasks_in_one_table_and_in_the_log(groundup, run, mine):
     assert done.status == 0, done.err
     for words in ("val loss", "nats per token", "perplexity", "bits/byte", "gzip -9", "bigram", "mine", "acc_norm"):
         assert words in done.out
+    assert "step-00000012: 7,680 parameters" in done.out  # without the rows that pad 257 ids to 320
     noted = read_log(run / "log.jsonl")[-1]
     assert noted["event"] == "eval_checkpoint"
     assert (noted["checkpoint"], noted["step"]) == ("step-00000012", 12)

@@ -48,6 +48,7 @@ def test_no_command_reaches_the_network(groundup, fast, sentences, tmp_path):
         "export run --to hf --out exported",
         "import exported --out imported",
         "tokenizer show hello",
+        "tokenizer train book.txt --size 300 --out tokenizer",
         "corpora",
     ):
         done = groundup(*line.split())

@@ -117,6 +117,23 @@ def test_truncated_files_cannot_be_resumed(tmp_path):
         (tmp_path / name).write_bytes(contents)
 
 
+@pytest.mark.parametrize("name", ["train-00001.bin", "documents-train.bin", "documents-val.bin"])
+def test_unfinished_files_that_are_links_are_not_written_to(tmp_path, name):
+    """Of the validation split there is no document yet: its file would be emptied."""
+    done = {}
+    for split, n in ("train", 6), ("val", 0):
+        with ShardWriter(tmp_path, split, "uint16", 4) as writer:
+            if n:
+                writer.begin_document(0, 0)
+                writer.write(np.arange(n), n)
+            done[split] = writer.flush()
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to(__file__)
+    split = "val" if "val" in name else "train"
+    with pytest.raises(DataError, match=rf"{name}: is a link; discard the unfinished work with --overwrite"):
+        check_written(tmp_path, split, "uint16", done[split])
+
+
 @pytest.mark.parametrize(("start", "n"), [(-1, 1), (0, 7), (7, 0), (0, -1)])
 def test_reading_beyond_the_ends_is_an_error(tmp_path, start, n):
     write(tmp_path, [[1, 2, 3], [4, 5, 6]])

@@ -96,6 +96,8 @@ def test_a_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
 
 @compiles
 def test_the_library_is_built_once_with_a_message_and_for_its_owner_alone(folder, capsys, monkeypatch):
+    flushed, fsync = set(), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (flushed.add(os.fstat(handle).st_ino), fsync(handle)))
     before = os.umask(0o002)  # of an ordinary user of Debian, Fedora or RHEL
     try:
         built = load()
@@ -105,6 +107,7 @@ def test_the_library_is_built_once_with_a_message_and_for_its_owner_alone(folder
     assert capsys.readouterr().err == MESSAGE
     assert folder.stat().st_mode & 0o777 == 0o700
     assert [path.stat().st_mode & 0o777 for path in folder.iterdir()] == [0o700]
+    assert {path.stat().st_ino for path in (folder, *folder.iterdir())} <= flushed
     monkeypatch.setattr(cpu_build, "run_bounded", lambda *_: pytest.fail("built again"))
     assert load().identity == built.identity
     assert capsys.readouterr().err == ""

@@ -1,6 +1,8 @@
-"""Helpers for tests that compare folders."""
+"""What a preparation leaves in its folder, and what it reports."""
 
 import hashlib
+
+from groundup.utils.progress import ProgressReporter
 
 
 def digests(folder):
@@ -10,3 +12,17 @@ def digests(folder):
         for path in folder.rglob("*")
         if path.is_file()
     }
+
+
+class RecordingProgress(ProgressReporter):
+    """Keeps messages and phases."""
+
+    def __init__(self):
+        super().__init__()
+        self.messages, self.phases = [], []
+
+    def message(self, line):
+        self.messages.append(line)
+
+    def phase(self, name, total, done=0):
+        self.phases.append((name, total))

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from folders import digests
+from folders import RecordingProgress, digests
 
 import tokenizers
 from groundup.data.shards import Manifest, Tokens
@@ -166,18 +166,6 @@ def test_a_prefix_is_the_longest_that_fits():
         assert text.startswith(prefix)
         assert len(prefix.encode()) <= room
         assert prefix == text or len(text[: len(prefix) + 1].encode()) > room
-
-
-class RecordingProgress(ProgressReporter):
-    def __init__(self):
-        super().__init__()
-        self.messages, self.phases = [], []
-
-    def message(self, line):
-        self.messages.append(line)
-
-    def phase(self, name, total, done=0):
-        self.phases.append((name, total))
 
 
 def test_merges_are_trained_on_samples_from_all_parts_of_a_long_corpus(tmp_path, monkeypatch):

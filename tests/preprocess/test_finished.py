@@ -8,26 +8,13 @@ import time
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from folders import digests
+from folders import RecordingProgress, digests
 
 from groundup.data.shards import Manifest, check_files
 from groundup.errors import DataError
 from groundup.preprocess.pipeline import prepare
 from groundup.preprocess.records import InputFile, Request
 from groundup.tokenizers.byte_char import CharTokenizer
-from groundup.utils.progress import ProgressReporter
-
-
-class RecordingProgress(ProgressReporter):
-    def __init__(self):
-        super().__init__()
-        self.messages, self.phases = [], []
-
-    def message(self, line):
-        self.messages.append(line)
-
-    def phase(self, name, total, done=0):
-        self.phases.append(name)
 
 
 @pytest.fixture

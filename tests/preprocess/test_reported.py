@@ -4,21 +4,12 @@ import json
 import os
 
 import pytest
+from folders import RecordingProgress
 
 from groundup.data.shards import Manifest
 from groundup.errors import DataError, UsageError
 from groundup.preprocess import pipeline
 from groundup.preprocess.pipeline import prepare
-from groundup.utils.progress import ProgressReporter
-
-
-class RecordingProgress(ProgressReporter):
-    def __init__(self):
-        super().__init__()
-        self.messages = []
-
-    def message(self, line):
-        self.messages.append(line)
 
 
 def messages(*sources, out, **options):

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from folders import digests
+from folders import RecordingProgress, digests
 
 from groundup.errors import DataError, GroundupError, TokenizerError, UsageError
 from groundup.preprocess import encoding, pipeline, train_tokenizer
@@ -87,17 +87,6 @@ DURING = {
 
 NOTHING_DONE = {"learning", "saving the tokenizer"}
 ALL_DONE = {phase for phase in DURING if phase.startswith("finishing") and phase != "finishing, manifest half-way"}
-
-
-class RecordingProgress(ProgressReporter):
-    """Records messages."""
-
-    def __init__(self):
-        super().__init__()
-        self.messages = []
-
-    def message(self, line):
-        self.messages.append(line)
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import groundup
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.resolved import OPEN
 from groundup.run import changes
-from groundup.ui.display import NullDisplay
+from groundup.ui.display import PlainDisplay
 from groundup.utils.files import write_checksums
 
 OVERRIDES = {
@@ -21,14 +21,6 @@ OVERRIDES = {
     "checkpoint": {"every_steps": 2, "keep_last": 9},
 }
 CHANGED = " up to rounding, not bit for bit"
-
-
-class Listener(NullDisplay):
-    def __init__(self):
-        self.lines = []
-
-    def message(self, text):
-        self.lines.append(text)
 
 
 @pytest.fixture(scope="module", params=[0.0, 0.1], ids=["", "dropout"])
@@ -57,9 +49,9 @@ def rewrite(run, change):
 
 
 def said(run, **overrides):
-    display = Listener()
-    groundup.resume(run, display=display, overrides=overrides)
-    return [line for line in display.lines if "changed" in line]
+    lines = []
+    groundup.resume(run, display=PlainDisplay(lines.append), overrides=overrides)
+    return [line for line in lines if "changed" in line]
 
 
 def test_the_same_machine_says_nothing(run):
@@ -89,12 +81,10 @@ def test_kernels_that_are_gone_are_said_and_noted(run, monkeypatch):
     gone = changes.kernels()._replace(library=None, identity="", reason="no compiler")
     monkeypatch.setattr("groundup.kernels.cpu_build.kernels", lambda: gone)
     monkeypatch.setattr(changes, "kernels", lambda: gone)
-    display = Listener()
-    groundup.resume(run, display=display)
-    assert any(
-        line.startswith("machine  ") and line.endswith("; no C++ kernels: no compiler") for line in display.lines
-    )
-    assert any("C++ kernels" in line and "-> none" in line and CHANGED in line for line in display.lines)
+    lines = []
+    groundup.resume(run, display=PlainDisplay(lines.append))
+    assert any(line.startswith("machine  ") and line.endswith("; no C++ kernels: no compiler") for line in lines)
+    assert any("C++ kernels" in line and "-> none" in line and CHANGED in line for line in lines)
     assert said(run) == []  # it is finished
 
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from configs import STEPS, TOY
 from safetensors.torch import load_file, save_file
 
 import groundup
@@ -18,11 +19,10 @@ from groundup.config.presets import GPT1_PARTS, MODERN_PARTS
 from groundup.diagnostics.run_checks import check_run
 from groundup.errors import UnreadableError
 from groundup.run.start import start_or_resume
-from groundup.ui.display import Display, NullDisplay
+from groundup.ui.display import PlainDisplay
 from groundup.utils.files import SUMS, sha256
 
 STATE = ("model.safetensors", "optimizer/state.safetensors", "average.safetensors")
-STEPS = 60  # more than an epoch of the prepared text
 
 # A child process that kills itself without warning at the n-th call of a function.
 CHILD = """
@@ -46,20 +46,6 @@ if action == "train":
 else:
     groundup.resume(run)
 """
-
-
-@pytest.fixture
-def display():
-    """A display that keeps messages."""
-
-    class Kept(Display):
-        def __init__(self):
-            self.messages = []
-
-        def message(self, text):
-            self.messages.append(text)
-
-    return Kept()
 
 
 @pytest.fixture(scope="session")
@@ -96,18 +82,7 @@ def reference(prepared, tmp_path_factory) -> Path:
     return run
 
 
-OVERRIDES = {
-    "model": {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 32, "dropout": 0.1},
-    "optimizer": {"learning_rate": 3e-3},
-    "schedule": {"warmup_steps": 4},
-    "train": {
-        "micro_batch_size": 9,
-        "max_steps": STEPS,
-        "batch_tokens": 1024,
-        "threads": 1,
-        "precision": "fp32",
-        "device": "cpu",
-    },
+OVERRIDES = TOY | {
     "evaluate": {"every_steps": 10, "tokens": 500, "sample_every_steps": 20, "sample_tokens": 8},
     "checkpoint": {"every_steps": 9, "keep_last": 3},
 }
@@ -251,20 +226,10 @@ def test_a_damaged_checkpoint_is_rejected_by_name_and_the_previous_one_used(dama
         path.write_bytes(data[: len(data) // 2])
     else:
         path.unlink()
-    display = Listener()
-    groundup.resume(run, display=display)
-    assert any("rejected" in line and path.name in line for line in display.lines)
+    lines = []
+    groundup.resume(run, display=PlainDisplay(lines.append))
+    assert any("rejected" in line and path.name in line for line in lines)
     assert same_state(final(run), final(reference))
-
-
-class Listener(NullDisplay):
-    """A display that keeps its messages."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def test_only_damaged_checkpoints_are_an_error_with_every_reason_and_a_remedy(reference, tmp_path):
@@ -315,9 +280,10 @@ def test_a_missing_device_is_refused_with_advice(reference, tmp_path):
     path.write_text(path.read_text().replace("device: cpu", "device: cuda:7"))
     with pytest.raises(groundup.ConfigError, match="cuda:7 is not on this machine; use auto or cpu"):
         groundup.resume(run)
-    display = Listener()
-    assert groundup.resume(run, overrides={"train": {"device": "cpu"}}, display=display).step == STEPS
-    assert not any("not bit for bit" in line for line in display.lines)  # the checkpoint was trained on a CPU as well
+    lines = []
+    shown = PlainDisplay(lines.append)
+    assert groundup.resume(run, overrides={"train": {"device": "cpu"}}, display=shown).step == STEPS
+    assert not any("not bit for bit" in line for line in lines)  # the checkpoint was trained on a CPU as well
 
 
 @pytest.mark.parametrize("text", ["model: [", "", None])
@@ -329,12 +295,12 @@ def test_a_lost_config_is_rebuilt_from_the_newest_checkpoint_and_the_file_kept(t
     if text is not None:
         path.write_text(text)
         path.with_name("config.yaml.damaged").write_text("kept earlier")
-    display = Listener()
-    groundup.resume(run, display=display)
+    lines = []
+    groundup.resume(run, display=PlainDisplay(lines.append))
     assert same_state(final(run), final(reference))
     assert path.read_bytes() == whole
-    (line,) = (line for line in display.lines if "rebuilt from the newest checkpoint" in line)
-    assert any(line.startswith("machine  ") for line in display.lines)
+    (line,) = (line for line in lines if "rebuilt from the newest checkpoint" in line)
+    assert any(line.startswith("machine  ") for line in lines)
     if text is not None:
         assert line.endswith("kept as config.yaml.damaged1")
         assert path.with_name("config.yaml.damaged1").read_text() == text
@@ -449,18 +415,19 @@ def test_moved_data_is_found_at_the_given_path(reference, prepared, tmp_path):
     ],
     ids=["wsd", "onecycle", "muon", "large micro-batch"],
 )
-def test_a_repeated_command_changes_nothing(preset, overrides, prepared, tmp_path, display):
+def test_a_repeated_command_changes_nothing(preset, overrides, prepared, tmp_path):
     small = {
         "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16},
         "train": {"max_steps": 3, "batch_tokens": 64, "device": "cpu", "threads": 1, **overrides.get("train", {})},
         "schedule": overrides["schedule"],
     }
     config = configure(prepared, preset=preset, overrides=small)
-    start_or_resume(config, tmp_path / "run", display)
-    written, display.messages = (tmp_path / "run" / "config.yaml").read_bytes(), []
-    assert start_or_resume(config, tmp_path / "run", display).step == 3
-    assert len(display.messages) == 1
-    assert "finished at step 3" in display.messages[0]
+    lines = []
+    start_or_resume(config, tmp_path / "run", PlainDisplay(lambda line: None))
+    written = (tmp_path / "run" / "config.yaml").read_bytes()
+    assert start_or_resume(config, tmp_path / "run", PlainDisplay(lines.append)).step == 3
+    assert len(lines) == 1
+    assert "finished at step 3" in lines[0]
     assert (tmp_path / "run" / "config.yaml").read_bytes() == written
 
 
@@ -561,10 +528,10 @@ def test_a_rejected_checkpoint_is_kept_aside_and_never_deleted(reference, tmp_pa
     run, checkpoint = copy_stopped_at(reference, tmp_path)
     damaged = checkpoint / "model.safetensors"
     damaged.write_bytes(b"damaged")
-    display = Listener()
-    groundup.resume(run, display=display)
+    lines = []
+    groundup.resume(run, display=PlainDisplay(lines.append))
     aside = checkpoint.with_name(".step-00000054.rejected")
-    assert any(f"{damaged}: damaged" in line and f"kept as {aside}" in line for line in display.lines)
+    assert any(f"{damaged}: damaged" in line and f"kept as {aside}" in line for line in lines)
     assert (aside / damaged.name).read_bytes() == b"damaged"
     shutil.rmtree(final(run))
     damaged.write_bytes(b"damaged again")  # the same step once more

@@ -8,15 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from attempts import newest_good
+from compare import differences
 from safetensors.torch import load_file, save_file
 
 import groundup
 from groundup.checkpoint.run_folder import RunFolder
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))  # run from a checkout, not part of the package
-
-from attempts import newest_good
-from compare import differences
 
 TORTURE = Path(__file__).parents[1] / "torture"
 SMALL = {

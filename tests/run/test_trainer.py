@@ -1,6 +1,8 @@
 """The trainer: every config key has its effect, and evaluations, samples and dry runs have none."""
 
+import itertools
 import math
+import signal
 import subprocess
 
 import pytest
@@ -15,6 +17,7 @@ from groundup.config.sections import TrainConfig
 from groundup.data.shards import Tokens
 from groundup.errors import ConfigError
 from groundup.optim.run_length import StepLength, TimeLength, build_run_length
+from groundup.run import evaluator
 from groundup.run.dataset import PreparedData
 from groundup.run.resolve import detect_machine, resolve_config
 from groundup.run.trainer import Trainer
@@ -129,6 +132,31 @@ def test_the_last_checkpoints_are_kept_and_latest_points_to_the_newest(train):
     run = train(checkpoint={"every_steps": 2, "keep_last": 3})
     assert [path.name for path in run.steps()] == ["step-00000004", "step-00000006", "step-00000008"]
     assert (run.path / "latest").resolve() == run.steps()[-1].resolve()
+
+
+@pytest.mark.parametrize("at", [1, 2])  # the sample of step 4, and that of the last step
+def test_a_sample_that_a_stop_interrupts_is_drawn_when_the_run_is_resumed(at, prepared, tmp_path, monkeypatch):
+    settings = merged({"evaluate": {"sample_every_steps": 4}})
+
+    def samples(run):
+        return [(r["step"], r["text"]) for r in read_log(run / "log.jsonl") if r["event"] == "sample"]
+
+    groundup.train(prepared, tmp_path / "whole", overrides=settings)
+    (step, _), *_ = expected = samples(tmp_path / "whole")
+    assert step == 4
+    assert len(expected) == 2
+    calls, original = itertools.count(1), evaluator.stream
+
+    def stopped(*args, **kwargs):
+        if next(calls) == at:
+            signal.raise_signal(signal.SIGTERM)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(evaluator, "stream", stopped)
+    result = groundup.train(prepared, tmp_path / "run", overrides=settings)
+    assert (result.signal, samples(tmp_path / "run")) == (signal.SIGTERM, expected[: at - 1])
+    assert groundup.resume(tmp_path / "run").signal is None
+    assert samples(tmp_path / "run") == expected
 
 
 def test_samples_begin_with_the_prompt(train):

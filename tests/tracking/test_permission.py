@@ -11,7 +11,7 @@ from groundup.run import logger
 from groundup.run.start import reconfigure, start_or_resume
 from groundup.tracking import permission
 from groundup.tracking.trackers import NullTracker
-from groundup.ui.display import NullDisplay
+from groundup.ui.display import NullDisplay, PlainDisplay
 
 OVERRIDES = {
     "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16},
@@ -55,19 +55,11 @@ def foreign(prepared, tmp_path, opened, new_process):
     return tmp_path / "run"
 
 
-class Listener(NullDisplay):
-    def __init__(self):
-        self.lines = []
-
-    def message(self, text):
-        self.lines.append(text)
-
-
 def test_a_run_of_others_contacts_no_tracker_and_says_how_to(foreign, opened):
-    display = Listener()
-    groundup.resume(foreign, overrides=LONGER, display=display)
+    lines = []
+    groundup.resume(foreign, overrides=LONGER, display=PlainDisplay(lines.append))
     assert opened == [("tensorboard",)]
-    (line,) = [line for line in display.lines if line.startswith("tracking")]
+    (line,) = [line for line in lines if line.startswith("tracking")]
     assert f"`groundup resume {foreign} --track wandb,tensorboard`" in line
     assert "wandb" in (foreign / "config.yaml").read_text(), "the config stays what it was"
 

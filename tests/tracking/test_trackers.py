@@ -241,6 +241,20 @@ def test_without_trackers_nothing_is_written(tmp_path, messages):
     assert messages == []
 
 
+@pytest.mark.parametrize("names", [("wandb",), ("wandb", "tensorboard")])
+def test_a_tracker_whose_folder_in_the_run_is_a_link_is_switched_off(monkeypatch, tmp_path, messages, names):
+    opened = []
+    for name in names:
+        kind = TrackerType(name, lambda run, name=name: opened.append(name) or Fake(), "")
+        monkeypatch.setitem(trackers.BACKENDS, name, kind)
+    (tmp_path / "wandb").symlink_to(tmp_path / "elsewhere")
+    shown = open_trackers(TrackingConfig(backends=names), tmp_path, {}, messages.append)
+    shown.record("step", STEP)
+    shown.close(300)
+    assert opened == [*names[1:]]
+    assert messages == [f"{tmp_path / 'wandb'}: is a link, which is not followed, so wandb is switched off; remove it"]
+
+
 @pytest.mark.parametrize("name", ["wandb", "trackio", "tensorboard"])
 def test_a_missing_package_is_an_error_before_training(monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)

@@ -10,6 +10,7 @@ import pytest
 from groundup.checkpoint.files import verify
 from groundup.checkpoint.log import Log, read_log
 from groundup.errors import CheckpointError
+from groundup.utils import files
 from groundup.utils.files import SUMS, atomic_output, distinct_names, replace_text, write_checksums
 
 
@@ -71,12 +72,14 @@ def test_what_the_system_puts_into_a_folder_is_no_damage(tmp_path, name):
     verify(tmp_path / "c")
 
 
-def test_checksums_longer_than_any_checkpoint_has_are_damaged(tmp_path):
+def test_a_folder_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done, flush, replace = [], files.flush, Path.replace
+    monkeypatch.setattr(files, "flush", lambda path: (done.append(path), flush(path)))
+    monkeypatch.setattr(Path, "replace", lambda path, target: (done.append("named"), replace(path, target))[1])
     write(tmp_path / "c")
-    sums = tmp_path / "c" / "SHA256SUMS"
-    sums.write_text(sums.read_text() * 10_000)
-    with pytest.raises(CheckpointError, match="SHA256SUMS: missing or damaged"):
-        verify(tmp_path / "c")
+    partial = tmp_path / f".c.{os.getpid()}.partial"
+    written = {partial / name for name in ("", "a.txt", "sub", "sub/b.txt", SUMS)}
+    assert (set(done[:-2]), done[-2:]) == (written, ["named", tmp_path])
 
 
 def test_replace_text_replaces(tmp_path):

@@ -63,6 +63,13 @@ def test_the_header_names_what_the_file_holds(tmp_path):
     assert found["b"].numel == 1
 
 
+def test_bytes_after_the_tensors_are_refused_before_the_library_maps_them(tmp_path):
+    save_file({"a": torch.zeros(2, 3)}, tmp_path / "t.safetensors")
+    os.truncate(tmp_path / "t.safetensors", 3 << 30)
+    with pytest.raises(ValueError, match="more bytes follow its tensors"):
+        read_safetensors_header(tmp_path / "t.safetensors")
+
+
 def with_header(path, entries):
     text = json.dumps(entries).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text)

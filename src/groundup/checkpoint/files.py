@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from groundup.config.schema import Config
 from groundup.errors import CheckpointError, NewerFormatError, UnreadableError
 from groundup.utils import reading
-from groundup.utils.files import SUMS, checksums, files_below, sha256
+from groundup.utils.files import SUMS, checksums, files_below, leads_out, sha256
 
 FORMAT = 2  # of a checkpoint: 2 has the config keys of today, 1 their previous names
 CONFIG, PROGRESS = "config.json", "progress.json"
@@ -92,11 +92,11 @@ def unreadable(error: OSError, path: Path) -> UnreadableError:
 
 
 def damage(folder: Path, presence_only: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
-    """Each file of a checkpoint that is missing, unlisted, a link or does not match its checksum, with the problem.
+    """Each file of a checkpoint that is missing, unlisted, elsewhere or does not match its checksum, with the problem.
 
     OSError where the system fails to read it, which is no damage.
     """
-    listed = None if (folder / SUMS).is_symlink() else checksums(folder)
+    listed = None if leads_out(folder / SUMS, folder) else checksums(folder)
     if listed is None:
         yield SUMS, "missing or damaged, so this is no complete checkpoint"
         return
@@ -107,7 +107,7 @@ def damage(folder: Path, presence_only: Sequence[str] = ()) -> Iterator[tuple[st
     for name in sorted(listed.keys() - present.keys()):
         yield name, "missing"
     for name in sorted(listed.keys() & present.keys()):
-        if present[name].is_symlink():
+        if leads_out(present[name], folder):
             yield name, "a link, and a checkpoint holds its files itself"
         elif not present[name].is_file():
             yield name, "no regular file"

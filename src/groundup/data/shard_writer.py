@@ -118,7 +118,7 @@ class _HashingFile:
 
 
 def check_written(folder: Path, name: SplitName, dtype: Dtype, done: Split) -> None:
-    """Raise DataError if the files of a split hold less than `done` says."""
+    """Raise DataError if the files of a split hold less than `done` says, or are links, which would be written to."""
     width = np.dtype(dtype).itemsize
     begun = done.tokens - sum(shard.tokens for shard in done.shards)
     least = {folder / shard.file: shard.tokens * width for shard in done.shards}
@@ -126,7 +126,6 @@ def check_written(folder: Path, name: SplitName, dtype: Dtype, done: Split) -> N
     least[documents_file(folder, name)] = done.documents * DOCUMENT.itemsize
     for path, n_bytes in least.items():
         size = path.stat().st_size if path.exists() else 0
-        if size < n_bytes:
-            raise DataError(
-                f"{path}: {size} bytes, but {n_bytes} were written; discard the unfinished work with --overwrite"
-            )
+        if path.is_symlink() or size < n_bytes:
+            problem = "is a link" if path.is_symlink() else f"{size} bytes, but {n_bytes} were written"
+            raise DataError(f"{path}: {problem}; discard the unfinished work with --overwrite")

@@ -145,7 +145,7 @@ def _resume(partial: Path, out: Path, request: Request, *, trains_tokenizer: boo
             raise
     for path in partial.iterdir():
         if path.name != LOCK:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     request.save(partial)
     return WorkDir(partial)
 

@@ -67,7 +67,6 @@ class Evaluator:
         # No more tokens at a time than a micro-batch has, which fits.
         self._task_tokens = min(default_batch_tokens(self._device), self._batch_size * config.model.block_size)
         self._prompt = prompt_ids(data.tokenizer, config.evaluate.prompt)
-        self._sampled_step = 0  # of the last sample
         self.losses = EvalLosses()  # of the last evaluation
 
     def evaluate(self, step: int) -> None:
@@ -132,14 +131,8 @@ class Evaluator:
             self._display.message(f"step {step:,}: no memory for a sample")
             return
         if text is not None:
-            self._sampled_step = step
             self._log("sample", step=step, text=text)
             self._display.sample(text)
-
-    def final_sample(self, step: int) -> None:
-        """Sample at the end of a run that an evaluation ended, if the last step has no sample yet."""
-        if self._sampled_step != step:
-            self.sample(step)
 
     def dry_run(self) -> None:
         """A batch of an evaluation and of each task, and one token of a sample: shows early whether memory suffices."""

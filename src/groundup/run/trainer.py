@@ -1,6 +1,7 @@
 """Trainer: puts one run together from its config, trains it, and handles rollbacks and memory that runs out."""
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from groundup.checkpoint.log import read_log
+from groundup.checkpoint.log import iter_log
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.resolved import ResolvedConfig
 from groundup.data.windows import LAYOUT, ShuffledWindows
@@ -116,11 +117,12 @@ class Trainer:
     def run(self) -> TrainResult:
         """Train to the end of the run, or until a signal; the last thing written is always a complete checkpoint."""
         if self.done:
-            self._finish_missed_eval()
+            self._finish_missed()
         else:
             self._train()
         assert self.checkpointer.saved is not None, "every way out of the loop saves"
-        complete = self.done and not (self.stop.received and self.evaluator.missed)
+        misses_some = self.stop.received and (self.evaluator.missed or self._misses_sample(finished=True))
+        complete = self.done and not misses_some
         progress, signal = self.state.progress, None if complete else self.stop.received
         losses, best = self.evaluator.losses, self.state.best
         return TrainResult(
@@ -132,8 +134,7 @@ class Trainer:
             if self.resumed_from:
                 other = {"other_text": True} if self.other_text else {}
                 self.logger.record("resume", step=self.state.progress.step, checkpoint=self.resumed_from.name, **other)
-                if self.evaluator.run_missed_eval():
-                    self.checkpointer.save(self.state, again=True)
+                self._make_up()
             try:
                 with self.stop.at_once():
                     step_loss = self._warm_up()
@@ -143,7 +144,7 @@ class Trainer:
                 self.checkpointer.save(self.state)
             self.checkpointer.save(self.state, wait=True)
             if self.done:
-                self.evaluator.final_sample(self.state.progress.step)
+                self._make_up(finished=True)  # a sample, where an evaluation ended the run
                 self._warn_of_divergence()
 
     def _fit(self, step_loss: torch.nn.Module) -> None:
@@ -249,16 +250,33 @@ class Trainer:
         loss = loss if compiled else self.loss
         return self.parallel.wrap(loss, lambda net: dry_run.unscored_pass(net, sequences))
 
-    def _finish_missed_eval(self) -> None:
-        """Run the final evaluation if an interrupted process never completed it, or did not save what is best."""
-        log = read_log(self.folder.log) if self.process_group.rank == 0 else []
-        steps = self.process_group.broadcast_object([record.get("step") for record in log if record["event"] == "eval"])
+    def _finish_missed(self) -> None:
+        """Make the final evaluation and sample if an interrupted process never completed them."""
         # Earlier versions logged a missed evaluation and saved nothing; where losses start over, `seen` is 0.
-        if self.state.progress.step not in steps or (self.state.best.seen and self.evaluator.missed):
+        misses_eval = not self._is_logged("eval") or (self.state.best.seen and self.evaluator.missed)
+        if misses_eval or self._misses_sample(finished=True):
             with self._running():
-                if self.evaluator.run_missed_eval(finished=True):
-                    self.checkpointer.save(self.state, again=True, wait=True)
-                    self.evaluator.final_sample(self.state.progress.step)
+                self._make_up(finished=True)
+
+    def _make_up(self, *, finished: bool = False) -> None:
+        """Make the evaluation and the sample that were due when a stop came."""
+        if self.evaluator.run_missed_eval(finished=finished):
+            self.checkpointer.save(self.state, again=True, wait=finished)
+        if self._misses_sample(finished=finished):
+            self.evaluator.sample(self.state.progress.step)
+
+    def _misses_sample(self, *, finished: bool = False) -> bool:
+        """Whether a sample is due at this step, and the log has none."""
+        n, step, evaluate = self.config.evaluate.sample_every_steps, self.state.progress.step, self.config.evaluate
+        if not evaluate.sample_tokens or not (finished or (n and step and step % n == 0)):
+            return False
+        return not self._is_logged("sample")
+
+    def _is_logged(self, event: str) -> bool:
+        """Whether the log has a record of this kind of the current step."""
+        records = iter_log(self.folder.log, matching=re.compile(f'"event": "{event}"'.encode()))
+        step, is_first = self.state.progress.step, self.process_group.rank == 0
+        return bool(self.process_group.broadcast_object(is_first and any(each.get("step") == step for each in records)))
 
     def _hooks(self) -> list[Hook]:
         """Hooks in the order in which they see a step; saving comes last."""

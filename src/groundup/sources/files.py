@@ -12,6 +12,7 @@ from groundup.errors import DataError
 from groundup.sources.compression import COMPRESSED
 from groundup.sources.documents import needs_library
 from groundup.sources.formats import MARKUP, NOT_TEXT, PACKED_PARQUET, TABLES, by_suffix, format_suffix, is_binary
+from groundup.utils.files import leads_out
 
 RUN_LOG = "log.jsonl"  # of a training run, which may lie in the folder that one works in; never read as text
 JUNK = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")  # that other systems leave in folders and archives
@@ -96,12 +97,11 @@ def folder_files(folder: Path) -> tuple[list[File], str]:
     Empty files are among them, and counted as left out. Raises DataError if there is no text.
     """
     closed: list[str] = []
-    inside = _places(folder)
     texts, outside, left_out = list[Path](), list[str](), Counter[tuple[str, str]]()
     for parent, names in _walk(folder, closed):
         for path in (parent / name for name in names):
             reason = left_out_by_name(path.relative_to(folder))
-            if path.is_symlink() and not any(Path(os.path.realpath(path)).is_relative_to(place) for place in inside):
+            if path.is_symlink() and leads_out(path, folder):
                 outside += [path.name] if reason != "hidden" else []
             elif path.is_file():
                 if reason := reason or left_out_by_content(path):
@@ -181,12 +181,6 @@ def _walk(folder: Path, closed: list[str]) -> Iterator[tuple[Path, list[str]]]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         closed += [f"{name} (a link)" for name in folders if (Path(parent) / name).is_symlink()]
         yield Path(parent), names
-
-
-def _places(folder: Path) -> list[Path]:
-    """Where a folder's links may lead: into it, and from a snapshot in the hub's cache to the files themselves."""
-    real = folder.resolve()
-    return [real, *(parent.parent / "blobs" for parent in real.parents if parent.name == "snapshots")]
 
 
 def _is_packed_parquet(path: Path) -> bool:

@@ -81,7 +81,7 @@ def open_trackers(
     for name in [name for name in names if (run / name).is_symlink()]:  # where wandb and tensorboard write
         say(f"{run / name}: is a link, which is not followed, so {name} is switched off; remove it")
         del names[name]
-    return AsyncTracker([BACKENDS[name] for name in names], info, points, say)
+    return AsyncTracker([BACKENDS[name] for name in names], info, points, say) if names else NullTracker()
 
 
 def noted_identity(run: Path) -> tuple[str, str]:

@@ -109,6 +109,13 @@ def _is_other_process(pid: int) -> bool:
     return pid != os.getpid()
 
 
+def leads_out(path: Path, folder: Path) -> bool:
+    """Whether a path in a folder is a link out of it; those of a snapshot in the hub's cache to its files are not."""
+    real = Path(os.path.realpath(folder))
+    inside = [real, *(parent.parent / "blobs" for parent in real.parents if parent.name == "snapshots")]
+    return not any(Path(os.path.realpath(path)).is_relative_to(place) for place in inside)
+
+
 def remove(path: Path) -> None:
     """Delete a file, a folder or a link, if it is there; never what a link points to."""
     if path.is_dir() and not path.is_symlink():

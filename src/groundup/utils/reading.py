@@ -91,9 +91,14 @@ def read_safetensors_header(path: Path) -> dict[str, TensorInfo]:
         if not 2 <= size <= MAX_HEADER_BYTES:
             raise ValueError(f"not a safetensors file, or its header is larger than {MAX_HEADER_BYTES:,} bytes")
         entries = parse_json(file.read(size))
+        rest = os.fstat(file.fileno()).st_size - 8 - size
     if not isinstance(entries, dict):
         raise ValueError("its header is no JSON object")
-    return {name: _tensor_info(name, entry) for name, entry in entries.items() if name != "__metadata__"}
+    found = {name: _tensor_info(name, entry) for name, entry in entries.items() if name != "__metadata__"}
+    offsets = [entry.get("data_offsets") for name, entry in entries.items() if name in found]
+    if rest > max((end for pair in offsets if isinstance(pair, list) for end in pair if type(end) is int), default=0):
+        raise ValueError("more bytes follow its tensors")  # any number of which the library would map
+    return found
 
 
 def _tensor_info(name: str, entry: Any) -> TensorInfo:
