@@ -7,7 +7,7 @@ ARGS ?=
 .PHONY: help install quickstart test quick recipes torture hostile interop lint format bench clean
 
 help:
-	@echo "make quickstart   train a GPT on Python's documentation for about 3 minutes and sample from it"
+	@echo "make quickstart   train a GPT on Shakespeare for 3 minutes, and let it write"
 	@echo "                  (make quickstart ARGS='my-texts/ --minutes 10' for your own texts)"
 	@echo "make install      put groundup into .venv"
 	@echo "make test         run all tests          make quick    leave out the slow ones"

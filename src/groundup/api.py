@@ -29,6 +29,7 @@ from groundup.generation.engine import complete, generate_stream
 from groundup.generation.sampling import Sampler
 from groundup.preprocess.pipeline import prepare
 from groundup.run.compose import compose_config
+from groundup.run.dataset import prompt_for
 from groundup.run.ensure_data import ensure_prepared
 from groundup.run.evaluate_checkpoint import evaluate, evaluate_tasks
 from groundup.run.start import reconfigure, resume_run, start_run
@@ -154,10 +155,12 @@ def generate(
 ) -> list[str]:
     """`num_samples` continuations of `prompt`, the prompt included, each ending at `max_tokens` or the end of text.
 
-    `temperature` 0 is greedy. The same seed gives the same samples. Raises CheckpointError, TokenizerError, UsageError.
+    Without a `prompt`, a document begins; or, of a model that was trained on few, samples continue a line of its
+    held-out text, or begin a paragraph where its data is gone. `temperature` 0 is greedy. The same seed gives the same
+    samples. Raises CheckpointError, TokenizerError, UsageError.
     """
     loaded, sampler = load(path, checkpoint=checkpoint, device=device), Sampler(temperature, top_k, top_p, seed)
-    return complete(loaded, prompt, sampler, num_samples=num_samples, max_tokens=max_tokens)
+    return complete(loaded, prompt or prompt_for(loaded, seed), sampler, num_samples=num_samples, max_tokens=max_tokens)
 
 
 class _LogReporter(ProgressReporter):

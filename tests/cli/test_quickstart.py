@@ -10,10 +10,13 @@ import pytest
 
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.cli import main
-from groundup.cli.quickstart import show
+from groundup.cli.quickstart_report import show
+from groundup.evaluation.baselines import Baseline
 from groundup.evaluation.memorization import Memorization
 from groundup.optim.run_length import StepLength
-from groundup.quickstart.workflow import Report, free_folder
+from groundup.quickstart import workflow
+from groundup.quickstart.existing import run_folder
+from groundup.quickstart.report import Report, Sample
 from groundup.run.evaluator import EvalLosses
 from groundup.run.trainer import TrainResult
 from groundup.training.early_stopping import BestLoss, EarlyStopping
@@ -34,33 +37,104 @@ def quickstart(*argv: str) -> None:
     assert exit_.value.code == 0
 
 
-def test_it_reports_losses_baselines_samples_and_next_commands(book, capsys):
+def test_it_reports_bars_samples_and_next_commands(book, capsys):
     quickstart("book.txt", "--minutes", "0.05")
     out = capsys.readouterr().out
-    for name in ("this model", "gzip -9", "xz -9", "gzip -9, primed", "xz -9, primed", "unigram", "bigram"):
-        assert f"{name}: " in out  # how it is computed
+    for name in ("this model", "gzip -9", "xz -9", "bigram", "before training"):
+        assert f"\n{name} " in out
     assert "sample 3" in out
+    assert "bits for each byte of a text it has never read; gzip needs" in out
     assert "groundup generate runs/book" in out
     assert RunFolder(book.parent / "runs" / "book").steps()
-    for what in ("tokenizer", "machine", "context", "model", "batch", "run length"):
-        value, reason = out.partition(f"\n{what:<11}")[2].splitlines()[:2]
-        assert value
-        assert reason.startswith(" " * 11), "every choice is followed by its reason"
-        assert reason.strip()
-    assert "emorized: " in out
+    assert "It does not copy" in out or "It copies" in out
     assert "warning" not in out, "a plan of its own making needs no advice"
 
 
-def test_json_is_one_object_and_the_next_run_gets_a_new_folder(book, capsys):
+def test_explain_adds_how_each_figure_was_computed(book, capsys):
+    quickstart("book.txt", "--minutes", "0.03", "--explain")
+    out = capsys.readouterr().out
+    for name in ("this model", "gzip -9", "xz -9", "gzip -9, primed", "xz -9, primed", "unigram", "bigram"):
+        assert f"  {name}: " in out
+
+
+def test_json_is_one_object(book, capsys):
     quickstart("book.txt", "--minutes", "0.03", "--tokenizer", "char", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["run"] == "runs/book"
+    assert len(found["samples"]) == len(found["prompts"]) == 3
+    assert {b["name"] for b in found["baselines"]} >= {"gzip -9", "xz -9", "unigram", "bigram"}
+    assert 0 < found["bits_per_byte"] < 10
+    assert found["untrained_bits_per_byte"] > found["bits_per_byte"]
+    assert found["checkpoint"] == "best"
+    assert found["overlap"]["length"] >= 1
+    text = book.read_text()
+    for prompt in found["prompts"]:
+        assert f".\n{prompt}" in text, "samples begin with a line of the text"
+    assert found["prompts"][0] + found["held_out_continuation"] in text
+    assert all(growth["text"].startswith(found["growth"][0]["text"][:16]) for growth in found["growth"])
+
+
+def test_a_second_one_names_the_commands_that_continue_or_start_afresh(book, capsys):
     quickstart("book.txt", "--minutes", "0.03", "--json")
-    first, second = map(json.loads, capsys.readouterr().out.splitlines())
-    assert (first["run"], second["run"]) == ("runs/book", "runs/book-2")
-    assert len(first["samples"]) == 3
-    assert {b["name"] for b in first["baselines"]} >= {"gzip -9", "xz -9", "unigram", "bigram"}
-    assert 0 < first["bits_per_byte"] < 10
-    assert first["checkpoint"] == "best"
-    assert first["overlap"]["length"] >= 1
+    log = (book.parent / "runs/book/log.jsonl").read_bytes()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        main(["quickstart", "book.txt", "--minutes", "0.06"])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert "runs/book: holds a run of 0.03 minutes already" in error
+    longer, fresh = (shlex.split(command)[1:] for command in error.split("`")[1::2])
+    assert longer == ["quickstart", "book.txt", "--minutes", "0.06", "--continue"]
+    assert fresh == ["quickstart", "book.txt", "--minutes", "0.06", "--fresh"]
+    quickstart(*fresh[1:], "--json")
+    assert json.loads(capsys.readouterr().out)["run"] == "runs/book-2"
+    assert (book.parent / "runs/book/log.jsonl").read_bytes() == log
+    steps = RunFolder(book.parent / "runs/book").steps()[-1].name
+    quickstart(*longer[1:], "--json")
+    continued = capsys.readouterr()
+    found = json.loads(continued.out)
+    assert found["run"] == "runs/book"
+    assert found["steps"] > int(steps.removeprefix("step-"))
+    assert "the run's length changed, and with it the learning rate" in continued.err
+    assert (book.parent / "runs/book/log.jsonl").read_bytes().startswith(log)
+
+
+def test_only_the_same_text_is_continued(book, capsys):
+    quickstart("book.txt", "--minutes", "0.02", "--json")
+    book.write_text(book.read_text() + "More.\n")
+    with pytest.raises(SystemExit) as exit_:
+        main(["quickstart", "book.txt", "--continue"])
+    assert exit_.value.code == 2
+    assert "runs/book: of another text (book.txt has changed" in capsys.readouterr().err
+
+
+def test_without_a_run_there_is_nothing_to_continue(book, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["quickstart", "book.txt", "--continue"])
+    assert exit_.value.code == 2
+    assert "--continue: there is no run in runs/book" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answers", "wants"), [("c\n", True), ("no\nF\n", False), ("q\n", None), ("", None)], ids=["c", "f", "q", "end"]
+)
+def test_on_a_terminal_it_asks(answers, wants, book, capsys, monkeypatch):
+    quickstart("book.txt", "--minutes", "0.02", "--json")
+    monkeypatch.setattr("groundup.cli.quickstart.can_talk", lambda: True)
+    monkeypatch.setattr("sys.stdin", io.StringIO(answers))
+    asked = []
+    monkeypatch.setattr(workflow, "quickstart", lambda sources, out, **_: stop(asked, False, out))
+    monkeypatch.setattr(workflow, "train_longer", lambda sources, run, seconds, **_: stop(asked, True, seconds))
+    with pytest.raises(SystemExit) as exit_:
+        main(["quickstart", "book.txt", "--minutes", "0.02"])
+    assert exit_.value.code == 0
+    assert asked == {True: [(True, pytest.approx(2.4))], False: [(False, Path("runs/book-2"))], None: []}[wants]
+    assert "f  fresh: start another run in runs/book-2; nothing is deleted" in capsys.readouterr().out
+
+
+def stop(asked, *found):
+    asked.append(found)
+    raise SystemExit(0)
 
 
 def test_a_text_too_small_to_hold_anything_out_is_refused_and_leaves_nothing(tmp_path, monkeypatch, capsys):
@@ -113,20 +187,7 @@ def test_standard_input_is_a_text_like_any_other(tmp_path, monkeypatch, capsys, 
 
 def test_brackets_and_spaces_in_names_are_printed_as_they_are(book, capsys):
     quickstart("book.txt", "--minutes", "0.02", "--out", "my [/b] run")
-    out = capsys.readouterr().out
-    assert "groundup generate 'my [/b] run'" in out
-    assert "run in my [/b] run" in out
-
-
-def test_a_folder_that_holds_a_run_is_refused_before_anything_is_read(book, capsys):
-    quickstart("book.txt", "--minutes", "0.02", "--out", "run")
-    before = {path: path.stat().st_mtime_ns for path in (book.parent / "run").rglob("*")}
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as exit_:
-        main(["quickstart", "no-such-file.txt", "--out", "run"])
-    assert exit_.value.code == 2
-    assert "holds a run already" in capsys.readouterr().err
-    assert before == {path: path.stat().st_mtime_ns for path in (book.parent / "run").rglob("*")}
+    assert "groundup generate 'my [/b] run'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -140,18 +201,19 @@ def test_a_folder_that_holds_a_run_is_refused_before_anything_is_read(book, caps
 )
 def test_a_run_is_named_after_its_text_in_plain_letters(source, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert free_folder([source]).as_posix() == folder
+    assert run_folder([source]).as_posix() == folder
 
 
 def test_what_to_try_next_is_quoted_for_the_shell(capsys):
     run = Path("runs/it's mine")
     result = TrainResult(run, run / "checkpoints", 9, 9, EvalLosses(), BestLoss())
-    words = {"sources": ["my book.txt"], "data": run / "data", "result": result, "prompt": "don't"}
-    numbers = {"checkpoint": "latest", "loss": 1.0, "bits_per_byte": 1.0, "how": "", "baselines": [], "compared": 0}
-    show(Report(**words, **numbers, samples=[], overlap=Memorization("", 0, 0)))
-    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    generate, again, _, train = (shlex.split(line) for line in lines if line.startswith("groundup "))
-    assert generate == ["groundup", "generate", str(run), "--prompt", "don't", "--num-samples", "3"]
-    assert again == ["groundup", "quickstart", "my book.txt", "--minutes", "15"]
-    assert train[:4] == ["groundup", "train", "modern-mini", "--data"]
-    assert train[4] == str(run / "data")
+    words = {"sources": ["my book.txt"], "data": run / "data", "result": result, "model": None, "seconds": 180.0}
+    numbers = {"checkpoint": "latest", "loss": 1.0, "bits_per_byte": 1.0, "untrained": 8.0, "how": "", "compared": 0}
+    texts = {"samples": [Sample("don't\ngo", " on")], "truth": " away", "growth": [(1, "x"), (2, "don't\ngo")]}
+    bars = [Baseline("gzip -9", 3.0, "")]
+    show(Report(**words, **numbers, **texts, baselines=bars, overlap=Memorization("", 0, 0)))
+    lines = [line.strip().partition("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    longer, generate, plan, _ = (shlex.split(line) for line in lines if line.startswith("groundup "))
+    assert longer == ["groundup", "quickstart", "my book.txt", "--out", str(run), "--minutes", "15", "--continue"]
+    assert generate == ["groundup", "generate", str(run), "--prompt", "don't"]
+    assert plan == ["groundup", "plan", "--data", str(run / "data")]

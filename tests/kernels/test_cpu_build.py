@@ -94,6 +94,23 @@ def test_a_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
     assert "XDG_CACHE_HOME" in found.remedy
 
 
+@pytest.mark.parametrize("variables", [{}, {"HOME": "here"}, {"HOME": "here", "XDG_CACHE_HOME": "here"}])
+def test_a_user_without_a_home_gets_no_cache_in_the_current_folder(monkeypatch, tmp_path, variables):
+    def no_entry(uid):
+        raise KeyError(uid)
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("pwd.getpwuid", no_entry)
+    monkeypatch.setattr(cpu_build.shutil, "which", lambda name: "/usr/bin/g++")
+    with pytest.raises(OSError, match="there is no home folder"):  # so that torch computes everything
+        cpu_build._cached_or_built()
+    assert list(tmp_path.iterdir()) == []
+
+
 @compiles
 def test_the_library_is_built_once_with_a_message_and_for_its_owner_alone(folder, capsys, monkeypatch):
     flushed, fsync = set(), os.fsync

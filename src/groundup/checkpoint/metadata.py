@@ -86,6 +86,7 @@ class Metadata(_Part):
     processes: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1
     numerics: dict[str, int | str] = {}
     data: str | None = None
+    begins_documents: bool = True
     sequence_layout: Count = 1
     parent: _Parent | None = None
     origin: dict[str, Any] | None = None

@@ -68,6 +68,11 @@ class LoadedModel:
     device: torch.device
     metadata: Mapping[str, Any]  # of the training state, as in its progress.json
 
+    @property
+    def begins_documents(self) -> bool:
+        """Whether the model has seen many documents begin; assumed of checkpoints that do not say so."""
+        return bool(self.metadata.get("begins_documents", True))
+
 
 def save(folder: Path, snapshot: Snapshot, replaceable: Callable[[Path], None] | None = None) -> None:
     """Write a checkpoint atomically; on OSError nothing is left of it. `replaceable`: `check` of `atomic_output`."""

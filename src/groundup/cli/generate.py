@@ -11,8 +11,9 @@ from groundup.ui.streams import unescaped
 
 def add_arguments(parser: Parser) -> None:
     parser.epilog = (
-        "Without a prompt, the model starts a document. The first sample is printed as it is generated, the\n"
-        "others follow. The same seed gives the same samples.\n\n"
+        "Without a prompt, the model starts a document; if it was trained on few, it continues a line of the text\n"
+        "held out from training. The first sample is printed as it is generated, the others follow. The same seed\n"
+        "gives the same samples.\n\n"
         '  groundup generate runs/book --prompt "It was" --num-samples 5 --max-tokens 200 --temperature 0.7'
     )
     add_model(parser, device=True)
@@ -31,18 +32,19 @@ def run(args: argparse.Namespace) -> int:
     from groundup.checkpoint.state import load
     from groundup.generation.engine import generate_stream, prompt_ids, prompt_text
     from groundup.generation.sampling import Sampler
+    from groundup.run.dataset import prompt_for
 
     sampler = Sampler(args.temperature, args.top_k, args.top_p, args.seed)  # first: it checks the values
     loaded = load(args.path, checkpoint=args.checkpoint, device=args.device)
     if changed := changed_data(loaded.folder, loaded.config.data):
         print(f"note  {changed}; the model in the checkpoint is the same", file=sys.stderr)
-    number, length = args.num_samples, args.max_tokens
-    growth = generate_stream(loaded, args.prompt, sampler, num_samples=number, max_tokens=length)
-    tokens, block_size = len(prompt_ids(loaded.tokenizer, args.prompt)), loaded.config.model.block_size
+    number, length, prompt = args.num_samples, args.max_tokens, args.prompt or prompt_for(loaded, args.seed)
+    growth = generate_stream(loaded, prompt, sampler, num_samples=number, max_tokens=length)
+    tokens, block_size = len(prompt_ids(loaded.tokenizer, prompt)), loaded.config.model.block_size
     if tokens > block_size:
         note = f"note  the prompt has {tokens:,} tokens: the model reads the last {block_size:,}, its context"
         print(note, file=sys.stderr)
-    texts = [prompt_text(loaded.tokenizer, args.prompt)] * number
+    texts = [prompt_text(loaded.tokenizer, prompt)] * number
     # A terminal would obey control characters in the samples; a pipe gets the text unchanged.
     say = partial(print, file=sys.stdout if sys.stdout.isatty() else unescaped(sys.stdout))
     unprinted = texts[0]
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
             say(unprinted + pieces[0], end="", flush=True)
             unprinted = ""
     if args.json:
-        print(json_line({"prompt": args.prompt, "seed": args.seed, "samples": texts}))
+        print(json_line({"prompt": prompt, "seed": args.seed, "samples": texts}))
         return 0
     say(unprinted)
     for text in texts[1:]:

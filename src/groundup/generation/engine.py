@@ -5,12 +5,13 @@ Letters: B rows (samples), T tokens so far.
 
 import codecs
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from groundup.errors import UsageError
+from groundup.errors import TokenizerError, UsageError
 from groundup.generation.sampling import Sampler
 from groundup.model.gpt import GPT
 from groundup.tokenizers.base import Tokenizer
@@ -82,6 +83,8 @@ class TextModel(Protocol):
     def tokenizer(self) -> Tokenizer: ...
     @property
     def device(self) -> torch.device: ...
+    @property
+    def begins_documents(self) -> bool: ...
 
 
 def generate_stream(
@@ -89,8 +92,8 @@ def generate_stream(
 ) -> Iterator[list[str]]:
     """Generate `num_samples` continuations of a text `prompt`, as a stream of complete characters.
 
-    Yields, per token, the new text of each sample, which may be empty. An empty prompt starts a document. Raises
-    TokenizerError, UsageError.
+    Yields, per token, the new text of each sample, which may be empty. An empty prompt starts a document, or a
+    paragraph if the model was trained on few documents. Raises TokenizerError, UsageError.
     """
     if not 1 <= num_samples <= MAX_SAMPLES:  # at once, before the caller makes room for them
         raise UsageError(
@@ -107,7 +110,8 @@ def _stream_text(
 ) -> Iterator[list[str]]:
     tokenizer, device = loaded.tokenizer, loaded.device
     texts = [TextStream(tokenizer.decode_bytes) for _ in range(num_samples)]
-    ids, end = prompt_ids(tokenizer, prompt), tokenizer.end_of_text
+    ids = prompt_ids(tokenizer, prompt, begins_documents=loaded.begins_documents)
+    end = tokenizer.end_of_text
     rows = stream(loaded.model, ids, sampler, device=device, rows=num_samples, max_tokens=max_tokens, end_of_text=end)
     for row in rows:
         yield ["" if i is None else text.feed(i) for i, text in zip(row, texts, strict=True)]
@@ -124,8 +128,17 @@ def complete(
     return texts
 
 
-def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """Ids of a prompt; of an empty one, the end-of-text token. TokenizerError if it cannot be encoded."""
+def prompt_ids(tokenizer: Tokenizer, prompt: str, *, begins_documents: bool = True) -> list[int]:
+    """Ids of a prompt, at least one. TokenizerError if it cannot be encoded.
+
+    Of an empty one, the end-of-text token; or, as a model of few documents has hardly seen one begin, the end of a
+    sentence and an empty line, as far as the tokenizer knows them.
+    """
+    if not prompt and not begins_documents:
+        for end in (".\n\n", "\n", ". "):
+            with suppress(TokenizerError):
+                if ids := tokenizer.encode(end).tolist():
+                    return ids
     return tokenizer.encode(prompt).tolist() or [tokenizer.end_of_text]
 
 

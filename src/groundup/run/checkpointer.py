@@ -12,6 +12,7 @@ from groundup.checkpoint.files import load_config
 from groundup.checkpoint.run_folder import RunFolder, step_of
 from groundup.checkpoint.tensors import Shapes, is_finite, read_tensors
 from groundup.config.resolved import ResolvedConfig
+from groundup.data.openings import begins_documents
 from groundup.distributed.gather import StateTensors, gather
 from groundup.distributed.process_group import BroadcastTensors, ProcessGroup
 from groundup.errors import CheckpointError
@@ -138,6 +139,7 @@ class Checkpointer:
             "processes": self._process_group.size,
             "numerics": self.numerics,
             "data": self._data.manifest.fingerprint,
+            "begins_documents": begins_documents(self._data.manifest),
             "sequence_layout": self._sequence_layout,
             "parent": self._parent,
         }

@@ -5,17 +5,24 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from groundup.checkpoint.data_match import match_data
 from groundup.config.schema import Config
 from groundup.config.sections import PrepareConfig
+from groundup.data.openings import begins_documents, openings
 from groundup.data.shards import MANIFEST, Manifest, Tokens, check_files
 from groundup.data.windows import scored_windows
-from groundup.errors import ConfigError, DataError
+from groundup.errors import ConfigError, DataError, GroundupError
 from groundup.tokenizers.base import Tokenizer
 from groundup.tokenizers.registry import load_tokenizer
 
+if TYPE_CHECKING:
+    from groundup.checkpoint.state import LoadedModel
+
+N_PLACES = 8  # at which samples begin
 MAX_CHECKSUM_BYTES = 2**28  # read in less than a second; `groundup doctor` reads any amount
 
 
@@ -63,6 +70,25 @@ def validation_text(config: Config, manifest: Manifest) -> str | None:
         return None
     windows = len(scored_windows(tokens, block_size, block_size, config.evaluate.tokens))
     return f"{windows} windows of {block_size} tokens of {manifest.fingerprint[:16]}"
+
+
+def held_out_prompt(data: PreparedData, seed: int = 0) -> str:
+    """A line of held-out text to begin samples with, by `seed`; empty if the model can begin documents by itself."""
+    if data.val is None or begins_documents(data.manifest):
+        return ""
+    found = openings(data.manifest, data.val, data.tokenizer, N_PLACES)
+    return found[(seed + N_PLACES // 2) % len(found)].prompt if found else ""
+
+
+def prompt_for(loaded: LoadedModel, seed: int = 0) -> str:
+    """`held_out_prompt` of the data that a checkpoint was trained on; empty where that is gone or has changed."""
+    folder = Path(loaded.config.data or "")
+    try:
+        if loaded.begins_documents or match_data(folder, loaded.metadata).answer != "same":
+            return ""
+        return held_out_prompt(PreparedData.open(folder), seed)
+    except GroundupError:
+        return ""
 
 
 def needs_preparation(config: Config) -> bool:

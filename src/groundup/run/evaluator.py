@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from torch import nn
 
 from groundup.config.resolved import ResolvedConfig
+from groundup.data.openings import begins_documents
 from groundup.data.shards import Tokens
 from groundup.distributed.parallelize import NoParallel
 from groundup.distributed.process_group import ProcessGroup
@@ -18,7 +19,7 @@ from groundup.generation.engine import TextStream, prompt_ids, prompt_text, stre
 from groundup.generation.sampling import Sampler
 from groundup.model.gpt import GPT
 from groundup.model.ngram import leave_one_out
-from groundup.run.dataset import PreparedData
+from groundup.run.dataset import PreparedData, held_out_prompt
 from groundup.training.hooks import finite
 from groundup.training.train_state import TrainState
 from groundup.ui.display import Display
@@ -66,7 +67,7 @@ class Evaluator:
             raise DataError(f"evaluate.tasks: {error} (--evaluate.tasks none turns tasks off)") from error
         # No more tokens at a time than a micro-batch has, which fits.
         self._task_tokens = min(default_batch_tokens(self._device), self._batch_size * config.model.block_size)
-        self._prompt = prompt_ids(data.tokenizer, config.evaluate.prompt)
+        self._prompt = config.evaluate.prompt or held_out_prompt(data)
         self.losses = EvalLosses()  # of the last evaluation
 
     def evaluate(self, step: int) -> None:
@@ -154,11 +155,12 @@ class Evaluator:
         tokenizer = self._data.tokenizer
         decoder = TextStream(tokenizer.decode_bytes)
         sampler = Sampler(t=0.8, k=200, seed=0)  # the same draws each time, so that samples can be compared
-        text = prompt_text(tokenizer, self._config.evaluate.prompt)
+        text, starts = prompt_text(tokenizer, self._prompt), begins_documents(self._data.manifest)
+        ids = prompt_ids(tokenizer, self._prompt, begins_documents=starts)
         with self._state.ema.swapped_in(), self._parallel.unsharded():
             for row in stream(
                 self._model,
-                self._prompt,
+                ids,
                 lambda logits: self._process_group.broadcast(sampler(logits)),  # equal on ranks that round otherwise
                 device=self._device,
                 max_tokens=n,

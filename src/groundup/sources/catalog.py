@@ -48,8 +48,8 @@ CORPORA = {
         basis="measured with Python 3.11; other versions differ",
     ),
     "shakespeare": CatalogEntry(
-        "Tiny Shakespeare, the classic first corpus", "public domain",
-        size=1_115_394, documents=1, tokens=338_025,
+        "Tiny Shakespeare, the classic first corpus; comes with groundup, no download", "public domain",
+        size=0, documents=1, tokens=338_025,
         basis="measured",
     ),
     "openwebtext-10k": CatalogEntry(

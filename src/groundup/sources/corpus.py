@@ -28,12 +28,12 @@ from groundup.sources.cleaning import clean_document
 from groundup.sources.compression import ReadProgress, copy_bounded
 from groundup.sources.documents import FORMATS
 from groundup.sources.documents.options import ReadOptions
-from groundup.sources.download import SHAKESPEARE, shakespeare
 from groundup.sources.encodings import Errors, parse_encoding
 from groundup.sources.file_reader import FileReader, SourceFile, naming
 from groundup.sources.files import File, as_it_is, folder_files, glob_files, listed, single_file
 from groundup.sources.formats import TABLES, format_suffix, has_columns
 from groundup.sources.python_docs import python_docs
+from groundup.sources.shakespeare import SHAKESPEARE, SHAKESPEARE_SHA256, shakespeare
 from groundup.sources.text import CHUNK_BYTES, Document, chunk_text
 from groundup.utils.files import distinct_names
 
@@ -210,7 +210,7 @@ class _Reader:
         if text == PYTHON_DOCS:
             return [Input(text, text, None, sys.version, self._python_docs)]
         if text == SHAKESPEARE:
-            return [self._file(File(shakespeare(), 1, text, self.files.options.column), text)]
+            return [self._file(File(shakespeare(), 1, text, self.files.options.column), text, SHAKESPEARE_SHA256)]
         if text == STANDARD_INPUT:
             return [self._spooled("standard input", standard_input(), spool)]
         if hub.is_hub_name(text):
@@ -272,7 +272,7 @@ class _Reader:
         return inputs
 
     def _file(self, file: File, name: str, checksum: str = "") -> Input:
-        """The input of a file, or of a copy of standard input with its `checksum`."""
+        """The input of a file, or of a text known by its `checksum`: a copy of standard input, or one of ours."""
         path, label = file.path, name if checksum else str(file.path)
         state = _state(path)
         with naming(path, label):
