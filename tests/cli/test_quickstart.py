@@ -212,8 +212,8 @@ def test_what_to_try_next_is_quoted_for_the_shell(capsys):
     texts = {"samples": [Sample("don't\ngo", " on")], "truth": " away", "growth": [(1, "x"), (2, "don't\ngo")]}
     bars = [Baseline("gzip -9", 3.0, "")]
     show(Report(**words, **numbers, **texts, baselines=bars, overlap=Memorization("", 0, 0)))
-    lines = [line.strip().partition("  ")[0] for line in capsys.readouterr().out.splitlines()]
-    longer, generate, plan, _ = (shlex.split(line) for line in lines if line.startswith("groundup "))
+    lines = capsys.readouterr().out.splitlines()
+    longer, generate, plan, _ = (shlex.split("groundup " + line.partition(" groundup ")[2]) for line in lines[-4:])
     assert longer == ["groundup", "quickstart", "my book.txt", "--out", str(run), "--minutes", "15", "--continue"]
     assert generate == ["groundup", "generate", str(run), "--prompt", "don't"]
     assert plan == ["groundup", "plan", "--data", str(run / "data")]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from groundup.errors import GroundupError
 from groundup.ui.console import Console, can_redraw
 from groundup.ui.format import visible
-from groundup.ui.streams import unescaped
 
 if TYPE_CHECKING:
     from groundup.checkpoint.state import LoadedModel
 
-HINT = "Type the beginning of a text and press Enter: the model continues it. Ctrl-D ends."
+HINT = "Type a beginning and press Enter: the model continues it. Ctrl-D ends."
 
 
 def can_talk() -> bool:
@@ -26,10 +26,12 @@ def can_talk() -> bool:
 def talk(loaded: LoadedModel, *, max_tokens: int = 200) -> None:
     """Read beginnings and continue each, until Ctrl-D; Ctrl-C clears the line, or stops a text."""
     from prompt_toolkit import PromptSession
-    from prompt_toolkit.output import create_output
 
     console = Console()
-    session: PromptSession[str] = PromptSession(output=create_output(cast(TextIO, unescaped(sys.stdout))))
+    os.environ.setdefault(
+        "PROMPT_TOOLKIT_NO_CPR", "1"
+    )  # terminals that do not report their cursor would be warned about
+    session: PromptSession[str] = PromptSession()  # it shows control characters that are typed as ^A
     console.print(Text(HINT, "dim"))
     seed = 0
     while True:

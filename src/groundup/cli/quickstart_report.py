@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from groundup.evaluation.memorization import Memorization
+from groundup.quickstart.existing import run_folder
 from groundup.ui.console import Console
 from groundup.ui.format import visible
 
@@ -46,18 +48,30 @@ def show(found: Report, *, explain: bool = False) -> None:
     best = found.result.best
     if best.loss is not None and best.step < found.result.step:
         console.print(f"All this is about step {best.step:,}, after which its validation loss was no lower.")
-    for command, effect in next_steps(found):
-        console.print(Text.assemble((f"  {command}", "bold"), (f"  {effect}", "dim")), soft_wrap=True)
+    steps = list(next_steps(found))
+    width = max(len(effect) for effect, _ in steps)
+    for effect, command in steps:
+        console.print(Text.assemble((f"{effect:<{width}}  ", "dim"), (command, "bold")), soft_wrap=True)
 
 
 def _show_growth(console: Console, found: Report) -> None:
     if len(found.growth) < 2:
         return
-    console.print(_rule("the same beginning, as training went on"))
+    texts = [text for _, text in found.growth]
+    prompt = os.path.commonprefix(texts).rpartition(" ")[0]
+    console.print(_rule("as training went on, after the same beginning"))
+    if prompt:
+        console.print(Text(_single_line(prompt), PROMPT), no_wrap=True, overflow="ellipsis")
     width = len(f"step {found.growth[-1][0]:,}")
     for step, text in found.growth:
-        line = " ".join(visible(text).split())
-        console.print(Text.assemble((f"{f'step {step:,}':<{width}}  ", "dim"), line), no_wrap=True, overflow="ellipsis")
+        words = (_single_line(text[len(prompt) :]), MODEL)
+        console.print(
+            Text.assemble((f"{f'step {step:,}':<{width}}  ", "dim"), words), no_wrap=True, overflow="ellipsis"
+        )
+
+
+def _single_line(text: str) -> str:
+    return " ".join(visible(text).split())
 
 
 def _show_bars(console: Console, found: Report, *, all_baselines: bool) -> None:
@@ -116,11 +130,12 @@ def describe_overlap(found: Memorization) -> str:
 
 
 def next_steps(found: Report) -> Iterator[tuple[str, str]]:
-    """Commands to go on with, and what each does."""
-    run, prompt = str(found.result.run), found.samples[0].prompt.partition("\n")[0] or "Once"
+    """What to do next, and the command for it."""
+    run, prompt = found.result.run, found.samples[0].prompt.partition("\n")[0] or "Once"
     minutes = found.seconds / 60 if found.result.signal else found.seconds / 60 * LONGER
-    more = ["groundup", "quickstart", *found.sources, "--out", run, "--minutes", f"{minutes:g}", "--continue"]
-    yield shlex.join(more), f"continue: {minutes:g} minutes in all"
-    yield shlex.join(["groundup", "generate", run, "--prompt", prompt]), "more text, in seconds"
-    yield shlex.join(["groundup", "plan", "--data", str(found.data)]), "larger models, and the time that each takes"
-    yield "groundup quickstart your-text.txt", "a text of your own, or a folder of texts"
+    out = [] if run == run_folder(found.sources) else ["--out", str(run)]
+    more = ["groundup", "quickstart", *found.sources, *out, "--minutes", f"{minutes:g}", "--continue"]
+    yield f"{minutes:g} minutes in all", shlex.join(more)
+    yield "more text, at once", shlex.join(["groundup", "generate", str(run), "--prompt", prompt])
+    yield "larger models", shlex.join(["groundup", "plan", "--data", str(found.data)])
+    yield "your own text", "groundup quickstart your-text.txt"
