@@ -28,9 +28,7 @@ def talk(loaded: LoadedModel, *, max_tokens: int = 200) -> None:
     from prompt_toolkit import PromptSession
 
     console = Console()
-    os.environ.setdefault(
-        "PROMPT_TOOLKIT_NO_CPR", "1"
-    )  # terminals that do not report their cursor would be warned about
+    os.environ.setdefault("PROMPT_TOOLKIT_NO_CPR", "1")  # else a warning where a terminal cannot report
     session: PromptSession[str] = PromptSession()  # it shows control characters that are typed as ^A
     console.print(Text(HINT, "dim"))
     seed = 0

@@ -58,7 +58,7 @@ def _show_growth(console: Console, found: Report) -> None:
     if len(found.growth) < 2:
         return
     texts = [text for _, text in found.growth]
-    prompt = os.path.commonprefix(texts).rpartition(" ")[0]
+    prompt = os.path.commonprefix(texts).rpartition(" ")[0]  # noqa: RUF071  # of texts, not paths
     console.print(_rule("as training went on, after the same beginning"))
     if prompt:
         console.print(Text(_single_line(prompt), PROMPT), no_wrap=True, overflow="ellipsis")
