@@ -39,8 +39,8 @@ def test_an_unreadable_folder_is_reported(tmp_path, monkeypatch):
 
 def test_a_folder_is_read_in_order_of_names_without_hidden_or_unknown_files(tmp_path):
     folder, messages = tmp_path / "corpus", []
-    names = ["b.txt", "a/z.md", "a/y.TXT", "a.jsonl", "c.py", ".hidden.txt", ".git/x.txt", "empty.txt", "d.csv.gz"]
-    for name in [*names, "e.csv", "picture.png", "log.jsonl", "LICENSE"]:
+    names = ["b.txt", "a/z.md", "a/y.TXT", "a.jsonl", "c.py", ".hidden.txt", ".git/x.txt", "empty.txt", "d.xls.gz"]
+    for name in [*names, "e.xls", "picture.png", "log.jsonl", "LICENSE"]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("" if name == "empty.txt" else '{"text": "of a line"}')
     (folder / "f.rst.zst").write_bytes(zstandard.compress(b"packed"))
@@ -51,7 +51,7 @@ def test_a_folder_is_read_in_order_of_names_without_hidden_or_unknown_files(tmp_
     reads, leaves_out = messages[0].split("; leaves out ")
     assert reads == f"{folder}: reads 2 .txt, 1 .jsonl, 1 .md, 1 .py, 1 .rst"
     assert sorted(leaves_out.rstrip(")").split("), ")) == [
-        *("1 .jsonl (the log of a run", "1 .txt (empty", "1 hidden", "2 .csv, 1 without suffix, 1 .png (not read")
+        *("1 .jsonl (the log of a run", "1 .txt (empty", "1 hidden", "2 .xls, 1 without suffix, 1 .png (not read")
     ]
 
 

@@ -65,7 +65,7 @@ def test_a_first_row_that_is_longer_than_what_is_looked_at_is_a_row(tmp_path, mo
     assert [text for _, _, text in read(tmp_path / "b.txt")] == ["long" * 30]
     for array in (b"[" + ROWS * 2, b"[" + ROWS.replace(b"\n", b",") * 2):
         (tmp_path / "c.json").write_bytes(array)
-        with pytest.raises(DataError, match="begins as JSON does, but its lines are not objects"):
+        with pytest.raises(DataError, match=r"c\.json, line \d: not valid JSON"):
             read(tmp_path / "c.json")
 
 
@@ -99,12 +99,12 @@ def test_a_column_that_no_source_has_is_an_error(tmp_path):
 
 def test_markup_that_is_read_as_it_is_is_named(tmp_path):
     (tmp_path / "page.html").write_text("<p>text")
-    (tmp_path / "film.srt").write_text("1")
+    (tmp_path / "film.htm").write_text("1")
     remedy = "read with markup; for the text alone convert it with: pandoc -f html -t plain"
     for source, message in {
         f"{tmp_path}/page.html": f"{tmp_path}/page.html: {remedy}",
-        f"{tmp_path}/*": f"{tmp_path}/film.srt and 1 more files: read with markup; ",
-        tmp_path: f"{tmp_path}/page.html: {remedy}",
+        f"{tmp_path}/*": f"{tmp_path}/film.htm and 1 more files: read with markup; ",
+        tmp_path: f"{tmp_path}/film.htm and 1 more files: {remedy}",
     }.items():
         messages = []
         assert read(source, say=messages.append)[-1][2] == "<p>text"

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from groundup.errors import DataError
 from groundup.sources import text as text_module
 from groundup.sources.compression import ReadProgress, open_decompressed
-from groundup.sources.text import MARKS, MAX_UNCUT_CHARS, REPLACED, chunk_text, read_jsonl, read_text, rechunk
+from groundup.sources.rows import read_jsonl
+from groundup.sources.text import MARKS, MAX_UNCUT_CHARS, REPLACED, chunk_text, read_text, rechunk
 from groundup.tokenizers.gpt2 import GPT2Tokenizer
 
 BLOCKS = [1, 2, 3, 7, 1 << 20]

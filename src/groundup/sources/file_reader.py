@@ -18,6 +18,7 @@ from groundup.sources.files import is_code, left_out_by_content, left_out_by_nam
 from groundup.sources.formats import Format, by_suffix, format_suffix, identify, is_archive
 from groundup.sources.gutenberg import without_boilerplate
 from groundup.sources.parquet import read_parquet
+from groundup.sources.rows import read_jsonl
 from groundup.sources.separators import Span, spans
 from groundup.sources.text import (
     CHUNK_BYTES,
@@ -27,7 +28,6 @@ from groundup.sources.text import (
     decode_file,
     has_text,
     open_text,
-    read_jsonl,
     rechunk,
 )
 
@@ -98,8 +98,7 @@ class FileReader:
             except MissingColumnError:
                 if file.is_named:
                     raise
-                what = f"has no column or field {file.column!r}, which --column names, and is left out"
-                self.progress.count(what, 1)
+                self.progress.count(f"holds no text in a column or field {file.column!r} and is left out", 1)
             finally:
                 self.progress.take(found)
 
@@ -128,7 +127,7 @@ class FileReader:
                 if span.data is None:
                     yield Document(file.name, span.start, self._long_document(file, span))
                 else:
-                    pieces = decode_blocks([span.data], file.path, errors, self.progress, span.start, span.line)
+                    pieces = decode_blocks([span.data], file.path, errors, self.progress.count, span.start, span.line)
                     yield self._in_memory(file.name, span.start, "".join(pieces))
             if n < 2:
                 self.progress.count(f"is one document, as {separator!r} divides nothing", 1)
@@ -141,7 +140,7 @@ class FileReader:
             progress, errors = next(counted, ReadProgress()), self.options.errors
             with naming(file.path, file.label), open_text(file.path, None, self.options.encoding, errors) as opened:
                 blocks = span.blocks(opened, self.chunk_bytes)
-                yield from rechunk(decode_blocks(blocks, file.path, errors, progress, span.start, span.line))
+                yield from rechunk(decode_blocks(blocks, file.path, errors, progress.count, span.start, span.line))
 
         return chunks
 

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias, get_args
 from groundup.errors import DataError
 from groundup.sources.compression import COMPRESSED, open_decompressed
 from groundup.sources.documents import FORMATS, suffixes
+from groundup.sources.documents.chats import looks_like_whatsapp
 from groundup.sources.documents.zips import open_zip, read_member
 from groundup.sources.text import open_text
 
@@ -16,7 +17,7 @@ Rows: TypeAlias = Literal["jsonl", "parquet"]
 Format: TypeAlias = str  # text, rows, or a key of `groundup.sources.documents.FORMATS`
 
 HEAD_BYTES = 8192
-ROWS_BYTES = 1 << 20  # looked at, and in them this many lines, to see whether every line is a JSON object
+ROWS_BYTES = 1 << 20  # looked at, and in them this many lines, to see whether lines are JSON objects
 FIRST_ROWS = 10
 
 ARCHIVES = {"zip": (".zip",), "tar": (".tar", ".tgz")}
@@ -25,15 +26,10 @@ TABLES: dict[str, Rows] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "p
 # Suffixes of files that are surely not plain text, and how to get at their text.
 NOT_TEXT = {
     ".arrow": "write its text column as .parquet or .jsonl",
-    **dict.fromkeys(
-        (".csv", ".tsv"),
-        "write its text column as .jsonl, or give it as it is, separators included, on standard input",
-    ),
     ".xz": "unpack it with: xz -d",
     ".bz2": "unpack it with: bunzip2",
     ".pdf": "convert it with: pdftotext",
     **dict.fromkeys((".epub", ".docx", ".odt"), "convert it with: pandoc -t plain"),
-    ".ipynb": "convert it with: jupyter nbconvert --to markdown",
     ".bin": "give the text that it was made from",
 }
 
@@ -73,7 +69,6 @@ _ZIP_MEMBERS = {
 # Text formats that are read as they are, and how to get at the text alone.
 MARKUP = {
     **dict.fromkeys((".html", ".htm", ".xhtml"), "pandoc -f html -t plain"),
-    **dict.fromkeys((".srt", ".vtt"), "grep -v -e '^[0-9]*$' -e ' --> '"),
 }
 
 # The beginning of a JSON document: an object, or an array of them.
@@ -110,7 +105,8 @@ def is_binary(path: Path) -> bool:
 def identify(path: Path, *, is_code: bool = False, encoding: str | None = None) -> Format:
     """The format of a file; of code, braces and quotes at its beginning mean nothing.
 
-    Rows are JSON lines if each of its first lines is a JSON object. Raises DataError for what is surely not readable.
+    Rows are JSON lines if the first lines are JSON, most of them objects. Raises DataError for what is surely not
+    readable.
     """
     suffix = format_suffix(path)
     if suffix in TABLES:
@@ -135,9 +131,11 @@ def identify(path: Path, *, is_code: bool = False, encoding: str | None = None) 
     for kind, begins in _BEGINS.items():
         if kind in FORMATS and begins.match(head.removeprefix(codecs.BOM_UTF8)):
             return kind
+    if suffix in ("", ".txt") and looks_like_whatsapp(head):
+        return "whatsapp"
     if named and named != "json":
         return named
-    return _json_or_text(path, head, encoding, is_json=suffix == ".json")
+    return _json_or_text(path, head, encoding, is_json=named == "json")
 
 
 def _known_binary(path: Path, head: bytes) -> Format | None:
@@ -181,20 +179,34 @@ def _json_or_text(path: Path, head: bytes, encoding: str | None, *, is_json: boo
         start, is_cut = file.read(ROWS_BYTES).removeprefix(codecs.BOM_UTF8), bool(file.read(1))
     lines = [line for line in start.split(b"\n") if line.strip()]
     complete = lines[:-1] if is_cut else lines
-    if not complete and lines[0].lstrip().startswith(b"{"):
-        return "jsonl"  # a longer row, which its reader parses
+    if not complete and lines[0].lstrip().startswith(b"{"):  # a longer row, which its reader parses, or all there is
+        return "jsonl" if _has_second_line(path, encoding) else "json"
     values = [_parse(line) for line in complete[:FIRST_ROWS]]
-    if values and all(isinstance(value, dict) and not rest for value, rest in values):
-        return "jsonl"
+    n_objects = sum(isinstance(value, dict) for value, _ in values)
+    if 2 * n_objects > len(values) and not any(rest for _, rest in values):
+        return "json" if len(lines) == 1 and _holds_objects(values[0][0]) else "jsonl"
     value, rest = _parse(start)
     if not is_json and value is not None and rest.lstrip(" \t\r").startswith("\n") and not _JSON.match(rest.encode()):
         return "text"  # prose after a JSON document, as in Markdown with metadata at its beginning
-    if "json" in FORMATS:
-        return "json"
-    raise DataError(
-        f"{path}: begins as JSON does, but its lines are not objects, so it is not read as rows; write one object per "
-        "line, for an array with: jq -c '.[]'; or, to read the JSON itself as one text, with: jq -Rsc '{text: .}'"
-    )
+    return "json"
+
+
+def _has_second_line(path: Path, encoding: str | None) -> bool:
+    """Whether anything follows the first line of a file."""
+    with open_text(path, encoding=encoding, errors="replace") as file:
+        is_first = True
+        for block in iter(lambda: file.read(ROWS_BYTES), b""):
+            _, end, rest = block.partition(b"\n") if is_first else (b"", b"", block)
+            is_first = is_first and not end
+            if rest.strip():
+                return True
+    return False
+
+
+def _holds_objects(row: object) -> bool:
+    """Whether an object holds others, or lists of them, as an exported chat in one line does."""
+    values = row.values() if isinstance(row, dict) else ()
+    return any(isinstance(value[0] if isinstance(value, list) and value else value, dict) for value in values)
 
 
 def _parse(start: bytes) -> tuple[object, str]:

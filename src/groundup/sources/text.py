@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from io import BufferedIOBase, BufferedReader
 from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from groundup.errors import DataError
 from groundup.sources.compression import ReadProgress, open_decompressed
@@ -39,7 +39,7 @@ _LAST_CUT = re.compile(r" (?=\S)|[\r\n](?=[^\W_])")
 # a word ends at a punctuation mark.
 _FORCED_CUTS = [re.compile(r"[\r\n](?=\S)"), re.compile(r"(?:[^\w\s]|_)(?=[^\W_])")]
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
+Reopen: TypeAlias = Callable[[], AbstractContextManager[Iterable[bytes]]]  # the blocks of a file from its beginning
 
 REPLACEMENT, MARK = "\N{REPLACEMENT CHARACTER}", "\N{ZERO WIDTH NO-BREAK SPACE}"
 REPLACED = "characters that are not valid were replaced by U+FFFD"
@@ -61,16 +61,21 @@ def open_text(
 ) -> Iterator[BufferedIOBase]:
     """Open a text file for reading UTF-8, whatever its `encoding` is on disk; a byte order mark takes precedence."""
     with open_decompressed(path, progress) as file:
-        if encoding is None:
-            yield file
-            return
-        start = file.read(len(codecs.BOM_UTF32_LE))
-        if not encoding.startswith(("utf-16", "utf-32")):
-            _refuse_other_encoding(start, str(path))
-        if start.startswith(codecs.BOM_UTF8):
-            encoding = "utf-8"
-        progress = progress or ReadProgress()
-        yield BufferedReader(Recoded(file, start, encoding, errors, str(path), lambda n: progress.count(REPLACED, n)))
+        yield recode(file, str(path), encoding, errors, (progress or ReadProgress()).count)
+
+
+def recode(
+    file: BufferedIOBase, label: str, encoding: str | None, errors: Errors, count: Callable[[str, int], None]
+) -> BufferedIOBase:
+    """An opened text file as UTF-8, whatever its `encoding` is; `count` gets what was replaced."""
+    if encoding is None:
+        return file
+    start = file.read(len(codecs.BOM_UTF32_LE))
+    if not encoding.startswith(("utf-16", "utf-32")):
+        _refuse_other_encoding(start, label)
+    if start.startswith(codecs.BOM_UTF8):
+        encoding = "utf-8"
+    return BufferedReader(Recoded(file, start, encoding, errors, label, lambda n: count(REPLACED, n)))
 
 
 def has_text(path: Path) -> bool:
@@ -98,8 +103,9 @@ def decode_file(
     encoding: str | None = None,
 ) -> Iterator[str]:
     """The text of a file in pieces, wherever its blocks end. Raises DataError, with the place, for what is not text."""
+    progress = progress or ReadProgress()
     with open_text(path, progress, encoding, errors) as file:
-        yield from _decode(file, path, errors, chunk_bytes, progress or ReadProgress())
+        yield from decode_opened(file, path, errors, chunk_bytes, progress.count)
 
 
 def chunk_text(text: str, chunk_chars: int = CHUNK_BYTES) -> Iterator[str]:
@@ -156,6 +162,20 @@ def read_json_lines(
     Empty lines are skipped, lines before byte `start` not parsed. Raises DataError for a line that is no object, or is
     longer than `MAX_ROW_BYTES`.
     """
+    for offset, label, value in read_json_values(path, errors, start, progress, encoding):
+        if not isinstance(value, dict):
+            raise DataError(f"{label}: a JSON {type(value).__name__}; write an object, {{…}}")
+        yield offset, label, value
+
+
+def read_json_values(
+    path: Path,
+    errors: Errors = "strict",
+    start: int = 0,
+    progress: ReadProgress | None = None,
+    encoding: str | None = None,
+) -> Iterator[tuple[int, str, Any]]:
+    """Like `read_json_lines`, for lines of any JSON value."""
     offset, progress = 0, progress or ReadProgress()
     with open_text(path, progress, encoding, errors) as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_ROW_BYTES + 1), b""), start=1):
@@ -169,35 +189,8 @@ def read_json_lines(
             if offset >= start and (stripped := row.rstrip()):
                 text = _decode_line(stripped, errors, label, path)
                 progress.count(REPLACED, count_replaced(stripped, text))
-                yield offset, label, _parse_object(text, label)
+                yield offset, label, _parse_json(text, label)
             offset += len(line)
-
-
-def read_jsonl(
-    path: Path,
-    column: str,
-    errors: Errors,
-    start: int = 0,
-    progress: ReadProgress | None = None,
-    encoding: str | None = None,
-) -> Iterator[tuple[int, str]]:
-    """The field `column` of each line of a JSON lines file, with the line's byte offset, from byte `start` on.
-
-    Lines whose field is empty or null are left out. Raises DataError for a line without such text.
-    """
-    progress = progress or ReadProgress()
-    for offset, label, record in read_json_lines(path, errors, start, progress, encoding):
-        if text := _field(record, column, label):
-            if found := _SURROGATE.search(text):
-                if errors == "strict":
-                    raise DataError(
-                        f"{label}: the text holds U+{ord(found[0]):04X}, half of a surrogate pair, which is not a "
-                        "character; fix the line, or replace what is not valid with --errors replace"
-                    )
-                text, n_replaced = _SURROGATE.subn(REPLACEMENT, text)
-                progress.count(REPLACED, n_replaced)
-            progress.count(MARKS, text.count(MARK))
-            yield offset, text
 
 
 def decode_utf8(data: bytes, label: str, errors: Errors) -> str:
@@ -221,20 +214,34 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}? " if close else ""
 
 
-def _decode(
-    file: BufferedIOBase, path: Path, errors: Errors, chunk_bytes: int, progress: ReadProgress
+def decode_opened(
+    file: BufferedIOBase,
+    path: Path | str,
+    errors: Errors,
+    chunk_bytes: int,
+    count: Callable[[str, int], None],
+    reopen: Reopen | None = None,
 ) -> Iterator[str]:
-    """Decode UTF-8 block by block, without its byte order mark."""
+    """Decode UTF-8 block by block, without its byte order mark; `count` gets what was replaced.
+
+    Raises DataError, with the place in `path` and, from `reopen`, an advice about the encoding.
+    """
     start = file.read(len(codecs.BOM_UTF32_LE))
     _refuse_other_encoding(start, str(path))
     offset = len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0
     start = start[offset:] + file.read(chunk_bytes)  # together, so that a picture is called a picture before a byte
     blocks = chain([start], iter(lambda: file.read(chunk_bytes), b""))
-    yield from decode_blocks(blocks, path, errors, progress, offset)
+    yield from decode_blocks(blocks, path, errors, count, offset, reopen=reopen)
 
 
 def decode_blocks(
-    blocks: Iterable[bytes], path: Path, errors: Errors, progress: ReadProgress, offset: int = 0, line: int = 1
+    blocks: Iterable[bytes],
+    path: Path | str,
+    errors: Errors,
+    count: Callable[[str, int], None],
+    offset: int = 0,
+    line: int = 1,
+    reopen: Reopen | None = None,
 ) -> Iterator[str]:
     """Decode UTF-8 that comes in blocks, the first of which begins at byte `offset` of a file, in `line`."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors)
@@ -248,10 +255,10 @@ def decode_blocks(
         except UnicodeDecodeError as error:
             at = line + error.object.count(b"\n", 0, error.start)
             place = f"{path}: byte {offset - len(pending) + error.start} (line {at})"
-            _refuse_bytes(error, place, lambda: _pieces(path))
+            _refuse_bytes(error, place, reopen or (lambda: _pieces(Path(path))))
         offset, line = offset + len(block), line + block.count(b"\n")
-        progress.count(REPLACED, count_replaced(pending + block, text))
-        progress.count(MARKS, text.count(MARK))
+        count(REPLACED, count_replaced(pending + block, text))
+        count(MARKS, text.count(MARK))
         if text:
             yield text
 
@@ -264,9 +271,9 @@ def _decode_line(line: bytes, errors: Errors, label: str, path: Path) -> str:
         _refuse_bytes(error, f"{label}: byte {error.start} of the line", lambda: _pieces(path))
 
 
-def _parse_object(line: str, label: str) -> dict[str, Any]:
+def _parse_json(line: str, label: str) -> Any:
     try:
-        record = json.loads(line)
+        return json.loads(line)
     except json.JSONDecodeError as error:
         remedy = "fix or remove the line"
         if "\r" in line[: error.pos + 1]:
@@ -274,23 +281,6 @@ def _parse_object(line: str, label: str) -> dict[str, Any]:
         raise DataError(f"{label}: not valid JSON ({error.msg}, column {error.colno}); {remedy}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{label}: JSON that cannot be read ({error}); fix or remove the line") from None
-    if not isinstance(record, dict):
-        raise DataError(f"{label}: a JSON {type(record).__name__}; write an object, {{…}}")
-    return record
-
-
-def _field(record: dict[str, Any], column: str, label: str) -> str | None:
-    if column not in record:
-        fields = ", ".join(map(repr, record)) or "none"
-        hint = did_you_mean(column, record)
-        raise DataError(f"{label}: no field {column!r}; {hint}fields are {fields}: choose one with --column")
-    text = record[column]
-    if text is not None and not isinstance(text, str):
-        raise DataError(
-            f"{label}: field {column!r} is not text but {type(text).__name__}; choose another with --column, "
-            "or fix the line"
-        )
-    return text
 
 
 @contextmanager
@@ -304,7 +294,7 @@ def _refuse_other_encoding(start: bytes, label: str) -> None:
         raise DataError(f"{label}: not UTF-8; {offer(codec)}")
 
 
-def _refuse_nul(block: bytes, offset: int, path: Path, *, is_first: bool) -> NoReturn:
+def _refuse_nul(block: bytes, offset: int, path: Path | str, *, is_first: bool) -> NoReturn:
     """Raise DataError for a block that holds NUL; `offset` is its position in the file."""
     at = offset + block.index(0)
     codec = utf16_without_mark(block) if is_first else None
@@ -316,10 +306,8 @@ def _refuse_nul(block: bytes, offset: int, path: Path, *, is_first: bool) -> NoR
     )
 
 
-def _refuse_bytes(
-    error: UnicodeDecodeError, label: str, opened: Callable[[], AbstractContextManager[Iterable[bytes]]]
-) -> NoReturn:
+def _refuse_bytes(error: UnicodeDecodeError, label: str, reopen: Reopen) -> NoReturn:
     raise DataError(
-        f"{label} is 0x{error.object[error.start]:02X}, which is not UTF-8 here ({error.reason}); {advice(opened)}, "
+        f"{label} is 0x{error.object[error.start]:02X}, which is not UTF-8 here ({error.reason}); {advice(reopen)}, "
         "or replace what is not valid with --errors replace"
     ) from None

@@ -31,7 +31,22 @@ class DocumentFormat(NamedTuple):
     said: str = ""  # what to tell of a file that could be thought to be read as it is
 
 
-FORMATS: dict[str, DocumentFormat] = {}
+FORMATS: dict[str, DocumentFormat] = {
+    "csv": DocumentFormat("a CSV table", (".csv", ".tsv"), "csv_tables.read_csv", has_columns=True),
+    "json": DocumentFormat("JSON", (".json", ".ipynb"), "json_documents.read_json", has_columns=True),
+    "subtitles": DocumentFormat(
+        "subtitles",
+        (".srt", ".vtt"),
+        "subtitles.read_subtitles",
+        said="subtitles, so their text is read, without times and markup",
+    ),
+    "whatsapp": DocumentFormat(
+        "a chat of WhatsApp",
+        (),
+        "chats.read_whatsapp",
+        said="exported from WhatsApp, so it is read as one chat, with a line `Name: text` for each message",
+    ),
+}
 
 
 def suffixes() -> dict[str, str]:

@@ -1,12 +1,27 @@
 """How documents are read: what a caller may choose, and the bounds of what a file may ask for."""
 
+import io
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
+from functools import partial
+from itertools import chain
+from typing import BinaryIO, cast
 
 from groundup.errors import DataError
 from groundup.sources.encodings import Errors
-from groundup.sources.text import MARK, MARKS, REPLACED, count_replaced, decode_utf8
+from groundup.sources.text import (
+    CHUNK_BYTES,
+    MARK,
+    MARKS,
+    MAX_ROW_BYTES,
+    REPLACED,
+    count_replaced,
+    decode_opened,
+    decode_utf8,
+    recode,
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +69,61 @@ def decode(data: bytes, name: str, options: ReadOptions, found: Counter[str]) ->
         text = decode_utf8(data, name, options.errors)
         n_replaced = count_replaced(data, text)
     text = text.removeprefix(MARK)
-    for finding, n in ((REPLACED, n_replaced), (MARKS, text.count(MARK))):
-        if n:
-            found[finding] += n
+    count(found, REPLACED, n_replaced)
+    count(found, MARKS, text.count(MARK))
     return text
+
+
+def decode_pieces(file: BinaryIO, name: str, options: ReadOptions, found: Counter[str]) -> Iterator[str]:
+    """Like `decode`, of a file of any length, in pieces. Memory holds one of them."""
+
+    @contextmanager
+    def reopen() -> Iterator[Iterable[bytes]]:
+        file.seek(0)
+        yield iter(lambda: file.read(CHUNK_BYTES), b"")
+
+    add = partial(count, found)
+    opened = recode(cast("io.BufferedIOBase", file), name, options.encoding, options.errors, add)
+    yield from decode_opened(opened, name, options.errors, CHUNK_BYTES, add, reopen)
+
+
+def split_lines(pieces: Iterable[str], name: str) -> Iterator[str]:
+    """The lines of a text with their ends, each of them LF: CRLF and CR count as one, other characters do not.
+
+    Raises DataError for a line of more than `MAX_ROW_BYTES` characters.
+    """
+    newlines = io.IncrementalNewlineDecoder(None, translate=True)
+    held: list[str] = []  # the beginning of a line
+    length = number = 0
+    for piece in chain(pieces, [None]):
+        *lines, rest = newlines.decode(piece or "", final=piece is None).split("\n")
+        for line in lines:
+            yield "".join([*held, line, "\n"])
+            held, length = [], 0
+        number += len(lines)
+        held.append(rest)
+        length += len(rest)
+        if length > MAX_ROW_BYTES:
+            raise DataError(f"{name}, line {number + 1}: longer than {MAX_ROW_BYTES:,} characters; split it")
+    if last := "".join(held):
+        yield last
+
+
+def join(parts: Iterable[str], name: str, options: ReadOptions) -> str:
+    """One document of its parts. Raises DataError for more than `options.max_bytes` characters."""
+    kept, length = list[str](), 0
+    for part in parts:
+        kept.append(part)
+        length += len(part)
+        if length > options.max_bytes:
+            raise DataError(
+                f"{name}: a document of more than {options.max_bytes:,} characters, the most that is held in memory; "
+                "split it, or convert it to plain text, which may have any length"
+            )
+    return "".join(kept)
+
+
+def count(found: Counter[str], finding: str, n: int = 1) -> None:
+    """Add `n` to a finding, which is not named where there is nothing to tell."""
+    if n:
+        found[finding] += n

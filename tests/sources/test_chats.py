@@ -1,0 +1,196 @@
+"""Exports of chats: each message once, as a line with its writer's name."""
+
+import io
+import json
+
+import pytest
+from reading import read_with
+
+from groundup.sources.documents.chats import NOTICES, WITHOUT_TEXT, looks_like_whatsapp, read_whatsapp
+from groundup.sources.documents.json_documents import read_json
+
+TELEGRAM = [
+    {"id": 1, "type": "service", "date": "2024-01-01T00:00:00", "actor": "Ann", "action": "create_group", "text": ""},
+    {"id": 2, "type": "message", "date": "2024-01-01T00:00:01", "from": "Ann B", "from_id": "user1",
+     "text": ["a ", {"type": "bold", "text": "QVAR1"}, "."], "text_entities": [{"type": "plain", "text": "a "}]},
+    {"id": 3, "type": "message", "date": "2024-01-01T00:00:02", "from": None, "from_id": "user2", "text": "two\nlines"},
+    {"id": 4, "type": "message", "date": "2024-01-01T00:00:03", "from": "Ann B", "photo": "a.jpg", "text": ""},
+]  # fmt: skip
+TELEGRAM_SAID = "Ann B: a QVAR1.\nDeleted Account: two\nlines\n"
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_telegram_exports_of_a_chat_and_of_an_account_are_read(indent):
+    chat = {"name": "Friends", "type": "private_group", "id": 9, "messages": TELEGRAM}
+    found = {NOTICES: 1, WITHOUT_TEXT: 1}
+    assert read_with(read_json, json.dumps(chat, indent=indent).encode()) == ([TELEGRAM_SAID], found)
+    account = {
+        "about": "Here is the data",
+        "personal_information": {"user_id": 1, "first_name": "NOSEE"},
+        "contacts": {"about": "x", "list": [{"first_name": "NOSEE", "date": "2024"}]},
+        "chats": {"about": "x", "list": [chat, {"name": "b", "id": 2, "type": "x", "messages": []}, chat]},
+        "left_chats": {"about": "x", "list": [chat]},
+    }
+    texts, found = read_with(read_json, json.dumps(account, indent=indent).encode())
+    assert texts == [TELEGRAM_SAID] * 3
+    assert found == {NOTICES: 3, WITHOUT_TEXT: 3}
+
+
+def test_discord_exports_are_read():
+    def one(content, kind="Default", nickname=None, embeds=(), **more):
+        author = {"id": "1", "name": "ann", "nickname": nickname, "isBot": False}
+        return {"id": "1", "type": kind, "content": content, "author": author, "embeds": list(embeds)} | more
+
+    embed = {"title": "QVAR2", "description": "shown", "fields": [{"name": "n", "value": "v", "isInline": True}]}
+    channel = {
+        "guild": {"id": "1", "name": "g"},
+        "channel": {"id": "2", "type": "GuildTextChat", "name": "general", "topic": None},
+        "dateRange": {"after": None, "before": None},
+        "messages": [
+            one("Joined the server.", "GuildMemberJoin"),
+            one("Hi QVAR1", nickname="Ann"),
+            one("", embeds=[embed]),
+            one("look: https://example.org", "Reply", embeds=[embed]),
+            one("", attachments=[{"url": "a.png"}]),
+        ],
+        "messageCount": 5,
+    }
+    said = "Ann: Hi QVAR1\nann: QVAR2\nshown\nn\nv\nann: look: https://example.org\n"
+    counted = {NOTICES: 1, WITHOUT_TEXT: 1, "embeds of messages with a text of their own are left out": 1}
+    assert read_with(read_json, json.dumps(channel, indent=2).encode()) == ([said], counted)
+
+
+def rich(text):
+    return [{"type": "rich_text", "block_id": "x", "elements": [{"type": "rich_text_section", "elements": text}]}]
+
+
+def slack(ts, user, text, **more):
+    return {"type": "message", "ts": ts, "user": user, "text": text} | more
+
+
+SLACK = {
+    "users.json": [
+        {"id": "U1", "name": "ann", "profile": {"display_name": "Ann", "real_name": "Ann B"}},
+        {"id": "U2", "name": "bob", "real_name": "Bob C", "profile": {"display_name": "", "real_name": "Bob C"}},
+    ],
+    "channels.json": [{"id": "C1", "name": "general"}],
+    "general/2024-01-01.json": [
+        slack("1704100000.000100", "U1", "<@U1> has joined the channel", subtype="channel_join"),
+        slack("1704100001.000100", "U1", "&amp;lt; &lt;b&gt; QVAR1",
+              blocks=rich([{"type": "text", "text": "&lt; <b> QVAR1"}])),
+        slack("1704100002.000100", "U2", "question", thread_ts="1704100002.000100", reply_count=1),
+        slack("1704100003.000100", "U9", "see <#C1|general>, <@U2>, <https://x.org|that> <!here> <https://y.org>",
+              user_profile={"display_name": "", "real_name": "Guest"}),
+        slack("1704100004.000100", "U1", "", files=[{"name": "a.png"}]),
+    ],
+    "general/2024-01-02.json": [
+        slack("1704200000.000100", "U1", "answer QVAR2", thread_ts="1704100002.000100"),
+        slack("1704200001.000100", "U2", "", blocks=rich([{"type": "text", "text": "a < QVAR3 "},
+              {"type": "user", "user_id": "U1"}, {"type": "link", "url": "https://z.org"}])),
+        {"type": "message", "subtype": "bot_message", "ts": "1704200002.000100", "username": "Robot", "text": "",
+         "blocks": [{"type": "header", "text": {"type": "plain_text", "text": "Build"}},
+                    {"type": "section", "fields": [{"type": "mrkdwn", "text": "a &amp; b"}]},
+                    {"type": "divider"}], "attachments": [{"fallback": "QVAR4"}]},
+    ],
+    "random/2024-01-01.json": [slack("1704100000.000100", "U2", "alone")],
+}  # fmt: skip
+GENERAL = (
+    "Ann: &lt; <b> QVAR1\nBob C: question\nAnn: answer QVAR2\n"
+    "Guest: see #general, @Bob C, that @here https://y.org\n"
+    "Bob C: a < QVAR3 @Annhttps://z.org\nRobot: Build\na & b\nQVAR4\n"
+)
+
+
+@pytest.mark.parametrize("root", ["", "export/"])
+def test_a_channel_of_a_slack_export_is_one_document(root):
+    from collections import Counter
+
+    from groundup.sources.documents.options import ReadOptions
+    from groundup.sources.documents.slack import export_root, read_export
+
+    files = {root + name: json.dumps(content).encode() for name, content in SLACK.items()}
+    assert export_root(files) == root
+    found = Counter()
+    texts = list(read_export(files, lambda name: io.BytesIO(files[name]), "x", ReadOptions(), found))
+    assert texts == [GENERAL, "Bob C: alone\n"]
+    assert found == {NOTICES: 1, WITHOUT_TEXT: 1}
+
+
+@pytest.mark.parametrize(
+    "names", [["a/2024-01-01.json"], ["users.json", "a/b.json"], ["users.json", "x/a/2024-01-01.json"], []]
+)
+def test_other_folders_are_no_slack_exports(names):
+    from groundup.sources.documents.slack import export_root
+
+    assert export_root(names) is None
+
+
+def test_a_day_of_a_slack_channel_is_read_alone():
+    texts, found = read_with(read_json, json.dumps(SLACK["general/2024-01-01.json"], indent=4).encode())
+    assert texts[0].startswith("U1: &lt; <b> QVAR1\nU2: question\nGuest: see #general, @U2, that")
+    assert found == {NOTICES: 1, WITHOUT_TEXT: 1}
+
+
+IPHONE = (
+    "\u200e[31.12.23, 23:59:58] Family: \u200eMessages and calls are end-to-end encrypted.\r\n"
+    "[31.12.23, 23:59:59] Ann B: Happy new year: 2024\r\n"
+    "and more\r\n"
+    "\u200e[01.01.24, 00:00:01] Bob: \u200eimage omitted\r\n"
+    "[01.01.24, 00:00:02] Bob: changed \u200e<This message was edited>\r\n"
+)
+ANDROID = (
+    "12/31/23, 11:59\u202fPM - Messages and calls are end-to-end encrypted. Tap to learn more.\n"
+    "12/31/23, 11:59\u202fPM - Ann B: Happy new year: 2024\n"
+    "1/1/24, 12:00\u202fAM - Bob: <Media omitted>\n"
+    "1/1/24, 12:00\u202fAM - Bob: IMG-20240101-WA0001.jpg (file attached)\n"
+    "1/1/24, 12:01\u202fAM - Ann B: two\n\nparagraphs - here\n"
+)
+
+
+def test_whatsapp_exports_are_read():
+    assert looks_like_whatsapp(ANDROID.encode())
+    assert read_with(read_whatsapp, ANDROID.encode()) == (
+        ["Ann B: Happy new year: 2024\nAnn B: two\n\nparagraphs - here\n"],
+        {NOTICES: 1, WITHOUT_TEXT: 2},
+    )
+    assert read_with(read_whatsapp, IPHONE.encode()) == (
+        ["Ann B: Happy new year: 2024\nand more\nBob: changed\n"],
+        {WITHOUT_TEXT: 2},
+    )
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "[31/12/2023, 23:59:58] Ann: a\n" * 3,
+        "[12/31/23, 11:59:58 PM] Ann: a\n" * 3,
+        "31/12/2023, 23:59 - Ann: a\n" * 3,
+        "31.12.23, 23:59 - Ann: a\r\n" * 3,
+        "2023-12-31, 11:59 p. m. - Ann: a\n" * 3,
+        "31/12/2023 à 23:59 - Ann: a\n" * 3,
+        "\ufeff31/12/2023 23:59 - Ann left\n" + "31/12/2023 23:59 - Ann: a\n" * 2,
+    ],
+)
+def test_whatsapp_is_recognised_by_its_first_lines(lines):
+    assert looks_like_whatsapp(lines.encode())
+    assert read_with(read_whatsapp, lines.encode())[0][0].startswith("Ann: a\n")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "[31/12/2023, 23:59:58] Ann: a\n" * 2 + "prose\n",
+        "[2023-12-31 23:59:58] INFO: started\n" * 3,
+        "2023-12-31 23:59:58 - root: started\n" * 3,
+        "31/12/2023, 23:59 - Ann left\n" * 3,
+        "A list of dates: 31/12/2023, 23:59 - Ann: a\n" * 3,
+        "",
+    ],
+)
+def test_other_text_is_not_taken_for_whatsapp(lines):
+    assert not looks_like_whatsapp(lines.encode())
+
+
+def test_a_long_message_takes_no_quadratic_time():
+    long = "31/12/2023, 23:59 - Ann: a\n" + "line\n" * 60_000
+    assert len(read_with(read_whatsapp, long.encode())[0][0]) == len("Ann: a\n") + 5 * 60_000
