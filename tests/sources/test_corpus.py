@@ -231,10 +231,10 @@ def test_the_built_in_corpus_comes_by_name(monkeypatch):
         ("a.parquet.gz", b"", "a parquet file is packed inside and read as it is; unpack this one first"),
         ("empty.zst", b"", "there is no text in it"),
         ("a.tar.gz", b"", r"a\.tar\.gz: there is no text in it"),
-        ("a.PDF", b"%PDF", "pdf files are not read as text; convert it with: pdftotext"),
+        ("a.PDF", b"%PDF", "damaged or cut short as a PDF; get a complete copy of it"),
         ("not.gz", b"plain", r"not packed with gzip, .*; if it is plain text, take \.gz off its name"),
-        ("r.rtf", b"{\\rtf1 text}", "this is RTF, which is not read as text; convert it with: pandoc"),
-        ("ascii-pdf.txt", b"%PDF-1.4\nBT", "this is a PDF, which is not read as text; convert it with: pdftotext"),
+        ("r.rtf", b"text", r"no RTF, which begins with \{\\rtf; if it is plain text, call it \.txt"),
+        ("ascii-pdf.txt", b"%PDF-1.4\nBT", "damaged or cut short as a PDF; get a complete copy of it"),
         ("book.txt", b"PK\3\4" + bytes(99), "damaged or cut short as a zip file"),
         ("book", bytes(60) + b"BOOKMOBI" + bytes(99), "this is a Kindle book"),
         ("base", b"SQLite format 3\0", "this is an SQLite database"),
@@ -294,7 +294,7 @@ def test_mistakes_in_standard_input_do_not_name_its_copy(monkeypatch):
     for stream, message in {
         b"latin \xe9": r"^standard input: byte 6 \(line 1\) is 0xE9",
         b"a\0b": "^standard input: byte 1 is NUL",
-        b"%PDF-": "^standard input: this is a PDF",
+        b"%PDF-": "^standard input: damaged or cut short as a PDF",
         b'{"text": "one"}\n' * 11 + b"{": "^standard input, line 12: not valid JSON",
         gzip.compress(b"text" * 999)[:-9]: "^standard input: damaged or cut short as a gzip file",
     }.items():

@@ -97,15 +97,29 @@ def test_a_column_that_no_source_has_is_an_error(tmp_path):
     assert [text for _, _, text in read(tmp_path / "a.txt", tmp_path / "b.jsonl", column="body")] == ["text", "row"]
 
 
-def test_markup_that_is_read_as_it_is_is_named(tmp_path):
-    (tmp_path / "page.html").write_text("<p>text")
-    (tmp_path / "film.htm").write_text("1")
-    remedy = "read with markup; for the text alone convert it with: pandoc -f html -t plain"
-    for source, message in {
-        f"{tmp_path}/page.html": f"{tmp_path}/page.html: {remedy}",
-        f"{tmp_path}/*": f"{tmp_path}/film.htm and 1 more files: read with markup; ",
-        tmp_path: f"{tmp_path}/film.htm and 1 more files: {remedy}",
+def test_pages_are_read_without_their_markup_unless_asked_for_as_text(tmp_path):
+    (tmp_path / "page.html").write_text("<p>one<p>two")
+    (tmp_path / "page.txt").write_text("<!doctype html><p>one")
+    messages = []
+    assert [text for _, _, text in read(tmp_path, say=messages.append)] == ["one\n\ntwo", "one"]
+    said = "page.html, page.txt: HTML, so the text of the page is read, without markup"
+    assert messages[-1].replace(f"{tmp_path.name}/", "") == said
+    assert read(tmp_path / "page.html", read_as="text")[0][2] == "<p>one<p>two"
+
+
+def office_file(*names):
+    """The header of a file of Office before 2007 and its directory, in the third sector ([MS-CFB] 2.2 and 2.6)."""
+    header = bytearray(512)
+    header[:8], header[30], header[48] = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", 9, 2
+    return bytes(header) + bytes(1024) + b"".join(name.encode("utf-16-le").ljust(128, b"\0") for name in names)
+
+
+def test_documents_of_old_office_and_with_a_password_are_told_apart(tmp_path):
+    for names, message in {
+        ("Root Entry", "EncryptedPackage"): "a document that is protected by a password; save it without one",
+        ("Root Entry", "1Table", "WordDocument"): "a Word document in the format before 2007, .* save it as .docx",
+        ("Root Entry", "Workbook"): "a file of Office in the format before 2007, which is not read; save it as",
     }.items():
-        messages = []
-        assert read(source, say=messages.append)[-1][2] == "<p>text"
-        assert messages[-1].startswith(message)
+        (tmp_path / "x.docx").write_bytes(office_file(*names))
+        with pytest.raises(DataError, match=rf"^{tmp_path}/x\.docx: this is {message}"):
+            read(tmp_path / "x.docx")

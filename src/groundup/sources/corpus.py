@@ -30,7 +30,7 @@ from groundup.sources.documents import FORMATS
 from groundup.sources.documents.options import ReadOptions
 from groundup.sources.encodings import Errors, parse_encoding
 from groundup.sources.file_reader import FileReader, SourceFile, naming
-from groundup.sources.files import File, as_it_is, folder_files, glob_files, listed, single_file
+from groundup.sources.files import File, folder_files, glob_files, listed, single_file
 from groundup.sources.formats import TABLES, format_suffix, has_columns
 from groundup.sources.python_docs import python_docs
 from groundup.sources.shakespeare import SHAKESPEARE, SHAKESPEARE_SHA256, shakespeare
@@ -239,8 +239,6 @@ class _Reader:
                 say(line)
         else:
             files = [single_file(path, (PYTHON_DOCS, SHAKESPEARE))]
-        if markup := as_it_is(files):
-            say(markup)
         return [file._replace(source=text, column=column) for file in files]
 
     def inputs(self, found: Sequence[File | Input], say: Callable[[str], None]) -> list[Input]:

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from glob import glob, has_magic
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from groundup.errors import DataError
 from groundup.sources.compression import COMPRESSED
 from groundup.sources.documents import needs_library
-from groundup.sources.formats import MARKUP, NOT_TEXT, PACKED_PARQUET, TABLES, by_suffix, format_suffix, is_binary
+from groundup.sources.formats import NOT_TEXT, PACKED_PARQUET, TABLES, by_suffix, format_suffix, is_binary
 from groundup.utils.files import leads_out
 
 RUN_LOG = "log.jsonl"  # of a training run, which may lie in the folder that one works in; never read as text
@@ -160,15 +160,6 @@ def summary(left_out: Counter[tuple[str, str]]) -> dict[str, str]:
 def is_code(path: Path) -> bool:
     """Whether a file has a suffix of source code."""
     return format_suffix(path) in CODE
-
-
-def as_it_is(files: Sequence[File]) -> str | None:
-    """The message about files whose markup is read as text; None where there is none."""
-    marked = [file.path for file in files if format_suffix(file.path) in {*MARKUP} - {*by_suffix()}]
-    if not marked:
-        return None
-    remedy, others = MARKUP[format_suffix(marked[0])], f" and {len(marked) - 1:,} more files" if marked[1:] else ""
-    return f"{marked[0]}{others}: read with markup; for the text alone convert it with: {remedy}"
 
 
 def _walk(folder: Path, closed: list[str]) -> Iterator[tuple[Path, list[str]]]:

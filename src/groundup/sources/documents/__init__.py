@@ -32,6 +32,17 @@ class DocumentFormat(NamedTuple):
 
 
 FORMATS: dict[str, DocumentFormat] = {
+    "html": DocumentFormat(
+        "HTML",
+        (".html", ".htm", ".xhtml"),
+        "markup.read_html",
+        said="HTML, so the text of the page is read, without markup",
+    ),
+    "epub": DocumentFormat("an EPUB", (".epub",), "epub.read_epub"),
+    "docx": DocumentFormat("a Word document", (".docx", ".docm", ".dotx"), "office.read_docx"),
+    "odt": DocumentFormat("an OpenDocument text", (".odt", ".ott"), "office.read_odt"),
+    "rtf": DocumentFormat("RTF", (".rtf",), "rtf.read_rtf"),
+    "pdf": DocumentFormat("a PDF", (".pdf",), "pdf.read_pdf", library="pypdfium2"),
     "csv": DocumentFormat("a CSV table", (".csv", ".tsv"), "csv_tables.read_csv", has_columns=True),
     "json": DocumentFormat("JSON", (".json", ".ipynb"), "json_documents.read_json", has_columns=True),
     "subtitles": DocumentFormat(
