@@ -209,6 +209,8 @@ TORCH_FREE_FILES = {
     "planning/plan.py",
     "planning/gpus.py",
     "planning/report.py",
+    "planning/warnings.py",
+    "planning/choice.py",
     "quickstart/recipe.py",
     "run/compose.py",
     "interop/hf_architectures.py",

@@ -11,8 +11,11 @@ def test_the_table_has_a_command_for_every_corpus(groundup):
     done = groundup("corpora")
     assert done.status == 0
     for name, corpus in CORPORA.items():
-        assert f"  groundup prepare {name} --out data/{name} --tokenizer gpt2\n" in done.out
+        assert f"  groundup prepare {name} --out data/{name}" in done.out
         assert f"licence {corpus.licence}\n" in done.out
+    assert "  groundup prepare shakespeare --out data/shakespeare\n  train modern-micro --train.epochs 8: " in done.out
+    assert "data/tinystories --tokenizer bpe:4096\n" in done.out
+    assert "data/openwebtext --tokenizer gpt2\n  train gpt2: about 6 h on an H100\n" in done.out
     assert "8,013,769 documents, 9,040,017,095 GPT-2 tokens" in done.out
     assert "~473,000,000 GPT-2 tokens" in done.out  # extrapolated: no more digits than that is worth
     assert max(map(len, done.out.splitlines())) <= 180

@@ -1,13 +1,16 @@
 """`groundup plan`, and the plan that `train` prints."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 
 import pytest
 
 from groundup.config.merge import ConfigSource, merge_and_validate
-from groundup.config.presets import preset
+from groundup.config.presets import PRESETS, preset
+from groundup.planning.choice import PROBES
 from groundup.run.start import plan_with_speed, start_run
 from groundup.ui.display import PlainDisplay
 
@@ -52,6 +55,52 @@ def test_the_speed_is_measured_or_taken_from_another_run(groundup, run, prepared
     measured = groundup("plan", "gpt2-nano", "--data", prepared, "--measure", *fast)
     assert measured.status == 0, measured.err
     assert "estimated from 16 sequences" in measured.out
+
+
+def test_without_a_preset_all_are_listed_and_one_is_taken(groundup, prepared, run, tmp_path):
+    done = groundup("plan", "--data", prepared, "--like", run)
+    assert done.status == 0, done.err
+    lines = done.out.splitlines()
+    assert re.match(r".*data: 25,\d{3} tokens to train on, 257 ids \(byte\)", lines[0])
+    rows = {line[2:].split()[0]: line for line in lines[3 : 3 + len(PRESETS)]}
+    assert rows.keys() == PRESETS.keys()
+    assert [line[0] for line in rows.values()].count(">") == 1
+    assert f"time: estimated from {run}\n" in done.out
+    assert max(len(line) for line in lines[1:-1] if not line.startswith(("time", "warning"))) <= 80
+    command = shlex.split(lines[-1].removeprefix("next: "))
+    assert command[:3] == ["groundup", "train", "gpt2-nano"]
+    assert list(tmp_path.iterdir()) == []
+    assert groundup(*command[1:], "--train.device", "cpu", "--dry-run").status == 0  # it is not refused
+
+
+def test_the_list_is_json_too(groundup, prepared, run):
+    values = json.loads(groundup("plan", "--data", prepared, "--like", run, "--train.max_steps", 100, "--json").out)
+    assert [row["preset"] for row in values["presets"]] == list(PRESETS)
+    assert {row["steps"] for row in values["presets"]} == {100}
+    assert [row["preset"] for row in values["presets"] if row["chosen"]] == [values["chosen"]]
+    assert values["command"].endswith("--train.max_steps 100")
+    flops = {row["seconds"] * values["flops_per_second"] for row in values["presets"]}
+    assert len(flops) > 1
+
+
+def test_one_probe_times_all_presets(groundup, prepared, monkeypatch):
+    monkeypatch.setitem(PROBES, "cpu", "gpt2-nano")
+    options = ["--train.device", "cpu", "--train.threads", 1, "--train.max_tokens", 10**6]
+    values = json.loads(groundup("plan", "--data", prepared, "--json", *options).out)
+    assert "of gpt2-nano, timed here (cpu, " in values["speed_source"]
+    nano, *_, mini = (row for row in values["presets"] if row["preset"] in ("gpt2-nano", "modern-mini"))
+    assert mini["seconds"] > 20 * nano["seconds"] > 0
+
+
+def test_presets_that_an_option_does_not_go_with_are_named(groundup, prepared, run):
+    done = groundup("plan", "--data", prepared, "--like", run, "--model.n_head", 5)
+    assert done.status == 2
+    assert "is not divisible by n_head 5" in done.err
+
+
+def test_the_plan_of_a_preset_names_measure(groundup, prepared):
+    assert "unknown: no speed was measured; --measure times it here" in groundup("plan", "gpt2-nano").out
+    assert "--measure" not in groundup("plan", "gpt2-nano", "--tokens-per-second", 1000).out
 
 
 def test_a_model_that_does_not_fit_is_not_measured(groundup, monkeypatch):

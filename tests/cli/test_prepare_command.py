@@ -29,13 +29,38 @@ def test_reading_a_folder_is_reported_on_standard_error(groundup, texts):
     assert done.status == 0
     assert done.err == "texts: reads 1 .py, 1 .txt; leaves out 1 .png\n"
     assert re.match(r"train +2 documents +[\d,]+ bytes +[\d,]+ tokens, 1\.00 bytes per token\nval ", done.out)
-    assert done.out.endswith("next: groundup train gpt2-micro --data d --out runs/d\n")
+    command, time = done.out.splitlines()[-2:]
+    assert re.fullmatch(r"next: groundup train gpt2-nano --data d --out runs/d --train\.epochs \d+", command)
+    assert re.fullmatch(
+        r" +about \d+ s on \d+ cores?; all presets, timed on this machine: groundup plan --data d", time
+    )
+
+
+def test_the_next_run_gets_a_folder_of_its_own(groundup, texts):
+    (texts.parent / "runs" / "d").mkdir(parents=True)
+    done = groundup("prepare", "texts", "--out", "d", "--tokenizer", "byte")
+    assert "--out runs/d-2 " in done.out
+
+
+def test_a_text_that_suits_no_preset_is_said_to(groundup, texts):
+    (texts.parent / "tiny.txt").write_text("just a few words " * 4)
+    done = groundup("prepare", "tiny.txt", "--out", "d", "--tokenizer", "byte")
+    assert done.out.endswith("next: give more text; this is less than one sequence of the smallest preset\n")
+    unsuited = groundup("prepare", "texts", "--out", "e", "--tokenizer", "gpt2").out
+    assert "warning  " in unsuited
+    assert "prepare the data with a smaller vocabulary, such as --tokenizer bpe:" in unsuited
+
+
+def test_one_document_is_no_plural(groundup, texts):
+    done = groundup("prepare", "texts/a.txt", "--out", "d")
+    assert re.match(r"train +1 document +[\d,]+ bytes", done.out)
+    assert done.err.startswith("tokenizer byte: too little text to train a vocabulary on")
 
 
 def test_the_next_command_is_quoted_for_the_shell_too(groundup, texts):
     done = groundup("prepare", "texts", "--out", "my data", "--tokenizer", "byte")
-    words = shlex.split(done.out.splitlines()[-1].removeprefix("next: "))
-    assert words == ["groundup", "train", "gpt2-micro", "--data", "my data", "--out", "runs/my data"]
+    words = shlex.split(done.out.splitlines()[-2].removeprefix("next: "))
+    assert words[:7] == ["groundup", "train", "gpt2-nano", "--data", "my data", "--out", "runs/my data"]
 
 
 def test_repeating_the_command_reports_that_it_is_done(groundup, texts):

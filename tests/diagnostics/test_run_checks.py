@@ -350,7 +350,7 @@ def test_missing_steps_in_the_log_are_noted(run):
     log = run / "log.jsonl"
     lines = [line for line in log.read_text().splitlines() if '"step": 5,' not in line]
     log.write_text("\n".join(lines) + "\n")
-    assert check_run(run).notes == ("log.jsonl: 1 steps were not logged, or their lines are lost",)
+    assert check_run(run).notes == ("log.jsonl: 1 step missing: not logged, or lost with a cut line",)
 
 
 def test_a_disk_too_full_for_a_checkpoint_is_noted(run, monkeypatch):

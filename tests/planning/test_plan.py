@@ -24,7 +24,8 @@ from groundup.optim.run_length import TimeLength
 from groundup.planning import policy
 from groundup.planning.memory import Machine
 from groundup.planning.plan import DataSize, Plan, Speed, times
-from groundup.planning.report import as_json, length, summary, table, warnings
+from groundup.planning.report import as_json, length, summary, table
+from groundup.planning.warnings import warnings
 from groundup.run.resolve import plan_here
 
 HERE = Machine("cpu", "fp32", memory=16 * 10**9, free_disk=10**12)
@@ -338,3 +339,79 @@ def test_planned_memory_is_near_what_a_real_step_takes(vocab):
     command = [sys.executable, "-c", RESIDENT, planned.config.model_dump_json()]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert planned.memory.total == pytest.approx(1024 * int(done.stdout), rel=0.25)
+
+
+def from_preset(name: str, data: DataSize | None = None, vocab_size: int = 257, **sections) -> Plan:
+    row = {**PRESETS[name], **{key: {**PRESETS[name].get(key, {}), **values} for key, values in sections.items()}}
+    return Plan(policy.resolve(Config.model_validate(row), HERE, vocab_size), HERE, data)
+
+
+LARGE = DataSize(sequences=10**6, val_tokens=10**6)
+FEW = {"evaluate": {"tokens": 1000}}
+
+
+@pytest.mark.parametrize(
+    ("name", "sections", "sentence"),
+    [
+        ("gpt2-nano", {"train": {"max_steps": 60}, **FEW}, "the warm-up of 100 steps is longer than the run of 60"),
+        ("gpt2-nano", {"train": {"max_steps": 150}, **FEW}, "the warm-up of 100 steps is 67% of the run of 150"),
+        ("gpt2-nano", {"train": {"max_steps": 300}}, None),
+        ("gpt2", {"train": {"batch_tokens": 65_536}}, "65,536 tokens per step are few for this learning rate, which"),
+        ("gpt2", {"train": {"batch_tokens": 131_072}}, None),
+        ("gpt2", {"train": {"batch_tokens": 65_536}, "optimizer": {"learning_rate": 1e-4}}, None),
+        ("gpt2", {"train": {"batch_tokens": 65_536}, "schedule": {"warmup_steps": 60}}, None),  # made for this run
+        (
+            "gpt2-nano",
+            {"evaluate": {"every_steps": 50}},
+            "evaluations take 39% of the time; give --evaluate.tokens 9000",
+        ),
+        ("gpt2-nano", {"evaluate": {"every_steps": 200}}, None),
+        ("fast", {}, "checkpoints of 1"),
+        ("fast-small", {}, None),
+        ("modern-micro", {}, None),
+    ],
+)
+def test_presets_are_warned_of_where_they_are_misused(name, sections, sentence):
+    found = [line for line in warnings(from_preset(name, LARGE, **sections)) if "tokens per parameter" not in line]
+    found = [line for line in found if "of memory" not in line and "of disk" not in line]
+    assert len(found) == bool(sentence), found
+    assert all(line.startswith(sentence) for line in found)
+
+
+@pytest.mark.parametrize("every_steps", [1, 7, 50, 0])
+def test_the_advised_evaluation_is_short_enough(every_steps):
+    evaluate = {"every_steps": every_steps, "tokens": 100_000}
+    steps = {"max_steps": 20} if not every_steps else {}
+    before = from_preset("gpt2-nano", LARGE, evaluate=evaluate, train=steps)
+    (line,) = (line for line in warnings(before) if line.startswith("evaluations take"))
+    tokens = int(re.search(r"--evaluate.tokens (\d+)", line)[1]) if "--evaluate.tokens" in line else None
+    assert before.evaluation_share > 1 / 3
+    if tokens:
+        after = from_preset("gpt2-nano", LARGE, evaluate=evaluate | {"tokens": tokens}, train=steps)
+        assert after.evaluation_share < 0.15
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "advised"), [(50_257, "bpe:1024"), (4096, "bpe:1024"), (2048, "bpe:1024"), (1024, None), (257, None)]
+)
+def test_a_smaller_vocabulary_is_advised_only_where_there_is_one(vocab_size, advised):
+    found = [line for line in warnings(from_preset("gpt2-nano", LARGE, vocab_size)) if "--tokenizer" in line]
+    assert [line.rpartition("--tokenizer ")[2] for line in found] == ([advised] if advised else [])
+    if advised:
+        size = int(advised.removeprefix("bpe:"))
+        assert not any("--tokenizer" in line for line in warnings(from_preset("gpt2-nano", LARGE, size)))
+
+
+def test_a_model_whose_head_is_large_with_any_vocabulary_is_not_warned_of():
+    narrow = {"n_layer": 1, "n_head": 1, "n_embd": 8, "block_size": 64}
+    assert not any("--tokenizer" in line for line in warnings(from_preset("gpt2-nano", LARGE, 4096, model=narrow)))
+
+
+def test_numbers_have_as_many_digits_as_they_hold():
+    run = plan(DataSize(30, 0), speed=7342.4, train={"max_steps": 175, "batch_tokens": 64})
+    text = "\n".join(summary(replace(run, speed=Speed(7342.4, "estimated from 16 sequences"))))
+    assert "175 steps = 23 epochs = 11.2K tokens, 0.31 tokens per parameter (compute-optimal: about 20)" in text
+    assert "at 7,300 tokens/s, estimated" in text
+    assert "horizon" not in text
+    assert "Chinchilla" not in text
+    assert "12,345 tokens/s, as given" in summary(replace(run, speed=Speed(12_345, "as given")))[4]

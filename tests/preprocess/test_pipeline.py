@@ -145,7 +145,7 @@ def test_invalid_utf8_can_be_replaced(tmp_path):
         ({"val_fraction": 0.6}, UsageError, "val_fraction: 0.6 is not between 0 and 0.5"),
         ({"val_fraction": -0.1}, UsageError, "val_fraction: -0.1 is not between"),
         ({"val_fraction": float("nan")}, UsageError, "val_fraction: nan is not between"),
-        ({"val_fraction": 1e-9}, DataError, "none of the 300 documents fell into the validation split of 1e-09"),
+        ({"val_fraction": 1e-9}, DataError, "none of 300 documents fell into the validation split of 1e-09"),
         ({"tokenizer": "gpt5"}, TokenizerError, "unknown tokenizer 'gpt5'; did you mean gpt2"),
         ({"column": "txet"}, DataError, "no field 'txet'; did you mean 'text'"),
     ],

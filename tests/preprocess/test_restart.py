@@ -19,7 +19,7 @@ import zstandard
 from folders import RecordingProgress, digests
 
 from groundup.errors import DataError, GroundupError, TokenizerError, UsageError
-from groundup.preprocess import encoding, pipeline, train_tokenizer
+from groundup.preprocess import encoding, pipeline, tokenizer_choice, train_tokenizer
 from groundup.preprocess.pipeline import prepare
 from groundup.preprocess.records import Journal
 from groundup.sources.corpus import open_sources
@@ -308,6 +308,15 @@ def test_an_interruption_keeps_the_work_and_reports_how_to_resume(interrupted, c
     prepare([corpus], tmp_path / "out", **options("byte"), progress=progress)
     assert any(line.startswith("resuming at ") for line in progress.messages)
     assert digests(tmp_path / "out") == undisturbed(options("byte"))
+
+
+def test_auto_resumes_with_the_tokenizer_that_the_work_has(interrupted, corpus, undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizer_choice, "auto_tokenizer", None)
+    progress = RecordingProgress()
+    settings = options("byte")
+    prepare([corpus], tmp_path / "out", **{**settings, "tokenizer": "auto"}, progress=progress)
+    assert any(line.startswith("resuming at ") for line in progress.messages)
+    assert digests(tmp_path / "out") == undisturbed(settings)
 
 
 def test_finished_work_is_not_encoded_again(interrupted, corpus, tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """A quickstart's choices are possible, sensible and explained for any text, machine and time."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,14 +8,11 @@ from groundup.quickstart.recipe import (
     MIN_STEPS,
     SHAPES,
     Machine,
-    Survey,
     build_recipe,
     choose_context,
     choose_run_length,
     choose_shape,
-    choose_tokenizer,
 )
-from groundup.tokenizers.registry import choose_tokenizer as tokenizer_named
 
 LAPTOP = Machine("cpu", 9e11)
 GPU = Machine("cuda", 6e14)
@@ -25,29 +21,6 @@ SLOW = Machine("cpu", 2e10)
 MACHINES = st.sampled_from([LAPTOP, GPU, SLOW])
 MINUTES = st.floats(0.01, 600)
 BYTES = st.integers(300, 10**10)
-
-
-def text(n_bytes: int, bytes_a_character: float = 1.0) -> Survey:
-    return Survey(n_bytes, int(n_bytes / bytes_a_character), 90, 1, complete=True)
-
-
-@pytest.mark.parametrize(
-    ("looked", "chosen"),
-    [
-        (text(300), "byte"),
-        (text(100_000), "byte"),
-        (text(100_000, 3.0), "bpe:512"),  # Chinese: each character is three bytes
-        (text(1_115_394), "bpe:1024"),
-        (text(2_241_123), "bpe:2048"),
-        (text(50_000_000), "bpe:4096"),
-        (text(10**10), "bpe:4096"),
-    ],
-)
-def test_the_tokenizer_follows_the_size_and_the_script(looked, chosen):
-    choice = choose_tokenizer(looked)
-    assert choice.value == chosen
-    assert choice.reason
-    tokenizer_named(choice.value)  # the tokenizer exists
 
 
 @given(BYTES, st.floats(1, 6000), MINUTES, MACHINES, st.sampled_from([66, 257, 2048, 50_257]))

@@ -157,7 +157,7 @@ def test_the_command_line_prepares_missing_data_too(folder, capsys):
     assert end.value.code == 0
     assert (folder / "data/book/manifest.json").exists()
     output = capsys.readouterr().out
-    assert "start    loss" in output
+    assert "start    first loss" in output
     (folder / "data").rename(folder / "moved")
     with pytest.raises(SystemExit) as end:
         main([*words, *small])  # an existing run is found before anything is prepared

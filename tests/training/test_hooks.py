@@ -43,12 +43,12 @@ def test_on_a_requested_stop_only_hooks_with_when_stopping_run():
         (math.nan, "not finite"),
     ],
 )
-def test_the_first_loss_is_compared_with_uniform_guessing(loss, warned):
+def test_the_first_loss_is_compared_with_random_guessing(loss, warned):
     messages = []
     hook = report_first_loss(65, messages.append)
     for step in (1, 2):
         hook(replace(info(step), loss=loss))
-    assert messages[0] == f"start    loss {loss:.4f}; uniform guessing: ln(65) = 4.1744"
+    assert messages[0] == f"start    first loss {loss:.2f} (random guessing over 65 tokens: 4.17)"
     assert len(messages) == 1 + bool(warned)
     assert warned in messages[-1]
 
@@ -110,4 +110,4 @@ def test_a_signal_while_compiling_raises_at_once():
 def test_trained_weights_are_not_compared_with_guessing():
     messages = []
     report_first_loss(None, messages.append)(SimpleNamespace(step=1, loss=2.5))
-    assert messages == ["start    loss 2.5000 with the initial weights, on the first batch"]
+    assert messages == ["start    first loss 2.50, with the initial weights"]

@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.ui.format import NOT_ESCAPED, human_bytes, human_count, human_time, visible
+from groundup.ui.format import (
+    NOT_ESCAPED,
+    human_bytes,
+    human_count,
+    human_duration,
+    human_figures,
+    human_plural,
+    human_time,
+    visible,
+)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +44,44 @@ def test_human_count(n: float, text: str) -> None:
 )
 def test_human_bytes(n: float, text: str) -> None:
     assert human_bytes(n) == text
+
+
+@pytest.mark.parametrize(
+    ("n", "text"),
+    [(340e6, "340 MB"), (347.4e6, "350 MB"), (996e6, "1 GB"), (9.83e6, "9.8 MB")],
+)
+def test_human_bytes_that_are_estimated(n: float, text: str) -> None:
+    assert human_bytes(n, 2) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "1 s"), (45, "45 s"), (89, "89 s"), (91, "1.5 min"), (725, "12 min"), (5399, "90 min"), (5400, "1.5 h"),
+        (100_000, "28 h"), (7500, "2.1 h"), (11_000, "3 h"), (200_000, "2.3 days"),
+        (1183 * 86_400, "3 years"), (1e14, "3,200,000 years"),
+    ],
+)  # fmt: skip
+def test_human_duration(seconds: float, text: str) -> None:
+    assert human_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [
+        (0, "0"), (0.0178, "0.018"), (1.0, "1"), (1.72, "1.7"), (9.97, "10"), (11.43, "11"), (345, "340"), (355, "360"),
+        (42_643.56, "43,000"), (5e-324, "4.9e-324"), (1e300, "1e+300"),
+    ],
+)  # fmt: skip
+def test_human_figures(x: float, text: str) -> None:
+    assert human_figures(x) == text
+
+
+@pytest.mark.parametrize(("n", "text"), [(0, "0 files"), (1, "1 file"), (1200, "1,200 files")])
+def test_human_plural(n: int, text: str) -> None:
+    assert human_plural(n, "file") == text
+    assert human_plural(1, "batch", "batches") == "1 batch"
+    assert human_plural(2, "batch", "batches") == "2 batches"
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,15 @@ import argparse
 from typing import Any
 
 from groundup.cli.parsing import Parser
+from groundup.planning.choice import GPU, LAPTOP, LARGE_TEXT_BYTES, propose_for_text
 from groundup.sources.catalog import CORPORA, DOWNLOAD_BYTES_PER_SECOND, TOKENS_PER_SECOND, CatalogEntry
 from groundup.sources.hub import GRAMMAR
-from groundup.ui.format import human_bytes, json_line
-
-COMMAND = "groundup prepare {name} --out data/{name} --tokenizer gpt2"
+from groundup.ui.format import human_bytes, human_duration, json_line
 
 NOTE = f"""
 Time: the download at {8 * DOWNLOAD_BYTES_PER_SECOND / 1e6:.0f} Mbit/s (assumed),
 then {TOKENS_PER_SECOND / 1e6:.0f} million tokens per second (measured on two cores).
+Training: assumed speeds; `groundup plan --data DIR` measures this machine and lists all presets.
 `~` is rounded or extrapolated, `?` unknown; --json has the source of each figure.
 
 Any other data set of the hub: groundup prepare {GRAMMAR} --out DIR
@@ -34,7 +34,9 @@ def run(args: argparse.Namespace) -> int:
     for name, corpus in CORPORA.items():
         print(f"{name}: {corpus.description}")
         print(f"  {_figures(corpus)}; licence {corpus.licence}")
-        print(f"  {COMMAND.format(name=name)}")
+        print(f"  {_command(name, corpus)}")
+        if training := _training(corpus):
+            print(f"  {training}")
     print(NOTE, end="")
     return 0
 
@@ -51,12 +53,27 @@ def _record(name: str, corpus: CatalogEntry) -> dict[str, Any]:
         "rounded_or_extrapolated": list(corpus.approximate),
         "seconds": None if corpus.seconds is None else round(corpus.seconds),
         "figures": corpus.basis,
-        "command": COMMAND.format(name=name),
+        "command": _command(name, corpus),
     }
 
 
+def _command(name: str, corpus: CatalogEntry) -> str:
+    """The command that prepares a corpus; of one from the hub, whose size is not seen when it is read, by its size."""
+    words = ["groundup", "prepare", name, "--out", f"data/{name}"]
+    tokenizer = propose_for_text(corpus.text_bytes, GPU)[0] if corpus.source and corpus.text_bytes else None
+    return " ".join([*words, *(["--tokenizer", tokenizer] if tokenizer else [])])
+
+
+def _training(corpus: CatalogEntry) -> str:
+    """The preset that suits a corpus, of a large one on a GPU, with its time, as text."""
+    size = corpus.text_bytes or 0
+    computer = GPU if size >= LARGE_TEXT_BYTES else LAPTOP
+    fit = propose_for_text(size, computer)[1]
+    return f"train {' '.join([fit.preset, *fit.options])}: about {fit.time} on {computer.name}" if fit else ""
+
+
 def _figures(corpus: CatalogEntry) -> str:
-    documents = "1 document" if corpus.documents == 1 else f"{_count(corpus, 'documents')} documents"
+    documents = f"{_count(corpus, 'documents')} {'document' if corpus.documents == 1 else 'documents'}"
     size = "nothing" if corpus.size == 0 else "an unknown size" if corpus.size is None else human_bytes(corpus.size)
     return f"{size} to download, {documents}, {_count(corpus, 'tokens')} GPT-2 tokens, {_time(corpus.seconds)}"
 
@@ -69,8 +86,4 @@ def _count(corpus: CatalogEntry, figure: str) -> str:
 
 
 def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "time unknown"
-    if seconds < 60:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return "time unknown" if seconds is None else human_duration(seconds)

@@ -10,23 +10,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from groundup.cli.parsing import Parser, add_config_files, add_config_options, config_overrides, preset_and_config
+from groundup.config.merge import ConfigSource, flatten
 from groundup.config.presets import DEFAULT, PRESETS
 from groundup.config.schema import Config
+from groundup.config.sections import TrainConfig
 from groundup.errors import ConfigError, UsageError
+from groundup.run.compose import compose_config
 from groundup.run.dataset import needs_preparation
 from groundup.run.ensure_data import KNOWN_VOCAB_SIZES, assumed_vocab_size
+from groundup.ui.format import human_plural, json_line
 
 if TYPE_CHECKING:
     from groundup.model.memory import Precision
+    from groundup.planning.memory import Machine
     from groundup.planning.plan import DataSize
 
-EPILOG = """The plan is arithmetic and needs neither data nor torch; the time needs a speed: --measure, --like or
+EPILOG = """With --data and no preset: every preset, its time here, and the one that suits the text; one of them is
+timed for a few seconds.
+
+The plan of a preset is arithmetic and needs neither data nor torch; the time needs a speed: --measure, --like or
 --tokens-per-second. docs/training.md says how each line is computed.
 
 With --nodes, the same on nodes of GPUs, from the speed of one: --mfu x peak / FLOPs, --tokens-per-second, --like, or
 an MFU that was published for this kind of GPU. Communication that this speed does not include, failures and saving
 are not planned. docs/cluster.md has the sources.
 
+  groundup plan --data data/book
   groundup plan gpt2 --tokens-per-second 100000
   groundup plan gpt2-mini --data data/book --measure
   groundup plan gpt2 --data data/book --like runs/mini --train.max_tokens 3000000000
@@ -49,7 +58,7 @@ def add_arguments(parser: Parser) -> None:
         "                     [--nodes K --gpus-per-node G [--gpu NAME] [--tokens 10B] …]"
     )
     parser.epilog = EPILOG
-    parser.option("preset PRESET", f"{', '.join(PRESETS)} [{DEFAULT}]", nargs="?")
+    parser.option("preset PRESET", f"{', '.join(PRESETS)} [with --data all, else {DEFAULT}]", nargs="?")
     parser.option("--model PRESET", "alternative to PRESET")
     parser.option("--data DIR", "folder written by `groundup prepare`: vocabulary and epochs")
     add_config_files(parser)
@@ -69,11 +78,9 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Plan and print; only --measure loads torch."""
     from groundup.checkpoint.run_folder import MAX_TOKENS_PER_S, MIN_TOKENS_PER_S, logged_speed
-    from groundup.planning.memory import Machine
-    from groundup.planning.plan import Plan, Speed
+    from groundup.planning.plan import GIVEN, Plan, Speed
     from groundup.planning.policy import resolve
     from groundup.planning.report import as_json, table
-    from groundup.utils.system import free_disk, main_memory, usable_cores
 
     given = args.tokens_per_second
     if given is not None and not MIN_TOKENS_PER_S <= given <= MAX_TOKENS_PER_S:
@@ -84,6 +91,9 @@ def run(args: argparse.Namespace) -> int:
     args.preset = args.model or args.preset
     name, config = preset_and_config(args, _options(args))
     config, vocabulary = _with_vocabulary(config, name)
+    is_open = config.data and not (args.preset or args.config or args.init_from or args.init or clustered or given)
+    if is_open:
+        return _run_choice(args, config)
     data = _data(config)
     if clustered:
         return _run_cluster(args, config, data)
@@ -93,23 +103,94 @@ def run(args: argparse.Namespace) -> int:
         plan = plan_with_measured_speed(config, config.model.vocab, data)
         assumed = "" if plan.speed else "it does not fit this machine, so nothing was measured"
     else:
-        train = config.train
-        device = "cpu" if train.device == "auto" else train.device.split(":")[0]
-        bf16 = train.precision == "bf16" or (train.precision == "auto" and device == "cuda")
-        precision: Precision = "bf16" if bf16 else "fp32"
-        auto = [name for name in ("device", "precision") if getattr(train, name) == "auto"]
-        assumed = f"{device}, {precision}" + (f" (assumed: train.{' and train.'.join(auto)} auto)" if auto else "")
-        memory = main_memory() if device == "cpu" else None
-        threads = train.threads or (usable_cores() if device == "cpu" else 1)
-        machine = Machine(device, precision, memory, free_disk(Path()), threads=threads)
+        machine, assumed = _assumed_machine(config.train)
         plan = Plan(resolve(config, machine, config.model.vocab), machine, data)
         if given:
-            plan = replace(plan, speed=Speed(given, "as given"))
+            plan = replace(plan, speed=Speed(given, GIVEN))
         elif args.like:
             plan = replace(plan, speed=Speed(*logged_speed(Path(args.like), plan.flops)))
     _ = plan.run_length  # ConfigError where none is given, before anything is printed
     print(as_json(plan) if args.json else table(plan, vocabulary, assumed))
     return 0
+
+
+def _assumed_machine(train: TrainConfig) -> tuple[Machine, str]:
+    """The machine as far as it is known without torch, and what is assumed of it."""
+    from groundup.planning.memory import Machine
+    from groundup.utils.system import free_disk, main_memory, usable_cores
+
+    device = "cpu" if train.device == "auto" else train.device.split(":")[0]
+    bf16 = train.precision == "bf16" or (train.precision == "auto" and device == "cuda")
+    precision: Precision = "bf16" if bf16 else "fp32"
+    auto = [name for name in ("device", "precision") if getattr(train, name) == "auto"]
+    assumed = f"{device}, {precision}" + (f" (assumed: train.{' and train.'.join(auto)} auto)" if auto else "")
+    memory = main_memory() if device == "cpu" else None
+    threads = train.threads or (usable_cores() if device == "cpu" else 1)
+    return Machine(device, precision, memory, free_disk(Path()), threads=threads), assumed
+
+
+def _run_choice(args: argparse.Namespace, config: Config) -> int:
+    """Print every preset on prepared data, and the one that suits it."""
+    from groundup.cli.next_step import TOO_LITTLE_TEXT, train_command
+    from groundup.data.shards import Manifest
+    from groundup.planning.choice import choice_json, choice_table, choose, describe_choice, fit_presets
+
+    manifest = Manifest.load(Path(str(config.data)))
+    splits, tokenizer, options = manifest.splits, manifest.tokenizer, _options(args)
+    machine, flops, source = _known_flops(args, config) if args.like else _measured_flops(args, config)
+    size = splits["train"].tokens, splits["val"].tokens, tokenizer.n_vocab
+    chosen = choose(fits := fit_presets(*size, machine, flops, source=source, options=options))
+    command = train_command(chosen, str(config.data), option_words(options)) if chosen else None
+    if args.json:
+        values: dict[str, Any] = {
+            "data": config.data,
+            "train_tokens": splits["train"].tokens,
+            "vocab_size": tokenizer.n_vocab,
+        }
+        values |= {"device": machine.device, "flops_per_second": flops, "speed_source": source}
+        chosen_name = chosen.preset if chosen else None
+        values |= {"presets": choice_json(fits, chosen), "chosen": chosen_name, "command": command}
+        print(json_line(values))
+        return 0
+    text = human_plural(splits["train"].tokens, "token")
+    print(f"{config.data}: {text} to train on, {tokenizer.n_vocab:,} ids ({tokenizer.name})\n")
+    print(choice_table(fits, chosen))
+    for line in describe_choice(fits, chosen, source):
+        print(line)
+    print(f"next: {command}" if command else f"next: {TOO_LITTLE_TEXT}")
+    return 0
+
+
+def _measured_flops(args: argparse.Namespace, config: Config) -> tuple[Machine, float | None, str]:
+    """FLOP/s of training here, measured on a small preset for a few seconds; None where it does not fit."""
+    from groundup.planning.choice import PROBES
+    from groundup.run.resolve import plan_here, plan_with_measured_speed
+
+    name = PROBES[plan_here(config, config.model.vocab, None).machine.device]
+    probe = compose_config(name, [], ConfigSource("command line", _options(args), typed=True))[1]
+    plan = plan_with_measured_speed(probe, config.model.vocab, None)
+    if plan.speed is None:
+        return plan.machine, None, f"nothing: {name} does not fit into the memory of this machine"
+    source = f"{plan.speed.source.removeprefix('estimated from ')} of {name}, timed here"
+    return (
+        plan.machine,
+        plan.speed.tokens_per_s * plan.flops,
+        f"{source} ({plan.machine.device}, {plan.machine.precision})",
+    )
+
+
+def _known_flops(args: argparse.Namespace, config: Config) -> tuple[Machine, float, str]:
+    """FLOP/s of the run that --like names."""
+    from groundup.checkpoint.run_folder import logged_speed
+    from groundup.model.size import flops_per_token
+
+    flops = flops_per_token(config.model)
+    speed, source = logged_speed(Path(args.like), flops)
+    return (
+        _assumed_machine(config.train)[0],
+        speed * flops,
+        source.removeprefix("as in ").removesuffix(", scaled by FLOPs per token"),
+    )
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
@@ -121,6 +202,12 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
             raise UsageError(f"--tokens {args.tokens}: --train.max_tokens sets the same; give one of them")
         train["max_tokens"] = parse_tokens(args.tokens)
     return options
+
+
+def option_words(options: dict[str, Any]) -> list[str]:
+    """Config options as words of a command."""
+    values = {key: "none" if value is None else str(value) for key, value in flatten(options) if "." in key}
+    return [word for key, value in values.items() for word in (f"--{key}", value)]
 
 
 def parse_tokens(text: str, option: str = "--tokens") -> int:

@@ -1,13 +1,10 @@
 """`groundup prepare`."""
 
 import argparse
-import shlex
-from pathlib import Path
 
 from groundup.cli.parsing import Parser, add_text_fields, call_arguments, whole_number
+from groundup.tokenizers.auto import AUTO
 from groundup.ui.format import json_line
-
-MICRO_VOCAB = 16_384  # ids; with more, the output head of a small model would be most of its work
 
 
 def add_arguments(parser: Parser) -> None:
@@ -26,8 +23,9 @@ def add_arguments(parser: Parser) -> None:
     parser.option("--out DIR", "folder to write", required=True)
     parser.option(
         "--tokenizer NAME",
-        "byte, char, gpt1, gpt2, bpe:SIZE[:pad] to train one, a tokenizer.json, or a folder that holds one [gpt2]",
-        default="gpt2",
+        "auto (by the text), byte, char, gpt1, gpt2, bpe:SIZE[:pad] to train one, a tokenizer.json, or a folder that "
+        "holds one [auto]",
+        default=AUTO,
     )
     add_text_fields(parser)
     parser.option(
@@ -46,6 +44,8 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from groundup.cli.next_step import after_preparing
+    from groundup.planning.choice import propose, this_computer
     from groundup.preprocess.pipeline import prepare  # not the API: that would load torch, which takes a second
     from groundup.ui.progress import byte_progress
 
@@ -56,9 +56,10 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for name, split in manifest.splits.items():
         ratio = f", {split.bytes / split.tokens:.2f} bytes per token" if split.tokens else ""
-        print(f"{name:<6}{split.documents:>10,} documents {split.bytes:>15,} bytes {split.tokens:>14,} tokens{ratio}")
+        documents = f"{split.documents:>10,} {'document ' if split.documents == 1 else 'documents'}"
+        print(f"{name:<6}{documents} {split.bytes:>15,} bytes {split.tokens:>14,} tokens{ratio}")
     print(f"tokenizer {manifest.tokenizer.name}, {manifest.tokenizer.n_vocab:,} ids; written to {args.out}")
-    preset = "gpt2-micro" if manifest.tokenizer.n_vocab <= MICRO_VOCAB else "gpt2"
-    run = f"runs/{Path(args.out).resolve().name}"
-    print("next:", shlex.join(["groundup", "train", preset, "--data", args.out, "--out", run]))
+    train, val = (manifest.splits[name].tokens for name in ("train", "val"))
+    for line in after_preparing(propose(train, val, manifest.tokenizer.n_vocab, this_computer()), args.out):
+        print(line)
     return 0

@@ -19,6 +19,7 @@ from groundup.tokenizers.base import Tokenizer, TokenizerTrainer
 from groundup.tokenizers.registry import bpe_trainer, choose_tokenizer
 from groundup.ui.console import Console
 from groundup.ui.format import escaped, json_line, visible
+from groundup.utils.plural import human_plural
 
 if TYPE_CHECKING:
     from groundup.sources.corpus import Corpus
@@ -215,7 +216,7 @@ def _sizes(n_bytes: int, n_tokens: int) -> dict[str, int | float | None]:
 
 def _summary(n_bytes: int, n_tokens: int) -> str:
     ratio = f", {n_bytes / n_tokens:.2f} bytes per token" if n_tokens else ""
-    return f"{n_bytes:,} bytes, {n_tokens:,} tokens{ratio}"
+    return f"{human_plural(n_bytes, 'byte')}, {human_plural(n_tokens, 'token')}{ratio}"
 
 
 def _pieces(tokenizer: Tokenizer, text: str) -> Iterator[ShownToken]:

@@ -31,7 +31,7 @@ class PrepareConfig(Section):
     sources: tuple[str, ...] = ()
     """files, folders, patterns or corpus names, separated by commas; empty: prepare nothing"""
     tokenizer: str = "gpt2"
-    """byte, char, gpt1, gpt2, bpe:SIZE[:pad] to train one, a tokenizer.json, or a folder with one"""
+    """auto (by the text), byte, char, gpt1, gpt2, bpe:SIZE[:pad] to train one, a tokenizer.json or a folder with one"""
     column: str = "text"
     """field of .jsonl and .parquet rows that holds the text"""
     clean: str = ""

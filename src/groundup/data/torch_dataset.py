@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from groundup.data.shards import Manifest, Tokens
 from groundup.data.windows import ShuffledWindows
 from groundup.errors import DataError, UsageError
+from groundup.utils.plural import human_plural
 
 Sample = tuple[Tensor, Tensor]  # ids and targets, each (block_size,) int64; a target is the next id
 
@@ -29,8 +30,8 @@ class WindowDataset(Dataset[Sample]):
         tokens = Tokens.open(folder, split)
         if len(tokens) < block_size + 1:
             raise DataError(
-                f"{folder}: the {split} split has {len(tokens)} tokens, fewer than a block_size of {block_size} and "
-                "one more; prepare more text, or give a smaller block_size"
+                f"{folder}: the {split} split has {human_plural(len(tokens), 'token')}, fewer than a block_size of "
+                f"{block_size} and one more; prepare more text, or give a smaller block_size"
             )
         self._windows = ShuffledWindows(tokens, block_size, seed)
         self._length = epochs * self._windows.per_epoch

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from groundup.data.shards import Tokens
 from groundup.errors import DataError
 from groundup.utils.hashing import mix64
+from groundup.utils.plural import human_plural
 
 LAYOUT = 2  # how an epoch is cut; 1, of runs that began in an earlier version, never reaches the end of the split
 FEISTEL_ROUNDS = 6  # 4 make a permutation pseudorandom (Luby & Rackoff 1988), two more cost little
@@ -44,6 +45,11 @@ def feistel_permutation(index: NDArray[np.uint64], n: int, key: int) -> NDArray[
     return out
 
 
+def windows_per_epoch(tokens: int, block_size: int) -> int:
+    """Windows of an epoch: one less than fit, where there are several; that slack is what lets the cuts shift."""
+    return max(1, (tokens - 1) // block_size - 1)
+
+
 class ShuffledWindows:
     """Windows of a training split in the order of a run. An index counts windows since the start of the run."""
 
@@ -54,11 +60,10 @@ class ShuffledWindows:
         if len(tokens) < block_size + 1:
             fits = 2 ** ((len(tokens) - 1) // 2).bit_length() // 2  # a power of two, twice over
             remedy = f"give more text, or --model.block_size {fits}" if fits > 1 else "give more text"
-            found = f"the training split has {len(tokens)} tokens"
+            found = f"the training split has {human_plural(len(tokens), 'token')}"
             raise DataError(f"{found}, fewer than a context of {block_size} and one more; {remedy}")
         self.tokens, self.block_size, self.seed, self.layout = tokens, block_size, seed, layout
-        # One window less than fit, where there are several: that slack is what lets the cuts shift.
-        self.per_epoch = max(1, (len(tokens) - 1) // block_size - 1)
+        self.per_epoch = windows_per_epoch(len(tokens), block_size)
         self._slack = len(tokens) - 1 - self.per_epoch * block_size
 
     def window_starts(self, cursor: int, n: int) -> NDArray[np.int64]:

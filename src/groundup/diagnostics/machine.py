@@ -18,6 +18,7 @@ from packaging.specifiers import SpecifierSet
 from groundup.diagnostics.finding import Finding, Status
 from groundup.ui.format import human_bytes
 from groundup.utils import system
+from groundup.utils.plural import human_plural
 from groundup.utils.subprocesses import run_bounded
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def cores() -> Finding:
     usable = system.usable_cores()
     quota, load = system.cpu_quota(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     values = {"cores": usable, "quota": quota, "load": load}
-    count = "1 core" if usable == 1 else f"{usable} cores"
+    count = human_plural(usable, "core")
     if quota is not None and quota < 0.9 * usable:
         sentence = f"{count} visible, but this container may use the time of {quota:g}"
         return Finding(ABOUT, "cores", "warning", sentence, f"give --train.threads {max(1, int(quota))}", values)

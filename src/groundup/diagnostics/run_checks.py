@@ -23,6 +23,7 @@ from groundup.errors import CheckpointError, DataError, GroundupError, NewerForm
 from groundup.ui.format import human_bytes
 from groundup.utils.files import SUMS, sha256
 from groundup.utils.lock import holder
+from groundup.utils.plural import human_plural
 from groundup.utils.reading import read_json
 
 MAX_TENSOR_PROBLEMS = 20  # named of one file
@@ -261,9 +262,10 @@ def _check_log(path: Path) -> Iterator[str]:
         if record["event"] in ("step", "skip") and isinstance(step, int):
             missing, last = missing + max(0, step - last - 1), max(last, step)
     if torn:
-        yield f"{path.name}: {len(torn)} lines cut off, as a kill or a power failure leaves them: ignored"
+        lines = human_plural(len(torn), "line")
+        yield f"{path.name}: {lines} cut off, as a kill or a power failure leaves them: ignored"
     if missing:
-        yield f"{path.name}: {missing} steps were not logged, or their lines are lost"
+        yield f"{path.name}: {human_plural(missing, 'step')} missing: not logged, or lost with a cut line"
 
 
 def _check_links(run: RunFolder) -> Iterator[str]:

@@ -20,6 +20,7 @@ from groundup.sources.parquet import read_parquet_rows
 from groundup.sources.text import read_json_lines
 from groundup.tokenizers.base import Tokenizer
 from groundup.utils.hub_errors import HubRepo
+from groundup.utils.plural import human_plural
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 LOSS = "loss"  # evaluated along with tasks, but not a task
@@ -118,7 +119,7 @@ class TaskResult:
             for name, metric in self.metrics.items()
         )
         chance = next((f"guessing {metric.chance:.4f}, " for metric in self.metrics.values() if metric.chance), "")
-        return f"{self.task} {metrics} ({chance}{self.questions:,} questions)"
+        return f"{self.task} {metrics} ({chance}{human_plural(self.questions, 'question')})"
 
     def flat(self) -> dict[str, float]:
         """As in log.jsonl: number of questions, each metric, its standard error and ties; without NaN and infinity."""

@@ -14,6 +14,7 @@ from groundup.optim.run_length import StepLength, TimeLength, build_run_length
 from groundup.planning.memory import Machine, Memory, optimizer_bytes, padding, sequences_per_process, step_memory
 
 HOPELESS_MEMORY_RATIO = 1.5  # estimated over available memory; so far no estimate was that wrong
+GIVEN = "as given"  # source of a speed that the user knows
 LOG_RECORD_BYTES = 220  # of a step in log.jsonl: 200 in a short run, more with longer numbers
 
 
@@ -153,6 +154,14 @@ class Plan:
         if self.steps is None or self.speed is None:
             return None
         return times(self.steps, self.config.evaluate.every_steps) * self._evaluation_tokens / self.speed.tokens_per_s
+
+    @property
+    def evaluation_share(self) -> float | None:
+        """Evaluations' part of the time, whatever the speed. None where the number of steps is unknown."""
+        if self.steps is None or self.tokens is None:
+            return None
+        evaluations = times(self.steps, self.config.evaluate.every_steps) * self._evaluation_tokens
+        return evaluations / (self.tokens + evaluations)
 
     @property
     def seconds(self) -> float | None:

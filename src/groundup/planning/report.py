@@ -1,24 +1,25 @@
-"""Plans as text and JSON: the summary before a run, the table of `groundup plan`, clusters, warnings with remedies."""
+"""Plans as text and JSON: the summary before a run, the table of `groundup plan`, clusters."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
-from groundup.config.merge import diff
-from groundup.config.presets import PRESETS
-from groundup.config.sections import MUON_ONLY, OptimizerConfig
 from groundup.errors import ConfigError
 from groundup.optim.run_length import TimeLength
 from groundup.planning.gpus import GPU
 from groundup.planning.memory import Memory
-from groundup.planning.plan import Plan, Speed
-from groundup.ui.format import human_bytes, human_count, human_time, json_line
+from groundup.planning.plan import GIVEN, Plan, Speed
+from groundup.planning.warnings import CHINCHILLA_RATIO, too_large, warnings
+from groundup.ui.format import (
+    human_bytes,
+    human_count,
+    human_duration,
+    human_figures,
+    human_plural,
+    human_time,
+    json_line,
+)
 
-CHINCHILLA_RATIO = 20  # tokens per parameter, compute-optimal (arXiv:2203.15556)
-MIN_TOKENS_PER_PARAMETER, MAX_TOKENS_PER_PARAMETER = 1, 10_000  # warn outside; Llama 3 8B had 1,875
-MAX_USEFUL_EPOCHS = 4  # repeated text is almost as good as new text up to here (arXiv:2305.16264)
-SMALLER_MODELS = ("gpt2-large", "gpt2-medium", "gpt2", "gpt2-mini", "gpt2-micro", "gpt2-nano")
-WEEK_SECONDS = 7 * 24 * 3600
 RECOMPUTE_SPEED = 3 / 4  # of the MFU, when every block is computed twice: 8 operations per weight and token, not 6
 Parallel = Literal["ddp", "fsdp"]
 PARALLEL: tuple[Parallel, ...] = get_args(Parallel)
@@ -28,21 +29,23 @@ LARGE_CLUSTER_GPUS = 64  # from which on published runs lose speed that an MFU o
 def summary(plan: Plan, *, advise: bool = True) -> list[str]:
     """Six lines, then one per warning; without `advise` only warnings of too little memory or disk."""
     c, m = plan.config, plan.config.model
-    shape = f"{m.n_layer} layers, {m.n_head} heads, {m.n_embd} wide, context {m.block_size}, vocabulary {m.vocab:,}"
+    parts = f"{human_plural(m.n_layer, 'layer')}, {human_plural(m.n_head, 'head')}"
+    shape = f"{parts}, {m.n_embd} wide, context {m.block_size}, vocabulary {m.vocab:,}"
     n = plan.machine.processes
     split = f" in {plan.micro_batches} micro-batches" if plan.micro_batches > 1 else ""
     split += f" on each of {n} processes" if n > 1 else ""
     threads = c.train.microbatch_threads
     split += f", {threads} threads" if threads > 1 else ""
-    work = f"{plan.flops * c.train.batch_tokens / 1e9:,.0f} GFLOP"
+    work = f"{human_figures(plan.flops * c.train.batch_tokens / 1e9)} GFLOP"
+    batch = f"{human_plural(c.batch_size, 'sequence')} x {m.block_size} = {c.train.batch_tokens:,} tokens"
     return [
         f"model    {shape}: {plan.parameters:,} parameters",
-        f"step     {c.batch_size} sequences x {m.block_size} = {c.train.batch_tokens:,} tokens{split}, {work}",
+        f"step     {batch}{split}, {work}",
         f"length   {length(plan)}",
         f"memory   {_memory(plan.memory)}",
         f"time     {duration(plan)}",
         f"disk     {disk(plan)}",
-        *(f"warning  {line}" for line in (warnings(plan) if advise else _too_large(plan))),
+        *(f"warning  {line}" for line in (warnings(plan) if advise else too_large(plan))),
     ]
 
 
@@ -52,107 +55,44 @@ def length(plan: Plan) -> str:
     clock = human_time(plan.run_length.seconds) if isinstance(plan.run_length, TimeLength) else ""
     if plan.steps is None or plan.tokens is None or plan.tokens_per_parameter is None:
         return clock or f"{plan.epochs:g} epochs; give --data to know how many steps that is"
-    epochs = f" = {plan.epochs:,.2f} epochs" if plan.data and plan.epochs is not None else ""
-    each = plan.tokens_per_parameter
-    ratio = f"{f'{each:,.1f}' if each >= 1 else f'{each:.2g}'} per parameter (Chinchilla: {CHINCHILLA_RATIO})"
-    start = f"{clock}, {about}" if clock else ""
-    return f"{start}{plan.steps:,} steps{epochs} = {human_count(plan.tokens)} tokens, {ratio}"
+    epochs = f" = {human_figures(plan.epochs)} epochs" if plan.data and plan.epochs is not None else ""
+    each = human_figures(plan.tokens_per_parameter)
+    ratio = f"{each} tokens per parameter (compute-optimal: about {CHINCHILLA_RATIO})"
+    steps = f"{clock}, {about}{human_figures(plan.steps)}" if clock else f"{plan.steps:,}"
+    return f"{steps} steps{epochs} = {human_count(plan.tokens)} tokens, {ratio}"
 
 
 def _memory(m: Memory) -> str:
     """Total, and the parts that are not zero, the largest first."""
     parts = sorted(((size, name) for name, size in asdict(m).items() if name != "accumulates" and size), reverse=True)
-    return f"{human_bytes(m.total)}: {', '.join(f'{name} {human_bytes(size)}' for size, name in parts)}"
+    return f"{human_bytes(m.total, 2)}: {', '.join(f'{name} {human_bytes(size, 2)}' for size, name in parts)}"
 
 
 def duration(plan: Plan) -> str:
     """Estimated time, and the source of the speed."""
     if plan.speed is None:
         return "unknown: no speed was measured"
-    rate = f"{plan.speed.tokens_per_s:,.0f}" if plan.speed.tokens_per_s >= 10 else f"{plan.speed.tokens_per_s:.2g}"
-    speed = f"{rate} tokens/s, {plan.speed.source}"
+    rate = plan.speed.tokens_per_s
+    shown = f"{rate:,.0f}" if plan.speed.source == GIVEN and rate >= 10 else human_figures(rate)
+    speed = f"{shown} tokens/s, {plan.speed.source}"
     if plan.seconds is None:
         return speed
-    about = "" if isinstance(plan.run_length, TimeLength) else "about "
-    evaluations = (plan.evaluation_seconds or 0) / plan.seconds
-    share = f"; evaluations are {min(1.0, evaluations):.0%} of it" if evaluations >= 0.005 else ""
-    return f"{about}{human_time(plan.seconds)} at {speed}{share}"
+    timed = isinstance(plan.run_length, TimeLength)
+    evaluations = plan.evaluation_share or 0.0
+    share = f"; evaluations are {evaluations:.0%} of it" if evaluations >= 0.005 else ""
+    time = human_time(plan.seconds) if timed else f"about {human_duration(plan.seconds)}"
+    return f"{time} at {speed}{share}"
 
 
 def disk(plan: Plan) -> str:
     """Maximum size of the run's folder."""
     log = f", log {human_bytes(plan.log_bytes)}" if plan.log_bytes else ""
-    many = f"{plan.checkpoints} checkpoints" if plan.checkpoints > 1 else "1 checkpoint"
+    many = human_plural(plan.checkpoints, "checkpoint")
     return f"{human_bytes(plan.disk)} at most: {many} of {human_bytes(plan.checkpoint_bytes)}{log}"
 
 
-def warnings(plan: Plan) -> Iterator[str]:
-    """Likely failures and waste, each with a remedy."""
-    yield from _too_large(plan)
-    c, m = plan.config, plan.config.model
-    if plan.data and c.batch_size > plan.data.sequences:
-        often, fits = c.batch_size / plan.data.sequences, plan.data.sequences * m.block_size
-        yield f"a step reads the training split {often:.1f} times; give --train.batch_tokens {fits}, or more text"
-    if plan.data and plan.epochs is not None and plan.epochs > MAX_USEFUL_EPOCHS:
-        yield (
-            f"{plan.epochs:,.1f} epochs: after about {MAX_USEFUL_EPOCHS}, repeating the same text helps little "
-            f"(arXiv:2305.16264); give more text, or --train.epochs {MAX_USEFUL_EPOCHS}"
-        )
-    ratio = plan.tokens_per_parameter
-    if ratio is not None and ratio < MIN_TOKENS_PER_PARAMETER and not c.init_from:  # pretrained weights have seen text
-        yield f"{ratio:.2g} tokens per parameter: a smaller model, or a longer run, would learn more"
-    if ratio is not None and ratio > MAX_TOKENS_PER_PARAMETER:
-        yield f"{ratio:,.0f} tokens per parameter: a larger model would learn more from the same text"
-    if plan.head_share > 0.5:
-        yield (
-            f"{plan.head_share:.0%} of the FLOPs are in the output head: {m.vocab:,} ids are many for width "
-            f"{m.n_embd}; prepare the data with a smaller vocabulary, such as --tokenizer bpe:4096"
-        )
-    name, follows = c.optimizer.name, OptimizerConfig(learning_rate=c.optimizer.learning_rate)
-    given = [key for key in diff(follows, c.optimizer) if getattr(c.optimizer, key) != c.optimizer.learning_rate]
-    unread = [] if name == "muon" else [key for key in MUON_ONLY if key in given and (key, name) != ("momentum", "sgd")]
-    if unread:
-        readers = "Muon and SGD" if unread == ["momentum"] else "Muon"
-        yield (
-            f"optimizer.{' and '.join(unread)}: only read by {readers}, so without effect with {name}; "
-            "give --optimizer.name muon, or set optimizer.learning_rate"
-        )
-    if plan.seconds is not None and plan.seconds > WEEK_SECONDS:
-        yield f"{human_time(plan.seconds)} is more than a week; a smaller model, fewer tokens or a GPU shortens it"
-
-
-def too_much_memory(plan: Plan) -> str:
-    """Memory that the plan needs, memory of the machine, and a remedy."""
-    available, rows = plan.machine.memory or 0, plan.micro_batch_size
-    while rows > 1 and plan.memory_of(rows).total > available:
-        rows //= 2
-    remedy = f"give --train.micro_batch_size {rows}" if plan.memory_of(rows).total <= available else _smaller(plan)
-    need = human_bytes(plan.memory.total)
-    return f"{need} of memory are more than the {human_bytes(available)} of this machine; {remedy}"
-
-
-def _smaller(plan: Plan) -> str:
-    """The largest size of GPT-2 that fits, with all other settings unchanged."""
-    for name in SMALLER_MODELS:
-        shape = {key: PRESETS[name]["model"][key] for key in ("n_layer", "n_head", "n_embd")}
-        model = plan.config.model.model_copy(update=shape | {"n_inner": 4 * shape["n_embd"]})
-        smaller = replace(plan, config=plan.config.model_copy(update={"model": model}))
-        if smaller.fits and smaller.parameters < plan.parameters:
-            options = " ".join(f"--model.{key} {value}" for key, value in shape.items())
-            return f"take a smaller model: {options} fits"
-    return "take a smaller model"
-
-
-def _too_large(plan: Plan) -> Iterator[str]:
-    if not plan.fits:
-        yield too_much_memory(plan)
-    if plan.disk > plan.machine.free_disk:
-        remedy = "free some, give --checkpoint.keep_last 1, or another --out"
-        yield f"{human_bytes(plan.disk)} of disk are more than the {human_bytes(plan.machine.free_disk)} free; {remedy}"
-
-
 def table(plan: Plan, vocabulary: str, machine: str) -> str:
-    """All numbers, one per line, each with its source; `groundup plan --help` has the formulas."""
+    """All numbers, one per line, each with its source; docs/training.md has the formulas."""
     c, m, use = plan.config, plan.config.model, plan.memory
     tied = "also the head" if m.tie_embeddings else ""
     held = {
@@ -163,19 +103,19 @@ def table(plan: Plan, vocabulary: str, machine: str) -> str:
         "logits": "computed in chunks, and the gradient of the head",
         **({"program": "and allocator overhead"} if use.program else {}),
     }
-    batches = f"{plan.micro_batches} micro-batch{'es' if plan.micro_batches > 1 else ''}"
+    batches = human_plural(plan.micro_batches, "micro-batch", "micro-batches")
     rows = [
         ("parameters", f"{plan.parameters:,}", f"vocabulary {m.vocab:,}: {vocabulary}"),
         *((f"  {name}", f"{n:,}", tied if name == "token embedding" else "") for name, n in plan.parts.items()),
         *([("  padding", f"{plan.padding:,}", f"not counted: rows up to {m.padded_vocab:,}")] if plan.padding else []),
         ("FLOPs per token", human_count(plan.flops), f"{plan.head_share:.0%} of them in the head"),
         ("", "", ""),
-        ("memory", human_bytes(use.total), machine or f"{plan.machine.device}, {plan.machine.precision}"),
-        *((f"  {name}", human_bytes(getattr(use, name)), how) for name, how in held.items()),
+        ("memory", human_bytes(use.total, 2), machine or f"{plan.machine.device}, {plan.machine.precision}"),
+        *((f"  {name}", human_bytes(getattr(use, name), 2), how) for name, how in held.items()),
         ("", "", ""),
-        ("step", f"{c.train.batch_tokens:,} tokens", f"{c.batch_size} sequences in {batches}"),
+        ("step", f"{c.train.batch_tokens:,} tokens", f"{human_plural(c.batch_size, 'sequence')} in {batches}"),
         ("length", length(plan), ""),
-        ("time", duration(plan), ""),
+        ("time", duration(plan) if plan.speed or not plan.fits else f"{duration(plan)}; --measure times it here", ""),
         ("disk", disk(plan), ""),
     ]
     left, right = max(len(row[0]) for row in rows), max(len(row[1]) for row in rows if row[2])
@@ -259,11 +199,11 @@ def cluster_table(cluster: ClusterPlan) -> str:
     """All numbers of the run on the cluster, one per line."""
     run, seconds, nodes, gpus = cluster.run, cluster.seconds, cluster.nodes, cluster.gpus
     assert run.speed is not None, "`run` sets it"
-    hardware = f"{nodes:,} node{'s' if nodes > 1 else ''} x {cluster.per_node} {cluster.gpu.name.upper()}"
+    hardware = f"{human_plural(nodes, 'node')} x {cluster.per_node} {cluster.gpu.name.upper()}"
     rate = f"{run.speed.tokens_per_s:,.0f} tokens/s, {cluster.one.tokens_per_s:,.0f} per busy GPU"
     lines = [
         f"model    {run.parameters:,} parameters, {human_count(run.flops)} FLOPs per token",
-        f"cluster  {hardware} = {gpus:,} GPU{'s' if gpus > 1 else ''}",
+        f"cluster  {hardware} = {human_plural(gpus, 'GPU')}",
         f"length   {length(run)}",
         f"speed    {rate}, from {cluster.one.source}",
         f"time     {seconds / 3600:,.2f} hours, {seconds / 3600 * gpus:,.0f} GPU hours; failures and saving left out",

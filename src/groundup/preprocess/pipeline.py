@@ -13,14 +13,16 @@ from groundup.preprocess.encoding import encode_job, iter_jobs, map_in_order
 from groundup.preprocess.records import Journal, Request, Setting
 from groundup.preprocess.split import choose_rule
 from groundup.preprocess.split_writer import SplitWriter
+from groundup.preprocess.tokenizer_choice import TokenizerChoice, auto_choice
 from groundup.preprocess.train_tokenizer import train_tokenizer
 from groundup.preprocess.workdir import TOKENIZER, WorkDir, check_output, finished_manifest, open_workdir, unwritable
 from groundup.sources.cleaning import parse_cleaning_steps
 from groundup.sources.corpus import Corpus, open_sources
 from groundup.sources.encodings import Errors
+from groundup.tokenizers.auto import AUTO
 from groundup.tokenizers.base import Tokenizer, TokenizerTrainer
-from groundup.tokenizers.registry import choose_tokenizer
 from groundup.utils.files import flush, replace_text
+from groundup.utils.plural import human_plural
 from groundup.utils.progress import ProgressReporter
 from groundup.utils.system import usable_cores
 
@@ -40,7 +42,7 @@ def prepare(
     sources: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
-    tokenizer: str = "gpt2",
+    tokenizer: str = AUTO,
     column: str = "text",
     errors: Errors = "strict",
     val_fraction: float = 0.1,
@@ -55,24 +57,22 @@ def prepare(
     """Turn texts into token shards in the folder `out`, which appears complete or not at all.
 
     `sources`: text files, source code, .jsonl and .parquet (each text also .gz or .zst), folders, patterns such as
-    `texts/**/*.txt`, `-` for standard input, `shakespeare`, `python-docs`, corpora of the hub. `tokenizer`: `byte`,
-    `char`, `gpt1`, `gpt2`, `bpe:SIZE`, a `tokenizer.json`, or a folder that holds one. `column` names the text field of
-    .jsonl and .parquet rows. `clean`: any of `lowercase`, `digits`, `punctuation`. The first `max_documents` are read,
-    at most `max_tokens` written, `val_fraction` of them to validation. `progress` is called with the bytes of input
-    done; a `ProgressReporter` gets phases and messages as well.
+    `texts/**/*.txt`, `-` for standard input, `shakespeare`, `python-docs`, corpora of the hub. `tokenizer`: `auto` (by
+    the size and the script of the text; see `groundup.tokenizers.auto`), `byte`, `char`, `gpt1`, `gpt2`, `bpe:SIZE`, a
+    `tokenizer.json`, or a folder with one. `column` names the text field of .jsonl and .parquet rows. `clean`: any of
+    `lowercase`, `digits`, `punctuation`. Reads the first `max_documents`, writes at most `max_tokens`, `val_fraction`
+    of them to validation. `progress` is called with the bytes done; a `ProgressReporter` gets more.
 
     The same text gives the same folder, byte for byte, on any number of `threads` (default: all cores), in constant
-    memory. A call that was killed continues when it is repeated; a finished one does nothing; `overwrite` replaces a
-    folder that is damaged or has other sources or settings. Raises DataError, TokenizerError, UsageError.
+    memory. Repeated, a call that was killed continues, a finished one does nothing, with `auto` as well; `overwrite`
+    replaces a folder that is damaged or has other sources or settings. Raises DataError, TokenizerError, UsageError.
     """
     sources, out = _as_list(sources), Path(out)
     _check(val_fraction, max_tokens, max_documents, threads)
     steps = parse_cleaning_steps(clean)
     reporter = progress if isinstance(progress, ProgressReporter) else ProgressReporter(progress)
-    choice = choose_tokenizer(tokenizer)
+    choice = TokenizerChoice.named(tokenizer) if tokenizer != AUTO else None
     settings: dict[str, Setting] = {
-        "tokenizer": tokenizer if isinstance(choice, TokenizerTrainer) else choice.name,
-        "fingerprint": None if isinstance(choice, TokenizerTrainer) else choice.fingerprint,
         "column": column,
         "errors": errors,
         "val_fraction": float(val_fraction),
@@ -86,14 +86,15 @@ def prepare(
         check_output(out, prepared=True)
         with opened(sources, say=reporter.message) as corpus:
             rule = choose_rule(corpus, val_fraction)
-            request = Request.of(corpus, settings | {"split": rule.rule})
+            choice = choice or auto_choice(corpus, out, max_tokens, reporter, overwrite=overwrite)
+            request = Request.of(corpus, choice.settings | settings | {"split": rule.rule})
             if manifest := finished_manifest(out, request, overwrite=overwrite):
                 reporter.message(f"{out}: already prepared from the same inputs in the same way; nothing to do")
                 return manifest
-            trains = isinstance(choice, TokenizerTrainer)
+            trains = choice.settings["fingerprint"] is None
             with open_workdir(out, request, trains_tokenizer=trains, overwrite=overwrite, log=reporter.message) as work:
                 run = _Preparation(corpus, rule, work, reporter, threads or usable_cores())
-                return work.manifest or run.finish(choice, tokenizer, max_tokens, shard_tokens)
+                return work.manifest or run.finish(choice, max_tokens, shard_tokens)
     except OSError as error:
         raise unwritable(out, error) from error
 
@@ -108,14 +109,12 @@ class _Preparation:
         self._journal_time = time.monotonic()  # of the last entry
         self._total = corpus.size if corpus.size and corpus.is_complete else None
 
-    def finish(
-        self, choice: Tokenizer | TokenizerTrainer, spec: str, max_tokens: int | None, shard_tokens: int
-    ) -> Manifest:
+    def finish(self, choice: TokenizerChoice, max_tokens: int | None, shard_tokens: int) -> Manifest:
         """Do the remaining work; the manifest is written last."""
         folder, journal = self._work.path, self._work.journal
         if journal:
             self._progress.message(f"resuming at {journal.done}")
-        tokenizer = self._tokenizer(choice, spec, max_tokens)
+        tokenizer = self._tokenizer(choice, max_tokens)
         if lossy := tokenizer.lossy:
             self._progress.message(f"tokenizer {tokenizer.name}: {lossy}")
         with SplitWriter(folder, tokenizer, self._rule.val_fraction, max_tokens, shard_tokens, journal) as output:
@@ -151,18 +150,20 @@ class _Preparation:
         replace_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
         return manifest
 
-    def _tokenizer(self, choice: Tokenizer | TokenizerTrainer, spec: str, max_tokens: int | None) -> Tokenizer:
+    def _tokenizer(self, choice: TokenizerChoice, max_tokens: int | None) -> Tokenizer:
         """The tokenizer, saved in the folder by a previous process or now."""
         if self._work.tokenizer:
             return self._work.tokenizer
-        folder = self._work.path / TOKENIZER
-        if isinstance(choice, TokenizerTrainer):
-            self._progress.phase(f"training tokenizer {spec}", self._total)
-            choice = train_tokenizer(choice, self._corpus, self._rule, self._progress, max_tokens)
-        choice.save(folder)
+        folder, tokenizer = self._work.path / TOKENIZER, choice.tokenizer
+        if tokenizer is None:
+            raise DataError("another process has just finished or removed this folder; repeat the command")
+        if isinstance(tokenizer, TokenizerTrainer):
+            self._progress.phase(f"training tokenizer {choice.settings['tokenizer']}", self._total)
+            tokenizer = train_tokenizer(tokenizer, self._corpus, self._rule, self._progress, max_tokens)
+        tokenizer.save(folder)
         for path in [*folder.rglob("*"), folder]:
             flush(path)
-        return choice
+        return tokenizer
 
     def _encode(self, output: SplitWriter, tokenizer: Tokenizer) -> None:
         done = round(output.done * self._total) if self._total else output.n_bytes
@@ -220,6 +221,6 @@ def _check_not_empty(
         raise DataError("no text is left to train on; give more text, or a smaller --val-fraction")
     if not splits["val"].tokens and rule.val_fraction:
         raise DataError(
-            f"none of the {splits['train'].documents} documents fell into the validation split of {rule.val_fraction}; "
-            "give more text or a larger --val-fraction, or turn validation off with --val-fraction 0"
+            f"none of {human_plural(splits['train'].documents, 'document')} fell into the validation split of "
+            f"{rule.val_fraction}; give more text, a larger --val-fraction, or --val-fraction 0 for no validation"
         )

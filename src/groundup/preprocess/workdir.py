@@ -9,7 +9,7 @@ from pathlib import Path
 from groundup.data.shard_writer import check_written
 from groundup.data.shards import MANIFEST, Manifest, check_files
 from groundup.errors import DataError, TokenizerError, UsageError
-from groundup.preprocess.records import Journal, Request
+from groundup.preprocess.records import Journal, Request, Setting
 from groundup.tokenizers import Tokenizer, load_tokenizer
 from groundup.utils.files import atomic_output, move_into_place
 from groundup.utils.lock import LOCK, locked
@@ -86,6 +86,22 @@ def finished_manifest(out: Path, request: Request, *, overwrite: bool) -> Manife
     raise DataError(f"{out}: {difference}")
 
 
+def recorded_settings(out: Path) -> dict[str, Setting] | None:
+    """Settings that the finished folder `out`, or unfinished work for it that can be resumed, was started with."""
+    with suppress(DataError, OSError):  # `finished_manifest` and `open_workdir` report them
+        for folder in (out, _partial(out)):
+            kept = (folder / MANIFEST).is_file() or Journal.load(folder)
+            if kept and (request := Request.load(folder)):
+                return request.settings
+    return None
+
+
+def _partial(out: Path) -> Path:
+    """The hidden sibling of `out` that holds it while it is unfinished."""
+    target = out.resolve()
+    return target.with_name(f".{target.name}.partial")
+
+
 @contextmanager
 def open_workdir(
     out: Path, request: Request, *, trains_tokenizer: bool, overwrite: bool, log: Callable[[str], None]
@@ -97,8 +113,7 @@ def open_workdir(
     otherwise inputs that were not read yet may. UsageError where another process is at work; DataError where the folder
     was started for another request and must not be overwritten.
     """
-    target = out.resolve()
-    partial = target.with_name(f".{target.name}.partial")
+    target, partial = out.resolve(), _partial(out)
     missing = [parent for parent in target.parents if not parent.exists()]
     if partial.is_symlink():
         raise DataError(f"{partial}: is a link, which is not followed; remove it")

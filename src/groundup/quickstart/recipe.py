@@ -4,25 +4,14 @@ The rules come from measurements on two CPU cores (docs/lab-notes.md); for GPUs 
 """
 
 import math
-import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from groundup.config.merge import ConfigSource, merge_and_validate
 from groundup.config.presets import MODERN_PARTS, MODERN_SMALL_OPTIMIZER, MODERN_SMALL_SCHEDULE
 from groundup.config.schema import Config
 from groundup.model.size import flops_per_token, parameters
-from groundup.sources.text import Document
-
-MAX_SURVEY_BYTES = 64_000_000  # read at most; the rest of a long text would change no decision
-MIN_BPE_BYTES = 400_000  # of text from which training a vocabulary pays
-MIN_BPE_BYTES_WIDE = 30_000  # the same for scripts whose characters take several bytes
-BPE_SIZES = (512, 4096)
-BYTE_CHARACTERS = 8  # with at most so many different characters, as in a genome, bytes are vocabulary enough
-BYTES_PER_ID = 1_000  # of text: enough to see most ids often
+from groundup.utils.plural import human_plural
 
 # (tokens per sequence, seconds of training from which sequences are twice as long)
 BYTE_CONTEXT = (128, 120)  # for tokens of about one byte
@@ -45,46 +34,6 @@ EVAL_TOKENS = 10_240  # of each split, per evaluation; half with a small budget
 N_EVALUATIONS = 10  # during the run, to find the best checkpoint; at least every 250 steps
 
 
-@dataclass(frozen=True)
-class Survey:
-    """Size and characters of a text."""
-
-    bytes: int  # of UTF-8 text
-    characters: int
-    distinct: int  # different characters
-    documents: int
-    complete: bool  # False: only the beginning was read, and all counts are lower bounds
-
-    @property
-    def bytes_per_character(self) -> float:
-        """About 1 in Latin script, 2 in Greek or Cyrillic, 3 in Chinese, 4 for emoji."""
-        return self.bytes / max(1, self.characters)
-
-    @property
-    def size(self) -> str:
-        """Bytes, documents and characters, as text."""
-        more = "" if self.complete else "more than "
-        documents = f"in {self.documents:,} documents" if self.documents != 1 else "in 1 document"
-        kinds = f"{self.distinct:,} different characters" if self.distinct != 1 else "all the same character"
-        return f"{more}{self.bytes:,} bytes {documents}, {kinds}"
-
-
-def survey(documents: Iterable[Document], max_bytes: int = MAX_SURVEY_BYTES) -> Survey:
-    """Read `documents` up to `max_bytes`. Raises DataError if they cannot be read."""
-    present = np.zeros(sys.maxunicode + 1, dtype=np.bool_)
-    n_bytes = characters = n_documents = 0
-    for document in documents:
-        n_documents += 1
-        for chunk in document.chunks():
-            codes = np.frombuffer(chunk.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-            present[codes] = True
-            characters += len(codes)
-            n_bytes += len(chunk.encode("utf-8", "surrogatepass"))
-            if n_bytes >= max_bytes:
-                return Survey(n_bytes, characters, int(present.sum()), n_documents, complete=False)
-    return Survey(n_bytes, characters, int(present.sum()), n_documents, complete=True)
-
-
 class Machine(NamedTuple):
     """The machine to train on."""
 
@@ -102,18 +51,6 @@ class Choice:
 
     def __str__(self) -> str:
         return f"{self.what:<10} {self.value}\n{'':<10} {self.reason}"
-
-
-def choose_tokenizer(text: Survey) -> Choice:
-    """Choose a tokenizer by the size and the script of a text."""
-    wide = text.bytes_per_character > 1.5
-    if text.distinct <= BYTE_CHARACTERS:
-        return Choice("tokenizer", "byte", "so few different characters need no other vocabulary")
-    if text.bytes < (MIN_BPE_BYTES_WIDE if wide else MIN_BPE_BYTES):
-        return Choice("tokenizer", "byte", "too little text to train a vocabulary on; every byte is a token")
-    size = min(max(2 ** round(math.log2(text.bytes / BYTES_PER_ID)), BPE_SIZES[0]), BPE_SIZES[1])
-    why = "its characters take several bytes, which a vocabulary joins" if wide else "fewer tokens for the same text"
-    return Choice("tokenizer", f"bpe:{size}", f"{size:,} pieces of words, trained on the text; {why}")
 
 
 def choose_context(tokens: int, text_bytes: int, seconds: float, *, small_budget: bool = False) -> tuple[int, Choice]:
@@ -170,7 +107,7 @@ def build_recipe(
     sized = config.model.model_copy(update={"vocab_size": vocab})
     each = f"{parameters(sized):,} parameters, {flops_per_token(sized) / 1e6:,.1f} MFLOP per token"
     shape = f"modern, {layers} layers x {width}, {heads} heads = {each}"
-    sequences = f"{config.batch_size} sequences" if config.batch_size > 1 else "1 sequence"
+    sequences = human_plural(config.batch_size, "sequence")
     return config, [
         context,
         Choice("model", shape, f"{why}; rotary positions, ReLU² and Muon learn fastest"),

@@ -14,20 +14,15 @@ from groundup.errors import DataError
 from groundup.preprocess.pipeline import prepare
 from groundup.preprocess.split import MIN_DOCUMENTS_BY_HASH
 from groundup.quickstart.existing import ExistingRun
-from groundup.quickstart.recipe import (
-    Choice,
-    Machine,
-    Survey,
-    build_recipe,
-    choose_run_length,
-    choose_tokenizer,
-    survey,
-)
+from groundup.quickstart.recipe import Choice, Machine, build_recipe, choose_run_length
 from groundup.quickstart.report import Report, evaluate_run
 from groundup.run.start import plan_with_speed, reconfigure, resume_run, start_run
 from groundup.sources.corpus import STANDARD_INPUT, open_sources, standard_input
+from groundup.sources.survey import Survey, survey
+from groundup.tokenizers.auto import AUTO, auto_tokenizer
 from groundup.ui.display import Display
 from groundup.utils.device import choose_device, choose_precision, matmul_flops
+from groundup.utils.plural import human_plural
 from groundup.utils.system import usable_cores
 
 MAX_VAL_BYTES = 2_000_000  # scoring more takes longer than it is worth in a few minutes
@@ -74,7 +69,7 @@ def quickstart(
     device, threads = choose_device("auto"), usable_cores()
     precision, reason = choose_precision("auto", device)
     machine = Machine(str(device), matmul_flops(device, precision, threads))
-    say(str(Choice("machine", f"{device}, {threads} threads, {precision}", reason)))
+    say(str(Choice("machine", f"{device}, {human_plural(threads, 'thread')}, {precision}", reason)))
     config, choices = build_recipe(
         machine, minutes * 60, str(out / "data"), train.tokens, train.bytes, manifest.tokenizer.n_vocab
     )
@@ -114,7 +109,10 @@ def _choose_tokenizer(names: str, text: Survey, tokenizer: str | None, say: Call
     say(f"{'text':<10} {names}: {text.size}")
     if text.distinct == 1:
         say(f"{'':<10} one character, repeated: there is nothing else to learn")
-    choice = Choice("tokenizer", tokenizer, "as asked") if tokenizer else choose_tokenizer(text)
+    if tokenizer and tokenizer != AUTO:
+        choice = Choice("tokenizer", tokenizer, "as asked")
+    else:
+        choice = Choice("tokenizer", *auto_tokenizer(text.bytes, text.bytes_per_character, text.distinct))
     say(str(choice))
     return choice
 

@@ -101,6 +101,6 @@ def prepare_command(config: Config) -> str:
     words = ["groundup", "prepare", *config.prepare.sources, "--out", str(config.data)]
     for name, field in PrepareConfig.model_fields.items():
         value = getattr(config.prepare, name)
-        if name != "sources" and value != field.default:
+        if name == "tokenizer" or (name != "sources" and value != field.default):  # the command's default is another
             words += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join(words)

@@ -17,6 +17,7 @@ from groundup.preprocess.pipeline import prepare
 from groundup.preprocess.records import Request
 from groundup.run.dataset import needs_preparation, prepare_command
 from groundup.sources.cleaning import parse_cleaning_steps
+from groundup.tokenizers.auto import AUTO
 from groundup.tokenizers.base import TokenizerTrainer
 from groundup.tokenizers.registry import choose_tokenizer
 
@@ -50,11 +51,12 @@ def ensure_prepared(
 
 def precheck(config: Config) -> None:
     """Find the mistakes that can be known before there is any data. ConfigError, TokenizerError."""
-    from groundup.planning.report import too_much_memory
+    from groundup.planning.warnings import too_much_memory
     from groundup.run.resolve import plan_here, validate_config
 
     validate_config(config)
-    choose_tokenizer(config.prepare.tokenizer)
+    if config.prepare.tokenizer != AUTO:
+        choose_tokenizer(config.prepare.tokenizer)
     plan = plan_here(config, assumed_vocab_size(config)[0], None)
     _ = plan.run_length  # ConfigError where none is given
     if plan.hopeless:
@@ -88,7 +90,9 @@ def _check_same_request(config: Config) -> None:
         return  # another program's folder
     asked = config.prepare.model_dump(exclude={"sources"})
     asked["clean"] = ",".join(parse_cleaning_steps(asked["clean"]))
-    if Path(asked["tokenizer"]).exists():
+    if asked["tokenizer"] == AUTO:  # any
+        del asked["tokenizer"]
+    elif Path(asked["tokenizer"]).exists():
         chosen = choose_tokenizer(asked["tokenizer"])
         asked["tokenizer"] = asked["tokenizer"] if isinstance(chosen, TokenizerTrainer) else chosen.name
     for key, wanted in asked.items():

@@ -24,6 +24,7 @@ from groundup.training.hooks import finite
 from groundup.training.train_state import TrainState
 from groundup.ui.display import Display
 from groundup.utils.device import is_out_of_memory
+from groundup.utils.plural import human_plural
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,9 @@ class Evaluator:
         best.update(step, val_loss)
         if best.since == self._config.train.early_stopping_patience:
             lowest = f"{best.loss:.4f} at step {best.step:,}"
-            self._display.message(f"no better validation loss in {best.since} evaluations: the best was {lowest}")
+            self._display.message(
+                f"no better validation loss in {human_plural(best.since, 'evaluation')}: the best was {lowest}"
+            )
 
     def _generate(self, n: int) -> str | None:
         """The prompt and `n` tokens after it; None where a stop was requested."""

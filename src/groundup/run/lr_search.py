@@ -29,7 +29,7 @@ from groundup.optim.optimizer import peak_lrs, scale_lrs
 from groundup.optim.run_length import StepLength, build_run_length
 from groundup.optim.schedule import Schedule, build_schedule, squeezed
 from groundup.planning.plan import DataSize, Plan
-from groundup.planning.report import too_much_memory
+from groundup.planning.warnings import too_much_memory
 from groundup.run.dataset import PreparedData, open_data
 from groundup.run.init_model import build_initial_model
 from groundup.run.parts import build_loader, build_loss, build_state

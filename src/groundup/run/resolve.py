@@ -28,6 +28,7 @@ from groundup.tracking.trackers import check as check_trackers
 from groundup.training.micro_batches import to_inputs_targets
 from groundup.training.throughput import MEASURE_SECONDS, measure_throughput
 from groundup.utils.device import Precision, autocast, choose_device, choose_precision, device_memory, is_out_of_memory
+from groundup.utils.plural import human_plural
 from groundup.utils.system import free_disk, main_memory, usable_cores
 
 MEASURE_FRACTION = 0.03  # of a run length in time, that measuring the speed may take
@@ -61,7 +62,7 @@ def detect_machine(
     memory = device_memory(device) or (main and main // process_group.local_size)
     size = process_group.size
     machine = Machine(device.type, precision.name, memory, free_disk(folder), size, threads, str(device))
-    each = f"{size} processes of {threads} threads" if size > 1 else f"{threads} threads"
+    each = f"{size} processes of {threads} threads" if size > 1 else human_plural(threads, "thread")
     line = f"machine  {device}, {each}, {precision.name}: {precision.reason}"
     if device.type == "cpu":
         compiled = cpu_build.kernels()
@@ -134,8 +135,7 @@ def measure_speed(plan: Plan, loss_sum: nn.Module, optimizer: OptimizerContainer
     if found is None:
         return plan
     sequences = found.tokens / config.model.block_size
-    plural = f"{sequences:.0f} sequences" if sequences > 1 else "1 sequence"
-    amount = plural if sequences >= 1 else f"{found.tokens} tokens"
+    amount = human_plural(round(sequences), "sequence") if sequences >= 1 else f"{found.tokens} tokens"
     n = plan.machine.processes
     each = f" on each of {n} processes, without communication" if n > 1 else ""
     return replace(plan, speed=Speed(n * found.tokens_per_s, f"estimated from {amount}{each}"))

@@ -29,7 +29,8 @@ from groundup.errors import CheckpointError, ConfigError, DataError, TrainingErr
 from groundup.evaluation.tasks import needs_download
 from groundup.optim.run_length import TimeLength
 from groundup.planning.plan import DataSize, Plan, Speed
-from groundup.planning.report import summary, too_much_memory
+from groundup.planning.report import summary
+from groundup.planning.warnings import too_much_memory
 from groundup.run.changes import changed_learning_rate, changed_numerics
 from groundup.run.dataset import PreparedData, open_data
 from groundup.run.init_model import broadcast_config, rank_0_config

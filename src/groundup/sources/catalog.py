@@ -30,7 +30,13 @@ class CatalogEntry:
     documents: int | None = None
     tokens: int | None = None  # with --tokenizer gpt2
     approximate: tuple[str, ...] = ()  # the figures among these that are rounded or extrapolated
+    bytes_per_token: float = 4.3  # of its text with --tokenizer gpt2, about
     basis: str = "?"  # where the figures come from
+
+    @property
+    def text_bytes(self) -> int | None:
+        """About how many bytes of text it holds; None where its tokens are unknown."""
+        return None if self.tokens is None else round(self.tokens * self.bytes_per_token)
 
     @property
     def seconds(self) -> float | None:
@@ -49,7 +55,7 @@ CORPORA = {
     ),
     "shakespeare": CatalogEntry(
         "Tiny Shakespeare, the classic first corpus; comes with groundup, no download", "public domain",
-        size=0, documents=1, tokens=338_025,
+        size=0, documents=1, tokens=338_025, bytes_per_token=3.3,
         basis="measured",
     ),
     "openwebtext-10k": CatalogEntry(

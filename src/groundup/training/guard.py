@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
 from groundup.errors import TrainingError
+from groundup.utils.plural import human_plural
 
 DECAY = 0.98  # of the running mean and variance: they remember about 50 steps
 WARMUP_STEPS = 50  # before a deviation means anything
@@ -95,7 +96,7 @@ class LossGuard:
     def _give_up(self, step: int, loss: float, grad_norm: float, finite: bool) -> None:
         what = f"loss {loss:.4g} and gradient norm {grad_norm:.4g} were "
         what += "far above the running mean" if finite else "not finite"
-        count = f"{self.bad_steps} steps in a row"
+        count = f"{human_plural(self.bad_steps, 'step')} in a row"
         first, self.first, self.bad_steps = self.first or (step, self._cursor()), None, 0
         if self._rollbacks() < self.max_rollbacks:
             raise RollbackRequested(*first, step, f"step {step}: {what}, {count}")

@@ -60,7 +60,7 @@ def log_step(write: Callable[..., None]) -> Hook:
 def report_first_loss(vocab: int | None, message: Callable[[str], None]) -> Hook:
     """Report the first step's loss, which is that of the initial weights.
 
-    It is compared with that of uniform guessing, ln V, with a warning where it is far off; `vocab` is None where the
+    It is compared with that of random guessing, ln V, with a warning where it is far off; `vocab` is None where the
     weights are not random, so that it should be lower.
     """
 
@@ -68,10 +68,10 @@ def report_first_loss(vocab: int | None, message: Callable[[str], None]) -> Hook
         if info.step != 1:
             return
         if vocab is None:
-            message(f"start    loss {info.loss:.4f} with the initial weights, on the first batch")
+            message(f"start    first loss {info.loss:.2f}, with the initial weights")
             return
         uniform = math.log(vocab)
-        message(f"start    loss {info.loss:.4f}; uniform guessing: ln({vocab:,}) = {uniform:.4f}")
+        message(f"start    first loss {info.loss:.2f} (random guessing over {vocab:,} tokens: {uniform:.2f})")
         if not abs(info.loss - uniform) <= FAR_FROM_UNIFORM:  # a NaN is far as well
             message(f"warning  the first loss is far from that: {_explanation(info.loss, uniform)}")
 

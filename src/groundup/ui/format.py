@@ -1,9 +1,14 @@
 """Numbers and text for people: durations, counts, sizes, and text that a terminal may print."""
 
 import json
+import math
 import unicodedata
 from collections.abc import Callable
 from typing import Any
+
+from groundup.utils.plural import human_plural as human_plural
+
+YEAR = 365 * 86_400  # seconds
 
 # Newline, and the format characters that words are written with: zero-width space (Khmer, Thai), non-joiner (Persian),
 # joiner (Indic scripts, emoji), and the Arabic end of verse. Those that change the direction are not among them.
@@ -22,6 +27,23 @@ def human_time(seconds: float) -> str:
     return f"{m}m {s:02}s" if minutes else f"{s}s"
 
 
+def human_duration(seconds: float) -> str:
+    """Format an estimated duration by one or two figures: `45 s`, `12 min`, `2.5 h`, `12 days`, `3 years`."""
+    units = (("s", 1, 90), ("min", 60, 5400), ("h", 3600, 48 * 3600), ("days", 86_400, 2 * YEAR))
+    name, size = next(((name, size) for name, size, limit in units if seconds < limit), ("years", YEAR))
+    n = max(1, seconds / size)
+    return f"{human_figures(n if n < 2.95 else round(n))} {name}"
+
+
+def human_figures(x: float, figures: int = 2) -> str:
+    """Format a number by its first figures, as far as it is known: `0.018`, `1.7`, `12`, `43,000`."""
+    if not 1e-3 <= abs(x) < 1e15:
+        return f"{x:.{figures}g}"
+    places = figures - 1 - math.floor(math.log10(abs(x)))
+    text = f"{round(x, places):,.{max(0, places)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def human_count(n: float) -> str:
     """Format a count with three figures and the field's units: `812`, `10.1K`, `3.28M`, `1.02B`."""
     for unit in ("", "K", "M", "B"):
@@ -31,16 +53,11 @@ def human_count(n: float) -> str:
     return f"{n:,.3g}T"
 
 
-def human_plural(n: int, noun: str) -> str:
-    """Format a count of things: `1 file`, `1,200 files`."""
-    return f"{n:,} {noun}" + ("" if n == 1 else "s")
-
-
-def human_bytes(n: float) -> str:
-    """Format a size with three figures, in powers of 1000: `812 B`, `10.1 kB`, `3.28 MB`, `1.02 GB`."""
+def human_bytes(n: float, figures: int = 3) -> str:
+    """Format a size by its first figures, in powers of 1000: `812 B`, `10.1 kB`, `3.28 MB`, `1.02 GB`."""
     for unit in ("B", "kB", "MB", "GB"):
-        if n < 999.5:
-            return f"{n:.3g} {unit}"
+        if n < 1000 - 0.5 * 10 ** (3 - figures):
+            return f"{human_figures(n, figures)} {unit}"
         n /= 1000
     return f"{n:.3g} TB" if n < 999.5 else f"{n:,.0f} TB"
 

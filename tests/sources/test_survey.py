@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.quickstart.recipe import survey
+from groundup.sources.survey import survey
 from groundup.sources.text import Document
 
 

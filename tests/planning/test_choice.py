@@ -1,0 +1,111 @@
+"""The preset that suits a text: by its size, the machine, and the time that people have."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from groundup.config.presets import PRESETS
+from groundup.errors import ConfigError
+from groundup.planning.choice import (
+    GPU,
+    LAPTOP,
+    MAX_SECONDS,
+    PROPOSED,
+    choose,
+    fit_presets,
+    propose,
+    propose_for_text,
+)
+from groundup.planning.warnings import MAX_EPOCHS, warnings
+
+SLOW = LAPTOP._replace(flops=LAPTOP.flops / 20)
+COMPUTERS = st.sampled_from([LAPTOP, GPU, SLOW])
+SIZES = st.sampled_from([10**n * k for n in range(3, 13) for k in (1, 3)])  # bytes
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "computer", "tokenizer", "preset"),
+    [
+        (100_000, LAPTOP, "byte", "gpt2-nano"),
+        (1_115_394, LAPTOP, "bpe:1024", "modern-micro"),  # a novel
+        (1_115_394, GPU, "bpe:1024", "modern-micro"),  # more would only memorize it
+        (50_000_000, LAPTOP, "bpe:4096", "modern-micro"),
+        (50_000_000, GPU, "bpe:4096", "modern-mini"),
+        (40 * 10**9, GPU, "gpt2", "gpt2"),
+    ],
+)
+def test_tokenizer_and_preset_follow_the_text_and_the_computer(n_bytes, computer, tokenizer, preset):
+    found, fit = propose_for_text(n_bytes, computer)
+    assert (found, fit.preset) == (tokenizer, preset)
+    assert fit.is_suitable
+
+
+@settings(max_examples=25)
+@given(SIZES, COMPUTERS, st.sampled_from([66, 257, 1024, 4096, 50_257]))
+def test_what_is_proposed_is_never_warned_of_where_anything_suits(tokens, computer, vocab_size):
+    fit = propose(tokens, tokens // 10, vocab_size, computer)
+    everything = fit_presets(tokens, tokens // 10, vocab_size, computer.machine, computer.flops, names=PROPOSED)
+    assert fit.preset in PROPOSED
+    if any(each.is_suitable for each in everything):
+        assert list(warnings(fit.plan)) == []
+        assert fit.plan.seconds <= MAX_SECONDS[computer.machine.device]
+    else:
+        assert fit.preset == PROPOSED[0]
+
+
+@settings(max_examples=25)
+@given(SIZES, COMPUTERS, st.sampled_from([257, 1024, 4096]))
+def test_a_larger_text_and_a_faster_machine_never_mean_a_smaller_model(tokens, computer, vocab_size):
+    def place(n: int, flops: float) -> int:
+        fit = propose(n, n // 10, vocab_size, computer._replace(flops=flops))
+        return PROPOSED.index(fit.preset)
+
+    here = place(tokens, computer.flops)
+    assert here <= place(2 * tokens, computer.flops)
+    assert here <= place(tokens, 2 * computer.flops)
+
+
+def test_no_text_is_read_too_often():
+    fits = {fit.preset: fit for fit in fit_presets(400_000, 40_000, 1024, LAPTOP.machine, LAPTOP.flops)}
+    assert fits.keys() == PRESETS.keys()
+    for fit in fits.values():
+        # The steps of large presets are longer than the text.
+        assert (
+            fit.plan.epochs == pytest.approx(MAX_EPOCHS, rel=0.1)
+            or fit.plan.epochs < MAX_EPOCHS
+            or fit.plan.steps < 400
+        )
+    assert fits["modern-micro"].options == ["--train.epochs", "8"]
+    large = fit_presets(10**9, 10**8, 1024, LAPTOP.machine, LAPTOP.flops, names=["modern-micro"])[0]
+    assert large.options == []
+    assert large.plan.steps == PRESETS["modern-micro"]["train"]["max_steps"]
+
+
+def test_options_apply_to_every_preset_and_set_the_length():
+    options = {"train": {"max_time": "10m"}}
+    fits = fit_presets(10**6, 10**5, 1024, LAPTOP.machine, LAPTOP.flops, options=options)
+    assert {fit.plan.seconds for fit in fits} == {600}
+    assert all(fit.options == [] for fit in fits)
+    assert choose(fits).preset == "modern-micro"
+    with pytest.raises(ConfigError, match=r"command line: train\.max_stepz: unknown key"):
+        fit_presets(400_000, 0, 1024, LAPTOP.machine, None, options={"train": {"max_stepz": 1}})
+
+
+def test_presets_whose_context_is_longer_than_the_text_are_left_out():
+    assert [fit.preset for fit in fit_presets(100, 10, 257, LAPTOP.machine, None)] == ["gpt2-nano"]
+    assert propose(64, 0, 257, LAPTOP) is None
+
+
+def test_without_a_speed_time_is_unknown_and_the_smallest_is_taken():
+    fits = fit_presets(10**6, 10**5, 1024, LAPTOP.machine, None)
+    assert {fit.time for fit in fits if fit.plan.fits} == {"unknown"}
+    assert choose(fits).preset == PROPOSED[0]
+
+
+def test_a_model_that_does_not_fit_is_not_proposed():
+    small = replace(GPU.machine, memory=2 * 10**9)
+    fits = {fit.preset: fit for fit in fit_presets(10**10, 10**7, 50_257, small, GPU.flops)}
+    assert fits["gpt2"].time == "too large"
+    assert not fits["gpt2"].is_suitable
