@@ -1,13 +1,17 @@
 """Exports of chats: each message once, as a line with its writer's name."""
 
-import io
 import json
+import zipfile
 
 import pytest
+from documents import read
 from reading import read_with
 
+from groundup.sources.corpus import Position, open_sources
+from groundup.sources.documents import CHANNELS
 from groundup.sources.documents.chats import NOTICES, WITHOUT_TEXT, looks_like_whatsapp, read_whatsapp
 from groundup.sources.documents.json_documents import read_json
+from groundup.sources.documents.slack import export_root
 
 TELEGRAM = [
     {"id": 1, "type": "service", "date": "2024-01-01T00:00:00", "actor": "Ann", "action": "create_group", "text": ""},
@@ -102,26 +106,33 @@ GENERAL = (
 
 
 @pytest.mark.parametrize("root", ["", "export/"])
-def test_a_channel_of_a_slack_export_is_one_document(root):
-    from collections import Counter
-
-    from groundup.sources.documents.options import ReadOptions
-    from groundup.sources.documents.slack import export_root, read_export
-
-    files = {root + name: json.dumps(content).encode() for name, content in SLACK.items()}
-    assert export_root(files) == root
-    found = Counter()
-    texts = list(read_export(files, lambda name: io.BytesIO(files[name]), "x", ReadOptions(), found))
-    assert texts == [GENERAL, "Bob C: alone\n"]
-    assert found == {NOTICES: 1, WITHOUT_TEXT: 1}
+def test_a_channel_of_a_slack_export_is_one_document(tmp_path, root):
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        for name, content in SLACK.items():
+            archive.writestr(root + name, json.dumps(content, indent=4))
+        archive.writestr(root + "canvases.json", "[]")
+        archive.mkdir(root + "empty")
+    archive = zipfile.ZipFile(tmp_path / "export.zip")
+    archive.extractall(tmp_path / "unpacked")
+    archive.close()
+    for source, name in (("export.zip", "export.zip"), (f"unpacked/{root}", f"unpacked/{root}".split("/")[-2])):
+        messages = []
+        documents = read(tmp_path / source, say=messages.append)
+        assert documents == [(name, 0, GENERAL), (name, 1, "Bob C: alone\n")]
+        assert messages[0].endswith(": an export of Slack, so " + CHANNELS)
+        with open_sources([tmp_path / source]) as corpus:
+            assert next(iter(corpus.documents_from(Position(0, 1, 1, 1))))[1].offset == 1
+            assert set(corpus.findings()) >= {
+                f"{NOTICES}: 1 in {name}",
+                f"{WITHOUT_TEXT}: 1 in {name}",
+                f"files that hold no messages are left out: 1 in {name}",
+            }
 
 
 @pytest.mark.parametrize(
     "names", [["a/2024-01-01.json"], ["users.json", "a/b.json"], ["users.json", "x/a/2024-01-01.json"], []]
 )
 def test_other_folders_are_no_slack_exports(names):
-    from groundup.sources.documents.slack import export_root
-
     assert export_root(names) is None
 
 
@@ -194,3 +205,11 @@ def test_other_text_is_not_taken_for_whatsapp(lines):
 def test_a_long_message_takes_no_quadratic_time():
     long = "31/12/2023, 23:59 - Ann: a\n" + "line\n" * 60_000
     assert len(read_with(read_whatsapp, long.encode())[0][0]) == len("Ann: a\n") + 5 * 60_000
+
+
+def test_whatsapp_files_are_recognised_and_said(tmp_path):
+    (tmp_path / "_chat.txt").write_text(ANDROID)
+    messages = []
+    assert read(tmp_path / "_chat.txt", say=messages.append)[0][2].startswith("Ann B: Happy new year: 2024\n")
+    assert [message.partition(",")[0] for message in messages] == ["_chat.txt: exported from WhatsApp"]
+    assert read(tmp_path / "_chat.txt", read_as="text")[0][2] == ANDROID

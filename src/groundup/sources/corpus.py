@@ -11,6 +11,7 @@ import hashlib
 import re
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from groundup.errors import DataError
 from groundup.sources import hub
 from groundup.sources.cleaning import clean_document
 from groundup.sources.compression import ReadProgress, copy_bounded
-from groundup.sources.documents import FORMATS
+from groundup.sources.documents import CHANNELS, FORMATS, slack
 from groundup.sources.documents.options import ReadOptions
 from groundup.sources.encodings import Errors, parse_encoding
 from groundup.sources.file_reader import FileReader, SourceFile, naming
@@ -230,6 +231,9 @@ class _Reader:
         if path.is_fifo():  # as the shell's <(…) makes them
             with path.open("rb") as pipe:
                 return [self._spooled(path.name, pipe, spool)]
+        if path.is_dir() and not self.files.as_text and (paths := slack.folder_paths(path)):
+            say(f"{path}: an export of Slack, so {CHANNELS}")
+            return [self._slack(text, path, paths)]
         if path.is_dir():
             files, line = folder_files(path)
             say(line)
@@ -299,6 +303,21 @@ class _Reader:
             file.seek(0)
             version = hashlib.file_digest(file, "sha256").hexdigest()
         return self._file(File(spool, 1, name, self.files.options.column), name, version)
+
+    def _slack(self, given: str, folder: Path, paths: list[str]) -> Input:
+        """The input of an export of Slack that was unpacked to a folder."""
+        states = [(path, *_state(folder / path)) for path in paths]
+
+        def documents(at: Position) -> Iterator[Document]:
+            found, progress = Counter[str](), self.files.progress
+            progress.begin(folder)
+            for n, text in enumerate(slack.read_folder(folder, paths, self.files.options, found)):
+                if n >= at.documents:
+                    yield Document(folder.name, n, partial(chunk_text, text, self.files.chunk_bytes))
+            progress.take(found)
+
+        version = hashlib.sha256(repr(states).encode()).hexdigest()
+        return Input(given, folder.name, sum(size for _, size, _ in states), version, documents, path=folder)
 
     def _python_docs(self, position: Position) -> Iterator[Document]:
         offset = 0

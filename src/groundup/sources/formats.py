@@ -10,6 +10,7 @@ from groundup.errors import DataError
 from groundup.sources.compression import COMPRESSED, open_decompressed
 from groundup.sources.documents import FORMATS, suffixes
 from groundup.sources.documents.chats import looks_like_whatsapp
+from groundup.sources.documents.slack import export_root
 from groundup.sources.documents.zips import open_zip, read_member
 from groundup.sources.text import open_text
 
@@ -67,12 +68,17 @@ _ZIP_MEMBERS = {
     "ppt/presentation.xml": "",
 }
 
+# A message in a Maildir folder: the time it came, in seconds, and whatever the program wrote after it.
+_MAILDIR_NAME = re.compile(r"1\d{9}[._]")
+
 # The beginning of a JSON document: an object, or an array of them.
 _JSON = re.compile(rb'\s*(?:\[\s*)?\{\s*"[^"\n]*"\s*:')
 
 
 def format_suffix(path: Path) -> str:
-    """The suffix of the format, without that of the compression: `.jsonl` of `a.jsonl.gz`."""
+    """The suffix of the format, without that of the compression: `.jsonl` of `a.jsonl.gz`; of mail, `.eml`."""
+    if path.parent.name in ("cur", "new") and _MAILDIR_NAME.match(path.name):
+        return ".eml"
     name = Path(path.name.lower())
     return Path(name.stem).suffix if name.suffix in COMPRESSED else name.suffix
 
@@ -177,6 +183,8 @@ def _zip_kind(path: Path) -> Format:
                 kind = _ZIP_MIMETYPES.get(read_member(archive, "mimetype", str(path), HEAD_BYTES).strip())
                 if kind:
                     return kind
+    if export_root(names) is not None:
+        return "slack"
     return next((kind for member, kind in _ZIP_MEMBERS.items() if member in names), "zip")
 
 

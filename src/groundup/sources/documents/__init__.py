@@ -31,6 +31,8 @@ class DocumentFormat(NamedTuple):
     said: str = ""  # what to tell of a file that could be thought to be read as it is
 
 
+CHANNELS = "each channel is a document, with a line `Name: text` for each message"
+
 FORMATS: dict[str, DocumentFormat] = {
     "html": DocumentFormat(
         "HTML",
@@ -45,6 +47,7 @@ FORMATS: dict[str, DocumentFormat] = {
     "pdf": DocumentFormat("a PDF", (".pdf",), "pdf.read_pdf", library="pypdfium2"),
     "csv": DocumentFormat("a CSV table", (".csv", ".tsv"), "csv_tables.read_csv", has_columns=True),
     "json": DocumentFormat("JSON", (".json", ".ipynb"), "json_documents.read_json", has_columns=True),
+    "slack": DocumentFormat("an export of Slack", (), "slack.read_zip", said=f"an export of Slack, so {CHANNELS}"),
     "subtitles": DocumentFormat(
         "subtitles",
         (".srt", ".vtt"),

@@ -6,12 +6,18 @@ The replies of a thread stand after the message that they answer, whatever the d
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+from zipfile import ZipFile
 
+from groundup.errors import DataError
 from groundup.sources.documents.chats import NOTICES, WITHOUT_TEXT
 from groundup.sources.documents.json_stream import JsonStream
-from groundup.sources.documents.options import ReadOptions, count, decode_pieces, join
+from groundup.sources.documents.options import ReadOptions, count, decode, join
+from groundup.sources.documents.zips import open_zip, read_member
 from groundup.sources.rows import speech
+from groundup.utils.reading import read_bytes
 
 _DAY_FILE = re.compile(r"(?:(.*)/)?([^/]+)/\d{4}-\d\d-\d\d\.json", re.DOTALL)
 _LISTS = ("users.json", "channels.json", "groups.json", "dms.json", "mpims.json")
@@ -39,26 +45,58 @@ def export_root(names: Iterable[str]) -> str | None:
     return prefix if any(prefix + each in names for each in _LISTS) else None
 
 
-def read_export(
-    names: Iterable[str],
-    open_file: Callable[[str], BinaryIO],
-    name: str,
-    options: ReadOptions,
-    found: Counter[str],
+def read_zip(file: BinaryIO, name: str, options: ReadOptions, found: Counter[str]) -> Iterator[str]:
+    """The channels of the zip file that Slack writes."""
+    with open_zip(file, name) as archive:
+        paths = [info.filename for info in archive.infolist() if not info.is_dir()]
+        read = partial(_read_from_zip, archive, name=name, options=options)
+        yield from _channels(paths, read, name, options, found)
+
+
+def read_folder(folder: Path, paths: Iterable[str], options: ReadOptions, found: Counter[str]) -> Iterator[str]:
+    """The channels of such a file that was unpacked; `paths` are those of its files, from the folder on."""
+
+    def read(path: str) -> bytes:
+        try:
+            return read_bytes(folder / path, limit=options.max_bytes)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{folder / path}: cannot be read ({error}); give a complete export") from None
+
+    yield from filter(None, _channels(paths, read, str(folder), options, found))
+
+
+def folder_paths(folder: Path) -> list[str]:
+    """The files of an export that was unpacked to `folder`, from there on; empty if it is none."""
+    if not any((folder / each).is_file() for each in _LISTS):
+        return []
+    paths = [path.relative_to(folder).as_posix() for path in (*folder.glob("*.json"), *folder.glob("*/*.json"))]
+    paths = [path for path in paths if not (folder / path).is_symlink() and not (folder / path).parent.is_symlink()]
+    return sorted(paths) if export_root(paths) == "" else []
+
+
+def _read_from_zip(archive: ZipFile, path: str, *, name: str, options: ReadOptions) -> bytes:
+    return read_member(archive, path, name, options.max_bytes)
+
+
+def _channels(
+    paths: Iterable[str], read: Callable[[str], bytes], name: str, options: ReadOptions, found: Counter[str]
 ) -> Iterator[str]:
-    """The channels of a Slack export, in the order of their names; `open_file` opens one of its files, `names`."""
-    names = set(names)
+    """The channels of an export in the order of their names; `read` gives the content of one of its files."""
+    names = set(paths)
     root = export_root(names) or ""
 
     def stream(path: str) -> JsonStream:
         label = f"{name}/{path}"
-        return JsonStream(decode_pieces(open_file(path), label, options, found), label)
+        return JsonStream([decode(read(path), label, options, found)], label)
 
     people = _people(stream(f"{root}users.json")) if f"{root}users.json" in names else {}
     channels: dict[str, list[str]] = {}
     for path in sorted(names):
-        if (match := _DAY_FILE.fullmatch(path)) and (match[1] or "") == root.rstrip("/"):
+        match = _DAY_FILE.fullmatch(path)
+        if match and (match[1] or "") == root.rstrip("/"):
             channels.setdefault(match[2], []).append(path)
+        else:
+            count(found, "files that hold no messages are left out", path.removeprefix(root) not in _LISTS)
     for _, days in sorted(channels.items()):
         yield _conversation(map(stream, days), people, name, options, found)
 
