@@ -121,7 +121,7 @@ def test_a_channel_of_a_slack_export_is_one_document(tmp_path, root):
         assert documents == [(name, 0, GENERAL), (name, 1, "Bob C: alone\n")]
         assert messages[0].endswith(": an export of Slack, so " + CHANNELS)
         with open_sources([tmp_path / source]) as corpus:
-            assert next(iter(corpus.documents_from(Position(0, 1, 1, 1))))[1].offset == 1
+            assert [document.offset for _, document in corpus.documents_from(Position(0, 1, 1, 1))] == [1]
             assert set(corpus.findings()) >= {
                 f"{NOTICES}: 1 in {name}",
                 f"{WITHOUT_TEXT}: 1 in {name}",

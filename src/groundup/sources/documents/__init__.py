@@ -47,6 +47,8 @@ FORMATS: dict[str, DocumentFormat] = {
     "pdf": DocumentFormat("a PDF", (".pdf",), "pdf.read_pdf", library="pypdfium2"),
     "csv": DocumentFormat("a CSV table", (".csv", ".tsv"), "csv_tables.read_csv", has_columns=True),
     "json": DocumentFormat("JSON", (".json", ".ipynb"), "json_documents.read_json", has_columns=True),
+    "eml": DocumentFormat("mail", (".eml",), "mail.read_eml"),
+    "mbox": DocumentFormat("a mailbox", (".mbox",), "mail.read_mbox"),
     "slack": DocumentFormat("an export of Slack", (), "slack.read_zip", said=f"an export of Slack, so {CHANNELS}"),
     "subtitles": DocumentFormat(
         "subtitles",
