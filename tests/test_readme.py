@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from groundup.cli import COMMANDS
-from groundup.cli.aliases import ALIASES
 from groundup.cli.parsing import Parser, normalise
+from groundup.config.aliases import ADVICE_FOR, ALIASES, ALIASES_IN_SECTIONS
 from groundup.sources.catalog import CORPORA
 from groundup.sources.hub import is_hub_name, parse_spec
 
@@ -114,7 +114,7 @@ def test_its_annex_names_existing_options():
         for option in re.findall(r"--[a-z][\w.-]*", ours):
             assert option.replace("_", "-") in {*known, "--section.key"}, theirs
         for word in re.findall(r"`(?:--)?([\w.]+)`", theirs):
-            assert word in ALIASES or word in ("gpt2", "resume"), word
+            assert word in {*ALIASES, *ALIASES_IN_SECTIONS, *ADVICE_FOR} or word in ("gpt2", "resume"), word
 
 
 def test_its_python_runs(tmp_path, sentences, forks):

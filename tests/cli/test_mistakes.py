@@ -11,8 +11,8 @@ import pytest
 
 from groundup.checkpoint import state
 from groundup.checkpoint.run_folder import RunFolder
-from groundup.cli.aliases import ALIASES
 from groundup.cli.parsing import Parser
+from groundup.config.aliases import ADVICE_FOR
 
 
 @pytest.mark.parametrize(
@@ -22,13 +22,11 @@ from groundup.cli.parsing import Parser
         (["train", "--data", "x"], "--out"),
         (["train", "gpt3", "--data", "x", "--out", "y"], "preset 'gpt3': there is none; did you mean gpt2?"),
         (["train", "", "--data", "x", "--out", "y"], "preset '': there is none; known: gpt1"),  # "$UNSET"
-        (["train", "--data", "x", "--out", "y", "--model.n_layers", "3"], "did you mean --model.n_layer?"),
+        (["train", "--data", "x", "--out", "y", "--model.n_layerz", "3"], "did you mean --model.n_layer?"),
         (["train", "--data", "x", "--out", "y", "--train.max-steps", "abc"], "train.max_steps: 'abc' is not a whole"),
         (["train", "--data", "x", "--out", "y", "--model.n_head", "5"], "n_embd 128 is not divisible by n_head 5"),
         (["train", "--data", "x", "--out", "y", "--config", "no.yaml"], "no.yaml: cannot be read"),
         (["train", "--data", "nowhere", "--out", "y"], "nowhere"),
-        (["train", "--data", "x", "--out", "y", "--lr", "1"], "--lr: unknown option"),
-        (["train", "--data", "x", "--out", "y", "--n_layer", "1"], "did you mean --model.n_layer?"),
         (["train", "--out", "y"], "no prepared folder is named; give one with --data"),
         (["train", "--data", "x", "--out", "y", "--optimizer.beta1", "1"], "must be less than 1"),
         (["train", "--data", "x", "--out", "y", "--optimizer.learning_rate", "1e38"], "must be at most 10"),
@@ -258,14 +256,14 @@ def test_a_command_for_one_process_refuses_several(command, groundup, monkeypatc
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "--num_epochs", "3"], "--num_epochs: unknown option; here that is --train.epochs"),
+        (["train", "--eval_iters", "3"], "--eval_iters: unknown option; here that is --evaluate.tokens"),
         (["train", "--max_tokens", "3"], "did you mean --train.max_tokens?"),  # ours, by its last part
         (["generate", "run", "--num-seq", "3"], "here that is --num-samples"),
         (["generate", "run", "--max_new_tokens", "3"], "here that is --max-tokens"),
-        (["train", "--train.global_batch_size", "8"], "here that is --train.batch_tokens"),
+        (["train", "--total_batch_size", "8"], "here that is --train.batch_tokens"),
         (["train", "--max_new_tokens", "8"], "here that is --max-tokens, of `groundup generate`"),
-        (["generate", "run", "--batch_size", "8"], "for a complete step, of `groundup train`"),
-        (["train", "--gradient_accumulation_steps=8"], "here that is --train.batch_tokens, which is accumulated"),
+        (["generate", "run", "--max_iters", "8"], "--train.max_steps is an option of `groundup train`"),
+        (["generate", "run", "--total-batch-size=8"], "here that is --train.batch_tokens, of `groundup train`"),
     ],
 )
 def test_the_options_of_other_programs_are_known_by_name(groundup, words, message):
@@ -274,13 +272,13 @@ def test_the_options_of_other_programs_are_known_by_name(groundup, words, messag
     assert message in done.err
 
 
-def test_aliases_are_not_options_of_groundup():
+def test_words_with_advice_are_not_options_of_groundup():
     known = set()
     for name in ("train", "generate", "evaluate"):
         parser = Parser()
         import_module(f"groundup.cli.{name}").add_arguments(parser)
         known |= {option.replace("_", "-") for option in parser._option_string_actions}
-    for theirs, ours in ALIASES.items():
+    for theirs, ours in ADVICE_FOR.items():
         assert f"--{theirs}".replace("_", "-") not in known or theirs in ("max_tokens", "resume", "init_from")
         for option in re.findall(r"--[\w.-]+", ours.partition("torchrun")[0].partition("`groundup prepare")[0]):
             assert option.replace("_", "-") in known, theirs

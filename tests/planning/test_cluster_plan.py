@@ -311,6 +311,6 @@ def test_mistakes_are_one_sentence(plan, argv, sentence):
 
 
 def test_help_names_the_options_of_a_cluster(plan):
-    _, out, _ = plan("--help")
+    _, out, _ = plan("--help-all")
     for part in ("--gpus-per-node", "--mfu", "--tokens", "docs/cluster.md"):
         assert part in out

@@ -22,7 +22,7 @@ from groundup.ui.streams import printable_streams
 # Command -> (module, one line for --help). Of a module, add_arguments declares the options, and run executes the
 # command and returns the exit status.
 COMMANDS = {
-    "quickstart": ("quickstart", "train a GPT on your text, or on Python's documentation, and sample from it"),
+    "quickstart": ("quickstart", "train a GPT on your text, and sample from it"),
     "prepare": ("prepare", "turn texts into tokens for training"),
     "corpora": ("corpora", "list the corpora that can be prepared by name"),
     "tokenizer": ("tokenizer", "train a tokenizer, or show the tokens of a text"),
@@ -36,27 +36,45 @@ COMMANDS = {
     "compare": ("compare", "compare the losses of several runs, in a table and a plot"),
     "generate": ("generate", "generate text with a run or checkpoint"),
     "import": ("import_", "import a model of another program: GPT-2 from the hub, nanoGPT, llm.c"),
-    "export": ("export", "write a model for transformers or llama.cpp, or a page that runs it"),
+    "export": ("export", "write a model for transformers, llama.cpp, or a web page"),
     "push": ("push", "upload a model to the hub, as a repository for transformers"),
     "why": ("why", "show the documents behind any step of a run"),
     "doctor": ("doctor", "check this machine, runs and prepared data"),
+    "presets": ("presets", "list the presets with their sizes"),
+    "completion": ("completion", "print a script that lets bash, zsh or fish complete commands"),
 }
 
 MULTI_PROCESS = ("train", "resume", "evaluate", "doctor")  # commands that torchrun may start
+
+FIRST = ("quickstart", "prepare", "plan", "train", "resume", "evaluate", "generate", "compare", "export")
+
+# Words that other programs have for a command -> the command, or what to use instead.
+OTHER_COMMANDS = {"sample": "generate", "eval": "evaluate", "pretrain": "train"}
+COMMAND_ADVICE = {
+    "chat": "a model trained here continues a text: groundup generate RUN --prompt TEXT",
+    "convert": "that is groundup import MODEL --out DIR, or groundup export RUN --to hf --out DIR",
+    "finetune": "that is groundup train --init-from RUN --data DIR --out RUN",
+    "tokenize": "that is groundup prepare TEXTS --out DIR",
+    "check": "that is groundup doctor, or groundup doctor RUN",
+    "inspect": "that is groundup doctor RUN, or groundup why RUN STEP",
+    "upload": "that is groundup push RUN OWNER/NAME",
+    "download": "groundup import hf:OWNER/NAME --out DIR gets a model, groundup prepare NAME --out DIR a corpus",
+    "list": "groundup presets lists presets, groundup corpora texts",
+}
 
 USAGE = """usage: groundup COMMAND [OPTION…]
 
 Train GPTs from scratch on your own text.
 
-commands:
 {commands}
 
-`groundup COMMAND --help` explains a command. First steps:
-
-  groundup quickstart                                    # about 3 minutes, no download
+First steps:
+  groundup quickstart                    # about 3 minutes, no download
   groundup prepare my-texts/ --out data/mine --tokenizer bpe:4096
   groundup train gpt2-micro --data data/mine --out runs/mine
   groundup generate runs/mine --prompt "Once"
+
+`groundup COMMAND --help` explains a command.
 """
 
 RANK_DELAY_SECONDS = 1.0  # other ranks wait so long before they print an error, as rank 0 may print the same one
@@ -72,6 +90,10 @@ def main(argv: list[str] | None = None) -> None:
     Exit status: 0 done, 1 training gave up, 2 a user's mistake, 74 done, but output was lost, 141 the reader of the
     output is gone, 128 + n after signal n.
     """
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks, as `groundup completion` tells it to
+        from groundup.cli.completion import complete
+
+        complete(COMMANDS)
     # By default libgomp's idle threads spin for milliseconds and, on a shared machine, take the core from the thread
     # that they wait for. Must be set before torch is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
@@ -135,24 +157,29 @@ def _rank() -> str:
 
 def run(argv: list[str]) -> int:
     """Run the command that `argv` names; returns the exit status."""
-    name = argv[0] if argv else "--help"
-    if name in ("--help", "-h", "help"):
-        commands = "\n".join(f"  {name:<15}{line}" for name, (_, line) in COMMANDS.items())
-        print(USAGE.format(commands=commands), end="")
+    name, rest = (argv[0], argv[1:]) if argv else ("--help", [])
+    if name == "help" and rest:
+        name, *rest = [*rest, "--help"]
+    if name in ("--help", "-h", "help", "--help-all"):
+        _print_usage(everything=name == "--help-all")
         return 0
     if name in ("--version", "-V"):
         from groundup import __version__
 
         print(f"groundup {__version__}")
         return 0
+    if name in OTHER_COMMANDS:
+        print(f"groundup: {name} is groundup {OTHER_COMMANDS[name]}", file=sys.stderr)
+        name = OTHER_COMMANDS[name]
     if name not in COMMANDS:
         from groundup.config.merge import did_you_mean
 
-        raise UsageError(f"{name}: there is no such command; {did_you_mean(name, COMMANDS)}")
+        advice = COMMAND_ADVICE.get(name) or did_you_mean(name, COMMANDS)
+        raise UsageError(f"{name}: there is no such command; {advice}")
     if name not in MULTI_PROCESS and "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError(f"{name}: runs in one process; only {', '.join(MULTI_PROCESS)} can use several")
     from groundup.cli.parsing import Parser, check_words, normalise
-    from groundup.config.merge import RenamedKeyWarning
+    from groundup.config.merge import AliasWarning, RenamedKeyWarning
 
     check_words(argv)
     module, summary = COMMANDS[name]
@@ -160,16 +187,25 @@ def run(argv: list[str]) -> int:
     parser = Parser(prog=f"groundup {name}", description=summary[0].upper() + summary[1:] + ".")
     command.add_arguments(parser)
     with warnings.catch_warnings():
-        warnings.simplefilter("always", RenamedKeyWarning)
+        for category in (AliasWarning, RenamedKeyWarning):
+            warnings.simplefilter("always", category)
         warnings.showwarning = partial(_show_warning, warnings.showwarning)
-        return command.run(parser.parse_args(normalise(argv[1:])))
+        return command.run(parser.parse_args(normalise(rest)))
+
+
+def _print_usage(*, everything: bool) -> None:
+    from groundup.cli.help import commands_page
+
+    names = list(COMMANDS) if everything else list(FIRST)
+    others = [] if everything else [name for name in COMMANDS if name not in FIRST]
+    print(commands_page(USAGE, {name: COMMANDS[name][1] for name in names}, others), end="")
 
 
 def _show_warning(show: Callable[..., None], message: Warning | str, category: type[Warning], *rest: Any) -> None:
-    """Print a RenamedKeyWarning on one line, without its position in our code, and only on rank 0."""
-    from groundup.config.merge import RenamedKeyWarning
+    """Print what a key is called on one line, without its position in our code, and only on rank 0."""
+    from groundup.config.merge import AliasWarning, RenamedKeyWarning
 
-    if not issubclass(category, RenamedKeyWarning):
+    if not issubclass(category, AliasWarning | RenamedKeyWarning):
         show(message, category, *rest)
     elif _rank() == "0":
         print(f"groundup: {single_line(str(message))}", file=sys.stderr, flush=True)

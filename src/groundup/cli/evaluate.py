@@ -36,6 +36,10 @@ HOW = ("split", "window", "stride")  # options of the loss that are logged with 
 
 def add_arguments(parser: Parser) -> None:
     parser.epilog = EPILOG
+    parser.first = (
+        "path", "--checkpoint", "--device", "--tasks", "--data", "--split", "--tokens", "--stride", "--no-baselines",
+        "--json",
+    )  # fmt: skip
     add_model(parser, device=True)
     parser.option("--tasks TASK,…", "what to evaluate [loss]")
     parser.option("--data DIR", "prepared folder for the loss [the run's own]")

@@ -24,7 +24,7 @@ def add_arguments(parser: Parser) -> None:
         "  groundup generate models/gpt2 --prompt Once\n"
         "  groundup train --init-from models/gpt2 --data data/mine --out runs/mine"
     )
-    parser.option("source SOURCE", "a model of the hub, a folder or a file: see below")
+    parser.option("source SOURCE", "a model of the hub, a folder or a file")
     parser.option("--out DIR", "folder to write, a checkpoint", required=True)
     parser.option(
         "--tokenizer NAME",

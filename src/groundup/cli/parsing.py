@@ -7,21 +7,27 @@ Options such as `--train.max_steps` are made from the fields of the config secti
 import argparse
 import os
 import re
+import shlex
 import sys
 import types
 import typing
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from pydantic.fields import FieldInfo
 
-from groundup.cli.aliases import ALIASES
+from groundup.cli.help import help_page
+from groundup.config.aliases import ADVICE_FOR, ALIASES, ALIASES_IN_SECTIONS
 from groundup.config.merge import ConfigSource, did_you_mean
 from groundup.config.presets import DEFAULT, PRESETS
 from groundup.config.renamed import RENAMED_KEYS
 from groundup.config.schema import SECTIONS, Config, resume_rule
-from groundup.config.types import parse_whole
+from groundup.config.types import OnResume, parse_whole
 from groundup.errors import UsageError
 from groundup.run.compose import compose_config
+from groundup.sources.catalog import CORPORA
 
 CONFIG_OPTION = re.compile(r"--[A-Za-z][\w-]*\.[\w.-]*")
 NEGATIVE_NUMBER = re.compile(r"-\.?\d")  # as argparse has it from Python 3.14 on: -1e-3 is a value, not an option
@@ -32,8 +38,14 @@ COMMAND_OF = {"--num-samples": "generate", "--max-tokens": "generate", "--tasks"
 class Parser(argparse.ArgumentParser):
     """argparse that raises UsageError, suggests the nearest option, and never guesses abbreviations."""
 
+    presets = False  # whether help begins with all presets
+    first: tuple[str, ...] = ()  # arguments on the first page of help, by option or destination; none: all
+    note = ""  # at the end of the first page
+
     def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        super().__init__(allow_abbrev=False, add_help=False, **options)
+        self.add_argument("-h", "--help", action=_Help, help="show the options that are used most")
+        self.add_argument("--help-all", action=_Help, help="show all options, and details")
         self._given: list[str] = []
         self._negative_number_matcher = NEGATIVE_NUMBER
 
@@ -44,15 +56,24 @@ class Parser(argparse.ArgumentParser):
             message = f"{dashed[0]}: taken for an option; a file of that name is given as ./{dashed[0]}"
         unknown = re.search(r"unrecognized arguments: (\S+)", message)
         if unknown and unknown[1].startswith("-"):
-            shown = [action for action in self._actions if action.help != argparse.SUPPRESS]
-            known = [name for action in shown for name in action.option_strings if name[:2] == "--"]
             option = unknown[1].split("=")[0]
-            message = f"{option}: unknown option; {_suggest(option, known)}"
+            message = f"{option}: unknown option; {_suggest(option, self._suggestions())}"
             if self.prog.endswith(" resume") and _is_key(option):
                 message = f"{option}: cannot change when a run is resumed; start a new run with `groundup train`"
         elif unknown:
             message = f"{unknown[1]}: one argument too many; put text with spaces in quotes"
         raise UsageError(f"{message} (see `{self.prog} --help`)")
+
+    def _suggestions(self) -> dict[str, str]:
+        """Long options to suggest -> how they are called in a message; previous names are not among them."""
+        found = {}
+        for action in sorted(self._actions, key=lambda action: not isinstance(action, _Alias)):
+            for name in action.option_strings:
+                if isinstance(action, _Alias) and "." not in name:
+                    found[name] = f"{name} (--{action.key})"
+                elif action.help != argparse.SUPPRESS and name[:2] == "--":
+                    found[name] = name
+        return found
 
     def parse_known_args(  # type: ignore[override]  # three overloads, of which argparse itself calls the first
         self, args: Any = None, namespace: Any = None
@@ -63,11 +84,32 @@ class Parser(argparse.ArgumentParser):
             self._option_string_actions.setdefault(name[:2] + name[2:].replace("-", "_"), action)
         return super().parse_known_args(args, namespace)
 
+    def format_help(self) -> str:
+        """All of the help."""
+        return help_page(self, everything=True)
+
+    def preset_given(self) -> str:
+        """The preset on the command line, whose values help shows."""
+        return next((word for word in self._given if word in PRESETS), DEFAULT)
+
     def option(self, spec: str, text: str, **options: Any) -> None:
         """Add an argument by its name and metavar, such as `--out DIR`, or a flag by its name; `text` is its help."""
         name, _, metavar = spec.partition(" ")
         options |= {"metavar": metavar} if metavar else {"action": "store_true"}
         self.add_argument(name, help=text, **options)
+
+
+class _Help(argparse.Action):
+    """`--help`, and `--help-all`."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, **options)
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        print(help_page(parser, everything="--help-all" in self.option_strings), end="")
+        parser.exit()
 
 
 class SubcommandParser(Parser):
@@ -83,26 +125,48 @@ class SubcommandParser(Parser):
         return parsed, rest
 
 
+class _Alias(argparse.Action):
+    """Option under a name of other trainers, which may be given once."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, key: str, **options: Any) -> None:
+        super().__init__(option_strings, dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **options)
+        self.key = key
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        if hasattr(namespace, self.dest):
+            parser.error(f"{option}: given twice; give --{self.key} once")
+        setattr(namespace, self.dest, values)
+
+
 def _is_key(option: str) -> bool:
     """Whether an option names a key of the config."""
+    key = option.removeprefix("--").replace("-", "_")
     try:
-        return bool(resume_rule(option.removeprefix("--").replace("-", "_")))
+        return key in ALIASES or bool(resume_rule(key))
     except (KeyError, AttributeError):  # of a section, or of a value
         return False
 
 
-def _suggest(option: str, known: list[str]) -> str:
+def _suggest(option: str, known: dict[str, str]) -> str:
     """A hint for an unknown option: its name here, or the nearest option, also by its last part (--n_layers)."""
     last = {name.removeprefix("--").rpartition(".")[2].replace("-", "_"): name for name in known if name != "--help"}
     word = option.lstrip("-").replace("-", "_")
-    if word not in last and (here := ALIASES.get(word)):
+    if word not in last and (here := ADVICE_FOR.get(word)):
         (name,) = normalise([here.replace(",", " ").split()[0]])
         command = COMMAND_OF.get(name, "train")
         return f"here that is {here}" + ("" if name in known or name[0] != "-" else f", of `groundup {command}`")
-    for hint in (did_you_mean(option, last.values()), did_you_mean(word.rpartition(".")[2], last)):
+    if word not in last and (key := ALIASES.get(word)):
+        return f"--{key} is an option of `groundup train`"
+    begun = sorted((name for name in last if name.startswith(word)), key=len) if word else []
+    if begun:
+        return f"did you mean {', '.join(known[last[name]] for name in begun[:3])}?"
+    hints = did_you_mean(option, last.values()), did_you_mean(word.rpartition(".")[2], last)
+    for hint in reversed(hints) if "." in word else hints:
         if hint.startswith("did you mean"):
             found = hint.removeprefix("did you mean ").removesuffix("?")
-            return f"did you mean {last.get(found, found)}?"
+            return f"did you mean {known[last.get(found, found)]}?"
     return "no option is like it"
 
 
@@ -146,8 +210,8 @@ def none_or_text(word: str) -> str | None:
 
 
 def call_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """All arguments but `--json`, as keywords of the function that a command calls."""
-    return {name: value for name, value in vars(args).items() if name != "json"}
+    """All arguments but `--json` and `--quiet`, as keywords of the function that a command calls."""
+    return {name: value for name, value in vars(args).items() if name not in ("json", "quiet")}
 
 
 def add_model(parser: Parser, *, device: bool = False) -> None:
@@ -179,12 +243,32 @@ def add_text_fields(parser: Parser) -> None:
     )
 
 
+# Keys of the config on the first page of help: length, learning rate, batch, context, device, seed.
+FIRST_KEYS = (
+    "train.max_steps", "train.max_time", "optimizer.learning_rate", "train.batch_tokens", "model.block_size",
+    "train.device", "train.seed",
+)  # fmt: skip
+SHORT_NAMES = "Short: --max-steps, --minutes, --lr, --batch-size (sequences), --block-size, --device, --seed."
+
+
 def add_config_arguments(parser: Parser) -> None:
     """Add a preset, `--data`, `--init-from`, `--config` files, and `--section.key` for every key."""
-    parser.option("preset PRESET", f"{', '.join(PRESETS)} [the one a file names, or {DEFAULT}]", nargs="?")
+    add_preset(parser)
     parser.option("--data DIR", "folder written by `groundup prepare`")
     add_config_files(parser)
     add_config_options(parser)
+
+
+def add_preset(parser: Parser) -> None:
+    """Add a preset; help lists all of them."""
+    parser.presets, parser.note = True, SHORT_NAMES
+    action = parser.add_argument("preset", metavar="PRESET", nargs="?", help="a preset; `groundup presets` lists them")
+    action.completer = partial(_choose, list(PRESETS))  # type: ignore[attr-defined]  # of argcomplete
+
+
+def _choose(values: list[str], **_: object) -> list[str]:
+    """Completions of a value for a shell."""
+    return values
 
 
 def add_config_files(parser: Parser) -> None:
@@ -202,26 +286,62 @@ def config_of(args: argparse.Namespace) -> Config:
 
 def preset_and_config(args: argparse.Namespace, options: dict[str, Any] | None = None) -> tuple[str, Config]:
     """Name of the preset, and the config; `options` replace those of the command line."""
+    _refuse_path(args.preset)
     given = config_overrides(args) if options is None else options
     return compose_config(args.preset, args.config, ConfigSource("command line", given, typed=True), laptop=args.laptop)
 
 
-def add_config_options(parser: argparse.ArgumentParser, sections: tuple[str, ...] | None = None) -> None:
-    """Add one `--section.key VALUE` for each field of the config, or of some sections; previous names are hidden."""
+def _refuse_path(word: str | None) -> None:
+    """UsageError, with the commands to use, for a text, a run, data or a config where a preset belongs."""
+    if word is None or word in PRESETS or not (word in CORPORA or os.path.lexists(word)):
+        return
+    path, quoted = Path(word), shlex.quote(word)
+    name = shlex.quote(path.resolve().name.partition(".")[0] or "mine")
+    if (path / "manifest.json").exists():
+        remedy = f"it is prepared data: groundup train {DEFAULT} --data {quoted} --out runs/{name}"
+    elif (path / "SHA256SUMS").exists():
+        remedy = f"it is a checkpoint: groundup train --init-from {quoted} --data DIR --out RUN"
+    elif (path / "config.yaml").exists():
+        remedy = f"it is a run: groundup resume {quoted}"
+    elif path.suffix in (".yaml", ".yml"):
+        remedy = f"it is a config: groundup train --config {quoted} --data DIR --out RUN"
+    else:
+        remedy = (
+            f"to train on its text: groundup quickstart {quoted}; or in two steps: groundup prepare {quoted} --out "
+            f"data/{name}, and groundup train {DEFAULT} --data data/{name} --out runs/{name}"
+        )
+    raise UsageError(f"{word}: is not a preset; {remedy}")
+
+
+def add_config_options(parser: Parser, sections: tuple[str, ...] | None = None) -> None:
+    """Add one `--section.key VALUE` for each field of the config, or of some `sections`, as for a run to resume.
+
+    Other names, previous names, and keys that cannot change when a run is resumed are not in the help.
+    """
     for name, section in SECTIONS.items():
         if sections and name not in sections:
             continue
         group = parser.add_argument_group(name, (section.__doc__ or "").splitlines()[0])
         for key, inner in section.model_fields.items():
-            group.add_argument(
+            metavar, choices = _metavar(inner)
+            hidden = sections and resume_rule(f"{name}.{key}") is OnResume.FIXED
+            text = f"{inner.description} ({', '.join(choices)})" if metavar == "NAME" else f"{inner.description}"
+            action = group.add_argument(
                 *SHORT.get((name, key), ()),
                 f"--{name}.{key}",
                 dest=f"{name}.{key}",
-                metavar=_metavar(inner),
+                metavar=metavar,
                 type=utf8 if key == "prompt" else str if inner.annotation is str else none_or_text,
                 default=argparse.SUPPRESS,
-                help=f"{inner.description} [{_shown(name, key, inner.default)}]".replace("%", "%%"),
+                help=argparse.SUPPRESS if hidden else text.replace("%", "%%"),
             )
+            if choices:
+                action.completer = partial(_choose, choices)  # type: ignore[attr-defined]
+
+    for name, key in (ALIASES | ALIASES_IN_SECTIONS).items():
+        if sections is None or key.partition(".")[0] in sections:
+            option = name if "." in name else name.replace("_", "-")
+            parser.add_argument(f"--{option}", dest=name, key=key, action=_Alias, type=none_or_text)
 
     for old, new in RENAMED_KEYS.items():
         if "." in old and (sections is None or new.partition(".")[0] in sections):
@@ -237,12 +357,13 @@ def config_overrides(args: argparse.Namespace) -> dict[str, Any]:
         section, dot, key = dotted.partition(".")
         if dot:
             tree.setdefault(section, {})[key] = value
-        elif dotted in ("data", "init", "init_from") and value is not None:
+        elif dotted in ALIASES or (dotted in ("data", "init", "init_from") and value is not None):
             tree[dotted] = value
     return tree
 
 
-def _metavar(field: FieldInfo) -> str:
+def _metavar(field: FieldInfo) -> tuple[str, list[str]]:
+    """How help names the value of a field, and the values to choose from, where these are few."""
     kinds = [field.annotation]
     if typing.get_origin(kinds[0]) in (typing.Union, types.UnionType):
         kinds = [kind for kind in typing.get_args(kinds[0]) if kind is not type(None)]
@@ -250,13 +371,6 @@ def _metavar(field: FieldInfo) -> str:
     while typing.get_origin(kind) is typing.Annotated:
         kind = typing.get_args(kind)[0]
     if typing.get_origin(kind) is Literal:
-        return "|".join(str(choice) for choice in typing.get_args(kind))
-    return {int: "N", float: "X", bool: "true|false"}.get(typing.cast(type, kind), "TEXT")
-
-
-def _shown(section: str, key: str, default: Any) -> str:
-    if any(key in row.get(section, {}) for row in PRESETS.values()):
-        return "by preset"
-    if default in (None, ()):
-        return "none"
-    return str(default).lower() if isinstance(default, bool) else str(default) or '""'
+        return "NAME", [str(choice) for choice in typing.get_args(kind)]
+    choices = ["true", "false"] if kind is bool else []
+    return {int: "N", float: "X", bool: "true|false"}.get(typing.cast(type, kind), "TEXT"), choices

@@ -9,9 +9,16 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from groundup.cli.parsing import Parser, add_config_files, add_config_options, config_overrides, preset_and_config
+from groundup.cli.parsing import (
+    FIRST_KEYS,
+    Parser,
+    add_config_files,
+    add_config_options,
+    add_preset,
+    config_overrides,
+    preset_and_config,
+)
 from groundup.config.merge import ConfigSource, flatten
-from groundup.config.presets import DEFAULT, PRESETS
 from groundup.config.schema import Config
 from groundup.config.sections import TrainConfig
 from groundup.errors import ConfigError, UsageError
@@ -47,20 +54,23 @@ CLUSTER: dict[str, tuple[type, float, float, str]] = {
     "gpus_per_node": (int, 1, 1024, "GPUs of each node [8]"),
     "mfu": (float, 1e-6, 1, "fraction of its peak that one GPU reaches [published, by GPU]"),
 }
+PATHS = ("data", "init", "init_from")  # config keys outside of sections
 TOKENS = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)([kmbtKMBT]?)")
 SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 
 
 def add_arguments(parser: Parser) -> None:
     parser.usage = (
-        "groundup plan [PRESET] [--data DIR] [--config FILE…] [--section.key VALUE…]\n"
-        "                     [--measure | --like RUN | --tokens-per-second X] [--json]\n"
-        "                     [--nodes K --gpus-per-node G [--gpu NAME] [--tokens 10B] …]"
+        "groundup plan [PRESET] [--data DIR] [--measure | --like RUN] [OPTION…]\n"
+        "groundup plan --nodes K [PRESET] [--tokens 10B] [OPTION…]"
     )
     parser.epilog = EPILOG
-    parser.option("preset PRESET", f"{', '.join(PRESETS)} [with --data all, else {DEFAULT}]", nargs="?")
+    parser.first = (
+        "--data", "--measure", "--like", "--tokens-per-second", "--tokens", "--nodes", *FIRST_KEYS[3:6], "--json",
+    )  # fmt: skip
+    add_preset(parser)
     parser.option("--model PRESET", "alternative to PRESET")
-    parser.option("--data DIR", "folder written by `groundup prepare`: vocabulary and epochs")
+    parser.option("--data DIR", "prepared folder: its vocabulary and epochs")
     add_config_files(parser)
     speed = parser.add_mutually_exclusive_group()
     speed.add_argument("--measure", action="store_true", help="time this model here, for about 2 seconds")
@@ -167,7 +177,7 @@ def _measured_flops(args: argparse.Namespace, config: Config) -> tuple[Machine, 
     from groundup.run.resolve import plan_here, plan_with_measured_speed
 
     name = PROBES[plan_here(config, config.model.vocab, None).machine.device]
-    probe = compose_config(name, [], ConfigSource("command line", _options(args), typed=True))[1]
+    probe = compose_config(name, [], ConfigSource("command line", _options(args)))[1]
     plan = plan_with_measured_speed(probe, config.model.vocab, None)
     if plan.speed is None:
         return plan.machine, None, f"nothing: {name} does not fit into the memory of this machine"
@@ -206,7 +216,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 
 def option_words(options: dict[str, Any]) -> list[str]:
     """Config options as words of a command."""
-    values = {key: "none" if value is None else str(value) for key, value in flatten(options) if "." in key}
+    values = {key: "none" if value is None else str(value) for key, value in flatten(options) if key not in PATHS}
     return [word for key, value in values.items() for word in (f"--{key}", value)]
 
 

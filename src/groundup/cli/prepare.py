@@ -19,7 +19,11 @@ def add_arguments(parser: Parser) -> None:
         "  groundup prepare dump.parquet#body --out data/some --max-tokens 10000000\n"
         "  cat *.txt | groundup prepare - --out data/all"
     )
-    parser.option("sources SOURCE", "files, folders, patterns, - or names: see below", nargs="+")
+    parser.first = (
+        "sources", "--out", "--tokenizer", "--column", "--val-fraction", "--max-documents", "--max-tokens",
+        "--overwrite", "--json",
+    )  # fmt: skip
+    parser.option("sources SOURCE", "files, folders, patterns, - or names (--help-all)", nargs="+")
     parser.option("--out DIR", "folder to write", required=True)
     parser.option(
         "--tokenizer NAME",
@@ -40,6 +44,7 @@ def add_arguments(parser: Parser) -> None:
     parser.option(
         "--overwrite", "replace a folder that was prepared from other sources or with other options, or is damaged"
     )
+    parser.option("--quiet", "print nothing but errors")
     parser.option("--json", "print the manifest as JSON and nothing else")
 
 
@@ -49,10 +54,12 @@ def run(args: argparse.Namespace) -> int:
     from groundup.preprocess.pipeline import prepare  # not the API: that would load torch, which takes a second
     from groundup.ui.progress import byte_progress
 
-    with byte_progress(quiet=args.json) as watch:
+    with byte_progress(quiet=args.json or args.quiet) as watch:
         manifest = prepare(**call_arguments(args), progress=watch)
     if args.json:
         print(json_line(manifest.model_dump(mode="json")))
+        return 0
+    if args.quiet:
         return 0
     for name, split in manifest.splits.items():
         ratio = f", {split.bytes / split.tokens:.2f} bytes per token" if split.tokens else ""

@@ -8,7 +8,11 @@ from groundup.cli.parsing import Parser, add_config_options, config_overrides
 
 def add_arguments(parser: Parser) -> None:
     """Options of the command; of the config, only the sections with keys that may change when a run is resumed."""
-    parser.usage = "groundup resume RUN [--data DIR] [--section.key VALUE…]"
+    parser.usage = "groundup resume RUN [--data DIR] [OPTION…]"
+    parser.first = (
+        "run", "--data", "--checkpoints", "train.max_steps", "train.max_time", "train.epochs", "train.device",
+        "evaluate.every_steps", "checkpoint.every_steps", "--track", "--json",
+    )  # fmt: skip
     parser.epilog = (
         "Resumes from the newest checkpoint whose checksums match. Run length, evaluation, checkpoints, guard and\n"
         "trackers may change; and device, threads, micro-batch size and the like, which change rounding.\n\n"
@@ -17,6 +21,7 @@ def add_arguments(parser: Parser) -> None:
     parser.option("run RUN", "folder written by `groundup train`")
     parser.option("--data DIR", "the prepared folder, if it has moved")
     parser.option("--checkpoints DIR", "the folder of the run's checkpoints, if they have been moved")
+    parser.option("--quiet", "print nothing but errors")
     parser.option("--json", "print the result as JSON; progress goes to standard error")
     add_config_options(parser, ("train", "evaluate", "checkpoint", "guard", "tracking"))
 
@@ -30,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
     first, run = init_distributed().rank == 0, RunFolder(Path(args.run))
     config, keys = reconfigure(run, config_overrides(args))
-    with watching(args.run, config, plain=args.json, quiet=not first) as display:
+    with watching(args.run, config, plain=args.json, quiet=args.quiet or not first) as display:
         checkpoints = Path(args.checkpoints) if args.checkpoints else None
         result = resume_run(run, config, keys, display, checkpoints=checkpoints)
-    return finish(result, as_json=args.json, quiet=not first)
+    return finish(result, as_json=args.json, quiet=not first or (args.quiet and not args.json))

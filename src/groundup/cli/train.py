@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from groundup.cli.parsing import Parser, add_config_arguments, preset_and_config
+from groundup.cli.parsing import FIRST_KEYS, Parser, add_config_arguments, preset_and_config
+from groundup.config.presets import DEFAULT
 from groundup.config.schema import Config
 from groundup.errors import UsageError
 from groundup.ui.display import PlainDisplay
@@ -12,21 +13,24 @@ from groundup.ui.display import PlainDisplay
 
 def add_arguments(parser: Parser) -> None:
     parser.usage = (
-        "groundup train [PRESET] --data DIR --out RUN [--dry-run] [--config FILE…] [--section.key VALUE…]\n"
-        "       groundup train --config RECIPE [--laptop] --out RUN [--section.key VALUE…]"
+        "groundup train [PRESET] --data DIR --out RUN [OPTION…]\n"
+        "groundup train --config RECIPE [--laptop] --out RUN [OPTION…]"
     )
     parser.epilog = (
         "A preset sets the model's shape and recipe, a file overrides the preset, an option overrides the file.\n"
-        "In brackets: the default; [by preset]: presets differ. Ctrl-C ends the run with a checkpoint.\n\n"
+        "--section.key VALUE is the key `key:` of the section `section:` in YAML. In brackets: the value with the\n"
+        f"preset that is named before --help-all, or {DEFAULT}. Ctrl-C ends the run with a checkpoint.\n\n"
         "  groundup train gpt2-mini --data data/book --out runs/book --train.max_time 30m --model.dropout 0.1\n"
         "  groundup train --config recipes/gpt2-124m-shakespeare.yaml --laptop --out runs/bard\n"
         "  torchrun --nproc-per-node 8 -m groundup train gpt2 --data data/web --out runs/web --parallel fsdp"
     )
+    parser.first = ("--data", "--out", "--config", *FIRST_KEYS)
     add_config_arguments(parser)
     parser.option("--out RUN", "folder for the run; must not hold one yet")
     parser.option("--checkpoints DIR", "a new folder for the checkpoints, such as one on a larger disk [in RUN]")
     parser.option("--auto-resume", "resume RUN if it holds this run; a restarted job always does")
     parser.option("--dry-run", "print the plan, write nothing, and stop")
+    parser.option("--quiet", "print nothing but errors")
     parser.option("--json", "print the result as JSON; progress goes to standard error")
 
 
@@ -45,14 +49,14 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _dry_run(args, config)
     out, may_resume = Path(args.out), args.auto_resume or restarted()
-    with byte_progress(quiet=args.json) as watch:
+    with byte_progress(quiet=args.json or args.quiet) as watch:
         ensure_prepared(config, out, watch, processes=expected_world_size(), may_resume=may_resume)
     process_group = init_distributed()
     first = process_group.rank == 0
-    with watching(f"{preset} on {config.data}", config, plain=args.json, quiet=not first) as display:
+    with watching(f"{preset} on {config.data}", config, plain=args.json, quiet=args.quiet or not first) as display:
         start = start_or_resume if process_group.any(may_resume) else start_run
         result = start(config, out, display, checkpoints=Path(args.checkpoints) if args.checkpoints else None)
-    return finish(result, as_json=args.json, quiet=not first)
+    return finish(result, as_json=args.json, quiet=not first or (args.quiet and not args.json))
 
 
 def _dry_run(args: argparse.Namespace, config: Config) -> int:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
 
-from groundup.cli.parsing import Parser, SubcommandParser, add_config_arguments, config_of, whole_number
+from groundup.cli.parsing import FIRST_KEYS, Parser, SubcommandParser, add_config_arguments, config_of, whole_number
 from groundup.ui.chart import Series, braille_chart
 from groundup.ui.console import Console
 from groundup.ui.display import PlainDisplay
@@ -36,7 +36,8 @@ def add_arguments(parser: Parser) -> None:
     lr = what.add_parser(
         "lr", help="find a learning rate", description="Find a learning rate for your config and data.", epilog=EPILOG
     )
-    lr.usage = "groundup tune lr [PRESET] --data DIR [--config FILE…] [--section.key VALUE…] [--steps N] [--json]"
+    lr.usage = "groundup tune lr [PRESET] --data DIR [--steps N] [OPTION…]"
+    lr.first = ("--data", "--steps", "--config", *FIRST_KEYS[3:], "--json")
     add_config_arguments(lr)
     lr.option("--steps N", "steps of the longest of the short runs [100]", type=whole_number, default=100)
     lr.option("--json", "print one JSON object and nothing else on standard output")

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from groundup.cli.parsing import Parser, add_config_arguments, config_of, whole_number
+from groundup.cli.parsing import FIRST_KEYS, Parser, add_config_arguments, config_of, whole_number
 from groundup.errors import TrainingError, UsageError
 from groundup.ui.format import json_line
 
@@ -19,9 +19,8 @@ STEPS = 8  # a kill after 4: optimizer state, averages and warm-up have begun to
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.usage = (
-        "groundup verify-resume [PRESET] --data DIR [--steps N] [--config FILE…] [--section.key VALUE…] [--json]"
-    )
+    parser.usage = "groundup verify-resume [PRESET] --data DIR [--steps N] [OPTION…]"
+    parser.first = ("--data", "--steps", "--config", *FIRST_KEYS[3:], "--json")
     parser.epilog = (
         "Takes the arguments of `groundup train`. In a temporary folder it trains N steps, and again with SIGKILL\n"
         "half-way and a resume, each in a process of its own, and compares weights, optimizer state, averages, loss\n"

@@ -8,13 +8,23 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
+from groundup.config.aliases import (
+    ADVICE_FOR,
+    ALIASES,
+    BATCH_SIZE,
+    GRAD_ACCUM,
+    describe_aliases,
+    resolve_aliases,
+    set_batch_tokens,
+)
 from groundup.config.renamed import rename_keys
 from groundup.config.schema import SECTIONS, Config, section_at
 from groundup.config.sections import COOLDOWNS, RUN_LENGTHS, WARMUPS
 from groundup.errors import ConfigError
 
 # Keys that exclude each other: one given later replaces another given earlier.
-ALTERNATIVES = {"train": (RUN_LENGTHS,), "schedule": (WARMUPS, COOLDOWNS)}
+BATCHES = tuple(("batch_tokens", key.partition(".")[2]) for key in (BATCH_SIZE, GRAD_ACCUM))
+ALTERNATIVES = {"train": (RUN_LENGTHS, *BATCHES), "schedule": (WARMUPS, COOLDOWNS)}
 
 
 class ConfigSource(NamedTuple):
@@ -27,6 +37,10 @@ class ConfigSource(NamedTuple):
 
 class RenamedKeyWarning(FutureWarning):
     """A config key was given under its previous name."""
+
+
+class AliasWarning(UserWarning):
+    """Config keys were given under names that other trainers have; says what they were taken for."""
 
 
 MAX_SHOWN_CHARACTERS = 100  # of a value in a sentence
@@ -53,9 +67,13 @@ def merge_and_validate(sources: Iterable[ConfigSource]) -> Config:
     """Merge `sources`, later ones taking precedence, and validate. ConfigError names place, key, value and remedy."""
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
+    aliases: dict[str, list[tuple[str, str, Any]]] = {}
     for source in sources:
         # A section without keys, such as one that is commented out, is empty.
-        values = [(k, v) for k, v in flatten(_current_names(source)) if v is not None or k not in SECTIONS]
+        pairs = [(k, v) for k, v in flatten(_current_names(source)) if v is not None or k not in SECTIONS]
+        values, used = resolve_aliases(pairs, source.origin)
+        if used and source.typed:
+            aliases[source.origin] = used
         for key, value in values:
             _check_text(value, f"{source.origin}: {key}")
             _drop_alternatives(merged, key, value)
@@ -63,10 +81,14 @@ def merge_and_validate(sources: Iterable[ConfigSource]) -> Config:
             _assign(merged, key, value)
             origins.pop(key, None)
             origins[key] = source.origin  # newest last: the one to name
+    set_batch_tokens(merged, origins)
     try:
-        return Config.model_validate(merged)
+        config = Config.model_validate(merged)
     except ValidationError as error:
         raise ConfigError(_sentence(error, origins)) from None
+    for origin, used in aliases.items():
+        warnings.warn(f"{origin}: {describe_aliases(used, config)}", AliasWarning, stacklevel=2)
+    return config
 
 
 def rename_source(source: ConfigSource) -> tuple[dict[str, Any], list[tuple[str, str]]]:
@@ -159,7 +181,11 @@ def _sentence(error: ValidationError, origins: dict[str, str]) -> str:
     if kind == "extra_forbidden":
         section = section_at(path[:-1])
         shown = repr(dotted)[1:-1]  # spaces of other kinds, as copied from a page, are escaped
-        return f"{place}{shown}: unknown key; {did_you_mean(path[-1], section.model_fields)}"
+        if here := ALIASES.get(path[-1]) or ADVICE_FOR.get(dotted) or ADVICE_FOR.get(path[-1]):
+            return f"{place}{shown}: unknown key; here that is {here}"
+        hint = did_you_mean(path[-1], [*section.model_fields, *(ALIASES if len(path) == 1 else ())])
+        hint = hint if hint.startswith("did you mean") else f"known: {', '.join(section.model_fields)}"
+        return f"{place}{shown}: unknown key; {hint}"
     if kind == "value_error":
         message = str(first["ctx"]["error"])
         shown = f" {_shown(value)}:" if not isinstance(value, dict | BaseModel) else ""

@@ -132,6 +132,27 @@ PRESETS: dict[str, Row] = {
 
 DEFAULT = "gpt2-micro"
 
+PURPOSES = {
+    "gpt2-nano": "a first try, on a CPU",
+    "gpt2-micro": "GPT-2's parts, on a CPU",
+    "fast": "lowest loss in minutes, on a CPU",
+    "modern-micro": "modern's parts, on a CPU",
+    "gpt2-mini": "GPT-2's parts, on a GPU",
+    "modern-mini": "modern's parts, on a GPU",
+    "gpt1": "OpenAI's GPT-1",
+    "gpt2": "OpenAI's GPT-2 small",
+    "gpt3-small": "the smallest of the GPT-3 paper",
+    "modern": "nanochat's: rotary positions, Muon",
+    "fast-small": "modern with n-grams, on a GPU",
+    "gpt2-medium": "OpenAI's GPT-2 medium",
+    "gpt2-large": "OpenAI's GPT-2 large",
+    "gpt2-xl": "OpenAI's GPT-2 XL",
+}
+"""What each preset is for, by size."""
+
+LAPTOP = ("gpt2-nano", "gpt2-micro", "fast", "modern-micro", "gpt2-mini", "modern-mini")
+"""Presets for own, small vocabularies."""
+
 
 def preset(name: str) -> ConfigSource:
     """The row called `name`; ConfigError with the nearest name when there is none."""

@@ -129,7 +129,7 @@ class TrainConfig(Section):
     """Run length, batch, and how to compute."""
 
     seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 1337
-    """seed of the data order, the initial weights and dropout"""
+    """random seed: data order, weights, dropout"""
     max_steps: Annotated[Positive | None, FREE] = None
     """run length in steps"""
     max_tokens: Annotated[Positive | None, FREE] = None
@@ -143,7 +143,7 @@ class TrainConfig(Section):
     early_stopping_patience: Annotated[Positive | None, FREE] = None
     """stop after this many evaluations in a row without a lower validation loss; default: off"""
     batch_tokens: Positive = 8192
-    """tokens per optimizer step, over all accumulation and all processes"""
+    """tokens per step, all processes together; gradients are accumulated as memory requires"""
     micro_batch_size: Annotated[Size | None, ROUNDING] = None
     """sequences per forward pass; default: 16,384 tokens' worth, fewer for large models, more on a GPU"""
     seq_len_warmup_from: Annotated[Whole, Field(ge=2)] | None = None
@@ -242,7 +242,7 @@ class TrackingConfig(Section):
     on_resume: ClassVar[OnResume] = FREE
 
     backends: tuple[Literal["wandb", "trackio", "tensorboard"], ...] = ()
-    """trackers, separated by commas; none of them can stop a run"""
+    """any of wandb, trackio, tensorboard, separated by commas; none of them can stop a run"""
     project: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,127}$")] = "groundup"
     """project name in the tracker: letters, digits, `_`, `.` and `-`"""
     offline: bool = False

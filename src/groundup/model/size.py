@@ -1,6 +1,10 @@
 """Parameters, tensor shapes and floating-point operations of a model, computed from its config; needs no torch."""
 
+from groundup.config.merge import merge_and_validate
 from groundup.config.model import ModelConfig
+from groundup.config.presets import LAPTOP, preset
+
+GPT1_IDS, GPT2_IDS = 40_478, 50_257
 
 # Tokens, in models from files: tables of rotary positions have so many rows, and no weight's shape confirms them.
 MAX_READ_CONTEXT = 2**20
@@ -26,6 +30,14 @@ def parameters_by_part(config: ModelConfig) -> dict[str, int]:
         "norms": norms * norm + config.n_layer * head_norm,
         "head": 0 if config.tie_embeddings else config.vocab * C,
     }
+
+
+def preset_parameters(name: str) -> int:
+    """Parameters of a preset: with GPT-1's or GPT-2's ids, or for a laptop without token embedding and head."""
+    ids = GPT1_IDS if name == "gpt1" else GPT2_IDS
+    config = merge_and_validate([preset(name)]).model.model_copy(update={"vocab_size": ids})
+    parts = parameters_by_part(config)
+    return sum(n for part, n in parts.items() if name not in LAPTOP or part not in ("token embedding", "head"))
 
 
 def counted(config: ModelConfig) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from groundup.config.aliases import resolve_aliases
 from groundup.config.merge import ConfigSource, flatten, merge_and_validate
 from groundup.config.presets import PRESETS, preset
 from groundup.config.schema import Config
@@ -93,8 +94,9 @@ def fit_presets(
     most MAX_EPOCHS epochs, and of the smallest preset at least MIN_STEPS steps, unless the options set its length.
     Presets whose context is longer than the text are left out. ConfigError where options do not go with a preset.
     """
-    given = ConfigSource("command line", dict(options or {}), typed=True)
-    has_length = any(key == f"train.{name}" for key, _ in flatten(given.values) for name in RUN_LENGTHS)
+    given = ConfigSource("command line", dict(options or {}))
+    keys, _ = resolve_aliases(flatten(given.values), given.origin)
+    has_length = any(key == f"train.{name}" for key, _ in keys for name in RUN_LENGTHS)
     found = []
     for name in names:
         config = merge_and_validate([preset(name), given])
