@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from groundup.checkpoint.run_folder import RunFolder
-from groundup.cli.display import ClosableDisplay, finish
+from groundup.cli.display import finish
 from groundup.run.evaluator import EvalLosses
 from groundup.run.trainer import TrainResult
 from groundup.training.early_stopping import BestLoss
+from groundup.ui.watch import ClosableDisplay
 
 
 class Broken:
@@ -28,7 +29,7 @@ class Broken:
         self.calls += 1
         raise self.error
 
-    step = evaluation = sample = message
+    begin = step = evaluation = sample = message
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), BrokenPipeError(), ValueError("closed file")])

@@ -1,6 +1,7 @@
 import io
 import math
 import os
+import re
 import threading
 from dataclasses import replace
 
@@ -46,11 +47,24 @@ def shown(panel: Panel, console: Console) -> list[str]:
     return capture.get().splitlines()
 
 
-def test_running_mean() -> None:
-    mean = RunningMean(decay=0.5)
+def test_the_running_mean_follows_a_short_run_and_smooths_a_long_one() -> None:
+    mean = RunningMean()
     assert mean.add(4.0) == 4.0  # no pull towards zero
-    assert mean.add(1.0) == pytest.approx((0.5 * 4 + 1) / 1.5)
+    assert mean.add(1.0) == pytest.approx(4 / 11 + 10 / 11)
     assert mean.add(math.nan) == mean.value
+    for _ in range(1000):
+        mean.add(1.0)
+    before = mean.value
+    assert mean.add(2.0) == pytest.approx(0.95 * before + 0.05 * 2)
+
+
+def test_an_evaluated_training_loss_is_near_the_curve_from_the_start() -> None:
+    """The mean lags by a tenth of the steps at most: dots far below the curve would look like a model that is better on
+    held-out text."""
+    mean, losses = RunningMean(), [10 / step**0.3 for step in range(1, 401)]
+    for step, loss in enumerate(losses, 1):
+        if mean.add(loss) and step >= 20:
+            assert mean.value - loss < 0.06 * loss, step
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (200, 60), (100, 16)])
@@ -70,12 +84,15 @@ def test_panel_fits_the_terminal_and_shows_everything(width: int, height: int) -
         "demo [b]run[/b]",
         "step 500 of 1,000",
         "50%  25s left",
-        "1.9487, best 1.9000",
+        "train loss 1.9031",
+        "val loss 1.9487",
+        "gap  +0.0456",
+        "best 1.9000",
         "bits/byte  2.811",
-        "+0.0456",
-        "6.00e-04",
-        "1.13",
-        "8,176",
+        "lr   6.0e-04",
+        "norm 1.13",
+        "tokens/s   8.18K",
+        "50 ms",
         "8.19M",
         "ROMEO:",
     ]:
@@ -96,6 +113,47 @@ def test_small_terminals_do_not_crash(width: int, height: int) -> None:
     panel.evaluation(step=1, train_loss=None, val_loss=math.nan, bits_per_byte=None)
     panel.sample("\x00\ud800")
     shown(panel, console)
+
+
+@pytest.mark.parametrize("width", range(24, 121))
+def test_no_number_is_cut_at_any_width(width: int) -> None:
+    console = terminal(width, 24)
+    panel = Panel("demo", None, None, console)
+    feed(panel, 123_456, total=1_000_000, loss=12.3456)
+    panel.evaluation(step=123_456, train_loss=10.1234, val_loss=11.2345, bits_per_byte=12.345)
+    rows = [line for line in shown(panel, console) if re.search("train loss|loss now|tokens ", line)]
+    whole = (
+        "10.1234 11.2345 +1.1111 12.3456 12.345 1.13 6.0e-04 2.02B 8.18K 50 ms train val loss now gap best tokens step"
+    )
+    for row in rows:
+        assert "…" not in row
+        for number in re.findall(r"[+\d][\d.]*\S*", row):
+            assert number in whole.split(), (width, row)
+
+
+def test_without_colours_the_kinds_of_losses_have_different_marks() -> None:
+    console = terminal()
+    panel = Panel("demo", 100, None, console)
+    for step in range(1, 101):
+        feed(panel, step, total=100, loss=5 - step / 50)
+    for step, train, val in ((30, 4.3, 4.9), (60, 3.7, 4.8), (90, 3.1, 4.7)):
+        panel.evaluation(step=step, train_loss=train, val_loss=val, bits_per_byte=None)
+    *chart, numbers = "\n".join(shown(panel, console)).partition("train loss")[0].splitlines()
+    assert [sum(line.count(mark) for line in chart) for mark in "○●"] == [3, 3]
+    assert "○" in numbers
+    assert "● val loss" in "\n".join(shown(panel, console))
+
+
+def test_a_resumed_run_shows_its_whole_curve() -> None:
+    console = terminal()
+    panel = Panel("demo", None, None, console)
+    panel.begin(1000, [(step, 5.0) for step in range(1, 500)], [(250, 4.5, 4.7)])
+    assert "waiting" in "\n".join(shown(panel, console))
+    feed(panel, 501, loss=4.0)
+    lines = shown(panel, console)
+    assert "step 501 of 1,000" in lines[1]
+    assert any(line.strip("│ ").split() == ["1", "501"] for line in lines)
+    assert "4.7000" in "\n".join(lines)
 
 
 def test_time_left() -> None:
@@ -130,7 +188,9 @@ def test_best_ignores_nan() -> None:
         assert "best nan" not in "\n".join(shown(panel, console))
         assert "best inf" not in "\n".join(shown(panel, console))
         panel.evaluation(step=1, train_loss=None, val_loss=val_loss, bits_per_byte=None)
-    assert "3.0000, best 2.0000" in "\n".join(shown(panel, console))
+    text = "\n".join(shown(panel, console))
+    assert "3.0000" in text
+    assert "best 2.0000" in text
 
 
 def test_last_state_and_messages_stay_on_the_screen() -> None:
@@ -167,7 +227,7 @@ def test_memory_is_bounded() -> None:
     panel = Panel("demo", 30_000, None, terminal())
     for step in range(30_000):
         feed(panel, step, total=30_000, loss=1 + 1 / (1 + step))
-    assert CURVE_POINTS / 4 < len(panel._train.points) < CURVE_POINTS
+    assert CURVE_POINTS / 4 < len(panel._losses.points) < CURVE_POINTS
 
 
 def test_drawing_during_training(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,10 +46,10 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     if not 0 < args.minutes < float("inf"):
         raise UsageError(f"--minutes {args.minutes}: must be more than 0")
-    from groundup.cli.display import watching
     from groundup.cli.quickstart_report import show
     from groundup.quickstart.existing import ExistingRun, free_folder, run_folder
     from groundup.quickstart.workflow import quickstart, train_longer
+    from groundup.ui.watch import watching
 
     sources = args.sources or [SHAKESPEARE]
     out = Path(args.out) if args.out else run_folder(sources)

@@ -29,13 +29,14 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Resume, showing the run as `train` does."""
     from groundup.checkpoint.run_folder import RunFolder
-    from groundup.cli.display import finish, watching
+    from groundup.cli.display import finish
     from groundup.distributed.launch import init_distributed
     from groundup.run.start import reconfigure, resume_run
+    from groundup.ui.watch import watching
 
     first, run = init_distributed().rank == 0, RunFolder(Path(args.run))
     config, keys = reconfigure(run, config_overrides(args))
-    with watching(args.run, config, plain=args.json, quiet=args.quiet or not first) as display:
+    with watching(args.run, config.train, plain=args.json, quiet=args.quiet or not first) as display:
         checkpoints = Path(args.checkpoints) if args.checkpoints else None
         result = resume_run(run, config, keys, display, checkpoints=checkpoints)
     return finish(result, as_json=args.json, quiet=not first or (args.quiet and not args.json))

@@ -40,11 +40,12 @@ def run(args: argparse.Namespace) -> int:
     if args.out is None and not args.dry_run:
         raise UsageError("--out: give the folder to write the run to, or --dry-run for the plan alone")
 
-    from groundup.cli.display import finish, watching
+    from groundup.cli.display import finish
     from groundup.distributed.launch import expected_world_size, init_distributed
     from groundup.run.ensure_data import ensure_prepared
     from groundup.run.start import restarted, start_or_resume, start_run
     from groundup.ui.progress import byte_progress
+    from groundup.ui.watch import watching
 
     if args.dry_run:
         return _dry_run(args, config)
@@ -53,7 +54,9 @@ def run(args: argparse.Namespace) -> int:
         ensure_prepared(config, out, watch, processes=expected_world_size(), may_resume=may_resume)
     process_group = init_distributed()
     first = process_group.rank == 0
-    with watching(f"{preset} on {config.data}", config, plain=args.json, quiet=args.quiet or not first) as display:
+    with watching(
+        f"{preset} on {config.data}", config.train, plain=args.json, quiet=args.quiet or not first
+    ) as display:
         start = start_or_resume if process_group.any(may_resume) else start_run
         result = start(config, out, display, checkpoints=Path(args.checkpoints) if args.checkpoints else None)
     return finish(result, as_json=args.json, quiet=not first or (args.quiet and not args.json))

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from groundup.checkpoint.run_folder import RunFolder
-from groundup.config.schema import Config
+from groundup.config.sections import TrainConfig
 from groundup.errors import DataError
 from groundup.preprocess.pipeline import prepare
 from groundup.preprocess.split import MIN_DOCUMENTS_BY_HASH
@@ -41,7 +41,7 @@ def quickstart(
     tokenizer: str | None,
     say: Callable[[str], None],
     reading: Callable[[], AbstractContextManager[Callable[[int], None]]],
-    watching: Callable[[str, Config], AbstractContextManager[Display]],
+    watching: Callable[[str, TrainConfig], AbstractContextManager[Display]],
 ) -> Report:
     """Prepare `sources`, train on them for `minutes`, and evaluate, all in the run folder `out`.
 
@@ -77,7 +77,7 @@ def quickstart(
     config, run_length = choose_run_length(config, plan.epochs, train.tokens)
     for choice in (*choices, run_length):
         say(str(choice))
-    with watching(f"groundup quickstart: {names}", config) as display:
+    with watching(f"groundup quickstart: {names}", config.train) as display:
         result = start_run(config, out, display, speed=plan.speed, advise=False)
     say("evaluating the model, gzip, xz and two counting models")
     return evaluate_run(list(sources), result, out / "data")
@@ -89,14 +89,14 @@ def train_longer(
     seconds: float,
     *,
     say: Callable[[str], None],
-    watching: Callable[[str, Config], AbstractContextManager[Display]],
+    watching: Callable[[str, TrainConfig], AbstractContextManager[Display]],
 ) -> Report:
     """Train a quickstart's run on, for `seconds` in all, and evaluate it. UsageError if it is of another text."""
     with rereadable(sources) as files:
         existing.check_text(files)
     run = existing.folder
     config, keys = reconfigure(run, existing.longer(seconds))
-    with watching(f"groundup quickstart: {', '.join(sources)}", config) as display:
+    with watching(f"groundup quickstart: {', '.join(sources)}", config.train) as display:
         result = resume_run(run, config, keys, display)
     say("evaluating the model, gzip, xz and two counting models")
     return evaluate_run(list(sources), result, run.path / "data")

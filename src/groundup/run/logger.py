@@ -1,5 +1,6 @@
 """MetricLogger: a run's log.jsonl, its experiment trackers, and the display."""
 
+import re
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from typing_extensions import override
 
-from groundup.checkpoint.log import Log
+from groundup.checkpoint.log import Log, iter_log
 from groundup.checkpoint.run_folder import RunFolder, environment
 from groundup.config.resolved import ResolvedConfig
 from groundup.model.size import flops_per_token
@@ -19,6 +20,9 @@ from groundup.training.hooks import report_first_loss
 from groundup.training.loop import StepInfo
 from groundup.ui.display import Display
 from groundup.utils.device import matmul_flops
+
+MAX_SHOWN_BYTES = 64_000_000  # of a log, which is read in some seconds
+SHOWN = re.compile(rb'"event": "(step|eval|resume|rollback)"')
 
 
 class MetricLogger:
@@ -61,6 +65,23 @@ class MetricLogger:
         while self._waiting:
             self._trackers.record(*self._waiting.popleft())
 
+    def begin(self, total_steps: int | None, *, resumed: bool) -> None:
+        """Give the display the run's length and, of a resumed one, its losses so far, unless the log is very long."""
+        losses, evaluations = dict[int, float](), dict[int, tuple[float | None, float]]()
+        is_short = resumed and self._folder.log.stat().st_size <= MAX_SHOWN_BYTES
+        for record in iter_log(self._folder.log, matching=SHOWN) if is_short else ():
+            step = record.get("step", 0)
+            if record["event"] in ("resume", "rollback"):  # what followed was lost
+                losses = {done: loss for done, loss in losses.items() if done <= step}
+                evaluations = {done: found for done, found in evaluations.items() if done <= step}
+            elif record["event"] == "step" and record.get("loss") is not None:
+                losses[step] = record["loss"]
+            elif record["event"] == "eval" and record.get("val_loss") is not None:
+                evaluations[step] = record.get("train_loss"), record["val_loss"]
+        self._display.begin(
+            total_steps, sorted(losses.items()), [(at, *found) for at, found in sorted(evaluations.items())]
+        )
+
     def step(self, info: StepInfo) -> None:
         """Display a step, and whether the guard rejected it; after the first, report the loss at the start."""
         self._first_loss(info)
@@ -98,6 +119,10 @@ class NullLogger(MetricLogger):
     @contextmanager
     def open(self) -> Iterator[None]:
         yield
+
+    @override
+    def begin(self, total_steps: int | None, *, resumed: bool) -> None:
+        pass
 
     @override
     def record(self, event: str, **values: Any) -> None:

@@ -17,7 +17,7 @@ from groundup.distributed.compile import compile_loss
 from groundup.distributed.process_group import SINGLE_PROCESS, ProcessGroup, own_device
 from groundup.errors import ConfigError
 from groundup.model.gpt import GPT
-from groundup.optim.run_length import TimeLength, build_run_length
+from groundup.optim.run_length import StepLength, TimeLength, build_run_length
 from groundup.run.checkpointer import Checkpointer
 from groundup.run.dataset import PreparedData, validation_text
 from groundup.run.evaluator import EvalLosses, Evaluator
@@ -131,6 +131,8 @@ class Trainer:
 
     def _train(self) -> None:
         with self._running():
+            total = self.run_length.total if isinstance(self.run_length, StepLength) else None
+            self.logger.begin(total, resumed=self.resumed_from is not None)
             if self.resumed_from:
                 other = {"other_text": True} if self.other_text else {}
                 self.logger.record("resume", step=self.state.progress.step, checkpoint=self.resumed_from.name, **other)

@@ -26,11 +26,15 @@ MIN_PLOT_CELLS = 4  # y labels are left out if they leave fewer
 
 @dataclass(frozen=True)
 class Series:
-    """Points (x, y) in any order, the rich style they are drawn in, and whether a line joins them."""
+    """Points (x, y) in any order, the rich style they are drawn in, and whether a line joins them.
+
+    With a `marker`, each is that character.
+    """
 
     points: Sequence[tuple[float, float]]
     style: str = ""
     joined: bool = True
+    marker: str = ""
 
 
 class Curve:
@@ -84,12 +88,12 @@ def braille_chart(
         labels, gutter = {}, 0
     W -= gutter
 
-    codes = np.zeros((H, W), dtype=np.int64)
+    codes = np.full((H, W), ord(" "))  # of the characters
     owner = np.zeros((H, W), dtype=np.int64)  # 1 + the index of the series that a cell shows
     for index, (s, xy) in enumerate(zip(series, clean, strict=True), start=1):
         dots = _dots(_column_means(xy, left, right, 2 * W), bottom, top, 4 * H, 2 * W, s.joined)
         drawn = (dots.reshape(H, 4, W, 2) * DOT_BITS[:, None, :]).sum(axis=(1, 3))  # (H, W), 0 for an empty cell
-        codes = np.where(drawn > 0, drawn, codes)
+        codes = np.where(drawn > 0, ord(s.marker) if s.marker else BLANK + drawn, codes)
         owner = np.where(drawn > 0, index, owner)
     chart = _assemble(codes, owner, ["", *(s.style for s in series)], labels, gutter)
     first, last = f"{left:,.0f}", f"{right:,.0f}"
@@ -187,6 +191,6 @@ def _assemble(
             chart.append(f"{labels.get(row, ''):>{gutter - 2}} {'┤' if row in labels else '│'}", style="dim")
         cells = zip(owner[row].tolist(), codes[row].tolist(), strict=True)
         for index, run in groupby(cells, key=lambda cell: cell[0]):
-            chart.append("".join(chr(BLANK + code) if code else " " for _, code in run), style=styles[index])
+            chart.append("".join(chr(code) for _, code in run), style=styles[index])
         chart.append("\n")
     return chart

@@ -1,15 +1,26 @@
 """Display of a training run: what every display shows, plain lines, and a no-op."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from typing_extensions import override
 
-from groundup.ui.format import single_line, visible
+from groundup.ui.format import human_time, single_line, visible
 from groundup.utils.progress import StepInfo
 
 
 class Display:
     """Shows a run while it trains: `panel.Panel` on a terminal, `PlainDisplay` elsewhere. The base shows nothing."""
+
+    def begin(
+        self,
+        total_steps: int | None,
+        losses: Sequence[tuple[int, float]] = (),
+        evaluations: Sequence[tuple[int, float | None, float]] = (),
+    ) -> None:
+        """Get the run's length, None if that is a time; and where it is resumed, what it was before.
+
+        `losses`: steps and their losses; `evaluations`: steps, training and validation losses.
+        """
 
     def step(self, info: StepInfo) -> None:
         """Show a finished step."""
@@ -24,6 +35,15 @@ class Display:
         """Show one line."""
 
 
+def time_left(first: StepInfo, now: StepInfo) -> float | None:
+    """Seconds until the end of the run at the speed since the `first` step that was seen; None if it is not known.
+
+    A resumed run starts in the middle, and its clock may restart.
+    """
+    done = now.progress - first.progress
+    return (now.elapsed - first.elapsed) / done * (1 - now.progress) if done > 0 else None
+
+
 class NullDisplay(Display):
     """No-op."""
 
@@ -33,13 +53,23 @@ class PlainDisplay(Display):
 
     def __init__(self, write: Callable[[str], object], log_every: int = 10) -> None:
         self._write, self._log_every = write, log_every
+        self._total_steps: int | None = None
+        self._first: StepInfo | None = None
+
+    @override
+    def begin(self, total_steps: int | None, *_: object) -> None:
+        self._total_steps = total_steps
 
     @override
     def step(self, info: StepInfo) -> None:
+        self._first = self._first or info
         if info.step == 1 or info.step % self._log_every == 0 or info.progress >= 1:
+            total = "" if self._total_steps is None else f"/{self._total_steps:,}"
+            left = time_left(self._first, info)
             self._write(
-                f"step {info.step} | loss {info.loss:.4f} | dt {1000 * info.dt:.1f} ms"
-                f" | tok/s {info.tokens_per_s:.0f} | norm {info.grad_norm:.2f} | lr {info.lr:.2e}"
+                f"step {info.step:,}{total} | loss {info.loss:.4f} | dt {1000 * info.dt:.1f} ms"
+                f" | tok/s {info.tokens_per_s:,.0f} | norm {info.grad_norm:.2f} | lr {info.lr:.2e}"
+                + ("" if left is None or info.progress >= 1 else f" | {human_time(left)} left")
             )
 
     @override

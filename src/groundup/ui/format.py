@@ -44,6 +44,11 @@ def human_figures(x: float, figures: int = 2) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def human_step(seconds: float) -> str:
+    """Format a short time with three figures: `0.31 ms`, `289 ms`, `1.05 s`."""
+    return f"{1000 * seconds:.3g} ms" if seconds < 0.9995 else f"{seconds:.3g} s"
+
+
 def human_count(n: float) -> str:
     """Format a count with three figures and the field's units: `812`, `10.1K`, `3.28M`, `1.02B`."""
     for unit in ("", "K", "M", "B"):

@@ -5,6 +5,8 @@ second is not slowed.
 """
 
 import math
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Self
 
 from rich.console import Group, RenderableType
@@ -18,16 +20,18 @@ from typing_extensions import override
 
 from groundup.ui.chart import Curve, Series, braille_chart
 from groundup.ui.console import Console, can_redraw
-from groundup.ui.display import Display
-from groundup.ui.format import human_count, human_time, single_line, visible
+from groundup.ui.display import Display, time_left
+from groundup.ui.format import human_count, human_step, human_time, single_line, visible
 from groundup.utils.progress import StepInfo
 
 REFRESHES_PER_SECOND = 4
-LOSS_DECAY = 0.95  # of the running mean of the loss: an average over about 20 steps
+MAX_DECAY = 0.95  # of the running mean of the loss: an average over about 20 steps, and at first over a tenth of them
 MAX_SAMPLE_CHARACTERS = 2000  # more never fits into those lines
 MIN_CHART_LINES, MAX_CHART_LINES = 4, 18
+COLUMNS, LABELS = (22, 22, 16, 16), (13, 11, 5, 5)  # cells of numbers and their labels, on a terminal of 80
 OTHER_LINES = 7  # around the chart: frame 2, progress 1, numbers 3, and the line of the cursor
-TRAIN_STYLE, VAL_STYLE = "cyan", "bold yellow"
+LOSS_STYLE, TRAIN_STYLE, VAL_STYLE = "cyan", "bold cyan", "bold yellow"
+TRAIN_MARK, VAL_MARK = "○", "●"  # of evaluations, also without colours
 
 
 def can_show_panel(console: Console) -> bool:
@@ -36,18 +40,17 @@ def can_show_panel(console: Console) -> bool:
 
 
 class RunningMean:
-    """Exponential moving average with bias correction (as in Adam, arXiv:1412.6980)."""
+    """Exponential moving average whose memory grows with the number of values: a long one would lag in a short run."""
 
-    def __init__(self, decay: float = LOSS_DECAY) -> None:
-        self.value, self._decay = math.nan, decay
-        self._sum = self._weight = 0.0
+    def __init__(self, max_decay: float = MAX_DECAY) -> None:
+        self.value, self._max_decay, self._n = math.nan, max_decay, 0
 
     def add(self, value: float) -> float:
         """Add a value and return the mean; values that are not finite are ignored."""
         if math.isfinite(value):
-            self._sum = self._decay * self._sum + (1 - self._decay) * value
-            self._weight = self._decay * self._weight + (1 - self._decay)
-            self.value = self._sum / self._weight
+            decay = min(self._max_decay, self._n / (self._n + 10))
+            self.value = value if not self._n else decay * self.value + (1 - decay) * value
+            self._n += 1
         return self.value
 
 
@@ -63,7 +66,7 @@ class Panel(Display):
     ) -> None:
         self._title, self._total_steps, self._max_seconds = title, total_steps, max_seconds
         self._console = console or Console()
-        self._train, self._val, self._loss = Curve(), Curve(), RunningMean()
+        self._losses, self._train, self._val, self._loss = Curve(), Curve(), Curve(), RunningMean()
         self._first: StepInfo | None = None
         self._now: StepInfo | None = None
         self._evaluation: tuple[float | None, float | None, float | None] = None, None, None  # train, val, bits/byte
@@ -79,8 +82,21 @@ class Panel(Display):
         self._live.stop()
 
     @override
+    def begin(
+        self,
+        total_steps: int | None,
+        losses: Sequence[tuple[int, float]] = (),
+        evaluations: Sequence[tuple[int, float | None, float]] = (),
+    ) -> None:
+        self._total_steps = total_steps
+        for step, loss in losses:
+            self._losses.add(step, self._loss.add(loss))
+        for step, train_loss, val_loss in evaluations:
+            self.evaluation(step=step, train_loss=train_loss, val_loss=val_loss, bits_per_byte=None)
+
+    @override
     def step(self, info: StepInfo) -> None:
-        self._train.add(info.step, self._loss.add(info.loss))
+        self._losses.add(info.step, self._loss.add(info.loss))
         self._now, self._first = info, self._first or info
         if self._entered and not self._live.is_started:  # not earlier: a mistake may end the run before it begins
             self._live.start(refresh=True)
@@ -88,6 +104,7 @@ class Panel(Display):
     @override
     def evaluation(self, *, step: int, train_loss: float | None, val_loss: float, bits_per_byte: float | None) -> None:
         self._val.add(step, val_loss)
+        self._train.add(step, math.nan if train_loss is None else train_loss)
         self._best = min(self._best, val_loss)
         self._evaluation = train_loss, val_loss, bits_per_byte
 
@@ -111,16 +128,17 @@ class Panel(Display):
         sample = self._sample_lines(width)
         height = max(MIN_CHART_LINES, min(MAX_CHART_LINES, self._console.height - OTHER_LINES - len(sample)))
         series = [
-            Series(list(self._train.points), TRAIN_STYLE),  # a copy: training adds points while this is drawn
-            Series(list(self._val.points), VAL_STYLE, joined=False),
+            Series(list(self._losses.points), LOSS_STYLE),  # copies: training adds points while this is drawn
+            Series(list(self._train.points), TRAIN_STYLE, joined=False, marker=TRAIN_MARK),
+            Series(list(self._val.points), VAL_STYLE, joined=False, marker=VAL_MARK),
         ]
-        steps = [first.step, now.step, *(step for step, _ in self._val.points)]  # an evaluation may come before step 1
+        steps = [first.step, now.step, *(step for each in series for step, _ in each.points[:1])]
         chart = braille_chart(series, width, height, x_range=(min(steps), max(steps)))
         return Group(self._header(first, now), chart, self._numbers(now), *sample)
 
     def _header(self, first: StepInfo, now: StepInfo) -> Table:
         total = "" if self._total_steps is None else f" of {self._total_steps:,}"
-        bar = ProgressBar(total=1, completed=now.progress, complete_style=TRAIN_STYLE, finished_style="green")
+        bar = ProgressBar(total=1, completed=now.progress, complete_style=LOSS_STYLE, finished_style="green")
         grid = Table.grid(padding=(0, 1), expand=True)
         for ratio in (None, 1, None):
             grid.add_column(ratio=ratio, no_wrap=ratio is None)
@@ -130,37 +148,41 @@ class Panel(Display):
     def _time(self, first: StepInfo, now: StepInfo) -> str:
         if now.progress >= 1:
             return f"took {human_time(now.elapsed)}"
-        limits = []
-        # Measured from the first step shown: a resumed run starts in the middle, and its clock may restart.
-        done = now.progress - first.progress
-        if done > 0:
-            limits.append((now.elapsed - first.elapsed) / done * (1 - now.progress))
+        limits = [] if (left := time_left(first, now)) is None else [left]
         if self._max_seconds is not None:
             limits.append(max(0.0, self._max_seconds - now.elapsed))
         return f"{human_time(min(limits))} left" if limits else f"after {human_time(now.elapsed)}"
 
     def _numbers(self, now: StepInfo) -> Table:
+        """Losses of the last evaluation, then the last step, as many columns as there is room for complete numbers."""
         train, val, bits = self._evaluation
-        best = f", best {self._best:.4f}" if math.isfinite(self._best) else ""
         gap = None if val is None or train is None else val - train
-        grid = Table.grid(expand=True)
-        for ratio in (32, 24, 20):  # cells on an 80-column terminal, enough for the longest numbers; scaled beyond
+        cells = (
+            (
+                (f"{TRAIN_MARK} train loss", _or_dash(train, ".4f"), TRAIN_STYLE),
+                (f"{VAL_MARK} val loss", _or_dash(val, ".4f"), VAL_STYLE),
+                ("gap", _or_dash(gap, "+.4f"), ""),
+                ("best", _or_dash(self._best if math.isfinite(self._best) else None, ".4f"), ""),
+            ),
+            (
+                ("─ loss now", f"{self._loss.value:.4f}", LOSS_STYLE),
+                ("bits/byte", _or_dash(bits, ".3f"), ""),
+                ("norm", f"{now.grad_norm:.3g}", ""),
+                ("lr", f"{now.lr:.1e}", ""),
+            ),
+            (
+                ("tokens", human_count(now.tokens), ""),
+                ("tokens/s", human_count(round(now.tokens_per_s)), ""),
+                ("step", human_step(now.dt), ""),
+                ("", "", ""),
+            ),
+        )
+        grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
+        shown = max(1, min(len(COLUMNS), sum(1 for end in accumulate(COLUMNS) if end <= self._console.width - 4)))
+        for ratio in COLUMNS[:shown]:
             grid.add_column(ratio=ratio, no_wrap=True)
-        grid.add_row(
-            _number("train loss", f"{self._loss.value:.4f}", 11, TRAIN_STYLE),
-            _number("learning rate", f"{now.lr:.2e}", 14),
-            _number("tokens/s", f"{now.tokens_per_s:,.0f}", 9),
-        )
-        grid.add_row(
-            _number("val loss", _or_dash(val, ".4f") + best, 11, VAL_STYLE),
-            _number("gradient norm", f"{now.grad_norm:.2f}", 14),
-            _number("ms/step", f"{1000 * now.dt:,.1f}", 9),
-        )
-        grid.add_row(
-            _number("bits/byte", _or_dash(bits, ".3f"), 11),
-            _number("val − train", _or_dash(gap, "+.4f"), 14),
-            _number("tokens", human_count(now.tokens), 9),
-        )
+        for row in cells:
+            grid.add_row(*(_number(*cell, LABELS[i]) for i, cell in enumerate(row[:shown])))
         return grid
 
     def _sample_lines(self, width: int) -> list[RenderableType]:
@@ -174,7 +196,7 @@ class Panel(Display):
         return [Rule(Text("sample", style="dim"), style="dim", align="left"), *kept]
 
 
-def _number(label: str, value: str, label_width: int, style: str = "") -> Text:
+def _number(label: str, value: str, style: str, label_width: int) -> Text:
     return Text.assemble((f"{label:<{label_width}}", style or "dim"), value)
 
 
