@@ -116,10 +116,22 @@ def office_file(*names):
 
 def test_documents_of_old_office_and_with_a_password_are_told_apart(tmp_path):
     for names, message in {
-        ("Root Entry", "EncryptedPackage"): "a document that is protected by a password; save it without one",
+        ("Root Entry", "EncryptedPackage"): "a document protected by a password; save it without one",
         ("Root Entry", "1Table", "WordDocument"): "a Word document in the format before 2007, .* save it as .docx",
         ("Root Entry", "Workbook"): "a file of Office in the format before 2007, which is not read; save it as",
     }.items():
         (tmp_path / "x.docx").write_bytes(office_file(*names))
-        with pytest.raises(DataError, match=rf"^{tmp_path}/x\.docx: this is {message}"):
+        with pytest.raises(DataError, match=rf"^{tmp_path}/x\.docx: is {message}"):
             read(tmp_path / "x.docx")
+
+
+def test_of_a_folder_documents_whose_text_cannot_be_had_are_left_out_and_named(tmp_path):
+    (tmp_path / "secret.docx").write_bytes(office_file("Root Entry", "EncryptedPackage"))
+    (tmp_path / "a.txt").write_text("text")
+    with open_sources([tmp_path]) as corpus:
+        assert ["".join(document.chunks()) for document in corpus] == ["text"]
+    [line] = corpus.findings()
+    assert line == (
+        "holds no text that can be read (a scan, a password, DRM or an old format) and is left out: "
+        f"1 in {tmp_path.name}/secret.docx"
+    )

@@ -13,7 +13,7 @@ from groundup.errors import DataError
 from groundup.sources.archives import MAX_DEPTH, UNREADABLE, Budget, Member, tar_members, zip_members
 from groundup.sources.compression import COMPRESSED, ReadProgress, open_decompressed, open_unpacked, writing_copy
 from groundup.sources.documents import FORMATS, read_documents
-from groundup.sources.documents.options import MissingColumnError, ReadOptions
+from groundup.sources.documents.options import MissingColumnError, NoTextError, ReadOptions
 from groundup.sources.files import is_code, left_out_by_content, left_out_by_name, summary
 from groundup.sources.formats import Format, by_suffix, format_suffix, identify, is_archive
 from groundup.sources.gutenberg import without_boilerplate
@@ -30,6 +30,8 @@ from groundup.sources.text import (
     open_text,
     rechunk,
 )
+
+NO_TEXT = "holds no text that can be read (a scan, a password, DRM or an old format) and is left out"
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,10 @@ class FileReader:
                 if file.is_named:
                     raise
                 self.progress.count(f"holds no text in a column or field {file.column!r} and is left out", 1)
+            except NoTextError:
+                if file.is_named:
+                    raise
+                self.progress.count(NO_TEXT, 1)
             finally:
                 self.progress.take(found)
 

@@ -39,16 +39,13 @@ PACKED_PARQUET = "a parquet file is packed inside and read as it is; unpack this
 _MAGIC = (
     (0, b"%PDF-", "pdf", "a PDF", ""),
     (0, b"{\\rtf", "rtf", "RTF", ""),
+    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "office", "an Office document", ""),
     (0, b"SQLite format 3\0", "", "an SQLite database", "write its text column as .jsonl"),
     (60, b"BOOKMOBI", "", "a Kindle book", "convert it with: ebook-convert"),
     (0, b"\xfd7zXZ\0", "", "an xz file", "unpack it with: xz -d"),
     (4, b"1AY&SY", "", "a bzip2 file", "unpack it with: bunzip2"),
     *((257, magic, "tar", "a tar archive", "unpack it with: tar -xf") for magic in (b"ustar\0", b"ustar  \0")),
 )
-
-# Documents of Office before 2007, and newer ones with a password: a file system with names in UTF-16.
-_OFFICE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
-MAX_OFFICE_BYTES = 64 << 20  # in which its directory is looked for
 
 # The same of text: what a file of any name begins with, if it is such a document.
 _BEGINS = {
@@ -150,26 +147,12 @@ def _known_binary(path: Path, head: bytes) -> Format | None:
             f"{path}: this is a zip archive of another program's, as spreadsheets and presentations are, which is not "
             "read as text; save it as text or .csv"
         )
-    if head.startswith(_OFFICE):
-        with open_decompressed(path) as file:
-            raise DataError(f"{path}: this is {_office_kind(file.read(MAX_OFFICE_BYTES))}")
     for at, magic, kind, noun, remedy in _MAGIC:
         if head.startswith(magic, at):
             if kind in FORMATS or is_archive(kind):
                 return kind
             raise DataError(f"{path}: this is {noun}, which is not read as text; {remedy}")
     return None
-
-
-def _office_kind(data: bytes) -> str:
-    """What such a document is, and what to do; its directory begins in the sector that its header names."""
-    sector_bytes, sector = 1 << min(data[30], 16), int.from_bytes(data[48:52], "little")
-    directory = data[(sector + 1) * sector_bytes :][: 1 << 16]
-    if "EncryptedPackage".encode("utf-16-le") in directory:
-        return "a document that is protected by a password; save it without one"
-    if "WordDocument".encode("utf-16-le") in directory:
-        return "a Word document in the format before 2007, which is not read; save it as .docx"
-    return "a file of Office in the format before 2007, which is not read; save it as .docx, .csv or text"
 
 
 def _zip_kind(path: Path) -> Format:

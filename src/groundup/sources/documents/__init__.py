@@ -43,6 +43,7 @@ FORMATS: dict[str, DocumentFormat] = {
     "epub": DocumentFormat("an EPUB", (".epub",), "epub.read_epub"),
     "docx": DocumentFormat("a Word document", (".docx", ".docm", ".dotx"), "office.read_docx"),
     "odt": DocumentFormat("an OpenDocument text", (".odt", ".ott"), "office.read_odt"),
+    "office": DocumentFormat("a file of Office before 2007", (), "office.read_old_office"),
     "rtf": DocumentFormat("RTF", (".rtf",), "rtf.read_rtf"),
     "pdf": DocumentFormat("a PDF", (".pdf",), "pdf.read_pdf", library="pypdfium2"),
     "csv": DocumentFormat("a CSV table", (".csv", ".tsv"), "csv_tables.read_csv", has_columns=True),

@@ -9,7 +9,7 @@ from zipfile import ZipFile
 
 from groundup.errors import DataError
 from groundup.sources.documents.markup import decode_html, html_text
-from groundup.sources.documents.options import ReadOptions
+from groundup.sources.documents.options import NoTextError, ReadOptions
 from groundup.sources.documents.xml_events import elements
 from groundup.sources.documents.zips import open_zip, read_member
 
@@ -42,7 +42,7 @@ def read_epub(file: BinaryIO, name: str, options: ReadOptions, found: Counter[st
         parts = _reading_order(archive, name)
         protected = _encrypted(archive, name)
         if not protected.isdisjoint(part.path for part in parts):
-            raise DataError(f"{name}: is protected (DRM), so its text cannot be read; give a copy without protection")
+            raise NoTextError(f"{name}: is protected (DRM), so its text cannot be read; give a copy without protection")
         left, chapters = options.max_bytes, list[str]()
         for part in parts:
             if part.is_contents:
@@ -57,7 +57,7 @@ def read_epub(file: BinaryIO, name: str, options: ReadOptions, found: Counter[st
                 left -= len(page)
                 chapters.append(html_text(decode_html(page, f"{name}/{part.path}", options, found), found))
     if not chapters:
-        raise DataError(f"{name}: none of its {len(parts):,} parts is a page of text; give another copy of the book")
+        raise NoTextError(f"{name}: none of its {len(parts):,} parts is a page of text; give another copy of the book")
     yield "\n\n".join(filter(None, chapters))
 
 

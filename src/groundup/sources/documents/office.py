@@ -13,7 +13,7 @@ from zipfile import ZipFile
 
 from groundup.errors import DataError
 from groundup.sources.documents.blocks import LINE, PARAGRAPH, TextBlocks, subscript, superscript
-from groundup.sources.documents.options import ReadOptions
+from groundup.sources.documents.options import NoTextError, ReadOptions
 from groundup.sources.documents.xml_events import elements, parse_xml
 from groundup.sources.documents.zips import open_zip, read_member
 
@@ -329,11 +329,29 @@ def read_odt(file: BinaryIO, name: str, options: ReadOptions, found: Counter[str
         manifest = "META-INF/manifest.xml"
         index = elements(_read(archive, manifest, name, MAX_INDEX_BYTES), f"{name}/{manifest}")
         if any(tag == "encryption-data" for tag, _ in index):
-            raise DataError(f"{name}: is protected by a password; save it without one")
+            raise NoTextError(f"{name}: is protected by a password; save it without one")
         writer = _OdtWriter(name, found)
         data = _read(archive, "content.xml", name, options.max_bytes)
         parse_xml(data, f"{name}/content.xml", ODT_NAMESPACES, writer)
     yield writer.text()
+
+
+def read_old_office(file: BinaryIO, name: str, options: ReadOptions, found: Counter[str]) -> Iterator[str]:
+    """Raises NoTextError for a document of Office before 2007, or a newer one with a password.
+
+    Both are a file system with names in UTF-16, whose directory begins in the sector that the header names.
+    """
+    header = file.read(512).ljust(512)
+    sector_bytes = 1 << min(header[30], 16)
+    file.seek((int.from_bytes(header[48:52], "little") + 1) * sector_bytes)
+    directory = file.read(1 << 16)
+    what = "is a file of Office in the format before 2007, which is not read; save it as .docx, .csv or text"
+    if "EncryptedPackage".encode("utf-16-le") in directory:
+        what = "is a document protected by a password; save it without one"
+    elif "WordDocument".encode("utf-16-le") in directory:
+        what = "is a Word document in the format before 2007, which is not read; save it as .docx"
+    raise NoTextError(f"{name}: {what}")
+    yield ""
 
 
 def _related(archive: ZipFile, part: str, kind: str, name: str) -> list[str]:

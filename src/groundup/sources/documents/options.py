@@ -35,6 +35,10 @@ class ReadOptions:
     max_depth: int = 100  # of elements in each other, as in HTML, XML and JSON
 
 
+class NoTextError(DataError):
+    """The text of a file cannot be had: a scan, a password, DRM, an old format; of a folder, it is left out."""
+
+
 class MissingColumnError(DataError):
     """A file is readable, but nothing in it is called as the column asked for; of a folder, it is left out."""
 

@@ -9,7 +9,7 @@ from statistics import median_low
 from typing import Any, BinaryIO
 
 from groundup.errors import DataError
-from groundup.sources.documents.options import ReadOptions
+from groundup.sources.documents.options import NoTextError, ReadOptions
 from groundup.sources.text import REPLACEMENT
 
 MAX_PAGES = 100_000
@@ -38,7 +38,7 @@ def read_pdf(file: BinaryIO, name: str, options: ReadOptions, found: Counter[str
         document = pypdfium2.PdfDocument(file)
     except pypdfium2.PdfiumError as error:
         if "password" in str(error).lower():
-            raise DataError(f"{name}: is protected by a password; save a copy without one") from None
+            raise NoTextError(f"{name}: is protected by a password; save a copy without one") from None
         raise DataError(f"{name}: damaged or cut short as a PDF; get a complete copy of it") from None
     try:
         if len(document) > MAX_PAGES:
@@ -56,7 +56,7 @@ def read_pdf(file: BinaryIO, name: str, options: ReadOptions, found: Counter[str
     n_without = pages.count("")
     if n_without == len(pages):
         cause = "its fonts do not say which characters they show" if found[NO_UNICODE] else "its pages are pictures"
-        raise DataError(f"{name}: there is no text in this PDF, as {cause}; recognize it first, with: ocrmypdf")
+        raise NoTextError(f"{name}: there is no text in this PDF, as {cause}; recognize it first, with: ocrmypdf")
     if n_without > found[NO_UNICODE]:
         found[NO_TEXT] += n_without - found[NO_UNICODE]
     yield _join_words("\n".join(filter(None, pages)), found)
