@@ -51,10 +51,12 @@ WARNINGS = {
     "model.block_size and evaluate.tokens differ": {**ALIKE, "model": {"block_size": 8}, "evaluate": {"tokens": 9}},
     "different machines": {**ALIKE, "train": {"threads": 2}},
     "had not decayed equally": {**ALIKE, "optimizer": {"learning_rate": 1e-2}},
-    "no comparison at equal step": {"losses": {30: 2.0}},
+    "no comparison at equal step: the first evaluation of b (30) is later than the last of a (20)": {
+        "losses": {30: 2.0}
+    },
     "~ interpolated": {"losses": {5: 4.0, 15: 2.9, 20: 2.8}},
     "differ in train.seed alone": {**ALIKE, "train": {"seed": 2}},
-    "≤ at the first evaluation": {"losses": {10: 2.0, 20: 1.0}},
+    "≤ reached at the first evaluation": {"losses": {10: 2.0, 20: 1.0}},
 }
 
 

@@ -154,7 +154,7 @@ def test_a_split_shorter_than_a_window_is_refused_with_a_remedy(prepared):
 
 
 def test_a_folder_without_tokens_is_refused(tmp_path):
-    with pytest.raises(DataError, match=rf"{tmp_path}: no {MANIFEST} here; make such a folder"):
+    with pytest.raises(DataError, match=rf"{tmp_path}: no {MANIFEST} here; prepare its text first: groundup prepare"):
         groundup.data.dataset(tmp_path)
 
 

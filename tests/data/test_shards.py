@@ -178,7 +178,7 @@ def test_one_different_token_changes_the_fingerprint(tmp_path):
 
 
 def test_a_folder_without_manifest_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"no manifest\.json here; make such a folder with `groundup prepare`"):
+    with pytest.raises(DataError, match=r"no manifest\.json here; prepare its text first: groundup prepare "):
         Manifest.load(tmp_path)
 
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from groundup.cli.plan import option_words
 from groundup.config.presets import PRESETS
 from groundup.errors import ConfigError
 from groundup.planning.choice import (
@@ -109,3 +110,17 @@ def test_a_model_that_does_not_fit_is_not_proposed():
     fits = {fit.preset: fit for fit in fit_presets(10**10, 10**7, 50_257, small, GPU.flops)}
     assert fits["gpt2"].time == "too large"
     assert not fits["gpt2"].is_suitable
+
+
+def test_names_of_other_trainers_set_the_length_and_stay_in_the_command():
+    machine, fits = LAPTOP.machine, []
+    for options in ({"max_iters": "40"}, {"train": {"max_steps": 40}}):
+        fits += fit_presets(100_000, 10_000, 257, machine, None, options=options, names=["gpt2-nano"])
+    assert fits[0].plan.config == fits[1].plan.config
+    assert fits[0].epochs is None
+    assert option_words({"data": "x", "lr": "1e-3", "model": {"n_layer": "2"}}) == [
+        "--lr",
+        "1e-3",
+        "--model.n_layer",
+        "2",
+    ]

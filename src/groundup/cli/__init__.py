@@ -24,7 +24,7 @@ from groundup.ui.streams import printable_streams
 COMMANDS = {
     "quickstart": ("quickstart", "train a GPT on your text, and sample from it"),
     "prepare": ("prepare", "turn texts into tokens for training"),
-    "corpora": ("corpora", "list the corpora that can be prepared by name"),
+    "corpora": ("corpora", "list the corpora that `groundup prepare` knows by name"),
     "tokenizer": ("tokenizer", "train a tokenizer, or show the tokens of a text"),
     "plan": ("plan", "estimate parameters, memory, time and disk of a run"),
     "tune": ("tune", "find a learning rate for your config and data"),

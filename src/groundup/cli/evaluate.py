@@ -47,7 +47,7 @@ def add_arguments(parser: Parser) -> None:
     parser.option("--tokens N", "score about N tokens, spread evenly [all]", type=whole_number)
     parser.option("--window N", "score in windows of N tokens [the model's context]", type=whole_number)
     parser.option("--stride N", "start a window every N tokens, so that they overlap [the window]", type=whole_number)
-    parser.option("--no-baselines", "leave out simpler models and compressors")
+    parser.option("--no-baselines", "do not compute the gzip, xz and n-gram baselines")
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "bf16", "fp16"), default="fp32", help="of matrix products [fp32]"
     )
@@ -161,7 +161,7 @@ def _print(loss: Evaluation | None, baselines: list[Baseline], compared: int, re
     if loss:
         console.print(f"\nloss over {loss.tokens:,} tokens", end="" if baselines else "\n")
     if baselines:
-        console.print(f"; below it, baselines on the last {compared:,} bytes of the text, in bits/byte")
+        console.print(f"; indented: baselines on the last {compared:,} bytes of the same text")
     for result in results:
         if cut := result.truncated:
             console.print(

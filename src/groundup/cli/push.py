@@ -15,7 +15,7 @@ def add_arguments(parser: Parser) -> None:
     )
     add_source(parser)
     parser.option("repository OWNER/NAME", "repository of the hub; created if it does not exist")
-    parser.option("--private", "create it as a private one; refuse one that is public")
+    parser.option("--private", "create a private repository; stop if it exists and is public")
     parser.option("--revision BRANCH", "branch to commit to [main]")
     parser.option("--message TEXT", "commit message [names the checkpoint]")
     parser.option("--json", "print one JSON object")

@@ -15,7 +15,8 @@ def add_arguments(parser: Parser) -> None:
     )  # fmt: skip
     parser.epilog = (
         "Resumes from the newest checkpoint whose checksums match. Run length, evaluation, checkpoints, guard and\n"
-        "trackers may change; and device, threads, micro-batch size and the like, which change rounding.\n\n"
+        "trackers may change; and device, threads, micro-batch size and the like, which change rounding. All other\n"
+        "settings are fixed, because they would change the result.\n\n"
         "  groundup resume runs/book --train.max_steps 10000"
     )
     parser.option("run RUN", "folder written by `groundup train`")

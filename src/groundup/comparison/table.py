@@ -143,6 +143,17 @@ def position(axis: Axis, value: float) -> str:
     return POSITIONS[axis].format(FORMATS[axis](value))
 
 
+def _apart(runs: Sequence[Run], axis: Axis) -> str:
+    """Which run's evaluations begin after those of another have ended."""
+    late = max(runs, key=lambda run: getattr(run.points[0], axis))
+    early = min(runs, key=lambda run: getattr(run.points[-1], axis))
+    first, last = (FORMATS[axis](getattr(p, axis)) for p in (late.points[0], early.points[-1]))
+    return (
+        f"the first evaluation of {single_line(late.name)} ({first}) is later than the last of "
+        f"{single_line(early.name)} ({last})"
+    )
+
+
 def _lr_differs(point: EqualPoint) -> bool:
     known = [lr for lr in point.lr if lr is not None]
     return bool(known) and max(known) - min(known) > MAX_LR_DIFFERENCE
@@ -202,13 +213,13 @@ def notes(comparison: Comparison) -> list[str]:
     if list(comparison.settings) == ["train.seed"]:
         found.append("the runs differ in train.seed alone, so their difference is what another seed changes")
     missing = [axis for axis, point in comparison.equal.items() if point is None]
-    found += [f"no comparison at equal {axis}: the ranges of the runs' evaluations do not overlap" for axis in missing]
+    found += [f"no comparison at equal {axis}: {_apart(comparison.runs, axis)}" for axis in missing]
     readings = [r for m in comparison.equal.values() if m for r in m.losses]
     readings += [r for axis in AXES for r in comparison.needed[axis]]
     if len(comparison.runs) > 1 and any(reading.interpolated for reading in readings):
         found.append("~ interpolated between two evaluations")
     if len(comparison.runs) > 1 and any(reading.first for reading in readings):
-        found.append("≤ at the first evaluation, so possibly earlier")
+        found.append("≤ reached at the first evaluation or before it")
     return found
 
 

@@ -10,6 +10,7 @@ The same for `val`. None of these depends on when, where or by whom they were ma
 
 import hashlib
 import json
+import shlex
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,7 +94,11 @@ class Manifest(_Record):
         try:
             text = read_bytes(path, limit=MAX_MANIFEST_BYTES)
         except (FileNotFoundError, NotADirectoryError):
-            raise DataError(f"{folder}: no {MANIFEST} here; make such a folder with `groundup prepare`") from None
+            remedy = "make such a folder with `groundup prepare`"
+            if folder.exists():  # texts, perhaps
+                words = ["groundup", "prepare", str(folder), "--out", f"data/{folder.resolve().name.partition('.')[0]}"]
+                remedy = f"prepare its text first: {shlex.join(words)}"
+            raise DataError(f"{folder}: no {MANIFEST} here; {remedy}") from None
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
         except ValueError as error:
