@@ -39,6 +39,9 @@ def add_arguments(parser: Parser) -> None:
         "--fresh", action="store_true", help="start another run, in the next free folder, such as NAME-2"
     )
     parser.option("--tokenizer NAME", "as for `groundup prepare` [by the text]")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="print all choices with their reasons, and the plan"
+    )
     parser.option("--explain", "print how each figure of the report was computed")
     parser.option("--json", "print the report as JSON; progress goes to standard error")
 
@@ -67,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
             free_folder(out) if args.fresh or existing else out,
             minutes=args.minutes,
             tokenizer=args.tokenizer,
+            verbose=args.verbose,
             say=say,
             reading=partial(byte_progress, quiet=args.json),
             watching=show_run,

@@ -9,7 +9,7 @@ from groundup.optim.run_length import TimeLength
 from groundup.planning.gpus import GPU
 from groundup.planning.memory import Memory
 from groundup.planning.plan import GIVEN, Plan, Speed
-from groundup.planning.warnings import CHINCHILLA_RATIO, too_large, warnings
+from groundup.planning.warnings import CHINCHILLA_RATIO, warnings
 from groundup.ui.format import (
     human_bytes,
     human_count,
@@ -26,8 +26,8 @@ PARALLEL: tuple[Parallel, ...] = get_args(Parallel)
 LARGE_CLUSTER_GPUS = 64  # from which on published runs lose speed that an MFU of 8 GPUs does not show
 
 
-def summary(plan: Plan, *, advise: bool = True) -> list[str]:
-    """Six lines, then one per warning; without `advise` only warnings of too little memory or disk."""
+def summary(plan: Plan) -> list[str]:
+    """Six lines, then one per warning."""
     c, m = plan.config, plan.config.model
     parts = f"{human_plural(m.n_layer, 'layer')}, {human_plural(m.n_head, 'head')}"
     shape = f"{parts}, {m.n_embd} wide, context {m.block_size}, vocabulary {m.vocab:,}"
@@ -45,7 +45,7 @@ def summary(plan: Plan, *, advise: bool = True) -> list[str]:
         f"memory   {_memory(plan.memory)}",
         f"time     {duration(plan)}",
         f"disk     {disk(plan)}",
-        *(f"warning  {line}" for line in (warnings(plan) if advise else too_large(plan))),
+        *(f"warning  {line}" for line in warnings(plan)),
     ]
 
 

@@ -43,14 +43,16 @@ class Machine(NamedTuple):
 
 @dataclass(frozen=True)
 class Choice:
-    """A decision and its reason."""
+    """A decision, its reason, and whether it is shown where details are not."""
 
     what: str
     value: str
     reason: str
+    is_main: bool = True
 
-    def __str__(self) -> str:
-        return f"{self.what:<10} {self.value}\n{'':<10} {self.reason}"
+    @property
+    def line(self) -> str:
+        return f"{self.what:<10} {self.value}"
 
 
 def choose_context(tokens: int, text_bytes: int, seconds: float, *, small_budget: bool = False) -> tuple[int, Choice]:
@@ -62,7 +64,8 @@ def choose_context(tokens: int, text_bytes: int, seconds: float, *, small_budget
     while block_size > 8 and tokens < 4 * block_size:
         block_size //= 2
         why = "the text holds only a few sequences"
-    return block_size, Choice("context", f"{block_size} tokens = about {block_size * bytes_per_token:,.0f} bytes", why)
+    value = f"{block_size} tokens = about {block_size * bytes_per_token:,.0f} bytes"
+    return block_size, Choice("context", value, why, is_main=False)
 
 
 def choose_shape(machine: Machine, seconds: float, tokens: int) -> tuple[tuple[int, int, int], str]:
@@ -74,7 +77,7 @@ def choose_shape(machine: Machine, seconds: float, tokens: int) -> tuple[tuple[i
         if in_blocks > MAX_PARAMETERS_PER_TOKEN * tokens:
             return best, f"a larger one would memorize {tokens:,} tokens"
         if FLOPS_PER_SQUARED_PARAMETER * in_blocks**2 > budget:
-            return best, f"the largest that this machine can train in {minutes(seconds)}"
+            return best, f"the largest that this machine can train usefully in {minutes(seconds)}"
         best = shape
     return best, "the largest of a quickstart"
 
@@ -105,13 +108,13 @@ def build_recipe(
     }
     config = merge_and_validate([ConfigSource("quickstart", values)])
     sized = config.model.model_copy(update={"vocab_size": vocab})
-    each = f"{parameters(sized):,} parameters, {flops_per_token(sized) / 1e6:,.1f} MFLOP per token"
-    shape = f"modern, {layers} layers x {width}, {heads} heads = {each}"
     sequences = human_plural(config.batch_size, "sequence")
+    shape = f"modern, {layers} layers x {width}, {heads} heads, context {block_size}: {parameters(sized):,} parameters"
+    work = f"{sequences} = {batch_tokens:,} tokens, {flops_per_token(sized) / 1e6:,.2g} MFLOP per token"
     return config, [
         context,
         Choice("model", shape, f"{why}; rotary positions, ReLU² and Muon learn fastest"),
-        Choice("batch", f"{sequences} = {batch_tokens:,} tokens", "many small steps learn most in little time"),
+        Choice("batch", work, "small batches give more updates in a short run", is_main=False),
     ]
 
 
@@ -122,12 +125,12 @@ def choose_run_length(config: Config, epochs: float | None, tokens: int) -> tupl
     max_epochs = max(MAX_EPOCHS, math.ceil(MIN_STEPS / steps_per_epoch))
     if epochs is None or epochs <= max_epochs:
         passes = "" if epochs is None else f" = about {epochs:.2g} passes over the text"
-        choice = Choice("run length", f"{minutes(seconds)}{passes}", "as asked; the learning rate ends with the time")
+        choice = Choice("training", f"{minutes(seconds)}{passes}", "as asked; the learning rate ends with the time")
     else:
         train = {"max_time": None, "epochs": float(max_epochs), "time_limit": seconds}
         config = config.model_copy(update={"train": config.train.model_copy(update=train)})
         why = f"the time would allow {epochs:,.0f}; after {max_epochs} a model mostly memorizes"
-        choice = Choice("run length", f"{max_epochs} passes over the text", why)
+        choice = Choice("training", f"{max_epochs} passes over the text", why)
     steps = steps_per_epoch * min(max_epochs, MAX_EPOCHS if epochs is None else epochs)
     every = min(250, max(1, int(steps / N_EVALUATIONS)))
     evaluate = config.evaluate.model_copy(update={"every_steps": every, "sample_every_steps": 2 * every})

@@ -30,7 +30,7 @@ from groundup.evaluation.tasks import needs_download
 from groundup.optim.run_length import TimeLength
 from groundup.planning.plan import DataSize, Plan, Speed
 from groundup.planning.report import summary
-from groundup.planning.warnings import too_much_memory
+from groundup.planning.warnings import too_large, too_much_memory
 from groundup.run.changes import changed_learning_rate, changed_numerics
 from groundup.run.dataset import PreparedData, open_data
 from groundup.run.init_model import broadcast_config, rank_0_config
@@ -57,13 +57,14 @@ def start_run(
     *,
     checkpoints: Path | None = None,
     speed: Speed | None = None,
-    advise: bool = True,
+    announce: bool = True,
 ) -> TrainResult:
     """Train a new run; everything is checked before anything is written.
 
-    `checkpoints`: a folder outside of `out` for them. A known `speed` is not measured again; without `advise`, only
-    warnings of what cannot go well are given. ConfigError for what no memory of this machine can hold; what is only
-    likely not to fit is tried, with a warning. Of several processes, rank 0 writes the run's folder and uses `display`.
+    `checkpoints`: a folder outside of `out` for them. A known `speed` is not measured again; without `announce`, only
+    warnings of too little memory or disk are shown of the plan. ConfigError for what no memory of this machine can
+    hold; what is only likely not to fit is tried, with a warning. Of several processes, rank 0 writes the run's folder
+    and uses `display`.
     """
     process_group, run = init_distributed(), RunFolder(out)
     display = NullDisplay() if process_group.rank else display
@@ -81,7 +82,7 @@ def start_run(
             run.create(trainer.config.recorded, checkpoints)
             if config.tracking.backends:
                 permit(run.path, display.message)
-        for line in (*summary(plan, advise=advise), machine_line):
+        for line in (*summary(plan), machine_line) if announce else (f"warning  {line}" for line in too_large(plan)):
             display.message(line)
         if config.init_from:
             display.message(f"weights  initialised from {config.init_from}")
