@@ -60,7 +60,7 @@ def test_epochs_are_limited_even_if_time_allows_more():
     config, _ = build_recipe(LAPTOP, 180, "data", 1_000_000, 1_000_000, 257)
     same, choice = choose_run_length(config, 2.0, 1_000_000)
     assert same.train == config.train
-    assert choice.what == "run length"
+    assert choice.what == "training"
     shorter, choice = choose_run_length(config, 500.0, 1_000_000)
     assert (shorter.train.epochs, shorter.train.max_time, shorter.train.time_limit) == (MAX_EPOCHS, None, 180)
     assert "memorize" in choice.reason
