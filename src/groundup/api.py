@@ -112,8 +112,8 @@ def train(
     """
     display = _checked(display)
     config = configure(data, preset=preset, files=files, laptop=laptop, overrides=overrides, init_from=init_from)
-    ensure_prepared(config, Path(out), _LogReporter(), processes=expected_world_size())
     elsewhere = None if checkpoints is None else Path(checkpoints)
+    ensure_prepared(config, Path(out), _LogReporter(), checkpoints=elsewhere, processes=expected_world_size())
     return start_run(config, Path(out), display or _logged(config), checkpoints=elsewhere)
 
 
@@ -134,9 +134,10 @@ def resume(
     finished run is left as it is. Raises CheckpointError, ConfigError.
     """
     folder = RunFolder(Path(run))
-    config, keys = reconfigure(folder, {**(overrides or {}), **({"data": str(data)} if data else {})})
-    elsewhere = None if checkpoints is None else Path(checkpoints)
-    return resume_run(folder, config, keys, _checked(display) or _logged(config), checkpoints=elsewhere)
+    display, elsewhere = _checked(display), None if checkpoints is None else Path(checkpoints)
+    given = {**(overrides or {}), **({"data": str(data)} if data else {})}
+    config, keys = reconfigure(folder, given, checkpoints=elsewhere)
+    return resume_run(folder, config, keys, display or _logged(config))
 
 
 def generate(

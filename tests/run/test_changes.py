@@ -83,7 +83,8 @@ def test_kernels_that_are_gone_are_said_and_noted(run, monkeypatch):
     monkeypatch.setattr(changes, "kernels", lambda: gone)
     lines = []
     groundup.resume(run, display=PlainDisplay(lines.append))
-    assert any(line.startswith("machine  ") and line.endswith("; no C++ kernels: no compiler; get one") for line in lines)
+    (machine,) = (line for line in lines if line.startswith("machine  "))
+    assert machine.endswith("; no C++ kernels: no compiler; get one")
     assert any("C++ kernels" in line and "-> none" in line and CHANGED in line for line in lines)
     assert said(run) == []  # it is finished
 

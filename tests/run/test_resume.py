@@ -14,11 +14,14 @@ from safetensors.torch import load_file, save_file
 import groundup
 from groundup.api import configure
 from groundup.checkpoint.log import read_log
-from groundup.checkpoint.run_folder import RunFolder
+from groundup.checkpoint.run_folder import RunFolder, find_checkpoint
 from groundup.config.presets import GPT1_PARTS, MODERN_PARTS
+from groundup.config.schema import Config
 from groundup.diagnostics.run_checks import check_run
+from groundup.distributed.process_group import ProcessGroup
 from groundup.errors import UnreadableError
-from groundup.run.start import start_or_resume
+from groundup.run.dataset import PreparedData
+from groundup.run.start import check_ranks_agree, start_or_resume
 from groundup.ui.display import PlainDisplay
 from groundup.utils.files import SUMS, sha256
 
@@ -369,7 +372,10 @@ def test_checkpoints_may_be_moved_to_another_disk(reference, tmp_path):
     (run / "checkpoints").symlink_to(big)  # as one does, and as a run from others may have it
     with pytest.raises(groundup.CheckpointError, match=r"is a link, which is not followed.*--checkpoints DIR"):
         groundup.resume(run)
+    whole = (run / "config.yaml").read_bytes()
+    (run / "config.yaml").unlink()  # that is lost, too
     groundup.resume(run, checkpoints=big)
+    assert (run / "config.yaml").read_bytes() == whole
     assert same_state(big / final(run).name, final(reference))
     assert check_run(run).ok
     assert groundup.load(run, checkpoint="best").folder.parent == big
@@ -558,9 +564,48 @@ def test_a_checkpoint_that_was_being_replaced_is_put_back(reference, tmp_path):
     run, checkpoint = copy_stopped_at(reference, tmp_path)
     for older in RunFolder(run).steps()[:-1]:
         shutil.rmtree(older)
-    checkpoint.rename(checkpoint.with_name(".step-00000054.previous"))
+    replaced = checkpoint.rename(checkpoint.with_name(".step-00000054.previous"))
+    assert find_checkpoint(run) == replaced
+    report = check_run(run)
+    assert (report.ok, report.resume_from) == (True, checkpoint.name)
+    assert f"checkpoints: {replaced.name} was being replaced at a crash; resume puts it back" in report.notes
+    assert not any("tidies" in note or "starts again" in note for note in report.notes)
     groundup.resume(run)
     assert same_state(final(run), final(reference))
+
+
+class Unlike(ProcessGroup):
+    """Two processes; in the n-th comparison the second one has another value."""
+
+    size = 2
+
+    def __init__(self, n):
+        self.left = n
+
+    def all_gather_object(self, value):
+        self.left -= 1
+        return [value, ["far", "other"] if self.left == 0 else value]
+
+
+@pytest.mark.parametrize(
+    ("n", "what"), [(1, "groundup and torch are"), (2, "options unlike rank 0's"), (3, "the data in")]
+)
+def test_versions_options_and_data_that_differ_between_processes_are_refused(n, what, prepared):
+    data = PreparedData.open(prepared)
+    check_ranks_agree(Unlike(9), Config(data=str(prepared)), data)
+    with pytest.raises(groundup.GroundupError, match=f"process 1 on far: {what}.* other, but "):
+        check_ranks_agree(Unlike(n), Config(data=str(prepared)), data)
+
+
+def test_processes_are_compared_before_a_run_starts_and_on_resume(reference, prepared, tmp_path, monkeypatch):
+    def differ(*_):
+        raise groundup.GroundupError("unlike")
+
+    monkeypatch.setattr("groundup.run.start.check_ranks_agree", differ)
+    with pytest.raises(groundup.GroundupError, match="unlike"):
+        groundup.train(prepared, tmp_path / "new", overrides=OVERRIDES)
+    with pytest.raises(groundup.GroundupError, match="unlike"):
+        groundup.resume(copy_stopped_at(reference, tmp_path)[0])
 
 
 def test_data_that_has_moved_is_asked_for_by_the_option(reference, tmp_path):
