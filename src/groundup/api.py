@@ -131,7 +131,7 @@ def resume(
     Bitwise on the same machine and CPU threads, for run lengths in steps, tokens or epochs. `data` names the prepared
     folder when it has moved, `checkpoints` that of the run's checkpoints when they have; `overrides` may change the run
     length, evaluation, checkpoints, guard, trackers, device, threads and micro-batch, and stay with the run. A
-    finished run is left as it is. Raises CheckpointError, ConfigError.
+    finished run is left as it is. Raises CheckpointError, ConfigError, UsageError.
     """
     folder = RunFolder(Path(run))
     display, elsewhere = _checked(display), None if checkpoints is None else Path(checkpoints)

@@ -179,7 +179,9 @@ def reconfigure(
     for key in keys:
         if resume_rule(key) is OnResume.FIXED:
             raise ConfigError(f"{key}: cannot change when a run is resumed; start a new run with --out")
-    return config, keys + [TRACKERS] * (TRACKERS in dict(flatten(rename_source(given)[0])))
+    if TRACKERS in dict(flatten(rename_source(given)[0])):
+        keys.append(TRACKERS)
+    return config, keys
 
 
 def overrides_of(config: Config, run: RunFolder, process_group: ProcessGroup) -> dict[str, Any]:
