@@ -1,6 +1,7 @@
 """Numbers and text for people: durations, counts, sizes, and text that a terminal may print."""
 
 import json
+import re
 import unicodedata
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,9 @@ from typing import Any
 # Newline, and the format characters that words are written with: zero-width space (Khmer, Thai), non-joiner (Persian),
 # joiner (Indic scripts, emoji), and the Arabic end of verse. Those that change the direction are not among them.
 NOT_ESCAPED = "\n\u200b\u200c\u200d\u06dd"
+
+# Where Unicode will put new invisible characters (unassigned ones that are "default ignorable").
+KEPT_FOR_INVISIBLE = re.compile("[\u2065\ufff0-\ufff8\U000e0000-\U000e0fff]")
 
 
 def human_time(seconds: float) -> str:
@@ -46,8 +50,8 @@ def human_bytes(n: float) -> str:
 
 
 def escaped(text: str) -> str:
-    """Escape everything unprintable as in Python: controls, newlines, and spaces other than the usual one."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """Escape everything unprintable: controls, newlines, and spaces other than the usual one."""
+    return "".join(c if c.isprintable() or _is_newer(c) else c.encode("unicode_escape").decode() for c in text)
 
 
 def visible(text: str) -> str:
@@ -58,6 +62,11 @@ def visible(text: str) -> str:
 def single_line(text: str) -> str:
     """Like `visible`, and with a sign for each newline: a line that names something from elsewhere stays one line."""
     return visible(text).replace("\n", "⏎")
+
+
+def _is_newer(char: str) -> bool:
+    """Whether this Python does not know a character, such as a newer emoji, and it cannot be an invisible one."""
+    return unicodedata.category(char) == "Cn" and not KEPT_FOR_INVISIBLE.match(char)
 
 
 def json_line(value: Any, default: Callable[[Any], Any] | None = None) -> str:
