@@ -17,7 +17,7 @@ from groundup.checkpoint.log import read_log
 from groundup.cli import main
 from groundup.ui.console import Console
 from groundup.ui.format import json_line
-from groundup.ui.streams import printable_streams
+from groundup.ui.streams import printable_streams, unescaped
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
 
@@ -145,6 +145,14 @@ def test_errors_and_lines_have_no_control_characters(groundup, monkeypatch):
     assert done.err.startswith(f"groundup: {AS_TEXT}: there is no such command")
     monkeypatch.setattr("groundup.cli.corpora.run", lambda _: print(COMMANDS_TO_A_TERMINAL))
     assert groundup("corpora").out == AS_TEXT + "\n"
+
+
+def test_libraries_see_no_terminal_as_their_colours_would_be_escaped(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", terminal := io.StringIO())
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    with printable_streams():
+        assert not sys.stderr.isatty()
+        assert unescaped(sys.stderr).isatty()
 
 
 def test_an_error_stays_one_line(groundup):

@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
         print(note, file=sys.stderr)
     texts = [prompt_text(loaded.tokenizer, args.prompt)] * number
     # A terminal would obey control characters in the samples; a pipe gets the text unchanged.
-    say = partial(print, file=sys.stdout if sys.stdout.isatty() else unescaped(sys.stdout))
+    out = unescaped(sys.stdout)
+    say = partial(print, file=sys.stdout if out.isatty() else out)
     unprinted = texts[0]
     for pieces in growth:
         texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]

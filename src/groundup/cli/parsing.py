@@ -36,6 +36,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
         self._given: list[str] = []
         self._negative_number_matcher = NEGATIVE_NUMBER
+        self.color = False  # Python 3.14 colours help on a terminal, and these codes would be escaped
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError, with a suggestion for an unknown option."""
