@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from groundup.config.merge import describe_error
 from groundup.config.schema import Config
 from groundup.errors import CheckpointError, NewerFormatError, UnreadableError
 from groundup.utils import reading
@@ -78,7 +79,7 @@ def load_config(folder: Path) -> Config:
     try:
         return Config.model_validate(read_config(folder))
     except ValidationError as error:
-        raise CheckpointError(f"{folder / CONFIG}: {error.errors()[0]['msg']}; use another checkpoint") from None
+        raise CheckpointError(f"{folder / CONFIG}: damaged ({describe_error(error)}); use another checkpoint") from None
 
 
 def verify(folder: Path, presence_only: Sequence[str] = ()) -> None:

@@ -10,7 +10,7 @@ from groundup.checkpoint.files import PROGRESS, final_name, read_json
 from groundup.errors import CheckpointError
 
 MAX_COUNT = 2**62  # steps, tokens or sequences; more do not fit a 64-bit number with room to add to it
-MAX_SKIPS = 100_000  # ranges of sequences, one per rollback
+MAX_SKIPS = 10_000  # ranges of sequences, one per rollback
 MAX_NUMBER = 1e39  # beyond float32, of which losses and gradient norms are
 
 
