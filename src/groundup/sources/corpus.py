@@ -9,6 +9,7 @@ Nothing here depends on a tokenizer, and no corpus has to fit into memory.
 
 import errno
 import hashlib
+import os
 import re
 import shutil
 import signal
@@ -29,11 +30,11 @@ from groundup.sources import hub
 from groundup.sources.cleaning import clean_document
 from groundup.sources.compression import ReadProgress
 from groundup.sources.download import SHAKESPEARE, shakespeare
-from groundup.sources.files import File, as_it_is, folder_files, glob_files, is_code, listed, single_file
+from groundup.sources.files import File, folder_files, glob_files, listed, markup_message, single_file
 from groundup.sources.formats import TABLES, Format, format_suffix, identify
 from groundup.sources.parquet import read_parquet
 from groundup.sources.python_docs import python_docs
-from groundup.sources.text import CHUNK_BYTES, Document, Errors, chunk_text, has_text, read_jsonl, read_text
+from groundup.sources.text import CHUNK_BYTES, Document, Errors, chunk_text, read_jsonl, read_text
 from groundup.utils.files import distinct_names
 
 __all__ = ["PYTHON_DOCS", "STANDARD_INPUT", "Corpus", "Document", "Input", "Position", "open_sources"]
@@ -213,7 +214,7 @@ class _Reader:
         bare, hash_, after = text.rpartition("#")
         if hash_ and after and not path.exists() and (format_suffix(Path(bare)) in TABLES or Path(bare).is_file()):
             text, path, column = bare, Path(bare), after
-            if path.is_file() and identify(path, is_code=is_code(path)) == "text":
+            if path.is_file() and identify(path) == "text":
                 raise DataError(f"{path}: is plain text, which has no column {column!r}; leave out #{column}")
         if (address := _ADDRESS.match(text)) and not path.exists():
             to_do = "give its path" if address[1] == "file" else "download it first, with: curl -LO"
@@ -230,7 +231,7 @@ class _Reader:
                 say(line)
         else:
             files = [single_file(path, (PYTHON_DOCS, SHAKESPEARE))]
-        if markup := as_it_is(files):
+        if markup := markup_message(files):
             say(markup)
         return [file._replace(source=text, column=column) for file in files]
 
@@ -239,7 +240,7 @@ class _Reader:
         kept: dict[object, File | Input] = {}
         again: list[Path] = []
         for i, item in enumerate(found):
-            key = i if isinstance(item, Input) else (item.path.resolve(), item.column)
+            key = i if isinstance(item, Input) else (os.path.realpath(item.path), item.column)
             if key in kept and isinstance(item, File):
                 again.append(item.path)
             kept.setdefault(key, item)
@@ -262,20 +263,19 @@ class _Reader:
 
     def _file(self, source: str, name: str, path: Path, column: str, checksum: str = "") -> Input:
         """The input of a file, or of a copy of standard input with its `checksum`."""
-        state = _state(path)
-        with _naming(path, name if checksum else str(path)):
-            kind = identify(path, is_code=is_code(path))
+        state, label = _state(path), name if checksum else str(path)
+        with _naming(path, label):
+            kind = identify(path)
         version = checksum or str(state[1])
-        if kind != "text" and format_suffix(path) not in TABLES:
+        if kind in AS_ROWS and format_suffix(path) not in TABLES:
             version += AS_ROWS[kind][0]
-        label = name if checksum else str(path)
         return Input(
             source,
             name,
             state[0],
             version,
             lambda at: self._documents(name, path, kind, column, at, label),
-            has_columns=kind != "text",
+            has_columns=kind in AS_ROWS,
             path=path,
             state=None if checksum else state,
         )
@@ -300,11 +300,11 @@ class _Reader:
         self, name: str, path: Path, kind: Format, column: str, position: Position, label: str
     ) -> Iterator[Document]:
         with _naming(path, label):
-            if kind != "text":
+            if kind in AS_ROWS:
                 read_table = read_jsonl if kind == "jsonl" else read_parquet
                 for offset, text in read_table(path, column, self.errors, position.offset, self.progress):
                     yield self._in_memory(name, offset, text)
-            elif not position.offset and has_text(path):
+            elif kind == "text" and not position.offset:
                 yield Document(name, 0, lambda: self._text(path, label))
 
     def _text(self, path: Path, label: str) -> Iterator[str]:

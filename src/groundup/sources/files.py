@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from groundup.errors import DataError
 from groundup.sources.compression import COMPRESSED
-from groundup.sources.formats import MARKUP, NOT_TEXT, PACKED_PARQUET, TABLES, format_suffix, is_binary
+from groundup.sources.formats import CODE, MARKUP, NOT_TEXT, PACKED_PARQUET, TABLES, format_suffix, is_binary
 from groundup.utils.files import leads_out
 
 RUN_LOG = "log.jsonl"  # of a training run, which may lie in the folder that one works in; never read as text
@@ -19,11 +19,6 @@ RUN_LOG = "log.jsonl"  # of a training run, which may lie in the folder that one
 # instead of a look inside, as a folder may hold anything; but what is called like code and is binary is left out, as
 # .ts may also be a video.
 PROSE = (".txt", ".text", ".md", ".markdown", ".rst", ".org", ".adoc", ".tex")
-CODE = tuple(
-    ".py .pyi .pyx .c .h .cc .cpp .cxx .hh .hpp .cu .cuh .java .kt .scala .js .jsx .mjs .ts .tsx .go .rs .rb .php .pl "
-    ".pm .lua .r .jl .swift .m .mm .cs .fs .hs .ml .mli .clj .ex .exs .erl .lisp .scm .el .vim .sh .bash .zsh .ps1 "
-    ".sql .html .htm .css .scss .vue .zig .nim .dart .f90 .asm .s .v .sv .vhd .proto .cmake".split()
-)
 TEXT_SUFFIXES = frozenset({*TABLES, *PROSE, *CODE})
 MAX_NAMES = 5  # in a message
 
@@ -93,43 +88,44 @@ def folder_files(folder: Path) -> tuple[list[File], str]:
     Hidden files, and links to files outside of the folder, are not read. A file's name begins with the folder's own.
     Raises DataError if there is no text.
     """
-    closed: list[str] = []
-    files, outside = list[Path](), list[str]()
+    closed, texts, odd, outside = list[str](), list[Path](), list[str](), list[str]()
+    kept, left_out = Counter[str](), Counter[str]()  # by suffix
     for parent, names in _walk(folder, closed):
         for path in (parent / name for name in names if not name.startswith(".")):
             if path.is_symlink() and leads_out(path, folder):
                 outside.append(path.name)
             elif path.is_file():
-                files.append(path.relative_to(folder))
-    named = [path for path in files if format_suffix(path) in TEXT_SUFFIXES and not _is_packed_parquet(path)]
-    odd = {path: "the log of a run" for path in named if path.name == RUN_LOG}
-    odd |= {path: "binary" for path in named if is_code(path) and is_binary(folder / path)}
-    texts = sorted({*named} - {*odd}, key=Path.as_posix)
-    empty = sum(not (folder / path).stat().st_size for path in texts)
-    left_out = Counter(format_suffix(path) for path in {*files} - {*named})
+                suffix = format_suffix(path)
+                if suffix not in TEXT_SUFFIXES or _is_packed_parquet(path):
+                    left_out[suffix] += 1
+                elif path.name == RUN_LOG:
+                    odd.append(f"{path.relative_to(folder)} (the log of a run)")
+                elif suffix in CODE and is_binary(path):
+                    odd.append(f"{path.relative_to(folder)} (binary)")
+                else:
+                    kept[suffix] += 1
+                    texts.append(path)
+    empty = sum(not path.stat().st_size for path in texts)
     line = f"; leaves out {_counted(left_out)}" if left_out else ""
-    line += f"; leaves out {listed([f'{path} ({what})' for path, what in odd.items()])}" if odd else ""
+    line += f"; leaves out {listed(odd)}" if odd else ""
     line += f"; does not enter {listed(closed)}" if closed else ""
     line += f"; does not follow links out of the folder: {listed(sorted(outside))}" if outside else ""
     if not texts:
         known = f"{', '.join((*TABLES, *PROSE[:3]))}, … or source code, each also with .gz or .zst"
         raise DataError(f"{folder}: no text files in this folder{line}; it may hold {known}")
-    reads = _counted(Counter(map(format_suffix, texts))) + (f" ({empty:,} empty)" if empty else "")
-    return [File(folder / path, len(path.parts) + 1) for path in texts], f"{folder}: reads {reads}{line}"
+    line = f"{folder}: reads {_counted(kept)}" + (f" ({empty:,} empty)" if empty else "") + line
+    above = len(folder.parts) - 1
+    return [File(path, len(path.parts) - above) for path in sorted(texts, key=Path.as_posix)], line
 
 
-def is_code(path: Path) -> bool:
-    """Whether a file has a suffix of source code."""
-    return format_suffix(path) in CODE
-
-
-def as_it_is(files: Sequence[File]) -> str | None:
+def markup_message(files: Sequence[File]) -> str | None:
     """The message about files whose markup is read as text; None where there is none."""
-    marked = [file.path for file in files if format_suffix(file.path) in MARKUP]
+    marked = [(file.path, remedy) for file in files if (remedy := MARKUP.get(format_suffix(file.path)))]
     if not marked:
         return None
-    remedy, others = MARKUP[format_suffix(marked[0])], f" and {len(marked) - 1:,} more files" if marked[1:] else ""
-    return f"{marked[0]}{others}: read with markup; for the text alone convert it with: {remedy}"
+    path, remedy = marked[0]
+    others = f" and {len(marked) - 1:,} more files" if marked[1:] else ""
+    return f"{path}{others}: read with markup; for the text alone convert it with: {remedy}"
 
 
 def _walk(folder: Path, closed: list[str]) -> Iterator[tuple[Path, list[str]]]:
@@ -145,7 +141,7 @@ def _walk(folder: Path, closed: list[str]) -> Iterator[tuple[Path, list[str]]]:
 
 
 def _is_packed_parquet(path: Path) -> bool:
-    return format_suffix(path) == ".parquet" and path.suffix.lower() in COMPRESSED
+    return path.suffix.lower() in COMPRESSED and format_suffix(path) == ".parquet"
 
 
 def listed(names: list[str]) -> str:

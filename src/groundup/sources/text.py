@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from io import BufferedIOBase
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeAlias
 
@@ -24,8 +24,10 @@ CHUNK_BYTES = 1 << 20
 # half a kilobyte, and memory must not depend on what a file holds. Changed like the number above.
 MAX_UNCUT_CHARS = 1 << 16
 
-# A JSON lines row is held in memory, several times over while it is parsed.
+# A JSON lines row is held in memory, several times over while it is parsed. Each value takes up to 100 bytes more.
 MAX_ROW_BYTES = 128 << 20
+MAX_ROW_VALUES = 4_000_000
+_VALUE = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{,]', re.DOTALL)  # a text, or what begins or parts other values
 
 # Where a text may be cut without changing a single token: before a space that follows a visible character, and before
 # a line end that follows a letter or a digit. The patterns of published tokenizers never join across such a point, and
@@ -57,12 +59,6 @@ class Document:
     source: str  # short name of its file
     offset: int  # bytes (of a table: rows) from the beginning of that source to the document
     chunks: Callable[[], Iterator[str]]
-
-
-def has_text(path: Path) -> bool:
-    """Whether a file holds anything but a byte order mark."""
-    with open_decompressed(path) as file:
-        return file.read(len(codecs.BOM_UTF8) + 1) not in (b"", codecs.BOM_UTF8)
 
 
 def read_text(
@@ -120,8 +116,8 @@ def read_json_lines(
 ) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """The objects of a JSON lines file, each with its byte offset and a label (path and line number) for messages.
 
-    Empty lines are skipped, lines before byte `start` not parsed. Raises DataError for a line that is no object, or is
-    longer than `MAX_ROW_BYTES`.
+    Empty lines are skipped, lines before byte `start` not parsed. Raises DataError for a line that is no object, or
+    has more than `MAX_ROW_BYTES` or `MAX_ROW_VALUES`.
     """
     offset, progress = 0, progress or ReadProgress()
     with open_decompressed(path, progress) as file:
@@ -134,6 +130,11 @@ def read_json_lines(
                 )
             row = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if offset >= start and (stripped := row.rstrip()):
+                if _has_too_many_values(stripped):
+                    raise DataError(
+                        f"{label}: more than {MAX_ROW_VALUES:,} values, the most that a row may have; split it, or "
+                        "leave out what is not its text"
+                    )
                 text = _decode_line(stripped, errors, label)
                 progress.count(REPLACED, count_replaced(stripped, text))
                 yield offset, label, _parse_object(text, label)
@@ -164,7 +165,8 @@ def read_jsonl(
 
 def count_replaced(data: bytes, text: str) -> int:
     """How many characters of `text`, decoded from `data`, stand for bytes that are not UTF-8."""
-    return text.count(REPLACEMENT) - data.count(REPLACEMENT.encode())
+    n = text.count(REPLACEMENT)
+    return n and n - data.count(REPLACEMENT.encode())
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -199,6 +201,10 @@ def _decode(
         progress.count(MARKS, text.count(MARK))
         if text:
             yield text
+
+
+def _has_too_many_values(line: bytes) -> bool:
+    return len(line) > MAX_ROW_VALUES and any(islice(_VALUE.finditer(line), MAX_ROW_VALUES, None))
 
 
 def _decode_line(line: bytes, errors: Errors, label: str) -> str:
