@@ -64,8 +64,8 @@ def killed(forks):
     return kill
 
 
-def final(run: Path) -> Path:
-    return RunFolder(run).checkpoints / f"step-{STEPS:08d}"
+def final(run: Path, step: int = STEPS) -> Path:
+    return RunFolder(run).checkpoints / f"step-{step:08d}"
 
 
 def same_state(a: Path, b: Path) -> bool:
@@ -126,17 +126,26 @@ def test_a_resumed_resume_is_bitwise_equal_too(reference, prepared, tmp_path, ki
     assert losses == {r["step"]: r["loss"] for r in read_log(reference / "log.jsonl") if r["event"] == "step"}
 
 
+SHORT = 36  # steps, also more than an epoch; killed in step 31
+
+
+def shortened(**changes: dict) -> dict:
+    """OVERRIDES with changes, for as many steps as show them."""
+    sections = {name: {**values, **changes.get(name, {})} for name, values in OVERRIDES.items()}
+    return sections | {"train": sections["train"] | {"max_steps": SHORT}}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("parts", ["modern", "gpt1"])
+@pytest.mark.parametrize("parts", ["modern", pytest.param("gpt1", marks=pytest.mark.long)])
 def test_muon_and_every_part_resume_bitwise_too(parts, prepared, tmp_path, killed):
     rows = {"modern": MODERN_PARTS, "gpt1": GPT1_PARTS}
     muon = {"name": "muon", "learning_rate": 0.01, "embedding_learning_rate": 0.1}
-    overrides = {**OVERRIDES, "model": {**OVERRIDES["model"], **rows[parts]}, "optimizer": muon}
+    overrides = shortened(model=rows[parts], optimizer=muon)
     groundup.train(prepared, tmp_path / "uninterrupted", overrides=overrides)
     killed("train", ("groundup.training.guard", "LossGuard.allows_step", 31), tmp_path / "run", prepared, overrides)
     shutil.copytree(tmp_path / "run", tmp_path / "tampered", symlinks=True)
     groundup.resume(tmp_path / "run")
-    assert same_state(final(tmp_path / "run"), final(tmp_path / "uninterrupted"))
+    assert same_state(final(tmp_path / "run", SHORT), final(tmp_path / "uninterrupted", SHORT))
 
     checkpoint = RunFolder(tmp_path / "tampered").steps()[-1]  # negative control: Muon's momentum is lost
     tensors = load_file(checkpoint / "optimizer/state.safetensors")
@@ -144,7 +153,7 @@ def test_muon_and_every_part_resume_bitwise_too(parts, prepared, tmp_path, kille
     save_file(tensors, checkpoint / "optimizer/state.safetensors")
     reseal(checkpoint)
     groundup.resume(tmp_path / "tampered")
-    assert not same_state(final(tmp_path / "tampered"), final(tmp_path / "uninterrupted"))
+    assert not same_state(final(tmp_path / "tampered", SHORT), final(tmp_path / "uninterrupted", SHORT))
 
 
 def copy_stopped_at(reference: Path, tmp_path: Path, step: int = 54) -> tuple[Path, Path]:
@@ -217,11 +226,19 @@ def test_a_dropout_that_depended_on_the_interruption_changes_the_result(referenc
     assert not same_state(final(run), final(reference))
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "delete sums"])
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer/state.safetensors", "progress.json", "config.json"])
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [
+        ("flip", "model.safetensors"),
+        ("truncate", "optimizer/state.safetensors"),
+        ("flip", "progress.json"),
+        ("delete", "config.json"),
+        ("delete", SUMS),
+    ],
+)
 def test_a_damaged_checkpoint_is_rejected_by_name_and_the_previous_one_used(damage, name, reference, tmp_path):
     run, checkpoint = copy_stopped_at(reference, tmp_path)
-    path = checkpoint / (SUMS if damage == "delete sums" else name)
+    path = checkpoint / name
     data = path.read_bytes()
     if damage == "flip":
         path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
@@ -466,13 +483,13 @@ def test_a_finished_run_is_not_continued_unless_its_run_length_grows(reference, 
     ids=["average", "sgd and onecycle", "synchronous", "recomputed", "windows shared by threads"],
 )
 def test_every_way_to_train_resumes_bitwise(changes, prepared, tmp_path, killed):
-    overrides = {name: {**values, **changes.get(name, {})} for name, values in OVERRIDES.items()}
+    overrides = shortened(**changes)
     groundup.train(prepared, tmp_path / "uninterrupted", overrides=overrides)
     config = RunFolder(tmp_path / "uninterrupted").config()
     assert config.train.microbatch_threads == (2 if SIXTEEN.items() <= changes.get("train", {}).items() else 1)
     killed("train", ("groundup.training.guard", "LossGuard.allows_step", 31), tmp_path / "run", prepared, overrides)
     groundup.resume(tmp_path / "run")
-    assert same_state(final(tmp_path / "run"), final(tmp_path / "uninterrupted"))
+    assert same_state(final(tmp_path / "run", SHORT), final(tmp_path / "uninterrupted", SHORT))
 
 
 @pytest.mark.slow
