@@ -173,7 +173,7 @@ def test_a_closed_pipe_prints_no_traceback(run):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long  # test_streams.py has it in one process
 def test_if_the_reader_closes_the_pipe_the_run_saves_a_checkpoint(prepared, tmp_path, fast):
     run = tmp_path / "run"
     words = [sys.executable, "-m", "groundup", "train", "gpt2-nano", "--data", prepared, "--out", run, *fast]

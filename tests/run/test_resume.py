@@ -105,8 +105,13 @@ PHASES = {
 }
 
 
+LIKE_OTHERS = {"between micro-batches", "while a checkpoint is flushed", "in the middle of epoch 2"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+    "phase", [pytest.param(phase, marks=[pytest.mark.long] * (phase in LIKE_OTHERS)) for phase in PHASES]
+)
 def test_killed_and_resumed_equals_the_uninterrupted_run_bitwise(phase, reference, prepared, tmp_path, killed):
     run = tmp_path / "run"
     killed("train", PHASES[phase], run, prepared, OVERRIDES)
