@@ -54,7 +54,8 @@ def test_help_and_mistakes_import_no_torch():
 
 
 def test_functions_stay_functions_after_their_packages_were_imported():
-    assert fresh("import groundup.training.loop, groundup; print(callable(groundup.train))").strip() == "True"
+    code = "import groundup.preprocess.pipeline, groundup.comparison.comparison, groundup\n"
+    assert fresh(f"{code}print(callable(groundup.prepare), callable(groundup.compare))").split() == ["True", "True"]
 
 
 def test_parts_for_pytorch_load_torch_only_when_they_need_it():

@@ -113,8 +113,8 @@ def train(
     """
     display = _checked(display)
     config = configure(data, preset=preset, files=files, laptop=laptop, overrides=overrides, init_from=init_from)
-    ensure_prepared(config, Path(out), _LogReporter(), processes=expected_world_size())
     elsewhere = None if checkpoints is None else Path(checkpoints)
+    ensure_prepared(config, Path(out), _LogReporter(), checkpoints=elsewhere, processes=expected_world_size())
     return start_run(config, Path(out), display or _logged(config), checkpoints=elsewhere)
 
 
@@ -132,12 +132,13 @@ def resume(
     Bitwise on the same machine and CPU threads, for run lengths in steps, tokens or epochs. `data` names the prepared
     folder when it has moved, `checkpoints` that of the run's checkpoints when they have; `overrides` may change the run
     length, evaluation, checkpoints, guard, trackers, device, threads and micro-batch, and stay with the run. A
-    finished run is left as it is. Raises CheckpointError, ConfigError.
+    finished run is left as it is. Raises CheckpointError, ConfigError, UsageError.
     """
     folder = RunFolder(Path(run))
-    config, keys = reconfigure(folder, {**(overrides or {}), **({"data": str(data)} if data else {})})
-    elsewhere = None if checkpoints is None else Path(checkpoints)
-    return resume_run(folder, config, keys, _checked(display) or _logged(config), checkpoints=elsewhere)
+    display, elsewhere = _checked(display), None if checkpoints is None else Path(checkpoints)
+    given = {**(overrides or {}), **({"data": str(data)} if data else {})}
+    config, keys = reconfigure(folder, given, checkpoints=elsewhere)
+    return resume_run(folder, config, keys, display or _logged(config))
 
 
 def generate(

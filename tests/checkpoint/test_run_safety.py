@@ -15,6 +15,7 @@ from groundup.checkpoint.log import Log, last_saved
 from groundup.checkpoint.run_folder import RunFolder, find_checkpoint, read_checkpoint, run_of
 from groundup.config.schema import Config
 from groundup.errors import CheckpointError, UnreadableError, UsageError
+from groundup.utils import files
 from groundup.utils.files import SUMS, atomic_output, files_below, replace_text, write_checksums
 from groundup.utils.lock import LOCK, holder, locked
 
@@ -104,6 +105,37 @@ def test_pruning_deletes_nothing_while_it_cannot_be_read_which_one_was_the_best(
     assert len(run.steps()) == 3
 
 
+def test_what_cannot_be_deleted_now_is_deleted_later_and_ends_nothing(run, monkeypatch):
+    """As a file that another machine reads over NFS."""
+    with monkeypatch.context() as patch:
+        patch.setattr(files.shutil, "rmtree", lambda *_, **__: None)
+        for _ in range(2):
+            run.prune(1, set())
+            write_checkpoint(run.checkpoint(8))
+    assert len(list(run.checkpoints.glob(".step-00000008.deleted*"))) == 2
+    run.prune(1, set())
+    assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000012"]
+
+
+def test_a_checkpoint_that_was_being_replaced_is_read_under_its_hidden_name(run):
+    replaced = run.checkpoint(12).rename(run.checkpoints / ".step-00000012.previous")
+    for folder in (replaced, run.checkpoint(12)):
+        assert find_checkpoint(run.path) == folder
+        assert run.newest_good() == (folder, {})
+        run.restore_replaced()
+    shutil.copytree(run.checkpoint(12), replaced)
+    assert len(run.steps()) == 3
+
+
+def test_links_to_checkpoints_that_are_gone_are_removed(run):
+    for name in ("latest", "best"):
+        run.set_link(name, run.checkpoint(12))
+    run.go_back_to(run.checkpoint(12), {})
+    assert (run.path / "latest").exists()
+    run.go_back_to(run.checkpoint(8), {})
+    assert not [name for name in ("latest", "best") if (run.path / name).is_symlink()]
+
+
 def test_the_log_says_which_checkpoint_should_be_there(tmp_path):
     assert last_saved(tmp_path / "log.jsonl") is None
     log = Log(tmp_path / "log.jsonl")
@@ -187,6 +219,14 @@ def test_leftovers_that_are_links_are_removed_and_not_followed(run, outside):
         (run.checkpoints / name).symlink_to(outside)
     run.go_back_to(run.checkpoint(8), {})
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step-00000004", "step-00000008"]
+
+
+def test_a_link_is_not_put_back_as_a_checkpoint_that_was_being_replaced(run, outside):
+    (run.checkpoints / ".step-00000016.previous").symlink_to(outside / "step-00000099")
+    files.restore_previous(run.checkpoint(16))
+    assert not os.path.lexists(run.checkpoint(16))
+    with pytest.raises(CheckpointError, match=r"\.step-00000016\.previous: is a link, which is not followed"):
+        run.steps()
 
 
 def test_checkpoints_that_are_a_link_are_refused(run, outside):
@@ -280,11 +320,42 @@ def test_a_folder_with_anything_else_or_of_another_run_is_refused(run, tmp_path)
     for folder, why in ((tmp_path / "of other", "holds the checkpoints of"), (tmp_path / "full", "holds thesis.txt")):
         with pytest.raises(UsageError, match=why):
             run.move_checkpoints(folder)
-        with pytest.raises(UsageError, match=why):
-            RunFolder(tmp_path / "new").create(Config(), folder)
+        for start in (RunFolder.refuse_existing, lambda new, folder: new.create(Config(), folder)):
+            with pytest.raises(UsageError, match=why):
+                start(RunFolder(tmp_path / "new"), folder)
+    shutil.copytree(run.checkpoints, tmp_path / "moved")
     with pytest.raises(UsageError, match="move them there and remove"):
-        run.move_checkpoints(tmp_path / "empty")
+        run.move_checkpoints(tmp_path / "moved")
     assert len(run.steps()) == 3
+
+
+def test_a_folder_that_holds_no_checkpoint_is_not_noted_and_not_made(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.create(Config(), tmp_path / "disk")
+    with pytest.raises(UsageError, match="mistyped: holds no checkpoint; give the folder that they have been moved to"):
+        run.move_checkpoints(tmp_path / "mistyped")
+    assert not (tmp_path / "mistyped").exists()
+    assert run.checkpoints == tmp_path / "disk"
+    with pytest.raises(CheckpointError, match="no run: holds no run"):
+        RunFolder(tmp_path / "no run").move_checkpoints(tmp_path / "disk")
+    assert not (tmp_path / "no run").exists()
+
+
+def test_links_and_mounts_that_lead_to_the_run_or_its_folder_do_not_matter(tmp_path, monkeypatch):
+    run, disk, here = RunFolder(tmp_path / "run"), tmp_path / "disk", tmp_path / "here"
+    run.create(Config(), disk)
+    here.symlink_to(tmp_path)
+    monkeypatch.setattr(Path, "resolve", Path.absolute)  # a mount is not resolved
+    (disk / ".run").write_text(f"{here}/run\n")
+    (disk / ".DS_Store").touch()
+    assert run.checkpoints == disk
+    run.move_checkpoints(here / "disk")
+    assert (run.path / "checkpoints").read_text() == f"{here}/disk\n"
+    own = RunFolder(tmp_path / "own")
+    own.create(Config())
+    write_checkpoint(own.checkpoint(4))
+    own.move_checkpoints(here / "own" / "checkpoints")  # nothing to do
+    assert len(own.steps()) == 1
 
 
 def test_a_run_that_was_copied_does_not_share_the_folder_and_one_that_was_moved_takes_it_along(tmp_path):

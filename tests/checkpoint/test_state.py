@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 
 import pytest
@@ -72,6 +73,23 @@ def test_a_newer_format_asks_for_an_update(checkpoint):
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(values | {"format": FORMAT + 1}))
     with pytest.raises(CheckpointError, match="newer groundup"):
+        load_config(folder)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("model", {"n_embd": 10, "n_head": 3}, "(model: n_embd 10 is not divisible by n_head 3"),
+        ("train", {"seed": "x"}, "(train.seed: 'x' is not a whole number)"),
+        ("train", {"sed": 1}, "(train.sed: unknown key; did you mean seed?)"),
+    ],
+)
+def test_a_damaged_config_is_described_as_any_other(checkpoint, section, values, message):
+    folder, _, _ = checkpoint
+    config = json.loads((folder / "config.json").read_text())
+    config[section] |= values
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=re.escape(f"config.json: damaged {message}")):
         load_config(folder)
 
 

@@ -1,5 +1,6 @@
 """The commands as a user types them: output, files and errors."""
 
+import io
 import json
 import os
 import re
@@ -121,7 +122,9 @@ def test_train_json_is_one_object_on_standard_output(groundup, prepared, fast):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)]
+)
 def test_a_signal_saves_a_checkpoint_and_the_run_resumes(number, status, prepared, tmp_path, fast, forks):
     command = [sys.executable, "-m", "groundup"]
     options = [*fast, "--train.max_steps", "100000", "--checkpoint.every_steps", "0", "--evaluate.every_steps", "0"]
@@ -170,7 +173,7 @@ def test_a_closed_pipe_prints_no_traceback(run):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long  # test_streams.py has it in one process
 def test_if_the_reader_closes_the_pipe_the_run_saves_a_checkpoint(prepared, tmp_path, fast):
     run = tmp_path / "run"
     words = [sys.executable, "-m", "groundup", "train", "gpt2-nano", "--data", prepared, "--out", run, *fast]
@@ -181,12 +184,10 @@ def test_if_the_reader_closes_the_pipe_the_run_saves_a_checkpoint(prepared, tmp_
     assert RunFolder(run).steps()
 
 
-def test_characters_that_the_terminal_cannot_show_are_escaped(run):
-    command = [sys.executable, "-m", "groundup", "generate", str(run), "--prompt", "caf\u00e9", "--max_tokens", "2"]
-    env = os.environ | {"PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "caf\\xe9" in done.stdout
+def test_characters_that_the_terminal_cannot_show_are_escaped(groundup, run, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown := io.BytesIO(), encoding="ascii"))
+    assert groundup("generate", run, "--prompt", "caf\u00e9", "--max_tokens", "2").status == 0
+    assert b"caf\\xe9" in shown.getvalue()
 
 
 def test_a_prompt_may_begin_with_dashes(groundup, run):

@@ -89,7 +89,7 @@ def test_a_mistake_is_one_sentence_and_status_2(argv, sentence, groundup, tmp_pa
         ("table.parquet", b"PAR1", "damaged or cut short as a parquet file"),
     ],
 )
-@pytest.mark.parametrize("tokenizer", ["byte", "char", "gpt2"])
+@pytest.mark.parametrize("tokenizer", ["byte", "char"])
 def test_a_source_that_is_not_text_is_one_sentence(name, content, sentence, tokenizer, groundup, tmp_path):
     (tmp_path / name).write_bytes(content)
     done = groundup("prepare", name, "--out", "d", "--tokenizer", tokenizer)

@@ -14,10 +14,11 @@ from rich.live import Live
 from rich.text import Text
 
 from groundup.checkpoint.log import read_log
+from groundup.checkpoint.run_folder import RunFolder
 from groundup.cli import main
 from groundup.ui.console import Console
 from groundup.ui.format import json_line
-from groundup.ui.streams import printable_streams
+from groundup.ui.streams import printable_streams, unescaped
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
 
@@ -72,10 +73,24 @@ def test_a_reader_that_is_gone_ends_a_command_in_silence(words, monkeypatch, cap
 
 def test_training_goes_on_without_its_lines_on_a_full_disk(prepared, fast, tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
-    train = ["train", "gpt2-nano", "--data", str(prepared), "--out", str(run), *fast, "--train.log_every", "1"]
+    train = ["train", "gpt2-nano", "--data", str(prepared), "--out", str(run), *fast]
     assert call(monkeypatch, full_disk(), *train) == 74
     assert [record["step"] for record in read_log(run / "log.jsonl") if record["event"] == "save"][-1] == 12
     assert capsys.readouterr().err.count(LOST) == 1
+
+
+def test_training_whose_reader_leaves_ends_with_a_checkpoint(prepared, fast, tmp_path, monkeypatch, capsys):
+    class Pipe(io.StringIO):
+        def write(self, text):
+            if text.startswith("step 5 "):
+                raise BrokenPipeError
+            return super().write(text)
+
+    run = tmp_path / "run"
+    train = ["train", "gpt2-nano", "--data", str(prepared), "--out", str(run), *fast]
+    assert call(monkeypatch, Pipe(), *train) == 141
+    assert [folder.name for folder in RunFolder(run).steps()] == ["step-00000005"]
+    assert capsys.readouterr().err == ""
 
 
 def test_lines_are_printed_again_once_there_is_room(monkeypatch, capsys):
@@ -145,6 +160,14 @@ def test_errors_and_lines_have_no_control_characters(groundup, monkeypatch):
     assert done.err.startswith(f"groundup: {AS_TEXT}: there is no such command")
     monkeypatch.setattr("groundup.cli.corpora.run", lambda _: print(COMMANDS_TO_A_TERMINAL))
     assert groundup("corpora").out == AS_TEXT + "\n"
+
+
+def test_libraries_see_no_terminal_as_their_colours_would_be_escaped(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", terminal := io.StringIO())
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    with printable_streams():
+        assert not sys.stderr.isatty()
+        assert unescaped(sys.stderr).isatty()
 
 
 def test_an_error_stays_one_line(groundup):

@@ -29,6 +29,12 @@ def test_needs_are_shown_as_multiples_of_the_first_runs(tmp_path):
     assert {row.cells for row in rows(early) if "≤" in "".join(row.cells)} == {
         ("5.12K", "≤ 1.02K 0.20x"), ("20", "≤ 4 0.20x"), ("20.0s", "≤ 4.0s 0.20x"),
     }  # fmt: skip
+    best = {row.best for row in rows(early) if "≤" in "".join(row.cells)}
+    assert best == {frozenset({1})}
+    slower = compare([make_run(tmp_path / "d", {2: 4.0, 3: 3.0}), make_run(tmp_path / "e", {4: 2.0, 10: 2.5})])
+    hidden = [row for row in rows(slower) if "≤" in "".join(row.cells)]
+    assert hidden  # the second may have been faster
+    assert not any(row.best for row in hidden)
     turned = compare([early.runs[1].path, runs[0]])  # an upper bound is not compared
     assert not any("x" in cell for row in rows(turned) for cell in row.cells)
 

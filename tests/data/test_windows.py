@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundup.data.windows import ShuffledWindows, feistel_permutation, layout_of
@@ -61,6 +61,7 @@ def test_an_epoch_visits_each_window_once(n, epoch):
     assert starts[-1] + 8 < n
 
 
+@settings(max_examples=25)
 @given(n=st.integers(9, 400))
 def test_every_token_but_the_first_is_a_target_within_a_few_epochs(n):
     """Those at the ends in a quarter of the epochs or more, if there are several windows."""

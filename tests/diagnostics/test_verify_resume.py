@@ -185,12 +185,11 @@ def read(path: Path) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("steps", "words"), [(1, []), (8, ["--train.max_steps=1"])])
-def test_too_few_steps_are_one_sentence(steps, words, prepared, forks):
-    _, *arguments = new_process("--data", prepared, "--steps", steps, *WORDS, *words)
-    done = subprocess.run([*forks.words, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.startswith("groundup: ")
-    assert len(done.stderr.splitlines()) == 1
+def test_too_few_steps_are_one_sentence(steps, words, prepared, children, command):
+    status, _, err = command("verify-resume", "gpt2-nano", "--data", prepared, "--steps", steps, *WORDS, *words)
+    assert status == 2
+    assert err.startswith("groundup: ")
+    assert len(err.splitlines()) == 1
 
 
 @pytest.mark.slow

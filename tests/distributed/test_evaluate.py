@@ -22,9 +22,9 @@ def test_loss_and_tasks_are_the_same_during_training_and_after(kind, prepared, t
     questions = tmp_path / "mine.jsonl"
     questions.write_text("".join(json.dumps(row | {"answer": 1}) + "\n" for row in rows))
     case = config("gpt2", train={"parallel": kind, "max_steps": 4}, evaluate={"tasks": str(questions)})
-    jobs.run(3, work.train_all, prepared, tmp_path, {"run": case}, place=tmp_path / "train")
-    results = jobs.run(3, work.evaluated, tmp_path / "run", prepared, [str(questions)], place=tmp_path / "evaluate")
-    assert results[0] == results[1] == results[2]
+    jobs.run(2, work.train_all, prepared, tmp_path, {"run": case}, place=tmp_path / "train")
+    results = jobs.run(2, work.evaluated, tmp_path / "run", prepared, [str(questions)], place=tmp_path / "evaluate")
+    assert results[0] == results[1]
     loss, (tasks,) = results[0]
     alone = groundup.evaluate(tmp_path / "run", data=prepared)
     assert loss["loss"] == pytest.approx(alone.loss, abs=1e-6)

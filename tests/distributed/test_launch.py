@@ -147,7 +147,7 @@ def test_a_signal_to_one_process_stops_all_in_one_checkpoint(number, status, opt
         ("hide_the_data", 1, "groundup: ", 2),
         ("change_the_seed", 1, "process 1 on", 2),
         ("fail_in_step_5", 1, "ValueError: a fault of ours", 1),
-        ("run_out_of_memory_in_samples", 1, "out of memory with", 1),
+        pytest.param("run_out_of_memory_in_samples", 1, "out of memory with", 1, marks=pytest.mark.long),
     ],
 )
 def test_a_process_that_fails_prints_its_error_first_and_ends_all(damage, rank, message, status, options, tmp_path):

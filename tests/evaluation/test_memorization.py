@@ -48,6 +48,14 @@ def test_memorization_is_distinguished_from_common_phrases(samples, is_memorized
     assert overlap(samples, train, b"the boats were gone when the day came over the hills").is_memorized is is_memorized
 
 
+def test_pieces_of_held_out_text_are_as_many_and_as_long_as_the_samples_and_spread():
+    train, val = b"abcdefghijklmnop" * 2, b"-" * 20 + b"abcdefghijklmnop" + b"-" * 4
+    assert overlap([b"?" * 12], train, val).usual == 0  # the first 12 bytes
+    assert overlap([b"?" * 12] * 2, train, val).usual == 12  # and 12 from the middle on
+    assert overlap([b"?" * 12, b"?" * 9], train, val).usual == 9
+    assert overlap([b"?" * 99] * 2, train, val).usual == 16
+
+
 def test_repetitive_text_is_not_memorization():
     train = b"all work and no play " * 100
     found = overlap([train[5:100]], train, train[3:500])

@@ -88,6 +88,15 @@ def test_an_ending_is_the_rest_of_the_ids_after_its_context():
     assert [gpt2.decode(ids.tolist()) for ids in apart] == ["Hello ", "world"]
 
 
+def test_prompt_and_ending_are_encoded_apart_for_hellaswag_as_in_llm_c_alone(tmp_path):
+    gpt2 = choose_tokenizer("gpt2")
+    row = {"ctx_a": "a", "ctx_b": "b", "activity_label": "c", "ctx": "Hello ", "endings": ["x", "y"], "label": 0}
+    own = {"context": "Hello ", "choices": ["world", "you"], "answer": 0}
+    file, ours = written(tmp_path / "hellaswag.jsonl", row), written(tmp_path / "own.jsonl", own)
+    found = [open_task(str(path), gpt2).parts[0].questions[0].pairs[0][0] for path in (file, ours)]
+    assert [gpt2.decode(ids.tolist()) for ids in found] == ["Hello ", "Hello"]
+
+
 def test_an_empty_context_is_replaced_by_the_end_of_text():
     (prompt, ending), _ = encode(MultipleChoice(("", ""), ("a", "b"), 0, (1, 1)), BYTES, separately=False).pairs
     assert prompt.tolist() == [256]

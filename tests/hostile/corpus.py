@@ -26,6 +26,8 @@ from readers import READERS, Reader
 
 from worker import Fault, Slot, fork, wait
 
+FAULT_SECONDS = 2  # CPU time that a command may take when it is broken on purpose, perhaps so that it takes for ever
+
 
 @dataclass(frozen=True)
 class Case:
@@ -118,29 +120,39 @@ def main(argv: list[str] | None = None) -> int:
     folder = Path(tempfile.mkdtemp(prefix="groundup-hostile-")).resolve()
     set_up(folder)
     os.chdir(folder)
-    cases, known = (find(args.names), len(args.names)) if args.names else corpus(args.cases, args.seed)
-    if args.only:
-        cases = [case for case in cases if case.reader.name in args.only]
-    kinds = len({case.reader.name for case in cases})
-    print(f"{len(cases)} of {known} cases, {kinds} kinds of files, seed {args.seed}", flush=True)
-    failed: list[dict] = []
-    for fault in args.fault or [""]:
+    named, failed = find(args.names), list[dict]()
+    if args.cases or not named:
+        cases, known = corpus(args.cases or 2000, args.seed)
+        cases = [case for case in cases if not args.only or case.reader.name in args.only]
+        kinds = len({case.reader.name for case in cases})
+        print(f"{len(cases)} of {known} cases, {kinds} kinds of files, seed {args.seed}", flush=True)
+        run_all(cases, folder, args, failed)
+    for fault in (args.fault or [""]) if named else ():
         if fault:
             print(f"fault: {fault}")
-        run_all(cases, folder, args, FAULTS.get(fault), failed)
+        run_all(named, folder, args, failed, FAULTS.get(fault), details=True)
     if args.json:
         args.json.write_text(json.dumps(failed, indent=1) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     return bool(failed)
 
 
-def run_all(cases: Sequence[Case], folder: Path, args: argparse.Namespace, fault: Fault | None, failed: list) -> None:
+def run_all(
+    cases: Sequence[Case],
+    folder: Path,
+    args: argparse.Namespace,
+    failed: list[dict],
+    fault: Fault | None = None,
+    *,
+    details: bool = False,
+) -> None:
     """Run cases, print those that break a law and add them to `failed`."""
     statuses, started, before = Counter(), time.monotonic(), len(failed)
+    slots = [Slot(folder / f"slot-{n}", FAULT_SECONDS if fault else args.seconds) for n in range(args.jobs)]
 
     def report(case: Case, outcome: Outcome, broken_laws: list[str]) -> None:
         statuses[str(outcome.status)] += 1
-        if args.names:
+        if details:
             print(f"{printable(case.name)}\nexit status {outcome.status}, {outcome.resident >> 20} MiB")
             print(f"{outcome.out!r}\n{outcome.err!r}")
         if broken_laws:
@@ -148,7 +160,7 @@ def run_all(cases: Sequence[Case], folder: Path, args: argparse.Namespace, fault
             print("\n  ".join([f"FAILED {printable(case.name)}", *map(printable, broken_laws)]))
             print(f"  repeat: python tests/hostile {shlex.quote(printable(case.name))}", flush=True)
 
-    run_cases(cases, [Slot(folder / f"slot-{n}", args.seconds) for n in range(args.jobs)], fault, report)
+    run_cases(cases, slots, fault, report)
     counts = ", ".join(f"{n} x {status}" for status, n in statuses.most_common())
     seconds = time.monotonic() - started
     print(f"{len(cases)} cases in {seconds:.0f} s, exit statuses {counts}; {len(failed) - before} failed")
@@ -160,8 +172,10 @@ def printable(text: str) -> str:
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make hostile", description="Files that others could have made.")
-    parser.add_argument("names", nargs="*", metavar="CASE", help="run only these; a part of the name will do")
-    parser.add_argument("--cases", type=int, default=2000, metavar="N", help="number of cases [2000]")
+    parser.add_argument(
+        "names", nargs="*", metavar="CASE", help="run these, and no others without --cases; a part of the name will do"
+    )
+    parser.add_argument("--cases", type=int, metavar="N", help="number of cases [2000]")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="random seed of the choice of cases [1]")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="commands at a time [2]")
     parser.add_argument(
@@ -169,7 +183,10 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seconds", type=int, default=20, metavar="N", help="CPU time that a command may take [20]")
     parser.add_argument(
-        "--fault", action="append", choices=list(FAULTS), help="break the program on purpose; may be repeated"
+        "--fault",
+        action="append",
+        choices=list(FAULTS),
+        help="run the named cases on a broken program; may be repeated",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the failures as JSON")
     args = parser.parse_args(argv)

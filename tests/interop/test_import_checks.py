@@ -248,6 +248,16 @@ def test_a_pickle_with_code_is_not_run(tmp_path, refused):
     assert not mark.exists()
 
 
+def test_a_torchscript_program_is_refused_with_the_remedy_and_without_a_warning(tmp_path, refused, recwarn):
+    torch.save({"a": torch.ones(1)}, tmp_path / "script.pt")
+    with zipfile.ZipFile(tmp_path / "script.pt", "a") as archive:
+        archive.writestr("script/constants.pkl", b"")
+    refused(
+        tmp_path / "script.pt", r"script\.pt: is a TorchScript program; groundup runs no code.*save its weights alone"
+    )
+    assert not recwarn.list
+
+
 def forged(path, module, name, argument=None):
     """A torch file whose `config` unpickles to `module.name(argument)`, or without argument to an empty instance."""
     torch.save({"model": {"a": torch.ones(1)}, "config": "PLACE"}, path)

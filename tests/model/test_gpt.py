@@ -72,6 +72,7 @@ def test_size_arithmetic_matches_the_built_model(changes):
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) - padding == parameters(model.config)
     assert sum(p.numel() for p in model.parameters() if not p.requires_grad) == counted(model.config)
     assert shapes(model.config) == {name: tuple(p.shape) for name, p in model.named_parameters()}
+    assert not model.state_dict().keys() & dict(model.named_buffers()).keys()  # these are computed from the config
 
 
 def test_flops_of_gpt2_small_are_the_published_798_million():

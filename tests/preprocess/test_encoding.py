@@ -19,7 +19,7 @@ import tokenizers
 from groundup.data.shards import Manifest, Tokens
 from groundup.errors import DataError, GroundupError, TokenizerError
 from groundup.preprocess import encoding, train_tokenizer
-from groundup.preprocess.encoding import iter_jobs, longest_prefix, map_in_order
+from groundup.preprocess.encoding import Job, Piece, encode_job, iter_jobs, longest_prefix, map_in_order
 from groundup.preprocess.pipeline import prepare
 from groundup.preprocess.split import choose_rule
 from groundup.sources.corpus import Position, open_sources
@@ -32,7 +32,7 @@ from groundup.utils.progress import ProgressReporter
 def test_results_come_in_order_and_never_far_ahead():
     started = []
 
-    def slow(i):
+    def slow(i, stop):
         time.sleep(random.Random(i).uniform(0, 0.01))
         return i * i
 
@@ -47,7 +47,7 @@ def test_results_come_in_order_and_never_far_ahead():
 
 
 def test_an_error_in_a_thread_ends_the_work():
-    def fail_at_three(i):
+    def fail_at_three(i, stop):
         if i == 3:
             raise TokenizerError("no")
         return i
@@ -55,6 +55,25 @@ def test_an_error_in_a_thread_ends_the_work():
     with pytest.raises(TokenizerError):
         list(map_in_order(fail_at_three, iter(range(100)), threads=2))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("groundup")]
+
+
+def test_no_call_of_the_tokenizer_follows_an_interruption(monkeypatch):
+    monkeypatch.setattr(encoding, "ENCODE_CHARS", 100)
+    called, parts = threading.Event(), []
+
+    def encode_slowly(job, stop):
+        tokenizer = ByteTokenizer()
+        monkeypatch.setattr(tokenizer, "encode", lambda part: (parts.append(part), called.set(), stop.wait(60), [])[-1])
+        return encode_job(job, stop, tokenizer)
+
+    def jobs():
+        yield Job([Piece("train", "a.txt", 0, 0, "word " * 1000, first=True, last=True)], Position(), 0, 0)
+        called.wait()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(map_in_order(encode_slowly, jobs(), threads=1))
+    assert len(parts) == 1
 
 
 @pytest.mark.parametrize("tokenizer", ["byte", "gpt2", "bpe:300"])

@@ -324,7 +324,7 @@ def test_finished_work_is_not_encoded_again(interrupted, corpus, tmp_path, monke
     monkeypatch.setattr(
         pipeline,
         "encode_job",
-        lambda job, tokenizer: (encoded.extend(job.pieces), encoding.encode_job(job, tokenizer))[1],
+        lambda job, stop, tokenizer: (encoded.extend(job.pieces), encoding.encode_job(job, stop, tokenizer))[1],
     )
     first = Journal.load(tmp_path / ".out.partial")
     manifest = prepare([corpus], tmp_path / "out", **options("byte"))

@@ -12,6 +12,7 @@ from groundup.quickstart.recipe import (
     choose_context,
     choose_run_length,
     choose_shape,
+    minutes,
 )
 
 LAPTOP = Machine("cpu", 9e11)
@@ -65,6 +66,15 @@ def test_epochs_are_limited_even_if_time_allows_more():
     assert (shorter.train.epochs, shorter.train.max_time, shorter.train.time_limit) == (MAX_EPOCHS, None, 180)
     assert "memorize" in choice.reason
     assert choose_run_length(config, None, 1_000_000)[0].train == config.train
+
+
+def test_minutes_are_shown_in_the_singular_and_plural():
+    assert [minutes(seconds) for seconds in (60, 61.2, 150, 600)] == [
+        "1 minute",
+        "1.02 minutes",
+        "2.5 minutes",
+        "10 minutes",
+    ]
 
 
 @given(st.integers(100, 10**8), st.floats(0.001, 1e5))

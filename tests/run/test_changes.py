@@ -78,12 +78,13 @@ def test_another_fact_is_one_line_with_both_values(fact, run, request):
 def test_kernels_that_are_gone_are_said_and_noted(run, monkeypatch):
     if changes.kernels().library is None:
         pytest.skip("no C++ kernels here")
-    gone = changes.kernels()._replace(library=None, identity="", reason="no compiler")
+    gone = changes.kernels()._replace(library=None, identity="", reason="no compiler", remedy="get one")
     monkeypatch.setattr("groundup.kernels.cpu_build.kernels", lambda: gone)
     monkeypatch.setattr(changes, "kernels", lambda: gone)
     lines = []
     groundup.resume(run, display=PlainDisplay(lines.append))
-    assert any(line.startswith("machine  ") and line.endswith("; no C++ kernels: no compiler") for line in lines)
+    (machine,) = (line for line in lines if line.startswith("machine  "))
+    assert machine.endswith("; no C++ kernels: no compiler; get one")
     assert any("C++ kernels" in line and "-> none" in line and CHANGED in line for line in lines)
     assert said(run) == []  # it is finished
 

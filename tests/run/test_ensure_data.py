@@ -48,6 +48,18 @@ def no_progress(done):
     pass
 
 
+@pytest.mark.parametrize("data", ["to be prepared", "there"])
+def test_a_folder_for_checkpoints_that_holds_something_is_refused_before_any_work(data, folder, prepared, monkeypatch):
+    (folder / "shared").mkdir()
+    (folder / "shared" / "thesis.txt").touch()
+    monkeypatch.setattr("groundup.run.ensure_data.prepare", lambda *_, **__: pytest.fail("prepared"))
+    monkeypatch.setattr("groundup.run.start.Trainer", lambda *_, **__: pytest.fail("built"))
+    sources = {"prepare": {"sources": ["book.txt"]}} if data == "to be prepared" else {}
+    with pytest.raises(UsageError, match=r"--checkpoints shared: holds thesis\.txt already; give a new folder"):
+        groundup.train(prepared if data == "there" else data, "run", overrides=SMALL | sources, checkpoints="shared")
+    assert not (folder / "run").exists()
+
+
 def test_a_recipe_names_its_preset_and_its_laptop_size(folder):
     name, config = recipe()
     assert (name, config.model.n_layer, config.train.max_steps) == ("gpt2-mini", 6, 7)

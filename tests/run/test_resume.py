@@ -14,11 +14,14 @@ from safetensors.torch import load_file, save_file
 import groundup
 from groundup.api import configure
 from groundup.checkpoint.log import read_log
-from groundup.checkpoint.run_folder import RunFolder
+from groundup.checkpoint.run_folder import RunFolder, find_checkpoint
 from groundup.config.presets import GPT1_PARTS, MODERN_PARTS
+from groundup.config.schema import Config
 from groundup.diagnostics.run_checks import check_run
+from groundup.distributed.process_group import ProcessGroup
 from groundup.errors import UnreadableError
-from groundup.run.start import start_or_resume
+from groundup.run.dataset import PreparedData
+from groundup.run.start import check_ranks_agree, start_or_resume
 from groundup.ui.display import PlainDisplay
 from groundup.utils.files import SUMS, sha256
 
@@ -61,8 +64,8 @@ def killed(forks):
     return kill
 
 
-def final(run: Path) -> Path:
-    return RunFolder(run).checkpoints / f"step-{STEPS:08d}"
+def final(run: Path, step: int = STEPS) -> Path:
+    return RunFolder(run).checkpoints / f"step-{step:08d}"
 
 
 def same_state(a: Path, b: Path) -> bool:
@@ -102,8 +105,13 @@ PHASES = {
 }
 
 
+LIKE_OTHERS = {"between micro-batches", "while a checkpoint is flushed", "in the middle of epoch 2"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+    "phase", [pytest.param(phase, marks=[pytest.mark.long] * (phase in LIKE_OTHERS)) for phase in PHASES]
+)
 def test_killed_and_resumed_equals_the_uninterrupted_run_bitwise(phase, reference, prepared, tmp_path, killed):
     run = tmp_path / "run"
     killed("train", PHASES[phase], run, prepared, OVERRIDES)
@@ -123,17 +131,26 @@ def test_a_resumed_resume_is_bitwise_equal_too(reference, prepared, tmp_path, ki
     assert losses == {r["step"]: r["loss"] for r in read_log(reference / "log.jsonl") if r["event"] == "step"}
 
 
+SHORT = 36  # steps, also more than an epoch; killed in step 31
+
+
+def shortened(**changes: dict) -> dict:
+    """OVERRIDES with changes, for as many steps as show them."""
+    sections = {name: {**values, **changes.get(name, {})} for name, values in OVERRIDES.items()}
+    return sections | {"train": sections["train"] | {"max_steps": SHORT}}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("parts", ["modern", "gpt1"])
+@pytest.mark.parametrize("parts", ["modern", pytest.param("gpt1", marks=pytest.mark.long)])
 def test_muon_and_every_part_resume_bitwise_too(parts, prepared, tmp_path, killed):
     rows = {"modern": MODERN_PARTS, "gpt1": GPT1_PARTS}
     muon = {"name": "muon", "learning_rate": 0.01, "embedding_learning_rate": 0.1}
-    overrides = {**OVERRIDES, "model": {**OVERRIDES["model"], **rows[parts]}, "optimizer": muon}
+    overrides = shortened(model=rows[parts], optimizer=muon)
     groundup.train(prepared, tmp_path / "uninterrupted", overrides=overrides)
     killed("train", ("groundup.training.guard", "LossGuard.allows_step", 31), tmp_path / "run", prepared, overrides)
     shutil.copytree(tmp_path / "run", tmp_path / "tampered", symlinks=True)
     groundup.resume(tmp_path / "run")
-    assert same_state(final(tmp_path / "run"), final(tmp_path / "uninterrupted"))
+    assert same_state(final(tmp_path / "run", SHORT), final(tmp_path / "uninterrupted", SHORT))
 
     checkpoint = RunFolder(tmp_path / "tampered").steps()[-1]  # negative control: Muon's momentum is lost
     tensors = load_file(checkpoint / "optimizer/state.safetensors")
@@ -141,7 +158,7 @@ def test_muon_and_every_part_resume_bitwise_too(parts, prepared, tmp_path, kille
     save_file(tensors, checkpoint / "optimizer/state.safetensors")
     reseal(checkpoint)
     groundup.resume(tmp_path / "tampered")
-    assert not same_state(final(tmp_path / "tampered"), final(tmp_path / "uninterrupted"))
+    assert not same_state(final(tmp_path / "tampered", SHORT), final(tmp_path / "uninterrupted", SHORT))
 
 
 def copy_stopped_at(reference: Path, tmp_path: Path, step: int = 54) -> tuple[Path, Path]:
@@ -214,11 +231,19 @@ def test_a_dropout_that_depended_on_the_interruption_changes_the_result(referenc
     assert not same_state(final(run), final(reference))
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "delete sums"])
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer/state.safetensors", "progress.json", "config.json"])
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [
+        ("flip", "model.safetensors"),
+        ("truncate", "optimizer/state.safetensors"),
+        ("flip", "progress.json"),
+        ("delete", "config.json"),
+        ("delete", SUMS),
+    ],
+)
 def test_a_damaged_checkpoint_is_rejected_by_name_and_the_previous_one_used(damage, name, reference, tmp_path):
     run, checkpoint = copy_stopped_at(reference, tmp_path)
-    path = checkpoint / (SUMS if damage == "delete sums" else name)
+    path = checkpoint / name
     data = path.read_bytes()
     if damage == "flip":
         path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
@@ -369,7 +394,10 @@ def test_checkpoints_may_be_moved_to_another_disk(reference, tmp_path):
     (run / "checkpoints").symlink_to(big)  # as one does, and as a run from others may have it
     with pytest.raises(groundup.CheckpointError, match=r"is a link, which is not followed.*--checkpoints DIR"):
         groundup.resume(run)
+    whole = (run / "config.yaml").read_bytes()
+    (run / "config.yaml").unlink()  # that is lost, too
     groundup.resume(run, checkpoints=big)
+    assert (run / "config.yaml").read_bytes() == whole
     assert same_state(big / final(run).name, final(reference))
     assert check_run(run).ok
     assert groundup.load(run, checkpoint="best").folder.parent == big
@@ -460,13 +488,13 @@ def test_a_finished_run_is_not_continued_unless_its_run_length_grows(reference, 
     ids=["average", "sgd and onecycle", "synchronous", "recomputed", "windows shared by threads"],
 )
 def test_every_way_to_train_resumes_bitwise(changes, prepared, tmp_path, killed):
-    overrides = {name: {**values, **changes.get(name, {})} for name, values in OVERRIDES.items()}
+    overrides = shortened(**changes)
     groundup.train(prepared, tmp_path / "uninterrupted", overrides=overrides)
     config = RunFolder(tmp_path / "uninterrupted").config()
     assert config.train.microbatch_threads == (2 if SIXTEEN.items() <= changes.get("train", {}).items() else 1)
     killed("train", ("groundup.training.guard", "LossGuard.allows_step", 31), tmp_path / "run", prepared, overrides)
     groundup.resume(tmp_path / "run")
-    assert same_state(final(tmp_path / "run"), final(tmp_path / "uninterrupted"))
+    assert same_state(final(tmp_path / "run", SHORT), final(tmp_path / "uninterrupted", SHORT))
 
 
 @pytest.mark.slow
@@ -558,9 +586,48 @@ def test_a_checkpoint_that_was_being_replaced_is_put_back(reference, tmp_path):
     run, checkpoint = copy_stopped_at(reference, tmp_path)
     for older in RunFolder(run).steps()[:-1]:
         shutil.rmtree(older)
-    checkpoint.rename(checkpoint.with_name(".step-00000054.previous"))
+    replaced = checkpoint.rename(checkpoint.with_name(".step-00000054.previous"))
+    assert find_checkpoint(run) == replaced
+    report = check_run(run)
+    assert (report.ok, report.resume_from) == (True, checkpoint.name)
+    assert f"checkpoints: {replaced.name} was being replaced at a crash; resume puts it back" in report.notes
+    assert not any("tidies" in note or "starts again" in note for note in report.notes)
     groundup.resume(run)
     assert same_state(final(run), final(reference))
+
+
+class Unlike(ProcessGroup):
+    """Two processes; in the n-th comparison the second one has another value."""
+
+    size = 2
+
+    def __init__(self, n):
+        self.left = n
+
+    def all_gather_object(self, value):
+        self.left -= 1
+        return [value, ["far", "other"] if self.left == 0 else value]
+
+
+@pytest.mark.parametrize(
+    ("n", "what"), [(1, "groundup and torch are"), (2, "options unlike rank 0's"), (3, "the data in")]
+)
+def test_versions_options_and_data_that_differ_between_processes_are_refused(n, what, prepared):
+    data = PreparedData.open(prepared)
+    check_ranks_agree(Unlike(9), Config(data=str(prepared)), data)
+    with pytest.raises(groundup.GroundupError, match=f"process 1 on far: {what}.* other, but "):
+        check_ranks_agree(Unlike(n), Config(data=str(prepared)), data)
+
+
+def test_processes_are_compared_before_a_run_starts_and_on_resume(reference, prepared, tmp_path, monkeypatch):
+    def differ(*_):
+        raise groundup.GroundupError("unlike")
+
+    monkeypatch.setattr("groundup.run.start.check_ranks_agree", differ)
+    with pytest.raises(groundup.GroundupError, match="unlike"):
+        groundup.train(prepared, tmp_path / "new", overrides=OVERRIDES)
+    with pytest.raises(groundup.GroundupError, match="unlike"):
+        groundup.resume(copy_stopped_at(reference, tmp_path)[0])
 
 
 def test_data_that_has_moved_is_asked_for_by_the_option(reference, tmp_path):

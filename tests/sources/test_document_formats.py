@@ -9,7 +9,7 @@ import pytest
 from documents import read
 
 from groundup.errors import DataError
-from groundup.sources import documents
+from groundup.sources import documents, formats
 from groundup.sources.corpus import Position, open_sources
 from groundup.sources.documents import DocumentFormat, read_documents
 from groundup.sources.documents.options import ReadOptions
@@ -35,6 +35,7 @@ def poems(monkeypatch):
         "a poem", (".poem", ".html", ".htm"), "poems.read_poems", said="poems, so their text alone is read"
     )
     monkeypatch.setitem(documents.FORMATS, "html", row)
+    monkeypatch.setitem(formats.SUFFIXES, ".poem", "html")
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])

@@ -135,3 +135,24 @@ def test_of_a_folder_documents_whose_text_cannot_be_had_are_left_out_and_named(t
         "holds no text that can be read (a scan, a password, DRM or an old format) and is left out: "
         f"1 in {tmp_path.name}/secret.docx"
     )
+
+
+def test_markup_that_is_read_as_it_is_is_named(tmp_path):
+    (tmp_path / "page.xml").write_text("<!doctype html><p>text")
+    (tmp_path / "more.xml").write_text("<a>text</a>")
+    (tmp_path / "dump.xml.gz").write_bytes(gzip.compress(b"<a>text</a>"))
+    (tmp_path / "cover.ps").write_text("%!PS-Adobe-3.0")
+    remedy = "read with markup; for the text alone convert it with"
+    messages = []
+    assert read(f"{tmp_path}/dump.xml.gz", say=messages.append) == [("dump.xml.gz", 0, "<a>text</a>")]
+    assert messages == [f"dump.xml.gz: {remedy}: xmllint --xpath 'string(/)'"]
+    messages = []
+    assert [text for _, _, text in read(f"{tmp_path}/*", say=messages.append)][-1] == "text"
+    assert messages == [
+        f"cover.ps: {remedy}: ps2ascii",
+        f"dump.xml.gz, more.xml: {remedy}: xmllint --xpath 'string(/)'",
+        "page.xml: HTML, so the text of the page is read, without markup",
+    ]
+    messages = []
+    read(tmp_path / "more.xml", read_as="text", say=messages.append)
+    assert messages == []

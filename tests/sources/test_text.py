@@ -1,6 +1,7 @@
 """Decoding of text, and messages about bytes that are not text, wherever the blocks end."""
 
 import gzip
+import json
 import random
 from itertools import pairwise
 
@@ -267,6 +268,20 @@ def test_a_row_has_a_largest_size(write, monkeypatch, pack):
         DataError, match=r"a\.jsonl, line 3: longer than 1,000 bytes, the most that a row may have; split"
     ):
         jsonl(write(bomb, "a.jsonl"))
+
+
+def test_a_row_has_a_largest_number_of_values(write, monkeypatch):
+    monkeypatch.setattr(text_module, "MAX_ROW_VALUES", 100)
+    text = r"\"a\", [{}], \\" * 1000
+    assert len(jsonl(write(json.dumps({"text": text, "ids": [*range(90)]}).encode(), "a.jsonl"))) == 1
+    for values in ("[],", "[[]],", '{"":0},', '"a",', "1,"):
+        row = f'{{"text": "a", "more": [{values * 100}1]}}'
+        with pytest.raises(
+            DataError, match=r"a\.jsonl, line 1: more than 100 values, the most that a row may have; sp"
+        ):
+            jsonl(write(row.encode(), "a.jsonl"))
+    with pytest.raises(DataError, match="not valid JSON"):
+        jsonl(write(b'{"text": "' + rb"\"" * 1_000_000, "a.jsonl"))
 
 
 def test_lines_before_the_start_are_not_parsed(write):

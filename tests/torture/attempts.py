@@ -19,8 +19,8 @@ from pathlib import Path
 from compare import differences, other_losses
 from configs import Row
 
-from groundup.checkpoint.files import verify
-from groundup.checkpoint.run_folder import RunFolder, step_of
+from groundup.checkpoint.files import step_of, verify
+from groundup.checkpoint.run_folder import RunFolder
 from groundup.cli import main
 from groundup.errors import CheckpointError
 from groundup.training.signals import STOP_SIGNALS

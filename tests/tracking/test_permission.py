@@ -96,6 +96,14 @@ def test_an_option_permits_it_from_then_on(foreign, opened, new_process):
     assert opened == [("wandb", "tensorboard")] * 2
 
 
+def test_a_damaged_id_is_said_when_an_option_asks_for_trackers_again(foreign, opened):
+    (foreign / "tracking.json").write_text("{")
+    lines = []
+    groundup.resume(foreign, overrides=LONGER | WANDB, display=PlainDisplay(lines.append))
+    assert f"{foreign / 'tracking.json'}: damaged, so trackers show this run as a new one" in lines
+    assert opened == [("wandb", "tensorboard")]
+
+
 def test_other_options_permit_nothing(foreign):
     config, _ = reconfigure(groundup.checkpoint.run_folder.RunFolder(foreign), LONGER)
     assert permission.permitted(config.tracking, foreign, lambda _: None) == TrackingConfig(backends=("tensorboard",))

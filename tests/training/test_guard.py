@@ -75,7 +75,9 @@ def test_after_max_rollbacks_a_high_loss_is_accepted_and_a_non_finite_one_is_an_
     assert guard.allows_step(102, 9.0, 1.0), "a loss that stays high is the new level"
     assert guard.loss.n == 0
     guard.allows_step(103, math.nan, 1.0)
-    with pytest.raises(TrainingError, match="not finite, 2 steps in a row"):
+    with pytest.raises(
+        TrainingError, match="not finite, 2 steps in a row; if that began with a resume, move the newest"
+    ):
         guard.allows_step(104, math.nan, 1.0)
 
 
@@ -86,6 +88,15 @@ def test_rollbacks_are_counted_by_the_caller():
         guard.allows_step(101, 9.0, 1.0)
     made[0] = 1
     assert guard.allows_step(102, 9.0, 1.0)
+
+
+def test_a_state_that_is_not_finite_is_of_the_last_step_allowed_since_the_state_was_loaded():
+    guard, _ = warmed_up(max_rollbacks=9, cursor=lambda: 7)
+    for first in (len(USUAL_STEPS), 3):
+        with pytest.raises(RollbackRequested) as caught:
+            guard.reject_state(3, "wte.weight")
+        assert (caught.value.first, caught.value.cursor) == (first, 7)
+        guard.load_state_dict({})
 
 
 def test_an_overflow_in_fp16_is_left_out_and_does_not_count_as_bad():

@@ -105,14 +105,16 @@ def text_of_run(folder: RunFolder, config: Config) -> RunText:
             break
     manifest = manifest_of_run(config.data, data)
     if manifest is None:
-        changed = next((changed_data(checkpoint, config.data) for checkpoint in folder.steps()[-1:]), None)
-        return RunText(data, tokenizer, None, None, None, changed)
+        newest = folder.steps()[-1:]
+        return RunText(data, tokenizer, None, None, None, changed_data(newest[0], config.data) if newest else None)
     train, val = manifest.splits["train"], manifest.splits["val"]
-    shards, (held_out, rest) = (
+    return RunText(
+        manifest.fingerprint,
+        manifest.tokenizer.fingerprint,
         tuple(shard.sha256 for shard in val.shards),
-        [(s.bytes, s.documents) for s in (val, train)],
+        (val.bytes, val.documents),
+        (train.bytes, train.documents),
     )
-    return RunText(manifest.fingerprint, manifest.tokenizer.fingerprint, shards, held_out, rest)
 
 
 def same_tokenizer(texts: Sequence[RunText]) -> Answer:

@@ -7,16 +7,28 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from groundup.config.merge import describe_error
 from groundup.config.schema import Config
 from groundup.errors import CheckpointError, NewerFormatError, UnreadableError
 from groundup.utils import reading
-from groundup.utils.files import SUMS, checksums, files_below, leads_out, sha256
+from groundup.utils.files import PREVIOUS, SUMS, checksums, files_below, leads_out, sha256
 
 FORMAT = 2  # of a checkpoint: 2 has the config keys of today, 1 their previous names
 CONFIG, PROGRESS = "config.json", "progress.json"
 MODEL, AVERAGE, TOKENIZER = "model.safetensors", "average.safetensors", "tokenizer"
 OPTIMIZER = "optimizer/state.safetensors"
 SYSTEM_FILE = re.compile(r"\.DS_Store|\._.+|\.nfs[0-9a-f]+")  # which macOS and NFS put into folders of others
+
+
+def final_name(checkpoint: Path) -> str:
+    """The name of a checkpoint's folder; of one that a process was killed over while it replaced it, the one it had."""
+    name = checkpoint.name
+    return name[1 : -len(PREVIOUS)] if name.startswith(".") and name.endswith(PREVIOUS) else name
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint, by its name."""
+    return int(final_name(checkpoint).removeprefix("step-"))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -67,7 +79,7 @@ def load_config(folder: Path) -> Config:
     try:
         return Config.model_validate(read_config(folder))
     except ValidationError as error:
-        raise CheckpointError(f"{folder / CONFIG}: {error.errors()[0]['msg']}; use another checkpoint") from None
+        raise CheckpointError(f"{folder / CONFIG}: damaged ({describe_error(error)}); use another checkpoint") from None
 
 
 def verify(folder: Path, presence_only: Sequence[str] = ()) -> None:

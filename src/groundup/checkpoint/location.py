@@ -7,9 +7,10 @@ Both must agree: a run that comes from others must not name a folder whose check
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from groundup.checkpoint.files import unreadable
+from groundup.checkpoint.files import SYSTEM_FILE, unreadable
 from groundup.errors import CheckpointError, UsageError
 from groundup.utils.files import replace_bytes
 from groundup.utils.reading import read_bytes
@@ -32,7 +33,7 @@ def checkpoints_of(run: Path) -> Path:
         if not pointer.is_file():
             return pointer
         folder = _path_in(pointer)
-        if owner(folder) == run.resolve():
+        if (named := owner(folder)) and _is_same(named, run):
             return folder
         what = "which names another run" if folder.is_dir() else "and there is no such folder now"
     except OSError as error:
@@ -53,28 +54,50 @@ def owner(folder: Path) -> Path | None:
         return None
 
 
-def assign(run: Path, folder: Path, *, new: bool) -> None:
-    """Let `folder` hold the checkpoints of `run`: none yet if the run is `new`, else those that were moved there.
+def refuse_unsuitable(run: Path, folder: Path, *, new: bool) -> None:
+    """UsageError where `folder` cannot hold the checkpoints of `run`: none yet if it is `new`, else those moved there.
 
-    UsageError where it holds anything else or belongs to another run, and where `run` has checkpoints of its own.
+    It belongs to another run or holds anything else, or the run's own folder holds checkpoints.
     """
-    folder, pointer, option = folder.resolve(), run / POINTER, f"--checkpoints {folder}"
-    if folder == (run.resolve() / POINTER):
+    if _is_own(run, folder):
         return
-    previous = owner(folder)
-    if previous not in (None, run.resolve()) and ((previous or run) / "config.yaml").exists():
+    option, own, previous = f"--checkpoints {folder}", run / POINTER, owner(folder)
+    if previous and not _is_same(previous, run) and (previous / "config.yaml").exists():
         raise UsageError(f"{option}: holds the checkpoints of {previous}; give another folder")
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    names = [path.name for path in folder.iterdir() if not SYSTEM_FILE.fullmatch(path.name)] if folder.is_dir() else []
     for name in names:
         if not name.startswith(OWNER if new else (OWNER, "step-", ".step-")):
             raise UsageError(f"{option}: holds {name} already; give a new folder")
+    if not (new or names):
+        raise UsageError(f"{option}: holds no checkpoint; give the folder that they have been moved to")
+    if own.is_dir() and not own.is_symlink() and any(own.iterdir()):
+        raise UsageError(f"{option}: {own} holds checkpoints; move them there and remove {own} first")
+
+
+def assign(run: Path, folder: Path, *, new: bool) -> None:
+    """Let `folder` hold the checkpoints of `run`; UsageError as of `refuse_unsuitable`."""
+    refuse_unsuitable(run, folder, new=new)
+    if _is_own(run, folder):
+        return
+    folder, pointer = folder.resolve(), run / POINTER
     if pointer.is_dir() and not pointer.is_symlink():
-        if any(pointer.iterdir()):
-            raise UsageError(f"{option}: {pointer} holds checkpoints; move them there and remove {pointer} first")
         pointer.rmdir()
     folder.mkdir(parents=True, exist_ok=True)
     replace_bytes(folder / OWNER, os.fsencode(run.resolve()) + b"\n")
     replace_bytes(pointer, os.fsencode(folder) + b"\n")
+
+
+def _is_own(run: Path, folder: Path) -> bool:
+    """Whether `folder` is the one in the run's folder."""
+    own = run.resolve() / POINTER
+    return not own.is_symlink() and _is_same(folder.resolve(), own)
+
+
+def _is_same(a: Path, b: Path) -> bool:
+    """Whether both are one folder, whichever links and mounts lead there."""
+    with suppress(OSError):  # one is missing
+        return a == b or a.samefile(b)
+    return False
 
 
 def _path_in(file: Path) -> Path:

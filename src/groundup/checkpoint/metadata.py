@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from groundup.checkpoint.files import PROGRESS, read_json
+from groundup.checkpoint.files import PROGRESS, final_name, read_json
 from groundup.errors import CheckpointError
 
 MAX_COUNT = 2**62  # steps, tokens or sequences; more do not fit a 64-bit number with room to add to it
-MAX_SKIPS = 100_000  # ranges of sequences, one per rollback
+MAX_SKIPS = 10_000  # ranges of sequences, one per rollback
 MAX_NUMBER = 1e39  # beyond float32, of which losses and gradient norms are
 
 
@@ -109,7 +109,7 @@ def load_metadata(folder: Path) -> dict[str, Any]:
 def load_training_metadata(folder: Path) -> dict[str, Any]:
     """The metadata of a run's checkpoint, as `load_metadata`; also CheckpointError where a run could not continue."""
     values = _load(folder, TrainingMetadata)
-    if folder.name != f"step-{values['step']:08d}":
+    if final_name(folder) != f"step-{values['step']:08d}":
         raise _damaged(folder, f"is of step {values['step']}, but the folder is {folder.name}")
     return values
 

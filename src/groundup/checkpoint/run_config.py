@@ -1,7 +1,6 @@
 """A run's config.yaml: what is lost of it, rebuilding it from a checkpoint, and whether it contradicts one."""
 
 import os
-from itertools import count
 from pathlib import Path
 
 from groundup.checkpoint.files import load_config, unreadable
@@ -13,6 +12,7 @@ from groundup.config.schema import Config, resume_rule
 from groundup.config.types import FIXED
 from groundup.config.yaml_loader import read_yaml
 from groundup.errors import CheckpointError, ConfigError
+from groundup.utils.files import unused
 
 DAMAGED = ".damaged"  # end of the name under which a lost config.yaml is kept
 MAX_DIFFERENCES = 3  # named in a message
@@ -56,8 +56,7 @@ def keep_lost_config(run: RunFolder) -> str | None:
         return None
     message = f"{path}: {problem}; rebuilt from the newest checkpoint"
     if os.path.lexists(path):
-        names = (f"{path.name}{DAMAGED}{n or ''}" for n in count())
-        kept = next(kept for kept in map(path.with_name, names) if not os.path.lexists(kept))
+        kept = unused(path.with_name(f"{path.name}{DAMAGED}"))
         path.rename(kept)
         message += f", and the previous one kept as {kept.name}"
     return message

@@ -1,6 +1,5 @@
 """A run's folder: its config, log and checkpoints."""
 
-import itertools
 import json
 import math
 import os
@@ -14,8 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
-from groundup.checkpoint.files import unreadable, verify
-from groundup.checkpoint.location import assign, checkpoints_of, owner
+from groundup.checkpoint.files import final_name, step_of, unreadable, verify
+from groundup.checkpoint.location import assign, checkpoints_of, owner, refuse_unsuitable
 from groundup.checkpoint.log import iter_log, last_saved
 from groundup.checkpoint.metadata import load_metadata
 from groundup.config.merge import ConfigSource, merge_and_validate
@@ -23,7 +22,8 @@ from groundup.config.schema import Config, to_yaml
 from groundup.config.yaml_loader import read_yaml
 from groundup.errors import CheckpointError, ConfigError, UnreadableError, UsageError
 from groundup.model.size import flops_per_token
-from groundup.utils.files import PREVIOUS, SUMS, flush, remove, remove_folder, replace_text, restore_previous
+from groundup.utils.files import DELETED, SUMS, flush, remove, remove_folder, replace_text, restore_previous, unused
+from groundup.utils.lock import locked
 from groundup.utils.system import installed_version, own_version
 
 MIN_TOKENS_PER_S, MAX_TOKENS_PER_S = 1e-6, 1e15  # a logged speed outside is a mistake
@@ -59,11 +59,13 @@ class RunFolder:
         """Whether there is a run here, though perhaps a damaged one."""
         return (self.path / "config.yaml").exists() or bool(self.steps())
 
-    def refuse_existing(self) -> None:
-        """UsageError when there is a run here already."""
+    def refuse_existing(self, checkpoints: Path | None = None) -> None:
+        """UsageError when there is a run here already, or `checkpoints` cannot hold those of a new one."""
         if self.exists:
             resume = shlex.join(["groundup", "resume", str(self.path)])
             raise UsageError(f"{self.path}: holds a run already; resume it with `{resume}`, or give another --out")
+        if checkpoints is not None:
+            refuse_unsuitable(self.path, checkpoints, new=True)
 
     def create(self, config: Config, checkpoints: Path | None = None) -> None:
         """Start a new run here, its `checkpoints` perhaps elsewhere; UsageError when a folder cannot be written."""
@@ -81,9 +83,12 @@ class RunFolder:
             raise UsageError(f"{place}: cannot be written ({error.strerror}); give another --out") from error
 
     def move_checkpoints(self, folder: Path) -> None:
-        """Note that the checkpoints are in `folder` now. UsageError."""
+        """Note that the checkpoints are in `folder` now. CheckpointError where there is no run, UsageError."""
+        if not self.path.is_dir():
+            raise CheckpointError(f"{self.path}: holds no run (there is no such folder); give the folder of one")
         try:
-            assign(self.path, folder, new=False)
+            with locked(self.path, "moving its checkpoints"):
+                assign(self.path, folder, new=False)
         except OSError as error:
             raise UsageError(f"--checkpoints {folder}: cannot be used ({error.strerror}); give another") from error
 
@@ -109,13 +114,19 @@ class RunFolder:
         return config
 
     def steps(self) -> list[Path]:
-        """Checkpoint folders, oldest first; complete or not. CheckpointError for a link, UnreadableError."""
+        """Checkpoint folders, oldest first; complete or not. CheckpointError for a link, UnreadableError.
+
+        One that a process was killed over while it replaced it is still under its hidden name.
+        """
         folder = self.checkpoints
         try:
+            names = {path.name: path for path in folder.iterdir()}
             found = [
                 path
-                for path in folder.iterdir()
-                if STEP.fullmatch(path.name) and (path.is_symlink() or path.is_dir())  # a link may lead nowhere yet
+                for name, path in names.items()
+                if STEP.fullmatch(final := final_name(path))
+                and (name == final or final not in names)
+                and (path.is_symlink() or path.is_dir())  # a link may lead nowhere yet
             ]
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -163,8 +174,7 @@ class RunFolder:
         """
         kept = []
         for folder, reason in rejected.items():
-            names = (f".{folder.name}{REJECTED}{n or ''}" for n in itertools.count())
-            aside = next(path for path in map(folder.with_name, names) if not os.path.lexists(path))
+            aside = unused(folder.with_name(f".{folder.name}{REJECTED}"))
             folder.rename(aside)
             kept.append(f"rejected: {reason}; it is kept as {aside}")
         for folder in self.steps():
@@ -172,13 +182,15 @@ class RunFolder:
                 remove_folder(folder)
         for path in self.leftovers():
             remove(path)
+        for link in (self.path / "latest", self.path / "best"):
+            if link.is_symlink() and not link.exists():
+                link.unlink()
         return kept
 
     def restore_replaced(self) -> None:
         """Put back checkpoints that a process was killed over while it replaced them."""
-        for path in self.leftovers():
-            if path.name.endswith(PREVIOUS):
-                restore_previous(path.with_name(path.name.removeprefix(".").removesuffix(PREVIOUS)))
+        for path in self.steps():
+            restore_previous(path.with_name(final_name(path)))
 
     def leftovers(self) -> list[Path]:
         """Partial, replaced and half-deleted checkpoints of crashed processes; not the rejected ones."""
@@ -216,6 +228,8 @@ class RunFolder:
         With `bests`, the best checkpoint noted in any of these stays too: a rollback to one of them needs it. Where
         that cannot be read, none is deleted.
         """
+        for path in self.checkpoints.glob(f".step-*{DELETED}*"):
+            remove(path)  # what could not be deleted then, such as files that were open over NFS
         folders = self.steps()
         kept = {f for f in folders[-keep:] + list(spared) if f.is_dir()}
         kept |= {folder for folder in folders if every and step_of(folder) % every == 0}
@@ -240,11 +254,6 @@ def _best_step(checkpoint: Path) -> int | None:
     except CheckpointError:
         return None
     return best.get("step") if best.get("loss") is not None else None
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step of a checkpoint, by its name."""
-    return int(checkpoint.name.removeprefix("step-"))
 
 
 def find_checkpoint(path: Path, which: str = "latest") -> Path:

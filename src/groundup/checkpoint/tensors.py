@@ -54,8 +54,9 @@ def check_headers(folder: Path, config: Config, metadata: Mapping[str, Any] | No
     With `metadata`, the optimizer's state too.
     """
     stepped = metadata is not None and has_stepped(metadata)
+    wanted = {MODEL: True, AVERAGE: (folder / AVERAGE).exists(), OPTIMIZER: metadata is not None}
     for name, expected in expected_tensors(folder, config).items():
-        if metadata is not None if name == OPTIMIZER else name == MODEL or (folder / name).exists():
+        if wanted[name]:
             for problem in _header_problems(folder / name, _header(folder / name), expected, stepped=stepped):
                 raise CheckpointError(f"{folder / name}: {problem}; use another checkpoint")
 

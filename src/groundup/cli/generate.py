@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
             print(note, file=sys.stderr)
     texts = [prompt_text(loaded.tokenizer, prompt)] * number
     # A terminal would obey control characters in the samples; a pipe gets the text unchanged.
-    say = partial(print, file=sys.stdout if sys.stdout.isatty() else unescaped(sys.stdout))
+    out = unescaped(sys.stdout)
+    say = partial(print, file=sys.stdout if out.isatty() else out)
     unprinted = texts[0]
     for pieces in _first_lines(growth, number) if args.one_line else growth:
         texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]

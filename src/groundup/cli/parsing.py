@@ -48,6 +48,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--help-all", action=_Help, help="show all options, and details")
         self._given: list[str] = []
         self._negative_number_matcher = NEGATIVE_NUMBER
+        self.color = False  # Python 3.14 colours help on a terminal, and these codes would be escaped
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError, with a suggestion for an unknown option."""

@@ -36,8 +36,8 @@ def run(args: argparse.Namespace) -> int:
     from groundup.ui.watch import watching
 
     first, run = init_distributed().rank == 0, RunFolder(Path(args.run))
-    config, keys = reconfigure(run, config_overrides(args))
+    checkpoints = Path(args.checkpoints) if args.checkpoints else None
+    config, keys = reconfigure(run, config_overrides(args), checkpoints=checkpoints)
     with watching(args.run, config.train, plain=args.json, quiet=args.quiet or not first) as display:
-        checkpoints = Path(args.checkpoints) if args.checkpoints else None
-        result = resume_run(run, config, keys, display, checkpoints=checkpoints)
+        result = resume_run(run, config, keys, display)
     return finish(result, as_json=args.json, quiet=not first or (args.quiet and not args.json))

@@ -18,7 +18,7 @@ from groundup.errors import UsageError
 from groundup.tokenizers.base import Tokenizer, TokenizerTrainer
 from groundup.tokenizers.registry import bpe_trainer, choose_tokenizer
 from groundup.ui.console import Console
-from groundup.ui.format import escaped, json_line, visible
+from groundup.ui.format import escaped, json_line, single_line
 from groundup.utils.plural import human_plural
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _text(args: argparse.Namespace) -> tuple[str | None, bool]:
 
 
 def _note(line: str) -> None:
-    print(visible(line), file=sys.stderr)
+    print(single_line(line), file=sys.stderr)
 
 
 def _texts(corpus: Corpus) -> Iterator[str]:

@@ -50,15 +50,18 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _dry_run(args, config)
     out, may_resume = Path(args.out), args.auto_resume or restarted()
+    elsewhere = Path(args.checkpoints) if args.checkpoints else None
     with byte_progress(quiet=args.json or args.quiet) as watch:
-        ensure_prepared(config, out, watch, processes=expected_world_size(), may_resume=may_resume)
+        ensure_prepared(
+            config, out, watch, checkpoints=elsewhere, processes=expected_world_size(), may_resume=may_resume
+        )
     process_group = init_distributed()
     first = process_group.rank == 0
     with watching(
         f"{preset} on {config.data}", config.train, plain=args.json, quiet=args.quiet or not first
     ) as display:
         start = start_or_resume if process_group.any(may_resume) else start_run
-        result = start(config, out, display, checkpoints=Path(args.checkpoints) if args.checkpoints else None)
+        result = start(config, out, display, checkpoints=elsewhere)
     return finish(result, as_json=args.json, quiet=not first or (args.quiet and not args.json))
 
 
@@ -77,7 +80,8 @@ def _dry_run(args: argparse.Namespace, config: Config) -> int:
         for each in (*summary(plan), line):
             say(each)
     else:
-        plan = dry_run(config, Path(args.out) if args.out else None, PlainDisplay(say))
+        out, checkpoints = (Path(given) if given else None for given in (args.out, args.checkpoints))
+        plan = dry_run(config, out, PlainDisplay(say), checkpoints=checkpoints)
     if args.json and first:
         print(as_json(plan))
     return 0

@@ -74,13 +74,16 @@ def figure(comparison: Comparison) -> Figure:
     heights = [HEIGHT, TASKS_HEIGHT] if results else [HEIGHT]
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08, hspace=0.08)
     page = Figure(figsize=(WIDTH, sum(heights)), dpi=160, layout=layout)
-    both = "Training and validation loss" if any(training(run, comparison) for run in runs) else "Validation loss"
-    title = f"{both} of {many}{other[comparison.same_text]}"
+    has_training = any(training(run, comparison) for run in runs)
+    what = "Training and validation loss" if has_training else "Validation loss"
+    title = f"{what} of {many}{other[comparison.same_text]}"
     page.suptitle(title, x=0.01, ha="left", fontweight="bold", parse_math=False)
     grid = page.add_gridspec(len(heights), 2, height_ratios=heights)
     by_tokens = page.add_subplot(grid[0, 0])
     by_time = page.add_subplot(grid[0, 1], sharey=by_tokens)
     _losses(by_tokens, by_time, comparison)
+    if has_training:
+        _name_lines(by_tokens)
     if results:
         _tasks(page.add_subplot(grid[1, :]), results, len(runs))
     _legend(page, by_tokens, comparison)
@@ -133,7 +136,6 @@ def _losses(by_tokens: Axes, by_time: Axes, comparison: Comparison) -> None:
             losses = [loss for _, loss in found]
             by_tokens.plot([point.tokens for point, _ in found], losses, **style)
             by_time.plot([point.seconds / unit for point, _ in found], losses, **style)
-            _name_lines(by_tokens)
     by_tokens.xaxis.set_major_formatter(lambda tokens, _: human_count(tokens))
     by_tokens.set(xlabel="tokens", ylabel=f"loss ({UNIT[measure]})")
     by_time.set(xlabel=f"training time ({name})")

@@ -26,6 +26,8 @@ from groundup.errors import ConfigError
 BATCHES = tuple(("batch_tokens", key.partition(".")[2]) for key in (BATCH_SIZE, GRAD_ACCUM))
 ALTERNATIVES = {"train": (RUN_LENGTHS, *BATCHES), "schedule": (WARMUPS, COOLDOWNS)}
 
+MAX_SHOWN_CHARACTERS = 100  # of a value in a sentence
+
 
 class ConfigSource(NamedTuple):
     """Values and where they come from: a preset's name, a file, `command line`."""
@@ -42,8 +44,6 @@ class RenamedKeyWarning(FutureWarning):
 class AliasWarning(UserWarning):
     """Config keys were given under names that other trainers have; says what they were taken for."""
 
-
-MAX_SHOWN_CHARACTERS = 100  # of a value in a sentence
 
 # pydantic's kinds of error, by how they start, in words.
 MISTAKES = {
@@ -85,10 +85,37 @@ def merge_and_validate(sources: Iterable[ConfigSource]) -> Config:
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(_sentence(error, origins)) from None
+        raise ConfigError(describe_error(error, origins)) from None
     for origin, used in aliases.items():
         warnings.warn(f"{origin}: {describe_aliases(used, config)}", AliasWarning, stacklevel=2)
     return config
+
+
+def describe_error(error: ValidationError, origins: dict[str, str] | None = None) -> str:
+    """The first error of a config as `origin: key: what; remedy`. `origins`: key -> the file or preset that set it."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    dotted = ".".join(path)
+    set_by = reversed((origins or {}).items())
+    origin = next((o for key, o in set_by if key == dotted or key.startswith(dotted + ".")), "")
+    place = f"{origin}: " if origin else ""
+    kind, value = first["type"], first.get("input")
+    if kind == "extra_forbidden":
+        section = section_at(path[:-1])
+        shown = repr(dotted)[1:-1]  # spaces of other kinds, as copied from a page, are escaped
+        if here := ALIASES.get(path[-1]) or ADVICE_FOR.get(dotted) or ADVICE_FOR.get(path[-1]):
+            return f"{place}{shown}: unknown key; here that is {here}"
+        hint = did_you_mean(path[-1], [*section.model_fields, *(ALIASES if len(path) == 1 else ())])
+        hint = hint if hint.startswith("did you mean") else f"known: {', '.join(section.model_fields)}"
+        return f"{place}{shown}: unknown key; {hint}"
+    if kind == "value_error":
+        message = str(first["ctx"]["error"])
+        shown = f" {_shown(value)}:" if not isinstance(value, dict | BaseModel) else ""
+        return f"{place}{dotted + ':' if dotted else ''}{shown} {message}".strip()
+    if kind.startswith("string_pattern"):
+        expected = section_at(path[:-1]).model_fields[path[-1]].description
+        return f"{place}{dotted}: {_shown(value)} is not valid; expected: {expected}"
+    return f"{place}{dotted}: {_what(kind, value, first)}"
 
 
 def rename_source(source: ConfigSource) -> tuple[dict[str, Any], list[tuple[str, str]]]:
@@ -168,32 +195,6 @@ def _drop_alternatives(tree: dict[str, Any], dotted: str, value: Any) -> None:
         for other in keys:
             if name in keys and other != name:
                 tree[section].pop(other, None)
-
-
-def _sentence(error: ValidationError, origins: dict[str, str]) -> str:
-    """The first error as `place: key: what; remedy`."""
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
-    dotted = ".".join(path)
-    origin = next((o for key, o in reversed(origins.items()) if key == dotted or key.startswith(dotted + ".")), "")
-    place = f"{origin}: " if origin else ""
-    kind, value = first["type"], first.get("input")
-    if kind == "extra_forbidden":
-        section = section_at(path[:-1])
-        shown = repr(dotted)[1:-1]  # spaces of other kinds, as copied from a page, are escaped
-        if here := ALIASES.get(path[-1]) or ADVICE_FOR.get(dotted) or ADVICE_FOR.get(path[-1]):
-            return f"{place}{shown}: unknown key; here that is {here}"
-        hint = did_you_mean(path[-1], [*section.model_fields, *(ALIASES if len(path) == 1 else ())])
-        hint = hint if hint.startswith("did you mean") else f"known: {', '.join(section.model_fields)}"
-        return f"{place}{shown}: unknown key; {hint}"
-    if kind == "value_error":
-        message = str(first["ctx"]["error"])
-        shown = f" {_shown(value)}:" if not isinstance(value, dict | BaseModel) else ""
-        return f"{place}{dotted + ':' if dotted else ''}{shown} {message}".strip()
-    if kind.startswith("string_pattern"):
-        expected = section_at(path[:-1]).model_fields[path[-1]].description
-        return f"{place}{dotted}: {_shown(value)} is not valid; expected: {expected}"
-    return f"{place}{dotted}: {_what(kind, value, first)}"
 
 
 def _what(kind: str, value: Any, error: Any) -> str:

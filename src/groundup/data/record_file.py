@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from groundup.errors import DataError
 
+REMEDY = "copy it again, or prepare again with --overwrite"
+
 _SEEKING = threading.Lock()  # where the system cannot read at an offset, as on Windows
 
 
@@ -51,13 +53,16 @@ class RecordFile:
                     found, expected = os.fstat(self._handle).st_size, self._n * self._dtype.itemsize
                     raise DataError(
                         f"{self._path}: {found} bytes now, and {expected} when it was opened: someone is changing the "
-                        "prepared data; copy it again, or prepare again with --overwrite"
+                        f"prepared data; {REMEDY}"
                     )
         except OSError as error:
-            raise DataError(
-                f"{self._path}: cannot be read ({error.strerror}); copy it again, or prepare again with --overwrite"
-            ) from error
+            raise unreadable(self._path, error) from error
         return b"".join(parts)
+
+
+def unreadable(path: Path, error: OSError) -> DataError:
+    """The error for a file of prepared data that the system cannot read."""
+    return DataError(f"{path}: cannot be read ({error.strerror}); {REMEDY}")
 
 
 def _read_at(handle: int, n: int, offset: int) -> bytes:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from groundup.data.record_file import RecordFile
+from groundup.data.record_file import REMEDY, RecordFile, unreadable
 from groundup.errors import DataError
 from groundup.utils.files import sha256
 from groundup.utils.reading import read_bytes
@@ -29,6 +29,7 @@ FORMAT: Final = 1
 MANIFEST = "manifest.json"
 MAX_OFFSET_BYTES = MAX_COUNT = 2**63 - 1  # no file is larger
 MAX_MANIFEST_BYTES = 256 << 20  # the names of some millions of sources
+DAMAGED = f"the file is damaged: see `groundup doctor`, then {REMEDY}"
 
 # One document: its first token, its source (an index into the manifest's), its byte offset in that source.
 DOCUMENT = np.dtype([("start", "<u8"), ("source", "<u4"), ("offset", "<u8")])
@@ -92,7 +93,14 @@ class Manifest(_Record):
         """Read `folder`'s manifest. Raises DataError if it is missing, damaged, foreign, or of a newer groundup."""
         path = folder / MANIFEST
         try:
-            text = read_bytes(path, limit=MAX_MANIFEST_BYTES)
+            manifest = cls.model_validate_json(read_bytes(path, limit=MAX_MANIFEST_BYTES))
+            for name, split in manifest.splits.items():
+                held = sum(shard.tokens for shard in split.shards)
+                # Tokens per byte turn nats per token into bits per byte.
+                if split.tokens != held or (held > 1 and not split.bytes):
+                    found = f"{split.tokens} tokens, {split.bytes} bytes, but its shards hold {held} tokens"
+                    raise ValueError(f"splits.{name}: {found}")
+            return manifest
         except (FileNotFoundError, NotADirectoryError):
             remedy = "make such a folder with `groundup prepare`"
             if folder.exists():  # texts, perhaps
@@ -101,10 +109,6 @@ class Manifest(_Record):
             raise DataError(f"{folder}: no {MANIFEST} here; {remedy}") from None
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-        except ValueError as error:
-            raise DataError(f"{path}: not a manifest of groundup ({error}); prepare the data again") from None
-        try:
-            manifest = cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
@@ -112,18 +116,10 @@ class Manifest(_Record):
                 raise DataError(
                     f"{path}: format {first['input']}, while this groundup reads format {FORMAT}; update it"
                 ) from None
-            raise DataError(
-                f"{path}: not a manifest of groundup ({where}: {first['msg']}); prepare the data again with --overwrite"
-            ) from None
-        for name, split in manifest.splits.items():
-            held = sum(shard.tokens for shard in split.shards)
-            # Tokens per byte turn nats per token into bits per byte.
-            if split.tokens != held or (held > 1 and not split.bytes):
-                raise DataError(
-                    f"{path}: not a manifest of groundup (splits.{name}: {split.tokens} tokens, {split.bytes} bytes, "
-                    f"but its shards hold {held} tokens); prepare the data again"
-                )
-        return manifest
+            problem = f"{where}: {first['msg']}"
+        except ValueError as error:
+            problem = str(error)
+        raise DataError(f"{path}: not a manifest of groundup ({problem}); prepare the data again with --overwrite")
 
     @property
     def fingerprint(self) -> str:
@@ -180,8 +176,7 @@ class Tokens:
         if ids.max(initial=0) >= self._n_vocab:
             bad = int((ids >= self._n_vocab).argmax())
             raise DataError(
-                f"{self._name}: token {start + bad} is {ids[bad]}, but the tokenizer has {self._n_vocab} ids; "
-                "the file is damaged: see `groundup doctor`, then copy it again, or prepare again with --overwrite"
+                f"{self._name}: token {start + bad} is {ids[bad]}, but the tokenizer has {self._n_vocab} ids; {DAMAGED}"
             )
         return ids
 
@@ -250,10 +245,7 @@ class Documents:
         return parts
 
     def _damaged(self, i: int, what: str) -> DataError:
-        return DataError(
-            f"{self._name}: document {i:,} {what}; the file is damaged: see `groundup doctor`, then copy it again, "
-            "or prepare again with --overwrite"
-        )
+        return DataError(f"{self._name}: document {i:,} {what}; {DAMAGED}")
 
 
 def check_files(folder: Path, manifest: Manifest, *, checksums: bool) -> None:
@@ -281,13 +273,9 @@ def _check_sum(path: Path, digest: str) -> None:
     try:
         found = sha256(path)
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}); copy the folder again, or prepare again with --overwrite"
-        ) from None
+        raise unreadable(path, error) from None
     if found != digest:
-        raise DataError(
-            f"{path}: damaged (its checksum is not the manifest's); copy it again, or prepare again with --overwrite"
-        )
+        raise DataError(f"{path}: damaged (its checksum is not the manifest's); {REMEDY}")
 
 
 def documents_file(folder: Path, name: SplitName) -> Path:
@@ -297,11 +285,11 @@ def documents_file(folder: Path, name: SplitName) -> Path:
 
 def _open(path: Path, dtype: np.dtype[Any], n: int) -> RecordFile:
     """A file of `n` records. DataError if it is missing or has another size."""
+    _check_size(path, dtype, n)
     try:
-        _check_size(path, dtype, n)
         return RecordFile(path, dtype, n)
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
 def _check_size(path: Path, dtype: np.dtype[Any], n: int) -> None:
@@ -309,14 +297,6 @@ def _check_size(path: Path, dtype: np.dtype[Any], n: int) -> None:
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     if size != expected:
-        raise DataError(
-            f"{path}: {size} bytes, but the manifest says {expected}; copy it again, or prepare again with --overwrite"
-        )
-
-
-def _unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(
-        f"{path}: cannot be read ({error.strerror}); copy the folder again, or prepare again with --overwrite"
-    )
+        raise DataError(f"{path}: {size} bytes, but the manifest says {expected}; {REMEDY}")

@@ -137,9 +137,7 @@ def _check_checksums(about: str, manifest: Manifest, damaged: list[str], n_bytes
     if damaged:
         names = damaged[0] if len(damaged) == 1 else f"{damaged[0]} and {len(damaged) - 1:,} more"
         sentence = f"{names} of {files} damaged: the checksum is not the manifest's"
-        return Finding(
-            about, "checksums", "problem", sentence, "copy it again, or prepare again with --overwrite", values
-        )
+        return Finding(about, "checksums", "problem", sentence, REMEDY, values)
     sentence = f"{human_plural(files, 'file')} with {human_bytes(n_bytes)} of tokens, all as the manifest says"
     return Finding(about, "checksums", "ok", sentence, values=values)
 
@@ -176,14 +174,7 @@ def _check_leaks(about: str, train: Scan, val: Scan, documents: dict[SplitName, 
         f"{human_plural(len(shared), 'training document')} also held out, word for word: such as {source} @{offset:,}, "
         f"which is {copy} @{copy_offset:,}"
     )
-    return Finding(
-        about,
-        "split",
-        "problem",
-        sentence,
-        "drop them, or prepare again: copies stay together",
-        values,
-    )
+    return Finding(about, "split", "problem", sentence, "drop them, or prepare again: copies stay together", values)
 
 
 def _check_copies(about: str, train: Scan) -> Iterator[Finding]:
@@ -201,13 +192,7 @@ def _check_copies(about: str, train: Scan) -> Iterator[Finding]:
         yield Finding(about, "copies", "ok", some if repeated else "no training document twice", values=values)
     if empty:
         sentence = f"{human_plural(empty, 'training document')} empty ({empty / total:.1%})"
-        yield Finding(
-            about,
-            "empty",
-            "warning",
-            sentence,
-            "prepare the data again: it leaves out empty documents",
-        )
+        yield Finding(about, "empty", "warning", sentence, "prepare the data again: it leaves out empty documents")
 
 
 def _check_held_out(about: str, manifest: Manifest) -> Finding:

@@ -8,7 +8,7 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
-from groundup.checkpoint import state
+from groundup.checkpoint import files, state
 from groundup.checkpoint.data_match import match_data
 from groundup.checkpoint.files import AVERAGE, CONFIG, MODEL, OPTIMIZER, damage, load_config, unreadable, verify
 from groundup.checkpoint.log import iter_log
@@ -128,7 +128,9 @@ def _report(run: RunFolder, reports: list[CheckpointReport], data: Path | None) 
     data_problems, data_notes = _check_data(config, good, data)
     problems = [*own_problem, *replaced, *_check_own_files(run, good), *data_problems]
     notes += [*data_notes, *_check_log(run.log), *_check_links(run)]
-    left = [path.name for path in run.leftovers()]
+    hidden = [report.name for report in reports if report.name.startswith(".")]
+    notes += [f"checkpoints: {name} was being replaced at a crash; resume puts it back" for name in hidden]
+    left = [path.name for path in run.leftovers() if path.name not in hidden]
     if left and not user:
         notes.append(f"checkpoints: {', '.join(left)} left behind by a crash; resume tidies them")
     if rejected := [path.name for path in run.rejected()]:
@@ -139,9 +141,8 @@ def _report(run: RunFolder, reports: list[CheckpointReport], data: Path | None) 
     # Whether a newer groundup wrote the newest checkpoint with matching checksums, the one resuming would take.
     update = next((report.newer for report in reversed(reports) if report.intact), False)
     command = _resume_command(run, reports, data) if config and not update else None
-    return RunReport(
-        run.path, tuple(reports), tuple(problems), tuple(notes), good.name if good else None, command, update
-    )
+    resume_from = files.final_name(good) if good else None
+    return RunReport(run.path, tuple(reports), tuple(problems), tuple(notes), resume_from, command, update)
 
 
 def check_lone_checkpoint(path: Path) -> Finding:

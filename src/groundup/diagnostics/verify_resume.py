@@ -20,9 +20,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from groundup.checkpoint.files import step_of
 from groundup.checkpoint.log import read_log
 from groundup.checkpoint.metadata import load_metadata
-from groundup.checkpoint.run_folder import RunFolder, step_of
+from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.merge import diff, get
 from groundup.config.schema import Config, to_yaml
 from groundup.errors import TrainingError, UsageError

@@ -28,9 +28,9 @@ class Memorization:
 
 
 def overlap(samples: Sequence[bytes], train: bytes, val: bytes) -> Memorization:
-    """Compare `samples` with the training text, and pieces of `val` of the same lengths too."""
+    """Compare `samples`, of which there is one or more, with the training text; and pieces of `val` as long."""
     found = longest_overlap(samples, train)
-    step = max(1, len(val) // max(1, len(samples)))
+    step = len(val) // len(samples)
     held_out = [val[i * step : i * step + min(step, len(sample))] for i, sample in enumerate(samples)]
     return Memorization(found.decode("utf-8", "replace"), len(found), len(longest_overlap(held_out, train)))
 

@@ -6,8 +6,9 @@ pickles of tensors alone; of a model of the hub only the needed files are downlo
 
 import json
 import stat
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from groundup.interop.torch_pickle import is_state_dict, unpickle
 from groundup.model.gpt import GPT
 from groundup.sources.hub import PREFIX
 from groundup.tokenizers.base import Tokenizer
+from groundup.ui.streams import unescaped
 from groundup.utils.hub_errors import HubRepo, explain_hub_error
 from groundup.utils.reading import TensorInfo, read_json, read_safetensors_header
 
@@ -35,6 +37,7 @@ MODEL, CONFIG, GENERATION, CARD = "model.safetensors", "config.json", "generatio
 WEIGHTS = (MODEL, "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Files of weights, the preferred first; an index lists the files of a model in parts."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json")
+FLOATS = ("F", "BF", "torch.float", "torch.bfloat")  # dtypes, in a safetensors header and as text of torch
 MAX_PARTS = 1000  # files of a model's weights, each of which is a download
 BOUND = 1e-5  # of the largest logit: fp32 rounding of sums in another order
 
@@ -128,7 +131,8 @@ def _download_file(repo: str, name: str, revision: str | None) -> Path | None:
             f"{PREFIX}{repo}: the hub needs huggingface_hub; install it with pip install 'groundup[data]'"
         ) from None
     try:
-        return Path(hf_hub_download(repo, name, revision=revision))
+        with redirect_stderr(unescaped(sys.stderr)):  # its bars write control characters; `name` has none
+            return Path(hf_hub_download(repo, name, revision=revision))
     except Exception as error:  # of the hub, its transport, or the disk: a dozen unrelated classes
         if isinstance(error, errors.EntryNotFoundError):
             not_cached = isinstance(error, errors.LocalEntryNotFoundError)
@@ -147,12 +151,13 @@ def read_folder(folder: Path) -> ImportedModel:
         if weights is None:
             raise CheckpointError(f"there are no weights with its {CONFIG} (such as {WEIGHTS[0]}); get them as well")
         files = _weight_files(weights)
-        if all(file.suffix == ".safetensors" for file in files):
-            infos = {name: info for file in files for name, info in _read_header(file).items()}
-            _check_floating({name: (info.dtype, info.dtype.startswith(("F", "BF"))) for name, info in infos.items()})
+        headers = [_read_header(file) for file in files if file.suffix == ".safetensors"]
+        infos = {name: info for header in headers for name, info in header.items()}
+        _check_floating({name: info.dtype for name, info in infos.items()})
+        if len(headers) == len(files):
             check_weights(config, {name: info.shape for name, info in infos.items()})
         tensors = {name: tensor for file in files for name, tensor in _read_weights(file).items()}
-        _check_floating({name: (tensor.dtype, tensor.is_floating_point()) for name, tensor in tensors.items()})
+        _check_floating({name: str(tensor.dtype) for name, tensor in tensors.items()})
         config = untied(config, tensors)
         found = to_groundup(config, tensors)
     except (CheckpointError, UsageError) as error:
@@ -161,10 +166,10 @@ def read_folder(folder: Path) -> ImportedModel:
     return ImportedModel(kind, config, check_tensors(folder, config, found), folder)
 
 
-def _check_floating(dtypes: Mapping[str, tuple[object, bool]]) -> None:
-    """CheckpointError unless all weights are floating-point numbers; `dtypes`: name -> dtype, whether it is one."""
-    for name, (dtype, is_floating) in dtypes.items():
-        if not is_floating and not name.endswith(BUFFERS):
+def _check_floating(dtypes: Mapping[str, str]) -> None:
+    """CheckpointError unless all weights are floating-point numbers; `dtypes`: name -> dtype."""
+    for name, dtype in dtypes.items():
+        if not dtype.startswith(FLOATS) and not name.endswith(BUFFERS):
             raise CheckpointError(f"{printable(name)} holds {dtype}: quantised weights cannot be read; get plain ones")
 
 
@@ -199,7 +204,6 @@ def _read_header(path: Path) -> dict[str, TensorInfo]:
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
-        _read_header(path)  # which has a largest size; the library's has none that matters
         try:
             return load_file(path)
         except (OSError, SafetensorError) as error:

@@ -140,12 +140,12 @@ def _hub_errors(repository: str) -> Iterator[None]:
     """Turn the hub's errors into a UsageError; progress bars only on a terminal, no warnings."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    shown = not are_progress_bars_disabled() and not sys.stderr.isatty()
+    stderr = unescaped(sys.stderr)  # bars write control characters; file names in them are our own
+    shown = not are_progress_bars_disabled() and not stderr.isatty()
     if shown:
         disable_progress_bars()
     try:
-        # Its bars write control characters; file names in them are our own.
-        with warnings.catch_warnings(), redirect_stderr(unescaped(sys.stderr)):
+        with warnings.catch_warnings(), redirect_stderr(stderr):
             warnings.simplefilter("ignore")  # the library's, about its own dependencies
             yield
     except Exception as error:  # of the hub, its transports and its checks: unrelated classes

@@ -81,6 +81,8 @@ def is_state_dict(found: object) -> TypeGuard[dict[str, Tensor]]:
 def _scan_zip(path: Path) -> PickleContents:
     _check_stored(path)
     reader, contents = torch._C.PyTorchFileReader(str(path)), PickleContents()  # the reader that torch.load uses
+    if "constants.pkl" in reader.get_all_records():  # as torch knows it
+        raise CheckpointError(f"{path.name}: is a TorchScript program; {NO_CODE}")
     if reader.get_record_size("data.pkl") > MAX_PICKLE_BYTES:
         raise ValueError(f"its pickle is larger than {MAX_PICKLE_BYTES:,} bytes")
     scan_pickle(io.BytesIO(reader.get_record("data.pkl")), contents)

@@ -31,6 +31,7 @@ OPTIONS = (
 # Linked without -ffast-math, with which the library would round small numbers of all of torch to zero.
 LINK_OPTIONS = ("-shared", "-fopenmp")
 MAX_BUILD_SECONDS = 120
+RETRY_SECONDS = 3600  # after a failure, whose reason may be gone by then, such as a full disk
 VARIABLE = "GROUNDUP_KERNELS"  # `torch` disables the C++ kernels
 
 
@@ -91,7 +92,7 @@ def _cached_or_built() -> Path:
             return library
         library.unlink()  # damaged
     failed = folder / f"failed-{key}.txt"
-    if not failed.is_file():
+    if not failed.is_file() or time.time() - failed.stat().st_mtime > RETRY_SECONDS:
         print(f"compiling CPU kernels, once (about 2 s, at most {MAX_BUILD_SECONDS})", file=sys.stderr)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:  # several processes may build at once
             linked = Path(scratch) / "linked.so"
@@ -102,7 +103,8 @@ def _cached_or_built() -> Path:
                 move_into_place(linked, library)
                 return library
         replace_text(failed, reason)
-    raise _UnavailableError(failed.read_text("utf-8", "replace"), f"delete {failed} to try again")
+    remedy = f"it is tried again an hour later, or at once when {failed} is deleted"
+    raise _UnavailableError(failed.read_text("utf-8", "replace"), remedy)
 
 
 def _build(compiler: str, compiled: Path, linked: Path) -> str:

@@ -2,7 +2,8 @@
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from threading import Event
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -91,12 +92,12 @@ def _pieces(document: Document, rule: SplitRule) -> Iterator[Piece]:
             first, text = False, following
 
 
-def encode_job(job: Job, tokenizer: Tokenizer) -> list[EncodedPiece]:
+def encode_job(job: Job, stop: Event, tokenizer: Tokenizer) -> list[EncodedPiece]:
     """The ids of each piece. Raises TokenizerError, naming source and line, for text that cannot be encoded.
 
-    With a lossy tokenizer, the first piece is also used as a sample.
+    With a lossy tokenizer, the first piece is also used as a sample. CancelledError once `stop` is set.
     """
-    encoded = [EncodedPiece(_ids(piece, tokenizer), len(piece.text.encode())) for piece in job.pieces]
+    encoded = [EncodedPiece(_ids(piece, stop, tokenizer), len(piece.text.encode())) for piece in job.pieces]
     if tokenizer.lossy:
         text = job.pieces[0].text[:SAMPLE_CHARS]
         ids = (id_ for id_ in tokenizer.encode(text).tolist() if id_ != tokenizer.unknown)
@@ -105,14 +106,22 @@ def encode_job(job: Job, tokenizer: Tokenizer) -> list[EncodedPiece]:
     return encoded
 
 
-def encode_parts(text: str, tokenizer: Tokenizer) -> Ids:
-    """The ids of a text of any length in constant memory, encoded in parts cut where it changes no id."""
-    return np.concatenate([np.empty(0, np.uint32), *map(tokenizer.encode, chunk_text(text, ENCODE_CHARS))])
+def encode_parts(text: str, tokenizer: Tokenizer, stop: Event | None = None) -> Ids:
+    """The ids of a text of any length in constant memory, encoded in parts cut where it changes no id.
+
+    CancelledError once `stop` is set.
+    """
+    ids = [np.empty(0, np.uint32)]
+    for part in chunk_text(text, ENCODE_CHARS):
+        if stop and stop.is_set():
+            raise CancelledError
+        ids.append(tokenizer.encode(part))
+    return np.concatenate(ids)
 
 
-def _ids(piece: Piece, tokenizer: Tokenizer) -> Ids:
+def _ids(piece: Piece, stop: Event, tokenizer: Tokenizer) -> Ids:
     try:
-        return encode_parts(piece.text, tokenizer)
+        return encode_parts(piece.text, tokenizer, stop)
     except TokenizerError as error:
         document = f", document at {piece.offset}" if piece.offset else ""
         raise TokenizerError(f"{piece.source}{document}, line {_line_of_error(piece, tokenizer)}: {error}") from None
@@ -140,18 +149,23 @@ def longest_prefix(text: str, room: int, tokenizer: Tokenizer) -> str:
 
 
 def map_in_order(
-    function: Callable[[Item], Result], items: Iterator[Item], threads: int
+    function: Callable[[Item, Event], Result], items: Iterator[Item], threads: int
 ) -> Generator[tuple[Item, Result]]:
-    """Each item with its result, computed by `threads` threads, which are at most a few items ahead."""
+    """Each item with its result, computed by `threads` threads, which are at most a few items ahead.
+
+    The event is set when no more results are wanted; the end of the generator waits for the calls under way.
+    """
+    stop = Event()
     pending: deque[tuple[Item, Future[Result]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="groundup") as pool:
         try:
             for item in items:
-                pending.append((item, pool.submit(function, item)))
+                pending.append((item, pool.submit(function, item, stop)))
                 if len(pending) > threads + 1:
                     first, future = pending.popleft()
                     yield first, future.result()
             for item, future in pending:
                 yield item, future.result()
         finally:
+            stop.set()
             pool.shutdown(wait=False, cancel_futures=True)

@@ -133,9 +133,8 @@ class _Preparation:
             shown = f"{100 * known:.1f} % of the text's characters"
             self._progress.message(f"tokenizer {tokenizer.name}: knows {shown}; the rest is lost")
         _check_not_empty(splits, self._rule, max_tokens, output.full)
-        if (
-            held_out := splits["val"].bytes / sum(split.bytes for split in splits.values())
-        ) > MAX_HELD_OUT_RATIO * self._rule.val_fraction:
+        held_out = splits["val"].bytes / sum(split.bytes for split in splits.values())
+        if held_out > MAX_HELD_OUT_RATIO * self._rule.val_fraction:
             self._progress.message(
                 f"{100 * held_out:.0f} % of the text is held out, not {100 * self._rule.val_fraction:.0f} %: "
                 "its documents are too few or too short to be split finely"

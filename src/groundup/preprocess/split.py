@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from hashlib import blake2b
-from itertools import islice
+from itertools import chain, islice
 
 from groundup.data.shards import SplitName, SplitRule
 from groundup.sources.corpus import Corpus, Document
 
 MIN_DOCUMENTS_BY_HASH = 100  # with fewer, the fraction that hashes select may be far from the wanted one
+MAX_KEPT_CHUNKS = 2  # of a document, so that it is read once; a short file has two
 
 
 def choose_rule(corpus: Corpus, val_fraction: float) -> SplitRule:
@@ -30,11 +31,13 @@ def split_document(document: Document, rule: SplitRule) -> Iterator[tuple[SplitN
     elif not rule.val_fraction:
         yield "train", document.chunks()
     else:
-        digest = blake2b(digest_size=8)
-        for chunk in document.chunks():
+        chunks, digest = document.chunks(), blake2b(digest_size=8)
+        first = list(islice(chunks, MAX_KEPT_CHUNKS + 1))
+        for chunk in chain(first, chunks):
             digest.update(chunk.encode())
         uniform = int.from_bytes(digest.digest(), "big") / 2**64  # in [0, 1)
-        yield "val" if uniform < rule.val_fraction else "train", document.chunks()
+        is_short = len(first) <= MAX_KEPT_CHUNKS
+        yield "val" if uniform < rule.val_fraction else "train", iter(first) if is_short else document.chunks()
 
 
 def _between(chunks: Iterator[str], start: int, stop: int) -> Iterator[str]:

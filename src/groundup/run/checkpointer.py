@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from groundup.checkpoint import state as files
-from groundup.checkpoint.files import load_config
-from groundup.checkpoint.run_folder import RunFolder, step_of
+from groundup.checkpoint.files import load_config, step_of
+from groundup.checkpoint.run_folder import RunFolder
 from groundup.checkpoint.tensors import Shapes, is_finite, read_tensors
 from groundup.config.resolved import ResolvedConfig
 from groundup.data.openings import begins_documents

@@ -29,19 +29,25 @@ ASSUMED_VOCAB_SIZE = 256  # of any other tokenizer: characters, say
 
 
 def ensure_prepared(
-    config: Config, out: Path, progress: Callable[[int], None], *, processes: int = 1, may_resume: bool = False
+    config: Config,
+    out: Path,
+    progress: Callable[[int], None],
+    *,
+    checkpoints: Path | None = None,
+    processes: int = 1,
+    may_resume: bool = False,
 ) -> None:
     """Prepare `config.data` as `config.prepare` says, for a run in `out`, unless it is there already.
 
-    One of several `processes` cannot: the others would wait for hours. `may_resume`: there may be a run in `out`.
-    Raises ConfigError for what such a run would be refused for, and where `data` was prepared in another way than is
-    asked for; UsageError; and what `prepare` raises.
+    One of several `processes` cannot: the others would wait for hours. `may_resume`: there may be a run in `out`;
+    `checkpoints`: a folder outside of it for them. Raises ConfigError for what such a run would be refused for, and
+    where `data` was prepared in another way than is asked for; UsageError; and what `prepare` raises.
     """
     if not needs_preparation(config):
         _check_same_request(config)
         return
     if not may_resume:
-        RunFolder(out).refuse_existing()
+        RunFolder(out).refuse_existing(checkpoints)
     if processes > 1:
         raise UsageError(f"data: {config.data} is not prepared; do it once, before torchrun: {prepare_command(config)}")
     precheck(config)

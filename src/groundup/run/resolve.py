@@ -66,7 +66,8 @@ def detect_machine(
     line = f"machine  {device}, {each}, {precision.name}: {precision.reason}"
     if device.type == "cpu":
         compiled = cpu_build.kernels()
-        line += "; C++ kernels" if compiled.library else f"; no C++ kernels: {compiled.reason}"
+        missing = "; ".join(filter(None, (compiled.reason, compiled.remedy)))
+        line += "; C++ kernels" if compiled.library else f"; no C++ kernels: {missing}"
     return machine, line
 
 

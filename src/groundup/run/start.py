@@ -47,6 +47,7 @@ from groundup.ui.display import Display, NullDisplay
 from groundup.utils.device import is_out_of_memory
 from groundup.utils.lock import locked
 
+TRACKERS = "tracking.backends"
 RESTART_VARIABLES = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 
 
@@ -69,7 +70,7 @@ def start_run(
     process_group, run = init_distributed(), RunFolder(out)
     display = NullDisplay() if process_group.rank else display
     if not process_group.rank:
-        run.refuse_existing()
+        run.refuse_existing(checkpoints)
     config = broadcast_config(config, process_group)
     data, plan, machine_line = _prepare(config, out, process_group)
     _refuse_hopeless(plan)
@@ -98,10 +99,10 @@ def start_or_resume(config: Config, out: Path, display: Display, *, checkpoints:
     if not process_group.broadcast_object(run.exists):
         return start_run(config, out, display, checkpoints=checkpoints)
     overrides = overrides_of(broadcast_config(config, process_group), run, process_group)
-    merged, keys = reconfigure(run, overrides, process_group)
-    if config.tracking.backends and not process_group.rank:  # this command asks for them, whatever the run does
-        permit(run.path, display.message)
-    return resume_run(run, merged, keys, display, checkpoints=checkpoints)
+    merged, keys = reconfigure(run, overrides, process_group, checkpoints=checkpoints)
+    if config.tracking.backends:  # this command asks for them, whatever the run does
+        keys.append(TRACKERS)
+    return resume_run(run, merged, keys, display)
 
 
 def restarted() -> bool:
@@ -109,11 +110,11 @@ def restarted() -> bool:
     return any(os.environ.get(name, "0") not in ("", "0") for name in RESTART_VARIABLES)
 
 
-def dry_run(config: Config, out: Path | None, display: Display) -> Plan:
+def dry_run(config: Config, out: Path | None, display: Display, *, checkpoints: Path | None = None) -> Plan:
     """Check and show all that `start_run` does before it writes; writes nothing, builds no model that does not fit."""
     run = RunFolder(out or Path())
     if out:
-        run.refuse_existing()
+        run.refuse_existing(checkpoints)
     process_group = init_distributed()
     display = NullDisplay() if process_group.rank else display
     data, plan, machine_line = _prepare(broadcast_config(config, process_group), run.path, process_group)
@@ -140,47 +141,48 @@ def plan_with_speed(config: Config) -> Plan:
     return plan
 
 
-def resume_run(
-    run: RunFolder, config: Config, changed: list[str], display: Display, *, checkpoints: Path | None = None
-) -> TrainResult:
+def resume_run(run: RunFolder, config: Config, changed: list[str], display: Display) -> TrainResult:
     """Resume from the newest good checkpoint, or from the start where the run was killed before its first.
 
-    `changed`: keys in which `config` differs from the run's. `checkpoints`: where they have been moved.
+    `config` and `changed` are of `reconfigure`.
     """
     process_group = init_distributed()
+    if TRACKERS in changed and config.tracking.backends and not process_group.rank:
+        permit(run.path, display.message)
     trackers = TrackingConfig() if process_group.rank else permitted(config.tracking, run.path, lambda _: None)
     validate_config(config.model_copy(update={"tracking": trackers}))
     display = NullDisplay() if process_group.rank else display
     with run_lock(run, display, process_group):
         if not process_group.rank:
             Log(run.log).close()  # a log that is a link is refused before anything changes
-            if checkpoints is not None:
-                run.move_checkpoints(checkpoints)
         trainer, machine_line = _restore(run, config, changed, display, process_group)
         _announce_resume(trainer, machine_line)
         return trainer.run()
 
 
 def reconfigure(
-    run: RunFolder, overrides: Mapping[str, Any], process_group: ProcessGroup | None = None
+    run: RunFolder,
+    overrides: Mapping[str, Any],
+    process_group: ProcessGroup | None = None,
+    *,
+    checkpoints: Path | None = None,
 ) -> tuple[Config, list[str]]:
     """A run's config with `overrides`, and the keys these change; ConfigError for a key that cannot change.
 
-    Trackers that the overrides name are permitted for this run.
+    Trackers that the overrides name are among these keys even if they are the run's. `checkpoints`: where they have
+    been moved, which is noted first: the config may be lost, and rebuilt from one of them.
     """
     process_group = process_group or init_distributed()
+    if checkpoints is not None and not process_group.rank:
+        run.move_checkpoints(checkpoints)
     previous, given = run_config(run, process_group), ConfigSource("resume", dict(overrides), typed=True)
     config = merge_and_validate([ConfigSource(str(run.path), previous.model_dump()), given])
     keys = diff(previous, config)
     for key in keys:
         if resume_rule(key) is OnResume.FIXED:
             raise ConfigError(f"{key}: cannot change when a run is resumed; start a new run with --out")
-    if (
-        not process_group.rank
-        and config.tracking.backends
-        and "tracking.backends" in dict(flatten(rename_source(given)[0]))
-    ):
-        permit(run.path, lambda _: None)
+    if TRACKERS in dict(flatten(rename_source(given)[0])):
+        keys.append(TRACKERS)
     return config, keys
 
 

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,13 +137,11 @@ class Trainer:
                 other = {"other_text": True} if self.other_text else {}
                 self.logger.record("resume", step=self.state.progress.step, checkpoint=self.resumed_from.name, **other)
                 self._make_up()
-            try:
+            with suppress(StoppedAtOnce):
                 with self.stop.at_once():
                     step_loss = self._warm_up()
                 if not self.done:  # the missed evaluation may have been the last
                     self._fit(step_loss)
-            except StoppedAtOnce:
-                self.checkpointer.save(self.state)
             self.checkpointer.save(self.state, wait=True)
             if self.done:
                 self._make_up(finished=True)  # a sample, where an evaluation ended the run

@@ -8,6 +8,7 @@ Nothing here depends on a tokenizer, and no corpus has to fit into memory.
 """
 
 import hashlib
+import os
 import re
 import signal
 import sys
@@ -32,7 +33,7 @@ from groundup.sources.documents.options import ReadOptions
 from groundup.sources.encodings import Errors, parse_encoding
 from groundup.sources.file_reader import FileReader, SourceFile, naming
 from groundup.sources.files import File, folder_files, glob_files, listed, single_file
-from groundup.sources.formats import TABLES, format_suffix, has_columns
+from groundup.sources.formats import MARKUP, TABLES, format_suffix, has_columns
 from groundup.sources.python_docs import python_docs
 from groundup.sources.shakespeare import SHAKESPEARE, SHAKESPEARE_SHA256, shakespeare
 from groundup.sources.text import CHUNK_BYTES, Document, chunk_text
@@ -81,6 +82,7 @@ class Input:
     version: str  # changes when the text does
     documents: Callable[[Position], Iterator[Document]]  # from a position in this input on
     has_columns: bool = False
+    said: str = ""  # what to tell about how it is read
     path: Path | None = None
     state: tuple[int, int] | None = None  # of a file of the user's when it was opened; see `_state`
 
@@ -251,7 +253,7 @@ class _Reader:
         kept: dict[object, File | Input] = {}
         again: list[Path] = []
         for i, item in enumerate(found):
-            key = i if isinstance(item, Input) else (item.path.resolve(), item.column)
+            key = i if isinstance(item, Input) else (os.path.realpath(item.path), item.column)
             if key in kept and isinstance(item, File):
                 again.append(item.path)
             kept.setdefault(key, item)
@@ -265,10 +267,12 @@ class _Reader:
                 name = names[item.absolute] + (f"#{item.column}" if item.column != column else "")
                 item = self._file(item, name)
             inputs.append(item)
-        told = list(AS_ROWS.values()) + [(f" as {kind}", row.said) for kind, row in FORMATS.items() if row.said]
-        for end, what in told:
-            if rows := [each.name for each in inputs if each.version.endswith(end)]:
-                say(f"{listed(rows)}: {what}")
+        told: dict[str, list[str]] = {}
+        for each in inputs:
+            if each.said:
+                told.setdefault(each.said, []).append(each.name)
+        for what, files in told.items():
+            say(f"{listed(files)}: {what}")
         if column != DEFAULT_COLUMN and not any(each.has_columns for each in inputs):
             raise DataError(f"column {column!r}: none of the sources has columns; leave --column out")
         return inputs
@@ -276,14 +280,16 @@ class _Reader:
     def _file(self, file: File, name: str, checksum: str = "") -> Input:
         """The input of a file, or of a text known by its `checksum`: a copy of standard input, or one of ours."""
         path, label = file.path, name if checksum else str(file.path)
-        state = _state(path)
+        state, suffix = _state(path), format_suffix(path)
         with naming(path, label):
             kind = self.files.identify(path)
-        version = checksum or str(state[1])
+        version, said = checksum or str(state[1]), ""
         if kind in FORMATS:
-            version += f" as {kind}"
-        elif kind in AS_ROWS and format_suffix(path) not in TABLES:
-            version += AS_ROWS[kind][0]
+            version, said = f"{version} as {kind}", FORMATS[kind].said
+        elif kind in AS_ROWS and suffix not in TABLES:
+            version, said = version + AS_ROWS[kind][0], AS_ROWS[kind][1]
+        elif kind == "text" and suffix in MARKUP and not self.files.as_text:
+            said = f"read with markup; for the text alone convert it with: {MARKUP[suffix]}"
         source = SourceFile(path, name, label, kind, file.column, file.is_named)
         return Input(
             file.source,
@@ -292,6 +298,7 @@ class _Reader:
             version,
             lambda at: self.files.documents(source, at.documents, at.offset),
             has_columns=has_columns(kind),
+            said=said,
             path=path,
             state=None if checksum else state,
         )

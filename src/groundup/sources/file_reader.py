@@ -14,8 +14,8 @@ from groundup.sources.archives import MAX_DEPTH, UNREADABLE, Budget, Member, tar
 from groundup.sources.compression import COMPRESSED, ReadProgress, open_decompressed, open_unpacked, writing_copy
 from groundup.sources.documents import FORMATS, read_documents
 from groundup.sources.documents.options import MissingColumnError, NoTextError, ReadOptions
-from groundup.sources.files import is_code, left_out_by_content, left_out_by_name, summary
-from groundup.sources.formats import Format, by_suffix, format_suffix, identify, is_archive
+from groundup.sources.files import left_out_by_content, left_out_by_name, summary
+from groundup.sources.formats import CODE, SUFFIXES, Format, format_suffix, identify, is_archive
 from groundup.sources.gutenberg import without_boilerplate
 from groundup.sources.parquet import read_parquet
 from groundup.sources.rows import read_jsonl
@@ -26,7 +26,6 @@ from groundup.sources.text import (
     chunk_text,
     decode_blocks,
     decode_file,
-    has_text,
     open_text,
     rechunk,
 )
@@ -45,6 +44,11 @@ class SourceFile:
     column: str
     is_named: bool = True  # by the user, and not found in a folder or archive
 
+    @property
+    def is_code(self) -> bool:
+        """Whether its name is one of source code."""
+        return format_suffix(self.path) in CODE
+
 
 @dataclass(frozen=True)
 class FileReader:
@@ -59,7 +63,7 @@ class FileReader:
 
     def identify(self, path: Path) -> Format:
         """The format that a file is read as. Raises DataError for what is surely not readable."""
-        return "text" if self.as_text else identify(path, is_code=is_code(path), encoding=self.options.encoding)
+        return identify(path, as_text=self.as_text, encoding=self.options.encoding)
 
     def documents(self, file: SourceFile, skip: int, offset: int) -> Iterator[Document]:
         """The documents of a file without the first `skip`, all of which begin before `offset`."""
@@ -69,7 +73,7 @@ class FileReader:
         self, file: SourceFile, skip: int, offset: int, depth: int, budget: Budget | None
     ) -> Iterator[Document]:
         with naming(file.path, file.label):
-            if not has_text(file.path):
+            if file.kind == "empty" or not file.path.stat().st_size:  # of a table, only the name has been looked at
                 return
             if file.kind in FORMATS:
                 yield from self._read(file, skip)
@@ -110,7 +114,7 @@ class FileReader:
 
     def _texts(self, file: SourceFile, offset: int) -> Iterator[Document]:
         """The document of a text file, or those between separators."""
-        if self.separator and not is_code(file.path):
+        if self.separator and not file.is_code:
             yield from self._separated(file, offset)
         elif not offset:
             yield Document(file.name, 0, lambda: self._text(file))
@@ -119,7 +123,7 @@ class FileReader:
         with naming(file.path, file.label):
             errors, encoding = self.options.errors, self.options.encoding
             pieces = decode_file(file.path, errors, self.chunk_bytes, self.progress, encoding)
-            if not self.as_text and not is_code(file.path):
+            if not self.as_text and not file.is_code:
                 pieces = without_boilerplate(pieces, self.progress.count)
             yield from rechunk(pieces)
 
@@ -162,7 +166,7 @@ class FileReader:
             )
             for member in members:
                 suffix = format_suffix(Path(member.name))
-                if reason := left_out_by_name(Path(member.name)) or self._too_deep(suffix, depth):
+                if reason := left_out_by_name(Path(member.name), suffix) or self._too_deep(suffix, depth):
                     left_out[suffix, reason] += 1
                     continue
                 try:
@@ -177,7 +181,7 @@ class FileReader:
         self.progress.take(found)
 
     def _too_deep(self, suffix: str, depth: int) -> str | None:
-        if depth + 1 < MAX_DEPTH or not is_archive(by_suffix().get(suffix, "")):
+        if depth + 1 < MAX_DEPTH or not is_archive(SUFFIXES.get(suffix, "")):
             return None
         return f"in more than {MAX_DEPTH} archives"
 
@@ -186,7 +190,7 @@ class FileReader:
     ) -> Iterator[Document]:
         label, suffix = f"{file.label}/{member.name}", format_suffix(Path(member.name))
         with self._copy(member, label, budget) as path, naming(path, label):
-            if reason := left_out_by_content(path):
+            if reason := left_out_by_content(path, suffix):
                 left_out[suffix, reason] += 1
                 return
             progress = ReadProgress()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from groundup.errors import DataError
 from groundup.sources.compression import COMPRESSED
 from groundup.sources.documents import needs_library
-from groundup.sources.formats import NOT_TEXT, PACKED_PARQUET, TABLES, by_suffix, format_suffix, is_binary
+from groundup.sources.formats import CODE, NOT_TEXT, PACKED_PARQUET, SUFFIXES, TABLES, format_suffix, is_binary
 from groundup.utils.files import leads_out
 
 RUN_LOG = "log.jsonl"  # of a training run, which may lie in the folder that one works in; never read as text
@@ -21,12 +21,7 @@ JUNK = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")  # that other syste
 # instead of a look inside, as a folder may hold anything; but what is called like code and is binary is left out, as
 # .ts may also be a video.
 PROSE = (".txt", ".text", ".md", ".markdown", ".rst", ".org", ".adoc", ".tex")
-CODE = tuple(
-    ".py .pyi .pyx .c .h .cc .cpp .cxx .hh .hpp .cu .cuh .java .kt .scala .js .jsx .mjs .ts .tsx .go .rs .rb .php .pl "
-    ".pm .lua .r .jl .swift .m .mm .cs .fs .hs .ml .mli .clj .ex .exs .erl .lisp .scm .el .vim .sh .bash .zsh .ps1 "
-    ".sql .css .scss .vue .zig .nim .dart .f90 .asm .s .v .sv .vhd .proto .cmake".split()
-)
-TEXT_SUFFIXES = frozenset({*TABLES, *PROSE, *CODE, ".html", ".htm"})
+TEXT_SUFFIXES = frozenset({*PROSE, *CODE})
 MAX_NAMES = 5  # in a message
 
 
@@ -59,9 +54,10 @@ def single_file(path: Path, known: Iterable[str]) -> File:
         raise DataError(f"{path}: there is no such file or folder; {hint}")
     if not path.is_file():
         raise DataError(f"{path}: a device or socket, which is not read as text; give a file, or - for standard input")
-    if (remedy := NOT_TEXT.get(format_suffix(path))) and format_suffix(path) not in by_suffix():
-        raise DataError(f"{path}: {format_suffix(path)} files are not read as text; {remedy}")
-    if _is_packed_parquet(path):
+    suffix = format_suffix(path)
+    if remedy := NOT_TEXT.get(suffix):
+        raise DataError(f"{path}: {suffix} files are not read as text; {remedy}")
+    if _is_packed_parquet(path, suffix):
         raise DataError(f"{path}: {PACKED_PARQUET}")
     return File(path, 1)
 
@@ -96,36 +92,38 @@ def folder_files(folder: Path) -> tuple[list[File], str]:
     Hidden files, and links to files outside of the folder, are not read. A file's name begins with the folder's own.
     Empty files are among them, and counted as left out. Raises DataError if there is no text.
     """
-    closed: list[str] = []
-    texts, outside, left_out = list[Path](), list[str](), Counter[tuple[str, str]]()
+    closed, texts, outside = list[str](), list[Path](), list[str]()
+    kept, left_out = Counter[str](), Counter[tuple[str, str]]()  # suffix; suffix and reason
     for parent, names in _walk(folder, closed):
+        inside = parent.relative_to(folder)
         for path in (parent / name for name in names):
-            reason = left_out_by_name(path.relative_to(folder))
+            suffix = format_suffix(path)
+            reason = left_out_by_name(inside / path.name, suffix)
             if path.is_symlink() and leads_out(path, folder):
                 outside += [path.name] if reason != "hidden" else []
             elif path.is_file():
-                if reason := reason or left_out_by_content(path):
-                    left_out[format_suffix(path), reason] += 1
+                if reason := reason or left_out_by_content(path, suffix):
+                    left_out[suffix, reason] += 1
+                else:
+                    kept[suffix] += 1
                 if reason in (None, "empty"):
-                    texts.append(path.relative_to(folder))
-    texts.sort(key=Path.as_posix)
+                    texts.append(path)
     line = f"; leaves out {', '.join(summary(left_out).values())}" if left_out else ""
     line += f"; does not enter {listed(closed)}" if closed else ""
     line += f"; does not follow links out of the folder: {listed(sorted(outside))}" if outside else ""
-    read = Counter(map(format_suffix, texts))
-    read.subtract({suffix: n for (suffix, reason), n in left_out.items() if reason == "empty"})
-    if not +read:
+    if not kept:
         known = f"{', '.join((*TABLES, *PROSE[:3]))}, … or source code, each also with .gz or .zst"
         raise DataError(f"{folder}: no text files in this folder{line}; it may hold {known}")
-    return [File(folder / path, len(path.parts) + 1, is_named=False) for path in texts], (
-        f"{folder}: reads {_counted(+read)}{line}"
+    above = len(folder.parts) - 1
+    return [File(path, len(path.parts) - above, is_named=False) for path in sorted(texts, key=Path.as_posix)], (
+        f"{folder}: reads {_counted(kept)}{line}"
     )
 
 
 BARE_REASONS = ("hidden", "junk")  # whose suffixes say nothing
 
 
-def left_out_by_name(path: Path) -> str | None:
+def left_out_by_name(path: Path, suffix: str) -> str | None:
     """Why a file is not read whose path in a folder or archive this is; None if it is read."""
     if any(part in JUNK or part.startswith("._") for part in path.parts):
         return "junk"
@@ -133,17 +131,16 @@ def left_out_by_name(path: Path) -> str | None:
         return "hidden"
     if path.name == RUN_LOG:
         return "the log of a run"
-    suffix = format_suffix(path)
-    if (suffix not in TEXT_SUFFIXES and suffix not in by_suffix()) or _is_packed_parquet(path):
+    if (suffix not in TEXT_SUFFIXES and suffix not in SUFFIXES) or _is_packed_parquet(path, suffix):
         return "not read"
-    return needed if (needed := needs_library(by_suffix().get(suffix, ""))) else None
+    return needed if (needed := needs_library(SUFFIXES.get(suffix, ""))) else None
 
 
-def left_out_by_content(path: Path) -> str | None:
+def left_out_by_content(path: Path, suffix: str) -> str | None:
     """Why a file is not read that is on disk, and readable by its name; None if it is read."""
     if not path.stat().st_size:
         return "empty"
-    return "binary" if is_code(path) and is_binary(path) else None
+    return "binary" if suffix in CODE and is_binary(path) else None
 
 
 def summary(left_out: Counter[tuple[str, str]]) -> dict[str, str]:
@@ -155,11 +152,6 @@ def summary(left_out: Counter[tuple[str, str]]) -> dict[str, str]:
         reason: f"{files.total():,} {reason}" if reason in BARE_REASONS else f"{_counted(files)} ({reason})"
         for reason, files in sorted(by_reason.items(), key=lambda item: -item[1].total())
     }
-
-
-def is_code(path: Path) -> bool:
-    """Whether a file has a suffix of source code."""
-    return format_suffix(path) in CODE
 
 
 def _walk(folder: Path, closed: list[str]) -> Iterator[tuple[Path, list[str]]]:
@@ -174,8 +166,8 @@ def _walk(folder: Path, closed: list[str]) -> Iterator[tuple[Path, list[str]]]:
         yield Path(parent), names
 
 
-def _is_packed_parquet(path: Path) -> bool:
-    return format_suffix(path) == ".parquet" and path.suffix.lower() in COMPRESSED
+def _is_packed_parquet(path: Path, suffix: str) -> bool:
+    return suffix == ".parquet" and path.suffix.lower() in COMPRESSED
 
 
 def listed(names: list[str]) -> str:

@@ -2,20 +2,21 @@
 
 import codecs
 import json
+import os
 import re
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from groundup.errors import DataError
 from groundup.sources.compression import COMPRESSED, open_decompressed
-from groundup.sources.documents import FORMATS, suffixes
+from groundup.sources.documents import FORMATS
 from groundup.sources.documents.chats import looks_like_whatsapp
 from groundup.sources.documents.slack import export_root
 from groundup.sources.documents.zips import open_zip, read_member
 from groundup.sources.text import open_text
 
 Rows: TypeAlias = Literal["jsonl", "parquet"]
-Format: TypeAlias = str  # text, rows, or a key of `groundup.sources.documents.FORMATS`
+Format: TypeAlias = str  # empty, text, rows, an archive, or a key of `groundup.sources.documents.FORMATS`
 
 HEAD_BYTES = 8192
 ROWS_BYTES = 1 << 20  # looked at, and in them this many lines, to see whether lines are JSON objects
@@ -23,6 +24,20 @@ FIRST_ROWS = 10
 
 ARCHIVES = {"zip": (".zip",), "tar": (".tar", ".tgz")}
 TABLES: dict[str, Rows] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+CODE = frozenset(
+    ".py .pyi .pyx .c .h .cc .cpp .cxx .hh .hpp .cu .cuh .java .kt .scala .js .jsx .mjs .ts .tsx .go .rs .rb .php .pl "
+    ".pm .lua .r .jl .swift .m .mm .cs .fs .hs .ml .mli .clj .ex .exs .erl .lisp .scm .el .vim .sh .bash .zsh .ps1 "
+    ".sql .css .scss .vue .zig .nim .dart .f90 .asm .s .v .sv .vhd .proto .cmake".split()
+)
+SUFFIXES: dict[str, Format] = {
+    **TABLES,
+    **{suffix: kind for kind, row in FORMATS.items() for suffix in row.suffixes},
+    **{suffix: kind for kind, names in ARCHIVES.items() for suffix in names},
+}
+"""The format of each suffix but those of text."""
+
+# Text formats that are read as they are, and how to get at the text alone.
+MARKUP = {".xml": "xmllint --xpath 'string(/)'", **dict.fromkeys((".ps", ".eps"), "ps2ascii")}
 
 # Suffixes of files that are surely not plain text, and how to get at their text.
 NOT_TEXT = {
@@ -74,10 +89,10 @@ _JSON = re.compile(rb'\s*(?:\[\s*)?\{\s*"[^"\n]*"\s*:')
 
 def format_suffix(path: Path) -> str:
     """The suffix of the format, without that of the compression: `.jsonl` of `a.jsonl.gz`; of mail, `.eml`."""
-    if path.parent.name in ("cur", "new") and _MAILDIR_NAME.match(path.name):
+    if _MAILDIR_NAME.match(path.name) and path.parent.name in ("cur", "new"):
         return ".eml"
-    name = Path(path.name.lower())
-    return Path(name.stem).suffix if name.suffix in COMPRESSED else name.suffix
+    stem, suffix = os.path.splitext(path.name.lower())  # noqa: PTH122  # much faster than Path, and called for each file
+    return os.path.splitext(stem)[1] if suffix in COMPRESSED else suffix  # noqa: PTH122
 
 
 def is_archive(kind: Format) -> bool:
@@ -90,28 +105,27 @@ def has_columns(kind: Format) -> bool:
     return kind in get_args(Rows) or is_archive(kind) or (kind in FORMATS and FORMATS[kind].has_columns)
 
 
-def by_suffix() -> dict[str, Format]:
-    """The format of each suffix but those of text."""
-    return {**TABLES, **suffixes(), **{suffix: kind for kind, names in ARCHIVES.items() for suffix in names}}
-
-
 def is_binary(path: Path) -> bool:
     """Whether NUL is among the first bytes of a file."""
     with open_decompressed(path) as file:
         return b"\0" in file.read(HEAD_BYTES)
 
 
-def identify(path: Path, *, is_code: bool = False, encoding: str | None = None) -> Format:
-    """The format of a file; of code, braces and quotes at its beginning mean nothing.
+def identify(path: Path, *, as_text: bool = False, encoding: str | None = None) -> Format:
+    """The format of a file; `as_text`: of one that is read as a text, whatever it holds.
 
-    Rows are JSON lines if the first lines are JSON, most of them objects. Raises DataError for what is surely not
-    readable.
+    Rows are JSON lines if the first lines are JSON, most of them objects; of code, braces and quotes at its beginning
+    mean nothing; a byte order mark alone is no text. Raises DataError for what is surely not readable.
     """
     suffix = format_suffix(path)
-    if suffix in TABLES:
+    if suffix in TABLES and not as_text:
         return TABLES[suffix]
     with open_decompressed(path) as file:
         head = file.read(HEAD_BYTES)
+    if head in (b"", codecs.BOM_UTF8):
+        return "empty"
+    if as_text:
+        return "text"
     if head.startswith(_PARQUET):
         with path.open("rb") as raw:
             if raw.read(len(_PARQUET)) == _PARQUET:
@@ -119,13 +133,13 @@ def identify(path: Path, *, is_code: bool = False, encoding: str | None = None) 
         raise DataError(f"{path}: {PACKED_PARQUET}")
     if kind := _known_binary(path, head):
         return kind
-    named = by_suffix().get(suffix)
+    named = SUFFIXES.get(suffix)
     if encoding:
         with open_text(path, encoding=encoding, errors="replace") as file:
             head = file.read(HEAD_BYTES)
     if b"\0" in head:
         return named or "text"  # of which the reader names the position, or UTF-16
-    if is_code:
+    if suffix in CODE:
         return "text"
     for kind, begins in _BEGINS.items():
         if kind in FORMATS and begins.match(head.removeprefix(codecs.BOM_UTF8)):
@@ -159,7 +173,7 @@ def _zip_kind(path: Path) -> Format:
     """What a zip file holds: a document, "" for one that is not read, or (`zip`) any files."""
     with path.open("rb") as file:
         if not file.read(4).startswith(b"PK"):  # packed once more
-            return suffixes().get(format_suffix(path), "zip")
+            return SUFFIXES.get(format_suffix(path), "zip")
         with open_zip(file, str(path)) as archive:
             names = set(archive.namelist())
             if "mimetype" in names:

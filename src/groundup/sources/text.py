@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
 from io import BufferedIOBase, BufferedReader
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
@@ -24,8 +24,10 @@ CHUNK_BYTES = 1 << 20
 # half a kilobyte, and memory must not depend on what a file holds. Changed like the number above.
 MAX_UNCUT_CHARS = 1 << 16
 
-# A JSON lines row is held in memory, several times over while it is parsed.
+# A JSON lines row is held in memory, several times over while it is parsed. Each value takes up to 100 bytes more.
 MAX_ROW_BYTES = 128 << 20
+MAX_ROW_VALUES = 4_000_000
+_VALUE = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{,]', re.DOTALL)  # a text, or what begins or parts other values
 
 # Where a text may be cut without changing a single token: before a space that follows a visible character, and before
 # a line end that follows a letter or a digit. The patterns of published tokenizers never join across such a point, and
@@ -76,12 +78,6 @@ def recode(
     if start.startswith(codecs.BOM_UTF8):
         encoding = "utf-8"
     return BufferedReader(Recoded(file, start, encoding, errors, label, lambda n: count(REPLACED, n)))
-
-
-def has_text(path: Path) -> bool:
-    """Whether a file holds anything but a byte order mark."""
-    with open_decompressed(path) as file:
-        return file.read(len(codecs.BOM_UTF8) + 1) not in (b"", codecs.BOM_UTF8)
 
 
 def read_text(
@@ -159,8 +155,8 @@ def read_json_lines(
 ) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """The objects of a JSON lines file, each with its byte offset and a label (path and line number) for messages.
 
-    Empty lines are skipped, lines before byte `start` not parsed. Raises DataError for a line that is no object, or is
-    longer than `MAX_ROW_BYTES`.
+    Empty lines are skipped, lines before byte `start` not parsed. Raises DataError for a line that is no object, or
+    has more than `MAX_ROW_BYTES` or `MAX_ROW_VALUES`.
     """
     for offset, label, value in read_json_values(path, errors, start, progress, encoding):
         if not isinstance(value, dict):
@@ -187,6 +183,11 @@ def read_json_values(
                 )
             row = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if offset >= start and (stripped := row.rstrip()):
+                if _has_too_many_values(stripped):
+                    raise DataError(
+                        f"{label}: more than {MAX_ROW_VALUES:,} values, the most that a row may have; split it, or "
+                        "leave out what is not its text"
+                    )
                 text = _decode_line(stripped, errors, label, path)
                 progress.count(REPLACED, count_replaced(stripped, text))
                 yield offset, label, _parse_json(text, label)
@@ -205,7 +206,8 @@ def decode_utf8(data: bytes, label: str, errors: Errors) -> str:
 
 def count_replaced(data: bytes, text: str) -> int:
     """How many characters of `text`, decoded from `data`, stand for bytes that are not UTF-8."""
-    return text.count(REPLACEMENT) - data.count(REPLACEMENT.encode())
+    n = text.count(REPLACEMENT)
+    return n and n - data.count(REPLACEMENT.encode())
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -261,6 +263,10 @@ def decode_blocks(
         count(MARKS, text.count(MARK))
         if text:
             yield text
+
+
+def _has_too_many_values(line: bytes) -> bool:
+    return len(line) > MAX_ROW_VALUES and any(islice(_VALUE.finditer(line), MAX_ROW_VALUES, None))
 
 
 def _decode_line(line: bytes, errors: Errors, label: str, path: Path) -> str:

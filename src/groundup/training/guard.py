@@ -10,6 +10,10 @@ from groundup.utils.plural import human_plural
 
 DECAY = 0.98  # of the running mean and variance: they remember about 50 steps
 WARMUP_STEPS = 50  # before a deviation means anything
+NOT_FINITE_REMEDY = (
+    "if that began with a resume, move the newest checkpoint away and resume again; else start a new run with a lower "
+    "--optimizer.learning_rate"
+)
 
 
 class RollbackRequested(Exception):  # noqa: N818 - no error, but a way to continue
@@ -101,7 +105,7 @@ class LossGuard:
         if self._rollbacks() < self.max_rollbacks:
             raise RollbackRequested(*first, step, f"step {step}: {what}, {count}")
         if not finite:
-            raise TrainingError(f"step {step}: {what}, {count}; start a new run with a lower --optimizer.learning_rate")
+            raise TrainingError(f"step {step}: {what}, {count}; {NOT_FINITE_REMEDY}")
         self.loss = RunningStats()
 
     def reject_state(self, step: int, tensor: str) -> NoReturn:
@@ -110,7 +114,7 @@ class LossGuard:
         first, self.first, self.bad_steps = self.first or self._allowed or (step, self._cursor()), None, 0
         if self._rollbacks() < self.max_rollbacks:
             raise RollbackRequested(*first, step, reason)
-        raise TrainingError(f"{reason}; start a new run with a lower --optimizer.learning_rate")
+        raise TrainingError(f"{reason}; {NOT_FINITE_REMEDY}")
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds of the guard."""
@@ -122,3 +126,4 @@ class LossGuard:
         self.loss, self.grad_norm = (RunningStats(**values.get(name, {})) for name in ("loss", "grad_norm"))
         self.bad_steps = values.get("bad", 0)
         self.first = tuple(values["first"]) if values.get("first") else None
+        self._allowed = None

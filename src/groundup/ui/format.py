@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,9 @@ YEAR = 365 * 86_400  # seconds
 # Newline, and the format characters that words are written with: zero-width space (Khmer, Thai), non-joiner (Persian),
 # joiner (Indic scripts, emoji), and the Arabic end of verse. Those that change the direction are not among them.
 NOT_ESCAPED = "\n\u200b\u200c\u200d\u06dd"
+
+# Where Unicode will put new invisible characters (unassigned ones that are "default ignorable").
+KEPT_FOR_INVISIBLE = re.compile("[\u2065\ufff0-\ufff8\U000e0000-\U000e0fff]")
 
 
 def human_time(seconds: float) -> str:
@@ -68,8 +72,8 @@ def human_bytes(n: float, figures: int = 3) -> str:
 
 
 def escaped(text: str) -> str:
-    """Escape everything unprintable as in Python: controls, newlines, and spaces other than the usual one."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """Escape everything unprintable: controls, newlines, and spaces other than the usual one."""
+    return "".join(c if c.isprintable() or _is_newer(c) else c.encode("unicode_escape").decode() for c in text)
 
 
 def visible(text: str) -> str:
@@ -80,6 +84,11 @@ def visible(text: str) -> str:
 def single_line(text: str) -> str:
     """Like `visible`, and with a sign for each newline: a line that names something from elsewhere stays one line."""
     return visible(text).replace("\n", "⏎")
+
+
+def _is_newer(char: str) -> bool:
+    """Whether this Python does not know a character, such as a newer emoji, and it cannot be an invisible one."""
+    return unicodedata.category(char) == "Cn" and not KEPT_FOR_INVISIBLE.match(char)
 
 
 def json_line(value: Any, default: Callable[[Any], Any] | None = None) -> str:

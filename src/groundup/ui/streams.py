@@ -52,6 +52,10 @@ class EscapedOutput:
         self.rich_proxied_file.write(visible(text))
         return len(text)
 
+    def isatty(self) -> bool:
+        """False: a library that sees a terminal would colour its lines, and these codes would be escaped."""
+        return False
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.rich_proxied_file, name)
 

@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 from groundup.utils.reading import open_regular, read_text
@@ -160,10 +161,18 @@ def replace_bytes(path: Path, content: bytes) -> None:
     flush(path.parent)
 
 
+def unused(path: Path) -> Path:
+    """`path`, or where there is something, the first of `path`1, `path`2 …"""
+    names = (f"{path.name}{n or ''}" for n in count())
+    return next(found for found in map(path.with_name, names) if not os.path.lexists(found))
+
+
 def remove_folder(folder: Path) -> None:
-    """Delete a folder under another name first: half-deleted never looks like damaged."""
-    doomed = hidden(folder, DELETED)
-    remove(doomed)
+    """Delete a folder under another name first: half-deleted never looks like damaged.
+
+    What cannot be deleted now, such as a file that is open over NFS, stays under that name.
+    """
+    doomed = unused(hidden(folder, DELETED))
     folder.rename(doomed)
     remove(doomed)
 

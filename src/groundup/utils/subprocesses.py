@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 
 def run_bounded(
@@ -25,9 +26,10 @@ def run_bounded(
     ) as process:
         try:
             _, output = process.communicate(timeout=seconds)
-        finally:
-            if process.poll() is None:
-                if hasattr(os, "killpg"):
+        except BaseException:  # it may have ended, and what it started goes on
+            if hasattr(os, "killpg"):
+                with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-                process.kill()
+            process.kill()
+            raise
     return subprocess.CompletedProcess(command, process.returncode, stderr=output)

@@ -66,11 +66,6 @@ FORMATS: dict[str, DocumentFormat] = {
 }
 
 
-def suffixes() -> dict[str, str]:
-    """The format of each suffix."""
-    return {suffix: kind for kind, row in FORMATS.items() for suffix in row.suffixes}
-
-
 def needs_library(kind: str) -> str | None:
     """What the reader of a format needs and is not installed, and what installs it; None if nothing is missing."""
     library = FORMATS[kind].library if kind in FORMATS else ""
