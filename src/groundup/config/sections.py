@@ -33,7 +33,13 @@ class PrepareConfig(Section):
     tokenizer: str = "gpt2"
     """auto (by the text), byte, char, gpt1, gpt2, bpe:SIZE[:pad] to train one, a tokenizer.json or a folder with one"""
     column: str = "text"
-    """field of .jsonl and .parquet rows that holds the text"""
+    """field of rows and tables that holds the text"""
+    encoding: str | None = None
+    """encoding of text files, such as cp1252; default: UTF-8"""
+    read_as: Literal["text"] | None = None
+    """text: read every file as it is, markup included; default: by its format"""
+    separator: Annotated[str, Field(min_length=1)] | None = None
+    """text between documents in a plain text file, such as <|endoftext|>; default: each file is one document"""
     clean: str = ""
     """any of lowercase,digits,punctuation: lower the case, drop digits, drop punctuation"""
     val_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.1

@@ -17,6 +17,7 @@ from groundup.preprocess.pipeline import prepare
 from groundup.preprocess.records import Request
 from groundup.run.dataset import needs_preparation, prepare_command
 from groundup.sources.cleaning import parse_cleaning_steps
+from groundup.sources.encodings import parse_encoding
 from groundup.tokenizers.auto import AUTO
 from groundup.tokenizers.base import TokenizerTrainer
 from groundup.tokenizers.registry import choose_tokenizer
@@ -90,6 +91,7 @@ def _check_same_request(config: Config) -> None:
         return  # another program's folder
     asked = config.prepare.model_dump(exclude={"sources"})
     asked["clean"] = ",".join(parse_cleaning_steps(asked["clean"]))
+    asked["encoding"] = parse_encoding(asked["encoding"])
     if asked["tokenizer"] == AUTO:  # any
         del asked["tokenizer"]
     elif Path(asked["tokenizer"]).exists():

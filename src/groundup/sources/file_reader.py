@@ -19,7 +19,7 @@ from groundup.sources.formats import Format, by_suffix, format_suffix, identify,
 from groundup.sources.gutenberg import without_boilerplate
 from groundup.sources.parquet import read_parquet
 from groundup.sources.rows import read_jsonl
-from groundup.sources.separators import Span, spans
+from groundup.sources.separators import SPELLED_OUT_BYTES, Span, spans, spelled_out
 from groundup.sources.text import (
     CHUNK_BYTES,
     Document,
@@ -60,6 +60,11 @@ class FileReader:
     def identify(self, path: Path) -> Format:
         """The format that a file is read as. Raises DataError for what is surely not readable."""
         return "text" if self.as_text else identify(path, is_code=is_code(path), encoding=self.options.encoding)
+
+    def spelled_out(self, path: Path) -> str | None:
+        """The separator that the beginning of a text spells out; None if there is none."""
+        with open_text(path, None, self.options.encoding, "replace") as file:
+            return spelled_out(file.read(SPELLED_OUT_BYTES).decode("utf-8", "replace"))
 
     def documents(self, file: SourceFile, skip: int, offset: int) -> Iterator[Document]:
         """The documents of a file without the first `skip`, all of which begin before `offset`."""
@@ -162,7 +167,7 @@ class FileReader:
             )
             for member in members:
                 suffix = format_suffix(Path(member.name))
-                if reason := left_out_by_name(Path(member.name)) or self._too_deep(suffix, depth):
+                if reason := left_out_by_name(Path(member.name), as_text=self.as_text) or self._too_deep(suffix, depth):
                     left_out[suffix, reason] += 1
                     continue
                 try:
@@ -186,7 +191,7 @@ class FileReader:
     ) -> Iterator[Document]:
         label, suffix = f"{file.label}/{member.name}", format_suffix(Path(member.name))
         with self._copy(member, label, budget) as path, naming(path, label):
-            if reason := left_out_by_content(path):
+            if reason := left_out_by_content(path, as_text=self.as_text):
                 left_out[suffix, reason] += 1
                 return
             progress = ReadProgress()
