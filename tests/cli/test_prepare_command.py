@@ -27,7 +27,7 @@ def texts(tmp_path, sentences):
 def test_reading_a_folder_is_reported_on_standard_error(groundup, texts):
     done = groundup("prepare", "texts", "--out", "d", "--tokenizer", "byte")
     assert done.status == 0
-    assert done.err == "texts: reads 1 .py, 1 .txt; leaves out 1 .png\n"
+    assert done.err == "texts: reads 1 .py, 1 .txt; leaves out 1 .png (not read)\n"
     assert re.match(r"train +2 documents +[\d,]+ bytes +[\d,]+ tokens, 1\.00 bytes per token\nval ", done.out)
     command, time = done.out.splitlines()[-2:]
     assert re.fullmatch(r"next: groundup train gpt2-nano --data d --out runs/d --train\.epochs \d+", command)

@@ -89,8 +89,16 @@ def prepare(
         "clean": ",".join(steps) or None,
         "shard_tokens": shard_tokens,
     }
-    reading = {"column": column, "errors": errors, "encoding": encoding, "read_as": read_as, "separator": separator}
-    opened = partial(open_sources, **reading, max_documents=max_documents, clean=steps)
+    opened = partial(
+        open_sources,
+        column=column,
+        errors=errors,
+        encoding=encoding,
+        read_as=read_as,
+        separator=separator,
+        max_documents=max_documents,
+        clean=steps,
+    )
     try:
         check_output(out, prepared=True)
         with opened(sources, say=reporter.message) as corpus:
