@@ -62,7 +62,7 @@ def detect_machine(
     memory = device_memory(device) or (main and main // process_group.local_size)
     size = process_group.size
     machine = Machine(device.type, precision.name, memory, free_disk(folder), size, threads, str(device))
-    each = f"{size} processes of {threads} threads" if size > 1 else human_plural(threads, "thread")
+    each = f"{size} processes of {human_plural(threads, 'thread')}" if size > 1 else human_plural(threads, "thread")
     line = f"machine  {device}, {each}, {precision.name}: {precision.reason}"
     if device.type == "cpu":
         compiled = cpu_build.kernels()
