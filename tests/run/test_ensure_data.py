@@ -125,6 +125,14 @@ def test_a_mistake_is_found_before_anything_is_prepared(folder, changes, sentenc
     assert not (folder / "data").exists()
 
 
+def test_without_the_hub_a_recipe_names_the_option_that_takes_other_text(folder, monkeypatch):
+    datasets = pytest.importorskip("datasets", reason="needs the extra `data`")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    _, config = recipe(prepare={"sources": ["openwebtext-10k"]})
+    with pytest.raises(DataError, match=r"give the files of its cache with --prepare\.sources FILE$"):
+        ensure_prepared(config, folder / "run", no_progress)
+
+
 def test_a_run_whose_data_is_missing_names_the_command_that_prepares_it(folder):
     groundup.train("data/book", "run", overrides=SMALL | {"prepare": {"sources": ["book.txt"], "tokenizer": "char"}})
     (folder / "data").rename(folder / "moved")
