@@ -73,7 +73,9 @@ def test_a_batch_of_prompts_is_padded_where_generation_does_not_begin(tmp_path):
     assert rows["attention_mask"] == [[1, 1, 1], [0, 0, 1]]
 
 
-@pytest.mark.parametrize(("special", "pad"), [(["<|pad|>", "<|endoftext|>"], ("<|pad|>", 0)), ([], ("<|endoftext|>", 0))])
+@pytest.mark.parametrize(
+    ("special", "pad"), [(["<|pad|>", "<|endoftext|>"], ("<|pad|>", 0)), ([], ("<|endoftext|>", 0))]
+)
 def test_a_tokenizer_with_a_pad_token_pads_with_it(special, pad, sentences, tmp_path):
     transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
     tokenizer = BPETokenizer.train([sentences(5)], 300, special_tokens=special)

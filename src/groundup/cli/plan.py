@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
         assumed = "" if plan.speed else "it does not fit this machine, so nothing was measured"
     else:
         machine, assumed = _assumed_machine(config.train)
-        plan = Plan(resolve(config, machine, config.model.vocab), machine, data)
+        plan = Plan(resolve(config, machine, config.model.vocab, data.sequences if data else None), machine, data)
         if given:
             plan = replace(plan, speed=Speed(given, GIVEN))
         elif args.like:

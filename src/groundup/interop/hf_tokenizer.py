@@ -17,7 +17,7 @@ from groundup.tokenizers.bpe import BPETokenizer
 from groundup.tokenizers.gpt1 import ENCODER, LINE_BREAK, MERGES, UNKNOWN, WORD_END
 from groundup.tokenizers.gpt2 import byte_characters, gpt2_merges, gpt2_pieces, merge_pairs
 from groundup.tokenizers.hf_json import CONFIG_NAME, FILE_NAME, parse
-from groundup.tokenizers.registry import PAD_TOKEN
+from groundup.tokenizers.registry import PAD
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
 Contents = dict[str, Any]
@@ -46,8 +46,8 @@ def end_token(tokenizer: Tokenizer) -> str:
 
 def pad_token(tokenizer: Tokenizer) -> tuple[str, int]:
     """The token that fills up short rows of a batch, and its id: `<|pad|>` of `bpe:SIZE:pad`, else the end of text."""
-    if isinstance(tokenizer, BPETokenizer) and PAD_TOKEN in tokenizer.special_tokens:
-        return PAD_TOKEN, tokenizer.pieces.index(PAD_TOKEN.encode())
+    if isinstance(tokenizer, BPETokenizer) and PAD in tokenizer.special_tokens:
+        return PAD, tokenizer.pieces.index(PAD.encode())
     return end_token(tokenizer), tokenizer.end_of_text
 
 

@@ -107,7 +107,7 @@ def fit_presets(
         if epochs:
             shorter = dict.fromkeys(RUN_LENGTHS) | {"epochs": float(epochs)}
             config = config.model_copy(update={"train": config.train.model_copy(update=shorter)})
-        plan = Plan(resolve(config, machine, vocab_size), machine, data)
+        plan = Plan(resolve(config, machine, vocab_size, data.sequences), machine, data)
         if flops is not None:
             plan = replace(plan, speed=Speed(flops / plan.flops, source))
         found.append(Fit(name, plan, epochs))
