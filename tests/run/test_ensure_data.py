@@ -190,9 +190,10 @@ def test_with_several_processes_the_data_must_be_prepared_before(folder):
     assert not needs_preparation(config)
 
 
-def test_the_named_command_prepares_the_same_data(folder):
+@pytest.mark.parametrize("tokenizer", ["bpe:300:pad", "gpt2", "auto"])  # two defaults, of a config and of the command
+def test_the_named_command_prepares_the_same_data(tokenizer, folder):
     prepare = PrepareConfig(
-        sources=("a b.txt", "c"), tokenizer="bpe:300:pad", column="body", clean="lowercase", val_fraction=0.25,
+        sources=("a b.txt", "c"), tokenizer=tokenizer, column="body", clean="lowercase", val_fraction=0.25,
         max_tokens=1000, max_documents=9,
     )  # fmt: skip
     words = shlex.split(prepare_command(Config(data="data/x", prepare=prepare)))

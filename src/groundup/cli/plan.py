@@ -70,7 +70,7 @@ def add_arguments(parser: Parser) -> None:
     )  # fmt: skip
     add_preset(parser)
     parser.option("--model PRESET", "alternative to PRESET")
-    parser.option("--data DIR", "prepared folder: its vocabulary and epochs")
+    parser.option("--data DIR", "prepared folder; without PRESET: all, timed here")
     add_config_files(parser)
     speed = parser.add_mutually_exclusive_group()
     speed.add_argument("--measure", action="store_true", help="time this model here, for about 2 seconds")
