@@ -105,6 +105,7 @@ class FileReader:
             except MissingColumnError:
                 if file.is_named:
                     raise
+                found.clear()
                 self.progress.count(f"holds no text in a column or field {file.column!r} and is left out", 1)
             except NoTextError:
                 if file.is_named:
