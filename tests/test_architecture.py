@@ -19,7 +19,7 @@ FLOORS: list[set[str]] = [
     {"data", "model", "optim", "tracking", "ui"},
     {"preprocess", "training", "evaluation", "generation", "checkpoint", "planning"},
     {"run", "interop", "comparison", "diagnostics", "report"},
-    {"quickstart", "server", "harness"},
+    {"first_model", "server", "harness"},
     {"api", "cli", "space"},
 ]
 FLOOR = {unit: number for number, units in enumerate(FLOORS) for unit in units}
@@ -212,10 +212,10 @@ TORCH_FREE_FILES = {
     "planning/report.py",
     "planning/warnings.py",
     "planning/choice.py",
-    "quickstart/existing.py",
-    "quickstart/preparation.py",
-    "quickstart/recipe.py",
-    "quickstart/workflow.py",
+    "first_model/existing.py",
+    "first_model/preparation.py",
+    "first_model/recipe.py",
+    "first_model/workflow.py",
     "run/compose.py",
     "interop/hf_architectures.py",
     "interop/import_checks.py",

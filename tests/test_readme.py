@@ -18,8 +18,8 @@ from groundup.sources.hub import is_hub_name, parse_spec
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXECUTED = ("README.md", "docs/data.md", "docs/training.md", "docs/cluster.md", "docs/evaluation.md")
-QUOTED = (*EXECUTED, "docs/exchange.md", "docs/serving.md", "docs/recipes.md")
-WRITTEN = ("README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/data.md", "docs/training.md",
+QUOTED = (*EXECUTED, "docs/first-model.md", "docs/faq.md", "docs/exchange.md", "docs/serving.md", "docs/recipes.md")
+WRITTEN = ("README.md", "docs/README.md", "docs/first-model.md", "docs/faq.md", "docs/other-trainers.md", "CONTRIBUTING.md", "docs/guide.md", "docs/data.md", "docs/training.md",
     "docs/cluster.md", "docs/evaluation.md", "docs/exchange.md", "docs/serving.md", "docs/tracking.md",
     "docs/reliability.md", "docs/performance.md", "docs/recipes.md", "bench/README.md",
 )  # fmt: skip
@@ -42,8 +42,15 @@ def blocks(language: str, document: str = "README.md") -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def test_it_has_at_most_two_hundred_lines():
-    assert len(README.splitlines()) <= 200
+def test_it_has_at_most_two_hundred_and_fifty_lines():
+    assert len(README.splitlines()) <= 250
+
+
+def test_every_page_is_in_the_index():
+    index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
+    assert sorted(set(re.findall(r"\(([\w-]+\.md)", index))) == sorted(
+        path.name for path in (ROOT / "docs").glob("*.md") if path.name != "README.md"
+    )
 
 
 @pytest.fixture
@@ -102,7 +109,7 @@ def test_its_links_exist(document):
 
 @pytest.mark.slow
 def test_its_annex_names_existing_options():
-    annex = README.partition("## Annex")[2]
+    annex = (ROOT / "docs/other-trainers.md").read_text(encoding="utf-8")
     rows = [line.strip("|").split("|") for line in annex.splitlines() if line.startswith("| ")][1:]
     assert len(rows) >= 10
     known = {"--nproc-per-node"}

@@ -36,9 +36,9 @@ def test_no_command_prints_help_and_version_prints_the_version(groundup):
 def test_a_run_in_a_pipe_prints_the_plan_and_a_line_per_interval(groundup, prepared, tmp_path, fast):
     done = groundup("train", "gpt2-nano", "--data", prepared, "--out", "run", *fast)
     lines = done.out.splitlines()
-    assert lines[0].startswith("model    1 layers, 2 heads, 16 wide, context 16, vocabulary 257:")
+    assert lines[0].startswith("model    1 layer, 2 heads, 16 wide, context 16, vocabulary 257:")
     assert any(line.startswith("step     16 sequences x 16 = 256 tokens") for line in lines)
-    assert any(line.startswith("machine  cpu, 1 threads, fp32") for line in lines)
+    assert any(line.startswith("machine  cpu, 1 thread, fp32") for line in lines)
     pattern = r"step \d+ \| loss \d+\.\d{4} \| dt \d+\.\d ms \| tok/s \d+ \| norm \d+\.\d\d \| lr \d\.\d\de-\d\d"
     steps = [line for line in lines if re.fullmatch(pattern, line)]
     assert [int(line.split()[1]) for line in steps] == [1, 5, 10, 12]

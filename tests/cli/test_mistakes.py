@@ -79,7 +79,7 @@ def test_a_mistake_is_one_sentence_and_status_2(argv, sentence, groundup, tmp_pa
         ("empty.txt", b"", "there is no text in it"),
         ("blank.jsonl", b"\n\n", "there is no text in it"),
         ("binary.txt", b"text\0text", "byte 4 is NUL"),
-        ("utf16.txt", "text".encode("utf-16"), "iconv"),
+        ("utf16.txt", "text".encode("utf-16"), "add --encoding utf-16"),
         ("latin.txt", b"fine\ncaf\xe9 au lait", "byte 8 (line 2)"),
         ("picture.txt", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "NUL"),
         ("wrong.jsonl", b'{"txt": "a"}', "did you mean"),

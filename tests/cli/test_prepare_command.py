@@ -27,13 +27,12 @@ def texts(tmp_path, sentences):
 def test_reading_a_folder_is_reported_on_standard_error(groundup, texts):
     done = groundup("prepare", "texts", "--out", "d", "--tokenizer", "byte")
     assert done.status == 0
-    assert done.err == "texts: reads 1 .py, 1 .txt; leaves out 1 .png\n"
+    assert done.err == "texts: reads 1 .py, 1 .txt; leaves out 1 .png (not read)\n"
     assert re.match(r"train +2 documents +[\d,]+ bytes +[\d,]+ tokens, 1\.00 bytes per token\nval ", done.out)
-    command, time = done.out.splitlines()[-2:]
+    command, time, presets = done.out.splitlines()[-3:]
     assert re.fullmatch(r"next: groundup train gpt2-nano --data d --out runs/d --train\.epochs \d+", command)
-    assert re.fullmatch(
-        r" +about \d+ s on \d+ cores?; all presets, timed on this machine: groundup plan --data d", time
-    )
+    assert re.fullmatch(r" +about \d+ s on \d+ cores?; all presets, timed here:", time)
+    assert presets == "      groundup plan --data d"
 
 
 def test_the_next_run_gets_a_folder_of_its_own(groundup, texts):
@@ -59,7 +58,7 @@ def test_one_document_is_no_plural(groundup, texts):
 
 def test_the_next_command_is_quoted_for_the_shell_too(groundup, texts):
     done = groundup("prepare", "texts", "--out", "my data", "--tokenizer", "byte")
-    words = shlex.split(done.out.splitlines()[-2].removeprefix("next: "))
+    words = shlex.split(done.out.splitlines()[-3].removeprefix("next: "))
     assert words[:7] == ["groundup", "train", "gpt2-nano", "--data", "my data", "--out", "runs/my data"]
 
 

@@ -13,10 +13,10 @@ from groundup.cli import main
 from groundup.cli.quickstart_report import show
 from groundup.evaluation.baselines import Baseline
 from groundup.evaluation.memorization import Memorization
+from groundup.first_model import workflow
+from groundup.first_model.existing import run_folder
+from groundup.first_model.report import Report, Sample
 from groundup.optim.run_length import StepLength
-from groundup.quickstart import workflow
-from groundup.quickstart.existing import run_folder
-from groundup.quickstart.report import Report, Sample
 from groundup.run.evaluator import EvalLosses
 from groundup.run.trainer import TrainResult
 from groundup.training.early_stopping import BestLoss, EarlyStopping

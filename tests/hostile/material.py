@@ -1,12 +1,16 @@
 """Valid inputs, from which the cases are made. All paths in them are relative to the folder that holds `in`."""
 
 import bz2
+import csv
 import gzip
 import json
+import mailbox
 import random
 import shutil
 import sys
-from contextlib import suppress
+import zipfile
+from contextlib import closing, suppress
+from email.message import EmailMessage
 from pathlib import Path
 
 import torch
@@ -51,6 +55,7 @@ def build() -> None:
         from pyarrow import parquet, table
 
         parquet.write_table(table({"text": lines, "n": list(range(len(lines)))}), texts / "rows.parquet")
+    exports(texts, lines)
     command("prepare in/texts/doc.txt --out in/data --tokenizer byte")
     command("prepare in/texts/doc.txt --out in/pairs --tokenizer bpe:300")
     command("train gpt2-nano --data in/data --out in/run", *TINY)
@@ -69,6 +74,33 @@ def build() -> None:
     split_weights(Path("in/split"), weights)
     nanogpt(Path("in/nanogpt.pt"), model)
     llmc(Path("in/model.bin"), model)
+
+
+def exports(folder: Path, lines: list[str]) -> None:
+    """Write tables, chats, mail, a notebook and subtitles, which hold `lines`."""
+    with (folder / "table.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("n", "text"), *enumerate(lines)])
+    telegram = [{"id": 1, "type": "message", "date": "2024-01-01", "from": "Ann", "text": [lines[0], {"text": "b"}]}]
+    (folder / "telegram.json").write_text(json.dumps({"name": "a", "type": "personal_chat", "messages": telegram}))
+    (folder / "list.json").write_text(json.dumps({"data": [{"text": line} for line in lines[:3]]}))
+    slack = {"type": "message", "ts": "1704100001.0001", "user": "U1", "text": lines[0]}
+    with zipfile.ZipFile(folder / "slack.zip", "w") as archive:
+        archive.writestr("users.json", json.dumps([{"id": "U1", "name": "ann"}]))
+        archive.writestr("general/2024-01-01.json", json.dumps([slack]))
+    (folder / "whatsapp").write_text("".join(f"31/12/23, 23:59 - Ann: {line}\n" for line in lines))
+    cells = [{"cell_type": "code", "source": lines[:1], "outputs": [{}]}, {"cell_type": "markdown", "source": lines[1]}]
+    (folder / "notes.ipynb").write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4}))
+    (folder / "film.srt").write_text(
+        "".join(f"{n}\n0:00:{n:02},0 --> 0:00:{n:02},9\n{lines[n]}\n\n" for n in range(60))
+    )
+    mail = EmailMessage()
+    mail["Subject"] = "=?utf-8?Q?a?="
+    mail.set_content("\n".join(lines))
+    mail.add_alternative("<p>".join(lines), subtype="html")
+    (folder / "letter.eml").write_bytes(bytes(mail))
+    with closing(mailbox.mbox(folder / "box.mbox")) as box:
+        box.add(mail)
+        box.add(mail)
 
 
 def split_weights(folder: Path, weights: Path) -> None:

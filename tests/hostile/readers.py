@@ -131,6 +131,9 @@ READERS = [
     text("rows.jsonl", m.of_rows),
     text("rows.jsonl.zst", m.of_rows),
     text("rows.parquet", m.of_binary),
+    *(text(name) for name in ("table.csv", "whatsapp", "film.srt", "letter.eml", "box.mbox")),
+    *(text(name, m.of_json) for name in ("telegram.json", "list.json", "notes.ipynb")),
+    text("slack.zip", m.of_binary),
     Reader("questions", "in/questions.jsonl", m.of_lines, (ASK,), (*RUN, "questions.jsonl"), required=False),
     Reader(
         "wheel of a Space", "in/space/*.whl", m.of_wheel, ("export in/run --to space --out in/space --overwrite",),

@@ -6,7 +6,7 @@ import pytest
 
 from groundup.errors import ExportError
 from groundup.interop import hf_tokenizer
-from groundup.interop.hf_tokenizer import SAMPLES, check, contents, write
+from groundup.interop.hf_tokenizer import SAMPLES, check, contents, pad_token, write
 from groundup.tokenizers.bpe import BPETokenizer
 from groundup.tokenizers.byte_char import ByteTokenizer, CharTokenizer
 from groundup.tokenizers.gpt1 import GPT1Tokenizer
@@ -71,6 +71,19 @@ def test_a_batch_of_prompts_is_padded_where_generation_does_not_begin(tmp_path):
     rows = theirs(["abc", "d"], padding=True)
     assert [row[-1] for row in rows["input_ids"]] == [ord("c"), ord("d")]
     assert rows["attention_mask"] == [[1, 1, 1], [0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("special", "pad"), [(["<|pad|>", "<|endoftext|>"], ("<|pad|>", 0)), ([], ("<|endoftext|>", 0))]
+)
+def test_a_tokenizer_with_a_pad_token_pads_with_it(special, pad, sentences, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
+    tokenizer = BPETokenizer.train([sentences(5)], 300, special_tokens=special)
+    write(tokenizer, tmp_path, block_size=8)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    assert (theirs.pad_token, theirs.pad_token_id) == pad_token(tokenizer) == pad
+    assert theirs(["the cat", "a"], padding=True)["input_ids"][1][0] == pad[1]
+    assert theirs.eos_token_id == tokenizer.end_of_text == len(special[1:])
 
 
 def test_an_unknown_character_is_an_error_in_the_exported_tokenizer(tmp_path):

@@ -251,3 +251,10 @@ def test_the_command_reports_what_it_imported(tmp_path, byte_tokenizer, capsys):
     assert run(["import", source, "--out", str(tmp_path / "b"), "--tokenizer", byte_tokenizer, "--json"]) == 0
     result = SimpleNamespace(**json.loads(capsys.readouterr().out))
     assert (result.parameters, result.tokenizer["n_vocab"], result.commit) == (3_944, 257, None)
+
+
+@pytest.mark.parametrize(("block_size", "options"), [(128, []), (4096, []), (8192, ["8192"]), (1000, ["4000"])])
+def test_the_next_command_has_steps_of_complete_sequences(block_size, options):
+    from groundup.cli.import_ import _batch
+
+    assert _batch(block_size) == ["--train.batch_tokens", *options][: 2 * len(options)]

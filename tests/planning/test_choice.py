@@ -1,6 +1,7 @@
 """The preset that suits a text: by its size, the machine, and the time that people have."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ from groundup.planning.choice import (
 )
 from groundup.planning.warnings import MAX_EPOCHS, warnings
 
+DOCS = Path(__file__).parents[2] / "docs"
 SLOW = LAPTOP._replace(flops=LAPTOP.flops / 20)
 COMPUTERS = st.sampled_from([LAPTOP, GPU, SLOW])
 SIZES = st.sampled_from([10**n * k for n in range(3, 13) for k in (1, 3)])  # bytes
@@ -124,3 +126,30 @@ def test_names_of_other_trainers_set_the_length_and_stay_in_the_command():
         "--model.n_layer",
         "2",
     ]
+
+
+TEXTS = {
+    10**5: "100 kB, some chapters",
+    10**6: "1 MB, a novel",
+    5 * 10**7: "50 MB, a shelf",
+    10**10: "10 GB, web pages",
+}
+
+
+def table() -> list[str]:
+    """The table of docs/training.md."""
+    lines = ["| text | on 2 cores: tokenizer, preset, time | on an H100 |", "|---|---|---|"]
+    for n_bytes, name in TEXTS.items():
+        cells = []
+        for computer in (LAPTOP, GPU):
+            tokenizer, fit = propose_for_text(n_bytes, computer)
+            assert fit.is_suitable
+            time = fit.time if fit.plan.seconds > 60 else "less than a minute"
+            cells.append(f"`{tokenizer}`, `{' '.join([fit.preset, *fit.options])}`, {time}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def test_the_table_in_the_documents_is_what_the_program_proposes():
+    text = (DOCS / "training.md").read_text(encoding="utf-8")
+    assert "\n".join(table()) in text

@@ -134,6 +134,12 @@ def test_a_run_length_in_time_becomes_steps_once_the_speed_is_known():
     assert "about 1,000 steps" in length(known)
 
 
+def test_one_epoch_is_no_plural():
+    assert length(plan(train={"epochs": 1, "batch_tokens": 64})).startswith("1 epoch;")
+    assert " = 1 epoch = " in length(plan(DataSize(100, 0), train={"epochs": 1, "batch_tokens": 64}))
+    assert " = 2 epochs = " in length(plan(DataSize(100, 0), train={"epochs": 2, "batch_tokens": 64}))
+
+
 def test_evaluations_cost_time():
     train, often = {"max_steps": 100, "batch_tokens": 64}, {"every_steps": 10, "tokens": 960}
     without, with_them = (

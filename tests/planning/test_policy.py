@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from groundup.config.merge import ConfigSource, merge_and_validate
 from groundup.config.model import ModelConfig
 from groundup.config.presets import PRESETS
 from groundup.config.resolved import ResolvedConfig
@@ -211,3 +212,20 @@ def test_micro_batches_are_not_divided_if_the_gradients_do_not_fit():
 def test_a_default_micro_batch_divides_among_its_threads():
     found = resolved(CPU, model={**TINY, "n_embd": 64}, batch_size=4001).train
     assert found.micro_batch_size % found.microbatch_threads == 0
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 13), (0.5, 7), (0.001, 1), (3, 38)])
+def test_intervals_in_epochs_become_steps_once_the_data_is_known(epochs, steps):
+    asked = config(evaluate={"every_epochs": epochs, "every_steps": 0}, checkpoint={"every_epochs": 2 * epochs})
+    found = resolve(asked, CPU, 300, epoch_sequences=100)  # of 8 per step
+    assert (found.evaluate.every_steps, found.checkpoint.every_steps) == (steps, -(-int(200 * epochs) // 8) or 1)
+    assert found.recorded.evaluate == asked.evaluate, "a longer run resumed on other settings follows"
+    assert resolve(asked, CPU, 300).evaluate.every_steps == 0
+
+
+def test_the_interval_that_is_given_last_counts():
+    file = ConfigSource("file", {"train": {"max_steps": 1}, "evaluate": {"every_epochs": 1}})
+    steps = ConfigSource("options", {"evaluate": {"every_steps": 4}})
+    for sources, expected in (([file], 13), ([file, steps], 4), ([file, steps, file], 13)):
+        found = merge_and_validate(sources)
+        assert resolve(found, CPU, 300, epoch_sequences=13 * found.batch_size).evaluate.every_steps == expected

@@ -185,7 +185,7 @@ def test_a_run_that_ends_worse_than_guessing_says_so(loss, warned, prepared, tmp
     monkeypatch.setattr("groundup.run.evaluator.split_loss", lambda *args, **kwargs: Loss(loss, 100))
     caplog.set_level("INFO", "groundup")
     groundup.train(prepared, tmp_path / "run", overrides=merged(train={"max_steps": 2}))
-    assert ("is worse than uniform guessing, 5.5491" in caplog.text) == warned
+    assert ("is worse than random guessing, 5.5491" in caplog.text) == warned
 
 
 def final_losses(run) -> dict[int, float]:

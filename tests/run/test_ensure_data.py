@@ -137,6 +137,14 @@ def test_a_mistake_is_found_before_anything_is_prepared(folder, changes, sentenc
     assert not (folder / "data").exists()
 
 
+def test_without_the_hub_a_recipe_names_the_option_that_takes_other_text(folder, monkeypatch):
+    datasets = pytest.importorskip("datasets", reason="needs the extra `data`")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    _, config = recipe(prepare={"sources": ["openwebtext-10k"]})
+    with pytest.raises(DataError, match=r"give the files of its cache with --prepare\.sources FILE$"):
+        ensure_prepared(config, folder / "run", no_progress)
+
+
 def test_a_run_whose_data_is_missing_names_the_command_that_prepares_it(folder):
     groundup.train("data/book", "run", overrides=SMALL | {"prepare": {"sources": ["book.txt"], "tokenizer": "char"}})
     (folder / "data").rename(folder / "moved")
@@ -194,9 +202,10 @@ def test_with_several_processes_the_data_must_be_prepared_before(folder):
     assert not needs_preparation(config)
 
 
-def test_the_named_command_prepares_the_same_data(folder):
+@pytest.mark.parametrize("tokenizer", ["bpe:300:pad", "gpt2", "auto"])  # two defaults, of a config and of the command
+def test_the_named_command_prepares_the_same_data(tokenizer, folder):
     prepare = PrepareConfig(
-        sources=("a b.txt", "c"), tokenizer="bpe:300:pad", column="body", clean="lowercase", val_fraction=0.25,
+        sources=("a b.txt", "c"), tokenizer=tokenizer, column="body", clean="lowercase", val_fraction=0.25,
         max_tokens=1000, max_documents=9,
     )  # fmt: skip
     words = shlex.split(prepare_command(Config(data="data/x", prepare=prepare)))

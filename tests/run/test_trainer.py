@@ -14,7 +14,8 @@ from groundup.checkpoint.log import read_log
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
 from groundup.config.sections import TrainConfig
-from groundup.data.shards import Tokens
+from groundup.data.shards import Manifest, Tokens
+from groundup.data.windows import windows_per_epoch
 from groundup.errors import ConfigError
 from groundup.optim.run_length import StepLength, TimeLength, build_run_length
 from groundup.run import evaluator
@@ -132,6 +133,16 @@ def test_the_last_checkpoints_are_kept_and_latest_points_to_the_newest(train):
     run = train(checkpoint={"every_steps": 2, "keep_last": 3})
     assert [path.name for path in run.steps()] == ["step-00000004", "step-00000006", "step-00000008"]
     assert (run.path / "latest").resolve() == run.steps()[-1].resolve()
+
+
+def test_evaluations_and_checkpoints_may_be_counted_in_epochs(train, prepared):
+    sequences = windows_per_epoch(Manifest.load(prepared).splits["train"].tokens, 16)
+    length = {"max_steps": None, "epochs": 2, "batch_tokens": 16 * -(-sequences // 3)}  # three steps per epoch
+    every = {"every_epochs": 1}
+    run = train(train=length, evaluate=every, checkpoint=every | {"keep_last": 9, "save_best": False})
+    assert [r["step"] for r in read_log(run.log) if r["event"] == "eval"] == [3, 6]
+    assert [path.name for path in run.steps()] == ["step-00000003", "step-00000006"]
+    assert run.config().checkpoint.every_epochs == 1
 
 
 @pytest.mark.parametrize("at", [1, 2])  # the sample of step 4, and that of the last step

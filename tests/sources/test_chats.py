@@ -213,3 +213,35 @@ def test_whatsapp_files_are_recognised_and_said(tmp_path):
     assert read(tmp_path / "_chat.txt", say=messages.append)[0][2].startswith("Ann B: Happy new year: 2024\n")
     assert [message.partition(",")[0] for message in messages] == ["_chat.txt: exported from WhatsApp"]
     assert read(tmp_path / "_chat.txt", read_as="text")[0][2] == ANDROID
+
+
+def test_conversations_with_assistants_are_read():
+    def node(role, parts, parent, kind="text"):
+        return {
+            "message": {"author": {"role": role}, "content": {"content_type": kind, "parts": parts}},
+            "parent": parent,
+        }
+
+    mapping = {
+        "root": {"message": None, "parent": None},
+        "a": node("system", [""], "root"),
+        "b": node("user", ["Hi", {"asset_pointer": "x"}], "a"),
+        "c": node("assistant", ["NOSEE, an earlier answer"], "b"),
+        "d": node("assistant", ["QVAR1\nmore"], "b"),
+        "e": {
+            "message": {"author": {"role": "assistant"}, "content": {"content_type": "code", "text": "x"}},
+            "parent": "d",
+        },
+    }
+    talk = {"title": "t", "mapping": mapping, "current_node": "e"}
+    loop = {"title": "t", "mapping": {"a": node("user", ["QVAR2"], "a")}, "current_node": "a"}
+    counted = {NOTICES: 1, WITHOUT_TEXT: 1}
+    said = ["user: Hi\nassistant: QVAR1\nmore\n", "user: QVAR2\n"]
+    assert read_with(read_json, json.dumps([talk, loop]).encode()) == (said, counted)
+    messages = [
+        {"sender": "human", "text": "Hi"},
+        {"sender": "assistant", "text": "QVAR1"},
+        {"sender": "human", "text": ""},
+    ]
+    claude = [{"uuid": "1", "name": "n", "chat_messages": messages}, {"uuid": "2", "name": "", "chat_messages": []}]
+    assert read_with(read_json, json.dumps(claude).encode()) == (["human: Hi\nassistant: QVAR1\n"], {WITHOUT_TEXT: 1})

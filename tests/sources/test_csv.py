@@ -65,6 +65,10 @@ def test_the_column_is_chosen_and_a_missing_one_is_answered_with_those_there_are
         MissingColumnError, match=r"no column 'body'; did you mean 'Body'\? .* 'id', 'Body', 'title': choose"
     ):
         read_with(read_csv, table, column="body")
+    with pytest.raises(MissingColumnError, match="x: no column 'text', as the first line does not name columns; add"):
+        read_with(read_csv, b"Some prose that is no table.\nAnd more.\n")
+    with pytest.raises(MissingColumnError, match="its first line names 'body': choose"):
+        read_with(read_csv, b"body\nAnd more.\n")
     with pytest.raises(DataError, match="x: several columns are called 'a'"):
         read_with(read_csv, b"a,a\n1,2\n", column="a")
 

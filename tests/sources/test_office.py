@@ -171,6 +171,13 @@ def test_spaces_tabs_spans_and_headings_of_odt_are_kept_and_notes_of_editors_are
     assert found == {COMMENTS: 1, DELETED: 1}
 
 
+def test_what_stands_between_the_paragraphs_of_odt_is_no_text(tmp_path):
+    data = opened(tmp_path, filled(OpenDocumentText().text, text.P(text="one"), text.P(text="two")).ownerDocument)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        spaced = archive.read("content.xml").replace(b"<text:p>", b"\n NOSEE <text:p>")
+    assert read_with(read_odt, repacked(data, {"content.xml": spaced})) == (["one\n\ntwo"], {})
+
+
 def test_notes_lists_tables_and_hidden_text_of_odt(tmp_path):
     document = OpenDocumentText()
     for name, properties in (("up", {"textposition": "super 58%"}), ("no", {"display": "none"})):

@@ -1,6 +1,7 @@
 """PDFs that fpdf2 wrote: pages in order, no word glued or made up, no page that cannot be read trained on silently."""
 
 import re
+import string
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,8 @@ def without_f(data):
 
 def test_a_pdf_whose_fonts_name_no_characters_is_refused():
     data = Pages().page("of fish flat figure").data()
-    for changed in (without_f(data), data.replace(b"/ToUnicode", b"/ToUnicodX")):
+    letters = Pages().page(string.ascii_letters).page("UVWXYZ").data()  # of glyphs that count on, past 32
+    for changed in (without_f(data), data.replace(b"/ToUnicode", b"/ToUnicodX"), letters.replace(b"/ToUni", b"/ToUnX")):
         with pytest.raises(
             DataError, match=r"^p: there is no text in this PDF, as its fonts do not say which characters"
         ):

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundup.cli.parsing import Parser, call_arguments
+from groundup.config.presets import DEFAULT, PRESETS
 from groundup.interop.import_checks import check
 from groundup.ui.format import json_line
+from groundup.utils.plural import human_plural
 
 if TYPE_CHECKING:
     from groundup.interop.import_model import Imported
@@ -48,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     model = found.model
     commit = f", commit {found.commit}" if found.commit else ""
     print(f"found      {found.kind} in {found.source}{commit}")
-    shape = f"{model.n_layer} layers, {model.n_head} heads, {model.n_embd} wide, context {model.block_size:,}"
+    parts = f"{human_plural(model.n_layer, 'layer')}, {human_plural(model.n_head, 'head')}"
+    shape = f"{parts}, {model.n_embd} wide, context {model.block_size:,}"
     print(f"model      {shape}: {found.parameters:,} parameters")
     print(f"tokenizer  {found.tokenizer.name}, {found.tokenizer.n_vocab:,} ids")
     for note in found.notes:
@@ -58,10 +61,16 @@ def run(args: argparse.Namespace) -> int:
     for command in (
         ["generate", out, "--prompt", "Once"],
         ["prepare", "TEXTS", "--out", data, "--tokenizer", str(Path(out) / "tokenizer")],
-        ["train", "--init-from", out, "--data", data, "--out", f"runs/{found.out.name}"],
+        ["train", "--init-from", out, "--data", data, "--out", f"runs/{found.out.name}", *_batch(model.block_size)],
     ):
         print(f"next: {shlex.join(['groundup', *command])}")
     return 0
+
+
+def _batch(block_size: int) -> list[str]:
+    """Options for a step of complete sequences, where the default preset's tokens per step do not divide into them."""
+    tokens = PRESETS[DEFAULT]["train"]["batch_tokens"]
+    return ["--train.batch_tokens", str(max(1, tokens // block_size) * block_size)] if tokens % block_size else []
 
 
 def _as_json(found: Imported) -> dict[str, object]:

@@ -29,6 +29,7 @@ def after_preparing(fit: Fit | None, data: str) -> list[str]:
     presets = shlex.join(["groundup", "plan", "--data", data])
     lines = [
         f"next: {train_command(fit, data)}",
-        f"      about {fit.time} on {cores}; all presets, timed on this machine: {presets}",
+        f"      about {fit.time} on {cores}; all presets, timed here:",
+        f"      {presets}",
     ]
     return lines if fit.is_suitable else [*(f"warning  {line}" for line in warnings(fit.plan)), *lines]

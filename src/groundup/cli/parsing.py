@@ -205,6 +205,11 @@ def utf8(word: str) -> str:
         raise argparse.ArgumentTypeError(f"{word!r} is not UTF-8; give the text in that encoding") from None
 
 
+def escaped(word: str) -> str:
+    r"""Type of an option whose value may hold line ends and tabs, as `\n` and `\t`."""
+    return utf8(word).replace("\\n", "\n").replace("\\t", "\t")
+
+
 def none_or_text(word: str) -> str | None:
     """Type of a config option that is no text: `none` means no value."""
     return None if word.lower() in ("none", "null") else word
@@ -235,13 +240,30 @@ def add_source(parser: Parser) -> None:
 
 def add_text_fields(parser: Parser) -> None:
     """Add options on how text is read from files."""
-    parser.option("--column NAME", "field of .jsonl and .parquet that holds the text [text]", default="text")
+    parser.option("--column NAME", "field of rows and tables that holds the text [text]", default="text")
+    parser.add_argument(
+        *("--as", "--read-as"),
+        dest="read_as",
+        choices=("text",),
+        help="read every file as it is, markup included [by its format]",
+    )
+    parser.option(
+        "--separator TEXT",
+        r"divides plain texts into documents, such as '<|endoftext|>'; \n is a line end [a file is one]",
+        type=escaped,
+    )
+    parser.option("--encoding NAME", "encoding of text files, such as cp1252 [utf-8]")
     parser.add_argument(
         "--errors",
         default="strict",
         choices=("strict", "replace"),
         help="invalid UTF-8: stop and report the position, or replace it by U+FFFD [strict]",
     )
+
+
+def text_fields(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `add_text_fields`, as keywords of `open_sources`."""
+    return {name: getattr(args, name) for name in ("column", "errors", "encoding", "read_as", "separator")}
 
 
 # Keys of the config on the first page of help: length, learning rate, batch, context, device, seed.

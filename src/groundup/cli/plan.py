@@ -70,7 +70,7 @@ def add_arguments(parser: Parser) -> None:
     )  # fmt: skip
     add_preset(parser)
     parser.option("--model PRESET", "alternative to PRESET")
-    parser.option("--data DIR", "prepared folder: its vocabulary and epochs")
+    parser.option("--data DIR", "prepared folder; without PRESET: all, timed here")
     add_config_files(parser)
     speed = parser.add_mutually_exclusive_group()
     speed.add_argument("--measure", action="store_true", help="time this model here, for about 2 seconds")
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
         assumed = "" if plan.speed else "it does not fit this machine, so nothing was measured"
     else:
         machine, assumed = _assumed_machine(config.train)
-        plan = Plan(resolve(config, machine, config.model.vocab), machine, data)
+        plan = Plan(resolve(config, machine, config.model.vocab, data.sequences if data else None), machine, data)
         if given:
             plan = replace(plan, speed=Speed(given, GIVEN))
         elif args.like:

@@ -19,7 +19,7 @@ from groundup.ui.format import json_line
 from groundup.ui.progress import byte_progress
 
 if TYPE_CHECKING:
-    from groundup.quickstart.existing import ExistingRun
+    from groundup.first_model.existing import ExistingRun
 
 
 def add_arguments(parser: Parser) -> None:
@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
     if not 0 < args.minutes < float("inf"):
         raise UsageError(f"--minutes {args.minutes}: must be more than 0")
     from groundup.cli.quickstart_report import show
-    from groundup.quickstart.existing import ExistingRun, free_folder, run_folder
-    from groundup.quickstart.workflow import quickstart, train_longer
+    from groundup.first_model.existing import ExistingRun, free_folder, run_folder
+    from groundup.first_model.workflow import quickstart, train_longer
     from groundup.ui.watch import watching
 
     sources = args.sources or [SHAKESPEARE]
@@ -104,7 +104,7 @@ def _wants_longer(existing: ExistingRun, args: argparse.Namespace, sources: list
 
     UsageError without a terminal.
     """
-    from groundup.quickstart.existing import free_folder
+    from groundup.first_model.existing import free_folder
 
     path, minutes = existing.folder.path, existing.seconds(args.minutes * 60) / 60
     holds = f"{path}: holds a run of {existing.planned / 60:g} minutes already, at step {existing.step:,}"

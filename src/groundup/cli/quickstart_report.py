@@ -12,12 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from groundup.evaluation.memorization import Memorization
-from groundup.quickstart.existing import run_folder
+from groundup.first_model.existing import run_folder
 from groundup.ui.console import Console
 from groundup.ui.format import visible
 
 if TYPE_CHECKING:
-    from groundup.quickstart.report import Report, Sample
+    from groundup.first_model.report import Report, Sample
 
 MAX_LINES = 6  # of a sample; two screens of 24 lines hold all of the report
 BAR_NAMES = ("gzip -9", "xz -9", "bigram")  # baselines with a bar of their own; --explain has all

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 from rich.text import Text
 
-from groundup.cli.parsing import Parser, SubcommandParser, add_text_fields, utf8, whole_number
+from groundup.cli.parsing import Parser, SubcommandParser, add_text_fields, text_fields, utf8, whole_number
 from groundup.errors import UsageError
 from groundup.tokenizers.base import Tokenizer, TokenizerTrainer
 from groundup.tokenizers.registry import bpe_trainer, choose_tokenizer
@@ -103,7 +103,7 @@ def _train(args: argparse.Namespace) -> int:
     with (
         new_folder(Path(args.out)) as folder,
         byte_progress(quiet=args.json) as watch,
-        open_sources(args.sources, column=args.column, errors=args.errors, say=watch.message) as corpus,
+        open_sources(args.sources, **text_fields(args), say=watch.message) as corpus,
     ):
         watch.phase("learning", corpus.size)
         tokenizer = train_tokenizer(learner, corpus, everything, watch)
@@ -180,7 +180,7 @@ def _text(args: argparse.Namespace) -> tuple[str | None, bool]:
     if source is None:
         return args.text, True
     shown = ""
-    with open_sources([source], column=args.column, errors=args.errors, say=_note) as corpus:
+    with open_sources([source], **text_fields(args), say=_note) as corpus:
         for text in _texts(corpus):
             shown += text
             if len(shown) > SHOWN_CHARS:

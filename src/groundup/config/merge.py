@@ -24,7 +24,13 @@ from groundup.errors import ConfigError
 
 # Keys that exclude each other: one given later replaces another given earlier.
 BATCHES = tuple(("batch_tokens", key.partition(".")[2]) for key in (BATCH_SIZE, GRAD_ACCUM))
-ALTERNATIVES = {"train": (RUN_LENGTHS, *BATCHES), "schedule": (WARMUPS, COOLDOWNS)}
+INTERVALS = ("every_steps", "every_epochs")
+ALTERNATIVES = {
+    "train": (RUN_LENGTHS, *BATCHES),
+    "schedule": (WARMUPS, COOLDOWNS),
+    "evaluate": (INTERVALS,),
+    "checkpoint": (INTERVALS,),
+}
 
 MAX_SHOWN_CHARACTERS = 100  # of a value in a sentence
 

@@ -11,6 +11,7 @@ RENAMED_KEYS = {
     "batches.micro_batch": "train.micro_batch_size",
     "batches.first_context": "train.seq_len_warmup_from",
     "batches.whole_from": "train.seq_len_warmup_until",
+    "prepare.as": "prepare.read_as",  # as the option of `groundup prepare` is called
     "train.budget": "train.max_time",
     "train.stop_after": "train.time_limit",
     "train.patience": "train.early_stopping_patience",

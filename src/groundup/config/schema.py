@@ -60,7 +60,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _patience_needs_evaluations(self) -> Config:
-        if self.train.early_stopping_patience and not self.evaluate.every_steps:
+        evaluate = self.evaluate
+        if self.train.early_stopping_patience and not (evaluate.every_steps or evaluate.every_epochs):
             raise ValueError(
                 "train.early_stopping_patience counts evaluations, and evaluate.every_steps is 0; give it a number"
             )

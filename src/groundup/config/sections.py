@@ -13,6 +13,7 @@ from groundup.config.types import (
     Count,
     Decay,
     Duration,
+    Epochs,
     Fraction,
     OnResume,
     Positive,
@@ -33,7 +34,13 @@ class PrepareConfig(Section):
     tokenizer: str = "gpt2"
     """auto (by the text), byte, char, gpt1, gpt2, bpe:SIZE[:pad] to train one, a tokenizer.json or a folder with one"""
     column: str = "text"
-    """field of .jsonl and .parquet rows that holds the text"""
+    """field of rows and tables that holds the text"""
+    encoding: str | None = None
+    """encoding of text files, such as cp1252; default: UTF-8"""
+    read_as: Literal["text"] | None = None
+    """text: read every file as it is, markup included; default: by its format"""
+    separator: Annotated[str, Field(min_length=1)] | None = None
+    """text between documents in a plain text file, such as <|endoftext|>; default: each file is one document"""
     clean: str = ""
     """any of lowercase,digits,punctuation: lower the case, drop digits, drop punctuation"""
     val_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.1
@@ -134,7 +141,7 @@ class TrainConfig(Section):
     """run length in steps"""
     max_tokens: Annotated[Positive | None, FREE] = None
     """run length in tokens"""
-    epochs: Annotated[Annotated[float, Field(gt=0, le=1e9)] | None, FREE] = None
+    epochs: Annotated[Epochs | None, FREE] = None
     """run length in passes over the training split"""
     max_time: Annotated[Duration | None, FREE] = None
     """run length in wall-clock time, such as 30m; the learning-rate schedule ends with it"""
@@ -190,6 +197,8 @@ class EvaluateConfig(Section):
 
     every_steps: Count = 250
     """steps between evaluations; 0: only at the end"""
+    every_epochs: Epochs | None = None
+    """epochs between evaluations, instead of every_steps; default: off"""
     tokens: Positive | None = 100_000
     """tokens scored per split, spread evenly; none: the whole validation split, and as much of the training split"""
     tasks: tuple[str, ...] = ()
@@ -211,6 +220,8 @@ class CheckpointConfig(Section):
 
     every_steps: Count = 1000
     """steps between checkpoints; 0: only at the end and when stopped"""
+    every_epochs: Epochs | None = None
+    """epochs between checkpoints, instead of every_steps; default: off"""
     every_minutes: Annotated[float, Field(gt=0, le=1e9)] | None = None
     """minutes between checkpoints, in addition; default: off"""
     keep_last: Positive = 2

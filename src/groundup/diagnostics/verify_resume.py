@@ -128,9 +128,10 @@ def shortened(config: Config, total: int | None, steps: int) -> Config:
     every = max(1, half - 1)
     tokens = min(config.train.batch_tokens, config.evaluate.tokens or config.train.batch_tokens)
     sample = min(8, config.evaluate.sample_tokens)
-    evaluate = {"every_steps": every, "tokens": tokens, "sample_every_steps": every, "sample_tokens": sample}
-    # All of the few checkpoints must stay.
-    checkpoint = {"every_steps": half, "every_minutes": None, "keep_last": 1_000_000, "save_best": False}
+    evaluate = {"every_steps": every, "every_epochs": None, "sample_every_steps": every}
+    evaluate |= {"tokens": tokens, "sample_tokens": sample}
+    checkpoint = {"every_steps": half, "every_epochs": None, "every_minutes": None, "save_best": False}
+    checkpoint |= {"keep_last": 1_000_000}  # all of the few must stay
     changes = {"train": train, "evaluate": evaluate, "checkpoint": checkpoint, "tracking": {"backends": ()}}
     return config.model_copy(
         update={section: getattr(config, section).model_copy(update=values) for section, values in changes.items()}

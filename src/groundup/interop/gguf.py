@@ -69,6 +69,7 @@ def write(
         writer.add_token_merges(merges)
         writer.add_bos_token_id(tokenizer.end_of_text)
         writer.add_eos_token_id(tokenizer.end_of_text)
+        writer.add_pad_token_id(hf_tokenizer.pad_token(tokenizer)[1])
         writer.add_add_bos_token(False)
         for key, tensor in _gguf_tensors(gguf, config, tensors):
             writer.add_tensor(key, tensor.numpy())

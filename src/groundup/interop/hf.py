@@ -44,7 +44,8 @@ BOUND = 1e-5  # of the largest logit: fp32 rounding of sums in another order
 
 def write(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, card: str) -> None:
     """Write all files to the empty `folder`; OSError from the disk, UsageError for a model of no family."""
-    generation = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.end_of_text)
+    generation = dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.end_of_text)
+    generation["pad_token_id"] = hf_tokenizer.pad_token(tokenizer)[1]
     for name, values in ((CONFIG, config_json(config, tokenizer.end_of_text)), (GENERATION, generation)):
         (folder / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     hf_tokenizer.write(tokenizer, folder, config.block_size)

@@ -13,9 +13,11 @@ from typing import Any
 import tokenizers
 from groundup.errors import ExportError
 from groundup.tokenizers.base import END_OF_TEXT, Tokenizer
+from groundup.tokenizers.bpe import BPETokenizer
 from groundup.tokenizers.gpt1 import ENCODER, LINE_BREAK, MERGES, UNKNOWN, WORD_END
 from groundup.tokenizers.gpt2 import byte_characters, gpt2_merges, gpt2_pieces, merge_pairs
 from groundup.tokenizers.hf_json import CONFIG_NAME, FILE_NAME, parse
+from groundup.tokenizers.registry import PAD
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
 Contents = dict[str, Any]
@@ -42,11 +44,19 @@ def end_token(tokenizer: Tokenizer) -> str:
     return LINE_BREAK if tokenizer.name == "gpt1" else tokenizer.decode([tokenizer.end_of_text])
 
 
+def pad_token(tokenizer: Tokenizer) -> tuple[str, int]:
+    """The token that fills up short rows of a batch, and its id: `<|pad|>` of `bpe:SIZE:pad`, else the end of text."""
+    if isinstance(tokenizer, BPETokenizer) and PAD in tokenizer.special_tokens:
+        return PAD, tokenizer.pieces.index(PAD.encode())
+    return end_token(tokenizer), tokenizer.end_of_text
+
+
 def write(tokenizer: Tokenizer, folder: Path, block_size: int) -> None:
     """Write `tokenizer.json` and `tokenizer_config.json`, which `transformers.AutoTokenizer` opens, to `folder`."""
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # which uses a tokenizer.json unchanged
-        **dict.fromkeys(("bos_token", "eos_token", "pad_token"), end_token(tokenizer)),  # in batches, padding is masked
+        **dict.fromkeys(("bos_token", "eos_token"), end_token(tokenizer)),
+        "pad_token": pad_token(tokenizer)[0],  # in batches, padding is masked
         "clean_up_tokenization_spaces": False,
         "model_max_length": block_size,
         "padding_side": "left",  # a model continues the end of each row

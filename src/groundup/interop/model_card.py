@@ -25,6 +25,7 @@ from groundup.errors import CheckpointError, GroundupError
 from groundup.model.size import parameters
 from groundup.sources.catalog import CORPORA
 from groundup.sources.hub import PREFIX, parse_spec
+from groundup.utils.plural import human_plural
 
 if TYPE_CHECKING:
     from groundup.checkpoint.state import LoadedModel
@@ -181,8 +182,9 @@ def _summary(info: ModelCardInfo) -> str:
     model = info.config.model
     start = f"initialized with the weights of {plain(info.origin)}" if info.origin else "trained from scratch"
     return (
-        f"A language model of {parameters(model):,} parameters, {start}: {model.n_layer} layers, "
-        f"{model.n_head} heads, width {model.n_embd}, a context of {model.block_size:,} tokens, "
+        f"A language model of {parameters(model):,} parameters, {start}: "
+        f"{human_plural(model.n_layer, 'layer')}, {human_plural(model.n_head, 'head')}, width {model.n_embd}, "
+        f"a context of {model.block_size:,} tokens, "
         f"a vocabulary of {model.vocab:,} ids of the tokenizer `{info.tokenizer}`."
     )
 

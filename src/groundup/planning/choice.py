@@ -28,9 +28,8 @@ MAX_SECONDS = {"cpu": 3600, "mps": 3600, "cuda": 24 * 3600}  # of a proposed run
 LARGE_TEXT_BYTES = 4_000_000_000  # enough for a model with the vocabulary of GPT-2
 MIN_STEPS = 300  # it takes some to learn anything, whatever the text
 CORE_FLOPS = 30e9  # per second and core that training reaches: docs/performance.md measures 23 to 55, with AVX2
-# Vocabulary -> bytes of English per token, measured on Tiny Shakespeare and novels: enough for a size before a text is
-# prepared.
-BYTES_PER_TOKEN = {257: 1.0, 512: 2.0, 1024: 2.5, 2048: 3.0, 4096: 3.5, 50_257: 4.2}
+# Vocabulary -> bytes of English per token, measured on Tiny Shakespeare (GPT-2's: on novels).
+BYTES_PER_TOKEN = {257: 1.0, 512: 1.9, 1024: 2.4, 2048: 2.9, 4096: 3.3, 50_257: 4.1}
 H100 = GPUS["h100"]
 VAL_FRACTION = 0.1  # of a text that `prepare` holds out
 
@@ -108,7 +107,7 @@ def fit_presets(
         if epochs:
             shorter = dict.fromkeys(RUN_LENGTHS) | {"epochs": float(epochs)}
             config = config.model_copy(update={"train": config.train.model_copy(update=shorter)})
-        plan = Plan(resolve(config, machine, vocab_size), machine, data)
+        plan = Plan(resolve(config, machine, vocab_size, data.sequences), machine, data)
         if flops is not None:
             plan = replace(plan, speed=Speed(flops / plan.flops, source))
         found.append(Fit(name, plan, epochs))

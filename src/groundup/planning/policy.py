@@ -3,6 +3,7 @@
 Device and precision are facts of the hardware: `utils/device.py` asks it, and `Machine` brings the answer here.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,10 +25,11 @@ GPU_MEMORY_FRACTION = 0.5  # to fill: the rest is for what the estimate does not
 GPU_MICRO_BATCH_TOKENS = 65_536  # per forward pass; the matrix products of a small GPT are large enough by then
 
 
-def resolve(config: Config, machine: Machine, vocab_size: int) -> ResolvedConfig:
+def resolve(config: Config, machine: Machine, vocab_size: int, epoch_sequences: int | None = None) -> ResolvedConfig:
     """`config` with every open value decided for `machine`; its device, precision and threads are the machine's.
 
-    ConfigError where `train.parallel` is none, and there are several processes.
+    `epoch_sequences`: sequences per epoch, if they are known. ConfigError where `train.parallel` is none, and there are
+    several processes.
     """
     train: dict[str, Any] = {"device": machine.torch_device, "precision": machine.precision, "threads": machine.threads}
     base = _updated(config, train=train, model={"vocab_size": vocab_size, "n_inner": config.model.inner})
@@ -37,7 +39,13 @@ def resolve(config: Config, machine: Machine, vocab_size: int) -> ResolvedConfig
         "embedding_learning_rate": config.optimizer.embedding_learning_rate or peak,
         "head_learning_rate": config.optimizer.head_learning_rate or peak,
     }
-    values = _updated(base, train=train, optimizer=optimizer, schedule=_schedule_defaults(config)).model_dump()
+    intervals = {
+        name: {"every_steps": max(1, math.ceil(epochs * epoch_sequences / config.batch_size))}
+        for name in ("evaluate", "checkpoint")
+        if (epochs := getattr(config, name).every_epochs) and epoch_sequences
+    }
+    schedule = _schedule_defaults(config)
+    values = _updated(base, train=train, optimizer=optimizer, schedule=schedule, **intervals).model_dump()
     return ResolvedConfig.model_validate(values | {"recorded": _recorded(config, machine, vocab_size, train)})
 
 

@@ -54,12 +54,17 @@ def length(plan: Plan) -> str:
     about = "about " if isinstance(plan.run_length, TimeLength) else ""
     clock = human_time(plan.run_length.seconds) if isinstance(plan.run_length, TimeLength) else ""
     if plan.steps is None or plan.tokens is None or plan.tokens_per_parameter is None:
-        return clock or f"{plan.epochs:g} epochs; give --data to know how many steps that is"
-    epochs = f" = {human_figures(plan.epochs)} epochs" if plan.data and plan.epochs is not None else ""
+        return clock or f"{_epochs(plan.epochs or 0)}; give --data to know how many steps that is"
+    epochs = f" = {_epochs(plan.epochs)}" if plan.data and plan.epochs is not None else ""
     each = human_figures(plan.tokens_per_parameter)
     ratio = f"{each} tokens per parameter (compute-optimal: about {CHINCHILLA_RATIO})"
     steps = f"{clock}, {about}{human_figures(plan.steps)}" if clock else f"{plan.steps:,}"
     return f"{steps} steps{epochs} = {human_count(plan.tokens)} tokens, {ratio}"
+
+
+def _epochs(n: float) -> str:
+    shown = human_figures(n)
+    return f"{shown} epoch" if shown == "1" else f"{shown} epochs"
 
 
 def _memory(m: Memory) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from groundup.data.shard_writer import SHARD_TOKENS
 from groundup.data.shards import MANIFEST, Manifest, Split, SplitName, SplitRule, TokenizerInfo, dtype_for
@@ -17,8 +18,8 @@ from groundup.preprocess.tokenizer_choice import TokenizerChoice, auto_choice
 from groundup.preprocess.train_tokenizer import train_tokenizer
 from groundup.preprocess.workdir import TOKENIZER, WorkDir, check_output, finished_manifest, open_workdir, unwritable
 from groundup.sources.cleaning import parse_cleaning_steps
-from groundup.sources.corpus import Corpus, open_sources
-from groundup.sources.encodings import Errors
+from groundup.sources.corpus import Corpus, ReadAs, open_sources
+from groundup.sources.encodings import Errors, parse_encoding
 from groundup.tokenizers.auto import AUTO
 from groundup.tokenizers.base import Tokenizer, TokenizerTrainer
 from groundup.utils.files import flush, replace_text
@@ -45,6 +46,9 @@ def prepare(
     tokenizer: str = AUTO,
     column: str = "text",
     errors: Errors = "strict",
+    encoding: str | None = None,
+    read_as: ReadAs | None = None,
+    separator: str | None = None,
     val_fraction: float = 0.1,
     max_tokens: int | None = None,
     max_documents: int | None = None,
@@ -56,12 +60,13 @@ def prepare(
 ) -> Manifest:
     """Turn texts into token shards in the folder `out`, which appears complete or not at all.
 
-    `sources`: text files, source code, .jsonl and .parquet (each text also .gz or .zst), folders, patterns such as
-    `texts/**/*.txt`, `-` for standard input, `shakespeare`, `python-docs`, corpora of the hub. `tokenizer`: `auto` (by
-    the size and the script of the text; see `groundup.tokenizers.auto`), `byte`, `char`, `gpt1`, `gpt2`, `bpe:SIZE`, a
-    `tokenizer.json`, or a folder with one. `column` names the text field of .jsonl and .parquet rows. `clean`: any of
-    `lowercase`, `digits`, `punctuation`. Reads the first `max_documents`, writes at most `max_tokens`, `val_fraction`
-    of them to validation. `progress` is called with the bytes done; a `ProgressReporter` gets more.
+    `sources`: files of the formats in docs/data.md (each also .gz or .zst), archives, folders, patterns such as
+    `texts/**/*.txt`, `-` for standard input, `shakespeare`, `python-docs`, corpora of the hub. Text is UTF-8 or of the
+    `encoding` named; `separator` divides plain texts into documents; `read_as="text"` reads files as they are, markup
+    included; `column` names the text field of rows and tables. `tokenizer`: `auto` (see `groundup.tokenizers.auto`),
+    `byte`, `char`, `gpt1`, `gpt2`, `bpe:SIZE`, a `tokenizer.json`, or a folder with one. `clean`: any of `lowercase`,
+    `digits`, `punctuation`. Reads the first `max_documents`, writes at most `max_tokens`, `val_fraction` of them to
+    validation. `progress` is called with the bytes done; a `ProgressReporter` gets more.
 
     The same text gives the same folder, byte for byte, on any number of `threads` (default: all cores), in constant
     memory. Repeated, a call that was killed continues, a finished one does nothing, with `auto` as well; `overwrite`
@@ -72,19 +77,13 @@ def prepare(
     steps = parse_cleaning_steps(clean)
     reporter = progress if isinstance(progress, ProgressReporter) else ProgressReporter(progress)
     choice = TokenizerChoice.named(tokenizer) if tokenizer != AUTO else None
-    settings: dict[str, Setting] = {
-        "column": column,
-        "errors": errors,
-        "val_fraction": float(val_fraction),
-        "max_tokens": max_tokens,
-        "max_documents": max_documents,
-        "clean": ",".join(steps) or None,
-        "shard_tokens": shard_tokens,
-    }
-    opened = partial(open_sources, column=column, errors=errors, max_documents=max_documents, clean=steps)
+    reading: dict[str, Any] = {"column": column, "errors": errors, "encoding": parse_encoding(encoding)}
+    reading |= {"read_as": read_as, "separator": separator, "max_documents": max_documents}
+    settings: dict[str, Setting] = {"val_fraction": float(val_fraction), "max_tokens": max_tokens}
+    settings |= reading | {"clean": ",".join(steps) or None, "shard_tokens": shard_tokens}
     try:
         check_output(out, prepared=True)
-        with opened(sources, say=reporter.message) as corpus:
+        with open_sources(sources, **reading, clean=steps, say=reporter.message) as corpus:
             rule = choose_rule(corpus, val_fraction)
             choice = choice or auto_choice(corpus, out, max_tokens, reporter, overwrite=overwrite)
             request = Request.of(corpus, choice.settings | settings | {"split": rule.rule})

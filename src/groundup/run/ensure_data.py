@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
-from groundup.errors import ConfigError, UsageError
+from groundup.errors import ConfigError, DataError, UsageError
 from groundup.preprocess.pipeline import prepare
 from groundup.preprocess.records import Request
 from groundup.run.dataset import needs_preparation, prepare_command
 from groundup.sources.cleaning import parse_cleaning_steps
+from groundup.sources.encodings import parse_encoding
+from groundup.sources.hub import BY_PATH
 from groundup.tokenizers.auto import AUTO
 from groundup.tokenizers.base import TokenizerTrainer
 from groundup.tokenizers.registry import choose_tokenizer
@@ -52,7 +54,10 @@ def ensure_prepared(
         raise UsageError(f"data: {config.data} is not prepared; do it once, before torchrun: {prepare_command(config)}")
     precheck(config)
     settings = config.prepare.model_dump(exclude={"sources"})
-    prepare(config.prepare.sources, Path(config.data or ""), **settings, progress=progress)
+    try:
+        prepare(config.prepare.sources, Path(config.data or ""), **settings, progress=progress)
+    except DataError as error:  # such as of a corpus of the hub without a network: the remedy is one for this command
+        raise DataError(str(error).replace(BY_PATH, "with --prepare.sources FILE")) from error
 
 
 def precheck(config: Config) -> None:
@@ -96,6 +101,7 @@ def _check_same_request(config: Config) -> None:
         return  # another program's folder
     asked = config.prepare.model_dump(exclude={"sources"})
     asked["clean"] = ",".join(parse_cleaning_steps(asked["clean"]))
+    asked["encoding"] = parse_encoding(asked["encoding"])
     if asked["tokenizer"] == AUTO:  # any
         del asked["tokenizer"]
     elif Path(asked["tokenizer"]).exists():

@@ -34,7 +34,7 @@ class MetricLogger:
         self._thread = threading.current_thread()
         self._waiting: deque[tuple[str, dict[str, Any]]] = deque()  # for the trackers, from other threads
         self._trackers = NullTracker()
-        # A model that was trained, or that has n-gram tables of the text, does not start at uniform guessing.
+        # A model that was trained, or that has n-gram tables of the text, does not start at random guessing.
         untrained = config.init_from is None and config.model.ngram < 2
         uniform = config.model.vocab if untrained else None
         self._first_loss = report_first_loss(uniform, display.message)

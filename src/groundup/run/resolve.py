@@ -62,7 +62,7 @@ def detect_machine(
     memory = device_memory(device) or (main and main // process_group.local_size)
     size = process_group.size
     machine = Machine(device.type, precision.name, memory, free_disk(folder), size, threads, str(device))
-    each = f"{size} processes of {threads} threads" if size > 1 else human_plural(threads, "thread")
+    each = f"{size} processes of {human_plural(threads, 'thread')}" if size > 1 else human_plural(threads, "thread")
     line = f"machine  {device}, {each}, {precision.name}: {precision.reason}"
     if device.type == "cpu":
         compiled = cpu_build.kernels()
@@ -72,7 +72,12 @@ def detect_machine(
 
 
 def resolve_config(
-    config: Config, vocab_size: int, machine: Machine, process_group: ProcessGroup = SINGLE_PROCESS
+    config: Config,
+    vocab_size: int,
+    machine: Machine,
+    process_group: ProcessGroup = SINGLE_PROCESS,
+    *,
+    epoch_sequences: int | None = None,
 ) -> ResolvedConfig:
     """Replace every `auto`, and every value still to be computed, once; `planning/policy.py` has the rules.
 
@@ -86,13 +91,14 @@ def resolve_config(
             "(--model.vocab_multiple pads the embedding)"
         )
     first = Machine(**process_group.broadcast_object(asdict(machine)))
-    return policy.resolve(config, first, vocab_size)
+    return policy.resolve(config, first, vocab_size, epoch_sequences)
 
 
 def plan_here(config: Config, vocab_size: int, data: DataSize | None) -> Plan:
     """The plan of a run in one process here, its speed unknown. ConfigError for a device this machine lacks."""
     machine, _ = detect_machine(config.train, Path())
-    return Plan(resolve_config(config, vocab_size, machine), machine, data)
+    resolved = resolve_config(config, vocab_size, machine, epoch_sequences=data.sequences if data else None)
+    return Plan(resolved, machine, data)
 
 
 def plan_with_measured_speed(config: Config, vocab_size: int, data: DataSize | None) -> Plan:

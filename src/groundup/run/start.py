@@ -226,8 +226,9 @@ def _prepare(config: Config, folder: Path, process_group: ProcessGroup) -> tuple
     data = open_data(config)
     check_ranks_agree(process_group, config, data)
     machine, line = detect_machine(config.train, folder, process_group)
-    resolved = resolve_config(config, data.tokenizer.n_vocab, machine, process_group)
-    plan = Plan(resolved, machine, _data_size(config, data))
+    size = _data_size(config, data)
+    resolved = resolve_config(config, data.tokenizer.n_vocab, machine, process_group, epoch_sequences=size.sequences)
+    plan = Plan(resolved, machine, size)
     _ = plan.run_length  # ConfigError where none is given, before a model is built
     return data, plan, line
 
@@ -293,7 +294,9 @@ def _restore(
     if config.train.microbatch_threads is None:  # started by a version without these threads
         config = _update_train(config, microbatch_threads=1)
     machine, line = detect_machine(config.train, run.path, process_group)
-    resolved = resolve_config(config, data.tokenizer.n_vocab, machine, process_group)
+    resolved = resolve_config(
+        config, data.tokenizer.n_vocab, machine, process_group, epoch_sequences=_data_size(config, data).sequences
+    )
     trainer = _build(
         resolved,
         data,

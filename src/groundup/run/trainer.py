@@ -181,7 +181,7 @@ class Trainer:
         loss, uniform = self.evaluator.losses.val_loss, math.log(self.config.model.vocab)
         if loss is not None and not loss <= uniform:  # a NaN is worse as well
             self.display.message(
-                f"warning  the validation loss, {loss:.4f}, is worse than uniform guessing, {uniform:.4f}: the run "
+                f"warning  the validation loss, {loss:.4f}, is worse than random guessing, {uniform:.4f}: the run "
                 "diverged, or has hardly begun; try a lower --optimizer.learning_rate, or more steps"
             )
 

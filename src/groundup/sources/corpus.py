@@ -10,6 +10,7 @@ Nothing here depends on a tokenizer, and no corpus has to fit into memory.
 import hashlib
 import os
 import re
+import shlex
 import signal
 import sys
 from collections import Counter
@@ -24,7 +25,7 @@ from tempfile import TemporaryDirectory
 from threading import current_thread, main_thread
 from typing import BinaryIO, Literal, NamedTuple, TypeAlias
 
-from groundup.errors import DataError
+from groundup.errors import DataError, UsageError
 from groundup.sources import hub
 from groundup.sources.cleaning import clean_document
 from groundup.sources.compression import ReadProgress, copy_bounded
@@ -33,7 +34,7 @@ from groundup.sources.documents.options import ReadOptions
 from groundup.sources.encodings import Errors, parse_encoding
 from groundup.sources.file_reader import FileReader, SourceFile, naming
 from groundup.sources.files import File, folder_files, glob_files, listed, single_file
-from groundup.sources.formats import MARKUP, TABLES, format_suffix, has_columns
+from groundup.sources.formats import MARKUP, TABLES, Format, format_suffix, has_columns, is_archive, is_code
 from groundup.sources.python_docs import python_docs
 from groundup.sources.shakespeare import SHAKESPEARE, SHAKESPEARE_SHA256, shakespeare
 from groundup.sources.text import CHUNK_BYTES, Document, chunk_text
@@ -43,8 +44,9 @@ __all__ = ["PYTHON_DOCS", "STANDARD_INPUT", "Corpus", "Document", "Input", "Posi
 
 PYTHON_DOCS = "python-docs"
 STANDARD_INPUT = "-"
-ReadAs: TypeAlias = Literal["auto", "text"]
+ReadAs: TypeAlias = Literal["text"]
 DEFAULT_COLUMN = hub.DEFAULT_COLUMN
+MAX_SEARCHED_TEXTS = 100  # for a separator that they spell out: each is opened once more
 
 # Ends of the version of a file whose name does not say that it holds rows, as work of earlier versions, which took it
 # for text, must not be resumed or kept; and what is said about it.
@@ -81,6 +83,7 @@ class Input:
     size: int | None  # bytes on disk
     version: str  # changes when the text does
     documents: Callable[[Position], Iterator[Document]]  # from a position in this input on
+    kind: Format = ""  # of a file; see `groundup.sources.formats`
     has_columns: bool = False
     said: str = ""  # what to tell about how it is read
     path: Path | None = None
@@ -125,10 +128,13 @@ class Corpus:
                     "nothing writes to this file"
                 )
 
-    def findings(self) -> list[str]:
-        """Messages about what was replaced, or is odd, in the files that were read: one line for each kind."""
+    def findings(self, source: str | None = None) -> list[str]:
+        """Messages about what was left out, replaced or is odd in the files that were read: one line for each kind.
+
+        With a `source`, only those of its files.
+        """
         per_finding: dict[str, list[str]] = {}
-        for each in self.inputs:
+        for each in (each for each in self.inputs if source in (None, each.source)):
             for finding, n in self._progress.found.get(each.path or Path(), {}).items():
                 per_finding.setdefault(finding, []).append(f"{n:,} in {each.name}")
         return [f"{finding}: {listed(files)}" for finding, files in per_finding.items()]
@@ -151,7 +157,8 @@ class Corpus:
                 total += 1
             is_last = i + 1 == len(self.inputs) or self.inputs[i + 1].source != each.source
             if is_last and each.source not in with_text:
-                raise DataError(f"{each.source}: there is no text in it; give a source that holds some")
+                why = f" ({'; '.join(found)})" if (found := self.findings(each.source)) else ""
+                raise DataError(f"{each.source}: there is no text in it{why}; give a source that holds some")
 
 
 @contextmanager
@@ -161,7 +168,7 @@ def open_sources(
     column: str = "text",
     errors: Errors = "strict",
     encoding: str | None = None,
-    read_as: ReadAs = "auto",
+    read_as: ReadAs | None = None,
     separator: str | None = None,
     chunk_bytes: int = CHUNK_BYTES,
     max_documents: int | None = None,
@@ -183,11 +190,11 @@ def open_sources(
             f"there is nothing to read: name a file, a folder, - for standard input, {SHAKESPEARE} or {PYTHON_DOCS}"
         )
     options = ReadOptions(column, errors, parse_encoding(encoding))
+    if separator == "":
+        raise UsageError("separator: is empty; give what stands between documents, or leave it out")
     with _exit_on_sigterm(), TemporaryDirectory(prefix="groundup-") as temporary:
         progress = ReadProgress()
-        as_text = read_as == "text"
-        files = FileReader(options, progress, Path(temporary), separator, as_text, chunk_bytes)
-        reader = _Reader(files)
+        reader = _Reader(FileReader(options, progress, Path(temporary), separator, read_as == "text", chunk_bytes))
         found: list[File | Input] = []
         for i, given in enumerate(sources):
             try:
@@ -237,14 +244,14 @@ class _Reader:
             say(f"{path}: an export of Slack, so {CHANNELS}")
             return [self._slack(text, path, paths)]
         if path.is_dir():
-            files, line = folder_files(path)
+            files, line = folder_files(path, as_text=self.files.as_text)
             say(line)
         elif has_magic(text) and not path.exists():
-            files, line = glob_files(text)
+            files, line = glob_files(text, as_text=self.files.as_text)
             if line:
                 say(line)
         else:
-            files = [single_file(path, (PYTHON_DOCS, SHAKESPEARE))]
+            files = [single_file(path, (PYTHON_DOCS, SHAKESPEARE), as_text=self.files.as_text)]
         return [file._replace(source=text, column=column) for file in files]
 
     def inputs(self, found: Sequence[File | Input], say: Callable[[str], None]) -> list[Input]:
@@ -275,7 +282,24 @@ class _Reader:
             say(f"{listed(files)}: {what}")
         if column != DEFAULT_COLUMN and not any(each.has_columns for each in inputs):
             raise DataError(f"column {column!r}: none of the sources has columns; leave --column out")
+        self._check_separator(inputs, say)
         return inputs
+
+    def _check_separator(self, inputs: Sequence[Input], say: Callable[[str], None]) -> None:
+        """DataError for a separator that nothing is divided by; without one, messages about what spells one out."""
+        texts = [each for each in inputs if each.kind == "text" and each.path and not is_code(each.path)]
+        if self.files.separator is None:
+            spelling: dict[str, list[str]] = {}
+            for each in texts[:MAX_SEARCHED_TEXTS]:
+                if each.path and (separator := self.files.spelled_out(each.path)):
+                    spelling.setdefault(separator, []).append(each.name)
+            for separator, names in spelling.items():
+                there = f"to divide it there add --separator {shlex.quote(separator)}"
+                say(f"{listed(names)}: spells out {separator}, which is read as text; {there}")
+        elif not texts and not any(is_archive(each.kind) for each in inputs):
+            raise DataError(
+                f"separator {self.files.separator!r}: none of the sources is plain text; leave --separator out"
+            )
 
     def _file(self, file: File, name: str, checksum: str = "") -> Input:
         """The input of a file, or of a text known by its `checksum`: a copy of standard input, or one of ours."""
@@ -297,6 +321,7 @@ class _Reader:
             state[0],
             version,
             lambda at: self.files.documents(source, at.documents, at.offset),
+            kind=kind,
             has_columns=has_columns(kind),
             said=said,
             path=path,

@@ -60,7 +60,8 @@ def parse_encoding(name: str | None) -> str | None:
         return None
     try:
         info = codecs.lookup(name)
-        known = info.name not in _NO_TEXT and bool("".encode(name) or True)  # LookupError for rot13 and the like
+        "".encode(name)  # LookupError for rot13 and others that are not of text
+        known = info.name.replace("-", "_") not in _NO_TEXT
     except (LookupError, ValueError):
         known = False
     if not known:
@@ -199,8 +200,11 @@ def _guess(sample: bytes) -> str | None:
     if best is None:
         return None
     alike = {best.encoding, *best.could_be_from_charset}
-    alike |= {each.encoding for each in matches if each.chaos <= best.chaos and each.coherence >= best.coherence}
-    return next((codec for codec in COMMON if codec in alike or _reads_alike(sample, codec, str(best))), best.encoding)
+    for each in matches:
+        if each.chaos <= best.chaos and each.coherence >= best.coherence:
+            alike |= {each.encoding, *each.could_be_from_charset}
+            alike |= {codec for codec in COMMON[:1] if _reads_alike(sample, codec, str(each))}
+    return next((codec for codec in COMMON if codec in alike), best.encoding)
 
 
 def _reads_alike(sample: bytes, codec: str, text: str) -> bool:

@@ -15,11 +15,11 @@ from groundup.sources.compression import COMPRESSED, ReadProgress, open_decompre
 from groundup.sources.documents import FORMATS, read_documents
 from groundup.sources.documents.options import MissingColumnError, NoTextError, ReadOptions
 from groundup.sources.files import left_out_by_content, left_out_by_name, summary
-from groundup.sources.formats import CODE, SUFFIXES, Format, format_suffix, identify, is_archive
+from groundup.sources.formats import SUFFIXES, Format, format_suffix, identify, is_archive, is_code
 from groundup.sources.gutenberg import without_boilerplate
 from groundup.sources.parquet import read_parquet
 from groundup.sources.rows import read_jsonl
-from groundup.sources.separators import Span, spans
+from groundup.sources.separators import SPELLED_OUT_BYTES, Span, spans, spelled_out
 from groundup.sources.text import (
     CHUNK_BYTES,
     Document,
@@ -44,11 +44,6 @@ class SourceFile:
     column: str
     is_named: bool = True  # by the user, and not found in a folder or archive
 
-    @property
-    def is_code(self) -> bool:
-        """Whether its name is one of source code."""
-        return format_suffix(self.path) in CODE
-
 
 @dataclass(frozen=True)
 class FileReader:
@@ -64,6 +59,11 @@ class FileReader:
     def identify(self, path: Path) -> Format:
         """The format that a file is read as. Raises DataError for what is surely not readable."""
         return identify(path, as_text=self.as_text, encoding=self.options.encoding)
+
+    def spelled_out(self, path: Path) -> str | None:
+        """The separator that the beginning of a text spells out; None if there is none."""
+        with open_text(path, None, self.options.encoding, "replace") as file:
+            return spelled_out(file.read(SPELLED_OUT_BYTES).decode("utf-8", "replace"))
 
     def documents(self, file: SourceFile, skip: int, offset: int) -> Iterator[Document]:
         """The documents of a file without the first `skip`, all of which begin before `offset`."""
@@ -104,6 +104,7 @@ class FileReader:
             except MissingColumnError:
                 if file.is_named:
                     raise
+                found.clear()
                 self.progress.count(f"holds no text in a column or field {file.column!r} and is left out", 1)
             except NoTextError:
                 if file.is_named:
@@ -114,7 +115,7 @@ class FileReader:
 
     def _texts(self, file: SourceFile, offset: int) -> Iterator[Document]:
         """The document of a text file, or those between separators."""
-        if self.separator and not file.is_code:
+        if self.separator and not is_code(file.path):
             yield from self._separated(file, offset)
         elif not offset:
             yield Document(file.name, 0, lambda: self._text(file))
@@ -123,7 +124,7 @@ class FileReader:
         with naming(file.path, file.label):
             errors, encoding = self.options.errors, self.options.encoding
             pieces = decode_file(file.path, errors, self.chunk_bytes, self.progress, encoding)
-            if not self.as_text and not file.is_code:
+            if not self.as_text and not is_code(file.path):
                 pieces = without_boilerplate(pieces, self.progress.count)
             yield from rechunk(pieces)
 
@@ -165,8 +166,10 @@ class FileReader:
                 else tar_members(archive, file.label, budget, found)
             )
             for member in members:
-                suffix = format_suffix(Path(member.name))
-                if reason := left_out_by_name(Path(member.name), suffix) or self._too_deep(suffix, depth):
+                name = Path(member.name)
+                suffix = format_suffix(name)
+                reason = left_out_by_name(name, suffix, as_text=self.as_text) or self._too_deep(suffix, depth)
+                if reason:
                     left_out[suffix, reason] += 1
                     continue
                 try:
@@ -190,7 +193,7 @@ class FileReader:
     ) -> Iterator[Document]:
         label, suffix = f"{file.label}/{member.name}", format_suffix(Path(member.name))
         with self._copy(member, label, budget) as path, naming(path, label):
-            if reason := left_out_by_content(path, suffix):
+            if reason := left_out_by_content(path, suffix, as_text=self.as_text):
                 left_out[suffix, reason] += 1
                 return
             progress = ReadProgress()

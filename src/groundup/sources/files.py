@@ -40,7 +40,7 @@ class File(NamedTuple):
         return Path(os.path.abspath(self.path))  # noqa: PTH100
 
 
-def single_file(path: Path, known: Iterable[str]) -> File:
+def single_file(path: Path, known: Iterable[str], *, as_text: bool = False) -> File:
     """A file that the user named, with any suffix but those that are surely not text.
 
     Raises DataError; if it is missing, with the closest name among its neighbours and the `known` corpora.
@@ -54,6 +54,8 @@ def single_file(path: Path, known: Iterable[str]) -> File:
         raise DataError(f"{path}: there is no such file or folder; {hint}")
     if not path.is_file():
         raise DataError(f"{path}: a device or socket, which is not read as text; give a file, or - for standard input")
+    if as_text:
+        return File(path, 1)
     suffix = format_suffix(path)
     if remedy := NOT_TEXT.get(suffix):
         raise DataError(f"{path}: {suffix} files are not read as text; {remedy}")
@@ -62,7 +64,7 @@ def single_file(path: Path, known: Iterable[str]) -> File:
     return File(path, 1)
 
 
-def glob_files(pattern: str) -> tuple[list[File], str]:
+def glob_files(pattern: str, *, as_text: bool = False) -> tuple[list[File], str]:
     """The files that match a pattern such as `texts/**/*.txt`, sorted, and a message about folders not entered.
 
     As in a folder, `**` enters no links, which may lead back to where they are. Raises DataError if no file matches.
@@ -83,11 +85,12 @@ def glob_files(pattern: str) -> tuple[list[File], str]:
     # Paths differ from their first part with a wildcard on.
     fixed = next(i for i, part in enumerate(Path(pattern).parts) if has_magic(part))
     line = f"{pattern}: does not enter {listed(closed)}" if closed else ""
-    return [single_file(path, ())._replace(n_parts=len(path.parts) - fixed) for path in files], line
+    named = [single_file(path, (), as_text=as_text) for path in files]
+    return [file._replace(n_parts=len(file.path.parts) - fixed) for file in named], line
 
 
-def folder_files(folder: Path) -> tuple[list[File], str]:
-    """The text files in a folder and below, in order of their names, and a message that counts what is left out.
+def folder_files(folder: Path, *, as_text: bool = False) -> tuple[list[File], str]:
+    """The readable files in a folder and below, in order of their names, and a message that counts what is left out.
 
     Hidden files, and links to files outside of the folder, are not read. A file's name begins with the folder's own.
     Empty files are among them, and counted as left out. Raises DataError if there is no text.
@@ -98,11 +101,11 @@ def folder_files(folder: Path) -> tuple[list[File], str]:
         inside = parent.relative_to(folder)
         for path in (parent / name for name in names):
             suffix = format_suffix(path)
-            reason = left_out_by_name(inside / path.name, suffix)
+            reason = left_out_by_name(inside / path.name, suffix, as_text=as_text)
             if path.is_symlink() and leads_out(path, folder):
                 outside += [path.name] if reason != "hidden" else []
             elif path.is_file():
-                if reason := reason or left_out_by_content(path, suffix):
+                if reason := reason or left_out_by_content(path, suffix, as_text=as_text):
                     left_out[suffix, reason] += 1
                 else:
                     kept[suffix] += 1
@@ -123,7 +126,7 @@ def folder_files(folder: Path) -> tuple[list[File], str]:
 BARE_REASONS = ("hidden", "junk")  # whose suffixes say nothing
 
 
-def left_out_by_name(path: Path, suffix: str) -> str | None:
+def left_out_by_name(path: Path, suffix: str, *, as_text: bool = False) -> str | None:
     """Why a file is not read whose path in a folder or archive this is; None if it is read."""
     if any(part in JUNK or part.startswith("._") for part in path.parts):
         return "junk"
@@ -133,14 +136,14 @@ def left_out_by_name(path: Path, suffix: str) -> str | None:
         return "the log of a run"
     if (suffix not in TEXT_SUFFIXES and suffix not in SUFFIXES) or _is_packed_parquet(path, suffix):
         return "not read"
-    return needed if (needed := needs_library(SUFFIXES.get(suffix, ""))) else None
+    return None if as_text else needs_library(SUFFIXES.get(suffix, ""))
 
 
-def left_out_by_content(path: Path, suffix: str) -> str | None:
+def left_out_by_content(path: Path, suffix: str, *, as_text: bool = False) -> str | None:
     """Why a file is not read that is on disk, and readable by its name; None if it is read."""
     if not path.stat().st_size:
         return "empty"
-    return "binary" if suffix in CODE and is_binary(path) else None
+    return "binary" if (as_text or suffix in CODE) and is_binary(path) else None
 
 
 def summary(left_out: Counter[tuple[str, str]]) -> dict[str, str]:
@@ -150,7 +153,7 @@ def summary(left_out: Counter[tuple[str, str]]) -> dict[str, str]:
         by_reason.setdefault(reason, Counter())[suffix] += n
     return {
         reason: f"{files.total():,} {reason}" if reason in BARE_REASONS else f"{_counted(files)} ({reason})"
-        for reason, files in sorted(by_reason.items(), key=lambda item: -item[1].total())
+        for reason, files in sorted(by_reason.items(), key=lambda item: (-item[1].total(), item[0]))
     }
 
 

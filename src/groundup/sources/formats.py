@@ -95,6 +95,11 @@ def format_suffix(path: Path) -> str:
     return os.path.splitext(stem)[1] if suffix in COMPRESSED else suffix  # noqa: PTH122
 
 
+def is_code(path: Path) -> bool:
+    """Whether a file has a suffix of source code."""
+    return format_suffix(path) in CODE
+
+
 def is_archive(kind: Format) -> bool:
     """Whether files of a format hold other files, each of its own format."""
     return kind in ARCHIVES

@@ -32,34 +32,34 @@ def without_boilerplate(pieces: Iterable[str], found: Callable[[str, int], None]
 
     `pieces` may end anywhere. What is left out is told to `found`, as a clause with a number.
     """
-    pieces = iter(pieces)
-    head = ""
+    pieces, first, length = iter(pieces), list[str](), 0
     for piece in pieces:
-        head += piece
-        if len(head) >= MAX_HEADER_CHARS:
+        first.append(piece)
+        length += len(piece)
+        if length >= MAX_HEADER_CHARS:
             break
-    if not _START.search(head, 0, MAX_HEADER_CHARS):
-        yield from filter(None, chain([head], pieces))
-        return
+    if not _START.search("".join(first), 0, MAX_HEADER_CHARS):
+        return chain(first, pieces)
     found(FINDING, 1)
-    yield from _books(chain([head], pieces))
+    return _books(chain(first, pieces))
 
 
 def _books(pieces: Iterable[str]) -> Iterator[str]:
     """What stands between the marks."""
-    inside, text = False, ""
+    inside, has_text, text = False, False, ""  # of the current book
     for piece in chain(pieces, [None]):
         text += piece or ""
         # A mark that begins further on may not be complete; white space there may stand before a mark.
         safe = len(text) if piece is None else max(len(text) - MAX_MARK_CHARS, 0)
         position = 0
         while (mark := (_END if inside else _START).search(text, position)) and mark.start() < safe:
-            if inside and (part := text[position : mark.start()].rstrip()):
+            if inside and ((part := text[position : mark.start()].rstrip()) or has_text):
                 yield part + "\n"
-            inside, position = not inside, mark.end()
+            inside, has_text, position = not inside, False, mark.end()
             if inside and (helpers := _HELPERS.match(text, position)):
                 position = helpers.end()
         end = max(position, safe if piece is None else len(text[:safe].rstrip()))
         if inside and position < end:
             yield text[position:end]
+            has_text = True
         text = text[end if inside else max(position, safe) :]

@@ -31,6 +31,7 @@ log = logging.getLogger("groundup")  # with no handler set up, Python writes its
 
 PREFIX = "hf:"
 GRAMMAR = "hf:OWNER/NAME[/FILES][:CONFIG][@REVISION][#COLUMN]"
+BY_PATH = "by path, as in: groundup prepare FOLDER/*.parquet"  # how files are given instead
 
 _SPEC = re.compile(
     r"hf:(?P<repo>[\w.-]+/[\w.-]+)(/(?P<files>[^:@#]+))?(:(?P<config>[^@#]+))?(@(?P<revision>[^#]+))?(#(?P<column>.+))?"
@@ -67,7 +68,7 @@ class HubSpec(HubRepo):
     """
 
     kind: Literal["model", "data set"] = "data set"
-    alternative: str = "get the data elsewhere and give its files by path, as in: groundup prepare FOLDER/*.parquet"
+    alternative: str = f"get the data elsewhere and give its files {BY_PATH}"
     files: str | None = None
     config: str | None = None
     column: str | None = None
@@ -154,7 +155,7 @@ def resolve(spec: HubSpec) -> DataSet:
     if datasets.config.HF_HUB_OFFLINE:
         raise DataError(
             f"{spec.source}: the hub may not be asked while HF_HUB_OFFLINE is set; unset it (or HF_DATASETS_OFFLINE), "
-            f"or give the files of its cache by path, as in: groundup prepare FOLDER/*.parquet"
+            f"or give the files of its cache {BY_PATH}"
         )
     timeout = huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT
     find = partial(huggingface_hub.HfApi().dataset_info, spec.repo, revision=spec.revision, timeout=timeout)

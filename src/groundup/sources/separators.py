@@ -16,6 +16,7 @@ _SPELLED_OUT = re.compile(
     r"<\|(?:end_?of_?(?:text|document|doc)|eo[tsd]|eo[tsd]_id|im_end|end|doc|sep)\|>|</s>|<eo[sdt]>|\[(?:EOS|SEP|EOT)\]",
     re.IGNORECASE,
 )
+SPELLED_OUT_BYTES = 1 << 16  # of a text are searched
 MIN_SPELLED_OUT = 2  # in the beginning of a text, before a message
 
 
@@ -66,17 +67,16 @@ def spans(file: BufferedIOBase, separator: bytes) -> Iterator[Span]:
             break
         if len(held) > MAX_HELD_BYTES or dropped:
             keep = len(separator) - 1
-            has_text = has_text or not held[: len(held) - keep].isspace()
-            lines += held.count(b"\n", 0, len(held) - keep)
-            dropped, held = dropped + len(held) - keep, held[len(held) - keep :]
+            gone, held = held[: len(held) - keep], held[len(held) - keep :]
+            dropped, lines, has_text = dropped + len(gone), lines + gone.count(b"\n"), has_text or bool(gone.strip())
     if span := _span(held, start, line, dropped, lines, has_text):
         yield span
 
 
 def _span(held: bytes, start: int, line: int, dropped: int, lines: int, has_text: bool) -> Span | None:
     if dropped:
-        return Span(start, start + dropped + len(held), line, None) if has_text or not held.isspace() else None
-    if not held or held.isspace():
+        return Span(start, start + dropped + len(held), line, None) if has_text or held.strip() else None
+    if not held.strip():
         return None
     text = held.lstrip(LINE_ENDS)
     skipped = len(held) - len(text)

@@ -15,7 +15,8 @@ from groundup.tokenizers.hf_json import FILE_NAME, MAX_FILE_BYTES, FileTokenizer
 from groundup.utils.reading import read_json, read_text
 
 CHOICES = ("byte", "char", "gpt1", "gpt1:FOLDER", "gpt2", "bpe:SIZE", "bpe:SIZE:pad")
-PAD_TOKENS = ("<|pad|>", END_OF_TEXT)  # ids 0 and 1 of bpe:SIZE:pad
+PAD = "<|pad|>"
+PAD_TOKENS = (PAD, END_OF_TEXT)  # ids 0 and 1 of bpe:SIZE:pad
 MAX_BPE_VOCAB = 1_000_000  # beyond any published vocabulary, so a typing error
 
 

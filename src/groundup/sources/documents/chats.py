@@ -1,11 +1,11 @@
-"""Chats as Telegram, Discord and WhatsApp export them (slack.py: Slack): a conversation is one document.
+"""Chats as Telegram, Discord, WhatsApp, ChatGPT and Claude export them (slack.py: Slack): each is one document.
 
 Each message is a line `Name: text`. Those without text (pictures, calls, who came and went) are left out and counted.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -62,6 +62,16 @@ def read_discord(stream: JsonStream, options: ReadOptions, found: Counter[str]) 
             stream.skip()
 
 
+def read_assistant(stream: JsonStream, options: ReadOptions, found: Counter[str]) -> Iterator[str]:
+    """Each conversation in the `conversations.json` of ChatGPT or Claude; of versions of an answer, the one shown."""
+    for _ in stream.items():
+        value = stream.value()
+        talk = value if isinstance(value, dict) else {}
+        messages = talk.get("chat_messages")
+        said = map(_claude_message, messages) if isinstance(messages, list) else map(_chatgpt_message, _branch(talk))
+        yield join(_speeches(said, found), stream.name, options)
+
+
 def looks_like_whatsapp(head: bytes) -> bool:
     """Whether the first three lines of a file all begin as messages of a WhatsApp export do, and one names a person."""
     text = head.decode("utf-8", "replace").removeprefix("\ufeff").replace("\r\n", "\n")
@@ -99,9 +109,13 @@ def _whatsapp_messages(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
 
 def _lines(stream: JsonStream, read: Callable[[dict[str, Any]], _Said], found: Counter[str]) -> Iterator[str]:
     """The lines of a list of messages."""
-    for _ in stream.items():
-        message = stream.value()
-        said = read(message) if isinstance(message, dict) else None
+    messages = (stream.value() for _ in stream.items())
+    return _speeches((read(message) if isinstance(message, dict) else None for message in messages), found)
+
+
+def _speeches(messages: Iterable[_Said], found: Counter[str]) -> Iterator[str]:
+    """A line for each message with text."""
+    for said in messages:
         if said is None:
             count(found, NOTICES)
         elif not said[1].strip():
@@ -139,3 +153,28 @@ def _embed_text(embed: dict[str, Any]) -> str:
     rows = [row for row in fields if isinstance(row, dict)] if isinstance(fields, list) else []
     parts = [embed.get("title"), embed.get("description"), *(row.get(key) for row in rows for key in ("name", "value"))]
     return "\n".join(part for part in parts if isinstance(part, str) and part)
+
+
+def _branch(talk: dict[str, Any]) -> list[Any]:
+    """The messages of a conversation of ChatGPT from the first to the one shown last, among the versions of each."""
+    nodes, at, branch = talk.get("mapping"), talk.get("current_node"), []
+    seen = set[str]()
+    while isinstance(nodes, dict) and isinstance(at, str) and at not in seen and isinstance(nodes.get(at), dict):
+        seen.add(at)
+        branch.append(nodes[at].get("message"))
+        at = nodes[at].get("parent")
+    return [message for message in reversed(branch) if message is not None]
+
+
+def _chatgpt_message(message: Any) -> _Said:
+    author, content = (message.get(key) for key in ("author", "content")) if isinstance(message, dict) else (None, None)
+    if not isinstance(author, dict) or not isinstance(content, dict) or author.get("role") not in ("user", "assistant"):
+        return None
+    parts = content.get("parts")
+    return author["role"], "\n".join(part for part in parts if isinstance(part, str)) if isinstance(parts, list) else ""
+
+
+def _claude_message(message: Any) -> _Said:
+    if not isinstance(message, dict):
+        return None
+    return message.get("sender") or "Unknown", text if isinstance(text := message.get("text"), str) else ""

@@ -140,6 +140,11 @@ def _column_index(header: list[str], column: str, name: str) -> int:
         raise DataError(
             f"{name}: several columns are called {column!r}; give each a name of its own, or choose another"
         )
+    if len(header) < 2 and not all(map(str.isidentifier, header)):
+        raise MissingColumnError(
+            f"{name}: no column {column!r}, as the first line does not name columns; add a line with their names, or "
+            "read it as plain text with --as text"
+        )
     hint = did_you_mean(column, header)
     raise MissingColumnError(
         f"{name}: no column {column!r}; {hint}its first line names {names_of(header)}: choose one with --column, or "

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
 from groundup.errors import DataError
-from groundup.sources.documents.chats import read_discord, read_telegram
+from groundup.sources.documents.chats import read_assistant, read_discord, read_telegram
 from groundup.sources.documents.json_stream import JsonStream
 from groundup.sources.documents.notebooks import read_notebook
 from groundup.sources.documents.options import MissingColumnError, ReadOptions, count, decode_pieces
@@ -17,6 +17,7 @@ from groundup.sources.rows import CONVERSATION_FIELDS, DEFAULT_COLUMN, TURNS, Ro
 MAX_PATH = 3  # names that lead to a list
 
 _SLACK, _TELEGRAM = {"type", "ts"}, {"id", "type", "date"}  # fields of their messages
+_CHATGPT, _CLAUDE = {"mapping", "current_node"}, {"uuid", "chat_messages"}  # and of their conversations
 
 
 class _Shape(NamedTuple):
@@ -46,11 +47,13 @@ def read_json(file: BinaryIO, name: str, options: ReadOptions, found: Counter[st
         yield from read_discord(stream, options, found)
     elif ("chats", "list") in shape.lists or (isinstance(messages, set) and messages >= _TELEGRAM):
         yield from read_telegram(stream, options, found)
+    elif isinstance(whole, set) and (whole >= _CHATGPT or whole >= _CLAUDE):
+        yield from read_assistant(stream, options, found)
     elif isinstance(whole, set) and whole >= _SLACK:
         yield from read_slack_day(stream, options, found)
     else:
         rows = RowTexts(options.column, options.errors, partial(count, found))
-        for label, row in _rows(stream, shape, options.column):
+        for label, row in _rows(stream, shape, options.column, found):
             if text := rows.text(row, label):
                 yield text
         rows.judge()
@@ -105,7 +108,7 @@ def _kind(stream: JsonStream) -> set[str] | str | None:
     return names
 
 
-def _rows(stream: JsonStream, shape: _Shape, column: str) -> Iterator[tuple[str, Any]]:
+def _rows(stream: JsonStream, shape: _Shape, column: str, found: Counter[str]) -> Iterator[tuple[str, Any]]:
     """The rows of a document, each with its place: itself, if it has the field, or the items of a list in it."""
     names = (column, *CONVERSATION_FIELDS) if column == DEFAULT_COLUMN else (column,)
     talks = [shape.lists.get((name,)) for name in names]
@@ -115,6 +118,7 @@ def _rows(stream: JsonStream, shape: _Shape, column: str) -> Iterator[tuple[str,
         return
     path = _path_of_rows(shape, column, stream.name)
     _enter(stream, path)
+    count(found, "lists beside the rows are left out", len(shape.lists) - 1)
     for _ in stream.items():
         stream.peek()
         yield stream.label, stream.value()

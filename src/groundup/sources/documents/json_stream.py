@@ -58,7 +58,7 @@ class JsonStream:
                     raise DataError(
                         f"{self.label}: a value of more than {MAX_ROW_BYTES:,} characters; split it"
                     ) from None
-                if not (is_cut and self._fill(held)):
+                if not (is_cut and self._fill(min(held, MAX_ROW_BYTES - held + 1))):
                     self._at = min(error.pos, len(self._text))
                     raise self.error(error.msg) from None
             except (ValueError, RecursionError) as error:

@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 
 from groundup.data.shards import Manifest
 from groundup.errors import DataError
+from groundup.first_model.recipe import Choice
 from groundup.preprocess.pipeline import prepare
 from groundup.preprocess.split import MIN_DOCUMENTS_BY_HASH
-from groundup.quickstart.recipe import Choice
 from groundup.sources.corpus import STANDARD_INPUT, Corpus, open_sources, standard_input
 from groundup.sources.survey import Survey, survey
 from groundup.sources.text import Document

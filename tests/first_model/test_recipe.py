@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.quickstart.recipe import (
+from groundup.first_model.recipe import (
     MAX_EPOCHS,
     MIN_STEPS,
     SHAPES,

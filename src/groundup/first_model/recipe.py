@@ -11,6 +11,7 @@ from groundup.config.merge import ConfigSource, merge_and_validate
 from groundup.config.presets import MODERN_PARTS, MODERN_SMALL_OPTIMIZER, MODERN_SMALL_SCHEDULE
 from groundup.config.schema import Config
 from groundup.model.size import flops_per_token, parameters
+from groundup.planning.warnings import MAX_EPOCHS
 from groundup.utils.plural import human_plural
 
 # (tokens per sequence, seconds of training from which sequences are twice as long)
@@ -27,8 +28,7 @@ SHAPES = (
 MATMUL_UTILIZATION = 0.15  # training speed of such small models, divided by that of bare matrix products
 FLOPS_PER_SQUARED_PARAMETER = 10.0  # of the complete training / (parameters of the blocks)²
 MAX_PARAMETERS_PER_TOKEN = 4.0  # more can only memorize the text
-MAX_EPOCHS = 8  # after that, a model of this size gets worse on held-out text …
-MIN_STEPS = 300  # … but it takes some steps to learn anything
+MIN_STEPS = 300  # it takes some to learn anything, whatever MAX_EPOCHS says
 MIN_STEPS_PER_EPOCH = 32  # for a small text the batch is made smaller
 EVAL_TOKENS = 10_240  # of each split, per evaluation; half with a small budget
 N_EVALUATIONS = 10  # during the run, to find the best checkpoint; at least every 250 steps

@@ -14,17 +14,17 @@ from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
 from groundup.config.sections import TrainConfig
 from groundup.data.shards import Manifest
-from groundup.quickstart.existing import ExistingRun
-from groundup.quickstart.preparation import prepare_text, rereadable
-from groundup.quickstart.recipe import Choice, Machine, build_recipe, choose_run_length
+from groundup.first_model.existing import ExistingRun
+from groundup.first_model.preparation import prepare_text, rereadable
+from groundup.first_model.recipe import Choice, Machine, build_recipe, choose_run_length
 from groundup.ui.display import Display
 from groundup.utils.plural import human_plural
 from groundup.utils.progress import ProgressReporter
 from groundup.utils.system import usable_cores
 
 if TYPE_CHECKING:
+    from groundup.first_model.report import Report
     from groundup.planning.plan import Speed
-    from groundup.quickstart.report import Report
 
 Watching = Callable[[str, TrainConfig], AbstractContextManager[Display]]
 EVALUATING = "comparing with gzip, xz and two counting models"
@@ -57,7 +57,7 @@ def quickstart(
     manifest = prepare_text(sources, out / "data", minutes=minutes, tokenizer=tokenizer, show=show, reading=reading)
     config, speed = _choose_model(manifest, out / "data", minutes * 60, show)
 
-    from groundup.quickstart.report import evaluate_run
+    from groundup.first_model.report import evaluate_run
     from groundup.run.start import start_run
 
     with watching(f"groundup quickstart: {', '.join(sources)}", config.train) as display:
@@ -101,7 +101,7 @@ def train_longer(
     with rereadable(sources) as files:
         existing.check_text(files)
 
-    from groundup.quickstart.report import evaluate_run
+    from groundup.first_model.report import evaluate_run
     from groundup.run.start import reconfigure, resume_run
 
     run = existing.folder
