@@ -28,6 +28,7 @@ from groundup.interop.torch_pickle import is_state_dict, unpickle
 from groundup.model.gpt import GPT
 from groundup.sources.hub import PREFIX
 from groundup.tokenizers.base import Tokenizer
+from groundup.utils.extras import install_command
 from groundup.utils.hub_errors import HubRepo, explain_hub_error
 from groundup.utils.reading import TensorInfo, read_json, read_safetensors_header
 
@@ -66,7 +67,7 @@ def check(folder: Path, model: GPT, tokenizer: Tokenizer) -> Agreement | None:
     except ImportError:
         return None
     by = f"transformers {transformers.__version__}"
-    with opened_by(by, "pip install --upgrade 'groundup[hf]'"), _quiet():
+    with opened_by(by, f"{install_command('hf')} --upgrade"), _quiet():
         loaded, found = transformers.AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
         )
@@ -126,7 +127,7 @@ def _download_file(repo: str, name: str, revision: str | None) -> Path | None:
         from huggingface_hub import constants, errors, hf_hub_download
     except ImportError:
         raise UsageError(
-            f"{PREFIX}{repo}: the hub needs huggingface_hub; install it with pip install 'groundup[data]'"
+            f"{PREFIX}{repo}: the hub needs huggingface_hub; install it with {install_command('data')}"
         ) from None
     try:
         return Path(hf_hub_download(repo, name, revision=revision))
