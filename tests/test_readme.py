@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXECUTED = ("README.md", "docs/data.md", "docs/training.md", "docs/cluster.md", "docs/evaluation.md")
 QUOTED = (*EXECUTED, "docs/first-model.md", "docs/faq.md", "docs/exchange.md", "docs/serving.md", "docs/recipes.md")
-WRITTEN = ("README.md", "docs/README.md", "docs/first-model.md", "docs/faq.md", "docs/other-trainers.md", "CONTRIBUTING.md", "docs/guide.md", "docs/data.md", "docs/training.md",
+WRITTEN = ("README.md", "docs/README.md", "docs/first-model.md", "docs/faq.md", "docs/other-trainers.md",
+    "CONTRIBUTING.md", "docs/guide.md", "docs/data.md", "docs/training.md",
     "docs/cluster.md", "docs/evaluation.md", "docs/exchange.md", "docs/serving.md", "docs/tracking.md",
     "docs/reliability.md", "docs/performance.md", "docs/recipes.md", "bench/README.md",
 )  # fmt: skip

@@ -106,7 +106,7 @@ def test_without_matplotlib_the_extra_is_named(groundup, runs, monkeypatch):
     monkeypatch.setattr(plot, "find_spec", lambda name: None)
     done = groundup("compare", *runs, "--out", "a.png")
     assert done.status == 2
-    assert "pip install 'groundup[plot]'" in done.err
+    assert "[plot]" in done.err
     assert groundup("compare", *runs).status == 0  # the table needs none of it
 
 

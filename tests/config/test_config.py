@@ -45,7 +45,7 @@ def test_dashes_in_keys_are_underscores():
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"model": {"n_layers": 3}}, "layer 0: model.n_layers: unknown key; did you mean n_layer?"),
+        ({"model": {"n_layerz": 3}}, "layer 0: model.n_layerz: unknown key; did you mean n_layer?"),
         ({"modle": {"n_layer": 3}}, "layer 0: modle: unknown key; did you mean model?"),
         ({"model": {"n_layer": "three"}}, "layer 0: model.n_layer: 'three' is not a whole number"),
         ({"model": {"dropout": "some"}}, "layer 0: model.dropout: 'some' is not a number"),

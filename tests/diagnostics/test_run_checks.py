@@ -414,7 +414,8 @@ def test_fsck_prints_a_line_per_checkpoint_and_how_to_resume(run, command):
     assert status == 0
     assert out.splitlines() == [
         str(run), "✓ checkpoint  step-00000006", "✓ checkpoint  step-00000009", f"✓ checkpoint  {LAST}",
-        f"✓ resume      `groundup resume {run}` resumes from {LAST}", "", "no problems found",
+        f"✓ resume      finished; `groundup resume {run} --train.max_steps 24` makes it longer, from {LAST}", "",
+        "no problems found",
     ]  # fmt: skip
     (run / "checkpoints" / LAST / MODEL).unlink()
     status, out, _ = command("fsck", run)

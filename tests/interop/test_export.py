@@ -75,7 +75,7 @@ def test_a_missing_transformers_is_reported(gpt2_checkpoint, tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, "transformers", None)
     done = export(gpt2_checkpoint, tmp_path / "out")
     assert done.checked_by is None
-    assert "groundup[hf]" in done.notes[0]
+    assert "[hf]" in done.notes[0]
     assert (tmp_path / "out" / hf.MODEL).exists()
 
 

@@ -1,5 +1,6 @@
 """The preset that suits a text: by its size, the machine, and the time that people have."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,3 +154,16 @@ def table() -> list[str]:
 def test_the_table_in_the_documents_is_what_the_program_proposes():
     text = (DOCS / "training.md").read_text(encoding="utf-8")
     assert "\n".join(table()) in text
+
+
+def test_the_table_of_the_readme_agrees():
+    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) (kB|MB|GB), .*? \| `(.*?)` \| `(.*?)`, (\d+) minutes \| (.*?) \|$", text, re.M)
+    assert len(rows) == 4
+    for number, unit, tokenizer, preset, minutes, gpu in rows:
+        n_bytes = int(number) * {"kB": 10**3, "MB": 10**6, "GB": 10**9}[unit]
+        found, fit = propose_for_text(n_bytes, LAPTOP)
+        assert (tokenizer, preset) == (found, fit.preset)
+        assert fit.plan.seconds / 60 == pytest.approx(int(minutes), abs=0.7)
+        larger = propose_for_text(n_bytes, GPU)[1].preset
+        assert f"`{larger}`" in gpu or (larger == preset and gpu.startswith("the same"))

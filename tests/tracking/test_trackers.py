@@ -15,6 +15,7 @@ from groundup.errors import ConfigError
 from groundup.tracking import trackers
 from groundup.tracking.base import PointBuilder, RunInfo, TrackerType
 from groundup.tracking.trackers import AsyncTracker, check, open_trackers
+from groundup.utils.extras import install_command
 
 STEP = {"step": 1, "tokens": 64, "loss": 2.5, "lr": 1e-3, "grad_norm": 0.5, "tokens_per_s": 1000.0, "cursor": 4}
 
@@ -260,7 +261,7 @@ def test_a_missing_package_is_an_error_before_training(monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError) as caught:
         check(TrackingConfig(backends=(name,)))
-    assert str(caught.value) == f"tracking.backends: {name} is not installed; pip install 'groundup[track]'"
+    assert str(caught.value) == f"tracking.backends: {name} is not installed; {install_command('track')}"
 
 
 @pytest.mark.parametrize(("have", "good"), [("0.31.0", True), ("0.30.9", False), ("1.0", False)])

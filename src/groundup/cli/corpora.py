@@ -8,6 +8,7 @@ from groundup.planning.choice import GPU, LAPTOP, LARGE_TEXT_BYTES, propose_for_
 from groundup.sources.catalog import CORPORA, DOWNLOAD_BYTES_PER_SECOND, TOKENS_PER_SECOND, CatalogEntry
 from groundup.sources.hub import GRAMMAR
 from groundup.ui.format import human_bytes, human_duration, json_line
+from groundup.utils.extras import install_command
 
 NOTE = f"""
 Time: the download at {8 * DOWNLOAD_BYTES_PER_SECOND / 1e6:.0f} Mbit/s (assumed),
@@ -21,7 +22,7 @@ Any other data set of the hub: groundup prepare {GRAMMAR} --out DIR
 
 def add_arguments(parser: Parser) -> None:
     parser.epilog = (
-        "Corpora other than python-docs and shakespeare come from the hub and need: pip install 'groundup[data]'\n"
+        f"Corpora other than python-docs and shakespeare come from the hub and need:\n  {install_command('data')}\n"
         "HF_TOKEN, HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE have the same effect as in huggingface_hub."
     )
     parser.option("--json", "print one JSON object")

@@ -51,16 +51,16 @@ def run(args: argparse.Namespace) -> int:
     from groundup.run.dataset import prompt_for
 
     sampler = Sampler(args.temperature, args.top_k, args.top_p, args.seed)  # first: it checks the values
-    prompt = _prompt(args)
+    given = _prompt(args)
     loaded = load(args.path, checkpoint=args.checkpoint, device=args.device)
     number, length = args.num_samples, args.max_tokens
-    prompt = prompt or prompt_for(loaded, args.seed)
+    prompt = given or prompt_for(loaded, args.seed)
     growth = generate_stream(loaded, prompt, sampler, num_samples=number, max_tokens=length)
     tokens, block_size = len(prompt_ids(loaded.tokenizer, prompt)), loaded.config.model.block_size
     if not args.quiet:
         if changed := changed_data(loaded.folder, loaded.config.data):
             print(f"note  {changed}; the model in the checkpoint is the same", file=sys.stderr)
-        if tokens > block_size:
+        if given and tokens > block_size:
             note = f"note  the prompt has {tokens:,} tokens: the model reads the last {block_size:,}, its context"
             print(note, file=sys.stderr)
     texts = [prompt_text(loaded.tokenizer, prompt)] * number

@@ -44,8 +44,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, add_help=False, **options)
-        self.add_argument("-h", "--help", action=_Help, help="show the options that are used most")
-        self.add_argument("--help-all", action=_Help, help="show all options, and details")
+        self.add_argument("-h", "--help", action=_Help, help="show the first page of help")
+        self.add_argument("--help-all", action=_Help, help="show all options and details")
         self._given: list[str] = []
         self._negative_number_matcher = NEGATIVE_NUMBER
         self.color = False  # Python 3.14 colours help on a terminal, and these codes would be escaped

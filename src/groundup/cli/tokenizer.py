@@ -51,6 +51,7 @@ def add_arguments(parser: Parser) -> None:
             "  groundup tokenizer train a.txt --size 4096 --min-frequency 2 --special '<|im_start|>' --out tok"
         ),
     )
+    train.first = ("sources", "--size", "--min-frequency", "--special", "--out", "--column", "--json")
     train.option("sources SOURCE", "texts, as for `groundup prepare`", nargs="+")
     train.option("--size N", "vocabulary size, 257 or more [16000]", default="16000")
     train.option("--min-frequency N", "merge only pairs that occur N times or more [1]", type=whole_number, default=1)

@@ -16,6 +16,7 @@ from groundup.checkpoint.log import Evaluation
 from groundup.comparison.comparison import Comparison, Run
 from groundup.comparison.table import STDERR, UNIT
 from groundup.ui.format import human_count, single_line
+from groundup.utils.extras import install_command
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +48,7 @@ class Result(NamedTuple):
 
 def missing() -> str | None:
     """Message if matplotlib is not installed, else None."""
-    return None if find_spec("matplotlib") else "matplotlib is not installed; pip install 'groundup[plot]'"
+    return None if find_spec("matplotlib") else f"matplotlib is not installed; {install_command('plot')}"
 
 
 def draw(comparison: Comparison, kind: str) -> bytes:

@@ -55,6 +55,7 @@ class RunReport:
     resume_from: str | None  # the newest good checkpoint
     command: str | None  # what to type next; None if nothing can be resumed
     update: bool = False  # a newer groundup wrote the checkpoint to resume from: update this one
+    longer: str | None = None  # of a finished run: the option that makes it longer
 
     @property
     def ok(self) -> bool:
@@ -78,7 +79,10 @@ class RunReport:
         yield from (problem(about, "run", message) for message in self.problems)
         yield from (problem(about, "note", message, "warning") for message in self.notes)
         start = f"from {self.resume_from}" if self.resume_from else "from the start"
-        found = Finding(about, "resume", "ok", f"`{self.command}` resumes {start}", values=self.to_json())
+        sentence = f"`{self.command}` resumes {start}"
+        if self.longer:
+            sentence = f"finished; `{self.command} {self.longer}` makes it longer, {start}"
+        found = Finding(about, "resume", "ok", sentence, values=self.to_json())
         if self.update:
             found = replace(found, status="warning", sentence="not by this version", remedy="update groundup")
         elif not self.command and self.resume_from:
@@ -141,8 +145,9 @@ def _report(run: RunFolder, reports: list[CheckpointReport], data: Path | None) 
     # Whether a newer groundup wrote the newest checkpoint with matching checksums, the one resuming would take.
     update = next((report.newer for report in reversed(reports) if report.intact), False)
     command = _resume_command(run, reports, data) if config and not update else None
+    longer = _longer(config, good) if command and config and good else None
     resume_from = files.final_name(good) if good else None
-    return RunReport(run.path, tuple(reports), tuple(problems), tuple(notes), resume_from, command, update)
+    return RunReport(run.path, tuple(reports), tuple(problems), tuple(notes), resume_from, command, update, longer)
 
 
 def check_lone_checkpoint(path: Path) -> Finding:
@@ -298,6 +303,13 @@ def _resume_command(run: RunFolder, reports: list[CheckpointReport], data: Path 
     names = [str(run.checkpoints / report.name) for report in reversed(bad) if report.intact]
     remove = f"{shlex.join(['rm', '-r', '--', *names])} && " if names else ""
     return remove + shlex.join(["groundup", "resume", str(run.path), *(["--data", str(data)] if data else [])])
+
+
+def _longer(config: Config, newest: Path) -> str | None:
+    """The option for twice the steps, where a run of so many steps or tokens has ended with its newest checkpoint."""
+    train, step = config.train, files.step_of(newest)
+    steps = train.max_steps or -(-(train.max_tokens or 0) // train.batch_tokens)
+    return f"--train.max_steps {2 * step}" if 0 < steps <= step else None
 
 
 def _relative(folder: Path, error: GroundupError) -> str:

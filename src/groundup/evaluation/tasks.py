@@ -19,6 +19,7 @@ from groundup.sources.hub import FIRST_WAITS, with_retries
 from groundup.sources.parquet import read_parquet_rows
 from groundup.sources.text import read_json_lines
 from groundup.tokenizers.base import Tokenizer
+from groundup.utils.extras import install_command
 from groundup.utils.hub_errors import HubRepo
 from groundup.utils.plural import human_plural
 
@@ -245,7 +246,7 @@ def _download(file: HubFile, name: str) -> Path:
         import huggingface_hub
     except ImportError:
         raise DataError(
-            f"{name}: fetching it needs huggingface_hub: pip install 'groundup[data]'; or give its file, {name}=FILE"
+            f"{name}: fetching it needs huggingface_hub: {install_command('data')}; or give its file, {name}=FILE"
         ) from None
     alternative = f"give the file of the task, as {name}=FILE"
     repo = HubRepo(f"hf:{file.repo}/{file.path}", file.repo, file.revision, "data set", alternative)

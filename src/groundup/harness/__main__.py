@@ -10,6 +10,7 @@ import sys
 
 from groundup.errors import GroundupError, UsageError
 from groundup.ui.format import single_line
+from groundup.utils.extras import install_command
 
 COMMANDS = ("run", "ls", "validate")
 
@@ -21,7 +22,7 @@ def main() -> int:
             from lm_eval.__main__ import cli_evaluate
         except ImportError:
             raise UsageError(
-                "harness: lm-evaluation-harness is not installed; install it with: pip install 'groundup[eval]'"
+                f"harness: lm-evaluation-harness is not installed; install it with: {install_command('eval')}"
             ) from None
         import groundup.harness.model  # noqa: F401  # registers the model
 

@@ -24,6 +24,7 @@ from groundup.errors import UsageError
 from groundup.interop import wheel
 from groundup.interop.model_card import card, collect_card_info
 from groundup.interop.output import GGUF_FILE, HF_FOLDER, SPACE_FOLDER, OutputKind, check_output, new_output
+from groundup.utils.extras import install_command
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,7 +131,7 @@ def _write_space(source: Source, folder: Path) -> Written:
 TARGETS: dict[str, Target] = {
     "hf": Target(
         "a folder for transformers", HF_FOLDER, _refuse_hf, _write_hf,
-        "transformers, which reads it, is not installed: pip install 'groundup[hf]'",
+        f"transformers, which reads it, is not installed: {install_command('hf')}",
     ),
     "gguf": Target(
         "a file for llama.cpp", GGUF_FILE, _refuse_gguf, _write_gguf,

@@ -22,6 +22,7 @@ from groundup.interop.imported import VOCAB_TENSORS
 from groundup.interop.parity import Agreement, batch, check_logits, identical, opened_by
 from groundup.model.gpt import GPT
 from groundup.tokenizers.base import Tokenizer
+from groundup.utils.extras import install_command
 
 ARCHITECTURE, TOKENIZER, PATTERN = "gpt2", "gpt2", "gpt-2"
 
@@ -85,7 +86,7 @@ def check(path: Path, model: GPT, tensors: Mapping[str, Tensor], tokenizer: Toke
     None where llama.cpp is not installed. ExportError where anything differs.
     """
     gguf = library()
-    with opened_by("gguf", "pip install --upgrade 'groundup[gguf]'"):
+    with opened_by("gguf", f"{install_command('gguf')} --upgrade"):
         found = {
             tensor.name: torch.from_numpy(np.array(tensor.data).reshape([int(size) for size in tensor.shape[::-1]]))
             for tensor in gguf.GGUFReader(path).tensors
@@ -125,7 +126,7 @@ def library() -> Any:
     try:
         import gguf
     except ImportError:
-        raise UsageError("--to gguf: needs the library gguf; install it with pip install 'groundup[gguf]'") from None
+        raise UsageError(f"--to gguf: needs the library gguf; install it with {install_command('gguf')}") from None
     return gguf
 
 

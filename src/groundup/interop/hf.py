@@ -30,6 +30,7 @@ from groundup.model.gpt import GPT
 from groundup.sources.hub import PREFIX
 from groundup.tokenizers.base import Tokenizer
 from groundup.ui.streams import unescaped
+from groundup.utils.extras import install_command
 from groundup.utils.hub_errors import HubRepo, explain_hub_error
 from groundup.utils.reading import TensorInfo, read_json, read_safetensors_header
 
@@ -69,7 +70,7 @@ def check(folder: Path, model: GPT, tokenizer: Tokenizer) -> Agreement | None:
     except ImportError:
         return None
     by = f"transformers {transformers.__version__}"
-    with opened_by(by, "pip install --upgrade 'groundup[hf]'"), _quiet():
+    with opened_by(by, f"{install_command('hf')} --upgrade"), _quiet():
         loaded, found = transformers.AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
         )
@@ -129,7 +130,7 @@ def _download_file(repo: str, name: str, revision: str | None) -> Path | None:
         from huggingface_hub import constants, errors, hf_hub_download
     except ImportError:
         raise UsageError(
-            f"{PREFIX}{repo}: the hub needs huggingface_hub; install it with pip install 'groundup[data]'"
+            f"{PREFIX}{repo}: the hub needs huggingface_hub; install it with {install_command('data')}"
         ) from None
     try:
         with redirect_stderr(unescaped(sys.stderr)):  # its bars write control characters; `name` has none

@@ -17,6 +17,7 @@ from typing import Any
 from groundup.errors import UsageError
 from groundup.interop.export import Export, export
 from groundup.ui.streams import unescaped
+from groundup.utils.extras import install_command
 from groundup.utils.hub_errors import HubRepo, explain_hub_error
 
 # Names of repositories and branches as the hub allows them; a stricter rule would refuse existing ones.
@@ -122,9 +123,7 @@ def _api(repository: str) -> Any:
     try:
         import huggingface_hub
     except ImportError:
-        raise UsageError(
-            "push: needs the library huggingface_hub; install it with pip install 'groundup[hf]'"
-        ) from None
+        raise UsageError(f"push: needs the library huggingface_hub; install it with {install_command('hf')}") from None
     if huggingface_hub.is_offline_mode():
         raise UsageError(f"{repository}: the hub may not be asked while HF_HUB_OFFLINE is set; unset it")
     if not (token := huggingface_hub.get_token()):

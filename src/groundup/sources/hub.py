@@ -25,6 +25,7 @@ from groundup.errors import DataError
 from groundup.sources.catalog import ARTICLES, CORPORA
 from groundup.sources.parquet import BATCH_ROWS, is_text, read_column
 from groundup.sources.text import Document, chunk_text, did_you_mean
+from groundup.utils.extras import install_command
 from groundup.utils.hub_errors import HubRepo, explain_hub_error
 
 log = logging.getLogger("groundup")  # with no handler set up, Python writes its warnings to standard error
@@ -149,7 +150,7 @@ def resolve(spec: HubSpec) -> DataSet:
         import pyarrow  # noqa: F401
     except ImportError:
         raise DataError(
-            f"{spec.source}: reading from the hub needs more libraries; install them with: pip install 'groundup[data]'"
+            f"{spec.source}: reading from the hub needs more libraries; install them with: {install_command('data')}"
         ) from None
 
     if datasets.config.HF_HUB_OFFLINE:

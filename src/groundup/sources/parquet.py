@@ -12,6 +12,7 @@ from groundup.errors import DataError
 from groundup.sources.compression import ReadProgress
 from groundup.sources.encodings import Errors
 from groundup.sources.text import MARK, MARKS, REPLACED, count_replaced, did_you_mean
+from groundup.utils.extras import install_command
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -85,8 +86,7 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
         import pyarrow.parquet as pq
     except ImportError:
         raise DataError(
-            f"{path}: reading parquet needs pyarrow, which is not installed; install it with: "
-            "pip install 'groundup[data]'"
+            f"{path}: reading parquet needs pyarrow, which is not installed; install it with: {install_command('data')}"
         ) from None
     try:
         with pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:

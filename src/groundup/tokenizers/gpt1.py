@@ -20,6 +20,7 @@ import tokenizers
 from groundup.errors import TokenizerError
 from groundup.tokenizers.gpt2 import merge_pairs
 from groundup.tokenizers.hf_backend import HFTokenizer, library_errors
+from groundup.utils.extras import install_command
 from groundup.utils.hub_errors import HubRepo, explain_hub_error
 from groundup.utils.reading import parse_json, read_text
 from tokenizers import models, normalizers, pre_tokenizers
@@ -107,7 +108,7 @@ def _from_hub(name: str) -> Path:
         import huggingface_hub
     except ImportError:
         raise TokenizerError(
-            f"gpt1: downloading it needs huggingface_hub; install it with pip install 'groundup[data]', {remedy}"
+            f"gpt1: downloading it needs huggingface_hub; install it with {install_command('data')}, {remedy}"
         ) from None
     try:
         return Path(huggingface_hub.hf_hub_download(HUB_REPOSITORY, name))

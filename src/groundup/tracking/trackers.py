@@ -21,6 +21,7 @@ from groundup.config.sections import TrackingConfig
 from groundup.errors import ConfigError
 from groundup.tracking.backends import BACKENDS, TRACKIO_REMOTE
 from groundup.tracking.base import PointBuilder, RunInfo, Tracker, TrackerType
+from groundup.utils.extras import install_command
 from groundup.utils.files import replace_text
 from groundup.utils.reading import read_json
 from groundup.utils.system import installed_version, is_supported, requirements
@@ -47,13 +48,13 @@ def check(config: TrackingConfig) -> None:
     for name in config.backends:
         found = find_spec(name)
         if found is None or found.origin is None:  # without an origin it is a folder of that name, as wandb leaves
-            raise ConfigError(f"tracking.backends: {name} is not installed; pip install 'groundup[{EXTRA}]'")
+            raise ConfigError(f"tracking.backends: {name} is not installed; {install_command(EXTRA)}")
         installed = installed_version(name)  # None: importable without metadata, which may work
         for requirement in requirements(EXTRA):
             if installed and requirement.name == name and not is_supported(installed, requirement.specifier):
                 raise ConfigError(
                     f"tracking.backends: {name} is {installed}, but groundup needs {requirement.specifier}; "
-                    f"pip install 'groundup[{EXTRA}]'"
+                    f"{install_command(EXTRA)}"
                 )
     elsewhere = [variable for variable in TRACKIO_REMOTE if os.environ.get(variable)]
     if config.offline and "trackio" in config.backends and elsewhere:

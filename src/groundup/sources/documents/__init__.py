@@ -16,6 +16,7 @@ from typing import BinaryIO, NamedTuple, cast
 
 from groundup.errors import DataError
 from groundup.sources.documents.options import ReadOptions
+from groundup.utils.extras import install_command
 
 Reader = Callable[[BinaryIO, str, ReadOptions, Counter[str]], Iterator[str]]
 
@@ -71,7 +72,7 @@ def needs_library(kind: str) -> str | None:
     library = FORMATS[kind].library if kind in FORMATS else ""
     if not library or find_spec(library):
         return None
-    return f"needs {library}; install it with: pip install 'groundup[documents]'"
+    return f"needs {library}; install it with: {install_command('documents')}"
 
 
 def read_documents(kind: str, file: BinaryIO, name: str, options: ReadOptions, found: Counter[str]) -> Iterator[str]:
