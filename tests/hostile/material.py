@@ -13,6 +13,7 @@ from contextlib import closing, suppress
 from email.message import EmailMessage
 from pathlib import Path
 
+import packages
 import torch
 import yaml
 import zstandard
@@ -56,6 +57,7 @@ def build() -> None:
 
         parquet.write_table(table({"text": lines, "n": list(range(len(lines)))}), texts / "rows.parquet")
     exports(texts, lines)
+    packages.build(texts, lines)
     command("prepare in/texts/doc.txt --out in/data --tokenizer byte")
     command("prepare in/texts/doc.txt --out in/pairs --tokenizer bpe:300")
     command("train gpt2-nano --data in/data --out in/run", *TINY)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mutations as m
+import packages
 from mutations import Mutation
 
 from groundup.utils.files import write_checksums
@@ -134,6 +135,9 @@ READERS = [
     *(text(name) for name in ("table.csv", "whatsapp", "film.srt", "letter.eml", "box.mbox")),
     *(text(name, m.of_json) for name in ("telegram.json", "list.json", "notes.ipynb")),
     text("slack.zip", m.of_binary),
+    text("letter.pdf", m.of_binary),
+    *(text(name, packages.of_page) for name in ("page.html", "letter.rtf")),
+    *(text(name, packages.of_package) for name in packages.PACKAGES),
     Reader("questions", "in/questions.jsonl", m.of_lines, (ASK,), (*RUN, "questions.jsonl"), required=False),
     Reader(
         "wheel of a Space", "in/space/*.whl", m.of_wheel, ("export in/run --to space --out in/space --overwrite",),

@@ -231,7 +231,7 @@ def test_the_built_in_corpus_comes_by_name(monkeypatch):
         ("a.parquet.gz", b"", "a parquet file is packed inside and read as it is; unpack this one first"),
         ("empty.zst", b"", "there is no text in it"),
         ("a.tar.gz", b"", r"a\.tar\.gz: there is no text in it"),
-        ("a.PDF", b"%PDF", "damaged or cut short as a PDF; get a complete copy of it"),
+        ("a.PDF", b"%PDF", "no PDF, as it does not begin with %PDF-; get a complete copy of it"),
         ("not.gz", b"plain", r"not packed with gzip, .*; if it is plain text, take \.gz off its name"),
         ("r.rtf", b"text", r"no RTF, which begins with \{\\rtf; if it is plain text, call it \.txt"),
         ("ascii-pdf.txt", b"%PDF-1.4\nBT", "damaged or cut short as a PDF; get a complete copy of it"),

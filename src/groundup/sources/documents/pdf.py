@@ -12,6 +12,8 @@ from groundup.errors import DataError
 from groundup.sources.documents.options import NoTextError, ReadOptions
 from groundup.sources.text import REPLACEMENT
 
+MAX_FILE_BYTES = 1 << 30
+HEAD_BYTES = 1024  # which a PDF may begin in
 MAX_PAGES = 100_000
 MAX_UNKNOWN_SHARE = 0.02  # of a page's characters; what is left of a page with more is no text
 PARAGRAPH_GAP = 1.4  # line spacings of the page
@@ -34,6 +36,11 @@ def read_pdf(file: BinaryIO, name: str, options: ReadOptions, found: Counter[str
     """The text of all pages as one. Raises DataError for a PDF with a password, and for one without text."""
     import pypdfium2
 
+    if file.seek(0, 2) > MAX_FILE_BYTES:
+        raise DataError(f"{name}: a PDF of more than {MAX_FILE_BYTES >> 20:,} MiB, the most that is read; split it")
+    file.seek(0)
+    if b"%PDF-" not in file.read(HEAD_BYTES):
+        raise DataError(f"{name}: no PDF, as it does not begin with %PDF-; get a complete copy of it")
     try:
         document = pypdfium2.PdfDocument(file)
     except pypdfium2.PdfiumError as error:
