@@ -70,5 +70,5 @@ def test_a_reader_that_fails_says_what_is_damaged(tmp_path):
 def test_a_missing_library_is_named_with_what_installs_it(monkeypatch):
     row = documents.FORMATS["html"]._replace(library="no_such_library")
     monkeypatch.setitem(documents.FORMATS, "html", row)
-    with pytest.raises(DataError, match=r"reading a poem needs no_such_library; install it with: pip install '"):
+    with pytest.raises(DataError, match=r"reading a poem needs no_such_library; install it with: pip install "):
         next(read_documents("html", io.BytesIO(b"x"), "a.poem", ReadOptions(), documents.Counter()))
