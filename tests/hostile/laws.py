@@ -11,16 +11,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from groundup.sources.corpus import AS_ROWS
-from groundup.sources.documents import FORMATS
 from groundup.ui.format import visible
 
 MAX_RESIDENT_BYTES = 2 << 30
 MAX_LINE = 4000  # characters of an error
 MAX_HASHED_BYTES = 64 << 20  # of larger files, which are sparse, only size and time are compared
 TIMED_OUT = "timed out"
-# The ends of lines about how a file is read, which stand before any error.
-SAID = tuple(f": {said}" for said in (*(row.said for row in FORMATS.values()), *(what for _, what in AS_ROWS.values())))
 SECRET = "a text that is nobody's business"  # of the file outside
 
 # What a command may change, besides `work/out`, where it succeeds.
@@ -94,7 +90,9 @@ def output(command: str, outcome: Outcome) -> list[str]:
         if SECRET in text:
             found.append(f"{name} shows a foreign file")
     if outcome.status == 2:
-        lines = [line for line in outcome.err.splitlines() if not line.endswith(SAID)]
+        lines = outcome.err.splitlines()
+        if command == "prepare":  # which says before what it reads, and as what
+            lines = [line for line in lines[:-1] if line.startswith("groundup: ")] + lines[-1:]
         if len(lines) != 1 or not lines[0].startswith("groundup: "):
             found.append(f"{len(lines)} lines instead of one sentence: {visible_end(outcome.err)}")
         elif len(lines[0]) > MAX_LINE:

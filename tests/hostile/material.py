@@ -13,6 +13,7 @@ from contextlib import closing, suppress
 from email.message import EmailMessage
 from pathlib import Path
 
+import archives
 import packages
 import torch
 import yaml
@@ -52,6 +53,7 @@ def build() -> None:
     (texts / "doc.txt.zst").write_bytes(zstandard.compress(text))
     (texts / "rows.jsonl").write_bytes(rows)
     (texts / "rows.jsonl.zst").write_bytes(zstandard.compress(rows))
+    archives.build(texts, lines[:20])
     with suppress(ImportError):
         from pyarrow import parquet, table
 

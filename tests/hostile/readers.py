@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import archives
 import mutations as m
 import packages
 from mutations import Mutation
@@ -77,8 +78,8 @@ def import_(source: str) -> str:
     return f"import in/{source} --out work/out --tokenizer byte"
 
 
-def text(name: str, kind: Callable[[Path], Iterator[Mutation]] = m.of_text) -> Reader:
-    skips = ("a pipe", "a link to /dev/zero", "zeros to 3 GB") if name.endswith(".txt") else ("a pipe",)
+def text(name: str, kind: Callable[[Path], Iterator[Mutation]] = m.of_text, *more_skips: str) -> Reader:
+    skips = ("a pipe", "a link to /dev/zero", "zeros to 3 GB") if name.endswith(".txt") else ("a pipe", *more_skips)
     return Reader(
         name, f"in/texts/{name}", kind, (prepare(f"in/texts/{name}"),), ("texts",), required=False, skips=skips
     )
@@ -132,12 +133,16 @@ READERS = [
     text("rows.jsonl", m.of_rows),
     text("rows.jsonl.zst", m.of_rows),
     text("rows.parquet", m.of_binary),
-    *(text(name) for name in ("table.csv", "whatsapp", "film.srt", "letter.eml", "box.mbox")),
-    *(text(name, m.of_json) for name in ("telegram.json", "list.json", "notes.ipynb")),
-    text("slack.zip", m.of_binary),
+    *(text(name) for name in ("whatsapp", "film.srt")),
+    *(text(name, archives.of_json_document) for name in ("telegram.json", "list.json", "notes.ipynb")),
+    text("table.csv", archives.of_table, "a link to a foreign text"),
+    text("letter.eml", archives.of_mail),
+    text("box.mbox", archives.of_mail, "zeros to 3 GB"),  # read to its end: one message is too long
     text("letter.pdf", m.of_binary),
     *(text(name, packages.of_page) for name in ("page.html", "letter.rtf")),
     *(text(name, packages.of_package) for name in packages.PACKAGES),
+    *(text(name, archives.of_zip) for name in ("texts.zip", "slack.zip")),
+    *(text(name, archives.of_tar) for name in ("texts.tar", "texts.tgz")),
     Reader("questions", "in/questions.jsonl", m.of_lines, (ASK,), (*RUN, "questions.jsonl"), required=False),
     Reader(
         "wheel of a Space", "in/space/*.whl", m.of_wheel, ("export in/run --to space --out in/space --overwrite",),

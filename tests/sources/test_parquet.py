@@ -138,5 +138,5 @@ def test_a_missing_file_is_not_called_damaged(tmp_path):
 def test_without_the_library_the_message_says_what_to_install(write, monkeypatch):
     path = write({"text": ["a"]})
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match=r"needs pyarrow, which is not installed; .* pip install 'groundup\[data\]'"):
+    with pytest.raises(DataError, match=r"needs pyarrow, which is not installed; .* pip install .*\[data\]'"):
         read(path)

@@ -9,7 +9,7 @@ from fpdf import FPDF
 from reading import read_with
 
 from groundup.errors import DataError
-from groundup.sources.documents.pdf import JOINED, NO_TEXT, NO_UNICODE, UNKNOWN, read_pdf
+from groundup.sources.documents.pdf import JOINED, MARGINS, NO_TEXT, NO_UNICODE, UNKNOWN, read_pdf
 
 matplotlib = pytest.importorskip("matplotlib")
 FONT = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
@@ -56,6 +56,28 @@ def test_a_wider_gap_is_an_empty_line_and_a_page_ends_a_line():
     pages = Pages().page("one", "two", "three")
     pages.pdf.text(20, 50, "four")
     assert read_with(read_pdf, pages.page("five", "six").data()) == (["one\ntwo\nthree\n\nfour\nfive\nsix"], {})
+
+
+def test_running_titles_and_page_numbers_are_left_out_and_counted():
+    pages = Pages()
+    for n, word in enumerate(("one", "two", "three", "four", "five", "six")):
+        title = f"A Title {n + 7}" if n % 2 else "An Author"
+        number = [] if n % 2 else [str(n + 7)]
+        pages.page(*([title] if n else []), f"Chapter {n * 2 + 1}", f"So {word} went", f"{word}.", *number)
+    [text], found = read_with(read_pdf, pages.data())
+    assert "Title" not in text
+    assert text.count("Author") == 2  # on fewer pages than a running title
+    assert text.startswith("Chapter 1\nSo one went\none.\nChapter 3\nSo two went\ntwo.\nAn Author\nChapter 5\n")
+    assert found == {MARGINS: 6}
+
+
+def test_a_line_with_which_some_pages_happen_to_begin_stays():
+    pages = Pages()
+    for n in range(9):
+        pages.page("HAMLET." if n % 3 == 0 else f"{'abcdefghi'[n]}.", f"Words {'abcdefghi'[n]}")
+    [text], found = read_with(read_pdf, pages.data())
+    assert text.count("HAMLET.") == 3
+    assert found == {}
 
 
 def test_letters_that_are_printed_twice_for_bold_are_read_once():

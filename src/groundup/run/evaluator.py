@@ -69,6 +69,8 @@ class Evaluator:
         # No more tokens at a time than a micro-batch has, which fits.
         self._task_tokens = min(default_batch_tokens(self._device), self._batch_size * config.model.block_size)
         self._prompt = config.evaluate.prompt or held_out_prompt(data)
+        starts = begins_documents(data.manifest)
+        self._prompt_ids = prompt_ids(tokenizer, self._prompt, begins_documents=starts)
         self.losses = EvalLosses()  # of the last evaluation
 
     def evaluate(self, step: int) -> None:
@@ -158,12 +160,11 @@ class Evaluator:
         tokenizer = self._data.tokenizer
         decoder = TextStream(tokenizer.decode_bytes)
         sampler = Sampler(t=0.8, k=200, seed=0)  # the same draws each time, so that samples can be compared
-        text, starts = prompt_text(tokenizer, self._prompt), begins_documents(self._data.manifest)
-        ids = prompt_ids(tokenizer, self._prompt, begins_documents=starts)
+        text = prompt_text(tokenizer, self._prompt)
         with self._state.ema.swapped_in(), self._parallel.unsharded():
             for row in stream(
                 self._model,
-                ids,
+                self._prompt_ids,
                 lambda logits: self._process_group.broadcast(sampler(logits)),  # equal on ranks that round otherwise
                 device=self._device,
                 max_tokens=n,

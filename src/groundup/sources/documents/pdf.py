@@ -22,13 +22,17 @@ NO_UNICODE = "pages whose fonts do not say which characters they show are left o
 UNKNOWN = "characters that their font does not name were replaced by U+FFFD"
 NO_TEXT = "pages without text, such as scans, are left out"
 SYMBOLS = "symbols of fonts without Unicode are left out"
+MARGINS = "running titles and page numbers are left out"
 JOINED = "words cut by a line end were joined, as the text has them elsewhere"
+
+MIN_IN_A_ROW = 3  # pages with the same first or last line
 
 _LIGATURES = {0xFB00 + i: text for i, text in enumerate(("ff", "fi", "fl", "ffi", "ffl", "st", "st"))}
 _SPELLINGS = {2: "-\n", 0xAD: "-", 0xA0: " ", **_LIGATURES}  # 2 is a hyphen after which PDFium joins two lines
 _NO_CHARACTERS = frozenset((*range(2), *range(3, 9), 11, *range(14, 32), 0xFFFE, 0xFFFF))
 _LINE_ENDS = (10, 12, 13)
 _CUT_WORD = re.compile(r"([^\W\d_]+)-\n([^\W\d_]+)")
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 
 
@@ -66,7 +70,7 @@ def read_pdf(file: BinaryIO, name: str, options: ReadOptions, found: Counter[str
         raise NoTextError(f"{name}: there is no text in this PDF, as {cause}; recognize it first, with: ocrmypdf")
     if n_without > found[NO_UNICODE]:
         found[NO_TEXT] += n_without - found[NO_UNICODE]
-    yield _join_words("\n".join(filter(None, pages)), found)
+    yield _join_words("\n".join(filter(None, _without_margins(pages, found))), found)
 
 
 def _page_text(page: Any, found: Counter[str]) -> str:
@@ -115,6 +119,42 @@ def _gaps(baselines: list[float]) -> list[str]:
     steps = [above - below for above, below in pairwise(baselines)]
     usual = median_low([step for step in steps if step > 0] or [0])
     return ["\n\n" if step > PARAGRAPH_GAP * usual else "\n" for step in steps]
+
+
+def _without_margins(pages: list[str], found: Counter[str]) -> list[str]:
+    """The pages without running titles and page numbers: first or last lines that are the same on pages in a row.
+
+    Numbers that grow from page to page as pages do count as the same.
+    """
+    for edge in (0, -1, 0, -1):  # twice, as a number may stand above or below a title
+        lines = [page.split("\n") for page in pages]
+        with_line: dict[str, list[int]] = {}
+        for i, each in enumerate(lines):
+            for key in {each[edge], _from_page(each[edge], i)} - {""}:
+                with_line.setdefault(key, []).append(i)
+        margins = {i for numbers in with_line.values() for i in _in_a_row(numbers)}
+        for i in margins:
+            del lines[i][edge]
+        if margins:
+            found[MARGINS] += len(margins)
+        pages = ["\n".join(each).strip("\n") for each in lines]
+    return pages
+
+
+def _from_page(line: str, page: int) -> str:
+    """A line whose numbers are counted from that of its page."""
+    return _NUMBER.sub(lambda number: f"#{int(number[0]) - page}", line)
+
+
+def _in_a_row(numbers: list[int]) -> list[int]:
+    """Those of rising `numbers` that follow each other, on every page or every other one, `MIN_IN_A_ROW` times."""
+    rows: list[list[int]] = []
+    for number in numbers:
+        if rows and number - rows[-1][-1] <= 2:
+            rows[-1].append(number)
+        else:
+            rows.append([number])
+    return [number for row in rows if len(row) >= MIN_IN_A_ROW for number in row]
 
 
 def _join_words(text: str, found: Counter[str]) -> str:
