@@ -447,7 +447,7 @@ def test_a_tokenizer_that_llama_cpp_lacks_is_refused(checkpoint, tmp_path):
 
 def test_without_the_gguf_library_the_extra_is_named(gpt2_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(UsageError, match=r"pip install 'groundup\[gguf\]'"):
+    with pytest.raises(UsageError, match=r"pip install .*\[gguf\]'"):
         export(gpt2_checkpoint, tmp_path / "m.gguf", to="gguf")
 
 
