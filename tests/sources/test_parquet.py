@@ -110,7 +110,7 @@ def test_memory_does_not_grow_with_the_row_groups(tmp_path):
         done = subprocess.run([sys.executable, "-c", MEASURED, path], capture_output=True, text=True, check=True)
         n, peak[rows] = map(int, done.stdout.split())
         assert n == rows * 16_000
-    assert peak[8000] - peak[2000] < 40_000, f"peak memory in kB: {peak}"
+    assert peak[8000] - peak[2000] < 70_000, f"peak memory in kB: {peak}"
 
 
 def test_few_long_rows_are_held_at_a_time(write):
