@@ -39,9 +39,12 @@ def test_a_run_in_a_pipe_prints_the_plan_and_a_line_per_interval(groundup, prepa
     assert lines[0].startswith("model    1 layer, 2 heads, 16 wide, context 16, vocabulary 257:")
     assert any(line.startswith("step     16 sequences x 16 = 256 tokens") for line in lines)
     assert any(line.startswith("machine  cpu, 1 thread, fp32") for line in lines)
-    pattern = r"step \d+ \| loss \d+\.\d{4} \| dt \d+\.\d ms \| tok/s \d+ \| norm \d+\.\d\d \| lr \d\.\d\de-\d\d"
-    steps = [line for line in lines if re.fullmatch(pattern, line)]
-    assert [int(line.split()[1]) for line in steps] == [1, 5, 10, 12]
+    pattern = (
+        r"step (\d+)/12 \| loss \d+\.\d{4} \| dt \d+\.\d ms \| tok/s [\d,]+ \| norm \d+\.\d\d \| lr \d\.\d\de-\d\d"
+        r"( \| \ds left)?"
+    )
+    steps = [match for line in lines if (match := re.fullmatch(pattern, line))]
+    assert [(int(match[1]), bool(match[2])) for match in steps] == [(1, False), (5, True), (10, True), (12, False)]
     assert sum("val loss" in line for line in lines) == 2
     assert lines[-1] == "next: groundup generate run --prompt TEXT"
 
@@ -118,7 +121,7 @@ def test_train_json_is_one_object_on_standard_output(groundup, prepared, fast):
     values = json.loads(done.out)
     assert values["step"] == 12
     assert values["val_loss"] > 0
-    assert "step 5 |" in done.err
+    assert "step 5/12 |" in done.err
 
 
 @pytest.mark.slow
