@@ -114,7 +114,7 @@ def test_no_modules_import_each_other_in_a_circle():
         ("training", "import groundup.evaluation.loss"),
         ("errors", "def f():\n    from groundup.config.schema import Config"),
         ("tokenizers", "from groundup import data"),
-        ("run", "from groundup.comparison.comparison import compare"),
+        ("run", "from groundup.comparison.table import compare"),
         ("cli", "from groundup.api import train"),
     ],
 )

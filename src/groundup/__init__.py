@@ -6,6 +6,7 @@ The names below are the whole public Python API. They are loaded when first used
 from __future__ import annotations
 
 from importlib import import_module
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from groundup.errors import (
@@ -21,8 +22,20 @@ from groundup.errors import (
 
 if TYPE_CHECKING:
     from groundup import data
-    from groundup.api import evaluate, evaluate_tasks, generate, generate_stream, load, prepare, resume, train
-    from groundup.comparison.comparison import compare
+    from groundup.api import (
+        evaluate,
+        evaluate_tasks,
+        generate,
+        generate_stream,
+        load,
+        load_tokenizer,
+        plan,
+        prepare,
+        quickstart,
+        resume,
+        train,
+    )
+    from groundup.comparison.table import compare
     from groundup.config.model import ModelConfig
     from groundup.generation.sampling import Sampler
     from groundup.interop.export import export
@@ -36,18 +49,30 @@ __version__: str
 __all__ = [
     "GPT", "CheckpointError", "ConfigError", "DataError", "ExportError", "GroundupError", "ModelConfig", "Sampler",
     "TokenizerError", "TrainingError", "UsageError", "__version__", "build_model", "compare", "data", "evaluate",
-    "evaluate_tasks", "export", "generate", "generate_stream", "import_model", "load", "prepare", "push", "resume",
-    "train",
+    "evaluate_tasks", "export", "generate", "generate_stream", "import_model", "load", "load_tokenizer", "plan",
+    "prepare", "push", "quickstart", "resume", "train",
 ]  # fmt: skip
 
 _HOMES = {
     "GPT": "groundup.model.gpt",
     "build_model": "groundup.model",
     "ModelConfig": "groundup.config.schema",
-    "compare": "groundup.comparison.comparison",
+    "compare": "groundup.comparison.table",
     "Sampler": "groundup.generation.sampling",
     **dict.fromkeys(
-        ("evaluate", "evaluate_tasks", "generate", "generate_stream", "load", "prepare", "resume", "train"),
+        (
+            "evaluate",
+            "evaluate_tasks",
+            "generate",
+            "generate_stream",
+            "load",
+            "load_tokenizer",
+            "plan",
+            "prepare",
+            "quickstart",
+            "resume",
+            "train",
+        ),
         "groundup.api",
     ),
     "export": "groundup.interop.export",
@@ -58,7 +83,12 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        value = getattr(import_module(_HOMES[name]), name)
+        if not isinstance(value, FunctionType):
+            return value
+        function = import_module("groundup.utils.wording").raises_for_python(value)
+        function.__module__ = __name__  # where pickle looks for it
+        return globals().setdefault(name, function)
     if name == "__version__":
         return import_module("groundup.utils.system").own_version()
     if name == "data":

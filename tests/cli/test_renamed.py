@@ -21,7 +21,7 @@ VALUES = {
     "train.budget": "30m", "train.stop_after": "1h", "train.patience": 3, "train.shares": 2, "optimizer.ema": 0.99,
     "schedule.floor": 0.25, "guard.spike": 5.0, "guard.bad_steps": 4, "guard.rollbacks": 2,
     "checkpoint.asynchronous": False, "checkpoint.best": False, "tracking.to": "wandb", "model.positions": "rotary",
-    "model.softcap": 15.0, "model.tied": False, "model.block": "post_norm",
+    "model.softcap": 15.0, "model.tied": False, "model.block": "post_norm", "prepare.as": "text",
 }  # fmt: skip
 KEYS = [key for key in RENAMED_KEYS if key != "init"]  # which names a folder: see below
 PREVIOUS_VALUES = [(key, old, new) for key, values in RENAMED_VALUES.items() for old, new in values.items()]

@@ -10,7 +10,8 @@ from makers import make_run
 import groundup
 from groundup.checkpoint.data_match import same_text
 from groundup.checkpoint.log import Evaluation
-from groundup.comparison.comparison import AXES, Curve, compare
+from groundup.comparison.comparison import AXES, Curve
+from groundup.comparison.table import compare
 from groundup.errors import CheckpointError, GroundupError, UsageError
 
 

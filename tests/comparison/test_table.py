@@ -8,9 +8,8 @@ from makers import make_run
 from rich.console import Console
 
 from groundup.cli.compare import _chart
-from groundup.comparison.comparison import compare
 from groundup.comparison.plot import MAX_NAME_CHARACTERS, accuracies, shorten
-from groundup.comparison.table import as_json, notes, rows
+from groundup.comparison.table import as_json, compare, notes, rows
 
 
 def cells(found, label):

@@ -11,8 +11,7 @@ import groundup
 from groundup.checkpoint.log import read_history, read_log
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.checkpoint.state import load_metadata
-from groundup.comparison.comparison import compare
-from groundup.comparison.table import notes
+from groundup.comparison.table import compare, notes
 from groundup.diagnostics.run_checks import check_run
 from groundup.evaluation.loss import Interrupted, Loss
 from groundup.run.evaluator import Evaluator

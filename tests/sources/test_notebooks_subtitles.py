@@ -1,12 +1,14 @@
 """Notebooks as nbformat writes them, and subtitles as programs and sites do."""
 
 import json
+import time
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 from reading import read_with
 
+from groundup.sources.documents.chats import read_whatsapp
 from groundup.sources.documents.json_documents import read_json
 from groundup.sources.documents.subtitles import read_subtitles
 
@@ -115,3 +117,15 @@ def test_captions_that_grow_word_by_word_are_read_once():
 
 def test_what_holds_no_cue_holds_no_text():
     assert read_with(read_subtitles, b"WEBVTT\n\nNOTE nothing\n") == ([], {})
+
+
+def test_odd_files_take_no_quadratic_time():
+    started = time.process_time()
+    ticks = {"cells": [{"cell_type": "code", "source": "`" * 300_000}], "metadata": {}, "nbformat": 4}
+    ((text,), _) = read_with(read_json, json.dumps(ticks).encode())
+    assert len(text) == 3 * 300_000 + 4
+    voices = "00:01.000 --> 00:02.000\n" + "<v." * 300_000 + "\n"
+    assert len(read_with(read_subtitles, voices.encode())[0]) == 1
+    spaces = "31/12/2023, 23:59 - Ann: a" + " " * 300_000 + "b\n"
+    assert read_with(read_whatsapp, spaces.encode())[0] == [f"Ann: a{' ' * 300_000}b\n"]
+    assert time.process_time() - started < 5

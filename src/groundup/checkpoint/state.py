@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from typing_extensions import override
 
 from groundup.checkpoint import files
 from groundup.checkpoint.files import AVERAGE, CONFIG, MODEL, OPTIMIZER, PROGRESS, TOKENIZER, load_config
@@ -37,6 +38,7 @@ from groundup.model import build_model
 from groundup.model.fused_cpu import use_fused_cpu_kernels
 from groundup.model.gpt import GPT
 from groundup.model.init import skip_init
+from groundup.model.size import parameters
 from groundup.optim.optimizer import state_shapes
 from groundup.tokenizers import registry
 from groundup.tokenizers.base import Tokenizer
@@ -57,7 +59,7 @@ class Snapshot:
     tensors: StateTensors
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LoadedModel:
     """A trained model with its tokenizer and config."""
 
@@ -67,6 +69,13 @@ class LoadedModel:
     tokenizer: Tokenizer
     device: torch.device
     metadata: Mapping[str, Any]  # of the training state, as in its progress.json
+
+    @override
+    def __repr__(self) -> str:
+        model = self.config.model
+        shape = f"{parameters(model):,} parameters, {model.n_layer} x {model.n_embd}, context {model.block_size}"
+        tokenizer = f"{self.tokenizer.name} with {self.tokenizer.n_vocab:,} ids"
+        return f"LoadedModel({self.folder}: {shape}, {tokenizer}, {self.device})"
 
     @property
     def begins_documents(self) -> bool:

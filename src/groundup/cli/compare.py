@@ -40,8 +40,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from groundup.cli.plan import parse_tokens
-    from groundup.comparison.comparison import compare
-    from groundup.comparison.table import as_json
+    from groundup.comparison.table import as_json, compare
 
     out = Path(args.out) if args.out else None
     if out:

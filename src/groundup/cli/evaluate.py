@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     # Opened first: mistakes in the questions are found before any computation.
     tasks = open_tasks(specs, loaded.tokenizer, block_size=loaded.config.model.block_size)
     options = {name: getattr(args, name) for name in ("data", "split", "tokens", "window", "stride")}
+    options["progress"] = not args.json
     loss = evaluate(loaded, precision=precision, process_group=process_group, **options) if with_loss else None
     with count_progress(quiet=args.json or process_group.rank > 0) as progress:
         results = evaluate_tasks(loaded, tasks, precision=precision, process_group=process_group, progress=progress)

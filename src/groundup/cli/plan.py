@@ -18,11 +18,10 @@ from groundup.cli.parsing import (
     config_overrides,
     preset_and_config,
 )
-from groundup.config.merge import ConfigSource, flatten
+from groundup.config.merge import flatten
 from groundup.config.schema import Config
 from groundup.config.sections import TrainConfig
 from groundup.errors import ConfigError, UsageError
-from groundup.run.compose import compose_config
 from groundup.run.dataset import needs_preparation
 from groundup.run.ensure_data import KNOWN_VOCAB_SIZES, assumed_vocab_size
 from groundup.ui.format import human_plural, json_line
@@ -147,7 +146,12 @@ def _run_choice(args: argparse.Namespace, config: Config) -> int:
 
     manifest = Manifest.load(Path(str(config.data)))
     splits, tokenizer, options = manifest.splits, manifest.tokenizer, _options(args)
-    machine, flops, source = _known_flops(args, config) if args.like else _measured_flops(args, config)
+    if args.like:
+        machine, flops, source = _known_flops(args, config)
+    else:
+        from groundup.run.preset_plans import measure_flops
+
+        machine, flops, source = measure_flops(config, tokenizer.n_vocab, options)
     size = splits["train"].tokens, splits["val"].tokens, tokenizer.n_vocab
     chosen = choose(fits := fit_presets(*size, machine, flops, source=source, options=options))
     command = train_command(chosen, str(config.data), option_words(options)) if chosen else None
@@ -171,25 +175,7 @@ def _run_choice(args: argparse.Namespace, config: Config) -> int:
     return 0
 
 
-def _measured_flops(args: argparse.Namespace, config: Config) -> tuple[Machine, float | None, str]:
-    """FLOP/s of training here, measured on a small preset for a few seconds; None where it does not fit."""
-    from groundup.planning.choice import PROBES
-    from groundup.run.resolve import plan_here, plan_with_measured_speed
-
-    name = PROBES[plan_here(config, config.model.vocab, None).machine.device]
-    probe = compose_config(name, [], ConfigSource("command line", _options(args)))[1]
-    plan = plan_with_measured_speed(probe, config.model.vocab, None)
-    if plan.speed is None:
-        return plan.machine, None, f"nothing: {name} does not fit into the memory of this machine"
-    source = f"{plan.speed.source.removeprefix('estimated from ')} of {name}, timed here"
-    return (
-        plan.machine,
-        plan.speed.tokens_per_s * plan.flops,
-        f"{source} ({plan.machine.device}, {plan.machine.precision})",
-    )
-
-
-def _known_flops(args: argparse.Namespace, config: Config) -> tuple[Machine, float, str]:
+def _known_flops(args: argparse.Namespace, config: Config) -> tuple[Machine, float | None, str]:
     """FLOP/s of the run that --like names."""
     from groundup.checkpoint.run_folder import logged_speed
     from groundup.model.size import flops_per_token

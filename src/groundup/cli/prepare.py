@@ -9,8 +9,9 @@ from groundup.ui.format import json_line
 
 def add_arguments(parser: Parser) -> None:
     parser.epilog = (
-        "Sources: .txt, .md, source code and any other text, one document per file; .jsonl and .parquet, one document\n"
-        "per row (--column, or FILE#COLUMN); each text also .gz or .zst; folders of these; patterns such as\n"
+        "Sources: plain text, source code, pages (HTML, EPUB), office documents (DOCX, ODT, RTF, PDF) and subtitles,\n"
+        "one document per file; .jsonl, .parquet, .csv and .json, one per row (--column, or FILE#COLUMN); mail and\n"
+        "exported chats; .zip and .tar of these; each file also .gz or .zst; folders; patterns such as\n"
         "'texts/**/*.txt'; - for standard input; shakespeare, python-docs, and what `groundup corpora` lists.\n\n"
         "Of 100 documents or more, complete documents are held out, chosen by their hash; of fewer, the end of each\n"
         "document is held out. After an interruption, the same command continues.\n\n"

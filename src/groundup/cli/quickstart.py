@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from groundup.cli.parsing import Parser
+from groundup.cli.parsing import Parser, add_text_fields, text_fields
 from groundup.cli.prompt_line import can_talk, talk
 from groundup.errors import UsageError
 from groundup.sources.shakespeare import SHAKESPEARE
@@ -30,6 +30,10 @@ def add_arguments(parser: Parser) -> None:
         "  groundup quickstart my-book.txt --minutes 10\n"
         "  groundup quickstart my-book.txt --minutes 60 --continue"
     )
+    parser.first = (
+        *("sources", "--minutes", "--out", "--continue", "--fresh", "--tokenizer", "--encoding", "--verbose"),
+        *("--explain", "--json"),
+    )
     parser.option("sources TEXT", "files, folders, corpora; as for `groundup prepare`", nargs="*")
     parser.option("--minutes X", "time to train [3]", type=float, default=3.0)
     parser.option("--out RUN", "folder for data and run [runs/NAME, after the text]")
@@ -39,6 +43,7 @@ def add_arguments(parser: Parser) -> None:
         "--fresh", action="store_true", help="start another run, in the next free folder, such as NAME-2"
     )
     parser.option("--tokenizer NAME", "as for `groundup prepare` [by the text]")
+    add_text_fields(parser)
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="print all choices with their reasons, and the plan"
     )
@@ -70,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
             free_folder(out) if args.fresh or existing else out,
             minutes=args.minutes,
             tokenizer=args.tokenizer,
+            text_options=text_fields(args),
             verbose=args.verbose,
             say=say,
             reading=partial(byte_progress, quiet=args.json),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from typing_extensions import override
 
 from groundup.checkpoint.data_match import Answer, RunText, same_text, same_tokenizer, text_of_run
 from groundup.checkpoint.files import PROGRESS, read_field
@@ -95,7 +96,7 @@ class EqualPoint:
     lr: tuple[float | None, ...]  # learning rate there, as a fraction of the run's peak
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Several runs compared; sequences are in the order of `runs`."""
 
@@ -107,15 +108,14 @@ class Comparison:
     needed: dict[Axis, tuple[Reading, ...]]  # to reach the target
     settings: dict[str, tuple[Any, ...]]  # dotted config keys that differ
 
+    @override
+    def __repr__(self) -> str:
+        lowest = (f"{run.name} {min(getattr(point, self.measure) for point in run.points):.4f}" for run in self.runs)
+        return f"Comparison(lowest {self.measure}: {', '.join(lowest)})"
 
-def compare(runs: Sequence[str | PathLike[str]], *, at_tokens: int | None = None) -> Comparison:
-    """Compare runs of `groundup train`, finished or not, by their validation losses.
 
-    The unit is nats per token, or bits per byte if tokenizers differ; runs are compared at the largest number of
-    tokens, steps and seconds that all have reached, or at `at_tokens`.
-    Raises UsageError for no run, too many, the same one twice, or tokens that not all have reached; CheckpointError
-    for a folder without a run or without an evaluation.
-    """
+def compare_runs(runs: Sequence[str | PathLike[str]], *, at_tokens: int | None = None) -> Comparison:
+    """Compare runs; see `table.compare`, which is the public one."""
     paths = [Path(run) for run in runs]
     _check_paths(paths)
     folders = [RunFolder(path) for path in paths]

@@ -1,14 +1,18 @@
 """Table of a comparison with one column per run, notes on what limits it, and all of it as JSON."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from html import escape
+from os import PathLike
 from typing import Any
 
 from rich.cells import cell_len
 from rich.text import Text
+from typing_extensions import override
 
-from groundup.comparison.comparison import AXES, Axis, Comparison, EqualPoint, Measure, Reading, Run
-from groundup.ui.format import human_count, human_time, single_line
+from groundup.comparison.comparison import AXES, Axis, Comparison, EqualPoint, Measure, Reading, Run, compare_runs
+from groundup.ui.format import human_count, human_time, single_line, visible
+from groundup.ui.notebook import html_table
 
 LOSS_NAMES: dict[Measure, str] = {"val_loss": "val loss", "bits_per_byte": "bits/byte"}
 UNIT: dict[Measure, str] = {"val_loss": "nats per token", "bits_per_byte": "bits per byte of text"}
@@ -223,6 +227,45 @@ def notes(comparison: Comparison) -> list[str]:
     if len(comparison.runs) > 1 and any(reading.first for reading in readings):
         found.append("≤ reached at the first evaluation or before it")
     return found
+
+
+@dataclass(frozen=True, repr=False)
+class PrintedComparison(Comparison):
+    """A comparison that prints as its table, also in a notebook."""
+
+    @override
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
+
+
+def compare(runs: Sequence[str | PathLike[str]], *, at_tokens: int | None = None) -> PrintedComparison:
+    """Compare runs of `groundup train`, finished or not, by their validation losses; printed, the result is a table.
+
+    The unit is nats per token, or bits per byte if tokenizers differ; runs are compared at the largest number of
+    tokens, steps and seconds that all have reached, or at `at_tokens`.
+    Raises UsageError for no run, too many, the same one twice, or tokens that not all have reached; CheckpointError
+    for a folder without a run or without an evaluation.
+    """
+    found = compare_runs(runs, at_tokens=at_tokens)
+    return PrintedComparison(**{field.name: getattr(found, field.name) for field in fields(found)})
+
+
+def as_text(comparison: Comparison) -> str:
+    """The table and its notes as plain text."""
+    lines = [
+        line.plain for line in table([single_line(run.name) for run in comparison.runs], list(rows(comparison)), None)
+    ]
+    return "\n".join([*lines, "", *(f"note  {note}" for note in notes(comparison))])
+
+
+def as_html(comparison: Comparison) -> str:
+    """The same for a notebook."""
+    cells = [(row.label, *row.cells) for row in rows(comparison)]
+    shown = html_table(cells, header=("", *(run.name for run in comparison.runs)))
+    return shown + "".join(f"<p>{escape(visible(note))}</p>" for note in notes(comparison))
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:

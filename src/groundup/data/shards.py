@@ -19,6 +19,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import override
 
 from groundup.data.record_file import REMEDY, RecordFile, unreadable
 from groundup.errors import DataError
@@ -120,6 +121,13 @@ class Manifest(_Record):
         except ValueError as error:
             problem = str(error)
         raise DataError(f"{path}: not a manifest of groundup ({problem}); prepare the data again with --overwrite")
+
+    @override
+    def __repr__(self) -> str:
+        splits = ", ".join(f"{name} {split.tokens:,} tokens" for name, split in self.splits.items())
+        return f"Manifest({splits}; {self.tokenizer.name} with {self.tokenizer.n_vocab:,} ids)"
+
+    __str__ = __repr__
 
     @property
     def fingerprint(self) -> str:

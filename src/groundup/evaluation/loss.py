@@ -55,6 +55,7 @@ def split_loss(
     autocast: Callable[[], AbstractContextManager[object]],
     stop: Callable[[], bool] = lambda: False,
     process_group: ProcessGroup = SINGLE_PROCESS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Loss:
     """Mean loss over windows of `block_size` tokens, each token scored once.
 
@@ -69,7 +70,7 @@ def split_loss(
     independent draws, and the mean as a ratio of two sums (Cochran, Sampling Techniques, section 2.11).
 
     Each rank of `process_group` takes every size-th batch, and the sums are all-reduced. All ranks make equally many
-    forward passes, if need be over padding alone.
+    forward passes, if need be over padding alone. `progress` is called with the windows done and all windows.
     """
     stride = stride or block_size
     starts = scored_windows(len(tokens), block_size, stride, limit)
@@ -89,6 +90,7 @@ def split_loss(
             x, n = nats.cpu().double(), torch.from_numpy((targets != IGNORED).sum(1)).double()
             n = n if x.dim() else n.sum()  # of each window, or of the batch as one draw
             sums += torch.stack([x.sum(), n.sum(), (x**2).sum(), (x * n).sum(), (n**2).sum(), (n > 0).sum()])
+            progress(min(first + rows * process_group.size, len(starts)), len(starts))
     finally:
         loss_sum.train(was_training)
     return _loss(process_group.all_reduce(sums))

@@ -12,7 +12,7 @@ from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
 from groundup.errors import CheckpointError, UsageError
 from groundup.preprocess.records import Request
-from groundup.sources.corpus import open_sources
+from groundup.sources.corpus import TEXT_OPTIONS, open_sources
 
 
 def run_folder(sources: Sequence[str], parent: Path = Path("runs")) -> Path:
@@ -67,6 +67,7 @@ class ExistingRun:
         request = Request.load(self.folder.path / "data")
         if request is None:
             raise UsageError(f"{self.folder.path}: its text is not known; start another run with --fresh")
-        with open_sources(files) as corpus:
+        reading: dict[str, Any] = {key: request.settings[key] for key in TEXT_OPTIONS if key in request.settings}
+        with open_sources(files, **reading) as corpus:
             if difference := request.difference(Request.of(corpus, request.settings)):
                 raise UsageError(f"{self.folder.path}: of another text ({difference}); start another run with --fresh")

@@ -3,10 +3,11 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from groundup.data.shards import Manifest
 from groundup.errors import DataError
@@ -33,6 +34,7 @@ def prepare_text(
     *,
     minutes: float,
     tokenizer: str | None,
+    text_options: Mapping[str, Any],
     show: Callable[[Choice], None],
     reading: Callable[[], AbstractContextManager[ProgressReporter]],
 ) -> Manifest:
@@ -42,7 +44,7 @@ def prepare_text(
     """
     names = ", ".join(sources)
     with rereadable(sources) as files:
-        with reading() as progress, open_sources(files) as corpus:
+        with reading() as progress, open_sources(files, **text_options) as corpus:
             progress.phase("reading", corpus.size)
             text = survey(_watched(corpus, progress))
         if text.bytes < MIN_TEXT_BYTES:
@@ -60,6 +62,7 @@ def prepare_text(
                 files,
                 out,
                 tokenizer=choice.value,
+                **text_options,
                 val_fraction=val_fraction(text),
                 max_tokens=None if text.complete else limit,
                 overwrite=True,

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from typing_extensions import override
+
 from groundup.checkpoint.log import iter_log
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.checkpoint.state import LoadedModel, load
@@ -29,7 +31,7 @@ class Sample(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """Results of a quickstart."""
 
@@ -49,6 +51,12 @@ class Report:
     truth: str  # the text that follows the first sample's prompt
     growth: list[tuple[int, str]]  # steps, and samples drawn after them
     overlap: Memorization  # of the samples with the training text
+
+    @override
+    def __repr__(self) -> str:
+        best = min(self.baselines, key=lambda baseline: baseline.bits_per_byte)
+        found = f"{self.bits_per_byte:.2f} bits per byte, {best.name} {best.bits_per_byte:.2f}"
+        return f"Report({self.result.run}: step {self.result.step:,}, {found})"
 
 
 def evaluate_run(sources: list[str], result: TrainResult, data: Path) -> Report:

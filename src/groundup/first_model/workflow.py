@@ -5,10 +5,11 @@ The parts that need torch are imported when the text is prepared: that takes sec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
@@ -36,6 +37,7 @@ def quickstart(
     *,
     minutes: float,
     tokenizer: str | None,
+    text_options: Mapping[str, Any] = MappingProxyType({}),
     verbose: bool = False,
     say: Callable[[str], None],
     reading: Callable[[], AbstractContextManager[ProgressReporter]],
@@ -43,8 +45,9 @@ def quickstart(
 ) -> Report:
     """Prepare `sources`, train on them for `minutes`, and evaluate, all in the run folder `out`.
 
-    `say` gets a line for each choice; with `verbose`, further choices, all reasons and the plan. `reading` shows
-    progress in bytes, `watching` the training. Raises DataError, UsageError.
+    `text_options` say how the text is read, as for `open_sources`. `say` gets a line for each choice; with `verbose`,
+    further choices, all reasons and the plan. `reading` shows progress in bytes, `watching` the training. Raises
+    DataError, UsageError.
     """
 
     def show(choice: Choice) -> None:
@@ -54,7 +57,15 @@ def quickstart(
             say(f"{'':<10} {choice.reason}")
 
     RunFolder(out).refuse_existing()
-    manifest = prepare_text(sources, out / "data", minutes=minutes, tokenizer=tokenizer, show=show, reading=reading)
+    manifest = prepare_text(
+        sources,
+        out / "data",
+        minutes=minutes,
+        tokenizer=tokenizer,
+        text_options=text_options,
+        show=show,
+        reading=reading,
+    )
     config, speed = _choose_model(manifest, out / "data", minutes * 60, show)
 
     from groundup.first_model.report import evaluate_run

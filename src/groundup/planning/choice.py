@@ -151,14 +151,23 @@ def propose_for_text(n_bytes: int, computer: Computer) -> tuple[str, Fit | None]
     return tokenizer, propose(tokens - val_tokens, val_tokens, vocab_size, computer)
 
 
-def choice_table(fits: list[Fit], chosen: Fit | None) -> str:
-    """One line per preset, the smallest first; the chosen one is marked."""
-    rows: list[tuple[str, ...]] = [("", "preset", "parameters", "time here", "epochs", "tokens per parameter")]
+CHOICE_HEADER = ("", "preset", "parameters", "time here", "epochs", "tokens per parameter")
+
+
+def choice_rows(fits: list[Fit], chosen: Fit | None) -> list[tuple[str, ...]]:
+    """One row per preset, the smallest first; the chosen one is marked."""
+    rows: list[tuple[str, ...]] = []
     for fit in sorted(fits, key=lambda fit: fit.plan.parameters):
         plan = fit.plan
         each = [plan.epochs, plan.tokens_per_parameter]
         numbers = ["unknown" if x is None else human_figures(x) for x in each]
         rows.append((">" if fit is chosen else "", fit.preset, f"{plan.parameters:,}", fit.time, *numbers))
+    return rows
+
+
+def choice_table(fits: list[Fit], chosen: Fit | None) -> str:
+    """The rows as lines of text."""
+    rows = [CHOICE_HEADER, *choice_rows(fits, chosen)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for mark, name, *numbers in rows:

@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+from typing_extensions import override
+
 from groundup.config.resolved import ResolvedConfig
 from groundup.model.memory import FP32
 from groundup.model.size import counted, flops_per_token, parameters, parameters_by_part
@@ -34,7 +36,7 @@ class DataSize:
     val_tokens: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """A run before it starts. Without `data`, epochs are unknown."""
 
@@ -42,6 +44,12 @@ class Plan:
     machine: Machine
     data: DataSize | None = None
     speed: Speed | None = None
+
+    @override
+    def __repr__(self) -> str:
+        steps = "" if self.steps is None else f", {self.steps:,} steps"
+        seconds = "" if self.seconds is None else f", about {self.seconds:,.0f} s"
+        return f"Plan({self.parameters:,} parameters{steps}{seconds}, {self.memory.total / 1e9:.2g} GB of memory)"
 
     @cached_property
     def parts(self) -> dict[str, int]:

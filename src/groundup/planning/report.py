@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
+from typing_extensions import override
+
 from groundup.errors import ConfigError
 from groundup.optim.run_length import TimeLength
 from groundup.planning.gpus import GPU
@@ -19,11 +21,28 @@ from groundup.ui.format import (
     human_time,
     json_line,
 )
+from groundup.ui.notebook import html_table
+from groundup.utils.wording import worded_for_python
 
 RECOMPUTE_SPEED = 3 / 4  # of the MFU, when every block is computed twice: 8 operations per weight and token, not 6
 Parallel = Literal["ddp", "fsdp"]
 PARALLEL: tuple[Parallel, ...] = get_args(Parallel)
 LARGE_CLUSTER_GPUS = 64  # from which on published runs lose speed that an MFU of 8 GPUs does not show
+
+
+@dataclass(frozen=True, repr=False)
+class PrintedPlan(Plan):
+    """A plan that prints as its summary, also in a notebook."""
+
+    @override
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _repr_html_(self) -> str:
+        return html_table((line.split(maxsplit=1) for line in self._lines()), numbers_from=2)
+
+    def _lines(self) -> list[str]:
+        return [worded_for_python(line) for line in summary(self)]
 
 
 def summary(plan: Plan) -> list[str]:

@@ -22,6 +22,7 @@ from groundup.sources.corpus import Corpus, ReadAs, open_sources
 from groundup.sources.encodings import Errors, parse_encoding
 from groundup.tokenizers.auto import AUTO
 from groundup.tokenizers.base import Tokenizer, TokenizerTrainer
+from groundup.ui.progress import reporting
 from groundup.utils.files import flush, replace_text
 from groundup.utils.plural import human_plural
 from groundup.utils.progress import ProgressReporter
@@ -55,7 +56,7 @@ def prepare(
     clean: str | Iterable[str] = (),
     threads: int | None = None,
     overwrite: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] | bool | None = True,
     shard_tokens: int = SHARD_TOKENS,
 ) -> Manifest:
     """Turn texts into token shards in the folder `out`, which appears complete or not at all.
@@ -66,7 +67,7 @@ def prepare(
     included; `column` names the text field of rows and tables. `tokenizer`: `auto` (see `groundup.tokenizers.auto`),
     `byte`, `char`, `gpt1`, `gpt2`, `bpe:SIZE`, a `tokenizer.json`, or a folder with one. `clean`: any of `lowercase`,
     `digits`, `punctuation`. Reads the first `max_documents`, writes at most `max_tokens`, `val_fraction` of them to
-    validation. `progress` is called with the bytes done; a `ProgressReporter` gets more.
+    validation. `progress`: whether to show it, or a function that is called with the bytes done.
 
     The same text gives the same folder, byte for byte, on any number of `threads` (default: all cores), in constant
     memory. Repeated, a call that was killed continues, a finished one does nothing, with `auto` as well; `overwrite`
@@ -75,7 +76,6 @@ def prepare(
     sources, out = _as_list(sources), Path(out)
     _check(val_fraction, max_tokens, max_documents, threads)
     steps = parse_cleaning_steps(clean)
-    reporter = progress if isinstance(progress, ProgressReporter) else ProgressReporter(progress)
     choice = TokenizerChoice.named(tokenizer) if tokenizer != AUTO else None
     reading: dict[str, Any] = {"column": column, "errors": errors, "encoding": parse_encoding(encoding)}
     reading |= {"read_as": read_as, "separator": separator, "max_documents": max_documents}
@@ -83,7 +83,10 @@ def prepare(
     settings |= reading | {"clean": ",".join(steps) or None, "shard_tokens": shard_tokens}
     try:
         check_output(out, prepared=True)
-        with open_sources(sources, **reading, clean=steps, say=reporter.message) as corpus:
+        with (
+            reporting(progress) as reporter,
+            open_sources(sources, **reading, clean=steps, say=reporter.message) as corpus,
+        ):
             rule = choose_rule(corpus, val_fraction)
             choice = choice or auto_choice(corpus, out, max_tokens, reporter, overwrite=overwrite)
             request = Request.of(corpus, choice.settings | settings | {"split": rule.rule})

@@ -29,7 +29,7 @@ PRESET, LAPTOP = "preset", "laptop"  # keys that only files have
 
 
 def compose_config(
-    name: str | None, files: Sequence[str | Path], options: ConfigSource, *, laptop: bool = False
+    name: str | None, files: Sequence[str | Path], *options: ConfigSource, laptop: bool = False
 ) -> tuple[str, Config]:
     """The preset and the config of a new run. ConfigError; CheckpointError where `init_from` names no checkpoint.
 
@@ -39,7 +39,7 @@ def compose_config(
     """
     sources, named = _read_files(files, laptop=laptop)
     name = named if name is None else name
-    return name, _merge(name, [*sources, options])
+    return name, _merge(name, [*sources, *options])
 
 
 def weights_file(folder: Path) -> Path:

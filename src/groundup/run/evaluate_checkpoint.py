@@ -26,6 +26,7 @@ from groundup.evaluation.tasks import EvalTask, TaskResult, TaskSpec, compute_re
 from groundup.model.gpt import NextTokenLoss
 from groundup.model.ngram import leave_one_out
 from groundup.planning import policy
+from groundup.ui.progress import count_progress, shows
 from groundup.utils.device import autocast, choose_precision
 
 COMPARED_BYTES = 8_000_000  # at most, of the end of each split, that baselines are fitted to and measured on
@@ -79,14 +80,16 @@ def evaluate(
     checkpoint: str = "latest",
     device: str = "auto",
     process_group: ProcessGroup = SINGLE_PROCESS,
+    progress: bool = True,
 ) -> Evaluation:
     """Loss of a run or checkpoint on a split of `data` (default: the data it was trained on).
 
     The split is scored in windows of the model's context, or of `window` tokens, which is harder: the first tokens of
     a window have little context. With a `stride` below the window they overlap, and each token is scored once, by the
     window that gives it the most context. `tokens` limits the scored tokens; default: the complete split. The processes
-    of a `process_group` share the windows. Raises CheckpointError, DataError, UsageError; DataError also where the
-    run's own folder now holds other data, part of which may be what it was trained on.
+    of a `process_group` share the windows. `progress`: whether to show it. Raises CheckpointError, DataError,
+    UsageError; DataError also where the run's own folder now holds other data, part of which may be what it was
+    trained on.
     """
     if split not in ("train", "val"):
         raise UsageError(f"split {split!r}: must be train or val")
@@ -109,7 +112,8 @@ def evaluate(
     rows, single_cpu = micro_batch * (block_size // window), loaded.device.type == "cpu" and process_group.size == 1
     counts = policy.thread_counts(torch.get_num_threads()) if single_cpu else ()
     threads = next((n for n in counts if n <= rows), 1)
-    with leave_one_out(loaded.model) if counted else nullcontext():
+    quiet = not shows(progress) or process_group.rank > 0
+    with leave_one_out(loaded.model) if counted else nullcontext(), count_progress(quiet=quiet) as counter:
         loss = split_loss(
             thread_parallel(NextTokenLoss(loaded.model, "per_sequence"), threads),
             Tokens.open(folder, split),
@@ -120,6 +124,7 @@ def evaluate(
             rows=rows - rows % threads,
             autocast=autocast(choose_precision(precision, loaded.device).name, loaded.device),
             process_group=process_group,
+            progress=counter(f"{split} loss"),
         )
     return Evaluation.of(loss, split, part.tokens / part.bytes)
 
@@ -142,31 +147,41 @@ def evaluate_tasks(
     checkpoint: str = "latest",
     device: str = "auto",
     process_group: ProcessGroup = SINGLE_PROCESS,
-    progress: Callable[[str], Callable[[int, int], None]] = lambda task: lambda done, total: None,
+    progress: Callable[[str], Callable[[int, int], None]] | bool = True,
 ) -> list[TaskResult]:
     """Results of a run or checkpoint on multiple-choice tasks, answered by the most likely of several endings.
 
     Each of `tasks` is `hellaswag`, `arc_easy`, `arc_challenge`, `piqa`, `winogrande` or `lambada`, from the hub at a
     pinned commit; or a file of questions, `mine.jsonl`, whose lines have `context`, `choices` and, in `answer`, the
     index of the right choice, counted from 0; or a file of one of the tasks, `hellaswag=FILE`. A suffix such as `:500`
-    takes the first 500 questions. `progress` receives the name of each task and returns a function of endings done and
-    endings in all. The processes of a `process_group` share the questions.
+    takes the first 500 questions. `progress`: whether to show it, or a function that gets the name of each task and
+    returns a function of endings done and endings in all. The processes of a `process_group` share the questions.
     Raises CheckpointError, DataError, UsageError.
     """
     loaded = load(path, checkpoint=checkpoint, device=device, process_group=process_group)
     opened = open_tasks(tasks, loaded.tokenizer, block_size=loaded.config.model.block_size)  # all mistakes come first
-    results = []
-    for task in opened:
-        found = log_likelihoods(
-            loaded.model,
-            task.pairs,
-            device=loaded.device,
-            autocast=autocast(choose_precision(precision, loaded.device).name, loaded.device),
-            process_group=process_group,
-            progress=progress(task.name),
-        )
-        results.append(compute_result(task, *found))
-    return results
+    quiet = callable(progress) or not shows(progress) or process_group.rank > 0
+    with count_progress(quiet=quiet) as shown:
+        counter = progress if callable(progress) else shown
+        return [_task_result(loaded, task, precision, process_group, counter(task.name)) for task in opened]
+
+
+def _task_result(
+    loaded: LoadedModel,
+    task: EvalTask,
+    precision: Precision,
+    process_group: ProcessGroup,
+    progress: Callable[[int, int], None],
+) -> TaskResult:
+    found = log_likelihoods(
+        loaded.model,
+        task.pairs,
+        device=loaded.device,
+        autocast=autocast(choose_precision(precision, loaded.device).name, loaded.device),
+        process_group=process_group,
+        progress=progress,
+    )
+    return compute_result(task, *found)
 
 
 def append_to_log(loaded: LoadedModel, results: dict[str, dict[str, float]], how: dict[str, Any]) -> str | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from typing_extensions import override
 
 from groundup.checkpoint.log import iter_log
 from groundup.checkpoint.run_folder import RunFolder
@@ -36,7 +37,7 @@ from groundup.ui.display import Display
 from groundup.utils.device import autocast, is_out_of_memory, make_deterministic, set_matmul_precision
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainResult:
     """How a training run ended."""
 
@@ -47,6 +48,14 @@ class TrainResult:
     losses: EvalLosses
     best: BestLoss
     signal: int | None = None  # that stopped the run before its full length
+
+    @override
+    def __repr__(self) -> str:
+        loss = "" if self.losses.val_loss is None else f", val loss {self.losses.val_loss:.4f}"
+        better = self.best.loss is not None and self.best.step < self.step
+        best = f", best {self.best.loss:.4f} at step {self.best.step:,}" if better else ""
+        stopped = "stopped at " if self.signal else ""
+        return f"TrainResult({self.run}: {stopped}step {self.step:,}{loss}{best})"
 
 
 class Trainer:

@@ -45,6 +45,7 @@ __all__ = ["PYTHON_DOCS", "STANDARD_INPUT", "Corpus", "Document", "Input", "Posi
 PYTHON_DOCS = "python-docs"
 STANDARD_INPUT = "-"
 ReadAs: TypeAlias = Literal["text"]
+TEXT_OPTIONS = ("column", "errors", "encoding", "read_as", "separator")  # of `open_sources`: how text is read
 DEFAULT_COLUMN = hub.DEFAULT_COLUMN
 MAX_SEARCHED_TEXTS = 100  # for a separator that they spell out: each is opened once more
 

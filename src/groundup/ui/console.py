@@ -26,7 +26,7 @@ class Console(rich.console.Console):
     """Console that reads no text as markup, and through which no control character of a text reaches the terminal."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(highlight=False, markup=False, emoji=False, **options)
+        super().__init__(highlight=False, markup=False, emoji=False, force_jupyter=False, **options)
 
     @property  # type: ignore[misc]  # rich can also set it
     def file(self) -> IO[str]:

@@ -4,6 +4,7 @@ A call only stores numbers; all drawing is done by rich's own thread, a few time
 second is not slowed.
 """
 
+import io
 import math
 from collections.abc import Sequence
 from itertools import accumulate
@@ -22,6 +23,7 @@ from groundup.ui.chart import Curve, Series, braille_chart
 from groundup.ui.console import Console, can_redraw
 from groundup.ui.display import Display, time_left
 from groundup.ui.format import human_count, human_step, human_time, single_line, visible
+from groundup.ui.notebook import HEIGHT, WIDTH, CellOutput, as_html
 from groundup.utils.progress import StepInfo
 
 REFRESHES_PER_SECOND = 4
@@ -194,6 +196,32 @@ class Panel(Display):
             kept[-1].truncate(max(1, width - 1))
             kept[-1].append("…")
         return [Rule(Text("sample", style="dim"), style="dim", align="left"), *kept]
+
+
+class NotebookPanel(Panel):
+    """The panel in an output of a notebook's cell; messages are printed above and below it."""
+
+    def __init__(self, title: str, total_steps: int | None, max_seconds: float | None) -> None:
+        super().__init__(title, total_steps, max_seconds, Console(file=io.StringIO(), width=WIDTH, height=HEIGHT))
+        self._output = CellOutput()
+
+    @override
+    def __enter__(self) -> Self:
+        return self  # rich's own live display is not started
+
+    @override
+    def __exit__(self, *_: object) -> None:
+        if self._now is not None:
+            self._output.draw(lambda: as_html(self._render()), now=True)
+
+    @override
+    def step(self, info: StepInfo) -> None:
+        super().step(info)
+        self._output.draw(lambda: as_html(self._render()))
+
+    @override
+    def message(self, text: str) -> None:
+        print(single_line(text), flush=True)
 
 
 def _number(label: str, value: str, style: str, label_width: int) -> Text:

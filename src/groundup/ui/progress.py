@@ -1,9 +1,11 @@
-"""Progress of long work on standard error: a bar on a terminal, a line every ten seconds elsewhere."""
+"""Progress of long work: a bar on a terminal or in a notebook, else a line every ten seconds on standard error."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from html import escape
 
 from rich.progress import (
     BarColumn,
@@ -20,10 +22,49 @@ from rich.progress import (
 from rich.text import Text
 
 from groundup.ui.console import Console, can_redraw
-from groundup.ui.format import single_line
+from groundup.ui.format import single_line, visible
+from groundup.ui.notebook import CellOutput, in_notebook
 from groundup.utils.progress import ProgressReporter
 
 LINE_SECONDS = 10.0  # between two lines; shorter work prints none
+DELAY_SECONDS = 2.0  # until a notebook shows a bar; shorter work shows none
+
+
+def shows(progress: bool) -> bool:
+    """Whether a call of the Python API shows its progress, rather than to log it.
+
+    `progress`: whether the caller wants it. Where the logger `groundup` is enabled at INFO, its lines are enough.
+    """
+    return progress and not logging.getLogger("groundup").isEnabledFor(logging.INFO)
+
+
+def log_line(line: str) -> None:
+    """Log a line to the logger `groundup`, at INFO."""
+    logging.getLogger("groundup").info(line)
+
+
+@contextmanager
+def reporting(progress: Callable[[int], None] | bool | None) -> Iterator[ProgressReporter]:
+    """Yields the reporter for the argument `progress` of the Python API: a function of bytes done, or whether to show.
+
+    Messages that are not shown go to the logger `groundup`.
+    """
+    if isinstance(progress, ProgressReporter):
+        yield progress
+    elif callable(progress):
+        yield ProgressReporter(progress)
+    elif shows(bool(progress)):
+        with byte_progress() as reporter:
+            yield reporter
+    else:
+        yield _Log()
+
+
+class _Log(ProgressReporter):
+    """Messages to the logger `groundup`."""
+
+    def message(self, line: str) -> None:
+        log_line(single_line(line))
 
 
 @contextmanager
@@ -32,6 +73,9 @@ def byte_progress(*, quiet: bool = False) -> Iterator[ProgressReporter]:
     console = Console(stderr=True)
     if quiet:
         yield ProgressReporter()
+    elif in_notebook():
+        with _cell_bar() as bar:
+            yield bar
     elif not can_redraw(console):
         yield _Lines(console)
     else:
@@ -61,6 +105,47 @@ class _Bar(ProgressReporter):
 
     def message(self, line: str) -> None:
         self._bar.console.print(Text(single_line(line)), soft_wrap=True)
+
+
+@contextmanager
+def _cell_bar() -> Iterator["_CellBar"]:
+    bar = _CellBar()
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+class _CellBar(ProgressReporter):
+    """A bar in a cell of a notebook."""
+
+    def __init__(self) -> None:
+        self._output, self._name = CellOutput(delay=DELAY_SECONDS), ""
+        self._total: int | None = None
+
+    def __call__(self, done: int) -> None:
+        self._draw(self._name, done, self._total, f"{done / 1e6:,.1f} MB")
+
+    def phase(self, name: str, total: int | None, done: int = 0) -> None:
+        self._name, self._total = name, total
+
+    def count(self, name: str, done: int, of: int) -> None:
+        """Show `done` of so many things."""
+        self._name = name
+        self._draw(name, done, of, f"{done:,} of {of:,}")
+
+    def message(self, line: str) -> None:
+        print(single_line(line), flush=True)
+
+    def close(self) -> None:
+        """Show that the work has ended, where a bar was shown."""
+        if self._output.is_shown:
+            self._output.draw(lambda: (f"<p>{escape(visible(self._name))}: done</p>", f"{self._name}: done"), now=True)
+
+    def _draw(self, name: str, done: int, total: int | None, amount: str) -> None:
+        share = f' value="{done}" max="{total}"' if total else ""
+        text = f"{visible(name)} {amount}" + (f" ({done / total:.0%})" if total else "")
+        self._output.draw(lambda: (f"<progress{share}></progress> {escape(text)}", text))
 
 
 class _Lines(ProgressReporter):
@@ -95,6 +180,9 @@ def count_progress(*, quiet: bool = False) -> Iterator[Callable[[str], Callable[
     console = Console(stderr=True)
     if quiet:
         yield lambda name: lambda done, of: None
+    elif in_notebook():
+        with _cell_bar() as cell:
+            yield lambda name: partial(cell.count, name)
     elif not can_redraw(console):
         yield lambda name: partial(_print_sometimes, console, name, [time.monotonic()])
     else:

@@ -10,7 +10,10 @@ from typing import Any
 from groundup.config.sections import TrainConfig
 from groundup.ui.console import Console
 from groundup.ui.display import Display, NullDisplay, PlainDisplay
-from groundup.ui.panel import Panel, can_show_panel
+from groundup.ui.notebook import in_notebook
+from groundup.ui.panel import NotebookPanel, Panel, can_show_panel
+from groundup.ui.progress import log_line, shows
+from groundup.utils.wording import worded_for_python
 
 
 @contextmanager
@@ -26,6 +29,29 @@ def watching(title: str, train: TrainConfig, *, plain: bool = False, quiet: bool
         return
     with Panel(title, train.max_steps, train.max_time, console) as panel:
         yield ClosableDisplay(panel)
+
+
+@contextmanager
+def watching_call(title: str, train: TrainConfig, *, progress: bool = True) -> Iterator[Display]:
+    """Display for a run of the Python API: a panel in a notebook or on a terminal, else lines on standard error.
+
+    Without `progress`, and where the logger `groundup` is enabled at INFO, lines go to that logger and nowhere else.
+    """
+    if not shows(progress):
+        yield _worded(PlainDisplay(log_line, train.log_every))
+    elif in_notebook():
+        with NotebookPanel(title, train.max_steps, train.max_time) as panel:
+            yield _worded(ClosableDisplay(panel))
+    else:
+        with watching(title, train, plain=not can_show_panel(Console())) as display:
+            yield _worded(display)
+
+
+def _worded(display: Display) -> Display:
+    """The display, whose messages speak of arguments instead of options."""
+    show = display.message
+    display.message = lambda text: show(worded_for_python(text))  # type: ignore[method-assign]
+    return display
 
 
 class ClosableDisplay(NullDisplay):

@@ -28,7 +28,7 @@ _WHATSAPP_HEAD = (
 _WHATSAPP_LINE = re.compile(rf"{_WHATSAPP_HEAD}(?:([^:\n]{{1,100}}): )?(.*)", re.IGNORECASE | re.DOTALL)
 _WHATSAPP_LINES = re.compile(rf"(?:{_WHATSAPP_HEAD}[^\n]*\n){{3}}", re.IGNORECASE)
 _WHATSAPP_NOTE = re.compile(r"\u200e.*|<[^<>]*>|null|[\w-]+\.\w{2,4} \([^()]*\)", re.DOTALL)
-_WHATSAPP_EDITED = re.compile(r"\s*(\u200e<[^<>]*>|<This message was edited>)$")
+_WHATSAPP_EDITED = re.compile(r"(?:\u200e<[^<>]*>|<This message was edited>)$")
 
 _Said = tuple[str, str] | None  # who, and what; None for a notice
 
@@ -86,10 +86,10 @@ def read_whatsapp(file: BinaryIO, name: str, options: ReadOptions, found: Counte
 
 def _whatsapp_lines(lines: Iterator[str], found: Counter[str]) -> Iterator[str]:
     for person, message in _whatsapp_messages(lines):
-        text = _WHATSAPP_EDITED.sub("", message.strip())
+        text = _WHATSAPP_EDITED.sub("", message.rstrip())
         if not person:
-            count(found, NOTICES, bool(text))
-        elif not text or _WHATSAPP_NOTE.fullmatch(text):
+            count(found, NOTICES, bool(text.strip()))
+        elif not text.strip() or _WHATSAPP_NOTE.fullmatch(text):
             count(found, WITHOUT_TEXT)
         else:
             yield speech(person, text)

@@ -109,6 +109,7 @@ def _settings(sample: list[str], column: str, name: str) -> dict[str, Any]:
         delimiters = ("\t", *_DELIMITERS) if name.lower().endswith((".tsv", ".tab")) else _DELIMITERS
     quotings = [_DOUBLED, *([_BACKSLASH] if any('\\"' in line for line in sample) else ()), _SPACED, _UNQUOTED]
     choices = [{"delimiter": delimiter} | quoting for delimiter in delimiters for quoting in quotings]
+    sample = [*sample[:-1], *(line[:SAMPLE_CHARS] for line in sample[-1:])]
     return max(choices, key=lambda settings: _score(sample, settings, column))  # the first of the best
 
 

@@ -15,6 +15,7 @@ from groundup.sources.documents.slack import read_slack_day
 from groundup.sources.rows import CONVERSATION_FIELDS, DEFAULT_COLUMN, TURNS, RowTexts, names_of
 
 MAX_PATH = 3  # names that lead to a list
+MAX_FIELDS = 10_000  # of an object, and lists in it, that are remembered
 
 _SLACK, _TELEGRAM = {"type", "ts"}, {"id", "type", "date"}  # fields of their messages
 _CHATGPT, _CLAUDE = {"mapping", "current_node"}, {"uuid", "chat_messages"}  # and of their conversations
@@ -71,7 +72,8 @@ def _shape(stream: JsonStream) -> _Shape:
         shape.lists[()] = next((_kind(stream) for _ in stream.items()), None)
     elif stream.peek() == "{":
         for name in stream.members():
-            shape.fields[name] = None
+            if len(shape.fields) < MAX_FIELDS:
+                shape.fields[name] = None
             _find_lists(stream, (name,), shape.lists)
         stream.finish()
     else:
@@ -84,7 +86,7 @@ def _find_lists(stream: JsonStream, path: tuple[str, ...], lists: dict[tuple[str
     first = stream.peek()
     if first == "[":
         for n, _ in enumerate(stream.items()):
-            if n:
+            if n or len(lists) == MAX_FIELDS:
                 stream.skip()
             else:
                 lists[path] = _kind(stream)
@@ -101,9 +103,10 @@ def _kind(stream: JsonStream) -> set[str] | str | None:
     if first != "{":
         stream.skip()
         return "text" if first == '"' else None
-    names = set()
+    names = set[str]()
     for name in stream.members():
-        names.add(name)
+        if len(names) < MAX_FIELDS:
+            names.add(name)
         stream.skip()
     return names
 

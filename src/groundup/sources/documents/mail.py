@@ -30,6 +30,10 @@ _HEADER = re.compile(rb"[!-9;-~]+:|>?From |\r?\n")
 _MACHINE_HEADER = re.compile(rb"(received|return-path|delivered-to|message-id|mime-version|x-[\w-]+):", re.IGNORECASE)
 _ESCAPED = re.compile(rb">+From ")
 
+# The library takes a time that grows with the square of these.
+MAX_SUBJECT_CHARS = 2000
+_LONG_HEADER = re.compile(rb"^content-(?:type|disposition):(?:[^\n]|\n[ \t]){60000}", re.IGNORECASE | re.MULTILINE)
+
 ATTACHMENTS = "attachments are left out"
 
 
@@ -82,6 +86,8 @@ def _begins_message(line: bytes, following: bytes, *, after_blank: bool) -> bool
 def _document(data: bytes, name: str, options: ReadOptions, found: Counter[str]) -> str:
     """The text of a message; empty, and counted, if there is none or it is damaged."""
     try:
+        if _LONG_HEADER.search(data):
+            raise ValueError("a header that is too long")
         text = _message_text(BytesParser().parsebytes(data), name, options, found)
     except (MessageError, ValueError, LookupError, AttributeError, TypeError, AssertionError, RecursionError):
         count(found, "damaged messages are left out")
@@ -127,6 +133,8 @@ def _body(part: Message, name: str, options: ReadOptions, found: Counter[str]) -
 def _subject(message: Message) -> str:
     """The subject on one line."""
     subject = message.get("Subject", "")
+    if isinstance(subject, str):
+        subject = subject[:MAX_SUBJECT_CHARS]
     try:
         parts = decode_header(subject)
     except MessageError:

@@ -1,5 +1,6 @@
 """Notebooks: the text of Markdown and code cells, without outputs."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -70,7 +71,5 @@ def _language(metadata: Any) -> str:
 
 
 def _fenced(code: str, language: str) -> str:
-    fence = "```"
-    while fence in code:
-        fence += "`"
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`{3,}", code)), default=0))
     return f"{fence}{language}\n{code}\n{fence}"
