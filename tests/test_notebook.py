@@ -81,7 +81,7 @@ def test_it_runs_and_the_model_learns(notebook, execute):
     assert "True held-out loss" in printed
     assert "\nTrue\n" in printed  # the weights survive a PyTorch file
     assert re.search(r"step +0 of \d+ \| loss", printed)
-    assert re.search(r"step \d+ \| loss [\d.]+ \| dt", printed)  # groundup's own lines
+    assert re.search(r"step \d+/\d+ \| loss [\d.]+ \| dt", printed)  # groundup's own lines
     assert "pip" not in printed
 
 

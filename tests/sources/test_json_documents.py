@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 from collections import Counter
+from itertools import chain
 
 import orjson
 import pytest
@@ -11,7 +12,7 @@ from documents import read
 from reading import read_with
 
 from groundup.errors import DataError
-from groundup.sources import formats
+from groundup.sources import formats, text
 from groundup.sources.corpus import open_sources
 from groundup.sources.documents import json_stream, options
 from groundup.sources.documents.json_documents import read_json
@@ -136,6 +137,15 @@ def test_memory_holds_one_row_and_not_the_file(monkeypatch):
     monkeypatch.setattr(json_stream, "MAX_ROW_BYTES", 1000)
     with pytest.raises(DataError, match=r"x, line 1: a value of more than 1,000 characters; split it"):
         JsonStream(iter(['["' + "a" * 600, "b" * 600, "c" * 600]), "x").value()
+
+
+def test_a_value_has_a_largest_number_of_values(monkeypatch):
+    monkeypatch.setattr(text, "MAX_ROW_VALUES", 100)
+    assert JsonStream(iter(["[", "[]," * 40, "[]]"]), "x").value() == [[]] * 41
+    rest = iter(["[]]"])
+    with pytest.raises(DataError, match=r"^x, line 1: more than 4,000,000 values in a row; split it, or leave out"):
+        JsonStream(chain(["[", *["[]," * 30] * 4], rest), "x").value()
+    assert next(rest)  # it was refused before its end
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.txt", "a", "a.json.gz"])

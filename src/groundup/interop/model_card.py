@@ -222,7 +222,7 @@ def _training(info: ModelCardInfo) -> Iterator[tuple[str, str]]:
 
 def _losses(info: ModelCardInfo) -> Iterator[str]:
     rows = [(name, f"{info.losses[key]:.4f}") for key, name in LOSS_NAMES.items() if key in info.losses]
-    rows.append(("uniform guessing, nats per token", f"{math.log(info.config.model.vocab):.4f}"))
+    rows.append(("random guessing, nats per token", f"{math.log(info.config.model.vocab):.4f}"))
     yield _table(rows)
     held_out = "Over sequences of the full context that do not overlap, of text held out from training."
     yield held_out if "val_loss" in info.losses else "No validation loss of these weights is known."

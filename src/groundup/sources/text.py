@@ -183,7 +183,7 @@ def read_json_values(
                 )
             row = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if offset >= start and (stripped := row.rstrip()):
-                if _has_too_many_values(stripped):
+                if has_too_many_values(stripped):
                     raise DataError(
                         f"{label}: more than {MAX_ROW_VALUES:,} values, the most that a row may have; split it, or "
                         "leave out what is not its text"
@@ -265,7 +265,8 @@ def decode_blocks(
             yield text
 
 
-def _has_too_many_values(line: bytes) -> bool:
+def has_too_many_values(line: bytes) -> bool:
+    """Whether JSON, complete or cut, has more than `MAX_ROW_VALUES`."""
     return len(line) > MAX_ROW_VALUES and any(islice(_VALUE.finditer(line), MAX_ROW_VALUES, None))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from groundup.errors import DataError
-from groundup.sources.text import MAX_ROW_BYTES
+from groundup.sources.text import MAX_ROW_BYTES, MAX_ROW_VALUES, has_too_many_values
 
 MAX_CUT_CHARS = 1 << 10  # at the end of a piece, where an error may only mean that the piece ends; before, it is one
 
@@ -46,7 +46,7 @@ class JsonStream:
                 return ""
 
     def value(self) -> Any:
-        """Parse the next value as a whole; at most `MAX_ROW_BYTES` characters."""
+        """Parse the next value as a whole; at most about `MAX_ROW_BYTES` characters and `MAX_ROW_VALUES`."""
         self.peek()
         while True:
             held = len(self._text) - self._at
@@ -57,6 +57,11 @@ class JsonStream:
                 if is_cut and held > MAX_ROW_BYTES:
                     raise DataError(
                         f"{self.label}: a value of more than {MAX_ROW_BYTES:,} characters; split it"
+                    ) from None
+                if is_cut and has_too_many_values(self._text[self._at :].encode("utf-8", "surrogatepass")):
+                    raise DataError(
+                        f"{self.label}: more than {MAX_ROW_VALUES:,} values in a row; split it, or leave out what is "
+                        "not its text"
                     ) from None
                 if not (is_cut and self._fill(min(held, MAX_ROW_BYTES - held + 1))):
                     self._at = min(error.pos, len(self._text))
