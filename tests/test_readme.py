@@ -128,10 +128,12 @@ def test_its_annex_names_existing_options():
 def test_its_python_runs(tmp_path, sentences, forks):
     (tmp_path / "book.txt").write_text("Once upon a time.\n" + sentences(1000))
     code = "\n".join([*blocks("python"), *blocks("python", "docs/training.md")])
-    assert '"max_steps": 200' in code
-    code = code.replace('"max_steps": 200', '"max_steps": 3')
+    assert re.findall(r"max_steps=(\d+)", code) == ["200", "30", "30", "40"]
+    code = re.sub(r"max_steps=(\d)\d+", r"max_steps=\1", code)
     code += '\nprint(f"last loss {loss.item():.2f} of a model with {data.vocab_size} ids")\n'
     done = subprocess.run([*forks.words, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Once") == 2
     assert "last loss" in done.stdout
+    assert re.search(r"^step 0: loss \d", done.stdout, re.MULTILINE)
+    assert "step 2/2 | loss" in done.stderr

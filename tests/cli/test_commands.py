@@ -216,3 +216,39 @@ def test_options_are_spelled_with_dashes_or_underscores_and_help_shows_dashes(gr
     assert "--max-tokens N" in text
     assert "max_tokens" not in text
     assert groundup("plan", "gpt2-nano", "--train.max-steps", 7, "--json").status == 0
+
+
+BEFORE_TORCH = """
+import sys
+sys.modules["torch"] = None  # importing it fails
+from groundup.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_model_and_length_of_a_run_are_printed_before_torch_is_loaded(prepared, tmp_path, fast):
+    words = [
+        sys.executable,
+        "-P",
+        "-c",
+        BEFORE_TORCH,
+        "train",
+        "gpt2-nano",
+        "--data",
+        str(prepared),
+        "--out",
+        "run",
+        *fast,
+    ]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    first, second = done.stdout.splitlines()
+    assert first.startswith("model    1 layer, 2 heads")
+    assert second.startswith("length   12 steps")
+    assert "torch" in done.stderr
+
+
+def test_no_line_of_the_plan_is_printed_twice(groundup, prepared, fast):
+    lines = groundup("train", "gpt2-nano", "--data", prepared, "--out", "run", *fast).out.splitlines()
+    plan = [line.split()[0] for line in lines[: next(i for i, line in enumerate(lines) if line.startswith("machine"))]]
+    assert sorted(set(plan) - {"warning"}) == ["disk", "length", "memory", "model", "step", "time"]
+    assert len([word for word in plan if word != "warning"]) == 6

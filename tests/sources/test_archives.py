@@ -235,6 +235,16 @@ def test_damaged_archives_are_refused(tmp_path, folder):
                 read(archive)
 
 
+def test_a_damaged_header_in_a_tar_file_is_not_its_end(tmp_path):
+    data = bytearray(tar_of(("a.txt", b"QVAR1"), ("b.txt", b"QVAR2")))
+    data[1024 + 5] ^= 0xFF  # in the second header, after one member of two blocks
+    (tmp_path / "a.tar").write_bytes(data)
+    with pytest.raises(
+        DataError, match=r"a\.tar: damaged or cut short as a tar file \(no header where one should be\)"
+    ):
+        read(tmp_path / "a.tar")
+
+
 def test_a_mistake_in_a_member_names_it_and_not_its_copy(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("in/b.txt", b"one\ntwo \xe9")

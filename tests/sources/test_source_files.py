@@ -172,3 +172,24 @@ def test_a_folder_that_cannot_be_listed_is_reported_as_such(tmp_path, monkeypatc
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match=r"no text files .*; does not enter nd \(Permission denied\); it may"):
         folder_files(tmp_path / "nd")
+
+
+def test_json_and_tables_of_a_folder_that_hold_no_such_column_are_left_out(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, text in {
+        "a.txt": "prose", "package.json": '{"name": "b"}', "list.json": '[{"name": "b"}]', "t.csv": "a,b\n1,2\n",
+        "u.csv": "id,text\n1,one\n",
+    }.items():  # fmt: skip
+        (tmp_path / "in" / name).write_text(text)
+    with open_sources([tmp_path / "in"]) as corpus:
+        assert ["".join(each.chunks()) for each in corpus] == ["prose", "one"]
+        assert corpus.findings() == [
+            "holds no text in a column or field 'text' and is left out: 1 in in/list.json, 1 in in/package.json, "
+            "1 in in/t.csv"
+        ]
+    for name in ("package.json", "list.json", "t.csv"):
+        with pytest.raises(DataError, match=r"choose (one|another)"):
+            read(tmp_path / "in" / name)
+    (tmp_path / "in" / "rows.jsonl").write_text('{"name": "b"}')
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 1: no field 'text'; .*fields are 'name'"):
+        read(tmp_path / "in")

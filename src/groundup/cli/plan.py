@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
         plan = plan_with_measured_speed(config, config.model.vocab, data)
         assumed = "" if plan.speed else "it does not fit this machine, so nothing was measured"
     else:
-        machine, assumed = _assumed_machine(config.train)
+        machine, assumed = assumed_machine(config.train)
         plan = Plan(resolve(config, machine, config.model.vocab, data.sequences if data else None), machine, data)
         if given:
             plan = replace(plan, speed=Speed(given, GIVEN))
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _assumed_machine(train: TrainConfig) -> tuple[Machine, str]:
+def assumed_machine(train: TrainConfig) -> tuple[Machine, str]:
     """The machine as far as it is known without torch, and what is assumed of it."""
     from groundup.planning.memory import Machine
     from groundup.utils.system import free_disk, main_memory, usable_cores
@@ -183,7 +183,7 @@ def _known_flops(args: argparse.Namespace, config: Config) -> tuple[Machine, flo
     flops = flops_per_token(config.model)
     speed, source = logged_speed(Path(args.like), flops)
     return (
-        _assumed_machine(config.train)[0],
+        assumed_machine(config.train)[0],
         speed * flops,
         source.removeprefix("as in ").removesuffix(", scaled by FLOPs per token"),
     )

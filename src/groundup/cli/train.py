@@ -1,6 +1,7 @@
 """`groundup train`."""
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,12 +41,18 @@ def run(args: argparse.Namespace) -> int:
     if args.out is None and not args.dry_run:
         raise UsageError("--out: give the folder to write the run to, or --dry-run for the plan alone")
 
+    from groundup.ui.watch import watching
+
+    title, shown = f"{preset} on {config.data}", [] if args.dry_run else _known_lines(args, config)
+    with watching(title, config.train, quiet=not shown) as display:
+        for line in shown:
+            display.message(line)
+
     from groundup.cli.display import finish
     from groundup.distributed.launch import expected_world_size, init_distributed
     from groundup.run.ensure_data import ensure_prepared
     from groundup.run.start import restarted, start_or_resume, start_run
     from groundup.ui.progress import byte_progress
-    from groundup.ui.watch import watching
 
     if args.dry_run:
         return _dry_run(args, config)
@@ -57,12 +64,31 @@ def run(args: argparse.Namespace) -> int:
         )
     process_group = init_distributed()
     first = process_group.rank == 0
-    with watching(
-        f"{preset} on {config.data}", config.train, plain=args.json, quiet=args.quiet or not first
-    ) as display:
+    with watching(title, config.train, plain=args.json, quiet=args.quiet or not first) as display:
         start = start_or_resume if process_group.any(may_resume) else start_run
-        result = start(config, out, display, checkpoints=elsewhere)
+        result = start(config, out, display, checkpoints=elsewhere, shown=shown)
     return finish(result, as_json=args.json, quiet=not first or (args.quiet and not args.json))
+
+
+def _known_lines(args: argparse.Namespace, config: Config) -> list[str]:
+    """What is known of a new run before torch is loaded, which takes seconds; nothing if the data is not prepared."""
+    from groundup.checkpoint.run_folder import RunFolder
+    from groundup.cli.plan import assumed_machine
+    from groundup.data.shards import MANIFEST, Manifest
+    from groundup.data.windows import windows_per_epoch
+    from groundup.planning.plan import DataSize, Plan
+    from groundup.planning.policy import resolve
+    from groundup.planning.report import first_lines
+
+    is_prepared = config.data is not None and (Path(config.data) / MANIFEST).is_file()
+    if args.json or args.quiet or "RANK" in os.environ or not is_prepared or RunFolder(Path(args.out)).exists:
+        return []
+    manifest, machine = Manifest.load(Path(str(config.data))), assumed_machine(config.train)[0]
+    train, val = manifest.splits["train"], manifest.splits["val"]
+    if train.tokens <= config.model.block_size:  # refused later, in a sentence
+        return []
+    size = DataSize(windows_per_epoch(train.tokens, config.model.block_size), val.tokens)
+    return first_lines(Plan(resolve(config, machine, manifest.tokenizer.n_vocab), machine, size))
 
 
 def _dry_run(args: argparse.Namespace, config: Config) -> int:

@@ -68,6 +68,11 @@ def summary(plan: Plan) -> list[str]:
     ]
 
 
+def first_lines(plan: Plan) -> list[str]:
+    """The lines of `summary` that are the same on every machine: the model, and the run's length."""
+    return [line for line in summary(plan) if line.startswith(("model ", "length "))]
+
+
 def length(plan: Plan) -> str:
     """Run length in steps, epochs and tokens, as far as known."""
     about = "about " if isinstance(plan.run_length, TimeLength) else ""

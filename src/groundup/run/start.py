@@ -1,7 +1,7 @@
 """Starting, resuming and dry-running a training run: checks, plan and messages around the trainer."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -59,13 +59,14 @@ def start_run(
     checkpoints: Path | None = None,
     speed: Speed | None = None,
     announce: bool = True,
+    shown: Collection[str] = (),
 ) -> TrainResult:
     """Train a new run; everything is checked before anything is written.
 
     `checkpoints`: a folder outside of `out` for them. A known `speed` is not measured again; without `announce`, only
-    warnings of too little memory or disk are shown of the plan. ConfigError for what no memory of this machine can
-    hold; what is only likely not to fit is tried, with a warning. Of several processes, rank 0 writes the run's folder
-    and uses `display`.
+    warnings of too little memory or disk are shown of the plan, and never the lines that were `shown` already.
+    ConfigError for what no memory of this machine can hold; what is only likely not to fit is tried, with a warning. Of
+    several processes, rank 0 writes the run's folder and uses `display`.
     """
     process_group, run = init_distributed(), RunFolder(out)
     display = NullDisplay() if process_group.rank else display
@@ -83,21 +84,25 @@ def start_run(
             run.create(trainer.config.recorded, checkpoints)
             if config.tracking.backends:
                 permit(run.path, display.message)
-        for line in (*summary(plan), machine_line) if announce else (f"warning  {line}" for line in too_large(plan)):
-            display.message(line)
+        lines = (*summary(plan), machine_line) if announce else [f"warning  {line}" for line in too_large(plan)]
+        for line in lines:
+            if line not in shown:
+                display.message(line)
         if config.init_from:
             display.message(f"weights  initialised from {config.init_from}")
         return trainer.run()
 
 
-def start_or_resume(config: Config, out: Path, display: Display, *, checkpoints: Path | None = None) -> TrainResult:
+def start_or_resume(
+    config: Config, out: Path, display: Display, *, checkpoints: Path | None = None, shown: Collection[str] = ()
+) -> TrainResult:
     """`start_run`, or `resume_run` where `out` already holds this run: for launchers that repeat a command.
 
     ConfigError where the run there is another one.
     """
     process_group, run = init_distributed(), RunFolder(out)
     if not process_group.broadcast_object(run.exists):
-        return start_run(config, out, display, checkpoints=checkpoints)
+        return start_run(config, out, display, checkpoints=checkpoints, shown=shown)
     overrides = overrides_of(broadcast_config(config, process_group), run, process_group)
     merged, keys = reconfigure(run, overrides, process_group, checkpoints=checkpoints)
     if config.tracking.backends:  # this command asks for them, whatever the run does
@@ -350,14 +355,15 @@ def _changes_since(checkpoint: Path, trainer: Trainer) -> list[str]:
 
 def _announce_resume(trainer: Trainer, machine_line: str) -> None:
     message, path, progress = trainer.display.message, trainer.folder.path, trainer.state.progress
+    source = trainer.resumed_from
     if trainer.done:
         option = "--train.max_time" if isinstance(trainer.run_length, TimeLength) else "--train.max_steps"
         if not trainer.run_length.reached(progress):
             option = "--train.early_stopping_patience or --train.time_limit"
         message(f"{path}: finished at step {progress.step:,}; a larger {option} continues it")
     else:
-        source = trainer.resumed_from
         message(f"{path}: resuming from {source.name if source else 'the start: it has no checkpoint yet'}")
+    if not trainer.done or trainer.misses_end:
         message(machine_line)
         if source and not trainer.process_group.rank:
             for line in _changes_since(source, trainer):

@@ -15,7 +15,7 @@ from groundup.sources.compression import COMPRESSED, ReadProgress, open_decompre
 from groundup.sources.documents import FORMATS, read_documents
 from groundup.sources.documents.options import MissingColumnError, NoTextError, ReadOptions
 from groundup.sources.files import left_out_by_content, left_out_by_name, summary
-from groundup.sources.formats import SUFFIXES, Format, format_suffix, identify, is_archive, is_code
+from groundup.sources.formats import SUFFIXES, TABLES, Format, format_suffix, identify, is_archive, is_code
 from groundup.sources.gutenberg import without_boilerplate
 from groundup.sources.parquet import read_parquet
 from groundup.sources.rows import read_jsonl
@@ -82,8 +82,22 @@ class FileReader:
             elif file.kind == "text":
                 yield from self._texts(file, offset)
             else:
-                for at, text in self._rows(file, offset):
-                    yield self._in_memory(file.name, at, text)
+                yield from self._rows_in(file, offset)
+
+    def _rows_in(self, file: SourceFile, offset: int) -> Iterator[Document]:
+        """The rows of a table. Of a folder, JSON that happens to be one row, such as settings, may hold no text."""
+        try:
+            for at, text in self._rows(file, offset):
+                yield self._in_memory(file.name, at, text)
+        except MissingColumnError:
+            if file.is_named or format_suffix(file.path) in TABLES:
+                raise
+            self.progress.found.pop(file.path, None)  # rows that were counted one by one
+            self.progress.begin(file.path)
+            self._leave_out(file)
+
+    def _leave_out(self, file: SourceFile) -> None:
+        self.progress.count(f"holds no text in a column or field {file.column!r} and is left out", 1)
 
     def _rows(self, file: SourceFile, offset: int) -> Iterator[tuple[int, str]]:
         errors, progress = self.options.errors, self.progress
@@ -105,7 +119,7 @@ class FileReader:
                 if file.is_named:
                     raise
                 found.clear()
-                self.progress.count(f"holds no text in a column or field {file.column!r} and is left out", 1)
+                self._leave_out(file)
             except NoTextError:
                 if file.is_named:
                     raise
