@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help install quickstart test quick recipes torture hostile interop lint format bench clean
+.PHONY: help install quickstart test quick recipes notebook torture hostile interop lint format bench clean
 
 help:
 	@echo "make quickstart   train a GPT on Shakespeare for 3 minutes, and let it write"
@@ -45,6 +45,10 @@ quick: .venv/installed-dev
 
 recipes: .venv/installed-dev
 	$(BIN)/python -m pytest -m 'long or not long' tests/test_recipes.py $(ARGS)
+
+notebook: .venv/installed-dev
+	cd examples && CUDA_VISIBLE_DEVICES= NOTEBOOK_BLOCK=64 NOTEBOOK_LAYERS=2 NOTEBOOK_HEADS=4 NOTEBOOK_WIDTH=128 NOTEBOOK_EPOCHS=1 NOTEBOOK_LEARNING_RATE=0.003 \
+	  ../$(BIN)/jupyter execute --inplace groundup.ipynb
 
 torture: .venv/installed-dev
 	$(BIN)/python tests/torture $(ARGS)
