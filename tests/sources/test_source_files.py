@@ -1,12 +1,14 @@
 """Files of folders and patterns, links, and what is left out."""
 
 import os
+from pathlib import Path
 
 import pytest
 import zstandard
 from documents import read
 
 from groundup.errors import DataError
+from groundup.sources import corpus as corpus_module
 from groundup.sources.corpus import open_sources
 from groundup.sources.files import folder_files
 
@@ -193,3 +195,20 @@ def test_json_and_tables_of_a_folder_that_hold_no_such_column_are_left_out(tmp_p
     (tmp_path / "in" / "rows.jsonl").write_text('{"name": "b"}')
     with pytest.raises(DataError, match=r"rows\.jsonl, line 1: no field 'text'; .*fields are 'name'"):
         read(tmp_path / "in")
+
+
+def test_a_text_of_a_folder_is_opened_to_identify_and_to_read_it_and_no_more(tmp_path, monkeypatch):
+    (tmp_path / "texts").mkdir()
+    for n in range(5):
+        (tmp_path / "texts" / f"{n}.txt").write_text(f"text {n}")
+    opened, plain_open = [], Path.open
+
+    def count(path, *args, **options):
+        opened.append(path.name)
+        return plain_open(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", count)
+    monkeypatch.setattr(corpus_module, "MAX_SEARCHED_TEXTS", 2)  # for separators
+    with open_sources([tmp_path / "texts"]) as corpus:
+        assert len(["".join(document.chunks()) for document in corpus]) == 5
+    assert [opened.count(f"{n}.txt") for n in range(5)] == [3, 3, 2, 2, 2]
