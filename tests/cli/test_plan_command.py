@@ -148,7 +148,7 @@ def test_a_dry_run_prints_what_train_would_and_writes_nothing(groundup, prepared
     assert dry.status == 0
     assert list(tmp_path.iterdir()) == []
     wet = groundup("train", "gpt2-nano", "--data", prepared, "--out", "run", *fast)
-    names = ["model", "step", "length", "memory", "time", "disk"]
+    names = ["model", "length", "step", "memory", "time", "disk"]
     planned = [line for line in dry.out.splitlines() if not line.startswith(("time", "machine"))]
     assert [line.split()[0] for line in dry.out.splitlines()][:6] == names
     assert planned == wet.out.splitlines()[:4] + wet.out.splitlines()[5 : len(planned) + 1]

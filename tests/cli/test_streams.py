@@ -82,7 +82,7 @@ def test_training_goes_on_without_its_lines_on_a_full_disk(prepared, fast, tmp_p
 def test_training_whose_reader_leaves_ends_with_a_checkpoint(prepared, fast, tmp_path, monkeypatch, capsys):
     class Pipe(io.StringIO):
         def write(self, text):
-            if text.startswith("step 5 "):
+            if text.startswith("step 5/"):
                 raise BrokenPipeError
             return super().write(text)
 

@@ -145,7 +145,7 @@ def test_a_lossy_tokenizer_reports_what_it_loses(groundup, shared_data):
     done = groundup("tokenizer", "show", "Ünder", "--tokenizer", f"gpt1:{shared_data / 'gpt1-vocab'}")
     assert "of which 40477 (⏎) ends a document\nlossy: decoding does not give back upper case, accents" in done.out
     assert "under·" in done.out
-    assert "6 bytes, 1 tokens, 6.00 bytes per token" in done.out  # of the original text
+    assert "6 bytes, 1 token, 6.00 bytes per token" in done.out  # of the original text
 
 
 @pytest.mark.parametrize("text", ["a[bold]b[/]  \u200b\x1b[31m\\x", "日本 🙂\n", "\n", "</s>"])

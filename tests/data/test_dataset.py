@@ -149,7 +149,7 @@ def test_opening_a_data_set_reads_no_ids(prepared, monkeypatch):
 def test_a_split_shorter_than_a_window_is_refused_with_a_remedy(prepared):
     tokens = len(Tokens.open(prepared, "val"))
     groundup.data.dataset(prepared, "val", tokens - 1)  # just fits
-    with pytest.raises(DataError, match=rf"the val split has {tokens} tokens.*block_size of {tokens} .*smaller"):
+    with pytest.raises(DataError, match=rf"the val split has {tokens:,} tokens.*block_size of {tokens} .*smaller"):
         groundup.data.dataset(prepared, "val", tokens)
 
 

@@ -59,8 +59,8 @@ def summary(plan: Plan) -> list[str]:
     batch = f"{human_plural(c.batch_size, 'sequence')} x {m.block_size} = {c.train.batch_tokens:,} tokens"
     return [
         f"model    {shape}: {plan.parameters:,} parameters",
-        f"step     {batch}{split}, {work}",
         f"length   {length(plan)}",
+        f"step     {batch}{split}, {work}",
         f"memory   {_memory(plan.memory)}",
         f"time     {duration(plan)}",
         f"disk     {disk(plan)}",
