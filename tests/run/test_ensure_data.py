@@ -55,7 +55,7 @@ def test_a_folder_for_checkpoints_that_holds_something_is_refused_before_any_wor
     monkeypatch.setattr("groundup.run.ensure_data.prepare", lambda *_, **__: pytest.fail("prepared"))
     monkeypatch.setattr("groundup.run.start.Trainer", lambda *_, **__: pytest.fail("built"))
     sources = {"prepare": {"sources": ["book.txt"]}} if data == "to be prepared" else {}
-    with pytest.raises(UsageError, match=r"--checkpoints shared: holds thesis\.txt already; give a new folder"):
+    with pytest.raises(UsageError, match=r"^checkpoints=shared: holds thesis\.txt already; give a new folder"):
         groundup.train(prepared if data == "there" else data, "run", overrides=SMALL | sources, checkpoints="shared")
     assert not (folder / "run").exists()
 

@@ -22,6 +22,11 @@ from groundup.utils.wording import raises_for_python, worded_for_python
         ("make one with `groundup prepare`", "make one with `groundup.prepare`"),
         ("run `groundup quickstart a.txt --minutes 6`", "run `groundup quickstart a.txt --minutes 6`"),
         ("see `groundup doctor`", "see `groundup doctor`"),
+        (
+            "prepare it by: groundup prepare a.txt --out d --tokenizer char; or give another --data",
+            "prepare it by: groundup prepare a.txt --out d --tokenizer char; or give another data=",
+        ),
+        ("install it with pip install --editable '.[hf]'", "install it with pip install --editable '.[hf]'"),
         ("a--b, -- and x -- y stay", "a--b, -- and x -- y stay"),
         ("one ` alone, --out", "one ` alone, out="),
         ("`an 'open quote`", "`an 'open quote`"),

@@ -16,19 +16,27 @@ FLAGS = ("overwrite", "laptop", "private", "fresh")
 OPTION = re.compile(
     r"(?<![\w-])--([a-z][\w-]*(?:\.\w+)*)( (?=[^\s;,]*[\d/:'\"A-Z]|(?:hf|gguf|space|replace|strict|none)\b))?"
 )
+# A command of a shell, to be copied as it is.
+COMMAND = re.compile(r"((?:(?<=: )groundup|\bpip install) [^;]*)")
 CALLS = ("compare", "evaluate", "export", "generate", "plan", "prepare", "push", "quickstart", "resume", "train")
 
 
 def worded_for_python(message: str) -> str:
     """`give another --out` as `give another out=`, `--train.max_steps 5` as `train.max_steps 5`.
 
-    A command in backticks becomes a call where it is a name and paths alone, and stays as it is with options.
+    A command in backticks becomes a call where it is a name and paths alone, and stays as it is with options; so does
+    one after a colon, and what installs a library.
     """
     parts = message.split("`")
     if len(parts) % 2 == 0:  # a backtick without another
-        return OPTION.sub(_argument, message)
-    words = [_call(part) if i % 2 else OPTION.sub(_argument, part) for i, part in enumerate(parts)]
+        return _outside_commands(message)
+    words = [_call(part) if i % 2 else _outside_commands(part) for i, part in enumerate(parts)]
     return "`".join(words)
+
+
+def _outside_commands(text: str) -> str:
+    parts = COMMAND.split(text)
+    return "".join(part if i % 2 else OPTION.sub(_argument, part) for i, part in enumerate(parts))
 
 
 def _argument(found: re.Match[str]) -> str:
