@@ -633,7 +633,7 @@ def test_processes_are_compared_before_a_run_starts_and_on_resume(reference, pre
 def test_data_that_has_moved_is_asked_for_by_the_option(reference, tmp_path):
     run, _ = copy_stopped_at(reference, tmp_path)
     with pytest.raises(
-        groundup.DataError, match="there is no such folder; give the path of the run's data with --data"
+        groundup.DataError, match="there is no such folder; give the path of the run's data with data=DIR"
     ):
         groundup.resume(run, data=tmp_path / "gone")
 
