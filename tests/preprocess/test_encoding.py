@@ -257,6 +257,7 @@ def test_with_a_token_limit_only_the_beginning_is_used(tmp_path, sentences, monk
 def test_a_text_of_distinct_words_is_sampled_within_bounds(tmp_path, monkeypatch):
     """Evenly, as far as possible."""
     monkeypatch.setattr("groundup.sources.text.MAX_UNCUT_CHARS", 500)
+    monkeypatch.setattr("groundup.sources.gutenberg.MAX_HEADER_CHARS", 500)  # which are read ahead
     monkeypatch.setattr(train_tokenizer, "MAX_WORD_BYTES", 40_000)
     monkeypatch.setattr(train_tokenizer, "CHUNK_CHARS", 500)
     random_ = random.Random(0)
