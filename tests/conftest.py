@@ -22,7 +22,7 @@ settings.load_profile("shared machine")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # Started in the background by a shell, or with nohup: what is ignored, children inherit.
-for name, usual in {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}.items():
+for name, usual in {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL, "SIGQUIT": signal.SIG_DFL}.items():
     number = getattr(signal, name, None)
     if number and signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, usual)

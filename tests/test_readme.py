@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 from importlib import import_module
 from pathlib import Path
@@ -68,7 +69,21 @@ def texts(tmp_path, sentences):
     pq.write_table(pa.table({"id": range(300), "body": rows}), tmp_path / "dump.parquet")
     lines = "".join(json.dumps({"body": row}) + "\n" for row in rows)
     (tmp_path / "dump.jsonl.zst").write_bytes(zstandard.compress(lines.encode()))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.html").write_text(f"<p>{sentences(300, seed=2)}</p>")
+    shutil.make_archive(str(tmp_path / "letters"), "zip", tmp_path / "my-texts")
+    (tmp_path / "stories.txt").write_text("<|endoftext|>".join(rows))
+    write_epub(tmp_path / "novel.epub", sentences(300, seed=3))
     return tmp_path
+
+
+def write_epub(path: Path, text: str) -> None:
+    from ebooklib import epub
+
+    book, chapter = epub.EpubBook(), epub.EpubHtml(title="1", file_name="1.xhtml", content=f"<p>{text}</p>")
+    book.add_item(chapter)
+    book.spine = [chapter]
+    epub.write_epub(path, book)
 
 
 @pytest.mark.slow
