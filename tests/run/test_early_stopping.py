@@ -17,6 +17,7 @@ from groundup.diagnostics.run_checks import check_run
 from groundup.evaluation.loss import Interrupted, Loss
 from groundup.run.evaluator import Evaluator
 from groundup.training.early_stopping import BestLoss
+from groundup.ui.display import PlainDisplay
 from groundup.utils.files import write_checksums
 
 BASE = {
@@ -101,12 +102,17 @@ def test_a_stop_in_the_last_step_says_so_and_resume_makes_the_last_evaluation(pr
     monkeypatch.setattr("groundup.training.guard.LossGuard.allows_step", killing({40}))
     stopped = groundup.train(prepared, tmp_path / "run", overrides=merged())
     assert (stopped.step, stopped.signal, stopped.best.seen) == (40, signal.SIGTERM, 35)
-    result = groundup.resume(tmp_path / "run")
+    lines = []
+    monkeypatch.setattr("groundup.run.start.changed_numerics", lambda *_: "changed: kernels")
+    result = groundup.resume(tmp_path / "run", display=PlainDisplay(lines.append))
+    assert "changed: kernels" in lines, "the last evaluation rounds otherwise"
     assert (result.signal, result.best.step, load_metadata(result.checkpoint)["best"]["step"]) == (None, 40, 40)
     assert groundup.load(tmp_path / "run", checkpoint="best").folder == result.checkpoint
     assert (tmp_path / "run" / "best").resolve() == result.checkpoint
     logged = (tmp_path / "run" / "log.jsonl").read_bytes()
-    assert groundup.resume(tmp_path / "run").best.step == 40
+    lines.clear()
+    assert groundup.resume(tmp_path / "run", display=PlainDisplay(lines.append)).best.step == 40
+    assert "changed: kernels" not in lines, "nothing is computed"
     assert (tmp_path / "run" / "log.jsonl").read_bytes() == logged
 
 

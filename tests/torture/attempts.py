@@ -219,7 +219,8 @@ class KernelHistory:
         for checkpoint in self._run.steps() if self._run.path.exists() else []:
             self._written.setdefault(checkpoint.name, self._now)
         lines = [line for line in words.splitlines()[1:] if CHANGED_KERNELS.search(line)]
-        if len(lines) > self._changed or (finished and len(lines) < self._changed):
+        worked = finished and re.search("loss|│", words)  # a run may be complete but for the process that says so
+        if len(lines) > self._changed or (worked and len(lines) < self._changed):
             return f"the kernels changed: {self._changed}, but the lines about it are {lines}"
         return ""
 

@@ -345,14 +345,15 @@ def _changes_since(checkpoint: Path, trainer: Trainer) -> list[str]:
 
 def _announce_resume(trainer: Trainer, machine_line: str) -> None:
     message, path, progress = trainer.display.message, trainer.folder.path, trainer.state.progress
+    source = trainer.resumed_from
     if trainer.done:
         option = "--train.max_time" if isinstance(trainer.run_length, TimeLength) else "--train.max_steps"
         if not trainer.run_length.reached(progress):
             option = "--train.early_stopping_patience or --train.time_limit"
         message(f"{path}: finished at step {progress.step:,}; a larger {option} continues it")
     else:
-        source = trainer.resumed_from
         message(f"{path}: resuming from {source.name if source else 'the start: it has no checkpoint yet'}")
+    if not trainer.done or trainer.misses_end:
         message(machine_line)
         if source and not trainer.process_group.rank:
             for line in _changes_since(source, trainer):

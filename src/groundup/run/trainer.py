@@ -116,10 +116,11 @@ class Trainer:
 
     def run(self) -> TrainResult:
         """Train to the end of the run, or until a signal; the last thing written is always a complete checkpoint."""
-        if self.done:
-            self._finish_missed()
-        else:
+        if not self.done:
             self._train()
+        elif self.misses_end:
+            with self._running():
+                self._make_up(finished=True)
         assert self.checkpointer.saved is not None, "every way out of the loop saves"
         misses_some = self.stop.received and (self.evaluator.missed or self._misses_sample(finished=True))
         complete = self.done and not misses_some
@@ -248,13 +249,12 @@ class Trainer:
         loss = loss if compiled else self.loss
         return self.parallel.wrap(loss, lambda net: dry_run.unscored_pass(net, sequences))
 
-    def _finish_missed(self) -> None:
-        """Make the final evaluation and sample if an interrupted process never completed them."""
+    @property
+    def misses_end(self) -> bool:
+        """Whether the run's last evaluation or sample is still to be made, as an interrupted process did not."""
         # Earlier versions logged a missed evaluation and saved nothing; where losses start over, `seen` is 0.
         misses_eval = not self._is_logged("eval") or (self.state.best.seen and self.evaluator.missed)
-        if misses_eval or self._misses_sample(finished=True):
-            with self._running():
-                self._make_up(finished=True)
+        return bool(misses_eval) or self._misses_sample(finished=True)
 
     def _make_up(self, *, finished: bool = False) -> None:
         """Make the evaluation and the sample that were due when a stop came."""
