@@ -250,7 +250,7 @@ def quickstart(
 
     Tokenizer, model, context, batch and length are chosen for the text and the machine. The run is written to `out`, by
     default `runs/NAME`, after the text. Where that holds a run already, `resume` trains it for longer, and `fresh`
-    starts another one beside it. Raises CheckpointError, DataError, UsageError.
+    starts another one in a new folder. Raises CheckpointError, DataError, UsageError.
     """
     names = [str(source) for source in ([sources] if isinstance(sources, str | Path) else sources)]
     if not 0 < minutes < float("inf"):

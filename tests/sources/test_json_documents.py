@@ -63,7 +63,7 @@ def test_rows_of_an_array_are_documents(write):
 def test_the_list_of_rows_is_found_inside_an_object(document):
     texts, found = read_with(read_json, json.dumps(document, indent=1).encode(), column="body")
     assert texts == ["QVAR3", "QVAR4"]
-    assert found == ({} if len(document) == 1 else {"lists beside the rows are left out": 1})
+    assert found == ({} if len(document) == 1 else {"lists other than the rows are left out": 1})
 
 
 def test_an_object_with_the_field_is_a_row_itself():

@@ -142,15 +142,15 @@ def _text(action: argparse.Action, preset: str | None, *, short: bool) -> str:
 
 
 def _table(rows: Sequence[tuple[str, str]], width: int) -> list[str]:
-    """Names in a column and texts beside them, or under them where the name or the terminal leaves no room."""
+    """Names in a column and texts next to them, or under them where the name or the terminal leaves no room."""
     longest = max((len(name) for name, _ in rows if len(name) <= NAME_COLUMNS), default=0)
     column = " " * (6 if width < NARROW else longest + 4)
     lines = []
     for name, text in rows:
-        beside = f"  {name}".ljust(len(column)) if len(name) + 4 <= len(column) and width >= NARROW else None
-        if beside is None or not text:
+        first = f"  {name}".ljust(len(column)) if len(name) + 4 <= len(column) and width >= NARROW else None
+        if first is None or not text:
             lines.append(f"  {name}")
-        lines += wrapped(text, width, column, beside) if text else []
+        lines += wrapped(text, width, column, first) if text else []
     return lines
 
 

@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _wants_longer(existing: ExistingRun, args: argparse.Namespace, sources: list[str]) -> bool:
-    """Whether to train an existing run longer, rather than another one beside it, as answered on a terminal.
+    """Whether to train an existing run longer, rather than another one, as answered on a terminal.
 
     UsageError without a terminal.
     """

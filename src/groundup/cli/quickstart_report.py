@@ -35,7 +35,7 @@ def show(found: Report, *, explain: bool = False) -> None:
         for name, how in (("this model", found.how), *((row.name, row.how) for row in found.baselines)):
             console.print(Text(f"  {name}: {how}", "dim"))
         console.print(Text(f"  Baselines use the last {found.compared:,} bytes of the training text.\n", "dim"))
-    for i, sample in reversed(list(enumerate(found.samples, 1))):  # the first, beside the true text, comes last
+    for i, sample in reversed(list(enumerate(found.samples, 1))):  # the first, next to the true text, comes last
         console.print(_rule(f"sample {i}"))
         console.print(_beside_truth(console, sample, found.truth) if i == 1 and found.truth else _excerpt(sample))
     console.print(_rule(""))

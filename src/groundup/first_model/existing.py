@@ -1,4 +1,4 @@
-"""A quickstart whose folder holds a run already: train that one for longer, or start another beside it."""
+"""A quickstart whose folder holds a run already: train that one for longer, or start another run."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Report of a quickstart: bits per byte beside baselines, samples, how they grew, and whether they are memorized."""
+"""Report of a quickstart: bits per byte and those of baselines, samples, their growth, and memorization."""
 
 import math
 from dataclasses import dataclass

@@ -121,7 +121,7 @@ def _rows(stream: JsonStream, shape: _Shape, column: str, found: Counter[str]) -
         return
     path = _path_of_rows(shape, column, stream.name)
     _enter(stream, path)
-    count(found, "lists beside the rows are left out", len(shape.lists) - 1)
+    count(found, "lists other than the rows are left out", len(shape.lists) - 1)
     for _ in stream.items():
         stream.peek()
         yield stream.label, stream.value()

@@ -65,7 +65,7 @@ MAX_OPEN = 256  # elements in each other; deeper ones are not remembered (browse
 
 HIDDEN = "hidden elements are left out"
 NAVIGATION = "navigation (<nav>) is left out"
-READINGS = "readings beside words (ruby) are left out"
+READINGS = "readings of words (ruby) are left out"
 CUT_SHORT = "pages end inside a tag, a comment or a script, and what follows its beginning is left out"
 
 _SPACE = re.compile(r"[ \t\n\r\f]+")
