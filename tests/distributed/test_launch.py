@@ -176,7 +176,7 @@ def test_a_failing_compiler_is_skipped_under_ddp_and_an_error_under_fsdp(options
 
 
 def test_a_mistake_of_all_processes_is_printed_by_rank_0(options, tmp_path):
-    processes = jobs.start(2, work.command, [*options(), "--model.n_layers", 3], tmp_path, place=tmp_path)
+    processes = jobs.start(2, work.command, [*options(), "--model.n_layerz", 3], tmp_path, place=tmp_path)
     wait_for(lambda: (tmp_path / "printed-0.txt").exists() and printed(tmp_path, 0))
     processes[1].terminate()  # as torchrun does
     assert jobs.ended(processes)[0] == 2
