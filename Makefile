@@ -27,7 +27,8 @@ install: .venv/installed
 	$(PYTHON) -m venv .venv
 
 .venv/installed: .venv/bin/pip pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@echo "installing PyTorch and some small libraries into .venv: 1 GB, or 5 GB where PyTorch brings its own for NVIDIA GPUs"
+	$(BIN)/pip install --constraint constraints.txt --editable .
 	@touch $@
 
 .venv/installed-dev: .venv/bin/pip pyproject.toml constraints.txt
