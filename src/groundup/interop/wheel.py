@@ -19,7 +19,7 @@ PATTERN = f"{NAME}-*-py3-none-any.whl"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 WHEEL = "Wheel-Version: 1.0\nGenerator: groundup\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 SUFFIXES = {".py", ".cpp"}  # of the package's own files, so that no stray file is published
-NAMES = {"py.typed", "gpt2-vocab.bpe.xz"}  # own files of another suffix
+NAMES = {"py.typed", "gpt2-vocab.bpe.xz", "tinyshakespeare.txt.zst"}  # own files of another suffix
 METADATA_FILES = ("METADATA", "entry_points.txt")  # copied from the installed dist-info, with the licences
 
 
