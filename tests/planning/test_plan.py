@@ -81,8 +81,8 @@ def test_each_microbatch_thread_has_its_own_gradients():
     one, two = (plan(machine=machine, train={**train, "microbatch_threads": n}) for n in (1, 2))
     assert two.memory.gradients == 2 * one.memory.gradients
     assert two.memory_of(1).gradients == one.memory_of(1).gradients  # a single sequence is not divided
-    assert ", 2 threads" in summary(two)[1]
-    assert "threads" not in summary(one)[1]
+    assert ", 2 threads" in summary(two)[2]
+    assert "threads" not in summary(one)[2]
 
 
 def test_a_plan_is_resolved_without_microbatch_threads_if_only_they_do_not_fit(monkeypatch):
