@@ -299,7 +299,7 @@ def plan(
     overrides: Mapping[str, Any] | None = None,
     **options: Unpack[Options],
 ) -> PrintedPlan | PresetPlans:
-    """What a run on prepared `data` would take: parameters, memory, steps, epochs, time and disk.
+    """Estimate parameters, memory, steps, epochs, time and disk of a run on prepared `data`.
 
     Of one `preset`, whose speed is measured here for about two seconds; without one, of all presets, and which of them
     suits the text and this machine. `files`, `overrides` and `options` are as of `train`.

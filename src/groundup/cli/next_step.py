@@ -2,9 +2,9 @@
 
 import shlex
 from collections.abc import Sequence
-from itertools import count
 from pathlib import Path
 
+from groundup.first_model.existing import free_folder
 from groundup.planning.choice import Fit
 from groundup.planning.warnings import warnings
 from groundup.utils.plural import human_plural
@@ -16,8 +16,7 @@ def train_command(fit: Fit, data: str, options: Sequence[str] = ()) -> str:
     """The command that trains the preset on `data`, in a folder under runs/ that does not exist yet."""
     folder = Path(data).resolve()
     name = folder.name if folder.name != "data" else folder.parent.name  # a quickstart's is runs/NAME/data
-    candidates = (f"runs/{name}-{i}" if i > 1 else f"runs/{name}" for i in count(1))
-    out = next(path for path in candidates if not Path(path).exists())
+    out = str(free_folder(Path("runs") / name))
     return shlex.join(["groundup", "train", fit.preset, "--data", data, "--out", out, *fit.options, *options])
 
 

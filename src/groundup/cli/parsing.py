@@ -86,7 +86,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def format_help(self) -> str:
-        """All of the help."""
+        """The complete help, as `--help-all` prints it."""
         return help_page(self, everything=True)
 
     def preset_given(self) -> str:

@@ -130,7 +130,7 @@ def describe_overlap(found: Memorization) -> str:
 
 
 def next_steps(found: Report) -> Iterator[tuple[str, str]]:
-    """What to do next, and the command for it."""
+    """Pairs of a short label and a shell command, for the list at the end of the report."""
     run, prompt = found.result.run, found.samples[0].prompt.partition("\n")[0] or "Once"
     minutes = found.seconds / 60 if found.result.signal else found.seconds / 60 * LONGER
     out = [] if run == run_folder(found.sources) else ["--out", str(run)]

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _known_lines(args: argparse.Namespace, config: Config) -> list[str]:
-    """What is known of a new run before torch is loaded, which takes seconds; nothing if the data is not prepared."""
+    """Lines on the model and length of a new run, computed without torch; empty if the data is not prepared yet."""
     from groundup.checkpoint.run_folder import RunFolder
     from groundup.cli.plan import assumed_machine
     from groundup.data.shards import MANIFEST, Manifest

@@ -154,7 +154,7 @@ def _whole(value: Any, kind: Any) -> Any:
 
 
 def describe_aliases(used: Iterable[tuple[str, str, Any]], config: Any) -> str:
-    """What aliases were taken for, in one line, once `config` is complete."""
+    """One line that lists each alias and the config key it was taken for, with its value in the complete `config`."""
     parts = []
     batch = [f"{name} {value}" for name, key, value in used if key in (BATCH_SIZE, GRAD_ACCUM)]
     for name, key, _ in used:

@@ -148,7 +148,7 @@ PURPOSES = {
     "gpt2-large": "OpenAI's GPT-2 large",
     "gpt2-xl": "OpenAI's GPT-2 XL",
 }
-"""What each preset is for, by size."""
+"""One-line description of each preset, ordered by size."""
 
 LAPTOP = ("gpt2-nano", "gpt2-micro", "fast", "modern-micro", "gpt2-mini", "modern-mini")
 """Presets for own, small vocabularies."""

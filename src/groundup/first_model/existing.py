@@ -59,7 +59,7 @@ class ExistingRun:
         return self.planned + asked
 
     def longer(self, seconds: float) -> dict[str, Any]:
-        """What to override so that the run trains for `seconds` in all."""
+        """Config overrides with which the run trains for `seconds` in total."""
         return {"train": {"max_time" if self.config.train.max_time else "time_limit": seconds}}
 
     def check_text(self, files: Sequence[str]) -> None:

@@ -73,7 +73,8 @@ class MetricLogger:
             step = record.get("step", 0)
             if record["event"] in ("resume", "rollback"):  # what followed was lost
                 losses = {done: loss for done, loss in losses.items() if done <= step}
-                evaluations = {done: found for done, found in evaluations.items() if done <= step}
+                is_same = not record.get("other_text")  # losses of other text are not comparable with those to come
+                evaluations = {done: found for done, found in evaluations.items() if is_same and done <= step}
             elif record["event"] == "step" and record.get("loss") is not None:
                 losses[step] = record["loss"]
             elif record["event"] == "eval" and record.get("val_loss") is not None:

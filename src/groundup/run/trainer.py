@@ -141,11 +141,12 @@ class Trainer:
 
     def _train(self) -> None:
         with self._running():
-            total = self.run_length.total if isinstance(self.run_length, StepLength) else None
-            self.logger.begin(total, resumed=self.resumed_from is not None)
             if self.resumed_from:
                 other = {"other_text": True} if self.other_text else {}
                 self.logger.record("resume", step=self.state.progress.step, checkpoint=self.resumed_from.name, **other)
+            total = self.run_length.total if isinstance(self.run_length, StepLength) else None
+            self.logger.begin(total, resumed=self.resumed_from is not None)
+            if self.resumed_from:
                 self._make_up()
             with suppress(StoppedAtOnce):
                 with self.stop.at_once():

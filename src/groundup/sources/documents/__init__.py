@@ -68,7 +68,7 @@ FORMATS: dict[str, DocumentFormat] = {
 
 
 def needs_library(kind: str) -> str | None:
-    """What the reader of a format needs and is not installed, and what installs it; None if nothing is missing."""
+    """The missing library of a format's reader and the command that installs it; None if it is installed."""
     library = FORMATS[kind].library if kind in FORMATS else ""
     if not library or find_spec(library):
         return None

@@ -96,7 +96,7 @@ def _whatsapp_lines(lines: Iterator[str], found: Counter[str]) -> Iterator[str]:
 
 
 def _whatsapp_messages(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
-    """Who wrote each message, empty for a notice, and its text, which may go on in further lines."""
+    """The author of each message, empty for a notice of the program, and its text, of one or more lines."""
     person, text = "", list[str]()
     for line in lines:
         if message := _WHATSAPP_LINE.fullmatch(line):

@@ -22,7 +22,7 @@ _CHATGPT, _CLAUDE = {"mapping", "current_node"}, {"uuid", "chat_messages"}  # an
 
 
 class _Shape(NamedTuple):
-    """What a JSON document is made of, as far as one must know to tell what it is."""
+    """Structure of a JSON document, as far as its format is recognised by it."""
 
     fields: dict[str, None]  # of an object
     lists: dict[
