@@ -48,7 +48,7 @@ recipes: .venv/installed-dev
 	$(BIN)/python -m pytest -m 'long or not long' tests/test_recipes.py $(ARGS)
 
 notebook: .venv/installed-dev
-	cd examples && CUDA_VISIBLE_DEVICES= NOTEBOOK_BLOCK=64 NOTEBOOK_LAYERS=2 NOTEBOOK_HEADS=4 NOTEBOOK_WIDTH=128 NOTEBOOK_EPOCHS=1 NOTEBOOK_LEARNING_RATE=0.003 \
+	cd examples && CUDA_VISIBLE_DEVICES= NOTEBOOK_BLOCK=32 NOTEBOOK_BATCH=64 NOTEBOOK_LAYERS=2 NOTEBOOK_HEADS=4 NOTEBOOK_WIDTH=64 NOTEBOOK_EPOCHS=1 NOTEBOOK_LEARNING_RATE=0.005 \
 	  ../$(BIN)/jupyter execute --inplace groundup.ipynb
 
 torture: .venv/installed-dev

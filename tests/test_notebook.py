@@ -1,6 +1,7 @@
 """The example notebook runs from its first cell to its last, in a Jupyter kernel."""
 
 import re
+import sys
 from copy import deepcopy
 from pathlib import Path
 
@@ -27,9 +28,46 @@ def text_of(output) -> str:
     return output.get("text", "") or output.get("data", {}).get("text/plain", "")
 
 
-def test_it_is_valid_and_small(notebook):
+def test_it_is_valid_and_small_and_shows_what_its_code_prints(notebook):
     nbformat.validate(notebook)
     assert NOTEBOOK.stat().st_size < 150_000
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "of one run, from top to bottom"
+    for cell in cells:
+        shows = re.search(r"^\s*(print|plt\.show)\(", cell.source, re.MULTILINE)
+        assert bool(cell.outputs) == bool(shows), cell.source
+    kinds = {output.output_type for cell in cells for output in cell.outputs}
+    assert kinds == {"stream", "display_data"}
+    assert {output.name for cell in cells for output in cell.outputs if output.output_type == "stream"} == {"stdout"}
+
+
+def test_its_outputs_say_nothing_about_the_machine_that_made_them(notebook):
+    shown = NOTEBOOK.read_text(encoding="utf-8")
+    home = {
+        str(Path.home()),
+        str(NOTEBOOK.parents[1]),
+        sys.prefix,
+        "/home/",
+        "/Users/",
+        "/root/",
+        "/tmp/",
+        "site-packages",
+    }
+    assert not [name for name in home if name in shown and name != "/"]
+
+
+def test_the_saved_run_has_learnt_and_has_a_panel(notebook):
+    shown = "".join(text_of(output) for cell in notebook.cells for output in cell.get("outputs", []))
+    own, run, loaded = map(float, re.findall(r"held-out loss ([\d.]+)", shown))
+    assert max(own, run, loaded) < 2.5
+    (panel,) = [
+        output.data["text/html"]
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "text/html" in output.get("data", {})
+    ]
+    assert panel.startswith("<pre")
+    assert "100%" in panel
 
 
 def test_every_step_is_explained_and_short(notebook):

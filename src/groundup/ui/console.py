@@ -36,7 +36,9 @@ class Console(rich.console.Console):
     @override
     def render(self, *args: Any, **options: Any) -> Iterable[Segment]:
         for segment in super().render(*args, **options):
-            style = segment.style and segment.style.update_link(None)  # the address may have control characters
+            style = segment.style
+            if style is not None and style.link is not None:  # the address may have control characters
+                style = style.update_link(None)
             yield segment if segment.control else Segment(visible(segment.text), style)
 
     @override
