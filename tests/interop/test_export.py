@@ -17,7 +17,7 @@ from groundup.errors import CheckpointError, ExportError, UsageError
 from groundup.interop import hf
 from groundup.interop.export import TARGETS, export
 from groundup.interop.hf_tokenizer import SAMPLES
-from groundup.interop.output import HF_FILES, new_output
+from groundup.interop.output import GGUF_FILE, HF_FILES, HF_FOLDER, SPACE_FOLDER, check_output, new_output
 from groundup.interop.parity import batch, identical, relative
 from groundup.tokenizers.byte_char import CharTokenizer
 
@@ -116,6 +116,19 @@ def test_a_folder_that_is_not_an_export_is_not_replaced(to, name, content, gpt2_
     with pytest.raises(UsageError, match="no such export"):
         export(gpt2_checkpoint, path if to == "gguf" else path.parent, to=to, overwrite=True)
     assert path.read_bytes() == content
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+@pytest.mark.parametrize(
+    ("kind", "name"), [(GGUF_FILE, ""), (HF_FOLDER, "README.md"), (SPACE_FOLDER, "groundup-1.0-py3-none-any.whl")]
+)
+def test_a_pipe_in_an_earlier_export_is_not_read(kind, name, tmp_path):
+    out = tmp_path / "out"
+    for file in sorted(HF_FILES) if kind is HF_FOLDER else [name]:
+        (out / file).parent.mkdir(exist_ok=True)
+        os.mkfifo(out / file) if file == name else (out / file).touch()
+    with pytest.raises(UsageError, match=r"out: (cannot be written|is there already)"):
+        check_output(out, kind, overwrite=True)
 
 
 def test_a_killed_or_interrupted_export_deletes_nothing(gpt2_checkpoint, tmp_path, monkeypatch):

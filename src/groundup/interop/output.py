@@ -9,7 +9,7 @@ from zipfile import BadZipFile, ZipFile
 from groundup.errors import UsageError
 from groundup.interop.wheel import PATTERN
 from groundup.utils.files import atomic_output, files_below, restore_previous, sha256
-from groundup.utils.reading import parse_json
+from groundup.utils.reading import open_regular, parse_json, read_bytes
 
 HF_FILES = frozenset(
     {"config.json", "generation_config.json", "model.safetensors", "README.md", "tokenizer.json",
@@ -22,11 +22,11 @@ class OutputKind:
     """One format's output, and how an earlier export of it is recognized."""
 
     files: frozenset[str]  # names or patterns of what the folder may hold; empty where the export is a single file
-    is_export: Callable[[Path], bool]  # OSError where the path cannot be read
+    is_export: Callable[[Path], bool]  # OSError or ValueError where the path cannot be read
 
 
 def _is_gguf(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return file.read(4) == b"GGUF"
 
 
@@ -34,7 +34,7 @@ def _is_hf(folder: Path) -> bool:
     """Whether the folder holds all of HF_FILES, and a card with groundup's tag."""
     if {path.name for path in folder.iterdir()} != HF_FILES:
         return False
-    _, _, rest = (folder / "README.md").read_text(encoding="utf-8", errors="replace").partition("---\n")
+    _, _, rest = read_bytes(folder / "README.md").decode(errors="replace").partition("---\n")
     return "\n- groundup\n" in rest.partition("\n---")[0] + "\n"
 
 
@@ -45,7 +45,7 @@ def _is_space(folder: Path) -> bool:
     """
     for wheel in folder.glob(PATTERN):
         try:
-            with ZipFile(wheel) as archive:  # its members are not read, and may be damaged
+            with open_regular(wheel) as file, ZipFile(file) as archive:  # its members are not read, and may be damaged
                 written = parse_json(archive.comment)
         except (FileNotFoundError, BadZipFile, ValueError, NotImplementedError):
             continue
