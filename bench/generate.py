@@ -11,7 +11,7 @@ import torch
 from bench.measure import Options, Result, interleaved, seconds
 from bench.nanogpt import HINT, twin
 from groundup.config.model import ModelConfig
-from groundup.generation.engine import stream
+from groundup.generation.completion import stream
 from groundup.generation.sampling import Sampler
 from groundup.model.fused_cpu import use_fused_cpu_kernels
 from groundup.model.gpt import GPT

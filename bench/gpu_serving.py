@@ -14,7 +14,7 @@ from bench.gpu_device import forget, here, seconds
 from bench.gpu_table import Row
 from groundup.evaluation.likelihood import log_likelihoods
 from groundup.evaluation.multiple_choice import Ids
-from groundup.generation.engine import stream
+from groundup.generation.completion import stream
 from groundup.generation.sampling import Sampler
 from groundup.model.gpt import GPT
 from groundup.utils.device import Name, autocast

@@ -110,7 +110,7 @@ def test_no_modules_import_each_other_in_a_circle():
 @pytest.mark.parametrize(
     ("unit", "line"),
     [
-        ("model", "from groundup.generation.engine import stream"),
+        ("model", "from groundup.generation.completion import stream"),
         ("training", "import groundup.evaluation.loss"),
         ("errors", "def f():\n    from groundup.config.schema import Config"),
         ("tokenizers", "from groundup import data"),

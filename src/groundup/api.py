@@ -33,8 +33,8 @@ from groundup.errors import TokenizerError, UsageError
 from groundup.first_model import workflow
 from groundup.first_model.existing import ExistingRun, free_folder, run_folder
 from groundup.first_model.report import Report
-from groundup.generation import engine
-from groundup.generation.engine import TextModel, complete
+from groundup.generation import completion
+from groundup.generation.completion import TextModel, complete
 from groundup.generation.sampling import Sampler
 from groundup.planning.report import PrintedPlan
 from groundup.preprocess.pipeline import prepare
@@ -221,7 +221,7 @@ def generate_stream(
     """
     loaded = load(path, checkpoint=checkpoint, device=device) if isinstance(path, str | Path) else path
     sampler = sampler or Sampler(temperature, top_k, top_p, seed)
-    return engine.generate_stream(loaded, prompt, sampler, num_samples=num_samples, max_tokens=max_tokens)
+    return completion.generate_stream(loaded, prompt, sampler, num_samples=num_samples, max_tokens=max_tokens)
 
 
 def load_tokenizer(source: PathLike) -> Tokenizer:

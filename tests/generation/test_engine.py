@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.config.model import ModelConfig
-from groundup.generation.engine import TextStream, stream
+from groundup.generation.completion import stream
 from groundup.generation.sampling import Sampler
+from groundup.generation.text import TextStream
 from groundup.model.gpt import GPT
 
 CPU = torch.device("cpu")

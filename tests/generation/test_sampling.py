@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from groundup.errors import UsageError
-from groundup.generation.sampling import Sampler, top_k, top_p
+from groundup.generation.filters import TopK, TopP
+from groundup.generation.sampling import Sampler
 
 LOGITS = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
 
@@ -29,13 +30,13 @@ def test_temperature_zero_is_greedy():
 
 def test_top_k_keeps_k_and_renormalises():
     assert shares(Sampler(k=2)) == pytest.approx([0.625, 0.375, 0, 0], abs=0.03)
-    assert top_k(9)(LOGITS).isfinite().all()
+    assert TopK(9)(LOGITS, []).isfinite().all()
 
 
 @pytest.mark.parametrize(("p", "kept"), [(0.4, 1), (0.5, 1), (0.6, 2), (0.81, 3), (1.0, 4)])
 def test_top_p_keeps_the_fewest_that_reach_p(p, kept):
     shuffled = LOGITS[:, [2, 0, 3, 1]]
-    alive = top_p(p)(shuffled).isfinite()
+    alive = TopP(p)(shuffled, []).isfinite()
     assert alive.sum() == kept
     assert alive[0, 1]  # the likeliest token is always kept
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.errors import TokenizerError
-from groundup.generation.engine import TextStream
+from groundup.generation.text import TextStream
 from groundup.tokenizers import gpt1
 from groundup.tokenizers.gpt1 import ENCODER, HUB_ENCODER, HUB_MERGES, MERGES, GPT1Tokenizer
 from groundup.tokenizers.registry import choose_tokenizer, load_tokenizer

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from groundup.data.shards import Manifest
 from groundup.errors import TokenizerError
-from groundup.generation.engine import TextStream
+from groundup.generation.text import TextStream
 from groundup.preprocess.pipeline import prepare
 from groundup.sources.text import chunk_text
 from groundup.tokenizers.bpe import BPETokenizer

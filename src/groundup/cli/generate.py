@@ -46,7 +46,7 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     from groundup.checkpoint.data_match import changed_data
     from groundup.checkpoint.state import load
-    from groundup.generation.engine import generate_stream, prompt_ids, prompt_text
+    from groundup.generation.completion import generate_stream, prompt_ids, prompt_text
     from groundup.generation.sampling import Sampler
     from groundup.run.dataset import prompt_for
 

@@ -49,7 +49,7 @@ def talk(loaded: LoadedModel, *, max_tokens: int = 200) -> None:
 
 
 def _continue(console: Console, loaded: LoadedModel, prompt: str, seed: int, max_tokens: int) -> None:
-    from groundup.generation.engine import generate_stream, prompt_text
+    from groundup.generation.completion import generate_stream, prompt_text
     from groundup.generation.sampling import Sampler
 
     growth = generate_stream(loaded, prompt, Sampler(0.8, seed=seed), max_tokens=max_tokens)

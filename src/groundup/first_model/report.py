@@ -14,7 +14,7 @@ from groundup.data.openings import Opening, openings
 from groundup.data.shards import Tokens
 from groundup.evaluation.baselines import Baseline, baselines, split_text
 from groundup.evaluation.memorization import Memorization, overlap
-from groundup.generation.engine import complete, prompt_text
+from groundup.generation.completion import complete, prompt_text
 from groundup.generation.sampling import Sampler
 from groundup.run.dataset import PreparedData
 from groundup.run.evaluate_checkpoint import COMPARED_BYTES, evaluate

@@ -17,8 +17,9 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from groundup.checkpoint.state import load
 from groundup.errors import UsageError
 from groundup.evaluation.likelihood import log_likelihoods
-from groundup.generation.engine import TextStream, stream
+from groundup.generation.completion import stream
 from groundup.generation.sampling import Sampler
+from groundup.generation.text import TextStream
 from groundup.utils.device import autocast, choose_precision
 
 DEFAULT_ANSWER_TOKENS = 256  # of tasks that give no number; as in the harness's own models

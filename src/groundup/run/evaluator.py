@@ -15,8 +15,9 @@ from groundup.errors import DataError, UsageError
 from groundup.evaluation.likelihood import default_batch_tokens, log_likelihoods
 from groundup.evaluation.loss import Interrupted, Loss, split_loss
 from groundup.evaluation.tasks import EvalTask, TaskResult, compute_result, open_tasks
-from groundup.generation.engine import TextStream, prompt_ids, prompt_text, stream
+from groundup.generation.completion import prompt_ids, prompt_text, stream
 from groundup.generation.sampling import Sampler
+from groundup.generation.text import TextStream
 from groundup.model.gpt import GPT
 from groundup.model.ngram import leave_one_out
 from groundup.run.dataset import PreparedData, held_out_prompt

@@ -1,0 +1,123 @@
+"""Filters of a sampler: small objects that change or exclude the logits of a row before the next token is chosen.
+
+Letters: B rows, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+BANNED, FORCED = -100.0, 100.0  # values of a logit bias that exclude a token, and all others
+
+
+class Counts:
+    """Tokens of one sequence: how often each was generated, and which occur in the prompt."""
+
+    def __init__(self, prompt: Sequence[int], vocab: int) -> None:
+        self.generated = torch.zeros(vocab)  # (V,)
+        self.seen = torch.zeros(vocab, dtype=torch.bool)  # (V,), in the prompt or generated
+        self.seen[list(prompt)] = True
+
+    def add(self, token: int) -> None:
+        """Count a generated token."""
+        self.generated[token] += 1
+        self.seen[token] = True
+
+
+class Filter(Protocol):
+    """One rule; equal rules of several rows are applied to all of them at once."""
+
+    def __call__(self, logits: Tensor, counts: Sequence[Counts]) -> Tensor:
+        """(B, V) -> (B, V) for rows with these counts, which only penalties read."""
+
+
+@dataclass(frozen=True)
+class RepetitionPenalty:
+    """Divide positive logits of tokens in prompt or text by `penalty`, multiply negative ones (arXiv:1909.05858)."""
+
+    penalty: float
+
+    def __call__(self, logits: Tensor, counts: Sequence[Counts]) -> Tensor:
+        """See `Filter`."""
+        seen = torch.stack([row.seen for row in counts])
+        return torch.where(seen, torch.where(logits > 0, logits / self.penalty, logits * self.penalty), logits)
+
+
+@dataclass(frozen=True)
+class CountPenalty:
+    """Subtract `presence` from the logits of generated tokens, and `frequency` each time: penalties of OpenAI's API."""
+
+    presence: float
+    frequency: float
+
+    def __call__(self, logits: Tensor, counts: Sequence[Counts]) -> Tensor:
+        """See `Filter`."""
+        generated = torch.stack([row.generated for row in counts])
+        return logits - self.frequency * generated - self.presence * (generated > 0)
+
+
+@dataclass(frozen=True)
+class LogitBias:
+    """Add to the logits of some tokens; -100 and less excludes a token, 100 and more excludes all others."""
+
+    bias: tuple[tuple[int, float], ...]  # ids and what is added
+
+    def __call__(self, logits: Tensor, counts: Sequence[Counts]) -> Tensor:
+        """See `Filter`."""
+        if forced := [token for token, value in self.bias if value >= FORCED]:
+            return torch.full_like(logits, -torch.inf).index_copy_(1, torch.tensor(forced), logits[:, forced])
+        added = torch.zeros(logits.size(1))
+        for token, value in self.bias:
+            added[token] = value if value > BANNED else -torch.inf
+        return logits + added
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """Divide logits by the temperature: below 1 the distribution is sharper, above flatter."""
+
+    temperature: float
+
+    def __call__(self, logits: Tensor, counts: Sequence[Counts]) -> Tensor:
+        """See `Filter`."""
+        return logits / self.temperature
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Keep only the k most likely tokens."""
+
+    k: int
+
+    def __call__(self, logits: Tensor, counts: Sequence[Counts]) -> Tensor:
+        """See `Filter`."""
+        least = logits.topk(min(self.k, logits.size(-1))).values[:, -1:]  # (B, 1)
+        return logits.masked_fill(logits < least, -torch.inf)
+
+
+@dataclass(frozen=True)
+class TopP:
+    """Keep only the most likely tokens whose total probability reaches p: nucleus sampling (arXiv:1904.09751)."""
+
+    p: float
+
+    def __call__(self, logits: Tensor, counts: Sequence[Counts]) -> Tensor:
+        """See `Filter`."""
+        ranked, order = logits.sort(descending=True)
+        before = ranked.softmax(-1).cumsum(-1) - ranked.softmax(-1)  # total probability of all more likely tokens
+        return logits.masked_fill((before >= self.p).gather(-1, order.argsort(-1)), -torch.inf)
+
+
+@dataclass(frozen=True)
+class MinP:
+    """Keep only tokens at least p times as likely as the most likely one (arXiv:2407.01082)."""
+
+    p: float
+
+    def __call__(self, logits: Tensor, counts: Sequence[Counts]) -> Tensor:
+        """See `Filter`."""
+        probabilities = logits.softmax(-1)
+        return logits.masked_fill(probabilities < self.p * probabilities.amax(-1, keepdim=True), -torch.inf)
