@@ -25,7 +25,7 @@ CASES = {
     "groundup veri": ["verify-resume "],
     "groundup train gpt2-m": ["gpt2-medium", "gpt2-micro", "gpt2-mini"],
     "groundup train --optimizer.learning": ["--optimizer.learning_rate "],
-    "groundup train --model.norm ": ["layernorm", "rmsnorm"],
+    "groundup train --model.norm ": ["layernorm", "rmsnorm", "rmsnorm_scaled"],
     "groundup train --train.deterministic t": ["true "],
     "groundup tokenizer ": ["show", "train"],
     "groundup prepare my-b": ["my-book.txt "],

@@ -79,7 +79,7 @@ def test_values_that_follow_from_others_follow_when_a_recorded_config_is_edited(
     edited = recorded.model_dump() | {"optimizer": {**recorded.optimizer.model_dump(), "learning_rate": 5e-4}}
     edited["model"] |= {"n_embd": 2 * recorded.model.n_embd}
     found = resolve(Config.model_validate(edited), MACHINES["cpu"], VOCAB_SIZE)
-    assert found.model.n_inner == 8 * recorded.model.n_embd
+    assert found.model.n_inner == 2 * 2048 == 2 * recorded.model.inner
     assert found.optimizer.head_learning_rate == 5e-4
 
 

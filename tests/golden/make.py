@@ -34,6 +34,7 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
     "gpt2": ADAMW,
     "gpt3-small": {**ADAMW, "train": {"max_tokens": None}},
     "modern": {},
+    "nanochat": {},
 }
 
 

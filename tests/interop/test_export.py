@@ -34,7 +34,7 @@ def difference(checkpoint: Path, folder: Path) -> float:
     return relative(ours(ids), theirs(folder)(ids).logits)
 
 
-@pytest.mark.parametrize("preset", ["gpt1", "gpt2", "modern"])
+@pytest.mark.parametrize("preset", ["gpt1", "gpt2", "nanochat", "modern"])
 @pytest.mark.parametrize("average", [False, True])
 def test_transformers_computes_the_same_logits(preset, average, checkpoint, tmp_path):
     folder = checkpoint(preset, average=average)
@@ -250,7 +250,7 @@ def test_bad_options_get_one_sentence(options, message, gpt2_checkpoint, tmp_pat
             {"logit_softcap": 15.0},
             r"model\.logit_softcap 15\.0: .* no other program computes this model",
         ),
-        ("gguf", "modern", {}, r"model\.norm rmsnorm: llama\.cpp's gpt2 has layernorm"),
+        ("gguf", "nanochat", {}, r"model\.norm rmsnorm: llama\.cpp's gpt2 has layernorm"),
         ("gguf", "gpt2", {"activation": "gelu"}, r"model\.activation gelu"),
     ],
 )
@@ -436,7 +436,7 @@ def test_a_failing_llama_cpp_gets_one_sentence(gpt2_checkpoint, tmp_path, monkey
         export(gpt2_checkpoint, tmp_path / "m.gguf", to="gguf")
 
 
-@pytest.mark.parametrize("preset", ["gpt1", "gpt2", "modern"])
+@pytest.mark.parametrize("preset", ["gpt1", "gpt2", "nanochat", "modern"])
 def test_a_padded_batch_computes_the_same_as_single_texts(preset, checkpoint, tmp_path):
     transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
     export(checkpoint(preset), tmp_path / "out")

@@ -10,7 +10,8 @@ from groundup.interop.hf_architectures import FAMILIES
 from groundup.interop.hf_mapping import check_weights, config_json, family_of, model_config, to_groundup, to_hf
 from groundup.model.gpt import GPT
 
-PARTS = {"gpt2": "gpt2-nano", "openai-gpt": "gpt1", "nanochat": "modern-micro"}
+PARTS = {"gpt2": "gpt2-nano", "openai-gpt": "gpt1", "nanochat": "nanochat", "qwen3": "modern-micro"}
+HEADS = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
 SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8, "vocab_size": 70, "dropout": 0.0}
 
 
@@ -95,6 +96,17 @@ def test_weights_of_another_type_become_fp32():
         ({"model_type": "nanochat", "head_dim": 7}, "head_dim 7"),
         ({"model_type": "nanochat", "attention_bias": True}, "attention_bias true"),
         ({"model_type": "nanochat", "rope_parameters": {"rope_type": "yarn"}}, "yarn"),
+        (
+            {"model_type": "qwen3", "num_attention_heads": 4, "num_key_value_heads": 2},
+            "key head for each of the 4 query",
+        ),
+        ({"model_type": "qwen3"} | HEADS | {"head_dim": 128}, "head_dim 128: .* 8 here"),
+        ({"model_type": "qwen3", "num_attention_heads": 4}, "num_key_value_heads 32: queries that share keys"),
+        ({"model_type": "qwen3"} | HEADS | {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+        ({"model_type": "qwen3"} | HEADS | {"use_sliding_window": True}, "use_sliding_window true"),
+        ({"model_type": "qwen3"} | HEADS | {"attention_bias": True}, "attention_bias true"),
+        ({"model_type": "qwen3"} | HEADS | {"rope_parameters": {"rope_type": "yarn"}}, "yarn"),
+        ({"model_type": "qwen3"} | HEADS | {"hidden_act": "gelu"}, 'hidden_act "gelu"'),
         ({"model_type": "openai-gpt", "afn": "swish"}, 'afn "swish"'),
     ],
 )
@@ -108,8 +120,8 @@ def test_settings_that_groundup_cannot_compute_are_refused(change, message):
     [
         (
             "nanochat",
-            {"activation": "relu2", "qk_norm": False},
-            "nanochat, where model.qk_norm must be true, not false",
+            {"activation": "relu2", "qk_norm": "none"},
+            'nanochat, where model.qk_norm must be "after_rotary", not "none"',
         ),
         ("gpt2", {"logit_softcap": 15.0}, "gpt2, where model.logit_softcap must be null, not 15.0"),
         ("openai-gpt", {"n_inner": 48}, "model.n_inner must be 4 x n_embd, 64, not 48"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from groundup.config.model import ModelConfig
-from groundup.config.presets import GPT1_PARTS, MODERN_PARTS
+from groundup.config.presets import GPT1_PARTS, NANOCHAT_PARTS
 from groundup.kernels import elementwise
 from groundup.kernels.cpu_build import library
 from groundup.model import build_model, fused_cpu
@@ -19,10 +19,10 @@ SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "vocab_size"
 PARTS = {
     "gpt1": GPT1_PARTS,
     "gpt2": {},
-    "modern": MODERN_PARTS,
-    "modern, learned positions": {**MODERN_PARTS, "position_embedding": "learned"},
-    "modern, layernorm": {**MODERN_PARTS, "norm": "layernorm"},
-    "modern, n-grams": {**MODERN_PARTS, "ngram": 3, "ngram_rows": 500},
+    "nanochat": NANOCHAT_PARTS,
+    "nanochat, learned positions": {**NANOCHAT_PARTS, "position_embedding": "learned"},
+    "nanochat, layernorm": {**NANOCHAT_PARTS, "norm": "layernorm"},
+    "nanochat, n-grams": {**NANOCHAT_PARTS, "ngram": 3, "ngram_rows": 500},
 }
 IDS = torch.randint(70, (2, 16), generator=torch.Generator().manual_seed(4))
 
@@ -48,7 +48,7 @@ def test_loss_and_gradients_are_those_of_the_plain_model(parts, monkeypatch):
     calls = []
     monkeypatch.setattr(elementwise, "_call", lambda *a, call=elementwise._call: (calls.append(a[0]), call(*a)))
     found = loss_and_gradients(fused)
-    assert calls or (parts == "modern, layernorm" and plain.config.activation != "relu2")
+    assert calls or (parts == "nanochat, layernorm" and plain.config.activation != "relu2")
     calls.clear()
     for a, b in zip(found, loss_and_gradients(plain), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
@@ -56,8 +56,8 @@ def test_loss_and_gradients_are_those_of_the_plain_model(parts, monkeypatch):
 
 
 @compiles
-def test_modern_blocks_are_fused():
-    block = use_fused_cpu_kernels(build("modern")).h[0]
+def test_nanochat_blocks_are_fused():
+    block = use_fused_cpu_kernels(build("nanochat")).h[0]
     assert type(block.ln_1) is FusedRMSNorm
     assert type(block.attn) is FusedAttention
     assert block.mlp.activation is elementwise.relu_squared
@@ -66,13 +66,13 @@ def test_modern_blocks_are_fused():
 @compiles
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
 def test_copies_are_fused_and_have_the_same_names(how):
-    fused = use_fused_cpu_kernels(build("modern"))
+    fused = use_fused_cpu_kernels(build("nanochat"))
     other = how(fused)
     assert type(other.h[0].attn) is FusedAttention
-    assert list(other.state_dict()) == list(build("modern").state_dict())
+    assert list(other.state_dict()) == list(build("nanochat").state_dict())
     assert torch.equal(other(IDS), fused(IDS))
 
 
 def test_without_a_compiler_nothing_changes(monkeypatch):
     monkeypatch.setattr(fused_cpu, "library", lambda: None)
-    assert torch.equal(use_fused_cpu_kernels(build("modern"))(IDS), build("modern")(IDS))
+    assert torch.equal(use_fused_cpu_kernels(build("nanochat"))(IDS), build("nanochat")(IDS))

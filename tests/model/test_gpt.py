@@ -50,7 +50,7 @@ MIXTURES: dict[str, dict] = {
     "modern": MODERN_PARTS,
     "gpt1, rotary": {**GPT1_PARTS, "position_embedding": "rotary"},
     "gpt1, rmsnorm and relu2": {**GPT1_PARTS, "norm": "rmsnorm", "activation": "relu2"},
-    "gpt2, qk-norm": {"qk_norm": True},
+    "gpt2, qk-norm": {"qk_norm": "after_rotary"},
     "gpt2, modern start": {"init": "modern", "tie_embeddings": False},
     "gpt2, softcap and norm of the embedding": {"logit_softcap": 15.0, "embedding_norm": True},
     "modern, tied and with biases": {**MODERN_PARTS, "tie_embeddings": True, "bias": True},

@@ -17,8 +17,8 @@ from groundup.model.memory import activation_bytes, loss_bytes, weight_copy_byte
 from groundup.utils.device import autocast
 
 MODERN = {
-    "norm": "rmsnorm", "position_embedding": "rotary", "qk_norm": True, "embedding_norm": True, "activation": "relu2",
-    "bias": False, "tie_embeddings": False, "logit_softcap": 15.0,
+    "norm": "rmsnorm", "position_embedding": "rotary", "qk_norm": "after_rotary", "embedding_norm": True,
+    "activation": "relu2", "bias": False, "tie_embeddings": False, "logit_softcap": 15.0,
 }  # fmt: skip
 ROWS = 4
 
@@ -53,7 +53,7 @@ def kept_bytes(config: ModelConfig, precision: str, *, recompute: str = "none", 
         {}, {"norm_position": "post_norm"}, {"activation": "relu"}, {"activation": "relu2"}, {"norm": "rmsnorm"},
         {"position_embedding": "rotary"}, {"embedding_norm": True}, {"logit_softcap": 15.0}, {"n_inner": 100},
         {"dropout": 0.1},
-        {"dropout": 0.1, "norm_position": "post_norm"}, {"qk_norm": True, "norm": "rmsnorm"}, MODERN,
+        {"dropout": 0.1, "norm_position": "post_norm"}, {"qk_norm": "after_rotary", "norm": "rmsnorm"}, MODERN,
         {"ngram": 4, "ngram_rows": 1000}, {"ngram": 3, "ngram_rows": 1000, "ngram_width": 1000},
     ],
     ids=lambda parts: "-".join(map(str, parts)) or "gpt2",

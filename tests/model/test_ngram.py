@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from groundup.config.model import ModelConfig
-from groundup.config.presets import MODERN_PARTS
+from groundup.config.presets import NANOCHAT_PARTS
 from groundup.config.sections import OptimizerConfig
 from groundup.model import build_model, ngram
 from groundup.model.context import KVCache, SharedPrefix
@@ -16,7 +16,15 @@ from groundup.model.ngram import NO_TOKEN, NGramGPT, NGrams, leave_one_out, prev
 from groundup.optim.optimizer import build_optimizer
 
 CONFIG = ModelConfig(
-    n_layer=2, n_head=2, n_embd=16, block_size=12, vocab_size=9, ngram=4, ngram_rows=150, ngram_width=9, **MODERN_PARTS
+    n_layer=2,
+    n_head=2,
+    n_embd=16,
+    block_size=12,
+    vocab_size=9,
+    ngram=4,
+    ngram_rows=150,
+    ngram_width=9,
+    **NANOCHAT_PARTS,
 )
 
 

@@ -102,7 +102,7 @@ def test_gpt1_equals_transformers_openai_gpt():
 
 
 @pytest.mark.parametrize("n_inner", [None, 96])
-def test_modern_equals_transformers_nanochat(n_inner):
+def test_nanochat_equals_transformers_nanochat(n_inner):
     from transformers import NanoChatConfig, NanoChatForCausalLM
 
     shape = {"n_layer": 3, "n_head": 4, "n_embd": 64, "n_inner": n_inner, "vocab_size": 301}
@@ -110,6 +110,25 @@ def test_modern_equals_transformers_nanochat(n_inner):
         NanoChatConfig(
             num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4, hidden_size=64, vocab_size=301,
             intermediate_size=n_inner or 256, max_position_embeddings=32, pad_token_id=0,
+        )
+    ).eval()  # fmt: skip
+    randomised(theirs)
+    ours = GPT(ModelConfig(**{**architecture("nanochat"), **shape}, block_size=32)).eval()
+    load(ours, theirs.state_dict())
+    ids = torch.randint(301, (3, 32), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("n_inner", "tied"), [(None, False), (96, True)])
+def test_modern_equals_transformers_qwen3(n_inner, tied):
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    shape = {"n_layer": 3, "n_head": 4, "n_embd": 64, "n_inner": n_inner, "vocab_size": 301, "tie_embeddings": tied}
+    theirs = Qwen3ForCausalLM(
+        Qwen3Config(
+            num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4, head_dim=16, hidden_size=64,
+            vocab_size=301, intermediate_size=n_inner or 192, max_position_embeddings=32, tie_word_embeddings=tied,
         )
     ).eval()  # fmt: skip
     randomised(theirs)

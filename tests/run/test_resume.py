@@ -15,7 +15,7 @@ import groundup
 from groundup.api import configure
 from groundup.checkpoint.log import read_log
 from groundup.checkpoint.run_folder import RunFolder, find_checkpoint
-from groundup.config.presets import GPT1_PARTS, MODERN_PARTS
+from groundup.config.presets import GPT1_PARTS, MODERN_PARTS, PREVIOUS
 from groundup.config.schema import Config
 from groundup.diagnostics.run_checks import check_run
 from groundup.distributed.process_group import ProcessGroup
@@ -457,6 +457,27 @@ def test_a_repeated_command_changes_nothing(preset, overrides, prepared, tmp_pat
     assert len(lines) == 1
     assert "finished at step 3" in lines[0]
     assert (tmp_path / "run" / "config.yaml").read_bytes() == written
+
+
+@pytest.mark.parametrize("name", PREVIOUS)
+def test_a_run_of_a_preset_that_has_another_shape_now_keeps_its_own(name, prepared, tmp_path):
+    small = {
+        "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16},
+        "train": {"max_steps": 3, "batch_tokens": 64, "device": "cpu", "threads": 1},
+    }
+    shape = {key: value for key, value in PREVIOUS[name]["model"].items() if key not in small["model"]}
+    before = configure(prepared, preset=name, overrides={**small, "model": {**small["model"], **shape}})
+    start_or_resume(before, tmp_path / "run", PlainDisplay(lambda line: None), preset=name)
+    written, longer = RunFolder(tmp_path / "run").config(), {**small, "train": {**small["train"], "max_steps": 5}}
+    lines: list[str] = []
+    again = configure(prepared, preset=name, overrides=longer)
+    assert again.model.activation == "swiglu"
+    assert start_or_resume(again, tmp_path / "run", PlainDisplay(lines.append), preset=name).step == 5
+    assert f"keeps the shape that preset {name} had when it was started" in lines[0]
+    assert RunFolder(tmp_path / "run").config().model == written.model
+    other = configure(prepared, preset=name, overrides={**longer, "model": {**small["model"], "activation": "relu"}})
+    with pytest.raises(groundup.ConfigError, match=r"model\.activation: cannot change"):
+        start_or_resume(other, tmp_path / "run", PlainDisplay(lines.append), preset=name)
 
 
 @pytest.mark.parametrize(

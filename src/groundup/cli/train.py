@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from groundup.cli.parsing import FIRST_KEYS, Parser, add_config_arguments, preset_and_config
@@ -65,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
     process_group = init_distributed()
     first = process_group.rank == 0
     with watching(title, config.train, plain=args.json, quiet=args.quiet or not first) as display:
-        start = start_or_resume if process_group.any(may_resume) else start_run
+        resume = partial(start_or_resume, preset=preset)
+        start = resume if process_group.any(may_resume) else start_run
         result = start(config, out, display, checkpoints=elsewhere, shown=shown)
     return finish(result, as_json=args.json, quiet=not first or (args.quiet and not args.json))
 

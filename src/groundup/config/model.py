@@ -25,7 +25,7 @@ class ModelConfig(Section):
     n_embd: Size = 128
     """width of the residual stream"""
     n_inner: Size | None = None
-    """width of the feed-forward layer; default: 4 x n_embd"""
+    """width of the feed-forward layer; default: 4 x n_embd; with swiglu 8/3 of it, for as many weights"""
     block_size: Annotated[Whole, Field(ge=2, le=MAX_DIMENSION)] = 256
     """context length in tokens"""
     vocab_size: Size | None = None
@@ -38,20 +38,23 @@ class ModelConfig(Section):
     """dropout after the embedding, in attention and on both residual branches"""
     norm_position: Literal["pre_norm", "post_norm"] = "pre_norm"
     """norms before each branch and at the end (GPT-2), or after each sum (GPT-1)"""
-    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
-    """normalisation; rmsnorm scales to unit mean square, without weights"""
+    norm: Literal["layernorm", "rmsnorm", "rmsnorm_scaled"] = "layernorm"
+    """normalisation; rmsnorm scales to unit mean square, rmsnorm_scaled also by a learned weight per number"""
     norm_eps: Annotated[float, Field(ge=1e-12, le=1)] = 1e-5
     """added to the variance or mean square in every norm"""
-    position_embedding: Literal["learned", "rotary"] = "learned"
-    """a learned vector per position, or queries and keys rotated by position (RoPE, arXiv:2104.09864)"""
+    position_embedding: Literal["learned", "rotary", "rotary_ccw"] = "learned"
+    """a learned vector per position, or queries and keys rotated by position (RoPE, arXiv:2104.09864): clockwise as in
+    nanochat, or counterclockwise (ccw) as in the paper and in Qwen3"""
     rotary_base: Annotated[float, Field(gt=1, le=1e12)] = 10_000.0
     """RoPE base (theta); the slowest rotation takes about 6.3 times this many tokens"""
-    qk_norm: bool = False
-    """normalise queries and keys in each head (arXiv:2302.05442)"""
+    qk_norm: Literal["none", "after_rotary", "before_rotary"] = "none"
+    """normalise queries and keys in each head (arXiv:2302.05442): after_rotary with one norm for both, as in nanochat,
+    before_rotary with a norm for each, as in Qwen3"""
     embedding_norm: bool = False
     """normalise the embedding before the first block"""
-    activation: Literal["gelu_tanh", "gelu", "relu", "relu2"] = "gelu_tanh"
-    """nonlinearity of the feed-forward layer; gelu_tanh in GPT-1 and GPT-2, relu2 (ReLU squared) in modern"""
+    activation: Literal["gelu_tanh", "gelu", "relu", "relu2", "swiglu"] = "gelu_tanh"
+    """nonlinearity of the feed-forward layer: gelu_tanh in GPT-1 and GPT-2, relu2 (ReLU squared) in nanochat, swiglu
+    (SiLU of a gate, times a second projection; arXiv:2002.05202) in modern"""
     ngram: Annotated[Whole, Field(ge=1, le=8)] = 1
     """longest n-gram whose continuations in the training text are looked up as extra input; 1: no n-gram tables"""
     ngram_rows: Size = 65_536
@@ -68,7 +71,22 @@ class ModelConfig(Section):
     @property
     def inner(self) -> int:
         """Width of the feed-forward layer."""
-        return self.n_inner or 4 * self.n_embd
+        return self.n_inner or self.default_inner
+
+    @property
+    def default_inner(self) -> int:
+        """Width where `n_inner` is not set: 4·C; with a gate, a third matrix, 8/3·C up to the next multiple of 32."""
+        return -(-self.n_embd // 12) * 32 if self.is_gated else 4 * self.n_embd
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether the feed-forward layer has a gate: a second projection from C to the inner width."""
+        return self.activation == "swiglu"
+
+    @property
+    def is_rotary(self) -> bool:
+        """Whether positions rotate queries and keys, instead of adding to the embedding."""
+        return self.position_embedding != "learned"
 
     @property
     def vocab(self) -> int:
@@ -117,7 +135,7 @@ class ModelConfig(Section):
         if self.n_embd % self.n_head:
             near = min(_divisors(self.n_embd), key=lambda h: abs(h - self.n_head))
             raise ValueError(f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}; n_head {near} would fit")
-        if self.position_embedding == "rotary" and self.n_embd // self.n_head % 2:
+        if self.is_rotary and self.n_embd // self.n_head % 2:
             raise ValueError(
                 f"rotary positions rotate pairs, but a head is {self.n_embd // self.n_head} wide (n_embd / n_head); "
                 "make that even, or take learned positions"

@@ -41,6 +41,10 @@ RENAMED_VALUES: dict[str, dict[str, str]] = {
         "off": "none", "no": "none", "false": "none", "cheap": "selective", "blocks": "full", "on": "full",
         "yes": "full", "true": "full",
     },
+    "model.qk_norm": {
+        "off": "none", "no": "none", "false": "none", "0": "none", "on": "after_rotary", "yes": "after_rotary",
+        "true": "after_rotary", "1": "after_rotary",
+    },
 }  # fmt: skip
 """Key -> previous value, as text in lower case -> its name now."""
 

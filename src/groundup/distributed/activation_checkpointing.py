@@ -40,25 +40,29 @@ def _recomputed_block(block: nn.Module, has_dropout: bool, *inputs: Any) -> Any:
 
 def _recompute_elementwise(block: Any) -> None:
     """Move norms and the nonlinearity into the forward methods of the linear layers that read their outputs."""
-    pairs: list[tuple[Callable[[Tensor], Tensor], nn.Linear]] = [(block.mlp.activation, block.mlp.c_proj)]
-    block.mlp.activation = _identity
+    mlp = block.mlp
+    pairs: list[tuple[Callable[..., Tensor], nn.Linear]] = [(mlp.activation, mlp.c_proj)]
+    mlp.activation = _pass_on
     if not block.ends_normed:  # post-norm's norms give the stream itself, which is kept anyway
-        for norm, linear in ((block.ln_1, block.attn.c_attn), (block.ln_2, block.mlp.c_fc)):
-            pairs.append((partial(type(norm).forward, norm), linear))
-            norm.forward = _identity
+        readers = [mlp.c_fc, mlp.c_gate] if hasattr(mlp, "c_gate") else [mlp.c_fc]
+        for norm, linears in ((block.ln_1, [block.attn.c_attn]), (block.ln_2, readers)):
+            pairs += [(partial(type(norm).forward, norm), linear) for linear in linears]
+            norm.forward = _pass_on
     for function, linear in pairs:
         linear.forward = partial(_recomputed_linear, linear, function)  # type: ignore[method-assign]
 
 
-def _recomputed_linear(linear: nn.Linear, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    def both(x: Tensor) -> Tensor:
-        return F.linear(function(x), linear.weight, linear.bias)
+def _recomputed_linear(linear: nn.Linear, function: Callable[..., Tensor], x: Tensor | tuple[Tensor, ...]) -> Tensor:
+    def both(*inputs: Tensor) -> Tensor:
+        return F.linear(function(*inputs), linear.weight, linear.bias)
 
+    inputs = x if isinstance(x, tuple) else (x,)
     if not (linear.training and torch.is_grad_enabled()):
-        return both(x)
+        return both(*inputs)
     # Recomputation ends where the product has its input; the product itself is not computed again.
-    return checkpoint(both, x, use_reentrant=False, preserve_rng_state=False)
+    return checkpoint(both, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
-def _identity(x: Tensor) -> Tensor:
-    return x
+def _pass_on(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+    """The input itself; of a gated nonlinearity, both."""
+    return inputs if len(inputs) > 1 else inputs[0]

@@ -28,7 +28,7 @@ ARCHITECTURE, TOKENIZER, PATTERN = "gpt2", "gpt2", "gpt-2"
 
 # What llama.cpp's gpt2 computes, independent of the file. Its GELU is the tanh form.
 REQUIRED: Mapping[str, Any] = {
-    "norm_position": "pre_norm", "norm": "layernorm", "position_embedding": "learned", "qk_norm": False,
+    "norm_position": "pre_norm", "norm": "layernorm", "position_embedding": "learned", "qk_norm": "none",
     "embedding_norm": False, "logit_softcap": None, "activation": "gelu_tanh",
 }  # fmt: skip
 

@@ -1,8 +1,8 @@
 """Table of the architectures of `transformers` that groundup's models equal. No torch.
 
 A row is data: the settings that the architecture fixes, the config.json keys of the others, and which of its tensors
-make up each of ours. Sources: `modeling_*.py` and `configuration_*.py` of gpt2, openai and nanochat in transformers 5;
-`tests/model/test_parity.py` compares the logits.
+make up each of ours. Sources: `modeling_*.py` and `configuration_*.py` of gpt2, openai, nanochat and qwen3 in
+transformers 5; `tests/model/test_parity.py` compares the logits.
 
 Letters: C width (`n_embd`).
 """
@@ -36,6 +36,11 @@ class Family:
     inner_is_free: bool = True  # the feed-forward width may differ from 4·C
     extras: Mapping[str, Any] = field(default_factory=dict)  # further values of config.json that readers expect
 
+    @property
+    def is_rotary(self) -> bool:
+        """Whether positions rotate queries and keys."""
+        return bool(self.fixed["position_embedding"] != "learned")
+
 
 BLOCK = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 
@@ -48,13 +53,27 @@ def _openai_names(token: str, position: str, last: tuple[str, ...]) -> Names:
     return {**ends, **same, "lm_head.weight": ("lm_head.weight",)}
 
 
-_NANOCHAT_NAMES: Names = {
+_ROTARY_NAMES: Names = {
     "wte.weight": ("model.embed_tokens.weight",),
     "h.*.attn.c_attn.weight": tuple(f"model.layers.*.self_attn.{part}_proj.weight" for part in "qkv"),
     "h.*.attn.c_proj.weight": ("model.layers.*.self_attn.o_proj.weight",),
+    "lm_head.weight": ("lm_head.weight",),
+}
+_NANOCHAT_NAMES: Names = {
+    **_ROTARY_NAMES,
     "h.*.mlp.c_fc.weight": ("model.layers.*.mlp.fc1.weight",),
     "h.*.mlp.c_proj.weight": ("model.layers.*.mlp.fc2.weight",),
-    "lm_head.weight": ("lm_head.weight",),
+}
+_QWEN3_NAMES: Names = {
+    **_ROTARY_NAMES,
+    "h.*.attn.q_norm.weight": ("model.layers.*.self_attn.q_norm.weight",),
+    "h.*.attn.k_norm.weight": ("model.layers.*.self_attn.k_norm.weight",),
+    "h.*.ln_1.weight": ("model.layers.*.input_layernorm.weight",),
+    "h.*.ln_2.weight": ("model.layers.*.post_attention_layernorm.weight",),
+    "h.*.mlp.c_gate.weight": ("model.layers.*.mlp.gate_proj.weight",),
+    "h.*.mlp.c_fc.weight": ("model.layers.*.mlp.up_proj.weight",),
+    "h.*.mlp.c_proj.weight": ("model.layers.*.mlp.down_proj.weight",),
+    "ln_f.weight": ("model.norm.weight",),
 }
 
 _OPENAI_FIELDS = {
@@ -66,8 +85,13 @@ _OPENAI_DEFAULTS = {
     "resid_pdrop": 0.1,
 }  # fmt: skip
 _OPENAI_PARTS = {
-    "norm": "layernorm", "position_embedding": "learned", "qk_norm": False, "embedding_norm": False,
+    "norm": "layernorm", "position_embedding": "learned", "qk_norm": "none", "embedding_norm": False,
     "logit_softcap": None, "ngram": 1,
+}  # fmt: skip
+_ROTARY_FIELDS = {
+    "n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_embd": "hidden_size",
+    "n_inner": "intermediate_size", "block_size": "max_position_embeddings", "vocab_size": "vocab_size",
+    "norm_eps": "rms_norm_eps", "tie_embeddings": "tie_word_embeddings",
 }  # fmt: skip
 _ACTIVATIONS = {
     "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh",
@@ -103,16 +127,11 @@ FAMILIES: dict[str, Family] = {
     "nanochat": Family(
         model_type="nanochat", architecture="NanoChatForCausalLM",
         fixed={
-            "norm_position": "pre_norm", "norm": "rmsnorm", "position_embedding": "rotary", "qk_norm": True,
-            "embedding_norm": True, "bias": False, "ngram": 1,
+            "norm_position": "pre_norm", "norm": "rmsnorm", "position_embedding": "rotary",
+            "qk_norm": "after_rotary", "embedding_norm": True, "bias": False, "ngram": 1,
         },
         activations=_ACTIVATIONS,
-        fields={
-            "n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_embd": "hidden_size",
-            "n_inner": "intermediate_size", "block_size": "max_position_embeddings", "vocab_size": "vocab_size",
-            "norm_eps": "rms_norm_eps", "tie_embeddings": "tie_word_embeddings",
-            "logit_softcap": "final_logit_softcapping",
-        },
+        fields=_ROTARY_FIELDS | {"logit_softcap": "final_logit_softcapping"},
         defaults={
             "num_hidden_layers": 12, "num_attention_heads": 6, "hidden_size": 768, "intermediate_size": 8192,
             "max_position_embeddings": 2048, "vocab_size": 50304, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
@@ -120,6 +139,24 @@ FAMILIES: dict[str, Family] = {
         },
         demands={"attention_bias": (False,), "rope_scaling": (None,)},
         names=_NANOCHAT_NAMES,
+        init="modern", prefix="model.", activation_key="hidden_act", dropout_keys=("attention_dropout",),
+        extras={"initializer_range": 0.02},
+    ),
+    "qwen3": Family(
+        model_type="qwen3", architecture="Qwen3ForCausalLM",
+        fixed={
+            "norm_position": "pre_norm", "norm": "rmsnorm_scaled", "position_embedding": "rotary_ccw",
+            "qk_norm": "before_rotary", "embedding_norm": False, "logit_softcap": None, "bias": False, "ngram": 1,
+        },
+        activations={"silu": "swiglu", "swish": "swiglu"},
+        fields=_ROTARY_FIELDS,
+        defaults={
+            "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32, "head_dim": 128,
+            "hidden_size": 4096, "intermediate_size": 22016, "max_position_embeddings": 32768, "vocab_size": 151936,
+            "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "hidden_act": "silu", "attention_dropout": 0.0,
+        },
+        demands={"attention_bias": (False,), "use_sliding_window": (False,), "rope_scaling": (None,)},
+        names=_QWEN3_NAMES,
         init="modern", prefix="model.", activation_key="hidden_act", dropout_keys=("attention_dropout",),
         extras={"initializer_range": 0.02},
     ),

@@ -62,8 +62,9 @@ def config_json(config: ModelConfig, end_of_text: int) -> dict[str, Any]:
     family = family_of(config)
     values: dict[str, Any] = {"model_type": family.model_type, "architectures": [family.architecture]}
     values |= {key: getattr(config, field) for field, key in family.fields.items()}
-    if family.model_type == "nanochat":
+    if family.is_rotary:
         values |= {"intermediate_size": config.inner, "num_key_value_heads": config.n_head}
+        values |= {"head_dim": config.n_embd // config.n_head}
         values |= {"rope_parameters": {"rope_type": "default", "rope_theta": config.rotary_base}}
         values |= {"rope_theta": config.rotary_base}  # for older readers
     else:
@@ -85,13 +86,9 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
             f"{', '.join(FAMILIES)}"
         )
     values = {**family.defaults, **values}
-    demands = dict(family.demands)
-    if family.model_type == "nanochat":
-        heads, width = values["num_attention_heads"], values["hidden_size"]
-        demands["num_key_value_heads"] = (heads, None)
-        if isinstance(heads, int) and isinstance(width, int) and heads:
-            demands["head_dim"] = (width // heads, None)
-    for key, allowed in demands.items():
+    if family.is_rotary:
+        _check_heads(values)
+    for key, allowed in family.demands.items():
         if values.get(key, allowed[0]) not in allowed:
             raise UsageError(f"{key} {json_repr(values[key])}: groundup's models have {json_repr(allowed[0])} there")
     activation = values[family.activation_key]
@@ -103,7 +100,7 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
     settings |= {"init": family.init} | _rotary_settings(family, values)
     try:
         config = ModelConfig.model_validate(settings)
-        return config.model_copy(update={"n_inner": None}) if config.inner == 4 * config.n_embd else config
+        return config.model_copy(update={"n_inner": None}) if config.inner == config.default_inner else config
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == "value_error":
@@ -112,9 +109,32 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
         raise UsageError(f"{family.fields.get(key, key)} {json_repr(first['input'])}: {first['msg']}") from None
 
 
+def _check_heads(values: Mapping[str, Any]) -> None:
+    """UsageError unless there are as many key heads as query heads, together as wide as the model, that see all."""
+    heads, width, kv_heads = (values.get(k) for k in ("num_attention_heads", "hidden_size", "num_key_value_heads"))
+    if kv_heads not in (heads, None):
+        raise UsageError(
+            f"num_key_value_heads {json_repr(kv_heads)}: queries that share keys (grouped-query attention); groundup's "
+            f"models have a key head for each of the {json_repr(heads)} query heads, so import another model"
+        )
+    if (
+        isinstance(heads, int)
+        and isinstance(width, int)
+        and heads
+        and values.get("head_dim") not in (None, width // heads)
+    ):
+        raise UsageError(
+            f"head_dim {json_repr(values['head_dim'])}: groundup's heads are hidden_size / num_attention_heads wide, "
+            f"{width // heads} here, so import another model"
+        )
+    kinds = values.get("layer_types") or []
+    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
+        raise UsageError(f"layer_types {json_repr(kinds)}: groundup's models have full_attention in every layer")
+
+
 def _rotary_settings(family: Family, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The rotary base in nanochat's config.json, of this version of transformers or the previous one."""
-    if family.fixed["position_embedding"] != "rotary":
+    """The rotary base in a config.json of this version of transformers or the previous one."""
+    if not family.is_rotary:
         return {}
     rope = values.get("rope_parameters") or {}
     if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":

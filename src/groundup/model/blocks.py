@@ -23,7 +23,7 @@ class Attention(nn.Module):
         super().__init__()
         self.layer, self.n_head, self.dropout = layer, config.n_head, config.dropout
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
-        self.qk_norm = norm(config, width=config.n_embd // config.n_head, present=config.qk_norm)
+        self.qk_norm = norm(config, width=config.n_embd // config.n_head, present=config.qk_norm == "after_rotary")
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor, context: Context, rotation: Rotation) -> Tensor:
@@ -31,9 +31,33 @@ class Attention(nn.Module):
         B, T, C = x.shape
         # Split before the view: the gradients of q, k and v then join without a copy.
         q, k, v = (part.view(B, T, self.n_head, -1).transpose(1, 2) for part in self.c_attn(x).chunk(3, dim=2))
-        q, k = self.qk_norm(rotation.apply(q)), self.qk_norm(rotation.apply(k))  # (B, H, T, D)
+        q, k = self.position(q, k, rotation)
         y = context.attend(self.layer, q, k, v, self.dropout if self.training else 0.0)  # (B, H, T, D)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
+
+    def position(self, q: Tensor, k: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
+        """Queries and keys rotated by position, then normalised: twice (B, H, T, D) to the same."""
+        return self.qk_norm(rotation.apply(q)), self.qk_norm(rotation.apply(k))
+
+
+class Qwen3Attention(Attention):
+    """Attention that normalises queries and keys with a norm for each, before the rotation (arXiv:2505.09388)."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__(config, layer)
+        self.q_norm, self.k_norm = (norm(config, width=config.n_embd // config.n_head) for _ in "qk")
+
+    @override
+    def position(self, q: Tensor, k: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
+        return rotation.apply(self.q_norm(q)), rotation.apply(self.k_norm(k))
+
+
+ATTENTIONS: dict[str, type[Attention]] = {
+    "none": Attention,
+    "after_rotary": Attention,
+    "before_rotary": Qwen3Attention,
+}
+"""By how queries and keys are normalised, `qk_norm`."""
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -46,11 +70,17 @@ def relu2(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+def swiglu(gate: Tensor, x: Tensor) -> Tensor:
+    """`x` times the SiLU of a gate, gate · sigmoid(gate) (arXiv:2002.05202)."""
+    return F.silu(gate) * x
+
+
+ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
     "gelu_tanh": gelu_tanh,
     "gelu": F.gelu,
     "relu": F.relu,
     "relu2": relu2,
+    "swiglu": swiglu,
 }
 
 
@@ -68,6 +98,18 @@ class FeedForward(nn.Module):
         return self.c_proj(self.activation(self.c_fc(x)))  # through (B, T, I)
 
 
+class GatedFeedForward(FeedForward):
+    """Feed-forward layer whose nonlinearity takes two projections of its input, a gate and a value."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.c_gate = nn.Linear(config.n_embd, config.inner, bias=config.bias)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(self.activation(self.c_gate(x), self.c_fc(x)))  # through twice (B, T, I)
+
+
 class PreNorm(nn.Module):
     """GPT-2's block: each branch reads a normalised copy of the residual stream and adds to the stream itself."""
 
@@ -76,9 +118,9 @@ class PreNorm(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.ln_1 = norm(config)
-        self.attn = Attention(config, layer)
+        self.attn = ATTENTIONS[config.qk_norm](config, layer)
         self.ln_2 = norm(config)
-        self.mlp = FeedForward(config)
+        self.mlp = GatedFeedForward(config) if config.is_gated else FeedForward(config)
         self.drop = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
     def forward(self, x: Tensor, context: Context, rotation: Rotation) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Literal
 from groundup.config.model import ModelConfig
 from groundup.config.types import CheckpointingMode
 from groundup.kernels.thresholds import UNFUSED_ATTENTION_MAX_TOKENS, chunk_rows, fits_unchunked
+from groundup.model.size import QK_NORMS, block_matrices
 
 Precision = Literal["fp32", "bf16", "fp16"]
 FP32 = 4  # bytes
@@ -69,15 +70,15 @@ def weight_copy_bytes(config: ModelConfig, precision: Precision) -> int:
     if precision == "fp32":
         return 0
     C = config.n_embd
-    return OPERAND_BYTES[precision] * (config.n_layer * (4 * C * C + 2 * C * config.inner) + config.padded_vocab * C)
+    return OPERAND_BYTES[precision] * (config.n_layer * block_matrices(config) + config.padded_vocab * C)
 
 
 def _position_and_norm_bytes(config: ModelConfig, precision: Precision, device: str) -> int:
     C = config.n_embd
     # Unfused attention copies q, k and v anyway, and then keeps the copies alone.
     e = 0 if _unfused_attention(config, precision, device) else OPERAND_BYTES[precision]
-    rotary = config.position_embedding == "rotary"
-    if not config.qk_norm:
+    rotary = config.is_rotary
+    if not QK_NORMS[config.qk_norm]:
         return 2 * e * C if rotary else 0  # q and k, rotated
     statistics = 2 * config.n_head * FP32 * (2 if config.norm == "layernorm" else 1)
     inputs = 2 * FP32 * C if rotary or precision != "fp32" else 0  # norms compute in fp32

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from groundup.config.model import ModelConfig
 
@@ -20,9 +22,22 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, x.shape[-1:], eps=self.eps)
 
 
+class ScaledRMSNorm(RMSNorm):
+    """RMSNorm with a learned weight for each number (arXiv:1910.07467)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__(eps)
+        self.weight = nn.Parameter(torch.ones(width))
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.weight
+
+
 NORMS: dict[str, Callable[[int, ModelConfig], nn.Module]] = {
     "layernorm": lambda width, config: nn.LayerNorm(width, eps=config.norm_eps, bias=config.bias),
     "rmsnorm": lambda width, config: RMSNorm(config.norm_eps),
+    "rmsnorm_scaled": lambda width, config: ScaledRMSNorm(width, config.norm_eps),
 }
 """Norms of vectors of a given width."""
 

@@ -31,7 +31,7 @@ class Rotary(NamedTuple):
     """Rotation of each pair of numbers by an angle proportional to the position (arXiv:2104.09864)."""
 
     cos: Tensor  # (T, D) or (B, 1, T, D)
-    sin: Tensor  # the same shape, the second half negated
+    sin: Tensor  # the same shape, one half negated
 
     def apply(self, x: Tensor) -> Tensor:
         """(B, H, T, D) -> (B, H, T, D); the pairs are the numbers i and i + D/2 of a head."""
@@ -61,8 +61,9 @@ class RotaryPositions(nn.Module):
     head's first half and one of its second half, rotated clockwise, as in nanochat.
     """
 
+    direction = 1.0
     cos: Tensor  # (block_size, D), each angle twice
-    sin: Tensor  # (block_size, D), the second half negated
+    sin: Tensor  # (block_size, D), one half negated
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -70,7 +71,8 @@ class RotaryPositions(nn.Module):
         speeds = config.rotary_base ** -(torch.arange(0, D, 2, device="cpu").float() / D)  # radians per token, (D/2,)
         angles = torch.outer(torch.arange(config.block_size, device="cpu").float(), speeds)  # (block_size, D/2)
         self.register_buffer("cos", torch.cat([angles.cos(), angles.cos()], dim=1), persistent=False)
-        self.register_buffer("sin", torch.cat([angles.sin(), -angles.sin()], dim=1), persistent=False)
+        sin = self.direction * angles.sin()
+        self.register_buffer("sin", torch.cat([sin, -sin], dim=1), persistent=False)
 
     def add(self, x: Tensor, positions: Tensor) -> Tensor:
         """No-op."""
@@ -82,7 +84,14 @@ class RotaryPositions(nn.Module):
         return Rotary(cos, sin) if cos.dim() == 2 else Rotary(cos.unsqueeze(1), sin.unsqueeze(1))
 
 
+class CounterclockwisePositions(RotaryPositions):
+    """The same, rotated counterclockwise, as in the paper and in the Llama and Qwen3 families."""
+
+    direction = -1.0
+
+
 POSITIONS: dict[str, type[LearnedPositions] | type[RotaryPositions]] = {
     "learned": LearnedPositions,
     "rotary": RotaryPositions,
+    "rotary_ccw": CounterclockwisePositions,
 }

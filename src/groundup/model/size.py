@@ -5,6 +5,8 @@ from groundup.config.model import ModelConfig
 from groundup.config.presets import LAPTOP, preset
 
 GPT1_IDS, GPT2_IDS = 40_478, 50_257
+# Norms of queries and keys in a block's attention, by `qk_norm`.
+QK_NORMS: dict[str, tuple[str, ...]] = {"none": (), "after_rotary": ("qk_norm",), "before_rotary": ("q_norm", "k_norm")}
 
 # Tokens, in models from files: tables of rotary positions have so many rows, and no weight's shape confirms them.
 MAX_READ_CONTEXT = 2**20
@@ -18,16 +20,16 @@ def parameters(config: ModelConfig) -> int:
 def parameters_by_part(config: ModelConfig) -> dict[str, int]:
     """The same by kind of part; a tied head and norms without weights have none."""
     C, inner, b = config.n_embd, config.inner, int(config.bias)
-    norm = C + b * C if config.norm == "layernorm" else 0
-    head_norm = norm // C * (C // config.n_head) if config.qk_norm else 0
+    norm = C * _norm_vectors(config)
+    head_norms = norm // config.n_head * len(QK_NORMS[config.qk_norm])
     norms = 2 * config.n_layer + config.embedding_norm + (config.norm_position == "pre_norm")
     return {
         "token embedding": config.vocab * C,
-        "positions": config.block_size * C if config.position_embedding == "learned" else 0,
+        "positions": config.block_size * C if not config.is_rotary else 0,
         "n-grams": _ngram_weights(config) + _ngram_logit_weights(config),
         "attention": config.n_layer * (4 * C * C + b * 4 * C),
-        "feed-forward": config.n_layer * (2 * C * inner + b * (inner + C)),
-        "norms": norms * norm + config.n_layer * head_norm,
+        "feed-forward": config.n_layer * (block_matrices(config) - 4 * C * C + b * (inner * (1 + config.is_gated) + C)),
+        "norms": norms * norm + config.n_layer * head_norms,
         "head": 0 if config.tie_embeddings else config.vocab * C,
     }
 
@@ -46,16 +48,22 @@ def counted(config: ModelConfig) -> int:
     return W * config.vocab + sum(config.ngram_tables) * (W + 1)
 
 
+def block_matrices(config: ModelConfig) -> int:
+    """Weights of a block's matrices: 4·C² of attention and 2·C·I of the feed-forward layer, 3·C·I with a gate."""
+    return 4 * config.n_embd * config.n_embd + (2 + config.is_gated) * config.n_embd * config.inner
+
+
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the parameters of `build_model(config)`, without building it."""
     C, inner, b = config.n_embd, config.inner, config.bias
     linear = {"attn.c_attn": (3 * C, C), "attn.c_proj": (C, C), "mlp.c_fc": (inner, C), "mlp.c_proj": (C, inner)}
-    norms = {"ln_1": C, "ln_2": C} | ({"attn.qk_norm": C // config.n_head} if config.qk_norm else {})
+    linear |= {"mlp.c_gate": (inner, C)} if config.is_gated else {}
+    norms = {"ln_1": C, "ln_2": C} | {f"attn.{name}": C // config.n_head for name in QK_NORMS[config.qk_norm]}
     outer = {"ln_e": config.embedding_norm, "ln_f": config.norm_position == "pre_norm"}
     block: dict[str, tuple[int, ...]] = {f"{name}.weight": size for name, size in linear.items()}
     block |= {f"{name}.bias": size[:1] for name, size in linear.items() if b}
     found: dict[str, tuple[int, ...]] = {"wte.weight": (config.padded_vocab, C)}
-    if config.position_embedding == "learned":
+    if not config.is_rotary:
         found["wpe.weight"] = (config.block_size, C)
     if config.ngram > 1:
         found["ngrams.code"] = (config.vocab, config.ngram_codes)
@@ -64,10 +72,9 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         found |= {"ngrams.trust": (_ngram_logit_weights(config),)} if config.ngrams_add_logits else {}
     if not config.tie_embeddings:
         found["lm_head.weight"] = (config.padded_vocab, C)
-    if config.norm == "layernorm":  # RMSNorm has no weights
-        kinds = ("weight", "bias") if b else ("weight",)
-        block |= {f"{name}.{kind}": (width,) for name, width in norms.items() for kind in kinds}
-        found |= {f"{name}.{kind}": (C,) for name, present in outer.items() if present for kind in kinds}
+    kinds = ("weight", "bias")[: _norm_vectors(config)]
+    block |= {f"{name}.{kind}": (width,) for name, width in norms.items() for kind in kinds}
+    found |= {f"{name}.{kind}": (C,) for name, present in outer.items() if present for kind in kinds}
     return found | {f"h.{i}.{name}": size for i in range(config.n_layer) for name, size in block.items()}
 
 
@@ -84,8 +91,13 @@ def flops_per_token(config: ModelConfig) -> int:
     798 million for GPT-2 small at T = 1024.
     """
     C, T = config.n_embd, config.block_size
-    matmul = config.n_layer * (4 * C * C + 2 * C * config.inner) + config.padded_vocab * C + _ngram_weights(config)
+    matmul = config.n_layer * block_matrices(config) + config.padded_vocab * C + _ngram_weights(config)
     return 6 * matmul + 6 * config.n_layer * C * (T + 1)
+
+
+def _norm_vectors(config: ModelConfig) -> int:
+    """Learned vectors of a norm: a weight and a bias of LayerNorm, a weight of a scaled RMSNorm."""
+    return {"layernorm": 1 + config.bias, "rmsnorm": 0, "rmsnorm_scaled": 1}[config.norm]
 
 
 def _ngram_weights(config: ModelConfig) -> int:

@@ -7,7 +7,7 @@ from groundup.config.schema import Config
 from groundup.config.sections import OptimizerConfig
 from groundup.config.types import CheckpointingMode
 from groundup.model.memory import FP32, Precision, activation_bytes, loss_bytes, weight_copy_bytes
-from groundup.model.size import counted, parameters
+from groundup.model.size import block_matrices, counted, parameters
 from groundup.utils.system import splits_evenly
 
 PROGRAM_BYTES = 340e6  # Python, torch and its threads on a CPU: resident memory of a run of a tiny model
@@ -62,7 +62,7 @@ def padding(model: ModelConfig) -> int:
 def optimizer_bytes(model: ModelConfig, optimizer: OptimizerConfig) -> int:
     """Optimizer state and EMA, in fp32."""
     weights = parameters(model) + padding(model)
-    matrices = model.n_layer * (4 * model.n_embd * model.n_embd + 2 * model.n_embd * model.inner)  # Muon's
+    matrices = model.n_layer * block_matrices(model)  # Muon's
     numbers = {"adamw": 2 * weights, "muon": 2 * weights - matrices, "sgd": weights if optimizer.momentum else 0}[
         optimizer.name
     ]

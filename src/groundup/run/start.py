@@ -18,6 +18,7 @@ from groundup.checkpoint.run_config import changed_config, config_or_rebuilt, ke
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.checkpoint.state import load_resumable
 from groundup.config.merge import ConfigSource, diff, flatten, get, merge_and_validate, rename_source
+from groundup.config.presets import keys_of_previous
 from groundup.config.resolved import MACHINE_KEYS, OPEN, ResolvedConfig
 from groundup.config.schema import Config, resume_rule
 from groundup.config.sections import TrackingConfig
@@ -94,16 +95,27 @@ def start_run(
 
 
 def start_or_resume(
-    config: Config, out: Path, display: Display, *, checkpoints: Path | None = None, shown: Collection[str] = ()
+    config: Config,
+    out: Path,
+    display: Display,
+    *,
+    preset: str = "",
+    checkpoints: Path | None = None,
+    shown: Collection[str] = (),
 ) -> TrainResult:
     """`start_run`, or `resume_run` where `out` already holds this run: for launchers that repeat a command.
 
-    ConfigError where the run there is another one.
+    A run that was started when the `preset` of that name had another shape keeps the shape. ConfigError where the run
+    there is another one.
     """
     process_group, run = init_distributed(), RunFolder(out)
     if not process_group.broadcast_object(run.exists):
         return start_run(config, out, display, checkpoints=checkpoints, shown=shown)
-    overrides = overrides_of(broadcast_config(config, process_group), run, process_group)
+    config, previous = broadcast_config(config, process_group), run_config(run, process_group)
+    overrides, kept = overrides_of(config, previous), keys_of_previous(preset, previous, config)
+    if kept:
+        overrides = {key: value for key, value in overrides.items() if key not in kept}
+        display.message(f"{out}: keeps the shape that preset {preset} had when it was started; a new run gets today's")
     merged, keys = reconfigure(run, overrides, process_group, checkpoints=checkpoints)
     if config.tracking.backends:  # this command asks for them, whatever the run does
         keys.append(TRACKERS)
@@ -191,9 +203,8 @@ def reconfigure(
     return config, keys
 
 
-def overrides_of(config: Config, run: RunFolder, process_group: ProcessGroup) -> dict[str, Any]:
-    """Dotted keys and values in which `config` differs from the existing run; keys left open are not included."""
-    previous = run_config(run, process_group)
+def overrides_of(config: Config, previous: Config) -> dict[str, Any]:
+    """Dotted keys and values in which `config` differs from an existing run's; keys left open are not included."""
     given = {key: get(config, key) for key in diff(previous, config)}
     return {key: value for key, value in given.items() if key not in MACHINE_KEYS or value not in OPEN}
 
