@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     )
     from groundup.comparison.table import compare
     from groundup.config.model import ModelConfig
-    from groundup.generation.sampling import Sampler
+    from groundup.generation.sampler import Sampler
     from groundup.interop.export import export
     from groundup.interop.import_model import import_model
     from groundup.interop.push import push
@@ -58,7 +58,7 @@ _HOMES = {
     "build_model": "groundup.model",
     "ModelConfig": "groundup.config.schema",
     "compare": "groundup.comparison.table",
-    "Sampler": "groundup.generation.sampling",
+    "Sampler": "groundup.generation.sampler",
     **dict.fromkeys(
         (
             "evaluate",

@@ -25,7 +25,7 @@ from typing_extensions import Unpack
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.checkpoint.state import LoadedModel, load
 from groundup.config.aliases import resolve_aliases
-from groundup.config.merge import ConfigSource, RenamedKeyWarning
+from groundup.config.merge import ConfigSource, RenamedKeyWarning, did_you_mean
 from groundup.config.renamed import RENAMED_ARGUMENTS
 from groundup.config.schema import Config
 from groundup.distributed.launch import expected_world_size
@@ -35,7 +35,8 @@ from groundup.first_model.existing import ExistingRun, free_folder, run_folder
 from groundup.first_model.report import Report
 from groundup.generation import completion
 from groundup.generation.completion import TextModel, complete
-from groundup.generation.sampling import Sampler
+from groundup.generation.sampler import Sampler
+from groundup.generation.sampling import Sampling, SamplingOptions
 from groundup.planning.report import PrintedPlan
 from groundup.preprocess.pipeline import prepare
 from groundup.run.compose import compose_config
@@ -58,6 +59,7 @@ __all__ = [
     "load_tokenizer", "plan", "prepare", "quickstart", "resume", "train",
 ]  # fmt: skip
 
+DEFAULT_TEMPERATURE = 0.8
 P = ParamSpec("P")
 R = TypeVar("R")
 PathLike = str | Path
@@ -182,21 +184,26 @@ def generate(
     *,
     num_samples: int = 1,
     max_tokens: int = 100,
-    temperature: float = 0.8,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int = 0,
+    stop: Sequence[str] = (),
     checkpoint: str = "latest",
     device: str = "auto",
+    **options: Unpack[SamplingOptions],
 ) -> list[str]:
-    """`num_samples` continuations of `prompt`, the prompt included, each ending at `max_tokens` or the end of text.
+    """`num_samples` continuations of `prompt`, the prompt included.
 
-    Without a `prompt`, a document begins; or, of a model that was trained on few, samples continue a line of its
-    held-out text, or begin a paragraph where its data is gone. `temperature` 0 is greedy. The same seed gives the same
-    samples. Raises CheckpointError, TokenizerError, UsageError.
+    Each ends at `max_tokens`, at the end of text or before one of the texts `stop`. Without a `prompt`, a document
+    begins; or, of a model that was trained on few, samples continue a line of its held-out text, or begin a paragraph
+    where its data is gone.
+
+    `options`: `temperature` (0.8; 0 is greedy), `seed` (0; the same seed gives the same samples), `top_k`, `top_p`,
+    `min_p`, `repetition_penalty`, `presence_penalty`, `frequency_penalty`, and `logit_bias`, which maps token ids to
+    numbers that are added to their logits, from -100 (never this token) to 100 (only this one).
+    Raises CheckpointError, TokenizerError, UsageError.
     """
-    loaded, sampler = load(path, checkpoint=checkpoint, device=device), Sampler(temperature, top_k, top_p, seed)
-    return complete(loaded, prompt or prompt_for(loaded, seed), sampler, num_samples=num_samples, max_tokens=max_tokens)
+    sampling = _sampling(options)
+    loaded = load(path, checkpoint=checkpoint, device=device)
+    beginning = prompt or prompt_for(loaded, sampling.seed)
+    return complete(loaded, beginning, sampling, num_samples=num_samples, max_tokens=max_tokens, stop=_texts(stop))
 
 
 def generate_stream(
@@ -206,22 +213,34 @@ def generate_stream(
     *,
     num_samples: int = 1,
     max_tokens: int = 100,
-    temperature: float = 0.8,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int = 0,
+    stop: Sequence[str] = (),
     checkpoint: str = "latest",
     device: str = "auto",
+    **options: Unpack[SamplingOptions],
 ) -> Iterator[list[str]]:
     """`num_samples` continuations of `prompt`, as a stream of complete characters; the prompt is not included.
 
     Yields, per token, the new text of each sample, which may be empty. An empty prompt starts a document, or a
-    paragraph if the model was trained on few documents. A `sampler` replaces `temperature`, `top_k`, `top_p` and
-    `seed`. Raises CheckpointError, TokenizerError, UsageError.
+    paragraph if the model was trained on few documents. `stop` and `options` are as of `generate`; a `sampler`
+    replaces the `options`. Raises CheckpointError, TokenizerError, UsageError.
     """
+    sampling = sampler.sampling if sampler else _sampling(options)
     loaded = load(path, checkpoint=checkpoint, device=device) if isinstance(path, str | Path) else path
-    sampler = sampler or Sampler(temperature, top_k, top_p, seed)
-    return completion.generate_stream(loaded, prompt, sampler, num_samples=num_samples, max_tokens=max_tokens)
+    return completion.generate_stream(
+        loaded, prompt, sampling, num_samples=num_samples, max_tokens=max_tokens, stop=_texts(stop)
+    )
+
+
+def _sampling(options: SamplingOptions) -> Sampling:
+    if unknown := options.keys() - SamplingOptions.__annotations__.keys():
+        name = sorted(unknown)[0]
+        raise UsageError(f"{name}: is no option of sampling; {did_you_mean(name, SamplingOptions.__annotations__)}")
+    defaults: SamplingOptions = {"temperature": DEFAULT_TEMPERATURE}
+    return Sampling(**(defaults | options))
+
+
+def _texts(stop: str | Sequence[str]) -> Sequence[str]:
+    return [stop] if isinstance(stop, str) else stop
 
 
 def load_tokenizer(source: PathLike) -> Tokenizer:

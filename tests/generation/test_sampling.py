@@ -5,7 +5,7 @@ import torch
 
 from groundup.errors import UsageError
 from groundup.generation.filters import TopK, TopP
-from groundup.generation.sampling import Sampler
+from groundup.generation.sampler import Sampler
 
 LOGITS = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
 

@@ -10,7 +10,7 @@ from groundup.config.model import ModelConfig
 from groundup.config.presets import NANOCHAT_PARTS
 from groundup.config.sections import OptimizerConfig
 from groundup.model import build_model, ngram
-from groundup.model.context import KVCache, SharedPrefix
+from groundup.model.context import SharedPrefix, SlotCache
 from groundup.model.gpt import GPT, IGNORED, NextTokenLoss
 from groundup.model.ngram import NO_TOKEN, NGramGPT, NGrams, leave_one_out, previous_ids
 from groundup.optim.optimizer import build_optimizer
@@ -55,7 +55,7 @@ def test_previous_ids_of_packed_documents_end_at_their_beginning():
 
 @pytest.mark.parametrize("chunks", [[12], [1] * 12, [5, 1, 6], [2, 2, 8]])
 def test_cached_chunks_give_the_logits_of_one_pass(model, chunks):
-    cache = model.new_cache()
+    cache = model.new_cache(2)
     with torch.no_grad():
         logits = torch.cat([model(part, cache) for part in ids().split(chunks, dim=1)], dim=1)
         torch.testing.assert_close(logits, model(ids()), atol=1e-5, rtol=1e-5)
@@ -63,7 +63,7 @@ def test_cached_chunks_give_the_logits_of_one_pass(model, chunks):
 
 def test_a_cache_without_ids_is_refused(model):
     with pytest.raises(TypeError, match="new_cache"):
-        model(ids(), KVCache(CONFIG.n_layer, CONFIG.block_size))
+        model(ids(), SlotCache(CONFIG.n_layer, CONFIG.block_size, 2))
 
 
 def test_each_branch_follows_the_prefix(model):

@@ -96,7 +96,7 @@ PHASES = {
     "between micro-batches": ("groundup.training.micro_batches", "to_inputs_targets", 75),
     "before the optimizer's step": ("groundup.training.guard", "LossGuard.allows_step", 31),
     "in an evaluation": ("groundup.run.evaluator", "split_loss", 6),
-    "while a sample is written": ("groundup.model.gpt", "KVCache", 2),
+    "while a sample is written": ("groundup.model.gpt", "SlotCache", 2),
     "while a checkpoint is written": ("groundup.utils.files", "sha256", 17),
     "while a checkpoint is flushed": ("groundup.utils.files", "flush", 40),
     "before old checkpoints are deleted": ("groundup.checkpoint.run_folder", "RunFolder.prune", 3),

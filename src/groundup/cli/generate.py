@@ -44,18 +44,20 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from groundup.generation.sampling import Sampling
+
+    sampling = Sampling(args.temperature, args.top_k, args.top_p, seed=args.seed)  # first: it checks the values
+    given = _prompt(args)
+
     from groundup.checkpoint.data_match import changed_data
     from groundup.checkpoint.state import load
     from groundup.generation.completion import generate_stream, prompt_ids, prompt_text
-    from groundup.generation.sampling import Sampler
     from groundup.run.dataset import prompt_for
 
-    sampler = Sampler(args.temperature, args.top_k, args.top_p, args.seed)  # first: it checks the values
-    given = _prompt(args)
     loaded = load(args.path, checkpoint=args.checkpoint, device=args.device)
     number, length = args.num_samples, args.max_tokens
     prompt = given or prompt_for(loaded, args.seed)
-    growth = generate_stream(loaded, prompt, sampler, num_samples=number, max_tokens=length)
+    growth = generate_stream(loaded, prompt, sampling, num_samples=number, max_tokens=length)
     tokens, block_size = len(prompt_ids(loaded.tokenizer, prompt)), loaded.config.model.block_size
     if not args.quiet:
         if changed := changed_data(loaded.folder, loaded.config.data):

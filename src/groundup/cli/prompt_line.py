@@ -50,9 +50,9 @@ def talk(loaded: LoadedModel, *, max_tokens: int = 200) -> None:
 
 def _continue(console: Console, loaded: LoadedModel, prompt: str, seed: int, max_tokens: int) -> None:
     from groundup.generation.completion import generate_stream, prompt_text
-    from groundup.generation.sampling import Sampler
+    from groundup.generation.sampling import Sampling
 
-    growth = generate_stream(loaded, prompt, Sampler(0.8, seed=seed), max_tokens=max_tokens)
+    growth = generate_stream(loaded, prompt, Sampling(0.8, seed=seed), max_tokens=max_tokens)
     started = False
     for (piece,) in growth:
         if not started:

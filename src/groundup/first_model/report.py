@@ -15,7 +15,7 @@ from groundup.data.shards import Tokens
 from groundup.evaluation.baselines import Baseline, baselines, split_text
 from groundup.evaluation.memorization import Memorization, overlap
 from groundup.generation.completion import complete, prompt_text
-from groundup.generation.sampling import Sampler
+from groundup.generation.sampling import Sampling
 from groundup.run.dataset import PreparedData
 from groundup.run.evaluate_checkpoint import COMPARED_BYTES, evaluate
 from groundup.run.trainer import TrainResult
@@ -99,7 +99,7 @@ def evaluate_run(sources: list[str], result: TrainResult, data: Path) -> Report:
 
 
 def _sample(loaded: LoadedModel, prompt: str, seed: int) -> Sample:
-    text = complete(loaded, prompt, Sampler(0.8, 200, seed=seed), max_tokens=SAMPLE_TOKENS)[0]
+    text = complete(loaded, prompt, Sampling(0.8, top_k=200, seed=seed), max_tokens=SAMPLE_TOKENS)[0]
     prompt = prompt_text(loaded.tokenizer, prompt)
     return Sample(prompt, text[len(prompt) :])
 

@@ -1,65 +1,19 @@
-"""Continuations of one prompt, as ids and as text.
+"""Continuations of a text prompt: all at the end, or as a stream."""
 
-Letters: B rows (samples), T tokens so far.
-"""
-
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from groundup.errors import TokenizerError, UsageError
-from groundup.generation.sampling import Sampler
-from groundup.generation.text import TextStream
+from groundup.generation.engine import Engine, Piece, Request
+from groundup.generation.sampling import Sampling
 from groundup.model.gpt import GPT
 from groundup.tokenizers.base import Tokenizer
 
 MAX_SAMPLES = 1000  # of one prompt
-
-
-@torch.inference_mode()
-def stream(
-    model: GPT,
-    prompt: Sequence[int],
-    choose: Callable[[Tensor], Tensor],
-    *,
-    device: torch.device,
-    rows: int = 1,
-    max_tokens: int = 100,
-    end_of_text: int | None = None,
-    cached: bool = True,
-) -> Iterator[list[int | None]]:
-    """Generate `rows` continuations of `prompt` (at least one id), up to `max_tokens` tokens each.
-
-    Yields, per step, one id for each row; None for rows that have reached `end_of_text`. Ends when all have. `choose`
-    maps logits (B, V) to ids (B,).
-
-    A model sees at most `block_size` tokens. When the context is full, its last half is kept and read again, with and
-    without the cache (`cached`), so that both give the same text.
-    """
-    vocab, block_size = model.config.vocab, model.config.block_size
-    ids = torch.tensor([list(prompt[-block_size:])] * rows, device=device)  # (B, T)
-    alive = [True] * rows
-    start, cache = 0, model.new_cache()
-    was_training = model.training
-    model.eval()
-    try:
-        for _ in range(max_tokens):
-            if ids.size(1) - start > block_size:
-                start, cache = ids.size(1) - max(1, block_size // 2), model.new_cache()
-            unseen = ids[:, start + cache.length :] if cached else ids[:, start:]
-            features = model.features(unseen, cache if cached else None)  # (B, T, C)
-            chosen = choose(model.head(features[:, -1]).float()[:, :vocab])  # (B,)
-            ids = torch.cat([ids, chosen[:, None]], dim=1)
-            tokens = chosen.tolist()
-            alive = [was and token != end_of_text for was, token in zip(alive, tokens, strict=True)]
-            if not any(alive):
-                return
-            yield [token if here else None for here, token in zip(alive, tokens, strict=True)]
-    finally:
-        model.train(was_training)
+MAX_SLOTS = 64  # samples that are generated at a time; each needs a cache of its own
 
 
 class TextModel(Protocol):
@@ -76,44 +30,95 @@ class TextModel(Protocol):
 
 
 def generate_stream(
-    loaded: TextModel, prompt: str, sampler: Sampler, *, num_samples: int = 1, max_tokens: int = 100
+    loaded: TextModel,
+    prompt: str,
+    sampling: Sampling,
+    *,
+    num_samples: int = 1,
+    max_tokens: int = 100,
+    stop: Sequence[str] = (),
 ) -> Iterator[list[str]]:
     """Generate `num_samples` continuations of a text `prompt`, as a stream of complete characters.
 
-    Yields, per token, the new text of each sample, which may be empty. An empty prompt starts a document, or a
-    paragraph if the model was trained on few documents. Raises TokenizerError, UsageError.
+    Yields, per step, the new text of each sample, which may be empty. An empty prompt starts a document, or a
+    paragraph if the model was trained on few documents. A sample ends before the first of the texts `stop`.
+    Raises TokenizerError, UsageError.
     """
-    if not 1 <= num_samples <= MAX_SAMPLES:  # at once, before the caller makes room for them
+    request = text_request(loaded, prompt, sampling, num_samples=num_samples, max_tokens=max_tokens, stop=stop)
+    engine = engine_for(loaded, num_samples)
+    engine.add(request)  # at once: mistakes are found before the first text is asked for
+    return _stream(engine, loaded.model, num_samples)
+
+
+def _stream(engine: Engine, model: GPT, num_samples: int) -> Iterator[list[str]]:
+    with evaluating(model):
+        while not engine.idle:
+            texts = [""] * num_samples
+            for piece in engine.step():
+                texts[piece.sample] += piece.text
+            yield texts
+
+
+def text_request(
+    loaded: TextModel,
+    prompt: str,
+    sampling: Sampling,
+    *,
+    num_samples: int = 1,
+    max_tokens: int = 100,
+    stop: Sequence[str] = (),
+    logprobs: int | None = None,
+) -> Request:
+    """A request with the ids of a text prompt; see `generate_stream`. Raises TokenizerError, UsageError."""
+    if not 1 <= num_samples <= MAX_SAMPLES:
         raise UsageError(
-            f"num_samples {num_samples}: must be from 1 to {MAX_SAMPLES:,}, as all are generated at once; "
-            "for more, generate again with another seed"
+            f"num_samples {num_samples}: must be from 1 to {MAX_SAMPLES:,}; for more, generate again with another seed"
         )
-    if max_tokens < 0:
-        raise UsageError(f"max_tokens {max_tokens}: must be 0 or more")
-    return _stream_text(loaded, prompt, sampler, num_samples, max_tokens)
+    ids = prompt_ids(loaded.tokenizer, prompt, begins_documents=loaded.begins_documents)
+    return Request(tuple(ids), max_tokens, sampling, num_samples, logprobs, stop=tuple(stop))
 
 
-def _stream_text(
-    loaded: TextModel, prompt: str, sampler: Sampler, num_samples: int, max_tokens: int
-) -> Iterator[list[str]]:
-    tokenizer, device = loaded.tokenizer, loaded.device
-    texts = [TextStream(tokenizer.decode_bytes) for _ in range(num_samples)]
-    ids = prompt_ids(tokenizer, prompt, begins_documents=loaded.begins_documents)
-    end = tokenizer.end_of_text
-    rows = stream(loaded.model, ids, sampler, device=device, rows=num_samples, max_tokens=max_tokens, end_of_text=end)
-    for row in rows:
-        yield ["" if i is None else text.feed(i) for i, text in zip(row, texts, strict=True)]
+def engine_for(loaded: TextModel, num_samples: int) -> Engine:
+    """An engine with a slot for each of so many samples, up to `MAX_SLOTS`."""
+    return Engine(loaded.model, loaded.tokenizer, loaded.device, slots=min(num_samples, MAX_SLOTS))
 
 
 def complete(
-    loaded: TextModel, prompt: str, sampler: Sampler, *, num_samples: int = 1, max_tokens: int = 100
+    loaded: TextModel,
+    prompt: str,
+    sampling: Sampling,
+    *,
+    num_samples: int = 1,
+    max_tokens: int = 100,
+    stop: Sequence[str] = (),
 ) -> list[str]:
     """Generate `num_samples` continuations of `prompt`; returns texts that include it. See `generate_stream`."""
-    growth = generate_stream(loaded, prompt, sampler, num_samples=num_samples, max_tokens=max_tokens)
+    growth = generate_stream(loaded, prompt, sampling, num_samples=num_samples, max_tokens=max_tokens, stop=stop)
     texts = [prompt_text(loaded.tokenizer, prompt)] * num_samples
     for pieces in growth:
         texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
     return texts
+
+
+def run_requests(engine: Engine, requests: Sequence[Request]) -> list[list[list[Piece]]]:
+    """Fulfil all requests: for each request, for each of its samples, its pieces. UsageError."""
+    tickets = {engine.add(request): number for number, request in enumerate(requests)}
+    found: list[list[list[Piece]]] = [[[] for _ in range(request.samples)] for request in requests]
+    while not engine.idle:
+        for piece in engine.step():
+            found[tickets[piece.ticket]][piece.sample].append(piece)
+    return found
+
+
+@contextmanager
+def evaluating(model: GPT) -> Iterator[None]:
+    """While entered, the model is in evaluation mode: dropout is off."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str, *, begins_documents: bool = True) -> list[int]:

@@ -1,11 +1,13 @@
 """Generation of several texts at once: requests join and leave between steps (continuous batching).
 
-Each call of `step` computes one new token for every text under way and reads at most one piece of a new prompt. A text
-does not depend on what else is generated at the same time.
+A step computes one new token for every text under way and reads at most one piece of a new prompt, so that a long
+prompt delays nobody for long. A text does not depend on what else is generated at the same time.
+
+Letters: B rows (samples under way), V vocabulary.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, NewType
 
@@ -13,7 +15,10 @@ import torch
 from torch import Tensor
 
 from groundup.errors import UsageError
-from groundup.generation.sampling import RowSampler, Sampling, choose
+from groundup.generation.decoder import Decoder, ModelDecoder, window_start
+from groundup.generation.logprobs import NO_LOGPROBS, TokenLogprobs, score
+from groundup.generation.sampler import RowSampler, choose
+from groundup.generation.sampling import Sampling
 from groundup.generation.text import TextStream
 from groundup.model.gpt import GPT
 from groundup.tokenizers.base import Tokenizer
@@ -25,12 +30,16 @@ Finish = Literal["stop", "length"]
 """Why a text ended: end of text or a stop string; or `max_tokens`."""
 
 
+class ContextLengthError(UsageError):
+    """A prompt is longer than the model's context where all of it is needed."""
+
+
 @dataclass(frozen=True)
 class Request:
     """A prompt and how to continue it."""
 
     prompt: tuple[int, ...]
-    """token ids, at least one"""
+    """token ids, at least one; of more than the model's context, the last ones are read"""
     max_tokens: int
     """tokens to generate for each sample; 0: none"""
     sampling: Sampling = field(default_factory=Sampling)
@@ -41,42 +50,43 @@ class Request:
     echo: bool = False
     """return the prompt first"""
     stop: tuple[str, ...] = ()
-    """end before the first of these texts that is generated"""
-
-
-class TokenLogprobs(NamedTuple):
-    """Log-probabilities (nats) by the model's own distribution, before temperature, penalties and other filters."""
-
-    chosen: list[float | None]  # of each token of a piece; None: the first token of a prompt
-    top: list[list[tuple[int, float]]]  # most likely ids and their values, the first one first; as many as requested
+    """end before the first of these texts that is generated; the prompt is not searched"""
 
 
 class Piece(NamedTuple):
-    """What one step added to one sample."""
+    """A part of one sample: its next token, or its echoed prompt."""
 
     ticket: Ticket
     sample: int
     text: str  # complete characters; may be empty, and may complete those of earlier tokens
-    tokens: list[int]  # ids generated in this step, or those of an echoed prompt
+    tokens: list[int]  # the id generated in this step, end of text included; or those of the prompt
     logprobs: TokenLogprobs | None  # of `tokens`
     finish: Finish | None  # not None: the last piece of this sample
 
 
 class Engine:
-    """Generates texts for up to `slots` samples at a time; further ones wait.
+    """Generates up to `slots` samples at a time; further ones wait in the order of `add`.
 
-    `step` must be called by one thread at a time, as must `add` and `cancel`.
+    `model` must be in evaluation mode. Methods must not be called by two threads at once.
     """
 
     def __init__(
-        self, model: GPT, tokenizer: Tokenizer, device: torch.device, *, slots: int = 8, prefill_tokens: int = 256
+        self,
+        model: GPT,
+        tokenizer: Tokenizer,
+        device: torch.device,
+        *,
+        slots: int = 8,
+        prefill_tokens: int = 256,
+        agree: Callable[[Tensor], Tensor] = lambda logits: logits,
     ) -> None:
-        """`prefill_tokens`: tokens of a prompt that are read in one step."""
-        self.model, self.tokenizer, self.device = model, tokenizer, device
-        self.slots, self.prefill_tokens = slots, prefill_tokens
+        """`prefill_tokens`: tokens of prompts that are read in one step. `agree` makes logits equal on all ranks."""
+        self.tokenizer, self.slots, self.prefill_tokens, self._agree = tokenizer, slots, prefill_tokens, agree
+        self._decoder: Decoder = ModelDecoder(model, device, slots)
         self._tickets = 0
         self._waiting: deque[_Row] = deque()
-        self._rows: list[_Row] = []
+        self._rows: list[_Row] = []  # by slot: first those that get a token each step, then those whose prompt is read
+        self._decoding = 0  # number of the former
 
     @property
     def idle(self) -> bool:
@@ -84,41 +94,110 @@ class Engine:
         return not self._waiting and not self._rows
 
     def add(self, request: Request) -> Ticket:
-        """Enqueue a request. UsageError, which names the option, where the model or the tokenizer cannot fulfil it."""
-        check(request, self.model, self.tokenizer)
+        """Enqueue a request. UsageError, which names the option, where it cannot be fulfilled."""
+        check(request, self._decoder.vocab, self._decoder.context)
         self._tickets += 1
-        ticket = Ticket(self._tickets)
-        self._waiting += [
-            _Row(ticket, sample, request, self.tokenizer, self.model) for sample in range(request.samples)
-        ]
-        return ticket
+        self._waiting.append(_Row(Ticket(self._tickets), 0, request, self.tokenizer, self._decoder))
+        return Ticket(self._tickets)
 
+    @torch.inference_mode()
     def cancel(self, ticket: Ticket) -> None:
-        """Drop a request; no-op when it is unknown or complete. Takes effect at once: no further piece is returned."""
+        """Drop a request, of which no further piece is returned; no-op where it is unknown or complete."""
         self._waiting = deque(row for row in self._waiting if row.ticket != ticket)
-        self._rows = [row for row in self._rows if row.ticket != ticket]
+        for row in [row for row in self._rows if row.ticket == ticket]:
+            self._remove(row)
 
     @torch.inference_mode()
     def step(self) -> list[Piece]:
-        """One new token for each sample in a slot; at most one piece for each. Empty when idle."""
-        while self._waiting and len(self._rows) < self.slots:
-            self._rows.append(self._waiting.popleft())
-        pieces = [row.step(self.model, self.device) for row in self._rows]
-        self._rows = [row for row, piece in zip(self._rows, pieces, strict=True) if piece.finish is None]
+        """A new token for each sample in a slot, and a part of a prompt read. Empty when idle, or none is complete."""
+        self._reread_full_windows()
+        self._admit()
+        pieces = self._decode()
+        pieces += self._prefill()
+        for row in [row for row in self._rows if row.finish]:
+            self._remove(row)
         return pieces
 
+    def _decode(self) -> list[Piece]:
+        rows = self._rows[: self._decoding]
+        if not rows:
+            return []
+        return self._next_tokens(rows, self._decoder.step(torch.tensor([row.ids[-1] for row in rows])))
 
-def check(request: Request, model: GPT, tokenizer: Tokenizer) -> None:
-    """UsageError where `request` cannot be fulfilled by this model."""
-    vocab = min(model.config.vocab, tokenizer.n_vocab)
+    def _prefill(self) -> list[Piece]:
+        """Read prompts, `prefill_tokens` in all, in order; first tokens of those that are complete."""
+        pieces: list[Piece] = []
+        budget = self.prefill_tokens
+        while self._decoding < len(self._rows):
+            row, slot = self._rows[self._decoding], self._decoding
+            if unread := row.unread[:budget]:
+                budget -= len(unread)
+                row.read(len(unread), self._decoder.extend(slot, unread, row.logits_needed(len(unread))))
+            if row.unread:
+                break
+            if row.sample == row.generated == 0 and row.request.samples > 1:
+                self._waiting.extendleft(reversed(row.fork(self._decoder.slots.save(slot))))
+                self._admit()
+            self._decoding += 1
+            pieces += row.echo()
+            if row.finish is None:
+                assert row.logits is not None, "its prompt was read"
+                pieces += self._next_tokens([row], row.logits)
+        return pieces
+
+    def _next_tokens(self, rows: "list[_Row]", logits: Tensor) -> list[Piece]:
+        logits = self._agree(logits)
+        tokens = choose(logits, [row.sampler for row in rows])
+        wanted = [row.request.logprobs for row in rows]
+        scores = [NO_LOGPROBS] * len(rows)
+        if any(n is not None for n in wanted):
+            scores = score(logits, tokens, max(n or 0 for n in wanted)).split(wanted)
+        return [row.append(token, own) for row, token, own in zip(rows, tokens, scores, strict=True)]
+
+    def _admit(self) -> None:
+        while self._waiting and len(self._rows) < self.slots:
+            row, slot = self._waiting.popleft(), len(self._rows)
+            self._rows.append(row)
+            self._decoder.slots.clear(slot)
+            if row.saved:
+                self._decoder.slots.load(slot, row.saved)
+                row.saved = None
+
+    def _reread_full_windows(self) -> None:
+        """Take the rows whose window is full back to those that are read."""
+        for row in self._rows[: self._decoding]:
+            if row.slide():
+                slot, last = self._rows.index(row), self._decoding - 1
+                self._decoder.slots.move(last, slot)
+                self._decoder.slots.clear(last)
+                self._rows[slot], self._rows[last] = self._rows[last], row
+                self._decoding -= 1
+
+    def _remove(self, row: "_Row") -> None:
+        """Free a slot: the last sample that is decoded fills its place, and those behind move up."""
+        slot = self._rows.index(row)
+        if slot < self._decoding:
+            self._decoding -= 1
+            self._decoder.slots.move(self._decoding, slot)
+            self._rows[slot] = self._rows[self._decoding]
+            slot = self._decoding
+        for behind in range(slot + 1, len(self._rows)):
+            self._decoder.slots.move(behind, behind - 1)
+        del self._rows[slot]
+
+
+def check(request: Request, vocab: int, context: int) -> None:
+    """UsageError where a model of this vocabulary and context cannot fulfil a request."""
     for name, ids in (("prompt", request.prompt), ("logit_bias", request.sampling.logit_bias)):
         for token in ids:
             if not 0 <= token < vocab:
-                raise UsageError(f"{name}: id {token} is not among the model's ids, 0 to {vocab - 1}")
+                raise UsageError(f"{name}: id {token} is not one of the model's, which are 0 to {vocab - 1}")
     if not request.prompt:
         raise UsageError(
             "prompt: has no tokens; give at least one, such as the end of text, after which documents begin"
         )
+    if request.sampling.bans_all(vocab):
+        raise UsageError("logit_bias: excludes every token; allow one")
     if request.max_tokens < 0:
         raise UsageError(f"max_tokens {request.max_tokens}: must be 0 or more")
     if request.samples < 1:
@@ -127,49 +206,89 @@ def check(request: Request, model: GPT, tokenizer: Tokenizer) -> None:
         raise UsageError(f"logprobs {request.logprobs}: must be 0 or more")
     if "" in request.stop:
         raise UsageError("stop: an empty text would end every sample at once; leave it out")
+    if request.echo and request.logprobs is not None and (n := len(request.prompt)) > context:
+        raise ContextLengthError(
+            f"prompt: its {n:,} tokens exceed the model's context of {context:,}; without echo or logprobs, "
+            "the last ones are read"
+        )
 
 
 class _Row:
-    """One sample."""
+    """One sample: its tokens, the window of them that the model reads, and its text."""
 
-    def __init__(self, ticket: Ticket, sample: int, request: Request, tokenizer: Tokenizer, model: GPT) -> None:
+    def __init__(self, ticket: Ticket, sample: int, request: Request, tokenizer: Tokenizer, decoder: Decoder) -> None:
         self.ticket, self.sample, self.request = ticket, sample, request
-        self.vocab = min(model.config.vocab, tokenizer.n_vocab)
-        self.sampler = RowSampler(request.sampling, sample, request.prompt, self.vocab)
-        self.text = TextStream(tokenizer.decode_bytes, request.stop)
-        self.tokenizer = tokenizer
-        self.ids = list(request.prompt)
-        self.echoed = not request.echo
+        self._tokenizer, self._decoder = tokenizer, decoder
+        self.sampler = RowSampler(request.sampling, sample, request.prompt, decoder.vocab)
+        self.ids = list(request.prompt[-decoder.context :])
+        self.generated = 0
+        self.finish: Finish | None = None if request.max_tokens else "length"
+        self.saved: list[Tensor] | None = None  # the prompt's keys and values, where another sample has read it
+        self.logits: Tensor | None = None  # (1, V), after the prompt
+        shown = [token for token in request.prompt if token != tokenizer.end_of_text]
+        self._text = TextStream(tokenizer.decode_bytes, request.stop, shown)
+        self._scores = request.echo and request.logprobs is not None  # of the prompt
+        self._prompt_logprobs = TokenLogprobs([None], [[]])
+        self._start = 0  # of the window that the model reads, in `ids`
+        self._read = 0 if self._scores or request.max_tokens else len(self.ids)  # tokens of it that were read
 
-    def step(self, model: GPT, device: torch.device) -> Piece:
-        """Simplest case: no cache."""
-        made = len(self.ids) - len(self.request.prompt)
-        if not self.echoed:
-            self.echoed = True
-            text = self.tokenizer.decode(self.request.prompt)
-            scores = self.logprobs(model(torch.tensor([self.ids], device=device))[0, :-1], self.ids[1:])
-            first = TokenLogprobs([None, *scores.chosen], [[], *scores.top]) if scores else None
-            finish: Finish | None = None if self.request.max_tokens else "length"
-            return Piece(self.ticket, self.sample, text, list(self.request.prompt), first, finish)
-        if not self.request.max_tokens:
-            return Piece(self.ticket, self.sample, "", [], self.logprobs(torch.zeros(0, self.vocab), []), "length")
-        ids = torch.tensor([self.ids[-model.config.block_size :]], device=device)
-        logits = model(ids)[0, -1:, : self.vocab].float()
-        (token,) = choose(logits, [self.sampler])
-        self.sampler.add(token)
+    @property
+    def unread(self) -> list[int]:
+        """Tokens of the window that are still to be read before the next one is chosen."""
+        return self.ids[self._start + self._read :]
+
+    def logits_needed(self, n: int) -> int:
+        """After how many of the next `n` tokens logits are needed: all where the prompt is scored, else the last."""
+        return n if self._scores else int(n == len(self.unread))
+
+    def read(self, n: int, logits: Tensor) -> None:
+        """Take note of `n` tokens that were read, and of the logits after them."""
+        self._read += n
+        if self._scores and (targets := self.ids[self._read - n + 1 : self._read + 1]):
+            scores = score(logits[: len(targets)], targets, self.request.logprobs or 0)
+            self._prompt_logprobs = self._prompt_logprobs.join(scores)
+        if not self.unread:
+            self.logits, self._scores = logits[-1:], False
+
+    def fork(self, saved: list[Tensor]) -> list["_Row"]:
+        """The other samples of the request, for which this one has read the prompt."""
+        rows = []
+        for sample in range(1, self.request.samples):
+            row = _Row(self.ticket, sample, self.request, self._tokenizer, self._decoder)
+            row._read, row._scores, row.saved = self._read, False, saved
+            row.logits, row._prompt_logprobs = self.logits, self._prompt_logprobs
+            rows.append(row)
+        return rows
+
+    def echo(self) -> list[Piece]:
+        """The prompt, if it is to be returned; and the end of a sample of no tokens."""
+        if self.generated or not (self.request.echo or self.finish):
+            return []
+        if not self.request.echo:
+            return [self._piece("", [], NO_LOGPROBS)]
+        return [self._piece(self._text.prompt, list(self.request.prompt), self._prompt_logprobs)]
+
+    def append(self, token: int, logprobs: TokenLogprobs) -> Piece:
+        """Add a chosen token."""
         self.ids.append(token)
-        text = "" if token == self.tokenizer.end_of_text else self.text.feed(token)
-        ended: Finish | None = "stop" if self.text.stopped or token == self.tokenizer.end_of_text else None
-        ended = ended or ("length" if made + 1 == self.request.max_tokens else None)
-        text += self.text.finish() if ended else ""
-        return Piece(self.ticket, self.sample, text, [token], self.logprobs(logits, [token]), ended)
+        self.generated += 1
+        self.sampler.add(token)
+        ended = token == self._tokenizer.end_of_text
+        text = "" if ended else self._text.feed(token)
+        if ended or self._text.stopped:
+            self.finish = "stop"
+        elif self.generated == self.request.max_tokens:
+            self.finish = "length"
+        return self._piece(text + (self._text.finish() if self.finish else ""), [token], logprobs)
 
-    def logprobs(self, logits: Tensor, tokens: Sequence[int]) -> TokenLogprobs | None:
-        """Of `tokens`, one for each row of logits."""
-        if self.request.logprobs is None:
-            return None
-        scores = logits.float()[:, : self.vocab].log_softmax(-1)
-        chosen = [scores[i, token].item() for i, token in enumerate(tokens)]
-        top = scores.topk(min(self.request.logprobs, self.vocab), dim=-1)
-        pairs = [list(zip(*row, strict=True)) for row in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
-        return TokenLogprobs(list(chosen), pairs)
+    def slide(self) -> bool:
+        """Whether the window is full; then it begins at its last half, which is still to be read."""
+        start = window_start(self._start, len(self.ids), self._decoder.context)
+        if start == self._start:
+            return False
+        self._start, self._read = start, 0
+        return True
+
+    def _piece(self, text: str, tokens: list[int], logprobs: TokenLogprobs) -> Piece:
+        wanted = self.request.logprobs is not None
+        return Piece(self.ticket, self.sample, text, tokens, logprobs if wanted else None, self.finish)

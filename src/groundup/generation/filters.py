@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-BANNED, FORCED = -100.0, 100.0  # values of a logit bias that exclude a token, and all others
+from groundup.generation.sampling import BANNED, FORCED, Sampling
 
 
 class Counts:
@@ -121,3 +121,21 @@ class MinP:
         """See `Filter`."""
         probabilities = logits.softmax(-1)
         return logits.masked_fill(probabilities < self.p * probabilities.amax(-1, keepdim=True), -torch.inf)
+
+
+def filters_of(sampling: Sampling) -> tuple[Filter, ...]:
+    """Filters in the order they are applied; for greedy decoding, only those that can change what is chosen."""
+    found: list[Filter] = []
+    if sampling.repetition_penalty != 1:
+        found.append(RepetitionPenalty(sampling.repetition_penalty))
+    if sampling.presence_penalty or sampling.frequency_penalty:
+        found.append(CountPenalty(sampling.presence_penalty, sampling.frequency_penalty))
+    if sampling.logit_bias:
+        found.append(LogitBias(tuple(sorted(sampling.logit_bias.items()))))
+    if sampling.greedy:
+        return tuple(found)
+    found += [Temperature(sampling.temperature)] if sampling.temperature != 1 else []
+    found += [TopK(sampling.top_k)] if sampling.top_k else []
+    found += [TopP(sampling.top_p)] if sampling.top_p else []
+    found += [MinP(sampling.min_p)] if sampling.min_p else []
+    return tuple(found)

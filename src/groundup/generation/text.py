@@ -7,13 +7,17 @@ from collections.abc import Callable, Sequence
 class TextStream:
     """Incremental decoder from token ids to text; holds back the bytes of an incomplete character.
 
+    `prompt`, if given, comes before the text; where it ends within a character, the text begins with that character.
     With `stop` strings, the text ends before the first of them that is complete, or the longest of several that are
     complete at the same character; what may become one is held back too.
     """
 
-    def __init__(self, decode_bytes: Callable[[Sequence[int]], bytes], stop: Sequence[str] = ()) -> None:
-        self._decode_bytes, self._stop = decode_bytes, [text for text in stop if text]
+    def __init__(
+        self, decode_bytes: Callable[[Sequence[int]], bytes], stop: Sequence[str] = (), prompt: Sequence[int] = ()
+    ) -> None:
+        self._decode_bytes, self._stop = decode_bytes, stop
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self.prompt = self._decoder.decode(decode_bytes(prompt))  # its complete characters
         self._held = ""  # complete characters that may begin a stop string
         self.stopped = False  # whether a stop string has occurred
 

@@ -17,9 +17,9 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from groundup.checkpoint.state import load
 from groundup.errors import UsageError
 from groundup.evaluation.likelihood import log_likelihoods
-from groundup.generation.completion import stream
-from groundup.generation.sampling import Sampler
-from groundup.generation.text import TextStream
+from groundup.generation.completion import run_requests
+from groundup.generation.engine import Engine, Request
+from groundup.generation.sampling import Sampling
 from groundup.utils.device import autocast, choose_precision
 
 DEFAULT_ANSWER_TOKENS = 256  # of tasks that give no number; as in the harness's own models
@@ -99,9 +99,11 @@ class Groundup(TemplateLM):  # type: ignore[misc]  # the library is untyped
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Continuations up to the first of the texts that end them, without it."""
-        return [self._continue(*request.args) for request in requests]
+        engine = Engine(self._loaded.model, self._loaded.tokenizer, self._device)
+        found = run_requests(engine, [self._request(*request.args) for request in requests])
+        return ["".join(piece.text for piece in pieces) for (pieces,) in found]
 
-    def _continue(self, context: str, options: dict[str, Any]) -> str:
+    def _request(self, context: str, options: dict[str, Any]) -> Request:
         until = options.get("until") or []
         ends = [until] if isinstance(until, str) else list(until)
         prompt = self.tok_encode(context) or [self.prefix_token_id]
@@ -110,13 +112,5 @@ class Groundup(TemplateLM):  # type: ignore[misc]  # the library is untyped
         max_tokens = min(int(options.get("max_gen_toks", DEFAULT_ANSWER_TOKENS)), limit)
         temperature = float(options.get("temperature", 0.0)) if options.get("do_sample") else 0.0
         ids = prompt[-(self.max_length - max_tokens) :]
-        text, written = TextStream(self._loaded.tokenizer.decode_bytes), ""
-        sampler = Sampler(temperature, p=options.get("top_p"))
-        for row in stream(
-            self._loaded.model, ids, sampler, device=self._device, max_tokens=max_tokens, end_of_text=self.eot_token_id
-        ):
-            written += "" if row[0] is None else text.feed(row[0])
-            cuts = [written.find(end) for end in ends if end and end in written]
-            if cuts:
-                return written[: min(cuts)]
-        return written
+        sampling = Sampling(temperature, top_p=options.get("top_p"))
+        return Request(tuple(ids), max_tokens, sampling, stop=tuple(end for end in ends if end))

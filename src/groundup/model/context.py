@@ -1,7 +1,7 @@
 """The attention seam: at which positions tokens stand, and which tokens they attend to.
 
 A model asks its context two questions and knows nothing else about training, caching or serving. `Causal` is for
-training, `KVCache` for generation, `SharedPrefix` for evaluation where many continuations share one prompt.
+training, `SlotCache` for generation, `SharedPrefix` for evaluation where many continuations share one prompt.
 
 Letters: B batch, H heads, T new tokens, S tokens attended to, D head width.
 """
@@ -84,43 +84,90 @@ class SharedPrefix(Context):
         return F.scaled_dot_product_attention(q.type_as(v), k.type_as(v), v, self._mask, dropout)
 
 
-class KVCache(Context):
-    """Keys and values of the tokens seen so far, so that a new token costs one step instead of a complete pass.
+class SlotCache(Context):
+    """Keys and values of several sequences, each in a slot, so that a new token costs one step instead of a full pass.
 
-    Memory: 2 · n_layer · batch · n_embd · block_size numbers, allocated at the first token.
+    A forward pass extends the slots that `select` names, all of them by default; their lengths may differ. Memory:
+    2 · n_layer · slots · n_embd · block_size numbers, allocated at the first token.
     """
 
-    def __init__(self, n_layer: int, block_size: int) -> None:
-        self.block_size = block_size
-        self.length = 0  # cached tokens
-        self.start = 0  # tokens cached before the current forward pass
-        self._keys: list[Tensor | None] = [None] * n_layer  # each (B, H, block_size, D)
+    def __init__(self, n_layer: int, block_size: int, slots: int = 1) -> None:
+        self.block_size, self.slots = block_size, slots
+        self.lengths = [0] * slots  # cached tokens of each slot
+        self._keys: list[Tensor | None] = [None] * n_layer  # each (slots, H, block_size, D)
         self._values: list[Tensor | None] = [None] * n_layer
+        self.select(0, slots)
+
+    def select(self, first: int, rows: int) -> None:
+        """The rows of the next forward pass are the slots from `first` on."""
+        self._first, self._last = first, first + rows
 
     @override
     def positions(self, n: int, device: torch.device) -> Tensor:
-        """The next `n` positions, (T,); ValueError when they exceed `block_size`."""
-        if self.length + n > self.block_size:
-            raise ValueError(f"{self.length} cached and {n} new tokens exceed the context of {self.block_size}")
-        self.start, self.length = self.length, self.length + n
-        return torch.arange(self.start, self.length, device=device)
+        """The next `n` positions, (T,), or (B, T) where lengths differ; ValueError when they exceed `block_size`."""
+        starts = self.lengths[self._first : self._last]
+        longest = max(starts) + n
+        if longest > self.block_size:
+            raise ValueError(f"{longest - n} cached and {n} new tokens exceed the context of {self.block_size}")
+        self.lengths[self._first : self._last] = [start + n for start in starts]
+        self._longest = longest
+        self._mask: Tensor | None = None
+        if len(set(starts)) == 1:
+            positions = torch.arange(longest - n, longest, device=device)  # (T,)
+            self._written: Tensor | slice = slice(longest - n, longest)
+            self._causal = longest == n
+            if n > 1 and not self._causal:  # `is_causal` would align the mask to the first cached token
+                self._mask = torch.arange(longest, device=device) <= positions[:, None]  # (T, S)
+            return positions
+        positions = torch.tensor(starts, device=device)[:, None] + torch.arange(n, device=device)  # (B, T)
+        self._written, self._causal = positions, False
+        self._mask = torch.arange(longest, device=device) <= positions[:, None, :, None]  # (B, 1, T, S)
+        return positions
 
     @override
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-        """Attention of the new tokens to all cached ones and, causally, to each other."""
+        """Attention of the new tokens to those before them in their slots and to themselves."""
         keys, values = self._extend(self._keys, layer, k), self._extend(self._values, layer, v)  # (B, H, S, D)
-        if self.start == 0:
-            return F.scaled_dot_product_attention(q, keys, values, dropout_p=dropout, is_causal=True)
-        if q.size(2) == 1:  # the newest token attends to all
-            return F.scaled_dot_product_attention(q, keys, values, dropout_p=dropout)
-        # `is_causal` would align the mask to the first cached token, not to the first new one.
-        mask = torch.ones(q.size(2), self.length, dtype=torch.bool, device=q.device).tril(self.start)  # (T, S)
-        return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, dropout_p=dropout)
+        return F.scaled_dot_product_attention(q, keys, values, self._mask, dropout, is_causal=self._causal)
 
     def _extend(self, store: list[Tensor | None], layer: int, new: Tensor) -> Tensor:
         buffer = store[layer]
         if buffer is None:
-            B, H, _, D = new.shape
-            store[layer] = buffer = new.new_empty(B, H, self.block_size, D)
-        buffer[:, :, self.start : self.length] = new
-        return buffer[:, :, : self.length]
+            _, H, _, D = new.shape
+            # Zeros: what the mask excludes is multiplied by 0, and 0 times what memory holds may be NaN.
+            store[layer] = buffer = new.new_zeros(self.slots, H, self.block_size, D)
+        selected = buffer[self._first : self._last]
+        self._write(selected, new)
+        return selected[:, :, : self._longest]
+
+    def _write(self, selected: Tensor, new: Tensor) -> None:
+        """Store (B, H, T, …) at the new positions of (B, H, block_size, …)."""
+        if isinstance(self._written, slice):
+            selected[:, :, self._written] = new
+        else:
+            row = torch.arange(len(selected), device=new.device)[:, None]  # (B, 1)
+            selected[row, :, self._written] = new.transpose(1, 2)
+
+    def clear(self, slot: int) -> None:
+        """Empty a slot."""
+        self.lengths[slot] = 0
+
+    def save(self, slot: int) -> list[Tensor]:
+        """Copies of a slot's contents, for `load`."""
+        return [buffer[slot, :, : self.lengths[slot]].clone() for buffer in self._buffers()]
+
+    def load(self, slot: int, saved: list[Tensor]) -> None:
+        """Replace the contents of a slot by saved ones."""
+        self.lengths[slot] = saved[0].size(1)
+        for buffer, content in zip(self._buffers(), saved, strict=True):
+            buffer[slot, :, : self.lengths[slot]] = content
+
+    def move(self, source: int, target: int) -> None:
+        """Replace the contents of slot `target` by those of `source`, which is then empty."""
+        n = self.lengths[target] = self.lengths[source]
+        for buffer in self._buffers() if n else ():
+            buffer[target, :, :n] = buffer[source, :, :n]
+        self.clear(source)
+
+    def _buffers(self) -> list[Tensor]:
+        return [buffer for buffer in (*self._keys, *self._values) if buffer is not None]

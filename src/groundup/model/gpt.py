@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from groundup.config.model import ModelConfig
 from groundup.kernels.cross_entropy import linear_cross_entropy, softcap_and_mask
 from groundup.model.blocks import BLOCKS
-from groundup.model.context import Causal, Context, KVCache
+from groundup.model.context import Causal, Context, SlotCache
 from groundup.model.init import INITS
 from groundup.model.norms import norm
 from groundup.model.positions import POSITIONS
@@ -91,9 +91,9 @@ class GPT(nn.Module):
         )  # fmt: skip
         return nats if reduction == "sum" else nats.view_as(targets).sum(1)
 
-    def new_cache(self) -> KVCache:
-        """Empty cache for generating token by token."""
-        return KVCache(self.config.n_layer, self.config.block_size)
+    def new_cache(self, slots: int = 1) -> SlotCache:
+        """Empty cache for generating `slots` sequences token by token."""
+        return SlotCache(self.config.n_layer, self.config.block_size, slots)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> Self:

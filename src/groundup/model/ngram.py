@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from groundup.config.model import ModelConfig
-from groundup.model.context import Context, KVCache
+from groundup.model.context import Context, SlotCache
 from groundup.model.gpt import GPT, Reduction
 
 NO_TOKEN = -1  # in place of the ids before a sequence's first
@@ -67,7 +67,7 @@ class NGramGPT(GPT):
         """
         context = context or self.causal
         positions = context.positions(ids.size(1), ids.device)
-        ngrams = [ids, *previous_ids(_seen_ids(context, ids), positions, len(self.ngrams.sizes))]
+        ngrams = [ids, *_previous(context, ids, positions, len(self.ngrams.sizes))]
         found, log_frequencies = self.ngrams.look_up(ngrams, targets)
         x = self.transform(self.embed(ids, positions) + self.ngrams.up(found), positions, context)
         return x if log_frequencies is None else torch.cat([x, log_frequencies], dim=-1)
@@ -87,8 +87,8 @@ class NGramGPT(GPT):
         return self.head_loss(self.features(ids, targets=targets), targets, reduction)
 
     @override
-    def new_cache(self) -> KVCache:
-        return NGramCache(self.config.n_layer, self.config.block_size)
+    def new_cache(self, slots: int = 1) -> SlotCache:
+        return NGramCache(self.config.n_layer, self.config.block_size, slots)
 
     @override
     @torch.no_grad()
@@ -114,26 +114,33 @@ def leave_one_out(model: GPT) -> Iterator[None]:
         model.ngrams.leaves_one_out = False
 
 
-class NGramCache(KVCache):
+class NGramCache(SlotCache):
     """A cache that also keeps the ids of the tokens seen so far."""
 
-    def __init__(self, n_layer: int, block_size: int) -> None:
-        super().__init__(n_layer, block_size)
-        self._ids: Tensor | None = None  # (B, length)
+    def __init__(self, n_layer: int, block_size: int, slots: int = 1) -> None:
+        super().__init__(n_layer, block_size, slots)
+        self._ids: list[Tensor | None] = [None]  # (slots, 1, block_size, 1), a store as those of keys and values
 
-    def append_ids(self, ids: Tensor) -> Tensor:
-        """All ids up to the current forward pass, after `positions`: (B, T) -> (B, S)."""
-        self._ids = ids if self._ids is None else torch.cat([self._ids[:, : self.start], ids], dim=1)
-        return self._ids
+    def previous(self, ids: Tensor, positions: Tensor, n: int) -> Tensor:
+        """Keep the ids of a forward pass, after `positions`; the ids 1 … n before each: (B, T) -> (n, B, T)."""
+        seen = self._extend(self._ids, 0, ids[:, None, :, None])[:, 0, :, 0]  # (B, S)
+        at = positions - torch.arange(1, n + 1, device=ids.device).view(-1, 1, 1)  # (n, 1 or B, T)
+        at = at.expand(n, *ids.shape)
+        found = seen.expand(n, *seen.shape).gather(2, at.clamp(min=0))
+        return found.masked_fill(at < 0, NO_TOKEN)
+
+    @override
+    def _buffers(self) -> list[Tensor]:
+        return [*super()._buffers(), *(buffer for buffer in self._ids if buffer is not None)]
 
 
-def _seen_ids(context: Context, ids: Tensor) -> Tensor:
-    """The ids of a forward pass, (B, T), after those that its context has cached: (B, S)."""
+def _previous(context: Context, ids: Tensor, positions: Tensor, n: int) -> Tensor:
+    """The ids 1 … n positions before each of a forward pass, those that its context has cached included."""
     if isinstance(context, NGramCache):
-        return context.append_ids(ids)
-    if isinstance(context, KVCache):
+        return context.previous(ids, positions, n)
+    if isinstance(context, SlotCache):
         raise TypeError("this cache does not keep ids, which n-gram models need; use model.new_cache()")
-    return ids
+    return previous_ids(ids, positions, n)
 
 
 def previous_ids(ids: Tensor, positions: Tensor, n: int) -> Tensor:

@@ -15,9 +15,9 @@ from groundup.errors import DataError, UsageError
 from groundup.evaluation.likelihood import default_batch_tokens, log_likelihoods
 from groundup.evaluation.loss import Interrupted, Loss, split_loss
 from groundup.evaluation.tasks import EvalTask, TaskResult, compute_result, open_tasks
-from groundup.generation.completion import prompt_ids, prompt_text, stream
-from groundup.generation.sampling import Sampler
-from groundup.generation.text import TextStream
+from groundup.generation.completion import evaluating, prompt_ids, prompt_text
+from groundup.generation.engine import Engine, Request
+from groundup.generation.sampling import Sampling
 from groundup.model.gpt import GPT
 from groundup.model.ngram import leave_one_out
 from groundup.run.dataset import PreparedData, held_out_prompt
@@ -159,21 +159,15 @@ class Evaluator:
     def _generate(self, n: int) -> str | None:
         """The prompt and `n` tokens after it; None where a stop was requested."""
         tokenizer = self._data.tokenizer
-        decoder = TextStream(tokenizer.decode_bytes)
-        sampler = Sampler(t=0.8, k=200, seed=0)  # the same draws each time, so that samples can be compared
         text = prompt_text(tokenizer, self._prompt)
-        with self._state.ema.swapped_in(), self._parallel.unsharded():
-            for row in stream(
-                self._model,
-                self._prompt_ids,
-                lambda logits: self._process_group.broadcast(sampler(logits)),  # equal on ranks that round otherwise
-                device=self._device,
-                max_tokens=n,
-                end_of_text=tokenizer.end_of_text,
-            ):
+        engine = Engine(self._model, tokenizer, self._device, slots=1, agree=self._process_group.broadcast)
+        # The same draws each time, so that samples can be compared.
+        engine.add(Request(tuple(self._prompt_ids), n, Sampling(0.8, top_k=200, seed=0)))
+        with self._state.ema.swapped_in(), self._parallel.unsharded(), evaluating(self._model):
+            while not engine.idle:
                 if self._should_stop():
                     return None
-                text += decoder.feed(row[0]) if row[0] is not None else ""
+                text += "".join(piece.text for piece in engine.step())
         return text
 
     def _run_task(self, task: EvalTask) -> TaskResult:

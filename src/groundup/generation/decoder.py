@@ -1,0 +1,76 @@
+"""Forward passes for generation: logits of the next token of several sequences, each in a slot of a cache.
+
+Letters: B sequences, T tokens, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from groundup.model.gpt import GPT
+
+
+class Slots(Protocol):
+    """Room for several sequences, in slots that are counted from 0; `model.context.SlotCache` is one."""
+
+    def clear(self, slot: int) -> None:
+        """Empty a slot."""
+
+    def move(self, source: int, target: int) -> None:
+        """Replace the sequence in slot `target` by that in `source`, which is then empty."""
+
+    def save(self, slot: int) -> list[Tensor]:
+        """A copy of a sequence, for `load`."""
+
+    def load(self, slot: int, saved: list[Tensor]) -> None:
+        """Replace the sequence in a slot by a saved one."""
+
+
+class Decoder(Protocol):
+    """A model that reads tokens one after another, for several sequences of up to `context` tokens."""
+
+    vocab: int
+    context: int
+
+    @property
+    def slots(self) -> Slots:
+        """Where the sequences are kept."""
+
+    def extend(self, slot: int, ids: Sequence[int], logits: int) -> Tensor:
+        """Append tokens to one sequence; logits after the last `logits` of them, fp32: (logits, V)."""
+
+    def step(self, ids: Tensor) -> Tensor:
+        """Append one token to each of the first B sequences; logits after each, fp32: (B,) -> (B, V)."""
+
+
+class ModelDecoder:
+    """Decoder that calls the model as it is, over its own cache."""
+
+    def __init__(self, model: GPT, device: torch.device, slots: int) -> None:
+        self.vocab, self.context = model.config.vocab, model.config.block_size
+        self.slots = model.new_cache(slots)
+        self._model, self._device = model, device
+
+    def extend(self, slot: int, ids: Sequence[int], logits: int) -> Tensor:
+        """See `Decoder`."""
+        self.slots.select(slot, 1)
+        features = self._model.features(torch.tensor([ids], device=self._device), self.slots)  # (1, T, C)
+        return self._logits(features[0, len(ids) - logits :])
+
+    def step(self, ids: Tensor) -> Tensor:
+        """See `Decoder`."""
+        self.slots.select(0, len(ids))
+        return self._logits(self._model.features(ids[:, None].to(self._device), self.slots)[:, 0])
+
+    def _logits(self, features: Tensor) -> Tensor:
+        return self._model.head(features)[:, : self.vocab].float()
+
+
+def window_start(start: int, tokens: int, context: int) -> int:
+    """Index of the first token that is read to predict the one after `tokens`, where it was `start` until now.
+
+    A model sees at most `context` tokens. When they are full, the last half of them is kept and read again.
+    """
+    return start if tokens - start <= context else tokens - max(1, context // 2)
