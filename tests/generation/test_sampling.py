@@ -1,11 +1,15 @@
 """Draws follow the filtered distribution."""
 
+import math
+from typing import Any
+
 import pytest
 import torch
 
 from groundup.errors import UsageError
-from groundup.generation.filters import TopK, TopP
-from groundup.generation.sampler import Sampler
+from groundup.generation.filters import Counts, LogitBias, MinP, TopK, TopP, filters_of
+from groundup.generation.sampler import RowSampler, Sampler, choose
+from groundup.generation.sampling import Sampling
 
 LOGITS = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
 
@@ -61,9 +65,106 @@ def test_filtered_tokens_are_never_drawn():
     assert {sampler(logits).item() for _ in range(200)} == {1}
 
 
+def filtered(logits: list[float], prompt: list[int], generated: list[int], **options: Any) -> list[float]:
+    """Logits after the filters of a row."""
+    counts, row = Counts(prompt, len(logits)), torch.tensor([logits])
+    for token in generated:
+        counts.add(token)
+    for keep in filters_of(Sampling(**options)):
+        row = keep(row, [counts])
+    return row[0].tolist()
+
+
+def test_min_p_keeps_what_is_likely_enough_beside_the_likeliest():
+    assert MinP(0.3)(LOGITS, []).isfinite().tolist() == [[True, True, True, False]]
+    assert MinP(1.0)(LOGITS, []).isfinite().sum() == 1
+    assert MinP(0.0)(LOGITS, []).isfinite().all()
+
+
+def test_repetition_penalty_makes_tokens_of_prompt_and_text_less_likely():
+    found = filtered([2.0, -2.0, 2.0, -2.0], [0, 1], [1], repetition_penalty=2.0, temperature=0)
+    assert found == [1.0, -4.0, 2.0, -2.0]
+
+
+def test_presence_and_frequency_penalties_count_generated_tokens_alone():
+    options = {"presence_penalty": 0.5, "frequency_penalty": 0.25, "temperature": 0}
+    assert filtered([1.0, 1.0, 1.0], [0], [1, 2, 2], **options) == [1.0, 0.25, 0.0]
+
+
+def test_bias_is_added_and_its_ends_exclude():
+    assert LogitBias(((1, 3.5), (2, -100.0)))(torch.zeros(2, 3), []).tolist() == [[0.0, 3.5, -math.inf]] * 2
+    extreme = torch.tensor([[500.0, 0.0, -500.0]])
+    assert LogitBias(((1, 100.0), (2, 100.0)))(extreme, []).tolist() == [[-math.inf, 0.0, -500.0]]
+    assert LogitBias(((0, -100.0),))(extreme, []).argmax() == 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(("bias", "allowed"), [({0: -100}, {1, 2, 3}), ({3: 100}, {3}), ({1: 100, 2: 100}, {1, 2})])
+def test_a_biased_row_never_gives_what_is_excluded(bias, allowed, temperature):
+    row = RowSampler(Sampling(temperature, logit_bias=bias), 0)
+    assert {choose(LOGITS, [row])[0] for _ in range(100)} <= allowed
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": 1e-9}, {"temperature": 1e-4}, {"top_p": 1e-9}, {"top_k": 1}, {"min_p": 1}]
+)
+def test_the_limits_of_options_are_greedy(options):
+    logits = torch.randn(1, 300, generator=torch.Generator().manual_seed(3)) * 40
+    row = RowSampler(Sampling(**options), 0)
+    assert {choose(logits, [row])[0] for _ in range(20)} == {int(logits.argmax())}
+
+
+def test_rows_with_different_options_are_chosen_as_if_alone():
+    logits = torch.randn(6, 50, generator=torch.Generator().manual_seed(1))
+    options = [
+        Sampling(0), Sampling(seed=1), Sampling(top_k=3, seed=2), Sampling(0, logit_bias={4: 9}),
+        Sampling(repetition_penalty=1.5, seed=4), Sampling(top_k=3, seed=6),
+    ]  # fmt: skip
+    together, alone = ([RowSampler(o, i, (1, 2), 50) for i, o in enumerate(options)] for _ in range(2))
+    for _ in range(5):
+        found = choose(logits, together)
+        assert found == [choose(logits[i : i + 1], [row])[0] for i, row in enumerate(alone)]
+        for rows in (together, alone):
+            for row, token in zip(rows, found, strict=True):
+                row.add(token)
+
+
+NUMBERS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -(10**400), -1e-9, -2.5])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_values_that_are_no_options_are_refused_by_name(name, value):
+    if name.endswith("e_penalty") or name == "frequency_penalty":
+        value = value if value != -1e-9 else 2.5
+    with pytest.raises(UsageError, match=rf"^{name} .*: must be "):
+        Sampling(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 0}, "top_k 0: must be 1 or more"),
+        ({"top_p": 0}, "top_p 0: must be more than 0 and at most 1"),
+        ({"top_p": 1.5}, "top_p 1.5: must be more than 0 and at most 1"),
+        ({"min_p": 1.5}, "min_p 1.5: must be from 0 to 1"),
+        ({"repetition_penalty": 0}, "repetition_penalty 0: must be more than 0; 1 is off"),
+        ({"presence_penalty": 2.1}, "presence_penalty 2.1: must be from -2 to 2; 0 is off"),
+        ({"seed": -1}, "seed -1: must be 0 or more and below 2^63"),
+        ({"seed": 2**63}, "seed 9223372036854775808: must be 0 or more"),
+        ({"logit_bias": {5: 1e9}}, "logit_bias of id 5: 1000000000.0: must be from -100 to 100"),
+        ({"logit_bias": {5: math.nan}}, "logit_bias of id 5: nan: must be from -100 to 100"),
+    ],
+)
+def test_values_out_of_range_are_refused_with_the_remedy(options, message):
+    with pytest.raises(UsageError) as error:
+        Sampling(**options)
+    assert str(error.value).startswith(message)
+
+
 @pytest.mark.parametrize(
     ("arguments", "name"), [((-1.0,), "temperature"), ((1.0, 0), "top_k"), ((1.0, None, 1.5), "top_p")]
 )
-def test_values_out_of_range_are_refused_by_name(arguments, name):
+def test_a_sampler_refuses_them_too(arguments, name):
     with pytest.raises(UsageError, match=name):
         Sampler(*arguments)

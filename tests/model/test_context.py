@@ -19,7 +19,7 @@ def model() -> GPT:
 
 @pytest.fixture(scope="module", params=["gpt2", "rotary", "n-grams"])
 def any_model(request) -> GPT:
-    rotary = {"position_embedding": "rotary", "norm": "rmsnorm", "qk_norm": True, "bias": False}
+    rotary = {"position_embedding": "rotary", "norm": "rmsnorm", "qk_norm": "after_rotary", "bias": False}
     parts = {"gpt2": {}, "rotary": rotary, "n-grams": {**rotary, "ngram": 4, "ngram_rows": 300, "ngram_width": 8}}
     model = build_model(CONFIG.model_copy(update=parts[request.param])).init_weights(torch.Generator().manual_seed(0))
     for table in model.ngrams.tables if request.param == "n-grams" else ():

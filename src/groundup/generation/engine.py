@@ -114,7 +114,7 @@ class Engine:
         self._admit()
         pieces = self._decode()
         pieces += self._prefill()
-        for row in [row for row in self._rows if row.finish]:
+        for row in [row for row in self._rows if row.ended]:
             self._remove(row)
         return pieces
 
@@ -223,6 +223,7 @@ class _Row:
         self.ids = list(request.prompt[-decoder.context :])
         self.generated = 0
         self.finish: Finish | None = None if request.max_tokens else "length"
+        self.ended = False  # whether its last piece was returned
         self.saved: list[Tensor] | None = None  # the prompt's keys and values, where another sample has read it
         self.logits: Tensor | None = None  # (1, V), after the prompt
         shown = [token for token in request.prompt if token != tokenizer.end_of_text]
@@ -290,5 +291,5 @@ class _Row:
         return True
 
     def _piece(self, text: str, tokens: list[int], logprobs: TokenLogprobs) -> Piece:
-        wanted = self.request.logprobs is not None
+        self.ended, wanted = self.finish is not None, self.request.logprobs is not None
         return Piece(self.ticket, self.sample, text, tokens, logprobs if wanted else None, self.finish)
