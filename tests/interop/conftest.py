@@ -1,10 +1,22 @@
 """Fixtures of import and export: checkpoints that no run trained, a tokenizer."""
 
+import random
+import unicodedata
+
 import pytest
 
 from groundup.config.presets import PRESETS
 from groundup.distributed.gather import state_tensors
 from groundup.tokenizers.byte_char import ByteTokenizer
+
+AWKWARD = (
+    "Hello", "world", " the", "'s", "'S", "'ll", "I'm", "don't", " 's", "x != y", "hello !", "naïve", "ß", "é", "—",
+    unicodedata.normalize("NFD", "naïve Ångström"), "\N{GRINNING FACE}", "\N{WOMAN}\u200d\N{WOMAN}\u200d\N{GIRL}",
+    "\U0001f1f0\U0001f1f7", "한국어", "\u1100\u1161\u11a8", "日本語", "ﬁ", "Ⅷ", "½", "१२३", "\u0085", "\u00a0",
+    "\u3000", "\u2028", "\u200b", "\ufeff", "\u064e", "\r\n", "\r", "\n", "\n\n\n", "\t", "\t\t ", "\x00", "\x1c",
+    "\x7f", "<|endoftext|>", "a<|endoftext|>b", "</s>", "<|im_end|>", "<s>", "▁", "Ġ", "Ċ",
+    *(" " * n for n in range(1, 21)), *("1234567890123"[:n] for n in range(1, 13)),
+)  # fmt: skip
 
 SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 12, "dropout": 0.0, "vocab_multiple": 64}
 
@@ -25,7 +37,7 @@ def checkpoint(tmp_path_factory):
         row = PRESETS[preset]
         model = {**row["model"], **SIZES, "vocab_size": tokenizer.n_vocab, **changes}
         optimizer = {**row["optimizer"], **({"ema_decay": 0.9} if average else {})}
-        train = {"max_steps": 10, "batch_tokens": 24}
+        train = {"max_steps": 10, "batch_tokens": 2 * model["block_size"]}
         config = Config.model_validate({"model": model, "optimizer": optimizer, "train": train})
         torch.manual_seed(0)
         gpt = build_model(config.model)
@@ -50,6 +62,16 @@ def checkpoint(tmp_path_factory):
 def gpt2_checkpoint(checkpoint):
     """The checkpoint that most tests export."""
     return checkpoint(moments=True)
+
+
+@pytest.fixture(scope="session")
+def awkward_texts() -> list[str]:
+    """500 texts that tokenizers are known to split differently."""
+    rng = random.Random(0)
+    texts = [*AWKWARD, "".join(map(chr, range(256)))]
+    while len(texts) < 500:
+        texts.append("".join(rng.choices(AWKWARD, k=rng.randint(2, 12))))
+    return texts
 
 
 @pytest.fixture

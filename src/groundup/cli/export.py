@@ -21,12 +21,13 @@ def add_arguments(parser: Parser) -> None:
         f"Formats:\n{formats}\n\n"
         "An export is opened again and compared with the model before it appears at --out.\n\n"
         "  groundup export runs/book --to hf --out exports/book --license mit\n"
-        "  groundup export runs/book --to gguf --out exports/book.gguf\n"
+        "  groundup export runs/book --to gguf --dtype q8_0 --out exports/book.gguf\n"
         "  groundup export runs/book --to space --out exports/page"
     )
     add_source(parser)
     parser.option("--to FORMAT", ", ".join(TARGETS), required=True)
     parser.option("--out PATH", "folder to write, or for gguf the file", required=True)
+    parser.option("--dtype TYPE", "of the weights in a gguf: f32, f16, bf16 or q8_0 [f32]", default="f32")
     parser.option("--name NAME", "name of the model [that of the run's folder]")
     parser.option("--overwrite", "replace an earlier export")
     parser.option("--json", "print one JSON object")

@@ -3,7 +3,7 @@
     import groundup
 
     groundup.export("runs/book", "exports/book", to="hf")      # transformers, and what reads its folders
-    groundup.export("runs/book", "book.gguf", to="gguf")       # llama.cpp
+    groundup.export("runs/book", "book.gguf", to="gguf")       # llama.cpp and ollama
     groundup.export("runs/book", "exports/book", to="space")   # a page for a Space of the hub
 
 No torch before a checkpoint is loaded.
@@ -12,6 +12,7 @@ No torch before a checkpoint is loaded.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,9 @@ from typing import TYPE_CHECKING
 from groundup.checkpoint.run_folder import read_checkpoint, run_of
 from groundup.config.merge import did_you_mean
 from groundup.errors import UsageError
-from groundup.interop import wheel
+from groundup.interop import modelfile, wheel
 from groundup.interop.model_card import card, collect_card_info
-from groundup.interop.output import GGUF_FILE, HF_FOLDER, SPACE_FOLDER, OutputKind, check_output, new_output
+from groundup.interop.output import GGUF_FILE, HF_FOLDER, MODELFILE, SPACE_FOLDER, OutputKind, check_output, new_output
 from groundup.utils.extras import install_command
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 NOT_IN_NAMES = re.compile(r"[^\w.-]+", re.ASCII)  # a name is quoted in commands and code
+F32 = "f32"
 HF_USAGE = """
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -67,6 +69,7 @@ class Source:
     name: str
     licence: str
     run: Path | None  # the run that the checkpoint is in, if any
+    dtype: str = F32
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -87,6 +90,8 @@ class Target:
     refuse: Callable[[LoadedModel], None]  # UsageError before anything is written
     write: Callable[[Source, Path], Written]
     reader_missing: str = ""  # note where the program that reads the format is not installed
+    dtypes: tuple[str, ...] = (F32,)
+    beside: Callable[[Path], Path] | None = None  # path of the Modelfile, for a format that has one
 
 
 def _refuse_hf(loaded: LoadedModel) -> None:
@@ -114,9 +119,10 @@ def _refuse_gguf(loaded: LoadedModel) -> None:
 def _write_gguf(source: Source, path: Path) -> Written:
     from groundup.interop import gguf
 
-    loaded, tensors = source.loaded, source.tensors
-    gguf.write(path, loaded.config.model, tensors, loaded.tokenizer, name=source.name, licence=source.licence)
-    return [], lambda path: gguf.check(path, loaded.model, tensors, loaded.tokenizer)
+    loaded, tensors, dtype = source.loaded, source.tensors, source.dtype
+    names = {"name": source.name, "licence": source.licence}
+    notes = gguf.write(path, loaded.config.model, tensors, loaded.tokenizer, dtype=dtype, **names)
+    return notes, lambda path: gguf.check(path, loaded.model, tensors, loaded.tokenizer, dtype)
 
 
 def _write_space(source: Source, folder: Path) -> Written:
@@ -134,8 +140,9 @@ TARGETS: dict[str, Target] = {
         f"transformers, which reads it, is not installed: {install_command('hf')}",
     ),
     "gguf": Target(
-        "a file for llama.cpp", GGUF_FILE, _refuse_gguf, _write_gguf,
+        "a file for llama.cpp, and a Modelfile for ollama", GGUF_FILE, _refuse_gguf, _write_gguf,
         "llama.cpp, which reads it, is not installed: pip install llama-cpp-python",
+        (F32, "f16", "bf16", "q8_0"), modelfile.path_for,
     ),
     "space": Target(
         "a folder with a page for a Space of the hub", SPACE_FOLDER, lambda _: wheel.refuse(), _write_space,
@@ -151,31 +158,38 @@ def export(
     checkpoint: str = "latest",
     name: str | None = None,
     license: str = "",  # noqa: A002  # as the option and the card's key are called
+    dtype: str = F32,
     overwrite: bool = False,
 ) -> Export:
     """Write the model of a run or checkpoint to `out` in another program's format: `hf`, `gguf` or `space`.
 
     The moving average of the weights is exported where the checkpoint has one. The output is opened again, with the
     program that reads it where that is installed, and compared with the model; only then does it appear at `out`. An
-    earlier export is replaced with `overwrite`. Raises CheckpointError, UsageError, ExportError.
+    earlier export is replaced with `overwrite`. `gguf` stores matrices as `dtype`: f32, f16, bf16 or q8_0, and has a
+    Modelfile next to it. Raises CheckpointError, UsageError, ExportError.
     """
     if to not in TARGETS:
         raise UsageError(f"to {to!r}: there is no such format; {did_you_mean(to, TARGETS)}")
     target, out = TARGETS[to], Path(out)
+    if dtype not in target.dtypes:
+        raise UsageError(f"dtype {dtype}: --to {to} writes {' or '.join(target.dtypes)}; take one of these")
     check_output(out, target.kind, overwrite=overwrite)
+    if target.beside:
+        check_output(target.beside(out), MODELFILE, overwrite=overwrite)
     if name is not None and not NAME.fullmatch(name):
         raise UsageError(f"name {name!r}: must be letters, digits, '-', '_' and '.', as in book or me/book")
     if license and not LICENCE.fullmatch(license):
         raise UsageError(f"license {license!r}: no identifier; give one of the SPDX list, such as mit or cc-by-4.0")
 
     def write(folder: Path) -> Export:
-        return _export(folder, out, to, name=name, licence=license, overwrite=overwrite)
+        source = _open_source(folder, name=name, licence=license, dtype=dtype)
+        return _export(source, out, to, overwrite=overwrite)
 
     return read_checkpoint(Path(path), checkpoint, write)
 
 
-def _export(folder: Path, out: Path, to: str, *, name: str | None, licence: str, overwrite: bool) -> Export:
-    target, source = TARGETS[to], _open_source(folder, name=name, licence=licence)
+def _export(source: Source, out: Path, to: str, *, overwrite: bool) -> Export:
+    target = TARGETS[to]
     target.refuse(source.loaded)
     with new_output(out, target.kind, overwrite=overwrite) as partial:
         start = perf_counter()
@@ -184,19 +198,30 @@ def _export(folder: Path, out: Path, to: str, *, name: str | None, licence: str,
         agreement = check(partial)
         files = [file for file in partial.rglob("*") if file.is_file()] if target.kind.files else [partial]
         size = sum(file.stat().st_size for file in files)
+    if target.beside:
+        notes.append(_write_modelfile(source, out, target.beside(out), overwrite=overwrite))
     if agreement is None:
         notes.append(f"not checked: {target.reader_missing}")
     by, difference = (agreement.by, agreement.difference) if agreement else (None, None)
     return Export(out, to, source.loaded.folder.name, size, tuple(notes), by, difference, seconds)
 
 
-def _open_source(folder: Path, *, name: str | None, licence: str) -> Source:
+def _write_modelfile(source: Source, gguf: Path, path: Path, *, overwrite: bool) -> str:
+    """Write the Modelfile of `gguf` to `path`; returns how to use it."""
+    with new_output(path, MODELFILE, overwrite=overwrite) as partial:
+        contents = modelfile.text(gguf, source.loaded.config.model.block_size, source.licence)
+        partial.write_text(contents, encoding="utf-8")
+    name = source.name.lower()
+    return f"for ollama: ollama create {name} -f {shlex.quote(str(path))} && ollama run {name} 'It was'"
+
+
+def _open_source(folder: Path, *, name: str | None, licence: str, dtype: str) -> Source:
     """Load the checkpoint. UsageError where a weight is not finite."""
     run = run_of(folder)
     from groundup.checkpoint.state import load
 
     name = name or NOT_IN_NAMES.sub("-", (run or folder).resolve().name).strip("-") or "model"
-    source = Source(load(folder, device="cpu"), name, licence.lower(), run)
+    source = Source(load(folder, device="cpu"), name, licence.lower(), run, dtype)
     for key, tensor in source.tensors.items():
         if not tensor.isfinite().all():
             raise UsageError(f"{folder}: {key} holds numbers that are not finite; export another checkpoint")

@@ -37,15 +37,6 @@ def family_of(config: ModelConfig) -> Family:
     return FAMILIES[nearest]
 
 
-def other_format(config: ModelConfig) -> str:
-    """The remedy for a model that a format cannot express: export to transformers, if that computes it."""
-    try:
-        family_of(config)
-    except UsageError:
-        return "no other program computes this model, so keep the checkpoint's own folder"
-    return "export it with --to hf"
-
-
 def _conflicts(family: Family, config: ModelConfig) -> Iterator[str]:
     for key, value in family.fixed.items():
         if getattr(config, key) != value:

@@ -1,11 +1,11 @@
 """Export tokenizers as the `tokenizer.json` of the `tokenizers` library, with the config that transformers needs.
 
-Ids and decoded text are the same, with one difference that the format implies: other programs turn the name of a
-special token, such as `<|endoftext|>`, in a text into that one id, where groundup takes it as text.
+Ids and decoded text are the same. The name of a special token in a text, such as `<|endoftext|>`, is plain text here
+and in transformers, which obeys `split_special_tokens`. Programs that only read `tokenizer.json` take it for the token.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +26,7 @@ SAMPLES = (
     "Once upon a time, there was\n\na  girl's dog.\tIt cost 1,024 € — naïve?\r\n",
     "def f(x):\n    return x ** 2  # ünï",
     "日本語 \N{GRINNING FACE} \u00a0end ",
+    f" {END_OF_TEXT}a{END_OF_TEXT}",
 )
 
 
@@ -58,6 +59,7 @@ def write(tokenizer: Tokenizer, folder: Path, block_size: int) -> None:
         **dict.fromkeys(("bos_token", "eos_token"), end_token(tokenizer)),
         "pad_token": pad_token(tokenizer)[0],  # in batches, padding is masked
         "clean_up_tokenization_spaces": False,
+        "split_special_tokens": True,  # no text spells a special token
         "model_max_length": block_size,
         "padding_side": "left",  # a model continues the end of each row
     }
@@ -68,8 +70,8 @@ def write(tokenizer: Tokenizer, folder: Path, block_size: int) -> None:
 def check(tokenizer: Tokenizer, folder: Path) -> None:
     """ExportError where the tokenizer in `folder` encodes to other ids than `tokenizer`, or decodes to another text."""
     engine = tokenizers.Tokenizer.from_file(str(folder / FILE_NAME))
-    known = getattr(tokenizer, "characters", None)  # of a tokenizer of single characters, which has no others
-    for text in ("".join(char for char in sample if known is None or char in known) for sample in SAMPLES):
+    engine.encode_special_tokens = True  # what transformers does for `split_special_tokens`
+    for text in samples(tokenizer):
         ids = tokenizer.encode(text).tolist()
         if engine.encode(text, add_special_tokens=False).ids != ids:
             raise ExportError(f"{FILE_NAME}: gives {text!r} other ids than the tokenizer {tokenizer.name} of the model")
@@ -77,6 +79,12 @@ def check(tokenizer: Tokenizer, folder: Path) -> None:
         ids.append(tokenizer.end_of_text)
         if tokenizer.name != "json" and engine.decode(ids, skip_special_tokens=False) != tokenizer.decode(ids):
             raise ExportError(f"{FILE_NAME}: decodes {text!r} to another text than the tokenizer of the model")
+
+
+def samples(tokenizer: Tokenizer) -> Iterator[str]:
+    """Texts whose ids another program must give as `tokenizer` does."""
+    known = getattr(tokenizer, "characters", None)  # of a tokenizer of single characters, which has no others
+    yield from ("".join(char for char in sample if known is None or char in known) for sample in SAMPLES)
 
 
 def _saved(tokenizer: Tokenizer, name: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
 from groundup.errors import UsageError
+from groundup.interop import modelfile
 from groundup.interop.wheel import PATTERN
 from groundup.utils.files import atomic_output, files_below, restore_previous, sha256
 from groundup.utils.reading import open_regular, parse_json, read_bytes
@@ -61,6 +62,7 @@ def _is_space(folder: Path) -> bool:
 
 
 GGUF_FILE = OutputKind(frozenset(), _is_gguf)
+MODELFILE = OutputKind(frozenset(), modelfile.is_export)
 HF_FOLDER = OutputKind(HF_FILES, _is_hf)
 SPACE_FOLDER = OutputKind(frozenset({"app.py", "README.md", "requirements.txt", "model", PATTERN}), _is_space)
 
