@@ -7,6 +7,7 @@ import sys
 from itertools import islice
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
@@ -370,18 +371,18 @@ def test_q8_0_of_ten_million_parameters_is_small_and_loses_little(prepared, tmp_
     from groundup.model.size import parameters
 
     shape = {"n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 128}
-    train = {"max_steps": 60, "batch_tokens": 1024, "device": "cpu"}
+    train = {"max_steps": 60, "batch_tokens": 512, "device": "cpu"}
     settings = {"model": shape, "train": train, "schedule": {"warmup_steps": 5}}
     groundup.train(prepared, tmp_path / "run", preset="gpt2-mini", overrides=settings, progress=False)
     loaded = groundup.load(tmp_path / "run")
     assert parameters(loaded.config.model) >= 10e6
-    val = torch.from_numpy(groundup.data(prepared, "val")[: 16 * 128].astype("int64")).view(16, 128)
+    val = torch.from_numpy(np.fromfile(prepared / "val-00000.bin", "<u2", 16 * 128).astype(np.int64)).view(16, 128)
     sizes, losses = {}, {}
     for dtype in gguf.DTYPES:
         done = export(tmp_path / "run", tmp_path / f"{dtype}.gguf", to="gguf", dtype=dtype)
         sizes[dtype] = done.bytes
         losses[dtype] = mean_loss(opened(done.out, n_ctx=128, logits_all=True), val)
     assert sizes["q8_0"] <= 0.30 * sizes["f32"]
-    assert losses["f32"] < 2.5, "it has learnt something"
+    assert losses["f32"] < 3.5, "it has learnt something"
     assert losses["q8_0"] <= losses["f32"] + 0.005
     assert losses["f16"] <= losses["f32"] + 0.001
