@@ -6,7 +6,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bench.contenders import GPT2
 from bench.gpu_child import Job
@@ -14,9 +13,11 @@ from bench.gpu_device import forget, here, seconds
 from bench.gpu_table import Row
 from groundup.evaluation.likelihood import log_likelihoods
 from groundup.evaluation.multiple_choice import Ids
-from groundup.generation.completion import stream
-from groundup.generation.sampling import Sampler
+from groundup.generation.completion import run_requests
+from groundup.generation.engine import Engine, Request
+from groundup.generation.sampling import Sampling
 from groundup.model.gpt import GPT
+from groundup.tokenizers.gpt2 import GPT2Tokenizer
 from groundup.utils.device import Name, autocast
 
 QUESTIONS, CHOICES = 4096, 4
@@ -116,6 +117,6 @@ def decode(job: Job) -> None:
 
 def generate(gpt: GPT, rows: int, new: int, device: torch.device) -> int:
     """Greedy decoding, the same in all rows; returns the number of tokens."""
-    choose: Sampler | partial[Tensor] = Sampler(t=0)
-    prompt = list(range(1, 17))
-    return sum(len(tokens) for tokens in stream(gpt, prompt, choose, device=device, rows=rows, max_tokens=new))
+    request = Request(tuple(range(1, 17)), new, Sampling(temperature=0), samples=rows)
+    (samples,) = run_requests(Engine(gpt, GPT2Tokenizer(), device, slots=rows), [request])
+    return sum(len(piece.tokens) for pieces in samples for piece in pieces)
