@@ -15,9 +15,10 @@ from groundup.evaluation.baselines import Baseline
 from groundup.evaluation.memorization import Memorization
 from groundup.first_model import workflow
 from groundup.first_model.existing import run_folder
-from groundup.first_model.report import Report, Sample
+from groundup.first_model.report import Report
 from groundup.optim.run_length import StepLength
 from groundup.run.evaluator import EvalLosses
+from groundup.run.memorization import Sample
 from groundup.run.trainer import TrainResult
 from groundup.training.early_stopping import BestLoss, EarlyStopping
 

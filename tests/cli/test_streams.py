@@ -206,7 +206,7 @@ def test_json_is_printable_and_exact(text):
 
 
 def test_a_text_is_generated_into_a_pipe_as_it_is_and_onto_a_terminal_escaped(run, groundup, monkeypatch):
-    monkeypatch.setattr("groundup.generation.completion.generate_stream", lambda *_, **__: iter([["\x1b[1m"]]))
+    monkeypatch.setattr("groundup.generation.completion.stream_request", lambda *_, **__: iter([["\x1b[1m"]]))
     assert groundup("generate", run, "--prompt", "Once").out == "Once\x1b[1m\n"
     monkeypatch.setattr("groundup.ui.streams.Output.isatty", lambda _: True)
     assert groundup("generate", run, "--prompt", "Once").out == "Once\\x1b[1m\n"

@@ -48,6 +48,7 @@ def add_arguments(parser: Parser) -> None:
     parser.option("--window N", "score in windows of N tokens [the model's context]", type=whole_number)
     parser.option("--stride N", "start a window every N tokens, so that they overlap [the window]", type=whole_number)
     parser.option("--no-baselines", "do not compute the gzip, xz and n-gram baselines")
+    parser.option("--memorization", "generate samples and look them up in the training text: does the model copy?")
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "bf16", "fp16"), default="fp32", help="of matrix products [fp32]"
     )
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     from groundup.evaluation.tasks import LOSS, open_tasks
     from groundup.model.size import parameters
     from groundup.run.evaluate_checkpoint import append_to_log, evaluate, evaluate_tasks, prepared_data, run_baselines
+    from groundup.run.memorization import memorization
     from groundup.ui.progress import count_progress
     from groundup.utils.device import choose_precision
 
@@ -80,12 +82,16 @@ def run(args: argparse.Namespace) -> int:
         return 0
     with_baselines = loss and args.split == "val" and not args.no_baselines
     baselines, compared = run_baselines(loaded, args.data) if with_baselines else ([], 0)
+    copied = memorization(loaded, args.data) if args.memorization else None
     if args.json:
-        print(json_line(_as_json(str(loaded.folder), loss, baselines, results)))
+        overlap = {"overlap": asdict(copied) | {"recites": copied.is_memorized}} if copied else {}
+        print(json_line(_as_json(str(loaded.folder), loss, baselines, results) | overlap))
     else:
         size = parameters(loaded.config.model)
         print(f"{loaded.folder}: {size:,} parameters, {precision} on {loaded.device}\n")
         _print(loss, baselines, compared, results)
+        if copied:
+            print(copied.describe())
     how: dict[str, Any] = {"precision": precision, "sources": {result.task: result.source for result in results}}
     if loss:
         folder, _, match = prepared_data(loaded, args.data)
@@ -107,7 +113,7 @@ def _requested(args: argparse.Namespace) -> tuple[bool, list[TaskSpec]]:
         raise UsageError(f"--tasks {twice}: given twice; give it once")
     specs = [TaskSpec.parse(name) for name in names if name != LOSS]
     for option in ("data", "tokens", "window", "stride"):
-        if LOSS not in names and getattr(args, option) is not None:
+        if LOSS not in names and getattr(args, option) is not None and not (option == "data" and args.memorization):
             raise UsageError(f"--{option}: is for the loss; add it: --tasks loss,{args.tasks}")
     return LOSS in names, specs
 

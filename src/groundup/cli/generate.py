@@ -1,15 +1,23 @@
 """`groundup generate`."""
 
+from __future__ import annotations
+
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from groundup.cli.parsing import Parser, add_model, utf8, whole_number
 from groundup.errors import UsageError
 from groundup.ui.format import json_line
 from groundup.ui.streams import unescaped
+
+if TYPE_CHECKING:
+    from groundup.checkpoint.state import LoadedModel
+    from groundup.generation.engine import Request
 
 STANDARD_INPUT = "-"
 MAX_PROMPT_BYTES = 16 << 20  # a model reads its last tokens, as many as its context
@@ -20,8 +28,9 @@ def add_arguments(parser: Parser) -> None:
         "Without a prompt, the model starts a document; if it was trained on few, it continues a line of the text\n"
         "held out from training. The first sample is printed while it is generated, the others when all are complete.\n"
         "The same seed gives the same samples. The line end at the end of a file or of standard input is not part of\n"
-        "the prompt.\n\n"
-        '  groundup generate runs/book --prompt "It was" --num-samples 5 --temperature 0.7'
+        "the prompt. Sampling applies, in this order, penalties, bias, temperature, top-k, top-p and min-p.\n\n"
+        '  groundup generate runs/book --prompt "It was" --num-samples 5 --temperature 0.7\n'
+        '  groundup generate runs/book --prompt "It was" --repetition-penalty 1.2 --stop "THE END" --memorization'
     )
     parser.first = (
         "path", "--prompt", "--prompt-file", "--num-samples", "--max-tokens", "--one-line", "--temperature", "--top-k",
@@ -33,12 +42,27 @@ def add_arguments(parser: Parser) -> None:
     parser.option("--num-samples N", "number of samples [1]", type=whole_number, default=1)
     parser.option("--max-tokens N", "tokens to generate per sample [100]", type=whole_number, default=100)
     parser.option("--one-line", "end each sample at the end of its line")
+    stop = "end each sample before this text; may be given several times"
+    parser.option("--stop TEXT", stop, type=utf8, action="append", default=[])
     parser.option(
         "--temperature X", "0: always the most likely token; 1: the model's distribution [0.8]", type=float, default=0.8
     )
     parser.option("--top-k K", "sample from the K most likely tokens [all]", type=whole_number)
     parser.option("--top-p P", "sample from the most likely tokens that add up to P [all]", type=float)
+    parser.option("--min-p P", "sample from tokens at least P times as likely as the likeliest [all]", type=float)
+    penalty = "make tokens of the prompt and the sample so far less likely; 1: off, 1.2: usual [1]"
+    parser.option("--repetition-penalty X", penalty, type=float, default=1.0)
+    penalty = "subtract from the logits of tokens that the sample has, from -2 to 2 [0]"
+    parser.option("--presence-penalty X", penalty, type=float, default=0.0)
+    penalty = "subtract from the logit of a token for each time that the sample has it, from -2 to 2 [0]"
+    parser.option("--frequency-penalty X", penalty, type=float, default=0.0)
+    bias = "add to the logit of a token: -100 excludes it, 100 all others; may be given several times"
+    parser.option("--logit-bias ID=X", bias, type=_bias, action="append", default=[])
     parser.option("--seed N", "random seed of the samples [0]", type=whole_number, default=0)
+    logprobs = "log-probability of each token, and of the N most likely ones in its place; with --json"
+    parser.option("--logprobs N", logprobs, type=whole_number)
+    parser.option("--memorization", "look the samples up in the training text: does the model copy?")
+    parser.option("--data DIR", "prepared folder for --memorization [the run's own]")
     parser.option("--quiet", "print no notes")
     parser.option("--json", "print one JSON object at the end")
 
@@ -46,42 +70,103 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     from groundup.generation.sampling import Sampling
 
-    sampling = Sampling(args.temperature, args.top_k, args.top_p, seed=args.seed)  # first: it checks the values
+    sampling = Sampling(  # first: it checks the values
+        args.temperature, args.top_k, args.top_p, args.min_p, args.repetition_penalty, args.presence_penalty,
+        args.frequency_penalty, dict(args.logit_bias), args.seed,
+    )  # fmt: skip
+    for option, needed in (("logprobs", "json"), ("data", "memorization")):
+        if getattr(args, option) is not None and not getattr(args, needed):
+            raise UsageError(f"--{option}: is for --{needed}; add that")
     given = _prompt(args)
 
-    from groundup.checkpoint.data_match import changed_data
     from groundup.checkpoint.state import load
-    from groundup.generation.completion import generate_stream, prompt_ids, prompt_text
+    from groundup.generation.completion import prompt_text, text_request
     from groundup.run.dataset import prompt_for
 
     loaded = load(args.path, checkpoint=args.checkpoint, device=args.device)
-    number, length = args.num_samples, args.max_tokens
     prompt = given or prompt_for(loaded, args.seed)
-    growth = generate_stream(loaded, prompt, sampling, num_samples=number, max_tokens=length)
-    tokens, block_size = len(prompt_ids(loaded.tokenizer, prompt)), loaded.config.model.block_size
+    request = text_request(
+        loaded, prompt, sampling, num_samples=args.num_samples, max_tokens=args.max_tokens, logprobs=args.logprobs,
+        stop=(*args.stop, "\n") if args.one_line else args.stop,
+    )  # fmt: skip
     if not args.quiet:
-        if changed := changed_data(loaded.folder, loaded.config.data):
-            print(f"note  {changed}; the model in the checkpoint is the same", file=sys.stderr)
-        if given and tokens > block_size:
-            note = f"note  the prompt has {tokens:,} tokens: the model reads the last {block_size:,}, its context"
-            print(note, file=sys.stderr)
-    texts = [prompt_text(loaded.tokenizer, prompt)] * number
+        _print_notes(loaded, request.prompt if given else ())
+    if args.memorization:
+        from groundup.run.evaluate_checkpoint import prepared_data
+
+        prepared_data(loaded, args.data)  # where it is missing, nothing is generated
+    beginning = prompt_text(loaded.tokenizer, prompt)
+    if args.json:
+        values = _as_json(loaded, request, beginning, args)
+        print(json_line({"prompt": prompt, "seed": args.seed, **values}))
+        return 0
+    texts = _print_samples(loaded, request, beginning)
+    if args.memorization:
+        from groundup.run.memorization import find_overlap
+
+        print(find_overlap(loaded, texts, args.data).describe(), file=sys.stderr)
+    return 0
+
+
+def _print_notes(loaded: LoadedModel, prompt: Sequence[int]) -> None:
+    from groundup.checkpoint.data_match import changed_data
+
+    block_size = loaded.config.model.block_size
+    if changed := changed_data(loaded.folder, loaded.config.data):
+        print(f"note  {changed}; the model in the checkpoint is the same", file=sys.stderr)
+    if len(prompt) > block_size:
+        note = f"note  the prompt has {len(prompt):,} tokens: the model reads the last {block_size:,}, its context"
+        print(note, file=sys.stderr)
+
+
+def _print_samples(loaded: LoadedModel, request: Request, beginning: str) -> list[str]:
+    """Print the samples, the first one while it is generated; returns them without their beginning."""
+    from groundup.generation.completion import stream_request
+
     # A terminal would obey control characters in the samples; a pipe gets the text unchanged.
     out = unescaped(sys.stdout)
     say = partial(print, file=sys.stdout if out.isatty() else out)
-    unprinted = texts[0]
-    for pieces in _first_lines(growth, number) if args.one_line else growth:
+    texts, unprinted = [""] * request.samples, beginning
+    for pieces in stream_request(loaded, request):
         texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
-        if not args.json:
-            say(unprinted + pieces[0], end="", flush=True)
-            unprinted = ""
-    if args.json:
-        print(json_line({"prompt": prompt, "seed": args.seed, "samples": texts}))
-        return 0
+        say(unprinted + pieces[0], end="", flush=True)
+        unprinted = ""
     say(unprinted)
     for text in texts[1:]:
-        say("─" * 40, text, sep="\n")
-    return 0
+        say("─" * 40, beginning + text, sep="\n")
+    return texts
+
+
+def _as_json(loaded: LoadedModel, request: Request, beginning: str, args: argparse.Namespace) -> dict[str, Any]:
+    from groundup.generation.completion import engine_for, run_requests
+
+    (samples,) = run_requests(engine_for(loaded, request.samples), [request])
+    texts = ["".join(piece.text for piece in pieces) for pieces in samples]
+    values: dict[str, Any] = {"samples": [beginning + text for text in texts]}
+    if args.logprobs is not None:
+        values["logprobs"] = [
+            {
+                "tokens": [token for piece in pieces for token in piece.tokens],
+                "values": [value for piece in pieces if piece.logprobs for value in piece.logprobs.chosen],
+                "top": [top for piece in pieces if piece.logprobs for top in piece.logprobs.top],
+            }
+            for pieces in samples
+        ]
+    if args.memorization:
+        from groundup.run.memorization import find_overlap
+
+        found = find_overlap(loaded, texts, args.data)
+        values["overlap"] = asdict(found) | {"recites": found.is_memorized}
+    return values
+
+
+def _bias(text: str) -> tuple[int, float]:
+    """Type of `--logit-bias`."""
+    token, _, value = text.partition("=")
+    try:
+        return int(token), float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not ID=NUMBER, such as 198=-100") from None
 
 
 def _prompt(args: argparse.Namespace) -> str:
@@ -106,13 +191,3 @@ def _prompt(args: argparse.Namespace) -> str:
         raise UsageError(f"{name}: byte {error.start} is not UTF-8; give the text in that encoding") from None
     except ValueError as error:
         raise UsageError(f"{name}: cannot be read ({error}); name a text file") from error
-
-
-def _first_lines(growth: Iterator[list[str]], number: int) -> Iterator[list[str]]:
-    """The pieces of `number` samples up to the end of the first line of each."""
-    ended = [False] * number
-    for pieces in growth:
-        yield ["" if end else piece.partition("\n")[0] for end, piece in zip(ended, pieces, strict=True)]
-        ended = [end or "\n" in piece for end, piece in zip(ended, pieces, strict=True)]
-        if all(ended):
-            return

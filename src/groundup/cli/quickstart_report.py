@@ -11,13 +11,13 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from groundup.evaluation.memorization import Memorization
 from groundup.first_model.existing import run_folder
 from groundup.ui.console import Console
 from groundup.ui.format import visible
 
 if TYPE_CHECKING:
-    from groundup.first_model.report import Report, Sample
+    from groundup.first_model.report import Report
+    from groundup.run.memorization import Sample
 
 MAX_LINES = 6  # of a sample; two screens of 24 lines hold all of the report
 BAR_NAMES = ("gzip -9", "xz -9", "bigram")  # baselines with a bar of their own; --explain has all
@@ -44,7 +44,7 @@ def show(found: Report, *, explain: bool = False) -> None:
         f"It needs {found.bits_per_byte:.2f} bits for each byte of a text it has never read; gzip needs "
         f"{gzip.bits_per_byte:.2f}."
     )
-    console.print(Text(describe_overlap(found.overlap)))
+    console.print(Text(found.overlap.describe()))
     best = found.result.best
     if best.loss is not None and best.step < found.result.step:
         console.print(f"All this is about step {best.step:,}, after which its validation loss was no lower.")
@@ -117,16 +117,6 @@ def _beside_truth(console: Console, sample: Sample, truth: str) -> Table | Text:
 
 def _rule(title: str) -> Rule:
     return Rule(Text(title, "dim"), align="left", style="dim")
-
-
-def describe_overlap(found: Memorization) -> str:
-    """Whether the samples are copied from the training text, as a sentence."""
-    if found.is_memorized:
-        return f"It copies: {found.length} bytes in a row of its samples stand in the training text: {found.text!r}."
-    return (
-        f"It does not copy: the longest passage that its samples share with the training text is {found.length} bytes "
-        f"long; that of a text it has never read, {found.usual}."
-    )
 
 
 def next_steps(found: Report) -> Iterator[tuple[str, str]]:

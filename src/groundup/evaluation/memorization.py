@@ -26,6 +26,15 @@ class Memorization:
         """Whether the overlap is clearly longer than chance: twice the usual length, and at least 30 bytes."""
         return self.length >= max(MIN_MEMORIZED_BYTES, 2 * self.usual)
 
+    def describe(self) -> str:
+        """Whether the samples are copied, as a sentence."""
+        if self.is_memorized:
+            return f"It copies: {self.length} bytes in a row of its samples stand in the training text: {self.text!r}."
+        return (
+            f"It does not copy: the longest passage that its samples share with the training text is {self.length} "
+            f"bytes long; that of a text it has never read, {self.usual}."
+        )
+
 
 def overlap(samples: Sequence[bytes], train: bytes, val: bytes) -> Memorization:
     """Compare `samples`, of which there is one or more, with the training text; and pieces of `val` as long."""

@@ -3,32 +3,18 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from typing_extensions import override
 
 from groundup.checkpoint.log import iter_log
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.checkpoint.state import LoadedModel, load
-from groundup.data.openings import Opening, openings
-from groundup.data.shards import Tokens
 from groundup.evaluation.baselines import Baseline, baselines, split_text
 from groundup.evaluation.memorization import Memorization, overlap
-from groundup.generation.completion import complete, prompt_text
-from groundup.generation.sampling import Sampling
 from groundup.run.dataset import PreparedData
 from groundup.run.evaluate_checkpoint import COMPARED_BYTES, evaluate
+from groundup.run.memorization import MAX_SEARCHED_BYTES, Sample, continued, held_out_openings
 from groundup.run.trainer import TrainResult
-
-MAX_SEARCHED_BYTES = 100_000_000  # of training text in which samples are looked up
-SAMPLES, SAMPLE_TOKENS = 3, 120
-
-
-class Sample(NamedTuple):
-    """A beginning, and the text that the model continues it with."""
-
-    prompt: str
-    text: str
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,9 +57,8 @@ def evaluate_run(sources: list[str], result: TrainResult, data: Path) -> Report:
         f"cross-entropy of the {found.tokens:,} validation tokens, each predicted from the previous ones in a window "
         f"of {loaded.config.model.block_size}: {found.loss:.4f} nats per token x tokens / bytes / ln 2."
     )
-    begun = openings(prepared.manifest, Tokens.open(data, "val"), loaded.tokenizer, SAMPLES)  # of held-out text
-    begun += [Opening("", "")] * (SAMPLES - len(begun))
-    samples = [_sample(loaded, opening.prompt, seed) for seed, opening in enumerate(begun)]
+    begun = held_out_openings(loaded, data, prepared.manifest)
+    samples = continued(loaded, begun)
     train_text = split_text(data, "train", loaded.tokenizer, MAX_SEARCHED_BYTES)
     val_text = split_text(data, "val", loaded.tokenizer, COMPARED_BYTES)
     growth, first_loss = _history(RunFolder(result.run).log)
@@ -96,12 +81,6 @@ def evaluate_run(sources: list[str], result: TrainResult, data: Path) -> Report:
         growth=growth,
         overlap=overlap([sample.text.encode() for sample in samples], train_text, val_text),
     )
-
-
-def _sample(loaded: LoadedModel, prompt: str, seed: int) -> Sample:
-    text = complete(loaded, prompt, Sampling(0.8, top_k=200, seed=seed), max_tokens=SAMPLE_TOKENS)[0]
-    prompt = prompt_text(loaded.tokenizer, prompt)
-    return Sample(prompt, text[len(prompt) :])
 
 
 def _history(log: Path) -> tuple[list[tuple[int, str]], float | None]:
