@@ -15,10 +15,17 @@ def angles() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([each.cos(), each.cos()], 1), torch.cat([each.sin(), -each.sin()], 1)
 
 
+def weights(*shape: int) -> torch.Tensor:
+    return 1 + 0.3 * torch.randn(shape, generator=torch.Generator().manual_seed(8))
+
+
 KERNELS = {
     "rms_norm": (lambda x: (elementwise.rms_norm(x, 1e-6),), (B, T, H * D)),
+    "scaled_rms_norm": (lambda x: (elementwise.scaled_rms_norm(x, weights(H * D), 1e-6),), (B, T, H * D)),
+    "swiglu": (lambda x: (elementwise.swiglu(4 * x[..., :5], x[..., 5:].contiguous()),), (B, T, 10)),
     "relu_squared": (lambda x: (elementwise.relu_squared(x),), (B, T, 5)),
     "gelu_tanh": (lambda x: (elementwise.gelu_tanh(8 * x),), (B, T, 5)),
+    "qk_norm_rotary": (lambda x: elementwise.qk_norm_rotary(x, weights(2, D), *angles(), H, 1e-6), (B, T, 3 * H * D)),
     "rotary_qk_norm": (lambda x: elementwise.rotary_qk_norm(x, *angles(), H, 1e-6), (B, T, 3 * H * D)),
 }
 
@@ -77,6 +84,38 @@ def test_results_do_not_depend_on_the_number_of_threads(threads):
 
 
 @compiles
+@pytest.mark.parametrize("threads", [1, 2])
+def test_gradients_of_weights_do_not_depend_on_the_number_of_threads(threads):
+    before = torch.get_num_threads()
+    x = torch.randn(2, 150, 3 * H * D, generator=torch.Generator().manual_seed(1))
+    cos, sin = (torch.ones(150, D), torch.zeros(150, D))
+
+    def gradients() -> list[torch.Tensor]:
+        w, pair = weights(x.size(-1)).requires_grad_(), weights(2, D).requires_grad_()
+        q, k, _ = elementwise.qk_norm_rotary(x, pair, cos, sin, H, 1e-6)
+        loss = elementwise.scaled_rms_norm(x, w, 1e-6).exp().sum() + (q * k).exp().sum()
+        return list(torch.autograd.grad(loss, [w, pair]))
+
+    try:
+        torch.set_num_threads(threads)
+        found = gradients()
+        torch.set_num_threads(3)
+        assert all(torch.equal(a, b) for a, b in zip(found, gradients(), strict=True))
+    finally:
+        torch.set_num_threads(before)
+
+
+@compiles
+def test_swiglu_is_linear_or_zero_for_large_gates():
+    gate = torch.tensor([-1e10, -1e3, -90, 90, 1e3, 1e10], requires_grad=True)
+    y = elementwise.swiglu(gate, torch.full((6,), 2.0))
+    y.sum().backward()
+    torch.testing.assert_close(y, torch.tensor([0.0, 0, 0, 180, 2e3, 2e10]))
+    torch.testing.assert_close(gate.grad, torch.tensor([0.0, 0, 0, 2, 2, 2]))
+    assert elementwise.swiglu(torch.tensor([torch.nan]), torch.ones(1)).isnan()
+
+
+@compiles
 def test_gelu_is_as_exact_as_torch(monkeypatch):
     x = torch.linspace(-30, 30, 100_001)
     exact = results("gelu_tanh", x.double())
@@ -99,7 +138,9 @@ def test_gelu_is_linear_or_zero_for_large_inputs():
     assert bad.grad.isnan()
 
 
-@pytest.mark.parametrize("function", [elementwise.gelu_tanh, elementwise.relu_squared])
+@pytest.mark.parametrize(
+    "function", [elementwise.gelu_tanh, elementwise.relu_squared, lambda x: elementwise.swiglu(x, 2 * x + 1)]
+)
 def test_second_derivatives_and_vmap(function):
     x = torch.linspace(-2, 2, 6)
     assert torch.autograd.gradgradcheck(function, x.double().requires_grad_())

@@ -7,11 +7,17 @@ import pytest
 import torch
 
 from groundup.config.model import ModelConfig
-from groundup.config.presets import GPT1_PARTS, NANOCHAT_PARTS
+from groundup.config.presets import GPT1_PARTS, MODERN_PARTS, NANOCHAT_PARTS
 from groundup.kernels import elementwise
 from groundup.kernels.cpu_build import library
 from groundup.model import build_model, fused_cpu
-from groundup.model.fused_cpu import FusedAttention, FusedRMSNorm, use_fused_cpu_kernels
+from groundup.model.fused_cpu import (
+    FusedAttention,
+    FusedQwen3Attention,
+    FusedRMSNorm,
+    FusedScaledRMSNorm,
+    use_fused_cpu_kernels,
+)
 from groundup.model.gpt import GPT, NextTokenLoss
 
 compiles = pytest.mark.skipif(library() is None, reason="no C++ compiler that works here")
@@ -19,6 +25,7 @@ SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "vocab_size"
 PARTS = {
     "gpt1": GPT1_PARTS,
     "gpt2": {},
+    "modern": MODERN_PARTS,
     "nanochat": NANOCHAT_PARTS,
     "nanochat, learned positions": {**NANOCHAT_PARTS, "position_embedding": "learned"},
     "nanochat, layernorm": {**NANOCHAT_PARTS, "norm": "layernorm"},
@@ -61,6 +68,14 @@ def test_nanochat_blocks_are_fused():
     assert type(block.ln_1) is FusedRMSNorm
     assert type(block.attn) is FusedAttention
     assert block.mlp.activation is elementwise.relu_squared
+
+
+@compiles
+def test_modern_blocks_are_fused():
+    block = use_fused_cpu_kernels(build("modern")).h[0]
+    assert type(block.ln_1) is FusedScaledRMSNorm
+    assert type(block.attn) is FusedQwen3Attention
+    assert block.mlp.activation is elementwise.swiglu
 
 
 @compiles

@@ -16,9 +16,13 @@ from groundup.model.gpt import NextTokenLoss
 from groundup.model.memory import activation_bytes, loss_bytes, weight_copy_bytes
 from groundup.utils.device import autocast
 
-MODERN = {
+NANOCHAT = {
     "norm": "rmsnorm", "position_embedding": "rotary", "qk_norm": "after_rotary", "embedding_norm": True,
     "activation": "relu2", "bias": False, "tie_embeddings": False, "logit_softcap": 15.0,
+}  # fmt: skip
+MODERN = {
+    "norm": "rmsnorm_scaled", "position_embedding": "rotary_ccw", "qk_norm": "before_rotary", "activation": "swiglu",
+    "bias": False, "tie_embeddings": False,
 }  # fmt: skip
 ROWS = 4
 
@@ -53,7 +57,10 @@ def kept_bytes(config: ModelConfig, precision: str, *, recompute: str = "none", 
         {}, {"norm_position": "post_norm"}, {"activation": "relu"}, {"activation": "relu2"}, {"norm": "rmsnorm"},
         {"position_embedding": "rotary"}, {"embedding_norm": True}, {"logit_softcap": 15.0}, {"n_inner": 100},
         {"dropout": 0.1},
-        {"dropout": 0.1, "norm_position": "post_norm"}, {"qk_norm": "after_rotary", "norm": "rmsnorm"}, MODERN,
+        {"dropout": 0.1, "norm_position": "post_norm"}, {"qk_norm": "after_rotary", "norm": "rmsnorm"},
+        NANOCHAT, MODERN, {"activation": "swiglu"}, {"norm": "rmsnorm_scaled"},
+        {"norm": "rmsnorm_scaled", "norm_position": "post_norm"},
+        {"qk_norm": "before_rotary", "norm": "rmsnorm", "position_embedding": "rotary"},
         {"ngram": 4, "ngram_rows": 1000}, {"ngram": 3, "ngram_rows": 1000, "ngram_width": 1000},
     ],
     ids=lambda parts: "-".join(map(str, parts)) or "gpt2",
@@ -68,7 +75,7 @@ def test_activation_bytes_are_what_autograd_keeps(recompute, parts, precision):
 @pytest.mark.skipif(library() is None, reason="nothing was compiled here")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_fused_kernels_keep_less(precision):
-    config = ModelConfig(n_layer=3, n_head=2, n_embd=128, block_size=128, vocab_size=256, **MODERN)
+    config = ModelConfig(n_layer=3, n_head=2, n_embd=128, block_size=128, vocab_size=256, **NANOCHAT)
     assert kept_bytes(config, precision, fused=True) < kept_bytes(config, precision)
 
 
@@ -78,16 +85,15 @@ def planned_bytes(config: ModelConfig, precision: str, recompute: str = "none") 
     planned = (activation_bytes(config, precision, recompute=recompute) + kept_logits) * ROWS * config.block_size
     planned += weight_copy_bytes(config, precision)
     if recompute == "selective" and precision != "fp32":  # recomputed products cast their weights again
-        products = (
-            2 * config.inner * config.n_embd if config.norm_position == "pre_norm" else config.inner * config.n_embd
-        )
+        reads = 2 if config.norm_position == "pre_norm" and not config.is_gated else 1
+        products = reads * config.inner * config.n_embd
         products += 3 * config.n_embd**2 if config.norm_position == "pre_norm" else 0
         planned -= e * config.n_layer * products
     return planned
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("parts", [{}, MODERN], ids=["gpt2", "modern"])
+@pytest.mark.parametrize("parts", [{}, NANOCHAT, MODERN], ids=["gpt2", "nanochat", "modern"])
 def test_chunked_loss_keeps_two_gradients_instead_of_logits_and_the_input_of_the_head(parts, precision, monkeypatch):
     monkeypatch.setattr(thresholds, "MAX_UNCHUNKED_BYTES", 0)
     config = ModelConfig(**{"n_layer": 2, "n_head": 2, "n_embd": 128, "block_size": 128, "vocab_size": 256} | parts)
@@ -147,7 +153,9 @@ def test_loss_bytes_are_the_peak_of_the_loss(precision, softcap, columns, monkey
     assert loss_bytes(config, precision, 250, "cuda") <= loss_bytes(config, precision, 250)
 
 
-@pytest.mark.parametrize("parts", [{}, {"dropout": 0.1}, MODERN], ids=["gpt2", "dropout", "modern"])
+@pytest.mark.parametrize(
+    "parts", [{}, {"dropout": 0.1}, NANOCHAT, MODERN], ids=["gpt2", "dropout", "nanochat", "modern"]
+)
 def test_fp16_keeps_what_bf16_keeps(parts):
     shape = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "vocab_size": 64}  # small: CPUs emulate fp16
     config = ModelConfig(**shape | parts)
@@ -158,7 +166,7 @@ def test_fp16_keeps_what_bf16_keeps(parts):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
     "parts",
-    [{}, {"norm_position": "post_norm"}, {"embedding_norm": True}, {"dropout": 0.1}, MODERN],
+    [{}, {"norm_position": "post_norm"}, {"embedding_norm": True}, {"dropout": 0.1}, NANOCHAT, MODERN],
     ids=lambda parts: "-".join(map(str, parts)) or "gpt2",
 )
 def test_recomputed_blocks_keep_their_inputs_and_one_block_is_complete_at_a_time(parts, precision):

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: Parser) -> None:
     parser.epilog = (
-        "Sources: hf:OWNER/NAME of the hub, or a folder of transformers, of the architectures gpt2, openai-gpt and\n"
-        "nanochat; a ckpt.pt of nanoGPT or build-nanogpt; a .bin of llm.c. No code from a file is run.\n\n"
+        "Sources: hf:OWNER/NAME of the hub, or a folder of transformers, of the architectures gpt2, openai-gpt,\n"
+        "nanochat and qwen3; a ckpt.pt of nanoGPT or build-nanogpt; a .bin of llm.c. No code from a file is run.\n\n"
         "  groundup import hf:openai-community/gpt2 --out models/gpt2\n"
         "  groundup import nanoGPT/out/ckpt.pt --out models/mine --tokenizer data/mine\n"
         "  groundup generate models/gpt2 --prompt Once\n"

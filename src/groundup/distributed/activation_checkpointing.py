@@ -1,7 +1,7 @@
 """Activation checkpointing: the backward pass recomputes activations instead of keeping them (arXiv:1604.06174).
 
-`selective` recomputes norms and nonlinearities, whose outputs are kept only for the matrix product that reads them and
-are a third of what a block keeps. `full` recomputes complete blocks, which then keep their input alone, for a third
+`selective` recomputes norms and nonlinearities, whose outputs are kept only for the one matrix product that reads them
+and are a third of what a block keeps. `full` recomputes complete blocks, which then keep their input alone, for a third
 more work. `model/memory.py` has the formulas.
 """
 
@@ -40,13 +40,14 @@ def _recomputed_block(block: nn.Module, has_dropout: bool, *inputs: Any) -> Any:
 
 def _recompute_elementwise(block: Any) -> None:
     """Move norms and the nonlinearity into the forward methods of the linear layers that read their outputs."""
-    mlp = block.mlp
-    pairs: list[tuple[Callable[..., Tensor], nn.Linear]] = [(mlp.activation, mlp.c_proj)]
-    mlp.activation = _pass_on
+    pairs: list[tuple[Callable[..., Tensor], nn.Linear]] = [(block.mlp.activation, block.mlp.c_proj)]
+    block.mlp.activation = _pass_on
     if not block.ends_normed:  # post-norm's norms give the stream itself, which is kept anyway
-        readers = [mlp.c_fc, mlp.c_gate] if hasattr(mlp, "c_gate") else [mlp.c_fc]
-        for norm, linears in ((block.ln_1, [block.attn.c_attn]), (block.ln_2, readers)):
-            pairs += [(partial(type(norm).forward, norm), linear) for linear in linears]
+        norms = [(block.ln_1, block.attn.c_attn)]
+        if not hasattr(block.mlp, "c_gate"):  # else two products read the norm, and would each compute it
+            norms.append((block.ln_2, block.mlp.c_fc))
+        for norm, linear in norms:
+            pairs.append((partial(type(norm).forward, norm), linear))
             norm.forward = _pass_on
     for function, linear in pairs:
         linear.forward = partial(_recomputed_linear, linear, function)  # type: ignore[method-assign]

@@ -113,7 +113,7 @@ def build_recipe(
     work = f"{sequences} = {batch_tokens:,} tokens, {flops_per_token(sized) / 1e6:,.2g} MFLOP per token"
     return config, [
         context,
-        Choice("model", shape, f"{why}; rotary positions, ReLU² and Muon learn fastest"),
+        Choice("model", shape, f"{why}; rotary positions, SwiGLU and Muon learn fastest"),
         Choice("batch", work, "small batches give more updates in a short run", is_main=False),
     ]
 

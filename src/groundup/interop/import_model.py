@@ -61,7 +61,7 @@ def import_model(
 ) -> Imported:
     """Write the model at `source` to `out` as a checkpoint that `generate`, `evaluate` and `train(init_from=...)` take.
 
-    `source`: `hf:OWNER/NAME` of the hub, a folder of transformers (GPT-2, GPT-1 and nanochat architectures), a
+    `source`: `hf:OWNER/NAME` of the hub, a folder of transformers (GPT-2, GPT-1, nanochat and Qwen3 architectures), a
     checkpoint of nanoGPT or build-nanogpt, a .bin of llm.c. `tokenizer`: what `prepare` takes; by default the one
     in the model's folder, or GPT-2's for a file of its size. `revision` is a branch, tag or commit of the hub.
     `out` appears complete or not at all; `overwrite` replaces a checkpoint that is there. No code from a file is run.

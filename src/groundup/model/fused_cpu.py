@@ -5,20 +5,22 @@ Applied from outside, as torch.compile and FSDP2 are, so that the modules themse
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
 from groundup.kernels import elementwise
 from groundup.kernels.cpu_build import library
-from groundup.model.blocks import Attention, FeedForward, gelu_tanh, relu2
+from groundup.model.blocks import Attention, FeedForward, Qwen3Attention, gelu_tanh, relu2, swiglu
 from groundup.model.context import Context
 from groundup.model.gpt import GPT
-from groundup.model.norms import RMSNorm
+from groundup.model.norms import RMSNorm, ScaledRMSNorm
 from groundup.model.positions import Rotary, RotaryPositions, Rotation
 
-FUSED_ACTIVATIONS: dict[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] = {
+FUSED_ACTIVATIONS: dict[Callable[..., Tensor], Callable[..., Tensor]] = {
     gelu_tanh: elementwise.gelu_tanh,
     relu2: elementwise.relu_squared,
+    swiglu: elementwise.swiglu,
 }
 
 
@@ -28,6 +30,14 @@ class FusedRMSNorm(RMSNorm):
     @override
     def forward(self, x: Tensor) -> Tensor:
         return elementwise.rms_norm(x, self.eps)
+
+
+class FusedScaledRMSNorm(ScaledRMSNorm):
+    """RMSNorm with weights in one pass over memory."""
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return elementwise.scaled_rms_norm(x, self.weight, self.eps)
 
 
 class FusedAttention(Attention):
@@ -47,6 +57,20 @@ class FusedAttention(Attention):
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
 
+class FusedQwen3Attention(Qwen3Attention):
+    """The same for queries and keys that are normalised first, with weights."""
+
+    @override
+    def forward(self, x: Tensor, context: Context, rotation: Rotation) -> Tensor:
+        assert isinstance(rotation, Rotary), "the model has rotary positions"
+        B, T, C = x.shape
+        qkv, eps = self.c_attn(x), self.q_norm.eps
+        weights = torch.stack([self.q_norm.weight, self.k_norm.weight])  # (2, D)
+        q, k, v = elementwise.qk_norm_rotary(qkv, weights, rotation.cos, rotation.sin, self.n_head, eps)
+        y = context.attend(self.layer, q, k, v, self.dropout if self.training else 0.0)
+        return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
+
+
 def use_fused_cpu_kernels(model: GPT) -> GPT:
     """Let a model on a CPU compute with fused kernels where they can be compiled; returns it, changed in place.
 
@@ -60,6 +84,10 @@ def use_fused_cpu_kernels(model: GPT) -> GPT:
             module.__class__ = FusedRMSNorm
         elif type(module) is Attention and isinstance(module.qk_norm, RMSNorm) and rotary:
             module.__class__ = FusedAttention
+        elif type(module) is ScaledRMSNorm:
+            module.__class__ = FusedScaledRMSNorm
+        elif type(module) is Qwen3Attention and type(module.q_norm) is ScaledRMSNorm and rotary:
+            module.__class__ = FusedQwen3Attention
         elif isinstance(module, FeedForward):
             module.activation = FUSED_ACTIVATIONS.get(module.activation, module.activation)
     return model

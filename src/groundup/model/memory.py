@@ -32,15 +32,19 @@ def activation_bytes(
     """
     C, e = config.n_embd, OPERAND_BYTES[precision]
     statistics = FP32 * (2 if config.norm == "layernorm" else 1)  # bytes per normalised vector: its scale and its mean
-    one_copy = config.activation == "relu" or recompute == "selective"  # ReLU's gradient needs its output alone
-    inner = config.inner * e * (1 if one_copy else 2)
-    # Post-norm's norms give the stream itself, which is kept anyway.
-    norms_recomputed = recompute == "selective" and config.norm_position == "pre_norm"
-    block = 2 * FP32 * C + (3 + 1) * e * C + inner + (0 if norms_recomputed else 2 * (e * C + statistics))
+    # The nonlinearity's inputs and output; ReLU's gradient needs its output alone, SwiGLU's the SiLU of its gate too.
+    copies = {"relu": 1, "swiglu": 4}.get(config.activation, 2)
+    inner = config.inner * e * (1 + config.is_gated if recompute == "selective" else copies)
+    gate = e * C if config.is_gated and precision != "fp32" else 0  # each of the two products casts its input
+    weighted = FP32 * C if config.norm == "rmsnorm_scaled" else 0  # the gradient of a norm's weights needs its own copy
+    # Post-norm's norms give the stream itself, which is kept anyway; a norm that two products read is not recomputed.
+    recomputed = 1 + (not config.is_gated) if recompute == "selective" and config.norm_position == "pre_norm" else 0
+    norms = (2 - recomputed) * (e * C + statistics + weighted) + gate
+    block = 2 * FP32 * C + (3 + 1) * e * C + inner + norms
     block += _position_and_norm_bytes(config, precision, device) + _attention_bytes(config, precision, device)
     block += 2 * _mask_bytes(e, device) * C if config.dropout else 0  # of both branches
-    ends = e * C + (FP32 * C + statistics if config.norm_position == "pre_norm" else 0)
-    ends += FP32 * C + statistics if config.embedding_norm else 0
+    ends = e * C + (FP32 * C + statistics + weighted if config.norm_position == "pre_norm" else 0)
+    ends += FP32 * C + statistics + weighted if config.embedding_norm else 0
     ends += _mask_bytes(FP32, device) * C if config.dropout else 0
     tables, V = config.ngram - 1, config.vocab if config.ngrams_add_logits else 0
     if tables:
@@ -81,7 +85,9 @@ def _position_and_norm_bytes(config: ModelConfig, precision: Precision, device: 
     if not QK_NORMS[config.qk_norm]:
         return 2 * e * C if rotary else 0  # q and k, rotated
     statistics = 2 * config.n_head * FP32 * (2 if config.norm == "layernorm" else 1)
-    inputs = 2 * FP32 * C if rotary or precision != "fp32" else 0  # norms compute in fp32
+    rotated = rotary and config.qk_norm == "after_rotary"  # else norms read what attention's first product gives
+    inputs = 2 * FP32 * C if rotated or precision != "fp32" else 0  # norms compute in fp32
+    inputs += 2 * FP32 * C if config.norm == "rmsnorm_scaled" else 0
     return inputs + 3 * e * C + statistics  # q and k, normalised; their layout costs a copy of the output
 
 

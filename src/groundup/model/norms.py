@@ -31,7 +31,7 @@ class ScaledRMSNorm(RMSNorm):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * self.weight
+        return F.rms_norm(x, x.shape[-1:], self.weight.type_as(x), self.eps)
 
 
 NORMS: dict[str, Callable[[int, ModelConfig], nn.Module]] = {
