@@ -133,7 +133,7 @@ def table(rows: Sequence[Row]) -> Table:
             steps = (f"{float(pair[shape]['step']):,.0f}" for shape in SHAPES)
             shown.add_row(text, f"{float(seed):.0f}", f"{before:.4f}", f"{now:.4f}", f"{gains[-1]:+.4f}", *steps)
         means = (mean(float(row["loss"]) for row in of_text if row["shape"] == shape) for shape in SHAPES)
-        verdict = "enough" if mean(gains) <= -LEAST_GAIN else f"less than {LEAST_GAIN}"
+        verdict = "enough" if mean(gains) <= -LEAST_GAIN else f"< {LEAST_GAIN}"
         cells = (*(f"{value:.4f}" for value in means), f"{mean(gains):+.4f}", verdict)
         shown.add_row(text, "mean", *cells, end_section=True)
     return shown

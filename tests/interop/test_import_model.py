@@ -11,7 +11,7 @@ from foreign_models import SMALL, gpt, gpt2_vocabulary, hf_folder, llmc, logits,
 import groundup
 from groundup.checkpoint.files import verify
 from groundup.config.model import ModelConfig
-from groundup.config.presets import GPT1_PARTS, MODERN_PARTS
+from groundup.config.presets import GPT1_PARTS, MODERN_PARTS, NANOCHAT_PARTS
 from groundup.interop.import_checks import find_tokenizer
 from groundup.interop.import_model import import_model
 from groundup.tokenizers.byte_char import CharTokenizer
@@ -40,7 +40,9 @@ def test_a_folder_of_transformers(tmp_path, byte_tokenizer):
     assert metadata["origin"]["kind"] == found.kind
 
 
-@pytest.mark.parametrize("parts", [GPT1_PARTS, MODERN_PARTS, MODERN_PARTS | {"tie_embeddings": True, "n_inner": 24}])
+@pytest.mark.parametrize(
+    "parts", [GPT1_PARTS, NANOCHAT_PARTS, MODERN_PARTS, MODERN_PARTS | {"tie_embeddings": True, "n_inner": 24}]
+)
 def test_other_architectures(tmp_path, byte_tokenizer, parts):
     model = gpt(ModelConfig(**{**SMALL.model_dump(), **parts}))
     check(import_model(hf_folder(tmp_path / "hf", model), tmp_path / "out", tokenizer=byte_tokenizer), model)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from groundup.config.model import ModelConfig
-from groundup.config.presets import GPT1_PARTS, MODERN_PARTS, PRESETS
+from groundup.config.presets import GPT1_PARTS, MODERN_PARTS, NANOCHAT_PARTS, PRESETS
 from groundup.config.sections import OptimizerConfig
 from groundup.model import build_model
 from groundup.model.gpt import GPT, IGNORED, NextTokenLoss
@@ -48,6 +48,12 @@ def test_the_known_models_have_the_published_number_of_parameters(name, count):
 MIXTURES: dict[str, dict] = {
     "gpt1": GPT1_PARTS,
     "modern": MODERN_PARTS,
+    "nanochat": NANOCHAT_PARTS,
+    "gpt2, swiglu": {"activation": "swiglu"},
+    "gpt2, layer norms of queries and keys, rotated after": {
+        "qk_norm": "before_rotary",
+        "position_embedding": "rotary_ccw",
+    },
     "gpt1, rotary": {**GPT1_PARTS, "position_embedding": "rotary"},
     "gpt1, rmsnorm and relu2": {**GPT1_PARTS, "norm": "rmsnorm", "activation": "relu2"},
     "gpt2, qk-norm": {"qk_norm": "after_rotary"},

@@ -63,10 +63,12 @@ class FusedQwen3Attention(Qwen3Attention):
     @override
     def forward(self, x: Tensor, context: Context, rotation: Rotation) -> Tensor:
         assert isinstance(rotation, Rotary), "the model has rotary positions"
+        q_norm, k_norm = self.q_norm, self.k_norm
+        assert isinstance(q_norm, ScaledRMSNorm), "the model has RMSNorms with weights of queries and keys"
+        assert isinstance(k_norm, ScaledRMSNorm), "the model has RMSNorms with weights of queries and keys"
         B, T, C = x.shape
-        qkv, eps = self.c_attn(x), self.q_norm.eps
-        weights = torch.stack([self.q_norm.weight, self.k_norm.weight])  # (2, D)
-        q, k, v = elementwise.qk_norm_rotary(qkv, weights, rotation.cos, rotation.sin, self.n_head, eps)
+        qkv, weights = self.c_attn(x), torch.stack([q_norm.weight, k_norm.weight])  # (B, T, 3C) and (2, D)
+        q, k, v = elementwise.qk_norm_rotary(qkv, weights, rotation.cos, rotation.sin, self.n_head, q_norm.eps)
         y = context.attend(self.layer, q, k, v, self.dropout if self.training else 0.0)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
