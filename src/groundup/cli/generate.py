@@ -29,8 +29,7 @@ def add_arguments(parser: Parser) -> None:
         "held out from training. The first sample is printed while it is generated, the others when all are complete.\n"
         "The same seed gives the same samples. The line end at the end of a file or of standard input is not part of\n"
         "the prompt. Sampling applies, in this order, penalties, bias, temperature, top-k, top-p and min-p.\n\n"
-        '  groundup generate runs/book --prompt "It was" --num-samples 5 --temperature 0.7\n'
-        '  groundup generate runs/book --prompt "It was" --repetition-penalty 1.2 --stop "THE END" --memorization'
+        '  groundup generate runs/book --prompt "It was" --num-samples 5 --temperature 0.7'
     )
     parser.first = (
         "path", "--prompt", "--prompt-file", "--num-samples", "--max-tokens", "--one-line", "--temperature", "--top-k",
