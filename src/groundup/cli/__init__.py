@@ -35,6 +35,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure loss and tasks such as HellaSwag, with standard errors"),
     "compare": ("compare", "compare the losses of several runs, in a table and a plot"),
     "generate": ("generate", "generate text with a run or checkpoint"),
+    "serve": ("serve", "serve models over the API of OpenAI, for programs"),
     "import": ("import_", "import a model of another program: GPT-2 from the hub, nanoGPT, llm.c"),
     "export": ("export", "write a model for transformers, llama.cpp, or a web page"),
     "push": ("push", "upload a model to the hub, as a repository for transformers"),

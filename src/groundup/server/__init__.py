@@ -1,0 +1,1 @@
+"""HTTP server with the API of OpenAI for completions, on top of the generation engine."""
