@@ -298,7 +298,7 @@ def test_an_address_that_cannot_be_used_gets_a_sentence():
         with pytest.raises(UsageError, match=f"--port {port}: another program uses it"):
             listen.bind("127.0.0.1", port)
         assert listen.is_loopback(bound)
-    for host, port, words in (("no.such.host.invalid", 0, "no address"), ("127.0.0.1", 70000, "cannot be used"),
+    for host, port, words in (("no.such.host.invalid", 0, "no address"), ("127.0.0.1", 70000, "must be from 0"),
                               ("192.0.2.1", 0, "cannot be used"), ("a" * 300, 0, "no address")):  # fmt: skip
         with pytest.raises(UsageError, match=words):
             listen.bind(host, port)

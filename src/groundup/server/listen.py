@@ -19,6 +19,8 @@ CLEANUP_SECONDS = 1  # and then their connections may take so long to close
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket with this address, not listening yet. UsageError where that is impossible."""
+    if not 0 <= port < 1 << 16:  # getaddrinfo takes other numbers modulo this
+        raise UsageError(f"--port {port}: must be from 0 to 65535")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         bound = socket.socket(family, socket.SOCK_STREAM)
@@ -29,9 +31,9 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         bound.close()
-        if getattr(error, "errno", None) == errno.EADDRINUSE:
+        if error.errno == errno.EADDRINUSE:
             raise UsageError(
                 f"--port {port}: another program uses it; give another one, or 0 for any free one"
             ) from None
