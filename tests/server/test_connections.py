@@ -22,7 +22,7 @@ KEY = "correct-horse-battery"
 LONG = {"prompt": "ab", "max_tokens": 3000, "temperature": 0, "stream": True}
 
 
-def wait_until(condition, seconds: float = 20.0) -> bool:
+def wait_until(condition, seconds: float = 60.0) -> bool:
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.01)
@@ -159,25 +159,30 @@ def test_bad_streams_are_refused_before_the_first_byte(live):
 
 def test_health_is_answered_while_long_prompts_arrive(byte_model):
     with serving({"bytes": byte_model}) as live:
-        slowest, stop = [0.0], threading.Event()
+        stop = threading.Event()
 
-        def look():
-            with httpx.Client(base_url=live.url, timeout=20) as client:
-                while not stop.is_set():
+        def look(rounds):
+            """The longest time that an answer took."""
+            slowest = 0.0
+            with httpx.Client(base_url=live.url, timeout=120) as client:
+                for _ in range(rounds):
                     for path in ("/health", "/metrics", "/v1/models"):
                         began = time.monotonic()
                         assert client.get(path).status_code == 200
-                        slowest[0] = max(slowest[0], time.monotonic() - began)
+                        slowest = max(slowest, time.monotonic() - began)
+                    if stop.is_set():
+                        break
+            return slowest
 
+        idle = look(10)  # where the tests share the machine, this takes long already
         with ThreadPoolExecutor(10) as pool:
-            looking = pool.submit(look)
+            looking = pool.submit(look, 10**6)
             prompts = ["a" * 10**6, " " * 10**6, "é😀" * 2 * 10**5, list(range(256)) * 1000] * 2
             answers = list(pool.map(lambda prompt: live.post({"prompt": prompt}), prompts))
             stop.set()
-            looking.result()
+            slowest = looking.result()
     assert {answer.status_code for answer in answers} <= {400, 413}
-    # Half a second on a machine that has nothing else to do; the tests share theirs.
-    assert slowest[0] < 5
+    assert slowest < 0.5 + 20 * idle
 
 
 # Clients that leave
@@ -204,7 +209,7 @@ def test_a_client_that_stops_reading_is_dropped_and_its_answer_does_not_pile_up(
     with serving({"bytes": byte_model}) as live, raw(live, LONG | {"logprobs": 5, "n": 8}) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         assert wait_until(lambda: in_progress(live) == 1)
-        assert wait_until(lambda: in_progress(live) == 0, 60)
+        assert wait_until(lambda: in_progress(live) == 0, 300)
         assert live.post({"prompt": "x", "max_tokens": 1}).status_code == 200
 
 
@@ -270,19 +275,24 @@ def test_an_unforeseen_error_is_an_error_in_the_same_form(live, monkeypatch, cap
     assert "a bug" in caplog.text
 
 
-def test_a_stopping_server_lets_answers_finish_and_then_ends_them_by_an_error(byte_model, monkeypatch):
-    monkeypatch.setattr(listen, "STOP_SECONDS", 3)
-    with serving({"bytes": byte_model}) as live, ThreadPoolExecutor(2) as pool:
-        texts = []
-        for body in (LONG | {"max_tokens": 16_000}, LONG | {"max_tokens": 50, "prompt": "cd"}):
-            texts.append(pool.submit(httpx.post, f"{live.url}/v1/completions", json=body, timeout=60))
-            assert wait_until(lambda: in_progress(live) == len(texts))
-        live.listener.handle_exit(15, None)
-        lines = texts[0].result().text.splitlines()
-        assert json.loads(lines[-2][6:])["error"]["code"] == "server_stopping"
-        assert all(json.loads(line[6:])["choices"][0]["finish_reason"] is None for line in lines[:-2] if line)
-        assert texts[1].result().text.endswith("data: [DONE]\n\n")
-        live.thread.join(20)
+@pytest.mark.parametrize(("seconds", "max_tokens"), [(120, 200), (0.5, 16_000)])
+def test_a_stopping_server_lets_answers_finish_and_ends_longer_ones_by_an_error(
+    seconds, max_tokens, byte_model, monkeypatch
+):
+    monkeypatch.setattr(listen, "STOP_SECONDS", seconds)
+    with serving({"bytes": byte_model}) as live:
+        body = LONG | {"max_tokens": max_tokens}
+        with httpx.stream("POST", f"{live.url}/v1/completions", json=body, timeout=120) as answer:
+            lines = answer.iter_lines()
+            events = [next(lines)]
+            live.listener.handle_exit(15, None)
+            events += [line for line in lines if line]
+        if max_tokens == 200:
+            assert events[-1] == "data: [DONE]"
+        else:
+            assert json.loads(events[-1][6:])["error"]["code"] == "server_stopping"
+            assert all(json.loads(line[6:])["choices"][0]["finish_reason"] is None for line in events[:-1])
+        live.thread.join(30)
         assert not live.thread.is_alive()
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{live.url}/health")

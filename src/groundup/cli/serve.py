@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
         limits = Limits(requests=args.max_requests, tokens=args.max_tokens, seconds=seconds)
-        hosts = (*LOOPBACK_NAMES, args.host) if loopback and not key else ()
+        hosts = (*LOOPBACK_NAMES, args.host.lower()) if loopback and not key else ()
         app = create_app(models, limits=limits, slots=args.slots, key=key, hosts=hosts, cors_origins=args.cors_origin)
         ready = f"{url_of(bound)}  serves {', '.join(models)}; Ctrl-C stops"
         Listener(app, lambda: print(ready, flush=True)).run(sockets=[bound])

@@ -229,7 +229,8 @@ class Running:
         try:
             async for parts in self.parts():
                 shown = [part for part in parts if part.text or part.logprobs or part.finish_reason]
-                yield "".join(_event(self.answer.chunk(part), exclude) for part in shown)
+                if shown:
+                    yield "".join(_event(self.answer.chunk(part), exclude) for part in shown)
         except Exception as error:
             yield f"data: {_api_error_of(error).body}\n\n"
             return

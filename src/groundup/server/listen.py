@@ -50,7 +50,7 @@ def url_of(bound: socket.socket) -> str:
     """Where a browser on this machine finds the server."""
     host, port = bound.getsockname()[:2]
     if ip_address(host.partition("%")[0]).is_unspecified:
-        host = "127.0.0.1"
+        host = "::1" if ":" in host else "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

@@ -104,6 +104,8 @@ class Worker:
         """Enqueue the prompts of one request. ApiError, also 429 when too many are in progress; UsageError."""
         if self._stopping:
             raise stopping()
+        if not self._thread.is_alive():
+            raise failed()
         if len(self._streams) >= self._max_requests:
             seconds = math.ceil(self._seconds * len(self._streams) / self._engine.slots)
             retry = max(1, min(seconds, MAX_RETRY_SECONDS))
@@ -127,7 +129,7 @@ class Worker:
     def fail_all(self) -> None:
         """Accept no more requests, and end those in progress by an error."""
         self._stopping = True
-        for stream in self._streams:
+        for stream in list(self._streams):
             stream.put(stopping())
 
     def stop(self) -> None:
