@@ -64,11 +64,9 @@ _MAGIC = (
 
 # The same of text: what a file of any name begins with, if it is such a document.
 _BEGINS = {
-    "html": re.compile(
-        rb"\s*(<\?xml[^>]*>\s*)?(<!--.{0,4000}?-->\s*)*<(!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL
-    ),
+    "html": re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--([^-]|-(?!->))*-->\s*)*<(!doctype\s+html|html)\b", re.IGNORECASE),
     "subtitles": re.compile(rb"WEBVTT[ \t\r\n]|\s*\d+[ \t]*\r?\n\d+:\d\d:\d\d[,.]\d{3} --> "),
-    "mbox": re.compile(rb"From \S+[^\r\n]*\d{4}[^\r\n]*\r?\n([A-Za-z][\w-]*:[^\r\n]*\r?\n|>From [^\r\n]*\r?\n)"),
+    "mbox": re.compile(rb"From \S++(?=[^\r\n]*\d{4})[^\r\n]*+\r?\n([A-Za-z][\w-]*:[^\r\n]*\r?\n|>From [^\r\n]*\r?\n)"),
 }
 
 # Zip files whose first member says what they are, and those that one member tells.
