@@ -334,6 +334,15 @@ def test_a_damaged_environment_is_named(run):
     assert check_run(run).problems == ("environment.json: missing or damaged; ignore it: training does not need it",)
 
 
+@pytest.mark.parametrize("name", ["log.jsonl", ".lock"])
+def test_a_link_that_resume_refuses_is_named(name, run):
+    (run / name).rename(run / "elsewhere")
+    (run / name).symlink_to("elsewhere")
+    assert check_run(run).problems == (f"{name}: a link, which is not followed; remove it, or resume refuses the run",)
+    with pytest.raises(groundup.GroundupError, match=f"{re.escape(name)}: is a link, which is not followed; remove it"):
+        groundup.resume(run, overrides={"train": {"max_steps": 13}})
+
+
 def test_leftovers_of_a_crash_are_notes_not_problems(run):
     log = run / "log.jsonl"
     lines = log.read_text().splitlines()

@@ -163,7 +163,8 @@ def test_every_step_of_the_library_is_known_by_its_name():
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"), [("[" * 100_000, "nested"), ("{}" + " " * (17 << 20), "larger than 16,777,216 bytes"), ("{", "")]
+    ("text", "reason"),
+    [("[" * 100_000, "nested"), ("{}" + " " * (17 << 20), "larger than 16,777,216 bytes"), ("{", "")],
 )
 def test_vocabularies_of_gpt1_are_bounded_json(tmp_path, text, reason):
     (tmp_path / "vocab.json").write_text(text)

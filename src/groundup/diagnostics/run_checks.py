@@ -22,7 +22,7 @@ from groundup.diagnostics.finding import Finding, problem
 from groundup.errors import CheckpointError, DataError, GroundupError, NewerFormatError
 from groundup.ui.format import human_bytes
 from groundup.utils.files import SUMS, sha256
-from groundup.utils.lock import holder
+from groundup.utils.lock import LOCK, holder
 from groundup.utils.plural import human_plural
 from groundup.utils.reading import read_json
 
@@ -235,9 +235,12 @@ def _read_config(run: RunFolder, good: Path | None) -> tuple[Config | None, list
 
 
 def _check_own_files(run: RunFolder, good: Path | None) -> Iterator[str]:
-    """Whether the run's log and environment.json are there."""
+    """Whether the run's log and environment.json are there, and no link stands where resuming refuses one."""
     if good and not run.log.exists():
         yield f"{run.log.name}: missing"
+    for path in (run.log, run.path / LOCK):
+        if path.is_symlink():
+            yield f"{path.name}: a link, which is not followed; remove it, or resume refuses the run"
     try:
         read_json(run.path / "environment.json")
     except (OSError, ValueError):
