@@ -1,5 +1,6 @@
 """Checks of a run: its config, log, checkpoints and data. Finds damage and where to resume; changes nothing."""
 
+import math
 import shlex
 import shutil
 from collections.abc import Iterable, Iterator
@@ -18,8 +19,11 @@ from groundup.checkpoint.run_folder import MAX_LOOKS, RunFolder, folder_identity
 from groundup.checkpoint.tensors import expected_tensors, tensor_problems
 from groundup.config.schema import Config
 from groundup.data.shards import Manifest, check_files
+from groundup.data.windows import windows_per_epoch
 from groundup.diagnostics.finding import Finding, problem
-from groundup.errors import CheckpointError, DataError, GroundupError, NewerFormatError
+from groundup.errors import CheckpointError, ConfigError, DataError, GroundupError, NewerFormatError
+from groundup.optim.run_length import Progress, build_run_length
+from groundup.training.early_stopping import BestLoss, EarlyStopping
 from groundup.ui.format import human_bytes
 from groundup.utils.files import SUMS, sha256
 from groundup.utils.lock import LOCK, holder
@@ -145,7 +149,7 @@ def _report(run: RunFolder, reports: list[CheckpointReport], data: Path | None) 
     # Whether a newer groundup wrote the newest checkpoint with matching checksums, the one resuming would take.
     update = next((report.newer for report in reversed(reports) if report.intact), False)
     command = _resume_command(run, reports, data) if config and not update else None
-    longer = _longer(config, good) if command and config and good else None
+    longer = _longer(config, good, data) if command and config and good else None
     resume_from = files.final_name(good) if good else None
     return RunReport(run.path, tuple(reports), tuple(problems), tuple(notes), resume_from, command, update, longer)
 
@@ -308,11 +312,27 @@ def _resume_command(run: RunFolder, reports: list[CheckpointReport], data: Path 
     return remove + shlex.join(["groundup", "resume", str(run.path), *(["--data", str(data)] if data else [])])
 
 
-def _longer(config: Config, newest: Path) -> str | None:
-    """The option for twice the steps, where a run of so many steps or tokens has ended with its newest checkpoint."""
-    train, step = config.train, files.step_of(newest)
-    steps = train.max_steps or -(-(train.max_tokens or 0) // train.batch_tokens)
-    return f"--train.max_steps {2 * step}" if 0 < steps <= step else None
+def _longer(config: Config, newest: Path, moved: Path | None) -> str | None:
+    """The option that doubles a run which has ended with its newest checkpoint.
+
+    None where it has not, and where its length is in epochs of data that is missing.
+    """
+    train, metadata = config.train, load_metadata(newest)
+    sequences = 0  # per epoch
+    try:
+        if train.epochs is not None:
+            tokens = Manifest.load(moved or Path(config.data or "")).splits["train"].tokens
+            sequences = windows_per_epoch(tokens, config.model.block_size)
+        run_length = build_run_length(train, config.batch_size, sequences)
+    except (DataError, ConfigError):  # reported elsewhere
+        return None
+    progress, best = Progress.of(metadata), BestLoss(**metadata.get("best", {}))
+    key = EarlyStopping(run_length, best, train.early_stopping_patience, train.time_limit).limit_reached(progress)
+    if key is None:
+        return None
+    limit = progress.step if key == "max_steps" else getattr(train, key)
+    used = progress.elapsed if key in ("max_time", "time_limit") else 0  # more than the limit where steps are slow
+    return f"--train.{key} {math.ceil(2 * max(limit, used))}"
 
 
 def _relative(folder: Path, error: GroundupError) -> str:

@@ -312,10 +312,14 @@ class Trainer:
         """Sequences that a forward pass really has."""
         return min(self.state.micro_batch_size, self.loader.per_process)
 
-    def _stopping_rule(self) -> EarlyStopping | SyncedRunLength:
+    @property
+    def early_stopping(self) -> EarlyStopping:
         train = self.config.train
-        rule = EarlyStopping(self.run_length, self.state.best, train.early_stopping_patience, train.time_limit)
-        timed = isinstance(self.run_length, TimeLength) or train.time_limit is not None
+        return EarlyStopping(self.run_length, self.state.best, train.early_stopping_patience, train.time_limit)
+
+    def _stopping_rule(self) -> EarlyStopping | SyncedRunLength:
+        rule = self.early_stopping
+        timed = isinstance(self.run_length, TimeLength) or rule.time_limit is not None
         return SyncedRunLength(rule, self.process_group.broadcast_object) if timed else rule
 
     def _initial_model(self, *, restored: bool = False, message: bool = False) -> GPT:

@@ -43,9 +43,16 @@ class EarlyStopping:
         return self.run_length.fraction(progress)
 
     def reached(self, progress: Progress) -> bool:
-        patience = self.patience is not None and self.best.since >= self.patience
+        return self.limit_reached(progress) is not None
+
+    def limit_reached(self, progress: Progress) -> str | None:
+        """The key of the section `train` that continues the run if it is raised; None before the end of the run."""
+        if self.run_length.reached(progress):
+            return "max_time" if isinstance(self.run_length, TimeLength) else "max_steps"
+        if self.patience is not None and self.best.since >= self.patience:
+            return "early_stopping_patience"
         late = self.time_limit is not None and TimeLength(self.time_limit).reached(progress)
-        return patience or late or self.run_length.reached(progress)
+        return "time_limit" if late else None
 
 
 @dataclass(frozen=True)
