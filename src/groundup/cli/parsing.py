@@ -263,7 +263,9 @@ def add_text_fields(parser: Parser) -> None:
 
 def text_fields(args: argparse.Namespace) -> dict[str, Any]:
     """The options of `add_text_fields`, as keywords of `open_sources`."""
-    return {name: getattr(args, name) for name in ("column", "errors", "encoding", "read_as", "separator")}
+    from groundup.sources.corpus import TEXT_OPTIONS
+
+    return {name: getattr(args, name) for name in TEXT_OPTIONS}
 
 
 # Keys of the config on the first page of help: length, learning rate, batch, context, device, seed.

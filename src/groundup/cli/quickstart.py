@@ -65,17 +65,26 @@ def run(args: argparse.Namespace) -> int:
     if args.longer and not existing:
         raise UsageError(f"--continue: there is no run in {out}; leave it out")
     longer = args.longer or (existing is not None and _wants_longer(existing, args, sources))
+    text_options = text_fields(args)
     say = partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
     show_run = partial(watching, plain=args.json)
     if existing and longer:
-        found = train_longer(sources, existing, existing.seconds(args.minutes * 60), say=say, watching=show_run)
+        found = train_longer(
+            sources,
+            existing,
+            existing.seconds(args.minutes * 60),
+            tokenizer=args.tokenizer,
+            text_options=text_options,
+            say=say,
+            watching=show_run,
+        )
     else:
         found = quickstart(
             sources,
             free_folder(out) if args.fresh or existing else out,
             minutes=args.minutes,
             tokenizer=args.tokenizer,
-            text_options=text_fields(args),
+            text_options=text_options,
             verbose=args.verbose,
             say=say,
             reading=partial(byte_progress, quiet=args.json),
@@ -112,15 +121,16 @@ def _wants_longer(existing: ExistingRun, args: argparse.Namespace, sources: list
     """
     from groundup.first_model.existing import free_folder
 
-    path, minutes = existing.folder.path, existing.seconds(args.minutes * 60) / 60
+    seconds = existing.seconds(args.minutes * 60)
+    path, minutes = existing.folder.path, seconds / 60
     holds = f"{path}: holds a run of {existing.planned / 60:g} minutes already, at step {existing.step:,}"
     if args.json or not can_talk():
-        command = ["groundup", "quickstart", *sources, *(["--out", args.out] if args.out else [])]
+        command = ["groundup", "quickstart", *sources, *(["--out", args.out] if args.out else []), *_given_words(args)]
         more, fresh = (shlex.join([*command, "--minutes", f"{n:g}", option]) for n, option in (
             (minutes, "--continue"), (args.minutes, "--fresh")
         ))  # fmt: skip
         raise UsageError(f"{holds}; train it for {minutes:g} minutes in all: `{more}`, or start another: `{fresh}`")
-    rises = "; the learning rate rises again" if minutes * 60 > existing.planned else ""
+    rises = "; the learning rate rises again" if existing.longer(seconds) else ""
     print(f"{holds}\n  c  continue: train it for {minutes:g} minutes in all{rises}")
     print(f"  f  fresh: start another run in {free_folder(path)}; nothing is deleted\n  q  quit", flush=True)
     with suppress(EOFError):
@@ -128,3 +138,13 @@ def _wants_longer(existing: ExistingRun, args: argparse.Namespace, sources: list
             if answer in ("c", "f"):
                 return answer == "c"
     raise SystemExit(0)
+
+
+def _given_words(args: argparse.Namespace) -> list[str]:
+    """The options on the text and its tokenizer that were given, as words of a command."""
+    from groundup.first_model.existing import given_options
+
+    options = given_options(text_fields(args)) | ({"tokenizer": args.tokenizer} if args.tokenizer else {})
+    names = {"read_as": "as"}
+    words = [(f"--{names.get(key, key)}", str(value)) for key, value in options.items()]
+    return [word.replace("\n", "\\n").replace("\t", "\\t") for pair in words for word in pair]

@@ -22,8 +22,7 @@ from groundup.data.shards import Manifest, check_files
 from groundup.data.windows import windows_per_epoch
 from groundup.diagnostics.finding import Finding, problem
 from groundup.errors import CheckpointError, ConfigError, DataError, GroundupError, NewerFormatError
-from groundup.optim.run_length import Progress, build_run_length
-from groundup.training.early_stopping import BestLoss, EarlyStopping
+from groundup.training.early_stopping import ended_by
 from groundup.ui.format import human_bytes
 from groundup.utils.files import SUMS, sha256
 from groundup.utils.lock import LOCK, holder
@@ -317,21 +316,18 @@ def _longer(config: Config, newest: Path, moved: Path | None) -> str | None:
 
     None where it has not, and where its length is in epochs of data that is missing.
     """
-    train, metadata = config.train, load_metadata(newest)
-    sequences = 0  # per epoch
+    train, metadata, sequences = config.train, load_metadata(newest), 0
     try:
         if train.epochs is not None:
             tokens = Manifest.load(moved or Path(config.data or "")).splits["train"].tokens
             sequences = windows_per_epoch(tokens, config.model.block_size)
-        run_length = build_run_length(train, config.batch_size, sequences)
+        key = ended_by(train, config.batch_size, sequences, metadata)
     except (DataError, ConfigError):  # reported elsewhere
         return None
-    progress, best = Progress.of(metadata), BestLoss(**metadata.get("best", {}))
-    key = EarlyStopping(run_length, best, train.early_stopping_patience, train.time_limit).limit_reached(progress)
     if key is None:
         return None
-    limit = progress.step if key == "max_steps" else getattr(train, key)
-    used = progress.elapsed if key in ("max_time", "time_limit") else 0  # more than the limit where steps are slow
+    limit = metadata["step"] if key == "max_steps" else getattr(train, key)
+    used = metadata["elapsed"] if key in ("max_time", "time_limit") else 0  # more than the limit where steps are slow
     return f"--train.{key} {math.ceil(2 * max(limit, used))}"
 
 

@@ -105,12 +105,17 @@ def train_longer(
     existing: ExistingRun,
     seconds: float,
     *,
+    tokenizer: str | None,
+    text_options: Mapping[str, Any] = MappingProxyType({}),
     say: Callable[[str], None],
     watching: Watching,
 ) -> Report:
-    """Train a quickstart's run on, for `seconds` in all, and evaluate it. UsageError if it is of another text."""
+    """Train a quickstart's run for longer, `seconds` in all, and evaluate it.
+
+    UsageError if it is of another text, or was prepared with another `tokenizer` or other `text_options` than given.
+    """
     with rereadable(sources) as files:
-        existing.check_text(files)
+        existing.check_request(files, tokenizer, text_options)
 
     from groundup.first_model.report import evaluate_run
     from groundup.run.start import reconfigure, resume_run

@@ -45,8 +45,9 @@ __all__ = ["PYTHON_DOCS", "STANDARD_INPUT", "Corpus", "Document", "Input", "Posi
 PYTHON_DOCS = "python-docs"
 STANDARD_INPUT = "-"
 ReadAs: TypeAlias = Literal["text"]
-TEXT_OPTIONS = ("column", "errors", "encoding", "read_as", "separator")  # of `open_sources`: how text is read
 DEFAULT_COLUMN = hub.DEFAULT_COLUMN
+# Options of `open_sources` on how text is read, and their defaults.
+TEXT_OPTIONS = {"column": DEFAULT_COLUMN, "errors": "strict", "encoding": None, "read_as": None, "separator": None}
 MAX_SEARCHED_TEXTS = 100  # for a separator that they spell out: each is opened once more
 
 # Ends of the version of a file whose name does not say that it holds rows, as work of earlier versions, which took it

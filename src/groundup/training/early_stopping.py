@@ -1,10 +1,11 @@
 """Lowest validation loss of a run, and early stopping by it or by a time limit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from groundup.optim.run_length import Progress, RunLength, TimeLength
+from groundup.config.sections import TrainConfig
+from groundup.optim.run_length import Progress, RunLength, TimeLength, build_run_length
 
 
 @dataclass
@@ -53,6 +54,13 @@ class EarlyStopping:
             return "early_stopping_patience"
         late = self.time_limit is not None and TimeLength(self.time_limit).reached(progress)
         return "time_limit" if late else None
+
+
+def ended_by(train: TrainConfig, batch_size: int, epoch_sequences: int, metadata: Mapping[str, Any]) -> str | None:
+    """`EarlyStopping.limit_reached` at a checkpoint, by its metadata. ConfigError where `train` has no run length."""
+    run_length, best = build_run_length(train, batch_size, epoch_sequences), BestLoss(**metadata.get("best", {}))
+    rule = EarlyStopping(run_length, best, train.early_stopping_patience, train.time_limit)
+    return rule.limit_reached(Progress.of(metadata))
 
 
 @dataclass(frozen=True)
