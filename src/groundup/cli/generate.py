@@ -40,7 +40,7 @@ def add_arguments(parser: Parser) -> None:
     parser.option("--top-p P", "sample from the most likely tokens that add up to P [all]", type=float)
     parser.option("--seed N", "random seed of the samples [0]", type=whole_number, default=0)
     parser.option("--quiet", "print no notes")
-    parser.option("--json", "print one JSON object at the end")
+    parser.option("--json", "print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,8 +11,7 @@ import shlex
 import sys
 import types
 import typing
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -32,6 +31,7 @@ from groundup.sources.catalog import CORPORA
 CONFIG_OPTION = re.compile(r"--[A-Za-z][\w-]*\.[\w.-]*")
 NEGATIVE_NUMBER = re.compile(r"-\.?\d")  # as argparse has it from Python 3.14 on: -1e-3 is a value, not an option
 SHORT = {("tracking", "backends"): ("--track",), ("train", "parallel"): ("--parallel",)}  # (section, key) -> options
+TOKENIZERS = ("auto", "byte", "char", "gpt1", "gpt2", "bpe:4096")  # proposed by completion
 COMMAND_OF = {"--num-samples": "generate", "--max-tokens": "generate", "--tasks": "evaluate"}
 
 
@@ -93,11 +93,19 @@ class Parser(argparse.ArgumentParser):
         """The preset on the command line, whose values help shows."""
         return next((word for word in self._given if word in PRESETS), DEFAULT)
 
-    def option(self, spec: str, text: str, **options: Any) -> None:
-        """Add an argument by its name and metavar, such as `--out DIR`, or a flag by its name; `text` is its help."""
+    def option(self, spec: str, text: str, *, proposed: Iterable[str] = (), **options: Any) -> None:
+        """Add an argument by its name and metavar, such as `--out DIR`, or a flag by its name; `text` is its help.
+
+        `proposed`: values for the completion of a shell; others are accepted too.
+        """
         name, _, metavar = spec.partition(" ")
         options |= {"metavar": metavar} if metavar else {"action": "store_true"}
-        self.add_argument(name, help=text, **options)
+        propose(self.add_argument(name, help=text, **options), proposed)
+
+
+def propose(action: argparse.Action, values: Iterable[str]) -> None:
+    """Note values of an argument, which `cli.completion` reads."""
+    action.proposed = tuple(values)  # type: ignore[attr-defined]
 
 
 class _Help(argparse.Action):
@@ -227,9 +235,11 @@ def add_model(parser: Parser, *, device: bool = False) -> None:
         "--checkpoint NAME",
         "latest, best (by validation loss), or a name such as step-00001000 [latest]",
         default="latest",
+        proposed=("latest", "best"),
     )
     if device:
-        parser.option("--device DEVICE", "auto, cpu, cuda, cuda:N or mps [auto]", default="auto")
+        devices = ("auto", "cpu", "cuda", "mps")
+        parser.option("--device DEVICE", "auto, cpu, cuda, cuda:N or mps [auto]", default="auto", proposed=devices)
 
 
 def add_source(parser: Parser) -> None:
@@ -287,13 +297,7 @@ def add_config_arguments(parser: Parser) -> None:
 def add_preset(parser: Parser) -> None:
     """Add a preset; help lists all of them."""
     parser.presets, parser.note = True, SHORT_NAMES
-    action = parser.add_argument("preset", metavar="PRESET", nargs="?", help="a preset; `groundup presets` lists them")
-    action.completer = partial(_choose, list(PRESETS))  # type: ignore[attr-defined]  # of argcomplete
-
-
-def _choose(values: list[str], **_: object) -> list[str]:
-    """Completions of a value for a shell."""
-    return values
+    parser.option("preset PRESET", "a preset; `groundup presets` lists them", nargs="?", proposed=PRESETS)
 
 
 def add_config_files(parser: Parser) -> None:
@@ -360,8 +364,7 @@ def add_config_options(parser: Parser, sections: tuple[str, ...] | None = None) 
                 default=argparse.SUPPRESS,
                 help=argparse.SUPPRESS if hidden else text.replace("%", "%%"),
             )
-            if choices:
-                action.completer = partial(_choose, choices)  # type: ignore[attr-defined]
+            propose(action, choices)
 
     for name, key in (ALIASES | ALIASES_IN_SECTIONS).items():
         if sections is None or key.partition(".")[0] in sections:

@@ -17,11 +17,14 @@ from groundup.cli.parsing import (
     add_preset,
     config_overrides,
     preset_and_config,
+    propose,
 )
 from groundup.config.merge import flatten
+from groundup.config.presets import PRESETS
 from groundup.config.schema import Config
 from groundup.config.sections import TrainConfig
 from groundup.errors import ConfigError, UsageError
+from groundup.planning.gpus import GPUS
 from groundup.run.dataset import needs_preparation
 from groundup.run.ensure_data import KNOWN_VOCAB_SIZES, assumed_vocab_size
 from groundup.ui.format import human_plural, json_line
@@ -68,7 +71,7 @@ def add_arguments(parser: Parser) -> None:
         "--data", "--measure", "--like", "--tokens-per-second", "--tokens", "--nodes", *FIRST_KEYS[3:6], "--json",
     )  # fmt: skip
     add_preset(parser)
-    parser.option("--model PRESET", "alternative to PRESET")
+    parser.option("--model PRESET", "alternative to PRESET", proposed=PRESETS)
     parser.option("--data DIR", "prepared folder; without PRESET: all, timed here")
     add_config_files(parser)
     speed = parser.add_mutually_exclusive_group()
@@ -80,7 +83,7 @@ def add_arguments(parser: Parser) -> None:
     cluster = parser.add_argument_group("cluster", "Memory and hours of a run on many GPUs.")
     for name, (kind, _, _, text) in CLUSTER.items():
         cluster.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N" if kind is int else "X", help=text)
-    cluster.add_argument("--gpu", metavar="NAME", help="a100, h100 or h200 [h100]")
+    propose(cluster.add_argument("--gpu", metavar="NAME", help="a100, h100 or h200 [h100]"), GPUS)
     add_config_options(parser)
 
 

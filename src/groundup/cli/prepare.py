@@ -2,7 +2,8 @@
 
 import argparse
 
-from groundup.cli.parsing import Parser, add_text_fields, call_arguments, whole_number
+from groundup.cli.parsing import TOKENIZERS, Parser, add_text_fields, call_arguments, whole_number
+from groundup.sources.catalog import CORPORA
 from groundup.tokenizers.auto import AUTO
 from groundup.ui.format import json_line
 
@@ -24,13 +25,14 @@ def add_arguments(parser: Parser) -> None:
         "sources", "--out", "--tokenizer", "--column", "--val-fraction", "--max-documents", "--max-tokens",
         "--overwrite", "--json",
     )  # fmt: skip
-    parser.option("sources SOURCE", "files, folders, patterns, - or names (--help-all)", nargs="+")
+    parser.option("sources SOURCE", "files, folders, patterns, - or names (--help-all)", nargs="+", proposed=CORPORA)
     parser.option("--out DIR", "folder to write", required=True)
     parser.option(
         "--tokenizer NAME",
         "auto (by the text), byte, char, gpt1, gpt2, bpe:SIZE[:pad] to train one, a tokenizer.json, or a folder that "
         "holds one [auto]",
         default=AUTO,
+        proposed=TOKENIZERS,
     )
     add_text_fields(parser)
     parser.option(
@@ -46,7 +48,7 @@ def add_arguments(parser: Parser) -> None:
         "--overwrite", "replace a folder that was prepared from other sources or with other options, or is damaged"
     )
     parser.option("--quiet", "print nothing but errors")
-    parser.option("--json", "print the manifest as JSON and nothing else")
+    parser.option("--json", "print one JSON object, the manifest")
 
 
 def run(args: argparse.Namespace) -> int:

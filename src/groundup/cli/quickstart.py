@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from groundup.cli.parsing import Parser, add_text_fields, text_fields
+from groundup.cli.parsing import TOKENIZERS, Parser, add_text_fields, text_fields
 from groundup.cli.prompt_line import can_talk, talk
 from groundup.errors import UsageError
+from groundup.sources.catalog import CORPORA
 from groundup.sources.shakespeare import SHAKESPEARE
 from groundup.ui.format import json_line
 from groundup.ui.progress import byte_progress
@@ -34,7 +35,7 @@ def add_arguments(parser: Parser) -> None:
         *("sources", "--minutes", "--out", "--continue", "--fresh", "--tokenizer", "--encoding", "--verbose"),
         *("--explain", "--json"),
     )
-    parser.option("sources TEXT", "files, folders, corpora; as for `groundup prepare`", nargs="*")
+    parser.option("sources SOURCE", "texts, as for `groundup prepare` [Tiny Shakespeare]", nargs="*", proposed=CORPORA)
     parser.option("--minutes X", "time to train [3]", type=float, default=3.0)
     parser.option("--out RUN", "folder for data and run [runs/NAME, after the text]")
     where = parser.add_mutually_exclusive_group()
@@ -42,13 +43,13 @@ def add_arguments(parser: Parser) -> None:
     where.add_argument(
         "--fresh", action="store_true", help="start another run, in the next free folder, such as NAME-2"
     )
-    parser.option("--tokenizer NAME", "as for `groundup prepare` [by the text]")
+    parser.option("--tokenizer NAME", "as for `groundup prepare` [by the text]", proposed=TOKENIZERS)
     add_text_fields(parser)
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="print all choices with their reasons, and the plan"
     )
     parser.option("--explain", "print how each figure of the report was computed")
-    parser.option("--json", "print the report as JSON; progress goes to standard error")
+    parser.option("--json", "print one JSON object; progress goes to standard error")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -32,7 +32,7 @@ def add_arguments(parser: Parser) -> None:
     parser.option("--auto-resume", "resume RUN if it holds this run; after a restart by torchrun or SLURM, always")
     parser.option("--dry-run", "print the plan, write nothing, and stop")
     parser.option("--quiet", "print nothing but errors")
-    parser.option("--json", "print the result as JSON; progress goes to standard error")
+    parser.option("--json", "print one JSON object; progress goes to standard error")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -40,7 +40,7 @@ def add_arguments(parser: Parser) -> None:
     lr.first = ("--data", "--steps", "--config", *FIRST_KEYS[3:], "--json")
     add_config_arguments(lr)
     lr.option("--steps N", "steps of the longest of the short runs [100]", type=whole_number, default=100)
-    lr.option("--json", "print one JSON object and nothing else on standard output")
+    lr.option("--json", "print one JSON object; progress goes to standard error")
 
 
 def run(args: argparse.Namespace) -> int:
