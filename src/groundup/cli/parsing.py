@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from groundup.cli.help import help_page
 from groundup.config.aliases import ADVICE_FOR, ALIASES, ALIASES_IN_SECTIONS
-from groundup.config.merge import ConfigSource, did_you_mean
+from groundup.config.merge import ConfigSource, closest
 from groundup.config.presets import DEFAULT, PRESETS
 from groundup.config.renamed import RENAMED_KEYS
 from groundup.config.schema import SECTIONS, Config, resume_rule
@@ -171,12 +171,9 @@ def _suggest(option: str, known: dict[str, str]) -> str:
     begun = sorted((name for name in last if name.startswith(word)), key=len) if word else []
     if begun:
         return f"did you mean {', '.join(known[last[name]] for name in begun[:3])}?"
-    hints = did_you_mean(option, last.values()), did_you_mean(word.rpartition(".")[2], last)
-    for hint in reversed(hints) if "." in word else hints:
-        if hint.startswith("did you mean"):
-            found = hint.removeprefix("did you mean ").removesuffix("?")
-            return f"did you mean {known[last.get(found, found)]}?"
-    return "no option is like it"
+    by_name, by_last = closest(option, last.values()), last.get(closest(word.rpartition(".")[2], last) or "")
+    name = (by_last or by_name) if "." in word else (by_name or by_last)
+    return f"did you mean {known[name]}?" if name else "no option is like it"
 
 
 def normalise(argv: list[str]) -> list[str]:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from groundup.cli.parsing import TOKENIZERS, Parser, add_text_fields, text_fields
 from groundup.cli.prompt_line import can_talk, talk
@@ -21,6 +21,7 @@ from groundup.ui.progress import byte_progress
 
 if TYPE_CHECKING:
     from groundup.first_model.existing import ExistingRun
+    from groundup.first_model.report import Report
 
 
 def add_arguments(parser: Parser) -> None:
@@ -92,27 +93,30 @@ def run(args: argparse.Namespace) -> int:
             watching=show_run,
         )
     if args.json:
-        values = {
-            "run": str(found.result.run),
-            "steps": found.result.step,
-            "checkpoint": found.checkpoint,
-            "val_loss": found.loss,
-            "bits_per_byte": found.bits_per_byte,
-            "untrained_bits_per_byte": found.untrained,
-            "how": found.how,
-            "baselines": [asdict(baseline) for baseline in found.baselines],
-            "samples": [sample.text for sample in found.samples],
-            "prompts": [sample.prompt for sample in found.samples],
-            "held_out_continuation": found.truth,
-            "growth": [{"step": step, "text": text} for step, text in found.growth],
-            "overlap": asdict(found.overlap) | {"recites": found.overlap.is_memorized},
-        }
-        print(json_line(values))
+        print(json_line(_as_json(found)))
     else:
         show(found, explain=args.explain)
         if can_talk() and not found.result.signal:
             talk(found.model)
     return 128 + found.result.signal if found.result.signal else 0
+
+
+def _as_json(found: Report) -> dict[str, Any]:
+    return {
+        "run": str(found.result.run),
+        "steps": found.result.step,
+        "checkpoint": found.checkpoint,
+        "val_loss": found.loss,
+        "bits_per_byte": found.bits_per_byte,
+        "untrained_bits_per_byte": found.untrained,
+        "how": found.how,
+        "baselines": [asdict(baseline) for baseline in found.baselines],
+        "samples": [sample.text for sample in found.samples],
+        "prompts": [sample.prompt for sample in found.samples],
+        "held_out_continuation": found.truth,
+        "growth": [{"step": step, "text": text} for step, text in found.growth],
+        "overlap": asdict(found.overlap) | {"recites": found.overlap.is_memorized},
+    }
 
 
 def _wants_longer(existing: ExistingRun, args: argparse.Namespace, sources: list[str]) -> bool:

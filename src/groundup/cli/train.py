@@ -1,7 +1,6 @@
 """`groundup train`."""
 
 import argparse
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from groundup.config.presets import DEFAULT
 from groundup.config.schema import Config
 from groundup.errors import UsageError
 from groundup.ui.display import PlainDisplay
+from groundup.utils.ranks import is_rank_0
 
 
 def add_arguments(parser: Parser) -> None:
@@ -81,7 +81,7 @@ def _known_lines(args: argparse.Namespace, config: Config) -> list[str]:
     from groundup.planning.report import first_lines
 
     is_prepared = config.data is not None and (Path(config.data) / MANIFEST).is_file()
-    if args.json or args.quiet or "RANK" in os.environ or not is_prepared or RunFolder(Path(args.out)).exists:
+    if args.json or args.quiet or not is_rank_0() or not is_prepared or RunFolder(Path(args.out)).exists:
         return []
     manifest, machine = Manifest.load(Path(str(config.data))), assumed_machine(config.train)[0]
     train, val = manifest.splits["train"], manifest.splits["val"]
