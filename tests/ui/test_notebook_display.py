@@ -27,7 +27,7 @@ def cell(monkeypatch):
     shell = SimpleNamespace(config={"IPKernelApp": {}})
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
     monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
-    monkeypatch.setattr(notebook, "SECONDS", 0.0)
+    monkeypatch.setattr(notebook, "REDRAW_SECONDS", 0.0)
     monkeypatch.setattr("groundup.ui.progress.DELAY_SECONDS", 0.0)
     return outputs
 
@@ -71,7 +71,7 @@ def test_a_run_is_a_panel_that_is_drawn_again_in_its_place(cell, capsys):
 
 def test_drawings_are_a_second_apart(cell, monkeypatch):
     clock = iter([0.0, 0.0, 0.0, 0.5, 1.5, 1.5])
-    monkeypatch.setattr(notebook, "SECONDS", 1.0)
+    monkeypatch.setattr(notebook, "REDRAW_SECONDS", 1.0)
     monkeypatch.setattr(notebook.time, "monotonic", lambda: next(clock))
     output = CellOutput()
     for text in ("one", "skipped", "two"):

@@ -31,7 +31,7 @@ Losses are in nats per token. acc_norm is llm.c's (mean over tokens), acc_norm_h
   torchrun --nproc-per-node 8 -m groundup evaluate runs/web --tasks hellaswag"""
 
 MAX_TABLE_CELLS = 1000  # more than any name of a file has
-HOW = ("split", "window", "stride")  # options of the loss that are logged with it
+LOGGED_OPTIONS = ("split", "window", "stride")  # of the loss, logged with it
 
 
 def add_arguments(parser: Parser) -> None:
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     how: dict[str, Any] = {"precision": precision, "sources": {result.task: result.source for result in results}}
     if loss:
         folder, _, match = prepared_data(loaded, args.data)
-        how |= {"data": str(folder), "own_data": match.answer} | {key: options[key] for key in HOW}
+        how |= {"data": str(folder), "own_data": match.answer} | {key: options[key] for key in LOGGED_OPTIONS}
         if match.answer == "other":
             print(f"note  {match.difference}; it may hold text that the run was trained on", file=sys.stderr)
     values = ({LOSS: loss.flat()} if loss else {}) | {result.task: result.flat() for result in results}

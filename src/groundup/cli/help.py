@@ -6,7 +6,7 @@ import argparse
 import re
 import shutil
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from groundup.config.presets import PRESETS, PURPOSES
@@ -200,16 +200,3 @@ def _command(command: str, width: int) -> Iterator[str]:
             line = "   "
         line += f" {word}"
     yield line
-
-
-def columns(rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
-    """Rows as lines with aligned columns; those numbered in `right` are aligned to the right."""
-    rows = list(rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            f"{cell:>{w}}" if i in right else f"{cell:<{w}}"
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -172,8 +172,8 @@ def _suggest(option: str, known: dict[str, str]) -> str:
     if begun:
         return f"did you mean {', '.join(known[last[name]] for name in begun[:3])}?"
     by_name, by_last = closest(option, last.values()), last.get(closest(word.rpartition(".")[2], last) or "")
-    name = (by_last or by_name) if "." in word else (by_name or by_last)
-    return f"did you mean {known[name]}?" if name else "no option is like it"
+    nearest = (by_last or by_name) if "." in word else (by_name or by_last)
+    return f"did you mean {known[nearest]}?" if nearest else "no option is like it"
 
 
 def normalise(argv: list[str]) -> list[str]:

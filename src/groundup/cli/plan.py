@@ -103,8 +103,8 @@ def run(args: argparse.Namespace) -> int:
     args.preset = args.model or args.preset
     name, config = preset_and_config(args, _options(args))
     config, vocabulary = _with_vocabulary(config, name)
-    is_open = config.data and not (args.preset or args.config or args.init_from or args.init or clustered or given)
-    if is_open:
+    all_presets = config.data and not (args.preset or args.config or args.init_from or args.init or clustered or given)
+    if all_presets:
         return _run_choice(args, config)
     data = _data(config)
     if clustered:

@@ -88,6 +88,7 @@ class MetricLogger:
         )
 
     def stopping(self) -> None:
+        """Display that a signal was received."""
         self._display.message("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
 
     def _tracker_info(self) -> dict[str, Any]:

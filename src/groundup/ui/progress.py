@@ -184,7 +184,7 @@ def count_progress(*, quiet: bool = False) -> Iterator[Callable[[str], Callable[
         with _cell_bar() as cell:
             yield lambda name: partial(cell.count, name)
     elif not can_redraw(console):
-        yield lambda name: partial(_print_sometimes, console, name, [time.monotonic()])
+        yield partial(_CountLines, console)
     else:
         with _progress_bar(console, MofNCompleteColumn()) as bar:
 
@@ -195,7 +195,14 @@ def count_progress(*, quiet: bool = False) -> Iterator[Callable[[str], Callable[
             yield start
 
 
-def _print_sometimes(console: Console, name: str, last: list[float], done: int, of: int) -> None:
-    if time.monotonic() - last[0] >= LINE_SECONDS:
-        last[0] = time.monotonic()
-        console.print(Text(f"{name} | {done:,} of {of:,}"), soft_wrap=True)
+class _CountLines:
+    """Lines in a log: how many of a task's things are done."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        self._console, self._name, self._last = console, name, time.monotonic()
+
+    def __call__(self, done: int, of: int) -> None:
+        now = time.monotonic()
+        if now - self._last >= LINE_SECONDS:
+            self._last = now
+            self._console.print(Text(f"{self._name} | {done:,} of {of:,}"), soft_wrap=True)
