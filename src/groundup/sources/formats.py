@@ -93,6 +93,12 @@ def format_suffix(path: Path) -> str:
     return os.path.splitext(stem)[1] if suffix in COMPRESSED else suffix  # noqa: PTH122
 
 
+def packed_suffix(path: Path) -> str:
+    """The suffix of the format and that of the compression: `.jsonl.gz` of `a.jsonl.gz`."""
+    packed = path.suffix.lower()
+    return format_suffix(path) + (packed if packed in COMPRESSED else "")
+
+
 def is_code(path: Path) -> bool:
     """Whether a file has a suffix of source code."""
     return format_suffix(path) in CODE
