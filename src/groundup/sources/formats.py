@@ -45,6 +45,8 @@ NOT_TEXT = {
     ".xz": "unpack it with: xz -d",
     ".bz2": "unpack it with: bunzip2",
     ".bin": "give the text that it was made from",
+    **dict.fromkeys((".msg", ".emlx"), "save the message as .eml"),
+    ".pst": "export its mail as .mbox or .eml",
 }
 
 _PARQUET = b"PAR1\x15"  # and the first field of a page header: prose may begin with PAR1, a receptor's name
