@@ -148,7 +148,7 @@ def test_without_the_hub_a_recipe_names_the_option_that_takes_other_text(folder,
 def test_an_error_of_the_text_names_the_options_of_this_command(folder):
     (folder / "book.txt").write_bytes(b"caf\xe9 " * 100)
     (folder / "rows.jsonl").write_text('{"body": "a"}\n')
-    (folder / "package.json").write_text('{"name": "a"}')
+    (folder / "package.json").write_text('{\n "name": 1\n}')
     for source, remedy in {
         "book.txt": r"add --prepare\.encoding cp1252, or .* with groundup prepare --errors replace$",
         "rows.jsonl": r"fields are 'body': choose one with --prepare\.column$",
