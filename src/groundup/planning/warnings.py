@@ -81,14 +81,16 @@ def _length_warnings(plan: Plan) -> Iterator[str]:
     if plan.data and c.batch_size > plan.data.sequences:
         often, fits = c.batch_size / plan.data.sequences, plan.data.sequences * c.model.block_size
         yield f"a step reads the training split {often:.1f} times; give --train.batch_tokens {fits}, or more text"
-    if plan.data and plan.epochs is not None and plan.epochs > MAX_EPOCHS + 0.5:
+    epochs = plan.epochs or 0 if plan.data else 0
+    if epochs > MAX_EPOCHS + 0.5:
         yield (
-            f"{human_figures(plan.epochs)} epochs: repeating the same text helps little after 4 to {MAX_EPOCHS} "
+            f"{human_figures(epochs)} epochs: repeating the same text helps little after 4 to {MAX_EPOCHS} "
             f"(arXiv:2305.16264); give more text, or --train.epochs {MAX_EPOCHS}"
         )
     ratio = plan.tokens_per_parameter
     if ratio is not None and ratio < MIN_TOKENS_PER_PARAMETER and not c.init_from:  # pretrained weights have seen text
-        yield f"{human_figures(ratio)} tokens per parameter: a smaller model, or a longer run, would learn more"
+        more = "more text" if epochs > MAX_EPOCHS + 0.5 else "a longer run"
+        yield f"{human_figures(ratio)} tokens per parameter: a smaller model, or {more}, would learn more"
     if ratio is not None and ratio > MAX_TOKENS_PER_PARAMETER:
         yield f"{human_figures(ratio)} tokens per parameter: a larger model would learn more from the same text"
     warmup = _warmup_steps(plan)
