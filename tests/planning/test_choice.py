@@ -167,3 +167,11 @@ def test_the_table_of_the_readme_agrees():
         assert fit.plan.seconds / 60 == pytest.approx(int(minutes), abs=0.7)
         larger = propose_for_text(n_bytes, ONE_H100)[1].preset
         assert f"`{larger}`" in gpu or (larger == preset and gpu.startswith("the same"))
+
+
+@pytest.mark.parametrize(("tokens", "remedy"), [(17_000, "give more text"), (400_000, "or --train.epochs 8")])
+def test_few_epochs_are_no_remedy_for_a_text_too_small_to_learn_from(tokens, remedy):
+    options = {"train": {"max_steps": 4000}}
+    (fit,) = fit_presets(tokens, 2000, 512, LAPTOP.machine, LAPTOP.flops, options=options, names=["gpt2-nano"])
+    (line,) = [line for line in warnings(fit.plan) if "helps little" in line]
+    assert line.endswith(remedy)

@@ -17,7 +17,7 @@ from groundup.planning.gpus import GPUS
 from groundup.planning.memory import Machine
 from groundup.planning.plan import DataSize, Plan, Speed
 from groundup.planning.policy import resolve
-from groundup.planning.warnings import CHINCHILLA_RATIO, MAX_EPOCHS, warnings
+from groundup.planning.warnings import CHINCHILLA_RATIO, MAX_EPOCHS, MIN_STEPS, warnings
 from groundup.tokenizers.auto import auto_tokenizer
 from groundup.ui.format import columns, human_duration, human_figures, human_plural
 from groundup.utils.system import free_disk, main_memory, usable_cores
@@ -26,7 +26,6 @@ PROPOSED = ("gpt2-nano", "modern-micro", "modern-mini", "gpt2")  # one of each s
 PROBES = {"cpu": "modern-micro", "mps": "modern-mini", "cuda": "modern-mini"}  # timed for the speed of all presets
 MAX_SECONDS = {"cpu": 3600, "mps": 3600, "cuda": 24 * 3600}  # of a proposed run: an hour of a computer, a day of a GPU
 LARGE_TEXT_BYTES = 4_000_000_000  # enough for a model with the vocabulary of GPT-2
-MIN_STEPS = 300  # it takes some to learn anything, whatever the text
 CORE_FLOPS = 30e9  # per second and core that training reaches: docs/performance.md measures 23 to 55, with AVX2
 # Vocabulary -> bytes of English per token, measured on Tiny Shakespeare (GPT-2's: on novels).
 BYTES_PER_TOKEN = {257: 1.0, 512: 1.9, 1024: 2.4, 2048: 2.9, 4096: 3.3, 50_257: 4.1}
