@@ -203,6 +203,7 @@ def test_a_stream_takes_what_generate_takes(run):
 def test_tokenizers_are_loaded_from_wherever_they_are(prepared, run):
     for source in (prepared, run, run / "latest", "byte"):
         assert groundup.load_tokenizer(source).fingerprint == ByteTokenizer().fingerprint
+        assert repr(groundup.load_tokenizer(source)) == "ByteTokenizer(byte, 257 ids)"
     with pytest.raises(groundup.TokenizerError, match="bpe:300: is trained on a text first"):
         groundup.load_tokenizer("bpe:300")
 

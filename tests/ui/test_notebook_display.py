@@ -81,12 +81,12 @@ def test_drawings_are_a_second_apart(cell, monkeypatch):
 
 def test_bytes_and_counts_are_bars(cell, capsys):
     with reporting(True) as reporter:
-        reporter.message("tokenizer char")
+        reporter.message("tokenizer char; --overwrite chooses again")
         reporter.phase("encoding <x>", 4_000_000)
         reporter(1_000_000)
     with count_progress() as start:
         start("val loss")(3, 12)
-    assert capsys.readouterr().out == "tokenizer char\n"
+    assert capsys.readouterr().out == "tokenizer char; overwrite=True chooses again\n"
     (encoding, *_), (counting, *_) = cell
     assert encoding["text/plain"] == "encoding <x> 1.0 MB (25%)"
     assert (

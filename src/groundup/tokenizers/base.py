@@ -31,6 +31,9 @@ class Tokenizer(ABC):
     def __init__(self, pieces: Sequence[bytes], end_of_text: int) -> None:
         self.pieces, self.end_of_text = pieces, end_of_text  # pieces: the bytes of each id
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name}, {self.n_vocab:,} ids)"
+
     @abstractmethod
     def encode(self, text: str) -> Ids:
         """The ids of `text`, shape (T,). Raises TokenizerError where the text cannot be encoded."""

@@ -14,17 +14,18 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from rich.text import Text
+from typing_extensions import override
 
 from groundup.ui.console import Console, can_redraw
-from groundup.ui.format import single_line, visible
+from groundup.ui.format import human_time, single_line, visible
 from groundup.ui.notebook import CellOutput, in_notebook
 from groundup.utils.progress import ProgressReporter
+from groundup.utils.wording import worded_for_python
 
 LINE_SECONDS = 10.0  # between two lines; shorter work prints none
 DELAY_SECONDS = 2.0  # until a notebook shows a bar; shorter work shows none
@@ -55,6 +56,8 @@ def reporting(progress: Callable[[int], None] | bool | None) -> Iterator[Progres
         yield ProgressReporter(progress)
     elif shows(bool(progress)):
         with byte_progress() as reporter:
+            show = reporter.message
+            reporter.message = lambda line: show(worded_for_python(line))  # type: ignore[method-assign]
             yield reporter
     else:
         yield _Log()
@@ -64,7 +67,7 @@ class _Log(ProgressReporter):
     """Messages to the logger `groundup`."""
 
     def message(self, line: str) -> None:
-        log_line(single_line(line))
+        log_line(single_line(worded_for_python(line)))
 
 
 @contextmanager
@@ -85,8 +88,18 @@ def byte_progress(*, quiet: bool = False) -> Iterator[ProgressReporter]:
 
 def _progress_bar(console: Console, *amounts: ProgressColumn) -> Progress:
     name = TextColumn("{task.description}", markup=False)
-    times = TimeElapsedColumn(), TimeRemainingColumn()
-    return Progress(SpinnerColumn(), name, BarColumn(30), *amounts, *times, console=console, transient=True)
+    return Progress(SpinnerColumn(), name, BarColumn(30), *amounts, _TimeColumn(), console=console, transient=True)
+
+
+class _TimeColumn(ProgressColumn):
+    """Time left; where that is not known, the time so far."""
+
+    max_refresh = 0.5
+
+    @override
+    def render(self, task: Task) -> Text:
+        left = task.time_remaining
+        return Text(f"after {human_time(task.elapsed or 0)}" if left is None else f"{human_time(left)} left", "cyan")
 
 
 class _Bar(ProgressReporter):
