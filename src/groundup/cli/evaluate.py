@@ -135,7 +135,7 @@ def _print(loss: Evaluation | None, baselines: list[Baseline], compared: int, re
     """Print values with their standard errors, baselines, and the values of random guessing."""
     from rich.table import Table
 
-    from groundup.ui.console import Console
+    from groundup.ui.console import Console, print_line
 
     table = Table("task", "metric", box=None, padding=(0, 2, 0, 0))
     for title in ("value", "± stderr", "chance", "questions"):
@@ -160,9 +160,9 @@ def _print(loss: Evaluation | None, baselines: list[Baseline], compared: int, re
     table.width = console.measure(table, options=wide).maximum  # a narrower screen would cut numbers
     console.print(table, soft_wrap=True)
     if loss:
-        console.print(f"\nloss over {loss.tokens:,} tokens", end="" if baselines else "\n")
-    if baselines:
-        console.print(f"; indented: baselines on the last {compared:,} bytes of the same text")
+        indented = f"; indented: baselines on the last {compared:,} bytes of the same text" if baselines else ""
+        console.print()
+        print_line(f"loss over {loss.tokens:,} tokens{indented}", console)
     for result in results:
         if cut := result.truncated:
             console.print(

@@ -93,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
     from groundup.planning.plan import GIVEN, Plan, Speed
     from groundup.planning.policy import resolve
     from groundup.planning.report import as_json, table
+    from groundup.ui.console import print_line
 
     given = args.tokens_per_second
     if given is not None and not MIN_TOKENS_PER_S <= given <= MAX_TOKENS_PER_S:
@@ -122,7 +123,11 @@ def run(args: argparse.Namespace) -> int:
         elif args.like:
             plan = replace(plan, speed=Speed(*logged_speed(Path(args.like), plan.flops)))
     _ = plan.run_length  # ConfigError where none is given, before anything is printed
-    print(as_json(plan) if args.json else table(plan, vocabulary, assumed))
+    if args.json:
+        print(as_json(plan))
+        return 0
+    for line in table(plan, vocabulary, assumed).split("\n"):
+        print_line(line)
     return 0
 
 
@@ -146,6 +151,7 @@ def _run_choice(args: argparse.Namespace, config: Config) -> int:
     from groundup.cli.next_step import TOO_LITTLE_TEXT, train_command
     from groundup.data.shards import Manifest
     from groundup.planning.choice import choice_json, choice_table, choose, describe_choice, fit_presets
+    from groundup.ui.console import print_line
 
     manifest = Manifest.load(Path(str(config.data)))
     splits, tokenizer, options = manifest.splits, manifest.tokenizer, _options(args)
@@ -173,7 +179,7 @@ def _run_choice(args: argparse.Namespace, config: Config) -> int:
     print(f"{config.data}: {text} to train on, {tokenizer.n_vocab:,} ids ({tokenizer.name})\n")
     print(choice_table(fits, chosen))
     for line in describe_choice(fits, chosen, source):
-        print(line)
+        print_line(line)
     print(f"next: {command}" if command else f"next: {TOO_LITTLE_TEXT}")
     return 0
 
@@ -244,6 +250,7 @@ def _run_cluster(args: argparse.Namespace, config: Config, data: DataSize | None
     from groundup.planning.plan import Plan, Speed
     from groundup.planning.policy import resolve
     from groundup.planning.report import ClusterPlan, assumed_speed, cluster_json, cluster_table
+    from groundup.ui.console import print_line
     from groundup.utils.system import free_disk
 
     device, precision = config.train.device, config.train.precision
@@ -262,7 +269,11 @@ def _run_cluster(args: argparse.Namespace, config: Config, data: DataSize | None
     else:
         speed = assumed_speed(plan, gpu, args.mfu)
     cluster = ClusterPlan(plan, gpu, args.nodes or 1, args.gpus_per_node or 8, speed)
-    print(cluster_json(cluster) if args.json else cluster_table(cluster))
+    if args.json:
+        print(cluster_json(cluster))
+        return 0
+    for line in cluster_table(cluster).split("\n"):
+        print_line(line)
     return 0
 
 

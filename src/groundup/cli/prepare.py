@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from groundup.cli.next_step import after_preparing
     from groundup.planning.choice import propose, this_computer
     from groundup.preprocess.pipeline import prepare  # not the API: that would load torch, which takes a second
+    from groundup.ui.console import print_line
     from groundup.ui.progress import byte_progress
 
     with byte_progress(quiet=args.json or args.quiet) as watch:
@@ -65,11 +66,11 @@ def run(args: argparse.Namespace) -> int:
     if args.quiet:
         return 0
     for name, split in manifest.splits.items():
-        ratio = f", {split.bytes / split.tokens:.2f} bytes per token" if split.tokens else ""
-        documents = f"{split.documents:>10,} {'document ' if split.documents == 1 else 'documents'}"
-        print(f"{name:<6}{documents} {split.bytes:>15,} bytes {split.tokens:>14,} tokens{ratio}")
+        ratio = f" of {split.bytes / split.tokens:.2f} bytes" if split.tokens else ""
+        documents = f"{split.documents:>8,} {'document ' if split.documents == 1 else 'documents'}"
+        print(f"{name:<6}{documents} {split.bytes:>13,} bytes {split.tokens:>13,} tokens{ratio}")
     print(f"tokenizer {manifest.tokenizer.name}, {manifest.tokenizer.n_vocab:,} ids; written to {args.out}")
     train, val = (manifest.splits[name].tokens for name in ("train", "val"))
     for line in after_preparing(propose(train, val, manifest.tokenizer.n_vocab, this_computer()), args.out):
-        print(line)
+        (print if "groundup " in line else print_line)(line)
     return 0

@@ -98,9 +98,10 @@ def _dry_run(args: argparse.Namespace, config: Config) -> int:
     from groundup.run.dataset import needs_preparation
     from groundup.run.ensure_data import plan_without_data
     from groundup.run.start import dry_run
+    from groundup.ui.console import print_line
 
     first = init_distributed().rank == 0
-    say: Callable[[str], None] = print if first and not args.json else lambda line: None
+    say: Callable[[str], None] = print_line if first and not args.json else lambda line: None
     if needs_preparation(config):
         plan, line = plan_without_data(config)
         for each in (*summary(plan), line):

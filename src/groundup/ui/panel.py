@@ -20,7 +20,7 @@ from rich.text import Text
 from typing_extensions import override
 
 from groundup.ui.chart import Curve, Series, braille_chart
-from groundup.ui.console import Console, can_redraw
+from groundup.ui.console import Console, can_redraw, print_line
 from groundup.ui.display import Display, time_left
 from groundup.ui.format import human_count, human_step, human_time, single_line, visible
 from groundup.ui.notebook import HEIGHT, WIDTH, CellOutput, as_html
@@ -117,7 +117,7 @@ class Panel(Display):
 
     @override
     def message(self, text: str) -> None:
-        self._console.print(Text(single_line(text)))
+        print_line(single_line(text), self._console)
 
     def _render(self) -> RenderableType:
         return Frame(self._body(), title=Text(visible(self._title), "bold"), title_align="left", border_style="dim")
