@@ -172,6 +172,6 @@ def test_the_table_of_the_readme_agrees():
 @pytest.mark.parametrize(("tokens", "remedy"), [(17_000, "give more text"), (400_000, "or --train.epochs 8")])
 def test_few_epochs_are_no_remedy_for_a_text_too_small_to_learn_from(tokens, remedy):
     options = {"train": {"max_steps": 4000}}
-    (fit,) = fit_presets(tokens, 2000, 512, LAPTOP.machine, LAPTOP.flops, options=options, names=["gpt2-nano"])
+    (fit,) = fit_presets(tokens, 2000, 512, TWO_CORES.machine, TWO_CORES.flops, options=options, names=["gpt2-nano"])
     (line,) = [line for line in warnings(fit.plan) if "helps little" in line]
     assert line.endswith(remedy)
