@@ -46,7 +46,8 @@ class Reader:
     @property
     def checkpoint(self) -> Path | None:
         """The checkpoint that the file is a part of."""
-        return Path(CHECKPOINT) if self.path.startswith(CHECKPOINT) and not self.path.endswith("SHA256SUMS") else None
+        inside = self.path.startswith(f"{CHECKPOINT}/") and not self.path.endswith("SHA256SUMS")
+        return Path(CHECKPOINT) if inside else None
 
     def find(self) -> Path:
         """The file; in its name a `*` stands for a version."""
