@@ -410,10 +410,14 @@ def test_a_run_in_use_is_noted_and_its_partial_checkpoint_is_not(run):
     assert [note.partition("process")[0] for note in found.notes] == ["in use right now by "]
 
 
-def test_a_run_without_checkpoints_is_ok(run):
+def test_a_run_without_checkpoints_is_ok_unless_its_log_says_that_there_was_one(run):
     shutil.rmtree(run / "checkpoints")
     for name in ("latest", "best"):
         (run / name).unlink(missing_ok=True)
+    found = check_run(run)
+    assert (found.command, found.notes) == (None, ())
+    assert "checkpoints: holds no checkpoint, though one of step 10 was saved; mount it" in found.problems[0]
+    (run / "log.jsonl").write_text("")
     found = check_run(run)
     assert found.ok
     assert found.notes == ("no checkpoint yet: resume starts again, with the same weights",)

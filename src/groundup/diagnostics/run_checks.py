@@ -133,7 +133,8 @@ def _report(run: RunFolder, reports: list[CheckpointReport], data: Path | None) 
     good = next((run.checkpoints / report.name for report in reversed(reports) if report.ok), None)
     config, own_problem = _read_config(run, good)
     data_problems, data_notes = _check_data(config, good, data)
-    problems = [*own_problem, *replaced, *_check_own_files(run, good), *data_problems]
+    lost = [] if reports else _check_lost(run)
+    problems = [*own_problem, *replaced, *lost, *_check_own_files(run, good), *data_problems]
     notes += [*data_notes, *_check_log(run.log), *_check_links(run)]
     hidden = [report.name for report in reports if report.name.startswith(".")]
     notes += [f"checkpoints: {name} was being replaced at a crash; resume puts it back" for name in hidden]
@@ -143,11 +144,11 @@ def _report(run: RunFolder, reports: list[CheckpointReport], data: Path | None) 
     if rejected := [path.name for path in run.rejected()]:
         notes.append(f"checkpoints: {', '.join(rejected)}: rejected and kept by resume; delete what you do not need")
     notes += _check_disk(run)
-    if not reports:
+    if not reports and not lost:
         notes.append("no checkpoint yet: resume starts again, with the same weights")
     # Whether a newer groundup wrote the newest checkpoint with matching checksums, the one resuming would take.
     update = next((report.newer for report in reversed(reports) if report.intact), False)
-    command = _resume_command(run, reports, data) if config and not update else None
+    command = _resume_command(run, reports, data) if config and not update and not lost else None
     longer = _longer(config, good, data) if command and config and good else None
     resume_from = files.final_name(good) if good else None
     return RunReport(run.path, tuple(reports), tuple(problems), tuple(notes), resume_from, command, update, longer)
@@ -299,6 +300,15 @@ def _check_disk(run: RunFolder) -> Iterator[str]:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         if free < size:
             yield f"disk: {human_bytes(free)} free, but a checkpoint takes {human_bytes(size)}; make room first"
+
+
+def _check_lost(run: RunFolder) -> list[str]:
+    """What `groundup resume` refuses in a run without a checkpoint: its log says that there was one."""
+    try:
+        run.refuse_lost()
+    except CheckpointError as error:
+        return [str(error).removeprefix(f"{run.path}/")]
+    return []
 
 
 def _resume_command(run: RunFolder, reports: list[CheckpointReport], data: Path | None) -> str | None:
