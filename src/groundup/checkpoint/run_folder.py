@@ -22,7 +22,17 @@ from groundup.config.schema import Config, to_yaml
 from groundup.config.yaml_loader import read_yaml
 from groundup.errors import CheckpointError, ConfigError, UnreadableError, UsageError
 from groundup.model.size import flops_per_token
-from groundup.utils.files import DELETED, SUMS, flush, remove, remove_folder, replace_text, restore_previous, unused
+from groundup.utils.files import (
+    DELETED,
+    SUMS,
+    flush,
+    remove,
+    remove_folder,
+    replace_text,
+    resolved,
+    restore_previous,
+    unused,
+)
 from groundup.utils.lock import locked
 from groundup.utils.system import installed_version, own_version
 
@@ -313,10 +323,10 @@ def folder_identity(folder: Path) -> int | None:
 
 def run_of(checkpoint: Path) -> Path | None:
     """The run that a checkpoint belongs to, if any."""
-    folder = checkpoint.resolve().parent
+    folder = resolved(checkpoint).parent
     try:
         for run in (owner(folder), folder.parent):  # the first is out of date where a run took its checkpoints back
-            if run and (run / "config.yaml").is_file() and checkpoints_of(run).resolve() == folder:
+            if run and (run / "config.yaml").is_file() and resolved(checkpoints_of(run)) == folder:
                 return run
     except (OSError, CheckpointError):
         pass

@@ -27,6 +27,7 @@ from groundup.config.types import OnResume, parse_whole
 from groundup.errors import UsageError
 from groundup.run.compose import compose_config
 from groundup.sources.catalog import CORPORA
+from groundup.utils.files import resolved
 
 CONFIG_OPTION = re.compile(r"--[A-Za-z][\w-]*\.[\w.-]*")
 NEGATIVE_NUMBER = re.compile(r"-\.?\d")  # as argparse has it from Python 3.14 on: -1e-3 is a value, not an option
@@ -322,7 +323,7 @@ def _refuse_path(word: str | None) -> None:
     if word is None or word in PRESETS or not (word in CORPORA or os.path.lexists(word)):
         return
     path, quoted = Path(word), shlex.quote(word)
-    name = shlex.quote(path.resolve().name.partition(".")[0] or "mine")
+    name = shlex.quote(resolved(path).name.partition(".")[0] or "mine")
     if (path / "manifest.json").exists():
         remedy = f"it is prepared data: groundup train {DEFAULT} --data {quoted} --out runs/{name}"
     elif (path / "SHA256SUMS").exists():

@@ -24,7 +24,7 @@ from groundup.diagnostics.finding import Finding, problem
 from groundup.errors import CheckpointError, ConfigError, DataError, GroundupError, NewerFormatError
 from groundup.training.early_stopping import ended_by
 from groundup.ui.format import human_bytes
-from groundup.utils.files import SUMS, sha256
+from groundup.utils.files import SUMS, resolved, sha256
 from groundup.utils.lock import LOCK, holder
 from groundup.utils.plural import human_plural
 from groundup.utils.reading import read_json
@@ -288,7 +288,7 @@ def _check_links(run: RunFolder) -> Iterator[str]:
         wrong = ""
         if link.is_symlink() and not link.exists():
             wrong = "which is gone"
-        elif link.name == "latest" and link.is_symlink() and newest and link.resolve() != newest[0].resolve():
+        elif link.name == "latest" and link.is_symlink() and newest and resolved(link) != resolved(newest[0]):
             wrong = f"not to {newest[0].name}"
         if wrong:
             yield f"{link.name}: points to {link.readlink()}, {wrong}; the next checkpoint fixes it"

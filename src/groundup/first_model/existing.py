@@ -19,11 +19,12 @@ from groundup.sources.corpus import TEXT_OPTIONS, open_sources
 from groundup.sources.encodings import parse_encoding
 from groundup.tokenizers.auto import AUTO
 from groundup.training.early_stopping import ended_by
+from groundup.utils.files import resolved
 
 
 def run_folder(sources: Sequence[str], parent: Path = Path("runs")) -> Path:
     """`runs/NAME`; NAME is made of the first source's letters."""
-    source = Path(sources[0]).resolve().name if Path(sources[0]).exists() else sources[0]
+    source = resolved(Path(sources[0])).name if Path(sources[0]).exists() else sources[0]
     name = "-".join(re.findall(r"[\w-]+", source.removeprefix("hf:").partition(".")[0])).strip("-") or "text"
     return parent / name
 
@@ -52,7 +53,7 @@ class ExistingRun:
             return None
         config = folder.config()
         planned = config.train.max_time or config.train.time_limit
-        if planned is None or Path(str(config.data)).resolve() != (out / "data").resolve():
+        if planned is None or resolved(Path(str(config.data))) != resolved(out / "data"):
             raise CheckpointError(f"{out}: holds a run that is no quickstart; give another --out")
         newest, _ = folder.newest_good()
         if newest is None:

@@ -25,6 +25,7 @@ from groundup.interop import wheel
 from groundup.interop.model_card import card, collect_card_info
 from groundup.interop.output import GGUF_FILE, HF_FOLDER, SPACE_FOLDER, OutputKind, check_output, new_output
 from groundup.utils.extras import install_command
+from groundup.utils.files import resolved
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -195,7 +196,7 @@ def _open_source(folder: Path, *, name: str | None, licence: str) -> Source:
     run = run_of(folder)
     from groundup.checkpoint.state import load
 
-    name = name or NOT_IN_NAMES.sub("-", (run or folder).resolve().name).strip("-") or "model"
+    name = name or NOT_IN_NAMES.sub("-", resolved(run or folder).name).strip("-") or "model"
     source = Source(load(folder, device="cpu"), name, licence.lower(), run)
     for key, tensor in source.tensors.items():
         if not tensor.isfinite().all():
