@@ -208,7 +208,10 @@ def test_a_stall_before_a_checkpoint_does_not_end_the_resumed_run():
     for seconds in (0.1, 0.1, 5.0):
         progress.time_step(seconds)
     assert (progress.dt, progress.usual_dt) == (5.0, 0.1)
-    resumed = Progress(step=3, elapsed=5.2, dt=progress.usual_dt)  # as a checkpoint has it
+    for seconds in range(7):
+        progress.time_step(seconds)
+    assert progress.usual_dt == 4, "of the last five"
+    resumed = Progress(step=3, elapsed=5.2, dt=0.1)  # as a checkpoint has it
     resumed.time_step(5.0)
     assert not TimeLength(10.4).reached(resumed)
     assert TimeLength(5.25).reached(resumed)
