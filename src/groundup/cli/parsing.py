@@ -33,7 +33,7 @@ CONFIG_OPTION = re.compile(r"--[A-Za-z][\w-]*\.[\w.-]*")
 NEGATIVE_NUMBER = re.compile(r"-\.?\d")  # as argparse has it from Python 3.14 on: -1e-3 is a value, not an option
 SHORT = {("tracking", "backends"): ("--track",), ("train", "parallel"): ("--parallel",)}  # (section, key) -> options
 TOKENIZERS = ("auto", "byte", "char", "gpt1", "gpt2", "bpe:4096")  # proposed by completion
-COMMAND_OF = {"--num-samples": "generate", "--max-tokens": "generate", "--tasks": "evaluate"}
+COMMAND_OF = {"--prompt": "generate", "--num-samples": "generate", "--max-tokens": "generate", "--tasks": "evaluate"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -167,6 +167,8 @@ def _suggest(option: str, known: dict[str, str]) -> str:
         (name,) = normalise([here.replace(",", " ").split()[0]])
         command = COMMAND_OF.get(name, "train")
         return f"here that is {here}" + ("" if name in known or name[0] != "-" else f", of `groundup {command}`")
+    if option not in known and option in COMMAND_OF:
+        return f"it is an option of `groundup {COMMAND_OF[option]}`"
     if word not in last and (key := ALIASES.get(word)):
         return f"--{key} is an option of `groundup train`"
     begun = sorted((name for name in last if name.startswith(word)), key=len) if word else []
