@@ -215,6 +215,7 @@ def test_a_stall_before_a_checkpoint_does_not_end_the_resumed_run():
     resumed.time_step(5.0)
     assert not TimeLength(10.4).reached(resumed)
     assert TimeLength(5.25).reached(resumed)
+    assert not TimeLength(5.0).reached(Progress(step=1, elapsed=4.0, dt=1.0)), "there is time for a last step"
 
 
 def test_time_spent_in_hooks_counts_and_the_last_step_is_still_finished(clock):

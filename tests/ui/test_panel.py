@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from groundup.ui import console as ui_console
 from groundup.ui import panel as module
 from groundup.ui.chart import CURVE_POINTS
 from groundup.ui.console import print_line
@@ -46,6 +47,13 @@ def shown(panel: Panel, console: Console) -> list[str]:
     with console.capture() as capture:
         console.print(panel._render())
     return capture.get().splitlines()
+
+
+def test_output_is_that_of_a_terminal_in_a_notebook_too(monkeypatch) -> None:
+    """In a notebook rich would draw into the cell by itself; groundup does that."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert Console().is_jupyter
+    assert not ui_console.Console().is_jupyter
 
 
 def test_the_running_mean_follows_a_short_run_and_smooths_a_long_one() -> None:
