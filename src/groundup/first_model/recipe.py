@@ -11,8 +11,7 @@ from groundup.config.merge import ConfigSource, merge_and_validate
 from groundup.config.presets import MODERN_PARTS, MODERN_SMALL_OPTIMIZER, MODERN_SMALL_SCHEDULE
 from groundup.config.schema import Config
 from groundup.model.size import flops_per_token, parameters
-from groundup.planning.choice import MIN_STEPS
-from groundup.planning.warnings import MAX_EPOCHS
+from groundup.planning.warnings import MAX_EPOCHS, MIN_STEPS
 from groundup.utils.plural import human_plural
 
 # (tokens per sequence, seconds of training from which sequences are twice as long)
