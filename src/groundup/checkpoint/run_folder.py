@@ -124,7 +124,7 @@ class RunFolder:
         return config
 
     def steps(self) -> list[Path]:
-        """Checkpoint folders, oldest first; complete or not. CheckpointError for a link, UnreadableError.
+        """Checkpoint folders, oldest first; complete or not. CheckpointError for a link or a file, UnreadableError.
 
         One that a process was killed over while it replaced it is still under its hidden name.
         """
@@ -136,7 +136,7 @@ class RunFolder:
                 for name, path in names.items()
                 if STEP.fullmatch(final := final_name(path))
                 and (name == final or final not in names)
-                and (path.is_symlink() or path.is_dir())  # a link may lead nowhere yet
+                and (path.is_symlink() or path.exists())  # a link may lead nowhere yet
             ]
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -145,6 +145,8 @@ class RunFolder:
         for path in found:
             if path.is_symlink():
                 raise CheckpointError(f"{path}: is a link, which is not followed; put the checkpoint itself there")
+            if path.exists() and not path.is_dir():  # else training would fail when it saves this step
+                raise CheckpointError(f"{path}: is no folder, and in the place of a checkpoint; move it elsewhere")
         return sorted(found, key=step_of)
 
     def newest_good(self, before: float = math.inf) -> tuple[Path | None, dict[Path, str]]:

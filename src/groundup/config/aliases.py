@@ -81,7 +81,7 @@ ADVICE = {
     "--track wandb": "wandb_log",
     "--tracking.project": "wandb_project",
     "a preset, the first argument of `groundup train`": "model_name preset",
-    "--minutes, or --train.max_time": "budget train.budget",
+    "--minutes, or --train.max_time": "budget",
     "--init-from": "initial_checkpoint_dir",
     "`groundup prepare --tokenizer`": "tokenizer_dir",
     "groundup resume RUN": "resume",
