@@ -206,6 +206,11 @@ class NotebookPanel(Panel):
         self._output = CellOutput()
 
     @override
+    def _render(self) -> RenderableType:
+        # Without a frame: in browsers' fonts braille is wider than letters, so its right edge would not be straight.
+        return Group(Text(visible(self._title), "bold"), self._body())
+
+    @override
     def __enter__(self) -> Self:
         return self  # rich's own live display is not started
 
