@@ -72,5 +72,5 @@ def run(args: argparse.Namespace) -> int:
     print(f"tokenizer {manifest.tokenizer.name}, {manifest.tokenizer.n_vocab:,} ids; written to {args.out}")
     train, val = (manifest.splits[name].tokens for name in ("train", "val"))
     for line in after_preparing(propose(train, val, manifest.tokenizer.n_vocab, this_computer()), args.out):
-        (print if "groundup " in line else print_line)(line)
+        (print if "groundup " in line else print_line)(line)  # a command stays one line, to be copied
     return 0

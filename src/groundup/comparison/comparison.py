@@ -172,9 +172,10 @@ def _check_paths(paths: Sequence[Path]) -> None:
         raise UsageError(f"{len(paths)} runs: from 1 to {MAX_RUNS} can be compared; leave some out")
     seen: dict[Path, Path] = {}
     for path in paths:
-        if resolved(path) in seen:
-            raise UsageError(f"{path}: the same run twice (also as {seen[resolved(path)]}); name each once")
-        seen[resolved(path)] = path
+        folder = resolved(path)
+        if folder in seen:
+            raise UsageError(f"{path}: the same run twice (also as {seen[folder]}); name each once")
+        seen[folder] = path
 
 
 def _points(folder: RunFolder, history: History, measure: Measure) -> tuple[Evaluation, ...]:

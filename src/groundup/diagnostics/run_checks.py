@@ -303,7 +303,7 @@ def _check_disk(run: RunFolder) -> Iterator[str]:
 
 
 def _check_lost(run: RunFolder) -> list[str]:
-    """What `groundup resume` refuses in a run without a checkpoint: its log says that there was one."""
+    """The error that `groundup resume` raises where the log has saved checkpoints and none is there; else empty."""
     try:
         run.refuse_lost()
     except CheckpointError as error:

@@ -82,8 +82,9 @@ def _length_warnings(plan: Plan) -> Iterator[str]:
     if plan.data and c.batch_size > plan.data.sequences:
         often, fits = c.batch_size / plan.data.sequences, plan.data.sequences * c.model.block_size
         yield f"a step reads the training split {often:.1f} times; give --train.batch_tokens {fits}, or more text"
-    epochs = plan.epochs or 0 if plan.data else 0
-    if plan.data and epochs > MAX_EPOCHS + 0.5:
+    epochs = plan.epochs or 0
+    repeats = plan.data is not None and epochs > MAX_EPOCHS + 0.5
+    if plan.data and repeats:
         is_long_enough = MAX_EPOCHS * plan.data.sequences >= MIN_STEPS * c.batch_size
         yield (
             f"{human_figures(epochs)} epochs: repeating the same text helps little after 4 to {MAX_EPOCHS} "
@@ -91,7 +92,7 @@ def _length_warnings(plan: Plan) -> Iterator[str]:
         )
     ratio = plan.tokens_per_parameter
     if ratio is not None and ratio < MIN_TOKENS_PER_PARAMETER and not c.init_from:  # pretrained weights have seen text
-        more = "more text" if epochs > MAX_EPOCHS + 0.5 else "a longer run"
+        more = "more text" if repeats else "a longer run"
         yield f"{human_figures(ratio)} tokens per parameter: a smaller model, or {more}, would learn more"
     if ratio is not None and ratio > MAX_TOKENS_PER_PARAMETER:
         yield f"{human_figures(ratio)} tokens per parameter: a larger model would learn more from the same text"

@@ -73,14 +73,12 @@ def human_bytes(n: float, figures: int = 3) -> str:
 
 def escaped(text: str) -> str:
     """Escape everything unprintable: controls, newlines, and spaces other than the usual one."""
-    if text.isprintable():  # most are, and a panel asks this of hundreds of pieces in each drawing
-        return text
     return "".join(c if c.isprintable() or _is_newer(c) else c.encode("unicode_escape").decode() for c in text)
 
 
 def visible(text: str) -> str:
     """Escape what a terminal may obey or cannot show; newlines, spaces of all widths, and joiners stay."""
-    if text.isprintable():
+    if text.isprintable():  # most text is; the panel calls this for hundreds of pieces in each drawing
         return text
     return "".join(c if c in NOT_ESCAPED or unicodedata.category(c) == "Zs" else escaped(c) for c in text)
 

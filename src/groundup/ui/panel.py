@@ -1,7 +1,7 @@
 """Live panel of a training run on a terminal: loss chart, progress bar, numbers and the newest sample.
 
-A call only stores numbers; all drawing is done by rich's own thread, twice per second: a drawing takes about 10 ms of
-Python, which steps of small models wait for.
+A call only stores numbers; all drawing is done by rich's own thread. It is done seldom, since a drawing holds Python's
+interpreter lock for milliseconds, and steps of small models wait for it.
 """
 
 import io

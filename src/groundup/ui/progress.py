@@ -56,11 +56,23 @@ def reporting(progress: Callable[[int], None] | bool | None) -> Iterator[Progres
         yield ProgressReporter(progress)
     elif shows(bool(progress)):
         with byte_progress() as reporter:
-            show = reporter.message
-            reporter.message = lambda line: show(worded_for_python(line))  # type: ignore[method-assign]
-            yield reporter
+            yield _WordedForPython(reporter)
     else:
         yield _Log()
+
+
+class _WordedForPython(ProgressReporter):
+    """Another reporter, whose messages name arguments of the Python API instead of options."""
+
+    def __init__(self, reporter: ProgressReporter) -> None:
+        super().__init__(reporter)
+        self._reporter = reporter
+
+    def phase(self, name: str, total: int | None, done: int = 0) -> None:
+        self._reporter.phase(name, total, done)
+
+    def message(self, line: str) -> None:
+        self._reporter.message(worded_for_python(line))
 
 
 class _Log(ProgressReporter):
