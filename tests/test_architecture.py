@@ -193,6 +193,12 @@ def test_python_processes_import_nothing_from_the_current_folder():
     assert uses == len(ours), "a command that is made otherwise"
 
 
+def test_links_in_a_circle_are_an_oserror_everywhere():
+    own = {"utils/files.py", "utils/extras.py", "space/app.py"}  # the function itself, and paths of this package
+    found = {name_of(path) for path in FILES if ".resolve()" in path.read_text(encoding="utf-8")}
+    assert found == own, "use utils.files.resolved"
+
+
 def test_commands_print_json_that_is_printable():
     for path in (SOURCE / "cli").glob("*.py"):
         assert "json.dumps" not in path.read_text(encoding="utf-8"), f"{path.name}: print `json_line` instead"

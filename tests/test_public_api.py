@@ -74,6 +74,16 @@ def test_help_and_mistakes_import_no_torch():
     assert done.stderr.splitlines()[-1] == "False"
 
 
+def test_the_list_of_commands_needs_no_config():
+    code = (
+        "import sys\nfrom groundup.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print('pydantic' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "False"
+
+
 def test_functions_stay_functions_after_their_packages_were_imported():
     code = "import groundup.preprocess.pipeline, groundup.comparison.comparison, groundup\n"
     assert fresh(f"{code}print(callable(groundup.prepare), callable(groundup.compare))").split() == ["True", "True"]
@@ -203,6 +213,7 @@ def test_a_stream_takes_what_generate_takes(run):
 def test_tokenizers_are_loaded_from_wherever_they_are(prepared, run):
     for source in (prepared, run, run / "latest", "byte"):
         assert groundup.load_tokenizer(source).fingerprint == ByteTokenizer().fingerprint
+        assert repr(groundup.load_tokenizer(source)) == "ByteTokenizer(byte, 257 ids)"
     with pytest.raises(groundup.TokenizerError, match="bpe:300: is trained on a text first"):
         groundup.load_tokenizer("bpe:300")
 

@@ -285,7 +285,8 @@ def quickstart(
             f"{seconds / 60:g} minutes in all, or fresh=True to start another in {free_folder(folder)}"
         )
     if existing:
-        return workflow.train_longer(names, existing, existing.seconds(minutes * 60), say=say, watching=watching)
+        seconds = existing.seconds(minutes * 60)
+        return workflow.train_longer(names, existing, seconds, tokenizer=tokenizer, say=say, watching=watching)
     if resume:
         raise UsageError(f"resume: there is no run in {folder}; leave it out")
     return workflow.quickstart(

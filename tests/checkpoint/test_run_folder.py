@@ -77,11 +77,18 @@ def test_a_package_installed_within_another_repository_has_no_commit(repository,
     assert run_folder.environment()["git"] is None
 
 
+def test_a_file_in_the_place_of_a_checkpoint_is_refused_before_training_would_fail_to_save_it(tmp_path):
+    run = run_folder.RunFolder(tmp_path)
+    run.checkpoints.mkdir(parents=True)
+    (run.checkpoints / "step-00000007").write_text("a file")
+    with pytest.raises(CheckpointError, match="step-00000007: is no folder, and in the place of a checkpoint; move"):
+        run.steps()
+
+
 def test_only_folders_with_a_written_number_are_checkpoints(tmp_path):
     run = run_folder.RunFolder(tmp_path)
     for name in ("step-00000012", "step-2", "step-²", "step-٣", "step-", "step--1", "step-1.5", "step-" + "9" * 200):
         (run.checkpoints / name).mkdir(parents=True)
-    (run.checkpoints / "step-00000007").write_text("a file")
     assert [path.name for path in run.steps()] == ["step-2", "step-00000012"]
     with pytest.raises(CheckpointError, match="no checkpoint 'step-²'"):
         run_folder.find_checkpoint(tmp_path, "step-²")

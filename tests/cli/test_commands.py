@@ -157,13 +157,17 @@ def test_a_signal_saves_a_checkpoint_and_the_run_resumes(number, status, prepare
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 def test_sigterm_before_training_ends_with_a_sentence(forks):
     code = """
-import os, signal, sys
-from groundup.cli.interrupts import terminable
-with terminable(quiet=False):
+import os, signal
+from groundup.cli import corpora, main
+
+def run(args):
     if not os.fork():  # a worker process, which is ended in silence
         signal.raise_signal(signal.SIGTERM)
     assert os.wait()[1] == signal.SIGTERM
     signal.raise_signal(signal.SIGTERM)
+
+corpora.run = run
+main(["corpora"])
 """
     done = subprocess.run([*forks.words, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr, done.stdout) == (143, "groundup: ended by SIGTERM\n", "")

@@ -32,6 +32,20 @@ CASES = {
     "groundup generate --see": ["--seed "],
     "groundup train --lr": [],  # another trainer's
     "groundup train --train.seed ": [],
+    "groundup export run --to ": ["gguf", "hf", "space"],
+    "groundup plan --gpu ": ["a100", "h100", "h200"],
+    "groundup plan --model modern-mi": ["modern-micro", "modern-mini"],
+    "groundup generate run --device c": ["cpu", "cuda"],
+    "groundup generate run --checkpoint ": ["best", "latest"],
+    "groundup generate run --prompt my": [],
+    "groundup generate run --prompt-file my": ["my-book.txt "],
+    "groundup prepare my-book.txt --tokenizer b": ["bpe:4096", "byte"],
+    "groundup prepare my-book.txt --tokenizer my": ["my-book.txt "],
+    "groundup prepare shake": ["shakespeare "],
+    "groundup quickstart shake": ["shakespeare "],
+    "groundup quickstart my": ["my-book.txt "],
+    "groundup tokenizer show --file my": ["my-book.txt "],
+    "groundup tokenizer show my": [],
 }
 
 

@@ -22,6 +22,8 @@ from groundup.ui.watch import ClosableDisplay
 class Broken:
     """A display on a terminal that was closed."""
 
+    shows_history = False
+
     def __init__(self, error):
         self.error, self.calls = error, 0
 

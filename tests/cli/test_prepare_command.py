@@ -28,7 +28,7 @@ def test_reading_a_folder_is_reported_on_standard_error(groundup, texts):
     done = groundup("prepare", "texts", "--out", "d", "--tokenizer", "byte")
     assert done.status == 0
     assert done.err == "texts: reads 1 .py, 1 .txt; leaves out 1 .png (not read)\n"
-    assert re.match(r"train +2 documents +[\d,]+ bytes +[\d,]+ tokens, 1\.00 bytes per token\nval ", done.out)
+    assert re.match(r"train +2 documents +[\d,]+ bytes +[\d,]+ tokens of 1\.00 bytes\nval ", done.out)
     command, time, presets = done.out.splitlines()[-3:]
     assert re.fullmatch(r"next: groundup train gpt2-nano --data d --out runs/d --train\.epochs \d+", command)
     assert re.fullmatch(r" +about \d+ s on \d+ cores?; all presets, timed here:", time)
@@ -127,7 +127,7 @@ def test_json_lines_of_any_name_are_reported(groundup, tmp_path):
     (tmp_path / "lines.json").write_text('{"text": "some text of a row"}\n' * 9)
     done = groundup("prepare", "lines.json", "--out", "d", "--tokenizer", "byte")
     assert done.err == "lines.json: JSON lines, so each line is a document\n"
-    assert done.out.startswith("train          9 documents")
+    assert done.out.startswith("train        9 documents")
 
 
 @pytest.mark.slow
@@ -224,4 +224,5 @@ def test_a_terminal_gets_a_bar_with_the_phase_and_the_time_left(monkeypatch, cap
     shown = capsys.readouterr().err
     assert "learning bpe:300" in shown
     assert "1.0/2.0 MB" in shown
+    assert re.search(r"\d+s left|after \d+s", shown)
     assert "[bold]said as it is[/bold]" in shown

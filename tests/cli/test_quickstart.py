@@ -3,18 +3,21 @@
 import io
 import json
 import shlex
+import shutil
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+import groundup
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.cli import main
 from groundup.cli.quickstart_report import show
+from groundup.config.schema import Config
 from groundup.evaluation.baselines import Baseline
 from groundup.evaluation.memorization import Memorization
 from groundup.first_model import workflow
-from groundup.first_model.existing import run_folder
+from groundup.first_model.existing import ExistingRun, run_folder
 from groundup.first_model.report import Report
 from groundup.optim.run_length import StepLength
 from groundup.run.evaluator import EvalLosses
@@ -100,13 +103,78 @@ def test_a_second_one_names_the_commands_that_continue_or_start_afresh(book, cap
     assert (book.parent / "runs/book/log.jsonl").read_bytes().startswith(log)
 
 
-def test_only_the_same_text_is_continued(book, capsys):
-    quickstart("book.txt", "--minutes", "0.02", "--json")
-    book.write_text(book.read_text() + "More.\n")
+def refused(capsys, *argv: str) -> str:
     with pytest.raises(SystemExit) as exit_:
-        main(["quickstart", "book.txt", "--continue"])
+        main(["quickstart", *argv])
     assert exit_.value.code == 2
-    assert "runs/book: of another text (book.txt has changed" in capsys.readouterr().err
+    return capsys.readouterr().err
+
+
+def test_only_the_same_text_read_in_the_same_way_is_continued(book, capsys):
+    quickstart("book.txt", "--minutes", "0.02", "--tokenizer", "char", "--json")
+    for option, value in (("--tokenizer", "byte"), ("--encoding", "cp1252"), ("--separator", "\\n\\n")):
+        error = refused(capsys, "book.txt", "--continue", option, value)
+        assert f"runs/book: prepared with {option[2:]} " in error
+        assert "start another with --fresh" in error
+        error = refused(capsys, "book.txt", option, value)
+        for command in error.split("`")[1::2]:
+            words = shlex.split(command)
+            assert words[words.index(option) + 1] == value
+    book.write_text(book.read_text() + "More.\n")
+    for same in ([], ["--tokenizer", "char"], ["--encoding", "utf8"]):
+        error = refused(capsys, "book.txt", "--continue", *same)
+        assert "runs/book: of another text (book.txt has changed" in error
+
+
+def test_in_python_a_run_is_trained_longer_with_resume(book, capsys):
+    first = groundup.quickstart("book.txt", minutes=0.03, progress=False)
+    with pytest.raises(groundup.UsageError, match=r"resume=True to train it for 0\.06 .* fresh=True .* runs/book-2$"):
+        groundup.quickstart("book.txt", minutes=0.06)
+    with pytest.raises(groundup.UsageError, match=r"prepared with tokenizer .* start another with fresh=True$"):
+        groundup.quickstart("book.txt", minutes=0.06, tokenizer="char", resume=True)
+    again = groundup.quickstart("book.txt", minutes=0.06, resume=True, progress=False)
+    assert (again.result.run, again.seconds) == (first.result.run, pytest.approx(3.6))
+    assert again.result.step > first.result.step
+    assert again.model.metadata["elapsed"] <= 3.6 + 1
+    with pytest.raises(groundup.UsageError, match="resume: there is no run in elsewhere"):
+        groundup.quickstart("book.txt", "elsewhere", resume=True)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("length", "ended_by", "again"),
+    [({"epochs": 0.01, "time_limit": 1}, "max_steps", 1), ({"max_time": 1e-5}, "max_time", 0.5)],
+    ids=["epochs", "time"],
+)
+def test_a_finished_quickstart_can_always_be_trained_longer(length, ended_by, again, prepared, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(prepared, out / "data")
+    model = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16}
+    train = length | {"batch_tokens": 256, "device": "cpu", "precision": "fp32", "threads": 1}
+    first = groundup.train(out / "data", out, overrides={"model": model, "train": train}, progress=False)
+    run = ExistingRun.find(out)
+    assert run.ended_by == ended_by
+    assert run.seconds(0.5) == pytest.approx(again, abs=0.01)
+    second = groundup.resume(out, overrides=run.longer(run.seconds(0.5)), progress=False)
+    assert second.step > first.step
+    assert ExistingRun.find(out).ended_by == "max_time"
+
+
+def test_an_interrupted_quickstart_keeps_its_plan():
+    run = ExistingRun(RunFolder(Path("run")), Config(), step=5, planned=180.0, ended_by=None)
+    assert run.seconds(60) == run.seconds(180) == 180
+    assert run.longer(180) == {}
+    assert run.longer(run.seconds(600)) == {"train": {"max_time": 600, "time_limit": None}}
+
+
+def test_blank_lines_take_no_room_in_samples(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = "\n\nONE:\ntwo\n\n \n\nTHREE:\nfour\n\nfive\nsix"
+    show(report(samples=[Sample("Zero", text), Sample("Zero", text)], truth=text))
+    shown = [line.rstrip() for line in capsys.readouterr().out.partition("sample 2")[2].splitlines()]
+    assert shown[1:7] == ["Zero", "ONE:", "two", "THREE:", "four", "five …"]
+    rows = [line.split() for line in shown[9:15]]
+    assert rows == [[word, *dots, word, *dots] for word, *dots in map(str.split, shown[1:7])]
 
 
 def test_without_a_run_there_is_nothing_to_continue(book, capsys):
@@ -205,14 +273,18 @@ def test_a_run_is_named_after_its_text_in_plain_letters(source, folder, tmp_path
     assert run_folder([source]).as_posix() == folder
 
 
-def test_what_to_try_next_is_quoted_for_the_shell(capsys):
-    run = Path("runs/it's mine")
+def report(run: Path = Path("run"), **values) -> Report:
     result = TrainResult(run, run / "checkpoints", 9, 9, EvalLosses(), BestLoss())
     words = {"sources": ["my book.txt"], "data": run / "data", "result": result, "model": None, "seconds": 180.0}
     numbers = {"checkpoint": "latest", "loss": 1.0, "bits_per_byte": 1.0, "untrained": 8.0, "how": "", "compared": 0}
+    found = {"growth": [], "baselines": [Baseline("gzip -9", 3.0, "")], "overlap": Memorization("", 0, 0)}
+    return Report(**words | numbers | found | values)
+
+
+def test_what_to_try_next_is_quoted_for_the_shell(capsys):
+    run = Path("runs/it's mine")
     texts = {"samples": [Sample("don't\ngo", " on")], "truth": " away", "growth": [(1, "x"), (2, "don't\ngo")]}
-    bars = [Baseline("gzip -9", 3.0, "")]
-    show(Report(**words, **numbers, **texts, baselines=bars, overlap=Memorization("", 0, 0)))
+    show(report(run, **texts))
     lines = capsys.readouterr().out.splitlines()
     longer, generate, plan, _ = (shlex.split("groundup " + line.partition(" groundup ")[2]) for line in lines[-4:])
     assert longer == ["groundup", "quickstart", "my book.txt", "--out", str(run), "--minutes", "15", "--continue"]

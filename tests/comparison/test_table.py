@@ -48,6 +48,11 @@ def test_speeds_and_ratios_of_runs_that_took_no_second_are_shown_and_none_of_tho
     assert not any("x" in cell for row in rows(timeless) if row.label == "time" for cell in row.cells)
 
 
+def test_learning_rates_at_the_same_point_are_shown_where_they_differ(tmp_path):
+    runs = [make_run(tmp_path / "a", {10: 4.0}), make_run(tmp_path / "b", {10: 4.0}, optimizer={"learning_rate": 2e-3})]
+    assert cells(compare(runs), "learning rate / peak") == ("100%", "50%")
+
+
 ALIKE = {"losses": {10: 4.0, 20: 3.0}}
 WARNINGS = {
     "bits per byte": {**ALIKE, "tokenizer": "u" * 64, "data": "e" * 64},

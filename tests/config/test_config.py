@@ -1,5 +1,8 @@
 """Layers merge, mistakes become sentences."""
 
+import re
+from pathlib import Path
+
 import pytest
 import yaml
 from hypothesis import given
@@ -10,6 +13,8 @@ from groundup.config.presets import PRESETS, preset
 from groundup.config.schema import Config, resume_rule, to_yaml
 from groundup.config.types import OnResume, parse_duration
 from groundup.errors import ConfigError
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 def decoded(*values: dict) -> Config:
@@ -25,6 +30,33 @@ def test_later_layers_win_and_keep_what_they_do_not_name():
 def test_every_preset_is_valid_and_survives_yaml(name):
     config = merge_and_validate([preset(name)])
     assert merge_and_validate([ConfigSource("yaml", yaml.safe_load(to_yaml(config)))]) == config
+
+
+PUBLISHED = {  # layers, heads, width, context, of the papers and of the released weights
+    "gpt1": (12, 12, 768, 512),
+    "gpt2": (12, 12, 768, 1024),
+    "gpt2-medium": (24, 16, 1024, 1024),
+    "gpt2-large": (36, 20, 1280, 1024),
+    "gpt2-xl": (48, 25, 1600, 1024),
+    "gpt3-small": (12, 12, 768, 2048),
+}
+
+
+def test_presets_have_the_published_shapes_and_those_in_readme():
+    shapes = {}
+    for name in PRESETS:
+        model = merge_and_validate([preset(name)]).model
+        shapes[name] = (model.n_layer, model.n_head, model.n_embd, model.block_size)
+    assert PUBLISHED.items() <= shapes.items()
+    table = README.read_text(encoding="utf-8").partition("| preset | layers x width, context |")[2].partition("\n\n")[0]
+    found = {}
+    for row in table.splitlines()[2:]:
+        names, sizes = row.split("|")[1:3]
+        found |= zip(re.findall(r"`([\w-]+)`", names), re.findall(r"(\d+) x (\d+), (\d+)", sizes), strict=False)
+    assert len(found) >= 10
+    for name, shape in found.items():
+        layers, _, width, context = shapes[name]
+        assert shape == (str(layers), str(width), str(context)), name
 
 
 def test_a_new_horizon_replaces_the_presets():

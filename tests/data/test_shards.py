@@ -321,9 +321,19 @@ def test_a_manifest_that_cannot_be_one_is_one_sentence(kind, tmp_path, monkeypat
     elif kind == "device":
         path.symlink_to("/dev/zero")
     else:
-        path.write_text({"deep": "[" * 100_000, "large": " " * 500_001}[kind])
-    with pytest.raises(DataError, match=r"manifest\.json: not a manifest of groundup \(.*\); prepare the data again"):
+        path.write_text({"deep": "[" * 100_000, "large": "{}" + " " * 500_001}[kind])
+    reason = {"large": "larger than 500,000 bytes.*"}.get(kind, ".*")
+    with pytest.raises(DataError, match=rf"manifest\.json: not a manifest of groundup \({reason}\); prepare the data"):
         Manifest.load(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="named pipes")
+def test_a_pipe_in_the_place_of_an_empty_file_is_one_sentence(tmp_path):
+    manifest = write(tmp_path, [[1, 2, 3]])
+    (tmp_path / "documents-val.bin").unlink()
+    os.mkfifo(tmp_path / "documents-val.bin")
+    with pytest.raises(DataError, match=r"documents-val\.bin: cannot be read"):
+        Documents.open(tmp_path, manifest, "val")
 
 
 @pytest.mark.parametrize("file", ["train-00001.bin", "documents-train.bin"])

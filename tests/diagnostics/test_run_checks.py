@@ -15,6 +15,7 @@ from groundup.checkpoint import files
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.diagnostics.run_checks import check_lone_checkpoint, check_run
 from groundup.errors import DataError
+from groundup.ui.display import PlainDisplay
 from groundup.utils.files import SUMS, sha256
 from groundup.utils.lock import locked
 
@@ -334,6 +335,15 @@ def test_a_damaged_environment_is_named(run):
     assert check_run(run).problems == ("environment.json: missing or damaged; ignore it: training does not need it",)
 
 
+@pytest.mark.parametrize("name", ["log.jsonl", ".lock"])
+def test_a_link_that_resume_refuses_is_named(name, run):
+    (run / name).rename(run / "elsewhere")
+    (run / name).symlink_to("elsewhere")
+    assert check_run(run).problems == (f"{name}: a link, which is not followed; remove it, or resume refuses the run",)
+    with pytest.raises(groundup.GroundupError, match=f"{re.escape(name)}: is a link, which is not followed; remove it"):
+        groundup.resume(run, overrides={"train": {"max_steps": 13}})
+
+
 def test_leftovers_of_a_crash_are_notes_not_problems(run):
     log = run / "log.jsonl"
     lines = log.read_text().splitlines()
@@ -400,10 +410,14 @@ def test_a_run_in_use_is_noted_and_its_partial_checkpoint_is_not(run):
     assert [note.partition("process")[0] for note in found.notes] == ["in use right now by "]
 
 
-def test_a_run_without_checkpoints_is_ok(run):
+def test_a_run_without_checkpoints_is_ok_unless_its_log_says_that_there_was_one(run):
     shutil.rmtree(run / "checkpoints")
     for name in ("latest", "best"):
         (run / name).unlink(missing_ok=True)
+    found = check_run(run)
+    assert (found.command, found.notes) == (None, ())
+    assert re.match(r"checkpoints: holds no checkpoint, though one of step \d+ was saved; mount it", found.problems[0])
+    (run / "log.jsonl").write_text("")
     found = check_run(run)
     assert found.ok
     assert found.notes == ("no checkpoint yet: resume starts again, with the same weights",)
@@ -427,6 +441,33 @@ def test_fsck_prints_a_line_per_checkpoint_and_how_to_resume(run, command):
     status, out, _ = command("fsck", run)
     assert status == 1
     assert "✗ resume      no checkpoint is complete\n              → start a new run\n" in out
+
+
+@pytest.mark.parametrize(
+    ("train", "step", "option"),
+    [
+        ({"max_tokens": 1500}, 6, "--train.max_steps 12"),
+        ({"epochs": 0.05}, 5, "--train.max_steps 10"),
+        ({"max_steps": None, "max_time": 1e-5}, 1, "--train.max_time 1"),
+        ({"max_steps": 12, "time_limit": 1e-5}, 1, "--train.time_limit 1"),
+        ({"max_steps": 50, "early_stopping_patience": 1}, 24, "--train.early_stopping_patience 2"),
+    ],
+    ids=["tokens", "epochs", "time", "time limit", "patience"],
+)
+def test_fsck_knows_that_a_run_of_any_length_has_ended(train, step, option, prepared, tmp_path):
+    """As `groundup resume` does, which names the same option."""
+    changes = {"train": {"max_steps": None} | train, "evaluate": {"every_steps": 12}}
+    changes["optimizer"] = {"learning_rate": 1e-12}  # no evaluation is better than the first
+    overrides = {key: OVERRIDES.get(key, {}) | changes.get(key, {}) for key in OVERRIDES | changes}
+    folder = tmp_path / "run"
+    assert groundup.train(prepared, folder, overrides=overrides).step == step
+    found = check_run(folder)
+    assert found.longer == option
+    lines = []
+    groundup.resume(folder, display=PlainDisplay(lines.append))
+    assert lines == [f"{folder}: finished at step {step}; a larger {option.split()[0]} continues it"]
+    groundup.resume(folder, overrides=dict([option.removeprefix("--").split()]))
+    assert RunFolder(folder).steps()[-1].name > f"step-{step:08d}"
 
 
 def test_json_of_fsck_is_one_object(run, command):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import jobs
@@ -14,7 +15,8 @@ import pytest
 import work
 from test_same_results import BOUND, assert_bitwise, assert_same_up_to_rounding, config, steps
 
-import groundup
+import groundup.api
+from groundup.cli.train import _known_lines
 from groundup.config.schema import to_yaml
 from groundup.distributed.launch import first_host, from_slurm
 
@@ -199,6 +201,20 @@ def test_ranks_and_address_from_slurm():
         "RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "gpu03", "MASTER_PORT": "29734",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("environment", "lines"),
+    [({}, 2), ({"RANK": "0"}, 2), ({"RANK": "1"}, 0), ({"SLURM_PROCID": "0"}, 2), ({"SLURM_PROCID": "3"}, 0)],
+    ids=str,
+)
+def test_only_rank_0_prints_what_is_known_before_torch_is_loaded(environment, lines, prepared, tmp_path, monkeypatch):
+    for name in ("RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    args = Namespace(json=False, quiet=False, out=str(tmp_path / "run"))
+    assert len(_known_lines(args, groundup.api.configure(prepared, preset="gpt2-nano"))) == lines
 
 
 @pytest.mark.parametrize(

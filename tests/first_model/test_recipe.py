@@ -1,33 +1,33 @@
-"""A quickstart's choices are possible, sensible and explained for any text, machine and time."""
+"""A quickstart's choices are possible, sensible and explained for any text, device and time."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.first_model.recipe import (
     MAX_EPOCHS,
-    MIN_STEPS,
     SHAPES,
-    Machine,
+    Device,
     build_recipe,
     choose_context,
     choose_run_length,
     choose_shape,
     minutes,
 )
+from groundup.planning.choice import MIN_STEPS
 
-LAPTOP = Machine("cpu", 9e11)
-GPU = Machine("cuda", 6e14)
-SLOW = Machine("cpu", 2e10)
+LAPTOP = Device("cpu", 9e11)
+GPU = Device("cuda", 6e14)
+SLOW = Device("cpu", 2e10)
 
-MACHINES = st.sampled_from([LAPTOP, GPU, SLOW])
+DEVICES = st.sampled_from([LAPTOP, GPU, SLOW])
 MINUTES = st.floats(0.01, 600)
 BYTES = st.integers(300, 10**10)
 
 
-@given(BYTES, st.floats(1, 6000), MINUTES, MACHINES, st.sampled_from([66, 257, 2048, 50_257]))
-def test_every_recipe_is_a_config_that_fits_its_text(n_bytes, ratio, minutes, machine, vocab):
+@given(BYTES, st.floats(1, 6000), MINUTES, DEVICES, st.sampled_from([66, 257, 2048, 50_257]))
+def test_every_recipe_is_a_config_that_fits_its_text(n_bytes, ratio, minutes, device, vocab):
     tokens = max(100, int(n_bytes / ratio))
-    config, choices = build_recipe(machine, minutes * 60, "data", tokens, n_bytes, vocab)
+    config, choices = build_recipe(device, minutes * 60, "data", tokens, n_bytes, vocab)
     assert config.train.max_time == minutes * 60
     assert tokens >= 4 * config.model.block_size or config.model.block_size == 8
     assert config.train.batch_tokens == config.batch_size * config.model.block_size
@@ -35,10 +35,10 @@ def test_every_recipe_is_a_config_that_fits_its_text(n_bytes, ratio, minutes, ma
     assert [choice.what for choice in choices] == ["context", "model", "batch"]
 
 
-@given(st.integers(1_000, 10**9), MINUTES, MACHINES)
-def test_more_time_and_more_text_never_mean_a_smaller_model(tokens, minutes, machine):
+@given(st.integers(1_000, 10**9), MINUTES, DEVICES)
+def test_more_time_and_more_text_never_mean_a_smaller_model(tokens, minutes, device):
     def place(seconds: float, n: int) -> int:
-        return SHAPES.index(choose_shape(machine, seconds, n)[0])
+        return SHAPES.index(choose_shape(device, seconds, n)[0])
 
     assert place(minutes * 60, tokens) <= place(2 * minutes * 60, tokens)
     assert place(minutes * 60, tokens) <= place(minutes * 60, 2 * tokens)
@@ -88,7 +88,7 @@ def test_there_are_enough_steps_and_several_evaluations(tokens, epochs):
 
 
 def test_with_little_compute_sequences_and_steps_are_short():
-    slow, fast = (Machine("cpu", flops) for flops in (1e11, 1e12))
+    slow, fast = (Device("cpu", flops) for flops in (1e11, 1e12))
     config, _ = build_recipe(slow, 12, "d", 1_000_000, 1_000_000, 66)
     longer, _ = build_recipe(fast, 12, "d", 1_000_000, 1_000_000, 66)
     assert (config.model.block_size, config.train.batch_tokens) == (64, 1024)

@@ -3,6 +3,7 @@
 import gzip
 import io
 import struct
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -11,6 +12,10 @@ from pathlib import Path
 import mutations as m
 from mutations import ESCAPES, JSON_TEXTS, SECRET, MiB, Mutation, rewrite
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "sources"))
+
+from tars import tar_of
+
 
 def build(folder: Path, lines: list[str]) -> None:
     """Write archives of texts, which hold `lines`."""
@@ -18,21 +23,8 @@ def build(folder: Path, lines: list[str]) -> None:
         for i, line in enumerate(lines):
             archive.writestr(f"texts/{i}.txt", line)
         archive.writestr("texts/page.html", f"<p>{lines[0]}</p>")
-    (folder / "texts.tar").write_bytes(tar_of([(f"texts/{i}.txt", line.encode()) for i, line in enumerate(lines)]))
+    (folder / "texts.tar").write_bytes(tar_of(*((f"texts/{i}.txt", line.encode()) for i, line in enumerate(lines))))
     (folder / "texts.tgz").write_bytes(gzip.compress((folder / "texts.tar").read_bytes()))
-
-
-def tar_of(members: list[tuple]) -> bytes:
-    """A tar file of (name, content, type, link) members."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for name, content, *rest in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            if rest:
-                info.type, info.linkname = rest
-            archive.addfile(info, io.BytesIO(content))
-    return file.getvalue()
 
 
 MEMBERS = {
@@ -168,7 +160,7 @@ def of_tar(path: Path) -> Iterator[Mutation]:
         "200 MB of zeros": [("zeros.txt", bytes(200 * MiB))],
         "a large picture": [("zeros.png", bytes(200 * MiB))],
     }.items():
-        yield Mutation(f"has {name}", rewrite(lambda _, t=members: pack(tar_of(t))))
+        yield Mutation(f"has {name}", rewrite(lambda _, t=members: pack(tar_of(*t))))
     for name, size in {"negative": b"\xff" * 12, "huge": b"\x80" + b"\xff" * 11, "no number": b"x" * 12}.items():
         yield Mutation(f"a size is {name}", rewrite(lambda b, s=size: pack(with_size(s))))
     for kind in (b"x", b"g", b"L", b"S"):
@@ -180,7 +172,7 @@ def of_tar(path: Path) -> Iterator[Mutation]:
 
 def with_size(size: bytes, kind: bytes = b"0") -> bytes:
     """A tar file whose first header says another size or type, under a checksum that holds."""
-    header = bytearray(tar_of([("a.txt", b"text" * 1000)]))
+    header = bytearray(tar_of(("a.txt", b"text" * 1000)))
     header[124 : 124 + len(size)] = size
     header[156:157] = kind
     header[148:156] = b" " * 8

@@ -100,7 +100,12 @@ def run_cases(
     while True:
         while free and (case := next(waiting, None)):
             slot = free.pop()
-            slot.prepare(material, case.reader.needs, lambda case=case: case.reader.apply(case.mutation))
+            try:
+                slot.prepare(material, case.reader.needs, lambda case=case: case.reader.apply(case.mutation))
+            except RuntimeError as error:
+                free.append(slot)
+                report(case, Outcome("not run", "", "", 0, {}, {}), [str(error)])
+                continue
             slot.start(shlex.split(case.command), fault)
             running[slot.pid] = slot, case
         if not running:
@@ -152,6 +157,8 @@ def run_all(
 
     def report(case: Case, outcome: Outcome, broken_laws: list[str]) -> None:
         statuses[str(outcome.status)] += 1
+        if (done := statuses.total()) % 100 == 0:
+            print(f"{done:,} of {len(cases):,} cases, {len(failed) - before} failed", file=sys.stderr, flush=True)
         if details:
             print(f"{printable(case.name)}\nexit status {outcome.status}, {outcome.resident >> 20} MiB")
             print(f"{outcome.out!r}\n{outcome.err!r}")

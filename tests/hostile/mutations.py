@@ -275,7 +275,7 @@ def of_safetensors(path: Path) -> Iterator[Mutation]:
 
 
 TENSORS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "a scalar": lambda t: np.float32(0.5).reshape(()),
+    "a scalar": lambda t: np.array(0.5, np.float32),
     "of one number": lambda t: t.reshape(-1)[:1].copy(),
     "empty": lambda t: np.zeros((0,), t.dtype),
     "flat": lambda t: t.reshape(-1).copy() if t.ndim != 1 else t.reshape(1, -1).copy(),

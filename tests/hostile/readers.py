@@ -41,12 +41,15 @@ class Reader:
     # Whether each command needs the file: it then refuses one that is broken. The others may ignore it.
     required: bool = True
     whole: bool = True  # whether the changes of whole files apply
-    skips: tuple[str, ...] = ()  # changes that are no mistake here: a user may name a pipe, and wait
+    skips: tuple[
+        str, ...
+    ] = ()  # changes that are no mistake here: a user may name a pipe, and wait, or a link as output
 
     @property
     def checkpoint(self) -> Path | None:
         """The checkpoint that the file is a part of."""
-        return Path(CHECKPOINT) if self.path.startswith(CHECKPOINT) and not self.path.endswith("SHA256SUMS") else None
+        inside = self.path.startswith(f"{CHECKPOINT}/") and not self.path.endswith("SHA256SUMS")
+        return Path(CHECKPOINT) if inside else None
 
     def find(self) -> Path:
         """The file; in its name a `*` stands for a version."""
@@ -56,7 +59,7 @@ class Reader:
         """Of the whole file, and those of its kind."""
         if self.whole:
             yield from (change for change in m.WHOLE if change.name not in self.skips)
-        yield from self.kind(self.find())
+        yield from (change for change in self.kind(self.find()) if change.name not in self.skips)
 
     def apply(self, mutation: Mutation) -> None:
         """Change the file, under checksums that hold."""
@@ -85,9 +88,9 @@ def text(name: str, kind: Callable[[Path], Iterator[Mutation]] = m.of_text, *mor
     )
 
 
-def place(path: str, *commands: str, needs: tuple[str, ...] = RUN) -> Reader:
+def place(path: str, *commands: str, needs: tuple[str, ...] = RUN, skips: tuple[str, ...] = ()) -> Reader:
     """A name inside a folder of others, or next to an output."""
-    return Reader(f"the place {path}", path, m.of_place, commands, needs, required=False, whole=False)
+    return Reader(f"the place {path}", path, m.of_place, commands, needs, required=False, whole=False, skips=skips)
 
 
 DATA_TOKENIZER = "tokenizer/groundup-tokenizer.json"
@@ -157,7 +160,9 @@ READERS = [
         "step-00000002/tokenizer",
     )),
     place("in/data/tokenizer", TRAIN, RESUME),
-    place("work/out", EXPORT, prepare("in/texts/doc.txt"), needs=(*RUN, "texts")),
+    place(
+        "work/out", EXPORT, prepare("in/texts/doc.txt"), needs=(*RUN, "texts"), skips=("leads to a name that is free",)
+    ),
     place("work/.out.partial", EXPORT, prepare("in/texts/doc.txt"), TRAIN, needs=(*RUN, "texts")),
     place("work/.plot.svg.partial", f"{COMPARE} --out work/plot.svg"),
     place("in/texts/more.txt", prepare("in/texts/*.txt"), needs=("texts",)),

@@ -57,7 +57,7 @@ class Slot:
     before: State | None = None
 
     def prepare(self, material: Path, needs: tuple[str, ...], change: Callable[[], None]) -> None:
-        """A fresh copy of the inputs, with a change."""
+        """A fresh copy of the inputs, with a change; RuntimeError where it cannot be made."""
         shutil.rmtree(self.folder, ignore_errors=True)
         for name in ("in", "outside/folder/step-00000099", "work", "tmp", "home"):
             (self.folder / name).mkdir(parents=True)
@@ -72,7 +72,8 @@ class Slot:
             os.chdir(self.folder)
             change()
 
-        assert wait(fork(apply)) == 0, "the input could not be changed"
+        if wait(fork(apply)) != 0:
+            raise RuntimeError("the input could not be changed")
         self.before = state_of(self.folder)
 
     def start(self, words: list[str], fault: Fault | None = None) -> None:

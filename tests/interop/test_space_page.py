@@ -25,12 +25,7 @@ QUIET = (
     "--disable-component-update --disable-sync"
 ).split()
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not find_spec("gradio"), reason="needs the extra `space`"),
-    pytest.mark.skipif(not find_spec("playwright"), reason="needs playwright: pip install playwright"),
-    pytest.mark.skipif(not CHROMIUM, reason="needs a chromium"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not find_spec("gradio"), reason="needs the extra `space`")]
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +102,10 @@ def url(folder, allow, forks):
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
+    playwright_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    if not CHROMIUM:
+        pytest.skip("needs a chromium")
+    with playwright_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         yield browser
         browser.close()

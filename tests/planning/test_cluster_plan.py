@@ -288,7 +288,7 @@ def test_other_counts_are_refused(text):
         (["--nodes", 2, "--gpus-per-node", -1], "--gpus-per-node -1: must be between"),
         (["--nodes", 2, "--mfu", 1.5], "--mfu 1.5: must be between"),
         (["--nodes", 2, "--mfu", "nan"], "--mfu nan: must be between"),
-        (["--nodes", 2, "--gpu", "h10"], "did you mean h100?; known are a100, h100, h200"),
+        (["--nodes", 2, "--gpu", "h10"], "--gpu h10: not in the table; did you mean h100?"),
         (["--mfu", 0.4], "give --nodes as well"),
         (["--nodes", 2, "--measure"], "--measure: measures this machine"),
         (["--nodes", 2, "--mfu", 0.4, "--tokens-per-second", 1e5], "leave one of them out"),

@@ -384,6 +384,14 @@ def test_presets_are_warned_of_where_they_are_misused(name, sections, sentence):
     assert all(line.startswith(sentence) for line in found)
 
 
+@pytest.mark.parametrize(("sequences", "more"), [(500, "more text"), (10**6, "a longer run")])
+def test_a_run_that_repeats_its_text_is_not_advised_to_be_longer(sequences, more):
+    train = {"max_steps": 2000, "batch_tokens": 12_288}
+    found = warnings(from_preset("gpt2", DataSize(sequences=sequences, val_tokens=1000), train=train, **FEW))
+    (line,) = (line for line in found if "tokens per parameter" in line)
+    assert line.endswith(f"a smaller model, or {more}, would learn more")
+
+
 @pytest.mark.parametrize("every_steps", [1, 7, 50, 0])
 def test_the_advised_evaluation_is_short_enough(every_steps):
     evaluate = {"every_steps": every_steps, "tokens": 100_000}

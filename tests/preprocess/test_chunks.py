@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.sources.text import read_text
+from groundup.sources.text import decode_file, rechunk
 from groundup.tokenizers.bpe import BPETokenizer
 from groundup.tokenizers.gpt2 import GPT2Tokenizer
 
@@ -24,7 +24,7 @@ def test_ids_do_not_depend_on_the_chunk_size(tmp_path_factory, name, text, chunk
     path = tmp_path_factory.getbasetemp() / "chunked.txt"
     path.write_bytes(("a" + text).encode())  # the "a" keeps a first U+FEFF from being a byte order mark
     encode = TOKENIZERS[name].encode
-    chunks = list(read_text(path, "strict", chunk_bytes))
+    chunks = list(rechunk(decode_file(path, "strict", chunk_bytes)))
     assert np.array_equal(np.concatenate([encode(chunk) for chunk in chunks]), encode("a" + text))
 
 
@@ -33,6 +33,6 @@ def test_ids_do_not_depend_on_the_chunk_size(tmp_path_factory, name, text, chunk
 def test_a_real_text_is_cut_often_and_unnoticed(tmp_path, name, chunk_bytes):
     (tmp_path / "a.txt").write_bytes(CORPUS.encode() * 50)
     encode = TOKENIZERS[name].encode
-    chunks = list(read_text(tmp_path / "a.txt", "strict", chunk_bytes))
+    chunks = list(rechunk(decode_file(tmp_path / "a.txt", "strict", chunk_bytes)))
     assert len(chunks) > 2
     assert np.array_equal(np.concatenate([encode(chunk) for chunk in chunks]), encode(CORPUS * 50))

@@ -90,6 +90,13 @@ def test_a_path_that_cannot_be_written_is_refused(tmp_path, book, out, message):
         prepare([book], tmp_path / out, tokenizer="byte")
 
 
+@pytest.mark.parametrize("tokenizer", ["auto", "byte"])
+def test_a_path_whose_links_lead_in_a_circle_is_refused(tmp_path, book, tokenizer):
+    (tmp_path / "out").symlink_to("out")
+    with pytest.raises(DataError, match="out: cannot be written"):
+        prepare(book, tmp_path / "out", tokenizer=tokenizer)
+
+
 def test_a_full_disk_is_a_sentence(tmp_path):
     with (
         pytest.raises(DataError, match=r"out: cannot be written \(No space left on device\)"),

@@ -16,7 +16,8 @@ from groundup.diagnostics.run_checks import check_run
 from groundup.evaluation.loss import Interrupted, Loss
 from groundup.run.evaluator import Evaluator
 from groundup.training.early_stopping import BestLoss
-from groundup.ui.display import PlainDisplay
+from groundup.ui.display import Display, NullDisplay, PlainDisplay
+from groundup.ui.watch import ClosableDisplay
 from groundup.utils.files import write_checksums
 
 BASE = {
@@ -159,6 +160,38 @@ def test_losses_of_other_text_are_not_compared_with_the_best_so_far(prepared, tm
     assert [(point.step, point.text) for point in history] == [(5, 0), (10, 0), (15, 1), (20, 1)]
     assert [point.step for point in compare([run]).runs[0].points] == [15]
     assert "run: losses before step 15 are of other text, and left out" in notes(compare([run]))
+
+
+class Begun(Display):
+    """Keeps what a display gets of a resumed run."""
+
+    def begin(self, total_steps, losses=(), evaluations=()):
+        self.losses, self.evaluations = list(losses), list(evaluations)
+
+
+def test_a_display_gets_the_losses_so_far_but_none_of_other_text(prepared, tmp_path, scripted):
+    run, shown = tmp_path / "run", Begun()
+    groundup.train(prepared, run, overrides=merged(train={"max_steps": 15}))
+    with (run / "log.jsonl").open("a") as log:  # by hand
+        log.write('{"event": "step", "step": "x", "loss": 1}\n{"event": "step", "step": 16, "loss": "y"}\n')
+        log.write('{"event": "eval", "step": 5, "val_loss": [2]}\n{"event": "resume", "step": null}\n')
+    groundup.resume(run, overrides={"train": {"max_steps": 17}}, display=shown)
+    assert [step for step, _ in shown.losses] == list(range(1, 16))
+    assert [(step, val) for step, _, val in shown.evaluations] == [(5, 3.0), (10, 2.0), (15, 1.0)]
+    groundup.resume(run, overrides={"train": {"max_steps": 19}, "evaluate": {"tokens": 400}}, display=shown)
+    assert [step for step, _ in shown.losses] == list(range(1, 18))
+    assert shown.evaluations == []
+
+
+def test_a_display_without_a_curve_does_not_read_the_log(prepared, tmp_path, scripted, monkeypatch):
+    groundup.train(prepared, tmp_path / "run", overrides=merged(train={"max_steps": 6}))
+    monkeypatch.setattr("groundup.run.logger.iter_log", None)
+    for steps, display in ((7, PlainDisplay(lambda line: None)), (8, ClosableDisplay(NullDisplay()))):
+        assert (
+            groundup.resume(tmp_path / "run", overrides={"train": {"max_steps": steps}}, display=display).step == steps
+        )
+    with pytest.raises(TypeError):
+        groundup.resume(tmp_path / "run", overrides={"train": {"max_steps": 9}}, display=Begun())
 
 
 def test_another_number_of_tokens_that_scores_the_same_text_changes_nothing(prepared, tmp_path, scripted, caplog):

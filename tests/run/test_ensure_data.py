@@ -145,6 +145,20 @@ def test_without_the_hub_a_recipe_names_the_option_that_takes_other_text(folder,
         ensure_prepared(config, folder / "run", no_progress)
 
 
+def test_an_error_of_the_text_names_the_options_of_this_command(folder):
+    (folder / "book.txt").write_bytes(b"caf\xe9 " * 100)
+    (folder / "rows.jsonl").write_text('{"body": "a"}\n')
+    (folder / "package.json").write_text('{\n "name": 1\n}')
+    for source, remedy in {
+        "book.txt": r"add --prepare\.encoding cp1252, or .* with groundup prepare --errors replace$",
+        "rows.jsonl": r"fields are 'body': choose one with --prepare\.column$",
+        "package.json": r"or add --prepare\.read_as text, to read the JSON itself as a text$",
+    }.items():
+        _, config = recipe(prepare={"sources": [source], "tokenizer": "byte"})
+        with pytest.raises(DataError, match=remedy):
+            ensure_prepared(config, folder / "run", no_progress)
+
+
 def test_a_run_whose_data_is_missing_names_the_command_that_prepares_it(folder):
     groundup.train("data/book", "run", overrides=SMALL | {"prepare": {"sources": ["book.txt"], "tokenizer": "char"}})
     (folder / "data").rename(folder / "moved")

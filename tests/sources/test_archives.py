@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import zstandard
 from documents import read
+from tars import tar_of
 
 from groundup.errors import DataError
 from groundup.sources import archives, compression
@@ -88,19 +89,6 @@ def test_reading_can_begin_at_any_document(tmp_path, folder):
             everything = [(place, "".join(each.chunks())) for place, each in corpus.documents_from(Position())]
             for i, (place, _) in enumerate(everything):
                 assert [(p, "".join(d.chunks())) for p, d in corpus.documents_from(place)] == everything[i:]
-
-
-def tar_of(*members):
-    """A tar file of (name, content, type, link) members."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for name, content, *rest in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            if rest:
-                info.type, info.linkname = rest
-            archive.addfile(info, io.BytesIO(content))
-    return file.getvalue()
 
 
 def test_links_devices_and_paths_that_lead_out_are_harmless(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from documents import read
 from reading import read_with
 
+from groundup.errors import DataError
 from groundup.sources.corpus import Position, open_sources
 from groundup.sources.documents import CHANNELS
 from groundup.sources.documents.chats import NOTICES, WITHOUT_TEXT, looks_like_whatsapp, read_whatsapp
@@ -127,6 +128,31 @@ def test_a_channel_of_a_slack_export_is_one_document(tmp_path, root):
                 f"{WITHOUT_TEXT}: 1 in {name}",
                 f"files that hold no messages are left out: 1 in {name}",
             }
+
+
+def unpacked(folder):
+    for name, content in SLACK.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["general/2024-01-02.json", "general/2024-01-03.json", "new/2024-01-01.json"])
+def test_an_export_of_slack_that_changes_while_it_is_read_is_noticed(tmp_path, name):
+    with open_sources([unpacked(tmp_path / "export")]) as corpus:
+        corpus.check_unchanged()
+        (tmp_path / "export" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "export" / name).write_text("[]")
+        with pytest.raises(DataError, match=r"/export: changed while it was read, so the result is thrown away"):
+            corpus.check_unchanged()
+
+
+@pytest.mark.parametrize("field", [{"subtype": []}, {"ts": 10**400}])
+def test_an_unpacked_export_of_slack_with_odd_fields_gets_a_sentence(tmp_path, field):
+    folder = unpacked(tmp_path / "export")
+    (folder / "general" / "2024-01-02.json").write_text(json.dumps([slack("1", "U1", "text") | field]))
+    with pytest.raises(DataError, match=r"/export: damaged as an export of Slack \(.*\); get a complete copy of it"):
+        read(folder)
 
 
 @pytest.mark.parametrize(

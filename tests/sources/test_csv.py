@@ -117,8 +117,8 @@ def test_a_table_of_bad_rows_is_refused():
 
 
 def test_a_row_without_end_is_not_held_in_memory(monkeypatch):
-    for module in (csv_tables, options):
-        monkeypatch.setattr(module, "MAX_ROW_BYTES", 1000)
+    monkeypatch.setattr(csv_tables, "MAX_ROW_CHARS", 1000)
+    monkeypatch.setattr(options, "MAX_ROW_BYTES", 1000)
     monkeypatch.setattr(csv_tables, "SAMPLE_CHARS", 10)
     with pytest.raises(
         DataError, match=r"x: a row of more than 1,000 characters, as after a quote that nothing closes"

@@ -112,6 +112,39 @@ def test_an_interrupted_preparation_resumes_to_the_same_folder(groundup, hub, tm
     assert same(tmp_path / "d", tmp_path / "whole")
 
 
+WITHOUT_HOME = """
+import contextlib, os, pwd, sys
+
+def no_entry(uid):
+    raise KeyError(uid)
+
+pwd.getpwuid = no_entry
+for name in ("HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
+    os.environ.pop(name, None)
+from groundup.cli import main
+for source in sys.argv[1:]:
+    with contextlib.suppress(SystemExit):
+        main(["prepare", source, "--out", source, "--tokenizer", "byte", "--max-tokens", "9000"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such database of users")
+def test_a_user_without_a_home_is_told_which_folder_to_name(hub, tmp_path):
+    """As a container runs a user whom its image does not know."""
+    put_stories(hub)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_HOME, "shakespeare", "tinystories"], cwd=tmp_path,
+        env=kept | {"HF_ENDPOINT": hub.url}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stderr == (
+        "groundup: tinystories: this user has no home folder for the hub's files; set HF_HOME to a folder that can be "
+        "written\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["shakespeare"]  # which needs none
+
+
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [

@@ -116,8 +116,20 @@ def test_an_error_is_named_with_its_line():
     for bad, line in ((b'[{"text": "a"},\n{"text": b}]', 2), (b'[\n"a"\n"b"]', 3), (b'["a",]', 1)):
         with pytest.raises(DataError, match=rf"x, line {line}: not valid JSON"):
             read_with(read_json, bad)
-    with pytest.raises(DataError, match=r"x, line 1: not valid JSON \(maximum recursion depth"):
+    with pytest.raises(DataError, match=r"x, line 1: not valid JSON \(nested more than 1,000 deep\)"):
         read_with(read_json, b"[" * 100_000)
+
+
+@pytest.mark.usefixtures("pieces")
+@pytest.mark.parametrize(
+    "value", [[], {}, "a", 1.5, None, ["]", '"', "\\", '\\"', [[1, {"}": []}]]], {"[": {"a": "\\\\"}}]
+)
+def test_values_that_are_not_rows_are_skipped_whatever_is_in_them(value):
+    document = json.dumps({"before": value, "list": [value] * 3, "data": [{"text": "one", "more": value}]}).encode()
+    assert read_with(read_json, document)[0] == ["one"]
+    for bad in (b'{"a": [1}, "data": ["b"]}', b'{"a": [{"b": 1], "data": ["b"]}', b'{"a": ["b], "data": [1]}'):
+        with pytest.raises(DataError, match=r"x, line 1: not valid JSON \((Unexpected|Expecting) '.'\)"):
+            read_with(read_json, bad)
 
 
 def test_memory_holds_one_row_and_not_the_file(monkeypatch):

@@ -192,3 +192,12 @@ def test_long_headers_take_no_quadratic_time():
     assert text.startswith("aaa")
     assert text.endswith("\n\nb")
     assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize("suffix", [".msg", ".emlx"])
+def test_mail_in_the_formats_of_other_programs_is_refused_with_what_to_do(tmp_path, suffix):
+    (tmp_path / f"a{suffix}").write_text("17\nSubject: s\n\ntext\n")
+    with pytest.raises(
+        DataError, match=rf"a\{suffix}: \{suffix} files are not read as text; save the message as \.eml$"
+    ):
+        read(tmp_path / f"a{suffix}")

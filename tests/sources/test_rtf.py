@@ -30,6 +30,8 @@ def test_code_pages_and_unicode_with_its_stand_ins():
         ),
         (rb"\ansi\deff1{\fonttbl{\f1\fcharset128 A;}}\'95\'5c\'8e\'a6 \'83A", "表示 ア"),
         (rb"\ansi\ansicpg65001 \'c3\'a9", "é"),
+        (rb"\ansi\ansicpg865 \'9b", "ø"),
+        (rb"\ansi\ansicpg437 \'9b", "¢"),
         (rb"\uc2\u34920\'95\'5cx{\uc0\u34920}y\u8212\'81\'5c\u8212 ab", "表x表y——"),
         (rb"\u-3999?x", "x"),
         (rb"{\upr{NOSEE}{\*\ud{\u26085?}}}", "日"),

@@ -51,9 +51,9 @@ def test_a_folder_is_read_in_order_of_names_without_hidden_or_unknown_files(tmp_
             *("corpus/a.jsonl", "corpus/a/y.TXT", "corpus/a/z.md", "corpus/b.txt", "corpus/c.py", "corpus/f.rst.zst")
         ]
     reads, leaves_out = messages[0].split("; leaves out ")
-    assert reads == f"{folder}: reads 2 .txt, 1 .jsonl, 1 .md, 1 .py, 1 .rst"
+    assert reads == f"{folder}: reads 2 .txt, 1 .jsonl, 1 .md, 1 .py, 1 .rst.zst"
     assert leaves_out == (
-        "2 .xls, 1 without suffix, 1 .png (not read), 1 .txt (empty), 1 hidden, 1 .jsonl (the log of a run)"
+        "1 without suffix, 1 .png, 1 .xls, 1 .xls.gz (not read), 1 .txt (empty), 1 hidden, 1 .jsonl (the log of a run)"
     )
 
 

@@ -15,7 +15,7 @@ from groundup.errors import DataError
 from groundup.sources import text as text_module
 from groundup.sources.compression import ReadProgress, open_decompressed
 from groundup.sources.rows import read_jsonl
-from groundup.sources.text import MARKS, MAX_UNCUT_CHARS, REPLACED, chunk_text, read_text, rechunk
+from groundup.sources.text import MARKS, MAX_UNCUT_CHARS, REPLACED, chunk_text, decode_file, rechunk
 from groundup.tokenizers.gpt2 import GPT2Tokenizer
 
 BLOCKS = [1, 2, 3, 7, 1 << 20]
@@ -33,12 +33,12 @@ def write(tmp_path):
 @pytest.mark.parametrize("chunk_bytes", BLOCKS)
 def test_text_is_read_unchanged(write, chunk_bytes):
     text = "\nnaïve\r\n\r\n日本 \t🙂\n \n\ufeffend"
-    assert "".join(read_text(write(text.encode()), "strict", chunk_bytes)) == text
+    assert "".join(decode_file(write(text.encode()), "strict", chunk_bytes)) == text
 
 
 @pytest.mark.parametrize("chunk_bytes", BLOCKS)
 def test_a_byte_order_mark_is_dropped(write, chunk_bytes):
-    assert "".join(read_text(write(b"\xef\xbb\xbfab"), "strict", chunk_bytes)) == "ab"
+    assert "".join(decode_file(write(b"\xef\xbb\xbfab"), "strict", chunk_bytes)) == "ab"
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
@@ -46,35 +46,35 @@ def test_a_byte_order_mark_is_dropped(write, chunk_bytes):
 def test_an_invalid_byte_is_located(write, chunk_bytes, mark):
     path = write(mark + "é\r\né ".encode() + b"\xc3(")
     with pytest.raises(DataError, match=rf"a\.txt: byte {7 + len(mark)} \(line 2\) is 0xC3, which is not UTF-8"):
-        list(read_text(path, "strict", chunk_bytes))
+        list(decode_file(path, "strict", chunk_bytes))
 
 
 @pytest.mark.parametrize("chunk_bytes", BLOCKS)
 def test_an_invalid_byte_can_be_replaced(write, chunk_bytes):
-    assert "".join(read_text(write(b"a\xffb\xe2\x82"), "replace", chunk_bytes)) == "a\ufffdb\ufffd"
+    assert "".join(decode_file(write(b"a\xffb\xe2\x82"), "replace", chunk_bytes)) == "a\ufffdb\ufffd"
 
 
 @pytest.mark.parametrize("errors", ["strict", "replace"])
 def test_a_binary_file_is_refused(write, errors):
     with pytest.raises(DataError, match="byte 5 is NUL, so this is no text file"):
-        list(read_text(write(b"ELF\n\n\0\0"), errors))
+        list(decode_file(write(b"ELF\n\n\0\0"), errors))
 
 
 @pytest.mark.parametrize("codec", ["utf-16", "utf-16-be", "utf-32", "utf-32-be"])
 def test_other_encodings_are_recognised(write, codec):
     with pytest.raises(DataError, match=f"not UTF-8; this looks like {codec[:6]}: add --encoding {codec[:6]}$"):
-        list(read_text(write("\ufeffabc".encode(codec)), "strict"))
+        list(decode_file(write("\ufeffabc".encode(codec)), "strict"))
 
 
 @pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be"])
 def test_utf16_without_a_mark_is_recognised(write, codec):
     with pytest.raises(DataError, match=f"is NUL, which text .*; this looks like {codec}: add --encoding {codec}"):
-        list(read_text(write("Some naïve text — and more.\n".encode(codec) * 9), "replace"))
+        list(decode_file(write("Some naïve text — and more.\n".encode(codec) * 9), "replace"))
 
 
 def test_a_stray_nul_can_be_removed(write):
     with pytest.raises(DataError, match=r"byte 11 is NUL, so .*; give text, or remove the NULs .*: tr -d '\\000'"):
-        list(read_text(write(b"hello world\0 and more"), "replace"))
+        list(decode_file(write(b"hello world\0 and more"), "replace"))
 
 
 @pytest.mark.parametrize("chunk_bytes", BLOCKS)
@@ -82,7 +82,7 @@ def test_what_is_replaced_is_counted_once_for_each_file(write, chunk_bytes):
     progress = ReadProgress()
     path = write("é\ufffd\ufeff".encode() + b"caf\xe9 \xe2\x82 \xff" + "\ufffd\ufeff".encode() + b"\xe2\x82")
     for _ in range(2):
-        list(read_text(path, "replace", chunk_bytes, progress))
+        list(decode_file(path, "replace", chunk_bytes, progress))
     assert progress.found == {path: {REPLACED: 4, MARKS: 2}}
 
 
@@ -99,20 +99,20 @@ PACKERS = {".gz": gzip.compress, ".zst": zstandard.compress}
 @pytest.mark.parametrize("suffix", PACKERS)
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.txt.zst", "a"])
 def test_packed_files_are_known_by_their_first_bytes(write, suffix, name):
-    assert "".join(read_text(write(PACKERS[suffix](b"packed"), name), "strict")) == "packed"
+    assert "".join(decode_file(write(PACKERS[suffix](b"packed"), name), "strict")) == "packed"
 
 
 @pytest.mark.parametrize("suffix", PACKERS)
 def test_a_plain_file_with_the_suffix_of_a_packed_one_is_named_so(write, suffix):
     with pytest.raises(DataError, match=rf"not packed with .*; if it is plain text, take \{suffix} off its name"):
-        list(read_text(write(b"plain", f"a.txt{suffix}"), "strict"))
+        list(decode_file(write(b"plain", f"a.txt{suffix}"), "strict"))
 
 
 @pytest.mark.parametrize("suffix", PACKERS)
 def test_compressed_files_of_several_frames_are_decompressed(write, suffix):
     pack = PACKERS[suffix]
     path = write(pack(b"packed ") + pack(b"") + pack("zweimal größer ".encode() * 100_000), f"a.txt{suffix}")
-    assert "".join(read_text(path, "strict")) == "packed " + "zweimal größer " * 100_000
+    assert "".join(decode_file(path, "strict")) == "packed " + "zweimal größer " * 100_000
 
 
 @pytest.mark.parametrize(
@@ -124,14 +124,14 @@ def test_compressed_files_of_several_frames_are_decompressed(write, suffix):
 def test_a_damaged_compressed_file_is_refused(write, suffix, damage):
     packed = PACKERS[suffix](b"some text that is long enough to be cut\n" * 9)
     with pytest.raises(DataError, match=r"damaged or cut short as a (gzip|zstd) file|not packed with (gzip|zstd), or"):
-        list(read_text(write(damage(packed), f"a.txt{suffix}"), "strict"))
+        list(decode_file(write(damage(packed), f"a.txt{suffix}"), "strict"))
 
 
 def test_a_frame_with_a_long_window_is_decompressed(write):
     text = random.Random(0).randbytes(1 << 10).hex().encode() * 9
     settings = zstandard.ZstdCompressionParameters.from_level(1, window_log=30, enable_ldm=True)
     packer = zstandard.ZstdCompressor(compression_params=settings).compressobj()  # size not known beforehand
-    assert "".join(read_text(write(packer.compress(text) + packer.flush(), "a.txt.zst"), "strict")) == text.decode()
+    assert "".join(decode_file(write(packer.compress(text) + packer.flush(), "a.txt.zst"), "strict")) == text.decode()
 
 
 @pytest.mark.parametrize("zeros", [1, 100, 1 << 14, 1 << 19])
@@ -148,14 +148,14 @@ def test_endless_zeros_after_gzip_are_refused(write):
     with pytest.raises(
         DataError, match=r"a\.txt\.gz: damaged or .* gzip file \(more than 1,048,576 zeros follow its end"
     ):
-        list(read_text(path, "strict"))
+        list(decode_file(path, "strict"))
 
 
 def test_a_gzip_file_with_a_wrong_checksum_is_refused(write):
     packed = bytearray(gzip.compress(b"some text"))
     packed[-6] ^= 1
     with pytest.raises(DataError, match=r"damaged or cut short as a gzip file \(.*incorrect data check\)"):
-        list(read_text(write(bytes(packed), "a.txt.gz"), "strict"))
+        list(decode_file(write(bytes(packed), "a.txt.gz"), "strict"))
 
 
 @pytest.mark.parametrize("missing", [1, 5, 1000, 20_000])
@@ -163,7 +163,7 @@ def test_a_truncated_compressed_file_is_never_taken_for_complete(write, missing)
     contents = random.Random(0).randbytes(300_000).hex().encode()
     for suffix, pack in PACKERS.items():
         with pytest.raises(DataError, match="cut short"):
-            list(read_text(write(pack(contents)[:-missing], f"a.txt{suffix}"), "strict"))
+            list(decode_file(write(pack(contents)[:-missing], f"a.txt{suffix}"), "strict"))
 
 
 @pytest.mark.parametrize("pack", [zstandard.ZstdCompressor(level=1).compress, gzip.compress])

@@ -208,10 +208,14 @@ def test_a_stall_before_a_checkpoint_does_not_end_the_resumed_run():
     for seconds in (0.1, 0.1, 5.0):
         progress.time_step(seconds)
     assert (progress.dt, progress.usual_dt) == (5.0, 0.1)
-    resumed = Progress(step=3, elapsed=5.2, dt=progress.usual_dt)  # as a checkpoint has it
+    for seconds in range(7):
+        progress.time_step(seconds)
+    assert progress.usual_dt == 4, "of the last five"
+    resumed = Progress(step=3, elapsed=5.2, dt=0.1)  # as a checkpoint has it
     resumed.time_step(5.0)
     assert not TimeLength(10.4).reached(resumed)
     assert TimeLength(5.25).reached(resumed)
+    assert not TimeLength(5.0).reached(Progress(step=1, elapsed=4.0, dt=1.0)), "there is time for a last step"
 
 
 def test_time_spent_in_hooks_counts_and_the_last_step_is_still_finished(clock):

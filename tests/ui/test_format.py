@@ -25,7 +25,8 @@ def test_human_time(seconds: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "text"), [(0, "0"), (812, "812"), (10_120, "10.1K"), (999_999, "1M"), (3_276_800, "3.28M"), (5e12, "5T")]
+    ("n", "text"),
+    [(0, "0"), (812, "812"), (999.5, "1K"), (10_120, "10.1K"), (999_999, "1M"), (3_276_800, "3.28M"), (5e12, "5T")],
 )
 def test_human_count(n: float, text: str) -> None:
     assert human_count(n) == text

@@ -27,7 +27,7 @@ def cell(monkeypatch):
     shell = SimpleNamespace(config={"IPKernelApp": {}})
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
     monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
-    monkeypatch.setattr(notebook, "SECONDS", 0.0)
+    monkeypatch.setattr(notebook, "REDRAW_SECONDS", 0.0)
     monkeypatch.setattr("groundup.ui.progress.DELAY_SECONDS", 0.0)
     return outputs
 
@@ -71,7 +71,7 @@ def test_a_run_is_a_panel_that_is_drawn_again_in_its_place(cell, capsys):
 
 def test_drawings_are_a_second_apart(cell, monkeypatch):
     clock = iter([0.0, 0.0, 0.0, 0.5, 1.5, 1.5])
-    monkeypatch.setattr(notebook, "SECONDS", 1.0)
+    monkeypatch.setattr(notebook, "REDRAW_SECONDS", 1.0)
     monkeypatch.setattr(notebook.time, "monotonic", lambda: next(clock))
     output = CellOutput()
     for text in ("one", "skipped", "two"):
@@ -81,12 +81,12 @@ def test_drawings_are_a_second_apart(cell, monkeypatch):
 
 def test_bytes_and_counts_are_bars(cell, capsys):
     with reporting(True) as reporter:
-        reporter.message("tokenizer char")
+        reporter.message("tokenizer char; --overwrite chooses again")
         reporter.phase("encoding <x>", 4_000_000)
         reporter(1_000_000)
     with count_progress() as start:
         start("val loss")(3, 12)
-    assert capsys.readouterr().out == "tokenizer char\n"
+    assert capsys.readouterr().out == "tokenizer char; overwrite=True chooses again\n"
     (encoding, *_), (counting, *_) = cell
     assert encoding["text/plain"] == "encoding <x> 1.0 MB (25%)"
     assert (

@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from groundup.ui import console as ui_console
 from groundup.ui import panel as module
 from groundup.ui.chart import CURVE_POINTS
+from groundup.ui.console import print_line
 from groundup.ui.panel import Panel, RunningMean, can_show_panel
 from groundup.ui.progress import byte_progress, count_progress
 from groundup.utils.progress import StepInfo
@@ -45,6 +47,13 @@ def shown(panel: Panel, console: Console) -> list[str]:
     with console.capture() as capture:
         console.print(panel._render())
     return capture.get().splitlines()
+
+
+def test_output_is_that_of_a_terminal_in_a_notebook_too(monkeypatch) -> None:
+    """In a notebook rich would draw into the cell by itself; groundup does that."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert Console().is_jupyter
+    assert not ui_console.Console().is_jupyter
 
 
 def test_the_running_mean_follows_a_short_run_and_smooths_a_long_one() -> None:
@@ -257,6 +266,23 @@ def test_only_a_capable_terminal_gets_a_panel(monkeypatch: pytest.MonkeyPatch) -
     utf8.fileno = lambda: 1
     monkeypatch.setattr(os, "tcgetpgrp", lambda _: os.getpgrp() + 1, raising=False)  # of the shell, or another job
     assert not can_show_panel(Console(file=utf8, force_terminal=True, _environ={"TERM": "xterm"}))
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("memory   one two three four", ["memory   one two", "         three four"]),
+        ("  a  9  why it is so now", ["  a  9  why it is so", "        now"]),
+        ("a sentence that is too long", ["a sentence that is", "too long"]),
+        ("data     " + "x" * 30, ["data", "         " + "x" * 30]),
+        ("short", ["short"]),
+    ],
+)
+def test_a_line_is_broken_between_words_and_continues_under_its_last_column(text: str, lines: list[str]) -> None:
+    for is_terminal in (True, False):
+        out = io.StringIO()
+        print_line(text, Console(file=out, width=20, force_terminal=is_terminal, no_color=True))
+        assert out.getvalue().splitlines() == (lines if is_terminal else [text])
 
 
 def test_a_log_gets_no_bars(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,14 +15,14 @@ def test_plain_lines() -> None:
     display.begin(1000)
     display.step(info(1))
     display.step(info(20))
-    display.evaluation(step=500, train_loss=1.9031, val_loss=1.9487, bits_per_byte=2.811)
+    display.evaluation(step=1500, train_loss=1.9031, val_loss=1.9487, bits_per_byte=2.811)
     display.evaluation(step=500, train_loss=None, val_loss=1.9487, bits_per_byte=None)
     display.sample("Once\x1b[2J\nupon")
     display.message("saved")
     assert lines == [
         "step 1/1,000 | loss 5.5569 | dt 2003.8 ms | tok/s 8,176 | norm 1.13 | lr 6.00e-04",
         "step 20/1,000 | loss 5.5569 | dt 2003.8 ms | tok/s 8,176 | norm 1.13 | lr 6.00e-04 | 2m 40s left",
-        "step 500 | train loss 1.9031 | val loss 1.9487 | bits/byte 2.811",
+        "step 1,500 | train loss 1.9031 | val loss 1.9487 | bits/byte 2.811",
         "step 500 | val loss 1.9487",
         "  │ Once\\x1b[2J\n  │ upon",
         "saved",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from groundup.checkpoint.files import SYSTEM_FILE, unreadable
 from groundup.errors import CheckpointError, UsageError
-from groundup.utils.files import replace_bytes
+from groundup.utils.files import replace_bytes, resolved
 from groundup.utils.reading import read_bytes
 
 POINTER, OWNER = "checkpoints", ".run"
@@ -79,18 +79,18 @@ def assign(run: Path, folder: Path, *, new: bool) -> None:
     refuse_unsuitable(run, folder, new=new)
     if _is_own(run, folder):
         return
-    folder, pointer = folder.resolve(), run / POINTER
+    folder, pointer = resolved(folder), run / POINTER
     if pointer.is_dir() and not pointer.is_symlink():
         pointer.rmdir()
     folder.mkdir(parents=True, exist_ok=True)
-    replace_bytes(folder / OWNER, os.fsencode(run.resolve()) + b"\n")
+    replace_bytes(folder / OWNER, os.fsencode(resolved(run)) + b"\n")
     replace_bytes(pointer, os.fsencode(folder) + b"\n")
 
 
 def _is_own(run: Path, folder: Path) -> bool:
     """Whether `folder` is the one in the run's folder."""
-    own = run.resolve() / POINTER
-    return not own.is_symlink() and _is_same(folder.resolve(), own)
+    own = resolved(run) / POINTER
+    return not own.is_symlink() and _is_same(resolved(folder), own)
 
 
 def _is_same(a: Path, b: Path) -> bool:

@@ -22,7 +22,17 @@ from groundup.config.schema import Config, to_yaml
 from groundup.config.yaml_loader import read_yaml
 from groundup.errors import CheckpointError, ConfigError, UnreadableError, UsageError
 from groundup.model.size import flops_per_token
-from groundup.utils.files import DELETED, SUMS, flush, remove, remove_folder, replace_text, restore_previous, unused
+from groundup.utils.files import (
+    DELETED,
+    SUMS,
+    flush,
+    remove,
+    remove_folder,
+    replace_text,
+    resolved,
+    restore_previous,
+    unused,
+)
 from groundup.utils.lock import locked
 from groundup.utils.system import installed_version, own_version
 
@@ -114,7 +124,7 @@ class RunFolder:
         return config
 
     def steps(self) -> list[Path]:
-        """Checkpoint folders, oldest first; complete or not. CheckpointError for a link, UnreadableError.
+        """Checkpoint folders, oldest first; complete or not. CheckpointError for a link or a file, UnreadableError.
 
         One that a process was killed over while it replaced it is still under its hidden name.
         """
@@ -126,7 +136,7 @@ class RunFolder:
                 for name, path in names.items()
                 if STEP.fullmatch(final := final_name(path))
                 and (name == final or final not in names)
-                and (path.is_symlink() or path.is_dir())  # a link may lead nowhere yet
+                and (path.is_symlink() or path.exists())  # a link may lead nowhere yet
             ]
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -135,6 +145,8 @@ class RunFolder:
         for path in found:
             if path.is_symlink():
                 raise CheckpointError(f"{path}: is a link, which is not followed; put the checkpoint itself there")
+            if path.exists() and not path.is_dir():  # else training would fail when it saves this step
+                raise CheckpointError(f"{path}: is no folder, and in the place of a checkpoint; move it elsewhere")
         return sorted(found, key=step_of)
 
     def newest_good(self, before: float = math.inf) -> tuple[Path | None, dict[Path, str]]:
@@ -313,10 +325,10 @@ def folder_identity(folder: Path) -> int | None:
 
 def run_of(checkpoint: Path) -> Path | None:
     """The run that a checkpoint belongs to, if any."""
-    folder = checkpoint.resolve().parent
+    folder = resolved(checkpoint).parent
     try:
         for run in (owner(folder), folder.parent):  # the first is out of date where a run took its checkpoints back
-            if run and (run / "config.yaml").is_file() and checkpoints_of(run).resolve() == folder:
+            if run and (run / "config.yaml").is_file() and resolved(checkpoints_of(run)) == folder:
                 return run
     except (OSError, CheckpointError):
         pass

@@ -18,6 +18,7 @@ from groundup.cli.interrupts import INTERRUPTED, STATUS_INTERRUPTED, interruptib
 from groundup.errors import GroundupError, UsageError
 from groundup.ui.format import single_line
 from groundup.ui.streams import printable_streams
+from groundup.utils.ranks import is_rank_0
 
 # Command -> (module, one line for --help). Of a module, add_arguments declares the options, and run executes the
 # command and returns the exit status.
@@ -114,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
 def _run_and_report(argv: list[str], *, until_exit: bool) -> int:
     """Run the command, with errors in one sentence on standard error; returns the exit status."""
     try:
-        with interruptible(until_exit=until_exit), terminable(quiet=_rank() != "0"):
+        with interruptible(until_exit=until_exit), terminable(quiet=not is_rank_0()):
             return run(argv)
     except GroundupError as error:
         _print_error(error)
@@ -138,7 +139,7 @@ def _run_and_report(argv: list[str], *, until_exit: bool) -> int:
 
 
 def _print_error(message: object) -> None:
-    if _rank() != "0":  # the launcher ends the other ranks if rank 0 fails with the same error
+    if not is_rank_0():  # the launcher ends the other ranks if rank 0 fails with the same error
         time.sleep(RANK_DELAY_SECONDS)
     line = single_line(str(message))
     if len(line) > MAX_ERROR_CHARACTERS:  # of a text that a file holds; the place stands before it, the remedy after it
@@ -150,10 +151,6 @@ def _exit_distributed(status: int) -> None:
     """Exit here if this is one of several training processes."""
     if launch := sys.modules.get("groundup.distributed.launch"):  # not imported for this: that takes a second
         launch.exit_process(status)
-
-
-def _rank() -> str:
-    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
 
 
 def run(argv: list[str]) -> int:
@@ -208,5 +205,5 @@ def _show_warning(show: Callable[..., None], message: Warning | str, category: t
 
     if not issubclass(category, AliasWarning | RenamedKeyWarning):
         show(message, category, *rest)
-    elif _rank() == "0":
+    elif is_rank_0():
         print(f"groundup: {single_line(str(message))}", file=sys.stderr, flush=True)

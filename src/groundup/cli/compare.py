@@ -85,10 +85,8 @@ def _draw(comparison: Comparison, out: Path) -> None:
 
 
 def _print(comparison: Comparison) -> None:
-    from rich.text import Text
-
     from groundup.comparison.table import notes, rows, table
-    from groundup.ui.console import Console
+    from groundup.ui.console import Console, print_line
     from groundup.ui.panel import can_show_panel
 
     console = Console()
@@ -99,7 +97,7 @@ def _print(comparison: Comparison) -> None:
     if can_show_panel(console) and not console.no_color and len(names) <= len(STYLES):
         _chart(comparison, names, console)
     for note in notes(comparison):
-        console.print(Text(f"note  {note}"), soft_wrap=True)
+        print_line(f"note  {note}", console)
 
 
 def _chart(comparison: Comparison, names: list[str], console: Console) -> None:

@@ -2,15 +2,17 @@
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from importlib import import_module
+from typing import Any
 
 from groundup.cli.parsing import Parser
 
 SHELLS = ("bash", "zsh", "fish")
 
-# Metavars of arguments that are files or folders; of other values without choices, nothing is proposed.
-PATHS = {"DIR", "RUN", "FILE", "FOLDER", "PATH", "RUN_OR_CHECKPOINT", "RUN_OR_DATA", "SOURCE", "TEXT", "TASK,…", "F"}
+# Metavars of arguments that are files or folders.
+PATHS = {"DIR", "RUN", "FILE", "FOLDER", "PATH", "RUN_OR_CHECKPOINT", "RUN_OR_DATA", "SOURCE", "TASK,…"}
 
 
 def add_arguments(parser: Parser) -> None:
@@ -49,21 +51,22 @@ def build_parser(commands: Mapping[str, tuple[str, str]], words: list[str]) -> a
         command = parsers.add_parser(name, help=summary)
         if name in words:
             import_module(f"groundup.cli.{module}").add_arguments(command)
-            _complete_paths(command)
+            _complete_values(command)
     return root
 
 
-def _complete_paths(parser: argparse.ArgumentParser) -> None:
-    """Let files complete what is a path, and nothing what is a number."""
-    from argcomplete.completers import FilesCompleter
-
+def _complete_values(parser: argparse.ArgumentParser) -> None:
+    """Let values and files complete what takes them, and nothing what is a number, say."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for inner in action.choices.values():
-                _complete_paths(inner)
-        elif not getattr(action, "completer", None) and not action.choices:
-            action.completer = FilesCompleter() if action.metavar in PATHS else _nothing  # type: ignore[attr-defined]
+                _complete_values(inner)
+        elif not action.choices:
+            is_path = action.metavar in PATHS or "--tokenizer" in action.option_strings
+            action.completer = partial(_values, getattr(action, "proposed", ()), is_path)  # type: ignore[attr-defined]
 
 
-def _nothing(**_: object) -> list[str]:
-    return []
+def _values(proposed: Iterable[str], is_path: bool, prefix: str, **options: Any) -> list[str]:
+    from argcomplete.completers import FilesCompleter
+
+    return [*proposed, *(FilesCompleter()(prefix, **options) if is_path else ())]

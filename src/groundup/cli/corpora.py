@@ -4,19 +4,20 @@ import argparse
 from typing import Any
 
 from groundup.cli.parsing import Parser
-from groundup.planning.choice import GPU, LAPTOP, LARGE_TEXT_BYTES, propose_for_text
+from groundup.planning.choice import LARGE_TEXT_BYTES, ONE_H100, TWO_CORES, propose_for_text
 from groundup.sources.catalog import CORPORA, DOWNLOAD_BYTES_PER_SECOND, TOKENS_PER_SECOND, CatalogEntry
 from groundup.sources.hub import GRAMMAR
+from groundup.ui.console import print_line
 from groundup.ui.format import human_bytes, human_duration, json_line
 from groundup.utils.extras import install_command
 
 NOTE = f"""
-Time: the download at {8 * DOWNLOAD_BYTES_PER_SECOND / 1e6:.0f} Mbit/s (assumed),
+Time: the download at {8 * DOWNLOAD_BYTES_PER_SECOND / 1e6:.0f} Mbit/s (assumed), \
 then {TOKENS_PER_SECOND / 1e6:.0f} million tokens per second (measured on two cores).
 Training: assumed speeds; `groundup plan --data DIR` measures this machine and lists all presets.
 `~` is rounded or extrapolated, `?` unknown; --json has the source of each figure.
 
-Any other data set of the hub: groundup prepare {GRAMMAR} --out DIR
+Any other data set of the hub:
 """
 
 
@@ -33,12 +34,14 @@ def run(args: argparse.Namespace) -> int:
         print(json_line({"corpora": [_record(name, corpus) for name, corpus in CORPORA.items()]}))
         return 0
     for name, corpus in CORPORA.items():
-        print(f"{name}: {corpus.description}")
-        print(f"  {_figures(corpus)}; licence {corpus.licence}")
+        print_line(f"{name}: {corpus.description}")
+        print_line(f"  {_figures(corpus)}; licence {corpus.licence}")
         print(f"  {_command(name, corpus)}")
         if training := _training(corpus):
             print(f"  {training}")
-    print(NOTE, end="")
+    for line in NOTE.splitlines():
+        print_line(line)
+    print(f"  groundup prepare {GRAMMAR} --out DIR")
     return 0
 
 
@@ -61,14 +64,14 @@ def _record(name: str, corpus: CatalogEntry) -> dict[str, Any]:
 def _command(name: str, corpus: CatalogEntry) -> str:
     """The command that prepares a corpus; of one from the hub, whose size is not seen when it is read, by its size."""
     words = ["groundup", "prepare", name, "--out", f"data/{name}"]
-    tokenizer = propose_for_text(corpus.text_bytes, GPU)[0] if corpus.source and corpus.text_bytes else None
+    tokenizer = propose_for_text(corpus.text_bytes, ONE_H100)[0] if corpus.source and corpus.text_bytes else None
     return " ".join([*words, *(["--tokenizer", tokenizer] if tokenizer else [])])
 
 
 def _training(corpus: CatalogEntry) -> str:
     """The preset that suits a corpus, of a large one on a GPU, with its time, as text."""
     size = corpus.text_bytes or 0
-    computer = GPU if size >= LARGE_TEXT_BYTES else LAPTOP
+    computer = ONE_H100 if size >= LARGE_TEXT_BYTES else TWO_CORES
     fit = propose_for_text(size, computer)[1]
     return f"train {' '.join([fit.preset, *fit.options])}: about {fit.time} on {computer.name}" if fit else ""
 

@@ -1,7 +1,6 @@
 """`groundup doctor`."""
 
 import argparse
-import os
 import shutil
 import sys
 import textwrap
@@ -17,6 +16,7 @@ from groundup.diagnostics.finding import Finding
 from groundup.errors import UsageError
 from groundup.ui.console import Console
 from groundup.ui.format import human_plural, json_line, visible
+from groundup.utils.ranks import is_rank_0
 
 EPILOG = """Checks the machine: cores, memory, Python and libraries, torch, GPU, the fastest precision, the C++ kernels,
 the compiler of train.compile, and the disk of the first folder, or of this one. Of prepared data, in one pass over it:
@@ -68,7 +68,7 @@ def _run_distributed(args: argparse.Namespace, paths: list[Path], data: Path | N
     from groundup.diagnostics.distributed import check_job
 
     findings = list(check_job(paths, data, timeout))
-    if os.environ.get("RANK", "0") == "0":
+    if is_rank_0():
         return int(print_findings(findings, as_json=args.json))
     return int(any(finding.status == "problem" for finding in findings))
 

@@ -31,7 +31,7 @@ Losses are in nats per token. acc_norm is llm.c's (mean over tokens), acc_norm_h
   torchrun --nproc-per-node 8 -m groundup evaluate runs/web --tasks hellaswag"""
 
 MAX_TABLE_CELLS = 1000  # more than any name of a file has
-HOW = ("split", "window", "stride")  # options of the loss that are logged with it
+LOGGED_OPTIONS = ("split", "window", "stride")  # of the loss, logged with it
 
 
 def add_arguments(parser: Parser) -> None:
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     how: dict[str, Any] = {"precision": precision, "sources": {result.task: result.source for result in results}}
     if loss:
         folder, _, match = prepared_data(loaded, args.data)
-        how |= {"data": str(folder), "own_data": match.answer} | {key: options[key] for key in HOW}
+        how |= {"data": str(folder), "own_data": match.answer} | {key: options[key] for key in LOGGED_OPTIONS}
         if match.answer == "other":
             print(f"note  {match.difference}; it may hold text that the run was trained on", file=sys.stderr)
     values = ({LOSS: loss.flat()} if loss else {}) | {result.task: result.flat() for result in results}
@@ -141,7 +141,7 @@ def _print(loss: Evaluation | None, baselines: list[Baseline], compared: int, re
     """Print values with their standard errors, baselines, and the values of random guessing."""
     from rich.table import Table
 
-    from groundup.ui.console import Console
+    from groundup.ui.console import Console, print_line
 
     table = Table("task", "metric", box=None, padding=(0, 2, 0, 0))
     for title in ("value", "± stderr", "chance", "questions"):
@@ -166,9 +166,9 @@ def _print(loss: Evaluation | None, baselines: list[Baseline], compared: int, re
     table.width = console.measure(table, options=wide).maximum  # a narrower screen would cut numbers
     console.print(table, soft_wrap=True)
     if loss:
-        console.print(f"\nloss over {loss.tokens:,} tokens", end="" if baselines else "\n")
-    if baselines:
-        console.print(f"; indented: baselines on the last {compared:,} bytes of the same text")
+        indented = f"; indented: baselines on the last {compared:,} bytes of the same text" if baselines else ""
+        console.print()
+        print_line(f"loss over {loss.tokens:,} tokens{indented}", console)
     for result in results:
         if cut := result.truncated:
             console.print(

@@ -25,7 +25,7 @@ def add_arguments(parser: Parser) -> None:
         "  groundup export runs/book --to space --out exports/page"
     )
     add_source(parser)
-    parser.option("--to FORMAT", ", ".join(TARGETS), required=True)
+    parser.option("--to FORMAT", ", ".join(TARGETS), required=True, proposed=TARGETS)
     parser.option("--out PATH", "folder to write, or for gguf the file", required=True)
     parser.option("--dtype TYPE", "of the weights in a gguf: f32, f16, bf16 or q8_0 [f32]", default="f32")
     parser.option("--name NAME", "name of the model [that of the run's folder]")

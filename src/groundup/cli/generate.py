@@ -63,7 +63,7 @@ def add_arguments(parser: Parser) -> None:
     parser.option("--memorization", "look the samples up in the training text: does the model copy?")
     parser.option("--data DIR", "prepared folder for --memorization [the run's own]")
     parser.option("--quiet", "print no notes")
-    parser.option("--json", "print one JSON object at the end")
+    parser.option("--json", "print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,7 @@
-"""The text of `--help` and `--help-all`: wrapped to the terminal, without broken words, at any width."""
+"""The text of `--help` and `--help-all`: wrapped to the terminal, without broken words, at any width.
+
+The config is imported where options are shown: the list of commands is printed without it, and at once.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,9 @@ import argparse
 import re
 import shutil
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from groundup.config.presets import PRESETS, PURPOSES
-from groundup.config.schema import SECTIONS
-from groundup.model.size import preset_parameters
 from groundup.ui.format import human_count
 
 MAX_COLUMNS = 100  # longer lines are hard to read
@@ -127,6 +127,9 @@ def _name(action: argparse.Action) -> str:
 
 def _text(action: argparse.Action, preset: str | None, *, short: bool) -> str:
     """Help of an option; of one of the config with the value that it has with this preset."""
+    from groundup.config.presets import PRESETS
+    from groundup.config.schema import SECTIONS
+
     text = (action.help or "").replace("%%", "%")
     section, dot, key = action.dest.partition(".")
     if not dot or section not in SECTIONS:
@@ -156,6 +159,9 @@ def _table(rows: Sequence[tuple[str, str]], width: int) -> list[str]:
 
 def _preset_table(preset: str, width: int) -> list[str]:
     """All presets with their sizes, side by side."""
+    from groundup.config.presets import PURPOSES
+    from groundup.model.size import preset_parameters
+
     cells = [f"{name} {human_count(preset_parameters(name))}" for name in PURPOSES]
     column = max(map(len, cells)) + 2
     per_line = max(1, width // column)
@@ -200,16 +206,3 @@ def _command(command: str, width: int) -> Iterator[str]:
             line = "   "
         line += f" {word}"
     yield line
-
-
-def columns(rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
-    """Rows as lines with aligned columns; those numbered in `right` are aligned to the right."""
-    rows = list(rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            f"{cell:>{w}}" if i in right else f"{cell:<{w}}"
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

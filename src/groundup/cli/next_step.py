@@ -7,6 +7,7 @@ from pathlib import Path
 from groundup.first_model.existing import free_folder
 from groundup.planning.choice import Fit
 from groundup.planning.warnings import warnings
+from groundup.utils.files import resolved
 from groundup.utils.plural import human_plural
 
 TOO_LITTLE_TEXT = "give more text; this is less than one sequence of the smallest preset"
@@ -14,7 +15,7 @@ TOO_LITTLE_TEXT = "give more text; this is less than one sequence of the smalles
 
 def train_command(fit: Fit, data: str, options: Sequence[str] = ()) -> str:
     """The command that trains the preset on `data`, in a folder under runs/ that does not exist yet."""
-    folder = Path(data).resolve()
+    folder = resolved(Path(data))
     name = folder.name if folder.name != "data" else folder.parent.name  # a quickstart's is runs/NAME/data
     out = str(free_folder(Path("runs") / name))
     return shlex.join(["groundup", "train", fit.preset, "--data", data, "--out", out, *fit.options, *options])

@@ -11,8 +11,7 @@ import shlex
 import sys
 import types
 import typing
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -20,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from groundup.cli.help import help_page
 from groundup.config.aliases import ADVICE_FOR, ALIASES, ALIASES_IN_SECTIONS
-from groundup.config.merge import ConfigSource, did_you_mean
+from groundup.config.merge import ConfigSource, closest
 from groundup.config.presets import DEFAULT, PRESETS
 from groundup.config.renamed import RENAMED_KEYS
 from groundup.config.schema import SECTIONS, Config, resume_rule
@@ -28,11 +27,13 @@ from groundup.config.types import OnResume, parse_whole
 from groundup.errors import UsageError
 from groundup.run.compose import compose_config
 from groundup.sources.catalog import CORPORA
+from groundup.utils.files import resolved
 
 CONFIG_OPTION = re.compile(r"--[A-Za-z][\w-]*\.[\w.-]*")
 NEGATIVE_NUMBER = re.compile(r"-\.?\d")  # as argparse has it from Python 3.14 on: -1e-3 is a value, not an option
 SHORT = {("tracking", "backends"): ("--track",), ("train", "parallel"): ("--parallel",)}  # (section, key) -> options
-COMMAND_OF = {"--num-samples": "generate", "--max-tokens": "generate", "--tasks": "evaluate"}
+TOKENIZERS = ("auto", "byte", "char", "gpt1", "gpt2", "bpe:4096")  # proposed by completion
+COMMAND_OF = {"--prompt": "generate", "--num-samples": "generate", "--max-tokens": "generate", "--tasks": "evaluate"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -93,11 +94,19 @@ class Parser(argparse.ArgumentParser):
         """The preset on the command line, whose values help shows."""
         return next((word for word in self._given if word in PRESETS), DEFAULT)
 
-    def option(self, spec: str, text: str, **options: Any) -> None:
-        """Add an argument by its name and metavar, such as `--out DIR`, or a flag by its name; `text` is its help."""
+    def option(self, spec: str, text: str, *, proposed: Iterable[str] = (), **options: Any) -> None:
+        """Add an argument by its name and metavar, such as `--out DIR`, or a flag by its name; `text` is its help.
+
+        `proposed`: values for the completion of a shell; others are accepted too.
+        """
         name, _, metavar = spec.partition(" ")
         options |= {"metavar": metavar} if metavar else {"action": "store_true"}
-        self.add_argument(name, help=text, **options)
+        propose(self.add_argument(name, help=text, **options), proposed)
+
+
+def propose(action: argparse.Action, values: Iterable[str]) -> None:
+    """Note values of an argument, which `cli.completion` reads."""
+    action.proposed = tuple(values)  # type: ignore[attr-defined]
 
 
 class _Help(argparse.Action):
@@ -158,17 +167,16 @@ def _suggest(option: str, known: dict[str, str]) -> str:
         (name,) = normalise([here.replace(",", " ").split()[0]])
         command = COMMAND_OF.get(name, "train")
         return f"here that is {here}" + ("" if name in known or name[0] != "-" else f", of `groundup {command}`")
+    if option not in known and option in COMMAND_OF:
+        return f"it is an option of `groundup {COMMAND_OF[option]}`"
     if word not in last and (key := ALIASES.get(word)):
         return f"--{key} is an option of `groundup train`"
     begun = sorted((name for name in last if name.startswith(word)), key=len) if word else []
     if begun:
         return f"did you mean {', '.join(known[last[name]] for name in begun[:3])}?"
-    hints = did_you_mean(option, last.values()), did_you_mean(word.rpartition(".")[2], last)
-    for hint in reversed(hints) if "." in word else hints:
-        if hint.startswith("did you mean"):
-            found = hint.removeprefix("did you mean ").removesuffix("?")
-            return f"did you mean {known[last.get(found, found)]}?"
-    return "no option is like it"
+    by_name, by_last = closest(option, last.values()), last.get(closest(word.rpartition(".")[2], last) or "")
+    nearest = (by_last or by_name) if "." in word else (by_name or by_last)
+    return f"did you mean {known[nearest]}?" if nearest else "no option is like it"
 
 
 def normalise(argv: list[str]) -> list[str]:
@@ -227,9 +235,11 @@ def add_model(parser: Parser, *, device: bool = False) -> None:
         "--checkpoint NAME",
         "latest, best (by validation loss), or a name such as step-00001000 [latest]",
         default="latest",
+        proposed=("latest", "best"),
     )
     if device:
-        parser.option("--device DEVICE", "auto, cpu, cuda, cuda:N or mps [auto]", default="auto")
+        devices = ("auto", "cpu", "cuda", "mps")
+        parser.option("--device DEVICE", "auto, cpu, cuda, cuda:N or mps [auto]", default="auto", proposed=devices)
 
 
 def add_source(parser: Parser) -> None:
@@ -263,7 +273,9 @@ def add_text_fields(parser: Parser) -> None:
 
 def text_fields(args: argparse.Namespace) -> dict[str, Any]:
     """The options of `add_text_fields`, as keywords of `open_sources`."""
-    return {name: getattr(args, name) for name in ("column", "errors", "encoding", "read_as", "separator")}
+    from groundup.sources.corpus import TEXT_OPTIONS
+
+    return {name: getattr(args, name) for name in TEXT_OPTIONS}
 
 
 # Keys of the config on the first page of help: length, learning rate, batch, context, device, seed.
@@ -285,13 +297,7 @@ def add_config_arguments(parser: Parser) -> None:
 def add_preset(parser: Parser) -> None:
     """Add a preset; help lists all of them."""
     parser.presets, parser.note = True, SHORT_NAMES
-    action = parser.add_argument("preset", metavar="PRESET", nargs="?", help="a preset; `groundup presets` lists them")
-    action.completer = partial(_choose, list(PRESETS))  # type: ignore[attr-defined]  # of argcomplete
-
-
-def _choose(values: list[str], **_: object) -> list[str]:
-    """Completions of a value for a shell."""
-    return values
+    parser.option("preset PRESET", "a preset; `groundup presets` lists them", nargs="?", proposed=PRESETS)
 
 
 def add_config_files(parser: Parser) -> None:
@@ -319,7 +325,7 @@ def _refuse_path(word: str | None) -> None:
     if word is None or word in PRESETS or not (word in CORPORA or os.path.lexists(word)):
         return
     path, quoted = Path(word), shlex.quote(word)
-    name = shlex.quote(path.resolve().name.partition(".")[0] or "mine")
+    name = shlex.quote(resolved(path).name.partition(".")[0] or "mine")
     if (path / "manifest.json").exists():
         remedy = f"it is prepared data: groundup train {DEFAULT} --data {quoted} --out runs/{name}"
     elif (path / "SHA256SUMS").exists():
@@ -358,8 +364,7 @@ def add_config_options(parser: Parser, sections: tuple[str, ...] | None = None) 
                 default=argparse.SUPPRESS,
                 help=argparse.SUPPRESS if hidden else text.replace("%", "%%"),
             )
-            if choices:
-                action.completer = partial(_choose, choices)  # type: ignore[attr-defined]
+            propose(action, choices)
 
     for name, key in (ALIASES | ALIASES_IN_SECTIONS).items():
         if sections is None or key.partition(".")[0] in sections:

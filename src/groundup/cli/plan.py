@@ -17,11 +17,14 @@ from groundup.cli.parsing import (
     add_preset,
     config_overrides,
     preset_and_config,
+    propose,
 )
 from groundup.config.merge import flatten
+from groundup.config.presets import PRESETS
 from groundup.config.schema import Config
 from groundup.config.sections import TrainConfig
 from groundup.errors import ConfigError, UsageError
+from groundup.planning.gpus import GPUS
 from groundup.run.dataset import needs_preparation
 from groundup.run.ensure_data import KNOWN_VOCAB_SIZES, assumed_vocab_size
 from groundup.ui.format import human_plural, json_line
@@ -68,7 +71,7 @@ def add_arguments(parser: Parser) -> None:
         "--data", "--measure", "--like", "--tokens-per-second", "--tokens", "--nodes", *FIRST_KEYS[3:6], "--json",
     )  # fmt: skip
     add_preset(parser)
-    parser.option("--model PRESET", "alternative to PRESET")
+    parser.option("--model PRESET", "alternative to PRESET", proposed=PRESETS)
     parser.option("--data DIR", "prepared folder; without PRESET: all, timed here")
     add_config_files(parser)
     speed = parser.add_mutually_exclusive_group()
@@ -80,7 +83,7 @@ def add_arguments(parser: Parser) -> None:
     cluster = parser.add_argument_group("cluster", "Memory and hours of a run on many GPUs.")
     for name, (kind, _, _, text) in CLUSTER.items():
         cluster.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N" if kind is int else "X", help=text)
-    cluster.add_argument("--gpu", metavar="NAME", help="a100, h100 or h200 [h100]")
+    propose(cluster.add_argument("--gpu", metavar="NAME", help="a100, h100 or h200 [h100]"), GPUS)
     add_config_options(parser)
 
 
@@ -90,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
     from groundup.planning.plan import GIVEN, Plan, Speed
     from groundup.planning.policy import resolve
     from groundup.planning.report import as_json, table
+    from groundup.ui.console import print_line
 
     given = args.tokens_per_second
     if given is not None and not MIN_TOKENS_PER_S <= given <= MAX_TOKENS_PER_S:
@@ -100,8 +104,8 @@ def run(args: argparse.Namespace) -> int:
     args.preset = args.model or args.preset
     name, config = preset_and_config(args, _options(args))
     config, vocabulary = _with_vocabulary(config, name)
-    is_open = config.data and not (args.preset or args.config or args.init_from or args.init or clustered or given)
-    if is_open:
+    all_presets = config.data and not (args.preset or args.config or args.init_from or args.init or clustered or given)
+    if all_presets:
         return _run_choice(args, config)
     data = _data(config)
     if clustered:
@@ -119,7 +123,11 @@ def run(args: argparse.Namespace) -> int:
         elif args.like:
             plan = replace(plan, speed=Speed(*logged_speed(Path(args.like), plan.flops)))
     _ = plan.run_length  # ConfigError where none is given, before anything is printed
-    print(as_json(plan) if args.json else table(plan, vocabulary, assumed))
+    if args.json:
+        print(as_json(plan))
+        return 0
+    for line in table(plan, vocabulary, assumed).split("\n"):
+        print_line(line)
     return 0
 
 
@@ -143,6 +151,7 @@ def _run_choice(args: argparse.Namespace, config: Config) -> int:
     from groundup.cli.next_step import TOO_LITTLE_TEXT, train_command
     from groundup.data.shards import Manifest
     from groundup.planning.choice import choice_json, choice_table, choose, describe_choice, fit_presets
+    from groundup.ui.console import print_line
 
     manifest = Manifest.load(Path(str(config.data)))
     splits, tokenizer, options = manifest.splits, manifest.tokenizer, _options(args)
@@ -170,7 +179,7 @@ def _run_choice(args: argparse.Namespace, config: Config) -> int:
     print(f"{config.data}: {text} to train on, {tokenizer.n_vocab:,} ids ({tokenizer.name})\n")
     print(choice_table(fits, chosen))
     for line in describe_choice(fits, chosen, source):
-        print(line)
+        print_line(line)
     print(f"next: {command}" if command else f"next: {TOO_LITTLE_TEXT}")
     return 0
 
@@ -241,6 +250,7 @@ def _run_cluster(args: argparse.Namespace, config: Config, data: DataSize | None
     from groundup.planning.plan import Plan, Speed
     from groundup.planning.policy import resolve
     from groundup.planning.report import ClusterPlan, assumed_speed, cluster_json, cluster_table
+    from groundup.ui.console import print_line
     from groundup.utils.system import free_disk
 
     device, precision = config.train.device, config.train.precision
@@ -259,7 +269,11 @@ def _run_cluster(args: argparse.Namespace, config: Config, data: DataSize | None
     else:
         speed = assumed_speed(plan, gpu, args.mfu)
     cluster = ClusterPlan(plan, gpu, args.nodes or 1, args.gpus_per_node or 8, speed)
-    print(cluster_json(cluster) if args.json else cluster_table(cluster))
+    if args.json:
+        print(cluster_json(cluster))
+        return 0
+    for line in cluster_table(cluster).split("\n"):
+        print_line(line)
     return 0
 
 

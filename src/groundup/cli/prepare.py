@@ -2,7 +2,8 @@
 
 import argparse
 
-from groundup.cli.parsing import Parser, add_text_fields, call_arguments, whole_number
+from groundup.cli.parsing import TOKENIZERS, Parser, add_text_fields, call_arguments, whole_number
+from groundup.sources.catalog import CORPORA
 from groundup.tokenizers.auto import AUTO
 from groundup.ui.format import json_line
 
@@ -24,13 +25,14 @@ def add_arguments(parser: Parser) -> None:
         "sources", "--out", "--tokenizer", "--column", "--val-fraction", "--max-documents", "--max-tokens",
         "--overwrite", "--json",
     )  # fmt: skip
-    parser.option("sources SOURCE", "files, folders, patterns, - or names (--help-all)", nargs="+")
+    parser.option("sources SOURCE", "files, folders, patterns, - or names (--help-all)", nargs="+", proposed=CORPORA)
     parser.option("--out DIR", "folder to write", required=True)
     parser.option(
         "--tokenizer NAME",
         "auto (by the text), byte, char, gpt1, gpt2, bpe:SIZE[:pad] to train one, a tokenizer.json, or a folder that "
         "holds one [auto]",
         default=AUTO,
+        proposed=TOKENIZERS,
     )
     add_text_fields(parser)
     parser.option(
@@ -46,13 +48,14 @@ def add_arguments(parser: Parser) -> None:
         "--overwrite", "replace a folder that was prepared from other sources or with other options, or is damaged"
     )
     parser.option("--quiet", "print nothing but errors")
-    parser.option("--json", "print the manifest as JSON and nothing else")
+    parser.option("--json", "print one JSON object, the manifest")
 
 
 def run(args: argparse.Namespace) -> int:
     from groundup.cli.next_step import after_preparing
     from groundup.planning.choice import propose, this_computer
     from groundup.preprocess.pipeline import prepare  # not the API: that would load torch, which takes a second
+    from groundup.ui.console import print_line
     from groundup.ui.progress import byte_progress
 
     with byte_progress(quiet=args.json or args.quiet) as watch:
@@ -63,11 +66,11 @@ def run(args: argparse.Namespace) -> int:
     if args.quiet:
         return 0
     for name, split in manifest.splits.items():
-        ratio = f", {split.bytes / split.tokens:.2f} bytes per token" if split.tokens else ""
-        documents = f"{split.documents:>10,} {'document ' if split.documents == 1 else 'documents'}"
-        print(f"{name:<6}{documents} {split.bytes:>15,} bytes {split.tokens:>14,} tokens{ratio}")
+        ratio = f" of {split.bytes / split.tokens:.2f} bytes" if split.tokens else ""
+        documents = f"{split.documents:>8,} {'document ' if split.documents == 1 else 'documents'}"
+        print(f"{name:<6}{documents} {split.bytes:>13,} bytes {split.tokens:>13,} tokens{ratio}")
     print(f"tokenizer {manifest.tokenizer.name}, {manifest.tokenizer.n_vocab:,} ids; written to {args.out}")
     train, val = (manifest.splits[name].tokens for name in ("train", "val"))
     for line in after_preparing(propose(train, val, manifest.tokenizer.n_vocab, this_computer()), args.out):
-        print(line)
+        (print if "groundup " in line else print_line)(line)  # a command stays one line, to be copied
     return 0

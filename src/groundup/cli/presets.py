@@ -3,12 +3,11 @@
 import argparse
 from typing import Any
 
-from groundup.cli.help import columns
 from groundup.cli.parsing import Parser
 from groundup.config.merge import merge_and_validate
 from groundup.config.presets import PURPOSES, preset
 from groundup.model.size import preset_parameters
-from groundup.ui.format import human_count, json_line
+from groundup.ui.format import columns, human_count, json_line
 
 NOTE = """
 Shape: layers x width. Parameters: without token embedding and head up to

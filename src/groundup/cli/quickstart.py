@@ -9,17 +9,19 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from groundup.cli.parsing import Parser, add_text_fields, text_fields
+from groundup.cli.parsing import TOKENIZERS, Parser, add_text_fields, text_fields
 from groundup.cli.prompt_line import can_talk, talk
 from groundup.errors import UsageError
+from groundup.sources.catalog import CORPORA
 from groundup.sources.shakespeare import SHAKESPEARE
 from groundup.ui.format import json_line
 from groundup.ui.progress import byte_progress
 
 if TYPE_CHECKING:
     from groundup.first_model.existing import ExistingRun
+    from groundup.first_model.report import Report
 
 
 def add_arguments(parser: Parser) -> None:
@@ -34,7 +36,7 @@ def add_arguments(parser: Parser) -> None:
         *("sources", "--minutes", "--out", "--continue", "--fresh", "--tokenizer", "--encoding", "--verbose"),
         *("--explain", "--json"),
     )
-    parser.option("sources TEXT", "files, folders, corpora; as for `groundup prepare`", nargs="*")
+    parser.option("sources SOURCE", "texts, as for `groundup prepare` [Tiny Shakespeare]", nargs="*", proposed=CORPORA)
     parser.option("--minutes X", "time to train [3]", type=float, default=3.0)
     parser.option("--out RUN", "folder for data and run [runs/NAME, after the text]")
     where = parser.add_mutually_exclusive_group()
@@ -42,13 +44,13 @@ def add_arguments(parser: Parser) -> None:
     where.add_argument(
         "--fresh", action="store_true", help="start another run, in the next free folder, such as NAME-2"
     )
-    parser.option("--tokenizer NAME", "as for `groundup prepare` [by the text]")
+    parser.option("--tokenizer NAME", "as for `groundup prepare` [by the text]", proposed=TOKENIZERS)
     add_text_fields(parser)
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="print all choices with their reasons, and the plan"
     )
     parser.option("--explain", "print how each figure of the report was computed")
-    parser.option("--json", "print the report as JSON; progress goes to standard error")
+    parser.option("--json", "print one JSON object; progress goes to standard error")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,44 +67,56 @@ def run(args: argparse.Namespace) -> int:
     if args.longer and not existing:
         raise UsageError(f"--continue: there is no run in {out}; leave it out")
     longer = args.longer or (existing is not None and _wants_longer(existing, args, sources))
+    text_options = text_fields(args)
     say = partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
     show_run = partial(watching, plain=args.json)
     if existing and longer:
-        found = train_longer(sources, existing, existing.seconds(args.minutes * 60), say=say, watching=show_run)
+        found = train_longer(
+            sources,
+            existing,
+            existing.seconds(args.minutes * 60),
+            tokenizer=args.tokenizer,
+            text_options=text_options,
+            say=say,
+            watching=show_run,
+        )
     else:
         found = quickstart(
             sources,
             free_folder(out) if args.fresh or existing else out,
             minutes=args.minutes,
             tokenizer=args.tokenizer,
-            text_options=text_fields(args),
+            text_options=text_options,
             verbose=args.verbose,
             say=say,
             reading=partial(byte_progress, quiet=args.json),
             watching=show_run,
         )
     if args.json:
-        values = {
-            "run": str(found.result.run),
-            "steps": found.result.step,
-            "checkpoint": found.checkpoint,
-            "val_loss": found.loss,
-            "bits_per_byte": found.bits_per_byte,
-            "untrained_bits_per_byte": found.untrained,
-            "how": found.how,
-            "baselines": [asdict(baseline) for baseline in found.baselines],
-            "samples": [sample.text for sample in found.samples],
-            "prompts": [sample.prompt for sample in found.samples],
-            "held_out_continuation": found.truth,
-            "growth": [{"step": step, "text": text} for step, text in found.growth],
-            "overlap": asdict(found.overlap) | {"recites": found.overlap.is_memorized},
-        }
-        print(json_line(values))
+        print(json_line(_as_json(found)))
     else:
         show(found, explain=args.explain)
         if can_talk() and not found.result.signal:
             talk(found.model)
     return 128 + found.result.signal if found.result.signal else 0
+
+
+def _as_json(found: Report) -> dict[str, Any]:
+    return {
+        "run": str(found.result.run),
+        "steps": found.result.step,
+        "checkpoint": found.checkpoint,
+        "val_loss": found.loss,
+        "bits_per_byte": found.bits_per_byte,
+        "untrained_bits_per_byte": found.untrained,
+        "how": found.how,
+        "baselines": [asdict(baseline) for baseline in found.baselines],
+        "samples": [sample.text for sample in found.samples],
+        "prompts": [sample.prompt for sample in found.samples],
+        "held_out_continuation": found.truth,
+        "growth": [{"step": step, "text": text} for step, text in found.growth],
+        "overlap": asdict(found.overlap) | {"recites": found.overlap.is_memorized},
+    }
 
 
 def _wants_longer(existing: ExistingRun, args: argparse.Namespace, sources: list[str]) -> bool:
@@ -112,15 +126,16 @@ def _wants_longer(existing: ExistingRun, args: argparse.Namespace, sources: list
     """
     from groundup.first_model.existing import free_folder
 
-    path, minutes = existing.folder.path, existing.seconds(args.minutes * 60) / 60
+    seconds = existing.seconds(args.minutes * 60)
+    path, minutes = existing.folder.path, seconds / 60
     holds = f"{path}: holds a run of {existing.planned / 60:g} minutes already, at step {existing.step:,}"
     if args.json or not can_talk():
-        command = ["groundup", "quickstart", *sources, *(["--out", args.out] if args.out else [])]
+        command = ["groundup", "quickstart", *sources, *(["--out", args.out] if args.out else []), *_given_words(args)]
         more, fresh = (shlex.join([*command, "--minutes", f"{n:g}", option]) for n, option in (
             (minutes, "--continue"), (args.minutes, "--fresh")
         ))  # fmt: skip
         raise UsageError(f"{holds}; train it for {minutes:g} minutes in all: `{more}`, or start another: `{fresh}`")
-    rises = "; the learning rate rises again" if minutes * 60 > existing.planned else ""
+    rises = "; the learning rate rises again" if existing.longer(seconds) else ""
     print(f"{holds}\n  c  continue: train it for {minutes:g} minutes in all{rises}")
     print(f"  f  fresh: start another run in {free_folder(path)}; nothing is deleted\n  q  quit", flush=True)
     with suppress(EOFError):
@@ -128,3 +143,13 @@ def _wants_longer(existing: ExistingRun, args: argparse.Namespace, sources: list
             if answer in ("c", "f"):
                 return answer == "c"
     raise SystemExit(0)
+
+
+def _given_words(args: argparse.Namespace) -> list[str]:
+    """The options on the text and its tokenizer that were given, as words of a command."""
+    from groundup.first_model.existing import given_options
+
+    options = given_options(text_fields(args)) | ({"tokenizer": args.tokenizer} if args.tokenizer else {})
+    names = {"read_as": "as"}
+    words = [(f"--{names.get(key, key)}", str(value)) for key, value in options.items()]
+    return [word.replace("\n", "\\n").replace("\t", "\\t") for pair in words for word in pair]

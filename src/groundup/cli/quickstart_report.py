@@ -94,10 +94,12 @@ def _excerpt(sample: Sample, width: int | None = None) -> Text:
 
 
 def _cut(text: Text, width: int) -> Text:
-    wrapped = text.wrap(Console(), width)
-    lines = list(wrapped)[:MAX_LINES]
+    """The first lines of a text, blank ones left out: they would take the room of others."""
+    wrapped = [line for line in text.wrap(Console(), width) if line.plain.strip()]
+    lines = wrapped[:MAX_LINES]
     if len(wrapped) > MAX_LINES:
         lines[-1].truncate(width - 2)
+        lines[-1].rstrip()
         lines[-1].append(" …")
     return Text("\n").join(lines)
 

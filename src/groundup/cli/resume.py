@@ -23,7 +23,7 @@ def add_arguments(parser: Parser) -> None:
     parser.option("--data DIR", "the prepared folder, if it has moved")
     parser.option("--checkpoints DIR", "the folder of the run's checkpoints, if they have been moved")
     parser.option("--quiet", "print nothing but errors")
-    parser.option("--json", "print the result as JSON; progress goes to standard error")
+    parser.option("--json", "print one JSON object; progress goes to standard error")
     add_config_options(parser, ("train", "evaluate", "checkpoint", "guard", "tracking"))
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from groundup.cli.parsing import Parser, SubcommandParser, add_text_fields, text_fields, utf8, whole_number
 from groundup.errors import UsageError
+from groundup.sources.catalog import CORPORA
 from groundup.tokenizers.base import Tokenizer, TokenizerTrainer
 from groundup.tokenizers.registry import bpe_trainer, choose_tokenizer
 from groundup.ui.console import Console
@@ -52,7 +53,7 @@ def add_arguments(parser: Parser) -> None:
         ),
     )
     train.first = ("sources", "--size", "--min-frequency", "--special", "--out", "--column", "--json")
-    train.option("sources SOURCE", "texts, as for `groundup prepare`", nargs="+")
+    train.option("sources SOURCE", "texts, as for `groundup prepare`", nargs="+", proposed=CORPORA)
     train.option("--size N", "vocabulary size, 257 or more [16000]", default="16000")
     train.option("--min-frequency N", "merge only pairs that occur N times or more [1]", type=whole_number, default=1)
     train.option(
@@ -64,7 +65,7 @@ def add_arguments(parser: Parser) -> None:
     )
     train.option("--out DIR", "folder to write; must not hold anything yet", required=True)
     add_text_fields(train)
-    train.option("--json", "print one JSON object and nothing else")
+    train.option("--json", "print one JSON object")
     show = commands.add_parser(
         "show",
         help="show the tokens of a text",
@@ -78,14 +79,15 @@ def add_arguments(parser: Parser) -> None:
         ),
     )
     show.option("text TEXT", "the text; - for standard input", type=utf8, nargs="?")
-    show.option("--file F", "file to read the text from, as for `groundup prepare`")
+    show.option("--file FILE", "file to read the text from, as for `groundup prepare`")
     show.option(
         "--tokenizer NAME",
         "byte, gpt1, gpt1:FOLDER, gpt2, a tokenizer.json, or a folder: tokenizer, data, checkpoint or run [gpt2]",
         default="gpt2",
+        proposed=("byte", "gpt1", "gpt2"),
     )
     add_text_fields(show)
-    show.option("--json", "print one JSON object and nothing else")
+    show.option("--json", "print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,7 +1,6 @@
 """`groundup train`."""
 
 import argparse
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from groundup.config.presets import DEFAULT
 from groundup.config.schema import Config
 from groundup.errors import UsageError
 from groundup.ui.display import PlainDisplay
+from groundup.utils.ranks import is_rank_0
 
 
 def add_arguments(parser: Parser) -> None:
@@ -33,7 +33,7 @@ def add_arguments(parser: Parser) -> None:
     parser.option("--auto-resume", "resume RUN if it holds this run; after a restart by torchrun or SLURM, always")
     parser.option("--dry-run", "print the plan, write nothing, and stop")
     parser.option("--quiet", "print nothing but errors")
-    parser.option("--json", "print the result as JSON; progress goes to standard error")
+    parser.option("--json", "print one JSON object; progress goes to standard error")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -83,7 +83,7 @@ def _known_lines(args: argparse.Namespace, config: Config) -> list[str]:
     from groundup.planning.report import first_lines
 
     is_prepared = config.data is not None and (Path(config.data) / MANIFEST).is_file()
-    if args.json or args.quiet or "RANK" in os.environ or not is_prepared or RunFolder(Path(args.out)).exists:
+    if args.json or args.quiet or not is_rank_0() or not is_prepared or RunFolder(Path(args.out)).exists:
         return []
     manifest, machine = Manifest.load(Path(str(config.data))), assumed_machine(config.train)[0]
     train, val = manifest.splits["train"], manifest.splits["val"]
@@ -100,9 +100,10 @@ def _dry_run(args: argparse.Namespace, config: Config) -> int:
     from groundup.run.dataset import needs_preparation
     from groundup.run.ensure_data import plan_without_data
     from groundup.run.start import dry_run
+    from groundup.ui.console import print_line
 
     first = init_distributed().rank == 0
-    say: Callable[[str], None] = print if first and not args.json else lambda line: None
+    say: Callable[[str], None] = print_line if first and not args.json else lambda line: None
     if needs_preparation(config):
         plan, line = plan_without_data(config)
         for each in (*summary(plan), line):

@@ -13,7 +13,7 @@ from groundup.cli.parsing import FIRST_KEYS, Parser, SubcommandParser, add_confi
 from groundup.ui.chart import Series, braille_chart
 from groundup.ui.console import Console
 from groundup.ui.display import PlainDisplay
-from groundup.ui.format import json_line
+from groundup.ui.format import columns, json_line
 
 if TYPE_CHECKING:
     from groundup.run.lr_search import Tuned
@@ -40,7 +40,7 @@ def add_arguments(parser: Parser) -> None:
     lr.first = ("--data", "--steps", "--config", *FIRST_KEYS[3:], "--json")
     add_config_arguments(lr)
     lr.option("--steps N", "steps of the longest of the short runs [100]", type=whole_number, default=100)
-    lr.option("--json", "print one JSON object and nothing else on standard output")
+    lr.option("--json", "print one JSON object; progress goes to standard error")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,14 +79,13 @@ def _print(tuned: Tuned) -> None:
 
 def _table(tuned: Tuned) -> list[str]:
     """Held-out losses: one row per learning rate, one column per round."""
-    rates = [trial.learning_rate for trial in tuned.rounds[0].trials]
-    columns = [["learning rate", *(f"{rate:g}" for rate in rates)]]
-    for round_ in tuned.rounds:
-        losses = {t.learning_rate: "diverged" if t.loss is None else f"{t.loss:.4f}" for t in round_.trials}
-        columns.append([f"{round_.steps} steps", *(losses.get(rate, "") for rate in rates)])
-    columns.append(["", *("best" if rate == tuned.learning_rate else "" for rate in rates)])
-    widths = [max(map(len, column)) for column in columns]
-    return [
-        "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip()
-        for row in zip(*columns, strict=True)
-    ]
+    losses = [{trial.learning_rate: trial.loss for trial in round_.trials} for round_ in tuned.rounds]
+    rows = [["learning rate", *(f"{round_.steps} steps" for round_ in tuned.rounds), ""]]
+    for rate in losses[0]:
+        cells = ["" if rate not in found else _loss(found[rate]) for found in losses]
+        rows.append([f"{rate:g}", *cells, "best" if rate == tuned.learning_rate else ""])
+    return columns(rows)
+
+
+def _loss(loss: float | None) -> str:
+    return "diverged" if loss is None else f"{loss:.4f}"

@@ -20,7 +20,7 @@ from groundup.config.merge import diff, flatten, get
 from groundup.config.schema import Config
 from groundup.errors import CheckpointError, UsageError
 from groundup.model.size import parameters
-from groundup.utils.files import distinct_names
+from groundup.utils.files import distinct_names, resolved
 
 MAX_RUNS = 12  # more fit neither a table nor a plot
 
@@ -123,7 +123,7 @@ def compare_runs(runs: Sequence[str | PathLike[str]], *, at_tokens: int | None =
     texts = [text_of_run(folder, config) for folder, config in zip(folders, configs, strict=True)]
     measure: Measure = "val_loss" if same_tokenizer(texts) == "same" else "bits_per_byte"
     histories = [read_history(folder.log) for folder in folders]
-    names = distinct_names({path.resolve(): 1 for path in paths}).values()
+    names = distinct_names({resolved(path): 1 for path in paths}).values()
     compared = tuple(
         Run(name, folder.path, config, history, _points(folder, history, measure), text, _machine(folder, config))
         for name, folder, config, history, text in zip(names, folders, configs, histories, texts, strict=True)
@@ -172,9 +172,10 @@ def _check_paths(paths: Sequence[Path]) -> None:
         raise UsageError(f"{len(paths)} runs: from 1 to {MAX_RUNS} can be compared; leave some out")
     seen: dict[Path, Path] = {}
     for path in paths:
-        if path.resolve() in seen:
-            raise UsageError(f"{path}: the same run twice (also as {seen[path.resolve()]}); name each once")
-        seen[path.resolve()] = path
+        folder = resolved(path)
+        if folder in seen:
+            raise UsageError(f"{path}: the same run twice (also as {seen[folder]}); name each once")
+        seen[folder] = path
 
 
 def _points(folder: RunFolder, history: History, measure: Measure) -> tuple[Evaluation, ...]:

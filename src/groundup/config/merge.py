@@ -111,8 +111,8 @@ def describe_error(error: ValidationError, origins: dict[str, str] | None = None
         shown = repr(dotted)[1:-1]  # spaces of other kinds, as copied from a page, are escaped
         if here := ALIASES.get(path[-1]) or ADVICE_FOR.get(dotted) or ADVICE_FOR.get(path[-1]):
             return f"{place}{shown}: unknown key; here that is {here}"
-        hint = did_you_mean(path[-1], [*section.model_fields, *(ALIASES if len(path) == 1 else ())])
-        hint = hint if hint.startswith("did you mean") else f"known: {', '.join(section.model_fields)}"
+        close = closest(path[-1], [*section.model_fields, *(ALIASES if len(path) == 1 else ())])
+        hint = f"did you mean {close}?" if close else f"known: {', '.join(section.model_fields)}"
         return f"{place}{shown}: unknown key; {hint}"
     if kind == "value_error":
         message = str(first["ctx"]["error"])
@@ -150,11 +150,16 @@ def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield name, value
 
 
+def closest(name: str, names: Iterable[str]) -> str | None:
+    """The one of `names` that `name` may be a typing error of; None where none is close."""
+    return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)), None)
+
+
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """`; did you mean X?` for a close name, else the choices."""
+    """`did you mean X?` with the closest name, or `known: …` with all of them."""
     names = list(names)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else f"known: {', '.join(names)}"
+    close = closest(name, names)
+    return f"did you mean {close}?" if close else f"known: {', '.join(names)}"
 
 
 def diff(before: BaseModel, after: BaseModel, prefix: str = "") -> list[str]:

@@ -27,7 +27,7 @@ from groundup.utils.system import DEVICE_PATTERN
 
 
 class PrepareConfig(Section):
-    """What to prepare if `data` does not exist yet; same options as `groundup prepare`."""
+    """Preparation of `data` if it does not exist yet; same options as `groundup prepare`."""
 
     sources: tuple[str, ...] = ()
     """files, folders, patterns or corpus names, separated by commas; empty: prepare nothing"""
@@ -200,7 +200,7 @@ class EvaluateConfig(Section):
     every_epochs: Epochs | None = None
     """epochs between evaluations, instead of every_steps; default: off"""
     tokens: Positive | None = 100_000
-    """tokens scored per split, spread evenly; none: the whole validation split, and as much of the training split"""
+    """tokens scored per split, spread evenly; none: the complete validation split, and as much of the training split"""
     tasks: tuple[str, ...] = ()
     """tasks to run as well, by comma: hellaswag:500 (its first 500 questions), or a file such as mine.jsonl"""
     sample_every_steps: Count = 500
@@ -235,7 +235,7 @@ class CheckpointConfig(Section):
 
 
 class GuardConfig(Section):
-    """What to do about loss spikes and non-finite steps."""
+    """Reaction to loss spikes and non-finite steps."""
 
     on_resume: ClassVar[OnResume] = FREE
 

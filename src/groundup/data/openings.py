@@ -27,27 +27,27 @@ def openings(manifest: Manifest, val: Tokens, tokenizer: Tokenizer, n: int) -> l
     A prompt begins a document, paragraph, line or sentence if there is one nearby, otherwise a word, and ends with a
     word: a complete line if that is short enough. Raises DataError where the tokens cannot be read.
     """
-    whole = begins_documents(manifest)
+    by_document = begins_documents(manifest)
     n = min(n, max(1, len(val) // MIN_TOKENS))
-    found = [_opening(val, tokenizer, len(val) * i // n, len(val) // n, whole=whole) for i in range(n)]
+    found = [_opening(val, tokenizer, len(val) * i // n, len(val) // n, by_document=by_document) for i in range(n)]
     return list(dict.fromkeys(opening for opening in found if opening.prompt))
 
 
 def begins_documents(manifest: Manifest) -> bool:
-    """Whether documents are many, and held out as a whole: a model of few has hardly seen one begin."""
+    """Whether complete documents are held out, of many: a model of few has hardly seen one begin."""
     return manifest.split.rule == "documents by hash"
 
 
-def _opening(val: Tokens, tokenizer: Tokenizer, start: int, n: int, *, whole: bool) -> Opening:
-    """The first opening in the `n` tokens from `start` on."""
+def _opening(val: Tokens, tokenizer: Tokenizer, start: int, n: int, *, by_document: bool) -> Opening:
+    """The first opening in the `n` tokens from `start` on; `by_document`: complete documents are held out."""
     ids = val.read(start, min(MAX_TOKENS, n)).tolist()
     ends = [i for i, token in enumerate(ids) if token == tokenizer.end_of_text]
     documents = [ids[a + 1 : b] for a, b in pairwise([-1, *ends, len(ids)])]  # parts of documents, cut at both ends
-    if whole and len(documents) > 2:
+    if by_document and len(documents) > 2:
         chosen, is_beginning = documents[1], True
     else:
         chosen = max(documents, key=len)
-        is_beginning = whole and (start == 0 or chosen is not documents[0])
+        is_beginning = by_document and (start == 0 or chosen is not documents[0])
     text = tokenizer.decode_bytes(chosen).decode("utf-8", "ignore")
     if not is_beginning:
         half = text[: len(text) // 2]

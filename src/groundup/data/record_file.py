@@ -22,7 +22,8 @@ class RecordFile:
     def __init__(self, path: Path, dtype: np.dtype[Any], n: int) -> None:
         """OSError where the file cannot be opened."""
         self._path, self._dtype, self._n = path, dtype, n
-        self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        # Without O_NONBLOCK, opening a named pipe waits for a writer.
+        self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         weakref.finalize(self, os.close, self._handle)
         if hasattr(os, "posix_fadvise"):  # a sequence is some kilobytes anywhere in gigabytes: no read-ahead
             os.posix_fadvise(self._handle, 0, 0, os.POSIX_FADV_RANDOM)

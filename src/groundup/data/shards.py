@@ -23,7 +23,7 @@ from typing_extensions import override
 
 from groundup.data.record_file import REMEDY, RecordFile, unreadable
 from groundup.errors import DataError
-from groundup.utils.files import sha256
+from groundup.utils.files import resolved, sha256
 from groundup.utils.reading import read_bytes
 
 FORMAT: Final = 1
@@ -105,7 +105,7 @@ class Manifest(_Record):
         except (FileNotFoundError, NotADirectoryError):
             remedy = "make such a folder with `groundup prepare`"
             if folder.exists():  # texts, perhaps
-                words = ["groundup", "prepare", str(folder), "--out", f"data/{folder.resolve().name.partition('.')[0]}"]
+                words = ["groundup", "prepare", str(folder), "--out", f"data/{resolved(folder).name.partition('.')[0]}"]
                 remedy = f"prepare its text first: {shlex.join(words)}"
             raise DataError(f"{folder}: no {MANIFEST} here; {remedy}") from None
         except OSError as error:

@@ -15,6 +15,7 @@ from groundup.data.shards import Manifest, check_files
 from groundup.diagnostics.finding import Finding, problem
 from groundup.distributed.launch import expected_world_size, init_distributed
 from groundup.errors import GroundupError, TrainingError, UsageError
+from groundup.utils.ranks import is_rank_0
 from groundup.utils.system import own_version
 
 ABOUT = "job"
@@ -54,7 +55,7 @@ def check_job(paths: Sequence[Path], data: Path | None, timeout_s: float) -> Ite
         own = _process_info(process_group.rank, process_group.local_rank, folders)
         infos = [ProcessInfo(**values) for values in process_group.all_gather_object(asdict(own))]
     except TrainingError as error:
-        if os.environ.get("RANK", "0") != "0":
+        if not is_rank_0():
             raise
         yield problem(ABOUT, "processes", error)
         return

@@ -1,5 +1,6 @@
 """Checks of a run: its config, log, checkpoints and data. Finds damage and where to resume; changes nothing."""
 
+import math
 import shlex
 import shutil
 from collections.abc import Iterable, Iterator
@@ -18,11 +19,13 @@ from groundup.checkpoint.run_folder import MAX_LOOKS, RunFolder, folder_identity
 from groundup.checkpoint.tensors import expected_tensors, tensor_problems
 from groundup.config.schema import Config
 from groundup.data.shards import Manifest, check_files
+from groundup.data.windows import windows_per_epoch
 from groundup.diagnostics.finding import Finding, problem
-from groundup.errors import CheckpointError, DataError, GroundupError, NewerFormatError
+from groundup.errors import CheckpointError, ConfigError, DataError, GroundupError, NewerFormatError
+from groundup.training.early_stopping import ended_by
 from groundup.ui.format import human_bytes
-from groundup.utils.files import SUMS, sha256
-from groundup.utils.lock import holder
+from groundup.utils.files import SUMS, resolved, sha256
+from groundup.utils.lock import LOCK, holder
 from groundup.utils.plural import human_plural
 from groundup.utils.reading import read_json
 
@@ -130,7 +133,8 @@ def _report(run: RunFolder, reports: list[CheckpointReport], data: Path | None) 
     good = next((run.checkpoints / report.name for report in reversed(reports) if report.ok), None)
     config, own_problem = _read_config(run, good)
     data_problems, data_notes = _check_data(config, good, data)
-    problems = [*own_problem, *replaced, *_check_own_files(run, good), *data_problems]
+    lost = [] if reports else _check_lost(run)
+    problems = [*own_problem, *replaced, *lost, *_check_own_files(run, good), *data_problems]
     notes += [*data_notes, *_check_log(run.log), *_check_links(run)]
     hidden = [report.name for report in reports if report.name.startswith(".")]
     notes += [f"checkpoints: {name} was being replaced at a crash; resume puts it back" for name in hidden]
@@ -140,12 +144,12 @@ def _report(run: RunFolder, reports: list[CheckpointReport], data: Path | None) 
     if rejected := [path.name for path in run.rejected()]:
         notes.append(f"checkpoints: {', '.join(rejected)}: rejected and kept by resume; delete what you do not need")
     notes += _check_disk(run)
-    if not reports:
+    if not reports and not lost:
         notes.append("no checkpoint yet: resume starts again, with the same weights")
     # Whether a newer groundup wrote the newest checkpoint with matching checksums, the one resuming would take.
     update = next((report.newer for report in reversed(reports) if report.intact), False)
-    command = _resume_command(run, reports, data) if config and not update else None
-    longer = _longer(config, good) if command and config and good else None
+    command = _resume_command(run, reports, data) if config and not update and not lost else None
+    longer = _longer(config, good, data) if command and config and good else None
     resume_from = files.final_name(good) if good else None
     return RunReport(run.path, tuple(reports), tuple(problems), tuple(notes), resume_from, command, update, longer)
 
@@ -235,9 +239,12 @@ def _read_config(run: RunFolder, good: Path | None) -> tuple[Config | None, list
 
 
 def _check_own_files(run: RunFolder, good: Path | None) -> Iterator[str]:
-    """Whether the run's log and environment.json are there."""
+    """Whether the run's log and environment.json are there, and no link stands where resuming refuses one."""
     if good and not run.log.exists():
         yield f"{run.log.name}: missing"
+    for path in (run.log, run.path / LOCK):
+        if path.is_symlink():
+            yield f"{path.name}: a link, which is not followed; remove it, or resume refuses the run"
     try:
         read_json(run.path / "environment.json")
     except (OSError, ValueError):
@@ -281,7 +288,7 @@ def _check_links(run: RunFolder) -> Iterator[str]:
         wrong = ""
         if link.is_symlink() and not link.exists():
             wrong = "which is gone"
-        elif link.name == "latest" and link.is_symlink() and newest and link.resolve() != newest[0].resolve():
+        elif link.name == "latest" and link.is_symlink() and newest and resolved(link) != resolved(newest[0]):
             wrong = f"not to {newest[0].name}"
         if wrong:
             yield f"{link.name}: points to {link.readlink()}, {wrong}; the next checkpoint fixes it"
@@ -295,6 +302,15 @@ def _check_disk(run: RunFolder) -> Iterator[str]:
             yield f"disk: {human_bytes(free)} free, but a checkpoint takes {human_bytes(size)}; make room first"
 
 
+def _check_lost(run: RunFolder) -> list[str]:
+    """The error that `groundup resume` raises where the log has saved checkpoints and none is there; else empty."""
+    try:
+        run.refuse_lost()
+    except CheckpointError as error:
+        return [str(error).removeprefix(f"{run.path}/")]
+    return []
+
+
 def _resume_command(run: RunFolder, reports: list[CheckpointReport], data: Path | None) -> str | None:
     """How to continue. Resuming refuses a checkpoint whose checksums match and whose contents are wrong: delete it."""
     bad = list(takewhile(lambda report: not report.ok, reversed(reports)))
@@ -305,11 +321,24 @@ def _resume_command(run: RunFolder, reports: list[CheckpointReport], data: Path 
     return remove + shlex.join(["groundup", "resume", str(run.path), *(["--data", str(data)] if data else [])])
 
 
-def _longer(config: Config, newest: Path) -> str | None:
-    """The option for twice the steps, where a run of so many steps or tokens has ended with its newest checkpoint."""
-    train, step = config.train, files.step_of(newest)
-    steps = train.max_steps or -(-(train.max_tokens or 0) // train.batch_tokens)
-    return f"--train.max_steps {2 * step}" if 0 < steps <= step else None
+def _longer(config: Config, newest: Path, moved: Path | None) -> str | None:
+    """The option that doubles a run which has ended with its newest checkpoint.
+
+    None where it has not, and where its length is in epochs of data that is missing.
+    """
+    train, metadata, sequences = config.train, load_metadata(newest), 0
+    try:
+        if train.epochs is not None:
+            tokens = Manifest.load(moved or Path(config.data or "")).splits["train"].tokens
+            sequences = windows_per_epoch(tokens, config.model.block_size)
+        key = ended_by(train, config.batch_size, sequences, metadata)
+    except (DataError, ConfigError):  # reported elsewhere
+        return None
+    if key is None:
+        return None
+    limit = metadata["step"] if key == "max_steps" else getattr(train, key)
+    used = metadata["elapsed"] if key in ("max_time", "time_limit") else 0  # more than the limit where steps are slow
+    return f"--train.{key} {math.ceil(2 * max(limit, used))}"
 
 
 def _relative(folder: Path, error: GroundupError) -> str:

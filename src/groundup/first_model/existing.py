@@ -1,7 +1,7 @@
 """A quickstart whose folder holds a run already: train that one for longer, or start another run."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -10,14 +10,21 @@ from typing import Any
 from groundup.checkpoint.metadata import load_metadata
 from groundup.checkpoint.run_folder import RunFolder
 from groundup.config.schema import Config
+from groundup.data.shards import Manifest
+from groundup.data.windows import windows_per_epoch
 from groundup.errors import CheckpointError, UsageError
 from groundup.preprocess.records import Request
+from groundup.preprocess.tokenizer_choice import TokenizerChoice
 from groundup.sources.corpus import TEXT_OPTIONS, open_sources
+from groundup.sources.encodings import parse_encoding
+from groundup.tokenizers.auto import AUTO
+from groundup.training.early_stopping import ended_by
+from groundup.utils.files import resolved
 
 
 def run_folder(sources: Sequence[str], parent: Path = Path("runs")) -> Path:
     """`runs/NAME`; NAME is made of the first source's letters."""
-    source = Path(sources[0]).resolve().name if Path(sources[0]).exists() else sources[0]
+    source = resolved(Path(sources[0])).name if Path(sources[0]).exists() else sources[0]
     name = "-".join(re.findall(r"[\w-]+", source.removeprefix("hf:").partition(".")[0])).strip("-") or "text"
     return parent / name
 
@@ -35,8 +42,8 @@ class ExistingRun:
     folder: RunFolder
     config: Config
     step: int
-    trained: float  # seconds
-    planned: float  # seconds, which may be more if it was interrupted, or ended with its epochs
+    planned: float  # seconds of training; a run ends earlier with its epochs
+    ended_by: str | None  # key of `train`; None: it was interrupted
 
     @classmethod
     def find(cls, out: Path) -> "ExistingRun | None":
@@ -46,28 +53,50 @@ class ExistingRun:
             return None
         config = folder.config()
         planned = config.train.max_time or config.train.time_limit
-        if planned is None or Path(str(config.data)).resolve() != (out / "data").resolve():
+        if planned is None or resolved(Path(str(config.data))) != resolved(out / "data"):
             raise CheckpointError(f"{out}: holds a run that is no quickstart; give another --out")
         newest, _ = folder.newest_good()
-        metadata = load_metadata(newest) if newest else {"step": 0}
-        return cls(folder, config, metadata["step"], metadata.get("elapsed", 0.0), planned)
+        if newest is None:
+            return cls(folder, config, 0, planned, None)
+        metadata, tokens = load_metadata(newest), Manifest.load(out / "data").splits["train"].tokens
+        sequences = windows_per_epoch(tokens, config.model.block_size)
+        limit = ended_by(config.train, config.batch_size, sequences, metadata)
+        return cls(folder, config, metadata["step"], planned, limit)
 
     def seconds(self, asked: float) -> float:
-        """Training time in all, if `asked` seconds are wanted: these, or as many more where it had as many."""
-        if asked > self.planned or self.trained < 0.9 * self.planned:
-            return max(asked, self.planned)
-        return self.planned + asked
+        """Training time in all where `asked` seconds are wanted: as many more if the run has had as many already."""
+        has_had = self.ended_by in ("max_time", "time_limit") and asked <= self.planned
+        return self.planned + asked if has_had else max(asked, self.planned)
 
     def longer(self, seconds: float) -> dict[str, Any]:
-        """Config overrides with which the run trains for `seconds` in total."""
-        return {"train": {"max_time" if self.config.train.max_time else "time_limit": seconds}}
+        """Config overrides with which the run trains for `seconds` in all; none where that was its plan."""
+        if seconds == self.planned and self.ended_by is None:
+            return {}
+        return {"train": {"max_time": seconds, "time_limit": None}}
 
-    def check_text(self, files: Sequence[str]) -> None:
-        """UsageError unless the run was trained on the text of `files`."""
-        request = Request.load(self.folder.path / "data")
+    def check_request(self, files: Sequence[str], tokenizer: str | None, text_options: Mapping[str, Any]) -> None:
+        """UsageError unless the run's data was prepared from the text of `files`, and with the options that are given.
+
+        `text_options` are as of `open_sources`; None and defaults are not given.
+        """
+        path, request = self.folder.path, Request.load(self.folder.path / "data")
         if request is None:
-            raise UsageError(f"{self.folder.path}: its text is not known; start another run with --fresh")
-        reading: dict[str, Any] = {key: request.settings[key] for key in TEXT_OPTIONS if key in request.settings}
+            raise UsageError(f"{path}: its text is not known; start another run with --fresh")
+        made = request.settings
+        asked = given_options(text_options)
+        if "encoding" in asked:
+            asked["encoding"] = parse_encoding(asked["encoding"])
+        if tokenizer and tokenizer != AUTO:
+            asked["tokenizer"] = TokenizerChoice.named(tokenizer).settings["tokenizer"]
+        for key, wanted in asked.items():
+            if (found := made.get(key)) != wanted:
+                raise UsageError(f"{path}: prepared with {key} {found!r}, not {wanted!r}; start another with --fresh")
+        reading: dict[str, Any] = {key: made[key] for key in TEXT_OPTIONS if key in made}
         with open_sources(files, **reading) as corpus:
-            if difference := request.difference(Request.of(corpus, request.settings)):
-                raise UsageError(f"{self.folder.path}: of another text ({difference}); start another run with --fresh")
+            if difference := request.difference(Request.of(corpus, made)):
+                raise UsageError(f"{path}: of another text ({difference}); start another run with --fresh")
+
+
+def given_options(text_options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options on how text is read that differ from their defaults."""
+    return {key: value for key, value in text_options.items() if value != TEXT_OPTIONS[key]}

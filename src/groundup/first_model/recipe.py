@@ -11,7 +11,7 @@ from groundup.config.merge import ConfigSource, merge_and_validate
 from groundup.config.presets import MODERN_PARTS, MODERN_SMALL_OPTIMIZER, MODERN_SMALL_SCHEDULE
 from groundup.config.schema import Config
 from groundup.model.size import flops_per_token, parameters
-from groundup.planning.warnings import MAX_EPOCHS
+from groundup.planning.warnings import MAX_EPOCHS, MIN_STEPS
 from groundup.utils.plural import human_plural
 
 # (tokens per sequence, seconds of training from which sequences are twice as long)
@@ -28,16 +28,15 @@ SHAPES = (
 MATMUL_UTILIZATION = 0.15  # training speed of such small models, divided by that of bare matrix products
 FLOPS_PER_SQUARED_PARAMETER = 10.0  # of the complete training / (parameters of the blocks)²
 MAX_PARAMETERS_PER_TOKEN = 4.0  # more can only memorize the text
-MIN_STEPS = 300  # it takes some to learn anything, whatever MAX_EPOCHS says
 MIN_STEPS_PER_EPOCH = 32  # for a small text the batch is made smaller
 EVAL_TOKENS = 10_240  # of each split, per evaluation; half with a small budget
 N_EVALUATIONS = 10  # during the run, to find the best checkpoint; at least every 250 steps
 
 
-class Machine(NamedTuple):
-    """The machine to train on."""
+class Device(NamedTuple):
+    """The device to train on."""
 
-    device: str
+    name: str  # as torch has it
     flops: float  # per second, of matrix products
 
 
@@ -68,9 +67,9 @@ def choose_context(tokens: int, text_bytes: int, seconds: float, *, small_budget
     return block_size, Choice("context", value, why, is_main=False)
 
 
-def choose_shape(machine: Machine, seconds: float, tokens: int) -> tuple[tuple[int, int, int], str]:
+def choose_shape(device: Device, seconds: float, tokens: int) -> tuple[tuple[int, int, int], str]:
     """Choose the largest (layers, heads, width) for the time and the text; returns it and its limit, as text."""
-    budget = training_flops(machine, seconds)
+    budget = training_flops(device, seconds)
     best = SHAPES[0]
     for shape in SHAPES[1:]:
         in_blocks = 12 * shape[0] * shape[2] ** 2
@@ -82,19 +81,19 @@ def choose_shape(machine: Machine, seconds: float, tokens: int) -> tuple[tuple[i
     return best, "the largest of a quickstart"
 
 
-def training_flops(machine: Machine, seconds: float) -> float:
+def training_flops(device: Device, seconds: float) -> float:
     """FLOPs of training in the given time."""
-    return MATMUL_UTILIZATION * machine.flops * seconds
+    return MATMUL_UTILIZATION * device.flops * seconds
 
 
 def build_recipe(
-    machine: Machine, seconds: float, data: str, tokens: int, text_bytes: int, vocab: int
+    device: Device, seconds: float, data: str, tokens: int, text_bytes: int, vocab: int
 ) -> tuple[Config, list[Choice]]:
     """Build the complete config of a quickstart; returns it with the choices made."""
-    small_budget = training_flops(machine, seconds) < SMALL_BUDGET_FLOPS
+    small_budget = training_flops(device, seconds) < SMALL_BUDGET_FLOPS
     block_size, context = choose_context(tokens, text_bytes, seconds, small_budget=small_budget)
-    (layers, heads, width), why = choose_shape(machine, seconds, tokens)
-    most = BATCH_TOKENS[machine.device.partition(":")[0]] // (2 if small_budget else 1)
+    (layers, heads, width), why = choose_shape(device, seconds, tokens)
+    most = BATCH_TOKENS[device.name.partition(":")[0]] // (2 if small_budget else 1)
     batch_tokens = max(block_size, min(most, 2 ** int(math.log2(max(1, tokens // MIN_STEPS_PER_EPOCH)))))
     model = {"n_layer": layers, "n_head": heads, "n_embd": width, "block_size": block_size, **MODERN_PARTS}
     values: dict[str, Any] = {

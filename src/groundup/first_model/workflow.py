@@ -17,7 +17,7 @@ from groundup.config.sections import TrainConfig
 from groundup.data.shards import Manifest
 from groundup.first_model.existing import ExistingRun
 from groundup.first_model.preparation import prepare_text, rereadable
-from groundup.first_model.recipe import Choice, Machine, build_recipe, choose_run_length
+from groundup.first_model.recipe import Choice, Device, build_recipe, choose_run_length
 from groundup.ui.display import Display
 from groundup.utils.plural import human_plural
 from groundup.utils.progress import ProgressReporter
@@ -90,9 +90,9 @@ def _choose_model(
     device, threads = choose_device("auto"), usable_cores()
     precision, reason = choose_precision("auto", device)
     show(Choice("machine", f"{device}, {human_plural(threads, 'thread')}, {precision}", reason))
-    machine = Machine(str(device), matmul_flops(device, precision, threads))
+    measured = Device(str(device), matmul_flops(device, precision, threads))
     vocab = manifest.tokenizer.n_vocab
-    config, choices = build_recipe(machine, seconds, str(data), train.tokens, train.bytes, vocab)
+    config, choices = build_recipe(measured, seconds, str(data), train.tokens, train.bytes, vocab)
     plan = plan_with_speed(config)
     config, run_length = choose_run_length(config, plan.epochs, train.tokens)
     for choice in (*choices, run_length):
@@ -105,12 +105,17 @@ def train_longer(
     existing: ExistingRun,
     seconds: float,
     *,
+    tokenizer: str | None,
+    text_options: Mapping[str, Any] = MappingProxyType({}),
     say: Callable[[str], None],
     watching: Watching,
 ) -> Report:
-    """Train a quickstart's run on, for `seconds` in all, and evaluate it. UsageError if it is of another text."""
+    """Train a quickstart's run for longer, `seconds` in all, and evaluate it.
+
+    UsageError if it is of another text, or was prepared with another `tokenizer` or other `text_options` than given.
+    """
     with rereadable(sources) as files:
-        existing.check_text(files)
+        existing.check_request(files, tokenizer, text_options)
 
     from groundup.first_model.report import evaluate_run
     from groundup.run.start import reconfigure, resume_run

@@ -26,6 +26,7 @@ from groundup.interop import modelfile, wheel
 from groundup.interop.model_card import card, collect_card_info
 from groundup.interop.output import GGUF_FILE, HF_FOLDER, MODELFILE, SPACE_FOLDER, OutputKind, check_output, new_output
 from groundup.utils.extras import install_command
+from groundup.utils.files import resolved
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -220,7 +221,7 @@ def _open_source(folder: Path, *, name: str | None, licence: str, dtype: str) ->
     run = run_of(folder)
     from groundup.checkpoint.state import load
 
-    name = name or NOT_IN_NAMES.sub("-", (run or folder).resolve().name).strip("-") or "model"
+    name = name or NOT_IN_NAMES.sub("-", resolved(run or folder).name).strip("-") or "model"
     source = Source(load(folder, device="cpu"), name, licence.lower(), run, dtype)
     for key, tensor in source.tensors.items():
         if not tensor.isfinite().all():

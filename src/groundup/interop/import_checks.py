@@ -12,7 +12,7 @@ from groundup.tokenizers.gpt1 import GPT1Tokenizer
 from groundup.tokenizers.gpt2 import GPT2Tokenizer, byte_characters, gpt2_merges, gpt2_pieces
 from groundup.tokenizers.hf_json import FILE_NAME, MAX_FILE_BYTES, model_ids, parse, read_tokenizer_file
 from groundup.tokenizers.registry import choose_tokenizer
-from groundup.utils.files import DELETED, SUMS, checksums, hidden, restore_previous
+from groundup.utils.files import DELETED, SUMS, checksums, hidden, resolved, restore_previous
 from groundup.utils.reading import read_json, read_text
 
 SOURCES = (
@@ -32,7 +32,7 @@ def check(source: str, out: Path, *, revision: str | None, overwrite: bool) -> N
     if revision is not None:
         raise UsageError(f"--revision {revision}: is for models of the hub; leave it out for {source}")
     with _readable(source, f"give {SOURCES}"):
-        path = Path(source).resolve()
+        path = resolved(Path(source))
         if not path.exists():
             raise UsageError(f"{source}: there is no such file or folder; give {SOURCES}")
         # Other programs' folders may hold a config.yaml or checksums of their own.
@@ -48,7 +48,7 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     An import replaces a checkpoint and nothing else: a file that the checkpoint's checksums do not list is the user's.
     """
     with _readable(str(out), "choose another folder with --out"):
-        target = out.resolve()
+        target = resolved(out)
         restore_previous(target)
         _restore_deleted(target)
         if target.is_file():

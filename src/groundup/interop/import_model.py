@@ -21,6 +21,7 @@ from groundup.interop.torch_pickle import LEGACY_MAGIC, ZIP_MAGIC
 from groundup.model.size import parameters
 from groundup.sources.hub import PREFIX
 from groundup.tokenizers.base import Tokenizer
+from groundup.utils.files import resolved
 from groundup.utils.reading import open_regular
 
 BATCH_TOKENS = 8192  # a config needs a batch of full sequences, although an imported checkpoint does not train with it
@@ -114,7 +115,7 @@ def _write(imported: Imported, tensors: dict[str, Tensor], *, overwrite: bool) -
     snapshot = state.Snapshot(config, imported.tokenizer, progress, StateTensors(tensors, {}, {}))
     try:
         # A link at `out` stays, and the folder it names is replaced. Checked again, as hours may have passed.
-        state.save(imported.out.resolve(), snapshot, lambda _: check_output(imported.out, overwrite=overwrite))
+        state.save(resolved(imported.out), snapshot, lambda _: check_output(imported.out, overwrite=overwrite))
     except OSError as error:
         raise CheckpointError(
             f"{imported.out}: cannot be written ({error.strerror or error}); choose another folder with --out"

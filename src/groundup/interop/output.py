@@ -9,7 +9,7 @@ from zipfile import BadZipFile, ZipFile
 from groundup.errors import UsageError
 from groundup.interop import modelfile
 from groundup.interop.wheel import PATTERN
-from groundup.utils.files import atomic_output, files_below, restore_previous, sha256
+from groundup.utils.files import atomic_output, files_below, resolved, restore_previous, sha256
 from groundup.utils.reading import open_regular, parse_json, read_bytes
 
 HF_FILES = frozenset(
@@ -78,7 +78,7 @@ def check_output(out: Path, kind: OutputKind, *, overwrite: bool = False) -> Non
     If an export was killed while it replaced an earlier one, the earlier one is restored first.
     """
     try:
-        restore_previous(out.resolve())
+        restore_previous(resolved(out))
         _check(out, kind, overwrite)
     except (OSError, ValueError) as error:
         raise _unwritable(out, error) from error

@@ -1,9 +1,10 @@
 """Length of a run: a number of optimizer steps, or a time."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from statistics import median_low
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 from groundup.config.sections import TrainConfig
 from groundup.errors import ConfigError
@@ -21,6 +22,12 @@ class Progress:
     elapsed: float = 0.0  # seconds of training, interruptions not counted
     dt: float = 0.0  # seconds of the last step, hooks not counted
     skips: list[tuple[int, int]] = field(default_factory=list)  # ranges of sequences left out after a rollback
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any]) -> Self:
+        """The position that a checkpoint's metadata has."""
+        known = {field.name: metadata[field.name] for field in fields(cls) if field.name in metadata}
+        return cls(**known | {"skips": [(start, stop) for start, stop in metadata.get("skips", ())]})
 
     def __post_init__(self) -> None:
         self._recent = [self.dt] if self.dt else []

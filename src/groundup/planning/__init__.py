@@ -1,1 +1,1 @@
-"""Before a run: what it would take, and, for a quickstart, what to choose and why."""
+"""Plan of a run before it starts: memory, time, disk, the rules behind `auto`, and the preset that suits a text."""

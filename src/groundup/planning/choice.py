@@ -17,16 +17,15 @@ from groundup.planning.gpus import GPUS
 from groundup.planning.memory import Machine
 from groundup.planning.plan import DataSize, Plan, Speed
 from groundup.planning.policy import resolve
-from groundup.planning.warnings import CHINCHILLA_RATIO, MAX_EPOCHS, warnings
+from groundup.planning.warnings import CHINCHILLA_RATIO, MAX_EPOCHS, MIN_STEPS, warnings
 from groundup.tokenizers.auto import auto_tokenizer
-from groundup.ui.format import human_duration, human_figures, human_plural
+from groundup.ui.format import columns, human_duration, human_figures, human_plural
 from groundup.utils.system import free_disk, main_memory, usable_cores
 
 PROPOSED = ("gpt2-nano", "modern-micro", "modern-mini", "gpt2")  # one of each size, small to large
 PROBES = {"cpu": "modern-micro", "mps": "modern-mini", "cuda": "modern-mini"}  # timed for the speed of all presets
 MAX_SECONDS = {"cpu": 3600, "mps": 3600, "cuda": 24 * 3600}  # of a proposed run: an hour of a computer, a day of a GPU
 LARGE_TEXT_BYTES = 4_000_000_000  # enough for a model with the vocabulary of GPT-2
-MIN_STEPS = 300  # it takes some to learn anything, whatever the text
 CORE_FLOPS = 30e9  # per second and core that training reaches: docs/performance.md measures 23 to 55, with AVX2
 # Vocabulary -> bytes of English per token, measured on Tiny Shakespeare (GPT-2's: on novels).
 BYTES_PER_TOKEN = {257: 1.0, 512: 1.9, 1024: 2.4, 2048: 2.9, 4096: 3.3, 50_257: 4.1}
@@ -42,8 +41,8 @@ class Computer(NamedTuple):
     flops: float  # per second, that training reaches
 
 
-LAPTOP = Computer("2 cores", Machine("cpu", "fp32", 8 * 10**9, 10**11, threads=2), 2 * CORE_FLOPS)
-GPU = Computer("an H100", Machine("cuda", "bf16", int(H100.memory), 10**12), H100.mfu * H100.peak)
+TWO_CORES = Computer("2 cores", Machine("cpu", "fp32", 8 * 10**9, 10**11, threads=2), 2 * CORE_FLOPS)
+ONE_H100 = Computer("an H100", Machine("cuda", "bf16", int(H100.memory), 10**12), H100.mfu * H100.peak)
 
 
 @dataclass(frozen=True)
@@ -167,13 +166,8 @@ def choice_rows(fits: list[Fit], chosen: Fit | None) -> list[tuple[str, ...]]:
 
 def choice_table(fits: list[Fit], chosen: Fit | None) -> str:
     """The rows as lines of text."""
-    rows = [CHOICE_HEADER, *choice_rows(fits, chosen)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for mark, name, *numbers in rows:
-        cells = [f"{cell:>{width}}" for cell, width in zip(numbers, widths[2:], strict=True)]
-        lines.append("  ".join([f"{mark:1} {name:<{widths[1]}}", *cells]))
-    return "\n".join(lines)
+    rows = [(f"{mark:1} {name}", *numbers) for mark, name, *numbers in [CHOICE_HEADER, *choice_rows(fits, chosen)]]
+    return "\n".join(columns(rows, right=range(1, len(rows[0]))))
 
 
 def describe_choice(fits: list[Fit], chosen: Fit | None, source: str) -> list[str]:
@@ -182,9 +176,9 @@ def describe_choice(fits: list[Fit], chosen: Fit | None, source: str) -> list[st
         "",
         f"time: estimated from {source}",
         "      and scaled by FLOPs; a run has the preset's own length, but at",
+        f"      most {MAX_EPOCHS} epochs of this text, unless options set it",
+        f"tokens per parameter: about {CHINCHILLA_RATIO} are compute-optimal",
     ]
-    lines.append(f"      most {MAX_EPOCHS} epochs of this text, unless options set it")
-    lines.append(f"tokens per parameter: about {CHINCHILLA_RATIO} are compute-optimal")
     if n := len(PRESETS) - len(fits):
         lines.append(f"left out: {human_plural(n, 'preset')} whose context is longer than the text")
     if chosen and chosen.is_suitable:

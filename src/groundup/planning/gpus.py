@@ -37,9 +37,7 @@ GPUS = {
 
 
 def find_gpu(name: str) -> GPU:
-    """The row called `name`; UsageError with the nearest name when there is none."""
+    """The row called `name`; UsageError with the nearest name, or all of them, when there is none."""
     if name.lower() not in GPUS:
-        raise UsageError(
-            f"--gpu {name}: not in the table; {did_you_mean(name.lower(), GPUS)}; known are {', '.join(GPUS)}"
-        )
+        raise UsageError(f"--gpu {name}: not in the table; {did_you_mean(name.lower(), GPUS)}")
     return GPUS[name.lower()]

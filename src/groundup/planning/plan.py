@@ -1,4 +1,4 @@
-"""What a run would take, by arithmetic: parameters, work, memory, length, time, disk. Needs no torch.
+"""Plan of a run, by arithmetic: parameters, FLOPs, memory, length, time, disk. Needs no torch.
 
 Each number stands next to its formula; where one rests on a measurement, a comment says which.
 """
@@ -157,19 +157,21 @@ class Plan:
         return 2 * min(known, default=0) / 3
 
     @property
+    def _all_evaluation_tokens(self) -> float | None:
+        """All evaluations of the run as tokens of training."""
+        return self.steps and times(self.steps, self.config.evaluate.every_steps) * self._evaluation_tokens
+
+    @property
     def evaluation_seconds(self) -> float | None:
         """Seconds of `seconds` that go into evaluations."""
-        if self.steps is None or self.speed is None:
-            return None
-        return times(self.steps, self.config.evaluate.every_steps) * self._evaluation_tokens / self.speed.tokens_per_s
+        tokens = self._all_evaluation_tokens
+        return None if tokens is None or self.speed is None else tokens / self.speed.tokens_per_s
 
     @property
     def evaluation_share(self) -> float | None:
         """Evaluations' part of the time, whatever the speed. None where the number of steps is unknown."""
-        if self.steps is None or self.tokens is None:
-            return None
-        evaluations = times(self.steps, self.config.evaluate.every_steps) * self._evaluation_tokens
-        return evaluations / (self.tokens + evaluations)
+        evaluations = self._all_evaluation_tokens
+        return None if self.tokens is None or evaluations is None else evaluations / (self.tokens + evaluations)
 
     @property
     def seconds(self) -> float | None:

@@ -17,6 +17,7 @@ MIN_TOKENS_PER_PARAMETER, MAX_TOKENS_PER_PARAMETER = 1, 10_000  # warn outside; 
 # Repeated text is almost as good as new text for 4 epochs (arXiv:2305.16264); after 8, a small model gets worse on text
 # that it has not seen.
 MAX_EPOCHS = 8
+MIN_STEPS = 300  # it takes some to learn anything, whatever the text
 MAX_WARMUP_FRACTION = 0.5  # of the run
 MAX_EVALUATION_SHARE, GOOD_EVALUATION_SHARE = 1 / 3, 0.1  # of the time
 MAX_BATCH_RATIO = 8  # tokens per step that a preset's learning rate was made for, over those of the run
@@ -81,14 +82,18 @@ def _length_warnings(plan: Plan) -> Iterator[str]:
     if plan.data and c.batch_size > plan.data.sequences:
         often, fits = c.batch_size / plan.data.sequences, plan.data.sequences * c.model.block_size
         yield f"a step reads the training split {often:.1f} times; give --train.batch_tokens {fits}, or more text"
-    if plan.data and plan.epochs is not None and plan.epochs > MAX_EPOCHS + 0.5:
+    epochs = plan.epochs or 0
+    repeats = plan.data is not None and epochs > MAX_EPOCHS + 0.5
+    if plan.data and repeats:
+        is_long_enough = MAX_EPOCHS * plan.data.sequences >= MIN_STEPS * c.batch_size
         yield (
-            f"{human_figures(plan.epochs)} epochs: repeating the same text helps little after 4 to {MAX_EPOCHS} "
-            f"(arXiv:2305.16264); give more text, or --train.epochs {MAX_EPOCHS}"
+            f"{human_figures(epochs)} epochs: repeating the same text helps little after 4 to {MAX_EPOCHS} "
+            f"(arXiv:2305.16264); give more text{f', or --train.epochs {MAX_EPOCHS}' if is_long_enough else ''}"
         )
     ratio = plan.tokens_per_parameter
     if ratio is not None and ratio < MIN_TOKENS_PER_PARAMETER and not c.init_from:  # pretrained weights have seen text
-        yield f"{human_figures(ratio)} tokens per parameter: a smaller model, or a longer run, would learn more"
+        more = "more text" if repeats else "a longer run"
+        yield f"{human_figures(ratio)} tokens per parameter: a smaller model, or {more}, would learn more"
     if ratio is not None and ratio > MAX_TOKENS_PER_PARAMETER:
         yield f"{human_figures(ratio)} tokens per parameter: a larger model would learn more from the same text"
     warmup = _warmup_steps(plan)

@@ -11,7 +11,7 @@ from groundup.data.shards import MANIFEST, Manifest, check_files
 from groundup.errors import DataError, TokenizerError, UsageError
 from groundup.preprocess.records import Journal, Request, Setting
 from groundup.tokenizers import Tokenizer, load_tokenizer
-from groundup.utils.files import atomic_output, move_into_place
+from groundup.utils.files import atomic_output, move_into_place, resolved
 from groundup.utils.lock import LOCK, locked
 
 TOKENIZER = "tokenizer"  # folder of the tokenizer
@@ -98,7 +98,7 @@ def recorded_settings(out: Path) -> dict[str, Setting] | None:
 
 def _partial(out: Path) -> Path:
     """The hidden sibling of `out` that holds it while it is unfinished."""
-    target = out.resolve()
+    target = resolved(out)
     return target.with_name(f".{target.name}.partial")
 
 
@@ -113,7 +113,7 @@ def open_workdir(
     otherwise inputs that were not read yet may. UsageError where another process is at work; DataError where the folder
     was started for another request and must not be overwritten.
     """
-    target, partial = out.resolve(), _partial(out)
+    target, partial = resolved(out), _partial(out)
     missing = [parent for parent in target.parents if not parent.exists()]
     if partial.is_symlink():
         raise DataError(f"{partial}: is a link, which is not followed; remove it")

@@ -93,9 +93,10 @@ class Checkpointer:
         files.load_optimizer(checkpoint, state.model, state.optimizer, self._config.optimizer, read=self._read)
         held = files.load_ema(checkpoint, state.model) if self._process_group.rank == 0 else {}
         averages = BroadcastTensors(self._process_group, held)
-        if bool(averages) == isinstance(state.ema, NoEMA):
+        is_saved, is_wanted = bool(averages), not isinstance(state.ema, NoEMA)
+        if is_saved != is_wanted:
             raise CheckpointError(
-                f"{checkpoint}: {'holds' if averages else 'lacks'} an average of the weights, unlike what "
+                f"{checkpoint}: {'holds' if is_saved else 'lacks'} an average of the weights, unlike what "
                 "optimizer.ema_decay asks for; put back the config.yaml that the run was started with"
             )
         state.ema.load(averages, metadata.get("averaged", 0))

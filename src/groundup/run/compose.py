@@ -7,7 +7,6 @@ with the weights of a checkpoint has that checkpoint's dimensions instead of the
 is noted, so that a run started again starts with the same weights or not at all.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from groundup.data.shards import Manifest
 from groundup.errors import CheckpointError, ConfigError, DataError
 from groundup.tokenizers.base import TOKENIZER_FILE
 from groundup.utils.files import SUMS, checksums
+from groundup.utils.ranks import is_rank_0
 from groundup.utils.reading import read_json
 
 NOT_IN_WEIGHTS = ("dropout", "init")  # model keys that a checkpoint's weights do not decide
@@ -116,7 +116,7 @@ def _merge(name: str, sources: Sequence[ConfigSource]) -> Config:
 
 def _is_on_rank_0_only(path: Path) -> bool:
     """Whether a folder is missing here, and this rank does not need it."""
-    return not path.exists() and os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0"
+    return not path.exists() and not is_rank_0()
 
 
 def _check_model(config: Config, model: ModelConfig, folder: Path) -> None:

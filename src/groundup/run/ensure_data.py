@@ -6,6 +6,7 @@ missing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,17 @@ if TYPE_CHECKING:
 
 KNOWN_VOCAB_SIZES = {"byte": 257, "gpt1": 40_478, "gpt2": 50_257}  # before there is a text
 ASSUMED_VOCAB_SIZE = 256  # of any other tokenizer: characters, say
+
+# What errors of `prepare` advise, and the same for a command that prepares the data of its run.
+REMEDIES = {
+    BY_PATH: "with --prepare.sources FILE",
+    "--column": "--prepare.column",
+    "--encoding": "--prepare.encoding",
+    "--separator": "--prepare.separator",
+    "--as": "--prepare.read_as",
+    "--errors replace": "groundup prepare --errors replace",
+}
+_REMEDY = re.compile(rf"({'|'.join(map(re.escape, REMEDIES))})(?![\w-])")
 
 
 def ensure_prepared(
@@ -56,8 +68,8 @@ def ensure_prepared(
     settings = config.prepare.model_dump(exclude={"sources"})
     try:
         prepare(config.prepare.sources, Path(config.data or ""), **settings, progress=progress)
-    except DataError as error:  # such as of a corpus of the hub without a network: the remedy is one for this command
-        raise DataError(str(error).replace(BY_PATH, "with --prepare.sources FILE")) from error
+    except DataError as error:  # the remedy must be one for this command
+        raise DataError(_REMEDY.sub(lambda found: REMEDIES[found[1]], str(error))) from error
 
 
 def precheck(config: Config) -> None:

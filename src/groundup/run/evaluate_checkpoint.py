@@ -28,6 +28,7 @@ from groundup.model.ngram import leave_one_out
 from groundup.planning import policy
 from groundup.ui.progress import count_progress, shows
 from groundup.utils.device import autocast, choose_precision
+from groundup.utils.files import resolved
 
 COMPARED_BYTES = 8_000_000  # at most, of the end of each split, that baselines are fitted to and measured on
 PathLike = str | Path
@@ -196,7 +197,7 @@ def append_to_log(loaded: LoadedModel, results: dict[str, dict[str, float]], how
     step = loaded.metadata["step"]
     try:
         log = Log(run.log)
-        log.write(EVAL_CHECKPOINT, checkpoint=loaded.folder.resolve().name, step=step, results=results, how=how)
+        log.write(EVAL_CHECKPOINT, checkpoint=resolved(loaded.folder).name, step=step, results=results, how=how)
         log.close()
     except OSError as error:
         return f"{run.log}: cannot be written ({error.strerror}); the results are not logged"

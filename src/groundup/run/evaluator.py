@@ -85,7 +85,7 @@ class Evaluator:
                     train = self._split_loss(self._data.train, val.scored if val else limit or block_size * 64)
                 results = [self._run_task(task) for task in self._tasks]
         except Interrupted:
-            return  # made up for when the run is resumed
+            return  # `run_missed_eval` runs it when the run is resumed
         split = self._data.manifest.splits["val"]
         self.losses = EvalLosses(
             train.nats_per_token,

@@ -5,12 +5,13 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from typing_extensions import override
 
-from groundup.checkpoint.log import Log, iter_log
+from groundup.checkpoint.log import Log, finite_number, iter_log
 from groundup.checkpoint.run_folder import RunFolder, environment
 from groundup.config.resolved import ResolvedConfig
 from groundup.model.size import flops_per_token
@@ -67,27 +68,15 @@ class MetricLogger:
 
     def begin(self, total_steps: int | None, *, resumed: bool) -> None:
         """Give the display the run's length and, of a resumed one, its losses so far, unless the log is very long."""
-        losses, evaluations = dict[int, float](), dict[int, tuple[float | None, float]]()
-        is_short = resumed and self._folder.log.stat().st_size <= MAX_SHOWN_BYTES
-        for record in iter_log(self._folder.log, matching=SHOWN) if is_short else ():
-            step = record.get("step", 0)
-            if record["event"] in ("resume", "rollback"):  # what followed was lost
-                losses = {done: loss for done, loss in losses.items() if done <= step}
-                is_same = not record.get("other_text")  # losses of other text are not comparable with those to come
-                evaluations = {done: found for done, found in evaluations.items() if is_same and done <= step}
-            elif record["event"] == "step" and record.get("loss") is not None:
-                losses[step] = record["loss"]
-            elif record["event"] == "eval" and record.get("val_loss") is not None:
-                evaluations[step] = record.get("train_loss"), record["val_loss"]
-        self._display.begin(
-            total_steps, sorted(losses.items()), [(at, *found) for at, found in sorted(evaluations.items())]
-        )
+        log, display = self._folder.log, self._display
+        is_read = resumed and display.shows_history and log.stat().st_size <= MAX_SHOWN_BYTES
+        display.begin(total_steps, *(logged_losses(log) if is_read else ()))
 
     def step(self, info: StepInfo) -> None:
         """Display a step, and whether the guard rejected it; after the first, report the loss at the start."""
         self._first_loss(info)
         if not info.applied:
-            self._display.message(f"step {info.step}: loss {info.loss}, gradient norm {info.grad_norm}: not applied")
+            self._display.message(f"step {info.step:,}: loss {info.loss}, gradient norm {info.grad_norm}: not applied")
         self._display.step(info)
 
     def spike(self, event: str, **values: Any) -> None:
@@ -99,6 +88,7 @@ class MetricLogger:
         )
 
     def stopping(self) -> None:
+        """Display that a signal was received."""
         self._display.message("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
 
     def _tracker_info(self) -> dict[str, Any]:
@@ -111,6 +101,27 @@ class MetricLogger:
             "flops_per_token": flops_per_token(self._config.model),
             "peak_flops": matmul_flops(torch.device(train.device), train.precision, train.threads),
         }
+
+
+def logged_losses(log: Path) -> tuple[list[tuple[int, float]], list[tuple[int, float | None, float]]]:
+    """Losses of a run's steps, and training and validation losses of its evaluations, each after its step.
+
+    Left out: what resumes and rollbacks discarded, and evaluations on other text than the newest.
+    """
+    losses, evaluations = dict[int, float](), dict[int, tuple[float | None, float]]()
+    for record in iter_log(log, matching=SHOWN):
+        event, step = record["event"], record.get("step")
+        if not isinstance(step, int):  # edited by hand
+            continue
+        if event in ("resume", "rollback"):
+            losses = {done: loss for done, loss in losses.items() if done <= step}
+            is_same = not record.get("other_text")
+            evaluations = {done: found for done, found in evaluations.items() if is_same and done <= step}
+        elif event == "step" and (loss := finite_number(record.get("loss"))) is not None:
+            losses[step] = loss
+        elif event == "eval" and (val_loss := finite_number(record.get("val_loss"))) is not None:
+            evaluations[step] = finite_number(record.get("train_loss")), val_loss
+    return sorted(losses.items()), [(step, *found) for step, found in sorted(evaluations.items())]
 
 
 class NullLogger(MetricLogger):

@@ -201,7 +201,7 @@ def tune_learning_rate(config: Config, display: Display, *, steps: int) -> Tuned
         raise TrainingError(
             f"{runs.device}: out of memory; give --train.micro_batch_size {size}, or a smaller model"
         ) from error
-    best = min(rounds[-1].trials, key=rank).learning_rate
+    best = min(rounds[-1].trials, key=by_loss).learning_rate
     chosen = scale_lrs(recipe, best)
     return Tuned({f"optimizer.{name}": value for name, value in peak_lrs(chosen).items()}, curve, diverged_at, rounds)
 
@@ -279,7 +279,7 @@ def successive_halving(
         trials: list[LRTrial] = []
         known = [trial.learning_rate for trial in rounds[0].trials] if rounds else lower
         for rate in [*rates, *(rate for rate in known if rate < rates[-1])]:
-            lowest_is_best = bool(trials) and trials[-1].loss is not None and min(trials, key=rank) is trials[-1]
+            lowest_is_best = bool(trials) and trials[-1].loss is not None and min(trials, key=by_loss) is trials[-1]
             if len(trials) >= len(rates) and not (_none_left(trials) if rounds else lowest_is_best):
                 break
             trials.append(LRTrial(rate, train(rate, length)))
@@ -293,13 +293,13 @@ def successive_halving(
                 f"give --optimizer.learning_rate {start:.1g}, and tune again from there"
             )
         most = min(CANDIDATES >> (n + 1), max(1, len(trials) // 2))
-        kept = sorted((trial for trial in trials if trial.loss is not None), key=rank)[:most]
+        kept = sorted((trial for trial in trials if trial.loss is not None), key=by_loss)[:most]
         rates = sorted((trial.learning_rate for trial in kept), reverse=True)
     return rounds
 
 
-def rank(trial: LRTrial) -> tuple[float, float]:
-    """By loss, and of equal ones the lower learning rate first."""
+def by_loss(trial: LRTrial) -> tuple[float, float]:
+    """Sorting key: the loss, and of equal ones the lower learning rate first."""
     return (math.inf if trial.loss is None else trial.loss, trial.learning_rate)
 
 

@@ -50,8 +50,8 @@ def detect_machine(
 ) -> tuple[Machine, str]:
     """The machine to train on, and a line on what was chosen and why; `folder` is where the run will be written.
 
-    Where `train` leaves them open, they are chosen here; of several processes, rank 0 chooses for all. Sets torch's
-    number of threads. ConfigError for a device or precision that this machine does not have.
+    Device, precision and threads that `train` leaves open are chosen here; of several processes, rank 0 chooses for
+    all. Sets torch's number of threads. ConfigError for a device or precision that this machine does not have.
     """
     device = choose_device(train.device)
     require_same(process_group, "train.device is", device.type, "fix the GPU there, or give all --train.device cpu")

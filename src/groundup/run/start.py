@@ -28,7 +28,6 @@ from groundup.distributed.launch import init_distributed
 from groundup.distributed.process_group import ProcessGroup, require_same
 from groundup.errors import CheckpointError, ConfigError, DataError, TrainingError
 from groundup.evaluation.tasks import needs_download
-from groundup.optim.run_length import TimeLength
 from groundup.planning.plan import DataSize, Plan, Speed
 from groundup.planning.report import summary
 from groundup.planning.warnings import too_large, too_much_memory
@@ -368,10 +367,8 @@ def _announce_resume(trainer: Trainer, machine_line: str) -> None:
     message, path, progress = trainer.display.message, trainer.folder.path, trainer.state.progress
     source = trainer.resumed_from
     if trainer.done:
-        option = "--train.max_time" if isinstance(trainer.run_length, TimeLength) else "--train.max_steps"
-        if not trainer.run_length.reached(progress):
-            option = "--train.early_stopping_patience or --train.time_limit"
-        message(f"{path}: finished at step {progress.step:,}; a larger {option} continues it")
+        key = trainer.early_stopping.limit_reached(progress)
+        message(f"{path}: finished at step {progress.step:,}; a larger --train.{key} continues it")
     else:
         message(f"{path}: resuming from {source.name if source else 'the start: it has no checkpoint yet'}")
     if not trainer.done or trainer.misses_end:

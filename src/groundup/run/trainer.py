@@ -121,6 +121,7 @@ class Trainer:
 
     @property
     def done(self) -> bool:
+        """Whether the run has reached its end."""
         return self._stopping_rule().reached(self.state.progress)
 
     def run(self) -> TrainResult:
@@ -129,7 +130,7 @@ class Trainer:
             self._train()
         elif self.misses_end:
             with self._running():
-                self._make_up(finished=True)
+                self._run_missed(finished=True)
         assert self.checkpointer.saved is not None, "every way out of the loop saves"
         misses_some = self.stop.received and (self.evaluator.missed or self._misses_sample(finished=True))
         complete = self.done and not misses_some
@@ -147,7 +148,7 @@ class Trainer:
             total = self.run_length.total if isinstance(self.run_length, StepLength) else None
             self.logger.begin(total, resumed=self.resumed_from is not None)
             if self.resumed_from:
-                self._make_up()
+                self._run_missed()
             with suppress(StoppedAtOnce):
                 with self.stop.at_once():
                     step_loss = self._warm_up()
@@ -155,7 +156,7 @@ class Trainer:
                     self._fit(step_loss)
             self.checkpointer.save(self.state, wait=True)
             if self.done:
-                self._make_up(finished=True)  # a sample, where an evaluation ended the run
+                self._run_missed(finished=True)  # a sample, where an evaluation ended the run
                 self._warn_of_divergence()
 
     def _fit(self, step_loss: torch.nn.Module) -> None:
@@ -268,8 +269,8 @@ class Trainer:
         misses_eval = not self._is_logged("eval") or (self.state.best.seen and self.evaluator.missed)
         return bool(misses_eval) or self._misses_sample(finished=True)
 
-    def _make_up(self, *, finished: bool = False) -> None:
-        """Make the evaluation and the sample that were due when a stop came."""
+    def _run_missed(self, *, finished: bool = False) -> None:
+        """Run the evaluation and the sample that were due when a signal stopped the run."""
         if self.evaluator.run_missed_eval(finished=finished):
             self.checkpointer.save(self.state, again=True, wait=finished)
         if self._misses_sample(finished=finished):
@@ -312,10 +313,15 @@ class Trainer:
         """Sequences that a forward pass really has."""
         return min(self.state.micro_batch_size, self.loader.per_process)
 
-    def _stopping_rule(self) -> EarlyStopping | SyncedRunLength:
+    @property
+    def early_stopping(self) -> EarlyStopping:
+        """The run's length and its limits, by this process's clock."""
         train = self.config.train
-        rule = EarlyStopping(self.run_length, self.state.best, train.early_stopping_patience, train.time_limit)
-        timed = isinstance(self.run_length, TimeLength) or train.time_limit is not None
+        return EarlyStopping(self.run_length, self.state.best, train.early_stopping_patience, train.time_limit)
+
+    def _stopping_rule(self) -> EarlyStopping | SyncedRunLength:
+        rule = self.early_stopping
+        timed = isinstance(self.run_length, TimeLength) or rule.time_limit is not None
         return SyncedRunLength(rule, self.process_group.broadcast_object) if timed else rule
 
     def _initial_model(self, *, restored: bool = False, message: bool = False) -> GPT:

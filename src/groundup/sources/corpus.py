@@ -1,8 +1,9 @@
 """Corpora: files, folders, standard input and corpora known by name, as a stream of documents.
 
-    .txt .md .py …      the file is one document
-    .jsonl .parquet     each line or row is one: its field `--column`, or the one named after `#`; under any name
-    ….gz ….zst          the same, compressed
+    .txt .md .py …         the file is one document
+    .jsonl .parquet .csv   each row is one: its field `--column`, or the one named after `#`
+    .html .epub .docx …    the text of the page, book, mailbox or chat, as `groundup.sources.documents` reads it
+    .zip .tar ….gz ….zst   the same, packed
 
 Nothing here depends on a tokenizer, and no corpus has to fit into memory.
 """
@@ -29,7 +30,7 @@ from groundup.errors import DataError, UsageError
 from groundup.sources import hub
 from groundup.sources.cleaning import clean_document
 from groundup.sources.compression import ReadProgress, copy_bounded
-from groundup.sources.documents import CHANNELS, FORMATS, slack
+from groundup.sources.documents import CHANNELS, FORMATS, slack, texts_of
 from groundup.sources.documents.options import ReadOptions
 from groundup.sources.encodings import Errors, parse_encoding
 from groundup.sources.file_reader import FileReader, SourceFile, naming
@@ -45,8 +46,9 @@ __all__ = ["PYTHON_DOCS", "STANDARD_INPUT", "Corpus", "Document", "Input", "Posi
 PYTHON_DOCS = "python-docs"
 STANDARD_INPUT = "-"
 ReadAs: TypeAlias = Literal["text"]
-TEXT_OPTIONS = ("column", "errors", "encoding", "read_as", "separator")  # of `open_sources`: how text is read
 DEFAULT_COLUMN = hub.DEFAULT_COLUMN
+# Options of `open_sources` on how text is read, and their defaults.
+TEXT_OPTIONS = {"column": DEFAULT_COLUMN, "errors": "strict", "encoding": None, "read_as": None, "separator": None}
 MAX_SEARCHED_TEXTS = 100  # for a separator that they spell out: each is opened once more
 
 # Ends of the version of a file whose name does not say that it holds rows, as work of earlier versions, which took it
@@ -88,7 +90,8 @@ class Input:
     has_columns: bool = False
     said: str = ""  # what to tell about how it is read
     path: Path | None = None
-    state: tuple[int, int] | None = None  # of a file of the user's when it was opened; see `_state`
+    read_state: Callable[[], object] | None = None  # of files of the user's: changes when they do
+    state: object = None  # when they were opened
 
 
 class Corpus:
@@ -120,13 +123,13 @@ class Corpus:
         """DataError if a file is no longer the one that was opened: what was read may be parts of two texts."""
         for each in self.inputs:
             try:
-                is_same = each.path is None or each.state in (None, _state(each.path))
+                is_same = each.read_state is None or each.read_state() == each.state
             except OSError:
                 is_same = False
             if not is_same:
                 raise DataError(
                     f"{each.path}: changed while it was read, so the result is thrown away; repeat the command when "
-                    "nothing writes to this file"
+                    "nothing writes to it"
                 )
 
     def findings(self, source: str | None = None) -> list[str]:
@@ -326,7 +329,8 @@ class _Reader:
             has_columns=has_columns(kind),
             said=said,
             path=path,
-            state=None if checksum else state,
+            read_state=None if checksum else partial(_state, path),
+            state=state,
         )
 
     def _spooled(self, name: str, stream: BinaryIO, spool: Path) -> Input:
@@ -339,18 +343,25 @@ class _Reader:
 
     def _slack(self, given: str, folder: Path, paths: list[str]) -> Input:
         """The input of an export of Slack that was unpacked to a folder."""
-        states = [(path, *_state(folder / path)) for path in paths]
+
+        def read_states() -> list[tuple[str, int, int]]:
+            return [(path, *_state(folder / path)) for path in slack.folder_paths(folder)]
 
         def documents(at: Position) -> Iterator[Document]:
             found, progress = Counter[str](), self.files.progress
             progress.begin(folder)
-            for n, text in enumerate(slack.read_folder(folder, paths, self.files.options, found)):
-                if n >= at.documents:
-                    yield Document(folder.name, n, partial(chunk_text, text, self.files.chunk_bytes))
-            progress.take(found)
+            texts = slack.read_folder(folder, paths, self.files.options, found)
+            try:
+                for n, text in enumerate(texts_of("slack", texts, str(folder))):
+                    if n >= at.documents:
+                        yield self._in_memory(folder.name, n, text)
+            finally:
+                progress.take(found)
 
+        states = read_states()
         version = hashlib.sha256(repr(states).encode()).hexdigest()
-        return Input(given, folder.name, sum(size for _, size, _ in states), version, documents, path=folder)
+        size = sum(size for _, size, _ in states)
+        return Input(given, folder.name, size, version, documents, path=folder, read_state=read_states, state=states)
 
     def _python_docs(self, position: Position) -> Iterator[Document]:
         offset = 0

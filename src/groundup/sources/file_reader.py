@@ -11,11 +11,20 @@ from typing import Any, BinaryIO
 
 from groundup.errors import DataError
 from groundup.sources.archives import MAX_DEPTH, UNREADABLE, Budget, Member, tar_members, zip_members
-from groundup.sources.compression import COMPRESSED, ReadProgress, open_decompressed, open_unpacked, writing_copy
+from groundup.sources.compression import ReadProgress, open_decompressed, open_unpacked, writing_copy
 from groundup.sources.documents import FORMATS, read_documents
 from groundup.sources.documents.options import MissingColumnError, NoTextError, ReadOptions
 from groundup.sources.files import left_out_by_content, left_out_by_name, summary
-from groundup.sources.formats import SUFFIXES, TABLES, Format, format_suffix, identify, is_archive, is_code
+from groundup.sources.formats import (
+    SUFFIXES,
+    TABLES,
+    Format,
+    format_suffix,
+    identify,
+    is_archive,
+    is_code,
+    packed_suffix,
+)
 from groundup.sources.gutenberg import without_boilerplate
 from groundup.sources.parquet import read_parquet
 from groundup.sources.rows import read_jsonl
@@ -184,7 +193,7 @@ class FileReader:
                 suffix = format_suffix(name)
                 reason = left_out_by_name(name, suffix, as_text=self.as_text) or self._too_deep(suffix, depth)
                 if reason:
-                    left_out[suffix, reason] += 1
+                    left_out[packed_suffix(name), reason] += 1
                     continue
                 try:
                     for document in self._member(file, member, depth, budget, left_out):
@@ -208,7 +217,7 @@ class FileReader:
         label, suffix = f"{file.label}/{member.name}", format_suffix(Path(member.name))
         with self._copy(member, label, budget) as path, naming(path, label):
             if reason := left_out_by_content(path, suffix, as_text=self.as_text):
-                left_out[suffix, reason] += 1
+                left_out[packed_suffix(Path(member.name)), reason] += 1
                 return
             progress = ReadProgress()
             inner = replace(self, progress=progress)
@@ -221,9 +230,7 @@ class FileReader:
     @contextmanager
     def _copy(self, member: Member, label: str, budget: Budget) -> Iterator[Path]:
         """A temporary copy of a member, whose name shows nothing but the format."""
-        packed = Path(member.name).suffix.lower()
-        suffix = format_suffix(Path(member.name)) + (packed if packed in COMPRESSED else "")
-        handle, name = mkstemp(suffix, "member-", self.folder)
+        handle, name = mkstemp(packed_suffix(Path(member.name)), "member-", self.folder)
         path = Path(name)
         try:
             with os.fdopen(handle, "wb") as copy:

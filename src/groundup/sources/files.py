@@ -11,7 +11,16 @@ from typing import NamedTuple
 from groundup.errors import DataError
 from groundup.sources.compression import COMPRESSED
 from groundup.sources.documents import needs_library
-from groundup.sources.formats import CODE, NOT_TEXT, PACKED_PARQUET, SUFFIXES, TABLES, format_suffix, is_binary
+from groundup.sources.formats import (
+    CODE,
+    NOT_TEXT,
+    PACKED_PARQUET,
+    SUFFIXES,
+    TABLES,
+    format_suffix,
+    is_binary,
+    packed_suffix,
+)
 from groundup.utils.files import leads_out
 
 RUN_LOG = "log.jsonl"  # of a training run, which may lie in the folder that one works in; never read as text
@@ -106,9 +115,9 @@ def folder_files(folder: Path, *, as_text: bool = False) -> tuple[list[File], st
                 outside += [path.name] if reason != "hidden" else []
             elif path.is_file():
                 if reason := reason or left_out_by_content(path, suffix, as_text=as_text):
-                    left_out[suffix, reason] += 1
+                    left_out[packed_suffix(path), reason] += 1
                 else:
-                    kept[suffix] += 1
+                    kept[packed_suffix(path)] += 1
                 if reason in (None, "empty"):
                     texts.append(path)
     line = f"; leaves out {', '.join(summary(left_out).values())}" if left_out else ""

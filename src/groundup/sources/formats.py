@@ -45,6 +45,8 @@ NOT_TEXT = {
     ".xz": "unpack it with: xz -d",
     ".bz2": "unpack it with: bunzip2",
     ".bin": "give the text that it was made from",
+    **dict.fromkeys((".msg", ".emlx"), "save the message as .eml"),
+    ".pst": "export its mail as .mbox or .eml",
 }
 
 _PARQUET = b"PAR1\x15"  # and the first field of a page header: prose may begin with PAR1, a receptor's name
@@ -64,11 +66,9 @@ _MAGIC = (
 
 # The same of text: what a file of any name begins with, if it is such a document.
 _BEGINS = {
-    "html": re.compile(
-        rb"\s*(<\?xml[^>]*>\s*)?(<!--.{0,4000}?-->\s*)*<(!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL
-    ),
+    "html": re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--([^-]|-(?!->))*-->\s*)*<(!doctype\s+html|html)\b", re.IGNORECASE),
     "subtitles": re.compile(rb"WEBVTT[ \t\r\n]|\s*\d+[ \t]*\r?\n\d+:\d\d:\d\d[,.]\d{3} --> "),
-    "mbox": re.compile(rb"From \S+[^\r\n]*\d{4}[^\r\n]*\r?\n([A-Za-z][\w-]*:[^\r\n]*\r?\n|>From [^\r\n]*\r?\n)"),
+    "mbox": re.compile(rb"From \S++(?=[^\r\n]*\d{4})[^\r\n]*+\r?\n([A-Za-z][\w-]*:[^\r\n]*\r?\n|>From [^\r\n]*\r?\n)"),
 }
 
 # Zip files whose first member says what they are, and those that one member tells.
@@ -93,6 +93,12 @@ def format_suffix(path: Path) -> str:
         return ".eml"
     stem, suffix = os.path.splitext(path.name.lower())  # noqa: PTH122  # much faster than Path, and called for each file
     return os.path.splitext(stem)[1] if suffix in COMPRESSED else suffix  # noqa: PTH122
+
+
+def packed_suffix(path: Path) -> str:
+    """The suffix of the format and that of the compression: `.jsonl.gz` of `a.jsonl.gz`."""
+    packed = path.suffix.lower()
+    return format_suffix(path) + (packed if packed in COMPRESSED else "")
 
 
 def is_code(path: Path) -> bool:

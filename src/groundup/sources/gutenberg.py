@@ -8,6 +8,7 @@ FINDING = "boilerplate of Project Gutenberg is left out; --as text keeps it"
 
 MAX_HEADER_CHARS = 1 << 15  # before the first mark
 MAX_MARK_CHARS = 2048  # with the names of helpers after it
+MAX_SPACE_CHARS = 1 << 16  # before the second mark
 
 # A mark takes up to three lines. The oldest books have another one, at the end of their small print.
 _START = re.compile(
@@ -58,7 +59,7 @@ def _books(pieces: Iterable[str]) -> Iterator[str]:
             inside, has_text, position = not inside, False, mark.end()
             if inside and (helpers := _HELPERS.match(text, position)):
                 position = helpers.end()
-        end = max(position, safe if piece is None else len(text[:safe].rstrip()))
+        end = max(position, safe if piece is None else len(text[:safe].rstrip()), safe - MAX_SPACE_CHARS)
         if inside and position < end:
             yield text[position:end]
             has_text = True

@@ -55,14 +55,16 @@ def spans(file: BufferedIOBase, separator: bytes) -> Iterator[Span]:
     has_text = False  # in what was dropped
     while True:
         block = file.read(BLOCK_BYTES)
-        search = max(len(held) - len(separator) + 1, 0)
+        first, search = 0, max(len(held) - len(separator) + 1, 0)  # the document's first byte in `held`
         held += block
         while (at := held.find(separator, search)) >= 0:
-            if span := _span(held[:at], start, line, dropped, lines, has_text):
+            if span := _span(held[first:at], start, line, dropped, lines, has_text):
                 yield span
-            line += lines + held.count(b"\n", 0, at) + separator.count(b"\n")
-            start += dropped + at + len(separator)
-            held, search, dropped, lines, has_text = held[at + len(separator) :], 0, 0, 0, False
+            line += lines + held.count(b"\n", first, at) + separator.count(b"\n")
+            start += dropped + at - first + len(separator)
+            first = search = at + len(separator)
+            dropped, lines, has_text = 0, 0, False
+        held = held[first:]
         if not block:
             break
         if len(held) > MAX_HELD_BYTES or dropped:

@@ -80,17 +80,6 @@ def recode(
     return BufferedReader(Recoded(file, start, encoding, errors, label, lambda n: count(REPLACED, n)))
 
 
-def read_text(
-    path: Path,
-    errors: Errors,
-    chunk_bytes: int = CHUNK_BYTES,
-    progress: ReadProgress | None = None,
-    encoding: str | None = None,
-) -> Iterator[str]:
-    """The text of a file in chunks of about `chunk_bytes`, cut where tokens do not change."""
-    return rechunk(decode_file(path, errors, chunk_bytes, progress, encoding))
-
-
 def decode_file(
     path: Path,
     errors: Errors,

@@ -10,6 +10,7 @@ from typing import NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
 from groundup.errors import TokenizerError
 
@@ -30,6 +31,10 @@ class Tokenizer(ABC):
 
     def __init__(self, pieces: Sequence[bytes], end_of_text: int) -> None:
         self.pieces, self.end_of_text = pieces, end_of_text  # pieces: the bytes of each id
+
+    @override
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name}, {self.n_vocab:,} ids)"
 
     @abstractmethod
     def encode(self, text: str) -> Ids:

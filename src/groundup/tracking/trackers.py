@@ -22,7 +22,7 @@ from groundup.errors import ConfigError
 from groundup.tracking.backends import BACKENDS, TRACKIO_REMOTE
 from groundup.tracking.base import PointBuilder, RunInfo, Tracker, TrackerType
 from groundup.utils.extras import install_command
-from groundup.utils.files import replace_text
+from groundup.utils.files import replace_text, resolved
 from groundup.utils.reading import read_json
 from groundup.utils.system import installed_version, is_supported, requirements
 
@@ -76,7 +76,7 @@ def open_trackers(
         return NullTracker()
     run_id, name = run_identity(run, say)
     facts = {name: settings[name] for name in ("config", "environment") if settings.get(name)}
-    info = RunInfo(config.project, name, run_id, run.resolve(), config.offline, facts)
+    info = RunInfo(config.project, name, run_id, resolved(run), config.offline, facts)
     points = PointBuilder(settings.get("flops_per_token"), settings.get("peak_flops"))
     names = dict.fromkeys(config.backends)
     for name in [name for name in names if (run / name).is_symlink()]:  # where wandb and tensorboard write
@@ -104,7 +104,7 @@ def run_identity(run: Path, say: Callable[[str], None]) -> tuple[str, str]:
     except (OSError, ValueError):
         say(f"{path}: damaged, so trackers show this run as a new one")
     run_id = uuid.uuid4().hex[:12]
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", run.resolve().name).strip("._-")[:60] or "run"
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", resolved(run).name).strip("._-")[:60] or "run"
     name = f"{readable}-{run_id[:6]}"
     try:
         replace_text(path, json.dumps({"id": run_id, "name": name}) + "\n")

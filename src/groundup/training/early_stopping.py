@@ -1,10 +1,11 @@
 """Lowest validation loss of a run, and early stopping by it or by a time limit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from groundup.optim.run_length import Progress, RunLength, TimeLength
+from groundup.config.sections import TrainConfig
+from groundup.optim.run_length import Progress, RunLength, TimeLength, build_run_length
 
 
 @dataclass
@@ -43,9 +44,23 @@ class EarlyStopping:
         return self.run_length.fraction(progress)
 
     def reached(self, progress: Progress) -> bool:
-        patience = self.patience is not None and self.best.since >= self.patience
+        return self.limit_reached(progress) is not None
+
+    def limit_reached(self, progress: Progress) -> str | None:
+        """The key of the section `train` that continues the run if it is raised; None before the end of the run."""
+        if self.run_length.reached(progress):
+            return "max_time" if isinstance(self.run_length, TimeLength) else "max_steps"
+        if self.patience is not None and self.best.since >= self.patience:
+            return "early_stopping_patience"
         late = self.time_limit is not None and TimeLength(self.time_limit).reached(progress)
-        return patience or late or self.run_length.reached(progress)
+        return "time_limit" if late else None
+
+
+def ended_by(train: TrainConfig, batch_size: int, epoch_sequences: int, metadata: Mapping[str, Any]) -> str | None:
+    """`EarlyStopping.limit_reached` at a checkpoint, by its metadata. ConfigError where `train` has no run length."""
+    run_length, best = build_run_length(train, batch_size, epoch_sequences), BestLoss(**metadata.get("best", {}))
+    rule = EarlyStopping(run_length, best, train.early_stopping_patience, train.time_limit)
+    return rule.limit_reached(Progress.of(metadata))
 
 
 @dataclass(frozen=True)

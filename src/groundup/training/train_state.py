@@ -1,7 +1,7 @@
 """Training state: everything that changes during training and is saved in a checkpoint."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -59,9 +59,7 @@ class TrainState:
 
     def load_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Take everything but the tensors, and but the EMA's count, from what `metadata()` once gave."""
-        known = {f.name: metadata[f.name] for f in fields(Progress) if f.name in metadata}
-        self.progress = Progress(**known)
-        self.progress.skips = [(start, stop) for start, stop in self.progress.skips]
+        self.progress = Progress.of(metadata)
         best = BestLoss(**metadata.get("best", {}))
         self.best = best if best.text == self.validation_text else BestLoss(text=self.validation_text)
         self.guard.load_state_dict(metadata.get("guard", {}))

@@ -1,1 +1,1 @@
-"""What a run looks like to a person: the live panel on a terminal, plain lines in a pipe."""
+"""Output for people: live panel, plain lines, charts, progress bars, notebooks, and the formats of numbers and text."""

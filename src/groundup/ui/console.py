@@ -1,15 +1,20 @@
 """rich's console for text that others may have written."""
 
 import os
+import re
+import textwrap
 from collections.abc import Iterable
 from typing import IO, Any
 
 import rich.console
 from rich.segment import Segment
+from rich.text import Text
 from typing_extensions import override
 
 from groundup.ui.format import visible
 from groundup.ui.streams import unescaped
+
+LABEL = re.compile(r"(?:.* {2,})?")  # of a line: its columns before the last one
 
 
 def can_redraw(console: rich.console.Console) -> bool:
@@ -44,3 +49,16 @@ class Console(rich.console.Console):
     @override
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError  # rich would exit with status 1
+
+
+def print_line(text: str, console: rich.console.Console | None = None) -> None:
+    """Print a line; on a terminal it is broken between words only, and continues under its last column."""
+    console, lines = console or Console(), [text]
+    if console.is_terminal and len(text) > console.width:
+        label = LABEL.match(text)
+        indent = " " * min(label.end() if label else 0, console.width // 2)
+        lines = textwrap.wrap(
+            text, console.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)

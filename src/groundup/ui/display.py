@@ -11,6 +11,8 @@ from groundup.utils.progress import StepInfo
 class Display:
     """Shows a run while it trains: `panel.Panel` on a terminal, `PlainDisplay` elsewhere. The base shows nothing."""
 
+    shows_history = True  # whether `begin` gets the losses of a resumed run, for which its log is read
+
     def begin(
         self,
         total_steps: int | None,
@@ -47,9 +49,13 @@ def time_left(first: StepInfo, now: StepInfo) -> float | None:
 class NullDisplay(Display):
     """No-op."""
 
+    shows_history = False
+
 
 class PlainDisplay(Display):
     """Plain lines through `write`, for pipes, logs and the Python API: every `log_every`-th step, all else always."""
+
+    shows_history = False
 
     def __init__(self, write: Callable[[str], object], log_every: int = 10) -> None:
         self._write, self._log_every = write, log_every
@@ -76,7 +82,7 @@ class PlainDisplay(Display):
     def evaluation(self, *, step: int, train_loss: float | None, val_loss: float, bits_per_byte: float | None) -> None:
         train = "" if train_loss is None else f" | train loss {train_loss:.4f}"
         bits = "" if bits_per_byte is None else f" | bits/byte {bits_per_byte:.3f}"
-        self._write(f"step {step}{train} | val loss {val_loss:.4f}{bits}")
+        self._write(f"step {step:,}{train} | val loss {val_loss:.4f}{bits}")
 
     @override
     def sample(self, text: str) -> None:

@@ -1,15 +1,15 @@
-"""Numbers and text for people: durations, counts, sizes, and text that a terminal may print."""
+"""Numbers and text for people: durations, counts, sizes, columns, and text that a terminal may print."""
 
 import json
 import math
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 from groundup.utils.plural import human_plural as human_plural
 
-YEAR = 365 * 86_400  # seconds
+YEAR_SECONDS = 365 * 86_400
 
 # Newline, and the format characters that words are written with: zero-width space (Khmer, Thai), non-joiner (Persian),
 # joiner (Indic scripts, emoji), and the Arabic end of verse. Those that change the direction are not among them.
@@ -33,8 +33,8 @@ def human_time(seconds: float) -> str:
 
 def human_duration(seconds: float) -> str:
     """Format an estimated duration by one or two figures: `45 s`, `12 min`, `2.5 h`, `12 days`, `3 years`."""
-    units = (("s", 1, 90), ("min", 60, 5400), ("h", 3600, 48 * 3600), ("days", 86_400, 2 * YEAR))
-    name, size = next(((name, size) for name, size, limit in units if seconds < limit), ("years", YEAR))
+    units = (("s", 1, 90), ("min", 60, 5400), ("h", 3600, 48 * 3600), ("days", 86_400, 2 * YEAR_SECONDS))
+    name, size = next(((name, size) for name, size, limit in units if seconds < limit), ("years", YEAR_SECONDS))
     n = max(1, seconds / size)
     return f"{human_figures(n if n < 2.95 else round(n))} {name}"
 
@@ -73,14 +73,12 @@ def human_bytes(n: float, figures: int = 3) -> str:
 
 def escaped(text: str) -> str:
     """Escape everything unprintable: controls, newlines, and spaces other than the usual one."""
-    if text.isprintable():  # most are, and a panel asks this of hundreds of pieces in each drawing
-        return text
     return "".join(c if c.isprintable() or _is_newer(c) else c.encode("unicode_escape").decode() for c in text)
 
 
 def visible(text: str) -> str:
     """Escape what a terminal may obey or cannot show; newlines, spaces of all widths, and joiners stay."""
-    if text.isprintable():
+    if text.isprintable():  # most text is; the panel calls this for hundreds of pieces in each drawing
         return text
     return "".join(c if c in NOT_ESCAPED or unicodedata.category(c) == "Zs" else escaped(c) for c in text)
 
@@ -93,6 +91,19 @@ def single_line(text: str) -> str:
 def _is_newer(char: str) -> bool:
     """Whether this Python does not know a character, such as a newer emoji, and it cannot be an invisible one."""
     return unicodedata.category(char) == "Cn" and not KEPT_FOR_INVISIBLE.match(char)
+
+
+def columns(rows: Iterable[Sequence[str]], right: Container[int] = ()) -> list[str]:
+    """Rows as lines with aligned columns; those numbered in `right` are aligned to the right."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            f"{cell:>{w}}" if i in right else f"{cell:<{w}}"
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def json_line(value: Any, default: Callable[[Any], Any] | None = None) -> str:

@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from groundup.ui.console import Console
 from groundup.ui.format import visible
 
-SECONDS = 1.0  # between two drawings
+REDRAW_SECONDS = 1.0  # between two drawings
 WIDTH, HEIGHT = 100, 30  # of a drawing, in characters
 PRE = '<pre style="line-height: 1.2; white-space: pre; font-family: monospace">{code}</pre>'
 
@@ -26,7 +26,7 @@ def in_notebook() -> bool:
 
 
 class CellOutput:
-    """An output of the running cell that is drawn again, at most every SECONDS: HTML, and plain text for other readers.
+    """An output of the running cell that is drawn again at times: HTML, and plain text for other readers.
 
     Drawn by the thread that calls: a thread of its own might draw into another cell.
     """
@@ -34,7 +34,7 @@ class CellOutput:
     def __init__(self, *, delay: float = 0.0) -> None:
         """The first drawing is made after `delay` seconds."""
         self._handle: Any = None
-        self._last = time.monotonic() + delay - SECONDS
+        self._last = time.monotonic() + delay - REDRAW_SECONDS
 
     @property
     def is_shown(self) -> bool:
@@ -42,7 +42,7 @@ class CellOutput:
 
     def draw(self, contents: Callable[[], tuple[str, str]], *, now: bool = False) -> None:
         """Draw the HTML and the text that `contents` returns, if it is time or `now`."""
-        if not now and time.monotonic() - self._last < SECONDS:
+        if not now and time.monotonic() - self._last < REDRAW_SECONDS:
             return
         html, text = contents()
         data = {"text/html": html, "text/plain": text}

@@ -1,7 +1,7 @@
 """Live panel of a training run on a terminal: loss chart, progress bar, numbers and the newest sample.
 
-A call only stores numbers; all drawing is done by rich's own thread, twice per second: a drawing takes about 10 ms of
-Python, which steps of small models wait for.
+A call only stores numbers; all drawing is done by rich's own thread. It is done seldom, since a drawing holds Python's
+interpreter lock for milliseconds, and steps of small models wait for it.
 """
 
 import io
@@ -20,7 +20,7 @@ from rich.text import Text
 from typing_extensions import override
 
 from groundup.ui.chart import Curve, Series, braille_chart
-from groundup.ui.console import Console, can_redraw
+from groundup.ui.console import Console, can_redraw, print_line
 from groundup.ui.display import Display, time_left
 from groundup.ui.format import human_count, human_step, human_time, single_line, visible
 from groundup.ui.notebook import HEIGHT, WIDTH, CellOutput, as_html
@@ -117,7 +117,7 @@ class Panel(Display):
 
     @override
     def message(self, text: str) -> None:
-        self._console.print(Text(single_line(text)))
+        print_line(single_line(text), self._console)
 
     def _render(self) -> RenderableType:
         return Frame(self._body(), title=Text(visible(self._title), "bold"), title_align="left", border_style="dim")
@@ -204,6 +204,11 @@ class NotebookPanel(Panel):
     def __init__(self, title: str, total_steps: int | None, max_seconds: float | None) -> None:
         super().__init__(title, total_steps, max_seconds, Console(file=io.StringIO(), width=WIDTH, height=HEIGHT))
         self._output = CellOutput()
+
+    @override
+    def _render(self) -> RenderableType:
+        # Without a frame: in browsers' fonts braille is wider than letters, so its right edge would not be straight.
+        return Group(Text(visible(self._title), "bold"), self._body())
 
     @override
     def __enter__(self) -> Self:

@@ -14,17 +14,18 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from rich.text import Text
+from typing_extensions import override
 
 from groundup.ui.console import Console, can_redraw
-from groundup.ui.format import single_line, visible
+from groundup.ui.format import human_time, single_line, visible
 from groundup.ui.notebook import CellOutput, in_notebook
 from groundup.utils.progress import ProgressReporter
+from groundup.utils.wording import worded_for_python
 
 LINE_SECONDS = 10.0  # between two lines; shorter work prints none
 DELAY_SECONDS = 2.0  # until a notebook shows a bar; shorter work shows none
@@ -55,16 +56,30 @@ def reporting(progress: Callable[[int], None] | bool | None) -> Iterator[Progres
         yield ProgressReporter(progress)
     elif shows(bool(progress)):
         with byte_progress() as reporter:
-            yield reporter
+            yield _WordedForPython(reporter)
     else:
         yield _Log()
+
+
+class _WordedForPython(ProgressReporter):
+    """Another reporter, whose messages name arguments of the Python API instead of options."""
+
+    def __init__(self, reporter: ProgressReporter) -> None:
+        super().__init__(reporter)
+        self._reporter = reporter
+
+    def phase(self, name: str, total: int | None, done: int = 0) -> None:
+        self._reporter.phase(name, total, done)
+
+    def message(self, line: str) -> None:
+        self._reporter.message(worded_for_python(line))
 
 
 class _Log(ProgressReporter):
     """Messages to the logger `groundup`."""
 
     def message(self, line: str) -> None:
-        log_line(single_line(line))
+        log_line(single_line(worded_for_python(line)))
 
 
 @contextmanager
@@ -85,8 +100,18 @@ def byte_progress(*, quiet: bool = False) -> Iterator[ProgressReporter]:
 
 def _progress_bar(console: Console, *amounts: ProgressColumn) -> Progress:
     name = TextColumn("{task.description}", markup=False)
-    times = TimeElapsedColumn(), TimeRemainingColumn()
-    return Progress(SpinnerColumn(), name, BarColumn(30), *amounts, *times, console=console, transient=True)
+    return Progress(SpinnerColumn(), name, BarColumn(30), *amounts, _TimeColumn(), console=console, transient=True)
+
+
+class _TimeColumn(ProgressColumn):
+    """Time left; where that is not known, the time so far."""
+
+    max_refresh = 0.5
+
+    @override
+    def render(self, task: Task) -> Text:
+        left = task.time_remaining
+        return Text(f"after {human_time(task.elapsed or 0)}" if left is None else f"{human_time(left)} left", "cyan")
 
 
 class _Bar(ProgressReporter):
@@ -184,7 +209,7 @@ def count_progress(*, quiet: bool = False) -> Iterator[Callable[[str], Callable[
         with _cell_bar() as cell:
             yield lambda name: partial(cell.count, name)
     elif not can_redraw(console):
-        yield lambda name: partial(_print_sometimes, console, name, [time.monotonic()])
+        yield partial(_CountLines, console)
     else:
         with _progress_bar(console, MofNCompleteColumn()) as bar:
 
@@ -195,7 +220,14 @@ def count_progress(*, quiet: bool = False) -> Iterator[Callable[[str], Callable[
             yield start
 
 
-def _print_sometimes(console: Console, name: str, last: list[float], done: int, of: int) -> None:
-    if time.monotonic() - last[0] >= LINE_SECONDS:
-        last[0] = time.monotonic()
-        console.print(Text(f"{name} | {done:,} of {of:,}"), soft_wrap=True)
+class _CountLines:
+    """Lines in a log: how many of a task's things are done."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        self._console, self._name, self._last = console, name, time.monotonic()
+
+    def __call__(self, done: int, of: int) -> None:
+        now = time.monotonic()
+        if now - self._last >= LINE_SECONDS:
+            self._last = now
+            self._console.print(Text(f"{self._name} | {done:,} of {of:,}"), soft_wrap=True)

@@ -62,6 +62,7 @@ class ClosableDisplay(NullDisplay):
 
     def __init__(self, display: Display) -> None:
         self._closed = False
+        self.shows_history = display.shows_history
         for name in ("begin", "step", "evaluation", "sample", "message"):
             setattr(self, name, partial(self._show, getattr(display, name)))
 

@@ -1,5 +1,6 @@
 """Files and folders on disk: atomic replacement, flushing, checksums."""
 
+import errno
 import hashlib
 import os
 import re
@@ -22,6 +23,14 @@ SUMS_LINE = re.compile(r"(?P<digest>[0-9a-f]{64})  (?P<name>.+)")
 MAX_SUMS_BYTES = 1 << 20  # a checkpoint's has some ten lines
 
 
+def resolved(path: Path) -> Path:
+    """`path` without links; OSError where they lead in a circle, for which Python before 3.13 has a RuntimeError."""
+    try:
+        return path.resolve()
+    except RuntimeError:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from None
+
+
 @contextmanager
 def atomic_output(
     target: Path, check: Callable[[Path], None] | None = None, *, is_folder: bool = True
@@ -32,7 +41,7 @@ def atomic_output(
     under another name, see `restore_previous`). An error removes everything that was created. If `target` exists by
     then, `check` is called with it, and raises if it must stay.
     """
-    target = target.resolve()
+    target = resolved(target)
     restore_previous(target)
     missing = [parent for parent in target.parents if not parent.exists()]
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")  # processes may export to one path at once

@@ -69,6 +69,10 @@ def explain_hub_error(
             return HubFailure(
                 f"{cause.filename} cannot be used ({cause.strerror})", "set HF_HOME to a folder that can be written"
             )
+    if any(isinstance(cause, RuntimeError) and "home directory" in str(cause) for cause in causes):  # of Path.home
+        return HubFailure(
+            "this user has no home folder for the hub's files", "set HF_HOME to a folder that can be written"
+        )
     if repo.kind == "data set":
         return HubFailure(
             f"cannot be read as a data set ({_first_line(error)})", f"check its page, {repo.page}{otherwise}"

@@ -9,7 +9,7 @@ between paragraphs, and raises DataError for what cannot be read. It is imported
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from typing import BinaryIO, NamedTuple, cast
@@ -81,8 +81,13 @@ def read_documents(kind: str, file: BinaryIO, name: str, options: ReadOptions, f
         raise DataError(f"{name}: reading {FORMATS[kind].noun} {needed}")
     module, _, function = FORMATS[kind].reader.partition(".")
     read = cast("Reader", getattr(import_module(f"{__name__}.{module}"), function))
+    yield from texts_of(kind, read(file, name, options, found), name)
+
+
+def texts_of(kind: str, texts: Iterable[str], name: str) -> Iterator[str]:
+    """The texts of a reader, without empty ones; all its errors become DataError."""
     try:
-        for text in read(file, name, options, found):
+        for text in texts:
             if text and not text.isspace():
                 yield text
     except DataError:

@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import chain
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 from groundup.errors import DataError
 from groundup.sources.documents.options import MissingColumnError, ReadOptions, count, decode_pieces, split_lines
 from groundup.sources.rows import RowTexts, names_of
-from groundup.sources.text import MAX_ROW_BYTES, did_you_mean
+from groundup.sources.text import did_you_mean
 
+MAX_ROW_CHARS = 32 << 20  # of all cells; the library takes ten times as many bytes
 # Looked at, to see how columns are separated and quoted.
 SAMPLE_CHARS, SAMPLE_LINES = 1 << 18, 1000
 MIN_ALIKE = 0.8  # of the rows have as many cells as the header, where columns are separated like that
@@ -31,9 +32,9 @@ def read_csv(file: BinaryIO, name: str, options: ReadOptions, found: Counter[str
     """The cell under `options.column` of each row; the first line holds the names of the columns.
 
     Rows without that cell, and lines whose quotes do not match, are left out and counted. Raises MissingColumnError;
-    DataError for a row of more than `MAX_ROW_BYTES` characters, or if most of the first rows are left out.
+    DataError for a row of more than `MAX_ROW_CHARS`, or if most of the first rows are left out.
     """
-    csv.field_size_limit(MAX_ROW_BYTES)
+    csv.field_size_limit(MAX_ROW_CHARS)
     lines = split_lines(decode_pieces(file, name, options, found), name)
     sample = _sample(lines)
     settings = _settings(sample, options.column, name)
@@ -71,24 +72,21 @@ def read_csv(file: BinaryIO, name: str, options: ReadOptions, found: Counter[str
 
 
 class _Lines:
-    """Iterator over lines that bounds what one row, which may be several of them, takes in memory."""
+    """Lines of a table, in bounds for what one row, which may be several of them, takes in memory."""
 
     def __init__(self, lines: Iterable[str], name: str) -> None:
-        self._lines, self._name = iter(lines), name
+        self._lines, self._name = lines, name
         self.row_chars = 0  # of the row so far; its reader sets it to 0
 
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._lines)
-        self.row_chars += len(line)
-        if self.row_chars > MAX_ROW_BYTES:
-            raise DataError(
-                f"{self._name}: a row of more than {MAX_ROW_BYTES:,} characters, as after a quote that nothing closes; "
-                "fix the file"
-            )
-        return line
+    def __iter__(self) -> Iterator[str]:
+        for line in self._lines:
+            self.row_chars += len(line)
+            if self.row_chars > MAX_ROW_CHARS:
+                raise DataError(
+                    f"{self._name}: a row of more than {MAX_ROW_CHARS:,} characters, as after a quote that nothing "
+                    "closes; fix the file, or write a text of that length to a file of its own"
+                )
+            yield line
 
 
 def _sample(lines: Iterator[str]) -> list[str]:

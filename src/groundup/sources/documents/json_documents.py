@@ -85,11 +85,11 @@ def _find_lists(stream: JsonStream, path: tuple[str, ...], lists: dict[tuple[str
     """Read over a value, and note the lists in it under the names that lead to them."""
     first = stream.peek()
     if first == "[":
-        for n, _ in enumerate(stream.items()):
-            if n or len(lists) == MAX_FIELDS:
-                stream.skip()
-            else:
+        for _ in stream.items():
+            if len(lists) < MAX_FIELDS:
                 lists[path] = _kind(stream)
+            stream.skip_items()
+            break
     elif first == "{" and len(path) < MAX_PATH:
         for name in stream.members():
             _find_lists(stream, (*path, name), lists)

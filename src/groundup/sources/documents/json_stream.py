@@ -8,9 +8,14 @@ from typing import Any
 from groundup.errors import DataError
 from groundup.sources.text import MAX_ROW_BYTES, MAX_ROW_VALUES, has_too_many_values
 
+MAX_SKIPPED_DEPTH = 1000  # arrays and objects in each other; about what the library parses
 MAX_CUT_CHARS = 1 << 10  # at the end of a piece, where an error may only mean that the piece ends; before, it is one
 
 _SPACE = re.compile(r"[ \t\r\n]*")
+# What is looked at in a value that is skipped: an array without others and texts in it, another bracket, or a text.
+_SKIPPED = re.compile(r'\[[^\[\]{}"]*+\]|[\[\]{}]|"(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
+_CLOSING = {"[": "]", "{": "}"}
+_BRACKETS = frozenset("[]{}")
 _NUMBER_END = re.compile(r"[-+.eE\d]*")  # of a number that the end of a piece cuts
 _DECODER = json.JSONDecoder()
 
@@ -96,17 +101,44 @@ class JsonStream:
             self._at += 1
         self._take("}")
 
-    def skip(self, depth: int = 2) -> None:
-        """Read over the next value, of any length; what is nested more than `depth` deep is read as a whole."""
-        first = self.peek() if depth else ""
-        if first == "[":
-            for _ in self.items():
-                self.skip(depth - 1)
-        elif first == "{":
-            for _ in self.members():
-                self.skip(depth - 1)
+    def skip(self) -> None:
+        """Read over the next value, of any length. Of arrays and objects only texts and brackets are looked at."""
+        if self.peek() in _CLOSING:
+            self._at += 1
+            self._skip_to(_CLOSING[self._text[self._at - 1]])
         else:
             self.value()
+
+    def skip_items(self) -> None:
+        """Read over the rest of the array that `items` entered, and its end."""
+        self._skip_to("]")
+
+    def _skip_to(self, end: str) -> None:
+        """Move the cursor behind the bracket `end`, which closes what was entered last."""
+        closing = [end]
+        while True:
+            at = len(self._text)  # of what is not complete
+            for match in _SKIPPED.finditer(self._text, self._at):
+                sign = match[0]
+                if sign in _CLOSING:
+                    closing.append(_CLOSING[sign])
+                    if len(closing) > MAX_SKIPPED_DEPTH:
+                        self._at = match.start()
+                        raise self.error(f"nested more than {MAX_SKIPPED_DEPTH:,} deep")
+                elif sign in _BRACKETS:
+                    self._at = match.end()
+                    if sign != closing.pop():
+                        raise self.error(f"Unexpected '{sign}'")
+                    if not closing:
+                        return
+                elif match[1] == "":  # a text that the end of the piece cuts
+                    at = match.start()
+                    break
+            self._at, held = at, len(self._text) - at
+            if held > MAX_ROW_BYTES:
+                raise DataError(f"{self.label}: a text of more than {MAX_ROW_BYTES:,} characters; split it")
+            if not self._fill(max(held, 1)):
+                raise self.error(f"Expecting '{closing[-1]}'")
 
     def finish(self) -> None:
         """Raise DataError unless the document ends here."""

@@ -133,6 +133,7 @@ class _DocxWriter(_Writer):
         self._is_item = self._joins_next = False  # the open paragraph
         self._hidden, self._position = False, ""  # the open run
         self._fields: list[bool] = []  # per open field: whether its code goes by, and not yet its result
+        self._n_codes = 0  # such fields
         self._n_rows = 0  # open ones
         self._deleted_row = 0  # number of the row that is
 
@@ -184,7 +185,7 @@ class _DocxWriter(_Writer):
     def _write(self, text: str) -> None:
         if self._hidden:
             self._found[HIDDEN] += 1
-        elif not self._deleted_row and True not in self._fields:
+        elif not self._deleted_row and not self._n_codes:
             shift = {"superscript": superscript, "subscript": subscript}.get(self._position, str)
             self._line.append(shift(text))
 
@@ -221,12 +222,11 @@ class _DocxWriter(_Writer):
             self._position = value
 
     def _field(self, kind: str | None) -> None:
-        if kind == "begin":
-            self._fields.append(True)
-        elif kind == "separate":
-            self._fields[-1:] = [False]
-        elif kind == "end":
-            del self._fields[-1:]
+        if kind in ("separate", "end") and self._fields:
+            self._n_codes -= self._fields.pop()
+        if kind in ("begin", "separate"):
+            self._fields.append(kind == "begin")
+            self._n_codes += kind == "begin"
 
 
 class _OdtWriter(_Writer):

@@ -100,13 +100,13 @@ def split_lines(pieces: Iterable[str], name: str) -> Iterator[str]:
     held: list[str] = []  # the beginning of a line
     length = number = 0
     for piece in chain(pieces, [None]):
-        *lines, rest = newlines.decode(piece or "", final=piece is None).split("\n")
-        for line in lines:
-            yield "".join([*held, line, "\n"])
-            held, length = [], 0
-        number += len(lines)
-        held.append(rest)
-        length += len(rest)
+        text = newlines.decode(piece or "", final=piece is None)
+        if n := text.count("\n"):
+            end = text.rindex("\n") + 1
+            yield from io.StringIO("".join([*held, text[:end]]), newline="\n")
+            held, length, number, text = [], 0, number + n, text[end:]
+        held.append(text)
+        length += len(text)
         if length > MAX_ROW_BYTES:
             raise DataError(f"{name}, line {number + 1}: longer than {MAX_ROW_BYTES:,} characters; split it")
     if last := "".join(held):

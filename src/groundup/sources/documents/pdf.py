@@ -31,7 +31,7 @@ _LIGATURES = {0xFB00 + i: text for i, text in enumerate(("ff", "fi", "fl", "ffi"
 _SPELLINGS = {2: "-\n", 0xAD: "-", 0xA0: " ", **_LIGATURES}  # 2 is a hyphen after which PDFium joins two lines
 _NO_CHARACTERS = frozenset((*range(2), *range(3, 9), 11, *range(14, 32), 0xFFFE, 0xFFFF))
 _LINE_ENDS = (10, 12, 13)
-_CUT_WORD = re.compile(r"([^\W\d_]+)-\n([^\W\d_]+)")
+_CUT_WORD = re.compile(r"(?<![^\W\d_])([^\W\d_]++)-\n([^\W\d_]+)")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 

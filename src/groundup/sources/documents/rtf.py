@@ -1,5 +1,6 @@
 """RTF: the text of a document, its bytes decoded by the code page of the font that they are set in."""
 
+import codecs
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -68,9 +69,6 @@ _CHARSETS = {
     255: "cp850",
 }
 _CODE_PAGES = {65001: "utf-8", 10000: "mac-roman", 10007: "mac-cyrillic", 936: "gb18030", 1361: "johab"}
-_KNOWN_PAGES = frozenset(
-    (437, 708, 720, 737, 775, 850, 852, 855, 857, 858, 860, 861, 862, 863, 864, 865, 866, 869, 874, 932, 949, 950)
-) | frozenset(range(1250, 1259))
 _OF_WORD = {"ansi": "cp1252", "mac": "mac-roman", "pc": "cp437", "pca": "cp850"}
 
 _TOKEN = re.compile(
@@ -97,6 +95,16 @@ def read_rtf(file: BinaryIO, name: str, options: ReadOptions, found: Counter[str
     if not data.startswith(b"{\\rtf"):
         raise DataError(f"{name}: no RTF, which begins with {{\\rtf; if it is plain text, call it .txt")
     yield _Reader(data, name, options, found).text()
+
+
+def _codec_of_page(number: int) -> str:
+    """Python's name of a Windows code page; empty for one that it lacks."""
+    name = _CODE_PAGES.get(number, f"cp{number}")
+    try:
+        codecs.lookup(name)
+    except LookupError:
+        return ""
+    return name
 
 
 class _Reader:
@@ -191,7 +199,7 @@ class _Reader:
         if word in _OF_WORD:
             self._codec = _OF_WORD[word]
         elif word == "ansicpg":
-            self._codec = _CODE_PAGES.get(number or 0, f"cp{number}" if number in _KNOWN_PAGES else "")
+            self._codec = _codec_of_page(number or 0)
         elif word == "deff":
             self._default_font = number or 0
         elif word == "f":

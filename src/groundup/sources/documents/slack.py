@@ -62,7 +62,7 @@ def read_folder(folder: Path, paths: Iterable[str], options: ReadOptions, found:
         except (OSError, ValueError) as error:
             raise DataError(f"{folder / path}: cannot be read ({error}); give a complete export") from None
 
-    yield from filter(None, _channels(paths, read, str(folder), options, found))
+    yield from _channels(paths, read, str(folder), options, found)
 
 
 def folder_paths(folder: Path) -> list[str]:

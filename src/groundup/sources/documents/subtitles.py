@@ -15,9 +15,9 @@ ROLLING_SHARE = 0.3  # of the cues repeat a line of the one before: captions tha
 
 _TIME = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{2})[,.](\d{1,3})"
 _TIMING = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
-_VOICE = re.compile(r"<v(?:\.[^\s<>]*)?\s+([^<>]+)>")
+_VOICE = re.compile(r"<v(?:\.[^\s<>]*)?\s++([^<>]+)>")
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>|<[\d:.]+>|\{\\[^{}]*\}")  # <i>, <c.yellow>, <00:00:01.000>, {\an8}
-_TURN = re.compile(r"[-–—]\s?\S|>>|(?:[A-ZÀ-ÖØ-ÞА-Я][\w.'-]*\s?){1,4}: ")  # a speaker begins
+_TURN = re.compile(r"[-–—]\s?\S|>>|(?:[A-ZÀ-ÖØ-ÞА-Я][\w.'-]*+\s?){1,4}: ")  # a speaker begins
 _SENTENCE_END = re.compile(r"[.!?…。！？♪][\"'”’»)\]]*$")
 
 
