@@ -44,6 +44,14 @@ class Decoder(Protocol):
     def step(self, ids: Tensor) -> Tensor:
         """Append one token to each of the first B sequences; logits after each, fp32: (B,) -> (B, V)."""
 
+    def describe(self) -> str:
+        """How it computes, in a few words for a user."""
+
+
+def new_decoder(model: GPT, device: torch.device, slots: int) -> Decoder:
+    """The fastest decoder for a model in evaluation mode, with room for `slots` sequences."""
+    return ModelDecoder(model, device, slots)
+
 
 class ModelDecoder:
     """Decoder that calls the model as it is, over its own cache."""
@@ -63,6 +71,10 @@ class ModelDecoder:
         """See `Decoder`."""
         self.slots.select(0, len(ids))
         return self._logits(self._model.features(ids[:, None].to(self._device), self.slots)[:, 0])
+
+    def describe(self) -> str:
+        """See `Decoder`."""
+        return "PyTorch"
 
     def _logits(self, features: Tensor) -> Tensor:
         return self._model.head(features)[:, : self.vocab].float()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from groundup.errors import UsageError
-from groundup.generation.decoder import Decoder, ModelDecoder, window_start
+from groundup.generation.decoder import Decoder, new_decoder, window_start
 from groundup.generation.logprobs import NO_LOGPROBS, TokenLogprobs, score
 from groundup.generation.sampler import RowSampler, choose
 from groundup.generation.sampling import Sampling
@@ -82,11 +82,15 @@ class Engine:
     ) -> None:
         """`prefill_tokens`: tokens of prompts that are read in one step. `agree` makes logits equal on all ranks."""
         self.tokenizer, self.slots, self.prefill_tokens, self._agree = tokenizer, slots, prefill_tokens, agree
-        self._decoder: Decoder = ModelDecoder(model, device, slots)
+        self._decoder = new_decoder(model, device, slots)
         self._tickets = 0
         self._waiting: deque[_Row] = deque()
         self._rows: list[_Row] = []  # by slot: first those that get a token each step, then those whose prompt is read
         self._decoding = 0  # number of the former
+
+    def describe(self) -> str:
+        """How it computes, in a few words for a user, such as "PyTorch"."""
+        return self._decoder.describe()
 
     @property
     def idle(self) -> bool:
