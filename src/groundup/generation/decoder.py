@@ -18,6 +18,9 @@ class Slots(Protocol):
     def clear(self, slot: int) -> None:
         """Empty a slot."""
 
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget the tokens of a slot after its first `length`."""
+
     def move(self, source: int, target: int) -> None:
         """Replace the sequence in slot `target` by that in `source`, which is then empty."""
 
@@ -41,8 +44,11 @@ class Decoder(Protocol):
     def extend(self, slot: int, ids: Sequence[int], logits: int) -> Tensor:
         """Append tokens to one sequence; logits after the last `logits` of them, fp32: (logits, V)."""
 
-    def step(self, ids: Tensor) -> Tensor:
-        """Append one token to each of the first B sequences; logits after each, fp32: (B,) -> (B, V)."""
+    def step(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """Append tokens, at least one, to each of the first B sequences: logits after each token, fp32.
+
+        Those of the first sequence come first: (number of tokens, V).
+        """
 
     def describe(self) -> str:
         """How it computes, in a few words for a user."""
@@ -67,10 +73,17 @@ class ModelDecoder:
         features = self._model.features(torch.tensor([ids], device=self._device), self.slots)  # (1, T, C)
         return self._logits(features[0, len(ids) - logits :])
 
-    def step(self, ids: Tensor) -> Tensor:
+    def step(self, ids: Sequence[Sequence[int]]) -> Tensor:
         """See `Decoder`."""
+        starts, longest = self.slots.lengths[: len(ids)], max(map(len, ids))
+        if max(starts) + longest > self.context:  # no room to pad all to the same length
+            return torch.cat([self.extend(slot, own, len(own)) for slot, own in enumerate(ids)])
+        padded = [[*own, *[0] * (longest - len(own))] for own in ids]
         self.slots.select(0, len(ids))
-        return self._logits(self._model.features(ids[:, None].to(self._device), self.slots)[:, 0])
+        features = self._model.features(torch.tensor(padded, device=self._device), self.slots)  # (B, longest, C)
+        for slot, (start, own) in enumerate(zip(starts, ids, strict=True)):
+            self.slots.truncate(slot, start + len(own))
+        return self._logits(torch.cat([row[: len(own)] for row, own in zip(features, ids, strict=True)]))
 
     def describe(self) -> str:
         """See `Decoder`."""

@@ -126,7 +126,7 @@ class Engine:
         rows = self._rows[: self._decoding]
         if not rows:
             return []
-        return self._next_tokens(rows, self._decoder.step(torch.tensor([row.ids[-1] for row in rows])))
+        return self._next_tokens(rows, self._decoder.step([[row.ids[-1]] for row in rows]))
 
     def _prefill(self) -> list[Piece]:
         """Read prompts, `prefill_tokens` in all, in order; first tokens of those that are complete."""

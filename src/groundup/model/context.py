@@ -152,6 +152,10 @@ class SlotCache(Context):
         """Empty a slot."""
         self.lengths[slot] = 0
 
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget the tokens of a slot after its first `length`."""
+        self.lengths[slot] = min(length, self.lengths[slot])
+
     def save(self, slot: int) -> list[Tensor]:
         """Copies of a slot's contents, for `load`."""
         return [buffer[slot, :, : self.lengths[slot]].clone() for buffer in self._buffers()]
