@@ -6,8 +6,6 @@ import sys
 
 import pytest
 
-from groundup.cli.generate import _first_lines
-
 
 @pytest.mark.parametrize("content", [b"It was\nhere", b"It was\nhere\n", b"It was\r\nhere\r\n"])
 @pytest.mark.parametrize("where", ["file", "standard input"])
@@ -35,11 +33,6 @@ def test_a_prompt_that_cannot_be_read_is_one_sentence(words, sentence, groundup,
     done = groundup("generate", "nowhere", *words)
     assert (done.status, done.out, done.err.count("\n")) == (2, "", 1)
     assert sentence in done.err
-
-
-def test_one_line_ends_each_sample_at_its_first_line_end():
-    pieces = iter([["a", "b\nc"], ["d", "e"], ["f\n", "g"], ["h", "i"]])
-    assert list(_first_lines(pieces, 2)) == [["a", "b"], ["d", ""], ["f", ""]]
 
 
 def test_one_line_of_a_model(groundup, run):

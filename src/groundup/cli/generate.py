@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from groundup.cli.generation_options import add_generation_options, sampling_of, values_of
 from groundup.cli.parsing import Parser, add_model, utf8, whole_number
 from groundup.errors import UsageError
 from groundup.ui.format import json_line
@@ -39,25 +40,8 @@ def add_arguments(parser: Parser) -> None:
     parser.option("--prompt TEXT", "text to continue; - reads standard input [none]", type=utf8, default="")
     parser.option("--prompt-file FILE", "file with the text to continue")
     parser.option("--num-samples N", "number of samples [1]", type=whole_number, default=1)
-    parser.option("--max-tokens N", "tokens to generate per sample [100]", type=whole_number, default=100)
     parser.option("--one-line", "end each sample at the end of its line")
-    stop = "end each sample before this text; may be given several times"
-    parser.option("--stop TEXT", stop, type=utf8, action="append", default=[])
-    parser.option(
-        "--temperature X", "0: always the most likely token; 1: the model's distribution [0.8]", type=float, default=0.8
-    )
-    parser.option("--top-k K", "sample from the K most likely tokens [all]", type=whole_number)
-    parser.option("--top-p P", "sample from the most likely tokens that add up to P [all]", type=float)
-    parser.option("--min-p P", "sample from tokens at least P times as likely as the likeliest [all]", type=float)
-    penalty = "make tokens of the prompt and the sample so far less likely; 1: off, 1.2: usual [1]"
-    parser.option("--repetition-penalty X", penalty, type=float, default=1.0)
-    penalty = "subtract from the logits of tokens that the sample has, from -2 to 2 [0]"
-    parser.option("--presence-penalty X", penalty, type=float, default=0.0)
-    penalty = "subtract from the logit of a token for each time that the sample has it, from -2 to 2 [0]"
-    parser.option("--frequency-penalty X", penalty, type=float, default=0.0)
-    bias = "add to the logit of a token: -100 excludes it, 100 all others; may be given several times"
-    parser.option("--logit-bias ID=X", bias, type=_bias, action="append", default=[])
-    parser.option("--seed N", "random seed of the samples [0]", type=whole_number, default=0)
+    add_generation_options(parser)
     logprobs = "log-probability of each token, and of the N most likely ones in its place; with --json"
     parser.option("--logprobs N", logprobs, type=whole_number)
     parser.option("--memorization", "look the samples up in the training text: does the model copy?")
@@ -67,12 +51,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from groundup.generation.sampling import Sampling
-
-    sampling = Sampling(  # first: it checks the values
-        args.temperature, args.top_k, args.top_p, args.min_p, args.repetition_penalty, args.presence_penalty,
-        args.frequency_penalty, dict(args.logit_bias), args.seed,
-    )  # fmt: skip
+    sampling = sampling_of(values_of(args))  # first: it checks the values
     for option, needed in (("logprobs", "json"), ("data", "memorization")):
         if getattr(args, option) is not None and not getattr(args, needed):
             raise UsageError(f"--{option}: is for --{needed}; add that")
@@ -157,15 +136,6 @@ def _as_json(loaded: LoadedModel, request: Request, beginning: str, args: argpar
         found = find_overlap(loaded, texts, args.data)
         values["overlap"] = asdict(found) | {"recites": found.is_memorized}
     return values
-
-
-def _bias(text: str) -> tuple[int, float]:
-    """Type of `--logit-bias`."""
-    token, _, value = text.partition("=")
-    try:
-        return int(token), float(value)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not ID=NUMBER, such as 198=-100") from None
 
 
 def _prompt(args: argparse.Namespace) -> str:

@@ -205,6 +205,14 @@ def whole_number(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
 
 
+def number(text: str) -> float:
+    """Type of an option that takes a number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
 def utf8(word: str) -> str:
     """Type of an argument that is text: UTF-8 whatever the locale, as which Python may have decoded it otherwise."""
     try:
