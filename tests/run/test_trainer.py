@@ -156,14 +156,14 @@ def test_a_sample_that_a_stop_interrupts_is_drawn_when_the_run_is_resumed(at, pr
     (step, _), *_ = expected = samples(tmp_path / "whole")
     assert step == 4
     assert len(expected) == 2
-    calls, original = itertools.count(1), evaluator.stream
+    calls, original = itertools.count(1), evaluator.Engine
 
     def stopped(*args, **kwargs):
         if next(calls) == at:
             signal.raise_signal(signal.SIGTERM)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(evaluator, "stream", stopped)
+    monkeypatch.setattr(evaluator, "Engine", stopped)
     result = groundup.train(prepared, tmp_path / "run", overrides=settings)
     assert (result.signal, samples(tmp_path / "run")) == (signal.SIGTERM, expected[: at - 1])
     assert groundup.resume(tmp_path / "run").signal is None
