@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
@@ -9,14 +10,18 @@ import torch
 
 from bench.contenders import GPT2
 from bench.gpu_child import Job
-from bench.gpu_device import forget, here, seconds
+from bench.gpu_device import copy_tbytes, forget, here, milliseconds, seconds
 from bench.gpu_table import Row
 from groundup.evaluation.likelihood import log_likelihoods
 from groundup.evaluation.multiple_choice import Ids
 from groundup.generation.completion import run_requests
+from groundup.generation.decoder import Decoder
 from groundup.generation.engine import Engine, Request
+from groundup.generation.graph_decoder import GraphDecoder
+from groundup.generation.model_decoder import ModelDecoder
 from groundup.generation.sampling import Sampling
 from groundup.model.gpt import GPT
+from groundup.model.size import parameters
 from groundup.tokenizers.gpt2 import GPT2Tokenizer
 from groundup.utils.device import Name, autocast
 
@@ -26,6 +31,8 @@ MAX_SECONDS, MIN_AGREEMENT, MIN_SPEEDUP = 3.0, 0.998, 20  # goals: all of these;
 SEED = 1337
 
 Pairs = list[tuple[Ids, Ids]]
+Greedy = Callable[[int, int], object]
+"""(rows, tokens) -> so many tokens in each row, greedily"""
 
 
 def model_of(job: Job) -> GPT:
@@ -100,23 +107,88 @@ def plain(gpt: GPT, pairs: Pairs, context: object) -> list[int]:
 
 
 def decode(job: Job) -> None:
-    """Tokens per second with a KV cache, as in `groundup generate`, and with weights in bf16."""
+    """Tokens per second of `groundup generate`, with CUDA graphs and without, and of transformers' `generate`."""
     device, gpt = here(toy=job.toy), model_of(job)
     new = 8 if job.toy else 128
     torch.set_float32_matmul_precision("highest" if job.toy else "high")
+    bandwidth = 1e12 * copy_tbytes(device, 4 if job.toy else 1024)  # bytes per second
     for dtype in ("fp32", "bf16"):
         gpt = gpt.bfloat16() if dtype == "bf16" else gpt
-        for rows in (1, 2) if job.toy else (1, 64):
-            forget(device)
+        twin = job.attempt("transformers", partial(transformers_twin, gpt, device))
+        for rows in (1, 2) if job.toy else (1, 256):
             name = f"{dtype} weights, {rows} row{'s' if rows > 1 else ''}"
-            work = partial(generate, gpt, rows, new, device)
-            if job.left > 2 and job.attempt(name, partial(generate, gpt, rows, 4, device)):
-                took = seconds(device, work)
-                job.add(Row(f"{name}, 16 + {new} tokens", rows * new / took, "tokens/s"))
+            contenders = decoders_of(gpt, rows, device) | ({"transformers": lambda twin=twin: twin} if twin else {})
+            speeds = {}
+            for contender, prepare in contenders.items():
+                forget(device)
+                work = prepare()  # outside of the timing, as it allocates the cache and, at first use, records graphs
+                if job.left > 3 and job.attempt(f"{name}, {contender}", partial(work, rows, new)) is not None:
+                    speeds[contender] = rows * new / seconds(device, partial(work, rows, new))
+                del work
+            # A step reads all weights, and each row's keys and values: half of the new tokens, on average.
+            cached = rows * (16 + new / 2) * 2 * gpt.config.n_layer * gpt.config.n_embd
+            ceiling = rows * bandwidth / ((parameters(gpt.config) + cached) * gpt.lm_head.weight.itemsize)
+            job.add(*speed_rows(f"{name}, 16 + {new} tokens", speeds, ceiling))
+            if job.left > 3 and (ms := job.attempt(f"{name}, a step", partial(step_milliseconds, gpt, rows, device))):
+                job.add(Row(f"{name}, the model's part of a step", ms, "ms", share=1e3 * rows / ms / ceiling))
 
 
-def generate(gpt: GPT, rows: int, new: int, device: torch.device) -> int:
+def decoders_of(gpt: GPT, rows: int, device: torch.device) -> dict[str, Callable[[], Greedy]]:
+    """Makers of greedy decoding with CUDA graphs and without."""
+    return {
+        "graphs": lambda: partial(generate, gpt, graphs(gpt, device, rows)),
+        "no graphs": lambda: partial(generate, gpt, ModelDecoder(gpt, device, rows)),
+    }
+
+
+def speed_rows(name: str, speeds: Mapping[str, float], ceiling: float) -> list[Row]:
+    """Each contender's tokens per second; graphs beside transformers and the rest, as shares of the ceiling."""
+    found = []
+    for contender, speed in speeds.items():
+        peer = speeds.get("transformers") if contender != "transformers" else None
+        ratio, peer_name = (speed / peer, "transformers") if peer else (None, "")
+        share = speed / ceiling
+        found.append(Row(f"{name}, {contender}", speed, "tokens/s", peer, peer_name, ratio, share))
+    return found
+
+
+def graphs(gpt: GPT, device: torch.device, rows: int) -> Decoder:
+    """The decoder of GPUs; on a CPU its steps are computed instead of replayed."""
+    return GraphDecoder(gpt, device, rows, record=None if device.type == "cuda" else lambda work: work)
+
+
+def generate(gpt: GPT, decoder: Decoder, rows: int, new: int) -> int:
     """Greedy decoding, the same in all rows; returns the number of tokens."""
     request = Request(tuple(range(1, 17)), new, Sampling(temperature=0), samples=rows)
-    (samples,) = run_requests(Engine(gpt, GPT2Tokenizer(), device, slots=rows), [request])
+    engine = Engine(gpt, GPT2Tokenizer(), next(gpt.parameters()).device, slots=rows, decoder=decoder)
+    (samples,) = run_requests(engine, [request])
     return sum(len(piece.tokens) for pieces in samples for piece in pieces)
+
+
+@torch.inference_mode()
+def step_milliseconds(gpt: GPT, rows: int, device: torch.device) -> float:
+    """Time of a step without the choice of tokens and everything else that Python does for them."""
+    decoder = graphs(gpt, device, rows)
+    for slot in range(rows):
+        decoder.extend(slot, list(range(1, 17)), 1)
+    return milliseconds(device, lambda: decoder.step([[1]] * rows))
+
+
+def transformers_twin(gpt: GPT, device: torch.device) -> Greedy:
+    """Greedy decoding by transformers' GPT-2 of the same shape, with random weights of its own."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    shape = gpt.config
+    config = GPT2Config(
+        vocab_size=shape.vocab, n_positions=shape.block_size, n_embd=shape.n_embd, n_layer=shape.n_layer,
+        n_head=shape.n_head, eos_token_id=None, bos_token_id=None,
+    )  # fmt: skip
+    model = GPT2LMHeadModel(config).to(device, gpt.lm_head.weight.dtype).eval()
+
+    def run(rows: int, new: int) -> object:
+        ids = torch.arange(1, 17, device=device).repeat(rows, 1)
+        return model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False, pad_token_id=0
+        )
+
+    return run

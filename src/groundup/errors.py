@@ -60,3 +60,7 @@ class ExportError(GroundupError):
     """An export does not compute what the model does, and was removed."""
 
     exit_status = 1
+
+
+class FallbackWarning(UserWarning):
+    """Something goes on in another way than the best one, such as slower; the message says why."""

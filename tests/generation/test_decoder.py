@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from groundup.generation.decoder import ModelDecoder
+from groundup.generation.model_decoder import ModelDecoder
 
 CPU, CONTEXT = torch.device("cpu"), 16
 

@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from groundup.cli.interrupts import INTERRUPTED, STATUS_INTERRUPTED, interruptible, terminable
-from groundup.errors import GroundupError, UsageError
+from groundup.errors import FallbackWarning, GroundupError, UsageError
 from groundup.ui.format import single_line
 from groundup.ui.streams import printable_streams
 from groundup.utils.ranks import is_rank_0
@@ -185,7 +185,7 @@ def run(argv: list[str]) -> int:
     parser = Parser(prog=f"groundup {name}", description=summary[0].upper() + summary[1:] + ".")
     command.add_arguments(parser)
     with warnings.catch_warnings():
-        for category in (AliasWarning, RenamedKeyWarning):
+        for category in (AliasWarning, FallbackWarning, RenamedKeyWarning):
             warnings.simplefilter("always", category)
         warnings.showwarning = partial(_show_warning, warnings.showwarning)
         return command.run(parser.parse_args(normalise(rest)))
@@ -200,10 +200,10 @@ def _print_usage(*, everything: bool) -> None:
 
 
 def _show_warning(show: Callable[..., None], message: Warning | str, category: type[Warning], *rest: Any) -> None:
-    """Print what a key is called on one line, without its position in our code, and only on rank 0."""
+    """Print a warning of ours on one line, without its position in our code, and only on rank 0."""
     from groundup.config.merge import AliasWarning, RenamedKeyWarning
 
-    if not issubclass(category, AliasWarning | RenamedKeyWarning):
+    if not issubclass(category, AliasWarning | FallbackWarning | RenamedKeyWarning):
         show(message, category, *rest)
     elif is_rank_0():
         print(f"groundup: {single_line(str(message))}", file=sys.stderr, flush=True)

@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from groundup.generation.graph_decoder import GraphDecoder
+from groundup.generation.model_decoder import ModelDecoder
 from groundup.model.gpt import GPT
 
 
@@ -56,41 +58,9 @@ class Decoder(Protocol):
 
 def new_decoder(model: GPT, device: torch.device, slots: int) -> Decoder:
     """The fastest decoder for a model in evaluation mode, with room for `slots` sequences."""
+    if device.type == "cuda":
+        return GraphDecoder(model, device, slots)
     return ModelDecoder(model, device, slots)
-
-
-class ModelDecoder:
-    """Decoder that calls the model as it is, over its own cache."""
-
-    def __init__(self, model: GPT, device: torch.device, slots: int) -> None:
-        self.vocab, self.context = model.config.vocab, model.config.block_size
-        self.slots = model.new_cache(slots)
-        self._model, self._device = model, device
-
-    def extend(self, slot: int, ids: Sequence[int], logits: int) -> Tensor:
-        """See `Decoder`."""
-        self.slots.select(slot, 1)
-        features = self._model.features(torch.tensor([ids], device=self._device), self.slots)  # (1, T, C)
-        return self._logits(features[0, len(ids) - logits :])
-
-    def step(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """See `Decoder`."""
-        starts, longest = self.slots.lengths[: len(ids)], max(map(len, ids))
-        if max(starts) + longest > self.context:  # no room to pad all to the same length
-            return torch.cat([self.extend(slot, own, len(own)) for slot, own in enumerate(ids)])
-        padded = [[*own, *[0] * (longest - len(own))] for own in ids]
-        self.slots.select(0, len(ids))
-        features = self._model.features(torch.tensor(padded, device=self._device), self.slots)  # (B, longest, C)
-        for slot, (start, own) in enumerate(zip(starts, ids, strict=True)):
-            self.slots.truncate(slot, start + len(own))
-        return self._logits(torch.cat([row[: len(own)] for row, own in zip(features, ids, strict=True)]))
-
-    def describe(self) -> str:
-        """See `Decoder`."""
-        return "PyTorch"
-
-    def _logits(self, features: Tensor) -> Tensor:
-        return self._model.head(features)[:, : self.vocab].float()
 
 
 def window_start(start: int, tokens: int, context: int) -> int:

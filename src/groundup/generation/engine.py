@@ -79,10 +79,14 @@ class Engine:
         slots: int = 8,
         prefill_tokens: int = 256,
         agree: Callable[[Tensor], Tensor] = lambda logits: logits,
+        decoder: Decoder | None = None,
     ) -> None:
-        """`prefill_tokens`: tokens of prompts that are read in one step. `agree` makes logits equal on all ranks."""
+        """`prefill_tokens`: tokens of prompts that are read in one step. `agree` makes logits equal on all ranks.
+
+        `decoder` with as many slots; default: that of `new_decoder`.
+        """
         self.tokenizer, self.slots, self.prefill_tokens, self._agree = tokenizer, slots, prefill_tokens, agree
-        self._decoder = new_decoder(model, device, slots)
+        self._decoder = decoder or new_decoder(model, device, slots)
         self._tickets = 0
         self._waiting: deque[_Row] = deque()
         self._rows: list[_Row] = []  # by slot: first those that get a token each step, then those whose prompt is read

@@ -101,10 +101,26 @@ class SlotCache(Context):
     def select(self, first: int, rows: int) -> None:
         """The rows of the next forward pass are the slots from `first` on."""
         self._first, self._last = first, first + rows
+        self._positions: Tensor | None = None
+
+    def select_static(self, slots: Tensor, positions: Tensor, longest: int) -> None:
+        """The rows of the next forward pass are the first slots, and each gets one token, at `positions`, (B, 1).
+
+        Its keys and values are stored in `slots`, (B, 1), and the first `longest` places of each slot are read, of
+        which a token attends to those up to its own. What is computed depends on the two tensors and not on `lengths`,
+        which the caller counts: it can be recorded once and replayed at other positions.
+        """
+        self.select(0, len(slots))
+        self._positions, self._longest = positions, longest
+        self._rows, self._written = slots, positions
+        self._mask = torch.arange(longest, device=positions.device) <= positions[:, None, :, None]  # (B, 1, 1, S)
+        self._causal = False
 
     @override
     def positions(self, n: int, device: torch.device) -> Tensor:
         """The next `n` positions, (T,), or (B, T) where lengths differ; ValueError when they exceed `block_size`."""
+        if self._positions is not None:
+            return self._positions
         starts = self.lengths[self._first : self._last]
         longest = max(starts) + n
         if longest > self.block_size:
@@ -120,6 +136,7 @@ class SlotCache(Context):
                 self._mask = torch.arange(longest, device=device) <= positions[:, None]  # (T, S)
             return positions
         positions = torch.tensor(starts, device=device)[:, None] + torch.arange(n, device=device)  # (B, T)
+        self._rows = torch.arange(self._first, self._last, device=device)[:, None]  # (B, 1)
         self._written, self._causal = positions, False
         self._mask = torch.arange(longest, device=device) <= positions[:, None, :, None]  # (B, 1, T, S)
         return positions
@@ -131,22 +148,17 @@ class SlotCache(Context):
         return F.scaled_dot_product_attention(q, keys, values, self._mask, dropout, is_causal=self._causal)
 
     def _extend(self, store: list[Tensor | None], layer: int, new: Tensor) -> Tensor:
+        """Store (B, H, T, D) at the new positions; everything up to the longest sequence, (B, H, S, D)."""
         buffer = store[layer]
         if buffer is None:
             _, H, _, D = new.shape
             # Zeros: what the mask excludes is multiplied by 0, and 0 times what memory holds may be NaN.
             store[layer] = buffer = new.new_zeros(self.slots, H, self.block_size, D)
-        selected = buffer[self._first : self._last]
-        self._write(selected, new)
-        return selected[:, :, : self._longest]
-
-    def _write(self, selected: Tensor, new: Tensor) -> None:
-        """Store (B, H, T, …) at the new positions of (B, H, block_size, …)."""
         if isinstance(self._written, slice):
-            selected[:, :, self._written] = new
+            buffer[self._first : self._last, :, self._written] = new
         else:
-            row = torch.arange(len(selected), device=new.device)[:, None]  # (B, 1)
-            selected[row, :, self._written] = new.transpose(1, 2)
+            buffer[self._rows, :, self._written] = new.transpose(1, 2)
+        return buffer[self._first : self._last, :, : self._longest]
 
     def clear(self, slot: int) -> None:
         """Empty a slot."""

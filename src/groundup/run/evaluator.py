@@ -17,6 +17,7 @@ from groundup.evaluation.loss import Interrupted, Loss, split_loss
 from groundup.evaluation.tasks import EvalTask, TaskResult, compute_result, open_tasks
 from groundup.generation.completion import evaluating, prompt_ids, prompt_text
 from groundup.generation.engine import Engine, Request
+from groundup.generation.model_decoder import ModelDecoder
 from groundup.generation.sampling import Sampling
 from groundup.model.gpt import GPT
 from groundup.model.ngram import leave_one_out
@@ -160,7 +161,10 @@ class Evaluator:
         """The prompt and `n` tokens after it; None where a stop was requested."""
         tokenizer = self._data.tokenizer
         text = prompt_text(tokenizer, self._prompt)
-        engine = Engine(self._model, tokenizer, self._device, slots=1, agree=self._process_group.broadcast)
+        # Weights change until the next sample, and may be sharded: nothing is prepared for them.
+        decoder = ModelDecoder(self._model, self._device, 1)
+        agree = self._process_group.broadcast
+        engine = Engine(self._model, tokenizer, self._device, slots=1, agree=agree, decoder=decoder)
         # The same draws each time, so that samples can be compared.
         engine.add(Request(tuple(self._prompt_ids), n, Sampling(0.8, top_k=200, seed=0)))
         with self._state.ema.swapped_in(), self._parallel.unsharded(), evaluating(self._model):

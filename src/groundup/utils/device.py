@@ -11,6 +11,7 @@ from functools import partial
 from typing import Literal, NamedTuple, cast
 
 import torch
+from torch import Tensor
 
 from groundup.errors import ConfigError
 from groundup.utils.system import DEVICE_PATTERN
@@ -57,6 +58,11 @@ def choose_device(wanted: str) -> torch.device:
 def device_memory(device: torch.device) -> int | None:
     """Bytes of a GPU's own memory; None for devices that use main memory."""
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on `device`; a GPU copies it in turn with its other work, and this thread does not wait for it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def reseed(seed: int, device: torch.device) -> None:
