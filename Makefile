@@ -60,7 +60,7 @@ hostile: .venv/installed-dev
 
 # llama.cpp is compiled, for some ten minutes; the others are some 500 MB.
 interop: .venv/installed-dev
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,eval]' 'lm-eval[hf]' 'transformers[serving]' llama-cpp-python
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,eval]' 'lm-eval[hf,api]' 'transformers[serving]' llama-cpp-python
 	$(BIN)/python -m pytest -n 2 -m 'long or not long' tests/test_harness.py tests/interop $(ARGS)
 
 lint: .venv/installed-dev

@@ -4,13 +4,17 @@ Needs lm-evaluation-harness: `make interop` installs it, with the other targets 
 """
 
 import json
+import random
 import subprocess
 import sys
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import yaml
 
 import groundup
+from groundup.evaluation.likelihood import log_likelihoods
 
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: make interop")
 pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore")]  # it prints a warning
@@ -29,6 +33,7 @@ QUESTIONS = {
     ],
     "lambada": [{"text": f"the small model reads {n} words and learns what comes next"} for n in range(9)],
 }  # fmt: skip
+WORDS = "the a small model reads words and learns what comes next after some time".split()
 THEIRS = {"lambada": "lambada_openai"}  # names
 SPLITS = {"arc_easy": "test", "lambada": "test"}
 
@@ -158,3 +163,56 @@ def test_the_command_line_evaluates_a_run(run, tasks, tmp_path):
     bad = subprocess.run([*command[:4], "path=nowhere", *command[5:]], capture_output=True, text=True, check=False)
     assert bad.returncode == 2
     assert bad.stderr.splitlines()[-1].startswith("groundup: nowhere: ")
+
+
+def test_copa_through_the_server_gets_the_same_choices(run, tmp_path):
+    """The harness asks `local-completions` for the log-probabilities of a prompt: `echo`, `logprobs`, token ids."""
+    pytest.importorskip("fastapi")
+    pytest.importorskip("tenacity", reason="needs lm-eval[api]")
+    import lm_eval
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+    from lm_eval.tasks import TaskManager
+
+    sys.path.insert(0, str(Path(__file__).parent / "server"))
+    from liveserver import serving
+
+    rows = [copa_row(n) for n in range(50)]
+    (tmp_path / "copa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {"include": f"{lm_eval.__path__[0]}/tasks/super_glue/copa/default.yaml", "task": "served_copa"}
+    task |= {"target_delimiter": ""}  # its choices begin with a space
+    task |= {"dataset_path": "json", "dataset_name": None, "training_split": None}
+    task |= {"dataset_kwargs": {"data_files": {"validation": str(tmp_path / "copa.jsonl")}}}
+    (tmp_path / "copa.yaml").write_text(yaml.safe_dump(task))
+    questions = [
+        {"context": f"{row['premise'][:-1]} {'because' if row['question'] == 'cause' else 'therefore'}",
+         "choices": [row[name][0].lower() + row[name][1:] for name in ("choice1", "choice2")], "answer": row["label"]}
+        for row in rows
+    ]  # fmt: skip
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))
+    groundup.export(run, tmp_path / "hf", to="hf")  # its tokenizer
+
+    with serving({"tiny": groundup.load(run, device="cpu")}) as live:
+        model = LocalCompletionsAPI(
+            model="tiny", base_url=f"{live.url}/v1/completions", tokenizer_backend="huggingface",
+            tokenizer=str(tmp_path / "hf"), num_concurrent=4, batch_size=3, max_length=129,
+        )  # fmt: skip
+        manager = TaskManager(include_path=str(tmp_path))
+        done = lm_eval.simple_evaluate(model, tasks=["served_copa"], task_manager=manager, bootstrap_iters=10)
+    [own] = groundup.evaluate_tasks(run, [str(tmp_path / "own.jsonl")])
+    assert done["results"]["served_copa"]["acc,none"] == own.flat()["acc"]
+    loaded, pairs, theirs = groundup.load(run, device="cpu"), [], []
+    for sample in sorted(done["samples"]["served_copa"], key=lambda sample: sample["doc_id"]):
+        theirs += [value for [(value, _)] in sample["resps"]]
+    for question in questions:
+        for choice in question["choices"]:
+            pairs.append(tuple(loaded.tokenizer.encode(text) for text in (question["context"], f" {choice}")))
+    nats = log_likelihoods(loaded.model, pairs, device=loaded.device, autocast=nullcontext).nats
+    assert theirs == pytest.approx(nats.tolist(), abs=1e-3)
+
+
+def copa_row(n: int) -> dict:
+    """A question in COPA's form, of words that the model has read."""
+    rng = random.Random(n)
+    premise, first, second = (" ".join(rng.choices(WORDS, k=k)).capitalize() + "." for k in (5, 4, 6))
+    return {"premise": premise, "choice1": first, "choice2": second, "question": ("cause", "effect")[n % 2],
+            "label": n % 2, "idx": n}  # fmt: skip

@@ -2,15 +2,20 @@
 
 import json
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
-import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+import groundup
+
 pytest.importorskip("fastapi", reason="needs the extra `serve`")
+httpx = pytest.importorskip("httpx")
 
 
 @pytest.mark.parametrize(
@@ -65,37 +70,59 @@ def test_help_and_mistakes_import_neither_torch_nor_fastapi():
     assert done.stderr.splitlines()[-1] == "set()"
 
 
-def test_a_run_is_served_until_a_signal_and_the_key_stays_out_of_sight(run, tmp_path):
-    key = "k3y-" + "x" * 20
-    (tmp_path / "key").write_text(f"{key}\n")
-    command = [sys.executable, "-m", "groundup", "serve", f"mine={run}", "--port", "0", "--device", "cpu"]
-    command += ["--host", "0.0.0.0", "--api-key-file", str(tmp_path / "key")]
+@contextmanager
+def served(*argv: object):
+    """The process of `groundup serve` on a free port, and its address."""
+    command = [sys.executable, "-m", "groundup", "serve", *map(str, argv), "--port", "0", "--device", "cpu"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             line = process.stdout.readline()
-            url = re.match(r"(http://127\.0\.0\.1:\d+)  serves mine; Ctrl-C stops\n", line)[1]
-            request = urllib.request.Request(
-                f"{url}/v1/completions", json.dumps({"prompt": "The", "max_tokens": 4, "seed": 1}).encode(),
-                {"Content-Type": "application/json", "Authorization": f"Bearer {key}"},
-            )  # fmt: skip
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                assert json.load(answer)["usage"]["completion_tokens"] == 4
-            words = Path(f"/proc/{process.pid}/cmdline")
-            assert not words.exists() or key[:5] not in words.read_text()
+            found = re.fullmatch(
+                r"http://127\.0\.0\.1:(\d+)  serves \S+ \(.*(?:PyTorch|C\+\+).*\); Ctrl-C stops\n", line
+            )
+            assert found, line + process.stderr.read()
+            yield process, f"http://127.0.0.1:{found[1]}"
         finally:
-            process.send_signal(signal.SIGTERM)
-            out, err = process.communicate(timeout=60)
+            process.kill()
+
+
+def test_a_run_is_served_until_a_signal_also_when_its_folder_is_gone(run, tmp_path):
+    key = "k3y-first-half+other-half-of-it"
+    (tmp_path / "key").write_text(f"{key}\n")
+    body = {"prompt": "The", "max_tokens": 300, "seed": 1}
+    [expected] = groundup.generate(run, "The", max_tokens=300, seed=1, temperature=1, device="cpu")
+    options = ("--host", "0.0.0.0", "--api-key-file", tmp_path / "key")
+    with served(f"mine={run}", *options) as (process, url), httpx.Client(base_url=url, timeout=60) as client:
+        seen = [Path(f"/proc/{process.pid}/cmdline").read_text()] if sys.platform == "linux" else []
+        client.headers["Authorization"] = f"Bearer {key}"
+        with client.stream("POST", "/v1/completions", json=body | {"stream": True}) as answer:
+            lines = answer.iter_lines()
+            events = [next(lines)]
+            shutil.rmtree(run)
+            events += [line for line in lines if line]
+        assert events.pop() == "data: [DONE]"
+        assert "The" + "".join(json.loads(line[6:])["choices"][0]["text"] for line in events if line) == expected
+        assert "The" + client.post("/v1/completions", json=body).json()["choices"][0]["text"] == expected
+        for path in ("/", "/docs", "/openapi.json", "/metrics", "/health", "/v1/models", "/v1/nothing"):
+            seen.append(client.get(path).text)
+        for wrong in (key[:-1], f"{key}x", key[: len(key) // 2], "none"):
+            denied = client.get("/v1/models", headers={"Authorization": f"Bearer {wrong}"})
+            assert denied.status_code == 401
+            seen.append(denied.text)
+        with socket.create_connection(("127.0.0.1", client.base_url.port), timeout=20) as connection:
+            connection.sendall(b"no HTTP at all \xff\r\nAuthorization: Bearer " + key.encode() + b"\r\n\r\n")
+            seen.append(connection.recv(1000).decode())
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (0, "stopped\n", "")
+    half = len(key) // 2
+    assert not any(part in text for text in seen for part in (key[:half], key[half:]))
 
 
 def test_an_open_address_without_a_key_is_warned_about(run):
-    command = [sys.executable, "-m", "groundup", "serve", str(run), "--port", "0", "--host", "0.0.0.0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout.readline().endswith(f"serves {run.name}; Ctrl-C stops\n")
-        finally:
-            process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=60)
+    with served(run, "--host", "0.0.0.0") as (process, _):
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 0
     assert err.count("\n") == 1
     assert "can be reached from other machines" in err

@@ -67,25 +67,43 @@ def joined(stream) -> tuple[dict[int, str], dict[int, list[str]], dict[int, str]
     return texts, steps, ends
 
 
+def events(answer: httpx.Response) -> list[dict]:
+    """The chunks of a stream; each line must be JSON in UTF-8 by itself."""
+    *lines, last = [line.decode() for line in answer.content.split(b"\n\n") if line]
+    assert last == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+def both_ways(server, bodies: list[dict]) -> list[tuple[dict, list[dict]]]:
+    """For each request, all of them at the same time: the whole answer, and the choices of a stream."""
+    with ThreadPoolExecutor(16) as pool:
+        whole = pool.map(server.post, bodies)
+        streamed = pool.map(lambda body: events(server.post(body | {"stream": True})), bodies)
+        return [
+            (answer.json()["choices"][0], [chunk["choices"][0] for chunk in chunks])
+            for answer, chunks in zip(whole, streamed, strict=True)
+        ]
+
+
 @pytest.mark.parametrize("name", ["korean", "char", "bpe258", "bpe320", "gpt2"])
-def test_a_stop_string_ends_the_text_before_it_wherever_tokens_begin(name, client, models):
-    options = {"model": name, "prompt": "the", "max_tokens": 40, "temperature": 0}
-    if name == "korean":
-        options["prompt"] = "나는"
-    text = client.completions.create(**options).choices[0].text
-    assert text == lone_text(models[name], options["prompt"], 40)
+def test_a_stop_string_ends_the_text_before_it_wherever_tokens_begin(name, server, models):
+    options = {"model": name, "prompt": "나는" if name == "korean" else "the", "max_tokens": 60, "temperature": 0}
+    text = lone_text(models[name], options["prompt"], 60)
     assert len(set(text)) > 5
-    for border in range(2, min(len(text), 30), 4):
-        stop = text[border - 2 : border + 2]
-        expected = text[: text.find(stop)]
-        for stops in (stop, [stop + "\0", stop[:-1] + "\0", stop]):  # others begin like it
-            answer = client.completions.create(**options, stop=stops).choices[0]
-            assert (answer.text, answer.finish_reason) == (expected, "stop")
-        texts, steps, ends = joined(client.completions.create(**options, stop=stop, stream=True))
-        assert (texts.get(0, ""), ends) == (expected, {0: "stop"})
-        assert all(expected.startswith(step) for step in steps[0])
-    ends = text[4:7], text[4:6]  # one begins the other: the shorter one is complete first
-    assert client.completions.create(**options, stop=list(ends)).choices[0].text == text[: text.find(ends[1])]
+    stops = [text[border - 2 : border + 2] for border in range(2, min(len(text), 62))]
+    bodies = []
+    for i, stop in enumerate(stops):  # in every third request, with others that begin like it
+        bodies.append(options | {"stop": stop if i % 3 else [stop + "\0", stop[:-1] + "\0", stop]})
+    for stop, (whole, parts) in zip(stops, both_ways(server, bodies), strict=True):
+        expected, sent = text[: text.find(stop)], ""
+        assert (whole["text"], whole["finish_reason"]) == (expected, "stop")
+        for part in parts:
+            sent += part["text"]
+            assert expected.startswith(sent), "nothing is sent that belongs to the stop"
+        assert (sent, [part["finish_reason"] for part in parts if part["finish_reason"]]) == (expected, ["stop"])
+    one_begins_the_other = [text[4:7], text[4:6]]  # the shorter one is complete first
+    answer = server.post(options | {"stop": one_begins_the_other}).json()
+    assert answer["choices"][0]["text"] == text[: text.find(text[4:6])]
 
 
 def test_a_stop_string_in_an_echoed_prompt_counts_for_nothing(client, models):
@@ -96,38 +114,40 @@ def test_a_stop_string_in_an_echoed_prompt_counts_for_nothing(client, models):
     assert answer.choices[0].text == "the fox" + text[: text.find(text[5:8])]
 
 
-@pytest.mark.parametrize("name", ["korean", "random"])
-def test_a_budget_that_ends_within_a_character_shows_no_half_of_it(name, server, client, live, models, byte_model):
-    loaded, model, where = (models[name], name, client) if name == "korean" else (byte_model, "bytes", live.client)
-    temperature = 1.0
-    for seed in (0, 1):
-        sampling = Sampling(temperature=temperature, seed=seed)
-        made = [piece.tokens[0] for piece in lone(loaded, Request((0xEB, 0x82, 0x98), 30, sampling))]
-        previous = ""
-        for k in range(1, 31, 3 - seed):
-            data = b"".join(loaded.tokenizer.pieces[token] for token in made[:k] if token != 256)
-            expected = codecs.getincrementaldecoder("utf-8")("replace").decode(data)
-            options = {"model": model, "prompt": [0xEB, 0x82, 0x98], "max_tokens": k, "seed": seed}
-            options["temperature"] = temperature
-            assert where.completions.create(**options).choices[0].text == expected
-            assert joined(where.completions.create(**options, stream=True))[0].get(0, "") == expected
-            assert expected.startswith(previous)
-            previous = expected
-        assert name == "random" or "\ufffd" not in previous
+@pytest.mark.parametrize("name", ["korean", "bytes"])
+def test_a_budget_that_ends_within_a_character_shows_no_half_of_it(name, server, live, models, byte_model):
+    loaded, where, prompt = (models | {"bytes": byte_model})[name], server if name == "korean" else live, "나".encode()
+    bodies, expected = [], []
+    for k in range(1, 61):
+        options = {"temperature": 1.0, "seed": k % 10}
+        pieces = lone(loaded, Request(tuple(prompt), k, Sampling(**options)))
+        data = b"".join(loaded.tokenizer.pieces[piece.tokens[0]] for piece in pieces if piece.tokens != [256])
+        expected.append(codecs.getincrementaldecoder("utf-8")("replace").decode(data))
+        bodies.append({"model": name, "prompt": list(prompt), "max_tokens": k, **options})
+    for text, (whole, parts) in zip(expected, both_ways(where, bodies), strict=True):
+        assert whole["text"] == "".join(part["text"] for part in parts) == text
+    assert any("\ufffd" in text for text in expected) == (name == "bytes"), "where bytes are invalid, and nowhere else"
 
 
-def test_each_line_of_a_stream_can_be_read_by_itself(server):
+def test_each_event_of_a_stream_is_sent_while_text_is_generated(server):
     body = {"model": "korean", "prompt": "나는", "max_tokens": 60, "temperature": 0, "stream": True}
-    with httpx.stream("POST", f"{server.url}/v1/completions", json=body) as answer:
-        lines = [line for line in b"".join(answer.iter_raw()).split(b"\n\n") if line]
+    answer = server.post(body)
     assert answer.headers["content-type"].startswith("text/event-stream")
-    assert lines[-1] == b"data: [DONE]"
-    chunks = [json.loads(line.decode().removeprefix("data: ")) for line in lines[:-1]]
-    text = "".join(chunk["choices"][0]["text"] for chunk in chunks)
-    assert text == lone_text(server.loaded["korean"], "나는", 60)
+    chunks = events(answer)
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == lone_text(server.loaded["korean"], "나는", 60)
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks][-2:] == [None, "length"]
     assert not any("usage" in chunk for chunk in chunks)
-    assert len(chunks) > 10, "text is sent while it is generated"
+    assert len(chunks) > 10
+
+
+@pytest.mark.slow
+def test_10000_tokens_of_korean_and_emoji_have_no_replacement_character(server):
+    body = {"model": "korean", "prompt": "나는", "max_tokens": 10_000, "temperature": 0}
+    [(whole, parts)] = both_ways(server, [body])
+    text = "".join(part["text"] for part in parts)
+    assert whole["text"] == text == (KOREAN.removeprefix("나는") + KOREAN * 200)[: len(text)]
+    assert len(text.encode()) > 9_996, "all but the bytes of an unfinished character"
+    assert "\ufffd" not in text
 
 
 def oracle(loaded, ids: list[int]) -> list[float]:
@@ -244,13 +264,19 @@ def test_a_crowd_gets_what_each_would_get_alone(live, byte_model):
             assert served == alone
 
 
-@pytest.mark.parametrize("length", [CONTEXT - 1, CONTEXT])
-@pytest.mark.parametrize("max_tokens", [1, 2, 10, 5 * CONTEXT])
-def test_text_goes_on_past_the_context_as_documented(length, max_tokens, live, byte_model):
-    ids = [(5 * i) % 251 for i in range(length)]
-    answer = live.client.completions.create(model="bytes", prompt=ids, max_tokens=max_tokens, temperature=0)
-    assert answer.choices[0].text == lone_text(byte_model, ids, max_tokens)
-    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (length, max_tokens)
+def test_text_goes_on_past_the_context_as_documented(live, byte_model):
+    lengths = [(length, n) for length in (1, CONTEXT - 1, CONTEXT) for n in (1, 2, 10, CONTEXT, CONTEXT + 1, 160)]
+
+    def ask(length, n):
+        ids = [(5 * i) % 251 for i in range(length)]
+        answer = live.client.completions.create(model="bytes", prompt=ids, max_tokens=n, temperature=0)
+        return answer.choices[0].text, answer.usage.prompt_tokens, answer.usage.completion_tokens
+
+    with ThreadPoolExecutor(len(lengths)) as pool:
+        answers = list(pool.map(ask, *zip(*lengths, strict=True)))
+    for (length, n), answer in zip(lengths, answers, strict=True):
+        ids = [(5 * i) % 251 for i in range(length)]
+        assert answer == (lone_text(byte_model, ids, n), length, n)
 
 
 @pytest.mark.parametrize("prompt", [[1] * (CONTEXT + 1), [1] * 3 * CONTEXT, "a" * (CONTEXT + 1), "a" * 10**6])

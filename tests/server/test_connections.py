@@ -77,19 +77,22 @@ def test_without_the_key_every_route_but_health_is_closed(headers, path, locked)
     assert KEY[:5] not in answer.text
 
 
-def test_with_the_key_all_routes_are_open_and_it_stands_nowhere(locked, byte_model, capfd):
-    headers = {"Authorization": f"Bearer {KEY}"}
+def test_with_the_key_all_routes_are_open_and_it_stands_nowhere(locked, byte_model, capfd, caplog, monkeypatch):
+    headers, half = {"Authorization": f"Bearer {KEY}"}, len(KEY) // 2
     assert locked.get("/health").status_code == 200
-    for path in ("/v1/models", "/metrics", "/", "/docs", "/openapi.json"):
-        answer = locked.get(path, headers=headers)
-        assert answer.status_code == 200
-        assert KEY[:5] not in answer.text
+    seen = [locked.get(path, headers=headers) for path in ("/v1/models", "/metrics", "/", "/docs", "/openapi.json")]
+    assert {answer.status_code for answer in seen} == {200}
     with openai.OpenAI(base_url=f"{locked.url}/v1", api_key=KEY) as client:
         answer = client.completions.create(model="bytes", prompt="ab", max_tokens=5, temperature=0)
     assert answer.choices[0].text == lone_text(byte_model, "ab", 5)
     with pytest.raises(openai.AuthenticationError, match="the key is missing or wrong"):
         locked.client.models.list()
-    assert KEY[:5] not in "".join(capfd.readouterr())
+    monkeypatch.setattr(Engine, "add", lambda *_, **__: 1 / 0)
+    seen.append(locked.post({"prompt": "ab"}, headers=headers))
+    assert seen[-1].status_code == 500
+    assert "ZeroDivisionError" in caplog.text
+    for text in (*(answer.text for answer in seen), caplog.text, *capfd.readouterr()):
+        assert not [part for part in (KEY[:half], KEY[half:]) if part in text]
 
 
 def test_a_page_of_an_allowed_site_may_ask_before_it_has_the_key(locked, live):
@@ -146,6 +149,15 @@ def test_of_200_requests_at_once_each_is_answered_or_told_when_to_come_again(byt
             else:
                 assert answer.json()["choices"][0]["text"] == expected
         assert wait_until(lambda: in_progress(live) == 0)
+
+
+def test_a_request_that_asks_for_much_leaves_a_place_for_others(byte_model):
+    with serving({"bytes": byte_model}, slots=3) as live, raw(live, LONG | {"prompt": ["a", "b"], "n": 8}):
+        assert wait_until(lambda: in_progress(live) == 1)
+        for i in range(3):
+            body = {"prompt": "ab", "max_tokens": 5 + i, "temperature": 0}
+            assert live.post(body).json()["choices"][0]["text"] == lone_text(byte_model, "ab", 5 + i)
+        assert in_progress(live) == 1, "it is still in progress"
 
 
 def test_bad_streams_are_refused_before_the_first_byte(live):

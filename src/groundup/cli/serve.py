@@ -73,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
         limits = Limits(requests=args.max_requests, tokens=args.max_tokens, seconds=seconds)
         hosts = (*LOOPBACK_NAMES, args.host.lower()) if loopback and not key else ()
         app = create_app(models, limits=limits, slots=args.slots, key=key, hosts=hosts, cors_origins=args.cors_origin)
-        ready = f"{url_of(bound)}  serves {', '.join(models)}; Ctrl-C stops"
+        served = (f"{name} ({model.worker.describe()})" for name, model in app.state.server.models.items())
+        ready = f"{url_of(bound)}  serves {', '.join(served)}; Ctrl-C stops"
         Listener(app, lambda: print(ready, flush=True)).run(sockets=[bound])
     print("stopped")
     return 0

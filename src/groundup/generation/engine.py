@@ -6,8 +6,8 @@ prompt delays nobody for long. A text does not depend on what else is generated 
 Letters: B rows (samples under way), V vocabulary.
 """
 
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, NewType
 
@@ -77,15 +77,18 @@ class Engine:
         device: torch.device,
         *,
         slots: int = 8,
+        per_owner: int | None = None,
         prefill_tokens: int = 256,
         agree: Callable[[Tensor], Tensor] = lambda logits: logits,
         decoder: Decoder | None = None,
     ) -> None:
-        """`prefill_tokens`: tokens of prompts that are read in one step. `agree` makes logits equal on all ranks.
+        """`per_owner`: samples of one owner at a time, so that those of others find a slot; default: no such limit.
 
+        `prefill_tokens`: tokens of prompts that are read in one step. `agree` makes logits equal on all ranks.
         `decoder` with as many slots; default: that of `new_decoder`.
         """
         self.tokenizer, self.slots, self.prefill_tokens, self._agree = tokenizer, slots, prefill_tokens, agree
+        self._per_owner = slots if per_owner is None else per_owner
         self._decoder = decoder or new_decoder(model, device, slots)
         self._tickets = 0
         self._waiting: deque[_Row] = deque()
@@ -101,11 +104,11 @@ class Engine:
         """Whether nothing is left to generate."""
         return not self._waiting and not self._rows
 
-    def add(self, request: Request) -> Ticket:
-        """Enqueue a request. UsageError, which names the option, where it cannot be fulfilled."""
+    def add(self, request: Request, owner: Hashable = None) -> Ticket:
+        """Enqueue a request of an owner. UsageError, which names the option, where it cannot be fulfilled."""
         check(request, self._decoder.vocab, self._decoder.context)
         self._tickets += 1
-        self._waiting.append(_Row(Ticket(self._tickets), 0, request, self.tokenizer, self._decoder))
+        self._waiting.append(_Row(Ticket(self._tickets), owner, 0, request, self.tokenizer, self._decoder))
         return Ticket(self._tickets)
 
     @torch.inference_mode()
@@ -163,13 +166,19 @@ class Engine:
         return [row.append(token, own) for row, token, own in zip(rows, tokens, scores, strict=True)]
 
     def _admit(self) -> None:
-        while self._waiting and len(self._rows) < self.slots:
-            row, slot = self._waiting.popleft(), len(self._rows)
+        while len(self._rows) < self.slots and (row := self._next_waiting()):
+            slot = len(self._rows)
+            self._waiting.remove(row)
             self._rows.append(row)
             self._decoder.slots.clear(slot)
             if row.saved:
                 self._decoder.slots.load(slot, row.saved)
                 row.saved = None
+
+    def _next_waiting(self) -> "_Row | None":
+        """The first row that waits, but for those of owners that have all the slots they may take."""
+        taken = Counter(row.owner for row in self._rows)
+        return next((row for row in self._waiting if taken[row.owner] < self._per_owner), None)
 
     def _reread_full_windows(self) -> None:
         """Take the rows whose window is full back to those that are read."""
@@ -224,8 +233,16 @@ def check(request: Request, vocab: int, context: int) -> None:
 class _Row:
     """One sample: its tokens, the window of them that the model reads, and its text."""
 
-    def __init__(self, ticket: Ticket, sample: int, request: Request, tokenizer: Tokenizer, decoder: Decoder) -> None:
-        self.ticket, self.sample, self.request = ticket, sample, request
+    def __init__(
+        self,
+        ticket: Ticket,
+        owner: Hashable,
+        sample: int,
+        request: Request,
+        tokenizer: Tokenizer,
+        decoder: Decoder,
+    ) -> None:
+        self.ticket, self.owner, self.sample, self.request = ticket, owner, sample, request
         self._tokenizer, self._decoder = tokenizer, decoder
         self.sampler = RowSampler(request.sampling, sample, request.prompt, decoder.vocab)
         self.ids = list(request.prompt[-decoder.context :])
@@ -263,7 +280,7 @@ class _Row:
         """The other samples of the request, for which this one has read the prompt."""
         rows = []
         for sample in range(1, self.request.samples):
-            row = _Row(self.ticket, sample, self.request, self._tokenizer, self._decoder)
+            row = _Row(self.ticket, self.owner, sample, self.request, self._tokenizer, self._decoder)
             row._read, row._scores, row.saved = self._read, False, saved
             row.logits, row._prompt_logprobs = self.logits, self._prompt_logprobs
             rows.append(row)

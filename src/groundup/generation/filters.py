@@ -69,10 +69,9 @@ class LogitBias:
         """See `Filter`."""
         if forced := [token for token, value in self.bias if value >= FORCED]:
             return torch.full_like(logits, -torch.inf).index_copy_(1, torch.tensor(forced), logits[:, forced])
-        added = torch.zeros(logits.size(1))
-        for token, value in self.bias:
-            added[token] = value if value > BANNED else -torch.inf
-        return logits + added
+        values = torch.tensor([value if value > BANNED else -torch.inf for _, value in self.bias])
+        ids = torch.tensor([token for token, _ in self.bias])
+        return logits + torch.zeros(logits.size(1)).index_copy_(0, ids, values)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Letters: B rows, V vocabulary.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -24,7 +25,12 @@ class RowSampler:
         # Hashed, so that adjacent seeds share no row; torch's CPU generator uses only the low 32 bits.
         seed = int(mix64(sampling.seed, sample)[0]) & 0xFFFFFFFF
         self._generator = torch.Generator().manual_seed(seed)
-        self.counts = Counts(prompt, vocab) if sampling.counts_tokens else Counts((), 0)
+        self._prompt, self._vocab = (prompt, vocab) if sampling.counts_tokens else ((), 0)
+
+    @cached_property
+    def counts(self) -> Counts:
+        """Counts of its tokens. Made when first needed: thousands of sequences may wait."""
+        return Counts(self._prompt, self._vocab)
 
     def uniform(self) -> Tensor:
         """The next random number from [0, 1): (1,), float64."""

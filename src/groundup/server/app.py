@@ -94,7 +94,8 @@ class ServedModel:
     def __init__(self, name: str, loaded: LoadedModel, limits: Limits, slots: int) -> None:
         self.name, self.tokenizer, self.planner = name, loaded.tokenizer, Planner(loaded, limits)
         self.card = Model(id=name, created=int(time.time()))
-        new_engine = partial(Engine, loaded.model, loaded.tokenizer, loaded.device, slots=slots)
+        per_request = max(1, slots - 1)  # a slot is left for others, however much one asks for
+        new_engine = partial(Engine, loaded.model, loaded.tokenizer, loaded.device, slots=slots, per_owner=per_request)
         self.worker = Worker(new_engine, max_requests=limits.requests)
 
 
@@ -103,7 +104,8 @@ class Server:
 
     def __init__(self, models: Mapping[str, LoadedModel], limits: Limits, slots: int, *, has_key: bool) -> None:
         self.models = {name: ServedModel(name, loaded, limits, slots) for name, loaded in models.items()}
-        self.limits, self.metrics, self.has_key = limits, Metrics(models), has_key
+        self.limits, self.has_key = limits, has_key
+        self.metrics = Metrics({name: model.worker.describe() for name, model in self.models.items()})
         for name, model in self.models.items():
             self.metrics.in_progress.labels(name).set_function(model.worker.requests)
 

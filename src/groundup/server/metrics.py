@@ -1,8 +1,8 @@
 """Counters of the server for Prometheus. Labels are names of routes and served models, never text from a request."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -11,10 +11,11 @@ MODEL = ("model",)
 
 
 class Metrics:
-    """All counters of one server, for these `models`."""
+    """All counters of one server. `decoders`: of each model, by name, how it computes."""
 
-    def __init__(self, models: Iterable[str]) -> None:
+    def __init__(self, decoders: Mapping[str, str]) -> None:
         self._registry = registry = CollectorRegistry()
+        info = Info("groundup_model", "Served models, and how they compute", MODEL, registry=registry)
         self.answers = Counter(
             "groundup_http_responses", "Answers by route and status", ("route", "status"), registry=registry
         )
@@ -35,7 +36,8 @@ class Metrics:
             buckets=SECONDS,
         )  # fmt: skip
         by_model = (self.in_progress, self.prompt_tokens, self.generated_tokens, self.first_token_seconds)
-        for name in models:  # they are there, as zeros, before the first request
+        for name, decoder in decoders.items():  # they are there, as zeros, before the first request
+            info.labels(name).info({"decoder": decoder})
             for metric in (*by_model, self.request_seconds):
                 metric.labels(name)
 

@@ -1,6 +1,7 @@
 """The server's two pages: links with an example to copy, and the documentation of the API. No script, no other host."""
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -9,6 +10,7 @@ from typing import Any
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 pre, code { font: 14px/1.5 ui-monospace, monospace; }
+h2 code { font-size: 18px; }
 pre { background: #8882; padding: 1rem; overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .25rem 1rem .25rem 0; border-bottom: 1px solid #8884; }
@@ -48,21 +50,21 @@ def docs_page(schema: Mapping[str, Any]) -> str:
     parts = [f"<p>{escape(schema['info']['description'])}</p>"]
     for path, operations in schema["paths"].items():
         for method, operation in operations.items():
-            description = escape(operation.get("description", ""))
+            description = _prose(operation.get("description", ""))
             parts.append(f"<h2><code>{method.upper()} {escape(path)}</code></h2><p>{description}</p>")
             if "requestBody" in operation:
                 parts.append(_fields(schema, operation["requestBody"]["content"]["application/json"]["schema"]))
-    for name in ("Completion", "Choice", "Logprobs", "Usage", "Error", "ErrorDetail"):
+    for name in ("StreamOptions", "Completion", "Choice", "Logprobs", "Usage", "Error", "ErrorDetail"):
         parts.append(f"<h2>{name}</h2>{_fields(schema, {'$ref': f'#/components/schemas/{name}'})}")
     return _page("groundup: API", "".join(parts))
 
 
 def _fields(schema: Mapping[str, Any], reference: Mapping[str, str]) -> str:
     part = schema["components"]["schemas"][reference["$ref"].rpartition("/")[2]]
-    rows = [f"<p>{escape(part.get('description', ''))}</p><table>"]
+    rows = [f"<p>{_prose(part.get('description', ''))}</p><table>"]
     for name, field in part["properties"].items():
         default = f" [{escape(json.dumps(field['default']))}]" if field.get("default") is not None else ""
-        description = escape(field.get("description", ""))
+        description = _prose(field.get("description", ""))
         rows.append(
             f"<tr><td><code>{escape(name)}</code></td><td>{escape(_type(field))}{default}</td><td>{description}</td></tr>"
         )
@@ -82,6 +84,11 @@ def _type(field: Mapping[str, Any]) -> str:
     least, most = (field.get(name) for name in ("minimum", "maximum"))
     bounds = (f" from {least:g}" if least is not None else "") + (f" to {most:g}" if most is not None else "")
     return f"{field.get('type', 'any')}{bounds}"
+
+
+def _prose(text: str) -> str:
+    """A docstring as HTML; names in it stand between backticks."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _page(title: str, content: str) -> str:

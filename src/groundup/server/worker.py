@@ -96,6 +96,10 @@ class Worker:
         """Whether requests will be answered."""
         return self._thread.is_alive() and not self._stopping
 
+    def describe(self) -> str:
+        """How the engine computes, in a few words for a user."""
+        return self._engine.describe()
+
     def requests(self) -> int:
         """Requests in progress, waiting ones included."""
         return len(self._streams)
@@ -163,7 +167,7 @@ class Worker:
     def _add(self, stream: Stream, requests: Sequence[Request]) -> None:
         try:
             for index, request in enumerate(requests):
-                self._owners[self._engine.add(request)] = stream, index
+                self._owners[self._engine.add(request, owner=stream)] = stream, index
         except GroundupError as error:
             self._cancel(stream)
             self._send([(stream, error)])
