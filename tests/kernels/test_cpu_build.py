@@ -114,7 +114,7 @@ def test_a_user_without_a_home_gets_no_cache_in_the_current_folder(monkeypatch, 
     monkeypatch.setattr("pwd.getpwuid", no_entry)
     monkeypatch.setattr(cpu_build.shutil, "which", lambda name: "/usr/bin/g++")
     with pytest.raises(OSError, match="there is no home folder"):  # so that torch computes everything
-        cpu_build._cached_or_built()
+        cpu_build._cached_or_built("cpu")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from groundup.generation.compiled_decoder import CompiledDecoder, unsupported
 from groundup.generation.graph_decoder import GraphDecoder
 from groundup.generation.model_decoder import ModelDecoder
 from groundup.model.gpt import GPT
@@ -60,7 +61,10 @@ def new_decoder(model: GPT, device: torch.device, slots: int) -> Decoder:
     """The fastest decoder for a model in evaluation mode, with room for `slots` sequences."""
     if device.type == "cuda":
         return GraphDecoder(model, device, slots)
-    return ModelDecoder(model, device, slots)
+    if device.type != "cpu":
+        return ModelDecoder(model, device, slots)
+    reason = unsupported(model)
+    return ModelDecoder(model, device, slots, reason) if reason else CompiledDecoder(model, device, slots)
 
 
 def window_start(start: int, tokens: int, context: int) -> int:

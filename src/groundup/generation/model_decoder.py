@@ -14,10 +14,11 @@ from groundup.model.gpt import GPT
 class ModelDecoder:
     """Decoder that calls the model as it is, over its own cache."""
 
-    def __init__(self, model: GPT, device: torch.device, slots: int) -> None:
+    def __init__(self, model: GPT, device: torch.device, slots: int, reason: str = "") -> None:
+        """`reason`: why nothing faster than the model's own modules can be used."""
         self.vocab, self.context = model.config.vocab, model.config.block_size
         self.slots = model.new_cache(slots)
-        self._model, self._device = model, device
+        self._model, self._device, self._reason = model, device, reason
 
     def extend(self, slot: int, ids: Sequence[int], logits: int) -> Tensor:
         """See `Decoder`."""
@@ -39,7 +40,7 @@ class ModelDecoder:
 
     def describe(self) -> str:
         """See `Decoder`."""
-        return "PyTorch"
+        return f"PyTorch; no C++: {self._reason}" if self._reason else "PyTorch"
 
     def _logits(self, features: Tensor) -> Tensor:
         return self._model.head(features)[:, : self.vocab].float()

@@ -1,8 +1,9 @@
-"""Compilation of the C++ kernels (`cpu.cpp`) for this machine, at first use; the result is cached.
+"""Compilation of the C++ kernels for this machine, at first use; the results are cached.
 
-It takes about two seconds, once; without a compiler, torch computes the same in more passes over memory. The library
-lies in the user's cache folder, under a name made of two checksums: of the source, the compiler's options and the CPU;
-and of its own content.
+Each source becomes a library of its own: `cpu.cpp` for training, `decode.cpp` for generation. It takes about two
+seconds, once; without a compiler, torch computes the same in more passes over memory. A library lies in the user's
+cache folder, under a name made of two checksums: of the source, the compiler's options and the CPU; and of its own
+content.
 """
 
 import ctypes
@@ -22,12 +23,15 @@ from groundup.utils.files import move_into_place, replace_text, sha256
 from groundup.utils.subprocesses import run_bounded
 from groundup.utils.system import cache_folder
 
-SOURCE = Path(__file__).with_name("cpu.cpp")
-MAX_HEAD_WIDTH = 256  # of attention, in numbers
-OPTIONS = (
-    "-std=c++17", "-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp", "-fPIC",
-    f"-DMAX_HEAD_WIDTH={MAX_HEAD_WIDTH}",
-)  # fmt: skip
+MAX_HEAD_WIDTH = 256  # of attention in training, in numbers
+OPTIONS = ("-O3", "-march=native", "-fopenmp", "-fPIC")
+SOURCE_OPTIONS = {
+    "cpu": ("-std=c++17", "-ffast-math", "-fno-finite-math-only", f"-DMAX_HEAD_WIDTH={MAX_HEAD_WIDTH}"),
+    # Neither -ffast-math nor contraction, by which results would depend on the number of tokens in a step.
+    "decode": ("-std=gnu++17", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
+}
+"""Names of the sources, and the compiler's options for each."""
+
 # Linked without -ffast-math, with which the library would round small numbers of all of torch to zero.
 LINK_OPTIONS = ("-shared", "-fopenmp")
 MAX_BUILD_SECONDS = 120
@@ -45,13 +49,13 @@ class Kernels(NamedTuple):
 
 
 def library() -> ctypes.CDLL | None:
-    """The compiled functions; None where torch must compute everything."""
+    """The compiled functions for training; None where torch must compute everything."""
     return kernels().library
 
 
 @cache
-def kernels() -> Kernels:
-    """The compiled functions, compiled now unless they are cached.
+def kernels(source: str = "cpu") -> Kernels:
+    """The compiled functions of a source, compiled now unless they are cached.
 
     Linux only: there the OpenMP that g++ links is the one that torch has already loaded, so that both share threads.
     """
@@ -60,7 +64,7 @@ def kernels() -> Kernels:
     if os.environ.get(VARIABLE) == "torch":
         return Kernels(None, reason=f"switched off by {VARIABLE}=torch")
     try:
-        path = _cached_or_built()
+        path = _cached_or_built(source)
         return Kernels(ctypes.CDLL(str(path)), path.stem.rpartition("-")[2])
     except _UnavailableError as error:
         return Kernels(None, reason=str(error), remedy=error.remedy)
@@ -75,13 +79,14 @@ class _UnavailableError(Exception):
         self.remedy = remedy
 
 
-def _cached_or_built() -> Path:
-    """Path of the shared library; OSError or _UnavailableError where there is none."""
+def _cached_or_built(source: str) -> Path:
+    """Path of a source's shared library; OSError or _UnavailableError where there is none."""
     named = os.environ.get("CXX", "g++")
     compiler = shutil.which(named)
     if compiler is None:
         raise _UnavailableError(f"no C++ compiler ({named})", "install one (Debian: apt install g++)")
-    ingredients = (SOURCE.read_text("utf-8"), compiler, *OPTIONS, *LINK_OPTIONS, _cpu_model())
+    path, options = Path(__file__).with_name(f"{source}.cpp"), (*OPTIONS, *SOURCE_OPTIONS[source])
+    ingredients = (path.read_text("utf-8"), compiler, *options, *LINK_OPTIONS, _cpu_model())
     key = hashlib.sha256("\0".join(ingredients).encode()).hexdigest()[:16]
     folder = cache_folder() / "kernels"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -95,8 +100,11 @@ def _cached_or_built() -> Path:
     if not failed.is_file() or time.time() - failed.stat().st_mtime > RETRY_SECONDS:
         print(f"compiling CPU kernels, once (about 2 s, at most {MAX_BUILD_SECONDS})", file=sys.stderr)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:  # several processes may build at once
-            linked = Path(scratch) / "linked.so"
-            reason = _build(compiler, Path(scratch) / "cpu.o", linked)
+            compiled, linked = Path(scratch) / "compiled.o", Path(scratch) / "linked.so"
+            reason = _build(
+                [compiler, *options, "-c", str(path), "-o", str(compiled)],
+                [compiler, *LINK_OPTIONS, str(compiled), "-o", str(linked)],
+            )
             if not reason:
                 linked.chmod(0o700)  # the linker follows the umask
                 library = folder / f"kernels-{key}-{sha256(linked)[:16]}.so"
@@ -107,20 +115,17 @@ def _cached_or_built() -> Path:
     raise _UnavailableError(failed.read_text("utf-8", "replace"), remedy)
 
 
-def _build(compiler: str, compiled: Path, linked: Path) -> str:
+def _build(*commands: list[str]) -> str:
     """Compile and link; the reason if the compiler fails or takes too long, else an empty text."""
     deadline = time.monotonic() + MAX_BUILD_SECONDS
-    for command in (
-        [compiler, *OPTIONS, "-c", str(SOURCE), "-o", str(compiled)],
-        [compiler, *LINK_OPTIONS, str(compiled), "-o", str(linked)],
-    ):
+    for command in commands:
         try:
             done = run_bounded(command, deadline - time.monotonic())
         except subprocess.TimeoutExpired:
-            return f"{compiler} did not end within {MAX_BUILD_SECONDS} s"
+            return f"{command[0]} did not end within {MAX_BUILD_SECONDS} s"
         if done.returncode:
             lines = [line.strip() for line in done.stderr.splitlines() if "error" in line.lower()]
-            return f"{compiler} failed: {(lines or [f'exit status {done.returncode}'])[0][:200]}"
+            return f"{command[0]} failed: {(lines or [f'exit status {done.returncode}'])[0][:200]}"
     return ""
 
 

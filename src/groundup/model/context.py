@@ -160,6 +160,20 @@ class SlotCache(Context):
             buffer[self._rows, :, self._written] = new.transpose(1, 2)
         return buffer[self._first : self._last, :, : self._longest]
 
+    def buffers(self, heads: int, width: int) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of each layer in fp32, two (slots, H, block_size, D), for code that writes them itself."""
+        for store in (self._keys, self._values):
+            store[:] = [torch.zeros(self.slots, heads, self.block_size, width) for _ in store]
+        return [(k, v) for k, v in zip(self._keys, self._values, strict=True) if k is not None and v is not None]
+
+    def reserve(self, slot: int, n: int) -> int:
+        """Position of the first of `n` tokens that the caller writes; ValueError when they exceed `block_size`."""
+        start = self.lengths[slot]
+        if start + n > self.block_size:
+            raise ValueError(f"{start} cached and {n} new tokens exceed the context of {self.block_size}")
+        self.lengths[slot] += n
+        return start
+
     def clear(self, slot: int) -> None:
         """Empty a slot."""
         self.lengths[slot] = 0

@@ -129,6 +129,16 @@ class NGramCache(SlotCache):
         found = seen.expand(n, *seen.shape).gather(2, at.clamp(min=0))
         return found.masked_fill(at < 0, NO_TOKEN)
 
+    def previous_in_slots(self, ids: Tensor, slots: Tensor, positions: Tensor, n: int) -> Tensor:
+        """The same for one token in each row, of any slots: three (N,) -> (n, N)."""
+        store = self._ids[0]
+        if store is None:
+            store = self._ids[0] = ids.new_zeros(self.slots, 1, self.block_size, 1)
+        kept = store[:, 0, :, 0]  # (slots, block_size)
+        kept[slots, positions] = ids
+        at = positions - torch.arange(1, n + 1).view(-1, 1)  # (n, N)
+        return kept[slots, at.clamp(min=0)].masked_fill(at < 0, NO_TOKEN)
+
     @override
     def _buffers(self) -> list[Tensor]:
         return [*super()._buffers(), *(buffer for buffer in self._ids if buffer is not None)]

@@ -1,0 +1,186 @@
+"""A step in C++ gives the logits of the model's own modules, for every preset's shape and type of weights."""
+
+import random
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from groundup.generation.compiled_decoder import CompiledDecoder, unsupported
+from groundup.generation.decoder import new_decoder
+from groundup.generation.engine import Request
+from groundup.generation.model_decoder import ModelDecoder
+from groundup.generation.sampling import Sampling
+from groundup.kernels import cpu_build
+from groundup.model.quantized import quantize
+
+CPU, CONTEXT = torch.device("cpu"), 16
+PARTS = ["gpt1", "gpt2", "modern", "nanochat", "fast", "fast-small"]
+KINDS = ["fp32", "bf16", "int8"]
+
+pytestmark = pytest.mark.skipif(cpu_build.kernels("decode").library is None, reason="no C++ compiler that works here")
+
+
+def ids(n: int, seed: int = 0) -> list[int]:
+    return [random.Random(seed).randrange(256) for _ in range(n)]
+
+
+def quantized(model, kind: str):
+    return model if kind == "fp32" else quantize(deepcopy(model), kind)
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal within rounding, 1e-5 of the largest logit; the promise is 1e-4."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", PARTS)
+@torch.inference_mode()
+def test_steps_equal_the_model_s(name, kind, model_of):
+    model = quantized(model_of(name), kind)
+    expected, found = ModelDecoder(model, CPU, 4), CompiledDecoder(model, CPU, 4)
+    for seed, counts in enumerate([(1, 1, 1), (3, 1, 5), (1, 4, 2, 3), (2,)]):
+        rows = [ids(n, 10 * seed + i) for i, n in enumerate(counts)]
+        assert_close(found.step(rows), expected.step(rows))
+    for slots in (expected.slots, found.slots):  # of 7, 6, 7 and 3 tokens
+        slots.truncate(1, 4)
+        slots.move(2, 0)
+        slots.clear(3)
+        slots.load(2, slots.save(1))
+        slots.truncate(2, 2)
+    rows = [ids(n, n) for n in (2, 1, 3, 9)]
+    assert_close(found.step(rows), expected.step(rows))
+    assert_close(found.extend(1, ids(6), 3), expected.extend(1, ids(6), 3))
+    assert_close(found.extend(2, ids(5), 1), expected.extend(2, ids(5), 1))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"n_embd": 30, "n_inner": 50, "n_head": 3},  # widths that are no multiple of a vector's
+        {"n_embd": 132, "n_inner": 200, "n_head": 2},  # three groups of inputs that share a scale, the last shorter
+        {"activation": "gelu"},
+        {"activation": "relu"},
+        {"norm": "layernorm", "bias": True, "qk_norm": "after_rotary", "position_embedding": "rotary"},
+        {
+            "norm": "rmsnorm",
+            "qk_norm": "before_rotary",
+            "position_embedding": "rotary_ccw",
+            "norm_position": "post_norm",
+        },
+        {"norm": "layernorm", "qk_norm": "after_rotary", "logit_softcap": 5.0, "embedding_norm": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", KINDS)
+@torch.inference_mode()
+def test_mixtures_of_parts_equal_the_model_s(kind, shape, model_of):
+    model = quantized(model_of("gpt2", **shape), kind)
+    expected, found = ModelDecoder(model, CPU, 3), CompiledDecoder(model, CPU, 3)
+    for seed in range(2):
+        rows = [ids(n, seed + n) for n in (3, 1, 4)]
+        assert_close(found.step(rows), expected.step(rows))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["gpt1", "modern", "fast"])
+@torch.inference_mode()
+def test_a_row_is_the_same_bit_for_bit_alone_and_beside_others(name, kind, model_of):
+    model = quantized(model_of(name, vocab_multiple=1), kind)  # 257 outputs: not a multiple of a tile
+    together, rows = CompiledDecoder(model, CPU, 11), [ids(8, seed) for seed in range(11)]
+    steps = [together.step([[row[i]] for row in rows]) for i in range(8)]  # (11, V) each
+    for slot, row in enumerate(rows):
+        alone = CompiledDecoder(model, CPU, 1)
+        for i in range(8):
+            assert torch.equal(alone.step([[row[i]]])[0], steps[i][slot])
+    assert torch.equal(CompiledDecoder(model, CPU, 1).step([rows[3]]), torch.stack([step[3] for step in steps]))
+
+
+@torch.inference_mode()
+def test_any_number_of_threads_gives_the_same_bits(model_of):
+    model, before, found = model_of("modern", vocab_multiple=1), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            found.append(CompiledDecoder(model, CPU, 3).step([ids(5), ids(1), ids(7)]))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_greedy_texts_are_those_of_forward_passes_past_the_context(name, model_of, generate, follows_greedily):
+    model = quantized(model_of(name), "int8")
+    assert isinstance(new_decoder(model, CPU, 1), CompiledDecoder)
+    for n in (1, CONTEXT, CONTEXT + 9):
+        tokens = generate(model, ids(n), 4 * CONTEXT)
+        follows_greedily(model, ids(n), tokens)
+
+
+@torch.inference_mode()
+def test_a_prompt_too_long_for_one_call_is_read_by_the_model(model_of):
+    model = model_of("fast", block_size=64)
+    expected, found = ModelDecoder(model, CPU, 2), CompiledDecoder(model, CPU, 2)
+    for decoder in (expected, found):
+        decoder.extend(1, ids(3), 0)
+    for n in (40, 5):
+        assert_close(found.extend(1, ids(n, n), 4), expected.extend(1, ids(n, n), 4))
+
+
+@torch.inference_mode()
+def test_more_tokens_than_the_context_are_refused(model_of):
+    decoder = CompiledDecoder(model_of(), CPU, 1)
+    decoder.extend(0, ids(CONTEXT), 1)
+    with pytest.raises(ValueError, match="16 cached and 1 new tokens exceed the context of 16"):
+        decoder.step([[0]])
+
+
+@torch.inference_mode()
+def test_nan_stays_nan(model_of):
+    model = deepcopy(model_of("modern"))
+    model.wte.weight[7] = torch.nan
+    assert CompiledDecoder(model, CPU, 1).step([[7]]).isnan().all()
+
+
+def test_without_a_compiler_the_model_decodes_and_says_why(model_of, run_engine, monkeypatch):
+    request = Request(tuple(ids(5)), 9, Sampling(seed=1))
+    with_compiler = run_engine(model_of(), [request])
+    missing = cpu_build.Kernels(None, reason="no C++ compiler (g++)", remedy="install one")
+    monkeypatch.setattr("groundup.kernels.decode.kernels", lambda source: missing)
+    decoder = new_decoder(model_of(), CPU, 1)
+    assert isinstance(decoder, ModelDecoder)
+    assert decoder.describe() == "PyTorch; no C++: no C++ compiler (g++)"
+    texts = [
+        [[piece.text for piece in row] for row in found[0]]
+        for found in (with_compiler, run_engine(model_of(), [request]))
+    ]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_decoder_says_how_it_computes(kind, model_of):
+    before = torch.get_num_threads()
+    try:
+        for threads, words in ((1, "1 thread"), (2, "2 threads")):
+            torch.set_num_threads(threads)
+            assert new_decoder(quantized(model_of(), kind), CPU, 1).describe() == f"C++, {kind}, {words}"
+    finally:
+        torch.set_num_threads(before)
+
+
+class OtherLinear(nn.Linear):
+    """A layer that the C++ does not know."""
+
+
+def test_models_that_the_kernel_does_not_know_are_left_to_torch(model_of):
+    half = deepcopy(model_of()).bfloat16()
+    assert unsupported(half) == "wte.weight is not in fp32 in main memory"
+    changed = deepcopy(model_of())
+    changed.h[1].mlp.c_fc.__class__ = OtherLinear
+    assert unsupported(changed) == "h.1.mlp.c_fc is a OtherLinear"
+    assert unsupported(deepcopy(model_of()).to("meta")) == "wte.weight is not in fp32 in main memory"
+    assert isinstance(new_decoder(changed, CPU, 1), ModelDecoder)
+    assert unsupported(model_of()) == ""
