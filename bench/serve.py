@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from groundup.cli import GOMP_SPIN_COUNT
+
+os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPIN_COUNT)  # as `groundup` does, before torch is loaded
 
 import httpx
 import numpy as np
@@ -92,7 +97,8 @@ def random_checkpoint(folder: Path) -> Path:
     config = merge_and_validate([presets.preset("gpt2"), ConfigSource("bench", {"model": SHAPE})])
     gpt = build_model(config.model).init_weights(torch.Generator().manual_seed(SEED))
     weights = {name: parameter.detach() for name, parameter in gpt.named_parameters()}
-    state.save(folder, state.Snapshot(config, GPT2Tokenizer(), {"step": 0}, StateTensors(weights, {}, {})))
+    progress = {"step": 0, "tokens": 0}
+    state.save(folder, state.Snapshot(config, GPT2Tokenizer(), progress, StateTensors(weights, {}, {})))
     return folder
 
 
