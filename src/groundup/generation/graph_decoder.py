@@ -82,7 +82,7 @@ class GraphDecoder(ModelDecoder):
 
     def _compute(self, rows: int, length: int) -> None:
         """One step from `_inputs` to `_outputs`, for tensors alone; repeated, it gives the same again."""
-        ids, positions, slots = self._inputs[:rows].split(1, dim=1)  # each (B, 1)
+        ids, positions, slots = (self._inputs[:rows, column, None] for column in range(3))  # each (B, 1)
         self.slots.select_static(slots, positions, length)
         self._outputs[:rows] = self._logits(self._model.features(ids, self.slots)[:, 0])
 
@@ -98,7 +98,7 @@ class GraphRecorder:
     _lock = threading.Lock()
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, work: Work) -> Work:

@@ -96,6 +96,8 @@ class SlotCache(Context):
         self.lengths = [0] * slots  # cached tokens of each slot
         self._keys: list[Tensor | None] = [None] * n_layer  # each (slots, H, block_size, D)
         self._values: list[Tensor | None] = [None] * n_layer
+        self._written: Tensor | slice  # positions of the new tokens
+        self._mask: Tensor | None
         self.select(0, slots)
 
     def select(self, first: int, rows: int) -> None:
@@ -127,10 +129,10 @@ class SlotCache(Context):
             raise ValueError(f"{longest - n} cached and {n} new tokens exceed the context of {self.block_size}")
         self.lengths[self._first : self._last] = [start + n for start in starts]
         self._longest = longest
-        self._mask: Tensor | None = None
+        self._mask = None
         if len(set(starts)) == 1:
             positions = torch.arange(longest - n, longest, device=device)  # (T,)
-            self._written: Tensor | slice = slice(longest - n, longest)
+            self._written = slice(longest - n, longest)
             self._causal = longest == n
             if n > 1 and not self._causal:  # `is_causal` would align the mask to the first cached token
                 self._mask = torch.arange(longest, device=device) <= positions[:, None]  # (T, S)
