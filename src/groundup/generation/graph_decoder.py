@@ -19,7 +19,7 @@ from typing_extensions import override
 from groundup.errors import FallbackWarning
 from groundup.generation.model_decoder import ModelDecoder
 from groundup.model.gpt import GPT
-from groundup.utils.device import upload
+from groundup.utils.device import DTYPES, upload
 
 MIN_LENGTH = 256  # tokens of a cache that the shortest graph reads
 
@@ -44,7 +44,7 @@ class GraphDecoder(ModelDecoder):
         self._graphs: dict[tuple[int, int], Work] = {}  # by rows and length
         self._inputs = torch.zeros(slots, 3, dtype=torch.long, device=device)  # id, position and slot of each row
         self._outputs = torch.zeros(slots, self.vocab, device=device)
-        self._failed = False
+        self._failed = ""  # the reason
 
     @override
     def step(self, ids: Sequence[Sequence[int]]) -> Tensor:
@@ -65,7 +65,10 @@ class GraphDecoder(ModelDecoder):
 
     @override
     def describe(self) -> str:
-        return "PyTorch" if self._failed else "CUDA graphs"
+        if self._failed:
+            return f"PyTorch; no CUDA graphs: {self._failed}"
+        weights = self._model.lm_head.weight.dtype
+        return f"CUDA graphs, {next(name for name, dtype in DTYPES.items() if dtype == weights)}"
 
     def _graph(self, rows: int, length: int) -> Work | None:
         """The graph of these sizes; None where none can be recorded, which is said once."""
@@ -74,9 +77,9 @@ class GraphDecoder(ModelDecoder):
         try:
             graph = self._graphs[rows, length] = self._record(lambda: self._compute(rows, length))
         except RuntimeError as error:
-            self._failed = True
-            reason = str(error).strip().partition("\n")[0]
-            warnings.warn(f"generation goes on without CUDA graphs, slower: {reason}", FallbackWarning, stacklevel=2)
+            self._failed = str(error).strip().partition("\n")[0] or type(error).__name__
+            message = f"generation goes on without CUDA graphs, slower: {self._failed}"
+            warnings.warn(message, FallbackWarning, stacklevel=2)
             return None
         return graph
 
