@@ -69,7 +69,7 @@ class LogitBias:
         """See `Filter`."""
         if forced := [token for token, value in self.bias if value >= FORCED]:
             return torch.full_like(logits, -torch.inf).index_copy_(1, torch.tensor(forced), logits[:, forced])
-        values = torch.tensor([value if value > BANNED else -torch.inf for _, value in self.bias])
+        values = torch.tensor([float(value) if value > BANNED else -torch.inf for _, value in self.bias])
         ids = torch.tensor([token for token, _ in self.bias])
         return logits + torch.zeros(logits.size(1)).index_copy_(0, ids, values)
 
