@@ -114,15 +114,14 @@ def decode(job: Job) -> None:
     bandwidth = 1e12 * copy_tbytes(device, 4 if job.toy else 1024)  # bytes per second
     for dtype in ("fp32", "bf16"):
         gpt = gpt.bfloat16() if dtype == "bf16" else gpt
-        twin = job.attempt("transformers", partial(transformers_twin, gpt, device))
         for rows in (1, 2) if job.toy else (1, 256):
             name = f"{dtype} weights, {rows} row{'s' if rows > 1 else ''}"
-            contenders = decoders_of(gpt, rows, device) | ({"transformers": lambda twin=twin: twin} if twin else {})
             speeds = {}
-            for contender, prepare in contenders.items():
+            for contender, prepare in decoders_of(gpt, rows, device).items():
                 forget(device)
-                work = prepare()  # outside of the timing, as it allocates the cache and, at first use, records graphs
-                if job.left > 3 and job.attempt(f"{name}, {contender}", partial(work, rows, new)) is not None:
+                # Outside of the timing, as it allocates the cache and, at first use, records graphs.
+                work = job.attempt(f"{name}, {contender}", prepare) if job.left > 3 else None
+                if work and job.attempt(f"{name}, {contender}", partial(work, rows, new)) is not None:
                     speeds[contender] = rows * new / seconds(device, partial(work, rows, new))
                 del work
             # A step reads all weights, and each row's keys and values: half of the new tokens, on average.
@@ -134,10 +133,11 @@ def decode(job: Job) -> None:
 
 
 def decoders_of(gpt: GPT, rows: int, device: torch.device) -> dict[str, Callable[[], Greedy]]:
-    """Makers of greedy decoding with CUDA graphs and without."""
+    """Makers of greedy decoding with CUDA graphs and without, and by transformers."""
     return {
         "graphs": lambda: partial(generate, gpt, graphs(gpt, device, rows)),
         "no graphs": lambda: partial(generate, gpt, ModelDecoder(gpt, device, rows)),
+        "transformers": lambda: transformers_twin(gpt, device),
     }
 
 
