@@ -149,8 +149,9 @@ class Bench:
         self.loaded, self.server, self._rng = loaded, server, np.random.default_rng(SEED)
 
     def prompt(self, tokens: int) -> list[int]:
-        """Random ids; no two prompts are equal."""
-        return [int(token) for token in self._rng.integers(self.loaded.tokenizer.end_of_text, size=tokens)]
+        """Random ids, no more than the context; no two prompts are equal."""
+        tokens = min(tokens, self.loaded.config.model.block_size)
+        return [int(token) for token in self._rng.integers(self.loaded.tokenizer.n_vocab, size=tokens)]
 
     def engine_seconds(self, prompts: int, prompt_tokens: int, new_tokens: int) -> float:
         """Time in which the engine alone fulfils so many requests."""

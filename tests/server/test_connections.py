@@ -326,6 +326,14 @@ def test_an_address_that_cannot_be_used_gets_a_sentence():
             listen.bind(host, port)
 
 
+def test_answers_are_sent_without_delay(live):
+    """Nagle's algorithm would hold the second packet of an answer back until the first one is acknowledged."""
+    with raw(live, LONG, read_bytes=10):
+        sockets = [each.transport.get_extra_info("socket") for each in live.listener.server_state.connections]
+        assert sockets
+        assert all(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for each in sockets)
+
+
 def test_the_front_page_has_an_example_that_works_and_names_no_other_host(live):
     page = live.get("/")
     assert "<code>bytes</code>" in page.text

@@ -23,7 +23,8 @@ def bind(host: str, port: int) -> socket.socket:
         raise UsageError(f"--port {port}: must be from 0 to 65535")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        bound = socket.socket(family, socket.SOCK_STREAM)
+        # Of sockets that do not name TCP, asyncio does not switch Nagle's algorithm off, which delays answers by 40 ms.
+        bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except (OSError, UnicodeError) as error:
         raise UsageError(
             f"--host {host}: is no address of this machine ({error}); give 127.0.0.1, or 0.0.0.0"
