@@ -37,6 +37,7 @@ from groundup.generation import completion
 from groundup.generation.completion import TextModel, complete
 from groundup.generation.sampler import Sampler
 from groundup.generation.sampling import Sampling, SamplingOptions
+from groundup.model.quantized import Quantization
 from groundup.planning.report import PrintedPlan
 from groundup.preprocess.pipeline import prepare
 from groundup.run.compose import compose_config
@@ -187,13 +188,14 @@ def generate(
     stop: Sequence[str] = (),
     checkpoint: str = "latest",
     device: str = "auto",
+    quantize: Quantization = "none",
     **options: Unpack[SamplingOptions],
 ) -> list[str]:
     """`num_samples` continuations of `prompt`, the prompt included.
 
     Each ends at `max_tokens`, at the end of text or before one of the texts `stop`. Without a `prompt`, a document
     begins; or, of a model that was trained on few, samples continue a line of its held-out text, or begin a paragraph
-    where its data is gone.
+    where its data is gone. `quantize`: pack the weights first, as `load` does.
 
     `options`: `temperature` (0.8; 0 is greedy), `seed` (0; the same seed gives the same samples), `top_k`, `top_p`,
     `min_p`, `repetition_penalty`, `presence_penalty`, `frequency_penalty`, and `logit_bias`, which maps token ids to
@@ -201,7 +203,7 @@ def generate(
     Raises CheckpointError, TokenizerError, UsageError.
     """
     sampling = _sampling(options)
-    loaded = load(path, checkpoint=checkpoint, device=device)
+    loaded = load(path, checkpoint=checkpoint, device=device, quantize=quantize)
     beginning = prompt or prompt_for(loaded, sampling.seed)
     return complete(loaded, beginning, sampling, num_samples=num_samples, max_tokens=max_tokens, stop=_texts(stop))
 
@@ -216,18 +218,20 @@ def generate_stream(
     stop: Sequence[str] = (),
     checkpoint: str = "latest",
     device: str = "auto",
+    quantize: Quantization = "none",
     **options: Unpack[SamplingOptions],
 ) -> Iterator[list[str]]:
     """`num_samples` continuations of `prompt`, as a stream of complete characters; the prompt is not included.
 
     Yields, per token, the new text of each sample, which may be empty. An empty prompt starts a document, or a
-    paragraph if the model was trained on few documents. `stop` and `options` are as of `generate`; a `sampler`
-    replaces the `options`. Raises CheckpointError, TokenizerError, UsageError.
+    paragraph if the model was trained on few documents. `stop`, `quantize` and `options` are as of `generate`; a
+    `sampler` replaces the `options`. Raises CheckpointError, TokenizerError, UsageError.
     """
     sampling = sampler.sampling if sampler else _sampling(options)
-    loaded = load(path, checkpoint=checkpoint, device=device) if isinstance(path, str | Path) else path
+    if isinstance(path, str | Path | LoadedModel):
+        path = load(path, checkpoint=checkpoint, device=device, quantize=quantize)
     return completion.generate_stream(
-        loaded, prompt, sampling, num_samples=num_samples, max_tokens=max_tokens, stop=_texts(stop)
+        path, prompt, sampling, num_samples=num_samples, max_tokens=max_tokens, stop=_texts(stop)
     )
 
 

@@ -81,6 +81,11 @@ def windowed_logits(model: GPT, prompt: Sequence[int], tokens: Sequence[int]) ->
     return torch.cat(found)
 
 
+@pytest.fixture(scope="session", name="windowed_logits")
+def _windowed_logits() -> Callable[..., torch.Tensor]:
+    return windowed_logits
+
+
 @pytest.fixture(scope="session")
 def follows_greedily() -> Callable[..., None]:
     """Check that each token is the most likely one, or its logit within `bound` of it."""

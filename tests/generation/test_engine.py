@@ -13,6 +13,7 @@ from groundup.errors import UsageError
 from groundup.generation.decoder import new_decoder
 from groundup.generation.engine import Engine, Request
 from groundup.generation.sampling import Sampling
+from groundup.model.quantized import quantize
 from groundup.tokenizers.byte_char import ByteTokenizer
 
 CPU, TOKENIZER, CONTEXT = torch.device("cpu"), ByteTokenizer(), 16
@@ -20,6 +21,9 @@ GREEDY = Sampling(temperature=0)
 # Greedy decoding may choose another token than a pass without a cache where that token's logit is less than this below
 # the highest: 2^-8 of the sums of a layer in bf16, whose logits here are up to 40.
 BF16_BOUND = 1.5
+# Of the standard deviation of the logits, over the vocabulary: packed weights move a logit by at most half of this, so
+# that they choose the token that fp32 does wherever its logit is this far above all others. Stated in docs/serving.md.
+PACKED_MARGINS = {"bf16": 0.2, "int8": 0.4}
 DIMENSIONS = ("n_layer", "n_head", "n_embd", "n_inner", "block_size", "dropout", "vocab_multiple", "ngram_rows")
 
 
@@ -79,6 +83,27 @@ def test_greedy_in_bf16_chooses_a_token_within_the_bound(name, model_of, run_eng
     requests = [Request(ids(n), 2 * CONTEXT, GREEDY) for n in (1, 9, 16, 20)]
     for request, (pieces,) in zip(requests, run_engine(model, requests, slots=3, prefill_tokens=7), strict=True):
         follows_greedily(model, request.prompt, tokens_of(pieces), BF16_BOUND)
+
+
+@pytest.mark.parametrize("kind", PACKED_MARGINS)
+@pytest.mark.parametrize("name", distinct_shapes())
+def test_greedy_text_of_packed_weights_is_that_of_fp32_where_the_margin_exceeds_the_bound(
+    name, kind, model_of, run_engine, windowed_logits
+):
+    exact, packed = model_of(name), quantize(deepcopy(model_of(name)), kind)
+    requests = [Request(ids(n, n), 3 * CONTEXT, GREEDY) for n in (1, 9, CONTEXT, 20)]
+    clear = []
+    for options in ({"slots": 1}, {"slots": 3, "prefill_tokens": 7}):
+        for request, (pieces,) in zip(requests, run_engine(packed, requests, **options), strict=True):
+            tokens = tokens_of(pieces)
+            logits = windowed_logits(exact, request.prompt, tokens)
+            spread, (best, second) = logits.std(1), logits.topk(2).values.T
+            is_clear = best - second > PACKED_MARGINS[kind] * spread
+            assert torch.equal(logits.argmax(1)[is_clear], torch.tensor(tokens)[is_clear])
+            moved = (windowed_logits(packed, request.prompt, tokens) - logits).abs().amax(1)
+            assert (moved <= PACKED_MARGINS[kind] / 2 * spread).all()
+            clear += is_clear.tolist()
+    assert sum(clear) > 0.1 * len(clear)
 
 
 def test_samples_of_one_request_share_its_prefill_and_are_those_of_fewer_samples(model_of, run_engine, monkeypatch):

@@ -39,7 +39,8 @@ def test_int8_is_wrong_by_half_a_step_of_a_groups_scale(width):
     weight = torch.randn(5, width, generator=torch.Generator().manual_seed(width))
     weight[0] = 0
     weight[1, 0] = 1e4  # the groups behind keep their precision
-    packed, scale = pack_int8(weight)
+    packed, scale = pack_int8(before := weight.clone())
+    assert torch.equal(before, weight), "a caller's weight stays as it is"
     assert packed.dtype == torch.int8
     assert packed.shape == (5, width)
     assert scale.shape == (5, -(-width // 64))

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -33,11 +33,12 @@ from groundup.config.sections import OptimizerConfig
 from groundup.distributed.dtensor import distribute_like
 from groundup.distributed.gather import Stateful, StateTensors
 from groundup.distributed.process_group import SINGLE_PROCESS, ProcessGroup, own_device
-from groundup.errors import CheckpointError
-from groundup.model import build_model
+from groundup.errors import CheckpointError, UsageError
+from groundup.model import build_model, quantized
 from groundup.model.fused_cpu import use_fused_cpu_kernels
 from groundup.model.gpt import GPT
 from groundup.model.init import skip_init
+from groundup.model.quantized import Quantization
 from groundup.model.size import parameters
 from groundup.optim.optimizer import state_shapes
 from groundup.tokenizers import registry
@@ -69,6 +70,7 @@ class LoadedModel:
     tokenizer: Tokenizer
     device: torch.device
     metadata: Mapping[str, Any]  # of the training state, as in its progress.json
+    quantize: Quantization = "none"  # how its weights are packed
 
     @override
     def __repr__(self) -> str:
@@ -106,31 +108,42 @@ def load(
     *,
     checkpoint: str = "latest",
     device: str = "auto",
+    quantize: Quantization = "none",
     process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> LoadedModel:
     """Load model and tokenizer from a run or a checkpoint folder, the model in evaluation mode.
 
     The weights are their running average if the run kept one (`optimizer.ema_decay`).
 
-    `checkpoint` chooses among a run's: `latest`, `best` by validation loss, or a name such as `step-00001000`. Each
+    `checkpoint` chooses among a run's: `latest`, `best` by validation loss, or a name such as `step-00001000`.
+    `quantize` packs the weights of linear layers, on a CPU: `bf16` into half of the memory, `int8` into 27 %. Each
     process of a `process_group` reads the folder, and uses a GPU of its own. A loaded model is returned as it is.
-    Raises CheckpointError when something is missing, damaged or does not fit.
+    Raises CheckpointError when something is missing, damaged or does not fit; UsageError.
     """
+    if quantize not in get_args(Quantization):
+        raise UsageError(f"quantize {quantize}: must be none, bf16 or int8")
     if isinstance(path, LoadedModel):
+        if quantize not in ("none", path.quantize):
+            raise UsageError(f"quantize {quantize}: this model is in memory already; give quantize to groundup.load")
         return path
     where = own_device(str(choose_device(device)), process_group)
-    return read_checkpoint(Path(path), checkpoint, lambda folder: _load(folder, where))
+    if quantize != "none" and where.type != "cpu":
+        raise UsageError(
+            f"quantize {quantize}: packed weights are for CPUs, and the device is {where}; choose device cpu, or leave "
+            "quantize out"
+        )
+    return read_checkpoint(Path(path), checkpoint, lambda folder: _load(folder, where, quantize))
 
 
-def _load(folder: Path, where: torch.device) -> LoadedModel:
+def _load(folder: Path, where: torch.device, quantize: Quantization) -> LoadedModel:
     files.verify(folder, presence_only=(OPTIMIZER,))
     config = load_config(folder)
     check_headers(folder, config)
     with skip_init():
         model = build_model(config.model)
     load_model(folder, model, averaged=True)
-    model = use_fused_cpu_kernels(model.to(where)).eval()
-    return LoadedModel(folder, config, model, load_tokenizer(folder), where, load_metadata(folder))
+    model = quantized.quantize(use_fused_cpu_kernels(model.to(where)), quantize).eval()
+    return LoadedModel(folder, config, model, load_tokenizer(folder), where, load_metadata(folder), quantize)
 
 
 def load_resumable(folder: Path) -> dict[str, Any]:

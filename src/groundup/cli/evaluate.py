@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from groundup.cli.parsing import Parser, add_model, whole_number
+from groundup.cli.parsing import Parser, add_model, add_quantize, whole_number
 from groundup.errors import UsageError
 from groundup.ui.format import json_line, single_line
 
@@ -52,6 +52,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "bf16", "fp16"), default="fp32", help="of matrix products [fp32]"
     )
+    add_quantize(parser)
     parser.option("--json", "print one JSON object")
 
 
@@ -69,7 +70,9 @@ def run(args: argparse.Namespace) -> int:
     from groundup.utils.device import choose_precision
 
     process_group = init_distributed()
-    loaded = load(args.path, checkpoint=args.checkpoint, device=args.device, process_group=process_group)
+    loaded = load(
+        args.path, checkpoint=args.checkpoint, device=args.device, quantize=args.quantize, process_group=process_group
+    )
     precision = choose_precision(args.precision, loaded.device).name
     # Opened first: mistakes in the questions are found before any computation.
     tasks = open_tasks(specs, loaded.tokenizer, block_size=loaded.config.model.block_size)
@@ -85,10 +88,12 @@ def run(args: argparse.Namespace) -> int:
     copied = memorization(loaded, args.data) if args.memorization else None
     if args.json:
         overlap = {"overlap": asdict(copied) | {"recites": copied.is_memorized}} if copied else {}
-        print(json_line(_as_json(str(loaded.folder), loss, baselines, results) | overlap))
+        model = {"checkpoint": str(loaded.folder), "quantize": loaded.quantize}
+        print(json_line(model | _as_json(loss, baselines, results) | overlap))
     else:
         size = parameters(loaded.config.model)
-        print(f"{loaded.folder}: {size:,} parameters, {precision} on {loaded.device}\n")
+        packed = "" if loaded.quantize == "none" else f"weights in {loaded.quantize}, "
+        print(f"{loaded.folder}: {size:,} parameters, {packed}{precision} on {loaded.device}\n")
         _print(loss, baselines, compared, results)
         if copied:
             print(copied.describe())
@@ -99,7 +104,9 @@ def run(args: argparse.Namespace) -> int:
         if match.answer == "other":
             print(f"note  {match.difference}; it may hold text that the run was trained on", file=sys.stderr)
     values = ({LOSS: loss.flat()} if loss else {}) | {result.task: result.flat() for result in results}
-    if not_logged := append_to_log(loaded, values, how):
+    if loaded.quantize != "none":
+        print(f"note  not in the run's log, as the run's weights are not in {loaded.quantize}", file=sys.stderr)
+    elif not_logged := append_to_log(loaded, values, how):
         print(f"note  {not_logged}", file=sys.stderr)
     return 0
 
@@ -118,11 +125,9 @@ def _requested(args: argparse.Namespace) -> tuple[bool, list[TaskSpec]]:
     return LOSS in names, specs
 
 
-def _as_json(
-    checkpoint: str, loss: Evaluation | None, baselines: list[Baseline], results: list[TaskResult]
-) -> dict[str, Any]:
+def _as_json(loss: Evaluation | None, baselines: list[Baseline], results: list[TaskResult]) -> dict[str, Any]:
     """Everything in the table."""
-    values: dict[str, Any] = {"checkpoint": checkpoint}
+    values: dict[str, Any] = {}
     if loss:
         values |= {k: v if isinstance(v, str) or math.isfinite(v) else None for k, v in asdict(loss).items()}
     if baselines:

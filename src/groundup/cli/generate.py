@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from groundup.cli.generation_options import add_generation_options, sampling_of, values_of
-from groundup.cli.parsing import Parser, add_model, utf8, whole_number
+from groundup.cli.parsing import Parser, add_model, add_quantize, utf8, whole_number
 from groundup.errors import UsageError
 from groundup.ui.format import json_line
 from groundup.ui.streams import unescaped
 
 if TYPE_CHECKING:
     from groundup.checkpoint.state import LoadedModel
-    from groundup.generation.engine import Request
+    from groundup.generation.engine import Engine, Request
 
 STANDARD_INPUT = "-"
 MAX_PROMPT_BYTES = 16 << 20  # a model reads its last tokens, as many as its context
@@ -42,6 +42,7 @@ def add_arguments(parser: Parser) -> None:
     parser.option("--num-samples N", "number of samples [1]", type=whole_number, default=1)
     parser.option("--one-line", "end each sample at the end of its line")
     add_generation_options(parser)
+    add_quantize(parser)
     logprobs = "log-probability of each token, and of the N most likely ones in its place; with --json"
     parser.option("--logprobs N", logprobs, type=whole_number)
     parser.option("--memorization", "look the samples up in the training text: does the model copy?")
@@ -58,27 +59,28 @@ def run(args: argparse.Namespace) -> int:
     given = _prompt(args)
 
     from groundup.checkpoint.state import load
-    from groundup.generation.completion import prompt_text, text_request
+    from groundup.generation.completion import engine_for, prompt_text, text_request
     from groundup.run.dataset import prompt_for
 
-    loaded = load(args.path, checkpoint=args.checkpoint, device=args.device)
+    loaded = load(args.path, checkpoint=args.checkpoint, device=args.device, quantize=args.quantize)
     prompt = given or prompt_for(loaded, args.seed)
     request = text_request(
         loaded, prompt, sampling, num_samples=args.num_samples, max_tokens=args.max_tokens, logprobs=args.logprobs,
         stop=(*args.stop, "\n") if args.one_line else args.stop,
     )  # fmt: skip
+    engine = engine_for(loaded, request.samples)
     if not args.quiet:
-        _print_notes(loaded, request.prompt if given else ())
+        _print_notes(loaded, engine, request.prompt if given else ())
     if args.memorization:
         from groundup.run.evaluate_checkpoint import prepared_data
 
         prepared_data(loaded, args.data)  # where it is missing, nothing is generated
     beginning = prompt_text(loaded.tokenizer, prompt)
     if args.json:
-        values = _as_json(loaded, request, beginning, args)
+        values = _as_json(loaded, engine, request, beginning, args)
         print(json_line({"prompt": prompt, "seed": args.seed, **values}))
         return 0
-    texts = _print_samples(loaded, request, beginning)
+    texts = _print_samples(loaded, engine, request, beginning)
     if args.memorization:
         from groundup.run.memorization import find_overlap
 
@@ -86,9 +88,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_notes(loaded: LoadedModel, prompt: Sequence[int]) -> None:
+def _print_notes(loaded: LoadedModel, engine: Engine, prompt: Sequence[int]) -> None:
     from groundup.checkpoint.data_match import changed_data
 
+    if loaded.quantize != "none":
+        print(f"note  weights packed in {loaded.quantize}; computed by {engine.describe()}", file=sys.stderr)
     block_size = loaded.config.model.block_size
     if changed := changed_data(loaded.folder, loaded.config.data):
         print(f"note  {changed}; the model in the checkpoint is the same", file=sys.stderr)
@@ -97,7 +101,7 @@ def _print_notes(loaded: LoadedModel, prompt: Sequence[int]) -> None:
         print(note, file=sys.stderr)
 
 
-def _print_samples(loaded: LoadedModel, request: Request, beginning: str) -> list[str]:
+def _print_samples(loaded: LoadedModel, engine: Engine, request: Request, beginning: str) -> list[str]:
     """Print the samples, the first one while it is generated; returns them without their beginning."""
     from groundup.generation.completion import stream_request
 
@@ -105,7 +109,7 @@ def _print_samples(loaded: LoadedModel, request: Request, beginning: str) -> lis
     out = unescaped(sys.stdout)
     say = partial(print, file=sys.stdout if out.isatty() else out)
     texts, unprinted = [""] * request.samples, beginning
-    for pieces in stream_request(loaded, request):
+    for pieces in stream_request(engine, loaded.model, request):
         texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
         say(unprinted + pieces[0], end="", flush=True)
         unprinted = ""
@@ -115,10 +119,12 @@ def _print_samples(loaded: LoadedModel, request: Request, beginning: str) -> lis
     return texts
 
 
-def _as_json(loaded: LoadedModel, request: Request, beginning: str, args: argparse.Namespace) -> dict[str, Any]:
-    from groundup.generation.completion import engine_for, run_requests
+def _as_json(
+    loaded: LoadedModel, engine: Engine, request: Request, beginning: str, args: argparse.Namespace
+) -> dict[str, Any]:
+    from groundup.generation.completion import run_requests
 
-    (samples,) = run_requests(engine_for(loaded, request.samples), [request])
+    (samples,) = run_requests(engine, [request])
     texts = ["".join(piece.text for piece in pieces) for pieces in samples]
     values: dict[str, Any] = {"samples": [beginning + text for text in texts]}
     if args.logprobs is not None:

@@ -250,6 +250,16 @@ def add_model(parser: Parser, *, device: bool = False) -> None:
         parser.option("--device DEVICE", "auto, cpu, cuda, cuda:N or mps [auto]", default="auto", proposed=devices)
 
 
+def add_quantize(parser: Parser) -> None:
+    """Add the option that packs the weights of a model."""
+    parser.add_argument(
+        "--quantize",
+        choices=("none", "bf16", "int8"),
+        default="none",
+        help="pack the weights of linear layers, on a CPU: bf16 into a half of the memory, int8 into 27 %% [none]",
+    )
+
+
 def add_source(parser: Parser) -> None:
     """Add arguments that choose a model to publish, and its licence."""
     add_model(parser)

@@ -6,7 +6,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from groundup.cli.parsing import Parser, whole_number
+from groundup.cli.parsing import Parser, add_quantize, whole_number
 from groundup.config.types import parse_duration
 from groundup.errors import UsageError
 from groundup.ui.format import single_line
@@ -35,6 +35,7 @@ def add_arguments(parser: Parser) -> None:
     parser.option("--port N", "port to listen on; 0: any free one [8000]", type=whole_number, default=8000)
     parser.option("--checkpoint NAME", "latest, best, or a name such as step-00001000 [latest]", default="latest")
     parser.option("--device DEVICE", "auto, cpu, cuda, cuda:N or mps [auto]", default="auto")
+    add_quantize(parser)
     parser.option("--api-key-file FILE", f"file with the key that clients must send [${KEY_VARIABLE}, or none]")
     parser.option(
         "--cors-origin ORIGIN", "site whose pages may use the server, such as https://example.org; * for all; may be "
@@ -62,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
         from groundup.server.app import create_app
         from groundup.server.limits import LOOPBACK_NAMES, Limits
 
-        models = {name: load(path, checkpoint=args.checkpoint, device=args.device) for name, path in paths.items()}
+        options = {"checkpoint": args.checkpoint, "device": args.device, "quantize": args.quantize}
+        models = {name: load(path, **options) for name, path in paths.items()}
         loopback = is_loopback(bound)
         if not (loopback or key):
             print(

@@ -45,14 +45,13 @@ def generate_stream(
     Raises TokenizerError, UsageError.
     """
     request = text_request(loaded, prompt, sampling, num_samples=num_samples, max_tokens=max_tokens, stop=stop)
-    return stream_request(loaded, request)
+    return stream_request(engine_for(loaded, request.samples), loaded.model, request)
 
 
-def stream_request(loaded: TextModel, request: Request) -> Iterator[list[str]]:
-    """The texts of a request's samples, as by `generate_stream`."""
-    engine = engine_for(loaded, request.samples)
+def stream_request(engine: Engine, model: GPT, request: Request) -> Iterator[list[str]]:
+    """The texts of a request's samples, as by `generate_stream`, from an idle engine of `model`."""
     engine.add(request)  # at once: mistakes are found before the first text is asked for
-    return _stream(engine, loaded.model, request.samples)
+    return _stream(engine, model, request.samples)
 
 
 def _stream(engine: Engine, model: GPT, num_samples: int) -> Iterator[list[str]]:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Quantization = Literal["bf16", "int8"]
+Quantization = Literal["none", "bf16", "int8"]
 GROUP = 64  # inputs of a row that share a scale
 MAX_INT8 = 127
 Model = TypeVar("Model", bound=nn.Module)
@@ -53,10 +53,10 @@ def pack_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     of a row may be shorter.
     """
     outputs, inputs = weight.shape
-    groups = F.pad(weight.float(), (0, -inputs % GROUP)).view(outputs, -1, GROUP)  # (O, G, GROUP)
-    scale = groups.abs().amax(2) / MAX_INT8
+    groups = F.pad(weight.float(), (0, -inputs % GROUP)).view(outputs, -1, GROUP)  # (O, G, GROUP), a copy
+    scale = torch.linalg.vector_norm(groups, torch.inf, dim=2) / MAX_INT8
     divisor = scale.where(scale > 0, 1)  # a group of zeros
-    packed = (groups / divisor[:, :, None]).round_().clamp_(-MAX_INT8, MAX_INT8).to(torch.int8)
+    packed = groups.div_(divisor[:, :, None]).round_().clamp_(-MAX_INT8, MAX_INT8).to(torch.int8)
     return packed.flatten(1)[:, :inputs].contiguous(), scale
 
 
@@ -73,8 +73,10 @@ def quantize(model: Model, kind: Quantization) -> Model:
     """Pack every linear layer of a finished model, the head included; returns it, changed in place.
 
     Embeddings, norms, biases and n-gram tables stay in fp32. Of a head that is tied to the embedding, the embedding
-    keeps fp32 rows to look up, and the head gets a packed copy.
+    keeps fp32 rows to look up, and the head gets a packed copy. `none`: no-op.
     """
+    if kind == "none":
+        return model
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, nn.Linear):

@@ -25,6 +25,7 @@ from groundup.evaluation.loss import Loss, split_loss
 from groundup.evaluation.tasks import EvalTask, TaskResult, TaskSpec, compute_result, open_tasks
 from groundup.model.gpt import NextTokenLoss
 from groundup.model.ngram import leave_one_out
+from groundup.model.quantized import Quantization
 from groundup.planning import policy
 from groundup.ui.progress import count_progress, shows
 from groundup.utils.device import autocast, choose_precision
@@ -80,6 +81,7 @@ def evaluate(
     precision: Precision = "fp32",
     checkpoint: str = "latest",
     device: str = "auto",
+    quantize: Quantization = "none",
     process_group: ProcessGroup = SINGLE_PROCESS,
     progress: bool = True,
 ) -> Evaluation:
@@ -87,16 +89,16 @@ def evaluate(
 
     The split is scored in windows of the model's context, or of `window` tokens, which is harder: the first tokens of
     a window have little context. With a `stride` below the window they overlap, and each token is scored once, by the
-    window that gives it the most context. `tokens` limits the scored tokens; default: the complete split. The processes
-    of a `process_group` share the windows. `progress`: whether to show it. Raises CheckpointError, DataError,
-    UsageError; DataError also where the run's own folder now holds other data, part of which may be what it was
-    trained on.
+    window that gives it the most context. `tokens` limits the scored tokens; default: the complete split. `quantize`:
+    pack the weights first, as `load` does. The processes of a `process_group` share the windows. `progress`: whether to
+    show it. Raises CheckpointError, DataError, UsageError; DataError also where the run's own folder now holds other
+    data, part of which may be what it was trained on.
     """
     if split not in ("train", "val"):
         raise UsageError(f"split {split!r}: must be train or val")
     if tokens is not None and tokens < 1:
         raise UsageError(f"tokens {tokens}: must be 1 or more")
-    loaded = load(path, checkpoint=checkpoint, device=device, process_group=process_group)
+    loaded = load(path, checkpoint=checkpoint, device=device, quantize=quantize, process_group=process_group)
     block_size = loaded.config.model.block_size
     if window is not None and not 1 <= window <= block_size:
         raise UsageError(f"window {window}: must be from 1 to the model's context of {block_size}")
@@ -147,6 +149,7 @@ def evaluate_tasks(
     precision: Precision = "fp32",
     checkpoint: str = "latest",
     device: str = "auto",
+    quantize: Quantization = "none",
     process_group: ProcessGroup = SINGLE_PROCESS,
     progress: Callable[[str], Callable[[int, int], None]] | bool = True,
 ) -> list[TaskResult]:
@@ -156,10 +159,10 @@ def evaluate_tasks(
     pinned commit; or a file of questions, `mine.jsonl`, whose lines have `context`, `choices` and, in `answer`, the
     index of the right choice, counted from 0; or a file of one of the tasks, `hellaswag=FILE`. A suffix such as `:500`
     takes the first 500 questions. `progress`: whether to show it, or a function that gets the name of each task and
-    returns a function of endings done and endings in all. The processes of a `process_group` share the questions.
-    Raises CheckpointError, DataError, UsageError.
+    returns a function of endings done and endings in all. `quantize`: pack the weights first, as `load` does. The
+    processes of a `process_group` share the questions. Raises CheckpointError, DataError, UsageError.
     """
-    loaded = load(path, checkpoint=checkpoint, device=device, process_group=process_group)
+    loaded = load(path, checkpoint=checkpoint, device=device, quantize=quantize, process_group=process_group)
     opened = open_tasks(tasks, loaded.tokenizer, block_size=loaded.config.model.block_size)  # all mistakes come first
     quiet = callable(progress) or not shows(progress) or process_group.rank > 0
     with count_progress(quiet=quiet) as shown:
