@@ -11,7 +11,8 @@ CPU, CONTEXT = torch.device("cpu"), 16
 
 
 def ids(n: int, seed: int) -> list[int]:
-    return [random.Random(seed).randrange(256) for _ in range(n)]
+    rng = random.Random(seed)
+    return [rng.randrange(256) for _ in range(n)]
 
 
 @pytest.mark.parametrize("name", ["gpt1", "gpt2", "modern", "nanochat", "fast-small"])

@@ -28,7 +28,8 @@ DIMENSIONS = ("n_layer", "n_head", "n_embd", "n_inner", "block_size", "dropout",
 
 
 def ids(n: int, seed: int = 0) -> tuple[int, ...]:
-    return tuple(random.Random(seed).randrange(256) for _ in range(n))
+    rng = random.Random(seed)
+    return tuple(rng.randrange(256) for _ in range(n))
 
 
 def text_of(pieces) -> str:

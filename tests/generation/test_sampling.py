@@ -14,6 +14,14 @@ from groundup.generation.sampling import Sampling
 LOGITS = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
 
 
+def draw(logits: torch.Tensor, rows: list[RowSampler]) -> list[int]:
+    """The next token of each row."""
+    found = choose(logits, [position for row in rows for position in row.positions()])
+    for row, token in zip(rows, found, strict=True):
+        row.add(token)
+    return found
+
+
 def shares(sampler: Sampler, n: int = 4000) -> list[float]:
     drawn = torch.stack([sampler(LOGITS)[0] for _ in range(n)])
     return (torch.bincount(drawn, minlength=4) / n).tolist()
@@ -86,6 +94,13 @@ def test_repetition_penalty_makes_tokens_of_prompt_and_text_less_likely():
     assert found == [1.0, -4.0, 2.0, -2.0]
 
 
+@pytest.mark.parametrize("penalty", [1e-300, 1e-40, 1e40, 1e300])
+def test_no_repetition_penalty_excludes_every_token(penalty):
+    found = filtered([2.0, -2.0, 0.0, 90.0], [0, 1, 2, 3], [], repetition_penalty=penalty, temperature=1e-4, min_p=0.5)
+    assert any(map(math.isfinite, found))
+    assert not any(map(math.isnan, found))
+
+
 def test_presence_and_frequency_penalties_count_generated_tokens_alone():
     options = {"presence_penalty": 0.5, "frequency_penalty": 0.25, "temperature": 0}
     assert filtered([1.0, 1.0, 1.0], [0], [1, 2, 2], **options) == [1.0, 0.25, 0.0]
@@ -102,16 +117,25 @@ def test_bias_is_added_and_its_ends_exclude():
 @pytest.mark.parametrize(("bias", "allowed"), [({0: -100}, {1, 2, 3}), ({3: 100}, {3}), ({1: 100, 2: 100}, {1, 2})])
 def test_a_biased_row_never_gives_what_is_excluded(bias, allowed, temperature):
     row = RowSampler(Sampling(temperature, logit_bias=bias), 0)
-    assert {choose(LOGITS, [row])[0] for _ in range(100)} <= allowed
+    assert {draw(LOGITS, [row])[0] for _ in range(100)} <= allowed
 
 
 @pytest.mark.parametrize(
-    "options", [{"temperature": 1e-9}, {"temperature": 1e-4}, {"top_p": 1e-9}, {"top_k": 1}, {"min_p": 1}]
+    "options",
+    [
+        {"temperature": 1e-9},
+        {"temperature": 1e-4},
+        {"top_p": 1e-9},
+        {"top_p": 1e-300},
+        {"top_k": 1},
+        {"min_p": 1},
+        {"temperature": 1e-4, "top_p": 1e-45, "min_p": 1},
+    ],
 )
 def test_the_limits_of_options_are_greedy(options):
     logits = torch.randn(1, 300, generator=torch.Generator().manual_seed(3)) * 40
     row = RowSampler(Sampling(**options), 0)
-    assert {choose(logits, [row])[0] for _ in range(20)} == {int(logits.argmax())}
+    assert {draw(logits, [row])[0] for _ in range(20)} == {int(logits.argmax())}
 
 
 def test_rows_with_different_options_are_chosen_as_if_alone():
@@ -122,11 +146,7 @@ def test_rows_with_different_options_are_chosen_as_if_alone():
     ]  # fmt: skip
     together, alone = ([RowSampler(o, i, (1, 2), 50) for i, o in enumerate(options)] for _ in range(2))
     for _ in range(5):
-        found = choose(logits, together)
-        assert found == [choose(logits[i : i + 1], [row])[0] for i, row in enumerate(alone)]
-        for rows in (together, alone):
-            for row, token in zip(rows, found, strict=True):
-                row.add(token)
+        assert draw(logits, together) == [draw(logits[i : i + 1], [row])[0] for i, row in enumerate(alone)]
 
 
 NUMBERS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
@@ -168,3 +188,21 @@ def test_values_out_of_range_are_refused_with_the_remedy(options, message):
 def test_a_sampler_refuses_them_too(arguments, name):
     with pytest.raises(UsageError, match=name):
         Sampler(*arguments)
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": 0}, {"seed": 4}, {"top_p": 0.9, "seed": 5}, {"frequency_penalty": 2, "seed": 6},
+                {"repetition_penalty": 3, "temperature": 0}],
+)  # fmt: skip
+@pytest.mark.parametrize("right", [0, 1, 3])
+def test_tokens_after_a_right_draft_are_those_that_are_chosen_one_by_one(options, right):
+    """And the random number of a dropped position is that of the next one."""
+    logits = torch.randn(12, 9, generator=torch.Generator().manual_seed(1)).mul(2)
+    one, many = (RowSampler(Sampling(**options), 0, (1, 2), 9) for _ in range(2))
+    chosen = [draw(logits[i : i + 1], [one])[0] for i in range(12)]
+    for first in range(0, 12, right + 1):
+        draft = [*chosen[first : first + right], *[(token + 1) % 9 for token in chosen[first + right : first + 3]]]
+        found = choose(logits[first : first + len(draft) + 1], many.positions(draft)[: 12 - first])
+        assert found[: right + 1] == chosen[first : first + right + 1]
+        for token in found[: right + 1]:
+            many.add(token)

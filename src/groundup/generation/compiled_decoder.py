@@ -72,7 +72,8 @@ class CompiledDecoder(ModelDecoder):
         spans = [(slot, self.slots.reserve(slot, len(own)), len(own)) for slot, own in zip(slots, ids, strict=True)]
         positions = torch.tensor([position + i for _, position, n in spans for i in range(n)])  # (N,)
         flat = torch.tensor([token for own in ids for token in own])  # (N,)
-        x = self._model.embed(flat[None], positions)[0]  # (N, C)
+        # As sequences of one token: those of all sequences together may be more than the context.
+        x = self._model.embed(flat[:, None], positions[:, None])[:, 0]  # (N, C)
         if not isinstance(self._model, NGramGPT):
             return self._limited(self._step(x, None, spans, logits, torch.get_num_threads()))
         assert isinstance(self.slots, NGramCache), "an n-gram model's cache"

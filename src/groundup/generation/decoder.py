@@ -39,6 +39,8 @@ class Decoder(Protocol):
 
     vocab: int
     context: int
+    step_overhead: int
+    """cost of a step as the number of tokens that take as long, their own time not counted; 0: drafts never pay"""
 
     @property
     def slots(self) -> Slots:

@@ -7,7 +7,7 @@ Letters: B rows (samples under way), V vocabulary.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, NewType
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from groundup.errors import UsageError
 from groundup.generation.decoder import Decoder, new_decoder, window_start
+from groundup.generation.drafts import Drafter, NewDrafter, NoDrafts
 from groundup.generation.logprobs import NO_LOGPROBS, TokenLogprobs, score
 from groundup.generation.sampler import RowSampler, choose
 from groundup.generation.sampling import Sampling
@@ -81,15 +82,18 @@ class Engine:
         prefill_tokens: int = 256,
         agree: Callable[[Tensor], Tensor] = lambda logits: logits,
         decoder: Decoder | None = None,
+        new_drafter: NewDrafter = NoDrafts,
     ) -> None:
         """`per_owner`: samples of one owner at a time, so that those of others find a slot; default: no such limit.
 
         `prefill_tokens`: tokens of prompts that are read in one step. `agree` makes logits equal on all ranks.
-        `decoder` with as many slots; default: that of `new_decoder`.
+        `decoder` with as many slots; default: that of `new_decoder`. `new_drafter`: of guesses at a text's next tokens,
+        several of which are checked in one step.
         """
         self.tokenizer, self.slots, self.prefill_tokens, self._agree = tokenizer, slots, prefill_tokens, agree
         self._per_owner = slots if per_owner is None else per_owner
         self._decoder = decoder or new_decoder(model, device, slots)
+        self._new_drafter = new_drafter if self._decoder.step_overhead else NoDrafts
         self._tickets = 0
         self._waiting: deque[_Row] = deque()
         self._rows: list[_Row] = []  # by slot: first those that get a token each step, then those whose prompt is read
@@ -108,7 +112,8 @@ class Engine:
         """Enqueue a request of an owner. UsageError, which names the option, where it cannot be fulfilled."""
         check(request, self._decoder.vocab, self._decoder.context)
         self._tickets += 1
-        self._waiting.append(_Row(Ticket(self._tickets), owner, 0, request, self.tokenizer, self._decoder))
+        row = _Row(Ticket(self._tickets), owner, 0, request, self.tokenizer, self._decoder, self._new_drafter)
+        self._waiting.append(row)
         return Ticket(self._tickets)
 
     @torch.inference_mode()
@@ -133,7 +138,16 @@ class Engine:
         rows = self._rows[: self._decoding]
         if not rows:
             return []
-        return self._next_tokens(rows, self._decoder.step([[row.ids[-1]] for row in rows]))
+        # A step costs as much as `step_overhead` tokens more than its tokens. Of that, a draft that is right saves a
+        # row its part.
+        least_chance = len(rows) / (len(rows) + self._decoder.step_overhead)
+        drafts = [row.draft(least_chance) for row in rows]
+        logits = self._decoder.step([[row.ids[-1], *draft] for row, draft in zip(rows, drafts, strict=True)])
+        pieces = self._next_tokens(rows, drafts, logits)
+        for slot, (row, draft) in enumerate(zip(rows, drafts, strict=True)):
+            if draft:
+                self._decoder.slots.truncate(slot, row.cached)
+        return pieces
 
     def _prefill(self) -> list[Piece]:
         """Read prompts, `prefill_tokens` in all, in order; first tokens of those that are complete."""
@@ -153,17 +167,32 @@ class Engine:
             pieces += row.echo()
             if row.finish is None:
                 assert row.logits is not None, "its prompt was read"
-                pieces += self._next_tokens([row], row.logits)
+                pieces += self._next_tokens([row], [[]], row.logits)
         return pieces
 
-    def _next_tokens(self, rows: "list[_Row]", logits: Tensor) -> list[Piece]:
+    def _next_tokens(self, rows: "list[_Row]", drafts: Sequence[Sequence[int]], logits: Tensor) -> list[Piece]:
+        """Choose the next token of each row, and those after each token of its draft, as far as that is right.
+
+        `logits`: after each row's last token and each token of its draft, (number of these, V).
+        """
         logits = self._agree(logits)
-        tokens = choose(logits, [row.sampler for row in rows])
-        wanted = [row.request.logprobs for row in rows]
-        scores = [NO_LOGPROBS] * len(rows)
+        parts = [row.sampler.positions(draft) for row, draft in zip(rows, drafts, strict=True)]
+        tokens = choose(logits, [position for part in parts for position in part])
+        kept: list[tuple[_Row, int]] = []  # row, and index of its logits and its token
+        first = 0
+        for row, draft in zip(rows, drafts, strict=True):
+            kept += [(row, first + i) for i in range(_agreeing(draft, tokens[first:]) + 1)]
+            first += len(draft) + 1
+        wanted = [row.request.logprobs for row, _ in kept]
+        scores = [NO_LOGPROBS] * len(kept)
         if any(n is not None for n in wanted):
-            scores = score(logits, tokens, max(n or 0 for n in wanted)).split(wanted)
-        return [row.append(token, own) for row, token, own in zip(rows, tokens, scores, strict=True)]
+            chosen = [tokens[i] for _, i in kept]
+            scores = score(logits[[i for _, i in kept]], chosen, max(n or 0 for n in wanted)).split(wanted)
+        pieces = []
+        for (row, i), own in zip(kept, scores, strict=True):
+            if row.finish is None:  # what is left of a draft after the end is dropped
+                pieces.append(row.append(tokens[i], own))
+        return pieces
 
     def _admit(self) -> None:
         while len(self._rows) < self.slots and (row := self._next_waiting()):
@@ -230,6 +259,11 @@ def check(request: Request, vocab: int, context: int) -> None:
         )
 
 
+def _agreeing(draft: Sequence[int], tokens: Sequence[int]) -> int:
+    """Number of the first tokens of a draft that were chosen."""
+    return next((i for i, token in enumerate(draft) if token != tokens[i]), len(draft))
+
+
 class _Row:
     """One sample: its tokens, the window of them that the model reads, and its text."""
 
@@ -241,9 +275,12 @@ class _Row:
         request: Request,
         tokenizer: Tokenizer,
         decoder: Decoder,
+        new_drafter: NewDrafter,
     ) -> None:
         self.ticket, self.owner, self.sample, self.request = ticket, owner, sample, request
         self._tokenizer, self._decoder = tokenizer, decoder
+        self._new_drafter = new_drafter
+        self._drafter: Drafter | None = None  # from the first draft on
         self.sampler = RowSampler(request.sampling, sample, request.prompt, decoder.vocab)
         self.ids = list(request.prompt[-decoder.context :])
         self.generated = 0
@@ -280,7 +317,7 @@ class _Row:
         """The other samples of the request, for which this one has read the prompt."""
         rows = []
         for sample in range(1, self.request.samples):
-            row = _Row(self.ticket, self.owner, sample, self.request, self._tokenizer, self._decoder)
+            row = _Row(self.ticket, self.owner, sample, self.request, self._tokenizer, self._decoder, self._new_drafter)
             row._read, row._scores, row.saved = self._read, False, saved
             row.logits, row._prompt_logprobs = self.logits, self._prompt_logprobs
             rows.append(row)
@@ -299,6 +336,8 @@ class _Row:
         self.ids.append(token)
         self.generated += 1
         self.sampler.add(token)
+        if self._drafter:
+            self._drafter.add(token)
         ended = token == self._tokenizer.end_of_text
         text = "" if ended else self._text.feed(token)
         if ended or self._text.stopped:
@@ -306,6 +345,17 @@ class _Row:
         elif self.generated == self.request.max_tokens:
             self.finish = "length"
         return self._piece(text + (self._text.finish() if self.finish else ""), [token], logprobs)
+
+    def draft(self, least_chance: float) -> list[int]:
+        """Guesses at its next tokens, for which there is room in the window and need; see `Drafter.propose`."""
+        room = self._decoder.context - (len(self.ids) - self._start)
+        self._drafter = self._drafter or self._new_drafter(self.ids)
+        return self._drafter.propose(min(room, self.request.max_tokens - self.generated - 1), least_chance)
+
+    @property
+    def cached(self) -> int:
+        """Tokens of the window that are in its slot: all but the last."""
+        return len(self.ids) - self._start - 1
 
     def slide(self) -> bool:
         """Whether the window is full; then it begins at its last half, which is still to be read."""

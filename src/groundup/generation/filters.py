@@ -12,6 +12,8 @@ from torch import Tensor
 
 from groundup.generation.sampling import BANNED, FORCED, Sampling
 
+MAX_PENALTY = 1e30  # times a logit, divided by the lowest temperature, it does not overflow
+
 
 class Counts:
     """Tokens of one sequence: how often each was generated, and which occur in the prompt."""
@@ -20,6 +22,12 @@ class Counts:
         self.generated = torch.zeros(vocab)  # (V,)
         self.seen = torch.zeros(vocab, dtype=torch.bool)  # (V,), in the prompt or generated
         self.seen[list(prompt)] = True
+
+    def copy(self) -> "Counts":
+        """The same counts, which change on their own."""
+        other = Counts((), 0)
+        other.generated, other.seen = self.generated.clone(), self.seen.clone()
+        return other
 
     def add(self, token: int) -> None:
         """Count a generated token."""
@@ -43,7 +51,8 @@ class RepetitionPenalty:
     def __call__(self, logits: Tensor, counts: Sequence[Counts]) -> Tensor:
         """See `Filter`."""
         seen = torch.stack([row.seen for row in counts])
-        return torch.where(seen, torch.where(logits > 0, logits / self.penalty, logits * self.penalty), logits)
+        penalty = min(max(self.penalty, 1 / MAX_PENALTY), MAX_PENALTY)
+        return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,9 @@ class TopP:
         """See `Filter`."""
         ranked, order = logits.sort(descending=True)
         before = ranked.softmax(-1).cumsum(-1) - ranked.softmax(-1)  # total probability of all more likely tokens
-        return logits.masked_fill((before >= self.p).gather(-1, order.argsort(-1)), -torch.inf)
+        excluded = before >= self.p
+        excluded[:, 0] = False  # in fp32 a tiny p is 0
+        return logits.masked_fill(excluded.gather(-1, order.argsort(-1)), -torch.inf)
 
 
 @dataclass(frozen=True)

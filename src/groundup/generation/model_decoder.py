@@ -10,6 +10,8 @@ from torch import Tensor
 
 from groundup.model.gpt import GPT
 
+STEP_OVERHEAD = 6  # on CPUs; more in small models, less in large ones (docs/lab-notes.md)
+
 
 class ModelDecoder:
     """Decoder that calls the model as it is, over its own cache."""
@@ -17,6 +19,7 @@ class ModelDecoder:
     def __init__(self, model: GPT, device: torch.device, slots: int, reason: str = "") -> None:
         """`reason`: why nothing faster than the model's own modules can be used."""
         self.vocab, self.context = model.config.vocab, model.config.block_size
+        self.step_overhead = STEP_OVERHEAD if device.type == "cpu" else 0
         self.slots = model.new_cache(slots)
         self._model, self._device, self._reason = model, device, reason
 

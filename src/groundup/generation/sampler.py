@@ -5,6 +5,7 @@ Letters: B rows, V vocabulary.
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +13,17 @@ from torch import Tensor
 from groundup.generation.filters import Counts, Filter, filters_of
 from groundup.generation.sampling import Sampling
 from groundup.utils.hashing import mix64
+
+UNUSED = torch.zeros(1, dtype=torch.float64)  # in place of a random number, where none is needed
+
+
+class Position(NamedTuple):
+    """One token to be chosen."""
+
+    greedy: bool
+    filters: tuple[Filter, ...]
+    counts: Counts
+    number: Tensor  # random, from [0, 1): (1,), float64
 
 
 class RowSampler:
@@ -21,52 +33,68 @@ class RowSampler:
     """
 
     def __init__(self, sampling: Sampling, sample: int, prompt: Sequence[int] = (), vocab: int = 0) -> None:
-        self.sampling, self.filters = sampling, filters_of(sampling)
+        self._sampling, self._filters = sampling, filters_of(sampling)
         # Hashed, so that adjacent seeds share no row; torch's CPU generator uses only the low 32 bits.
         seed = int(mix64(sampling.seed, sample)[0]) & 0xFFFFFFFF
         self._generator = torch.Generator().manual_seed(seed)
+        self._numbers: list[Tensor] = []  # random, of the next tokens
         self._prompt, self._vocab = (prompt, vocab) if sampling.counts_tokens else ((), 0)
 
     @cached_property
-    def counts(self) -> Counts:
+    def _counts(self) -> Counts:
         """Counts of its tokens. Made when first needed: thousands of sequences may wait."""
         return Counts(self._prompt, self._vocab)
 
-    def uniform(self) -> Tensor:
-        """The next random number from [0, 1): (1,), float64."""
-        return torch.rand(1, generator=self._generator, dtype=torch.float64)
+    def positions(self, draft: Sequence[int] = ()) -> list[Position]:
+        """The next token, and those after each token of a draft.
+
+        That after `draft[i]` is right if `draft[: i + 1]` are the tokens that are chosen: each token has its own random
+        number, whatever was drafted.
+        """
+        counts = [self._counts]
+        for token in draft:
+            counts.append(counts[-1].copy() if self._sampling.counts_tokens else self._counts)
+            if self._sampling.counts_tokens:
+                counts[-1].add(token)
+        if self._sampling.greedy:
+            return [Position(True, self._filters, each, UNUSED) for each in counts]
+        while len(self._numbers) < len(counts):
+            self._numbers.append(torch.rand(1, generator=self._generator, dtype=torch.float64))
+        return [Position(False, self._filters, *each) for each in zip(counts, self._numbers, strict=False)]
 
     def add(self, token: int) -> None:
-        """Count a token that was chosen."""
-        if self.sampling.counts_tokens:
-            self.counts.add(token)
+        """Take note of a token that was chosen."""
+        del self._numbers[:1]
+        if self._sampling.counts_tokens:
+            self._counts.add(token)
 
 
-def choose(logits: Tensor, rows: Sequence[RowSampler]) -> list[int]:
-    """One token id for each row: (B, V) -> B ids. Rows with the same filters are computed together."""
+def choose(logits: Tensor, positions: Sequence[Position]) -> list[int]:
+    """One token id for each position: (B, V) -> B ids. Those with the same filters are computed together."""
     groups: dict[tuple[bool, tuple[Filter, ...]], list[int]] = {}
-    for index, row in enumerate(rows):
-        groups.setdefault((row.sampling.greedy, row.filters), []).append(index)
-    chosen = [0] * len(rows)
+    for index, position in enumerate(positions):
+        groups.setdefault((position.greedy, position.filters), []).append(index)
+    chosen = [0] * len(positions)
     for (greedy, filters), group in groups.items():
         if greedy and not filters:
             found = (logits if len(groups) == 1 else logits[group]).argmax(-1).tolist()
         else:
             # On the CPU: Apple GPUs have no float64.
-            found = _draw(logits[group].float().cpu(), [rows[index] for index in group], filters, greedy=greedy)
+            found = _draw(logits[group].float().cpu(), [positions[index] for index in group])
         for index, token in zip(group, found, strict=True):
             chosen[index] = token
     return chosen
 
 
-def _draw(logits: Tensor, rows: Sequence[RowSampler], filters: Sequence[Filter], *, greedy: bool) -> list[int]:
-    counts = [row.counts for row in rows]
-    for keep in filters:
+def _draw(logits: Tensor, positions: Sequence[Position]) -> list[int]:
+    """Tokens of positions with the same filters."""
+    counts = [position.counts for position in positions]
+    for keep in positions[0].filters:
         logits = keep(logits, counts)
-    if greedy:
+    if positions[0].greedy:
         return list(logits.argmax(-1).tolist())
     mass = logits.double().softmax(-1).cumsum(-1)  # (B, V)
-    drawn = torch.cat([row.uniform() for row in rows]) * mass[:, -1]
+    drawn = torch.cat([position.number for position in positions]) * mass[:, -1]
     # The first token whose cumulative mass exceeds the draw: filtered tokens add no mass and cannot be drawn.
     found = torch.searchsorted(mass, drawn[:, None], right=True)[:, 0].clamp(max=logits.size(-1) - 1)
     return list(found.tolist())
@@ -84,4 +112,7 @@ class Sampler:
         """(B, V) logits -> (B,) token ids on the same device."""
         B = logits.size(0)
         self._rows += [RowSampler(self.sampling, sample) for sample in range(len(self._rows), B)]
-        return torch.tensor(choose(logits, self._rows[:B]), device=logits.device)
+        chosen = choose(logits, [position for row in self._rows[:B] for position in row.positions()])
+        for row, token in zip(self._rows, chosen, strict=False):
+            row.add(token)
+        return torch.tensor(chosen, device=logits.device)
