@@ -152,7 +152,7 @@ def test_several_tokens_of_a_row_and_a_full_context_go_to_the_model(model_of):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "modern", "fast-small"])
-def test_texts_are_those_of_the_model(name, model_of, monkeypatch):
+def test_texts_are_those_of_the_model(name, model_of):
     """The engine over replayed steps: requests that join, leave, slide past the context and share a prompt."""
     model, found = plain(model_of(name)), []
     requests = [
@@ -160,8 +160,7 @@ def test_texts_are_those_of_the_model(name, model_of, monkeypatch):
         for n, t, samples in [(3, 0, 1), (20, 0.8, 3), (16, 1, 1)]
     ]
     for decoder in decoders(model):
-        engine = Engine(model, ByteTokenizer(), CPU, slots=SLOTS, prefill_tokens=6)
-        monkeypatch.setattr(engine, "_decoder", decoder)
+        engine = Engine(model, ByteTokenizer(), CPU, slots=SLOTS, prefill_tokens=6, decoder=decoder)
         tickets, texts = [], {}
         while requests[len(tickets) :] or not engine.idle:
             tickets += [engine.add(request) for request in requests[len(tickets) : len(tickets) + 1]]

@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from groundup.errors import UsageError
+from groundup.generation import sampler
 from groundup.generation.filters import Counts, LogitBias, MinP, TopK, TopP, filters_of
 from groundup.generation.sampler import RowSampler, Sampler, choose
 from groundup.generation.sampling import Sampling
 
+CPU = torch.device("cpu")
 LOGITS = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
 
 
@@ -206,3 +209,44 @@ def test_tokens_after_a_right_draft_are_those_that_are_chosen_one_by_one(options
         assert found[: right + 1] == chosen[first : first + right + 1]
         for token in found[: right + 1]:
             many.add(token)
+
+
+DEVICE_OPTIONS = [{}, {"temperature": 0.0}, {"top_p": 0.5}, {"temperature": 0.5, "top_k": 3, "min_p": 0.1}]
+
+
+@pytest.mark.parametrize("options", DEVICE_OPTIONS)
+def test_tokens_are_chosen_where_the_logits_are(options):
+    """On the device `meta`, tensors have no contents that could be waited for or copied."""
+    (position,) = RowSampler(Sampling(**options), 0).positions()
+    found = sampler._choose_alike(torch.empty(3, 50, device="meta"), [position] * 3)
+    assert (found.device.type, found.shape) == ("meta", (3,))
+
+
+def test_what_a_gpu_lacks_is_computed_on_the_cpu(monkeypatch):
+    gpu, apple = torch.device("cuda", 0), torch.device("mps")
+    plain, penalty = (filters_of(Sampling(top_k=3, repetition_penalty=r)) for r in (1.0, 1.1))
+    assert [sampler._device(*each) for each in [(gpu, plain), (gpu, penalty), (apple, plain)]] == [gpu, CPU, CPU]
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    assert sampler._device(gpu, plain) == CPU
+
+
+class Called(TorchFunctionMode):
+    """Names of the functions that are called on tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_all_work_of_a_step_comes_before_the_first_ids_are_waited_for():
+    rows = [RowSampler(Sampling(**options), i) for i, options in enumerate(DEVICE_OPTIONS)]
+    positions = [position for row in rows for position in row.positions()]
+    with Called() as called:
+        choose(torch.randn(4, 50, generator=torch.Generator().manual_seed(0)), positions)
+    work = [i for i, name in enumerate(called.names) if name in ("argmax", "searchsorted")]
+    assert len(work) == called.names.count("tolist") == 4
+    assert max(work) < called.names.index("tolist")

@@ -114,7 +114,7 @@ class TopP:
 
     def __call__(self, logits: Tensor, counts: Sequence[Counts]) -> Tensor:
         """See `Filter`."""
-        ranked, order = logits.sort(descending=True)
+        ranked, order = logits.sort(descending=True, stable=True)  # of equal ones the same on every device
         before = ranked.softmax(-1).cumsum(-1) - ranked.softmax(-1)  # total probability of all more likely tokens
         excluded = before >= self.p
         excluded[:, 0] = False  # in fp32 a tiny p is 0
@@ -131,6 +131,10 @@ class MinP:
         """See `Filter`."""
         probabilities = logits.softmax(-1)
         return logits.masked_fill(probabilities < self.p * probabilities.amax(-1, keepdim=True), -torch.inf)
+
+
+FROM_LOGITS = (Temperature, TopK, TopP, MinP)
+"""Filters that read nothing but logits."""
 
 
 def filters_of(sampling: Sampling) -> tuple[Filter, ...]:

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from groundup.generation.filters import Counts, Filter, filters_of
+from groundup.generation.filters import FROM_LOGITS, Counts, Filter, filters_of
 from groundup.generation.sampling import Sampling
+from groundup.utils.device import upload
 from groundup.utils.hashing import mix64
 
 UNUSED = torch.zeros(1, dtype=torch.float64)  # in place of a random number, where none is needed
@@ -70,34 +71,48 @@ class RowSampler:
 
 
 def choose(logits: Tensor, positions: Sequence[Position]) -> list[int]:
-    """One token id for each position: (B, V) -> B ids. Those with the same filters are computed together."""
+    """One token id for each position: (B, V) -> B ids. Those with the same filters are computed together.
+
+    A GPU gets all of its work before the ids are waited for.
+    """
     groups: dict[tuple[bool, tuple[Filter, ...]], list[int]] = {}
     for index, position in enumerate(positions):
         groups.setdefault((position.greedy, position.filters), []).append(index)
+    found = []
+    for group in groups.values():
+        own = logits if len(groups) == 1 else logits[upload(torch.tensor(group), logits.device)]
+        found.append((group, _choose_alike(own, [positions[index] for index in group])))
     chosen = [0] * len(positions)
-    for (greedy, filters), group in groups.items():
-        if greedy and not filters:
-            found = (logits if len(groups) == 1 else logits[group]).argmax(-1).tolist()
-        else:
-            # On the CPU: Apple GPUs have no float64.
-            found = _draw(logits[group].float().cpu(), [positions[index] for index in group])
-        for index, token in zip(group, found, strict=True):
+    for group, tokens in found:
+        for index, token in zip(group, tokens.tolist(), strict=True):
             chosen[index] = token
     return chosen
 
 
-def _draw(logits: Tensor, positions: Sequence[Position]) -> list[int]:
-    """Tokens of positions with the same filters."""
+def _choose_alike(logits: Tensor, positions: Sequence[Position]) -> Tensor:
+    """Tokens of positions with the same filters: (B, V) -> (B,)."""
+    filters, greedy = positions[0].filters, positions[0].greedy
+    if not filters and greedy:
+        return logits.argmax(-1)
+    logits = logits.float().to(_device(logits.device, filters))
     counts = [position.counts for position in positions]
-    for keep in positions[0].filters:
+    for keep in filters:
         logits = keep(logits, counts)
-    if positions[0].greedy:
-        return list(logits.argmax(-1).tolist())
+    if greedy:
+        return logits.argmax(-1)
     mass = logits.double().softmax(-1).cumsum(-1)  # (B, V)
-    drawn = torch.cat([position.number for position in positions]) * mass[:, -1]
+    drawn = upload(torch.cat([position.number for position in positions]), logits.device) * mass[:, -1]
     # The first token whose cumulative mass exceeds the draw: filtered tokens add no mass and cannot be drawn.
-    found = torch.searchsorted(mass, drawn[:, None], right=True)[:, 0].clamp(max=logits.size(-1) - 1)
-    return list(found.tolist())
+    return torch.searchsorted(mass, drawn[:, None], right=True)[:, 0].clamp(max=logits.size(-1) - 1)
+
+
+def _device(device: torch.device, filters: Sequence[Filter]) -> torch.device:
+    """Where positions with these filters are computed: on the logits' device, if it can.
+
+    Apple GPUs have no float64, counts and biases are on the CPU, and the cumulative sum of a GPU is not deterministic.
+    """
+    able = device.type != "mps" and not torch.are_deterministic_algorithms_enabled()
+    return device if able and all(isinstance(keep, FROM_LOGITS) for keep in filters) else torch.device("cpu")
 
 
 class Sampler:
