@@ -9,6 +9,7 @@ import groundup as package
 from groundup.checkpoint.log import read_log
 from groundup.errors import UsageError
 from groundup.model.quantized import PackedLinear
+from groundup.utils.device import is_bf16_gpu
 
 TASK = {"context": "The small model", "choices": ["reads", "words."], "answer": 0}
 
@@ -84,3 +85,10 @@ def test_a_loaded_model_keeps_its_weights(run):
     with pytest.raises(UsageError, match=r"quantize int8: this model is in memory already; give .* groundup\.load"):
         package.evaluate(plain, quantize="int8")
     assert not any(isinstance(module, PackedLinear) for module in plain.model.modules())
+
+
+@pytest.mark.parametrize(("capability", "found"), [((8, 0), True), ((7, 5), False)])
+def test_gpus_before_ampere_have_no_bf16_units(capability, found, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert is_bf16_gpu(torch.device("cuda", 0)) is found
+    assert not is_bf16_gpu(torch.device("cpu"))

@@ -89,3 +89,12 @@ def test_a_copy_and_a_move_keep_the_packed_types():
     layer = deepcopy(quantize(build("gpt2"), "int8")).to("cpu").lm_head
     assert isinstance(layer, PackedLinear)
     assert (layer.packed.dtype, layer.scale.dtype, layer.weight.dtype) == (torch.int8, torch.float32, torch.float32)
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_on_a_gpu_everything_is_bf16(parts):
+    """The device `meta` takes a GPU's place."""
+    model = quantize(build(parts).to("meta"), "bf16")
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.bfloat16}
+    assert isinstance(model.lm_head, nn.Linear)
+    assert model(IDS.to("meta")).dtype == torch.bfloat16

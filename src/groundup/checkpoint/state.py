@@ -43,7 +43,7 @@ from groundup.model.size import parameters
 from groundup.optim.optimizer import state_shapes
 from groundup.tokenizers import registry
 from groundup.tokenizers.base import Tokenizer
-from groundup.utils.device import choose_device
+from groundup.utils.device import choose_device, is_bf16_gpu
 from groundup.utils.files import atomic_output, write_checksums
 
 Reader = Callable[[Path, Shapes], Mapping[str, Tensor]]
@@ -116,7 +116,8 @@ def load(
     The weights are their running average if the run kept one (`optimizer.ema_decay`).
 
     `checkpoint` chooses among a run's: `latest`, `best` by validation loss, or a name such as `step-00001000`.
-    `quantize` packs the weights of linear layers, on a CPU: `bf16` into half of the memory, `int8` into 27 %. Each
+    `quantize` packs the weights of linear layers, on a CPU: `bf16` into half of the memory, `int8` into 27 %; on a GPU
+    with bf16 units, `bf16` is everything. Each
     process of a `process_group` reads the folder, and uses a GPU of its own. A loaded model is returned as it is.
     Raises CheckpointError when something is missing, damaged or does not fit; UsageError.
     """
@@ -127,7 +128,7 @@ def load(
             raise UsageError(f"quantize {quantize}: this model is in memory already; give quantize to groundup.load")
         return path
     where = own_device(str(choose_device(device)), process_group)
-    if quantize != "none" and where.type != "cpu":
+    if quantize != "none" and where.type != "cpu" and not (quantize == "bf16" and is_bf16_gpu(where)):
         raise UsageError(
             f"quantize {quantize}: packed weights are for CPUs, and the device is {where}; choose device cpu, or leave "
             "quantize out"

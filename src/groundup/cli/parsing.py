@@ -256,7 +256,7 @@ def add_quantize(parser: Parser) -> None:
         "--quantize",
         choices=("none", "bf16", "int8"),
         default="none",
-        help="pack the weights of linear layers, on a CPU: bf16 into a half of the memory, int8 into 27 %% [none]",
+        help="pack the weights of linear layers: bf16 into half of the memory, int8, on a CPU only, into 27 %% [none]",
     )
 
 

@@ -73,10 +73,13 @@ def quantize(model: Model, kind: Quantization) -> Model:
     """Pack every linear layer of a finished model, the head included; returns it, changed in place.
 
     Embeddings, norms, biases and n-gram tables stay in fp32. Of a head that is tied to the embedding, the embedding
-    keeps fp32 rows to look up, and the head gets a packed copy. `none`: no-op.
+    keeps fp32 rows to look up, and the head gets a packed copy. `none`: no-op. On a GPU, bf16 is what everything
+    becomes, as its units take nothing else: weights, activations and caches.
     """
     if kind == "none":
         return model
+    if kind == "bf16" and next(model.parameters()).device.type != "cpu":
+        return model.bfloat16()
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, nn.Linear):

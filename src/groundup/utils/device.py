@@ -145,6 +145,11 @@ def has_bf16_units() -> bool:
     return units and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
+def is_bf16_gpu(device: torch.device) -> bool:
+    """Whether the device is a GPU with bf16 units."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= BF16_FROM
+
+
 def bf16_speedup() -> float:
     """Speed of bf16 matrix products relative to fp32 on this CPU; takes about 30 ms."""
     best = _matmul_seconds(torch.device("cpu"), (torch.float32, torch.bfloat16), 512)
