@@ -14,7 +14,7 @@ from groundup.cli.parsing import Parser, add_config_arguments, config_of, normal
 from groundup.config.merge import RenamedKeyWarning, get
 from groundup.config.renamed import RENAMED_KEYS, RENAMED_VALUES
 from groundup.config.schema import Config
-from groundup.errors import ConfigError, UsageError
+from groundup.errors import ConfigError, FallbackWarning, UsageError
 
 VALUES = {
     "batches.seed": 7, "batches.micro_batch": 2, "batches.first_context": 8, "batches.whole_from": 0.25,
@@ -139,9 +139,10 @@ def test_other_warnings_are_shown_as_python_shows_them(capsys):
     shown = []
     _show_warning(lambda *rest: shown.append(rest), "a library's own", UserWarning, "file.py", 3)
     assert shown == [("a library's own", UserWarning, "file.py", 3)]
-    _show_warning(lambda *rest: shown.append(rest), "a key has another name", RenamedKeyWarning, "file.py", 3)
+    for message, kind in [("a key has another name", RenamedKeyWarning), ("slower: why", FallbackWarning)]:
+        _show_warning(lambda *rest: shown.append(rest), message, kind, "file.py", 3)
     assert len(shown) == 1
-    assert capsys.readouterr().err == "groundup: a key has another name\n"
+    assert capsys.readouterr().err == "groundup: a key has another name\ngroundup: slower: why\n"
 
 
 def test_a_key_under_both_names_is_refused():
