@@ -22,6 +22,7 @@ from groundup.model.positions import RotaryPositions
 from groundup.model.quantized import PackedLinear
 
 MAX_TOKENS = 16  # of a prompt in one call
+WEIGHT_BYTES_PER_THREAD = 4 * 2**20  # read in about 0.3 ms; threads that share less spend their time on waiting
 NO_NORM = decode.Norm(decode.NormKind.NONE, None, None, 0.0)
 NO_MATRIX = decode.Matrix()
 PACKED = {torch.bfloat16: "bf16", torch.int8: "int8"}
@@ -50,6 +51,7 @@ class CompiledDecoder(ModelDecoder):
         library = decode.decode_kernels().library
         assert library is not None, "checked by `unsupported`"
         self._step = decode.DecodeStep(library, _model(model, layers))
+        self._weight_bytes = sum(_bytes(layer) for layer in model.modules())
         # The C++ knows addresses alone: these tensors must not be freed.
         self._alive = [*model.parameters(), *model.buffers(), *buffers]
 
@@ -63,7 +65,7 @@ class CompiledDecoder(ModelDecoder):
 
     @override
     def describe(self) -> str:
-        head, threads = self._model.lm_head, torch.get_num_threads()
+        head, threads = self._model.lm_head, self._threads()
         kind = PACKED[head.packed.dtype] if isinstance(head, PackedLinear) else "fp32"
         return f"C++, {kind}, {threads} thread{'s' * (threads != 1)}"
 
@@ -75,13 +77,16 @@ class CompiledDecoder(ModelDecoder):
         # As sequences of one token: those of all sequences together may be more than the context.
         x = self._model.embed(flat[:, None], positions[:, None])[:, 0]  # (N, C)
         if not isinstance(self._model, NGramGPT):
-            return self._limited(self._step(x, None, spans, logits, torch.get_num_threads()))
+            return self._limited(self._step(x, None, spans, logits, self._threads()))
         assert isinstance(self.slots, NGramCache), "an n-gram model's cache"
         ngrams, each_slot = self._model.ngrams, torch.tensor([slot for slot, _, n in spans for _ in range(n)])
         previous = self.slots.previous_in_slots(flat, each_slot, positions, len(ngrams.sizes))  # (n, N)
         found, log_frequencies = ngrams.look_up([flat[None], *previous[:, None]], None)
-        z = self._step(x, found[0], spans, logits, torch.get_num_threads())
+        z = self._step(x, found[0], spans, logits, self._threads())
         return self._limited(z if log_frequencies is None else z + log_frequencies[0, len(flat) - logits :])
+
+    def _threads(self) -> int:
+        return max(1, min(torch.get_num_threads(), self._weight_bytes // WEIGHT_BYTES_PER_THREAD))
 
     def _limited(self, logits: Tensor) -> Tensor:
         """Logits after the model's softcap."""
@@ -138,6 +143,13 @@ def _matrix(layer: nn.Module) -> decode.Matrix:
         return decode.matrix(layer.packed, layer.scale, layer.bias)
     assert isinstance(layer, nn.Linear), "checked by `unsupported`"
     return decode.matrix(layer.weight, None, layer.bias)
+
+
+def _bytes(layer: nn.Module) -> int:
+    """Size of a linear layer's weight, and 0 for other modules."""
+    if not isinstance(layer, (nn.Linear, PackedLinear)):
+        return 0
+    return (layer.packed if isinstance(layer, PackedLinear) else layer.weight).nbytes
 
 
 def _norm(norm: nn.Module) -> decode.Norm:

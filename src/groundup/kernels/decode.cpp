@@ -14,15 +14,19 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <thread>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
 #elif defined(__ARM_NEON)
 #include <arm_neon.h>
 #endif
+
+#define UNROLLED _Pragma("GCC unroll 8")  // so that arrays of vectors are registers
 
 namespace {
 
@@ -198,31 +202,49 @@ inline Vec exponential(Vec x) {
 // ---- Matrix products ----
 
 constexpr int64_t GROUP = 64;  // inputs that share a scale in int8
+constexpr int64_t AHEAD = 16384;  // bytes between what is computed and what is fetched from memory
 constexpr int64_t TILE = 4;    // outputs of a matrix that are computed together
+
+template <typename T>
+constexpr bool scaled = sizeof(T) == 1;
+
+// A group of weights further on, for the CPU does not see by itself that rows follow one another.
+template <typename T>
+inline void prefetch(const T* w) {
+    const char* first = reinterpret_cast<const char*>(w) + AHEAD;
+    for (int64_t line = 0; line < GROUP * static_cast<int64_t>(sizeof(T)); line += 64) __builtin_prefetch(first + line);
+}
+
+// part += the products of O rows of weights with R rows of x at LANES inputs, which `loaded` reads.
+template <int O, int R, typename T, typename F>
+inline __attribute__((always_inline)) void add(Vec (&part)[O][R], const T* w, const float* x, int64_t n, F loaded) {
+    Vec weights[O];
+    UNROLLED for (int o = 0; o < O; o++) weights[o] = loaded(w + o * n);
+    UNROLLED for (int r = 0; r < R; r++) {
+        Vec inputs = loaded(x + r * n);
+        UNROLLED for (int o = 0; o < O; o++) part[o][r] = multiply_add(weights[o], inputs, part[o][r]);
+    }
+}
 
 // Products of O rows of weights with R rows of x, so that each number loaded is used several times.
 template <typename T, int O, int R>
 inline void tile(const Matrix& m, int64_t output, const float* x, float* y) {
     int64_t n = m.inputs, groups = (n + GROUP - 1) / GROUP;
     const T* w = static_cast<const T*>(m.weight) + output * n;
+    const float* scale = m.scale + output * groups;
     Vec total[O][R] = {};
-    for (int64_t group = 0; group < groups; group++) {
-        int64_t i = group * GROUP, stop = std::min(i + GROUP, n);
-        Vec part[O][R] = {};
-        auto add = [&](auto loaded) {
-            Vec weights[O];
-            for (int o = 0; o < O; o++) weights[o] = loaded(w + o * n + i);
-            for (int r = 0; r < R; r++) {
-                Vec inputs = loaded(x + r * n + i);
-                for (int o = 0; o < O; o++) part[o][r] = multiply_add(weights[o], inputs, part[o][r]);
-            }
-        };
-        for (; i + LANES <= stop; i += LANES) add([](const auto* p) { return load(p); });
-        if (i < stop) add([rest = stop - i](const auto* p) { return load_part(p, rest); });
-        for (int o = 0; o < O; o++) {
-            Vec scale = fill(m.scale ? m.scale[(output + o) * groups + group] : 1);
-            for (int r = 0; r < R; r++) total[o][r] = multiply_add(part[o][r], scale, total[o][r]);
-        }
+    for (int64_t group = 0, i = 0; i < n; group++) {
+        for (int o = 0; o < O; o++) prefetch(w + o * n + i);
+        int64_t stop = std::min(i + GROUP, n);
+        Vec part[O][R];
+        UNROLLED for (int o = 0; o < O; o++)
+            UNROLLED for (int r = 0; r < R; r++) part[o][r] = scaled<T> ? Vec{} : total[o][r];
+        for (; i + LANES <= stop; i += LANES) add<O, R>(part, w + i, x + i, n, [](const auto* p) { return load(p); });
+        if (i < stop) add<O, R>(part, w + i, x + i, n, [rest = stop - i](const auto* p) { return load_part(p, rest); });
+        i = stop;
+        UNROLLED for (int o = 0; o < O; o++)
+            UNROLLED for (int r = 0; r < R; r++)
+                total[o][r] = scaled<T> ? multiply_add(part[o][r], fill(scale[o * groups + group]), total[o][r]) : part[o][r];
     }
     for (int o = 0; o < O; o++) {
         float bias = m.bias ? m.bias[output + o] : 0;
@@ -332,9 +354,31 @@ struct Step {
     float *stream, *qkv, *attended, *inner, *gate;  // shared: (N, C), (N, 3C), (N, C), twice (N, I)
 };
 
+// Where threads wait for each other, some sixty times a step. OpenMP's barrier soon sleeps, as the command line asks it
+// to (for training), and waking takes longer than many a part of a step. This one spins, and then lets others run.
+class Barrier {
+    std::atomic<int64_t> arrived{0}, round{0};
+
+   public:
+    void wait(int64_t threads) {
+        int64_t now = round.load(std::memory_order_acquire);
+        if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
+            arrived.store(0, std::memory_order_relaxed);
+            round.store(now + 1, std::memory_order_release);
+            return;
+        }
+        for (int64_t spins = 0; round.load(std::memory_order_acquire) == now; spins++)
+            if (spins > MAX_SPINS) std::this_thread::yield();
+    }
+    static constexpr int64_t MAX_SPINS = 20000;  // about 20 µs
+};
+
 struct Worker {
+    Barrier& barrier;
     int64_t thread, threads;
     float *normed, *scores;  // its own: (N, C) and (context,)
+
+    void wait() { barrier.wait(threads); }
 
     // Its part of `n`, in multiples of `unit`.
     Range part(int64_t n, int64_t unit) const {
@@ -362,12 +406,12 @@ void embed(const Step& s, Worker& w, const float* features) {
     int64_t C = s.m.width;
     if (s.m.features.weight) {
         add_branch(s, w, s.m.features, features, s.stream);
-#pragma omp barrier
+        w.wait();
     }
     if (s.m.embedding_norm.kind == NO_NORM) return;
     Range own = w.part(s.rows, 1);
     for (int64_t r = own.begin; r < own.end; r++) normalise(s.m.embedding_norm, s.stream + r * C, s.stream + r * C, C);
-#pragma omp barrier
+    w.wait();
 }
 
 // One query's attention to the first `length` keys: (D,) -> (D,).
@@ -429,16 +473,16 @@ void block(const Step& s, Worker& w, const Layer& layer, const Norm& before) {
     bool post = s.m.post_norm;
     normalise_rows(s, w, before);
     product(layer.qkv, w.normed, s.qkv, s.rows, w.part(3 * s.m.width, TILE));
-#pragma omp barrier
+    w.wait();
     attention(s, w, layer);
-#pragma omp barrier
+    w.wait();
     add_branch(s, w, layer.attention_out, s.attended, post ? w.normed : s.stream);
-#pragma omp barrier
+    w.wait();
     normalise_rows(s, w, post ? layer.norm_1 : layer.norm_2);
     feed_forward(s, w, layer);
-#pragma omp barrier
+    w.wait();
     add_branch(s, w, layer.down, s.inner, post ? w.normed : s.stream);
-#pragma omp barrier
+    w.wait();
 }
 
 int64_t aligned(int64_t n) { return (n + 63) / 64 * 64; }  // numbers; no two threads write to one cache line
@@ -464,10 +508,11 @@ void decode(const Model* m, const Span* spans, int64_t n_spans, float* x, const 
     float* gate = inner + aligned(rows * m->inner);
     float* own = gate + aligned(rows * m->inner);
     Step s{*m, spans, n_spans, rows, C / m->heads, x, qkv, attended, inner, gate};
+    Barrier barrier;
 #pragma omp parallel num_threads(threads)
     {
         float* normed = own + omp_get_thread_num() * (aligned(rows * C) + aligned(m->context));
-        Worker w{omp_get_thread_num(), omp_get_num_threads(), normed, normed + aligned(rows * C)};
+        Worker w{barrier, omp_get_thread_num(), omp_get_num_threads(), normed, normed + aligned(rows * C)};
         embed(s, w, features);
         Norm none{NO_NORM, nullptr, nullptr, 0};
         for (int64_t i = 0; i < m->layers; i++)
