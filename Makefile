@@ -16,7 +16,8 @@ help:
 	@echo "                  (make torture ARGS='--kills 200 --seed 1'; by default 550 signals, half an hour);"
 	@echo "                  then the tests that take minutes"
 	@echo "make hostile      thousands of damaged and hostile files, half an hour (make hostile ARGS='--cases 300 --seed 2')"
-	@echo "make interop      install the programs that our models go to, and open models in each (compiles for a while)"
+	@echo "make interop      install the programs that our models go to, and open models in each: needs a C++ compiler"
+	@echo "                  and the network, and compiles for a while"
 	@echo "make lint         ruff and mypy          make format   let ruff format"
 	@echo "make bench        side by side with peers (see bench/README.md)"
 
@@ -58,7 +59,8 @@ torture: .venv/installed-dev
 hostile: .venv/installed-dev
 	$(BIN)/python tests/hostile $(ARGS)
 
-# llama.cpp is compiled, for some ten minutes; the others are some 500 MB.
+# Needs a C++ compiler and the network: llama.cpp is compiled, for some ten minutes; the others are some 500 MB. The tests
+# train a model of ten million parameters, for some minutes.
 interop: .venv/installed-dev
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,eval]' 'lm-eval[hf,api]' 'transformers[serving]' llama-cpp-python
 	$(BIN)/python -m pytest -n 2 -m 'long or not long' tests/test_harness.py tests/interop $(ARGS)

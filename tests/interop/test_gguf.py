@@ -185,14 +185,20 @@ def test_a_full_disk_leaves_no_gguf(gpt2_checkpoint, tmp_path, monkeypatch, expo
 
 
 def test_the_file_has_its_name_only_after_it_was_opened_again(gpt2_checkpoint, tmp_path, monkeypatch, export_gguf):
+    """So SIGKILL at any moment before leaves nothing under that name."""
     seen = []
 
-    def look(path, *_):
-        seen.append((path.exists(), [file.name for file in tmp_path.iterdir() if not file.name.startswith(".")]))
+    def look(*_):
+        seen.append([file.name for file in tmp_path.iterdir() if not file.name.startswith(".")])
 
+    true = export_gguf.GGUFWriter.write_tensors_to_file
+    monkeypatch.setattr(
+        export_gguf.GGUFWriter, "write_tensors_to_file", lambda *a, **o: (look(), true(*a, **o), look())
+    )
     monkeypatch.setattr(gguf, "check", look)
     export(gpt2_checkpoint, tmp_path / "m.gguf", to="gguf")
-    assert seen == [(True, [])]
+    assert seen == [[], [], []]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.Modelfile", "m.gguf"]
 
 
 def test_a_gguf_that_was_cut_short_is_refused(gpt2_checkpoint, tmp_path, monkeypatch, export_gguf):
@@ -367,7 +373,7 @@ def mean_loss(llama, rows):
 
 
 @pytest.mark.long
-def test_q8_0_of_ten_million_parameters_is_small_and_loses_little(prepared, tmp_path, opened, export_gguf):
+def test_weights_in_eight_bits_of_ten_million_parameters_lose_little(prepared, tmp_path, opened, export_gguf):
     from groundup.model.size import parameters
 
     shape = {"n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 128}
@@ -386,3 +392,9 @@ def test_q8_0_of_ten_million_parameters_is_small_and_loses_little(prepared, tmp_
     assert losses["f32"] < 3.5, "it has learnt something"
     assert losses["q8_0"] <= losses["f32"] + 0.005
     assert losses["f16"] <= losses["f32"] + 0.001
+    exact, bf16, int8 = (
+        groundup.evaluate(tmp_path / "run", quantize=kind, device="cpu", progress=False).loss
+        for kind in ("none", "bf16", "int8")
+    )
+    assert int8 <= exact + 0.005
+    assert bf16 <= exact + 0.001
