@@ -223,7 +223,7 @@ def generate_stream(
 ) -> Iterator[list[str]]:
     """`num_samples` continuations of `prompt`, as a stream of complete characters; the prompt is not included.
 
-    Yields, per token, the new text of each sample, which may be empty. An empty prompt starts a document, or a
+    Yields, per step, the new text of each sample, which may be empty. An empty prompt starts a document, or a
     paragraph if the model was trained on few documents. `stop`, `quantize` and `options` are as of `generate`; a
     `sampler` replaces the `options`. Raises CheckpointError, TokenizerError, UsageError.
     """

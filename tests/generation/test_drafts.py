@@ -184,3 +184,10 @@ def test_drafts_grow_where_they_are_right_and_end_where_they_are_wrong():
         drafted += len(drafter.propose(99, 0.4))
         drafter.add(rng.randrange(4))
     assert drafted < 100
+
+
+def test_sampled_texts_may_be_left_without_drafts(model_of):
+    engine = Engine(model_of(), TOKENIZER, torch.device("cpu"), new_drafter=NGramDrafter, draft_sampled=False)
+    for sampling in (GREEDY, Sampling(0.8)):
+        engine.add(Request(ids(3), 2, sampling))
+    assert [row._new_drafter for row in engine._waiting] == [NGramDrafter, NoDrafts]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from groundup.cli.generation_options import add_generation_options, sampling_of, values_of
-from groundup.cli.parsing import Parser, add_model, add_quantize, utf8, whole_number
+from groundup.cli.parsing import Parser, add_model, add_quantize, add_speculation, utf8, whole_number
 from groundup.errors import UsageError
 from groundup.ui.format import json_line
 from groundup.ui.streams import unescaped
@@ -45,6 +45,7 @@ def add_arguments(parser: Parser) -> None:
     add_quantize(parser)
     logprobs = "log-probability of each token, and of the N most likely ones in its place; with --json"
     parser.option("--logprobs N", logprobs, type=whole_number)
+    add_speculation(parser)
     parser.option("--memorization", "look the samples up in the training text: does the model copy?")
     parser.option("--data DIR", "prepared folder for --memorization [the run's own]")
     parser.option("--quiet", "print no notes")
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from groundup.checkpoint.state import load
     from groundup.generation.completion import engine_for, prompt_text, text_request
     from groundup.run.dataset import prompt_for
+    from groundup.run.drafts import drafter_of
 
     loaded = load(args.path, checkpoint=args.checkpoint, device=args.device, quantize=args.quantize)
     prompt = given or prompt_for(loaded, args.seed)
@@ -68,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
         loaded, prompt, sampling, num_samples=args.num_samples, max_tokens=args.max_tokens, logprobs=args.logprobs,
         stop=(*args.stop, "\n") if args.one_line else args.stop,
     )  # fmt: skip
-    engine = engine_for(loaded, request.samples)
+    drafter = drafter_of(loaded, args.speculation, request.samples * request.max_tokens)
+    engine = engine_for(loaded, request.samples, drafter, draft_sampled=args.speculation == "on")
     if not args.quiet:
         _print_notes(loaded, engine, request.prompt if given else ())
     if args.memorization:

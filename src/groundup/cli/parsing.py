@@ -260,6 +260,16 @@ def add_quantize(parser: Parser) -> None:
     )
 
 
+def add_speculation(parser: Parser) -> None:
+    """Add the option that turns drafts off."""
+    parser.add_argument(
+        "--speculation",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="guess several tokens by n-grams and check them in one step; texts stay the same; auto: at temperature 0, on a CPU [auto]",
+    )
+
+
 def add_source(parser: Parser) -> None:
     """Add arguments that choose a model to publish, and its licence."""
     add_model(parser)

@@ -6,7 +6,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from groundup.cli.parsing import Parser, add_quantize, whole_number
+from groundup.cli.parsing import Parser, add_quantize, add_speculation, whole_number
 from groundup.config.types import parse_duration
 from groundup.errors import UsageError
 from groundup.ui.format import single_line
@@ -36,6 +36,7 @@ def add_arguments(parser: Parser) -> None:
     parser.option("--checkpoint NAME", "latest, best, or a name such as step-00001000 [latest]", default="latest")
     parser.option("--device DEVICE", "auto, cpu, cuda, cuda:N or mps [auto]", default="auto")
     add_quantize(parser)
+    add_speculation(parser)
     parser.option("--api-key-file FILE", f"file with the key that clients must send [${KEY_VARIABLE}, or none]")
     parser.option(
         "--cors-origin ORIGIN", "site whose pages may use the server, such as https://example.org; * for all; may be "
@@ -74,7 +75,15 @@ def run(args: argparse.Namespace) -> int:
             )
         limits = Limits(requests=args.max_requests, tokens=args.max_tokens, seconds=seconds)
         hosts = (*LOOPBACK_NAMES, args.host.lower()) if loopback and not key else ()
-        app = create_app(models, limits=limits, slots=args.slots, key=key, hosts=hosts, cors_origins=args.cors_origin)
+        app = create_app(
+            models,
+            limits=limits,
+            slots=args.slots,
+            speculation=args.speculation,
+            key=key,
+            hosts=hosts,
+            cors_origins=args.cors_origin,
+        )
         served = (f"{name} ({model.worker.describe()})" for name, model in app.state.server.models.items())
         ready = f"{url_of(bound)}  serves {', '.join(served)}; Ctrl-C stops"
         Listener(app, lambda: print(ready, flush=True)).run(sockets=[bound])

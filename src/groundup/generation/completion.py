@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 
 from groundup.errors import TokenizerError, UsageError
+from groundup.generation.drafts import NewDrafter, NGramDrafter
 from groundup.generation.engine import Engine, Piece, Request
 from groundup.generation.sampling import Sampling
 from groundup.model.gpt import GPT
@@ -82,9 +83,14 @@ def text_request(
     return Request(tuple(ids), max_tokens, sampling, num_samples, logprobs, stop=tuple(stop))
 
 
-def engine_for(loaded: TextModel, num_samples: int) -> Engine:
+def engine_for(
+    loaded: TextModel, num_samples: int, new_drafter: NewDrafter = NGramDrafter, *, draft_sampled: bool = False
+) -> Engine:
     """An engine with a slot for each of so many samples, up to `MAX_SLOTS`."""
-    return Engine(loaded.model, loaded.tokenizer, loaded.device, slots=min(num_samples, MAX_SLOTS))
+    return Engine(
+        loaded.model, loaded.tokenizer, loaded.device, slots=min(num_samples, MAX_SLOTS), new_drafter=new_drafter,
+        draft_sampled=draft_sampled,
+    )  # fmt: skip
 
 
 def complete(

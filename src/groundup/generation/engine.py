@@ -83,17 +83,19 @@ class Engine:
         agree: Callable[[Tensor], Tensor] = lambda logits: logits,
         decoder: Decoder | None = None,
         new_drafter: NewDrafter = NoDrafts,
+        draft_sampled: bool = True,
     ) -> None:
         """`per_owner`: samples of one owner at a time, so that those of others find a slot; default: no such limit.
 
         `prefill_tokens`: tokens of prompts that are read in one step. `agree` makes logits equal on all ranks.
         `decoder` with as many slots; default: that of `new_decoder`. `new_drafter`: of guesses at a text's next tokens,
-        several of which are checked in one step.
+        several of which are checked in one step; without `draft_sampled`, only those of greedy decoding.
         """
         self.tokenizer, self.slots, self.prefill_tokens, self._agree = tokenizer, slots, prefill_tokens, agree
         self._per_owner = slots if per_owner is None else per_owner
         self._decoder = decoder or new_decoder(model, device, slots)
         self._new_drafter = new_drafter if self._decoder.step_overhead else NoDrafts
+        self._draft_sampled = draft_sampled
         self._tickets = 0
         self._waiting: deque[_Row] = deque()
         self._rows: list[_Row] = []  # by slot: first those that get a token each step, then those whose prompt is read
@@ -112,7 +114,8 @@ class Engine:
         """Enqueue a request of an owner. UsageError, which names the option, where it cannot be fulfilled."""
         check(request, self._decoder.vocab, self._decoder.context)
         self._tickets += 1
-        row = _Row(Ticket(self._tickets), owner, 0, request, self.tokenizer, self._decoder, self._new_drafter)
+        new_drafter = self._new_drafter if self._draft_sampled or request.sampling.greedy else NoDrafts
+        row = _Row(Ticket(self._tickets), owner, 0, request, self.tokenizer, self._decoder, new_drafter)
         self._waiting.append(row)
         return Ticket(self._tickets)
 

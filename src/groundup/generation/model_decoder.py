@@ -10,7 +10,7 @@ from torch import Tensor
 
 from groundup.model.gpt import GPT
 
-STEP_OVERHEAD = 6  # on CPUs; more in small models, less in large ones (docs/lab-notes.md)
+STEP_OVERHEAD = 4  # on CPUs, of the fastest decoder; more where weights do not fit the caches (docs/lab-notes.md)
 
 
 class ModelDecoder:

@@ -25,6 +25,7 @@ from groundup import __version__
 from groundup.checkpoint.state import LoadedModel
 from groundup.errors import GroundupError
 from groundup.generation.engine import Engine
+from groundup.run.drafts import Speculation, drafter_of
 from groundup.server import schemas
 from groundup.server.completions import Answer, Planner
 from groundup.server.limits import STALL_SECONDS, Gate, Limits, error_response
@@ -53,6 +54,7 @@ def create_app(
     *,
     limits: Limits | None = None,
     slots: int = 8,
+    speculation: Speculation = "auto",
     key: str | None = None,
     hosts: Collection[str] = (),
     cors_origins: Sequence[str] = (),
@@ -63,7 +65,7 @@ def create_app(
     the server may be addressed; none: any. `cors_origins`: sites whose pages may use the server; `*`: all.
     """
     limits = limits or Limits()
-    server = Server(models, limits, slots, has_key=key is not None)
+    server = Server(models, limits, slots, speculation, has_key=key is not None)
     app = FastAPI(
         title="groundup",
         description="Completions by models that were trained with groundup, in the form of OpenAI's API.",
@@ -91,19 +93,30 @@ def create_app(
 class ServedModel:
     """A model under its name, with the thread that generates."""
 
-    def __init__(self, name: str, loaded: LoadedModel, limits: Limits, slots: int) -> None:
+    def __init__(self, name: str, loaded: LoadedModel, limits: Limits, slots: int, speculation: Speculation) -> None:
         self.name, self.tokenizer, self.planner = name, loaded.tokenizer, Planner(loaded, limits)
         self.card = Model(id=name, created=int(time.time()))
         per_request = max(1, slots - 1)  # a slot is left for others, however much one asks for
-        new_engine = partial(Engine, loaded.model, loaded.tokenizer, loaded.device, slots=slots, per_owner=per_request)
+        new_engine = partial(
+            Engine, loaded.model, loaded.tokenizer, loaded.device, slots=slots, per_owner=per_request,
+            new_drafter=drafter_of(loaded, speculation), draft_sampled=speculation == "on",
+        )  # fmt: skip
         self.worker = Worker(new_engine, max_requests=limits.requests)
 
 
 class Server:
     """The functions of all routes; their docstrings are the documentation of the API."""
 
-    def __init__(self, models: Mapping[str, LoadedModel], limits: Limits, slots: int, *, has_key: bool) -> None:
-        self.models = {name: ServedModel(name, loaded, limits, slots) for name, loaded in models.items()}
+    def __init__(
+        self,
+        models: Mapping[str, LoadedModel],
+        limits: Limits,
+        slots: int,
+        speculation: Speculation,
+        *,
+        has_key: bool,
+    ) -> None:
+        self.models = {name: ServedModel(name, each, limits, slots, speculation) for name, each in models.items()}
         self.limits, self.has_key = limits, has_key
         self.metrics = Metrics({name: model.worker.describe() for name, model in self.models.items()})
         for name, model in self.models.items():
