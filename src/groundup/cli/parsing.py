@@ -266,7 +266,7 @@ def add_speculation(parser: Parser) -> None:
         "--speculation",
         choices=("auto", "on", "off"),
         default="auto",
-        help="guess tokens by n-grams and check several in a step: the same text; auto: at temperature 0 on a CPU [auto]",
+        help="guess tokens by n-grams, check several in a step: same text; auto: at temperature 0 on a CPU [auto]",
     )
 
 
