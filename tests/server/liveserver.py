@@ -58,7 +58,7 @@ class Live:
 
     @cached_property
     def http(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60.0, limits=httpx.Limits(max_connections=None))
+        return httpx.Client(base_url=self.url, timeout=600.0, limits=httpx.Limits(max_connections=None))
 
     def post(self, body, path: str = "/v1/completions", **options) -> httpx.Response:
         """An answer to `body`: a value to be written as JSON, or bytes as they are."""

@@ -50,6 +50,18 @@ def raw(live, body: dict, *, read_bytes: int = 0):
         yield connection
 
 
+@pytest.fixture
+def unhurried(monkeypatch):
+    """Engines make no more than a thousand steps per second, so that LONG takes three seconds on any machine."""
+    step = Engine.step
+
+    def slow(self):
+        time.sleep(0.001)
+        return step(self)
+
+    monkeypatch.setattr(Engine, "step", slow)
+
+
 # Keys and hosts
 
 
@@ -151,6 +163,7 @@ def test_of_200_requests_at_once_each_is_answered_or_told_when_to_come_again(byt
         assert wait_until(lambda: in_progress(live) == 0)
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_a_request_that_asks_for_much_leaves_a_place_for_others(byte_model):
     with serving({"bytes": byte_model}, slots=3) as live, raw(live, LONG | {"prompt": ["a", "b"], "n": 8}):
         assert wait_until(lambda: in_progress(live) == 1)
@@ -200,6 +213,7 @@ def test_health_is_answered_while_long_prompts_arrive(byte_model):
 # Clients that leave
 
 
+@pytest.mark.usefixtures("unhurried")
 @pytest.mark.parametrize("stream", [True, False])
 def test_what_a_client_that_has_left_asked_for_is_dropped(stream, live):
     with raw(live, LONG | {"stream": stream}, read_bytes=100 if stream else 0):
@@ -208,6 +222,7 @@ def test_what_a_client_that_has_left_asked_for_is_dropped(stream, live):
     assert wait_until(lambda: live.server.models["bytes"].worker._engine.idle)
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_a_client_that_has_closed_its_side_only_does_not_hang_anything(live):
     with raw(live, LONG, read_bytes=100) as connection:
         connection.shutdown(socket.SHUT_WR)
@@ -234,8 +249,7 @@ def test_a_body_that_does_not_arrive_is_given_up(byte_model, monkeypatch):
 
 
 # Failures
-
-
+@pytest.mark.usefixtures("unhurried")
 def test_an_answer_that_takes_too_long_ends_by_an_error(byte_model):
     with serving({"bytes": byte_model}, limits=Limits(seconds=0.3)) as live:
         answer = live.post(LONG | {"stream": False})
@@ -289,7 +303,7 @@ def test_an_unforeseen_error_is_an_error_in_the_same_form(live, monkeypatch, cap
 
 @pytest.mark.parametrize(("seconds", "max_tokens"), [(120, 200), (0.5, 16_000)])
 def test_a_stopping_server_lets_answers_finish_and_ends_longer_ones_by_an_error(
-    seconds, max_tokens, byte_model, monkeypatch
+    seconds, max_tokens, byte_model, monkeypatch, unhurried
 ):
     monkeypatch.setattr(listen, "STOP_SECONDS", seconds)
     with serving({"bytes": byte_model}) as live:
