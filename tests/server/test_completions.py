@@ -16,7 +16,7 @@ from groundup.tokenizers.bpe import BPETokenizer
 from groundup.tokenizers.byte_char import ByteTokenizer, CharTokenizer
 from groundup.tokenizers.gpt2 import GPT2Tokenizer
 
-KOREAN = "나는 오늘 바다를 보았다 🌊 그리고 웃었다 😀\n"  # 64 bytes, which divide the batch of a config
+KOREAN = "나는 오늘 바다를 보았다 🌊 그리고 웃었다 😀.\n"  # 65 bytes: by so many the window moves when its 128 are full
 TEXT = "the quick brown fox jumps over the lazy dog; Zwölf Boxkämpfer jagen Viktor 😀 über den großen Sylter Deich.\n"
 
 
@@ -24,13 +24,13 @@ TEXT = "the quick brown fox jumps over the lazy dog; Zwölf Boxkämpfer jagen Vi
 def korean():
     """Byte model that writes KOREAN again and again: the next byte depends on the position alone."""
     line = KOREAN.encode()
-    loaded = random_model(ByteTokenizer(), n_layer=1, n_embd=272, block_size=2 * len(line))
+    loaded = random_model(ByteTokenizer(), n_layer=1, n_embd=272, block_size=128)
     with torch.no_grad():
         for parameter in loaded.model.parameters():
             parameter.zero_()
         loaded.model.ln_f.weight.fill_(1.0)
         loaded.model.lm_head.weight.copy_(torch.eye(*loaded.model.lm_head.weight.shape))
-        for position in range(2 * len(line)):  # of a full context the last half is kept, and begins a line again
+        for position in range(128):
             loaded.model.wpe.weight[position, line[(position + 1) % len(line)]] = 1.0
     return loaded
 
@@ -145,7 +145,7 @@ def test_10000_tokens_of_korean_and_emoji_have_no_replacement_character(server):
     body = {"model": "korean", "prompt": "나는", "max_tokens": 10_000, "temperature": 0}
     [(whole, parts)] = both_ways(server, [body])
     text = "".join(part["text"] for part in parts)
-    assert whole["text"] == text == (KOREAN.removeprefix("나는") + KOREAN * 200)[: len(text)]
+    assert whole["text"] == text == (KOREAN.removeprefix("나는") + KOREAN * 160)[: len(text)]
     assert len(text.encode()) > 9_996, "all but the bytes of an unfinished character"
     assert "\ufffd" not in text
 
