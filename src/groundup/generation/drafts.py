@@ -62,17 +62,17 @@ class NGramTable:
 
     def __init__(self, ids: npt.NDArray[np.integer]) -> None:
         """Of at most `MAX_TABLE_TOKENS` ids, of less than 32 bits. About 0.3 s and 200 MB per million."""
-        ids = ids[:MAX_TABLE_TOKENS].astype(np.uint64)
-        self._shift = 64 - min(max(10, (2 * len(ids)).bit_length()), MAX_TABLE_BITS)
+        tokens = ids[:MAX_TABLE_TOKENS].astype(np.uint64)
+        self._shift = 64 - min(max(10, (2 * len(tokens)).bit_length()), MAX_TABLE_BITS)
         entries = np.zeros(1 << (64 - self._shift), np.uint64)
-        keys = np.zeros(len(ids), np.uint64)  # of the n-gram that ends in each token
-        for length in range(1, min(LENGTHS[-1], len(ids) - 1) + 1):
+        keys = np.zeros(len(tokens), np.uint64)  # of the n-gram that ends in each token
+        for length in range(1, min(LENGTHS[-1], len(tokens) - 1) + 1):
             keys[length - 1 :] = (
-                keys[length - 1 :] * np.uint64(HASH_FACTOR) + ids[: len(ids) - length + 1] + np.uint64(1)
+                keys[length - 1 :] * np.uint64(HASH_FACTOR) + tokens[: len(tokens) - length + 1] + np.uint64(1)
             )
             if length in LENGTHS:
-                self._insert(entries, _mixed(keys[length - 1 : -1]), ids[length:])
-        self._entries = memoryview(entries)
+                self._insert(entries, _mixed(keys[length - 1 : -1]), tokens[length:])
+        self._entries = entries.data
 
     def _insert(
         self, entries: npt.NDArray[np.uint64], keys: npt.NDArray[np.uint64], after: npt.NDArray[np.uint64]
