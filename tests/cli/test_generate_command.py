@@ -2,19 +2,21 @@
 
 import io
 import json
+import os
 import sys
 
 import pytest
 
 
-@pytest.mark.parametrize("content", [b"It was\nhere", b"It was\nhere\n", b"It was\r\nhere\r\n"])
-@pytest.mark.parametrize("where", ["file", "standard input"])
+@pytest.mark.parametrize(
+    "content", [b"It was\nhere", b"It was\nhere\n", b"It was\r\nhere\r\n", b"\xef\xbb\xbfIt was\nhere"]
+)
+@pytest.mark.parametrize("where", [["--prompt-file", "prompt.txt"], ["--prompt-file", "-"], ["--prompt", "-"]])
 def test_a_prompt_is_read_without_its_last_line_end(where, content, groundup, run, tmp_path, monkeypatch):
     options = ("generate", run, "--max-tokens", 4, "--quiet", "--json")
     (tmp_path / "prompt.txt").write_bytes(content)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-    words = ("--prompt-file", "prompt.txt") if where == "file" else ("--prompt", "-")
-    done = groundup(*options, *words)
+    done = groundup(*options, *where)
     assert done.out == groundup(*options, "--prompt", "It was\nhere").out
     assert json.loads(done.out)["prompt"] == "It was\nhere"
 
@@ -26,13 +28,43 @@ def test_a_prompt_is_read_without_its_last_line_end(where, content, groundup, ru
         (["--prompt-file", "."], "--prompt-file .: cannot be read (Is a directory)"),
         (["--prompt-file", "latin.txt"], "latin.txt: byte 3 is not UTF-8; give the text in that encoding"),
         (["--prompt-file", "latin.txt", "--prompt", "a"], "--prompt is given as well; give one of them"),
+        (["--prompt-file", "latin.txt", "--prompt", ""], "--prompt is given as well; give one of them"),
+        (["--prompt-file", "binary"], "--prompt-file binary: byte 1 is not UTF-8"),
+        (["--prompt-file", "huge"], "--prompt-file huge: cannot be read (larger than 16,777,216 bytes"),
+        (["--prompt-file", "pipe"], "--prompt-file pipe: cannot be read (not a regular file); name a text file"),
     ],
 )  # fmt: skip
 def test_a_prompt_that_cannot_be_read_is_one_sentence(words, sentence, groundup, tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "binary").write_bytes(b"\x7f\xffELF\0")
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate((16 << 20) + 1)
+    os.mkfifo(tmp_path / "pipe")
     done = groundup("generate", "nowhere", *words)
     assert (done.status, done.out, done.err.count("\n")) == (2, "", 1)
     assert sentence in done.err
+
+
+@pytest.mark.parametrize("where", ["file", "standard input"])
+def test_an_empty_prompt_is_mentioned(where, groundup, run, tmp_path, monkeypatch):
+    (tmp_path / "empty.txt").write_bytes(b"\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    words = ("--prompt-file", "empty.txt") if where == "file" else ("--prompt", "-")
+    done = groundup("generate", run, "--max-tokens", 4, *words)
+    assert (done.status, done.err.count("\n")) == (0, 1)
+    assert f"{' '.join(words)}: is empty, so the model begins a text as without a prompt" in done.err
+    assert done.out == groundup("generate", run, "--max-tokens", 4, "--prompt", "").out
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    assert groundup("generate", run, "--max-tokens", 4, *words, "--quiet").err == ""
+
+
+def test_on_a_terminal_a_prompt_from_standard_input_is_asked_for(groundup, run, monkeypatch):
+    stdin = io.TextIOWrapper(io.BytesIO(b"The\n"))
+    monkeypatch.setattr(stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stdin", stdin)
+    done = groundup("generate", run, "--max-tokens", 4, "--prompt", "-")
+    assert done.out.startswith("The")
+    assert done.err == "note  type the prompt; Ctrl-D at the beginning of a line ends it\n"
 
 
 def test_one_line_of_a_model(groundup, run):

@@ -161,7 +161,7 @@ def test_sizes_of_presets_are_those_of_their_models():
 @pytest.mark.parametrize(
     ("word", "sentence"),
     [
-        ("chat", "groundup generate RUN --prompt TEXT"),
+        ("chat", "groundup generate RUN"),
         ("convert", "groundup export RUN --to hf"),
         ("finetune", "groundup train --init-from RUN"),
         ("preset", "did you mean presets?"),

@@ -53,7 +53,7 @@ FIRST = ("quickstart", "prepare", "plan", "train", "resume", "evaluate", "genera
 # Words that other programs have for a command -> the command, or what to use instead.
 OTHER_COMMANDS = {"sample": "generate", "eval": "evaluate", "pretrain": "train"}
 COMMAND_ADVICE = {
-    "chat": "a model trained here continues a text: groundup generate RUN --prompt TEXT",
+    "chat": "a model trained here continues a text, also on a prompt line: groundup generate RUN",
     "convert": "that is groundup import MODEL --out DIR, or groundup export RUN --to hf --out DIR",
     "finetune": "that is groundup train --init-from RUN --data DIR --out RUN",
     "tokenize": "that is groundup prepare TEXTS --out DIR",

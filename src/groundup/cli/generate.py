@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from groundup.cli.generation_options import add_generation_options, sampling_of, values_of
+from groundup.cli.generation_options import Values, add_generation_options, option_words, sampling_of, values_of
 from groundup.cli.parsing import Parser, add_model, add_quantize, add_speculation, utf8, whole_number
 from groundup.errors import UsageError
 from groundup.ui.format import json_line
@@ -26,10 +25,12 @@ MAX_PROMPT_BYTES = 16 << 20  # a model reads its last tokens, as many as its con
 
 def add_arguments(parser: Parser) -> None:
     parser.epilog = (
-        "Without a prompt, the model starts a document; if it was trained on few, it continues a line of the text\n"
-        "held out from training. The first sample is printed while it is generated, the others when all are complete.\n"
-        "The same seed gives the same samples. The line end at the end of a file or of standard input is not part of\n"
-        "the prompt. Sampling applies, in this order, penalties, bias, temperature, top-k, top-p and min-p.\n\n"
+        "Without a prompt, on a terminal, a prompt line continues what you type, unless --num-samples, --json or\n"
+        "--memorization is given. Otherwise, as with --prompt '', the model starts a document; if it was trained\n"
+        "on few, it continues a line of the text held out from training. The first sample is printed while it is\n"
+        "generated, the others when all are complete. The same seed gives the same samples. The line end at the\n"
+        "end of a file or of standard input is not part of the prompt. Sampling applies, in this order, penalties,\n"
+        "bias, temperature, top-k, top-p and min-p.\n\n"
         '  groundup generate runs/book --prompt "It was" --num-samples 5 --temperature 0.7'
     )
     parser.first = (
@@ -37,9 +38,9 @@ def add_arguments(parser: Parser) -> None:
         "--top-p", "--seed", "--checkpoint", "--device", "--json",
     )  # fmt: skip
     add_model(parser, device=True)
-    parser.option("--prompt TEXT", "text to continue; - reads standard input [none]", type=utf8, default="")
-    parser.option("--prompt-file FILE", "file with the text to continue")
-    parser.option("--num-samples N", "number of samples [1]", type=whole_number, default=1)
+    parser.option("--prompt TEXT", "text to continue; - reads standard input [a prompt line]", type=utf8)
+    parser.option("--prompt-file FILE", "file with the text to continue; - reads standard input")
+    parser.option("--num-samples N", "number of samples [1]", type=whole_number)
     parser.option("--one-line", "end each sample at the end of its line")
     add_generation_options(parser)
     add_quantize(parser)
@@ -53,27 +54,32 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    sampling = sampling_of(values_of(args))  # first: it checks the values
+    values = values_of(args)
+    if args.one_line:
+        values["stop"] = [*values["stop"], "\n"]
+    sampling = sampling_of(values)  # first: it checks them
     for option, needed in (("logprobs", "json"), ("data", "memorization")):
         if getattr(args, option) is not None and not getattr(args, needed):
             raise UsageError(f"--{option}: is for --{needed}; add that")
+    if _opens_prompt_line(args):
+        _open_prompt_line(args, values)
+        return 0
     given = _prompt(args)
 
-    from groundup.checkpoint.state import load
-    from groundup.generation.completion import engine_for, prompt_text, text_request
+    from groundup.generation.completion import engine_for, long_prompt, prompt_text, text_request
     from groundup.run.dataset import prompt_for
     from groundup.run.drafts import drafter_of
 
-    loaded = load(args.path, checkpoint=args.checkpoint, device=args.device, quantize=args.quantize)
+    loaded = _load(args)
     prompt = given or prompt_for(loaded, args.seed)
     request = text_request(
-        loaded, prompt, sampling, num_samples=args.num_samples, max_tokens=args.max_tokens, logprobs=args.logprobs,
-        stop=(*args.stop, "\n") if args.one_line else args.stop,
+        loaded, prompt, sampling, num_samples=1 if args.num_samples is None else args.num_samples,
+        max_tokens=args.max_tokens, logprobs=args.logprobs, stop=values["stop"],
     )  # fmt: skip
     drafter = drafter_of(loaded, args.speculation, request.samples * request.max_tokens)
     engine = engine_for(loaded, request.samples, drafter, draft_sampled=args.speculation == "on")
     if not args.quiet:
-        _print_notes(loaded, engine, request.prompt if given else ())
+        _print_notes(loaded, engine, long_prompt(loaded, request) if given else None)
     if args.memorization:
         from groundup.run.evaluate_checkpoint import prepared_data
 
@@ -91,17 +97,54 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_notes(loaded: LoadedModel, engine: Engine, prompt: Sequence[int]) -> None:
+def _load(args: argparse.Namespace) -> LoadedModel:
+    from groundup.checkpoint.state import load
+
+    return load(args.path, checkpoint=args.checkpoint, device=args.device, quantize=args.quantize)
+
+
+def _opens_prompt_line(args: argparse.Namespace) -> bool:
+    """Whether neither a prompt nor an output for files is asked for, and a person is at the terminal."""
+    asked = (args.prompt, args.prompt_file, args.num_samples)
+    if any(value is not None for value in asked) or args.json or args.memorization:
+        return False
+    from groundup.cli.prompt_line import can_talk
+
+    return can_talk()
+
+
+def _open_prompt_line(args: argparse.Namespace, values: Values) -> None:
+    from groundup.cli.prompt_line import hidden_typing, talk
+    from groundup.generation.completion import engine_for
+    from groundup.run.drafts import drafter_of
+
+    with hidden_typing():
+        loaded = _load(args)
+        drafter = drafter_of(loaded, args.speculation, values["max_tokens"])
+        engine = engine_for(loaded, 1, drafter, draft_sampled=args.speculation == "on")
+        if not args.quiet:
+            _print_notes(loaded, engine)
+        talk(loaded, engine, _command(args), values, quiet=args.quiet)
+
+
+def _command(args: argparse.Namespace) -> list[str]:
+    """Words that generate with this model; options of sampling and a prompt may follow."""
+    words = ["groundup", "generate", args.path]
+    for name, default in (("checkpoint", "latest"), ("device", "auto"), ("quantize", "none"), ("speculation", "auto")):
+        if getattr(args, name) != default:
+            words += option_words(name, getattr(args, name))
+    return words
+
+
+def _print_notes(loaded: LoadedModel, engine: Engine, about_prompt: str | None = None) -> None:
     from groundup.checkpoint.data_match import changed_data
 
     if loaded.quantize != "none":
         print(f"note  weights packed in {loaded.quantize}; computed by {engine.describe()}", file=sys.stderr)
-    block_size = loaded.config.model.block_size
     if changed := changed_data(loaded.folder, loaded.config.data):
         print(f"note  {changed}; the model in the checkpoint is the same", file=sys.stderr)
-    if len(prompt) > block_size:
-        note = f"note  the prompt has {len(prompt):,} tokens: the model reads the last {block_size:,}, its context"
-        print(note, file=sys.stderr)
+    if about_prompt:
+        print(f"note  {about_prompt}", file=sys.stderr)
 
 
 def _print_samples(loaded: LoadedModel, engine: Engine, request: Request, beginning: str) -> list[str]:
@@ -150,19 +193,25 @@ def _as_json(
 def _prompt(args: argparse.Namespace) -> str:
     """The prompt, also from a file or standard input. UsageError where it cannot be read."""
     file = args.prompt_file
-    if file is not None and args.prompt:
+    if file is not None and args.prompt is not None:
         raise UsageError(f"--prompt-file {file}: --prompt is given as well; give one of them")
     if file is None and args.prompt != STANDARD_INPUT:
-        return str(args.prompt)
+        return args.prompt or ""
     from groundup.sources.corpus import standard_input
     from groundup.utils.reading import read_bytes
 
-    name = f"--prompt-file {file}" if file else "--prompt -"
+    name = f"--prompt {STANDARD_INPUT}" if file is None else f"--prompt-file {file}"
+    path = None if file in (None, STANDARD_INPUT) else Path(file)
+    if path is None and sys.stdin is not None and sys.stdin.isatty() and not args.quiet:
+        print("note  type the prompt; Ctrl-D at the beginning of a line ends it", file=sys.stderr, flush=True)
     try:
-        content = read_bytes(Path(file)) if file else standard_input().read(MAX_PROMPT_BYTES + 1)
+        content = read_bytes(path) if path else standard_input().read(MAX_PROMPT_BYTES + 1)
         if len(content) > MAX_PROMPT_BYTES:
             raise ValueError(f"more than {MAX_PROMPT_BYTES:,} bytes")
-        return content.decode().replace("\r\n", "\n").removesuffix("\n")
+        prompt = content.decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n")
+        if not (prompt or args.quiet):
+            print(f"note  {name}: is empty, so the model begins a text as without a prompt", file=sys.stderr)
+        return prompt
     except OSError as error:
         raise UsageError(f"{name}: cannot be read ({error.strerror}); name a text file") from error
     except UnicodeDecodeError as error:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
 from groundup.cli.parsing import Parser, number, utf8, whole_number
 from groundup.generation.sampling import Sampling
 
-Values = Mapping[str, Any]
+Values = dict[str, Any]
 """Destination of an option, such as `top_k` -> its value."""
 
 
@@ -46,11 +46,13 @@ class GenerationOption:
         """Words of a command line with this value; none for the default."""
         if value == self.default:
             return []
-        return [f"--{self.name}={self.written(each)}" for each in (value if self.is_list else [value])]
+        given = value if self.is_list else [value]
+        return [word for each in given for word in option_words(self.name, self.written(each))]
 
     def written(self, value: Any) -> str:
         """One value as it is given."""
-        return "=".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        parts = value if isinstance(value, tuple) else (value,)
+        return "=".join(str(part).removesuffix(".0") if isinstance(part, float) else str(part) for part in parts)
 
 
 def _bias(text: str) -> tuple[int, float]:
@@ -104,6 +106,11 @@ GENERATION_OPTIONS = (
     GenerationOption("seed N", "random seed of the samples [0]", whole_number, 0),
 )  # fmt: skip
 DEFAULTS: Values = {option.key: option.default for option in GENERATION_OPTIONS}
+
+
+def option_words(name: str, value: str) -> list[str]:
+    """Words of a command line that give an option."""
+    return [f"--{name}={value}"] if value.startswith("-") else [f"--{name}", value]
 
 
 def add_generation_options(parser: Parser) -> None:

@@ -47,10 +47,10 @@ def commands_page(text: str, commands: Mapping[str, str], others: Sequence[str])
     """Help of the program: `text` with the table of `commands`, and the names of `others`."""
     width = min(shutil.get_terminal_size().columns, MAX_COLUMNS)
     before, _, after = text.partition("{commands}")
-    table = _table(list(commands.items()), width)
+    rows = table(list(commands.items()), width)
     if others:
-        table += ["", *wrapped(f"also {', '.join(others)}: groundup --help-all", width, "     ", "")]
-    return "\n".join([*_block(before.strip("\n"), width), "", *table, *_block(after.rstrip("\n"), width)]) + "\n"
+        rows += ["", *wrapped(f"also {', '.join(others)}: groundup --help-all", width, "     ", "")]
+    return "\n".join([*_block(before.strip("\n"), width), "", *rows, *_block(after.rstrip("\n"), width)]) + "\n"
 
 
 def wrapped(text: str, width: int, indent: str = "", first: str | None = None) -> list[str]:
@@ -90,7 +90,7 @@ def _options(parser: Any, width: int, *, everything: bool) -> list[str]:
     for title, actions in groups.items():
         if actions:
             lines += ["", *wrapped(title, width, "  ", "")]
-        lines += _table([row for action in actions for row in _rows(action, preset, short=not everything)], width)
+        lines += table([row for action in actions for row in _rows(action, preset, short=not everything)], width)
     return lines
 
 
@@ -144,7 +144,7 @@ def _text(action: argparse.Action, preset: str | None, *, short: bool) -> str:
     return f"{text} [{shown}]"
 
 
-def _table(rows: Sequence[tuple[str, str]], width: int) -> list[str]:
+def table(rows: Sequence[tuple[str, str]], width: int) -> list[str]:
     """Names in a column and texts next to them, or under them where the name or the terminal leaves no room."""
     longest = max((len(name) for name, _ in rows if len(name) <= NAME_COLUMNS), default=0)
     column = " " * (6 if width < NARROW else longest + 4)
@@ -188,7 +188,7 @@ def _block(text: str, width: int) -> Iterator[str]:
                 yield from _command(line.strip(), width)
             elif line.strip():
                 name, _, rest = line.strip().partition("  ")
-                yield from _table([(name, rest.strip())], width)
+                yield from table([(name, rest.strip())], width)
 
 
 def _command(command: str, width: int) -> Iterator[str]:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from groundup.cli.generation_options import DEFAULTS
 from groundup.cli.parsing import TOKENIZERS, Parser, add_text_fields, text_fields
 from groundup.cli.prompt_line import can_talk, talk
 from groundup.errors import UsageError
@@ -18,6 +19,8 @@ from groundup.sources.catalog import CORPORA
 from groundup.sources.shakespeare import SHAKESPEARE
 from groundup.ui.format import json_line
 from groundup.ui.progress import byte_progress
+
+TALK_MAX_TOKENS = 200  # of a text at the prompt line
 
 if TYPE_CHECKING:
     from groundup.first_model.existing import ExistingRun
@@ -97,7 +100,10 @@ def run(args: argparse.Namespace) -> int:
     else:
         show(found, explain=args.explain)
         if can_talk() and not found.result.signal:
-            talk(found.model)
+            from groundup.generation.completion import engine_for
+
+            command = ["groundup", "generate", str(found.result.run)]
+            talk(found.model, engine_for(found.model, 1), command, DEFAULTS | {"max_tokens": TALK_MAX_TOKENS})
     return 128 + found.result.signal if found.result.signal else 0
 
 

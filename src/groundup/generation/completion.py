@@ -83,6 +83,14 @@ def text_request(
     return Request(tuple(ids), max_tokens, sampling, num_samples, logprobs, stop=tuple(stop))
 
 
+def long_prompt(loaded: TextModel, request: Request) -> str | None:
+    """What the model reads of a prompt that is longer than its context; else None."""
+    tokens, context = len(request.prompt), loaded.model.config.block_size
+    if tokens <= context:
+        return None
+    return f"the prompt has {tokens:,} tokens: the model reads the last {context:,}, its context"
+
+
 def engine_for(
     loaded: TextModel, num_samples: int, new_drafter: NewDrafter = NGramDrafter, *, draft_sampled: bool = False
 ) -> Engine:

@@ -19,7 +19,12 @@ LABEL = re.compile(r"(?:.* {2,})?")  # of a line: its columns before the last on
 
 def can_redraw(console: rich.console.Console) -> bool:
     """Whether lines can be drawn over: on a terminal, whatever FORCE_COLOR says, and not by a job in the background."""
-    if not (console.is_terminal and console.file.isatty()) or console.is_dumb_terminal:
+    return console.is_terminal and not console.is_dumb_terminal and is_foreground(console)
+
+
+def is_foreground(console: rich.console.Console) -> bool:
+    """Whether output is read on a terminal, and not written there by a job in the background."""
+    if not console.file.isatty():
         return False
     try:
         return os.tcgetpgrp(console.file.fileno()) == os.getpgrp()
@@ -51,7 +56,7 @@ class Console(rich.console.Console):
         raise BrokenPipeError  # rich would exit with status 1
 
 
-def print_line(text: str, console: rich.console.Console | None = None) -> None:
+def print_line(text: str, console: rich.console.Console | None = None, style: str = "") -> None:
     """Print a line; on a terminal it is broken between words only, and continues under its last column."""
     console, lines = console or Console(), [text]
     if console.is_terminal and len(text) > console.width:
@@ -61,4 +66,4 @@ def print_line(text: str, console: rich.console.Console | None = None) -> None:
             text, console.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
         )
     for line in lines:
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(line, style), soft_wrap=True)
