@@ -12,6 +12,8 @@ from liveserver import CONTEXT, lone, lone_text, random_model, serving
 
 from groundup.generation.engine import Request
 from groundup.generation.sampling import Sampling
+from groundup.server.app import joined
+from groundup.server.schemas import Choice, Logprobs
 from groundup.tokenizers.bpe import BPETokenizer
 from groundup.tokenizers.byte_char import ByteTokenizer, CharTokenizer
 from groundup.tokenizers.gpt2 import GPT2Tokenizer
@@ -375,3 +377,19 @@ def test_a_logit_bias_excludes_or_forces_a_token_at_any_temperature(live):
 
 def _bytes(token: str) -> bytes:
     return bytes(int(part, 16) for part in token[6:].split("\\x")[1:]) if token.startswith("bytes:") else token.encode()
+
+
+def test_parts_of_one_choice_that_wait_together_are_sent_as_one():
+    def logprobs(name, value):
+        return Logprobs(tokens=[name], token_logprobs=[value], top_logprobs=[None], text_offset=[0])
+
+    parts = [
+        Choice(text="a", index=0, logprobs=logprobs("a", -1.0)),
+        Choice(text="x", index=1),
+        Choice(text="b", index=0, logprobs=logprobs("b", -2.0), finish_reason="length"),
+    ]
+    first, second = joined(parts)
+    assert (first.text, first.index, first.finish_reason) == ("ab", 0, "length")
+    assert first.logprobs is not None
+    assert (first.logprobs.tokens, first.logprobs.token_logprobs) == (["a", "b"], [-1.0, -2.0])
+    assert (second.text, second.index, second.finish_reason) == ("x", 1, None)

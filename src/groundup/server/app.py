@@ -8,7 +8,7 @@ Every error is JSON in OpenAI's form; no page makes a browser contact another ho
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Any, TypeVar
@@ -225,7 +225,7 @@ class Running:
             except TimeoutError:
                 raise _too_slow(self._seconds) from None
             waited = not self.answer.usage.completion_tokens
-            parts = [self.answer.add(item.prompt, item.piece) for item in items if isinstance(item, Part)]
+            parts = joined(self.answer.add(item.prompt, item.piece) for item in items if isinstance(item, Part))
             if waited and self.answer.usage.completion_tokens:
                 self._metrics.first_token_seconds.labels(self._model).observe(time.monotonic() - self._began)
             yield parts
@@ -284,6 +284,17 @@ class EventStream(StreamingResponse):
             logger.info("a client stopped reading its answer")
         finally:
             self._running.close()
+
+
+def joined(parts: Iterable[Choice]) -> list[Choice]:
+    """One part for each choice: a stream that lags, or an engine that makes several tokens in a step, sends fewer."""
+    joined: dict[int, Choice] = {}
+    for part in parts:
+        if part.index in joined:
+            joined[part.index].append(part)
+        else:
+            joined[part.index] = part
+    return list(joined.values())
 
 
 def _event(chunk: Completion, exclude: set[str] | None = None) -> str:

@@ -167,14 +167,7 @@ class Answer:
 
     def collect(self, part: Choice) -> None:
         """Append a part to its choice in the complete answer."""
-        choice = self._choices[part.index]
-        choice.text += part.text
-        choice.finish_reason = part.finish_reason
-        if part.logprobs is not None and choice.logprobs is None:
-            choice.logprobs = part.logprobs
-        elif part.logprobs is not None and choice.logprobs is not None:
-            for name in Logprobs.model_fields:
-                getattr(choice.logprobs, name).extend(getattr(part.logprobs, name))
+        self._choices[part.index].append(part)
 
     def complete(self) -> Completion:
         """The complete answer."""

@@ -180,6 +180,16 @@ class Choice(BaseModel):
     logprobs: Logprobs | None = None
     finish_reason: Literal["stop", "length"] | None = None
 
+    def append(self, part: "Choice") -> None:
+        """Add the part that follows."""
+        self.text += part.text
+        self.finish_reason = part.finish_reason
+        if self.logprobs is None:
+            self.logprobs = part.logprobs
+        elif part.logprobs is not None:
+            for name in Logprobs.model_fields:
+                getattr(self.logprobs, name).extend(getattr(part.logprobs, name))
+
 
 class Usage(BaseModel):
     """Token counts."""
