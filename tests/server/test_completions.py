@@ -12,7 +12,7 @@ from liveserver import CONTEXT, lone, lone_text, random_model, serving
 
 from groundup.generation.engine import Request
 from groundup.generation.sampling import Sampling
-from groundup.server.app import joined
+from groundup.server.app import merged
 from groundup.server.schemas import Choice, Logprobs
 from groundup.tokenizers.bpe import BPETokenizer
 from groundup.tokenizers.byte_char import ByteTokenizer, CharTokenizer
@@ -388,7 +388,7 @@ def test_parts_of_one_choice_that_wait_together_are_sent_as_one():
         Choice(text="x", index=1),
         Choice(text="b", index=0, logprobs=logprobs("b", -2.0), finish_reason="length"),
     ]
-    first, second = joined(parts)
+    first, second = merged(parts)
     assert (first.text, first.index, first.finish_reason) == ("ab", 0, "length")
     assert first.logprobs is not None
     assert (first.logprobs.tokens, first.logprobs.token_logprobs) == (["a", "b"], [-1.0, -2.0])

@@ -225,7 +225,7 @@ class Running:
             except TimeoutError:
                 raise _too_slow(self._seconds) from None
             waited = not self.answer.usage.completion_tokens
-            parts = joined(self.answer.add(item.prompt, item.piece) for item in items if isinstance(item, Part))
+            parts = merged(self.answer.add(item.prompt, item.piece) for item in items if isinstance(item, Part))
             if waited and self.answer.usage.completion_tokens:
                 self._metrics.first_token_seconds.labels(self._model).observe(time.monotonic() - self._began)
             yield parts
@@ -286,15 +286,15 @@ class EventStream(StreamingResponse):
             self._running.close()
 
 
-def joined(parts: Iterable[Choice]) -> list[Choice]:
+def merged(parts: Iterable[Choice]) -> list[Choice]:
     """One part for each choice: a stream that lags, or an engine that makes several tokens in a step, sends fewer."""
-    joined: dict[int, Choice] = {}
+    found: dict[int, Choice] = {}
     for part in parts:
-        if part.index in joined:
-            joined[part.index].append(part)
+        if part.index in found:
+            found[part.index].append(part)
         else:
-            joined[part.index] = part
-    return list(joined.values())
+            found[part.index] = part
+    return list(found.values())
 
 
 def _event(chunk: Completion, exclude: set[str] | None = None) -> str:
