@@ -89,7 +89,7 @@ def hidden_typing() -> Iterator[None]:
         yield
     finally:
         with suppress(termios.error):  # it is closed
-            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+            termios.tcsetattr(descriptor, termios.TCSANOW, before)
 
 
 class PromptLine:
