@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 import time
+from functools import partial
 
 import pytest
 from prompt_toolkit.application import create_app_session, get_app
@@ -25,7 +26,6 @@ from groundup.cli.prompt_commands import ACTIONS, is_command, parse_command, pro
 from groundup.cli.prompt_history import PromptHistory
 from groundup.cli.prompt_line import HINT, LEAVING, PromptLine, talk
 from groundup.errors import UsageError
-from groundup.generation import completion
 from groundup.generation.completion import engine_for
 from groundup.generation.engine import Engine
 from groundup.ui.format import visible
@@ -43,7 +43,7 @@ def line(loaded, trained, monkeypatch):
     """A prompt line whose texts have 12 tokens."""
     monkeypatch.setenv("COLUMNS", "200")
     return PromptLine(
-        loaded, engine_for(loaded, 1), ["groundup", "generate", str(trained)], DEFAULTS | {"max_tokens": 12}
+        loaded, partial(engine_for, loaded, 1), ["groundup", "generate", str(trained)], DEFAULTS | {"max_tokens": 12}
     )
 
 
@@ -163,8 +163,8 @@ def test_help_lists_every_command(answers):
         assert key in printed
 
 
-def test_one_engine_writes_all_texts(answers, monkeypatch):
-    monkeypatch.setattr(completion, "engine_for", None)
+def test_one_engine_writes_all_texts(line, answers, monkeypatch):
+    monkeypatch.setattr(line, "_new_engine", None)
     texts = [text_of(answers("/seed 3", beginning)) for beginning in ("The", "much longer", "The")]
     assert texts[0] == texts[2] != texts[1]
 
@@ -229,7 +229,11 @@ def typed(loaded, monkeypatch, capsys):
         with create_pipe_input() as pipe, create_app_session(input=pipe, output=DummyOutput()):
             pipe.send_text(keys)
             talk(
-                loaded, engine_for(loaded, 1), ["groundup", "generate", "run"], DEFAULTS | {"max_tokens": 4}, **options
+                loaded,
+                partial(engine_for, loaded, 1),
+                ["groundup", "generate", "run"],
+                DEFAULTS | {"max_tokens": 4},
+                **options,
             )
         return capsys.readouterr().out
 

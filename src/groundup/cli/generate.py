@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from groundup.generation.engine import Engine, Request
 
 STANDARD_INPUT = "-"
+SESSION_TOKENS = 1000  # about as many are generated at a prompt line
 MAX_PROMPT_BYTES = 16 << 20  # a model reads its last tokens, as many as its context
 
 
@@ -120,11 +121,11 @@ def _open_prompt_line(args: argparse.Namespace, values: Values) -> None:
 
     with hidden_typing():
         loaded = _load(args)
-        drafter = drafter_of(loaded, args.speculation, values["max_tokens"])
-        engine = engine_for(loaded, 1, drafter, draft_sampled=args.speculation == "on")
+        drafter = drafter_of(loaded, args.speculation, SESSION_TOKENS)
+        new_engine = partial(engine_for, loaded, 1, drafter, draft_sampled=args.speculation == "on")
         if not args.quiet:
-            _print_notes(loaded, engine)
-        talk(loaded, engine, _command(args), values, quiet=args.quiet)
+            _print_notes(loaded, new_engine())
+        talk(loaded, new_engine, _command(args), values, quiet=args.quiet)
 
 
 def _command(args: argparse.Namespace) -> list[str]:

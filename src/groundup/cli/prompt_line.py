@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -43,13 +43,18 @@ def can_talk() -> bool:
 
 
 def talk(
-    loaded: LoadedModel, engine: Engine, command: Sequence[str], values: Values = DEFAULTS, *, quiet: bool = False
+    loaded: LoadedModel,
+    new_engine: Callable[[], Engine],
+    command: Sequence[str],
+    values: Values = DEFAULTS,
+    *,
+    quiet: bool = False,
 ) -> None:
     """Read beginnings and continue each, until Ctrl-D. `command`: words that generate with this model."""
     from groundup.cli.line_editor import new_editor
     from groundup.cli.prompt_history import PromptHistory, history_path
 
-    line = PromptLine(loaded, engine, command, values, quiet=quiet)
+    line = PromptLine(loaded, new_engine, command, values, quiet=quiet)
     editor = new_editor(PromptHistory(history_path()), propose)
     if not quiet:
         line.note(HINT)
@@ -96,9 +101,16 @@ class PromptLine:
     """Continues texts and obeys commands; keeps the options that hold, and the last beginning."""
 
     def __init__(
-        self, loaded: LoadedModel, engine: Engine, command: Sequence[str], values: Values, *, quiet: bool = False
+        self,
+        loaded: LoadedModel,
+        new_engine: Callable[[], Engine],
+        command: Sequence[str],
+        values: Values,
+        *,
+        quiet: bool = False,
     ) -> None:
-        self._loaded, self._engine, self._command, self._values, self._quiet = loaded, engine, command, values, quiet
+        self._loaded, self._command, self._values, self._quiet = loaded, command, values, quiet
+        self._new_engine, self._engine = new_engine, new_engine()
         self._console = Console()
         self._last: tuple[str, Values] | None = None  # beginning and options of the last text
         self._check(values)
@@ -162,7 +174,7 @@ class PromptLine:
             self._print(f"{shlex.join(words)}\n")  # in one line, to be copied
 
     def _continue(self, typed: str) -> None:
-        from groundup.generation.completion import engine_for, long_prompt, text_request
+        from groundup.generation.completion import long_prompt, text_request
         from groundup.run.dataset import prompt_for
 
         values = self._values
@@ -177,7 +189,7 @@ class PromptLine:
         try:
             self._write(prompt, request)
         except BaseException:  # it may have been interrupted in the middle of a step
-            self._engine = engine_for(self._loaded, 1)
+            self._engine = self._new_engine()
             raise
 
     def _write(self, prompt: str, request: Request) -> None:

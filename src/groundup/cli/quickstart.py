@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
             from groundup.generation.completion import engine_for
 
             command = ["groundup", "generate", str(found.result.run)]
-            talk(found.model, engine_for(found.model, 1), command, DEFAULTS | {"max_tokens": TALK_MAX_TOKENS})
+            talk(found.model, partial(engine_for, found.model, 1), command, DEFAULTS | {"max_tokens": TALK_MAX_TOKENS})
     return 128 + found.result.signal if found.result.signal else 0
 
 

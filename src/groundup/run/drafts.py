@@ -21,7 +21,7 @@ def drafter_of(loaded: LoadedModel, speculation: Speculation = "auto", tokens: i
     """
     if speculation == "off" or loaded.device.type != "cpu":
         return NoDrafts
-    limit = MAX_TABLE_TOKENS if tokens is None else min(MAX_TABLE_TOKENS, READ_PER_TOKEN * tokens)
+    limit = MAX_TABLE_TOKENS if tokens is None else min(MAX_TABLE_TOKENS, READ_PER_TOKEN * max(tokens, 0))
     try:
         folder, *_ = prepared_data(loaded, None)
         text = Tokens.open(folder, "train")
