@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +21,8 @@ from groundup.errors import UsageError
 SUBJECTS: dict[str, Callable[[Options], Result]] = {
     "start": start.run,
     "train-step": train_step.run,
-    "generate": generate.run,
+    "generate": partial(generate.run, generate.GPT2),
+    "generate-small": partial(generate.run, generate.SMALL),
     "time-to-loss": time_to_loss.run,
 }
 NEEDS_TEXT = {"time-to-loss"}
@@ -33,6 +35,10 @@ def main() -> int:
     )
     parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help=f"{', '.join(SUBJECTS)} (default: all)")
     parser.add_argument("--nanogpt", type=Path, metavar="DIR", help="a checkout of nanoGPT to compare with")
+    parser.add_argument(
+        "--peers-python", type=Path, metavar="PATH",
+        help="a Python that has transformers, ctranslate2 and llama-cpp-python, for generate and generate-small",
+    )  # fmt: skip
     parser.add_argument("--text", type=Path, metavar="FILE", help="tinyshakespeare's input.txt; time-to-loss needs it")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch (default 2)")
     parser.add_argument("--rounds", type=int, help="rounds per subject (default: each subject's own)")
@@ -40,7 +46,8 @@ def main() -> int:
     args = parser.parse_args()
     if unknown := [name for name in args.subjects if name not in SUBJECTS]:
         parser.error(f"{unknown[0]}: no such subject; there are {', '.join(SUBJECTS)}")
-    options, subjects, skipped = Options(args.nanogpt, args.text, args.threads, args.rounds), args.subjects, []
+    options = Options(args.nanogpt, args.text, args.threads, args.rounds, args.peers_python)
+    subjects, skipped = args.subjects, []
     try:
         options.check()
     except UsageError as error:

@@ -28,6 +28,7 @@ class Options:
     text: Path | None  # tinyshakespeare; optional for `train-step`
     threads: int
     rounds: int | None  # None: the subject's default
+    peers_python: Path | None = None  # an interpreter that has other programs; optional for `generate`
 
     def check(self) -> None:
         """UsageError for a missing file or an invalid number, before anything is measured."""
@@ -37,6 +38,8 @@ class Options:
             for name in ("model.py", "train.py"):
                 if not (self.nanogpt / name).is_file():
                     raise UsageError(f"--nanogpt: there is no {self.nanogpt / name}; `{CLONE}` makes a checkout")
+        if self.peers_python and not os.access(self.peers_python, os.X_OK):
+            raise UsageError(f"--peers-python: there is no program {self.peers_python}")
         for option, value in (("threads", self.threads), ("rounds", self.rounds)):
             if value is not None and value < 1:
                 raise UsageError(f"--{option} {value}: must be 1 or more")

@@ -23,12 +23,14 @@ PADDED = ("wte.weight", "lm_head.weight")  # ours have padding rows; nanoGPT's h
 def twin(gpt: GPT, checkout: Path) -> Any:
     """nanoGPT's model with the shape and the weights of ours."""
     config = gpt.config
-    assert config.activation == "gelu", "nanoGPT has no other activation"
+    assert config.activation in ("gelu", "gelu_tanh"), "nanoGPT has no other activation"
     assert config.tie_embeddings, "nanoGPT always ties its head"
     shape = {name: getattr(config, name) for name in ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias")}
     module = load_module(checkout / "model.py")
     with quiet():
         model = module.GPT(module.GPTConfig(vocab_size=config.vocab, **shape))
+    for block in model.transformer.h if config.activation == "gelu_tanh" else ():
+        block.mlp.gelu.approximate = "tanh"
     model.load_state_dict(
         {
             name if name.startswith("lm_head") else f"transformer.{name}": t[: config.vocab] if name in PADDED else t

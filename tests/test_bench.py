@@ -13,10 +13,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are run from a checkout, not part of the package
 
 from bench import __main__ as bench
-from bench import time_to_loss
+from bench import generate, generation_peers, time_to_loss
 from bench.measure import Options, Result, Row, interleaved
 from bench.nanogpt import HINT
 from bench.time_to_loss import FAST, OURS, THEIRS, judge, nanogpt_with_data, pinned, their_loss
+from bench.worker import Failed
 
 OPTIONS = Options(nanogpt=None, text=None, threads=1, rounds=1)
 
@@ -104,6 +105,51 @@ def test_without_a_peer_there_is_no_promise():
     assert result.failures == []
 
 
+def test_all_in_fp32_must_generate_the_same_tokens():
+    result = Result("", "tokens/s", [], baseline=generate.FP32)
+    generate.judge(result, {generate.FP32: [5, 6], "a": [5, 6]}, 2)
+    assert (result.notes, result.failures) == (["all in fp32 generate the same 2 tokens, 2 of them distinct"], [])
+    generate.judge(result, {generate.FP32: [5, 6], "a": [5, 6], "b": [5, 7]}, 2)
+    assert result.failures == [f"b: does not generate the 2 tokens of {generate.FP32}"]
+    result.failures.clear()
+    generate.judge(result, {generate.FP32: [5, 6]}, 3)  # ended early
+    assert len(result.failures) == 1
+
+
+TOY = replace(generate.SMALL, tokens=4, repeats=2)
+
+
+def test_ours_generates_in_every_precision_and_several_rows(monkeypatch):
+    monkeypatch.setattr(generate, "SETTLE", 0)
+    result = generate.run(TOY, OPTIONS)
+    assert result.failures == []
+    assert [row.name for row in result.rows] == [
+        *(f"groundup, {kind}" for kind in ("fp32", "bf16", "int8", "fp32, 8 rows", "int8, 8 rows")),
+        "groundup, fp32, by PyTorch",
+    ]
+    assert any(note.startswith("groundup, int8: ") for note in result.notes)
+    assert {HINT, generate.PEERS_HINT} <= set(result.notes)
+
+
+def test_a_program_that_cannot_load_the_model_is_left_out_with_a_reason(tmp_path):
+    with generate.PeerProcess(Path(sys.executable), "llama.cpp, fp32", tmp_path, 1) as peer:
+        with pytest.raises(Failed, match="Error: "):  # it is not installed here, or there is no such file
+            peer.answer()
+        with pytest.raises(Failed, match="its process ended"):
+            peer.generate(TOY, 1)
+
+
+@pytest.mark.long
+def test_another_program_generates_from_the_export(monkeypatch):
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(generate, "SETTLE", 0)
+    monkeypatch.setattr(generation_peers, "PEERS", dict(list(generation_peers.PEERS.items())[:1]))
+    result = generate.run(TOY, replace(OPTIONS, peers_python=Path(sys.executable)))
+    assert [row.name for row in result.rows][-1] == "transformers, fp32"
+    assert result.failures == []
+    assert any(note.startswith("transformers, fp32: transformers ") for note in result.notes)
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system cannot hold a process to a core")
 def test_processes_are_held_to_as_many_cores_as_threads():
     before = os.sched_getaffinity(0)
@@ -174,6 +220,7 @@ def measured(monkeypatch):
         (["start", "time-to-loss"], "time-to-loss: give tinyshakespeare's input.txt with --text"),
         (["start", "--text", "missing.txt"], "--text: there is no missing.txt"),
         (["--nanogpt", "missing"], "makes a checkout"),
+        (["generate", "--peers-python", "missing"], "--peers-python: there is no program missing"),
         (["start", "stop"], "stop: no such subject"),
         (["start", "--rounds", "0"], "--rounds 0: must be 1 or more"),
     ],
@@ -185,9 +232,9 @@ def test_mistakes_are_found_before_anything_is_measured(argv, sentence, measured
 
 def test_by_default_all_measurable_subjects_run(measured, text, capsys, monkeypatch):
     monkeypatch.delitem(bench.SUBJECTS, "generate")
-    assert measured() == (0, ["start", "train-step"])
+    assert measured() == (0, ["start", "train-step", "generate-small"])
     assert "time-to-loss: left out; give tinyshakespeare's input.txt with --text" in capsys.readouterr().out
-    assert measured("--text", text) == (0, ["start", "train-step", "time-to-loss"])
+    assert measured("--text", text) == (0, ["start", "train-step", "generate-small", "time-to-loss"])
 
 
 def test_results_before_a_failure_are_kept(measured, tmp_path):
