@@ -44,6 +44,14 @@ def test_generate_says_how_packed_weights_are_computed(groundup, run):
     assert groundup(*words, "--quantize", "int8", "--quiet").err == ""
 
 
+def test_generate_says_why_it_computes_more_slowly(groundup, run, monkeypatch):
+    reason = "PyTorch; no C++: no C++ compiler (g++)"
+    monkeypatch.setattr("groundup.generation.engine.Engine.describe", lambda engine: reason)
+    words = ("generate", run, "--prompt", "The", "--max-tokens", 5)
+    assert groundup(*words).err == f"note  computed by {reason}\n"
+    assert groundup(*words, "--quiet").err == ""
+
+
 def test_serve_loads_packed_weights(groundup, run, monkeypatch):
     app = pytest.importorskip("groundup.server.app", reason="needs the extra `serve`")
     from groundup.server.listen import Listener

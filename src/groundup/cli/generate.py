@@ -140,8 +140,11 @@ def _command(args: argparse.Namespace) -> list[str]:
 def _print_notes(loaded: LoadedModel, engine: Engine, about_prompt: str | None = None) -> None:
     from groundup.checkpoint.data_match import changed_data
 
+    computed = f"computed by {engine.describe()}"
     if loaded.quantize != "none":
-        print(f"note  weights packed in {loaded.quantize}; computed by {engine.describe()}", file=sys.stderr)
+        print(f"note  weights packed in {loaded.quantize}; {computed}", file=sys.stderr)
+    elif ";" in computed:  # it says why there is no faster way
+        print(f"note  {computed}", file=sys.stderr)
     if changed := changed_data(loaded.folder, loaded.config.data):
         print(f"note  {changed}; the model in the checkpoint is the same", file=sys.stderr)
     if about_prompt:
