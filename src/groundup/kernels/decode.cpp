@@ -40,8 +40,6 @@ constexpr int64_t LANES = 4;
 
 typedef float Vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
-typedef int16_t Shorts __attribute__((vector_size(2 * LANES)));
-typedef int8_t Bytes __attribute__((vector_size(LANES)));
 
 struct bf16 {  // the upper half of a float
     uint16_t bits;
@@ -119,30 +117,22 @@ inline Ints widen(const int8_t* p) { return (Ints)_mm512_cvtepi8_epi32(_mm_loadu
 inline Ints widen(const int16_t* p) { return (Ints)_mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i*)p)); }
 inline Ints widen(const int8_t* p) { return (Ints)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)); }
 #else
-inline Ints widen(const int16_t* p) {
-    Shorts v;
+template <typename T>
+inline Ints widen(const T* p) {
+    typedef T Small __attribute__((vector_size(sizeof(T) * LANES)));
+    Small v;
     std::memcpy(&v, p, sizeof v);
     return __builtin_convertvector(v, Ints);
-}
-inline Ints widen(const int8_t* p) {
-    Bytes v;
-    std::memcpy(&v, p, sizeof v);
-    return __builtin_convertvector(__builtin_convertvector(v, Shorts), Ints);
 }
 #endif
 
 inline Vec load(const int8_t* p) { return __builtin_convertvector(widen(p), Vec); }
+inline Vec load(const bf16* p) { return (Vec)(widen(reinterpret_cast<const int16_t*>(p)) << 16); }
 
-inline Vec load(const bf16* p) {
-    Ints bits = widen(reinterpret_cast<const int16_t*>(p)) << 16;
-    Vec v;
-    std::memcpy(&v, &bits, sizeof v);
-    return v;
-}
-
-// Fewer than LANES numbers, and zeros.
+// The first of `n` numbers, and zeros where there are fewer than LANES.
 template <typename T>
 inline Vec load_part(const T* p, int64_t n) {
+    if (n >= LANES) return load(p);
     T padded[LANES] = {};
     std::memcpy(padded, p, n * sizeof(T));
     return load(padded);
@@ -186,27 +176,17 @@ inline Vec exponential(Vec x) {
     Vec shifted = x * 1.44269504f + 12582912.0f;  // 1.5·2²³, after which a float has no fraction
     Vec n = shifted - 12582912.0f, r = x - n * 0.693359375f + n * 2.12194440e-4f;
     Vec p = fill(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    Ints bits;
-    std::memcpy(&bits, &shifted, sizeof bits);
-    bits = (bits + (127 - 0x4B400000)) << 23;  // the lowest bits hold n
-    Vec scale;
-    std::memcpy(&scale, &bits, sizeof scale);
-    return (p * r * r + r + 1.0f) * scale;
+    for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+        p = p * r + c;
+    Ints scale = ((Ints)shifted + (127 - 0x4B400000)) << 23;  // the lowest bits hold n; a cast keeps all bits
+    return (p * r * r + r + 1.0f) * (Vec)scale;
 }
 
 // ---- Matrix products ----
 
-constexpr int64_t GROUP = 64;  // inputs that share a scale in int8
+constexpr int64_t GROUP = 64;  // inputs that share a scale in int8, as in model/quantized.py
 constexpr int64_t AHEAD = 16384;  // bytes between what is computed and what is fetched from memory
 constexpr int64_t TILE = 4;    // outputs of a matrix that are computed together
-
-template <typename T>
-constexpr bool scaled = sizeof(T) == 1;
 
 // A group of weights further on, for the CPU does not see by itself that rows follow one another.
 template <typename T>
@@ -229,6 +209,7 @@ inline __attribute__((always_inline)) void add(Vec (&part)[O][R], const T* w, co
 // Products of O rows of weights with R rows of x, so that each number loaded is used several times.
 template <typename T, int O, int R>
 inline void tile(const Matrix& m, int64_t output, const float* x, float* y) {
+    constexpr bool scaled = sizeof(T) == 1;
     int64_t n = m.inputs, groups = (n + GROUP - 1) / GROUP;
     const T* w = static_cast<const T*>(m.weight) + output * n;
     const float* scale = m.scale + output * groups;
@@ -238,13 +219,13 @@ inline void tile(const Matrix& m, int64_t output, const float* x, float* y) {
         int64_t stop = std::min(i + GROUP, n);
         Vec part[O][R];
         UNROLLED for (int o = 0; o < O; o++)
-            UNROLLED for (int r = 0; r < R; r++) part[o][r] = scaled<T> ? Vec{} : total[o][r];
+            UNROLLED for (int r = 0; r < R; r++) part[o][r] = scaled ? Vec{} : total[o][r];
         for (; i + LANES <= stop; i += LANES) add<O, R>(part, w + i, x + i, n, [](const auto* p) { return load(p); });
         if (i < stop) add<O, R>(part, w + i, x + i, n, [rest = stop - i](const auto* p) { return load_part(p, rest); });
         i = stop;
         UNROLLED for (int o = 0; o < O; o++)
             UNROLLED for (int r = 0; r < R; r++)
-                total[o][r] = scaled<T> ? multiply_add(part[o][r], fill(scale[o * groups + group]), total[o][r]) : part[o][r];
+                total[o][r] = scaled ? multiply_add(part[o][r], fill(scale[o * groups + group]), total[o][r]) : part[o][r];
     }
     for (int o = 0; o < O; o++) {
         float bias = m.bias ? m.bias[output + o] : 0;
@@ -254,13 +235,11 @@ inline void tile(const Matrix& m, int64_t output, const float* x, float* y) {
 
 template <typename T, int O>
 inline void tiles(const Matrix& m, int64_t output, const float* x, float* y, int64_t rows) {
+    constexpr int FEWER = std::min(O, 2);  // what registers hold beside sums of four rows
     int64_t r = 0;
-    for (; r + 4 <= rows; r += 4) {
-        const float* in = x + r * m.inputs;
-        float* out = y + r * m.outputs;
-        if constexpr (O == 1) tile<T, 1, 4>(m, output, in, out);
-        else for (int o = 0; o < O; o += 2) tile<T, 2, 4>(m, output + o, in, out);  // what registers hold
-    }
+    for (; r + 4 <= rows; r += 4)
+        for (int o = 0; o < O; o += FEWER)
+            tile<T, FEWER, 4>(m, output + o, x + r * m.inputs, y + r * m.outputs);
     if (r + 2 <= rows) tile<T, O, 2>(m, output, x + r * m.inputs, y + r * m.outputs), r += 2;
     if (r < rows) tile<T, O, 1>(m, output, x + r * m.inputs, y + r * m.outputs);
 }
@@ -287,13 +266,12 @@ void product(const Matrix& m, const float* x, float* y, int64_t rows, Range rang
 
 // One vector, from x to y, which may be the same.
 void normalise(const Norm& norm, const float* x, float* y, int64_t n) {
-    float mean = 0;
     if (y != x) std::memcpy(y, x, n * sizeof(float));
     if (norm.kind == NO_NORM) return;
     if (norm.kind == LAYER_NORM) {
         Vec total{};
         each(y, n, [&](Vec v, int64_t) { return total += v, v; });
-        mean = sum(total) / n;
+        float mean = sum(total) / n;
         for (int64_t i = 0; i < n; i++) y[i] -= mean;
     }
     float factor = 1 / std::sqrt(dot(y, y, n) / n + static_cast<float>(norm.eps));
@@ -332,14 +310,12 @@ void activate(Activation kind, float* x, const float* gate, int64_t n) {
             for (int64_t i = 0; i < n; i++) x[i] *= 0.5f * (1 + std::erf(x[i] * 0.70710678f));
             return;
         case RELU:
-            for (int64_t i = 0; i < n; i++) x[i] = x[i] <= 0 ? 0 : x[i];  // NaN stays NaN
-            return;
+            return each(x, n, [](Vec v, int64_t) { return v <= 0.0f ? Vec{} : v; });  // NaN stays NaN
         case RELU2:
-            for (int64_t i = 0; i < n; i++) x[i] = x[i] <= 0 ? 0 : x[i] * x[i];
-            return;
+            return each(x, n, [](Vec v, int64_t) { return v <= 0.0f ? Vec{} : v * v; });
         case SWIGLU:
             return each(x, n, [=](Vec v, int64_t i) {
-                Vec g = n - i < LANES ? load_part(gate + i, n - i) : load(gate + i);
+                Vec g = load_part(gate + i, n - i);
                 return v * g * sigmoid(g);
             });
     }
@@ -428,9 +404,7 @@ void attend(const float* q, const float* keys, const float* values, float* y, fl
     for (int64_t t = 0; t < length; t++) {
         const float* v = values + t * D;
         Vec weight = fill(scores[t] / total);
-        each(y, D, [=](Vec sum, int64_t i) {
-            return multiply_add(weight, D - i < LANES ? load_part(v + i, D - i) : load(v + i), sum);
-        });
+        each(y, D, [=](Vec sum, int64_t i) { return multiply_add(weight, load_part(v + i, D - i), sum); });
     }
 }
 
@@ -489,18 +463,16 @@ int64_t aligned(int64_t n) { return (n + 63) / 64 * 64; }  // numbers; no two th
 
 }  // namespace
 
-extern "C" {
-
 // Numbers of working memory that `decode` needs.
-int64_t decode_workspace(const Model* m, int64_t rows, int64_t threads) {
+extern "C" int64_t decode_workspace(const Model* m, int64_t rows, int64_t threads) {
     int64_t C = m->width, shared = aligned(3 * rows * C) + aligned(rows * C) + 2 * aligned(rows * m->inner);
     return shared + threads * (aligned(rows * C) + aligned(m->context));
 }
 
 // Embeddings in x, (N, C), and features, (N, inputs of their matrix), to logits of the rows from `first_logit` on,
 // (N - first_logit, outputs of the head). The spans' keys and values are written. x is overwritten.
-void decode(const Model* m, const Span* spans, int64_t n_spans, float* x, const float* features, int64_t first_logit,
-            float* logits, float* workspace, int64_t threads) {
+extern "C" void decode(const Model* m, const Span* spans, int64_t n_spans, float* x, const float* features,
+                       int64_t first_logit, float* logits, float* workspace, int64_t threads) {
     int64_t rows = spans[n_spans - 1].first_row + spans[n_spans - 1].rows, C = m->width;
     float* qkv = workspace;
     float* attended = qkv + aligned(3 * rows * C);
@@ -520,5 +492,4 @@ void decode(const Model* m, const Span* spans, int64_t n_spans, float* x, const 
         normalise_rows(s, w, m->post_norm ? m->layer[m->layers - 1].norm_2 : m->final_norm);
         product(m->head, w.normed + first_logit * C, logits, rows - first_logit, w.part(m->head.outputs, TILE));
     }
-}
 }

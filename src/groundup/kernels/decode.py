@@ -17,7 +17,6 @@ from groundup.kernels.cpu_build import Kernels, kernels
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 """Types of weights."""
 
-INT8_GROUP = 64  # inputs that share a scale
 ACTIVATIONS = ("gelu_tanh", "gelu", "relu", "relu2", "swiglu")
 
 
