@@ -194,3 +194,20 @@ def test_models_that_the_kernel_does_not_know_are_left_to_torch(model_of):
     assert unsupported(deepcopy(model_of()).to("meta")) == "wte.weight is not in fp32 in main memory"
     assert isinstance(new_decoder(changed, CPU, 1), ModelDecoder)
     assert unsupported(model_of()) == ""
+
+
+def test_what_was_changed_about_a_model_is_not_passed_over(model_of):
+    model = deepcopy(model_of())
+    removed = model.h[0].mlp.register_forward_hook(lambda module, inputs, output: 2 * output)
+    assert unsupported(model) == "h.0.mlp has hooks"
+    removed.remove()
+    assert unsupported(model) == ""
+    model.h[0].mlp.__class__ = type("Doubled", (type(model.h[0].mlp),), {"__module__": __name__})
+    assert unsupported(model) == "h.0.mlp is a Doubled"
+    model = deepcopy(model_of())
+    model.__class__ = type("OtherGPT", (type(model),), {"__module__": __name__})
+    assert unsupported(model) == "the model is a OtherGPT"
+    model = deepcopy(model_of())
+    model.ln_f = nn.GroupNorm(1, 1)
+    with pytest.raises(AssertionError, match="GroupNorm is no norm of a GPT"):
+        CompiledDecoder(model, CPU, 1)

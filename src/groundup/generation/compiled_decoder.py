@@ -25,6 +25,7 @@ MAX_TOKENS = 16  # of a prompt in one call
 WEIGHT_BYTES_PER_THREAD = 4 * 2**20  # read in about 0.3 ms; threads that share less spend their time on waiting
 NO_NORM = decode.Norm(decode.NormKind.NONE, None, None, 0.0)
 NO_MATRIX = decode.Matrix()
+OWN_MODULES = ("groundup.model.", "torch.nn.modules.")  # whose classes are known here
 PACKED = {torch.bfloat16: "bf16", torch.int8: "int8"}
 
 
@@ -35,8 +36,11 @@ def unsupported(model: GPT) -> str:
         if not plain or tensor.dtype not in (torch.float32, *(PACKED if name.endswith("packed") else ())):
             return f"{name} is not in fp32 in main memory"
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and type(module) is not nn.Linear:
-            return f"{name} is a {type(module).__name__}"
+        kind, where = type(module), name or "the model"
+        if not kind.__module__.startswith(OWN_MODULES) or (isinstance(module, nn.Linear) and kind is not nn.Linear):
+            return f"{where} is a {kind.__name__}"
+        if module._forward_hooks or module._forward_pre_hooks:
+            return f"{where} has hooks"
     return decode.decode_kernels().reason
 
 
@@ -158,4 +162,5 @@ def _norm(norm: nn.Module) -> decode.Norm:
         return decode.Norm(decode.NormKind.LAYER, weight, bias, norm.eps)
     if isinstance(norm, RMSNorm):
         return decode.Norm(decode.NormKind.RMS, decode.address(getattr(norm, "weight", None)), None, norm.eps)
+    assert isinstance(norm, nn.Identity), f"{type(norm).__name__} is no norm of a GPT"
     return NO_NORM
