@@ -190,4 +190,4 @@ def test_sampled_texts_may_be_left_without_drafts(model_of):
     engine = Engine(model_of(), TOKENIZER, torch.device("cpu"), new_drafter=NGramDrafter, draft_sampled=False)
     for sampling in (GREEDY, Sampling(0.8)):
         engine.add(Request(ids(3), 2, sampling))
-    assert [row._new_drafter for row in engine._waiting] == [NGramDrafter, NoDrafts]
+    assert [row._new_drafter for row in engine._waiting[None]] == [NGramDrafter, NoDrafts]

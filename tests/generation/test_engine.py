@@ -126,6 +126,41 @@ def test_samples_of_one_request_share_its_prefill_and_are_those_of_fewer_samples
     assert len({text_of(pieces) for pieces in samples}) == 20
 
 
+def test_the_owner_with_the_fewest_samples_gets_the_next_slot(model_of):
+    engine, found = Engine(model_of(), TOKENIZER, CPU, slots=4, per_owner=3), []
+    sampling = Sampling(seed=1, logit_bias={TOKENIZER.end_of_text: -100})
+    owner_of = {engine.add(Request(ids(2), 10, sampling, samples=9), owner): owner for owner in "ab"}
+    found += [engine.step() for _ in range(3)]
+    owner_of[engine.add(Request(ids(2), 1, sampling), "c")] = "c"
+    found += [engine.step() for _ in range(10)]
+    owners = ["".join(sorted(owner_of[piece.ticket] for piece in pieces)) for pieces in found]
+    assert owners == ["aaab"] * 10 + ["aabc"] + ["aabb"] * 2  # samples that a and b still wait for came before c
+
+
+def test_alone_an_owner_leaves_slots_free_for_others(model_of):
+    engine = Engine(model_of(), TOKENIZER, CPU, slots=4, per_owner=3)
+    engine.add(Request(ids(2), 10, samples=9), "a")
+    engine.step()
+    assert len(engine._rows) == 3
+    engine.add(Request(ids(2), 10), "b")
+    engine.step()
+    assert len(engine._rows) == 4
+
+
+def test_logits_of_a_scored_prompt_are_not_kept(model_of):
+    engine = Engine(model_of(block_size=128), TOKENIZER, CPU)
+    engine.add(Request(ids(100), 5, GREEDY, echo=True, logprobs=1))
+    engine.step()
+    assert engine._rows[0].logits.untyped_storage().nbytes() == 4 * TOKENIZER.n_vocab
+
+
+def test_an_empty_prompt_of_an_n_gram_model_that_was_saved_can_be_loaded_later(model_of, run_engine):
+    requests = [Request(ids(2), 0, samples=2), Request(ids(3), 5, GREEDY)]
+    (first, second), ((pieces,)) = run_engine(model_of("fast-small"), requests, slots=2)
+    assert [tokens_of(first), tokens_of(second)] == [[], []]
+    assert len(tokens_of(pieces)) == 5
+
+
 def test_a_long_prompt_is_read_in_pieces_while_others_get_a_token_each_step(model_of):
     engine = Engine(model_of(block_size=128), TOKENIZER, CPU, prefill_tokens=8)
     first = engine.add(Request(ids(4), 100, GREEDY))

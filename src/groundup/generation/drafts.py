@@ -1,6 +1,7 @@
 """Drafts of the next tokens, which a model checks several at a time: speculative decoding with n-grams.
 
-A draft never changes a text. The engine chooses every token by the model's logits, as it does without drafts, and keeps
+A draft never changes a text (but for the rounding of logits where a model's sums depend on the number of tokens in a
+step, as PyTorch's may). The engine chooses every token by the model's logits, as it does without drafts, and keeps
 a drafted token only where it is the one chosen. What a draft changes is time: one step of a model over five tokens
 takes hardly longer than over one, so that each token guessed right saves a step.
 

@@ -68,6 +68,8 @@ class Piece(NamedTuple):
 class Engine:
     """Generates up to `slots` samples at a time; further ones wait in the order of `add`.
 
+    Of several owners that wait, the one with the fewest samples under way comes first.
+
     `model` must be in evaluation mode. Methods must not be called by two threads at once.
     """
 
@@ -97,7 +99,7 @@ class Engine:
         self._new_drafter = new_drafter if self._decoder.step_overhead else NoDrafts
         self._draft_sampled = draft_sampled
         self._tickets = 0
-        self._waiting: deque[_Row] = deque()
+        self._waiting: dict[Hashable, deque[_Row]] = {}  # of each owner, at least one
         self._rows: list[_Row] = []  # by slot: first those that get a token each step, then those whose prompt is read
         self._decoding = 0  # number of the former
 
@@ -116,13 +118,14 @@ class Engine:
         self._tickets += 1
         new_drafter = self._new_drafter if self._draft_sampled or request.sampling.greedy else NoDrafts
         row = _Row(Ticket(self._tickets), owner, 0, request, self.tokenizer, self._decoder, new_drafter)
-        self._waiting.append(row)
+        self._waiting.setdefault(owner, deque()).append(row)
         return Ticket(self._tickets)
 
     @torch.inference_mode()
     def cancel(self, ticket: Ticket) -> None:
         """Drop a request, of which no further piece is returned; no-op where it is unknown or complete."""
-        self._waiting = deque(row for row in self._waiting if row.ticket != ticket)
+        left = {owner: [row for row in rows if row.ticket != ticket] for owner, rows in self._waiting.items()}
+        self._waiting = {owner: deque(rows) for owner, rows in left.items() if rows}
         for row in [row for row in self._rows if row.ticket == ticket]:
             self._remove(row)
 
@@ -164,7 +167,8 @@ class Engine:
             if row.unread:
                 break
             if row.sample == row.generated == 0 and row.request.samples > 1:
-                self._waiting.extendleft(reversed(row.fork(self._decoder.slots.save(slot))))
+                others = row.fork(self._decoder.slots.save(slot))
+                self._waiting.setdefault(row.owner, deque()).extendleft(reversed(others))
                 self._admit()
             self._decoding += 1
             pieces += row.echo()
@@ -198,19 +202,24 @@ class Engine:
         return pieces
 
     def _admit(self) -> None:
-        while len(self._rows) < self.slots and (row := self._next_waiting()):
+        while len(self._rows) < self.slots and (row := self._pop_waiting()):
             slot = len(self._rows)
-            self._waiting.remove(row)
             self._rows.append(row)
             self._decoder.slots.clear(slot)
             if row.saved:
                 self._decoder.slots.load(slot, row.saved)
                 row.saved = None
 
-    def _next_waiting(self) -> "_Row | None":
-        """The first row that waits, but for those of owners that have all the slots they may take."""
+    def _pop_waiting(self) -> "_Row | None":
+        """The next row to get a slot, of the owner that has the fewest; None where no owner may take another."""
         taken = Counter(row.owner for row in self._rows)
-        return next((row for row in self._waiting if taken[row.owner] < self._per_owner), None)
+        owner = min(self._waiting, key=lambda owner: taken[owner], default=None)  # of equal ones, the first
+        if not self._waiting or taken[owner] >= self._per_owner:
+            return None
+        row = self._waiting[owner].popleft()
+        if not self._waiting[owner]:
+            del self._waiting[owner]
+        return row
 
     def _reread_full_windows(self) -> None:
         """Take the rows whose window is full back to those that are read."""
@@ -314,7 +323,8 @@ class _Row:
             scores = score(logits[: len(targets)], targets, self.request.logprobs or 0)
             self._prompt_logprobs = self._prompt_logprobs.join(scores)
         if not self.unread:
-            self.logits, self._scores = logits[-1:], False
+            # A copy: a view would keep the logits of all `n` tokens in memory.
+            self.logits, self._scores = logits[-1:].clone(), False
 
     def fork(self, saved: list[Tensor]) -> list["_Row"]:
         """The other samples of the request, for which this one has read the prompt."""

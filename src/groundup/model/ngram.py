@@ -132,12 +132,17 @@ class NGramCache(SlotCache):
     def previous_in_slots(self, ids: Tensor, slots: Tensor, positions: Tensor, n: int) -> Tensor:
         """The same for one token in each row, of any slots: three (N,) -> (n, N)."""
         store = self._ids[0]
-        if store is None:
-            store = self._ids[0] = ids.new_zeros(self.slots, 1, self.block_size, 1)
+        assert store is not None, "made by `buffers`"
         kept = store[:, 0, :, 0]  # (slots, block_size)
         kept[slots, positions] = ids
         at = positions - torch.arange(1, n + 1).view(-1, 1)  # (n, N)
         return kept[slots, at.clamp(min=0)].masked_fill(at < 0, NO_TOKEN)
+
+    @override
+    def buffers(self, heads: int, width: int) -> list[tuple[Tensor, Tensor]]:
+        # With those of keys and values: a slot that was saved before the first token can be loaded after it.
+        self._ids[0] = torch.zeros(self.slots, 1, self.block_size, 1, dtype=torch.long)
+        return super().buffers(heads, width)
 
     @override
     def _buffers(self) -> list[Tensor]:
