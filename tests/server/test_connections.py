@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -15,7 +16,8 @@ from liveserver import CONTEXT, lone_text, serving
 from groundup.errors import UsageError
 from groundup.generation.engine import Engine
 from groundup.server import limits as limits_module
-from groundup.server import listen, worker
+from groundup.server import listen
+from groundup.server import worker as worker_module
 from groundup.server.limits import Limits
 
 KEY = "correct-horse-battery"
@@ -230,7 +232,7 @@ def test_a_client_that_has_closed_its_side_only_does_not_hang_anything(live):
 
 
 def test_a_client_that_stops_reading_is_dropped_and_its_answer_does_not_pile_up(byte_model, monkeypatch):
-    monkeypatch.setattr(worker, "MAX_UNREAD_PIECES", 50)
+    monkeypatch.setattr(worker_module, "MAX_UNREAD_PIECES", 50)
     monkeypatch.setattr(limits_module, "STALL_SECONDS", 0.5)
     monkeypatch.setattr("groundup.server.app.STALL_SECONDS", 0.5)
     with serving({"bytes": byte_model}) as live, raw(live, LONG | {"logprobs": 5, "n": 8}) as connection:
@@ -288,6 +290,33 @@ def test_an_engine_that_fails_is_replaced_and_only_its_requests_fail(byte_model,
         )
         assert live.get("/health").status_code == 200
     assert "out of memory, or a bug" in caplog.text
+
+
+def test_a_server_whose_engine_cannot_be_replaced_says_so_and_answers_every_request(byte_model, monkeypatch):
+    def failing(self):
+        monkeypatch.setattr(Engine, "__init__", failing_start)
+        raise RuntimeError("out of memory")
+
+    def failing_start(self, *args, **options):
+        freed.append(engine() is None)
+        waiting.wait(10)
+        raise RuntimeError("no memory either")
+
+    monkeypatch.setattr(worker_module.logger, "propagate", False)  # pytest would keep the traceback, and so the engine
+    freed, waiting = [], threading.Event()
+    with serving({"bytes": byte_model}) as live:
+        worker = live.server.models["bytes"].worker
+        engine = weakref.ref(worker._engine)
+        monkeypatch.setattr(Engine, "step", failing)
+        assert live.post({"prompt": "x"}).status_code == 500
+        with ThreadPoolExecutor() as pool:
+            waits = pool.submit(live.post, {"prompt": "x"})
+            assert wait_until(lambda: worker.requests() == 1)
+            waiting.set()
+            assert waits.result(20).json()["error"]["code"] == "engine_failed"
+        assert live.post({"prompt": "x"}).status_code == 500
+        assert (live.get("/health").status_code, live.get("/health").json()) == (503, {"status": "failing"})
+    assert freed == [True], "before another one is made"
 
 
 def test_an_unforeseen_error_is_an_error_in_the_same_form(live, monkeypatch, caplog):
@@ -367,8 +396,10 @@ def test_counters_have_no_text_of_requests(live):
     live.post({"prompt": "ab", "max_tokens": 3})
     live.post({"model": "secret-name", "prompt": "x"})
     live.get("/secret-path")
+    live.get("/v1/models/bytes")
     text = live.get("/metrics").text
     assert "secret" not in text
+    assert 'groundup_http_responses_total{route="/v1/models/{model:path}",status="200"}' in text
     assert 'groundup_http_responses_total{route="other",status="404"}' in text
     assert 'groundup_generated_tokens_total{model="bytes"}' in text
     assert 'groundup_requests_in_progress{model="bytes"} 0.0' in text

@@ -57,7 +57,8 @@ class CountAnswers:
 
         async def counting(message: Message) -> None:
             if message["type"] == "http.response.start":
-                route = scope["path"] if scope["path"] in self.routes else "other"
+                route = getattr(scope.get("route"), "path", scope["path"])  # such as /v1/models/{model:path}
+                route = route if route in self.routes else "other"
                 self.metrics.answers.labels(route, str(message["status"])).inc()
             await send(message)
 

@@ -229,7 +229,7 @@ class ModelList(BaseModel):
 class Health(BaseModel):
     """State of the server."""
 
-    status: Literal["ok", "failing", "stopping"]
+    status: Literal["ok", "failing"]
 
 
 class ErrorDetail(BaseModel):

@@ -73,7 +73,7 @@ class Worker:
     """Thread that steps an engine while there is something to generate.
 
     All methods are called on the event loop. An engine that fails, by a bug or for want of memory, fails the requests
-    in it and is replaced.
+    in it and is replaced; where that is impossible, all requests fail.
     """
 
     def __init__(self, new_engine: Callable[[], Engine], *, max_requests: int) -> None:
@@ -82,9 +82,10 @@ class Worker:
         self._streams: set[Stream] = set()
         self._owners: dict[Ticket, tuple[Stream, int]] = {}  # of the thread, as is the engine
         self._engine = new_engine()
+        self._slots, self._description = self._engine.slots, self._engine.describe()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._seconds = 1.0  # of a request, running mean
-        self._stopping = False
+        self._stopping = self._failed = False
 
     def start(self) -> None:
         """Start the thread; pieces are delivered to the running event loop."""
@@ -94,11 +95,11 @@ class Worker:
     @property
     def alive(self) -> bool:
         """Whether requests will be answered."""
-        return self._thread.is_alive() and not self._stopping
+        return self._thread.is_alive() and not (self._stopping or self._failed)
 
     def describe(self) -> str:
         """How the engine computes, in a few words for a user."""
-        return self._engine.describe()
+        return self._description
 
     def requests(self) -> int:
         """Requests in progress, waiting ones included."""
@@ -108,10 +109,10 @@ class Worker:
         """Enqueue the prompts of one request. ApiError, also 429 when too many are in progress; UsageError."""
         if self._stopping:
             raise stopping()
-        if not self._thread.is_alive():
+        if not self.alive:
             raise failed()
         if len(self._streams) >= self._max_requests:
-            seconds = math.ceil(self._seconds * len(self._streams) / self._engine.slots)
+            seconds = math.ceil(self._seconds * len(self._streams) / self._slots)
             retry = max(1, min(seconds, MAX_RETRY_SECONDS))
             raise ApiError(
                 429,
@@ -142,6 +143,12 @@ class Worker:
         self._commands.put(None)
         self._thread.join()
 
+    def _give_up(self) -> None:
+        """Fail all requests, and later ones: the thread has ended."""
+        self._failed = True
+        for stream in list(self._streams):
+            stream.put(failed())
+
     def _closed(self, stream: Stream, began: float) -> None:
         self._streams.discard(stream)
         self._seconds += 0.1 * (time.monotonic() - began - self._seconds)
@@ -150,19 +157,30 @@ class Worker:
     # Below: on the thread.
 
     def _run(self) -> None:
-        while True:
+        while not self._generate():
+            del self._engine  # first: there may be no memory for two
             try:
+                self._engine = self._new_engine()
+            except Exception:
+                logger.exception("the engine cannot be started again; start the server anew")
+                self._loop.call_soon_threadsafe(self._give_up)
+                return
+
+    def _generate(self) -> bool:
+        """Step the engine until the end of the worker; False where the engine fails."""
+        try:
+            while True:
                 while self._engine.idle or not self._commands.empty():
                     command = self._commands.get()
                     if command is None:
-                        return
+                        return True
                     command()
                 self._deliver(self._engine.step())
-            except Exception:  # a bug of groundup, or no memory
-                logger.exception("the engine failed, and is started again")
-                self._send([(stream, failed()) for stream, _ in self._owners.values()])
-                self._owners.clear()
-                self._engine = self._new_engine()
+        except Exception:  # a bug of groundup, or no memory
+            logger.exception("the engine failed, and is started again")
+            self._send([(stream, failed()) for stream, _ in self._owners.values()])
+            self._owners.clear()
+            return False
 
     def _add(self, stream: Stream, requests: Sequence[Request]) -> None:
         try:
