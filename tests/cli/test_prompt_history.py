@@ -2,6 +2,7 @@
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -31,11 +32,16 @@ def test_texts_come_back_in_order_in_another_session(path):
 
 @pytest.mark.skipif(os.name == "nt", reason="modes of POSIX")
 def test_only_its_user_can_read_it(path, monkeypatch):
+    def replace(self, target):
+        assert stat.S_IMODE(self.stat().st_mode) == 0o600, "also while it is written"
+        os.replace(self, target)  # noqa: PTH105
+
     before = os.umask(0)
     try:
         PromptHistory(path).store_string("secret")
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         monkeypatch.setattr(prompt_history, "MAX_HISTORY_BYTES", 5)
+        monkeypatch.setattr(Path, "replace", replace)
         assert kept(path) == []
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     finally:

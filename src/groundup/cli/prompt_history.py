@@ -63,8 +63,7 @@ class PromptHistory(History):
                 return file.read(MAX_HISTORY_BYTES).splitlines()
             file.seek(size - MAX_HISTORY_BYTES // 2)
             lines = file.read(MAX_HISTORY_BYTES).split(b"\n")[1:]  # the first one is incomplete
-        replace_bytes(self.path, b"\n".join(lines))
-        self.path.chmod(PRIVATE)
+        replace_bytes(self.path, b"\n".join(lines), PRIVATE)
         return lines
 
 

@@ -158,11 +158,12 @@ def replace_text(path: Path, text: str) -> None:
     replace_bytes(path, text.encode())
 
 
-def replace_bytes(path: Path, content: bytes) -> None:
-    """Write a small file so that a crash leaves either the old or the new content."""
+def replace_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Write a small file so that a crash leaves either the old or the new content. `mode`: permissions, less umask."""
     temporary = path.with_name(f".{path.name}.partial")
     remove(temporary)
-    with temporary.open("xb") as file:  # never through a link that has just been put there
+    # "x": never through a link that has just been put there
+    with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
