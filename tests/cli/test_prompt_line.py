@@ -6,6 +6,7 @@ import pty
 import re
 import select
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,6 +90,18 @@ def test_a_text_is_that_of_the_command_which_settings_shows(lines, beginning, se
     command = shlex.split(answers("/settings").partition("The last text again:\n")[2])
     assert visible(groundup(*command[1:]).out) == text
     assert text_of(answers("/again"))[1] == (seed + 1) % 2**63
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+def test_the_command_gives_a_beginning_with_tabs_and_controls_to_a_shell_as_it_is(answers, groundup):
+    beginning = "\t'\\t\x1b\x85\u202e\n x"
+    text = text_of(answers("/max-tokens 1", beginning))[0]
+    command = answers("/settings").partition("The last text again:\n")[2]
+    assert visible(command) == command
+    script = command.replace("groundup generate", "printf '%s\\0'", 1)
+    words = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout.split("\0")
+    assert beginning in words
+    assert visible(groundup("generate", *words[:-1]).out) == text
 
 
 def test_an_option_that_was_not_changed_is_not_in_the_command(answers, trained):
@@ -367,10 +380,12 @@ def test_what_was_given_is_where_it_starts(groundup, run, monkeypatch):
     monkeypatch.setattr(prompt_line, "can_talk", lambda: True)
     monkeypatch.setattr(prompt_line, "talk", lambda *args, **options: opened.append((*args[2:], options)))
     groundup(
-        "generate", run, "--checkpoint", "best", "--top-k", 5, "--stop", "x", "--one-line", "--device=cpu", "--seed", 9
-    )
+        "generate", run, "--checkpoint", "best", "--top-k", 5, "--stop", "x", "--one-line", "--device=cpu", "--seed", 9,
+        "--speculation", "off",
+    )  # fmt: skip
     ((command, values, options),) = opened
-    assert command == ["groundup", "generate", str(run), "--checkpoint", "best", "--device", "cpu"]
+    words = ["--checkpoint", "best", "--device", "cpu", "--speculation", "off"]
+    assert command == ["groundup", "generate", str(run), *words]
     assert values == DEFAULTS | {"top_k": 5, "stop": ["x", "\n"], "seed": 9}
     assert options == {"quiet": False}
 

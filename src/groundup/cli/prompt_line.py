@@ -171,7 +171,7 @@ class PromptLine:
             words = [*self._command, *option_words("prompt", beginning)]
             words += [word for option in GENERATION_OPTIONS for word in option.words(values[option.key])]
             self.note("The last text again:")
-            self._print(f"{shlex.join(words)}\n")  # in one line, to be copied
+            self._print(f"{' '.join(map(_quoted, words))}\n")  # not broken into lines, to be copied
 
     def _continue(self, typed: str) -> None:
         from groundup.generation.completion import long_prompt, text_request
@@ -218,6 +218,14 @@ class PromptLine:
     def _print(self, text: str, style: str = "") -> None:
         if text:
             self._console.print(Text(visible(text), style), end="", soft_wrap=True)
+
+
+def _quoted(word: str) -> str:
+    r"""A word for a shell; with characters that a terminal would obey, such as a tab, as $'\u0009' of bash and zsh."""
+    if visible(word) == word:
+        return shlex.quote(word)
+    word = word.replace("\\", r"\\").replace("'", r"\'")
+    return "$'" + "".join(c if visible(c) == c else f"\\U{ord(c):08x}" for c in word) + "'"
 
 
 def _speed(counts: Sequence[tuple[float, int]], max_tokens: int) -> str:
