@@ -71,13 +71,13 @@ GPT2 = Task(
     "124M parameters",
     ModelConfig(n_layer=12, n_head=12, n_embd=768, block_size=1024, vocab_size=50_257),
     GPT2Tokenizer,
-    tokens=64,
+    tokens=96,
 )
-# The shape of the preset `modern-micro`, over bytes. Its own weights would begin with a head of zeros.
+# The shape of the preset `modern-mini`, over bytes. Its own weights would begin with a head of zeros.
 SMALL_SHAPE = ModelConfig(
-    n_layer=3, n_head=4, n_embd=192, block_size=128, vocab_size=257, vocab_multiple=8, **MODERN_PARTS | {"init": "gpt2"}
+    n_layer=6, n_head=6, n_embd=384, block_size=256, vocab_size=257, vocab_multiple=8, **MODERN_PARTS | {"init": "gpt2"}
 )
-SMALL = Task("modern-micro, bytes", SMALL_SHAPE, ByteTokenizer, tokens=64, repeats=10)
+SMALL = Task("modern-mini, bytes", SMALL_SHAPE, ByteTokenizer, tokens=96, repeats=3)
 
 Answer = tuple[float, list[int]]
 """Seconds and tokens of the first row."""
