@@ -54,6 +54,8 @@ def launch_held(blocks, **options):
                 time.sleep(0.005)
             yield pieces
 
+    from groundup.generation import completion, drafts
+    completion.engine_for.__defaults__ = (drafts.NoDrafts,)  # one token per step
     groundup.generate_stream = held
     sys.modules["__main__"].REFRESH_SECONDS = 0
     return launch(blocks, **options)
@@ -207,9 +209,9 @@ def post(url, values):
     """Send a request around the page; returns the response."""
     headers = {"Content-Type": "application/json"}
     request = Request(f"{url}/gradio_api/call/write", json.dumps({"data": values}).encode(), headers)
-    with urlopen(request) as answer:
+    with urlopen(request, timeout=300) as answer:
         event = json.load(answer)["event_id"]
-    with urlopen(f"{url}/gradio_api/call/write/{event}") as answer:
+    with urlopen(f"{url}/gradio_api/call/write/{event}", timeout=300) as answer:
         return answer.read().decode()
 
 
@@ -241,9 +243,9 @@ def test_a_text_to_which_somebody_listens_is_completed(url, folder, allow):
         json.dumps({"data": ["a word", 20, 1, 0, 0, 1.0, 3, False]}).encode(),
         {"Content-Type": "application/json"},
     )
-    with urlopen(request) as answer:
+    with urlopen(request, timeout=300) as answer:
         event = json.load(answer)["event_id"]
-    with urlopen(f"{url}/gradio_api/call/write/{event}") as answer:
+    with urlopen(f"{url}/gradio_api/call/write/{event}", timeout=300) as answer:
         allow(1000)
         events = answer.read().decode()
     text = groundup.generate(groundup.load(folder / "model"), "a word", max_tokens=20, temperature=0)[0]
