@@ -29,7 +29,7 @@ install: .venv/installed
 
 .venv/installed: .venv/bin/pip pyproject.toml constraints.txt
 	@echo "installing PyTorch and some small libraries into .venv: 1 GB, or 5 GB where PyTorch brings its own for NVIDIA GPUs"
-	$(BIN)/pip install --constraint constraints.txt --editable .
+	$(BIN)/pip install --constraint constraints.txt --editable '.[documents,serve]'
 	@touch $@
 
 .venv/installed-dev: .venv/bin/pip pyproject.toml constraints.txt
