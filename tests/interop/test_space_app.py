@@ -183,11 +183,12 @@ def test_a_text_to_which_nobody_listens_is_given_up(opened):
     def pictures():
         return list(app.writer.write("a word", *(FULL | {"temperature": 0}).values(), False, visitor))
 
-    assert len(pictures()) == 21  # nobody has listened so far, which may still come
+    complete = pictures()  # nobody has listened so far, which may still come
+    assert len(complete) > 2
     constants["UNHEARD_SECONDS"] = -1
     assert pictures() == []
     app.writer.listening["mine"] += 1
-    assert len(pictures()) == 21
+    assert pictures() == complete
 
 
 async def answer(gate, method, path, headers=(), query=b""):
