@@ -5,12 +5,13 @@ import pickle
 
 import pytest
 import torch
+from perturbed import perturbed
 
 from groundup.config.model import ModelConfig
 from groundup.config.presets import GPT1_PARTS, MODERN_PARTS, NANOCHAT_PARTS
 from groundup.kernels import elementwise
 from groundup.kernels.cpu_build import library
-from groundup.model import build_model, fused_cpu
+from groundup.model import fused_cpu
 from groundup.model.fused_cpu import (
     FusedAttention,
     FusedQwen3Attention,
@@ -35,11 +36,7 @@ IDS = torch.randint(70, (2, 16), generator=torch.Generator().manual_seed(4))
 
 
 def build(parts: str) -> GPT:
-    gpt = build_model(ModelConfig(**{**SHAPE, **PARTS[parts]})).init_weights(torch.Generator().manual_seed(0))
-    with torch.no_grad():  # some parts start at zero, where mistakes would not show
-        for i, parameter in enumerate(gpt.parameters()):
-            parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
-    return gpt
+    return perturbed(ModelConfig(**{**SHAPE, **PARTS[parts]}))
 
 
 def loss_and_gradients(gpt: GPT) -> list[torch.Tensor]:

@@ -4,11 +4,11 @@ from copy import deepcopy
 
 import pytest
 import torch
+from perturbed import perturbed
 from torch import nn
 
 from groundup.config.model import ModelConfig
 from groundup.config.presets import GPT1_PARTS, MODERN_PARTS, NANOCHAT_PARTS
-from groundup.model import build_model
 from groundup.model.fused_cpu import use_fused_cpu_kernels
 from groundup.model.gpt import GPT
 from groundup.model.ngram import NGramGPT
@@ -27,11 +27,7 @@ IDS = torch.randint(70, (2, 16), generator=torch.Generator().manual_seed(4))
 
 
 def build(parts: str) -> GPT:
-    gpt = build_model(ModelConfig(**{**SHAPE, **PARTS[parts]})).init_weights(torch.Generator().manual_seed(0))
-    with torch.no_grad():  # some parts start at zero, where mistakes would not show
-        for i, parameter in enumerate(gpt.parameters()):
-            parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
-    return gpt.eval()
+    return perturbed(ModelConfig(**{**SHAPE, **PARTS[parts]})).eval()
 
 
 @pytest.mark.parametrize("width", [1, 63, 64, 65, 100, 128, 172])

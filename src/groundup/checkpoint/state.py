@@ -116,9 +116,9 @@ def load(
     The weights are their running average if the run kept one (`optimizer.ema_decay`).
 
     `checkpoint` chooses among a run's: `latest`, `best` by validation loss, or a name such as `step-00001000`.
-    `quantize` packs the weights of linear layers, on a CPU: `bf16` into half of the memory, `int8` into 27 %; on a GPU
-    with bf16 units, `bf16` is everything. Each
-    process of a `process_group` reads the folder, and uses a GPU of its own. A loaded model is returned as it is.
+    `quantize` packs the weights of linear layers on a CPU: `bf16` takes half of the memory, `int8` 27 %. On a GPU with
+    bf16 units, `bf16` makes weights, activations and caches bf16. Each process of a `process_group` reads the folder,
+    and uses a GPU of its own. A loaded model is returned as it is.
     Raises CheckpointError when something is missing, damaged or does not fit; UsageError.
     """
     if quantize not in get_args(Quantization):

@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     baselines, compared = run_baselines(loaded, args.data) if with_baselines else ([], 0)
     copied = memorization(loaded, args.data) if args.memorization else None
     if args.json:
-        overlap = {"overlap": asdict(copied) | {"recites": copied.is_memorized}} if copied else {}
+        overlap = {"overlap": copied.as_json()} if copied else {}
         model = {"checkpoint": str(loaded.folder), "quantize": loaded.quantize}
         print(json_line(model | _as_json(loss, baselines, results) | overlap))
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,8 +188,7 @@ def _as_json(
     if args.memorization:
         from groundup.run.memorization import find_overlap
 
-        found = find_overlap(loaded, texts, args.data)
-        values["overlap"] = asdict(found) | {"recites": found.is_memorized}
+        values["overlap"] = find_overlap(loaded, texts, args.data).as_json()
     return values
 
 

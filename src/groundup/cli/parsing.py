@@ -256,17 +256,17 @@ def add_quantize(parser: Parser) -> None:
         "--quantize",
         choices=("none", "bf16", "int8"),
         default="none",
-        help="pack the weights of linear layers: bf16 into half of the memory, int8, on a CPU only, into 27 %% [none]",
+        help="weights of linear layers in bf16 (half of the memory) or, on a CPU, int8 (27 %%) [none]",
     )
 
 
 def add_speculation(parser: Parser) -> None:
-    """Add the option that turns drafts off."""
+    """Add the option of speculative decoding."""
     parser.add_argument(
         "--speculation",
         choices=("auto", "on", "off"),
         default="auto",
-        help="guess tokens by n-grams, check several in a step: same text; auto: at temperature 0 on a CPU [auto]",
+        help="speculative decoding with n-gram drafts, same text; auto: at temperature 0 on a CPU [auto]",
     )
 
 

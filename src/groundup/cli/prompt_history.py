@@ -1,4 +1,4 @@
-"""What was typed at the prompt line, kept for the next time in a file that only its user can read."""
+"""History of the prompt line, kept between sessions in a file with mode 0600."""
 
 from __future__ import annotations
 

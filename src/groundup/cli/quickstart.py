@@ -121,7 +121,7 @@ def _as_json(found: Report) -> dict[str, Any]:
         "prompts": [sample.prompt for sample in found.samples],
         "held_out_continuation": found.truth,
         "growth": [{"step": step, "text": text} for step, text in found.growth],
-        "overlap": asdict(found.overlap) | {"recites": found.overlap.is_memorized},
+        "overlap": found.overlap.as_json(),
     }
 
 

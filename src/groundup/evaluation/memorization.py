@@ -1,7 +1,7 @@
 """Memorization: the longest stretch of a model's samples that occurs verbatim in the training text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,10 @@ class Memorization:
     def is_memorized(self) -> bool:
         """Whether the overlap is clearly longer than chance: twice the usual length, and at least 30 bytes."""
         return self.length >= max(MIN_MEMORIZED_BYTES, 2 * self.usual)
+
+    def as_json(self) -> dict[str, str | int | bool]:
+        """Its values for `--json`."""
+        return asdict(self) | {"recites": self.is_memorized}
 
     def describe(self) -> str:
         """Whether the samples are copied, as a sentence."""

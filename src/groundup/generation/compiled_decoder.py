@@ -1,6 +1,6 @@
 """Decoder for CPUs that computes a step in one C++ call (`kernels/decode.cpp`).
 
-The model's own modules do what comes before and after: embeddings, n-gram tables, the limit of logits. They also read
+The model's own modules do what comes before and after: embeddings, n-gram tables, the softcap of logits. They also read
 long prompts, for torch's matrix products are faster from some tokens on.
 
 Letters: B sequences, N tokens in a step, C width, V vocabulary.
@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from groundup.generation.model_decoder import ModelDecoder
 from groundup.kernels import decode
+from groundup.kernels.cross_entropy import softcap_and_mask
 from groundup.model.blocks import GatedFeedForward, PostNorm, PreNorm, Qwen3Attention
 from groundup.model.gpt import GPT
 from groundup.model.ngram import NGramCache, NGramGPT
@@ -81,21 +82,19 @@ class CompiledDecoder(ModelDecoder):
         # As sequences of one token: those of all sequences together may be more than the context.
         x = self._model.embed(flat[:, None], positions[:, None])[:, 0]  # (N, C)
         if not isinstance(self._model, NGramGPT):
-            return self._limited(self._step(x, None, spans, logits, self._threads()))
+            return self._softcapped(self._step(x, None, spans, logits, self._threads()))
         assert isinstance(self.slots, NGramCache), "an n-gram model's cache"
         ngrams, each_slot = self._model.ngrams, torch.tensor([slot for slot, _, n in spans for _ in range(n)])
         previous = self.slots.previous_in_slots(flat, each_slot, positions, len(ngrams.sizes))  # (n, N)
         found, log_frequencies = ngrams.look_up([flat[None], *previous[:, None]], None)
         z = self._step(x, found[0], spans, logits, self._threads())
-        return self._limited(z if log_frequencies is None else z + log_frequencies[0, len(flat) - logits :])
+        return self._softcapped(z if log_frequencies is None else z + log_frequencies[0, len(flat) - logits :])
 
     def _threads(self) -> int:
         return max(1, min(torch.get_num_threads(), self._weight_bytes // WEIGHT_BYTES_PER_THREAD))
 
-    def _limited(self, logits: Tensor) -> Tensor:
-        """Logits after the model's softcap."""
-        cap = self._model.config.logit_softcap
-        return cap * torch.tanh(logits / cap) if cap else logits
+    def _softcapped(self, logits: Tensor) -> Tensor:
+        return softcap_and_mask(logits, vocab=self.vocab, softcap=self._model.config.logit_softcap)
 
 
 def _model(model: GPT, layers: list[decode.Layer]) -> decode.Model:

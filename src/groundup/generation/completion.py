@@ -84,7 +84,7 @@ def text_request(
 
 
 def long_prompt(loaded: TextModel, request: Request) -> str | None:
-    """What the model reads of a prompt that is longer than its context; else None."""
+    """A note for a prompt with more tokens than the context, of which only the last are read; None for others."""
     tokens, context = len(request.prompt), loaded.model.config.block_size
     if tokens <= context:
         return None

@@ -2,8 +2,8 @@
 
 A draft never changes a text (but for the rounding of logits where a model's sums depend on the number of tokens in a
 step, as PyTorch's may). The engine chooses every token by the model's logits, as it does without drafts, and keeps
-a drafted token only where it is the one chosen. What a draft changes is time: one step of a model over five tokens
-takes hardly longer than over one, so that each token guessed right saves a step.
+a drafted token only where it is the one chosen. What a draft changes is time: where reading the weights takes most of
+a step, a step over five tokens takes hardly longer than over one, and each token guessed right saves a step.
 
 Guesses come from n-grams: what followed the last tokens elsewhere in the prompt and the text so far (prompt lookup, as
 in LLMA, arXiv:2304.04487), and what most often followed them in the training text (as in REST, arXiv:2311.08252).

@@ -1,6 +1,6 @@
 """A step of generation in one C++ call: all layers of a GPT and its head, for a few tokens (`decode.cpp`).
 
-The structures describe a model to the C++ by addresses; whoever builds them keeps the tensors alive and in place.
+The structures hold the addresses of a model's tensors. The caller must keep these tensors allocated and not move them.
 
 Letters: N tokens, C width, H heads, D head width, I inner width, V outputs of the head.
 """
@@ -21,7 +21,7 @@ ACTIVATIONS = ("gelu_tanh", "gelu", "relu", "relu2", "swiglu")
 
 
 class NormKind(IntEnum):
-    """What a norm divides by: nothing; the standard deviation, after subtracting the mean; the root mean square."""
+    """Kinds of norm: none, LayerNorm, RMSNorm."""
 
     NONE = 0
     LAYER = 1

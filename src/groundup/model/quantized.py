@@ -20,8 +20,8 @@ class PackedLinear(nn.Module):
     """Linear layer with weights in fewer bits, that computes in fp32.
 
     The buffer `packed`, (O, I), is bf16; or int8, times a `scale` for each group of `GROUP` inputs of a row, (O, G) in
-    fp32. `weight` is the same in fp32: for other modules, the layer is an nn.Linear without gradients. It is unpacked
-    anew for each use, so that no more than one layer's fp32 weights are in memory.
+    fp32. `weight` is the same in fp32: for other modules, the layer is an nn.Linear without gradients. It is
+    computed at each access and not stored, so that at most one layer's fp32 weight is in memory.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, kind: Quantization) -> None:

@@ -97,9 +97,11 @@ class ServedModel:
         self.name, self.tokenizer, self.planner = name, loaded.tokenizer, Planner(loaded, limits)
         self.card = Model(id=name, created=int(time.time()))
         per_request = max(1, slots - 1)  # a slot is left for others, however much one asks for
+        new_drafter = drafter_of(loaded, speculation)
+        new_drafter(())  # reads the training text now, which would delay a request
         new_engine = partial(
             Engine, loaded.model, loaded.tokenizer, loaded.device, slots=slots, per_owner=per_request,
-            new_drafter=drafter_of(loaded, speculation), draft_sampled=speculation == "on",
+            new_drafter=new_drafter, draft_sampled=speculation == "on",
         )  # fmt: skip
         self.worker = Worker(new_engine, max_requests=limits.requests)
 

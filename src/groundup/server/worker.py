@@ -162,7 +162,7 @@ class Worker:
             try:
                 self._engine = self._new_engine()
             except Exception:
-                logger.exception("the engine cannot be started again; start the server anew")
+                logger.exception("the engine cannot be restarted; restart the server")
                 self._loop.call_soon_threadsafe(self._give_up)
                 return
 
@@ -177,7 +177,7 @@ class Worker:
                     command()
                 self._deliver(self._engine.step())
         except Exception:  # a bug of groundup, or no memory
-            logger.exception("the engine failed, and is started again")
+            logger.exception("the engine failed and is restarted")
             self._send([(stream, failed()) for stream, _ in self._owners.values()])
             self._owners.clear()
             return False
