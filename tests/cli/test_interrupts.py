@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import groundup
+from groundup.errors import UsageError
 
 SOURCE = Path(groundup.__file__).parents[1]
 INTERRUPTED = (130, "", "groundup: interrupted\n")
@@ -65,6 +66,30 @@ def test_while_a_command_runs(groundup, monkeypatch):
     assert (done.status, done.out, done.err) == INTERRUPTED
     assert handlers != [before]
     assert signal.getsignal(signal.SIGINT) is before  # `main` was called with arguments, by another program
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("error", [ValueError("a shape"), UsageError("damaged"), OSError(2, "gone", "x"), None])
+@pytest.mark.parametrize(
+    ("number", "status", "line"),
+    [(signal.SIGINT, 130, "groundup: interrupted\n"), (signal.SIGTERM, 143, "")],  # its handler has written a line
+)
+def test_c_code_replaces_the_exception_of_the_handler(number, status, line, error, groundup, monkeypatch):
+    # As torch does in `torch.tensor(storage)`; code of ours may turn that into a sentence on a damaged file.
+    def run(*_):
+        try:
+            signal.raise_signal(number)
+        except BaseException:
+            if error is None:
+                raise
+            raise error from None
+
+    monkeypatch.setattr("groundup.cli.corpora.run", run)
+    done = groundup("corpora")
+    assert (done.status, done.out, done.err) == (status, "", line)
+    assert groundup("--version").status == 0  # the signal is forgotten
+    monkeypatch.setattr("groundup.cli.corpora.run", lambda *_: 1 // 0)
+    assert "ZeroDivisionError" in groundup("corpora").err
 
 
 def test_a_program_that_handles_the_signal_itself_goes_on_doing_so(groundup):

@@ -30,6 +30,7 @@ from groundup.errors import UsageError
 from groundup.generation.completion import engine_for
 from groundup.generation.engine import Engine
 from groundup.ui.format import visible
+from groundup.utils import ending_signal
 
 NOTE = re.compile(r"(\d+) of (\d+) tokens(?:, [\d.]+[KM]? tokens/s)?, seed (\d+)\n")
 
@@ -273,6 +274,12 @@ def test_quiet_prints_the_texts_alone(typed):
 def test_ctrl_c_clears_a_line_and_on_an_empty_one_says_how_to_leave(typed):
     assert LEAVING not in typed("begun\x03\x04")
     assert typed("begun\x03\x03\x04").splitlines()[1:] == [LEAVING]
+
+
+def test_two_ctrl_c_in_a_text_do_not_end_the_prompt_line(typed, monkeypatch):
+    interrupting_engine(monkeypatch, 2, times=2)
+    assert "> Then" in typed("The\rThen\r\x04")
+    assert ending_signal.recorded() == 0  # so that a later error is reported as what it is
 
 
 @pytest.mark.parametrize(

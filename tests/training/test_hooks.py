@@ -107,6 +107,23 @@ def test_a_signal_while_compiling_raises_at_once():
             pytest.fail("a stop requested earlier counts too")
 
 
+def test_a_signal_whose_exception_c_code_replaces_raises_at_once_too():
+    with StopSignals() as stop:
+        with pytest.raises(StoppedAtOnce), stop.at_once():
+            replaced_by_c_code(signal.SIGTERM)
+        assert stop.received == signal.SIGTERM
+    with StopSignals() as stop, pytest.raises(ValueError, match="own"), stop.at_once():
+        raise ValueError("an error of its own, without a signal")
+
+
+def replaced_by_c_code(number):
+    """As `torch.tensor(storage)` does when a handler raises in Python code that it calls."""
+    try:
+        signal.raise_signal(number)
+    except BaseException:
+        raise ValueError("could not determine the shape") from None
+
+
 def test_trained_weights_are_not_compared_with_guessing():
     messages = []
     report_first_loss(None, messages.append)(SimpleNamespace(step=1, loss=2.5))

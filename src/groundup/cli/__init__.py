@@ -4,6 +4,7 @@ Little is imported before `main`, which answers Ctrl-C.
 """
 
 import os
+import signal
 import sys
 import time
 import traceback
@@ -18,6 +19,7 @@ from groundup.cli.interrupts import INTERRUPTED, STATUS_INTERRUPTED, interruptib
 from groundup.errors import FallbackWarning, GroundupError, UsageError
 from groundup.ui.format import single_line
 from groundup.ui.streams import printable_streams
+from groundup.utils import ending_signal
 from groundup.utils.ranks import is_rank_0
 
 # Command -> (module, one line for --help). Of a module, add_arguments declares the options, and run executes the
@@ -114,28 +116,33 @@ def main(argv: list[str] | None = None) -> None:
 
 def _run_and_report(argv: list[str], *, until_exit: bool) -> int:
     """Run the command, with errors in one sentence on standard error; returns the exit status."""
+    ending_signal.forget()
     try:
         with interruptible(until_exit=until_exit), terminable(quiet=not is_rank_0()):
             return run(argv)
-    except GroundupError as error:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or ending_signal.recorded() == signal.SIGINT:
+            print(INTERRUPTED, file=sys.stderr, flush=True)
+            return STATUS_INTERRUPTED
+        if number := ending_signal.recorded():  # whatever the exception of its handler became
+            return 128 + number
+        return _report(error)
+
+
+def _report(error: BaseException) -> int:
+    """Print what ended the command; returns the exit status."""
+    if isinstance(error, GroundupError):
         _print_error(error)
         return error.exit_status
-    except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr, flush=True)
-        return STATUS_INTERRUPTED
-    except BrokenPipeError:  # `groundup generate … | head`
+    if isinstance(error, BrokenPipeError):  # `groundup generate … | head`
         return READER_GONE
-    except SystemExit as error:  # after `--help`
+    if isinstance(error, SystemExit):  # after `--help`
         return int(error.code or 0)
-    except OSError as error:
-        if error.filename is None:  # a bug of groundup
-            traceback.print_exc()
-            return 1
+    if isinstance(error, OSError) and error.filename is not None:
         _print_error(f"{os.fsdecode(error.filename)}: {error.strerror}; name another, or make this one usable")
         return UsageError.exit_status
-    except Exception:  # a bug of groundup
-        traceback.print_exc()
-        return 1
+    traceback.print_exception(error)  # a bug of groundup
+    return 1
 
 
 def _print_error(message: object) -> None:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from groundup.utils import ending_signal
+
 INTERRUPTED = "groundup: interrupted"
 TERMINATED = "groundup: ended by SIGTERM"
 STANDARD_ERROR = 2  # its descriptor: `sys.stderr` may be in the middle of a write
@@ -50,6 +52,7 @@ def terminable(*, quiet: bool) -> Iterator[None]:
         if again or _is_importing(frame):
             os._exit(128 + number)
         again = True
+        ending_signal.record(number)
         raise SystemExit(128 + number)  # so that temporary files are removed
 
     previous = signal.getsignal(signal.SIGTERM)
@@ -71,6 +74,7 @@ def noting_interrupts() -> Iterator[Callable[[], bool]]:
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal noted
         if noted:
+            ending_signal.record(number)
             raise KeyboardInterrupt
         noted = True
 
@@ -85,6 +89,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     if _is_importing(frame):
         os.write(STANDARD_ERROR, f"{INTERRUPTED}\n".encode())
         os._exit(STATUS_INTERRUPTED)
+    ending_signal.record(number)
     raise KeyboardInterrupt
 
 

@@ -20,6 +20,7 @@ from groundup.cli.prompt_commands import OPTIONS, changed, described, help_rows,
 from groundup.errors import GroundupError, UsageError
 from groundup.ui.console import Console, is_foreground, print_line
 from groundup.ui.format import human_count, visible
+from groundup.utils import ending_signal
 
 if TYPE_CHECKING:
     from groundup.checkpoint.state import LoadedModel
@@ -63,6 +64,7 @@ def talk(
             try:
                 line.answer(editor.prompt())
             except KeyboardInterrupt:
+                ending_signal.forget()
                 if not editor.default_buffer.text:
                     line.note(LEAVING)
             except GroundupError as error:  # such as a character that the tokenizer does not know

@@ -28,6 +28,7 @@ from groundup.config.merge import diff, get
 from groundup.config.schema import Config, to_yaml
 from groundup.errors import TrainingError, UsageError
 from groundup.ui.format import human_bytes
+from groundup.utils import ending_signal
 
 COMPARED_KEYS = ("loss", "grad_norm", "lr", "tokens", "cursor")  # of a step's record: all but times
 TIME_KEYS = {"elapsed", "dt", "parent"}  # of progress.json: times, and the digest of a folder that holds times
@@ -233,6 +234,7 @@ def _terminable() -> Iterator[None]:
     """While entered, SIGTERM and SIGHUP raise SystemExit, so that everything is cleaned up; unless they are ignored."""
 
     def leave(number: int, frame: object) -> None:
+        ending_signal.record(number)
         raise SystemExit(128 + number)
 
     before = {}

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
+from groundup.utils import ending_signal
+
 # Not all exist on Windows. The program around training may use those of UNLESS_HANDLED itself.
 UNLESS_HANDLED = ("SIGUSR2", "SIGXCPU", "SIGALRM", "SIGQUIT")
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", *UNLESS_HANDLED)
@@ -69,6 +71,10 @@ class StopSignals:
         self._raise_at_once = self._agree is None
         try:
             yield
+        except Exception as error:
+            if self._raise_at_once and self.received is not None:  # C code has replaced the handler's exception
+                raise StoppedAtOnce from error
+            raise
         finally:
             self._raise_at_once = False
 
@@ -88,6 +94,7 @@ class StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
+            ending_signal.record(number)
             raise KeyboardInterrupt
         if self.received is None:
             self._receive(number)
