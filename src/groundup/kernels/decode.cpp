@@ -20,7 +20,7 @@
 #include <cstring>
 #include <thread>
 
-#if defined(__AVX2__)
+#if defined(__AVX__)
 #include <immintrin.h>
 #elif defined(__ARM_NEON)
 #include <arm_neon.h>
@@ -140,12 +140,25 @@ inline Vec load_part(const T* p, int64_t n) {
 
 inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
 
+// Halves are added to each other until one number is left; shuffles, as a detour by memory takes several times as long.
 inline float sum(Vec v) {
+#if defined(__AVX__)
+#if defined(__AVX512F__)
+    __m256d high = _mm512_extractf64x4_pd((__m512d)v, 1);
+    __m256 eight = _mm256_add_ps(_mm512_castps512_ps256((__m512)v), _mm256_castpd_ps(high));
+#else
+    __m256 eight = (__m256)v;
+#endif
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+#else
     float part[LANES];
     store(part, v);
     for (int64_t half = LANES / 2; half; half /= 2)
         for (int64_t i = 0; i < half; i++) part[i] += part[i + half];
     return part[0];
+#endif
 }
 
 // Each number of x replaced by f of it, where f takes and returns a vector.
@@ -184,64 +197,53 @@ inline Vec exponential(Vec x) {
 
 // ---- Matrix products ----
 
-constexpr int64_t GROUP = 64;  // inputs that share a scale in int8, as in model/quantized.py
-constexpr int64_t AHEAD = 16384;  // bytes between what is computed and what is fetched from memory
-constexpr int64_t TILE = 4;    // outputs of a matrix that are computed together
+constexpr int64_t GROUP = 64;    // inputs that share a scale in int8, as in model/quantized.py
+constexpr int64_t AHEAD = 4096;  // bytes between what is computed and what is fetched from memory
+constexpr int CHAINS = 2;        // sums, of even and of odd vectors, as an addition waits for the one before in its sum
+constexpr int64_t LINE = 16;     // numbers of a cache line, to which no two threads should write
 
-// A group of weights further on, for the CPU does not see by itself that rows follow one another.
+// A group of weights further on, into the second-level cache. Weights are read one row after another, but the pieces of
+// a row for several inputs keep the CPU from seeing far enough ahead by itself.
 template <typename T>
 inline void prefetch(const T* w) {
     const char* first = reinterpret_cast<const char*>(w) + AHEAD;
-    for (int64_t line = 0; line < GROUP * static_cast<int64_t>(sizeof(T)); line += 64) __builtin_prefetch(first + line);
+    for (int64_t at = 0; at < GROUP * static_cast<int64_t>(sizeof(T)); at += 64) __builtin_prefetch(first + at, 0, 2);
 }
 
-// part += the products of O rows of weights with R rows of x at LANES inputs, which `loaded` reads.
-template <int O, int R, typename T, typename F>
-inline __attribute__((always_inline)) void add(Vec (&part)[O][R], const T* w, const float* x, int64_t n, F loaded) {
-    Vec weights[O];
-    UNROLLED for (int o = 0; o < O; o++) weights[o] = loaded(w + o * n);
-    UNROLLED for (int r = 0; r < R; r++) {
-        Vec inputs = loaded(x + r * n);
-        UNROLLED for (int o = 0; o < O; o++) part[o][r] = multiply_add(weights[o], inputs, part[o][r]);
-    }
+// part += the products of LANES weights with R rows of x, both read by `loaded`.
+template <int R, typename T, typename F>
+inline __attribute__((always_inline)) void add(Vec (&part)[R], const T* w, const float* x, int64_t n, F loaded) {
+    Vec weights = loaded(w);
+    UNROLLED for (int r = 0; r < R; r++) part[r] = multiply_add(weights, loaded(x + r * n), part[r]);
 }
 
-// Products of O rows of weights with R rows of x, so that each number loaded is used several times.
-template <typename T, int O, int R>
-inline void tile(const Matrix& m, int64_t output, const float* x, float* y) {
+// One output for R rows of x.
+template <typename T, int R>
+inline void output_of(const Matrix& m, int64_t output, const float* x, float* y) {
     constexpr bool scaled = sizeof(T) == 1;
     int64_t n = m.inputs, groups = (n + GROUP - 1) / GROUP;
     const T* w = static_cast<const T*>(m.weight) + output * n;
     const float* scale = m.scale + output * groups;
-    Vec total[O][R] = {};
+    Vec total[CHAINS][R] = {};
     for (int64_t group = 0, i = 0; i < n; group++) {
-        for (int o = 0; o < O; o++) prefetch(w + o * n + i);
-        int64_t stop = std::min(i + GROUP, n);
-        Vec part[O][R];
-        UNROLLED for (int o = 0; o < O; o++)
-            UNROLLED for (int r = 0; r < R; r++) part[o][r] = scaled ? Vec{} : total[o][r];
-        for (; i + LANES <= stop; i += LANES) add<O, R>(part, w + i, x + i, n, [](const auto* p) { return load(p); });
-        if (i < stop) add<O, R>(part, w + i, x + i, n, [rest = stop - i](const auto* p) { return load_part(p, rest); });
-        i = stop;
-        UNROLLED for (int o = 0; o < O; o++)
-            UNROLLED for (int r = 0; r < R; r++)
-                total[o][r] = scaled ? multiply_add(part[o][r], fill(scale[o * groups + group]), total[o][r]) : part[o][r];
+        prefetch(w + i);
+        Vec part[CHAINS][R];
+        UNROLLED for (int c = 0; c < CHAINS; c++)
+            UNROLLED for (int r = 0; r < R; r++) part[c][r] = scaled ? Vec{} : total[c][r];
+        if (i + GROUP <= n) {
+            UNROLLED for (int64_t k = 0; k < GROUP / LANES; k++, i += LANES)
+                add(part[k % CHAINS], w + i, x + i, n, [](const auto* p) { return load(p); });
+        } else {
+            for (; i < n; i += LANES)
+                add(part[0], w + i, x + i, n, [rest = n - i](const auto* p) { return load_part(p, rest); });
+        }
+        UNROLLED for (int r = 0; r < R; r++) {
+            if (scaled) total[0][r] = multiply_add(part[0][r] + part[1][r], fill(scale[group]), total[0][r]);
+            else total[0][r] = part[0][r], total[1][r] = part[1][r];
+        }
     }
-    for (int o = 0; o < O; o++) {
-        float bias = m.bias ? m.bias[output + o] : 0;
-        for (int r = 0; r < R; r++) y[r * m.outputs + output + o] = sum(total[o][r]) + bias;
-    }
-}
-
-template <typename T, int O>
-inline void tiles(const Matrix& m, int64_t output, const float* x, float* y, int64_t rows) {
-    constexpr int FEWER = std::min(O, 2);  // what registers hold beside sums of four rows
-    int64_t r = 0;
-    for (; r + 4 <= rows; r += 4)
-        for (int o = 0; o < O; o += FEWER)
-            tile<T, FEWER, 4>(m, output + o, x + r * m.inputs, y + r * m.outputs);
-    if (r + 2 <= rows) tile<T, O, 2>(m, output, x + r * m.inputs, y + r * m.outputs), r += 2;
-    if (r < rows) tile<T, O, 1>(m, output, x + r * m.inputs, y + r * m.outputs);
+    for (int r = 0; r < R; r++)
+        y[r * m.outputs + output] = sum(total[0][r] + total[1][r]) + (m.bias ? m.bias[output] : 0);
 }
 
 struct Range {
@@ -251,9 +253,12 @@ struct Range {
 // The outputs from `begin` to `end`, for all rows: (rows, inputs) -> (rows, outputs).
 template <typename T>
 void product(const Matrix& m, const float* x, float* y, int64_t rows, Range range) {
-    int64_t o = range.begin;
-    for (; o + TILE <= range.end; o += TILE) tiles<T, TILE>(m, o, x, y, rows);
-    for (; o < range.end; o++) tiles<T, 1>(m, o, x, y, rows);
+    for (int64_t o = range.begin; o < range.end; o++) {
+        int64_t r = 0;
+        for (; r + 4 <= rows; r += 4) output_of<T, 4>(m, o, x + r * m.inputs, y + r * m.outputs);
+        if (r + 2 <= rows) output_of<T, 2>(m, o, x + r * m.inputs, y + r * m.outputs), r += 2;
+        if (r < rows) output_of<T, 1>(m, o, x + r * m.inputs, y + r * m.outputs);
+    }
 }
 
 void product(const Matrix& m, const float* x, float* y, int64_t rows, Range range) {
@@ -371,7 +376,7 @@ void normalise_rows(const Step& s, Worker& w, const Norm& norm) {
 // stream = base + x·Wᵀ
 void add_branch(const Step& s, Worker& w, const Matrix& matrix, const float* x, const float* base) {
     int64_t C = s.m.width;
-    Range own = w.part(C, TILE);
+    Range own = w.part(C, LINE);
     product(matrix, x, s.qkv, s.rows, own);  // whose place is free again
     for (int64_t r = 0; r < s.rows; r++)
         for (int64_t i = own.begin; i < own.end; i++) s.stream[r * C + i] = base[r * C + i] + s.qkv[r * C + i];
@@ -435,7 +440,7 @@ void attention(const Step& s, Worker& w, const Layer& layer) {
 
 void feed_forward(const Step& s, Worker& w, const Layer& layer) {
     int64_t I = s.m.inner;
-    Range own = w.part(I, TILE);
+    Range own = w.part(I, LINE);
     product(layer.up, w.normed, s.inner, s.rows, own);
     if (layer.gate.weight) product(layer.gate, w.normed, s.gate, s.rows, own);
     for (int64_t r = 0; r < s.rows; r++)
@@ -446,7 +451,7 @@ void feed_forward(const Step& s, Worker& w, const Layer& layer) {
 void block(const Step& s, Worker& w, const Layer& layer, const Norm& before) {
     bool post = s.m.post_norm;
     normalise_rows(s, w, before);
-    product(layer.qkv, w.normed, s.qkv, s.rows, w.part(3 * s.m.width, TILE));
+    product(layer.qkv, w.normed, s.qkv, s.rows, w.part(3 * s.m.width, LINE));
     w.wait();
     attention(s, w, layer);
     w.wait();
@@ -490,6 +495,6 @@ extern "C" void decode(const Model* m, const Span* spans, int64_t n_spans, float
         for (int64_t i = 0; i < m->layers; i++)
             block(s, w, m->layer[i], !m->post_norm ? m->layer[i].norm_1 : i ? m->layer[i - 1].norm_2 : none);
         normalise_rows(s, w, m->post_norm ? m->layer[m->layers - 1].norm_2 : m->final_norm);
-        product(m->head, w.normed + first_logit * C, logits, rows - first_logit, w.part(m->head.outputs, TILE));
+        product(m->head, w.normed + first_logit * C, logits, rows - first_logit, w.part(m->head.outputs, LINE));
     }
 }
