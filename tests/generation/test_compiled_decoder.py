@@ -1,5 +1,6 @@
 """A step in C++ gives the logits of the model's own modules, for every preset's shape and type of weights."""
 
+import platform
 import random
 from copy import deepcopy
 
@@ -13,7 +14,7 @@ from groundup.generation.decoder import new_decoder
 from groundup.generation.engine import Request
 from groundup.generation.model_decoder import ModelDecoder
 from groundup.generation.sampling import Sampling
-from groundup.kernels import cpu_build
+from groundup.kernels import cpu_build, decode
 from groundup.model.quantized import quantize
 
 CPU, CONTEXT = torch.device("cpu"), 16
@@ -61,6 +62,27 @@ def test_steps_equal_the_model_s(name, kind, model_of):
     assert_close(found.step(rows), expected.step(rows))
     assert_close(found.extend(1, ids(6), 3), expected.extend(1, ids(6), 3))
     assert_close(found.extend(2, ids(5), 1), expected.extend(2, ids(5), 1))
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="options of x86 compilers")
+@pytest.mark.parametrize("without", ["-mno-avx512f", "-mno-avx2", "-mno-avx"])
+@torch.inference_mode()
+def test_cpus_with_shorter_vectors(without, model_of, monkeypatch):
+    options = {name: (*given, without) for name, given in cpu_build.SOURCE_OPTIONS.items()}
+    monkeypatch.setattr(cpu_build, "SOURCE_OPTIONS", options)
+    compiled = cpu_build.kernels.__wrapped__("decode")
+    monkeypatch.setattr(decode, "kernels", lambda source: compiled)
+    for kind in KINDS:
+        model = quantized(model_of("modern", n_embd=132, n_head=2, n_inner=200), kind)
+        expected, found, alone = (
+            ModelDecoder(model, CPU, 5),
+            CompiledDecoder(model, CPU, 5),
+            CompiledDecoder(model, CPU, 1),
+        )
+        rows = [ids(1, i) for i in range(5)]
+        together = found.step(rows)
+        assert_close(together, expected.step(rows))
+        assert torch.equal(alone.step(rows[:1]), together[:1])
 
 
 @pytest.mark.parametrize(

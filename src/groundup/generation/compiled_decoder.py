@@ -94,7 +94,8 @@ class CompiledDecoder(ModelDecoder):
         return max(1, min(torch.get_num_threads(), self._weight_bytes // WEIGHT_BYTES_PER_THREAD))
 
     def _softcapped(self, logits: Tensor) -> Tensor:
-        return softcap_and_mask(logits, vocab=self.vocab, softcap=self._model.config.logit_softcap)
+        softcap = self._model.config.logit_softcap  # padded ids, which would be masked too, are not computed here
+        return softcap_and_mask(logits, vocab=self.vocab, softcap=softcap) if softcap else logits
 
 
 def _model(model: GPT, layers: list[decode.Layer]) -> decode.Model:
