@@ -22,13 +22,15 @@ Generate = Callable[[list[int], int], list[int]]
 """prompt and number of tokens -> greedy continuation"""
 
 
-def transformers(folder: Path, threads: int) -> Generate:
-    """`generate` of transformers, in fp32, with its cache."""
+def transformers(folder: Path, threads: int, dtype: str) -> Generate:
+    """`generate` of transformers, with its cache; in bf16 on CPUs with units for it, as others take many times as long."""
     import torch
     from transformers import AutoModelForCausalLM
 
+    if dtype == "bfloat16" and not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        raise RuntimeError("this CPU has no bf16 units")
     torch.set_num_threads(threads)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=dtype)
     model.generation_config.eos_token_id = None
 
     def generate(prompt: list[int], tokens: int) -> list[int]:
@@ -82,7 +84,8 @@ def llama_cpp(folder: Path, threads: int, kind: str) -> Generate:
 
 
 PEERS: dict[str, tuple[str, Callable[[Path, int], Generate]]] = {
-    "transformers, fp32": ("transformers", transformers),
+    "transformers, fp32": ("transformers", partial(transformers, dtype="float32")),
+    "transformers, bf16": ("transformers", partial(transformers, dtype="bfloat16")),
     "CTranslate2, fp32": ("ctranslate2", partial(ctranslate2, kind="float32")),
     "CTranslate2, int8": ("ctranslate2", partial(ctranslate2, kind="int8")),
     "llama.cpp, fp32": ("llama_cpp_python", partial(llama_cpp, kind="f32")),
