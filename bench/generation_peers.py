@@ -23,7 +23,7 @@ Generate = Callable[[list[int], int], list[int]]
 
 
 def transformers(folder: Path, threads: int, dtype: str) -> Generate:
-    """`generate` of transformers, with its cache; in bf16 only where the CPU has units for it, else it takes minutes."""
+    """`generate` of transformers, with its cache; in bf16 only where the CPU has units for it: others take minutes."""
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import groundup
+from groundup.cli.serve import origin
 
 pytest.importorskip("fastapi", reason="needs the extra `serve`")
 httpx = pytest.importorskip("httpx")
@@ -30,6 +31,9 @@ httpx = pytest.importorskip("httpx")
         (["serve", "x", "--time-limit", "soon"], "--time-limit soon: expected a duration"),
         (["serve", "x", "--time-limit", "0"], "--time-limit 0: must be more than 0"),
         (["serve", "x", "--api-key-file", "nokey"], "--api-key-file nokey: No such file"),
+        (["serve", "x", "--cors-origin", "example.org"], "'example.org' is no origin; give scheme and host"),
+        (["serve", "x", "--cors-origin", "https://example.org/page"], "is no origin"),
+        (["serve", "x", "--cors-origin", "https://[x"], "is no origin"),
         (["serve", "x", "--port", "70000"], "--port 70000: must be from 0 to 65535"),
         (["serve", "x", "--port", "80x"], "'80x' is not a whole number"),
         (["serve", "x", "--host", "no.such.host.invalid"], "--host no.such.host.invalid: is no address"),
@@ -39,6 +43,11 @@ def test_mistakes(argv, message, groundup):
     done = groundup(*argv, *([] if "--port" in argv else ["--port", "0"]))
     assert (done.status, done.err.count("\n")) == (2, 1)
     assert message in done.err
+
+
+def test_origins_are_what_browsers_send():
+    words = ["*", "https://example.org", "https://Example.org/", "http://localhost:3000"]
+    assert [*map(origin, words)] == ["*", "https://example.org", "https://example.org", "http://localhost:3000"]
 
 
 def test_a_file_without_a_key_is_refused_without_its_content(groundup, tmp_path, monkeypatch):

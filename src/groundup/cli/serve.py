@@ -5,6 +5,7 @@ import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from groundup.cli.parsing import Parser, add_quantize, add_speculation, whole_number
 from groundup.config.types import parse_duration
@@ -40,7 +41,7 @@ def add_arguments(parser: Parser) -> None:
     parser.option("--api-key-file FILE", f"file with the key that clients must send [${KEY_VARIABLE}, or none]")
     parser.option(
         "--cors-origin ORIGIN", "site whose pages may use the server, such as https://example.org; * for all; may be "
-        "repeated [none]", action="append", default=[],
+        "repeated [none]", action="append", default=[], type=origin,
     )  # fmt: skip
     parser.option("--slots N", "texts generated at once for each model; others wait [8]", type=whole_number, default=8)
     parser.option(
@@ -104,6 +105,25 @@ def model_paths(words: list[str]) -> dict[str, str]:
             raise UsageError(f"{word}: {name} is the name of {found[name]} already; give another by NAME={path}")
         found[name] = path
     return found
+
+
+def origin(word: str) -> str:
+    """Type of an option that names a site: its origin as browsers send it, in small letters, without a final slash."""
+    if word == "*":
+        return word
+    try:
+        parts = urlsplit(word)
+    except ValueError:
+        parts = urlsplit("")
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.netloc
+        or parts.path.strip("/")
+        or parts.query
+        or parts.fragment
+    ):
+        raise argparse.ArgumentTypeError(f"{word!r} is no origin; give scheme and host, such as https://example.org")
+    return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
 def _key(file: str | None) -> str | None:
