@@ -26,7 +26,7 @@
 #include <arm_neon.h>
 #endif
 
-#define UNROLLED _Pragma("GCC unroll 8")  // so that arrays of vectors are registers
+#define UNROLLED _Pragma("GCC unroll 8")  // so that arrays of vectors are registers: every loop over them needs it
 
 namespace {
 
@@ -210,11 +210,12 @@ inline void prefetch(const T* w) {
     for (int64_t at = 0; at < GROUP * static_cast<int64_t>(sizeof(T)); at += 64) __builtin_prefetch(first + at, 0, 2);
 }
 
-// part += the products of LANES weights with R rows of x, both read by `loaded`.
+// part += the products of LANES weights with those of R rows, both read by `loaded` from index `i` on.
 template <int R, typename T, typename F>
-inline __attribute__((always_inline)) void add(Vec (&part)[R], const T* w, const float* x, int64_t n, F loaded) {
-    Vec weights = loaded(w);
-    UNROLLED for (int r = 0; r < R; r++) part[r] = multiply_add(weights, loaded(x + r * n), part[r]);
+inline __attribute__((always_inline)) void add(Vec (&part)[R], const T* w, const float* const (&row)[R],
+                                                    int64_t i, F loaded) {
+    Vec weights = loaded(w + i);
+    UNROLLED for (int r = 0; r < R; r++) part[r] = multiply_add(weights, loaded(row[r] + i), part[r]);
 }
 
 // One output for R rows of x.
@@ -224,6 +225,8 @@ inline void output_of(const Matrix& m, int64_t output, const float* x, float* y)
     int64_t n = m.inputs, groups = (n + GROUP - 1) / GROUP;
     const T* w = static_cast<const T*>(m.weight) + output * n;
     const float* scale = m.scale + output * groups;
+    const float* row[R];
+    UNROLLED for (int r = 0; r < R; r++) row[r] = x + r * n;
     Vec total[CHAINS][R] = {};
     for (int64_t group = 0, i = 0; i < n; group++) {
         prefetch(w + i);
@@ -231,18 +234,19 @@ inline void output_of(const Matrix& m, int64_t output, const float* x, float* y)
         UNROLLED for (int c = 0; c < CHAINS; c++)
             UNROLLED for (int r = 0; r < R; r++) part[c][r] = scaled ? Vec{} : total[c][r];
         if (i + GROUP <= n) {
-            UNROLLED for (int64_t k = 0; k < GROUP / LANES; k++, i += LANES)
-                add(part[k % CHAINS], w + i, x + i, n, [](const auto* p) { return load(p); });
+            UNROLLED for (int64_t k = 0; k < GROUP / LANES; k++)
+                add(part[k % CHAINS], w, row, i + k * LANES, [](const auto* p) { return load(p); });
+            i += GROUP;
         } else {
             for (; i < n; i += LANES)
-                add(part[0], w + i, x + i, n, [rest = n - i](const auto* p) { return load_part(p, rest); });
+                add(part[0], w, row, i, [rest = n - i](const auto* p) { return load_part(p, rest); });
         }
         UNROLLED for (int r = 0; r < R; r++) {
             if (scaled) total[0][r] = multiply_add(part[0][r] + part[1][r], fill(scale[group]), total[0][r]);
             else total[0][r] = part[0][r], total[1][r] = part[1][r];
         }
     }
-    for (int r = 0; r < R; r++)
+    UNROLLED for (int r = 0; r < R; r++)
         y[r * m.outputs + output] = sum(total[0][r] + total[1][r]) + (m.bias ? m.bias[output] : 0);
 }
 
