@@ -41,9 +41,7 @@ constexpr int64_t LANES = 4;
 typedef float Vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 
-struct bf16 {  // the upper half of a float
-    uint16_t bits;
-};
+struct bf16 { uint16_t bits; };  // the upper half of a float
 
 // ---- The model, as kernels/decode.py describes it: structs of the same names with the same fields ----
 
@@ -82,9 +80,8 @@ struct Model {
     const Layer* layer;  // (layers,)
 };
 
-struct Span {  // new tokens of one sequence: rows of the step, one after another
-    int64_t slot, position, first_row, rows;
-};
+// New tokens of one sequence: rows of the step, one after another.
+struct Span { int64_t slot, position, first_row, rows; };
 
 // ---- Vectors ----
 
@@ -250,9 +247,7 @@ inline void output_of(const Matrix& m, int64_t output, const float* x, float* y)
         y[r * m.outputs + output] = sum(total[0][r] + total[1][r]) + (m.bias ? m.bias[output] : 0);
 }
 
-struct Range {
-    int64_t begin, end;
-};
+struct Range { int64_t begin, end; };
 
 // The outputs from `begin` to `end`, for all rows: (rows, inputs) -> (rows, outputs).
 template <typename T>
@@ -399,18 +394,18 @@ void embed(const Step& s, Worker& w, const float* features) {
     w.wait();
 }
 
-// One query's attention to the first `length` keys: (D,) -> (D,).
-void attend(const float* q, const float* keys, const float* values, float* y, float* scores, int64_t length, int64_t D) {
+// One query's attention to the first `n` keys: (D,) -> (D,).
+void attend(const float* q, const float* keys, const float* values, float* y, float* scores, int64_t n, int64_t D) {
     float highest = -INFINITY, scale = 1 / std::sqrt(static_cast<float>(D));
-    for (int64_t t = 0; t < length; t++) {
+    for (int64_t t = 0; t < n; t++) {
         scores[t] = dot(q, keys + t * D, D) * scale;
         highest = std::max(highest, scores[t]);
     }
-    each(scores, length, [=](Vec v, int64_t) { return exponential(v - highest); });
+    each(scores, n, [=](Vec v, int64_t) { return exponential(v - highest); });
     float total = 0;
-    for (int64_t t = 0; t < length; t++) total += scores[t];
+    for (int64_t t = 0; t < n; t++) total += scores[t];
     std::memset(y, 0, D * sizeof(float));
-    for (int64_t t = 0; t < length; t++) {
+    for (int64_t t = 0; t < n; t++) {
         const float* v = values + t * D;
         Vec weight = fill(scores[t] / total);
         each(y, D, [=](Vec sum, int64_t i) { return multiply_add(weight, load_part(v + i, D - i), sum); });
