@@ -1,15 +1,19 @@
 """Requests that are wrong, in part or in whole: one sentence in OpenAI's form, and no other request is touched."""
 
+import gc
 import json
 import threading
 import tracemalloc
+from copy import deepcopy
+from dataclasses import replace
 
 import openai
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from liveserver import CONTEXT, lone_text
+from liveserver import CONTEXT, lone_text, serving
 
+from groundup.model.quantized import quantize
 from groundup.server.limits import Limits
 
 LARGEST_ID = 256
@@ -125,6 +129,16 @@ def test_a_tiny_temperature_or_top_p_is_greedy(value, live, byte_model):
     expected = lone_text(byte_model, "ab", 8)
     for options in ({"temperature": value}, {"temperature": 1, "top_p": value}, {"temperature": 1, "top_k": 1}):
         assert live.post({"prompt": "ab", "max_tokens": 8, **options}).json()["choices"][0]["text"] == expected
+
+
+@pytest.mark.parametrize("kind", ["bf16", "int8"])
+def test_a_tiny_temperature_is_greedy_with_packed_weights(kind, byte_model):
+    packed = replace(byte_model, model=quantize(deepcopy(byte_model.model), kind), quantize=kind)
+    expected = lone_text(packed, "ab", 8)
+    with serving({"packed": packed}) as live:
+        for value in (1e-4, 1e-9, 1e-300):
+            answer = live.post({"prompt": "ab", "max_tokens": 8, "temperature": value}).json()
+            assert answer["choices"][0]["text"] == expected
 
 
 @pytest.mark.parametrize(
@@ -261,6 +275,31 @@ def test_every_valid_request_is_answered_the_same_streamed_or_not(prompt, option
         if "logprobs" in options:
             values = [value for part in parts if part["logprobs"] for value in part["logprobs"]["token_logprobs"]]
             assert values == choice["logprobs"]["token_logprobs"]
+
+
+def test_requests_leave_no_memory_behind(live):
+    def send(first: int) -> None:
+        for number in range(first, first + 30):
+            text = f"{number} " * 5000  # no two are alike
+            live.post({"prompt": text, "max_tokens": 1})  # longer than the context
+            live.post({"prompt": "x", "max_tokens": 1, "stop": text[:100], "seed": number})
+            live.post({"prompt": "x", "max_tokens": 1, "stream": True, "user": text[:500]})
+            live.post({"prompt": "x", "model": text})
+            live.post({"prompt": "x", text: 1})
+            live.post(text.encode())
+            live.get(f"/{text[:1000]}")
+        gc.collect()
+
+    send(0)  # what is made once
+    tracemalloc.start()
+    try:
+        send(30)
+        before = tracemalloc.get_traced_memory()[0]
+        for first in (60, 90, 120):
+            send(first)
+        assert tracemalloc.get_traced_memory()[0] - before < 300_000  # one kept in each round of seven: a million
+    finally:
+        tracemalloc.stop()
 
 
 def test_nothing_is_left_of_all_these_requests(live):
