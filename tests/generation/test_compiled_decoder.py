@@ -20,6 +20,11 @@ from groundup.model.quantized import quantize
 CPU, CONTEXT = torch.device("cpu"), 16
 PARTS = ["gpt1", "gpt2", "modern", "nanochat", "fast", "fast-small"]
 KINDS = ["fp32", "bf16", "int8"]
+WIDE = {
+    "n_embd": 132,
+    "n_inner": 200,
+    "n_head": 2,
+}  # three and four groups of inputs that share a scale, the last shorter
 
 pytestmark = pytest.mark.skipif(cpu_build.kernels("decode").library is None, reason="no C++ compiler that works here")
 
@@ -73,23 +78,19 @@ def test_cpus_with_shorter_vectors(without, model_of, monkeypatch):
     compiled = cpu_build.kernels.__wrapped__("decode")
     monkeypatch.setattr(decode, "kernels", lambda source: compiled)
     for kind in KINDS:
-        model = quantized(model_of("modern", n_embd=132, n_head=2, n_inner=200), kind)
-        expected, found, alone = (
-            ModelDecoder(model, CPU, 5),
-            CompiledDecoder(model, CPU, 5),
-            CompiledDecoder(model, CPU, 1),
-        )
-        rows = [ids(1, i) for i in range(5)]
-        together = found.step(rows)
-        assert_close(together, expected.step(rows))
-        assert torch.equal(alone.step(rows[:1]), together[:1])
+        model = quantized(model_of("modern", **WIDE), kind)
+        rows = [ids(1, i) for i in range(7)]  # computed as four, two and one
+        together = CompiledDecoder(model, CPU, 7).step(rows)
+        assert_close(together, ModelDecoder(model, CPU, 7).step(rows))
+        for row, logits in zip(rows, together, strict=True):
+            assert torch.equal(CompiledDecoder(model, CPU, 1).step([row])[0], logits)
 
 
 @pytest.mark.parametrize(
     "shape",
     [
         {"n_embd": 30, "n_inner": 50, "n_head": 3},  # widths that are no multiple of a vector's
-        {"n_embd": 132, "n_inner": 200, "n_head": 2},  # three groups of inputs that share a scale, the last shorter
+        WIDE,
         {"activation": "gelu"},
         {"activation": "relu"},
         {"norm": "layernorm", "bias": True, "qk_norm": "after_rotary", "position_embedding": "rotary"},
@@ -114,10 +115,10 @@ def test_mixtures_of_parts_equal_the_model_s(kind, shape, model_of):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["gpt1", "modern", "fast"])
+@pytest.mark.parametrize(("name", "shape"), [("gpt1", {}), ("modern", {}), ("fast", {}), ("modern", WIDE)])
 @torch.inference_mode()
-def test_a_row_is_the_same_bit_for_bit_alone_and_beside_others(name, kind, model_of):
-    model = quantized(model_of(name, vocab_multiple=1), kind)  # 257 outputs: not a multiple of a tile
+def test_a_row_is_the_same_bit_for_bit_alone_and_beside_others(name, shape, kind, model_of):
+    model = quantized(model_of(name, vocab_multiple=1, **shape), kind)  # 257 outputs: not a multiple of a share
     together, rows = CompiledDecoder(model, CPU, 11), [ids(8, seed) for seed in range(11)]
     steps = [together.step([[row[i]] for row in rows]) for i in range(8)]  # (11, V) each
     for slot, row in enumerate(rows):
@@ -130,7 +131,7 @@ def test_a_row_is_the_same_bit_for_bit_alone_and_beside_others(name, kind, model
 @torch.inference_mode()
 def test_any_number_of_threads_gives_the_same_bits(model_of, monkeypatch):
     monkeypatch.setattr(compiled_decoder, "WEIGHT_BYTES_PER_THREAD", 1)
-    model, before, found = model_of("modern", vocab_multiple=1), torch.get_num_threads(), []
+    model, before, found = model_of("modern", vocab_multiple=1, **WIDE), torch.get_num_threads(), []
     try:
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)

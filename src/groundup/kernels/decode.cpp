@@ -26,7 +26,7 @@
 #include <arm_neon.h>
 #endif
 
-#define UNROLLED _Pragma("GCC unroll 8")  // so that arrays of vectors are registers: every loop over them needs it
+#define UNROLLED _Pragma("GCC unroll 16")  // so that arrays of vectors are registers: every loop over them needs it
 
 namespace {
 
@@ -196,11 +196,11 @@ inline Vec exponential(Vec x) {
 
 constexpr int64_t GROUP = 64;    // inputs that share a scale in int8, as in model/quantized.py
 constexpr int64_t AHEAD = 4096;  // bytes between what is computed and what is fetched from memory
-constexpr int CHAINS = 2;        // sums, of even and of odd vectors, as an addition waits for the one before in its sum
-constexpr int64_t LINE = 16;     // numbers of a cache line, to which no two threads should write
+constexpr int CHAINS = 2;        // sums, to which vectors are added in turn: an addition waits for the one before it
+constexpr int64_t SHARE = 4;     // threads compute multiples of so many outputs
 
-// A group of weights further on, into the second-level cache. Weights are read one row after another, but the pieces of
-// a row for several inputs keep the CPU from seeing far enough ahead by itself.
+// A group of weights further on, into the second-level cache. Where several rows of inputs are read in between, the CPU
+// by itself does not fetch weights early enough.
 template <typename T>
 inline void prefetch(const T* w) {
     const char* first = reinterpret_cast<const char*>(w) + AHEAD;
@@ -221,9 +221,10 @@ inline void output_of(const Matrix& m, int64_t output, const float* x, float* y)
     constexpr bool scaled = sizeof(T) == 1;
     int64_t n = m.inputs, groups = (n + GROUP - 1) / GROUP;
     const T* w = static_cast<const T*>(m.weight) + output * n;
-    const float* scale = m.scale + output * groups;
+    const float* scale = scaled ? m.scale + output * groups : nullptr;
     const float* row[R];
     UNROLLED for (int r = 0; r < R; r++) row[r] = x + r * n;
+    static_assert(CHAINS == 2, "their sum is written out below");
     Vec total[CHAINS][R] = {};
     for (int64_t group = 0, i = 0; i < n; group++) {
         prefetch(w + i);
@@ -375,7 +376,7 @@ void normalise_rows(const Step& s, Worker& w, const Norm& norm) {
 // stream = base + x·Wᵀ
 void add_branch(const Step& s, Worker& w, const Matrix& matrix, const float* x, const float* base) {
     int64_t C = s.m.width;
-    Range own = w.part(C, LINE);
+    Range own = w.part(C, SHARE);
     product(matrix, x, s.qkv, s.rows, own);  // whose place is free again
     for (int64_t r = 0; r < s.rows; r++)
         for (int64_t i = own.begin; i < own.end; i++) s.stream[r * C + i] = base[r * C + i] + s.qkv[r * C + i];
@@ -439,7 +440,7 @@ void attention(const Step& s, Worker& w, const Layer& layer) {
 
 void feed_forward(const Step& s, Worker& w, const Layer& layer) {
     int64_t I = s.m.inner;
-    Range own = w.part(I, LINE);
+    Range own = w.part(I, SHARE);
     product(layer.up, w.normed, s.inner, s.rows, own);
     if (layer.gate.weight) product(layer.gate, w.normed, s.gate, s.rows, own);
     for (int64_t r = 0; r < s.rows; r++)
@@ -450,7 +451,7 @@ void feed_forward(const Step& s, Worker& w, const Layer& layer) {
 void block(const Step& s, Worker& w, const Layer& layer, const Norm& before) {
     bool post = s.m.post_norm;
     normalise_rows(s, w, before);
-    product(layer.qkv, w.normed, s.qkv, s.rows, w.part(3 * s.m.width, LINE));
+    product(layer.qkv, w.normed, s.qkv, s.rows, w.part(3 * s.m.width, SHARE));
     w.wait();
     attention(s, w, layer);
     w.wait();
@@ -494,6 +495,6 @@ extern "C" void decode(const Model* m, const Span* spans, int64_t n_spans, float
         for (int64_t i = 0; i < m->layers; i++)
             block(s, w, m->layer[i], !m->post_norm ? m->layer[i].norm_1 : i ? m->layer[i - 1].norm_2 : none);
         normalise_rows(s, w, m->post_norm ? m->layer[m->layers - 1].norm_2 : m->final_norm);
-        product(m->head, w.normed + first_logit * C, logits, rows - first_logit, w.part(m->head.outputs, LINE));
+        product(m->head, w.normed + first_logit * C, logits, rows - first_logit, w.part(m->head.outputs, SHARE));
     }
 }
