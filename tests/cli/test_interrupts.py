@@ -4,12 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 import groundup
+from groundup.cli.interrupts import noting_interrupts
+from groundup.diagnostics import verify_resume
 from groundup.errors import UsageError
+from groundup.training.signals import StopSignals
+from groundup.utils import ending_signal
 
 SOURCE = Path(groundup.__file__).parents[1]
 INTERRUPTED = (130, "", "groundup: interrupted\n")
@@ -90,6 +96,45 @@ def test_c_code_replaces_the_exception_of_the_handler(number, status, line, erro
     assert groundup("--version").status == 0  # the signal is forgotten
     monkeypatch.setattr("groundup.cli.corpora.run", lambda *_: 1 // 0)
     assert "ZeroDivisionError" in groundup("corpora").err
+
+
+def replaced(number, times=1):
+    """The signal, and an exception of C code in the place of its handler's."""
+    try:
+        for _ in range(times):
+            signal.raise_signal(number)
+    except BaseException:
+        raise ValueError("a shape") from None
+    pytest.fail("the handler raised nothing")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize(
+    ("handlers", "number", "times"),
+    [(noting_interrupts, "SIGINT", 2), (StopSignals, "SIGINT", 2), (verify_resume._terminable, "SIGHUP", 1)],
+)
+def test_every_handler_that_raises_records_its_signal(handlers, number, times, groundup, monkeypatch):
+    def run(*_):
+        with handlers():
+            replaced(getattr(signal, number), times)
+
+    monkeypatch.setattr("groundup.cli.corpora.run", run)
+    done = groundup("corpora")
+    assert done.status == 128 + getattr(signal, number)
+    assert "Traceback" not in done.err
+
+
+def test_an_error_long_after_a_signal_that_was_swallowed_is_reported(groundup, monkeypatch):
+    def run(*_):
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        now = time.monotonic()
+        monkeypatch.setattr("groundup.utils.ending_signal.time.monotonic", lambda: now + ending_signal.SECONDS + 1)
+        raise UsageError("a mistake")
+
+    monkeypatch.setattr("groundup.cli.corpora.run", run)
+    done = groundup("corpora")
+    assert (done.status, done.err) == (2, "groundup: a mistake\n")
 
 
 def test_a_program_that_handles_the_signal_itself_goes_on_doing_so(groundup):

@@ -1,5 +1,7 @@
 """torch.compile: backends are tried in turn, and a failure never ends a run."""
 
+import signal
+
 import pytest
 import torch
 import torch._dynamo
@@ -11,6 +13,7 @@ from groundup.distributed.compile import MAX_REASON_CHARS, compile_loss, parse_c
 from groundup.errors import ConfigError, TrainingError
 from groundup.model.gpt import GPT, NextTokenLoss
 from groundup.run.resolve import validate_config
+from groundup.training.signals import StoppedAtOnce, StopSignals
 
 IDS = torch.arange(16).view(2, 8) % 10
 
@@ -175,6 +178,17 @@ def test_signals_and_out_of_memory_are_raised(error):
         raise error
 
     with pytest.raises(type(error)):
+        compile_loss(build(), "eager", pytest.fail, interrupted)
+
+
+def test_what_c_code_raises_in_place_of_a_signal_is_raised():
+    def interrupted(module):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except StoppedAtOnce:
+            raise ValueError("a shape") from None
+
+    with StopSignals() as stop, pytest.raises(StoppedAtOnce), stop.at_once():
         compile_loss(build(), "eager", pytest.fail, interrupted)
 
 

@@ -11,6 +11,7 @@ import pytest
 from groundup.training.hooks import FAR_FROM_UNIFORM, every, report_first_loss
 from groundup.training.loop import StepInfo
 from groundup.training.signals import StoppedAtOnce, StopSignals
+from groundup.utils import ending_signal
 
 
 def info(step: int, *, finished: bool = False, stopping: bool = False) -> StepInfo:
@@ -114,6 +115,15 @@ def test_a_signal_whose_exception_c_code_replaces_raises_at_once_too():
         assert stop.received == signal.SIGTERM
     with StopSignals() as stop, pytest.raises(ValueError, match="own"), stop.at_once():
         raise ValueError("an error of its own, without a signal")
+    with StopSignals(agree=lambda number: 0) as stop, pytest.raises(ValueError, match="own"), stop.at_once():
+        fail_after(signal.SIGTERM)  # of one of several processes, which waits
+    assert ending_signal.recorded() == 0
+
+
+def fail_after(number):
+    """A signal, and then an error that has nothing to do with it."""
+    signal.raise_signal(number)
+    raise ValueError("an error of its own")
 
 
 def replaced_by_c_code(number):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -55,6 +56,7 @@ def talk(
     from groundup.cli.line_editor import new_editor
     from groundup.cli.prompt_history import PromptHistory, history_path
 
+    ending_signal.forget()
     line = PromptLine(loaded, new_engine, command, values, quiet=quiet)
     editor = new_editor(PromptHistory(history_path()), propose)
     if not quiet:
@@ -63,14 +65,17 @@ def talk(
         while True:
             try:
                 line.answer(editor.prompt())
-            except KeyboardInterrupt:
-                ending_signal.forget()
-                if not editor.default_buffer.text:
-                    line.note(LEAVING)
-            except GroundupError as error:  # such as a character that the tokenizer does not know
-                line.say(str(error))
             except EOFError:
                 return
+            except (Exception, KeyboardInterrupt) as error:
+                if isinstance(error, KeyboardInterrupt) or ending_signal.recorded() == signal.SIGINT:
+                    ending_signal.forget()
+                    if not editor.default_buffer.text:
+                        line.note(LEAVING)
+                elif isinstance(error, GroundupError):  # such as a character that the tokenizer does not know
+                    line.say(str(error))
+                else:
+                    raise
 
 
 @contextmanager

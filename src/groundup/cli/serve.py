@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,8 @@ from groundup.utils.reading import read_bytes
 KEY_VARIABLE = "GROUNDUP_API_KEY"
 LIBRARIES = ("fastapi", "prometheus_client", "uvicorn")
 MAX_KEY_BYTES = 1 << 10
+HOST = re.compile(r"[a-z0-9._:-]+")  # names, and addresses of IPv4 and IPv6
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def add_arguments(parser: Parser) -> None:
@@ -108,22 +111,20 @@ def model_paths(words: list[str]) -> dict[str, str]:
 
 
 def origin(word: str) -> str:
-    """Type of an option that names a site: its origin as browsers send it, in small letters, without a final slash."""
-    if word == "*":
+    """Type of an option that names a site: scheme and host as browsers send them, without a default port or a path."""
+    if word in ("*", "null"):  # null: pages from files
         return word
     try:
         parts = urlsplit(word)
+        port = parts.port
+        host = (parts.hostname or "").encode("idna").decode()
     except ValueError:
-        parts = urlsplit("")
-    if (
-        parts.scheme not in ("http", "https")
-        or not parts.netloc
-        or parts.path.strip("/")
-        or parts.query
-        or parts.fragment
-    ):
+        parts, port, host = urlsplit(""), None, ""
+    more = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
+    if not (parts.scheme and host) or more or not HOST.fullmatch(host):
         raise argparse.ArgumentTypeError(f"{word!r} is no origin; give scheme and host, such as https://example.org")
-    return f"{parts.scheme}://{parts.netloc.lower()}"
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}" + ("" if port in (None, DEFAULT_PORTS.get(parts.scheme)) else f":{port}")
 
 
 def _key(file: str | None) -> str | None:

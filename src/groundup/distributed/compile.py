@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from groundup.errors import ConfigError, GroundupError, TrainingError
+from groundup.utils import ending_signal
 from groundup.utils.device import is_out_of_memory
 
 MODES = ("reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -38,7 +39,8 @@ def compile_loss(
     Compiled for the shapes it meets (`dynamic=False`): evaluate with `loss_sum` itself, whose parameters and mode it
     shares; names in a state dict are those of `loss_sum` too. `prove` runs forward and backward at the size of
     training; no gradients are left. Each failure is one line to `message`; running out of memory is raised, and
-    so is what a signal raises. Everything this process compiled before is compiled again when next called.
+    so is what a signal raises, or C code in its place. Everything this process compiled before is compiled again when
+    next called.
 
     With `blocks`, these are compiled in place, one by one, and not the model as a whole: what happens between them,
     such as FSDP2's gathering, stays outside. Then only the first backend is tried: TrainingError where it fails.
@@ -55,7 +57,8 @@ def compile_loss(
             prove(candidate)
             return candidate
         except Exception as error:  # compilers fail in every way there is; a mistake of ours fails without them too
-            if isinstance(error, GroundupError) or (isinstance(error, RuntimeError) and is_out_of_memory(error)):
+            out_of_memory = isinstance(error, RuntimeError) and is_out_of_memory(error)
+            if isinstance(error, GroundupError) or out_of_memory or ending_signal.recorded():
                 raise
             if blocks:  # they may be half gathered: what FSDP2 has started cannot be undone
                 raise TrainingError(

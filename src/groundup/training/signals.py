@@ -72,11 +72,12 @@ class StopSignals:
         try:
             yield
         except Exception as error:
-            if self._raise_at_once and self.received is not None:  # C code has replaced the handler's exception
+            if self._raise_at_once and ending_signal.recorded():  # C code has replaced the handler's exception
                 raise StoppedAtOnce from error
             raise
         finally:
             self._raise_at_once = False
+            ending_signal.forget()
 
     def __enter__(self) -> StopSignals:
         try:
@@ -100,6 +101,7 @@ class StopSignals:
             self._receive(number)
         self.received = number
         if self._raise_at_once:
+            ending_signal.record(number)
             raise StoppedAtOnce
 
 
