@@ -330,12 +330,12 @@ def test_an_unforeseen_error_is_an_error_in_the_same_form(live, monkeypatch, cap
     assert "a bug" in caplog.text
 
 
-@pytest.mark.parametrize(("seconds", "max_tokens"), [(120, 200), (0.5, 16_000)])
+@pytest.mark.parametrize(("seconds", "max_tokens"), [(120, 200), (0.5, 1_000_000)])
 def test_a_stopping_server_lets_answers_finish_and_ends_longer_ones_by_an_error(
     seconds, max_tokens, byte_model, monkeypatch, unhurried
 ):
     monkeypatch.setattr(listen, "STOP_SECONDS", seconds)
-    with serving({"bytes": byte_model}) as live:
+    with serving({"bytes": byte_model}, limits=Limits(tokens=1_000_000)) as live:
         body = LONG | {"max_tokens": max_tokens}
         with httpx.stream("POST", f"{live.url}/v1/completions", json=body, timeout=120) as answer:
             lines = answer.iter_lines()
