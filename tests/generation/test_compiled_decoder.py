@@ -20,11 +20,8 @@ from groundup.model.quantized import quantize
 CPU, CONTEXT = torch.device("cpu"), 16
 PARTS = ["gpt1", "gpt2", "modern", "nanochat", "fast", "fast-small"]
 KINDS = ["fp32", "bf16", "int8"]
-WIDE = {
-    "n_embd": 132,
-    "n_inner": 200,
-    "n_head": 2,
-}  # three and four groups of inputs that share a scale, the last shorter
+# Three and four groups of inputs that share a scale, the last shorter.
+WIDE = {"n_embd": 132, "n_inner": 200, "n_head": 2}
 
 pytestmark = pytest.mark.skipif(cpu_build.kernels("decode").library is None, reason="no C++ compiler that works here")
 

@@ -1,7 +1,7 @@
-"""The signal that ends this process by an exception of its handler.
+"""Number of the signal whose handler has raised an exception, such as KeyboardInterrupt, to end this process.
 
-Such an exception appears wherever the program is. C code of a library may replace it by one of its own, which says
-nothing of the signal; so the handler also records the signal here, for whoever catches or reports the exception.
+A library's C code may replace that exception by another, such as a ValueError. Code that catches exceptions compares
+with the number recorded here to tell a signal from an error.
 """
 
 import time
